@@ -1,0 +1,146 @@
+"""From the name of a network to the network: registered ones, a user's own file, and the doors to three libraries."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from bench.keys import sha256_hex
+from bench.registry import find, installed, unknown
+from bench.types import MethodError, MethodRef, Scalar, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_LIBRARIES = ("torchvision", "timm", "robustbench")
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
+    """Return the reference of a network with every parameter spelled out; torch is not imported.
+
+    Args:
+        arch: a registered name, ``path/to/file.py:factory``, or ``torchvision:``, ``timm:`` or ``robustbench:`` with
+            the name that the library gives it.
+        params: keyword arguments. ``pretrained = true`` takes the weights that torchvision or timm offers;
+            robustbench always does, and takes ``dataset`` and ``threat_model``.
+
+    Raises:
+        UsageError: an unknown network or parameter, a value out of range, or a package that is not installed.
+    """
+    library, colon, name = arch.partition(":")
+    if not colon or ".py:" in arch:
+        return find("network", arch).ref(params, name=arch)
+    if library not in _LIBRARIES:
+        raise UsageError(unknown("network library", library, _LIBRARIES))
+    if not name:
+        raise UsageError(f"network '{arch}' lacks the name of a model, as in '{library}:resnet50'")
+    if not installed(library):
+        raise UsageError(f"network '{arch}' needs a package: pip install {library}")
+    code = sha256_hex(library, importlib.metadata.version(library))
+    return MethodRef(kind="network", name=arch, params=dict(params), code_sha=code)
+
+
+def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    """Return the network with its initial (or, where asked for, its library's) weights, in training mode.
+
+    The initial weights are drawn from torch's global generator: seed and restore it round the call.
+
+    Args:
+        network: what :func:`network_ref` returned.
+        num_classes: length of a row of logits.
+        image_shape: channels, height and width of the images.
+
+    Raises:
+        UsageError: the library does not know the model or the parameter, or cannot take these images or classes.
+        MethodError: a user's factory returned no ``nn.Module``.
+    """
+    from torch import nn
+
+    library, colon, name = network.name.partition(":")
+    if colon and ".py:" not in network.name:
+        return _OPENED[library](name, dict(network.params), num_classes, image_shape)
+    entry = find("network", network.name)
+    factory = entry.load()
+    known = inspect.signature(factory).parameters
+    given: dict[str, Any] = {"in_channels": image_shape[0], "image_size": image_shape[1:]}
+    offered = {key: value for key, value in given.items() if key in known}
+    net = factory(num_classes, **offered, **entry.arguments(network.params))
+    if not isinstance(net, nn.Module):
+        raise MethodError(f"network {network.name} returned {type(net).__name__}, not a torch.nn.Module")
+    return net
+
+
+def _torchvision(name: str, params: dict[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    from torchvision import models
+
+    if name not in (known := models.list_models(module=models)):
+        raise UsageError(unknown("torchvision classifier", name, known))
+    if image_shape[0] != 3:
+        raise UsageError(f"torchvision:{name} takes images of 3 channels, these have {image_shape[0]}")
+    chosen = models.get_model_weights(name).DEFAULT if params.pop("pretrained", False) else None
+    if chosen is None:
+        net = _call(f"torchvision:{name}", models.get_model, name, weights=None, num_classes=num_classes, **params)
+        return _normalised(net, _IMAGENET_MEAN, _IMAGENET_STD)
+    if (offered := len(chosen.meta["categories"])) != num_classes:
+        raise UsageError(f"torchvision:{name} is pretrained for {offered} classes, the images have {num_classes}")
+    net = _call(f"torchvision:{name}", models.get_model, name, weights=chosen, **params)
+    shown = chosen.transforms()
+    return _normalised(net, shown.mean, shown.std)
+
+
+def _timm(name: str, params: dict[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name.partition(".")[0]):
+        raise UsageError(unknown("timm model", name, timm.list_models()))
+    net = _call(
+        f"timm:{name}", timm.create_model, name, num_classes=num_classes, in_chans=image_shape[0], **params
+    )  # fmt: skip
+    shown = net.default_cfg
+    if len(shown["mean"]) != image_shape[0]:
+        middle = (0.5,) * image_shape[0]
+        return _normalised(net, middle, middle)
+    return _normalised(net, shown["mean"], shown["std"])
+
+
+def _robustbench(name: str, params: dict[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    from robustbench.utils import load_model
+
+    # RobustBench's models take pixels in [0, 1] and normalise inside.
+    net: nn.Module = _call(f"robustbench:{name}", load_model, model_name=name, **params)
+    return net
+
+
+_OPENED = {"torchvision": _torchvision, "timm": _timm, "robustbench": _robustbench}
+
+
+def _call(arch: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        return make(*args, **kwargs)
+    except (TypeError, ValueError, KeyError) as error:
+        raise UsageError(f"network '{arch}' cannot be built: {str(error).splitlines()[0]}") from error
+
+
+def _normalised(net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
+    from torch import nn, tensor
+
+    class Normalised(nn.Module):
+        mean: Tensor
+        std: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+            # Constants of the network, not weights: they are rebuilt with it and stay out of its checkpoints.
+            self.register_buffer("mean", tensor(mean).view(-1, 1, 1), persistent=False)
+            self.register_buffer("std", tensor(std).view(-1, 1, 1), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net((x - self.mean) / self.std)
+            return logits
+
+    return Normalised()
