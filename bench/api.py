@@ -1,0 +1,182 @@
+"""Everything that an attack, a defense or a network may use of the harness.
+
+A method is one file with one decorated object; its keyword-only parameters are its schema. The registry reads the
+decorator and the signature from the syntax tree, so decorators take literals only and nothing is imported to list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, TypeVar
+
+from pydantic import Field
+
+from bench.types import ExactFraction, MethodError, Norm, Threat
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    Loss = Callable[..., Tensor]
+
+__all__ = [
+    "Budget",
+    "Count",
+    "DeployedStep",
+    "Fraction",
+    "Gradient",
+    "Literal",
+    "MethodError",
+    "NonNegative",
+    "Positive",
+    "Probability",
+    "Target",
+    "Threat",
+    "TrainingStep",
+    "attack",
+    "defense",
+    "library",
+    "network",
+]
+
+Count = Annotated[int, Field(ge=1)]
+Budget = Annotated[ExactFraction, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class Gradient(NamedTuple):
+    """``grad`` of the summed loss, shaped as the images; ``logits`` (N, classes); ``loss`` (N,). All detached."""
+
+    grad: Tensor
+    logits: Tensor
+    loss: Tensor
+
+
+class Target(Protocol):
+    """The function under attack, with its passes counted.
+
+    It is in evaluation mode with frozen parameters. Batches of any length are cut to what the device holds, so an
+    attack may work on all its images at once and drop those already broken.
+    """
+
+    num_classes: int
+    #: Predictions vary from call to call: one success proves nothing, so no image may be dropped after one.
+    stochastic: bool
+    #: Short dashed words that an attack leaves for the result, such as a flag raised by a library.
+    notes: list[str]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return logits (N, classes) of images (N, C, H, W) in [0, 1]; differentiable if ``x`` requires grad."""
+
+    def gradient(self, x: Tensor, loss: Loss, *args: Tensor) -> Gradient:
+        """Return the gradient of ``loss(logits, *args)`` (one value per image) at ``x``: one forward, one backward.
+
+        Tensors in ``args`` have one row per image. Where the function is random it is averaged over draws.
+        """
+
+    def rows(self, index: Tensor) -> Target:
+        """Return the target of these rows (positions or a mask): counts and random draws stay with their images."""
+
+    def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Return uniform draws in [low, high) shaped as ``like``; they depend on the image, not on its batch."""
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Return standard normal draws shaped as ``like``; they depend on the image, not on its batch."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The same function as a module, for libraries that want one."""
+
+
+class TrainingStep(Protocol):
+    """One optimiser step as a recipe sees it."""
+
+    #: The network, in training mode.
+    net: nn.Module
+
+    def attack(self, name: str, x: Tensor, y: Tensor, threat: Threat, **params: Any) -> Tensor:
+        """Return adversarial images of a registered attack on the network as it is now, in evaluation mode."""
+
+    def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Return uniform draws in [low, high) shaped as ``like``, the same after a resume."""
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Return standard normal draws shaped as ``like``, the same after a resume."""
+
+
+class DeployedStep(Protocol):
+    """A test-time step. A randomised one also has ``rng``, a generator of its own that the engine seeds."""
+
+    def wrap(self, base: nn.Module) -> nn.Module:
+        """Return what is deployed: images in [0, 1] to logits, callable under ``torch.no_grad``."""
+
+    def surrogate(self, base: nn.Module) -> nn.Module:
+        """Return what an adaptive attacker differentiates: the deployed values, with a usable gradient."""
+
+
+def _marked(method: Method, **meta: Any) -> Method:
+    method.__crossfire__ = meta  # type: ignore[attr-defined]
+    return method
+
+
+def attack(
+    *,
+    norms: tuple[Norm, ...],
+    needs: Literal["gradient", "scores", "labels"] = "gradient",
+    passes: str,
+    bounded: bool = True,
+    requires: str | None = None,
+    presets: dict[str, dict[str, Any]] | None = None,
+) -> Callable[[Method], Method]:
+    """Register ``f(target, x, y, threat, *, ...) -> Tensor`` as an attack; underscores in its name become dashes.
+
+    Args:
+        norms: threat norms it can keep to, the default first.
+        needs: what it asks of the target.
+        passes: its cost per image as a formula over its parameters, such as ``"steps forwards + steps backwards"``.
+        bounded: it keeps to ``threat.eps``; ``False`` where it minimises the norm itself.
+        requires: a package it cannot do without, named as pip names it.
+        presets: named sets of parameters, chosen by ``preset = "name"``.
+
+    It returns a candidate for every image and the image itself where it found none. It leaves its inputs, the
+    network and the global random state alone, and draws only from the target.
+    """
+    return lambda method: _marked(method, kind="attack", norms=norms, needs=needs)
+
+
+def library(*, prefix: str, requires: str) -> Callable[[Method], Method]:
+    """Register ``f(target, x, y, threat, *, name, **parameters) -> Tensor`` as the door ``prefix:<name>``."""
+    return lambda method: _marked(method, kind="library", prefix=prefix)
+
+
+def defense(
+    *,
+    kind: Literal["recipe", "test-time"],
+    base: str = "standard",
+    randomised: bool = False,
+    attacks: tuple[str, ...] = (),
+    schedule: dict[str, Any] | None = None,
+    requires: str | None = None,
+    presets: dict[str, dict[str, Any]] | None = None,
+) -> Callable[[Method], Method]:
+    """Register a training recipe ``f(step, x, y, *, ...) -> scalar loss`` or a class with ``wrap`` and ``surrogate``.
+
+    Args:
+        kind: ``"recipe"`` makes base weights; ``"test-time"`` wraps a base classifier when deployed.
+        base: the recipe under a test-time step unless the configuration says otherwise.
+        randomised: a test-time step that draws; it must then own a ``rng`` generator.
+        attacks: registered attacks that a recipe crafts with; their code counts as its own.
+        schedule: a recipe's default schedule, where it differs from ``Schedule()``.
+        requires: a package it cannot do without, named as pip names it.
+        presets: named sets of parameters, chosen by ``preset = "name"``.
+    """
+    return lambda method: _marked(method, kind=kind)
+
+
+def network() -> Callable[[Method], Method]:
+    """Register ``f(num_classes, *, in_channels, ...) -> nn.Module``: images in [0, 1] to logits."""
+    return lambda method: _marked(method, kind="network")

@@ -1,0 +1,53 @@
+"""The command line: one file per verb. No verb imports torch before its arguments are checked."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from bench.registry import unknown
+from bench.types import UsageError
+
+VERBS = ("run", "train", "plan", "list", "show", "leaderboard", "compare", "figures", "doctor")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 regression, 2 bad usage, 3 some cells failed."""
+    words = list(sys.argv[1:] if argv is None else argv) or ["run", "quick"]
+    try:
+        if not words[0].startswith("-") and words[0] not in VERBS:
+            raise UsageError(unknown("verb", words[0], VERBS))
+        args = _parser().parse_args(words)
+        return int(args.main(args))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, as in `list | head`.
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="run_bench.py",
+        description="Cross adversarial defenses with attacks. Without a verb: run the quick preset.",
+        epilog="exit codes: 0 done, 1 regression found, 2 bad usage, 3 some cells failed, 130 interrupted, 143 terminated",
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name in VERBS:
+        module = importlib.import_module(f"bench.cli.{name}")
+        verb = verbs.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
+        module.arguments(verb)
+        verb.set_defaults(main=module.main)
+    return parser

@@ -1,0 +1,62 @@
+"""Is this machine ready?"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from pathlib import Path
+
+from bench.cli import options
+
+SUMMARY = "environment, devices, optional packages, image sets found, and a cell that takes seconds"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.store(parser)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where to look for image sets first")
+
+
+def main(args: argparse.Namespace) -> int:
+    from bench import registry
+    from bench.data import NAMED
+
+    print(f"python       {platform.python_version()} on {platform.platform()}, {os.cpu_count()} processors")
+    for package in ("torch", "torchvision", "pyautoattack", "adversarial-robustness-toolbox", "foolbox", "torchattacks", "timm"):
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            version = f"not installed (pip install {package})"
+        print(f"{package:<30} {version}")
+    missing = [e.name for kind in ("attack", "library", "recipe", "test-time") for e in registry.entries(kind).values() if not e.available]
+    print(f"methods not available here: {', '.join(missing) or 'none'}")
+    folder = options.data_folder(args)
+    for name, named in NAMED.items():
+        print(f"images {name:<14} {'found' if named.available(folder) else 'not found'}")
+    root = options.store_root(args)
+
+    from bench.store import Store
+
+    Store(root).check_writable()
+    free = shutil.disk_usage(root).free / 2**30
+    print(f"store        {root.resolve()}, writable, {free:.0f} GiB free")
+
+    import torch
+
+    from bench.models.build import build, network_ref
+    from bench.target import Meter, NetworkTarget, frozen
+    from bench.types import Threat
+
+    devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())] or ["cpu only"]
+    print(f"devices      {', '.join(devices)}; {torch.get_num_threads()} threads")
+    started = time.perf_counter()
+    net = build(network_ref("small-cnn", {}), 10, (3, 32, 32))
+    x, y = torch.rand(16, 3, 32, 32), torch.zeros(16, dtype=torch.int64)
+    with frozen(net), Meter(net, 16) as meter:
+        target = NetworkTarget(net, meter, torch.arange(16), seed=0, num_classes=10, batch=16)
+        registry.find("attack", "pgd").load()(target, x, y, Threat(norm="linf"))
+    print(f"a cell       16 images under PGD-20: {time.perf_counter() - started:.2f} s, {meter.forwards} forwards: ready")
+    return 0

@@ -1,0 +1,73 @@
+"""The registries, one line each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+SUMMARY = "attacks, defenses, datasets, models and presets, one line each"
+KINDS = ("attacks", "defenses", "datasets", "models", "presets")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", nargs="?", choices=KINDS)
+    parser.add_argument("--json", action="store_true", help="one object with the five keys")
+    parser.add_argument("--data", metavar="DIR", help="where to look for image sets first")
+
+
+def main(args: argparse.Namespace) -> int:
+    listed = _listed(args.data)
+    if args.json:
+        print(json.dumps(listed, indent=2))
+        return 0
+    for kind in [args.kind] if args.kind else KINDS:
+        if args.kind is None:
+            print(f"\n{kind}" if kind != KINDS[0] else kind)
+        width = max((len(row["name"]) for row in listed[kind]), default=0)
+        for row in listed[kind]:
+            missing = "" if row["available"] else f"  [not available: {row['needs']}]"
+            extra = "".join(f"  ({row[word]})" for word in ("norms", "cost", "kind") if row.get(word))
+            print(f"  {row['name']:<{width}}  {row['summary']}{extra}{missing}")
+    return 0
+
+
+def _listed(data: str | None) -> dict[str, list[dict[str, Any]]]:
+    from pathlib import Path
+
+    from bench import config, registry
+    from bench.data import NAMED
+
+    def row(entry: registry.Entry, **more: Any) -> dict[str, Any]:
+        needs = None if entry.available else f"pip install {entry.requires}"
+        return {
+            "name": entry.name,
+            "summary": entry.summary,
+            "available": entry.available,
+            "needs": needs,
+            **more,
+            "parameters": entry.defaults(),
+            "presets": entry.meta.get("presets") or {},
+        }
+
+    folder = Path(data) if data else None
+    attacks = [
+        row(entry, norms=", ".join(entry.meta["norms"]), needs_access=entry.meta.get("needs", "gradient"), cost=entry.meta["passes"])
+        for entry in registry.entries("attack").values()
+    ]
+    doors = [
+        {**row(entry), "name": f"{entry.name}:<Class>"} for entry in registry.entries("library").values()
+    ]
+    defenses = [row(entry, kind=kind) for kind in ("recipe", "test-time") for entry in registry.entries(kind).values()]
+    datasets = []
+    for name, named in NAMED.items():
+        here = named.available(folder)
+        needs = None if here else "no files found; see run_bench.py doctor"
+        datasets.append({"name": name, "summary": named.summary, "available": here, "needs": needs})
+    return {
+        "attacks": attacks + doors,
+        "defenses": defenses,
+        "datasets": datasets,
+        "models": [row(entry) for entry in registry.entries("network").values()],
+        "presets": [{"name": name, "summary": text, "available": True, "needs": None} for name, text in config.presets().items()],
+    }

@@ -1,0 +1,62 @@
+"""What a run would do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from bench.cli import options
+
+SUMMARY = "what run would do: cells, done and to do, predicted FLOPs and time; runs nothing"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.arguments(parser)
+    parser.add_argument("--cost", action="store_true", help="the cost table instead: parameters, TFLOP per epoch and per test")
+    parser.add_argument("--json", action="store_true")
+
+
+def main(args: argparse.Namespace) -> int:
+    config, work = options.work(args)
+    device = options.device(args, config)
+
+    from bench.schedule.predict import costs, pieces
+    from bench.store import Store
+
+    if args.cost:
+        rows = costs(work, device)
+        if args.json:
+            print(json.dumps([row._asdict() for row in rows], indent=2))
+            return 0
+        print(f"{'model':<14}{'recipe':<12}{'M params':>10}{'train TFLOP/epoch':>20}{'test TFLOP':>12}{'test images':>13}")
+        for row in rows:
+            print(
+                f"{row.model:<14}{row.recipe:<12}{row.params / 1e6:>10.2f}{row.train_tflop_per_epoch:>20.4g}"
+                f"{row.test_tflop:>12.4g}{row.test_images:>13}"
+            )
+        print("2 FLOPs per multiply-add; a backward pass counts as two forwards, as published tables count it.")
+        return 0
+    found = pieces(work, Store(options.store_root(args)), device)
+    if args.json:
+        print(json.dumps([piece._asdict() for piece in found], indent=2))
+        return 0
+    width = max(len(piece.what) for piece in found)
+    for piece in found:
+        tflop = "unknown" if piece.tflop is None else f"{piece.tflop:.3g}"
+        seconds = "unknown" if piece.seconds is None else _time(piece.seconds)
+        print(f"{'done ' if piece.done else 'to do'}  {piece.what:<{width}}  {tflop:>9} TFLOP  {seconds:>8}")
+    todo = [piece for piece in found if not piece.done]
+    unknown = sum(1 for piece in todo if piece.tflop is None)
+    cells = sum(1 for piece in found if piece.what.startswith("evaluate "))
+    print(
+        f"\n{cells} cells; {len(found) - len(todo)} pieces done, {len(todo)} to do: at most "
+        f"{sum(piece.tflop or 0 for piece in todo):.3g} TFLOP, {_time(sum(piece.seconds or 0 for piece in todo))}"
+        + (f", and {unknown} whose cost no formula states" if unknown else "")
+    )
+    return 0
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,53 @@
+"""One cell in full."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from bench.cli import options
+
+SUMMARY = "one cell: parameters, result, flags, provenance, traceback if it failed"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cell", metavar="CELL", help="the start of its key, or dataset/model/defense/attack/access")
+    options.store(parser)
+    parser.add_argument("--json", action="store_true", help="the stored result as it is")
+
+
+def main(args: argparse.Namespace) -> int:
+    from bench.store import Store
+    from bench.types import UsageError, jsonable
+
+    root = options.store_root(args)
+    found = Store(root).find(args.cell)
+    if not found:
+        raise UsageError(f"no cell in {root} has a key or name starting with '{args.cell}'; leaderboard --format json lists them")
+    if len(found) > 1:
+        near = "; ".join(f"{result.key[:12]} {result.names}" for result in found[:5])
+        raise UsageError(f"'{args.cell}' names {len(found)} cells: {near}")
+    result = found[0]
+    body = jsonable(result)
+    if args.json:
+        print(json.dumps(body, indent=2))
+        return 0
+    print(f"{result.names}\nkey {result.key}\nstatus {result.status}")
+    for title in ("metrics", "cost", "defense_cost", "flags", "cell", "provenance"):
+        if body.get(title):
+            print(f"\n{title}")
+            _print(body[title], 1)
+    if result.error is not None:
+        print(f"\nerror\n  {result.error.kind}: {result.error.message}\n\n{result.error.traceback}")
+    return 0
+
+
+def _print(value: object, depth: int) -> None:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in items:
+        lead = "  " * depth + (f"{name}" if isinstance(value, dict) else "-")
+        if isinstance(inner, dict | list) and inner:
+            print(lead)
+            _print(inner, depth + 1)
+        else:
+            print(f"{lead} {inner if inner not in ({}, []) else '-'}")

@@ -1,0 +1,46 @@
+"""The training part of a run alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bench.cli import options
+
+SUMMARY = "the training part of run alone"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    config, work = options.work(args)
+    device = options.device(args, config)
+
+    from bench.cli.progress import session
+    from bench.schedule.plan import training_key
+    from bench.schedule.run import Runner
+    from bench.store import Store
+    from bench.types import TrainRef
+
+    store = Store(options.store_root(args))
+    store.check_writable()
+    models = {training_key(planned.cell.model): planned.cell.model for planned in work.plan.cells}
+    failed = 0
+    with session(args.time_budget) as (reporter, check, ended):
+        runner = Runner(work, store, device, None, check, reporter)
+        for key, model in models.items():
+            if not isinstance(model.weights, TrainRef):
+                continue
+            try:
+                runner.train(model)
+            except Exception as error:
+                failed += 1
+                print(f"failed: {model.weights.recipe.name} on {model.network.name}: {error}", file=sys.stderr)
+                continue
+            print(f"{model.weights.recipe.name} on {model.network.name}: {store.training(key) / 'weights.safetensors'}")
+    if ended.code is not None:
+        print(f"{ended.why}; the same command goes on from here.")
+        return ended.code
+    return 3 if failed else 0

@@ -1,0 +1,281 @@
+"""A configuration: TOML to checked words. Every method, parameter and value is checked here, before any work."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bench import registry
+from bench.types import Access, MethodRef, Norm, Schedule, Threat, UsageError
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Method(BaseModel):
+    """A section that also holds the parameters of the method it names."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class DatasetConfig(_Section):
+    name: str
+    n: int | None = Field(None, gt=0)
+    subset: Literal["first", "stratified"] = "first"
+    train_n: int | None = Field(None, gt=0)
+    image_size: int | tuple[int, int] | None = None
+    interpolation: Literal["nearest", "bilinear"] = "bilinear"
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+
+class ModelConfig(_Method):
+    arch: str
+
+
+class DefenseConfig(_Method):
+    use: str
+    base: str | list[str] | None = None
+    train: dict[str, Any] = {}
+
+
+class AttackConfig(_Method):
+    use: str
+    eps: Any = None
+    norm: Norm | None = None
+    access: list[Literal["static", "adaptive"]] = ["static", "adaptive"]
+    eot: int = Field(20, ge=1)
+
+
+class RunConfig(_Section):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch: Literal["auto"] | int = "auto"
+
+
+class Config(_Section):
+    schema_: Literal[1] = Field(alias="schema")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    summary: str = ""
+    seeds: list[int] = Field([0], min_length=1)
+    dataset: DatasetConfig
+    models: list[ModelConfig] = Field(min_length=1)
+    defenses: list[DefenseConfig] = Field(min_length=1)
+    attacks: list[AttackConfig] = Field(min_length=1)
+    train: dict[str, Any] = {}
+    run: RunConfig = RunConfig()
+
+
+class Base(NamedTuple):
+    """Where base weights come from: a recipe with its schedule, or a file."""
+
+    recipe: MethodRef | None
+    schedule: Schedule | None
+    weights: str | None
+
+
+class Defense(NamedTuple):
+    """One row of the table."""
+
+    label: str
+    base: Base
+    step: MethodRef | None
+
+
+class Attack(NamedTuple):
+    """One column of the table under one access."""
+
+    label: str
+    method: MethodRef
+    threat: Threat
+    access: Access
+    eot: int
+    rule_given: bool
+
+
+def presets() -> dict[str, str]:
+    """Return the summary of every preset by name."""
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(PRESETS.glob("*.toml"))}
+    return {name: str(tomllib.loads(text).get("summary", "")) for name, text in texts.items()}
+
+
+def load(name_or_file: str) -> Config:
+    """Return the checked configuration of a preset or of a TOML file.
+
+    Raises:
+        UsageError: no such preset or file, not TOML, or a key or value that is not allowed.
+    """
+    path = Path(name_or_file)
+    if path.suffix != ".toml":
+        path = PRESETS / f"{name_or_file}.toml"
+        if name_or_file not in presets():
+            raise UsageError(registry.unknown("preset", name_or_file, presets()))
+    try:
+        body = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no configuration file {path}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} is not a readable TOML file: {error}") from None
+    try:
+        return Config.model_validate(body)
+    except ValidationError as error:
+        raise UsageError(registry.explain(error, where=path.name, known=_known_keys(error))) from None
+
+
+def _known_keys(error: ValidationError) -> Iterable[str]:
+    sections: dict[str, type[BaseModel]] = {
+        "dataset": DatasetConfig, "models": ModelConfig, "defenses": DefenseConfig, "attacks": AttackConfig, "run": RunConfig,
+    }  # fmt: skip
+    place = error.errors()[0]["loc"]
+    section = sections.get(str(place[0]), Config) if len(place) > 1 else Config
+    return (field.alias or name for name, field in section.model_fields.items())
+
+
+def defenses(config: Config) -> list[Defense]:
+    """Return the rows: every defense with its base, sweeps spread out, duplicates dropped."""
+    rows: list[tuple[str, Base, MethodRef | None]] = []
+    parts: list[tuple[str, Mapping[str, Any], frozenset[str]]] = []
+    for index, each in enumerate(config.defenses):
+        where = f"defenses[{index}] ({each.use})"
+        step_entry = registry.entries("test-time").get(each.use)
+        if step_entry is None and _is_file_step(each.use):
+            step_entry = registry.find("test-time", each.use)
+        if step_entry is None:
+            if each.base is not None:
+                raise UsageError(f"{where}: base belongs to a test-time step; '{each.use}' makes base weights itself")
+            for params, swept in sweep(each.params):
+                base = _base(config, each.use, {**each.train, **params}, where)
+                rows.append((each.use, base, None))
+                parts.append((each.use, {**params, **each.train}, swept))
+            continue
+        bases = [each.base] if isinstance(each.base, str) else each.base or [str(step_entry.meta.get("base") or "standard")]
+        for name in bases:
+            base = _base(config, name, each.train, where)
+            default = step_entry.meta.get("base") or "standard"
+            label = step_entry.name if name == default else f"{step_entry.name}@{name}"
+            for params, swept in sweep(each.params):
+                ref = step_entry.ref(params)
+                rows.append((label, base, ref))
+                parts.append((label, {**ref.params, **each.train}, swept))
+    labels = labels_of(parts)
+    found: list[Defense] = []
+    for label, (_, base, step) in zip(labels, rows, strict=True):
+        if not any(known.base == base and known.step == step for known in found):
+            found.append(Defense(label, base, step))
+    return found
+
+
+def attacks(config: Config) -> list[Attack]:
+    """Return the columns: every attack under each access asked for, sweeps spread out."""
+    found: list[tuple[Attack, frozenset[str]]] = []
+    for index, each in enumerate(config.attacks):
+        where = f"attacks[{index}] ({each.use})"
+        prefix = each.use.partition(":")[0]
+        is_library = prefix in registry.entries("library")
+        entry = registry.find("library" if is_library else "attack", prefix if is_library else each.use)
+        for params, swept in sweep({**each.params, **({"eps": each.eps} if isinstance(each.eps, list) else {})}):
+            eps = params.pop("eps", each.eps)
+            method = entry.ref(params, name=each.use if is_library else None)
+            norms: Sequence[Norm] = entry.meta.get("norms") or ("linf", "l2")
+            norm = each.norm or norms[0]
+            if norm not in norms:
+                raise UsageError(f"{where}: norm '{norm}' is not one that {entry.name} keeps to: {', '.join(norms)}")
+            threat = _threat(norm, eps, bounded=bool(entry.meta.get("bounded", True)), where=where)
+            label = each.use if is_library else entry.name
+            given = "rule" in params or "rule" in (entry.meta.get("presets") or {}).get(params.get("preset"), {})
+            found += [(Attack(label, method, threat, access, each.eot, given), swept) for access in each.access]
+    parts = [(f"{a.label}\n{a.access}", {**a.method.params, "norm": a.threat.norm, "eps": str(a.threat.eps)}, s) for a, s in found]
+    labels = [label.replace(f"\n{a.access}", "") for label, (a, _) in zip(labels_of(parts), found, strict=True)]
+    unique: list[Attack] = []
+    for label, (attack, _) in zip(labels, found, strict=True):
+        named = attack._replace(label=label)
+        if named not in unique:
+            unique.append(named)
+    return unique
+
+
+def _threat(norm: Norm, eps: Any, *, bounded: bool, where: str) -> Threat:
+    if eps is None and not bounded:
+        return Threat(norm=norm, eps=None)
+    defaults = {"linf": "8/255", "l2": "1/2", "wasserstein": "1/200", "flow": None}
+    try:
+        return Threat(norm=norm, eps=defaults[norm] if eps is None else eps)
+    except ValidationError as error:
+        raise UsageError(registry.explain(error, where=where, known=Threat.model_fields)) from None
+
+
+def _is_file_step(use: str) -> bool:
+    if ".py:" not in use:
+        return False
+    try:
+        registry.find("test-time", use)
+    except UsageError:
+        registry.find("recipe", use)
+        return False
+    return True
+
+
+def _base(config: Config, use: str, overrides: Mapping[str, Any], where: str) -> Base:
+    if use.startswith("weights:"):
+        if overrides:
+            raise UsageError(f"{where}: {use} is trained already; it takes no {', '.join(sorted(overrides))}")
+        return Base(None, None, use)
+    if ".py:" not in use and use not in registry.entries("recipe"):
+        raise UsageError(registry.unknown("defense", use, [*registry.entries("recipe"), *registry.entries("test-time")]))
+    entry = registry.find("recipe", use)
+    own = config.train.get(entry.name, {})
+    shared = {key: value for key, value in config.train.items() if not isinstance(value, dict)}
+    _check_shared(config.train)
+    known = {*entry.parameters.model_fields, *Schedule.model_fields, "preset"}
+    given = {**{key: value for key, value in shared.items() if key in known}, **own, **overrides}
+    for key in given:
+        if key not in known:
+            raise UsageError(f"{where}: {registry.unknown('key of train', key, known)}")
+    schedule = {**(entry.meta.get("schedule") or {}), **{k: v for k, v in given.items() if k in Schedule.model_fields}}
+    params = {key: value for key, value in given.items() if key not in Schedule.model_fields}
+    try:
+        return Base(entry.ref(params), Schedule.model_validate(schedule), None)
+    except ValidationError as error:
+        raise UsageError(registry.explain(error, where=f"{where}: train", known=Schedule.model_fields)) from None
+
+
+def _check_shared(train: Mapping[str, Any]) -> None:
+    recipes = registry.entries("recipe")
+    known = {"preset", *Schedule.model_fields, *(key for entry in recipes.values() for key in entry.parameters.model_fields)}
+    for key, value in train.items():
+        if isinstance(value, dict) and key not in recipes:
+            raise UsageError(f"[train.{key}]: {registry.unknown('recipe', key, recipes)}")
+        if not isinstance(value, dict) and key not in known:
+            raise UsageError(f"[train]: {registry.unknown('key', key, known)}")
+
+
+def sweep(params: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], frozenset[str]]]:
+    """Yield every combination of the parameters given as lists, with the names of those."""
+    swept = [name for name, value in params.items() if isinstance(value, list)]
+    for values in itertools.product(*(params[name] for name in swept)):
+        yield {**params, **dict(zip(swept, values, strict=True))}, frozenset(swept)
+
+
+def labels_of(parts: Sequence[tuple[str, Mapping[str, Any], frozenset[str]]]) -> list[str]:
+    """Return each name with the parameters in brackets that were swept or that tell it from its namesakes."""
+    labels = []
+    for name, params, swept in parts:
+        others = [other for known, other, _ in parts if known == name]
+        differing = {key for other in others for key in {*params, *other} if params.get(key) != other.get(key)}
+        shown = sorted(swept | differing)
+        inside = ",".join(f"{key}={params[key]}" for key in shown if params.get(key) is not None)
+        labels.append(f"{name}[{inside}]" if inside else name)
+    return labels

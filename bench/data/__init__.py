@@ -1,0 +1,216 @@
+"""Image sets: found on disk, decoded once, kept as uint8 and handed out memory-mapped. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from bench.data import folders, parquet
+from bench.data.named import NAMED, NamedSet, locate
+from bench.data.rows import Interpolation, Numbers, Pixels, Place, Row, Rows, Source, Split, held_out, stratified
+from bench.keys import sha256_hex
+from bench.registry import unknown
+from bench.types import DataRef, UsageError
+
+__all__ = ["NAMED", "ImageSet", "NamedSet", "data_ref", "open_ref", "open_set", "rows_of", "select"]
+
+_log = logging.getLogger("crossfire")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """One split of a set, decoded.
+
+    Attributes:
+        name: as the configuration calls it.
+        split: ``"train"`` or ``"test"``.
+        images: uint8 (N, C, H, W), memory-mapped and read-only; C is 3 (RGB), for ``digits`` 1.
+        labels: int64 (N,), in [0, len(class_names)).
+        class_names: one name for each class.
+        sha: SHA-256 of the pixels and labels as they are here, whatever files they came from.
+        interpolation: how images of another size were resized.
+    """
+
+    name: str
+    split: Split
+    images: Pixels
+    labels: Numbers
+    class_names: tuple[str, ...]
+    sha: str
+    interpolation: Interpolation = "bilinear"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def open_set(
+    name: str,
+    split: Split,
+    *,
+    folder: Path | None,
+    image_size: tuple[int, int] | None = None,
+    interpolation: Interpolation = "bilinear",
+) -> ImageSet:
+    """Return one split of a set; it is decoded the first time and memory-mapped from the user's cache ever after.
+
+    Args:
+        name: a named set, ``parquet:DIR`` (files ``train*``, ``test*`` or ``val*``) or ``folder:DIR`` (trees
+            ``<split>/<class>/*``). Where a set of one's own has no splits, all of it is the test split.
+        split: ``"train"`` or ``"test"``; a set without a test split tests on ``val``.
+        folder: where named sets are looked for first, before ``$CROSSFIRE_DATA`` and the user's cache.
+        image_size: height and width that every image is resized to; the set's own by default.
+        interpolation: how; bilinear is antialiased when it shrinks.
+
+    Raises:
+        UsageError: no such set or split, it cannot be found, or a file of it is damaged or not what it should be.
+    """
+    source, channels, native = _source(name, split, folder)
+    size = image_size or native or _size_of_first(source)
+    if min(size) < 1:
+        raise UsageError(f"image_size = {list(size)}: height and width must be at least 1")
+    from bench.data.cache import decoded
+
+    found = decoded(source, channels, size, interpolation)
+    uneven = name in NAMED and NAMED[name].uneven
+    if found.resized and image_size is None and not uneven:
+        raise UsageError(f"{found.resized}, not {size[0]}x{size[1]} as the set is; give image_size = [height, width] to resize all")
+    return ImageSet(
+        name,
+        split,
+        found.images,
+        found.labels,
+        source.class_names,
+        found.sha,
+        # Keys must not differ by an option that had no effect.
+        interpolation if found.resized else "bilinear",
+    )
+
+
+def select(images: ImageSet, n: int | None, subset: Literal["first", "stratified"]) -> Numbers:
+    """Return the row numbers (int64, rising) of ``n`` images, or of all.
+
+    Args:
+        images: the set.
+        n: how many; ``None`` for all.
+        subset: the first ``n``, as the field does, or the first of every class in proportion to its size.
+
+    Raises:
+        UsageError: ``n`` is below 1 or above what the set has.
+    """
+    if n is not None and n < 1:
+        raise UsageError(f"n = {n}: at least one image is needed")
+    if n is not None and n > len(images):
+        raise UsageError(f"n = {n}: {images.name} has {len(images)} {images.split} images")
+    if subset == "stratified":
+        return stratified(np.asarray(images.labels), len(images) if n is None else n)
+    return np.arange(len(images) if n is None else n, dtype=np.int64)
+
+
+def data_ref(images: ImageSet, n: int | None = None, subset: Literal["first", "stratified"] = "first") -> DataRef:
+    """Return the reference to ``n`` images of a set.
+
+    Raises:
+        UsageError: ``n`` is below 1 or above what the set has.
+    """
+    rows = select(images, n, subset)
+    channels, height, width = images.images.shape[1:]
+    return DataRef(
+        name=images.name,
+        split=images.split,
+        n=len(rows),
+        subset=subset,
+        image_shape=(channels, height, width),
+        num_classes=len(images.class_names),
+        interpolation=images.interpolation,
+        indices_sha=_sha_of_rows(rows),
+        data_sha=images.sha,
+    )
+
+
+def open_ref(ref: DataRef, *, folder: Path | None) -> ImageSet:
+    """Return the set that a reference speaks of.
+
+    Raises:
+        UsageError: as :func:`open_set`, or the set has changed since the reference was made.
+    """
+    images = open_set(ref.name, ref.split, folder=folder, image_size=ref.image_shape[1:], interpolation=ref.interpolation)
+    rows_of(images, ref)
+    return images
+
+
+def rows_of(images: ImageSet, ref: DataRef) -> Numbers:
+    """Return the row numbers of a reference.
+
+    Raises:
+        UsageError: the set has changed since the reference was made.
+    """
+    if images.sha == ref.data_sha:
+        rows = select(images, ref.n, ref.subset)
+        if _sha_of_rows(rows) == ref.indices_sha:
+            return rows
+    raise UsageError(f"{ref.name} {ref.split}: the images are not those that the plan was made for; run it again")
+
+
+def _sha_of_rows(rows: Numbers) -> str:
+    return sha256_hex(rows.astype("<i8").tobytes())
+
+
+def _size_of_first(source: Source) -> tuple[int, int]:
+    from bench.data.decode import native_size
+
+    first = next(source.read().items, None)
+    if first is None:
+        raise UsageError(f"{source.files[0]}: no images")
+    return native_size(first)
+
+
+def _source(name: str, split: Split, folder: Path | None) -> tuple[Source, int, tuple[int, int] | None]:
+    if name == "digits":
+        return _digits(split), 1, NAMED[name].image_shape[1:]
+    if name in NAMED:
+        place, native = locate(NAMED[name], folder), NAMED[name].image_shape[1:]
+    else:
+        place, native = _own(name), None
+    if split not in place.splits:
+        raise UsageError(f"dataset {name}: {place.folder} has no {split} images, only {', '.join(sorted(place.splits))}")
+    return place.source(split), 3, native
+
+
+def _own(name: str) -> Place:
+    kind, colon, path = name.partition(":")
+    if not colon or kind not in ("parquet", "folder"):
+        raise UsageError(f"{unknown('dataset', name, NAMED)}; or parquet:DIR or folder:DIR")
+    folder = Path(path).expanduser()
+    if not path or not folder.is_dir():
+        raise UsageError(f"dataset {name}: no folder {folder.absolute() if path else 'is named'}")
+    place = parquet.find(folder) if kind == "parquet" else folders.find(folder)
+    unsplit = parquet.unsplit(folder) if kind == "parquet" else place is None
+    place = place or (folders.find_unsplit(folder) if kind == "folder" else None)
+    if place is None:
+        wanted = "*.parquet" if kind == "parquet" else "<split>/<class>/ or <class>/ with images"
+        raise UsageError(f"dataset {name}: no {wanted} in {folder.absolute()}")
+    if unsplit:
+        _log.warning("dataset %s has no split of its own: all of it serves as the test split", name)
+    return place
+
+
+def _digits(split: Split) -> Source:
+    names = tuple(str(digit) for digit in range(10))
+    return Source((), f"digits {split} of scikit-learn {version('scikit-learn')}", names, partial(_read_digits, split))
+
+
+def _read_digits(split: Split) -> Rows:
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    labels = found.target.astype(np.int64)
+    # 17 levels of ink over the whole range of a byte, rounded.
+    pixels = ((found.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)
+    rows = held_out(labels, NAMED["digits"].splits["test"])[split]
+    return Rows(len(rows), (Row(f"digits row {row}", int(labels[row]), pixels[row]) for row in rows))

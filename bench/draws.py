@@ -1,0 +1,50 @@
+"""Random numbers that belong to an image, not to its batch.
+
+A counter-based generator (SplitMix64; Steele, Lea and Flood, 2014) in plain tensor arithmetic: the draw for
+(seed, image, call, pixel) is the same in any batch, in any order and on any device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    # Tensors have no unsigned 64-bit shift: mask away the copies of the sign.
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift(z, 30)) * _MIX_1
+    z = (z ^ _shift(z, 27)) * _MIX_2
+    return z ^ _shift(z, 31)
+
+
+def uniform(seed: int, images: Tensor, call: int, shape: torch.Size) -> Tensor:
+    """Return float32 draws in [0, 1), of shape (len(images), *shape), each a multiple of 2**-24.
+
+    Args:
+        seed: in [0, 2**63).
+        images: int64 identities of the images, on the device wanted.
+        call: which draw of this seed.
+        shape: the shape for one image.
+    """
+    stream = _mix(_mix(torch.tensor([seed], device=images.device)) + call * 2 + 1)
+    keys = _mix(stream + _mix(images * _GOLDEN))
+    counter = torch.arange(1, math.prod(shape) + 1, device=images.device)
+    bits = _shift(_mix(keys[:, None] + counter[None] * _GOLDEN), 40)
+    return (bits.to(torch.float32) * 2.0**-24).view(len(images), *shape)
+
+
+def normal(seed: int, images: Tensor, call: int, shape: torch.Size) -> Tensor:
+    """Return standard normal draws of shape (len(images), *shape) (Box and Muller, 1958)."""
+    pair = uniform(seed, images, call, torch.Size((2, *shape)))
+    radius = (-2.0 * torch.log1p(-pair[:, 0])).sqrt()
+    return radius * torch.cos(2.0 * math.pi * pair[:, 1])

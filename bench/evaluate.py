@@ -1,0 +1,199 @@
+"""Where an attack meets a defense: craft on what the attacker sees, audit, then predict with what is deployed."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench import registry
+from bench.api import DeployedStep
+from bench.cost import synchronize
+from bench.keys import derive_seed
+from bench.target import Meter, NetworkTarget, frozen
+from bench.types import AttackRef, MethodError, MethodRef, Threat
+
+#: Images worked on, and kept, together. Part of the protocol: libraries that seed themselves do so once per chunk.
+CHUNK = 128
+
+# Round-off allowed in a ball: absolute in Linf, relative in L2.
+LINF_SLACK = 1e-6
+L2_SLACK = 1e-4
+
+
+class Step(NamedTuple):
+    """A test-time step put on a base classifier; ``rng`` is its own generator where it draws."""
+
+    deployed: nn.Module
+    surrogate: nn.Module
+    rng: torch.Generator | None
+
+    def seed(self, *words: str | int) -> None:
+        if self.rng is not None:
+            self.rng.manual_seed(derive_seed(*words))
+
+
+class Crafted(NamedTuple):
+    """Adversarial images (N, C, H, W), passes of the base classifier for each, and what the whole chunk took."""
+
+    images: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    seconds: float
+    notes: list[str]
+    batch: int
+
+
+def entry_of(method: MethodRef) -> registry.Entry:
+    """Return the registry entry of a reference."""
+    prefix = method.name.partition(":")[0]
+    if method.kind == "attack" and prefix in registry.entries("library"):
+        return registry.find("library", prefix)
+    return registry.find(method.kind, method.name)
+
+
+def put_on(base: nn.Module, step: MethodRef | None) -> Step:
+    """Return the deployed function and what an adaptive attacker differentiates; both are ``base`` without a step."""
+    if step is None:
+        return Step(base, base, None)
+    entry = entry_of(step)
+    made: DeployedStep = entry.load()(**entry.arguments(step.params))
+    rng = made.rng if entry.meta.get("randomised") else None  # type: ignore[attr-defined]
+    return Step(made.wrap(base).eval(), made.surrogate(base).eval(), rng)
+
+
+def craft(
+    ref: AttackRef,
+    base: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    images: Tensor,
+    *,
+    key: str,
+    batch: int,
+    check: Callable[[], None] | None = None,
+) -> Crafted:
+    """Run one attack on one chunk and audit what comes back.
+
+    Args:
+        ref: the attack, its threat and the function that it sees.
+        base: the base classifier, on the device.
+        x: images (N, C, H, W) float32 in [0, 1], on the device.
+        y: labels (N,).
+        images: identities (N,), so that draws do not depend on the chunk.
+        key: the key of ``ref``; every seed comes from it.
+        batch: images to push through at once.
+        check: called at every pass; what it raises ends the attack.
+
+    Raises:
+        MethodError: the attack raised, or returned a wrong shape, a non-finite value, or an image out of its threat.
+    """
+    entry = entry_of(ref.attack)
+    method = entry.load()
+    arguments = entry.arguments(ref.attack.params)
+    if entry.kind == "library":
+        arguments["name"] = ref.attack.name.partition(":")[2]
+    step = put_on(base, ref.step)
+    first = int(images[0])
+    step.seed(key, "defense", first)
+    with frozen(base), Meter(base, len(x), check) as meter:
+        target = NetworkTarget(
+            step.surrogate,
+            meter,
+            images,
+            seed=derive_seed(key, "attack"),
+            num_classes=ref.data.num_classes,
+            batch=batch,
+            stochastic=step.rng is not None,
+            draws_averaged=ref.eot if step.rng is not None else 1,
+        )
+        given_x, given_y = x.clone(), y.clone()
+        synchronize(x.device)
+        started = time.perf_counter()
+        with isolated_randomness(derive_seed(key, "libraries", first)):
+            found = method(target, x, y, ref.threat, **arguments)
+        synchronize(x.device)
+        seconds = time.perf_counter() - started
+        if not (torch.equal(given_x, x) and torch.equal(given_y, y)):
+            raise MethodError(f"{ref.attack.name} changed the images or labels that it was given")
+    audit(found, x, ref.threat, ref.attack.name)
+    shared_forwards = (meter.forwards - int(meter.forwards_of.sum())) / len(x)
+    shared_backwards = (meter.backwards - int(meter.backwards_of.sum())) / len(x)
+    return Crafted(
+        found.detach(),
+        meter.forwards_of + shared_forwards,
+        meter.backwards_of + shared_backwards,
+        seconds,
+        sorted(set(target.notes)),
+        target.batch,
+    )
+
+
+def audit(found: Tensor, x: Tensor, threat: Threat, name: str) -> None:
+    """Raises MethodError: ``found`` is not one finite image in the box and in the ball for each of ``x``."""
+    if not isinstance(found, Tensor) or found.shape != x.shape:
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise MethodError(f"{name} returned {shape}, not images {tuple(x.shape)}")
+    if found.dtype != x.dtype or found.device != x.device:
+        raise MethodError(f"{name} returned {found.dtype} on {found.device}, not {x.dtype} on {x.device}")
+    if not bool(torch.isfinite(found).all()):
+        raise MethodError(f"{name} returned a value that is not finite, at image {_worst(~torch.isfinite(found))}")
+    outside = torch.maximum(-found, found - 1.0)
+    if float(outside.max()) > LINF_SLACK:
+        raise MethodError(f"{name} left the box [0, 1] by {float(outside.max()):.3g}, at image {_worst(outside)}")
+    if threat.eps is None:
+        return
+    if threat.norm == "linf":
+        distance, limit = (found - x).abs().flatten(1).amax(1), float(threat.eps) + LINF_SLACK
+    elif threat.norm == "l2":
+        distance, limit = (found - x).flatten(1).norm(dim=1), float(threat.eps) * (1 + L2_SLACK) + LINF_SLACK
+    else:
+        # A flow or a transport plan cannot be recovered from the image; those attacks are checked in their own tests.
+        return
+    if float(distance.max()) > limit:
+        raise MethodError(
+            f"{name} left its budget: {threat.norm} distance {float(distance.max()):.6g} above eps {threat.eps}, "
+            f"at image {int(distance.argmax())}"
+        )
+
+
+def _worst(values: Tensor) -> int:
+    return int(values.flatten(1).float().amax(1).argmax())
+
+
+def predict(step: Step, base: nn.Module, x: Tensor, batch: int, check: Callable[[], None] | None = None) -> Tensor:
+    """Return the labels (N,) that the deployed function gives to images on its device.
+
+    Raises:
+        MethodError: a logit that is not finite.
+    """
+    labels = []
+    with frozen(base), Meter(base, 0, check), torch.no_grad():
+        for part in x.split(batch):
+            logits = step.deployed(part)
+            if not bool(torch.isfinite(logits).all()):
+                raise MethodError("the deployed function returned a logit that is not finite")
+            labels.append(logits.argmax(1))
+    return torch.cat(labels)
+
+
+@contextmanager
+def isolated_randomness(seed: int) -> Iterator[None]:
+    """Seed every global generator for libraries that draw from them, and put all back as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

@@ -1,0 +1,279 @@
+"""What is registered, read from syntax trees: listing and checking a plan import no method and no torch."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from bench import api
+from bench.keys import sha256_hex
+from bench.types import Kind, MethodRef, UsageError
+
+_ROOT = Path(__file__).resolve().parent.parent
+_DECORATORS = {"attack", "library", "defense", "network"}
+_NAMES: dict[str, Any] = {name: getattr(api, name) for name in api.__all__} | {
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "str": str,
+    "tuple": tuple,
+    "__builtins__": {},
+}
+# The import name of a package where it is not the name that pip knows.
+_IMPORT_NAMES = {"adversarial-robustness-toolbox": "art", "scikit-learn": "sklearn", "scikit-image": "skimage"}
+
+
+def installed(package: str) -> bool:
+    return importlib.util.find_spec(_IMPORT_NAMES.get(package, package.replace("-", "_"))) is not None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered method, not yet imported."""
+
+    kind: str
+    name: str
+    doc: str
+    path: Path
+    symbol: str
+    meta: Mapping[str, Any]
+    parameters: type[BaseModel]
+    code_sha: str
+
+    @property
+    def summary(self) -> str:
+        return self.doc.strip().partition("\n")[0]
+
+    @property
+    def requires(self) -> str | None:
+        package: str | None = self.meta.get("requires")
+        return package
+
+    @property
+    def available(self) -> bool:
+        return self.requires is None or installed(self.requires)
+
+    def defaults(self) -> dict[str, Any]:
+        return self.parameters.model_construct().model_dump(mode="json")
+
+    def arguments(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``params`` as the Python values that the method is called with, every default filled in.
+
+        Raises:
+            UsageError: an unknown parameter, or a value out of range.
+        """
+        try:
+            values = self.parameters.model_validate(dict(params))
+        except ValidationError as error:
+            raise UsageError(explain(error, where=f"{self.kind} {self.name}", known=self.parameters.model_fields)) from None
+        return {name: getattr(values, name) for name in values.model_fields_set | set(self.parameters.model_fields)}
+
+    def ref(self, params: Mapping[str, Any], *, name: str | None = None) -> MethodRef:
+        """Return the reference with every parameter spelled out; ``preset`` in ``params`` chooses a named set.
+
+        Raises:
+            UsageError: an unknown parameter or preset, a value out of range, or a package that is not installed.
+        """
+        if not self.available:
+            raise UsageError(f"{self.kind} {self.name} needs a package: pip install {self.requires}")
+        given = dict(params)
+        presets: dict[str, dict[str, Any]] = self.meta.get("presets") or {}
+        if (chosen := given.pop("preset", None)) is not None:
+            if chosen not in presets:
+                raise UsageError(unknown(f"preset of {self.kind} {self.name}", str(chosen), presets))
+            given = {**presets[chosen], **given}
+        values = self.parameters.model_validate(self.arguments(given))
+        kind: Kind = "attack" if self.kind == "library" else self.kind  # type: ignore[assignment]
+        return MethodRef(kind=kind, name=name or self.name, params=values.model_dump(mode="json"), code_sha=self.code_sha)
+
+    def load(self) -> Any:
+        """Import the file and return the decorated object."""
+        return getattr(_module(self.path), self.symbol)
+
+
+def unknown(what: str, given: str, known: Iterable[str]) -> str:
+    """Return the one line for a name that does not exist, with the nearest name that does."""
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names)}" if names else "there is none"
+    return f"unknown {what} '{given}'; {hint}"
+
+
+def explain(error: ValidationError, *, where: str, known: Iterable[str]) -> str:
+    """Return a pydantic error as one line: where, what, and what would be right."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{where}: {unknown('key', str(first['loc'][-1]), known)}"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if first["type"] in ("missing", "value_error") else f", not {first['input']!r}"
+    message = message[:1].lower() + message[1:] if message.startswith("Input") else message
+    return f"{where}: {path + ': ' if path else ''}{message}{shown}"
+
+
+@cache
+def entries(kind: str) -> Mapping[str, Entry]:
+    """Return the methods of a kind by name: ``attack``, ``library``, ``recipe``, ``test-time`` or ``network``.
+
+    Raises:
+        UsageError: two methods share a name, or a registered plug-in cannot be found.
+    """
+    found: dict[str, Entry] = {}
+    for entry in _all():
+        if entry.kind == kind:
+            if entry.name in found:
+                raise UsageError(f"{kind} '{entry.name}' is registered twice: in {found[entry.name].path} and {entry.path}")
+            found[entry.name] = entry
+    return MappingProxyType(dict(sorted(found.items())))
+
+
+def find(kind: str, use: str) -> Entry:
+    """Return the entry that ``use`` names: a registered name or ``path/to/file.py:name``.
+
+    Raises:
+        UsageError: there is none; the line names the nearest.
+    """
+    if ".py:" in use:
+        path, _, symbol = use.rpartition(":")
+        return _from_file(Path(path), symbol, kind)
+    known = entries(kind)
+    if use not in known:
+        raise UsageError(unknown(kind, use, known))
+    return known[use]
+
+
+def _from_file(path: Path, symbol: str, kind: str) -> Entry:
+    if not path.is_file():
+        raise UsageError(f"{kind} '{path}:{symbol}': no file {path.resolve()}")
+    # A user's own network factory needs no decorator: being named in the configuration is enough.
+    for entry in _read(path, undecorated=symbol if kind == "network" else None):
+        if symbol in (entry.symbol, entry.name):
+            if entry.kind != kind:
+                raise UsageError(f"'{path}:{symbol}' is a {entry.kind}, not a {kind}")
+            return entry
+    raise UsageError(f"{kind} '{path}:{symbol}': {path} has no {symbol} with a crossfire decorator")
+
+
+@cache
+def _all() -> tuple[Entry, ...]:
+    folders = (_ROOT / "attacks", _ROOT / "defenses", _ROOT / "bench" / "models")
+    files = [path for folder in folders for path in sorted(folder.glob("*.py")) if not path.name.startswith("_")]
+    return (*(entry for path in files for entry in _read(path)), *_plugins())
+
+
+def _plugins() -> Iterable[Entry]:
+    for group in ("crossfire.attacks", "crossfire.defenses"):
+        for point in importlib.metadata.entry_points(group=group):
+            spec = importlib.util.find_spec(point.module)
+            if spec is None or spec.origin is None:
+                raise UsageError(f"plug-in {group} '{point.name}': no module {point.module}")
+            yield from (entry for entry in _read(Path(spec.origin)) if entry.symbol == point.attr)
+
+
+def _read(path: Path, undecorated: str | None = None) -> list[Entry]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid Python: {error}") from None
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            meta = next((m for m in map(_decorator, node.decorator_list) if m), None)
+            if meta is None and node.name == undecorated:
+                meta = {"decorator": "network"}
+            if meta is not None:
+                found.append(_entry(path, node, meta))
+    return found
+
+
+def _decorator(node: ast.expr) -> dict[str, Any] | None:
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _DECORATORS):
+        return None
+    return {"decorator": node.func.id, **{word.arg: _value(word.value) for word in node.keywords if word.arg}}
+
+
+def _value(node: ast.expr) -> Any:
+    # Annotations and defaults of methods: only names of bench.api and literals, so no code of the method runs.
+    return eval(compile(ast.Expression(node), "<signature>", "eval"), dict(_NAMES))
+
+
+def _entry(path: Path, node: ast.FunctionDef | ast.ClassDef, meta: dict[str, Any]) -> Entry:
+    function: ast.FunctionDef | None = node if isinstance(node, ast.FunctionDef) else None
+    if isinstance(node, ast.ClassDef):
+        function = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
+    kind = meta.pop("decorator")
+    kind = meta["kind"] if kind == "defense" else kind
+    reserved = {"in_channels", "image_size"} if kind == "network" else {"name"} if kind == "library" else set()
+    fields: dict[str, Any] = {}
+    given = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True) if function else ()
+    for argument, default in given:
+        if argument.arg in reserved:
+            continue
+        try:
+            annotation = _value(argument.annotation) if argument.annotation else Any
+            fields[argument.arg] = (annotation, ... if default is None else _value(default))
+        except Exception as error:
+            raise UsageError(
+                f"{path}:{argument.lineno}: parameter {argument.arg} of {node.name}: annotations and defaults must be "
+                f"literals and names of bench.api ({error})"
+            ) from None
+    name = meta["prefix"] if kind == "library" else _dashed(node.name)
+    extra = "allow" if kind == "library" else "forbid"
+    parameters = create_model(
+        node.name,
+        __config__=ConfigDict(extra=extra, frozen=True, validate_default=True),  # type: ignore[typeddict-item]
+        **fields,
+    )
+    crafted = [_ROOT / "attacks" / f"{attack.replace('-', '_')}.py" for attack in meta.get("attacks") or ()]
+    code = sha256_hex(*(text for source in (path, *crafted) for text in _sources(source)))
+    return Entry(kind, name, ast.get_docstring(node) or "", path, node.name, MappingProxyType(meta), parameters, code)
+
+
+def _dashed(symbol: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", symbol).lower().replace("_", "-")
+
+
+def _sources(path: Path) -> list[str]:
+    """Return the text of a method's file and of the private helpers beside it that it imports."""
+    texts, queue, seen = [], [path], set()
+    while queue:
+        current = queue.pop(0)
+        if current in seen or not current.is_file():
+            continue
+        seen.add(current)
+        text = current.read_text(encoding="utf-8").replace("\r\n", "\n")
+        texts.append(text)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                helper = node.module.rpartition(".")[2]
+                if helper.startswith("_"):
+                    queue.append(path.parent / f"{helper}.py")
+    return texts
+
+
+@cache
+def _module(path: Path) -> Any:
+    path = path.resolve()
+    if path.is_relative_to(_ROOT) and path.parent.name in ("attacks", "defenses", "models"):
+        return importlib.import_module(".".join(path.relative_to(_ROOT).with_suffix("").parts))
+    name = f"crossfire_user_{sha256_hex(str(path))[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

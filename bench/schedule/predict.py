@@ -1,0 +1,159 @@
+"""What a plan will cost, from one measured pass and the passes that its methods state; nothing is trained."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from bench.cost import PassFlops, Passes, deployed_cost, parameters, pass_flops
+from bench.evaluate import entry_of, put_on
+from bench.models.build import build
+from bench.schedule.plan import Work, attack_key, training_key
+from bench.store import Store
+from bench.train import passes_per_example
+from bench.types import AttackRef, Cell, ModelRef, Scalar, TrainRef
+
+
+class Piece(NamedTuple):
+    """One node of the graph: what it is, whether it is done, its TFLOP and seconds (``None`` where not known)."""
+
+    what: str
+    done: bool
+    tflop: float | None
+    seconds: float | None
+
+
+class RecipeCost(NamedTuple):
+    """One row of the cost table: a recipe on a network, per epoch and per test pass."""
+
+    model: str
+    recipe: str
+    params: int
+    train_tflop_per_epoch: float
+    test_tflop: float
+    test_images: int
+
+
+class _Unit(NamedTuple):
+    """A network's single pass: FLOPs by convention, and measured seconds per image."""
+
+    flops: PassFlops
+    forward_seconds: float
+    backward_seconds: float
+
+
+def passes_of(formula: str, params: Mapping[str, Scalar]) -> Passes | None:
+    """Return the passes per image that a formula such as ``"steps forwards + 2 x steps backwards"`` states.
+
+    What follows a comma is commentary. ``None`` where a word of the formula is no numeric parameter.
+    """
+    counts = {"forward": 0.0, "backward": 0.0}
+    for term in formula.partition(",")[0].split("+"):
+        match = re.fullmatch(r"\s*(.*?)\s*(forward|backward)s?\s*", term)
+        if match is None:
+            return None
+        value = 1.0
+        for factor in match[1].split(" x "):
+            number = params.get(factor.strip(), factor.strip())
+            try:
+                value *= float(number)  # type: ignore[arg-type]
+            except (TypeError, ValueError):
+                return None
+        counts[match[2]] += value
+    return Passes(counts["forward"], counts["backward"])
+
+
+def costs(work: Work, device: torch.device) -> list[RecipeCost]:
+    """Return the cost of every recipe and network in a plan, by the convention of :mod:`bench.cost`."""
+    rows: dict[str, RecipeCost] = {}
+    for planned in work.plan.cells:
+        model, data = planned.cell.model, planned.cell.data
+        key = training_key(model)
+        if key in rows or not isinstance(model.weights, TrainRef):
+            continue
+        net = _initial(model, planned.cell, device)
+        flops = pass_flops(net, data.image_shape)
+        passes = passes_per_example(model.weights, net, data.image_shape, device)
+        rows[key] = RecipeCost(
+            planned.names.model,
+            model.weights.recipe.name,
+            parameters(net),
+            flops.of(*passes) * model.weights.data.n / 1e12,
+            flops.forward * data.n / 1e12,
+            data.n,
+        )
+    return list(rows.values())
+
+
+def pieces(work: Work, store: Store, device: torch.device) -> list[Piece]:
+    """Return what a run would do, node by node, with its predicted cost."""
+    found: dict[str, Piece] = {}
+    units: dict[str, _Unit] = {}
+    for planned in work.plan.cells:
+        cell, model = planned.cell, planned.cell.model
+        shape = f"{model.network.model_dump_json()}{cell.data.image_shape}"
+        key = training_key(model)
+        net = None
+        if shape not in units:
+            net = _initial(model, cell, device)
+            units[shape] = _unit(net, cell.data.image_shape, device)
+        unit = units[shape]
+        if isinstance(model.weights, TrainRef) and key not in found:
+            net = net or _initial(model, cell, device)
+            passes = passes_per_example(model.weights, net, cell.data.image_shape, device)
+            times = model.weights.schedule.epochs * model.weights.data.n
+            done = (store.training(key) / "card.json").is_file()
+            found[key] = _piece(f"train {model.weights.recipe.name} on {planned.names.model}", done, passes, times, unit)
+        inside = None
+        if cell.step is not None:
+            net = net or _initial(model, cell, device)
+            inside = deployed_cost(net, put_on(net, cell.step).deployed, cell.data.image_shape, 2).passes
+        finished = (known := store.get(planned.key)) is not None and known.status == "done"
+        if cell.attack is not None and (at := attack_key(cell.attack)) not in found:
+            made = sorted(store.adversarial(at).glob("*.safetensors"))
+            done = bool(made) and made[-1].stem.endswith(f"-{cell.data.n:06d}")
+            found[at] = _piece(f"attack {planned.names}", done or finished, _attack_passes(cell.attack, inside), cell.data.n, unit)
+        found[planned.key] = _piece(f"evaluate {planned.names}", finished, inside or Passes(1, 0), cell.data.n, unit)
+    return list(found.values())
+
+
+def _piece(what: str, done: bool, passes: Passes | None, times: int, unit: _Unit) -> Piece:
+    if passes is None:
+        return Piece(what, done, None, None)
+    seconds = times * (passes.forwards * unit.forward_seconds + passes.backwards * unit.backward_seconds)
+    return Piece(what, done, times * unit.flops.of(*passes) / 1e12, seconds)
+
+
+def _attack_passes(attack: AttackRef, inside: Passes | None) -> Passes | None:
+    formula = entry_of(attack.attack).meta.get("passes")
+    stated = passes_of(formula, attack.attack.params) if formula else None
+    if stated is None or attack.step is None or inside is None:
+        return stated
+    return Passes(
+        stated.forwards * inside.forwards * attack.eot,
+        (stated.forwards * inside.backwards + stated.backwards) * attack.eot,
+    )
+
+
+def _initial(model: ModelRef, cell: Cell, device: torch.device) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        return build(model.network, cell.data.num_classes, cell.data.image_shape).to(device).eval()
+
+
+def _unit(net: nn.Module, image_shape: tuple[int, int, int], device: torch.device, images: int = 16) -> _Unit:
+    x = torch.full((images, *image_shape), 0.5, device=device)
+    times: list[tuple[float, float]] = []
+    for _ in range(3):
+        leaf = x.clone().requires_grad_()
+        started = time.perf_counter()
+        logits = net(leaf)
+        forward = time.perf_counter()
+        torch.autograd.grad(logits.sum(), leaf)
+        times.append((forward - started, time.perf_counter() - forward))
+    return _Unit(pass_flops(net, image_shape), min(t[0] for t in times) / images, min(t[1] for t in times) / images)
+

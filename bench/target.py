@@ -1,0 +1,224 @@
+"""The function under attack: frozen, cut to what the device holds, every pass counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench import draws
+from bench.api import Gradient, MethodError
+
+
+@contextmanager
+def frozen(net: nn.Module) -> Iterator[nn.Module]:
+    """Put ``net`` in evaluation mode with frozen parameters; on leaving restore both and check its buffers.
+
+    Raises:
+        MethodError: what ran inside changed a buffer, such as a batch-norm statistic.
+    """
+    modes = [(module, module.training) for module in net.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    net.eval()
+    net.requires_grad_(False)
+    try:
+        yield net
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, required in wanted:
+            parameter.requires_grad_(required)
+    for name, buffer in net.named_buffers():
+        if name in buffers and not torch.equal(buffer, buffers[name]):
+            raise MethodError(f"the network's buffer {name} was changed; methods must leave the network alone")
+
+
+class Meter:
+    """Counts the images that a classifier sees forwards and backwards, whoever calls it.
+
+    While ``rows`` is set, counts also go to those images; a batch of another length is counted in the totals only.
+    ``check`` is called at every pass; an exception that it raises ends the work at once.
+    """
+
+    def __init__(self, net: nn.Module, images: int = 0, check: Callable[[], None] | None = None) -> None:
+        self.forwards = 0
+        self.backwards = 0
+        self.rows: Tensor | None = None
+        self.forwards_of = torch.zeros(images, dtype=torch.int64)
+        self.backwards_of = torch.zeros(images, dtype=torch.int64)
+        self._check = check
+        self._handle = net.register_forward_hook(self._forward)
+
+    def close(self) -> None:
+        self._handle.remove()
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _forward(self, _module: nn.Module, _inputs: Any, logits: Any) -> None:
+        if not isinstance(logits, Tensor):
+            return
+        if self._check is not None:
+            self._check()
+        n, rows = len(logits), self.rows
+        self.forwards += n
+        if rows is not None and len(rows) == n:
+            self.forwards_of[rows] += 1
+
+        def backward(_grad: Tensor) -> None:
+            self.backwards += n
+            if rows is not None and len(rows) == n:
+                self.backwards_of[rows] += 1
+
+        if logits.requires_grad:
+            logits.register_hook(backward)
+
+
+class Counted(nn.Module):
+    """A target as a module; a batch goes through whole, so a library's own graph stays whole too."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return logits
+
+
+class NetworkTarget:
+    """The :class:`bench.api.Target` of a classifier.
+
+    Args:
+        net: frozen, in evaluation mode; what an attacker may differentiate.
+        meter: counts the passes of the base classifier inside ``net``.
+        images: int64 identities of the images; random draws depend on them alone.
+        seed: of the attack's draws.
+        num_classes: length of a row of logits.
+        batch: images at a time; halved when the device runs out of memory.
+        stochastic: the function is random.
+        draws_averaged: gradients of a random function are means over this many draws.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        meter: Meter,
+        images: Tensor,
+        *,
+        seed: int,
+        num_classes: int,
+        batch: int,
+        stochastic: bool = False,
+        draws_averaged: int = 1,
+    ) -> None:
+        self.num_classes = num_classes
+        self.stochastic = stochastic
+        self.notes: list[str] = []
+        self._net = net
+        self._meter = meter
+        self._images = images
+        self._rows = torch.arange(len(images))
+        self._draws_averaged = draws_averaged
+        self._shared = _Shared(seed=seed, batch=batch)
+
+    @property
+    def module(self) -> nn.Module:
+        self._meter.rows = None
+        return Counted(self._net).eval()
+
+    @property
+    def batch(self) -> int:
+        return self._shared.batch
+
+    def rows(self, index: Tensor) -> NetworkTarget:
+        view = object.__new__(NetworkTarget)
+        view.__dict__.update(self.__dict__)
+        view._images = self._images[index]
+        view._rows = self._rows[index.cpu()]
+        return view
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            return self._forward(x, slice(0, len(x)))
+        return torch.cat([part for (part,) in self._in_batches(len(x), lambda s: (self._forward(x[s], s).detach(),))])
+
+    def gradient(self, x: Tensor, loss: Callable[..., Tensor], *args: Tensor) -> Gradient:
+        def one(s: slice) -> tuple[Tensor, ...]:
+            total: list[Tensor] = []
+            for _ in range(self._draws_averaged):
+                images = x[s].detach().requires_grad_()
+                with torch.enable_grad():
+                    logits = self._forward(images, s)
+                    values = loss(logits, *(arg[s] for arg in args))
+                    if not values.requires_grad:
+                        raise MethodError("no gradient reaches the images: the attacked function detaches them")
+                    (grad,) = torch.autograd.grad(values.sum(), images)
+                draw = [grad, logits.detach(), values.detach()]
+                total = draw if not total else [a + b for a, b in zip(total, draw, strict=True)]
+            if self._draws_averaged == 1:
+                return tuple(total)
+            return tuple(value / self._draws_averaged for value in total)
+
+        parts = list(self._in_batches(len(x), one))
+        return Gradient(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+        return draws.uniform(self._shared.seed, self._images, self._shared.next_call(), like.shape[1:]) * (high - low) + low
+
+    def normal(self, like: Tensor) -> Tensor:
+        return draws.normal(self._shared.seed, self._images, self._shared.next_call(), like.shape[1:])
+
+    def _forward(self, x: Tensor, s: slice) -> Tensor:
+        self._meter.rows = self._rows[s] if len(x) == len(self._rows[s]) else None
+        logits: Tensor = self._net(x)
+        if logits.shape != (len(x), self.num_classes):
+            raise MethodError(f"the network returned {tuple(logits.shape)}, not ({len(x)}, {self.num_classes})")
+        return logits
+
+    def _in_batches(self, n: int, one: Callable[[slice], tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+        start = 0
+        while start < n or start == n == 0:
+            s = slice(start, min(start + self._shared.batch, n))
+            try:
+                yield one(s)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or self._shared.batch == 1:
+                    raise
+                self._shared.batch = max(1, min(self._shared.batch, s.stop - s.start) // 2)
+                continue
+            if n == 0:
+                return
+            start = s.stop
+
+
+class _Shared:
+    """What all row views of one target have in common."""
+
+    def __init__(self, seed: int, batch: int) -> None:
+        self.seed = seed
+        self.batch = batch
+        self.calls = 0
+
+    def next_call(self) -> int:
+        self.calls += 1
+        return self.calls
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that the device, or the CPU allocator, ran out of memory."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
+
+
+def auto_batch(image_shape: tuple[int, int, int], device: torch.device) -> int:
+    """Return how many images to push through at once: about 128 CIFAR images' pixels on a CPU, 512 on a GPU."""
+    channels, height, width = image_shape
+    budget = (512 if device.type == "cuda" else 128) * 3 * 32 * 32
+    return max(1, min(1024, budget // (channels * height * width)))

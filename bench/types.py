@@ -1,0 +1,271 @@
+"""The words of the harness as frozen data: what a cell is and what it yields.
+
+Nothing here imports torch, so plans, leaderboards and comparisons start at once.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+Norm = Literal["linf", "l2", "wasserstein", "flow"]
+Access = Literal["white-box", "static", "adaptive", "transfer"]
+Kind = Literal["attack", "recipe", "test-time", "network"]
+Status = Literal["done", "failed"]
+Scalar = str | int | float | bool | None
+
+
+class UsageError(Exception):
+    """Something the user gave is wrong. One line that says what, where and what would be right."""
+
+
+class MethodError(Exception):
+    """An attack, a defense or a network broke its contract; its own cell fails and the others go on."""
+
+
+def exact(value: object) -> Fraction:
+    """Return ``value`` (``"8/255"``, ``0.25``, ``1``) as the fraction that its text means.
+
+    A float is read through its shortest decimal text, so 0.031 is 31/1000 and never 8/255.
+
+    Raises:
+        ValueError: the text is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Fraction):
+        raise ValueError(f"{value!r} is not a number such as 0.25 or '8/255'")
+    try:
+        return Fraction(value) if isinstance(value, int | Fraction) else Fraction(str(value).replace(" ", ""))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{value!r} is not a number such as 0.25 or '8/255'") from None
+
+
+ExactFraction = Annotated[Fraction, BeforeValidator(exact), PlainSerializer(str, return_type=str)]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class Threat(Frozen):
+    """What the attacker may change: a norm and a budget; pixels always stay in [0, 1].
+
+    ``eps`` is exact. ``None`` means unbounded, for attacks that minimise the norm themselves.
+    """
+
+    norm: Norm = "linf"
+    eps: ExactFraction | None = Fraction(8, 255)
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Threat:
+        if self.eps is None:
+            return self
+        if self.eps < 0:
+            raise ValueError(f"eps = {self.eps} is negative")
+        if self.norm != "l2" and self.eps > 1:
+            hint = f"; pixels are in [0, 1], did you mean '{self.eps}/255'?" if self.eps <= 255 else ""
+            raise ValueError(f"eps = {self.eps} is above 1{hint}")
+        return self
+
+
+class MethodRef(Frozen):
+    """One attack, recipe, test-time step or network with every parameter spelled out."""
+
+    kind: Kind
+    name: str
+    params: dict[str, Scalar] = {}
+    code_sha: str
+
+
+class DataRef(Frozen):
+    """An exact list of images: which set, which split, which rows, after which resizing."""
+
+    name: str
+    split: Literal["train", "test"]
+    n: int = Field(gt=0)
+    subset: Literal["first", "stratified"] = "first"
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    interpolation: Literal["nearest", "bilinear"] = "bilinear"
+    indices_sha: str
+    data_sha: str
+
+
+class Schedule(Frozen):
+    """How a recipe is trained: stochastic gradient descent with momentum, lr dropped at fractions of the run."""
+
+    epochs: int = Field(100, ge=0)
+    batch: int = Field(128, gt=0)
+    optimizer: Literal["sgd"] = "sgd"
+    lr: float = Field(0.01, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-3, ge=0)
+    schedule: Literal["multistep", "one-cycle"] = "multistep"
+    drops: tuple[float, ...] = (0.75, 0.9)
+    drop_factor: float = Field(0.1, gt=0, le=1)
+    augment: Literal["none", "flip", "crop-flip"] = "none"
+
+    @model_validator(mode="after")
+    def _drops_are_fractions(self) -> Schedule:
+        if any(not 0 < drop < 1 for drop in self.drops) or list(self.drops) != sorted(self.drops):
+            raise ValueError(f"drops = {list(self.drops)} must be rising fractions of the run, such as [0.75, 0.9]")
+        return self
+
+
+class TrainRef(Frozen):
+    """Weights as the recipe that makes them, so that they have a name before they exist."""
+
+    recipe: MethodRef
+    schedule: Schedule
+    data: DataRef
+    seed: int
+
+
+class WeightsRef(Frozen):
+    """Weights trained elsewhere, by the SHA-256 of their file."""
+
+    name: str
+    sha256: str
+
+
+class ModelRef(Frozen):
+    """A base classifier: a network and where its weights come from."""
+
+    network: MethodRef
+    weights: TrainRef | WeightsRef
+
+
+class AttackRef(Frozen):
+    """What makes one adversarial set: an attack with access to a function, under a threat, on a list of images.
+
+    ``step`` is the test-time step inside the attacked function, or ``None`` for the bare classifier, so that one
+    static set serves every test-time step on that classifier. ``eot`` is how many gradients are averaged.
+    """
+
+    model: ModelRef
+    step: MethodRef | None
+    attack: MethodRef
+    threat: Threat
+    data: DataRef
+    seed: int
+    eot: int = 1
+
+
+class Cell(Frozen):
+    """One measurement: a deployed defense, on a list of images, clean or under one attack."""
+
+    data: DataRef
+    model: ModelRef
+    step: MethodRef | None
+    access: Access
+    attack: AttackRef | None
+    seed: int
+
+
+class Names(Frozen):
+    """How a cell is called in tables. Not part of any key."""
+
+    dataset: str
+    model: str
+    defense: str
+    attack: str
+    access: Access
+
+    def __str__(self) -> str:
+        return "/".join((self.dataset, self.model, self.defense, self.attack, self.access))
+
+
+class Metrics(Frozen):
+    """Accuracies are fractions in [0, 1] of all ``n`` images; the interval is Wilson's at 95 %.
+
+    ``robust_accuracy`` counts an image only if its clean and its adversarial prediction are both right.
+    Distances are means over all images, in pixel units of [0, 1].
+    """
+
+    n: int
+    clean_accuracy: float
+    robust_accuracy: float
+    ci_low: float
+    ci_high: float
+    mean_linf: float
+    mean_l2: float
+
+
+class Cost(Frozen):
+    """Passes and time per example, warm-up excluded; FLOPs count 2 per multiply-add (see bench/cost.py)."""
+
+    forwards_per_example: float
+    backwards_per_example: float
+    seconds_per_example: float
+    flops_per_example: float | None
+    peak_memory_bytes: int | None
+
+
+class DefenseCost(Frozen):
+    """What a defense costs by itself: to train for an epoch, and to test once per image."""
+
+    params: int
+    train_flops_per_epoch: float | None
+    train_seconds_per_epoch: float | None
+    test_flops: float
+    test_seconds: float
+    test_forwards: float
+    test_backwards: float
+
+
+class Provenance(Frozen):
+    """Where a number was made. None of it is part of a key."""
+
+    commit: str | None
+    dirty: bool
+    machine: str
+    device: str
+    threads: int
+    python: str
+    packages: dict[str, str]
+    deterministic: bool
+    finished: str
+
+
+class CellError(Frozen):
+    kind: str
+    message: str
+    traceback: str
+
+
+class CellResult(Frozen):
+    """What one cell gave. Per-example outcomes are bit lists (``keys.pack_bits``) in the order of the image list."""
+
+    schema_: int = Field(1, alias="schema")
+    key: str
+    names: Names
+    cell: Cell
+    status: Status
+    error: CellError | None = None
+    metrics: Metrics | None = None
+    clean_bits: str | None = None
+    adversarial_bits: str | None = None
+    flags: tuple[str, ...] = ()
+    cost: Cost | None = None
+    defense_cost: DefenseCost | None = None
+    provenance: Provenance
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, ser_json_inf_nan="null")
+
+
+class PlannedCell(Frozen):
+    key: str
+    names: Names
+    cell: Cell
+
+
+class RunPlan(Frozen):
+    """Everything that a configuration asks for, in the order in which it will be done."""
+
+    name: str
+    cells: tuple[PlannedCell, ...]
+
+
+def jsonable(model: BaseModel) -> dict[str, Any]:
+    return model.model_dump(mode="json", by_alias=True)

@@ -1,0 +1,1 @@
+"""Defenses, one file each: training recipes and test-time steps."""
