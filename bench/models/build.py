@@ -97,12 +97,11 @@ def _timm(name: str, params: dict[str, Any], num_classes: int, image_shape: tupl
 
     if not timm.is_model(name.partition(".")[0]):
         raise UsageError(unknown("timm model", name, timm.list_models()))
-    net = _call(
-        f"timm:{name}", timm.create_model, name, num_classes=num_classes, in_chans=image_shape[0], **params
-    )  # fmt: skip
+    channels = image_shape[0]
+    net = _call(f"timm:{name}", timm.create_model, name, num_classes=num_classes, in_chans=channels, **params)
     shown = net.default_cfg
-    if len(shown["mean"]) != image_shape[0]:
-        middle = (0.5,) * image_shape[0]
+    if len(shown["mean"]) != channels:
+        middle = (0.5,) * channels
         return _normalised(net, middle, middle)
     return _normalised(net, shown["mean"], shown["std"])
 

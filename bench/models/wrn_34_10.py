@@ -50,7 +50,7 @@ class WideResNet(nn.Module):
 def wrn_34_10(num_classes: int, *, in_channels: int = 3, widen: Count = 10) -> nn.Module:
     """WideResNet-34-10 (Zagoruyko and Komodakis, 2016), without dropout, as TRADES and MART use it.
 
-    At the defaults it has 46.16 M parameters and 6.67 G multiply-adds per 32x32 image. Any image size will do: the
+    At the defaults it has 46.16 M parameters and 6.66 G multiply-adds per 32x32 image. Any image size will do: the
     last feature map is averaged.
 
     Args:

@@ -1,0 +1,35 @@
+import torch
+from bench.api import Budget, Fraction, Threat, TrainingStep, defense
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@defense(kind="recipe", attacks=("fgsm",), presets={"tpap": {"mixed_batch_norm": True}})
+def fgsm_at(
+    step: TrainingStep,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: Budget = Fraction(8, 255),
+    mixed_batch_norm: bool = False,
+) -> Tensor:
+    """FGSM adversarial training from a zero start (Goodfellow et al., 2015); it overfits catastrophically, which TPAP needs.
+
+    theta <- SGD on CE(f(clamp(x + eps * sign(grad CE(f(x), y)))), y).
+
+    Args:
+        step: the optimiser step.
+        x: images (N, C, H, W) in [0, 1].
+        y: labels (N,).
+        eps: the Linf budget and the length of the step.
+        mixed_batch_norm: forward the clean batch as well, so that the running statistics of batch norm mix clean and
+            adversarial images, as the code of the TPAP paper does; its loss is not used.
+
+    Returns:
+        The mean cross-entropy on the adversarial images, a scalar.
+    """
+    x_adv = step.attack("fgsm", x, y, Threat(norm="linf", eps=eps))
+    if mixed_batch_norm:
+        with torch.no_grad():
+            step.net(x)
+    return F.cross_entropy(step.net(x_adv), y)

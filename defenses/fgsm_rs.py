@@ -1,0 +1,36 @@
+from bench.api import Budget, Fraction, Positive, Threat, TrainingStep, defense
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@defense(
+    kind="recipe",
+    attacks=("pgd",),
+    schedule={"epochs": 15, "schedule": "one-cycle", "lr": 0.2, "weight_decay": 5e-4},
+)
+def fgsm_rs(
+    step: TrainingStep,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: Budget = Fraction(8, 255),
+    alpha: Positive = 1.25,
+) -> Tensor:
+    """Fast adversarial training (Wong et al., 2020): one FGSM step from a uniform random start in the ball.
+
+    x' = project(x + u + alpha * eps * sign(grad CE(f(x + u), y))) with u uniform in [-eps, eps].
+
+    Args:
+        step: the optimiser step.
+        x: images (N, C, H, W) in [0, 1].
+        y: labels (N,).
+        eps: the Linf budget.
+        alpha: length of the step as a multiple of eps.
+
+    Returns:
+        The mean cross-entropy on the adversarial images, a scalar.
+    """
+    size = eps * Fraction(str(alpha))
+    threat = Threat(norm="linf", eps=eps)
+    x_adv = step.attack("pgd", x, y, threat, steps=1, step_size=size, start="uniform", rule="last-iterate")
+    return F.cross_entropy(step.net(x_adv), y)

@@ -1,0 +1,39 @@
+from bench.api import Budget, Count, Fraction, Literal, Threat, TrainingStep, defense
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@defense(
+    kind="recipe",
+    attacks=("pgd",),
+    presets={"tpap": {"eps": "0.031", "steps": 10, "step_size": "0.007", "start": "gaussian"}},
+)
+def pgd_at(
+    step: TrainingStep,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: Budget = Fraction(8, 255),
+    steps: Count = 10,
+    step_size: Budget | None = None,
+    start: Literal["uniform", "gaussian"] = "uniform",
+) -> Tensor:
+    """PGD adversarial training (Madry et al., 2018): cross-entropy on the last of ``steps`` projected gradient steps.
+
+    Args:
+        step: the optimiser step.
+        x: images (N, C, H, W) in [0, 1].
+        y: labels (N,).
+        eps: the Linf budget.
+        steps: gradient steps.
+        step_size: length of a step; a quarter of eps by default, 2/255 at 8/255.
+        start: uniform in the ball, or 0.001 times a Gaussian as in the code of the TPAP paper.
+
+    Returns:
+        The mean cross-entropy on the adversarial images, a scalar.
+    """
+    threat = Threat(norm="linf", eps=eps)
+    x_adv = step.attack(
+        "pgd", x, y, threat, steps=steps, step_size=step_size, start=start, restarts=1, rule="last-iterate"
+    )
+    return F.cross_entropy(step.net(x_adv), y)

@@ -1,0 +1,51 @@
+from bench.api import Budget, Count, Fraction, Literal, NonNegative, Threat, TrainingStep, defense
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@defense(
+    kind="recipe",
+    attacks=("fgsm", "pgd"),
+    presets={"tpap": {"inner": "fgsm"}, "tpap-pgd": {"eps": "0.031", "inner": "pgd-ce"}},
+)
+def trades(
+    step: TrainingStep,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: Budget = Fraction(8, 255),
+    weight: NonNegative = 6.0,
+    inner: Literal["pgd-kl", "pgd-ce", "fgsm"] = "pgd-kl",
+    steps: Count = 10,
+    step_size: Budget = Fraction(7, 1000),
+) -> Tensor:
+    """TRADES (Zhang et al., 2019): clean cross-entropy plus a weighted divergence between clean and adversarial predictions.
+
+    CE(f(x), y) + weight * KL(p(x) || p(x')), the mean over the batch; the gradient flows through both predictions.
+    The TPAP paper's code uses the same loss but crafts x' by cross-entropy: by FGSM (preset ``tpap``) or by PGD
+    (``tpap-pgd``).
+
+    Args:
+        step: the optimiser step.
+        x: images (N, C, H, W) in [0, 1].
+        y: labels (N,).
+        eps: the Linf budget.
+        weight: of the divergence; 1 / lambda in the paper, beta in its code.
+        inner: how x' is made; ``pgd-kl`` climbs the divergence itself, as the paper does.
+        steps: gradient steps of the PGD kinds.
+        step_size: their length.
+
+    Returns:
+        The loss, a scalar.
+    """
+    threat = Threat(norm="linf", eps=eps)
+    if inner == "fgsm":
+        x_adv = step.attack("fgsm", x, y, threat)
+    else:
+        loss = "kl" if inner == "pgd-kl" else "cross-entropy"
+        x_adv = step.attack(
+            "pgd", x, y, threat, steps=steps, step_size=step_size, start="gaussian", loss=loss, rule="last-iterate"
+        )
+    clean, adversarial = step.net(x), step.net(x_adv)
+    divergence = F.kl_div(F.log_softmax(adversarial, 1), F.softmax(clean, 1), reduction="batchmean")
+    return F.cross_entropy(clean, y) + weight * divergence
