@@ -1,0 +1,243 @@
+"""The leaderboard as data: results in, tables out. Every format renders these and computes nothing of its own."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal, NamedTuple
+
+from bench.keys import EVALUATION_VERSION, key_of, sha256_hex
+from bench.report.rows import Row, Standing, Value, attack_id, defense_id
+from bench.types import Access, Cell, CellResult, DefenseCost, Threat, jsonable
+
+Unit = Literal["accuracy", "gap", "seconds", "TFLOP", "millions"]
+
+#: Only these lines are ranked: a static attacker does not see the whole defense and so has not tried its best.
+RANKED: tuple[Access, ...] = ("white-box", "adaptive")
+
+_NORMS = {"linf": "Linf", "l2": "L2", "wasserstein": "Wasserstein", "flow": "flow"}
+_CODE = {"code_sha"}
+_MODEL_CODE = {"network": _CODE, "weights": {"recipe": _CODE}}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table; ``group`` is the threat that it belongs to, or ``cost``."""
+
+    id: str
+    label: str
+    unit: Unit
+    group: str = ""
+    hint: str = ""
+    #: Which iterate an iterative attack keeps.
+    rule: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A defense under one access: numbers by the id of their column."""
+
+    defense: str
+    access: Access
+    values: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What may stand side by side: one list of images, one network, one protocol."""
+
+    dataset: str
+    model: str
+    n: int
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    standings: tuple[Standing, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.dataset} · {self.model} · {self.n:,} images"
+
+    def best(self, column: Column) -> tuple[float | None, float | None]:
+        """Return the best and the second-best accuracy of a column among the ranked lines, where they differ."""
+        if column.unit != "accuracy":
+            return None, None
+        values = (line.values.get(column.id) for line in self.lines if line.access in RANKED)
+        found = sorted({v.number for v in values if v and v.number is not None and not v.partial}, reverse=True)
+        return (found[0] if len(found) > 1 else None), (found[1] if len(found) > 2 else None)
+
+
+@dataclass(frozen=True)
+class Board:
+    """Every table, the results they stand on by key, and the labels (defense, attack) that each result goes by."""
+
+    tables: tuple[Table, ...]
+    results: Mapping[str, CellResult]
+    labels: Mapping[str, tuple[str, str]]
+    superseded: int
+
+
+class _Cost(NamedTuple):
+    column: Column
+    number: Callable[[DefenseCost], float | None]
+
+
+COSTS = (
+    _Cost(Column("train_seconds", "train s", "seconds", "cost", "seconds to train for an epoch"), lambda c: c.train_seconds_per_epoch),
+    _Cost(
+        Column("train_tflop", "train TFLOP", "TFLOP", "cost", "TFLOP to train for an epoch, 2 per multiply-add"),
+        lambda c: None if c.train_flops_per_epoch is None else c.train_flops_per_epoch / 1e12,
+    ),
+    _Cost(Column("test_seconds", "test s", "seconds", "cost", "seconds for 10,000 images"), lambda c: c.test_seconds * 1e4),
+    _Cost(Column("test_tflop", "test TFLOP", "TFLOP", "cost", "TFLOP for 10,000 images"), lambda c: c.test_flops / 1e8),
+    _Cost(Column("params", "params", "millions", "cost", "parameters, in millions"), lambda c: c.params / 1e6),
+)
+
+
+def question(cell: Cell) -> str:
+    """Return what a cell asks, whatever the code that answers: equal across edits of an attack or a recipe."""
+    without: dict[str, object] = {"model": _MODEL_CODE}
+    if cell.step:
+        without["step"] = _CODE
+    if cell.attack:
+        without["attack"] = {"model": _MODEL_CODE, "attack": _CODE, **({"step": _CODE} if cell.attack.step else {})}
+    return cell.model_dump_json(exclude=without)  # type: ignore[arg-type]
+
+
+def protocol(result: CellResult) -> str:
+    """Return the version of the evaluation protocol that a result's key was made with."""
+    body = jsonable(result.cell)
+    versions = (v for v in range(EVALUATION_VERSION, 0, -1) if key_of(body, version=v) == result.key)
+    return str(next(versions, "unknown"))
+
+
+def threat_text(threat: Threat) -> str:
+    return f"{_NORMS[threat.norm]} {threat.eps if threat.eps is not None else 'unbounded'}"
+
+
+def build(results: Iterable[CellResult]) -> Board:
+    """Sort results into tables. An answer of code since edited gives way to the newest one to the same question."""
+    newest: dict[str, CellResult] = {}
+    total = 0
+    for result in results:
+        total += 1
+        known = newest.setdefault(asked := question(result.cell), result)
+        if (known.provenance.finished, known.key) < (result.provenance.finished, result.key):
+            newest[asked] = result
+    shelves: dict[tuple[str, str], dict[tuple[str, ...], list[CellResult]]] = defaultdict(lambda: defaultdict(list))
+    for result in newest.values():
+        cell, names = result.cell, result.names
+        made_by = (cell.data.model_dump_json(), cell.model.network.model_dump_json(), protocol(result))
+        shelves[names.dataset, names.model][made_by].append(result)
+    tables, labels = [], {}
+    for _, shelf in sorted(shelves.items()):
+        for made_by, found in sorted(shelf.items()):
+            table, named = _table(found, protocol=made_by[2], alone=len(shelf) == 1)
+            tables.append(table)
+            labels |= named
+    kept = sorted(newest.values(), key=lambda r: (r.names.dataset, r.names.model, *labels[r.key], r.names.access, r.cell.seed, r.key))
+    return Board(tuple(tables), {r.key: r for r in kept}, labels, total - len(newest))
+
+
+def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tuple[Table, dict[str, tuple[str, str]]]:
+    by_defense: dict[str, list[CellResult]] = defaultdict(list)
+    by_attack: dict[tuple[Threat, str], list[CellResult]] = defaultdict(list)
+    for result in results:
+        by_defense[defense_id(result.cell)].append(result)
+        if result.cell.attack:
+            by_attack[result.cell.attack.threat, attack_id(result.cell)].append(result)
+    names = _unique({each: found[0].names.defense for each, found in by_defense.items()})
+    suite: dict[Threat, dict[str, str]] = defaultdict(dict)
+    for threat, attack in sorted(by_attack, key=lambda each: (_passes(by_attack[each]), each[1])):
+        suite[threat][attack] = by_attack[threat, attack][0].names.attack
+    order = sorted(suite, key=lambda threat: (-len(suite[threat]), _severity(threat)))
+    attacks = {threat: _unique(suite[threat]) for threat in order}
+    labels = {
+        r.key: (names[defense], attacks[r.cell.attack.threat][attack_id(r.cell)] if r.cell.attack else r.names.attack)
+        for defense, found in by_defense.items()
+        for r in found
+    }
+    rows = [Row.of(names[defense], found, attacks) for defense, found in by_defense.items()]
+    rows.sort(key=lambda row: (*(-number for number in row.rank(RANKED)), row.name))
+    first = results[0]
+    table = Table(
+        first.names.dataset,
+        first.names.model,
+        first.cell.data.n,
+        _columns(attacks, by_attack, rows),
+        tuple(Line(row.name, access, _values(row, access)) for row in rows for access in row.accesses),
+        tuple(standing for row in rows for standing in row.standings),
+        tuple(_notes(results, rows, protocol=protocol, alone=alone)),
+    )
+    return table, labels
+
+
+def _columns(
+    attacks: Mapping[Threat, Mapping[str, str]], results: Mapping[tuple[Threat, str], Sequence[CellResult]], rows: Sequence[Row]
+) -> tuple[Column, ...]:
+    columns = [Column("clean", "clean", "accuracy", hint="accuracy of the deployed defense on clean images")]
+    for threat, found in attacks.items():
+        group = threat_text(threat)
+        for attack, label in found.items():
+            made = results[threat, attack][0].cell.attack
+            params = made.attack.params if made else {}
+            hint = ", ".join(f"{key} {value}" for key, value in params.items())
+            columns.append(Column(_place(threat, attack), label, "accuracy", group, hint, str(params.get("rule", ""))))
+        if len(found) > 1 or len(columns) == 2:
+            columns.append(Column(_place(threat, "worst"), "worst case", "accuracy", group, "images that survive every attack of the line"))
+        if any(s.gap.number is not None for row in rows for s in row.standings if s.threat == threat):
+            columns.append(Column(_place(threat, "gap"), "gap", "gap", group, "static minus adaptive worst case, in points, with its paired interval"))
+    measured = [cost.column for cost in COSTS if any(row.cost and cost.number(row.cost) is not None for row in rows)]
+    return (*columns, *measured)
+
+
+def _values(row: Row, access: Access) -> dict[str, Value]:
+    values = {"clean": row.clean}
+    values |= {_place(threat, attack): row.under_attack(found) for (seen, threat, attack), found in row.cells.items() if seen == access}
+    for standing in row.standings:
+        if standing.threat and access in standing.worst:
+            values[_place(standing.threat, "worst")] = standing.worst[access]
+            if access == "adaptive":
+                values[_place(standing.threat, "gap")] = standing.gap
+    if row.cost:
+        values |= {cost.column.id: Value(cost.number(row.cost)) for cost in COSTS}
+    return values
+
+
+def _notes(results: Sequence[CellResult], rows: Sequence[Row], *, protocol: str, alone: bool) -> Iterable[str]:
+    data = results[0].cell.data
+    if not alone:
+        yield f"another image list, network or protocol than its namesake: images #{data.indices_sha[:4]} of {data.subset} {data.n}"
+    if protocol != str(EVALUATION_VERSION):
+        yield f"measured with protocol {protocol}, this version measures with {EVALUATION_VERSION}: not comparable with new results"
+    if len(machines := sorted({f"{r.provenance.machine} ({r.provenance.device})" for r in results if r.cost})) > 1:
+        yield f"seconds come from {len(machines)} machines and do not compare: {', '.join(machines)}"
+    if any(r.provenance.dirty for r in results):
+        yield f"{sum(r.provenance.dirty for r in results)} of {len(results)} results come from code with uncommitted changes"
+    for row in rows:
+        for standing in row.standings:
+            lowest = min((v.number for k, v in standing.worst.items() if k != "any" and v.number is not None), default=None)
+            total = standing.worst.get("any")
+            if standing.threat and total and total.number is not None and lowest is not None and total.number < lowest:
+                yield f"{row.name}, {threat_text(standing.threat)}: {100 * total.number:.1f} % survive the attacks of every access together"
+
+
+def _unique(names: Mapping[str, str]) -> dict[str, str]:
+    """Mark different things of one name with the first digits of their key."""
+    found = list(names.values())
+    return {each: name if found.count(name) == 1 else f"{name} #{sha256_hex(each)[:4]}" for each, name in names.items()}
+
+
+def _place(threat: Threat, what: str) -> str:
+    return sha256_hex(threat.model_dump_json(), what)[:12]
+
+
+def _severity(threat: Threat) -> tuple[int, float]:
+    return list(_NORMS).index(threat.norm), float("inf") if threat.eps is None else float(threat.eps)
+
+
+def _passes(results: Sequence[CellResult]) -> float:
+    return median([r.cost.forwards_per_example + r.cost.backwards_per_example for r in results if r.cost] or [0.0])
+

@@ -1,0 +1,199 @@
+"""One defense of a table: its outcomes over accesses, threats, attacks and seeds, and what follows from them."""
+
+from __future__ import annotations
+
+import base64
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import and_
+from statistics import fmean, median, stdev
+from typing import Literal
+
+from bench.stats import paired_difference, wilson
+from bench.types import Access, Cell, CellResult, DefenseCost, Threat
+
+ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
+_SEED = {"weights": {"seed"}}
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number of a table: a mean over seeds with its 95 % interval, and the keys of the cells it stands on."""
+
+    number: float | None
+    low: float | None = None
+    high: float | None = None
+    #: Standard deviation over seeds, where there are several.
+    spread: float | None = None
+    #: What a reader must know of it, in short words: flags of its cells, seeds or attacks that are missing.
+    marks: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    failed: bool = False
+    #: A worst case over fewer attacks than the table has; it is not ranked.
+    partial: bool = False
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A defense under one threat (none where it was only measured clean)."""
+
+    defense: str
+    threat: Threat | None
+    clean: Value
+    worst: Mapping[Access | Literal["any"], Value]
+    gap: Value
+    cost: DefenseCost | None
+    attacks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    n: int
+
+
+def defense_id(cell: Cell) -> str:
+    """Return what makes two cells one row: network, recipe, schedule and step, whatever the seed."""
+    return cell.model.model_dump_json(exclude=_SEED) + (cell.step.model_dump_json() if cell.step else "")  # type: ignore[arg-type]
+
+
+def attack_id(cell: Cell) -> str:
+    """Return what makes two cells one column of a threat: the attack, its parameters, its code, its source."""
+    if cell.attack is None:
+        return ""
+    source = cell.attack.model.model_dump_json(exclude=_SEED) if cell.access == "transfer" else ""  # type: ignore[arg-type]
+    return f"{cell.attack.attack.model_dump_json()} {cell.attack.eot} {source}"
+
+
+def robust_bits(result: CellResult) -> int:
+    """Return which images were right clean and attacked, as the bits of one whole number, the first image highest.
+
+    Raises:
+        ValueError: the result does not hold one outcome for each image.
+    """
+    return _bits(result, result.clean_bits) & (_bits(result, result.adversarial_bits) if result.cell.attack else -1)
+
+
+def _bits(result: CellResult, text: str | None) -> int:
+    data = base64.b64decode(text or "", validate=True)
+    if len(data) != -(-result.cell.data.n // 8):
+        raise ValueError(f"{result.names}: {len(data)} bytes of outcomes for {result.cell.data.n} images")
+    return int.from_bytes(data, "big")
+
+
+Place = tuple[Access, Threat, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A defense with its cells by (access, threat, attack) and which images survived them, by seed."""
+
+    name: str
+    n: int
+    seeds: tuple[int, ...]
+    accesses: tuple[Access, ...]
+    cells: Mapping[Place, Sequence[CellResult]]
+    bits: Mapping[Place, Mapping[int, int]]
+    clean: Value
+    cost: DefenseCost | None
+    standings: list[Standing]
+
+    @classmethod
+    def of(cls, name: str, results: Sequence[CellResult], attacks: Mapping[Threat, Mapping[str, str]]) -> Row:
+        """Build the row from all results of a defense; ``attacks`` are the labels of all attacks of the table."""
+        cells: dict[Place, list[CellResult]] = defaultdict(list)
+        for each in results:
+            if each.cell.attack:
+                cells[each.cell.access, each.cell.attack.threat, attack_id(each.cell)].append(each)
+        met = tuple(access for access in ACCESSES if any(place[0] == access for place in cells))
+        row = cls(
+            name,
+            results[0].cell.data.n,
+            tuple(sorted({each.cell.seed for each in results})),
+            met or (results[0].cell.access,),
+            cells,
+            {place: {r.cell.seed: robust_bits(r) for r in found if r.status == "done"} for place, found in cells.items()},
+            _clean(results),
+            _cost(results),
+            [],
+        )
+        row.standings.extend(row._standing(threat, found) for threat, found in attacks.items() if any(p[1] == threat for p in cells))
+        if not row.standings:
+            row.standings.append(row._standing(None, {}))
+        return row
+
+    def rank(self, accesses: Sequence[Access]) -> tuple[float, float]:
+        """Return what rows are ordered by: the worst case under the first threat, then clean accuracy."""
+        found = [value.number for access in accesses if (value := self.standings[0].worst.get(access))]
+        return max((number for number in found if number is not None), default=-1.0), self.clean.number or 0.0
+
+    def under_attack(self, results: Sequence[CellResult]) -> Value:
+        return _mean([r.metrics.robust_accuracy for r in results if r.metrics], self.n, results)
+
+    def _standing(self, threat: Threat | None, labels: Mapping[str, str]) -> Standing:
+        worst: dict[Access | Literal["any"], Value] = {}
+        gap = Value(None)
+        if threat is not None:
+            for access in self.accesses:
+                worst[access] = self._worst(threat, [access], list(labels))[0]
+            worst["any"] = self._worst(threat, self.accesses, list(labels))[0]
+            gap = self._gap(threat, list(labels))
+        met = tuple(label for attack, label in labels.items() if any(place[1:] == (threat, attack) for place in self.cells))
+        return Standing(self.name, threat, self.clean, worst, gap, self.cost, met, self.seeds, self.n)
+
+    def _worst(self, threat: Threat, accesses: Sequence[Access], attacks: Sequence[str]) -> tuple[Value, dict[int, int]]:
+        """Return the share of images that survive every attack, and these images for each seed."""
+        asked = [place for access in accesses for attack in attacks if (place := (access, threat, attack)) in self.cells]
+        used = [place for place in asked if self.bits[place]]
+        met = len({place[2] for place in asked})
+        seeds = [seed for seed in self.seeds if used and all(seed in self.bits[place] for place in used)]
+        survivors = {seed: reduce(and_, (self.bits[place][seed] for place in used)) for seed in seeds}
+        marks = {
+            f"without {len(asked) - len(used)} failed": len(used) < len(asked),
+            f"{met} of {len(attacks)} attacks": 0 < met < len(attacks),
+            f"{len(seeds)} of {len(self.seeds)} seeds": bool(used) and len(seeds) < len(self.seeds),
+        }
+        results = [r for place in used for r in self.cells[place]]
+        shares = [bits.bit_count() / self.n for bits in survivors.values()]
+        value = _mean(shares, self.n, results, [mark for mark, holds in marks.items() if holds], flags=False)
+        return replace(value, partial=bool(value.marks)), survivors
+
+    def _gap(self, threat: Threat, attacks: Sequence[str]) -> Value:
+        """Return static minus adaptive worst case over the attacks made with both, on the same images."""
+        places = {access: [a for a in attacks if self.bits.get((access, threat, a))] for access in ("static", "adaptive")}
+        both = [attack for attack in places["static"] if attack in places["adaptive"]]
+        static, first = self._worst(threat, ["static"], both)
+        adaptive, second = self._worst(threat, ["adaptive"], both)
+        pairs = [(first[seed], second[seed]) for seed in first if seed in second]
+        if not pairs:
+            return Value(None)
+        counts = [fmean(part) for part in zip(*(((a & b).bit_count(), (a & ~b).bit_count(), (b & ~a).bit_count()) for a, b in pairs), strict=True)]
+        gaps = [(a.bit_count() - b.bit_count()) / self.n for a, b in pairs]
+        either = {*places["static"], *places["adaptive"]}
+        marks = (f"over {len(both)} of {len(either)} attacks",) if len(both) < len(either) else ()
+        ends = paired_difference(*counts, self.n - sum(counts))
+        return Value(*ends, stdev(gaps) if len(gaps) > 1 else None, marks, static.keys + adaptive.keys)
+
+
+def _mean(shares: Sequence[float], n: int, results: Sequence[CellResult], marks: Iterable[str] = (), *, flags: bool = True) -> Value:
+    raised = sorted({flag for r in results for flag in r.flags}) if flags else []
+    keys = tuple(r.key for r in results)
+    failed = sum(r.status == "failed" for r in results)
+    if not shares:
+        return Value(None, marks=(*raised, *marks), keys=keys, failed=failed > 0)
+    some = (f"{failed} of {len(results)} seeds failed",) if failed and flags else ()
+    # The seeds share their images, so the interval is that of one seed.
+    ends = wilson(min(n, fmean(shares) * n), n)
+    return Value(*ends, stdev(shares) if len(shares) > 1 else None, (*raised, *some, *marks), keys)
+
+
+def _clean(results: Sequence[CellResult]) -> Value:
+    plain = [r for r in results if r.cell.attack is None]
+    if not any(r.metrics for r in plain):
+        plain += list({r.cell.seed: r for r in results if r.metrics}.values())
+    return _mean([r.metrics.clean_accuracy for r in plain if r.metrics], results[0].cell.data.n, plain)
+
+
+def _cost(results: Sequence[CellResult]) -> DefenseCost | None:
+    costs = [r.defense_cost for r in results if r.defense_cost]
+    if not costs:
+        return None
+    return costs[-1].model_copy(update={"test_seconds": median(cost.test_seconds for cost in costs)})

@@ -1,0 +1,112 @@
+"""The leaderboard in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.table import Table as Grid
+from rich.text import Text
+
+from bench.report import text
+from bench.report.board import RANKED, Board, Column, Line, Table
+
+_RAISED = str.maketrans("abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ")
+_GUTTER = 2
+
+
+def leaderboard(board: Board, *, width: int = 100) -> RenderableType:
+    """Return the tables laid out for a terminal of ``width`` columns; what does not fit goes into a further block."""
+    if not board.tables:
+        return Text("no results yet")
+    parts: list[RenderableType] = []
+    for table in board.tables:
+        parts += [*_table(table, board, width), Text()]
+    parts.append(Text(text.FOOT, style="dim"))
+    if board.superseded:
+        parts.append(Text(f"{board.superseded} older results of code since edited are left out.", style="dim"))
+    return Group(*parts)
+
+
+def print_leaderboard(board: Board, console: Console | None = None) -> None:
+    console = console or Console()
+    console.print(leaderboard(board, width=console.width))
+
+
+def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
+    marks = text.legend(table)
+    yield Text(table.title, style="bold")
+    scores = [column for column in table.columns if column.group != "cost"]
+    for page in _pages(table, scores, marks, width):
+        met = [line for line in table.lines if page[0] is scores[0] and len(scores) == 1 or any(c.id in line.values for c in page[1:])]
+        yield _grid(table, page, met, marks)
+    costs = [column for column in table.columns if column.group == "cost"]
+    if costs:
+        yield Text()
+        yield _grid(table, costs, list({line.defense: line for line in table.lines}.values()), marks)
+    for note in (*table.notes, *text.failures(table, board)):
+        yield Text(f"! {note}", style="yellow")
+    about = [f"{letter.translate(_RAISED)} {mark}" for mark, letter in marks.items()]
+    if found := [*about, *text.rules(table)]:
+        yield Text(" · ".join(found), style="dim")
+
+
+def _grid(table: Table, columns: Sequence[Column], lines: Sequence[Line], marks: dict[str, str]) -> Grid:
+    grid = Grid(box=SIMPLE_HEAD, padding=(0, _GUTTER, 0, 0), pad_edge=False, show_edge=False, header_style="dim", border_style="dim")
+    grid.add_column("\ndefense", no_wrap=True)
+    scores = columns[0].group != "cost"
+    if scores:
+        grid.add_column("\naccess", no_wrap=True)
+    for column, above in zip(columns, _groups(columns), strict=True):
+        grid.add_column(f"{above}\n{column.label}", justify="right", no_wrap=True)
+    before = ""
+    for line in lines:
+        style = "" if line.access in RANKED or not scores else "dim"
+        head = [Text("" if line.defense == before else line.defense)] + [Text(line.access, style=style)] * scores
+        grid.add_row(*head, *(_cell(table, line, column, marks) for column in columns))
+        before = line.defense
+    return grid
+
+
+def _groups(columns: Sequence[Column]) -> list[str]:
+    """Return the group of each column where it begins, else nothing."""
+    before = ["", *(column.group for column in columns)]
+    return [column.group if column.group != last else "" for column, last in zip(columns, before, strict=False)]
+
+
+def _cell(table: Table, line: Line, column: Column, marks: dict[str, str]) -> Text:
+    value = line.values.get(column.id)
+    shown = Text(text.number(value, column, table.n))
+    if value is None:
+        return shown
+    best, second = table.best(column)
+    if value.failed:
+        shown.stylize("bold red")
+    elif line.access not in RANKED and column.group != "cost":
+        shown.stylize("dim")
+    elif best is not None and value.number == best:
+        shown.stylize("bold green")
+    elif second is not None and value.number == second:
+        shown.stylize("underline")
+    return shown.append("".join(marks[mark] for mark in value.marks).translate(_RAISED), style="yellow")
+
+
+def _pages(table: Table, columns: Sequence[Column], marks: dict[str, str], width: int) -> Iterator[list[Column]]:
+    """Yield the columns in blocks that fit, clean accuracy first in each."""
+    access = max(len("access"), *(len(line.access) for line in table.lines))
+    taken = max(len("defense"), *(cell_len(line.defense) for line in table.lines)) + access + 2 * _GUTTER
+    clean, *rest = columns
+    page = [clean]
+    for column in rest:
+        if len(page) > 1 and taken + sum(_width(table, c, marks) for c in [*page, column]) > width:
+            yield page
+            page = [clean]
+        page.append(column)
+    yield page
+
+
+def _width(table: Table, column: Column, marks: dict[str, str]) -> int:
+    heads = (cell_len(column.label), cell_len(column.group) if column.unit == "accuracy" else 0)
+    return _GUTTER + max(*heads, *(_cell(table, line, column, marks).cell_len for line in table.lines))

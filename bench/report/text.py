@@ -1,0 +1,72 @@
+"""How a number reads, the same in every format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from string import ascii_lowercase
+
+from bench.report.board import Board, Column, Table
+from bench.report.rows import Value
+
+ABSENT = "–"
+
+
+def number(value: Value | None, column: Column, n: int) -> str:
+    """Return a number as text: accuracies in percent, gaps in points with their sign, FLOPs and seconds to 3 digits."""
+    if value is None or (value.number is None and not value.failed):
+        return ABSENT
+    if value.number is None:
+        return "failed"
+    digits = 1 if n <= 1000 else 2
+    if column.unit == "accuracy":
+        return f"{100 * value.number:.{digits}f}" + (f"±{100 * value.spread:.{digits}f}" if value.spread is not None else "")
+    if column.unit == "gap":
+        return f"{100 * value.number:+.{digits}f}"
+    return f"{value.number:.4g}" if value.number < 1000 else f"{value.number:.0f}"
+
+
+def interval(value: Value) -> str:
+    """Return the 95 % interval in percent, empty where there is none."""
+    return "" if value.low is None or value.high is None else f"95 % {100 * value.low:.1f} to {100 * value.high:.1f}"
+
+
+def legend(table: Table) -> dict[str, str]:
+    """Return a letter for every mark that the table carries, in the order of reading."""
+    marks: dict[str, str] = {}
+    for line in table.lines:
+        for column in table.columns:
+            value = line.values.get(column.id)
+            for mark in value.marks if value else ():
+                marks.setdefault(mark, _letter(len(marks)))
+    return marks
+
+
+def _letter(index: int) -> str:
+    return ascii_lowercase[index] if index < 26 else ascii_lowercase[index // 26 - 1] + ascii_lowercase[index % 26]
+
+
+def rules(table: Table) -> list[str]:
+    """Return what tells one iterative attack from another of its name: the rule that it keeps."""
+    return [f"{column.label}: {column.rule}" for column in _attacks(table.columns) if column.rule]
+
+
+def _attacks(columns: Iterable[Column]) -> Iterable[Column]:
+    seen = set()
+    for column in columns:
+        if (column.label, column.rule) not in seen:
+            seen.add((column.label, column.rule))
+            yield column
+
+
+def failures(table: Table, board: Board) -> list[str]:
+    """Return a line for every failed cell of a table, saying why."""
+    keys = dict.fromkeys(key for line in table.lines for value in line.values.values() for key in value.keys)
+    found = (board.results[key] for key in keys)
+    return [f"failed: {r.names}: {r.error.kind}: {(r.error.message.splitlines() or [''])[0]}" for r in found if r.error]
+
+
+FOOT = (
+    "Percent of all images that are right, clean and still when attacked. Worst case: survives every attack of the "
+    "line. Static attackers see the network only, adaptive ones the whole defense; gap = static - adaptive, in points. "
+    "Ranked are white-box and adaptive lines. Costs: training per epoch, testing per 10,000 images, params in millions."
+)

@@ -1,0 +1,160 @@
+"""Results made up from outcomes, consistent in themselves, so that every table has a known answer."""
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bench.keys import EVALUATION_VERSION, key_of, pack_bits, sha256_hex
+from bench.stats import wilson
+from bench.store import Store
+from bench.types import (
+    AttackRef,
+    Cell,
+    CellError,
+    CellResult,
+    Cost,
+    DataRef,
+    DefenseCost,
+    MethodRef,
+    Metrics,
+    ModelRef,
+    Names,
+    Provenance,
+    Schedule,
+    Threat,
+    TrainRef,
+    jsonable,
+)
+
+ITERATIVE = {"pgd": {"steps": 20, "rule": "any-iterate"}, "apgd-ce": {"steps": 100, "rule": "any-iterate"}}
+
+
+def outcomes(share: float, n: int, seed: int = 0) -> list[bool]:
+    """Return ``n`` outcomes of which exactly ``round(share * n)`` are true, in an order of their own."""
+    found = [i < round(share * n) for i in range(n)]
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def method(kind: Any, name: str, params: dict[str, Any] | None = None, code: str = "1") -> MethodRef:
+    return MethodRef(kind=kind, name=name, params=params or {}, code_sha=sha256_hex(kind, name, code))
+
+
+def result(
+    defense: str = "standard",
+    attack: str | None = "pgd",
+    *,
+    clean: Sequence[bool],
+    adversarial: Sequence[bool] | None = None,
+    access: Any = None,
+    recipe: str = "standard",
+    step: str | None = None,
+    step_params: dict[str, Any] | None = None,
+    attack_params: dict[str, Any] | None = None,
+    norm: Any = "linf",
+    eps: Any = "8/255",
+    dataset: str = "digits",
+    network: str = "small-cnn",
+    seed: int = 0,
+    status: Any = "done",
+    flags: tuple[str, ...] = (),
+    code: str = "1",
+    rows: str = "first",
+    commit: str | None = "a" * 40,
+    dirty: bool = False,
+    machine: str = "box",
+    device: str = "cpu: Xeon",
+    finished: str = "2026-11-22T10:00:00+00:00",
+    seconds: float = 0.002,
+    version: int = EVALUATION_VERSION,
+    forwards: float = 20.0,
+    label: str | None = None,
+) -> CellResult:
+    n = len(clean)
+    data = DataRef(
+        name=dataset, split="test", n=n, image_shape=(1, 16, 16), num_classes=10, indices_sha=sha256_hex(rows, str(n)), data_sha=sha256_hex(dataset)
+    )  # fmt: skip
+    model = ModelRef(
+        network=method("network", network),
+        weights=TrainRef(
+            recipe=method("recipe", recipe),
+            schedule=Schedule(epochs=24),
+            data=data.model_copy(update={"split": "train"}),
+            seed=seed,
+        ),
+    )
+    stepped = method("test-time", step, step_params) if step else None
+    access = access or ("static" if step else "white-box")
+    made = None
+    if attack is not None:
+        params = ITERATIVE.get(attack, {}) if attack_params is None else attack_params
+        made = AttackRef(
+            model=model,
+            step=stepped if access == "adaptive" else None,
+            attack=method("attack", attack, params, code),
+            threat=Threat(norm=norm, eps=eps),
+            data=data,
+            seed=seed,
+        )
+    cell = Cell(data=data, model=model, step=stepped, access=access, attack=made, seed=seed)
+    body: dict[str, Any] = {}
+    if status == "done":
+        hit = list(clean) if adversarial is None else list(adversarial)
+        robust = [a and b for a, b in zip(clean, hit, strict=True)]
+        interval = wilson(sum(robust), n)
+        body = {
+            "metrics": Metrics(
+                n=n, clean_accuracy=sum(clean) / n, robust_accuracy=sum(robust) / n, ci_low=interval.low, ci_high=interval.high, mean_linf=0.03, mean_l2=0.8
+            ),
+            "clean_bits": pack_bits(clean),
+            "adversarial_bits": pack_bits(hit) if attack else None,
+            "cost": Cost(forwards_per_example=forwards, backwards_per_example=forwards, seconds_per_example=seconds, flops_per_example=3e6 * forwards, peak_memory_bytes=10**8),
+            "defense_cost": DefenseCost(params=75_000, train_flops_per_epoch=2.5e10 * (1 + (recipe != "standard")), train_seconds_per_epoch=1.25, test_flops=1e6 * (1 + 3 * (step == "tpap")), test_seconds=2e-4, test_forwards=1, test_backwards=0),
+        }  # fmt: skip
+    else:
+        body = {"error": CellError(kind="MethodError", message="pgd returned NaN for 3 of 8 images", traceback="Traceback")}
+    return CellResult(
+        schema=1,
+        key=key_of(jsonable(cell), version=version),
+        names=Names(dataset=dataset, model=network, defense=defense, attack=label or attack or "clean", access=access),
+        cell=cell,
+        status=status,
+        flags=flags,
+        provenance=Provenance(
+            commit=commit, dirty=dirty, machine=machine, device=device, threads=1, python="3.11.7",
+            packages={"torch": "2.15.0", "numpy": "2.4.6"}, deterministic=True, finished=finished,
+        ),
+        **body,
+    )  # fmt: skip
+
+
+STORY = {
+    # defense: (recipe, step, clean, {access: {attack: robust}})
+    "standard": ("standard", None, 0.986, {"white-box": {"fgsm": 0.254, "pgd": 0.012}}),
+    "fgsm-at": ("fgsm-at", None, 0.990, {"white-box": {"fgsm": 0.976, "pgd": 0.030}}),
+    "pgd-at": ("pgd-at", None, 0.974, {"white-box": {"fgsm": 0.880, "pgd": 0.842}}),
+    "tpap": ("fgsm-at", "tpap", 0.984, {"static": {"fgsm": 0.418, "pgd": 0.970}, "adaptive": {"fgsm": 0.300, "pgd": 0.026}}),
+    "jpeg": ("standard", "jpeg", 0.982, {"static": {"fgsm": 0.380, "pgd": 0.210}, "adaptive": {"fgsm": 0.240, "pgd": 0.016}}),
+}  # fmt: skip
+
+
+def story(n: int = 500, **more: Any) -> list[CellResult]:
+    """Return the paper's story in miniature: five defenses, two attacks, every access."""
+    found = []
+    for index, (defense, (recipe, step, clean_share, accesses)) in enumerate(STORY.items()):
+        clean = outcomes(clean_share, n, index)
+        common = {"recipe": recipe, "step": step, **more}
+        found.append(result(defense, None, clean=clean, **common))
+        for access, attacks in accesses.items():
+            for attack, share in attacks.items():
+                hits = [i for i in range(n) if clean[i]][: round(share * n)]
+                adversarial = [i in set(hits) for i in range(n)]
+                found.append(result(defense, attack, clean=clean, adversarial=adversarial, access=access, **common))
+    return found
+
+
+def stored(root: Any, results: Iterable[CellResult]) -> Store:
+    store = Store(root)
+    for each in results:
+        store.put(each)
+    return store

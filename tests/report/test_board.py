@@ -1,0 +1,160 @@
+import pytest
+from bench.report.board import build
+from bench.stats import paired_difference, wilson
+from fabricate import outcomes, result, story
+
+
+def line(table, defense, access):
+    return next(each for each in table.lines if (each.defense, each.access) == (defense, access))
+
+
+def value(table, defense, access, label, group="Linf 8/255"):
+    column = next(c for c in table.columns if c.label == label and c.group in (group, "", "cost"))
+    return line(table, defense, access).values.get(column.id)
+
+
+def test_the_story_in_one_table():
+    (table,) = build(story()).tables
+    assert [c.label for c in table.columns[:5]] == ["clean", "fgsm", "pgd", "worst case", "gap"]
+    assert [(each.defense, each.access) for each in table.lines] == [
+        ("pgd-at", "white-box"),
+        ("fgsm-at", "white-box"),
+        ("tpap", "static"),
+        ("tpap", "adaptive"),
+        ("jpeg", "static"),
+        ("jpeg", "adaptive"),
+        ("standard", "white-box"),
+    ]
+    assert value(table, "tpap", "static", "pgd").number == 0.970
+    assert value(table, "tpap", "adaptive", "pgd").number == 0.026
+    assert value(table, "pgd-at", "white-box", "clean").number == 0.974
+
+
+def test_worst_case_is_per_image_not_the_least_accuracy():
+    clean = [True] * 8
+    one = result(attack="fgsm", clean=clean, adversarial=[True] * 4 + [False] * 4)
+    two = result(attack="pgd", clean=clean, adversarial=[False] * 4 + [True] * 4)
+    (table,) = build([one, two]).tables
+    assert value(table, "standard", "white-box", "fgsm").number == 0.5
+    assert value(table, "standard", "white-box", "pgd").number == 0.5
+    worst = value(table, "standard", "white-box", "worst case")
+    assert (worst.number, worst.low, worst.high) == pytest.approx(wilson(0, 8))
+    assert set(worst.keys) == {one.key, two.key}
+
+
+def test_an_image_wrong_when_clean_is_never_robust():
+    lucky = result(clean=[False, True, True, True], adversarial=[True, True, False, False])
+    (table,) = build([lucky]).tables
+    assert value(table, "standard", "white-box", "worst case").number == 0.25
+
+
+def test_the_gap_is_paired():
+    clean = [True] * 100
+    static = result("tpap", step="tpap", access="static", clean=clean, adversarial=[i < 90 for i in range(100)])
+    adaptive = result("tpap", step="tpap", access="adaptive", clean=clean, adversarial=[20 <= i < 95 for i in range(100)])
+    (table,) = build([static, adaptive]).tables
+    gap = value(table, "tpap", "adaptive", "gap")
+    assert (gap.number, gap.low, gap.high) == pytest.approx(paired_difference(70, 20, 5, 5))
+    assert value(table, "tpap", "static", "gap") is None
+    assert any("70.0 % survive" in note for note in table.notes)
+
+
+def test_a_gap_over_part_of_the_attacks_says_so():
+    clean = [True] * 10
+    cells = [
+        result("jpeg", "fgsm", step="jpeg", access="static", clean=clean, adversarial=[True] * 10),
+        result("jpeg", "fgsm", step="jpeg", access="adaptive", clean=clean, adversarial=[False] * 10),
+        result("jpeg", "pgd", step="jpeg", access="static", clean=clean, adversarial=[False] * 10),
+    ]
+    (table,) = build(cells).tables
+    gap = value(table, "jpeg", "adaptive", "gap")
+    assert gap.number == 1.0
+    assert gap.marks == ("over 1 of 2 attacks",)
+    assert value(table, "jpeg", "adaptive", "worst case").marks == ("1 of 2 attacks",)
+
+
+def test_other_budgets_never_share_a_worst_case():
+    clean = [True] * 10
+    small = result(eps="2/255", clean=clean, adversarial=[True] * 9 + [False])
+    large = result(eps="16/255", clean=clean, adversarial=[False] * 10)
+    (table,) = build([small, large]).tables
+    assert value(table, "standard", "white-box", "worst case", "Linf 2/255").number == 0.9
+    assert value(table, "standard", "white-box", "worst case", "Linf 16/255").number == 0.0
+    assert [c.group for c in table.columns if c.label == "pgd"] == ["Linf 2/255", "Linf 16/255"]
+
+
+def test_other_images_make_another_table_and_say_so():
+    first, other = result(clean=[True] * 10), result(clean=[True] * 10, rows="another")
+    tables = build([first, other]).tables
+    assert len(tables) == 2
+    assert all("another image list" in table.notes[0] for table in tables)
+
+
+def test_another_protocol_makes_another_table_and_says_so():
+    clean = [True] * 10
+    tables = build([result(clean=clean), result(attack="fgsm", clean=clean, version=99)]).tables
+    assert len(tables) == 2
+    assert sum("protocol unknown" in note for table in tables for note in table.notes) == 1
+
+
+def test_one_label_on_two_defenses_gets_a_suffix():
+    clean = [True] * 10
+    cells = [result("jpeg", step="jpeg", step_params={"quality": q}, clean=clean) for q in (50, 75)]
+    (table,) = build(cells).tables
+    names = {each.defense for each in table.lines}
+    assert len(names) == 2
+    assert all(name.startswith("jpeg #") and len(name) == len("jpeg #abcd") for name in names)
+
+
+def test_one_label_on_two_attacks_gets_a_suffix_and_shows_its_rule():
+    clean = [True] * 10
+    cells = [result(attack_params={"steps": 20, "rule": rule}, clean=clean) for rule in ("any-iterate", "last-iterate")]
+    (table,) = build(cells).tables
+    columns = [c for c in table.columns if c.label.startswith("pgd #")]
+    assert {c.rule for c in columns} == {"any-iterate", "last-iterate"}
+    assert all("steps 20" in c.hint for c in columns)
+
+
+def test_the_newest_answer_to_a_question_counts():
+    clean = [True] * 10
+    old = result(code="old", clean=clean, adversarial=[True] * 10, finished="2026-01-01T00:00:00+00:00")
+    new = result(code="new", clean=clean, adversarial=[False] * 10)
+    for order in ([old, new], [new, old]):
+        board = build(order)
+        assert board.superseded == 1
+        assert list(board.results) == [new.key]
+        assert value(board.tables[0], "standard", "white-box", "pgd").number == 0.0
+
+
+def test_seeds_give_mean_and_spread():
+    cells = [result(seed=s, clean=[True] * 100, adversarial=outcomes(share, 100)) for s, share in enumerate((0.4, 0.5, 0.6))]
+    (table,) = build(cells).tables
+    found = value(table, "standard", "white-box", "pgd")
+    assert (found.number, found.spread) == pytest.approx((0.5, 0.1))
+    assert (found.low, found.high) == pytest.approx(wilson(50, 100)[1:])
+    assert len(table.lines) == 1
+
+
+def test_a_failed_cell_is_seen_and_left_out_of_the_worst_case():
+    clean = [True] * 10
+    cells = [result(attack="fgsm", clean=clean, adversarial=[True] * 7 + [False] * 3), result(clean=clean, status="failed")]
+    (table,) = build(cells).tables
+    assert value(table, "standard", "white-box", "pgd").failed
+    worst = value(table, "standard", "white-box", "worst case")
+    assert worst.number == 0.7
+    assert worst.marks == ("without 1 failed",)
+
+
+def test_static_lines_are_not_ranked():
+    (table,) = build(story()).tables
+    column = next(c for c in table.columns if c.label == "pgd")
+    assert table.best(column) == (0.842, 0.03)
+
+
+def test_flags_reach_the_table():
+    (table,) = build([result(clean=[True] * 4, flags=("zero-gradient", "no-op"))]).tables
+    assert value(table, "standard", "white-box", "pgd").marks == ("no-op", "zero-gradient")
+
+
+def test_no_results_no_tables():
+    assert build([]).tables == ()

@@ -1,0 +1,57 @@
+import io
+
+from bench.report.board import build
+from bench.report.terminal import leaderboard, print_leaderboard
+from fabricate import outcomes, result, story
+from rich.console import Console
+
+
+def shown(results, width=100):
+    console = Console(file=io.StringIO(), width=width, record=True, color_system=None)
+    print_leaderboard(build(results), console)
+    return console.file.getvalue()
+
+
+def test_first_sight_shows_clean_attacks_worst_case_and_gap_within_100_columns():
+    text = shown(story())
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert "digits · small-cnn · 500 images" in text
+    header = next(line for line in text.splitlines() if line.startswith("defense"))
+    assert header.split() == ["defense", "access", "clean", "fgsm", "pgd", "worst", "case", "gap"]
+    rows = text.splitlines()
+    static = next(i for i, line in enumerate(rows) if line.startswith("tpap"))
+    assert rows[static].split() == ["tpap", "static", "98.4", "41.8", "97.0", "41.8", "–"]
+    assert rows[static + 1].split() == ["adaptive", "98.4", "30.0", "2.6", "2.6", "+39.2"]
+    assert "pgd: any-iterate" in text
+
+
+def test_nothing_is_cut_off_whatever_the_number_of_attacks():
+    attacks = [f"attack-number-{i}" for i in range(20)]
+    text = shown([result(attack=a, clean=[True] * 50, adversarial=outcomes(0.5, 50, i)) for i, a in enumerate(attacks)])
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert all(attack in text for attack in attacks)
+
+
+def test_failures_and_flags_are_visible():
+    text = shown([result(clean=[True] * 4, status="failed"), result(attack="fgsm", clean=[True] * 4, flags=("zero-gradient",))])
+    assert "failed" in next(line for line in text.splitlines() if line.startswith("standard"))
+    assert "MethodError: pgd returned NaN for 3 of 8 images" in text
+    assert "ᵃ zero-gradient" in text
+    assert "100.0ᵃ" in text
+
+
+def test_the_best_is_highlighted_but_never_a_static_line():
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system="standard")
+    console.print(leaderboard(build(story())))
+    text = console.file.getvalue()
+    assert "\x1b[1;32m84.2" in text
+    assert "\x1b[1;32m97.0" not in text
+
+
+def test_an_empty_store_says_so():
+    assert shown([]) == "no results yet\n"
+
+
+def test_names_are_not_markup():
+    assert "[bold]x[/bold]" in shown([result("[bold]x[/bold]", clean=[True] * 4)])
