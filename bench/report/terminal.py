@@ -54,7 +54,7 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
 
 
 def _grid(table: Table, columns: Sequence[Column], lines: Sequence[Line], marks: dict[str, str]) -> Grid:
-    grid = Grid(box=SIMPLE_HEAD, padding=(0, _GUTTER, 0, 0), pad_edge=False, show_edge=False, header_style="dim", border_style="dim")
+    grid = Grid(box=SIMPLE_HEAD, padding=(0, _GUTTER - 1, 0, 0), pad_edge=False, show_edge=False, header_style="dim", border_style="dim")
     grid.add_column("\ndefense", no_wrap=True)
     scores = columns[0].group != "cost"
     if scores:
