@@ -9,7 +9,7 @@ from statistics import median
 from typing import Literal, NamedTuple
 
 from bench.keys import EVALUATION_VERSION, key_of, sha256_hex
-from bench.report.rows import Row, Standing, Value, attack_id, defense_id
+from bench.report.rows import Row, Standing, Value, attack_ids, defense_id
 from bench.types import Access, Cell, CellResult, DefenseCost, Threat, jsonable
 
 Unit = Literal["accuracy", "gap", "seconds", "TFLOP", "millions"]
@@ -142,12 +142,13 @@ def build(results: Iterable[CellResult]) -> Board:
 
 
 def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tuple[Table, dict[str, tuple[str, str]]]:
+    ids = attack_ids(results)
     by_defense: dict[str, list[CellResult]] = defaultdict(list)
     by_attack: dict[tuple[Threat, str], list[CellResult]] = defaultdict(list)
     for result in results:
         by_defense[defense_id(result.cell)].append(result)
         if result.cell.attack:
-            by_attack[result.cell.attack.threat, attack_id(result.cell)].append(result)
+            by_attack[result.cell.attack.threat, ids[result.key]].append(result)
     names = _unique({each: found[0].names.defense for each, found in by_defense.items()})
     suite: dict[Threat, dict[str, str]] = defaultdict(dict)
     for threat, attack in sorted(by_attack, key=lambda each: (_passes(by_attack[each]), each[1])):
@@ -155,11 +156,11 @@ def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tupl
     order = sorted(suite, key=lambda threat: (-len(suite[threat]), _severity(threat)))
     attacks = {threat: _unique(suite[threat]) for threat in order}
     labels = {
-        r.key: (names[defense], attacks[r.cell.attack.threat][attack_id(r.cell)] if r.cell.attack else r.names.attack)
+        r.key: (names[defense], attacks[r.cell.attack.threat][ids[r.key]] if r.cell.attack else r.names.attack)
         for defense, found in by_defense.items()
         for r in found
     }
-    rows = [Row.of(names[defense], found, attacks) for defense, found in by_defense.items()]
+    rows = [Row.of(names[defense], found, ids, attacks) for defense, found in by_defense.items()]
     rows.sort(key=lambda row: (*(-number for number in row.rank(RANKED)), row.name))
     first = results[0]
     table = Table(
@@ -181,16 +182,25 @@ def _columns(
     for threat, found in attacks.items():
         group = threat_text(threat)
         for attack, label in found.items():
-            made = results[threat, attack][0].cell.attack
-            params = made.attack.params if made else {}
-            hint = ", ".join(f"{key} {value}" for key, value in params.items())
-            columns.append(Column(_place(threat, attack), label, "accuracy", group, hint, str(params.get("rule", ""))))
+            hint, rule = _described(results[threat, attack])
+            columns.append(Column(_place(threat, attack), label, "accuracy", group, hint, rule))
         if len(found) > 1 or len(columns) == 2:
             columns.append(Column(_place(threat, "worst"), "worst case", "accuracy", group, "images that survive every attack of the line"))
         if any(s.gap.number is not None for row in rows for s in row.standings if s.threat == threat):
             columns.append(Column(_place(threat, "gap"), "gap", "gap", group, "static minus adaptive worst case, in points, with its paired interval"))
     measured = [cost.column for cost in COSTS if any(row.cost and cost.number(row.cost) is not None for row in rows)]
     return (*columns, *measured)
+
+
+def _described(results: Sequence[CellResult]) -> tuple[str, str]:
+    """Return the parameters of an attack, and which iterate it keeps under each access."""
+    made = [(r.cell.access, r.cell.attack) for r in results if r.cell.attack]
+    params = ", ".join(f"{key} {value}" for key, value in made[0][1].attack.params.items() if key != "rule")
+    by_access = {access: str(attack.attack.params.get("rule", "")) for access, attack in made}
+    kept = sorted(set(by_access.values()) - {""})
+    if len(kept) < 2:
+        return params, "".join(kept)
+    return params, ", ".join(f"{rule} ({', '.join(sorted(a for a, r in by_access.items() if r == rule))})" for rule in kept)
 
 
 def _values(row: Row, access: Access) -> dict[str, Value]:

@@ -55,12 +55,24 @@ def defense_id(cell: Cell) -> str:
     return cell.model.model_dump_json(exclude=_SEED) + (cell.step.model_dump_json() if cell.step else "")  # type: ignore[arg-type]
 
 
-def attack_id(cell: Cell) -> str:
-    """Return what makes two cells one column of a threat: the attack, its parameters, its code, its source."""
-    if cell.attack is None:
-        return ""
-    source = cell.attack.model.model_dump_json(exclude=_SEED) if cell.access == "transfer" else ""  # type: ignore[arg-type]
-    return f"{cell.attack.attack.model_dump_json()} {cell.attack.eot} {source}"
+def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
+    """Return for each attacked result of a table the id of its column.
+
+    A column holds one attack under every access. The plan may let it keep another iterate, or average another number
+    of gradients, where the attacker sees less; that splits a column only where one access has both.
+    """
+    exact: dict[str, str] = {}
+    loose: dict[str, str] = {}
+    variants: dict[tuple[str, Threat, Access], set[str]] = defaultdict(set)
+    for r in results:
+        if (made := r.cell.attack) is None:
+            continue
+        source = made.model.model_dump_json(exclude=_SEED) if r.cell.access == "transfer" else ""  # type: ignore[arg-type]
+        exact[r.key] = f"{made.attack.model_dump_json()} {made.eot} {source}"
+        loose[r.key] = f"{r.names.attack} {made.attack.model_dump_json(exclude={'params': {'rule'}})} {source}"
+        variants[loose[r.key], made.threat, r.cell.access].add(exact[r.key])
+    split = {attack for (attack, _, _), found in variants.items() if len(found) > 1}
+    return {key: exact[key] if attack in split else attack for key, attack in loose.items()}
 
 
 def robust_bits(result: CellResult) -> int:
@@ -97,12 +109,14 @@ class Row:
     standings: list[Standing]
 
     @classmethod
-    def of(cls, name: str, results: Sequence[CellResult], attacks: Mapping[Threat, Mapping[str, str]]) -> Row:
-        """Build the row from all results of a defense; ``attacks`` are the labels of all attacks of the table."""
+    def of(
+        cls, name: str, results: Sequence[CellResult], ids: Mapping[str, str], attacks: Mapping[Threat, Mapping[str, str]]
+    ) -> Row:
+        """Build the row from all results of a defense; ``attacks`` are the labels of all columns of the table."""
         cells: dict[Place, list[CellResult]] = defaultdict(list)
         for each in results:
             if each.cell.attack:
-                cells[each.cell.access, each.cell.attack.threat, attack_id(each.cell)].append(each)
+                cells[each.cell.access, each.cell.attack.threat, ids[each.key]].append(each)
         met = tuple(access for access in ACCESSES if any(place[0] == access for place in cells))
         row = cls(
             name,

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
 from bench.report import text
-from bench.report.board import RANKED, Board, Column, Line, Table
+from bench.report.board import RANKED, Board, Column, Line, Table, build
+from bench.types import CellResult
 
 _RAISED = str.maketrans("abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ")
 _GUTTER = 2
 
 
-def leaderboard(board: Board, *, width: int = 100) -> RenderableType:
+def leaderboard(results: Iterable[CellResult], *, width: int = 100) -> RenderableType:
     """Return the tables laid out for a terminal of ``width`` columns; what does not fit goes into a further block."""
+    board = build(results)
     if not board.tables:
         return Text("no results yet")
     parts: list[RenderableType] = []
@@ -28,11 +30,6 @@ def leaderboard(board: Board, *, width: int = 100) -> RenderableType:
     if board.superseded:
         parts.append(Text(f"{board.superseded} older results of code since edited are left out.", style="dim"))
     return Group(*parts)
-
-
-def print_leaderboard(board: Board, console: Console | None = None) -> None:
-    console = console or Console()
-    console.print(leaderboard(board, width=console.width))
 
 
 def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:

@@ -159,3 +159,16 @@ def test_flags_reach_the_table():
 
 def test_no_results_no_tables():
     assert build([]).tables == ()
+
+
+def test_one_attack_is_one_column_though_the_static_one_keeps_another_iterate():
+    clean = [True] * 10
+    rules = {"static": "last-iterate", "adaptive": "any-iterate"}
+    cells = [
+        result("tpap", step="tpap", access=access, attack_params={"steps": 20, "rule": rule}, clean=clean, adversarial=[access == "static"] * 10)
+        for access, rule in rules.items()
+    ]
+    (table,) = build(cells).tables
+    (column,) = (c for c in table.columns if c.label == "pgd")
+    assert column.rule == "any-iterate (adaptive), last-iterate (static)"
+    assert value(table, "tpap", "adaptive", "gap").number == 1.0

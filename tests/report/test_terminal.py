@@ -1,14 +1,13 @@
 import io
 
-from bench.report.board import build
-from bench.report.terminal import leaderboard, print_leaderboard
+from bench.report.terminal import leaderboard
 from fabricate import outcomes, result, story
 from rich.console import Console
 
 
 def shown(results, width=100):
-    console = Console(file=io.StringIO(), width=width, record=True, color_system=None)
-    print_leaderboard(build(results), console)
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(leaderboard(results, width=width))
     return console.file.getvalue()
 
 
@@ -43,7 +42,7 @@ def test_failures_and_flags_are_visible():
 
 def test_the_best_is_highlighted_but_never_a_static_line():
     console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system="standard")
-    console.print(leaderboard(build(story())))
+    console.print(leaderboard(story()))
     text = console.file.getvalue()
     assert "\x1b[1;32m84.2" in text
     assert "\x1b[1;32m97.0" not in text
