@@ -6,7 +6,7 @@ from torch.nn import functional as F
 @defense(
     kind="recipe",
     attacks=("fgsm", "pgd"),
-    presets={"tpap": {"inner": "fgsm"}, "tpap-pgd": {"eps": "0.031", "inner": "pgd-ce"}},
+    presets={"tpap": {"inner": "fgsm"}, "tpap-pgd": {"eps": "0.031", "step_size": "0.007", "inner": "pgd-ce"}},
 )
 def trades(
     step: TrainingStep,
@@ -17,7 +17,7 @@ def trades(
     weight: NonNegative = 6.0,
     inner: Literal["pgd-kl", "pgd-ce", "fgsm"] = "pgd-kl",
     steps: Count = 10,
-    step_size: Budget = Fraction(7, 1000),
+    step_size: Budget | None = None,
 ) -> Tensor:
     """TRADES (Zhang et al., 2019): clean cross-entropy plus a weighted divergence between clean and adversarial predictions.
 
@@ -33,18 +33,19 @@ def trades(
         weight: of the divergence; 1 / lambda in the paper, beta in its code.
         inner: how x' is made; ``pgd-kl`` climbs the divergence itself, as the paper does.
         steps: gradient steps of the PGD kinds.
-        step_size: their length.
+        step_size: their length; 7/31 of eps by default, 0.007 at 0.031 as in the paper's code.
 
     Returns:
         The loss, a scalar.
     """
     threat = Threat(norm="linf", eps=eps)
+    size = step_size or eps * Fraction(7, 31)
     if inner == "fgsm":
         x_adv = step.attack("fgsm", x, y, threat)
     else:
         loss = "kl" if inner == "pgd-kl" else "cross-entropy"
         x_adv = step.attack(
-            "pgd", x, y, threat, steps=steps, step_size=step_size, start="gaussian", loss=loss, rule="last-iterate"
+            "pgd", x, y, threat, steps=steps, step_size=size, start="gaussian", loss=loss, rule="last-iterate"
         )
     clean, adversarial = step.net(x), step.net(x_adv)
     divergence = F.kl_div(F.log_softmax(adversarial, 1), F.softmax(clean, 1), reduction="batchmean")

@@ -1,0 +1,77 @@
+"""Watching a training run from outside: accuracies on fixed images after each epoch, and what they say in the end.
+
+Two things are called overfitting and are kept apart here. Catastrophic overfitting (Wong et al., 2020): the network
+resists FGSM and falls to PGD. Robust overfitting (Rice et al., 2020): accuracy under PGD on test images falls from its
+best while on training images it rises.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench import registry
+from bench.target import Meter, NetworkTarget, auto_batch, frozen
+from bench.types import Threat
+
+#: The attacks after each epoch, with the parameters that differ from their own defaults.
+WATCH: Mapping[str, tuple[str, Mapping[str, Any]]] = {"fgsm": ("fgsm", {}), "pgd20": ("pgd", {"steps": 20})}
+
+
+class Part(NamedTuple):
+    """Images uint8 (N, C, H, W) and labels (N,), on the device."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def measure(net: nn.Module, part: Part, threat: Threat) -> dict[str, float]:
+    """Return the accuracy on clean images and under each attack of ``WATCH``, the same draws at every call."""
+    x, y = part.images.float() / 255, part.labels
+    names = torch.arange(len(x), device=x.device)
+    batch = auto_batch(tuple(x.shape[1:]), x.device)  # type: ignore[arg-type]
+    found: dict[str, float] = {}
+    with frozen(net), Meter(net, len(x)) as meter, torch.no_grad():
+        classes = net(x[:1]).shape[1]
+        target = NetworkTarget(net, meter, names, seed=0, num_classes=classes, batch=batch)
+        found["clean"] = float((target(x).argmax(1) == y).float().mean())
+        for label, (name, params) in WATCH.items():
+            entry = registry.find("attack", name)
+            target = NetworkTarget(net, meter, names, seed=0, num_classes=classes, batch=batch)
+            adversarial = entry.load()(target, x, y, threat, **entry.arguments(params))
+            found[label] = float((target(adversarial).argmax(1) == y).float().mean())
+    return found
+
+
+def verdict(log: Sequence[Mapping[str, Any]], watched: int) -> dict[str, Any]:
+    """Say in which regime a training run ended.
+
+    Args:
+        log: its rows, with the accuracies of :func:`measure` under ``test`` and ``train``.
+        watched: on how many images they were measured.
+
+    Returns:
+        ``catastrophic``: at the end FGSM leaves more test images right than PGD does, by 0.15 and by more than twice the
+        standard error. ``robust``: test accuracy under PGD ended below its best by as much, with the accuracy on
+        training images higher than it was then. And the figures they rest on.
+    """
+    last = log[-1]
+    best = max(log, key=lambda row: row["test"]["pgd20"])
+    gap = last["test"]["fgsm"] - last["test"]["pgd20"]
+    fall = best["test"]["pgd20"] - last["test"]["pgd20"]
+    noise = 2 * math.sqrt(0.5 / watched)
+    margin = max(0.15, noise)
+    catastrophic = gap > margin
+    return {
+        "catastrophic": catastrophic,
+        "robust": not catastrophic and fall > margin and last["train"]["pgd20"] > best["train"]["pgd20"],
+        "fgsm_minus_pgd20": gap,
+        "best_pgd20": best["test"]["pgd20"],
+        "best_epoch": best["epoch"],
+        "last_pgd20": last["test"]["pgd20"],
+        "train_minus_test_pgd20": last["train"]["pgd20"] - last["test"]["pgd20"],
+    }

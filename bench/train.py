@@ -1,0 +1,449 @@
+"""The training loop: one recipe, one network, one device; stopped and resumed without a trace.
+
+Every random choice is derived from the seed, the epoch and the batch, so a run that was killed and started again ends
+with the weights of one that was not, to the bit, on one machine.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from bench import draws, overfitting, registry
+from bench.augment import Batches
+from bench.cost import parameters, pass_flops, synchronize
+from bench.evaluate import isolated_randomness
+from bench.keys import canonical_json, derive_seed, sha256_hex
+from bench.models.build import build
+from bench.store import write_atomically
+from bench.target import Meter, NetworkTarget
+from bench.types import MethodError, MethodRef, Schedule, Threat, TrainRef, UsageError, exact, jsonable
+
+# Batches between two looks at the losses: each look waits for the device.
+_LOOK_EVERY = {"cpu": 1, "cuda": 20}
+# After each epoch this share of the training set's size is measured, within limits, on training and on test images.
+_WATCHED = (1 / 50, 100, 512)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training run is: ``epoch`` whole epochs, and ``step`` batches of the next."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+
+
+def train(
+    ref: TrainRef,
+    network: MethodRef,
+    images: np.ndarray,
+    labels: np.ndarray,
+    folder: Path,
+    *,
+    device: torch.device,
+    check: Callable[[], None],
+    on_progress: Callable[[Progress], None],
+    test: tuple[np.ndarray, np.ndarray] | None = None,
+) -> None:
+    """Train ``network`` by the recipe of ``ref`` into ``folder``, going on from where an earlier call ended.
+
+    The folder gets ``state.safetensors`` after every epoch and when stopped, ``log.jsonl`` with a row per epoch, at the
+    end ``weights.safetensors``, and last of all ``card.json``, which says that the weights are whole.
+
+    Args:
+        ref: recipe, schedule, images and seed.
+        network: what is trained.
+        images: uint8 (N, C, H, W).
+        labels: int64 (N,).
+        folder: of this training alone.
+        device: where to train.
+        check: called before every batch; when it raises, the state is kept and the exception goes on.
+        on_progress: called after batches.
+        test: images and labels, as above; on the first of them every epoch is measured, which does not influence it.
+
+    Raises:
+        MethodError: the loss is not finite, or the recipe breaks its contract.
+        UsageError: the state in the folder is damaged or of another training, or the schedule does not fit the images.
+    """
+    if (folder / "card.json").is_file():
+        return
+    with isolated_randomness(ref.seed), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        run = _Training(ref, network, images, labels, folder, device, test)
+        run.resume()
+        run.epochs(check, on_progress)
+        run.finish()
+
+
+def learning_rate(schedule: Schedule, epoch: int, step: int, steps: int) -> float:
+    """Return the learning rate of one batch, of ``steps`` in each epoch; both count from zero."""
+    if schedule.schedule == "one-cycle":
+        done = (epoch * steps + step + 1) / (schedule.epochs * steps + 1)
+        return schedule.lr * min(2 * done, 2 - 2 * done)
+    passed = sum(epoch >= exact(drop) * schedule.epochs for drop in schedule.drops)
+    return schedule.lr * schedule.drop_factor**passed
+
+
+class _Step:
+    """The :class:`bench.api.TrainingStep` of each batch in turn."""
+
+    def __init__(self, net: nn.Module, num_classes: int, batch: int) -> None:
+        self.net = net
+        self.meter = Meter(net, batch)
+        self.logits: Tensor | None = None
+        self._num_classes = num_classes
+        self._modules = list(net.modules())
+        self._parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        self._resolved: dict[tuple[Any, ...], tuple[Callable[..., Tensor], dict[str, Any]]] = {}
+        net.register_forward_hook(self._keep)
+
+    def begin(self, rows: Tensor, *words: str | int) -> None:
+        """Enter the batch of these training images; ``words`` tell its random draws from those of other batches."""
+        self._rows, self._words, self._calls, self.logits = rows, words, 0, None
+
+    def attack(self, name: str, x: Tensor, y: Tensor, threat: Threat, **params: Any) -> Tensor:
+        method, arguments = self._method(name, params)
+        with self._crafting():
+            target = NetworkTarget(
+                self.net, self.meter, self._rows, seed=self._seed(), num_classes=self._num_classes, batch=len(x)
+            )
+            found = method(target, x, y, threat, **arguments)
+        if not isinstance(found, Tensor) or found.shape != x.shape:
+            raise MethodError(f"{name} returned no images shaped as those that it was given")
+        return found.detach()
+
+    def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+        return draws.uniform(self._seed(), self._rows, 0, like.shape[1:]) * (high - low) + low
+
+    def normal(self, like: Tensor) -> Tensor:
+        return draws.normal(self._seed(), self._rows, 0, like.shape[1:])
+
+    def _seed(self) -> int:
+        self._calls += 1
+        return derive_seed(*self._words, self._calls)
+
+    def _method(self, name: str, params: dict[str, Any]) -> tuple[Callable[..., Tensor], dict[str, Any]]:
+        wanted = (name, *sorted(params.items()))
+        if wanted not in self._resolved:
+            prefix, _, rest = name.partition(":")
+            library = prefix in registry.entries("library")
+            entry = registry.find("library", prefix) if library else registry.find("attack", name)
+            self._resolved[wanted] = entry.load(), entry.arguments(params) | ({"name": rest} if library else {})
+        return self._resolved[wanted]
+
+    @contextmanager
+    def _crafting(self) -> Iterator[None]:
+        # As ``bench.target.frozen``, less the comparison of all buffers, for which a GPU would wait at every batch.
+        self._set(training=False)
+        try:
+            yield
+        finally:
+            self._set(training=True)
+
+    def _set(self, training: bool) -> None:
+        for module in self._modules:
+            module.training = training
+        for parameter in self._parameters:
+            parameter.requires_grad_(training)
+
+    def _keep(self, module: nn.Module, _inputs: Any, logits: Tensor) -> None:
+        if module.training and logits.requires_grad:
+            self.logits = logits.detach()
+
+
+class _Bf16(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            logits: Tensor = self.net(x)
+        return logits.float()
+
+
+class _Training:
+    """What one training run holds; :meth:`_tensors` and :meth:`_words` are all that a resumed one needs."""
+
+    def __init__(
+        self,
+        ref: TrainRef,
+        network: MethodRef,
+        images: np.ndarray,
+        labels: np.ndarray,
+        folder: Path,
+        device: torch.device,
+        test: tuple[np.ndarray, np.ndarray] | None,
+    ) -> None:
+        plan = ref.schedule
+        if not plan.holdout < len(images):
+            raise UsageError(f"holdout = {plan.holdout} leaves none of the {len(images)} training images")
+        self.ref, self.network, self.folder, self.device = ref, network, folder, device
+        entry = registry.find("recipe", ref.recipe.name)
+        self.recipe, self.arguments = entry.load(), entry.arguments(ref.recipe.params)
+        self.eps = ref.recipe.params.get("eps")
+
+        self.images, self.labels = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
+        shuffled = torch.randperm(len(images), generator=self._generator("holdout"))
+        held, self.rows = shuffled[: plan.holdout].sort().values, shuffled[plan.holdout :].sort().values
+        self.held = self._part(held) if plan.holdout else None
+        self.steps = -(-len(self.rows) // plan.batch)
+        self.batches = Batches(self.images, plan.augment)
+        self.watched: dict[str, overfitting.Part] = {}
+        if test is not None:
+            share, least, most = _WATCHED
+            size = int(min(max(share * len(self.rows), least), most))
+            seen = tuple(torch.from_numpy(part[:size]).to(device) for part in test)
+            self.watched = {"train": self._part(self.rows[: len(seen[0])]), "test": overfitting.Part(*seen)}
+
+        torch.manual_seed(derive_seed(ref.seed, "init"))
+        net = build(network, ref.data.num_classes, ref.data.image_shape).to(device).train()
+        self.net = net.to(memory_format=torch.channels_last) if plan.channels_last else net
+        self.average = copy.deepcopy(self.net).requires_grad_(False) if plan.ema else None
+        run = _Bf16(self.net) if plan.bf16 else self.net
+        self.step_of = _Step(torch.compile(run) if plan.compile else run, ref.data.num_classes, plan.batch)
+        self.optimizer = torch.optim.SGD(
+            [parameter for parameter in self.net.parameters() if parameter.requires_grad],
+            lr=plan.lr,
+            momentum=plan.momentum,
+            weight_decay=plan.weight_decay,
+            fused=True,
+        )
+        self.epoch = self.step = 0
+        self.log: list[dict[str, Any]] = []
+        self.best: dict[str, Tensor] = {}
+        self.best_score, self.best_epoch = -1.0, 0
+        self._begin_epoch()
+
+    def _part(self, rows: Tensor) -> overfitting.Part:
+        there = rows.to(self.device)
+        return overfitting.Part(self.images[there], self.labels[there])
+
+    def _generator(self, *words: str | int) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.ref.seed, *words))
+
+    def _begin_epoch(self) -> None:
+        self.step, self.seconds, self.looked = 0, 0.0, 0
+        self.losses = torch.zeros(self.steps, device=self.device)
+        self.right = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.step_of.meter.forwards = self.step_of.meter.backwards = 0
+
+    # The loop.
+
+    def epochs(self, check: Callable[[], None], on_progress: Callable[[Progress], None]) -> None:
+        while self.epoch < self.ref.schedule.epochs:
+            order = self.rows[torch.randperm(len(self.rows), generator=self._generator(self.epoch, "order"))]
+            started, before = time.perf_counter(), self.seconds
+            while self.step < self.steps:
+                try:
+                    check()
+                except BaseException:
+                    self._look()
+                    self._save()
+                    raise
+                rate = self._batch(order)
+                if self.step % _LOOK_EVERY.get(self.device.type, 1) == 0 or self.step == self.steps:
+                    loss = self._look()
+                    on_progress(Progress(self.epoch, self.ref.schedule.epochs, self.step, self.steps, loss, rate))
+                self.seconds = before + time.perf_counter() - started
+            synchronize(self.device)
+            self.seconds = before + time.perf_counter() - started
+            self._end_epoch(rate)
+
+    def _batch(self, order: Tensor) -> float:
+        plan, at = self.ref.schedule, self.step * self.ref.schedule.batch
+        rows = order[at : at + plan.batch]
+        words = (self.ref.seed, self.epoch, self.step)
+        # Networks with dropout, and libraries, draw from the global generators; a resumed run must find them the same.
+        torch.manual_seed(derive_seed(*words, "global"))
+        x = self.batches(rows, derive_seed(*words, "augment"))
+        if plan.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        there = rows.to(self.device, non_blocking=True)
+        y = self.labels[there]
+        self.step_of.begin(there, *words, "draws")
+        loss = self.recipe(self.step_of, x, y, **self.arguments)
+        if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
+            raise MethodError(f"recipe {self.ref.recipe.name} returned no scalar loss that can be differentiated")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        rate = learning_rate(plan, self.epoch, self.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        if self.average is not None:
+            self._average(plan.ema)
+        self.losses[self.step] = loss.detach()
+        if self.step_of.logits is not None and len(self.step_of.logits) == len(y):
+            self.right += (self.step_of.logits.argmax(1) == y).sum()
+        self.step += 1
+        return rate
+
+    @torch.no_grad()
+    def _average(self, decay: float) -> None:
+        assert self.average is not None
+        pairs = zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True)
+        for kept, new in pairs:
+            if kept.is_floating_point():
+                kept.lerp_(new, 1 - decay)
+            else:
+                kept.copy_(new)
+
+    def _look(self) -> float:
+        """Return the last loss.
+
+        Raises:
+            MethodError: a loss since the last look is not finite.
+        """
+        seen = self.losses[self.looked : self.step].tolist()
+        for step, loss in enumerate(seen, self.looked):
+            if not np.isfinite(loss):
+                rate = learning_rate(self.ref.schedule, self.epoch, step, self.steps)
+                raise MethodError(
+                    f"training by {self.ref.recipe.name} diverged: loss {loss} at epoch {self.epoch + 1}, batch {step + 1} "
+                    f"of {self.steps}, learning rate {rate:g}; the last good state is kept, try a lower learning rate"
+                )
+        self.looked = self.step
+        return seen[-1] if seen else float("nan")
+
+    def _end_epoch(self, rate: float) -> None:
+        meter = self.step_of.meter
+        row: dict[str, Any] = {
+            "epoch": self.epoch + 1,
+            "loss": float(self.losses.double().mean()),
+            "train_accuracy": int(self.right) / len(self.rows),
+            "learning_rate": rate,
+            "seconds": self.seconds,
+            "flops": pass_flops(self.net, self.ref.data.image_shape).of(meter.forwards, meter.backwards),
+            "forwards": meter.forwards,
+            "backwards": meter.backwards,
+        }
+        judged = self.average or self.net
+        threat = Threat(norm="linf", eps=self.eps or "8/255")
+        for name, part in self.watched.items():
+            row[name] = overfitting.measure(judged, part, threat)
+        if self.held is not None:
+            row["holdout"] = overfitting.measure(judged, self.held, threat)
+            if (score := row["holdout"]["pgd20" if self.eps else "clean"]) > self.best_score:
+                self.best_score, self.best_epoch = score, self.epoch + 1
+                self.best = {name: value.detach().clone() for name, value in judged.state_dict().items()}
+        self.log.append(row)
+        self.epoch += 1
+        self._begin_epoch()
+        self._save()
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(canonical_json(row) + "\n")
+
+    # What is kept.
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return every tensor of the state, by reference."""
+        momentum = {
+            f"momentum.{name}": self.optimizer.state[parameter]["momentum_buffer"]
+            for name, parameter in self.net.named_parameters()
+            if self.optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
+        }
+        average = self.average.state_dict() if self.average is not None else {}
+        groups = {"net": self.net.state_dict(), "average": average, "best": self.best}
+        named = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
+        return named | momentum | {"epoch.losses": self.losses, "epoch.right": self.right}
+
+    def _identity(self) -> str:
+        return sha256_hex(canonical_json(jsonable(self.ref)), canonical_json(jsonable(self.network)))
+
+    def _save(self) -> None:
+        words = {
+            "identity": self._identity(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "forwards": self.step_of.meter.forwards,
+            "backwards": self.step_of.meter.backwards,
+            "best_score": self.best_score,
+            "best_epoch": self.best_epoch,
+            "log": self.log,
+        }
+        write_atomically(self.folder / "state.safetensors", _bytes(self._tensors(), {"state": canonical_json(words)}))
+
+    def resume(self) -> None:
+        path = self.folder / "state.safetensors"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            try:
+                data = path.read_bytes()
+                kept = load_tensors(data)
+                length = int.from_bytes(data[:8], "little")
+                words = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["state"])
+            except (SafetensorError, ValueError, KeyError) as error:
+                raise UsageError(f"{path} is damaged ({error}); delete it to train from the start") from None
+            if words["identity"] != self._identity():
+                raise UsageError(f"{path} is the state of another training; delete it or choose another folder")
+            self._restore(kept, words)
+        lines = "".join(canonical_json(row) + "\n" for row in self.log)
+        write_atomically(self.folder / "log.jsonl", lines.encode())
+
+    @torch.no_grad()
+    def _restore(self, kept: dict[str, Tensor], words: dict[str, Any]) -> None:
+        self.epoch, self.step, self.looked = words["epoch"], words["step"], words["step"]
+        self.seconds, self.log = words["seconds"], words["log"]
+        self.best_score, self.best_epoch = words["best_score"], words["best_epoch"]
+        meter = self.step_of.meter
+        meter.forwards, meter.backwards = words["forwards"], words["backwards"]
+        for name, parameter in self.net.named_parameters():
+            if f"momentum.{name}" in kept:
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter)
+        self.best = {
+            name.removeprefix("best."): value.to(self.device) for name, value in kept.items() if name.startswith("best.")
+        }
+        for name, value in self._tensors().items():
+            value.copy_(kept[name])
+
+    def finish(self) -> None:
+        """Write the weights and, last, the card."""
+        chosen = self.best or (self.average or self.net).state_dict()
+        weights = _bytes(chosen, None)
+        write_atomically(self.folder / "weights.safetensors", weights)
+        epochs = len(self.log)
+        images = len(self.rows) * epochs
+        card: dict[str, Any] = {
+            "schema": 1,
+            "training": jsonable(self.ref),
+            "network": jsonable(self.network),
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "params": parameters(self.net),
+            "epochs": epochs,
+            "epoch_kept": self.best_epoch if self.best else epochs,
+            "images_per_epoch": len(self.rows),
+            "passes_per_example": [sum(row[way] for row in self.log) / images for way in ("forwards", "backwards")] if images else None,
+            "seconds_per_epoch": sum(row["seconds"] for row in self.log) / epochs if epochs else None,
+            "device": str(self.device),
+            "torch": torch.__version__,
+            "overfitting": None,
+        }
+        if self.watched and self.eps and epochs:
+            card["overfitting"] = overfitting.verdict(self.log, len(self.watched["test"].labels))
+        write_atomically(self.folder / "card.json", canonical_json(card).encode() + b"\n")
+        (self.folder / "state.safetensors").unlink(missing_ok=True)
+
+
+def _bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> bytes:
+    # Copies, for the format refuses tensors that share memory or are not contiguous.
+    whole = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    return save_tensors(whole, metadata)
