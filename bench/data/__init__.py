@@ -79,7 +79,9 @@ def open_set(
     found = decoded(source, channels, size, interpolation)
     uneven = name in NAMED and NAMED[name].uneven
     if found.resized and image_size is None and not uneven:
-        raise UsageError(f"{found.resized}, not {size[0]}x{size[1]} as the set is; give image_size = [height, width] to resize all")
+        raise UsageError(
+            f"{found.resized}, not {size[0]}x{size[1]} as the set is; give image_size = [height, width] to resize all"
+        )
     return ImageSet(
         name,
         split,
@@ -139,7 +141,9 @@ def open_ref(ref: DataRef, *, folder: Path | None) -> ImageSet:
     Raises:
         UsageError: as :func:`open_set`, or the set has changed since the reference was made.
     """
-    images = open_set(ref.name, ref.split, folder=folder, image_size=ref.image_shape[1:], interpolation=ref.interpolation)
+    images = open_set(
+        ref.name, ref.split, folder=folder, image_size=ref.image_shape[1:], interpolation=ref.interpolation
+    )
     rows_of(images, ref)
     return images
 
@@ -178,7 +182,9 @@ def _source(name: str, split: Split, folder: Path | None) -> tuple[Source, int, 
     else:
         place, native = _own(name), None
     if split not in place.splits:
-        raise UsageError(f"dataset {name}: {place.folder} has no {split} images, only {', '.join(sorted(place.splits))}")
+        raise UsageError(
+            f"dataset {name}: {place.folder} has no {split} images, only {', '.join(sorted(place.splits))}"
+        )
     return place.source(split), 3, native
 
 

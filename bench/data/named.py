@@ -1,0 +1,211 @@
+"""The sets that have a name: what each one is, where it is looked for, and how it is fetched."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from bench.data import folders, official, parquet
+from bench.data.cache import cache_folder
+from bench.data.rows import Place
+from bench.types import UsageError
+
+_CONNECT_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class NamedSet:
+    """A named set. ``image_shape`` is (C, H, W); ``splits`` counts the images of its publisher's whole splits.
+
+    ``uneven``: its images have many sizes, so that they are resized to ``image_shape`` unless told otherwise.
+    ``files`` says in words what its publisher's own files are; ``torchvision`` is the class that downloads them.
+    """
+
+    name: str
+    summary: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    splits: Mapping[str, int]
+    files: str = ""
+    torchvision: str | None = None
+    uneven: bool = False
+
+    def available(self, folder: Path | None) -> bool:
+        """Say whether it is at hand without a download; looks at names of files only."""
+        if self.name == "digits":
+            return find_spec("sklearn") is not None
+        return search(self, folder).place is not None
+
+
+class Search(NamedTuple):
+    """``place`` is where the set lies, or ``None``; ``looked`` names every folder that was looked into."""
+
+    place: Place | None
+    looked: tuple[str, ...]
+
+
+def _sets(*sets: NamedSet) -> Mapping[str, NamedSet]:
+    return MappingProxyType({entry.name: entry for entry in sets})
+
+
+NAMED = _sets(
+    NamedSet(
+        "digits",
+        "Handwritten digits 8x8 in grey, 1,797 images that come with scikit-learn (Alpaydin and Kaynak, 1998).",
+        10,
+        (1, 8, 8),
+        {"train": 1297, "test": 500},
+    ),
+    NamedSet(
+        "cifar10",
+        "CIFAR-10: 60,000 photographs 32x32 of 10 kinds of things (Krizhevsky, 2009).",
+        10,
+        (3, 32, 32),
+        {"train": 50_000, "test": 10_000},
+        "cifar-10-batches-py/",
+        "CIFAR10",
+    ),
+    NamedSet(
+        "cifar100",
+        "CIFAR-100: 60,000 photographs 32x32 of 100 kinds of things, fine labels (Krizhevsky, 2009).",
+        100,
+        (3, 32, 32),
+        {"train": 50_000, "test": 10_000},
+        "cifar-100-python/",
+        "CIFAR100",
+    ),
+    NamedSet(
+        "svhn",
+        "SVHN: 99,289 house-number digits 32x32, without the extra split (Netzer et al., 2011).",
+        10,
+        (3, 32, 32),
+        {"train": 73_257, "test": 26_032},
+        "train_32x32.mat and test_32x32.mat",
+        "SVHN",
+    ),
+    NamedSet(
+        "tiny_imagenet",
+        "Tiny-ImageNet: 110,000 photographs 64x64 of 200 kinds; its val split is the test split (Le and Yang, 2015).",
+        200,
+        (3, 64, 64),
+        {"train": 100_000, "test": 10_000},
+        "tiny-imagenet-200/",
+    ),
+    NamedSet(
+        "caltech101",
+        "Caltech-101: 8,677 photographs of 101 kinds at 300x200; a fixed fifth for the test (Fei-Fei et al., 2004).",
+        101,
+        (3, 200, 300),
+        {"train": 6_942, "test": 1_735},
+        "101_ObjectCategories/",
+        "Caltech101",
+        uneven=True,
+    ),
+)
+
+
+def search(entry: NamedSet, folder: Path | None) -> Search:
+    """Look for a set in ``folder``, then ``$CROSSFIRE_DATA``, then the user's cache.
+
+    The first folder that holds any split of it is the one, so that train and test never come from two places.
+
+    Raises:
+        UsageError: ``folder`` does not exist.
+    """
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"the data folder {folder} does not exist")
+    looked = []
+    for root, given_by in _roots(folder):
+        looked.append(f"{root} ({given_by})" if root.is_dir() else f"{root} ({given_by}; no such folder)")
+        own = root / entry.name
+        place = parquet.find(own)
+        for parent in (own, root):
+            place = place or official.FIND[entry.name](parent)
+        if place := place or folders.find(own):
+            return Search(place, tuple(looked))
+    return Search(None, tuple(looked))
+
+
+def _roots(folder: Path | None) -> Iterator[tuple[Path, str]]:
+    if folder is not None:
+        yield folder, "--data"
+    if variable := os.environ.get("CROSSFIRE_DATA"):
+        yield Path(variable), "$CROSSFIRE_DATA"
+    yield cache_folder() / "data", "the cache"
+
+
+def locate(entry: NamedSet, folder: Path | None) -> Place:
+    """Return where a set lies, downloading it into the cache where it lies nowhere yet.
+
+    ``CROSSFIRE_OFFLINE=1`` forbids downloads.
+
+    Raises:
+        UsageError: it lies nowhere and cannot be downloaded; the line says what was looked for and where.
+    """
+    found = search(entry, folder)
+    if found.place is not None:
+        return found.place
+    failure = _download(entry)
+    if failure is None:
+        found = search(entry, folder)
+        if found.place is not None:
+            return found.place
+        failure = "the download held none of these files"
+    name = entry.name
+    raise UsageError(
+        f"dataset {name} not found: no {name}/{{train,test,val}}*.parquet, no {entry.files} and no "
+        f"{name}/<split>/<class>/ in {', '.join(found.looked)}; download: {failure}; "
+        "put one there or name its folder with --data"
+    )
+
+
+def _download(entry: NamedSet) -> str | None:
+    """Fetch a set with torchvision; return why not where that fails."""
+    if os.environ.get("CROSSFIRE_OFFLINE", "0") not in ("", "0"):
+        return "forbidden by CROSSFIRE_OFFLINE"
+    if entry.torchvision is None:
+        return "torchvision does not offer it"
+    target = cache_folder() / "data" / entry.name
+    beside = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        beside.mkdir(parents=True)
+        with _connect_timeout():
+            kept = _fetch(entry.torchvision, beside)
+        kept.rename(target)
+    except Exception as error:  # whatever it is, the user is told where else the set may come from
+        return f"failed ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return None
+
+
+def _fetch(dataset: str, folder: Path) -> Path:
+    # torchvision compares each archive with a known MD5 before it unpacks any of it.
+    from torchvision import datasets
+
+    if dataset == "Caltech101":
+        datasets.Caltech101(folder, download=True)
+        return folder / "caltech101"
+    for split in ("train", "test"):
+        which = {"split": split} if dataset == "SVHN" else {"train": split == "train"}
+        getattr(datasets, dataset)(folder, download=True, **which)
+    return folder
+
+
+@contextmanager
+def _connect_timeout() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_CONNECT_TIMEOUT_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,165 @@
+"""The files that the sets' publishers hand out, as torchvision keeps them, read without torchvision."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.data import folders
+from bench.data.rows import Numbers, Pixels, Place, Row, Rows, Source, Split, held_out
+from bench.types import UsageError
+
+_RECONSTRUCT = np.empty(0).__reduce__()[0]
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads the pickles that hold CIFAR; anything but arrays of numbers is refused, so no code in one can run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = {"_reconstruct": _RECONSTRUCT, "ndarray": np.ndarray, "dtype": np.dtype}
+        if module.partition(".")[0] == "numpy" and name in allowed:
+            return allowed[name]
+        if (module, name) == ("_codecs", "encode"):  # how protocol 2 writes bytes
+            return _latin1
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+
+def _latin1(text: str, _encoding: str) -> bytes:
+    return text.encode("latin1")
+
+
+def _unpickle(path: Path, *keys: str) -> list[Any]:
+    try:
+        with path.open("rb") as file:
+            content = _ArraysOnly(file, encoding="latin1").load()
+        return [content[key] for key in keys]
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing") from None
+    except Exception as error:  # a damaged pickle can raise anything
+        raise UsageError(f"{path}: not a whole CIFAR batch ({type(error).__name__}: {error})") from None
+
+
+def _cifar(folder: Path, files: dict[Split, tuple[str, ...]], label: str, meta: str, names: str) -> Place | None:
+    def source(split: Split) -> Source:
+        paths = tuple(folder / file for file in files[split])
+        (class_names,) = _unpickle(folder / meta, names)
+        return Source(paths, "cifar", tuple(map(str, class_names)), lambda: _read_cifar(paths, label))
+
+    present = frozenset(split for split, parts in files.items() if any((folder / part).is_file() for part in parts))
+    return Place(folder, present, source) if present else None
+
+
+def _read_cifar(paths: tuple[Path, ...], label: str) -> Rows:
+    parts: list[tuple[Path, Pixels, list[int]]] = []
+    for path in paths:
+        data, labels = _unpickle(path, "data", label)
+        flat = np.asarray(data)
+        if flat.dtype != np.uint8 or flat.ndim != 2 or flat.shape[1] != 3072 or len(labels) != len(flat):
+            raise UsageError(
+                f"{path}: data is {flat.dtype} {flat.shape} with {len(labels)} labels, not uint8 (N, 3072) with N"
+            )
+        parts.append((path, flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels))
+    return Rows(sum(len(labels) for _, _, labels in parts), (row for part in parts for row in _raw_rows(*part)))
+
+
+def _raw_rows(path: Path, images: Pixels, labels: list[int]) -> Iterator[Row]:
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        yield Row(f"{path} row {index}", int(label), image)
+
+
+def _cifar10(root: Path) -> Place | None:
+    batches: dict[Split, tuple[str, ...]] = {
+        "train": tuple(f"data_batch_{index}" for index in range(1, 6)),
+        "test": ("test_batch",),
+    }
+    return _cifar(root / "cifar-10-batches-py", batches, "labels", "batches.meta", "label_names")
+
+
+def _cifar100(root: Path) -> Place | None:
+    batches: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test",)}
+    return _cifar(root / "cifar-100-python", batches, "fine_labels", "meta", "fine_label_names")
+
+
+def _svhn(root: Path) -> Place | None:
+    def source(split: Split) -> Source:
+        path = root / f"{split}_32x32.mat"
+        return Source((path,), "svhn", tuple(map(str, range(10))), lambda: _read_svhn(path))
+
+    present = frozenset(split for split in ("train", "test") if (root / f"{split}_32x32.mat").is_file())
+    return Place(root, present, source) if present else None
+
+
+def _read_svhn(path: Path) -> Rows:
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path, variable_names=["X", "y"])
+        images, labels = content["X"].transpose(3, 0, 1, 2), content["y"].flatten()
+    except Exception as error:  # loadmat raises whatever its parser trips over
+        raise UsageError(f"{path}: not a whole SVHN file ({type(error).__name__}: {error})") from None
+    if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or len(labels) != len(images):
+        raise UsageError(f"{path}: X is {images.dtype} {content['X'].shape}, not uint8 (32, 32, 3, N) with N labels")
+    # The publisher writes the digit 0 as 10.
+    return Rows(len(images), _raw_rows(path, images, [0 if label == 10 else int(label) for label in labels]))
+
+
+def _caltech101(root: Path) -> Place | None:
+    folder = root / "101_ObjectCategories"
+
+    def source(split: Split) -> Source:
+        names = tuple(name for name in folders.classes(folder) if name != "BACKGROUND_Google")
+        found = [(path, label) for label, name in enumerate(names) for path in folders.images_under(folder / name)]
+        labels: Numbers = np.array([label for _, label in found], dtype=np.int64)
+        rows = held_out(labels, round(len(found) / 5))[split]
+        return folders.of_files([found[row] for row in rows], names, "caltech101")
+
+    return Place(folder, frozenset({"train", "test"}), source) if folder.is_dir() else None
+
+
+def _tiny_imagenet(root: Path) -> Place | None:
+    folder = root / "tiny-imagenet-200"
+    return Place(folder, frozenset({"train", "test"}), partial(_tiny_source, folder)) if folder.is_dir() else None
+
+
+def _tiny_source(folder: Path, split: Split) -> Source:
+    words = dict(line.split("\t", 1) for line in _lines(folder / "words.txt"))
+    wnids = sorted(_lines(folder / "wnids.txt"))
+    names = tuple(f"{wnid} {words.get(wnid, '').partition(',')[0]}".strip() for wnid in wnids)
+    labels = {wnid: label for label, wnid in enumerate(wnids)}
+    annotations = folder / "val" / "val_annotations.txt"
+    if split == "test" and annotations.is_file():
+        found = []
+        for number, line in enumerate(_lines(annotations)):
+            file, _, wnid = line.partition("\t")
+            if (wnid := wnid.partition("\t")[0]) not in labels:
+                raise UsageError(f"{annotations} row {number}: class '{wnid}' is not in wnids.txt")
+            found.append((folder / "val" / "images" / file, labels[wnid]))
+        if missing := next((path for path, _ in found if not path.is_file()), None):
+            raise UsageError(f"{missing} is missing; {annotations.name} lists it")
+    else:
+        part = folder / ("train" if split == "train" else "val")
+        found = [(path, label) for wnid, label in labels.items() for path in folders.images_under(part / wnid)]
+    if not found:
+        raise UsageError(f"{folder}: no {split} image")
+    return folders.of_files(found, names, "tiny_imagenet")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing") from None
+
+
+FIND: dict[str, Callable[[Path], Place | None]] = {
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "svhn": _svhn,
+    "caltech101": _caltech101,
+    "tiny_imagenet": _tiny_imagenet,
+}

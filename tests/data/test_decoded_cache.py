@@ -1,0 +1,218 @@
+import json
+import multiprocessing
+import os
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_files import encode, noise, write_parquet
+
+import bench.data.cache as cache
+from bench.data import NAMED, open_set
+from bench.types import UsageError
+
+
+def make(folder, count=3, seed=0):
+    path = folder / "test.parquet"
+    write_parquet(path, [encode(noise(seed + i)) for i in range(count)], [0] * count)
+    # As old as any file that a user has.
+    os.utime(path, (time.time() - 60, time.time() - 60))
+    return f"parquet:{folder}"
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How many images are decoded and how many files are hashed."""
+    counts = {"decode": 0, "_hash": 0}
+    for name in counts:
+        whole = getattr(cache, name)
+
+        def counted(*args, _name=name, _whole=whole, **kwargs):
+            counts[_name] += 1
+            return _whole(*args, **kwargs)
+
+        monkeypatch.setattr(cache, name, counted)
+    return counts
+
+
+def entries():
+    folder = cache.cache_folder() / "decoded"
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_the_second_time_nothing_is_decoded_or_hashed(tmp_path, calls):
+    name = make(tmp_path)
+    first = open_set(name, "test", folder=None)
+    assert calls == {"decode": 3, "_hash": 1}
+    second = open_set(name, "test", folder=None)
+    assert calls == {"decode": 3, "_hash": 1}
+    assert np.array_equal(first.images, second.images) and first.sha == second.sha
+    assert isinstance(second.images, np.memmap)
+
+
+def test_a_touched_file_is_hashed_again_but_not_decoded(tmp_path, calls):
+    name = make(tmp_path)
+    open_set(name, "test", folder=None)
+    os.utime(tmp_path / "test.parquet", (1_000_000, 1_000_000))
+    open_set(name, "test", folder=None)
+    assert calls == {"decode": 3, "_hash": 2}
+
+
+def test_a_file_changed_within_a_tick_of_the_clock_is_noticed(tmp_path):
+    name = make(tmp_path)
+    stamp = time.time_ns()
+    os.utime(tmp_path / "test.parquet", ns=(stamp, stamp))
+    first = open_set(name, "test", folder=None)
+    size = (tmp_path / "test.parquet").stat().st_size
+    for seed in range(1, 200):
+        make(tmp_path, seed=seed)
+        if (tmp_path / "test.parquet").stat().st_size == size:
+            break
+    os.utime(tmp_path / "test.parquet", ns=(stamp, stamp))
+    assert open_set(name, "test", folder=None).sha != first.sha
+
+
+def test_a_moved_set_is_the_same_set(tmp_path, calls):
+    open_set(make(tmp_path / "here"), "test", folder=None)
+    open_set(make(tmp_path / "there"), "test", folder=None)
+    assert calls["decode"] == 3 and len(entries()) == 1
+
+
+def test_an_entry_cut_short_is_made_again(tmp_path):
+    name = make(tmp_path)
+    first = np.array(open_set(name, "test", folder=None).images)
+    (entry,) = entries()
+    for file, size in (("images.npy", 500), ("labels.npy", 0), ("about.json", 4)):
+        path = cache.cache_folder() / "decoded" / entry / file
+        with path.open("r+b") as handle:
+            handle.truncate(size)
+        assert np.array_equal(open_set(name, "test", folder=None).images, first)
+
+
+def test_a_death_while_writing_leaves_nothing_that_is_read(tmp_path, monkeypatch):
+    name = make(tmp_path)
+    with monkeypatch.context() as patch:
+
+        def dies(*_):
+            raise KeyboardInterrupt
+
+        patch.setattr(cache, "write_atomically", dies)
+        with pytest.raises(KeyboardInterrupt):
+            open_set(name, "test", folder=None)
+    assert not [entry for entry in entries() if not entry.startswith(".")]
+    assert len(open_set(name, "test", folder=None)) == 3
+
+
+def test_leftovers_of_a_dead_process_are_swept_after_a_day(tmp_path):
+    folder = cache.cache_folder() / "decoded"
+    for name, age in ((".old.part", 2 * 24 * 3600), (".young.part", 60)):
+        (folder / name).mkdir(parents=True)
+        os.utime(folder / name, (time.time() - age, time.time() - age))
+    open_set(make(tmp_path), "test", folder=None)
+    assert [entry for entry in entries() if entry.startswith(".")] == [".young.part"]
+
+
+def _open(name, barrier, queue):
+    barrier.wait()
+    images = open_set(name, "test", folder=None)
+    queue.put((images.sha, int(images.images.astype(np.int64).sum())))
+
+
+def test_several_processes_may_decode_the_same_set_at_once(tmp_path):
+    name = make(tmp_path, count=300)
+    context = multiprocessing.get_context("fork")
+    barrier, queue = context.Barrier(4), context.Queue()
+    processes = [context.Process(target=_open, args=(name, barrier, queue)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    answers = {queue.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert len(answers) == 1 and len(entries()) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UsageError, match="the cache cannot be written: .*; set XDG_CACHE_HOME"):
+        open_set(make(tmp_path / "set"), "test", folder=None)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    name = make(tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "images.npy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        with pytest.raises(UsageError, match="No space left on device"):
+            open_set(name, "test", folder=None)
+    assert entries() == []
+
+
+def test_the_first_place_that_has_any_split_is_the_one(tmp_path, monkeypatch):
+    for number, place in enumerate(("given", "variable", "cache/crossfire/data")):
+        write_parquet(tmp_path / place / "svhn" / "test.parquet", [encode(noise(number))], [number])
+    write_parquet(tmp_path / "variable" / "svhn" / "train.parquet", [encode(noise(0))], [0])
+    monkeypatch.setenv("CROSSFIRE_DATA", str(tmp_path / "variable"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert open_set("svhn", "test", folder=tmp_path / "given").labels.tolist() == [0]
+    assert open_set("svhn", "test", folder=None).labels.tolist() == [1]
+    with pytest.raises(UsageError, match="given/svhn has no train images, only test"):
+        open_set("svhn", "train", folder=tmp_path / "given")
+    monkeypatch.delenv("CROSSFIRE_DATA")
+    assert open_set("svhn", "test", folder=None).labels.tolist() == [2]
+    assert NAMED["svhn"].available(None) and not NAMED["cifar10"].available(None)
+
+
+def test_where_nothing_is_found_the_line_says_what_was_looked_for_and_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSFIRE_DATA", str(tmp_path / "gone"))
+    with pytest.raises(UsageError) as caught:
+        open_set("cifar10", "test", folder=tmp_path)
+    line = str(caught.value)
+    for part in ("cifar10/{train,test,val}*.parquet", "cifar-10-batches-py/", "cifar10/<split>/<class>/",
+                 f"{tmp_path} (--data)", "gone ($CROSSFIRE_DATA; no such folder)", "CROSSFIRE_OFFLINE"):  # fmt: skip
+        assert part in line
+    assert "\n" not in line
+
+
+def test_a_download_that_fails_is_part_of_that_line(monkeypatch):
+    monkeypatch.setenv("CROSSFIRE_OFFLINE", "0")
+
+    def offline(*_, **__):
+        assert socket.getdefaulttimeout() <= 10
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(socket, "getaddrinfo", offline)
+    for name in ("cifar10", "cifar100", "svhn", "caltech101", "tiny_imagenet"):
+        with pytest.raises(UsageError, match=f"dataset {name} not found.*download: (failed|torchvision does not)"):
+            open_set(name, "test", folder=None)
+    assert list((cache.cache_folder() / "data").iterdir()) == []
+    assert socket.getdefaulttimeout() is None
+
+
+def test_what_is_downloaded_is_found_from_then_on(monkeypatch):
+    monkeypatch.setenv("CROSSFIRE_OFFLINE", "0")
+    fetched = []
+
+    def fetch(self, root, train, download):
+        fetched.append(train)
+        write_parquet(Path(root) / ("train.parquet" if train else "test.parquet"), [encode(noise(0))], [0])
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.__init__", fetch)
+    assert len(open_set("cifar10", "test", folder=None)) == 1
+    assert len(open_set("cifar10", "train", folder=None)) == 1
+    assert fetched == [True, False]
+
+
+def test_a_publishers_hash_is_held_against_the_file(tmp_path):
+    name = make(tmp_path)
+    open_set(name, "test", folder=None)
+    about = {"splits": {"test": {"file": "test.parquet", "sha256": "0" * 64}}}
+    (tmp_path / "meta.json").write_text(json.dumps(about))
+    with pytest.raises(UsageError, match=r"test.parquet: its SHA-256 is .*meta.json beside it says 000000000000"):
+        open_set(name, "test", folder=None)
