@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     Loss = Callable[..., Tensor]
 
 __all__ = [
+    "Annotated",
     "Budget",
     "Count",
     "DeployedStep",
+    "Field",
     "Fraction",
     "Gradient",
     "Literal",

@@ -64,8 +64,7 @@ def put_on(base: nn.Module, step: MethodRef | None) -> Step:
         return Step(base, base, None)
     entry = entry_of(step)
     made: DeployedStep = entry.load()(**entry.arguments(step.params))
-    rng = made.rng if entry.meta.get("randomised") else None  # type: ignore[attr-defined]
-    return Step(made.wrap(base).eval(), made.surrogate(base).eval(), rng)
+    return Step(made.wrap(base).eval(), made.surrogate(base).eval(), getattr(made, "rng", None))
 
 
 def craft(
@@ -167,20 +166,30 @@ def _worst(values: Tensor) -> int:
     return int(values.flatten(1).float().amax(1).argmax())
 
 
-def predict(step: Step, base: nn.Module, x: Tensor, batch: int, check: Callable[[], None] | None = None) -> Tensor:
-    """Return the labels (N,) that the deployed function gives to images on its device.
+class Answer(NamedTuple):
+    """Labels (N,) that a deployed function gives, and passes of the base classifier per image."""
+
+    labels: Tensor
+    forwards: float
+    backwards: float
+
+
+def predict(step: Step, base: nn.Module, x: Tensor, batch: int, check: Callable[[], None] | None = None) -> Answer:
+    """Return the labels that the deployed function gives to images (N, C, H, W) on its device.
 
     Raises:
-        MethodError: a logit that is not finite.
+        MethodError: a logit that is not finite, or not one row for each image.
     """
     labels = []
-    with frozen(base), Meter(base, 0, check), torch.no_grad():
+    with frozen(base), Meter(base, 0, check) as meter, torch.no_grad():
         for part in x.split(batch):
             logits = step.deployed(part)
+            if logits.dim() != 2 or len(logits) != len(part):
+                raise MethodError(f"the deployed function returned {tuple(logits.shape)} for {len(part)} images")
             if not bool(torch.isfinite(logits).all()):
                 raise MethodError("the deployed function returned a logit that is not finite")
             labels.append(logits.argmax(1))
-    return torch.cat(labels)
+    return Answer(torch.cat(labels), meter.forwards / len(x), meter.backwards / len(x))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 import torch
-from bench.api import Count, defense
 from torch import Tensor, nn
 
+from bench.api import Annotated, Field, defense
 from defenses._gradients import borrow
 
 
@@ -13,7 +13,7 @@ class Jpeg:
         quality: of the encoder, 1 to 100.
     """
 
-    def __init__(self, *, quality: Count = 75) -> None:
+    def __init__(self, *, quality: Annotated[int, Field(ge=1, le=100)] = 75) -> None:
         self.quality = quality
 
     def wrap(self, base: nn.Module) -> nn.Module:

@@ -12,7 +12,9 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench.schedule.run import Stop
+
+class Stop(BaseException):
+    """The run was asked to end. No ``Exception``, so that no method can take it for a failure of its own."""
 
 
 @dataclass

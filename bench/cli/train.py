@@ -26,20 +26,19 @@ def main(args: argparse.Namespace) -> int:
 
     store = Store(options.store_root(args))
     store.check_writable()
-    models = {training_key(planned.cell.model): planned.cell.model for planned in work.plan.cells}
+    bases = {training_key(planned.cell.model): planned.cell for planned in work.plan.cells}
     failed = 0
     with session(args.time_budget) as (reporter, check, ended):
         runner = Runner(work, store, device, None, check, reporter)
-        for key, model in models.items():
-            if not isinstance(model.weights, TrainRef):
+        for cell in bases.values():
+            if not isinstance(cell.model.weights, TrainRef):
                 continue
+            what = f"{cell.model.weights.recipe.name} on {cell.model.network.name}"
             try:
-                runner.train(model)
+                print(f"{what}: {runner.train(cell.model, cell.data)}")
             except Exception as error:
                 failed += 1
-                print(f"failed: {model.weights.recipe.name} on {model.network.name}: {error}", file=sys.stderr)
-                continue
-            print(f"{model.weights.recipe.name} on {model.network.name}: {store.training(key) / 'weights.safetensors'}")
+                print(f"failed: {what}: {error}", file=sys.stderr)
     if ended.code is not None:
         print(f"{ended.why}; the same command goes on from here.")
         return ended.code

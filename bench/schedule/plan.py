@@ -11,7 +11,7 @@ from typing import Literal
 from bench import config as configuration
 from bench import weights
 from bench.config import Attack, Config, Defense, labels_of, sweep
-from bench.data import data_ref, open_set, select
+from bench.data import data_ref, open_set
 from bench.keys import EVALUATION_VERSION, TRAINING_VERSION, key_of
 from bench.models.build import network_ref
 from bench.types import (
@@ -110,8 +110,7 @@ def make(
 def _data(config: Config, split: Literal["train", "test"], folder: Path | None, n: int | None) -> DataRef:
     wanted = config.dataset
     images = open_set(wanted.name, split, folder=folder, image_size=wanted.size, interpolation=wanted.interpolation)
-    rows = select(images, n, wanted.subset)
-    return data_ref(images, rows, subset=wanted.subset, interpolation=wanted.interpolation)
+    return data_ref(images, n, wanted.subset)
 
 
 def _model(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,8 +19,8 @@ from bench.evaluate import entry_of, put_on
 from bench.models.build import build
 from bench.schedule.plan import Work, attack_key, training_key
 from bench.store import Store
-from bench.train import passes_per_example
-from bench.types import AttackRef, Cell, ModelRef, Scalar, TrainRef
+from bench.train import train
+from bench.types import AttackRef, Cell, ModelRef, Scalar, Schedule, TrainRef
 
 
 class Piece(NamedTuple):
@@ -78,7 +82,7 @@ def costs(work: Work, device: torch.device) -> list[RecipeCost]:
             continue
         net = _initial(model, planned.cell, device)
         flops = pass_flops(net, data.image_shape)
-        passes = passes_per_example(model.weights, net, data.image_shape, device)
+        passes = _training_passes(model, data.image_shape)
         rows[key] = RecipeCost(
             planned.names.model,
             model.weights.recipe.name,
@@ -105,7 +109,7 @@ def pieces(work: Work, store: Store, device: torch.device) -> list[Piece]:
         unit = units[shape]
         if isinstance(model.weights, TrainRef) and key not in found:
             net = net or _initial(model, cell, device)
-            passes = passes_per_example(model.weights, net, cell.data.image_shape, device)
+            passes = _training_passes(model, cell.data.image_shape)
             times = model.weights.schedule.epochs * model.weights.data.n
             done = (store.training(key) / "card.json").is_file()
             found[key] = _piece(f"train {model.weights.recipe.name} on {planned.names.model}", done, passes, times, unit)
@@ -138,6 +142,26 @@ def _attack_passes(attack: AttackRef, inside: Passes | None) -> Passes | None:
         stated.forwards * inside.forwards * attack.eot,
         (stated.forwards * inside.backwards + stated.backwards) * attack.eot,
     )
+
+
+def _training_passes(model: ModelRef, image_shape: tuple[int, int, int]) -> Passes:
+    """Count the passes per image of one optimiser step, taken on two grey images."""
+    assert isinstance(model.weights, TrainRef)
+    schedule = Schedule(epochs=1, batch=2)
+    ref = model.weights.model_copy(update={"schedule": schedule})
+    images = np.full((2, *image_shape), 128, dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        train(
+            ref,
+            model.network,
+            images,
+            np.arange(2, dtype=np.int64),
+            Path(folder),
+            device=torch.device("cpu"),
+            check=lambda: None,
+            on_progress=lambda _: None,
+        )
+        return Passes(*json.loads((Path(folder) / "card.json").read_text(encoding="utf-8"))["passes_per_example"])
 
 
 def _initial(model: ModelRef, cell: Cell, device: torch.device) -> nn.Module:

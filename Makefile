@@ -1,0 +1,30 @@
+# Two commands to know: make bench, make test.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: bench test lint perf clean
+
+bench: .venv/.bench
+	$(BIN)/python run_bench.py
+
+test: .venv/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+
+lint: .venv/.test
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+.venv/.bench: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/.test: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@ .venv/.bench
+
+perf: .venv/.test
+	$(BIN)/python -m tests.perf
+
+clean:
+	rm -rf .venv report

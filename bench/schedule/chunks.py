@@ -1,0 +1,103 @@
+"""What a run keeps of its work: adversarial images in chunks, and one row per example."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from bench.evaluate import Crafted
+from bench.store import write_atomically
+
+
+def write_chunk(path: Path, made: Crafted) -> None:
+    """Keep a chunk of an adversarial set with what it took."""
+    tensors = {"images": made.images.cpu().contiguous(), "forwards": made.forwards, "backwards": made.backwards}
+    about = {"seconds": repr(made.seconds), "notes": json.dumps(made.notes), "batch": str(made.batch)}
+    write_atomically(path, save(tensors, {**about, "sha256": _digest(tensors)}))
+
+
+def read_chunk(path: Path, n: int) -> Crafted | None:
+    """Return a chunk of ``n`` images, or ``None`` where there is none or it was cut short or altered."""
+    with suppress(FileNotFoundError, SafetensorError, KeyError, ValueError):
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in ("images", "forwards", "backwards")}
+        if about["sha256"] == _digest(tensors) and len(tensors["images"]) == n:
+            return Crafted(
+                **tensors, seconds=float(about["seconds"]), notes=json.loads(about["notes"]), batch=int(about["batch"])
+            )
+    return None
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in tensors.values())).hexdigest()
+
+
+@dataclass
+class Outcomes:
+    """What the deployed function answered, example by example: label, distance moved, passes; and seconds in all."""
+
+    labels: list[Tensor] = field(default_factory=list)
+    linf: list[Tensor] = field(default_factory=list)
+    l2: list[Tensor] = field(default_factory=list)
+    forwards: list[Tensor] = field(default_factory=list)
+    backwards: list[Tensor] = field(default_factory=list)
+    seconds: float = 0.0
+    notes: set[str] = field(default_factory=set)
+
+    def add(self, labels: Tensor, origin: Tensor, made: Crafted) -> None:
+        """Add a chunk: its labels (N,), its clean images, and what was crafted from them."""
+        delta = (made.images.to(origin.device) - origin).flatten(1)
+        self.labels.append(labels.cpu())
+        self.linf.append(delta.abs().amax(1).cpu())
+        self.l2.append(delta.norm(dim=1).cpu())
+        self.forwards.append(made.forwards)
+        self.backwards.append(made.backwards)
+        self.seconds += made.seconds
+        self.notes |= set(made.notes)
+
+    def column(self, name: str) -> np.ndarray:
+        return torch.cat(getattr(self, name)).numpy()
+
+    def mean(self, name: str) -> float:
+        return float(torch.cat(getattr(self, name)).double().mean())
+
+
+def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: np.ndarray, found: Outcomes) -> None:
+    """Write one Parquet row per example: :class:`bench.types.ExampleRecord` in columns."""
+    n, truth, labels = len(y), y.cpu().numpy(), found.column("labels")
+    table = pa.table(
+        {
+            "index": images.cpu().numpy(),
+            "input_sha": [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in x.cpu().numpy()],
+            "label": truth,
+            "clean": clean,
+            "adversarial": labels,
+            "robust": (clean == truth) & (labels == truth),
+            **{name: found.column(name) for name in ("linf", "l2", "forwards", "backwards")},
+            "seconds": np.full(n, found.seconds / n),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    write_atomically(path, sink.getvalue().to_pybytes())
+
+
+def read_clean(path: Path, n: int) -> np.ndarray | None:
+    """Return the clean predictions (n,) among the records, or ``None`` where they are missing or unreadable."""
+    with suppress(FileNotFoundError, pa.ArrowInvalid):
+        labels: np.ndarray = pq.read_table(path, columns=["clean"]).column("clean").to_numpy()
+        if len(labels) == n:
+            return labels
+    return None

@@ -1,0 +1,116 @@
+"""What a configuration means, and the one line that a wrong one gets."""
+
+import pytest
+from bench import config
+from bench.types import UsageError
+
+HEAD = """
+schema = 1
+name = "t"
+[dataset]
+name = "digits"
+[[models]]
+arch = "small-cnn"
+"""
+BODY = """
+[[defenses]]
+use = "standard"
+[[attacks]]
+use = "pgd"
+"""
+
+
+def load(tmp_path, text):
+    path = tmp_path / "t.toml"
+    path.write_text(text)
+    return config.load(str(path))
+
+
+def rows(tmp_path, text):
+    chosen = load(tmp_path, HEAD + text)
+    return config.defenses(chosen), config.attacks(chosen)
+
+
+def test_every_preset_is_valid():
+    for name in config.presets():
+        chosen = config.load(name)
+        assert config.defenses(chosen) and config.attacks(chosen)
+        assert chosen.name == name and chosen.summary
+
+
+def test_a_list_sweeps_and_the_swept_parameter_names_the_row(tmp_path):
+    defenses, _ = rows(tmp_path, BODY + '[[defenses]]\nuse = "jpeg"\nquality = [50, 75]\n')
+    assert [row.label for row in defenses] == ["standard", "jpeg[quality=50]", "jpeg[quality=75]"]
+    assert [row.step.params["quality"] for row in defenses[1:]] == [50, 75]
+
+
+def test_a_step_on_another_base_says_so(tmp_path):
+    text = BODY + '[[defenses]]\nuse = "jpeg"\nbase = "pgd-at"\n[[defenses]]\nuse = "tpap"\n'
+    defenses, _ = rows(tmp_path, text)
+    assert [row.label for row in defenses] == ["standard", "jpeg@pgd-at", "tpap"]
+    assert [row.base.recipe.name for row in defenses] == ["standard", "pgd-at", "fgsm-at"]
+
+
+def test_shared_training_settings_reach_the_recipes_that_have_them(tmp_path):
+    text = BODY + '[[defenses]]\nuse = "fgsm-at"\n[defenses.train]\nlr = 0.5\n[train]\nepochs = 3\neps = "12/255"\n'
+    defenses, _ = rows(tmp_path, text)
+    standard, fgsm_at = (row.base for row in defenses)
+    assert (standard.schedule.epochs, fgsm_at.schedule.epochs) == (3, 3)
+    assert "eps" not in standard.recipe.params and fgsm_at.recipe.params["eps"] == "4/85"
+    assert fgsm_at.schedule.lr == 0.5 != standard.schedule.lr
+
+
+def test_eps_is_exact(tmp_path):
+    _, attacks = rows(tmp_path, BODY + 'eps = ["8/255", 0.031]\n')
+    assert {str(attack.threat.eps) for attack in attacks} == {"8/255", "31/1000"}
+
+
+def test_both_accesses_are_the_default(tmp_path):
+    _, attacks = rows(tmp_path, BODY)
+    assert [attack.access for attack in attacks] == ["static", "adaptive"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (BODY.replace("pgd", "pdg"), "unknown attack 'pdg'; did you mean 'pgd'?"),
+        (BODY.replace("standard", "standart"), "unknown defense 'standart'; did you mean 'standard'?"),
+        (BODY + "steps = 0\n", "greater than or equal to 1"),
+        (BODY + "stepps = 3\n", "unknown key 'stepps'; did you mean 'steps'?"),
+        (BODY + "eps = 8\n", "did you mean '8/255'?"),
+        (BODY + 'eps = "eight"\n', "not a number"),
+        (BODY + "eps = -0.1\n", "negative"),
+        (BODY + 'norm = "l7"\n', "norm"),
+        (BODY + 'access = ["blackbox"]\n', "access"),
+        (BODY + 'preset = "tap"\n', "did you mean 'tpap'?"),
+        (BODY.replace('"standard"', '"jpeg"\nquality = 200'), "quality"),
+        (BODY + "[run]\ndevise = 'cpu'\n", "unknown key 'devise'; did you mean 'device'?"),
+        (BODY + "[train]\nepochz = 3\n", "unknown key 'epochz'; did you mean 'epochs'?"),
+        (BODY + "[train]\nepochs = -3\n", "epochs"),
+        (BODY + "[train.fgsmat]\neps = 0.1\n", "did you mean 'fgsm-at'?"),
+        ('[[attacks]]\nuse = "pgd"\n', "defenses"),
+        (BODY + "speed = [\n", "TOML"),
+        (BODY.replace("standard", "weights:gone.safetensors"), None),
+    ],
+)
+def test_one_clear_line(tmp_path, text, says):
+    if says is None:
+        from bench.schedule.plan import make
+
+        with pytest.raises(UsageError, match="no file .*gone.safetensors"):
+            make(load(tmp_path, HEAD + text))
+        return
+    with pytest.raises(UsageError) as caught:
+        rows(tmp_path, text)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="schema"):
+        load(tmp_path, (HEAD + BODY).replace("schema = 1", "schema = 2"))
+
+
+def test_no_such_preset():
+    with pytest.raises(UsageError, match="did you mean 'quick'"):
+        config.load("quik")
