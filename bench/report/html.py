@@ -1,0 +1,239 @@
+"""The leaderboard as one page that needs no server: every number opens to the cells that it stands on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import log10
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.report import text
+from bench.report.board import RANKED, Board, Column, Line, Table, build, threat_text
+from bench.report.rows import Standing, Value
+from bench.types import CellResult, UsageError, jsonable
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(results: Iterable[CellResult], out_dir: Path) -> Path:
+    """Write the page and return its path, ``out_dir/index.html``.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    page = out_dir / "index.html"
+    beside = out_dir / f".index.{os.getpid()}.html"
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        beside.write_text(render(build(results)), encoding="utf-8")
+        beside.replace(page)
+    except OSError as error:
+        raise UsageError(f"the report cannot be written to {out_dir}: {error.strerror}") from None
+    return page
+
+
+def render(board: Board) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
+    tables = [_table(table) for table in board.tables]
+    return environment.get_template("leaderboard.html").render(
+        board=board,
+        tables=tables,
+        facts=_facts(board),
+        datasets=sorted({table.dataset for table in board.tables}),
+        models=sorted({table.model for table in board.tables}),
+        threats=list(dict.fromkeys(c.group for t in board.tables for c in t.columns if c.group not in ("", "cost"))),
+        accesses=[a for a in ("white-box", "static", "adaptive", "transfer") if any(line.access == a for t in board.tables for line in t.lines)],
+        optional=list(dict.fromkeys(c.label for t in board.tables for c in t.columns if c.label != "clean")),
+        details=_details(board),
+        foot=text.FOOT,
+    )
+
+
+class Cell(NamedTuple):
+    text: str
+    value: Value | None
+    column: Column
+    #: What ``ranked`` cells are by their place: best, second, or nothing.
+    rank: str
+    marks: str
+    hint: str
+
+
+def _table(table: Table) -> dict[str, Any]:
+    marks = text.legend(table)
+    scores = [column for column in table.columns if column.group != "cost"]
+    attacked = [column for column in scores if column.group and column.unit == "accuracy"]
+    return {
+        "table": table,
+        "groups": _spans(table.columns),
+        "rows": [(line, [_cell(table, line, column, marks) for column in table.columns]) for line in table.lines],
+        "heat": attacked,
+        "heat_rows": [(line, [_cell(table, line, column, marks) for column in attacked]) for line in table.lines],
+        "marks": marks,
+        "rules": text.rules(table),
+        "scatter": _scatter(table),
+    }
+
+
+def _cell(table: Table, line: Line, column: Column, marks: Mapping[str, str]) -> Cell:
+    value = line.values.get(column.id)
+    best, second = table.best(column)
+    rank = ""
+    if value and value.number is not None and line.access in RANKED:
+        rank = "best" if value.number == best else "second" if value.number == second else ""
+    known = value if value and (value.number is not None or value.failed) else None
+    parts = [text.interval(value), *value.marks] if value else []
+    return Cell(
+        text.number(value, column, table.n), known, column, rank, "".join(marks[m] for m in value.marks) if value else "",
+        ", ".join(part for part in parts if part),
+    )  # fmt: skip
+
+
+def _spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
+    found: list[tuple[str, int]] = []
+    for column in columns:
+        if found and found[-1][0] == column.group:
+            found[-1] = (column.group, found[-1][1] + 1)
+        else:
+            found.append((column.group, 1))
+    return found
+
+
+def _facts(board: Board) -> list[str]:
+    """Return where the numbers come from, in a few words each."""
+    made = [result.provenance for result in board.results.values()]
+    if not made:
+        return []
+    failed = sum(result.status == "failed" for result in board.results.values())
+    commits = sorted({(p.commit or "no commit")[:10] + ("+edits" if p.dirty else "") for p in made})
+    machines = sorted({f"{p.machine} ({p.device})" for p in made})
+    facts = [
+        f"{len(made):,} cells" + (f", {failed} failed" if failed else ""),
+        f"{'commit' if len(commits) == 1 else f'{len(commits)} commits:'} {', '.join(commits[:3])}{' …' if len(commits) > 3 else ''}",
+        f"{', '.join(machines[:2])}{' …' if len(machines) > 2 else ''}",
+        f"finished {max(p.finished for p in made)[:16].replace('T', ' ')} UTC",
+    ]
+    return facts + ([f"{board.superseded} older results of code since edited left out"] if board.superseded else [])
+
+
+def _details(board: Board) -> dict[str, Any]:
+    """Return every cell as data; what many cells share is kept once and named by its place in ``shared``."""
+    shared: list[Any] = []
+    places: dict[str, int] = {}
+
+    def place(kind: str, part: Any, body: Any) -> int:
+        name = kind + part.model_dump_json()
+        if name not in places:
+            places[name] = len(shared)
+            shared.append(body if body is not None else jsonable(part))
+        return places[name]
+
+    cells = {}
+    for key, r in board.results.items():
+        defense, attack = board.labels[key]
+        made = r.cell.attack
+        cells[key] = {
+            "title": [r.names.dataset, r.names.model, defense, attack, r.names.access],
+            "status": r.status,
+            "seed": r.cell.seed,
+            "flags": r.flags,
+            "metrics": jsonable(r.metrics) if r.metrics else None,
+            "attack": {**made.attack.params, "eot": made.eot, "code": made.attack.code_sha[:12]} if made else None,
+            "threat": threat_text(made.threat) if made else None,
+            "defense": place("model", r.cell.model, None),
+            "step": place("step", r.cell.step, None) if r.cell.step else None,
+            "images": place("data", r.cell.data, None),
+            "cost": jsonable(r.cost) if r.cost else None,
+            "own_cost": place("cost", r.defense_cost, None) if r.defense_cost else None,
+            "provenance": place("made", r.provenance, None),
+            "error": jsonable(r.error) if r.error else None,
+        }
+    return {"shared": shared, "cells": cells}
+
+
+class Mark(NamedTuple):
+    """A point of the scatter, in the units of its view box."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    open: bool
+    label: str
+    label_y: float
+    left: bool
+    hint: str
+    keys: str
+
+
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 480, 320, 50, 16, 12, 48
+_LABEL_HEIGHT, _LABEL_WIDTH = 16, 110
+
+
+def _scatter(table: Table) -> dict[str, Any] | None:
+    """Return worst-case accuracy against inference FLOPs per image, laid out; nothing without two defenses to compare."""
+    first = next((s.threat for s in table.standings if s.threat), None)
+    standings = [s for s in table.standings if s.threat == first and first and s.cost and s.cost.test_flops > 0]
+    flops = [s.cost.test_flops for s in standings if s.cost]
+    if len(flops) < 2:
+        return None
+    low, high = log10(min(flops)) - 0.15, log10(max(flops)) + 0.15
+    if high - low < 1:
+        low, high = (low + high) / 2 - 0.5, (low + high) / 2 + 0.5
+
+    def at_x(value: float) -> float:
+        return _LEFT + (log10(value) - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
+
+    def at_y(share: float) -> float:
+        return _TOP + (1 - share) * (_HEIGHT - _TOP - _BOTTOM)
+
+    marks = _spread([mark for s in standings for mark in _marks(s, at_x, at_y)])
+    front, best = [], -1.0
+    for mark in sorted((m for m in marks if not m.open), key=lambda m: (m.x, m.y)):
+        if -mark.y > best or not front:
+            front.append(mark)
+            best = -mark.y
+    ticks = [m * 10.0**e for e in range(int(low) - 1, int(high) + 2) for m in (1, 2, 5) if low <= log10(m * 10.0**e) <= high]
+    if len(ticks) > 7:
+        ticks = [tick for tick in ticks if str(f"{tick:e}").startswith("1")]
+    return {
+        "threat": threat_text(first),
+        "marks": marks,
+        "links": [(a, b) for a in marks for b in marks if a.open and not b.open and a.label == b.label],
+        "front": "" if len(front) < 2 else " ".join(f"{m.x:.1f},{y:.1f}" for i, m in enumerate(front) for y in ([front[i - 1].y, m.y] if i else [m.y])),
+        "x_ticks": [(at_x(tick), _flops(tick)) for tick in ticks],
+        "y_ticks": [(at_y(share), f"{100 * share:.0f}") for share in (0, 0.25, 0.5, 0.75, 1)],
+        "box": (_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM),
+    }
+
+
+def _marks(standing: Standing, at_x: Any, at_y: Any) -> Iterator[Mark]:
+    for access, value in standing.worst.items():
+        if access == "any" or value.number is None or value.low is None or value.high is None or standing.cost is None:
+            continue
+        hint = f"{standing.defense}, {access}: {100 * value.number:.1f} % ({text.interval(value)}), {_flops(standing.cost.test_flops)} per image"
+        x, y = at_x(standing.cost.test_flops), at_y(value.number)
+        yield Mark(x, y, at_y(value.low), at_y(value.high), access not in RANKED, standing.defense, y, x > 0.72 * _WIDTH, hint, " ".join(value.keys))
+
+
+def _spread(marks: Sequence[Mark]) -> list[Mark]:
+    """Move the labels of the solid marks apart, from below upwards."""
+    placed: list[Mark] = []
+    for mark in sorted(marks, key=lambda m: -m.y):
+        near = [p.label_y for p in placed if not p.open and p.left == mark.left and abs(p.x - mark.x) < _LABEL_WIDTH]
+        wanted = mark.y if mark.open else min([mark.y, *(y - _LABEL_HEIGHT for y in near if y - _LABEL_HEIGHT < mark.y)])
+        placed.append(mark._replace(label_y=wanted))
+    return placed
+
+
+def _flops(value: float) -> str:
+    for size, unit in ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g} FLOP"

@@ -1,0 +1,124 @@
+"use strict";
+(() => {
+  const all = (query, root = document) => [...root.querySelectorAll(query)];
+  const get = (id) => document.getElementById(id);
+  const details = JSON.parse(get("details").textContent);
+
+  // Theme: the system's until chosen here; the choice is kept where the browser allows it.
+  const root = document.documentElement;
+  const keep = (value) => { try { if (value) localStorage.setItem("crossfire-theme", value); return localStorage.getItem("crossfire-theme"); } catch { return null; } };
+  const chosen = keep();
+  if (chosen === "dark" || chosen === "light") root.dataset.theme = chosen;
+  get("theme").addEventListener("click", () => {
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+    keep(root.dataset.theme);
+  });
+
+  // Filters: rows by defense and access, columns by threat, by choice and by attack; a section with no row goes.
+  const chosenIn = (id) => get(id)?.value ?? "";
+  const words = () => get("search")?.value.trim().toLowerCase() ?? "";
+  const boxes = all(".menu input");
+  const defenses = new Set(all(".board tbody tr").map((row) => row.dataset.defense.toLowerCase()));
+  function apply() {
+    const text = words(), threat = chosenIn("threat"), access = chosenIn("access");
+    const byDefense = [...defenses].some((name) => name.includes(text));
+    const off = new Set(boxes.filter((box) => !box.checked).map((box) => box.value));
+    const fixed = new Set(["clean", "worst case", "gap"]);
+    let any = false;
+    for (const section of all("main > section")) {
+      const fits = (!chosenIn("dataset") || section.dataset.dataset === chosenIn("dataset")) && (!chosenIn("model") || section.dataset.model === chosenIn("model"));
+      for (const cell of all("[data-label]", section)) {
+        const { group, label } = cell.dataset;
+        const otherAttack = text && !byDefense && group !== "cost" && !fixed.has(label) && !label.toLowerCase().includes(text);
+        cell.hidden = off.has(label) || (threat && group && group !== "cost" && group !== threat) || otherAttack;
+      }
+      for (const head of all(".groups th[data-group]", section)) {
+        const width = all(".heads th[data-label]", section).filter((cell) => cell.dataset.group === head.dataset.group && !cell.hidden).length;
+        head.hidden = width === 0;
+        head.colSpan = Math.max(width, 1);
+      }
+      const attackFits = byDefense || all(".heads th[data-label]", section).some((cell) => cell.dataset.group && cell.dataset.group !== "cost" && !fixed.has(cell.dataset.label) && !cell.hidden);
+      const rows = all("tbody tr", section);
+      for (const row of rows) row.hidden = (access && row.dataset.access !== access) || (byDefense && !row.dataset.defense.toLowerCase().includes(text)) || !attackFits;
+      section.hidden = !fits || rows.every((row) => row.hidden);
+      any ||= !section.hidden;
+    }
+    if (get("reset")) get("reset").hidden = !(text || off.size || ["dataset", "model", "threat", "access"].some(chosenIn));
+    get("nothing").hidden = any || all("main > section").length === 0;
+  }
+  for (const control of all(".filters input, .filters select")) control.addEventListener("input", apply);
+  get("reset")?.addEventListener("click", () => {
+    for (const control of all(".filters > input, .filters select")) control.value = "";
+    for (const box of boxes) box.checked = true;
+    apply();
+  });
+  document.addEventListener("click", (event) => { for (const menu of all(".menu[open]")) if (!menu.contains(event.target)) menu.open = false; });
+
+  // Sorting: numbers from the best, names from A; absent values stay last.
+  for (const head of all(".heads th")) head.querySelector("button").addEventListener("click", () => {
+    const table = head.closest("table"), place = [...head.parentNode.children].indexOf(head), isNumber = head.classList.contains("n");
+    const now = head.getAttribute("aria-sort"), down = now === "none" ? isNumber : now === "ascending";
+    for (const other of all(".heads th", table)) other.setAttribute("aria-sort", "none");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const value = (row) => (isNumber ? row.children[place].dataset.value : row.children[place].textContent.trim());
+    const body = table.tBodies[0];
+    const rows = [...body.rows].sort((a, b) => {
+      const x = value(a), y = value(b);
+      if (x === "" || y === "") return (x === "") - (y === "");
+      return (isNumber ? x - y : x.localeCompare(y)) * (down ? -1 : 1);
+    });
+    body.append(...rows);
+  });
+
+  // A number opens to its cells.
+  const make = (tag, text, name) => { const node = document.createElement(tag); if (text !== undefined) node.textContent = text; if (name) node.className = name; return node; };
+  const say = (value) => value === null || value === undefined ? "–" : typeof value === "number" && !Number.isInteger(value) ? String(Number(value.toPrecision(5))) : Array.isArray(value) ? value.join(", ") || "–" : String(value);
+  const percent = (value) => (100 * value).toFixed(2);
+  function flat(value, prefix = "") {
+    if (value === null || typeof value !== "object" || Array.isArray(value)) return [[prefix, say(value)]];
+    return Object.entries(value).flatMap(([key, inner]) => flat(inner, prefix ? `${prefix} ${key.replaceAll("_", " ")}` : key.replaceAll("_", " ")));
+  }
+  function part(article, title, value) {
+    if (value === null || value === undefined) return;
+    const list = make("dl");
+    for (const [name, text] of flat(value)) list.append(make("dt", name), make("dd", text));
+    article.append(make("h4", title), list);
+  }
+  function show(keys) {
+    const place = get("cell").querySelector("div");
+    place.replaceChildren();
+    for (const key of keys) {
+      const cell = details.cells[key];
+      if (!cell) continue;
+      const [dataset, model, defense, attack, access] = cell.title, article = make("article"), at = (index) => index === null ? null : details.shared[index];
+      article.append(make("h3", `${defense} · ${attack}`), make("p", [access, cell.threat, dataset, model, `seed ${cell.seed}`].filter(Boolean).join(" · "), "sub"));
+      if (cell.metrics) {
+        const m = cell.metrics, big = make("div", `${percent(m.robust_accuracy)} % `, "big");
+        big.append(make("small", `95 % interval ${percent(m.ci_low)} to ${percent(m.ci_high)}, ${Math.round(m.robust_accuracy * m.n).toLocaleString("en")} of ${m.n.toLocaleString("en")} images; clean ${percent(m.clean_accuracy)} %`));
+        article.append(big);
+      }
+      for (const flag of cell.flags) article.append(make("span", flag, "flag"));
+      if (cell.error) article.append(make("h4", "failed"), make("div", `${cell.error.kind}: ${cell.error.message}`), make("pre", cell.error.traceback));
+      if (cell.sample) { const image = make("img"); image.src = cell.sample; image.alt = "clean images above, attacked below"; article.append(image); }
+      part(article, "attack", cell.attack);
+      part(article, "distance", cell.metrics && { "mean Linf": cell.metrics.mean_linf, "mean L2": cell.metrics.mean_l2 });
+      part(article, "cost of the attack, per image", cell.cost);
+      part(article, "test-time step", at(cell.step));
+      part(article, "network and weights", at(cell.defense));
+      part(article, "cost of the defense", at(cell.own_cost));
+      part(article, "images", at(cell.images));
+      part(article, "made", at(cell.provenance));
+      part(article, "key", { cell: key });
+      place.append(article);
+    }
+    get("cell").showModal();
+    get("cell").scrollTop = 0;
+  }
+  document.addEventListener("click", (event) => {
+    const place = event.target.closest?.("[data-keys]");
+    if (place) show(place.dataset.keys.split(" "));
+    if (event.target === get("cell") || event.target.closest?.(".close")) get("cell").close();
+  });
+  for (const mark of all(".mark")) mark.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); show(mark.dataset.keys.split(" ")); } });
+})();

@@ -1,0 +1,106 @@
+import html.parser
+import json
+import re
+
+import pytest
+from bench.report.html import write_report
+from bench.types import UsageError
+from fabricate import outcomes, result, story
+
+VOID = {"meta", "link", "input", "br", "img"}
+
+
+class Page(html.parser.HTMLParser):
+    """The tags of a page, balanced, and the text of each table cell."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.urls, self.handlers, self.cells = [], [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.urls += [value for name, value in attrs if name in ("src", "href", "action")]
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+        if tag in ("td", "th"):
+            self.cells.append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.cells and ("td" in self.open or "th" in self.open):
+            self.cells[-1] += data
+
+
+def page_of(results, tmp_path):
+    text = write_report(results, tmp_path / "report").read_text(encoding="utf-8")
+    details = json.loads(re.search(r'<script type="application/json" id="details">(.*?)</script>', text, re.S)[1])
+    return text, Page(text), details
+
+
+def test_one_page_with_tables_heat_map_and_scatter_that_needs_nothing_else(tmp_path):
+    text, page, _ = page_of(story(), tmp_path)
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["index.html"]
+    assert page.urls == ["data:,"]
+    assert "http" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
+    assert page.tags.count("table") == 2
+    assert page.tags.count("svg") == 1
+    cells = [cell.strip() for cell in page.cells]
+    row = cells.index("tpap")
+    assert cells[row : row + 7] == ["tpap", "static", "98.4", "41.8", "97.0", "41.8", "–"]
+
+
+def test_every_cell_can_be_opened_with_all_that_is_known_of_it(tmp_path):
+    failed = result(attack="cw", clean=[True] * 500, status="failed", flags=("no-op",))
+    results = [*story(), failed]
+    text, _, details = page_of(results, tmp_path)
+    assert set(details["cells"]) == {r.key for r in results}
+    linked = {key for keys in re.findall(r'data-keys="([^"]*)"', text) for key in keys.split()}
+    assert linked == set(details["cells"])
+    one = details["cells"][failed.key]
+    assert one["error"] == {"kind": "MethodError", "message": "pgd returned NaN for 3 of 8 images", "traceback": "Traceback"}
+    assert one["flags"] == ["no-op"]
+    assert details["shared"][one["provenance"]]["packages"]["torch"] == "2.15.0"
+    pgd = next(cell for cell in details["cells"].values() if cell["title"][3] == "pgd")
+    assert pgd["attack"]["rule"] == "any-iterate"
+
+
+def test_names_cannot_leave_their_place(tmp_path):
+    nasty = '</script><script>alert("&1")</script><img src=x onerror=alert(2)>'
+    text, page, details = page_of([result(nasty, clean=[True] * 4, step="x", dataset=nasty, label=nasty)], tmp_path)
+    assert page.tags.count("script") == 2
+    assert "img" not in page.tags
+    assert page.handlers == []
+    assert nasty not in text
+    assert next(iter(details["cells"].values()))["title"][2] == nasty
+
+
+def test_the_page_is_the_same_every_time(tmp_path):
+    first = write_report(story(), tmp_path / "a").read_bytes()
+    assert write_report(reversed(story()), tmp_path / "b").read_bytes() == first
+
+
+@pytest.mark.parametrize("results", [[], [result(clean=[True])], [result(attack=None, clean=[True, False])]])
+def test_few_results_make_a_page_too(tmp_path, results):
+    page_of(results, tmp_path)
+
+
+def test_labels_of_the_scatter_do_not_lie_on_each_other(tmp_path):
+    cells = [result(f"defense-{i}", clean=[True] * 100, adversarial=outcomes(0.01 * i, 100), recipe=f"r{i}") for i in range(8)]
+    text, *_ = page_of(cells, tmp_path)
+    heights = sorted(float(y) for y in re.findall(r'<text x="[^"]*" y="([^"]*)" text-anchor="(?:start|end)">defense', text))
+    assert len(heights) == 8
+    assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) >= 14
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be written to .*file"):
+        write_report(story(), tmp_path / "file" / "report")
