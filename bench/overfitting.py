@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench import registry
 from bench.target import Meter, NetworkTarget, auto_batch, frozen
-from bench.types import Threat
+from bench.types import MethodRef, Threat
 
 #: The attacks after each epoch, with the parameters that differ from their own defaults.
 WATCH: Mapping[str, tuple[str, Mapping[str, Any]]] = {"fgsm": ("fgsm", {}), "pgd20": ("pgd", {"steps": 20})}
@@ -29,6 +29,14 @@ class Part(NamedTuple):
     labels: Tensor
 
 
+def watched_threat(recipe: MethodRef) -> Threat:
+    """Return what is watched during a recipe: its own threat where FGSM and PGD know its norm, else 8/255 in Linf."""
+    eps, norm = recipe.params.get("eps"), recipe.params.get("norm", "linf")
+    if eps is None or norm not in ("linf", "l2"):
+        return Threat()
+    return Threat.model_validate({"norm": norm, "eps": eps})
+
+
 def measure(net: nn.Module, part: Part, threat: Threat) -> dict[str, float]:
     """Return the accuracy on clean images and under each attack of ``WATCH``, the same draws at every call."""
     x, y = part.images.float() / 255, part.labels
@@ -38,12 +46,12 @@ def measure(net: nn.Module, part: Part, threat: Threat) -> dict[str, float]:
     with frozen(net), Meter(net, len(x)) as meter, torch.no_grad():
         classes = net(x[:1]).shape[1]
         target = NetworkTarget(net, meter, names, seed=0, num_classes=classes, batch=batch)
-        found["clean"] = float((target(x).argmax(1) == y).float().mean())
+        found["clean"] = int((target(x).argmax(1) == y).sum()) / len(x)
         for label, (name, params) in WATCH.items():
             entry = registry.find("attack", name)
             target = NetworkTarget(net, meter, names, seed=0, num_classes=classes, batch=batch)
             adversarial = entry.load()(target, x, y, threat, **entry.arguments(params))
-            found[label] = float((target(adversarial).argmax(1) == y).float().mean())
+            found[label] = int((target(adversarial).argmax(1) == y).sum()) / len(x)
     return found
 
 
@@ -55,8 +63,8 @@ def verdict(log: Sequence[Mapping[str, Any]], watched: int) -> dict[str, Any]:
         watched: on how many images they were measured.
 
     Returns:
-        ``catastrophic``: at the end FGSM leaves more test images right than PGD does, by 0.15 and by more than twice the
-        standard error. ``robust``: test accuracy under PGD ended below its best by as much, with the accuracy on
+        ``catastrophic``: at the end FGSM leaves more test images right than PGD does, by 0.15 and by more than two
+        standard errors. ``robust``: test accuracy under PGD ended below its best by as much, with the accuracy on
         training images higher than it was then. And the figures they rest on.
     """
     last = log[-1]

@@ -10,11 +10,10 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,18 +22,19 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from bench import draws, overfitting, registry
+from bench import overfitting, registry
 from bench.augment import Batches
 from bench.cost import parameters, pass_flops, synchronize
 from bench.evaluate import isolated_randomness
 from bench.keys import canonical_json, derive_seed, sha256_hex
 from bench.models.build import build
 from bench.store import write_atomically
-from bench.target import Meter, NetworkTarget
-from bench.types import MethodError, MethodRef, Schedule, Threat, TrainRef, UsageError, exact, jsonable
+from bench.training_step import Bf16, Step
+from bench.types import MethodError, MethodRef, Schedule, TrainRef, UsageError, exact, jsonable
 
 # Batches between two looks at the losses: each look waits for the device.
 _LOOK_EVERY = {"cpu": 1, "cuda": 20}
+_WAYS = ("forwards", "backwards")
 # After each epoch this share of the training set's size is measured, within limits, on training and on test images.
 _WATCHED = (1 / 50, 100, 512)
 
@@ -101,84 +101,6 @@ def learning_rate(schedule: Schedule, epoch: int, step: int, steps: int) -> floa
     return schedule.lr * schedule.drop_factor**passed
 
 
-class _Step:
-    """The :class:`bench.api.TrainingStep` of each batch in turn."""
-
-    def __init__(self, net: nn.Module, num_classes: int, batch: int) -> None:
-        self.net = net
-        self.meter = Meter(net, batch)
-        self.logits: Tensor | None = None
-        self._num_classes = num_classes
-        self._modules = list(net.modules())
-        self._parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
-        self._resolved: dict[tuple[Any, ...], tuple[Callable[..., Tensor], dict[str, Any]]] = {}
-        net.register_forward_hook(self._keep)
-
-    def begin(self, rows: Tensor, *words: str | int) -> None:
-        """Enter the batch of these training images; ``words`` tell its random draws from those of other batches."""
-        self._rows, self._words, self._calls, self.logits = rows, words, 0, None
-
-    def attack(self, name: str, x: Tensor, y: Tensor, threat: Threat, **params: Any) -> Tensor:
-        method, arguments = self._method(name, params)
-        with self._crafting():
-            target = NetworkTarget(
-                self.net, self.meter, self._rows, seed=self._seed(), num_classes=self._num_classes, batch=len(x)
-            )
-            found = method(target, x, y, threat, **arguments)
-        if not isinstance(found, Tensor) or found.shape != x.shape:
-            raise MethodError(f"{name} returned no images shaped as those that it was given")
-        return found.detach()
-
-    def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-        return draws.uniform(self._seed(), self._rows, 0, like.shape[1:]) * (high - low) + low
-
-    def normal(self, like: Tensor) -> Tensor:
-        return draws.normal(self._seed(), self._rows, 0, like.shape[1:])
-
-    def _seed(self) -> int:
-        self._calls += 1
-        return derive_seed(*self._words, self._calls)
-
-    def _method(self, name: str, params: dict[str, Any]) -> tuple[Callable[..., Tensor], dict[str, Any]]:
-        wanted = (name, *sorted(params.items()))
-        if wanted not in self._resolved:
-            prefix, _, rest = name.partition(":")
-            library = prefix in registry.entries("library")
-            entry = registry.find("library", prefix) if library else registry.find("attack", name)
-            self._resolved[wanted] = entry.load(), entry.arguments(params) | ({"name": rest} if library else {})
-        return self._resolved[wanted]
-
-    @contextmanager
-    def _crafting(self) -> Iterator[None]:
-        # As ``bench.target.frozen``, less the comparison of all buffers, for which a GPU would wait at every batch.
-        self._set(training=False)
-        try:
-            yield
-        finally:
-            self._set(training=True)
-
-    def _set(self, training: bool) -> None:
-        for module in self._modules:
-            module.training = training
-        for parameter in self._parameters:
-            parameter.requires_grad_(training)
-
-    def _keep(self, module: nn.Module, _inputs: Any, logits: Tensor) -> None:
-        if module.training and logits.requires_grad:
-            self.logits = logits.detach()
-
-
-class _Bf16(nn.Module):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16):
-            logits: Tensor = self.net(x)
-        return logits.float()
-
-
 class _Training:
     """What one training run holds; :meth:`_tensors` and :meth:`_words` are all that a resumed one needs."""
 
@@ -198,7 +120,7 @@ class _Training:
         self.ref, self.network, self.folder, self.device = ref, network, folder, device
         entry = registry.find("recipe", ref.recipe.name)
         self.recipe, self.arguments = entry.load(), entry.arguments(ref.recipe.params)
-        self.eps = ref.recipe.params.get("eps")
+        self.threat = overfitting.watched_threat(ref.recipe)
 
         self.images, self.labels = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
         shuffled = torch.randperm(len(images), generator=self._generator("holdout"))
@@ -217,8 +139,10 @@ class _Training:
         net = build(network, ref.data.num_classes, ref.data.image_shape).to(device).train()
         self.net = net.to(memory_format=torch.channels_last) if plan.channels_last else net
         self.average = copy.deepcopy(self.net).requires_grad_(False) if plan.ema else None
-        run = _Bf16(self.net) if plan.bf16 else self.net
-        self.step_of = _Step(torch.compile(run) if plan.compile else run, ref.data.num_classes, plan.batch)
+        run: nn.Module = Bf16(self.net) if plan.bf16 else self.net
+        if plan.compile:
+            run = cast(nn.Module, torch.compile(run))
+        self.step_of = Step(run, ref.data.num_classes, plan.batch)
         self.optimizer = torch.optim.SGD(
             [parameter for parameter in self.net.parameters() if parameter.requires_grad],
             lr=plan.lr,
@@ -283,7 +207,7 @@ class _Training:
         if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
             raise MethodError(f"recipe {self.ref.recipe.name} returned no scalar loss that can be differentiated")
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         rate = learning_rate(plan, self.epoch, self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -316,32 +240,39 @@ class _Training:
         for step, loss in enumerate(seen, self.looked):
             if not np.isfinite(loss):
                 rate = learning_rate(self.ref.schedule, self.epoch, step, self.steps)
-                raise MethodError(
-                    f"training by {self.ref.recipe.name} diverged: loss {loss} at epoch {self.epoch + 1}, batch {step + 1} "
-                    f"of {self.steps}, learning rate {rate:g}; the last good state is kept, try a lower learning rate"
-                )
+                raise self._diverged(f"loss {loss}", step, rate)
         self.looked = self.step
         return seen[-1] if seen else float("nan")
 
+    def _diverged(self, what: str, step: int, rate: float) -> MethodError:
+        return MethodError(
+            f"training by {self.ref.recipe.name} diverged: {what} at epoch {self.epoch + 1}, batch {step + 1} of "
+            f"{self.steps}, learning rate {rate:g}; the last good state is kept; a lower learning rate may help"
+        )
+
+    def _adversarial(self) -> bool:
+        return "eps" in self.ref.recipe.params
+
     def _end_epoch(self, rate: float) -> None:
-        meter = self.step_of.meter
+        if not all(bool(value.isfinite().all()) for value in self.net.state_dict().values()):
+            raise self._diverged("a weight that is not finite", self.steps - 1, rate)
+        forwards, backwards = self.step_of.meter.forwards, self.step_of.meter.backwards
         row: dict[str, Any] = {
             "epoch": self.epoch + 1,
             "loss": float(self.losses.double().mean()),
             "train_accuracy": int(self.right) / len(self.rows),
             "learning_rate": rate,
             "seconds": self.seconds,
-            "flops": pass_flops(self.net, self.ref.data.image_shape).of(meter.forwards, meter.backwards),
-            "forwards": meter.forwards,
-            "backwards": meter.backwards,
+            "flops": pass_flops(self.net, self.ref.data.image_shape).of(forwards, backwards),
+            "forwards": forwards,
+            "backwards": backwards,
         }
         judged = self.average or self.net
-        threat = Threat(norm="linf", eps=self.eps or "8/255")
         for name, part in self.watched.items():
-            row[name] = overfitting.measure(judged, part, threat)
+            row[name] = overfitting.measure(judged, part, self.threat)
         if self.held is not None:
-            row["holdout"] = overfitting.measure(judged, self.held, threat)
-            if (score := row["holdout"]["pgd20" if self.eps else "clean"]) > self.best_score:
+            row["holdout"] = overfitting.measure(judged, self.held, self.threat)
+            if (score := row["holdout"]["pgd20" if self._adversarial() else "clean"]) > self.best_score:
                 self.best_score, self.best_epoch = score, self.epoch + 1
                 self.best = {name: value.detach().clone() for name, value in judged.state_dict().items()}
         self.log.append(row)
@@ -409,8 +340,9 @@ class _Training:
         for name, parameter in self.net.named_parameters():
             if f"momentum.{name}" in kept:
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter)
+        best = {name: value for name, value in kept.items() if name.startswith("best.")}
         self.best = {
-            name.removeprefix("best."): value.to(self.device) for name, value in kept.items() if name.startswith("best.")
+            name.removeprefix("best."): torch.empty_like(value, device=self.device) for name, value in best.items()
         }
         for name, value in self._tensors().items():
             value.copy_(kept[name])
@@ -421,7 +353,10 @@ class _Training:
         weights = _bytes(chosen, None)
         write_atomically(self.folder / "weights.safetensors", weights)
         epochs = len(self.log)
-        images = len(self.rows) * epochs
+
+        def mean(word: str) -> float | None:
+            return sum(row[word] for row in self.log) / epochs if epochs else None
+
         card: dict[str, Any] = {
             "schema": 1,
             "training": jsonable(self.ref),
@@ -431,13 +366,15 @@ class _Training:
             "epochs": epochs,
             "epoch_kept": self.best_epoch if self.best else epochs,
             "images_per_epoch": len(self.rows),
-            "passes_per_example": [sum(row[way] for row in self.log) / images for way in ("forwards", "backwards")] if images else None,
-            "seconds_per_epoch": sum(row["seconds"] for row in self.log) / epochs if epochs else None,
+            "passes_per_example": [passes / len(self.rows) for way in _WAYS if (passes := mean(way)) is not None]
+            or None,
+            "seconds_per_epoch": mean("seconds"),
+            "flops_per_epoch": mean("flops"),
             "device": str(self.device),
             "torch": torch.__version__,
             "overfitting": None,
         }
-        if self.watched and self.eps and epochs:
+        if self.watched and self._adversarial() and epochs:
             card["overfitting"] = overfitting.verdict(self.log, len(self.watched["test"].labels))
         write_atomically(self.folder / "card.json", canonical_json(card).encode() + b"\n")
         (self.folder / "state.safetensors").unlink(missing_ok=True)

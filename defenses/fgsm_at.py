@@ -1,7 +1,8 @@
 import torch
-from bench.api import Budget, Fraction, Threat, TrainingStep, defense
 from torch import Tensor
 from torch.nn import functional as F
+
+from bench.api import Budget, Fraction, Threat, TrainingStep, defense
 
 
 @defense(kind="recipe", attacks=("fgsm",), presets={"tpap": {"mixed_batch_norm": True}})
@@ -13,7 +14,9 @@ def fgsm_at(
     eps: Budget = Fraction(8, 255),
     mixed_batch_norm: bool = False,
 ) -> Tensor:
-    """FGSM adversarial training from a zero start (Goodfellow et al., 2015); it overfits catastrophically, which TPAP needs.
+    """FGSM adversarial training from a zero start (Goodfellow et al., 2015), which can overfit catastrophically.
+
+    TPAP needs it to.
 
     theta <- SGD on CE(f(clamp(x + eps * sign(grad CE(f(x), y)))), y).
 

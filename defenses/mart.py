@@ -1,7 +1,8 @@
 import torch
-from bench.api import Budget, Count, Fraction, Literal, NonNegative, Threat, TrainingStep, defense
 from torch import Tensor
 from torch.nn import functional as F
+
+from bench.api import Budget, Count, Fraction, Literal, NonNegative, Threat, TrainingStep, defense
 
 
 @defense(

@@ -1,6 +1,7 @@
-from bench.api import Budget, Count, Fraction, Literal, Threat, TrainingStep, defense
 from torch import Tensor
 from torch.nn import functional as F
+
+from bench.api import Budget, Count, Fraction, Literal, Threat, TrainingStep, defense
 
 
 @defense(

@@ -1,6 +1,7 @@
-from bench.api import TrainingStep, defense
 from torch import Tensor
 from torch.nn import functional as F
+
+from bench.api import TrainingStep, defense
 
 
 @defense(kind="recipe")

@@ -1,14 +1,14 @@
 import torch
-from bench.api import Budget, Count, Fraction, Literal, MethodError, defense
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.api import Budget, Count, Fraction, Literal, MethodError, defense
 from defenses._gradients import borrow
 
 
 @defense(kind="test-time", base="fgsm-at")
 class Tpap:
-    """TPAP, test-time adversarial purification (Tang and Zhang, CVPR 2024): one FGSM step up the loss of the predicted label.
+    """TPAP, test-time purification (Tang and Zhang, CVPR 2024): one FGSM step up the loss of the predicted label.
 
     F(x) = f(clamp(x + beta * sign(grad CE(f(x), argmax f(x))))), on a network f that FGSM training has overfitted. The
     label and the gradient share one pass: two forwards and one backward per image.
@@ -76,7 +76,8 @@ class _Purified(nn.Module):
                 label = self._label(logits.detach()) if label is None else label
                 (grad,) = torch.autograd.grad(F.cross_entropy(logits, label, reduction="sum"), leaf)
                 moved = current + step.size * grad.sign()
-                current = torch.clamp(torch.minimum(torch.maximum(moved, origin - step.beta), origin + step.beta), 0.0, 1.0)
+                within = torch.minimum(torch.maximum(moved, origin - step.beta), origin + step.beta)
+                current = within.clamp(0.0, 1.0)
         return current
 
     def _label(self, logits: Tensor) -> Tensor:
@@ -87,5 +88,5 @@ class _Purified(nn.Module):
         if self.step.label == "random":
             return torch.randint(logits.shape[1], (len(logits),), generator=self.step.rng).to(logits.device)
         if self.labels is None or len(self.labels) != len(logits):
-            raise MethodError("tpap with label = 'true' is an oracle: the labels of the batch were not set on its module")
+            raise MethodError("tpap with label = 'true' is an oracle; nobody set the labels of this batch")
         return self.labels

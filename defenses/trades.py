@@ -1,6 +1,7 @@
-from bench.api import Budget, Count, Fraction, Literal, NonNegative, Threat, TrainingStep, defense
 from torch import Tensor
 from torch.nn import functional as F
+
+from bench.api import Budget, Count, Fraction, Literal, NonNegative, Threat, TrainingStep, defense
 
 
 @defense(
@@ -19,7 +20,7 @@ def trades(
     steps: Count = 10,
     step_size: Budget | None = None,
 ) -> Tensor:
-    """TRADES (Zhang et al., 2019): clean cross-entropy plus a weighted divergence between clean and adversarial predictions.
+    """TRADES (Zhang et al., 2019): clean cross-entropy plus the divergence of adversarial from clean predictions.
 
     CE(f(x), y) + weight * KL(p(x) || p(x')), the mean over the batch; the gradient flows through both predictions.
     The TPAP paper's code uses the same loss but crafts x' by cross-entropy: by FGSM (preset ``tpap``) or by PGD
