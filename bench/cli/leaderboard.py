@@ -1,0 +1,58 @@
+"""The tables, in a terminal or as a file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench.cli import options
+
+SUMMARY = "the tables: in the terminal, or as Markdown, CSV, LaTeX, HTML or JSON"
+FORMATS = ("md", "csv", "tex", "html", "json")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.store(parser)
+    parser.add_argument("--format", choices=FORMATS, help="default: what --out ends with, else a table for the terminal")
+    parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of the terminal")
+
+
+def main(args: argparse.Namespace) -> int:
+    from bench.report.board import build
+    from bench.report.record import read
+    from bench.store import write_atomically
+    from bench.types import UsageError
+
+    kind = args.format or (args.out.suffix.removeprefix(".") if args.out else None)
+    if args.out and kind not in FORMATS:
+        raise UsageError(f"--out {args.out}: say --format {'|'.join(FORMATS)}, or let the name end with one of them")
+    found = read(options.store_root(args))
+    for note in found.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    if kind is None:
+        from rich.console import Console
+
+        from bench.report.terminal import leaderboard
+
+        console = Console()
+        console.print(leaderboard(found.results, width=console.width))
+        return 0
+    if kind == "html":
+        from bench.report.html import render
+
+        text = render(build(found.results))
+    else:
+        from bench.report.formats import FORMATS as WRITERS
+
+        text = WRITERS[kind](build(found.results))
+    if args.out is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        write_atomically(args.out, text.encode())
+    except OSError as error:
+        raise UsageError(f"--out {args.out} cannot be written: {error.strerror}") from None
+    print(args.out)
+    return 0

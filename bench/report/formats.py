@@ -1,0 +1,246 @@
+"""The leaderboard as Markdown, CSV, LaTeX and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bench.report import text
+from bench.report.board import RANKED, Board, Column, Line, Table, protocol
+from bench.report.rows import Standing, Value
+from bench.types import CellResult
+
+SCHEMA = 1
+
+
+def markdown(board: Board) -> str:
+    """Return the tables for a README or a pull request: best in bold, second best underlined."""
+    parts = [_markdown_table(table, board) for table in board.tables] or ["No results yet.\n"]
+    return "\n".join([*parts, _escape_markdown(text.FOOT), *_left_out(board)]) + "\n"
+
+
+def _markdown_table(table: Table, board: Board) -> str:
+    marks = text.legend(table)
+    heads = [_escape_markdown(f"{column.label} {column.group}" if _many(table) and column.group else column.label) for column in table.columns]
+    lines = [f"### {_escape_markdown(table.title)}", ""]
+    lines.append("| defense | access | " + " | ".join(heads) + " |")
+    lines.append("| --- | --- |" + " ---: |" * len(heads))
+    for line in table.lines:
+        cells = [_ranked(table, line, column, "**{}**", "<u>{}</u>", str) + _letters(line, column, marks, "<sup>{}</sup>") for column in table.columns]
+        lines.append(f"| {_escape_markdown(line.defense)} | {line.access} | " + " | ".join(cells) + " |")
+    about = [*(f"{letter}: {mark}" for mark, letter in marks.items()), *text.rules(table), *table.notes, *text.failures(table, board)]
+    return "\n".join([*lines, "", *(f"- {_escape_markdown(each)}" for each in about), ""])
+
+
+def latex(board: Board) -> str:
+    """Return one booktabs table for each table: best in bold, second best underlined. Needs the package booktabs."""
+    if not board.tables:
+        return "% no results yet\n"
+    return "\n".join(_latex_table(table, board) for table in board.tables)
+
+
+def _latex_table(table: Table, board: Board) -> str:
+    marks = text.legend(table)
+    rows = []
+    for line in table.lines:
+        cells = [
+            _ranked(table, line, column, r"\textbf{{{}}}", r"\underline{{{}}}", _escape_latex) + _letters(line, column, marks, "$^{{{}}}$")
+            for column in table.columns
+        ]
+        rows.append(" & ".join([_escape_latex(line.defense), line.access, *cells]) + r" \\")
+    spans, start = [], 3
+    groups = []
+    for column in table.columns:
+        if groups and groups[-1][0] == column.group:
+            groups[-1][1] += 1
+        else:
+            groups.append([column.group, 1])
+    for group, width in groups:
+        spans.append((group, start, start + width - 1))
+        start += width
+    above = " & & " + " & ".join(rf"\multicolumn{{{b - a + 1}}}{{c}}{{{_escape_latex(group)}}}" for group, a, b in spans) + r" \\"
+    rules = "".join(rf"\cmidrule(lr){{{a}-{b}}}" for group, a, b in spans if group)
+    about = [*(f"$^{{{letter}}}$ {_escape_latex(mark)}" for mark, letter in marks.items()), *map(_escape_latex, (*text.rules(table), *table.notes, *text.failures(table, board)))]
+    heads = " & ".join(["defense", "access", *(_escape_latex(column.label) for column in table.columns)]) + r" \\"
+    caption = f"{_escape_latex(table.title)}. {_escape_latex(text.FOOT)}" + (f" {'; '.join(about)}." if about else "")
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption}}}",
+            rf"\begin{{tabular}}{{ll{'r' * len(table.columns)}}}",
+            r"\toprule",
+            *([above, rules] if rules else []),
+            heads,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def comma_separated(board: Board) -> str:
+    """Return one row for each defense and access, accuracies as fractions, absent values empty.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
+    heads: dict[str, tuple[str, str]] = {}
+    rows: list[dict[str, Any]] = []
+    for table in board.tables:
+        for line in table.lines:
+            row: dict[str, Any] = {"dataset": table.dataset, "model": table.model, "n": table.n, "defense": line.defense, "access": line.access}
+            for column in table.columns:
+                name = f"{column.label} ({column.group})" if column.group not in ("", "cost") else column.label
+                value = line.values.get(column.id) or Value(None)
+                row[name] = value.number
+                if column.unit in ("accuracy", "gap"):
+                    row |= {f"{name} low": value.low, f"{name} high": value.high}
+                row.setdefault("marks", [])
+                row["marks"] += [f"{name}: {'failed' if value.failed else mark}" for mark in (value.marks or ("",) * value.failed)]
+            row["notes"] = [*row.pop("marks"), *table.notes]
+            rows.append(row)
+            heads |= dict.fromkeys(row)  # type: ignore[arg-type]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(heads) or ["dataset", "model", "n", "defense", "access"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _escape_csv("; ".join(v) if isinstance(v, list) else v) for key, v in row.items()} for row in rows)
+    return out.getvalue()
+
+
+def as_json(board: Board) -> str:
+    return json.dumps(payload(board), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def payload(board: Board) -> dict[str, Any]:
+    """Return the ``leaderboard --format json`` object: fractions in [0, 1], FLOPs 2 per multiply-add, absent is null."""
+    return {
+        "schema": SCHEMA,
+        "cells": [cell_row(result, *board.labels[key]) for key, result in board.results.items()],
+        "defenses": [_defense(table, standing) for table in board.tables for standing in table.standings],
+    }
+
+
+def cell_row(r: CellResult, defense: str, attack: str) -> dict[str, Any]:
+    threat = r.cell.attack.threat if r.cell.attack else None
+    eps = threat.eps if threat else None
+    m, c = r.metrics, r.cost
+    return {
+        "dataset": r.names.dataset,
+        "model": r.names.model,
+        "defense": defense,
+        "attack": attack,
+        "access": r.names.access,
+        "norm": threat.norm if threat else None,
+        "eps": str(eps) if eps is not None else None,
+        "n": r.cell.data.n,
+        "seed": r.cell.seed,
+        "clean_accuracy": m.clean_accuracy if m else None,
+        "robust_accuracy": m.robust_accuracy if m else None,
+        "ci_low": m.ci_low if m else None,
+        "ci_high": m.ci_high if m else None,
+        "status": r.status,
+        "flags": list(r.flags),
+        "forwards_per_example": c.forwards_per_example if c else None,
+        "backwards_per_example": c.backwards_per_example if c else None,
+        "seconds_per_example": c.seconds_per_example if c else None,
+        "flops_per_example": c.flops_per_example if c else None,
+        "mean_linf": m.mean_linf if m else None,
+        "mean_l2": m.mean_l2 if m else None,
+        "attack_params": dict(r.cell.attack.attack.params) if r.cell.attack else {},
+        "eot": r.cell.attack.eot if r.cell.attack else None,
+        "images": r.cell.data.indices_sha,
+        "protocol": protocol(r),
+        "commit": r.provenance.commit,
+        "dirty": r.provenance.dirty,
+        "machine": r.provenance.machine,
+        "device": r.provenance.device,
+        "finished": r.provenance.finished,
+        "error": f"{r.error.kind}: {r.error.message}" if r.error else None,
+        "key": r.key,
+    }
+
+
+def _defense(table: Table, s: Standing) -> dict[str, Any]:
+    seen = s.worst.get("white-box", Value(None))
+    static, adaptive = s.worst.get("static", seen), s.worst.get("adaptive", seen)
+    overall = s.worst.get("any", Value(None))
+    eps = s.threat.eps if s.threat else None
+    return {
+        "dataset": table.dataset,
+        "model": table.model,
+        "defense": s.defense,
+        "norm": s.threat.norm if s.threat else None,
+        "eps": str(eps) if eps is not None else None,
+        "n": s.n,
+        "seeds": list(s.seeds),
+        "attacks": list(s.attacks),
+        "clean_accuracy": s.clean.number,
+        "clean_spread": s.clean.spread,
+        "worst_case_static": static.number,
+        "worst_case_adaptive": adaptive.number,
+        "worst_case": overall.number,
+        "worst_case_low": overall.low,
+        "worst_case_high": overall.high,
+        "worst_case_spread": overall.spread,
+        "gap": s.gap.number,
+        "gap_low": s.gap.low,
+        "gap_high": s.gap.high,
+        "params": s.cost.params if s.cost else None,
+        "train_flops_per_epoch": s.cost.train_flops_per_epoch if s.cost else None,
+        "train_seconds_per_epoch": s.cost.train_seconds_per_epoch if s.cost else None,
+        "test_flops": s.cost.test_flops if s.cost else None,
+        "test_seconds": s.cost.test_seconds if s.cost else None,
+        "notes": sorted({*static.marks, *adaptive.marks, *overall.marks, *s.gap.marks}),
+    }
+
+
+def _many(table: Table) -> bool:
+    return len({column.group for column in table.columns} - {"", "cost"}) > 1
+
+
+def _ranked(table: Table, line: Line, column: Column, bold: str, under: str, escape: Callable[[str], str]) -> str:
+    value = line.values.get(column.id)
+    shown = escape(text.number(value, column, table.n))
+    best, second = table.best(column)
+    if value is None or value.number is None or line.access not in RANKED:
+        return shown
+    return bold.format(shown) if value.number == best else under.format(shown) if value.number == second else shown
+
+
+def _letters(line: Line, column: Column, marks: dict[str, str], form: str) -> str:
+    value = line.values.get(column.id)
+    letters = "".join(marks[mark] for mark in value.marks) if value else ""
+    return form.format(letters) if letters else ""
+
+
+def _left_out(board: Board) -> Sequence[str]:
+    return [f"{board.superseded} older results of code since edited are left out."] if board.superseded else []
+
+
+def _escape_markdown(value: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", value.replace("\n", " ")).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "·": r"$\cdot$", "\n": " ", **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+}  # fmt: skip
+
+
+def _escape_latex(value: str) -> str:
+    return "".join(_LATEX.get(mark, mark) for mark in value)
+
+
+def _escape_csv(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+FORMATS: dict[str, Callable[[Board], str]] = {"md": markdown, "csv": comma_separated, "tex": latex, "json": as_json}
+

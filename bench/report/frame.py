@@ -1,0 +1,44 @@
+"""Results as a tidy pandas DataFrame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.types import CellResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def load_results(source: str | Path | Iterable[CellResult] | None = None) -> pd.DataFrame:
+    """Return results with one row for each cell.
+
+    Columns are those of ``cells`` in ``leaderboard --format json``: the names ``dataset model defense attack access``
+    (attack is ``clean`` for the clean evaluation); ``norm`` and ``eps`` (text such as ``8/255``; missing where
+    unbounded); ``n`` images, ``seed``; ``clean_accuracy robust_accuracy ci_low ci_high`` as fractions in [0, 1] of all
+    images; ``status`` (``done`` or ``failed``), ``flags``, ``error``; ``forwards_per_example backwards_per_example
+    seconds_per_example flops_per_example`` of the attack; ``mean_linf mean_l2`` in pixel units of [0, 1];
+    ``attack_params`` and ``eot``; ``images`` (hash of the image list), ``protocol``, ``commit dirty machine device
+    finished``; ``key``. A result of code since edited gives way to the newest one.
+
+    Args:
+        source: a store, a recorded file, a commit, or results; the default store if left out.
+
+    Raises:
+        UsageError: there is nothing of the kind at ``source``.
+    """
+    import pandas as pd
+
+    from bench.report.board import build
+    from bench.report.formats import cell_row
+    from bench.report.record import read
+    from bench.store import default_root
+
+    given = default_root() if source is None else source
+    board = build(read(given).results if isinstance(given, str | Path) else given)
+    frame = pd.DataFrame([cell_row(result, *board.labels[key]) for key, result in board.results.items()])
+    if "finished" in frame:
+        frame["finished"] = pd.to_datetime(frame["finished"], utc=True)
+    return frame

@@ -1,0 +1,161 @@
+import json
+import subprocess
+from pathlib import Path
+
+import bench
+import pandas as pd
+import pytest
+from bench.keys import canonical_json, sha256_hex
+from bench.report import record
+from bench.types import UsageError, jsonable
+from fabricate import result, story, stored
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A git repository with two commits, as (folder, git, shas of the commits)."""
+    for name in ("GIT_AUTHOR", "GIT_COMMITTER"):
+        monkeypatch.setenv(f"{name}_NAME", "t")
+        monkeypatch.setenv(f"{name}_EMAIL", "t@example.org")
+
+    def git(*words):
+        return subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+        git("add", name)
+        git("commit", "-q", "-m", name)
+    return tmp_path, git, [git("rev-parse", "HEAD~1"), git("rev-parse", "HEAD")]
+
+
+def test_a_run_file_is_named_sorted_and_reads_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "source", lambda: ("b" * 40, False))
+    monkeypatch.setattr(record.platform, "node", lambda: "my box/1")
+    path = record.write_run(reversed(story(50)), tmp_path)
+    assert path == tmp_path / "results" / "runs" / "my-box-1" / f"{'b' * 40}.json"
+    head, *lines = path.read_text().splitlines()
+    assert json.loads(head)["schema"] == 1
+    names = [json.loads(line)["names"] for line in lines]
+    assert len(lines) == len(story(50))
+    assert names == sorted(names, key=lambda n: "/".join((n["dataset"], n["model"], n["defense"], n["attack"], n["access"])))
+    assert {r.key: r for r in record.read(path).results} == {r.key: r for r in story(50)}
+
+
+def test_recording_adds_to_a_file_and_is_the_same_every_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "source", lambda: ("b" * 40, True))
+    cells = story(50)
+    path = record.write_run(cells, tmp_path)
+    assert path.name.endswith("-dirty.json")
+    whole = path.read_bytes()
+    path.unlink()
+    record.write_run(cells[:5], tmp_path)
+    assert record.write_run(cells[3:], tmp_path).read_bytes() == whole
+
+
+def test_a_file_of_schema_1_stays_readable():
+    found = record.read(FIXTURES / "run-schema-1.json").results
+    assert [str(r.names) for r in found] == ["digits/small-cnn/standard/clean/white-box", "digits/small-cnn/standard/pgd/white-box"]
+    assert found[1].metrics.robust_accuracy == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is no run file"),
+        ("[]", "is no run file"),
+        ('{"cells": []}\n', "is no run file"),
+        ("\x00\x01", "is no run file"),
+        ('{"format":"crossfire-run","schema":2}\n', "has schema 2, this version reads up to 1"),
+        ('{"format":"crossfire-run","schema":1}\n', "holds no results"),
+    ],
+)
+def test_other_files_are_refused_in_one_line(tmp_path, text, message):
+    (tmp_path / "file.json").write_text(text)
+    with pytest.raises(UsageError, match=message) as error:
+        record.read(tmp_path / "file.json")
+    assert "\n" not in str(error.value)
+
+
+def test_half_a_file_is_refused_with_its_line(tmp_path):
+    text = record.serialise(story(50))
+    (tmp_path / "half.json").write_text(text[: len(text) // 2])
+    with pytest.raises(UsageError, match=r"half.json, line \d+: "):
+        record.read(tmp_path / "half.json")
+
+
+def test_an_edited_number_is_refused(tmp_path):
+    text = record.serialise(story(50))
+    (tmp_path / "edited.json").write_text(text.replace('"robust_accuracy":0.84', '"robust_accuracy":0.99'))
+    with pytest.raises(UsageError, match="line .*altered"):
+        record.read(tmp_path / "edited.json")
+
+
+def test_a_result_of_a_newer_schema_is_refused(tmp_path):
+    body = {**jsonable(result(clean=[True])), "schema": 7}
+    line = canonical_json({**body, "sha256": sha256_hex(canonical_json(body))})
+    (tmp_path / "new.json").write_text('{"format":"crossfire-run","schema":1}\n' + line + "\n")
+    with pytest.raises(UsageError, match="line 2: schema 7"):
+        record.read(tmp_path / "new.json")
+
+
+def test_a_commit_finds_its_results_in_a_later_commit_and_in_the_working_tree(repository):
+    folder, git, (first, second) = repository
+    runs = folder / "results" / "runs" / "box"
+    runs.mkdir(parents=True)
+    (runs / f"{first}.json").write_text(record.serialise([result(clean=[True] * 4)]))
+    git("add", "results")
+    git("commit", "-q", "-m", "results of the first")
+    git("rm", "-q", "--cached", str(runs / f"{first}.json"))
+    (runs / f"{second}.json").write_text(record.serialise(story(50)))
+    (runs / f"{first}.json").unlink()
+    assert len(record.read("HEAD~2", repository=folder).results) == 1
+    assert len(record.read(first[:12], repository=folder).results) == 1
+    assert len(record.read("HEAD~1", repository=folder).results) == len(story(50))
+    with pytest.raises(UsageError, match="has no results in results/runs; record some with run --record"):
+        record.read("HEAD", repository=folder)
+
+
+def test_results_with_uncommitted_changes_never_pass_for_the_commit(repository):
+    folder, _, (_, second) = repository
+    runs = folder / "results" / "runs" / "box"
+    runs.mkdir(parents=True)
+    (runs / f"{second}-dirty.json").write_text(record.serialise([result(clean=[True] * 4)]))
+    with pytest.raises(UsageError, match="only has results with uncommitted changes"):
+        record.read("HEAD", repository=folder)
+
+
+def test_what_is_nothing_is_one_clear_line(repository):
+    folder, *_ = repository
+    with pytest.raises(UsageError, match="'no-such' is no commit, run file or store here"):
+        record.read("no-such", repository=folder)
+    with pytest.raises(UsageError, match="no store at"):
+        record.read(folder / "missing")
+
+
+def test_a_store_reads_and_says_which_files_are_damaged(tmp_path):
+    store = stored(tmp_path / "store", story(50))
+    some = sorted((tmp_path / "store" / "cells").glob("*.json"))[3]
+    some.write_text(some.read_text()[:100])
+    found = record.read(store.root)
+    assert len(found.results) == len(story(50)) - 1
+    assert found.notes == (f"1 damaged result files in {store.root} are left out: {some.stem[:12]}",)
+    for path in (tmp_path / "store" / "cells").glob("*.json"):
+        path.unlink()
+    with pytest.raises(UsageError, match="holds no results"):
+        record.read(store.root)
+
+
+def test_results_are_a_tidy_frame(tmp_path):
+    stored(tmp_path / "store", story(50))
+    frame = bench.load_results(tmp_path / "store")
+    assert isinstance(frame, pd.DataFrame)
+    assert len(frame) == len(story(50))
+    assert frame["key"].is_unique
+    attacked = frame[frame["attack"] != "clean"]
+    table = attacked.pivot(index=["defense", "access"], columns="attack", values="robust_accuracy")
+    assert table.loc[("pgd-at", "white-box"), "fgsm"] == 0.88
+    assert str(frame["finished"].dt.tz) == "UTC"
+    assert len(bench.load_results(story(50))) == len(frame)
