@@ -1,0 +1,56 @@
+import torch
+from torch import Tensor
+
+from attacks._apgd import climb
+from bench.api import Count, MethodError, Target, Threat, attack
+
+
+@attack(
+    norms=("linf", "l2"),
+    passes="1 + targets x (steps + 1) forwards + targets x steps backwards, fewer where images break early",
+    presets={"reference": {"steps": 100, "targets": 9}},
+)
+def apgd_t(target: Target, x: Tensor, y: Tensor, threat: Threat, *, steps: Count = 100, targets: Count = 9) -> Tensor:
+    """Targeted Auto-PGD (Croce and Hein, 2020): the targeted DLR loss towards each of the likeliest other classes.
+
+    DLR = -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2), z_(i) being the i-th largest logit, so that scaling the logits
+    hides nothing. The success rule is any-iterate: an image keeps its first misclassified iterate, to whatever class,
+    and costs nothing more. One that never breaks keeps the iterate of highest loss. More targets than the network has
+    other classes are capped, which the note ``classes-capped`` says.
+
+    Args:
+        target: the function under attack; it must have four classes or more.
+        x: images (N, C, H, W) in [0, 1].
+        y: labels (N,).
+        threat: Linf or L2 with its budget.
+        steps: moves per target class.
+        targets: how many classes are aimed at, the likeliest on the clean image first.
+
+    Returns:
+        Images shaped as ``x``, within the threat.
+
+    Raises:
+        MethodError: fewer than four classes, or an unbounded threat.
+    """
+    if target.num_classes < 4:
+        raise MethodError(f"the targeted DLR loss needs 4 classes, the network has {target.num_classes}: use apgd-ce")
+    if targets > target.num_classes - 1:
+        targets = target.num_classes - 1
+        target.notes.append("classes-capped")
+    logits = target(x)
+    aims = logits.scatter(1, y[:, None], -torch.inf).topk(targets).indices
+    result, best = x.clone(), x.new_full((len(x),), -torch.inf)
+    rows = torch.arange(len(x), device=x.device) if target.stochastic else (logits.argmax(1) == y).nonzero().flatten()
+    for aim in aims.unbind(1):
+        classes = torch.stack((y[rows], aim[rows]), 1)
+        found, loss, fooled = climb(target.rows(rows), x[rows], y[rows], threat, _targeted_dlr, classes, steps)
+        better = fooled | (loss > best[rows])
+        result[rows[better]], best[rows[better]] = found[better], loss[better]
+        rows = rows if target.stochastic else rows[~fooled]
+    return result
+
+
+def _targeted_dlr(logits: Tensor, classes: Tensor) -> Tensor:
+    ordered = logits.topk(4).values
+    true, aim = logits.gather(1, classes).unbind(1)
+    return (aim - true) / (ordered[:, 0] - 0.5 * (ordered[:, 2] + ordered[:, 3]) + 1e-12)

@@ -1,0 +1,95 @@
+import importlib
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks._doors import contained
+from attacks._steps import budget
+from bench.api import Literal, MethodError, Target, Threat, attack
+
+#: What the package says, and the note that it becomes.
+FLAGS = {
+    "randomized defense": "autoattack-randomised",
+    "probability distribution": "autoattack-probabilities",
+    "zero gradient": "autoattack-zero-gradient",
+    "Square Attack has decreased": "autoattack-square-beats-gradient",
+    "dynamic defense": "autoattack-dynamic",
+}
+
+
+@attack(
+    norms=("linf", "l2"),
+    requires="pyautoattack",
+    passes="at most 101 + 9 x 102 + 9 x 3 x 100 + 5000 forwards + 101 + 9 x 101 + 9 x 100 backwards (standard), "
+    "none once an image is broken",
+    presets={"tpap": {"version": "standard"}, "reference": {"version": "standard"}},
+)
+def autoattack(
+    target: Target,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    version: Literal["standard", "plus", "rand"] | None = None,
+) -> Tensor:
+    """AutoAttack (Croce and Hein, 2020) of its authors' package: APGD-CE, APGD-T, FAB-T and Square, one after another.
+
+    Each attack of the ensemble gets the images that still stand; the success rule is the package's. What it warns of
+    becomes notes: ``autoattack-randomised``, ``-probabilities``, ``-zero-gradient``, ``-square-beats-gradient`` and
+    ``-dynamic`` (the function differentiates itself when called). Where the network has too few classes for nine
+    targets they are capped, and below four the targeted DLR loss is left out; ``classes-capped`` says so.
+
+    Args:
+        target: the function under attack, as a module.
+        x: images (N, C, H, W) in [0, 1].
+        y: labels (N,).
+        threat: Linf or L2 with its budget.
+        version: the package's; by default ``rand`` for a random function and ``standard`` for any other.
+
+    Returns:
+        Images shaped as ``x``, within the threat; the input where no attack succeeded.
+
+    Raises:
+        MethodError: the threat is unbounded.
+    """
+    eps, norm = budget(threat), {"linf": "Linf", "l2": "L2"}[threat.norm]
+    version = version or ("rand" if target.stochastic else "standard")
+    seed = int(target.rows(torch.tensor([0], device=x.device)).uniform(x[:1, :1, :1, :1]) * 2**24)
+    with contained(x.device, logger="auto-attack") as said:
+        package = _package()
+        official = package.__name__ == "pyautoattack"
+        verbosity = {} if official else {"verbose": False}
+        ensemble = package.AutoAttack(
+            target.module, norm=norm, eps=eps, seed=seed, version=version, device=x.device, **verbosity
+        )
+        if _cap(ensemble, target.num_classes):
+            target.notes.append("classes-capped")
+        size = {"batch_size" if official else "bs": target.batch}
+        found = ensemble.run_standard_evaluation(x.clone(), y.clone(), **size)
+    text = said.getvalue()
+    target.notes.extend(note for words, note in FLAGS.items() if words in text)
+    return found[0] if official else found
+
+
+def _package() -> ModuleType:
+    for name in ("pyautoattack", "autoattack"):
+        if importlib.util.find_spec(name):
+            # The package counts calls of gradients in a global that it never resets.
+            checks = importlib.import_module(f"{name}.checks")
+            checks.funcs.update(dict.fromkeys(checks.funcs, 0))
+            return importlib.import_module(name)
+    raise MethodError("autoattack needs a package: pip install pyautoattack")
+
+
+def _cap(ensemble: Any, classes: int) -> bool:
+    most = classes - 1
+    unfit = {name for name, least in (("apgd-t", 4), ("apgd-dlr", 3)) if classes < least}
+    capped = ensemble.apgd_targeted.n_target_classes > most or ensemble.fab.n_target_classes > most
+    dropped = unfit & set(ensemble.attacks_to_run)
+    ensemble.attacks_to_run = [name for name in ensemble.attacks_to_run if name not in unfit]
+    ensemble.apgd_targeted.n_target_classes = min(ensemble.apgd_targeted.n_target_classes, most)
+    ensemble.fab.n_target_classes = min(ensemble.fab.n_target_classes, most)
+    return capped or bool(dropped)

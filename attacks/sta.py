@@ -1,0 +1,96 @@
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attacks._steps import margin, per_image
+from bench.api import Count, NonNegative, Positive, Target, Threat, attack
+
+BETA_1, BETA_2 = 0.9, 0.999
+
+
+@attack(
+    norms=("flow",),
+    bounded=False,
+    passes="steps forwards + steps backwards",
+    presets={
+        "tpap": {"steps": 50},
+        "reference": {"steps": 200},
+    },
+)
+def sta(
+    target: Target,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: Count = 100,
+    smoothness: NonNegative = 0.05,
+    confidence: NonNegative = 0.0,
+    learning_rate: Positive = 0.02,
+) -> Tensor:
+    """Spatially transformed adversarial examples (stAdv; Xiao et al., 2018): pixels move, their values stay.
+
+    A flow (u, v) in pixels says where each pixel is sampled from, bilinearly. Adam minimises, for each image by
+    itself, max(z_y - max_{i != y} z_i, -confidence) + smoothness * sum_p sum_{q next to p} |flow(p) - flow(q)|. An
+    image keeps its success of least total variation, itself if there is none. (advertorch, which the paper of TPAP
+    used, optimises a whole batch at once and returns black images where it fails; neither is done here.)
+
+    Args:
+        target: the function under attack.
+        x: images (N, C, H, W) in [0, 1].
+        y: labels (N,).
+        threat: flow; unbounded, or with an eps that bounds how far a pixel moves along either axis, as a fraction of
+            that side of the image.
+        steps: Adam steps; the last move is never looked at, the first look is at the image itself.
+        smoothness: weight of the flow's total variation; the paper's tau.
+        confidence: margin, in logits, beyond which breaking an image further brings nothing; the paper's kappa.
+        learning_rate: Adam's, in pixels.
+
+    Returns:
+        Images shaped as ``x``, each pixel between the least and the greatest of its channel; the input where no
+        success was found.
+    """
+    result, smoothest = x.clone(), x.new_full((len(x),), torch.inf)
+    sides = x.new_tensor([x.shape[3], x.shape[2]]).view(2, 1, 1)
+    limit = sides * (torch.inf if threat.eps is None else float(threat.eps))
+    flow = x.new_zeros(len(x), 2, *x.shape[2:])
+    mean, square = torch.zeros_like(flow), torch.zeros_like(flow)
+    floor = x.new_full((len(x),), -confidence)
+    for step in range(1, steps + 1):
+        flow.requires_grad_()
+        with torch.enable_grad():
+            moved, variation = _warp(x, flow), _variation(flow)
+        push, logits, _ = target.gradient(moved.detach(), _hinge, y, floor)
+        better = (logits.argmax(1) != y) & (variation.detach() < smoothest)
+        if bool(better.any()):
+            result[better], smoothest[better] = moved.detach()[better], variation.detach()[better]
+        (grad,) = torch.autograd.grad((moved, variation), flow, (push, torch.full_like(variation, smoothness)))
+        flow = flow.detach()
+        mean.lerp_(grad, 1 - BETA_1)
+        square.mul_(BETA_2).addcmul_(grad, grad, value=1 - BETA_2)
+        root = (square / (1 - BETA_2**step)).sqrt_().add_(1e-8)
+        flow = flow.addcdiv_(mean, root, value=-learning_rate / (1 - BETA_1**step))
+        flow = torch.maximum(torch.minimum(flow, limit), -limit)
+    return torch.where(per_image(smoothest < torch.inf, x), result, x)
+
+
+def _hinge(logits: Tensor, y: Tensor, floor: Tensor) -> Tensor:
+    return torch.maximum(-margin(logits, y), floor)
+
+
+def _warp(x: Tensor, flow: Tensor) -> Tensor:
+    """Return x(p + flow(p)) by bilinear sampling, the border repeated outside."""
+    height, width = x.shape[2:]
+    lines = torch.meshgrid(torch.arange(width, device=x.device), torch.arange(height, device=x.device), indexing="xy")
+    place = torch.stack([flow[:, 0] + lines[0], flow[:, 1] + lines[1]], dim=3)
+    scale = x.new_tensor([2.0 / max(width - 1, 1), 2.0 / max(height - 1, 1)])
+    return F.grid_sample(x, place * scale - 1, padding_mode="border", align_corners=True)
+
+
+def _variation(flow: Tensor) -> Tensor:
+    """Return the sum over pixels and their four neighbours of the length of the flow's difference, shape (N,)."""
+    total = flow.new_zeros(len(flow))
+    for dim in (2, 3):
+        # Each pair of neighbours counts twice; 1e-8 keeps the root differentiable where the flow is constant.
+        total = total + 2 * (flow.diff(dim=dim).square().sum(1) + 1e-8).sqrt().flatten(1).sum(1)
+    return total
