@@ -1,0 +1,54 @@
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attacks._doors import arguments, find, in_ball
+from bench.api import Target, Threat, library
+
+
+@library(prefix="art", requires="adversarial-robustness-toolbox")
+def art(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **parameters: Any) -> Tensor:
+    """Evasion attacks of the Adversarial Robustness Toolbox (Nicolae et al., 2018), such as ``art:SquareAttack``.
+
+    ``eps`` and ``norm`` come from the threat wherever the class has a parameter for them, its step is a quarter of
+    eps unless given (the toolbox's 0.1 is above most budgets), and its other parameters come from the configuration.
+    Of a class that knows no budget the images within the threat are kept. The toolbox works in NumPy, so images cross
+    to the CPU at each of its calls.
+
+    Args:
+        target: the function under attack, as a module.
+        x: images (N, C, H, W) in [0, 1].
+        y: labels (N,).
+        threat: any norm and budget that the class can keep to.
+        name: class in ``art.attacks.evasion``.
+        **parameters: of its constructor.
+
+    Returns:
+        Images shaped as ``x``.
+
+    Raises:
+        MethodError: an unknown class or parameter.
+    """
+    from art.attacks import EvasionAttack, evasion
+    from art.estimators.classification import PyTorchClassifier
+
+    maker = find("art", evasion, EvasionAttack, name)
+    fixed: dict[str, Any] = {} if threat.eps is None else {"eps": float(threat.eps)}
+    default = {"batch_size": target.batch, "verbose": False}
+    if threat.norm in ("linf", "l2"):
+        fixed["norm"] = {"linf": "inf", "l2": 2}[threat.norm]
+        if threat.eps is not None:
+            default["eps_step"] = float(threat.eps) / 4
+    chosen = arguments(maker, parameters, fixed, default)
+    classifier = PyTorchClassifier(
+        target.module,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=tuple(x.shape[1:]),
+        nb_classes=target.num_classes,
+        clip_values=(0.0, 1.0),
+        device_type="gpu" if x.is_cuda else "cpu",
+    )
+    found = maker(classifier, **chosen).generate(x=x.cpu().numpy().copy(), y=y.cpu().numpy().copy())
+    images = torch.from_numpy(found).to(x)
+    return images if "eps" in chosen else in_ball(images, x, threat)

@@ -1,0 +1,52 @@
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks._doors import arguments, find
+from attacks._steps import per_image
+from bench.api import MethodError, Target, Threat, library
+
+
+@library(prefix="foolbox", requires="foolbox")
+def foolbox(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **parameters: Any) -> Tensor:
+    """Attacks of Foolbox (Rauber et al., 2020), such as ``foolbox:L2CarliniWagnerAttack``.
+
+    The class has a norm of its own, which must be the threat's; eps is passed to it, its other parameters come from
+    the configuration. An attack that minimises the norm gives the input where it failed (the library may give a black
+    image there and call it a success).
+
+    Args:
+        target: the function under attack, as a module.
+        x: images (N, C, H, W) in [0, 1].
+        y: labels (N,).
+        threat: the norm of the class, with a budget unless the class minimises the norm.
+        name: class in ``foolbox.attacks``.
+        **parameters: of its constructor.
+
+    Returns:
+        Images shaped as ``x``.
+
+    Raises:
+        MethodError: an unknown class or parameter, another norm than the threat's, or a budget that is missing.
+    """
+    import foolbox as package
+    from foolbox.attacks.base import Attack, AttackWithDistance, MinimizationAttack
+
+    maker = find("foolbox", package.attacks, Attack, name)
+    attack = maker(**arguments(maker, parameters, {}, {}))
+    minimises = isinstance(attack, MinimizationAttack)
+    model = package.PyTorchModel(target.module, bounds=(0, 1), device=x.device)
+    budget = None if threat.eps is None else float(threat.eps)
+    if isinstance(attack, AttackWithDistance):
+        norm = {1: "l1", 2: "l2", float("inf"): "linf"}.get(getattr(attack.distance, "p", None), str(attack.distance))
+        if norm != threat.norm:
+            raise MethodError(f"foolbox:{name} keeps to {norm}, the threat is {threat.norm}: set norm of the attack")
+        if budget is None and not minimises:
+            raise MethodError(f"foolbox:{name} needs a bounded threat: set eps")
+        raw, found, success = attack(model, x.clone(), y.clone(), epsilons=budget)
+    else:
+        raw, found, success = attack(model, x.clone(), y.clone())
+    black = (raw.flatten(1).amax(1) == 0) & (x.flatten(1).amax(1) > 0)
+    failed = ~success | black if minimises else torch.zeros_like(black)
+    return torch.where(per_image(failed, x), x, found.detach())
