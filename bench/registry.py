@@ -162,7 +162,7 @@ def _from_file(path: Path, symbol: str, kind: str) -> Entry:
     for entry in _read(path, undecorated=symbol if kind == "network" else None):
         if symbol in (entry.symbol, entry.name):
             if entry.kind != kind:
-                raise UsageError(f"'{path}:{symbol}' is a {entry.kind}, not a {kind}")
+                raise UsageError(f"'{path}:{symbol}' is of kind {entry.kind}, not {kind}")
             return entry
     raise UsageError(f"{kind} '{path}:{symbol}': {path} has no {symbol} with a crossfire decorator")
 

@@ -1,0 +1,213 @@
+import importlib
+import importlib.metadata
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from bench import api, registry
+from bench.types import MethodRef, UsageError
+
+RAISES = 'raise RuntimeError("reading must not run the file")'
+
+ATTACK = '''
+from bench.api import Budget, Count, Fraction, Literal, Target, Threat, attack
+{imports}
+
+{raises}
+
+@attack(norms=("l2", "linf"), passes="steps forwards", requires={requires!r}, presets={{"slow": {{"steps": 500}}}})
+def big_push(target, x, y, threat: Threat, *, steps: Count = 20, size: Budget = Fraction(8, 255),
+             rule: Literal["a", "b"] = "a") -> "Tensor":
+    """Push hard (Nobody, 2020): one line.
+
+    More lines.
+    """
+'''
+
+
+def write(folder, name="push.py", text=ATTACK, imports="", requires=None, raises=RAISES):
+    path = folder / name
+    path.write_text(text.format(imports=imports, requires=requires, raises=raises) if text is ATTACK else text)
+    return path
+
+
+def found(path, symbol="big_push", kind="attack"):
+    return registry.find(kind, f"{path}:{symbol}")
+
+
+def line(call, *args, **kwargs):
+    with pytest.raises(UsageError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_signature_is_the_schema_and_the_file_is_not_run(tmp_path):
+    entry = found(write(tmp_path))
+    assert (entry.kind, entry.name, entry.symbol) == ("attack", "big-push", "big_push")
+    assert entry.summary == "Push hard (Nobody, 2020): one line."
+    assert entry.defaults() == {"steps": 20, "size": "8/255", "rule": "a"}
+    assert entry.meta["norms"] == ("l2", "linf")
+    assert found(tmp_path / "push.py", "big-push").symbol == "big_push"
+
+
+def test_a_reference_spells_every_parameter_out(tmp_path):
+    entry = found(write(tmp_path))
+    ref = entry.ref({"size": 0.5, "preset": "slow"})
+    wanted = {"steps": 500, "size": "1/2", "rule": "a"}
+    assert ref == MethodRef(kind="attack", name="big-push", params=wanted, code_sha=entry.code_sha)
+    assert entry.ref({"preset": "slow", "steps": 3}).params["steps"] == 3
+    assert entry.arguments(ref.params) == {"steps": 500, "size": Fraction(1, 2), "rule": "a"}
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"stepz": 3}, "attack big-push: unknown key 'stepz'; did you mean 'steps'?"),
+        ({"steps": 0}, "attack big-push: steps: input should be greater than or equal to 1, not 0"),
+        ({"steps": "many"}, "attack big-push: steps:"),
+        ({"rule": "c"}, "attack big-push: rule: input should be 'a' or 'b', not 'c'"),
+        ({"size": "eight"}, "is not a number"),
+        ({"preset": "slo"}, "unknown preset of attack big-push 'slo'; did you mean 'slow'?"),
+    ],
+)
+def test_a_bad_parameter_is_one_line(tmp_path, params, says):
+    assert says in line(found(write(tmp_path)).ref, params)
+
+
+def test_a_missing_package_is_named(tmp_path):
+    entry = found(write(tmp_path, requires="no-such-package"))
+    assert not entry.available
+    assert line(entry.ref, {}) == "attack big-push needs a package: pip install no-such-package"
+    assert found(write(tmp_path, "other.py", requires="scikit-learn")).available
+
+
+@pytest.mark.parametrize(
+    ("use", "says"),
+    [
+        ("fgsn", "unknown attack 'fgsn'; did you mean 'fgsm'?"),
+        ("zzzzzzzz", "there are: "),
+        ("gone.py:f", "no file"),
+        ("{}:other", "has no other with a crossfire decorator"),
+        ("{}:Step", "is of kind test-time, not attack"),
+    ],
+)
+def test_what_is_not_registered_is_one_line(tmp_path, use, says):
+    path = write(tmp_path, text="@defense(kind='test-time')\nclass Step:\n    pass\n")
+    assert says in line(registry.find, "attack", use.format(path))
+
+
+def test_a_file_that_is_not_python_is_one_line(tmp_path):
+    assert "is not valid Python" in line(found, write(tmp_path, text="def f(:\n"))
+    (tmp_path / "bytes.py").write_bytes(b"\xff\xfe\x00")
+    assert "is not valid Python" in line(found, tmp_path / "bytes.py")
+
+
+def test_a_default_that_only_running_the_file_could_tell_is_refused(tmp_path):
+    text = "import os\n@attack(norms=('linf',), passes='')\ndef f(t, x, y, h, *, n: int = os.getpid()): ...\n"
+    path = write(tmp_path, text=text)
+    assert f"{path}:3: parameter n of f: annotations and defaults must be literals" in line(found, path, "f")
+
+
+def test_a_network_of_ones_own_needs_no_decorator(tmp_path):
+    path = write(tmp_path, text="def build(num_classes, *, in_channels, width: int = 8): ...\n")
+    assert found(path, "build", "network").defaults() == {"width": 8}
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """An empty house in place of the real one."""
+    for folder in ("attacks", "defenses", "bench/models"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setattr(registry, "_ROOT", tmp_path)
+    for cached in (registry.entries, registry._all):
+        cached.cache_clear()
+    yield tmp_path
+    for cached in (registry.entries, registry._all):
+        cached.cache_clear()
+
+
+def test_two_methods_of_one_name_are_an_error(house):
+    write(house / "attacks", "a.py")
+    write(house / "attacks", "b.py")
+    says = line(registry.entries, "attack")
+    assert "attack 'big-push' is registered twice: in" in says and "a.py" in says and "b.py" in says
+
+
+def test_private_files_register_nothing(house):
+    write(house / "attacks", "_helper.py")
+    assert not registry.entries("attack")
+
+
+def test_the_hash_of_the_code_follows_helpers_and_crafted_attacks_and_nothing_else(house):
+    attack = write(house / "attacks", "push.py", imports="from attacks._steps import project")
+    (house / "attacks" / "_steps.py").write_text("from attacks._deep import x\n")
+    (house / "attacks" / "_deep.py").write_text("x = 1\n")
+    (house / "attacks" / "_other.py").write_text("x = 1\n")
+    recipe = write(
+        house / "defenses",
+        "adv.py",
+        "@defense(kind='recipe', attacks=('push',))\ndef adv(step, x, y): ...\n",
+    )
+
+    def hashes():
+        return found(attack).code_sha, found(recipe, "adv", "recipe").code_sha
+
+    before = hashes()
+    (house / "attacks" / "_other.py").write_text("x = 2\n")
+    attack.write_bytes(attack.read_bytes().replace(b"\n", b"\r\n"))
+    assert hashes() == before
+    for name in ("_deep.py", "_steps.py", "push.py"):
+        path = house / "attacks" / name
+        path.write_text(path.read_text() + "# changed\n")
+        after = hashes()
+        assert after[0] != before[0] and after[1] != before[1]
+        before = after
+    recipe.write_text(recipe.read_text() + "# changed\n")
+    assert hashes()[0] == before[0] and hashes()[1] != before[1]
+
+
+def test_a_plug_in_is_registered_by_its_entry_point(house, monkeypatch):
+    package = house / "plugged_in_attacks.py"
+    write(house, package.name)
+    monkeypatch.syspath_prepend(str(house))
+    importlib.invalidate_caches()
+    point = importlib.metadata.EntryPoint("push", "plugged_in_attacks:big_push", "crossfire.attacks")
+    points = {"crossfire.attacks": [point], "crossfire.defenses": []}
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points[group])
+    assert registry.entries("attack")["big-push"].path == package
+    registry._all.cache_clear()
+    registry.entries.cache_clear()
+    points["crossfire.attacks"] = [importlib.metadata.EntryPoint("x", "no_such_module:x", "crossfire.attacks")]
+    assert "plug-in crossfire.attacks 'x': no module no_such_module" in line(registry.entries, "attack")
+
+
+def test_loading_gives_the_decorated_object_once(tmp_path):
+    path = write(tmp_path, raises="")
+    method = found(path).load()
+    assert method.__name__ == "big_push" and method.__crossfire__["kind"] == "attack"
+    assert found(path).load() is method
+
+
+def test_the_real_house_loads_whole():
+    for kind in ("attack", "recipe", "test-time", "network"):
+        assert registry.entries(kind)
+        for name, entry in registry.entries(kind).items():
+            assert entry.name == name and entry.summary.endswith("."), f"{entry.path}: the first line is no sentence"
+            if entry.available:
+                assert callable(entry.load())
+            for preset in entry.meta.get("presets") or {}:
+                entry.arguments({**entry.meta["presets"][preset]})
+
+
+def test_what_a_signature_may_name_is_what_the_api_exports():
+    assert set(api.__all__) <= registry._NAMES.keys()
+    assert registry._NAMES["__builtins__"] == {}
+
+
+def test_user_modules_do_not_shadow_packages(tmp_path):
+    path = write(tmp_path, "json.py", raises="")
+    method = found(path).load()
+    assert method.__module__.startswith("crossfire_user_")
+    assert Path(importlib.import_module("json").__file__).parent.name == "json"
