@@ -90,6 +90,10 @@ class Target(Protocol):
         """Return standard normal draws shaped as ``like``; they depend on the image, not on its batch."""
 
     @property
+    def batch(self) -> int:
+        """How many images the device holds at once, for libraries that cut batches themselves."""
+
+    @property
     def module(self) -> nn.Module:
         """The same function as a module, for libraries that want one."""
 
@@ -161,6 +165,7 @@ def defense(
     base: str = "standard",
     randomised: bool = False,
     attacks: tuple[str, ...] = (),
+    inner: str | None = None,
     schedule: dict[str, Any] | None = None,
     requires: str | None = None,
     presets: dict[str, dict[str, Any]] | None = None,
@@ -172,6 +177,7 @@ def defense(
         base: the recipe under a test-time step unless the configuration says otherwise.
         randomised: a test-time step that draws; it must then own a ``rng`` generator.
         attacks: registered attacks that a recipe crafts with; their code counts as its own.
+        inner: the parameter of a recipe that names the attack it crafts with, as ``name[parameter=value, ...]``.
         schedule: a recipe's default schedule, where it differs from ``Schedule()``.
         requires: a package it cannot do without, named as pip names it.
         presets: named sets of parameters, chosen by ``preset = "name"``.

@@ -10,11 +10,11 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -52,6 +52,8 @@ class Entry:
     meta: Mapping[str, Any]
     parameters: type[BaseModel]
     code_sha: str
+    #: How to find it again where that is not by its name: ``path/to/file.py:name``.
+    use: str | None = None
 
     @property
     def summary(self) -> str:
@@ -96,8 +98,13 @@ class Entry:
                 raise UsageError(unknown(f"preset of {self.kind} {self.name}", str(chosen), presets))
             given = {**presets[chosen], **given}
         values = self.parameters.model_validate(self.arguments(given))
+        code = self.code_sha
+        if inner := self.meta.get("inner"):
+            crafted = attack_named(getattr(values, inner))
+            crafted.entry.arguments(crafted.params)
+            code = sha256_hex(code, crafted.entry.code_sha)
         kind: Kind = "attack" if self.kind == "library" else self.kind  # type: ignore[assignment]
-        return MethodRef(kind=kind, name=name or self.name, params=values.model_dump(mode="json"), code_sha=self.code_sha)
+        return MethodRef(kind=kind, name=name or self.use or self.name, params=values.model_dump(mode="json"), code_sha=code)
 
     def load(self) -> Any:
         """Import the file and return the decorated object."""
@@ -155,6 +162,30 @@ def find(kind: str, use: str) -> Entry:
     return known[use]
 
 
+class Named(NamedTuple):
+    """An attack by its name, and the parameters given with it."""
+
+    entry: Entry
+    params: dict[str, Any]
+
+
+def attack_named(text: str) -> Named:
+    """Return the attack that ``name`` or ``name[parameter=value, ...]`` means, library attacks included.
+
+    Raises:
+        UsageError: there is no such attack, or the brackets cannot be read.
+    """
+    name, bracket, rest = text.partition("[")
+    words = [word.partition("=") for word in rest.strip().removesuffix("]").split(",")] if bracket else []
+    if bracket and not (rest.strip().endswith("]") and all(equals for _, equals, _ in words)):
+        raise UsageError(f"attack '{text}' should read 'name[parameter=value, ...]'")
+    params: dict[str, Any] = {key.strip(): value.strip() for key, _, value in words}
+    prefix, _, inside = name.strip().partition(":")
+    if prefix in entries("library"):
+        return Named(find("library", prefix), {**params, "name": inside})
+    return Named(find("attack", name.strip()), params)
+
+
 def _from_file(path: Path, symbol: str, kind: str) -> Entry:
     if not path.is_file():
         raise UsageError(f"{kind} '{path}:{symbol}': no file {path.resolve()}")
@@ -163,7 +194,7 @@ def _from_file(path: Path, symbol: str, kind: str) -> Entry:
         if symbol in (entry.symbol, entry.name):
             if entry.kind != kind:
                 raise UsageError(f"'{path}:{symbol}' is of kind {entry.kind}, not {kind}")
-            return entry
+            return replace(entry, use=f"{path}:{symbol}")
     raise UsageError(f"{kind} '{path}:{symbol}': {path} has no {symbol} with a crossfire decorator")
 
 

@@ -267,7 +267,7 @@ class _Training:
             "forwards": forwards,
             "backwards": backwards,
         }
-        judged = self.average or self.net
+        judged = self.net if self.average is None else self.average
         for name, part in self.watched.items():
             row[name] = overfitting.measure(judged, part, self.threat)
         if self.held is not None:
@@ -349,7 +349,7 @@ class _Training:
 
     def finish(self) -> None:
         """Write the weights and, last, the card."""
-        chosen = self.best or (self.average or self.net).state_dict()
+        chosen = self.best or (self.net if self.average is None else self.average).state_dict()
         weights = _bytes(chosen, None)
         write_atomically(self.folder / "weights.safetensors", weights)
         epochs = len(self.log)

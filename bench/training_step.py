@@ -56,10 +56,8 @@ class Step:
     def _method(self, name: str, params: dict[str, Any]) -> tuple[Callable[..., Tensor], dict[str, Any]]:
         wanted = (name, *sorted(params.items()))
         if wanted not in self._resolved:
-            prefix, _, rest = name.partition(":")
-            library = prefix in registry.entries("library")
-            entry = registry.find("library", prefix) if library else registry.find("attack", name)
-            self._resolved[wanted] = entry.load(), entry.arguments(params) | ({"name": rest} if library else {})
+            chosen = registry.attack_named(name)
+            self._resolved[wanted] = chosen.entry.load(), chosen.entry.arguments({**chosen.params, **params})
         return self._resolved[wanted]
 
     @contextmanager

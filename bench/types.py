@@ -93,7 +93,13 @@ class DataRef(Frozen):
 
 
 class Schedule(Frozen):
-    """How a recipe is trained: stochastic gradient descent with momentum, lr dropped at fractions of the run."""
+    """How a recipe is trained: stochastic gradient descent with momentum, lr dropped at fractions of the run.
+
+    ``one-cycle`` raises lr linearly to its value at half the run and lowers it to zero. ``ema`` is the decay of an
+    average of the weights, which then is what is kept. ``holdout`` training images are set aside, and the epoch that is
+    most robust (accurate, without an adversary) on them is kept; at 0 it is the last. ``bf16``, ``channels_last`` and
+    ``compile`` are ways to compute: they change the last digits, so they are part of the name of the weights.
+    """
 
     epochs: int = Field(100, ge=0)
     batch: int = Field(128, gt=0)
@@ -105,6 +111,11 @@ class Schedule(Frozen):
     drops: tuple[float, ...] = (0.75, 0.9)
     drop_factor: float = Field(0.1, gt=0, le=1)
     augment: Literal["none", "flip", "crop-flip"] = "none"
+    ema: float = Field(0.0, ge=0, lt=1)
+    holdout: int = Field(0, ge=0)
+    bf16: bool = False
+    channels_last: bool = False
+    compile: bool = False
 
     @model_validator(mode="after")
     def _drops_are_fractions(self) -> Schedule:

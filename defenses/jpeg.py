@@ -1,41 +1,40 @@
 import torch
 from torch import Tensor, nn
 
-from bench.api import Annotated, Field, defense
-from defenses._gradients import borrow
+from bench.api import Count, MethodError, defense
+from defenses._gradients import Before
+from defenses._jpeg import soft_jpeg
 
 
-@defense(kind="test-time")
+@defense(kind="test-time", requires="torchvision")
 class Jpeg:
     """JPEG compression (Dziugaite et al., 2016; Guo et al., 2018): encode and decode, with chroma at half resolution.
 
     Args:
         quality: of the encoder, 1 to 100.
+
+    Raises:
+        MethodError: a quality above 100, or images of neither one nor three channels.
     """
 
-    def __init__(self, *, quality: Annotated[int, Field(ge=1, le=100)] = 75) -> None:
+    def __init__(self, *, quality: Count = 75) -> None:
+        if quality > 100:
+            raise MethodError(f"jpeg: quality = {quality} is above 100")
         self.quality = quality
 
     def wrap(self, base: nn.Module) -> nn.Module:
-        return _Compressed(self.quality, base)
+        return Before(base, self._compressed)
 
     def surrogate(self, base: nn.Module) -> nn.Module:
-        return self.wrap(base)
+        """Return the deployed function with the gradient of JPEG with soft rounding (Shin and Song, 2017)."""
+        return Before(base, self._compressed, lambda x: soft_jpeg(x, self.quality))
 
+    def _compressed(self, x: Tensor) -> Tensor:
+        # By the CPU codec on any device: codecs of devices give other pixels.
+        from torchvision.io import decode_jpeg, encode_jpeg
 
-class _Compressed(nn.Module):
-    def __init__(self, quality: int, base: nn.Module) -> None:
-        super().__init__()
-        self.quality, self.base = quality, base
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.base(borrow(compressed(x, self.quality), x))
-
-
-def compressed(x: Tensor, quality: int) -> Tensor:
-    """Return images (N, C, H, W) in [0, 1] after 8-bit JPEG, one or three channels, by the CPU codec on any device."""
-    from torchvision.io import decode_jpeg, encode_jpeg
-
-    pixels = (x.detach() * 255).round().clamp(0, 255).to("cpu", torch.uint8)
-    decoded = [decode_jpeg(encode_jpeg(image, quality)) for image in pixels]
-    return torch.stack(decoded).to(x.device).float() / 255
+        if x.shape[1] not in (1, 3):
+            raise MethodError(f"jpeg takes images of 1 or 3 channels, these have {x.shape[1]}")
+        pixels = (x.detach() * 255).round().clamp(0, 255).to("cpu", torch.uint8)
+        decoded = [decode_jpeg(encode_jpeg(image, self.quality)) for image in pixels]
+        return torch.stack(decoded).to(x.device).float() / 255

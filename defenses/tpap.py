@@ -3,7 +3,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.api import Budget, Count, Fraction, Literal, MethodError, defense
-from defenses._gradients import borrow
+from defenses._gradients import Before, identity, sign_steps, uniform_start
 
 
 @defense(kind="test-time", base="fgsm-at")
@@ -11,14 +11,15 @@ class Tpap:
     """TPAP, test-time purification (Tang and Zhang, CVPR 2024): one FGSM step up the loss of the predicted label.
 
     F(x) = f(clamp(x + beta * sign(grad CE(f(x), argmax f(x))))), on a network f that FGSM training has overfitted. The
-    label and the gradient share one pass: two forwards and one backward per image.
+    label and the gradient share one pass: two forwards and one backward per image. The derivative of the sign is zero,
+    so that of the purification is the identity, but on the faces of the box, where the surrogate keeps the identity.
 
     Args:
         beta: the Linf budget of the purification.
         steps: sign steps, each projected on the ball round the image and on the box.
         step_size: length of a step; beta / steps by default.
         label: whose loss is climbed: the predicted class of the received image, the least likely, a random one, or the
-            true one (an oracle: set ``labels`` on the module before each call).
+            true one (an oracle, for ablations: whoever calls the deployed module sets its ``labels`` before).
         direction: ``ascend`` leaves the label; ``descend`` goes deeper into it.
         random_start: start from a uniform point of the ball instead of the image.
     """
@@ -35,58 +36,39 @@ class Tpap:
     ) -> None:
         self.beta = float(beta)
         self.steps = steps
-        self.size = (-1 if direction == "descend" else 1) * (float(step_size) if step_size else float(beta / steps))
+        self.size = (-1 if direction == "descend" else 1) * float(step_size or beta / steps)
         self.label = label
         self.random_start = random_start
         if label == "random" or random_start:
             self.rng = torch.Generator()
 
     def wrap(self, base: nn.Module) -> nn.Module:
-        return _Purified(self, base)
+        deployed = Before(base, lambda x: self._purified(base, x, deployed.labels), identity)
+        deployed.labels = None
+        return deployed
 
     def surrogate(self, base: nn.Module) -> nn.Module:
         return self.wrap(base)
 
+    def _purified(self, base: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
+        chosen: list[Tensor] = []
 
-class _Purified(nn.Module):
-    """The move is a constant to gradients, as the derivative of the sign makes it (BPDA with the identity)."""
+        def loss(images: Tensor) -> Tensor:
+            logits = base(images)
+            if not chosen:
+                chosen.append(self._label(logits.detach(), labels))
+            return F.cross_entropy(logits, chosen[0], reduction="sum")
 
-    labels: Tensor | None = None
+        start = uniform_start(x, self.beta, self.rng) if self.random_start else None
+        return sign_steps(x, loss, size=self.size, steps=self.steps, radius=self.beta, start=start)
 
-    def __init__(self, step: Tpap, base: nn.Module) -> None:
-        super().__init__()
-        self.step, self.base = step, base
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.base(borrow(self._purified(x), x))
-
-    def _purified(self, x: Tensor) -> Tensor:
-        step = self.step
-        # Callers run the deployed network without gradients, or in inference mode; purification needs its own.
-        with torch.inference_mode(False), torch.enable_grad():
-            origin = x.detach().clone()
-            current = origin
-            if step.random_start:
-                noise = torch.rand(origin.shape, generator=step.rng).to(origin) * 2 - 1
-                current = (origin + step.beta * noise).clamp(0.0, 1.0)
-            label = None
-            for _ in range(step.steps):
-                leaf = current.detach().requires_grad_()
-                logits = self.base(leaf)
-                label = self._label(logits.detach()) if label is None else label
-                (grad,) = torch.autograd.grad(F.cross_entropy(logits, label, reduction="sum"), leaf)
-                moved = current + step.size * grad.sign()
-                within = torch.minimum(torch.maximum(moved, origin - step.beta), origin + step.beta)
-                current = within.clamp(0.0, 1.0)
-        return current
-
-    def _label(self, logits: Tensor) -> Tensor:
-        if self.step.label == "predicted":
+    def _label(self, logits: Tensor, labels: Tensor | None) -> Tensor:
+        if self.label == "predicted":
             return logits.argmax(1)
-        if self.step.label == "least-likely":
+        if self.label == "least-likely":
             return logits.argmin(1)
-        if self.step.label == "random":
-            return torch.randint(logits.shape[1], (len(logits),), generator=self.step.rng).to(logits.device)
-        if self.labels is None or len(self.labels) != len(logits):
+        if self.label == "random":
+            return torch.randint(logits.shape[1], (len(logits),), generator=self.rng).to(logits.device)
+        if labels is None or len(labels) != len(logits):
             raise MethodError("tpap with label = 'true' is an oracle; nobody set the labels of this batch")
-        return self.labels
+        return labels

@@ -1,0 +1,32 @@
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.api import Budget, Fraction, Literal, Threat, TrainingStep, defense
+
+
+@defense(kind="recipe", inner="inner")
+def at(
+    step: TrainingStep,
+    x: Tensor,
+    y: Tensor,
+    *,
+    inner: str = "pgd[steps=10]",
+    norm: Literal["linf", "l2", "wasserstein", "flow"] = "linf",
+    eps: Budget = Fraction(8, 255),
+) -> Tensor:
+    """Adversarial training by any registered attack: cross-entropy on the images that it makes.
+
+    Args:
+        step: the optimiser step.
+        x: images (N, C, H, W) in [0, 1].
+        y: labels (N,).
+        inner: the attack, with the parameters that differ from its defaults in brackets, as in
+            ``"pgd[steps=7, step_size=2/255]"``.
+        norm: of the threat.
+        eps: its budget; attacks that minimise the norm themselves do not look at it.
+
+    Returns:
+        The mean cross-entropy on the adversarial images, a scalar.
+    """
+    x_adv = step.attack(inner, x, y, Threat(norm=norm, eps=eps))
+    return F.cross_entropy(step.net(x_adv), y)

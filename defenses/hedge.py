@@ -1,0 +1,41 @@
+import torch
+from torch import Tensor, nn
+
+from bench.api import Budget, Count, Fraction, defense
+from defenses._gradients import Before, identity, sign_steps, uniform_start
+
+
+@defense(kind="test-time", base="pgd-at", randomised=True)
+class Hedge:
+    """Hedge defense (Wu et al., 2021): sign steps up the cross-entropy of all classes at once, from a random start.
+
+    The sum of the losses of all classes falls slowest along the true class, so climbing it leaves the others faster.
+
+    Args:
+        radius: the Linf budget of the move.
+        steps: sign steps.
+        step_size: their length.
+    """
+
+    def __init__(
+        self,
+        *,
+        radius: Budget = Fraction(8, 255),
+        steps: Count = 20,
+        step_size: Budget = Fraction(4, 255),
+    ) -> None:
+        self.radius, self.steps, self.size = float(radius), steps, float(step_size)
+        self.rng = torch.Generator()
+
+    def wrap(self, base: nn.Module) -> nn.Module:
+        def loss(images: Tensor) -> Tensor:
+            return -base(images).log_softmax(1).sum()
+
+        def hedged(x: Tensor) -> Tensor:
+            start = uniform_start(x, self.radius, self.rng)
+            return sign_steps(x, loss, size=self.size, steps=self.steps, radius=self.radius, start=start)
+
+        return Before(base, hedged, identity)
+
+    def surrogate(self, base: nn.Module) -> nn.Module:
+        return self.wrap(base)

@@ -1,0 +1,49 @@
+import torch
+from torch import Tensor, nn
+
+from bench.api import Count, NonNegative, Probability, defense
+from defenses._gradients import Before, identity
+from defenses._wavelets import denoised
+
+
+@defense(kind="test-time", randomised=True)
+class PixelDeflection:
+    """Pixel deflection (Prakash et al., 2018), without its saliency map: copy random neighbours, then denoise wavelets.
+
+    Args:
+        share: of the pixels that are replaced (drawn with repetition); the paper's 200 of 224x224.
+        window: greatest distance of the neighbour in each direction, in pixels.
+        sigma: of the wavelet denoising (BayesShrink); 0 leaves it out.
+    """
+
+    def __init__(self, *, share: Probability = 0.004, window: Count = 10, sigma: NonNegative = 0.04) -> None:
+        self.share, self.window, self.sigma = share, window, sigma
+        self.rng = torch.Generator()
+
+    def wrap(self, base: nn.Module) -> nn.Module:
+        return Before(base, self._deflected)
+
+    def surrogate(self, base: nn.Module) -> nn.Module:
+        """Return the deployed function with the identity as the derivative of the change (BPDA, to be averaged)."""
+        return Before(base, self._deflected, identity)
+
+    def _deflected(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        shape = (len(x), round(self.share * height * width))
+        line, source_line = self._pair(height, shape)
+        column, source_column = self._pair(width, shape)
+        rows = torch.arange(len(x))[:, None]
+        at, source = (
+            tuple(index.to(x.device) for index in (rows, *where))
+            for where in ((line, column), (source_line, source_column))
+        )
+        moved = x.detach().permute(0, 2, 3, 1).clone()
+        moved[at] = moved[source]
+        moved = moved.permute(0, 3, 1, 2)
+        return denoised(moved, self.sigma, None) if self.sigma else moved
+
+    def _pair(self, size: int, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return random lines, and for each a uniform one within the window that lies in the image."""
+        line = torch.randint(size, shape, generator=self.rng)
+        low, high = (line - self.window).clamp_min(0), (line + self.window).clamp_max(size - 1)
+        return line, low + (torch.rand(shape, generator=self.rng) * (high - low + 1)).long()
