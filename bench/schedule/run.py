@@ -174,7 +174,7 @@ class Runner:
         spent = self._defense_cost(cell, base, flops, step)
         forwards, backwards = found.mean("forwards"), found.mean("backwards")
         robust, n = int((right & survived).sum()), len(truth)
-        low, high = wilson(robust, n)
+        interval = wilson(robust, n)
         write_records(self.store.records(planned.key), images.rows, images.x, images.y, clean, found)
         return CellResult(
             key=planned.key,
@@ -185,8 +185,8 @@ class Runner:
                 n=n,
                 clean_accuracy=float(right.mean()),
                 robust_accuracy=robust / n,
-                ci_low=low,
-                ci_high=high,
+                ci_low=interval.low,
+                ci_high=interval.high,
                 mean_linf=found.mean("linf"),
                 mean_l2=found.mean("l2"),
             ),

@@ -56,7 +56,8 @@ def test_a_reference_spells_every_parameter_out(tmp_path):
     entry = found(write(tmp_path))
     ref = entry.ref({"size": 0.5, "preset": "slow"})
     wanted = {"steps": 500, "size": "1/2", "rule": "a"}
-    assert ref == MethodRef(kind="attack", name="big-push", params=wanted, code_sha=entry.code_sha)
+    name = f"{entry.path}:big_push"
+    assert ref == MethodRef(kind="attack", name=name, params=wanted, code_sha=entry.code_sha)
     assert entry.ref({"preset": "slow", "steps": 3}).params["steps"] == 3
     assert entry.arguments(ref.params) == {"steps": 500, "size": Fraction(1, 2), "rule": "a"}
 
@@ -211,3 +212,8 @@ def test_user_modules_do_not_shadow_packages(tmp_path):
     method = found(path).load()
     assert method.__module__.startswith("crossfire_user_")
     assert Path(importlib.import_module("json").__file__).parent.name == "json"
+
+
+def test_the_reference_to_a_method_in_a_file_finds_it_again(tmp_path):
+    ref = found(write(tmp_path)).ref({})
+    assert registry.find(ref.kind, ref.name).code_sha == ref.code_sha
