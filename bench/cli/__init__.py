@@ -21,7 +21,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 regression, 2 bad usage, 3 some cells failed."""
-    words = list(sys.argv[1:] if argv is None else argv) or ["run", "quick"]
+    words = [*(sys.argv[1:] if argv is None else argv)] or ["run", "quick"]
     try:
         if not words[0].startswith("-") and words[0] not in VERBS:
             raise UsageError(unknown("verb", words[0], VERBS))

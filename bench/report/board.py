@@ -117,17 +117,22 @@ def threat_text(threat: Threat) -> str:
     return f"{_NORMS[threat.norm]} {threat.eps if threat.eps is not None else 'unbounded'}"
 
 
+def newest(results: Iterable[CellResult]) -> dict[str, CellResult]:
+    """Return the last answer to each question, whatever the code that gave it."""
+    found: dict[str, CellResult] = {}
+    for result in results:
+        known = found.setdefault(asked := question(result.cell), result)
+        if (known.provenance.finished, known.key) < (result.provenance.finished, result.key):
+            found[asked] = result
+    return found
+
+
 def build(results: Iterable[CellResult]) -> Board:
     """Sort results into tables. An answer of code since edited gives way to the newest one to the same question."""
-    newest: dict[str, CellResult] = {}
-    total = 0
-    for result in results:
-        total += 1
-        known = newest.setdefault(asked := question(result.cell), result)
-        if (known.provenance.finished, known.key) < (result.provenance.finished, result.key):
-            newest[asked] = result
+    given = list(results)
+    answers = list(newest(given).values())
     shelves: dict[tuple[str, str], dict[tuple[str, ...], list[CellResult]]] = defaultdict(lambda: defaultdict(list))
-    for result in newest.values():
+    for result in answers:
         cell, names = result.cell, result.names
         made_by = (cell.data.model_dump_json(), cell.model.network.model_dump_json(), protocol(result))
         shelves[names.dataset, names.model][made_by].append(result)
@@ -137,8 +142,8 @@ def build(results: Iterable[CellResult]) -> Board:
             table, named = _table(found, protocol=made_by[2], alone=len(shelf) == 1)
             tables.append(table)
             labels |= named
-    kept = sorted(newest.values(), key=lambda r: (r.names.dataset, r.names.model, *labels[r.key], r.names.access, r.cell.seed, r.key))
-    return Board(tuple(tables), {r.key: r for r in kept}, labels, total - len(newest))
+    kept = sorted(answers, key=lambda r: (r.names.dataset, r.names.model, *labels[r.key], r.names.access, r.cell.seed, r.key))
+    return Board(tuple(tables), {r.key: r for r in kept}, labels, len(given) - len(answers))
 
 
 def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tuple[Table, dict[str, tuple[str, str]]]:

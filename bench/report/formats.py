@@ -20,20 +20,20 @@ SCHEMA = 1
 def markdown(board: Board) -> str:
     """Return the tables for a README or a pull request: best in bold, second best underlined."""
     parts = [_markdown_table(table, board) for table in board.tables] or ["No results yet.\n"]
-    return "\n".join([*parts, _escape_markdown(text.FOOT), *_left_out(board)]) + "\n"
+    return "\n".join([*parts, escape_markdown(text.FOOT), *_left_out(board)]) + "\n"
 
 
 def _markdown_table(table: Table, board: Board) -> str:
     marks = text.legend(table)
-    heads = [_escape_markdown(f"{column.label} {column.group}" if _many(table) and column.group else column.label) for column in table.columns]
-    lines = [f"### {_escape_markdown(table.title)}", ""]
+    heads = [escape_markdown(f"{column.label} {column.group}" if _many(table) and column.group else column.label) for column in table.columns]
+    lines = [f"### {escape_markdown(table.title)}", ""]
     lines.append("| defense | access | " + " | ".join(heads) + " |")
     lines.append("| --- | --- |" + " ---: |" * len(heads))
     for line in table.lines:
         cells = [_ranked(table, line, column, "**{}**", "<u>{}</u>", str) + _letters(line, column, marks, "<sup>{}</sup>") for column in table.columns]
-        lines.append(f"| {_escape_markdown(line.defense)} | {line.access} | " + " | ".join(cells) + " |")
+        lines.append(f"| {escape_markdown(line.defense)} | {line.access} | " + " | ".join(cells) + " |")
     about = [*(f"{letter}: {mark}" for mark, letter in marks.items()), *text.rules(table), *table.notes, *text.failures(table, board)]
-    return "\n".join([*lines, "", *(f"- {_escape_markdown(each)}" for each in about), ""])
+    return "\n".join([*lines, "", *(f"- {escape_markdown(each)}" for each in about), ""])
 
 
 def latex(board: Board) -> str:
@@ -224,7 +224,7 @@ def _left_out(board: Board) -> Sequence[str]:
     return [f"{board.superseded} older results of code since edited are left out."] if board.superseded else []
 
 
-def _escape_markdown(value: str) -> str:
+def escape_markdown(value: str) -> str:
     return re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", value.replace("\n", " ")).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

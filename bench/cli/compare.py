@@ -1,0 +1,49 @@
+"""Two runs, paired example by example."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+SUMMARY = "two runs (commit, file or store) paired example by example; exit code 1 on a regression"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("base", metavar="BASE", help="a commit with recorded results (HEAD~1), a run file, or a store")
+    parser.add_argument("head", metavar="HEAD", help="the same, for what is compared with it")
+    parser.add_argument("--format", choices=("text", "md", "json"), default="text", help="default: text")
+    parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    parser.add_argument("--min-effect", type=_points, default=0.5, metavar="POINTS", help="least change that counts; default: 0.5 points")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of the terminal")
+
+
+def main(args: argparse.Namespace) -> int:
+    from bench.report.changes import FORMATS
+    from bench.report.compare import compare
+    from bench.report.record import read
+    from bench.store import write_atomically
+    from bench.types import UsageError
+
+    comparison = compare(read(args.base), read(args.head), args.min_effect)
+    if not comparison.changes and not comparison.identical:
+        raise UsageError(f"{comparison.base} and {comparison.head} have no cell in common: nothing to compare")
+    text = FORMATS[args.format](comparison)
+    if args.out is None:
+        sys.stdout.write(text)
+    else:
+        try:
+            write_atomically(args.out, text.encode())
+        except OSError as error:
+            raise UsageError(f"--out {args.out} cannot be written: {error.strerror}") from None
+    return 1 if comparison.regressed else 0
+
+
+def _points(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of points between 0 and 100")
+    return value

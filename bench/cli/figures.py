@@ -1,0 +1,49 @@
+"""The figures, as PNG and PDF with the JSON of their numbers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bench.cli import options
+
+SUMMARY = "the figures, PNG and PDF, each with the JSON of its numbers"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all that the store has results for; see --list")
+    options.store(parser)
+    parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="default: figures")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where to look for image sets first")
+    parser.add_argument("--list", action="store_true", help="name the figures and what they show")
+
+
+def main(args: argparse.Namespace) -> int:
+    from bench.registry import unknown
+    from bench.report import figures
+    from bench.report.record import read
+    from bench.store import Store
+    from bench.types import UsageError
+
+    known = figures.summaries()
+    for name in args.names:
+        if name not in known:
+            raise UsageError(unknown("figure", name, list(known)))
+    if args.list:
+        print("\n".join(f"{name:20} {about}" for name, about in known.items()))
+        return 0
+    root = options.store_root(args)
+    found = read(root)
+    for note in found.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    source = figures.source_of(found.results, Store(root), data_folder=options.data_folder(args))
+    for name in args.names or known:
+        try:
+            for path in figures.draw(name, source, args.out):
+                print(path)
+        except figures.Missing as missing:
+            if args.names:
+                raise UsageError(f"{name}: {missing}") from None
+            print(f"left out {name}: {missing}", file=sys.stderr)
+    return 0

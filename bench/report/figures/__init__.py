@@ -1,0 +1,106 @@
+"""The figures: one file each, drawn from the store, written as PNG and PDF with the JSON of their numbers.
+
+A file ``some_name.py`` here is the figure ``some-name``: its docstring's first line says what it shows, and its
+``draw(source)`` returns the picture with its numbers, or raises ``Missing`` where the store does not hold what it needs.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.report.board import Board, build
+from bench.store import Store, write_atomically
+from bench.types import CellResult, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from matplotlib.figure import Figure
+
+_HERE = Path(__file__).parent
+STYLE = _HERE / "crossfire.mplstyle"
+
+
+class Missing(Exception):
+    """The store does not hold what a figure needs; the text says what, and how to make it."""
+
+
+class Drawing(NamedTuple):
+    figure: Figure
+    #: Everything that the picture shows, as JSON.
+    numbers: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What figures are drawn from: results, the store they are from, and where images may be found."""
+
+    board: Board
+    store: Store
+    data_folder: Path | None = None
+    #: Whether published numbers are drawn beside the measured ones.
+    paper: bool = False
+
+    @property
+    def results(self) -> list[CellResult]:
+        return list(self.board.results.values())
+
+
+def source_of(results: Sequence[CellResult], store: Store, *, data_folder: Path | None = None, paper: bool = False) -> Source:
+    return Source(build(results), store, data_folder, paper)
+
+
+def summaries() -> dict[str, str]:
+    """Return every figure with what it shows, read without importing it."""
+    found = {}
+    for path in sorted(_HERE.glob("[!_]*.py")):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        found[path.stem.replace("_", "-")] = text.splitlines()[0].rstrip(".")
+    return found
+
+
+def draw(name: str, source: Source, out: Path) -> list[Path]:
+    """Draw one figure and return its files: ``name.png``, ``name.pdf``, ``name.json``.
+
+    The same results give the same bytes on one machine.
+
+    Raises:
+        Missing: the store does not hold what the figure needs.
+        UsageError: the files cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    module = importlib.import_module(f"bench.report.figures.{name.replace('-', '_')}")
+    with pyplot.style.context(str(STYLE)):
+        drawing: Drawing = module.draw(source)
+        try:
+            return list(_write(name, drawing, out))
+        finally:
+            pyplot.close("all")
+
+
+def _write(name: str, drawing: Drawing, out: Path) -> Iterator[Path]:
+    from io import BytesIO
+
+    # Dates and versions would make every file another one.
+    metadata: dict[str, dict[str, Any]] = {"png": {"Software": None}, "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None}}
+    try:
+        for kind, about in metadata.items():
+            buffer = BytesIO()
+            drawing.figure.savefig(buffer, format=kind, metadata=about)
+            write_atomically(out / f"{name}.{kind}", buffer.getvalue())
+            yield out / f"{name}.{kind}"
+        numbers = json.dumps({"schema": 1, "figure": name, **drawing.numbers}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomically(out / f"{name}.json", numbers.encode())
+        yield out / f"{name}.json"
+    except OSError as error:
+        raise UsageError(f"figures cannot be written to {out}: {error.strerror}") from None

@@ -1,0 +1,182 @@
+import json
+import random
+from functools import partial
+
+import numpy as np
+import pytest
+from bench.report.changes import as_json, as_markdown, as_text
+from bench.report.compare import Counts, compare, judge
+from bench.report.record import Recorded
+from fabricate import outcomes, result, story
+from scipy.stats import binomtest
+
+LATER = "2026-11-23T10:00:00+00:00"
+new = partial(result, finished=LATER, commit="b" * 40)
+
+
+def compared(base, head, **more):
+    return compare(Recorded("base", list(base)), Recorded("head", list(head)), **more)
+
+
+def flipped(bits, lost, gained, seed=0):
+    rng = random.Random(seed)
+    down = rng.sample([i for i, bit in enumerate(bits) if bit], lost)
+    up = rng.sample([i for i, bit in enumerate(bits) if not bit], gained)
+    return [bit if i not in {*down, *up} else not bit for i, bit in enumerate(bits)]
+
+
+def test_a_loss_of_two_points_in_1000_images_is_caught():
+    clean, bits = [True] * 1000, outcomes(0.5, 1000)
+    c = compared([result(clean=clean, adversarial=bits)], [new(clean=clean, adversarial=flipped(bits, 25, 5))])
+    (change,) = c.changes
+    assert change.verdict == "regression"
+    assert (change.base, change.head) == (0.5, 0.48)
+    assert change.counts == Counts(25, 5, 1000)
+    assert change.p == pytest.approx(binomtest(5, 30).pvalue)
+    assert c.regressed
+
+
+def test_as_many_gained_as_lost_is_no_change():
+    clean, bits = [True] * 1000, outcomes(0.5, 1000)
+    c = compared([result(clean=clean, adversarial=bits)], [new(clean=clean, adversarial=flipped(bits, 60, 60))])
+    assert c.changes[0].verdict == "same"
+    assert not c.regressed
+
+
+def test_an_improvement_is_no_regression():
+    clean, bits = [True] * 1000, outcomes(0.5, 1000)
+    c = compared([result(clean=clean, adversarial=bits)], [new(clean=clean, adversarial=flipped(bits, 0, 40))])
+    assert c.changes[0].verdict == "improvement"
+    assert not c.regressed
+
+
+def test_a_clear_change_below_the_least_effect_does_not_count():
+    counts = Counts(lost=40, gained=0, n=10_000)
+    assert judge([counts])[0][0] == "same"
+    assert judge([counts], min_effect=0.4)[0][0] == "regression"
+    assert judge([Counts(5, 0, 1000)], min_effect=0.5)[0][0] == "same"
+    assert judge([Counts(50, 0, 10_000)], min_effect=0.5)[0][0] == "regression"
+
+
+def test_holm_is_over_all_cells():
+    one = Counts(12, 2, 1000)
+    assert judge([one])[0][0] == "regression"
+    assert judge([one, *[Counts(3, 3, 1000)] * 19])[0][0] == "same"
+
+
+def test_false_alarms_are_at_most_5_percent_of_comparisons():
+    rng = np.random.default_rng(0)
+    alarms = []
+    for churn in (0.002, 0.02, 0.1):
+        lost, gained = rng.binomial(1000, churn, (2, 1500, 20))
+        found = [judge([Counts(int(a), int(b), 1000) for a, b in zip(*row, strict=True)]) for row in zip(lost, gained, strict=True)]
+        alarms.append(np.mean([any(verdict != "same" for verdict, _, _ in row) for row in found]))
+    assert max(alarms) <= 0.05
+
+
+@pytest.mark.parametrize("cells", [1, 20])
+def test_power_for_a_loss_of_two_points_is_at_least_90_percent(cells):
+    rng = np.random.default_rng(1)
+    lost, gained = rng.binomial(1000, 0.022, 1000), rng.binomial(1000, 0.002, 1000)
+    others = [Counts(2, 2, 1000)] * (cells - 1)
+    caught = [judge([Counts(int(a), int(b), 1000), *others])[0][0] == "regression" for a, b in zip(lost, gained, strict=True)]
+    assert np.mean(caught) >= 0.9
+
+
+def test_one_measurement_in_both_is_not_tested():
+    c = compared(story(50), story(50))
+    assert c.identical == len(story(50))
+    assert c.changes == ()
+    assert "no regression" in as_text(c)
+
+
+def test_changed_code_is_paired_and_said():
+    c = compared([result(clean=[True] * 8)], [new(clean=[True] * 8, code="2")])
+    assert c.changes[0].verdict == "same"
+    assert c.changes[0].notes == ("code of pgd changed",)
+
+
+def test_other_example_lists_are_not_comparable():
+    c = compared([result(clean=[True] * 8)], [new(clean=[True] * 8, rows="others")])
+    assert c.changes[0].verdict == "not comparable"
+    assert c.changes[0].notes[0].startswith("other example lists: first 8 (#")
+    c = compared([result(clean=[True] * 8)], [new(clean=[True] * 9)])
+    assert "first 8 (#" in c.changes[0].notes[0]
+    assert "against first 9 (#" in c.changes[0].notes[0]
+    assert not c.regressed
+
+
+def test_other_parameters_are_not_comparable_and_named():
+    c = compared([result(attack_params={"steps": 20}, clean=[True] * 8)], [new(attack_params={"steps": 40}, clean=[True] * 8)])
+    assert c.changes[0].notes == ("attack.attack.params.steps: 20 against 40",)
+    c = compared([result(eps="8/255", clean=[True] * 8)], [new(eps="31/1000", clean=[True] * 8)])
+    assert c.changes[0].notes == ("attack.threat.eps: 8/255 against 31/1000",)
+
+
+def test_other_protocols_are_not_comparable():
+    c = compared([result(clean=[True] * 8, version=99)], [new(clean=[True] * 8)])
+    assert c.changes[0].notes == ("protocol unknown against 1",)
+
+
+def test_a_cell_that_now_fails_is_a_regression_and_one_that_always_did_is_not():
+    works, fails = result(clean=[True] * 8), new(clean=[True] * 8, status="failed")
+    c = compared([works], [fails])
+    assert c.regressed
+    assert "head failed: MethodError: pgd returned NaN" in c.changes[0].notes[0]
+    assert not compared([result(clean=[True] * 8, status="failed")], [fails]).regressed
+
+
+def test_cells_of_one_run_only_are_listed():
+    c = compared([result(attack="fgsm", clean=[True] * 8)], [new(attack="pgd", clean=[True] * 8)])
+    assert c.only_base == ("digits/small-cnn/standard/fgsm/white-box Linf 8/255",)
+    assert c.only_head == ("digits/small-cnn/standard/pgd/white-box Linf 8/255",)
+
+
+def test_passes_are_compared_exactly():
+    clean = [True] * 8
+    c = compared([result(clean=clean)], [new(clean=clean, forwards=20.125)])
+    assert {(cost.what, cost.regression) for cost in c.costs} == {
+        ("forwards_per_example", True),
+        ("backwards_per_example", True),
+        ("flops_per_example", True),
+    }
+    assert c.regressed
+    fewer = compared([result(clean=clean)], [new(clean=clean, forwards=19.0)])
+    assert len(fewer.costs) == 3
+    assert not fewer.regressed
+
+
+def test_more_passes_for_other_outcomes_are_told_but_no_regression():
+    c = compared([result(clean=[True] * 8, adversarial=[False] * 8)], [new(clean=[True] * 8, adversarial=[True] + [False] * 7, forwards=22)])
+    assert len(c.costs) == 3
+    assert not c.regressed
+
+
+def test_time_is_compared_on_one_machine_and_device_only():
+    clean = [True] * 8
+    base = [result(clean=clean, seed=s, seconds=0.002) for s in range(3)]
+    c = compared(base, [new(clean=clean, seed=s, seconds=0.002 * (2 + s)) for s in range(3)])
+    (time,) = c.times
+    assert (time.low, time.high, time.repeats) == (pytest.approx(2), pytest.approx(4), 3)
+    assert time.ratio == pytest.approx(24 ** (1 / 3))
+    assert not c.regressed
+    for other in ({"machine": "another"}, {"device": "cuda: H100"}):
+        assert compared(base, [new(clean=clean, seed=s, **other) for s in range(3)]).times == ()
+
+
+def test_every_format_tells_the_story():
+    clean, bits = [True] * 1000, outcomes(0.5, 1000)
+    c = compared(
+        [result("a|b", clean=clean, adversarial=bits), result("other", attack="fgsm", clean=clean)],
+        [new("a|b", clean=clean, adversarial=flipped(bits, 40, 5), code="2"), new("other", attack="fgsm", clean=clean, rows="x")],
+    )
+    text, table, body = as_text(c), as_markdown(c), json.loads(as_json(c))
+    assert "1 regression" in text.splitlines()[0]
+    assert "50.00 % -> 46.50 % (-3.50), 40 lost and 5 gained of 1,000" in text
+    assert "code of pgd changed" in text
+    assert r"a\|b" in table
+    assert "❌" in table
+    assert "other example lists" in table
+    assert body["regressed"] is True
+    assert body["changes"][0]["counts"] == {"lost": 40, "gained": 5, "n": 1000}
+    assert max(len(line) for line in text.splitlines() if not line.startswith("time")) <= 120

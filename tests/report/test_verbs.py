@@ -1,0 +1,89 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from bench.cli import main
+from bench.report import record
+from fabricate import outcomes, result, story, stored
+
+
+@pytest.fixture
+def store(tmp_path):
+    return str(stored(tmp_path / "store", story(50)).root)
+
+
+def test_the_leaderboard_is_a_table_in_the_terminal(store, capsys):
+    assert main(["leaderboard", "--store", store]) == 0
+    assert "digits · small-cnn · 50 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("kind", "start"), [("md", "### digits"), ("csv", "dataset,model"), ("tex", "\\begin{table}"), ("html", "<!doctype html>"), ("json", "{")])
+def test_every_format_goes_to_the_terminal_or_a_file(store, tmp_path, capsys, kind, start):
+    assert main(["leaderboard", "--store", store, "--format", kind]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(start)
+    assert main(["leaderboard", "--store", store, "--out", str(tmp_path / "deep" / f"board.{kind}")]) == 0
+    assert (tmp_path / "deep" / f"board.{kind}").read_text() == text
+
+
+def test_json_is_one_object(store, capsys):
+    assert main(["leaderboard", "--json", "--store", store]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == {"schema", "cells", "defenses"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["leaderboard", "--store", "nowhere"], "no store at nowhere"),
+        (["leaderboard", "--store", "STORE", "--out", "x.pdf"], "--out x.pdf: say --format"),
+        (["leaderboard", "--store", "STORE", "--format", "pdf"], "invalid choice: 'pdf'"),
+        (["leaderboard", "--store", "STORE", "--out", "/dev/null/x.md"], "cannot be written"),
+        (["compare", "STORE", "no-such"], "'no-such' is no commit, run file or store here"),
+        (["compare", "STORE", "STORE", "--min-effect", "-1"], "no number of points"),
+        (["compare", "STORE", "OTHER"], "have no cell in common"),
+        (["compare", "STORE", "EMPTY"], "holds no results"),
+    ],
+)
+def test_bad_input_is_one_clear_line(store, tmp_path, capsys, words, message):
+    other = stored(tmp_path / "other", [result("else", recipe="else", clean=[True] * 4)])
+    (tmp_path / "empty" / "cells").mkdir(parents=True)
+    places = {"STORE": store, "OTHER": str(other.root), "EMPTY": str(tmp_path / "empty")}
+    assert main([places.get(word, word) for word in words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_a_damaged_result_is_told(store, tmp_path, capsys):
+    some = next((tmp_path / "store" / "cells").glob("*.json"))
+    some.write_text("{")
+    assert main(["leaderboard", "--store", store, "--json"]) == 0
+    assert "1 damaged result files" in capsys.readouterr().err
+
+
+def test_compare_takes_stores_and_files_and_exits_1_on_a_regression(tmp_path, capsys):
+    clean, bits = [True] * 1000, outcomes(0.5, 1000)
+    worse = [bit and i % 10 > 0 for i, bit in enumerate(bits)]
+    base = stored(tmp_path / "base", [result(clean=clean, adversarial=bits)])
+    (tmp_path / "head.json").write_text(record.serialise([result(clean=clean, adversarial=worse, finished="2026-11-23T00:00:00+00:00")]))
+    assert main(["compare", str(base.root), str(tmp_path / "head.json")]) == 1
+    assert "1 regression" in capsys.readouterr().out
+    assert main(["compare", str(tmp_path / "head.json"), str(base.root), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["changes"][0]["verdict"] == "improvement"
+    assert main(["compare", str(base.root), str(tmp_path / "head.json"), "--format", "md", "--out", str(tmp_path / "c.md")]) == 1
+    assert (tmp_path / "c.md").read_text().startswith("### ❌")
+
+
+def test_reading_verbs_import_no_torch(store):
+    code = (
+        "import sys; from bench.cli import main\n"
+        f"assert main(['leaderboard', '--store', {store!r}, '--json']) == 0\n"
+        f"assert main(['leaderboard', '--store', {store!r}, '--format', 'html']) == 0\n"
+        f"assert main(['compare', {store!r}, {store!r}]) == 0\n"
+        "assert not {'torch', 'scipy', 'pandas', 'matplotlib'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
