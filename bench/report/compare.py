@@ -191,7 +191,12 @@ def _differences(old: Cell, new: Cell) -> Iterator[str]:
     for field in sorted(first.keys() | second.keys()):
         repeated = field.startswith(("attack.model.", "attack.data.", "attack.step."))
         if field not in seen and not field.endswith("code_sha") and not repeated and first.get(field) != second.get(field):
-            yield f"{field}: {first.get(field, '-')} against {second.get(field, '-')}"
+            yield f"{field}: {_short(first.get(field))} against {_short(second.get(field))}"
+
+
+def _short(value: object) -> str:
+    text = "-" if value is None else str(value)
+    return f"#{text[:8]}" if len(text) == 64 else text
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
