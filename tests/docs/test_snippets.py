@@ -1,0 +1,100 @@
+"""What the documents tell a reader to type works as it stands."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from bench import config, registry
+from bench.evaluate import audit, put_on
+from bench.schedule.plan import make
+from bench.schedule.run import Runner
+from bench.store import Store
+from bench.target import Meter, NetworkTarget
+from bench.types import Threat
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "CONTRIBUTING.md", ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(python|toml)\n# (\S+\.(?:py|toml))\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Every snippet of CONTRIBUTING that begins with the name of its file, written to that file."""
+    for _, name, text in BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+class Silent:
+    def cells(self, done, total): ...
+
+    def work(self, what, done, total, note=""): ...
+
+
+def make_photos(folder):
+    for split, count in (("train", 30), ("test", 8)):
+        for label, name in enumerate(("dark", "light")):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = np.random.default_rng(index).integers(0, 100, (32, 32, 3)) + 150 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / split / name / f"{index}.png")
+
+
+def test_the_attack_is_found_and_keeps_its_contract(written):
+    entry = registry.find("attack", "attacks/sign_noise.py:sign_noise")
+    assert entry.name == "sign-noise" and entry.summary.endswith(".") and entry.available
+    x, y = torch.rand(5, 3, 8, 8), torch.arange(5) % 2
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).eval().requires_grad_(False)
+    threat = Threat(eps="8/255")
+    with Meter(net, 5) as meter:
+        target = NetworkTarget(net, meter, torch.arange(5), seed=0, num_classes=2, batch=2)
+        found = entry.load()(target, x, y, threat)
+    audit(found, x, threat, entry.name)
+    assert not torch.equal(found, x) and meter.forwards == 0
+
+
+def test_the_step_is_found_and_is_what_it_says(written):
+    entry = registry.find("test-time", "defenses/mirror_mean.py:MirrorMean")
+    base = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).eval()
+    step = put_on(base, entry.ref({}))
+    x = torch.rand(4, 3, 8, 8)
+    torch.testing.assert_close(step.deployed(x), (base(x) + base(x.flip(3))) / 2)
+    torch.testing.assert_close(step.surrogate(x), step.deployed(x))
+
+
+def test_the_table_runs_from_images_to_results(written):
+    make_photos(written / "photos")
+    work = make(config.load("my-table.toml"))
+    results = Runner(work, Store(written / "store"), torch.device("cpu"), None, lambda: None, Silent()).run()
+    assert {result.names.defense for result in results} == {"defenses/noise_at.py:noise_at", "mirror-mean"}
+    assert {result.names.attack for result in results} == {"clean", "sign-noise"}
+    assert [result.error for result in results] == [None] * len(results)
+    assert all(result.metrics.n == 16 for result in results)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    if not document.exists():
+        pytest.skip(f"{document.name} is not written yet")
+    text = document.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if "://" not in link:
+            assert (document.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_are_named_exist(document):
+    if not document.exists():
+        pytest.skip(f"{document.name} is not written yet")
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    own = {name for _, name, _ in BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))}
+    for name in set(re.findall(r"`((?:bench|attacks|defenses|tests|docs)/[\w/.-]*)`", text)) - own:
+        assert (ROOT / name).exists(), f"{document.name} names {name}"
