@@ -1,3 +1,6 @@
+import io
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -6,7 +9,7 @@ from defenses._gradients import Before
 from defenses._jpeg import soft_jpeg
 
 
-@defense(kind="test-time", requires="torchvision")
+@defense(kind="test-time")
 class Jpeg:
     """JPEG compression (Dziugaite et al., 2016; Guo et al., 2018): encode and decode, with chroma at half resolution.
 
@@ -30,11 +33,18 @@ class Jpeg:
         return Before(base, self._compressed, lambda x: soft_jpeg(x, self.quality))
 
     def _compressed(self, x: Tensor) -> Tensor:
-        # By the CPU codec on any device: codecs of devices give other pixels.
-        from torchvision.io import decode_jpeg, encode_jpeg
-
         if x.shape[1] not in (1, 3):
             raise MethodError(f"jpeg takes images of 1 or 3 channels, these have {x.shape[1]}")
-        pixels = (x.detach() * 255).round().clamp(0, 255).to("cpu", torch.uint8)
-        decoded = [decode_jpeg(encode_jpeg(image, self.quality)) for image in pixels]
-        return torch.stack(decoded).to(x.device).float() / 255
+        # By the CPU codec on any device: codecs of devices give other pixels.
+        pixels = (x.detach() * 255).round().clamp(0, 255).to("cpu", torch.uint8).permute(0, 2, 3, 1)
+        decoded = [_through_file(image.squeeze(2).numpy(), self.quality) for image in pixels]
+        return torch.stack(decoded).view(pixels.shape).permute(0, 3, 1, 2).to(x.device).float() / 255
+
+
+def _through_file(pixels: Any, quality: int) -> Tensor:
+    import numpy as np
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return torch.from_numpy(np.array(Image.open(file, formats=("JPEG",))))

@@ -29,7 +29,7 @@ class Quilting:
         self.bank: Tensor | None = None
 
     def fit(self, images: Tensor) -> None:
-        """Draw the bank from training images uint8 (N, C, H, W): the same for the same images. Call it before ``wrap``."""
+        """Draw the bank from training images uint8 (N, C, H, W), the same for the same images; call it first."""
         generator = torch.Generator().manual_seed(0)
         tops, lefts = (
             torch.randint(size - self.patch + 1, (self.size, 1), generator=generator) for size in images.shape[2:]

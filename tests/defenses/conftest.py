@@ -1,0 +1,66 @@
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from bench.registry import entries
+
+
+class Made(NamedTuple):
+    step: object
+    deployed: nn.Module
+    surrogate: nn.Module
+
+    def seed(self, seed=0):
+        if (rng := getattr(self.step, "rng", None)) is not None:
+            rng.manual_seed(seed)
+        return self
+
+
+@pytest.fixture
+def x():
+    """Six smooth 8-bit images."""
+    coarse = torch.rand(6, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    return (nn.functional.interpolate(coarse, size=24, mode="bicubic").clamp(0, 1) * 255).round() / 255
+
+
+@pytest.fixture
+def base():
+    """A small network in evaluation mode, whose parameters still want gradients."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.Tanh(),
+            nn.Conv2d(8, 8, 3, stride=2),
+            nn.Tanh(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32, 5),
+        ).eval()
+
+
+@pytest.fixture
+def put(x):
+    """Put a test-time step with parameters on a network."""
+
+    def put_on(name, base, **params):
+        entry = entries("test-time")[name]
+        step = entry.load()(**entry.arguments(params))
+        if hasattr(step, "fit"):
+            step.fit((x * 255).round().to(torch.uint8))
+        return Made(step, step.wrap(base).eval(), step.surrogate(base).eval()).seed()
+
+    return put_on
+
+
+@pytest.fixture
+def changed(put):
+    """What a test-time step makes of images: what the network behind it receives."""
+
+    def of(name, x, **params):
+        return put(name, nn.Identity(), **params).deployed(x)
+
+    return of

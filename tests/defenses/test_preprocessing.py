@@ -1,0 +1,259 @@
+"""Each preprocessing step against another library, a closed form, or its limits."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage, optimize
+from torch.nn import functional as F
+
+from bench.types import MethodError
+from defenses._jpeg import soft_jpeg
+from defenses.quilting import _cut
+from defenses.tvm import smoothest
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("bit-depth", {"bits": 8}),
+        ("median", {"window": 1}),
+        ("gaussian-blur", {"window": 1}),
+        ("tvm", {"keep": 1.0, "weight": 0.0}),
+        ("resize-pad", {"low": 1.0, "high": 1.0}),
+        ("pixel-deflection", {"share": 0.0, "sigma": 0.0}),
+        ("feature-squeezing", {"bits": 8, "window": 1}),
+    ],
+)
+def test_limits_in_which_nothing_changes(changed, x, name, params):
+    assert torch.allclose(changed(name, x, **params), x, rtol=0, atol=1e-7)
+
+
+def test_wavelets_without_noise_change_nothing(changed, x):
+    assert torch.allclose(changed("wavelet", x[..., :21, :19], sigma=0.0), x[..., :21, :19], atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [1, 3, 5])
+def test_bit_depth_has_two_to_the_bits_levels(changed, bits):
+    ramp = torch.linspace(0, 1, 3 * 24 * 24).view(1, 3, 24, 24)
+    found = changed("bit-depth", ramp, bits=bits)
+    assert found.unique().numel() == 2**bits
+    assert float((found - ramp).abs().max()) <= 0.5 / (2**bits - 1) + 1e-6
+
+
+@pytest.mark.parametrize("window", [2, 3, 4, 5])
+def test_median_is_scipys(changed, x, window):
+    expected = ndimage.median_filter(x.numpy(), size=(1, 1, window, window), mode="reflect")
+    assert np.array_equal(changed("median", x, window=window).numpy(), expected)
+
+
+def test_gaussian_blur_is_a_convolution(changed, x):
+    line = np.exp(-0.5 * (np.arange(-2, 3) / 0.8) ** 2)
+    window = np.outer(line, line) / line.sum() ** 2
+    expected = ndimage.convolve(x.numpy(), window[None, None], mode="mirror")
+    assert np.allclose(changed("gaussian-blur", x, sigma=0.8, window=5).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("quality", [10, 50, 75, 95])
+def test_jpeg_is_torchvisions(changed, x, quality):
+    codec = pytest.importorskip("torchvision.io")
+    if not hasattr(codec, "encode_jpeg"):
+        pytest.skip("this torchvision has no JPEG codec")
+    for image, found in zip(x, changed("jpeg", x, quality=quality), strict=True):
+        expected = codec.decode_jpeg(codec.encode_jpeg((image * 255).round().byte(), quality))
+        # Two builds of one codec may round differently, by a level.
+        assert float((found * 255 - expected).abs().max()) <= 2
+
+
+@pytest.mark.parametrize("quality", [20, 50, 75, 95])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_soft_jpeg_is_near_the_codec(changed, x, quality, channels):
+    images = x[:, :channels, :19, :23]
+    off = (soft_jpeg(images, quality) - changed("jpeg", images, quality=quality)).abs()
+    assert float(off.mean()) < 4 / 255
+    # Nearer to the codec than the image itself is, where the codec changes much.
+    if quality <= 50:
+        assert float(off.mean()) < float((images - changed("jpeg", images, quality=quality)).abs().mean())
+
+
+def test_the_soft_jpeg_has_the_derivative_it_says(x):
+    images = x[:1, :1, :8, :8].double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: soft_jpeg(z, 50), images * 0.6 + 0.2, eps=1e-7, atol=1e-4)
+
+
+def test_total_variation_reaches_the_minimum():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(1, 1, 6, 7, generator=generator).double()
+    mask, weight = (torch.rand(1, 1, 6, 7, generator=generator) < 0.6).double(), 0.1
+
+    def energy(z, softness=0.0):
+        down, right = torch.zeros_like(z), torch.zeros_like(z)
+        down[..., :-1, :] = z[..., 1:, :] - z[..., :-1, :]
+        right[..., :, :-1] = z[..., :, 1:] - z[..., :, :-1]
+        return (mask * (z - x)).pow(2).sum() / 2 + weight * (down**2 + right**2 + softness).sqrt().sum()
+
+    def soft(flat):
+        z = torch.tensor(flat).view_as(x).requires_grad_()
+        value = energy(z, 1e-8)
+        (grad,) = torch.autograd.grad(value, z)
+        return value.item(), grad.flatten().numpy()
+
+    best = optimize.minimize(soft, x.flatten().numpy(), jac=True, method="L-BFGS-B", options={"maxiter": 5000})
+    reached = energy(smoothest(x, mask, weight, 2000)).item()
+    assert reached == pytest.approx(energy(torch.tensor(best.x).view_as(x)).item(), abs=2e-4)
+    # The default number of steps is near enough.
+    assert energy(smoothest(x, mask, weight, 100)).item() == pytest.approx(reached, rel=0.01)
+
+
+def test_total_variation_of_great_weight_is_the_mean_of_the_kept_pixels():
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    mask = (torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1)) < 0.5).float()
+    expected = (x * mask).sum((2, 3)) / mask.sum((2, 3))
+    assert torch.allclose(smoothest(x, mask, 10.0, 3000), expected[..., None, None].expand_as(x), atol=2e-2)
+
+
+def test_tvm_keeps_the_share_it_says(put, x):
+    made = put("tvm", torch.nn.Identity(), keep=0.3, weight=0.0, steps=1)
+    # Without weight, dropped pixels keep their place and kept ones their value: look at the mask itself.
+    made.step.rng.manual_seed(3)
+    kept = torch.rand((len(x), 1, 24, 24), generator=made.step.rng) < 0.3
+    assert float(kept.float().mean()) == pytest.approx(0.3, abs=0.03)
+
+
+@pytest.mark.parametrize("scale", [1.125, 1.5])
+def test_resizing_is_nearest_neighbour(changed, x, scale):
+    size = round(scale * 24)
+    found = changed("resize-pad", x, low=scale, high=scale)
+    assert torch.equal(found, F.interpolate(x, size=(size, size), mode="nearest"))
+
+
+def test_resizing_pads_each_image_in_its_own_way(changed):
+    ones = torch.ones(200, 3, 32, 32)
+    found = changed("resize-pad", ones, low=0.75, high=1.0)
+    assert found.shape == ones.shape
+    inside = found[:, 0] > 0
+    heights, widths = inside.any(2).sum(1), inside.any(1).sum(1)
+    assert torch.equal(heights, widths)
+    assert set(heights.tolist()) == set(range(24, 33))
+    assert torch.equal(inside.sum((1, 2)), heights * widths)
+    tops = inside.any(2).int().argmax(1)
+    assert set(tops.tolist()) == set(range(9))
+
+
+def test_the_frame_of_the_paper(changed):
+    assert changed("resize-pad", torch.rand(2, 3, 32, 32)).shape == (2, 3, 36, 36)
+
+
+def test_deflected_pixels_come_from_their_neighbourhood(changed):
+    lines, columns = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing="ij")
+    # Each pixel carries its own place.
+    image = torch.stack([lines, columns, torch.zeros(24, 24)])[None] / 24
+    found = changed("pixel-deflection", image, share=0.2, window=3, sigma=0.0)
+    moved = ((found - image) * 24).round()[0]
+    assert float(moved.abs().max()) == 3
+    assert float(moved[2].abs().max()) == 0
+    share = float((moved[:2].abs().sum(0) > 0).float().mean())
+    # 115 draws with repetition among 576 pixels, of which about 1 in 40 picks its own place.
+    assert 0.13 < share < 0.2
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (33, 47), (64, 40)])
+@pytest.mark.parametrize("sigma", [None, 0.05])
+def test_wavelets_are_scikit_images(changed, shape, sigma):
+    restoration = pytest.importorskip("skimage.restoration", reason="needs scikit-image")
+    pytest.importorskip("pywt", reason="needs PyWavelets")
+    rng = np.random.default_rng(0)
+    clean = ndimage.gaussian_filter(rng.random((2, 3, *shape)), (0, 0, 4, 4))
+    noisy = np.clip((clean - clean.min()) / np.ptp(clean) + 0.05 * rng.standard_normal(clean.shape), 0, 1)
+    found = changed("wavelet", torch.from_numpy(noisy), sigma=sigma).numpy()
+    for image, mine in zip(noisy, found, strict=True):
+        expected = restoration.denoise_wavelet(
+            image, sigma=sigma if sigma is None else [sigma] * 3, wavelet="db1", channel_axis=0, rescale_sigma=False
+        )
+        assert np.allclose(mine, expected, atol=1e-6)
+
+
+def test_wavelets_take_noise_away(changed, x):
+    noisy = (x + 0.08 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    assert float((changed("wavelet", noisy) - x).pow(2).mean()) < 0.7 * float((noisy - x).pow(2).mean())
+
+
+def test_quilting_an_image_from_its_own_patches_gives_it_back(put, x):
+    made = put("quilting", torch.nn.Identity(), patch=4, overlap=1)
+    windows = F.unfold(x, 4).transpose(1, 2).reshape(-1, 3, 4, 4)
+    made.step.bank = windows
+    assert torch.allclose(made.deployed(x), x, atol=1e-6)
+
+
+def test_quilting_uses_nothing_but_the_bank(put, x):
+    made = put("quilting", torch.nn.Identity(), bank=50)
+    values = made.step.bank.flatten().unique()
+    assert torch.isin(made.deployed(torch.rand(2, 3, 24, 24)), values).all()
+
+
+def test_quilting_draws_its_bank_from_the_training_images(put, x):
+    step = put("quilting", torch.nn.Identity(), bank=300).step
+    first = step.bank.clone()
+    windows = {
+        tuple(window) for window in (F.unfold(x, 5).transpose(1, 2).reshape(-1, 75) * 255).round().int().tolist()
+    }
+    assert all(tuple(patch) in windows for patch in (first.flatten(1) * 255).round().int().tolist())
+    step.fit((x * 255).round().to(torch.uint8))
+    assert torch.equal(step.bank, first)
+
+
+def test_quilting_without_images_says_so(put, x):
+    made = put("quilting", torch.nn.Identity())
+    made.step.bank = None
+    with pytest.raises(MethodError, match="training images"):
+        made.deployed(x)
+
+
+def test_the_seam_is_the_cheapest_path():
+    error = torch.rand(20, 5, 5, generator=torch.Generator().manual_seed(0))
+    for overlap in (1, 2, 3):
+        keep = _cut(error, overlap)
+        at = keep.sum(2)
+        assert torch.equal(keep, torch.arange(5)[None, None] < at[..., None])
+        assert int((at[:, 1:] - at[:, :-1]).abs().max()) <= 1
+        paths = [
+            p
+            for p in itertools.product(range(overlap), repeat=5)
+            if all(abs(a - b) <= 1 for a, b in itertools.pairwise(p))
+        ]
+        costs = torch.stack([sum(error[:, line, column] for line, column in enumerate(path)) for path in paths])
+        found = error.gather(2, at[..., None]).sum((1, 2))
+        assert torch.allclose(found, costs.amin(0))
+
+
+def test_the_detection_score_is_the_farthest_squeezed_prediction(put, base, x):
+    deployed = put("feature-squeezing", base, bits=3, window=3).deployed
+    plain = F.softmax(base(x), 1)
+    reduced = F.softmax(base((x * 7).round() / 7), 1)
+    smooth = F.softmax(base(torch.from_numpy(ndimage.median_filter(x.numpy(), size=(1, 1, 3, 3)))), 1)
+    expected = torch.maximum((plain - reduced).abs().sum(1), (plain - smooth).abs().sum(1))
+    assert torch.allclose(deployed.score(x), expected, atol=1e-6)
+    unchanged = put("feature-squeezing", base, bits=8, window=1).deployed
+    with torch.no_grad():
+        assert float(unchanged.score(x).max()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "said"),
+    [
+        ("gaussian-blur", {"window": 4}, "even"),
+        ("jpeg", {"quality": 101}, "above 100"),
+        ("resize-pad", {"low": 1.2, "high": 1.1}, "above high"),
+        ("quilting", {"patch": 3, "overlap": 3}, "not less"),
+    ],
+)
+def test_parameters_that_do_not_fit_each_other(put, base, name, params, said):
+    with pytest.raises(MethodError, match=said):
+        put(name, base, **params)
+
+
+def test_jpeg_of_other_images_says_what_it_takes(put, base):
+    with pytest.raises(MethodError, match="1 or 3 channels"):
+        put("jpeg", base).deployed(torch.rand(1, 4, 16, 16))
