@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from statistics import median
 from typing import Literal, NamedTuple
 
@@ -113,8 +114,14 @@ def protocol(result: CellResult) -> str:
     return str(next(versions, "unknown"))
 
 
+def eps_text(eps: Fraction) -> str:
+    """Return a budget as the field writes it: 6/255 and not 2/85, but 1/4."""
+    steps = eps * 255
+    return f"{steps}/255" if steps.denominator == 1 and 0 < steps <= 32 else str(eps)
+
+
 def threat_text(threat: Threat) -> str:
-    return f"{_NORMS[threat.norm]} {threat.eps if threat.eps is not None else 'unbounded'}"
+    return f"{_NORMS[threat.norm]} {eps_text(threat.eps) if threat.eps is not None else 'unbounded'}"
 
 
 def newest(results: Iterable[CellResult]) -> dict[str, CellResult]:

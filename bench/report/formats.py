@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.report import text
-from bench.report.board import RANKED, Board, Column, Line, Table, protocol
+from bench.report.board import RANKED, Board, Column, Line, Table, eps_text, protocol
 from bench.report.rows import Standing, Value
 from bench.types import CellResult
 
@@ -138,7 +138,7 @@ def cell_row(r: CellResult, defense: str, attack: str) -> dict[str, Any]:
         "attack": attack,
         "access": r.names.access,
         "norm": threat.norm if threat else None,
-        "eps": str(eps) if eps is not None else None,
+        "eps": eps_text(eps) if eps is not None else None,
         "n": r.cell.data.n,
         "seed": r.cell.seed,
         "clean_accuracy": m.clean_accuracy if m else None,
@@ -177,7 +177,7 @@ def _defense(table: Table, s: Standing) -> dict[str, Any]:
         "model": table.model,
         "defense": s.defense,
         "norm": s.threat.norm if s.threat else None,
-        "eps": str(eps) if eps is not None else None,
+        "eps": eps_text(eps) if eps is not None else None,
         "n": s.n,
         "seeds": list(s.seeds),
         "attacks": list(s.attacks),

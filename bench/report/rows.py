@@ -188,7 +188,7 @@ class Row:
 
 
 def _mean(shares: Sequence[float], n: int, results: Sequence[CellResult], marks: Iterable[str] = (), *, flags: bool = True) -> Value:
-    raised = sorted({flag for r in results for flag in r.flags}) if flags else []
+    raised = sorted({flag for r in results for flag in r.flags} - {"failed"}) if flags else []
     keys = tuple(r.key for r in results)
     failed = sum(r.status == "failed" for r in results)
     if not shares:

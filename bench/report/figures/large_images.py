@@ -1,0 +1,16 @@
+"""Accuracy on data sets whose images are at least 96 pixels high and wide."""
+
+from __future__ import annotations
+
+from bench.report.figures import Drawing, Source
+from bench.report.figures._plot import attacked, need, tables
+from bench.report.figures.accuracy_heatmap import panels
+
+LARGE = 96
+
+
+def draw(source: Source) -> Drawing:
+    large = {(r.names.dataset, r.names.model, r.cell.data.n) for r in source.results if min(r.cell.data.image_shape[1:]) >= LARGE}
+    found = tables(source, lambda table: (table.dataset, table.model, table.n) in large and bool(attacked(table)))
+    need(found, f"no attacked cell has images of {LARGE} pixels or more: run a preset on caltech101, for instance")
+    return panels(found)

@@ -1,0 +1,57 @@
+"""Accuracy over training epochs, one panel for each recipe: train and test images, clean and attacked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from matplotlib import pyplot as plt
+
+from bench.keys import TRAINING_VERSION, key_of
+from bench.report.figures import Drawing, Source
+from bench.report.figures._plot import WIDTH, need
+from bench.types import ModelRef, TrainRef, jsonable
+
+_CURVES = {"clean": ("clean", "#333333"), "fgsm": ("FGSM", "#0072B2"), "pgd20": ("PGD-20", "#D55E00")}
+_PARTS = {"train": ("train", "--"), "test": ("test", "-")}
+
+
+def draw(source: Source) -> Drawing:
+    runs = list(_runs(source))
+    need(runs, "no trained network in the store has a log with accuracies on train and test images")
+    across = min(3, len(runs))
+    down = -(-len(runs) // across)
+    figure, axes = plt.subplots(down, across, figsize=(WIDTH if across > 1 else WIDTH / 2, 2.3 * down + 0.3), squeeze=False, sharey=True)
+    for axis, (title, rows) in zip(axes.flat, runs, strict=False):
+        for part, (part_name, style) in _PARTS.items():
+            for measure, (name, colour) in _CURVES.items():
+                points = [(row["epoch"], 100 * row[part][measure]) for row in rows if measure in row.get(part, {})]
+                axis.plot(*zip(*points, strict=True), style, color=colour, linewidth=1.3, label=f"{name}, {part_name}")
+        axis.set(title=title, ylim=(-3, 103), xlabel="epoch")
+    for axis in axes.flat[len(runs) :]:
+        axis.set_visible(False)
+    for line in axes:
+        line[0].set_ylabel("accuracy, %")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return Drawing(figure, {"runs": [{"title": title, "epochs": rows} for title, rows in runs]})
+
+
+def _runs(source: Source) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    models: dict[str, tuple[str, ModelRef]] = {}
+    for r in source.results:
+        weights = r.cell.model.weights
+        if isinstance(weights, TrainRef):
+            many = len({other.names.dataset + other.names.model for other in source.results}) > 1
+            place = f" ({r.names.dataset} · {r.names.model})" if many else ""
+            seed = f", seed {weights.seed}" if weights.seed else ""
+            models[key_of(jsonable(r.cell.model), version=TRAINING_VERSION)] = (f"{weights.recipe.name}{place}{seed}", r.cell.model)
+    for key, (title, _) in sorted(models.items(), key=lambda item: item[1][0]):
+        log = source.store.training(key) / "log.jsonl"
+        if not log.is_file():
+            continue
+        by_epoch = {row["epoch"]: row for row in map(json.loads, log.read_text(encoding="utf-8").splitlines())}
+        rows = [row for _, row in sorted(by_epoch.items()) if "train" in row and "test" in row]
+        if rows:
+            yield title, rows

@@ -1,0 +1,56 @@
+"""Training attack crossed with purification attack: does TPAP need FGSM on both sides?"""
+
+from __future__ import annotations
+
+from matplotlib import pyplot as plt
+
+from bench.report.figures import Drawing, Missing, Source
+from bench.report.figures._plot import WIDTH, heatmap, measured, seen
+from bench.report.figures._tpap import STEP, Setting, settings
+from bench.report.rows import Value
+
+
+def draw(source: Source) -> Drawing:
+    found = settings(source)
+    groups = []
+    for dataset, model in sorted({(s.dataset, s.model) for s in found}):
+        mine = [s for s in found if (s.dataset, s.model) == (dataset, model)]
+        recipes = list(dict.fromkeys(s.recipe for s in mine if s.step is not None))
+        columns = sorted({_purifier(s) for s in mine}, key=lambda name: (name != "none", len(name), name))
+        if len(recipes) > 1 and len(columns) > 1:
+            groups.append((dataset, model, recipes, columns, mine))
+    if not groups:
+        raise Missing(f"{STEP} was run on one training recipe only: give base as a list in the configuration")
+    rows = [len(group[2]) for group in groups]
+    figure, axes = plt.subplots(len(groups), 3, figsize=(WIDTH, sum(0.9 + 0.28 * n for n in rows)), squeeze=False, height_ratios=rows)
+    numbers = []
+    for line, (dataset, model, recipes, columns, mine) in zip(axes, groups, strict=True):
+        cells: dict[tuple[str, str], Setting] = {}
+        for s in mine:
+            cells.setdefault((s.recipe, _purifier(s)), s)
+        for axis, kind in zip(line, ("clean", "static", "adaptive"), strict=True):
+            values = [[_value(cells.get((recipe, column)), kind) for column in columns] for recipe in recipes]
+            names = recipes if axis is line[0] else [""] * len(recipes)
+            heatmap(axis, names, columns, [[value.number if value else None for value in row] for row in values])
+            axis.set_title("clean" if kind == "clean" else f"worst case, {kind}")
+            axis.set_xlabel("purified with")
+            for recipe, row in zip(recipes, values, strict=True):
+                for column, value in zip(columns, row, strict=True):
+                    numbers.append({"dataset": dataset, "model": model, "trained_with": recipe, "purified_with": column, "kind": kind, **measured(value)})
+        line[0].set_ylabel(f"trained with ({dataset} · {model})")
+    return Drawing(figure, {"accuracies": numbers})
+
+
+def _purifier(s: Setting) -> str:
+    """Return what purifies: one sign step is FGSM, more are PGD."""
+    if s.step is None:
+        return "none"
+    steps = int(s.step.get("steps", 1))
+    start = " + random start" if s.step.get("random_start") else ""
+    return ("FGSM" if steps == 1 else f"PGD-{steps}") + start
+
+
+def _value(s: Setting | None, kind: str) -> Value | None:
+    if s is None:
+        return None
+    return s.standing.clean if kind == "clean" else seen(s.standing, "static" if kind == "static" else "adaptive")
