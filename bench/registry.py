@@ -285,7 +285,7 @@ def _sources(path: Path) -> list[str]:
         if current in seen or not current.is_file():
             continue
         seen.add(current)
-        text = current.read_text(encoding="utf-8").replace("\r\n", "\n")
+        text = current.read_text(encoding="utf-8")
         texts.append(text)
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ImportFrom) and node.module:

@@ -11,6 +11,7 @@ from image_files import encode, noise, write_parquet
 
 import bench.data.cache as cache
 from bench.data import NAMED, open_set
+from bench.data.rows import Row, Rows, Source
 from bench.types import UsageError
 
 
@@ -72,6 +73,24 @@ def test_a_file_changed_within_a_tick_of_the_clock_is_noticed(tmp_path):
             break
     os.utime(tmp_path / "test.parquet", ns=(stamp, stamp))
     assert open_set(name, "test", folder=None).sha != first.sha
+
+
+def test_every_size_and_interpolation_is_kept_apart():
+    found = [
+        open_set("digits", "test", folder=None, image_size=size, interpolation=how).images
+        for size in ((16, 16), (12, 12))
+        for how in ("nearest", "bilinear")
+        for _ in range(2)
+    ]
+    assert all(np.array_equal(*found[i : i + 2]) for i in (0, 2, 4, 6))
+    assert not np.array_equal(found[0], found[2]) and not np.array_equal(found[4], found[6])
+
+
+def test_a_source_that_announces_other_rows_than_it_has_is_not_kept(tmp_path):
+    rows = [Row("row 0", 0, noise(0))]
+    source = Source((tmp_path,), "made up", ("a",), lambda: Rows(2, iter(rows)))
+    with pytest.raises(UsageError, match="1 images where 2 were announced"):
+        cache._write(tmp_path, source, 3, (32, 32), "bilinear")
 
 
 def test_a_moved_set_is_the_same_set(tmp_path, calls):

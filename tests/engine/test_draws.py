@@ -102,6 +102,12 @@ def test_no_two_images_share_a_stream():
     assert len(np.unique(found.numpy(), axis=0)) == 20_000
 
 
+@pytest.mark.parametrize("extreme", [0.0, 1.0 - 2.0**-24])
+def test_no_uniform_draw_makes_a_normal_one_infinite(monkeypatch, extreme):
+    monkeypatch.setattr(draws, "uniform", lambda seed, images, call, shape: torch.full((len(images), *shape), extreme))
+    assert draws.normal(0, torch.arange(2), 1, SHAPE).isfinite().all()
+
+
 def test_the_global_random_state_is_left_alone():
     before = torch.random.get_rng_state()
     draws.normal(1, torch.arange(3), 1, SHAPE)
