@@ -158,14 +158,15 @@ def defenses(config: Config) -> list[Defense]:
                 raise UsageError(f"{where}: base belongs to a test-time step; '{each.use}' makes base weights itself")
             for params, swept in sweep(each.params):
                 base = _base(config, each.use, {**each.train, **params}, where)
-                rows.append((each.use, base, None))
-                parts.append((each.use, {**params, **each.train}, swept))
+                label = _base_label(each.use)
+                rows.append((label, base, None))
+                parts.append((label, {**params, **each.train}, swept))
             continue
         bases = [each.base] if isinstance(each.base, str) else each.base or [str(step_entry.meta.get("base") or "standard")]
         for name in bases:
             base = _base(config, name, each.train, where)
             default = step_entry.meta.get("base") or "standard"
-            label = step_entry.name if name == default else f"{step_entry.name}@{name}"
+            label = step_entry.name if name == default else f"{step_entry.name}@{_base_label(name)}"
             for params, swept in sweep(each.params):
                 ref = step_entry.ref(params)
                 rows.append((label, base, ref))
@@ -215,6 +216,13 @@ def _threat(norm: Norm, eps: Any, *, bounded: bool, where: str) -> Threat:
         return Threat(norm=norm, eps=defaults[norm] if eps is None else eps)
     except ValidationError as error:
         raise UsageError(registry.explain(error, where=where, known=Threat.model_fields)) from None
+
+
+def _base_label(use: str) -> str:
+    """Return a recipe's name, a file's name for weights, and the function's for a recipe in a user's own file."""
+    if use.startswith("weights:"):
+        return f"weights:{Path(use.removeprefix('weights:')).name}"
+    return use.rpartition(".py:")[2]
 
 
 def _is_file_step(use: str) -> bool:

@@ -28,20 +28,18 @@ def main(args: argparse.Namespace) -> int:
     from bench.store import Store
 
     store = Store(options.store_root(args))
-    store.check_writable()
+    batch = None if config.run.batch == "auto" else config.run.batch
     console = Console()
     with session(args.time_budget) as (reporter, check, ended):
-        batch = None if config.run.batch == "auto" else config.run.batch
         runner = Runner(work, store, device, batch, check, reporter)
+        runner.check_weights()
+        store.check_writable()
         results = runner.run()
     if ended.code is not None:
         done = sum(1 for planned in work.plan.cells if (known := store.get(planned.key)) and known.status == "done")
         console.print(f"{ended.why}: {done} of {len(work.plan.cells)} cells are done; the same command goes on from here.")
         return ended.code
     console.print(leaderboard(results, width=console.width))
-    failed = [result for result in results if result.status == "failed"]
-    for result in failed:
-        console.print(f"failed: {result.names}: {result.error.message if result.error else ''}", style="red", markup=False)
     page = write_report(results, args.report)
     print(page.resolve(), flush=True)
-    return 3 if failed else 0
+    return 3 if any(result.status == "failed" for result in results) else 0

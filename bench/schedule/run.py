@@ -157,6 +157,12 @@ class Runner:
         self.reporter.work(what, 1, 1)
         return folder / "weights.safetensors"
 
+    def check_weights(self) -> None:
+        """Raises UsageError: a weights file of the plan does not fit its network. To be called before any work."""
+        for cell in {training_key(planned.cell.model): planned.cell for planned in self.work.plan.cells}.values():
+            if not isinstance(cell.model.weights, TrainRef):
+                self._base_of(cell.model, cell.data)
+
     def _measure(self, planned: PlannedCell) -> CellResult:
         cell = planned.cell
         base, flops = self._base_of(cell.model, cell.data)
