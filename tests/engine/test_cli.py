@@ -1,0 +1,113 @@
+"""What a user types wrong gets one line and exit code 2, before any work starts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bench.cli import VERBS, main
+
+from tests.engine import tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["rnu"], "unknown verb 'rnu'; did you mean 'run'?"),
+        (["run", "quik"], "unknown preset 'quik'; did you mean 'quick'?"),
+        (["run", "gone.toml"], "no configuration file gone.toml"),
+        (["run", "--n", "0"], "--n 0"),
+        (["run", "--n", "501"], "500 test images"),
+        (["run", "--n", "many"], "invalid int value: 'many'"),
+        (["run", "--nn", "3"], "--nn"),
+        (["run", "--device", "tpu"], "tpu"),
+        (["run", "--executor", "slurm"], "slurm"),
+        (["run", "--time-budget", "soon"], "no time such as 90s"),
+        (["run", "--only", "nothing-like-it"], "no cell matches"),
+        (["run", "--data", "/no/such/folder"], "no such folder"),
+        (["show", "123", "--store", "/no/such/store"], "no cell"),
+        (["list", "atacks"], "atacks"),
+    ],
+)
+def test_one_line_and_exit_code_2(words, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert says in captured.err and captured.err.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_cuda_where_there_is_none(capsys, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    assert main(["run", tiny.write(tmp_path), "--device", "cuda", "--store", str(tmp_path / "store")]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_store(capsys, tmp_path):
+    (tmp_path / "store").mkdir(mode=0o500)
+    assert main(["run", tiny.write(tmp_path), "--store", str(tmp_path / "store")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_store_that_is_a_file(capsys, tmp_path):
+    (tmp_path / "store").write_text("")
+    assert main(["run", tiny.write(tmp_path), "--store", str(tmp_path / "store")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_architecture(capsys, tmp_path):
+    import torch
+    from bench.models.small_cnn import small_cnn
+    from safetensors.torch import save_file
+
+    save_file(small_cnn(10, in_channels=1, image_size=8, channels=5).state_dict(), tmp_path / "net.safetensors")
+    text = tiny.CONFIG.replace('use = "fgsm-at"', f'use = "weights:{tmp_path}/net.safetensors"')
+    (tmp_path / "t.toml").write_text(text)
+    assert main(["run", str(tmp_path / "t.toml"), "--store", str(tmp_path / "store")]) == 2
+    assert "another architecture" in capsys.readouterr().err
+    torch.save({"weight": print}, tmp_path / "net.pt")
+    (tmp_path / "t.toml").write_text(text.replace(".safetensors", ".pt"))
+    assert main(["run", str(tmp_path / "t.toml"), "--store", str(tmp_path / "store")]) == 2
+    assert "more than tensors" in capsys.readouterr().err
+
+
+def test_help_and_list_import_no_torch():
+    for words in (["--help"], ["list"], ["run", "--help"], ["leaderboard", "--help"]):
+        code = "import sys; from bench.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+        subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_list_names_everything_that_the_design_fixes(capsys):
+    assert main(["list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert list(listed) == ["attacks", "defenses", "datasets", "models", "presets"]
+    names = {kind: {row["name"] for row in rows} for kind, rows in listed.items()}
+    assert names["attacks"] >= set(
+        "fgsm pgd cw ddn sta fwa autoattack ti-dim mi-fgsm apgd-ce apgd-t square art:<Class>".split()
+    )
+    assert names["defenses"] >= set(
+        "standard fgsm-at fgsm-rs pgd-at trades mart tpap jpeg bit-depth median gaussian-blur tvm resize-pad "
+        "pixel-deflection quilting wavelet feature-squeezing hedge anti-adversary".split()
+    )
+    assert names["datasets"] == set("digits cifar10 cifar100 svhn tiny_imagenet caltech101".split())
+    assert names["models"] >= set("resnet18 vgg16 wrn-34-10 small-cnn".split())
+    assert names["presets"] >= {"quick", "cifar10-reference"}
+    assert all(row["summary"] and isinstance(row["available"], bool) for rows in listed.values() for row in rows)
+
+
+def test_every_verb_has_help(capsys):
+    for verb in VERBS:
+        with pytest.raises(SystemExit) as ended:
+            main([verb, "--help"])
+        assert ended.value.code == 0
+    assert "--time-budget" in capsys.readouterr().out

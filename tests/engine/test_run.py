@@ -1,0 +1,235 @@
+"""A run from configuration to results: what it measures, what it never does twice, and what it does not let sink it."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from bench.cli import main
+from bench.keys import unpack_bits
+from bench.store import Store
+
+from tests.engine import tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished run: its folder, exit code and results by name."""
+    folder = tmp_path_factory.mktemp("run")
+    code = run(folder)
+    return folder, code, named(folder)
+
+
+def run(folder, *words, extra=""):
+    return main(["run", tiny.write(folder, extra), "--store", str(folder / "store"), "--report", str(folder / "report"), *words])
+
+
+def named(folder):
+    return {str(result.names).removeprefix("digits/small-cnn/"): result for result in Store(folder / "store").results()}
+
+
+def outcome(result):
+    """What must not depend on when and how often a run was stopped."""
+    body = result.model_dump(mode="json", include={"key", "status", "metrics", "clean_bits", "adversarial_bits", "flags"})
+    cost = result.cost
+    return body, cost and (cost.forwards_per_example, cost.backwards_per_example)
+
+
+def test_every_cell_of_the_plan_has_its_result(done):
+    folder, code, results = done
+    assert code == 0
+    assert set(results) == {
+        "fgsm-at/clean/white-box", "fgsm-at/fgsm/white-box", "fgsm-at/pgd/white-box", "tpap/clean/static",
+        "tpap/fgsm/static", "tpap/pgd/static", "tpap/fgsm/adaptive", "tpap/pgd/adaptive",
+    }  # fmt: skip
+    assert (folder / "report" / "index.html").stat().st_size > 1000
+
+
+def test_metrics_are_what_the_records_say(done):
+    folder, _, results = done
+    for result in results.values():
+        rows = pq.read_table(Store(folder / "store").records(result.key)).to_pandas()
+        assert result.metrics.n == len(rows) == 40
+        assert result.metrics.clean_accuracy == pytest.approx((rows.clean == rows.label).mean())
+        assert result.metrics.robust_accuracy == pytest.approx(rows.robust.mean())
+        assert result.metrics.ci_low <= result.metrics.robust_accuracy <= result.metrics.ci_high
+        assert list(unpack_bits(result.adversarial_bits, 40)) == list(rows.adversarial == rows.label)
+        assert (rows.linf <= 0.1 + 1e-6).all()
+
+
+def test_passes_are_counted_exactly(done):
+    _, _, results = done
+    white_box, adaptive = results["fgsm-at/fgsm/white-box"].cost, results["tpap/fgsm/adaptive"].cost
+    assert (white_box.forwards_per_example, white_box.backwards_per_example) == (1, 1)
+    # One gradient through purification: forward and backward for the step, forward and backward for the loss.
+    assert (adaptive.forwards_per_example, adaptive.backwards_per_example) == (2, 2)
+    trained = results["fgsm-at/clean/white-box"].defense_cost
+    assert trained.train_flops_per_epoch / trained.test_flops / 200 == pytest.approx(6, rel=0.1)
+    assert (results["tpap/clean/static"].defense_cost.test_forwards, results["tpap/clean/static"].defense_cost.test_backwards) == (2, 1)
+
+
+def test_a_static_set_takes_every_step(done):
+    _, _, results = done
+    assert results["tpap/pgd/static"].cell.attack.attack.params["rule"] == "last-iterate"
+    assert results["tpap/pgd/static"].cost.backwards_per_example == 3
+    assert results["fgsm-at/pgd/white-box"].cell.attack.attack.params["rule"] == "any-iterate"
+
+
+def test_the_same_command_again_does_nothing(done):
+    folder, _, _ = done
+    before = {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()}
+    assert run(folder) == 0
+    assert {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()} == before
+
+
+def test_an_altered_result_is_measured_again(done, tmp_path):
+    folder, _, results = done
+    result = results["fgsm-at/fgsm/white-box"]
+    path = folder / "store" / "cells" / f"{result.key}.json"
+    path.write_text(path.read_text().replace('"robust_accuracy":', '"robust_accuracy":0.5,"was":'))
+    assert Store(folder / "store").get(result.key) is None
+    assert run(folder) == 0
+    assert outcome(named(folder)["fgsm-at/fgsm/white-box"]) == outcome(result)
+
+
+def test_a_chunk_cut_short_is_made_again(done):
+    folder, _, results = done
+    result = results["fgsm-at/pgd/white-box"]
+    (folder / "store" / "cells" / f"{result.key}.json").unlink()
+    for path in (folder / "store" / "attack").rglob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-100])
+    assert run(folder) == 0
+    assert outcome(named(folder)["fgsm-at/pgd/white-box"]) == outcome(result)
+
+
+BROKEN = '''
+import torch
+from bench.api import Target, Threat, attack
+
+
+@attack(norms=("linf",), passes="0 forwards")
+def raises(target, x, y, threat):
+    """Raises."""
+    raise RuntimeError("<b>no luck</b>")
+
+
+@attack(norms=("linf",), passes="0 forwards")
+def nan(target, x, y, threat):
+    """NaN."""
+    return x * float("nan")
+
+
+@attack(norms=("linf",), passes="0 forwards")
+def shape(target, x, y, threat):
+    """Wrong shape."""
+    return x[:1]
+
+
+@attack(norms=("linf",), passes="0 forwards")
+def greedy(target, x, y, threat):
+    """Out of budget."""
+    return 1 - x
+
+
+@attack(norms=("linf",), passes="0 forwards")
+def edits(target, x, y, threat):
+    """Edits its input."""
+    x += 0.01
+    return x
+'''
+
+
+def test_a_broken_method_fails_its_own_cell_and_the_others_go_on(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(BROKEN)
+    names = ("raises", "nan", "shape", "greedy", "edits")
+    extra = "".join(f'\n[[attacks]]\nuse = "{tmp_path}/mine.py:{name}"\neps = "0.1"\naccess = ["static"]\n' for name in names)
+    assert run(tmp_path, "--only", "*fgsm-at/*", extra=extra) == 3
+    results = named(tmp_path)
+    says = {name: results[f"fgsm-at/{name}/white-box"].error.message for name in names}
+    assert says["raises"] == "<b>no luck</b>"
+    assert "not finite" in says["nan"]
+    assert "returned (1, 1, 8, 8), not images (40, 1, 8, 8)" in says["shape"]
+    assert "left its budget" in says["greedy"]
+    assert "changed the images" in says["edits"]
+    assert results["fgsm-at/pgd/white-box"].status == "done"
+    assert "<b>no luck</b>" not in (tmp_path / "report" / "index.html").read_text()
+
+
+
+def command(folder):
+    return [sys.executable, str(ROOT / "run_bench.py"), "run", tiny.write(folder), "--store", str(folder / "store"),
+            "--report", str(folder / "report")]  # fmt: skip
+
+
+def wait_for(folder, pattern, process):
+    for _ in range(2400):
+        if list((folder / "store").glob(pattern)):
+            return
+        assert process.poll() is None, "the run ended before it could be stopped"
+        time.sleep(0.05)
+    pytest.fail(f"no {pattern} appeared")
+
+
+@pytest.mark.parametrize(
+    ("number", "after", "code"),
+    [
+        (signal.SIGKILL, "train/*/state.safetensors", -signal.SIGKILL),
+        (signal.SIGKILL, "attack/*/*.safetensors", -signal.SIGKILL),
+        (signal.SIGTERM, "train/*/log.jsonl", 143),
+        (signal.SIGINT, "cells/*.json", 130),
+    ],
+)
+def test_stopped_at_any_moment_the_same_command_ends_with_the_same_results(done, tmp_path, number, after, code):
+    process = subprocess.Popen(command(tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_for(tmp_path, after, process)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors.decode()
+    assert b"Traceback" not in errors
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "cells").glob("*.json")}
+    assert run(tmp_path) == 0
+    assert {name: outcome(result) for name, result in named(tmp_path).items()} == {n: outcome(r) for n, r in done[2].items()}
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+
+
+def test_a_time_budget_ends_cleanly_and_the_next_run_goes_on(done, tmp_path, capsys):
+    assert run(tmp_path, "--time-budget", "0.01s") == 0
+    assert "the same command goes on" in capsys.readouterr().out
+    assert run(tmp_path) == 0
+    assert {n: outcome(r) for n, r in named(tmp_path).items()} == {n: outcome(r) for n, r in done[2].items()}
+
+
+def test_plan_foretells_and_runs_nothing(done, tmp_path, capsys):
+    folder, _, _ = done
+    assert main(["plan", tiny.write(tmp_path), "--store", str(tmp_path / "store"), "--json"]) == 0
+    pieces = json.loads(capsys.readouterr().out)
+    assert not (tmp_path / "store").exists()
+    assert not any(piece["done"] for piece in pieces)
+    assert all(piece["tflop"] is not None and math.isfinite(piece["seconds"]) for piece in pieces)
+    main(["plan", tiny.write(tmp_path), "--store", str(folder / "store"), "--json"])
+    assert all(piece["done"] for piece in json.loads(capsys.readouterr().out))
+
+
+def test_plan_cost_needs_no_training(tmp_path, capsys):
+    assert main(["plan", tiny.write(tmp_path), "--store", str(tmp_path / "store"), "--cost", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    # FGSM training is two passes forwards and two backwards, each backward worth two forwards.
+    assert row["train_tflop_per_epoch"] / 200 / (row["test_tflop"] / 40) == pytest.approx(6, rel=0.1)
+
+
+def test_show_tells_all_of_one_cell(done, capsys):
+    folder, _, results = done
+    result = results["tpap/pgd/adaptive"]
+    assert main(["show", str(result.names), "--store", str(folder / "store")]) == 0
+    shown = capsys.readouterr().out
+    assert result.key in shown and "steps 3" in shown and "robust_accuracy" in shown and "commit" in shown
+    assert main(["show", result.key[:10], "--store", str(folder / "store"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["key"] == result.key
