@@ -74,7 +74,9 @@ def test_the_table_runs_from_images_to_results(written):
     make_photos(written / "photos")
     work = make(config.load("my-table.toml"))
     results = Runner(work, Store(written / "store"), torch.device("cpu"), None, lambda: None, Silent()).run()
-    assert {result.names.defense for result in results} == {"defenses/noise_at.py:noise_at", "mirror-mean"}
+    cells = {(result.cell.model.weights.recipe.name, result.cell.step and result.cell.step.name) for result in results}
+    step = "defenses/mirror_mean.py:MirrorMean"
+    assert cells == {("defenses/noise_at.py:noise_at", None), ("standard", step)}
     assert {result.names.attack for result in results} == {"clean", "sign-noise"}
     assert [result.error for result in results] == [None] * len(results)
     assert all(result.metrics.n == 16 for result in results)
