@@ -4,7 +4,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.api import Count, MethodError, defense
+from bench.api import Annotated, Field, MethodError, defense
 from defenses._gradients import Before
 from defenses._jpeg import soft_jpeg
 
@@ -17,12 +17,10 @@ class Jpeg:
         quality: of the encoder, 1 to 100.
 
     Raises:
-        MethodError: a quality above 100, or images of neither one nor three channels.
+        MethodError: images of neither one nor three channels.
     """
 
-    def __init__(self, *, quality: Count = 75) -> None:
-        if quality > 100:
-            raise MethodError(f"jpeg: quality = {quality} is above 100")
+    def __init__(self, *, quality: Annotated[int, Field(ge=1, le=100)] = 75) -> None:
         self.quality = quality
 
     def wrap(self, base: nn.Module) -> nn.Module:

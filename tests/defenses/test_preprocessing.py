@@ -244,7 +244,6 @@ def test_the_detection_score_is_the_farthest_squeezed_prediction(put, base, x):
     ("name", "params", "said"),
     [
         ("gaussian-blur", {"window": 4}, "even"),
-        ("jpeg", {"quality": 101}, "above 100"),
         ("resize-pad", {"low": 1.2, "high": 1.1}, "above high"),
         ("quilting", {"patch": 3, "overlap": 3}, "not less"),
     ],
