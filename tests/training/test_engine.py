@@ -1,0 +1,316 @@
+"""The training loop: what it computes, and that stopping it leaves no trace."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from patterns import CLASSES, NETWORK, SHAPE, reference
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from bench.models.build import build, network_ref
+from bench.train import learning_rate
+from bench.types import MethodError, Schedule, UsageError
+
+
+def same(one, two):
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def steps_of(n, batch):
+    return -(-n // batch)
+
+
+def test_standard_training_is_plain_sgd(run, images):
+    found = run(recipe="standard", epochs=3, batch=100, lr=0.05, weight_decay=0.01)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = build(NETWORK, CLASSES, SHAPE)
+    net.load_state_dict(run("start", recipe="standard", epochs=0).weights)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
+    x, y = torch.from_numpy(images[0]).float() / 255, torch.from_numpy(images[1])
+    for epoch in range(3):
+        optimizer.param_groups[0]["lr"] = 0.05 if epoch < 2 else 0.005
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    for key, value in net.state_dict().items():
+        assert torch.allclose(found.weights[key], value, atol=1e-5), key
+
+
+def test_it_learns(run, images):
+    log = run(recipe="standard", epochs=15, batch=10, test=images).log
+    assert log[-1]["train_accuracy"] > 0.95
+    assert log[-1]["test"]["clean"] > 0.95
+    assert log[-1]["loss"] < 0.3 * log[0]["loss"]
+
+
+@pytest.mark.parametrize("recipe", ["standard", "fgsm-at", "fgsm-rs", "pgd-at", "trades", "mart", "at"])
+def test_stopped_anywhere_and_resumed_is_the_same_to_the_bit(run, recipe):
+    settings = {"recipe": recipe, "epochs": 2, "augment": "crop-flip"}
+    whole = run("whole", **settings)
+    total = 2 * steps_of(100, 32)
+    for stop in (1, 2, 4, 5, total):
+        with pytest.raises(KeyboardInterrupt):
+            run(f"stopped{stop}", stop_before=stop, **settings)
+        assert not (whole.folder.parent / f"stopped{stop}" / "card.json").exists()
+        resumed = run(f"stopped{stop}", **settings)
+        assert same(resumed.weights, whole.weights)
+        assert resumed.untimed_log() == whole.untimed_log()
+        assert resumed.card["weights_sha256"] == whole.card["weights_sha256"]
+
+
+def test_stopped_at_every_batch_is_the_same_to_the_bit(run, images):
+    settings = {"recipe": "fgsm-at", "epochs": 2, "ema": 0.9, "holdout": 20, "test": images}
+    whole = run("whole", **settings)
+    finished = False
+    while not finished:
+        try:
+            run("piecewise", stop_before=2, **settings)
+            finished = True
+        except KeyboardInterrupt:
+            continue
+    assert same(run("piecewise", **settings).weights, whole.weights)
+    assert run("piecewise", **settings).untimed_log() == whole.untimed_log()
+
+
+def test_killed_and_started_again_is_the_same_to_the_bit(tmp_path, run, images):
+    np.savez(tmp_path / "images.npz", *images)
+    here = Path(__file__).parent
+    (tmp_path / "victim.py").write_text(
+        textwrap.dedent(f"""
+        import os, signal, sys
+        sys.path[:0] = [{str(here)!r}, {str(here.parents[1])!r}]
+        import numpy as np, torch
+        from pathlib import Path
+        from bench.train import train
+        from patterns import NETWORK, reference
+        torch.set_num_threads(torch.get_num_threads())
+        images = [value for _, value in sorted(np.load({str(tmp_path / "images.npz")!r}).items())]
+        left = 7
+        def check():
+            global left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        train(reference(epochs=3), NETWORK, *images, Path({str(tmp_path / "killed")!r}), device=torch.device("cpu"),
+              check=check, on_progress=lambda p: None)
+        """)
+    )
+    done = subprocess.run([sys.executable, str(tmp_path / "victim.py")], timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert len((tmp_path / "killed" / "log.jsonl").read_text().splitlines()) == 1
+    resumed = run("killed", epochs=3)
+    assert same(resumed.weights, run("whole", epochs=3).weights)
+    assert [row["epoch"] for row in resumed.log] == [1, 2, 3]
+
+
+def test_seeds_differ_and_repeat(run):
+    first = run("a", seed=1, epochs=1).weights
+    assert same(first, run("b", seed=1, epochs=1).weights)
+    assert not same(first, run("c", seed=2, epochs=1).weights)
+
+
+def test_measuring_does_not_influence(run, images):
+    assert same(run("a", epochs=2).weights, run("b", epochs=2, test=images).weights)
+
+
+def test_global_random_states_are_left_alone_and_not_used(run):
+    before = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())
+    first = run("a", epochs=1).weights
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before[2]
+    torch.manual_seed(99)
+    assert same(first, run("b", epochs=1).weights)
+
+
+def test_dropout_resumes_to_the_bit(run, tmp_path):
+    path = tmp_path / "dropping.py"
+    path.write_text(
+        "from torch import nn\n"
+        "def net(num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Dropout(), nn.ReLU(), nn.Linear(32, num_classes))\n"
+    )
+    network = network_ref(f"{path}:net", {})
+    whole = run("whole", network=network, epochs=2).weights
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", network=network, epochs=2, stop_before=6)
+    assert same(run("stopped", network=network, epochs=2).weights, whole)
+
+
+def test_a_finished_run_is_not_repeated(run):
+    before = run(epochs=1)
+    stamp = (before.folder / "weights.safetensors").stat().st_mtime_ns
+    # The first call of check would raise.
+    after = run(epochs=1, stop_before=1)
+    assert (after.folder / "weights.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_the_card_says_what_was_made(run, images):
+    found = run(recipe="pgd-at", params={"steps": 5}, epochs=2, test=images)
+    card = found.card
+    assert card["params"] == sum(value.numel() for value in found.weights.values())
+    assert card["passes_per_example"] == [6.0, 6.0]
+    assert card["images_per_epoch"] == 100
+    assert card["epochs"] == card["epoch_kept"] == 2
+    assert card["seconds_per_epoch"] > 0
+    assert card["overfitting"]["catastrophic"] is False
+    assert sorted(path.name for path in found.folder.iterdir()) == ["card.json", "log.jsonl", "weights.safetensors"]
+
+
+def test_flops_of_an_epoch_are_passes_times_the_networks(run):
+    ours = run(recipe="fgsm-at", epochs=1)
+    macs = 9 * 64 * 4 + 9 * 4 * 8 * 64 + 9 * 8 * 16 * 16 + 64 * 16 + 16 * CLASSES
+    # Two forwards and two backwards per image; a backward costs two forwards, less the first layer's share of images.
+    assert ours.log[0]["flops"] == pytest.approx(100 * 6 * 2 * macs, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"drops": (0.5, 0.75)}, [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]),
+        ({"drops": (), "drop_factor": 0.5}, [1] * 8),
+        ({"drops": (0.3,), "drop_factor": 0.5}, [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.5]),
+    ],
+)
+def test_learning_rates_drop_before_the_epoch(settings, expected):
+    plan = Schedule(epochs=8, lr=1.0, **settings)
+    assert [learning_rate(plan, epoch, 5, 10) for epoch in range(8)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("epochs", [100, 30, 7])
+def test_a_drop_falls_on_the_epoch_that_its_fraction_means(epochs):
+    # 0.07 * 100 is a little more than 7 in floating point.
+    plan = Schedule(epochs=epochs, lr=1.0, drops=(0.07, 0.75))
+    rates = [learning_rate(plan, epoch, 0, 1) for epoch in range(epochs)]
+    assert rates.index(pytest.approx(0.1)) == -(-7 * epochs // 100)
+    assert rates.index(pytest.approx(0.01)) == -(-3 * epochs // 4)
+
+
+def test_one_cycle_is_a_triangle():
+    plan = Schedule(epochs=5, lr=0.4, schedule="one-cycle")
+    rates = [learning_rate(plan, epoch, step, 9) for epoch in range(5) for step in range(9)]
+    assert rates == pytest.approx(rates[::-1])
+    assert max(rates) == rates[22] == pytest.approx(0.4)
+    assert np.diff(rates)[:22] == pytest.approx([rates[0]] * 22)
+    assert rates[0] > 0
+
+
+def test_the_average_of_weights_is_exponential(run):
+    path = [run(f"after{epochs}", recipe="standard", batch=100, epochs=epochs, drops=()).weights for epochs in range(4)]
+    averaged = run("average", recipe="standard", batch=100, epochs=3, drops=(), ema=0.75).weights
+    for key, found in averaged.items():
+        expected = path[0][key]
+        for weights in path[1:]:
+            expected = 0.75 * expected + 0.25 * weights[key]
+        assert torch.allclose(found, expected, atol=1e-6), key
+
+
+def test_the_held_out_choice_is_the_best_epoch(run):
+    found = run(recipe="fgsm-at", epochs=6, holdout=30, lr=0.3)
+    assert found.card["images_per_epoch"] == 70
+    scores = [row["holdout"]["pgd20"] for row in found.log]
+    assert found.card["epoch_kept"] == 1 + scores.index(max(scores))
+    plain = run("plain", recipe="standard", epochs=6, holdout=30, lr=0.3)
+    scores = [row["holdout"]["clean"] for row in plain.log]
+    assert plain.card["epoch_kept"] == 1 + scores.index(max(scores))
+    with pytest.raises(UsageError, match="holdout = 100 leaves none"):
+        run("none", holdout=100)
+
+
+def test_held_out_images_are_not_trained_on(run, images, monkeypatch):
+    pixels, seen = images[0].copy(), []
+    # The first pixel of each image is its number.
+    pixels[:, 0, 0, 0] = np.arange(100)
+
+    def spy(step, x, y):
+        seen.append((x[:, 0, 0, 0] * 255).round().long())
+        return F.cross_entropy(step.net(x), y)
+
+    monkeypatch.setattr("defenses.standard.standard", spy)
+    run(recipe="standard", epochs=3, holdout=40, data=(pixels, images[1]))
+    epochs = torch.cat(seen).view(3, 60)
+    assert all(set(epoch.tolist()) == set(epochs[0].tolist()) for epoch in epochs)
+    assert len(set(epochs[0].tolist())) == 60
+    # Shuffled anew, and not merely the first images held out.
+    assert not torch.equal(epochs[0], epochs[1])
+    assert set(epochs[0].tolist()) != set(range(40, 100))
+
+
+def test_a_loss_that_is_no_number_stops_at_its_batch(run):
+    ref = reference(recipe="standard", epochs=4, lr=1e18, momentum=0.0)
+    with pytest.raises(MethodError, match=r"epoch 1, batch [2-4] of 4, learning rate 1e\+18") as caught:
+        run("diverged", ref=ref)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_last_good_state_is_kept(run, tmp_path, monkeypatch):
+    settings = {"recipe": "standard", "drops": ()}
+    good = run("good", epochs=1, **settings).weights
+    batches = []
+
+    def failing(step, x, y):
+        batches.append(len(x))
+        return F.cross_entropy(step.net(x), y) * (float("nan") if len(batches) > 5 else 1.0)
+
+    monkeypatch.setattr("defenses.standard.standard", failing)
+    with pytest.raises(MethodError, match="loss nan at epoch 2, batch 2 of 4"):
+        run("bad", epochs=2, **settings)
+    state = load_file(tmp_path / "bad" / "state.safetensors")
+    assert same({key.removeprefix("net."): state[key] for key in state if key.startswith("net.")}, good)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_state_is_named(run, tmp_path, damage):
+    with pytest.raises(KeyboardInterrupt):
+        run(stop_before=6)
+    path = tmp_path / "run" / "state.safetensors"
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[: len(data) // 2], "flipped": b"\xff" * 8 + data[8:], "empty": b""}[damage])
+    with pytest.raises(UsageError, match=r"state\.safetensors is damaged") as caught:
+        run()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_state_of_another_training_is_refused(run):
+    with pytest.raises(KeyboardInterrupt):
+        run(stop_before=6)
+    with pytest.raises(UsageError, match="another training"):
+        run(lr=0.01)
+
+
+def test_a_recipe_that_returns_no_loss(run, monkeypatch):
+    monkeypatch.setattr("defenses.standard.standard", lambda step, x, y: step.net(x))
+    with pytest.raises(MethodError, match="no scalar loss"):
+        run(recipe="standard")
+
+
+@pytest.mark.parametrize("option", ["channels_last", "bf16", "compile"])
+def test_ways_to_compute_change_the_last_digits_only(run, monkeypatch, option):
+    # The tracing is PyTorch's own; only the C++ compiler behind it is left out, which takes a minute.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    settings = {"recipe": "pgd-at", "params": {"steps": 2}, "epochs": 1}
+    plain, other = run("plain", **settings), run("other", **settings, **{option: True})
+    assert other.weights.keys() == plain.weights.keys()
+    for key, value in plain.weights.items():
+        assert value.dtype == torch.float32
+        assert torch.allclose(other.weights[key], value, atol=2e-2 if option == "bf16" else 1e-5), key
+    assert other.card["passes_per_example"] == plain.card["passes_per_example"] == [3.0, 3.0]
+
+
+def test_the_log_can_be_watched_while_it_grows(run, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(stop_before=10)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert os.path.getsize(tmp_path / "run" / "state.safetensors") > 0
