@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from image_files import encode, noise, write_parquet
 from PIL import Image
 from scipy.io import savemat
 
 from bench.data import open_set
 from bench.types import UsageError
+from tests.data.image_files import encode, noise, write_parquet
 
 
 def line_of(name, split="test", **options):

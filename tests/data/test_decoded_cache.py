@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_files import encode, noise, write_parquet
 
 import bench.data.cache as cache
 from bench.data import NAMED, open_set
 from bench.data.rows import Row, Rows, Source
 from bench.types import UsageError
+from tests.data.image_files import encode, noise, write_parquet
 
 
 def make(folder, count=3, seed=0):

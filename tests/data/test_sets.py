@@ -7,7 +7,6 @@ import pickle
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from image_files import encode, noise, write_parquet
 from PIL import Image
 from scipy.io import savemat
 from sklearn.datasets import load_digits
@@ -15,6 +14,7 @@ from torchvision import datasets
 
 from bench.data import NAMED, data_ref, open_ref, open_set, rows_of
 from bench.types import UsageError
+from tests.data.image_files import encode, noise, write_parquet
 
 
 def as_nchw(images):
