@@ -162,7 +162,9 @@ def defenses(config: Config) -> list[Defense]:
                 rows.append((label, base, None))
                 parts.append((label, {**params, **each.train}, swept))
             continue
-        bases = [each.base] if isinstance(each.base, str) else each.base or [str(step_entry.meta.get("base") or "standard")]
+        bases = (
+            [each.base] if isinstance(each.base, str) else each.base or [str(step_entry.meta.get("base") or "standard")]
+        )
         for name in bases:
             base = _base(config, name, each.train, where)
             default = step_entry.meta.get("base") or "standard"
@@ -198,7 +200,10 @@ def attacks(config: Config) -> list[Attack]:
             label = each.use if is_library else entry.name
             given = "rule" in params or "rule" in (entry.meta.get("presets") or {}).get(params.get("preset"), {})
             found += [(Attack(label, method, threat, access, each.eot, given), swept) for access in each.access]
-    parts = [(f"{a.label}\n{a.access}", {**a.method.params, "norm": a.threat.norm, "eps": str(a.threat.eps)}, s) for a, s in found]
+    parts = [
+        (f"{a.label}\n{a.access}", {**a.method.params, "norm": a.threat.norm, "eps": str(a.threat.eps)}, s)
+        for a, s in found
+    ]
     labels = [label.replace(f"\n{a.access}", "") for label, (a, _) in zip(labels_of(parts), found, strict=True)]
     unique: list[Attack] = []
     for label, (attack, _) in zip(labels, found, strict=True):
@@ -242,7 +247,9 @@ def _base(config: Config, use: str, overrides: Mapping[str, Any], where: str) ->
             raise UsageError(f"{where}: {use} is trained already; it takes no {', '.join(sorted(overrides))}")
         return Base(None, None, use)
     if ".py:" not in use and use not in registry.entries("recipe"):
-        raise UsageError(registry.unknown("defense", use, [*registry.entries("recipe"), *registry.entries("test-time")]))
+        raise UsageError(
+            registry.unknown("defense", use, [*registry.entries("recipe"), *registry.entries("test-time")])
+        )
     entry = registry.find("recipe", use)
     own = config.train.get(entry.name, {})
     shared = {key: value for key, value in config.train.items() if not isinstance(value, dict)}
@@ -262,7 +269,11 @@ def _base(config: Config, use: str, overrides: Mapping[str, Any], where: str) ->
 
 def _check_shared(train: Mapping[str, Any]) -> None:
     recipes = registry.entries("recipe")
-    known = {"preset", *Schedule.model_fields, *(key for entry in recipes.values() for key in entry.parameters.model_fields)}
+    known = {
+        "preset",
+        *Schedule.model_fields,
+        *(key for entry in recipes.values() for key in entry.parameters.model_fields),
+    }
     for key, value in train.items():
         if isinstance(value, dict) and key not in recipes:
             raise UsageError(f"[train.{key}]: {registry.unknown('recipe', key, recipes)}")

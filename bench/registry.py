@@ -80,7 +80,9 @@ class Entry:
         try:
             values = self.parameters.model_validate(dict(params))
         except ValidationError as error:
-            raise UsageError(explain(error, where=f"{self.kind} {self.name}", known=self.parameters.model_fields)) from None
+            raise UsageError(
+                explain(error, where=f"{self.kind} {self.name}", known=self.parameters.model_fields)
+            ) from None
         return {name: getattr(values, name) for name in values.model_fields_set | set(self.parameters.model_fields)}
 
     def ref(self, params: Mapping[str, Any], *, name: str | None = None) -> MethodRef:
@@ -104,7 +106,9 @@ class Entry:
             crafted.entry.arguments(crafted.params)
             code = sha256_hex(code, crafted.entry.code_sha)
         kind: Kind = "attack" if self.kind == "library" else self.kind  # type: ignore[assignment]
-        return MethodRef(kind=kind, name=name or self.use or self.name, params=values.model_dump(mode="json"), code_sha=code)
+        return MethodRef(
+            kind=kind, name=name or self.use or self.name, params=values.model_dump(mode="json"), code_sha=code
+        )
 
     def load(self) -> Any:
         """Import the file and return the decorated object."""
@@ -142,7 +146,9 @@ def entries(kind: str) -> Mapping[str, Entry]:
     for entry in _all():
         if entry.kind == kind:
             if entry.name in found:
-                raise UsageError(f"{kind} '{entry.name}' is registered twice: in {found[entry.name].path} and {entry.path}")
+                raise UsageError(
+                    f"{kind} '{entry.name}' is registered twice: in {found[entry.name].path} and {entry.path}"
+                )
             found[entry.name] = entry
     return MappingProxyType(dict(sorted(found.items())))
 

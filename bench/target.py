@@ -171,7 +171,10 @@ class NetworkTarget:
         return Gradient(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-        return draws.uniform(self._shared.seed, self._images, self._shared.next_call(), like.shape[1:]) * (high - low) + low
+        return (
+            draws.uniform(self._shared.seed, self._images, self._shared.next_call(), like.shape[1:]) * (high - low)
+            + low
+        )
 
     def normal(self, like: Tensor) -> Tensor:
         return draws.normal(self._shared.seed, self._images, self._shared.next_call(), like.shape[1:])

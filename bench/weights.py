@@ -56,7 +56,11 @@ def load(path: Path, net: nn.Module) -> None:
     from safetensors.torch import load_file
 
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
         raise UsageError(f"{path} is no readable weights file: {_line(error)}") from None
     except Exception as error:  # torch raises pickle's own errors where a file asks for code
@@ -69,7 +73,9 @@ def load(path: Path, net: nn.Module) -> None:
         raise UsageError(
             f"{path} belongs to another architecture: "
             + "; ".join(
-                f"{len(names)} keys {word}, such as {names[0]}" for word, names in (("missing", missing), ("too many", surplus)) if names
+                f"{len(names)} keys {word}, such as {names[0]}"
+                for word, names in (("missing", missing), ("too many", surplus))
+                if names
             )
         )
     for name, value in own.items():

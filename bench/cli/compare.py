@@ -14,7 +14,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("head", metavar="HEAD", help="the same, for what is compared with it")
     parser.add_argument("--format", choices=("text", "md", "json"), default="text", help="default: text")
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
-    parser.add_argument("--min-effect", type=_points, default=0.5, metavar="POINTS", help="least change that counts; default: 0.5 points")
+    parser.add_argument(
+        "--min-effect",
+        type=_points,
+        default=0.5,
+        metavar="POINTS",
+        help="least change that counts; default: 0.5 points",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of the terminal")
 
 

@@ -25,13 +25,26 @@ def main(args: argparse.Namespace) -> int:
     from bench.data import NAMED
 
     print(f"python       {platform.python_version()} on {platform.platform()}, {os.cpu_count()} processors")
-    for package in ("torch", "torchvision", "pyautoattack", "adversarial-robustness-toolbox", "foolbox", "torchattacks", "timm"):
+    for package in (
+        "torch",
+        "torchvision",
+        "pyautoattack",
+        "adversarial-robustness-toolbox",
+        "foolbox",
+        "torchattacks",
+        "timm",
+    ):
         try:
             version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             version = f"not installed (pip install {package})"
         print(f"{package:<30} {version}")
-    missing = [e.name for kind in ("attack", "library", "recipe", "test-time") for e in registry.entries(kind).values() if not e.available]
+    missing = [
+        e.name
+        for kind in ("attack", "library", "recipe", "test-time")
+        for e in registry.entries(kind).values()
+        if not e.available
+    ]
     print(f"methods not available here: {', '.join(missing) or 'none'}")
     folder = options.data_folder(args)
     for name, named in NAMED.items():
@@ -58,5 +71,7 @@ def main(args: argparse.Namespace) -> int:
     with frozen(net), Meter(net, 16) as meter:
         target = NetworkTarget(net, meter, torch.arange(16), seed=0, num_classes=10, batch=16)
         registry.find("attack", "pgd").load()(target, x, y, Threat(norm="linf"))
-    print(f"a cell       16 images under PGD-20: {time.perf_counter() - started:.2f} s, {meter.forwards} forwards: ready")
+    print(
+        f"a cell       16 images under PGD-20: {time.perf_counter() - started:.2f} s, {meter.forwards} forwards: ready"
+    )
     return 0

@@ -12,7 +12,9 @@ SUMMARY = "the figures, PNG and PDF, each with the JSON of its numbers"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all that the store has results for; see --list")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="default: all that the store has results for; see --list"
+    )
     options.store(parser)
     parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="default: figures")
     parser.add_argument("--data", type=Path, metavar="DIR", help="where to look for image sets first")

@@ -14,7 +14,9 @@ FORMATS = ("md", "csv", "tex", "html", "json")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.store(parser)
-    parser.add_argument("--format", choices=FORMATS, help="default: what --out ends with, else a table for the terminal")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="default: what --out ends with, else a table for the terminal"
+    )
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of the terminal")
 

@@ -52,12 +52,15 @@ def _listed(data: str | None) -> dict[str, list[dict[str, Any]]]:
 
     folder = Path(data) if data else None
     attacks = [
-        row(entry, norms=", ".join(entry.meta["norms"]), needs_access=entry.meta.get("needs", "gradient"), cost=entry.meta["passes"])
+        row(
+            entry,
+            norms=", ".join(entry.meta["norms"]),
+            needs_access=entry.meta.get("needs", "gradient"),
+            cost=entry.meta["passes"],
+        )
         for entry in registry.entries("attack").values()
     ]
-    doors = [
-        {**row(entry), "name": f"{entry.name}:<Class>"} for entry in registry.entries("library").values()
-    ]
+    doors = [{**row(entry), "name": f"{entry.name}:<Class>"} for entry in registry.entries("library").values()]
     defenses = [row(entry, kind=kind) for kind in ("recipe", "test-time") for entry in registry.entries(kind).values()]
     datasets = []
     for name, named in NAMED.items():
@@ -69,5 +72,7 @@ def _listed(data: str | None) -> dict[str, list[dict[str, Any]]]:
         "defenses": defenses,
         "datasets": datasets,
         "models": [row(entry) for entry in registry.entries("network").values()],
-        "presets": [{"name": name, "summary": text, "available": True, "needs": None} for name, text in config.presets().items()],
+        "presets": [
+            {"name": name, "summary": text, "available": True, "needs": None} for name, text in config.presets().items()
+        ],
     }

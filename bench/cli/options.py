@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +24,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=int, metavar="N", help="test images, instead of the configuration's")
     parser.add_argument("--only", metavar="PATTERN", help="only cells whose dataset/model/defense/attack/access match")
     parser.add_argument("--executor", choices=("inline",), default="inline", help="default: inline, this process")
-    parser.add_argument("--time-budget", type=_seconds, metavar="9m", help="end cleanly after so long; run again to go on")
+    parser.add_argument(
+        "--time-budget", type=_seconds, metavar="9m", help="end cleanly after so long; run again to go on"
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="one seed, instead of the configuration's")
 
 
@@ -75,5 +76,3 @@ def _seconds(text: str) -> float:
     if match is None or float(match[1]) <= 0:
         raise argparse.ArgumentTypeError(f"'{text}' is no time such as 90s, 9m or 2h")
     return float(match[1]) * {"s": 1, "": 1, "m": 60, "h": 3600}[match[2]]
-
-

@@ -12,7 +12,9 @@ SUMMARY = "what run would do: cells, done and to do, predicted FLOPs and time; r
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.arguments(parser)
-    parser.add_argument("--cost", action="store_true", help="the cost table instead: parameters, TFLOP per epoch and per test")
+    parser.add_argument(
+        "--cost", action="store_true", help="the cost table instead: parameters, TFLOP per epoch and per test"
+    )
     parser.add_argument("--json", action="store_true")
 
 
@@ -28,7 +30,9 @@ def main(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps([row._asdict() for row in rows], indent=2))
             return 0
-        print(f"{'model':<14}{'recipe':<12}{'M params':>10}{'train TFLOP/epoch':>20}{'test TFLOP':>12}{'test images':>13}")
+        print(
+            f"{'model':<14}{'recipe':<12}{'M params':>10}{'train TFLOP/epoch':>20}{'test TFLOP':>12}{'test images':>13}"
+        )
         for row in rows:
             print(
                 f"{row.model:<14}{row.recipe:<12}{row.params / 1e6:>10.2f}{row.train_tflop_per_epoch:>20.4g}"

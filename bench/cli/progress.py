@@ -79,4 +79,3 @@ def session(time_budget: float | None) -> Iterator[tuple[Bars, Callable[[], None
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-

@@ -37,7 +37,9 @@ def main(args: argparse.Namespace) -> int:
         results = runner.run()
     if ended.code is not None:
         done = sum(1 for planned in work.plan.cells if (known := store.get(planned.key)) and known.status == "done")
-        console.print(f"{ended.why}: {done} of {len(work.plan.cells)} cells are done; the same command goes on from here.")
+        console.print(
+            f"{ended.why}: {done} of {len(work.plan.cells)} cells are done; the same command goes on from here."
+        )
         return ended.code
     console.print(leaderboard(results, width=console.width))
     page = write_report(results, args.report)

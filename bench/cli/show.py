@@ -23,7 +23,9 @@ def main(args: argparse.Namespace) -> int:
     root = options.store_root(args)
     found = Store(root).find(args.cell)
     if not found:
-        raise UsageError(f"no cell in {root} has a key or name starting with '{args.cell}'; leaderboard --format json lists them")
+        raise UsageError(
+            f"no cell in {root} has a key or name starting with '{args.cell}'; leaderboard --format json lists them"
+        )
     if len(found) > 1:
         near = "; ".join(f"{result.key[:12]} {result.names}" for result in found[:5])
         raise UsageError(f"'{args.cell}' names {len(found)} cells: {near}")

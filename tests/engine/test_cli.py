@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench.cli import VERBS, main
 
+from bench.cli import VERBS, main
 from tests.engine import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,8 +67,9 @@ def test_a_store_that_is_a_file(capsys, tmp_path):
 
 def test_a_checkpoint_of_another_architecture(capsys, tmp_path):
     import torch
-    from bench.models.small_cnn import small_cnn
     from safetensors.torch import save_file
+
+    from bench.models.small_cnn import small_cnn
 
     save_file(small_cnn(10, in_channels=1, image_size=8, channels=5).state_dict(), tmp_path / "net.safetensors")
     text = tiny.CONFIG.replace('use = "fgsm-at"', f'use = "weights:{tmp_path}/net.safetensors"')
@@ -93,14 +94,47 @@ def test_list_names_everything_that_the_design_fixes(capsys):
     assert list(listed) == ["attacks", "defenses", "datasets", "models", "presets"]
     names = {kind: {row["name"] for row in rows} for kind, rows in listed.items()}
     assert names["attacks"] >= set(
-        "fgsm pgd cw ddn sta fwa autoattack ti-dim mi-fgsm apgd-ce apgd-t square art:<Class>".split()
+        [
+            "fgsm",
+            "pgd",
+            "cw",
+            "ddn",
+            "sta",
+            "fwa",
+            "autoattack",
+            "ti-dim",
+            "mi-fgsm",
+            "apgd-ce",
+            "apgd-t",
+            "square",
+            "art:<Class>",
+        ]
     )
     assert names["defenses"] >= set(
-        "standard fgsm-at fgsm-rs pgd-at trades mart tpap jpeg bit-depth median gaussian-blur tvm resize-pad "
-        "pixel-deflection quilting wavelet feature-squeezing hedge anti-adversary".split()
+        [
+            "standard",
+            "fgsm-at",
+            "fgsm-rs",
+            "pgd-at",
+            "trades",
+            "mart",
+            "tpap",
+            "jpeg",
+            "bit-depth",
+            "median",
+            "gaussian-blur",
+            "tvm",
+            "resize-pad",
+            "pixel-deflection",
+            "quilting",
+            "wavelet",
+            "feature-squeezing",
+            "hedge",
+            "anti-adversary",
+        ]
     )
-    assert names["datasets"] == set("digits cifar10 cifar100 svhn tiny_imagenet caltech101".split())
-    assert names["models"] >= set("resnet18 vgg16 wrn-34-10 small-cnn".split())
+    assert names["datasets"] == set(["digits", "cifar10", "cifar100", "svhn", "tiny_imagenet", "caltech101"])
+    assert names["models"] >= set(["resnet18", "vgg16", "wrn-34-10", "small-cnn"])
     assert names["presets"] >= {"quick", "cifar10-reference"}
     assert all(row["summary"] and isinstance(row["available"], bool) for rows in listed.values() for row in rows)
 

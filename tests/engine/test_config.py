@@ -1,6 +1,7 @@
 """What a configuration means, and the one line that a wrong one gets."""
 
 import pytest
+
 from bench import config
 from bench.types import UsageError
 

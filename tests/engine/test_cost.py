@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
+
 from bench.cost import deployed_cost, parameters, pass_flops
 from bench.models.resnet18 import resnet18
-from torch import nn
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from bench import weights
 from bench.data import open_set
 from bench.models.resnet18 import resnet18
@@ -14,7 +15,8 @@ from bench.types import Threat
 
 FOLDER = Path(os.environ.get("CROSSFIRE_DATA", "../shared/data"))
 pytestmark = pytest.mark.skipif(
-    not (FOLDER / "cifar10" / "test.parquet").is_file(), reason=f"no CIFAR-10 test images in {FOLDER}; set CROSSFIRE_DATA"
+    not (FOLDER / "cifar10" / "test.parquet").is_file(),
+    reason=f"no CIFAR-10 test images in {FOLDER}; set CROSSFIRE_DATA",
 )
 
 
@@ -33,7 +35,9 @@ def images():
 
 def correct(net, x, y):
     with torch.no_grad():
-        return sum(int((net(part).argmax(1) == label).sum()) for part, label in zip(x.split(100), y.split(100), strict=True))
+        return sum(
+            int((net(part).argmax(1) == label).sum()) for part, label in zip(x.split(100), y.split(100), strict=True)
+        )
 
 
 def attacked(net, x, y, name, **params):

@@ -1,6 +1,7 @@
 """The passes that a method states are numbers that a plan can reckon with."""
 
 import pytest
+
 from bench import registry
 from bench.schedule.predict import passes_of
 

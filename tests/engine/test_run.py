@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+
 from bench.cli import main
 from bench.keys import unpack_bits
 from bench.store import Store
-
 from tests.engine import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,9 @@ def done(tmp_path_factory):
 
 
 def run(folder, *words, extra=""):
-    return main(["run", tiny.write(folder, extra), "--store", str(folder / "store"), "--report", str(folder / "report"), *words])
+    return main(
+        ["run", tiny.write(folder, extra), "--store", str(folder / "store"), "--report", str(folder / "report"), *words]
+    )
 
 
 def named(folder):
@@ -38,7 +40,9 @@ def named(folder):
 
 def outcome(result):
     """What must not depend on when and how often a run was stopped."""
-    body = result.model_dump(mode="json", include={"key", "status", "metrics", "clean_bits", "adversarial_bits", "flags"})
+    body = result.model_dump(
+        mode="json", include={"key", "status", "metrics", "clean_bits", "adversarial_bits", "flags"}
+    )
     cost = result.cost
     return body, cost and (cost.forwards_per_example, cost.backwards_per_example)
 
@@ -73,7 +77,10 @@ def test_passes_are_counted_exactly(done):
     assert (adaptive.forwards_per_example, adaptive.backwards_per_example) == (2, 2)
     trained = results["fgsm-at/clean/white-box"].defense_cost
     assert trained.train_flops_per_epoch / trained.test_flops / 200 == pytest.approx(6, rel=0.1)
-    assert (results["tpap/clean/static"].defense_cost.test_forwards, results["tpap/clean/static"].defense_cost.test_backwards) == (2, 1)
+    assert (
+        results["tpap/clean/static"].defense_cost.test_forwards,
+        results["tpap/clean/static"].defense_cost.test_backwards,
+    ) == (2, 1)
 
 
 def test_a_static_set_takes_every_step(done):
@@ -150,7 +157,9 @@ def edits(target, x, y, threat):
 def test_a_broken_method_fails_its_own_cell_and_the_others_go_on(tmp_path, capsys):
     (tmp_path / "mine.py").write_text(BROKEN)
     names = ("raises", "nan", "shape", "greedy", "edits")
-    extra = "".join(f'\n[[attacks]]\nuse = "{tmp_path}/mine.py:{name}"\neps = "0.1"\naccess = ["static"]\n' for name in names)
+    extra = "".join(
+        f'\n[[attacks]]\nuse = "{tmp_path}/mine.py:{name}"\neps = "0.1"\naccess = ["static"]\n' for name in names
+    )
     assert run(tmp_path, "--only", "*fgsm-at/*", extra=extra) == 3
     results = named(tmp_path)
     says = {name: results[f"fgsm-at/{name}/white-box"].error.message for name in names}
@@ -161,7 +170,6 @@ def test_a_broken_method_fails_its_own_cell_and_the_others_go_on(tmp_path, capsy
     assert "changed the images" in says["edits"]
     assert results["fgsm-at/pgd/white-box"].status == "done"
     assert "<b>no luck</b>" not in (tmp_path / "report" / "index.html").read_text()
-
 
 
 def command(folder):
@@ -196,7 +204,9 @@ def test_stopped_at_any_moment_the_same_command_ends_with_the_same_results(done,
     assert b"Traceback" not in errors
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "cells").glob("*.json")}
     assert run(tmp_path) == 0
-    assert {name: outcome(result) for name, result in named(tmp_path).items()} == {n: outcome(r) for n, r in done[2].items()}
+    assert {name: outcome(result) for name, result in named(tmp_path).items()} == {
+        n: outcome(r) for n, r in done[2].items()
+    }
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
 
 
