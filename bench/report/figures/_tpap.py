@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,7 +19,6 @@ class Setting(NamedTuple):
     model: str
     step: Mapping[str, Any] | None
     recipe: str
-    #: The recipe's parameters that are written in the label of the recipe's figure.
     training: Mapping[str, Any]
     standing: Standing
 
@@ -35,24 +32,30 @@ def settings(source: Source) -> list[Setting]:
     purified = {_weights(r) for r in cells.values() if r.cell.step}
     found = []
     for table in source.board.tables:
-        for s in table.standings[:: 1]:
-            r = cells.get((table.dataset, table.model, s.defense))
-            if r is None or s.threat is None or _weights(r) not in purified or any(f.standing.defense == s.defense and f.dataset == table.dataset and f.model == table.model for f in found):
+        first = {s.defense: s for s in reversed(table.standings) if s.threat}
+        for name, standing in first.items():
+            r = cells.get((table.dataset, table.model, name))
+            if r is None or _weights(r) not in purified:
                 continue
             weights = r.cell.model.weights
-            recipe = weights.recipe.name if isinstance(weights, TrainRef) else weights.name
-            training = weights.recipe.params if isinstance(weights, TrainRef) else {}
-            found.append(Setting(table.dataset, table.model, r.cell.step.params if r.cell.step else None, recipe, training, s))
+            recipe, training = (weights.recipe.name, weights.recipe.params) if isinstance(weights, TrainRef) else (weights.name, {})
+            found.append(Setting(table.dataset, table.model, r.cell.step.params if r.cell.step else None, recipe, training, standing))
     return found
 
 
-def usual(found: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return for each parameter the value that most settings have."""
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for params in found:
-        for name, value in params.items():
-            counts[name][json.dumps(value)] += 1
-    return {name: json.loads(counter.most_common(1)[0][0]) for name, counter in counts.items()}
+def reference(found: list[Setting]) -> Setting:
+    """Return the purified setting that most others differ from in one parameter, of several the shortest name."""
+
+    def neighbours(setting: Setting) -> int:
+        return sum(len(differences(setting, other)) == 1 for other in found if other.step is not None)
+
+    return max((s for s in found if s.step is not None), key=lambda s: (neighbours(s), -len(s.standing.defense), s.standing.defense))
+
+
+def differences(one: Setting, other: Setting) -> set[tuple[str, str]]:
+    """Return where two settings differ: the parameters of the step, of the training, or the recipe itself."""
+    parts = {"step": (one.step or {}, other.step or {}), "training": (one.training, other.training), "": ({"recipe": one.recipe}, {"recipe": other.recipe})}
+    return {(where, name) for where, (a, b) in parts.items() for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
 
 
 def _weights(r: CellResult) -> str:

@@ -32,12 +32,13 @@ def draw(source: Source) -> Drawing:
             values = [[_value(cells.get((recipe, column)), kind) for column in columns] for recipe in recipes]
             names = recipes if axis is line[0] else [""] * len(recipes)
             heatmap(axis, names, columns, [[value.number if value else None for value in row] for row in values])
-            axis.set_title("clean" if kind == "clean" else f"worst case, {kind}")
+            place = f"{dataset} · {model}, " if len(groups) > 1 and axis is line[0] else ""
+            axis.set_title(place + ("clean" if kind == "clean" else f"worst case, {kind}"))
             axis.set_xlabel("purified with")
             for recipe, row in zip(recipes, values, strict=True):
                 for column, value in zip(columns, row, strict=True):
                     numbers.append({"dataset": dataset, "model": model, "trained_with": recipe, "purified_with": column, "kind": kind, **measured(value)})
-        line[0].set_ylabel(f"trained with ({dataset} · {model})")
+        line[0].set_ylabel("trained with")
     return Drawing(figure, {"accuracies": numbers})
 
 

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from bench.report.board import eps_text
 from bench.report.figures import Drawing, Missing, Source
 from bench.report.figures._plot import COLOUR, INK, WIDTH, measured, seen, whisker
-from bench.report.figures._tpap import STEP, Setting, settings, usual
+from bench.report.figures._tpap import STEP, Setting, differences, reference, settings
 from bench.types import exact
 
 #: Panel: (where the parameter lives, its name, what the axis says).
@@ -63,23 +63,14 @@ def draw(source: Source) -> Drawing:
 def _bars(found: list[Setting], panel: tuple[str, str, str]) -> list[tuple[str, Setting]]:
     """Return the settings that differ from the usual one in nothing but one parameter, in its order."""
     where, parameter, _ = panel
-    purified = [s for s in found if s.step is not None]
-    if not purified:
+    if all(s.step is None for s in found):
         return []
-    step, training = usual([s.step or {} for s in purified]), usual([s.training for s in purified])
-    recipe = max({s.recipe for s in purified}, key=lambda name: sum(s.recipe == name for s in purified))
-
-    def fits(s: Setting) -> bool:
-        mine, others = (s.step or {}, s.training) if where == "step" else (s.training, s.step or {})
-        want, want_others = (step, training) if where == "step" else (training, step)
-        return s.recipe == recipe and others == want_others and {**mine, parameter: 0} == {**want, parameter: 0}
-
+    usual = reference(found)
     if parameter == "on":
-        with_it = [s for s in purified if s.step == step and s.training == training and s.recipe == recipe]
-        bare = [s for s in found if s.step is None and s.recipe == recipe and s.training == training]
-        return [*(("without", s) for s in bare[:1]), *(("with", s) for s in with_it[:1])]
-    chosen = [s for s in purified if fits(s)]
-    values = [(s.step or {}).get(parameter) if where == "step" else s.training.get(parameter) for s in chosen]
+        bare = [s for s in found if s.step is None and (s.recipe, s.training) == (usual.recipe, usual.training)]
+        return [*(("without", s) for s in bare[:1]), ("with", usual)]
+    chosen = [s for s in found if s.step is not None and differences(s, usual) <= {(where, parameter)}]
+    values = [((s.step or {}) if where == "step" else s.training).get(parameter) for s in chosen]
     pairs = [(value, s) for value, s in zip(values, chosen, strict=True) if value is not None]
     return [(_text(value, parameter), s) for value, s in sorted(pairs, key=lambda pair: _order(pair[0], parameter))]
 

@@ -1,0 +1,222 @@
+"""What the figures that look inside a network share: weights, images, adversarial sets and purified images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench import weights
+from bench.data import open_ref, rows_of
+from bench.evaluate import CHUNK, put_on
+from bench.models.build import build
+from bench.report.figures import Missing, Source
+from bench.schedule.chunks import read_chunk
+from bench.schedule.plan import attack_key, training_key
+from bench.types import AttackRef, CellResult, DataRef, MethodRef, ModelRef, TrainRef, UsageError
+
+#: Images pushed through at once.
+_BATCH = 256
+
+
+class Images(NamedTuple):
+    """Pixels float32 (N, C, H, W) in [0, 1] and labels int64 (N,)."""
+
+    x: Tensor
+    y: Tensor
+
+
+def network(source: Source, model: ModelRef, data: DataRef) -> nn.Module:
+    """Return a base classifier with its weights, in evaluation mode.
+
+    Raises:
+        Missing: the weights are not here.
+    """
+    if isinstance(model.weights, TrainRef):
+        path = source.store.training(training_key(model)) / "weights.safetensors"
+    else:
+        try:
+            path = weights.find(model.weights.name)
+        except UsageError as error:
+            raise Missing(str(error)) from None
+    if not path.is_file():
+        raise Missing(f"the weights of {model.network.name} are not in this store ({path})")
+    with torch.random.fork_rng(devices=[]):
+        net = build(model.network, data.num_classes, data.image_shape)
+    weights.load(path, net)
+    return net.eval().requires_grad_(False)
+
+
+def clean_images(source: Source, data: DataRef) -> Images:
+    """Return the images of a cell.
+
+    Raises:
+        Missing: they are not on this machine, or others.
+    """
+    try:
+        images = open_ref(data, folder=source.data_folder)
+        rows = rows_of(images, data)
+    except UsageError as error:
+        raise Missing(str(error)) from None
+    return Images(torch.from_numpy(images.images[rows]).float() / 255, torch.from_numpy(np.asarray(images.labels[rows])).long())
+
+
+def adversarial(source: Source, attack: AttackRef) -> Tensor:
+    """Return an adversarial set (N, C, H, W).
+
+    Raises:
+        Missing: it is not whole in this store.
+    """
+    folder, n = source.store.adversarial(attack_key(attack)), attack.data.n
+    chunks = []
+    for first in range(0, n, CHUNK):
+        last = min(first + CHUNK, n)
+        made = read_chunk(folder / f"{first:06d}-{last:06d}.safetensors", last - first)
+        if made is None:
+            raise Missing(f"the adversarial images of {attack.attack.name} are not in this store: figures of networks need the store that they were made in")
+        chunks.append(made.images.float())
+    return torch.cat(chunks)
+
+
+def purified(net: nn.Module, step: MethodRef, x: Tensor) -> Tensor:
+    """Return what a test-time step hands to the network in the end, for images (N, C, H, W).
+
+    Raises:
+        Missing: the step does not change images once for each, so there is no such image.
+    """
+    put = put_on(net, step)
+    put.seed("figures")
+    handed: list[Tensor] = []
+    with _watching(net, lambda inputs: handed.append(inputs.detach())), torch.no_grad():
+        found = []
+        for part in x.split(_BATCH):
+            put.deployed(part)
+            found.append(handed[-1])
+            handed.clear()
+    images = torch.cat(found)
+    if images.shape != x.shape:
+        raise Missing(f"{step.name} does not hand one image of the same size for each to the network")
+    return images
+
+
+@contextmanager
+def _watching(module: nn.Module, see: Callable[[Tensor], None]) -> Iterator[None]:
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        see(inputs[0])
+
+    handle = module.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def predictions(net: nn.Module, x: Tensor) -> Tensor:
+    return torch.cat([net(part).argmax(1) for part in x.split(_BATCH)])
+
+
+@torch.no_grad()
+def penultimate(net: nn.Module, x: Tensor) -> np.ndarray:
+    """Return what goes into the last linear layer, (N, features).
+
+    Raises:
+        Missing: the network has no linear layer.
+    """
+    linear = [module for module in net.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise Missing("the network has no linear layer, so no penultimate features")
+    seen: list[Tensor] = []
+    with _watching(linear[-1], lambda inputs: seen.append(inputs.flatten(1))):
+        for part in x.split(_BATCH):
+            net(part)
+    return torch.cat(seen).numpy()
+
+
+def last_map(net: nn.Module, x: Tensor) -> nn.Module:
+    """Return the last module that gives a map (N, C, h, w) with more than one place, for Grad-CAM.
+
+    Raises:
+        Missing: no module does.
+    """
+    found: list[nn.Module] = []
+
+    def hook(module: nn.Module, _: tuple[Tensor, ...], output: object) -> None:
+        if isinstance(output, Tensor) and output.dim() == 4 and output.shape[2] * output.shape[3] > 1:
+            found.append(module)
+
+    handles = [module.register_forward_hook(hook) for module in net.modules()]
+    try:
+        with torch.no_grad():
+            net(x[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise Missing("the network has no layer that gives a map")
+    return found[-1]
+
+
+class Purification(NamedTuple):
+    """A purified network, the strongest static attack on it, and the images."""
+
+    name: str
+    cell: CellResult
+    attack: AttackRef
+    step: MethodRef
+    net: nn.Module
+    images: Images
+    adversarial: Tensor
+
+
+def purification(source: Source) -> Purification:
+    """Return the test-time step that static attacks flatter the most, with all that is needed to look at it.
+
+    Raises:
+        Missing: no such cell, or its weights, images or adversarial set are not here.
+    """
+    cells = [r for r in source.results if r.cell.step and r.names.access == "static" and r.cell.attack and r.metrics and r.cell.attack.threat.eps is not None]
+    if not cells:
+        raise Missing("no test-time step was attacked with static access under a budget")
+
+    def met(r: CellResult) -> str:
+        assert r.cell.attack is not None
+        return f"{r.cell.model.model_dump_json()} {r.names.attack} {r.cell.attack.threat}"
+
+    def robust(r: CellResult) -> float:
+        return r.metrics.robust_accuracy if r.metrics else 0.0
+
+    bare = {met(r): robust(r) for r in source.results if r.cell.step is None and r.cell.attack}
+    best = max(cells, key=lambda r: (round(robust(r) - bare.get(met(r), robust(r)), 9), robust(r), r.key))
+    assert best.cell.attack is not None and best.cell.step is not None
+    net = network(source, best.cell.model, best.cell.data)
+    images = clean_images(source, best.cell.data)
+    found = adversarial(source, best.cell.attack)
+    return Purification(source.board.labels[best.key][0], best, best.cell.attack, best.cell.step, net, images, found)
+
+
+def show(axis: object, image: Tensor) -> None:
+    """Draw an image (C, H, W) in [0, 1] without ticks."""
+    pixels = image.permute(1, 2, 0).numpy()
+    grey = pixels.shape[2] == 1
+    axis.imshow(pixels[..., 0] if grey else pixels, cmap="gray" if grey else None, vmin=0, vmax=1, interpolation="nearest")  # type: ignore[attr-defined]
+    blank(axis)
+
+
+def blank(axis: object) -> None:
+    """Take ticks, grid and frame away."""
+    axis.set(xticks=[], yticks=[])  # type: ignore[attr-defined]
+    axis.grid(False)  # type: ignore[attr-defined]
+    axis.spines[:].set_visible(False)  # type: ignore[attr-defined]
+
+
+def of_many_classes(scores: Tensor, labels: Tensor, count: int) -> list[int]:
+    """Return the rows (N,) of highest score, each of another class while there are such."""
+    order = torch.argsort(scores, descending=True, stable=True).tolist()
+    firsts = list({int(labels[index]): index for index in reversed(order)}.values())
+    best = sorted(firsts, key=order.index)[:count]
+    return [*best, *(index for index in order if index not in best)][:count]

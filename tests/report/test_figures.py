@@ -1,0 +1,163 @@
+import json
+from pathlib import Path
+
+import pytest
+from bench.cli import main
+from bench.keys import TRAINING_VERSION, canonical_json, key_of
+from bench.report import figures
+from bench.store import Store
+from bench.types import jsonable
+from fabricate import outcomes, result, story, stored
+
+CLEAN = [True] * 100
+
+
+def drawn(name, results, tmp_path, store=None):
+    source = figures.source_of(results, store or Store(tmp_path / "no-store"))
+    files = figures.draw(name, source, tmp_path / "out")
+    assert [path.name for path in files] == [f"{name}.png", f"{name}.pdf", f"{name}.json"]
+    assert files[0].read_bytes().startswith(b"\x89PNG")
+    assert files[1].read_bytes().startswith(b"%PDF")
+    return json.loads(files[2].read_text())
+
+
+def test_every_figure_says_what_it_shows():
+    known = figures.summaries()
+    assert {
+        "accuracy-heatmap", "overfitting-curves", "cost", "accuracy-vs-cost", "tpap-ablation", "substitution", "attack-gallery", "grad-cam",
+        "tsne", "loss-surface", "preprocessing", "large-images", "access-gap", "eps-sweep",
+    } == set(known)  # fmt: skip
+    assert all(20 < len(about) < 120 for about in known.values())
+
+
+@pytest.mark.parametrize("name", ["accuracy-heatmap", "accuracy-vs-cost", "cost", "access-gap"])
+def test_a_figure_is_the_same_to_the_byte(tmp_path, name):
+    source = figures.source_of(story(), Store(tmp_path))
+    first = [path.read_bytes() for path in figures.draw(name, source, tmp_path / "a")]
+    other = figures.source_of(list(reversed(story())), Store(tmp_path))
+    assert [path.read_bytes() for path in figures.draw(name, other, tmp_path / "b")] == first
+
+
+def test_the_heat_map_holds_the_numbers_of_the_leaderboard(tmp_path):
+    (table,) = drawn("accuracy-heatmap", story(), tmp_path)["tables"]
+    heads = [column["attack"] for column in table["columns"]]
+    rows = {(row["defense"], row["access"]): [cell["value"] for cell in row["accuracy"]] for row in table["rows"]}
+    assert heads == ["clean", "fgsm", "pgd", "worst case"]
+    assert rows["tpap", "static"] == [0.984, 0.418, 0.970, 0.418]
+    assert rows["tpap", "adaptive"] == [0.984, 0.300, 0.026, 0.026]
+
+
+def test_the_pareto_front_holds_no_point_that_a_cheaper_one_beats(tmp_path):
+    (table,) = drawn("accuracy-vs-cost", story(), tmp_path)["tables"]
+    assert table["front"] == [[1e6, 0.842]]
+    assert {point["defense"] for point in table["points"]} == {"standard", "fgsm-at", "pgd-at", "tpap", "jpeg"}
+
+
+def test_the_gap_of_the_figure_is_that_of_the_leaderboard(tmp_path):
+    (table,) = drawn("access-gap", story(), tmp_path)["tables"]
+    gaps = {row["defense"]: row["gap"]["value"] for row in table["defenses"]}
+    assert gaps["tpap"] == pytest.approx(0.392)
+    assert gaps["jpeg"] == pytest.approx(0.194)
+    assert gaps["standard"] is None
+
+
+def test_the_budget_sweep_has_a_curve_for_each_defense(tmp_path):
+    cells = [result(eps=f"{k}/255", clean=CLEAN, adversarial=outcomes(1 - k / 20, 100)) for k in (2, 6, 16)]
+    (curve,) = drawn("eps-sweep", cells, tmp_path)["curves"]
+    assert curve["eps"] == ["2/255", "6/255", "16/255"]
+    assert [point["value"] for point in curve["accuracy"]] == [0.9, 0.7, 0.2]
+
+
+def purified(share, recipe="fgsm-at", **params):
+    step = {"beta": "1/4", "steps": 1, "label": "predicted", "direction": "ascend", **params}
+    name = f"tpap{params}{recipe}"
+    return [
+        result(name, step="tpap", recipe=recipe, step_params=step, access=access, clean=CLEAN, adversarial=outcomes(share * (access == "static"), 100))
+        for access in ("static", "adaptive")
+    ]
+
+
+def test_the_ablation_changes_one_parameter_at_a_time(tmp_path):
+    cells = [
+        result("fgsm-at", recipe="fgsm-at", clean=CLEAN, adversarial=outcomes(0.05, 100)),
+        *purified(0.9),
+        *purified(0.7, beta="1/8"),
+        *purified(0.6, steps=5),
+        *purified(0.1, steps=5, beta="1/8"),
+    ]
+    rows = drawn("tpap-ablation", cells, tmp_path)["settings"]
+    assert [(row["parameter"], row["value"], row["static"]["value"]) for row in rows] == [
+        ("on", "without", 0.05),
+        ("on", "with", 0.9),
+        ("beta", "1/8", 0.7),
+        ("beta", "1/4", 0.9),
+        ("steps", "1", 0.9),
+        ("steps", "5", 0.6),
+    ]
+
+
+def test_substitution_crosses_training_with_purification(tmp_path):
+    cells = [*purified(0.9), *purified(0.8, steps=10), *purified(0.5, recipe="pgd-at"), *purified(0.4, recipe="pgd-at", steps=10)]
+    rows = drawn("substitution", cells, tmp_path)["accuracies"]
+    static = {(row["trained_with"], row["purified_with"]): row["value"] for row in rows if row["kind"] == "static"}
+    assert static == {("fgsm-at", "FGSM"): 0.9, ("fgsm-at", "PGD-10"): 0.8, ("pgd-at", "FGSM"): 0.5, ("pgd-at", "PGD-10"): 0.4}
+
+
+def test_preprocessing_shows_every_step_under_every_access(tmp_path):
+    rows = drawn("preprocessing", story(), tmp_path)["accuracies"]
+    found = {(row["defense"], row["access"]): row["accuracy"]["value"] for row in rows if row["attack"] == "pgd"}
+    assert found["tpap", "static"] == 0.970
+    assert found["jpeg", "adaptive"] == 0.016
+    assert found["pgd-at", "white-box"] == 0.842
+
+
+def test_the_curves_are_the_log_of_the_training(tmp_path):
+    cell = result(clean=CLEAN, recipe="fgsm-at")
+    rows = [{"epoch": e + 1, "train": {"clean": 0.5, "fgsm": 0.4, "pgd20": 0.1 * e}, "test": {"clean": 0.4, "fgsm": 0.3, "pgd20": 0.05}} for e in range(3)]
+    store = stored(tmp_path / "store", [cell])
+    folder = store.training(key_of(jsonable(cell.cell.model), version=TRAINING_VERSION))
+    folder.mkdir(parents=True)
+    (folder / "log.jsonl").write_text("".join(canonical_json(row) + "\n" for row in [rows[0], *rows]))
+    (run,) = drawn("overfitting-curves", [cell], tmp_path, store)["runs"]
+    assert run == {"title": "fgsm-at", "epochs": rows}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("eps-sweep", "no attack was run with several budgets"),
+        ("large-images", "no attacked cell has images of 96 pixels"),
+        ("overfitting-curves", "no trained network in the store has a log"),
+        ("substitution", "tpap was run on one training recipe only"),
+        ("access-gap", "no test-time step was attacked both"),
+        ("attack-gallery", "the weights of small-cnn are not in this store"),
+        ("grad-cam", "no test-time step was attacked with static access"),
+    ],
+)
+def test_what_cannot_be_drawn_says_what_is_missing(tmp_path, name, message):
+    with pytest.raises(figures.Missing, match=message):
+        drawn(name, [result(clean=CLEAN)], tmp_path)
+
+
+def test_the_verb_draws_what_it_can_and_says_the_rest(tmp_path, capsys):
+    store = str(stored(tmp_path / "store", story(60)).root)
+    assert main(["figures", "cost", "access-gap", "--store", store, "--out", str(tmp_path / "f")]) == 0
+    assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == [f"{n}.{k}" for n in ("cost", "access-gap") for k in ("png", "pdf", "json")]
+    assert main(["figures", "--list"]) == 0
+    assert "access-gap" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["acess-gap"], "did you mean 'access-gap'"),
+        (["eps-sweep"], "eps-sweep: no attack was run with several budgets"),
+        (["cost", "--out", "/dev/null/x"], "figures cannot be written to /dev/null/x"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path, capsys, words, message):
+    store = str(stored(tmp_path / "store", story(20)).root)
+    assert main(["figures", *words, "--store", store, *([] if "--out" in words else ["--out", str(tmp_path / "f")])]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
