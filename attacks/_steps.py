@@ -54,9 +54,14 @@ def project(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
 
 def steepest(grad: Tensor, threat: Threat) -> Tensor:
     """Return the unit step that raises a linear loss most: the sign in Linf, the normalised gradient in L2."""
-    if threat.norm == "linf":
-        return grad.sign()
-    return grad / per_image(l2_norm(grad).clamp_min(1e-12), grad)
+    return grad.sign() if threat.norm == "linf" else unit(grad)
+
+
+def unit(grad: Tensor) -> Tensor:
+    """Return each image's gradient with an L2 norm of 1, or 0 where it is zero."""
+    # A saturated softmax leaves gradients whose squares underflow, so the largest entry is brought to 1 first.
+    grad = grad / per_image(grad.abs().flatten(1).amax(1).clamp_min(1e-38), grad)
+    return grad / per_image(l2_norm(grad).clamp_min(1.0), grad)
 
 
 def accumulate(momentum: Tensor, grad: Tensor, decay: float) -> Tensor:

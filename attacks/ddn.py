@@ -3,7 +3,7 @@ import math
 import torch
 from torch import Tensor
 
-from attacks._steps import cross_entropy, l2_norm, per_image
+from attacks._steps import cross_entropy, l2_norm, per_image, unit
 from bench.api import Count, Positive, Probability, Target, Threat, attack
 
 
@@ -49,16 +49,14 @@ def ddn(
     result, nearest = x.clone(), x.new_full((len(x),), torch.inf)
     norm, farthest = x.new_full((len(x),), first_norm), l2_norm(torch.maximum(x, 1 - x))
     # Drawn once and for all images, so that what one image gets does not depend on its company.
-    anywhere = target.normal(x)
-    anywhere = anywhere / per_image(l2_norm(anywhere), x)
+    anywhere = unit(target.normal(x))
     current, delta = x, torch.zeros_like(x)
     for step in range(steps):
         grad, logits, _ = target.gradient(current, cross_entropy, y)
         broken, distance = logits.argmax(1) != y, l2_norm(delta)
         if bool((better := broken & (distance < nearest)).any()):
             result[better], nearest[better] = current[better], distance[better]
-        length = l2_norm(grad)
-        direction = torch.where(per_image(length > 0, x), grad / per_image(length.clamp_min(1e-30), x), anywhere)
+        direction = torch.where(per_image(grad.flatten(1).any(1), x), unit(grad), anywhere)
         delta = delta.add(direction, alpha=0.01 + 0.495 * (1 + math.cos(math.pi * step / steps)))
         norm = torch.minimum(norm * torch.where(broken, 1 - gamma, 1 + gamma), farthest)
         current = delta.mul_(per_image(norm / l2_norm(delta).clamp_min(1e-12), x)).add_(x)

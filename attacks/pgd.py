@@ -64,6 +64,8 @@ def pgd(
     result, best = x.clone(), torch.full(y.shape, -torch.inf, device=x.device)
     active = torch.arange(len(x), device=x.device)
     for _ in range(restarts):
+        if len(active) == 0:
+            break
         rows, origin = active, x[active]
         current = _start(target.rows(rows), origin, threat, start)
         for _ in range(steps):

@@ -1,0 +1,110 @@
+"""Running a registered attack as the engine does, with every pass counted."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench import registry
+from bench.api import Threat
+from bench.target import Meter, NetworkTarget, frozen
+
+#: A threat for each norm, large enough that attacks succeed on the small networks of these tests.
+THREATS = {
+    "linf": Threat(norm="linf", eps="1/5"),
+    "l2": Threat(norm="l2", eps="3/2"),
+    "wasserstein": Threat(norm="wasserstein", eps="1/20"),
+    "flow": Threat(norm="flow", eps=None),
+}
+#: Settings that keep these tests fast; an attack that is not named here runs with its defaults.
+CHEAP: dict[str, dict[str, Any]] = {
+    "apgd-ce": {"steps": 10},
+    "apgd-t": {"steps": 10, "targets": 3},
+    "cw": {"steps": 20, "searches": 3, "first_c": 1.0, "learning_rate": 0.05},
+    "ddn": {"steps": 20},
+    "fwa": {"steps": 8},
+    "pgd": {"steps": 8, "restarts": 2},
+    "square": {"queries": 60},
+    "sta": {"steps": 20, "learning_rate": 0.05},
+    "ti-dim": {"steps": 8},
+}
+
+
+class Driven(NamedTuple):
+    """What an attack returned, and its passes per image."""
+
+    images: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    notes: list[str]
+
+
+def drive(
+    net: nn.Module,
+    use: str,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    seed: int = 0,
+    batch: int = 64,
+    stochastic: bool = False,
+    images: Tensor | None = None,
+    kind: type[NetworkTarget] = NetworkTarget,
+    **parameters: Any,
+) -> Driven:
+    """Run attack ``use``, a registered name or ``prefix:Class``, with ``parameters`` and an optional ``preset``."""
+    prefix, _, name = use.partition(":")
+    entry = registry.find("library" if name else "attack", prefix)
+    chosen = (entry.meta.get("presets") or {}).get(parameters.pop("preset", None), {})
+    arguments = entry.arguments({**chosen, **parameters}) | ({"name": name} if name else {})
+    images = torch.arange(len(x)) if images is None else images
+    with frozen(net), Meter(net, len(x)) as meter:
+        with torch.no_grad():
+            classes = net(x[:1]).shape[1]
+        meter.forwards = 0
+        target = kind(net, meter, images, seed=seed, num_classes=classes, batch=batch, stochastic=stochastic)
+        found = entry.load()(target, x, y, threat, **arguments)
+        shared = meter.forwards - int(meter.forwards_of.sum()), meter.backwards - int(meter.backwards_of.sum())
+    return Driven(found, meter.forwards_of + shared[0] / len(x), meter.backwards_of + shared[1] / len(x), target.notes)
+
+
+def right(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return which images the network classifies rightly, shape (N,)."""
+    with torch.no_grad():
+        return net(x).argmax(1) == y
+
+
+class Linear(nn.Module):
+    """Logits that are linear in the pixels, so that least perturbations are known."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.weight.T + self.bias
+
+
+class Constant(nn.Module):
+    """The same logits whatever the image, with a gradient that is zero."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.linspace(1.0, 0.0, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits + 0.0 * x.flatten(1).sum(1, keepdim=True)
+
+
+class Scaled(nn.Module):
+    """A network with its logits multiplied, so far that its softmax is saturated."""
+
+    def __init__(self, net: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.net, self.factor = net, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * self.factor

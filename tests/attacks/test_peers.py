@@ -1,0 +1,263 @@
+"""The same attack of other libraries on the same network and images, example by example.
+
+Their known defects are allowed for: foolbox calls a black image a success of CW; torchattacks has no binary search.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import Case
+from driving import drive, right
+from torch import Tensor
+
+from bench.api import Threat
+from bench.target import NetworkTarget, frozen
+
+EPS, STEP = 0.15, 0.03
+LINF = Threat(eps="15/100")
+ONE_IN_A_HUNDRED = 1
+
+
+def torchattacks_of(case: Case, name: str, **parameters: object) -> Tensor:
+    package = pytest.importorskip("torchattacks", exc_type=ImportError)
+    with frozen(case.net):
+        return getattr(package, name)(case.net, **parameters)(case.x, case.y).detach()
+
+
+def foolbox_of(case: Case, name: str, eps: float | None, **parameters: object) -> Tensor:
+    package = pytest.importorskip("foolbox")
+    with frozen(case.net):
+        model = package.PyTorchModel(case.net, bounds=(0, 1), device="cpu")
+        raw, found, success = getattr(package.attacks, name)(**parameters)(model, case.x, case.y, epsilons=eps)
+    failed = ~success | (raw.flatten(1).amax(1) == 0)
+    return torch.where(failed[:, None, None, None], case.x, found) if eps is None else found
+
+
+def art_of(case: Case, name: str, **parameters: object) -> Tensor:
+    evasion = pytest.importorskip("art.attacks.evasion")
+    from art.estimators.classification import PyTorchClassifier
+
+    with frozen(case.net):
+        loss = torch.nn.CrossEntropyLoss()
+        shape = tuple(case.x.shape[1:])
+        net = PyTorchClassifier(case.net, loss, shape, 10, clip_values=(0.0, 1.0), device_type="cpu")
+        found = getattr(evasion, name)(net, **parameters).generate(case.x.numpy(), case.y.numpy())
+    return torch.from_numpy(found)
+
+
+@pytest.fixture(scope="module")
+def colour(robust: Case) -> Case:
+    """The robust network on three equal channels: torchattacks' TI-FGSM takes no other number."""
+
+    class Grey(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean(1, keepdim=True)
+
+    return Case(torch.nn.Sequential(Grey(), robust.net).eval(), robust.x.expand(-1, 3, -1, -1).clone(), robust.y)
+
+
+def robust_count(case: Case, images: Tensor) -> int:
+    return int(right(case.net, images, case.y).sum())
+
+
+def mean_l2(case: Case, images: Tensor) -> float:
+    return float((images - case.x).flatten(1).norm(dim=1).mean())
+
+
+def test_fgsm_is_the_peers_fgsm(robust: Case) -> None:
+    ours = drive(robust.net, "fgsm", robust.x, robust.y, LINF).images
+    for theirs in (
+        torchattacks_of(robust, "FGSM", eps=EPS),
+        foolbox_of(robust, "LinfFastGradientAttack", EPS),
+        art_of(robust, "FastGradientMethod", eps=EPS),
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_pgd_is_the_peers_pgd(robust: Case) -> None:
+    ours = drive(
+        robust.net, "pgd", robust.x, robust.y, LINF, steps=10, step_size="3/100", start="clean", rule="last-iterate"
+    ).images
+    for theirs in (
+        torchattacks_of(robust, "PGD", eps=EPS, alpha=STEP, steps=10, random_start=False),
+        foolbox_of(robust, "LinfPGD", EPS, abs_stepsize=STEP, steps=10, random_start=False),
+        art_of(robust, "ProjectedGradientDescent", eps=EPS, eps_step=STEP, max_iter=10, verbose=False),
+    ):
+        # Round-off turns the sign of a gradient of nearly zero here and there; the verdicts are the same.
+        assert float(((ours - theirs).abs() > 1e-6).float().mean()) < 0.01
+        assert torch.equal(right(robust.net, ours, robust.y), right(robust.net, theirs, robust.y))
+
+
+def test_pgd_in_l2_is_the_peers_pgd(robust: Case) -> None:
+    ours = drive(
+        robust.net,
+        "pgd",
+        robust.x,
+        robust.y,
+        Threat(norm="l2", eps=1),
+        steps=10,
+        step_size="1/5",
+        start="clean",
+        rule="last-iterate",
+    ).images
+    for theirs in (
+        torchattacks_of(robust, "PGDL2", eps=1.0, alpha=0.2, steps=10, random_start=False),
+        foolbox_of(robust, "L2PGD", 1.0, abs_stepsize=0.2, steps=10, random_start=False),
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-4)
+        assert torch.equal(right(robust.net, ours, robust.y), right(robust.net, theirs, robust.y))
+
+
+def test_mi_fgsm_is_the_peers_mi_fgsm(robust: Case) -> None:
+    ours = drive(robust.net, "mi-fgsm", robust.x, robust.y, LINF, step_size="3/100", rule="last-iterate").images
+    theirs = torchattacks_of(robust, "MIFGSM", eps=EPS, alpha=STEP, steps=10, decay=1.0)
+    assert float(((ours - theirs).abs() > 1e-6).float().mean()) < 0.01
+    assert torch.equal(right(robust.net, ours, robust.y), right(robust.net, theirs, robust.y))
+
+
+def test_ti_fgsm_is_the_peers_ti_fgsm(colour: Case) -> None:
+    ours = drive(
+        colour.net, "ti-dim", colour.x, colour.y, LINF, steps=10, step_size="3/100", kernel=5, diversity=0.0
+    ).images
+    theirs = torchattacks_of(
+        colour, "TIFGSM", eps=EPS, alpha=STEP, steps=10, decay=1.0, len_kernel=5, diversity_prob=0.0
+    )
+    assert float(((ours - theirs).abs() > 1e-6).float().mean()) < 0.01
+    assert torch.equal(right(colour.net, ours, colour.y), right(colour.net, theirs, colour.y))
+
+
+def test_ti_dim_is_as_strong_as_the_peers(colour: Case) -> None:
+    common = {"eps": EPS, "alpha": STEP, "steps": 10, "decay": 1.0, "len_kernel": 3}
+    torch.manual_seed(0)
+    theirs = torchattacks_of(colour, "TIFGSM", **common, diversity_prob=0.7, resize_rate=0.9)
+    ours = drive(
+        colour.net, "ti-dim", colour.x, colour.y, LINF, steps=10, step_size="3/100", kernel=3, diversity=0.7
+    ).images
+    assert robust_count(colour, ours) <= robust_count(colour, theirs) + ONE_IN_A_HUNDRED
+
+
+def test_ddn_is_as_strong_as_the_peers(robust: Case) -> None:
+    theirs = foolbox_of(robust, "DDNAttack", None, steps=100, init_epsilon=1.0, gamma=0.05)
+    ours = drive(robust.net, "ddn", robust.x, robust.y, Threat(norm="l2", eps=None), steps=100, levels=None).images
+    assert robust_count(robust, ours) <= robust_count(robust, theirs) + ONE_IN_A_HUNDRED
+    assert mean_l2(robust, ours) <= 1.03 * mean_l2(robust, theirs)
+
+
+def test_cw_is_as_strong_as_the_peers(robust: Case) -> None:
+    theirs = foolbox_of(robust, "L2CarliniWagnerAttack", None, binary_search_steps=6, steps=60, initial_const=0.1)
+    for early in (False, True):
+        ours = drive(
+            robust.net,
+            "cw",
+            robust.x,
+            robust.y,
+            Threat(norm="l2", eps=None),
+            steps=60,
+            searches=6,
+            first_c=0.1,
+            abort_early=early,
+        ).images
+        assert robust_count(robust, ours) <= robust_count(robust, theirs) + ONE_IN_A_HUNDRED
+        assert mean_l2(robust, ours) <= 1.03 * mean_l2(robust, theirs)
+
+
+def test_cw_without_a_search_is_the_peers_cw(robust: Case) -> None:
+    # Off the edges of the box: torchattacks cannot move a pixel that is 0 or 1.
+    robust = robust._replace(x=0.05 + 0.9 * robust.x)
+    theirs = torchattacks_of(robust, "CW", c=1, kappa=0, steps=50, lr=0.02)
+    ours = drive(
+        robust.net,
+        "cw",
+        robust.x,
+        robust.y,
+        Threat(norm="l2", eps=None),
+        steps=50,
+        searches=1,
+        first_c=1.0,
+        learning_rate=0.02,
+        abort_early=False,
+    ).images
+    assert robust_count(robust, ours) <= robust_count(robust, theirs) + ONE_IN_A_HUNDRED
+    both = ~right(robust.net, ours, robust.y) & ~right(robust.net, theirs, robust.y)
+    distances = [(images - robust.x).flatten(1).norm(dim=1)[both] for images in (ours, theirs)]
+    # It stops where the sum over its batch rises, so some images end elsewhere; most take the very same path.
+    ratio = distances[0] / distances[1]
+    assert float(((ratio - 1).abs() < 1e-3).float().mean()) >= 0.6
+    assert float(ratio.mean()) <= 1.0
+
+
+class SameStart(NetworkTarget):
+    """Draws from the global generator, in the order in which pyautoattack does."""
+
+    def rows(self, index: Tensor) -> NetworkTarget:
+        view = super().rows(index)
+        view.__class__ = SameStart
+        return view
+
+    def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+        return (high - low) * torch.rand(like.shape) + low
+
+    def normal(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.15), ("l2", 0.9)])
+@pytest.mark.parametrize("name", ["apgd-ce", "apgd-t"])
+def test_apgd_breaks_the_images_that_its_authors_code_breaks(robust: Case, name: str, norm: str, eps: float) -> None:
+    base = pytest.importorskip("pyautoattack.autopgd_base")
+    common = {"n_iter": 50, "norm": {"linf": "Linf", "l2": "L2"}[norm], "eps": eps, "seed": 7, "device": "cpu"}
+    with frozen(robust.net), torch.random.fork_rng(devices=[]):
+        if name == "apgd-ce":
+            theirs = base.APGDAttack(robust.net, n_restarts=2, **common).perturb(robust.x, robust.y)
+        else:
+            theirs = base.APGDAttack_targeted(robust.net, n_target_classes=3, **common).perturb(robust.x, robust.y)
+    settings = {"restarts": 2} if name == "apgd-ce" else {"targets": 3}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        threat = Threat(norm=norm, eps=eps)
+        ours = drive(robust.net, name, robust.x, robust.y, threat, steps=50, kind=SameStart, **settings).images
+    standing = right(robust.net, ours, robust.y), right(robust.net, theirs, robust.y)
+    assert 0 < int(standing[1].sum()) < 100
+    assert torch.equal(*standing)
+
+
+def test_square_is_as_strong_as_its_authors_code(plain: Case) -> None:
+    package = pytest.importorskip("pyautoattack.square")
+    eps, counts = 0.15, []
+    for seed in range(3):
+        with frozen(plain.net), torch.random.fork_rng(devices=[]):
+            attack = package.SquareAttack(
+                plain.net, eps=eps, n_queries=300, seed=seed, resc_schedule=True, device="cpu", verbose=False
+            )
+            theirs = attack.perturb(plain.x, plain.y)
+        ours = drive(plain.net, "square", plain.x, plain.y, Threat(eps=eps), queries=300, seed=seed).images
+        counts.append((robust_count(plain, ours), robust_count(plain, theirs)))
+    ours_mean, theirs_mean = np.mean(counts, axis=0)
+    # Three runs of a random search on 100 images: the means agree to a few images.
+    assert ours_mean <= theirs_mean + 3
+
+
+def test_autoattack_is_its_authors_package_and_takes_no_more_passes(plain: Case) -> None:
+    package = pytest.importorskip("pyautoattack")
+    x, y, eps = plain.x[:24], plain.y[:24], 0.14
+    ours = drive(plain.net, "autoattack", x, y, Threat(eps="14/100"), version="standard")
+    counted = 0
+
+    def count(_module: object, inputs: tuple[Tensor, ...], _output: object) -> None:
+        nonlocal counted
+        counted += len(inputs[0])
+
+    with frozen(plain.net), torch.random.fork_rng(devices=[]):
+        hook = plain.net.register_forward_hook(count)
+        ensemble = package.AutoAttack(plain.net, eps=eps, seed=0, version="standard")
+        theirs, _ = ensemble.run_standard_evaluation(x, y, batch_size=64)
+        hook.remove()
+    standing = right(plain.net, ours.images, y), right(plain.net, theirs, y)
+    assert int((standing[0] != standing[1]).sum()) <= 1, "only the seed differs"
+    assert float(ours.forwards.sum()) <= 1.1 * counted
+    assert math.isclose(float((ours.images - x).abs().max()), eps, abs_tol=1e-6)
+    assert not [note for note in ours.notes if note.startswith("autoattack-dynamic")]
