@@ -63,9 +63,9 @@ def verdict(log: Sequence[Mapping[str, Any]], watched: int) -> dict[str, Any]:
         watched: on how many images they were measured.
 
     Returns:
-        ``catastrophic``: at the end FGSM leaves more test images right than PGD does, by more than 0.15. ``robust``: test
-        accuracy under PGD ended more than 0.05 below its best, with accuracy on training images above what it was then.
-        Both margins are two standard errors where those are more. And the figures they rest on.
+        ``catastrophic``: at the end FGSM leaves more test images right than PGD does, by more than 0.15. ``robust``:
+        test accuracy under PGD ended more than 0.05 below its best, with accuracy on training images above what it was
+        then. Both margins are two standard errors where those are more. And the figures they rest on.
     """
     last = log[-1]
     best = max(log, key=lambda row: row["test"]["pgd20"])
