@@ -80,6 +80,24 @@ class Target(Protocol):
         Tensors in ``args`` have one row per image. Where the function is random it is averaged over draws.
         """
 
+    @property
+    def base(self) -> Target:
+        """The base classifier inside a deployed defense, as a target of its own; the same function without a step."""
+
+    def smooth(self, tau: float) -> Target:
+        """Return the deployed values with the second-order gradient of the purification, its sign smoothed over tau.
+
+        Raises:
+            MethodError: the function has no purification that can be smoothed.
+        """
+
+    def purified(self, x: Tensor) -> Tensor:
+        """Return what the base classifier is finally given when the function gets ``x``, shaped as ``x``.
+
+        Raises:
+            MethodError: the step hands on images of another shape.
+        """
+
     def rows(self, index: Tensor) -> Target:
         """Return the target of these rows (positions or a mask): counts and random draws stay with their images."""
 
@@ -115,7 +133,11 @@ class TrainingStep(Protocol):
 
 
 class DeployedStep(Protocol):
-    """A test-time step. A randomised one also has ``rng``, a generator of its own that the engine seeds."""
+    """A test-time step. A randomised one also has ``rng``, a generator of its own that the engine seeds.
+
+    A purifier, which moves images by a gradient, may also have ``smooth(base, tau) -> nn.Module``: the deployed values
+    with the gradient of the purification in it, where the sign's derivative is that of ``tanh(g / tau)``.
+    """
 
     def wrap(self, base: nn.Module) -> nn.Module:
         """Return what is deployed: images in [0, 1] to logits, callable under ``torch.no_grad``."""
@@ -132,9 +154,10 @@ def _marked(method: Method, **meta: Any) -> Method:
 def attack(
     *,
     norms: tuple[Norm, ...],
-    needs: Literal["gradient", "scores", "labels"] = "gradient",
+    needs: Literal["gradient", "scores", "labels", "nothing"] = "gradient",
     passes: str,
     bounded: bool = True,
+    purifiers_only: bool = False,
     requires: str | None = None,
     presets: dict[str, dict[str, Any]] | None = None,
 ) -> Callable[[Method], Method]:
@@ -144,6 +167,7 @@ def attack(
         norms: threat norms it can keep to, the default first.
         needs: what it asks of the target.
         passes: its cost per image as a formula over its parameters, such as ``"steps forwards + steps backwards"``.
+        purifiers_only: it attacks the purification, so it is left out against any other defense.
         bounded: it keeps to ``threat.eps``; ``False`` where it minimises the norm itself.
         requires: a package it cannot do without, named as pip names it.
         presets: named sets of parameters, chosen by ``preset = "name"``.
@@ -164,6 +188,7 @@ def defense(
     kind: Literal["recipe", "test-time"],
     base: str = "standard",
     randomised: bool = False,
+    purifier: bool = False,
     attacks: tuple[str, ...] = (),
     inner: str | None = None,
     schedule: dict[str, Any] | None = None,
@@ -176,6 +201,7 @@ def defense(
         kind: ``"recipe"`` makes base weights; ``"test-time"`` wraps a base classifier when deployed.
         base: the recipe under a test-time step unless the configuration says otherwise.
         randomised: a test-time step that draws; it must then own a ``rng`` generator.
+        purifier: a test-time step that moves each image by a gradient of the network's own.
         attacks: registered attacks that a recipe crafts with; their code counts as its own.
         inner: the parameter of a recipe that names the attack it crafts with, as ``name[parameter=value, ...]``.
         schedule: a recipe's default schedule, where it differs from ``Schedule()``.

@@ -57,7 +57,9 @@ class AttackConfig(_Method):
     use: str
     eps: Any = None
     norm: Norm | None = None
-    access: list[Literal["static", "adaptive"]] = ["static", "adaptive"]
+    access: list[Literal["static", "adaptive", "transfer"]] = Field(["static", "adaptive"], min_length=1)
+    source: str | list[str] | None = None
+    source_seed: int | None = None
     eot: int = Field(20, ge=1)
 
 
@@ -104,6 +106,9 @@ class Attack(NamedTuple):
     access: Access
     eot: int
     rule_given: bool
+    purifiers_only: bool = False
+    source: Base | None = None
+    source_seed: int | None = None
 
 
 def presets() -> dict[str, str]:
@@ -199,7 +204,9 @@ def attacks(config: Config) -> list[Attack]:
             threat = _threat(norm, eps, bounded=bool(entry.meta.get("bounded", True)), where=where)
             label = each.use if is_library else entry.name
             given = "rule" in params or "rule" in (entry.meta.get("presets") or {}).get(params.get("preset"), {})
-            found += [(Attack(label, method, threat, access, each.eot, given), swept) for access in each.access]
+            attack = Attack(label, method, threat, "static", each.eot, given, bool(entry.meta.get("purifiers_only")))
+            found += [(attack._replace(access=access), swept) for access in each.access if access != "transfer"]
+            found += [(from_there, swept) for from_there in _transfers(config, each, attack, where)]
     parts = [
         (f"{a.label}\n{a.access}", {**a.method.params, "norm": a.threat.norm, "eps": str(a.threat.eps)}, s)
         for a, s in found
@@ -211,6 +218,20 @@ def attacks(config: Config) -> list[Attack]:
         if named not in unique:
             unique.append(named)
     return unique
+
+
+def _transfers(config: Config, each: AttackConfig, attack: Attack, where: str) -> Iterator[Attack]:
+    sources = [each.source] if isinstance(each.source, str) else each.source or []
+    if ("transfer" in each.access) != bool(sources):
+        raise UsageError(f"{where}: access 'transfer' and source, the recipe or weights to attack instead, go together")
+    for source in sources:
+        seed = "" if each.source_seed is None else f" seed {each.source_seed}"
+        yield attack._replace(
+            label=f"{attack.label} from {_base_label(source)}{seed}",
+            access="transfer",
+            source=_base(config, source, {}, where),
+            source_seed=each.source_seed,
+        )
 
 
 def _threat(norm: Norm, eps: Any, *, bounded: bool, where: str) -> Threat:

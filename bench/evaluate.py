@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,17 +23,24 @@ from bench.types import AttackRef, MethodError, MethodRef, Threat
 #: Images worked on, and kept, together. Part of the protocol: libraries that seed themselves do so once per chunk.
 CHUNK = 128
 
+#: How often a random defense is asked; an image is right if most answers are.
+DRAWS = 5
+
 # Round-off allowed in a ball: absolute in Linf, relative in L2.
 LINF_SLACK = 1e-6
 L2_SLACK = 1e-4
 
 
 class Step(NamedTuple):
-    """A test-time step put on a base classifier; ``rng`` is its own generator where it draws."""
+    """A test-time step put on a base classifier; ``rng`` is its own generator where it draws.
+
+    ``smooth`` makes the second-order form of a purifier for a smoothing width.
+    """
 
     deployed: nn.Module
     surrogate: nn.Module
-    rng: torch.Generator | None
+    rng: torch.Generator | None = None
+    smooth: Callable[[float], nn.Module] | None = None
 
     def seed(self, *words: str | int) -> None:
         if self.rng is not None:
@@ -61,10 +69,11 @@ def entry_of(method: MethodRef) -> registry.Entry:
 def put_on(base: nn.Module, step: MethodRef | None) -> Step:
     """Return the deployed function and what an adaptive attacker differentiates; both are ``base`` without a step."""
     if step is None:
-        return Step(base, base, None)
+        return Step(base, base)
     entry = entry_of(step)
     made: DeployedStep = entry.load()(**entry.arguments(step.params))
-    return Step(made.wrap(base).eval(), made.surrogate(base).eval(), getattr(made, "rng", None))
+    smooth = partial(made.smooth, base) if hasattr(made, "smooth") else None
+    return Step(made.wrap(base).eval(), made.surrogate(base).eval(), getattr(made, "rng", None), smooth)
 
 
 def craft(
@@ -106,6 +115,8 @@ def craft(
             step.surrogate,
             meter,
             images,
+            base=base,
+            smooth=step.smooth,
             seed=derive_seed(key, "attack"),
             num_classes=ref.data.num_classes,
             batch=batch,
@@ -167,29 +178,52 @@ def _worst(values: Tensor) -> int:
 
 
 class Answer(NamedTuple):
-    """Labels (N,) that a deployed function gives, and passes of the base classifier per image."""
+    """What a deployed function answers, in D draws of N images: labels (D, N), and margins (D, N).
+
+    A margin is the true logit minus the largest other. Passes of the base classifier are per image and draw.
+    """
 
     labels: Tensor
+    margins: Tensor
     forwards: float
     backwards: float
 
 
-def predict(step: Step, base: nn.Module, x: Tensor, batch: int, check: Callable[[], None] | None = None) -> Answer:
-    """Return the labels that the deployed function gives to images (N, C, H, W) on its device.
+def predict(
+    step: Step,
+    base: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    batch: int,
+    *,
+    seed: tuple[str | int, ...],
+    check: Callable[[], None] | None = None,
+) -> Answer:
+    """Return what the deployed function answers to images (N, C, H, W) with labels (N,), on its device.
+
+    A random one is asked :data:`DRAWS` times, each with a seed of its own made of the words in ``seed``.
 
     Raises:
         MethodError: a logit that is not finite, or not one row for each image.
     """
-    labels = []
+    draws = 1 if step.rng is None else DRAWS
+    labels, margins = [], []
     with frozen(base), Meter(base, 0, check) as meter, torch.no_grad():
-        for part in x.split(batch):
-            logits = step.deployed(part)
-            if logits.dim() != 2 or len(logits) != len(part):
-                raise MethodError(f"the deployed function returned {tuple(logits.shape)} for {len(part)} images")
-            if not bool(torch.isfinite(logits).all()):
-                raise MethodError("the deployed function returned a logit that is not finite")
-            labels.append(logits.argmax(1))
-    return Answer(torch.cat(labels), meter.forwards / len(x), meter.backwards / len(x))
+        for draw in range(draws):
+            step.seed(*seed, draw)
+            for first in range(0, len(x), batch):
+                s = slice(first, first + batch)
+                logits = step.deployed(x[s])
+                if logits.dim() != 2 or len(logits) != len(x[s]):
+                    raise MethodError(f"the deployed function returned {tuple(logits.shape)} for {len(x[s])} images")
+                if not bool(torch.isfinite(logits).all()):
+                    raise MethodError("the deployed function returned a logit that is not finite")
+                true = y[s, None]
+                labels.append(logits.argmax(1))
+                margins.append((logits.gather(1, true) - logits.scatter(1, true, -torch.inf).amax(1, keepdim=True))[:, 0])
+    shape = (draws, len(x))
+    passes = (meter.forwards / len(x) / draws, meter.backwards / len(x) / draws)
+    return Answer(torch.cat(labels).view(shape), torch.cat(margins).view(shape), *passes)
 
 
 @contextmanager

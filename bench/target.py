@@ -98,6 +98,8 @@ class NetworkTarget:
 
     Args:
         net: frozen, in evaluation mode; what an attacker may differentiate.
+        base: the classifier inside ``net``; ``net`` itself by default.
+        smooth: makes the second-order form of ``net`` for a smoothing width, where there is one.
         meter: counts the passes of the base classifier inside ``net``.
         images: int64 identities of the images; random draws depend on them alone.
         seed: of the attack's draws.
@@ -113,6 +115,8 @@ class NetworkTarget:
         meter: Meter,
         images: Tensor,
         *,
+        base: nn.Module | None = None,
+        smooth: Callable[[float], nn.Module] | None = None,
         seed: int,
         num_classes: int,
         batch: int,
@@ -123,6 +127,8 @@ class NetworkTarget:
         self.stochastic = stochastic
         self.notes: list[str] = []
         self._net = net
+        self._base = net if base is None else base
+        self._smooth = smooth
         self._meter = meter
         self._images = images
         self._rows = torch.arange(len(images))
@@ -138,9 +144,42 @@ class NetworkTarget:
     def batch(self) -> int:
         return self._shared.batch
 
-    def rows(self, index: Tensor) -> NetworkTarget:
+    @property
+    def base(self) -> NetworkTarget:
+        view = self._copy()
+        view._net, view._smooth, view.stochastic, view._draws_averaged = self._base, None, False, 1
+        return view
+
+    def smooth(self, tau: float) -> NetworkTarget:
+        if self._smooth is None:
+            raise MethodError("this defense has no purification to differentiate a second time")
+        view = self._copy()
+        view._net = self._smooth(tau).eval()
+        return view
+
+    def purified(self, x: Tensor) -> Tensor:
+        given: list[Tensor] = []
+        hook = self._base.register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0].detach()))
+
+        def one(s: slice) -> tuple[Tensor]:
+            with torch.no_grad():
+                self._forward(x[s], s)
+            if given[-1].shape != x[s].shape:
+                raise MethodError(f"the defense hands on images {tuple(given[-1].shape)}, not {tuple(x[s].shape)}")
+            return (given[-1],)
+
+        try:
+            return torch.cat([part for (part,) in self._in_batches(len(x), one)])
+        finally:
+            hook.remove()
+
+    def _copy(self) -> NetworkTarget:
         view = object.__new__(NetworkTarget)
         view.__dict__.update(self.__dict__)
+        return view
+
+    def rows(self, index: Tensor) -> NetworkTarget:
+        view = self._copy()
         view._images = self._images[index]
         view._rows = self._rows[index.cpu()]
         return view

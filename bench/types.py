@@ -201,6 +201,11 @@ class Metrics(Frozen):
     ci_high: float
     mean_linf: float
     mean_l2: float
+    #: ``deterministic``, or ``majority-of-k``: a random defense is asked k times, and an image is right if most are.
+    protocol: str = "deterministic"
+    #: Means over the draws of a random defense, and counting only images that are right in every draw.
+    robust_mean: float | None = None
+    robust_worst: float | None = None
 
 
 class Cost(Frozen):

@@ -7,6 +7,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bench.evaluate import Crafted
+from bench.evaluate import Answer, Crafted
 from bench.store import write_atomically
 
 
@@ -46,9 +47,15 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 @dataclass
 class Outcomes:
-    """What the deployed function answered, example by example: label, distance moved, passes; and seconds in all."""
+    """What the deployed function answered, example by example, and seconds in all.
+
+    Per example: the label most draws gave, the share of draws that were right, the mean margin, the distance that the
+    image moved, and the passes that moved it.
+    """
 
     labels: list[Tensor] = field(default_factory=list)
+    share: list[Tensor] = field(default_factory=list)
+    margins: list[Tensor] = field(default_factory=list)
     linf: list[Tensor] = field(default_factory=list)
     l2: list[Tensor] = field(default_factory=list)
     forwards: list[Tensor] = field(default_factory=list)
@@ -56,10 +63,12 @@ class Outcomes:
     seconds: float = 0.0
     notes: set[str] = field(default_factory=set)
 
-    def add(self, labels: Tensor, origin: Tensor, made: Crafted) -> None:
-        """Add a chunk: its labels (N,), its clean images, and what was crafted from them."""
+    def add(self, answer: Answer, y: Tensor, origin: Tensor, made: Crafted) -> None:
+        """Add a chunk: what was answered, the true labels (N,), the clean images, and what was crafted from them."""
         delta = (made.images.to(origin.device) - origin).flatten(1)
-        self.labels.append(labels.cpu())
+        self.labels.append(answer.labels.mode(0).values.cpu())
+        self.share.append((answer.labels == y).float().mean(0).cpu())
+        self.margins.append(answer.margins.mean(0).cpu())
         self.linf.append(delta.abs().amax(1).cpu())
         self.l2.append(delta.norm(dim=1).cpu())
         self.forwards.append(made.forwards)
@@ -74,17 +83,33 @@ class Outcomes:
         return float(torch.cat(getattr(self, name)).double().mean())
 
 
-def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: np.ndarray, found: Outcomes) -> None:
-    """Write one Parquet row per example: :class:`bench.types.ExampleRecord` in columns."""
-    n, truth, labels = len(y), y.cpu().numpy(), found.column("labels")
+class Clean(NamedTuple):
+    """Clean labels (n,), shares of right draws (n,) and margins (n,)."""
+
+    labels: np.ndarray
+    share: np.ndarray
+    margins: np.ndarray
+
+    @classmethod
+    def of(cls, found: Outcomes) -> Clean:
+        return cls(found.column("labels"), found.column("share"), found.column("margins"))
+
+
+def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: Clean, found: Outcomes) -> None:
+    """Write one Parquet row per example: row number, hash of the pixels, answers, distances in [0, 1], passes, seconds."""
+    n, truth = len(y), y.cpu().numpy()
     table = pa.table(
         {
             "index": images.cpu().numpy(),
             "input_sha": [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in x.cpu().numpy()],
             "label": truth,
-            "clean": clean,
-            "adversarial": labels,
-            "robust": (clean == truth) & (labels == truth),
+            "clean": clean.labels,
+            "clean_share": clean.share,
+            "clean_margin": clean.margins,
+            "adversarial": found.column("labels"),
+            "adversarial_share": found.column("share"),
+            "adversarial_margin": found.column("margins"),
+            "robust": (clean.share > 0.5) & (found.column("share") > 0.5),
             **{name: found.column(name) for name in ("linf", "l2", "forwards", "backwards")},
             "seconds": np.full(n, found.seconds / n),
         }
@@ -94,10 +119,10 @@ def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: np.nd
     write_atomically(path, sink.getvalue().to_pybytes())
 
 
-def read_clean(path: Path, n: int) -> np.ndarray | None:
-    """Return the clean predictions (n,) among the records, or ``None`` where they are missing or unreadable."""
+def read_clean(path: Path, n: int) -> Clean | None:
+    """Return the clean answers among the records, or ``None`` where they are missing or unreadable."""
     with suppress(FileNotFoundError, pa.ArrowInvalid):
-        labels: np.ndarray = pq.read_table(path, columns=["clean"]).column("clean").to_numpy()
-        if len(labels) == n:
-            return labels
+        table = pq.read_table(path, columns=["clean", "clean_share", "clean_margin"])
+        if len(table) == n:
+            return Clean(*(column.to_numpy() for column in table.columns))
     return None

@@ -6,11 +6,11 @@ import fnmatch
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bench import config as configuration
-from bench import weights
-from bench.config import Attack, Config, Defense, labels_of, sweep
+from bench import registry, weights
+from bench.config import Attack, Base, Config, Defense, labels_of, sweep
 from bench.data import data_ref, open_set
 from bench.keys import EVALUATION_VERSION, TRAINING_VERSION, key_of
 from bench.models.build import network_ref
@@ -86,16 +86,17 @@ def make(
     ]
     labels = labels_of([(arch, ref.params, swept) for arch, ref, swept in networks])
     test = _data(config, "test", data_folder, n if n is not None else config.dataset.n)
-    needs_training = any(defense.base.recipe for defense in defenses)
+    bases = [defense.base for defense in defenses] + [attack.source for attack in attacks if attack.source]
+    needs_training = any(base.recipe for base in bases)
     train = _data(config, "train", data_folder, config.dataset.train_n) if needs_training else None
-    files = {name: weights.find(name) for name in {d.base.weights for d in defenses if d.base.weights}}
+    files = {base.weights: weights.find(base.weights) for base in bases if base.weights}
     hashes = {name: weights.sha256(path) for name, path in files.items()}
     cells = [
         planned
         for label, (_, network, _) in zip(labels, networks, strict=True)
         for s in (config.seeds if seed is None else [seed])
         for defense in _by_base(defenses)
-        for planned in _cells(label, _model(network, defense, train, hashes, s), test, defense, attacks, s)
+        for planned in _cells(label, _Models(network, train, hashes), test, defense, attacks, s)
     ]
     if only is not None:
         pattern = only if any(mark in only for mark in "*?[") else f"*{only}*"
@@ -113,15 +114,20 @@ def _data(config: Config, split: Literal["train", "test"], folder: Path | None, 
     return data_ref(images, n, wanted.subset)
 
 
-def _model(
-    network: MethodRef, defense: Defense, train: DataRef | None, hashes: Mapping[str, str], seed: int
-) -> ModelRef:
-    if defense.base.weights is not None:
-        return ModelRef(network=network, weights=WeightsRef(name=defense.base.weights, sha256=hashes[defense.base.weights]))
-    assert defense.base.recipe is not None and defense.base.schedule is not None and train is not None
-    return ModelRef(
-        network=network, weights=TrainRef(recipe=defense.base.recipe, schedule=defense.base.schedule, data=train, seed=seed)
-    )
+class _Models(NamedTuple):
+    """The base classifiers of one network."""
+
+    network: MethodRef
+    train: DataRef | None
+    hashes: Mapping[str, str]
+
+    def of(self, base: Base, seed: int) -> ModelRef:
+        if base.weights is not None:
+            weights = WeightsRef(name=base.weights, sha256=self.hashes[base.weights])
+            return ModelRef(network=self.network, weights=weights)
+        assert base.recipe is not None and base.schedule is not None and self.train is not None
+        trained = TrainRef(recipe=base.recipe, schedule=base.schedule, data=self.train, seed=seed)
+        return ModelRef(network=self.network, weights=trained)
 
 
 def _by_base(defenses: list[Defense]) -> list[Defense]:
@@ -131,8 +137,11 @@ def _by_base(defenses: list[Defense]) -> list[Defense]:
 
 
 def _cells(
-    label: str, model: ModelRef, data: DataRef, defense: Defense, attacks: list[Attack], seed: int
+    label: str, models: _Models, data: DataRef, defense: Defense, attacks: list[Attack], seed: int
 ) -> Iterator[PlannedCell]:
+    model = models.of(defense.base, seed)
+    purifies = defense.step is not None and bool(registry.find("test-time", defense.step.name).meta.get("purifier"))
+
     def planned(attack: AttackRef | None, name: str, access: Access) -> PlannedCell:
         cell = Cell(data=data, model=model, step=defense.step, access=access, attack=attack, seed=seed)
         names = Names(dataset=data.name, model=label, defense=defense.label, attack=name, access=access)
@@ -140,12 +149,19 @@ def _cells(
 
     yield planned(None, "clean", "white-box" if defense.step is None else "static")
     for attack in attacks:
-        access = "white-box" if defense.step is None else attack.access
-        method = attack.method if access != "static" or attack.rule_given else _full_strength(attack.method)
+        attacked = model
+        if attack.source is not None:
+            attacked = models.of(attack.source, seed if attack.source_seed is None else attack.source_seed)
+            if attacked == model:
+                continue
+        access = "white-box" if defense.step is None and attack.access != "transfer" else attack.access
+        if attack.purifiers_only and not (purifies and access == "adaptive"):
+            continue
+        stops_early = access in ("white-box", "adaptive") or attack.rule_given
         ref = AttackRef(
-            model=model,
+            model=attacked,
             step=defense.step if access == "adaptive" else None,
-            attack=method,
+            attack=attack.method if stops_early else _full_strength(attack.method),
             threat=attack.threat,
             data=data,
             seed=seed,
@@ -156,7 +172,7 @@ def _cells(
 
 def _full_strength(method: MethodRef) -> MethodRef:
     # An image that stops at the bare network's boundary flatters whatever moves it afterwards: a set made for a
-    # test-time step that the attacker does not see takes every step, as the paper's does.
+    # test-time step, or another network, that the attacker does not see takes every step, as the paper's does.
     if method.params.get("rule") == "any-iterate":
         return method.model_copy(update={"params": {**method.params, "rule": "last-iterate"}})
     return method

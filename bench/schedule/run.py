@@ -19,18 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench import weights
+from bench import checks, weights
 from bench.cost import PassFlops, deployed_cost, parameters, pass_flops, synchronize
 from bench.data import open_ref, rows_of
-from bench.evaluate import CHUNK, Crafted, Step, craft, predict, put_on
+from bench.evaluate import CHUNK, DRAWS, Crafted, Step, craft, predict, put_on
 from bench.keys import pack_bits
 from bench.models.build import build
 from bench.provenance import provenance
-from bench.schedule.chunks import Outcomes, read_chunk, read_clean, write_chunk, write_records
+from bench.schedule.chunks import Clean, Outcomes, read_chunk, read_clean, write_chunk, write_records
 from bench.schedule.plan import Work, attack_key, cell_key, clean_cell, training_key
 from bench.stats import wilson
 from bench.store import Store
-from bench.target import auto_batch
+from bench.target import auto_batch, frozen
 from bench.train import Progress, train
 from bench.types import (
     AttackRef,
@@ -89,7 +89,8 @@ class Runner:
     _failed: dict[str, Exception] = field(default_factory=dict)
     _images: dict[str, Images] = field(default_factory=dict)
     _costs: dict[str, DefenseCost] = field(default_factory=dict)
-    _base: tuple[str, nn.Module, PassFlops] | None = None
+    _flags: dict[str, set[str]] = field(default_factory=dict)
+    _bases: dict[str, tuple[nn.Module, PassFlops]] = field(default_factory=dict)
 
     def run(self) -> list[CellResult]:
         """Do every cell that has no result yet and return all results, in the order of the plan."""
@@ -168,20 +169,28 @@ class Runner:
         base, flops = self._base_of(cell.model, cell.data)
         step = put_on(base, cell.step)
         images = self._test(cell.data)
-        truth = images.y.cpu().numpy()
-        found = self._clean(cell, base, step) if cell.attack is None else self._attacked(planned, base, step)
-        clean = found.column("labels") if cell.attack is None else self._clean_labels(cell, base, step)
-        right, survived = clean == truth, found.column("labels") == truth
-        flags = set(found.notes)
+        if cell.attack is None:
+            found = self._clean(cell, base, step)
+            before = Clean.of(found)
+        else:
+            before = self._clean_answers(cell, base, step)
+            found = self._attacked(planned, base, step)
+        share = found.column("share")
+        right, survived = before.share > 0.5, share > 0.5
+        flags = found.notes | self._function_flags(cell, base, step)
         if step.rng is not None:
             flags.add("randomised")
-        if cell.attack is not None and right.any() and not found.column("linf")[right].any():
-            flags.add("no-op")
+        if cell.attack is not None and right.any():
+            if not found.column("linf")[right].any():
+                flags.add("no-op")
+            # On what was attacked itself; a static set may well be undone by a step that it never saw.
+            elif cell.access in ("white-box", "adaptive") and not (found.column("margins") < before.margins)[right].any():
+                flags.add("loss-not-rising")
         spent = self._defense_cost(cell, base, flops, step)
         forwards, backwards = found.mean("forwards"), found.mean("backwards")
-        robust, n = int((right & survived).sum()), len(truth)
+        robust, n = int((right & survived).sum()), len(right)
         interval = wilson(robust, n)
-        write_records(self.store.records(planned.key), images.rows, images.x, images.y, clean, found)
+        write_records(self.store.records(planned.key), images.rows, images.x, images.y, before, found)
         return CellResult(
             key=planned.key,
             names=planned.names,
@@ -195,6 +204,9 @@ class Runner:
                 ci_high=interval.high,
                 mean_linf=found.mean("linf"),
                 mean_l2=found.mean("l2"),
+                protocol="deterministic" if step.rng is None else f"majority-of-{DRAWS}",
+                robust_mean=None if step.rng is None else float((right * share).mean()),
+                robust_worst=None if step.rng is None else float((right & (share == 1)).mean()),
             ),
             clean_bits=pack_bits(right.tolist()),
             adversarial_bits=pack_bits(survived.tolist()),
@@ -210,35 +222,52 @@ class Runner:
             provenance=provenance(self.device),
         )
 
-    def _clean_labels(self, cell: Cell, base: nn.Module, step: Step) -> np.ndarray:
+    def _function_flags(self, cell: Cell, base: nn.Module, step: Step) -> set[str]:
+        """Return the flags of the deployed function; a static attacker's cells do not depend on its gradient."""
+        key = cell_key(clean_cell(cell))
+        if key not in self._flags:
+            _, x, y, _ = next(iter(self._test(cell.data)))
+            few = slice(0, min(64, self._batch(cell.data)))
+            step.seed(key, "checks")
+            with frozen(base):
+                self._flags[key] = checks.of_function(
+                    step.deployed, step.surrogate, x[few], y[few], random=step.rng is not None
+                )
+        return self._flags[key] - ({"zero-gradient"} if cell.access in ("static", "transfer") else set())
+
+    def _clean_answers(self, cell: Cell, base: nn.Module, step: Step) -> Clean:
         key = cell_key(clean_cell(cell))
         if self.store.get(key) is not None and (known := read_clean(self.store.records(key), cell.data.n)) is not None:
             return known
-        return self._clean(cell, base, step).column("labels")
+        return Clean.of(self._clean(cell, base, step))
 
     def _clean(self, cell: Cell, base: nn.Module, step: Step) -> Outcomes:
         key = cell_key(clean_cell(cell))
         batch, found = self._batch(cell.data), Outcomes()
-        for first, x, _, _ in self._test(cell.data):
+        for first, x, y, _ in self._test(cell.data):
             self.check()
             if first == 0:
-                predict(step, base, x[:8], batch)
-            step.seed(key, "clean", first)
+                predict(step, base, x[:8], y[:8], batch, seed=(key, "warm"))
             synchronize(self.device)
             started = time.perf_counter()
-            answer = predict(step, base, x, batch)
+            answer = predict(step, base, x, y, batch, seed=(key, "clean", first), check=self.check)
             synchronize(self.device)
-            passes = [torch.full((len(x),), n, dtype=torch.float64) for n in (answer.forwards, answer.backwards)]
-            found.add(answer.labels, x, Crafted(x, *passes, time.perf_counter() - started, [], batch))
+            seconds = (time.perf_counter() - started) / len(answer.labels)
+            forwards, backwards = (
+                torch.full((len(x),), count, dtype=torch.float64) for count in (answer.forwards, answer.backwards)
+            )
+            found.add(answer, y, x, Crafted(x, forwards, backwards, seconds, [], batch))
         return found
 
     def _attacked(self, planned: PlannedCell, base: nn.Module, step: Step) -> Outcomes:
         cell, found = planned.cell, Outcomes()
         assert cell.attack is not None
-        for (first, x, _, _), made in zip(self._test(cell.data), self._adversarial(cell.attack, base, planned), strict=True):
-            step.seed(planned.key, "attacked", first)
-            answer = predict(step, base, made.images.to(self.device), self._batch(cell.data), self.check)
-            found.add(answer.labels, x, made)
+        attacked, _ = self._base_of(cell.attack.model, cell.data)
+        chunks = zip(self._test(cell.data), self._adversarial(cell.attack, attacked, planned), strict=True)
+        for (first, x, y, _), made in chunks:
+            images, seed = made.images.to(self.device), (planned.key, "attacked", first)
+            answer = predict(step, base, images, y, self._batch(cell.data), seed=seed, check=self.check)
+            found.add(answer, y, x, made)
         return found
 
     def _adversarial(self, ref: AttackRef, base: nn.Module, planned: PlannedCell) -> Iterator[Crafted]:
@@ -261,14 +290,15 @@ class Runner:
 
     def _base_of(self, model: ModelRef, data: DataRef) -> tuple[nn.Module, PassFlops]:
         key = training_key(model)
-        if self._base is None or self._base[0] != key:
+        if key not in self._bases:
             path = self.train(model, data)
             with torch.random.fork_rng(devices=[]):
                 net = build(model.network, data.num_classes, data.image_shape)
             weights.load(path, net)
             net = net.to(self.device).eval()
-            self._base = (key, net, pass_flops(net, data.image_shape))
-        return self._base[1:]
+            # Two are enough: the cells of a plan are grouped by classifier, and a transfer needs one more.
+            self._bases = dict([*self._bases.items()][-1:]) | {key: (net, pass_flops(net, data.image_shape))}
+        return self._bases[key]
 
     def _rows(self, ref: DataRef) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return pixels, labels and row numbers of a list of images."""
