@@ -1,20 +1,11 @@
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pytest
 import torch
+from driving import Case
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
-
-
-class Case(NamedTuple):
-    """A trained network and 100 test images that it classifies rightly."""
-
-    net: nn.Module
-    x: Tensor
-    y: Tensor
 
 
 def small_cnn() -> nn.Module:

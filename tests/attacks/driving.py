@@ -32,6 +32,14 @@ CHEAP: dict[str, dict[str, Any]] = {
 }
 
 
+class Case(NamedTuple):
+    """A trained network and 100 test images that it classifies rightly."""
+
+    net: nn.Module
+    x: Tensor
+    y: Tensor
+
+
 class Driven(NamedTuple):
     """What an attack returned, and its passes per image."""
 
@@ -108,3 +116,24 @@ class Scaled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x) * self.factor
+
+
+def assert_within(found: Tensor, x: Tensor, threat: Threat) -> None:
+    assert found.shape == x.shape
+    assert found.dtype == x.dtype
+    assert bool(torch.isfinite(found).all())
+    assert float(found.min()) >= 0
+    assert float(found.max()) <= 1
+    if threat.eps is None:
+        return
+    eps = float(threat.eps)
+    if threat.norm == "linf":
+        assert float((found - x).abs().max()) <= eps + 1e-6
+    elif threat.norm == "l2":
+        assert float((found - x).flatten(1).norm(dim=1).max()) <= eps * (1 + 1e-4) + 1e-6
+    elif threat.norm == "wasserstein":
+        # No plan within eps can shift the centre of mass of a channel by more than eps pixels.
+        assert torch.allclose(found.sum((2, 3)), x.sum((2, 3)), rtol=1e-4, atol=1e-4)
+        place = torch.arange(x.shape[3], dtype=x.dtype)
+        shift = (((found - x) * place).sum((2, 3))).abs().sum(1)
+        assert bool((shift <= eps * x.sum((1, 2, 3)) * (1 + 1e-3) + 1e-3).all())

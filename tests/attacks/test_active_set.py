@@ -6,8 +6,7 @@ import copy
 
 import pytest
 import torch
-from conftest import Case
-from driving import Constant, drive, right
+from driving import Case, Constant, drive, right
 from torch import Tensor, nn
 
 from bench.api import Threat

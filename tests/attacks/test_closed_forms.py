@@ -9,8 +9,7 @@ import pytest
 import scipy.ndimage
 import scipy.sparse
 import torch
-from conftest import Case
-from driving import Linear, drive, right
+from driving import Case, Linear, drive, right
 from scipy.optimize import linprog
 from torch import Tensor
 from torch.nn import functional as F

@@ -9,8 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import Case
-from driving import CHEAP, THREATS, Constant, Driven, Scaled, drive, right
+from driving import CHEAP, THREATS, Case, Constant, Driven, Scaled, assert_within, drive, right
 from torch import Tensor, nn
 
 from bench import registry
@@ -38,27 +37,6 @@ def threats_for(name: str, norm: str) -> list[Threat]:
     return [THREATS[norm]] if bounded else [THREATS[norm], Threat(norm=norm, eps=None)]
 
 
-def assert_within(found: Tensor, x: Tensor, threat: Threat) -> None:
-    assert found.shape == x.shape
-    assert found.dtype == x.dtype
-    assert bool(torch.isfinite(found).all())
-    assert float(found.min()) >= 0
-    assert float(found.max()) <= 1
-    if threat.eps is None:
-        return
-    eps = float(threat.eps)
-    if threat.norm == "linf":
-        assert float((found - x).abs().max()) <= eps + 1e-6
-    elif threat.norm == "l2":
-        assert float((found - x).flatten(1).norm(dim=1).max()) <= eps * (1 + 1e-4) + 1e-6
-    elif threat.norm == "wasserstein":
-        # No plan within eps can shift the centre of mass of a channel by more than eps pixels.
-        assert torch.allclose(found.sum((2, 3)), x.sum((2, 3)), rtol=1e-4, atol=1e-4)
-        place = torch.arange(x.shape[3], dtype=x.dtype)
-        shift = (((found - x) * place).sum((2, 3))).abs().sum(1)
-        assert bool((shift <= eps * x.sum((1, 2, 3)) * (1 + 1e-3) + 1e-3).all())
-
-
 @every_attack
 def test_keeps_to_the_box_and_the_ball_and_leaves_its_inputs_alone(plain: Case, name: str, norm: str) -> None:
     for threat in threats_for(name, norm):
@@ -71,6 +49,8 @@ def test_keeps_to_the_box_and_the_ball_and_leaves_its_inputs_alone(plain: Case, 
 
 @every_attack
 def test_breaks_more_than_noise_does(plain: Case, name: str, norm: str) -> None:
+    if registry.find("attack", name).meta.get("needs") == "nothing":
+        pytest.skip("it is the floor itself")
     noise = plain.x + torch.where(
         torch.rand(plain.x.shape, generator=torch.Generator().manual_seed(0)) < 0.5, -0.2, 0.2
     )
@@ -125,14 +105,16 @@ def test_images_already_misclassified_stay_so(plain: Case, name: str, norm: str)
     for threat in threats_for(name, norm):
         found = cheap(plain.net, name, plain.x[:10], wrong, threat).images
         assert_within(found, plain.x[:10], threat)
-        assert not bool(right(plain.net, found, wrong).any())
+        if registry.find("attack", name).meta.get("needs") != "nothing":
+            assert not bool(right(plain.net, found, wrong).any())
         if not registry.find("attack", name).meta.get("bounded", True):
             assert torch.allclose(found, plain.x[:10], atol=1e-5), "the nearest misclassified image is the image itself"
 
 
 @every_attack
 def test_a_budget_of_nearly_nothing_changes_nearly_nothing(plain: Case, name: str, norm: str) -> None:
-    # A package that gives every image its whole ensemble of 8,000 queries gets one image.
+    if name in JOINT and norm != "linf":
+        pytest.skip("thousands of queries an image: one norm will do")
     x, y = (plain.x[:1], plain.y[:1]) if name in JOINT else (plain.x[:4], plain.y[:4])
     for eps in ("1/1000000",) if name in JOINT else ("0", "1/1000000"):
         found = cheap(plain.net, name, x, y, Threat(norm=norm, eps=eps)).images
@@ -152,6 +134,8 @@ def test_no_nan_where_gradients_vanish_or_images_are_flat(plain: Case, name: str
 
 @every_attack
 def test_nothing_breaks_a_constant_network(plain: Case, name: str, norm: str) -> None:
+    if name in JOINT and norm != "linf":
+        pytest.skip("thousands of queries an image: one norm will do")
     net, x = Constant(), plain.x[: 1 if name in JOINT else 2]
     threat = Threat(norm=norm, eps=None) if norm == "flow" else THREATS[norm]
     rightly, wrongly = torch.zeros(len(x), dtype=torch.int64), torch.ones(len(x), dtype=torch.int64)

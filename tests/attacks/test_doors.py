@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import Case
-from driving import drive, right
-from test_contract import assert_within
+from driving import Case, assert_within, drive, right
 
 from bench import registry
 from bench.api import Threat

@@ -10,8 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import Case
-from driving import drive, right
+from driving import Case, drive, right
 from torch import Tensor
 
 from bench.api import Threat
@@ -243,7 +242,7 @@ def test_square_is_as_strong_as_its_authors_code(plain: Case) -> None:
 
 def test_autoattack_is_its_authors_package_and_takes_no_more_passes(plain: Case) -> None:
     package = pytest.importorskip("pyautoattack")
-    x, y, eps = plain.x[:24], plain.y[:24], 0.14
+    x, y, eps = plain.x[:12], plain.y[:12], 0.14
     ours = drive(plain.net, "autoattack", x, y, Threat(eps="14/100"), version="standard")
     counted = 0
 
