@@ -2,7 +2,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.api import Count, NonNegative, Probability, defense
-from defenses._gradients import Before, identity
+from defenses._gradients import Before
 from defenses._wavelets import denoised
 
 
@@ -24,8 +24,8 @@ class PixelDeflection:
         return Before(base, self._deflected)
 
     def surrogate(self, base: nn.Module) -> nn.Module:
-        """Return the deployed function with the identity as the derivative of the change (BPDA, to be averaged)."""
-        return Before(base, self._deflected, identity)
+        """Return the deployed function with the gradient of the denoising alone (BPDA, to be averaged)."""
+        return Before(base, self._deflected, self._denoised)
 
     def _deflected(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
@@ -39,8 +39,10 @@ class PixelDeflection:
         )
         moved = x.detach().permute(0, 2, 3, 1).clone()
         moved[at] = moved[source]
-        moved = moved.permute(0, 3, 1, 2)
-        return denoised(moved, self.sigma, None) if self.sigma else moved
+        return self._denoised(moved.permute(0, 3, 1, 2))
+
+    def _denoised(self, x: Tensor) -> Tensor:
+        return denoised(x, self.sigma, None) if self.sigma else x
 
     def _pair(self, size: int, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return random lines, and for each a uniform one within the window that lies in the image."""

@@ -2,7 +2,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.api import Count, NonNegative, Probability, defense
-from defenses._gradients import Before, identity
+from defenses._gradients import Before
 
 
 @defense(kind="test-time", randomised=True)
@@ -27,12 +27,12 @@ class Tvm:
         return Before(base, self._filled)
 
     def surrogate(self, base: nn.Module) -> nn.Module:
-        """Return the deployed function with the identity as the derivative of the change (BPDA, to be averaged)."""
-        return Before(base, self._filled, identity)
+        """Return the deployed function, differentiated through the solver (and to be averaged over masks)."""
+        return self.wrap(base)
 
     def _filled(self, x: Tensor) -> Tensor:
         kept = torch.rand((len(x), 1, *x.shape[2:]), generator=self.rng).to(x.device) < self.keep
-        return smoothest(x.detach(), kept.to(x.dtype), self.weight, self.steps).clamp(0.0, 1.0)
+        return smoothest(x, kept.to(x.dtype), self.weight, self.steps).clamp(0.0, 1.0)
 
 
 def smoothest(x: Tensor, mask: Tensor, weight: float, steps: int) -> Tensor:
@@ -44,7 +44,8 @@ def smoothest(x: Tensor, mask: Tensor, weight: float, steps: int) -> Tensor:
     for _ in range(steps):
         down[..., :-1, :] += sigma * (ahead[..., 1:, :] - ahead[..., :-1, :])
         right[..., :, :-1] += sigma * (ahead[..., :, 1:] - ahead[..., :, :-1])
-        length = torch.hypot(down, right)
+        # The tiny term gives flat regions a derivative, zero, where a plain root has none.
+        length = (down**2 + right**2 + 1e-20).sqrt()
         shrink = weight / length.clamp_min(max(weight, 1e-12))
         down, right = down * shrink, right * shrink
         spread = down + right

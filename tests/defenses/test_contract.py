@@ -105,6 +105,13 @@ def test_the_surrogate_has_the_deployed_values_and_a_gradient(name, put, base, x
 
 
 @EACH
+def test_flat_images_have_finite_gradients(name, put, base):
+    images = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 3, 24, 24).clone().requires_grad_()
+    (grad,) = torch.autograd.grad(put(name, base).surrogate(images).logsumexp(1).sum(), images)
+    assert bool(torch.isfinite(grad).all())
+
+
+@EACH
 def test_nothing_else_is_touched(name, put, base, x):
     made, given = put(name, base), x.clone()
     before = {key: value.clone() for key, value in base.state_dict().items()}
