@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import registry
+from bench.report.attack_docs import attacks_page
+
+PAGE = Path(__file__).parents[2] / "docs" / "attacks.md"
+
+
+def test_the_page_is_what_the_attack_files_say() -> None:
+    assert PAGE.read_text(encoding="utf-8") == attacks_page(), "run: python -m bench.report.attack_docs"
+
+
+@pytest.mark.parametrize("name", [*registry.entries("attack"), *registry.entries("library")])
+def test_every_parameter_is_explained_and_every_attack_names_its_source(name: str) -> None:
+    page = attacks_page()
+    kind = "attack" if name in registry.entries("attack") else "library"
+    entry = registry.find(kind, name)
+    section = page.split(f"# {name}\n" if kind == "attack" else f"# {name}:<Class>\n")[1].split("\n## ")[0]
+    assert entry.summary.replace("``", "`") in section
+    for parameter in entry.parameters.model_fields:
+        row = next(line for line in section.splitlines() if line.startswith(f"| `{parameter}` |"))
+        assert len(row.split("|")[4].strip()) > 5, parameter
+    if kind == "attack" and entry.meta.get("needs") != "nothing":
+        assert any(year in entry.doc for year in map(str, range(2014, 2027))), "the paper's year"
+        assert entry.meta["passes"]
+
+
+def test_the_page_is_written_without_torch() -> None:
+    code = "import sys; from bench.report.attack_docs import attacks_page; attacks_page(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PAGE.parents[1], check=False).returncode == 0
