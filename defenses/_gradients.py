@@ -60,8 +60,9 @@ def sign_steps(
     *,
     size: float,
     steps: int,
-    radius: float | None = None,
+    radius: float = 1.0,
     start: Tensor | None = None,
+    tau: float | None = None,
 ) -> Tensor:
     """Return images after sign-gradient steps up ``objective`` (down where ``size`` is negative).
 
@@ -72,23 +73,27 @@ def sign_steps(
         objective: images to a scalar, the sum over images.
         size: length of a step in each pixel.
         steps: how many.
-        radius: each step ends in this Linf ball round ``x``, and always in the box; ``None`` for the box alone.
+        radius: each step ends in this Linf ball round ``x``, and in the box.
         start: images to start from instead of ``x``.
+        tau: what is returned is a function of ``x`` to gradients, the derivative of the sign of ``g`` being that of
+            ``tanh(g / tau)`` and those of the projections the identity. ``None``: a constant.
     """
     with torch.inference_mode(False), torch.enable_grad():
         origin = x.detach().clone()
-        current = origin if start is None else start.detach().clone()
+        current = x if start is None else start
+        if tau is None:
+            current = current.detach().clone()
         for _ in range(steps):
-            leaf = current.detach().requires_grad_()
-            (grad,) = torch.autograd.grad(objective(leaf), leaf)
-            current = current + size * grad.sign()
-            if radius is not None:
-                current = torch.minimum(torch.maximum(current, origin - radius), origin + radius)
-            current = current.clamp(0.0, 1.0)
+            leaf = current if current.requires_grad else current.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(objective(leaf), leaf, create_graph=tau is not None)
+            sign = grad.sign() if tau is None else borrow(grad.sign(), torch.tanh(grad / tau))
+            moved = current + size * sign
+            inside = torch.minimum(torch.maximum(moved, origin - radius), origin + radius).clamp(0.0, 1.0)
+            current = inside if tau is None else borrow(inside, moved)
     return current
 
 
 def uniform_start(x: Tensor, radius: float, rng: torch.Generator) -> Tensor:
-    """Return a uniform point of the Linf ball round each image, clamped to the box."""
+    """Return a uniform point of the Linf ball round each image, clamped to the box; its derivative is the identity."""
     noise = torch.rand(x.shape, generator=rng).to(x) * 2 - 1
-    return (x + radius * noise).clamp(0.0, 1.0)
+    return borrow((x + radius * noise).clamp(0.0, 1.0), x)

@@ -5,7 +5,7 @@ from bench.api import Budget, Count, Fraction, defense
 from defenses._gradients import Before, identity, sign_steps
 
 
-@defense(kind="test-time", base="pgd-at")
+@defense(kind="test-time", base="pgd-at", purifier=True)
 class AntiAdversary:
     """Anti-adversary layer (Alfarra et al., 2022): sign steps down the loss of the predicted label, TPAP's opposite.
 
@@ -18,18 +18,23 @@ class AntiAdversary:
         self.steps, self.size = steps, float(step_size)
 
     def wrap(self, base: nn.Module) -> nn.Module:
-        def confirmed(x: Tensor) -> Tensor:
-            chosen: list[Tensor] = []
-
-            def loss(images: Tensor) -> Tensor:
-                logits = base(images)
-                if not chosen:
-                    chosen.append(logits.detach().argmax(1))
-                return F.cross_entropy(logits, chosen[0], reduction="sum")
-
-            return sign_steps(x, loss, size=-self.size, steps=self.steps)
-
-        return Before(base, confirmed, identity)
+        return Before(base, lambda x: self._confirmed(base, x), identity)
 
     def surrogate(self, base: nn.Module) -> nn.Module:
+        """Return the deployed function with the identity as the derivative of the move (BPDA)."""
         return self.wrap(base)
+
+    def smooth(self, base: nn.Module, tau: float) -> nn.Module:
+        """Return the deployed function with the gradient of the move, signs smoothed over ``tau``."""
+        return Before(base, lambda x: self._confirmed(base, x, tau))
+
+    def _confirmed(self, base: nn.Module, x: Tensor, tau: float | None = None) -> Tensor:
+        chosen: list[Tensor] = []
+
+        def loss(images: Tensor) -> Tensor:
+            logits = base(images)
+            if not chosen:
+                chosen.append(logits.detach().argmax(1))
+            return F.cross_entropy(logits, chosen[0], reduction="sum")
+
+        return sign_steps(x, loss, size=-self.size, steps=self.steps, tau=tau)

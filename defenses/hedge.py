@@ -5,7 +5,7 @@ from bench.api import Budget, Count, Fraction, defense
 from defenses._gradients import Before, identity, sign_steps, uniform_start
 
 
-@defense(kind="test-time", base="pgd-at", randomised=True)
+@defense(kind="test-time", base="pgd-at", randomised=True, purifier=True)
 class Hedge:
     """Hedge defense (Wu et al., 2021): sign steps up the cross-entropy of all classes at once, from a random start.
 
@@ -28,14 +28,19 @@ class Hedge:
         self.rng = torch.Generator()
 
     def wrap(self, base: nn.Module) -> nn.Module:
+        return Before(base, lambda x: self._hedged(base, x), identity)
+
+    def surrogate(self, base: nn.Module) -> nn.Module:
+        """Return the deployed function with the identity as the derivative of the move (BPDA, to be averaged)."""
+        return self.wrap(base)
+
+    def smooth(self, base: nn.Module, tau: float) -> nn.Module:
+        """Return the deployed function with the gradient of the move, signs smoothed over ``tau``."""
+        return Before(base, lambda x: self._hedged(base, x, tau))
+
+    def _hedged(self, base: nn.Module, x: Tensor, tau: float | None = None) -> Tensor:
         def loss(images: Tensor) -> Tensor:
             return -base(images).log_softmax(1).sum()
 
-        def hedged(x: Tensor) -> Tensor:
-            start = uniform_start(x, self.radius, self.rng)
-            return sign_steps(x, loss, size=self.size, steps=self.steps, radius=self.radius, start=start)
-
-        return Before(base, hedged, identity)
-
-    def surrogate(self, base: nn.Module) -> nn.Module:
-        return self.wrap(base)
+        start = uniform_start(x, self.radius, self.rng)
+        return sign_steps(x, loss, size=self.size, steps=self.steps, radius=self.radius, start=start, tau=tau)

@@ -6,7 +6,7 @@ from bench.api import Budget, Count, Fraction, Literal, MethodError, defense
 from defenses._gradients import Before, identity, sign_steps, uniform_start
 
 
-@defense(kind="test-time", base="fgsm-at")
+@defense(kind="test-time", base="fgsm-at", purifier=True)
 class Tpap:
     """TPAP, test-time purification (Tang and Zhang, CVPR 2024): one FGSM step up the loss of the predicted label.
 
@@ -50,7 +50,13 @@ class Tpap:
     def surrogate(self, base: nn.Module) -> nn.Module:
         return self.wrap(base)
 
-    def _purified(self, base: nn.Module, x: Tensor, labels: Tensor | None) -> Tensor:
+    def smooth(self, base: nn.Module, tau: float) -> nn.Module:
+        """Return the deployed function with the gradient of the purification, signs smoothed over ``tau``."""
+        deployed = Before(base, lambda x: self._purified(base, x, deployed.labels, tau))
+        deployed.labels = None
+        return deployed
+
+    def _purified(self, base: nn.Module, x: Tensor, labels: Tensor | None, tau: float | None = None) -> Tensor:
         chosen: list[Tensor] = []
 
         def loss(images: Tensor) -> Tensor:
@@ -60,7 +66,7 @@ class Tpap:
             return F.cross_entropy(logits, chosen[0], reduction="sum")
 
         start = uniform_start(x, self.beta, self.rng) if self.random_start else None
-        return sign_steps(x, loss, size=self.size, steps=self.steps, radius=self.beta, start=start)
+        return sign_steps(x, loss, size=self.size, steps=self.steps, radius=self.beta, start=start, tau=tau)
 
     def _label(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         if self.label == "predicted":

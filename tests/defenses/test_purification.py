@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bench.registry import entries
 from bench.target import Meter
 from bench.types import MethodError
 
@@ -149,3 +150,46 @@ def test_the_hedge_climbs_the_loss_of_all_classes(put, linear, x):
     seen = torch.ones(1728, dtype=torch.bool)
     seen[::7] = False
     assert float((ends[:, seen] > 0.05 - 1e-4).float().mean()) > 0.8
+
+
+PURIFIERS = pytest.mark.parametrize(
+    "name", [name for name, e in entries("test-time").items() if e.meta.get("purifier")]
+)
+
+
+@PURIFIERS
+@pytest.mark.parametrize("tau", [1e-4, 1e-1])
+def test_the_smooth_form_has_the_deployed_values(put, base, x, name, tau):
+    made = put(name, base)
+    expected = made.deployed(x)
+    smooth = made.seed().step.smooth(base, tau)
+    assert torch.allclose(smooth(x.clone().requires_grad_()), expected, atol=1e-5)
+    with torch.no_grad():
+        made.seed()
+        assert torch.allclose(smooth(x), expected, atol=1e-5)
+
+
+@PURIFIERS
+def test_the_smooth_form_with_a_flat_sign_is_bpda(put, base, x, name):
+    y = torch.zeros(len(x), dtype=torch.int64)
+    made = put(name, base)
+    grads = []
+    for function in (made.surrogate, made.step.smooth(base, 1e12)):
+        made.seed()
+        leaf = x.clone().requires_grad_()
+        grads += torch.autograd.grad(F.cross_entropy(function(leaf), y), leaf)
+    assert torch.allclose(*grads, atol=1e-7)
+
+
+def test_the_smooth_gradient_is_the_second_order_one(put, base, x):
+    inner = (x[:2] * 0.8 + 0.1).requires_grad_()
+    y, label, tau = torch.zeros(2, dtype=torch.int64), base(inner).argmax(1), 0.02
+    (grad,) = torch.autograd.grad(F.cross_entropy(base(inner), label, reduction="sum"), inner, create_graph=True)
+    soft = torch.tanh(grad / tau)
+    # Gradient of the loss at the purified image, then through the soft move by hand.
+    landed = (inner + BETA * grad.sign()).detach().requires_grad_()
+    (outer,) = torch.autograd.grad(F.cross_entropy(base(landed), y), landed)
+    (through,) = torch.autograd.grad(soft, inner, BETA * outer)
+    (found,) = torch.autograd.grad(F.cross_entropy(put("tpap", base).step.smooth(base, tau)(inner), y), inner)
+    assert float(through.abs().max()) > 1e-6
+    assert torch.allclose(found, outer + through, atol=1e-6)
