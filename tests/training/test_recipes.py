@@ -293,3 +293,30 @@ def test_draws_of_a_step_belong_to_batch_call_and_image(net):
     assert not torch.equal(step.uniform(x, -1, 1), first)
     assert -1 <= float(first.min()) < -0.95
     assert 0.95 < float(first.max()) < 1
+
+
+@pytest.mark.parametrize(
+    ("inner", "norm"),
+    [
+        ("fgsm", "linf"),
+        ("mi-fgsm[steps=2]", "linf"),
+        ("ti-dim[steps=2, kernel=3]", "linf"),
+        ("apgd-ce[steps=4]", "l2"),
+        ("cw[steps=20, searches=2, first_c=10, learning_rate=0.1]", "l2"),
+        ("ddn[steps=20]", "l2"),
+        ("sta[steps=20, learning_rate=0.3]", "flow"),
+        ("fwa[steps=3]", "wasserstein"),
+    ],
+)
+def test_adversarial_training_by_the_attacks_of_the_paper(net, twin, batch, inner, norm):
+    for each in (net, twin):
+        # An untrained network hardly looks at its images.
+        each[4].weight.data.mul_(10)
+    # Attacks that minimise a norm leave alone what is misclassified: take the labels that the network gives.
+    x, y = batch[0], twin.eval()(batch[0]).argmax(1)
+    step = Step(net, 5, len(x))
+    step.begin(ROWS, *WORDS)
+    x_adv = step.attack(inner, x, y, Threat(norm=norm, eps="0.3"))
+    assert F.cross_entropy(twin(x_adv), y) > F.cross_entropy(twin(x), y) + 1e-4
+    loss = taught("at", net, (x, y), inner=inner, norm=norm, eps="0.3")
+    assert loss.item() == pytest.approx(F.cross_entropy(twin.train()(x_adv), y).item(), rel=1e-4)
