@@ -7,24 +7,32 @@ reader never sees half a file, and whatever a dead process left behind is ignore
     attack/<key>/   <first>-<last>.safetensors, one for each chunk of images
     cells/<key>.json
     records/<key>.parquet
+    leases/         who works on what (see bench/lease.py)
+    log/            what runs did (see bench/runlog.py)
 """
 
 from __future__ import annotations
 
-import json
+import errno
+import logging
 import os
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from bench.keys import canonical_json, sha256_hex
-from bench.types import CellResult, UsageError, jsonable
+from bench.lease import Leases
+from bench.types import CellResult, StoreError, UsageError, jsonable
 
 _KEY = re.compile(r"[0-9a-f]{64}")
+_SEAL = re.compile(r'"schema":(?P<schema>\d+)(?P<sha>,"sha256":"(?P<hash>[0-9a-f]{64})"),"status":')
+_log = logging.getLogger("crossfire")
+#: What an operating system says of a disk that is full, over its quota, read-only or broken.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -56,14 +64,45 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.leases = Leases(root / "leases")
 
     def check_writable(self) -> None:
         """Raises UsageError: the folder cannot be written to."""
         try:
-            write_atomically(self.root / ".writable", b"")
-            (self.root / ".writable").unlink(missing_ok=True)
+            self.clock()
         except OSError as error:
-            raise UsageError(f"the store {self.root} cannot be written: {error.strerror}; choose another with --store") from None
+            raise UsageError(
+                f"the store {self.root} cannot be written: {error.strerror}; choose another with --store"
+            ) from None
+
+    def clock(self) -> int:
+        """Return the time in nanoseconds by the file system's own clock, which all machines on it share."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        probe = self.root / f".clock.{os.getpid()}.{secrets.token_hex(4)}.part"
+        try:
+            probe.write_bytes(b"0")
+            return probe.stat().st_mtime_ns
+        finally:
+            probe.unlink(missing_ok=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn what the operating system says of a full, broken or read-only disk into one clear line.
+
+        Raises:
+            StoreError: instead of such an ``OSError`` in the block.
+        """
+        try:
+            yield
+        except OSError as error:
+            inside = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(self.root)
+            denied = inside and error.errno in (errno.EACCES, errno.EPERM)
+            if error.errno not in _DISK and not denied:
+                raise
+            raise StoreError(
+                f"the store {self.root} cannot be written: {error.strerror}; what is finished is kept, and the same "
+                "command goes on once it can"
+            ) from error
 
     def training(self, key: str) -> Path:
         return self.root / "train" / _checked(key)
@@ -74,20 +113,24 @@ class Store:
     def records(self, key: str) -> Path:
         return self.root / "records" / f"{_checked(key)}.parquet"
 
-    def _cell(self, key: str) -> Path:
+    def cell_file(self, key: str) -> Path:
         return self.root / "cells" / f"{_checked(key)}.json"
 
     def put(self, result: CellResult) -> None:
         """Keep a result; it is then done, or failed, for every later run."""
         body = jsonable(result)
         text = canonical_json({**body, "sha256": sha256_hex(canonical_json(body))})
-        write_atomically(self._cell(result.key), text.encode() + b"\n")
+        write_atomically(self.cell_file(result.key), text.encode() + b"\n")
 
     def get(self, key: str) -> CellResult | None:
-        """Return the result under ``key``; ``None`` where there is none or its file was altered or cut short."""
+        """Return the result under ``key``; ``None`` where there is none or, with a warning, where it is not whole."""
+        path = self.cell_file(key)
         try:
-            return read_result(self._cell(key).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            return read_result(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            _log.warning("%s does not count: %s", path, error)
             return None
 
     def results(self) -> Iterator[CellResult]:
@@ -107,13 +150,15 @@ def read_result(text: str) -> CellResult:
     Raises:
         ValueError: not a whole result: cut short, altered since it was written, or of another schema.
     """
-    body: Any = json.loads(text)
-    if not isinstance(body, dict) or body.pop("sha256", None) != sha256_hex(canonical_json(body)):
+    # What was hashed is the canonical text without the hash, so the text itself can be checked, unparsed.
+    seal = _SEAL.search(text)
+    body = (text[: seal.start("sha")] + text[seal.end("sha") :]).strip() if seal else ""
+    if seal is None or seal["hash"] != sha256_hex(body):
         raise ValueError("the result was cut short or altered since it was written")
-    if body.get("schema") != 1:
-        raise ValueError(f"schema {body.get('schema')} is not one that this version reads (1)")
+    if int(seal["schema"]) != 1:
+        raise ValueError(f"schema {seal['schema']} is not one that this version reads (1)")
     try:
-        return CellResult.model_validate(body)
+        return CellResult.model_validate_json(body)
     except ValidationError as error:
         raise ValueError(str(error).partition("\n")[0]) from None
 

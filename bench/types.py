@@ -21,6 +21,10 @@ class UsageError(Exception):
     """Something the user gave is wrong. One line that says what, where and what would be right."""
 
 
+class StoreError(UsageError):
+    """The store cannot be written: the run ends, everything finished is kept, and the same command goes on."""
+
+
 class MethodError(Exception):
     """An attack, a defense or a network broke its contract; its own cell fails and the others go on."""
 

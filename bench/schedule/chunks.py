@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import suppress
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -18,31 +18,39 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bench.evaluate import Answer, Crafted
+from bench.keys import canonical_json, sha256_hex
 from bench.store import write_atomically
+
+_log = logging.getLogger("crossfire")
 
 
 def write_chunk(path: Path, made: Crafted) -> None:
     """Keep a chunk of an adversarial set with what it took."""
     tensors = {"images": made.images.cpu().contiguous(), "forwards": made.forwards, "backwards": made.backwards}
     about = {"seconds": repr(made.seconds), "notes": json.dumps(made.notes), "batch": str(made.batch)}
-    write_atomically(path, save(tensors, {**about, "sha256": _digest(tensors)}))
+    write_atomically(path, save(tensors, {**about, "sha256": _digest(tensors, about)}))
 
 
 def read_chunk(path: Path, n: int) -> Crafted | None:
-    """Return a chunk of ``n`` images, or ``None`` where there is none or it was cut short or altered."""
-    with suppress(FileNotFoundError, SafetensorError, KeyError, ValueError):
+    """Return a chunk of ``n`` images; ``None`` where there is none or, with a warning, where it is not whole."""
+    try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata()
             tensors = {name: file.get_tensor(name) for name in ("images", "forwards", "backwards")}
-        if about["sha256"] == _digest(tensors) and len(tensors["images"]) == n:
-            return Crafted(
-                **tensors, seconds=float(about["seconds"]), notes=json.loads(about["notes"]), batch=int(about["batch"])
-            )
-    return None
+        if about.pop("sha256") != _digest(tensors, about) or len(tensors["images"]) != n:
+            raise ValueError("it was altered since it was written")
+        return Crafted(
+            **tensors, seconds=float(about["seconds"]), notes=json.loads(about["notes"]), batch=int(about["batch"])
+        )
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, KeyError, ValueError) as error:
+        _log.warning("%s does not count and is made again: %s", path, error)
+        return None
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in tensors.values())).hexdigest()
+def _digest(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
+    return sha256_hex(canonical_json(about), *(value.numpy().tobytes() for value in tensors.values()))
 
 
 @dataclass
@@ -96,7 +104,7 @@ class Clean(NamedTuple):
 
 
 def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: Clean, found: Outcomes) -> None:
-    """Write one Parquet row per example: row number, hash of the pixels, answers, distances in [0, 1], passes, seconds."""
+    """Write one Parquet row per example: row number, hash of pixels, answers, distances in [0, 1], passes, seconds."""
     n, truth = len(y), y.cpu().numpy()
     table = pa.table(
         {
@@ -115,14 +123,20 @@ def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: Clean
         }
     )
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    pq.write_table(table, sink, write_page_checksum=True)
     write_atomically(path, sink.getvalue().to_pybytes())
 
 
 def read_clean(path: Path, n: int) -> Clean | None:
-    """Return the clean answers among the records, or ``None`` where they are missing or unreadable."""
-    with suppress(FileNotFoundError, pa.ArrowInvalid):
-        table = pq.read_table(path, columns=["clean", "clean_share", "clean_margin"])
-        if len(table) == n:
-            return Clean(*(column.to_numpy() for column in table.columns))
-    return None
+    """Return the clean answers among the records; ``None`` where there are none or, with a warning, not whole ones."""
+    columns = ["clean", "clean_share", "clean_margin"]
+    try:
+        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+        if len(table) != n:
+            raise ValueError(f"{len(table)} rows for {n} images")
+        return Clean(*(column.to_numpy() for column in table.columns))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        _log.warning("%s does not count: %s", path, error)
+        return None

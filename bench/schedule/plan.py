@@ -82,7 +82,9 @@ def make(
         raise UsageError(f"--n {n}: the number of test images must be at least 1")
     defenses, attacks = configuration.defenses(config), configuration.attacks(config)
     networks = [
-        (each.arch, network_ref(each.arch, params), swept) for each in config.models for params, swept in sweep(each.params)
+        (each.arch, network_ref(each.arch, params), swept)
+        for each in config.models
+        for params, swept in sweep(each.params)
     ]
     labels = labels_of([(arch, ref.params, swept) for arch, ref, swept in networks])
     test = _data(config, "test", data_folder, n if n is not None else config.dataset.n)

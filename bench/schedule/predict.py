@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.cost import PassFlops, Passes, deployed_cost, parameters, pass_flops
+from bench.cost import Passes, PassFlops, deployed_cost, parameters, pass_flops
 from bench.evaluate import entry_of, put_on
 from bench.models.build import build
 from bench.schedule.plan import Work, attack_key, training_key
@@ -53,7 +53,9 @@ class _Unit(NamedTuple):
     backward_seconds: float
 
 
-_FORMULA = re.compile(r"(?:at most )?(?P<forwards>[^,]*?) forwards?(?: \+ (?P<backwards>[^,]*?) backwards?)?(?: \(|,|$)")
+_FORMULA = re.compile(
+    r"(?:at most )?(?P<forwards>[^,]*?) forwards?(?: \+ (?P<backwards>[^,]*?) backwards?)?(?: \(|,|$)"
+)
 _OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
 
 
@@ -79,7 +81,9 @@ def passes_of(formula: str, params: Mapping[str, Scalar]) -> Passes | None:
 def _reckon(node: ast.expr, params: Mapping[str, Scalar]) -> float:
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
         return float(_OPERATIONS[type(node.op)](_reckon(node.left, params), _reckon(node.right, params)))
-    value = node.value if isinstance(node, ast.Constant) else params.get(node.id) if isinstance(node, ast.Name) else None
+    value = (
+        node.value if isinstance(node, ast.Constant) else params.get(node.id) if isinstance(node, ast.Name) else None
+    )
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{ast.unparse(node)} is no number")
     return float(value)
@@ -125,7 +129,9 @@ def pieces(work: Work, store: Store, device: torch.device) -> list[Piece]:
             passes = _training_passes(model, cell.data.image_shape)
             times = model.weights.schedule.epochs * model.weights.data.n
             done = (store.training(key) / "card.json").is_file()
-            found[key] = _piece(f"train {model.weights.recipe.name} on {planned.names.model}", done, passes, times, unit)
+            found[key] = _piece(
+                f"train {model.weights.recipe.name} on {planned.names.model}", done, passes, times, unit
+            )
         inside = None
         if cell.step is not None:
             net = net or _initial(model, cell, device)
@@ -134,7 +140,9 @@ def pieces(work: Work, store: Store, device: torch.device) -> list[Piece]:
         if cell.attack is not None and (at := attack_key(cell.attack)) not in found:
             made = sorted(store.adversarial(at).glob("*.safetensors"))
             done = bool(made) and made[-1].stem.endswith(f"-{cell.data.n:06d}")
-            found[at] = _piece(f"attack {planned.names}", done or finished, _attack_passes(cell.attack, inside), cell.data.n, unit)
+            found[at] = _piece(
+                f"attack {planned.names}", done or finished, _attack_passes(cell.attack, inside), cell.data.n, unit
+            )
         found[planned.key] = _piece(f"evaluate {planned.names}", finished, inside or Passes(1, 0), cell.data.n, unit)
     return list(found.values())
 
@@ -193,4 +201,3 @@ def _unit(net: nn.Module, image_shape: tuple[int, int, int], device: torch.devic
         torch.autograd.grad(logits.sum(), leaf)
         times.append((forward - started, time.perf_counter() - forward))
     return _Unit(pass_flops(net, image_shape), min(t[0] for t in times) / images, min(t[1] for t in times) / images)
-

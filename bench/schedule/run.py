@@ -2,18 +2,20 @@
 
 The work is a graph (train -> attack -> evaluate). Each method of :class:`Runner` is one kind of node and asks for the
 nodes that it stands on, so a static adversarial set is made once and serves every test-time step on its network.
+Processes on one store share the work by leases: on a training, on a chunk of an adversarial set, on a cell.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,13 +26,15 @@ from bench.cost import PassFlops, deployed_cost, parameters, pass_flops, synchro
 from bench.data import open_ref, rows_of
 from bench.evaluate import CHUNK, DRAWS, Crafted, Step, craft, predict, put_on
 from bench.keys import pack_bits
+from bench.lease import Busy
 from bench.models.build import build
-from bench.provenance import provenance
+from bench.provenance import provenance, source
+from bench.runlog import RunLog
 from bench.schedule.chunks import Clean, Outcomes, read_chunk, read_clean, write_chunk, write_records
 from bench.schedule.plan import Work, attack_key, cell_key, clean_cell, training_key
 from bench.stats import wilson
-from bench.store import Store
-from bench.target import auto_batch, frozen
+from bench.store import Store, write_atomically
+from bench.target import auto_batch, frozen, out_of_memory
 from bench.train import Progress, train
 from bench.types import (
     AttackRef,
@@ -40,11 +44,24 @@ from bench.types import (
     Cost,
     DataRef,
     DefenseCost,
+    MethodError,
     Metrics,
     ModelRef,
     PlannedCell,
+    StoreError,
     TrainRef,
+    UsageError,
 )
+
+_log = logging.getLogger("crossfire")
+T = TypeVar("T")
+R = TypeVar("R")
+# Seconds between two looks at what other processes have in hand.
+_PATIENCE = 0.5
+
+
+class Overtime(BaseException):
+    """A cell took longer than it may. No ``Exception``, so that no method takes it for a failure of its own."""
 
 
 class Reporter(Protocol):
@@ -76,41 +93,80 @@ class Images:
 class Runner:
     """Executes the cells of one plan against one store on one device.
 
-    ``check`` is called between pieces of work and at every pass; what it raises (no ``Exception``) ends the run, and
-    everything finished is kept.
+    ``asked`` is called between pieces of work and at every pass; what it raises (no ``Exception``) ends the run, and
+    everything finished is kept. A cell that takes longer than ``timeout`` seconds, training apart, fails.
     """
 
     work: Work
     store: Store
     device: torch.device
     batch: int | None
-    check: Callable[[], None]
+    asked: Callable[[], None]
     reporter: Reporter
-    _failed: dict[str, Exception] = field(default_factory=dict)
+    timeout: float | None = None
+    #: What failed before this, by the clock of the store, is tried again; by default now.
+    since: int | None = None
+    _deadline: float | None = None
     _images: dict[str, Images] = field(default_factory=dict)
     _costs: dict[str, DefenseCost] = field(default_factory=dict)
     _flags: dict[str, set[str]] = field(default_factory=dict)
     _bases: dict[str, tuple[nn.Module, PassFlops]] = field(default_factory=dict)
+    _warm: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        about = {"plan": self.work.plan.name, "cells": len(self.work.plan.cells), "device": str(self.device)}
+        self.log = RunLog(self.store.root / "log", {**about, "commit": source()[0]})
+
+    def check(self) -> None:
+        """Raise what ends the run, the cell that took too long, or the work that another process has taken over."""
+        self.asked()
+        self.store.leases.check()
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise Overtime(f"took longer than timeout = {self.timeout:g} s; the next run goes on from what is finished")
 
     def run(self) -> list[CellResult]:
         """Do every cell that has no result yet and return all results, in the order of the plan."""
-        results: list[CellResult] = []
         cells = self.work.plan.cells
-        for planned in cells:
+        results: dict[str, CellResult] = {}
+        self.reporter.cells(0, len(cells))
+        for result in self.each(cells, self.cell):
+            results[result.key] = result
             self.reporter.cells(len(results), len(cells))
-            self.check()
-            results.append(self.cell(planned))
-        self.reporter.cells(len(cells), len(cells))
-        return results
+        return [results[planned.key] for planned in cells]
+
+    def each(self, items: Sequence[T], do: Callable[[T], R]) -> Iterator[R]:
+        """Yield what ``do`` returns for every item; those that another process has in hand come last."""
+        self.since = self.since or self.store.clock()
+        while items:
+            busy = []
+            for item in items:
+                self.check()
+                try:
+                    done = do(item)
+                except Busy:
+                    busy.append(item)
+                else:
+                    yield done
+            if len(busy) == len(items):
+                time.sleep(_PATIENCE)
+            items = busy
 
     def cell(self, planned: PlannedCell) -> CellResult:
-        """Return the result of one cell, from the store where it is done; a failed one is tried again."""
-        known = self.store.get(planned.key)
-        if known is not None and known.status == "done":
-            return known.model_copy(update={"names": planned.names})
+        """Return the result of one cell, from the store where it is done; one that failed before is tried again.
+
+        Raises:
+            Busy: another process has it, or what it stands on, in hand.
+            StoreError: the store cannot be written.
+        """
+        if (known := self._known(planned)) is not None:
+            return known
+        started, batch = time.monotonic(), self.batch
         try:
-            result = self._measure(planned)
-        except Exception as error:
+            with self.store.writing():
+                result = self._made(planned)
+        except StoreError:
+            raise
+        except (Exception, Overtime) as error:
             result = CellResult(
                 key=planned.key,
                 names=planned.names,
@@ -124,8 +180,63 @@ class Runner:
                 flags=("failed",),
                 provenance=provenance(self.device),
             )
-        self.store.put(result)
+            with self.store.writing():
+                self.store.put(result)
+        finally:
+            self._deadline, self.batch = None, batch
+        seconds = round(time.monotonic() - started, 3)
+        why = {} if result.error is None else {"error": f"{result.error.kind}: {result.error.message}"}
+        self.log.write(result.status, cell=str(planned.names), key=planned.key, seconds=seconds, **why)
         return result
+
+    def _known(self, planned: PlannedCell) -> CellResult | None:
+        """Return the result in the store, unless it failed before this run, or its records are gone."""
+        known = self.store.get(planned.key)
+        if known is None:
+            return None
+        if known.status == "failed":
+            return known if self._is_new(self.store.cell_file(planned.key)) else None
+        if not self.store.records(planned.key).is_file():
+            return None
+        # The cell of the plan, which is the same: so all results share what cells have in common.
+        return known.model_copy(update={"names": planned.names, "cell": planned.cell})
+
+    def _is_new(self, path: Path) -> bool:
+        return self.since is not None and path.stat().st_mtime_ns > self.since
+
+    def _made(self, planned: PlannedCell) -> CellResult:
+        """Make what a cell stands on, then the cell; where memory runs out, again with half the batch."""
+        cell = planned.cell
+        self._base_of(cell.model, cell.data)
+        if cell.attack is not None:
+            self._base_of(cell.attack.model, cell.data)
+            self._require_clean(planned)
+        while True:
+            self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
+            try:
+                if cell.attack is not None:
+                    self._make_set(cell.attack, planned)
+                with self.store.leases.hold(f"cell-{planned.key}"):
+                    if (known := self._known(planned)) is not None:
+                        return known
+                    result = self._measure(planned)
+                    self.store.put(result)
+                    return result
+            except (RuntimeError, MemoryError) as error:
+                batch = self._batch(cell.data)
+                if batch == 1 or not (isinstance(error, MemoryError) or out_of_memory(error)):
+                    raise
+                self.batch = batch // 2
+                self.log.write("out of memory", cell=str(planned.names), batch=self.batch)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _require_clean(self, planned: PlannedCell) -> None:
+        clean = clean_cell(planned.cell)
+        names = planned.names.model_copy(update={"attack": "clean", "access": clean.access})
+        result = self.cell(PlannedCell(key=cell_key(clean), names=names, cell=clean))
+        if result.error is not None:
+            raise MethodError(f"without an attack already: {result.error.message}")
 
     def train(self, model: ModelRef, watched: DataRef) -> Path:
         """Return the weights of a base classifier, trained here where they are missing.
@@ -137,10 +248,17 @@ class Runner:
             return self.work.weights_files[ref.sha256]
         key = training_key(model)
         folder = self.store.training(key)
-        if (folder / "card.json").is_file():
-            return folder / "weights.safetensors"
-        if key in self._failed:
-            raise self._failed[key]
+        if not _is_trained(folder):
+            with self.store.leases.hold(f"train-{key}"), self.store.writing():
+                if not _is_trained(folder):
+                    (folder / "card.json").unlink(missing_ok=True)
+                    self._train(ref, model, watched, folder)
+        return folder / "weights.safetensors"
+
+    def _train(self, ref: TrainRef, model: ModelRef, watched: DataRef, folder: Path) -> None:
+        failed = folder / "failed.json"
+        if failed.is_file() and self._is_new(failed):
+            raise MethodError(json.loads(failed.read_text(encoding="utf-8"))["message"])
         pixels, labels, _ = self._rows(ref.data)
         test = self._rows(watched)[:2]
         what = f"train {ref.recipe.name} {model.network.name}"
@@ -148,15 +266,28 @@ class Runner:
         def progress(at: Progress) -> None:
             self.reporter.work(what, at.epoch + at.step / at.steps, at.epochs, f"loss {at.loss:.3f}")
 
+        started = time.monotonic()
         try:
             train(
-                ref, model.network, pixels, labels, folder, device=self.device, check=self.check, on_progress=progress, test=test
+                ref,
+                model.network,
+                pixels,
+                labels,
+                folder,
+                device=self.device,
+                check=self.check,
+                on_progress=progress,
+                test=test,
             )
-        except Exception as error:
-            self._failed[key] = error
+        except OSError:
             raise
+        except Exception as error:
+            # So that no other cell, nor another process, spends the same hours on the same end.
+            write_atomically(failed, json.dumps({"message": str(error)}).encode())
+            raise
+        failed.unlink(missing_ok=True)
         self.reporter.work(what, 1, 1)
-        return folder / "weights.safetensors"
+        self.log.write("trained", what=what, key=folder.name, seconds=round(time.monotonic() - started, 3))
 
     def check_weights(self) -> None:
         """Raises UsageError: a weights file of the plan does not fit its network. To be called before any work."""
@@ -184,7 +315,9 @@ class Runner:
             if not found.column("linf")[right].any():
                 flags.add("no-op")
             # On what was attacked itself; a static set may well be undone by a step that it never saw.
-            elif cell.access in ("white-box", "adaptive") and not (found.column("margins") < before.margins)[right].any():
+            elif (
+                cell.access in ("white-box", "adaptive") and not (found.column("margins") < before.margins)[right].any()
+            ):
                 flags.add("loss-not-rising")
         spent = self._defense_cost(cell, base, flops, step)
         forwards, backwards = found.mean("forwards"), found.mean("backwards")
@@ -262,36 +395,70 @@ class Runner:
     def _attacked(self, planned: PlannedCell, base: nn.Module, step: Step) -> Outcomes:
         cell, found = planned.cell, Outcomes()
         assert cell.attack is not None
-        attacked, _ = self._base_of(cell.attack.model, cell.data)
-        chunks = zip(self._test(cell.data), self._adversarial(cell.attack, attacked, planned), strict=True)
+        chunks = zip(self._test(cell.data), self._adversarial(cell.attack, planned), strict=True)
         for (first, x, y, _), made in chunks:
             images, seed = made.images.to(self.device), (planned.key, "attacked", first)
             answer = predict(step, base, images, y, self._batch(cell.data), seed=seed, check=self.check)
             found.add(answer, y, x, made)
         return found
 
-    def _adversarial(self, ref: AttackRef, base: nn.Module, planned: PlannedCell) -> Iterator[Crafted]:
-        key = attack_key(ref)
-        folder, batch, warm = self.store.adversarial(key), self._batch(ref.data), False
+    def _make_set(self, ref: AttackRef, planned: PlannedCell) -> None:
+        """Make the chunks of an adversarial set that are missing; several processes make different ones.
+
+        Raises:
+            Busy: another process still has one in hand.
+        """
+        busy = False
         for first, x, y, rows in self._test(ref.data):
             self.reporter.work(str(planned.names), first, ref.data.n)
-            path = folder / f"{first:06d}-{first + len(x):06d}.safetensors"
-            if (made := read_chunk(path, len(x))) is None:
-                self.check()
-                if not warm:
-                    _warm_up(base, x[:8])
-                    warm = True
-                made = craft(ref, base, x, y, rows, key=key, batch=batch, check=self.check)
+            path = self._chunk(ref, first, len(x))
+            if not path.is_file():
+                try:
+                    self._craft(ref, path, x, y, rows)
+                except Busy:
+                    busy = True
+        if busy:
+            raise Busy
+
+    def _craft(self, ref: AttackRef, path: Path, x: Tensor, y: Tensor, rows: Tensor) -> None:
+        key = attack_key(ref)
+        base, _ = self._base_of(ref.model, ref.data)
+        with self.store.leases.hold(f"attack-{key}-{path.stem}"):
+            if path.is_file():
+                return
+            self.check()
+            if key not in self._warm:
+                _warm_up(base, x[:8])
+                self._warm.add(key)
+            started = time.monotonic()
+            made = craft(ref, base, x, y, rows, key=key, batch=self._batch(ref.data), check=self.check)
+            if made.batch < self._batch(ref.data):
                 # Where memory ran out once it would run out again.
-                batch = made.batch
-                write_chunk(path, made)
+                self.batch = made.batch
+                self.log.write("out of memory", set=key, batch=made.batch)
+            write_chunk(path, made)
+        seconds = round(time.monotonic() - started, 3)
+        self.log.write("crafted", attack=ref.attack.name, key=key, images=path.stem, seconds=seconds)
+
+    def _adversarial(self, ref: AttackRef, planned: PlannedCell) -> Iterator[Crafted]:
+        for first, x, y, rows in self._test(ref.data):
+            self.reporter.work(str(planned.names), first, ref.data.n)
+            path = self._chunk(ref, first, len(x))
+            while (made := read_chunk(path, len(x))) is None:
+                path.unlink(missing_ok=True)
+                self._craft(ref, path, x, y, rows)
             yield made
         self.reporter.work(str(planned.names), ref.data.n, ref.data.n)
+
+    def _chunk(self, ref: AttackRef, first: int, n: int) -> Path:
+        return self.store.adversarial(attack_key(ref)) / f"{first:06d}-{first + n:06d}.safetensors"
 
     def _base_of(self, model: ModelRef, data: DataRef) -> tuple[nn.Module, PassFlops]:
         key = training_key(model)
         if key not in self._bases:
             path = self.train(model, data)
+            if not isinstance(model.weights, TrainRef) and weights.sha256(path) != model.weights.sha256:
+                raise UsageError(f"{path} has changed since the plan was made; run it again")
             with torch.random.fork_rng(devices=[]):
                 net = build(model.network, data.num_classes, data.image_shape)
             weights.load(path, net)
@@ -334,6 +501,20 @@ class Runner:
                 test_backwards=test.passes.backwards,
             )
         return self._costs[key]
+
+
+def _is_trained(folder: Path) -> bool:
+    """Say whether a training is finished and its weights are those that it wrote; if altered, with a warning."""
+    try:
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        whole = weights.sha256(folder / "weights.safetensors") == card["weights_sha256"]
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        _log.warning("%s does not count and is trained again: cut short or altered since it was written", folder)
+    return bool(whole)
 
 
 def _warm_up(base: nn.Module, x: Tensor) -> None:

@@ -1,0 +1,55 @@
+"""What a run did and when: one file of JSON lines for each process, in the store's folder ``log``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from bench.keys import canonical_json
+
+
+class RunLog:
+    """The log of one process; its file appears with the first event, so a run that does nothing writes nothing.
+
+    Args:
+        folder: of all logs of a store.
+        about: written ahead of the first event.
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        self._folder = folder
+        self._about = about
+        self._file: TextIO | None = None
+
+    def write(self, event: str, **words: Any) -> None:
+        """Append one event; every line is in the hands of the operating system before this returns."""
+        if self._file is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            host = re.sub(r"[^A-Za-z0-9.-]+", "-", platform.node())
+            began = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+            self._file = (self._folder / f"{began}-{host}-{os.getpid()}.jsonl").open("x", encoding="utf-8", buffering=1)
+            self.write("started", host=platform.node(), pid=os.getpid(), **self._about)
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._file.write(canonical_json({"time": time, "event": event, **words}) + "\n")
+
+
+def read(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the events of every log in a folder, process by process, each with the ``log`` that it stands in.
+
+    A last line that a dying process did not finish is left out.
+    """
+    for path in sorted(folder.glob("*.jsonl")):
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(event, dict):
+                    yield {**event, "log": path.stem}
