@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from statistics import median
 from typing import Literal, NamedTuple
 
 from bench.keys import EVALUATION_VERSION, key_of, sha256_hex
-from bench.report.rows import Row, Standing, Value, attack_ids, defense_id
+from bench.report.rows import NORMS, Row, Standing, Value, attack_ids, defense_id, threat_text
 from bench.types import Access, Cell, CellResult, DefenseCost, Threat, jsonable
 
 Unit = Literal["accuracy", "gap", "seconds", "TFLOP", "millions"]
@@ -18,7 +17,6 @@ Unit = Literal["accuracy", "gap", "seconds", "TFLOP", "millions"]
 #: Only these lines are ranked: a static attacker does not see the whole defense and so has not tried its best.
 RANKED: tuple[Access, ...] = ("white-box", "adaptive")
 
-_NORMS = {"linf": "Linf", "l2": "L2", "wasserstein": "Wasserstein", "flow": "flow"}
 _CODE = {"code_sha"}
 _MODEL_CODE = {"network": _CODE, "weights": {"recipe": _CODE}}
 
@@ -77,6 +75,8 @@ class Board:
     tables: tuple[Table, ...]
     results: Mapping[str, CellResult]
     labels: Mapping[str, tuple[str, str]]
+    #: The evaluation protocol of each result.
+    protocols: Mapping[str, str]
     superseded: int
 
 
@@ -86,12 +86,17 @@ class _Cost(NamedTuple):
 
 
 COSTS = (
-    _Cost(Column("train_seconds", "train s", "seconds", "cost", "seconds to train for an epoch"), lambda c: c.train_seconds_per_epoch),
+    _Cost(
+        Column("train_seconds", "train s", "seconds", "cost", "seconds to train for an epoch"),
+        lambda c: c.train_seconds_per_epoch,
+    ),
     _Cost(
         Column("train_tflop", "train TFLOP", "TFLOP", "cost", "TFLOP to train for an epoch, 2 per multiply-add"),
         lambda c: None if c.train_flops_per_epoch is None else c.train_flops_per_epoch / 1e12,
     ),
-    _Cost(Column("test_seconds", "test s", "seconds", "cost", "seconds for 10,000 images"), lambda c: c.test_seconds * 1e4),
+    _Cost(
+        Column("test_seconds", "test s", "seconds", "cost", "seconds for 10,000 images"), lambda c: c.test_seconds * 1e4
+    ),
     _Cost(Column("test_tflop", "test TFLOP", "TFLOP", "cost", "TFLOP for 10,000 images"), lambda c: c.test_flops / 1e8),
     _Cost(Column("params", "params", "millions", "cost", "parameters, in millions"), lambda c: c.params / 1e6),
 )
@@ -114,16 +119,6 @@ def protocol(result: CellResult) -> str:
     return str(next(versions, "unknown"))
 
 
-def eps_text(eps: Fraction) -> str:
-    """Return a budget as the field writes it: 6/255 and not 2/85, but 1/4."""
-    steps = eps * 255
-    return f"{steps}/255" if steps.denominator == 1 and 0 < steps <= 32 else str(eps)
-
-
-def threat_text(threat: Threat) -> str:
-    return f"{_NORMS[threat.norm]} {eps_text(threat.eps) if threat.eps is not None else 'unbounded'}"
-
-
 def newest(results: Iterable[CellResult]) -> dict[str, CellResult]:
     """Return the last answer to each question, whatever the code that gave it."""
     found: dict[str, CellResult] = {}
@@ -138,41 +133,54 @@ def build(results: Iterable[CellResult]) -> Board:
     """Sort results into tables. An answer of code since edited gives way to the newest one to the same question."""
     given = list(results)
     answers = list(newest(given).values())
-    shelves: dict[tuple[str, str], dict[tuple[str, ...], list[CellResult]]] = defaultdict(lambda: defaultdict(list))
+    shelves: dict[tuple[str, str], dict[tuple[str, str, str], list[CellResult]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    protocols: dict[str, str] = {}
     for result in answers:
         cell, names = result.cell, result.names
-        made_by = (cell.data.model_dump_json(), cell.model.network.model_dump_json(), protocol(result))
+        protocols[result.key] = protocol(result)
+        made_by = (cell.data.model_dump_json(), cell.model.network.model_dump_json(), protocols[result.key])
         shelves[names.dataset, names.model][made_by].append(result)
-    tables, labels = [], {}
+    tables: list[Table] = []
+    labels: dict[str, tuple[str, str]] = {}
     for _, shelf in sorted(shelves.items()):
         for made_by, found in sorted(shelf.items()):
             table, named = _table(found, protocol=made_by[2], alone=len(shelf) == 1)
             tables.append(table)
             labels |= named
-    kept = sorted(answers, key=lambda r: (r.names.dataset, r.names.model, *labels[r.key], r.names.access, r.cell.seed, r.key))
-    return Board(tuple(tables), {r.key: r for r in kept}, labels, len(given) - len(answers))
+    kept = sorted(
+        answers, key=lambda r: (r.names.dataset, r.names.model, *labels[r.key], r.names.access, r.cell.seed, r.key)
+    )
+    return Board(tuple(tables), {r.key: r for r in kept}, labels, protocols, len(given) - len(answers))
 
 
 def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tuple[Table, dict[str, tuple[str, str]]]:
     ids = attack_ids(results)
     by_defense: dict[str, list[CellResult]] = defaultdict(list)
-    by_attack: dict[tuple[Threat, str], list[CellResult]] = defaultdict(list)
+    by_attack: dict[tuple[str, str], list[CellResult]] = defaultdict(list)
+    threats: dict[str, Threat] = {}
     for result in results:
         by_defense[defense_id(result.cell)].append(result)
         if result.cell.attack:
-            by_attack[result.cell.attack.threat, ids[result.key]].append(result)
+            threat = threat_text(result.cell.attack.threat)
+            threats[threat] = result.cell.attack.threat
+            by_attack[threat, ids[result.key]].append(result)
     names = _unique({each: found[0].names.defense for each, found in by_defense.items()})
-    suite: dict[Threat, dict[str, str]] = defaultdict(dict)
+    suite: dict[str, dict[str, str]] = defaultdict(dict)
     for threat, attack in sorted(by_attack, key=lambda each: (_passes(by_attack[each]), each[1])):
         suite[threat][attack] = by_attack[threat, attack][0].names.attack
-    order = sorted(suite, key=lambda threat: (-len(suite[threat]), _severity(threat)))
+    order = sorted(suite, key=lambda threat: (-len(suite[threat]), _severity(threats[threat])))
     attacks = {threat: _unique(suite[threat]) for threat in order}
     labels = {
-        r.key: (names[defense], attacks[r.cell.attack.threat][ids[r.key]] if r.cell.attack else r.names.attack)
+        r.key: (
+            names[defense],
+            attacks[threat_text(r.cell.attack.threat)][ids[r.key]] if r.cell.attack else r.names.attack,
+        )
         for defense, found in by_defense.items()
         for r in found
     }
-    rows = [Row.of(names[defense], found, ids, attacks) for defense, found in by_defense.items()]
+    rows = [Row.of(names[defense], found, ids, attacks, threats) for defense, found in by_defense.items()]
     rows.sort(key=lambda row: (*(-number for number in row.rank(RANKED)), row.name))
     first = results[0]
     table = Table(
@@ -188,18 +196,21 @@ def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tupl
 
 
 def _columns(
-    attacks: Mapping[Threat, Mapping[str, str]], results: Mapping[tuple[Threat, str], Sequence[CellResult]], rows: Sequence[Row]
+    attacks: Mapping[str, Mapping[str, str]],
+    results: Mapping[tuple[str, str], Sequence[CellResult]],
+    rows: Sequence[Row],
 ) -> tuple[Column, ...]:
     columns = [Column("clean", "clean", "accuracy", hint="accuracy of the deployed defense on clean images")]
-    for threat, found in attacks.items():
-        group = threat_text(threat)
+    for group, found in attacks.items():
         for attack, label in found.items():
-            hint, rule = _described(results[threat, attack])
-            columns.append(Column(_place(threat, attack), label, "accuracy", group, hint, rule))
+            hint, rule = _described(results[group, attack])
+            columns.append(Column(_place(group, attack), label, "accuracy", group, hint, rule))
         if len(found) > 1 or len(columns) == 2:
-            columns.append(Column(_place(threat, "worst"), "worst case", "accuracy", group, "images that survive every attack of the line"))
-        if any(s.gap.number is not None for row in rows for s in row.standings if s.threat == threat):
-            columns.append(Column(_place(threat, "gap"), "gap", "gap", group, "static minus adaptive worst case, in points, with its paired interval"))
+            hint = "images that survive every attack of the line"
+            columns.append(Column(_place(group, "worst"), "worst case", "accuracy", group, hint))
+        if any(s.gap.number is not None for row in rows for s in row.standings if s.group == group):
+            hint = "static minus adaptive worst case, in points, with its paired interval"
+            columns.append(Column(_place(group, "gap"), "gap", "gap", group, hint))
     measured = [cost.column for cost in COSTS if any(row.cost and cost.number(row.cost) is not None for row in rows)]
     return (*columns, *measured)
 
@@ -212,17 +223,23 @@ def _described(results: Sequence[CellResult]) -> tuple[str, str]:
     kept = sorted(set(by_access.values()) - {""})
     if len(kept) < 2:
         return params, "".join(kept)
-    return params, ", ".join(f"{rule} ({', '.join(sorted(a for a, r in by_access.items() if r == rule))})" for rule in kept)
+    return params, ", ".join(
+        f"{rule} ({', '.join(sorted(a for a, r in by_access.items() if r == rule))})" for rule in kept
+    )
 
 
 def _values(row: Row, access: Access) -> dict[str, Value]:
     values = {"clean": row.clean}
-    values |= {_place(threat, attack): row.under_attack(found) for (seen, threat, attack), found in row.cells.items() if seen == access}
+    values |= {
+        _place(threat, attack): row.under_attack(found)
+        for (seen, threat, attack), found in row.cells.items()
+        if seen == access
+    }
     for standing in row.standings:
         if standing.threat and access in standing.worst:
-            values[_place(standing.threat, "worst")] = standing.worst[access]
+            values[_place(standing.group, "worst")] = standing.worst[access]
             if access == "adaptive":
-                values[_place(standing.threat, "gap")] = standing.gap
+                values[_place(standing.group, "gap")] = standing.gap
     if row.cost:
         values |= {cost.column.id: Value(cost.number(row.cost)) for cost in COSTS}
     return values
@@ -231,19 +248,24 @@ def _values(row: Row, access: Access) -> dict[str, Value]:
 def _notes(results: Sequence[CellResult], rows: Sequence[Row], *, protocol: str, alone: bool) -> Iterable[str]:
     data = results[0].cell.data
     if not alone:
-        yield f"another image list, network or protocol than its namesake: images #{data.indices_sha[:4]} of {data.subset} {data.n}"
+        listed = f"images #{data.indices_sha[:4]} of {data.subset} {data.n}"
+        yield f"another image list, network or protocol than its namesake: {listed}"
     if protocol != str(EVALUATION_VERSION):
-        yield f"measured with protocol {protocol}, this version measures with {EVALUATION_VERSION}: not comparable with new results"
+        yield f"measured with protocol {protocol}, not comparable with new results (protocol {EVALUATION_VERSION})"
     if len(machines := sorted({f"{r.provenance.machine} ({r.provenance.device})" for r in results if r.cost})) > 1:
         yield f"seconds come from {len(machines)} machines and do not compare: {', '.join(machines)}"
     if any(r.provenance.dirty for r in results):
-        yield f"{sum(r.provenance.dirty for r in results)} of {len(results)} results come from code with uncommitted changes"
+        dirty = sum(r.provenance.dirty for r in results)
+        yield f"{dirty} of {len(results)} results come from code with uncommitted changes"
     for row in rows:
         for standing in row.standings:
-            lowest = min((v.number for k, v in standing.worst.items() if k != "any" and v.number is not None), default=None)
+            lowest = min(
+                (v.number for k, v in standing.worst.items() if k != "any" and v.number is not None), default=None
+            )
             total = standing.worst.get("any")
             if standing.threat and total and total.number is not None and lowest is not None and total.number < lowest:
-                yield f"{row.name}, {threat_text(standing.threat)}: {100 * total.number:.1f} % survive the attacks of every access together"
+                share = f"{100 * total.number:.1f} %"
+                yield f"{row.name}, {standing.group}: {share} survive all attacks of every access"
 
 
 def _unique(names: Mapping[str, str]) -> dict[str, str]:
@@ -252,14 +274,13 @@ def _unique(names: Mapping[str, str]) -> dict[str, str]:
     return {each: name if found.count(name) == 1 else f"{name} #{sha256_hex(each)[:4]}" for each, name in names.items()}
 
 
-def _place(threat: Threat, what: str) -> str:
-    return sha256_hex(threat.model_dump_json(), what)[:12]
+def _place(group: str, what: str) -> str:
+    return f"{group} {what}"
 
 
 def _severity(threat: Threat) -> tuple[int, float]:
-    return list(_NORMS).index(threat.norm), float("inf") if threat.eps is None else float(threat.eps)
+    return list(NORMS).index(threat.norm), float("inf") if threat.eps is None else float(threat.eps)
 
 
 def _passes(results: Sequence[CellResult]) -> float:
     return median([r.cost.forwards_per_example + r.cost.backwards_per_example for r in results if r.cost] or [0.0])
-

@@ -20,15 +20,17 @@ def summary(c: Comparison) -> str:
     dearer = sum(cost.regression for cost in c.costs)
     if not c.changes and not c.identical:
         return f"{c.base} and {c.head} have no cell in common: nothing was compared"
-    parts = [f"{worse} regression{'s' * (worse != 1)}"] * bool(worse) + [f"{dearer} cost{'s' * (dearer != 1)} rose"] * bool(dearer)
+    parts = [f"{worse} regression{'s' * (worse != 1)}"] * bool(worse) + [
+        f"{dearer} cost{'s' * (dearer != 1)} rose"
+    ] * bool(dearer)
     return " and ".join(parts) if parts else "no regression"
 
 
 def _header(c: Comparison) -> str:
     tested = sum(change.counts is not None for change in c.changes)
     return (
-        f"{_cells(tested)} tested image by image (exact McNemar, Holm at {100 * ALPHA:g} %, at least {c.min_effect:g} points), "
-        f"{c.identical} measured once for both"
+        f"{_cells(tested)} tested image by image (exact McNemar, Holm at {100 * ALPHA:g} %, at least "
+        f"{c.min_effect:g} points), {c.identical} measured once for both"
     )
 
 
@@ -43,7 +45,12 @@ def as_text(c: Comparison) -> str:
         lines += [f"no clear change: {_cells(len(found))}, {len(moved)} of them with images that changed"]
         lines += [*(f"  {line}" for change in _largest(moved) for line in _lines(change)), ""]
     if found := [change for change in c.changes if change.verdict == "not comparable"]:
-        lines += ["not comparable", *(f"  {line}" for change in found[:_SHOWN] for line in _lines(change)), *_more(len(found)), ""]
+        lines += [
+            "not comparable",
+            *(f"  {line}" for change in found[:_SHOWN] for line in _lines(change)),
+            *_more(len(found)),
+            "",
+        ]
     lines += [line for line in _costs_and_times(c)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -92,11 +99,11 @@ def _costs_and_times(c: Comparison) -> Iterator[str]:
     elif c.changes:
         yield "costs, counted: FLOPs, passes and parameters are the same wherever both were measured"
     yield from _times(c)
-    for title, names in ((f"only in {c.base}", c.only_base), (f"only in {c.head}", c.only_head)):
-        if names:
-            yield f"{title}: {_cells(len(names))}"
-            yield from (f"  {name}" for name in names[:_SHOWN])
-            yield from _more(len(names))
+    for title, single in ((f"only in {c.base}", c.only_base), (f"only in {c.head}", c.only_head)):
+        if single:
+            yield f"{title}: {_cells(len(single))}"
+            yield from (f"  {name}" for name in single[:_SHOWN])
+            yield from _more(len(single))
     yield from (f"note: {note}" for note in c.notes)
 
 
@@ -123,16 +130,35 @@ def _cells(count: int) -> str:
 def as_markdown(c: Comparison) -> str:
     """Return the comparison as a comment for a pull request."""
     mark = "❌" if c.regressed else "✅"
-    lines = [f"### {mark} Crossfire: {escape_markdown(summary(c))}", "", f"{escape_markdown(c.base)} → {escape_markdown(c.head)}. {_header(c)}.", ""]
+    lines = [
+        f"### {mark} Crossfire: {escape_markdown(summary(c))}",
+        "",
+        f"{escape_markdown(c.base)} → {escape_markdown(c.head)}. {_header(c)}.",
+        "",
+    ]
     clear = [change for change in c.changes if change.verdict in ("regression", "improvement")]
-    moved = [change for change in c.changes if change.verdict == "same" and change.counts and change.counts.lost + change.counts.gained]
+    moved = [
+        change
+        for change in c.changes
+        if change.verdict == "same" and change.counts and change.counts.lost + change.counts.gained
+    ]
     if clear:
         lines += [*_markdown_table(clear), ""]
     if moved:
-        lines += ["<details><summary>No clear change</summary>", "", *_markdown_table(_largest(moved)), "", "</details>", ""]
+        lines += [
+            "<details><summary>No clear change</summary>",
+            "",
+            *_markdown_table(_largest(moved)),
+            "",
+            "</details>",
+            "",
+        ]
     if refused := [change for change in c.changes if change.verdict == "not comparable"]:
         lines += ["<details><summary>Not comparable</summary>", ""]
-        lines += [f"- {escape_markdown(change.name)}: {escape_markdown('; '.join(change.notes))}" for change in refused[:_SHOWN]]
+        lines += [
+            f"- {escape_markdown(change.name)}: {escape_markdown('; '.join(change.notes))}"
+            for change in refused[:_SHOWN]
+        ]
         lines += [*_more(len(refused)), "", "</details>", ""]
     lines += [f"- {escape_markdown(line.strip())}" for line in _costs_and_times(c)]
     return "\n".join(lines) + "\n"
@@ -142,13 +168,23 @@ def _markdown_table(changes: Iterable[Change]) -> Iterator[str]:
     yield "| | cell | base | head | points | lost | gained | p (Holm) | |"
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
     for change in changes:
-        points = f"{100 * (change.head - change.base):+.2f}" if change.base is not None and change.head is not None else ""
+        points = (
+            f"{100 * (change.head - change.base):+.2f}" if change.base is not None and change.head is not None else ""
+        )
         lost, gained = (change.counts.lost, change.counts.gained) if change.counts else ("", "")
         p = f"{change.adjusted_p:.2g}" if change.adjusted_p is not None else ""
-        yield (
-            f"| {'🔻' if change.verdict == 'regression' else '🔺' if change.verdict == 'improvement' else ''} | {escape_markdown(change.name)} "
-            f"| {_percent(change.base)} | {_percent(change.head)} | {points} | {lost} | {gained} | {p} | {escape_markdown('; '.join(change.notes))} |"
-        )
+        mark = {"regression": "🔻", "improvement": "🔺"}.get(change.verdict, "")
+        cells = [
+            mark,
+            escape_markdown(change.name),
+            _percent(change.base),
+            _percent(change.head),
+            points,
+            lost,
+            gained,
+            p,
+        ]
+        yield f"| {' | '.join(map(str, cells))} | {escape_markdown('; '.join(change.notes))} |"
 
 
 def as_json(c: Comparison) -> str:

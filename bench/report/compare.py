@@ -9,9 +9,9 @@ from fractions import Fraction
 from statistics import geometric_mean
 from typing import Any, Literal, NamedTuple
 
-from bench.report.board import newest, protocol, threat_text
+from bench.report.board import newest, protocol
 from bench.report.record import Recorded
-from bench.report.rows import robust_bits
+from bench.report.rows import robust_bits, threat_text
 from bench.stats import holm, mcnemar
 from bench.types import Cell, CellResult, MethodRef, TrainRef
 
@@ -108,14 +108,29 @@ def compare(base: Recorded, head: Recorded, min_effect: float = MIN_EFFECT) -> C
     before, after = newest(base.results), newest(head.results)
     pairs = [(before[asked], after[asked]) for asked in before if asked in after]
     pairs.sort(key=lambda pair: (str(pair[1].names), pair[1].cell.seed, pair[1].key))
-    singles = [r for asked, r in before.items() if asked not in after], [r for asked, r in after.items() if asked not in before]
+    singles = (
+        [r for asked, r in before.items() if asked not in after],
+        [r for asked, r in after.items() if asked not in before],
+    )
     misfits, only_base, only_head = _misfits(*singles)
     tested, refused, identical = [], [], 0
     for old, new in pairs:
         reason = _obstacle(old, new)
         if reason is not None:
-            refused.append(Change(_name(new), "regression" if new.error and not old.error else "not comparable", *_shares(old, new), notes=(reason,)))
-        elif old.key == new.key and old.provenance == new.provenance and old.adversarial_bits == new.adversarial_bits and old.clean_bits == new.clean_bits:
+            refused.append(
+                Change(
+                    _name(new),
+                    "regression" if new.error and not old.error else "not comparable",
+                    *_shares(old, new),
+                    notes=(reason,),
+                )
+            )
+        elif (
+            old.key == new.key
+            and old.provenance == new.provenance
+            and old.adversarial_bits == new.adversarial_bits
+            and old.clean_bits == new.clean_bits
+        ):
             identical += 1
         else:
             tested.append((old, new))
@@ -156,14 +171,18 @@ def _counts(old: CellResult, new: CellResult) -> Counts:
 def _obstacle(old: CellResult, new: CellResult) -> str | None:
     """Return why two answers to one question cannot be compared."""
     if new.error or old.error:
-        failed = [f"{side} failed: {r.error.kind}: {r.error.message}" for side, r in (("base", old), ("head", new)) if r.error]
+        failed = [
+            f"{side} failed: {r.error.kind}: {r.error.message}" for side, r in (("base", old), ("head", new)) if r.error
+        ]
         return "; ".join(line.splitlines()[0] for line in failed)
     if old.key != new.key and (versions := (protocol(old), protocol(new)))[0] != versions[1]:
         return f"protocol {versions[0]} against {versions[1]}"
     return None
 
 
-def _misfits(before: Sequence[CellResult], after: Sequence[CellResult]) -> tuple[list[Change], tuple[str, ...], tuple[str, ...]]:
+def _misfits(
+    before: Sequence[CellResult], after: Sequence[CellResult]
+) -> tuple[list[Change], tuple[str, ...], tuple[str, ...]]:
     """Return cells of one name that ask different things, with the differences, and the names that only one run has."""
     waiting: dict[tuple[str, int], list[CellResult]] = defaultdict(list)
     for r in before:
@@ -175,7 +194,9 @@ def _misfits(before: Sequence[CellResult], after: Sequence[CellResult]) -> tuple
             only_head.append(_name(new))
             continue
         old = namesakes.pop(0)
-        changes.append(Change(_name(new), "not comparable", *_shares(old, new), notes=tuple(_differences(old.cell, new.cell))))
+        changes.append(
+            Change(_name(new), "not comparable", *_shares(old, new), notes=tuple(_differences(old.cell, new.cell)))
+        )
     only_base = [_name(r) for left in waiting.values() for r in left]
     return sorted(changes, key=lambda c: c.name), tuple(sorted(only_base)), tuple(sorted(only_head))
 
@@ -183,14 +204,20 @@ def _misfits(before: Sequence[CellResult], after: Sequence[CellResult]) -> tuple
 def _differences(old: Cell, new: Cell) -> Iterator[str]:
     """Yield in what two cells differ, but for their code."""
     if (old.data.indices_sha, old.data.n) != (new.data.indices_sha, new.data.n):
-        yield f"other example lists: {old.data.subset} {old.data.n} (#{old.data.indices_sha[:4]}) against {new.data.subset} {new.data.n} (#{new.data.indices_sha[:4]})"
+        lists = [f"{data.subset} {data.n} (#{data.indices_sha[:4]})" for data in (old.data, new.data)]
+        yield f"other example lists: {' against '.join(lists)}"
     elif old.data.data_sha != new.data.data_sha:
         yield f"other images: data #{old.data.data_sha[:4]} against #{new.data.data_sha[:4]}"
     seen = {"data.indices_sha", "data.n", "data.subset", "data.data_sha"}
     first, second = (dict(_flat(cell.model_dump(mode="json"))) for cell in (old, new))
     for field in sorted(first.keys() | second.keys()):
         repeated = field.startswith(("attack.model.", "attack.data.", "attack.step."))
-        if field not in seen and not field.endswith("code_sha") and not repeated and first.get(field) != second.get(field):
+        if (
+            field not in seen
+            and not field.endswith("code_sha")
+            and not repeated
+            and first.get(field) != second.get(field)
+        ):
             yield f"{field}: {_short(first.get(field))} against {_short(second.get(field))}"
 
 
@@ -215,7 +242,12 @@ def _code_changes(old: CellResult, new: CellResult) -> Iterator[str]:
 
 def _methods(cell: Cell) -> list[MethodRef]:
     recipe = [cell.model.weights.recipe] if isinstance(cell.model.weights, TrainRef) else []
-    return [cell.model.network, *recipe, *([cell.step] if cell.step else []), *([cell.attack.attack] if cell.attack else [])]
+    return [
+        cell.model.network,
+        *recipe,
+        *([cell.step] if cell.step else []),
+        *([cell.attack.attack] if cell.attack else []),
+    ]
 
 
 def _costs(pairs: Iterable[tuple[CellResult, CellResult]]) -> Iterator[CostChange]:
@@ -250,7 +282,11 @@ def _times(pairs: Iterable[tuple[CellResult, CellResult]]) -> Iterator[TimeChang
     """Yield seconds as ratios, one for each cell over its seeds, where machine and device are the same."""
     ratios: dict[str, list[float]] = defaultdict(list)
     for old, new in pairs:
-        same = (old.provenance.machine, old.provenance.device, old.provenance.threads) == (new.provenance.machine, new.provenance.device, new.provenance.threads)
+        same = (old.provenance.machine, old.provenance.device, old.provenance.threads) == (
+            new.provenance.machine,
+            new.provenance.device,
+            new.provenance.threads,
+        )
         if same and old.cost and new.cost and old.cost.seconds_per_example > 0 and new.cost.seconds_per_example > 0:
             ratios[str(new.names)].append(new.cost.seconds_per_example / old.cost.seconds_per_example)
     for name, found in ratios.items():

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.report import text
-from bench.report.board import RANKED, Board, Column, Line, Table, eps_text, protocol
-from bench.report.rows import Standing, Value
+from bench.report.board import RANKED, Board, Column, Line, Table
+from bench.report.rows import Standing, Value, eps_text
 from bench.types import CellResult
 
 SCHEMA = 1
@@ -25,14 +25,25 @@ def markdown(board: Board) -> str:
 
 def _markdown_table(table: Table, board: Board) -> str:
     marks = text.legend(table)
-    heads = [escape_markdown(f"{column.label} {column.group}" if _many(table) and column.group else column.label) for column in table.columns]
+    heads = [
+        escape_markdown(f"{column.label} {column.group}" if _many(table) and column.group else column.label)
+        for column in table.columns
+    ]
     lines = [f"### {escape_markdown(table.title)}", ""]
     lines.append("| defense | access | " + " | ".join(heads) + " |")
     lines.append("| --- | --- |" + " ---: |" * len(heads))
     for line in table.lines:
-        cells = [_ranked(table, line, column, "**{}**", "<u>{}</u>", str) + _letters(line, column, marks, "<sup>{}</sup>") for column in table.columns]
+        cells = [
+            _ranked(table, line, column, "**{}**", "<u>{}</u>", str) + _letters(line, column, marks, "<sup>{}</sup>")
+            for column in table.columns
+        ]
         lines.append(f"| {escape_markdown(line.defense)} | {line.access} | " + " | ".join(cells) + " |")
-    about = [*(f"{letter}: {mark}" for mark, letter in marks.items()), *text.rules(table), *table.notes, *text.failures(table, board)]
+    about = [
+        *(f"{letter}: {mark}" for mark, letter in marks.items()),
+        *text.rules(table),
+        *table.notes,
+        *text.failures(table, board),
+    ]
     return "\n".join([*lines, "", *(f"- {escape_markdown(each)}" for each in about), ""])
 
 
@@ -48,23 +59,25 @@ def _latex_table(table: Table, board: Board) -> str:
     rows = []
     for line in table.lines:
         cells = [
-            _ranked(table, line, column, r"\textbf{{{}}}", r"\underline{{{}}}", _escape_latex) + _letters(line, column, marks, "$^{{{}}}$")
+            _ranked(table, line, column, r"\textbf{{{}}}", r"\underline{{{}}}", _escape_latex)
+            + _letters(line, column, marks, "$^{{{}}}$")
             for column in table.columns
         ]
         rows.append(" & ".join([_escape_latex(line.defense), line.access, *cells]) + r" \\")
-    spans, start = [], 3
-    groups = []
-    for column in table.columns:
-        if groups and groups[-1][0] == column.group:
-            groups[-1][1] += 1
-        else:
-            groups.append([column.group, 1])
-    for group, width in groups:
-        spans.append((group, start, start + width - 1))
-        start += width
-    above = " & & " + " & ".join(rf"\multicolumn{{{b - a + 1}}}{{c}}{{{_escape_latex(group)}}}" for group, a, b in spans) + r" \\"
+    groups = [column.group for column in table.columns]
+    starts = [i for i, group in enumerate(groups) if i == 0 or groups[i - 1] != group]
+    # The first two columns name the line, and LaTeX counts from one.
+    spans = [(groups[a], a + 3, b + 2) for a, b in zip(starts, [*starts[1:], len(groups)], strict=True)]
+    above = (
+        " & & "
+        + " & ".join(rf"\multicolumn{{{b - a + 1}}}{{c}}{{{_escape_latex(group)}}}" for group, a, b in spans)
+        + r" \\"
+    )
     rules = "".join(rf"\cmidrule(lr){{{a}-{b}}}" for group, a, b in spans if group)
-    about = [*(f"$^{{{letter}}}$ {_escape_latex(mark)}" for mark, letter in marks.items()), *map(_escape_latex, (*text.rules(table), *table.notes, *text.failures(table, board)))]
+    about = [
+        *(f"$^{{{letter}}}$ {_escape_latex(mark)}" for mark, letter in marks.items()),
+        *map(_escape_latex, (*text.rules(table), *table.notes, *text.failures(table, board))),
+    ]
     heads = " & ".join(["defense", "access", *(_escape_latex(column.label) for column in table.columns)]) + r" \\"
     caption = f"{_escape_latex(table.title)}. {_escape_latex(text.FOOT)}" + (f" {'; '.join(about)}." if about else "")
     return "\n".join(
@@ -95,7 +108,13 @@ def comma_separated(board: Board) -> str:
     rows: list[dict[str, Any]] = []
     for table in board.tables:
         for line in table.lines:
-            row: dict[str, Any] = {"dataset": table.dataset, "model": table.model, "n": table.n, "defense": line.defense, "access": line.access}
+            row: dict[str, Any] = {
+                "dataset": table.dataset,
+                "model": table.model,
+                "n": table.n,
+                "defense": line.defense,
+                "access": line.access,
+            }
             for column in table.columns:
                 name = f"{column.label} ({column.group})" if column.group not in ("", "cost") else column.label
                 value = line.values.get(column.id) or Value(None)
@@ -103,31 +122,47 @@ def comma_separated(board: Board) -> str:
                 if column.unit in ("accuracy", "gap"):
                     row |= {f"{name} low": value.low, f"{name} high": value.high}
                 row.setdefault("marks", [])
-                row["marks"] += [f"{name}: {'failed' if value.failed else mark}" for mark in (value.marks or ("",) * value.failed)]
+                row["marks"] += [
+                    f"{name}: {'failed' if value.failed else mark}" for mark in (value.marks or ("",) * value.failed)
+                ]
             row["notes"] = [*row.pop("marks"), *table.notes]
             rows.append(row)
             heads |= dict.fromkeys(row)  # type: ignore[arg-type]
     out = io.StringIO()
     writer = csv.DictWriter(out, list(heads) or ["dataset", "model", "n", "defense", "access"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _escape_csv("; ".join(v) if isinstance(v, list) else v) for key, v in row.items()} for row in rows)
+    writer.writerows(
+        {key: _escape_csv("; ".join(v) if isinstance(v, list) else v) for key, v in row.items()} for row in rows
+    )
     return out.getvalue()
 
 
 def as_json(board: Board) -> str:
-    return json.dumps(payload(board), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    """Return the JSON format, one cell or defense a line."""
+    body = payload(board)
+    lists = (f'"{name}": [\n' + ",\n".join(map(_line, body[name])) + "\n]" for name in ("cells", "defenses"))
+    return '{"schema": ' + str(body["schema"]) + ",\n" + ",\n".join(lists) + "}\n"
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)
 
 
 def payload(board: Board) -> dict[str, Any]:
-    """Return the ``leaderboard --format json`` object: fractions in [0, 1], FLOPs 2 per multiply-add, absent is null."""
+    """Return the object of the JSON format: fractions in [0, 1], FLOPs 2 per multiply-add, absent values ``None``."""
     return {
         "schema": SCHEMA,
-        "cells": [cell_row(result, *board.labels[key]) for key, result in board.results.items()],
+        "cells": cell_rows(board),
         "defenses": [_defense(table, standing) for table in board.tables for standing in table.standings],
     }
 
 
-def cell_row(r: CellResult, defense: str, attack: str) -> dict[str, Any]:
+def cell_rows(board: Board) -> list[dict[str, Any]]:
+    """Return every cell as the JSON format has it, under the labels of the leaderboard."""
+    return [_cell(r, *board.labels[key], board.protocols[key]) for key, r in board.results.items()]
+
+
+def _cell(r: CellResult, defense: str, attack: str, protocol: str) -> dict[str, Any]:
     threat = r.cell.attack.threat if r.cell.attack else None
     eps = threat.eps if threat else None
     m, c = r.metrics, r.cost
@@ -156,7 +191,7 @@ def cell_row(r: CellResult, defense: str, attack: str) -> dict[str, Any]:
         "attack_params": dict(r.cell.attack.attack.params) if r.cell.attack else {},
         "eot": r.cell.attack.eot if r.cell.attack else None,
         "images": r.cell.data.indices_sha,
-        "protocol": protocol(r),
+        "protocol": protocol,
         "commit": r.provenance.commit,
         "dirty": r.provenance.dirty,
         "machine": r.provenance.machine,
@@ -225,12 +260,18 @@ def _left_out(board: Board) -> Sequence[str]:
 
 
 def escape_markdown(value: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", value.replace("\n", " ")).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return (
+        re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", value.replace("\n", " "))
+        .replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+    )
 
 
 _LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "·": r"$\cdot$", "\n": " ", **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "·": r"$\cdot$", "\n": " ",
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
 }  # fmt: skip
 
 
@@ -243,4 +284,3 @@ def _escape_csv(value: Any) -> Any:
 
 
 FORMATS: dict[str, Callable[[Board], str]] = {"md": markdown, "csv": comma_separated, "tex": latex, "json": as_json}
-

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.report import text
-from bench.report.board import RANKED, Board, Column, Line, Table, build, threat_text
-from bench.report.rows import Standing, Value
+from bench.report.board import RANKED, Board, Column, Line, Table, build
+from bench.report.rows import Standing, Value, threat_text
 from bench.types import CellResult, UsageError, jsonable
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -37,7 +37,11 @@ def render(board: Board) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
     tables = [_table(table) for table in board.tables]
@@ -48,7 +52,11 @@ def render(board: Board) -> str:
         datasets=sorted({table.dataset for table in board.tables}),
         models=sorted({table.model for table in board.tables}),
         threats=list(dict.fromkeys(c.group for t in board.tables for c in t.columns if c.group not in ("", "cost"))),
-        accesses=[a for a in ("white-box", "static", "adaptive", "transfer") if any(line.access == a for t in board.tables for line in t.lines)],
+        accesses=[
+            a
+            for a in ("white-box", "static", "adaptive", "transfer")
+            if any(line.access == a for t in board.tables for line in t.lines)
+        ],
         optional=list(dict.fromkeys(c.label for t in board.tables for c in t.columns if c.label != "clean")),
         details=_details(board),
         foot=text.FOOT,
@@ -90,9 +98,13 @@ def _cell(table: Table, line: Line, column: Column, marks: Mapping[str, str]) ->
     known = value if value and (value.number is not None or value.failed) else None
     parts = [text.interval(value), *value.marks] if value else []
     return Cell(
-        text.number(value, column, table.n), known, column, rank, "".join(marks[m] for m in value.marks) if value else "",
+        text.number(value, column, table.n),
+        known,
+        column,
+        rank,
+        "".join(marks[mark] for mark in value.marks) if value else "",
         ", ".join(part for part in parts if part),
-    )  # fmt: skip
+    )
 
 
 def _spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
@@ -115,11 +127,15 @@ def _facts(board: Board) -> list[str]:
     machines = sorted({f"{p.machine} ({p.device})" for p in made})
     facts = [
         f"{len(made):,} cells" + (f", {failed} failed" if failed else ""),
-        f"{'commit' if len(commits) == 1 else f'{len(commits)} commits:'} {', '.join(commits[:3])}{' …' if len(commits) > 3 else ''}",
-        f"{', '.join(machines[:2])}{' …' if len(machines) > 2 else ''}",
+        f"{'commit' if len(commits) == 1 else f'{len(commits)} commits:'} {_few(commits)}",
+        _few(machines),
         f"finished {max(p.finished for p in made)[:16].replace('T', ' ')} UTC",
     ]
     return facts + ([f"{board.superseded} older results of code since edited left out"] if board.superseded else [])
+
+
+def _few(words: Sequence[str]) -> str:
+    return ", ".join(words[:3]) + (" …" if len(words) > 3 else "")
 
 
 def _details(board: Board) -> dict[str, Any]:
@@ -177,11 +193,11 @@ _LABEL_HEIGHT, _LABEL_WIDTH = 16, 110
 
 
 def _scatter(table: Table) -> dict[str, Any] | None:
-    """Return worst-case accuracy against inference FLOPs per image, laid out; nothing without two defenses to compare."""
+    """Return worst-case accuracy against inference FLOPs per image, laid out; nothing for fewer than two defenses."""
     first = next((s.threat for s in table.standings if s.threat), None)
     standings = [s for s in table.standings if s.threat == first and first and s.cost and s.cost.test_flops > 0]
     flops = [s.cost.test_flops for s in standings if s.cost]
-    if len(flops) < 2:
+    if first is None or len(flops) < 2:
         return None
     low, high = log10(min(flops)) - 0.15, log10(max(flops)) + 0.15
     if high - low < 1:
@@ -194,19 +210,26 @@ def _scatter(table: Table) -> dict[str, Any] | None:
         return _TOP + (1 - share) * (_HEIGHT - _TOP - _BOTTOM)
 
     marks = _spread([mark for s in standings for mark in _marks(s, at_x, at_y)])
-    front, best = [], -1.0
+    front: list[Mark] = []
+    best = -float("inf")
     for mark in sorted((m for m in marks if not m.open), key=lambda m: (m.x, m.y)):
         if -mark.y > best or not front:
             front.append(mark)
             best = -mark.y
-    ticks = [m * 10.0**e for e in range(int(low) - 1, int(high) + 2) for m in (1, 2, 5) if low <= log10(m * 10.0**e) <= high]
+    ticks = [
+        m * 10.0**e for e in range(int(low) - 1, int(high) + 2) for m in (1, 2, 5) if low <= log10(m * 10.0**e) <= high
+    ]
     if len(ticks) > 7:
         ticks = [tick for tick in ticks if str(f"{tick:e}").startswith("1")]
     return {
         "threat": threat_text(first),
         "marks": marks,
         "links": [(a, b) for a in marks for b in marks if a.open and not b.open and a.label == b.label],
-        "front": "" if len(front) < 2 else " ".join(f"{m.x:.1f},{y:.1f}" for i, m in enumerate(front) for y in ([front[i - 1].y, m.y] if i else [m.y])),
+        "front": ""
+        if len(front) < 2
+        else " ".join(
+            f"{m.x:.1f},{y:.1f}" for i, m in enumerate(front) for y in ([front[i - 1].y, m.y] if i else [m.y])
+        ),
         "x_ticks": [(at_x(tick), _flops(tick)) for tick in ticks],
         "y_ticks": [(at_y(share), f"{100 * share:.0f}") for share in (0, 0.25, 0.5, 0.75, 1)],
         "box": (_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM),
@@ -217,9 +240,21 @@ def _marks(standing: Standing, at_x: Any, at_y: Any) -> Iterator[Mark]:
     for access, value in standing.worst.items():
         if access == "any" or value.number is None or value.low is None or value.high is None or standing.cost is None:
             continue
-        hint = f"{standing.defense}, {access}: {100 * value.number:.1f} % ({text.interval(value)}), {_flops(standing.cost.test_flops)} per image"
+        score = f"{100 * value.number:.1f} % ({text.interval(value)})"
+        hint = f"{standing.defense}, {access}: {score}, {_flops(standing.cost.test_flops)} per image"
         x, y = at_x(standing.cost.test_flops), at_y(value.number)
-        yield Mark(x, y, at_y(value.low), at_y(value.high), access not in RANKED, standing.defense, y, x > 0.72 * _WIDTH, hint, " ".join(value.keys))
+        yield Mark(
+            x,
+            y,
+            at_y(value.low),
+            at_y(value.high),
+            access not in RANKED,
+            standing.defense,
+            y,
+            x > 0.72 * _WIDTH,
+            hint,
+            " ".join(value.keys),
+        )
 
 
 def _spread(marks: Sequence[Mark]) -> list[Mark]:
@@ -227,7 +262,9 @@ def _spread(marks: Sequence[Mark]) -> list[Mark]:
     placed: list[Mark] = []
     for mark in sorted(marks, key=lambda m: -m.y):
         near = [p.label_y for p in placed if not p.open and p.left == mark.left and abs(p.x - mark.x) < _LABEL_WIDTH]
-        wanted = mark.y if mark.open else min([mark.y, *(y - _LABEL_HEIGHT for y in near if y - _LABEL_HEIGHT < mark.y)])
+        wanted = (
+            mark.y if mark.open else min([mark.y, *(y - _LABEL_HEIGHT for y in near if y - _LABEL_HEIGHT < mark.y)])
+        )
         placed.append(mark._replace(label_y=wanted))
     return placed
 

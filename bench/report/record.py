@@ -115,7 +115,9 @@ def read(what: str | Path, *, repository: Path | None = None) -> Recorded:
     else:
         found = _read_commit(what, repository or Path.cwd())
     if not found.results:
-        raise UsageError(f"{what} holds no results" + (f" ({'; '.join(found.notes)})" if found.notes else ": run something first"))
+        raise UsageError(
+            f"{what} holds no results" + (f" ({'; '.join(found.notes)})" if found.notes else ": run something first")
+        )
     return found
 
 
@@ -123,7 +125,11 @@ def _read_store(root: Path) -> Recorded:
     files = {path.stem for path in (root / "cells").glob("*.json")}
     results = list(Store(root).results())
     damaged = sorted(files - {r.key for r in results})
-    notes = (f"{len(damaged)} damaged result files in {root} are left out: {', '.join(key[:12] for key in damaged[:3])}",) if damaged else ()
+    notes = (
+        (f"{len(damaged)} damaged result files in {root} are left out: {', '.join(key[:12] for key in damaged[:3])}",)
+        if damaged
+        else ()
+    )
     return Recorded(str(root), results, notes)
 
 
@@ -139,9 +145,13 @@ def _read_commit(name: str, repository: Path) -> Recorded:
             if path.endswith(suffix) and str(root / path) not in texts:
                 texts[str(root / path)] = _git(root, "show", f"{tree}:{path}") or ""
     if not texts and any((root / RUNS).glob(f"*/{commit}-dirty.json")):
-        raise UsageError(f"commit {commit[:10]} ('{name}') only has results with uncommitted changes; name that file itself to use it")
+        raise UsageError(
+            f"commit {commit[:10]} ('{name}') only has results with uncommitted changes; name their file to use it"
+        )
     if not texts:
-        raise UsageError(f"commit {commit[:10]} ('{name}') has no results in {RUNS.as_posix()}; record some with run --record")
+        raise UsageError(
+            f"commit {commit[:10]} ('{name}') has no results in {RUNS.as_posix()}; record some with run --record"
+        )
     return Recorded(f"{name} ({commit[:10]})", [r for path, text in texts.items() for r in parse(text, path)])
 
 
@@ -151,7 +161,9 @@ def _is_commit(name: str, repository: Path | None) -> bool:
 
 def _git(folder: Path, *words: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, encoding="utf-8", timeout=60)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, encoding="utf-8", timeout=60
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -6,6 +6,7 @@ import base64
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import reduce
 from operator import and_
 from statistics import fmean, median, stdev
@@ -15,6 +16,7 @@ from bench.stats import paired_difference, wilson
 from bench.types import Access, Cell, CellResult, DefenseCost, Threat
 
 ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
+NORMS = {"linf": "Linf", "l2": "L2", "wasserstein": "Wasserstein", "flow": "flow"}
 _SEED = {"weights": {"seed"}}
 
 
@@ -41,6 +43,8 @@ class Standing:
 
     defense: str
     threat: Threat | None
+    #: The threat as tables write it.
+    group: str
     clean: Value
     worst: Mapping[Access | Literal["any"], Value]
     gap: Value
@@ -50,9 +54,19 @@ class Standing:
     n: int
 
 
+def eps_text(eps: Fraction) -> str:
+    """Return a budget as the field writes it: 6/255 and not 2/85, but 1/4."""
+    steps = eps * 255
+    return f"{steps}/255" if steps.denominator == 1 and 0 < steps <= 32 else str(eps)
+
+
+def threat_text(threat: Threat) -> str:
+    return f"{NORMS[threat.norm]} {eps_text(threat.eps) if threat.eps is not None else 'unbounded'}"
+
+
 def defense_id(cell: Cell) -> str:
     """Return what makes two cells one row: network, recipe, schedule and step, whatever the seed."""
-    return cell.model.model_dump_json(exclude=_SEED) + (cell.step.model_dump_json() if cell.step else "")  # type: ignore[arg-type]
+    return cell.model.model_dump_json(exclude=_SEED) + (cell.step.model_dump_json() if cell.step else "")
 
 
 def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
@@ -63,14 +77,14 @@ def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
     """
     exact: dict[str, str] = {}
     loose: dict[str, str] = {}
-    variants: dict[tuple[str, Threat, Access], set[str]] = defaultdict(set)
+    variants: dict[tuple[str, str, Access], set[str]] = defaultdict(set)
     for r in results:
         if (made := r.cell.attack) is None:
             continue
-        source = made.model.model_dump_json(exclude=_SEED) if r.cell.access == "transfer" else ""  # type: ignore[arg-type]
+        source = made.model.model_dump_json(exclude=_SEED) if r.cell.access == "transfer" else ""
         exact[r.key] = f"{made.attack.model_dump_json()} {made.eot} {source}"
         loose[r.key] = f"{r.names.attack} {made.attack.model_dump_json(exclude={'params': {'rule'}})} {source}"
-        variants[loose[r.key], made.threat, r.cell.access].add(exact[r.key])
+        variants[loose[r.key], threat_text(made.threat), r.cell.access].add(exact[r.key])
     split = {attack for (attack, _, _), found in variants.items() if len(found) > 1}
     return {key: exact[key] if attack in split else attack for key, attack in loose.items()}
 
@@ -91,7 +105,8 @@ def _bits(result: CellResult, text: str | None) -> int:
     return int.from_bytes(data, "big")
 
 
-Place = tuple[Access, Threat, str]
+#: Access, the text of a threat, and the id of an attack; text, since comparing threats is slow and there are many.
+Place = tuple[Access, str, str]
 
 
 @dataclass(frozen=True)
@@ -110,13 +125,26 @@ class Row:
 
     @classmethod
     def of(
-        cls, name: str, results: Sequence[CellResult], ids: Mapping[str, str], attacks: Mapping[Threat, Mapping[str, str]]
+        cls,
+        name: str,
+        results: Sequence[CellResult],
+        ids: Mapping[str, str],
+        attacks: Mapping[str, Mapping[str, str]],
+        threats: Mapping[str, Threat],
     ) -> Row:
-        """Build the row from all results of a defense; ``attacks`` are the labels of all columns of the table."""
+        """Build the row from all results of a defense.
+
+        Args:
+            name: its label.
+            results: its cells.
+            ids: the column of each result, by key.
+            attacks: the labels of all columns of the table, by the text of their threat.
+            threats: the threats of these texts.
+        """
         cells: dict[Place, list[CellResult]] = defaultdict(list)
         for each in results:
             if each.cell.attack:
-                cells[each.cell.access, each.cell.attack.threat, ids[each.key]].append(each)
+                cells[each.cell.access, threat_text(each.cell.attack.threat), ids[each.key]].append(each)
         met = tuple(access for access in ACCESSES if any(place[0] == access for place in cells))
         row = cls(
             name,
@@ -124,14 +152,21 @@ class Row:
             tuple(sorted({each.cell.seed for each in results})),
             met or (results[0].cell.access,),
             cells,
-            {place: {r.cell.seed: robust_bits(r) for r in found if r.status == "done"} for place, found in cells.items()},
+            {
+                place: {r.cell.seed: robust_bits(r) for r in found if r.status == "done"}
+                for place, found in cells.items()
+            },
             _clean(results),
             _cost(results),
             [],
         )
-        row.standings.extend(row._standing(threat, found) for threat, found in attacks.items() if any(p[1] == threat for p in cells))
+        row.standings.extend(
+            row._standing(threats[group], group, found)
+            for group, found in attacks.items()
+            if any(place[1] == group for place in cells)
+        )
         if not row.standings:
-            row.standings.append(row._standing(None, {}))
+            row.standings.append(row._standing(None, "", {}))
         return row
 
     def rank(self, accesses: Sequence[Access]) -> tuple[float, float]:
@@ -142,20 +177,24 @@ class Row:
     def under_attack(self, results: Sequence[CellResult]) -> Value:
         return _mean([r.metrics.robust_accuracy for r in results if r.metrics], self.n, results)
 
-    def _standing(self, threat: Threat | None, labels: Mapping[str, str]) -> Standing:
+    def _standing(self, threat: Threat | None, group: str, labels: Mapping[str, str]) -> Standing:
         worst: dict[Access | Literal["any"], Value] = {}
         gap = Value(None)
         if threat is not None:
             for access in self.accesses:
-                worst[access] = self._worst(threat, [access], list(labels))[0]
-            worst["any"] = self._worst(threat, self.accesses, list(labels))[0]
-            gap = self._gap(threat, list(labels))
-        met = tuple(label for attack, label in labels.items() if any(place[1:] == (threat, attack) for place in self.cells))
-        return Standing(self.name, threat, self.clean, worst, gap, self.cost, met, self.seeds, self.n)
+                worst[access] = self._worst(group, [access], list(labels))[0]
+            worst["any"] = self._worst(group, self.accesses, list(labels))[0]
+            gap = self._gap(group, list(labels))
+        met = tuple(
+            label
+            for attack, label in labels.items()
+            if any((access, group, attack) in self.cells for access in ACCESSES)
+        )
+        return Standing(self.name, threat, group, self.clean, worst, gap, self.cost, met, self.seeds, self.n)
 
-    def _worst(self, threat: Threat, accesses: Sequence[Access], attacks: Sequence[str]) -> tuple[Value, dict[int, int]]:
+    def _worst(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> tuple[Value, dict[int, int]]:
         """Return the share of images that survive every attack, and these images for each seed."""
-        asked = [place for access in accesses for attack in attacks if (place := (access, threat, attack)) in self.cells]
+        asked = [place for access in accesses for attack in attacks if (place := (access, group, attack)) in self.cells]
         used = [place for place in asked if self.bits[place]]
         met = len({place[2] for place in asked})
         seeds = [seed for seed in self.seeds if used and all(seed in self.bits[place] for place in used)]
@@ -170,24 +209,35 @@ class Row:
         value = _mean(shares, self.n, results, [mark for mark, holds in marks.items() if holds], flags=False)
         return replace(value, partial=bool(value.marks)), survivors
 
-    def _gap(self, threat: Threat, attacks: Sequence[str]) -> Value:
+    def _gap(self, group: str, attacks: Sequence[str]) -> Value:
         """Return static minus adaptive worst case over the attacks made with both, on the same images."""
-        places = {access: [a for a in attacks if self.bits.get((access, threat, a))] for access in ("static", "adaptive")}
+        places = {
+            access: [a for a in attacks if self.bits.get((access, group, a))] for access in ("static", "adaptive")
+        }
         both = [attack for attack in places["static"] if attack in places["adaptive"]]
-        static, first = self._worst(threat, ["static"], both)
-        adaptive, second = self._worst(threat, ["adaptive"], both)
+        static, first = self._worst(group, ["static"], both)
+        adaptive, second = self._worst(group, ["adaptive"], both)
         pairs = [(first[seed], second[seed]) for seed in first if seed in second]
         if not pairs:
             return Value(None)
-        counts = [fmean(part) for part in zip(*(((a & b).bit_count(), (a & ~b).bit_count(), (b & ~a).bit_count()) for a, b in pairs), strict=True)]
+        both_times, static_only, adaptive_only = (
+            fmean(part)
+            for part in zip(
+                *(((a & b).bit_count(), (a & ~b).bit_count(), (b & ~a).bit_count()) for a, b in pairs), strict=True
+            )
+        )
         gaps = [(a.bit_count() - b.bit_count()) / self.n for a, b in pairs]
         either = {*places["static"], *places["adaptive"]}
         marks = (f"over {len(both)} of {len(either)} attacks",) if len(both) < len(either) else ()
-        ends = paired_difference(*counts, self.n - sum(counts))
+        ends = paired_difference(
+            both_times, static_only, adaptive_only, self.n - both_times - static_only - adaptive_only
+        )
         return Value(*ends, stdev(gaps) if len(gaps) > 1 else None, marks, static.keys + adaptive.keys)
 
 
-def _mean(shares: Sequence[float], n: int, results: Sequence[CellResult], marks: Iterable[str] = (), *, flags: bool = True) -> Value:
+def _mean(
+    shares: Sequence[float], n: int, results: Sequence[CellResult], marks: Iterable[str] = (), *, flags: bool = True
+) -> Value:
     raised = sorted({flag for r in results for flag in r.flags} - {"failed"}) if flags else []
     keys = tuple(r.key for r in results)
     failed = sum(r.status == "failed" for r in results)

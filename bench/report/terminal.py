@@ -37,7 +37,11 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
     yield Text(table.title, style="bold")
     scores = [column for column in table.columns if column.group != "cost"]
     for page in _pages(table, scores, marks, width):
-        met = [line for line in table.lines if page[0] is scores[0] and len(scores) == 1 or any(c.id in line.values for c in page[1:])]
+        met = [
+            line
+            for line in table.lines
+            if page[0] is scores[0] and len(scores) == 1 or any(c.id in line.values for c in page[1:])
+        ]
         yield _grid(table, page, met, marks)
     costs = [column for column in table.columns if column.group == "cost"]
     if costs:
@@ -51,7 +55,14 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
 
 
 def _grid(table: Table, columns: Sequence[Column], lines: Sequence[Line], marks: dict[str, str]) -> Grid:
-    grid = Grid(box=SIMPLE_HEAD, padding=(0, _GUTTER - 1, 0, 0), pad_edge=False, show_edge=False, header_style="dim", border_style="dim")
+    grid = Grid(
+        box=SIMPLE_HEAD,
+        padding=(0, _GUTTER - 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        header_style="dim",
+        border_style="dim",
+    )
     grid.add_column("\ndefense", no_wrap=True)
     scores = columns[0].group != "cost"
     if scores:

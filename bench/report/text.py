@@ -19,7 +19,9 @@ def number(value: Value | None, column: Column, n: int) -> str:
         return "failed"
     digits = 1 if n <= 1000 else 2
     if column.unit == "accuracy":
-        return f"{100 * value.number:.{digits}f}" + (f"±{100 * value.spread:.{digits}f}" if value.spread is not None else "")
+        return f"{100 * value.number:.{digits}f}" + (
+            f"±{100 * value.spread:.{digits}f}" if value.spread is not None else ""
+        )
     if column.unit == "gap":
         return f"{100 * value.number:+.{digits}f}"
     return f"{value.number:.4g}" if value.number < 1000 else f"{value.number:.0f}"

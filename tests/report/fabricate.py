@@ -72,8 +72,14 @@ def result(
 ) -> CellResult:
     n = len(clean)
     data = DataRef(
-        name=dataset, split="test", n=n, image_shape=(1, 16, 16), num_classes=10, indices_sha=sha256_hex(rows, str(n)), data_sha=sha256_hex(dataset)
-    )  # fmt: skip
+        name=dataset,
+        split="test",
+        n=n,
+        image_shape=(1, 16, 16),
+        num_classes=10,
+        indices_sha=sha256_hex(rows, str(n)),
+        data_sha=sha256_hex(dataset),
+    )
     model = ModelRef(
         network=method("network", network),
         weights=TrainRef(
@@ -104,15 +110,37 @@ def result(
         interval = wilson(sum(robust), n)
         body = {
             "metrics": Metrics(
-                n=n, clean_accuracy=sum(clean) / n, robust_accuracy=sum(robust) / n, ci_low=interval.low, ci_high=interval.high, mean_linf=0.03, mean_l2=0.8
+                n=n,
+                clean_accuracy=sum(clean) / n,
+                robust_accuracy=sum(robust) / n,
+                ci_low=interval.low,
+                ci_high=interval.high,
+                mean_linf=0.03,
+                mean_l2=0.8,
             ),
             "clean_bits": pack_bits(clean),
             "adversarial_bits": pack_bits(hit) if attack else None,
-            "cost": Cost(forwards_per_example=forwards, backwards_per_example=forwards, seconds_per_example=seconds, flops_per_example=3e6 * forwards, peak_memory_bytes=10**8),
-            "defense_cost": DefenseCost(params=75_000, train_flops_per_epoch=2.5e10 * (1 + (recipe != "standard")), train_seconds_per_epoch=1.25, test_flops=1e6 * (1 + 3 * (step == "tpap")), test_seconds=2e-4, test_forwards=1, test_backwards=0),
-        }  # fmt: skip
+            "cost": Cost(
+                forwards_per_example=forwards,
+                backwards_per_example=forwards,
+                seconds_per_example=seconds,
+                flops_per_example=3e6 * forwards,
+                peak_memory_bytes=10**8,
+            ),
+            "defense_cost": DefenseCost(
+                params=75_000,
+                train_flops_per_epoch=2.5e10 * (1 + (recipe != "standard")),
+                train_seconds_per_epoch=1.25,
+                test_flops=1e6 * (1 + 3 * (step == "tpap")),
+                test_seconds=2e-4,
+                test_forwards=1,
+                test_backwards=0,
+            ),
+        }
     else:
-        body = {"error": CellError(kind="MethodError", message="pgd returned NaN for 3 of 8 images", traceback="Traceback")}
+        body = {
+            "error": CellError(kind="MethodError", message="pgd returned NaN for 3 of 8 images", traceback="Traceback")
+        }
     return CellResult(
         schema=1,
         key=key_of(jsonable(cell), version=version),
@@ -128,14 +156,31 @@ def result(
     )  # fmt: skip
 
 
+def _both(static_fgsm: float, static_pgd: float, adaptive_fgsm: float, adaptive_pgd: float) -> dict[str, Any]:
+    return {
+        "static": {"fgsm": static_fgsm, "pgd": static_pgd},
+        "adaptive": {"fgsm": adaptive_fgsm, "pgd": adaptive_pgd},
+    }
+
+
+# Each defense: its recipe, step, clean accuracy, and accuracy by access and attack.
 STORY = {
-    # defense: (recipe, step, clean, {access: {attack: robust}})
     "standard": ("standard", None, 0.986, {"white-box": {"fgsm": 0.254, "pgd": 0.012}}),
     "fgsm-at": ("fgsm-at", None, 0.990, {"white-box": {"fgsm": 0.976, "pgd": 0.030}}),
     "pgd-at": ("pgd-at", None, 0.974, {"white-box": {"fgsm": 0.880, "pgd": 0.842}}),
-    "tpap": ("fgsm-at", "tpap", 0.984, {"static": {"fgsm": 0.418, "pgd": 0.970}, "adaptive": {"fgsm": 0.300, "pgd": 0.026}}),
-    "jpeg": ("standard", "jpeg", 0.982, {"static": {"fgsm": 0.380, "pgd": 0.210}, "adaptive": {"fgsm": 0.240, "pgd": 0.016}}),
-}  # fmt: skip
+    "tpap": (
+        "fgsm-at",
+        "tpap",
+        0.984,
+        {"static": {"fgsm": 0.418, "pgd": 0.97}, "adaptive": {"fgsm": 0.3, "pgd": 0.026}},
+    ),
+    "jpeg": (
+        "standard",
+        "jpeg",
+        0.982,
+        _both(0.38, 0.21, 0.24, 0.016),
+    ),
+}
 
 
 def story(n: int = 500, **more: Any) -> list[CellResult]:

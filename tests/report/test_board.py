@@ -1,9 +1,10 @@
 from fractions import Fraction
 
 import pytest
+
 from bench.report.board import build
 from bench.stats import paired_difference, wilson
-from fabricate import outcomes, result, story
+from tests.report.fabricate import outcomes, result, story
 
 
 def line(table, defense, access):
@@ -53,7 +54,9 @@ def test_an_image_wrong_when_clean_is_never_robust():
 def test_the_gap_is_paired():
     clean = [True] * 100
     static = result("tpap", step="tpap", access="static", clean=clean, adversarial=[i < 90 for i in range(100)])
-    adaptive = result("tpap", step="tpap", access="adaptive", clean=clean, adversarial=[20 <= i < 95 for i in range(100)])
+    adaptive = result(
+        "tpap", step="tpap", access="adaptive", clean=clean, adversarial=[20 <= i < 95 for i in range(100)]
+    )
     (table,) = build([static, adaptive]).tables
     gap = value(table, "tpap", "adaptive", "gap")
     assert (gap.number, gap.low, gap.high) == pytest.approx(paired_difference(70, 20, 5, 5))
@@ -80,7 +83,10 @@ def test_other_budgets_never_share_a_worst_case():
     small = result(eps="2/255", clean=clean, adversarial=[True] * 9 + [False])
     large = result(eps="16/255", clean=clean, adversarial=[False] * 10)
     (table,) = build([small, large]).tables
-    assert [(s.threat.eps, s.worst["any"].number) for s in table.standings] == [(Fraction(2, 255), 0.9), (Fraction(16, 255), 0.0)]
+    assert [(s.threat.eps, s.worst["any"].number) for s in table.standings] == [
+        (Fraction(2, 255), 0.9),
+        (Fraction(16, 255), 0.0),
+    ]
     assert [c.group for c in table.columns if c.label == "pgd"] == ["Linf 2/255", "Linf 16/255"]
 
 
@@ -128,7 +134,9 @@ def test_the_newest_answer_to_a_question_counts():
 
 
 def test_seeds_give_mean_and_spread():
-    cells = [result(seed=s, clean=[True] * 100, adversarial=outcomes(share, 100)) for s, share in enumerate((0.4, 0.5, 0.6))]
+    cells = [
+        result(seed=s, clean=[True] * 100, adversarial=outcomes(share, 100)) for s, share in enumerate((0.4, 0.5, 0.6))
+    ]
     (table,) = build(cells).tables
     found = value(table, "standard", "white-box", "pgd")
     assert (found.number, found.spread) == pytest.approx((0.5, 0.1))
@@ -138,7 +146,10 @@ def test_seeds_give_mean_and_spread():
 
 def test_a_failed_cell_is_seen_and_left_out_of_the_worst_case():
     clean = [True] * 10
-    cells = [result(attack="fgsm", clean=clean, adversarial=[True] * 7 + [False] * 3), result(clean=clean, status="failed")]
+    cells = [
+        result(attack="fgsm", clean=clean, adversarial=[True] * 7 + [False] * 3),
+        result(clean=clean, status="failed"),
+    ]
     (table,) = build(cells).tables
     assert value(table, "standard", "white-box", "pgd").failed
     worst = value(table, "standard", "white-box", "worst case")
@@ -165,7 +176,14 @@ def test_one_attack_is_one_column_though_the_static_one_keeps_another_iterate():
     clean = [True] * 10
     rules = {"static": "last-iterate", "adaptive": "any-iterate"}
     cells = [
-        result("tpap", step="tpap", access=access, attack_params={"steps": 20, "rule": rule}, clean=clean, adversarial=[access == "static"] * 10)
+        result(
+            "tpap",
+            step="tpap",
+            access=access,
+            attack_params={"steps": 20, "rule": rule},
+            clean=clean,
+            adversarial=[access == "static"] * 10,
+        )
         for access, rule in rules.items()
     ]
     (table,) = build(cells).tables

@@ -4,11 +4,12 @@ from functools import partial
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
+
 from bench.report.changes import as_json, as_markdown, as_text
 from bench.report.compare import Counts, compare, judge
 from bench.report.record import Recorded
-from fabricate import outcomes, result, story
-from scipy.stats import binomtest
+from tests.report.fabricate import outcomes, result, story
 
 LATER = "2026-11-23T10:00:00+00:00"
 new = partial(result, finished=LATER, commit="b" * 40)
@@ -69,7 +70,10 @@ def test_false_alarms_are_at_most_5_percent_of_comparisons():
     alarms = []
     for churn in (0.002, 0.02, 0.1):
         lost, gained = rng.binomial(1000, churn, (2, 1500, 20))
-        found = [judge([Counts(int(a), int(b), 1000) for a, b in zip(*row, strict=True)]) for row in zip(lost, gained, strict=True)]
+        found = [
+            judge([Counts(int(a), int(b), 1000) for a, b in zip(*row, strict=True)])
+            for row in zip(lost, gained, strict=True)
+        ]
         alarms.append(np.mean([any(verdict != "same" for verdict, _, _ in row) for row in found]))
     assert max(alarms) <= 0.05
 
@@ -79,7 +83,9 @@ def test_power_for_a_loss_of_two_points_is_at_least_90_percent(cells):
     rng = np.random.default_rng(1)
     lost, gained = rng.binomial(1000, 0.022, 1000), rng.binomial(1000, 0.002, 1000)
     others = [Counts(2, 2, 1000)] * (cells - 1)
-    caught = [judge([Counts(int(a), int(b), 1000), *others])[0][0] == "regression" for a, b in zip(lost, gained, strict=True)]
+    caught = [
+        judge([Counts(int(a), int(b), 1000), *others])[0][0] == "regression" for a, b in zip(lost, gained, strict=True)
+    ]
     assert np.mean(caught) >= 0.9
 
 
@@ -107,7 +113,9 @@ def test_other_example_lists_are_not_comparable():
 
 
 def test_other_parameters_are_not_comparable_and_named():
-    c = compared([result(attack_params={"steps": 20}, clean=[True] * 8)], [new(attack_params={"steps": 40}, clean=[True] * 8)])
+    c = compared(
+        [result(attack_params={"steps": 20}, clean=[True] * 8)], [new(attack_params={"steps": 40}, clean=[True] * 8)]
+    )
     assert c.changes[0].notes == ("attack.attack.params.steps: 20 against 40",)
     c = compared([result(eps="8/255", clean=[True] * 8)], [new(eps="31/1000", clean=[True] * 8)])
     assert c.changes[0].notes == ("attack.threat.eps: 8/255 against 31/1000",)
@@ -147,7 +155,10 @@ def test_passes_are_compared_exactly():
 
 
 def test_more_passes_for_other_outcomes_are_told_but_no_regression():
-    c = compared([result(clean=[True] * 8, adversarial=[False] * 8)], [new(clean=[True] * 8, adversarial=[True] + [False] * 7, forwards=22)])
+    c = compared(
+        [result(clean=[True] * 8, adversarial=[False] * 8)],
+        [new(clean=[True] * 8, adversarial=[True] + [False] * 7, forwards=22)],
+    )
     assert len(c.costs) == 3
     assert not c.regressed
 
@@ -168,7 +179,10 @@ def test_every_format_tells_the_story():
     clean, bits = [True] * 1000, outcomes(0.5, 1000)
     c = compared(
         [result("a|b", clean=clean, adversarial=bits), result("other", attack="fgsm", clean=clean)],
-        [new("a|b", clean=clean, adversarial=flipped(bits, 40, 5), code="2"), new("other", attack="fgsm", clean=clean, rows="x")],
+        [
+            new("a|b", clean=clean, adversarial=flipped(bits, 40, 5), code="2"),
+            new("other", attack="fgsm", clean=clean, rows="x"),
+        ],
     )
     text, table, body = as_text(c), as_markdown(c), json.loads(as_json(c))
     assert "1 regression" in text.splitlines()[0]

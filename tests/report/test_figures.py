@@ -2,12 +2,13 @@ import json
 from pathlib import Path
 
 import pytest
+
 from bench.cli import main
 from bench.keys import TRAINING_VERSION, canonical_json, key_of
 from bench.report import figures
 from bench.store import Store
 from bench.types import jsonable
-from fabricate import outcomes, result, story, stored
+from tests.report.fabricate import outcomes, result, stored, story
 
 CLEAN = [True] * 100
 
@@ -23,10 +24,11 @@ def drawn(name, results, tmp_path, store=None):
 
 def test_every_figure_says_what_it_shows():
     known = figures.summaries()
-    assert {
-        "accuracy-heatmap", "overfitting-curves", "cost", "accuracy-vs-cost", "tpap-ablation", "substitution", "attack-gallery", "grad-cam",
-        "tsne", "loss-surface", "preprocessing", "large-images", "access-gap", "eps-sweep",
-    } == set(known)  # fmt: skip
+    named = (
+        "accuracy-heatmap overfitting-curves cost accuracy-vs-cost tpap-ablation substitution attack-gallery grad-cam "
+        "tsne loss-surface preprocessing large-images access-gap eps-sweep"
+    )
+    assert set(named.split()) == set(known)
     assert all(20 < len(about) < 120 for about in known.values())
 
 
@@ -72,7 +74,15 @@ def purified(share, recipe="fgsm-at", **params):
     step = {"beta": "1/4", "steps": 1, "label": "predicted", "direction": "ascend", **params}
     name = f"tpap{params}{recipe}"
     return [
-        result(name, step="tpap", recipe=recipe, step_params=step, access=access, clean=CLEAN, adversarial=outcomes(share * (access == "static"), 100))
+        result(
+            name,
+            step="tpap",
+            recipe=recipe,
+            step_params=step,
+            access=access,
+            clean=CLEAN,
+            adversarial=outcomes(share * (access == "static"), 100),
+        )
         for access in ("static", "adaptive")
     ]
 
@@ -97,10 +107,20 @@ def test_the_ablation_changes_one_parameter_at_a_time(tmp_path):
 
 
 def test_substitution_crosses_training_with_purification(tmp_path):
-    cells = [*purified(0.9), *purified(0.8, steps=10), *purified(0.5, recipe="pgd-at"), *purified(0.4, recipe="pgd-at", steps=10)]
+    cells = [
+        *purified(0.9),
+        *purified(0.8, steps=10),
+        *purified(0.5, recipe="pgd-at"),
+        *purified(0.4, recipe="pgd-at", steps=10),
+    ]
     rows = drawn("substitution", cells, tmp_path)["accuracies"]
     static = {(row["trained_with"], row["purified_with"]): row["value"] for row in rows if row["kind"] == "static"}
-    assert static == {("fgsm-at", "FGSM"): 0.9, ("fgsm-at", "PGD-10"): 0.8, ("pgd-at", "FGSM"): 0.5, ("pgd-at", "PGD-10"): 0.4}
+    assert static == {
+        ("fgsm-at", "FGSM"): 0.9,
+        ("fgsm-at", "PGD-10"): 0.8,
+        ("pgd-at", "FGSM"): 0.5,
+        ("pgd-at", "PGD-10"): 0.4,
+    }
 
 
 def test_preprocessing_shows_every_step_under_every_access(tmp_path):
@@ -113,7 +133,14 @@ def test_preprocessing_shows_every_step_under_every_access(tmp_path):
 
 def test_the_curves_are_the_log_of_the_training(tmp_path):
     cell = result(clean=CLEAN, recipe="fgsm-at")
-    rows = [{"epoch": e + 1, "train": {"clean": 0.5, "fgsm": 0.4, "pgd20": 0.1 * e}, "test": {"clean": 0.4, "fgsm": 0.3, "pgd20": 0.05}} for e in range(3)]
+    rows = [
+        {
+            "epoch": e + 1,
+            "train": {"clean": 0.5, "fgsm": 0.4, "pgd20": 0.1 * e},
+            "test": {"clean": 0.4, "fgsm": 0.3, "pgd20": 0.05},
+        }
+        for e in range(3)
+    ]
     store = stored(tmp_path / "store", [cell])
     folder = store.training(key_of(jsonable(cell.cell.model), version=TRAINING_VERSION))
     folder.mkdir(parents=True)
@@ -142,7 +169,9 @@ def test_what_cannot_be_drawn_says_what_is_missing(tmp_path, name, message):
 def test_the_verb_draws_what_it_can_and_says_the_rest(tmp_path, capsys):
     store = str(stored(tmp_path / "store", story(60)).root)
     assert main(["figures", "cost", "access-gap", "--store", store, "--out", str(tmp_path / "f")]) == 0
-    assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == [f"{n}.{k}" for n in ("cost", "access-gap") for k in ("png", "pdf", "json")]
+    assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == [
+        f"{n}.{k}" for n in ("cost", "access-gap") for k in ("png", "pdf", "json")
+    ]
     assert main(["figures", "--list"]) == 0
     assert "access-gap" in capsys.readouterr().out
 
@@ -157,7 +186,9 @@ def test_the_verb_draws_what_it_can_and_says_the_rest(tmp_path, capsys):
 )
 def test_bad_input_is_one_clear_line(tmp_path, capsys, words, message):
     store = str(stored(tmp_path / "store", story(20)).root)
-    assert main(["figures", *words, "--store", store, *([] if "--out" in words else ["--out", str(tmp_path / "f")])]) == 2
+    assert (
+        main(["figures", *words, "--store", store, *([] if "--out" in words else ["--out", str(tmp_path / "f")])]) == 2
+    )
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

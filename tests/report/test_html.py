@@ -3,9 +3,10 @@ import json
 import re
 
 import pytest
+
 from bench.report.html import write_report
 from bench.types import UsageError
-from fabricate import outcomes, result, story
+from tests.report.fabricate import outcomes, result, story
 
 VOID = {"meta", "link", "input", "br", "img"}
 
@@ -65,7 +66,11 @@ def test_every_cell_can_be_opened_with_all_that_is_known_of_it(tmp_path):
     linked = {key for keys in re.findall(r'data-keys="([^"]*)"', text) for key in keys.split()}
     assert linked == set(details["cells"])
     one = details["cells"][failed.key]
-    assert one["error"] == {"kind": "MethodError", "message": "pgd returned NaN for 3 of 8 images", "traceback": "Traceback"}
+    assert one["error"] == {
+        "kind": "MethodError",
+        "message": "pgd returned NaN for 3 of 8 images",
+        "traceback": "Traceback",
+    }
     assert one["flags"] == ["no-op"]
     assert details["shared"][one["provenance"]]["packages"]["torch"] == "2.15.0"
     pgd = next(cell for cell in details["cells"].values() if cell["title"][3] == "pgd")
@@ -93,9 +98,14 @@ def test_few_results_make_a_page_too(tmp_path, results):
 
 
 def test_labels_of_the_scatter_do_not_lie_on_each_other(tmp_path):
-    cells = [result(f"defense-{i}", clean=[True] * 100, adversarial=outcomes(0.01 * i, 100), recipe=f"r{i}") for i in range(8)]
+    cells = [
+        result(f"defense-{i}", clean=[True] * 100, adversarial=outcomes(0.01 * i, 100), recipe=f"r{i}")
+        for i in range(8)
+    ]
     text, *_ = page_of(cells, tmp_path)
-    heights = sorted(float(y) for y in re.findall(r'<text x="[^"]*" y="([^"]*)" text-anchor="(?:start|end)">defense', text))
+    heights = sorted(
+        float(y) for y in re.findall(r'<text x="[^"]*" y="([^"]*)" text-anchor="(?:start|end)">defense', text)
+    )
     assert len(heights) == 8
     assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) >= 14
 

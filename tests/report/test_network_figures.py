@@ -5,6 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
+from torch import nn
+
 from bench import registry
 from bench.data import data_ref, open_set
 from bench.evaluate import Crafted
@@ -19,9 +22,7 @@ from bench.schedule.chunks import write_chunk
 from bench.schedule.plan import attack_key, training_key
 from bench.store import Store, write_atomically
 from bench.types import AttackRef, Cell, ModelRef, Schedule, Threat, TrainRef, jsonable
-from fabricate import outcomes, result
-from safetensors.torch import save
-from torch import nn
+from tests.report.fabricate import outcomes, result
 
 N = 60
 
@@ -110,17 +111,35 @@ def source(tmp_path_factory):
     network = network_ref("small-cnn", {})
     model = ModelRef(network=network, weights=TrainRef(recipe=recipe, schedule=Schedule(epochs=1), data=data, seed=0))
     torch.manual_seed(0)
-    write_atomically(store.training(training_key(model)) / "weights.safetensors", save(build(network, 10, data.image_shape).state_dict()))
-    x = torch.from_numpy(images.images[:N]).float() / 255
+    write_atomically(
+        store.training(training_key(model)) / "weights.safetensors",
+        save(build(network, 10, data.image_shape).state_dict()),
+    )
+    x = torch.tensor(images.images[:N]).float() / 255
     results = []
     for name, scale in (("fgsm", 0.1), ("pgd", 0.2)):
-        attack = AttackRef(model=model, step=None, attack=registry.find("attack", name).ref({}), threat=Threat(eps="1/4"), data=data, seed=0)
+        attack = AttackRef(
+            model=model,
+            step=None,
+            attack=registry.find("attack", name).ref({}),
+            threat=Threat(eps="1/4"),
+            data=data,
+            seed=0,
+        )
         noise = (x + scale * torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).sign()).clamp(0, 1)
-        write_chunk(store.adversarial(attack_key(attack)) / f"000000-{N:06d}.safetensors", Crafted(noise, torch.ones(N), torch.ones(N), 0.1, [], N))
-        for defense, step, access in (("fgsm-at", None, "white-box"), ("tpap", registry.find("test-time", "tpap").ref({}), "static")):
+        write_chunk(
+            store.adversarial(attack_key(attack)) / f"000000-{N:06d}.safetensors",
+            Crafted(noise, torch.ones(N), torch.ones(N), 0.1, [], N),
+        )
+        for defense, step, access in (
+            ("fgsm-at", None, "white-box"),
+            ("tpap", registry.find("test-time", "tpap").ref({}), "static"),
+        ):
             cell = Cell(data=data, model=model, step=step, access=access, attack=attack, seed=0)
             made = result(defense, name, clean=[True] * N, adversarial=outcomes(0.5, N), access=access)
-            results.append(made.model_copy(update={"cell": cell, "key": key_of(jsonable(cell), version=EVALUATION_VERSION)}))
+            results.append(
+                made.model_copy(update={"cell": cell, "key": key_of(jsonable(cell), version=EVALUATION_VERSION)})
+            )
     return figures.source_of(results, store)
 
 
@@ -142,5 +161,9 @@ def test_purified_images_are_what_the_network_gets(source):
     found = _network.purified(p.net, p.step, p.images.x)
     moved = (found - p.images.x).abs()
     assert 0 < float(moved.max()) <= 8 / 255 + 1e-6
-    deployed = registry.find("test-time", "tpap").load()(beta=registry.find("test-time", "tpap").arguments(p.step.params)["beta"]).wrap(p.net)
+    deployed = (
+        registry.find("test-time", "tpap")
+        .load()(beta=registry.find("test-time", "tpap").arguments(p.step.params)["beta"])
+        .wrap(p.net)
+    )
     torch.testing.assert_close(p.net(found), deployed(p.images.x))

@@ -2,13 +2,14 @@ import json
 import subprocess
 from pathlib import Path
 
-import bench
 import pandas as pd
 import pytest
+
+import bench
 from bench.keys import canonical_json, sha256_hex
 from bench.report import record
 from bench.types import UsageError, jsonable
-from fabricate import result, story, stored
+from tests.report.fabricate import result, stored, story
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -21,7 +22,9 @@ def repository(tmp_path, monkeypatch):
         monkeypatch.setenv(f"{name}_EMAIL", "t@example.org")
 
     def git(*words):
-        return subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(tmp_path), *words], check=True, capture_output=True, text=True
+        ).stdout.strip()
 
     git("init", "-q")
     for name in "ab":
@@ -40,7 +43,9 @@ def test_a_run_file_is_named_sorted_and_reads_back(tmp_path, monkeypatch):
     assert json.loads(head)["schema"] == 1
     names = [json.loads(line)["names"] for line in lines]
     assert len(lines) == len(story(50))
-    assert names == sorted(names, key=lambda n: "/".join((n["dataset"], n["model"], n["defense"], n["attack"], n["access"])))
+    assert names == sorted(
+        names, key=lambda n: "/".join((n["dataset"], n["model"], n["defense"], n["attack"], n["access"]))
+    )
     assert {r.key: r for r in record.read(path).results} == {r.key: r for r in story(50)}
 
 
@@ -57,7 +62,10 @@ def test_recording_adds_to_a_file_and_is_the_same_every_time(tmp_path, monkeypat
 
 def test_a_file_of_schema_1_stays_readable():
     found = record.read(FIXTURES / "run-schema-1.json").results
-    assert [str(r.names) for r in found] == ["digits/small-cnn/standard/clean/white-box", "digits/small-cnn/standard/pgd/white-box"]
+    assert [str(r.names) for r in found] == [
+        "digits/small-cnn/standard/clean/white-box",
+        "digits/small-cnn/standard/pgd/white-box",
+    ]
     assert found[1].metrics.robust_accuracy == 0.5
 
 

@@ -1,8 +1,9 @@
 import io
 
-from bench.report.terminal import leaderboard
-from fabricate import outcomes, result, story
 from rich.console import Console
+
+from bench.report.terminal import leaderboard
+from tests.report.fabricate import outcomes, result, story
 
 
 def shown(results, width=100):
@@ -33,7 +34,9 @@ def test_nothing_is_cut_off_whatever_the_number_of_attacks():
 
 
 def test_failures_and_flags_are_visible():
-    text = shown([result(clean=[True] * 4, status="failed"), result(attack="fgsm", clean=[True] * 4, flags=("zero-gradient",))])
+    text = shown(
+        [result(clean=[True] * 4, status="failed"), result(attack="fgsm", clean=[True] * 4, flags=("zero-gradient",))]
+    )
     assert "failed" in next(line for line in text.splitlines() if line.startswith("standard"))
     assert "MethodError: pgd returned NaN for 3 of 8 images" in text
     assert "ᵃ zero-gradient" in text

@@ -3,9 +3,10 @@ import subprocess
 import sys
 
 import pytest
+
 from bench.cli import main
 from bench.report import record
-from fabricate import outcomes, result, story, stored
+from tests.report.fabricate import outcomes, result, stored, story
 
 
 @pytest.fixture
@@ -18,7 +19,16 @@ def test_the_leaderboard_is_a_table_in_the_terminal(store, capsys):
     assert "digits · small-cnn · 50 images" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("kind", "start"), [("md", "### digits"), ("csv", "dataset,model"), ("tex", "\\begin{table}"), ("html", "<!doctype html>"), ("json", "{")])
+@pytest.mark.parametrize(
+    ("kind", "start"),
+    [
+        ("md", "### digits"),
+        ("csv", "dataset,model"),
+        ("tex", "\\begin{table}"),
+        ("html", "<!doctype html>"),
+        ("json", "{"),
+    ],
+)
 def test_every_format_goes_to_the_terminal_or_a_file(store, tmp_path, capsys, kind, start):
     assert main(["leaderboard", "--store", store, "--format", kind]) == 0
     text = capsys.readouterr().out
@@ -68,12 +78,19 @@ def test_compare_takes_stores_and_files_and_exits_1_on_a_regression(tmp_path, ca
     clean, bits = [True] * 1000, outcomes(0.5, 1000)
     worse = [bit and i % 10 > 0 for i, bit in enumerate(bits)]
     base = stored(tmp_path / "base", [result(clean=clean, adversarial=bits)])
-    (tmp_path / "head.json").write_text(record.serialise([result(clean=clean, adversarial=worse, finished="2026-11-23T00:00:00+00:00")]))
+    (tmp_path / "head.json").write_text(
+        record.serialise([result(clean=clean, adversarial=worse, finished="2026-11-23T00:00:00+00:00")])
+    )
     assert main(["compare", str(base.root), str(tmp_path / "head.json")]) == 1
     assert "1 regression" in capsys.readouterr().out
     assert main(["compare", str(tmp_path / "head.json"), str(base.root), "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["changes"][0]["verdict"] == "improvement"
-    assert main(["compare", str(base.root), str(tmp_path / "head.json"), "--format", "md", "--out", str(tmp_path / "c.md")]) == 1
+    assert (
+        main(
+            ["compare", str(base.root), str(tmp_path / "head.json"), "--format", "md", "--out", str(tmp_path / "c.md")]
+        )
+        == 1
+    )
     assert (tmp_path / "c.md").read_text().startswith("### ❌")
 
 

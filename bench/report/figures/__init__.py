@@ -1,7 +1,7 @@
 """The figures: one file each, drawn from the store, written as PNG and PDF with the JSON of their numbers.
 
-A file ``some_name.py`` here is the figure ``some-name``: its docstring's first line says what it shows, and its
-``draw(source)`` returns the picture with its numbers, or raises ``Missing`` where the store does not hold what it needs.
+A file ``some_name.py`` here is the figure ``some-name``: the first line of its docstring says what it shows, and its
+``draw(source)`` returns the picture with its numbers, or raises ``Missing`` where the store lacks what it needs.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Source:
         return list(self.board.results.values())
 
 
-def source_of(results: Sequence[CellResult], store: Store, *, data_folder: Path | None = None, paper: bool = False) -> Source:
+def source_of(
+    results: Sequence[CellResult], store: Store, *, data_folder: Path | None = None, paper: bool = False
+) -> Source:
     return Source(build(results), store, data_folder, paper)
 
 
@@ -92,14 +94,20 @@ def _write(name: str, drawing: Drawing, out: Path) -> Iterator[Path]:
     from io import BytesIO
 
     # Dates and versions would make every file another one.
-    metadata: dict[str, dict[str, Any]] = {"png": {"Software": None}, "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None}}
+    metadata: dict[str, dict[str, Any]] = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
+    }
     try:
         for kind, about in metadata.items():
             buffer = BytesIO()
             drawing.figure.savefig(buffer, format=kind, metadata=about)
             write_atomically(out / f"{name}.{kind}", buffer.getvalue())
             yield out / f"{name}.{kind}"
-        numbers = json.dumps({"schema": 1, "figure": name, **drawing.numbers}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        numbers = (
+            json.dumps({"schema": 1, "figure": name, **drawing.numbers}, indent=1, ensure_ascii=False, allow_nan=False)
+            + "\n"
+        )
         write_atomically(out / f"{name}.json", numbers.encode())
         yield out / f"{name}.json"
     except OSError as error:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from bench import weights
@@ -62,7 +63,9 @@ def clean_images(source: Source, data: DataRef) -> Images:
         rows = rows_of(images, data)
     except UsageError as error:
         raise Missing(str(error)) from None
-    return Images(torch.from_numpy(images.images[rows]).float() / 255, torch.from_numpy(np.asarray(images.labels[rows])).long())
+    return Images(
+        torch.from_numpy(images.images[rows]).float() / 255, torch.from_numpy(np.asarray(images.labels[rows])).long()
+    )
 
 
 def adversarial(source: Source, attack: AttackRef) -> Tensor:
@@ -77,7 +80,10 @@ def adversarial(source: Source, attack: AttackRef) -> Tensor:
         last = min(first + CHUNK, n)
         made = read_chunk(folder / f"{first:06d}-{last:06d}.safetensors", last - first)
         if made is None:
-            raise Missing(f"the adversarial images of {attack.attack.name} are not in this store: figures of networks need the store that they were made in")
+            raise Missing(
+                f"the adversarial images of {attack.attack.name} are not in this store: figures of networks need the "
+                "store that they were made in"
+            )
         chunks.append(made.images.float())
     return torch.cat(chunks)
 
@@ -93,7 +99,7 @@ def purified(net: nn.Module, step: MethodRef, x: Tensor) -> Tensor:
     handed: list[Tensor] = []
     with _watching(net, lambda inputs: handed.append(inputs.detach())), torch.no_grad():
         found = []
-        for part in x.split(_BATCH):
+        for part in torch.split(x, _BATCH):
             put.deployed(part)
             found.append(handed[-1])
             handed.clear()
@@ -117,7 +123,7 @@ def _watching(module: nn.Module, see: Callable[[Tensor], None]) -> Iterator[None
 
 @torch.no_grad()
 def predictions(net: nn.Module, x: Tensor) -> Tensor:
-    return torch.cat([net(part).argmax(1) for part in x.split(_BATCH)])
+    return torch.cat([net(part).argmax(1) for part in torch.split(x, _BATCH)])
 
 
 @torch.no_grad()
@@ -132,7 +138,7 @@ def penultimate(net: nn.Module, x: Tensor) -> np.ndarray:
         raise Missing("the network has no linear layer, so no penultimate features")
     seen: list[Tensor] = []
     with _watching(linear[-1], lambda inputs: seen.append(inputs.flatten(1))):
-        for part in x.split(_BATCH):
+        for part in torch.split(x, _BATCH):
             net(part)
     return torch.cat(seen).numpy()
 
@@ -179,7 +185,15 @@ def purification(source: Source) -> Purification:
     Raises:
         Missing: no such cell, or its weights, images or adversarial set are not here.
     """
-    cells = [r for r in source.results if r.cell.step and r.names.access == "static" and r.cell.attack and r.metrics and r.cell.attack.threat.eps is not None]
+    cells = [
+        r
+        for r in source.results
+        if r.cell.step
+        and r.names.access == "static"
+        and r.cell.attack
+        and r.metrics
+        and r.cell.attack.threat.eps is not None
+    ]
     if not cells:
         raise Missing("no test-time step was attacked with static access under a budget")
 
@@ -199,19 +213,21 @@ def purification(source: Source) -> Purification:
     return Purification(source.board.labels[best.key][0], best, best.cell.attack, best.cell.step, net, images, found)
 
 
-def show(axis: object, image: Tensor) -> None:
+def show(axis: Axes, image: Tensor) -> None:
     """Draw an image (C, H, W) in [0, 1] without ticks."""
     pixels = image.permute(1, 2, 0).numpy()
     grey = pixels.shape[2] == 1
-    axis.imshow(pixels[..., 0] if grey else pixels, cmap="gray" if grey else None, vmin=0, vmax=1, interpolation="nearest")  # type: ignore[attr-defined]
+    axis.imshow(
+        pixels[..., 0] if grey else pixels, cmap="gray" if grey else None, vmin=0, vmax=1, interpolation="nearest"
+    )
     blank(axis)
 
 
-def blank(axis: object) -> None:
+def blank(axis: Axes) -> None:
     """Take ticks, grid and frame away."""
-    axis.set(xticks=[], yticks=[])  # type: ignore[attr-defined]
-    axis.grid(False)  # type: ignore[attr-defined]
-    axis.spines[:].set_visible(False)  # type: ignore[attr-defined]
+    axis.set(xticks=[], yticks=[])
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
 
 
 def of_many_classes(scores: Tensor, labels: Tensor, count: int) -> list[int]:

@@ -10,9 +10,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from bench.report.board import Column, Table, threat_text
+from bench.report.board import Column, Table
 from bench.report.figures import Missing, Source
-from bench.report.rows import Standing, Value
+from bench.report.rows import Standing, Value, threat_text
 from bench.types import Access
 
 #: Colours of Okabe and Ito: whoever sees the whole defense is blue, whoever does not is vermilion.
@@ -55,13 +55,25 @@ def primary(table: Table) -> list[Standing]:
     return [standing for standing in table.standings if standing.threat == first]
 
 
-def heatmap(axes: Axes, rows: Sequence[str], columns: Sequence[str], shares: Sequence[Sequence[float | None]], *, digits: int = 1) -> None:
+def heatmap(
+    axes: Axes,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    shares: Sequence[Sequence[float | None]],
+    *,
+    digits: int = 1,
+) -> None:
     """Draw accuracies in [0, 1] with their numbers in percent; absent ones stay empty."""
     import numpy as np
 
     grid = np.array([[np.nan if share is None else 100 * share for share in row] for row in shares], dtype=float)
     axes.imshow(grid, cmap=HEAT, vmin=0, vmax=100, aspect="auto")
-    axes.set_xticks(range(len(columns)), columns, rotation=0 if max(map(len, columns)) * len(columns) < 75 else 35, ha="center" if max(map(len, columns)) * len(columns) < 75 else "right")
+    axes.set_xticks(
+        range(len(columns)),
+        columns,
+        rotation=0 if max(map(len, columns)) * len(columns) < 75 else 35,
+        ha="center" if max(map(len, columns)) * len(columns) < 75 else "right",
+    )
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0)
     axes.grid(False)
@@ -82,7 +94,14 @@ def whisker(axes: Axes, x: float, value: Value, colour: str, *, horizontal: bool
     if value.low is None or value.high is None:
         return
     ends = [100 * value.low, 100 * value.high]
-    axes.plot(*((ends, [x, x]) if horizontal else ([x, x], ends)), color=colour, linewidth=1, alpha=0.6, solid_capstyle="butt", zorder=2)
+    axes.plot(
+        *((ends, [x, x]) if horizontal else ([x, x], ends)),
+        color=colour,
+        linewidth=1,
+        alpha=0.6,
+        solid_capstyle="butt",
+        zorder=2,
+    )
 
 
 def log_axis(axes: Axes, flops: Sequence[float]) -> None:
@@ -111,8 +130,16 @@ def label_apart(axes: Axes, points: Iterable[tuple[float, float, str]], *, heigh
         near = [other for at, other in placed if abs(at - across) < 0.2]
         up = max([up, *(other + height for other in near if other + height > up)])
         placed.append((across, up))
-        offset = ScaledTranslation((-6 if left else 6) / 72, 0, axes.figure.dpi_scale_trans)  # type: ignore[arg-type]
-        axes.text(across, up, name, transform=axes.transAxes + offset, ha="right" if left else "left", va="center", fontsize=7.5)
+        offset = ScaledTranslation((-6 if left else 6) / 72, 0, axes.figure.dpi_scale_trans)
+        axes.text(
+            across,
+            up,
+            name,
+            transform=axes.transAxes + offset,
+            ha="right" if left else "left",
+            va="center",
+            fontsize=7.5,
+        )
 
 
 def need(found: Sequence[Any], what: str) -> None:

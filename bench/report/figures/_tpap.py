@@ -34,12 +34,18 @@ def settings(source: Source) -> list[Setting]:
     for table in source.board.tables:
         first = {s.defense: s for s in reversed(table.standings) if s.threat}
         for name, standing in first.items():
-            r = cells.get((table.dataset, table.model, name))
-            if r is None or _weights(r) not in purified:
+            if (place := (table.dataset, table.model, name)) not in cells or _weights(cells[place]) not in purified:
                 continue
+            r = cells[place]
             weights = r.cell.model.weights
-            recipe, training = (weights.recipe.name, weights.recipe.params) if isinstance(weights, TrainRef) else (weights.name, {})
-            found.append(Setting(table.dataset, table.model, r.cell.step.params if r.cell.step else None, recipe, training, standing))
+            recipe, training = (
+                (weights.recipe.name, weights.recipe.params) if isinstance(weights, TrainRef) else (weights.name, {})
+            )
+            found.append(
+                Setting(
+                    table.dataset, table.model, r.cell.step.params if r.cell.step else None, recipe, training, standing
+                )
+            )
     return found
 
 
@@ -49,14 +55,23 @@ def reference(found: list[Setting]) -> Setting:
     def neighbours(setting: Setting) -> int:
         return sum(len(differences(setting, other)) == 1 for other in found if other.step is not None)
 
-    return max((s for s in found if s.step is not None), key=lambda s: (neighbours(s), -len(s.standing.defense), s.standing.defense))
+    return max(
+        (s for s in found if s.step is not None),
+        key=lambda s: (neighbours(s), -len(s.standing.defense), s.standing.defense),
+    )
 
 
 def differences(one: Setting, other: Setting) -> set[tuple[str, str]]:
     """Return where two settings differ: the parameters of the step, of the training, or the recipe itself."""
-    parts = {"step": (one.step or {}, other.step or {}), "training": (one.training, other.training), "": ({"recipe": one.recipe}, {"recipe": other.recipe})}
-    return {(where, name) for where, (a, b) in parts.items() for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
+    parts = {
+        "step": (one.step or {}, other.step or {}),
+        "training": (one.training, other.training),
+        "": ({"recipe": one.recipe}, {"recipe": other.recipe}),
+    }
+    return {
+        (where, name) for where, (a, b) in parts.items() for name in a.keys() | b.keys() if a.get(name) != b.get(name)
+    }
 
 
 def _weights(r: CellResult) -> str:
-    return r.cell.model.model_dump_json(exclude={"weights": {"seed"}})  # type: ignore[arg-type]
+    return r.cell.model.model_dump_json(exclude={"weights": {"seed"}})

@@ -34,7 +34,9 @@ def panels(found: list[Table]) -> Drawing:
                 "dataset": table.dataset,
                 "model": table.model,
                 "n": table.n,
-                "columns": [{"attack": column.label, "threat": column.group, "rule": column.rule} for column in columns],
+                "columns": [
+                    {"attack": column.label, "threat": column.group, "rule": column.rule} for column in columns
+                ],
                 "rows": [
                     {"defense": line.defense, "access": line.access, "accuracy": [measured(value) for value in row]}
                     for line, row in zip(table.lines, values, strict=True)

@@ -5,16 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from matplotlib import pyplot as plt
+from matplotlib.lines import Line2D
 
-from bench.report.board import threat_text
 from bench.report.figures import Drawing, Source
-from bench.report.figures._plot import COLOUR, WIDTH, label_apart, log_axis, measured, need, primary, seen, tables, whisker
+from bench.report.figures._plot import (
+    COLOUR,
+    WIDTH,
+    label_apart,
+    log_axis,
+    measured,
+    need,
+    primary,
+    seen,
+    tables,
+    whisker,
+)
+from bench.report.rows import threat_text
 
 
 def draw(source: Source) -> Drawing:
     found = tables(source, lambda table: len([s for s in primary(table) if s.cost]) > 1)
     need(found, "no data set has two defenses with a measured cost")
-    figure, axes = plt.subplots(1, len(found), figsize=(max(WIDTH / 2, min(WIDTH, 3.5 * len(found))), 2.8), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(
+        1, len(found), figsize=(max(WIDTH / 2, min(WIDTH, 3.5 * len(found))), 2.8), squeeze=False, sharey=True
+    )
     numbers = []
     for axis, table in zip(axes[0], found, strict=True):
         points: list[dict[str, Any]] = []
@@ -22,27 +36,65 @@ def draw(source: Source) -> Drawing:
             if s.cost is None or s.threat is None:
                 continue
             full, static = seen(s, "adaptive"), s.worst.get("static")
-            points.append({"defense": s.defense, "flops": s.cost.test_flops, "adaptive": measured(full), "static": measured(static)})
+            points.append(
+                {
+                    "defense": s.defense,
+                    "flops": s.cost.test_flops,
+                    "adaptive": measured(full),
+                    "static": measured(static),
+                }
+            )
             if static and static.number is not None:
                 whisker(axis, s.cost.test_flops, static, COLOUR["static"])
-                axis.plot(s.cost.test_flops, 100 * static.number, "o", color=COLOUR["static"], markerfacecolor="white", zorder=3)
+                axis.plot(
+                    s.cost.test_flops,
+                    100 * static.number,
+                    "o",
+                    color=COLOUR["static"],
+                    markerfacecolor="white",
+                    zorder=3,
+                )
             if full and full.number is not None:
                 whisker(axis, s.cost.test_flops, full, COLOUR["adaptive"])
                 axis.plot(s.cost.test_flops, 100 * full.number, "o", color=COLOUR["adaptive"], zorder=4)
             if full and static and full.number is not None and static.number is not None:
-                axis.plot([s.cost.test_flops] * 2, [100 * full.number, 100 * static.number], ":", color=COLOUR["static"], linewidth=1, zorder=1)
+                axis.plot(
+                    [s.cost.test_flops] * 2,
+                    [100 * full.number, 100 * static.number],
+                    ":",
+                    color=COLOUR["static"],
+                    linewidth=1,
+                    zorder=1,
+                )
         ranked = [p for p in points if p["adaptive"]["value"] is not None]
         front = _front([(p["flops"], p["adaptive"]["value"]) for p in ranked])
-        axis.step([x for x, _ in front], [100 * y for _, y in front], where="post", color=COLOUR["adaptive"], alpha=0.35, zorder=1)
-        axis.set(xscale="log", ylim=(-5, 105), xlabel="inference FLOPs per image", title=table.title.rpartition(" · ")[0])
+        axis.step(
+            [x for x, _ in front],
+            [100 * y for _, y in front],
+            where="post",
+            color=COLOUR["adaptive"],
+            alpha=0.35,
+            zorder=1,
+        )
+        axis.set(
+            xscale="log", ylim=(-5, 105), xlabel="inference FLOPs per image", title=table.title.rpartition(" · ")[0]
+        )
         log_axis(axis, [p["flops"] for p in points])
         label_apart(axis, [(p["flops"], 100 * p["adaptive"]["value"], p["defense"]) for p in ranked], height=0.06)
         threat = next(s.threat for s in primary(table) if s.threat)
-        numbers.append({"dataset": table.dataset, "model": table.model, "threat": threat_text(threat), "points": points, "front": front})
+        numbers.append(
+            {
+                "dataset": table.dataset,
+                "model": table.model,
+                "threat": threat_text(threat),
+                "points": points,
+                "front": front,
+            }
+        )
     axes[0][0].set_ylabel("worst-case accuracy, %")
     handles = [
-        plt.Line2D([], [], marker="o", linestyle="", color=COLOUR["adaptive"], label="white-box or adaptive"),
-        plt.Line2D([], [], marker="o", linestyle="", color=COLOUR["static"], markerfacecolor="white", label="static"),
+        Line2D([], [], marker="o", linestyle="", color=COLOUR["adaptive"], label="white-box or adaptive"),
+        Line2D([], [], marker="o", linestyle="", color=COLOUR["static"], markerfacecolor="white", label="static"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return Drawing(figure, {"tables": numbers})

@@ -21,7 +21,9 @@ def draw(source: Source) -> Drawing:
     found = tables(source, lambda table: any(s.cost for s in table.standings))
     need(found, "no cell in the store has a measured cost")
     rows = [max(2, len({s.defense for s in table.standings})) for table in found]
-    figure, axes = plt.subplots(len(found), 4, figsize=(WIDTH, sum(0.55 + 0.22 * n for n in rows)), squeeze=False, height_ratios=rows)
+    figure, axes = plt.subplots(
+        len(found), 4, figsize=(WIDTH, sum(0.55 + 0.22 * n for n in rows)), squeeze=False, height_ratios=rows
+    )
     numbers = []
     for line, table in zip(axes, found, strict=True):
         costs = {s.defense: s.cost for s in table.standings if s.cost}
@@ -29,10 +31,22 @@ def draw(source: Source) -> Drawing:
         body = [{"defense": name, **{c.column.id: c.number(cost) for c in COSTS}} for name, cost in costs.items()]
         for axis, shown in zip(line, _SHOWN, strict=True):
             values = [shown.number(costs[name]) for name in names]
-            axis.barh(range(len(names)), [value or 0 for value in values], color="#0072B2" if "train" in shown.column.id else "#009E73", height=0.62)
+            axis.barh(
+                range(len(names)),
+                [value or 0 for value in values],
+                color="#0072B2" if "train" in shown.column.id else "#009E73",
+                height=0.62,
+            )
             top = max((value for value in values if value), default=1.0)
             for y, value in enumerate(values):
-                axis.text((value or 0) + 0.03 * top, y, "–" if value is None else f"{value:.3g}", va="center", fontsize=7, color=INK)
+                axis.text(
+                    (value or 0) + 0.03 * top,
+                    y,
+                    "–" if value is None else f"{value:.3g}",
+                    va="center",
+                    fontsize=7,
+                    color=INK,
+                )
             axis.set_yticks(range(len(names)), names if axis is line[0] else [""] * len(names))
             axis.set(xlim=(0, 1.35 * top), ylim=(len(names) - 0.4, -0.6))
             axis.set_xticks([])
@@ -40,6 +54,14 @@ def draw(source: Source) -> Drawing:
             axis.grid(False)
             axis.spines["bottom"].set_visible(False)
             axis.set_title(_TITLES[shown.column.id], fontsize=7, fontweight="normal")
-        line[0].annotate(f"{table.dataset} · {table.model}", (0, 1), (0, 22), xycoords="axes fraction", textcoords="offset points", fontweight="bold", fontsize=9)
+        line[0].annotate(
+            f"{table.dataset} · {table.model}",
+            (0, 1),
+            (0, 22),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontweight="bold",
+            fontsize=9,
+        )
         numbers.append({"dataset": table.dataset, "model": table.model, "defenses": body})
     return Drawing(figure, {"units": "FLOPs count 2 per multiply-add", "tables": numbers})

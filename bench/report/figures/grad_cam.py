@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from matplotlib import pyplot as plt
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._network import last_map, of_many_classes, predictions, purification, purified, show
 from bench.report.figures._plot import SOFT
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _IMAGES = 4
 _COLUMNS = ("clean", "adversarial", "clean, purified", "adversarial, purified")
@@ -34,15 +33,25 @@ def saliency(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
     """
     if importlib.util.find_spec("captum") is None:
         raise Missing("needs captum: pip install captum")
-    from captum.attr import LayerGradCam
+    import torch
+    from captum.attr import LayerGradCam  # type: ignore[import-untyped]
+    from torch.nn import functional as F
 
-    maps = LayerGradCam(net, last_map(net, x)).attribute(x.clone().requires_grad_(), target=classes, relu_attributions=True)
+    from bench.report.figures._network import last_map
+
+    maps = LayerGradCam(net, last_map(net, x)).attribute(
+        x.clone().requires_grad_(), target=classes, relu_attributions=True
+    )
     large: Tensor = F.interpolate(maps.detach(), size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     highest = large.amax((1, 2), keepdim=True)
     return torch.where(highest > 0, large / highest.clamp_min(torch.finfo(large.dtype).tiny), large)
 
 
 def draw(source: Source) -> Drawing:
+    import torch
+
+    from bench.report.figures._network import of_many_classes, predictions, purification, purified, show
+
     p = purification(source)
     x, y = p.images
     before, after = predictions(p.net, x), predictions(p.net, p.adversarial)
@@ -66,7 +75,22 @@ def draw(source: Source) -> Drawing:
                 axis.set_title(name.replace(", ", ",\n"), fontsize=7.5, loc="center", fontweight="normal")
             if column == 0:
                 axis.set_ylabel(f"class {truth}", fontsize=7)
-            rows.append({"image": index, "class": truth, "column": name, "predicted": label, "map": [[round(v, 4) for v in line] for line in maps[row].tolist()]})
+            rows.append(
+                {
+                    "image": index,
+                    "class": truth,
+                    "column": name,
+                    "predicted": label,
+                    "map": [[round(v, 4) for v in line] for line in maps[row].tolist()],
+                }
+            )
     names = p.cell.names
-    figure.suptitle(f"{p.name} on {names.dataset} · {names.model}, {source.board.labels[p.cell.key][1]}", fontsize=8, fontweight="bold")
-    return Drawing(figure, {"dataset": names.dataset, "model": names.model, "defense": p.name, "attack": names.attack, "maps": rows})
+    figure.suptitle(
+        f"{p.name} on {names.dataset} · {names.model}, {source.board.labels[p.cell.key][1]}",
+        fontsize=8,
+        fontweight="bold",
+    )
+    return Drawing(
+        figure,
+        {"dataset": names.dataset, "model": names.model, "defense": p.name, "attack": names.attack, "maps": rows},
+    )

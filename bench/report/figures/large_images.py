@@ -10,7 +10,11 @@ LARGE = 96
 
 
 def draw(source: Source) -> Drawing:
-    large = {(r.names.dataset, r.names.model, r.cell.data.n) for r in source.results if min(r.cell.data.image_shape[1:]) >= LARGE}
+    large = {
+        (r.names.dataset, r.names.model, r.cell.data.n)
+        for r in source.results
+        if min(r.cell.data.image_shape[1:]) >= LARGE
+    }
     found = tables(source, lambda table: (table.dataset, table.model, table.n) in large and bool(attacked(table)))
     need(found, f"no attacked cell has images of {LARGE} pixels or more: run a preset on caltech101, for instance")
     return panels(found)

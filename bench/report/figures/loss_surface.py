@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from matplotlib import pyplot as plt
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bench.keys import derive_seed
-from bench.report.board import eps_text
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._network import Images, clean_images, network
 from bench.report.figures._plot import HEAT, WIDTH
+from bench.report.rows import eps_text
 from bench.types import CellResult
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from bench.report.figures._network import Images
 
 _IMAGES, _POINTS, _NETWORKS = 64, 17, 4
 
@@ -35,6 +36,9 @@ def surface(net: nn.Module, images: Images, eps: float, *, points: int = _POINTS
     Returns:
         Arrays whose rows are b and whose columns are a.
     """
+    import torch
+    from torch.nn import functional as F
+
     x, y = images
     leaf = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(net(leaf), y, reduction="sum"), leaf)
@@ -52,10 +56,14 @@ def surface(net: nn.Module, images: Images, eps: float, *, points: int = _POINTS
 
 
 def draw(source: Source) -> Drawing:
+    from bench.report.figures._network import Images, clean_images, network
+
     cells: dict[str, CellResult] = {}
     for r in source.results:
         if r.cell.step is None and r.cell.attack and r.cell.attack.threat.norm == "linf" and r.cell.attack.threat.eps:
-            cells.setdefault(f"{r.cell.data.model_dump_json()} {r.cell.model.model_dump_json(exclude={'weights': {'seed'}})}", r)  # type: ignore[arg-type]
+            cells.setdefault(
+                f"{r.cell.data.model_dump_json()} {r.cell.model.model_dump_json(exclude={'weights': {'seed'}})}", r
+            )
     groups: dict[tuple[str, str], list[CellResult]] = {}
     for r in cells.values():
         groups.setdefault((r.names.dataset, r.names.model), []).append(r)
@@ -65,16 +73,36 @@ def draw(source: Source) -> Drawing:
     chosen = sorted(chosen, key=lambda r: source.board.labels[r.key][0])[:_NETWORKS]
     budgets = [r.cell.attack.threat.eps for r in chosen if r.cell.attack and r.cell.attack.threat.eps]
     eps: Fraction = max(set(budgets), key=budgets.count)
-    figure, axes = plt.subplots(2, len(chosen), figsize=(max(0.5, len(chosen) / _NETWORKS) * WIDTH, 3.9), squeeze=False, sharex=True, sharey=True)
+    figure, axes = plt.subplots(
+        2,
+        len(chosen),
+        figsize=(max(0.5, len(chosen) / _NETWORKS) * WIDTH, 3.9),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+    )
     found = []
     for r in chosen:
         images = clean_images(source, r.cell.data)
-        found.append((source.board.labels[r.key][0], surface(network(source, r.cell.model, r.cell.data), Images(images.x[:_IMAGES], images.y[:_IMAGES]), float(eps))))
+        found.append(
+            (
+                source.board.labels[r.key][0],
+                surface(
+                    network(source, r.cell.model, r.cell.data),
+                    Images(images.x[:_IMAGES], images.y[:_IMAGES]),
+                    float(eps),
+                ),
+            )
+        )
     highest = max(float(each.loss.max()) for _, each in found)
     body: list[dict[str, Any]] = []
     for column, (name, each) in enumerate(found):
-        losses = axes[0][column].contourf(each.steps, each.steps, each.loss, levels=np.linspace(0, highest or 1, 13), cmap="cividis")
-        shares = axes[1][column].contourf(each.steps, each.steps, 100 * each.accuracy, levels=np.linspace(0, 100, 11), cmap=HEAT)
+        losses = axes[0][column].contourf(
+            each.steps, each.steps, each.loss, levels=np.linspace(0, highest or 1, 13), cmap="cividis"
+        )
+        shares = axes[1][column].contourf(
+            each.steps, each.steps, 100 * each.accuracy, levels=np.linspace(0, 100, 11), cmap=HEAT
+        )
         axes[0][column].set_title(name)
         axes[1][column].set_xlabel("FGSM direction / eps")
         body.append({"defense": name, "loss": each.loss.round(6).tolist(), "accuracy": each.accuracy.round(6).tolist()})
@@ -85,4 +113,13 @@ def draw(source: Source) -> Drawing:
             axis.grid(False)
             axis.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
     figure.suptitle(f"{dataset} · {model}, eps {eps_text(eps)}, {len(images.x[:_IMAGES])} images", fontsize=8)
-    return Drawing(figure, {"dataset": dataset, "model": model, "eps": eps_text(eps), "steps": found[0][1].steps.tolist(), "networks": body})
+    return Drawing(
+        figure,
+        {
+            "dataset": dataset,
+            "model": model,
+            "eps": eps_text(eps),
+            "steps": found[0][1].steps.tolist(),
+            "networks": body,
+        },
+    )

@@ -22,7 +22,9 @@ def draw(source: Source) -> Drawing:
     need(runs, "no trained network in the store has a log with accuracies on train and test images")
     across = min(3, len(runs))
     down = -(-len(runs) // across)
-    figure, axes = plt.subplots(down, across, figsize=(WIDTH if across > 1 else WIDTH / 2, 2.3 * down + 0.3), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(
+        down, across, figsize=(WIDTH if across > 1 else WIDTH / 2, 2.3 * down + 0.3), squeeze=False, sharey=True
+    )
     for axis, (title, rows) in zip(axes.flat, runs, strict=False):
         for part, (part_name, style) in _PARTS.items():
             for measure, (name, colour) in _CURVES.items():
@@ -46,7 +48,10 @@ def _runs(source: Source) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             many = len({other.names.dataset + other.names.model for other in source.results}) > 1
             place = f" ({r.names.dataset} · {r.names.model})" if many else ""
             seed = f", seed {weights.seed}" if weights.seed else ""
-            models[key_of(jsonable(r.cell.model), version=TRAINING_VERSION)] = (f"{weights.recipe.name}{place}{seed}", r.cell.model)
+            models[key_of(jsonable(r.cell.model), version=TRAINING_VERSION)] = (
+                f"{weights.recipe.name}{place}{seed}",
+                r.cell.model,
+            )
     for key, (title, _) in sorted(models.items(), key=lambda item: item[1][0]):
         log = source.store.training(key) / "log.jsonl"
         if not log.is_file():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from bench.report.board import RANKED, Line, Table
 from bench.report.figures import Drawing, Source
@@ -15,11 +17,21 @@ _STEPS = 2
 
 def draw(source: Source) -> Drawing:
     steps = {(r.names.dataset, r.names.model, source.board.labels[r.key][0]) for r in source.results if r.cell.step}
-    found = tables(source, lambda t: len({name for d, m, name in steps if (d, m) == (t.dataset, t.model)}) >= _STEPS and bool(attacked(t)))
+    found = tables(
+        source,
+        lambda t: len({name for d, m, name in steps if (d, m) == (t.dataset, t.model)}) >= _STEPS and bool(attacked(t)),
+    )
     need(found, f"no data set has {_STEPS} defenses with a test-time step")
     rows = [len(_defenses(table)) for table in found]
     most = max(len(_shown(table)) for table in found)
-    figure, axes = plt.subplots(len(found), most, figsize=(WIDTH, sum(0.7 + 0.2 * n for n in rows) + 0.3), squeeze=False, sharex=True, height_ratios=[n + 1.5 for n in rows])
+    figure, axes = plt.subplots(
+        len(found),
+        most,
+        figsize=(WIDTH, sum(0.7 + 0.2 * n for n in rows) + 0.3),
+        squeeze=False,
+        sharex=True,
+        height_ratios=[n + 1.5 for n in rows],
+    )
     numbers: list[dict[str, Any]] = []
     for line, table in zip(axes, found, strict=True):
         names = _defenses(table)
@@ -31,8 +43,20 @@ def draw(source: Source) -> Drawing:
                 lines = [each for each in table.lines if each.defense == name]
                 _row(axis, y, lines, column.id)
                 for each in lines:
-                    body = {"dataset": table.dataset, "model": table.model, "attack": column.label, "threat": column.group}
-                    numbers.append({**body, "defense": name, "access": each.access, "accuracy": measured(each.values.get(column.id))})
+                    body = {
+                        "dataset": table.dataset,
+                        "model": table.model,
+                        "attack": column.label,
+                        "threat": column.group,
+                    }
+                    numbers.append(
+                        {
+                            **body,
+                            "defense": name,
+                            "access": each.access,
+                            "accuracy": measured(each.values.get(column.id)),
+                        }
+                    )
             axis.set(xlim=(-4, 104), ylim=(len(names) - 0.4, -0.6))
             axis.set_title(f"{column.label}\n{column.group}" if column.group else f"{column.label}\n", fontsize=8)
             axis.set_yticks(range(len(names)), names if axis is line[0] else [""] * len(names))
@@ -40,8 +64,17 @@ def draw(source: Source) -> Drawing:
         line[0].set_ylabel(f"{table.dataset} · {table.model}")
         for axis in line[: len(shown)]:
             axis.set_xlabel("accuracy, %" if axis is line[0] else "")
-    marks = {"adaptive, or white-box for a bare network": (COLOUR["adaptive"], COLOUR["adaptive"]), "static": (COLOUR["static"], "white"), "clean": (INK, "white")}
-    handles = [plt.Line2D([], [], marker="s" if name == "clean" else "o", linestyle="", color=edge, markerfacecolor=face, label=name) for name, (edge, face) in marks.items()]
+    marks = {
+        "adaptive, or white-box for a bare network": (COLOUR["adaptive"], COLOUR["adaptive"]),
+        "static": (COLOUR["static"], "white"),
+        "clean": (INK, "white"),
+    }
+    handles = [
+        Line2D(
+            [], [], marker="s" if name == "clean" else "o", linestyle="", color=edge, markerfacecolor=face, label=name
+        )
+        for name, (edge, face) in marks.items()
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return Drawing(figure, {"accuracies": numbers})
 
@@ -59,7 +92,7 @@ def _defenses(table: Table) -> list[str]:
     return sorted(names, key=lambda name: name not in bare)
 
 
-def _row(axis: plt.Axes, y: int, lines: list[Line], column: str) -> None:
+def _row(axis: Axes, y: int, lines: list[Line], column: str) -> None:
     values = {line.access: value for line in lines if (value := line.values.get(column)) and value.number is not None}
     if column == "clean":
         for value in list(values.values())[:1]:
@@ -70,4 +103,11 @@ def _row(axis: plt.Axes, y: int, lines: list[Line], column: str) -> None:
         axis.plot([min(ends), max(ends)], [y, y], color=SOFT, linewidth=1.6, alpha=0.45, zorder=1)
     for access, value in values.items():
         whisker(axis, y, value, COLOUR[access], horizontal=True)
-        axis.plot(100 * (value.number or 0), y, "o", color=COLOUR[access], markerfacecolor=COLOUR[access] if access in RANKED else "white", zorder=4 if access in RANKED else 3)
+        axis.plot(
+            100 * (value.number or 0),
+            y,
+            "o",
+            color=COLOUR[access],
+            markerfacecolor=COLOUR[access] if access in RANKED else "white",
+            zorder=4 if access in RANKED else 3,
+        )

@@ -22,7 +22,9 @@ def draw(source: Source) -> Drawing:
     if not groups:
         raise Missing(f"{STEP} was run on one training recipe only: give base as a list in the configuration")
     rows = [len(group[2]) for group in groups]
-    figure, axes = plt.subplots(len(groups), 3, figsize=(WIDTH, sum(0.9 + 0.28 * n for n in rows)), squeeze=False, height_ratios=rows)
+    figure, axes = plt.subplots(
+        len(groups), 3, figsize=(WIDTH, sum(0.9 + 0.28 * n for n in rows)), squeeze=False, height_ratios=rows
+    )
     numbers = []
     for line, (dataset, model, recipes, columns, mine) in zip(axes, groups, strict=True):
         cells: dict[tuple[str, str], Setting] = {}
@@ -37,7 +39,16 @@ def draw(source: Source) -> Drawing:
             axis.set_xlabel("purified with")
             for recipe, row in zip(recipes, values, strict=True):
                 for column, value in zip(columns, row, strict=True):
-                    numbers.append({"dataset": dataset, "model": model, "trained_with": recipe, "purified_with": column, "kind": kind, **measured(value)})
+                    numbers.append(
+                        {
+                            "dataset": dataset,
+                            "model": model,
+                            "trained_with": recipe,
+                            "purified_with": column,
+                            "kind": kind,
+                            **measured(value),
+                        }
+                    )
         line[0].set_ylabel("trained with")
     return Drawing(figure, {"accuracies": numbers})
 

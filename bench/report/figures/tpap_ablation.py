@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from matplotlib import pyplot as plt
+from matplotlib.patches import Rectangle
 
-from bench.report.board import eps_text
 from bench.report.figures import Drawing, Missing, Source
 from bench.report.figures._plot import COLOUR, INK, WIDTH, measured, seen, whisker
 from bench.report.figures._tpap import STEP, Setting, differences, reference, settings
+from bench.report.rows import eps_text
 from bench.types import exact
 
 #: Panel: (where the parameter lives, its name, what the axis says).
@@ -26,24 +27,55 @@ _PANELS = (
 def draw(source: Source) -> Drawing:
     found = settings(source)
     groups = sorted({(s.dataset, s.model) for s in found if s.step is not None})
-    panels = [(group, *panel, bars) for group in groups for panel in _PANELS if len(bars := _bars([s for s in found if (s.dataset, s.model) == group], panel)) > 1]
+    panels = [
+        (group, *panel, bars)
+        for group in groups
+        for panel in _PANELS
+        if len(bars := _bars([s for s in found if (s.dataset, s.model) == group], panel)) > 1
+    ]
     if not panels:
         raise Missing(f"no two settings of {STEP} differ in one parameter, and none stands beside its bare network")
     across = min(3, len(panels))
     down = -(-len(panels) // across)
-    figure, axes = plt.subplots(down, across, figsize=(WIDTH if across > 1 else WIDTH / 2, 2.3 * down + 0.3), squeeze=False, sharey=True)
+    figure, axes = plt.subplots(
+        down, across, figsize=(WIDTH if across > 1 else WIDTH / 2, 2.3 * down + 0.3), squeeze=False, sharey=True
+    )
     numbers = []
     for axis, (group, _, parameter, title, bars) in zip(axes.flat, panels, strict=False):
         for x, (name, s) in enumerate(bars):
-            shown = {"clean": s.standing.clean, "static": seen(s.standing, "static"), "adaptive": seen(s.standing, "adaptive")}
+            shown = {
+                "clean": s.standing.clean,
+                "static": seen(s.standing, "static"),
+                "adaptive": seen(s.standing, "adaptive"),
+            }
             for place, (kind, value) in zip((-0.26, 0, 0.26), shown.items(), strict=True):
                 if value is None or value.number is None:
                     continue
                 colour = INK if kind == "clean" else COLOUR[kind]
-                axis.bar(x + place, 100 * value.number, 0.24, color="white" if kind == "clean" else colour, edgecolor=colour, linewidth=1, alpha=1 if kind != "clean" else 0.8)
+                axis.bar(
+                    x + place,
+                    100 * value.number,
+                    0.24,
+                    color="white" if kind == "clean" else colour,
+                    edgecolor=colour,
+                    linewidth=1,
+                    alpha=1 if kind != "clean" else 0.8,
+                )
                 whisker(axis, x + place, value, INK)
-            numbers.append({"dataset": group[0], "model": group[1], "parameter": parameter, "value": name, **{kind: measured(value) for kind, value in shown.items()}})
-        axis.set_xticks(range(len(bars)), [name for name, _ in bars], rotation=30 if max(len(name) for name, _ in bars) * len(bars) > 28 else 0)
+            numbers.append(
+                {
+                    "dataset": group[0],
+                    "model": group[1],
+                    "parameter": parameter,
+                    "value": name,
+                    **{kind: measured(value) for kind, value in shown.items()},
+                }
+            )
+        axis.set_xticks(
+            range(len(bars)),
+            [name for name, _ in bars],
+            rotation=30 if max(len(name) for name, _ in bars) * len(bars) > 28 else 0,
+        )
         axis.set_title(title + (f" ({group[0]})" if len(groups) > 1 else ""))
         axis.grid(axis="x", visible=False)
         axis.set_ylim(0, 105)
@@ -52,9 +84,9 @@ def draw(source: Source) -> Drawing:
     for line in axes:
         line[0].set_ylabel("accuracy, %")
     handles = [
-        plt.Rectangle((0, 0), 1, 1, facecolor="white", edgecolor=INK, label="clean"),
-        plt.Rectangle((0, 0), 1, 1, color=COLOUR["static"], label="worst case, static"),
-        plt.Rectangle((0, 0), 1, 1, color=COLOUR["adaptive"], label="worst case, adaptive"),
+        Rectangle((0, 0), 1, 1, facecolor="white", edgecolor=INK, label="clean"),
+        Rectangle((0, 0), 1, 1, color=COLOUR["static"], label="worst case, static"),
+        Rectangle((0, 0), 1, 1, color=COLOUR["adaptive"], label="worst case, adaptive"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return Drawing(figure, {"settings": numbers})

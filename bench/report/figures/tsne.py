@@ -8,13 +8,23 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._network import penultimate, purification, purified
 from bench.report.figures._plot import SOFT, WIDTH
 
 _IMAGES = 240
 _NEIGHBOURS = 5
 # Tol's muted palette and grey: ten classes that the colour-blind can tell apart.
-_CLASSES = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#777777")
+_CLASSES = (
+    "#332288",
+    "#88CCEE",
+    "#44AA99",
+    "#117733",
+    "#999933",
+    "#DDCC77",
+    "#CC6677",
+    "#882255",
+    "#AA4499",
+    "#777777",
+)
 
 
 def separability(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -31,13 +41,19 @@ def separability(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     from sklearn.metrics import silhouette_score
     from sklearn.neighbors import NearestNeighbors
 
-    near = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(features) - 1)).fit(features).kneighbors(return_distance=False)
+    near = (
+        NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(features) - 1))
+        .fit(features)
+        .kneighbors(return_distance=False)
+    )
     votes = np.array([np.bincount(labels[row]).argmax() for row in near])
     return {"knn_accuracy": float((votes == labels).mean()), "silhouette": float(silhouette_score(features, labels))}
 
 
 def draw(source: Source) -> Drawing:
     from sklearn.manifold import TSNE
+
+    from bench.report.figures._network import penultimate, purification, purified
 
     p = purification(source)
     labels = p.images.y.numpy()
@@ -51,17 +67,45 @@ def draw(source: Source) -> Drawing:
     features = {name: penultimate(p.net, x) for name, x in stages.items()}
     together = np.concatenate(list(features.values()))
     # One embedding for all three, so that their places can be compared; exact, so that threads do not matter.
-    places = TSNE(2, perplexity=min(30, len(y) / 4), init="pca", method="exact", random_state=0).fit_transform(together.astype(np.float64))
+    places = TSNE(2, perplexity=min(30, len(y) / 4), init="pca", method="exact", random_state=0).fit_transform(
+        together.astype(np.float64)
+    )
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.9), sharex=True, sharey=True)
     body: list[dict[str, Any]] = []
     for axis, (name, part), spots in zip(axes, features.items(), np.split(places, 3), strict=True):
         measure = separability(part, y)
         for colour, label in zip(_CLASSES, sorted(common.tolist()), strict=False):
             axis.scatter(*spots[y == label].T, s=9, color=colour, linewidths=0, label=str(label))
-        axis.set(title=name, xticks=[], yticks=[], xlabel=f"{_NEIGHBOURS}-NN accuracy {100 * measure['knn_accuracy']:.1f} %\nsilhouette {measure['silhouette']:+.2f}")
+        axis.set(
+            title=name,
+            xticks=[],
+            yticks=[],
+            xlabel=f"{_NEIGHBOURS}-NN accuracy {100 * measure['knn_accuracy']:.1f} %\n"
+            f"silhouette {measure['silhouette']:+.2f}",
+        )
         axis.spines[:].set(visible=True, color="#c9ced4")
         body.append({"stage": name, **measure, "places": [[round(float(v), 3) for v in spot] for spot in spots]})
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=10, title="class", title_fontsize=7, handletextpad=0.1, columnspacing=1)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=10,
+        title="class",
+        title_fontsize=7,
+        handletextpad=0.1,
+        columnspacing=1,
+    )
     names = p.cell.names
-    figure.suptitle(f"{p.name} on {names.dataset} · {names.model}, {source.board.labels[p.cell.key][1]}", fontsize=8, color=SOFT)
-    return Drawing(figure, {"dataset": names.dataset, "model": names.model, "defense": p.name, "attack": names.attack, "classes": y.tolist(), "stages": body})
+    figure.suptitle(
+        f"{p.name} on {names.dataset} · {names.model}, {source.board.labels[p.cell.key][1]}", fontsize=8, color=SOFT
+    )
+    return Drawing(
+        figure,
+        {
+            "dataset": names.dataset,
+            "model": names.model,
+            "defense": p.name,
+            "attack": names.attack,
+            "classes": y.tolist(),
+            "stages": body,
+        },
+    )

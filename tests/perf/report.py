@@ -1,0 +1,69 @@
+"""How long the reading verbs take over 10,000 cells of 1,000 images: ``python -m tests.perf.report``.
+
+Each verb runs as a process of its own, as a user's would, and is measured from outside.
+"""
+
+import itertools
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.report import record
+from bench.types import CellResult
+from tests.report.fabricate import result, stored
+
+CELLS, IMAGES = 10_000, 1_000
+SECONDS, BYTES = 10.0, 2 * 1024**3
+
+
+def fabricated(finished: str) -> Iterator[CellResult]:
+    """Yield 2 data sets x 125 defenses, half of them with a step, x 20 attacks x 2 budgets, with outcomes at random."""
+    rng = random.Random(finished)
+    places = itertools.product(("one", "two"), range(125), range(20), ("8/255", "16/255"))
+    for dataset, defense, attack, eps in itertools.islice(places, CELLS):
+        step = "step" if defense % 2 else None
+        access = ("static" if attack % 2 else "adaptive") if step else "white-box"
+        name = f"attack-{attack // 2 if step else attack}"
+        bits = [rng.random() < 0.5 for _ in range(IMAGES)]
+        yield result(
+            f"defense-{defense}", name, clean=[True] * IMAGES, adversarial=bits, access=access, recipe=f"recipe-{defense}",
+            step=step, dataset=dataset, eps=eps, finished=finished, code=finished,
+        )  # fmt: skip
+
+
+def measured(*words: str) -> tuple[float, int, int]:
+    """Return the seconds, peak bytes and exit code of a command."""
+    started = time.perf_counter()
+    code = (
+        "import resource, sys; from bench.cli import main; code = main(sys.argv[1:]); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 'torch' in sys.modules, file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    kilobytes, torch = done.stderr.split()[-2:]
+    assert torch == "False"
+    return seconds, int(kilobytes) * 1024, done.returncode
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        base = str(stored(Path(folder) / "base", fabricated("2026-11-22T00:00:00+00:00")).root)
+        head = Path(folder) / "head.json"
+        head.write_text(record.serialise(fabricated("2026-11-23T00:00:00+00:00")))
+        slow = 0
+        commands = [["leaderboard", "--store", base, "--format", kind] for kind in ("json", "md", "csv", "tex", "html")]
+        for words in [["leaderboard", "--store", base], *commands, ["compare", base, str(head)]]:
+            seconds, peak, code = measured(*words)
+            fits = seconds < SECONDS and peak < BYTES and code in (0, 1)
+            slow += not fits
+            shown = " ".join(Path(word).name for word in words)
+            print(f"{shown:50} {seconds:6.2f} s {peak / 2**20:7.0f} MiB exit {code} {'ok' if fits else 'TOO MUCH'}")
+    return int(slow > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
