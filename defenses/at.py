@@ -13,6 +13,7 @@ def at(
     inner: str = "pgd[steps=10]",
     norm: Literal["linf", "l2", "wasserstein", "flow"] = "linf",
     eps: Budget = Fraction(8, 255),
+    bounded: bool = True,
 ) -> Tensor:
     """Adversarial training by any registered attack: cross-entropy on the images that it makes.
 
@@ -23,10 +24,11 @@ def at(
         inner: the attack, with the parameters that differ from its defaults in brackets, as in
             ``"pgd[steps=7, step_size=2/255]"``.
         norm: of the threat.
-        eps: its budget; attacks that minimise the norm themselves do not look at it.
+        eps: its budget.
+        bounded: attacks that minimise the norm keep to ``eps``, too; ``false`` lets them go as far as they must.
 
     Returns:
         The mean cross-entropy on the adversarial images, a scalar.
     """
-    x_adv = step.attack(inner, x, y, Threat(norm=norm, eps=eps))
+    x_adv = step.attack(inner, x, y, Threat(norm=norm, eps=eps if bounded else None))
     return F.cross_entropy(step.net(x_adv), y)

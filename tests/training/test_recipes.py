@@ -296,27 +296,24 @@ def test_draws_of_a_step_belong_to_batch_call_and_image(net):
 
 
 @pytest.mark.parametrize(
-    ("inner", "norm"),
+    ("inner", "norm", "bounded"),
     [
-        ("fgsm", "linf"),
-        ("mi-fgsm[steps=2]", "linf"),
-        ("ti-dim[steps=2, kernel=3]", "linf"),
-        ("apgd-ce[steps=4]", "l2"),
-        ("cw[steps=20, searches=2, first_c=10, learning_rate=0.1]", "l2"),
-        ("ddn[steps=20]", "l2"),
-        ("sta[steps=20, learning_rate=0.3]", "flow"),
-        ("fwa[steps=3]", "wasserstein"),
+        ("fgsm", "linf", True),
+        ("mi-fgsm[steps=2]", "linf", True),
+        ("ti-dim[steps=2, kernel=3]", "linf", True),
+        ("apgd-ce[steps=4]", "l2", True),
+        ("cw[steps=20, searches=2, first_c=10, learning_rate=0.1]", "l2", False),
+        ("ddn[steps=20]", "l2", False),
+        ("sta[steps=60, learning_rate=0.3, smoothness=0]", "flow", False),
+        ("fwa[steps=3]", "wasserstein", True),
     ],
 )
-def test_adversarial_training_by_the_attacks_of_the_paper(net, twin, batch, inner, norm):
-    for each in (net, twin):
-        # An untrained network hardly looks at its images.
-        each[4].weight.data.mul_(10)
+def test_adversarial_training_by_the_attacks_of_the_paper(net, twin, batch, inner, norm, bounded):
     # Attacks that minimise a norm leave alone what is misclassified: take the labels that the network gives.
     x, y = batch[0], twin.eval()(batch[0]).argmax(1)
     step = Step(net, 5, len(x))
     step.begin(ROWS, *WORDS)
-    x_adv = step.attack(inner, x, y, Threat(norm=norm, eps="0.3"))
+    x_adv = step.attack(inner, x, y, Threat(norm=norm, eps="0.3" if bounded else None))
     assert F.cross_entropy(twin(x_adv), y) > F.cross_entropy(twin(x), y) + 1e-4
-    loss = taught("at", net, (x, y), inner=inner, norm=norm, eps="0.3")
+    loss = taught("at", net, (x, y), inner=inner, norm=norm, eps="0.3", bounded=bounded)
     assert loss.item() == pytest.approx(F.cross_entropy(twin.train()(x_adv), y).item(), rel=1e-4)
