@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from bench import config as configuration
 from bench import registry, weights
 from bench.config import Attack, Base, Config, Defense, labels_of, sweep
 from bench.data import data_ref, open_set
-from bench.keys import EVALUATION_VERSION, TRAINING_VERSION, key_of
+from bench.keys import EVALUATION_VERSION, TRAINING_VERSION, canonical_json, key_of, sha256_hex
 from bench.models.build import network_ref
 from bench.types import (
     Access,
@@ -40,12 +42,40 @@ class Work:
     weights_files: Mapping[str, Path]
 
 
+class Keys:
+    """Makes the keys of many cells: what they share is written out once."""
+
+    def __init__(self) -> None:
+        # By identity: equal parts of one plan mostly are one object. It is kept, so that its number is not used again.
+        self._parts: dict[int, tuple[BaseModel, str]] = {}
+        self._words: dict[str | int | None, str] = {}
+
+    def of(self, value: Cell | AttackRef) -> str:
+        """Return what ``key_of(jsonable(value))`` returns."""
+        return sha256_hex(str(EVALUATION_VERSION), self._text(value))
+
+    def _text(self, value: Any) -> str:
+        if isinstance(value, Cell | AttackRef):
+            fields = _FIELDS[type(value)]
+            return "{" + ",".join([f'"{name}":{self._text(getattr(value, name))}' for name in fields]) + "}"
+        if not isinstance(value, BaseModel):
+            if value not in self._words:
+                self._words[value] = canonical_json(value)
+            return self._words[value]
+        if id(value) not in self._parts:
+            self._parts[id(value)] = value, canonical_json(jsonable(value))
+        return self._parts[id(value)][1]
+
+
+_FIELDS = {kind: sorted(kind.model_fields) for kind in (Cell, AttackRef)}
+
+
 def cell_key(cell: Cell) -> str:
-    return key_of(jsonable(cell), version=EVALUATION_VERSION)
+    return Keys().of(cell)
 
 
 def attack_key(attack: AttackRef) -> str:
-    return key_of(jsonable(attack), version=EVALUATION_VERSION)
+    return Keys().of(attack)
 
 
 def training_key(model: ModelRef) -> str:
@@ -64,6 +94,7 @@ def make(
     n: int | None = None,
     seed: int | None = None,
     only: str | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Work:
     """Return every cell of a configuration, grouped by base classifier, clean first.
 
@@ -74,6 +105,8 @@ def make(
         seed: the one seed, instead of the configuration's.
         only: a pattern; only cells whose ``dataset/model/defense/attack/access`` holds it, or matches it with
             wildcards, are kept.
+        shard: ``(i, n)`` keeps the i-th of n parts, counted from 1; together they are the plan. Cells that stand on one
+            adversarial set are in one part.
 
     Raises:
         UsageError: a method, value, image set or weights file that does not hold.
@@ -93,12 +126,14 @@ def make(
     train = _data(config, "train", data_folder, config.dataset.train_n) if needs_training else None
     files = {base.weights: weights.find(base.weights) for base in bases if base.weights}
     hashes = {name: weights.sha256(path) for name, path in files.items()}
+    keys, rows = Keys(), _by_base(defenses)
     cells = [
         planned
         for label, (_, network, _) in zip(labels, networks, strict=True)
         for s in (config.seeds if seed is None else [seed])
-        for defense in _by_base(defenses)
-        for planned in _cells(label, _Models(network, train, hashes), test, defense, attacks, s)
+        for maker in [_Maker(label, network, s, test, train, hashes, keys)]
+        for defense in rows
+        for planned in maker.cells(defense, attacks)
     ]
     if only is not None:
         pattern = only if any(mark in only for mark in "*?[") else f"*{only}*"
@@ -106,7 +141,10 @@ def make(
         if not kept:
             raise UsageError(f"--only {only}: no cell matches; cells are named like {cells[0].names}")
         cells = kept
-    plan = RunPlan(name=config.name, cells=tuple({cell.key: cell for cell in cells}.values()))
+    unique = list({cell.key: cell for cell in cells}.values())
+    if shard is not None:
+        unique = _part(unique, *shard)
+    plan = RunPlan(name=config.name, cells=tuple(unique))
     return Work(plan, data_folder, {hashes[name]: path for name, path in files.items()})
 
 
@@ -116,60 +154,82 @@ def _data(config: Config, split: Literal["train", "test"], folder: Path | None, 
     return data_ref(images, n, wanted.subset)
 
 
-class _Models(NamedTuple):
-    """The base classifiers of one network."""
+def _by_base(defenses: list[Defense]) -> list[Defense]:
+    """Return the defenses grouped by base classifier; equal bases become one object."""
+    bases: list[Base] = []
+    for defense in defenses:
+        if defense.base not in bases:
+            bases.append(defense.base)
+    places = [bases.index(defense.base) for defense in defenses]
+    return [
+        defenses[i]._replace(base=bases[place]) for place, i in sorted(zip(places, range(len(defenses)), strict=True))
+    ]
 
+
+@dataclass
+class _Maker:
+    """Makes the cells of one network and seed; what they share is one object, so that many fit in little memory."""
+
+    label: str
     network: MethodRef
+    seed: int
+    data: DataRef
     train: DataRef | None
     hashes: Mapping[str, str]
+    keys: Keys
+    _models: dict[tuple[int, int], ModelRef] = field(default_factory=dict)
+    _sets: dict[tuple[int, int, bool], AttackRef] = field(default_factory=dict)
 
-    def of(self, base: Base, seed: int) -> ModelRef:
-        if base.weights is not None:
-            weights = WeightsRef(name=base.weights, sha256=self.hashes[base.weights])
-            return ModelRef(network=self.network, weights=weights)
-        assert base.recipe is not None and base.schedule is not None and self.train is not None
-        trained = TrainRef(recipe=base.recipe, schedule=base.schedule, data=self.train, seed=seed)
-        return ModelRef(network=self.network, weights=trained)
+    def cells(self, defense: Defense, attacks: list[Attack]) -> Iterator[PlannedCell]:
+        """Yield the clean cell of a defense and every attacked one."""
+        model, step = self._model(defense.base, self.seed), defense.step
+        purifies = step is not None and bool(registry.find("test-time", step.name).meta.get("purifier"))
 
+        def planned(attack: AttackRef | None, name: str, access: Access) -> PlannedCell:
+            cell = Cell(data=self.data, model=model, step=step, access=access, attack=attack, seed=self.seed)
+            names = Names(dataset=self.data.name, model=self.label, defense=defense.label, attack=name, access=access)
+            return PlannedCell(key=self.keys.of(cell), names=names, cell=cell)
 
-def _by_base(defenses: list[Defense]) -> list[Defense]:
-    order = list({id(d.base): d.base for d in defenses}.values())
-    bases = [base for index, base in enumerate(order) if base not in order[:index]]
-    return sorted(defenses, key=lambda defense: bases.index(defense.base))
-
-
-def _cells(
-    label: str, models: _Models, data: DataRef, defense: Defense, attacks: list[Attack], seed: int
-) -> Iterator[PlannedCell]:
-    model = models.of(defense.base, seed)
-    purifies = defense.step is not None and bool(registry.find("test-time", defense.step.name).meta.get("purifier"))
-
-    def planned(attack: AttackRef | None, name: str, access: Access) -> PlannedCell:
-        cell = Cell(data=data, model=model, step=defense.step, access=access, attack=attack, seed=seed)
-        names = Names(dataset=data.name, model=label, defense=defense.label, attack=name, access=access)
-        return PlannedCell(key=cell_key(cell), names=names, cell=cell)
-
-    yield planned(None, "clean", "white-box" if defense.step is None else "static")
-    for attack in attacks:
-        attacked = model
-        if attack.source is not None:
-            attacked = models.of(attack.source, seed if attack.source_seed is None else attack.source_seed)
-            if attacked == model:
+        yield planned(None, "clean", "white-box" if step is None else "static")
+        for attack in attacks:
+            attacked = model
+            if attack.source is not None:
+                attacked = self._model(attack.source, self.seed if attack.source_seed is None else attack.source_seed)
+                if attacked == model:
+                    continue
+            access = "white-box" if step is None and attack.access != "transfer" else attack.access
+            if attack.purifiers_only and not (purifies and access == "adaptive"):
                 continue
-        access = "white-box" if defense.step is None and attack.access != "transfer" else attack.access
-        if attack.purifiers_only and not (purifies and access == "adaptive"):
-            continue
+            yield planned(self._set(attacked, attack, step, access), attack.label, access)
+
+    def _set(self, model: ModelRef, attack: Attack, step: MethodRef | None, access: Access) -> AttackRef:
         stops_early = access in ("white-box", "adaptive") or attack.rule_given
-        ref = AttackRef(
-            model=attacked,
-            step=defense.step if access == "adaptive" else None,
+        place = (id(model), id(attack), stops_early)
+        if access != "adaptive" and place in self._sets:
+            return self._sets[place]
+        made = AttackRef(
+            model=model,
+            step=step if access == "adaptive" else None,
             attack=attack.method if stops_early else _full_strength(attack.method),
             threat=attack.threat,
-            data=data,
-            seed=seed,
+            data=self.data,
+            seed=self.seed,
             eot=attack.eot if access == "adaptive" else 1,
         )
-        yield planned(ref, attack.label, access)
+        if access != "adaptive":
+            self._sets[place] = made
+        return made
+
+    def _model(self, base: Base, seed: int) -> ModelRef:
+        if (id(base), seed) not in self._models:
+            source: TrainRef | WeightsRef
+            if base.weights is not None:
+                source = WeightsRef(name=base.weights, sha256=self.hashes[base.weights])
+            else:
+                assert base.recipe is not None and base.schedule is not None and self.train is not None
+                source = TrainRef(recipe=base.recipe, schedule=base.schedule, data=self.train, seed=seed)
+            self._models[id(base), seed] = ModelRef(network=self.network, weights=source)
+        return self._models[id(base), seed]
 
 
 def _full_strength(method: MethodRef) -> MethodRef:
@@ -178,3 +238,16 @@ def _full_strength(method: MethodRef) -> MethodRef:
     if method.params.get("rule") == "any-iterate":
         return method.model_copy(update={"params": {**method.params, "rule": "last-iterate"}})
     return method
+
+
+def _part(cells: list[PlannedCell], i: int, n: int) -> list[PlannedCell]:
+    # Dealt out like cards, set by set, so that every part gets some of each classifier's cheap and dear attacks.
+    hands: dict[int, int] = {}
+    for planned in cells:
+        hands.setdefault(_stands_on(planned), len(hands) % n)
+    return [planned for planned in cells if hands[_stands_on(planned)] == i - 1]
+
+
+def _stands_on(planned: PlannedCell) -> int:
+    # The adversarial set, or the clean images of one classifier; both are one object for all cells of a plan.
+    return id(planned.cell.attack if planned.cell.attack is not None else planned.cell.model)
