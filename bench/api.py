@@ -87,6 +87,8 @@ class Target(Protocol):
     def smooth(self, tau: float) -> Target:
         """Return the deployed values with the second-order gradient of the purification, its sign smoothed over tau.
 
+        ``tau`` is in units of an image's mean slope.
+
         Raises:
             MethodError: the function has no purification that can be smoothed.
         """
@@ -136,7 +138,8 @@ class DeployedStep(Protocol):
     """A test-time step. A randomised one also has ``rng``, a generator of its own that the engine seeds.
 
     A purifier, which moves images by a gradient, may also have ``smooth(base, tau) -> nn.Module``: the deployed values
-    with the gradient of the purification in it, where the sign's derivative is that of ``tanh(g / tau)``.
+    with the gradient of the purification in it, where the sign's derivative is that of ``tanh(g / (tau * mean|g|))``,
+    the mean over each image.
     """
 
     def wrap(self, base: nn.Module) -> nn.Module:

@@ -2,7 +2,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.api import Budget, Count, Fraction, defense
-from defenses._gradients import Before, identity, sign_steps
+from defenses._gradients import Before, identity, log_odds, sign_steps, smooth_sign_steps
 
 
 @defense(kind="test-time", base="pgd-at", purifier=True)
@@ -25,7 +25,7 @@ class AntiAdversary:
         return self.wrap(base)
 
     def smooth(self, base: nn.Module, tau: float) -> nn.Module:
-        """Return the deployed function with the gradient of the move, signs smoothed over ``tau``."""
+        """Return the deployed function with the gradient of the move, its sign smoothed over ``tau``."""
         return Before(base, lambda x: self._confirmed(base, x, tau))
 
     def _confirmed(self, base: nn.Module, x: Tensor, tau: float | None = None) -> Tensor:
@@ -37,4 +37,10 @@ class AntiAdversary:
                 chosen.append(logits.detach().argmax(1))
             return F.cross_entropy(logits, chosen[0], reduction="sum")
 
-        return sign_steps(x, loss, size=-self.size, steps=self.steps, tau=tau)
+        def unsaturated(images: Tensor) -> Tensor:
+            return log_odds(base(images), chosen[0]).sum()
+
+        how = {"size": -self.size, "steps": self.steps}
+        if tau is None:
+            return sign_steps(x, loss, **how)
+        return smooth_sign_steps(x, loss, tau=tau, climbed=unsaturated, **how)

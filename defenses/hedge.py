@@ -2,7 +2,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.api import Budget, Count, Fraction, defense
-from defenses._gradients import Before, identity, sign_steps, uniform_start
+from defenses._gradients import Before, identity, sign_steps, smooth_sign_steps, uniform_start
 
 
 @defense(kind="test-time", base="pgd-at", randomised=True, purifier=True)
@@ -35,7 +35,7 @@ class Hedge:
         return self.wrap(base)
 
     def smooth(self, base: nn.Module, tau: float) -> nn.Module:
-        """Return the deployed function with the gradient of the move, signs smoothed over ``tau``."""
+        """Return the deployed function with the gradient of the move, its sign smoothed over ``tau``."""
         return Before(base, lambda x: self._hedged(base, x, tau))
 
     def _hedged(self, base: nn.Module, x: Tensor, tau: float | None = None) -> Tensor:
@@ -43,4 +43,5 @@ class Hedge:
             return -base(images).log_softmax(1).sum()
 
         start = uniform_start(x, self.radius, self.rng)
-        return sign_steps(x, loss, size=self.size, steps=self.steps, radius=self.radius, start=start, tau=tau)
+        how = {"size": self.size, "steps": self.steps, "radius": self.radius, "start": start}
+        return sign_steps(x, loss, **how) if tau is None else smooth_sign_steps(x, loss, tau=tau, **how)

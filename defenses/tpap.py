@@ -3,7 +3,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.api import Budget, Count, Fraction, Literal, MethodError, defense
-from defenses._gradients import Before, identity, sign_steps, uniform_start
+from defenses._gradients import Before, identity, log_odds, sign_steps, smooth_sign_steps, uniform_start
 
 
 @defense(kind="test-time", base="fgsm-at", purifier=True)
@@ -51,7 +51,7 @@ class Tpap:
         return self.wrap(base)
 
     def smooth(self, base: nn.Module, tau: float) -> nn.Module:
-        """Return the deployed function with the gradient of the purification, signs smoothed over ``tau``."""
+        """Return the deployed function with the gradient of the purification, its sign smoothed over ``tau``."""
         deployed = Before(base, lambda x: self._purified(base, x, deployed.labels, tau))
         deployed.labels = None
         return deployed
@@ -65,8 +65,14 @@ class Tpap:
                 chosen.append(self._label(logits.detach(), labels))
             return F.cross_entropy(logits, chosen[0], reduction="sum")
 
+        def unsaturated(images: Tensor) -> Tensor:
+            return log_odds(base(images), chosen[0]).sum()
+
         start = uniform_start(x, self.beta, self.rng) if self.random_start else None
-        return sign_steps(x, loss, size=self.size, steps=self.steps, radius=self.beta, start=start, tau=tau)
+        how = {"size": self.size, "steps": self.steps, "radius": self.beta, "start": start}
+        if tau is None:
+            return sign_steps(x, loss, **how)
+        return smooth_sign_steps(x, loss, tau=tau, climbed=unsaturated, **how)
 
     def _label(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         if self.label == "predicted":
