@@ -25,13 +25,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from bench.report import no_collection
     from bench.report.changes import FORMATS
     from bench.report.compare import compare
     from bench.report.record import read
     from bench.store import write_atomically
     from bench.types import UsageError
 
-    comparison = compare(read(args.base), read(args.head), args.min_effect)
+    with no_collection():
+        comparison = compare(read(args.base), read(args.head), args.min_effect)
     if not comparison.changes and not comparison.identical:
         raise UsageError(f"{comparison.base} and {comparison.head} have no cell in common: nothing to compare")
     text = FORMATS[args.format](comparison)

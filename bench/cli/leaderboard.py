@@ -22,6 +22,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from bench.report import no_collection
+
+    with no_collection():
+        return _show(args)
+
+
+def _show(args: argparse.Namespace) -> int:
     from bench.report.board import build
     from bench.report.record import read
     from bench.store import write_atomically

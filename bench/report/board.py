@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 from typing import Literal, NamedTuple
 
@@ -59,13 +60,16 @@ class Table:
     def title(self) -> str:
         return f"{self.dataset} · {self.model} · {self.n:,} images"
 
-    def best(self, column: Column) -> tuple[float | None, float | None]:
-        """Return the best and the second-best accuracy of a column among the ranked lines, where they differ."""
-        if column.unit != "accuracy":
-            return None, None
-        values = (line.values.get(column.id) for line in self.lines if line.access in RANKED)
-        found = sorted({v.number for v in values if v and v.number is not None and not v.partial}, reverse=True)
-        return (found[0] if len(found) > 1 else None), (found[1] if len(found) > 2 else None)
+    @cached_property
+    def best(self) -> Mapping[str, tuple[float | None, float | None]]:
+        """The best and the second-best accuracy of each column among the ranked lines, where they differ."""
+        ranked = [line for line in self.lines if line.access in RANKED]
+        ends: dict[str, tuple[float | None, float | None]] = {}
+        for column in self.columns:
+            values = (line.values.get(column.id) for line in ranked if column.unit == "accuracy")
+            found = sorted({v.number for v in values if v and v.number is not None and not v.partial}, reverse=True)
+            ends[column.id] = found[0] if len(found) > 1 else None, found[1] if len(found) > 2 else None
+        return ends
 
 
 @dataclass(frozen=True)

@@ -243,7 +243,7 @@ def _many(table: Table) -> bool:
 def _ranked(table: Table, line: Line, column: Column, bold: str, under: str, escape: Callable[[str], str]) -> str:
     value = line.values.get(column.id)
     shown = escape(text.number(value, column, table.n))
-    best, second = table.best(column)
+    best, second = table.best[column.id]
     if value is None or value.number is None or line.access not in RANKED:
         return shown
     return bold.format(shown) if value.number == best else under.format(shown) if value.number == second else shown

@@ -31,13 +31,15 @@ def load_results(source: str | Path | Iterable[CellResult] | None = None) -> pd.
     """
     import pandas as pd
 
+    from bench.report import no_collection
     from bench.report.board import build
     from bench.report.formats import cell_rows
     from bench.report.record import read
     from bench.store import default_root
 
     given = default_root() if source is None else source
-    board = build(read(given).results if isinstance(given, str | Path) else given)
+    with no_collection():
+        board = build(read(given).results if isinstance(given, str | Path) else given)
     frame = pd.DataFrame(cell_rows(board))
     if "finished" in frame:
         frame["finished"] = pd.to_datetime(frame["finished"], utc=True)

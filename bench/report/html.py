@@ -91,7 +91,7 @@ def _table(table: Table) -> dict[str, Any]:
 
 def _cell(table: Table, line: Line, column: Column, marks: Mapping[str, str]) -> Cell:
     value = line.values.get(column.id)
-    best, second = table.best(column)
+    best, second = table.best[column.id]
     rank = ""
     if value and value.number is not None and line.access in RANKED:
         rank = "best" if value.number == best else "second" if value.number == second else ""

@@ -89,7 +89,7 @@ def _cell(table: Table, line: Line, column: Column, marks: dict[str, str]) -> Te
     shown = Text(text.number(value, column, table.n))
     if value is None:
         return shown
-    best, second = table.best(column)
+    best, second = table.best[column.id]
     if value.failed:
         shown.stylize("bold red")
     elif line.access not in RANKED and column.group != "cost":

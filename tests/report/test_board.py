@@ -160,7 +160,7 @@ def test_a_failed_cell_is_seen_and_left_out_of_the_worst_case():
 def test_static_lines_are_not_ranked():
     (table,) = build(story()).tables
     column = next(c for c in table.columns if c.label == "pgd")
-    assert table.best(column) == (0.842, 0.03)
+    assert table.best[column.id] == (0.842, 0.03)
 
 
 def test_flags_reach_the_table():
