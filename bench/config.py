@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import itertools
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from bench import registry
 from bench.types import Access, MethodRef, Norm, Schedule, Threat, UsageError
 
 PRESETS = Path(__file__).parent / "presets"
+
+
+def seconds(text: object) -> float:
+    """Return a time such as ``"90s"``, ``"9m"``, ``"2h"`` or ``90`` in seconds.
+
+    Raises:
+        ValueError: the text is no such time, or not above zero.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|)", str(text))
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(f"'{text}' is no time such as 90s, 9m or 2h")
+    return float(match[1]) * {"s": 1, "": 1, "m": 60, "h": 3600}[match[2]]
+
+
+Duration = Annotated[float, BeforeValidator(seconds)]
 
 
 class _Section(BaseModel):
@@ -66,6 +82,12 @@ class AttackConfig(_Method):
 class RunConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch: Literal["auto"] | int = "auto"
+    #: Seconds, or a text such as ``30m``, that a cell may take, training apart.
+    timeout: Duration | None = None
+    #: What the ray executor asks for each task: processors (by default the threads of this process), and GPUs or a
+    #: fraction of one (by default one where the device is a GPU).
+    cpus: int | None = Field(None, gt=0)
+    gpus: float | None = Field(None, ge=0)
 
 
 class Config(_Section):

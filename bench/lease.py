@@ -76,9 +76,19 @@ class Leases:
         if self._lost:
             raise Busy
 
-    def live(self) -> list[str]:
-        """Return the names of leases that have not expired, as far as this process has watched them."""
-        return [path.name for path in sorted(self.folder.glob("[!.]*")) if not self._expired(path)]
+    def at_work(self) -> str | None:
+        """Return the name of a lease whose owner lives, if there is one.
+
+        Where an owner on another machine may have died, telling so takes :data:`EXPIRY` seconds.
+        """
+        first: dict[Path, _Seen | None] = {}
+        while waiting := [path for path in sorted(self.folder.glob("[!.]*")) if not self._expired(path)]:
+            for path in waiting:
+                seen = _look(path)
+                if seen is not None and (_is_here(seen.text) or first.setdefault(path, seen) != seen):
+                    return path.name
+            time.sleep(min(BEAT, 1.0))
+        return None
 
     def _take(self, path: Path) -> str:
         text = json.dumps({**_owner(), "token": secrets.token_hex(8)})
@@ -157,14 +167,20 @@ def _read(path: Path) -> str | None:
     return None if seen is None else seen.text
 
 
-def _has_ended(text: str) -> bool:
-    """Say whether the owner of a lease was a process of this machine and has ended."""
+def _is_here(text: str) -> bool:
+    """Say whether the owner of a lease is or was a process of this machine."""
     try:
-        owner = json.loads(text)
-        machine, pid, started = owner["machine"], owner["pid"], owner["started"]
+        return bool(json.loads(text)["machine"] == _machine())
     except (ValueError, KeyError, TypeError):
         return False
-    return bool(machine == _machine() and started != _started(int(pid)))
+
+
+def _has_ended(text: str) -> bool:
+    """Say whether the owner of a lease was a process of this machine and has ended."""
+    if not _is_here(text):
+        return False
+    owner = json.loads(text)
+    return bool(owner["started"] != _started(int(owner["pid"])))
 
 
 def _owner() -> dict[str, object]:

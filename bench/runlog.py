@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -37,6 +39,33 @@ class RunLog:
             self.write("started", host=platform.node(), pid=os.getpid(), **self._about)
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._file.write(canonical_json({"time": time, "event": event, **words}) + "\n")
+
+    def close(self, why: str) -> None:
+        """Write how the run ended, if it did anything."""
+        if self._file is not None:
+            self.write("ended", why=why)
+            self._file.close()
+            self._file = None
+
+    @contextmanager
+    def warnings(self) -> Iterator[None]:
+        """Keep what the harness warns of inside the block."""
+        handler = _Warnings(self)
+        logger = logging.getLogger("crossfire")
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+
+
+class _Warnings(logging.Handler):
+    def __init__(self, log: RunLog) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.write("warning", message=record.getMessage())
 
 
 def read(folder: Path) -> Iterator[dict[str, Any]]:

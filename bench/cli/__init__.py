@@ -11,7 +11,7 @@ from typing import NoReturn
 from bench.registry import unknown
 from bench.types import UsageError
 
-VERBS = ("run", "train", "plan", "list", "show", "leaderboard", "compare", "figures", "doctor")
+VERBS = ("run", "train", "plan", "list", "show", "leaderboard", "compare", "figures", "gc", "doctor")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="run_bench.py",
         description="Cross adversarial defenses with attacks. Without a verb: run the quick preset.",
-        epilog="exit codes: 0 done, 1 regression found, 2 bad usage, 3 some cells failed, 130 interrupted, 143 terminated",
+        epilog="exit codes: 0 done, 1 regression found, 2 bad usage or a store that cannot be written, 3 some cells "
+        "failed or differ, 130 interrupted, 143 terminated",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:

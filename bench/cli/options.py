@@ -1,12 +1,14 @@
-"""The words that run, train and plan have in common."""
+"""The words that run, train, plan and gc have in common."""
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench import registry
 from bench.types import UsageError
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
     from bench.config import Config
     from bench.schedule.plan import Work
+    from bench.schedule.run import Reporter, Runner
+    from bench.types import CellResult
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +27,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"), help="default: the configuration's")
     parser.add_argument("--n", type=int, metavar="N", help="test images, instead of the configuration's")
     parser.add_argument("--only", metavar="PATTERN", help="only cells whose dataset/model/defense/attack/access match")
-    parser.add_argument("--executor", choices=("inline",), default="inline", help="default: inline, this process")
+    parser.add_argument("--seed", type=int, metavar="N", help="one seed, instead of the configuration's")
+    parser.add_argument(
+        "--shard", type=_shard, metavar="I/N", help="the I-th of N parts of the plan, as for the tasks of a job array"
+    )
+    parser.add_argument("--executor", choices=("inline", "ray"), default="inline", help="default: inline, this process")
     parser.add_argument(
         "--time-budget", type=_seconds, metavar="9m", help="end cleanly after so long; run again to go on"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="one seed, instead of the configuration's")
 
 
 def store(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +56,9 @@ def work(args: argparse.Namespace) -> tuple[Config, Work]:
     from bench.schedule.plan import make
 
     chosen = config.load(args.what)
-    return chosen, make(chosen, data_folder=data_folder(args), n=args.n, seed=args.seed, only=args.only)
+    return chosen, make(
+        chosen, data_folder=data_folder(args), n=args.n, seed=args.seed, only=args.only, shard=args.shard
+    )
 
 
 def data_folder(args: argparse.Namespace) -> Path | None:
@@ -71,8 +80,50 @@ def device(args: argparse.Namespace, config: Config) -> torch.device:
     return torch.device(name)
 
 
+def runner(args: argparse.Namespace, config: Config, work: Work) -> Callable[[Callable[[], None], Reporter], Runner]:
+    """Return what makes the runner of this process; with ``--executor ray`` it only leads, and needs no GPU itself."""
+    if args.executor == "ray" and not registry.installed("ray"):
+        raise UsageError("--executor ray needs a package: pip install 'crossfire-bench[ray]'")
+    import torch
+
+    from bench.schedule.run import Runner
+    from bench.store import Store
+
+    here = torch.device("cpu") if args.executor == "ray" else device(args, config)
+    batch = None if config.run.batch == "auto" else config.run.batch
+    store = Store(store_root(args))
+    return lambda check, reporter: Runner(work, store, here, batch, check, reporter, config.run.timeout)
+
+
+def execute(args: argparse.Namespace, config: Config, runner: Runner) -> list[CellResult]:
+    """Do what is missing of the plan where ``--executor`` says, and return its results."""
+    if args.executor == "inline":
+        return runner.run()
+    from bench.schedule import ray
+
+    return ray.run(runner, device=args.device or config.run.device, cpus=config.run.cpus, gpus=config.run.gpus)
+
+
 def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|)", text)
-    if match is None or float(match[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is no time such as 90s, 9m or 2h")
-    return float(match[1]) * {"s": 1, "": 1, "m": 60, "h": 3600}[match[2]]
+    from bench.config import seconds
+
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def share(text: str) -> float:
+    """Return a share such as ``2%`` or ``0.02`` as a fraction."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text)
+    value = 0.0 if match is None else float(match[1]) / (100 if match[2] else 1)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no share such as 2% or 0.02")
+    return value
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"'{text}' is no part such as 1/8, ..., 8/8")
+    return int(match[1]), int(match[2])

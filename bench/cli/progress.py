@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,17 @@ class Bars:
         )
 
 
+class _Above(logging.Handler):
+    """Prints warnings above the bars."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(f"warning: {record.getMessage()}", markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def session(time_budget: float | None) -> Iterator[tuple[Bars, Callable[[], None], Ended]]:
     """Show bars on standard error and end the block early, with everything finished kept, when asked to.
@@ -63,6 +75,7 @@ def session(time_budget: float | None) -> Iterator[tuple[Bars, Callable[[], None
         if ended.code is not None:
             raise Stop
 
+    logger = logging.getLogger("crossfire")
     handlers = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -73,7 +86,12 @@ def session(time_budget: float | None) -> Iterator[tuple[Bars, Callable[[], None
     )
     try:
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            yield Bars(progress), check, ended
+            warnings = _Above(progress.console)
+            logger.addHandler(warnings)
+            try:
+                yield Bars(progress), check, ended
+            finally:
+                logger.removeHandler(warnings)
     except Stop:
         pass
     finally:

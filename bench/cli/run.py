@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.cli import options
+
+if TYPE_CHECKING:
+    from bench.schedule.verify import Verdict
 
 SUMMARY = "train what is missing, attack, evaluate, then print the leaderboard and write report/index.html"
 
@@ -13,35 +17,45 @@ SUMMARY = "train what is missing, attack, evaluate, then print the leaderboard a
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.arguments(parser)
     parser.add_argument("--report", type=Path, default=Path("report"), metavar="DIR", help="default: report")
+    parser.add_argument(
+        "--verify", type=options.share, metavar="2%", help="compute a random share of the finished cells again; compare"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     config, work = options.work(args)
-    device = options.device(args, config)
+    start = options.runner(args, config, work)
 
     from bench.cli.progress import session
     from bench.report.html import write_report
     from bench.report.terminal import leaderboard
-    from bench.schedule.run import Runner
-    from bench.store import Store
+    from bench.schedule.verify import verify
 
-    store = Store(options.store_root(args))
-    batch = None if config.run.batch == "auto" else config.run.batch
     console = Console()
+    verdict: Verdict | None = None
     with session(args.time_budget) as (reporter, check, ended):
-        runner = Runner(work, store, device, batch, check, reporter)
+        runner = start(check, reporter)
         runner.check_weights()
-        store.check_writable()
-        results = runner.run()
+        runner.store.check_writable()
+        results = options.execute(args, config, runner)
+        if args.verify is not None:
+            verdict = verify(runner, args.verify)
+    runner.log.close(ended.why or "finished")
     if ended.code is not None:
-        done = sum(1 for planned in work.plan.cells if (known := store.get(planned.key)) and known.status == "done")
+        finished = (runner.store.get(planned.key) for planned in work.plan.cells)
+        done = sum(1 for result in finished if result is not None and result.status == "done")
         console.print(
             f"{ended.why}: {done} of {len(work.plan.cells)} cells are done; the same command goes on from here."
         )
         return ended.code
     console.print(leaderboard(results, width=console.width))
     page = write_report(results, args.report)
+    if verdict is not None:
+        for line in verdict.differing:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(f"verified: {verdict.checked} cells computed again, {len(verdict.differing)} differ")
     print(page.resolve(), flush=True)
-    return 3 if any(result.status == "failed" for result in results) else 0
+    failed = any(result.status == "failed" for result in results)
+    return 3 if failed or (verdict is not None and verdict.differing) else 0

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from bench.cli import options
 
-SUMMARY = "one cell: parameters, result, flags, provenance, traceback if it failed"
+SUMMARY = "one cell: parameters, result, flags, provenance, traceback if it failed; or the log of runs"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("cell", metavar="CELL", help="the start of its key, or dataset/model/defense/attack/access")
+    parser.add_argument(
+        "cell", nargs="?", metavar="CELL", help="the start of its key, or dataset/model/defense/attack/access"
+    )
+    parser.add_argument("--log", action="store_true", help="what runs on the store did and when, to CELL if given")
     options.store(parser)
     parser.add_argument("--json", action="store_true", help="the stored result as it is")
 
@@ -21,6 +25,10 @@ def main(args: argparse.Namespace) -> int:
     from bench.types import UsageError, jsonable
 
     root = options.store_root(args)
+    if args.log:
+        return _log(root, args.cell, as_json=args.json)
+    if args.cell is None:
+        raise UsageError("which cell? give the start of its key or its name, or --log for what runs did")
     found = Store(root).find(args.cell)
     if not found:
         raise UsageError(
@@ -41,6 +49,22 @@ def main(args: argparse.Namespace) -> int:
             _print(body[title], 1)
     if result.error is not None:
         print(f"\nerror\n  {result.error.kind}: {result.error.message}\n\n{result.error.traceback}")
+    return 0
+
+
+def _log(root: Path, cell: str | None, *, as_json: bool) -> int:
+    from bench import runlog
+
+    events = sorted(runlog.read(root / "log"), key=lambda event: str(event.get("time")))
+    for event in events:
+        words = [str(event.get(name, "")) for name in ("cell", "key")]
+        if cell is not None and not any(word.startswith(cell) for word in words):
+            continue
+        if as_json:
+            print(json.dumps(event))
+            continue
+        rest = "  ".join(f"{name} {value}" for name, value in event.items() if name not in ("time", "event", "log"))
+        print(f"{event.get('time')}  {event.get('event', ''):<13}  {rest}")
     return 0
 
 

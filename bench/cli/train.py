@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from bench.cli import options
+from bench.types import StoreError, UsageError
 
 SUMMARY = "the training part of run alone"
 
@@ -16,29 +18,37 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     config, work = options.work(args)
-    device = options.device(args, config)
+    if args.executor == "ray":
+        raise UsageError("train works with --executor inline; run --executor ray also trains what is missing")
+    start = options.runner(args, config, work)
 
     from bench.cli.progress import session
     from bench.schedule.plan import training_key
-    from bench.schedule.run import Runner
-    from bench.store import Store
-    from bench.types import TrainRef
+    from bench.types import Cell, TrainRef
 
-    store = Store(options.store_root(args))
-    store.check_writable()
     bases = {training_key(planned.cell.model): planned.cell for planned in work.plan.cells}
     failed = 0
     with session(args.time_budget) as (reporter, check, ended):
-        runner = Runner(work, store, device, None, check, reporter)
-        for cell in bases.values():
-            if not isinstance(cell.model.weights, TrainRef):
-                continue
-            what = f"{cell.model.weights.recipe.name} on {cell.model.network.name}"
+        runner = start(check, reporter)
+        runner.store.check_writable()
+
+        def train(cell: Cell) -> Path | Exception:
             try:
-                print(f"{what}: {runner.train(cell.model, cell.data)}")
+                return runner.train(cell.model, cell.data)
+            except StoreError:
+                raise
             except Exception as error:
+                return error
+
+        wanted = [(cell, ref) for cell in bases.values() if isinstance(ref := cell.model.weights, TrainRef)]
+        for cell, ref, found in runner.each(wanted, lambda each: (*each, train(each[0]))):
+            what = f"{ref.recipe.name} on {cell.model.network.name}"
+            if isinstance(found, Exception):
                 failed += 1
-                print(f"failed: {what}: {error}", file=sys.stderr)
+                print(f"failed: {what}: {found}", file=sys.stderr)
+            else:
+                print(f"{what}: {found}")
+    runner.log.close(ended.why or "finished")
     if ended.code is not None:
         print(f"{ended.why}; the same command goes on from here.")
         return ended.code

@@ -129,9 +129,10 @@ class Runner:
         cells = self.work.plan.cells
         results: dict[str, CellResult] = {}
         self.reporter.cells(0, len(cells))
-        for result in self.each(cells, self.cell):
-            results[result.key] = result
-            self.reporter.cells(len(results), len(cells))
+        with self.log.warnings():
+            for result in self.each(cells, self.cell):
+                results[result.key] = result
+                self.reporter.cells(len(results), len(cells))
         return [results[planned.key] for planned in cells]
 
     def each(self, items: Sequence[T], do: Callable[[T], R]) -> Iterator[R]:
@@ -163,7 +164,7 @@ class Runner:
         started, batch = time.monotonic(), self.batch
         try:
             with self.store.writing():
-                result = self._made(planned)
+                result = self._with_memory(planned, self._made)
         except StoreError:
             raise
         except (Exception, Overtime) as error:
@@ -205,25 +206,29 @@ class Runner:
         return self.since is not None and path.stat().st_mtime_ns > self.since
 
     def _made(self, planned: PlannedCell) -> CellResult:
-        """Make what a cell stands on, then the cell; where memory runs out, again with half the batch."""
+        """Make what a cell stands on, then the cell."""
         cell = planned.cell
         self._base_of(cell.model, cell.data)
         if cell.attack is not None:
             self._base_of(cell.attack.model, cell.data)
             self._require_clean(planned)
+        self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
+        if cell.attack is not None:
+            self.make_set(cell.attack, planned)
+        with self.store.leases.hold(f"cell-{planned.key}"):
+            if (known := self._known(planned)) is not None:
+                return known
+            result = self._measure(planned)
+            self.store.put(result)
+            return result
+
+    def _with_memory(self, planned: PlannedCell, do: Callable[[PlannedCell], R]) -> R:
+        """Do it; where memory runs out, again with half the batch, down to single images."""
         while True:
-            self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
             try:
-                if cell.attack is not None:
-                    self._make_set(cell.attack, planned)
-                with self.store.leases.hold(f"cell-{planned.key}"):
-                    if (known := self._known(planned)) is not None:
-                        return known
-                    result = self._measure(planned)
-                    self.store.put(result)
-                    return result
+                return do(planned)
             except (RuntimeError, MemoryError) as error:
-                batch = self._batch(cell.data)
+                batch = self._batch(planned.cell.data)
                 if batch == 1 or not (isinstance(error, MemoryError) or out_of_memory(error)):
                     raise
                 self.batch = batch // 2
@@ -402,7 +407,7 @@ class Runner:
             found.add(answer, y, x, made)
         return found
 
-    def _make_set(self, ref: AttackRef, planned: PlannedCell) -> None:
+    def make_set(self, ref: AttackRef, planned: PlannedCell) -> None:
         """Make the chunks of an adversarial set that are missing; several processes make different ones.
 
         Raises:

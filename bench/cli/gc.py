@@ -1,0 +1,52 @@
+"""Free what no plan needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from bench.cli import options
+
+SUMMARY = "what no plan needs: lists it; deletes it only with --yes"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plans", nargs="+", metavar="PRESET|FILE.toml", help="the plans to keep everything for")
+    options.store(parser)
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where to look for image sets first")
+    parser.add_argument("--n", type=int, metavar="N", help="test images, as they were given to run")
+    parser.add_argument("--seed", type=int, metavar="N", help="the seed, as it was given to run")
+    parser.add_argument("--yes", action="store_true", help="delete")
+    parser.add_argument("--json", action="store_true")
+
+
+def main(args: argparse.Namespace) -> int:
+    from bench import config
+    from bench.schedule.garbage import unneeded
+    from bench.schedule.plan import make
+    from bench.store import Store
+
+    store = Store(options.store_root(args))
+    works = [
+        make(config.load(each), data_folder=options.data_folder(args), n=args.n, seed=args.seed) for each in args.plans
+    ]
+    found = unneeded(works, store)
+    if args.json:
+        print(json.dumps([{"path": str(each.path), "what": each.what, "bytes": each.size} for each in found], indent=2))
+    else:
+        for each in found:
+            print(f"{each.size / 1e6:>10.2f} MB  {each.what:<16} {each.path}")
+        kinds = ", ".join(f"{count} {what}" for what, count in Counter(each.what for each in found).items())
+        total = sum(each.size for each in found) / 1e6
+        done = "deleted" if args.yes else "would be deleted; --yes deletes"
+        print(f"{total:.2f} MB: {kinds or 'nothing'}; {done}" if found else "nothing that the plans do not need")
+    if args.yes:
+        for each in found:
+            if each.path.is_dir():
+                shutil.rmtree(each.path)
+            else:
+                each.path.unlink()
+    return 0

@@ -1,0 +1,81 @@
+"""Do finished cells still come out the same? A random sample of them is computed again, beside the store."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.schedule.run import Runner
+from bench.store import Store
+from bench.types import CellResult, PlannedCell, RunPlan, jsonable
+
+
+class Verdict(NamedTuple):
+    """What a sample showed: how many cells were computed again, and one line for each that differs."""
+
+    checked: int
+    differing: list[str]
+
+
+def verify(runner: Runner, share: float) -> Verdict:
+    """Compute a random ``share`` of the finished cells of a plan again, at least one, and compare.
+
+    Weights are those of the store; adversarial sets are made anew. Times are not compared, nor is anything written to
+    the store but what :meth:`Runner.train` finds missing.
+    """
+    known = ((planned, runner.store.get(planned.key)) for planned in runner.work.plan.cells)
+    done = [(planned, result) for planned, result in known if result is not None and result.status == "done"]
+    chosen = random.SystemRandom().sample(done, min(len(done), max(1, round(share * len(done)))))
+    # In the order of the plan, in which cells of one classifier stand together.
+    chosen.sort(key=done.index)
+    for planned, _ in chosen:
+        for model in {id(m): m for m in (planned.cell.model, *_attacked(planned))}.values():
+            list(runner.each([model], lambda each, data=planned.cell.data: runner.train(each, data)))  # type: ignore[misc]
+    lines = []
+    with tempfile.TemporaryDirectory(prefix="crossfire-verify-") as folder:
+        scratch = Store(Path(folder))
+        (scratch.root / "train").symlink_to((runner.store.root / "train").resolve())
+        plan = RunPlan(name=runner.work.plan.name, cells=tuple(planned for planned, _ in chosen))
+        again = replace(runner, work=replace(runner.work, plan=plan), store=scratch, since=None)
+        for (_, before), after in zip(chosen, again.run(), strict=True):
+            lines += _differences(before, after)
+    return Verdict(len(chosen), lines)
+
+
+def _attacked(planned: PlannedCell) -> list[Any]:
+    return [] if planned.cell.attack is None else [planned.cell.attack.model]
+
+
+def _differences(before: CellResult, after: CellResult) -> list[str]:
+    one, two = _outcome(before), _outcome(after)
+    words = [f"{name} was {_short(one[name])}, is {_short(two[name])}" for name in one if one[name] != two[name]]
+    if not words:
+        return []
+    made, here = before.provenance, after.provenance
+    elsewhere = (made.machine, made.device, made.threads) != (here.machine, here.device, here.threads)
+    place = f" (measured on {made.machine}, {made.device}, {made.threads} threads)" if elsewhere else ""
+    return [f"{before.names} differs{place}: {'; '.join(words)}"]
+
+
+def _outcome(result: CellResult) -> dict[str, Any]:
+    """Return what must be the same whenever and however often a cell is computed on one machine."""
+    if result.error is not None:
+        return {"status": f"failed ({result.error.message})"}
+    assert result.metrics is not None and result.cost is not None
+    return {
+        "status": result.status,
+        **jsonable(result.metrics),
+        "forwards_per_example": result.cost.forwards_per_example,
+        "backwards_per_example": result.cost.backwards_per_example,
+        "flags": list(result.flags),
+        "clean outcomes": result.clean_bits,
+        "adversarial outcomes": result.adversarial_bits,
+    }
+
+
+def _short(value: object) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
