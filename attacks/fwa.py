@@ -2,11 +2,11 @@ import torch
 from torch import Tensor
 
 from attacks._steps import budget, cross_entropy, keep, per_image
-from attacks._transport import best_image
-from bench.api import Count, Literal, Positive, Target, Threat, attack
+from attacks._transport import best_move
+from bench.api import Annotated, Count, Field, Literal, Positive, Target, Threat, attack
 
-#: Plan entries worked on together, so that memory stays flat and a plan fits a processor's cache.
-PLAN_ENTRIES = 2**20
+#: Plan entries worked on together, so that memory stays flat.
+PLAN_ENTRIES = 2**21
 
 
 @attack(
@@ -24,7 +24,7 @@ def fwa(
     threat: Threat,
     *,
     steps: Count = 20,
-    kernel: Count = 5,
+    kernel: Annotated[int, Field(ge=2)] = 5,
     entropy: Positive = 1e-3,
     capacity: bool = True,
     rule: Literal["any-iterate", "last-iterate"] = "any-iterate",
@@ -59,6 +59,7 @@ def fwa(
     eps = budget(threat)
     drops = rule == "any-iterate" and not target.stochastic
     result, rows, origin, current = x.clone(), torch.arange(len(x), device=x.device), x, x
+    part = max(1, PLAN_ENTRIES // (x[:1].numel() * kernel**2 or 1))
     for step in range(steps if eps > 0 else 0):
         seen = current.clamp(0.0, 1.0)
         grad, logits, _ = target.rows(rows).gradient(seen, cross_entropy, y[rows])
@@ -67,11 +68,9 @@ def fwa(
             rows, origin, current, grad = keep(~broken, rows, origin, current, grad)
         if len(rows) == 0:
             break
-        part = max(1, PLAN_ENTRIES // (x[0].numel() * kernel**2))
-        pairs = zip(origin.split(part), grad.split(part), strict=True)
-        towards = [best_image(image, gain, eps, kernel, entropy, capacity) for image, gain in pairs]
+        parts = zip(origin.split(part), grad.split(part), strict=True)
+        best = [best_move(*each, eps=eps, kernel=kernel, entropy=entropy, capacity=capacity) for each in parts]
         still = per_image(grad.abs().flatten(1).amax(1) == 0, grad)
-        move = torch.where(still, 0.0, torch.cat(towards) - current)
-        current = current + 2.0 / (step + 2.0) * move
+        current = torch.where(still, current, current + 2.0 / (step + 2.0) * (torch.cat(best) - current))
     result[rows] = current.clamp(0.0, 1.0)
     return result

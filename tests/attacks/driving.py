@@ -21,6 +21,7 @@ THREATS = {
 #: Settings that keep these tests fast; an attack that is not named here runs with its defaults.
 CHEAP: dict[str, dict[str, Any]] = {
     "apgd-ce": {"steps": 10},
+    "apgd-dlr": {"steps": 10},
     "apgd-t": {"steps": 10, "targets": 3},
     "cw": {"steps": 20, "searches": 3, "first_c": 1.0, "learning_rate": 0.05},
     "ddn": {"steps": 20},
