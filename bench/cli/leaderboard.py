@@ -18,6 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=FORMATS, help="default: what --out ends with, else a table for the terminal"
     )
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    parser.add_argument("--paper", action="store_true", help="published numbers beside the measured ones")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of the terminal")
 
 
@@ -40,7 +41,14 @@ def _show(args: argparse.Namespace) -> int:
     found = read(options.store_root(args))
     for note in found.notes:
         print(f"warning: {note}", file=sys.stderr)
-    if kind is None:
+    if args.paper and kind in ("csv", "tex", "html"):
+        raise UsageError(f"--paper comes as text, md or json, not {kind}")
+    if args.paper:
+        from bench.report import paper
+
+        rows = paper.beside(build(found.results))
+        text = {"md": paper.as_markdown, "json": paper.as_json}.get(kind or "", paper.as_text)(rows)
+    elif kind is None:
         from rich.console import Console
 
         from bench.report.terminal import leaderboard
@@ -48,7 +56,7 @@ def _show(args: argparse.Namespace) -> int:
         console = Console()
         console.print(leaderboard(found.results, width=console.width))
         return 0
-    if kind == "html":
+    elif kind == "html":
         from bench.report.html import render
 
         text = render(build(found.results))

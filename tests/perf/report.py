@@ -71,9 +71,8 @@ def main() -> int:
             fits = seconds < SECONDS and peak < BYTES and code in (0, 1)
             slow += not fits
             shown = " ".join(Path(word).name for word in words)
-            print(
-                f"{shown:50} {seconds:6.2f} s ({computing:.2f} s computing) {peak / 2**20:7.0f} MiB exit {code} {'ok' if fits else 'TOO MUCH'}"
-            )
+            spent = f"{seconds:6.2f} s ({computing:.2f} s computing) {peak / 2**20:7.0f} MiB"
+            print(f"{shown:50} {spent} exit {code} {'ok' if fits else 'TOO MUCH'}")
     return int(slow > 0)
 
 

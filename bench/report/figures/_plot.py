@@ -60,20 +60,15 @@ def heatmap(
     rows: Sequence[str],
     columns: Sequence[str],
     shares: Sequence[Sequence[float | None]],
-    *,
-    digits: int = 1,
+    notes: Sequence[Sequence[str]] | None = None,
 ) -> None:
-    """Draw accuracies in [0, 1] with their numbers in percent; absent ones stay empty."""
+    """Draw accuracies in [0, 1] with their numbers in percent, and small notes below these; absent ones stay empty."""
     import numpy as np
 
     grid = np.array([[np.nan if share is None else 100 * share for share in row] for row in shares], dtype=float)
     axes.imshow(grid, cmap=HEAT, vmin=0, vmax=100, aspect="auto")
-    axes.set_xticks(
-        range(len(columns)),
-        columns,
-        rotation=0 if max(map(len, columns)) * len(columns) < 75 else 35,
-        ha="center" if max(map(len, columns)) * len(columns) < 75 else "right",
-    )
+    level = max(map(len, columns)) * len(columns) < 75
+    axes.set_xticks(range(len(columns)), columns, rotation=0 if level else 35, ha="center" if level else "right")
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0)
     axes.grid(False)
@@ -84,9 +79,12 @@ def heatmap(
     axes.tick_params(which="minor", length=0)
     for y, row in enumerate(shares):
         for x, share in enumerate(row):
-            text = "–" if share is None else f"{100 * share:.{digits}f}"
+            note = notes[y][x] if notes else ""
+            text = "–" if share is None else f"{100 * share:.1f}"
             colour = SOFT if share is None else "white" if share > 0.55 else INK
-            axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=7.5)
+            axes.text(x, y - 0.14 * bool(note), text, ha="center", va="center", color=colour, fontsize=7.5)
+            if note:
+                axes.text(x, y + 0.24, note, ha="center", va="center", color=colour, fontsize=5.5)
 
 
 def whisker(axes: Axes, x: float, value: Value, colour: str, *, horizontal: bool = False) -> None:

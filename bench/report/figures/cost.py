@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 from bench.report.board import COSTS
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import INK, WIDTH, need, tables
+from bench.report.paper import published
 
 _SHOWN = COSTS[:4]
 _TITLES = {
@@ -28,7 +29,18 @@ def draw(source: Source) -> Drawing:
     for line, table in zip(axes, found, strict=True):
         costs = {s.defense: s.cost for s in table.standings if s.cost}
         names = list(costs)
-        body = [{"defense": name, **{c.column.id: c.number(cost) for c in COSTS}} for name, cost in costs.items()]
+        lines = {each.defense: each for each in reversed(table.lines)}
+        papers = {
+            (name, c.column.id): published(source.board, table, lines[name], c.column) for name in names for c in COSTS
+        }
+        body = [
+            {
+                "defense": name,
+                **{c.column.id: c.number(cost) for c in COSTS},
+                "published": {c.column.id: papers[name, c.column.id] for c in COSTS if (name, c.column.id) in papers},
+            }
+            for name, cost in costs.items()
+        ]
         for axis, shown in zip(line, _SHOWN, strict=True):
             values = [shown.number(costs[name]) for name in names]
             axis.barh(
@@ -37,18 +49,17 @@ def draw(source: Source) -> Drawing:
                 color="#0072B2" if "train" in shown.column.id else "#009E73",
                 height=0.62,
             )
-            top = max((value for value in values if value), default=1.0)
-            for y, value in enumerate(values):
-                axis.text(
-                    (value or 0) + 0.03 * top,
-                    y,
-                    "–" if value is None else f"{value:.3g}",
-                    va="center",
-                    fontsize=7,
-                    color=INK,
+            known = [papers.get((name, shown.column.id)) for name in names]
+            top = max((value for value in [*values, *known] if value), default=1.0)
+            for y, (value, paper) in enumerate(zip(values, known, strict=True)):
+                text = ("–" if value is None else f"{value:.3g}") + (
+                    f" (paper {paper:.4g})" if paper is not None else ""
                 )
+                if paper is not None:
+                    axis.plot([paper], [y], "D", color=INK, markerfacecolor="white", markersize=3.5, zorder=3)
+                axis.text(max(value or 0, paper or 0) + 0.04 * top, y, text, va="center", fontsize=6.5, color=INK)
             axis.set_yticks(range(len(names)), names if axis is line[0] else [""] * len(names))
-            axis.set(xlim=(0, 1.35 * top), ylim=(len(names) - 0.4, -0.6))
+            axis.set(xlim=(0, (1.9 if any(known) else 1.35) * top), ylim=(len(names) - 0.4, -0.6))
             axis.set_xticks([])
             axis.tick_params(length=0)
             axis.grid(False)

@@ -17,4 +17,4 @@ def draw(source: Source) -> Drawing:
     }
     found = tables(source, lambda table: (table.dataset, table.model, table.n) in large and bool(attacked(table)))
     need(found, f"no attacked cell has images of {LARGE} pixels or more: run a preset on caltech101, for instance")
-    return panels(found)
+    return panels(source, found)

@@ -1,0 +1,155 @@
+"""Published numbers beside measured ones, each with its source; where none is known, that is said."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bench.report.board import COSTS, Board, Column, Line, Table
+from bench.report.formats import escape_markdown
+from bench.report.rows import Value
+
+NOT_KNOWN = "not known"
+# Published with static access or none; a worst case and an adaptive attack have no counterpart in print.
+_ACCESSES = ("white-box", "static")
+_THREAT = "Linf 8/255"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A measured number and what is published of it; accuracies in percent, costs in their own unit."""
+
+    dataset: str
+    model: str
+    defense: str
+    access: str
+    what: str
+    measured: float
+    low: float | None
+    high: float | None
+    published: float | None
+    #: Measured minus published.
+    deviation: float | None
+    source: str | None
+    references: tuple[str, ...]
+
+
+def beside(board: Board) -> list[Beside]:
+    """Return every measured clean accuracy, accuracy under attack and cost, with what is published of it."""
+    return [row for table in board.tables for line in table.lines for row in _rows(board, table, line)]
+
+
+def published(board: Board, table: Table, line: Line, column: Column) -> tuple[float, str] | None:
+    """Return the published number of a measured one and its source; ``None`` where it is not known."""
+    if line.access not in _ACCESSES:
+        return None
+    value = line.values.get(column.id)
+    for entry in _numbers()["published"]:
+        if (entry["dataset"], entry["model"]) == (table.dataset, table.model) and column.group in ("", _THREAT):
+            found = entry["accuracy"].get(line.defense, {}).get(column.label)
+            if (
+                found is not None
+                and value
+                and _same_parameters(board, value, entry.get("where", {}).get(column.label, {}))
+            ):
+                return found, _numbers()["sources"][entry["source"]]
+    for entry in _numbers()["costs"]:
+        if (entry["dataset"], entry["model"], entry["defense"]) == (table.dataset, table.model, line.defense):
+            found = entry["numbers"].get(column.id)
+            if found is not None:
+                return found, _numbers()["sources"][entry["source"]]
+    return None
+
+
+@cache
+def _numbers() -> dict[str, Any]:
+    return tomllib.loads((Path(__file__).parent / "paper.toml").read_text(encoding="utf-8"))
+
+
+def _same_parameters(board: Board, value: Value, wanted: dict[str, Any]) -> bool:
+    attacks = [made for key in value.keys if (made := board.results[key].cell.attack)]
+    return all(made.attack.params.get(name) == wish for made in attacks for name, wish in wanted.items())
+
+
+def _rows(board: Board, table: Table, line: Line) -> Iterator[Beside]:
+    costs = {cost.column.id for cost in COSTS}
+    for column in table.columns:
+        value = line.values.get(column.id)
+        if value is None or value.number is None or column.unit == "gap" or column.label == "worst case":
+            continue
+        scale = 100.0 if column.unit == "accuracy" else 1.0
+        known = published(board, table, line, column)
+        low, high = (None if end is None else scale * end for end in (value.low, value.high))
+        yield Beside(
+            table.dataset,
+            table.model,
+            line.defense,
+            line.access,
+            column.label if column.id in costs or not column.group else f"{column.label}, {column.group}",
+            scale * value.number,
+            low,
+            high,
+            known[0] if known else None,
+            scale * value.number - known[0] if known else None,
+            known[1] if known else None,
+            tuple(_references(table, line, column)),
+        )
+
+
+def _references(table: Table, line: Line, column: Column) -> Iterator[str]:
+    for entry in _numbers()["reference"]:
+        place = (entry["dataset"], entry["model"], entry["defense"])
+        if place == (table.dataset, table.model, line.defense) and column.group in ("", _THREAT):
+            found = entry["percent"].get(column.label)
+            if found is not None and line.access in _ACCESSES:
+                note = f", {entry['note']}" if "note" in entry else ""
+                yield f"{found:.2f} ({_numbers()['sources'][entry['source']]}{note})"
+
+
+def as_text(rows: Iterable[Beside]) -> str:
+    """Return the comparison for a terminal."""
+    found = list(rows)
+    if not found:
+        return "nothing was measured\n"
+    names = [f"{row.dataset}/{row.model}/{row.defense}/{row.access} {row.what}" for row in found]
+    width = max(map(len, names))
+    lines = [f"{'':{width}}  measured  published  deviation"]
+    for name, row in zip(names, found, strict=True):
+        lines.append(f"{name:{width}}  {row.measured:8.4g}  {_text(row.published):>9}  {_signed(row.deviation):>9}")
+    known = sum(row.published is not None for row in found)
+    lines += ["", f"{known} of {len(found)} numbers are published; accuracies in percent, costs as in the leaderboard."]
+    lines += [f"published: {source}" for source in dict.fromkeys(row.source for row in found if row.source)]
+    lines += [
+        f"reference for {name}: {each}" for name, row in zip(names, found, strict=True) for each in row.references
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_markdown(rows: Iterable[Beside]) -> str:
+    lines = [
+        "| data set | network | defense | access | number | measured | published | deviation | source | others |",
+        "| --- | --- | --- | --- | --- | ---: | ---: | ---: | --- | --- |",
+    ]
+    for row in rows:
+        cells = [row.dataset, row.model, row.defense, row.access, row.what, f"{row.measured:.4g}", _text(row.published)]
+        cells += [_signed(row.deviation), row.source or "", "; ".join(row.references)]
+        lines.append("| " + " | ".join(map(escape_markdown, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def as_json(rows: Iterable[Beside]) -> str:
+    body = {"schema": 1, "numbers": [asdict(row) for row in rows]}
+    return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _text(number: float | None) -> str:
+    return NOT_KNOWN if number is None else f"{number:.4g}"
+
+
+def _signed(number: float | None) -> str:
+    return "" if number is None else f"{number:+.3g}"

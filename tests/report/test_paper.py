@@ -1,0 +1,72 @@
+import json
+
+import pytest
+
+from bench.cli import main
+from bench.report import figures
+from bench.report.board import build
+from bench.report.paper import as_markdown, beside
+from bench.store import Store
+from tests.report.fabricate import outcomes, result, stored
+
+CLEAN = outcomes(0.85, 1000)
+
+
+def cifar(defense="pgd-at", attack="pgd", **more):
+    return result(defense, attack, recipe=defense, dataset="cifar10", network="resnet18", clean=CLEAN, **more)
+
+
+def found(results):
+    return {(row.defense, row.access, row.what): row for row in beside(build(results))}
+
+
+def test_published_numbers_stand_beside_measured_ones_with_source_and_deviation():
+    rows = found([cifar(adversarial=outcomes(0.5, 1000)), cifar(attack="fgsm")])
+    clean = rows["pgd-at", "white-box", "clean"]
+    assert (clean.measured, clean.published) == (85.0, 84.54)
+    assert clean.deviation == pytest.approx(0.46)
+    assert "slides" in clean.source
+    assert rows["pgd-at", "white-box", "pgd, Linf 8/255"].published == 48.91
+    assert rows["pgd-at", "white-box", "fgsm, Linf 8/255"].published == 55.11
+    assert rows["pgd-at", "white-box", "train TFLOP"].published == 1831.5
+    assert any("41.2" in each or "84.74" in each for each in clean.references)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        cifar(attack_params={"steps": 40}),
+        cifar(eps="4/255"),
+        cifar(norm="l2", eps="1/2"),
+        cifar("my-own"),
+        cifar(step="jpeg", access="adaptive"),
+        result("pgd-at", "pgd", recipe="pgd-at", clean=CLEAN),
+    ],
+    ids=["other steps", "other budget", "other norm", "other defense", "adaptive", "other data"],
+)
+def test_what_is_not_the_same_question_has_no_published_number(cell):
+    attacked = [row for row in beside(build([cell])) if row.what.startswith("pgd")]
+    assert len(attacked) == 1
+    assert attacked[0].published is None
+    assert "not known" in as_markdown(attacked)
+
+
+def test_the_verb_says_what_is_known_and_what_is_not(tmp_path, capsys):
+    store = str(stored(tmp_path / "store", [cifar(), cifar("mine")]).root)
+    assert main(["leaderboard", "--paper", "--store", store]) == 0
+    text = capsys.readouterr().out
+    assert "48.91" in text
+    assert "not known" in text
+    assert "published: Tang and Zhang" in text
+    assert main(["leaderboard", "--paper", "--json", "--store", store]) == 0
+    assert len(json.loads(capsys.readouterr().out)["numbers"]) == 14
+    assert main(["leaderboard", "--paper", "--format", "html", "--store", store]) == 2
+    assert capsys.readouterr().err == "error: --paper comes as text, md or json, not html\n"
+
+
+def test_figures_carry_them_too(tmp_path):
+    source = figures.source_of([cifar(adversarial=outcomes(0.5, 1000))], Store(tmp_path))
+    (table,) = json.loads(figures.draw("accuracy-heatmap", source, tmp_path)[2].read_text())["tables"]
+    assert [cell["published_percent"] for cell in table["rows"][0]["accuracy"]] == [84.54, 48.91, None]
+    (table,) = json.loads(figures.draw("cost", source, tmp_path)[2].read_text())["tables"]
+    assert table["defenses"][0]["published"]["params"] == 11.17
