@@ -137,6 +137,9 @@ class TrainingStep(Protocol):
 class DeployedStep(Protocol):
     """A test-time step. A randomised one also has ``rng``, a generator of its own that the engine seeds.
 
+    One that learns from training images has ``fit(images)``, called first with uint8 (N, C, H, W). A wrapped module
+    with an attribute ``labels`` is an oracle: it is given the true labels (N,) before each batch.
+
     A purifier, which moves images by a gradient, may also have ``smooth(base, tau) -> nn.Module``: the deployed values
     with the gradient of the purification in it, where the sign's derivative is that of ``tanh(g / (tau * mean|g|))``,
     the mean over each image.
@@ -192,6 +195,7 @@ def defense(
     base: str = "standard",
     randomised: bool = False,
     purifier: bool = False,
+    relies_on: Literal["catastrophic-overfitting"] | None = None,
     attacks: tuple[str, ...] = (),
     inner: str | None = None,
     schedule: dict[str, Any] | None = None,
@@ -205,6 +209,7 @@ def defense(
         base: the recipe under a test-time step unless the configuration says otherwise.
         randomised: a test-time step that draws; it must then own a ``rng`` generator.
         purifier: a test-time step that moves each image by a gradient of the network's own.
+        relies_on: the regime of training without which the step does not do what it is for; missed, it is flagged.
         attacks: registered attacks that a recipe crafts with; their code counts as its own.
         inner: the parameter of a recipe that names the attack it crafts with, as ``name[parameter=value, ...]``.
         schedule: a recipe's default schedule, where it differs from ``Schedule()``.

@@ -66,12 +66,25 @@ def entry_of(method: MethodRef) -> registry.Entry:
     return registry.find(method.kind, method.name)
 
 
-def put_on(base: nn.Module, step: MethodRef | None) -> Step:
-    """Return the deployed function and what an adaptive attacker differentiates; both are ``base`` without a step."""
+def put_on(base: nn.Module, step: MethodRef | None, training: Callable[[], Tensor] | None = None) -> Step:
+    """Return the deployed function and what an adaptive attacker differentiates; both are ``base`` without a step.
+
+    Args:
+        base: the classifier.
+        step: the test-time step, if any.
+        training: gives training images uint8 (N, C, H, W) to a step that is fitted on some.
+
+    Raises:
+        MethodError: the step must be fitted, and there are no training images.
+    """
     if step is None:
         return Step(base, base)
     entry = entry_of(step)
     made: DeployedStep = entry.load()(**entry.arguments(step.params))
+    if hasattr(made, "fit"):
+        if training is None:
+            raise MethodError(f"{step.name} is fitted on training images, and its base was trained elsewhere")
+        made.fit(training())
     smooth = partial(made.smooth, base) if hasattr(made, "smooth") else None
     return Step(made.wrap(base).eval(), made.surrogate(base).eval(), getattr(made, "rng", None), smooth)
 
@@ -86,6 +99,7 @@ def craft(
     key: str,
     batch: int,
     check: Callable[[], None] | None = None,
+    training: Callable[[], Tensor] | None = None,
 ) -> Crafted:
     """Run one attack on one chunk and audit what comes back.
 
@@ -98,6 +112,7 @@ def craft(
         key: the key of ``ref``; every seed comes from it.
         batch: images to push through at once.
         check: called at every pass; what it raises ends the attack.
+        training: as for :func:`put_on`.
 
     Raises:
         MethodError: the attack raised, or returned a wrong shape, a non-finite value, or an image out of its threat.
@@ -107,7 +122,7 @@ def craft(
     arguments = entry.arguments(ref.attack.params)
     if entry.kind == "library":
         arguments["name"] = ref.attack.name.partition(":")[2]
-    step = put_on(base, ref.step)
+    step = put_on(base, ref.step, training)
     first = int(images[0])
     step.seed(key, "defense", first)
     with frozen(base), Meter(base, len(x), check) as meter:
@@ -213,6 +228,9 @@ def predict(
             step.seed(*seed, draw)
             for first in range(0, len(x), batch):
                 s = slice(first, first + batch)
+                if hasattr(step.deployed, "labels"):
+                    # An oracle, for ablations: it is told the truth.
+                    step.deployed.labels = y[s]
                 logits = step.deployed(x[s])
                 if logits.dim() != 2 or len(logits) != len(x[s]):
                     raise MethodError(f"the deployed function returned {tuple(logits.shape)} for {len(x[s])} images")

@@ -19,8 +19,8 @@ _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("torch", "torchvision", "numpy", "pyautoattack", "adversarial-robustness-toolbox")
 
 
-def provenance(device: torch.device) -> Provenance:
-    """Return the provenance of a result finished now on a device."""
+def provenance(device: torch.device, layout: str = "") -> Provenance:
+    """Return the provenance of a result finished now on a device, from a network laid out in memory in some way."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
@@ -33,6 +33,7 @@ def provenance(device: torch.device) -> Provenance:
         threads=torch.get_num_threads(),
         python=platform.python_version(),
         packages=_versions(),
+        layout=layout,
         deterministic=bool(torch.backends.cudnn.deterministic) or device.type == "cpu",
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -244,6 +244,7 @@ class Provenance(Frozen):
     threads: int
     python: str
     packages: dict[str, str]
+    layout: str = ""
     deterministic: bool
     finished: str
 

@@ -12,10 +12,10 @@ import logging
 import resource
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from bench import checks, weights
 from bench.cost import PassFlops, deployed_cost, parameters, pass_flops, synchronize
 from bench.data import open_ref, rows_of
-from bench.evaluate import CHUNK, DRAWS, Crafted, Step, craft, predict, put_on
+from bench.evaluate import CHUNK, DRAWS, Crafted, Step, craft, entry_of, predict, put_on
 from bench.keys import pack_bits
 from bench.lease import Busy
+from bench.layout import fast_layout
 from bench.models.build import build
 from bench.provenance import provenance, source
 from bench.runlog import RunLog
@@ -35,7 +36,7 @@ from bench.schedule.plan import Work, attack_key, cell_key, clean_cell, training
 from bench.stats import wilson
 from bench.store import Store, write_atomically
 from bench.target import auto_batch, frozen, out_of_memory
-from bench.train import Progress, train
+from bench.train import DamagedState, Progress, train
 from bench.types import (
     AttackRef,
     Cell,
@@ -74,6 +75,15 @@ class Reporter(Protocol):
         """Say how far the piece of work at hand is."""
 
 
+class Classifier(NamedTuple):
+    """A base classifier in its fastest layout, the FLOPs of a pass, its parameters as trained, and a note on the layout."""
+
+    net: nn.Module
+    flops: PassFlops
+    params: int
+    layout: str
+
+
 @dataclass
 class Images:
     """Test images on the device: uint8 pixels (N, C, H, W), labels (N,), and their row numbers in the set (N,)."""
@@ -104,13 +114,13 @@ class Runner:
     asked: Callable[[], None]
     reporter: Reporter
     timeout: float | None = None
-    #: What failed before this, by the clock of the store, is tried again; by default now.
-    since: int | None = None
+    #: Marks (:meth:`bench.store.Store.marks`) of failures that are tried again; by default those there at the start.
+    before: Mapping[str, int] | None = None
     _deadline: float | None = None
     _images: dict[str, Images] = field(default_factory=dict)
     _costs: dict[str, DefenseCost] = field(default_factory=dict)
     _flags: dict[str, set[str]] = field(default_factory=dict)
-    _bases: dict[str, tuple[nn.Module, PassFlops]] = field(default_factory=dict)
+    _bases: dict[str, Classifier] = field(default_factory=dict)
     _warm: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -137,7 +147,8 @@ class Runner:
 
     def each(self, items: Sequence[T], do: Callable[[T], R]) -> Iterator[R]:
         """Yield what ``do`` returns for every item; those that another process has in hand come last."""
-        self.since = self.since or self.store.clock()
+        if self.before is None:
+            self.before = self.store.marks()
         while items:
             busy = []
             for item in items:
@@ -203,7 +214,8 @@ class Runner:
         return known.model_copy(update={"names": planned.names, "cell": planned.cell})
 
     def _is_new(self, path: Path) -> bool:
-        return self.since is not None and path.stat().st_mtime_ns > self.since
+        """Say whether a failure came after this run had begun, from whichever process: then once is enough."""
+        return self.before is not None and self.before.get(self.store.name(path)) != path.stat().st_mtime_ns
 
     def _made(self, planned: PlannedCell) -> CellResult:
         """Make what a cell stands on, then the cell."""
@@ -271,19 +283,18 @@ class Runner:
         def progress(at: Progress) -> None:
             self.reporter.work(what, at.epoch + at.step / at.steps, at.epochs, f"loss {at.loss:.3f}")
 
+        def run() -> None:
+            args = (ref, model.network, pixels, labels, folder)
+            train(*args, device=self.device, check=self.check, on_progress=progress, test=test)
+
         started = time.monotonic()
         try:
-            train(
-                ref,
-                model.network,
-                pixels,
-                labels,
-                folder,
-                device=self.device,
-                check=self.check,
-                on_progress=progress,
-                test=test,
-            )
+            try:
+                run()
+            except DamagedState as error:
+                _log.warning("%s; training begins again", error)
+                (folder / "state.safetensors").unlink()
+                run()
         except OSError:
             raise
         except Exception as error:
@@ -302,8 +313,9 @@ class Runner:
 
     def _measure(self, planned: PlannedCell) -> CellResult:
         cell = planned.cell
-        base, flops = self._base_of(cell.model, cell.data)
-        step = put_on(base, cell.step)
+        classifier = self._base_of(cell.model, cell.data)
+        base, flops = classifier.net, classifier.flops
+        step = put_on(base, cell.step, self._training_images(cell.model))
         images = self._test(cell.data)
         if cell.attack is None:
             found = self._clean(cell, base, step)
@@ -313,7 +325,7 @@ class Runner:
             found = self._attacked(planned, base, step)
         share = found.column("share")
         right, survived = before.share > 0.5, share > 0.5
-        flags = found.notes | self._function_flags(cell, base, step)
+        flags = found.notes | self._function_flags(cell, base, step) | self._regime(cell)
         if step.rng is not None:
             flags.add("randomised")
         if cell.attack is not None and right.any():
@@ -324,7 +336,7 @@ class Runner:
                 cell.access in ("white-box", "adaptive") and not (found.column("margins") < before.margins)[right].any()
             ):
                 flags.add("loss-not-rising")
-        spent = self._defense_cost(cell, base, flops, step)
+        spent = self._defense_cost(cell, classifier, step)
         forwards, backwards = found.mean("forwards"), found.mean("backwards")
         robust, n = int((right & survived).sum()), len(right)
         interval = wilson(robust, n)
@@ -357,8 +369,21 @@ class Runner:
                 peak_memory_bytes=_peak_memory(self.device),
             ),
             defense_cost=spent,
-            provenance=provenance(self.device),
+            provenance=provenance(self.device, classifier.layout),
         )
+
+    def _training_images(self, model: ModelRef) -> Callable[[], Tensor] | None:
+        ref = model.weights
+        return (lambda: torch.from_numpy(self._rows(ref.data)[0])) if isinstance(ref, TrainRef) else None
+
+    def _regime(self, cell: Cell) -> set[str]:
+        """Return how the base classifier was overfitted, and whether a step lacks the overfitting that it relies on."""
+        found: dict[str, Any] | None = self._card(cell.model).get("overfitting")
+        if found is None:
+            return set()
+        flags = {f"{kind}-overfitting" for kind in ("catastrophic", "robust") if found[kind]}
+        needed = None if cell.step is None else entry_of(cell.step).meta.get("relies_on")
+        return flags if needed is None or needed in flags else flags | {f"no-{needed}"}
 
     def _function_flags(self, cell: Cell, base: nn.Module, step: Step) -> set[str]:
         """Return the flags of the deployed function; a static attacker's cells do not depend on its gradient."""
@@ -427,7 +452,7 @@ class Runner:
 
     def _craft(self, ref: AttackRef, path: Path, x: Tensor, y: Tensor, rows: Tensor) -> None:
         key = attack_key(ref)
-        base, _ = self._base_of(ref.model, ref.data)
+        base = self._base_of(ref.model, ref.data).net
         with self.store.leases.hold(f"attack-{key}-{path.stem}"):
             if path.is_file():
                 return
@@ -436,7 +461,17 @@ class Runner:
                 _warm_up(base, x[:8])
                 self._warm.add(key)
             started = time.monotonic()
-            made = craft(ref, base, x, y, rows, key=key, batch=self._batch(ref.data), check=self.check)
+            made = craft(
+                ref,
+                base,
+                x,
+                y,
+                rows,
+                key=key,
+                batch=self._batch(ref.data),
+                check=self.check,
+                training=self._training_images(ref.model),
+            )
             if made.batch < self._batch(ref.data):
                 # Where memory ran out once it would run out again.
                 self.batch = made.batch
@@ -458,7 +493,7 @@ class Runner:
     def _chunk(self, ref: AttackRef, first: int, n: int) -> Path:
         return self.store.adversarial(attack_key(ref)) / f"{first:06d}-{first + n:06d}.safetensors"
 
-    def _base_of(self, model: ModelRef, data: DataRef) -> tuple[nn.Module, PassFlops]:
+    def _base_of(self, model: ModelRef, data: DataRef) -> Classifier:
         key = training_key(model)
         if key not in self._bases:
             path = self.train(model, data)
@@ -467,9 +502,11 @@ class Runner:
             with torch.random.fork_rng(devices=[]):
                 net = build(model.network, data.num_classes, data.image_shape)
             weights.load(path, net)
-            net = net.to(self.device).eval()
+            fast = fast_layout(net.to(self.device).eval(), self._test(data).x[:4].float() / 255)
+            layout = "channels-last, " + (fast.note or "batch norm folded")
+            made = Classifier(fast.net, pass_flops(fast.net, data.image_shape), parameters(net), layout)
             # Two are enough: the cells of a plan are grouped by classifier, and a transfer needs one more.
-            self._bases = dict([*self._bases.items()][-1:]) | {key: (net, pass_flops(net, data.image_shape))}
+            self._bases = dict([*self._bases.items()][-1:]) | {key: made}
         return self._bases[key]
 
     def _rows(self, ref: DataRef) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -486,18 +523,22 @@ class Runner:
     def _batch(self, ref: DataRef) -> int:
         return self.batch or auto_batch(ref.image_shape, self.device)
 
-    def _defense_cost(self, cell: Cell, base: nn.Module, flops: PassFlops, step: Step) -> DefenseCost:
+    def _card(self, model: ModelRef) -> dict[str, Any]:
+        if not isinstance(model.weights, TrainRef):
+            return {}
+        path = self.store.training(training_key(model)) / "card.json"
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return card
+
+    def _defense_cost(self, cell: Cell, classifier: Classifier, step: Step) -> DefenseCost:
         key = cell_key(clean_cell(cell))
         if key not in self._costs:
             step.seed(key, "cost")
-            test = deployed_cost(base, step.deployed, cell.data.image_shape, min(32, self._batch(cell.data)))
-            card: dict[str, Any] = {}
-            if isinstance(cell.model.weights, TrainRef):
-                path = self.store.training(training_key(cell.model)) / "card.json"
-                card = json.loads(path.read_text(encoding="utf-8"))
+            test = deployed_cost(classifier.net, step.deployed, cell.data.image_shape, min(32, self._batch(cell.data)))
+            card, flops = self._card(cell.model), classifier.flops
             trained = card.get("passes_per_example")
             self._costs[key] = DefenseCost(
-                params=parameters(base),
+                params=classifier.params,
                 train_flops_per_epoch=flops.of(*trained) * card["images_per_epoch"] if trained else None,
                 train_seconds_per_epoch=card.get("seconds_per_epoch"),
                 test_flops=flops.of(*test.passes),
