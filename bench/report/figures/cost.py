@@ -31,7 +31,10 @@ def draw(source: Source) -> Drawing:
         names = list(costs)
         lines = {each.defense: each for each in reversed(table.lines)}
         papers = {
-            (name, c.column.id): published(source.board, table, lines[name], c.column) for name in names for c in COSTS
+            (name, c.column.id): known[0]
+            for name in names
+            for c in COSTS
+            if (known := published(source.board, table, lines[name], c.column))
         }
         body = [
             {
@@ -49,17 +52,16 @@ def draw(source: Source) -> Drawing:
                 color="#0072B2" if "train" in shown.column.id else "#009E73",
                 height=0.62,
             )
-            known = [papers.get((name, shown.column.id)) for name in names]
-            top = max((value for value in [*values, *known] if value), default=1.0)
-            for y, (value, paper) in enumerate(zip(values, known, strict=True)):
-                text = ("–" if value is None else f"{value:.3g}") + (
-                    f" (paper {paper:.4g})" if paper is not None else ""
-                )
+            printed = [papers.get((name, shown.column.id)) for name in names]
+            top = max((value for value in [*values, *printed] if value), default=1.0)
+            for y, (value, paper) in enumerate(zip(values, printed, strict=True)):
+                text = "–" if value is None else f"{value:.3g}"
                 if paper is not None:
+                    text += f" (paper {paper:.4g})"
                     axis.plot([paper], [y], "D", color=INK, markerfacecolor="white", markersize=3.5, zorder=3)
-                axis.text(max(value or 0, paper or 0) + 0.04 * top, y, text, va="center", fontsize=6.5, color=INK)
+                axis.text(max(value or 0, paper or 0) + 0.07 * top, y, text, va="center", fontsize=6.5, color=INK)
             axis.set_yticks(range(len(names)), names if axis is line[0] else [""] * len(names))
-            axis.set(xlim=(0, (1.9 if any(known) else 1.35) * top), ylim=(len(names) - 0.4, -0.6))
+            axis.set(xlim=(0, (2.0 if any(printed) else 1.35) * top), ylim=(len(names) - 0.4, -0.6))
             axis.set_xticks([])
             axis.tick_params(length=0)
             axis.grid(False)
