@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from patterns import CLASSES, NETWORK, SHAPE, Run, reference
+from tests.training.patterns import CLASSES, NETWORK, SHAPE, Run, reference
 
 from bench.train import train
 

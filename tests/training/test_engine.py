@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from patterns import CLASSES, NETWORK, SHAPE, reference
+from tests.training.patterns import CLASSES, NETWORK, SHAPE, reference
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -93,7 +93,7 @@ def test_killed_and_started_again_is_the_same_to_the_bit(tmp_path, run, images):
         import numpy as np, torch
         from pathlib import Path
         from bench.train import train
-        from patterns import NETWORK, reference
+        from tests.training.patterns import NETWORK, reference
         torch.set_num_threads(torch.get_num_threads())
         images = [value for _, value in sorted(np.load({str(tmp_path / "images.npz")!r}).items())]
         left = 7
