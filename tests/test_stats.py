@@ -3,8 +3,9 @@ import sys
 
 import numpy as np
 import pytest
-from bench.stats import Interval, holm, mcnemar, paired_difference, wilson
 from scipy.stats import binomtest
+
+from bench.stats import Interval, holm, mcnemar, paired_difference, wilson
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 500), (500, 500), (186, 200), (7, 33), (9321, 10000)])

@@ -18,6 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=FORMATS, help="default: what --out ends with, else a table for the terminal"
     )
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where to look for image sets first")
     parser.add_argument("--paper", action="store_true", help="published numbers beside the measured ones")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of the terminal")
 
@@ -32,13 +33,14 @@ def main(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from bench.report.board import build
     from bench.report.record import read
-    from bench.store import write_atomically
+    from bench.store import Store, write_atomically
     from bench.types import UsageError
 
     kind = args.format or (args.out.suffix.removeprefix(".") if args.out else None)
     if args.out and kind not in FORMATS:
         raise UsageError(f"--out {args.out}: say --format {'|'.join(FORMATS)}, or let the name end with one of them")
-    found = read(options.store_root(args))
+    root = options.store_root(args)
+    found = read(root)
     for note in found.notes:
         print(f"warning: {note}", file=sys.stderr)
     if args.paper and kind in ("csv", "tex", "html"):
@@ -59,7 +61,7 @@ def _show(args: argparse.Namespace) -> int:
     elif kind == "html":
         from bench.report.html import render
 
-        text = render(build(found.results))
+        text = render(build(found.results), Store(root) if root.is_dir() else None, options.data_folder(args))
     else:
         from bench.report.formats import FORMATS as WRITERS
 

@@ -11,13 +11,23 @@ from typing import Any, NamedTuple
 from bench.report import text
 from bench.report.board import RANKED, Board, Column, Line, Table, build
 from bench.report.rows import Standing, Value, threat_text
+from bench.report.samples import samples
+from bench.store import Store
 from bench.types import CellResult, UsageError, jsonable
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_report(results: Iterable[CellResult], out_dir: Path) -> Path:
+def write_report(
+    results: Iterable[CellResult], out_dir: Path, *, store: Store | None = None, data_folder: Path | None = None
+) -> Path:
     """Write the page and return its path, ``out_dir/index.html``.
+
+    Args:
+        results: what it shows.
+        out_dir: where; it is made.
+        store: where adversarial images are, some of which the page then shows.
+        data_folder: where to look for image sets first.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -26,14 +36,15 @@ def write_report(results: Iterable[CellResult], out_dir: Path) -> Path:
     beside = out_dir / f".index.{os.getpid()}.html"
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        beside.write_text(render(build(results)), encoding="utf-8")
+        beside.write_text(render(build(results), store, data_folder), encoding="utf-8")
         beside.replace(page)
     except OSError as error:
         raise UsageError(f"the report cannot be written to {out_dir}: {error.strerror}") from None
     return page
 
 
-def render(board: Board) -> str:
+def render(board: Board, store: Store | None = None, data_folder: Path | None = None) -> str:
+    """Return the page; with sample images where ``store`` has them."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -58,7 +69,7 @@ def render(board: Board) -> str:
             if any(line.access == a for t in board.tables for line in t.lines)
         ],
         optional=list(dict.fromkeys(c.label for t in board.tables for c in t.columns if c.label != "clean")),
-        details=_details(board),
+        details=_details(board, samples(board.results.values(), store, data_folder) if store else {}),
         foot=text.FOOT,
     )
 
@@ -138,7 +149,7 @@ def _few(words: Sequence[str]) -> str:
     return ", ".join(words[:3]) + (" …" if len(words) > 3 else "")
 
 
-def _details(board: Board) -> dict[str, Any]:
+def _details(board: Board, pictures: Mapping[str, str]) -> dict[str, Any]:
     """Return every cell as data; what many cells share is kept once and named by its place in ``shared``."""
     shared: list[Any] = []
     places: dict[str, int] = {}
@@ -149,6 +160,14 @@ def _details(board: Board) -> dict[str, Any]:
             places[name] = len(shared)
             shared.append(body if body is not None else jsonable(part))
         return places[name]
+
+    def picture(key: str) -> int | None:
+        if (address := pictures.get(key)) is None:
+            return None
+        if address not in places:
+            places[address] = len(shared)
+            shared.append(address)
+        return places[address]
 
     cells = {}
     for key, r in board.results.items():
@@ -169,6 +188,7 @@ def _details(board: Board) -> dict[str, Any]:
             "own_cost": place("cost", r.defense_cost, None) if r.defense_cost else None,
             "provenance": place("made", r.provenance, None),
             "error": jsonable(r.error) if r.error else None,
+            "sample": picture(key),
         }
     return {"shared": shared, "cells": cells}
 

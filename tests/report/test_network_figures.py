@@ -1,10 +1,13 @@
 """The figures that look inside a network, on toys whose answer is known and on a small real store."""
 
+import base64
 import json
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
@@ -15,9 +18,12 @@ from bench.keys import EVALUATION_VERSION, key_of
 from bench.models.build import build, network_ref
 from bench.report import figures
 from bench.report.figures import _network
+from bench.report.figures._network import clean_images
 from bench.report.figures.grad_cam import saliency
 from bench.report.figures.loss_surface import surface
 from bench.report.figures.tsne import separability
+from bench.report.rows import robust_bits
+from bench.report.samples import samples
 from bench.schedule.chunks import write_chunk
 from bench.schedule.plan import attack_key, training_key
 from bench.store import Store, write_atomically
@@ -167,3 +173,22 @@ def test_purified_images_are_what_the_network_gets(source):
         .wrap(p.net)
     )
     torch.testing.assert_close(p.net(found), deployed(p.images.x))
+
+
+def test_the_page_shows_the_images_themselves(source):
+    addresses = samples(source.results, source.store)
+    assert set(addresses) == {r.key for r in source.results}
+    (pgd,) = {addresses[r.key] for r in source.results if r.names.attack == "pgd"}
+    sheet = np.asarray(Image.open(BytesIO(base64.b64decode(pgd.partition(",")[2])))) / 255
+    assert sheet.shape == (2 * 16, 8 * 16)
+    clean, attacked = sheet[:16], sheet[16:]
+    assert np.abs(attacked - clean).max() == pytest.approx(0.2, abs=1 / 255)
+    broken = [r for r in source.results if r.names.attack == "pgd"][0]
+    bits = f"{robust_bits(broken):064b}"[:N]
+    first = [i for i, bit in enumerate(bits) if bit == "0"][:8]
+    x = clean_images(source, broken.cell.data).x[:, 0].numpy()
+    np.testing.assert_allclose(clean, np.concatenate(x[first], axis=1), atol=1e-6)
+
+
+def test_images_that_are_not_here_are_left_out(source, tmp_path):
+    assert samples(source.results, Store(tmp_path)) == {}

@@ -100,7 +100,13 @@
       }
       for (const flag of cell.flags) article.append(make("span", flag, "flag"));
       if (cell.error) article.append(make("h4", "failed"), make("div", `${cell.error.kind}: ${cell.error.message}`), make("pre", cell.error.traceback));
-      if (cell.sample) { const image = make("img"); image.src = cell.sample; image.alt = "clean images above, attacked below"; article.append(image); }
+      if (cell.sample !== null) {
+        const figure = make("figure", undefined, "samples"), image = make("img");
+        image.src = at(cell.sample);
+        image.alt = "clean images above, attacked below";
+        figure.append(image, make("figcaption", "clean above, attacked below"));
+        article.append(figure);
+      }
       part(article, "attack", cell.attack);
       part(article, "distance", cell.metrics && { "mean Linf": cell.metrics.mean_linf, "mean L2": cell.metrics.mean_l2 });
       part(article, "cost of the attack, per image", cell.cost);

@@ -1,0 +1,95 @@
+"""A few images of each adversarial set, clean above and attacked below, small enough to lie inside a page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.keys import EVALUATION_VERSION, key_of
+from bench.report.rows import robust_bits
+from bench.store import Store
+from bench.types import AttackRef, CellResult, DataRef, UsageError, jsonable
+
+#: Images of each set, their largest side in pixels, and how many sets are shown: some kilobytes each.
+_IMAGES, _SIDE, _SETS = 8, 64, 400
+#: Rows that may be looked at: as many as the first chunk of a set can hold.
+_FIRST = 4096
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def samples(results: Iterable[CellResult], store: Store, data_folder: Path | None = None) -> dict[str, str]:
+    """Return pictures as data addresses, by the key of the result; none where a set or its images are not here."""
+    sheets: dict[str, str | None] = {}
+    sources: dict[str, Pixels | None] = {}
+    found: dict[str, str] = {}
+    for r in results:
+        if (made := r.cell.attack) is None or r.metrics is None or len(sheets) >= _SETS:
+            continue
+        key = key_of(jsonable(made), version=EVALUATION_VERSION)
+        if key not in sheets:
+            sheets[key] = _sheet(r, made, store.adversarial(key), sources, data_folder)
+        if (sheet := sheets[key]) is not None:
+            found[r.key] = sheet
+    return found
+
+
+def _sheet(
+    r: CellResult, made: AttackRef, folder: Path, sources: dict[str, Pixels | None], data_folder: Path | None
+) -> str | None:
+    attacked = _first_chunk(folder)
+    if attacked is None:
+        return None
+    name = made.data.model_dump_json()
+    if name not in sources:
+        sources[name] = _clean(made.data, data_folder)
+    if (clean := sources[name]) is None:
+        return None
+    # Those that the attack broke tell most; the bits hold the first image highest.
+    bits = f"{robust_bits(r):0{-(-made.data.n // 8) * 8}b}"[: len(attacked)]
+    order = sorted(range(len(bits)), key=lambda i: (bits[i] == "1", i))[:_IMAGES]
+    lines = (np.concatenate([part[i] for i in sorted(order)], axis=2) for part in (clean, attacked))
+    return _png(np.concatenate(list(lines), axis=1))
+
+
+def _first_chunk(folder: Path) -> Pixels | None:
+    from safetensors import SafetensorError, safe_open
+
+    chunk = min(folder.glob("000000-*.safetensors"), default=None)
+    if chunk is None:
+        return None
+    try:
+        with safe_open(chunk, framework="np") as file:
+            images = file.get_tensor("images")
+    except (OSError, SafetensorError):
+        return None
+    return np.asarray(images * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def _clean(data: DataRef, folder: Path | None) -> Pixels | None:
+    from bench.data import open_ref, rows_of
+
+    try:
+        images = open_ref(data, folder=folder)
+        rows = rows_of(images, data)[:_FIRST]
+    except UsageError:
+        return None
+    return np.asarray(images.images[rows])
+
+
+def _png(pixels: Pixels) -> str:
+    """Return pixels (C, H, W) as the address of a PNG, made smaller where images are large."""
+    from PIL import Image
+
+    height = pixels.shape[1] // 2
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    if height > _SIDE:
+        image = image.resize((image.width * _SIDE // height, 2 * _SIDE), Image.Resampling.BOX)
+    buffer = BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
