@@ -18,6 +18,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.arguments(parser)
     parser.add_argument("--report", type=Path, default=Path("report"), metavar="DIR", help="default: report")
     parser.add_argument(
+        "--record", action="store_true", help="also keep the results in results/runs/<machine>/<commit>.json, for git"
+    )
+    parser.add_argument(
         "--verify", type=options.share, metavar="2%", help="compute a random share of the finished cells again; compare"
     )
 
@@ -30,6 +33,7 @@ def main(args: argparse.Namespace) -> int:
 
     from bench.cli.progress import session
     from bench.report.html import write_report
+    from bench.report.record import write_run
     from bench.report.terminal import leaderboard
     from bench.schedule.verify import verify
 
@@ -51,7 +55,9 @@ def main(args: argparse.Namespace) -> int:
         )
         return ended.code
     console.print(leaderboard(results, width=console.width))
-    page = write_report(results, args.report)
+    page = write_report(results, args.report, store=runner.store, data_folder=args.data)
+    if args.record:
+        print(f"recorded: {write_run(results, Path.cwd())}")
     if verdict is not None:
         for line in verdict.differing:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
