@@ -39,6 +39,10 @@ _WAYS = ("forwards", "backwards")
 _WATCHED = (1 / 50, 100, 512)
 
 
+class DamagedState(UsageError):
+    """The state to resume from was cut short or altered."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a training run is: ``epoch`` whole epochs, and ``step`` batches of the next."""
@@ -81,7 +85,8 @@ def train(
 
     Raises:
         MethodError: the loss is not finite, or the recipe breaks its contract.
-        UsageError: the state in the folder is damaged or of another training, or the schedule does not fit the images.
+        DamagedState: the state in the folder is not whole.
+        UsageError: it is of another training, or the schedule does not fit the images.
     """
     if (folder / "card.json").is_file():
         return
@@ -300,6 +305,7 @@ class _Training:
         return sha256_hex(canonical_json(jsonable(self.ref)), canonical_json(jsonable(self.network)))
 
     def _save(self) -> None:
+        tensors = {name: _whole(value) for name, value in self._tensors().items()}
         words = {
             "identity": self._identity(),
             "epoch": self.epoch,
@@ -311,7 +317,8 @@ class _Training:
             "best_epoch": self.best_epoch,
             "log": self.log,
         }
-        write_atomically(self.folder / "state.safetensors", _bytes(self._tensors(), {"state": canonical_json(words)}))
+        words["sha256"] = _digest(words, tensors)
+        write_atomically(self.folder / "state.safetensors", _bytes(tensors, {"state": canonical_json(words)}))
 
     def resume(self) -> None:
         path = self.folder / "state.safetensors"
@@ -322,8 +329,10 @@ class _Training:
                 kept = load_tensors(data)
                 length = int.from_bytes(data[:8], "little")
                 words = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["state"])
+                if words.pop("sha256") != _digest(words, kept):
+                    raise ValueError("altered since it was written")
             except (SafetensorError, ValueError, KeyError) as error:
-                raise UsageError(f"{path} is damaged ({error}); delete it to train from the start") from None
+                raise DamagedState(f"{path} is damaged ({error}); delete it to train from the start") from None
             if words["identity"] != self._identity():
                 raise UsageError(f"{path} is the state of another training; delete it or choose another folder")
             self._restore(kept, words)
@@ -381,6 +390,14 @@ class _Training:
 
 
 def _bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> bytes:
-    # Copies, for the format refuses tensors that share memory or are not contiguous.
-    whole = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    return save_tensors(whole, metadata)
+    return save_tensors({name: _whole(value) for name, value in tensors.items()}, metadata)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    # A copy, for the format refuses tensors that share memory or are not contiguous.
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _digest(words: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    parts = ((name, tensors[name].flatten().view(torch.uint8).numpy().tobytes()) for name in sorted(tensors))
+    return sha256_hex(canonical_json(words), *(part for pair in parts for part in pair))

@@ -42,6 +42,7 @@ def unneeded(works: Iterable[Work], store: Store) -> list[Unneeded]:
     dropped = {each.path for each in found}
     left = [path for path in sorted(store.root.rglob(".*.part")) if not dropped & {path, *path.parents}]
     left += sorted((store.root / "leases").glob("*"))
+    left += [path for path in sorted(store.root.glob("train/*/state.safetensors")) if _is_over(path, dropped)]
     return found + [Unneeded(path, "left behind", _size(path)) for path in left]
 
 
@@ -58,6 +59,10 @@ def _needed(work: Work, store: Store) -> Iterator[Path]:
             models[id(cell.attack.model)] = cell.attack.model
     for model in models.values():
         yield store.training(training_key(model))
+
+
+def _is_over(state: Path, dropped: set[Path]) -> bool:
+    return state.parent not in dropped and (state.parent / "card.json").is_file()
 
 
 def _size(path: Path) -> int:

@@ -55,7 +55,7 @@ class Place:
     batch: int | None
     timeout: float | None
     threads: int
-    since: int
+    before: tuple[tuple[str, int], ...]
     #: Of the one who asks: where relative names start, and where image sets are looked for.
     folder: Path
     shared_data: str | None
@@ -80,7 +80,7 @@ def run(runner: Runner, *, device: str, cpus: int | None, gpus: float | None) ->
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     try:
         place, asked = _place(runner, device, cpus, gpus)
-        runner.since = place.since
+        runner.before = dict(place.before)
         lead = _Lead(runner, place, asked)
         try:
             lead.run()
@@ -114,7 +114,7 @@ def _place(runner: Runner, device: str, cpus: int | None, gpus: float | None) ->
         batch=runner.batch,
         timeout=runner.timeout,
         threads=int(asked["CPU"]),
-        since=runner.store.clock(),
+        before=tuple(runner.store.marks().items()),
         folder=Path.cwd(),
         shared_data=os.environ.get("CROSSFIRE_DATA"),
     )
@@ -127,7 +127,6 @@ class _Lead:
     def __init__(self, runner: Runner, place: Place, asked: dict[str, Any]) -> None:
         self.runner = runner
         self.place = ray.put(place)
-        self.since = place.since
         self.train, self.attack, self.evaluate = (ray.remote(**asked)(task) for task in (_train, _attack, _evaluate))
         self.keys = Keys()
         self.nodes: dict[str, Any] = {}
@@ -234,7 +233,9 @@ def _runner(place: Place) -> Runner:
         os.environ["CROSSFIRE_DATA"] = place.shared_data
     work = Work(RunPlan(name="ray", cells=()), place.data_folder, dict(place.weights_files))
     device = torch.device(place.device)
-    return Runner(work, Store(place.store), device, place.batch, lambda: None, _Silent(), place.timeout, place.since)
+    return Runner(
+        work, Store(place.store), device, place.batch, lambda: None, _Silent(), place.timeout, dict(place.before)
+    )
 
 
 def _prepared(place: Place, planned: PlannedCell) -> Runner:

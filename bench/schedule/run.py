@@ -192,13 +192,9 @@ class Runner:
                 flags=("failed",),
                 provenance=provenance(self.device),
             )
-            with self.store.writing():
-                self.store.put(result)
+            self._put(result, started)
         finally:
             self._deadline, self.batch = None, batch
-        seconds = round(time.monotonic() - started, 3)
-        why = {} if result.error is None else {"error": f"{result.error.kind}: {result.error.message}"}
-        self.log.write(result.status, cell=str(planned.names), key=planned.key, seconds=seconds, **why)
         return result
 
     def _known(self, planned: PlannedCell) -> CellResult | None:
@@ -219,7 +215,7 @@ class Runner:
 
     def _made(self, planned: PlannedCell) -> CellResult:
         """Make what a cell stands on, then the cell."""
-        cell = planned.cell
+        cell, started = planned.cell, time.monotonic()
         self._base_of(cell.model, cell.data)
         if cell.attack is not None:
             self._base_of(cell.attack.model, cell.data)
@@ -231,8 +227,15 @@ class Runner:
             if (known := self._known(planned)) is not None:
                 return known
             result = self._measure(planned)
-            self.store.put(result)
+            self._put(result, started)
             return result
+
+    def _put(self, result: CellResult, started: float) -> None:
+        with self.store.writing():
+            self.store.put(result)
+        why = {} if result.error is None else {"error": f"{result.error.kind}: {result.error.message}"}
+        seconds = round(time.monotonic() - started, 3)
+        self.log.write(result.status, cell=str(result.names), key=result.key, seconds=seconds, **why)
 
     def _with_memory(self, planned: PlannedCell, do: Callable[[PlannedCell], R]) -> R:
         """Do it; where memory runs out, again with half the batch, down to single images."""

@@ -1,0 +1,91 @@
+"""Processes that run a command and are made to fail; forked from one that has torch, so that each starts at once."""
+
+import contextlib
+import errno
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    [
+        "bench.cli.run",
+        "bench.report.html",
+        "bench.report.terminal",
+        "bench.schedule.run",
+        "sklearn.datasets",
+        "torch._dynamo",
+    ]
+)
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+def start(folder: Path, words: list[str], fault: Callable[[], None] | None = None) -> BaseProcess:
+    """Start a command; what it prints goes to ``out`` and ``err`` in ``folder``."""
+    process = CONTEXT.Process(target=_main, args=(str(folder), words, fault))
+    process.start()
+    return process
+
+
+def finish(process: BaseProcess) -> int:
+    """Return the exit code; a negative one is the signal that killed the process."""
+    process.join(120)
+    assert process.exitcode is not None, "the command did not end within two minutes"
+    return process.exitcode
+
+
+def errors(folder: Path) -> str:
+    return (folder / "err").read_text()
+
+
+def _main(folder: str, words: list[str], fault: Callable[[], None] | None) -> None:
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    import torch
+
+    from bench.cli import main
+
+    # Many of these run at once.
+    torch.set_num_threads(1)
+    if fault is not None:
+        fault()
+    code = main(words)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+class At:
+    """A fault at the n-th operation that changes a folder: the process is killed, or the operation fails.
+
+    Python announces each to its audit hooks before it is done, so every step of every write is met, and the harness
+    itself knows nothing of faults.
+    """
+
+    def __init__(self, folder: Path, n: int, what: str = "kill", *, ever_after: bool = False) -> None:
+        self.folder, self.n, self.what, self.ever_after = str(folder), n, what, ever_after
+
+    def __call__(self) -> None:
+        met = 0
+
+        def hook(event: str, args: tuple[object, ...]) -> None:
+            nonlocal met
+            if event == "open":
+                changes = isinstance(args[2], int) and bool(args[2] & _WRITES)
+            else:
+                changes = event in ("os.rename", "os.remove", "os.mkdir", "os.link", "os.utime")
+            if not (changes and isinstance(args[0], str | os.PathLike) and os.fspath(args[0]).startswith(self.folder)):
+                return
+            met += 1
+            if met == self.n or (self.ever_after and met > self.n):
+                if self.what == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                code = getattr(errno, self.what)
+                raise OSError(code, os.strerror(code), os.fspath(args[0]))
+
+        sys.addaudithook(hook)

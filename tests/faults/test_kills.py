@@ -1,0 +1,81 @@
+"""Killed anywhere, the same command ends with the results of a run that nobody disturbed."""
+
+import os
+import random
+import time
+
+import pytest
+
+from bench.store import write_atomically
+from tests.faults import child
+from tests.schedule import small
+
+#: Kills at random moments; many more before a release.
+KILLS = int(os.environ.get("CROSSFIRE_KILLS", "3"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The outcome of a run left alone, and the seconds that it took."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    started = time.monotonic()
+    assert child.finish(child.start(folder, small.words(folder))) == 0, child.errors(folder)
+    return small.outcome(folder), time.monotonic() - started
+
+
+def _write(path, data):
+    write_atomically(path, data)
+
+
+@pytest.mark.parametrize("before", [None, b"before"])
+def test_a_file_is_old_or_new_whatever_step_of_its_write_kills(tmp_path, before):
+    seen = set()
+    for step in range(1, 9):
+        path = tmp_path / str(step) / "file"
+        if before is not None:
+            path.parent.mkdir()
+            path.write_bytes(before)
+        process = child.CONTEXT.Process(target=_killed_writing, args=(path, step))
+        process.start()
+        ended = child.finish(process)
+        held = path.read_bytes() if path.exists() else None
+        assert held in (before, b"after" * 1000)
+        seen.add((ended, held))
+    # Some steps killed it before the rename and some after, and the last is past its end.
+    assert {held for code, held in seen if code} == {before, b"after" * 1000}
+    assert (0, b"after" * 1000) in seen
+
+
+def _killed_writing(path, step):
+    child.At(path.parent, step)()
+    _write(path, b"after" * 1000)
+    os._exit(0)
+
+
+def test_killed_at_every_few_steps_of_a_run(undisturbed, tmp_path):
+    # Each attempt gets further than the one before, so that the kills fall on every kind of write.
+    for attempt in range(40):
+        fault = child.At(tmp_path / "store", 4 + 13 * attempt)
+        code = child.finish(child.start(tmp_path, small.words(tmp_path), fault))
+        if code == 0:
+            break
+        assert code == -9, child.errors(tmp_path)
+    assert code == 0 and attempt > 5
+    assert small.outcome(tmp_path) == undisturbed[0]
+    assert len(small.events(tmp_path, "done")) <= 2 * len(undisturbed[0])
+
+
+def test_killed_at_random_moments(undisturbed, tmp_path):
+    outcome, seconds = undisturbed
+    seed = random.SystemRandom().randrange(2**32)
+    draw, killed = random.Random(seed), 0
+    for attempt in range(KILLS):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        process = child.start(folder, small.words(folder))
+        process.join(draw.uniform(0, seconds))
+        process.kill()
+        killed += child.finish(process) == -9
+        assert child.finish(child.start(folder, small.words(folder))) == 0, (seed, child.errors(folder))
+        assert small.outcome(folder) == outcome, seed
+    assert killed or KILLS < 10, "every run had ended before it was killed"

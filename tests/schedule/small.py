@@ -1,0 +1,83 @@
+"""The smallest run that has everything: two chunks of images, a training, static, adaptive and shared sets."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from safetensors.torch import load_file
+
+from bench.cli import main
+from bench.store import Store
+
+CONFIG = """
+schema = 1
+name = "small"
+
+[dataset]
+name = "digits"
+n = 140
+train_n = 100
+
+[[models]]
+arch = "small-cnn"
+channels = 4
+hidden = 16
+
+[train]
+epochs = 2
+batch = 50
+lr = 0.05
+eps = "0.1"
+
+[[defenses]]
+use = "fgsm-at"
+
+[[defenses]]
+use = "tpap"
+beta = "0.1"
+
+[[attacks]]
+use = "fgsm"
+eps = "0.1"
+
+[[attacks]]
+use = "pgd"
+eps = "0.1"
+steps = 2
+"""
+
+
+def write(folder: Path, text: str = CONFIG) -> str:
+    path = folder / "small.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def words(folder: Path, *more: str, text: str = CONFIG) -> list[str]:
+    """Return the command that runs a configuration into a folder."""
+    return ["run", write(folder, text), "--store", str(folder / "store"), "--report", str(folder / "report"), *more]
+
+
+def run(folder: Path, *more: str, text: str = CONFIG) -> int:
+    return main(words(folder, *more, text=text))
+
+
+def events(folder: Path, *kinds: str) -> list[dict]:
+    """Return what the logs of a store say, of some kinds."""
+    lines = (line for path in (folder / "store" / "log").glob("*.jsonl") for line in path.read_text().splitlines())
+    return [event for event in map(json.loads, lines) if event["event"] in kinds]
+
+
+def outcome(folder: Path) -> dict[str, object]:
+    """Return everything a run made that is not a time: results, records, adversarial images, final weights."""
+    store = Store(folder / "store")
+    found: dict[str, object] = {}
+    for result in store.results():
+        body = result.model_dump(include={"status", "metrics", "clean_bits", "adversarial_bits", "flags"})
+        passes = result.cost and (result.cost.forwards_per_example, result.cost.backwards_per_example)
+        rows = pq.read_table(store.records(result.key)).drop_columns(["seconds"]).to_pydict()
+        found[str(result.names)] = (body, passes, rows)
+    for path in sorted(store.root.glob("*/*/[!s]*.safetensors")):
+        tensors = load_file(path)
+        found[store.name(path)] = {name: tensors[name].numpy().tobytes() for name in sorted(tensors)}
+    return found
