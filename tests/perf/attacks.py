@@ -1,0 +1,356 @@
+"""How near each attack is to the cost of its passes, and to its peers: ``python -m tests.perf.attacks``.
+
+One run, everything interleaved, medians. The unit is one forward and backward pass to the images, in the fastest
+layout, parameters frozen, re-measured round every attack. *over floor* is an attack's time over the passes that its
+settings need times the unit; *over peer* its time over the fastest other library's. Attacks get the fast layout, as in
+the harness; peers get the network as it is, parameters frozen (with trainable ones, as users have them, several are
+slower still).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import io
+import json
+import random
+import re
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.api import Threat
+from bench.layout import fast_layout
+from bench.models.build import build, network_ref
+from bench.provenance import provenance
+from bench.registry import find
+from bench.target import Meter, NetworkTarget, frozen
+
+RESULTS = Path(__file__).resolve().parents[2] / "results" / "perf"
+EPS, STEP = 8 / 255, 2 / 255
+LINF, L2, FLOW = Threat(), Threat(norm="l2", eps=None), Threat(norm="flow", eps=None)
+MASS = Threat(norm="wasserstein", eps="1/200")
+
+
+class Case(NamedTuple):
+    """A network as it is and in the fast layout, with images that it classifies rightly."""
+
+    name: str
+    net: nn.Module
+    fast: nn.Module
+    x: Tensor
+    y: Tensor
+
+
+class Row(NamedTuple):
+    """One attack to measure: what its settings need, and the same settings in other libraries."""
+
+    attack: str
+    threat: Threat
+    settings: dict[str, Any]
+    forwards: int
+    backwards: int
+    peers: dict[str, Callable[[Case], Tensor]]
+    slow: bool = False
+    images: int | None = None
+
+
+def torchattacks(name: str, **parameters: Any) -> Callable[[Case], Tensor]:
+    import torchattacks as package
+
+    return lambda case: getattr(package, name)(case.net, **parameters)(case.x, case.y)
+
+
+def foolbox(name: str, eps: float | None, **parameters: Any) -> Callable[[Case], Tensor]:
+    import foolbox as package
+
+    def run(case: Case) -> Tensor:
+        model = package.PyTorchModel(case.net, bounds=(0, 1), device=case.x.device)
+        return getattr(package.attacks, name)(**parameters)(model, case.x, case.y, epsilons=eps)[1]
+
+    return run
+
+
+def art(name: str, **parameters: Any) -> Callable[[Case], Tensor]:
+    from art.attacks import evasion
+    from art.estimators.classification import PyTorchClassifier
+
+    def run(case: Case) -> Tensor:
+        device = "gpu" if case.x.is_cuda else "cpu"
+        shape, loss = tuple(case.x.shape[1:]), nn.CrossEntropyLoss()
+        net = PyTorchClassifier(case.net, loss, shape, 10, clip_values=(0.0, 1.0), device_type=device)
+        attack = getattr(evasion, name)(net, batch_size=len(case.x), **parameters)
+        return torch.from_numpy(attack.generate(case.x.cpu().numpy(), case.y.cpu().numpy())).to(case.x.device)
+
+    return run
+
+
+def official(**parameters: Any) -> Callable[[Case], Tensor]:
+    from pyautoattack.autopgd_base import APGDAttack
+
+    return lambda case: APGDAttack(case.net, device=case.x.device, **parameters).perturb(case.x, case.y)
+
+
+def official_square(queries: int) -> Callable[[Case], Tensor]:
+    from pyautoattack.square import SquareAttack
+
+    def run(case: Case) -> Tensor:
+        attack = SquareAttack(case.net, eps=EPS, n_queries=queries, resc_schedule=True, device=case.x.device)
+        return attack.perturb(case.x, case.y)
+
+    return run
+
+
+def official_ensemble(case: Case) -> Tensor:
+    from pyautoattack import AutoAttack
+
+    ensemble = AutoAttack(case.net, eps=EPS, seed=0, device=case.x.device)
+    return ensemble.run_standard_evaluation(case.x, case.y, batch_size=len(case.x))[0]
+
+
+def rows() -> list[Row]:
+    every = {"rule": "last-iterate"}
+    small = {"eps": EPS, "alpha": STEP, "steps": 10}
+    pgd_peers = {
+        "torchattacks": torchattacks("PGD", eps=EPS, alpha=STEP, steps=20),
+        "foolbox": foolbox("LinfPGD", EPS, abs_stepsize=STEP, steps=20),
+        "art": art("ProjectedGradientDescent", eps=EPS, eps_step=STEP, max_iter=20, verbose=False),
+    }
+    ti_peer = {"torchattacks": torchattacks("TIFGSM", **small, decay=1.0, len_kernel=7, diversity_prob=0.7)}
+    cw_peers = {
+        "torchattacks": torchattacks("CW", c=1, steps=50),
+        "foolbox": foolbox(
+            "L2CarliniWagnerAttack", None, binary_search_steps=1, steps=50, initial_const=1, abort_early=False
+        ),
+    }
+    apgd_peers = {
+        "pyautoattack": official(n_iter=30, eps=EPS, seed=0),
+        "torchattacks": torchattacks("APGD", eps=EPS, steps=30),
+    }
+    square_peers = {
+        "pyautoattack": official_square(200),
+        "torchattacks": torchattacks("Square", eps=EPS, n_queries=200),
+    }
+    wasserstein = art("Wasserstein", eps=0.005, eps_step=0.05, max_iter=5, regularization=100, verbose=False)
+    once = {"steps": 50, "searches": 1, "first_c": 1.0, "abort_early": False}
+    return [
+        Row(
+            "fgsm",
+            LINF,
+            {},
+            1,
+            1,
+            {
+                "torchattacks": torchattacks("FGSM", eps=EPS),
+                "foolbox": foolbox("LinfFastGradientAttack", EPS),
+                "art": art("FastGradientMethod", eps=EPS),
+            },
+        ),
+        Row("pgd", LINF, {"steps": 20, **every}, 20, 20, pgd_peers),
+        Row("pgd", LINF, {"steps": 20}, 20, 20, pgd_peers),
+        Row("mi-fgsm", LINF, {"steps": 10, **every}, 10, 10, {"torchattacks": torchattacks("MIFGSM", **small)}),
+        Row("ti-dim", LINF, {"steps": 10}, 10, 10, ti_peer),
+        Row("apgd-ce", LINF, {"steps": 30}, 31, 30, apgd_peers),
+        Row("cw", L2, once, 50, 50, cw_peers),
+        Row("ddn", L2, {"steps": 50}, 50, 50, {"foolbox": foolbox("DDNAttack", None, steps=50)}),
+        Row("sta", FLOW, {"steps": 30}, 30, 30, {}),
+        Row("fwa", MASS, {"steps": 20, **every}, 20, 20, {}),
+        Row("square", LINF, {"queries": 200}, 200, 0, square_peers),
+        Row("fwa", MASS, {"steps": 5, **every}, 5, 5, {"art": wasserstein}, slow=True, images=4),
+        Row("autoattack", LINF, {}, 101, 101, {"pyautoattack": official_ensemble}, slow=True),
+    ]
+
+
+def digits_case(device: torch.device, n: int) -> Case:
+    """A small CNN trained on FGSM images of digits in low contrast: it keeps a part of its images under PGD."""
+    digits = load_digits()
+    grey = F.interpolate(torch.from_numpy(digits.images).float()[:, None] / 16, size=32, mode="bilinear")
+    x, y = (0.4 + 0.2 * grey).expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(digits.target)
+    torch.manual_seed(0)
+    net = build(network_ref("small-cnn", {}), 10, (3, 32, 32))
+    optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
+    for _ in range(5):
+        for batch in torch.randperm(len(y)).split(64):
+            images = x[batch].clone().requires_grad_()
+            (grad,) = torch.autograd.grad(F.cross_entropy(net(images), y[batch]), images)
+            loss = F.cross_entropy(net((images + EPS * grad.sign()).detach()), y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with torch.no_grad():
+        right = torch.cat([net.eval()(part).argmax(1) for part in x.split(256)]) == y
+    return case("small-cnn", net, x[right][:n], y[right][:n], device)
+
+
+def resnet_case(device: torch.device, n: int) -> Case:
+    """CIFAR ResNet-18 as initialised, on noise, labels its own predictions: for time only, it resists nothing."""
+    torch.manual_seed(0)
+    net, x = build(network_ref("resnet18", {}), 10, (3, 32, 32)).eval(), torch.rand(n, 3, 32, 32)
+    with torch.no_grad():
+        return case("resnet18", net, x, torch.cat([net(part).argmax(1) for part in x.split(64)]), device)
+
+
+def case(name: str, net: nn.Module, x: Tensor, y: Tensor, device: torch.device) -> Case:
+    net = copy.deepcopy(net).to(device).eval().requires_grad_(False)
+    x, y = x.to(device), y.to(device)
+    return Case(name, net, fast_layout(net, x[:2]).net, x, y)
+
+
+def ours(row: Row, case: Case) -> tuple[Tensor, float, float]:
+    """Return the images and the forwards and backwards per image."""
+    entry = find("attack", row.attack)
+    arguments, attack = entry.arguments(row.settings), entry.load()
+    with frozen(case.fast), Meter(case.fast, len(case.x)) as meter:
+        identities = torch.arange(len(case.x), device=case.x.device)
+        target = NetworkTarget(case.fast, meter, identities, seed=0, num_classes=10, batch=len(case.x))
+        images = attack(target, case.x, case.y, row.threat, **arguments)
+    return images, meter.forwards / len(case.x), meter.backwards / len(case.x)
+
+
+def seconds(run: Callable[[], Any], device: torch.device) -> float:
+    """Return the time of a call: CPU time of this process on a CPU, which neighbours disturb least, events on a GPU."""
+    with quiet():
+        if device.type == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            run()
+            end.record()
+            torch.cuda.synchronize()
+            return begin.elapsed_time(end) / 1000
+        started = time.process_time()
+        run()
+        return time.process_time() - started
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def unit(case: Case, device: torch.device) -> tuple[float, float]:
+    """Return the seconds of one forward pass, and of one forward and backward pass to the images, of a whole batch."""
+
+    def forward() -> None:
+        with torch.no_grad():
+            case.fast(case.x)
+
+    def both() -> None:
+        images = case.x.clone().requires_grad_()
+        torch.autograd.grad(F.cross_entropy(case.fast(images), case.y), images)
+
+    return tuple(statistics.median(seconds(run, device) for _ in range(5)) for run in (forward, both))  # type: ignore[return-value]
+
+
+def measure(row: Row, whole: Case, repeats: int, device: torch.device) -> dict[str, Any]:
+    """Return one row of the report: for everyone the median time, over the floor where it has one."""
+    case = whole._replace(x=whole.x[: row.images], y=whole.y[: row.images])
+    runs: dict[str, Callable[[], Any]] = {"crossfire": lambda: ours(row, case)}
+    runs |= {name: (lambda peer=peer: peer(case)) for name, peer in row.peers.items()}
+    with quiet():
+        images, forwards, backwards = ours(row, case)
+        for run in runs.values():
+            run()
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    floors: dict[str, list[float]] = {name: [] for name in runs}
+    shuffled = random.Random(0)
+    for _ in range(repeats):
+        order = list(runs)
+        shuffled.shuffle(order)
+        before = unit(case, device)
+        for name in order:
+            taken[name].append(seconds(runs[name], device))
+            after = unit(case, device)
+            one, both = ((a + b) / 2 for a, b in zip(before, after, strict=True))
+            floors[name].append(taken[name][-1] / (row.backwards * both + (row.forwards - row.backwards) * one))
+            before = after
+    with torch.no_grad():
+        standing = float((case.net(images).argmax(1) == case.y).float().mean())
+    middle = {name: statistics.median(values) for name, values in taken.items()}
+    fastest = min((value for name, value in middle.items() if name != "crossfire"), default=None)
+    return {
+        "network": case.name,
+        "attack": row.attack,
+        "settings": row.settings,
+        "images": len(case.x),
+        "forwards": forwards,
+        "backwards": backwards,
+        "standing": standing,
+        "seconds": middle,
+        "over_floor": {name: statistics.median(values) for name, values in floors.items()},
+        "over_fastest_peer": None if fastest is None else middle["crossfire"] / fastest,
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    made = report["provenance"]
+    lines = [
+        "# Attacks: time over their floor, and over their peers\n",
+        f"{made['device']}, {made['threads']} threads, torch {made['packages']['torch']}, commit {made['commit']}, "
+        f"{made['finished']}, batch {report['batch']}, {report['repeats']} repeats; made by "
+        "`python -m tests.perf.attacks`.\n",
+        (__doc__ or "").partition("\n\n")[2],
+        "| network | attack | passes per image | robust | over floor | peers over floor | over fastest peer |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in report["rows"]:
+        settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
+        floor = row["over_floor"]
+        peers = ", ".join(f"{name} {value:.2f}" for name, value in floor.items() if name != "crossfire") or "–"
+        over = "–" if row["over_fastest_peer"] is None else f"{row['over_fastest_peer']:.2f}"
+        name = f"{row['attack']} ({settings})" if settings else row["attack"]
+        lines.append(
+            f"| {row['network']} | {name} | {row['forwards']:.1f} + {row['backwards']:.1f} | {row['standing']:.2f} "
+            f"| {floor['crossfire']:.2f} | {peers} | {over} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, print the table, and keep it with its JSON in results/perf."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, help="images at once; 32 on a CPU, 512 on a GPU")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--network", choices=("small-cnn", "resnet18"), action="append")
+    parser.add_argument("--attack", action="append", help="only these")
+    parser.add_argument("--slow", action="store_true", help="also AutoAttack and the Wasserstein attack of ART")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the report")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    device = torch.device(given.device)
+    batch = given.batch or (512 if device.type == "cuda" else 32)
+    makers = {"small-cnn": digits_case, "resnet18": resnet_case}
+    measured = []
+    for network in given.network or makers:
+        made = makers[network](device, batch)
+        for row in rows():
+            if (given.slow or not row.slow) and (given.attack is None or row.attack in given.attack):
+                measured.append(measure(row, made, given.repeats, device))
+                print(network, row.attack, json.dumps(measured[-1]["over_floor"]), flush=True)
+    made_by = provenance(device).model_dump(mode="json")
+    report = {"schema": 1, "batch": batch, "repeats": given.repeats, "provenance": made_by, "rows": measured}
+    name = re.sub(r"[^a-z0-9]+", "-", made_by["device"].lower()).strip("-")
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / f"attacks-{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+    (given.out / f"attacks-{name}.md").write_text(table(report))
+    print(table(report))
+
+
+if __name__ == "__main__":
+    main()
