@@ -1,5 +1,3 @@
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -57,7 +55,7 @@ def ti_dim(
         MethodError: an even kernel, or an unbounded threat.
     """
     size = float(step_size) if step_size is not None else budget(threat) / steps
-    smooth = _smoothing(x, kernel)
+    left, right = _smoothing(x, kernel)
     drops = rule == "any-iterate" and not target.stochastic
     result, rows, origin, current = x.clone(), torch.arange(len(x), device=x.device), x, x
     momentum = torch.zeros_like(x)
@@ -68,11 +66,11 @@ def ti_dim(
         if diversity > 0:
             vertical, horizontal, moved = _resizing(view, current, diversity, shrink)
             found = view.gradient(vertical @ current @ horizontal.mT, cross_entropy, y[rows])
-            grad = vertical.mT @ found.grad @ horizontal
+            grad = (left @ vertical.mT) @ found.grad @ (horizontal @ right)
         else:
             found = view.gradient(current, cross_entropy, y[rows])
-            grad, moved = found.grad, torch.zeros_like(rows, dtype=torch.bool)
-        momentum = accumulate(momentum, smooth(grad), decay)
+            grad, moved = left @ found.grad @ right, torch.zeros_like(rows, dtype=torch.bool)
+        momentum = accumulate(momentum, grad, decay)
         if drops and bool((broken := (found.logits.argmax(1) != y[rows]) & ~moved).any()):
             result[rows[broken]] = current[broken]
             rows, origin, current, momentum = keep(~broken, rows, origin, current, momentum)
@@ -81,7 +79,8 @@ def ti_dim(
     return result
 
 
-def _smoothing(x: Tensor, kernel: int | None) -> Callable[[Tensor], Tensor]:
+def _smoothing(x: Tensor, kernel: int | None) -> list[Tensor]:
+    """Return the matrices (H, H) and (W, W) that, on either side of an image, convolve it with the Gaussian."""
     side = min(x.shape[-2:])
     length = kernel if kernel is not None else 3 if side < 16 else 7 if side < 128 else 15
     if length % 2 == 0:
@@ -89,11 +88,10 @@ def _smoothing(x: Tensor, kernel: int | None) -> Callable[[Tensor], Tensor]:
     # The Gaussian is separable, so a zero-padded convolution is a banded matrix on either side of the image.
     line = torch.exp(-0.5 * torch.linspace(-3.0, 3.0, length, device=x.device) ** 2) if length > 1 else x.new_ones(1)
     line = line / line.sum()
-    left, right = (
+    return [
         sum(weight * torch.diag(x.new_ones(n - abs(shift)), shift) for shift, weight in _taps(line) if abs(shift) < n)
         for n in x.shape[-2:]
-    )
-    return lambda grad: left @ grad @ right
+    ]
 
 
 def _taps(line: Tensor) -> list[tuple[int, Tensor]]:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from driving import Case
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
+
+from tests.attacks.driving import Case
 
 
 def small_cnn() -> nn.Module:

@@ -26,7 +26,10 @@ CHEAP: dict[str, dict[str, Any]] = {
     "cw": {"steps": 20, "searches": 3, "first_c": 1.0, "learning_rate": 0.05},
     "ddn": {"steps": 20},
     "fwa": {"steps": 8},
+    "inverse-purification": {"steps": 12, "inversions": 3},
+    "label-aware-apgd": {"steps": 10, "targets": 2},
     "pgd": {"steps": 8, "restarts": 2},
+    "second-order-apgd": {"steps": 10, "widths": 2},
     "square": {"queries": 60},
     "sta": {"steps": 20, "learning_rate": 0.05},
     "ti-dim": {"steps": 8},
@@ -74,7 +77,9 @@ def drive(
         with torch.no_grad():
             classes = net(x[:1]).shape[1]
         meter.forwards = 0
-        target = kind(net, meter, images, seed=seed, num_classes=classes, batch=batch, stochastic=stochastic)
+        # The network by itself stands for a purifier that changes nothing.
+        smooth = {"smooth": lambda tau: net}
+        target = kind(net, meter, images, seed=seed, num_classes=classes, batch=batch, stochastic=stochastic, **smooth)
         found = entry.load()(target, x, y, threat, **arguments)
         shared = meter.forwards - int(meter.forwards_of.sum()), meter.backwards - int(meter.backwards_of.sum())
     return Driven(found, meter.forwards_of + shared[0] / len(x), meter.backwards_of + shared[1] / len(x), target.notes)

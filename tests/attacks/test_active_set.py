@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from driving import Case, Constant, drive, right
 from torch import Tensor, nn
 
 from bench.api import Threat
 from bench.target import NetworkTarget
+from tests.attacks.driving import Case, Constant, drive, right
 
 LINF, L2 = Threat(eps="15/100"), Threat(norm="l2", eps=None)
 FLOW, WASSERSTEIN = Threat(norm="flow", eps=None), Threat(norm="wasserstein", eps="1/200")
@@ -24,7 +24,11 @@ FORMULAS = [
     ("mi-fgsm", LINF, {"steps": 7}, 7, 7),
     ("ti-dim", LINF, {"steps": 7}, 7, 7),
     ("apgd-ce", LINF, {"steps": 12, "restarts": 2}, 26, 24),
+    ("apgd-dlr", LINF, {"steps": 12, "restarts": 2}, 26, 24),
     ("apgd-t", LINF, {"steps": 12, "targets": 3}, 1 + 3 * 13, 3 * 12),
+    ("second-order-apgd", LINF, {"steps": 12, "widths": 2}, 26, 24),
+    ("label-aware-apgd", LINF, {"steps": 6, "targets": 3}, 1 + 2 * 5 * 7, 2 * 5 * 6),
+    ("inverse-purification", LINF, {"steps": 5, "inversions": 4, "restarts": 2}, 27, 10),
     ("square", LINF, {"queries": 30}, 30, 0),
     ("cw", L2, {"steps": 9, "searches": 4, "abort_early": False}, 36, 36),
     ("ddn", L2, {"steps": 11}, 11, 11),

@@ -9,7 +9,6 @@ import pytest
 import scipy.ndimage
 import scipy.sparse
 import torch
-from driving import Case, Linear, drive, right
 from scipy.optimize import linprog
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from attacks import sta, ti_dim
 from bench.api import Threat
 from bench.target import Meter, NetworkTarget
+from tests.attacks.driving import Case, Linear, drive, right
 
 
 @pytest.fixture
@@ -251,7 +251,8 @@ def test_sta_stays_within_a_displacement_that_bounds_it(plain: Case) -> None:
 def test_the_kernel_of_ti_dim_is_a_gaussian_that_sums_to_one(kernel: int, centre: float) -> None:
     spot = torch.zeros(1, 1, 33, 33)
     spot[0, 0, 16, 16] = 1
-    weights = ti_dim._smoothing(spot, kernel)(spot)[0, 0]
+    left, right = ti_dim._smoothing(spot, kernel)
+    weights = (left @ spot @ right)[0, 0]
     assert float(weights[16, 16]) == pytest.approx(centre, abs=5e-5)
     assert float(weights.sum()) == pytest.approx(1, abs=1e-5)
     assert torch.allclose(weights, weights.flip(0))
@@ -263,7 +264,8 @@ def test_ti_dim_smooths_as_a_zero_padded_convolution_does() -> None:
     line = torch.exp(-0.5 * torch.linspace(-3, 3, 7) ** 2)
     kernel = (line[:, None] * line) / (line.sum() ** 2)
     expected = F.conv2d(grad, kernel.expand(3, 1, 7, 7), padding=3, groups=3)
-    assert torch.allclose(ti_dim._smoothing(grad, 7)(grad), expected, atol=1e-5)
+    left, right = ti_dim._smoothing(grad, 7)
+    assert torch.allclose(left @ grad @ right, expected, atol=1e-5)
 
 
 def test_ti_dim_resizes_as_another_function_does(plain: Case) -> None:

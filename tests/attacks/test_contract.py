@@ -9,12 +9,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from driving import CHEAP, THREATS, Case, Constant, Driven, Scaled, assert_within, drive, right
 from torch import Tensor, nn
 
 from bench import registry
 from bench.api import Threat
 from bench.target import Meter, NetworkTarget, frozen
+from tests.attacks.driving import CHEAP, THREATS, Case, Constant, Driven, Scaled, assert_within, drive, right
 
 #: These draw once for a whole batch, so that an image's result depends on its company.
 JOINT = {"autoattack"}
@@ -22,7 +22,8 @@ ATTACKS = [
     pytest.param(name, norm, id=f"{name}-{norm}")
     for name, entry in registry.entries("attack").items()
     for norm in entry.meta["norms"]
-    if entry.available
+    # Attacks on purifications refuse any other function; they are tested with the purifiers.
+    if entry.available and not entry.meta.get("purifiers_only")
 ]
 every_attack = pytest.mark.parametrize(("name", "norm"), ATTACKS)
 

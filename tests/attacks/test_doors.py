@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from driving import Case, assert_within, drive, right
 
 from bench import registry
 from bench.api import Threat
+from tests.attacks.driving import Case, assert_within, drive, right
 
 LINF, FLOW = Threat(eps="1/5"), Threat(norm="flow", eps=None)
 L2 = Threat(norm="l2", eps=None)

@@ -10,11 +10,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from driving import Case, drive, right
 from torch import Tensor
 
 from bench.api import Threat
 from bench.target import NetworkTarget, frozen
+from tests.attacks.driving import Case, drive, right
 
 EPS, STEP = 0.15, 0.03
 LINF = Threat(eps="15/100")
