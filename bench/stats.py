@@ -19,7 +19,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(successes: float, n: int) -> Interval:
+def wilson(successes: float, n: float) -> Interval:
     """Return a proportion with its 95 % score interval (Wilson, 1927).
 
     Args:
@@ -40,14 +40,14 @@ def wilson(successes: float, n: int) -> Interval:
     return Interval(share, low, high)
 
 
-def paired_difference(both: int, first_only: int, second_only: int, neither: int) -> Interval:
+def paired_difference(both: float, first_only: float, second_only: float, neither: float) -> Interval:
     """Return P(first) - P(second) on the same examples with its 95 % interval.
 
     Method 10 of Newcombe (Statistics in Medicine 17, 1998, 2635-2650): the two Wilson intervals, squared and added,
     with the correlation of the pairs and its continuity correction.
 
     Args:
-        both: examples that succeed both times.
+        both: examples that succeed both times; counts are not whole where they are means over seeds.
         first_only: those that succeed the first time only.
         second_only: those that succeed the second time only.
         neither: those that succeed neither time.
@@ -90,7 +90,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
     for i in range(k, 0, -1):
         term = term * i // (n - i + 1)
         total += term
-    return min(1.0, 2 * total / 2**n)
+    return min(1.0, 2 * total / (1 << n))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

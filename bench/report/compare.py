@@ -253,15 +253,16 @@ def _methods(cell: Cell) -> list[MethodRef]:
 def _costs(pairs: Iterable[tuple[CellResult, CellResult]]) -> Iterator[CostChange]:
     """Yield counted costs that changed.
 
-    What a defense costs may not rise. What an attack spends depends on how many images resist; it may not rise where
-    every outcome is what it was.
+    What a defense costs may not rise. What an attack spends depends on when it breaks an image; it may not rise where
+    it was one whole number for all images and every outcome is what it was.
     """
     reported = set()
     for old, new in pairs:
         if old.cost and new.cost and old.metrics and new.metrics:
             alike = (old.clean_bits, old.adversarial_bits) == (new.clean_bits, new.adversarial_bits)
+            whole = old.cost.forwards_per_example.is_integer() and old.cost.backwards_per_example.is_integer()
             for what in ("forwards_per_example", "backwards_per_example", "flops_per_example"):
-                yield from _cost(_name(new), what, old.cost, new.cost, counts=alike)
+                yield from _cost(_name(new), what, old.cost, new.cost, counts=alike and whole)
         if old.defense_cost and new.defense_cost:
             defense = f"{new.names.dataset}/{new.names.model}/{new.names.defense}"
             for what in ("params", "train_flops_per_epoch", "test_flops", "test_forwards", "test_backwards"):

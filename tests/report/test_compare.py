@@ -163,6 +163,12 @@ def test_more_passes_for_other_outcomes_are_told_but_no_regression():
     assert not c.regressed
 
 
+def test_an_attack_that_stops_early_may_spend_more_by_chance():
+    c = compared([result(clean=[True] * 8, forwards=4.125)], [new(clean=[True] * 8, forwards=4.25)])
+    assert len(c.costs) == 3
+    assert not c.regressed
+
+
 def test_time_is_compared_on_one_machine_and_device_only():
     clean = [True] * 8
     base = [result(clean=clean, seed=s, seconds=0.002) for s in range(3)]
