@@ -78,7 +78,7 @@ class Meter:
                 self.backwards_of[rows] += 1
 
         if logits.requires_grad:
-            logits.register_hook(backward)
+            logits.register_hook(backward)  # type: ignore[no-untyped-call]
 
 
 class Counted(nn.Module):
