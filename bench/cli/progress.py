@@ -85,7 +85,9 @@ def session(time_budget: float | None) -> Iterator[tuple[Bars, Callable[[], None
         TextColumn("{task.fields[note]}", markup=False),
     )
     try:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        console = Console(stderr=True)
+        # Bars in a file would be thousands of lines.
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             warnings = _Above(progress.console)
             logger.addHandler(warnings)
             try:

@@ -143,7 +143,7 @@ def make(
         cells = kept
     unique = list({cell.key: cell for cell in cells}.values())
     if shard is not None:
-        unique = _part(unique, *shard)
+        unique = _part(unique, *shard, keys)
     plan = RunPlan(name=config.name, cells=tuple(unique))
     return Work(plan, data_folder, {hashes[name]: path for name, path in files.items()})
 
@@ -240,14 +240,12 @@ def _full_strength(method: MethodRef) -> MethodRef:
     return method
 
 
-def _part(cells: list[PlannedCell], i: int, n: int) -> list[PlannedCell]:
+def _part(cells: list[PlannedCell], i: int, n: int, keys: Keys) -> list[PlannedCell]:
     # Dealt out like cards, set by set, so that every part gets some of each classifier's cheap and dear attacks.
-    hands: dict[int, int] = {}
-    for planned in cells:
-        hands.setdefault(_stands_on(planned), len(hands) % n)
-    return [planned for planned in cells if hands[_stands_on(planned)] == i - 1]
-
-
-def _stands_on(planned: PlannedCell) -> int:
-    # The adversarial set, or the clean images of one classifier; both are one object for all cells of a plan.
-    return id(planned.cell.attack if planned.cell.attack is not None else planned.cell.model)
+    sets = [
+        keys.of(each.cell.attack) if each.cell.attack is not None else training_key(each.cell.model) for each in cells
+    ]
+    hands: dict[str, int] = {}
+    for name in sets:
+        hands.setdefault(name, len(hands) % n)
+    return [planned for planned, name in zip(cells, sets, strict=True) if hands[name] == i - 1]

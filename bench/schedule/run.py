@@ -26,12 +26,12 @@ from bench.cost import PassFlops, deployed_cost, parameters, pass_flops, synchro
 from bench.data import open_ref, rows_of
 from bench.evaluate import CHUNK, DRAWS, Crafted, Step, craft, entry_of, predict, put_on
 from bench.keys import pack_bits
-from bench.lease import Busy
 from bench.layout import fast_layout
+from bench.lease import Busy
 from bench.models.build import build
 from bench.provenance import provenance, source
 from bench.runlog import RunLog
-from bench.schedule.chunks import Clean, Outcomes, read_chunk, read_clean, write_chunk, write_records
+from bench.schedule.chunks import Clean, Outcomes, has_records, read_chunk, read_clean, write_chunk, write_records
 from bench.schedule.plan import Work, attack_key, cell_key, clean_cell, training_key
 from bench.stats import wilson
 from bench.store import Store, write_atomically
@@ -76,7 +76,7 @@ class Reporter(Protocol):
 
 
 class Classifier(NamedTuple):
-    """A base classifier in its fastest layout, the FLOPs of a pass, its parameters as trained, and a note on the layout."""
+    """A base classifier in its fastest layout; FLOPs of a pass, parameters as trained, and a note on the layout."""
 
     net: nn.Module
     flops: PassFlops
@@ -198,13 +198,13 @@ class Runner:
         return result
 
     def _known(self, planned: PlannedCell) -> CellResult | None:
-        """Return the result in the store, unless it failed before this run, or its records are gone."""
+        """Return the result in the store, unless it failed before this run or its records are no more."""
         known = self.store.get(planned.key)
         if known is None:
             return None
         if known.status == "failed":
             return known if self._is_new(self.store.cell_file(planned.key)) else None
-        if not self.store.records(planned.key).is_file():
+        if not has_records(self.store.records(planned.key)):
             return None
         # The cell of the plan, which is the same: so all results share what cells have in common.
         return known.model_copy(update={"names": planned.names, "cell": planned.cell})

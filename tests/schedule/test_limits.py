@@ -1,0 +1,130 @@
+"""Memory that runs out, and time that does: the cell alone pays."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bench.models.small_cnn import small_cnn
+from bench.store import Store
+from tests.schedule import small
+
+HUNGRY = """
+import torch
+from bench.models.small_cnn import small_cnn
+
+
+class Hungry(torch.nn.Module):
+    def __init__(self, most, **words):
+        super().__init__()
+        self.net, self.most = small_cnn(10, **words), most
+
+    def forward(self, x):
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.net(x)
+
+
+def hungry(num_classes, *, most: int = 1000, in_channels: int = 3, image_size: int = 32):
+    return Hungry(most, in_channels=in_channels, image_size=image_size, channels=4, hidden=16)
+"""
+
+
+def hungry(folder, most):
+    """A configuration with a network that takes no more than so many images at once."""
+    (folder / "net.py").write_text(HUNGRY)
+    torch.manual_seed(0)
+    net = small_cnn(10, in_channels=1, image_size=8, channels=4, hidden=16)
+    save_file({f"net.{name}": value for name, value in net.state_dict().items()}, folder / "w.safetensors")
+    text = small.CONFIG.replace(
+        'arch = "small-cnn"\nchannels = 4\nhidden = 16', f'arch = "{folder}/net.py:hungry"\nmost = {most}'
+    )
+    text = text.replace('use = "fgsm-at"', f'use = "weights:{folder}/w.safetensors"')
+    return text.replace('use = "tpap"', f'use = "tpap"\nbase = "weights:{folder}/w.safetensors"')
+
+
+def test_where_memory_runs_out_half_the_batch_is_taken(tmp_path):
+    results = []
+    for most in (1000, 20):
+        folder = tmp_path / str(most)
+        folder.mkdir()
+        assert small.run(folder, text=hungry(folder, most)) == 0
+        found = Store(folder / "store").results()
+        results.append({(r.names.defense, r.names.attack, r.names.access): r for r in found})
+    enough, little = results
+    assert len(enough) == 8 and enough.keys() == little.keys()
+    for name, one in enough.items():
+        # Sums are taken in another order, which the sign of a gradient near zero may show.
+        two = little[name]
+        assert one.clean_bits == two.clean_bits
+        assert one.metrics.robust_accuracy == pytest.approx(two.metrics.robust_accuracy, abs=0.02), name
+        assert one.metrics.mean_l2 == pytest.approx(two.metrics.mean_l2, rel=0.02), name
+    batches = [event["batch"] for event in small.events(tmp_path / "20", "out of memory")]
+    assert batches and min(batches) <= 20
+    assert not small.events(tmp_path / "1000", "out of memory")
+
+
+GREEDY = '''
+import torch
+from bench.api import Target, Threat, attack
+
+
+@attack(norms=("linf",), passes="0 forwards")
+def greedy(target, x, y, threat):
+    """Never has enough."""
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 EiB")
+
+
+@attack(norms=("linf",), passes="0 forwards")
+def endless(target, x, y, threat):
+    """Never ends, and takes no exception for an answer."""
+    while True:
+        try:
+            target(x)
+        except Exception:
+            continue
+'''
+
+
+@pytest.mark.parametrize(("name", "says"), [("greedy", "out of memory"), ("endless", "longer than timeout = 0.5 s")])
+def test_a_cell_without_end_fails_alone(tmp_path, name, says):
+    (tmp_path / "mine.py").write_text(GREEDY)
+    text = small.CONFIG + f'\n[[attacks]]\nuse = "{tmp_path}/mine.py:{name}"\neps = "0.1"\n\n[run]\ntimeout = "0.5s"\n'
+    assert small.run(tmp_path, "--only", "*fgsm-at/*", text=text) == 3
+    status = {result.names.attack: result.status for result in Store(tmp_path / "store").results()}
+    assert status == {"clean": "done", "fgsm": "done", "pgd": "done", name: "failed"}
+    (failed,) = (result for result in Store(tmp_path / "store").results() if result.status == "failed")
+    assert says in failed.error.message
+    (event,) = small.events(tmp_path, "failed")
+    assert says in event["error"]
+
+
+DIVERGES = '''
+from bench.api import defense
+
+
+@defense(kind="recipe")
+def diverges(step, x, y):
+    """Its loss is not a number."""
+    return step.net(x).sum() * float("nan")
+'''
+
+
+def test_a_training_that_fails_is_not_repeated_by_every_cell(tmp_path):
+    (tmp_path / "mine.py").write_text(DIVERGES)
+    text = small.CONFIG.replace('use = "fgsm-at"', f'use = "{tmp_path}/mine.py:diverges"')
+    assert small.run(tmp_path, "--only", "diverges/", text=text) == 3
+    results = list(Store(tmp_path / "store").results())
+    assert len(results) == 3 and all("diverged" in result.error.message for result in results)
+    (note,) = (tmp_path / "store").glob("train/*/failed.json")
+    first = note.stat().st_mtime_ns
+    assert "diverged" in json.loads(note.read_text())["message"]
+    assert small.run(tmp_path, "--only", "diverges/", text=text) == 3
+    assert note.stat().st_mtime_ns > first, "the next run tries again"
+
+
+@pytest.mark.parametrize("timeout", ['"soon"', '"0s"', "-1", "true"])
+def test_a_timeout_that_is_none(tmp_path, capsys, timeout):
+    assert small.run(tmp_path, text=f"{small.CONFIG}\n[run]\ntimeout = {timeout}\n") == 2
+    assert "is no time such as 90s" in capsys.readouterr().err

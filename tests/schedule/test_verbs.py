@@ -1,0 +1,127 @@
+"""run --verify, gc and show --log."""
+
+import json
+
+import pytest
+
+from bench.cli import main
+from bench.store import Store
+from bench.types import UsageError
+from tests.schedule import small
+
+
+@pytest.fixture
+def done(tmp_path):
+    assert small.run(tmp_path) == 0
+    return tmp_path
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()}
+
+
+def test_verified_cells_come_out_the_same(done, capsys):
+    before = files(done)
+    assert small.run(done, "--verify", "100%") == 0
+    assert "verified: 8 cells computed again, 0 differ" in capsys.readouterr().out
+    assert files(done) == before
+
+
+def test_a_result_that_nobody_measured_is_found(done, capsys):
+    store = Store(done / "store")
+    honest = next(result for result in store.results() if str(result.names).endswith("tpap/pgd/adaptive"))
+    better = honest.metrics.model_copy(update={"robust_accuracy": 0.875})
+    store.put(honest.model_copy(update={"metrics": better}))
+    assert small.run(done) == 0
+    assert small.run(done, "--verify", "100%") == 3
+    said = capsys.readouterr().out
+    assert f"{honest.names} differs: robust_accuracy was 0.875, is " in said
+    assert "8 cells computed again, 1 differ" in said
+
+
+@pytest.mark.parametrize(("share", "cells"), [("1%", 1), ("0.5", 4), ("50%", 4)])
+def test_how_many_are_verified(done, capsys, share, cells):
+    assert small.run(done, "--verify", share) == 0
+    assert f"verified: {cells} cells" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("share", ["0%", "101%", "2", "many"])
+def test_a_share_that_is_none(tmp_path, capsys, share):
+    assert small.run(tmp_path, "--verify", share) == 2
+    assert "is no share such as 2%" in capsys.readouterr().err
+
+
+def other_plan(folder):
+    """The same configuration without its last attack."""
+    path = folder / "less.toml"
+    path.write_text(small.CONFIG[: small.CONFIG.rindex("[[attacks]]")])
+    return str(path)
+
+
+def test_gc_lists_and_deletes_what_no_plan_needs(done, capsys):
+    store, before = ["--store", str(done / "store")], files(done)
+    (done / "store" / "cells" / ".x.json.1.ab.part").write_text("half")
+    (done / "store" / "train" / next((done / "store" / "train").iterdir()).name / "state.safetensors").write_text("old")
+    assert main(["gc", str(done / "small.toml"), other_plan(done), *store, "--json"]) == 0
+    assert {each["what"] for each in json.loads(capsys.readouterr().out)} == {"left behind"}
+    assert main(["gc", other_plan(done), *store, "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert (
+        sorted(each["what"] for each in listed)
+        == ["adversarial set"] * 3 + ["left behind"] * 2 + ["records"] * 3 + ["result"] * 3
+    )
+    assert files(done).items() >= before.items()
+    assert main(["gc", other_plan(done), *store, "--yes"]) == 0
+    assert "deleted" in capsys.readouterr().out
+    assert main(["gc", other_plan(done), *store, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    kept = files(done)
+    assert main(["run", other_plan(done), *store, "--report", str(done / "report")]) == 0
+    assert files(done) == kept
+    assert small.run(done) == 0
+
+
+def test_gc_waits_for_a_run_at_work(done, capsys):
+    before = files(done)
+    with Store(done / "store").leases.hold("work"):
+        assert main(["gc", other_plan(done), "--store", str(done / "store"), "--yes"]) == 2
+    assert "a run is at work" in capsys.readouterr().err
+    assert files(done) == before
+
+
+def test_gc_needs_a_plan(done, capsys):
+    assert main(["gc", "--store", str(done / "store"), "--yes"]) == 2
+    assert "PRESET|FILE.toml" in capsys.readouterr().err
+
+
+def test_the_log_says_what_was_done_and_when(done, capsys):
+    store = ["--store", str(done / "store")]
+    capsys.readouterr()
+    assert main(["show", "--log", *store, "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds[0] == "started" and kinds[-1] == "ended" and events[-1]["why"] == "finished"
+    assert kinds.count("done") == 8 and kinds.count("trained") == 1
+    # Six pairs of attack and access, of which static and white-box differ by when they stop; two chunks each.
+    assert kinds.count("crafted") == 2 * 5
+    assert [event["time"] for event in events] == sorted(event["time"] for event in events)
+    cell = next(event for event in events if event["event"] == "done")
+    assert main(["show", "--log", cell["key"][:12], *store]) == 0
+    assert cell["cell"] in capsys.readouterr().out
+    assert main(["show", *store]) == 2
+
+
+def test_a_line_that_a_dying_process_cut_is_left_out(done, capsys):
+    (path,) = (done / "store" / "log").iterdir()
+    path.write_text(path.read_text()[:-20])
+    assert main(["show", "--log", "--store", str(done / "store")]) == 0
+    assert "ended" not in capsys.readouterr().out
+
+
+def test_gc_of_a_store_that_cannot_be_planned_for(done, tmp_path):
+    with pytest.raises(UsageError):
+        from bench import config
+
+        config.load(str(tmp_path / "gone.toml"))
+    assert main(["gc", str(tmp_path / "gone.toml"), "--store", str(done / "store"), "--yes"]) == 2
+    assert len(list((done / "store" / "cells").iterdir())) == 8
