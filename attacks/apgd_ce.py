@@ -1,7 +1,6 @@
-import torch
 from torch import Tensor
 
-from attacks._apgd import climb
+from attacks._apgd import Goal, strongest
 from attacks._steps import cross_entropy
 from bench.api import Count, Target, Threat, attack
 
@@ -31,11 +30,4 @@ def apgd_ce(target: Target, x: Tensor, y: Tensor, threat: Threat, *, steps: Coun
     Raises:
         MethodError: the threat is unbounded.
     """
-    result, best = x.clone(), x.new_full((len(x),), -torch.inf)
-    rows = torch.arange(len(x), device=x.device)
-    for _ in range(restarts):
-        found, loss, fooled = climb(target.rows(rows), x[rows], y[rows], threat, cross_entropy, y[rows], steps)
-        better = fooled | (loss > best[rows])
-        result[rows[better]], best[rows[better]] = found[better], loss[better]
-        rows = rows if target.stochastic else rows[~fooled]
-    return result
+    return strongest(target, x, y, threat, [Goal(cross_entropy, y)] * restarts, steps)

@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from attacks._apgd import climb
+from attacks._apgd import Goal, strongest, targeted_dlr
 from bench.api import Count, MethodError, Target, Threat, attack
 
 
@@ -39,18 +39,6 @@ def apgd_t(target: Target, x: Tensor, y: Tensor, threat: Threat, *, steps: Count
         target.notes.append("classes-capped")
     logits = target(x)
     aims = logits.scatter(1, y[:, None], -torch.inf).topk(targets).indices
-    result, best = x.clone(), x.new_full((len(x),), -torch.inf)
-    rows = torch.arange(len(x), device=x.device) if target.stochastic else (logits.argmax(1) == y).nonzero().flatten()
-    for aim in aims.unbind(1):
-        classes = torch.stack((y[rows], aim[rows]), 1)
-        found, loss, fooled = climb(target.rows(rows), x[rows], y[rows], threat, _targeted_dlr, classes, steps)
-        better = fooled | (loss > best[rows])
-        result[rows[better]], best[rows[better]] = found[better], loss[better]
-        rows = rows if target.stochastic else rows[~fooled]
-    return result
-
-
-def _targeted_dlr(logits: Tensor, classes: Tensor) -> Tensor:
-    ordered = logits.topk(4).values
-    true, aim = logits.gather(1, classes).unbind(1)
-    return (aim - true) / (ordered[:, 0] - 0.5 * (ordered[:, 2] + ordered[:, 3]) + 1e-12)
+    goals = [Goal(targeted_dlr, torch.stack((y, aim), 1)) for aim in aims.unbind(1)]
+    right = None if target.stochastic else (logits.argmax(1) == y).nonzero().flatten()
+    return strongest(target, x, y, threat, goals, steps, right)

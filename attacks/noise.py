@@ -19,8 +19,5 @@ def noise(target: Target, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
     Returns:
         Images shaped as ``x``, within the threat.
     """
-    if threat.norm == "linf":
-        move = target.uniform(x, -1.0, 1.0).sign()
-    else:
-        move = unit(target.normal(x))
+    move = target.uniform(x, -1.0, 1.0).sign() if threat.norm == "linf" else unit(target.normal(x))
     return project(x + budget(threat) * move, x, threat)

@@ -72,12 +72,15 @@ class Target(Protocol):
     notes: list[str]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return logits (N, classes) of images (N, C, H, W) in [0, 1]; differentiable if ``x`` requires grad."""
+        """Return logits (N, classes) of images (N, C, H, W) in [0, 1]; differentiable if ``x`` requires grad.
+
+        Where the function is random they are means over draws, so that nothing is judged by one lucky answer.
+        """
 
     def gradient(self, x: Tensor, loss: Loss, *args: Tensor) -> Gradient:
         """Return the gradient of ``loss(logits, *args)`` (one value per image) at ``x``: one forward, one backward.
 
-        Tensors in ``args`` have one row per image. Where the function is random it is averaged over draws.
+        Tensors in ``args`` have one row per image. Where the function is random all three are means over draws.
         """
 
     @property

@@ -106,7 +106,7 @@ class NetworkTarget:
         num_classes: length of a row of logits.
         batch: images at a time; halved when the device runs out of memory.
         stochastic: the function is random.
-        draws_averaged: gradients of a random function are means over this many draws.
+        draws_averaged: logits and gradients of a random function are means over this many draws.
     """
 
     def __init__(
@@ -186,8 +186,8 @@ class NetworkTarget:
 
     def __call__(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
-            return self._forward(x, slice(0, len(x)))
-        return torch.cat([part for (part,) in self._in_batches(len(x), lambda s: (self._forward(x[s], s).detach(),))])
+            return self._mean(x, slice(0, len(x)))
+        return torch.cat([part for (part,) in self._in_batches(len(x), lambda s: (self._mean(x[s], s).detach(),))])
 
     def gradient(self, x: Tensor, loss: Callable[..., Tensor], *args: Tensor) -> Gradient:
         def one(s: slice) -> tuple[Tensor, ...]:
@@ -217,6 +217,12 @@ class NetworkTarget:
 
     def normal(self, like: Tensor) -> Tensor:
         return draws.normal(self._shared.seed, self._images, self._shared.next_call(), like.shape[1:])
+
+    def _mean(self, x: Tensor, s: slice) -> Tensor:
+        logits = self._forward(x, s)
+        for _ in range(self._draws_averaged - 1):
+            logits = logits + self._forward(x, s)
+        return logits / self._draws_averaged if self._draws_averaged > 1 else logits
 
     def _forward(self, x: Tensor, s: slice) -> Tensor:
         self._meter.rows = self._rows[s] if len(x) == len(self._rows[s]) else None

@@ -29,6 +29,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "inverse-purification": {"steps": 12, "inversions": 3},
     "label-aware-apgd": {"steps": 10, "targets": 2},
     "pgd": {"steps": 8, "restarts": 2},
+    "rays": {"queries": 300},
     "second-order-apgd": {"steps": 10, "widths": 2},
     "square": {"queries": 60},
     "sta": {"steps": 20, "learning_rate": 0.05},

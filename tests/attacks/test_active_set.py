@@ -30,6 +30,7 @@ FORMULAS = [
     ("label-aware-apgd", LINF, {"steps": 6, "targets": 3}, 1 + 2 * 5 * 7, 2 * 5 * 6),
     ("inverse-purification", LINF, {"steps": 5, "inversions": 4, "restarts": 2}, 27, 10),
     ("square", LINF, {"queries": 30}, 30, 0),
+    ("rays", LINF, {"queries": 30}, 30, 0),
     ("cw", L2, {"steps": 9, "searches": 4, "abort_early": False}, 36, 36),
     ("ddn", L2, {"steps": 11}, 11, 11),
     ("sta", FLOW, {"steps": 11}, 11, 11),

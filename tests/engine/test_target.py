@@ -194,6 +194,23 @@ def test_a_random_functions_gradient_is_the_mean_over_draws():
     assert meter.forwards_of.tolist() == meter.backwards_of.tolist() == [3] * N
 
 
+def test_a_random_function_is_judged_by_its_mean_logits():
+    class Flipping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.draw = Net(), 0
+
+        def forward(self, x):
+            self.draw += 1
+            return self.net(x) * (-1) ** self.draw
+
+    x, _ = images()
+    target, meter = target_of(Flipping(), draws_averaged=4, stochastic=True)
+    assert torch.allclose(target(x), torch.zeros(N, CLASSES), atol=1e-6)
+    assert torch.allclose(target(x.requires_grad_()), torch.zeros(N, CLASSES), atol=1e-6)
+    assert meter.forwards_of.tolist() == [8] * N
+
+
 def test_random_draws_stay_with_their_images():
     x, _ = images()
     whole, view = target_of(Net())[0], target_of(Net())[0]

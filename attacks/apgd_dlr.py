@@ -1,0 +1,37 @@
+from torch import Tensor
+
+from attacks._apgd import Goal, dlr, strongest
+from bench.api import Count, MethodError, Target, Threat, attack
+
+
+@attack(
+    norms=("linf", "l2"),
+    passes="restarts x (steps + 1) forwards + restarts x steps backwards, fewer where images break early",
+    presets={"reference": {"steps": 100, "restarts": 5}},
+)
+def apgd_dlr(
+    target: Target, x: Tensor, y: Tensor, threat: Threat, *, steps: Count = 100, restarts: Count = 1
+) -> Tensor:
+    """Auto-PGD on the difference of logits ratio (Croce and Hein, 2020), which no scale of the logits saturates.
+
+    DLR = -(z_y - max_{i != y} z_i) / (z_(1) - z_(3)), z_(i) being the i-th largest logit. The success rule is
+    any-iterate: an image keeps its first misclassified iterate and costs nothing more. One that never breaks keeps the
+    iterate of highest loss.
+
+    Args:
+        target: the function under attack; it must have three classes or more.
+        x: images (N, C, H, W) in [0, 1].
+        y: labels (N,).
+        threat: Linf or L2 with its budget.
+        steps: moves per restart.
+        restarts: independent starts on the sphere of radius eps.
+
+    Returns:
+        Images shaped as ``x``, within the threat.
+
+    Raises:
+        MethodError: two classes, or an unbounded threat.
+    """
+    if target.num_classes < 3:
+        raise MethodError(f"the DLR loss needs 3 classes, the network has {target.num_classes}: use apgd-ce")
+    return strongest(target, x, y, threat, [Goal(dlr, y)] * restarts, steps)
