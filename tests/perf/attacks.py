@@ -192,7 +192,7 @@ def digits_case(device: torch.device, n: int) -> Case:
 
 
 def resnet_case(device: torch.device, n: int) -> Case:
-    """CIFAR ResNet-18 as initialised, on noise, labels its own predictions: for time only, it resists nothing."""
+    """CIFAR ResNet-18 as initialised, on noise, labels its own predictions: for time only, not for accuracy."""
     torch.manual_seed(0)
     net, x = build(network_ref("resnet18", {}), 10, (3, 32, 32)).eval(), torch.rand(n, 3, 32, 32)
     with torch.no_grad():
