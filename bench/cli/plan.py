@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([piece._asdict() for piece in found], indent=2))
         return 0
-    width = max(len(piece.what) for piece in found)
+    width = max((len(piece.what) for piece in found), default=0)
     for piece in found:
         tflop = "unknown" if piece.tflop is None else f"{piece.tflop:.3g}"
         seconds = "unknown" if piece.seconds is None else _time(piece.seconds)
