@@ -1,43 +1,80 @@
 """Is an evaluation sound? What would make a robustness figure an upper bound only becomes a flag in its cell.
 
-After Carlini et al. (2019), Tramer et al. (2020), Pintor et al. (2022) and the flags of AutoAttack (Croce and Hein, 2020).
+After Carlini et al. (2019), Tramer et al. (2020), Pintor et al. (2022) and AutoAttack's flags (Croce and Hein, 2020).
 """
 
 from __future__ import annotations
 
+import base64
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple
+from functools import reduce
+from operator import and_
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench import registry
-from bench.keys import canonical_json, unpack_bits
-from bench.stats import mcnemar
-from bench.types import CellResult, jsonable
+from bench.stats import Interval, mcnemar, wilson
+from bench.types import CellResult
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-#: Flags under which a worst-case figure is an upper bound only.
-UNSOUND = frozenset(
+#: Flags that say that gradients or answers of a function mislead: no attack on it is to be trusted.
+MISLEADING = frozenset(
     {
-        "zero-gradient",
-        "loss-not-rising",
-        "no-op",
-        "weaker-than-noise",
+        "autoattack-probabilities",
+        "autoattack-randomised",
+        "autoattack-square-beats-gradient",
+        "autoattack-zero-gradient",
         "black-box-beats-gradient",
-        "transfer-beats-adaptive",
-        "steps-not-converged",
-        "survives-any-eps",
         "not-deterministic",
         "probabilities",
+        "steps-not-converged",
+        "survives-any-eps",
+        "transfer-beats-adaptive",
+        "zero-gradient",
     }
 )
+
+#: Flags that say that one attack failed. They matter where no other attack does better.
+FAILING = frozenset({"loss-not-rising", "no-op", "weaker-than-noise"})
+
+Verdict = Literal["holds", "weaker than its base", "broken under adaptive attack", "upper bound only"]
 
 #: AutoAttack's threshold: a black-box attack that breaks more than this beyond the gradient attacks shows masking.
 _BLACK_BOX_EXTRA = 0.002
 _CONVERGED_WITHIN = 0.01
 _SIGNIFICANT = 0.05
+
+
+def unsound(attacks: Iterable[tuple[float, Collection[str]]]) -> tuple[str, ...]:
+    """Return the flags that make the worst case over attacks, given by accuracy and flags, an upper bound only.
+
+    A flag of an attack that failed counts only if no attack does better: FGSM that stands still beside a PGD that does
+    not proves nothing against the PGD.
+    """
+    found = list(attacks)
+    strongest = min((accuracy for accuracy, _ in found), default=0.0)
+    misleading = {flag for _, flags in found for flag in flags if flag in MISLEADING}
+    # Where one of several equally strong attacks is sound, the figure is.
+    failing = [FAILING & set(flags) for accuracy, flags in found if accuracy == strongest]
+    return tuple(sorted(misleading | (set().union(*failing) if failing and all(failing) else set())))
+
+
+def verdict(advantage: Interval, flags: Collection[str]) -> Verdict:
+    """Return what adaptive evaluation makes of a test-time step.
+
+    Args:
+        advantage: worst-case accuracy of the defense minus that of the classifier that it stands on, on the same
+            images, with its interval.
+        flags: those that make the defense's own figure an upper bound only.
+    """
+    if advantage.high < 0:
+        return "weaker than its base"
+    if advantage.low <= 0:
+        return "broken under adaptive attack"
+    return "upper bound only" if flags else "holds"
 
 
 def of_function(deployed: nn.Module, surrogate: nn.Module, x: Tensor, y: Tensor, *, random: bool) -> set[str]:
@@ -74,99 +111,106 @@ def of_function(deployed: nn.Module, surrogate: nn.Module, x: Tensor, y: Tensor,
 
 
 class _Cell(NamedTuple):
+    """A result, the images that survive it as the bits of one whole number, and what its attack needs."""
+
     result: CellResult
-    robust: tuple[bool, ...]
+    robust: int
+    n: int
     kind: str
 
     @property
     def accuracy(self) -> float:
-        return sum(self.robust) / len(self.robust)
+        return self.robust.bit_count() / self.n
 
 
 def across(results: Iterable[CellResult]) -> dict[str, tuple[str, ...]]:
     """Return flags that only several cells of one defense together can show, by the key of the cell.
 
     ``black-box-beats-gradient``: an attack without gradients breaks images that no gradient attack breaks.
-    ``transfer-beats-adaptive``: images made on another network break more than any adaptive attack.
+    ``transfer-beats-adaptive``: images made on another function break more than the best gradient attack on this one.
     ``weaker-than-noise``: the attack does worse than random noise of the same budget.
-    ``steps-not-converged``: the same attack with more steps or restarts breaks over one point more.
+    ``steps-not-converged``: of one attack, the run of most steps breaks over a point more than the run of next to most.
     ``survives-any-eps``: accuracy does not fall to chance at a budget of half the pixel range or more.
     """
     found: dict[str, set[str]] = defaultdict(set)
     for cells in _by(results, _function).values():
+        survivors = [cell.robust for cell in cells if _is_huge(cell.result) and cell.result.cell.access != "static"]
+        chance = 1 / cells[0].result.cell.data.num_classes
+        if survivors and reduce(and_, survivors).bit_count() > chance * cells[0].n:
+            for cell in cells:
+                found[cell.result.key].add("survives-any-eps")
+        groups: dict[str, list[_Cell]] = defaultdict(list)
         for cell in cells:
-            attack, chance = cell.result.cell.attack, 1 / cell.result.cell.data.num_classes
-            assert attack is not None
-            huge = attack.threat.norm == "linf" and attack.threat.eps is not None and attack.threat.eps >= Fraction(1, 2)
-            if huge and cell.kind == "gradient" and cell.result.cell.access != "static" and cell.accuracy > chance:
-                for other in cells:
-                    found[other.result.key].add("survives-any-eps")
-    for cells in _by(results, _function_and_threat).values():
-        for key, flag in _among(cells):
-            found[key].add(flag)
+            groups[_threat(cell.result)].append(cell)
+        for group in groups.values():
+            for key, flag in _among(group):
+                found[key].add(flag)
     return {key: tuple(sorted(flags)) for key, flags in found.items()}
 
 
 def _among(cells: Sequence[_Cell]) -> Iterable[tuple[str, str]]:
     seen = [cell for cell in cells if cell.result.cell.access in ("white-box", "adaptive")]
     gradient = [cell for cell in seen if cell.kind == "gradient"]
-    strongest = [all(rows) for rows in zip(*(cell.robust for cell in gradient), strict=True)]
-    for cell in seen:
-        if gradient and cell.kind in ("scores", "labels"):
-            extra = sum(left and not own for left, own in zip(strongest, cell.robust, strict=True))
-            if extra > _BLACK_BOX_EXTRA * len(strongest) and _significant(strongest, cell.robust):
-                yield from ((other.result.key, "black-box-beats-gradient") for other in (cell, *gradient))
-    for cell in cells:
-        best = min(gradient, key=lambda each: each.accuracy, default=None)
-        if cell.result.cell.access == "transfer" and best is not None and _significant(best.robust, cell.robust):
-            yield from ((other.result.key, "transfer-beats-adaptive") for other in (cell, *gradient))
-    for cell in seen:
-        for noise in (each for each in seen if each.kind == "nothing"):
-            if cell is not noise and _significant(cell.robust, noise.robust):
-                yield cell.result.key, "weaker-than-noise"
-        for stronger in seen:
-            if _same_but_longer(cell.result, stronger.result) and cell.accuracy - stronger.accuracy > _CONVERGED_WITHIN:
-                yield cell.result.key, "steps-not-converged"
+    if gradient:
+        survivors = reduce(and_, (cell.robust for cell in gradient))
+        best = min(gradient, key=lambda each: each.accuracy)
+        for cell in cells:
+            if cell in seen and cell.kind in ("scores", "labels"):
+                extra = (survivors & ~cell.robust).bit_count()
+                if wilson(extra, cell.n).low > _BLACK_BOX_EXTRA:
+                    yield from ((other.result.key, "black-box-beats-gradient") for other in (cell, *gradient))
+            if cell not in seen and _significant(best.robust, cell.robust):
+                yield from ((other.result.key, "transfer-beats-adaptive") for other in (cell, *gradient))
+    for noise in (each for each in seen if each.kind == "nothing"):
+        yield from ((c.result.key, "weaker-than-noise") for c in seen if _significant(c.robust, noise.robust))
+    for family in _families(seen):
+        most, next_to_most = family[-1], family[-2]
+        if next_to_most.accuracy - most.accuracy > _CONVERGED_WITHIN:
+            yield from ((cell.result.key, "steps-not-converged") for cell in (most, next_to_most))
 
 
-def _significant(weaker: Sequence[bool], stronger: Sequence[bool]) -> bool:
-    """Say whether ``stronger`` breaks more images than ``weaker``, beyond chance (one-sided reading of McNemar's test)."""
-    more = sum(a and not b for a, b in zip(weaker, stronger, strict=True))
-    fewer = sum(b and not a for a, b in zip(weaker, stronger, strict=True))
+def _significant(weaker: int, stronger: int) -> bool:
+    """Say whether ``stronger`` breaks more images than ``weaker``, beyond chance (one side of McNemar's test)."""
+    more, fewer = (weaker & ~stronger).bit_count(), (stronger & ~weaker).bit_count()
     return more > fewer and mcnemar(more, fewer) < _SIGNIFICANT
 
 
-def _same_but_longer(result: CellResult, other: CellResult) -> bool:
-    one, two = result.cell.attack, other.cell.attack
-    assert one is not None and two is not None
-    if one.attack.name != two.attack.name or one.attack.params.keys() != two.attack.params.keys():
-        return False
-    differing = {key for key, value in one.attack.params.items() if two.attack.params[key] != value}
-    if not differing or not differing <= {"steps", "restarts", "queries"}:
-        return False
-    return all(float(two.attack.params[key] or 0) > float(one.attack.params[key] or 0) for key in differing)
+def _families(cells: Sequence[_Cell]) -> Iterable[list[_Cell]]:
+    """Yield runs of one attack that differ in one measure of effort only, the longest last."""
+    for effort in ("steps", "restarts", "queries"):
+        families: dict[str, list[_Cell]] = defaultdict(list)
+        for cell in cells:
+            made = cell.result.cell.attack
+            if made is not None and isinstance(made.attack.params.get(effort), int | float):
+                without = made.attack.model_dump_json(exclude={"params": {effort}})
+                families[f"{cell.result.cell.access} {made.eot} {without}"].append(cell)
+        for family in families.values():
+            if len(family) > 1:
+                yield sorted(family, key=lambda cell: float(cell.result.cell.attack.attack.params[effort] or 0))  # type: ignore[union-attr]
+
+
+def _is_huge(result: CellResult) -> bool:
+    threat = result.cell.attack.threat if result.cell.attack else None
+    return threat is not None and threat.norm == "linf" and threat.eps is not None and threat.eps >= Fraction(1, 2)
 
 
 def _by(results: Iterable[CellResult], group: Callable[[CellResult], str]) -> dict[str, list[_Cell]]:
     cells: dict[str, list[_Cell]] = defaultdict(list)
     for result in results:
-        if result.cell.attack is None or result.metrics is None or not (result.clean_bits and result.adversarial_bits):
+        if result.cell.attack is None or not (result.clean_bits and result.adversarial_bits):
             continue
-        n = result.metrics.n
-        bits = (unpack_bits(text, n) for text in (result.clean_bits, result.adversarial_bits))
-        robust = tuple(a and b for a, b in zip(*bits, strict=True))
-        cells[group(result)].append(_Cell(result, robust, _kind(result)))
+        clean, attacked = (int.from_bytes(base64.b64decode(t)) for t in (result.clean_bits, result.adversarial_bits))
+        cells[group(result)].append(_Cell(result, clean & attacked, result.cell.data.n, _kind(result)))
     return cells
 
 
 def _function(result: CellResult) -> str:
-    cell = result.cell
-    return canonical_json([jsonable(cell.data), jsonable(cell.model), cell.step and jsonable(cell.step), cell.seed])
+    return result.cell.model_dump_json(exclude={"attack", "access"})
 
 
-def _function_and_threat(result: CellResult) -> str:
+def _threat(result: CellResult) -> str:
     assert result.cell.attack is not None
-    return _function(result) + canonical_json(jsonable(result.cell.attack.threat))
+    return result.cell.attack.threat.model_dump_json()
 
 
 def _kind(result: CellResult) -> str:

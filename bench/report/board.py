@@ -9,8 +9,19 @@ from functools import cached_property
 from statistics import median
 from typing import Literal, NamedTuple
 
+from bench.checks import across
 from bench.keys import EVALUATION_VERSION, key_of, sha256_hex
-from bench.report.rows import NORMS, Row, Standing, Value, attack_ids, defense_id, threat_text
+from bench.report.rows import (
+    NORMS,
+    Row,
+    Standing,
+    Value,
+    attack_ids,
+    base_id,
+    defense_id,
+    narrow_attacks,
+    threat_text,
+)
 from bench.types import Access, Cell, CellResult, DefenseCost, Threat, jsonable
 
 Unit = Literal["accuracy", "gap", "seconds", "TFLOP", "millions"]
@@ -54,6 +65,8 @@ class Table:
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     standings: tuple[Standing, ...]
+    #: What adaptive evaluation makes of each test-time step, in words.
+    verdicts: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
@@ -136,7 +149,7 @@ def newest(results: Iterable[CellResult]) -> dict[str, CellResult]:
 def build(results: Iterable[CellResult]) -> Board:
     """Sort results into tables. An answer of code since edited gives way to the newest one to the same question."""
     given = list(results)
-    answers = list(newest(given).values())
+    answers = _checked(newest(given).values())
     shelves: dict[tuple[str, str], dict[tuple[str, str, str], list[CellResult]]] = defaultdict(
         lambda: defaultdict(list)
     )
@@ -157,6 +170,14 @@ def build(results: Iterable[CellResult]) -> Board:
         answers, key=lambda r: (r.names.dataset, r.names.model, *labels[r.key], r.names.access, r.cell.seed, r.key)
     )
     return Board(tuple(tables), {r.key: r for r in kept}, labels, protocols, len(given) - len(answers))
+
+
+def _checked(results: Iterable[CellResult]) -> list[CellResult]:
+    found = list(results)
+    more = across(found)
+    return [
+        r.model_copy(update={"flags": tuple(sorted({*r.flags, *more[r.key]}))}) if r.key in more else r for r in found
+    ]
 
 
 def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tuple[Table, dict[str, tuple[str, str]]]:
@@ -184,7 +205,12 @@ def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tupl
         for defense, found in by_defense.items()
         for r in found
     }
-    rows = [Row.of(names[defense], found, ids, attacks, threats) for defense, found in by_defense.items()]
+    narrow = narrow_attacks(results, ids)
+    of = {each: Row.of(names[each], found, ids, attacks, threats, narrow) for each, found in by_defense.items()}
+    for defense, found in by_defense.items():
+        if found[0].cell.step is not None and (base := of.get(base_id(found[0].cell))) is not None:
+            of[defense].judged(base, attacks)
+    rows = list(of.values())
     rows.sort(key=lambda row: (*(-number for number in row.rank(RANKED)), row.name))
     first = results[0]
     table = Table(
@@ -194,6 +220,7 @@ def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tupl
         _columns(attacks, by_attack, rows),
         tuple(Line(row.name, access, _values(row, access)) for row in rows for access in row.accesses),
         tuple(standing for row in rows for standing in row.standings),
+        tuple(_verdicts(rows)),
         tuple(_notes(results, rows, protocol=protocol, alone=alone)),
     )
     return table, labels
@@ -247,6 +274,21 @@ def _values(row: Row, access: Access) -> dict[str, Value]:
     if row.cost:
         values |= {cost.column.id: Value(cost.number(row.cost)) for cost in COSTS}
     return values
+
+
+def _verdicts(rows: Sequence[Row]) -> Iterable[str]:
+    for row in rows:
+        for standing in row.standings:
+            worst, found = standing.worst.get("any"), standing.judgement
+            if found is None or worst is None or worst.number is None or found.over_base.number is None:
+                continue
+            over = found.over_base
+            ends = f"95 % {100 * (over.low or 0):+.1f} to {100 * (over.high or 0):+.1f}"
+            yield (
+                f"{row.name}, {standing.group}: {found.verdict} "
+                f"({100 * worst.number:.1f} % in the worst case, {100 * found.over_base.number:+.1f} points over "
+                f"{found.base}, {ends})"
+            )
 
 
 def _notes(results: Sequence[CellResult], rows: Sequence[Row], *, protocol: str, alone: bool) -> Iterable[str]:

@@ -39,6 +39,7 @@ def _markdown_table(table: Table, board: Board) -> str:
         ]
         lines.append(f"| {escape_markdown(line.defense)} | {line.access} | " + " | ".join(cells) + " |")
     about = [
+        *table.verdicts,
         *(f"{letter}: {mark}" for mark, letter in marks.items()),
         *text.rules(table),
         *table.notes,
@@ -75,6 +76,7 @@ def _latex_table(table: Table, board: Board) -> str:
     )
     rules = "".join(rf"\cmidrule(lr){{{a}-{b}}}" for group, a, b in spans if group)
     about = [
+        *map(_escape_latex, table.verdicts),
         *(f"$^{{{letter}}}$ {_escape_latex(mark)}" for mark, letter in marks.items()),
         *map(_escape_latex, (*text.rules(table), *table.notes, *text.failures(table, board))),
     ]
@@ -125,7 +127,7 @@ def comma_separated(board: Board) -> str:
                 row["marks"] += [
                     f"{name}: {'failed' if value.failed else mark}" for mark in (value.marks or ("",) * value.failed)
                 ]
-            row["notes"] = [*row.pop("marks"), *table.notes]
+            row["notes"] = [*row.pop("marks"), *table.verdicts, *table.notes]
             rows.append(row)
             heads |= dict.fromkeys(row)  # type: ignore[arg-type]
     out = io.StringIO()
@@ -206,6 +208,7 @@ def _defense(table: Table, s: Standing) -> dict[str, Any]:
     seen = s.worst.get("white-box", Value(None))
     static, adaptive = s.worst.get("static", seen), s.worst.get("adaptive", seen)
     overall = s.worst.get("any", Value(None))
+    over = s.judgement.over_base if s.judgement else Value(None)
     eps = s.threat.eps if s.threat else None
     return {
         "dataset": table.dataset,
@@ -227,6 +230,11 @@ def _defense(table: Table, s: Standing) -> dict[str, Any]:
         "gap": s.gap.number,
         "gap_low": s.gap.low,
         "gap_high": s.gap.high,
+        "verdict": s.judgement.verdict if s.judgement else None,
+        "base": s.judgement.base if s.judgement else None,
+        "over_base": over.number,
+        "over_base_low": over.low,
+        "over_base_high": over.high,
         "params": s.cost.params if s.cost else None,
         "train_flops_per_epoch": s.cost.train_flops_per_epoch if s.cost else None,
         "train_seconds_per_epoch": s.cost.train_seconds_per_epoch if s.cost else None,

@@ -12,7 +12,9 @@ from operator import and_
 from statistics import fmean, median, stdev
 from typing import Literal
 
-from bench.stats import paired_difference, wilson
+from bench import registry
+from bench.checks import Verdict, unsound, verdict
+from bench.stats import Interval, paired_difference, wilson
 from bench.types import Access, Cell, CellResult, DefenseCost, Threat
 
 ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
@@ -33,8 +35,17 @@ class Value:
     marks: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     failed: bool = False
-    #: A worst case over fewer attacks than the table has; it is not ranked.
+    #: A worst case over fewer attacks than the table has, or an upper bound only; it is not ranked.
     partial: bool = False
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What adaptive evaluation makes of a test-time step: its worst case minus that of its base, on the same images."""
+
+    verdict: Verdict
+    base: str
+    over_base: Value
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,8 @@ class Standing:
     attacks: tuple[str, ...]
     seeds: tuple[int, ...]
     n: int
+    #: Where the base was attacked too, and the step adaptively.
+    judgement: Judgement | None = None
 
 
 def eps_text(eps: Fraction) -> str:
@@ -64,9 +77,14 @@ def threat_text(threat: Threat) -> str:
     return f"{NORMS[threat.norm]} {eps_text(threat.eps) if threat.eps is not None else 'unbounded'}"
 
 
+def base_id(cell: Cell) -> str:
+    """Return the row of the classifier that a cell's defense stands on."""
+    return cell.model.model_dump_json(exclude=_SEED)
+
+
 def defense_id(cell: Cell) -> str:
     """Return what makes two cells one row: network, recipe, schedule and step, whatever the seed."""
-    return cell.model.model_dump_json(exclude=_SEED) + (cell.step.model_dump_json() if cell.step else "")
+    return base_id(cell) + (cell.step.model_dump_json() if cell.step else "")
 
 
 def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
@@ -87,6 +105,14 @@ def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
         variants[loose[r.key], threat_text(made.threat), r.cell.access].add(exact[r.key])
     split = {attack for (attack, _, _), found in variants.items() if len(found) > 1}
     return {key: exact[key] if attack in split else attack for key, attack in loose.items()}
+
+
+def narrow_attacks(results: Iterable[CellResult], ids: Mapping[str, str]) -> frozenset[str]:
+    """Return the ids of attacks that are no question to every line: those on purifiers, and transfers."""
+    attacked = [(r, r.cell.attack.attack.name) for r in results if r.cell.attack]
+    known = registry.entries("attack")
+    only = {name for _, name in attacked if name in known and known[name].meta.get("purifiers_only")}
+    return frozenset(ids[r.key] for r, name in attacked if name in only or r.cell.access == "transfer")
 
 
 def robust_bits(result: CellResult) -> int:
@@ -121,6 +147,8 @@ class Row:
     bits: Mapping[Place, Mapping[int, int]]
     clean: Value
     cost: DefenseCost | None
+    #: Attacks of the table that are made on some defenses only.
+    narrow: frozenset[str]
     standings: list[Standing]
 
     @classmethod
@@ -131,6 +159,7 @@ class Row:
         ids: Mapping[str, str],
         attacks: Mapping[str, Mapping[str, str]],
         threats: Mapping[str, Threat],
+        narrow: frozenset[str] = frozenset(),
     ) -> Row:
         """Build the row from all results of a defense.
 
@@ -140,6 +169,7 @@ class Row:
             ids: the column of each result, by key.
             attacks: the labels of all columns of the table, by the text of their threat.
             threats: the threats of these texts.
+            narrow: the ids of attacks that are made on some defenses only.
         """
         cells: dict[Place, list[CellResult]] = defaultdict(list)
         for each in results:
@@ -158,6 +188,7 @@ class Row:
             },
             _clean(results),
             _cost(results),
+            narrow,
             [],
         )
         row.standings.extend(
@@ -197,17 +228,62 @@ class Row:
         asked = [place for access in accesses for attack in attacks if (place := (access, group, attack)) in self.cells]
         used = [place for place in asked if self.bits[place]]
         met = len({place[2] for place in asked})
+        wanted = len([attack for attack in attacks if self._applies(group, accesses, attack)])
         seeds = [seed for seed in self.seeds if used and all(seed in self.bits[place] for place in used)]
         survivors = {seed: reduce(and_, (self.bits[place][seed] for place in used)) for seed in seeds}
         marks = {
             f"without {len(asked) - len(used)} failed": len(used) < len(asked),
-            f"{met} of {len(attacks)} attacks": 0 < met < len(attacks),
+            f"{met} of {wanted} attacks": 0 < met < wanted,
             f"{len(seeds)} of {len(self.seeds)} seeds": bool(used) and len(seeds) < len(self.seeds),
         }
         results = [r for place in used for r in self.cells[place]]
         shares = [bits.bit_count() / self.n for bits in survivors.values()]
+        bound = unsound((self._accuracy(place), self._flags(place)) for place in used) if any(shares) else ()
+        marks[f"upper bound only: {', '.join(bound)}"] = bool(bound)
         value = _mean(shares, self.n, results, [mark for mark, holds in marks.items() if holds], flags=False)
         return replace(value, partial=bool(value.marks)), survivors
+
+    def _applies(self, group: str, accesses: Sequence[Access], attack: str) -> bool:
+        """Say whether a column of the table is a question to this line: transfers and purifiers are not for all."""
+        if any((access, group, attack) in self.cells for access in accesses):
+            return True
+        return attack not in self.narrow and list(accesses) != ["transfer"]
+
+    def _flags(self, place: Place) -> set[str]:
+        return {flag for r in self.cells[place] for flag in r.flags}
+
+    def _accuracy(self, place: Place) -> float:
+        return fmean(bits.bit_count() / self.n for bits in self.bits[place].values())
+
+    def judged(self, base: Row, attacks: Mapping[str, Mapping[str, str]]) -> None:
+        """Give each standing its verdict against the classifier that the step stands on, where both were attacked."""
+        for i, standing in enumerate(self.standings):
+            if not any(access == "adaptive" and group == standing.group for access, group, _ in self.cells):
+                continue
+            labels = list(attacks[standing.group])
+            value, survivors = self._worst(standing.group, self.accesses, labels)
+            _, base_survivors = base._worst(standing.group, base.accesses, labels)
+            over = self._paired(survivors, base_survivors)
+            if over.number is None or over.low is None or over.high is None:
+                continue
+            flags = [mark for mark in value.marks if mark.startswith("upper bound only")]
+            judgement = Judgement(verdict(Interval(over.number, over.low, over.high), flags), base.name, over)
+            self.standings[i] = replace(standing, judgement=judgement)
+
+    def _paired(self, first: Mapping[int, int], second: Mapping[int, int]) -> Value:
+        """Return the first share of surviving images minus the second, given which survive, by seed."""
+        pairs = [(first[seed], second[seed]) for seed in first if seed in second]
+        if not pairs:
+            return Value(None)
+        both, first_only, second_only = (
+            fmean(part)
+            for part in zip(
+                *(((a & b).bit_count(), (a & ~b).bit_count(), (b & ~a).bit_count()) for a, b in pairs), strict=True
+            )
+        )
+        differences = [(a.bit_count() - b.bit_count()) / self.n for a, b in pairs]
+        ends = paired_difference(both, first_only, second_only, self.n - both - first_only - second_only)
+        return Value(*ends, stdev(differences) if len(pairs) > 1 else None)
 
     def _gap(self, group: str, attacks: Sequence[str]) -> Value:
         """Return static minus adaptive worst case over the attacks made with both, on the same images."""
@@ -217,22 +293,12 @@ class Row:
         both = [attack for attack in places["static"] if attack in places["adaptive"]]
         static, first = self._worst(group, ["static"], both)
         adaptive, second = self._worst(group, ["adaptive"], both)
-        pairs = [(first[seed], second[seed]) for seed in first if seed in second]
-        if not pairs:
-            return Value(None)
-        both_times, static_only, adaptive_only = (
-            fmean(part)
-            for part in zip(
-                *(((a & b).bit_count(), (a & ~b).bit_count(), (b & ~a).bit_count()) for a, b in pairs), strict=True
-            )
-        )
-        gaps = [(a.bit_count() - b.bit_count()) / self.n for a, b in pairs]
+        gap = self._paired(first, second)
+        if gap.number is None:
+            return gap
         either = {*places["static"], *places["adaptive"]}
         marks = (f"over {len(both)} of {len(either)} attacks",) if len(both) < len(either) else ()
-        ends = paired_difference(
-            both_times, static_only, adaptive_only, self.n - both_times - static_only - adaptive_only
-        )
-        return Value(*ends, stdev(gaps) if len(gaps) > 1 else None, marks, static.keys + adaptive.keys)
+        return replace(gap, marks=marks, keys=static.keys + adaptive.keys)
 
 
 def _mean(

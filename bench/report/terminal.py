@@ -47,6 +47,8 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
     if costs:
         yield Text()
         yield _grid(table, costs, list({line.defense: line for line in table.lines}.values()), marks)
+    for each in table.verdicts:
+        yield Text(f"> {each}", style="bold")
     for note in (*table.notes, *text.failures(table, board)):
         yield Text(f"! {note}", style="yellow")
     about = [f"{letter.translate(_RAISED)} {mark}" for mark, letter in marks.items()]
