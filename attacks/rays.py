@@ -4,8 +4,8 @@ from torch import Tensor
 from attacks._steps import budget, keep, per_image
 from bench.api import Count, Target, Threat, attack
 
-#: Where a search for the boundary along a ray ends, in pixel units.
-TOLERANCE = 1e-3
+#: Where a search for the boundary along a ray ends, as a fraction of eps.
+TOLERANCE = 0.02
 
 
 @attack(
@@ -51,7 +51,7 @@ def rays(target: Target, x: Tensor, y: Tensor, threat: Threat, *, queries: Count
         signs = torch.where(per_image(broken, x), tried, signs)
         low = torch.where(bisecting & ~broken, radius, torch.where(broken & ~bisecting, 0.0, low))
         distance = torch.where(broken, radius, distance)
-        was, bisecting = bisecting, (bisecting | broken) & (distance - low > TOLERANCE)
+        was, bisecting = bisecting, (bisecting | broken) & (distance - low > TOLERANCE * eps)
         level, block = _next(level, block, size, pixels, (query > 0) & ~bisecting & (was | ~broken))
         near = distance <= eps
         moved = (origin + per_image(distance.clamp_max(eps), x) * signs).clamp(0.0, 1.0)

@@ -1,0 +1,177 @@
+"""Defenses whose truth is known: the verdict and the flags come out right for each."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from bench.data import open_set
+from tests.adaptive.conftest import EPS, KNOWN, N, fragile, means, robust, standing
+from tests.adaptive.known import checkerboard
+
+EPSILON = float(Fraction(EPS))
+ALL = ("noise", "pgd", "apgd-t", "square")
+
+
+@pytest.fixture(scope="module")
+def results(known):
+    code, found = known
+    assert code == 3, "the detached step fails in its own cells, and the others go on"
+    return found
+
+
+@pytest.fixture(scope="module")
+def images():
+    data = open_set("digits", "test", folder=None, image_size=None, interpolation="bilinear")
+    return torch.from_numpy(data.images[:N].copy()).float() / 255, torch.from_numpy(data.labels[:N].copy())
+
+
+def truly_robust(images, weight, bias, eps):
+    """Return which images no change within eps and the box can break: a linear program with a closed form."""
+    x, y = images[0].flatten(1), images[1]
+    low, high = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
+    stands = torch.ones(len(x), dtype=torch.bool)
+    for k in range(10):
+        against = weight[k] - weight[y]
+        best = torch.maximum(against * low, against * high).sum(1) + bias[k] - bias[y]
+        stands &= (best < 0) | (y == k)
+    return stands
+
+
+def cells(results, defense, access, *attacks):
+    return [
+        each
+        for each in results
+        if each.names.defense.partition("@")[0] == defense
+        and each.names.access == access
+        and each.names.attack in (attacks or ALL)
+    ]
+
+
+def survivors(results, defense, access):
+    return torch.stack([robust(each) for each in cells(results, defense, access)]).all(0)
+
+
+@pytest.mark.parametrize(
+    ("defense", "linear"), [("weights:means.safetensors", means), ("weights:fragile.safetensors", fragile)]
+)
+def test_a_linear_network_is_as_robust_as_it_is(results, images, defense, linear):
+    truth = truly_robust(images, *linear(), EPSILON)
+    found = survivors(results, defense, "white-box")
+    assert bool((found | ~truth).all()), "nothing breaks what cannot be broken"
+    assert int((found & ~truth).sum()) <= 1
+    assert 0.05 < float(truth.float().mean()) < 0.9
+    assert all(not each.flags for each in cells(results, defense, "white-box"))
+
+
+def test_a_step_that_is_robust_by_construction_holds(results, images):
+    weight, bias = fragile()
+    board = checkerboard(torch.zeros(1, 1, 8, 8)).flatten()
+    truth = truly_robust(images, weight - (weight @ board / 64)[:, None] * board, bias, EPSILON)
+    found = survivors(results, "projected", "adaptive")
+    assert bool((found | ~truth).all())
+    assert int((found & ~truth).sum()) <= 1
+    step = standing(results, "projected", *ALL)
+    assert step.judgement.verdict == "holds"
+    assert step.judgement.base == "weights:fragile.safetensors"
+    assert step.worst["adaptive"].marks == ()
+
+
+@pytest.mark.parametrize("defense", ["saturated", "quantised"])
+def test_masked_gradients_are_no_robustness(results, defense):
+    masked = standing(results, defense, "pgd")
+    assert masked.worst["adaptive"].number > 0.85, "or there would be nothing to be taken in by"
+    assert "upper bound only: transfer-beats-adaptive, zero-gradient" in masked.worst["adaptive"].marks
+    # The static images undo it already, and an attack without gradients does too.
+    assert masked.judgement.verdict == "broken under adaptive attack"
+    adaptive_only = [r for r in results if r.names.access != "static" or r.cell.attack is None]
+    assert standing(adaptive_only, defense, "pgd").judgement.verdict == "upper bound only"
+    assert standing(adaptive_only, defense, "pgd", "square").judgement.verdict != "holds"
+    assert "black-box-beats-gradient" in str(standing(results, defense, "pgd", "square").worst["adaptive"].marks)
+
+
+def test_a_loss_that_nothing_saturates_sees_through_saturation(results):
+    found = survivors(results, "saturated", "adaptive")
+    base = survivors(results, "weights:means.safetensors", "white-box")
+    assert int((found != base).sum()) <= 1
+
+
+def test_a_detached_purifier_fails_instead_of_looking_robust(results):
+    failed = cells(results, "detached", "adaptive", "pgd", "apgd-t")
+    assert [each.status for each in failed] == ["failed"] * 2
+    assert all("no gradient reaches the images" in each.error.message for each in failed)
+    (square,) = cells(results, "detached", "adaptive", "square")
+    assert square.status == "done" and "zero-gradient" in square.flags
+    found = standing(results, "detached", *ALL)
+    assert found.judgement.verdict == "broken under adaptive attack"
+    assert "without 2 failed" in found.worst["adaptive"].marks
+
+
+def test_noise_that_is_always_the_same_is_a_shift(results, images):
+    noise = 0.2 * torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(0)).flatten()
+    weight, bias = means()
+    truth = truly_robust(images, weight, bias + weight @ noise, EPSILON)
+    found = survivors(results, "leaking", "adaptive")
+    assert bool((found | ~truth).all())
+    assert int((found & ~truth).sum()) <= 1
+    assert standing(results, "leaking", *ALL).judgement.verdict != "holds"
+    assert standing(results, "noisy", *ALL).judgement.verdict != "holds"
+
+
+def test_a_random_step_says_how_it_was_asked(results):
+    for each in cells(results, "noisy", "adaptive") + cells(results, "leaking", "static"):
+        assert each.metrics.protocol == "majority-of-5"
+        assert each.metrics.robust_worst <= each.metrics.robust_mean + 1e-6
+        assert "randomised" in each.flags
+    same = cells(results, "leaking", "adaptive", "pgd")[0].metrics
+    assert same.robust_worst == pytest.approx(same.robust_mean) == pytest.approx(same.robust_accuracy)
+    varying = cells(results, "noisy", "adaptive", "pgd")[0].metrics
+    assert varying.robust_worst < varying.robust_mean
+
+
+def test_hidden_randomness_and_probabilities_are_flagged(results):
+    for defense, flag in (("secretive", "not-deterministic"), ("probable", "probabilities")):
+        assert all(flag in each.flags for each in cells(results, defense, "adaptive"))
+        step = standing(results, defense, *ALL)
+        assert any(mark.startswith("upper bound only") and flag in mark for mark in step.worst["adaptive"].marks)
+        assert step.judgement.verdict != "holds"
+
+
+@pytest.mark.parametrize("defense", ["projected", "probable", "leaking"])
+def test_random_noise_breaks_least(results, defense):
+    least, *others = (cells(results, defense, "adaptive", name)[0].metrics.robust_accuracy for name in ALL)
+    assert max(others) < least
+
+
+def test_a_one_lipschitz_network_keeps_what_it_certifies(run, images, tmp_path):
+    weight, bias = means()
+    # Rows of norm 1/2: a difference of two logits changes by at most the L2 distance that the image moves.
+    scale = 2 * weight.norm(dim=1)
+    weight, bias = weight / scale[:, None], bias / scale
+    save_file({"1.weight": weight.contiguous(), "1.bias": bias.contiguous()}, tmp_path / "net.safetensors")
+    code, found = run(f"""
+[dataset]
+name = "digits"
+n = {N}
+[[models]]
+arch = "{KNOWN}:linear"
+[[defenses]]
+use = "weights:{tmp_path / "net.safetensors"}"
+[[attacks]]
+use = "apgd-t"
+norm = "l2"
+eps = "0.2"
+steps = 30
+targets = 9
+""")
+    assert code == 0
+    x, y = images
+    logits = F.linear(x.flatten(1), weight, bias)
+    gap = logits.gather(1, y[:, None])[:, 0] - logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    certified = gap > 0.2
+    (cell,) = (each for each in found if each.cell.attack)
+    assert bool((robust(cell) | ~certified).all())
+    assert 0 < int(certified.sum()) <= int(robust(cell).sum()) < N
+    assert cell.flags == ()
