@@ -24,7 +24,7 @@ lint: .venv/.test
 	touch $@ .venv/.bench
 
 perf: .venv/.test
-	$(BIN)/python -m tests.perf
+	for each in attacks training report schedule; do $(BIN)/python -m tests.perf.$$each || exit 1; done
 
 clean:
 	rm -rf .venv report

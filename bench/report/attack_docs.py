@@ -35,6 +35,9 @@ preset = "reference"
 
 ![The same image under every attack, with the difference magnified](figures/attack-gallery.png)
 
+The picture is made by `python run_bench.py run gallery`, then `python run_bench.py figures attack-gallery`. Above each
+image stands the class that the network sees in it, in orange where it is wrong.
+
 """
 
 
