@@ -14,6 +14,7 @@ reader never sees half a file, and whatever a dead process left behind is ignore
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import re
@@ -26,11 +27,12 @@ from pydantic import ValidationError
 
 from bench.keys import canonical_json, sha256_hex
 from bench.lease import Leases
-from bench.types import CellResult, StoreError, UsageError, jsonable
+from bench.types import CellResult, PlannedCell, StoreError, UsageError, jsonable
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _SEAL = re.compile(r'"schema":(?P<schema>\d+)(?P<sha>,"sha256":"(?P<hash>[0-9a-f]{64})"),"status":')
 _log = logging.getLogger("crossfire")
+_PARQUET = b"PAR1"
 #: What an operating system says of a disk that is full, over its quota, read-only or broken.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 
@@ -125,10 +127,22 @@ class Store:
 
     def get(self, key: str) -> CellResult | None:
         """Return the result under ``key``; ``None`` where there is none or, with a warning, where it is not whole."""
+        return self._read(key, None)
+
+    def finished(self, planned: PlannedCell) -> CellResult | None:
+        """Return the result of a cell that is done and has its records; ``None`` if anything of it is not whole."""
+        known = self._read(planned.key, planned)
+        done = known is not None and known.status == "done" and _is_whole(self.records(planned.key))
+        return known if done else None
+
+    def _read(self, key: str, planned: PlannedCell | None) -> CellResult | None:
         path = self.cell_file(key)
         try:
-            return read_result(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            result = read_result(path.read_text(encoding="utf-8"), planned)
+            if result.key != key:
+                raise ValueError(f"it is the result of {result.key}")
+            return result
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
             _log.warning("%s does not count: %s", path, error)
@@ -145,8 +159,26 @@ class Store:
         return [result for result in self.results() if result.key.startswith(text) or str(result.names) == text]
 
 
-def read_result(text: str) -> CellResult:
+def _is_whole(records: Path) -> bool:
+    # What lies between start and end is checked by whoever reads it.
+    try:
+        with records.open("rb") as file:
+            file.seek(-len(_PARQUET), os.SEEK_END)
+            whole = file.read() == _PARQUET
+    except FileNotFoundError:
+        return False
+    except OSError:  # shorter than its own end
+        whole = False
+    if not whole:
+        _log.warning("%s does not count and is made again: it was cut short", records)
+    return whole
+
+
+def read_result(text: str, planned: PlannedCell | None = None) -> CellResult:
     """Return the result in a line or file of JSON.
+
+    With the planned cell that it belongs to, that one and its names are taken and no equal one is parsed, so that the
+    results of a plan share what its cells have in common.
 
     Raises:
         ValueError: not a whole result: cut short, altered since it was written, or of another schema.
@@ -159,7 +191,9 @@ def read_result(text: str) -> CellResult:
     if int(seal["schema"]) != 1:
         raise ValueError(f"schema {seal['schema']} is not one that this version reads (1)")
     try:
-        return CellResult.model_validate_json(body)
+        if planned is None:
+            return CellResult.model_validate_json(body)
+        return CellResult.model_validate({**json.loads(body), "cell": planned.cell, "names": planned.names})
     except ValidationError as error:
         raise ValueError(str(error).partition("\n")[0]) from None
 

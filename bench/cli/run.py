@@ -28,34 +28,41 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    config, work = options.work(args)
-    start = options.runner(args, config, work)
-
-    from bench.cli.progress import session
+    from bench.report.board import build
     from bench.report.html import write_report
     from bench.report.record import write_run
     from bench.report.terminal import leaderboard
-    from bench.schedule.verify import verify
+    from bench.store import Store
 
-    console = Console()
+    config, work = options.work(args)
+    store, console = Store(options.store_root(args)), Console()
+    finished = [store.finished(planned) for planned in work.plan.cells]
+    results = [result for result in finished if result is not None]
     verdict: Verdict | None = None
-    with session(args.time_budget) as (reporter, check, ended):
-        runner = start(check, reporter)
-        runner.check_weights()
-        runner.store.check_writable()
-        results = options.execute(args, config, runner)
-        if args.verify is not None:
-            verdict = verify(runner, args.verify)
-    runner.log.close(ended.why or "finished")
-    if ended.code is not None:
-        finished = (runner.store.get(planned.key) for planned in work.plan.cells)
-        done = sum(1 for result in finished if result is not None and result.status == "done")
-        console.print(
-            f"{ended.why}: {done} of {len(work.plan.cells)} cells are done; the same command goes on from here."
-        )
-        return ended.code
-    console.print(leaderboard(results, width=console.width))
-    page = write_report(results, args.report, store=runner.store, data_folder=args.data)
+    # Where nothing is left to do, nothing that computes is loaded.
+    if len(results) < len(finished) or args.verify is not None:
+        start = options.runner(args, config, work)
+
+        from bench.cli.progress import session
+        from bench.schedule.verify import verify
+
+        with session(args.time_budget) as (reporter, check, ended):
+            runner = start(check, reporter)
+            runner.check_weights()
+            store.check_writable()
+            results = options.execute(args, config, runner)
+            if args.verify is not None:
+                verdict = verify(runner, args.verify)
+        runner.log.close(ended.why or "finished")
+        if ended.code is not None:
+            done = sum(store.finished(planned) is not None for planned in work.plan.cells)
+            console.print(
+                f"{ended.why}: {done} of {len(work.plan.cells)} cells are done; the same command goes on from here."
+            )
+            return ended.code
+    board = build(results)
+    console.print(leaderboard(board, width=console.width))
+    page = write_report(board, args.report, store=store, data_folder=args.data)
     if args.record:
         print(f"recorded: {write_run(results, Path.cwd())}")
     if verdict is not None:

@@ -19,7 +19,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(
-    results: Iterable[CellResult], out_dir: Path, *, store: Store | None = None, data_folder: Path | None = None
+    results: Iterable[CellResult] | Board, out_dir: Path, *, store: Store | None = None, data_folder: Path | None = None
 ) -> Path:
     """Write the page and return its path, ``out_dir/index.html``.
 
@@ -36,7 +36,8 @@ def write_report(
     beside = out_dir / f".index.{os.getpid()}.html"
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        beside.write_text(render(build(results), store, data_folder), encoding="utf-8")
+        board = results if isinstance(results, Board) else build(results)
+        beside.write_text(render(board, store, data_folder), encoding="utf-8")
         beside.replace(page)
     except OSError as error:
         raise UsageError(f"the report cannot be written to {out_dir}: {error.strerror}") from None

@@ -18,9 +18,9 @@ _RAISED = str.maketrans("abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰⁱ
 _GUTTER = 2
 
 
-def leaderboard(results: Iterable[CellResult], *, width: int = 100) -> RenderableType:
+def leaderboard(results: Iterable[CellResult] | Board, *, width: int = 100) -> RenderableType:
     """Return the tables laid out for a terminal of ``width`` columns; what does not fit goes into a further block."""
-    board = build(results)
+    board = results if isinstance(results, Board) else build(results)
     if not board.tables:
         return Text("no results yet")
     parts: list[RenderableType] = []

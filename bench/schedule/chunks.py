@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,6 @@ from bench.evaluate import Answer, Crafted
 from bench.keys import canonical_json, sha256_hex
 from bench.store import write_atomically
 
-_PARQUET = b"PAR1"
 _log = logging.getLogger("crossfire")
 
 
@@ -127,21 +125,6 @@ def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: Clean
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, write_page_checksum=True)
     write_atomically(path, sink.getvalue().to_pybytes())
-
-
-def has_records(path: Path) -> bool:
-    """Say whether records are there to their end; what lies between is checked by whoever reads it."""
-    try:
-        with path.open("rb") as file:
-            file.seek(-len(_PARQUET), os.SEEK_END)
-            whole = file.read() == _PARQUET
-    except FileNotFoundError:
-        return False
-    except OSError:
-        whole = False
-    if not whole:
-        _log.warning("%s does not count and is made again: it was cut short", path)
-    return whole
 
 
 def read_clean(path: Path, n: int) -> Clean | None:

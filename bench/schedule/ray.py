@@ -137,8 +137,7 @@ class _Lead:
         cells = self.runner.work.plan.cells
         for planned in cells:
             self.runner.check()
-            known = self.runner.store.get(planned.key)
-            if known is not None and known.status == "done":
+            if self.runner.store.finished(planned) is not None:
                 self._one_more()
                 continue
             self._submit(planned)
@@ -194,8 +193,7 @@ class _Lead:
 
     def _lost(self, planned: PlannedCell, error: Exception) -> None:
         """Keep the failure of a cell whose task Ray could not bring to its end, unless it came to it after all."""
-        known = self.runner.store.get(planned.key)
-        if known is not None and known.status == "done":
+        if self.runner.store.finished(planned) is not None:
             return
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
         message = str(cause).strip().partition("\n")[0]

@@ -31,7 +31,7 @@ from bench.lease import Busy
 from bench.models.build import build
 from bench.provenance import provenance, source
 from bench.runlog import RunLog
-from bench.schedule.chunks import Clean, Outcomes, has_records, read_chunk, read_clean, write_chunk, write_records
+from bench.schedule.chunks import Clean, Outcomes, read_chunk, read_clean, write_chunk, write_records
 from bench.schedule.plan import Work, attack_key, cell_key, clean_cell, training_key
 from bench.stats import wilson
 from bench.store import Store, write_atomically
@@ -198,20 +198,21 @@ class Runner:
         return result
 
     def _known(self, planned: PlannedCell) -> CellResult | None:
-        """Return the result in the store, unless it failed before this run or its records are no more."""
+        """Return the result in the store, unless it failed before this run."""
+        if (done := self.store.finished(planned)) is not None:
+            return done
+        if not self._is_new(self.store.cell_file(planned.key)):
+            return None
         known = self.store.get(planned.key)
-        if known is None:
-            return None
-        if known.status == "failed":
-            return known if self._is_new(self.store.cell_file(planned.key)) else None
-        if not has_records(self.store.records(planned.key)):
-            return None
-        # The cell of the plan, which is the same: so all results share what cells have in common.
-        return known.model_copy(update={"names": planned.names, "cell": planned.cell})
+        return known if known is not None and known.status == "failed" else None
 
     def _is_new(self, path: Path) -> bool:
         """Say whether a failure came after this run had begun, from whichever process: then once is enough."""
-        return self.before is not None and self.before.get(self.store.name(path)) != path.stat().st_mtime_ns
+        try:
+            mark = path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return False
+        return self.before is not None and self.before.get(self.store.name(path)) != mark
 
     def _made(self, planned: PlannedCell) -> CellResult:
         """Make what a cell stands on, then the cell."""
@@ -277,7 +278,7 @@ class Runner:
 
     def _train(self, ref: TrainRef, model: ModelRef, watched: DataRef, folder: Path) -> None:
         failed = folder / "failed.json"
-        if failed.is_file() and self._is_new(failed):
+        if self._is_new(failed):
             raise MethodError(json.loads(failed.read_text(encoding="utf-8"))["message"])
         pixels, labels, _ = self._rows(ref.data)
         test = self._rows(watched)[:2]

@@ -1,0 +1,185 @@
+"""How the scheduler scales: ``python tests/perf/schedule.py [PART ...]``.
+
+``plan``: seconds of processor time and memory to plan 100,000 cells.
+``noop``: seconds of a run of 10,000 finished cells, report included, in a process of its own.
+``share``: attack time of eight test-time defenses over that of one, on the same adversarial sets.
+``predict``: what ``plan`` predicts for a preset over what ``run`` then takes, and the worst estimate of remaining time
+after the first tenth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from bench import config
+from bench.provenance import provenance
+from bench.schedule.plan import make
+from bench.store import Store
+from bench.types import CellResult, Cost, DefenseCost, Metrics
+
+LARGE = """
+schema = 1
+name = "large"
+seeds = [{seeds}]
+
+[dataset]
+name = "digits"
+n = 100
+
+[[models]]
+arch = "small-cnn"
+channels = [4, 8]
+
+[[defenses]]
+use = "jpeg"
+base = "fgsm-at"
+quality = [{qualities}]
+
+[[attacks]]
+use = "pgd"
+eps = [{budgets}]
+"""
+
+MANY = """
+schema = 1
+name = "many"
+
+[dataset]
+name = "digits"
+n = 500
+image_size = 16
+
+[[models]]
+arch = "small-cnn"
+
+[train]
+epochs = 1
+eps = "0.1"
+{defenses}
+{attacks}
+"""
+STEPS = ("bit-depth", "jpeg", "median", "gaussian-blur", "wavelet", "feature-squeezing", "resize-pad", "tpap")
+ATTACKS = ("fgsm", "pgd", "mi-fgsm", "ti-dim", "apgd-ce", "apgd-t", "ddn", "cw")
+
+
+def large(folder: Path, seeds: int, qualities: int, budgets: int) -> Path:
+    path = folder / "large.toml"
+    text = LARGE.format(
+        seeds=",".join(map(str, range(seeds))),
+        qualities=",".join(map(str, range(20, 20 + qualities))),
+        budgets=",".join(f'"{i}/255"' for i in range(1, budgets + 1)),
+    )
+    path.write_text(text)
+    return path
+
+
+def plan(folder: Path) -> dict[str, float]:
+    code = (
+        "import resource, sys, time; sys.path.insert(0, sys.argv[2]); started = time.process_time()\n"
+        "from bench import config; from bench.schedule.plan import make\n"
+        "n = len(make(config.load(sys.argv[1])).plan.cells)\n"
+        "print(n, time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    path = large(folder, 10, 50, 50)
+    out = subprocess.run([sys.executable, "-c", code, path, ROOT], check=True, capture_output=True, text=True).stdout
+    cells, seconds, megabytes = map(float, out.split())
+    return {"cells": cells, "cpu_seconds": seconds, "megabytes": megabytes}
+
+
+def noop(folder: Path) -> dict[str, float]:
+    import torch
+
+    path, store = large(folder, 2, 50, 25), Store(folder / "store")
+    here = provenance(torch.device("cpu"))
+    cells = make(config.load(str(path))).plan.cells
+    bits = "AAAAAAAAAAAAAAAAAA=="
+    for planned in cells:
+        store.put(
+            CellResult(
+                key=planned.key, names=planned.names, cell=planned.cell, status="done", provenance=here,
+                metrics=Metrics(n=100, clean_accuracy=0, robust_accuracy=0, ci_low=0, ci_high=0.04, mean_linf=0, mean_l2=0),
+                clean_bits=bits, adversarial_bits=bits,
+                cost=Cost(forwards_per_example=1, backwards_per_example=1, seconds_per_example=1, flops_per_example=1,
+                          peak_memory_bytes=1),
+                defense_cost=DefenseCost(params=1, train_flops_per_epoch=1, train_seconds_per_epoch=1, test_flops=1,
+                                         test_seconds=1, test_forwards=1, test_backwards=1),
+            )
+        )  # fmt: skip
+        store.records(planned.key).parent.mkdir(exist_ok=True)
+        store.records(planned.key).write_bytes(b"PAR1PAR1")
+    words = ["run", str(path), "--store", str(store.root), "--report", str(folder / "report"), "--device", "cpu"]
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, ROOT / "run_bench.py", *words], check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    seconds = time.perf_counter() - started
+    return {"cells": len(cells), "seconds": seconds, "cpu_seconds": cpu, "megabytes": after.ru_maxrss / 1024}
+
+
+def share(folder: Path) -> dict[str, float]:
+    spent = {}
+    for steps in (1, len(STEPS)):
+        place = folder / str(steps)
+        place.mkdir()
+        defenses = "".join(f'\n[[defenses]]\nuse = "{step}"\nbase = "fgsm-at"\n' for step in STEPS[:steps])
+        attacks = "".join(f'\n[[attacks]]\nuse = "{attack}"\naccess = ["static"]\n' for attack in ATTACKS)
+        (place / "many.toml").write_text(MANY.format(defenses=defenses, attacks=attacks))
+        run([str(place / "many.toml")], place)
+        spent[steps] = sum(event["seconds"] for event in events(place) if event["event"] == "crafted")
+    return {"one": spent[1], "eight": spent[8], "ratio": spent[8] / spent[1]}
+
+
+def predict(folder: Path) -> dict[str, float]:
+    words = ["plan", "quick", "--store", str(folder / "store"), "--device", "cpu", "--json"]
+    out = subprocess.run([sys.executable, ROOT / "run_bench.py", *words], check=True, capture_output=True, text=True)
+    predicted = sum(piece["seconds"] or 0 for piece in json.loads(out.stdout))
+    run(["quick", "--device", "cpu"], folder)
+    told = [event for event in events(folder) if event["event"] == "remaining"]
+    ends = [event for event in events(folder) if event["event"] == "ended"]
+    total = ends[-1]["seconds"]
+    late = [each for each in told if each["elapsed"] >= total / 10 and each["elapsed"] < 0.98 * total]
+    worst = max((abs(each["seconds"] / (total - each["elapsed"]) - 1) for each in late), default=float("nan"))
+    return {"predicted_seconds": predicted, "seconds": total, "ratio": predicted / total, "worst_remaining": worst}
+
+
+def run(what: Iterable[str], folder: Path) -> None:
+    words = ["run", *what, "--store", str(folder / "store"), "--report", str(folder / "report")]
+    subprocess.run([sys.executable, ROOT / "run_bench.py", *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def events(folder: Path) -> list[dict[str, object]]:
+    logs = (folder / "store" / "log").glob("*.jsonl")
+    return [json.loads(line) for path in logs for line in path.read_text().splitlines()]
+
+
+PARTS = {part.__name__: part for part in (plan, noop, share, predict)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    parser.add_argument("--out", type=Path, metavar="FILE.json")
+    args = parser.parse_args()
+    found: dict[str, object] = {"load": os.getloadavg(), "processors": os.cpu_count()}
+    for name in args.parts or PARTS:
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = PARTS[name](Path(folder))
+        print(name, json.dumps(found[name]), flush=True)
+    if args.out is not None:
+        args.out.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
