@@ -97,6 +97,12 @@ def train(
         run.finish()
 
 
+def watched_images(rows: int) -> int:
+    """Return on how many training images, and as many test images, each epoch of a training on ``rows`` is measured."""
+    share, least, most = _WATCHED
+    return int(min(max(share * rows, least), most))
+
+
 def learning_rate(schedule: Schedule, epoch: int, step: int, steps: int) -> float:
     """Return the learning rate of one batch, of ``steps`` in each epoch; both count from zero."""
     if schedule.schedule == "one-cycle":
@@ -135,8 +141,7 @@ class _Training:
         self.batches = Batches(self.images, plan.augment)
         self.watched: dict[str, overfitting.Part] = {}
         if test is not None:
-            share, least, most = _WATCHED
-            size = int(min(max(share * len(self.rows), least), most))
+            size = watched_images(len(self.rows))
             seen = tuple(torch.from_numpy(part[:size]).to(device) for part in test)
             self.watched = {"train": self._part(self.rows[: len(seen[0])]), "test": overfitting.Part(*seen)}
 

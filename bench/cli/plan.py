@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
     unknown = sum(1 for piece in todo if piece.tflop is None)
     cells = sum(1 for piece in found if piece.what.startswith("evaluate "))
     print(
-        f"\n{cells} cells; {len(found) - len(todo)} pieces done, {len(todo)} to do: at most "
+        f"\n{cells} cells; {len(found) - len(todo)} pieces done, {len(todo)} to do: about "
         f"{sum(piece.tflop or 0 for piece in todo):.3g} TFLOP, {_time(sum(piece.seconds or 0 for piece in todo))}"
         + (f", and {unknown} whose cost no formula states" if unknown else "")
     )

@@ -1,4 +1,4 @@
-"""What a plan will cost, from one measured pass and the passes that its methods state; nothing is trained."""
+"""What a plan will cost, from passes measured once and the passes that its methods state; nothing is trained."""
 
 from __future__ import annotations
 
@@ -10,24 +10,30 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from bench.cost import Passes, PassFlops, deployed_cost, parameters, pass_flops
-from bench.evaluate import entry_of, put_on
+from bench import registry
+from bench.cost import DeployedCost, Passes, PassFlops, deployed_cost, parameters, pass_flops, synchronize
+from bench.evaluate import CHUNK, DRAWS, entry_of, put_on
+from bench.keys import canonical_json
+from bench.layout import fast_layout
 from bench.models.build import build
-from bench.schedule.plan import Work, attack_key, training_key
+from bench.overfitting import WATCH
+from bench.schedule.plan import Keys, Work, training_key
 from bench.store import Store
-from bench.train import train
-from bench.types import AttackRef, Cell, ModelRef, Scalar, Schedule, TrainRef
+from bench.target import auto_batch, frozen
+from bench.train import train, watched_images
+from bench.types import AttackRef, Cell, MethodRef, ModelRef, Scalar, TrainRef, jsonable
 
 
 class Piece(NamedTuple):
     """One node of the graph: what it is, whether it is done, its TFLOP and seconds (``None`` where not known)."""
 
+    key: str
     what: str
     done: bool
     tflop: float | None
@@ -46,13 +52,29 @@ class RecipeCost(NamedTuple):
 
 
 class _Unit(NamedTuple):
-    """A network's single pass: FLOPs by convention, and measured seconds per image."""
+    """One image through a function: FLOPs by convention, seconds forwards, and seconds forwards and backwards."""
 
     flops: PassFlops
     forward_seconds: float
-    backward_seconds: float
+    gradient_seconds: float
+
+    def seconds(self, passes: Passes) -> float:
+        """Every backward pass has its own forward."""
+        alone = max(0.0, passes.forwards - passes.backwards)
+        return alone * self.forward_seconds + passes.backwards * self.gradient_seconds
 
 
+class _Step(NamedTuple):
+    """A test-time step on a network."""
+
+    deployed: DeployedCost
+    surrogate: _Unit
+    random: bool
+
+
+# Seconds that one measurement may take, and the share of its passes that an image takes which breaks early.
+_PATIENCE = 1.0
+_BROKEN_TAKE = 0.15
 _FORMULA = re.compile(
     r"(?:at most )?(?P<forwards>[^,]*?) forwards?(?: \+ (?P<backwards>[^,]*?) backwards?)?(?: \(|,|$)"
 )
@@ -99,7 +121,7 @@ def costs(work: Work, device: torch.device) -> list[RecipeCost]:
             continue
         net = _initial(model, planned.cell, device)
         flops = pass_flops(net, data.image_shape)
-        passes = _training_passes(model, data.image_shape)
+        passes, _ = _epoch(model.weights, model.network, 2, torch.device("cpu"))
         rows[key] = RecipeCost(
             planned.names.model,
             model.weights.recipe.name,
@@ -111,78 +133,170 @@ def costs(work: Work, device: torch.device) -> list[RecipeCost]:
     return list(rows.values())
 
 
-def pieces(work: Work, store: Store, device: torch.device) -> list[Piece]:
-    """Return what a run would do, node by node, with its predicted cost."""
+def pieces(work: Work, store: Store, device: torch.device, batch: int | None = None) -> list[Piece]:
+    """Return what a run would do, node by node, with its predicted cost.
+
+    A network, a test-time step and a recipe are each measured once, on grey images and for seconds at most. An attack
+    that leaves an image alone once it is broken is reckoned to spare, of the passes that it states, those of
+    :func:`expected_share`.
+    """
     found: dict[str, Piece] = {}
-    units: dict[str, _Unit] = {}
+    measured, keys = _Measured(device, batch), Keys()
+    made = {path.name for path in store.root.glob("attack/*")}
     for planned in work.plan.cells:
-        cell, model = planned.cell, planned.cell.model
-        shape = f"{model.network.model_dump_json()}{cell.data.image_shape}"
-        key = training_key(model)
-        net = None
-        if shape not in units:
-            net = _initial(model, cell, device)
-            units[shape] = _unit(net, cell.data.image_shape, device)
-        unit = units[shape]
-        if isinstance(model.weights, TrainRef) and key not in found:
-            net = net or _initial(model, cell, device)
-            passes = _training_passes(model, cell.data.image_shape)
-            times = model.weights.schedule.epochs * model.weights.data.n
-            done = (store.training(key) / "card.json").is_file()
-            found[key] = _piece(
-                f"train {model.weights.recipe.name} on {planned.names.model}", done, passes, times, unit
-            )
-        inside = None
-        if cell.step is not None:
-            net = net or _initial(model, cell, device)
-            inside = deployed_cost(net, put_on(net, cell.step).deployed, cell.data.image_shape, 2).passes
-        finished = (known := store.get(planned.key)) is not None and known.status == "done"
-        if cell.attack is not None and (at := attack_key(cell.attack)) not in found:
-            made = sorted(store.adversarial(at).glob("*.safetensors"))
-            done = bool(made) and made[-1].stem.endswith(f"-{cell.data.n:06d}")
-            found[at] = _piece(
-                f"attack {planned.names}", done or finished, _attack_passes(cell.attack, inside), cell.data.n, unit
-            )
-        found[planned.key] = _piece(f"evaluate {planned.names}", finished, inside or Passes(1, 0), cell.data.n, unit)
+        cell, n = planned.cell, planned.cell.data.n
+        for model in [cell.model] if cell.attack is None else [cell.model, cell.attack.model]:
+            if isinstance(model.weights, TrainRef) and (key := measured.key(model)) not in found:
+                done = (store.training(key) / "card.json").is_file()
+                what = f"train {model.weights.recipe.name} on {planned.names.model}"
+                found[key] = Piece(key, what, done, *measured.training(model, cell))
+        finished = store.finished(planned) is not None
+        if cell.attack is not None and (at := keys.of(cell.attack)) not in found:
+            last = f"{(n - 1) // CHUNK * CHUNK:06d}-{n:06d}.safetensors"
+            done = finished or (at in made and (store.adversarial(at) / last).is_file())
+            found[at] = Piece(at, f"attack {planned.names}", done, *measured.attack(cell.attack, cell))
+        found[planned.key] = Piece(planned.key, f"evaluate {planned.names}", finished, *measured.evaluation(cell))
     return list(found.values())
 
 
-def _piece(what: str, done: bool, passes: Passes | None, times: int, unit: _Unit) -> Piece:
-    if passes is None:
-        return Piece(what, done, None, None)
-    seconds = times * (passes.forwards * unit.forward_seconds + passes.backwards * unit.backward_seconds)
-    return Piece(what, done, times * unit.flops.of(*passes) / 1e12, seconds)
+def expected_share(attack: AttackRef) -> float:
+    """Return the share of its stated passes that an attack is reckoned to take.
+
+    One where it takes every step of every image. Otherwise images that break spare most of theirs: all are reckoned to
+    break on a plainly trained network, half on one trained against an adversary. What a run took is in its log.
+    """
+    stated = str(entry_of(attack.attack).meta.get("passes"))
+    stops = "fewer where images break" in stated or "none once" in stated
+    if not stops or attack.attack.params.get("rule") == "last-iterate":
+        return 1.0
+    source = attack.model.weights
+    survive = 0.5 if isinstance(source, TrainRef) and "eps" in source.recipe.params else 0.0
+    return survive + (1 - survive) * _BROKEN_TAKE
 
 
-def _attack_passes(attack: AttackRef, inside: Passes | None) -> Passes | None:
-    formula = entry_of(attack.attack).meta.get("passes")
-    stated = passes_of(formula, attack.attack.params) if formula else None
-    if stated is None or attack.step is None or inside is None:
-        return stated
-    return Passes(
-        stated.forwards * inside.forwards * attack.eot,
-        (stated.forwards * inside.backwards + stated.backwards) * attack.eot,
-    )
+class _Cost(NamedTuple):
+    tflop: float | None
+    seconds: float | None
 
 
-def _training_passes(model: ModelRef, image_shape: tuple[int, int, int]) -> Passes:
-    """Count the passes per image of one optimiser step, taken on two grey images."""
-    assert isinstance(model.weights, TrainRef)
-    schedule = Schedule(epochs=1, batch=2)
-    ref = model.weights.model_copy(update={"schedule": schedule})
-    images = np.full((2, *image_shape), 128, dtype=np.uint8)
+class _Measured:
+    """Costs of one image, measured at the first need: what plans of many cells share is measured once."""
+
+    def __init__(self, device: torch.device, batch: int | None) -> None:
+        self._device = device
+        self._batch = batch
+        self._nets: dict[str, tuple[nn.Module, _Unit]] = {}
+        self._recipes: dict[str, _Cost] = {}
+        self._steps: dict[str, _Step] = {}
+        self._keys: dict[int, tuple[ModelRef, str]] = {}
+
+    def key(self, model: ModelRef) -> str:
+        if id(model) not in self._keys:
+            self._keys[id(model)] = model, training_key(model)
+        return self._keys[id(model)][1]
+
+    def training(self, model: ModelRef, cell: Cell) -> _Cost:
+        """Return the cost of a training, and of watching it on a few images after each epoch."""
+        ref = model.weights
+        assert isinstance(ref, TrainRef)
+        _, unit = self._net(model, cell)
+        schedule = ref.schedule.model_dump(exclude={"epochs"})
+        same = canonical_json([self._name(model, cell), jsonable(ref.recipe), schedule, ref.data.image_shape])
+        if same not in self._recipes:
+            self._recipes[same] = _training(ref, model.network, unit, self._device)
+        one, rows = self._recipes[same], ref.data.n - ref.schedule.holdout
+        watched = 2 * watched_images(rows) + ref.schedule.holdout
+        looks = [Passes(2, 0), *(_plus(_entry_passes(name, params), 1) for name, params in WATCH.values())]
+        watching = watched * sum(unit.seconds(look) for look in looks)
+        assert one.tflop is not None and one.seconds is not None
+        epochs = ref.schedule.epochs
+        return _Cost(epochs * rows * one.tflop, epochs * (rows * one.seconds + watching))
+
+    def attack(self, attack: AttackRef, cell: Cell) -> _Cost:
+        formula = entry_of(attack.attack).meta.get("passes")
+        stated = passes_of(formula, attack.attack.params) if formula else None
+        if stated is None:
+            return _Cost(None, None)
+        _, unit = self._net(attack.model, cell)
+        share = attack.data.n * expected_share(attack)
+        if attack.step is None:
+            return _Cost(share * unit.flops.of(*stated) / 1e12, share * unit.seconds(stated))
+        step = self._step(attack.step, attack.model, cell)
+        times = share * attack.eot if step.random else share
+        inside = step.deployed.passes
+        passes = Passes(stated.forwards * inside.forwards, stated.forwards * inside.backwards + stated.backwards)
+        return _Cost(times * unit.flops.of(*passes) / 1e12, times * step.surrogate.seconds(stated))
+
+    def evaluation(self, cell: Cell) -> _Cost:
+        _, unit = self._net(cell.model, cell)
+        n = cell.data.n
+        if cell.step is None:
+            return _Cost(n * unit.flops.forward / 1e12, n * unit.forward_seconds)
+        step = self._step(cell.step, cell.model, cell)
+        times = n * (DRAWS if step.random else 1)
+        return _Cost(times * unit.flops.of(*step.deployed.passes) / 1e12, times * step.deployed.seconds)
+
+    def _name(self, model: ModelRef, cell: Cell) -> str:
+        return f"{model.network.model_dump_json()}{cell.data.image_shape}{cell.data.num_classes}"
+
+    def _net(self, model: ModelRef, cell: Cell) -> tuple[nn.Module, _Unit]:
+        name = self._name(model, cell)
+        if name not in self._nets:
+            shape = cell.data.image_shape
+            net = _initial(model, cell, self._device)
+            fast = fast_layout(net, torch.full((4, *shape), 0.5, device=self._device)).net
+            most = min(self._batch or auto_batch(shape, self._device), CHUNK)
+            self._nets[name] = fast, _unit(fast, pass_flops(fast, shape), shape, self._device, most)
+        return self._nets[name]
+
+    def _step(self, step: MethodRef, model: ModelRef, cell: Cell) -> _Step:
+        name = self._name(model, cell) + step.model_dump_json()
+        if name not in self._steps:
+            (net, unit), shape = self._net(model, cell), cell.data.image_shape
+            noise = torch.randint(0, 256, (256, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+            made = put_on(net, step, lambda: noise)
+            with frozen(net):
+                surrogate = _unit(made.surrogate, unit.flops, shape, self._device, 8)
+            self._steps[name] = _Step(deployed_cost(net, made.deployed, shape, 8), surrogate, made.rng is not None)
+        return self._steps[name]
+
+
+def _training(ref: TrainRef, network: MethodRef, unit: _Unit, device: torch.device) -> _Cost:
+    """Measure what training costs for an image in an epoch, on as many grey images as a second or two allow."""
+    passes, _ = _epoch(ref, network, 2, torch.device("cpu"))
+    fit = int(_PATIENCE / max(unit.seconds(passes), 1e-9))
+    _, seconds = _epoch(ref, network, max(2, min(ref.schedule.batch, ref.data.n, fit)), device)
+    return _Cost(unit.flops.of(*passes) / 1e12, seconds)
+
+
+def _epoch(ref: TrainRef, network: MethodRef, images: int, device: torch.device) -> tuple[Passes, float]:
+    """Return passes and seconds for an image of the second epoch of one batch; the first warms up."""
+    schedule = ref.schedule.model_copy(update={"epochs": 2, "batch": images, "holdout": 0, "compile": False})
+    grey = np.full((images, *ref.data.image_shape), 128, dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         train(
-            ref,
-            model.network,
-            images,
-            np.arange(2, dtype=np.int64),
+            ref.model_copy(update={"schedule": schedule}),
+            network,
+            grey,
+            np.arange(images, dtype=np.int64) % ref.data.num_classes,
             Path(folder),
-            device=torch.device("cpu"),
+            device=device,
             check=lambda: None,
             on_progress=lambda _: None,
         )
-        return Passes(*json.loads((Path(folder) / "card.json").read_text(encoding="utf-8"))["passes_per_example"])
+        card = json.loads((Path(folder) / "card.json").read_text(encoding="utf-8"))
+        rows = (Path(folder) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return Passes(*card["passes_per_example"]), json.loads(rows[1])["seconds"] / images
+
+
+def _plus(passes: Passes, forwards: float) -> Passes:
+    return Passes(passes.forwards + forwards, passes.backwards)
+
+
+def _entry_passes(name: str, params: Mapping[str, Any]) -> Passes:
+    entry = registry.find("attack", name)
+    found = passes_of(str(entry.meta.get("passes")), entry.arguments(params))
+    return found or Passes(0, 0)
 
 
 def _initial(model: ModelRef, cell: Cell, device: torch.device) -> nn.Module:
@@ -190,14 +304,25 @@ def _initial(model: ModelRef, cell: Cell, device: torch.device) -> nn.Module:
         return build(model.network, cell.data.num_classes, cell.data.image_shape).to(device).eval()
 
 
-def _unit(net: nn.Module, image_shape: tuple[int, int, int], device: torch.device, images: int = 16) -> _Unit:
-    x = torch.full((images, *image_shape), 0.5, device=device)
-    times: list[tuple[float, float]] = []
-    for _ in range(3):
-        leaf = x.clone().requires_grad_()
+def _unit(net: nn.Module, flops: PassFlops, shape: tuple[int, int, int], device: torch.device, images: int) -> _Unit:
+    """Time a function on a batch of grey images, or on fewer where those take long."""
+
+    def times(count: int) -> tuple[float, float]:
+        x = torch.full((count, *shape), 0.5, device=device)
+        synchronize(device)
         started = time.perf_counter()
-        logits = net(leaf)
+        with torch.no_grad():
+            net(x)
+        synchronize(device)
         forward = time.perf_counter()
-        torch.autograd.grad(logits.sum(), leaf)
-        times.append((forward - started, time.perf_counter() - forward))
-    return _Unit(pass_flops(net, image_shape), min(t[0] for t in times) / images, min(t[1] for t in times) / images)
+        leaf = x.clone().requires_grad_()
+        with torch.enable_grad():
+            torch.autograd.grad(net(leaf).sum(), leaf, allow_unused=True)
+        synchronize(device)
+        return (forward - started) / count, (time.perf_counter() - forward) / count
+
+    times(2)
+    once = times(2)
+    count = max(2, min(images, int(_PATIENCE / max(sum(once), 1e-9))))
+    found = [times(count) for _ in range(3)]
+    return _Unit(flops, min(forward for forward, _ in found), min(both for _, both in found))
