@@ -1,0 +1,93 @@
+"""What a run holds on its device: test images and base classifiers, each read once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench import weights
+from bench.cost import PassFlops, parameters, pass_flops
+from bench.data import open_ref, rows_of
+from bench.evaluate import CHUNK
+from bench.layout import fast_layout
+from bench.models.build import build
+from bench.schedule.plan import training_key
+from bench.types import DataRef, ModelRef, TrainRef, UsageError
+
+
+class Classifier(NamedTuple):
+    """A base classifier in its fastest layout; FLOPs of a pass, parameters as trained, and a note on the layout."""
+
+    net: nn.Module
+    flops: PassFlops
+    params: int
+    layout: str
+
+
+@dataclass
+class Images:
+    """Test images on the device: uint8 pixels (N, C, H, W), labels (N,), and their row numbers in the set (N,)."""
+
+    x: Tensor
+    y: Tensor
+    rows: Tensor
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        """Yield chunks: the first row, float32 pixels in [0, 1], labels, row numbers."""
+        for first in range(0, len(self.x), CHUNK):
+            s = slice(first, first + CHUNK)
+            yield first, self.x[s].float() / 255, self.y[s], self.rows[s]
+
+
+@dataclass
+class Loaded:
+    """Reads images and weights at the first need, and keeps what the next cells need again."""
+
+    device: torch.device
+    data_folder: Path | None
+    _images: dict[str, Images] = field(default_factory=dict)
+    _classifiers: dict[str, Classifier] = field(default_factory=dict)
+
+    def classifier(self, model: ModelRef, data: DataRef, path: Callable[[], Path]) -> Classifier:
+        """Return a base classifier; ``path`` gives its weights where they must be read.
+
+        Raises:
+            UsageError: a weights file does not fit, or is not the one that the plan was made for.
+        """
+        key = training_key(model)
+        if key not in self._classifiers:
+            file = path()
+            if not isinstance(model.weights, TrainRef) and weights.sha256(file) != model.weights.sha256:
+                raise UsageError(f"{file} has changed since the plan was made; run it again")
+            with torch.random.fork_rng(devices=[]):
+                net = build(model.network, data.num_classes, data.image_shape)
+            weights.load(file, net)
+            fast = fast_layout(net.to(self.device).eval(), self.test(data).x[:4].float() / 255)
+            layout = "channels-last, " + (fast.note or "batch norm folded")
+            made = Classifier(fast.net, pass_flops(fast.net, data.image_shape), parameters(net), layout)
+            # Two are enough: the cells of a plan are grouped by classifier, and a transfer needs one more.
+            self._classifiers = dict([*self._classifiers.items()][-1:]) | {key: made}
+        return self._classifiers[key]
+
+    def rows(self, ref: DataRef) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return pixels, labels and row numbers of a list of images."""
+        images = open_ref(ref, folder=self.data_folder)
+        rows = rows_of(images, ref)
+        return images.images[rows], images.labels[rows], rows
+
+    def test(self, ref: DataRef) -> Images:
+        """Return test images on the device."""
+        if (key := ref.data_sha + ref.indices_sha) not in self._images:
+            self._images[key] = Images(*(torch.from_numpy(each).to(self.device) for each in self.rows(ref)))
+        return self._images[key]
+
+    def training_images(self, model: ModelRef) -> Callable[[], Tensor] | None:
+        """Return what reads the images uint8 (N, C, H, W) that a classifier was trained on, if it was trained here."""
+        ref = model.weights
+        return (lambda: torch.from_numpy(self.rows(ref.data)[0])) if isinstance(ref, TrainRef) else None

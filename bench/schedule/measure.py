@@ -1,0 +1,190 @@
+"""One cell, measured: what the deployed defense answers to images, and what that is worth."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench import checks
+from bench.cost import deployed_cost, synchronize
+from bench.evaluate import DRAWS, Crafted, Step, entry_of, predict, put_on
+from bench.keys import pack_bits
+from bench.provenance import provenance
+from bench.schedule.chunks import Clean, Outcomes, read_clean, write_records
+from bench.schedule.loaded import Classifier, Loaded
+from bench.schedule.plan import cell_key, clean_cell, training_key
+from bench.stats import wilson
+from bench.store import Store
+from bench.target import frozen
+from bench.types import Cell, CellResult, Cost, DataRef, DefenseCost, Metrics, ModelRef, PlannedCell, TrainRef
+
+
+@dataclass
+class Measure:
+    """Measures cells on one device; ``check`` is called at every pass, ``batch`` says how many images go at once."""
+
+    store: Store
+    loaded: Loaded
+    check: Callable[[], None]
+    batch: Callable[[DataRef], int]
+    _costs: dict[str, DefenseCost] = field(default_factory=dict)
+    _flags: dict[str, set[str]] = field(default_factory=dict)
+
+    def cell(self, planned: PlannedCell, classifier: Classifier, crafted: Iterable[Crafted]) -> CellResult:
+        """Return the result of a cell and keep its records.
+
+        Args:
+            planned: the cell.
+            classifier: under its test-time step.
+            crafted: the adversarial set in chunks; nothing for a clean cell.
+        """
+        cell = planned.cell
+        base, flops = classifier.net, classifier.flops
+        step = put_on(base, cell.step, self.loaded.training_images(cell.model))
+        images = self.loaded.test(cell.data)
+        if cell.attack is None:
+            found = self._clean(cell, base, step)
+            before = Clean.of(found)
+        else:
+            before = self._clean_answers(cell, base, step)
+            found = self._attacked(planned, base, step, crafted)
+        share = found.column("share")
+        right, survived = before.share > 0.5, share > 0.5
+        flags = found.notes | self._function_flags(cell, base, step) | self._regime(cell)
+        if step.rng is not None:
+            flags.add("randomised")
+        if cell.attack is not None and right.any():
+            if not found.column("linf")[right].any():
+                flags.add("no-op")
+            # On what was attacked itself; a static set may well be undone by a step that it never saw.
+            elif (
+                cell.access in ("white-box", "adaptive") and not (found.column("margins") < before.margins)[right].any()
+            ):
+                flags.add("loss-not-rising")
+        spent = self._defense_cost(cell, classifier, step)
+        forwards, backwards = found.mean("forwards"), found.mean("backwards")
+        robust, n = int((right & survived).sum()), len(right)
+        interval = wilson(robust, n)
+        write_records(self.store.records(planned.key), images.rows, images.x, images.y, before, found)
+        return CellResult(
+            key=planned.key,
+            names=planned.names,
+            cell=cell,
+            status="done",
+            metrics=Metrics(
+                n=n,
+                clean_accuracy=float(right.mean()),
+                robust_accuracy=robust / n,
+                ci_low=interval.low,
+                ci_high=interval.high,
+                mean_linf=found.mean("linf"),
+                mean_l2=found.mean("l2"),
+                protocol="deterministic" if step.rng is None else f"majority-of-{DRAWS}",
+                robust_mean=None if step.rng is None else float((right * share).mean()),
+                robust_worst=None if step.rng is None else float((right & (share == 1)).mean()),
+            ),
+            clean_bits=pack_bits(right.tolist()),
+            adversarial_bits=pack_bits(survived.tolist()),
+            flags=tuple(sorted(flags)),
+            cost=Cost(
+                forwards_per_example=forwards,
+                backwards_per_example=backwards,
+                seconds_per_example=found.seconds / n,
+                flops_per_example=flops.of(forwards, backwards),
+                peak_memory_bytes=_peak_memory(self.loaded.device),
+            ),
+            defense_cost=spent,
+            provenance=provenance(self.loaded.device, classifier.layout),
+        )
+
+    def _regime(self, cell: Cell) -> set[str]:
+        """Return how the base classifier was overfitted, and whether a step lacks the overfitting that it relies on."""
+        found: dict[str, Any] | None = self._card(cell.model).get("overfitting")
+        if found is None:
+            return set()
+        flags = {f"{kind}-overfitting" for kind in ("catastrophic", "robust") if found[kind]}
+        needed = None if cell.step is None else entry_of(cell.step).meta.get("relies_on")
+        return flags if needed is None or needed in flags else flags | {f"no-{needed}"}
+
+    def _function_flags(self, cell: Cell, base: nn.Module, step: Step) -> set[str]:
+        """Return the flags of the deployed function; a static attacker's cells do not depend on its gradient."""
+        key = cell_key(clean_cell(cell))
+        if key not in self._flags:
+            _, x, y, _ = next(iter(self.loaded.test(cell.data)))
+            few = slice(0, min(64, self.batch(cell.data)))
+            step.seed(key, "checks")
+            with frozen(base):
+                self._flags[key] = checks.of_function(
+                    step.deployed, step.surrogate, x[few], y[few], random=step.rng is not None
+                )
+        return self._flags[key] - ({"zero-gradient"} if cell.access in ("static", "transfer") else set())
+
+    def _clean_answers(self, cell: Cell, base: nn.Module, step: Step) -> Clean:
+        key = cell_key(clean_cell(cell))
+        if self.store.get(key) is not None and (known := read_clean(self.store.records(key), cell.data.n)) is not None:
+            return known
+        return Clean.of(self._clean(cell, base, step))
+
+    def _clean(self, cell: Cell, base: nn.Module, step: Step) -> Outcomes:
+        key = cell_key(clean_cell(cell))
+        batch, found = self.batch(cell.data), Outcomes()
+        for first, x, y, _ in self.loaded.test(cell.data):
+            self.check()
+            if first == 0:
+                predict(step, base, x[:8], y[:8], batch, seed=(key, "warm"))
+            synchronize(self.loaded.device)
+            started = time.perf_counter()
+            answer = predict(step, base, x, y, batch, seed=(key, "clean", first), check=self.check)
+            synchronize(self.loaded.device)
+            seconds = (time.perf_counter() - started) / len(answer.labels)
+            forwards, backwards = (
+                torch.full((len(x),), count, dtype=torch.float64) for count in (answer.forwards, answer.backwards)
+            )
+            found.add(answer, y, x, Crafted(x, forwards, backwards, seconds, [], batch))
+        return found
+
+    def _attacked(self, planned: PlannedCell, base: nn.Module, step: Step, crafted: Iterable[Crafted]) -> Outcomes:
+        cell, found = planned.cell, Outcomes()
+        for (first, x, y, _), made in zip(self.loaded.test(cell.data), crafted, strict=True):
+            images, seed = made.images.to(self.loaded.device), (planned.key, "attacked", first)
+            answer = predict(step, base, images, y, self.batch(cell.data), seed=seed, check=self.check)
+            found.add(answer, y, x, made)
+        return found
+
+    def _card(self, model: ModelRef) -> dict[str, Any]:
+        if not isinstance(model.weights, TrainRef):
+            return {}
+        path = self.store.training(training_key(model)) / "card.json"
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return card
+
+    def _defense_cost(self, cell: Cell, classifier: Classifier, step: Step) -> DefenseCost:
+        key = cell_key(clean_cell(cell))
+        if key not in self._costs:
+            step.seed(key, "cost")
+            test = deployed_cost(classifier.net, step.deployed, cell.data.image_shape, min(32, self.batch(cell.data)))
+            card, flops = self._card(cell.model), classifier.flops
+            trained = card.get("passes_per_example")
+            self._costs[key] = DefenseCost(
+                params=classifier.params,
+                train_flops_per_epoch=flops.of(*trained) * card["images_per_epoch"] if trained else None,
+                train_seconds_per_epoch=card.get("seconds_per_epoch"),
+                test_flops=flops.of(*test.passes),
+                test_seconds=test.seconds,
+                test_forwards=test.passes.forwards,
+                test_backwards=test.passes.backwards,
+            )
+        return self._costs[key]
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
