@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attacks._doors import contained
 from attacks._steps import budget, margin, per_image
-from bench.api import Literal, MethodError, Target, Threat, attack
+from bench.api import Count, Literal, MethodError, Target, Threat, attack
 
 #: What the package says, and the note that it becomes.
 FLAGS = {
@@ -23,8 +23,8 @@ FLAGS = {
 @attack(
     norms=("linf", "l2"),
     requires="pyautoattack",
-    passes="at most 101 + 9 x 102 + 9 x 3 x 100 + 5000 forwards + 101 + 9 x 101 + 9 x 100 backwards (standard), "
-    "none once an image is broken",
+    passes="at most steps + 1 + targets x (4 x steps + 2) + queries forwards "
+    "+ steps + 1 + targets x (2 x steps + 1) backwards (standard), none once an image is broken",
     presets={"tpap": {"version": "standard"}, "reference": {"version": "standard"}},
 )
 def autoattack(
@@ -34,6 +34,9 @@ def autoattack(
     threat: Threat,
     *,
     version: Literal["standard", "plus", "rand"] | None = None,
+    steps: Count = 100,
+    targets: Count = 9,
+    queries: Count = 5000,
 ) -> Tensor:
     """AutoAttack (Croce and Hein, 2020) of its authors' package: APGD-CE, APGD-T, FAB-T and Square, one after another.
 
@@ -42,7 +45,8 @@ def autoattack(
     for the package would drop it after one lucky answer (auto-attack #56, #104, #105). What it warns of becomes notes:
     ``autoattack-randomised``, ``-probabilities``, ``-zero-gradient``, ``-square-beats-gradient`` and ``-dynamic`` (the
     function differentiates itself when called). Where the network has too few classes for nine targets they are
-    capped, and below four the targeted DLR loss is left out; ``classes-capped`` says so.
+    capped, and below four the targeted DLR loss is left out; ``classes-capped`` says so. Fewer steps, targets or
+    queries than the authors' make it another, weaker attack, which the note ``autoattack-reduced`` says.
 
     Args:
         target: the function under attack, as a module.
@@ -50,6 +54,9 @@ def autoattack(
         y: labels (N,).
         threat: Linf or L2 with its budget.
         version: the package's; by default ``rand`` for a random function and ``standard`` for any other.
+        steps: of APGD and FAB.
+        targets: classes that APGD-T and FAB-T aim at.
+        queries: of Square.
 
     Returns:
         Images shaped as ``x``, within the threat; the input where no attack succeeded.
@@ -67,6 +74,12 @@ def autoattack(
         ensemble = package.AutoAttack(
             target.module, norm=norm, eps=eps, seed=seed, version=version, device=x.device, **verbosity
         )
+        if steps < 100 or targets < 9 or queries < 5000:
+            target.notes.append("autoattack-reduced")
+        for part in (ensemble.apgd, ensemble.apgd_targeted, ensemble.fab):
+            part.n_iter = steps
+        ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = targets
+        ensemble.square.n_queries = queries
         if _cap(ensemble, target.num_classes):
             target.notes.append("classes-capped")
         size = {"batch_size" if official else "bs": target.batch}

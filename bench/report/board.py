@@ -278,17 +278,18 @@ def _values(row: Row, access: Access) -> dict[str, Value]:
 
 def _verdicts(rows: Sequence[Row]) -> Iterable[str]:
     for row in rows:
+        alike: dict[str, list[str]] = defaultdict(list)
         for standing in row.standings:
             worst, found = standing.worst.get("any"), standing.judgement
             if found is None or worst is None or worst.number is None or found.over_base.number is None:
                 continue
-            over = found.over_base
-            ends = f"95 % {100 * (over.low or 0):+.1f} to {100 * (over.high or 0):+.1f}"
-            yield (
-                f"{row.name}, {standing.group}: {found.verdict} "
-                f"({100 * worst.number:.1f} % in the worst case, {100 * found.over_base.number:+.1f} points over "
-                f"{found.base}, {ends})"
+            over, low, high = (
+                f"{100 * (value or 0):+.1f}"
+                for value in (found.over_base.number, found.over_base.low, found.over_base.high)
             )
+            share = f"{100 * worst.number:.1f} %, {over} points over {found.base}"
+            alike[found.verdict].append(f"{standing.group}: {share}, 95 % {low} to {high}")
+        yield from (f"{row.name}: {verdict} ({'; '.join(where)})" for verdict, where in alike.items())
 
 
 def _notes(results: Sequence[CellResult], rows: Sequence[Row], *, protocol: str, alone: bool) -> Iterable[str]:

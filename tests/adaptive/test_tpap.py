@@ -176,6 +176,14 @@ def test_autoattack_says_that_tpap_is_dynamic_and_that_hedge_is_random(curved):
     assert {"autoattack-randomised", "autoattack-dynamic"} <= set(notes)
 
 
+def test_a_shortened_autoattack_costs_less_and_says_so(curved):
+    base, x, y = curved
+    _, notes, _ = attacked("autoattack", base, x[:4], y[:4], eps="1/50", steps=5, targets=2, queries=20)
+    assert "autoattack-reduced" in notes
+    _, notes, _ = attacked("autoattack", base, x[:4], y[:4], eps="1/2")
+    assert "autoattack-reduced" not in notes
+
+
 def test_autoattack_attacks_a_random_step_by_its_own_version(curved, monkeypatch):
     package = pytest.importorskip("pyautoattack")
     made = []

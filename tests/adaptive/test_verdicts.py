@@ -76,10 +76,18 @@ def test_a_flag_of_the_function_makes_the_figure_an_upper_bound_and_nothing_hold
     assert found.worst["adaptive"].partial, "it is not ranked"
     text = markdown(board)
     assert "upper bound only: zero-gradient" in text
-    assert "jpeg, Linf 8/255: upper bound only (75.0 % in the worst case, +55.0 points over standard" in text
+    assert "jpeg: upper bound only (Linf 8/255: 75.0 %, +55.0 points over standard, 95 % +" in text
     row = next(each for each in json.loads(as_json(board))["defenses"] if each["defense"] == "jpeg")
     assert (row["verdict"], row["base"], row["over_base"]) == ("upper bound only", "standard", pytest.approx(0.55))
     assert "upper bound only: zero-gradient" in row["notes"]
+
+
+def test_a_verdict_is_one_line_over_all_threats_of_which_it_is_true():
+    held = [bare("pgd", 40, eps=eps) for eps in ("1/10", "1/5", "1/2")]
+    held += [stepped("pgd", left, eps=eps) for eps, left in (("1/10", 120), ("1/5", 120), ("1/2", 20))]
+    (table,) = build(held).tables
+    assert [line.partition(" (")[0] for line in table.verdicts] == ["jpeg: holds", "jpeg: weaker than its base"]
+    assert table.verdicts[0].count("Linf") == 2
 
 
 def test_a_defense_known_to_fall_falls_whatever_its_flags():
