@@ -34,8 +34,8 @@ def cluster():
     """A head and two more nodes, each of one processor, in processes of their own."""
     from ray.cluster_utils import Cluster
 
-    # A dead node is noticed within a second, not ten.
-    system = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
+    # A dead node is noticed within seconds, and a slow one is not taken for dead.
+    system = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
     head = {"num_cpus": 1, "include_dashboard": False, "_system_config": system}
     made = Cluster(initialize_head=True, head_node_args=head)
     made.mortal = made.add_node(num_cpus=1)
