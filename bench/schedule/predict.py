@@ -8,7 +8,7 @@ import operator
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,8 +72,7 @@ class _Step(NamedTuple):
     random: bool
 
 
-# Seconds that one measurement may take, and the share of its passes that an image takes which breaks early.
-_PATIENCE = 1.0
+# The share of its passes that an image takes which breaks early.
 _BROKEN_TAKE = 0.15
 _FORMULA = re.compile(
     r"(?:at most )?(?P<forwards>[^,]*?) forwards?(?: \+ (?P<backwards>[^,]*?) backwards?)?(?: \(|,|$)"
@@ -133,15 +132,17 @@ def costs(work: Work, device: torch.device) -> list[RecipeCost]:
     return list(rows.values())
 
 
-def pieces(work: Work, store: Store, device: torch.device, batch: int | None = None) -> list[Piece]:
-    """Return what a run would do, node by node, with its predicted cost.
+def pieces(
+    work: Work, store: Store, device: torch.device, batch: int | None = None, *, patience: float = 1.0
+) -> list[Piece]:
+    """Return what a run would do, node by node, with its predicted cost; what cannot be measured has none.
 
-    A network, a test-time step and a recipe are each measured once, on grey images and for seconds at most. An attack
-    that leaves an image alone once it is broken is reckoned to spare, of the passes that it states, those of
+    A network, a test-time step and a recipe are each measured once, on grey images, for about ``patience`` seconds. An
+    attack that leaves an image alone once it is broken is reckoned to take, of the passes that it states,
     :func:`expected_share`.
     """
     found: dict[str, Piece] = {}
-    measured, keys = _Measured(device, batch), Keys()
+    measured, keys = _Measured(device, batch, patience), Keys()
     made = {path.name for path in store.root.glob("attack/*")}
     for planned in work.plan.cells:
         cell, n = planned.cell, planned.cell.data.n
@@ -149,13 +150,15 @@ def pieces(work: Work, store: Store, device: torch.device, batch: int | None = N
             if isinstance(model.weights, TrainRef) and (key := measured.key(model)) not in found:
                 done = (store.training(key) / "card.json").is_file()
                 what = f"train {model.weights.recipe.name} on {planned.names.model}"
-                found[key] = Piece(key, what, done, *measured.training(model, cell))
+                found[key] = Piece(key, what, done, *_or_unknown(measured.training, model, cell))
         finished = store.finished(planned) is not None
         if cell.attack is not None and (at := keys.of(cell.attack)) not in found:
             last = f"{(n - 1) // CHUNK * CHUNK:06d}-{n:06d}.safetensors"
             done = finished or (at in made and (store.adversarial(at) / last).is_file())
-            found[at] = Piece(at, f"attack {planned.names}", done, *measured.attack(cell.attack, cell))
-        found[planned.key] = Piece(planned.key, f"evaluate {planned.names}", finished, *measured.evaluation(cell))
+            found[at] = Piece(at, f"attack {planned.names}", done, *_or_unknown(measured.attack, cell.attack, cell))
+        found[planned.key] = Piece(
+            planned.key, f"evaluate {planned.names}", finished, *_or_unknown(measured.evaluation, cell)
+        )
     return list(found.values())
 
 
@@ -179,10 +182,19 @@ class _Cost(NamedTuple):
     seconds: float | None
 
 
+def _or_unknown(cost: Callable[..., _Cost], *args: object) -> _Cost:
+    # A method that fails here will fail in its cell, which says why.
+    try:
+        return cost(*args)
+    except Exception:
+        return _Cost(None, None)
+
+
 class _Measured:
     """Costs of one image, measured at the first need: what plans of many cells share is measured once."""
 
-    def __init__(self, device: torch.device, batch: int | None) -> None:
+    def __init__(self, device: torch.device, batch: int | None, patience: float) -> None:
+        self._patience = patience
         self._device = device
         self._batch = batch
         self._nets: dict[str, tuple[nn.Module, _Unit]] = {}
@@ -203,7 +215,7 @@ class _Measured:
         schedule = ref.schedule.model_dump(exclude={"epochs"})
         same = canonical_json([self._name(model, cell), jsonable(ref.recipe), schedule, ref.data.image_shape])
         if same not in self._recipes:
-            self._recipes[same] = _training(ref, model.network, unit, self._device)
+            self._recipes[same] = _training(ref, model.network, unit, self._device, self._patience)
         one, rows = self._recipes[same], ref.data.n - ref.schedule.holdout
         watched = 2 * watched_images(rows) + ref.schedule.holdout
         looks = [Passes(2, 0), *(_plus(_entry_passes(name, params), 1) for name, params in WATCH.values())]
@@ -246,7 +258,7 @@ class _Measured:
             net = _initial(model, cell, self._device)
             fast = fast_layout(net, torch.full((4, *shape), 0.5, device=self._device)).net
             most = min(self._batch or auto_batch(shape, self._device), CHUNK)
-            self._nets[name] = fast, _unit(fast, pass_flops(fast, shape), shape, self._device, most)
+            self._nets[name] = fast, _unit(fast, pass_flops(fast, shape), shape, self._device, most, self._patience)
         return self._nets[name]
 
     def _step(self, step: MethodRef, model: ModelRef, cell: Cell) -> _Step:
@@ -256,15 +268,15 @@ class _Measured:
             noise = torch.randint(0, 256, (256, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
             made = put_on(net, step, lambda: noise)
             with frozen(net):
-                surrogate = _unit(made.surrogate, unit.flops, shape, self._device, 8)
+                surrogate = _unit(made.surrogate, unit.flops, shape, self._device, 8, self._patience)
             self._steps[name] = _Step(deployed_cost(net, made.deployed, shape, 8), surrogate, made.rng is not None)
         return self._steps[name]
 
 
-def _training(ref: TrainRef, network: MethodRef, unit: _Unit, device: torch.device) -> _Cost:
+def _training(ref: TrainRef, network: MethodRef, unit: _Unit, device: torch.device, patience: float) -> _Cost:
     """Measure what training costs for an image in an epoch, on as many grey images as a second or two allow."""
     passes, _ = _epoch(ref, network, 2, torch.device("cpu"))
-    fit = int(_PATIENCE / max(unit.seconds(passes), 1e-9))
+    fit = int(patience / max(unit.seconds(passes), 1e-9))
     _, seconds = _epoch(ref, network, max(2, min(ref.schedule.batch, ref.data.n, fit)), device)
     return _Cost(unit.flops.of(*passes) / 1e12, seconds)
 
@@ -304,7 +316,9 @@ def _initial(model: ModelRef, cell: Cell, device: torch.device) -> nn.Module:
         return build(model.network, cell.data.num_classes, cell.data.image_shape).to(device).eval()
 
 
-def _unit(net: nn.Module, flops: PassFlops, shape: tuple[int, int, int], device: torch.device, images: int) -> _Unit:
+def _unit(
+    net: nn.Module, flops: PassFlops, shape: tuple[int, int, int], device: torch.device, images: int, patience: float
+) -> _Unit:
     """Time a function on a batch of grey images, or on fewer where those take long."""
 
     def times(count: int) -> tuple[float, float]:
@@ -323,6 +337,6 @@ def _unit(net: nn.Module, flops: PassFlops, shape: tuple[int, int, int], device:
 
     times(2)
     once = times(2)
-    count = max(2, min(images, int(_PATIENCE / max(sum(once), 1e-9))))
+    count = max(2, min(images, int(patience / max(sum(once), 1e-9))))
     found = [times(count) for _ in range(3)]
     return _Unit(flops, min(forward for forward, _ in found), min(both for _, both in found))

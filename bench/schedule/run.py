@@ -28,6 +28,8 @@ from bench.schedule.chunks import read_chunk, write_chunk
 from bench.schedule.loaded import Classifier, Loaded
 from bench.schedule.measure import Measure
 from bench.schedule.plan import Work, attack_key, cell_key, clean_cell, training_key
+from bench.schedule.predict import pieces
+from bench.schedule.remaining import Remaining
 from bench.store import Store, write_atomically
 from bench.target import auto_batch, out_of_memory
 from bench.train import DamagedState, Progress, train
@@ -48,6 +50,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 # Seconds between two looks at what other processes have in hand.
 _PATIENCE = 0.5
+# Seconds after which a run is long enough to say when it will end, and between two entries of that in its log.
+_LONG = 5.0
 
 
 class Overtime(BaseException):
@@ -88,6 +92,8 @@ class Runner:
         self.loaded = Loaded(self.device, self.work.data_folder)
         self._measure = Measure(self.store, self.loaded, self.check, self._batch)
         self._deadline: float | None = None
+        self._remaining: Remaining | None = None
+        self._began = self._told = time.monotonic()
         self._warm: set[str] = set()
         about = {"plan": self.work.plan.name, "cells": len(self.work.plan.cells), "device": str(self.device)}
         self.log = RunLog(self.store.root / "log", {**about, "commit": source()[0]})
@@ -192,8 +198,10 @@ class Runner:
         with self.store.leases.hold(f"cell-{planned.key}"):
             if (known := self._known(planned)) is not None:
                 return known
+            self._tell(str(planned.names), planned.key, 0, 1)
             result = self._measure.cell(planned, classifier, self._adversarial(planned))
             self._put(result, started)
+            self._tell(str(planned.names), planned.key, 1, 1)
             return result
 
     def _put(self, result: CellResult, started: float) -> None:
@@ -250,7 +258,7 @@ class Runner:
         what = f"train {ref.recipe.name} {model.network.name}"
 
         def progress(at: Progress) -> None:
-            self.reporter.work(what, at.epoch + at.step / at.steps, at.epochs, f"loss {at.loss:.3f}")
+            self._tell(what, folder.name, at.epoch + at.step / at.steps, at.epochs, f"loss {at.loss:.3f}, ")
 
         def run() -> None:
             args = (ref, model.network, pixels, labels, folder)
@@ -271,7 +279,7 @@ class Runner:
             write_atomically(failed, json.dumps({"message": str(error)}).encode())
             raise
         failed.unlink(missing_ok=True)
-        self.reporter.work(what, 1, 1)
+        self._tell(what, folder.name, 1, 1)
         self.log.write("trained", what=what, key=folder.name, seconds=round(time.monotonic() - started, 3))
 
     def check_weights(self) -> None:
@@ -286,17 +294,32 @@ class Runner:
         Raises:
             Busy: another process still has one in hand.
         """
-        busy = False
+        busy, key = False, attack_key(ref)
         for first, x, y, rows in self.loaded.test(ref.data):
-            self.reporter.work(str(planned.names), first, ref.data.n)
+            self._tell(str(planned.names), key, first, ref.data.n)
             path = self._chunk(ref, first, len(x))
             if not path.is_file():
                 try:
                     self._craft(ref, path, x, y, rows)
                 except Busy:
                     busy = True
+        self._tell(str(planned.names), key, ref.data.n, ref.data.n)
         if busy:
             raise Busy
+
+    def _tell(self, what: str, key: str, done: float, total: float, note: str = "") -> None:
+        """Say how far a piece is and, once a run has lasted for a while, when all will be done."""
+        now = time.monotonic()
+        if self._remaining is None and now - self._began > _LONG:
+            self._remaining = Remaining(pieces(self.work, self.store, self.device, self.batch, patience=0.1))
+        if self._remaining is not None:
+            self._remaining.at(key, done / total)
+            left = self._remaining.seconds()
+            note += f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"
+            if now - self._told > _LONG:
+                self._told = now
+                self.log.write("remaining", elapsed=round(now - self._began, 3), seconds=round(left, 3))
+        self.reporter.work(what, done, total, note)
 
     def _craft(self, ref: AttackRef, path: Path, x: Tensor, y: Tensor, rows: Tensor) -> None:
         key = attack_key(ref)

@@ -1,0 +1,74 @@
+"""How long a run still takes: what was predicted, corrected by what work of the same kind has taken so far."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from bench.schedule.predict import Piece
+
+# Seconds of prediction that weigh as much as experience does, for a kind of work and for one method of it.
+_DOUBT = 2.0
+
+
+class Remaining:
+    """Follows a run piece by piece.
+
+    Predictions err alike for like work: all trainings, all attacks, and more so one attack on several networks. So the
+    ratio of what was taken to what was predicted is kept for each method, leaning on that of its kind, which leans on
+    that of everything, while it has seen little.
+
+    Args:
+        pieces: of the plan, with their predicted seconds; one without is taken to be as dear as the mean of the others.
+        clock: seconds, rising.
+    """
+
+    def __init__(self, pieces: Iterable[Piece], clock: Callable[[], float] = time.monotonic) -> None:
+        todo = [piece for piece in pieces if not piece.done]
+        known = [piece.seconds for piece in todo if piece.seconds is not None]
+        mean = sum(known) / len(known) if known else 0.0
+        self._seconds = {piece.key: mean if piece.seconds is None else piece.seconds for piece in todo}
+        self._kinds = {piece.key: _kinds(piece.what) for piece in todo}
+        self._shares: dict[str, float] = {}
+        self._left: defaultdict[tuple[str, str], float] = defaultdict(float)
+        for key, seconds in self._seconds.items():
+            self._left[self._kinds[key]] += seconds
+        self._took: defaultdict[str, float] = defaultdict(float)
+        self._predicted: defaultdict[str, float] = defaultdict(float)
+        self._clock = clock
+        self._last = clock()
+
+    def at(self, key: str, share: float) -> None:
+        """Note that so much of a piece, in [0, 1], is done; the time since the last note went into it."""
+        now = self._clock()
+        took, self._last = now - self._last, now
+        if key not in self._seconds:
+            return
+        # What was done of it before anybody looked is no experience.
+        first = key not in self._shares
+        done = (share - self._shares.get(key, 0.0)) * self._seconds[key]
+        self._shares[key] = share
+        self._left[self._kinds[key]] -= done
+        if first and share > 0:
+            return
+        for kind in ("", *self._kinds[key]):
+            self._took[kind] += took
+            self._predicted[kind] += done
+
+    def seconds(self) -> float:
+        """Return how many seconds are left."""
+        return sum(max(0.0, left) * self._ratio(kinds) for kinds, left in self._left.items())
+
+    def _ratio(self, kinds: tuple[str, str]) -> float:
+        ratio = 1.0
+        for kind in ("", *kinds):
+            ratio = (self._took[kind] + _DOUBT * ratio) / (self._predicted[kind] + _DOUBT)
+        return ratio
+
+
+def _kinds(what: str) -> tuple[str, str]:
+    """Return what sort of work a piece is, and by which method: ``attack`` and ``attack pgd``."""
+    kind, _, rest = what.partition(" ")
+    method = rest.split("/")[-2] if "/" in rest and kind != "train" else rest.partition(" on ")[0]
+    return kind, f"{kind} {method}"

@@ -1,0 +1,66 @@
+"""The time that a run still takes, on clocks of our own."""
+
+import random
+
+import pytest
+
+from bench.schedule.predict import Piece
+from bench.schedule.remaining import Remaining
+from tests.schedule import small
+
+
+def plan(draw):
+    """Twelve base classifiers, each with a training, attacks and evaluations, of very different costs."""
+    found = []
+    for base in range(12):
+        found.append(Piece(f"t{base}", f"train pgd-at on net{base}", False, 1, draw.uniform(50, 150)))
+        for attack, cost in (("pgd", 20), ("autoattack", 60), ("cw", None)):
+            key = f"{base}{attack}"
+            found.append(Piece(f"a{key}", f"attack set/net{base}/d/{attack}/static", False, 1, cost))
+            found.append(Piece(f"e{key}", f"evaluate set/net{base}/d/{attack}/static", False, 1, 1))
+    return found
+
+
+@pytest.mark.parametrize("slower", [0.2, 1, 5])
+@pytest.mark.parametrize("seed", range(5))
+def test_right_within_a_third_after_the_first_tenth(slower, seed):
+    draw, now = random.Random(seed), [0.0]
+    pieces = plan(draw)
+    # Every method is mispredicted by its own factor, every piece a little more, and all of them by the machine.
+    of = {"train": 1.1, "pgd": 0.8, "autoattack": 0.85, "cw": 1.2, "evaluate": 3}
+    takes = {}
+    for piece in pieces:
+        name = piece.what.split("/")[-2] if piece.what.startswith("attack") else piece.what.split()[0]
+        mean = 40 if piece.seconds is None else piece.seconds
+        takes[piece.key] = mean * slower * of[name] * draw.uniform(0.9, 1.1)
+    total, follow = sum(takes.values()), Remaining(pieces, lambda: now[0])
+    for piece in pieces:
+        for step in range(11):
+            now[0] += takes[piece.key] / 10 * (step > 0)
+            follow.at(piece.key, step / 10)
+            left = total - now[0]
+            if 0.1 * total < now[0] < 0.99 * total:
+                assert follow.seconds() == pytest.approx(left, rel=0.3)
+    assert follow.seconds() == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_done_takes_no_time_and_what_was_begun_is_no_experience():
+    now = [0.0]
+    pieces = [Piece("a", "train x on y", True, 1, 100), Piece("b", "train z on y", False, 1, 100)]
+    follow = Remaining(pieces, lambda: now[0])
+    assert follow.seconds() == 100
+    follow.at("b", 0.5)
+    assert follow.seconds() == 50
+    now[0] = 100
+    follow.at("b", 0.75)
+    # A quarter took four times what was predicted, but for the doubt.
+    assert 80 < follow.seconds() < 100
+    follow.at("of another plan", 0.5)
+
+
+def test_a_long_run_says_when_it_will_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.schedule.run._LONG", 0.0)
+    assert small.run(tmp_path) == 0
+    told = small.events(tmp_path, "remaining")
+    assert len(told) > 10 and all(event["seconds"] >= 0 for event in told)
+    assert told[-1]["seconds"] < 0.05 * max(event["seconds"] for event in told)
