@@ -18,16 +18,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from bench import config
 from bench.provenance import provenance
 from bench.schedule.plan import make
 from bench.store import Store
 from bench.types import CellResult, Cost, DefenseCost, Metrics
+
+ROOT = Path(__file__).parents[2]
 
 LARGE = """
 schema = 1
@@ -109,7 +111,9 @@ def noop(folder: Path) -> dict[str, float]:
         store.put(
             CellResult(
                 key=planned.key, names=planned.names, cell=planned.cell, status="done", provenance=here,
-                metrics=Metrics(n=100, clean_accuracy=0, robust_accuracy=0, ci_low=0, ci_high=0.04, mean_linf=0, mean_l2=0),
+                metrics=Metrics(
+                    n=100, clean_accuracy=0, robust_accuracy=0, ci_low=0, ci_high=0.04, mean_linf=0, mean_l2=0
+                ),
                 clean_bits=bits, adversarial_bits=bits,
                 cost=Cost(forwards_per_example=1, backwards_per_example=1, seconds_per_example=1, flops_per_example=1,
                           peak_memory_bytes=1),
@@ -146,11 +150,16 @@ def predict(folder: Path) -> dict[str, float]:
     out = subprocess.run([sys.executable, ROOT / "run_bench.py", *words], check=True, capture_output=True, text=True)
     predicted = sum(piece["seconds"] or 0 for piece in json.loads(out.stdout))
     run(["quick", "--device", "cpu"], folder)
-    told = [event for event in events(folder) if event["event"] == "remaining"]
-    ends = [event for event in events(folder) if event["event"] == "ended"]
-    total = ends[-1]["seconds"]
-    late = [each for each in told if each["elapsed"] >= total / 10 and each["elapsed"] < 0.98 * total]
-    worst = max((abs(each["seconds"] / (total - each["elapsed"]) - 1) for each in late), default=float("nan"))
+    found = sorted(events(folder), key=lambda event: str(event["time"]))
+    began, ended = (datetime.fromisoformat(str(found[i]["time"])) for i in (0, -1))
+    total = (ended - began).total_seconds()
+    told = [
+        ((datetime.fromisoformat(str(event["time"])) - began).total_seconds(), float(event["seconds"]))  # type: ignore[arg-type]
+        for event in found
+        if event["event"] == "remaining"
+    ]
+    late = [(total - at, left) for at, left in told if 0.1 * total <= at <= 0.95 * total]
+    worst = max((abs(left / true - 1) for true, left in late), default=float("nan"))
     return {"predicted_seconds": predicted, "seconds": total, "ratio": predicted / total, "worst_remaining": worst}
 
 
