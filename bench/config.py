@@ -164,8 +164,12 @@ def load(name_or_file: str) -> Config:
 
 def _known_keys(error: ValidationError) -> Iterable[str]:
     sections: dict[str, type[BaseModel]] = {
-        "dataset": DatasetConfig, "models": ModelConfig, "defenses": DefenseConfig, "attacks": AttackConfig, "run": RunConfig,
-    }  # fmt: skip
+        "dataset": DatasetConfig,
+        "models": ModelConfig,
+        "defenses": DefenseConfig,
+        "attacks": AttackConfig,
+        "run": RunConfig,
+    }
     place = error.errors()[0]["loc"]
     section = sections.get(str(place[0]), Config) if len(place) > 1 else Config
     return (field.alias or name for name, field in section.model_fields.items())

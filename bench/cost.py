@@ -79,7 +79,7 @@ class DeployedCost(NamedTuple):
 
 
 def deployed_cost(base: nn.Module, deployed: nn.Module, image_shape: tuple[int, int, int], batch: int) -> DeployedCost:
-    """Measure the deployed function on a batch of grey images: passes per image, and the least seconds of three runs."""
+    """Measure the deployed function on grey images: passes per image, and the least seconds of three runs."""
     device = next((parameter.device for parameter in base.parameters()), torch.device("cpu"))
     images = torch.full((batch, *image_shape), 0.5, device=device)
     seconds = []

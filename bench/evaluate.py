@@ -238,7 +238,9 @@ def predict(
                     raise MethodError("the deployed function returned a logit that is not finite")
                 true = y[s, None]
                 labels.append(logits.argmax(1))
-                margins.append((logits.gather(1, true) - logits.scatter(1, true, -torch.inf).amax(1, keepdim=True))[:, 0])
+                margins.append(
+                    (logits.gather(1, true) - logits.scatter(1, true, -torch.inf).amax(1, keepdim=True))[:, 0]
+                )
     shape = (draws, len(x))
     passes = (meter.forwards / len(x) / draws, meter.backwards / len(x) / draws)
     return Answer(torch.cat(labels).view(shape), torch.cat(margins).view(shape), *passes)

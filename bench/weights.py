@@ -81,7 +81,8 @@ def load(path: Path, net: nn.Module) -> None:
     for name, value in own.items():
         if value.shape != state[name].shape:
             raise UsageError(
-                f"{path} belongs to another architecture: {name} is {tuple(state[name].shape)}, the network's {tuple(value.shape)}"
+                f"{path} belongs to another architecture: {name} is {tuple(state[name].shape)}, "
+                f"the network's {tuple(value.shape)}"
             )
     net.load_state_dict(state)
 

@@ -153,7 +153,9 @@ def _hashes(files: tuple[Path, ...]) -> tuple[str, ...]:
         stats = [path.stat() for path in files]
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}") from None
-    stamps = [f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}" for path, stat in zip(files, stats, strict=True)]
+    stamps = [
+        f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}" for path, stat in zip(files, stats, strict=True)
+    ]
     memo = cache_folder() / "hashes" / f"{sha256_hex(*stamps)}.json"
     try:
         known = json.loads(memo.read_text(encoding="utf-8"))

@@ -84,7 +84,10 @@ def test_a_checkpoint_of_another_architecture(capsys, tmp_path):
 
 def test_help_and_list_import_no_torch():
     for words in (["--help"], ["list"], ["run", "--help"], ["leaderboard", "--help"]):
-        code = "import sys; from bench.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+        code = (
+            "import sys; from bench.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+            "assert 'torch' not in sys.modules"
+        )
         subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 

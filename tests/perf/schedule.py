@@ -1,4 +1,4 @@
-"""How the scheduler scales: ``python tests/perf/schedule.py [PART ...]``.
+"""How the scheduler scales: ``python -m tests.perf.schedule [PART ...]``.
 
 ``plan``: seconds of processor time and memory to plan 100,000 cells.
 ``noop``: seconds of a run of 10,000 finished cells, report included, in a process of its own.

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from tests.training.patterns import CLASSES, NETWORK, SHAPE, Run, reference
 
 from bench.train import train
+from tests.training.patterns import CLASSES, NETWORK, SHAPE, Run, reference
 
 
 @pytest.fixture(scope="session")

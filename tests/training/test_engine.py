@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.training.patterns import CLASSES, NETWORK, SHAPE, reference
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from bench.models.build import build, network_ref
 from bench.train import learning_rate
 from bench.types import MethodError, Schedule, UsageError
+from tests.training.patterns import CLASSES, NETWORK, SHAPE, reference
 
 
 def same(one, two):
