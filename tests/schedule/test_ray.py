@@ -75,7 +75,10 @@ def test_a_node_dies_and_nothing_is_lost_torn_or_done_twice(cluster, tmp_path_fa
     kills = Kills(cluster, after=3)
     lead = runner(there, kills)
     found = executor.run(lead, device="cpu", cpus=1, gpus=None)
-    assert kills.killed and sum(node["Alive"] for node in ray.nodes()) == 2
+    assert kills.killed
+    # The head notices a death by missed heartbeats, which may take longer than the rest of the run.
+    noticed = (sum(node["Alive"] for node in ray.nodes()) == 2 or time.sleep(0.5) for _ in range(120))
+    assert any(noticed)
     assert [(result.key, result.status) for result in found] == [(cell.key, "done") for cell in lead.work.plan.cells]
     for event in ("done", "trained", "crafted"):
         times = Counter((each["key"], each.get("images")) for each in small.events(there, event))
