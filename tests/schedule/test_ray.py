@@ -1,5 +1,6 @@
 """On a cluster of several nodes, one of which dies: the same results as in one process, each made once."""
 
+import time
 from collections import Counter
 from dataclasses import replace
 
