@@ -43,7 +43,8 @@ class Remaining:
         """Note that so much of a piece, in [0, 1], is done; the time since the last note went into it."""
         now = self._clock()
         took, self._last = now - self._last, now
-        if key not in self._seconds:
+        # A set that another cell has asked for before is looked through from its beginning again.
+        if key not in self._seconds or share <= self._shares.get(key, -1.0):
             return
         # What was done of it before anybody looked is no experience.
         first = key not in self._shares
