@@ -70,7 +70,8 @@ def _grid(table: Table, columns: Sequence[Column], lines: Sequence[Line], marks:
     if scores:
         grid.add_column("\naccess", no_wrap=True)
     for column, above in zip(columns, _groups(columns), strict=True):
-        grid.add_column(f"{above}\n{column.label}", justify="right", no_wrap=True)
+        # As text: the brackets of swept parameters are no markup.
+        grid.add_column(Text(f"{above}\n{column.label}"), justify="right", no_wrap=True)
     before = ""
     for line in lines:
         style = "" if line.access in RANKED or not scores else "dim"

@@ -57,3 +57,9 @@ def test_an_empty_store_says_so():
 
 def test_names_are_not_markup():
     assert "[bold]x[/bold]" in shown([result("[bold]x[/bold]", clean=[True] * 4)])
+
+
+def test_swept_parameters_stand_in_the_head():
+    runs = [result(attack_params={"steps": s}, label=f"pgd[steps={s}]", clean=[True] * 4) for s in (20, 60)]
+    text = shown(runs)
+    assert "pgd[steps=20]" in text and "pgd[steps=60]" in text
