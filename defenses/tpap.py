@@ -6,7 +6,7 @@ from bench.api import Budget, Count, Fraction, Literal, MethodError, defense
 from defenses._gradients import Before, identity, log_odds, sign_steps, smooth_sign_steps, uniform_start
 
 
-@defense(kind="test-time", base="fgsm-at", purifier=True)
+@defense(kind="test-time", base="fgsm-at", purifier=True, relies_on="catastrophic-overfitting")
 class Tpap:
     """TPAP, test-time purification (Tang and Zhang, CVPR 2024): one FGSM step up the loss of the predicted label.
 

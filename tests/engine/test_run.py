@@ -83,6 +83,13 @@ def test_passes_are_counted_exactly(done):
     ) == (2, 1)
 
 
+def test_a_base_that_never_overfitted_is_flagged_under_tpap_alone(done):
+    # Two epochs of a network this small leave FGSM and PGD the same few images.
+    _, _, results = done
+    assert "no-catastrophic-overfitting" in results["tpap/pgd/static"].flags
+    assert "no-catastrophic-overfitting" not in results["fgsm-at/pgd/white-box"].flags
+
+
 def test_a_static_set_takes_every_step(done):
     _, _, results = done
     assert results["tpap/pgd/static"].cell.attack.attack.params["rule"] == "last-iterate"
