@@ -7,8 +7,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bench.data.cache import cache_folder
 from bench.keys import sha256_hex
-from bench.registry import find, installed, unknown
+from bench.registry import find, unknown
 from bench.types import MethodError, MethodRef, Scalar, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
         arch: a registered name, ``path/to/file.py:factory``, or ``torchvision:``, ``timm:`` or ``robustbench:`` with
             the name that the library gives it.
         params: keyword arguments. ``pretrained = true`` takes the weights that torchvision or timm offers;
-            robustbench always does, and takes ``dataset`` and ``threat_model``.
+            robustbench always does, and takes ``dataset`` and ``threat_model``. Such weights stay as they are under
+            the recipe ``standard`` with ``epochs = 0``.
 
     Raises:
         UsageError: an unknown network or parameter, a value out of range, or a package that is not installed.
@@ -38,9 +40,11 @@ def network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
         raise UsageError(unknown("network library", library, _LIBRARIES))
     if not name:
         raise UsageError(f"network '{arch}' lacks the name of a model, as in '{library}:resnet50'")
-    if not installed(library):
-        raise UsageError(f"network '{arch}' needs a package: pip install {library}")
-    code = sha256_hex(library, importlib.metadata.version(library))
+    try:
+        code = sha256_hex(library, importlib.metadata.version(library))
+    # Others ship a robustbench of their own, with which nothing can be loaded: what counts is what pip installed.
+    except importlib.metadata.PackageNotFoundError:
+        raise UsageError(f"network '{arch}' needs a package: pip install {library}") from None
     return MethodRef(kind="network", name=arch, params=dict(params), code_sha=code)
 
 
@@ -107,11 +111,28 @@ def _timm(name: str, params: dict[str, Any], num_classes: int, image_shape: tupl
 
 
 def _robustbench(name: str, params: dict[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    from robustbench.utils import load_model
+    import torch
 
-    # RobustBench's models take pixels in [0, 1] and normalise inside.
-    net: nn.Module = _call(f"robustbench:{name}", load_model, model_name=name, **params)
-    return net
+    arch = f"network 'robustbench:{name}'"
+    try:
+        from robustbench.model_zoo import model_dicts
+        from robustbench.utils import load_model
+    except ImportError as error:
+        raise UsageError(f"{arch}: the installed robustbench cannot be imported: {error}") from error
+    if name not in (known := {each for by in model_dicts.values() for models in by.values() for each in models}):
+        raise UsageError(unknown("RobustBench model", name, known))
+    try:
+        # RobustBench's models take pixels in [0, 1] and normalise inside.
+        net: nn.Module = load_model(model_name=name, **{"model_dir": cache_folder() / "robustbench", **params})
+        with torch.no_grad():
+            offered = net.eval()(torch.zeros(1, *image_shape)).shape[1]
+    # Besides wrong parameters: a model of another set, a refused download, images of the wrong shape.
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise UsageError(f"{arch} cannot be had: {type(error).__name__}: {said}") from error
+    if offered != num_classes:
+        raise UsageError(f"{arch} tells {offered} classes apart, the images have {num_classes}; dataset = ... chooses")
+    return net.train()
 
 
 _OPENED = {"torchvision": _torchvision, "timm": _timm, "robustbench": _robustbench}

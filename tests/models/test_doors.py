@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from bench.cli import main
 from bench.models.build import build, network_ref
+from bench.store import Store
 from bench.types import MethodError, UsageError
 
 SHAPE = (3, 32, 32)
@@ -96,10 +100,135 @@ def test_what_a_library_refuses_is_one_line(arch, params, shape, said):
     assert "\n" not in str(caught.value)
 
 
-def test_an_absent_package_is_named(monkeypatch):
-    monkeypatch.setattr("bench.models.build.installed", lambda package: False)
-    with pytest.raises(UsageError, match="pip install robustbench"):
-        network_ref("robustbench:Wong2020Fast", {})
+# What RobustBench 1.1.1 offers of itself: the names, the signatures and the keys of its model zoo.
+ROBUSTBENCH = {
+    "__init__.py": "",
+    "model_zoo/__init__.py": """
+from torch import nn
+from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
+def net(classes):
+    return lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, classes))
+model_dicts = {
+    BenchmarkDataset.cifar_10: {ThreatModel.Linf: {"Wong2020Fast": {"model": net(10), "gdrive_id": "1"}}},
+    BenchmarkDataset.cifar_100: {ThreatModel.Linf: {"Rice2020Overfitting": {"model": net(100), "gdrive_id": "2"}}},
+}
+""",
+    "model_zoo/enums.py": """
+from enum import Enum
+class BenchmarkDataset(Enum):
+    cifar_10 = "cifar10"
+    cifar_100 = "cifar100"
+class ThreatModel(Enum):
+    Linf = "Linf"
+""",
+    "utils.py": """
+import os
+from pathlib import Path
+import torch
+from robustbench.model_zoo import model_dicts
+from robustbench.model_zoo.enums import BenchmarkDataset, ThreatModel
+def load_model(model_name, model_dir="./models", dataset=BenchmarkDataset.cifar_10, threat_model=ThreatModel.Linf,
+               custom_checkpoint="", norm=None):
+    dataset_, threat_ = BenchmarkDataset(dataset), ThreatModel(threat_model)
+    net = model_dicts[dataset_][threat_][model_name]["model"]()
+    path = Path(model_dir) / dataset_.value / threat_.value / f"{model_name}.pt"
+    if not path.is_file():
+        if "NO_NETWORK" in os.environ:
+            raise ConnectionError("Failed to resolve 'drive.google.com'")
+        os.makedirs(path.parent)
+        torch.save({name: torch.full_like(value, 0.01) for name, value in net.state_dict().items()}, path)
+    net.load_state_dict(torch.load(path))
+    return net.eval()
+""",
+}
+
+
+@pytest.fixture
+def robustbench(tmp_path, monkeypatch):
+    """A stand-in that pip knows; what it downloads comes from nowhere."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "robustbench"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name, text in ROBUSTBENCH.items():
+        path = tmp_path / "site" / "robustbench" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    known = tmp_path / "site" / "robustbench-1.1.1.dist-info" / "METADATA"
+    known.parent.mkdir()
+    known.write_text("Metadata-Version: 2.1\nName: robustbench\nVersion: 1.1.1\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "robustbench"]:
+        del sys.modules[name]
+
+
+def test_robustbench_comes_with_its_weights_which_lie_in_the_cache(robustbench):
+    net = build(network_ref("robustbench:Wong2020Fast", {}), 10, SHAPE)
+    assert net.training
+    assert torch.allclose(net(torch.ones(1, *SHAPE)), torch.full((1, 10), 0.01 * (3 * 32 * 32 + 1)))
+    wanted = network_ref("robustbench:Rice2020Overfitting", {"dataset": "cifar100", "threat_model": "Linf"})
+    assert build(wanted, 100, SHAPE)[1].out_features == 100
+    assert {path.name for path in robustbench.iterdir()} == {"site", "cache"}
+    assert len(list((robustbench / "cache" / "crossfire" / "robustbench").rglob("*.pt"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "shape", "said"),
+    [
+        ("Wong2020Fasst", {}, SHAPE, "did you mean 'Wong2020Fast'"),
+        ("Rice2020Overfitting", {}, SHAPE, "cannot be had: KeyError: 'Rice2020Overfitting'"),
+        ("Rice2020Overfitting", {"dataset": "cifar100"}, SHAPE, "tells 100 classes apart, the images have 10"),
+        ("Wong2020Fast", {"dataset": "cifar11"}, SHAPE, "'cifar11' is not a valid BenchmarkDataset"),
+        ("Wong2020Fast", {"model": "x"}, SHAPE, "unexpected keyword argument 'model'"),
+        ("Wong2020Fast", {}, (3, 64, 64), "shapes cannot be multiplied"),
+    ],
+)
+def test_what_robustbench_refuses_is_one_line(robustbench, name, params, shape, said):
+    with pytest.raises(UsageError, match=said) as caught:
+        build(network_ref(f"robustbench:{name}", params), 10, shape)
+    assert "\n" not in str(caught.value)
+
+
+def test_robustbench_without_the_internet(robustbench, monkeypatch):
+    monkeypatch.setenv("NO_NETWORK", "1")
+    with pytest.raises(UsageError, match="cannot be had: ConnectionError: Failed to resolve"):
+        build(network_ref("robustbench:Wong2020Fast", {}), 10, SHAPE)
+
+
+def test_robustbench_without_what_it_needs(robustbench):
+    (robustbench / "site" / "robustbench" / "__init__.py").write_text("import autoattack_of_which_nobody_knows")
+    with pytest.raises(UsageError, match="cannot be imported: No module named 'autoattack_of_which"):
+        build(network_ref("robustbench:Wong2020Fast", {}), 10, SHAPE)
+
+
+def test_a_run_with_weights_as_they_are(robustbench):
+    images = robustbench / "images"
+    for split in ("train", "test"):
+        for label in range(10):
+            (images / split / str(label)).mkdir(parents=True)
+            colour = Image.new("RGB", (32, 32), (25 * label, 0, 0))
+            colour.save(images / split / str(label) / "one.png")
+    config = robustbench / "as-they-are.toml"
+    config.write_text(
+        f'schema = 1\nname = "as-they-are"\n[dataset]\nname = "folder:{images}"\n'
+        '[[models]]\narch = "robustbench:Wong2020Fast"\n[train]\nepochs = 0\n[[defenses]]\nuse = "standard"\n'
+        '[[attacks]]\nuse = "fgsm"\n'
+    )
+    store = robustbench / "store"
+    assert main(["run", str(config), "--store", str(store), "--report", str(robustbench / "report")]) == 0
+    # The same weight everywhere: every class is as likely, and the first is the answer.
+    assert {r.names.attack: r.metrics.clean_accuracy for r in Store(store).results()} == {"clean": 0.1, "fgsm": 0.1}
+
+
+@pytest.mark.parametrize("library", ["timm", "robustbench"])
+def test_what_pip_does_not_know_is_not_installed(monkeypatch, library):
+    def unknown(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", unknown)
+    with pytest.raises(UsageError, match=f"pip install {library}"):
+        network_ref(f"{library}:anything", {})
 
 
 def test_references_need_no_torch():
