@@ -1,3 +1,5 @@
+import itertools
+import math
 import subprocess
 import sys
 
@@ -5,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from bench.stats import Interval, holm, mcnemar, paired_difference, wilson
+from bench.stats import Interval, holm_mcnemar, mcnemar, paired_difference, wilson
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 500), (500, 500), (186, 200), (7, 33), (9321, 10000)])
@@ -51,16 +53,41 @@ def test_mcnemar_is_the_binomial_test() -> None:
     assert mcnemar(1000, 1100) == pytest.approx(binomtest(1000, 2100).pvalue, rel=1e-9)
 
 
-def test_holm_is_the_textbook_example() -> None:
-    # Holm's rule by hand: 4 x 0.01, 3 x 0.013 (raised to the one before), 2 x 0.03, 1 x 0.06.
-    assert holm([0.06, 0.01, 0.03, 0.013]) == pytest.approx([0.06, 0.04, 0.06, 0.04])
-    assert holm([]) == []
-    assert max(holm([0.9, 0.8])) == 1.0
+def test_the_values_of_a_whole_family_follow_holm() -> None:
+    # Holm's rule by hand, for pairs of 12 examples each of which can give the same p-values: 4 x, 3 x, 2 x, 1 x.
+    pairs = [(11, 1), (2, 10), (12, 0), (3, 9)]
+    p = [binomtest(a, 12).pvalue for a, _ in pairs]
+    assert holm_mcnemar(pairs) == pytest.approx([3 * p[0], 2 * p[1], 4 * p[2], max(p[3], 2 * p[1])])
+    assert holm_mcnemar([]) == []
+    assert holm_mcnemar([(3, 3), (9, 7)]) == [1.0, 1.0]
 
 
-def test_holm_keeps_the_family_wise_error() -> None:
-    p = np.random.default_rng(2).uniform(size=(4000, 20))
-    assert np.mean([min(holm(row)) < 0.05 for row in p.tolist()]) == pytest.approx(0.05, abs=0.012)
+def test_a_pair_that_no_outcome_could_make_clear_costs_the_others_nothing() -> None:
+    alone = mcnemar(12, 2)
+    assert holm_mcnemar([(12, 2), *[(0, 0)] * 500, *[(2, 1)] * 500])[0] == alone
+    # Eight changes can give 2/256, the next is 18/256: only the first is below what 12 against 2 gives.
+    assert holm_mcnemar([(12, 2), (4, 4)])[0] == pytest.approx(alone + 2 / 256)
+
+
+def test_adjusted_values_are_between_the_single_one_and_holms() -> None:
+    rng = np.random.default_rng(3)
+    for pairs in rng.integers(0, 25, (200, 6, 2)).tolist():
+        p = [mcnemar(a, b) for a, b in pairs]
+        plain, largest = [0.0] * 6, 0.0
+        for rank, i in enumerate(sorted(range(6), key=p.__getitem__)):
+            largest = plain[i] = max(largest, min(1.0, (6 - rank) * p[i]))
+        for single, adjusted, holm in zip(p, holm_mcnemar([(a, b) for a, b in pairs]), plain, strict=True):
+            assert single - 1e-12 <= adjusted <= holm + 1e-12
+
+
+@pytest.mark.parametrize("changed", [(6, 12), (3, 7, 9), (5, 8, 11, 12), (10, 10, 10)])
+def test_the_family_wise_error_is_kept_exactly(changed: tuple[int, ...]) -> None:
+    # Every outcome of as many changed examples, with its chance where each changes either way like a coin.
+    false = 0.0
+    for losses in itertools.product(*(range(m + 1) for m in changed)):
+        if min(holm_mcnemar([(a, m - a) for a, m in zip(losses, changed, strict=True)])) < 0.05:
+            false += math.prod(math.comb(m, a) / 2**m for a, m in zip(losses, changed, strict=True))
+    assert 0 < false <= 0.05
 
 
 def test_it_imports_no_scientific_package() -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from bench.report.board import newest, protocol
 from bench.report.record import Recorded
 from bench.report.rows import robust_bits, threat_text
-from bench.stats import holm, mcnemar
+from bench.stats import holm_mcnemar, mcnemar
 from bench.types import Cell, CellResult, MethodRef, TrainRef
 
 ALPHA = 0.05
@@ -40,7 +40,7 @@ class Change:
     head: float | None = None
     counts: Counts | None = None
     p: float | None = None
-    #: Holm's, over all cells that were measured twice.
+    #: Holm's for discrete tests, over all cells that were measured twice.
     adjusted_p: float | None = None
     notes: tuple[str, ...] = ()
 
@@ -93,13 +93,15 @@ def judge(counts: Sequence[Counts], min_effect: float = MIN_EFFECT) -> list[tupl
         counts: images lost and gained, one entry for each cell.
         min_effect: the least change, in points, that is called one.
     """
-    p_values = [mcnemar(each.lost, each.gained) for each in counts]
+    adjusted_values = holm_mcnemar([(each.lost, each.gained) for each in counts])
     # As text, so that 0.5 points of 1,000 images are 5 images and not 4.999.
     least = Fraction(str(min_effect)) / 100
     verdicts: list[tuple[Verdict, float, float]] = []
-    for (lost, gained, n), p, adjusted in zip(counts, p_values, holm(p_values), strict=True):
+    for (lost, gained, n), adjusted in zip(counts, adjusted_values, strict=True):
         clear = adjusted < ALPHA and Fraction(abs(lost - gained), n) >= least
-        verdicts.append(("same" if not clear else "regression" if lost > gained else "improvement", p, adjusted))
+        verdicts.append(
+            ("same" if not clear else "regression" if lost > gained else "improvement", mcnemar(lost, gained), adjusted)
+        )
     return verdicts
 
 
