@@ -76,6 +76,8 @@ class AttackConfig(_Method):
     access: list[Literal["static", "adaptive", "transfer"]] = Field(["static", "adaptive"], min_length=1)
     source: str | list[str] | None = None
     source_seed: int | None = None
+    #: Overrides of the source's training, as a defense has them: other epochs, another rate.
+    source_train: dict[str, Any] = {}
     eot: int = Field(20, ge=1)
 
 
@@ -95,6 +97,9 @@ class Config(_Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     summary: str = ""
     seeds: list[int] = Field([0], min_length=1)
+    #: Attacks on one deployed function run cheapest first, each on what the earlier ones left: columns are running
+    #: worst cases.
+    worst_case: bool = False
     dataset: DatasetConfig
     models: list[ModelConfig] = Field(min_length=1)
     defenses: list[DefenseConfig] = Field(min_length=1)
@@ -250,12 +255,15 @@ def _transfers(config: Config, each: AttackConfig, attack: Attack, where: str) -
     sources = [each.source] if isinstance(each.source, str) else each.source or []
     if ("transfer" in each.access) != bool(sources):
         raise UsageError(f"{where}: access 'transfer' and source, the recipe or weights to attack instead, go together")
+    if each.source_train and not sources:
+        raise UsageError(f"{where}: source_train changes the training of source, which is missing")
+    other = "".join(f" {key} {value}" for key, value in each.source_train.items())
     for source in sources:
-        seed = "" if each.source_seed is None else f" seed {each.source_seed}"
+        seed = other + ("" if each.source_seed is None else f" seed {each.source_seed}")
         yield attack._replace(
             label=f"{attack.label} from {_base_label(source)}{seed}",
             access="transfer",
-            source=_base(config, source, {}, where),
+            source=_base(config, source, each.source_train, where),
             source_seed=each.source_seed,
         )
 

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.target import Meter, frozen
+from bench.types import Passes
 
 
 class PassFlops(NamedTuple):
@@ -26,13 +27,6 @@ class PassFlops(NamedTuple):
 
     def of(self, forwards: float, backwards: float) -> float:
         return forwards * self.forward + backwards * self.backward
-
-
-class Passes(NamedTuple):
-    """How often a classifier is run for one image."""
-
-    forwards: float
-    backwards: float
 
 
 def _counting() -> FlopCounterMode:

@@ -6,9 +6,18 @@ Nothing here imports torch, so plans, leaderboards and comparisons start at once
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Norm = Literal["linf", "l2", "wasserstein", "flow"]
 Access = Literal["white-box", "static", "adaptive", "transfer"]
@@ -50,6 +59,13 @@ ExactFraction = Annotated[Fraction, BeforeValidator(exact), PlainSerializer(str,
 
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class Passes(NamedTuple):
+    """How often a classifier is run for one image."""
+
+    forwards: float
+    backwards: float
 
 
 class Threat(Frozen):
@@ -151,11 +167,19 @@ class ModelRef(Frozen):
     weights: TrainRef | WeightsRef
 
 
+class Earlier(Frozen):
+    """An attack that a later one of the same suite leaves the broken images of."""
+
+    attack: MethodRef
+    eot: int = 1
+
+
 class AttackRef(Frozen):
     """What makes one adversarial set: an attack with access to a function, under a threat, on a list of images.
 
     ``step`` is the test-time step inside the attacked function, or ``None`` for the bare classifier, so that one
-    static set serves every test-time step on that classifier. ``eot`` is how many gradients are averaged.
+    static set serves every test-time step on that classifier. ``eot`` is how many gradients are averaged. ``after`` are
+    the attacks that went before in worst-case mode: images that they broke stay as they left them.
     """
 
     model: ModelRef
@@ -165,6 +189,23 @@ class AttackRef(Frozen):
     data: DataRef
     seed: int
     eot: int = 1
+    after: tuple[Earlier, ...] = ()
+
+    @property
+    def previous(self) -> AttackRef | None:
+        """The set that this one goes on from, where it is one of a suite."""
+        if not self.after:
+            return None
+        last = self.after[-1]
+        return self.model_copy(update={"attack": last.attack, "eot": last.eot, "after": self.after[:-1]})
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_asked(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # An attack on its own has the text, and so the key, that it had before there were suites.
+        body: dict[str, Any] = plain(self)
+        if not self.after:
+            body.pop("after", None)
+        return body
 
 
 class Cell(Frozen):

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import median
+from statistics import fmean, median
 from typing import Literal, NamedTuple
 
 from bench.checks import across
@@ -125,7 +125,9 @@ def question(cell: Cell) -> str:
     if cell.step:
         without["step"] = _CODE
     if cell.attack:
-        without["attack"] = {"model": _MODEL_CODE, "attack": _CODE, **({"step": _CODE} if cell.attack.step else {})}
+        suite = {"after": {"__all__": {"attack": _CODE}}} if cell.attack.after else {}
+        step = {"step": _CODE} if cell.attack.step else {}
+        without["attack"] = {"model": _MODEL_CODE, "attack": _CODE, **step, **suite}
     return cell.model_dump_json(exclude=without)  # type: ignore[arg-type]
 
 
@@ -193,7 +195,7 @@ def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tupl
             by_attack[threat, ids[result.key]].append(result)
     names = _unique({each: found[0].names.defense for each, found in by_defense.items()})
     suite: dict[str, dict[str, str]] = defaultdict(dict)
-    for threat, attack in sorted(by_attack, key=lambda each: (_passes(by_attack[each]), each[1])):
+    for threat, attack in sorted(by_attack, key=lambda each: (*_turn(by_attack[each]), each[1])):
         suite[threat][attack] = by_attack[threat, attack][0].names.attack
     order = sorted(suite, key=lambda threat: (-len(suite[threat]), _severity(threats[threat])))
     attacks = {threat: _unique(suite[threat]) for threat in order}
@@ -294,6 +296,7 @@ def _verdicts(rows: Sequence[Row]) -> Iterable[str]:
 
 def _notes(results: Sequence[CellResult], rows: Sequence[Row], *, protocol: str, alone: bool) -> Iterable[str]:
     data = results[0].cell.data
+    sets = {r.cell.attack.model_dump_json(): r for r in results if r.cell.attack}
     if not alone:
         listed = f"images #{data.indices_sha[:4]} of {data.subset} {data.n}"
         yield f"another image list, network or protocol than its namesake: {listed}"
@@ -304,6 +307,11 @@ def _notes(results: Sequence[CellResult], rows: Sequence[Row], *, protocol: str,
     if any(r.provenance.dirty for r in results):
         dirty = sum(r.provenance.dirty for r in results)
         yield f"{dirty} of {len(results)} results come from code with uncommitted changes"
+    if given := [spared for r in results if (spared := _spared(r, sets)) is not None]:
+        yield (
+            "worst-case mode: attacks ran cheapest first, each on images that the ones before it had not broken, which "
+            f"spared {100 * fmean(given):.0f} % of them"
+        )
     for row in rows:
         for standing in row.standings:
             lowest = min(
@@ -313,6 +321,13 @@ def _notes(results: Sequence[CellResult], rows: Sequence[Row], *, protocol: str,
             if standing.threat and total and total.number is not None and lowest is not None and total.number < lowest:
                 share = f"{100 * total.number:.1f} %"
                 yield f"{row.name}, {standing.group}: {share} survive all attacks of every access"
+
+
+def _spared(result: CellResult, sets: Mapping[str, CellResult]) -> float | None:
+    """Return the share of images that an attack of a suite was not given; ``None`` where that is not known."""
+    earlier = result.cell.attack and result.cell.attack.previous
+    before = sets.get(earlier.model_dump_json()) if earlier else None
+    return None if before is None or before.metrics is None else 1 - before.metrics.robust_accuracy
 
 
 def _unique(names: Mapping[str, str]) -> dict[str, str]:
@@ -329,5 +344,9 @@ def _severity(threat: Threat) -> tuple[int, float]:
     return list(NORMS).index(threat.norm), float("inf") if threat.eps is None else float(threat.eps)
 
 
-def _passes(results: Sequence[CellResult]) -> float:
-    return median([r.cost.forwards_per_example + r.cost.backwards_per_example for r in results if r.cost] or [0.0])
+def _turn(results: Sequence[CellResult]) -> tuple[int, float]:
+    """Return what attacks are ordered by: their place in a suite, and what they took."""
+    place = max(len(r.cell.attack.after) for r in results if r.cell.attack)
+    return place, median(
+        [r.cost.forwards_per_example + r.cost.backwards_per_example for r in results if r.cost] or [0.0]
+    )

@@ -13,7 +13,7 @@ from bench.report.board import RANKED, Board, Column, Line, Table, build
 from bench.report.rows import Standing, Value, threat_text
 from bench.report.samples import samples
 from bench.store import Store
-from bench.types import CellResult, UsageError, jsonable
+from bench.types import AttackRef, CellResult, UsageError, jsonable
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -180,7 +180,7 @@ def _details(board: Board, pictures: Mapping[str, str]) -> dict[str, Any]:
             "seed": r.cell.seed,
             "flags": r.flags,
             "metrics": jsonable(r.metrics) if r.metrics else None,
-            "attack": {**made.attack.params, "eot": made.eot, "code": made.attack.code_sha[:12]} if made else None,
+            "attack": _parameters(made) if made else None,
             "threat": threat_text(made.threat) if made else None,
             "defense": place("model", r.cell.model, None),
             "step": place("step", r.cell.step, None) if r.cell.step else None,
@@ -192,6 +192,11 @@ def _details(board: Board, pictures: Mapping[str, str]) -> dict[str, Any]:
             "sample": picture(key),
         }
     return {"shared": shared, "cells": cells}
+
+
+def _parameters(made: AttackRef) -> dict[str, Any]:
+    after = {"after": ", ".join(earlier.attack.name for earlier in made.after)} if made.after else {}
+    return {**made.attack.params, "eot": made.eot, **after, "code": made.attack.code_sha[:12]}
 
 
 class Mark(NamedTuple):

@@ -100,7 +100,7 @@ def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
         if (made := r.cell.attack) is None:
             continue
         source = made.model.model_dump_json(exclude=_SEED) if r.cell.access == "transfer" else ""
-        exact[r.key] = f"{made.attack.model_dump_json()} {made.eot} {source}"
+        exact[r.key] = f"{made.attack.model_dump_json()} {made.eot} {source} {bool(made.after)}"
         loose[r.key] = f"{r.names.attack} {made.attack.model_dump_json(exclude={'params': {'rule'}})} {source}"
         variants[loose[r.key], threat_text(made.threat), r.cell.access].add(exact[r.key])
     split = {attack for (attack, _, _), found in variants.items() if len(found) > 1}

@@ -54,8 +54,11 @@ def _needed(work: Work, store: Store) -> Iterator[Path]:
             yield store.cell_file(key)
             yield store.records(key)
         models[id(cell.model)] = cell.model
+        made = cell.attack
+        while made is not None:
+            yield store.adversarial(keys.of(made))
+            made = made.previous
         if cell.attack is not None:
-            yield store.adversarial(keys.of(cell.attack))
             models[id(cell.attack.model)] = cell.attack.model
     for model in models.values():
         yield store.training(training_key(model))

@@ -60,12 +60,13 @@ class Measure:
         flags = found.notes | self._function_flags(cell, base, step) | self._regime(cell)
         if step.rng is not None:
             flags.add("randomised")
-        if cell.attack is not None and right.any():
-            if not found.column("linf")[right].any():
+        tried = right if cell.attack is None or not cell.attack.after else right & (found.column("forwards") > 0)
+        if cell.attack is not None and tried.any():
+            if not found.column("linf")[tried].any():
                 flags.add("no-op")
             # On what was attacked itself; a static set may well be undone by a step that it never saw.
             elif (
-                cell.access in ("white-box", "adaptive") and not (found.column("margins") < before.margins)[right].any()
+                cell.access in ("white-box", "adaptive") and not (found.column("margins") < before.margins)[tried].any()
             ):
                 flags.add("loss-not-rising")
         spent = self._defense_cost(cell, classifier, step)

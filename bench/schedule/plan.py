@@ -16,16 +16,19 @@ from bench.config import Attack, Base, Config, Defense, labels_of, sweep
 from bench.data import data_ref, open_set
 from bench.keys import EVALUATION_VERSION, TRAINING_VERSION, canonical_json, key_of, sha256_hex
 from bench.models.build import network_ref
+from bench.schedule.formula import passes_of
 from bench.types import (
     Access,
     AttackRef,
     Cell,
     DataRef,
+    Earlier,
     MethodRef,
     ModelRef,
     Names,
     PlannedCell,
     RunPlan,
+    Threat,
     TrainRef,
     UsageError,
     WeightsRef,
@@ -56,8 +59,10 @@ class Keys:
 
     def _text(self, value: Any) -> str:
         if isinstance(value, Cell | AttackRef):
-            fields = _FIELDS[type(value)]
-            return "{" + ",".join([f'"{name}":{self._text(getattr(value, name))}' for name in fields]) + "}"
+            given = {name: getattr(value, name) for name in _FIELDS[type(value)]}
+            return "{" + ",".join([f'"{name}":{self._text(part)}' for name, part in given.items() if part != ()]) + "}"
+        if isinstance(value, tuple):
+            return "[" + ",".join(map(self._text, value)) + "]"
         if not isinstance(value, BaseModel):
             if value not in self._words:
                 self._words[value] = canonical_json(value)
@@ -88,31 +93,52 @@ def clean_cell(cell: Cell) -> Cell:
 
 
 def make(
-    config: Config,
-    *,
+    *configs: Config,
+    name: str | None = None,
     data_folder: Path | None = None,
     n: int | None = None,
     seed: int | None = None,
     only: str | None = None,
     shard: tuple[int, int] | None = None,
 ) -> Work:
-    """Return every cell of a configuration, grouped by base classifier, clean first.
+    """Return every cell of the configurations, each once, grouped by base classifier, clean first.
 
     Args:
-        config: the checked configuration.
+        configs: the checked configurations.
+        name: of the plan; by default that of the first configuration.
         data_folder: where to look for image sets first.
         n: test images, instead of the configuration's.
         seed: the one seed, instead of the configuration's.
         only: a pattern; only cells whose ``dataset/model/defense/attack/access`` holds it, or matches it with
             wildcards, are kept.
         shard: ``(i, n)`` keeps the i-th of n parts, counted from 1; together they are the plan. Cells that stand on one
-            adversarial set are in one part.
+            adversarial set, or on sets of one suite, are in one part.
 
     Raises:
         UsageError: a method, value, image set or weights file that does not hold.
     """
     if n is not None and n <= 0:
         raise UsageError(f"--n {n}: the number of test images must be at least 1")
+    keys = Keys()
+    made = [_cells(config, data_folder, n, seed, keys) for config in configs]
+    cells = [cell for found, _ in made for cell in found]
+    if only is not None:
+        pattern = only if any(mark in only for mark in "*?[") else f"*{only}*"
+        kept = [cell for cell in cells if fnmatch.fnmatchcase(str(cell.names), pattern)]
+        if not kept:
+            raise UsageError(f"--only {only}: no cell matches; cells are named like {cells[0].names}")
+        cells = kept
+    unique = list({cell.key: cell for cell in cells}.values())
+    if shard is not None:
+        unique = _part(unique, *shard, keys)
+    plan = RunPlan(name=name or configs[0].name, cells=tuple(unique))
+    return Work(plan, data_folder, {sha: path for _, files in made for sha, path in files.items()})
+
+
+def _cells(
+    config: Config, data_folder: Path | None, n: int | None, seed: int | None, keys: Keys
+) -> tuple[list[PlannedCell], dict[str, Path]]:
+    """Return the cells of one configuration, and the files of weights trained elsewhere by their SHA-256."""
     defenses, attacks = configuration.defenses(config), configuration.attacks(config)
     networks = [
         (each.arch, network_ref(each.arch, params), swept)
@@ -126,26 +152,18 @@ def make(
     train = _data(config, "train", data_folder, config.dataset.train_n) if needs_training else None
     files = {base.weights: weights.find(base.weights) for base in bases if base.weights}
     hashes = {name: weights.sha256(path) for name, path in files.items()}
-    keys, rows = Keys(), _by_base(defenses)
+    rows = _by_base(defenses)
+    if config.worst_case:
+        attacks = sorted(attacks, key=_dearness)
     cells = [
         planned
         for label, (_, network, _) in zip(labels, networks, strict=True)
         for s in (config.seeds if seed is None else [seed])
         for maker in [_Maker(label, network, s, test, train, hashes, keys)]
         for defense in rows
-        for planned in maker.cells(defense, attacks)
+        for planned in maker.cells(defense, attacks, chained=config.worst_case)
     ]
-    if only is not None:
-        pattern = only if any(mark in only for mark in "*?[") else f"*{only}*"
-        kept = [cell for cell in cells if fnmatch.fnmatchcase(str(cell.names), pattern)]
-        if not kept:
-            raise UsageError(f"--only {only}: no cell matches; cells are named like {cells[0].names}")
-        cells = kept
-    unique = list({cell.key: cell for cell in cells}.values())
-    if shard is not None:
-        unique = _part(unique, *shard, keys)
-    plan = RunPlan(name=config.name, cells=tuple(unique))
-    return Work(plan, data_folder, {hashes[name]: path for name, path in files.items()})
+    return cells, {hashes[name]: path for name, path in files.items()}
 
 
 def _data(config: Config, split: Literal["train", "test"], folder: Path | None, n: int | None) -> DataRef:
@@ -179,10 +197,13 @@ class _Maker:
     keys: Keys
     _models: dict[tuple[int, int], ModelRef] = field(default_factory=dict)
     _sets: dict[tuple[int, int, bool], AttackRef] = field(default_factory=dict)
+    _links: dict[tuple[int, int], Earlier] = field(default_factory=dict)
 
-    def cells(self, defense: Defense, attacks: list[Attack]) -> Iterator[PlannedCell]:
-        """Yield the clean cell of a defense and every attacked one."""
+    def cells(self, defense: Defense, attacks: list[Attack], *, chained: bool) -> Iterator[PlannedCell]:
+        """Yield the clean cell of a defense and every attacked one; ``chained`` ones leave what earlier ones broke."""
         model, step = self._model(defense.base, self.seed), defense.step
+        suites: dict[Threat, tuple[Earlier, ...]] = {}
+        shared = {attack.label for attack in attacks if attack.access == "static"}
         purifies = step is not None and bool(registry.find("test-time", step.name).meta.get("purifier"))
 
         def planned(attack: AttackRef | None, name: str, access: Access) -> PlannedCell:
@@ -200,7 +221,13 @@ class _Maker:
             access = "white-box" if step is None and attack.access != "transfer" else attack.access
             if attack.purifiers_only and not (purifies and access == "adaptive"):
                 continue
-            yield planned(self._set(attacked, attack, step, access), attack.label, access)
+            made = self._set(attacked, attack, step, access)
+            # A set that static attackers use too is wanted whole.
+            if chained and (access == "adaptive" or (access == "white-box" and attack.label not in shared)):
+                before = suites.get(attack.threat, ())
+                made = made.model_copy(update={"after": before})
+                suites[attack.threat] = (*before, self._earlier(made))
+            yield planned(made, attack.label, access)
 
     def _set(self, model: ModelRef, attack: Attack, step: MethodRef | None, access: Access) -> AttackRef:
         stops_early = access in ("white-box", "adaptive") or attack.rule_given
@@ -220,6 +247,9 @@ class _Maker:
             self._sets[place] = made
         return made
 
+    def _earlier(self, made: AttackRef) -> Earlier:
+        return self._links.setdefault((id(made.attack), made.eot), Earlier(attack=made.attack, eot=made.eot))
+
     def _model(self, base: Base, seed: int) -> ModelRef:
         if (id(base), seed) not in self._models:
             source: TrainRef | WeightsRef
@@ -232,6 +262,20 @@ class _Maker:
         return self._models[id(base), seed]
 
 
+def _dearness(attack: Attack) -> tuple[bool, float]:
+    """Return what to sort a suite by: cheapest first, but without gradients last.
+
+    That a black-box attack breaks what no gradient attack breaks is the sign of masked gradients, and can only be seen
+    where those went before.
+    """
+    if attack.method.name.partition(":")[0] in registry.entries("library"):
+        return True, float("inf")
+    entry = registry.find("attack", attack.method.name)
+    passes = passes_of(str(entry.meta.get("passes")), attack.method.params)
+    blind = entry.meta.get("needs", "gradient") in ("scores", "labels")
+    return blind, attack.eot * sum(passes) if passes else float("inf")
+
+
 def _full_strength(method: MethodRef) -> MethodRef:
     # An image that stops at the bare network's boundary flatters whatever moves it afterwards: a set made for a
     # test-time step, or another network, that the attacker does not see takes every step, as the paper's does.
@@ -240,10 +284,15 @@ def _full_strength(method: MethodRef) -> MethodRef:
     return method
 
 
+def _first(attack: AttackRef) -> AttackRef:
+    return attack if attack.previous is None else _first(attack.previous)
+
+
 def _part(cells: list[PlannedCell], i: int, n: int, keys: Keys) -> list[PlannedCell]:
     # Dealt out like cards, set by set, so that every part gets some of each classifier's cheap and dear attacks.
     sets = [
-        keys.of(each.cell.attack) if each.cell.attack is not None else training_key(each.cell.model) for each in cells
+        keys.of(_first(each.cell.attack)) if each.cell.attack is not None else training_key(each.cell.model)
+        for each in cells
     ]
     hands: dict[str, int] = {}
     for name in sets:

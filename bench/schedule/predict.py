@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import json
-import operator
-import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -17,17 +14,18 @@ import torch
 from torch import nn
 
 from bench import registry
-from bench.cost import DeployedCost, Passes, PassFlops, deployed_cost, parameters, pass_flops, synchronize
+from bench.cost import DeployedCost, PassFlops, deployed_cost, parameters, pass_flops, synchronize
 from bench.evaluate import CHUNK, DRAWS, entry_of, put_on
 from bench.keys import canonical_json
 from bench.layout import fast_layout
 from bench.models.build import build
 from bench.overfitting import WATCH
+from bench.schedule.formula import passes_of
 from bench.schedule.plan import Keys, Work, training_key
 from bench.store import Store
 from bench.target import auto_batch, frozen
 from bench.train import train, watched_images
-from bench.types import AttackRef, Cell, MethodRef, ModelRef, Scalar, TrainRef, jsonable
+from bench.types import AttackRef, Cell, MethodRef, ModelRef, Passes, TrainRef, jsonable
 
 
 class Piece(NamedTuple):
@@ -74,40 +72,6 @@ class _Step(NamedTuple):
 
 # The share of its passes that an image takes which breaks early.
 _BROKEN_TAKE = 0.15
-_FORMULA = re.compile(
-    r"(?:at most )?(?P<forwards>[^,]*?) forwards?(?: \+ (?P<backwards>[^,]*?) backwards?)?(?: \(|,|$)"
-)
-_OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
-
-
-def passes_of(formula: str, params: Mapping[str, Scalar]) -> Passes | None:
-    """Return the passes per image that a formula such as ``"steps forwards + 2 x steps backwards"`` states.
-
-    What follows a comma or stands in brackets at the end is commentary. ``None`` where the formula cannot be reckoned
-    from the parameters.
-    """
-    match = _FORMULA.match(formula)
-    if match is None:
-        return None
-    try:
-        counts = [
-            0.0 if text is None else _reckon(ast.parse(text.replace(" x ", " * "), mode="eval").body, params)
-            for text in match.group("forwards", "backwards")
-        ]
-    except (SyntaxError, ValueError):
-        return None
-    return Passes(*counts)
-
-
-def _reckon(node: ast.expr, params: Mapping[str, Scalar]) -> float:
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
-        return float(_OPERATIONS[type(node.op)](_reckon(node.left, params), _reckon(node.right, params)))
-    value = (
-        node.value if isinstance(node, ast.Constant) else params.get(node.id) if isinstance(node, ast.Name) else None
-    )
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{ast.unparse(node)} is no number")
-    return float(value)
 
 
 def costs(work: Work, device: torch.device) -> list[RecipeCost]:
@@ -166,11 +130,12 @@ def expected_share(attack: AttackRef) -> float:
     """Return the share of its stated passes that an attack is reckoned to take.
 
     One where it takes every step of every image. Otherwise images that break spare most of theirs: all are reckoned to
-    break on a plainly trained network, half on one trained against an adversary. What a run took is in its log.
+    break on a plainly trained network, half on one trained against an adversary. The same is reckoned to be left for an
+    attack on the survivors of earlier ones. What a run took is in its log.
     """
     stated = str(entry_of(attack.attack).meta.get("passes"))
     stops = "fewer where images break" in stated or "none once" in stated
-    if not stops or attack.attack.params.get("rule") == "last-iterate":
+    if not attack.after and (not stops or attack.attack.params.get("rule") == "last-iterate"):
         return 1.0
     source = attack.model.weights
     survive = 0.5 if isinstance(source, TrainRef) and "eps" in source.recipe.params else 0.0
@@ -256,9 +221,10 @@ class _Measured:
         if name not in self._nets:
             shape = cell.data.image_shape
             net = _initial(model, cell, self._device)
+            flops = pass_flops(net, shape)
             fast = fast_layout(net, torch.full((4, *shape), 0.5, device=self._device)).net
             most = min(self._batch or auto_batch(shape, self._device), CHUNK)
-            self._nets[name] = fast, _unit(fast, pass_flops(fast, shape), shape, self._device, most, self._patience)
+            self._nets[name] = fast, _unit(fast, flops, shape, self._device, most, self._patience)
         return self._nets[name]
 
     def _step(self, step: MethodRef, model: ModelRef, cell: Cell) -> _Step:

@@ -25,6 +25,7 @@ from bench.schedule.plan import Keys, Work, cell_key, clean_cell, training_key
 from bench.schedule.run import Runner
 from bench.store import Store
 from bench.types import (
+    AttackRef,
     Cell,
     CellError,
     CellResult,
@@ -152,16 +153,22 @@ class _Lead:
         if cell.attack is not None:
             if clean_key in self.nodes:
                 first.append(self.nodes[clean_key])
-            key = self.keys.of(cell.attack)
-            if key not in self.nodes:
-                source = self._trained(planned, attacked=True)
-                tasks = -(-cell.data.n // (CHUNK * _CHUNKS_A_TASK))
-                self.nodes[key] = [self.attack.remote(self.place, planned, source) for _ in range(tasks)]
-            first += self.nodes[key]
+            first += self._attacked(planned, cell.attack)
         task = self.evaluate.remote(self.place, planned, *first)
         if cell.attack is None:
             self.nodes[planned.key] = task
         self.pending[task] = planned
+
+    def _attacked(self, planned: PlannedCell, ref: AttackRef) -> list[Any]:
+        key = self.keys.of(ref)
+        if key not in self.nodes:
+            before = [self._trained(planned, attacked=True)]
+            if ref.previous is not None:
+                before += self._attacked(planned, ref.previous)
+            tasks = -(-ref.data.n // (CHUNK * _CHUNKS_A_TASK))
+            self.nodes[key] = [self.attack.remote(self.place, planned, ref, *before) for _ in range(tasks)]
+        found: list[Any] = self.nodes[key]
+        return found
 
     def _trained(self, planned: PlannedCell, *, attacked: bool) -> Any:
         model = planned.cell.attack.model if attacked and planned.cell.attack is not None else planned.cell.model
@@ -245,7 +252,7 @@ def _prepared(place: Place, planned: PlannedCell) -> Runner:
     runner, cell = _runner(place), planned.cell
     refs: list[MethodRef | None] = [cell.step, *(_trained_by(model) for model in _models(cell))]
     if cell.attack is not None:
-        refs += [cell.attack.attack, cell.attack.step]
+        refs += [cell.attack.attack, cell.attack.step, *(earlier.attack for earlier in cell.attack.after)]
     same = [entry_of(ref).ref(ref.params).code_sha == ref.code_sha for ref in refs if ref is not None]
     same += [network_ref(each.network.name, each.network.params) == each.network for each in _models(cell)]
     if not all(same) or cell_key(cell) != planned.key:
@@ -271,12 +278,11 @@ def _train(place: Place, planned: PlannedCell, attacked: bool) -> None:
         return
 
 
-def _attack(place: Place, planned: PlannedCell, *_first: None) -> None:
+def _attack(place: Place, planned: PlannedCell, ref: AttackRef, *_first: None) -> None:
     runner = _prepared(place, planned)
-    assert planned.cell.attack is not None
     try:
         with runner.store.writing():
-            runner.make_set(planned.cell.attack, planned)
+            runner.make_set(ref, planned)
     except StoreError:
         raise
     except (Busy, Exception):

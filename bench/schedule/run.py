@@ -95,6 +95,7 @@ class Runner:
         self._remaining: Remaining | None = None
         self._began = self._told = time.monotonic()
         self._warm: set[str] = set()
+        self._failed: set[str] = set()
         about = {"plan": self.work.plan.name, "cells": len(self.work.plan.cells), "device": str(self.device)}
         self.log = RunLog(self.store.root / "log", {**about, "commit": source()[0]})
 
@@ -141,8 +142,13 @@ class Runner:
             Busy: another process has it, or what it stands on, in hand.
             StoreError: the store cannot be written.
         """
-        if (known := self._known(planned)) is not None:
-            return known
+        result = self._known(planned) or self._done(planned)
+        if result.status == "failed" and result.cell.attack is not None:
+            self._failed.add(attack_key(result.cell.attack))
+        return result
+
+    def _done(self, planned: PlannedCell) -> CellResult:
+        """Do a cell and keep its result, or why there is none."""
         started, batch = time.monotonic(), self.batch
         try:
             with self.store.writing():
@@ -218,7 +224,7 @@ class Runner:
                 return do(planned)
             except (RuntimeError, MemoryError) as error:
                 batch = self._batch(planned.cell.data)
-                if batch == 1 or not (isinstance(error, MemoryError) or out_of_memory(error)):
+                if batch == 1 or not _memory_ended(error):
                     raise
                 self.batch = batch // 2
                 self.log.write("out of memory", cell=str(planned.names), batch=self.batch)
@@ -294,13 +300,22 @@ class Runner:
         Raises:
             Busy: another process still has one in hand.
         """
+        while (earlier := self._previous(ref)) is not None:
+            try:
+                self.make_set(earlier, planned)
+                break
+            except (Busy, StoreError):
+                raise
+            except Exception as error:
+                if _memory_ended(error):
+                    raise
+                self._failed.add(attack_key(earlier))
         busy, key = False, attack_key(ref)
         for first, x, y, rows in self.loaded.test(ref.data):
             self._tell(str(planned.names), key, first, ref.data.n)
-            path = self._chunk(ref, first, len(x))
-            if not path.is_file():
+            if not self._chunk(ref, first, len(x)).is_file():
                 try:
-                    self._craft(ref, path, x, y, rows)
+                    self._craft(ref, first, x, y, rows)
                 except Busy:
                     busy = True
         self._tell(str(planned.names), key, ref.data.n, ref.data.n)
@@ -321,8 +336,8 @@ class Runner:
                 self.log.write("remaining", elapsed=round(now - self._began, 3), seconds=round(left, 3))
         self.reporter.work(what, done, total, note)
 
-    def _craft(self, ref: AttackRef, path: Path, x: Tensor, y: Tensor, rows: Tensor) -> None:
-        key = attack_key(ref)
+    def _craft(self, ref: AttackRef, first: int, x: Tensor, y: Tensor, rows: Tensor) -> None:
+        key, path = attack_key(ref), self._chunk(ref, first, len(x))
         base = self._classifier(ref.model, ref.data).net
         with self.store.leases.hold(f"attack-{key}-{path.stem}"):
             if path.is_file():
@@ -332,6 +347,8 @@ class Runner:
                 _warm_up(base, x[:8])
                 self._warm.add(key)
             started = time.monotonic()
+            earlier = self._previous(ref)
+            before = None if earlier is None else self._made_chunk(earlier, first, x, y, rows)
             made = craft(
                 ref,
                 base,
@@ -342,7 +359,10 @@ class Runner:
                 batch=self._batch(ref.data),
                 check=self.check,
                 training=self.loaded.training_images(ref.model),
+                before=before,
             )
+            if earlier != ref.previous:
+                made.notes.append("earlier-attack-failed")
             if made.batch < self._batch(ref.data):
                 # Where memory ran out once it would run out again.
                 self.batch = made.batch
@@ -356,12 +376,22 @@ class Runner:
             return
         for first, x, y, rows in self.loaded.test(ref.data):
             self.reporter.work(str(planned.names), first, ref.data.n)
-            path = self._chunk(ref, first, len(x))
-            while (made := read_chunk(path, len(x))) is None:
-                path.unlink(missing_ok=True)
-                self._craft(ref, path, x, y, rows)
-            yield made
+            yield self._made_chunk(ref, first, x, y, rows)
         self.reporter.work(str(planned.names), ref.data.n, ref.data.n)
+
+    def _previous(self, ref: AttackRef) -> AttackRef | None:
+        """Return the set that one of a suite goes on from: that of the last attack before it that did not fail."""
+        earlier = ref.previous
+        while earlier is not None and attack_key(earlier) in self._failed:
+            earlier = earlier.previous
+        return earlier
+
+    def _made_chunk(self, ref: AttackRef, first: int, x: Tensor, y: Tensor, rows: Tensor) -> Crafted:
+        path = self._chunk(ref, first, len(x))
+        while (made := read_chunk(path, len(x))) is None:
+            path.unlink(missing_ok=True)
+            self._craft(ref, first, x, y, rows)
+        return made
 
     def _classifier(self, model: ModelRef, data: DataRef) -> Classifier:
         return self.loaded.classifier(model, data, lambda: self.train(model, data))
@@ -371,6 +401,10 @@ class Runner:
 
     def _chunk(self, ref: AttackRef, first: int, n: int) -> Path:
         return self.store.adversarial(attack_key(ref)) / f"{first:06d}-{first + n:06d}.safetensors"
+
+
+def _memory_ended(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or out_of_memory(error)
 
 
 def _is_trained(folder: Path) -> bool:

@@ -1,0 +1,45 @@
+"""The passes that a method states, reckoned from its parameters; no torch, so that plans start at once."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Mapping
+
+from bench.types import Passes, Scalar
+
+_FORMULA = re.compile(
+    r"(?:at most )?(?P<forwards>[^,]*?) forwards?(?: \+ (?P<backwards>[^,]*?) backwards?)?(?: \(|,|$)"
+)
+_OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
+
+
+def passes_of(formula: str, params: Mapping[str, Scalar]) -> Passes | None:
+    """Return the passes per image that a formula such as ``"steps forwards + 2 x steps backwards"`` states.
+
+    What follows a comma or stands in brackets at the end is commentary. ``None`` where the formula cannot be reckoned
+    from the parameters.
+    """
+    match = _FORMULA.match(formula)
+    if match is None:
+        return None
+    try:
+        counts = [
+            0.0 if text is None else _reckon(ast.parse(text.replace(" x ", " * "), mode="eval").body, params)
+            for text in match.group("forwards", "backwards")
+        ]
+    except (SyntaxError, ValueError):
+        return None
+    return Passes(*counts)
+
+
+def _reckon(node: ast.expr, params: Mapping[str, Scalar]) -> float:
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+        return float(_OPERATIONS[type(node.op)](_reckon(node.left, params), _reckon(node.right, params)))
+    value = (
+        node.value if isinstance(node, ast.Constant) else params.get(node.id) if isinstance(node, ast.Name) else None
+    )
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{ast.unparse(node)} is no number")
+    return float(value)
