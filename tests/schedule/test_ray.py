@@ -65,7 +65,9 @@ class Kills:
 def runner(folder, reporter):
     (folder / "mine.py").write_text(SLOW)
     more = f'\n[[attacks]]\nuse = "{folder}/mine.py:slow"\nwhich = [0, 1, 2, 3]\neps = "0.1"\n'
-    work = make(config.load(small.write(folder, small.CONFIG + more)))
+    # With suites, in which a set stands on another.
+    text = small.CONFIG.replace('name = "small"', 'name = "small"\nworst_case = true') + more
+    work = make(config.load(small.write(folder, text)))
     return Runner(work, Store(folder / "store"), torch.device("cpu"), None, lambda: None, reporter)
 
 
