@@ -13,7 +13,7 @@ BETA_1, BETA_2 = 0.9, 0.999
     bounded=False,
     passes="steps forwards + steps backwards",
     presets={
-        "tpap": {"steps": 50},
+        "tpap": {"steps": 50, "black_failures": True},
         "reference": {"steps": 200},
     },
 )
@@ -27,13 +27,14 @@ def sta(
     smoothness: NonNegative = 0.05,
     confidence: NonNegative = 0.0,
     learning_rate: Positive = 0.02,
+    black_failures: bool = False,
 ) -> Tensor:
     """Spatially transformed adversarial examples (stAdv; Xiao et al., 2018): pixels move, their values stay.
 
     A flow (u, v) in pixels says where each pixel is sampled from, bilinearly. Adam minimises, for each image by
     itself, max(z_y - max_{i != y} z_i, -confidence) + smoothness * sum_p sum_{q next to p} |flow(p) - flow(q)|. An
     image keeps its success of least total variation, itself if there is none. (advertorch, which the paper of TPAP
-    used, optimises a whole batch at once and returns black images where it fails; neither is done here.)
+    used, also optimises a whole batch at once; here every image is on its own.)
 
     Args:
         target: the function under attack.
@@ -45,10 +46,12 @@ def sta(
         smoothness: weight of the flow's total variation; the paper's tau.
         confidence: margin, in logits, beyond which breaking an image further brings nothing; the paper's kappa.
         learning_rate: Adam's, in pixels.
+        black_failures: return black images where no success was found, as advertorch does. A network that does not
+            happen to call black by the right name then counts as broken by an attack that failed.
 
     Returns:
-        Images shaped as ``x``, each pixel between the least and the greatest of its channel; the input where no
-        success was found.
+        Images shaped as ``x``, each pixel between the least and the greatest of its channel; the input, or black, where
+        no success was found.
     """
     result, smoothest = x.clone(), x.new_full((len(x),), torch.inf)
     sides = x.new_tensor([x.shape[3], x.shape[2]]).view(2, 1, 1)
@@ -71,7 +74,8 @@ def sta(
         root = (square / (1 - BETA_2**step)).sqrt_().add_(1e-8)
         flow = flow.addcdiv_(mean, root, value=-learning_rate / (1 - BETA_1**step))
         flow = torch.maximum(torch.minimum(flow, limit), -limit)
-    return torch.where(per_image(smoothest < torch.inf, x), result, x)
+    failed = torch.zeros_like(x) if black_failures else x
+    return torch.where(per_image(smoothest < torch.inf, x), result, failed)
 
 
 def _hinge(logits: Tensor, y: Tensor, floor: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -15,6 +15,7 @@ from bench import registry
 from bench.types import Access, MethodRef, Norm, Schedule, Threat, UsageError
 
 PRESETS = Path(__file__).parent / "presets"
+Section = TypeVar("Section", bound=BaseModel)
 
 
 def seconds(text: object) -> float:
@@ -104,16 +105,44 @@ class Config(_Section):
     models: list[ModelConfig] = Field(min_length=1)
     defenses: list[DefenseConfig] = Field(min_length=1)
     attacks: list[AttackConfig] = Field(min_length=1)
+    #: What all attacks, or all recipes, are given that know it; tables inside are for one of them.
+    attack: dict[str, Any] = {}
     train: dict[str, Any] = {}
+    #: Beside the leaderboard, write the tables and figures of the TPAP paper.
+    paper: bool = False
     run: RunConfig = RunConfig()
 
 
+class _Collection(_Section):
+    """Several configurations as one plan, in which what they share is done once."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str
+    summary: str = ""
+    include: list[str] = Field(min_length=1)
+    run: RunConfig = RunConfig()
+
+
+class Request(NamedTuple):
+    """What a preset or a file asks for: a name, how to run, and its configurations."""
+
+    name: str
+    run: RunConfig
+    parts: tuple[Config, ...]
+
+    @property
+    def paper(self) -> bool:
+        """Whether the tables and figures of the TPAP paper are wanted."""
+        return any(part.paper for part in self.parts)
+
+
 class Base(NamedTuple):
-    """Where base weights come from: a recipe with its schedule, or a file."""
+    """Where base weights come from: a recipe with its schedule and the preset that tells it apart, or a file."""
 
     recipe: MethodRef | None
     schedule: Schedule | None
     weights: str | None
+    preset: str | None = None
 
 
 class Defense(NamedTuple):
@@ -144,12 +173,53 @@ def presets() -> dict[str, str]:
     return {name: str(tomllib.loads(text).get("summary", "")) for name, text in texts.items()}
 
 
-def load(name_or_file: str) -> Config:
-    """Return the checked configuration of a preset or of a TOML file.
+def request(name_or_file: str, variants: Mapping[str, str] | None = None, *, epochs: int | None = None) -> Request:
+    """Return every checked configuration of a preset or a TOML file; one that ``include``s others has several.
+
+    Args:
+        name_or_file: a preset, or a file that ends with ``.toml``.
+        variants: of each kind of variant the one that is wanted, such as ``{"scale": "tiny"}``; see :func:`load`.
+        epochs: of every training, instead of the configuration's ``[train]``.
 
     Raises:
-        UsageError: no such preset or file, not TOML, or a key or value that is not allowed.
+        UsageError: as :func:`load`; or a configuration has another ``[run]`` than the one that includes it.
     """
+    path, body = _read(name_or_file)
+    if "include" not in body:
+        only = load(name_or_file, variants, epochs=epochs)
+        return Request(only.name, only.run, (only,))
+    whole = _validated(_Collection, body, path)
+    parts = tuple(load(each, variants, epochs=epochs) for each in whole.include)
+    for part in parts:
+        if part.run != whole.run:
+            raise UsageError(f"{path.name} includes {part.name}, whose [run] differs from its own; give both the same")
+    return Request(whole.name + _marks(variants, epochs), whole.run, parts)
+
+
+def load(name_or_file: str, variants: Mapping[str, str] | None = None, *, epochs: int | None = None) -> Config:
+    """Return the checked configuration of a preset or of a TOML file.
+
+    A file that ``extends`` another is laid over it: tables are merged key by key, lists are replaced. So are its
+    variants: of every table ``[variants.KIND]`` one entry is laid over the whole, by default the first. The name of a
+    configuration ends with what was asked for.
+
+    Raises:
+        UsageError: no such preset, file or variant, not TOML, or a key or value that is not allowed.
+    """
+    path, body = _read(name_or_file)
+    kinds = body.pop("variants", {})
+    for kind, wanted in (variants or {}).items():
+        if wanted not in kinds.get(kind, {}):
+            raise UsageError(f"{path.name}: {registry.unknown(kind, wanted, kinds.get(kind, {}))}")
+    for kind, tables in kinds.items():
+        body = _merge(body, tables[(variants or {}).get(kind, next(iter(tables)))])
+    if epochs is not None:
+        body = _merge(body, {"train": {"epochs": epochs}})
+    return _validated(Config, {**body, "name": str(body.get("name", "")) + _marks(variants, epochs)}, path)
+
+
+def _read(name_or_file: str) -> tuple[Path, dict[str, Any]]:
+    """Return a TOML file laid over the one that it extends."""
     path = Path(name_or_file)
     if path.suffix != ".toml":
         path = PRESETS / f"{name_or_file}.toml"
@@ -161,13 +231,32 @@ def load(name_or_file: str) -> Config:
         raise UsageError(f"no configuration file {path}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} is not a readable TOML file: {error}") from None
+    if (under := body.pop("extends", None)) is not None:
+        body = _merge(_read(under)[1], body)
+    return path, body
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        known = merged.get(key)
+        merged[key] = _merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _marks(variants: Mapping[str, str] | None, epochs: int | None) -> str:
+    asked = [*(variants or {}).values(), *([f"{epochs}-epochs"] if epochs is not None else [])]
+    return "".join(f".{each}" for each in asked)
+
+
+def _validated(kind: type[Section], body: Mapping[str, Any], path: Path) -> Section:
     try:
-        return Config.model_validate(body)
+        return kind.model_validate(body)
     except ValidationError as error:
-        raise UsageError(registry.explain(error, where=path.name, known=_known_keys(error))) from None
+        raise UsageError(registry.explain(error, where=path.name, known=_known_keys(error, kind))) from None
 
 
-def _known_keys(error: ValidationError) -> Iterable[str]:
+def _known_keys(error: ValidationError, kind: type[BaseModel]) -> Iterable[str]:
     sections: dict[str, type[BaseModel]] = {
         "dataset": DatasetConfig,
         "models": ModelConfig,
@@ -176,7 +265,7 @@ def _known_keys(error: ValidationError) -> Iterable[str]:
         "run": RunConfig,
     }
     place = error.errors()[0]["loc"]
-    section = sections.get(str(place[0]), Config) if len(place) > 1 else Config
+    section = sections.get(str(place[0]), kind) if len(place) > 1 else kind
     return (field.alias or name for name, field in section.model_fields.items())
 
 
@@ -196,7 +285,7 @@ def defenses(config: Config) -> list[Defense]:
                 base = _base(config, each.use, {**each.train, **params}, where)
                 label = _base_label(each.use)
                 rows.append((label, base, None))
-                parts.append((label, {**params, **each.train}, swept))
+                parts.append((label, {**params, **each.train, "preset": base.preset}, swept | {"preset"}))
             continue
         bases = (
             [each.base] if isinstance(each.base, str) else each.base or [str(step_entry.meta.get("base") or "standard")]
@@ -208,7 +297,7 @@ def defenses(config: Config) -> list[Defense]:
             for params, swept in sweep(each.params):
                 ref = step_entry.ref(params)
                 rows.append((label, base, ref))
-                parts.append((label, {**ref.params, **each.train}, swept))
+                parts.append((label, {**ref.params, **each.train, "preset": base.preset}, swept | {"preset"}))
     labels = labels_of(parts)
     found: list[Defense] = []
     for label, (_, base, step) in zip(labels, rows, strict=True):
@@ -219,36 +308,64 @@ def defenses(config: Config) -> list[Defense]:
 
 def attacks(config: Config) -> list[Attack]:
     """Return the columns: every attack under each access asked for, sweeps spread out."""
-    found: list[tuple[Attack, frozenset[str]]] = []
-    for index, each in enumerate(config.attacks):
-        where = f"attacks[{index}] ({each.use})"
-        prefix = each.use.partition(":")[0]
+    found: list[tuple[Attack, str | None, frozenset[str]]] = []
+    _check_shared("attack", "attack", config.attack, AttackConfig.model_fields)
+    for index, given in enumerate(config.attacks):
+        where = f"attacks[{index}] ({given.use})"
+        prefix = given.use.partition(":")[0]
         is_library = prefix in registry.entries("library")
-        entry = registry.find("library" if is_library else "attack", prefix if is_library else each.use)
+        entry = registry.find("library" if is_library else "attack", prefix if is_library else given.use)
+        each = _with_shared(config, given, entry, where)
         for params, swept in sweep({**each.params, **({"eps": each.eps} if isinstance(each.eps, list) else {})}):
             eps = params.pop("eps", each.eps)
             method = entry.ref(params, name=each.use if is_library else None)
+            preset = _telling(entry, params.get("preset"))
             norms: Sequence[Norm] = entry.meta.get("norms") or ("linf", "l2")
             norm = each.norm or norms[0]
             if norm not in norms:
                 raise UsageError(f"{where}: norm '{norm}' is not one that {entry.name} keeps to: {', '.join(norms)}")
             threat = _threat(norm, eps, bounded=bool(entry.meta.get("bounded", True)), where=where)
             label = each.use if is_library else entry.name
-            given = "rule" in params or "rule" in (entry.meta.get("presets") or {}).get(params.get("preset"), {})
-            attack = Attack(label, method, threat, "static", each.eot, given, bool(entry.meta.get("purifiers_only")))
-            found += [(attack._replace(access=access), swept) for access in each.access if access != "transfer"]
-            found += [(from_there, swept) for from_there in _transfers(config, each, attack, where)]
+            ruled = "rule" in params or "rule" in (entry.meta.get("presets") or {}).get(params.get("preset"), {})
+            attack = Attack(label, method, threat, "static", each.eot, ruled, bool(entry.meta.get("purifiers_only")))
+            columns = [attack._replace(access=access) for access in each.access if access != "transfer"]
+            columns += _transfers(config, each, attack, where)
+            found += [(column, preset, swept | {"preset"}) for column in columns]
     parts = [
-        (f"{a.label}\n{a.access}", {**a.method.params, "norm": a.threat.norm, "eps": str(a.threat.eps)}, s)
-        for a, s in found
+        (
+            f"{a.label}\n{a.access}",
+            {**a.method.params, "norm": a.threat.norm, "eps": str(a.threat.eps), "preset": preset},
+            shown,
+        )
+        for a, preset, shown in found
     ]
-    labels = [label.replace(f"\n{a.access}", "") for label, (a, _) in zip(labels_of(parts), found, strict=True)]
+    labels = [label.replace(f"\n{a.access}", "") for label, (a, _, _) in zip(labels_of(parts), found, strict=True)]
     unique: list[Attack] = []
-    for label, (attack, _) in zip(labels, found, strict=True):
+    for label, (attack, _, _) in zip(labels, found, strict=True):
         named = attack._replace(label=label)
         if named not in unique:
             unique.append(named)
     return unique
+
+
+def _with_shared(config: Config, given: AttackConfig, entry: registry.Entry, where: str) -> AttackConfig:
+    """Return an attack with what ``[attack]`` gives to all that know it, and to it by name, below its own words."""
+    words = {*AttackConfig.model_fields, *entry.parameters.model_fields}
+    presets = entry.meta.get("presets") or {}
+    shared = {
+        key: value for key, value in config.attack.items() if key in words or (key == "preset" and value in presets)
+    }
+    body = {**shared, **config.attack.get(entry.name, {}), **given.model_dump(exclude_unset=True)}
+    try:
+        return AttackConfig.model_validate(body)
+    except ValidationError as error:
+        raise UsageError(registry.explain(error, where=where, known=AttackConfig.model_fields)) from None
+
+
+def _telling(entry: registry.Entry, preset: str | None) -> str | None:
+    """Return the preset if it is one of several different ones, so that it must stand beside the name."""
+    presets = entry.meta.get("presets") or {}
+    return preset if [*presets.values()].count(presets.get(preset)) == 1 and presets.get(preset) else None
 
 
 def _transfers(config: Config, each: AttackConfig, attack: Attack, where: str) -> Iterator[Attack]:
@@ -308,7 +425,7 @@ def _base(config: Config, use: str, overrides: Mapping[str, Any], where: str) ->
     entry = registry.find("recipe", use)
     own = config.train.get(entry.name, {})
     shared = {key: value for key, value in config.train.items() if not isinstance(value, dict)}
-    _check_shared(config.train)
+    _check_shared("train", "recipe", config.train, Schedule.model_fields)
     known = {*entry.parameters.model_fields, *Schedule.model_fields, "preset"}
     given = {**{key: value for key, value in shared.items() if key in known}, **own, **overrides}
     for key in given:
@@ -317,23 +434,21 @@ def _base(config: Config, use: str, overrides: Mapping[str, Any], where: str) ->
     schedule = {**(entry.meta.get("schedule") or {}), **{k: v for k, v in given.items() if k in Schedule.model_fields}}
     params = {key: value for key, value in given.items() if key not in Schedule.model_fields}
     try:
-        return Base(entry.ref(params), Schedule.model_validate(schedule), None)
+        preset = _telling(entry, params.get("preset"))
+        return Base(entry.ref(params), Schedule.model_validate(schedule), None, preset)
     except ValidationError as error:
         raise UsageError(registry.explain(error, where=f"{where}: train", known=Schedule.model_fields)) from None
 
 
-def _check_shared(train: Mapping[str, Any]) -> None:
-    recipes = registry.entries("recipe")
-    known = {
-        "preset",
-        *Schedule.model_fields,
-        *(key for entry in recipes.values() for key in entry.parameters.model_fields),
-    }
-    for key, value in train.items():
-        if isinstance(value, dict) and key not in recipes:
-            raise UsageError(f"[train.{key}]: {registry.unknown('recipe', key, recipes)}")
+def _check_shared(section: str, kind: str, given: Mapping[str, Any], words: Iterable[str]) -> None:
+    """Raises UsageError: a shared section names no such method, or a key that no method of its kind has."""
+    entries = registry.entries(kind)
+    known = {"preset", *words, *(key for entry in entries.values() for key in entry.parameters.model_fields)}
+    for key, value in given.items():
+        if isinstance(value, dict) and key not in entries:
+            raise UsageError(f"[{section}.{key}]: {registry.unknown(kind, key, entries)}")
         if not isinstance(value, dict) and key not in known:
-            raise UsageError(f"[train]: {registry.unknown('key', key, known)}")
+            raise UsageError(f"[{section}]: {registry.unknown('key', key, known)}")
 
 
 def sweep(params: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], frozenset[str]]]:

@@ -15,6 +15,7 @@ SUMMARY = "what no plan needs: lists it; deletes it only with --yes"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plans", nargs="+", metavar="PRESET|FILE.toml", help="the plans to keep everything for")
+    options.variants(parser)
     options.store(parser)
     parser.add_argument("--data", type=Path, metavar="DIR", help="where to look for image sets first")
     parser.add_argument("--n", type=int, metavar="N", help="test images, as they were given to run")
@@ -24,14 +25,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from bench import config
     from bench.schedule.garbage import unneeded
     from bench.schedule.plan import make
     from bench.store import Store
 
     store = Store(options.store_root(args))
     works = [
-        make(config.load(each), data_folder=options.data_folder(args), n=args.n, seed=args.seed) for each in args.plans
+        make(*options.request(args, each).parts, data_folder=options.data_folder(args), n=args.n, seed=args.seed)
+        for each in args.plans
     ]
     found = unneeded(works, store)
     if args.json:

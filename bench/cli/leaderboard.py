@@ -19,7 +19,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     parser.add_argument("--data", type=Path, metavar="DIR", help="where to look for image sets first")
-    parser.add_argument("--paper", action="store_true", help="published numbers beside the measured ones")
+    parser.add_argument(
+        "--paper",
+        action="store_true",
+        help="published numbers beside the measured ones; with --out FOLDER, all tables and figures of the paper",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of the terminal")
 
 
@@ -37,14 +41,21 @@ def _show(args: argparse.Namespace) -> int:
     from bench.types import UsageError
 
     kind = args.format or (args.out.suffix.removeprefix(".") if args.out else None)
-    if args.out and kind not in FORMATS:
+    folder = args.paper and args.out is not None and not kind
+    if args.out and kind not in FORMATS and not folder:
         raise UsageError(f"--out {args.out}: say --format {'|'.join(FORMATS)}, or let the name end with one of them")
     root = options.store_root(args)
     found = read(root)
     for note in found.notes:
         print(f"warning: {note}", file=sys.stderr)
     if args.paper and kind in ("csv", "tex", "html"):
-        raise UsageError(f"--paper comes as text, md or json, not {kind}")
+        raise UsageError(f"--paper comes as text, md or json, or with --out FOLDER as a folder, not {kind}")
+    if folder:
+        from bench.report import figures, paper_pages
+
+        source = figures.source_of(found.results, Store(root), data_folder=options.data_folder(args), paper=True)
+        print("\n".join(map(str, paper_pages.write(source, args.out))))
+        return 0
     if args.paper:
         from bench.report import paper
 

@@ -14,14 +14,19 @@ from bench.types import UsageError
 if TYPE_CHECKING:
     import torch
 
-    from bench.config import Config
+    from bench.config import Request
     from bench.schedule.plan import Work
     from bench.schedule.run import Reporter, Runner
     from bench.types import CellResult
 
 
+#: Kinds of variants that have a flag of their own.
+_VARIANTS = {"protocol": "tpap or sound: which settings of attacks and recipes", "scale": "full or tiny: which sizes"}
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="?", default="quick", metavar="PRESET|FILE.toml", help="default: quick")
+    variants(parser)
     store(parser)
     parser.add_argument("--data", type=Path, metavar="DIR", help="where to look for image sets first")
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"), help="default: the configuration's")
@@ -37,6 +42,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def variants(parser: argparse.ArgumentParser) -> None:
+    for kind, words in _VARIANTS.items():
+        parser.add_argument(f"--{kind}", metavar="NAME", help=f"{words}, where the configuration has such variants")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of every training, instead of the configuration's")
+
+
+def request(args: argparse.Namespace, what: str) -> Request:
+    """Return the checked configurations of a preset or file in the variants asked for."""
+    from bench import config
+
+    if args.epochs is not None and args.epochs < 0:
+        raise UsageError(f"--epochs {args.epochs}: a number of epochs, 0 or more, is needed")
+    asked = {kind: name for kind in _VARIANTS if (name := getattr(args, kind)) is not None}
+    return config.request(what, asked, epochs=args.epochs)
+
+
 def store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store", type=Path, metavar="DIR", help="default: $CROSSFIRE_STORE, or .crossfire in the current folder"
@@ -50,15 +71,13 @@ def store_root(args: argparse.Namespace) -> Path:
     return root
 
 
-def work(args: argparse.Namespace) -> tuple[Config, Work]:
-    """Return the checked configuration and its plan."""
-    from bench import config
+def work(args: argparse.Namespace) -> tuple[Request, Work]:
+    """Return what is asked for and its plan."""
     from bench.schedule.plan import make
 
-    chosen = config.load(args.what)
-    return chosen, make(
-        chosen, data_folder=data_folder(args), n=args.n, seed=args.seed, only=args.only, shard=args.shard
-    )
+    chosen = request(args, args.what)
+    how = {"n": args.n, "seed": args.seed, "only": args.only, "shard": args.shard}
+    return chosen, make(*chosen.parts, name=chosen.name, data_folder=data_folder(args), **how)
 
 
 def data_folder(args: argparse.Namespace) -> Path | None:
@@ -68,7 +87,7 @@ def data_folder(args: argparse.Namespace) -> Path | None:
     return folder
 
 
-def device(args: argparse.Namespace, config: Config) -> torch.device:
+def device(args: argparse.Namespace, config: Request) -> torch.device:
     """Return the device asked for; ``auto`` takes a GPU where there is one."""
     import torch
 
@@ -80,7 +99,7 @@ def device(args: argparse.Namespace, config: Config) -> torch.device:
     return torch.device(name)
 
 
-def runner(args: argparse.Namespace, config: Config, work: Work) -> Callable[[Callable[[], None], Reporter], Runner]:
+def runner(args: argparse.Namespace, config: Request, work: Work) -> Callable[[Callable[[], None], Reporter], Runner]:
     """Return what makes the runner of this process; with ``--executor ray`` it only leads, and needs no GPU itself."""
     if args.executor == "ray" and not registry.installed("ray"):
         raise UsageError("--executor ray needs a package: pip install 'crossfire-bench[ray]'")
@@ -95,7 +114,7 @@ def runner(args: argparse.Namespace, config: Config, work: Work) -> Callable[[Ca
     return lambda check, reporter: Runner(work, store, here, batch, check, reporter, config.run.timeout)
 
 
-def execute(args: argparse.Namespace, config: Config, runner: Runner) -> list[CellResult]:
+def execute(args: argparse.Namespace, config: Request, runner: Runner) -> list[CellResult]:
     """Do what is missing of the plan where ``--executor`` says, and return its results."""
     if args.executor == "inline":
         return runner.run()

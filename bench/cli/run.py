@@ -63,6 +63,11 @@ def main(args: argparse.Namespace) -> int:
     board = build(results)
     console.print(leaderboard(board, width=console.width))
     page = write_report(board, args.report, store=store, data_folder=args.data)
+    if config.paper:
+        from bench.report import figures, paper_pages
+
+        source = figures.source_of(results, store, data_folder=args.data, paper=True)
+        print(paper_pages.write(source, args.report / "paper")[0].resolve())
     if args.record:
         print(f"recorded: {write_run(results, Path.cwd())}")
     if verdict is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -49,21 +50,23 @@ def published(board: Board, table: Table, line: Line, column: Column) -> tuple[f
     if line.access not in _ACCESSES:
         return None
     value = line.values.get(column.id)
+    defense, label = _bare(line.defense), _bare(column.label)
     for entry in _numbers()["published"]:
         if (entry["dataset"], entry["model"]) == (table.dataset, table.model) and column.group in ("", _THREAT):
-            found = entry["accuracy"].get(line.defense, {}).get(column.label)
-            if (
-                found is not None
-                and value
-                and _same_parameters(board, value, entry.get("where", {}).get(column.label, {}))
-            ):
+            found = entry["accuracy"].get(defense, {}).get(label)
+            if found is not None and value and _same_parameters(board, value, entry.get("where", {}).get(label, {})):
                 return found, _numbers()["sources"][entry["source"]]
     for entry in _numbers()["costs"]:
-        if (entry["dataset"], entry["model"], entry["defense"]) == (table.dataset, table.model, line.defense):
+        if (entry["dataset"], entry["model"], entry["defense"]) == (table.dataset, table.model, defense):
             found = entry["numbers"].get(column.id)
             if found is not None:
                 return found, _numbers()["sources"][entry["source"]]
     return None
+
+
+def _bare(label: str) -> str:
+    """Return a label without the preset that it names: a number is published for a method, in whose settings or not."""
+    return re.sub(r"\[preset=[\w-]+\]$", "", label)
 
 
 @cache
@@ -104,8 +107,8 @@ def _rows(board: Board, table: Table, line: Line) -> Iterator[Beside]:
 def _references(table: Table, line: Line, column: Column) -> Iterator[str]:
     for entry in _numbers()["reference"]:
         place = (entry["dataset"], entry["model"], entry["defense"])
-        if place == (table.dataset, table.model, line.defense) and column.group in ("", _THREAT):
-            found = entry["percent"].get(column.label)
+        if place == (table.dataset, table.model, _bare(line.defense)) and column.group in ("", _THREAT):
+            found = entry["percent"].get(_bare(column.label))
             if found is not None and line.access in _ACCESSES:
                 note = f", {entry['note']}" if "note" in entry else ""
                 yield f"{found:.2f} ({_numbers()['sources'][entry['source']]}{note})"

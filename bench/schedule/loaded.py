@@ -68,9 +68,12 @@ class Loaded:
             with torch.random.fork_rng(devices=[]):
                 net = build(model.network, data.num_classes, data.image_shape)
             weights.load(file, net)
-            fast = fast_layout(net.to(self.device).eval(), self.test(data).x[:4].float() / 255)
+            # Counted before the layout changes: torch 2.15 corrupts memory in the weight gradient of one large image
+            # whose weights are channels-last.
+            flops = pass_flops(net.to(self.device).eval(), data.image_shape)
+            fast = fast_layout(net, self.test(data).x[:4].float() / 255)
             layout = "channels-last, " + (fast.note or "batch norm folded")
-            made = Classifier(fast.net, pass_flops(fast.net, data.image_shape), parameters(net), layout)
+            made = Classifier(fast.net, flops, parameters(net), layout)
             # Two are enough: the cells of a plan are grouped by classifier, and a transfer needs one more.
             self._classifiers = dict([*self._classifiers.items()][-1:]) | {key: made}
         return self._classifiers[key]

@@ -61,7 +61,9 @@ def test_the_verb_says_what_is_known_and_what_is_not(tmp_path, capsys):
     assert main(["leaderboard", "--paper", "--json", "--store", store]) == 0
     assert len(json.loads(capsys.readouterr().out)["numbers"]) == 14
     assert main(["leaderboard", "--paper", "--format", "html", "--store", store]) == 2
-    assert capsys.readouterr().err == "error: --paper comes as text, md or json, not html\n"
+    assert capsys.readouterr().err == (
+        "error: --paper comes as text, md or json, or with --out FOLDER as a folder, not html\n"
+    )
 
 
 def test_figures_carry_them_too(tmp_path):

@@ -1,0 +1,282 @@
+"""The tables and figures of the TPAP paper from stored results: a page, and a file for each figure.
+
+Each table says how large the run behind it was, and where a number is published it stands beside the measured one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.report import figures, text
+from bench.report.board import COSTS, Column, Line, Table
+from bench.report.figures import Missing, Source
+from bench.report.formats import escape_markdown
+from bench.report.paper import NOT_KNOWN, published
+from bench.store import write_atomically
+from bench.types import Cell, CellResult, TrainRef, UsageError
+
+#: Images of this many pixels to a side are large.
+LARGE = 96
+_MOTIVATION = ("standard", "pgd-at", "trades", "mart")
+_PURIFIER = "tpap"
+
+
+@dataclass(frozen=True)
+class Item:
+    """A table or figure of the paper: its file, its title, what the paper shows, and how ours is made."""
+
+    name: str
+    title: str
+    shows: str
+    tables: Callable[[Source], Iterator[str]] | None = None
+    figure: str | None = None
+    #: How the numbers of the figure are a table: what they are listed under, words, and values.
+    listed: tuple[str, tuple[str, ...], tuple[str, ...]] | None = None
+
+
+def write(source: Source, out: Path) -> list[Path]:
+    """Write ``README.md`` and the figures into ``out`` and return the files; what has no results yet says so.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    files: list[Path] = []
+    page = ["# The TPAP paper, measured", "", _ABOUT, ""]
+    for item in ITEMS:
+        page += [f"## {item.title}", "", f"*The paper:* {item.shows}", ""]
+        found = list(item.tables(source)) if item.tables else []
+        why = "no results in the store"
+        if item.figure is not None:
+            try:
+                drawn = figures.draw(item.figure, source, out)
+            except Missing as missing:
+                why = str(missing)
+            else:
+                files += drawn
+                found += _listed(item, out) if item.listed else []
+                found += [f"![{item.title}]({item.figure}.png)\n", f"{_size(source.results)}\n"]
+        page += found or [f"Not measured yet: {why}.\n"]
+    try:
+        write_atomically(out / "README.md", "\n".join(page).encode())
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written: {error.strerror}") from None
+    return [out / "README.md", *files]
+
+
+_ABOUT = (
+    "Accuracies are percent of all images, with 95 % intervals. In brackets: what is published, and measured minus "
+    f"published; `{NOT_KNOWN}` where the paper's value could not be read. A protocol stands in the name of whatever "
+    "has one: `[preset=tpap]` as the paper's code has it, `[preset=reference]` or none as its own authors have it."
+)
+
+
+def _motivation(source: Source) -> Iterator[str]:
+    fitting = [t for t in source.board.tables if t.dataset == "cifar10" and t.model.startswith("resnet18")]
+    for table in sorted(fitting, key=lambda table: table.n)[-1:]:
+        columns = [c for c in table.columns if _plain(c.label) in ("clean", "fgsm", "pgd") and c.unit == "accuracy"]
+        lines = [line for line in table.lines if _plain(line.defense) in _MOTIVATION]
+        yield from _table(source, table, lines, columns)
+
+
+def _main(source: Source) -> Iterator[str]:
+    yield from _mains(source, large=False)
+
+
+def _large(source: Source) -> Iterator[str]:
+    yield from _mains(source, large=True)
+
+
+def _mains(source: Source, *, large: bool) -> Iterator[str]:
+    for table in source.board.tables:
+        cells = _cells(source, table)
+        shape = next(iter(cells.values())).data.image_shape
+        lines = [line for line in table.lines if _is_main(cells[line.defense])]
+        if (min(shape[1:]) >= LARGE) == large and len(lines) > 1:
+            columns = [column for column in table.columns if column.group != "cost"]
+            yield f"### {escape_markdown(table.title)}\n"
+            yield from _table(source, table, lines, columns)
+
+
+def _is_main(cell: Cell) -> bool:
+    """Say whether a row is a recipe, or TPAP as the paper has it."""
+    step = cell.step
+    return step is None or (step.name == _PURIFIER and step.params == _usual(_PURIFIER))
+
+
+def _usual(step: str) -> Mapping[str, Any]:
+    from bench import registry
+
+    return registry.find("test-time", step).ref({}).params
+
+
+def _preprocessing(source: Source) -> Iterator[str]:
+    for table in source.board.tables:
+        cells = _cells(source, table)
+        steps = {cell.step.name for cell in cells.values() if cell.step}
+        if len(steps - {_PURIFIER}) > 1:
+            usual = {step: _usual(step) for step in steps if ":" not in step}
+            lines = [
+                line
+                for line in table.lines
+                if (step := cells[line.defense].step) is None or step.params == usual.get(step.name)
+            ]
+            columns = [column for column in table.columns if column.group != "cost"]
+            yield f"### {escape_markdown(table.title)}\n"
+            yield from _table(source, table, lines, columns)
+
+
+def _cost(source: Source) -> Iterator[str]:
+    wanted = {cost.column.id for cost in COSTS}
+    for table in source.board.tables:
+        columns = [column for column in table.columns if column.id in wanted]
+        lines = {line.defense: line for line in table.lines if _is_main(_cells(source, table)[line.defense])}
+        if columns:
+            yield f"### {escape_markdown(table.title)}\n"
+            yield from _table(source, table, list(lines.values()), columns, access=False)
+
+
+def _listed(item: Item, out: Path) -> list[str]:
+    assert item.listed is not None
+    key, words, values = item.listed
+    numbers = json.loads((out / f"{item.figure}.json").read_text(encoding="utf-8"))[key]
+    rows = [[*(str(row[each]) for each in words), *(_percent(row.get(each)) for each in values)] for row in numbers]
+    return [_grid([*words, *values], rows, len(words))]
+
+
+def _table(
+    source: Source, table: Table, lines: Sequence[Line], columns: Sequence[Column], *, access: bool = True
+) -> Iterator[str]:
+    known = {
+        (line.defense, line.access, column.id): found
+        for line in lines
+        for column in columns
+        if (found := published(source.board, table, line, column))
+    }
+
+    def cell(line: Line, column: Column) -> str:
+        value = line.values.get(column.id)
+        shown = text.number(value, column, table.n)
+        if value is None or value.number is None or column.unit == "gap":
+            return shown
+        if column.unit == "accuracy" and value.low is not None and value.high is not None:
+            shown += f" [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+        if not known:
+            return shown
+        printed = known.get((line.defense, line.access, column.id))
+        if printed is None:
+            return f"{shown} ({NOT_KNOWN})"
+        scale = 100 if column.unit == "accuracy" else 1
+        return f"{shown} ({printed[0]:.4g}, {scale * value.number - printed[0]:+.3g})"
+
+    many = len({column.group for column in columns} - {"", "cost"}) > 1
+    heads = ["defense", *(["access"] if access else [])]
+    names = [f"{c.label} {c.group}" if many and c.group else c.label for c in columns]
+    rows = [[line.defense, *([line.access] if access else []), *(cell(line, c) for c in columns)] for line in lines]
+    yield _grid([*heads, *names], rows, len(heads))
+    about = [_size(source.board.results[key] for line in lines for v in line.values.values() for key in v.keys)]
+    about += [f"Published: {each}." for each in dict.fromkeys(where for _, where in known.values())]
+    about += [] if known else [f"What the paper prints here is {NOT_KNOWN}."]
+    about += [f"{each}." for each in table.verdicts if any(each.startswith(f"{line.defense}:") for line in lines)]
+    yield "\n".join(f"- {escape_markdown(each)}" for each in about) + "\n"
+
+
+def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> str:
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(map(escape_markdown, cells)) + " |"
+
+    rule = "| " + " | ".join(["---"] * words + ["---:"] * (len(heads) - words)) + " |"
+    return "\n".join([line(heads), rule, *map(line, rows)]) + "\n"
+
+
+def _size(results: Iterable[CellResult]) -> str:
+    """Return how large the runs behind some numbers were, and where they were made."""
+    found = list(results)
+    tested = sorted({f"{r.cell.data.name} {r.cell.data.n:,}" for r in found})
+    trained = {
+        f"{w.data.n:,} images of {w.data.name} for {w.schedule.epochs} epochs"
+        for r in found
+        if isinstance(w := r.cell.model.weights, TrainRef)
+    } | {f"elsewhere ({w.name})" for r in found if not isinstance(w := r.cell.model.weights, TrainRef)}
+    where = sorted({f"{r.provenance.machine} ({r.provenance.device})" for r in found})
+    commits = sorted({(r.provenance.commit or "no commit")[:10] for r in found})
+    return (
+        f"Size: test images {', '.join(tested)}; trained on {', '.join(sorted(trained))}. "
+        f"Measured on {', '.join(where)} at commit {', '.join(commits)}."
+    )
+
+
+def _cells(source: Source, table: Table) -> dict[str, Cell]:
+    return {
+        line.defense: source.board.results[key].cell
+        for line in table.lines
+        for value in line.values.values()
+        for key in value.keys
+    }
+
+
+def _plain(label: str) -> str:
+    return label.partition("[")[0]
+
+
+def _percent(value: Mapping[str, Any] | float | None) -> str:
+    share = value.get("value") if isinstance(value, Mapping) else value
+    return text.ABSENT if share is None else f"{100 * share:.1f}"
+
+
+ITEMS = (
+    Item(
+        "motivation",
+        "Motivation table",
+        "Four recipes on CIFAR-10 and ResNet-18 under FGSM and PGD-20; no accuracy of TPAP itself is known.",
+        _motivation,
+    ),
+    Item(
+        "main",
+        "Main tables",
+        "TPAP beside PGD-AT, TRADES and MART under eight attacks, on four sets and three networks. Its numbers are not "
+        "known, and its attacks see the bare network only: the lines `static`.",
+        _main,
+        "access-gap",
+    ),
+    Item("large-images", "Large images", "The same on Caltech-101 at 300x200.", _large, "large-images"),
+    Item(
+        "preprocessing",
+        "Preprocessing",
+        "TPAP beside image preprocessing on CIFAR-10; which methods is not known.",
+        _preprocessing,
+        "preprocessing",
+    ),
+    Item("cost", "Cost", "Seconds, TFLOP and parameters of standard training and PGD-AT on one card.", _cost, "cost"),
+    Item(
+        "ablation",
+        "Ablation",
+        "The effect of hyper-parameters; which ones and its numbers are not known.",
+        figure="tpap-ablation",
+        listed=("settings", ("dataset", "parameter", "value"), ("clean", "static", "adaptive")),
+    ),
+    Item(
+        "substitution",
+        "Substitution",
+        "Networks trained by one attack and purified by another; its numbers are not known.",
+        figure="substitution",
+        listed=("accuracies", ("dataset", "trained_with", "purified_with", "kind"), ("value",)),
+    ),
+    Item(
+        "perturbations",
+        "Perturbation pictures",
+        "Images clean, under PGD and under STA, and the difference magnified.",
+        figure="attack-gallery",
+    ),
+    Item(
+        "overfitting",
+        "Training curves",
+        "Only training by FGSM keeps high accuracy under its own attack on training and test images.",
+        figure="overfitting-curves",
+    ),
+    Item("grad-cam", "Grad-CAM", "Where the network looks, with and without purification.", figure="grad-cam"),
+    Item("tsne", "t-SNE", "Features of clean, adversarial and purified images.", figure="tsne"),
+)
