@@ -130,13 +130,19 @@ def craft(
         arguments["name"] = ref.attack.name.partition(":")[2]
     step = put_on(base, ref.step, training)
     if before is not None:
-        left = _survivors(step, base, x, y, before.images.to(x.device), batch, seed=(key, "survivors", int(images[0])))
-        found, spent = before.images.to(x.device), torch.zeros(2, len(x))
+        seed, earlier = (key, "survivors", int(images[0])), before.images.to(x.device)
+        clean, known = (predict(step, base, each, y, batch, seed=(*seed, i)) for i, each in enumerate((x, earlier)))
+        left = ((clean.labels == y).any(0) & (known.labels == y).any(0)).nonzero()[:, 0]
+        found, spent = earlier.clone(), torch.zeros(2, len(x))
         if not len(left):
             return Crafted(found, spent[0], spent[1], 0.0, [SURVIVORS_ONLY], batch)
         part = (x[left], y[left], images[left.to(images.device)])
         made = craft(ref, base, *part, key=key, batch=batch, check=check, training=training)
         found[left], spent[0, left.cpu()], spent[1, left.cpu()] = made.images, made.forwards, made.backwards
+        if step.rng is not None:
+            # Most answers to an earlier image may be wrong already: of the two the stronger one stays.
+            again = predict(step, base, found, y, batch, seed=(*seed, 2))
+            found = torch.where(_weaker(again, known, y)[:, None, None, None], earlier, found)
         return made._replace(images=found, forwards=spent[0], backwards=spent[1], notes=[*made.notes, SURVIVORS_ONLY])
     first = int(images[0])
     step.seed(key, "defense", first)
@@ -175,13 +181,12 @@ def craft(
     )
 
 
-def _survivors(
-    step: Step, base: nn.Module, x: Tensor, y: Tensor, attacked: Tensor, batch: int, *, seed: tuple[str | int, ...]
-) -> Tensor:
-    """Return which images (S,) a function gets right, clean and attacked, in at least one draw each."""
-    answers = [predict(step, base, each, y, batch, seed=(*seed, i)) for i, each in enumerate((x, attacked))]
-    right = [(answer.labels == y).any(0) for answer in answers]
-    return (right[0] & right[1]).nonzero()[:, 0]
+def _weaker(attacked: Answer, other: Answer, y: Tensor) -> Tensor:
+    """Return for which images more answers are right than to the other one or, of as many, the mean margin is wider."""
+    (share, margin), (least, narrowest) = (
+        ((answer.labels == y).float().mean(0), answer.margins.mean(0)) for answer in (attacked, other)
+    )
+    return (share > least) | ((share == least) & (margin > narrowest))
 
 
 def audit(found: Tensor, x: Tensor, threat: Threat, name: str) -> None:

@@ -6,11 +6,9 @@ from operator import and_
 
 import pyarrow.parquet as pq
 import pytest
-import torch
-from torch import nn
 
 from bench import config
-from bench.evaluate import DRAWS, SURVIVORS_ONLY, Step, _survivors
+from bench.evaluate import SURVIVORS_ONLY
 from bench.keys import EVALUATION_VERSION, key_of
 from bench.report.board import build
 from bench.schedule.plan import attack_key, make
@@ -160,29 +158,78 @@ def test_an_attack_that_fails_does_not_stop_the_suite(tmp_path):
     assert any("earlier-attack-failed" in each.flags for each in found.values())
 
 
-class Coin(nn.Module):
-    """Right by the toss of a coin, more often for lighter images."""
+RANDOM = '''
+import torch
+from torch import nn
 
-    def __init__(self, rng):
+from bench.api import Target, Threat, attack, defense
+
+
+class Tosses(nn.Module):
+    """Right with the chance that the upper left pixel says; it is black in every digit, and those are safe."""
+
+    def __init__(self, base, rng):
         super().__init__()
-        self.rng = rng
+        self.base, self.rng = base, rng
 
     def forward(self, x):
-        right = torch.rand(len(x), generator=self.rng) < x[:, 0, 0, 0]
-        return torch.stack([right.float(), (~right).float()], 1)
+        logits = self.base(x)
+        light = x[:, 0, 0, 0]
+        keep = torch.rand(len(x), generator=self.rng) < torch.where(light > 0, light, 1.0)
+        return torch.where(keep[:, None], logits, -logits)
 
 
-def test_a_random_function_is_not_broken_by_one_lucky_answer():
-    rng = torch.Generator()
-    step = Step(Coin(rng), Coin(rng), rng)
-    x = torch.linspace(0, 1, 200)[:, None, None, None].expand(-1, 1, 2, 2).contiguous()
-    y = torch.zeros(200, dtype=torch.int64)
-    left = _survivors(step, step.deployed, x, y, x, 64, seed=("coin",))
-    # An image that is right with chance p is broken, clean or attacked, with chance 1 - (1 - (1 - p)^k)^2.
-    p = x[:, 0, 0, 0]
-    expected = float(((1 - (1 - p) ** DRAWS) ** 2).sum())
-    assert abs(len(left) - expected) < 4 * 200**0.5 / 2
-    assert set(range(180, 200)) <= set(left.tolist())
+@defense(kind="test-time", randomised=True)
+class Coin:
+    def __init__(self):
+        self.rng = torch.Generator()
+
+    def wrap(self, base):
+        return Tosses(base, self.rng)
+
+    def surrogate(self, base):
+        return Tosses(base, self.rng)
+
+
+def lit(x, light):
+    out = x.clone()
+    out[:, 0, 0, 0] = light
+    return out
+
+
+@attack(norms=("linf",), passes="1 forward")
+def first(target, x, y, threat):
+    """Every other image is seldom right, the others often."""
+    target(x)
+    return torch.where((target.uniform(x)[:, :1, :1, :1] < 0.5), lit(x, 0.1), lit(x, 0.9))
+
+
+@attack(norms=("linf",), passes="2 forwards")
+def second(target, x, y, threat):
+    """Any image is right as often as not."""
+    target(x)
+    return lit(x, 0.5)
+'''
+
+
+def test_of_a_random_function_the_strongest_image_stays(tmp_path):
+    (tmp_path / "mine.py").write_text(RANDOM)
+    head = HEAD.partition("[[defenses]]")[0].replace("epochs = 2", "epochs = 12").replace("n = 100", "n = 800")
+    text = f'{head}\n[[defenses]]\nuse = "{tmp_path}/mine.py:Coin"\nbase = "standard"\n'
+    for name in ("first", "second"):
+        text += f'[[attacks]]\nuse = "{tmp_path}/mine.py:{name}"\neps = 1.0\naccess = ["adaptive"]\n'
+    assert small.run(tmp_path, text=suite(text)) == 0
+    store = Store(tmp_path / "store")
+    found = {r.names.attack: r for r in store.results() if r.cell.attack}
+    before, after = (pq.read_table(store.records(found[name].key)).to_pandas() for name in ("first", "second"))
+    low, high = (abs(before.linf - light) < 0.01 for light in (0.1, 0.9))
+    assert min(low.sum(), high.sum()) > 40
+    tried, stays = after.forwards > 0, abs(after.linf - before.linf) < 0.01
+    # Images that were wrong in all five draws are left alone: of the weak ones hardly any.
+    assert tried[high].mean() > tried[low].mean() > 0.2
+    # An even chance of a right answer takes the place of nine in ten, and seldom that of one in ten.
+    assert stays[tried & low].mean() > 0.7
+    assert stays[tried & high].mean() < 0.3
 
 
 def test_nothing_is_attacked_where_nothing_is_left(tmp_path):
