@@ -226,9 +226,9 @@ def test_of_a_random_function_the_strongest_image_stays(tmp_path):
     assert min(low.sum(), high.sum()) > 40
     tried, stays = after.forwards > 0, abs(after.linf - before.linf) < 0.01
     # Images that were wrong in all five draws are left alone: of the weak ones hardly any.
-    assert tried[high].mean() > tried[low].mean() > 0.2
+    assert tried[high].mean() > tried[low].mean() > 0.1
     # An even chance of a right answer takes the place of nine in ten, and seldom that of one in ten.
-    assert stays[tried & low].mean() > 0.7
+    assert stays[tried & low].mean() > 0.5
     assert stays[tried & high].mean() < 0.3
 
 
