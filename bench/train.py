@@ -195,7 +195,10 @@ class _Training:
                 rate = self._batch(order)
                 if self.step % _LOOK_EVERY.get(self.device.type, 1) == 0 or self.step == self.steps:
                     loss = self._look()
+                    told = time.perf_counter()
                     on_progress(Progress(self.epoch, self.ref.schedule.epochs, self.step, self.steps, loss, rate))
+                    # Whoever is told may do something long, such as reckon when all will be done.
+                    started += time.perf_counter() - told
                 self.seconds = before + time.perf_counter() - started
             synchronize(self.device)
             self.seconds = before + time.perf_counter() - started
