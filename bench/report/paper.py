@@ -14,6 +14,7 @@ from typing import Any
 from bench.report.board import COSTS, Board, Column, Line, Table
 from bench.report.formats import escape_markdown
 from bench.report.rows import Value
+from bench.types import TrainRef
 
 NOT_KNOWN = "not known"
 # Published with static access or none; a worst case and an adaptive attack have no counterpart in print.
@@ -59,7 +60,8 @@ def published(board: Board, table: Table, line: Line, column: Column) -> tuple[f
     for entry in _numbers()["costs"]:
         if (entry["dataset"], entry["model"], entry["defense"]) == (table.dataset, table.model, defense):
             found = entry["numbers"].get(column.id)
-            if found is not None:
+            same = not column.id.startswith("train") or _trained_on(board, line) == entry["train_images"]
+            if found is not None and same:
                 return found, _numbers()["sources"][entry["source"]]
     return None
 
@@ -77,6 +79,12 @@ def _numbers() -> dict[str, Any]:
 def _same_parameters(board: Board, value: Value, wanted: dict[str, Any]) -> bool:
     attacks = [made for key in value.keys if (made := board.results[key].cell.attack)]
     return all(made.attack.params.get(name) == wish for made in attacks for name, wish in wanted.items())
+
+
+def _trained_on(board: Board, line: Line) -> int | None:
+    """Return how many images an epoch of a line's training has."""
+    weights = next(board.results[key].cell.model.weights for value in line.values.values() for key in value.keys)
+    return weights.data.n - weights.schedule.holdout if isinstance(weights, TrainRef) else None
 
 
 def _rows(board: Board, table: Table, line: Line) -> Iterator[Beside]:

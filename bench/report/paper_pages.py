@@ -139,6 +139,30 @@ def _cost(source: Source) -> Iterator[str]:
             yield from _table(source, table, list(lines.values()), columns, access=False)
 
 
+def _pairs(source: Source) -> Iterator[str]:
+    """Yield, for each line, the attacks that it met in several settings of which one is the paper's."""
+    for table in source.board.tables:
+        for line in table.lines:
+            met: dict[str, list[tuple[Column, CellResult]]] = {}
+            for column in table.columns:
+                value = line.values.get(column.id)
+                results = [source.board.results[key] for key in value.keys] if value and column.group else []
+                if len(results) == 1 and results[0].cell.attack and results[0].metrics:
+                    met.setdefault(results[0].cell.attack.attack.name, []).append((column, results[0]))
+            pairs = [each for found in met.values() if len(found) > 1 for each in found]
+            if line.access in ("white-box", "static") and any("preset=tpap" in column.label for column, _ in pairs):
+                yield f"### {escape_markdown(f'{table.title} · {line.defense}, {line.access}')}\n"
+                yield _grid(("attack", "threat", "right", "mean L2", "mean Linf"), [_setting(*e) for e in pairs], 2)
+                yield f"- {escape_markdown(_size(r for _, r in pairs))}\n"
+
+
+def _setting(column: Column, result: CellResult) -> list[str]:
+    m = result.metrics
+    assert m is not None
+    right = f"{100 * m.robust_accuracy:.1f} [{100 * m.ci_low:.1f}, {100 * m.ci_high:.1f}]"
+    return [column.label, column.group, right, f"{m.mean_l2:.3f}", f"{m.mean_linf:.4f}"]
+
+
 def _listed(item: Item, out: Path) -> list[str]:
     assert item.listed is not None
     key, words, values = item.listed
@@ -256,14 +280,14 @@ ITEMS = (
         "Ablation",
         "The effect of hyper-parameters; which ones and its numbers are not known.",
         figure="tpap-ablation",
-        listed=("settings", ("dataset", "parameter", "value"), ("clean", "static", "adaptive")),
+        listed=("settings", ("table", "parameter", "value"), ("clean", "static", "adaptive")),
     ),
     Item(
         "substitution",
         "Substitution",
         "Networks trained by one attack and purified by another; its numbers are not known.",
         figure="substitution",
-        listed=("accuracies", ("dataset", "trained_with", "purified_with", "kind"), ("value",)),
+        listed=("accuracies", ("table", "trained_with", "purified_with", "kind"), ("value",)),
     ),
     Item(
         "perturbations",
@@ -279,4 +303,10 @@ ITEMS = (
     ),
     Item("grad-cam", "Grad-CAM", "Where the network looks, with and without purification.", figure="grad-cam"),
     Item("tsne", "t-SNE", "Features of clean, adversarial and purified images.", figure="tsne"),
+    Item(
+        "as-shipped",
+        "Attacks as shipped",
+        "The settings that its code gives to its attacks, each beside the same attack with something put right.",
+        _pairs,
+    ),
 )

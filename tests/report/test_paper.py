@@ -13,7 +13,8 @@ CLEAN = outcomes(0.85, 1000)
 
 
 def cifar(defense="pgd-at", attack="pgd", **more):
-    return result(defense, attack, recipe=defense, dataset="cifar10", network="resnet18", clean=CLEAN, **more)
+    how = {"recipe": defense, "dataset": "cifar10", "network": "resnet18", "clean": CLEAN}
+    return result(defense, attack, **{**how, **more})
 
 
 def found(results):
@@ -28,8 +29,14 @@ def test_published_numbers_stand_beside_measured_ones_with_source_and_deviation(
     assert "slides" in clean.source
     assert rows["pgd-at", "white-box", "pgd, Linf 8/255"].published == 48.91
     assert rows["pgd-at", "white-box", "fgsm, Linf 8/255"].published == 55.11
-    assert rows["pgd-at", "white-box", "train TFLOP"].published == 1831.5
+    assert rows["pgd-at", "white-box", "test TFLOP"].published == 11.1
     assert any("41.2" in each or "84.74" in each for each in clean.references)
+
+
+def test_an_epoch_compares_with_one_of_as_many_images():
+    for images, published in ((50_000, 1831.5), (1000, None)):
+        rows = found([cifar(clean=[True] * images)])
+        assert rows["pgd-at", "white-box", "train TFLOP"].published == published
 
 
 @pytest.mark.parametrize(

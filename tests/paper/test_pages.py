@@ -1,0 +1,73 @@
+"""The page of tables and figures: what is published beside what was measured, and how large the run was."""
+
+import pytest
+
+from bench.cli import main
+from bench.report import figures, paper_pages
+from bench.store import Store
+from tests.report.fabricate import outcomes, result, stored
+
+CLEAN = outcomes(0.85, 1000)
+
+
+def cifar(defense, attack="pgd", **more):
+    base = {"recipe": defense, "dataset": "cifar10", "network": "resnet18", "clean": CLEAN}
+    return result(defense, attack, **{**base, **more})
+
+
+def sections(tmp_path, results):
+    source = figures.source_of(results, Store(tmp_path / "none"), paper=True)
+    page = paper_pages.write(source, tmp_path / "paper")[0].read_text(encoding="utf-8").replace("\\", "")
+    return dict(part.split("\n", 1) for part in page.split("\n## ")[1:])
+
+
+@pytest.fixture
+def found(tmp_path):
+    results = [
+        cifar("pgd-at", adversarial=outcomes(0.5, 1000)),
+        cifar("standard", "fgsm", adversarial=outcomes(0.1, 1000)),
+        cifar("my-own", adversarial=outcomes(0.2, 1000)),
+    ]
+    return sections(tmp_path, results)
+
+
+def test_the_motivation_table_has_published_measured_and_deviation(found):
+    rows = found["Motivation table"]
+    assert "| pgd-at | white-box | 85.0 [82.7, 87.1] (84.54, +0.46) |" in rows
+    assert "| 10.0 [8.3, 12.0] (0, +10) |" in rows
+    assert "my-own" not in rows
+    assert "Published: Tang and Zhang" in rows
+
+
+def test_every_table_says_how_large_its_run_was(found):
+    for title in ("Motivation table", "Main tables", "Cost"):
+        assert "Size: test images cifar10 1,000; trained on" in found[title]
+        assert "box (cpu: Xeon)" in found[title]
+
+
+def test_what_the_paper_prints_is_never_made_up(found):
+    (row,) = (line for line in found["Main tables"].splitlines() if line.startswith("| my-own"))
+    assert "(not known)" in row
+    assert "Not measured yet" in found["Substitution"] and "|" not in found["Substitution"]
+
+
+def test_settings_of_one_attack_stand_as_pairs(tmp_path):
+    shipped = {"preset": "ddn[levels=16,preset=tpap]", "right": "ddn[levels=256,preset=tpap]"}
+    results = [
+        cifar("pgd-at", "ddn", attack_params={"levels": levels}, label=label, norm="l2", eps="1", adversarial=outcome)
+        for label, levels, outcome in (
+            (shipped["preset"], 16, outcomes(0.1, 1000)),
+            (shipped["right"], 256, outcomes(0.2, 1000)),
+        )
+    ]
+    rows = sections(tmp_path, results)["Attacks as shipped"].splitlines()
+    assert sum("ddn" in row and "L2 1" in row for row in rows) == 2
+
+
+def test_the_verb_writes_the_folder(tmp_path, capsys):
+    store = str(stored(tmp_path / "store", [cifar("pgd-at")]).root)
+    assert main(["leaderboard", "--paper", "--store", store, "--out", str(tmp_path / "paper")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == str(tmp_path / "paper" / "README.md")
+    assert all((tmp_path / "paper" / line).exists() for line in said)
+    assert {"cost.png", "cost.json"} <= {path.name for path in (tmp_path / "paper").iterdir()}

@@ -1,0 +1,118 @@
+"""The whole paper, run at tiny scale through the command line, so that none of its presets can rot."""
+
+import json
+
+import pytest
+
+from bench import config
+from bench.cli import main
+from bench.schedule.plan import make
+from tests.paper import stand_in
+
+INCLUDED = [part.name for part in config.request("paper").parts]
+NAMED = {
+    "paper-cifar10",
+    "paper-cifar100",
+    "paper-svhn",
+    "paper-tiny-imagenet",
+    "paper-caltech101",
+    "paper-ablation",
+    "paper-substitution",
+    "paper-preprocessing",
+    "paper-cost",
+    "paper-overfitting",
+    "paper",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("CROSSFIRE_OFFLINE", "1")
+        yield stand_in.write(folder)
+
+
+@pytest.fixture(scope="module")
+def ran(data, tmp_path_factory):
+    """The folder in which the tiny paper was run, with its store and its report."""
+    folder = tmp_path_factory.mktemp("ran")
+    words = ["--data", str(data), "--store", str(folder / "store"), "--report", str(folder / "report")]
+    assert main(["run", "paper", "--scale", "tiny", *words]) == 0
+    return folder
+
+
+def plan(name, data, **variants):
+    asked = config.request(name, {"scale": "tiny", **variants})
+    return make(*asked.parts, name=asked.name, data_folder=data).plan
+
+
+def test_the_presets_that_a_reader_looks_for_are_there():
+    assert {*INCLUDED, "paper"} >= NAMED
+
+
+@pytest.mark.parametrize("protocol", ["tpap", "sound"])
+def test_the_paper_is_its_presets_with_shared_work_done_once(data, protocol):
+    whole = [cell.key for cell in plan("paper", data, protocol=protocol).cells]
+    parts = [cell.key for name in INCLUDED for cell in plan(name, data, protocol=protocol).cells]
+    assert len(whole) == len(set(whole)) < len(parts)
+    assert set(whole) == set(parts)
+
+
+def test_the_protocols_share_only_what_both_mean(data):
+    tpap, sound = (
+        {cell.key: cell.names for cell in plan("paper-cifar10", data, protocol=protocol).cells}
+        for protocol in ("tpap", "sound")
+    )
+    shared = {str(tpap[key]) for key in tpap.keys() & sound.keys()}
+    assert {name.split("/")[2] for name in shared} == {"standard"}
+    assert not {name.split("/")[3] for name in shared} & {"ddn[preset=tpap]", "pgd[preset=tpap]"}
+    # Of two cells with one name both would stand in one place of a table.
+    different = {str(names) for key, names in tpap.items() if key not in sound}
+    clash = different & {str(names) for key, names in sound.items() if key not in tpap}
+    assert not clash
+
+
+def test_full_scale_is_what_the_paper_trains(data):
+    asked = config.request("paper-cifar10")
+    (part,) = asked.parts
+    assert [model.arch for model in part.models] == ["resnet18", "vgg16", "wrn-34-10"]
+    schedules = {row.base.schedule for row in config.defenses(part)}
+    assert {(s.epochs, s.batch, s.lr, s.weight_decay, s.drops) for s in schedules} == {
+        (100, 128, 0.01, 1e-3, (0.75, 0.9))
+    }
+    slides = config.request("paper-cifar10", epochs=150)
+    assert {row.base.schedule.epochs for row in config.defenses(slides.parts[0])} == {150}
+
+
+def test_everything_runs_and_comes_out_under_its_name(data, ran):
+    page = (ran / "report" / "paper" / "README.md").read_text(encoding="utf-8")
+    titles = [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")]
+    assert titles == [
+        "Motivation table",
+        "Main tables",
+        "Large images",
+        "Preprocessing",
+        "Cost",
+        "Ablation",
+        "Substitution",
+        "Perturbation pictures",
+        "Training curves",
+        "Grad-CAM",
+        "t-SNE",
+        "Attacks as shipped",
+    ]
+    for name in stand_in.SIZES:
+        assert f"### {name.replace('_', chr(92) + '_')} · " in page
+    assert "Not measured yet" not in page
+    assert "trained on 20 images of cifar10 for 1 epochs" in page
+
+
+def test_a_second_run_finds_everything_done(data, ran, capsys):
+    words = ["paper", "--scale", "tiny", "--data", str(data), "--store", str(ran / "store")]
+    assert main(["run", *words, "--only", "paper-has-no-such-cell"]) == 2
+    capsys.readouterr()
+    stored = {path.stem for path in (ran / "store" / "cells").glob("*.json")}
+    assert stored == {cell.key for cell in plan("paper", data).cells}
+    assert all(json.loads(path.read_text())["status"] == "done" for path in (ran / "store" / "cells").glob("*.json"))
