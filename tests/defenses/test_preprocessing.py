@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from bench.types import MethodError
 from defenses._jpeg import soft_jpeg
+from defenses.feature_squeezing import non_local_means
 from defenses.quilting import _cut
 from defenses.tvm import smoothest
 
@@ -233,16 +234,36 @@ def test_the_detection_score_is_the_farthest_squeezed_prediction(put, base, x):
     plain = F.softmax(base(x), 1)
     reduced = F.softmax(base((x * 7).round() / 7), 1)
     smooth = F.softmax(base(torch.from_numpy(ndimage.median_filter(x.numpy(), size=(1, 1, 3, 3)))), 1)
-    expected = torch.maximum((plain - reduced).abs().sum(1), (plain - smooth).abs().sum(1))
+    alike = F.softmax(base(non_local_means(x, 13, 3, 2 / 255)), 1)
+    expected = torch.stack([(plain - one).abs().sum(1) for one in (reduced, smooth, alike)]).amax(0)
     assert torch.allclose(deployed.score(x), expected, atol=1e-6)
-    unchanged = put("feature-squeezing", base, bits=8, window=1).deployed
+    unchanged = put("feature-squeezing", base, bits=8, window=1, search=1).deployed
     with torch.no_grad():
         assert float(unchanged.score(x).max()) < 1e-5
+
+
+@pytest.mark.parametrize(("search", "patch"), [(7, 3), (5, 5), (3, 1)])
+def test_non_local_means_are_what_their_definition_says(x, search, patch):
+    reach, edge = search // 2, patch // 2
+    for image, found in zip(x[:2].double().numpy(), non_local_means(x[:2].double(), search, patch, 0.1), strict=True):
+        frame = np.pad(image, [(0, 0), *[(reach + edge, reach + edge)] * 2], mode="symmetric")
+        for row, column in ((0, 0), (3, 23), (12, 7)):
+            # The patch of each pixel searched, and the middle one's own.
+            patches = np.stack(
+                [
+                    frame[:, row + i : row + i + patch, column + j : column + j + patch]
+                    for i, j in itertools.product(range(search), repeat=2)
+                ]
+            )
+            weights = np.exp(-((patches - patches[len(patches) // 2]) ** 2).mean((1, 2, 3)) / 0.1**2)
+            expected = (weights[:, None] * patches[:, :, edge, edge]).sum(0) / weights.sum()
+            assert np.allclose(found[:, row, column].numpy(), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("name", "params", "said"),
     [
+        ("feature-squeezing", {"patch": 4}, "must be odd"),
         ("gaussian-blur", {"window": 4}, "even"),
         ("resize-pad", {"low": 1.2, "high": 1.1}, "above high"),
         ("quilting", {"patch": 3, "overlap": 3}, "not less"),
