@@ -286,18 +286,15 @@ class Row:
         return Value(*ends, stdev(differences) if len(pairs) > 1 else None)
 
     def _gap(self, group: str, attacks: Sequence[str]) -> Value:
-        """Return static minus adaptive worst case over the attacks made with both, on the same images."""
-        places = {
-            access: [a for a in attacks if self.bits.get((access, group, a))] for access in ("static", "adaptive")
-        }
-        both = [attack for attack in places["static"] if attack in places["adaptive"]]
-        static, first = self._worst(group, ["static"], both)
-        adaptive, second = self._worst(group, ["adaptive"], both)
+        """Return static minus adaptive worst case, each over all attacks made with it, on the same images."""
+        static, first = self._worst(group, ["static"], attacks)
+        adaptive, second = self._worst(group, ["adaptive"], attacks)
         gap = self._paired(first, second)
         if gap.number is None:
             return gap
-        either = {*places["static"], *places["adaptive"]}
-        marks = (f"over {len(both)} of {len(either)} attacks",) if len(both) < len(either) else ()
+        made = {a: {attack for attack in attacks if self.bits.get((a, group, attack))} for a in ("static", "adaptive")}
+        counts = f"{len(made['static'])} static, {len(made['adaptive'])} adaptive attacks"
+        marks = (counts,) if made["static"] != made["adaptive"] else ()
         return replace(gap, marks=marks, keys=static.keys + adaptive.keys)
 
 

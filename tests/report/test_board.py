@@ -64,18 +64,19 @@ def test_the_gap_is_paired():
     assert any("70.0 % survive" in note for note in table.notes)
 
 
-def test_a_gap_over_part_of_the_attacks_says_so():
+def test_a_gap_of_different_suites_says_so():
     clean = [True] * 10
     cells = [
         result("jpeg", "fgsm", step="jpeg", access="static", clean=clean, adversarial=[True] * 10),
-        result("jpeg", "fgsm", step="jpeg", access="adaptive", clean=clean, adversarial=[False] * 10),
-        result("jpeg", "pgd", step="jpeg", access="static", clean=clean, adversarial=[False] * 10),
+        result("jpeg", "fgsm", step="jpeg", access="adaptive", clean=clean, adversarial=[True] * 10),
+        result("jpeg", "pgd", step="jpeg", access="adaptive", clean=clean, adversarial=[False] * 10),
     ]
     (table,) = build(cells).tables
     gap = value(table, "jpeg", "adaptive", "gap")
+    # The reader sees both worst cases beside it: what it is between is these.
     assert gap.number == 1.0
-    assert gap.marks == ("over 1 of 2 attacks",)
-    assert value(table, "jpeg", "adaptive", "worst case").marks == ("1 of 2 attacks",)
+    assert gap.marks == ("1 static, 2 adaptive attacks",)
+    assert value(table, "jpeg", "static", "worst case").marks == ("1 of 2 attacks",)
 
 
 def test_other_budgets_never_share_a_worst_case():
