@@ -65,7 +65,8 @@ def verdict(log: Sequence[Mapping[str, Any]], watched: int) -> dict[str, Any]:
     Returns:
         ``catastrophic``: at the end FGSM leaves more test images right than PGD does, by more than 0.15. ``robust``:
         test accuracy under PGD ended more than 0.05 below its best, with accuracy on training images above what it was
-        then. Both margins are two standard errors where those are more. And the figures they rest on.
+        then. Both margins are two standard errors where those are more. ``regime``: the one that holds, in words.
+        And the figures they rest on.
     """
     last = log[-1]
     best = max(log, key=lambda row: row["test"]["pgd20"])
@@ -73,9 +74,11 @@ def verdict(log: Sequence[Mapping[str, Any]], watched: int) -> dict[str, Any]:
     fall = best["test"]["pgd20"] - last["test"]["pgd20"]
     noise = 2 * math.sqrt(0.5 / watched)
     catastrophic = gap > max(0.15, noise)
+    robust = not catastrophic and fall > max(0.05, noise) and last["train"]["pgd20"] > best["train"]["pgd20"]
     return {
+        "regime": "catastrophic-overfitting" if catastrophic else "robust-overfitting" if robust else "none",
         "catastrophic": catastrophic,
-        "robust": not catastrophic and fall > max(0.05, noise) and last["train"]["pgd20"] > best["train"]["pgd20"],
+        "robust": robust,
         "fgsm_minus_pgd20": gap,
         "best_pgd20": best["test"]["pgd20"],
         "best_epoch": best["epoch"],

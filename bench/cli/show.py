@@ -21,8 +21,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from bench.schedule.plan import training_key
     from bench.store import Store
-    from bench.types import UsageError, jsonable
+    from bench.types import TrainRef, UsageError, jsonable
 
     root = options.store_root(args)
     if args.log:
@@ -43,7 +44,10 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(body, indent=2))
         return 0
     print(f"{result.names}\nkey {result.key}\nstatus {result.status}")
-    for title in ("metrics", "cost", "defense_cost", "flags", "cell", "provenance"):
+    card = Store(root).training(training_key(result.cell.model)) / "card.json"
+    if isinstance(result.cell.model.weights, TrainRef) and card.is_file():
+        body["overfitting of the network"] = json.loads(card.read_text(encoding="utf-8"))["overfitting"]
+    for title in ("metrics", "overfitting of the network", "cost", "defense_cost", "flags", "cell", "provenance"):
         if body.get(title):
             print(f"\n{title}")
             _print(body[title], 1)

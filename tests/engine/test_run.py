@@ -90,6 +90,13 @@ def test_a_base_that_never_overfitted_is_flagged_under_tpap_alone(done):
     assert "no-catastrophic-overfitting" not in results["fgsm-at/pgd/white-box"].flags
 
 
+def test_show_names_the_regime_of_the_network(done, capsys):
+    folder, _, results = done
+    assert main(["show", results["tpap/pgd/static"].key, "--store", str(folder / "store")]) == 0
+    lines = capsys.readouterr().out.partition("overfitting of the network\n")[2].partition("\n\n")[0].splitlines()
+    assert "  regime none" in lines
+
+
 def test_a_static_set_takes_every_step(done):
     _, _, results = done
     assert results["tpap/pgd/static"].cell.attack.attack.params["rule"] == "last-iterate"

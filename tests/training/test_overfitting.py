@@ -34,6 +34,9 @@ def log(*rows):
 def test_verdict(rows, catastrophic, robust):
     found = verdict(log(*rows), watched=512)
     assert (found["catastrophic"], found["robust"]) == (catastrophic, robust)
+    assert found["regime"] == (
+        "catastrophic-overfitting" if catastrophic else "robust-overfitting" if robust else "none"
+    )
     assert found["fgsm_minus_pgd20"] == pytest.approx(rows[-1][0] - rows[-1][1])
     assert found["best_epoch"] == 1 + max(range(len(rows)), key=lambda i: rows[i][1])
 
