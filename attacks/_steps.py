@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,30 +46,43 @@ def budget(threat: Threat) -> float:
 
 def project(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
     """Return ``x_adv`` moved into the ball round ``x`` and then into [0, 1]; the box never leaves either ball."""
-    eps = budget(threat)
+    eps, delta = budget(threat), x_adv - x
     if threat.norm == "linf":
-        return torch.maximum(torch.minimum(x_adv, x + eps), x - eps).clamp_(0.0, 1.0)
-    delta = x_adv - x
-    shrink = (eps / l2_norm(delta).clamp_min(1e-12)).clamp_max(1.0)
-    return (x + delta * per_image(shrink, delta)).clamp_(0.0, 1.0)
+        delta.clamp_(-eps, eps)
+    else:
+        delta.mul_(per_image((eps / l2_norm(delta).clamp_min(1e-12)).clamp_max(1.0), delta))
+    return delta.add_(x).clamp_(0.0, 1.0)
+
+
+def ascend(x_adv: Tensor, grad: Tensor, size: float, x: Tensor, threat: Threat) -> Tensor:
+    """Return ``x_adv`` after a step of length ``size`` that raises a linear loss most, projected."""
+    return project(torch.add(x_adv, steepest(grad, threat), alpha=size), x, threat)
 
 
 def steepest(grad: Tensor, threat: Threat) -> Tensor:
     """Return the unit step that raises a linear loss most: the sign in Linf, the normalised gradient in L2."""
-    return grad.sign() if threat.norm == "linf" else unit(grad)
+    return grad.sign() if threat.norm == "linf" else grad / per_image(slope(grad), grad)
 
 
-def unit(grad: Tensor) -> Tensor:
-    """Return each image's gradient with an L2 norm of 1, or 0 where it is zero."""
-    # A saturated softmax leaves gradients whose squares underflow, so the largest entry is brought to 1 first.
-    grad = grad / per_image(grad.abs().flatten(1).amax(1).clamp_min(1e-38), grad)
-    return grad / per_image(l2_norm(grad).clamp_min(1.0), grad)
+def slope(grad: Tensor) -> Tensor:
+    """Return the L2 norm of each image's gradient, shape (N,), above zero even where the gradient is zero."""
+    # In double precision: a saturated softmax leaves gradients whose squares underflow.
+    norm = torch.linalg.vector_norm(grad.flatten(1), dim=1, dtype=torch.float64)
+    return norm.clamp_min(1e-38).to(grad.dtype)
 
 
 def accumulate(momentum: Tensor, grad: Tensor, decay: float) -> Tensor:
-    """Return ``decay * momentum + grad / mean|grad|``, the mean over each image (Dong et al., 2018, eq. 6)."""
+    """Return, in place, ``decay * momentum + grad / mean|grad|``, the mean over an image (Dong et al., 2018, eq. 6)."""
     size = grad.abs().flatten(1).mean(1).clamp_min(1e-30)
-    return decay * momentum + grad / per_image(size, grad)
+    return momentum.mul_(decay).addcdiv_(grad, per_image(size, grad))
+
+
+def adam(w: Tensor, grad: Tensor, mean: Tensor, square: Tensor, step: int, rate: float) -> None:
+    """Move ``w`` and its averages ``mean`` and ``square`` in place, by step 1, 2, ... of Adam (Kingma and Ba, 2015)."""
+    mean.lerp_(grad, 0.1)
+    square.mul_(0.999).addcmul_(grad, grad, value=0.001)
+    unbiased = math.sqrt(1 - 0.999**step)
+    w.addcdiv_(mean, square.sqrt().add_(1e-8 * unbiased), value=-rate * unbiased / (1 - 0.9**step))
 
 
 def keep(mask: Tensor, *values: Tensor) -> tuple[Tensor, ...]:

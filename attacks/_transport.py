@@ -13,11 +13,13 @@ from torch.nn import functional as F
 from attacks._steps import per_image
 
 DUAL_STEPS = 25
-
-
 ROUNDS = 4
 #: The gain of a pixel that takes nothing: its share is 0, yet it is finite, so that a difference of two is no NaN.
 CLOSED = -1e30
+#: A pixel whose best move is worth this much less than its price stays at home, but for exp(-20) of it.
+FAINT = 20.0
+#: Share of an image's pixels that are looked at closely at first; more where that proves too few.
+FEW = 1 / 16
 
 Offset = tuple[int, int]
 
@@ -26,83 +28,104 @@ def best_move(x: Tensor, grad: Tensor, *, eps: float, kernel: int, entropy: floa
     """Return images of (nearly) the largest entropic gain along ``grad`` among those at cost eps * sum(x) or less.
 
     The plan is a softmax over each window of gain minus price times distance. Where pixels have a capacity of 1, plans
-    are made in rounds: what full pixels cannot take stays at home, and with the budget left over moves elsewhere.
+    are made in rounds: what full pixels cannot take stays at home, and with the budget left over moves elsewhere. A
+    small budget moves few pixels, so plans are worked out for those alone whose mass is most worth moving.
 
     Args:
         x: images (N, C, H, W) in [0, 1].
-        grad: what a unit of mass gains at each pixel, shaped as ``x``.
+        grad: what a unit of mass gains at each pixel, shaped as ``x``; an image stays where all of it is 0.
         eps: budget as a fraction of an image's mass times one pixel.
         kernel: side of the window.
         entropy: weight of the entropy, relative to the largest gain.
         capacity: fill no pixel above 1.
     """
-    height, width = x.shape[2:]
-    pads = (kernel // 2, (kernel - 1) // 2) * 2
+    (height, width), home = x.shape[2:], kernel // 2
 
-    def at(image: Tensor, offset: Offset) -> Tensor:
-        return image[..., offset[0] : offset[0] + height, offset[1] : offset[1] + width]
+    def grid(image: Tensor, value: float) -> Tensor:
+        return F.pad(image, (home, kernel - 1 - home) * 2, value=value).flatten(1)
 
-    rings = _rings(kernel)
-    arcs = [(ring, offset) for ring, (_, offsets) in enumerate(rings) for offset in offsets]
-    levels = x.new_tensor([0.0, *(distance for distance, _ in rings)])
-    gain = grad / per_image(grad.abs().flatten(1).amax(1).clamp_min(1e-30), x) / entropy
-    within, total = gain, eps * x.flatten(1).sum(1)
-    at_home, moved, allowed = x, torch.zeros_like(x), total
+    largest = grad.abs().flatten(1).amax(1)
+    gain = grid(grad / per_image(largest.clamp_min(1e-30), x) / entropy, CLOSED)
+    at_home, moved, open_gain = grid(x, 0.0), torch.zeros_like(gain), gain
+    allowed = total = eps * at_home.sum(1) * (largest > 0)
+    # On a padded image, laid out as one line, each arc of the window is a fixed shift.
+    rings = [(distance, [i * (width + kernel - 1) + j for i, j in arcs]) for distance, arcs in _rings(kernel)]
+    levels, sizes = x.new_tensor([distance for distance, _ in rings]), [len(arcs) for _, arcs in rings]
+    shifts = torch.tensor([shift for _, arcs in rings for shift in arcs], device=x.device).view(-1, 1, 1)
+    first, last = -int(shifts.min()), gain.shape[1] - int(shifts.max())
+    count = max(int(FEW * (last - first)), 1)
     for _ in range(ROUNDS if capacity else 1):
-        # Per ring of equally distant pixels: how good it is as a whole, and what each of its pixels gets of its share.
-        padded = F.pad(within, pads, value=CLOSED)
-        tops = [reduce(torch.maximum, (at(padded, offset) for offset in offsets)) for _, offsets in rings]
-        parts = [_exp(at(padded, offset) - tops[ring]) for ring, offset in arcs]
-        sums = [sum(part for part, (ring, _) in zip(parts, arcs, strict=True) if ring == i) for i in range(len(rings))]
-        reach = torch.stack([gain, *(top + weight.log() for top, weight in zip(tops, sums, strict=True))])
-        shares = _affordable(reach, levels, at_home, allowed)
-        leaving = [at_home * share / weight for share, weight in zip(shares[1:], sums, strict=True)]
-        landed = F.pad(torch.zeros_like(x), pads)
-        for part, (ring, offset) in zip(parts, arcs, strict=True):
-            at(landed, offset).add_(part.mul_(leaving[ring]))
-        landed = at(landed, (kernel // 2, kernel // 2))
-        # A pixel takes what it has room for, the same share from every side; the rest stays for the next round.
-        taken = ((1 - at_home - moved) / landed.clamp_min(1e-30)).clamp(0, 1) if capacity else torch.ones_like(x)
-        refused = (taken < 1).flatten(1).any(1)
-        if bool(refused.any()):
-            around, landed = F.pad(taken, pads), landed * taken
-            parts = [part.mul_(at(around, offset)) for part, (_, offset) in zip(parts, arcs, strict=True)]
-        departed, cost = torch.zeros_like(x), torch.zeros_like(total)
-        for part, (ring, _) in zip(parts, arcs, strict=True):
-            departed += part
-            cost += rings[ring][0] * part.flatten(1).sum(1)
-        afford = per_image((allowed / cost.clamp_min(1e-30)).clamp_max(1), x)
-        at_home, moved = at_home - departed * afford, moved + landed * afford
+        # What a pixel's mass gains at best for each unit of distance: the price at which it starts to move.
+        tops = [reduce(torch.maximum, (open_gain[:, first + a : last + a] for a in arcs)) for _, arcs in rings]
+        worths = ((top - gain[:, first:last]).div_(level) for top, level in zip(tops, levels, strict=True))
+        worth = reduce(torch.maximum, worths).clamp_(min=0).mul_(at_home[:, first:last] > 0)
+        while True:
+            worthy, chosen = worth.topk(count, 1)
+            chosen += first
+            mass, sinks = at_home.gather(1, chosen), chosen + shifts
+            arcs = open_gain.expand(len(shifts), -1, -1).gather(2, sinks).sub_(gain.gather(1, chosen))
+            # Of each ring of equally distant pixels: how good it is as a whole, and what each gets of its share.
+            tops = [ring.amax(0) for ring in arcs.split(sizes)]
+            parts = [_exp(ring.sub_(top)) for ring, top in zip(arcs.split(sizes), tops, strict=True)]
+            sums = torch.stack([part.sum(0) for part in parts])
+            shares, price = _affordable(torch.stack(tops) + sums.log(), levels, worthy, mass, allowed)
+            if count == worth.shape[1] or bool(((worthy[:, -1] <= price - FAINT) | (allowed <= 0)).all()):
+                break
+            count = min(2 * count, worth.shape[1])
+        leaving = mass * shares / sums
+        parts = [part.mul_(share) for part, share in zip(parts, leaving, strict=True)]
+        landed = torch.zeros_like(gain)
+        for sink, part in zip(sinks, arcs, strict=True):
+            landed.scatter_add_(1, sink, part)
+        if capacity:
+            # A pixel takes what it has room for, the same share from every side; the rest stays for the next round.
+            taken = ((1 - at_home - moved) / landed.clamp_min(1e-30)).clamp_(0, 1)
+            refused = (taken < 1).any(1)
+            arcs.mul_(taken.expand(len(shifts), -1, -1).gather(2, sinks))
+            landed.mul_(taken)
+        cost = sum(level * part.sum((0, 2)) for level, part in zip(levels, parts, strict=True))
+        afford = (allowed / cost.clamp_min(1e-30)).clamp_max(1)[:, None]
+        at_home = at_home.scatter(1, chosen, mass - arcs.sum(0) * afford)
+        moved.addcmul_(landed, afford)
+        if not capacity:
+            break
         # An image that was refused nothing, or has spent all but a hundredth, is done whatever its company still does.
         allowed = torch.where(refused & (allowed - cost > 0.01 * total), allowed - cost, 0.0)
         if not bool((allowed > 0).any()):
             break
-        within = within.masked_fill(1 - at_home - moved <= 1e-6, CLOSED)
-    return at_home + moved
+        open_gain = gain.masked_fill(1 - at_home - moved <= 1e-6, CLOSED)
+    found = (at_home + moved).view(*x.shape[:2], height + kernel - 1, width + kernel - 1)
+    return found[..., home : home + height, home : home + width]
 
 
 def _rings(kernel: int) -> list[tuple[float, list[Offset]]]:
-    """Return the offsets of a window, counted from its corner, by distance from its home pixel, which is left out."""
-    home = kernel // 2
-    offsets = sorted(product(range(kernel), repeat=2), key=lambda offset: hypot(offset[0] - home, offset[1] - home))
-    grouped = groupby(offsets, key=lambda offset: hypot(offset[0] - home, offset[1] - home))
+    """Return the offsets of a window from its home pixel, which is left out, by distance."""
+    reach = range(-(kernel // 2), (kernel - 1) // 2 + 1)
+    grouped = groupby(
+        sorted(product(reach, repeat=2), key=lambda offset: hypot(*offset)), lambda offset: hypot(*offset)
+    )
     return [(distance, list(group)) for distance, group in grouped if distance > 0]
 
 
-def _affordable(reach: Tensor, levels: Tensor, mass: Tensor, allowed: Tensor) -> Tensor:
-    """Return the rings' shares (R, N, C, H, W) at the price of distance at which the plan costs what is allowed.
+def _affordable(reach: Tensor, levels: Tensor, worthy: Tensor, mass: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the price of distance (N,) at which the plan costs what is allowed, and the rings' shares (R, N, K) at it.
 
-    Where everything is affordable the price is 0.
+    Where everything is affordable the price is 0. ``worthy`` (N, K) falls along each row.
     """
-    moments = torch.stack([torch.ones_like(levels), levels, levels**2])
-    price = _first_guess(reach, levels, mass, allowed)
+    levels, reach = F.pad(levels, (1, 0)), F.pad(reach, (0, 0, 0, 0, 1, 0))
+    moments = torch.stack([levels, levels**2])
+    # A plan without entropy that moves each pixel but once, to the ring worth most, costs its budget at this price.
+    worths = reach[1:] / levels[1:, None, None]
+    spent = (mass * torch.where(worths >= worths.amax(0), levels[1:, None, None], 0.0).amax(0)).cumsum(1)
+    turn = (spent < allowed[:, None]).sum(1, keepdim=True).clamp_max(spent.shape[1] - 1)
+    price = worthy.gather(1, turn)[:, 0]
     low, high, settled = torch.zeros_like(price), torch.full_like(price, torch.inf), allowed <= 0
     for _ in range(DUAL_STEPS):
-        shares = reach - per_image(price, mass) * levels.view(-1, 1, 1, 1, 1)
+        shares = reach - price[:, None] * levels[:, None, None]
         shares = _exp(shares.sub_(shares.amax(0)))
-        weight, mean, second = torch.tensordot(moments, shares, 1)
-        mean, second = mean.div_(weight), second.div_(weight)
-        cost = (mass * mean).flatten(1).sum(1).clamp_min(1e-30)
+        shares.div_(shares.sum(0))
+        mean, second = torch.tensordot(moments, shares, 1)
+        cost = (mass * mean).sum(1).clamp_min(1e-30)
         excess = (cost / allowed.clamp_min(1e-30)).log()
         settled = settled | (excess.abs() < 2e-3) | ((price == 0) & (excess <= 0))
         if bool(settled.all()):
@@ -110,20 +133,11 @@ def _affordable(reach: Tensor, levels: Tensor, mass: Tensor, allowed: Tensor) ->
         low, high = torch.where(excess > 0, price, low), torch.where(excess > 0, high, price)
         # The cost falls about exponentially where a pixel's turn to move comes, and is flat between two turns: Newton's
         # method on its logarithm, in steps as wide as a few turns at most, and bisection where that leaves the bracket.
-        slope = (mass * (second - mean**2)).flatten(1).sum(1).clamp_min(1e-30)
+        slope = (mass * (second - mean**2)).sum(1).clamp_min(1e-30)
         newton = price + (excess * cost / slope).clamp(-8.0, 8.0)
         newton = torch.where((newton > low) & (newton < high), newton, (low + high) / 2)
         price = torch.where(settled, price, newton)
-    return shares.div_(weight)
-
-
-def _first_guess(reach: Tensor, levels: Tensor, mass: Tensor, allowed: Tensor) -> Tensor:
-    """Return the price (N,) at which a plan without entropy, that moves each pixel but once, would cost its budget."""
-    worth, ring = ((reach[1:] - reach[0]) / levels[1:].view(-1, 1, 1, 1, 1)).max(0)
-    worth, order = worth.flatten(1).sort(1, descending=True)
-    spent = (mass * levels[ring + 1]).flatten(1).gather(1, order).cumsum(1)
-    turn = (spent < allowed[:, None]).sum(1, keepdim=True).clamp_max(spent.shape[1] - 1)
-    return worth.gather(1, turn)[:, 0].clamp_min(0)
+    return shares[1:], price
 
 
 def _exp(values: Tensor) -> Tensor:

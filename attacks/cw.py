@@ -1,10 +1,8 @@
 import torch
 from torch import Tensor
 
-from attacks._steps import keep, l2_norm, margin, per_image
+from attacks._steps import adam, keep, l2_norm, margin, per_image
 from bench.api import Count, NonNegative, Positive, Target, Threat, attack
-
-BETA_1, BETA_2 = 0.9, 0.999
 
 
 @attack(
@@ -54,7 +52,7 @@ def cw(
     result, nearest = x.clone(), x.new_full((len(x),), torch.inf)
     c, low, high = (x.new_full((len(x),), value) for value in (first_c, 0.0, torch.inf))
     anchor = torch.atanh((2 * x - 1) * 0.999999)
-    check = max(steps // 10, 1)
+    check, half, one = max(steps // 10, 1), x.new_tensor(0.5), x.new_tensor(1.0)
     for _ in range(searches):
         solved = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         rows = (nearest > eps).nonzero().flatten() if eps < torch.inf else torch.arange(len(x), device=x.device)
@@ -63,20 +61,19 @@ def cw(
         for step in range(1, steps + 1):
             if len(rows) == 0:
                 break
-            image = torch.tanh(w).add_(1).mul_(0.5)
-            hinge, logits, _ = target.rows(rows).gradient(image, _hinge, labels, torch.full_like(weight, confidence))
+            tanh = torch.tanh(w)
+            image = torch.add(half, tanh, alpha=0.5)
+            push, logits, reached = target.rows(rows).gradient(image, margin, labels)
             delta = image - origin
-            distance, reached = l2_norm(delta), margin(logits, labels)
-            success = (reached > 0) & (reached >= confidence)
+            distance = l2_norm(delta)
+            success = (logits.argmax(1) != labels) & (reached >= confidence)
             solved[rows] |= success
             if bool((better := success & (distance < nearest[rows])).any()):
                 result[rows[better]], nearest[rows[better]] = image[better], distance[better]
-            # d image / d w = 2 image (1 - image).
-            grad = hinge.mul_(per_image(weight, w)).add_(delta, alpha=2).mul_(image).mul_(1 - image).mul_(2)
-            mean.lerp_(grad, 1 - BETA_1)
-            square.mul_(BETA_2).addcmul_(grad, grad, value=1 - BETA_2)
-            root = (square / (1 - BETA_2**step)).sqrt_().add_(1e-8)
-            w = w.addcdiv(mean, root, value=-learning_rate / (1 - BETA_1**step))
+            # Half the objective's gradient by the image, times twice the image's by w, which is (1 - tanh^2) / 2.
+            pressing = torch.where(reached < confidence, weight, 0.0)
+            grad = torch.addcmul(delta, push, per_image(pressing, w), value=-0.5)
+            adam(w, grad.mul_(torch.addcmul(one, tanh, tanh, value=-1)), mean, square, step, learning_rate)
             done = (nearest[rows] <= eps) & (eps < torch.inf)
             if abort_early and step % check == 0:
                 objective = distance**2 + weight * (confidence - reached).clamp_min(0)
@@ -90,7 +87,3 @@ def cw(
         low = torch.where(solved, low, torch.maximum(low, c))
         c = torch.where(high < torch.inf, (low + high) / 2, c * 10)
     return torch.where(per_image(nearest <= eps, x) & per_image(nearest < torch.inf, x), result, x)
-
-
-def _hinge(logits: Tensor, y: Tensor, confidence: Tensor) -> Tensor:
-    return (confidence - margin(logits, y)).clamp_min(0)

@@ -1,6 +1,6 @@
 from torch import Tensor
 
-from attacks._steps import budget, cross_entropy, project, steepest
+from attacks._steps import ascend, budget, cross_entropy
 from bench.api import Target, Threat, attack
 
 
@@ -28,4 +28,4 @@ def fgsm(target: Target, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         MethodError: the threat is unbounded.
     """
     grad = target.gradient(x, cross_entropy, y).grad
-    return project(x + budget(threat) * steepest(grad, threat), x, threat)
+    return ascend(x, grad, budget(threat), x, threat)

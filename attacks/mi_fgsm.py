@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from attacks._steps import accumulate, budget, cross_entropy, keep, project, steepest
+from attacks._steps import accumulate, ascend, budget, cross_entropy, keep
 from bench.api import Budget, Count, Literal, NonNegative, Target, Threat, attack
 
 
@@ -27,7 +27,8 @@ def mi_fgsm(
     """Momentum iterative FGSM (Dong et al., 2018): steps along an accumulated gradient, from the image itself.
 
     m <- decay * m + g / mean|g|, x <- project(x + step_size * steepest(m)), with g the gradient of the cross-entropy
-    and the mean over one image, so that images do not depend on each other. ``decay = 0`` is iterative FGSM.
+    and the mean over one image, so that images do not depend on each other (the code of the TPAP paper takes it over
+    the batch, which the preset ``tpap`` does not follow). ``decay = 0`` is iterative FGSM.
 
     Args:
         target: the function under attack.
@@ -58,6 +59,6 @@ def mi_fgsm(
         if drops and bool((broken := found.logits.argmax(1) != y[rows]).any()):
             result[rows[broken]] = current[broken]
             rows, origin, current, momentum = keep(~broken, rows, origin, current, momentum)
-        current = project(current + size * steepest(momentum, threat), origin, threat)
+        current = ascend(current, momentum, size, origin, threat)
     result[rows] = current
     return result

@@ -1,6 +1,6 @@
 from torch import Tensor
 
-from attacks._steps import budget, project, unit
+from attacks._steps import budget, project, steepest
 from bench.api import Target, Threat, attack
 
 
@@ -19,5 +19,5 @@ def noise(target: Target, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
     Returns:
         Images shaped as ``x``, within the threat.
     """
-    move = target.uniform(x, -1.0, 1.0).sign() if threat.norm == "linf" else unit(target.normal(x))
+    move = target.uniform(x, -1.0, 1.0).sign() if threat.norm == "linf" else steepest(target.normal(x), threat)
     return project(x + budget(threat) * move, x, threat)

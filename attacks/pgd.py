@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks._steps import budget, cross_entropy, keep, l2_norm, margin, per_image, project, steepest
+from attacks._steps import ascend, budget, cross_entropy, keep, l2_norm, margin, per_image, project
 from bench.api import Budget, Count, Literal, Target, Threat, attack
 
 
@@ -76,7 +76,7 @@ def pgd(
             if drops and bool((broken := found.logits.argmax(1) != y[rows]).any()):
                 result[rows[broken]] = current[broken]
                 rows, origin, current, grad = keep(~broken, rows, origin, current, grad)
-            current = project(current + size * steepest(grad, threat), origin, threat)
+            current = ascend(current, grad, size, origin, threat)
         if restarts == 1:
             result[rows] = current
         elif len(rows):

@@ -2,10 +2,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks._steps import margin, per_image
+from attacks._steps import adam, margin, per_image
 from bench.api import Count, NonNegative, Positive, Target, Threat, attack
-
-BETA_1, BETA_2 = 0.9, 0.999
 
 
 @attack(
@@ -69,11 +67,8 @@ def sta(
             result[better], smoothest[better] = moved.detach()[better], variation.detach()[better]
         (grad,) = torch.autograd.grad((moved, variation), flow, (push, torch.full_like(variation, smoothness)))
         flow = flow.detach()
-        mean.lerp_(grad, 1 - BETA_1)
-        square.mul_(BETA_2).addcmul_(grad, grad, value=1 - BETA_2)
-        root = (square / (1 - BETA_2**step)).sqrt_().add_(1e-8)
-        flow = flow.addcdiv_(mean, root, value=-learning_rate / (1 - BETA_1**step))
-        flow = torch.maximum(torch.minimum(flow, limit), -limit)
+        adam(flow, grad, mean, square, step, learning_rate)
+        flow = flow.clamp_(-limit, limit)
     failed = torch.zeros_like(x) if black_failures else x
     return torch.where(per_image(smoothest < torch.inf, x), result, failed)
 

@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from attacks._steps import accumulate, budget, cross_entropy, keep, project, steepest
+from attacks._steps import accumulate, ascend, budget, cross_entropy, keep
 from bench.api import Budget, Count, Literal, MethodError, NonNegative, Probability, Target, Threat, attack
 
 
@@ -31,7 +31,9 @@ def ti_dim(
 
     A transfer attack. At each step an image is shrunk and padded at random with probability ``diversity``, its
     gradient is convolved with a Gaussian (translation invariance) and accumulated as in MI-FGSM. The preset ``tpap``
-    is what that paper ran: no kernel, and a resizing that leaves every pixel where it was, so MI-FGSM.
+    is what that paper ran: no kernel, and a resizing that leaves every pixel where it was, so MI-FGSM. (Its code also
+    divides gradients by their mean over the whole batch, so that images depend on their company; here the mean is over
+    one image, as in the authors' papers.)
 
     Args:
         target: the function under attack.
@@ -59,22 +61,23 @@ def ti_dim(
     drops = rule == "any-iterate" and not target.stochastic
     result, rows, origin, current = x.clone(), torch.arange(len(x), device=x.device), x, x
     momentum = torch.zeros_like(x)
-    for _ in range(steps):
+    down, across, resized = _resizing(target, x, steps, diversity, shrink)
+    for step in range(steps):
         if len(rows) == 0:
             break
-        view = target.rows(rows)
+        view, moved = target.rows(rows), resized[rows, step]
         if diversity > 0:
-            vertical, horizontal, moved = _resizing(view, current, diversity, shrink)
+            vertical, horizontal = _chosen(down[rows, step]), _chosen(across[rows, step])
             found = view.gradient(vertical @ current @ horizontal.mT, cross_entropy, y[rows])
             grad = (left @ vertical.mT) @ found.grad @ (horizontal @ right)
         else:
             found = view.gradient(current, cross_entropy, y[rows])
-            grad, moved = left @ found.grad @ right, torch.zeros_like(rows, dtype=torch.bool)
+            grad = left @ found.grad @ right
         momentum = accumulate(momentum, grad, decay)
         if drops and bool((broken := (found.logits.argmax(1) != y[rows]) & ~moved).any()):
             result[rows[broken]] = current[broken]
             rows, origin, current, momentum = keep(~broken, rows, origin, current, momentum)
-        current = project(current + size * steepest(momentum, threat), origin, threat)
+        current = ascend(current, momentum, size, origin, threat)
     result[rows] = current
     return result
 
@@ -98,16 +101,21 @@ def _taps(line: Tensor) -> list[tuple[int, Tensor]]:
     return list(zip(range(-(len(line) // 2), len(line) // 2 + 1), line, strict=True))
 
 
-def _resizing(target: Target, x: Tensor, diversity: float, shrink: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return matrices (N, 1, H, H) and (N, 1, W, W) of nearest-neighbour resizing and padding, and who is resized."""
-    coin, scale, top, left = target.uniform(x.new_empty(len(x), 4)).unbind(1)
-    moved = coin < diversity
-    matrices = []
+def _resizing(target: Target, x: Tensor, steps: int, diversity: float, shrink: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return who is resized at which step (N, steps), and where each line then comes from, -1 for padding.
+
+    Lines (N, steps, H) and columns (N, steps, W) come first; the resizing is by nearest neighbour.
+    """
+    coin, scale, top, left = target.uniform(x.new_empty(len(x), steps, 4)).unbind(2)
+    resized, sources = coin < diversity, []
     for n, place in zip(x.shape[-2:], (top, left), strict=True):
         smallest = max(1, round(shrink * n))
-        side = torch.where(moved, smallest + torch.floor(scale * (n - smallest + 1)), n)[:, None]
-        offset = torch.floor(place[:, None] * (n - side + 1))
-        step = torch.arange(n, device=x.device) - offset
-        source = torch.where((step >= 0) & (step < side), torch.floor(step * n / side), -1)
-        matrices.append((source[..., None] == torch.arange(n, device=x.device)).to(x.dtype)[:, None])
-    return matrices[0], matrices[1], moved
+        side = torch.where(resized, smallest + torch.floor(scale * (n - smallest + 1)), n)[..., None]
+        line = torch.arange(n, device=x.device) - torch.floor(place[..., None] * (n - side + 1))
+        sources.append(torch.where((line >= 0) & (line < side), torch.floor(line * n / side), -1).to(x.dtype))
+    return sources[0], sources[1], resized
+
+
+def _chosen(source: Tensor) -> Tensor:
+    """Return matrices (N, 1, n, n) that put at each line of an image the line that it comes from (N, n)."""
+    return (source[..., None] == torch.arange(source.shape[1], device=source.device)).to(source.dtype)[:, None]

@@ -190,7 +190,10 @@ class NetworkTarget:
         return torch.cat([part for (part,) in self._in_batches(len(x), lambda s: (self._mean(x[s], s).detach(),))])
 
     def gradient(self, x: Tensor, loss: Callable[..., Tensor], *args: Tensor) -> Gradient:
-        def one(s: slice) -> tuple[Tensor, ...]:
+        # Laid out in memory as the images are, whatever the network prefers: attacks mix the two at every step.
+        grad = torch.empty_like(x)
+
+        def one(s: slice) -> tuple[Tensor, Tensor]:
             total: list[Tensor] = []
             for _ in range(self._draws_averaged):
                 images = x[s].detach().requires_grad_()
@@ -199,15 +202,15 @@ class NetworkTarget:
                     values = loss(logits, *(arg[s] for arg in args))
                     if not values.requires_grad:
                         raise MethodError("no gradient reaches the images: the attacked function detaches them")
-                    (grad,) = torch.autograd.grad(values.sum(), images)
-                draw = [grad, logits.detach(), values.detach()]
+                    draw = [*torch.autograd.grad(values.sum(), images), logits.detach(), values.detach()]
                 total = draw if not total else [a + b for a, b in zip(total, draw, strict=True)]
-            if self._draws_averaged == 1:
-                return tuple(total)
-            return tuple(value / self._draws_averaged for value in total)
+            if self._draws_averaged > 1:
+                total = [value / self._draws_averaged for value in total]
+            grad[s] = total[0]
+            return total[1], total[2]
 
         parts = list(self._in_batches(len(x), one))
-        return Gradient(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        return Gradient(grad, *(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
         return (

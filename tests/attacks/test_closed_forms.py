@@ -63,14 +63,22 @@ def test_iterated_attacks_reach_the_corner_of_the_ball(name: str, norm: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "classes"),
-    [("cw", {"steps": 300}, 10), ("cw", {"steps": 300}, 2), ("ddn", {"steps": 200, "levels": None}, 2)],
+    ("name", "settings", "classes", "scale"),
+    [
+        ("cw", {"steps": 300}, 10, 1),
+        ("cw", {"steps": 300}, 2, 1),
+        ("ddn", {"steps": 200, "levels": None}, 2, 1),
+        # DDN climbs the cross-entropy, whose gradient mixes in every class that is still likely at the boundary. That
+        # is a few percent farther than the nearest plane where logits are small, whatever the steps.
+        ("ddn", {"steps": 200, "levels": None}, 10, 3),
+        ("ddn", {"steps": 200, "levels": None}, 10, 10),
+    ],
 )
 def test_minimum_norm_attacks_come_within_5_percent_of_the_least_l2(
-    linear, name: str, settings: dict, classes: int
+    linear, name: str, settings: dict, classes: int, scale: float
 ) -> None:
     net, x, _ = linear
-    net = Linear(net.weight.data[:classes], net.bias.data[:classes])
+    net = Linear(scale * net.weight.data[:classes], net.bias.data[:classes])
     with torch.no_grad():
         y = net(x).argmax(1)
     found = drive(net, name, x, y, Threat(norm="l2", eps=None), **settings).images
@@ -272,7 +280,9 @@ def test_ti_dim_resizes_as_another_function_does(plain: Case) -> None:
     x = torch.rand(40, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     with Meter(plain.net, 40) as meter:
         target = NetworkTarget(plain.net, meter, torch.arange(40), seed=0, num_classes=10, batch=40)
-        down, across, moved = ti_dim._resizing(target, x, 0.6, 0.8)
+        down, across, resized = ti_dim._resizing(target, x, 2, 0.6, 0.8)
+    assert not torch.equal(resized[:, 0], resized[:, 1]), "each step draws anew"
+    down, across, moved = ti_dim._chosen(down[:, 1]), ti_dim._chosen(across[:, 1]), resized[:, 1]
     seen = down @ x @ across.mT
     assert 0.3 < float(moved.float().mean()) < 0.9
     assert torch.equal(seen[~moved], x[~moved])
