@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from attacks._steps import l2_norm, per_image
-from bench.api import MethodError, Threat
+from bench.api import MethodError, Target, Threat
 
 
 def find(prefix: str, module: ModuleType, base: type, name: str) -> type:
@@ -58,6 +58,11 @@ def in_ball(found: Tensor, x: Tensor, threat: Threat) -> Tensor:
         return found
     distance = (found - x).abs().flatten(1).amax(1) if threat.norm == "linf" else l2_norm(found - x)
     return torch.where(per_image(distance <= float(threat.eps), x), found, x)
+
+
+def batches(target: Target, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield copies of images and labels as many at a time as the device holds, for libraries that cut none."""
+    return zip(x.clone().split(target.batch), y.clone().split(target.batch), strict=True)
 
 
 @contextlib.contextmanager

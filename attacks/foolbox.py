@@ -3,7 +3,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks._doors import arguments, find
+from attacks._doors import arguments, batches, find
 from attacks._steps import per_image
 from bench.api import MethodError, Target, Threat, library
 
@@ -44,9 +44,9 @@ def foolbox(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, 
             raise MethodError(f"foolbox:{name} keeps to {norm}, the threat is {threat.norm}: set norm of the attack")
         if budget is None and not minimises:
             raise MethodError(f"foolbox:{name} needs a bounded threat: set eps")
-        raw, found, success = attack(model, x.clone(), y.clone(), epsilons=budget)
-    else:
-        raw, found, success = attack(model, x.clone(), y.clone())
+    limit = {"epsilons": budget} if isinstance(attack, AttackWithDistance) else {}
+    parts = [attack(model, *part, **limit) for part in batches(target, x, y)]
+    raw, found, success = (torch.cat(column) for column in zip(*parts, strict=True))
     black = (raw.flatten(1).amax(1) == 0) & (x.flatten(1).amax(1) > 0)
     failed = ~success | black if minimises else torch.zeros_like(black)
     return torch.where(per_image(failed, x), x, found.detach())

@@ -1,8 +1,9 @@
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from attacks._doors import arguments, find, in_ball
+from attacks._doors import arguments, batches, find, in_ball
 from bench.api import Target, Threat, library
 
 
@@ -38,5 +39,5 @@ def torchattacks(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: 
     chosen = arguments(maker, parameters, fixed, {"n_classes": target.num_classes, "verbose": False})
     attack = maker(target.module, **chosen)
     attack.set_device(x.device)
-    found: Tensor = attack(x.clone(), y.clone()).detach()
+    found = torch.cat([attack(*part).detach() for part in batches(target, x, y)])
     return found if "eps" in chosen else in_ball(found, x, threat)

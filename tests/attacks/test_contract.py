@@ -149,18 +149,33 @@ def test_nothing_breaks_a_constant_network(plain: Case, name: str, norm: str) ->
 
 
 @every_attack
-@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (2, 3, 20, 30)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (2, 3, 20, 30), (1, 3, 200, 300)], ids=str)
 def test_any_channels_and_sizes(name: str, norm: str, shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(1)
     x = torch.rand(shape, generator=generator)
-    conv, head = nn.Conv2d(shape[1], 8, 3, 2), nn.Linear(32, 5)
+    conv, head = nn.Conv2d(shape[1], 8, 3, 2 if shape[2] < 100 else 6), nn.Linear(32, 5)
     for weight in (*conv.parameters(), *head.parameters()):
         weight.data = torch.randn(weight.shape, generator=generator) * 0.3
     net = nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), head).eval()
     with torch.no_grad():
         y = net(x).argmax(1)
     threat = Threat(norm="l2", eps=10) if norm == "l2" else THREATS[norm]
-    assert_within(cheap(net, name, x, y, threat).images, x, threat)
+    few = {"autoattack": {"steps": 5, "targets": 2, "queries": 20}, "rays": {"queries": 40}}.get(name)
+    found = drive(net, name, x, y, threat, **few) if few else cheap(net, name, x, y, threat)
+    assert_within(found.images, x, threat)
+
+
+@every_attack
+def test_the_network_never_sees_more_images_than_the_device_holds(plain: Case, name: str, norm: str) -> None:
+    few = {"autoattack": {"steps": 5, "targets": 2, "queries": 20}}.get(name, CHEAP.get(name, {}))
+    if not few:
+        pytest.skip("it takes one pass at most")
+    seen: list[int] = []
+    hook = plain.net.register_forward_hook(lambda _module, inputs, _logits: seen.append(len(inputs[0])))
+    # The driver looks at one image, to count the classes.
+    drive(plain.net, name, plain.x[:17], plain.y[:17], THREATS[norm], batch=5, **few)
+    hook.remove()
+    assert max(seen) == 5
 
 
 @every_attack
