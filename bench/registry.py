@@ -32,12 +32,18 @@ _NAMES: dict[str, Any] = {name: getattr(api, name) for name in api.__all__} | {
     "tuple": tuple,
     "__builtins__": {},
 }
-# The import name of a package where it is not the name that pip knows.
-_IMPORT_NAMES = {"adversarial-robustness-toolbox": "art", "scikit-learn": "sklearn", "scikit-image": "skimage"}
+# The import names of a package where they are not the name that pip knows; any of them will do.
+_IMPORT_NAMES = {
+    "adversarial-robustness-toolbox": ("art",),
+    "pyautoattack": ("pyautoattack", "autoattack"),
+    "scikit-learn": ("sklearn",),
+    "scikit-image": ("skimage",),
+}
 
 
 def installed(package: str) -> bool:
-    return importlib.util.find_spec(_IMPORT_NAMES.get(package, package.replace("-", "_"))) is not None
+    names = _IMPORT_NAMES.get(package, (package.replace("-", "_"),))
+    return any(importlib.util.find_spec(name) is not None for name in names)
 
 
 @dataclass(frozen=True)
