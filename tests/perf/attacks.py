@@ -28,7 +28,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench import weights
 from bench.api import Threat
+from bench.data import open_set
 from bench.layout import fast_layout
 from bench.models.build import build, network_ref
 from bench.provenance import provenance
@@ -37,6 +39,7 @@ from bench.target import Meter, NetworkTarget, frozen
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "perf"
 EPS, STEP = 8 / 255, 2 / 255
+CONTRAST = 0.2
 LINF, L2, FLOW = Threat(), Threat(norm="l2", eps=None), Threat(norm="flow", eps=None)
 MASS = Threat(norm="wasserstein", eps="1/200")
 
@@ -62,6 +65,7 @@ class Row(NamedTuple):
     peers: dict[str, Callable[[Case], Tensor]]
     slow: bool = False
     images: int | None = None
+    networks: tuple[str, ...] = ("small-cnn", "resnet18")
 
 
 def torchattacks(name: str, **parameters: Any) -> Callable[[Case], Tensor]:
@@ -110,11 +114,18 @@ def official_square(queries: int) -> Callable[[Case], Tensor]:
     return run
 
 
-def official_ensemble(case: Case) -> Tensor:
+def official_ensemble(steps: int, targets: int, queries: int) -> Callable[[Case], Tensor]:
     from pyautoattack import AutoAttack
 
-    ensemble = AutoAttack(case.net, eps=EPS, seed=0, device=case.x.device)
-    return ensemble.run_standard_evaluation(case.x, case.y, batch_size=len(case.x))[0]
+    def run(case: Case) -> Tensor:
+        ensemble = AutoAttack(case.net, eps=EPS, seed=0, device=case.x.device)
+        for part in (ensemble.apgd, ensemble.apgd_targeted, ensemble.fab):
+            part.n_iter = steps
+        ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = targets
+        ensemble.square.n_queries = queries
+        return ensemble.run_standard_evaluation(case.x, case.y, batch_size=len(case.x))[0]
+
+    return run
 
 
 def rows() -> list[Row]:
@@ -141,6 +152,7 @@ def rows() -> list[Row]:
         "torchattacks": torchattacks("Square", eps=EPS, n_queries=200),
     }
     wasserstein = art("Wasserstein", eps=0.005, eps_step=0.05, max_iter=5, regularization=100, verbose=False)
+    short = {"steps": 10, "targets": 3, "queries": 200}
     once = {"steps": 50, "searches": 1, "first_c": 1.0, "abort_early": False}
     return [
         Row(
@@ -157,6 +169,7 @@ def rows() -> list[Row]:
         ),
         Row("pgd", LINF, {"steps": 20, **every}, 20, 20, pgd_peers),
         Row("pgd", LINF, {"steps": 20}, 20, 20, pgd_peers),
+        Row("pgd", LINF, {"steps": 20}, 20, 20, {}, networks=("undefended",)),
         Row("mi-fgsm", LINF, {"steps": 10, **every}, 10, 10, {"torchattacks": torchattacks("MIFGSM", **small)}),
         Row("ti-dim", LINF, {"steps": 10}, 10, 10, ti_peer),
         Row("apgd-ce", LINF, {"steps": 30}, 31, 30, apgd_peers),
@@ -166,15 +179,17 @@ def rows() -> list[Row]:
         Row("fwa", MASS, {"steps": 20, **every}, 20, 20, {}),
         Row("square", LINF, {"queries": 200}, 200, 0, square_peers),
         Row("fwa", MASS, {"steps": 5, **every}, 5, 5, {"art": wasserstein}, slow=True, images=4),
-        Row("autoattack", LINF, {}, 101, 101, {"pyautoattack": official_ensemble}, slow=True),
+        Row("autoattack", LINF, {}, 1, 1, {"pyautoattack": official_ensemble(100, 9, 5000)}, True, 16, ("small-cnn",)),
+        # Cut short: a robust image takes the whole ensemble some ten thousand passes.
+        Row("autoattack", LINF, short, 1, 1, {"pyautoattack": official_ensemble(**short)}, True, 16, ("pyautoattack",)),
     ]
 
 
-def digits_case(device: torch.device, n: int) -> Case:
-    """A small CNN trained on FGSM images of digits in low contrast: it keeps a part of its images under PGD."""
+def digits_case(device: torch.device, n: int, eps: float = EPS) -> Case:
+    """A small CNN trained on FGSM images of digits in low contrast: it keeps about a third under PGD."""
     digits = load_digits()
     grey = F.interpolate(torch.from_numpy(digits.images).float()[:, None] / 16, size=32, mode="bilinear")
-    x, y = (0.4 + 0.2 * grey).expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(digits.target)
+    x, y = (0.4 + CONTRAST * grey).expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(digits.target)
     torch.manual_seed(0)
     net = build(network_ref("small-cnn", {}), 10, (3, 32, 32))
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
@@ -182,13 +197,29 @@ def digits_case(device: torch.device, n: int) -> Case:
         for batch in torch.randperm(len(y)).split(64):
             images = x[batch].clone().requires_grad_()
             (grad,) = torch.autograd.grad(F.cross_entropy(net(images), y[batch]), images)
-            loss = F.cross_entropy(net((images + EPS * grad.sign()).detach()), y[batch])
+            loss = F.cross_entropy(net((images + eps * grad.sign()).detach()), y[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     with torch.no_grad():
         right = torch.cat([net.eval()(part).argmax(1) for part in x.split(256)]) == y
-    return case("small-cnn", net, x[right][:n], y[right][:n], device)
+    return case("small-cnn" if eps else "undefended", net, x[right][:n], y[right][:n], device)
+
+
+def undefended_case(device: torch.device, n: int) -> Case:
+    """The same network trained on the images themselves."""
+    return digits_case(device, n, eps=0.0)
+
+
+def pyautoattack_case(device: torch.device, n: int) -> Case:
+    """The trained ResNet-18 inside pyautoattack, on the first CIFAR-10 test images that it classifies rightly."""
+    net, images = build(network_ref("resnet18", {}), 10, (3, 32, 32)).eval(), open_set("cifar10", "test", folder=None)
+    weights.load(weights.find("weights:pyautoattack"), net)
+    x, y = (torch.from_numpy(array[: 2 * n].copy()) for array in (images.images, images.labels))
+    x = x.float() / 255
+    with torch.no_grad():
+        right = net(x).argmax(1) == y
+    return case("pyautoattack", net, x[right][:n], y[right][:n], device)
 
 
 def resnet_case(device: torch.device, n: int) -> Case:
@@ -203,6 +234,14 @@ def case(name: str, net: nn.Module, x: Tensor, y: Tensor, device: torch.device) 
     net = copy.deepcopy(net).to(device).eval().requires_grad_(False)
     x, y = x.to(device), y.to(device)
     return Case(name, net, fast_layout(net, x[:2]).net, x, y)
+
+
+CASES = {
+    "small-cnn": digits_case,
+    "undefended": undefended_case,
+    "resnet18": resnet_case,
+    "pyautoattack": pyautoattack_case,
+}
 
 
 def ours(row: Row, case: Case) -> tuple[Tensor, float, float]:
@@ -256,6 +295,11 @@ def unit(case: Case, device: torch.device) -> tuple[float, float]:
     return tuple(statistics.median(seconds(run, device) for _ in range(5)) for run in (forward, both))  # type: ignore[return-value]
 
 
+def right(case: Case, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return case.net(images).argmax(1) == case.y
+
+
 def measure(row: Row, whole: Case, repeats: int, device: torch.device) -> dict[str, Any]:
     """Return one row of the report: for everyone the median time, over the floor where it has one."""
     case = whole._replace(x=whole.x[: row.images], y=whole.y[: row.images])
@@ -263,8 +307,7 @@ def measure(row: Row, whole: Case, repeats: int, device: torch.device) -> dict[s
     runs |= {name: (lambda peer=peer: peer(case)) for name, peer in row.peers.items()}
     with quiet():
         images, forwards, backwards = ours(row, case)
-        for run in runs.values():
-            run()
+        standing = {name: right(case, images if name == "crossfire" else run()) for name, run in runs.items()}
     taken: dict[str, list[float]] = {name: [] for name in runs}
     floors: dict[str, list[float]] = {name: [] for name in runs}
     shuffled = random.Random(0)
@@ -278,8 +321,6 @@ def measure(row: Row, whole: Case, repeats: int, device: torch.device) -> dict[s
             one, both = ((a + b) / 2 for a, b in zip(before, after, strict=True))
             floors[name].append(taken[name][-1] / (row.backwards * both + (row.forwards - row.backwards) * one))
             before = after
-    with torch.no_grad():
-        standing = float((case.net(images).argmax(1) == case.y).float().mean())
     middle = {name: statistics.median(values) for name, values in taken.items()}
     fastest = min((value for name, value in middle.items() if name != "crossfire"), default=None)
     return {
@@ -289,7 +330,12 @@ def measure(row: Row, whole: Case, repeats: int, device: torch.device) -> dict[s
         "images": len(case.x),
         "forwards": forwards,
         "backwards": backwards,
-        "standing": standing,
+        "standing": {name: float(stands.float().mean()) for name, stands in standing.items()},
+        "same_verdicts": {
+            name: int((stands == standing["crossfire"]).sum())
+            for name, stands in standing.items()
+            if name != "crossfire"
+        },
         "seconds": middle,
         "over_floor": {name: statistics.median(values) for name, values in floors.items()},
         "over_fastest_peer": None if fastest is None else middle["crossfire"] / fastest,
@@ -304,18 +350,22 @@ def table(report: dict[str, Any]) -> str:
         f"{made['finished']}, batch {report['batch']}, {report['repeats']} repeats; made by "
         "`python -m tests.perf.attacks`.\n",
         (__doc__ or "").partition("\n\n")[2],
-        "| network | attack | passes per image | robust | over floor | peers over floor | over fastest peer |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| network | attack | passes per image | robust | peers robust | over floor | peers over floor | over peer |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in report["rows"]:
         settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
         floor = row["over_floor"]
         peers = ", ".join(f"{name} {value:.2f}" for name, value in floor.items() if name != "crossfire") or "–"
+        robust = ", ".join(
+            f"{name} {row['standing'][name]:.2f} ({same}/{row['images']} same)"
+            for name, same in row["same_verdicts"].items()
+        )
         over = "–" if row["over_fastest_peer"] is None else f"{row['over_fastest_peer']:.2f}"
         name = f"{row['attack']} ({settings})" if settings else row["attack"]
         lines.append(
-            f"| {row['network']} | {name} | {row['forwards']:.1f} + {row['backwards']:.1f} | {row['standing']:.2f} "
-            f"| {floor['crossfire']:.2f} | {peers} | {over} |"
+            f"| {row['network']} | {name} | {row['forwards']:.1f} + {row['backwards']:.1f} "
+            f"| {row['standing']['crossfire']:.2f} | {robust or '–'} | {floor['crossfire']:.2f} | {peers} | {over} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -327,7 +377,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, help="images at once; 32 on a CPU, 512 on a GPU")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--network", choices=("small-cnn", "resnet18"), action="append")
+    parser.add_argument("--network", choices=tuple(CASES), action="append")
     parser.add_argument("--attack", action="append", help="only these")
     parser.add_argument("--slow", action="store_true", help="also AutoAttack and the Wasserstein attack of ART")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the report")
@@ -335,14 +385,16 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     device = torch.device(given.device)
     batch = given.batch or (512 if device.type == "cuda" else 32)
-    makers = {"small-cnn": digits_case, "resnet18": resnet_case}
     measured = []
-    for network in given.network or makers:
-        made = makers[network](device, batch)
-        for row in rows():
-            if (given.slow or not row.slow) and (given.attack is None or row.attack in given.attack):
-                measured.append(measure(row, made, given.repeats, device))
-                print(network, row.attack, json.dumps(measured[-1]["over_floor"]), flush=True)
+    for network in given.network or CASES:
+        chosen = [row for row in rows() if network in row.networks and (given.slow or not row.slow)]
+        chosen = [row for row in chosen if given.attack is None or row.attack in given.attack]
+        if not chosen:
+            continue
+        made = CASES[network](device, batch)
+        for row in chosen:
+            measured.append(measure(row, made, given.repeats, device))
+            print(network, row.attack, json.dumps(measured[-1]["over_floor"]), flush=True)
     made_by = provenance(device).model_dump(mode="json")
     report = {"schema": 1, "batch": batch, "repeats": given.repeats, "provenance": made_by, "rows": measured}
     name = re.sub(r"[^a-z0-9]+", "-", made_by["device"].lower()).strip("-")
