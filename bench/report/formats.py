@@ -16,6 +16,9 @@ from bench.types import CellResult
 
 SCHEMA = 1
 
+#: Small letters on a column of LaTeX's text.
+_LATEX_WIDTH = 78
+
 
 def markdown(board: Board) -> str:
     """Return the tables for a README or a pull request: best in bold, second best underlined."""
@@ -49,7 +52,10 @@ def _markdown_table(table: Table, board: Board) -> str:
 
 
 def latex(board: Board) -> str:
-    """Return one booktabs table for each table: best in bold, second best underlined. Needs the package booktabs."""
+    """Return booktabs tables: best in bold, second best underlined. Needs the package booktabs.
+
+    What is wider than a column of text goes on in a further table; what is to be known of it follows as text.
+    """
     if not board.tables:
         return "% no results yet\n"
     return "\n".join(_latex_table(table, board) for table in board.tables)
@@ -57,15 +63,47 @@ def latex(board: Board) -> str:
 
 def _latex_table(table: Table, board: Board) -> str:
     marks = text.legend(table)
-    rows = []
-    for line in table.lines:
-        cells = [
-            _ranked(table, line, column, r"\textbf{{{}}}", r"\underline{{{}}}", _escape_latex)
-            + _letters(line, column, marks, "$^{{{}}}$")
-            for column in table.columns
-        ]
-        rows.append(" & ".join([_escape_latex(line.defense), line.access, *cells]) + r" \\")
-    groups = [column.group for column in table.columns]
+    about = [
+        _escape_latex(text.FOOT),
+        *map(_escape_latex, table.verdicts),
+        *(f"$^{{{letter}}}$ {_escape_latex(mark)}" for mark, letter in marks.items()),
+        *map(_escape_latex, (*text.rules(table), *table.notes, *text.failures(table, board))),
+    ]
+    blocks = _latex_blocks(table, marks)
+    lines = [line for number, block in enumerate(blocks) for line in _tabular(table, block, marks, number)]
+    notes = "; ".join(each.rstrip(".") for each in about)
+    return "\n".join([*lines, rf"{{\footnotesize\raggedright\noindent {notes}.\par}}", ""])
+
+
+def _latex_blocks(table: Table, marks: dict[str, str]) -> list[list[Column]]:
+    """Return the columns in blocks of about the width of a column of text, at least four in each."""
+    first = max(len(line.defense) + len(line.access) for line in table.lines) + 4
+    blocks: list[list[Column]] = [[]]
+    taken = first
+    for column in table.columns:
+        cells = (_latex_cell(table, line, column, marks) for line in table.lines)
+        width = 2 + max(len(column.label), *(len(re.sub(r"\\[a-z]+|[{}$^]", "", cell)) for cell in cells))
+        if taken + width > _LATEX_WIDTH and len(blocks[-1]) >= 4:
+            blocks.append([])
+            taken = first
+        blocks[-1].append(column)
+        taken += width
+    return blocks
+
+
+def _latex_cell(table: Table, line: Line, column: Column, marks: dict[str, str]) -> str:
+    shown = _ranked(table, line, column, r"\textbf{{{}}}", r"\underline{{{}}}", _escape_latex)
+    return shown + _letters(line, column, marks, "$^{{{}}}$")
+
+
+def _tabular(table: Table, columns: Sequence[Column], marks: dict[str, str], number: int) -> list[str]:
+    rows = [
+        " & ".join([_escape_latex(line.defense), line.access, *(_latex_cell(table, line, c, marks) for c in columns)])
+        + r" \\"
+        for line in table.lines
+        if any(column.id in line.values for column in columns)
+    ]
+    groups = [column.group for column in columns]
     starts = [i for i, group in enumerate(groups) if i == 0 or groups[i - 1] != group]
     # The first two columns name the line, and LaTeX counts from one.
     spans = [(groups[a], a + 3, b + 2) for a, b in zip(starts, [*starts[1:], len(groups)], strict=True)]
@@ -75,30 +113,24 @@ def _latex_table(table: Table, board: Board) -> str:
         + r" \\"
     )
     rules = "".join(rf"\cmidrule(lr){{{a}-{b}}}" for group, a, b in spans if group)
-    about = [
-        *map(_escape_latex, table.verdicts),
-        *(f"$^{{{letter}}}$ {_escape_latex(mark)}" for mark, letter in marks.items()),
-        *map(_escape_latex, (*text.rules(table), *table.notes, *text.failures(table, board))),
+    heads = " & ".join(["defense", "access", *(_escape_latex(column.label) for column in columns)]) + r" \\"
+    return [
+        r"\begin{table}[htbp]",
+        r"\centering",
+        rf"\caption{{{_escape_latex(table.title)}{', continued' if number else ''}.}}",
+        r"\footnotesize",
+        r"\setlength{\tabcolsep}{3pt}",
+        rf"\begin{{tabular}}{{ll{'r' * len(columns)}}}",
+        r"\toprule",
+        *([above, rules] if rules else []),
+        heads,
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+        "",
     ]
-    heads = " & ".join(["defense", "access", *(_escape_latex(column.label) for column in table.columns)]) + r" \\"
-    caption = f"{_escape_latex(table.title)}. {_escape_latex(text.FOOT)}" + (f" {'; '.join(about)}." if about else "")
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{caption}}}",
-            rf"\begin{{tabular}}{{ll{'r' * len(table.columns)}}}",
-            r"\toprule",
-            *([above, rules] if rules else []),
-            heads,
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
 
 
 def comma_separated(board: Board) -> str:

@@ -212,10 +212,12 @@ class Mark(NamedTuple):
     left: bool
     hint: str
     keys: str
+    #: The label as far as there is room for it.
+    shown: str = ""
 
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 480, 320, 50, 16, 12, 48
-_LABEL_HEIGHT, _LABEL_WIDTH = 16, 110
+_LABEL_HEIGHT, _LETTER = 16, 8
 
 
 def _scatter(table: Table) -> dict[str, Any] | None:
@@ -284,15 +286,29 @@ def _marks(standing: Standing, at_x: Any, at_y: Any) -> Iterator[Mark]:
 
 
 def _spread(marks: Sequence[Mark]) -> list[Mark]:
-    """Move the labels of the solid marks apart, from below upwards."""
+    """Write each name at the nearest free height beside its solid mark; where there is none, the hint has it."""
     placed: list[Mark] = []
-    for mark in sorted(marks, key=lambda m: -m.y):
-        near = [p.label_y for p in placed if not p.open and p.left == mark.left and abs(p.x - mark.x) < _LABEL_WIDTH]
-        wanted = (
-            mark.y if mark.open else min([mark.y, *(y - _LABEL_HEIGHT for y in near if y - _LABEL_HEIGHT < mark.y)])
+    for mark in sorted(marks, key=lambda m: (-abs(2 * m.y - _HEIGHT), m.label)):
+        room = int(((mark.x - _LEFT) if mark.left else (_WIDTH - mark.x)) / _LETTER) - 2
+        named = mark._replace(shown=mark.label if len(mark.label) <= room else f"{mark.label[: room - 1]}…")
+        shifts = (sign * step * _LABEL_HEIGHT / 2 for step in range(19) for sign in (-1, 1))
+        free = (
+            named._replace(label_y=named.y + shift)
+            for shift in shifts
+            if _TOP <= named.y + shift <= _HEIGHT - _BOTTOM
+            and not any(abs(named.y + shift - p.label_y) < _LABEL_HEIGHT and _meet(named, p) for p in placed)
         )
-        placed.append(mark._replace(label_y=wanted))
+        placed.append(mark if mark.open else next(free, mark))
     return placed
+
+
+def _meet(one: Mark, other: Mark) -> bool:
+    """Say whether two names would meet if they stood at one height."""
+    ends = []
+    for mark in (one, other):
+        width = _LETTER * (len(mark.shown) + 2) if mark.shown else 0
+        ends.append((mark.x - width, mark.x) if mark.left else (mark.x, mark.x + width))
+    return ends[0][0] < ends[1][1] and ends[1][0] < ends[0][1]
 
 
 def _flops(value: float) -> str:

@@ -102,9 +102,12 @@ def _mains(source: Source, *, large: bool) -> Iterator[str]:
 
 
 def _is_main(cell: Cell) -> bool:
-    """Say whether a row is a recipe, or TPAP as the paper has it."""
-    step = cell.step
-    return step is None or (step.name == _PURIFIER and step.params == _usual(_PURIFIER))
+    """Say whether a row is a recipe, or TPAP as the paper has it: its budget is 8/255, or that of the training."""
+    step, weights = cell.step, cell.model.weights
+    if step is None or step.name != _PURIFIER:
+        return step is None
+    budgets = {_usual(_PURIFIER)["beta"], weights.recipe.params.get("eps") if isinstance(weights, TrainRef) else None}
+    return any(step.params == {**_usual(_PURIFIER), "beta": beta} for beta in budgets)
 
 
 def _usual(step: str) -> Mapping[str, Any]:

@@ -1,11 +1,16 @@
 import json
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+from matplotlib import pyplot as plt
 
 from bench.cli import main
 from bench.keys import TRAINING_VERSION, canonical_json, key_of
 from bench.report import figures
+from bench.report.board import Column
+from bench.report.figures._plot import label_apart
+from bench.report.figures.accuracy_heatmap import _blocks
 from bench.store import Store
 from bench.types import jsonable
 from tests.report.fabricate import outcomes, result, stored, story
@@ -70,6 +75,44 @@ def test_the_budget_sweep_has_a_curve_for_each_defense(tmp_path):
     assert [point["value"] for point in curve["accuracy"]] == [0.9, 0.7, 0.2]
 
 
+def test_accuracies_of_other_image_lists_are_never_on_one_curve(tmp_path):
+    cells = [
+        result(eps=f"{k}/255", clean=[True] * n, adversarial=outcomes(1 - k / 20, n)) for k in (2, 6) for n in (100, 60)
+    ]
+    curves = drawn("eps-sweep", cells, tmp_path)["curves"]
+    assert sorted(curve["panel"][0] for curve in curves) == [
+        "digits · small-cnn · 100 images",
+        "digits · small-cnn · 60 images",
+    ]
+
+
+def test_names_beside_points_stay_apart_and_inside():
+    figure, axes = plt.subplots(figsize=(3.5, 2.7))
+    axes.set(xscale="log", xlim=(1, 100), ylim=(-5, 105))
+    points = [(x, y, f"defense {x} {y}") for x in (1.2, 10, 80) for y in (100, 100, 97, 50, 50, 0)]
+    label_apart(axes, points)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == len(points)
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    inside = axes.get_window_extent()
+    assert all(inside.x0 - 1 <= box.x0 and box.x1 <= inside.x1 + 1 for box in boxes)
+    plt.close(figure)
+
+
+def test_a_wide_table_goes_on_in_the_next_panel():
+    columns = [Column("clean", "clean", "accuracy")]
+    columns += [
+        Column(f"{g} {i}", f"a{i}", "accuracy", g)
+        for g, count in (("one", 8), ("two", 4), ("three", 25))
+        for i in range(count)
+    ]
+    blocks = _blocks(columns)
+    assert [column for block in blocks for column in block] == columns
+    assert max(map(len, blocks)) <= 11
+    assert [{c.group for c in block} for block in blocks][:2] == [{"", "one"}, {"two"}]
+
+
 def purified(share, recipe="fgsm-at", **params):
     step = {"beta": "1/4", "steps": 1, "label": "predicted", "direction": "ascend", **params}
     name = f"tpap{params}{recipe}"
@@ -112,6 +155,8 @@ def test_substitution_crosses_training_with_purification(tmp_path):
         *purified(0.8, steps=10),
         *purified(0.5, recipe="pgd-at"),
         *purified(0.4, recipe="pgd-at", steps=10),
+        # Another beta is another question, and its name comes first.
+        *purified(0.1, beta="1/16"),
     ]
     rows = drawn("substitution", cells, tmp_path)["accuracies"]
     static = {(row["trained_with"], row["purified_with"]): row["value"] for row in rows if row["kind"] == "static"}

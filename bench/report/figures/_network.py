@@ -180,7 +180,7 @@ class Purification(NamedTuple):
 
 
 def purification(source: Source) -> Purification:
-    """Return the test-time step that static attacks flatter the most, with all that is needed to look at it.
+    """Return the step that static attacks flatter the most on the longest list of images, and all it takes to look.
 
     Raises:
         Missing: no such cell, or its weights, images or adversarial set are not here.
@@ -199,13 +199,16 @@ def purification(source: Source) -> Purification:
 
     def met(r: CellResult) -> str:
         assert r.cell.attack is not None
-        return f"{r.cell.model.model_dump_json()} {r.names.attack} {r.cell.attack.threat}"
+        cell = r.cell
+        return f"{cell.data.indices_sha} {cell.model.model_dump_json()} {r.names.attack} {r.cell.attack.threat}"
 
     def robust(r: CellResult) -> float:
         return r.metrics.robust_accuracy if r.metrics else 0.0
 
     bare = {met(r): robust(r) for r in source.results if r.cell.step is None and r.cell.attack}
-    best = max(cells, key=lambda r: (round(robust(r) - bare.get(met(r), robust(r)), 9), robust(r), r.key))
+    best = max(
+        cells, key=lambda r: (r.cell.data.n, round(robust(r) - bare.get(met(r), robust(r)), 9), robust(r), r.key)
+    )
     assert best.cell.attack is not None and best.cell.step is not None
     net = network(source, best.cell.model, best.cell.data)
     images = clean_images(source, best.cell.data)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Sequence
+from textwrap import wrap
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
-from matplotlib.transforms import ScaledTranslation
 
 from bench.report.board import Column, Table
 from bench.report.figures import Missing, Source
@@ -21,6 +22,10 @@ INK, SOFT, RULE = "#1c1e21", "#5f666f", "#e4e6e9"
 HEAT = LinearSegmentedColormap.from_list("crossfire", ["#f2f5f8", "#9dbbd8", "#08457e"])
 #: Full text width of a two-column page, in inches.
 WIDTH = 7.0
+#: Letters that a row's name may have on one line.
+ROW = 30
+#: Inches that a character of a label takes.
+LETTER = 0.065
 
 
 def tables(source: Source, fits: Callable[[Table], bool] = lambda table: True) -> list[Table]:
@@ -61,15 +66,26 @@ def heatmap(
     columns: Sequence[str],
     shares: Sequence[Sequence[float | None]],
     notes: Sequence[Sequence[str]] | None = None,
+    *,
+    width: float = WIDTH - 1.8,
 ) -> None:
-    """Draw accuracies in [0, 1] with their numbers in percent, and small notes below these; absent ones stay empty."""
+    """Draw accuracies in [0, 1] with their numbers in percent, and small notes below these; absent ones stay empty.
+
+    Args:
+        axes: where.
+        rows: their labels.
+        columns: their labels.
+        shares: accuracies by row and column.
+        notes: texts by row and column.
+        width: of the axes in inches, about.
+    """
     import numpy as np
 
     grid = np.array([[np.nan if share is None else 100 * share for share in row] for row in shares], dtype=float)
     axes.imshow(grid, cmap=HEAT, vmin=0, vmax=100, aspect="auto")
-    level = max(map(len, columns)) * len(columns) < 75
-    axes.set_xticks(range(len(columns)), columns, rotation=0 if level else 35, ha="center" if level else "right")
-    axes.set_yticks(range(len(rows)), rows)
+    flat = level(columns, width)
+    axes.set_xticks(range(len(columns)), columns, rotation=0 if flat else 35, ha="center" if flat else "right")
+    name_rows(axes, rows)
     axes.tick_params(length=0)
     axes.grid(False)
     axes.spines[:].set_visible(False)
@@ -85,6 +101,34 @@ def heatmap(
             axes.text(x, y - 0.14 * bool(note), text, ha="center", va="center", color=colour, fontsize=7.5)
             if note:
                 axes.text(x, y + 0.24, note, ha="center", va="center", color=colour, fontsize=5.5)
+
+
+def level(labels: Sequence[str], width: float) -> bool:
+    """Say whether labels, evenly spaced over so many inches, can be written without turning them."""
+    return max(map(len, labels)) * LETTER < width / len(labels)
+
+
+def without_eps(label: str) -> str:
+    """Return the label of an attack without its budget, which stands beside it."""
+    return re.sub(r"\[\]", "", re.sub(r"(?<=[\[,])eps=[^,\]]*,?", "", label)).replace(",]", "]")
+
+
+def folded(label: str, letters: int) -> str:
+    """Return a label in lines of about so many letters, broken where it has brackets, commas or hyphens."""
+    if len(label) <= letters:
+        return label
+    return "\n".join(wrap(label.replace("[", " [").replace(",", ", "), letters, break_long_words=False))
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows of axes; long names, such as those of swept defenses, on two small lines."""
+    long = max(map(len, names)) > ROW
+    axes.set_yticks(
+        range(len(names)),
+        [folded(name, ROW + 4) for name in names],
+        fontsize=6 if long else 8,
+        linespacing=0.95,
+    )
 
 
 def whisker(axes: Axes, x: float, value: Value, colour: str, *, horizontal: bool = False) -> None:
@@ -112,28 +156,45 @@ def log_axis(axes: Axes, flops: Sequence[float]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def label_apart(axes: Axes, points: Iterable[tuple[float, float, str]], *, height: float = 0.045) -> None:
-    """Write names beside points, moved upwards where they would lie on one another.
+def label_apart(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """Write names beside points, as near as they may stand without lying on one another or leaving the axes.
 
     Args:
-        axes: whose limits are final.
+        axes: whose limits are final, and whose y axis is in percent.
         points: x, y in data units, and the name.
-        height: of a line, as a share of the axes.
     """
     to_share = axes.transData + axes.transAxes.inverted()
-    placed: list[tuple[float, float]] = []
-    for x, y, name in sorted(points, key=lambda point: (point[1], point[0])):
-        across, up = to_share.transform((x, y))
-        left = across > 0.75
-        near = [other for at, other in placed if abs(at - across) < 0.2]
-        up = max([up, *(other + height for other in near if other + height > up)])
-        placed.append((across, up))
-        offset = ScaledTranslation((-6 if left else 6) / 72, 0, axes.figure.dpi_scale_trans)
+    # Inches without the room that ticks and labels will take.
+    across, up = axes.bbox.width / axes.figure.dpi, axes.bbox.height / axes.figure.dpi
+    line, beside = 0.14 / up, 0.08 / across
+    placed: list[tuple[float, float, float, float]] = []
+    for x, y, name in sorted(points, key=lambda point: (-abs(point[1] - 50), *point)):
+        x, y = to_share.transform((x, y))
+        text = folded(name, ROW)
+        width = LETTER * max(map(len, text.splitlines())) / across
+        lines = line * (1 + text.count("\n"))
+        above = min(max(x - width / 2, 0.0), max(1 - width, 0.0))
+        free = [
+            (abs(shift), start, y + shift)
+            for shift in (line * step / 2 for step in range(-40, 41))
+            for start in (x + beside, x - beside - width, *([above] if abs(shift) >= line else []))
+            if start >= 0 and start + width <= 1 and 0 <= y + shift <= 1
+            if all(
+                abs(y + shift - b) >= (lines + tall) / 2 or start >= a + w or a >= start + width
+                for a, b, w, tall in placed
+            )
+        ]
+        _, start, height = min(free, default=(0.0, above, y), key=lambda place: place[0])
+        placed.append((start, height, width, lines))
+        if abs(height - y) > 1.5 * lines:
+            near = min(max(x, start), start + width)
+            axes.plot([x, near], [y, height], transform=axes.transAxes, color=SOFT, linewidth=0.4, zorder=1)
+        left = start + width <= x
         axes.text(
-            across,
-            up,
-            name,
-            transform=axes.transAxes + offset,
+            start + width * left,
+            height,
+            text,
+            transform=axes.transAxes,
             ha="right" if left else "left",
             va="center",
             fontsize=7.5,

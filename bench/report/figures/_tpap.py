@@ -15,8 +15,9 @@ STEP = "tpap"
 class Setting(NamedTuple):
     """A purified network, or a bare one (no step), and how it stands under the first threat of its table."""
 
-    dataset: str
-    model: str
+    table: int
+    #: Of the table: data set, network and images.
+    title: str
     step: Mapping[str, Any] | None
     recipe: str
     training: Mapping[str, Any]
@@ -24,28 +25,20 @@ class Setting(NamedTuple):
 
 
 def settings(source: Source) -> list[Setting]:
-    """Return every purified network and every bare one that carries the same weights as one of them."""
-    cells: dict[tuple[str, str, str], CellResult] = {}
-    for r in source.results:
-        if r.cell.step is None or r.cell.step.name == STEP:
-            cells.setdefault((r.names.dataset, r.names.model, source.board.labels[r.key][0]), r)
-    purified = {_weights(r) for r in cells.values() if r.cell.step}
+    """Return every purified network and every bare one in its table that carries the same weights."""
     found = []
-    for table in source.board.tables:
-        first = {s.defense: s for s in reversed(table.standings) if s.threat}
-        for name, standing in first.items():
-            if (place := (table.dataset, table.model, name)) not in cells or _weights(cells[place]) not in purified:
+    for number, table in enumerate(source.board.tables):
+        first = {s.defense: s for s in reversed(table.standings) if s.threat and s.clean.keys}
+        cells = {name: source.board.results[standing.clean.keys[0]] for name, standing in first.items()}
+        purified = {_weights(r) for r in cells.values() if r.cell.step and r.cell.step.name == STEP}
+        for name, r in cells.items():
+            if _weights(r) not in purified or (r.cell.step and r.cell.step.name != STEP):
                 continue
-            r = cells[place]
-            weights = r.cell.model.weights
+            weights, step = r.cell.model.weights, r.cell.step.params if r.cell.step else None
             recipe, training = (
                 (weights.recipe.name, weights.recipe.params) if isinstance(weights, TrainRef) else (weights.name, {})
             )
-            found.append(
-                Setting(
-                    table.dataset, table.model, r.cell.step.params if r.cell.step else None, recipe, training, standing
-                )
-            )
+            found.append(Setting(number, table.title, step, recipe, training, first[name]))
     return found
 
 

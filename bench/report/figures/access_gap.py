@@ -6,7 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 
 from bench.report.figures import Drawing, Source
-from bench.report.figures._plot import COLOUR, SOFT, WIDTH, measured, need, primary, seen, tables, whisker
+from bench.report.figures._plot import COLOUR, SOFT, WIDTH, measured, name_rows, need, primary, seen, tables, whisker
 from bench.report.rows import Standing, threat_text
 
 
@@ -21,7 +21,7 @@ def draw(source: Source) -> Drawing:
     figure, axes = plt.subplots(
         len(found),
         1,
-        figsize=(WIDTH * 0.75, sum(0.75 + 0.24 * n for n in rows) + 0.3),
+        figsize=(WIDTH, sum(0.75 + 0.24 * n for n in rows) + 0.3),
         squeeze=False,
         height_ratios=[n + 1 for n in rows],
         sharex=True,
@@ -43,6 +43,7 @@ def draw(source: Source) -> Drawing:
                 axis.plot(100 * full.number, y, "o", color=COLOUR["adaptive"], zorder=4)
             if s.gap.number is not None and s.gap.low is not None and s.gap.high is not None:
                 text = f"{100 * s.gap.number:+.1f}  [{100 * s.gap.low:+.1f}, {100 * s.gap.high:+.1f}]"
+                text = ", ".join([text, *s.gap.marks])
                 axis.annotate(
                     text,
                     (1, y),
@@ -52,13 +53,19 @@ def draw(source: Source) -> Drawing:
                     va="center",
                     fontsize=7,
                 )
-        axis.set_yticks(range(len(standings)), [s.defense for s in standings])
-        axis.set(xlim=(-2, 102), ylim=(-0.6, len(standings) - 0.4))
+        name_rows(axis, [s.defense for s in standings])
+        axis.set(xlim=(-2, 102), ylim=(-0.6, len(standings) + 0.1))
         axis.grid(axis="y", visible=False)
         threat = next(s.threat for s in standings if s.threat)
         axis.set_title(f"{table.title}, {threat_text(threat)}")
         axis.annotate(
-            "gap, points", (1, 1), (6, 3), xycoords="axes fraction", textcoords="offset points", fontsize=7, color=SOFT
+            "gap, points",
+            (1, len(standings) - 0.4),
+            (6, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            fontsize=7,
+            color=SOFT,
         )
         body = [
             {

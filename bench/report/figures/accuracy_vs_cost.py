@@ -7,9 +7,11 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 
+from bench.report.board import Table
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import (
     COLOUR,
+    ROW,
     WIDTH,
     label_apart,
     log_axis,
@@ -26,11 +28,13 @@ from bench.report.rows import threat_text
 def draw(source: Source) -> Drawing:
     found = tables(source, lambda table: len([s for s in primary(table) if s.cost]) > 1)
     need(found, "no data set has two defenses with a measured cost")
-    figure, axes = plt.subplots(
-        1, len(found), figsize=(max(WIDTH / 2, min(WIDTH, 3.5 * len(found))), 2.8), squeeze=False, sharey=True
-    )
+    across = min(2, len(found))
+    down = -(-len(found) // across)
+    keys = [_key(table) for table in found]
+    height = sum(2.7 + 0.12 * max(map(len, keys[row : row + across])) for row in range(0, len(found), across)) + 0.3
+    figure, axes = plt.subplots(down, across, figsize=(WIDTH * across / 2, height), squeeze=False, sharey=True)
     numbers = []
-    for axis, table in zip(axes[0], found, strict=True):
+    for axis, table, key in zip(axes.flat, found, keys, strict=False):
         points: list[dict[str, Any]] = []
         for s in primary(table):
             if s.cost is None or s.threat is None:
@@ -76,11 +80,14 @@ def draw(source: Source) -> Drawing:
             alpha=0.35,
             zorder=1,
         )
-        axis.set(
-            xscale="log", ylim=(-5, 105), xlabel="inference FLOPs per image", title=table.title.rpartition(" · ")[0]
-        )
+        axis.set(xscale="log", ylim=(-5, 105), xlabel="inference FLOPs per image", title=table.title)
+        if key:
+            about = "\n".join(f"{number}  {name}" for name, number in key.items())
+            axis.set_xlabel(f"inference FLOPs per image\n{about}", fontsize=6)
         log_axis(axis, [p["flops"] for p in points])
-        label_apart(axis, [(p["flops"], 100 * p["adaptive"]["value"], p["defense"]) for p in ranked], height=0.06)
+        label_apart(
+            axis, [(p["flops"], 100 * p["adaptive"]["value"], key.get(p["defense"], p["defense"])) for p in ranked]
+        )
         threat = next(s.threat for s in primary(table) if s.threat)
         numbers.append(
             {
@@ -91,13 +98,22 @@ def draw(source: Source) -> Drawing:
                 "front": front,
             }
         )
-    axes[0][0].set_ylabel("worst-case accuracy, %")
+    for axis in axes.flat[len(found) :]:
+        axis.set_visible(False)
+    for line in axes:
+        line[0].set_ylabel("worst-case accuracy, %")
     handles = [
         Line2D([], [], marker="o", linestyle="", color=COLOUR["adaptive"], label="white-box or adaptive"),
         Line2D([], [], marker="o", linestyle="", color=COLOUR["static"], markerfacecolor="white", label="static"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return Drawing(figure, {"tables": numbers})
+
+
+def _key(table: Table) -> dict[str, str]:
+    """Return a number for each defense where their names are too long to stand beside points."""
+    names = list(dict.fromkeys(s.defense for s in primary(table) if s.cost))
+    return {name: str(i) for i, name in enumerate(names, start=1)} if max(map(len, names)) > ROW else {}
 
 
 def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib import pyplot as plt
 
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._plot import SOFT, WIDTH
+from bench.report.figures._plot import SOFT, WIDTH, folded, without_eps
 from bench.report.rows import threat_text
 from bench.types import AttackRef, CellResult
 
@@ -61,7 +61,7 @@ def draw(source: Source) -> Drawing:
         below[0].text(
             0.5,
             0.85,
-            f"class {int(images.y[index])}" + ("" if i else "\n\nbelow: what\nwas added"),
+            f"class {int(images.y[index])}",
             ha="center",
             va="top",
             fontsize=6,
@@ -76,7 +76,7 @@ def draw(source: Source) -> Drawing:
             show(below[column], (0.5 + delta / (2 * largest)).clamp(0, 1) if largest else torch.full_like(delta, 0.5))
             label = int(predictions(net, found[index : index + 1]))
             above[column].set_title(
-                f"{label}" if i else f"{name}\n{threat_text(attack.threat)}\n{label}",
+                f"{label}" if i else f"{folded(without_eps(name), 14)}\n{threat_text(attack.threat)}\n{label}",
                 fontsize=6.5,
                 fontweight="normal",
                 loc="center",
@@ -95,6 +95,11 @@ def draw(source: Source) -> Drawing:
                     "l2": float(delta.norm()),
                 }
             )
+    figure.supxlabel(
+        "above an image: the class predicted, coloured where it is wrong; below: what was added, so many times larger",
+        fontsize=6.5,
+        color=SOFT,
+    )
     names = cells[0].names
     figure.suptitle(
         f"{names.dataset} · {names.model} · {source.board.labels[cells[0].key][0]}", fontsize=8, fontweight="bold"
@@ -107,7 +112,7 @@ def _cells(source: Source) -> list[CellResult]:
     groups: dict[str, dict[str, CellResult]] = {}
     for r in source.results:
         if r.cell.attack and r.cell.step is None and r.metrics:
-            groups.setdefault(r.cell.model.model_dump_json(), {}).setdefault(
+            groups.setdefault(r.cell.data.model_dump_json() + r.cell.model.model_dump_json(), {}).setdefault(
                 f"{source.board.labels[r.key][1]} {r.cell.attack.threat}", r
             )
     if not groups:

@@ -6,15 +6,15 @@ from matplotlib import pyplot as plt
 
 from bench.report.board import COSTS
 from bench.report.figures import Drawing, Source
-from bench.report.figures._plot import INK, WIDTH, need, tables
+from bench.report.figures._plot import INK, WIDTH, name_rows, need, tables
 from bench.report.paper import published
 
 _SHOWN = COSTS[:4]
 _TITLES = {
-    "train_seconds": "train, s / epoch",
-    "train_tflop": "train, TFLOP / epoch",
-    "test_seconds": "test, s / 10,000 images",
-    "test_tflop": "test, TFLOP / 10,000 images",
+    "train_seconds": "train an epoch,\ns",
+    "train_tflop": "train an epoch,\nTFLOP",
+    "test_seconds": "test 10,000 images,\ns",
+    "test_tflop": "test 10,000 images,\nTFLOP",
 }
 
 
@@ -23,7 +23,7 @@ def draw(source: Source) -> Drawing:
     need(found, "no cell in the store has a measured cost")
     rows = [max(2, len({s.defense for s in table.standings})) for table in found]
     figure, axes = plt.subplots(
-        len(found), 4, figsize=(WIDTH, sum(0.55 + 0.22 * n for n in rows)), squeeze=False, height_ratios=rows
+        len(found), 4, figsize=(WIDTH, sum(0.65 + 0.22 * n for n in rows)), squeeze=False, height_ratios=rows
     )
     numbers = []
     for line, table in zip(axes, found, strict=True):
@@ -60,21 +60,22 @@ def draw(source: Source) -> Drawing:
                     text += f" (paper {paper:.4g})"
                     axis.plot([paper], [y], "D", color=INK, markerfacecolor="white", markersize=3.5, zorder=3)
                 axis.text(max(value or 0, paper or 0) + 0.07 * top, y, text, va="center", fontsize=6.5, color=INK)
-            axis.set_yticks(range(len(names)), names if axis is line[0] else [""] * len(names))
+            name_rows(axis, names if axis is line[0] else [""] * len(names))
             axis.set(xlim=(0, (2.0 if any(printed) else 1.35) * top), ylim=(len(names) - 0.4, -0.6))
             axis.set_xticks([])
             axis.tick_params(length=0)
             axis.grid(False)
             axis.spines["bottom"].set_visible(False)
-            axis.set_title(_TITLES[shown.column.id], fontsize=7, fontweight="normal")
+            # Two lines of room for the name of the table, which may be wider than the first panel.
+            axis.set_title(f"\n\n{_TITLES[shown.column.id]}", fontsize=7, fontweight="normal")
         line[0].annotate(
-            f"{table.dataset} · {table.model}",
+            table.title,
             (0, 1),
-            (0, 22),
+            (0, 30),
             xycoords="axes fraction",
             textcoords="offset points",
             fontweight="bold",
             fontsize=9,
-        )
+        ).set_in_layout(False)
         numbers.append({"dataset": table.dataset, "model": table.model, "defenses": body})
     return Drawing(figure, {"units": "FLOPs count 2 per multiply-add", "tables": numbers})

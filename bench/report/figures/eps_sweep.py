@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from fractions import Fraction
 from statistics import fmean
@@ -11,8 +10,8 @@ from typing import Any
 from matplotlib import pyplot as plt
 
 from bench.report.figures import Drawing, Source
-from bench.report.figures._plot import WIDTH, need
-from bench.report.rows import eps_text
+from bench.report.figures._plot import WIDTH, need, whisker, without_eps
+from bench.report.rows import NORMS, Value, eps_text
 from bench.stats import wilson
 
 Panel = tuple[str, str, str, str]
@@ -23,12 +22,14 @@ def draw(source: Source) -> Drawing:
     need(list(curves), "no attack was run with several budgets: give eps as a list in the configuration")
     across = min(3, len(curves))
     down = -(-len(curves) // across)
+    columns = 4 if across > 1 else 2
+    legend = 0.18 * -(-len({line for found in curves.values() for line in found}) // columns)
     figure, axes = plt.subplots(
-        down, across, figsize=(WIDTH if across > 1 else WIDTH / 1.6, 2.5 * down), squeeze=False, sharey=True
+        down, across, figsize=(WIDTH if across > 1 else WIDTH / 1.6, 2.3 * down + legend), squeeze=False, sharey=True
     )
     numbers: list[dict[str, Any]] = []
     names = sorted({name for found in curves.values() for name, _ in found})
-    colours = {name: f"C{i % 7}" for i, name in enumerate(names)}
+    looks = {name: (f"C{i % 7}", "os^D"[i // 7 % 4]) for i, name in enumerate(names)}
     for axis, (panel, found) in zip(axes.flat, sorted(curves.items()), strict=False):
         for (name, access), points in sorted(found.items()):
             eps = sorted(points)
@@ -42,40 +43,35 @@ def draw(source: Source) -> Drawing:
             axis.plot(
                 [float(e) for e in eps],
                 [100 * end.value for end in ends],
-                marker="o",
-                color=colours[name],
+                marker=looks[name][1],
+                color=looks[name][0],
                 label=label,
                 **style,
             )
-            axis.fill_between(
-                [float(e) for e in eps],
-                [100 * e.low for e in ends],
-                [100 * e.high for e in ends],
-                color=colours[name],
-                alpha=0.12,
-                linewidth=0,
-            )
+            for budget, end in zip(eps, ends, strict=True):
+                whisker(axis, float(budget), Value(*end), looks[name][0])
             numbers.append(
                 {
-                    "panel": panel,
+                    "panel": [panel[0], *panel[2:]],
                     "defense": name,
                     "access": access,
                     "eps": [eps_text(e) for e in eps],
                     "accuracy": [e._asdict() for e in ends],
                 }
             )
-        axis.set(title=f"{panel[2]}, {panel[3]}", xlabel=f"eps ({panel[0]} · {panel[1]})", ylim=(-3, 103))
+        axis.set(title=f"{panel[2]}, {panel[3]}", xlabel=f"eps ({panel[0]})", ylim=(-3, 103))
         ticks = sorted({e for points in found.values() for e in points})
         axis.set_xticks(
             [float(e) for e in ticks], [eps_text(e) for e in ticks], rotation=40 if len(ticks) > 5 else 0, fontsize=7
         )
     for axis in axes.flat[len(curves) :]:
         axis.set_visible(False)
-    axes[0][0].set_ylabel("accuracy under attack, %")
+    for line in axes:
+        line[0].set_ylabel("accuracy under attack, %")
     handles = {
         label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
     return Drawing(figure, {"curves": numbers})
 
 
@@ -89,8 +85,8 @@ def _curves(source: Source) -> dict[Panel, dict[tuple[str, str], dict[Fraction, 
             continue
         defense, attack = source.board.labels[r.key]
         # The label of a swept attack names its budget, which is the axis here.
-        attack = re.sub(r"\[\]", "", re.sub(r"(?<=[\[,])eps=[^,\]]*,?", "", attack)).replace(",]", "]")
-        panel = (r.names.dataset, r.names.model, attack, r.cell.attack.threat.norm)
+        place = f"{r.names.dataset} · {r.names.model} · {r.metrics.n:,} images"
+        panel = (place, r.cell.data.indices_sha, without_eps(attack), NORMS[r.cell.attack.threat.norm])
         shares, _ = found[panel][defense, r.names.access].setdefault(eps, ([], r.metrics.n))
         shares.append(r.metrics.robust_accuracy)
     swept = {

@@ -68,7 +68,8 @@ def draw(source: Source) -> Drawing:
         for row, index in enumerate(chosen.tolist()):
             axis = axes[row][column]
             show(axis, stage[row])
-            axis.imshow(maps[row].numpy(), cmap="inferno", alpha=0.5, vmin=0, vmax=1)
+            heat = maps[row].numpy()
+            axis.imshow(heat, cmap="inferno", alpha=0.15 + 0.5 * heat, vmin=0, vmax=1)
             label, truth = int(classes[row]), int(y[index])
             axis.set_xlabel(f"{label}", fontsize=7, labelpad=1, color="#D55E00" if label != truth else SOFT)
             if row == 0:
@@ -84,6 +85,7 @@ def draw(source: Source) -> Drawing:
                     "map": [[round(v, 4) for v in line] for line in maps[row].tolist()],
                 }
             )
+    figure.supxlabel("below an image: the class predicted, coloured where it is wrong", fontsize=6.5, color=SOFT)
     names = p.cell.names
     figure.suptitle(
         f"{p.name} on {names.dataset} · {names.model}, {source.board.labels[p.cell.key][1]}",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from bench.keys import derive_seed
 from bench.report.figures import Drawing, Missing, Source
@@ -64,12 +65,12 @@ def draw(source: Source) -> Drawing:
             cells.setdefault(
                 f"{r.cell.data.model_dump_json()} {r.cell.model.model_dump_json(exclude={'weights': {'seed'}})}", r
             )
-    groups: dict[tuple[str, str], list[CellResult]] = {}
+    groups: dict[tuple[str, str, str], list[CellResult]] = {}
     for r in cells.values():
-        groups.setdefault((r.names.dataset, r.names.model), []).append(r)
+        groups.setdefault((r.names.dataset, r.names.model, r.cell.data.model_dump_json()), []).append(r)
     if not groups:
         raise Missing("no bare network was attacked in Linf under a budget")
-    (dataset, model), chosen = max(groups.items(), key=lambda item: len(item[1]))
+    (dataset, model, _), chosen = max(groups.items(), key=lambda item: (len(item[1]), item[1][0].cell.data.n))
     chosen = sorted(chosen, key=lambda r: source.board.labels[r.key][0])[:_NETWORKS]
     budgets = [r.cell.attack.threat.eps for r in chosen if r.cell.attack and r.cell.attack.threat.eps]
     eps: Fraction = max(set(budgets), key=budgets.count)
@@ -95,11 +96,10 @@ def draw(source: Source) -> Drawing:
             )
         )
     highest = max(float(each.loss.max()) for _, each in found)
+    levels = MaxNLocator(12).tick_values(0, highest or 1)
     body: list[dict[str, Any]] = []
     for column, (name, each) in enumerate(found):
-        losses = axes[0][column].contourf(
-            each.steps, each.steps, each.loss, levels=np.linspace(0, highest or 1, 13), cmap="cividis"
-        )
+        losses = axes[0][column].contourf(each.steps, each.steps, each.loss, levels=levels, cmap="cividis")
         shares = axes[1][column].contourf(
             each.steps, each.steps, 100 * each.accuracy, levels=np.linspace(0, 100, 11), cmap=HEAT
         )

@@ -26,8 +26,8 @@ def draw(source: Source) -> Drawing:
         down, across, figsize=(WIDTH if across > 1 else WIDTH / 2, 2.3 * down + 0.3), squeeze=False, sharey=True
     )
     for axis, (title, rows) in zip(axes.flat, runs, strict=False):
-        for part, (part_name, style) in _PARTS.items():
-            for measure, (name, colour) in _CURVES.items():
+        for measure, (name, colour) in _CURVES.items():
+            for part, (part_name, style) in _PARTS.items():
                 points = [(row["epoch"], 100 * row[part][measure]) for row in rows if measure in row.get(part, {})]
                 axis.plot(*zip(*points, strict=True), style, color=colour, linewidth=1.3, label=f"{name}, {part_name}")
         axis.set(title=title, ylim=(-3, 103), xlabel="epoch")
@@ -46,10 +46,10 @@ def _runs(source: Source) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         weights = r.cell.model.weights
         if isinstance(weights, TrainRef):
             many = len({other.names.dataset + other.names.model for other in source.results}) > 1
-            place = f" ({r.names.dataset} · {r.names.model})" if many else ""
+            place = f"\n{r.names.dataset} · {r.names.model}" if many else ""
             seed = f", seed {weights.seed}" if weights.seed else ""
             models[key_of(jsonable(r.cell.model), version=TRAINING_VERSION)] = (
-                f"{weights.recipe.name}{place}{seed}",
+                f"{weights.recipe.name}{seed}{place}",
                 r.cell.model,
             )
     for key, (title, _) in sorted(models.items(), key=lambda item: item[1][0]):

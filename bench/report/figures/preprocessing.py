@@ -10,9 +10,23 @@ from matplotlib.lines import Line2D
 
 from bench.report.board import RANKED, Line, Table
 from bench.report.figures import Drawing, Source
-from bench.report.figures._plot import COLOUR, INK, SOFT, WIDTH, attacked, measured, need, tables, whisker
+from bench.report.figures._plot import (
+    COLOUR,
+    INK,
+    SOFT,
+    WIDTH,
+    attacked,
+    folded,
+    measured,
+    name_rows,
+    need,
+    tables,
+    whisker,
+    without_eps,
+)
 
 _STEPS = 2
+_ATTACKS = 5
 
 
 def draw(source: Source) -> Drawing:
@@ -58,12 +72,12 @@ def draw(source: Source) -> Drawing:
                         }
                     )
             axis.set(xlim=(-4, 104), ylim=(len(names) - 0.4, -0.6))
-            axis.set_title(f"{column.label}\n{column.group}" if column.group else f"{column.label}\n", fontsize=8)
-            axis.set_yticks(range(len(names)), names if axis is line[0] else [""] * len(names))
+            head = folded(without_eps(column.label), 12)
+            axis.set_title(f"{head}\n{column.group}" if column.group else f"{head}\n", fontsize=7)
+            name_rows(axis, names if axis is line[0] else [""] * len(names))
             axis.tick_params(axis="y", length=0)
-        line[0].set_ylabel(f"{table.dataset} · {table.model}")
-        for axis in line[: len(shown)]:
-            axis.set_xlabel("accuracy, %" if axis is line[0] else "")
+        line[0].set_ylabel(table.title.replace(" · ", "\n"))
+    axes[-1][0].set_xlabel("accuracy, %")
     marks = {
         "adaptive, or white-box for a bare network": (COLOUR["adaptive"], COLOUR["adaptive"]),
         "static": (COLOUR["static"], "white"),
@@ -80,9 +94,11 @@ def draw(source: Source) -> Drawing:
 
 
 def _shown(table: Table) -> list[Any]:
-    """Return clean accuracy and at most five attacks or worst cases of the first threat."""
-    first = attacked(table)[0].group
-    return [table.columns[0], *[column for column in attacked(table) if column.group == first][-5:]]
+    """Return clean accuracy, the attacks of the first threat that most lines met, and their worst case."""
+    first = [column for column in attacked(table) if column.group == attacked(table)[0].group]
+    met = {c.id: sum(c.id in line.values for line in table.lines if line.access != "transfer") for c in first}
+    widest = sorted(first, key=lambda c: (c.label != "worst case", -met[c.id]))[:_ATTACKS]
+    return [table.columns[0], *(column for column in first if column in widest)]
 
 
 def _defenses(table: Table) -> list[str]:
@@ -93,12 +109,16 @@ def _defenses(table: Table) -> list[str]:
 
 
 def _row(axis: Axes, y: int, lines: list[Line], column: str) -> None:
-    values = {line.access: value for line in lines if (value := line.values.get(column)) and value.number is not None}
+    values = {
+        line.access: value
+        for line in lines
+        if line.access != "transfer" and (value := line.values.get(column)) and value.number is not None
+    }
     if column == "clean":
         for value in list(values.values())[:1]:
-            axis.plot(100 * (value.number or 0), y, "s", color=INK, markerfacecolor="white", zorder=3)
+            axis.plot(100 * (value.number or 0), y, "s", color=INK, markerfacecolor="white", zorder=3, clip_on=False)
         return
-    ends = [100 * value.number for access, value in values.items() if access != "transfer" and value.number is not None]
+    ends = [100 * value.number for value in values.values() if value.number is not None]
     if len(ends) > 1:
         axis.plot([min(ends), max(ends)], [y, y], color=SOFT, linewidth=1.6, alpha=0.45, zorder=1)
     for access, value in values.items():
@@ -110,4 +130,5 @@ def _row(axis: Axes, y: int, lines: list[Line], column: str) -> None:
             color=COLOUR[access],
             markerfacecolor=COLOUR[access] if access in RANKED else "white",
             zorder=4 if access in RANKED else 3,
+            clip_on=False,
         )

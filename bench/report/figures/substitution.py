@@ -6,43 +6,48 @@ from matplotlib import pyplot as plt
 
 from bench.report.figures import Drawing, Missing, Source
 from bench.report.figures._plot import WIDTH, heatmap, measured, seen
-from bench.report.figures._tpap import STEP, Setting, settings
+from bench.report.figures._tpap import STEP, Setting, differences, reference, settings
 from bench.report.rows import Value
 
 
 def draw(source: Source) -> Drawing:
     found = settings(source)
     groups = []
-    for dataset, model in sorted({(s.dataset, s.model) for s in found}):
-        mine = [s for s in found if (s.dataset, s.model) == (dataset, model)]
+    for table in sorted({s.table for s in found}):
+        mine = _alike([s for s in found if s.table == table])
         recipes = list(dict.fromkeys(s.recipe for s in mine if s.step is not None))
         columns = sorted({_purifier(s) for s in mine}, key=lambda name: (name != "none", len(name), name))
         if len(recipes) > 1 and len(columns) > 1:
-            groups.append((dataset, model, recipes, columns, mine))
+            groups.append((recipes, columns, mine))
     if not groups:
         raise Missing(f"{STEP} was run on one training recipe only: give base as a list in the configuration")
-    rows = [len(group[2]) for group in groups]
+    rows = [len(group[0]) for group in groups]
     figure, axes = plt.subplots(
         len(groups), 3, figsize=(WIDTH, sum(0.9 + 0.28 * n for n in rows)), squeeze=False, height_ratios=rows
     )
     numbers = []
-    for line, (dataset, model, recipes, columns, mine) in zip(axes, groups, strict=True):
+    for line, (recipes, columns, mine) in zip(axes, groups, strict=True):
         cells: dict[tuple[str, str], Setting] = {}
         for s in mine:
             cells.setdefault((s.recipe, _purifier(s)), s)
         for axis, kind in zip(line, ("clean", "static", "adaptive"), strict=True):
             values = [[_value(cells.get((recipe, column)), kind) for column in columns] for recipe in recipes]
             names = recipes if axis is line[0] else [""] * len(recipes)
-            heatmap(axis, names, columns, [[value.number if value else None for value in row] for row in values])
-            place = f"{dataset} · {model}, " if len(groups) > 1 and axis is line[0] else ""
+            heatmap(
+                axis,
+                names,
+                columns,
+                [[value.number if value else None for value in row] for row in values],
+                width=WIDTH / 4,
+            )
+            place = f"{mine[0].title}\n" if axis is line[0] else ""
             axis.set_title(place + ("clean" if kind == "clean" else f"worst case, {kind}"))
             axis.set_xlabel("purified with")
             for recipe, row in zip(recipes, values, strict=True):
                 for column, value in zip(columns, row, strict=True):
                     numbers.append(
                         {
-                            "dataset": dataset,
-                            "model": model,
+                            "table": mine[0].title,
                             "trained_with": recipe,
                             "purified_with": column,
                             "kind": kind,
@@ -51,6 +56,15 @@ def draw(source: Source) -> Drawing:
                     )
         line[0].set_ylabel("trained with")
     return Drawing(figure, {"accuracies": numbers})
+
+
+def _alike(found: list[Setting]) -> list[Setting]:
+    """Return the settings that differ from the usual one in recipe and in what purifies, and in nothing else."""
+    if all(s.step is None for s in found):
+        return found
+    usual = reference(found)
+    varied = {("step", name) for name in ("steps", "random_start", "step_size")}
+    return [s for s in found if s.step is None or {d for d in differences(s, usual) if d[0] == "step"} <= varied]
 
 
 def _purifier(s: Setting) -> str:

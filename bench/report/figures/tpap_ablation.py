@@ -26,12 +26,12 @@ _PANELS = (
 
 def draw(source: Source) -> Drawing:
     found = settings(source)
-    groups = sorted({(s.dataset, s.model) for s in found if s.step is not None})
+    groups = sorted({(s.table, s.title) for s in found if s.step is not None})
     panels = [
         (group, *panel, bars)
         for group in groups
         for panel in _PANELS
-        if len(bars := _bars([s for s in found if (s.dataset, s.model) == group], panel)) > 1
+        if len(bars := _bars([s for s in found if s.table == group[0]], panel)) > 1
     ]
     if not panels:
         raise Missing(f"no two settings of {STEP} differ in one parameter, and none stands beside its bare network")
@@ -64,8 +64,7 @@ def draw(source: Source) -> Drawing:
                 whisker(axis, x + place, value, INK)
             numbers.append(
                 {
-                    "dataset": group[0],
-                    "model": group[1],
+                    "table": group[1],
                     "parameter": parameter,
                     "value": name,
                     **{kind: measured(value) for kind, value in shown.items()},
@@ -76,7 +75,10 @@ def draw(source: Source) -> Drawing:
             [name for name, _ in bars],
             rotation=30 if max(len(name) for name, _ in bars) * len(bars) > 28 else 0,
         )
-        axis.set_title(title + (f" ({group[0]})" if len(groups) > 1 else ""))
+        if len(groups) > 1:
+            axis.set_title(f"{title}\n{group[1]}", fontsize=7.5)
+        else:
+            axis.set_title(title)
         axis.grid(axis="x", visible=False)
         axis.set_ylim(0, 105)
     for axis in axes.flat[len(panels) :]:

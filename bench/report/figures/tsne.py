@@ -74,7 +74,7 @@ def draw(source: Source) -> Drawing:
     body: list[dict[str, Any]] = []
     for axis, (name, part), spots in zip(axes, features.items(), np.split(places, 3), strict=True):
         measure = separability(part, y)
-        for colour, label in zip(_CLASSES, sorted(common.tolist()), strict=False):
+        for colour, label in zip(_CLASSES, sorted(set(y.tolist())), strict=False):
             axis.scatter(*spots[y == label].T, s=9, color=colour, linewidths=0, label=str(label))
         axis.set(
             title=name,
