@@ -11,7 +11,7 @@ from typing import NoReturn
 from bench.registry import unknown
 from bench.types import UsageError
 
-VERBS = ("run", "train", "plan", "list", "show", "leaderboard", "compare", "figures", "gc", "doctor")
+VERBS = ("run", "train", "plan", "list", "show", "leaderboard", "compare", "figures", "gc", "sync", "doctor")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -20,6 +21,38 @@ from bench.data.rows import Place
 from bench.types import UsageError
 
 _CONNECT_TIMEOUT_S = 10.0
+
+#: What torchvision's classes are unpacked from, with the SHA-256 of each file.
+_PUBLISHED = {
+    "CIFAR10": (
+        (
+            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+            "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+        ),
+    ),
+    "CIFAR100": (
+        (
+            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+            "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+        ),
+    ),
+    "SVHN": (
+        (
+            "http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
+            "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",
+        ),
+        (
+            "http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
+            "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
+        ),
+    ),
+    "Caltech101": (
+        (
+            "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
+            "331234750fc7f77520e50d9565e8b6907b03565e30320da1401130db08c61f91",
+        ),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -189,12 +222,26 @@ def _download(entry: NamedSet) -> str | None:
 
 
 def _fetch(dataset: str, folder: Path) -> Path:
-    # torchvision compares each archive with a known MD5 before it unpacks any of it.
-    from torchvision import datasets
+    """Download and unpack a set.
 
+    Raises:
+        ValueError: a file is not the published one; nothing of it was unpacked then.
+    """
+    from torchvision import datasets
+    from torchvision.datasets.utils import download_url
+
+    kept = folder / "caltech101" if dataset == "Caltech101" else folder
+    for url, sha256 in _PUBLISHED[dataset]:
+        file = kept / url.rpartition("/")[2]
+        download_url(url, str(kept), file.name)
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if found != sha256:
+            raise ValueError(f"{file.name} has SHA-256 {found[:16]}..., published is {sha256[:16]}...")
+    # torchvision fetches nothing that is there, so it unpacks what was just checked.
     if dataset == "Caltech101":
         datasets.Caltech101(folder, download=True)
-        return folder / "caltech101"
+        return kept
     for split in ("train", "test"):
         which = {"split": split} if dataset == "SVHN" else {"train": split == "train"}
         getattr(datasets, dataset)(folder, download=True, **which)

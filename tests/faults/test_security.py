@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision import datasets
+from torchvision.datasets import utils
 
 from bench import config
+from bench.data import open_set
 from bench.store import Store
 from bench.types import UsageError
 from tests.schedule import small
@@ -90,6 +93,36 @@ def test_a_files_signature_runs_no_code_when_it_is_read(tmp_path, capsys):
     text = small.CONFIG + f'\n[[attacks]]\nuse = "{tmp_path}/mine.py:mine"\neps = "0.1"\n'
     assert small.main(["plan", small.write(tmp_path, text)]) == 2
     assert not fired.exists()
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "caltech101"])
+def test_a_download_of_another_sha256_is_not_unpacked(tmp_path, monkeypatch, name):
+    unpacked = []
+    monkeypatch.setattr(utils, "download_url", lambda url, root, file: _write(Path(root) / file, b"another"))
+    monkeypatch.setattr(utils, "extract_archive", lambda *_, **__: unpacked.append(name))
+    for dataset in ("CIFAR10", "CIFAR100", "SVHN", "Caltech101"):
+        monkeypatch.setattr(datasets, dataset, lambda *_, **__: unpacked.append(name))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for variable in ("CROSSFIRE_DATA", "CROSSFIRE_OFFLINE"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(UsageError, match="SHA-256 .* published is"):
+        open_set(name, "test", folder=None)
+    assert not unpacked
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def _write(path, data):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def test_what_is_fetched_is_what_torchvision_unpacks():
+    from bench.data.named import _PUBLISHED, NAMED
+
+    assert {entry.torchvision for entry in NAMED.values()} - {None} == set(_PUBLISHED)
+    for name in ("CIFAR10", "CIFAR100"):
+        assert [url for url, _ in _PUBLISHED[name]] == [getattr(datasets, name).url]
+    assert [url for url, _ in _PUBLISHED["SVHN"]] == [datasets.SVHN.split_list[s][0] for s in ("train", "test")]
 
 
 def test_nothing_unpacks_archives_or_opens_connections():

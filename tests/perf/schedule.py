@@ -1,10 +1,13 @@
-"""How the scheduler scales: ``python -m tests.perf.schedule [PART ...]``.
+"""How the scheduler scales: ``python -m tests.perf.schedule [PART ...]``; the figures go to ``results/perf``.
 
 ``plan``: seconds of processor time and memory to plan 100,000 cells.
 ``noop``: seconds of a run of 10,000 finished cells, report included, in a process of its own.
 ``share``: attack time of eight test-time defenses over that of one, on the same adversarial sets.
 ``predict``: what ``plan`` predicts for a preset over what ``run`` then takes, and the worst estimate of remaining time
 after the first tenth.
+``memory``: peak memory of a run over ten times the images, and of a rerun over ten times the finished cells.
+
+Exit code 1 if a figure is not what docs/reliability.md promises. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,13 +23,15 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+import numpy as np
+from PIL import Image
 
 from bench import config
 from bench.provenance import provenance
 from bench.schedule.plan import make
 from bench.store import Store
 from bench.types import CellResult, Cost, DefenseCost, Metrics
+from tests.perf.kept import Limits, keep, missed
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,10 +104,10 @@ def plan(folder: Path) -> dict[str, float]:
     return {"cells": cells, "cpu_seconds": seconds, "megabytes": megabytes}
 
 
-def noop(folder: Path) -> dict[str, float]:
+def noop(folder: Path, budgets: int = 25) -> dict[str, float]:
     import torch
 
-    path, store = large(folder, 2, 50, 25), Store(folder / "store")
+    path, store = large(folder, 2, 50, budgets), Store(folder / "store")
     here = provenance(torch.device("cpu"))
     cells = make(config.load(str(path))).plan.cells
     bits = "AAAAAAAAAAAAAAAAAA=="
@@ -124,12 +128,55 @@ def noop(folder: Path) -> dict[str, float]:
         store.records(planned.key).parent.mkdir(exist_ok=True)
         store.records(planned.key).write_bytes(b"PAR1PAR1")
     words = ["run", str(path), "--store", str(store.root), "--report", str(folder / "report"), "--device", "cpu"]
-    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, ROOT / "run_bench.py", *words], check=True, stdout=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    started = time.perf_counter()
+    cpu, megabytes = watched(words)
     seconds = time.perf_counter() - started
-    return {"cells": len(cells), "seconds": seconds, "cpu_seconds": cpu, "megabytes": after.ru_maxrss / 1024}
+    return {"cells": len(cells), "seconds": seconds, "cpu_seconds": cpu, "megabytes": megabytes}
+
+
+def watched(words: list[str]) -> tuple[float, float]:
+    """Return the seconds of processor time and the peak memory in MB of a command."""
+    code = (
+        "import resource, sys; from bench.cli import main; code = main(sys.argv[1:]); "
+        "used = resource.getrusage(resource.RUSAGE_SELF); "
+        "print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True, cwd=ROOT)
+    cpu, megabytes = map(float, done.stderr.split()[-2:])
+    return cpu, megabytes
+
+
+def memory(folder: Path) -> dict[str, float]:
+    found = {}
+    rng = np.random.default_rng(0)
+    for n in (256, 2560):
+        place = folder / f"images-{n}"
+        for split, count in (("train", 64), ("test", n)):
+            for i in range(count):
+                path = place / split / str(i % 2) / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+        (folder / f"{n}.toml").write_text(
+            MANY.format(
+                defenses='\n[[defenses]]\nuse = "standard"\n', attacks='\n[[attacks]]\nuse = "pgd"\nsteps = 2\n'
+            )
+            .replace('"digits"', f'"folder:{place}"')
+            .replace("n = 500\nimage_size = 16", f"n = {n}")
+        )
+        words = ["run", str(folder / f"{n}.toml"), "--store", str(folder / f"store-{n}"), "--device", "cpu"]
+        found[n] = watched([*words, "--report", str(folder / f"report-{n}")])[1]
+    cells = {}
+    for budgets in (2, 20):
+        (folder / f"cells-{budgets}").mkdir()
+        one = noop(folder / f"cells-{budgets}", budgets)
+        cells[one["cells"]] = one["megabytes"]
+    (few, small), (many, big) = cells.items()
+    return {
+        "megabytes_256_images": found[256],
+        "megabytes_2560_images": found[2560],
+        "ratio_of_ten_times_the_images": found[2560] / found[256],
+        "kilobytes_a_cell": 1024 * (big - small) / (many - few),
+    }
 
 
 def share(folder: Path) -> dict[str, float]:
@@ -173,22 +220,31 @@ def events(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for path in logs for line in path.read_text().splitlines()]
 
 
-PARTS = {part.__name__: part for part in (plan, noop, share, predict)}
+PARTS = {part.__name__: part for part in (plan, noop, share, predict, memory)}
+PROMISED: dict[str, Limits] = {
+    "plan": {"cpu_seconds": (None, 10), "megabytes": (None, 1024)},
+    "noop": {"seconds": (None, 5)},
+    "share": {"ratio": (None, 1.2)},
+    "predict": {"ratio": (0.8, 1.25), "worst_remaining": (None, 0.3)},
+    "memory": {"ratio_of_ten_times_the_images": (None, 1.1), "kilobytes_a_cell": (None, 10)},
+}
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
-    parser.add_argument("--out", type=Path, metavar="FILE.json")
-    args = parser.parse_args()
-    found: dict[str, object] = {"load": os.getloadavg(), "processors": os.cpu_count()}
-    for name in args.parts or PARTS:
+    given = parser.parse_args()
+    late = []
+    for name in given.parts or PARTS:
         with tempfile.TemporaryDirectory() as folder:
-            found[name] = PARTS[name](Path(folder))
-        print(name, json.dumps(found[name]), flush=True)
-    if args.out is not None:
-        args.out.write_text(json.dumps(found, indent=2) + "\n")
+            busy = os.getloadavg()[0]
+            figures = PARTS[name](Path(folder))
+        late += [f"{name}: {line}" for line in missed(figures, PROMISED[name])]
+        print(name, json.dumps(figures), flush=True)
+        keep("schedule", {name: {**figures, "load_before": busy, "processors": os.cpu_count()}})
+    print("\n".join(late) or "all as promised")
+    return int(bool(late))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

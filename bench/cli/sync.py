@@ -1,0 +1,26 @@
+"""Carry finished work between a store and a place elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+
+from bench.cli import options
+
+SUMMARY = "carry finished work between the store and s3://, gs://, sftp://, another folder, ..."
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", metavar="URL", help="any address that fsspec knows; for s3:// install s3fs, and so on")
+    options.store(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    from bench.remote import sync
+    from bench.store import Store
+
+    store = Store(options.store_root(args))
+    store.check_writable()
+    fetched, sent = sync(store, args.url)
+    print(f"fetched {fetched.files} files ({fetched.size / 1e6:.2f} MB)")
+    print(f"sent {sent.files} files ({sent.size / 1e6:.2f} MB)")
+    return 0

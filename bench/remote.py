@@ -1,0 +1,111 @@
+"""A second place for finished work, at any address that fsspec knows: ``s3://``, ``gs://``, ``sftp://``, a folder.
+
+Such places have no exclusive creation, so nobody holds a lease there and no run works on one. Finished files are
+carried to and fro instead: each is named by its content and never changes, so whichever copy is there first will do.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench.store import Store, read_result, write_atomically
+from bench.types import UsageError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
+
+_KEY = "[0-9a-f]{64}"
+#: What is carried, in this order: the file that says "done" follows those that it speaks for.
+_ORDER = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"attack/{_KEY}/\d{{6}}-\d{{6}}\.safetensors",
+        rf"train/{_KEY}/(weights\.safetensors|log\.jsonl)",
+        rf"train/{_KEY}/card\.json",
+        rf"records/{_KEY}\.parquet",
+        rf"cells/{_KEY}\.json",
+    )
+)
+
+
+class Carried(NamedTuple):
+    """Files and bytes carried one way."""
+
+    files: int
+    size: int
+
+
+def sync(store: Store, url: str) -> tuple[Carried, Carried]:
+    """Fetch what the store lacks, send what the place lacks, and return both.
+
+    Unfinished trainings, failed cells, leases and logs stay where they are.
+
+    Raises:
+        UsageError: a run is at work on the store, the address cannot be reached, read or written, or a result there
+            is not whole.
+    """
+    if (name := store.leases.at_work()) is not None:
+        raise UsageError(f"a run is at work on {store.root} ({name}); wait until it has ended")
+    try:
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+        place, root = url_to_fs(url)
+        root = root.rstrip("/")
+        there = _there(place, root)
+        here = set(_here(store))
+        fetched, sent = [0, 0], [0, 0]
+        for name in _ordered(there - here):
+            data: bytes = place.cat_file(f"{root}/{name}")
+            if name.startswith("cells/"):
+                _check(data, f"{url}/{name}")
+            with store.writing():
+                write_atomically(store.root / name, data)
+            fetched = [fetched[0] + 1, fetched[1] + len(data)]
+        for name in _ordered(here - there):
+            data = (store.root / name).read_bytes()
+            _put(place, f"{root}/{name}", data)
+            sent = [sent[0] + 1, sent[1] + len(data)]
+    except UsageError:
+        raise
+    except Exception as error:  # each kind of place has errors of its own
+        about = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"{url}: {type(error).__name__}: {about}") from error
+    return Carried(*fetched), Carried(*sent)
+
+
+def _ordered(names: set[str]) -> Iterator[str]:
+    # Other names, and those that would leave the folder, are nothing of a store's.
+    return (name for pattern in _ORDER for name in sorted(names) if pattern.fullmatch(name))
+
+
+def _there(place: AbstractFileSystem, root: str) -> set[str]:
+    place.invalidate_cache()
+    return {path.removeprefix(root).lstrip("/") for path in place.find(root)} if place.exists(root) else set()
+
+
+def _here(store: Store) -> Iterator[str]:
+    for result in store.results():
+        if result.status == "done" and (records := store.records(result.key)).is_file():
+            yield store.name(records)
+            yield store.name(store.cell_file(result.key))
+    for card in store.root.glob("train/*/card.json"):
+        yield from (store.name(card.with_name(name)) for name in ("weights.safetensors", "log.jsonl", "card.json"))
+    yield from (store.name(path) for path in store.root.glob("attack/*/*.safetensors"))
+
+
+def _check(data: bytes, name: str) -> None:
+    try:
+        read_result(data.decode())
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}; delete it there") from None
+
+
+def _put(place: AbstractFileSystem, path: str, data: bytes) -> None:
+    folder, _, name = path.rpartition("/")
+    beside = f"{folder}/.{name}.{secrets.token_hex(4)}.part"
+    place.makedirs(folder, exist_ok=True)
+    place.pipe_file(beside, data)
+    place.mv(beside, path)

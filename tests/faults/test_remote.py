@@ -1,0 +1,130 @@
+"""Machines that share no folder carry their finished work to and from a place elsewhere."""
+
+import secrets
+
+import fsspec
+import pytest
+
+from bench.cli import main
+from bench.store import Store
+from tests.faults import child
+from tests.schedule import small
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("done")
+    assert small.run(folder) == 0
+    return folder
+
+
+@pytest.fixture
+def bucket():
+    """An object store, empty, in the memory of this process."""
+    url = f"memory://{secrets.token_hex(4)}"
+    yield url
+    place = fsspec.filesystem("memory")
+    if place.exists(url):
+        place.rm(url, recursive=True)
+
+
+def sync(folder, url):
+    return main(["sync", url, "--store", str(folder / "store")])
+
+
+def names(url):
+    place, root = fsspec.core.url_to_fs(url)
+    return {path.removeprefix(root).lstrip("/"): place.cat_file(path) for path in place.find(root)}
+
+
+def test_shards_on_two_machines_come_together(tmp_path, done, bucket):
+    machines = [tmp_path / "one", tmp_path / "two"]
+    for number, folder in enumerate(machines, start=1):
+        folder.mkdir()
+        assert small.run(folder, "--shard", f"{number}/2") == 0
+        assert small.outcome(folder) != small.outcome(done)
+        assert sync(folder, bucket) == 0
+    assert sync(machines[0], bucket) == 0
+    assert small.outcome(machines[0]) == small.outcome(done)
+    before = len(small.events(machines[0], "done", "crafted", "trained"))
+    assert small.run(machines[0]) == 0
+    assert len(small.events(machines[0], "done", "crafted", "trained")) == before
+
+
+def test_a_fresh_machine_has_nothing_left_to_do(tmp_path, done, bucket, capsys):
+    assert sync(done, bucket) == 0
+    assert sync(tmp_path, bucket) == 0
+    assert "sent 0 files" in capsys.readouterr().out.splitlines()[-1]
+    assert small.run(tmp_path) == 0
+    assert not small.events(tmp_path, "done", "crafted", "trained")
+    assert small.outcome(tmp_path) == small.outcome(done)
+
+
+def test_killed_at_any_write_the_same_command_completes_the_place(tmp_path, done):
+    place = tmp_path / "place"
+    words = ["sync", f"file://{place}", "--store", str(done / "store")]
+    for kills in range(20):
+        code = child.finish(child.start(tmp_path, words, child.At(place, 2 + 5 * kills)))
+        # Whatever is there under its own name is whole.
+        for name, data in names(f"file://{place}").items():
+            assert name.endswith(".part") or data == (done / "store" / name).read_bytes()
+        if code == 0:
+            break
+        assert code == -9, child.errors(tmp_path)
+    assert code == 0 and kills > 2
+    (tmp_path / "other").mkdir()
+    assert sync(tmp_path / "other", str(place)) == 0
+    assert small.outcome(tmp_path / "other") == small.outcome(done)
+
+
+def test_what_is_not_finished_stays(tmp_path, done, bucket):
+    assert sync(done, bucket) == 0
+    assert {name.split("/")[0] for name in names(bucket)} == {"attack", "cells", "records", "train"}
+    assert not [name for name in names(bucket) if "state" in name or "lease" in name]
+    text = small.CONFIG + f'\n[[attacks]]\nuse = "{tmp_path}/bad.py:bad"\neps = "0.1"\n'
+    (tmp_path / "bad.py").write_text(
+        "from bench.api import Target, Threat, attack\n\n@attack(norms=('linf',), passes='0 forwards')\n"
+        "def bad(target, x, y, threat):\n    '''Bad.'''\n    raise RuntimeError('no')\n"
+    )
+    cells = {name for name in names(bucket) if name.startswith("cells/")}
+    assert sync(tmp_path, bucket) == 0
+    assert small.run(tmp_path, text=text) == 3
+    assert sync(tmp_path, bucket) == 0
+    assert {name for name in names(bucket) if name.startswith("cells/")} == cells
+
+
+def test_names_that_would_leave_the_folder_are_not_fetched(tmp_path, bucket):
+    place = fsspec.filesystem("memory")
+    for name in (
+        "cells/../../../up.json",
+        "train/x/card.json",
+        "leases/a",
+        "evil.py",
+        f"records/{'0' * 64}.parquet.py",
+    ):
+        place.pipe_file(f"{bucket}/{name}", b"evil")
+    assert sync(tmp_path, bucket) == 0
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert not (tmp_path.parent / "up.json").exists()
+
+
+def test_a_damaged_result_elsewhere_is_refused(tmp_path, done, bucket, capsys):
+    assert sync(done, bucket) == 0
+    name = next(name for name in names(bucket) if name.startswith("cells/"))
+    fsspec.filesystem("memory").pipe_file(f"{bucket}/{name}", names(bucket)[name].replace(b"1", b"2", 1))
+    assert sync(tmp_path, bucket) == 2
+    said = capsys.readouterr().err
+    assert "cut short or altered" in said and name in said and said.count("\n") == 1
+    assert not (tmp_path / "store" / name).exists()
+
+
+@pytest.mark.parametrize("url", ["nowhere://bucket", "http://127.0.0.1:9/x", "file:///proc/nowhere"])
+def test_an_address_that_cannot_be_used_is_one_line(done, capsys, url):
+    assert sync(done, url) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_store_in_use_is_left_alone(tmp_path, bucket, capsys):
+    with Store(tmp_path / "store").leases.hold("work"):
+        assert sync(tmp_path, bucket) == 2
+    assert "a run is at work" in capsys.readouterr().err
