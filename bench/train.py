@@ -86,7 +86,7 @@ def train(
     Raises:
         MethodError: the loss is not finite, or the recipe breaks its contract.
         DamagedState: the state in the folder is not whole.
-        UsageError: it is of another training, or the schedule does not fit the images.
+        UsageError: it is of another training, or the schedule does not fit the images or the network.
     """
     if (folder / "card.json").is_file():
         return
@@ -147,6 +147,11 @@ class _Training:
 
         torch.manual_seed(derive_seed(ref.seed, "init"))
         net = build(network, ref.data.num_classes, ref.data.image_shape).to(device).train()
+        if plan.channels_last and device.type == "cpu" and any(map(_overruns, net.modules())):
+            raise UsageError(
+                "channels_last = true: torch overruns memory on the CPU in strided 1x1 convolutions of fewer than 16 "
+                f"channels, and {network.name} has one; leave it out, or make the network wider"
+            )
         self.net = net.to(memory_format=torch.channels_last) if plan.channels_last else net
         self.average = copy.deepcopy(self.net).requires_grad_(False) if plan.ema else None
         run: nn.Module = Bf16(self.net) if plan.bf16 else self.net
@@ -395,6 +400,12 @@ class _Training:
             card["overfitting"] = overfitting.verdict(self.log, len(self.watched["test"].labels))
         write_atomically(self.folder / "card.json", canonical_json(card).encode() + b"\n")
         (self.folder / "state.safetensors").unlink(missing_ok=True)
+
+
+def _overruns(module: nn.Module) -> bool:
+    # Seen in torch 2.15, in the weight gradient on maps of 64x64 and more: a segmentation fault, or corrupt memory.
+    strided = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and max(module.stride) > 1
+    return strided and module.in_channels < 16
 
 
 def _bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> bytes:

@@ -308,6 +308,13 @@ def test_ways_to_compute_change_the_last_digits_only(run, monkeypatch, option):
     assert other.card["passes_per_example"] == plain.card["passes_per_example"] == [3.0, 3.0]
 
 
+def test_channels_last_is_refused_where_torch_overruns_memory(run):
+    with pytest.raises(UsageError, match="strided 1x1 convolutions of fewer than 16 channels, and resnet18 has one"):
+        run(network=network_ref("resnet18", {"width": 8}), epochs=1, channels_last=True)
+    # Its first shortcut has as many channels as its width.
+    run("wide", network=network_ref("resnet18", {"width": 16}), epochs=0, channels_last=True)
+
+
 def test_the_log_can_be_watched_while_it_grows(run, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(stop_before=10)
