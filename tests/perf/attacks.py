@@ -39,7 +39,6 @@ from bench.target import Meter, NetworkTarget, frozen
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "perf"
 EPS, STEP = 8 / 255, 2 / 255
-CONTRAST = 0.2
 LINF, L2, FLOW = Threat(), Threat(norm="l2", eps=None), Threat(norm="flow", eps=None)
 MASS = Threat(norm="wasserstein", eps="1/200")
 
@@ -185,11 +184,11 @@ def rows() -> list[Row]:
     ]
 
 
-def digits_case(device: torch.device, n: int, eps: float = EPS) -> Case:
+def digits_case(device: torch.device, n: int, eps: float = 7 / 255) -> Case:
     """A small CNN trained on FGSM images of digits in low contrast: it keeps about a third under PGD."""
     digits = load_digits()
     grey = F.interpolate(torch.from_numpy(digits.images).float()[:, None] / 16, size=32, mode="bilinear")
-    x, y = (0.4 + CONTRAST * grey).expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(digits.target)
+    x, y = (0.4 + 0.2 * grey).expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(digits.target)
     torch.manual_seed(0)
     net = build(network_ref("small-cnn", {}), 10, (3, 32, 32))
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
@@ -346,12 +345,12 @@ def table(report: dict[str, Any]) -> str:
     made = report["provenance"]
     lines = [
         "# Attacks: time over their floor, and over their peers\n",
-        f"{made['device']}, {made['threads']} threads, torch {made['packages']['torch']}, commit {made['commit']}, "
-        f"{made['finished']}, batch {report['batch']}, {report['repeats']} repeats; made by "
-        "`python -m tests.perf.attacks`.\n",
+        f"{made['device']}, {made['threads']} threads, torch {made['packages']['torch']}, {made['finished']}; made by "
+        "`python -m tests.perf.attacks`. Rows of several runs on one machine stand together; each is one run.\n",
         (__doc__ or "").partition("\n\n")[2],
-        "| network | attack | passes per image | robust | peers robust | over floor | peers over floor | over peer |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| network | images | attack | passes per image | robust | peers robust | over floor | peers over floor "
+        "| over peer | repeats, commit |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in report["rows"]:
         settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
@@ -364,14 +363,15 @@ def table(report: dict[str, Any]) -> str:
         over = "–" if row["over_fastest_peer"] is None else f"{row['over_fastest_peer']:.2f}"
         name = f"{row['attack']} ({settings})" if settings else row["attack"]
         lines.append(
-            f"| {row['network']} | {name} | {row['forwards']:.1f} + {row['backwards']:.1f} "
-            f"| {row['standing']['crossfire']:.2f} | {robust or '–'} | {floor['crossfire']:.2f} | {peers} | {over} |"
+            f"| {row['network']} | {row['images']} | {name} | {row['forwards']:.1f} + {row['backwards']:.1f} "
+            f"| {row['standing']['crossfire']:.2f} | {robust or '–'} | {floor['crossfire']:.2f} | {peers} | {over} "
+            f"| {row['repeats']}, {row['commit'][:7]} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Measure, print the table, and keep it with its JSON in results/perf."""
+    """Measure, print the table, and keep it with its JSON in results/perf, beside rows measured there before."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -396,11 +396,17 @@ def main() -> None:
             measured.append(measure(row, made, given.repeats, device))
             print(network, row.attack, json.dumps(measured[-1]["over_floor"]), flush=True)
     made_by = provenance(device).model_dump(mode="json")
-    report = {"schema": 1, "batch": batch, "repeats": given.repeats, "provenance": made_by, "rows": measured}
     name = re.sub(r"[^a-z0-9]+", "-", made_by["device"].lower()).strip("-")
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / f"attacks-{name}.json").write_text(json.dumps(report, indent=2) + "\n")
-    (given.out / f"attacks-{name}.md").write_text(table(report))
+    path = given.out / f"attacks-{name}.json"
+    known = json.loads(path.read_text())["rows"] if path.exists() else []
+    named = [[row[key] for key in ("network", "attack", "settings")] for row in measured]
+    kept = [row for row in known if [row[key] for key in ("network", "attack", "settings")] not in named]
+    measured = [{**row, "repeats": given.repeats, "commit": made_by["commit"]} for row in measured]
+    every = sorted(kept + measured, key=lambda row: [*CASES].index(row["network"]))
+    report = {"schema": 2, "provenance": made_by, "rows": every}
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    path.with_suffix(".md").write_text(table(report))
     print(table(report))
 
 
