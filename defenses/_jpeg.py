@@ -22,10 +22,11 @@ _CHROMA_CORNER = ((17, 18, 24, 47), (18, 21, 26, 66), (24, 26, 56, 99), (47, 66,
 _TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
 
-def soft_jpeg(x: Tensor, quality: int) -> Tensor:
-    """Return images (N, 1 or 3, H, W) in [0, 1] after JPEG with rounding softened to have a derivative.
+def passing_jpeg(x: Tensor, quality: int) -> Tensor:
+    """Return images (N, 1 or 3, H, W) in [0, 1] after JPEG whose rounding lets derivatives pass as they are.
 
-    Rounding becomes round(v) + (v - round(v))^3 (Shin and Song, 2017), on transform coefficients only.
+    Only transform coefficients are rounded. Soft rounding (Shin and Song, 2017) has next to no derivative at the many
+    coefficients near zero: attacks of small steps stand still on it.
     """
     height, width = x.shape[2:]
     side = 8 if x.shape[1] == 1 else 16
@@ -48,8 +49,8 @@ def _blocks(plane: Tensor, table: tuple[tuple[int, ...], ...]) -> Tensor:
     steps = torch.tensor(table, dtype=plane.dtype, device=plane.device)
     tiles = plane.reshape(n, channels, height // 8, 8, width // 8, 8).transpose(3, 4)
     scaled = (turn @ tiles @ turn.T) / steps
-    whole = scaled.round().detach()
-    tiles = turn.T @ ((whole + (scaled - whole) ** 3) * steps) @ turn
+    rounded = scaled + (scaled.round() - scaled).detach()
+    tiles = turn.T @ (rounded * steps) @ turn
     return tiles.transpose(3, 4).reshape(n, channels, height, width)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from bench.api import Annotated, Field, MethodError, defense
 from defenses._gradients import Before
-from defenses._jpeg import soft_jpeg
+from defenses._jpeg import passing_jpeg
 
 
 @defense(kind="test-time")
@@ -27,8 +27,8 @@ class Jpeg:
         return Before(base, self._compressed)
 
     def surrogate(self, base: nn.Module) -> nn.Module:
-        """Return the deployed function with the gradient of JPEG with soft rounding (Shin and Song, 2017)."""
-        return Before(base, self._compressed, lambda x: soft_jpeg(x, self.quality))
+        """Return the deployed function with the gradient of JPEG without rounding (BPDA; Athalye et al., 2018)."""
+        return Before(base, self._compressed, lambda x: passing_jpeg(x, self.quality))
 
     def _compressed(self, x: Tensor) -> Tensor:
         if x.shape[1] not in (1, 3):
