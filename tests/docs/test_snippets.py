@@ -20,12 +20,14 @@ from bench.types import Threat
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "CONTRIBUTING.md", ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(python|toml)\n# (\S+\.(?:py|toml))\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ADDING = [ROOT / "docs" / f"add-{what}.md" for what in ("an-attack", "a-defense", "a-dataset")]
+SNIPPETS = [found for path in ADDING for found in BLOCK.findall(path.read_text(encoding="utf-8"))]
 
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """Every snippet of CONTRIBUTING that begins with the name of its file, written to that file."""
-    for _, name, text in BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
+    """Every snippet that begins with the name of its file, written to that file."""
+    for _, name, text in SNIPPETS:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -97,6 +99,6 @@ def test_files_that_are_named_exist(document):
     if not document.exists():
         pytest.skip(f"{document.name} is not written yet")
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
-    own = {name for _, name, _ in BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))}
+    own = {name for _, name, _ in SNIPPETS}
     for name in set(re.findall(r"`((?:bench|attacks|defenses|tests|docs)/[\w/.-]*)`", text)) - own:
         assert (ROOT / name).exists(), f"{document.name} names {name}"
