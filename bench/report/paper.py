@@ -53,7 +53,8 @@ def published(board: Board, table: Table, line: Line, column: Column) -> tuple[f
     value = line.values.get(column.id)
     defense, label = _bare(line.defense), _bare(column.label)
     for entry in _numbers()["published"]:
-        if (entry["dataset"], entry["model"]) == (table.dataset, table.model) and column.group in ("", _THREAT):
+        place = (table.dataset, table.model, _trained_on(board, line))
+        if (entry["dataset"], entry["model"], entry["train_images"]) == place and column.group in ("", _THREAT):
             found = entry["accuracy"].get(defense, {}).get(label)
             if found is not None and value and _same_parameters(board, value, entry.get("where", {}).get(label, {})):
                 return found, _numbers()["sources"][entry["source"]]

@@ -79,7 +79,8 @@ def _motivation(source: Source) -> Iterator[str]:
     for table in sorted(fitting, key=lambda table: table.n)[-1:]:
         columns = [c for c in table.columns if _plain(c.label) in ("clean", "fgsm", "pgd") and c.unit == "accuracy"]
         lines = [line for line in table.lines if _plain(line.defense) in _MOTIVATION]
-        yield from _table(source, table, lines, columns)
+        if lines:
+            yield from _table(source, table, lines, columns)
 
 
 def _main(source: Source) -> Iterator[str]:
@@ -104,9 +105,9 @@ def _mains(source: Source, *, large: bool) -> Iterator[str]:
 def _is_main(cell: Cell) -> bool:
     """Say whether a row is a recipe, or TPAP as the paper has it: its budget is 8/255, or that of the training."""
     step, weights = cell.step, cell.model.weights
-    if step is None or step.name != _PURIFIER:
-        return step is None
-    budgets = {_usual(_PURIFIER)["beta"], weights.recipe.params.get("eps") if isinstance(weights, TrainRef) else None}
+    if not isinstance(weights, TrainRef) or step is None or step.name != _PURIFIER:
+        return isinstance(weights, TrainRef) and step is None
+    budgets = {_usual(_PURIFIER)["beta"], weights.recipe.params.get("eps")}
     return any(step.params == {**_usual(_PURIFIER), "beta": beta} for beta in budgets)
 
 
@@ -206,7 +207,7 @@ def _table(
     yield _grid([*heads, *names], rows, len(heads))
     about = [_size(source.board.results[key] for line in lines for v in line.values.values() for key in v.keys)]
     about += [f"Published: {each}." for each in dict.fromkeys(where for _, where in known.values())]
-    about += [] if known else [f"What the paper prints here is {NOT_KNOWN}."]
+    about += [] if known else [f"Published: {NOT_KNOWN}, or not of a run of this size."]
     about += [f"{each}." for each in table.verdicts if any(each.startswith(f"{line.defense}:") for line in lines)]
     yield "\n".join(f"- {escape_markdown(each)}" for each in about) + "\n"
 

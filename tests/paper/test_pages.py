@@ -11,7 +11,7 @@ CLEAN = outcomes(0.85, 1000)
 
 
 def cifar(defense, attack="pgd", **more):
-    base = {"recipe": defense, "dataset": "cifar10", "network": "resnet18", "clean": CLEAN}
+    base = {"recipe": defense, "dataset": "cifar10", "network": "resnet18", "clean": CLEAN, "train_n": 50_000}
     return result(defense, attack, **{**base, **more})
 
 
@@ -41,7 +41,7 @@ def test_the_motivation_table_has_published_measured_and_deviation(found):
 
 def test_every_table_says_how_large_its_run_was(found):
     for title in ("Motivation table", "Main tables", "Cost"):
-        assert "Size: test images cifar10 1,000; trained on" in found[title]
+        assert "Size: test images cifar10 1,000; trained on 50,000 images" in found[title]
         assert "box (cpu: Xeon)" in found[title]
 
 

@@ -69,6 +69,7 @@ def result(
     version: int = EVALUATION_VERSION,
     forwards: float = 20.0,
     label: str | None = None,
+    train_n: int | None = None,
 ) -> CellResult:
     n = len(clean)
     data = DataRef(
@@ -85,7 +86,7 @@ def result(
         weights=TrainRef(
             recipe=method("recipe", recipe),
             schedule=Schedule(epochs=24),
-            data=data.model_copy(update={"split": "train"}),
+            data=data.model_copy(update={"split": "train", "n": train_n or n}),
             seed=seed,
         ),
     )

@@ -13,7 +13,7 @@ CLEAN = outcomes(0.85, 1000)
 
 
 def cifar(defense="pgd-at", attack="pgd", **more):
-    how = {"recipe": defense, "dataset": "cifar10", "network": "resnet18", "clean": CLEAN}
+    how = {"recipe": defense, "dataset": "cifar10", "network": "resnet18", "clean": CLEAN, "train_n": 50_000}
     return result(defense, attack, **{**how, **more})
 
 
@@ -33,10 +33,12 @@ def test_published_numbers_stand_beside_measured_ones_with_source_and_deviation(
     assert any("41.2" in each or "84.74" in each for each in clean.references)
 
 
-def test_an_epoch_compares_with_one_of_as_many_images():
-    for images, published in ((50_000, 1831.5), (1000, None)):
-        rows = found([cifar(clean=[True] * images)])
-        assert rows["pgd-at", "white-box", "train TFLOP"].published == published
+def test_a_training_compares_with_one_on_as_many_images():
+    for images, epoch, clean in ((50_000, 1831.5, 84.54), (1000, None, None)):
+        rows = found([cifar(train_n=images)])
+        assert rows["pgd-at", "white-box", "train TFLOP"].published == epoch
+        assert rows["pgd-at", "white-box", "clean"].published == clean
+        assert rows["pgd-at", "white-box", "test TFLOP"].published == 11.1
 
 
 @pytest.mark.parametrize(
