@@ -61,14 +61,13 @@ def ascend(x_adv: Tensor, grad: Tensor, size: float, x: Tensor, threat: Threat) 
 
 def steepest(grad: Tensor, threat: Threat) -> Tensor:
     """Return the unit step that raises a linear loss most: the sign in Linf, the normalised gradient in L2."""
-    return grad.sign() if threat.norm == "linf" else grad / per_image(slope(grad), grad)
+    return grad.sign() if threat.norm == "linf" else grad / per_image(slope(grad).clamp_min(1e-38), grad)
 
 
 def slope(grad: Tensor) -> Tensor:
-    """Return the L2 norm of each image's gradient, shape (N,), above zero even where the gradient is zero."""
+    """Return the L2 norm of each image's gradient, shape (N,)."""
     # In double precision: a saturated softmax leaves gradients whose squares underflow.
-    norm = torch.linalg.vector_norm(grad.flatten(1), dim=1, dtype=torch.float64)
-    return norm.clamp_min(1e-38).to(grad.dtype)
+    return torch.linalg.vector_norm(grad.flatten(1), dim=1, dtype=torch.float64).to(grad.dtype)
 
 
 def accumulate(momentum: Tensor, grad: Tensor, decay: float) -> Tensor:

@@ -51,16 +51,18 @@ def ddn(
     result, nearest = x.clone(), x.new_full((len(x),), torch.inf)
     norm, farthest = x.new_full((len(x),), first_norm), l2_norm(torch.maximum(x, 1 - x))
     # Drawn once and for all images, so that what one image gets does not depend on its company.
-    anywhere = target.normal(x)
+    anywhere = target.normal(x).to(x)
     current, delta, distance = x, torch.zeros_like(x), torch.zeros_like(norm)
     for step in range(steps):
         grad, logits, _ = target.gradient(current, cross_entropy, y)
         broken = logits.argmax(1) != y
         if bool((better := broken & (distance < nearest)).any()):
             result[better], nearest[better] = current[better], distance[better]
-        if bool((lost := ~grad.flatten(1).any(1)).any()):
+        size = slope(grad)
+        if bool((lost := size == 0).any()):
             grad[lost] = anywhere[lost]
-        delta.addcdiv_(grad, per_image(slope(grad), x), value=0.01 + 0.495 * (1 + math.cos(math.pi * step / steps)))
+            size = slope(grad)
+        delta.addcdiv_(grad, per_image(size, x), value=0.01 + 0.495 * (1 + math.cos(math.pi * step / steps)))
         norm = torch.minimum(norm * torch.where(broken, 1 - gamma, 1 + gamma), farthest)
         current = torch.addcmul(x, delta, per_image(norm / l2_norm(delta).clamp_min(1e-12), x))
         if levels is not None:
