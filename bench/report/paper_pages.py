@@ -138,7 +138,7 @@ def _cost(source: Source) -> Iterator[str]:
     for table in source.board.tables:
         columns = [column for column in table.columns if column.id in wanted]
         lines = {line.defense: line for line in table.lines if _is_main(_cells(source, table)[line.defense])}
-        if columns:
+        if columns and lines:
             yield f"### {escape_markdown(table.title)}\n"
             yield from _table(source, table, list(lines.values()), columns, access=False)
 
