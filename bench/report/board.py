@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, median
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bench.checks import across
 from bench.keys import EVALUATION_VERSION, key_of, sha256_hex
@@ -22,12 +22,17 @@ from bench.report.rows import (
     narrow_attacks,
     threat_text,
 )
-from bench.types import Access, Cell, CellResult, DefenseCost, Threat, jsonable
+from bench.types import Access, Cell, CellResult, DefenseCost, Threat, TrainRef, jsonable
+
+Params = Mapping[str, Any]
 
 Unit = Literal["accuracy", "gap", "seconds", "TFLOP", "millions"]
 
 #: Only these lines are ranked: a static attacker does not see the whole defense and so has not tried its best.
 RANKED: tuple[Access, ...] = ("white-box", "adaptive")
+
+#: Parameters that a label may name.
+_TOLD = 3
 
 _CODE = {"code_sha"}
 _MODEL_CODE = {"network": _CODE, "weights": {"recipe": _CODE}}
@@ -193,10 +198,11 @@ def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tupl
             threat = threat_text(result.cell.attack.threat)
             threats[threat] = result.cell.attack.threat
             by_attack[threat, ids[result.key]].append(result)
-    names = _unique({each: found[0].names.defense for each, found in by_defense.items()})
-    suite: dict[str, dict[str, str]] = defaultdict(dict)
+    names = _unique({each: (found[0].names.defense, _defense_params(found[0])) for each, found in by_defense.items()})
+    suite: dict[str, dict[str, tuple[str, Params]]] = defaultdict(dict)
     for threat, attack in sorted(by_attack, key=lambda each: (*_turn(by_attack[each]), each[1])):
-        suite[threat][attack] = by_attack[threat, attack][0].names.attack
+        first_made = by_attack[threat, attack][0]
+        suite[threat][attack] = (first_made.names.attack, _attack_params(first_made))
     order = sorted(suite, key=lambda threat: (-len(suite[threat]), _severity(threats[threat])))
     attacks = {threat: _unique(suite[threat]) for threat in order}
     labels = {
@@ -330,10 +336,33 @@ def _spared(result: CellResult, sets: Mapping[str, CellResult]) -> float | None:
     return None if before is None or before.metrics is None else 1 - before.metrics.robust_accuracy
 
 
-def _unique(names: Mapping[str, str]) -> dict[str, str]:
-    """Mark different things of one name with the first digits of their key."""
-    found = list(names.values())
-    return {each: name if found.count(name) == 1 else f"{name} #{sha256_hex(each)[:4]}" for each, name in names.items()}
+def _unique(names: Mapping[str, tuple[str, Params]]) -> dict[str, str]:
+    """Tell things of one name apart: by the few parameters that differ, or else by the first digits of their key."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for each, (name, _) in names.items():
+        alike[name].append(each)
+    labels: dict[str, str] = {}
+    for name, group in alike.items():
+        given = [names[each][1] for each in group]
+        keys = sorted({key for params in given for key in params if len({str(p.get(key)) for p in given}) > 1})
+        told = [",".join(f"{key}={params[key]}" for key in keys if params.get(key) is not None) for params in given]
+        plain = len(keys) <= _TOLD and len(set(told)) == len(group) and not name.endswith("]")
+        for each, about in zip(group, told, strict=True):
+            mark = f" #{sha256_hex(each)[:4]}" if not plain else f"[{about}]" if about else ""
+            labels[each] = name + (mark if len(group) > 1 else "")
+    return {each: labels[each] for each in names}
+
+
+def _attack_params(r: CellResult) -> Params:
+    return {} if r.cell.attack is None else {k: v for k, v in r.cell.attack.attack.params.items() if k != "rule"}
+
+
+def _defense_params(r: CellResult) -> Params:
+    weights = r.cell.model.weights
+    return {
+        **(weights.recipe.params if isinstance(weights, TrainRef) else {}),
+        **(r.cell.step.params if r.cell.step else {}),
+    }
 
 
 def _place(group: str, what: str) -> str:

@@ -105,13 +105,21 @@ def test_another_protocol_makes_another_table_and_says_so():
     assert sum("protocol unknown" in note for table in tables for note in table.notes) == 1
 
 
-def test_one_label_on_two_defenses_gets_a_suffix():
+def test_one_label_on_two_things_is_told_apart_by_what_differs():
     clean = [True] * 10
-    cells = [result("jpeg", step="jpeg", step_params={"quality": q}, clean=clean) for q in (50, 75)]
+    cells = [result("jpeg", "fgsm", step="jpeg", step_params={"quality": q}, clean=clean) for q in (50, 75)]
+    cells += [result("standard", attack_params={"steps": k, "size": "1/4"}, clean=clean) for k in (20, 40)]
     (table,) = build(cells).tables
+    assert {each.defense for each in table.lines} == {"jpeg[quality=50]", "jpeg[quality=75]", "standard"}
+    assert {"pgd[steps=20]", "pgd[steps=40]"} < {column.label for column in table.columns}
+
+
+def test_one_label_on_two_recipes_gets_a_suffix():
+    clean = [True] * 10
+    (table,) = build([result("a", recipe=recipe, clean=clean) for recipe in ("one", "other")]).tables
     names = {each.defense for each in table.lines}
     assert len(names) == 2
-    assert all(name.startswith("jpeg #") and len(name) == len("jpeg #abcd") for name in names)
+    assert all(name.startswith("a #") and len(name) == len("a #abcd") for name in names)
 
 
 def test_one_label_on_two_attacks_gets_a_suffix_and_shows_its_rule():
