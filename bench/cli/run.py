@@ -28,15 +28,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from bench.report import no_collection
     from bench.report.board import build
     from bench.report.html import write_report
     from bench.report.record import write_run
     from bench.report.terminal import leaderboard
     from bench.store import Store
 
-    config, work = options.work(args)
-    store, console = Store(options.store_root(args)), Console()
-    finished = [store.finished(planned) for planned in work.plan.cells]
+    with no_collection():
+        config, work = options.work(args)
+        store, console = Store(options.store_root(args)), Console()
+        finished = [store.finished(planned) for planned in work.plan.cells]
     results = [result for result in finished if result is not None]
     verdict: Verdict | None = None
     # Where nothing is left to do, nothing that computes is loaded.
@@ -60,9 +62,10 @@ def main(args: argparse.Namespace) -> int:
                 f"{ended.why}: {done} of {len(work.plan.cells)} cells are done; the same command goes on from here."
             )
             return ended.code
-    board = build(results)
-    console.print(leaderboard(board, width=console.width))
-    page = write_report(board, args.report, store=store, data_folder=args.data)
+    with no_collection():
+        board = build(results)
+        console.print(leaderboard(board, width=console.width))
+        page = write_report(board, args.report, store=store, data_folder=args.data)
     if config.paper:
         from bench.report import figures, paper_pages
 
