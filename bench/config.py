@@ -218,8 +218,10 @@ def load(name_or_file: str, variants: Mapping[str, str] | None = None, *, epochs
     return _validated(Config, {**body, "name": str(body.get("name", "")) + _marks(variants, epochs)}, path)
 
 
-def _read(name_or_file: str) -> tuple[Path, dict[str, Any]]:
-    """Return a TOML file laid over the one that it extends."""
+def _read(name_or_file: str, *above: str) -> tuple[Path, dict[str, Any]]:
+    """Return a TOML file laid over the one that it extends; ``above`` are those that lie on it."""
+    if name_or_file in above:
+        raise UsageError(f"{name_or_file} extends itself: {' -> '.join([*above, name_or_file])}")
     path = Path(name_or_file)
     if path.suffix != ".toml":
         path = PRESETS / f"{name_or_file}.toml"
@@ -232,7 +234,7 @@ def _read(name_or_file: str) -> tuple[Path, dict[str, Any]]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} is not a readable TOML file: {error}") from None
     if (under := body.pop("extends", None)) is not None:
-        body = _merge(_read(under)[1], body)
+        body = _merge(_read(under, *above, name_or_file)[1], body)
     return path, body
 
 

@@ -130,6 +130,14 @@ def test_shared_settings_of_attacks_are_checked(plain, tmp_path):
         assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_file_cannot_extend_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"\n')
+    with pytest.raises(UsageError, match="a.toml extends itself: a.toml -> b.toml -> a.toml"):
+        config.load("a.toml")
+
+
 def test_a_collection_must_run_as_its_parts_do(plain, tmp_path):
     (tmp_path / "two.toml").write_text(PLAIN.replace('"plain"', '"two"') + '[run]\ndevice = "cpu"\n')
     (tmp_path / "all.toml").write_text(f'schema = 1\nname = "all"\ninclude = ["{plain}", "{tmp_path}/two.toml"]\n')
