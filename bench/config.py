@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from bench import registry
+from bench import layers, registry
+from bench.sweeps import labels_of, sweep
 from bench.types import Access, MethodRef, Norm, Schedule, Threat, UsageError
 
-PRESETS = Path(__file__).parent / "presets"
 Section = TypeVar("Section", bound=BaseModel)
 
 
@@ -167,12 +165,6 @@ class Attack(NamedTuple):
     source_seed: int | None = None
 
 
-def presets() -> dict[str, str]:
-    """Return the summary of every preset by name."""
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(PRESETS.glob("*.toml"))}
-    return {name: str(tomllib.loads(text).get("summary", "")) for name, text in texts.items()}
-
-
 def request(name_or_file: str, variants: Mapping[str, str] | None = None, *, epochs: int | None = None) -> Request:
     """Return every checked configuration of a preset or a TOML file; one that ``include``s others has several.
 
@@ -184,7 +176,7 @@ def request(name_or_file: str, variants: Mapping[str, str] | None = None, *, epo
     Raises:
         UsageError: as :func:`load`; or a configuration has another ``[run]`` than the one that includes it.
     """
-    path, body = _read(name_or_file)
+    path, body = layers.read(name_or_file)
     if "include" not in body:
         only = load(name_or_file, variants, epochs=epochs)
         return Request(only.name, only.run, (only,))
@@ -206,44 +198,10 @@ def load(name_or_file: str, variants: Mapping[str, str] | None = None, *, epochs
     Raises:
         UsageError: no such preset, file or variant, not TOML, or a key or value that is not allowed.
     """
-    path, body = _read(name_or_file)
-    kinds = body.pop("variants", {})
-    for kind, wanted in (variants or {}).items():
-        if wanted not in kinds.get(kind, {}):
-            raise UsageError(f"{path.name}: {registry.unknown(kind, wanted, kinds.get(kind, {}))}")
-    for kind, tables in kinds.items():
-        body = _merge(body, tables[(variants or {}).get(kind, next(iter(tables)))])
+    path, body = layers.chosen(name_or_file, variants or {})
     if epochs is not None:
-        body = _merge(body, {"train": {"epochs": epochs}})
+        body = layers.merge(body, {"train": {"epochs": epochs}})
     return _validated(Config, {**body, "name": str(body.get("name", "")) + _marks(variants, epochs)}, path)
-
-
-def _read(name_or_file: str, *above: str) -> tuple[Path, dict[str, Any]]:
-    """Return a TOML file laid over the one that it extends; ``above`` are those that lie on it."""
-    if name_or_file in above:
-        raise UsageError(f"{name_or_file} extends itself: {' -> '.join([*above, name_or_file])}")
-    path = Path(name_or_file)
-    if path.suffix != ".toml":
-        path = PRESETS / f"{name_or_file}.toml"
-        if name_or_file not in presets():
-            raise UsageError(registry.unknown("preset", name_or_file, presets()))
-    try:
-        body = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"no configuration file {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} is not a readable TOML file: {error}") from None
-    if (under := body.pop("extends", None)) is not None:
-        body = _merge(_read(under, *above, name_or_file)[1], body)
-    return path, body
-
-
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(under)
-    for key, value in over.items():
-        known = merged.get(key)
-        merged[key] = _merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def _marks(variants: Mapping[str, str] | None, epochs: int | None) -> str:
@@ -451,22 +409,3 @@ def _check_shared(section: str, kind: str, given: Mapping[str, Any], words: Iter
             raise UsageError(f"[{section}.{key}]: {registry.unknown(kind, key, entries)}")
         if not isinstance(value, dict) and key not in known:
             raise UsageError(f"[{section}]: {registry.unknown('key', key, known)}")
-
-
-def sweep(params: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], frozenset[str]]]:
-    """Yield every combination of the parameters given as lists, with the names of those."""
-    swept = [name for name, value in params.items() if isinstance(value, list)]
-    for values in itertools.product(*(params[name] for name in swept)):
-        yield {**params, **dict(zip(swept, values, strict=True))}, frozenset(swept)
-
-
-def labels_of(parts: Sequence[tuple[str, Mapping[str, Any], frozenset[str]]]) -> list[str]:
-    """Return each name with the parameters in brackets that were swept or that tell it from its namesakes."""
-    labels = []
-    for name, params, swept in parts:
-        others = [other for known, other, _ in parts if known == name]
-        differing = {key for other in others for key in {*params, *other} if params.get(key) != other.get(key)}
-        shown = sorted(swept | differing)
-        inside = ",".join(f"{key}={params[key]}" for key in shown if params.get(key) is not None)
-        labels.append(f"{name}[{inside}]" if inside else name)
-    return labels

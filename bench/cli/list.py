@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> int:
 def _listed(data: str | None) -> dict[str, list[dict[str, Any]]]:
     from pathlib import Path
 
-    from bench import config, registry
+    from bench import layers, registry
     from bench.data import NAMED
 
     def row(entry: registry.Entry, **more: Any) -> dict[str, Any]:
@@ -73,6 +73,6 @@ def _listed(data: str | None) -> dict[str, list[dict[str, Any]]]:
         "datasets": datasets,
         "models": [row(entry) for entry in registry.entries("network").values()],
         "presets": [
-            {"name": name, "summary": text, "available": True, "needs": None} for name, text in config.presets().items()
+            {"name": name, "summary": text, "available": True, "needs": None} for name, text in layers.presets().items()
         ],
     }

@@ -12,11 +12,12 @@ from pydantic import BaseModel
 
 from bench import config as configuration
 from bench import registry, weights
-from bench.config import Attack, Base, Config, Defense, labels_of, sweep
+from bench.config import Attack, Base, Config, Defense
 from bench.data import data_ref, open_set
 from bench.keys import EVALUATION_VERSION, TRAINING_VERSION, canonical_json, key_of, sha256_hex
 from bench.models.build import network_ref
 from bench.schedule.formula import passes_of
+from bench.sweeps import labels_of, sweep
 from bench.types import (
     Access,
     AttackRef,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench import config
+from bench import config, layers
 from bench.types import UsageError
 
 HEAD = """
@@ -33,9 +33,9 @@ def rows(tmp_path, text):
 
 
 def test_every_preset_is_valid():
-    for name in config.presets():
+    for name in layers.presets():
         asked = config.request(name)
-        assert asked.name == name and config.presets()[name]
+        assert asked.name == name and layers.presets()[name]
         assert all(config.defenses(part) and config.attacks(part) for part in asked.parts)
 
 

@@ -1,0 +1,26 @@
+"""Lists of values that sweep, and labels that tell apart what comes of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+
+def sweep(params: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], frozenset[str]]]:
+    """Yield every combination of the parameters given as lists, with the names of those."""
+    swept = [name for name, value in params.items() if isinstance(value, list)]
+    for values in itertools.product(*(params[name] for name in swept)):
+        yield {**params, **dict(zip(swept, values, strict=True))}, frozenset(swept)
+
+
+def labels_of(parts: Sequence[tuple[str, Mapping[str, Any], frozenset[str]]]) -> list[str]:
+    """Return each name with the parameters in brackets that were swept or that tell it from its namesakes."""
+    labels = []
+    for name, params, swept in parts:
+        others = [other for known, other, _ in parts if known == name]
+        differing = {key for other in others for key in {*params, *other} if params.get(key) != other.get(key)}
+        shown = sorted(swept | differing)
+        inside = ",".join(f"{key}={params[key]}" for key in shown if params.get(key) is not None)
+        labels.append(f"{name}[{inside}]" if inside else name)
+    return labels
