@@ -8,6 +8,10 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
+from bench.types import AttackRef, Cell, jsonable
+
 # Part of every key: raise it when the way of measuring changes, so that old numbers are never mixed with new ones.
 EVALUATION_VERSION = 1
 TRAINING_VERSION = 1
@@ -56,3 +60,33 @@ def unpack_bits(text: str, n: int) -> Sequence[bool]:
         raise ValueError(f"{len(data)} bytes cannot hold exactly {n} outcomes")
     bits = "".join(f"{byte:08b}" for byte in data)
     return [bit == "1" for bit in bits[:n]]
+
+
+class Keys:
+    """Makes the keys of many cells: what they share is written out once."""
+
+    def __init__(self) -> None:
+        # By identity: equal parts of one plan mostly are one object. It is kept, so that its number is not used again.
+        self._parts: dict[int, tuple[BaseModel, str]] = {}
+        self._words: dict[str | int | None, str] = {}
+
+    def of(self, value: Cell | AttackRef) -> str:
+        """Return what ``key_of(jsonable(value))`` returns."""
+        return sha256_hex(str(EVALUATION_VERSION), self._text(value))
+
+    def _text(self, value: Any) -> str:
+        if isinstance(value, Cell | AttackRef):
+            given = {name: getattr(value, name) for name in _FIELDS[type(value)]}
+            return "{" + ",".join([f'"{name}":{self._text(part)}' for name, part in given.items() if part != ()]) + "}"
+        if isinstance(value, tuple):
+            return "[" + ",".join(map(self._text, value)) + "]"
+        if not isinstance(value, BaseModel):
+            if value not in self._words:
+                self._words[value] = canonical_json(value)
+            return self._words[value]
+        if id(value) not in self._parts:
+            self._parts[id(value)] = value, canonical_json(jsonable(value))
+        return self._parts[id(value)][1]
+
+
+_FIELDS = {kind: sorted(kind.model_fields) for kind in (Cell, AttackRef)}

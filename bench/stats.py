@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from math import sqrt
+from math import fsum, sqrt
 from typing import NamedTuple
 
 #: The 97.5 % point of the standard normal distribution.
@@ -19,6 +19,14 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Return the standard deviation of a sample, ``None`` for a single value."""
+    if len(values) < 2:
+        return None
+    mean = fsum(values) / len(values)
+    return sqrt(fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def wilson(successes: float, n: float) -> Interval:

@@ -404,8 +404,12 @@ class _Training:
 
 def _overruns(module: nn.Module) -> bool:
     # Seen in torch 2.15, in the weight gradient on maps of 64x64 and more: a segmentation fault, or corrupt memory.
-    strided = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and max(module.stride) > 1
-    return strided and module.in_channels < 16
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and max(module.stride) > 1
+        and module.in_channels < 16
+    )
 
 
 def _bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> bytes:

@@ -8,16 +8,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 Norm = Literal["linf", "l2", "wasserstein", "flow"]
 Access = Literal["white-box", "static", "adaptive", "transfer"]
@@ -189,7 +180,8 @@ class AttackRef(Frozen):
     data: DataRef
     seed: int
     eot: int = 1
-    after: tuple[Earlier, ...] = ()
+    # An attack on its own has the text, and so the key, that it had before there were suites.
+    after: tuple[Earlier, ...] = Field((), exclude_if=lambda earlier: not earlier)
 
     @property
     def previous(self) -> AttackRef | None:
@@ -198,14 +190,6 @@ class AttackRef(Frozen):
             return None
         last = self.after[-1]
         return self.model_copy(update={"attack": last.attack, "eot": last.eot, "after": self.after[:-1]})
-
-    @model_serializer(mode="wrap")
-    def _only_what_is_asked(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # An attack on its own has the text, and so the key, that it had before there were suites.
-        body: dict[str, Any] = plain(self)
-        if not self.after:
-            body.pop("after", None)
-        return body
 
 
 class Cell(Frozen):

@@ -1,5 +1,6 @@
 import itertools
 import math
+import statistics
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from bench.stats import Interval, holm_mcnemar, mcnemar, paired_difference, wilson
+from bench.stats import Interval, holm_mcnemar, mcnemar, paired_difference, spread, wilson
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 500), (500, 500), (186, 200), (7, 33), (9321, 10000)])
@@ -97,3 +98,9 @@ def test_it_imports_no_scientific_package() -> None:
 
 def test_an_interval_is_named() -> None:
     assert wilson(1, 2)._fields == Interval._fields == ("value", "low", "high")
+
+
+def test_the_spread_is_that_of_the_standard_library():
+    values = [0.1, 0.4, 0.35, 0.8]
+    assert spread(values) == pytest.approx(statistics.stdev(values), rel=1e-14)
+    assert spread([0.5]) is None

@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any, Literal, NamedTuple
 
 from bench.checks import across
-from bench.keys import EVALUATION_VERSION, key_of, sha256_hex
+from bench.keys import EVALUATION_VERSION, Keys, key_of, sha256_hex
 from bench.report.rows import (
     NORMS,
     Row,
@@ -161,9 +161,10 @@ def build(results: Iterable[CellResult]) -> Board:
         lambda: defaultdict(list)
     )
     protocols: dict[str, str] = {}
+    keys = Keys()
     for result in answers:
         cell, names = result.cell, result.names
-        protocols[result.key] = protocol(result)
+        protocols[result.key] = str(EVALUATION_VERSION) if keys.of(cell) == result.key else protocol(result)
         made_by = (cell.data.model_dump_json(), cell.model.network.model_dump_json(), protocols[result.key])
         shelves[names.dataset, names.model][made_by].append(result)
     tables: list[Table] = []
@@ -302,7 +303,8 @@ def _verdicts(rows: Sequence[Row]) -> Iterable[str]:
 
 def _notes(results: Sequence[CellResult], rows: Sequence[Row], *, protocol: str, alone: bool) -> Iterable[str]:
     data = results[0].cell.data
-    sets = {r.cell.attack.model_dump_json(): r for r in results if r.cell.attack}
+    suites = any(r.cell.attack and r.cell.attack.after for r in results)
+    sets = {r.cell.attack.model_dump_json(): r for r in results if suites and r.cell.attack}
     if not alone:
         listed = f"images #{data.indices_sha[:4]} of {data.subset} {data.n}"
         yield f"another image list, network or protocol than its namesake: {listed}"

@@ -7,14 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import and_
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from typing import Literal
 
 from bench import registry
 from bench.checks import Verdict, unsound, verdict
-from bench.stats import Interval, paired_difference, wilson
+from bench.stats import Interval, paired_difference, spread, wilson
 from bench.types import Access, Cell, CellResult, DefenseCost, Threat
 
 ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
@@ -67,6 +67,7 @@ class Standing:
     judgement: Judgement | None = None
 
 
+@lru_cache
 def eps_text(eps: Fraction) -> str:
     """Return a budget as the field writes it: 6/255 and not 2/85, but 1/4."""
     steps = eps * 255
@@ -283,7 +284,7 @@ class Row:
         )
         differences = [(a.bit_count() - b.bit_count()) / self.n for a, b in pairs]
         ends = paired_difference(both, first_only, second_only, self.n - both - first_only - second_only)
-        return Value(*ends, stdev(differences) if len(pairs) > 1 else None)
+        return Value(*ends, spread(differences))
 
     def _gap(self, group: str, attacks: Sequence[str]) -> Value:
         """Return static minus adaptive worst case, each over all attacks made with it, on the same images."""
@@ -309,7 +310,7 @@ def _mean(
     some = (f"{failed} of {len(results)} seeds failed",) if failed and flags else ()
     # The seeds share their images, so the interval is that of one seed.
     ends = wilson(min(n, fmean(shares) * n), n)
-    return Value(*ends, stdev(shares) if len(shares) > 1 else None, (*raised, *some, *marks), keys)
+    return Value(*ends, spread(shares), (*raised, *some, *marks), keys)
 
 
 def _clean(results: Sequence[CellResult]) -> Value:

@@ -16,6 +16,8 @@ from bench.types import CellResult
 
 _RAISED = str.maketrans("abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ")
 _GUTTER = 2
+# Lines of a block; who has more defenses than a screen holds reads the page.
+_LINES = 40
 
 
 def leaderboard(results: Iterable[CellResult] | Board, *, width: int = 100) -> RenderableType:
@@ -42,11 +44,13 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
             for line in table.lines
             if page[0] is scores[0] and len(scores) == 1 or any(c.id in line.values for c in page[1:])
         ]
-        yield _grid(table, page, met, marks)
+        yield _grid(table, page, met[:_LINES], marks)
     costs = [column for column in table.columns if column.group == "cost"]
     if costs:
         yield Text()
-        yield _grid(table, costs, list({line.defense: line for line in table.lines}.values()), marks)
+        yield _grid(table, costs, list({line.defense: line for line in table.lines}.values())[:_LINES], marks)
+    if len(table.lines) > _LINES:
+        yield Text(f"! the first {_LINES} of {len(table.lines)} lines; the page and the other formats have all of them")
     for each in table.verdicts:
         yield Text(f"> {each}", style="bold")
     for note in (*table.notes, *text.failures(table, board)):

@@ -6,15 +6,13 @@ import fnmatch
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel
+from typing import Literal
 
 from bench import config as configuration
 from bench import registry, weights
 from bench.config import Attack, Base, Config, Defense
 from bench.data import data_ref, open_set
-from bench.keys import EVALUATION_VERSION, TRAINING_VERSION, canonical_json, key_of, sha256_hex
+from bench.keys import TRAINING_VERSION, Keys, key_of
 from bench.models.build import network_ref
 from bench.schedule.formula import passes_of
 from bench.sweeps import labels_of, sweep
@@ -44,36 +42,6 @@ class Work:
     plan: RunPlan
     data_folder: Path | None
     weights_files: Mapping[str, Path]
-
-
-class Keys:
-    """Makes the keys of many cells: what they share is written out once."""
-
-    def __init__(self) -> None:
-        # By identity: equal parts of one plan mostly are one object. It is kept, so that its number is not used again.
-        self._parts: dict[int, tuple[BaseModel, str]] = {}
-        self._words: dict[str | int | None, str] = {}
-
-    def of(self, value: Cell | AttackRef) -> str:
-        """Return what ``key_of(jsonable(value))`` returns."""
-        return sha256_hex(str(EVALUATION_VERSION), self._text(value))
-
-    def _text(self, value: Any) -> str:
-        if isinstance(value, Cell | AttackRef):
-            given = {name: getattr(value, name) for name in _FIELDS[type(value)]}
-            return "{" + ",".join([f'"{name}":{self._text(part)}' for name, part in given.items() if part != ()]) + "}"
-        if isinstance(value, tuple):
-            return "[" + ",".join(map(self._text, value)) + "]"
-        if not isinstance(value, BaseModel):
-            if value not in self._words:
-                self._words[value] = canonical_json(value)
-            return self._words[value]
-        if id(value) not in self._parts:
-            self._parts[id(value)] = value, canonical_json(jsonable(value))
-        return self._parts[id(value)][1]
-
-
-_FIELDS = {kind: sorted(kind.model_fields) for kind in (Cell, AttackRef)}
 
 
 def cell_key(cell: Cell) -> str:

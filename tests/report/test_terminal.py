@@ -63,3 +63,10 @@ def test_swept_parameters_stand_in_the_head():
     runs = [result(attack_params={"steps": s}, label=f"pgd[steps={s}]", clean=[True] * 4) for s in (20, 60)]
     text = shown(runs)
     assert "pgd[steps=20]" in text and "pgd[steps=60]" in text
+
+
+def test_a_screen_holds_the_first_lines_and_says_how_many_there_are():
+    text = shown([result(f"defense-{i:02d}", clean=[True] * i + [False] * (60 - i)) for i in range(60)])
+    assert text.count("white-box") == 40
+    assert "defense-59" in text and "defense-10" not in text
+    assert "the first 40 of 60 lines" in text

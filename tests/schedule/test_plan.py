@@ -4,8 +4,8 @@ import pytest
 
 from bench import config
 from bench.cli import main
-from bench.keys import EVALUATION_VERSION, key_of
-from bench.schedule.plan import Keys, attack_key, cell_key, make
+from bench.keys import EVALUATION_VERSION, Keys, key_of
+from bench.schedule.plan import attack_key, cell_key, make
 from bench.types import jsonable
 from tests.schedule import small
 
