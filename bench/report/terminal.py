@@ -16,8 +16,9 @@ from bench.types import CellResult
 
 _RAISED = str.maketrans("abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ")
 _GUTTER = 2
-# Lines of a block; who has more defenses than a screen holds reads the page.
+# Lines of a block, and blocks of columns; who has more than that reads the page.
 _LINES = 40
+_BLOCKS = 12
 
 
 def leaderboard(results: Iterable[CellResult] | Board, *, width: int = 100) -> RenderableType:
@@ -38,7 +39,8 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
     marks = text.legend(table)
     yield Text(table.title, style="bold")
     scores = [column for column in table.columns if column.group != "cost"]
-    for page in _pages(table, scores, marks, width):
+    pages = list(_pages(table, scores, marks, width))
+    for page in pages[:_BLOCKS]:
         met = [
             line
             for line in table.lines
@@ -49,8 +51,9 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
     if costs:
         yield Text()
         yield _grid(table, costs, list({line.defense: line for line in table.lines}.values())[:_LINES], marks)
-    if len(table.lines) > _LINES:
-        yield Text(f"! the first {_LINES} of {len(table.lines)} lines; the page and the other formats have all of them")
+    for what, most, count in (("lines", _LINES, len(table.lines)), ("blocks of columns", _BLOCKS, len(pages))):
+        if count > most:
+            yield Text(f"! the first {most} of {count} {what}; the page and the other formats have all of them")
     for each in table.verdicts:
         yield Text(f"> {each}", style="bold")
     for note in (*table.notes, *text.failures(table, board)):
