@@ -17,7 +17,7 @@ from bench import registry
 from bench.api import DeployedStep
 from bench.cost import synchronize
 from bench.keys import derive_seed
-from bench.target import Meter, NetworkTarget, frozen
+from bench.target import Meter, NetworkTarget, frozen, tell
 from bench.types import AttackRef, MethodError, MethodRef, Threat
 
 #: Images worked on, and kept, together. Part of the protocol: libraries that seed themselves do so once per chunk.
@@ -158,6 +158,7 @@ def craft(
             batch=batch,
             stochastic=step.rng is not None,
             draws_averaged=ref.eot if step.rng is not None else 1,
+            labels=y,
         )
         given_x, given_y = x.clone(), y.clone()
         synchronize(x.device)
@@ -257,9 +258,7 @@ def predict(
             step.seed(*seed, draw)
             for first in range(0, len(x), batch):
                 s = slice(first, first + batch)
-                if hasattr(step.deployed, "labels"):
-                    # An oracle, for ablations: it is told the truth.
-                    step.deployed.labels = y[s]
+                tell(step.deployed, y[s])
                 logits = step.deployed(x[s])
                 if logits.dim() != 2 or len(logits) != len(x[s]):
                     raise MethodError(f"the deployed function returned {tuple(logits.shape)} for {len(x[s])} images")

@@ -81,6 +81,12 @@ class Meter:
             logits.register_hook(backward)  # type: ignore[no-untyped-call]
 
 
+def tell(function: nn.Module, labels: Tensor) -> None:
+    """Tell a deployed function the true labels (N,) of the images it is given next, where it is an oracle."""
+    if hasattr(function, "labels"):
+        function.labels = labels
+
+
 class Counted(nn.Module):
     """A target as a module; a batch goes through whole, so a library's own graph stays whole too."""
 
@@ -107,6 +113,7 @@ class NetworkTarget:
         batch: images at a time; halved when the device runs out of memory.
         stochastic: the function is random.
         draws_averaged: logits and gradients of a random function are means over this many draws.
+        labels: the true ones (N,), for a function that is an oracle.
     """
 
     def __init__(
@@ -122,6 +129,7 @@ class NetworkTarget:
         batch: int,
         stochastic: bool = False,
         draws_averaged: int = 1,
+        labels: Tensor | None = None,
     ) -> None:
         self.num_classes = num_classes
         self.stochastic = stochastic
@@ -133,6 +141,7 @@ class NetworkTarget:
         self._images = images
         self._rows = torch.arange(len(images))
         self._draws_averaged = draws_averaged
+        self._labels = labels
         self._shared = _Shared(seed=seed, batch=batch)
 
     @property
@@ -229,6 +238,8 @@ class NetworkTarget:
 
     def _forward(self, x: Tensor, s: slice) -> Tensor:
         self._meter.rows = self._rows[s] if len(x) == len(self._rows[s]) else None
+        if self._labels is not None and self._meter.rows is not None:
+            tell(self._net, self._labels[self._meter.rows.to(self._labels.device)])
         logits: Tensor = self._net(x)
         if logits.shape != (len(x), self.num_classes):
             raise MethodError(f"the network returned {tuple(logits.shape)}, not ({len(x)}, {self.num_classes})")

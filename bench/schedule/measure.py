@@ -22,7 +22,7 @@ from bench.schedule.loaded import Classifier, Loaded
 from bench.schedule.plan import cell_key, clean_cell, training_key
 from bench.stats import wilson
 from bench.store import Store
-from bench.target import frozen
+from bench.target import frozen, tell
 from bench.types import Cell, CellResult, Cost, DataRef, DefenseCost, Metrics, ModelRef, PlannedCell, TrainRef
 
 
@@ -121,6 +121,8 @@ class Measure:
             _, x, y, _ = next(iter(self.loaded.test(cell.data)))
             few = slice(0, min(64, self.batch(cell.data)))
             step.seed(key, "checks")
+            for function in (step.deployed, step.surrogate):
+                tell(function, y[few])
             with frozen(base):
                 self._flags[key] = checks.of_function(
                     step.deployed, step.surrogate, x[few], y[few], random=step.rng is not None

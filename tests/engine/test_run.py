@@ -257,3 +257,19 @@ def test_show_tells_all_of_one_cell(done, capsys):
     assert result.key in shown and "steps 3" in shown and "robust_accuracy" in shown and "commit" in shown
     assert main(["show", result.key[:10], "--store", str(folder / "store"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["key"] == result.key
+
+
+def test_an_oracle_is_told_the_truth_wherever_it_is_asked(tmp_path):
+    oracle = '\n[[defenses]]\nuse = "tpap"\nbeta = "0.1"\nlabel = "true"\n'
+    text = tiny.CONFIG.replace("\n[[attacks]]", f"{oracle}\n[[attacks]]", 1)
+    (tmp_path / "oracle.toml").write_text(text)
+    places = ["--store", str(tmp_path / "store"), "--report", str(tmp_path / "report")]
+    for only in ("label=true", "fgsm-at/fgsm/"):
+        assert main(["run", str(tmp_path / "oracle.toml"), "--only", only, *places]) == 0
+    found = {f"{r.names.defense}/{r.names.attack}/{r.names.access}": r for r in Store(tmp_path / "store").results()}
+    oracle = "tpap[label=true]/{}"
+    ends = ("clean/static", "fgsm/static", "pgd/static", "fgsm/adaptive", "pgd/adaptive")
+    assert {oracle.format(end) for end in ends} <= set(found)
+    assert all(result.status == "done" for result in found.values())
+    # To purify a clean image away from its true label is to attack it by FGSM.
+    assert found[oracle.format("clean/static")].clean_bits == found["fgsm-at/fgsm/white-box"].adversarial_bits
