@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import base64
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 from functools import reduce
 from operator import and_
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench import registry
+from bench.keys import Keys
 from bench.stats import Interval, mcnemar, wilson
 from bench.types import CellResult
 
@@ -133,7 +134,7 @@ def across(results: Iterable[CellResult]) -> dict[str, tuple[str, ...]]:
     ``survives-any-eps``: accuracy does not fall to chance at a budget of half the pixel range or more.
     """
     found: dict[str, set[str]] = defaultdict(set)
-    for cells in _by(results, _function).values():
+    for cells in _by(results).values():
         survivors = [cell.robust for cell in cells if _is_huge(cell.result) and cell.result.cell.access != "static"]
         chance = 1 / cells[0].result.cell.data.num_classes
         if survivors and reduce(and_, survivors).bit_count() > chance * cells[0].n:
@@ -194,18 +195,18 @@ def _is_huge(result: CellResult) -> bool:
     return threat is not None and threat.norm == "linf" and threat.eps is not None and threat.eps >= Fraction(1, 2)
 
 
-def _by(results: Iterable[CellResult], group: Callable[[CellResult], str]) -> dict[str, list[_Cell]]:
+def _by(results: Iterable[CellResult]) -> dict[str, list[_Cell]]:
+    """Return the attacked results by the deployed function and the images that they were measured on."""
     cells: dict[str, list[_Cell]] = defaultdict(list)
+    keys = Keys()
     for result in results:
         if result.cell.attack is None or not (result.clean_bits and result.adversarial_bits):
             continue
         clean, attacked = (int.from_bytes(base64.b64decode(t)) for t in (result.clean_bits, result.adversarial_bits))
-        cells[group(result)].append(_Cell(result, clean & attacked, result.cell.data.n, _kind(result)))
+        cell = result.cell
+        function = " ".join(keys.text(part) for part in (cell.data, cell.model, cell.step, cell.seed))
+        cells[function].append(_Cell(result, clean & attacked, result.cell.data.n, _kind(result)))
     return cells
-
-
-def _function(result: CellResult) -> str:
-    return result.cell.model_dump_json(exclude={"attack", "access"})
 
 
 def _threat(result: CellResult) -> str:

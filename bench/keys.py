@@ -72,14 +72,15 @@ class Keys:
 
     def of(self, value: Cell | AttackRef) -> str:
         """Return what ``key_of(jsonable(value))`` returns."""
-        return sha256_hex(str(EVALUATION_VERSION), self._text(value))
+        return sha256_hex(str(EVALUATION_VERSION), self.text(value))
 
-    def _text(self, value: Any) -> str:
+    def text(self, value: Any) -> str:
+        """Return the canonical JSON of a part of a cell."""
         if isinstance(value, Cell | AttackRef):
             given = {name: getattr(value, name) for name in _FIELDS[type(value)]}
-            return "{" + ",".join([f'"{name}":{self._text(part)}' for name, part in given.items() if part != ()]) + "}"
+            return "{" + ",".join([f'"{name}":{self.text(part)}' for name, part in given.items() if part != ()]) + "}"
         if isinstance(value, tuple):
-            return "[" + ",".join(map(self._text, value)) + "]"
+            return "[" + ",".join(map(self.text, value)) + "]"
         if not isinstance(value, BaseModel):
             if value not in self._words:
                 self._words[value] = canonical_json(value)

@@ -165,7 +165,7 @@ def build(results: Iterable[CellResult]) -> Board:
     for result in answers:
         cell, names = result.cell, result.names
         protocols[result.key] = str(EVALUATION_VERSION) if keys.of(cell) == result.key else protocol(result)
-        made_by = (cell.data.model_dump_json(), cell.model.network.model_dump_json(), protocols[result.key])
+        made_by = (keys.text(cell.data), keys.text(cell.model.network), protocols[result.key])
         shelves[names.dataset, names.model][made_by].append(result)
     tables: list[Table] = []
     labels: dict[str, tuple[str, str]] = {}
