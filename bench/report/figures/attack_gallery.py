@@ -14,7 +14,7 @@ from bench.types import AttackRef, CellResult
 if TYPE_CHECKING:
     from torch import Tensor
 
-_IMAGES, _ATTACKS = 4, 7
+_IMAGES, _ATTACKS = 4, 10
 
 
 def draw(source: Source) -> Drawing:
@@ -76,7 +76,7 @@ def draw(source: Source) -> Drawing:
             show(below[column], (0.5 + delta / (2 * largest)).clamp(0, 1) if largest else torch.full_like(delta, 0.5))
             label = int(predictions(net, found[index : index + 1]))
             above[column].set_title(
-                f"{label}" if i else f"{folded(without_eps(name), 14)}\n{threat_text(attack.threat)}\n{label}",
+                f"{label}" if i else f"{folded(without_eps(name), 14)}\n{folded(threat_text(attack.threat), 11)}\n{label}",
                 fontsize=6.5,
                 fontweight="normal",
                 loc="center",
