@@ -17,7 +17,7 @@ from bench import registry
 from bench.api import DeployedStep
 from bench.cost import synchronize
 from bench.keys import derive_seed
-from bench.target import Meter, NetworkTarget, frozen, tell
+from bench.target import Meter, NetworkTarget, Truth, frozen, tell
 from bench.types import AttackRef, MethodError, MethodRef, Threat
 
 #: Images worked on, and kept, together. Part of the protocol: libraries that seed themselves do so once per chunk.
@@ -158,7 +158,7 @@ def craft(
             batch=batch,
             stochastic=step.rng is not None,
             draws_averaged=ref.eot if step.rng is not None else 1,
-            labels=y,
+            truth=Truth(x, y),
         )
         given_x, given_y = x.clone(), y.clone()
         synchronize(x.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -87,14 +87,28 @@ def tell(function: nn.Module, labels: Tensor) -> None:
         function.labels = labels
 
 
-class Counted(nn.Module):
-    """A target as a module; a batch goes through whole, so a library's own graph stays whole too."""
+class Truth(NamedTuple):
+    """What an oracle may know: clean images (N, C, H, W) and their labels (N,)."""
 
-    def __init__(self, net: nn.Module) -> None:
+    images: Tensor
+    labels: Tensor
+
+
+class Counted(nn.Module):
+    """A target as a module; a batch goes through whole, so a library's own graph stays whole too.
+
+    A library passes images on in batches of its own making, so an oracle is told the label of the nearest clean one.
+    """
+
+    def __init__(self, net: nn.Module, truth: Truth | None) -> None:
         super().__init__()
         self.net = net
+        self.truth = truth
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.truth is not None and hasattr(self.net, "labels"):
+            distances = torch.cdist(x.detach().flatten(1), self.truth.images.flatten(1))
+            tell(self.net, self.truth.labels[distances.argmin(1)])
         logits: Tensor = self.net(x)
         return logits
 
@@ -113,7 +127,7 @@ class NetworkTarget:
         batch: images at a time; halved when the device runs out of memory.
         stochastic: the function is random.
         draws_averaged: logits and gradients of a random function are means over this many draws.
-        labels: the true ones (N,), for a function that is an oracle.
+        truth: of the same images, for a function that is an oracle.
     """
 
     def __init__(
@@ -129,7 +143,7 @@ class NetworkTarget:
         batch: int,
         stochastic: bool = False,
         draws_averaged: int = 1,
-        labels: Tensor | None = None,
+        truth: Truth | None = None,
     ) -> None:
         self.num_classes = num_classes
         self.stochastic = stochastic
@@ -141,13 +155,13 @@ class NetworkTarget:
         self._images = images
         self._rows = torch.arange(len(images))
         self._draws_averaged = draws_averaged
-        self._labels = labels
+        self._truth = truth
         self._shared = _Shared(seed=seed, batch=batch)
 
     @property
     def module(self) -> nn.Module:
         self._meter.rows = None
-        return Counted(self._net).eval()
+        return Counted(self._net, self._truth).eval()
 
     @property
     def batch(self) -> int:
@@ -238,8 +252,8 @@ class NetworkTarget:
 
     def _forward(self, x: Tensor, s: slice) -> Tensor:
         self._meter.rows = self._rows[s] if len(x) == len(self._rows[s]) else None
-        if self._labels is not None and self._meter.rows is not None:
-            tell(self._net, self._labels[self._meter.rows.to(self._labels.device)])
+        if self._truth is not None and self._meter.rows is not None:
+            tell(self._net, self._truth.labels[self._meter.rows.to(self._truth.labels.device)])
         logits: Tensor = self._net(x)
         if logits.shape != (len(x), self.num_classes):
             raise MethodError(f"the network returned {tuple(logits.shape)}, not ({len(x)}, {self.num_classes})")

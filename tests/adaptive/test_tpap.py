@@ -76,10 +76,9 @@ def test_the_suite_finds_at_least_what_bpda_pgd_finds_and_strictly_more_than_sta
     assert suite.judgement.base == "fgsm-at"
 
 
-def test_knowing_both_branches_finds_at_least_what_all_of_bpda_finds(results):
-    bpda = tpap(results, "pgd", "apgd-ce", "apgd-dlr").worst["adaptive"].number
-    aware = tpap(results, "label-aware-apgd").worst["adaptive"].number
-    assert aware <= bpda
+def test_knowing_both_branches_finds_at_least_what_any_attack_by_bpda_finds(results):
+    bpda = min(tpap(results, attack).worst["adaptive"].number for attack in ("pgd", "apgd-ce", "apgd-dlr"))
+    assert tpap(results, "label-aware-apgd").worst["adaptive"].number <= bpda
 
 
 def test_purification_alone_does_not_protect(results):

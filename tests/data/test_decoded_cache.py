@@ -1,3 +1,4 @@
+import hashlib
 import json
 import multiprocessing
 import os
@@ -216,16 +217,25 @@ def test_a_download_that_fails_is_part_of_that_line(monkeypatch):
 
 def test_what_is_downloaded_is_found_from_then_on(monkeypatch):
     monkeypatch.setenv("CROSSFIRE_OFFLINE", "0")
-    fetched = []
+    archive, asked, unpacked = b"what the publisher hands out", [], []
 
-    def fetch(self, root, train, download):
-        fetched.append(train)
+    def download(url, root, file):
+        asked.append(url)
+        (Path(root) / file).write_bytes(archive)
+
+    def unpack(self, root, train, download):
+        assert (Path(root) / "images.tar").read_bytes() == archive
+        unpacked.append(train)
         write_parquet(Path(root) / ("train.parquet" if train else "test.parquet"), [encode(noise(0))], [0])
 
-    monkeypatch.setattr("torchvision.datasets.CIFAR10.__init__", fetch)
+    published = {"CIFAR10": (("https://publisher.test/images.tar", hashlib.sha256(archive).hexdigest()),)}
+    monkeypatch.setattr("bench.data.named._PUBLISHED", published)
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", download)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.__init__", unpack)
     assert len(open_set("cifar10", "test", folder=None)) == 1
     assert len(open_set("cifar10", "train", folder=None)) == 1
-    assert fetched == [True, False]
+    assert asked == ["https://publisher.test/images.tar"]
+    assert unpacked == [True, False]
 
 
 def test_a_publishers_hash_is_held_against_the_file(tmp_path):

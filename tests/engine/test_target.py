@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bench.api import MethodError
-from bench.target import Meter, NetworkTarget, auto_batch, frozen, out_of_memory
+from bench.target import Meter, NetworkTarget, Truth, auto_batch, frozen, out_of_memory
 
 N, CLASSES = 10, 3
 
@@ -220,6 +220,22 @@ def test_random_draws_stay_with_their_images():
     drawn = whole.uniform(x, -2.0, 5.0)
     assert drawn.min() >= -2 and drawn.max() < 5 and drawn.dtype == torch.float32
     assert not torch.equal(whole.uniform(x), whole.uniform(x)), "the next call draws anew"
+
+
+def test_an_oracle_is_told_the_label_of_each_image_also_by_a_library_that_cuts_its_own_batches():
+    class Oracle(Net):
+        labels = None
+
+        def forward(self, x):
+            told.append(self.labels)
+            return super().forward(x)
+
+    x, y = images()
+    target, told = target_of(Oracle(), truth=Truth(x, y))[0], []
+    target.rows(torch.tensor([7, 2]))(x[[7, 2]])
+    some = torch.tensor([4, 9, 0])
+    target.module((x[some] + 8 / 255 * torch.randn(3, 1, 6, 6).sign()).clamp(0, 1))
+    assert [labels.tolist() for labels in told] == [y[[7, 2]].tolist(), y[some].tolist()]
 
 
 def test_frozen_gives_back_what_it_took():
