@@ -21,6 +21,8 @@ lint: .venv/.test
 .venv/.test: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	# A peer that tests and benchmarks compare with; it asks for an old requests, which it does without.
+	$(BIN)/python -m pip install --quiet --no-deps torchattacks
 	touch $@ .venv/.bench
 
 perf: .venv/.test
