@@ -9,7 +9,7 @@ from bench.cli import main
 from bench.keys import TRAINING_VERSION, canonical_json, key_of
 from bench.report import figures
 from bench.report.board import Column
-from bench.report.figures._plot import label_apart
+from bench.report.figures._plot import folded, label_apart
 from bench.report.figures.accuracy_heatmap import _blocks
 from bench.store import Store
 from bench.types import jsonable
@@ -89,15 +89,25 @@ def test_accuracies_of_other_image_lists_are_never_on_one_curve(tmp_path):
 def test_names_beside_points_stay_apart_and_inside():
     figure, axes = plt.subplots(figsize=(3.5, 2.7))
     axes.set(xscale="log", xlim=(1, 100), ylim=(-5, 105))
-    points = [(x, y, f"defense {x} {y}") for x in (1.2, 10, 80) for y in (100, 100, 97, 50, 50, 0)]
+    points = [(x, y, f"d {x} {i}") for x in (1.2, 10, 80) for i, y in enumerate((100, 100, 91, 50, 50, 0))]
     label_apart(axes, points)
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in axes.texts]
-    assert len(boxes) == len(points)
+    # Points in one place share a label, and every one is named once.
+    assert sorted(", ".join(" ".join(text.get_text().split()) for text in axes.texts).split(", ")) == sorted(
+        name for _, _, name in points
+    )
+    assert len(boxes) < len(points)
     assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
     inside = axes.get_window_extent()
     assert all(inside.x0 - 1 <= box.x0 and box.x1 <= inside.x1 + 1 for box in boxes)
     plt.close(figure)
+
+
+def test_heads_of_panels_fit_their_columns():
+    lines = folded("ti-dim[diversity=0.0,kernel=1,preset=reference,step_size=3/1000]", 12).splitlines()
+    assert max(map(len, lines)) <= 12
+    assert "".join(lines).replace(" ", "") == "ti-dim[diversity=0.0,kernel=1,preset=reference,step_size=3/1000]"
 
 
 def test_a_wide_table_goes_on_in_the_next_panel():
@@ -191,7 +201,7 @@ def test_the_curves_are_the_log_of_the_training(tmp_path):
     folder.mkdir(parents=True)
     (folder / "log.jsonl").write_text("".join(canonical_json(row) + "\n" for row in [rows[0], *rows]))
     (run,) = drawn("overfitting-curves", [cell], tmp_path, store)["runs"]
-    assert run == {"title": "fgsm-at", "epochs": rows}
+    assert run == {"title": "fgsm-at, Linf 8/255", "threat": "Linf 8/255", "epochs": rows}
 
 
 @pytest.mark.parametrize(

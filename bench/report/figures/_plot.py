@@ -26,6 +26,8 @@ WIDTH = 7.0
 ROW = 30
 #: Inches that a character of a label takes.
 LETTER = 0.065
+#: Inches within which two points look like one.
+DOT = 0.04
 
 
 def tables(source: Source, fits: Callable[[Table], bool] = lambda table: True) -> list[Table]:
@@ -114,10 +116,12 @@ def without_eps(label: str) -> str:
 
 
 def folded(label: str, letters: int) -> str:
-    """Return a label in lines of about so many letters, broken where it has brackets, commas or hyphens."""
+    """Return a label in lines of about so many letters, broken at brackets, commas, hyphens, and "=" if it must be."""
     if len(label) <= letters:
         return label
-    return "\n".join(wrap(label.replace("[", " [").replace(",", ", "), letters, break_long_words=False))
+    words = label.replace("[", " [").replace(",", ", ").split()
+    short = (word if len(word) <= letters else word.replace("=", "= ") for word in words)
+    return "\n".join(wrap(" ".join(short), letters, break_long_words=False)).replace("= ", "=")
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
@@ -159,6 +163,8 @@ def log_axis(axes: Axes, flops: Sequence[float]) -> None:
 def label_apart(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
     """Write names beside points, as near as they may stand without lying on one another or leaving the axes.
 
+    Points that lie on one another share a label.
+
     Args:
         axes: whose limits are final, and whose y axis is in percent.
         points: x, y in data units, and the name.
@@ -167,10 +173,14 @@ def label_apart(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
     # Inches without the room that ticks and labels will take.
     across, up = axes.bbox.width / axes.figure.dpi, axes.bbox.height / axes.figure.dpi
     line, beside = 0.14 / up, 0.08 / across
+    together: dict[tuple[float, float], list[str]] = {}
+    for *place, name in sorted(points, key=lambda point: (-abs(point[1] - 50), *point)):
+        x, y = to_share.transform(place)
+        near = (at for at in together if abs(at[0] - x) * across < DOT and abs(at[1] - y) * up < DOT)
+        together.setdefault(next(near, (x, y)), []).append(name)
     placed: list[tuple[float, float, float, float]] = []
-    for x, y, name in sorted(points, key=lambda point: (-abs(point[1] - 50), *point)):
-        x, y = to_share.transform((x, y))
-        text = folded(name, ROW)
+    for (x, y), names in together.items():
+        text = "\n".join(wrap(", ".join(names), ROW, break_long_words=False, break_on_hyphens=False))
         width = LETTER * max(map(len, text.splitlines())) / across
         lines = line * (1 + text.count("\n"))
         above = min(max(x - width / 2, 0.0), max(1 - width, 0.0))
@@ -186,7 +196,7 @@ def label_apart(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
         ]
         _, start, height = min(free, default=(0.0, above, y), key=lambda place: place[0])
         placed.append((start, height, width, lines))
-        if abs(height - y) > 1.5 * lines:
+        if abs(height - y) > line / 2 and lines == line or abs(height - y) > lines:
             near = min(max(x, start), start + width)
             axes.plot([x, near], [y, height], transform=axes.transAxes, color=SOFT, linewidth=0.4, zorder=1)
         left = start + width <= x

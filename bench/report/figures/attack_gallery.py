@@ -76,14 +76,18 @@ def draw(source: Source) -> Drawing:
             show(below[column], (0.5 + delta / (2 * largest)).clamp(0, 1) if largest else torch.full_like(delta, 0.5))
             label = int(predictions(net, found[index : index + 1]))
             above[column].set_title(
-                f"{label}" if i else f"{folded(without_eps(name), 14)}\n{folded(threat_text(attack.threat), 11)}\n{label}",
+                f"{label}"
+                if i
+                else f"{folded(without_eps(name), 14)}\n{folded(threat_text(attack.threat), 11)}\n{label}",
                 fontsize=6.5,
                 fontweight="normal",
                 loc="center",
                 pad=2,
                 color="#D55E00" if label != int(images.y[index]) else SOFT,
             )
-            below[column].set_xlabel(f"x{0.5 / largest:.0f}" if largest else "no change", fontsize=6, labelpad=1)
+            below[column].set_xlabel(
+                f"x{0.5 / largest:.{0 if largest < 0.05 else 1}f}" if largest else "no change", fontsize=6, labelpad=1
+            )
             rows.append(
                 {
                     "image": index,

@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 from bench.keys import TRAINING_VERSION, key_of
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import WIDTH, need
+from bench.report.rows import threat_text
 from bench.types import ModelRef, TrainRef, jsonable
 
 _CURVES = {"clean": ("clean", "#333333"), "fgsm": ("FGSM", "#0072B2"), "pgd20": ("PGD-20", "#D55E00")}
@@ -25,7 +26,7 @@ def draw(source: Source) -> Drawing:
     figure, axes = plt.subplots(
         down, across, figsize=(WIDTH if across > 1 else WIDTH / 2, 2.3 * down + 0.3), squeeze=False, sharey=True
     )
-    for axis, (title, rows) in zip(axes.flat, runs, strict=False):
+    for axis, (title, _, rows) in zip(axes.flat, runs, strict=False):
         for measure, (name, colour) in _CURVES.items():
             for part, (part_name, style) in _PARTS.items():
                 points = [(row["epoch"], 100 * row[part][measure]) for row in rows if measure in row.get(part, {})]
@@ -37,26 +38,33 @@ def draw(source: Source) -> Drawing:
         line[0].set_ylabel("accuracy, %")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    return Drawing(figure, {"runs": [{"title": title, "epochs": rows} for title, rows in runs]})
+    return Drawing(
+        figure, {"runs": [{"title": title, "threat": threat, "epochs": rows} for title, threat, rows in runs]}
+    )
 
 
-def _runs(source: Source) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    models: dict[str, tuple[str, ModelRef]] = {}
+def _runs(source: Source) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+    """Yield the title of each training run, the threat that it was watched under, and its epochs."""
+    from bench.overfitting import watched_threat
+
+    models: dict[str, tuple[str, str, ModelRef]] = {}
     for r in source.results:
         weights = r.cell.model.weights
         if isinstance(weights, TrainRef):
             many = len({other.names.dataset + other.names.model for other in source.results}) > 1
             place = f"\n{r.names.dataset} · {r.names.model}" if many else ""
+            threat = threat_text(watched_threat(weights.recipe))
             seed = f", seed {weights.seed}" if weights.seed else ""
             models[key_of(jsonable(r.cell.model), version=TRAINING_VERSION)] = (
-                f"{weights.recipe.name}{seed}{place}",
+                f"{weights.recipe.name}{seed}, {threat}{place}",
+                threat,
                 r.cell.model,
             )
-    for key, (title, _) in sorted(models.items(), key=lambda item: item[1][0]):
+    for key, (title, threat, _) in sorted(models.items(), key=lambda item: item[1][0]):
         log = source.store.training(key) / "log.jsonl"
         if not log.is_file():
             continue
         by_epoch = {row["epoch"]: row for row in map(json.loads, log.read_text(encoding="utf-8").splitlines())}
         rows = [row for _, row in sorted(by_epoch.items()) if "train" in row and "test" in row]
         if rows:
-            yield title, rows
+            yield title, threat, rows

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from bench.report.board import RANKED, Line, Table
+from bench.report.board import RANKED, Column, Line, Table
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import (
     COLOUR,
@@ -38,21 +38,23 @@ def draw(source: Source) -> Drawing:
     need(found, f"no data set has {_STEPS} defenses with a test-time step")
     rows = [len(_defenses(table)) for table in found]
     most = max(len(_shown(table)) for table in found)
+    heads = [[_head(column) for column in _shown(table)] for table in found]
+    above = [max(head.count("\n") for head in row) - 1 for row in heads]
     figure, axes = plt.subplots(
         len(found),
         most,
-        figsize=(WIDTH, sum(0.7 + 0.2 * n for n in rows) + 0.3),
+        figsize=(WIDTH, sum(0.7 + 0.2 * n for n in rows) + 0.11 * sum(above) + 0.3),
         squeeze=False,
         sharex=True,
         height_ratios=[n + 1.5 for n in rows],
     )
     numbers: list[dict[str, Any]] = []
-    for line, table in zip(axes, found, strict=True):
+    for line, table, row in zip(axes, found, heads, strict=True):
         names = _defenses(table)
         shown = _shown(table)
         for axis in line[len(shown) :]:
             axis.set_visible(False)
-        for axis, column in zip(line, shown, strict=False):
+        for axis, column, head in zip(line, shown, row, strict=False):
             for y, name in enumerate(names):
                 lines = [each for each in table.lines if each.defense == name]
                 _row(axis, y, lines, column.id)
@@ -72,8 +74,7 @@ def draw(source: Source) -> Drawing:
                         }
                     )
             axis.set(xlim=(-4, 104), ylim=(len(names) - 0.4, -0.6))
-            head = folded(without_eps(column.label), 12)
-            axis.set_title(f"{head}\n{column.group}" if column.group else f"{head}\n", fontsize=7)
+            axis.set_title(head, fontsize=7)
             name_rows(axis, names if axis is line[0] else [""] * len(names))
             axis.tick_params(axis="y", length=0)
         line[0].set_ylabel(table.title.replace(" · ", "\n"))
@@ -93,7 +94,11 @@ def draw(source: Source) -> Drawing:
     return Drawing(figure, {"accuracies": numbers})
 
 
-def _shown(table: Table) -> list[Any]:
+def _head(column: Column) -> str:
+    return f"{folded(without_eps(column.label), 12)}\n{column.group}"
+
+
+def _shown(table: Table) -> list[Column]:
     """Return clean accuracy, the attacks of the first threat that most lines met, and their worst case."""
     first = [column for column in attacked(table) if column.group == attacked(table)[0].group]
     met = {c.id: sum(c.id in line.values for line in table.lines if line.access != "transfer") for c in first}
