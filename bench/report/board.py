@@ -296,7 +296,8 @@ def _verdicts(rows: Sequence[Row]) -> Iterable[str]:
                 f"{100 * (value or 0):+.1f}"
                 for value in (found.over_base.number, found.over_base.low, found.over_base.high)
             )
-            share = f"{100 * worst.number:.1f} %, {over} points over {found.base}"
+            attacks = f"{len(standing.attacks)} attack{'s' * (len(standing.attacks) > 1)}"
+            share = f"{100 * worst.number:.1f} % survive {attacks}, {over} points over {found.base}"
             alike[found.verdict].append(f"{standing.group}: {share}, 95 % {low} to {high}")
         yield from (f"{row.name}: {verdict} ({'; '.join(where)})" for verdict, where in alike.items())
 
@@ -321,7 +322,8 @@ def _notes(results: Sequence[CellResult], rows: Sequence[Row], *, protocol: str,
             f"spared {100 * fmean(given):.0f} % of them"
         )
     for row in rows:
-        for standing in row.standings:
+        # Where there is a verdict, it says so.
+        for standing in (each for each in row.standings if each.judgement is None):
             lowest = min(
                 (v.number for k, v in standing.worst.items() if k != "any" and v.number is not None), default=None
             )

@@ -259,6 +259,9 @@ class Row:
     def judged(self, base: Row, attacks: Mapping[str, Mapping[str, str]]) -> None:
         """Give each standing its verdict against the classifier that the step stands on, where both were attacked."""
         for i, standing in enumerate(self.standings):
+            # What an attack without a budget leaves says how far it got, not how robust the step is.
+            if standing.threat is None or standing.threat.eps is None:
+                continue
             if not any(access == "adaptive" and group == standing.group for access, group, _ in self.cells):
                 continue
             labels = list(attacks[standing.group])

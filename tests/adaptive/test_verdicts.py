@@ -8,6 +8,7 @@ from bench.checks import across, unsound, verdict
 from bench.report.board import build
 from bench.report.formats import as_json, markdown
 from bench.stats import Interval, paired_difference
+from bench.types import Earlier
 from tests.report.fabricate import result
 
 N = 200
@@ -68,6 +69,12 @@ def test_no_verdict_without_the_base_or_without_an_adaptive_attacker():
     assert standing(bare("pgd", 40), defense="standard").judgement is None
 
 
+def test_no_verdict_where_the_attack_has_no_budget():
+    found = standing(bare("sta", 40, eps=None, norm="flow"), stepped("sta", 120, eps=None, norm="flow"))
+    assert found.worst["adaptive"].number == 0.6
+    assert found.judgement is None
+
+
 def test_a_flag_of_the_function_makes_the_figure_an_upper_bound_and_nothing_holds_on_it():
     board = build([bare("pgd", 40), stepped("pgd", 150, flags=("zero-gradient",))])
     (found,) = (s for s in board.tables[0].standings if s.defense == "jpeg")
@@ -76,7 +83,7 @@ def test_a_flag_of_the_function_makes_the_figure_an_upper_bound_and_nothing_hold
     assert found.worst["adaptive"].partial, "it is not ranked"
     text = markdown(board)
     assert "upper bound only: zero-gradient" in text
-    assert "jpeg: upper bound only (Linf 8/255: 75.0 %, +55.0 points over standard, 95 % +" in text
+    assert "jpeg: upper bound only (Linf 8/255: 75.0 % survive 1 attack, +55.0 points over standard, 95 % +" in text
     row = next(each for each in json.loads(as_json(board))["defenses"] if each["defense"] == "jpeg")
     assert (row["verdict"], row["base"], row["over_base"]) == ("upper bound only", "standard", pytest.approx(0.55))
     assert "upper bound only: zero-gradient" in row["notes"]
@@ -146,6 +153,27 @@ def test_only_the_longest_runs_need_have_converged():
     assert flags_of(*runs) == [(), ("steps-not-converged",), ("steps-not-converged",)]
     restarts = [bare("pgd", left, attack_params={"steps": 5, "restarts": r}) for r, left in ((1, 100), (5, 90))]
     assert flags_of(*restarts) == [("steps-not-converged",)] * 2
+
+
+def in_a_suite(*results):
+    """Return results of one function as a suite gives them: each attack after all before it."""
+    found = []
+    for each in results:
+        before = tuple(Earlier(attack=r.cell.attack.attack) for r in found)
+        attack = each.cell.attack.model_copy(update={"after": before})
+        found.append(each.model_copy(update={"cell": each.cell.model_copy(update={"attack": attack})}))
+    return found
+
+
+def test_in_a_suite_more_steps_get_no_blame_for_what_ran_between():
+    short, other, long = (
+        bare("pgd", 150, attack_params={"steps": 20}),
+        bare("apgd-ce", 60),
+        bare("pgd", 59, attack_params={"steps": 60}),
+    )
+    assert flags_of(*in_a_suite(short, other, long)) == [()] * 3
+    more = bare("pgd", 40, attack_params={"steps": 60})
+    assert flags_of(*in_a_suite(short, other, more)) == [("steps-not-converged",), (), ("steps-not-converged",)]
 
 
 def test_half_the_range_must_break_everything():
