@@ -45,6 +45,7 @@ def _markdown_table(table: Table, board: Board) -> str:
         *table.verdicts,
         *(f"{letter}: {mark}" for mark, letter in marks.items()),
         *text.rules(table),
+        *text.precision(table),
         *table.notes,
         *text.failures(table, board),
     ]
@@ -67,7 +68,7 @@ def _latex_table(table: Table, board: Board) -> str:
         _escape_latex(text.FOOT),
         *map(_escape_latex, table.verdicts),
         *(f"$^{{{letter}}}$ {_escape_latex(mark)}" for mark, letter in marks.items()),
-        *map(_escape_latex, (*text.rules(table), *table.notes, *text.failures(table, board))),
+        *map(_escape_latex, (*text.rules(table), *text.precision(table), *table.notes, *text.failures(table, board))),
     ]
     blocks = _latex_blocks(table, marks)
     lines = [line for number, block in enumerate(blocks) for line in _tabular(table, block, marks, number)]
@@ -76,14 +77,16 @@ def _latex_table(table: Table, board: Board) -> str:
 
 
 def _latex_blocks(table: Table, marks: dict[str, str]) -> list[list[Column]]:
-    """Return the columns in blocks of about the width of a column of text, at least four in each."""
+    """Return the columns in blocks of about the width of a column of text."""
     first = max(len(line.defense) + len(line.access) for line in table.lines) + 4
     blocks: list[list[Column]] = [[]]
     taken = first
     for column in table.columns:
         cells = (_latex_cell(table, line, column, marks) for line in table.lines)
-        width = 2 + max(len(column.label), *(len(re.sub(r"\\[a-z]+|[{}$^]", "", cell)) for cell in cells))
-        if taken + width > _LATEX_WIDTH and len(blocks[-1]) >= 4:
+        width = 2 + max(
+            *map(len, text.pieces(column.label)), *(len(re.sub(r"\\[a-z]+|[{}$^]", "", cell)) for cell in cells)
+        )
+        if taken + width > _LATEX_WIDTH and blocks[-1]:
             blocks.append([])
             taken = first
         blocks[-1].append(column)
@@ -94,6 +97,11 @@ def _latex_blocks(table: Table, marks: dict[str, str]) -> list[list[Column]]:
 def _latex_cell(table: Table, line: Line, column: Column, marks: dict[str, str]) -> str:
     shown = _ranked(table, line, column, r"\textbf{{{}}}", r"\underline{{{}}}", _escape_latex)
     return shown + _letters(line, column, marks, "$^{{{}}}$")
+
+
+def _latex_head(label: str) -> str:
+    found = [_escape_latex(piece) for piece in text.pieces(label)]
+    return r"\shortstack[r]{" + r"\\".join(found) + "}" if len(found) > 1 else found[0]
 
 
 def _tabular(table: Table, columns: Sequence[Column], marks: dict[str, str], number: int) -> list[str]:
@@ -113,7 +121,7 @@ def _tabular(table: Table, columns: Sequence[Column], marks: dict[str, str], num
         + r" \\"
     )
     rules = "".join(rf"\cmidrule(lr){{{a}-{b}}}" for group, a, b in spans if group)
-    heads = " & ".join(["defense", "access", *(_escape_latex(column.label) for column in columns)]) + r" \\"
+    heads = " & ".join(["defense", "access", *(_latex_head(column.label) for column in columns)]) + r" \\"
     return [
         r"\begin{table}[htbp]",
         r"\centering",
@@ -316,7 +324,8 @@ _LATEX = {
 
 
 def _escape_latex(value: str) -> str:
-    return "".join(_LATEX.get(mark, mark) for mark in value)
+    # After the end of a row a bracket or a star would be taken for its argument.
+    return "{}" * value.startswith(("[", "*")) + "".join(_LATEX.get(mark, mark) for mark in value)
 
 
 def _escape_csv(value: Any) -> Any:

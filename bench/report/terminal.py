@@ -59,7 +59,7 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
     for note in (*table.notes, *text.failures(table, board)):
         yield Text(f"! {note}", style="yellow")
     about = [f"{letter.translate(_RAISED)} {mark}" for mark, letter in marks.items()]
-    if found := [*about, *text.rules(table)]:
+    if found := [*about, *text.rules(table), *text.precision(table)]:
         yield Text(" · ".join(found), style="dim")
 
 
@@ -72,13 +72,15 @@ def _grid(table: Table, columns: Sequence[Column], lines: Sequence[Line], marks:
         header_style="dim",
         border_style="dim",
     )
-    grid.add_column("\ndefense", no_wrap=True)
+    labels = [text.pieces(column.label) for column in columns]
+    deep = max(map(len, labels))
+    grid.add_column("\n" * deep + "defense", no_wrap=True)
     scores = columns[0].group != "cost"
     if scores:
-        grid.add_column("\naccess", no_wrap=True)
-    for column, above in zip(columns, _groups(columns), strict=True):
+        grid.add_column("\n" * deep + "access", no_wrap=True)
+    for above, label in zip(_groups(columns), labels, strict=True):
         # As text: the brackets of swept parameters are no markup.
-        grid.add_column(Text(f"{above}\n{column.label}"), justify="right", no_wrap=True)
+        grid.add_column(Text("\n".join([above, *[""] * (deep - len(label)), *label])), justify="right", no_wrap=True)
     before = ""
     for line in lines:
         style = "" if line.access in RANKED or not scores else "dim"
@@ -126,5 +128,5 @@ def _pages(table: Table, columns: Sequence[Column], marks: dict[str, str], width
 
 
 def _width(table: Table, column: Column, marks: dict[str, str]) -> int:
-    heads = (cell_len(column.label), cell_len(column.group) if column.unit == "accuracy" else 0)
+    heads = (*map(cell_len, text.pieces(column.label)), cell_len(column.group) if column.unit == "accuracy" else 0)
     return _GUTTER + max(*heads, *(_cell(table, line, column, marks).cell_len for line in table.lines))

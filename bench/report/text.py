@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from string import ascii_lowercase
 
@@ -9,6 +10,8 @@ from bench.report.board import Board, Column, Table
 from bench.report.rows import Value
 
 ABSENT = "–"
+#: Letters that a label has on one line.
+_LONG = 16
 
 
 def number(value: Value | None, column: Column, n: int) -> str:
@@ -30,6 +33,26 @@ def number(value: Value | None, column: Column, n: int) -> str:
 def interval(value: Value) -> str:
     """Return the 95 % interval in percent, empty where there is none."""
     return "" if value.low is None or value.high is None else f"95 % {100 * value.low:.1f} to {100 * value.high:.1f}"
+
+
+def precision(table: Table) -> list[str]:
+    """Return how far intervals reach, for formats that have no room for each."""
+    shown = (
+        line.values.get(column.id) for line in table.lines for column in table.columns if column.unit == "accuracy"
+    )
+    reach = [
+        max(value.high - value.number, value.number - value.low)
+        for value in shown
+        if value and value.number is not None and value.low is not None and value.high is not None
+    ]
+    if not reach:
+        return []
+    return [f"95 % intervals (Wilson) reach at most {100 * max(reach):.1f} points; csv, html and json have each"]
+
+
+def pieces(label: str) -> list[str]:
+    """Return a long label in pieces, where it may go on in a new line: before its parameters and after each of them."""
+    return re.split(r"(?=[\[@])|(?<=,)", label) if len(label) > _LONG else [label]
 
 
 def legend(table: Table) -> dict[str, str]:

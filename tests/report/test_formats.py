@@ -73,6 +73,34 @@ def test_latex_compiles(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:]
 
 
+def test_long_names_of_attacks_are_heads_of_several_lines_within_the_text():
+    names = [f"ti-dim[diversity=0.{i},kernel=1,preset=reference]" for i in range(6)]
+    cells = [
+        result(attack="ti-dim", attack_params={"diversity": str(i)}, label=name, clean=[True] * 4)
+        for i, name in enumerate(names)
+    ]
+    text = latex(build(cells))
+    heads = re.findall(r"\\shortstack\[r\]{(.*?)}(?= [&\\])", text)
+    assert [head.replace(r"\\", "").removeprefix("{}").replace("{}", "") for head in heads] == names
+    widths = [max(len(line) for line in head.split(r"\\")) for head in heads]
+    per_table = [part.count("shortstack") for part in text.split(r"\midrule")[:-1]]
+    assert sum(per_table) == 6
+    assert max(per_table) * max(widths) < 90
+
+
+@pytest.mark.parametrize("name", ["[bracket", "*star"])
+def test_a_row_does_not_begin_with_what_would_be_the_argument_of_the_line_end(name):
+    text = latex(build([result(name, clean=[True] * 4, step="x")]))
+    assert f"{{}}{name} &" in text
+
+
+@pytest.mark.parametrize("form", [markdown, latex])
+def test_tables_without_room_for_intervals_say_how_far_these_reach(form):
+    # Wilson's interval of 50 of 100 is 40.4 to 59.6 %.
+    text = form(build([result(clean=[True] * 100, adversarial=outcomes(0.5, 100))]))
+    assert re.search(r"95 .?% intervals \(Wilson\) reach at most 9\.6 points", text)
+
+
 def test_json_has_the_fixed_shape():
     cells = (
         "dataset model defense attack access norm eps n clean_accuracy robust_accuracy ci_low ci_high status flags "
