@@ -322,6 +322,9 @@ def _notes(results: Sequence[CellResult], rows: Sequence[Row], *, protocol: str,
             f"spared {100 * fmean(given):.0f} % of them"
         )
     for row in rows:
+        judged = [s.judgement for s in row.standings if s.threat is not None and s.threat.eps is not None]
+        if "adaptive" in row.accesses and judged and not any(judged):
+            yield f"{row.name}: no verdict, for the classifier under it was not attacked"
         # Where there is a verdict, it says so.
         for standing in (each for each in row.standings if each.judgement is None):
             lowest = min(

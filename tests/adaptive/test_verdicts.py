@@ -65,6 +65,8 @@ def test_every_attack_and_access_counts_towards_the_worst_case():
 
 def test_no_verdict_without_the_base_or_without_an_adaptive_attacker():
     assert standing(stepped("pgd", 100)).judgement is None
+    assert "jpeg: no verdict, for the classifier under it was not attacked" in markdown(build([stepped("pgd", 100)]))
+    assert "no verdict" not in markdown(build([stepped("pgd", 100, "static")]))
     assert standing(bare("pgd", 40), stepped("pgd", 100, "static")).judgement is None
     assert standing(bare("pgd", 40), defense="standard").judgement is None
 
