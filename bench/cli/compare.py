@@ -44,6 +44,8 @@ def main(args: argparse.Namespace) -> int:
             write_atomically(args.out, text.encode())
         except OSError as error:
             raise UsageError(f"--out {args.out} cannot be written: {error.strerror}") from None
+    if not comparison.compared:
+        raise UsageError(f"no cell of {comparison.base} and {comparison.head} could be compared; the report says why")
     return 1 if comparison.regressed else 0
 
 

@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
     found = Store(root).find(args.cell)
     if not found:
         raise UsageError(
-            f"no cell in {root} has a key or name starting with '{args.cell}'; leaderboard --format json lists them"
+            f"no cell in {root} has the name '{args.cell}' or a key that starts so; leaderboard --format json has all"
         )
     if len(found) > 1:
         near = "; ".join(f"{result.key[:12]} {result.names}" for result in found[:5])

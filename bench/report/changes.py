@@ -18,8 +18,8 @@ def summary(c: Comparison) -> str:
     """Return the verdict in one sentence."""
     worse = sum(change.verdict == "regression" for change in c.changes)
     dearer = sum(cost.regression for cost in c.costs)
-    if not c.changes and not c.identical:
-        return f"{c.base} and {c.head} have no cell in common: nothing was compared"
+    if not c.compared:
+        return "no cell could be compared"
     parts = [f"{worse} regression{'s' * (worse != 1)}"] * bool(worse) + [
         f"{dearer} cost{'s' * (dearer != 1)} rose"
     ] * bool(dearer)
@@ -120,7 +120,12 @@ def _times(c: Comparison) -> Iterator[str]:
     mean = geometric_mean(time.ratio for time in c.times)
     yield f"time: x{mean:.2f} over {_cells(len(c.times))} on one machine and device; time alone is never a regression"
     if slow.ratio > 1:
-        yield f"  slowest: x{slow.ratio:.2f} ({slow.low:.2f} to {slow.high:.2f} over {slow.repeats} seeds) {slow.name}"
+        repeats = f"{slow.low:.2f} to {slow.high:.2f} over {_seeds(slow.repeats)}"
+        yield f"  slowest: x{slow.ratio:.2f} ({repeats}) {slow.name}"
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count != 1)}"
 
 
 def _cells(count: int) -> str:
@@ -129,7 +134,7 @@ def _cells(count: int) -> str:
 
 def as_markdown(c: Comparison) -> str:
     """Return the comparison as a comment for a pull request."""
-    mark = "❌" if c.regressed else "✅"
+    mark = "❌" if c.regressed else "✅" if c.compared else "⚠️"
     lines = [
         f"### {mark} Crossfire: {escape_markdown(summary(c))}",
         "",
@@ -160,8 +165,15 @@ def as_markdown(c: Comparison) -> str:
             for change in refused[:_SHOWN]
         ]
         lines += [*_more(len(refused)), "", "</details>", ""]
-    lines += [f"- {escape_markdown(line.strip())}" for line in _costs_and_times(c)]
+    lines += map(_item, _costs_and_times(c))
     return "\n".join(lines) + "\n"
+
+
+def _item(line: str) -> str:
+    """Return a line of the terminal's text as an item of a list, as deep as the line is indented."""
+    text = line.lstrip()
+    depth = (len(line) - len(text) + 2) // 4
+    return f"{'  ' * depth}- {escape_markdown(text.replace('- ', '🔻 ', 1) if text.startswith('- ') else text)}"
 
 
 def _markdown_table(changes: Iterable[Change]) -> Iterator[str]:

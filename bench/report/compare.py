@@ -82,6 +82,11 @@ class Comparison:
     notes: tuple[str, ...]
 
     @property
+    def compared(self) -> bool:
+        """Say whether anything was: a cell tested, measured once for both, or one that fails now."""
+        return self.identical > 0 or any(c.verdict != "not comparable" for c in self.changes)
+
+    @property
     def regressed(self) -> bool:
         return any(c.verdict == "regression" for c in self.changes) or any(c.regression for c in self.costs)
 

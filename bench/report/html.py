@@ -64,6 +64,7 @@ def render(board: Board, store: Store | None = None, data_folder: Path | None = 
         datasets=sorted({table.dataset for table in board.tables}),
         models=sorted({table.model for table in board.tables}),
         threats=list(dict.fromkeys(c.group for t in board.tables for c in t.columns if c.group not in ("", "cost"))),
+        pieces=text.pieces,
         accesses=[
             a
             for a in ("white-box", "static", "adaptive", "transfer")
@@ -218,6 +219,8 @@ class Mark(NamedTuple):
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 480, 320, 50, 16, 12, 48
 _LABEL_HEIGHT, _LETTER = 16, 8
+#: Two marks nearer than this look like one.
+_DOT = 4
 
 
 def _scatter(table: Table) -> dict[str, Any] | None:
@@ -286,11 +289,21 @@ def _marks(standing: Standing, at_x: Any, at_y: Any) -> Iterator[Mark]:
 
 
 def _spread(marks: Sequence[Mark]) -> list[Mark]:
-    """Write each name at the nearest free height beside its solid mark; where there is none, the hint has it."""
+    """Write each name at the nearest free height beside its solid mark; where there is none, the hint has it.
+
+    Marks that lie on one another share a label; a defense with a static attacker only is named beside its open mark.
+    """
     placed: list[Mark] = []
-    for mark in sorted(marks, key=lambda m: (-abs(2 * m.y - _HEIGHT), m.label)):
+    order = sorted(marks, key=lambda m: (-abs(2 * m.y - _HEIGHT), m.label))
+    together: dict[Mark, list[str]] = {}
+    for mark in order:
+        if not mark.open or mark.label not in {m.label for m in marks if not m.open}:
+            near = (m for m in together if abs(m.x - mark.x) < _DOT and abs(m.y - mark.y) < _DOT)
+            together.setdefault(next(near, mark), []).append(mark.label)
+    for mark in order:
+        label = ", ".join(together.get(mark, []))
         room = int(((mark.x - _LEFT) if mark.left else (_WIDTH - mark.x)) / _LETTER) - 2
-        named = mark._replace(shown=mark.label if len(mark.label) <= room else f"{mark.label[: room - 1]}…")
+        named = mark._replace(shown=label if len(label) <= room else f"{label[: room - 1]}…")
         shifts = (sign * step * _LABEL_HEIGHT / 2 for step in range(19) for sign in (-1, 1))
         free = (
             named._replace(label_y=named.y + shift)
@@ -298,7 +311,7 @@ def _spread(marks: Sequence[Mark]) -> list[Mark]:
             if _TOP <= named.y + shift <= _HEIGHT - _BOTTOM
             and not any(abs(named.y + shift - p.label_y) < _LABEL_HEIGHT and _meet(named, p) for p in placed)
         )
-        placed.append(mark if mark.open else next(free, mark))
+        placed.append(next(free, mark) if label else mark)
     return placed
 
 

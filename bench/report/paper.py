@@ -28,6 +28,8 @@ class Beside:
 
     dataset: str
     model: str
+    #: Test images; lists of other lengths stand in tables of their own.
+    n: int
     defense: str
     access: str
     what: str
@@ -100,6 +102,7 @@ def _rows(board: Board, table: Table, line: Line) -> Iterator[Beside]:
         yield Beside(
             table.dataset,
             table.model,
+            table.n,
             line.defense,
             line.access,
             column.label if column.id in costs or not column.group else f"{column.label}, {column.group}",
@@ -128,11 +131,13 @@ def as_text(rows: Iterable[Beside]) -> str:
     found = list(rows)
     if not found:
         return "nothing was measured\n"
-    names = [f"{row.dataset}/{row.model}/{row.defense}/{row.access} {row.what}" for row in found]
-    width = max(map(len, names))
-    lines = [f"{'':{width}}  measured  published  deviation"]
+    names = [f"{row.defense}/{row.access} {row.what}" for row in found]
+    lines = ["measured  published  deviation"]
+    title = ""
     for name, row in zip(names, found, strict=True):
-        lines.append(f"{name:{width}}  {row.measured:8.4g}  {_text(row.published):>9}  {_signed(row.deviation):>9}")
+        if (new := f"{row.dataset} · {row.model} · {row.n:,} images") != title:
+            lines += ["", title := new]
+        lines.append(f"{row.measured:8.4g}  {_text(row.published):>9}  {_signed(row.deviation):>9}  {name}")
     known = sum(row.published is not None for row in found)
     lines += ["", f"{known} of {len(found)} numbers are published; accuracies in percent, costs as in the leaderboard."]
     lines += [f"published: {source}" for source in dict.fromkeys(row.source for row in found if row.source)]
@@ -143,13 +148,20 @@ def as_text(rows: Iterable[Beside]) -> str:
 
 
 def as_markdown(rows: Iterable[Beside]) -> str:
+    heads = "data set, network, images, defense, access, number, measured, published, deviation, source, others"
     lines = [
-        "| data set | network | defense | access | number | measured | published | deviation | source | others |",
-        "| --- | --- | --- | --- | --- | ---: | ---: | ---: | --- | --- |",
+        f"| {heads.replace(', ', ' | ')} |",
+        "| --- | --- | ---: | --- | --- | --- | ---: | ---: | ---: | --- | --- |",
     ]
     for row in rows:
-        cells = [row.dataset, row.model, row.defense, row.access, row.what, f"{row.measured:.4g}", _text(row.published)]
-        cells += [_signed(row.deviation), row.source or "", "; ".join(row.references)]
+        cells = [row.dataset, row.model, f"{row.n:,}", row.defense, row.access, row.what]
+        cells += [
+            f"{row.measured:.4g}",
+            _text(row.published),
+            _signed(row.deviation),
+            row.source or "",
+            "; ".join(row.references),
+        ]
         lines.append("| " + " | ".join(map(escape_markdown, cells)) + " |")
     return "\n".join(lines) + "\n"
 

@@ -203,3 +203,15 @@ def test_every_format_tells_the_story():
     assert body["regressed"] is True
     assert body["changes"][0]["counts"] == {"lost": 40, "gained": 5, "n": 1000}
     assert max(len(line) for line in text.splitlines() if not line.startswith("time")) <= 120
+
+
+def test_costs_are_a_list_of_lists_in_markdown():
+    dear = new(clean=[True] * 8)
+    assert dear.defense_cost
+    dear = dear.model_copy(
+        update={"defense_cost": dear.defense_cost.model_copy(update={"test_flops": 2 * dear.defense_cost.test_flops})}
+    )
+    lines = as_markdown(compared([result(clean=[True] * 8)], [dear])).splitlines()
+    start = lines.index("- costs, counted")
+    assert lines[start + 1] == "  - 🔻 digits/small-cnn/standard"
+    assert lines[start + 2].startswith("    - test flops 1e+06 -&gt; 2e+06")

@@ -8,7 +8,7 @@ from bench.report.html import write_report
 from bench.types import UsageError
 from tests.report.fabricate import outcomes, result, story
 
-VOID = {"meta", "link", "input", "br", "img"}
+VOID = {"wbr", "meta", "link", "input", "br", "img"}
 
 
 class Page(html.parser.HTMLParser):
@@ -99,7 +99,7 @@ def test_few_results_make_a_page_too(tmp_path, results):
 
 def test_labels_of_the_scatter_do_not_lie_on_each_other(tmp_path):
     cells = [
-        result(f"defense-{i}", clean=[True] * 100, adversarial=outcomes(0.01 * i, 100), recipe=f"r{i}")
+        result(f"defense-{i}", clean=[True] * 100, adversarial=outcomes(0.02 * i, 100), recipe=f"r{i}")
         for i in range(8)
     ]
     text, *_ = page_of(cells, tmp_path)
@@ -108,6 +108,21 @@ def test_labels_of_the_scatter_do_not_lie_on_each_other(tmp_path):
     )
     assert len(heights) == 8
     assert min(b - a for a, b in zip(heights, heights[1:], strict=False)) >= 14
+
+
+def names_of_marks(text):
+    return re.findall(r'<text x="[^"]*" y="[^"]*" text-anchor="(?:start|end)">([^<]*)</text>\s*</g>', text)
+
+
+def test_marks_in_one_place_share_a_label_and_a_static_attacker_alone_is_named_too(tmp_path):
+    cells = [
+        *(
+            result(name, clean=[True] * 100, adversarial=outcomes(share, 100), recipe=name)
+            for name, share in (("one", 0.3), ("other", 0.3), ("third", 0.8))
+        ),
+        result("jpeg", step="jpeg", access="static", clean=[True] * 100, adversarial=outcomes(0.5, 100)),
+    ]
+    assert sorted(names_of_marks(page_of(cells, tmp_path)[0])) == ["jpeg", "one, other", "third"]
 
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):

@@ -141,6 +141,20 @@ def test_the_theme_can_be_chosen(page):
     assert ground() == light
 
 
+def test_a_long_name_of_an_attack_takes_several_lines_and_not_the_screen(browser, tmp_path):
+    names = [f"ti-dim[diversity=0.{i},kernel=1,preset=reference,step_size=3/1000]" for i in range(4)]
+    cells = [
+        result(attack="ti-dim", attack_params={"i": str(i)}, label=name, clean=[True] * 9)
+        for i, name in enumerate(names)
+    ]
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(write_report(cells, tmp_path / "long").as_uri())
+    heads = page.locator(".board .heads th", has_text="ti-dim")
+    assert heads.all_text_contents() == names
+    assert sum(heads.nth(i).bounding_box()["width"] for i in range(4)) < 700
+    page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_it_without_sideways_scrolling(browser, address, scheme):
     page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)

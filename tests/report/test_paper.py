@@ -5,7 +5,7 @@ import pytest
 from bench.cli import main
 from bench.report import figures
 from bench.report.board import build
-from bench.report.paper import as_markdown, beside
+from bench.report.paper import as_markdown, as_text, beside
 from bench.store import Store
 from tests.report.fabricate import outcomes, result, stored
 
@@ -31,6 +31,15 @@ def test_published_numbers_stand_beside_measured_ones_with_source_and_deviation(
     assert rows["pgd-at", "white-box", "fgsm, Linf 8/255"].published == 55.11
     assert rows["pgd-at", "white-box", "test TFLOP"].published == 11.1
     assert any("41.2" in each or "84.74" in each for each in clean.references)
+
+
+def test_lists_of_other_lengths_are_told_apart():
+    short = {"clean": [True] * 50, "adversarial": outcomes(0.2, 50)}
+    rows = beside(build([cifar(adversarial=outcomes(0.5, 1000)), cifar(**short)]))
+    assert {row.n for row in rows} == {1000, 50}
+    assert {row.measured for row in rows if row.what.startswith("pgd") and row.n == 50} == {20.0}
+    text = as_text(rows)
+    assert text.index("cifar10 · resnet18 · 1,000 images") < text.index("cifar10 · resnet18 · 50 images")
 
 
 def test_a_training_compares_with_one_on_as_many_images():

@@ -94,6 +94,18 @@ def test_compare_takes_stores_and_files_and_exits_1_on_a_regression(tmp_path, ca
     assert (tmp_path / "c.md").read_text().startswith("### ❌")
 
 
+@pytest.mark.parametrize("form", ["text", "md", "json"])
+def test_a_comparison_that_compares_nothing_is_no_success(tmp_path, capsys, form):
+    base = stored(tmp_path / "base", [result(clean=[True] * 4)])
+    head = stored(tmp_path / "head", [result(clean=[True] * 5)])
+    assert main(["compare", str(base.root), str(head.root), "--format", form]) == 2
+    printed = capsys.readouterr()
+    assert "no cell could be compared" in printed.out
+    assert "no regression" not in printed.out
+    assert "other example lists" in printed.out
+    assert printed.err.startswith("error: no cell of ") and printed.err.count("\n") == 1
+
+
 def test_reading_verbs_import_no_torch(store):
     code = (
         "import sys; from bench.cli import main\n"

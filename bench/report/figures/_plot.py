@@ -174,10 +174,10 @@ def label_apart(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
     across, up = axes.bbox.width / axes.figure.dpi, axes.bbox.height / axes.figure.dpi
     line, beside = 0.14 / up, 0.08 / across
     together: dict[tuple[float, float], list[str]] = {}
-    for *place, name in sorted(points, key=lambda point: (-abs(point[1] - 50), *point)):
-        x, y = to_share.transform(place)
-        near = (at for at in together if abs(at[0] - x) * across < DOT and abs(at[1] - y) * up < DOT)
-        together.setdefault(next(near, (x, y)), []).append(name)
+    for left, height, name in sorted(points, key=lambda point: (-abs(point[1] - 50), *point)):
+        x, y = to_share.transform((left, height))
+        close = (at for at in together if abs(at[0] - x) * across < DOT and abs(at[1] - y) * up < DOT)
+        together.setdefault(next(close, (x, y)), []).append(name)
     placed: list[tuple[float, float, float, float]] = []
     for (x, y), names in together.items():
         text = "\n".join(wrap(", ".join(names), ROW, break_long_words=False, break_on_hyphens=False))
@@ -199,13 +199,13 @@ def label_apart(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
         if abs(height - y) > line / 2 and lines == line or abs(height - y) > lines:
             near = min(max(x, start), start + width)
             axes.plot([x, near], [y, height], transform=axes.transAxes, color=SOFT, linewidth=0.4, zorder=1)
-        left = start + width <= x
+        before = start + width <= x
         axes.text(
-            start + width * left,
+            start + width * before,
             height,
             text,
             transform=axes.transAxes,
-            ha="right" if left else "left",
+            ha="right" if before else "left",
             va="center",
             fontsize=7.5,
         )
