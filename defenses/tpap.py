@@ -19,7 +19,8 @@ class Tpap:
         steps: sign steps, each projected on the ball round the image and on the box.
         step_size: length of a step; beta / steps by default.
         label: whose loss is climbed: the predicted class of the received image, the least likely, a random one, or the
-            true one (an oracle, for ablations: whoever calls the deployed module sets its ``labels`` before, as the engine does).
+            true one (an oracle, for ablations: whoever calls the deployed module sets its ``labels`` before, as the
+            engine does).
         direction: ``ascend`` leaves the label; ``descend`` goes deeper into it.
         random_start: start from a uniform point of the ball instead of the image.
     """

@@ -166,7 +166,8 @@ def robustbench(tmp_path, monkeypatch):
 def test_robustbench_comes_with_its_weights_which_lie_in_the_cache(robustbench):
     net = build(network_ref("robustbench:Wong2020Fast", {}), 10, SHAPE)
     assert net.training
-    torch.testing.assert_close(net(torch.ones(1, *SHAPE)), torch.full((1, 10), 0.01 * (3 * 32 * 32 + 1)), rtol=1e-4, atol=0)
+    wanted = torch.full((1, 10), 0.01 * (3 * 32 * 32 + 1))
+    torch.testing.assert_close(net(torch.ones(1, *SHAPE)), wanted, rtol=1e-4, atol=0)
     wanted = network_ref("robustbench:Rice2020Overfitting", {"dataset": "cifar100", "threat_model": "Linf"})
     assert build(wanted, 100, SHAPE)[1].out_features == 100
     assert {path.name for path in robustbench.iterdir()} == {"site", "cache"}
