@@ -110,6 +110,12 @@ class Entry:
         if inner := self.meta.get("inner"):
             crafted = attack_named(getattr(values, inner))
             crafted.entry.arguments(crafted.params)
+            known, norm = crafted.entry.meta.get("norms"), getattr(values, "norm", None)
+            if known and norm is not None and norm not in known:
+                raise UsageError(
+                    f"{self.kind} {self.name}: norm '{norm}' is not one that {crafted.entry.name} keeps to: "
+                    f"{', '.join(known)}"
+                )
             code = sha256_hex(code, crafted.entry.code_sha)
         kind: Kind = "attack" if self.kind == "library" else self.kind  # type: ignore[assignment]
         return MethodRef(
@@ -207,7 +213,8 @@ def _from_file(path: Path, symbol: str, kind: str) -> Entry:
             if entry.kind != kind:
                 raise UsageError(f"'{path}:{symbol}' is of kind {entry.kind}, not {kind}")
             return replace(entry, use=f"{path}:{symbol}")
-    raise UsageError(f"{kind} '{path}:{symbol}': {path} has no {symbol} with a crossfire decorator")
+    wanted = f"no function {symbol}" if kind == "network" else f"no {symbol} with a crossfire decorator"
+    raise UsageError(f"{kind} '{path}:{symbol}': {path} has {wanted}")
 
 
 @cache

@@ -59,9 +59,32 @@ def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
         image_shape: channels, height and width of the images.
 
     Raises:
-        UsageError: the library does not know the model or the parameter, or cannot take these images or classes.
+        UsageError: the library does not know the model or the parameter, or the network cannot take these images or
+            does not give a logit for each class.
         MethodError: a user's factory returned no ``nn.Module``.
     """
+    import torch
+
+    net = _made(network, num_classes, image_shape).eval()
+    device = next((parameter.device for parameter in net.parameters()), None)
+    try:
+        # One image: the parameters of lazy modules are made by it, and what does not fit is told before any work.
+        with torch.no_grad():
+            logits = net(torch.zeros(1, *image_shape, device=device))
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        shape = "x".join(map(str, image_shape))
+        raise UsageError(f"network '{network.name}' cannot take images of {shape}: {said}") from error
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
+        raise UsageError(f"network '{network.name}' returns no logits of shape (images, classes)")
+    if logits.shape[1] != num_classes:
+        raise UsageError(
+            f"network '{network.name}' tells {logits.shape[1]} classes apart, the images have {num_classes}"
+        )
+    return net.train()
+
+
+def _made(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     from torch import nn
 
     library, colon, name = network.name.partition(":")
@@ -111,8 +134,6 @@ def _timm(name: str, params: dict[str, Any], num_classes: int, image_shape: tupl
 
 
 def _robustbench(name: str, params: dict[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    import torch
-
     arch = f"network 'robustbench:{name}'"
     try:
         from robustbench.model_zoo import model_dicts
@@ -124,15 +145,11 @@ def _robustbench(name: str, params: dict[str, Any], num_classes: int, image_shap
     try:
         # RobustBench's models take pixels in [0, 1] and normalise inside.
         net: nn.Module = load_model(model_name=name, **{"model_dir": cache_folder() / "robustbench", **params})
-        with torch.no_grad():
-            offered = net.eval()(torch.zeros(1, *image_shape)).shape[1]
-    # Besides wrong parameters: a model of another set, a refused download, images of the wrong shape.
+    # Besides wrong parameters: a model of another set, a refused download.
     except Exception as error:
         said = (str(error).strip().splitlines() or [""])[0]
         raise UsageError(f"{arch} cannot be had: {type(error).__name__}: {said}") from error
-    if offered != num_classes:
-        raise UsageError(f"{arch} tells {offered} classes apart, the images have {num_classes}; dataset = ... chooses")
-    return net.train()
+    return net
 
 
 _OPENED = {"torchvision": _torchvision, "timm": _timm, "robustbench": _robustbench}

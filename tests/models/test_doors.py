@@ -25,6 +25,8 @@ def own(tmp_path):
         "def factory(num_classes, *, in_channels=3, hidden: int = 4):\n"
         "    return nn.Sequential(nn.Flatten(), nn.LazyLinear(hidden), nn.Linear(hidden, num_classes))\n"
         "def nothing(num_classes):\n    return 'a network'\n"
+        "def seven(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(7))\n"
+        "def maps(num_classes):\n    return nn.Conv2d(3, num_classes, 3)\n"
     )
     return path
 
@@ -33,8 +35,10 @@ def test_a_users_own_factory(own):
     ref = network_ref(f"{own}:factory", {"hidden": 6})
     assert ref.params == {"hidden": 6}
     net = build(ref, 5, SHAPE)
+    # Whole before it has seen an image: an optimiser can take it.
+    assert [tuple(parameter.shape) for parameter in net.parameters()] == [(6, 3 * 32 * 32), (6,), (5, 6), (5,)]
+    assert net.training
     assert net(torch.rand(2, *SHAPE)).shape == (2, 5)
-    assert net[1].out_features == 6
 
 
 def test_a_changed_file_is_another_network(own):
@@ -46,6 +50,19 @@ def test_a_changed_file_is_another_network(own):
 def test_a_factory_that_returns_no_network(own):
     with pytest.raises(MethodError, match="returned str"):
         build(network_ref(f"{own}:nothing", {}), 5, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("seven", "tells 7 classes apart, the images have 5"), ("maps", "returns no logits of shape")]
+)
+def test_a_factory_whose_network_gives_no_logit_for_each_class(own, name, said):
+    with pytest.raises(UsageError, match=said):
+        build(network_ref(f"{own}:{name}", {}), 5, SHAPE)
+
+
+def test_a_factory_that_is_not_there(own):
+    with pytest.raises(UsageError, match=r"mine\.py has no function factry$"):
+        network_ref(f"{own}:factry", {})
 
 
 def test_torchvision_normalises_inside():
@@ -92,6 +109,7 @@ def test_a_wrong_name_is_told_before_anything_is_built(arch, params, said):
         ("torchvision:resnet18", {"wdith": 3}, SHAPE, "wdith"),
         ("torchvision:resnet18", {}, (1, 32, 32), "3 channels"),
         ("torchvision:resnet18", {"pretrained": True}, SHAPE, "1000 classes"),
+        ("vgg16", {}, (3, 8, 8), "cannot take images of 3x8x8"),
     ],
 )
 def test_what_a_library_refuses_is_one_line(arch, params, shape, said):

@@ -11,7 +11,7 @@ from bench import draws
 from bench.keys import derive_seed
 from bench.registry import entries
 from bench.training_step import Step
-from bench.types import Threat
+from bench.types import Threat, UsageError
 
 EPS = 0.1
 WORDS = ("a", "batch")
@@ -317,3 +317,9 @@ def test_adversarial_training_by_the_attacks_of_the_paper(net, twin, batch, inne
     assert F.cross_entropy(twin(x_adv), y) > F.cross_entropy(twin(x), y) + 1e-4
     loss = taught("at", net, (x, y), inner=inner, norm=norm, eps="0.3", bounded=bounded)
     assert loss.item() == pytest.approx(F.cross_entropy(twin.train()(x_adv), y).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("inner", "norm"), [("cw", "linf"), ("fwa", "l2"), ("pgd", "wasserstein")])
+def test_an_attack_is_not_trained_with_under_a_norm_that_it_does_not_keep_to(inner, norm):
+    with pytest.raises(UsageError, match=rf"recipe at: norm '{norm}' is not one that {inner} keeps to"):
+        entries("recipe")["at"].ref({"inner": inner, "norm": norm})
