@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +16,9 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from bench import overfitting, registry
+from bench import overfitting, registry, training_state
 from bench.augment import Batches
 from bench.cost import parameters, pass_flops, synchronize
 from bench.evaluate import isolated_randomness
@@ -37,10 +33,6 @@ _LOOK_EVERY = {"cpu": 1, "cuda": 20}
 _WAYS = ("forwards", "backwards")
 # After each epoch this share of the training set's size is measured, within limits, on training and on test images.
 _WATCHED = (1 / 50, 100, 512)
-
-
-class DamagedState(UsageError):
-    """The state to resume from was cut short or altered."""
 
 
 @dataclass(frozen=True)
@@ -318,7 +310,6 @@ class _Training:
         return sha256_hex(canonical_json(jsonable(self.ref)), canonical_json(jsonable(self.network)))
 
     def _save(self) -> None:
-        tensors = {name: _whole(value) for name, value in self._tensors().items()}
         words = {
             "identity": self._identity(),
             "epoch": self.epoch,
@@ -330,22 +321,13 @@ class _Training:
             "best_epoch": self.best_epoch,
             "log": self.log,
         }
-        words["sha256"] = _digest(words, tensors)
-        write_atomically(self.folder / "state.safetensors", _bytes(tensors, {"state": canonical_json(words)}))
+        training_state.write(self.folder / "state.safetensors", self._tensors(), words)
 
     def resume(self) -> None:
         path = self.folder / "state.safetensors"
         self.folder.mkdir(parents=True, exist_ok=True)
         if path.is_file():
-            try:
-                data = path.read_bytes()
-                kept = load_tensors(data)
-                length = int.from_bytes(data[:8], "little")
-                words = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["state"])
-                if words.pop("sha256") != _digest(words, kept):
-                    raise ValueError("altered since it was written")
-            except (SafetensorError, ValueError, KeyError) as error:
-                raise DamagedState(f"{path} is damaged ({error}); delete it to train from the start") from None
+            kept, words = training_state.read(path)
             if words["identity"] != self._identity():
                 raise UsageError(f"{path} is the state of another training; delete it or choose another folder")
             self._restore(kept, words)
@@ -372,7 +354,7 @@ class _Training:
     def finish(self) -> None:
         """Write the weights and, last, the card."""
         chosen = self.best or (self.net if self.average is None else self.average).state_dict()
-        weights = _bytes(chosen, None)
+        weights = training_state.serialised(chosen)
         write_atomically(self.folder / "weights.safetensors", weights)
         epochs = len(self.log)
 
@@ -410,17 +392,3 @@ def _overruns(module: nn.Module) -> bool:
         and max(module.stride) > 1
         and module.in_channels < 16
     )
-
-
-def _bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> bytes:
-    return save_tensors({name: _whole(value) for name, value in tensors.items()}, metadata)
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    # A copy, for the format refuses tensors that share memory or are not contiguous.
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def _digest(words: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    parts = ((name, tensors[name].flatten().view(torch.uint8).numpy().tobytes()) for name in sorted(tensors))
-    return sha256_hex(canonical_json(words), *(part for pair in parts for part in pair))

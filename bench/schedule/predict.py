@@ -70,8 +70,9 @@ class _Step(NamedTuple):
     random: bool
 
 
-# The share of its passes that an image takes which breaks early.
+# The share of its passes that an image takes which breaks early, and one whose search stalls.
 _BROKEN_TAKE = 0.15
+_STALLED_TAKE = 0.5
 
 
 def costs(work: Work, device: torch.device) -> list[RecipeCost]:
@@ -131,9 +132,12 @@ def expected_share(attack: AttackRef) -> float:
 
     One where it takes every step of every image. Otherwise images that break spare most of theirs: all are reckoned to
     break on a plainly trained network, half on one trained against an adversary. The same is reckoned to be left for an
-    attack on the survivors of earlier ones. What a run took is in its log.
+    attack on the survivors of earlier ones. A search that leaves stalled images takes half. What a run took is in its
+    log.
     """
     stated = str(entry_of(attack.attack).meta.get("passes"))
+    if "stalls" in stated and not attack.after:
+        return _STALLED_TAKE
     stops = "fewer where images break" in stated or "none once" in stated
     if not attack.after and (not stops or attack.attack.params.get("rule") == "last-iterate"):
         return 1.0
@@ -213,6 +217,9 @@ class _Measured:
         times = n * (DRAWS if step.random else 1)
         return _Cost(times * unit.flops.of(*step.deployed.passes) / 1e12, times * step.deployed.seconds)
 
+    def _most(self, shape: tuple[int, int, int]) -> int:
+        return min(self._batch or auto_batch(shape, self._device), CHUNK)
+
     def _name(self, model: ModelRef, cell: Cell) -> str:
         return f"{model.network.model_dump_json()}{cell.data.image_shape}{cell.data.num_classes}"
 
@@ -223,8 +230,7 @@ class _Measured:
             net = _initial(model, cell, self._device)
             flops = pass_flops(net, shape)
             fast = fast_layout(net, torch.full((4, *shape), 0.5, device=self._device)).net
-            most = min(self._batch or auto_batch(shape, self._device), CHUNK)
-            self._nets[name] = fast, _unit(fast, flops, shape, self._device, most, self._patience)
+            self._nets[name] = fast, _unit(fast, flops, shape, self._device, self._most(shape), self._patience)
         return self._nets[name]
 
     def _step(self, step: MethodRef, model: ModelRef, cell: Cell) -> _Step:
@@ -234,7 +240,7 @@ class _Measured:
             noise = torch.randint(0, 256, (256, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
             made = put_on(net, step, lambda: noise)
             with frozen(net):
-                surrogate = _unit(made.surrogate, unit.flops, shape, self._device, 8, self._patience)
+                surrogate = _unit(made.surrogate, unit.flops, shape, self._device, self._most(shape), self._patience)
             self._steps[name] = _Step(deployed_cost(net, made.deployed, shape, 8), surrogate, made.rng is not None)
         return self._steps[name]
 

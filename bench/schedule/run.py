@@ -32,7 +32,8 @@ from bench.schedule.predict import pieces
 from bench.schedule.remaining import Remaining
 from bench.store import Store, write_atomically
 from bench.target import auto_batch, out_of_memory
-from bench.train import DamagedState, Progress, train
+from bench.train import Progress, train
+from bench.training_state import DamagedState
 from bench.types import (
     AttackRef,
     CellError,
