@@ -15,7 +15,7 @@ _LONG = 16
 
 
 def number(value: Value | None, column: Column, n: int) -> str:
-    """Return a number as text: accuracies in percent, gaps in points with their sign, FLOPs and seconds to 3 digits."""
+    """Return a number as text: accuracies in percent, gaps in points with sign and interval, costs to 4 digits."""
     if value is None or (value.number is None and not value.failed):
         return ABSENT
     if value.number is None:
@@ -26,7 +26,8 @@ def number(value: Value | None, column: Column, n: int) -> str:
             f"±{100 * value.spread:.{digits}f}" if value.spread is not None else ""
         )
     if column.unit == "gap":
-        return f"{100 * value.number:+.{digits}f}"
+        found = [f"{100 * end:+.{digits}f}" for end in (value.number, value.low, value.high) if end is not None]
+        return f"{found[0]} [{', '.join(found[1:])}]" if len(found) == 3 else found[0]
     return f"{value.number:.4g}" if value.number < 1000 else f"{value.number:.0f}"
 
 

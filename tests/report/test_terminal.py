@@ -21,7 +21,7 @@ def test_first_sight_shows_clean_attacks_worst_case_and_gap_within_100_columns()
     rows = text.splitlines()
     static = next(i for i, line in enumerate(rows) if line.startswith("tpap"))
     assert rows[static].split() == ["tpap", "static", "98.4", "41.8", "97.0", "41.8", "–"]
-    assert rows[static + 1].split() == ["adaptive", "98.4", "30.0", "2.6", "2.6", "+39.2"]
+    assert rows[static + 1].split() == ["adaptive", "98.4", "30.0", "2.6", "2.6", "+39.2", "[+34.9,", "+43.5]"]
     assert "pgd: any-iterate" in text
 
 
