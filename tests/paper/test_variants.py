@@ -107,7 +107,7 @@ def test_an_unknown_variant_gets_one_line(plain, variants, says):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["plan", "paper-cifar10", "--scale", "huge"], "unknown scale 'huge'; there are: full, tiny"),
+        (["plan", "paper-cifar10", "--scale", "huge"], "unknown scale 'huge'; there are: full, small, tiny"),
         (["run", "quick", "--protocol", "sound"], "quick.toml: unknown protocol 'sound'; there is none"),
         (["plan", "paper-cifar10", "--epochs", "-1"], "--epochs -1"),
     ],
