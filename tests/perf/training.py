@@ -1,8 +1,11 @@
 """How fast training and purification are, as ratios of times taken in one run: ``python tests/perf/training.py``.
 
-1. ``loader``: an epoch the usual way (torchvision, ``DataLoader``, plain loop) over the engine's. More is better.
+1. ``loader``: an epoch the usual way (torchvision, ``DataLoader``, plain loop) over the engine's, with its defaults and
+   with ``channels_last``. More is better.
 2. ``floor``: the engine's epoch over its passes alone, on one batch again and again. Nearer to 1 is better.
 3. ``steps``: each test-time step, base network included, over one forward pass of the base network.
+
+The figures are kept in ``results/perf``.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from bench.models.build import build, network_ref
 from bench.registry import entries, find
 from bench.train import train
 from bench.types import DataRef, MethodRef, Schedule, TrainRef
+from tests.perf.kept import keep
 
 SHAPE, CLASSES, BATCH = (3, 32, 32), 10, 128
 
@@ -36,12 +40,14 @@ def images(n: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 256, (n, *SHAPE), dtype=np.uint8), rng.integers(0, CLASSES, n)
 
 
-def engine_epoch(recipe: str, network: MethodRef, n: int, device: torch.device) -> float:
+def engine_epoch(
+    recipe: str, network: MethodRef, n: int, device: torch.device, *, channels_last: bool = False
+) -> float:
     """Return the seconds of the second epoch; the first warms up."""
     data = DataRef(
         name="noise", split="train", n=n, image_shape=SHAPE, num_classes=CLASSES, indices_sha="a", data_sha="b"
     )
-    schedule = Schedule(epochs=2, batch=BATCH, augment="crop-flip")
+    schedule = Schedule(epochs=2, batch=BATCH, augment="crop-flip", channels_last=channels_last)
     ref = TrainRef(recipe=find("recipe", recipe).ref({}), schedule=schedule, data=data, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         train(
@@ -152,25 +158,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--images", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--images", type=int, default=2048)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=0, help="of the plain DataLoader")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     device, n = torch.device(given.device), given.images // BATCH * BATCH
     tiny, narrow = network_ref("small-cnn", {"channels": 4}), network_ref("resnet18", {"width": 16})
     result = {
-        "loader": ratio(
-            lambda: plain_epoch(tiny, n, device, given.workers),
-            lambda: engine_epoch("standard", tiny, n, device),
-            given.repeats,
-        ),
+        "loader": {
+            name: ratio(
+                lambda: plain_epoch(tiny, n, device, given.workers),
+                lambda channels_last=channels_last: engine_epoch(
+                    "standard", tiny, n, device, channels_last=channels_last
+                ),
+                given.repeats,
+            )
+            for name, channels_last in {"defaults": False, "channels_last": True}.items()
+        },
         "floor": ratio(
             lambda: engine_epoch("fgsm-at", narrow, n, device), lambda: passes(narrow, n, device), given.repeats
         ),
         "steps": step_costs(build(narrow, CLASSES, SHAPE).to(device).eval(), device, given.repeats),
     }
     print(json.dumps(result, indent=2))
+    keep("training", {given.device: {**result, "images": n, "threads": given.threads}})
 
 
 if __name__ == "__main__":
