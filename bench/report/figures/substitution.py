@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from matplotlib import pyplot as plt
 
 from bench.report.figures import Drawing, Missing, Source
@@ -15,7 +17,7 @@ def draw(source: Source) -> Drawing:
     groups = []
     for table in sorted({s.table for s in found}):
         mine = _alike([s for s in found if s.table == table])
-        recipes = list(dict.fromkeys(s.recipe for s in mine if s.step is not None))
+        recipes = list(dict.fromkeys(_trainer(s) for s in mine if s.step is not None))
         columns = sorted({_purifier(s) for s in mine}, key=lambda name: (name != "none", len(name), name))
         if len(recipes) > 1 and len(columns) > 1:
             groups.append((recipes, columns, mine))
@@ -29,7 +31,7 @@ def draw(source: Source) -> Drawing:
     for line, (recipes, columns, mine) in zip(axes, groups, strict=True):
         cells: dict[tuple[str, str], Setting] = {}
         for s in mine:
-            cells.setdefault((s.recipe, _purifier(s)), s)
+            cells.setdefault((_trainer(s), _purifier(s)), s)
         for axis, kind in zip(line, ("clean", "static", "adaptive"), strict=True):
             values = [[_value(cells.get((recipe, column)), kind) for column in columns] for recipe in recipes]
             names = recipes if axis is line[0] else [""] * len(recipes)
@@ -59,12 +61,30 @@ def draw(source: Source) -> Drawing:
 
 
 def _alike(found: list[Setting]) -> list[Setting]:
-    """Return the settings that differ from the usual one in recipe and in what purifies, and in nothing else."""
+    """Return the settings that differ from the usual one in recipe and in what purifies, and in nothing else.
+
+    Of several trainings by one recipe the one that most settings share is its usual one.
+    """
+    shared = {
+        name: Counter(_training(s) for s in found if _trainer(s) == name).most_common(1)[0][0]
+        for name in {_trainer(s) for s in found}
+    }
+    found = [s for s in found if _training(s) == shared[_trainer(s)]]
     if all(s.step is None for s in found):
         return found
     usual = reference(found)
     varied = {("step", name) for name in ("steps", "random_start", "step_size")}
     return [s for s in found if s.step is None or {d for d in differences(s, usual) if d[0] == "step"} <= varied]
+
+
+def _training(s: Setting) -> str:
+    return repr(sorted(s.training.items()))
+
+
+def _trainer(s: Setting) -> str:
+    """Return the recipe, with the attack that it crafts with where that is one of its parameters."""
+    inner = s.training.get("inner")
+    return s.recipe if inner is None else f"{s.recipe} {str(inner).partition('[')[0]}"
 
 
 def _purifier(s: Setting) -> str:
