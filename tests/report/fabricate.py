@@ -48,6 +48,7 @@ def result(
     adversarial: Sequence[bool] | None = None,
     access: Any = None,
     recipe: str = "standard",
+    recipe_params: dict[str, Any] | None = None,
     step: str | None = None,
     step_params: dict[str, Any] | None = None,
     attack_params: dict[str, Any] | None = None,
@@ -84,7 +85,7 @@ def result(
     model = ModelRef(
         network=method("network", network),
         weights=TrainRef(
-            recipe=method("recipe", recipe),
+            recipe=method("recipe", recipe, recipe_params),
             schedule=Schedule(epochs=24),
             data=data.model_copy(update={"split": "train", "n": train_n or n}),
             seed=seed,

@@ -123,14 +123,15 @@ def test_a_wide_table_goes_on_in_the_next_panel():
     assert [{c.group for c in block} for block in blocks][:2] == [{"", "one"}, {"two"}]
 
 
-def purified(share, recipe="fgsm-at", **params):
+def purified(share, recipe="fgsm-at", training=None, **params):
     step = {"beta": "1/4", "steps": 1, "label": "predicted", "direction": "ascend", **params}
-    name = f"tpap{params}{recipe}"
+    name = f"tpap{params}{recipe}{training or ''}"
     return [
         result(
             name,
             step="tpap",
             recipe=recipe,
+            recipe_params=training,
             step_params=step,
             access=access,
             clean=CLEAN,
@@ -176,6 +177,20 @@ def test_substitution_crosses_training_with_purification(tmp_path):
         ("pgd-at", "FGSM"): 0.5,
         ("pgd-at", "PGD-10"): 0.4,
     }
+
+
+def test_substitution_tells_trainings_of_one_recipe_apart(tmp_path):
+    cells = [
+        *purified(0.1, training={"eps": "1/8"}),
+        *purified(0.9, training={"eps": "1/4"}),
+        *purified(0.8, training={"eps": "1/4"}, steps=10),
+        *purified(0.5, "at", {"inner": "cw[steps=10]"}),
+        *purified(0.4, "at", {"inner": "ddn[steps=10]"}),
+    ]
+    rows = drawn("substitution", cells, tmp_path)["accuracies"]
+    static = {(row["trained_with"], row["purified_with"]): row["value"] for row in rows if row["kind"] == "static"}
+    assert static["fgsm-at", "FGSM"] == 0.9, "of two trainings the one that most settings share"
+    assert (static["at cw", "FGSM"], static["at ddn", "FGSM"]) == (0.5, 0.4)
 
 
 def test_preprocessing_shows_every_step_under_every_access(tmp_path):
