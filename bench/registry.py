@@ -116,6 +116,8 @@ class Entry:
                     f"{self.kind} {self.name}: norm '{norm}' is not one that {crafted.entry.name} keeps to: "
                     f"{', '.join(known)}"
                 )
+            if getattr(values, "bounded", True) is False and crafted.entry.meta.get("bounded", True):
+                raise UsageError(f"{self.kind} {self.name}: bounded = false, but {crafted.entry.name} needs a budget")
             code = sha256_hex(code, crafted.entry.code_sha)
         kind: Kind = "attack" if self.kind == "library" else self.kind  # type: ignore[assignment]
         return MethodRef(

@@ -29,7 +29,13 @@ class Quilting:
         self.bank: Tensor | None = None
 
     def fit(self, images: Tensor) -> None:
-        """Draw the bank from training images uint8 (N, C, H, W), the same for the same images; call it first."""
+        """Draw the bank from training images uint8 (N, C, H, W), the same for the same images; call it first.
+
+        Raises:
+            MethodError: a patch is larger than the images.
+        """
+        if self.patch > min(images.shape[2:]):
+            raise MethodError(f"patch = {self.patch} is larger than the images; {min(images.shape[2:])} is the most")
         generator = torch.Generator().manual_seed(0)
         tops, lefts = (
             torch.randint(size - self.patch + 1, (self.size, 1), generator=generator) for size in images.shape[2:]

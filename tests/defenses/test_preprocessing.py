@@ -194,6 +194,11 @@ def test_quilting_an_image_from_its_own_patches_gives_it_back(put, x):
     assert torch.allclose(made.deployed(x), x, atol=1e-6)
 
 
+def test_quilting_refuses_a_patch_larger_than_the_images(put):
+    with pytest.raises(MethodError, match="patch = 40 is larger than the images"):
+        put("quilting", torch.nn.Identity(), patch=40)
+
+
 def test_quilting_uses_nothing_but_the_bank(put, x):
     made = put("quilting", torch.nn.Identity(), bank=50)
     values = made.step.bank.flatten().unique()

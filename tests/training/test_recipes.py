@@ -323,3 +323,8 @@ def test_adversarial_training_by_the_attacks_of_the_paper(net, twin, batch, inne
 def test_an_attack_is_not_trained_with_under_a_norm_that_it_does_not_keep_to(inner, norm):
     with pytest.raises(UsageError, match=rf"recipe at: norm '{norm}' is not one that {inner} keeps to"):
         entries("recipe")["at"].ref({"inner": inner, "norm": norm})
+
+
+def test_an_attack_that_needs_a_budget_is_not_trained_with_without_one():
+    with pytest.raises(UsageError, match="recipe at: bounded = false, but fwa needs a budget"):
+        entries("recipe")["at"].ref({"inner": "fwa", "norm": "wasserstein", "bounded": False})
