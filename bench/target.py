@@ -289,8 +289,9 @@ class _Shared:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that the device, or the CPU allocator, ran out of memory."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate" in str(error)
+    """Say whether an error means that the device, Python or the CPU allocator ran out of memory."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "DefaultCPUAllocator: can't allocate" in str(error)
 
 
 def auto_batch(image_shape: tuple[int, int, int], device: torch.device) -> int:

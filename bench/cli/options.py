@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from bench.config import Request
     from bench.schedule.plan import Work
-    from bench.schedule.run import Reporter, Runner
+    from bench.schedule.run import Runner
+    from bench.schedule.telling import Reporter
     from bench.types import CellResult
 
 

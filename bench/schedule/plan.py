@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from bench import config as configuration
-from bench import registry, weights
-from bench.config import Attack, Base, Config, Defense
+from bench import axes, registry, weights
+from bench.axes import Attack, Base, Defense
+from bench.config import Config
 from bench.data import data_ref, open_set
 from bench.keys import TRAINING_VERSION, Keys, key_of
 from bench.models.build import network_ref
@@ -108,7 +108,7 @@ def _cells(
     config: Config, data_folder: Path | None, n: int | None, seed: int | None, keys: Keys
 ) -> tuple[list[PlannedCell], dict[str, Path]]:
     """Return the cells of one configuration, and the files of weights trained elsewhere by their SHA-256."""
-    defenses, attacks = configuration.defenses(config), configuration.attacks(config)
+    defenses, attacks = axes.defenses(config), axes.attacks(config)
     networks = [
         (each.arch, network_ref(each.arch, params), swept)
         for each in config.models

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from bench.schedule.measure import Measure
 from bench.schedule.plan import Work, attack_key, cell_key, clean_cell, training_key
 from bench.schedule.predict import pieces
 from bench.schedule.remaining import Remaining
+from bench.schedule.telling import Reporter, Telling
 from bench.store import Store, write_atomically
 from bench.target import auto_batch, out_of_memory
 from bench.train import Progress, train
@@ -51,22 +52,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 # Seconds between two looks at what other processes have in hand.
 _PATIENCE = 0.5
-# Seconds after which a run is long enough to say when it will end, and between two entries of that in its log.
-_LONG = 5.0
 
 
 class Overtime(BaseException):
     """A cell took longer than it may. No ``Exception``, so that no method takes it for a failure of its own."""
-
-
-class Reporter(Protocol):
-    """What a run tells while it works."""
-
-    def cells(self, done: int, total: int) -> None:
-        """Say how many cells are done."""
-
-    def work(self, what: str, done: float, total: float, note: str = "") -> None:
-        """Say how far the piece of work at hand is."""
 
 
 @dataclass
@@ -93,12 +82,11 @@ class Runner:
         self.loaded = Loaded(self.device, self.work.data_folder)
         self._measure = Measure(self.store, self.loaded, self.check, self._batch)
         self._deadline: float | None = None
-        self._remaining: Remaining | None = None
-        self._began = self._told = time.monotonic()
         self._warm: set[str] = set()
         self._failed: set[str] = set()
         about = {"plan": self.work.plan.name, "cells": len(self.work.plan.cells), "device": str(self.device)}
         self.log = RunLog(self.store.root / "log", {**about, "commit": source()[0]})
+        self._tell = Telling(self.reporter, self.log, self._left)
 
     def check(self) -> None:
         """Raise what ends the run, the cell that took too long, or the work that another process has taken over."""
@@ -211,6 +199,9 @@ class Runner:
             self._tell(str(planned.names), planned.key, 1, 1)
             return result
 
+    def _left(self) -> Remaining:
+        return Remaining(pieces(self.work, self.store, self.device, self.batch, patience=0.1))
+
     def _put(self, result: CellResult, started: float) -> None:
         with self.store.writing():
             self.store.put(result)
@@ -225,7 +216,7 @@ class Runner:
                 return do(planned)
             except (RuntimeError, MemoryError) as error:
                 batch = self._batch(planned.cell.data)
-                if batch == 1 or not _memory_ended(error):
+                if batch == 1 or not out_of_memory(error):
                     raise
                 self.batch = batch // 2
                 self.log.write("out of memory", cell=str(planned.names), batch=self.batch)
@@ -308,7 +299,7 @@ class Runner:
             except (Busy, StoreError):
                 raise
             except Exception as error:
-                if _memory_ended(error):
+                if out_of_memory(error):
                     raise
                 self._failed.add(attack_key(earlier))
         busy, key = False, attack_key(ref)
@@ -322,20 +313,6 @@ class Runner:
         self._tell(str(planned.names), key, ref.data.n, ref.data.n)
         if busy:
             raise Busy
-
-    def _tell(self, what: str, key: str, done: float, total: float, note: str = "") -> None:
-        """Say how far a piece is and, once a run has lasted for a while, when all will be done."""
-        now = time.monotonic()
-        if self._remaining is None and now - self._began > _LONG:
-            self._remaining = Remaining(pieces(self.work, self.store, self.device, self.batch, patience=0.1))
-        if self._remaining is not None:
-            self._remaining.at(key, done / total)
-            left = self._remaining.seconds()
-            note += f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"
-            if now - self._told > _LONG:
-                self._told = now
-                self.log.write("remaining", elapsed=round(now - self._began, 3), seconds=round(left, 3))
-        self.reporter.work(what, done, total, note)
 
     def _craft(self, ref: AttackRef, first: int, x: Tensor, y: Tensor, rows: Tensor) -> None:
         key, path = attack_key(ref), self._chunk(ref, first, len(x))
@@ -402,10 +379,6 @@ class Runner:
 
     def _chunk(self, ref: AttackRef, first: int, n: int) -> Path:
         return self.store.adversarial(attack_key(ref)) / f"{first:06d}-{first + n:06d}.safetensors"
-
-
-def _memory_ended(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or out_of_memory(error)
 
 
 def _is_trained(folder: Path) -> bool:

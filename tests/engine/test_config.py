@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench import config, layers
+from bench import axes, config, layers
 from bench.types import UsageError
 
 HEAD = """
@@ -29,14 +29,14 @@ def load(tmp_path, text):
 
 def rows(tmp_path, text):
     chosen = load(tmp_path, HEAD + text)
-    return config.defenses(chosen), config.attacks(chosen)
+    return axes.defenses(chosen), axes.attacks(chosen)
 
 
 def test_every_preset_is_valid():
     for name in layers.presets():
         asked = config.request(name)
         assert asked.name == name and layers.presets()[name]
-        assert all(config.defenses(part) and config.attacks(part) for part in asked.parts)
+        assert all(axes.defenses(part) and axes.attacks(part) for part in asked.parts)
 
 
 def test_a_list_sweeps_and_the_swept_parameter_names_the_row(tmp_path):

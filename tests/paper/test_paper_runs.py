@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import config
+from bench import axes, config
 from bench.cli import main
 from bench.schedule.plan import make
 from tests.paper import stand_in
@@ -81,12 +81,12 @@ def test_full_scale_is_what_the_paper_trains(data):
     asked = config.request("paper-cifar10")
     (part,) = asked.parts
     assert [model.arch for model in part.models] == ["resnet18", "vgg16", "wrn-34-10"]
-    schedules = {row.base.schedule for row in config.defenses(part)}
+    schedules = {row.base.schedule for row in axes.defenses(part)}
     assert {(s.epochs, s.batch, s.lr, s.weight_decay, s.drops) for s in schedules} == {
         (100, 128, 0.01, 1e-3, (0.75, 0.9))
     }
     slides = config.request("paper-cifar10", epochs=150)
-    assert {row.base.schedule.epochs for row in config.defenses(slides.parts[0])} == {150}
+    assert {row.base.schedule.epochs for row in axes.defenses(slides.parts[0])} == {150}
 
 
 def test_everything_runs_and_comes_out_under_its_name(data, ran):

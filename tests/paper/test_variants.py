@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench import config
+from bench import axes, config
 from bench.cli import main
 from bench.types import UsageError
 
@@ -47,7 +47,7 @@ def plain(tmp_path):
 
 
 def ddn(chosen):
-    return next(attack.method.params for attack in config.attacks(chosen) if attack.method.name == "ddn")
+    return next(attack.method.params for attack in axes.attacks(chosen) if attack.method.name == "ddn")
 
 
 def test_the_first_variant_of_each_kind_is_the_default(plain):
@@ -71,15 +71,15 @@ def test_what_was_asked_for_is_in_the_name(plain):
     assert config.request(plain).name == "plain"
     asked = config.request(plain, {"protocol": "sound", "scale": "tiny"}, epochs=150)
     assert asked.name == "plain.sound.tiny.150-epochs"
-    assert all(row.base.schedule.epochs == 150 for row in config.defenses(asked.parts[0]))
+    assert all(row.base.schedule.epochs == 150 for row in axes.defenses(asked.parts[0]))
 
 
 def test_a_preset_stands_beside_the_name_where_it_says_something(plain):
     paper, sound = config.load(plain), config.load(plain, {"protocol": "sound"})
-    assert {attack.label for attack in config.attacks(paper)} == {"ddn[preset=tpap]", "fgsm"}
-    assert {attack.label for attack in config.attacks(sound)} == {"ddn[preset=reference]", "fgsm"}
-    assert [row.label for row in config.defenses(paper)] == ["mart[preset=tpap]", "tpap"]
-    assert [row.label for row in config.defenses(sound)] == ["mart", "tpap"]
+    assert {attack.label for attack in axes.attacks(paper)} == {"ddn[preset=tpap]", "fgsm"}
+    assert {attack.label for attack in axes.attacks(sound)} == {"ddn[preset=reference]", "fgsm"}
+    assert [row.label for row in axes.defenses(paper)] == ["mart[preset=tpap]", "tpap"]
+    assert [row.label for row in axes.defenses(sound)] == ["mart", "tpap"]
 
 
 def test_a_file_extends_another(plain, tmp_path):
@@ -126,7 +126,7 @@ def test_shared_settings_of_attacks_are_checked(plain, tmp_path):
     ):
         (tmp_path / "t.toml").write_text(PLAIN.replace("[attack.ddn]\ngamma = 0.1\n", text))
         with pytest.raises(UsageError) as caught:
-            config.attacks(config.load(str(tmp_path / "t.toml")))
+            axes.attacks(config.load(str(tmp_path / "t.toml")))
         assert says in str(caught.value) and "\n" not in str(caught.value)
 
 

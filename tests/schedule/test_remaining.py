@@ -62,7 +62,7 @@ def test_what_is_done_takes_no_time_and_what_was_begun_is_no_experience():
 
 
 def test_a_long_run_says_when_it_will_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.schedule.run._LONG", 0.0)
+    monkeypatch.setattr("bench.schedule.telling._LONG", 0.0)
     assert small.run(tmp_path) == 0
     told = small.events(tmp_path, "remaining")
     assert len(told) > 10 and all(event["seconds"] >= 0 for event in told)

@@ -1,0 +1,227 @@
+"""The axes of a table: what rows and columns a configuration asks for, each checked against the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from bench import registry
+from bench.config import AttackConfig, Config
+from bench.sweeps import labels_of, sweep
+from bench.types import Access, MethodRef, Norm, Schedule, Threat, UsageError
+
+
+class Base(NamedTuple):
+    """Where base weights come from: a recipe with its schedule and the preset that tells it apart, or a file."""
+
+    recipe: MethodRef | None
+    schedule: Schedule | None
+    weights: str | None
+    preset: str | None = None
+
+
+class Defense(NamedTuple):
+    """One row of the table."""
+
+    label: str
+    base: Base
+    step: MethodRef | None
+
+
+class Attack(NamedTuple):
+    """One column of the table under one access."""
+
+    label: str
+    method: MethodRef
+    threat: Threat
+    access: Access
+    eot: int
+    rule_given: bool
+    purifiers_only: bool = False
+    source: Base | None = None
+    source_seed: int | None = None
+
+
+def defenses(config: Config) -> list[Defense]:
+    """Return the rows: every defense with its base, sweeps spread out, duplicates dropped."""
+    rows: list[tuple[str, Base, MethodRef | None]] = []
+    parts: list[tuple[str, Mapping[str, Any], frozenset[str]]] = []
+    for index, each in enumerate(config.defenses):
+        where = f"defenses[{index}] ({each.use})"
+        step_entry = registry.entries("test-time").get(each.use)
+        if step_entry is None and _is_file_step(each.use):
+            step_entry = registry.find("test-time", each.use)
+        if step_entry is None:
+            if each.base is not None:
+                raise UsageError(f"{where}: base belongs to a test-time step; '{each.use}' makes base weights itself")
+            for params, swept in sweep(each.params):
+                base = _base(config, each.use, {**each.train, **params}, where)
+                label = _base_label(each.use)
+                rows.append((label, base, None))
+                parts.append((label, {**params, **each.train, "preset": base.preset}, swept | {"preset"}))
+            continue
+        bases = (
+            [each.base] if isinstance(each.base, str) else each.base or [str(step_entry.meta.get("base") or "standard")]
+        )
+        for name in bases:
+            base = _base(config, name, each.train, where)
+            default = step_entry.meta.get("base") or "standard"
+            label = step_entry.name if name == default else f"{step_entry.name}@{_base_label(name)}"
+            for params, swept in sweep(each.params):
+                ref = step_entry.ref(params)
+                rows.append((label, base, ref))
+                parts.append((label, {**ref.params, **each.train, "preset": base.preset}, swept | {"preset"}))
+    labels = labels_of(parts)
+    found: list[Defense] = []
+    for label, (_, base, step) in zip(labels, rows, strict=True):
+        if not any(known.base == base and known.step == step for known in found):
+            found.append(Defense(label, base, step))
+    return found
+
+
+def attacks(config: Config) -> list[Attack]:
+    """Return the columns: every attack under each access asked for, sweeps spread out."""
+    found: list[tuple[Attack, str | None, frozenset[str]]] = []
+    _check_shared("attack", "attack", config.attack, AttackConfig.model_fields)
+    for index, given in enumerate(config.attacks):
+        where = f"attacks[{index}] ({given.use})"
+        prefix = given.use.partition(":")[0]
+        is_library = prefix in registry.entries("library")
+        entry = registry.find("library" if is_library else "attack", prefix if is_library else given.use)
+        each = _with_shared(config, given, entry, where)
+        for params, swept in sweep({**each.params, **({"eps": each.eps} if isinstance(each.eps, list) else {})}):
+            eps = params.pop("eps", each.eps)
+            method = entry.ref(params, name=each.use if is_library else None)
+            preset = _telling(entry, params.get("preset"))
+            norms: Sequence[Norm] = entry.meta.get("norms") or ("linf", "l2")
+            norm = each.norm or norms[0]
+            if norm not in norms:
+                raise UsageError(f"{where}: norm '{norm}' is not one that {entry.name} keeps to: {', '.join(norms)}")
+            threat = _threat(norm, eps, bounded=bool(entry.meta.get("bounded", True)), where=where)
+            label = each.use if is_library else entry.name
+            ruled = "rule" in params or "rule" in (entry.meta.get("presets") or {}).get(params.get("preset"), {})
+            attack = Attack(label, method, threat, "static", each.eot, ruled, bool(entry.meta.get("purifiers_only")))
+            columns = [attack._replace(access=access) for access in each.access if access != "transfer"]
+            columns += _transfers(config, each, attack, where)
+            found += [(column, preset, swept | {"preset"}) for column in columns]
+    parts = [
+        (
+            f"{a.label}\n{a.access}",
+            {**a.method.params, "norm": a.threat.norm, "eps": str(a.threat.eps), "preset": preset},
+            shown,
+        )
+        for a, preset, shown in found
+    ]
+    labels = [label.replace(f"\n{a.access}", "") for label, (a, _, _) in zip(labels_of(parts), found, strict=True)]
+    unique: list[Attack] = []
+    for label, (attack, _, _) in zip(labels, found, strict=True):
+        named = attack._replace(label=label)
+        if named not in unique:
+            unique.append(named)
+    return unique
+
+
+def _with_shared(config: Config, given: AttackConfig, entry: registry.Entry, where: str) -> AttackConfig:
+    """Return an attack with what ``[attack]`` gives to all that know it, and to it by name, below its own words."""
+    words = {*AttackConfig.model_fields, *entry.parameters.model_fields}
+    presets = entry.meta.get("presets") or {}
+    shared = {
+        key: value for key, value in config.attack.items() if key in words or (key == "preset" and value in presets)
+    }
+    body = {**shared, **config.attack.get(entry.name, {}), **given.model_dump(exclude_unset=True)}
+    try:
+        return AttackConfig.model_validate(body)
+    except ValidationError as error:
+        raise UsageError(registry.explain(error, where=where, known=AttackConfig.model_fields)) from None
+
+
+def _telling(entry: registry.Entry, preset: str | None) -> str | None:
+    """Return the preset if it is one of several different ones, so that it must stand beside the name."""
+    presets = entry.meta.get("presets") or {}
+    return preset if [*presets.values()].count(presets.get(preset)) == 1 and presets.get(preset) else None
+
+
+def _transfers(config: Config, each: AttackConfig, attack: Attack, where: str) -> Iterator[Attack]:
+    sources = [each.source] if isinstance(each.source, str) else each.source or []
+    if ("transfer" in each.access) != bool(sources):
+        raise UsageError(f"{where}: access 'transfer' and source, the recipe or weights to attack instead, go together")
+    if each.source_train and not sources:
+        raise UsageError(f"{where}: source_train changes the training of source, which is missing")
+    other = "".join(f" {key} {value}" for key, value in each.source_train.items())
+    for source in sources:
+        seed = other + ("" if each.source_seed is None else f" seed {each.source_seed}")
+        yield attack._replace(
+            label=f"{attack.label} from {_base_label(source)}{seed}",
+            access="transfer",
+            source=_base(config, source, each.source_train, where),
+            source_seed=each.source_seed,
+        )
+
+
+def _threat(norm: Norm, eps: Any, *, bounded: bool, where: str) -> Threat:
+    if eps is None and not bounded:
+        return Threat(norm=norm, eps=None)
+    defaults = {"linf": "8/255", "l2": "1/2", "wasserstein": "1/200", "flow": None}
+    try:
+        return Threat(norm=norm, eps=defaults[norm] if eps is None else eps)
+    except ValidationError as error:
+        raise UsageError(registry.explain(error, where=where, known=Threat.model_fields)) from None
+
+
+def _base_label(use: str) -> str:
+    """Return a recipe's name, a file's name for weights, and the function's for a recipe in a user's own file."""
+    if use.startswith("weights:"):
+        return f"weights:{Path(use.removeprefix('weights:')).name}"
+    return use.rpartition(".py:")[2]
+
+
+def _is_file_step(use: str) -> bool:
+    if ".py:" not in use:
+        return False
+    try:
+        registry.find("test-time", use)
+    except UsageError:
+        registry.find("recipe", use)
+        return False
+    return True
+
+
+def _base(config: Config, use: str, overrides: Mapping[str, Any], where: str) -> Base:
+    if use.startswith("weights:"):
+        if overrides:
+            raise UsageError(f"{where}: {use} is trained already; it takes no {', '.join(sorted(overrides))}")
+        return Base(None, None, use)
+    if ".py:" not in use and use not in registry.entries("recipe"):
+        raise UsageError(
+            registry.unknown("defense", use, [*registry.entries("recipe"), *registry.entries("test-time")])
+        )
+    entry = registry.find("recipe", use)
+    own = config.train.get(entry.name, {})
+    shared = {key: value for key, value in config.train.items() if not isinstance(value, dict)}
+    _check_shared("train", "recipe", config.train, Schedule.model_fields)
+    known = {*entry.parameters.model_fields, *Schedule.model_fields, "preset"}
+    given = {**{key: value for key, value in shared.items() if key in known}, **own, **overrides}
+    for key in given:
+        if key not in known:
+            raise UsageError(f"{where}: {registry.unknown('key of train', key, known)}")
+    schedule = {**(entry.meta.get("schedule") or {}), **{k: v for k, v in given.items() if k in Schedule.model_fields}}
+    params = {key: value for key, value in given.items() if key not in Schedule.model_fields}
+    try:
+        preset = _telling(entry, params.get("preset"))
+        return Base(entry.ref(params), Schedule.model_validate(schedule), None, preset)
+    except ValidationError as error:
+        raise UsageError(registry.explain(error, where=f"{where}: train", known=Schedule.model_fields)) from None
+
+
+def _check_shared(section: str, kind: str, given: Mapping[str, Any], words: Iterable[str]) -> None:
+    """Raises UsageError: a shared section names no such method, or a key that no method of its kind has."""
+    entries = registry.entries(kind)
+    known = {"preset", *words, *(key for entry in entries.values() for key in entry.parameters.model_fields)}
+    for key, value in given.items():
+        if isinstance(value, dict) and key not in entries:
+            raise UsageError(f"[{section}.{key}]: {registry.unknown(kind, key, entries)}")
+        if not isinstance(value, dict) and key not in known:
+            raise UsageError(f"[{section}]: {registry.unknown('key', key, known)}")
