@@ -265,7 +265,7 @@ class NetworkTarget:
             s = slice(start, min(start + self._shared.batch, n))
             try:
                 yield one(s)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error) or self._shared.batch == 1:
                     raise
                 self._shared.batch = max(1, min(self._shared.batch, s.stop - s.start) // 2)

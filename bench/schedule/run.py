@@ -86,7 +86,8 @@ class Runner:
         self._failed: set[str] = set()
         about = {"plan": self.work.plan.name, "cells": len(self.work.plan.cells), "device": str(self.device)}
         self.log = RunLog(self.store.root / "log", {**about, "commit": source()[0]})
-        self._tell = Telling(self.reporter, self.log, self._left)
+        every = (self.work, self.store, self.device, self.batch)
+        self._tell = Telling(self.reporter, self.log, lambda: Remaining(pieces(*every, patience=0.1)))
 
     def check(self) -> None:
         """Raise what ends the run, the cell that took too long, or the work that another process has taken over."""
@@ -198,9 +199,6 @@ class Runner:
             self._put(result, started)
             self._tell(str(planned.names), planned.key, 1, 1)
             return result
-
-    def _left(self) -> Remaining:
-        return Remaining(pieces(self.work, self.store, self.device, self.batch, patience=0.1))
 
     def _put(self, result: CellResult, started: float) -> None:
         with self.store.writing():
