@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
     else:
         for each in found:
             print(f"{each.size / 1e6:>10.2f} MB  {each.what:<16} {each.path}")
-        kinds = ", ".join(f"{count} {what}" for what, count in Counter(each.what for each in found).items())
+        kinds = ", ".join(f"{what} x {count}" for what, count in Counter(each.what for each in found).items())
         total = sum(each.size for each in found) / 1e6
         done = "deleted" if args.yes else "would be deleted; --yes deletes"
         print(f"{total:.2f} MB: {kinds or 'nothing'}; {done}" if found else "nothing that the plans do not need")

@@ -92,8 +92,7 @@ def make(
     made = [_cells(config, data_folder, n, seed, keys) for config in configs]
     cells = [cell for found, _ in made for cell in found]
     if only is not None:
-        pattern = only if any(mark in only for mark in "*?[") else f"*{only}*"
-        kept = [cell for cell in cells if fnmatch.fnmatchcase(str(cell.names), pattern)]
+        kept = [cell for cell in cells if only in str(cell.names) or fnmatch.fnmatchcase(str(cell.names), only)]
         if not kept:
             raise UsageError(f"--only {only}: no cell matches; cells are named like {cells[0].names}")
         cells = kept

@@ -23,7 +23,7 @@ from bench.overfitting import WATCH
 from bench.schedule.formula import passes_of
 from bench.schedule.plan import Work, training_key
 from bench.store import Store
-from bench.target import auto_batch, frozen
+from bench.target import auto_batch, frozen, tell
 from bench.train import train, watched_images
 from bench.types import AttackRef, Cell, MethodRef, ModelRef, Passes, TrainRef, jsonable
 
@@ -127,19 +127,19 @@ def pieces(
     return list(found.values())
 
 
-def expected_share(attack: AttackRef) -> float:
+def expected_share(attack: AttackRef, *, random: bool = False) -> float:
     """Return the share of its stated passes that an attack is reckoned to take.
 
-    One where it takes every step of every image. Otherwise images that break spare most of theirs: all are reckoned to
-    break on a plainly trained network, half on one trained against an adversary. The same is reckoned to be left for an
-    attack on the survivors of earlier ones. A search that leaves stalled images takes half. What a run took is in its
-    log.
+    One where it takes every step of every image, as on a ``random`` function. Otherwise images that break spare most of
+    theirs: all are reckoned to break on a plainly trained network, half on one trained against an adversary. The same
+    is reckoned to be left for an attack on the survivors of earlier ones. A search that leaves stalled images takes
+    half. What a run took is in its log.
     """
     stated = str(entry_of(attack.attack).meta.get("passes"))
     if "stalls" in stated and not attack.after:
         return _STALLED_TAKE
     stops = "fewer where images break" in stated or "none once" in stated
-    if not attack.after and (not stops or attack.attack.params.get("rule") == "last-iterate"):
+    if not attack.after and (random or not stops or attack.attack.params.get("rule") == "last-iterate"):
         return 1.0
     source = attack.model.weights
     survive = 0.5 if isinstance(source, TrainRef) and "eps" in source.recipe.params else 0.0
@@ -199,10 +199,11 @@ class _Measured:
         if stated is None:
             return _Cost(None, None)
         _, unit = self._net(attack.model, cell)
-        share = attack.data.n * expected_share(attack)
         if attack.step is None:
+            share = attack.data.n * expected_share(attack)
             return _Cost(share * unit.flops.of(*stated) / 1e12, share * unit.seconds(stated))
         step = self._step(attack.step, attack.model, cell)
+        share = attack.data.n * expected_share(attack, random=step.random)
         times = share * attack.eot if step.random else share
         inside = step.deployed.passes
         passes = Passes(stated.forwards * inside.forwards, stated.forwards * inside.backwards + stated.backwards)
@@ -295,6 +296,7 @@ def _unit(
 
     def times(count: int) -> tuple[float, float]:
         x = torch.full((count, *shape), 0.5, device=device)
+        tell(net, torch.zeros(count, dtype=torch.int64, device=device))
         synchronize(device)
         started = time.perf_counter()
         with torch.no_grad():

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable
 from bench.schedule.predict import Piece
 
 # Seconds of prediction that weigh as much as experience does, for a kind of work and for one method of it.
-_DOUBT = 2.0
+_DOUBT = 10.0
 
 
 class Remaining:
     """Follows a run piece by piece.
 
-    Predictions err alike for like work: all trainings, all attacks, and more so one attack on several networks. So the
-    ratio of what was taken to what was predicted is kept for each method, leaning on that of its kind, which leans on
-    that of everything, while it has seen little.
+    Predictions err alike for like work: all trainings, all attacks, and more so one attack on several networks; but a
+    training says nothing of attacks. So the ratio of what was taken to what was predicted is kept for each method,
+    leaning on that of its kind while it has seen little.
 
     Args:
         pieces: of the plan, with their predicted seconds; one without is taken to be as dear as the mean of the others.
@@ -53,7 +53,7 @@ class Remaining:
         self._left[self._kinds[key]] -= done
         if first and share > 0:
             return
-        for kind in ("", *self._kinds[key]):
+        for kind in self._kinds[key]:
             self._took[kind] += took
             self._predicted[kind] += done
 
@@ -63,7 +63,7 @@ class Remaining:
 
     def _ratio(self, kinds: tuple[str, str]) -> float:
         ratio = 1.0
-        for kind in ("", *kinds):
+        for kind in kinds:
             ratio = (self._took[kind] + _DOUBT * ratio) / (self._predicted[kind] + _DOUBT)
         return ratio
 

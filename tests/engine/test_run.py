@@ -242,6 +242,20 @@ def test_plan_foretells_and_runs_nothing(done, tmp_path, capsys):
     assert all(piece["done"] for piece in json.loads(capsys.readouterr().out))
 
 
+def test_attacks_on_an_oracle_and_on_a_random_step_are_foretold_as_they_are_done(tmp_path, capsys):
+    steps = "".join(f'\n[[defenses]]\nuse = "tpap"\nbeta = "0.1"\nlabel = "{label}"\n' for label in ("true", "random"))
+    (tmp_path / "few.toml").write_text(tiny.CONFIG.replace("\n[[attacks]]", f"{steps}\n[[attacks]]", 1))
+    words = [str(tmp_path / "few.toml"), "--only", "*label=*/pgd/adaptive", "--store", str(tmp_path / "store")]
+    assert main(["plan", *words, "--json"]) == 0
+    foretold = {piece["what"]: piece["tflop"] for piece in json.loads(capsys.readouterr().out)}
+    assert main(["run", *words, "--report", str(tmp_path / "report")]) == 0
+    for result in Store(tmp_path / "store").results():
+        if result.names.attack == "pgd":
+            done, told = result.cost.flops_per_example * 40 / 1e12, foretold[f"attack {result.names}"]
+            # A random step takes every draw of every gradient; the oracle may break early, but is not for nothing.
+            assert told == pytest.approx(done, rel=0.01) if "random" in str(result.names) else told > done > 0
+
+
 def test_plan_cost_needs_no_training(tmp_path, capsys):
     assert main(["plan", tiny.write(tmp_path), "--store", str(tmp_path / "store"), "--cost", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)

@@ -2,10 +2,11 @@
 
 One run, everything interleaved, medians. The unit is one forward and backward pass to the images, in the fastest
 layout, parameters frozen, re-measured round every attack. *over floor* is an attack's time over the passes that its
-settings need times the unit; *over peer* its time over the fastest other library's. Attacks get the fast layout, as in
-the harness; peers get the network as it is, parameters frozen (with trainable ones, as users have them, several are
-slower still). FWA works out a transport plan at every step, which costs the same whatever the network: it outweighs the
-passes of the small one, so its target is judged on ResNet-18.
+settings need times the unit; *over peer* its time over the fastest other library's, leaving out one that stopped before
+it had taken as many passes. Attacks get the fast layout, as in the harness; peers get the network as it is, parameters
+frozen (with trainable ones, as users have them, several are slower still). FWA works out a transport plan at every
+step, which costs the same whatever the network: it outweighs the passes of the small one, so its target is judged on
+ResNet-18.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from bench.registry import find
 from bench.target import Meter, NetworkTarget, frozen
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "perf"
+SCHEMA = 3
 EPS, STEP = 8 / 255, 2 / 255
 LINF, L2, FLOW = Threat(), Threat(norm="l2", eps=None), Threat(norm="flow", eps=None)
 MASS = Threat(norm="wasserstein", eps="1/200")
@@ -169,7 +171,7 @@ def rows() -> list[Row]:
         ),
         Row("pgd", LINF, {"steps": 20, **every}, 20, 20, pgd_peers),
         Row("pgd", LINF, {"steps": 20}, 20, 20, pgd_peers),
-        Row("pgd", LINF, {"steps": 20}, 20, 20, {}, networks=("undefended",)),
+        Row("pgd", LINF, {"steps": 20}, 20, 20, {}, networks=("undefended", "pyautoattack")),
         Row("mi-fgsm", LINF, {"steps": 10, **every}, 10, 10, {"torchattacks": torchattacks("MIFGSM", **small)}),
         Row("ti-dim", LINF, {"steps": 10}, 10, 10, ti_peer),
         Row("apgd-ce", LINF, {"steps": 30}, 31, 30, apgd_peers),
@@ -295,6 +297,21 @@ def unit(case: Case, device: torch.device) -> tuple[float, float]:
     return tuple(statistics.median(seconds(run, device) for _ in range(5)) for run in (forward, both))  # type: ignore[return-value]
 
 
+def peer_forwards(run: Callable[[Case], Tensor], case: Case) -> tuple[Tensor, float]:
+    """Return a peer's images, and how many forward passes it took for each."""
+    seen = 0
+
+    def count(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        nonlocal seen
+        seen += len(args[0])
+
+    hook = case.net.register_forward_pre_hook(count)
+    try:
+        return run(case), seen / len(case.x)
+    finally:
+        hook.remove()
+
+
 def right(case: Case, images: Tensor) -> Tensor:
     with torch.no_grad():
         return case.net(images).argmax(1) == case.y
@@ -307,7 +324,8 @@ def measure(row: Row, whole: Case, repeats: int, device: torch.device) -> dict[s
     runs |= {name: (lambda peer=peer: peer(case)) for name, peer in row.peers.items()}
     with quiet():
         images, forwards, backwards = ours(row, case)
-        standing = {name: right(case, images if name == "crossfire" else run()) for name, run in runs.items()}
+        peers = {name: peer_forwards(peer, case) for name, peer in row.peers.items()}
+    standing = {"crossfire": right(case, images), **{name: right(case, made) for name, (made, _) in peers.items()}}
     taken: dict[str, list[float]] = {name: [] for name in runs}
     floors: dict[str, list[float]] = {name: [] for name in runs}
     shuffled = random.Random(0)
@@ -322,7 +340,8 @@ def measure(row: Row, whole: Case, repeats: int, device: torch.device) -> dict[s
             floors[name].append(taken[name][-1] / (row.backwards * both + (row.forwards - row.backwards) * one))
             before = after
     middle = {name: statistics.median(values) for name, values in taken.items()}
-    fastest = min((value for name, value in middle.items() if name != "crossfire"), default=None)
+    whole_runs = [middle[name] for name in row.peers if peers[name][1] > 0.9 * forwards]
+    fastest = min(whole_runs, default=None)
     return {
         "network": case.name,
         "attack": row.attack,
@@ -330,6 +349,7 @@ def measure(row: Row, whole: Case, repeats: int, device: torch.device) -> dict[s
         "images": len(case.x),
         "forwards": forwards,
         "backwards": backwards,
+        "peer_forwards": {name: passed for name, (_, passed) in peers.items()},
         "standing": {name: float(stands.float().mean()) for name, stands in standing.items()},
         "same_verdicts": {
             name: int((stands == standing["crossfire"]).sum())
@@ -349,14 +369,15 @@ def table(report: dict[str, Any]) -> str:
         f"{made['device']}, {made['threads']} threads, torch {made['packages']['torch']}, {made['finished']}; made by "
         "`python -m tests.perf.attacks`. Rows of several runs on one machine stand together; each is one run.\n",
         (__doc__ or "").partition("\n\n")[2],
-        "| network | images | attack | passes per image | robust | peers robust | over floor | peers over floor "
-        "| over peer | repeats, commit |",
+        "| network | images | attack | passes per image | robust | peers robust | over floor "
+        "| peers over floor (forwards) | over peer | repeats, commit |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in report["rows"]:
         settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
         floor = row["over_floor"]
-        peers = ", ".join(f"{name} {value:.2f}" for name, value in floor.items() if name != "crossfire") or "–"
+        forwards = row["peer_forwards"].items()
+        peers = ", ".join(f"{name} {floor[name]:.2f} ({passed:.0f})" for name, passed in forwards) or "–"
         robust = ", ".join(
             f"{name} {row['standing'][name]:.2f} ({same}/{row['images']} same)"
             for name, same in row["same_verdicts"].items()
@@ -400,12 +421,13 @@ def main() -> None:
     name = re.sub(r"[^a-z0-9]+", "-", made_by["device"].lower()).strip("-")
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / f"attacks-{name}.json"
-    known = json.loads(path.read_text())["rows"] if path.exists() else []
+    before = json.loads(path.read_text()) if path.exists() else {"schema": SCHEMA, "rows": []}
+    known = before["rows"] if before["schema"] == SCHEMA else []
     named = [[row[key] for key in ("network", "attack", "settings")] for row in measured]
     kept = [row for row in known if [row[key] for key in ("network", "attack", "settings")] not in named]
     measured = [{**row, "repeats": given.repeats, "commit": made_by["commit"]} for row in measured]
     every = sorted(kept + measured, key=lambda row: [*CASES].index(row["network"]))
-    report = {"schema": 2, "provenance": made_by, "rows": every}
+    report = {"schema": SCHEMA, "provenance": made_by, "rows": every}
     path.write_text(json.dumps(report, indent=2) + "\n")
     path.with_suffix(".md").write_text(table(report))
     print(table(report))

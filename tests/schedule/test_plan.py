@@ -61,6 +61,13 @@ def test_shards_on_one_store_make_the_whole(tmp_path):
     assert len(small.events(tmp_path, "done", "crafted", "trained")) == before
 
 
+def test_the_name_of_a_cell_as_it_is_printed_picks_that_cell(tmp_path):
+    text = small.CONFIG.replace("n = 140", "n = 20") + '\n[[defenses]]\nuse = "jpeg"\nquality = [50, 90]\n'
+    name = "digits/small-cnn/jpeg[quality=90]/clean/static"
+    assert small.run(tmp_path, "--only", name, text=text) == 0
+    assert [event["cell"] for event in small.events(tmp_path, "done")] == [name]
+
+
 def test_a_static_set_is_made_once_for_every_step_on_its_network(tmp_path):
     steps = "".join(
         f'\n[[defenses]]\nuse = "{name}"\nbase = "fgsm-at"\n'
