@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 #: Kinds of variants that have a flag of their own.
-_VARIANTS = {"protocol": "tpap or sound: which settings of attacks and recipes", "scale": "full or tiny: which sizes"}
+_VARIANTS = {
+    "protocol": "tpap or sound: which settings of attacks and recipes",
+    "scale": "full, small or tiny: which sizes",
+}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -135,6 +135,9 @@ def _bits(result: CellResult, text: str | None) -> int:
 #: Access, the text of a threat, and the id of an attack; text, since comparing threats is slow and there are many.
 Place = tuple[Access, str, str]
 
+#: A worst case, and which images survive it, by seed.
+Survivors = tuple[Value, Mapping[int, int]]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -213,10 +216,12 @@ class Row:
         worst: dict[Access | Literal["any"], Value] = {}
         gap = Value(None)
         if threat is not None:
-            for access in self.accesses:
-                worst[access] = self._worst(group, [access], list(labels))[0]
-            worst["any"] = self._worst(group, self.accesses, list(labels))[0]
-            gap = self._gap(group, list(labels))
+            found = {access: self._worst(group, [access], list(labels)) for access in self.accesses}
+            worst.update({access: value for access, (value, _) in found.items()})
+            alone = len(found) == 1
+            worst["any"] = worst[self.accesses[0]] if alone else self._worst(group, self.accesses, list(labels))[0]
+            if "static" in found and "adaptive" in found:
+                gap = self._gap(group, list(labels), found["static"], found["adaptive"])
         met = tuple(
             label
             for attack, label in labels.items()
@@ -224,7 +229,7 @@ class Row:
         )
         return Standing(self.name, threat, group, self.clean, worst, gap, self.cost, met, self.seeds, self.n)
 
-    def _worst(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> tuple[Value, dict[int, int]]:
+    def _worst(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Survivors:
         """Return the share of images that survive every attack, and these images for each seed."""
         asked = [place for access in accesses for attack in attacks if (place := (access, group, attack)) in self.cells]
         used = [place for place in asked if self.bits[place]]
@@ -289,17 +294,15 @@ class Row:
         ends = paired_difference(both, first_only, second_only, self.n - both - first_only - second_only)
         return Value(*ends, spread(differences))
 
-    def _gap(self, group: str, attacks: Sequence[str]) -> Value:
+    def _gap(self, group: str, attacks: Sequence[str], static: Survivors, adaptive: Survivors) -> Value:
         """Return static minus adaptive worst case, each over all attacks made with it, on the same images."""
-        static, first = self._worst(group, ["static"], attacks)
-        adaptive, second = self._worst(group, ["adaptive"], attacks)
-        gap = self._paired(first, second)
+        gap = self._paired(static[1], adaptive[1])
         if gap.number is None:
             return gap
         made = {a: {attack for attack in attacks if self.bits.get((a, group, attack))} for a in ("static", "adaptive")}
         counts = f"{len(made['static'])} static, {len(made['adaptive'])} adaptive attacks"
         marks = (counts,) if made["static"] != made["adaptive"] else ()
-        return replace(gap, marks=marks, keys=static.keys + adaptive.keys)
+        return replace(gap, marks=marks, keys=static[0].keys + adaptive[0].keys)
 
 
 def _mean(
