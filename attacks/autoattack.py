@@ -1,14 +1,12 @@
-import importlib
-import importlib.util
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attacks._doors import contained
+from attacks._official import Standing, package_of_authors
 from attacks._steps import budget, margin, per_image
-from bench.api import Count, Literal, MethodError, Target, Threat, attack
+from bench.api import Count, Literal, Target, Threat, attack
 
 #: What the package says, and the note that it becomes.
 FLAGS = {
@@ -40,7 +38,8 @@ def autoattack(
 ) -> Tensor:
     """AutoAttack (Croce and Hein, 2020) of its authors' package: APGD-CE, APGD-T, FAB-T and Square, one after another.
 
-    Each attack of the ensemble gets the images that still stand; the success rule is the package's. Of a random
+    Each attack of the ensemble gets the images that still stand, and those that break during Auto-PGD cost no more
+    passes; the success rule is the package's, and the same images stand in the end. Of a random
     function every attack gets every image, and an image keeps the candidate with the largest margin over several draws,
     for the package would drop it after one lucky answer (auto-attack #56, #104, #105). What it warns of becomes notes:
     ``autoattack-randomised``, ``-probabilities``, ``-zero-gradient``, ``-square-beats-gradient`` and ``-dynamic`` (the
@@ -68,18 +67,20 @@ def autoattack(
     version = version or ("rand" if target.stochastic else "standard")
     seed = int(target.rows(torch.tensor([0], device=x.device)).uniform(x[:1, :1, :1, :1]) * 2**24)
     with contained(x.device, logger="auto-attack") as said:
-        package = _package()
+        package = package_of_authors()
         official = package.__name__ == "pyautoattack"
         verbosity = {} if official else {"verbose": False}
-        ensemble = package.AutoAttack(
-            target.module, norm=norm, eps=eps, seed=seed, version=version, device=x.device, **verbosity
-        )
+        net = target.module if target.stochastic else Standing(target.module)
+        ensemble = package.AutoAttack(net, norm=norm, eps=eps, seed=seed, version=version, device=x.device, **verbosity)
         if steps < 100 or targets < 9 or queries < 5000:
             target.notes.append("autoattack-reduced")
         for part in (ensemble.apgd, ensemble.apgd_targeted, ensemble.fab):
             part.n_iter = steps
         ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = targets
         ensemble.square.n_queries = queries
+        if isinstance(net, Standing):
+            for part in (ensemble.apgd, ensemble.apgd_targeted):
+                part.attack_single_run = net.spared(part.attack_single_run)
         if _cap(ensemble, target.num_classes):
             target.notes.append("classes-capped")
         size = {"batch_size" if official else "bs": target.batch}
@@ -100,16 +101,6 @@ def _strongest(target: Target, candidates: list[Tensor], y: Tensor) -> Tensor:
         best = torch.where(per_image(reached > height, found), found, best)
         height = torch.maximum(reached, height)
     return best
-
-
-def _package() -> ModuleType:
-    for name in ("pyautoattack", "autoattack"):
-        if importlib.util.find_spec(name):
-            # The package counts calls of gradients in a global that it never resets.
-            checks = importlib.import_module(f"{name}.checks")
-            checks.funcs.update(dict.fromkeys(checks.funcs, 0))
-            return importlib.import_module(name)
-    raise MethodError("autoattack needs a package: pip install pyautoattack")
 
 
 def _cap(ensemble: Any, classes: int) -> bool:

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from attacks._official import Standing
 from bench.api import Threat
-from bench.target import NetworkTarget, frozen
+from bench.target import Meter, NetworkTarget, frozen
 from tests.attacks.driving import Case, drive, right
 
 EPS, STEP = 0.15, 0.03
@@ -224,6 +225,27 @@ def test_apgd_breaks_the_images_that_its_authors_code_breaks(robust: Case, name:
     assert torch.equal(*standing)
 
 
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.15), ("L2", 0.9)])
+@pytest.mark.parametrize("name", ["APGDAttack", "APGDAttack_targeted"])
+def test_the_package_breaks_the_same_images_when_broken_ones_are_spared(
+    robust: Case, name: str, norm: str, eps: float
+) -> None:
+    base = pytest.importorskip("pyautoattack.autopgd_base")
+    found, passes = [], []
+    for net in (robust.net, spared := Standing(robust.net)):
+        attack = getattr(base, name)(net, n_iter=50, norm=norm, eps=eps, seed=7, device="cpu")
+        if net is spared:
+            attack.attack_single_run = spared.spared(attack.attack_single_run)
+        with frozen(robust.net), torch.random.fork_rng(devices=[]), Meter(robust.net) as meter:
+            found.append(attack.perturb(robust.x, robust.y))
+        passes.append(meter.forwards)
+    standing = [right(robust.net, images, robust.y) for images in found]
+    assert 0 < int(standing[0].sum()) < 100
+    assert torch.equal(*standing)
+    assert float((found[1] - robust.x).detach().abs().max()) <= eps + 1e-6
+    assert passes[1] < passes[0]
+
+
 def test_square_is_as_strong_as_its_authors_code(plain: Case) -> None:
     package = pytest.importorskip("pyautoattack.square")
     eps, counts = 0.15, []
@@ -257,6 +279,6 @@ def test_autoattack_is_its_authors_package_and_takes_no_more_passes(plain: Case)
         hook.remove()
     standing = right(plain.net, ours.images, y), right(plain.net, theirs, y)
     assert int((standing[0] != standing[1]).sum()) <= 1, "only the seed differs"
-    assert float(ours.forwards.sum()) <= 1.1 * counted
+    assert float(ours.forwards.sum()) < counted
     assert math.isclose(float((ours.images - x).abs().max()), eps, abs_tol=1e-6)
     assert not [note for note in ours.notes if note.startswith("autoattack-dynamic")]
