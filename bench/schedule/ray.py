@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import ray
@@ -78,8 +80,12 @@ def run(runner: Runner, *, device: str, cpus: int | None, gpus: float | None) ->
     """
     own = not ray.is_initialized()
     if own:
+        asked_to_end = signal.getsignal(signal.SIGTERM)
         # RAY_ADDRESS is Ray's own word: with it this joins a cluster, without it starts one.
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        if current_thread() is main_thread():
+            # Ray has SIGTERM end the process; ours ends the run, with what is finished kept and said.
+            signal.signal(signal.SIGTERM, asked_to_end)
     try:
         place, asked = _place(runner, device, cpus, gpus)
         runner.before = dict(place.before)

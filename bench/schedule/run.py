@@ -87,7 +87,8 @@ class Runner:
         about = {"plan": self.work.plan.name, "cells": len(self.work.plan.cells), "device": str(self.device)}
         self.log = RunLog(self.store.root / "log", {**about, "commit": source()[0]})
         every = (self.work, self.store, self.device, self.batch)
-        self._tell = Telling(self.reporter, self.log, lambda: Remaining(pieces(*every, patience=0.1)))
+        left = (lambda: Remaining(pieces(*every, patience=0.1))) if self.work.plan.cells else None
+        self._tell = Telling(self.reporter, self.log, left)
 
     def check(self) -> None:
         """Raise what ends the run, the cell that took too long, or the work that another process has taken over."""

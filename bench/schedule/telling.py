@@ -27,10 +27,11 @@ class Telling:
     """Tells a reporter and the run log.
 
     Args:
-        remaining: makes the estimate of what is left; called once, when the run has lasted for a while.
+        remaining: makes the estimate of what is left; called once, when the run has lasted for a while. ``None`` for
+            who does single pieces of another's plan.
     """
 
-    def __init__(self, reporter: Reporter, log: RunLog, remaining: Callable[[], Remaining]) -> None:
+    def __init__(self, reporter: Reporter, log: RunLog, remaining: Callable[[], Remaining] | None) -> None:
         self._reporter = reporter
         self._log = log
         self._make = remaining
@@ -39,7 +40,7 @@ class Telling:
 
     def __call__(self, what: str, key: str, done: float, total: float, note: str = "") -> None:
         now = time.monotonic()
-        if self._remaining is None and now - self._began > _LONG:
+        if self._remaining is None and self._make is not None and now - self._began > _LONG:
             self._remaining = self._make()
         if self._remaining is not None:
             self._remaining.at(key, done / total)

@@ -1,5 +1,9 @@
 """On a cluster of several nodes, one of which dies: the same results as in one process, each made once."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -97,6 +101,23 @@ def test_a_node_dies_and_nothing_is_lost_torn_or_done_twice(cluster, tmp_path_fa
     before = small.events(there, "started")
     executor.run(runner(there, kills), device="cpu", cpus=1, gpus=None)
     assert small.events(there, "started") == before
+
+
+def test_a_run_on_a_cluster_ends_when_asked_and_says_so(tmp_path):
+    (tmp_path / "mine.py").write_text(SLOW)
+    text = f'{small.CONFIG}\n[[attacks]]\nuse = "{tmp_path}/mine.py:slow"\nwhich = {[*range(50)]}\neps = "0.1"\n'
+    words = [small.write(tmp_path, text), "--executor", "ray", "--store", str(tmp_path / "store"), "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "local"}
+    with subprocess.Popen(
+        [sys.executable, "run_bench.py", "run", *words], stdout=subprocess.PIPE, text=True, env=environment
+    ) as run:
+        while not [*tmp_path.glob("store/cells/*.json")]:
+            assert run.poll() is None
+            time.sleep(0.2)
+        run.send_signal(signal.SIGTERM)
+        said, _ = run.communicate(timeout=120)
+    assert run.returncode == 143
+    assert "the same command goes on from here" in said.replace("\n", " ")
 
 
 def test_a_task_that_no_machine_can_hold(cluster, tmp_path):
