@@ -353,10 +353,14 @@ def _unique(names: Mapping[str, tuple[str, Params]]) -> dict[str, str]:
         given = [names[each][1] for each in group]
         keys = sorted({key for params in given for key in params if len({str(p.get(key)) for p in given}) > 1})
         told = [",".join(f"{key}={params[key]}" for key in keys if params.get(key) is not None) for params in given]
-        plain = len(keys) <= _TOLD and len(set(told)) == len(group) and not name.endswith("]")
+        plain = len(keys) <= _TOLD and len(set(told)) == len(group)
         for each, about in zip(group, told, strict=True):
-            mark = f" #{sha256_hex(each)[:4]}" if not plain else f"[{about}]" if about else ""
-            labels[each] = name + (mark if len(group) > 1 else "")
+            if len(group) > 1 and not plain:
+                labels[each] = f"{name} #{sha256_hex(each)[:4]}"
+            elif len(group) > 1 and about:
+                labels[each] = f"{name[:-1]},{about}]" if name.endswith("]") else f"{name}[{about}]"
+            else:
+                labels[each] = name
     return {each: labels[each] for each in names}
 
 
@@ -365,11 +369,10 @@ def _attack_params(r: CellResult) -> Params:
 
 
 def _defense_params(r: CellResult) -> Params:
-    weights = r.cell.model.weights
-    return {
-        **(weights.recipe.params if isinstance(weights, TrainRef) else {}),
-        **(r.cell.step.params if r.cell.step else {}),
-    }
+    weights, step = r.cell.model.weights, r.cell.step.params if r.cell.step else {}
+    if not isinstance(weights, TrainRef):
+        return step
+    return {**weights.schedule.model_dump(), "images": weights.data.n, **weights.recipe.params, **step}
 
 
 def _place(group: str, what: str) -> str:

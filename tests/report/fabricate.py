@@ -71,6 +71,7 @@ def result(
     forwards: float = 20.0,
     label: str | None = None,
     train_n: int | None = None,
+    epochs: int = 24,
 ) -> CellResult:
     n = len(clean)
     data = DataRef(
@@ -86,7 +87,7 @@ def result(
         network=method("network", network),
         weights=TrainRef(
             recipe=method("recipe", recipe, recipe_params),
-            schedule=Schedule(epochs=24),
+            schedule=Schedule(epochs=epochs),
             data=data.model_copy(update={"split": "train", "n": train_n or n}),
             seed=seed,
         ),

@@ -114,6 +114,13 @@ def test_one_label_on_two_things_is_told_apart_by_what_differs():
     assert {"pgd[steps=20]", "pgd[steps=40]"} < {column.label for column in table.columns}
 
 
+def test_trainings_of_other_length_are_told_apart_within_the_brackets_of_their_name():
+    clean = [True] * 10
+    cells = [result("a[preset=tpap]", epochs=epochs, clean=clean) for epochs in (20, 150)]
+    (table,) = build(cells).tables
+    assert {each.defense for each in table.lines} == {"a[preset=tpap,epochs=20]", "a[preset=tpap,epochs=150]"}
+
+
 def test_one_label_on_two_recipes_gets_a_suffix():
     clean = [True] * 10
     (table,) = build([result("a", recipe=recipe, clean=clean) for recipe in ("one", "other")]).tables
