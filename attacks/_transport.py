@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from attacks._steps import per_image
 
 DUAL_STEPS = 25
-ROUNDS = 4
+ROUNDS = 3
 #: The gain of a pixel that takes nothing: its share is 0, yet it is finite, so that a difference of two is no NaN.
 CLOSED = -1e30
 #: A pixel whose best move is worth this much less than its price stays at home, but for exp(-20) of it.
 FAINT = 20.0
 #: Share of an image's pixels that are looked at closely at first; more where that proves too few.
-FEW = 1 / 16
+FEW = 1 / 64
 
 Offset = tuple[int, int]
 
@@ -47,45 +47,46 @@ def best_move(x: Tensor, grad: Tensor, *, eps: float, kernel: int, entropy: floa
     largest = grad.abs().flatten(1).amax(1)
     gain = grid(grad / per_image(largest.clamp_min(1e-30), x) / entropy, CLOSED)
     at_home, moved, open_gain = grid(x, 0.0), torch.zeros_like(gain), gain
+    room = 1 - at_home
     allowed = total = eps * at_home.sum(1) * (largest > 0)
     # On a padded image, laid out as one line, each arc of the window is a fixed shift.
     rings = [(distance, [i * (width + kernel - 1) + j for i, j in arcs]) for distance, arcs in _rings(kernel)]
     levels, sizes = x.new_tensor([distance for distance, _ in rings]), [len(arcs) for _, arcs in rings]
-    shifts = torch.tensor([shift for _, arcs in rings for shift in arcs], device=x.device).view(-1, 1, 1)
+    shifts = torch.tensor([shift for _, arcs in rings for shift in arcs], device=x.device)
     first, last = -int(shifts.min()), gain.shape[1] - int(shifts.max())
-    count = max(int(FEW * (last - first)), 1)
+    # What a pixel's mass gains at best, all others open, for each unit of distance: below that price it stays.
+    tops = [reduce(torch.maximum, (gain[:, first + a : last + a] for a in arcs)) for _, arcs in rings]
+    worths = [(top - gain[:, first:last]).div_(level) for top, level in zip(tops, levels, strict=True)]
+    worth = reduce(torch.maximum, worths).clamp_(min=0).mul_(at_home[:, first:last] > 0)
+    count, chosen = max(int(FEW * (last - first)), 1), None
     for _ in range(ROUNDS if capacity else 1):
-        # What a pixel's mass gains at best for each unit of distance: the price at which it starts to move.
-        tops = [reduce(torch.maximum, (open_gain[:, first + a : last + a] for a in arcs)) for _, arcs in rings]
-        worths = ((top - gain[:, first:last]).div_(level) for top, level in zip(tops, levels, strict=True))
-        worth = reduce(torch.maximum, worths).clamp_(min=0).mul_(at_home[:, first:last] > 0)
         while True:
-            worthy, chosen = worth.topk(count, 1)
-            chosen += first
-            mass, sinks = at_home.gather(1, chosen), chosen + shifts
-            arcs = open_gain.expand(len(shifts), -1, -1).gather(2, sinks).sub_(gain.gather(1, chosen))
+            if chosen is None:
+                worthy, chosen = worth.topk(count, 1, sorted=False)
+                chosen, least = chosen + first, worthy.amin(1)
+                sinks, own = (chosen[:, None] + shifts[:, None]).flatten(1), gain.gather(1, chosen)[:, None]
+            mass = at_home.gather(1, chosen)
+            arcs = open_gain.gather(1, sinks).view(len(x), len(shifts), count).sub_(own)
             # Of each ring of equally distant pixels: how good it is as a whole, and what each gets of its share.
-            tops = [ring.amax(0) for ring in arcs.split(sizes)]
-            parts = [_exp(ring.sub_(top)) for ring, top in zip(arcs.split(sizes), tops, strict=True)]
-            sums = torch.stack([part.sum(0) for part in parts])
-            shares, price = _affordable(torch.stack(tops) + sums.log(), levels, worthy, mass, allowed)
-            if count == worth.shape[1] or bool(((worthy[:, -1] <= price - FAINT) | (allowed <= 0)).all()):
+            tops = [ring.amax(1, keepdim=True) for ring in arcs.split(sizes, 1)]
+            parts = [_exp(ring.sub_(top)) for ring, top in zip(arcs.split(sizes, 1), tops, strict=True)]
+            sums = torch.stack([part.sum(1) for part in parts])
+            shares, price = _affordable(torch.stack(tops)[:, :, 0] + sums.log(), levels, mass, allowed)
+            if count == last - first or bool(((least <= price - FAINT) | (allowed <= 0)).all()):
                 break
-            count = min(2 * count, worth.shape[1])
-        leaving = mass * shares / sums
+            count, chosen = min(2 * count, last - first), None
+        leaving = (mass * shares / sums)[:, :, None]
         parts = [part.mul_(share) for part, share in zip(parts, leaving, strict=True)]
-        landed = torch.zeros_like(gain)
-        for sink, part in zip(sinks, arcs, strict=True):
-            landed.scatter_add_(1, sink, part)
+        landed = torch.zeros_like(gain).scatter_add_(1, sinks, arcs.flatten(1))
         if capacity:
             # A pixel takes what it has room for, the same share from every side; the rest stays for the next round.
-            taken = ((1 - at_home - moved) / landed.clamp_min(1e-30)).clamp_(0, 1)
-            refused = (taken < 1).any(1)
-            arcs.mul_(taken.expand(len(shifts), -1, -1).gather(2, sinks))
+            taken = (room / landed.clamp_min(1e-30)).clamp_(0, 1)
+            refused = taken.amin(1) < 1
+            arcs.mul_(taken.gather(1, sinks).view_as(arcs))
             landed.mul_(taken)
-        cost = sum(level * part.sum((0, 2)) for level, part in zip(levels, parts, strict=True))
+        cost = sum(level * part.sum((1, 2)) for level, part in zip(levels, parts, strict=True))
         afford = (allowed / cost.clamp_min(1e-30)).clamp_max(1)[:, None]
-        at_home = at_home.scatter(1, chosen, mass - arcs.sum(0) * afford)
+        at_home = at_home.scatter(1, chosen, mass - arcs.sum(1) * afford)
         moved.addcmul_(landed, afford)
         if not capacity:
             break
@@ -93,7 +94,8 @@ def best_move(x: Tensor, grad: Tensor, *, eps: float, kernel: int, entropy: floa
         allowed = torch.where(refused & (allowed - cost > 0.01 * total), allowed - cost, 0.0)
         if not bool((allowed > 0).any()):
             break
-        open_gain = gain.masked_fill(1 - at_home - moved <= 1e-6, CLOSED)
+        room = 1 - at_home - moved
+        open_gain = gain.masked_fill(room <= 1e-6, CLOSED)
     found = (at_home + moved).view(*x.shape[:2], height + kernel - 1, width + kernel - 1)
     return found[..., home : home + height, home : home + width]
 
@@ -107,27 +109,28 @@ def _rings(kernel: int) -> list[tuple[float, list[Offset]]]:
     return [(distance, list(group)) for distance, group in grouped if distance > 0]
 
 
-def _affordable(reach: Tensor, levels: Tensor, worthy: Tensor, mass: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+def _affordable(reach: Tensor, levels: Tensor, mass: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
     """Return the price of distance (N,) at which the plan costs what is allowed, and the rings' shares (R, N, K) at it.
 
-    Where everything is affordable the price is 0. ``worthy`` (N, K) falls along each row.
+    Where everything is affordable the price is 0.
     """
-    levels, reach = F.pad(levels, (1, 0)), F.pad(reach, (0, 0, 0, 0, 1, 0))
-    moments = torch.stack([levels, levels**2])
     # A plan without entropy that moves each pixel but once, to the ring worth most, costs its budget at this price.
-    worths = reach[1:] / levels[1:, None, None]
-    spent = (mass * torch.where(worths >= worths.amax(0), levels[1:, None, None], 0.0).amax(0)).cumsum(1)
+    worth, ring = (reach / levels[:, None, None]).max(0)
+    best, order = worth.sort(1, descending=True)
+    spent = (mass * levels[ring]).gather(1, order).cumsum(1)
     turn = (spent < allowed[:, None]).sum(1, keepdim=True).clamp_max(spent.shape[1] - 1)
-    price = worthy.gather(1, turn)[:, 0]
+    price = best.gather(1, turn)[:, 0].clamp_min(0.0)
+    levels, reach = F.pad(levels, (1, 0))[:, None, None], F.pad(reach, (0, 0, 0, 0, 1, 0))
+    moments = torch.cat([levels**power for power in range(3)], 1)[..., 0].mT
     low, high, settled = torch.zeros_like(price), torch.full_like(price, torch.inf), allowed <= 0
     for _ in range(DUAL_STEPS):
-        shares = reach - price[:, None] * levels[:, None, None]
+        shares = torch.addcmul(reach, levels, price[:, None], value=-1)
         shares = _exp(shares.sub_(shares.amax(0)))
-        shares.div_(shares.sum(0))
-        mean, second = torch.tensordot(moments, shares, 1)
+        whole, mean, second = torch.tensordot(moments, shares, 1)
+        mean, second = mean / whole, second / whole
         cost = (mass * mean).sum(1).clamp_min(1e-30)
         excess = (cost / allowed.clamp_min(1e-30)).log()
-        settled = settled | (excess.abs() < 2e-3) | ((price == 0) & (excess <= 0))
+        settled = settled | (excess.abs() < 5e-3) | ((price == 0) & (excess <= 0))
         if bool(settled.all()):
             break
         low, high = torch.where(excess > 0, price, low), torch.where(excess > 0, high, price)
@@ -137,7 +140,7 @@ def _affordable(reach: Tensor, levels: Tensor, worthy: Tensor, mass: Tensor, all
         newton = price + (excess * cost / slope).clamp(-8.0, 8.0)
         newton = torch.where((newton > low) & (newton < high), newton, (low + high) / 2)
         price = torch.where(settled, price, newton)
-    return shares[1:], price
+    return shares[1:] / whole, price
 
 
 def _exp(values: Tensor) -> Tensor:

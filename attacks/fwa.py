@@ -6,7 +6,7 @@ from attacks._transport import best_move
 from bench.api import Annotated, Count, Field, Literal, Positive, Target, Threat, attack
 
 #: Plan entries worked on together, so that memory stays flat.
-PLAN_ENTRIES = 2**21
+PLAN_ENTRIES = 2**23
 
 
 @attack(
@@ -70,7 +70,7 @@ def fwa(
             break
         parts = zip(origin.split(part), grad.split(part), strict=True)
         best = [best_move(*each, eps=eps, kernel=kernel, entropy=entropy, capacity=capacity) for each in parts]
-        still = per_image(grad.abs().flatten(1).amax(1) == 0, grad)
-        current = torch.where(still, current, current + 2.0 / (step + 2.0) * (torch.cat(best) - current))
+        pace = grad.flatten(1).any(1).to(grad.dtype) * (2.0 / (step + 2.0))
+        current = current.lerp(torch.cat(best), per_image(pace, grad))
     result[rows] = current.clamp(0.0, 1.0)
     return result
