@@ -164,7 +164,7 @@ def test_the_gallery_measures_what_it_shows(source, tmp_path):
 
 def test_purified_images_are_what_the_network_gets(source):
     p = _network.purification(source)
-    found = _network.purified(p.net, p.step, p.images.x)
+    found = _network.purified(p, p.images.x)
     moved = (found - p.images.x).abs()
     assert 0 < float(moved.max()) <= 8 / 255 + 1e-6
     deployed = (
@@ -173,6 +173,16 @@ def test_purified_images_are_what_the_network_gets(source):
         .wrap(p.net)
     )
     torch.testing.assert_close(p.net(found), deployed(p.images.x))
+
+
+def test_a_step_that_is_fitted_gets_the_training_images(source):
+    p = _network.purification(source)._replace(step=registry.find("test-time", "quilting").ref({"patch": 5}))
+    trained = p.training()
+    assert trained.dtype == torch.uint8 and len(trained) == p.cell.cell.model.weights.data.n
+    found = _network.purified(p, p.images.x[:2])
+    assert found.shape == (2, 1, 16, 16) and 0 < float((found - p.images.x[:2]).abs().max()) <= 1
+    with pytest.raises(figures.Missing, match="trained elsewhere"):
+        _network.purified(p._replace(training=None), p.images.x[:2])
 
 
 def test_the_page_shows_the_images_themselves(source):

@@ -18,7 +18,7 @@ from bench.models.build import build
 from bench.report.figures import Missing, Source
 from bench.schedule.chunks import read_chunk
 from bench.schedule.plan import attack_key, training_key
-from bench.types import AttackRef, CellResult, DataRef, MethodRef, ModelRef, TrainRef, UsageError
+from bench.types import AttackRef, CellResult, DataRef, MethodError, MethodRef, ModelRef, TrainRef, UsageError
 
 #: Images pushed through at once.
 _BATCH = 256
@@ -58,14 +58,18 @@ def clean_images(source: Source, data: DataRef) -> Images:
     Raises:
         Missing: they are not on this machine, or others.
     """
+    pixels, labels = _pixels(source, data)
+    return Images(pixels.float() / 255, labels)
+
+
+def _pixels(source: Source, data: DataRef) -> tuple[Tensor, Tensor]:
+    """Return images uint8 (N, C, H, W) and their labels int64 (N,)."""
     try:
         images = open_ref(data, folder=source.data_folder)
         rows = rows_of(images, data)
     except UsageError as error:
         raise Missing(str(error)) from None
-    return Images(
-        torch.from_numpy(images.images[rows]).float() / 255, torch.from_numpy(np.asarray(images.labels[rows])).long()
-    )
+    return torch.from_numpy(images.images[rows]), torch.from_numpy(np.asarray(images.labels[rows])).long()
 
 
 def adversarial(source: Source, attack: AttackRef) -> Tensor:
@@ -88,16 +92,20 @@ def adversarial(source: Source, attack: AttackRef) -> Tensor:
     return torch.cat(chunks)
 
 
-def purified(net: nn.Module, step: MethodRef, x: Tensor) -> Tensor:
+def purified(p: Purification, x: Tensor) -> Tensor:
     """Return what a test-time step hands to the network in the end, for images (N, C, H, W).
 
     Raises:
-        Missing: the step does not change images once for each, so there is no such image.
+        Missing: the step does not change images once for each, so there is no such image; or it is fitted on training
+            images that are not here.
     """
-    put = put_on(net, step)
+    try:
+        put = put_on(p.net, p.step, p.training)
+    except MethodError as error:
+        raise Missing(str(error)) from None
     put.seed("figures")
     handed: list[Tensor] = []
-    with _watching(net, lambda inputs: handed.append(inputs.detach())), torch.no_grad():
+    with _watching(p.net, lambda inputs: handed.append(inputs.detach())), torch.no_grad():
         found = []
         for part in torch.split(x, _BATCH):
             put.deployed(part)
@@ -105,7 +113,7 @@ def purified(net: nn.Module, step: MethodRef, x: Tensor) -> Tensor:
             handed.clear()
     images = torch.cat(found)
     if images.shape != x.shape:
-        raise Missing(f"{step.name} does not hand one image of the same size for each to the network")
+        raise Missing(f"{p.step.name} does not hand one image of the same size for each to the network")
     return images
 
 
@@ -177,6 +185,8 @@ class Purification(NamedTuple):
     net: nn.Module
     images: Images
     adversarial: Tensor
+    #: Gives the images that its network was trained on, uint8; none where it was trained elsewhere.
+    training: Callable[[], Tensor] | None
 
 
 def purification(source: Source) -> Purification:
@@ -213,7 +223,10 @@ def purification(source: Source) -> Purification:
     net = network(source, best.cell.model, best.cell.data)
     images = clean_images(source, best.cell.data)
     found = adversarial(source, best.cell.attack)
-    return Purification(source.board.labels[best.key][0], best, best.cell.attack, best.cell.step, net, images, found)
+    trained = best.cell.model.weights
+    training = (lambda: _pixels(source, trained.data)[0]) if isinstance(trained, TrainRef) else None
+    name = source.board.labels[best.key][0]
+    return Purification(name, best, best.cell.attack, best.cell.step, net, images, found, training)
 
 
 def show(axis: Axes, image: Tensor) -> None:

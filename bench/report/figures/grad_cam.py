@@ -55,11 +55,11 @@ def draw(source: Source) -> Drawing:
     p = purification(source)
     x, y = p.images
     before, after = predictions(p.net, x), predictions(p.net, p.adversarial)
-    rescued = predictions(p.net, purified(p.net, p.step, p.adversarial)) == y
+    rescued = predictions(p.net, purified(p, p.adversarial)) == y
     telling = (before == y).int() + (after != y).int() + rescued.int()
     chosen = torch.tensor(of_many_classes(telling, y, _IMAGES))
     stages = [x[chosen], p.adversarial[chosen]]
-    stages += [purified(p.net, p.step, stage) for stage in stages]
+    stages += [purified(p, stage) for stage in stages]
     figure, axes = plt.subplots(len(chosen), 4, figsize=(4.6, 1.15 * len(chosen) + 0.5), squeeze=False)
     rows: list[dict[str, Any]] = []
     for column, (name, stage) in enumerate(zip(_COLUMNS, stages, strict=True)):

@@ -63,7 +63,7 @@ def draw(source: Source) -> Drawing:
     if len(rows) < 10 or len(set(y.tolist())) < 2:
         raise Missing(f"{len(rows)} images are too few for t-SNE")
     stages = {"clean": p.images.x[rows], "adversarial": p.adversarial[rows]}
-    stages["adversarial, purified"] = purified(p.net, p.step, stages["adversarial"])
+    stages["adversarial, purified"] = purified(p, stages["adversarial"])
     features = {name: penultimate(p.net, x) for name, x in stages.items()}
     together = np.concatenate(list(features.values()))
     # One embedding for all three, so that their places can be compared; exact, so that threads do not matter.
