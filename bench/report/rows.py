@@ -271,7 +271,9 @@ class Row:
                 continue
             labels = list(attacks[standing.group])
             value, survivors = self._worst(standing.group, self.accesses, labels)
-            _, base_survivors = base._worst(standing.group, base.accesses, labels)
+            # What only the base was attacked with would make it look weaker than the step.
+            met = {attack for (_, group, attack), bits in self.bits.items() if bits and group == standing.group}
+            _, base_survivors = base._worst(standing.group, base.accesses, [each for each in labels if each in met])
             over = self._paired(survivors, base_survivors)
             if over.number is None or over.low is None or over.high is None:
                 continue

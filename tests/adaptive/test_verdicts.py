@@ -63,6 +63,13 @@ def test_every_attack_and_access_counts_towards_the_worst_case():
     assert found.judgement.verdict == "weaker than its base"
 
 
+def test_an_attack_that_only_the_base_met_does_not_flatter_the_step():
+    found = standing(bare("pgd", 80), bare("autoattack", 20), stepped("pgd", 80))
+    assert found.judgement.over_base.number == 0.0
+    assert found.judgement.verdict == "broken under adaptive attack"
+    assert standing(bare("autoattack", 20), stepped("pgd", 80)).judgement is None
+
+
 def test_no_verdict_without_the_base_or_without_an_adaptive_attacker():
     assert standing(stepped("pgd", 100)).judgement is None
     assert "jpeg: no verdict, for the classifier under it was not attacked" in markdown(build([stepped("pgd", 100)]))
