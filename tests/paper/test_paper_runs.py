@@ -41,7 +41,7 @@ def ran(data, tmp_path_factory):
     words = ["--data", str(data), "--store", str(folder / "store"), "--report", str(folder / "report")]
     with pytest.MonkeyPatch.context() as patch:
         # To reckon how long a thousand such small cells will take takes half as long as to do them.
-        patch.setattr("bench.schedule.run._LONG", float("inf"))
+        patch.setattr("bench.schedule.telling._LONG", float("inf"))
         assert main(["run", "paper", "--scale", "tiny", *words]) == 0
     return folder
 
