@@ -46,8 +46,7 @@ def best_move(x: Tensor, grad: Tensor, *, eps: float, kernel: int, entropy: floa
 
     largest = grad.abs().flatten(1).amax(1)
     gain = grid(grad / per_image(largest.clamp_min(1e-30), x) / entropy, CLOSED)
-    at_home, moved, open_gain = grid(x, 0.0), torch.zeros_like(gain), gain
-    room = 1 - at_home
+    at_home, moved = grid(x, 0.0), torch.zeros_like(gain)
     allowed = total = eps * at_home.sum(1) * (largest > 0)
     # On a padded image, laid out as one line, each arc of the window is a fixed shift.
     rings = [(distance, [i * (width + kernel - 1) + j for i, j in arcs]) for distance, arcs in _rings(kernel)]
@@ -59,7 +58,9 @@ def best_move(x: Tensor, grad: Tensor, *, eps: float, kernel: int, entropy: floa
     worths = [(top - gain[:, first:last]).div_(level) for top, level in zip(tops, levels, strict=True)]
     worth = reduce(torch.maximum, worths).clamp_(min=0).mul_(at_home[:, first:last] > 0)
     count, chosen = max(int(FEW * (last - first)), 1), None
-    for _ in range(ROUNDS if capacity else 1):
+    for plan in range(ROUNDS if capacity else 1):
+        room = 1 - at_home - moved
+        open_gain = torch.where(room > 1e-6, gain, CLOSED) if plan else gain
         while True:
             if chosen is None:
                 worthy, chosen = worth.topk(count, 1, sorted=False)
@@ -94,8 +95,6 @@ def best_move(x: Tensor, grad: Tensor, *, eps: float, kernel: int, entropy: floa
         allowed = torch.where(refused & (allowed - cost > 0.01 * total), allowed - cost, 0.0)
         if not bool((allowed > 0).any()):
             break
-        room = 1 - at_home - moved
-        open_gain = gain.masked_fill(room <= 1e-6, CLOSED)
     found = (at_home + moved).view(*x.shape[:2], height + kernel - 1, width + kernel - 1)
     return found[..., home : home + height, home : home + width]
 
@@ -126,7 +125,7 @@ def _affordable(reach: Tensor, levels: Tensor, mass: Tensor, allowed: Tensor) ->
     for _ in range(DUAL_STEPS):
         shares = torch.addcmul(reach, levels, price[:, None], value=-1)
         shares = _exp(shares.sub_(shares.amax(0)))
-        whole, mean, second = torch.tensordot(moments, shares, 1)
+        whole, mean, second = (moments @ shares.flatten(1)).view(3, *shares.shape[1:])
         mean, second = mean / whole, second / whole
         cost = (mass * mean).sum(1).clamp_min(1e-30)
         excess = (cost / allowed.clamp_min(1e-30)).log()
