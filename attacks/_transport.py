@@ -56,18 +56,20 @@ def best_move(x: Tensor, grad: Tensor, *, eps: float, kernel: int, entropy: floa
     # What a pixel's mass gains at best, all others open, for each unit of distance: below that price it stays.
     tops = [reduce(torch.maximum, (gain[:, first + a : last + a] for a in arcs)) for _, arcs in rings]
     worths = [(top - gain[:, first:last]).div_(level) for top, level in zip(tops, levels, strict=True)]
-    worth = reduce(torch.maximum, worths).clamp_(min=0).mul_(at_home[:, first:last] > 0)
+    worth = reduce(torch.maximum, worths).clamp_(min=0).mul_(at_home[:, first:last].sign())
     count, chosen = max(int(FEW * (last - first)), 1), None
     for plan in range(ROUNDS if capacity else 1):
         room = 1 - at_home - moved
-        open_gain = torch.where(room > 1e-6, gain, CLOSED) if plan else gain
         while True:
             if chosen is None:
                 worthy, chosen = worth.topk(count, 1, sorted=False)
                 chosen, least = chosen + first, worthy.amin(1)
                 sinks, own = (chosen[:, None] + shifts[:, None]).flatten(1), gain.gather(1, chosen)[:, None]
             mass = at_home.gather(1, chosen)
-            arcs = open_gain.gather(1, sinks).view(len(x), len(shifts), count).sub_(own)
+            arcs = gain.gather(1, sinks)
+            if plan:
+                arcs.masked_fill_(room.gather(1, sinks) <= 1e-6, CLOSED)
+            arcs = arcs.view(len(x), len(shifts), count).sub_(own)
             # Of each ring of equally distant pixels: how good it is as a whole, and what each gets of its share.
             tops = [ring.amax(1, keepdim=True) for ring in arcs.split(sizes, 1)]
             parts = [_exp(ring.sub_(top)) for ring, top in zip(arcs.split(sizes, 1), tops, strict=True)]
@@ -123,7 +125,7 @@ def _affordable(reach: Tensor, levels: Tensor, mass: Tensor, allowed: Tensor) ->
     moments = torch.cat([levels**power for power in range(3)], 1)[..., 0].mT
     low, high, settled = torch.zeros_like(price), torch.full_like(price, torch.inf), allowed <= 0
     for _ in range(DUAL_STEPS):
-        shares = torch.addcmul(reach, levels, price[:, None], value=-1)
+        shares = reach - levels * price[:, None]
         shares = _exp(shares.sub_(shares.amax(0)))
         whole, mean, second = (moments @ shares.flatten(1)).view(3, *shares.shape[1:])
         mean, second = mean / whole, second / whole

@@ -5,8 +5,7 @@ layout, parameters frozen, re-measured round every attack. *over floor* is an at
 settings need times the unit; *over peer* its time over the fastest other library's, leaving out one that stopped before
 it had taken as many passes. Attacks get the fast layout, as in the harness; peers get the network as it is, parameters
 frozen (with trainable ones, as users have them, several are slower still). FWA works out a transport plan at every
-step, which costs the same whatever the network: it outweighs the passes of the small one, so its target is judged on
-ResNet-18.
+step, which costs the same whatever the network, so its time over the floor is largest on the small one.
 """
 
 from __future__ import annotations
