@@ -284,14 +284,14 @@ ITEMS = (
         "Ablation",
         "The effect of hyper-parameters; which ones and its numbers are not known.",
         figure="tpap-ablation",
-        listed=("settings", ("table", "parameter", "value"), ("clean", "static", "adaptive")),
+        listed=("settings", ("table", "parameter", "value", "attacks"), ("clean", "static", "adaptive")),
     ),
     Item(
         "substitution",
         "Substitution",
         "Networks trained by one attack and purified by another; its numbers are not known.",
         figure="substitution",
-        listed=("accuracies", ("table", "trained_with", "purified_with", "kind"), ("value",)),
+        listed=("accuracies", ("table", "trained_with", "purified_with", "kind", "attacks"), ("value",)),
     ),
     Item(
         "perturbations",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache, reduce
@@ -61,6 +61,9 @@ class Standing:
     gap: Value
     cost: DefenseCost | None
     attacks: tuple[str, ...]
+    #: The attacks that gave an outcome, by access, and the worst case over some of them.
+    met: Mapping[Access, tuple[str, ...]]
+    worst_under: Callable[[Access, Collection[str]], Value]
     seeds: tuple[int, ...]
     n: int
     #: Where the base was attacked too, and the step adaptively.
@@ -222,12 +225,33 @@ class Row:
             worst["any"] = worst[self.accesses[0]] if alone else self._worst(group, self.accesses, list(labels))[0]
             if "static" in found and "adaptive" in found:
                 gap = self._gap(group, list(labels), found["static"], found["adaptive"])
-        met = tuple(
+        attacks = tuple(
             label
             for attack, label in labels.items()
             if any((access, group, attack) in self.cells for access in ACCESSES)
         )
-        return Standing(self.name, threat, group, self.clean, worst, gap, self.cost, met, self.seeds, self.n)
+        met = {
+            access: tuple(label for attack, label in labels.items() if self.bits.get((access, group, attack)))
+            for access in self.accesses
+        }
+
+        def worst_under(access: Access, chosen: Collection[str]) -> Value:
+            return self._worst(group, [access], [attack for attack, label in labels.items() if label in chosen])[0]
+
+        return Standing(
+            self.name,
+            threat,
+            group,
+            self.clean,
+            worst,
+            gap,
+            self.cost,
+            attacks,
+            met,
+            worst_under,
+            self.seeds,
+            self.n,
+        )
 
     def _worst(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Survivors:
         """Return the share of images that survive every attack, and these images for each seed."""

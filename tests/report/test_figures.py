@@ -123,12 +123,13 @@ def test_a_wide_table_goes_on_in_the_next_panel():
     assert [{c.group for c in block} for block in blocks][:2] == [{"", "one"}, {"two"}]
 
 
-def purified(share, recipe="fgsm-at", training=None, **params):
+def purified(share, recipe="fgsm-at", training=None, attack="pgd", **params):
     step = {"beta": "1/4", "steps": 1, "label": "predicted", "direction": "ascend", **params}
     name = f"tpap{params}{recipe}{training or ''}"
     return [
         result(
             name,
+            attack,
             step="tpap",
             recipe=recipe,
             recipe_params=training,
@@ -158,6 +159,27 @@ def test_the_ablation_changes_one_parameter_at_a_time(tmp_path):
         ("steps", "1", 0.9),
         ("steps", "5", 0.6),
     ]
+
+
+def test_settings_are_compared_under_the_attacks_that_all_of_them_met(tmp_path):
+    cells = [
+        result("fgsm-at", recipe="fgsm-at", clean=CLEAN, adversarial=outcomes(0.05, 100)),
+        *purified(0.9),
+        *purified(0.0, attack="cw"),
+        *purified(0.7, beta="1/8"),
+        *purified(0.5, recipe="pgd-at"),
+        *purified(0.8, steps=10),
+        *purified(0.1, steps=10, attack="cw"),
+    ]
+    rows = {(row["parameter"], row["value"]): row for row in drawn("tpap-ablation", cells, tmp_path)["settings"]}
+    assert rows["beta", "1/4"]["static"]["value"] == 0.9, "the other beta has not met cw"
+    assert rows["beta", "1/4"]["attacks"] == "1 static, 1 adaptive"
+    assert rows["steps", "1"]["static"]["value"] == 0.0, "both have met it"
+    assert rows["steps", "10"]["static"]["value"] == 0.1
+    assert rows["steps", "10"]["attacks"] == "2 static, 2 adaptive"
+    crossed = drawn("substitution", cells, tmp_path)["accuracies"]
+    static = {(r["trained_with"], r["purified_with"]): r["value"] for r in crossed if r["kind"] == "static"}
+    assert (static["fgsm-at", "FGSM"], static["fgsm-at", "PGD-10"], static["pgd-at", "FGSM"]) == (0.9, 0.8, 0.5)
 
 
 def test_substitution_crosses_training_with_purification(tmp_path):
@@ -199,6 +221,19 @@ def test_preprocessing_shows_every_step_under_every_access(tmp_path):
     assert found["tpap", "static"] == 0.970
     assert found["jpeg", "adaptive"] == 0.016
     assert found["pgd-at", "white-box"] == 0.842
+
+
+def test_steps_are_compared_under_the_attacks_that_all_defenses_met(tmp_path):
+    lone = result("standard", "cw", recipe="standard", clean=CLEAN, adversarial=outcomes(0.0, 100))
+    cells = [
+        result("standard", recipe="standard", clean=CLEAN, adversarial=outcomes(0.3, 100)),
+        lone,
+        *purified(0.9),
+        *purified(0.7, steps=5),
+    ]
+    rows = drawn("preprocessing", cells, tmp_path)["accuracies"]
+    found = {(r["defense"], r["access"]): r["accuracy"]["value"] for r in rows if r["attack"] == "worst case"}
+    assert found["standard", "white-box"] == 0.3
 
 
 def test_the_curves_are_the_log_of_the_training(tmp_path):

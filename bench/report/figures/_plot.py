@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from textwrap import wrap
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -50,6 +50,28 @@ def seen(standing: Standing, access: Access) -> Value | None:
     """Return a worst case; where there is no test-time step, every attacker is one with white-box access."""
     value = standing.worst.get(access) or standing.worst.get("white-box")
     return value if value and value.number is not None else None
+
+
+class Alike(NamedTuple):
+    """Worst cases that compare: each over the attacks that all of them met, of those that met any."""
+
+    attacks: Mapping[str, Sequence[str]]
+    worst: Sequence[Mapping[str, Value | None]]
+
+
+def alike(standings: Sequence[Standing]) -> Alike:
+    """Return static and adaptive worst cases; where there is no test-time step, white-box stands for both."""
+    attacks: dict[str, list[str]] = {}
+    worst: list[dict[str, Value | None]] = [{} for _ in standings]
+    accesses: tuple[Access, ...] = ("static", "adaptive")
+    for access in accesses:
+        kinds: list[Access] = [access if access in standing.met else "white-box" for standing in standings]
+        met = [standing.met.get(kind, ()) for standing, kind in zip(standings, kinds, strict=True)]
+        most = next((each for each in met if each), ())
+        attacks[access] = [attack for attack in most if all(attack in each for each in met if each)]
+        for standing, kind, own, found in zip(standings, kinds, met, worst, strict=True):
+            found[access] = standing.worst_under(kind, attacks[access]) if own and attacks[access] else None
+    return Alike(attacks, worst)
 
 
 def primary(table: Table) -> list[Standing]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from bench.report.board import RANKED, Column, Line, Table
+from bench.report.board import RANKED, Column, Table
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import (
     COLOUR,
     INK,
     SOFT,
     WIDTH,
+    alike,
     attacked,
     folded,
     measured,
@@ -24,6 +26,8 @@ from bench.report.figures._plot import (
     whisker,
     without_eps,
 )
+from bench.report.rows import Value
+from bench.types import Access
 
 _STEPS = 2
 _ATTACKS = 5
@@ -54,10 +58,16 @@ def draw(source: Source) -> Drawing:
         shown = _shown(table)
         for axis in line[len(shown) :]:
             axis.set_visible(False)
+        group = shown[-1].group
+        standings = {s.defense: s for s in table.standings if s.group == group}
+        worst = dict(zip(standings, alike(list(standings.values())).worst, strict=True))
         for axis, column, head in zip(line, shown, row, strict=False):
             for y, name in enumerate(names):
                 lines = [each for each in table.lines if each.defense == name]
-                _row(axis, y, lines, column.id)
+                values = {each.access: each.values.get(column.id) for each in lines}
+                if column.label == "worst case" and name in worst:
+                    values = {a: worst[name].get("adaptive" if a == "white-box" else a) for a in values}
+                _row(axis, y, values, clean=column.id == "clean")
                 for each in lines:
                     body = {
                         "dataset": table.dataset,
@@ -70,7 +80,7 @@ def draw(source: Source) -> Drawing:
                             **body,
                             "defense": name,
                             "access": each.access,
-                            "accuracy": measured(each.values.get(column.id)),
+                            "accuracy": measured(values[each.access]),
                         }
                     )
             axis.set(xlim=(-4, 104), ylim=(len(names) - 0.4, -0.6))
@@ -113,13 +123,9 @@ def _defenses(table: Table) -> list[str]:
     return sorted(names, key=lambda name: name not in bare)
 
 
-def _row(axis: Axes, y: int, lines: list[Line], column: str) -> None:
-    values = {
-        line.access: value
-        for line in lines
-        if line.access != "transfer" and (value := line.values.get(column)) and value.number is not None
-    }
-    if column == "clean":
+def _row(axis: Axes, y: int, found: Mapping[Access, Value | None], *, clean: bool) -> None:
+    values = {a: value for a, value in found.items() if a != "transfer" and value and value.number is not None}
+    if clean:
         for value in list(values.values())[:1]:
             axis.plot(100 * (value.number or 0), y, "s", color=INK, markerfacecolor="white", zorder=3, clip_on=False)
         return

@@ -7,9 +7,8 @@ from collections import Counter
 from matplotlib import pyplot as plt
 
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._plot import WIDTH, heatmap, measured, seen
+from bench.report.figures._plot import WIDTH, alike, heatmap, measured
 from bench.report.figures._tpap import STEP, Setting, differences, reference, settings
-from bench.report.rows import Value
 
 
 def draw(source: Source) -> Drawing:
@@ -32,8 +31,12 @@ def draw(source: Source) -> Drawing:
         cells: dict[tuple[str, str], Setting] = {}
         for s in mine:
             cells.setdefault((_trainer(s), _purifier(s)), s)
+        attacks, worst = alike([s.standing for s in cells.values()])
+        shown = {
+            place: {"clean": s.standing.clean, **under} for (place, s), under in zip(cells.items(), worst, strict=True)
+        }
         for axis, kind in zip(line, ("clean", "static", "adaptive"), strict=True):
-            values = [[_value(cells.get((recipe, column)), kind) for column in columns] for recipe in recipes]
+            values = [[shown.get((recipe, column), {}).get(kind) for column in columns] for recipe in recipes]
             names = recipes if axis is line[0] else [""] * len(recipes)
             heatmap(
                 axis,
@@ -53,6 +56,7 @@ def draw(source: Source) -> Drawing:
                             "trained_with": recipe,
                             "purified_with": column,
                             "kind": kind,
+                            "attacks": len(attacks.get(kind, ())),
                             **measured(value),
                         }
                     )
@@ -94,9 +98,3 @@ def _purifier(s: Setting) -> str:
     steps = int(s.step.get("steps", 1))
     start = " + random start" if s.step.get("random_start") else ""
     return ("FGSM" if steps == 1 else f"PGD-{steps}") + start
-
-
-def _value(s: Setting | None, kind: str) -> Value | None:
-    if s is None:
-        return None
-    return s.standing.clean if kind == "clean" else seen(s.standing, "static" if kind == "static" else "adaptive")

@@ -8,9 +8,9 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._plot import COLOUR, INK, WIDTH, measured, seen, whisker
+from bench.report.figures._plot import COLOUR, INK, WIDTH, alike, measured, whisker
 from bench.report.figures._tpap import STEP, Setting, differences, reference, settings
-from bench.report.rows import eps_text
+from bench.report.rows import Value, eps_text
 from bench.types import exact
 
 #: Panel: (where the parameter lives, its name, what the axis says).
@@ -42,12 +42,9 @@ def draw(source: Source) -> Drawing:
     )
     numbers = []
     for axis, (group, _, parameter, title, bars) in zip(axes.flat, panels, strict=False):
-        for x, (name, s) in enumerate(bars):
-            shown = {
-                "clean": s.standing.clean,
-                "static": seen(s.standing, "static"),
-                "adaptive": seen(s.standing, "adaptive"),
-            }
+        attacks, worst = alike([s.standing for _, s in bars])
+        for x, ((name, s), under) in enumerate(zip(bars, worst, strict=True)):
+            shown: dict[str, Value | None] = {"clean": s.standing.clean, **under}
             for place, (kind, value) in zip((-0.26, 0, 0.26), shown.items(), strict=True):
                 if value is None or value.number is None:
                     continue
@@ -67,6 +64,7 @@ def draw(source: Source) -> Drawing:
                     "table": group[1],
                     "parameter": parameter,
                     "value": name,
+                    "attacks": ", ".join(f"{len(made)} {access}" for access, made in attacks.items()),
                     **{kind: measured(value) for kind, value in shown.items()},
                 }
             )
