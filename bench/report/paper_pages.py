@@ -291,7 +291,11 @@ ITEMS = (
         "Substitution",
         "Networks trained by one attack and purified by another; its numbers are not known.",
         figure="substitution",
-        listed=("accuracies", ("table", "trained_with", "purified_with", "kind", "attacks"), ("value",)),
+        listed=(
+            "accuracies",
+            ("table", "trained_with", "purified_with", "attacks"),
+            ("clean", "static", "adaptive"),
+        ),
     ),
     Item(
         "perturbations",

@@ -178,7 +178,7 @@ def test_settings_are_compared_under_the_attacks_that_all_of_them_met(tmp_path):
     assert rows["steps", "10"]["static"]["value"] == 0.1
     assert rows["steps", "10"]["attacks"] == "2 static, 2 adaptive"
     crossed = drawn("substitution", cells, tmp_path)["accuracies"]
-    static = {(r["trained_with"], r["purified_with"]): r["value"] for r in crossed if r["kind"] == "static"}
+    static = {(r["trained_with"], r["purified_with"]): r["static"]["value"] for r in crossed}
     assert (static["fgsm-at", "FGSM"], static["fgsm-at", "PGD-10"], static["pgd-at", "FGSM"]) == (0.9, 0.8, 0.5)
 
 
@@ -192,7 +192,7 @@ def test_substitution_crosses_training_with_purification(tmp_path):
         *purified(0.1, beta="1/16"),
     ]
     rows = drawn("substitution", cells, tmp_path)["accuracies"]
-    static = {(row["trained_with"], row["purified_with"]): row["value"] for row in rows if row["kind"] == "static"}
+    static = {(row["trained_with"], row["purified_with"]): row["static"]["value"] for row in rows}
     assert static == {
         ("fgsm-at", "FGSM"): 0.9,
         ("fgsm-at", "PGD-10"): 0.8,
@@ -210,7 +210,7 @@ def test_substitution_tells_trainings_of_one_recipe_apart(tmp_path):
         *purified(0.4, "at", {"inner": "ddn[steps=10]"}),
     ]
     rows = drawn("substitution", cells, tmp_path)["accuracies"]
-    static = {(row["trained_with"], row["purified_with"]): row["value"] for row in rows if row["kind"] == "static"}
+    static = {(row["trained_with"], row["purified_with"]): row["static"]["value"] for row in rows}
     assert static["fgsm-at", "FGSM"] == 0.9, "of two trainings the one that most settings share"
     assert (static["at cw", "FGSM"], static["at ddn", "FGSM"]) == (0.5, 0.4)
 

@@ -58,6 +58,10 @@ class Alike(NamedTuple):
     attacks: Mapping[str, Sequence[str]]
     worst: Sequence[Mapping[str, Value | None]]
 
+    @property
+    def told(self) -> str:
+        return ", ".join(f"{len(made)} {access}" for access, made in self.attacks.items())
+
 
 def alike(standings: Sequence[Standing]) -> Alike:
     """Return static and adaptive worst cases; where there is no test-time step, white-box stands for both."""

@@ -31,9 +31,10 @@ def draw(source: Source) -> Drawing:
         cells: dict[tuple[str, str], Setting] = {}
         for s in mine:
             cells.setdefault((_trainer(s), _purifier(s)), s)
-        attacks, worst = alike([s.standing for s in cells.values()])
+        compared = alike([s.standing for s in cells.values()])
         shown = {
-            place: {"clean": s.standing.clean, **under} for (place, s), under in zip(cells.items(), worst, strict=True)
+            place: {"clean": s.standing.clean, **under}
+            for (place, s), under in zip(cells.items(), compared.worst, strict=True)
         }
         for axis, kind in zip(line, ("clean", "static", "adaptive"), strict=True):
             values = [[shown.get((recipe, column), {}).get(kind) for column in columns] for recipe in recipes]
@@ -48,18 +49,18 @@ def draw(source: Source) -> Drawing:
             place = f"{mine[0].title}\n" if axis is line[0] else ""
             axis.set_title(place + ("clean" if kind == "clean" else f"worst case, {kind}"))
             axis.set_xlabel("purified with")
-            for recipe, row in zip(recipes, values, strict=True):
-                for column, value in zip(columns, row, strict=True):
-                    numbers.append(
-                        {
-                            "table": mine[0].title,
-                            "trained_with": recipe,
-                            "purified_with": column,
-                            "kind": kind,
-                            "attacks": len(attacks.get(kind, ())),
-                            **measured(value),
-                        }
-                    )
+        numbers += [
+            {
+                "table": mine[0].title,
+                "trained_with": recipe,
+                "purified_with": column,
+                "attacks": compared.told,
+                **{kind: measured(value) for kind, value in shown[recipe, column].items()},
+            }
+            for recipe in recipes
+            for column in columns
+            if (recipe, column) in shown
+        ]
         line[0].set_ylabel("trained with")
     return Drawing(figure, {"accuracies": numbers})
 

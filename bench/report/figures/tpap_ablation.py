@@ -42,8 +42,8 @@ def draw(source: Source) -> Drawing:
     )
     numbers = []
     for axis, (group, _, parameter, title, bars) in zip(axes.flat, panels, strict=False):
-        attacks, worst = alike([s.standing for _, s in bars])
-        for x, ((name, s), under) in enumerate(zip(bars, worst, strict=True)):
+        compared = alike([s.standing for _, s in bars])
+        for x, ((name, s), under) in enumerate(zip(bars, compared.worst, strict=True)):
             shown: dict[str, Value | None] = {"clean": s.standing.clean, **under}
             for place, (kind, value) in zip((-0.26, 0, 0.26), shown.items(), strict=True):
                 if value is None or value.number is None:
@@ -64,7 +64,7 @@ def draw(source: Source) -> Drawing:
                     "table": group[1],
                     "parameter": parameter,
                     "value": name,
-                    "attacks": ", ".join(f"{len(made)} {access}" for access, made in attacks.items()),
+                    "attacks": compared.told,
                     **{kind: measured(value) for kind, value in shown.items()},
                 }
             )
