@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import Any
 
 from matplotlib import pyplot as plt
@@ -22,6 +23,9 @@ _PANELS = (
     ("step", "direction", "direction"),
     ("training", "eps", "eps in training"),
 )
+
+#: Letters of a panel's title on one line.
+_LINE = 30
 
 
 def draw(source: Source) -> Drawing:
@@ -74,7 +78,7 @@ def draw(source: Source) -> Drawing:
             rotation=30 if max(len(name) for name, _ in bars) * len(bars) > 28 else 0,
         )
         if len(groups) > 1:
-            axis.set_title(f"{title}\n{group[1]}", fontsize=7.5)
+            axis.set_title(f"{title}\n{fill(group[1], _LINE)}", fontsize=7.5)
         else:
             axis.set_title(title)
         axis.grid(axis="x", visible=False)
