@@ -104,11 +104,12 @@ def pieces(
 
     A network, a test-time step and a recipe are each measured once, on grey images, for about ``patience`` seconds. An
     attack that leaves an image alone once it is broken is reckoned to take, of the passes that it states,
-    :func:`expected_share`.
+    :func:`expected_share`, less where the store knows how many images are right clean.
     """
     found: dict[str, Piece] = {}
     measured, keys = _Measured(device, batch, patience), Keys()
     made = {path.name for path in store.root.glob("attack/*")}
+    right: dict[tuple[str, str, str], float] = {}
     for planned in work.plan.cells:
         cell, n = planned.cell, planned.cell.data.n
         for model in [cell.model] if cell.attack is None else [cell.model, cell.attack.model]:
@@ -116,24 +117,29 @@ def pieces(
                 done = (store.training(key) / "card.json").is_file()
                 what = f"train {model.weights.recipe.name} on {planned.names.model}"
                 found[key] = Piece(key, what, done, *_or_unknown(measured.training, model, cell))
-        finished = store.finished(planned) is not None
+        result = store.finished(planned)
+        finished = result is not None
+        defense = planned.names.dataset, planned.names.model, planned.names.defense
+        if result is not None and result.metrics is not None:
+            right[defense] = result.metrics.clean_accuracy
         if cell.attack is not None and (at := keys.of(cell.attack)) not in found:
             last = f"{(n - 1) // CHUNK * CHUNK:06d}-{n:06d}.safetensors"
             done = finished or (at in made and (store.adversarial(at) / last).is_file())
-            found[at] = Piece(at, f"attack {planned.names}", done, *_or_unknown(measured.attack, cell.attack, cell))
+            cost = _or_unknown(measured.attack, cell.attack, cell, right.get(defense, 1.0))
+            found[at] = Piece(at, f"attack {planned.names}", done, *cost)
         found[planned.key] = Piece(
             planned.key, f"evaluate {planned.names}", finished, *_or_unknown(measured.evaluation, cell)
         )
     return list(found.values())
 
 
-def expected_share(attack: AttackRef, *, random: bool = False) -> float:
+def expected_share(attack: AttackRef, *, random: bool = False, right: float = 1.0) -> float:
     """Return the share of its stated passes that an attack is reckoned to take.
 
     One where it takes every step of every image, as on a ``random`` function. Otherwise images that break spare most of
-    theirs: all are reckoned to break on a plainly trained network, half on one trained against an adversary. The same
-    is reckoned to be left for an attack on the survivors of earlier ones. A search that leaves stalled images takes
-    half. What a run took is in its log.
+    theirs, and those that never were ``right`` all: of the others all are reckoned to break on a plainly trained
+    network, half on one trained against an adversary. The same is reckoned to be left for an attack on the survivors of
+    earlier ones. A search that leaves stalled images takes half. What a run took is in its log.
     """
     stated = str(entry_of(attack.attack).meta.get("passes"))
     if "stalls" in stated and not attack.after:
@@ -143,7 +149,7 @@ def expected_share(attack: AttackRef, *, random: bool = False) -> float:
         return 1.0
     source = attack.model.weights
     survive = 0.5 if isinstance(source, TrainRef) and "eps" in source.recipe.params else 0.0
-    return survive + (1 - survive) * _BROKEN_TAKE
+    return right * (survive + (1 - survive) * _BROKEN_TAKE)
 
 
 class _Cost(NamedTuple):
@@ -193,17 +199,17 @@ class _Measured:
         epochs = ref.schedule.epochs
         return _Cost(epochs * rows * one.tflop, epochs * (rows * one.seconds + watching))
 
-    def attack(self, attack: AttackRef, cell: Cell) -> _Cost:
+    def attack(self, attack: AttackRef, cell: Cell, right: float) -> _Cost:
         formula = entry_of(attack.attack).meta.get("passes")
         stated = passes_of(formula, attack.attack.params) if formula else None
         if stated is None:
             return _Cost(None, None)
         _, unit = self._net(attack.model, cell)
         if attack.step is None:
-            share = attack.data.n * expected_share(attack)
+            share = attack.data.n * expected_share(attack, right=right)
             return _Cost(share * unit.flops.of(*stated) / 1e12, share * unit.seconds(stated))
         step = self._step(attack.step, attack.model, cell)
-        share = attack.data.n * expected_share(attack, random=step.random)
+        share = attack.data.n * expected_share(attack, random=step.random, right=right)
         times = share * attack.eot if step.random else share
         inside = step.deployed.passes
         passes = Passes(stated.forwards * inside.forwards, stated.forwards * inside.backwards + stated.backwards)
