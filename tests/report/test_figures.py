@@ -177,6 +177,9 @@ def test_settings_are_compared_under_the_attacks_that_all_of_them_met(tmp_path):
     assert rows["steps", "1"]["static"]["value"] == 0.0, "both have met it"
     assert rows["steps", "10"]["static"]["value"] == 0.1
     assert rows["steps", "10"]["attacks"] == "2 static, 2 adaptive"
+    (static_only, _) = purified(0.6, steps=5)
+    rows = {r["value"]: r for r in drawn("tpap-ablation", [*cells, static_only], tmp_path)["settings"]}
+    assert (rows["5"]["attacks"], rows["5"]["adaptive"]["value"]) == ("1 static", None)
     crossed = drawn("substitution", cells, tmp_path)["accuracies"]
     static = {(r["trained_with"], r["purified_with"]): r["static"]["value"] for r in crossed}
     assert (static["fgsm-at", "FGSM"], static["fgsm-at", "PGD-10"], static["pgd-at", "FGSM"]) == (0.9, 0.8, 0.5)

@@ -58,9 +58,9 @@ class Alike(NamedTuple):
     attacks: Mapping[str, Sequence[str]]
     worst: Sequence[Mapping[str, Value | None]]
 
-    @property
-    def told(self) -> str:
-        return ", ".join(f"{len(made)} {access}" for access, made in self.attacks.items())
+    def told(self, found: Mapping[str, Value | None]) -> str:
+        """Say how many attacks stand behind each of these worst cases."""
+        return ", ".join(f"{len(made)} {access}" for access, made in self.attacks.items() if found.get(access))
 
 
 def alike(standings: Sequence[Standing]) -> Alike:

@@ -54,7 +54,7 @@ def draw(source: Source) -> Drawing:
                 "table": mine[0].title,
                 "trained_with": recipe,
                 "purified_with": column,
-                "attacks": compared.told,
+                "attacks": compared.told(shown[recipe, column]),
                 **{kind: measured(value) for kind, value in shown[recipe, column].items()},
             }
             for recipe in recipes

@@ -68,7 +68,7 @@ def draw(source: Source) -> Drawing:
                     "table": group[1],
                     "parameter": parameter,
                     "value": name,
-                    "attacks": compared.told,
+                    "attacks": compared.told(under),
                     **{kind: measured(value) for kind, value in shown.items()},
                 }
             )
