@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from textwrap import wrap
+from textwrap import fill, wrap
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -24,6 +24,8 @@ HEAT = LinearSegmentedColormap.from_list("crossfire", ["#f2f5f8", "#9dbbd8", "#0
 WIDTH = 7.0
 #: Letters that a row's name may have on one line.
 ROW = 30
+#: Letters of a title on one line, where three panels stand side by side.
+NARROW = 30
 #: Inches that a character of a label takes.
 LETTER = 0.065
 #: Inches within which two points look like one.
@@ -155,10 +157,26 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
     long = max(map(len, names)) > ROW
     axes.set_yticks(
         range(len(names)),
-        [folded(name, ROW + 4) for name in names],
+        [_on_two_lines(name) for name in names],
         fontsize=6 if long else 8,
         linespacing=0.95,
     )
+
+
+def _on_two_lines(name: str) -> str:
+    lines = (folded(name, width) for width in range(ROW + 4, ROW + 4 + len(name) + 1))
+    return next(text for text in lines if text.count("\n") < 2)
+
+
+def trained_with(recipe: str, params: Mapping[str, Any]) -> str:
+    """Return a recipe, with the attack that it crafts with where that is one of its parameters."""
+    inner = params.get("inner")
+    return recipe if inner is None else f"{recipe} {str(inner).partition('[')[0]}"
+
+
+def narrow_title(axes: Axes, text: str) -> None:
+    """Give a title to one of three panels side by side."""
+    axes.set_title("\n".join(fill(line, NARROW) for line in text.splitlines()), fontsize=7.5)
 
 
 def whisker(axes: Axes, x: float, value: Value, colour: str, *, horizontal: bool = False) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from bench.keys import TRAINING_VERSION, key_of
 from bench.report.figures import Drawing, Source
-from bench.report.figures._plot import WIDTH, need
+from bench.report.figures._plot import WIDTH, narrow_title, need, trained_with
 from bench.report.rows import threat_text
 from bench.types import ModelRef, TrainRef, jsonable
 
@@ -30,8 +31,11 @@ def draw(source: Source) -> Drawing:
         for measure, (name, colour) in _CURVES.items():
             for part, (part_name, style) in _PARTS.items():
                 points = [(row["epoch"], 100 * row[part][measure]) for row in rows if measure in row.get(part, {})]
-                axis.plot(*zip(*points, strict=True), style, color=colour, linewidth=1.3, label=f"{name}, {part_name}")
-        axis.set(title=title, ylim=(-3, 103), xlabel="epoch")
+                (line,) = axis.plot(*zip(*points, strict=True), style, color=colour, linewidth=1.3)
+                line.set(label=f"{name}, {part_name}", marker="o" if len(points) == 1 else "", markersize=3)
+        axis.set(ylim=(-3, 103), xlabel="epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+        narrow_title(axis, title)
     for axis in axes.flat[len(runs) :]:
         axis.set_visible(False)
     for line in axes:
@@ -56,7 +60,7 @@ def _runs(source: Source) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
             threat = threat_text(watched_threat(weights.recipe))
             seed = f", seed {weights.seed}" if weights.seed else ""
             models[key_of(jsonable(r.cell.model), version=TRAINING_VERSION)] = (
-                f"{weights.recipe.name}{seed}, {threat}{place}",
+                f"{trained_with(weights.recipe.name, weights.recipe.params)}{seed}, {threat}{place}",
                 threat,
                 r.cell.model,
             )

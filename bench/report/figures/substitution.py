@@ -7,7 +7,7 @@ from collections import Counter
 from matplotlib import pyplot as plt
 
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._plot import WIDTH, alike, heatmap, measured
+from bench.report.figures._plot import WIDTH, alike, heatmap, measured, trained_with
 from bench.report.figures._tpap import STEP, Setting, differences, reference, settings
 
 
@@ -16,7 +16,7 @@ def draw(source: Source) -> Drawing:
     groups = []
     for table in sorted({s.table for s in found}):
         mine = _alike([s for s in found if s.table == table])
-        recipes = list(dict.fromkeys(_trainer(s) for s in mine if s.step is not None))
+        recipes = list(dict.fromkeys(trained_with(s.recipe, s.training) for s in mine if s.step is not None))
         columns = sorted({_purifier(s) for s in mine}, key=lambda name: (name != "none", len(name), name))
         if len(recipes) > 1 and len(columns) > 1:
             groups.append((recipes, columns, mine))
@@ -30,7 +30,7 @@ def draw(source: Source) -> Drawing:
     for line, (recipes, columns, mine) in zip(axes, groups, strict=True):
         cells: dict[tuple[str, str], Setting] = {}
         for s in mine:
-            cells.setdefault((_trainer(s), _purifier(s)), s)
+            cells.setdefault((trained_with(s.recipe, s.training), _purifier(s)), s)
         compared = alike([s.standing for s in cells.values()])
         shown = {
             place: {"clean": s.standing.clean, **under}
@@ -71,10 +71,10 @@ def _alike(found: list[Setting]) -> list[Setting]:
     Of several trainings by one recipe the one that most settings share is its usual one.
     """
     shared = {
-        name: Counter(_training(s) for s in found if _trainer(s) == name).most_common(1)[0][0]
-        for name in {_trainer(s) for s in found}
+        name: Counter(_training(s) for s in found if trained_with(s.recipe, s.training) == name).most_common(1)[0][0]
+        for name in {trained_with(s.recipe, s.training) for s in found}
     }
-    found = [s for s in found if _training(s) == shared[_trainer(s)]]
+    found = [s for s in found if _training(s) == shared[trained_with(s.recipe, s.training)]]
     if all(s.step is None for s in found):
         return found
     usual = reference(found)
@@ -84,12 +84,6 @@ def _alike(found: list[Setting]) -> list[Setting]:
 
 def _training(s: Setting) -> str:
     return repr(sorted(s.training.items()))
-
-
-def _trainer(s: Setting) -> str:
-    """Return the recipe, with the attack that it crafts with where that is one of its parameters."""
-    inner = s.training.get("inner")
-    return s.recipe if inner is None else f"{s.recipe} {str(inner).partition('[')[0]}"
 
 
 def _purifier(s: Setting) -> str:

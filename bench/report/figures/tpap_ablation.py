@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from textwrap import fill
 from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._plot import COLOUR, INK, WIDTH, alike, measured, whisker
+from bench.report.figures._plot import COLOUR, INK, WIDTH, alike, measured, narrow_title, whisker
 from bench.report.figures._tpap import STEP, Setting, differences, reference, settings
 from bench.report.rows import Value, eps_text
 from bench.types import exact
@@ -23,9 +22,6 @@ _PANELS = (
     ("step", "direction", "direction"),
     ("training", "eps", "eps in training"),
 )
-
-#: Letters of a panel's title on one line.
-_LINE = 30
 
 
 def draw(source: Source) -> Drawing:
@@ -78,7 +74,7 @@ def draw(source: Source) -> Drawing:
             rotation=30 if max(len(name) for name, _ in bars) * len(bars) > 28 else 0,
         )
         if len(groups) > 1:
-            axis.set_title(f"{title}\n{fill(group[1], _LINE)}", fontsize=7.5)
+            narrow_title(axis, f"{title}\n{group[1]}")
         else:
             axis.set_title(title)
         axis.grid(axis="x", visible=False)
