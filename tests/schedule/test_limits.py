@@ -11,45 +11,46 @@ from bench.store import Store
 from tests.schedule import small
 
 HUNGRY = """
+import os
+
 import torch
 from bench.models.small_cnn import small_cnn
 
 
 class Hungry(torch.nn.Module):
-    def __init__(self, most, **words):
+    def __init__(self, **words):
         super().__init__()
-        self.net, self.most = small_cnn(10, **words), most
+        self.net = small_cnn(10, **words)
 
     def forward(self, x):
-        if len(x) > self.most:
+        if len(x) > int(os.environ["MOST"]):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return self.net(x)
 
 
-def hungry(num_classes, *, most: int = 1000, in_channels: int = 3, image_size: int = 32):
-    return Hungry(most, in_channels=in_channels, image_size=image_size, channels=4, hidden=16)
+def hungry(num_classes, *, in_channels: int = 3, image_size: int = 32):
+    return Hungry(in_channels=in_channels, image_size=image_size, channels=4, hidden=16)
 """
 
 
-def hungry(folder, most):
-    """A configuration with a network that takes no more than so many images at once."""
+def hungry(folder):
+    """A configuration with a network that takes no more images at once than the environment says: not by its key."""
     (folder / "net.py").write_text(HUNGRY)
     torch.manual_seed(0)
     net = small_cnn(10, in_channels=1, image_size=8, channels=4, hidden=16)
     save_file({f"net.{name}": value for name, value in net.state_dict().items()}, folder / "w.safetensors")
-    text = small.CONFIG.replace(
-        'arch = "small-cnn"\nchannels = 4\nhidden = 16', f'arch = "{folder}/net.py:hungry"\nmost = {most}'
-    )
+    text = small.CONFIG.replace('arch = "small-cnn"\nchannels = 4\nhidden = 16', f'arch = "{folder}/net.py:hungry"')
     text = text.replace('use = "fgsm-at"', f'use = "weights:{folder}/w.safetensors"')
     return text.replace('use = "tpap"', f'use = "tpap"\nbase = "weights:{folder}/w.safetensors"')
 
 
-def test_where_memory_runs_out_half_the_batch_is_taken(tmp_path):
-    results = []
+def test_where_memory_runs_out_half_the_batch_is_taken(tmp_path, monkeypatch):
+    results, text = [], hungry(tmp_path)
     for most in (1000, 20):
         folder = tmp_path / str(most)
         folder.mkdir()
-        assert small.run(folder, text=hungry(folder, most)) == 0
+        monkeypatch.setenv("MOST", str(most))
+        assert small.run(folder, text=text) == 0
         found = Store(folder / "store").results()
         results.append({(r.names.defense, r.names.attack, r.names.access): r for r in found})
     enough, little = results
