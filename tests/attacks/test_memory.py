@@ -34,7 +34,7 @@ steps = 2
 """
 
 
-def test_libraries_too_get_half_the_batch_where_memory_runs_out(tmp_path) -> None:
+def test_libraries_too_get_half_the_batch_where_memory_runs_out(tmp_path, monkeypatch) -> None:
     for kind, name in (
         ("attack", "autoattack"),
         ("library", "art"),
@@ -44,7 +44,8 @@ def test_libraries_too_get_half_the_batch_where_memory_runs_out(tmp_path) -> Non
         if not (entry := registry.find(kind, name)).available:
             pytest.skip(f"{entry.requires} is not installed")
     most = 20
-    text = hungry(tmp_path, most).split("[[attacks]]")[0].replace("n = 140", "n = 50")
+    monkeypatch.setenv("MOST", str(most))
+    text = hungry(tmp_path).split("[[attacks]]")[0].replace("n = 140", "n = 50")
     text = text.split('[[defenses]]\nuse = "tpap"')[0] + ATTACKS
     assert small.run(tmp_path, text=text) == 0
     found = list(Store(tmp_path / "store").results())
