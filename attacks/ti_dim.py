@@ -1,6 +1,7 @@
 import torch
 from torch import Tensor
 
+from attacks import _resizing
 from attacks._steps import accumulate, ascend, budget, cross_entropy, keep
 from bench.api import Budget, Count, Literal, MethodError, NonNegative, Probability, Target, Threat, attack
 
@@ -61,15 +62,15 @@ def ti_dim(
     drops = rule == "any-iterate" and not target.stochastic
     result, rows, origin, current = x.clone(), torch.arange(len(x), device=x.device), x, x
     momentum = torch.zeros_like(x)
-    down, across, resized = _resizing(target, x, steps, diversity, shrink)
+    down, across, resized = _resizing.sources(target, x, steps, diversity, shrink)
     for step in range(steps):
         if len(rows) == 0:
             break
         view, moved = target.rows(rows), resized[rows, step]
         if diversity > 0:
-            vertical, horizontal = _chosen(down[rows, step]), _chosen(across[rows, step])
-            found = view.gradient(vertical @ current @ horizontal.mT, cross_entropy, y[rows])
-            grad = (left @ vertical.mT) @ found.grad @ (horizontal @ right)
+            places = _resizing.pixels(down[rows, step], across[rows, step], current)
+            found = view.gradient(_resizing.picked(current, places), cross_entropy, y[rows])
+            grad = left @ _resizing.put_back(found.grad, places) @ right
         else:
             found = view.gradient(current, cross_entropy, y[rows])
             grad = left @ found.grad @ right
@@ -99,23 +100,3 @@ def _smoothing(x: Tensor, kernel: int | None) -> list[Tensor]:
 
 def _taps(line: Tensor) -> list[tuple[int, Tensor]]:
     return list(zip(range(-(len(line) // 2), len(line) // 2 + 1), line, strict=True))
-
-
-def _resizing(target: Target, x: Tensor, steps: int, diversity: float, shrink: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return who is resized at which step (N, steps), and where each line then comes from, -1 for padding.
-
-    Lines (N, steps, H) and columns (N, steps, W) come first; the resizing is by nearest neighbour.
-    """
-    coin, scale, top, left = target.uniform(x.new_empty(len(x), steps, 4)).unbind(2)
-    resized, sources = coin < diversity, []
-    for n, place in zip(x.shape[-2:], (top, left), strict=True):
-        smallest = max(1, round(shrink * n))
-        side = torch.where(resized, smallest + torch.floor(scale * (n - smallest + 1)), n)[..., None]
-        line = torch.arange(n, device=x.device) - torch.floor(place[..., None] * (n - side + 1))
-        sources.append(torch.where((line >= 0) & (line < side), torch.floor(line * n / side), -1).to(x.dtype))
-    return sources[0], sources[1], resized
-
-
-def _chosen(source: Tensor) -> Tensor:
-    """Return matrices (N, 1, n, n) that put at each line of an image the line that it comes from (N, n)."""
-    return (source[..., None] == torch.arange(source.shape[1], device=source.device)).to(source.dtype)[:, None]

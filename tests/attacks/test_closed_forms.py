@@ -13,7 +13,7 @@ from scipy.optimize import linprog
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks import sta, ti_dim
+from attacks import _resizing, sta, ti_dim
 from bench.api import Threat
 from bench.target import Meter, NetworkTarget
 from tests.attacks.driving import Case, Linear, drive, right
@@ -280,15 +280,20 @@ def test_ti_dim_resizes_as_another_function_does(plain: Case) -> None:
     x = torch.rand(40, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     with Meter(plain.net, 40) as meter:
         target = NetworkTarget(plain.net, meter, torch.arange(40), seed=0, num_classes=10, batch=40)
-        down, across, resized = ti_dim._resizing(target, x, 2, 0.6, 0.8)
+        down, across, resized = _resizing.sources(target, x, 2, 0.6, 0.8)
     assert not torch.equal(resized[:, 0], resized[:, 1]), "each step draws anew"
-    down, across, moved = ti_dim._chosen(down[:, 1]), ti_dim._chosen(across[:, 1]), resized[:, 1]
-    seen = down @ x @ across.mT
+    down, across, moved = down[:, 1], across[:, 1], resized[:, 1]
+    x.requires_grad_()
+    places = _resizing.pixels(down, across, x)
+    seen = _resizing.picked(x, places)
+    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    (grad,) = torch.autograd.grad((seen * weight).sum(), x)
+    assert torch.equal(_resizing.put_back(weight, places), grad)
     assert 0.3 < float(moved.float().mean()) < 0.9
     assert torch.equal(seen[~moved], x[~moved])
     sides = set()
-    for image, result, rows in zip(x[moved], seen[moved], down[moved, 0], strict=True):
-        filled = rows.sum(1).nonzero().flatten()
+    for image, result, rows in zip(x[moved], seen[moved], down[moved], strict=True):
+        filled = (rows < 32).nonzero().flatten()
         side, top = len(filled), int(filled[0])
         left = int((result.abs().sum((0, 1)) > 0).nonzero()[0])
         small = F.interpolate(image[None], size=(side, side), mode="nearest")[0]
