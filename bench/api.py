@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol,
 
 from pydantic import Field
 
+from bench.draws import Draws
 from bench.types import ExactFraction, MethodError, Norm, Threat
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "Budget",
     "Count",
     "DeployedStep",
+    "Draws",
     "Field",
     "Fraction",
     "Gradient",
@@ -138,7 +140,7 @@ class TrainingStep(Protocol):
 
 
 class DeployedStep(Protocol):
-    """A test-time step. A randomised one also has ``rng``, a generator of its own that the engine seeds.
+    """A test-time step. A randomised one also has ``draws``, a :class:`Draws` of its own.
 
     One that learns from training images has ``fit(images)``, called first with uint8 (N, C, H, W). A wrapped module
     with an attribute ``labels`` is an oracle: it is given the true labels (N,) before each batch.
@@ -210,7 +212,7 @@ def defense(
     Args:
         kind: ``"recipe"`` makes base weights; ``"test-time"`` wraps a base classifier when deployed.
         base: the recipe under a test-time step unless the configuration says otherwise.
-        randomised: a test-time step that draws; it must then own a ``rng`` generator.
+        randomised: a test-time step that draws; it must then own ``draws``, a ``Draws``.
         purifier: a test-time step that moves each image by a gradient of the network's own.
         relies_on: the regime of training without which the step does not do what it is for; missed, it is flagged.
         attacks: registered attacks that a recipe crafts with; their code counts as its own.

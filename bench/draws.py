@@ -7,9 +7,12 @@ A counter-based generator (SplitMix64; Steele, Lea and Flood, 2014) in plain ten
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from bench.types import MethodError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
@@ -27,7 +30,7 @@ def _mix(z: Tensor) -> Tensor:
     return z ^ _shift(z, 31)
 
 
-def uniform(seed: int, images: Tensor, call: int, shape: torch.Size) -> Tensor:
+def uniform(seed: int, images: Tensor, call: int, shape: tuple[int, ...]) -> Tensor:
     """Return float32 draws in [0, 1), of shape (len(images), *shape), each a multiple of 2**-24.
 
     Args:
@@ -36,6 +39,8 @@ def uniform(seed: int, images: Tensor, call: int, shape: torch.Size) -> Tensor:
         call: which draw of this seed.
         shape: the shape for one image.
     """
+    import torch
+
     stream = _mix(_mix(torch.tensor([seed], device=images.device)) + call * 2 + 1)
     keys = _mix(stream + _mix(images * _GOLDEN))
     counter = torch.arange(1, math.prod(shape) + 1, device=images.device)
@@ -43,8 +48,45 @@ def uniform(seed: int, images: Tensor, call: int, shape: torch.Size) -> Tensor:
     return (bits.to(torch.float32) * 2.0**-24).view(len(images), *shape)
 
 
-def normal(seed: int, images: Tensor, call: int, shape: torch.Size) -> Tensor:
+def normal(seed: int, images: Tensor, call: int, shape: tuple[int, ...]) -> Tensor:
     """Return standard normal draws of shape (len(images), *shape) (Box and Muller, 1958)."""
-    pair = uniform(seed, images, call, torch.Size((2, *shape)))
-    radius = (-2.0 * torch.log1p(-pair[:, 0])).sqrt()
-    return radius * torch.cos(2.0 * math.pi * pair[:, 1])
+    pair = uniform(seed, images, call, (2, *shape))
+    radius = (-2.0 * (-pair[:, 0]).log1p()).sqrt()
+    return radius * (2.0 * math.pi * pair[:, 1]).cos()
+
+
+class Draws:
+    """The random numbers of one test-time step.
+
+    The engine says which images come next. To whoever calls the step without saying so, images are told apart by their
+    place in the batch, and every call draws anew.
+    """
+
+    def __init__(self) -> None:
+        self.begin(0)
+
+    def begin(self, seed: int, images: Tensor | None = None) -> None:
+        """Start over with this seed in [0, 2**63); the next batch is of these images (int64 identities)."""
+        self.seed, self.calls, self.images = seed, 0, images
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Return float32 draws in [0, 1) shaped and placed as ``like`` (N, ...), one row for each image of the batch.
+
+        Raises:
+            MethodError: as many rows as there are images were wanted.
+        """
+        return uniform(self.seed, self._next(like), self.calls, like.shape[1:])
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Return standard normal draws shaped and placed as ``like``; raises as :meth:`uniform` does."""
+        return normal(self.seed, self._next(like), self.calls, like.shape[1:])
+
+    def _next(self, like: Tensor) -> Tensor:
+        import torch
+
+        self.calls += 1
+        if self.images is None:
+            return torch.arange(len(like), device=like.device)
+        if len(self.images) != len(like):
+            raise MethodError(f"a step draws {len(like)} rows for a batch of {len(self.images)} images")
+        return self.images.to(like.device)

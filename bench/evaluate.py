@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from bench import registry
 from bench.api import DeployedStep
 from bench.cost import synchronize
+from bench.draws import Draws
 from bench.keys import derive_seed
-from bench.target import Meter, NetworkTarget, Truth, frozen, tell
+from bench.target import Meter, NetworkTarget, Truth, frozen, parts, tell
 from bench.types import AttackRef, MethodError, MethodRef, Threat
 
 #: Images worked on, and kept, together. Part of the protocol: libraries that seed themselves do so once per chunk.
@@ -35,19 +36,20 @@ L2_SLACK = 1e-4
 
 
 class Step(NamedTuple):
-    """A test-time step put on a base classifier; ``rng`` is its own generator where it draws.
+    """A test-time step put on a base classifier; ``draws`` are its random numbers where it draws.
 
     ``smooth`` makes the second-order form of a purifier for a smoothing width.
     """
 
     deployed: nn.Module
     surrogate: nn.Module
-    rng: torch.Generator | None = None
+    draws: Draws | None = None
     smooth: Callable[[float], nn.Module] | None = None
 
-    def seed(self, *words: str | int) -> None:
-        if self.rng is not None:
-            self.rng.manual_seed(derive_seed(*words))
+    def seed(self, *words: str | int, images: Tensor | None = None) -> None:
+        """Begin the draws that these words name; the next batch is of these images, if any are said."""
+        if self.draws is not None:
+            self.draws.begin(derive_seed(*words), images)
 
 
 class Crafted(NamedTuple):
@@ -89,7 +91,7 @@ def put_on(base: nn.Module, step: MethodRef | None, training: Callable[[], Tenso
             raise MethodError(f"{step.name} is fitted on training images, and its base was trained elsewhere")
         made.fit(training())
     smooth = partial(made.smooth, base) if hasattr(made, "smooth") else None
-    return Step(made.wrap(base).eval(), made.surrogate(base).eval(), getattr(made, "rng", None), smooth)
+    return Step(made.wrap(base).eval(), made.surrogate(base).eval(), getattr(made, "draws", None), smooth)
 
 
 def craft(
@@ -139,7 +141,7 @@ def craft(
         part = (x[left], y[left], images[left.to(images.device)])
         made = craft(ref, base, *part, key=key, batch=batch, check=check, training=training)
         found[left], spent[0, left.cpu()], spent[1, left.cpu()] = made.images, made.forwards, made.backwards
-        if step.rng is not None:
+        if step.draws is not None:
             # Most answers to an earlier image may be wrong already: of the two the stronger one stays.
             again = predict(step, base, found, y, batch, seed=(*seed, 2))
             found = torch.where(_weaker(again, known, y)[:, None, None, None], earlier, found)
@@ -156,8 +158,8 @@ def craft(
             seed=derive_seed(key, "attack"),
             num_classes=ref.data.num_classes,
             batch=batch,
-            stochastic=step.rng is not None,
-            draws_averaged=ref.eot if step.rng is not None else 1,
+            draws=step.draws,
+            draws_averaged=ref.eot if step.draws is not None else 1,
             truth=Truth(x, y),
         )
         given_x, given_y = x.clone(), y.clone()
@@ -251,13 +253,12 @@ def predict(
     Raises:
         MethodError: a logit that is not finite, or not one row for each image.
     """
-    draws = 1 if step.rng is None else DRAWS
+    draws = 1 if step.draws is None else DRAWS
     labels, margins = [], []
     with frozen(base), Meter(base, 0, check) as meter, torch.no_grad():
         for draw in range(draws):
-            step.seed(*seed, draw)
-            for first in range(0, len(x), batch):
-                s = slice(first, first + batch)
+            for s in parts(len(x), batch):
+                step.seed(*seed, draw, images=torch.arange(s.start, s.stop))
                 tell(step.deployed, y[s])
                 logits = step.deployed(x[s])
                 if logits.dim() != 2 or len(logits) != len(x[s]):

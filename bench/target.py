@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bench import draws
 from bench.api import Gradient, MethodError
+from bench.draws import Draws
 
 
 @contextmanager
@@ -125,7 +126,7 @@ class NetworkTarget:
         seed: of the attack's draws.
         num_classes: length of a row of logits.
         batch: images at a time; halved when the device runs out of memory.
-        stochastic: the function is random.
+        draws: the random numbers of a function that is random.
         draws_averaged: logits and gradients of a random function are means over this many draws.
         truth: of the same images, for a function that is an oracle.
     """
@@ -141,12 +142,12 @@ class NetworkTarget:
         seed: int,
         num_classes: int,
         batch: int,
-        stochastic: bool = False,
+        draws: Draws | None = None,
         draws_averaged: int = 1,
         truth: Truth | None = None,
     ) -> None:
         self.num_classes = num_classes
-        self.stochastic = stochastic
+        self.stochastic = draws is not None
         self.notes: list[str] = []
         self._net = net
         self._base = net if base is None else base
@@ -154,6 +155,7 @@ class NetworkTarget:
         self._meter = meter
         self._images = images
         self._rows = torch.arange(len(images))
+        self._draws = draws
         self._draws_averaged = draws_averaged
         self._truth = truth
         self._shared = _Shared(seed=seed, batch=batch)
@@ -252,17 +254,24 @@ class NetworkTarget:
 
     def _forward(self, x: Tensor, s: slice) -> Tensor:
         self._meter.rows = self._rows[s] if len(x) == len(self._rows[s]) else None
+        if self._draws is not None:
+            self._draws.images = None if self._meter.rows is None else self._images[s]
         if self._truth is not None and self._meter.rows is not None:
             tell(self._net, self._truth.labels[self._meter.rows.to(self._truth.labels.device)])
         logits: Tensor = self._net(x)
+        if self._draws is not None:
+            self._draws.images = None
         if logits.shape != (len(x), self.num_classes):
             raise MethodError(f"the network returned {tuple(logits.shape)}, not ({len(x)}, {self.num_classes})")
         return logits
 
     def _in_batches(self, n: int, one: Callable[[slice], tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
-        start = 0
+        start, calls = 0, 0 if self._draws is None else self._draws.calls
         while start < n or start == n == 0:
-            s = slice(start, min(start + self._shared.batch, n))
+            s = next(parts(n - start, self._shared.batch))
+            s = slice(start + s.start, start + s.stop)
+            if self._draws is not None:
+                self._draws.calls = calls
             try:
                 yield one(s)
             except (RuntimeError, MemoryError) as error:
@@ -273,6 +282,16 @@ class NetworkTarget:
             if n == 0:
                 return
             start = s.stop
+
+
+def parts(n: int, batch: int) -> Iterator[slice]:
+    """Cut ``n`` images into as few batches as can be, of about the same length.
+
+    A short last batch would let a kernel take sums in another order, so that bits depended on the batch.
+    """
+    count = max(1, -(-n // batch))
+    for i in range(count):
+        yield slice(n * i // count, n * (i + 1) // count)
 
 
 class _Shared:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from bench.api import Draws
+
 
 class _Borrowed(torch.autograd.Function):
     @staticmethod
@@ -157,7 +159,7 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1) - true[:, 0]
 
 
-def uniform_start(x: Tensor, radius: float, rng: torch.Generator) -> Tensor:
+def uniform_start(x: Tensor, radius: float, draws: Draws) -> Tensor:
     """Return a uniform point of the Linf ball round each image, clamped to the box; its derivative is the identity."""
-    noise = torch.rand(x.shape, generator=rng).to(x) * 2 - 1
+    noise = draws.uniform(x) * 2 - 1
     return borrow((x + radius * noise).clamp(0.0, 1.0), x)

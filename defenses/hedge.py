@@ -1,7 +1,6 @@
-import torch
 from torch import Tensor, nn
 
-from bench.api import Budget, Count, Fraction, defense
+from bench.api import Budget, Count, Draws, Fraction, defense
 from defenses._gradients import Before, identity, sign_steps, smooth_sign_steps, uniform_start
 
 
@@ -25,7 +24,7 @@ class Hedge:
         step_size: Budget = Fraction(4, 255),
     ) -> None:
         self.radius, self.steps, self.size = float(radius), steps, float(step_size)
-        self.rng = torch.Generator()
+        self.draws = Draws()
 
     def wrap(self, base: nn.Module) -> nn.Module:
         return Before(base, lambda x: self._hedged(base, x), identity)
@@ -42,6 +41,6 @@ class Hedge:
         def loss(images: Tensor) -> Tensor:
             return -base(images).log_softmax(1).sum()
 
-        start = uniform_start(x, self.radius, self.rng)
+        start = uniform_start(x, self.radius, self.draws)
         how = {"size": self.size, "steps": self.steps, "radius": self.radius, "start": start}
         return sign_steps(x, loss, **how) if tau is None else smooth_sign_steps(x, loss, tau=tau, **how)

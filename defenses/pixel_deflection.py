@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor, nn
 
-from bench.api import Count, NonNegative, Probability, defense
+from bench.api import Count, Draws, NonNegative, Probability, defense
 from defenses._gradients import Before
 from defenses._wavelets import denoised
 
@@ -18,7 +18,7 @@ class PixelDeflection:
 
     def __init__(self, *, share: Probability = 0.004, window: Count = 10, sigma: NonNegative = 0.04) -> None:
         self.share, self.window, self.sigma = share, window, sigma
-        self.rng = torch.Generator()
+        self.draws = Draws()
 
     def wrap(self, base: nn.Module) -> nn.Module:
         return Before(base, self._deflected)
@@ -29,23 +29,19 @@ class PixelDeflection:
 
     def _deflected(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
-        shape = (len(x), round(self.share * height * width))
-        line, source_line = self._pair(height, shape)
-        column, source_column = self._pair(width, shape)
-        rows = torch.arange(len(x))[:, None]
-        at, source = (
-            tuple(index.to(x.device) for index in (rows, *where))
-            for where in ((line, column), (source_line, source_column))
-        )
+        like = x.new_empty(len(x), round(self.share * height * width))
+        line, source_line = self._pair(height, like)
+        column, source_column = self._pair(width, like)
+        rows = torch.arange(len(x), device=x.device)[:, None]
         moved = x.detach().permute(0, 2, 3, 1).clone()
-        moved[at] = moved[source]
+        moved[rows, line, column] = moved[rows, source_line, source_column]
         return self._denoised(moved.permute(0, 3, 1, 2))
 
     def _denoised(self, x: Tensor) -> Tensor:
         return denoised(x, self.sigma, None) if self.sigma else x
 
-    def _pair(self, size: int, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def _pair(self, size: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return random lines, and for each a uniform one within the window that lies in the image."""
-        line = torch.randint(size, shape, generator=self.rng)
+        line = (self.draws.uniform(like) * size).long()
         low, high = (line - self.window).clamp_min(0), (line + self.window).clamp_max(size - 1)
-        return line, low + (torch.rand(shape, generator=self.rng) * (high - low + 1)).long()
+        return line, low + (self.draws.uniform(like) * (high - low + 1)).long()

@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor, nn
 
-from bench.api import MethodError, Positive, defense
+from bench.api import Draws, MethodError, Positive, defense
 from defenses._gradients import Before
 
 
@@ -25,7 +25,7 @@ class ResizePad:
         if low > high:
             raise MethodError(f"resize-pad: low = {low} is above high = {high}")
         self.low, self.high = low, high
-        self.rng = torch.Generator()
+        self.draws = Draws()
 
     def wrap(self, base: nn.Module) -> nn.Module:
         return Before(base, self._moved)
@@ -36,11 +36,11 @@ class ResizePad:
 
     def _moved(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
-        scale = self.low + (self.high - self.low) * torch.rand(len(x), generator=self.rng)
+        scale = self.low + (self.high - self.low) * self.draws.uniform(x[:, 0, 0, 0])
         lines, inside_down = self._places(height, scale)
         columns, inside_across = self._places(width, scale)
-        rows = torch.arange(len(x))[:, None, None]
-        picked = x.permute(0, 2, 3, 1)[tuple(i.to(x.device) for i in (rows, lines[:, :, None], columns[:, None, :]))]
+        rows = torch.arange(len(x), device=x.device)[:, None, None]
+        picked = x.permute(0, 2, 3, 1)[rows, lines[:, :, None], columns[:, None, :]]
         inside = (inside_down[:, :, None] & inside_across[:, None, :]).to(x)
         return picked.permute(0, 3, 1, 2) * inside[:, None]
 
@@ -48,7 +48,7 @@ class ResizePad:
         """Return, for each image and line of the frame, which line of the image it shows, and whether it does."""
         frame = round(self.high * size)
         new = (scale * size).round().long().clamp(max(1, round(self.low * size)), frame)[:, None]
-        before = (torch.rand(len(scale), 1, generator=self.rng) * (frame - new + 1)).long()
-        line = torch.arange(frame)[None] - before
+        before = (self.draws.uniform(scale[:, None]) * (frame - new + 1)).long()
+        line = torch.arange(frame, device=scale.device)[None] - before
         inside = (line >= 0) & (line < new)
         return (line * size // new).clamp(0, size - 1), inside

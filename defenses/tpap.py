@@ -1,8 +1,7 @@
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.api import Budget, Count, Fraction, Literal, MethodError, defense
+from bench.api import Budget, Count, Draws, Fraction, Literal, MethodError, defense
 from defenses._gradients import Before, identity, log_odds, sign_steps, smooth_sign_steps, uniform_start
 
 
@@ -41,7 +40,7 @@ class Tpap:
         self.label = label
         self.random_start = random_start
         if label == "random" or random_start:
-            self.rng = torch.Generator()
+            self.draws = Draws()
 
     def wrap(self, base: nn.Module) -> nn.Module:
         deployed = Before(base, lambda x: self._purified(base, x, deployed.labels), identity)
@@ -69,7 +68,7 @@ class Tpap:
         def unsaturated(images: Tensor) -> Tensor:
             return log_odds(base(images), chosen[0]).sum()
 
-        start = uniform_start(x, self.beta, self.rng) if self.random_start else None
+        start = uniform_start(x, self.beta, self.draws) if self.random_start else None
         how = {"size": self.size, "steps": self.steps, "radius": self.beta, "start": start}
         if tau is None:
             return sign_steps(x, loss, **how)
@@ -81,7 +80,7 @@ class Tpap:
         if self.label == "least-likely":
             return logits.argmin(1)
         if self.label == "random":
-            return torch.randint(logits.shape[1], (len(logits),), generator=self.rng).to(logits.device)
+            return (self.draws.uniform(logits[:, 0]) * logits.shape[1]).long()
         if labels is None or len(labels) != len(logits):
             raise MethodError("tpap with label = 'true' is an oracle; nobody set the labels of this batch")
         return labels

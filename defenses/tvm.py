@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor, nn
 
-from bench.api import Count, NonNegative, Probability, defense
+from bench.api import Count, Draws, NonNegative, Probability, defense
 from defenses._gradients import Before
 
 
@@ -21,7 +21,7 @@ class Tvm:
 
     def __init__(self, *, keep: Probability = 0.5, weight: NonNegative = 0.03, steps: Count = 100) -> None:
         self.keep, self.weight, self.steps = keep, weight, steps
-        self.rng = torch.Generator()
+        self.draws = Draws()
 
     def wrap(self, base: nn.Module) -> nn.Module:
         return Before(base, self._filled)
@@ -31,7 +31,7 @@ class Tvm:
         return self.wrap(base)
 
     def _filled(self, x: Tensor) -> Tensor:
-        kept = torch.rand((len(x), 1, *x.shape[2:]), generator=self.rng).to(x.device) < self.keep
+        kept = self.draws.uniform(x[:, :1]) < self.keep
         return smoothest(x, kept.to(x.dtype), self.weight, self.steps).clamp(0.0, 1.0)
 
 

@@ -58,7 +58,7 @@ class Measure:
         share = found.column("share")
         right, survived = before.share > 0.5, share > 0.5
         flags = found.notes | self._function_flags(cell, base, step) | self._regime(cell)
-        if step.rng is not None:
+        if step.draws is not None:
             flags.add("randomised")
         tried = right if cell.attack is None or not cell.attack.after else right & (found.column("forwards") > 0)
         if cell.attack is not None and tried.any():
@@ -87,9 +87,9 @@ class Measure:
                 ci_high=interval.high,
                 mean_linf=found.mean("linf"),
                 mean_l2=found.mean("l2"),
-                protocol="deterministic" if step.rng is None else f"majority-of-{DRAWS}",
-                robust_mean=None if step.rng is None else float((right * share).mean()),
-                robust_worst=None if step.rng is None else float((right & (share == 1)).mean()),
+                protocol="deterministic" if step.draws is None else f"majority-of-{DRAWS}",
+                robust_mean=None if step.draws is None else float((right * share).mean()),
+                robust_worst=None if step.draws is None else float((right & (share == 1)).mean()),
             ),
             clean_bits=pack_bits(right.tolist()),
             adversarial_bits=pack_bits(survived.tolist()),
@@ -125,7 +125,7 @@ class Measure:
                 tell(function, y[few])
             with frozen(base):
                 self._flags[key] = checks.of_function(
-                    step.deployed, step.surrogate, x[few], y[few], random=step.rng is not None
+                    step.deployed, step.surrogate, x[few], y[few], random=step.draws is not None
                 )
         return self._flags[key] - ({"zero-gradient"} if cell.access in ("static", "transfer") else set())
 

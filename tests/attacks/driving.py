@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bench import registry
 from bench.api import Threat
+from bench.draws import Draws
 from bench.target import Meter, NetworkTarget, frozen
 
 #: A threat for each norm, large enough that attacks succeed on the small networks of these tests.
@@ -63,7 +64,7 @@ def drive(
     *,
     seed: int = 0,
     batch: int = 64,
-    stochastic: bool = False,
+    draws: Draws | None = None,
     images: Tensor | None = None,
     kind: type[NetworkTarget] = NetworkTarget,
     **parameters: Any,
@@ -80,7 +81,7 @@ def drive(
         meter.forwards = 0
         # The network by itself stands for a purifier that changes nothing.
         smooth = {"smooth": lambda tau: net}
-        target = kind(net, meter, images, seed=seed, num_classes=classes, batch=batch, stochastic=stochastic, **smooth)
+        target = kind(net, meter, images, seed=seed, num_classes=classes, batch=batch, draws=draws, **smooth)
         found = entry.load()(target, x, y, threat, **arguments)
         shared = meter.forwards - int(meter.forwards_of.sum()), meter.backwards - int(meter.backwards_of.sum())
     return Driven(found, meter.forwards_of + shared[0] / len(x), meter.backwards_of + shared[1] / len(x), target.notes)

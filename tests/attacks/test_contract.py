@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bench import registry
 from bench.api import Threat
+from bench.draws import Draws
 from bench.target import Meter, NetworkTarget, frozen
 from tests.attacks.driving import CHEAP, THREATS, Case, Constant, Driven, Scaled, assert_within, drive, right
 
@@ -182,7 +183,7 @@ def test_the_network_never_sees_more_images_than_the_device_holds(plain: Case, n
 def test_a_random_function_gets_every_pass(plain: Case, name: str, norm: str) -> None:
     if name in JOINT:
         pytest.skip("the package decides for itself")
-    found = cheap(plain.net, name, plain.x[:6], plain.y[:6], THREATS[norm], stochastic=True)
+    found = cheap(plain.net, name, plain.x[:6], plain.y[:6], THREATS[norm], draws=Draws())
     assert_within(found.images, plain.x[:6], THREATS[norm])
     assert len(set(found.forwards.tolist())) == 1, "no image may be dropped after one success"
 

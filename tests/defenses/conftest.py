@@ -13,8 +13,8 @@ class Made(NamedTuple):
     surrogate: nn.Module
 
     def seed(self, seed=0):
-        if (rng := getattr(self.step, "rng", None)) is not None:
-            rng.manual_seed(seed)
+        if (draws := getattr(self.step, "draws", None)) is not None:
+            draws.begin(seed)
         return self
 
 

@@ -42,7 +42,7 @@ def test_one_finite_row_of_logits_for_each_image(name, put, base, x):
 @EACH
 def test_randomised_if_and_only_if_declared(name, put, base, x):
     made, declared = put(name, base), bool(entries("test-time")[name].meta.get("randomised"))
-    assert hasattr(made.step, "rng") == declared
+    assert hasattr(made.step, "draws") == declared
     first = logits(made, x)
     with torch.no_grad():
         second = made.deployed(x)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bench import draws
+from bench.api import MethodError
 
 SHAPE = torch.Size((3, 8, 8))
 seeds = st.integers(0, 2**63 - 1)
@@ -112,3 +113,20 @@ def test_the_global_random_state_is_left_alone():
     before = torch.random.get_rng_state()
     draws.normal(1, torch.arange(3), 1, SHAPE)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("draw", [draws.Draws.uniform, draws.Draws.normal])
+def test_a_steps_draws_belong_to_the_images_that_it_is_told(draw):
+    like, own = torch.rand(6, *SHAPE), draws.Draws()
+    own.begin(3, torch.arange(10, 16))
+    whole, again = draw(own, like), draw(own, like)
+    own.begin(3, torch.tensor([14, 11]))
+    assert torch.equal(draw(own, like[:2]), whole[[4, 1]])
+    assert torch.equal(draw(own, like[:2]), again[[4, 1]])
+    assert not torch.equal(whole, again), "each call draws anew"
+    with pytest.raises(MethodError, match="draws 6 rows for a batch of 2 images"):
+        draw(own, like)
+    own.begin(3)
+    untold = draw(own, like)
+    assert torch.equal(draws.uniform(3, torch.arange(6), 1, SHAPE), untold) or draw is draws.Draws.normal
+    assert not torch.equal(untold[0], untold[1])

@@ -4,7 +4,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from bench.api import MethodError
-from bench.target import Meter, NetworkTarget, Truth, auto_batch, frozen, out_of_memory
+from bench.draws import Draws
+from bench.target import Meter, NetworkTarget, Truth, auto_batch, frozen, out_of_memory, parts
 
 N, CLASSES = 10, 3
 
@@ -116,7 +117,7 @@ def test_memory_that_runs_out_halves_the_batch_for_good():
     target, meter = target_of(net, batch=8)
     wanted = target_of(Net())[0].gradient(x, loss, y)
     torch.testing.assert_close(target.gradient(x, loss, y).grad, wanted.grad)
-    assert net.seen == [8, 4, 2, 2, 2, 2, 2] and target.batch == 2
+    assert net.seen == [5, 2, 2, 2, 2, 2] and target.batch == 2
     assert meter.forwards_of.tolist() == [1] * N, "a pass that failed is no pass"
     net.seen.clear()
     target.rows(torch.arange(4))(x[:4])
@@ -186,12 +187,48 @@ def test_a_random_functions_gradient_is_the_mean_over_draws():
     x, y = images()
     alone, _ = target_of(Noisy())
     singles = [alone.gradient(x, loss, y) for _ in range(3)]
-    target, meter = target_of(Noisy(), draws_averaged=3, stochastic=True)
+    target, meter = target_of(Noisy(), draws_averaged=3, draws=Draws())
     found = target.gradient(x, loss, y)
     for part in ("grad", "logits", "loss"):
         wanted = sum(getattr(single, part) for single in singles) / 3
         torch.testing.assert_close(getattr(found, part), wanted)
     assert meter.forwards_of.tolist() == meter.backwards_of.tolist() == [3] * N
+
+
+@pytest.mark.parametrize("batch", [4, 5, 64])
+def test_a_random_functions_draws_do_not_depend_on_the_batch(batch):
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.draws = Net(), Draws()
+
+        def forward(self, x):
+            noise = self.draws.normal(x) * self.draws.uniform(x[:, :, :1, :1])
+            return self.net(x + noise)
+
+    def found(batch):
+        net = Noisy()
+        net.draws.begin(9)
+        target, _ = target_of(net, batch=batch, draws=net.draws, draws_averaged=2)
+        some = torch.tensor([8, 1, 0, 5, 9])
+        first = target.gradient(x, loss, y)
+        return [*first, target(x), *target.rows(some).gradient(x[some], loss, y[some]), target.module(x[:2])]
+
+    x, y = images()
+    for one, other in zip(found(N), found(batch), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_images_are_cut_into_batches_of_about_one_length():
+    assert [s.stop - s.start for s in parts(10, 4)] == [3, 3, 4]
+    assert [s.stop - s.start for s in parts(129, 128)] == [64, 65]
+    assert list(parts(8, 8)) == [slice(0, 8)] and list(parts(0, 8)) == [slice(0, 0)]
+    for n in range(1, 60):
+        for batch in range(1, 20):
+            cut = list(parts(n, batch))
+            assert torch.cat([torch.arange(n)[s] for s in cut]).tolist() == list(range(n))
+            lengths = {s.stop - s.start for s in cut}
+            assert max(lengths) <= batch and max(lengths) - min(lengths) <= 1 and len(cut) == -(-n // batch)
 
 
 def test_a_random_function_is_judged_by_its_mean_logits():
@@ -205,7 +242,7 @@ def test_a_random_function_is_judged_by_its_mean_logits():
             return self.net(x) * (-1) ** self.draw
 
     x, _ = images()
-    target, meter = target_of(Flipping(), draws_averaged=4, stochastic=True)
+    target, meter = target_of(Flipping(), draws_averaged=4, draws=Draws())
     assert torch.allclose(target(x), torch.zeros(N, CLASSES), atol=1e-6)
     assert torch.allclose(target(x.requires_grad_()), torch.zeros(N, CLASSES), atol=1e-6)
     assert meter.forwards_of.tolist() == [8] * N
