@@ -22,7 +22,8 @@ FLAGS = {
     norms=("linf", "l2"),
     requires="pyautoattack",
     passes="at most steps + 1 + targets x (4 x steps + 2) + queries forwards "
-    "+ steps + 1 + targets x (2 x steps + 1) backwards (standard), none once an image is broken",
+    "+ steps + 1 + targets x (2 x steps + 1) backwards (standard), none once an image is broken, "
+    "one draw of a random function at a time",
     presets={"tpap": {"version": "standard"}, "reference": {"version": "standard"}},
 )
 def autoattack(

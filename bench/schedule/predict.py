@@ -74,6 +74,10 @@ class _Step(NamedTuple):
 _BROKEN_TAKE = 0.15
 _STALLED_TAKE = 0.5
 
+# The share of right images that survive on a network trained against an adversary, and through a test-time step on one.
+_SURVIVE = 0.5
+_SURVIVE_ADAPTIVE = 0.3
+
 
 def costs(work: Work, device: torch.device) -> list[RecipeCost]:
     """Return the cost of every recipe and network in a plan, by the convention of :mod:`bench.cost`."""
@@ -137,9 +141,10 @@ def expected_share(attack: AttackRef, *, random: bool = False, right: float = 1.
     """Return the share of its stated passes that an attack is reckoned to take.
 
     One where it takes every step of every image, as on a ``random`` function. Otherwise images that break spare most of
-    theirs, and those that never were ``right`` all: of the others all are reckoned to break on a plainly trained
-    network, half on one trained against an adversary. The same is reckoned to be left for an attack on the survivors of
-    earlier ones. A search that leaves stalled images takes half. What a run took is in its log.
+    theirs, and those that never were ``right`` all. Of the others all are reckoned to break on a plainly trained network,
+    half on one trained against an adversary, more through a test-time step on that; as many are reckoned to be left for
+    an attack on the survivors of earlier ones. A search that leaves stalled images takes half. What a run took is in its
+    log.
     """
     stated = str(entry_of(attack.attack).meta.get("passes"))
     if "stalls" in stated and not attack.after:
@@ -148,7 +153,8 @@ def expected_share(attack: AttackRef, *, random: bool = False, right: float = 1.
     if not attack.after and (random or not stops or attack.attack.params.get("rule") == "last-iterate"):
         return 1.0
     source = attack.model.weights
-    survive = 0.5 if isinstance(source, TrainRef) and "eps" in source.recipe.params else 0.0
+    trained = isinstance(source, TrainRef) and "eps" in source.recipe.params
+    survive = (_SURVIVE if attack.step is None else _SURVIVE_ADAPTIVE) if trained else 0.0
     return right * (survive + (1 - survive) * _BROKEN_TAKE)
 
 
@@ -209,8 +215,9 @@ class _Measured:
             share = attack.data.n * expected_share(attack, right=right)
             return _Cost(share * unit.flops.of(*stated) / 1e12, share * unit.seconds(stated))
         step = self._step(attack.step, attack.model, cell)
-        share = attack.data.n * expected_share(attack, random=step.random, right=right)
-        times = share * attack.eot if step.random else share
+        averaged = step.random and "one draw" not in str(formula)
+        share = attack.data.n * expected_share(attack, random=averaged, right=right)
+        times = share * attack.eot if averaged else share
         inside = step.deployed.passes
         passes = Passes(stated.forwards * inside.forwards, stated.forwards * inside.backwards + stated.backwards)
         return _Cost(times * unit.flops.of(*passes) / 1e12, times * step.surrogate.seconds(stated))
