@@ -141,10 +141,10 @@ def expected_share(attack: AttackRef, *, random: bool = False, right: float = 1.
     """Return the share of its stated passes that an attack is reckoned to take.
 
     One where it takes every step of every image, as on a ``random`` function. Otherwise images that break spare most of
-    theirs, and those that never were ``right`` all. Of the others all are reckoned to break on a plainly trained network,
-    half on one trained against an adversary, more through a test-time step on that; as many are reckoned to be left for
-    an attack on the survivors of earlier ones. A search that leaves stalled images takes half. What a run took is in its
-    log.
+    theirs, and those that never were ``right`` all. Of the others all are reckoned to break on a plainly trained
+    network, half on one trained against an adversary, more through a test-time step on that; as many are reckoned to
+    be left for an attack on the survivors of earlier ones. A search that leaves stalled images takes half. What a run
+    took is in its log.
     """
     stated = str(entry_of(attack.attack).meta.get("passes"))
     if "stalls" in stated and not attack.after:
