@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -23,9 +24,9 @@ from bench.overfitting import WATCH
 from bench.schedule.formula import passes_of
 from bench.schedule.plan import Work, training_key
 from bench.store import Store
-from bench.target import auto_batch, frozen, tell
+from bench.target import Meter, NetworkTarget, Truth, auto_batch, frozen, tell
 from bench.train import train, watched_images
-from bench.types import AttackRef, Cell, MethodRef, ModelRef, Passes, TrainRef, jsonable
+from bench.types import AttackRef, Cell, MethodRef, ModelRef, Passes, Threat, TrainRef, jsonable
 
 
 class Piece(NamedTuple):
@@ -50,7 +51,7 @@ class RecipeCost(NamedTuple):
 
 
 class _Unit(NamedTuple):
-    """One image through a function: FLOPs by convention, seconds forwards, and seconds forwards and backwards."""
+    """One image through a function: FLOPs by convention, seconds forwards, and seconds of a step along its gradient."""
 
     flops: PassFlops
     forward_seconds: float
@@ -305,25 +306,28 @@ def _initial(model: ModelRef, cell: Cell, device: torch.device) -> nn.Module:
 def _unit(
     net: nn.Module, flops: PassFlops, shape: tuple[int, int, int], device: torch.device, images: int, patience: float
 ) -> _Unit:
-    """Time a function on a batch of grey images, or on fewer where those take long."""
+    """Time a function, and a step of PGD through it, on a batch of grey images, or on fewer where those take long."""
+    pgd, steps = registry.find("attack", "pgd").load(), 2
 
     def times(count: int) -> tuple[float, float]:
         x = torch.full((count, *shape), 0.5, device=device)
-        tell(net, torch.zeros(count, dtype=torch.int64, device=device))
+        y = torch.zeros(count, dtype=torch.int64, device=device)
+        tell(net, y)
         synchronize(device)
         started = time.perf_counter()
         with torch.no_grad():
-            net(x)
+            classes = net(x).shape[1]
         synchronize(device)
         forward = time.perf_counter()
-        leaf = x.clone().requires_grad_()
-        with torch.enable_grad():
-            torch.autograd.grad(net(leaf).sum(), leaf, allow_unused=True)
+        with frozen(net), Meter(net, count) as meter:
+            names = torch.arange(count, device=device)
+            target = NetworkTarget(net, meter, names, seed=0, num_classes=classes, batch=count, truth=Truth(x, y))
+            pgd(target, x, y, Threat(), steps=steps, rule="last-iterate")
         synchronize(device)
-        return (forward - started) / count, (time.perf_counter() - forward) / count
+        return (forward - started) / count, (time.perf_counter() - forward) / steps / count
 
     times(2)
     once = times(2)
     count = max(2, min(images, int(patience / max(sum(once), 1e-9))))
-    found = [times(count) for _ in range(3)]
-    return _Unit(flops, min(forward for forward, _ in found), min(both for _, both in found))
+    found = [times(count) for _ in range(5)]
+    return _Unit(flops, *(statistics.median(column) for column in zip(*found, strict=True)))
