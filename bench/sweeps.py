@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
+
+from bench.types import eps_text
 
 
 def sweep(params: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], frozenset[str]]]:
@@ -21,6 +25,10 @@ def labels_of(parts: Sequence[tuple[str, Mapping[str, Any], frozenset[str]]]) ->
         others = [other for known, other, _ in parts if known == name]
         differing = {key for other in others for key in {*params, *other} if params.get(key) != other.get(key)}
         shown = sorted(swept | differing)
-        inside = ",".join(f"{key}={params[key]}" for key in shown if params.get(key) is not None)
+        inside = ",".join(f"{key}={_told(params[key])}" for key in shown if params.get(key) is not None)
         labels.append(f"{name}[{inside}]" if inside else name)
     return labels
+
+
+def _told(value: object) -> str:
+    return eps_text(Fraction(value)) if isinstance(value, str) and re.fullmatch(r"\d+/[1-9]\d*", value) else str(value)

@@ -6,6 +6,7 @@ Nothing here imports torch, so plans, leaderboards and comparisons start at once
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
@@ -43,6 +44,13 @@ def exact(value: object) -> Fraction:
         return Fraction(value) if isinstance(value, int | Fraction) else Fraction(str(value).replace(" ", ""))
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"{value!r} is not a number such as 0.25 or '8/255'") from None
+
+
+@lru_cache
+def eps_text(eps: Fraction) -> str:
+    """Return a budget as the field writes it: 6/255 and not 2/85, but 1/4."""
+    steps = eps * 255
+    return f"{steps}/255" if steps.denominator == 1 and 0 < steps <= 32 else str(eps)
 
 
 ExactFraction = Annotated[Fraction, BeforeValidator(exact), PlainSerializer(str, return_type=str)]

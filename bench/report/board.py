@@ -199,11 +199,11 @@ def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tupl
             threat = threat_text(result.cell.attack.threat)
             threats[threat] = result.cell.attack.threat
             by_attack[threat, ids[result.key]].append(result)
-    names = _unique({each: (found[0].names.defense, _defense_params(found[0])) for each, found in by_defense.items()})
+    names = _unique({each: (_name("defense", found), _defense_params(found[0])) for each, found in by_defense.items()})
     suite: dict[str, dict[str, tuple[str, Params]]] = defaultdict(dict)
     for threat, attack in sorted(by_attack, key=lambda each: (*_turn(by_attack[each]), each[1])):
-        first_made = by_attack[threat, attack][0]
-        suite[threat][attack] = (first_made.names.attack, _attack_params(first_made))
+        made = by_attack[threat, attack]
+        suite[threat][attack] = (_name("attack", made), _attack_params(made[0]))
     order = sorted(suite, key=lambda threat: (-len(suite[threat]), _severity(threats[threat])))
     attacks = {threat: _unique(suite[threat]) for threat in order}
     labels = {
@@ -341,6 +341,11 @@ def _spared(result: CellResult, sets: Mapping[str, CellResult]) -> float | None:
     earlier = result.cell.attack and result.cell.attack.previous
     before = sets.get(earlier.model_dump_json()) if earlier else None
     return None if before is None or before.metrics is None else 1 - before.metrics.robust_accuracy
+
+
+def _name(what: str, results: Iterable[CellResult]) -> str:
+    """Return the shortest of the names that configurations gave to the same defense or attack."""
+    return min((str(getattr(r.names, what)) for r in results), key=lambda name: (len(name), name))
 
 
 def _unique(names: Mapping[str, tuple[str, Params]]) -> dict[str, str]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from bench.report import text
 from bench.report.board import RANKED, Board, Column, Line, Table
-from bench.report.rows import Standing, Value, eps_text
-from bench.types import CellResult
+from bench.report.rows import Standing, Value
+from bench.types import CellResult, eps_text
 
 SCHEMA = 1
 

@@ -6,8 +6,7 @@ import base64
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
-from functools import lru_cache, reduce
+from functools import reduce
 from operator import and_
 from statistics import fmean, median
 from typing import Literal
@@ -15,7 +14,7 @@ from typing import Literal
 from bench import registry
 from bench.checks import Verdict, unsound, verdict
 from bench.stats import Interval, paired_difference, spread, wilson
-from bench.types import Access, Cell, CellResult, DefenseCost, Threat
+from bench.types import Access, Cell, CellResult, DefenseCost, Threat, eps_text
 
 ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
 NORMS = {"linf": "Linf", "l2": "L2", "wasserstein": "Wasserstein", "flow": "flow"}
@@ -68,13 +67,6 @@ class Standing:
     n: int
     #: Where the base was attacked too, and the step adaptively.
     judgement: Judgement | None = None
-
-
-@lru_cache
-def eps_text(eps: Fraction) -> str:
-    """Return a budget as the field writes it: 6/255 and not 2/85, but 1/4."""
-    steps = eps * 255
-    return f"{steps}/255" if steps.denominator == 1 and 0 < steps <= 32 else str(eps)
 
 
 def threat_text(threat: Threat) -> str:

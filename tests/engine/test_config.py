@@ -45,6 +45,11 @@ def test_a_list_sweeps_and_the_swept_parameter_names_the_row(tmp_path):
     assert [row.step.params["quality"] for row in defenses[1:]] == [50, 75]
 
 
+def test_a_swept_budget_is_named_as_the_field_writes_it(tmp_path):
+    defenses, _ = rows(tmp_path, BODY + '[[defenses]]\nuse = "tpap"\nbeta = ["12/255", 0.25]\n')
+    assert [row.label for row in defenses[1:]] == ["tpap[beta=12/255]", "tpap[beta=1/4]"]
+
+
 def test_a_step_on_another_base_says_so(tmp_path):
     text = BODY + '[[defenses]]\nuse = "jpeg"\nbase = "pgd-at"\n[[defenses]]\nuse = "tpap"\n'
     defenses, _ = rows(tmp_path, text)

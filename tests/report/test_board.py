@@ -121,6 +121,17 @@ def test_trainings_of_other_length_are_told_apart_within_the_brackets_of_their_n
     assert {each.defense for each in table.lines} == {"a[preset=tpap,epochs=20]", "a[preset=tpap,epochs=150]"}
 
 
+def test_of_the_names_of_one_thing_the_shortest_counts_in_any_order():
+    clean = [True] * 10
+    cells = [
+        result("jpeg", step="jpeg", attack="fgsm", clean=clean),
+        result("jpeg[quality=75]", step="jpeg", clean=clean),
+    ]
+    for given in (cells, cells[::-1]):
+        (table,) = build(given).tables
+        assert {each.defense for each in table.lines} == {"jpeg"}
+
+
 def test_one_label_on_two_recipes_gets_a_suffix():
     clean = [True] * 10
     (table,) = build([result("a", recipe=recipe, clean=clean) for recipe in ("one", "other")]).tables

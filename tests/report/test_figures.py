@@ -231,12 +231,15 @@ def test_steps_are_compared_under_the_attacks_that_all_defenses_met(tmp_path):
     cells = [
         result("standard", recipe="standard", clean=CLEAN, adversarial=outcomes(0.3, 100)),
         lone,
-        *purified(0.9),
-        *purified(0.7, steps=5),
+        *purified(0.9, "standard"),
+        *purified(0.7, "standard", beta="1/8"),
+        result("jpeg", step="jpeg", access="static", clean=CLEAN, adversarial=outcomes(0.6, 100)),
+        *purified(0.8, "pgd-at"),
     ]
     rows = drawn("preprocessing", cells, tmp_path)["accuracies"]
     found = {(r["defense"], r["access"]): r["accuracy"]["value"] for r in rows if r["attack"] == "worst case"}
     assert found["standard", "white-box"] == 0.3
+    assert {name for name, _ in found} == {"standard", "jpeg", "tpap{}standard", "tpap{}pgd-at"}, "TPAP of one setting"
 
 
 def test_the_curves_are_the_log_of_the_training(tmp_path):

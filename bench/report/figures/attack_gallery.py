@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _IMAGES, _ATTACKS = 4, 10
+#: Half a grey level of an image of eight bits.
+_UNSEEN = 0.5 / 255
 
 
 def draw(source: Source) -> Drawing:
@@ -73,7 +75,8 @@ def draw(source: Source) -> Drawing:
             largest = float(delta.abs().max())
             show(above[column], found[index])
             # Grey is no change; the largest change of the image reaches black or white.
-            show(below[column], (0.5 + delta / (2 * largest)).clamp(0, 1) if largest else torch.full_like(delta, 0.5))
+            seen = largest >= _UNSEEN
+            show(below[column], (0.5 + delta / (2 * largest)).clamp(0, 1) if seen else torch.full_like(delta, 0.5))
             label = int(predictions(net, found[index : index + 1]))
             above[column].set_title(
                 f"{label}"
@@ -85,9 +88,8 @@ def draw(source: Source) -> Drawing:
                 pad=2,
                 color="#D55E00" if label != int(images.y[index]) else SOFT,
             )
-            below[column].set_xlabel(
-                f"x{0.5 / largest:.{0 if largest < 0.05 else 1}f}" if largest else "no change", fontsize=6, labelpad=1
-            )
+            times = f"x{0.5 / largest:.{0 if largest < 0.05 else 1}f}" if seen else "below 1/510"
+            below[column].set_xlabel(times if largest else "no change", fontsize=6, labelpad=1)
             rows.append(
                 {
                     "image": index,

@@ -11,8 +11,9 @@ from matplotlib import pyplot as plt
 
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import WIDTH, need, whisker, without_eps
-from bench.report.rows import NORMS, Value, eps_text
+from bench.report.rows import NORMS, Value
 from bench.stats import wilson
+from bench.types import eps_text
 
 Panel = tuple[str, str, str, str]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from matplotlib import pyplot as plt
@@ -88,7 +89,7 @@ def draw(source: Source) -> Drawing:
     figure.supxlabel("below an image: the class predicted, coloured where it is wrong", fontsize=6.5, color=SOFT)
     names = p.cell.names
     figure.suptitle(
-        f"{p.name} on {names.dataset} · {names.model}, {source.board.labels[p.cell.key][1]}",
+        fill(f"{p.name} on {names.dataset} · {names.model}, {source.board.labels[p.cell.key][1]}", 60),
         fontsize=8,
         fontweight="bold",
     )

@@ -12,8 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from bench.keys import derive_seed
 from bench.report.figures import Drawing, Missing, Source
 from bench.report.figures._plot import HEAT, WIDTH
-from bench.report.rows import eps_text
-from bench.types import CellResult
+from bench.types import CellResult, eps_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from matplotlib import pyplot as plt
@@ -26,7 +26,8 @@ from bench.report.figures._plot import (
     whisker,
     without_eps,
 )
-from bench.report.rows import Value
+from bench.report.figures._tpap import STEP
+from bench.report.rows import Value, base_id
 from bench.types import Access
 
 _STEPS = 2
@@ -34,13 +35,11 @@ _ATTACKS = 5
 
 
 def draw(source: Source) -> Drawing:
-    steps = {(r.names.dataset, r.names.model, source.board.labels[r.key][0]) for r in source.results if r.cell.step}
-    found = tables(
-        source,
-        lambda t: len({name for d, m, name in steps if (d, m) == (t.dataset, t.model)}) >= _STEPS and bool(attacked(t)),
-    )
-    need(found, f"no data set has {_STEPS} defenses with a test-time step")
-    rows = [len(_defenses(table)) for table in found]
+    chosen = _chosen(source)
+    found = tables(source, lambda t: (t.dataset, t.model) in chosen and bool(attacked(t)))
+    need(found, f"no data set has {_STEPS} kinds of test-time steps")
+    defenses = [_defenses(table, chosen[table.dataset, table.model]) for table in found]
+    rows = [len(names) for names in defenses]
     most = max(len(_shown(table)) for table in found)
     heads = [[_head(column) for column in _shown(table)] for table in found]
     above = [max(head.count("\n") for head in row) - 1 for row in heads]
@@ -53,13 +52,12 @@ def draw(source: Source) -> Drawing:
         height_ratios=[n + 1.5 for n in rows],
     )
     numbers: list[dict[str, Any]] = []
-    for line, table, row in zip(axes, found, heads, strict=True):
-        names = _defenses(table)
+    for line, table, row, names in zip(axes, found, heads, defenses, strict=True):
         shown = _shown(table)
         for axis in line[len(shown) :]:
             axis.set_visible(False)
         group = shown[-1].group
-        standings = {s.defense: s for s in table.standings if s.group == group}
+        standings = {s.defense: s for s in table.standings if s.group == group and s.defense in names}
         worst = dict(zip(standings, alike(list(standings.values())).worst, strict=True))
         for axis, column, head in zip(line, shown, row, strict=False):
             for y, name in enumerate(names):
@@ -116,9 +114,37 @@ def _shown(table: Table) -> list[Column]:
     return [table.columns[0], *(column for column in first if column in widest)]
 
 
-def _defenses(table: Table) -> list[str]:
+def _chosen(source: Source) -> Mapping[tuple[str, str], set[str]]:
+    """Return the defenses to show, by data set and network, where there are several kinds of steps.
+
+    Of TPAP's settings, which have a figure of their own, the shortest name stands for all on its weights; other weights
+    than those of the shortest of all are shown where they carry another kind of step, too.
+    """
+    on: dict[tuple[str, str], dict[str, dict[str, set[str]]]] = {}
+    for r in source.results:
+        kinds = on.setdefault((r.names.dataset, r.names.model), {}).setdefault(base_id(r.cell), {})
+        kinds.setdefault(r.cell.step.name if r.cell.step else "", set()).add(source.board.labels[r.key][0])
+    found: dict[tuple[str, str], set[str]] = {}
+    for group, weights in on.items():
+        if len({kind for kinds in weights.values() for kind in kinds} - {""}) < _STEPS:
+            continue
+        shortest = [min(kinds[STEP], key=_length) for kinds in weights.values() if STEP in kinds]
+        first = min(shortest, key=_length, default=None)
+        for kinds in weights.values():
+            if STEP in kinds:
+                own = min(kinds.pop(STEP), key=_length)
+                kinds[STEP] = {own} if own == first or kinds.keys() - {""} else set()
+            found.setdefault(group, set()).update(*kinds.values())
+    return found
+
+
+def _length(name: str) -> tuple[int, str]:
+    return len(name), name
+
+
+def _defenses(table: Table, chosen: Collection[str]) -> list[str]:
     """Return bare networks first, then those with a test-time step, each in the order of the leaderboard."""
-    names = dict.fromkeys(line.defense for line in table.lines)
+    names = dict.fromkeys(line.defense for line in table.lines if line.defense in chosen)
     bare = {line.defense for line in table.lines if line.access == "white-box"}
     return sorted(names, key=lambda name: name not in bare)
 
