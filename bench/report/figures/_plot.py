@@ -60,7 +60,7 @@ class Alike(NamedTuple):
     attacks: Mapping[str, Sequence[str]]
     worst: Sequence[Mapping[str, Value | None]]
 
-    def told(self, found: Mapping[str, Value | None]) -> str:
+    def told(self, found: Mapping[str, object]) -> str:
         """Say how many attacks stand behind each of these worst cases."""
         return ", ".join(f"{len(made)} {access}" for access, made in self.attacks.items() if found.get(access))
 

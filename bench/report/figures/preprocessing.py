@@ -117,8 +117,8 @@ def _shown(table: Table) -> list[Column]:
 def _chosen(source: Source) -> Mapping[tuple[str, str], set[str]]:
     """Return the defenses to show, by data set and network, where there are several kinds of steps.
 
-    Of TPAP's settings, which have a figure of their own, the shortest name stands for all on its weights; other weights
-    than those of the shortest of all are shown where they carry another kind of step, too.
+    Of TPAP's settings, which have a figure of their own, the plainest name stands for all on its weights; other weights
+    than those of the plainest of all are shown where they carry another kind of step, too.
     """
     on: dict[tuple[str, str], dict[str, dict[str, set[str]]]] = {}
     for r in source.results:
@@ -128,18 +128,18 @@ def _chosen(source: Source) -> Mapping[tuple[str, str], set[str]]:
     for group, weights in on.items():
         if len({kind for kinds in weights.values() for kind in kinds} - {""}) < _STEPS:
             continue
-        shortest = [min(kinds[STEP], key=_length) for kinds in weights.values() if STEP in kinds]
-        first = min(shortest, key=_length, default=None)
+        plainest = [min(kinds[STEP], key=_plainness) for kinds in weights.values() if STEP in kinds]
+        first = min(plainest, key=_plainness, default=None)
         for kinds in weights.values():
             if STEP in kinds:
-                own = min(kinds.pop(STEP), key=_length)
+                own = min(kinds.pop(STEP), key=_plainness)
                 kinds[STEP] = {own} if own == first or kinds.keys() - {""} else set()
             found.setdefault(group, set()).update(*kinds.values())
     return found
 
 
-def _length(name: str) -> tuple[int, str]:
-    return len(name), name
+def _plainness(name: str) -> tuple[bool, int, str]:
+    return "@" in name, len(name), name
 
 
 def _defenses(table: Table, chosen: Collection[str]) -> list[str]:

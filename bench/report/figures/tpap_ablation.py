@@ -73,10 +73,11 @@ def draw(source: Source) -> Drawing:
             [name for name, _ in bars],
             rotation=30 if max(len(name) for name, _ in bars) * len(bars) > 28 else 0,
         )
-        if len(groups) > 1:
-            narrow_title(axis, f"{title}\n{group[1]}")
-        else:
-            axis.set_title(title)
+        heading = [title, *([group[1]] if len(groups) > 1 else [])]
+        if len({frozenset(made) for made in compared.attacks.values()}) > 1:
+            # Else a bare network with bars of two heights would puzzle.
+            heading.append(f"{compared.told(compared.attacks)} attacks")
+        narrow_title(axis, "\n".join(heading))
         axis.grid(axis="x", visible=False)
         axis.set_ylim(0, 105)
     for axis in axes.flat[len(panels) :]:
