@@ -252,8 +252,10 @@ def test_attacks_on_an_oracle_and_on_a_random_step_are_foretold_as_they_are_done
     for result in Store(tmp_path / "store").results():
         if result.names.attack == "pgd":
             done, told = result.cost.flops_per_example * 40 / 1e12, foretold[f"attack {result.names}"]
-            # A random step takes every draw of every gradient; the oracle may break early, but is not for nothing.
-            assert told == pytest.approx(done, rel=0.01) if "random" in str(result.names) else told > done > 0
+            # A random step takes every draw of every gradient; how many images the oracle keeps is reckoned only.
+            assert (
+                told == pytest.approx(done, rel=0.01) if "random" in str(result.names) else done / 4 < told < 4 * done
+            )
 
 
 def test_plan_cost_needs_no_training(tmp_path, capsys):
