@@ -78,7 +78,8 @@ def _motivation(source: Source) -> Iterator[str]:
     fitting = [t for t in source.board.tables if t.dataset == "cifar10" and t.model.startswith("resnet18")]
     for table in sorted(fitting, key=lambda table: table.n)[-1:]:
         columns = [c for c in table.columns if _plain(c.label) in ("clean", "fgsm", "pgd") and c.unit == "accuracy"]
-        lines = [line for line in table.lines if _plain(line.defense) in _MOTIVATION]
+        attacked = [c.id for c in columns if c.group]
+        lines = [e for e in table.lines if _plain(e.defense) in _MOTIVATION and any(map(e.values.get, attacked))]
         if lines:
             yield from _table(source, table, lines, columns)
 

@@ -90,3 +90,16 @@ def test_figures_carry_them_too(tmp_path):
     assert [cell["published_percent"] for cell in table["rows"][0]["accuracy"]] == [84.54, 48.91, None]
     (table,) = json.loads(figures.draw("cost", source, tmp_path)[2].read_text())["tables"]
     assert table["defenses"][0]["published"]["params"] == 11.17
+
+
+def test_a_defense_that_met_none_of_the_attacks_of_a_table_has_no_line_in_it(tmp_path, capsys):
+    other = {"adversarial": outcomes(0.3, 1000)}
+    cells = [cifar(**other), cifar(attack="fgsm", **other), cifar(attack="ti-dim", access="transfer", **other)]
+    cells += [cifar("trades", attack="ti-dim", **other)]
+    store = str(stored(tmp_path / "store", cells).root)
+    assert main(["leaderboard", "--paper", "--store", store, "--out", str(tmp_path / "page")]) == 0
+    page = (tmp_path / "page" / "README.md").read_text()
+    motivation, main_table = page.partition("## Motivation table")[2].split("\n## ", 2)[:2]
+    assert "| pgd-at | white-box |" in motivation
+    assert "| pgd-at | transfer |" not in motivation and "| trades |" not in motivation
+    assert "| pgd-at | transfer |" in main_table and "| trades | white-box |" in main_table
