@@ -7,6 +7,8 @@ import json
 
 from bench.cli import options
 
+#: How far apart the shortest and the longest time may lie before both are said.
+_WIDE = 1.2
 SUMMARY = "what run would do: cells, done and to do, predicted FLOPs and time; runs nothing"
 
 
@@ -52,11 +54,14 @@ def main(args: argparse.Namespace) -> int:
     todo = [piece for piece in found if not piece.done]
     unknown = sum(1 for piece in todo if piece.tflop is None)
     cells = sum(1 for piece in found if piece.what.startswith("evaluate "))
+    least, most = (sum(piece.between[end] if piece.between else piece.seconds or 0 for piece in todo) for end in (0, 1))
     print(
         f"\n{cells} cells; {len(found) - len(todo)} pieces done, {len(todo)} to do: about "
         f"{sum(piece.tflop or 0 for piece in todo):.3g} TFLOP, {_time(sum(piece.seconds or 0 for piece in todo))}"
         + (f", and {unknown} whose cost no formula states" if unknown else "")
     )
+    if most > _WIDE * least:
+        print(f"{_time(least)} if all images break at once, {_time(most)} if none: attacks leave broken ones alone")
     return 0
 
 

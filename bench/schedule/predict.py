@@ -30,13 +30,17 @@ from bench.types import AttackRef, Cell, MethodRef, ModelRef, Passes, Threat, Tr
 
 
 class Piece(NamedTuple):
-    """One node of the graph: what it is, whether it is done, its TFLOP and seconds (``None`` where not known)."""
+    """One node of the graph: what it is, whether it is done, its TFLOP and seconds (``None`` where not known).
+
+    Where an attack leaves images alone once these are broken, ``between`` has the seconds if all are early and if none.
+    """
 
     key: str
     what: str
     done: bool
     tflop: float | None
     seconds: float | None
+    between: tuple[float, float] | None = None
 
 
 class RecipeCost(NamedTuple):
@@ -109,7 +113,7 @@ def pieces(
 
     A network, a test-time step and a recipe are each measured once, on grey images, for about ``patience`` seconds. An
     attack that leaves an image alone once it is broken is reckoned to take, of the passes that it states,
-    :func:`expected_share`, less where the store knows how many images are right clean.
+    :func:`share_of`, less where the store knows how many images are right clean.
     """
     found: dict[str, Piece] = {}
     measured, keys = _Measured(device, batch, patience), Keys()
@@ -138,7 +142,15 @@ def pieces(
     return list(found.values())
 
 
-def expected_share(attack: AttackRef, *, random: bool = False, right: float = 1.0) -> float:
+class Share(NamedTuple):
+    """Of the passes that an attack states: what it takes if all images break early, as is reckoned, and if none."""
+
+    least: float
+    expected: float
+    most: float
+
+
+def share_of(attack: AttackRef, *, random: bool = False, right: float = 1.0) -> Share:
     """Return the share of its stated passes that an attack is reckoned to take.
 
     One where it takes every step of every image, as on a ``random`` function. Otherwise images that break spare most of
@@ -149,19 +161,26 @@ def expected_share(attack: AttackRef, *, random: bool = False, right: float = 1.
     """
     stated = str(entry_of(attack.attack).meta.get("passes"))
     if "stalls" in stated and not attack.after:
-        return _STALLED_TAKE
+        return Share(_STALLED_TAKE, _STALLED_TAKE, _STALLED_TAKE)
     stops = "fewer where images break" in stated or "none once" in stated
     if not attack.after and (random or not stops or attack.attack.params.get("rule") == "last-iterate"):
-        return 1.0
+        return Share(1.0, 1.0, 1.0)
     source = attack.model.weights
     trained = isinstance(source, TrainRef) and "eps" in source.recipe.params
     survive = (_SURVIVE if attack.step is None else _SURVIVE_ADAPTIVE) if trained else 0.0
-    return right * (survive + (1 - survive) * _BROKEN_TAKE)
+    return Share(right * _BROKEN_TAKE, right * (survive + (1 - survive) * _BROKEN_TAKE), right)
 
 
 class _Cost(NamedTuple):
     tflop: float | None
     seconds: float | None
+    between: tuple[float, float] | None = None
+
+
+def _shared(whole: _Cost, share: Share) -> _Cost:
+    assert whole.tflop is not None and whole.seconds is not None
+    between = (share.least * whole.seconds, share.most * whole.seconds) if share.least < share.most else None
+    return _Cost(share.expected * whole.tflop, share.expected * whole.seconds, between)
 
 
 def _or_unknown(cost: Callable[..., _Cost], *args: object) -> _Cost:
@@ -213,15 +232,15 @@ class _Measured:
             return _Cost(None, None)
         _, unit = self._net(attack.model, cell)
         if attack.step is None:
-            share = attack.data.n * expected_share(attack, right=right)
-            return _Cost(share * unit.flops.of(*stated) / 1e12, share * unit.seconds(stated))
+            whole = _Cost(attack.data.n * unit.flops.of(*stated) / 1e12, attack.data.n * unit.seconds(stated))
+            return _shared(whole, share_of(attack, right=right))
         step = self._step(attack.step, attack.model, cell)
         averaged = step.random and "one draw" not in str(formula)
-        share = attack.data.n * expected_share(attack, random=averaged, right=right)
-        times = share * attack.eot if averaged else share
+        times = attack.data.n * (attack.eot if averaged else 1)
         inside = step.deployed.passes
         passes = Passes(stated.forwards * inside.forwards, stated.forwards * inside.backwards + stated.backwards)
-        return _Cost(times * unit.flops.of(*passes) / 1e12, times * step.surrogate.seconds(stated))
+        whole = _Cost(times * unit.flops.of(*passes) / 1e12, times * step.surrogate.seconds(stated))
+        return _shared(whole, share_of(attack, random=averaged, right=right))
 
     def evaluation(self, cell: Cell) -> _Cost:
         _, unit = self._net(cell.model, cell)
