@@ -79,6 +79,9 @@ class _Step(NamedTuple):
 _BROKEN_TAKE = 0.15
 _STALLED_TAKE = 0.5
 
+# The share of images that are right clean, until it is measured.
+_RIGHT = 0.9
+
 # The share of right images that survive on a network trained against an adversary, and through a test-time step on one.
 _SURVIVE = 0.5
 _SURVIVE_ADAPTIVE = 0.3
@@ -113,7 +116,7 @@ def pieces(
 
     A network, a test-time step and a recipe are each measured once, on grey images, for about ``patience`` seconds. An
     attack that leaves an image alone once it is broken is reckoned to take, of the passes that it states,
-    :func:`share_of`, less where the store knows how many images are right clean.
+    :func:`share_of`, of the images that are right clean: nine in ten until the store knows.
     """
     found: dict[str, Piece] = {}
     measured, keys = _Measured(device, batch, patience), Keys()
@@ -134,7 +137,7 @@ def pieces(
         if cell.attack is not None and (at := keys.of(cell.attack)) not in found:
             last = f"{(n - 1) // CHUNK * CHUNK:06d}-{n:06d}.safetensors"
             done = finished or (at in made and (store.adversarial(at) / last).is_file())
-            cost = _or_unknown(measured.attack, cell.attack, cell, right.get(defense, 1.0))
+            cost = _or_unknown(measured.attack, cell.attack, cell, right.get(defense, _RIGHT))
             found[at] = Piece(at, f"attack {planned.names}", done, *cost)
         found[planned.key] = Piece(
             planned.key, f"evaluate {planned.names}", finished, *_or_unknown(measured.evaluation, cell)
