@@ -73,7 +73,7 @@ class Draws:
         """Return float32 draws in [0, 1) shaped and placed as ``like`` (N, ...), one row for each image of the batch.
 
         Raises:
-            MethodError: as many rows as there are images were wanted.
+            MethodError: ``like`` has more or fewer rows than the batch has images.
         """
         return uniform(self.seed, self._next(like), self.calls, like.shape[1:])
 

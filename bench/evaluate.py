@@ -80,7 +80,7 @@ def put_on(base: nn.Module, step: MethodRef | None, training: Callable[[], Tenso
         training: gives training images uint8 (N, C, H, W) to a step that is fitted on some.
 
     Raises:
-        MethodError: the step must be fitted, and there are no training images.
+        MethodError: the step must be fitted, and there are no training images; or it draws, and not from a ``Draws``.
     """
     if step is None:
         return Step(base, base)
@@ -90,8 +90,11 @@ def put_on(base: nn.Module, step: MethodRef | None, training: Callable[[], Tenso
         if training is None:
             raise MethodError(f"{step.name} is fitted on training images, and its base was trained elsewhere")
         made.fit(training())
+    draws = getattr(made, "draws", None)
+    if not isinstance(draws, Draws | None) or (draws is None and entry.meta.get("randomised")):
+        raise MethodError(f"{step.name} is randomised, so its __init__ must set self.draws = Draws(), from bench.api")
     smooth = partial(made.smooth, base) if hasattr(made, "smooth") else None
-    return Step(made.wrap(base).eval(), made.surrogate(base).eval(), getattr(made, "draws", None), smooth)
+    return Step(made.wrap(base).eval(), made.surrogate(base).eval(), draws, smooth)
 
 
 def craft(

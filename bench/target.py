@@ -155,7 +155,7 @@ class NetworkTarget:
         self._meter = meter
         self._images = images
         self._rows = torch.arange(len(images))
-        self._draws = draws
+        self._draws = Draws() if draws is None else draws
         self._draws_averaged = draws_averaged
         self._truth = truth
         self._shared = _Shared(seed=seed, batch=batch)
@@ -254,24 +254,21 @@ class NetworkTarget:
 
     def _forward(self, x: Tensor, s: slice) -> Tensor:
         self._meter.rows = self._rows[s] if len(x) == len(self._rows[s]) else None
-        if self._draws is not None:
-            self._draws.images = None if self._meter.rows is None else self._images[s]
+        self._draws.images = None if self._meter.rows is None else self._images[s]
         if self._truth is not None and self._meter.rows is not None:
             tell(self._net, self._truth.labels[self._meter.rows.to(self._truth.labels.device)])
         logits: Tensor = self._net(x)
-        if self._draws is not None:
-            self._draws.images = None
+        self._draws.images = None
         if logits.shape != (len(x), self.num_classes):
             raise MethodError(f"the network returned {tuple(logits.shape)}, not ({len(x)}, {self.num_classes})")
         return logits
 
     def _in_batches(self, n: int, one: Callable[[slice], tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
-        start, calls = 0, 0 if self._draws is None else self._draws.calls
+        start, calls = 0, self._draws.calls
         while start < n or start == n == 0:
-            s = next(parts(n - start, self._shared.batch))
-            s = slice(start + s.start, start + s.stop)
-            if self._draws is not None:
-                self._draws.calls = calls
+            s = slice(start, start + next(parts(n - start, self._shared.batch)).stop)
+            # Every batch of one pass draws as the first does.
+            self._draws.calls = calls
             try:
                 yield one(s)
             except (RuntimeError, MemoryError) as error:

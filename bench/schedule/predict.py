@@ -32,7 +32,7 @@ from bench.types import AttackRef, Cell, MethodRef, ModelRef, Passes, Threat, Tr
 class Piece(NamedTuple):
     """One node of the graph: what it is, whether it is done, its TFLOP and seconds (``None`` where not known).
 
-    Where an attack leaves images alone once these are broken, ``between`` has the seconds if all are early and if none.
+    ``between`` has the seconds if all images break early and if none does, of an attack that leaves broken ones alone.
     """
 
     key: str

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench.registry import entries
+from bench.api import MethodError
+from bench.evaluate import put_on
+from bench.registry import entries, find
 
 EACH = pytest.mark.parametrize("name", sorted(entries("test-time")))
 FIXED = pytest.mark.parametrize(
@@ -48,6 +50,16 @@ def test_randomised_if_and_only_if_declared(name, put, base, x):
         second = made.deployed(x)
     assert torch.equal(first, second) != declared
     assert torch.equal(first, logits(made, x))
+
+
+@pytest.mark.parametrize("owned", ["self.rng = torch.Generator()", "self.draws = torch.Generator()"])
+def test_a_randomised_step_without_draws_is_told_what_to_own(tmp_path, owned):
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom bench.api import defense\n\n@defense(kind='test-time', randomised=True)\nclass Noisy:\n"
+        f"    def __init__(self):\n        {owned}\n\n    def wrap(self, base):\n        return base\n"
+    )
+    with pytest.raises(MethodError, match=r"must set self\.draws = Draws\(\), from bench\.api"):
+        put_on(torch.nn.Identity(), find("test-time", f"{tmp_path}/mine.py:Noisy").ref({}))
 
 
 @FIXED

@@ -117,24 +117,24 @@ def _shown(table: Table) -> list[Column]:
 def _chosen(source: Source) -> Mapping[tuple[str, str], set[str]]:
     """Return the defenses to show, by data set and network, where there are several kinds of steps.
 
-    Of TPAP's settings, which have a figure of their own, the plainest name stands for all on its weights; other weights
-    than those of the plainest of all are shown where they carry another kind of step, too.
+    TPAP has a figure of its own for its settings. Here the plainest name stands for all on its weights, and only on
+    weights that carry another kind of step, too, or where no name is plainer.
     """
-    on: dict[tuple[str, str], dict[str, dict[str, set[str]]]] = {}
+    places: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
     for r in source.results:
-        kinds = on.setdefault((r.names.dataset, r.names.model), {}).setdefault(base_id(r.cell), {})
-        kinds.setdefault(r.cell.step.name if r.cell.step else "", set()).add(source.board.labels[r.key][0])
+        of = places.setdefault((r.names.dataset, r.names.model), {})
+        of[source.board.labels[r.key][0]] = base_id(r.cell), r.cell.step.name if r.cell.step else ""
     found: dict[tuple[str, str], set[str]] = {}
-    for group, weights in on.items():
-        if len({kind for kinds in weights.values() for kind in kinds} - {""}) < _STEPS:
+    for group, of in places.items():
+        if len({kind for _, kind in of.values()} - {""}) < _STEPS:
             continue
-        plainest = [min(kinds[STEP], key=_plainness) for kinds in weights.values() if STEP in kinds]
-        first = min(plainest, key=_plainness, default=None)
-        for kinds in weights.values():
-            if STEP in kinds:
-                own = min(kinds.pop(STEP), key=_plainness)
-                kinds[STEP] = {own} if own == first or kinds.keys() - {""} else set()
-            found.setdefault(group, set()).update(*kinds.values())
+        plainest: dict[str, str] = {}
+        for name in sorted((name for name, (_, kind) in of.items() if kind == STEP), key=_plainness):
+            plainest.setdefault(of[name][0], name)
+        carrying = {weights for weights, kind in of.values() if kind not in ("", STEP)}
+        carrying |= set(list(plainest)[:1])
+        found[group] = {name for name, (_, kind) in of.items() if kind != STEP}
+        found[group] |= {name for weights, name in plainest.items() if weights in carrying}
     return found
 
 
