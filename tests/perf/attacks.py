@@ -2,8 +2,8 @@
 
 One run, everything interleaved, medians. The unit is one forward and backward pass to the images, in the fastest
 layout, parameters frozen, re-measured round every attack. *over floor* is an attack's time over the passes that its
-settings need times the unit; *over peer* its time over the fastest other library's, leaving out one that stopped before
-it had taken as many passes. Attacks get the fast layout, as in the harness; peers get the network as it is, parameters
+settings need times the unit; *over peer* that number over the fastest other library's, leaving out one that stopped
+before it had taken as many passes. Attacks get the fast layout, as in the harness; peers get the network as it is, parameters
 frozen (with trainable ones, as users have them, several are slower still). FWA works out a transport plan at every
 step, which costs the same whatever the network, so its time over the floor is largest on the small one.
 """
@@ -269,9 +269,9 @@ def measure(row: Row, whole: Case, repeats: int, device: torch.device) -> dict[s
             one, both = ((a + b) / 2 for a, b in zip(before, after, strict=True))
             floors[name].append(taken[name][-1] / (row.backwards * both + (row.forwards - row.backwards) * one))
             before = after
-    middle = {name: statistics.median(values) for name, values in taken.items()}
-    whole_runs = [middle[name] for name in row.peers if peers[name][1] > 0.9 * forwards]
-    fastest = min(whole_runs, default=None)
+    over_floor = {name: statistics.median(values) for name, values in floors.items()}
+    # Times over a unit taken beside them: a clock that drifts between two libraries favours neither.
+    fastest = min((over_floor[name] for name in row.peers if peers[name][1] > 0.9 * forwards), default=None)
     return {
         "network": case.name,
         "attack": row.attack,
@@ -286,9 +286,9 @@ def measure(row: Row, whole: Case, repeats: int, device: torch.device) -> dict[s
             for name, stands in standing.items()
             if name != "crossfire"
         },
-        "seconds": middle,
-        "over_floor": {name: statistics.median(values) for name, values in floors.items()},
-        "over_fastest_peer": None if fastest is None else middle["crossfire"] / fastest,
+        "seconds": {name: statistics.median(values) for name, values in taken.items()},
+        "over_floor": over_floor,
+        "over_fastest_peer": None if fastest is None else over_floor["crossfire"] / fastest,
     }
 
 
