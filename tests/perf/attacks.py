@@ -3,9 +3,9 @@
 One run, everything interleaved, medians. The unit is one forward and backward pass to the images, in the fastest
 layout, parameters frozen, re-measured round every attack. *over floor* is an attack's time over the passes that its
 settings need times the unit; *over peer* that number over the fastest other library's, leaving out one that stopped
-before it had taken as many passes. Attacks get the fast layout, as in the harness; peers get the network as it is, parameters
-frozen (with trainable ones, as users have them, several are slower still). FWA works out a transport plan at every
-step, which costs the same whatever the network, so its time over the floor is largest on the small one.
+before it had taken as many passes. Attacks get the fast layout, as in the harness; peers get the network as it is,
+parameters frozen (with trainable ones, as users have them, several are slower still). FWA works out a transport plan at
+every step, which costs the same whatever the network, so its time over the floor is largest on the small one.
 """
 
 from __future__ import annotations
