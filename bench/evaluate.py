@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -18,10 +18,10 @@ from bench.api import DeployedStep
 from bench.cost import synchronize
 from bench.draws import Draws
 from bench.keys import derive_seed
-from bench.target import Meter, NetworkTarget, Truth, frozen, parts, tell
+from bench.target import Meter, NetworkTarget, Truth, auto_batch, frozen, parts, tell
 from bench.types import AttackRef, MethodError, MethodRef, Threat
 
-#: Images worked on, and kept, together. Part of the protocol: libraries that seed themselves do so once per chunk.
+#: Images kept together.
 CHUNK = 128
 
 #: How often a random defense is asked; an image is right if most answers are.
@@ -61,6 +61,26 @@ class Crafted(NamedTuple):
     seconds: float
     notes: list[str]
     batch: int
+
+    def part(self, s: slice) -> Crafted:
+        """Return some of the images with what they took."""
+        images, seconds = self.images[s], self.seconds * len(self.images[s]) / len(self.images)
+        return Crafted(images, self.forwards[s], self.backwards[s], seconds, self.notes, self.batch)
+
+    @classmethod
+    def joined(cls, made: Sequence[Crafted]) -> Crafted:
+        """Return several as one."""
+        images, forwards, backwards = (torch.cat(column) for column in list(zip(*made, strict=True))[:3])
+        notes = sorted({note for each in made for note in each.notes})
+        return cls(images, forwards, backwards, sum(m.seconds for m in made), notes, min(m.batch for m in made))
+
+
+def together(image_shape: tuple[int, int, int], device: torch.device) -> int:
+    """Return how many images are attacked as one: a chunk, and on a GPU as many chunks as fill it.
+
+    Part of the protocol: libraries that draw for themselves are seeded once for so many.
+    """
+    return CHUNK * (max(1, auto_batch(image_shape, device) // CHUNK) if device.type == "cuda" else 1)
 
 
 def entry_of(method: MethodRef) -> registry.Entry:
@@ -110,7 +130,7 @@ def craft(
     training: Callable[[], Tensor] | None = None,
     before: Crafted | None = None,
 ) -> Crafted:
-    """Run one attack on one chunk and audit what comes back.
+    """Run one attack on one group of images and audit what comes back.
 
     Args:
         ref: the attack, its threat and the function that it sees.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench import weights
 from bench.cost import PassFlops, parameters, pass_flops
 from bench.data import open_ref, rows_of
-from bench.evaluate import CHUNK
+from bench.evaluate import CHUNK, together
 from bench.layout import fast_layout
 from bench.models.build import build
 from bench.schedule.plan import training_key
@@ -40,9 +40,25 @@ class Images:
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         """Yield chunks: the first row, float32 pixels in [0, 1], labels, row numbers."""
-        for first in range(0, len(self.x), CHUNK):
-            s = slice(first, first + CHUNK)
-            yield first, self.x[s].float() / 255, self.y[s], self.rows[s]
+        for s in self.chunks():
+            yield s.start, *self.part(s)
+
+    def part(self, s: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return float32 pixels in [0, 1], labels and row numbers."""
+        return self.x[s].float() / 255, self.y[s], self.rows[s]
+
+    def chunks(self, within: slice | None = None) -> Iterator[slice]:
+        """Yield the chunks of all images, or of a group."""
+        return _cut(within or slice(0, len(self.x)), CHUNK)
+
+    def groups(self) -> Iterator[slice]:
+        """Yield the chunks that are attacked together, as one."""
+        return _cut(slice(0, len(self.x)), together(tuple(self.x.shape[1:]), self.x.device))  # type: ignore[arg-type]
+
+
+def _cut(whole: slice, length: int) -> Iterator[slice]:
+    for first in range(whole.start, whole.stop, length):
+        yield slice(first, min(first + length, whole.stop))
 
 
 @dataclass
@@ -53,6 +69,10 @@ class Loaded:
     data_folder: Path | None
     _images: dict[str, Images] = field(default_factory=dict)
     _classifiers: dict[str, Classifier] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Else a GPU may take sums in another order each time, and a step on a gradient's sign answer another way.
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
     def classifier(self, model: ModelRef, data: DataRef, path: Callable[[], Path]) -> Classifier:
         """Return a base classifier; ``path`` gives its weights where they must be read.
@@ -72,11 +92,15 @@ class Loaded:
             # whose weights are channels-last.
             flops = pass_flops(net.to(self.device).eval(), data.image_shape)
             fast = fast_layout(net, self.test(data).x[:4].float() / 255)
-            layout = "channels-last, " + (fast.note or "batch norm folded")
+            precision = ", convolutions in TF32" if self._in_tf32() else ""
+            layout = "channels-last, " + (fast.note or "batch norm folded") + precision
             made = Classifier(fast.net, flops, parameters(net), layout)
             # Two are enough: the cells of a plan are grouped by classifier, and a transfer needs one more.
             self._classifiers = dict([*self._classifiers.items()][-1:]) | {key: made}
         return self._classifiers[key]
+
+    def _in_tf32(self) -> bool:
+        return self.device.type == "cuda" and torch.backends.cudnn.allow_tf32
 
     def rows(self, ref: DataRef) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return pixels, labels and row numbers of a list of images."""

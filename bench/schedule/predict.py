@@ -16,7 +16,7 @@ from torch import nn
 
 from bench import registry
 from bench.cost import DeployedCost, PassFlops, deployed_cost, parameters, pass_flops, synchronize
-from bench.evaluate import CHUNK, DRAWS, entry_of, put_on
+from bench.evaluate import CHUNK, DRAWS, entry_of, put_on, together
 from bench.keys import Keys, canonical_json
 from bench.layout import fast_layout
 from bench.models.build import build
@@ -255,7 +255,7 @@ class _Measured:
         return _Cost(times * unit.flops.of(*step.deployed.passes) / 1e12, times * step.deployed.seconds)
 
     def _most(self, shape: tuple[int, int, int]) -> int:
-        return min(self._batch or auto_batch(shape, self._device), CHUNK)
+        return min(self._batch or auto_batch(shape, self._device), together(shape, self._device))
 
     def _name(self, model: ModelRef, cell: Cell) -> str:
         return f"{model.network.model_dump_json()}{cell.data.image_shape}{cell.data.num_classes}"

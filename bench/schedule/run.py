@@ -301,31 +301,36 @@ class Runner:
                 if out_of_memory(error):
                     raise
                 self._failed.add(attack_key(earlier))
-        busy, key = False, attack_key(ref)
-        for first, x, y, rows in self.loaded.test(ref.data):
-            self._tell(str(planned.names), key, first, ref.data.n)
-            if not self._chunk(ref, first, len(x)).is_file():
+        busy, key, images = False, attack_key(ref), self.loaded.test(ref.data)
+        for group in images.groups():
+            self._tell(str(planned.names), key, group.start, ref.data.n)
+            if not all(self._chunk(ref, part).is_file() for part in images.chunks(group)):
                 try:
-                    self._craft(ref, first, x, y, rows)
+                    self._craft(ref, group)
                 except Busy:
                     busy = True
         self._tell(str(planned.names), key, ref.data.n, ref.data.n)
         if busy:
             raise Busy
 
-    def _craft(self, ref: AttackRef, first: int, x: Tensor, y: Tensor, rows: Tensor) -> None:
-        key, path = attack_key(ref), self._chunk(ref, first, len(x))
+    def _craft(self, ref: AttackRef, group: slice) -> None:
+        """Make every chunk of a group, also those that are there: what libraries draw depends on an image's company."""
+        key, images = attack_key(ref), self.loaded.test(ref.data)
+        paths = {self._chunk(ref, part): part for part in images.chunks(group)}
         base = self._classifier(ref.model, ref.data).net
-        with self.store.leases.hold(f"attack-{key}-{path.stem}"):
-            if path.is_file():
+        with self.store.leases.hold(f"attack-{key}-{group.start:06d}"):
+            if all(path.is_file() for path in paths):
                 return
             self.check()
+            x, y, rows = images.part(group)
             if key not in self._warm:
                 _warm_up(base, x[:8])
                 self._warm.add(key)
             started = time.monotonic()
             earlier = self._previous(ref)
-            before = None if earlier is None else self._made_chunk(earlier, first, x, y, rows)
+            before = (
+                None if earlier is None else Crafted.joined([self._chunk_of(earlier, part) for part in paths.values()])
+            )
             made = craft(
                 ref,
                 base,
@@ -344,16 +349,18 @@ class Runner:
                 # Where memory ran out once it would run out again.
                 self.batch = made.batch
                 self.log.write("out of memory", set=key, batch=made.batch)
-            write_chunk(path, made)
+            for path, part in paths.items():
+                write_chunk(path, made.part(slice(part.start - group.start, part.stop - group.start)))
         seconds = round(time.monotonic() - started, 3)
-        self.log.write("crafted", attack=ref.attack.name, key=key, images=path.stem, seconds=seconds)
+        of = f"{group.start:06d}-{group.stop:06d}"
+        self.log.write("crafted", attack=ref.attack.name, key=key, images=of, seconds=seconds)
 
     def _adversarial(self, planned: PlannedCell) -> Iterator[Crafted]:
         if (ref := planned.cell.attack) is None:
             return
-        for first, x, y, rows in self.loaded.test(ref.data):
-            self.reporter.work(str(planned.names), first, ref.data.n)
-            yield self._made_chunk(ref, first, x, y, rows)
+        for part in self.loaded.test(ref.data).chunks():
+            self.reporter.work(str(planned.names), part.start, ref.data.n)
+            yield self._chunk_of(ref, part)
         self.reporter.work(str(planned.names), ref.data.n, ref.data.n)
 
     def _previous(self, ref: AttackRef) -> AttackRef | None:
@@ -363,11 +370,11 @@ class Runner:
             earlier = earlier.previous
         return earlier
 
-    def _made_chunk(self, ref: AttackRef, first: int, x: Tensor, y: Tensor, rows: Tensor) -> Crafted:
-        path = self._chunk(ref, first, len(x))
-        while (made := read_chunk(path, len(x))) is None:
+    def _chunk_of(self, ref: AttackRef, part: slice) -> Crafted:
+        path, images = self._chunk(ref, part), self.loaded.test(ref.data)
+        while (made := read_chunk(path, part.stop - part.start)) is None:
             path.unlink(missing_ok=True)
-            self._craft(ref, first, x, y, rows)
+            self._craft(ref, next(group for group in images.groups() if part.start < group.stop))
         return made
 
     def _classifier(self, model: ModelRef, data: DataRef) -> Classifier:
@@ -376,8 +383,8 @@ class Runner:
     def _batch(self, ref: DataRef) -> int:
         return self.batch or auto_batch(ref.image_shape, self.device)
 
-    def _chunk(self, ref: AttackRef, first: int, n: int) -> Path:
-        return self.store.adversarial(attack_key(ref)) / f"{first:06d}-{first + n:06d}.safetensors"
+    def _chunk(self, ref: AttackRef, part: slice) -> Path:
+        return self.store.adversarial(attack_key(ref)) / f"{part.start:06d}-{part.stop:06d}.safetensors"
 
 
 def _is_trained(folder: Path) -> bool:

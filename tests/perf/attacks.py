@@ -21,6 +21,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,6 +113,7 @@ def rows() -> list[Row]:
         Row("square", LINF, {"queries": 200}, 200, 0, square_peers),
         Row("fwa", MASS, {"steps": 5, **every}, 5, 5, {"art": wasserstein}, slow=True, images=4),
         Row("autoattack", LINF, {}, 1, 1, {"pyautoattack": official_ensemble(100, 9, 5000)}, True, 16, ("small-cnn",)),
+        Row("autoattack", LINF, {}, 1, 1, {"pyautoattack": official_ensemble(100, 9, 5000)}, True, None, ("trained",)),
         # Cut short: a robust image takes the whole ensemble some ten thousand passes.
         Row("autoattack", LINF, short, 1, 1, {"pyautoattack": official_ensemble(**short)}, True, 16, ("pyautoattack",)),
     ]
@@ -145,13 +147,22 @@ def undefended_case(device: torch.device, n: int) -> Case:
 
 def pyautoattack_case(device: torch.device, n: int) -> Case:
     """The trained ResNet-18 inside pyautoattack, on the first CIFAR-10 test images that it classifies rightly."""
+    return trained_case("pyautoattack", weights.find("weights:pyautoattack"), device, n)
+
+
+def trained_case(name: str, file: Path, device: torch.device, n: int) -> Case:
+    """A ResNet-18 with weights from a file, on the first CIFAR-10 test images that it classifies rightly."""
     net, images = build(network_ref("resnet18", {}), 10, (3, 32, 32)).eval(), open_set("cifar10", "test", folder=None)
-    weights.load(weights.find("weights:pyautoattack"), net)
-    x, y = (torch.from_numpy(array[: 2 * n].copy()) for array in (images.images, images.labels))
-    x = x.float() / 255
-    with torch.no_grad():
-        right = net(x).argmax(1) == y
-    return case("pyautoattack", net, x[right][:n], y[right][:n], device)
+    weights.load(file, net)
+    net.to(device)
+    x, y = torch.from_numpy(images.images).float() / 255, torch.from_numpy(images.labels)
+    right: list[int] = []
+    for rows in torch.arange(len(x)).split(100):
+        with torch.no_grad():
+            right += rows[net(x[rows].to(device)).argmax(1).cpu() == y[rows]].tolist()
+        if len(right) >= n:
+            break
+    return case(name, net, x[right[:n]], y[right[:n]], device)
 
 
 def resnet_case(device: torch.device, n: int) -> Case:
@@ -329,7 +340,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, help="images at once; 32 on a CPU, 512 on a GPU")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--network", choices=tuple(CASES), action="append")
+    parser.add_argument("--network", choices=(*CASES, "trained"), action="append")
+    parser.add_argument("--weights", type=Path, help="of a CIFAR-10 ResNet-18: the network 'trained'")
     parser.add_argument("--attack", action="append", help="only these")
     parser.add_argument("--slow", action="store_true", help="also AutoAttack and the Wasserstein attack of ART")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the report")
@@ -337,13 +349,14 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     device = torch.device(given.device)
     batch = given.batch or (512 if device.type == "cuda" else 32)
+    cases = CASES | ({"trained": partial(trained_case, "trained", given.weights)} if given.weights else {})
     measured = []
-    for network in given.network or CASES:
+    for network in given.network or cases:
         chosen = [row for row in rows() if network in row.networks and (given.slow or not row.slow)]
         chosen = [row for row in chosen if given.attack is None or row.attack in given.attack]
         if not chosen:
             continue
-        made = CASES[network](device, batch)
+        made = cases[network](device, batch)
         for row in chosen:
             measured.append(measure(row, made, given.repeats, device))
             print(network, row.attack, json.dumps(measured[-1]["over_floor"]), flush=True)
@@ -356,7 +369,7 @@ def main() -> None:
     named = [[row[key] for key in ("network", "attack", "settings")] for row in measured]
     kept = [row for row in known if [row[key] for key in ("network", "attack", "settings")] not in named]
     measured = [{**row, "repeats": given.repeats, "commit": made_by["commit"]} for row in measured]
-    every = sorted(kept + measured, key=lambda row: [*CASES].index(row["network"]))
+    every = sorted(kept + measured, key=lambda row: [*CASES, "trained"].index(row["network"]))
     report = {"schema": SCHEMA, "provenance": made_by, "rows": every}
     path.write_text(json.dumps(report, indent=2) + "\n")
     path.with_suffix(".md").write_text(table(report))

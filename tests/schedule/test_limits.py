@@ -128,3 +128,17 @@ def test_a_training_that_fails_is_not_repeated_by_every_cell(tmp_path):
 def test_a_timeout_that_is_none(tmp_path, capsys, timeout):
     assert small.run(tmp_path, text=f"{small.CONFIG}\n[run]\ntimeout = {timeout}\n") == 2
     assert "is no time such as 90s" in capsys.readouterr().err
+
+
+def test_chunks_that_a_gpu_attacks_together_come_out_as_they_do_one_by_one(tmp_path, monkeypatch):
+    # 140 images are two chunks; of the two attacks the second goes on from the first.
+    text, outcomes = small.CONFIG.replace('name = "small"', 'name = "small"\nworst_case = true'), []
+    for images in (128, 256):
+        monkeypatch.setattr("bench.schedule.loaded.together", lambda shape, device, images=images: images)
+        folder = tmp_path / str(images)
+        folder.mkdir()
+        assert small.run(folder, text=text) == 0
+        outcomes.append(small.outcome(folder))
+    assert {event["images"] for event in small.events(tmp_path / "256", "crafted")} == {"000000-000140"}
+    assert len(small.events(tmp_path / "128", "crafted")) == 2 * len(small.events(tmp_path / "256", "crafted"))
+    assert outcomes[0] == outcomes[1]

@@ -1,0 +1,134 @@
+"""On a GPU everything comes out as it does on a CPU, and the same each time; skipped where there is none."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench import registry
+from bench.cli import main
+from bench.evaluate import put_on
+from bench.layout import fast_layout
+from bench.models.build import build, network_ref
+from bench.store import Store
+from bench.training_step import Step
+from tests.attacks.conftest import trained
+from tests.attacks.driving import CHEAP, THREATS, Case, assert_within, drive, right
+from tests.engine import tiny
+
+GPU = torch.device("cuda")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+ATTACKS = [
+    pytest.param(name, norm, id=f"{name}-{norm}")
+    for name, entry in registry.entries("attack").items()
+    for norm in entry.meta["norms"]
+    if entry.available and not entry.meta.get("purifiers_only")
+]
+FEW = {"autoattack": {"steps": 5, "targets": 2, "queries": 20}}
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    """A network and images in double precision, so that a sum taken in another order turns no sign."""
+    net, x, y = trained(0.0, 8)
+    return Case(net.double(), x[:12].double(), y[:12])
+
+
+def there(net: nn.Module) -> nn.Module:
+    return copy.deepcopy(net).to(GPU)
+
+
+@pytest.mark.parametrize(("name", "norm"), ATTACKS)
+def test_attacks(case: Case, name: str, norm: str) -> None:
+    if name == "autoattack":
+        case = Case(copy.deepcopy(case.net).float(), case.x.float(), case.y)
+    net, settings = there(case.net), FEW.get(name, CHEAP.get(name, {}))
+    here = drive(case.net, name, case.x, case.y, THREATS[norm], **settings)
+    found = drive(net, name, case.x.to(GPU), case.y.to(GPU), THREATS[norm], images=torch.arange(12).to(GPU), **settings)
+    assert found.images.device.type == "cuda"
+    assert_within(found.images.cpu(), case.x, THREATS[norm])
+    if name == "autoattack":
+        # The package draws from each device's own generator.
+        assert (
+            abs(int(right(net, found.images, case.y.to(GPU)).sum()) - int(right(case.net, here.images, case.y).sum()))
+            < 3
+        )
+    else:
+        assert torch.allclose(found.images.cpu(), here.images, atol=1e-5)
+        assert torch.equal(found.forwards, here.forwards)
+
+
+@pytest.mark.parametrize("use", ["art:SquareAttack", "torchattacks:PGD", "foolbox:LinfPGD"])
+def test_attacks_of_libraries(case: Case, use: str) -> None:
+    if not registry.find("library", use.partition(":")[0]).available:
+        pytest.skip("not installed")
+    net, x, y = there(case.net).float(), case.x.float().to(GPU), case.y.to(GPU)
+    found = drive(net, use, x, y, THREATS["linf"], images=torch.arange(12).to(GPU))
+    assert_within(found.images.cpu(), x.cpu(), THREATS["linf"])
+    assert int(right(net, found.images, y).sum()) < 12
+
+
+@pytest.mark.parametrize("name", sorted(registry.entries("test-time")))
+def test_steps(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(6, 3, 5, 5, generator=generator)
+    x = (nn.functional.interpolate(coarse, size=24, mode="bicubic").clamp(0, 1) * 255).round() / 255
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)).eval()
+    answers, gradients = [], []
+    for device in (torch.device("cpu"), GPU):
+        base = copy.deepcopy(net).to(device)
+        step = put_on(base, registry.find("test-time", name).ref({}), lambda: (x * 255).to(torch.uint8))
+        step.seed("a seed", images=torch.arange(6))
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            answers.append(step.deployed(x.to(device)).cpu())
+        leaf = x.to(device).requires_grad_()
+        step.seed("a seed", images=torch.arange(6))
+        gradients.append(torch.autograd.grad(step.surrogate(leaf).logsumexp(1).sum(), leaf)[0].cpu())
+    assert torch.allclose(*answers, atol=1e-3)
+    assert bool(torch.isfinite(gradients[1]).all())
+    assert nn.functional.cosine_similarity(gradients[0].flatten(), gradients[1].flatten(), dim=0) > 0.9
+
+
+@pytest.mark.parametrize("name", sorted(registry.entries("recipe")))
+def test_recipes(case: Case, name: str) -> None:
+    entry, losses, grads = registry.entries("recipe")[name], [], []
+    for device in (torch.device("cpu"), GPU):
+        net = copy.deepcopy(case.net).to(device).train()
+        step = Step(net, 10, len(case.x))
+        step.begin(torch.arange(12).to(device), "a", "batch")
+        loss: Tensor = entry.load()(step, case.x.to(device), case.y.to(device), **entry.arguments({}))
+        loss.backward()
+        losses.append(loss.item())
+        grads.append(torch.cat([p.grad.cpu().flatten() for p in net.parameters()]))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert torch.allclose(grads[1], grads[0], atol=1e-4)
+
+
+def test_batch_norm_is_folded_though_convolutions_round_to_tf32() -> None:
+    torch.manual_seed(0)
+    net = build(network_ref("resnet18", {"width": 16}), 10, (3, 32, 32)).eval().to(GPU)
+    assert fast_layout(net, torch.rand(4, 3, 32, 32, device=GPU)).folded == 20
+
+
+def test_a_run_is_the_same_each_time_and_close_to_one_on_a_cpu(tmp_path) -> None:
+    found = []
+    for name, device in (("one", "cuda"), ("two", "cuda"), ("cpu", "cpu")):
+        store = str(tmp_path / name)
+        assert (
+            main(["run", tiny.write(tmp_path), "--device", device, "--store", store, "--report", store + "/report"])
+            == 0
+        )
+        results = {str(result.names): result for result in Store(tmp_path / name).results()}
+        found.append({names: (r.metrics, r.clean_bits, r.adversarial_bits, r.flags) for names, r in results.items()})
+        if device == "cuda":
+            assert all(r.provenance.deterministic and "folded" in r.provenance.layout for r in results.values())
+            assert not any("not-deterministic" in r.flags for r in results.values())
+    once, again, elsewhere = found
+    assert once == again
+    assert once.keys() == elsewhere.keys()
+    for names, (metrics, *_) in once.items():
+        assert metrics.robust_accuracy == pytest.approx(elsewhere[names][0].robust_accuracy, abs=0.15), names
