@@ -328,7 +328,7 @@ def table(report: dict[str, Any]) -> str:
         lines.append(
             f"| {row['network']} | {row['images']} | {name} | {row['forwards']:.1f} + {row['backwards']:.1f} "
             f"| {row['standing']['crossfire']:.2f} | {robust or '–'} | {floor['crossfire']:.2f} | {peers} | {over} "
-            f"| {row['repeats']}, {row['commit'][:7]} |"
+            f"| {row['repeats']}, {(row['commit'] or 'no commit')[:9]} |"
         )
     return "\n".join(lines) + "\n"
 
