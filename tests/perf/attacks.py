@@ -262,11 +262,8 @@ def measure(row: Row, whole: Case, repeats: int, device: torch.device) -> dict[s
     """Return one row of the report: for everyone the median time, over the floor where it has one."""
     case = whole._replace(x=whole.x[: row.images], y=whole.y[: row.images])
     runs: dict[str, Callable[[], Any]] = {"crossfire": lambda: ours(row, case)}
-    runs |= {name: (lambda peer=peer: peer(case)) for name, peer in row.peers.items()}
-    with quiet():
-        images, forwards, backwards = ours(row, case)
-        peers = {name: peer_forwards(peer, case) for name, peer in row.peers.items()}
-    standing = {"crossfire": right(case, images), **{name: right(case, made) for name, (made, _) in peers.items()}}
+    runs |= {name: (lambda peer=peer: peer_forwards(peer, case)) for name, peer in row.peers.items()}
+    made: dict[str, Any] = {}
     taken: dict[str, list[float]] = {name: [] for name in runs}
     floors: dict[str, list[float]] = {name: [] for name in runs}
     shuffled = random.Random(0)
@@ -275,11 +272,14 @@ def measure(row: Row, whole: Case, repeats: int, device: torch.device) -> dict[s
         shuffled.shuffle(order)
         before = unit(case, device)
         for name in order:
-            taken[name].append(seconds(runs[name], device))
+            taken[name].append(seconds(lambda name=name: made.update({name: runs[name]()}), device))
             after = unit(case, device)
             one, both = ((a + b) / 2 for a, b in zip(before, after, strict=True))
             floors[name].append(taken[name][-1] / (row.backwards * both + (row.forwards - row.backwards) * one))
             before = after
+    images, forwards, backwards = made["crossfire"]
+    peers = {name: made[name] for name in row.peers}
+    standing = {name: right(case, found[0]) for name, found in made.items()}
     over_floor = {name: statistics.median(values) for name, values in floors.items()}
     # Times over a unit taken beside them: a clock that drifts between two libraries favours neither.
     fastest = min((over_floor[name] for name in row.peers if peers[name][1] > 0.9 * forwards), default=None)
