@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench import weights
 from bench.cost import PassFlops, parameters, pass_flops
 from bench.data import open_ref, rows_of
-from bench.evaluate import CHUNK, together
+from bench.evaluate import CHUNK, reproducible, together
 from bench.layout import fast_layout
 from bench.models.build import build
 from bench.schedule.plan import training_key
@@ -71,8 +71,7 @@ class Loaded:
     _classifiers: dict[str, Classifier] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # Else a GPU may take sums in another order each time, and a step on a gradient's sign answer another way.
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        reproducible()
 
     def classifier(self, model: ModelRef, data: DataRef, path: Callable[[], Path]) -> Classifier:
         """Return a base classifier; ``path`` gives its weights where they must be read.
@@ -92,15 +91,11 @@ class Loaded:
             # whose weights are channels-last.
             flops = pass_flops(net.to(self.device).eval(), data.image_shape)
             fast = fast_layout(net, self.test(data).x[:4].float() / 255)
-            precision = ", convolutions in TF32" if self._in_tf32() else ""
-            layout = "channels-last, " + (fast.note or "batch norm folded") + precision
+            layout = "channels-last, " + (fast.note or "batch norm folded")
             made = Classifier(fast.net, flops, parameters(net), layout)
             # Two are enough: the cells of a plan are grouped by classifier, and a transfer needs one more.
             self._classifiers = dict([*self._classifiers.items()][-1:]) | {key: made}
         return self._classifiers[key]
-
-    def _in_tf32(self) -> bool:
-        return self.device.type == "cuda" and torch.backends.cudnn.allow_tf32
 
     def rows(self, ref: DataRef) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return pixels, labels and row numbers of a list of images."""

@@ -58,7 +58,9 @@ def test_attacks(case: Case, name: str, norm: str) -> None:
             < 3
         )
     else:
-        assert torch.allclose(found.images.cpu(), here.images, atol=1e-5)
+        # The flow attack divides each gradient by its own size, so that in time round-off becomes a step.
+        assert torch.allclose(found.images.cpu(), here.images, atol=0.05 if norm == "flow" else 1e-5)
+        assert torch.equal(right(net, found.images, case.y.to(GPU)).cpu(), right(case.net, here.images, case.y))
         assert torch.equal(found.forwards, here.forwards)
 
 
