@@ -83,16 +83,6 @@ def together(image_shape: tuple[int, int, int], device: torch.device) -> int:
     return CHUNK * (max(1, auto_batch(image_shape, device) // CHUNK) if device.type == "cuda" else 1)
 
 
-def reproducible() -> None:
-    """Let this process convolve on a GPU in float32, and take sums in the same order each time.
-
-    By default a GPU rounds to TF32, a thousandth of a logit, and differently in batches of different lengths: images
-    that an attack has left just behind the boundary come back over it.
-    """
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-
-
 def entry_of(method: MethodRef) -> registry.Entry:
     """Return the registry entry of a reference."""
     prefix = method.name.partition(":")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from bench import weights
 from bench.cost import PassFlops, parameters, pass_flops
 from bench.data import open_ref, rows_of
-from bench.evaluate import CHUNK, reproducible, together
+from bench.evaluate import CHUNK, together
 from bench.layout import fast_layout
 from bench.models.build import build
 from bench.schedule.plan import training_key
@@ -71,7 +72,8 @@ class Loaded:
     _classifiers: dict[str, Classifier] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        reproducible()
+        # Else a GPU may take sums in another order each time, and a step on a gradient's sign answer another way.
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
     def classifier(self, model: ModelRef, data: DataRef, path: Callable[[], Path]) -> Classifier:
         """Return a base classifier; ``path`` gives its weights where they must be read.
@@ -91,11 +93,16 @@ class Loaded:
             # whose weights are channels-last.
             flops = pass_flops(net.to(self.device).eval(), data.image_shape)
             fast = fast_layout(net, self.test(data).x[:4].float() / 255)
-            layout = "channels-last, " + (fast.note or "batch norm folded")
+            layout = "channels-last, " + (fast.note or "batch norm folded") + self._rounding()
             made = Classifier(fast.net, flops, parameters(net), layout)
             # Two are enough: the cells of a plan are grouped by classifier, and a transfer needs one more.
             self._classifiers = dict([*self._classifiers.items()][-1:]) | {key: made}
         return self._classifiers[key]
+
+    def _rounding(self) -> str:
+        # NVIDIA's own switch counts above torch's.
+        rounds = torch.backends.cudnn.allow_tf32 and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"
+        return ", convolutions in TF32" if self.device.type == "cuda" and rounds else ""
 
     def rows(self, ref: DataRef) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return pixels, labels and row numbers of a list of images."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from bench import registry
 from bench.cost import DeployedCost, PassFlops, deployed_cost, parameters, pass_flops, synchronize
-from bench.evaluate import CHUNK, DRAWS, entry_of, put_on, reproducible, together
+from bench.evaluate import CHUNK, DRAWS, entry_of, put_on, together
 from bench.keys import Keys, canonical_json
 from bench.layout import fast_layout
 from bench.models.build import build
@@ -198,7 +198,6 @@ class _Measured:
     """Costs of one image, measured at the first need: what plans of many cells share is measured once."""
 
     def __init__(self, device: torch.device, batch: int | None, patience: float) -> None:
-        reproducible()
         self._patience = patience
         self._device = device
         self._batch = batch
