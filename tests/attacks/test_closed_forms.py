@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from attacks import _resizing, sta, ti_dim
 from bench.api import Threat
 from bench.target import Meter, NetworkTarget
-from tests.attacks.driving import Case, Linear, drive, right
+from tests.attacks.driving import THREATS, Case, Linear, drive, right
 
 
 @pytest.fixture
@@ -203,6 +203,15 @@ def test_fwa_gains_within_5_percent_of_a_linear_program(brightest: float, kernel
     assert 0.95 * best <= gained <= best * (1 + 1e-3)
     assert torch.allclose(found.sum((2, 3)), x.sum((2, 3)), rtol=1e-5)
     assert transport_cost(x[0].double().numpy(), found[0].double().numpy()) <= eps * float(x.sum()) * (1 + 1e-3)
+
+
+def test_fwa_looks_at_few_pixels_as_at_all(plain: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A GPU looks at all of them at once.
+    found = []
+    for few in (1 / 64, 1.0):
+        monkeypatch.setattr("attacks._transport.FEW", few)
+        found.append(drive(plain.net, "fwa", plain.x[:8], plain.y[:8], THREATS["wasserstein"], steps=1).images)
+    assert torch.allclose(*found, atol=1e-4)
 
 
 def test_fwa_without_capacity_loses_only_what_no_pixel_can_hold(plain: Case) -> None:
