@@ -19,7 +19,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench import weights
 from bench.evaluate import Crafted, craft
 from bench.lease import Busy
 from bench.provenance import provenance, source
@@ -34,7 +33,7 @@ from bench.schedule.telling import Reporter, Telling
 from bench.store import Store, write_atomically
 from bench.target import auto_batch, out_of_memory
 from bench.train import Progress, train
-from bench.training_state import DamagedState
+from bench.training_state import DamagedState, is_trained
 from bench.types import (
     AttackRef,
     CellError,
@@ -239,9 +238,9 @@ class Runner:
             return self.work.weights_files[ref.sha256]
         key = training_key(model)
         folder = self.store.training(key)
-        if not _is_trained(folder):
+        if not is_trained(folder):
             with self.store.leases.hold(f"train-{key}"), self.store.writing():
-                if not _is_trained(folder):
+                if not is_trained(folder):
                     (folder / "card.json").unlink(missing_ok=True)
                     self._train(ref, model, watched, folder)
         return folder / "weights.safetensors"
@@ -385,20 +384,6 @@ class Runner:
 
     def _chunk(self, ref: AttackRef, part: slice) -> Path:
         return self.store.adversarial(attack_key(ref)) / f"{part.start:06d}-{part.stop:06d}.safetensors"
-
-
-def _is_trained(folder: Path) -> bool:
-    """Say whether a training is finished and its weights are those that it wrote; if altered, with a warning."""
-    try:
-        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-        whole = weights.sha256(folder / "weights.safetensors") == card["weights_sha256"]
-    except FileNotFoundError:
-        return False
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        _log.warning("%s does not count and is trained again: cut short or altered since it was written", folder)
-    return bool(whole)
 
 
 def _warm_up(base: nn.Module, x: Tensor) -> None:

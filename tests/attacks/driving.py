@@ -37,6 +37,9 @@ CHEAP: dict[str, dict[str, Any]] = {
     "ti-dim": {"steps": 8},
 }
 
+#: The same, and the ensemble cut short, for tests that no strength matters to.
+FEW = CHEAP | {"autoattack": {"steps": 5, "targets": 2, "queries": 20}}
+
 
 class Case(NamedTuple):
     """A trained network and 100 test images that it classifies rightly."""

@@ -15,7 +15,7 @@ from bench import registry
 from bench.api import Threat
 from bench.draws import Draws
 from bench.target import Meter, NetworkTarget, frozen
-from tests.attacks.driving import CHEAP, THREATS, Case, Constant, Driven, Scaled, assert_within, drive, right
+from tests.attacks.driving import CHEAP, FEW, THREATS, Case, Constant, Driven, Scaled, assert_within, drive, right
 
 #: These draw once for a whole batch, so that an image's result depends on its company.
 JOINT = {"autoattack"}
@@ -168,7 +168,7 @@ def test_any_channels_and_sizes(name: str, norm: str, shape: tuple[int, ...]) ->
 
 @every_attack
 def test_the_network_never_sees_more_images_than_the_device_holds(plain: Case, name: str, norm: str) -> None:
-    few = {"autoattack": {"steps": 5, "targets": 2, "queries": 20}}.get(name, CHEAP.get(name, {}))
+    few = FEW.get(name, {})
     if not few:
         pytest.skip("it takes one pass at most")
     seen: list[int] = []

@@ -16,19 +16,12 @@ from bench.models.build import build, network_ref
 from bench.store import Store
 from bench.training_step import Step
 from tests.attacks.conftest import trained
-from tests.attacks.driving import CHEAP, THREATS, Case, assert_within, drive, right
+from tests.attacks.driving import FEW, THREATS, Case, assert_within, drive, right
+from tests.attacks.test_contract import every_attack
 from tests.engine import tiny
 
 GPU = torch.device("cuda")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-
-ATTACKS = [
-    pytest.param(name, norm, id=f"{name}-{norm}")
-    for name, entry in registry.entries("attack").items()
-    for norm in entry.meta["norms"]
-    if entry.available and not entry.meta.get("purifiers_only")
-]
-FEW = {"autoattack": {"steps": 5, "targets": 2, "queries": 20}}
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +35,11 @@ def there(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net).to(GPU)
 
 
-@pytest.mark.parametrize(("name", "norm"), ATTACKS)
+@every_attack
 def test_attacks(case: Case, name: str, norm: str) -> None:
     if name == "autoattack":
         case = Case(copy.deepcopy(case.net).float(), case.x.float(), case.y)
-    net, settings = there(case.net), FEW.get(name, CHEAP.get(name, {}))
+    net, settings = there(case.net), FEW.get(name, {})
     here = drive(case.net, name, case.x, case.y, THREATS[norm], **settings)
     found = drive(net, name, case.x.to(GPU), case.y.to(GPU), THREATS[norm], images=torch.arange(12).to(GPU), **settings)
     assert found.images.device.type == "cuda"
