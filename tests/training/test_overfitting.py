@@ -25,6 +25,10 @@ def log(*rows):
         # PGD-AT of a PreAct ResNet-18 on CIFAR-10 (Rice et al.: best .535, last .456; the gap to training grows).
         ([(0.58, 0.535, 0.588), (0.53, 0.456, 0.811)], False, True),
         ([(0.58, 0.535, 0.588), (0.58, 0.53, 0.60)], False, False),
+        # PGD-AT of a small network on digits at 1/4: so large a budget parts one step from many without a collapse.
+        ([(0.74, 0.53, 0.48), (0.77, 0.60, 0.51)], False, False),
+        # A standard network keeps little under one step and nothing under many.
+        ([(0.10, 0.02, 0.02), (0.14, 0.0, 0.0)], False, False),
         # It recovered: what counts is how it ended.
         ([(0.9, 0.0, 0.0), (0.5, 0.45, 0.46)], False, False),
         # It fell on training images too: unstable, not overfitted.
@@ -37,14 +41,22 @@ def test_verdict(rows, catastrophic, robust):
     assert found["regime"] == (
         "catastrophic-overfitting" if catastrophic else "robust-overfitting" if robust else "none"
     )
-    assert found["fgsm_minus_pgd20"] == pytest.approx(rows[-1][0] - rows[-1][1])
+    assert (found["last_fgsm"], found["last_several_steps"]) == rows[-1][:2]
     assert found["best_epoch"] == 1 + max(range(len(rows)), key=lambda i: rows[i][1])
 
 
 def test_few_images_prove_little():
-    rows = log((0.5, 0.48, 0.5), (0.9, 0.7, 0.7))
+    rows = log((0.5, 0.48, 0.5), (0.3, 0.12, 0.12))
     assert verdict(rows, watched=500)["catastrophic"]
     assert not verdict(rows, watched=20)["catastrophic"]
+
+
+def test_a_mask_before_pgd_does_not_hide_a_collapse():
+    # FGSM-AT of a small network on digits at 1/4, 400 images: FGSM .98, PGD-20 .695, MI-FGSM-10 .2225.
+    rows = log((0.98, 0.695, 0.65))
+    assert not verdict(rows, watched=400)["catastrophic"]
+    rows[-1]["test"]["mi10"] = 0.2225
+    assert verdict(rows, watched=400)["catastrophic"]
 
 
 def test_accuracies_of_a_network_whose_robustness_is_known():
@@ -57,7 +69,7 @@ def test_accuracies_of_a_network_whose_robustness_is_known():
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 0])
     found = measure(net.train(), Part(images, labels), Threat(eps="0.05"))
     # One is wrong without any attack; two are nearer to the border than 0.05 of 1.
-    assert found == {"clean": 7 / 8, "fgsm": 5 / 8, "pgd20": 5 / 8}
+    assert found == {"clean": 7 / 8, "fgsm": 5 / 8, "pgd20": 5 / 8, "mi10": 5 / 8}
     assert net.training
     assert all(parameter.requires_grad for parameter in net.parameters())
 

@@ -15,7 +15,12 @@ from bench.report.figures._plot import WIDTH, narrow_title, need, trained_with
 from bench.report.rows import threat_text
 from bench.types import ModelRef, TrainRef, jsonable
 
-_CURVES = {"clean": ("clean", "#333333"), "fgsm": ("FGSM", "#0072B2"), "pgd20": ("PGD-20", "#D55E00")}
+_CURVES = {
+    "clean": ("clean", "#333333"),
+    "fgsm": ("FGSM", "#0072B2"),
+    "pgd20": ("PGD-20", "#D55E00"),
+    "mi10": ("MI-FGSM-10", "#CC79A7"),
+}
 _PARTS = {"train": ("train", "--"), "test": ("test", "-")}
 
 
@@ -30,7 +35,9 @@ def draw(source: Source) -> Drawing:
     for axis, (title, _, rows) in zip(axes.flat, runs, strict=False):
         for measure, (name, colour) in _CURVES.items():
             for part, (part_name, style) in _PARTS.items():
-                points = [(row["epoch"], 100 * row[part][measure]) for row in rows if measure in row.get(part, {})]
+                points = [(row["epoch"], 100 * row[part][measure]) for row in rows if measure in row[part]]
+                if not points:
+                    continue
                 (line,) = axis.plot(*zip(*points, strict=True), style, color=colour, linewidth=1.3)
                 line.set(label=f"{name}, {part_name}", marker="o" if len(points) == 1 else "", markersize=3)
         axis.set(ylim=(-3, 103), xlabel="epoch")
@@ -40,8 +47,9 @@ def draw(source: Source) -> Drawing:
         axis.set_visible(False)
     for line in axes:
         line[0].set_ylabel("accuracy, %")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    named = {line.get_label(): line for axis in axes.flat for line in axis.lines}
+    order = [f"{name}, {part}" for name, _ in _CURVES.values() for part, _ in _PARTS.values()]
+    figure.legend(handles=[named[label] for label in order if label in named], loc="outside lower center", ncols=4)
     return Drawing(
         figure, {"runs": [{"title": title, "threat": threat, "epochs": rows} for title, threat, rows in runs]}
     )
