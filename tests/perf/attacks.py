@@ -376,8 +376,9 @@ def main() -> None:
     path = given.out / f"attacks-{name}.json"
     before = json.loads(path.read_text()) if path.exists() else {"schema": SCHEMA, "rows": []}
     known = before["rows"] if before["schema"] == SCHEMA else []
-    named = [[row[key] for key in ("network", "attack", "settings")] for row in measured]
-    kept = [row for row in known if [row[key] for key in ("network", "attack", "settings")] not in named]
+    same = ("network", "images", "attack", "settings")
+    named = [[row[key] for key in same] for row in measured]
+    kept = [row for row in known if [row[key] for key in same] not in named]
     measured = [{**row, "repeats": given.repeats, "commit": made_by["commit"]} for row in measured]
     every = sorted(kept + measured, key=lambda row: [*CASES, "trained"].index(row["network"]))
     report = {"schema": SCHEMA, "provenance": made_by, "rows": every}
