@@ -27,7 +27,7 @@ def log(*rows):
         ([(0.58, 0.535, 0.588), (0.58, 0.53, 0.60)], False, False),
         # PGD-AT of a small network on digits at 1/4: so large a budget parts one step from many without a collapse.
         ([(0.74, 0.53, 0.48), (0.77, 0.60, 0.51)], False, False),
-        # A standard network keeps little under one step and nothing under many.
+        # Too little is left under one step to speak of resisting it.
         ([(0.10, 0.02, 0.02), (0.14, 0.0, 0.0)], False, False),
         # It recovered: what counts is how it ended.
         ([(0.9, 0.0, 0.0), (0.5, 0.45, 0.46)], False, False),

@@ -36,7 +36,7 @@ def draw(source: Source) -> Drawing:
         for measure, (name, colour) in _CURVES.items():
             for part, (part_name, style) in _PARTS.items():
                 points = [(row["epoch"], 100 * row[part][measure]) for row in rows if measure in row[part]]
-                if not points:
+                if not points:  # A log from before this attack was watched.
                     continue
                 (line,) = axis.plot(*zip(*points, strict=True), style, color=colour, linewidth=1.3)
                 line.set(label=f"{name}, {part_name}", marker="o" if len(points) == 1 else "", markersize=3)
@@ -48,8 +48,7 @@ def draw(source: Source) -> Drawing:
     for line in axes:
         line[0].set_ylabel("accuracy, %")
     named = {line.get_label(): line for axis in axes.flat for line in axis.lines}
-    order = [f"{name}, {part}" for name, _ in _CURVES.values() for part, _ in _PARTS.values()]
-    figure.legend(handles=[named[label] for label in order if label in named], loc="outside lower center", ncols=4)
+    figure.legend(handles=[*named.values()], loc="outside lower center", ncols=4)
     return Drawing(
         figure, {"runs": [{"title": title, "threat": threat, "epochs": rows} for title, threat, rows in runs]}
     )
