@@ -126,6 +126,8 @@ class Request(NamedTuple):
     name: str
     run: RunConfig
     parts: tuple[Config, ...]
+    #: What lies over the files, such as ``scale tiny``: asked for, or the default that a file names.
+    variants: tuple[str, ...] = ()
 
     @property
     def paper(self) -> bool:
@@ -144,32 +146,40 @@ def request(name_or_file: str, variants: Mapping[str, str] | None = None, *, epo
     Raises:
         UsageError: as :func:`load`; or a configuration has another ``[run]`` than the one that includes it.
     """
-    path, body = layers.read(name_or_file)
+    path, body, _ = layers.read(name_or_file, {})
     if "include" not in body:
-        only = load(name_or_file, variants, epochs=epochs)
-        return Request(only.name, only.run, (only,))
+        only, over = _loaded(name_or_file, variants or {}, epochs)
+        return Request(only.name, only.run, (only,), over)
     whole = _validated(_Collection, body, path)
-    parts = tuple(load(each, variants, epochs=epochs) for each in whole.include)
+    loaded = [_loaded(each, variants or {}, epochs) for each in whole.include]
+    parts = tuple(part for part, _ in loaded)
     for part in parts:
         if part.run != whole.run:
             raise UsageError(f"{path.name} includes {part.name}, whose [run] differs from its own; give both the same")
-    return Request(whole.name + _marks(variants, epochs), whole.run, parts)
+    over = tuple(dict.fromkeys(text for _, texts in loaded for text in texts))
+    return Request(whole.name + _marks(variants, epochs), whole.run, parts, over)
 
 
 def load(name_or_file: str, variants: Mapping[str, str] | None = None, *, epochs: int | None = None) -> Config:
     """Return the checked configuration of a preset or of a TOML file.
 
     A file that ``extends`` another is laid over it: tables are merged key by key, lists are replaced. So are its
-    variants: of every table ``[variants.KIND]`` one entry is laid over the whole, by default the first. The name of a
-    configuration ends with what was asked for.
+    variants: of every table ``[variants.KIND]`` the entry that is asked for is laid over the whole. One that is not
+    asked for counts only where a file names it, as in ``default = {scale = "full"}``; see :func:`bench.layers.read`.
+    The name of a configuration ends with what was asked for.
 
     Raises:
         UsageError: no such preset, file or variant, not TOML, or a key or value that is not allowed.
     """
-    path, body = layers.chosen(name_or_file, variants or {})
+    return _loaded(name_or_file, variants or {}, epochs)[0]
+
+
+def _loaded(name_or_file: str, variants: Mapping[str, str], epochs: int | None) -> tuple[Config, tuple[str, ...]]:
+    path, body, over = layers.read(name_or_file, variants)
     if epochs is not None:
         body = layers.merge(body, {"train": {"epochs": epochs}})
-    return _validated(Config, {**body, "name": str(body.get("name", "")) + _marks(variants, epochs)}, path)
+    chosen = _validated(Config, {**body, "name": str(body.get("name", "")) + _marks(variants, epochs)}, path)
+    return chosen, tuple(f"{kind} {name}" for kind, name in sorted(over.items()))
 
 
 def _marks(variants: Mapping[str, str] | None, epochs: int | None) -> str:

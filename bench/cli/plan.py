@@ -60,6 +60,8 @@ def main(args: argparse.Namespace) -> int:
         f"{sum(piece.tflop or 0 for piece in todo):.3g} TFLOP, {_time(sum(piece.seconds or 0 for piece in todo))}"
         + (f", and {unknown} whose cost no formula states" if unknown else "")
     )
+    if config.variants:
+        print(f"variants that lie over the configuration: {', '.join(config.variants)}")
     if most > _WIDE * least:
         print(f"{_time(least)} if all images break at once, {_time(most)} if none: attacks leave broken ones alone")
     return 0

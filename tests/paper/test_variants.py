@@ -26,6 +26,8 @@ use = "ddn"
 use = "fgsm"
 [attack.ddn]
 gamma = 0.1
+[default]
+protocol = "tpap"
 [variants.protocol.tpap]
 attack.preset = "tpap"
 train.mart.preset = "tpap"
@@ -50,10 +52,131 @@ def ddn(chosen):
     return next(attack.method.params for attack in axes.attacks(chosen) if attack.method.name == "ddn")
 
 
-def test_the_first_variant_of_each_kind_is_the_default(plain):
+def written(folder, text, name="t"):
+    (folder / f"{name}.toml").write_text(text)
+    return str(folder / f"{name}.toml")
+
+
+#: A file with variants that names no default.
+BARE = """
+schema = 1
+name = "bare"
+dataset = { name = "digits", n = 64 }
+models = [{ arch = "small-cnn" }]
+defenses = [{ use = "standard" }]
+attacks = [{ use = "fgsm" }]
+[variants.scale.tiny]
+dataset.n = 8
+train.epochs = 1
+[variants.scale.small]
+dataset.n = 16
+"""
+
+
+def test_a_variant_that_nobody_asked_for_does_not_count(tmp_path):
+    path = written(tmp_path, BARE)
+    assert config.load(path).dataset.n == 64 and config.load(path).train == {}
+    assert config.request(path).variants == ()
+    assert config.load(path, {"scale": "tiny"}).dataset.n == 8
+    assert config.load(path, {"scale": "small"}).dataset.n == 16
+    assert config.request(path, {"scale": "small"}).variants == ("scale small",)
+
+
+def test_a_default_counts_until_a_flag_says_otherwise(tmp_path, plain):
+    path = written(tmp_path, 'default = { scale = "tiny" }' + BARE)
+    assert (config.load(path).name, config.load(path).dataset.n) == ("bare", 8)
+    assert config.load(path, {"scale": "small"}).dataset.n == 16
+    assert config.load(path, {"scale": "small"}).train == {}
     assert config.load(plain) == config.load(plain, {"protocol": "tpap", "scale": "full"}).model_copy(
         update={"name": "plain"}
     )
+    assert config.request(plain, {"scale": "tiny"}).variants == ("protocol tpap", "scale tiny")
+
+
+@pytest.mark.parametrize(
+    ("more", "flags", "n", "epochs"),
+    [
+        ("", {}, 8, 1),
+        # What the file itself says lies over the default of what it extends.
+        ("dataset.n = 5", {}, 5, 1),
+        ("dataset.n = 5", {"scale": "small"}, 16, None),
+        # Its own default replaces the other one, and lies over the file that names it.
+        ('dataset.n = 5\ndefault.scale = "small"', {}, 16, None),
+        ('dataset.n = 5\ndefault.scale = "tiny"', {}, 8, 1),
+        # What it adds to a variant counts with it.
+        ("[variants.scale.tiny]\ntrain.epochs = 3", {}, 8, 3),
+        ("dataset.n = 5\n[variants.scale.tiny]\ntrain.epochs = 3", {}, 5, 3),
+        ("dataset.n = 5\n[variants.scale.tiny]\ntrain.epochs = 3", {"scale": "tiny"}, 8, 3),
+        ("default.scale = 'none'\ndataset.n = 5\n[variants.scale.none]", {}, 5, None),
+        ("default.size = 'wide'\n[variants.size.wide]\ntrain.epochs = 7", {}, 8, 7),
+    ],
+)
+def test_a_file_inherits_the_default_of_the_one_that_it_extends(tmp_path, more, flags, n, epochs):
+    under = written(tmp_path, 'default = { scale = "tiny" }' + BARE, "under")
+    found = config.load(written(tmp_path, f'extends = "{under}"\n{more}\n'), flags)
+    assert (found.dataset.n, found.train.get("epochs")) == (n, epochs)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('default = { scale = "tinny" }' + BARE, "t.toml: default: unknown scale 'tinny'; did you mean 'tiny'?"),
+        ('default = { size = "tiny" }' + BARE, "t.toml: default: unknown size 'tiny'; there is none"),
+        ('default = "tiny"' + BARE, "t.toml: default names variants"),
+        ("default = { scale = 3 }" + BARE, "t.toml: default names variants"),
+        (BARE + "[variants]\nsize = 3\n", "t.toml: variants are tables"),
+        (BARE.replace("[variants.scale.small]\ndataset.n", "[variants.scale]\nn"), "t.toml: variants are tables"),
+        ('schema = 1\nname = "all"\ninclude = ["quick"]\n[variants.scale.tiny]\n', "t.toml includes others"),
+        ('schema = 1\nname = "all"\ninclude = ["quick"]\ndefault.scale = "tiny"\n', "t.toml includes others"),
+    ],
+)
+def test_a_wrong_default_gets_one_line(tmp_path, text, says):
+    with pytest.raises(UsageError) as caught:
+        config.request(written(tmp_path, text))
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+#: Images, epochs and settings of every preset that has variants, by the flags.
+SIZES = {
+    ("paper-cifar10", None): (1000, 100, "tpap"),
+    ("paper-cifar10", "small"): (200, 20, "tpap"),
+    ("paper-cifar10", "tiny"): (20, 1, "tpap"),
+    ("paper-cifar100", None): (1000, 150, "tpap"),
+    ("paper-cifar100", "tiny"): (20, 1, "tpap"),
+    ("paper-svhn", None): (1000, 100, "tpap"),
+    ("paper-svhn", "tiny"): (20, 1, "tpap"),
+    ("paper-tiny-imagenet", None): (1000, 100, "tpap"),
+    ("paper-tiny-imagenet", "tiny"): (20, 1, "tpap"),
+    ("paper-caltech101", None): (300, 100, "tpap"),
+    ("paper-caltech101", "small"): (50, 10, "tpap"),
+    ("paper-caltech101", "tiny"): (20, 1, "tpap"),
+    ("paper-motivation", None): (10000, 100, "tpap"),
+    ("paper-motivation", "small"): (1000, 20, "tpap"),
+    ("paper-motivation", "tiny"): (20, 1, "tpap"),
+    ("paper-ablation", None): (1000, 100, "tpap"),
+    ("paper-ablation", "tiny"): (20, 1, "tpap"),
+    ("paper-substitution", None): (1000, 100, "tpap"),
+    ("paper-preprocessing", None): (1000, 100, "tpap"),
+    ("paper-overfitting", None): (1000, 100, "tpap"),
+    ("paper-cost", None): (10000, 100, "tpap"),
+    ("paper-cost", "few"): (8, 1, "tpap"),
+    ("paper-cost", "tiny"): (20, 1, "tpap"),
+    ("paper-as-shipped", None): (64, None, None),
+    ("paper-as-shipped", "tiny"): (2, None, None),
+}
+
+
+@pytest.mark.parametrize(("name", "scale"), SIZES)
+def test_presets_are_of_the_size_that_is_asked_for(name, scale):
+    chosen = config.load(name, {"scale": scale} if scale else {})
+    found = chosen.dataset.n, chosen.train.get("epochs"), chosen.attack.get("preset")
+    assert found == SIZES[name, scale]
+
+
+def test_what_lies_over_a_configuration_is_said(tmp_path, capsys):
+    path = written(tmp_path, 'default = { scale = "tiny" }' + BARE)
+    assert main(["plan", path, "--store", str(tmp_path / "store")]) == 0
+    assert "variants that lie over the configuration: scale tiny\n" in capsys.readouterr().out
 
 
 def test_a_variant_is_laid_over_what_it_names_and_leaves_the_rest(plain):
