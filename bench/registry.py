@@ -16,9 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 
-from bench import api
+from bench import api, factories
 from bench.keys import sha256_hex
 from bench.types import Kind, MethodRef, UsageError
 
@@ -89,7 +89,7 @@ class Entry:
             raise UsageError(
                 explain(error, where=f"{self.kind} {self.name}", known=self.parameters.model_fields)
             ) from None
-        return {name: getattr(values, name) for name in values.model_fields_set | set(self.parameters.model_fields)}
+        return {name: getattr(values, name) for name in self.parameters.model_fields} | (values.model_extra or {})
 
     def ref(self, params: Mapping[str, Any], *, name: str | None = None) -> MethodRef:
         """Return the reference with every parameter spelled out; ``preset`` in ``params`` chooses a named set.
@@ -126,7 +126,10 @@ class Entry:
 
     def load(self) -> Any:
         """Import the file and return the decorated object."""
-        return getattr(_module(self.path), self.symbol)
+        try:
+            return getattr(_module(self.path), self.symbol)
+        except AttributeError:
+            raise UsageError(f"{self.kind} '{self.use or self.name}': {self.path} defines no {self.symbol}") from None
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> str:
@@ -209,12 +212,14 @@ def attack_named(text: str) -> Named:
 def _from_file(path: Path, symbol: str, kind: str) -> Entry:
     if not path.is_file():
         raise UsageError(f"{kind} '{path}:{symbol}': no file {path.resolve()}")
-    # A user's own network factory needs no decorator: being named in the configuration is enough.
-    for entry in _read(path, undecorated=symbol if kind == "network" else None):
+    for entry in _read(path):
         if symbol in (entry.symbol, entry.name):
             if entry.kind != kind:
                 raise UsageError(f"'{path}:{symbol}' is of kind {entry.kind}, not {kind}")
             return replace(entry, use=f"{path}:{symbol}")
+    # A user's own network factory needs no decorator: being named in the configuration is enough.
+    if kind == "network" and (own := _factory(path, symbol)) is not None:
+        return replace(own, use=f"{path}:{symbol}")
     wanted = f"no function {symbol}" if kind == "network" else f"no {symbol} with a crossfire decorator"
     raise UsageError(f"{kind} '{path}:{symbol}': {path} has {wanted}")
 
@@ -235,17 +240,18 @@ def _plugins() -> Iterable[Entry]:
             yield from (entry for entry in _read(Path(spec.origin)) if entry.symbol == point.attr)
 
 
-def _read(path: Path, undecorated: str | None = None) -> list[Entry]:
+def _tree(path: Path) -> ast.Module:
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    except (SyntaxError, UnicodeDecodeError) as error:
+        return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"{path} is not valid Python: {error}") from None
+
+
+def _read(path: Path) -> list[Entry]:
     found = []
-    for node in tree.body:
+    for node in _tree(path).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             meta = next((m for m in map(_decorator, node.decorator_list) if m), None)
-            if meta is None and node.name == undecorated:
-                meta = {"decorator": "network"}
             if meta is not None:
                 found.append(_entry(path, node, meta))
     return found
@@ -294,6 +300,34 @@ def _entry(path: Path, node: ast.FunctionDef | ast.ClassDef, meta: dict[str, Any
     return Entry(kind, name, ast.get_docstring(node) or "", path, node.name, MappingProxyType(meta), parameters, code)
 
 
+def _factory(path: Path, symbol: str) -> Entry | None:
+    read = factories.read(_tree(path), path, symbol, _value)
+    if read is None:
+        return None
+    known = {*read.fields, *read.others}
+
+    def only_known(given: dict[str, Any]) -> dict[str, Any]:
+        for name, value in given.items():
+            if name in factories.FROM_IMAGES and not (read.is_open and name != "num_classes"):
+                raise ValueError(f"{name} is what the images have; leave it out")
+            if name not in known and not read.is_open:
+                raise ValueError(unknown("key", name, known))
+            if not isinstance(value, str | int | float | None):
+                raise ValueError(f"{name} should be a number, a text, true or false, not {value!r}")
+        if missing := [name for name, (_, default) in read.fields.items() if default is ... and name not in given]:
+            raise ValueError(factories.lacks(missing))
+        return given
+
+    parameters = create_model(
+        symbol,
+        __config__=ConfigDict(extra="allow", frozen=True, protected_namespaces=()),
+        __validators__={"only_known": model_validator(mode="before")(only_known)},
+        **read.fields,  # type: ignore[call-overload]
+    )
+    code = sha256_hex(*_sources(path))
+    return Entry("network", _dashed(symbol), read.doc, path, symbol, MappingProxyType({}), parameters, code)
+
+
 def _dashed(symbol: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", symbol).lower().replace("_", "-")
 
@@ -327,5 +361,10 @@ def _module(path: Path) -> Any:
         raise UsageError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        said = (str(error).strip().splitlines() or ["it says no more"])[0]
+        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {said}") from error
     return module

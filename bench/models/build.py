@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.data.cache import cache_folder
 from bench.keys import sha256_hex
 from bench.registry import find, unknown
-from bench.types import MethodError, MethodRef, Scalar, UsageError
+from bench.types import MethodRef, Scalar, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -59,9 +58,8 @@ def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
         image_shape: channels, height and width of the images.
 
     Raises:
-        UsageError: the library does not know the model or the parameter, or the network cannot take these images or
-            does not give a logit for each class.
-        MethodError: a user's factory returned no ``nn.Module``.
+        UsageError: the library does not know the model or the parameter, a factory cannot be called or makes no new
+            network, or the network cannot take these images or does not give a logit for each class.
     """
     import torch
 
@@ -75,7 +73,7 @@ def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         shape = "x".join(map(str, image_shape))
         raise UsageError(f"network '{network.name}' cannot take images of {shape}: {said}") from error
-    if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != 1:
         raise UsageError(f"network '{network.name}' returns no logits of shape (images, classes)")
     if logits.shape[1] != num_classes:
         raise UsageError(
@@ -85,20 +83,13 @@ def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
 
 
 def _made(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    from torch import nn
-
     library, colon, name = network.name.partition(":")
     if colon and ".py:" not in network.name:
         return _OPENED[library](name, dict(network.params), num_classes, image_shape)
+    from bench.models.factory import make
+
     entry = find("network", network.name)
-    factory = entry.load()
-    known = inspect.signature(factory).parameters
-    given: dict[str, Any] = {"in_channels": image_shape[0], "image_size": image_shape[1:]}
-    offered = {key: value for key, value in given.items() if key in known}
-    net = factory(num_classes, **offered, **entry.arguments(network.params))
-    if not isinstance(net, nn.Module):
-        raise MethodError(f"network {network.name} returned {type(net).__name__}, not a torch.nn.Module")
-    return net
+    return make(network.name, entry.load(), num_classes, image_shape, entry.arguments(network.params))
 
 
 def _torchvision(name: str, params: dict[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import nn
 from bench.cli import main
 from bench.models.build import build, network_ref
 from bench.store import Store
-from bench.types import MethodError, UsageError
+from bench.types import UsageError
 
 SHAPE = (3, 32, 32)
 
@@ -48,7 +48,7 @@ def test_a_changed_file_is_another_network(own):
 
 
 def test_a_factory_that_returns_no_network(own):
-    with pytest.raises(MethodError, match="returned str"):
+    with pytest.raises(UsageError, match="returned str, not a torch.nn.Module"):
         build(network_ref(f"{own}:nothing", {}), 5, SHAPE)
 
 
