@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.api import MethodError, Threat
+from bench.api import MethodError, Target, Threat
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -54,6 +55,16 @@ def project(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
     return delta.add_(x).clamp_(0.0, 1.0)
 
 
+def uniform_start(target: Target, x: Tensor, threat: Threat) -> Tensor:
+    """Return a uniform point of the threat's ball round each image, then clamped to the box."""
+    eps = budget(threat)
+    if threat.norm == "linf":
+        return project(x + target.uniform(x, -eps, eps), x, threat)
+    direction = target.normal(x)
+    radius = eps * target.uniform(x[:, :1, :1, :1]).flatten() ** (1.0 / x[0].numel())
+    return project(x + direction * per_image(radius / l2_norm(direction).clamp_min(1e-12), x), x, threat)
+
+
 def ascend(x_adv: Tensor, grad: Tensor, size: float, x: Tensor, threat: Threat) -> Tensor:
     """Return ``x_adv`` after a step of length ``size`` that raises a linear loss most, projected."""
     return project(torch.add(x_adv, steepest(grad, threat), alpha=size), x, threat)
@@ -82,6 +93,40 @@ def adam(w: Tensor, grad: Tensor, mean: Tensor, square: Tensor, step: int, rate:
     square.mul_(0.999).addcmul_(grad, grad, value=0.001)
     unbiased = math.sqrt(1 - 0.999**step)
     w.addcdiv_(mean, square.sqrt().add_(1e-8 * unbiased), value=-rate * unbiased / (1 - 0.9**step))
+
+
+def best_of_restarts(
+    target: Target,
+    x: Tensor,
+    y: Tensor,
+    restarts: int,
+    search: Callable[[Target, Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> Tensor:
+    """Return the strongest result of several searches, each of the images that the ones before it did not break.
+
+    Of a random function every search gets every image, and the margin of a result is that of one evaluation more: what
+    a search kept is the luckiest of its answers.
+
+    Args:
+        target: the function under attack.
+        x: images (N, C, H, W).
+        y: labels (N,).
+        restarts: how many searches.
+        search: target, images and labels to adversarial images and their margins (N,).
+    """
+    result, best = x.clone(), x.new_full(y.shape, -torch.inf)
+    rows = torch.arange(len(x), device=x.device)
+    for _ in range(restarts):
+        if len(rows) == 0:
+            break
+        view, labels = target.rows(rows), y[rows]
+        found, reached = search(view, x[rows], labels)
+        if target.stochastic and restarts > 1:
+            reached = margin(view(found), labels)
+        better = reached > best[rows]
+        result[rows[better]], best[rows[better]] = found[better], reached[better]
+        rows = rows if target.stochastic else rows[best[rows] <= 0]
+    return result
 
 
 def keep(mask: Tensor, *values: Tensor) -> tuple[Tensor, ...]:

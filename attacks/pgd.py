@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks._steps import ascend, budget, cross_entropy, keep, l2_norm, margin, per_image, project
+from attacks._steps import ascend, budget, cross_entropy, keep, margin, project, uniform_start
 from bench.api import Budget, Count, Literal, Target, Threat, attack
 
 
@@ -61,7 +61,7 @@ def pgd(
     objective, anchor = _objective(target, x, y, loss)
     drops = rule == "any-iterate" and not target.stochastic
     restarts = 1 if start == "clean" else restarts
-    result, best = x.clone(), torch.full(y.shape, -torch.inf, device=x.device)
+    result, best = x.clone(), x.new_full(y.shape, -torch.inf)
     active = torch.arange(len(x), device=x.device)
     for _ in range(restarts):
         if len(active) == 0:
@@ -103,9 +103,4 @@ def _start(target: Target, x: Tensor, threat: Threat, start: str) -> Tensor:
         return x
     if start == "gaussian":
         return project(x + 0.001 * target.normal(x), x, threat)
-    eps = budget(threat)
-    if threat.norm == "linf":
-        return project(x + target.uniform(x, -eps, eps), x, threat)
-    direction = target.normal(x)
-    radius = eps * target.uniform(x[:, :1, :1, :1]).flatten() ** (1.0 / x[0].numel())
-    return project(x + direction * per_image(radius / l2_norm(direction).clamp_min(1e-12), x), x, threat)
+    return uniform_start(target, x, threat)

@@ -11,10 +11,10 @@ TOLERANCE = 0.02
 @attack(
     norms=("linf",),
     needs="labels",
-    passes="queries forwards, fewer where images break early",
+    passes="restarts x queries forwards, fewer where images break early",
     presets={"reference": {"queries": 10000}},
 )
-def rays(target: Target, x: Tensor, y: Tensor, threat: Threat, *, queries: Count = 1000) -> Tensor:
+def rays(target: Target, x: Tensor, y: Tensor, threat: Threat, *, queries: Count = 1000, restarts: Count = 1) -> Tensor:
     """RayS (Chen and Gu, 2020): the ray of +-1 with the nearest boundary, found by predicted labels alone.
 
     The signs of halves, quarters, and so on down to single pixels are turned in turn; a turn is kept where the image
@@ -26,7 +26,10 @@ def rays(target: Target, x: Tensor, y: Tensor, threat: Threat, *, queries: Count
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
         threat: Linf with its budget.
-        queries: forwards per image.
+        queries: forwards per image and restart.
+        restarts: independent searches, each of the images that the ones before it did not break: the first from the
+            ray of all signs up, the others from vertical stripes of random sign. Of a random function the image with
+            the nearest boundary is kept.
 
     Returns:
         Images shaped as ``x``, within the threat; the input where the nearest boundary found lies beyond eps.
@@ -34,14 +37,31 @@ def rays(target: Target, x: Tensor, y: Tensor, threat: Threat, *, queries: Count
     Raises:
         MethodError: the threat is unbounded.
     """
-    eps, pixels = budget(threat), x[0].numel()
-    result, place = x.clone(), torch.arange(pixels, device=x.device)
+    result, nearest = x.clone(), x.new_full((len(x),), torch.inf)
+    rows, eps = torch.arange(len(x), device=x.device), budget(threat)
+    for restart in range(restarts):
+        if len(rows) == 0:
+            break
+        view, origin = target.rows(rows), x[rows]
+        start = torch.ones_like(origin) if restart == 0 else _random_ray(view, origin)
+        found, distance = _search(view, origin, y[rows], start, eps, queries)
+        better = (distance <= eps) & (distance < nearest[rows])
+        result[rows[better]], nearest[rows[better]] = found[better], distance[better]
+        rows = rows if target.stochastic else rows[nearest[rows] > eps]
+    return result
+
+
+def _search(target: Target, x: Tensor, y: Tensor, signs: Tensor, eps: float, queries: int) -> tuple[Tensor, Tensor]:
+    """Return each image moved along the best ray found from ``signs``, and the distance of its boundary."""
+    pixels = x[0].numel()
+    result, reached = x.clone(), x.new_full((len(x),), torch.inf)
+    place = torch.arange(pixels, device=x.device)
     rows, origin = torch.arange(len(x), device=x.device), x
-    signs, distance, low = torch.ones_like(x), x.new_full((len(x),), torch.inf), x.new_zeros(len(x))
+    distance, low = x.new_full((len(x),), torch.inf), x.new_zeros(len(x))
     level, block = torch.zeros_like(rows), torch.zeros_like(rows)
     bisecting = torch.zeros_like(rows, dtype=torch.bool)
     for query in range(queries):
-        # The first query is of the ray as it is: all signs up.
+        # The first query is of the ray as it is.
         size = torch.ceil(pixels / 2.0**level)
         turned = (torch.div(place, size[:, None], rounding_mode="floor") == block[:, None]) & (query > 0)
         tried = torch.where(bisecting[:, None] | ~turned, signs.flatten(1), -signs.flatten(1)).view_as(signs)
@@ -55,13 +75,18 @@ def rays(target: Target, x: Tensor, y: Tensor, threat: Threat, *, queries: Count
         level, block = _next(level, block, size, pixels, (query > 0) & ~bisecting & (was | ~broken))
         near = distance <= eps
         moved = (origin + per_image(distance.clamp_max(eps), x) * signs).clamp(0.0, 1.0)
-        result[rows[near]] = moved[near]
+        result[rows[near]], reached[rows[near]] = moved[near], distance[near]
         if not target.stochastic:
             state = (rows, origin, signs, distance, low, level, block, bisecting)
             rows, origin, signs, distance, low, level, block, bisecting = keep(~near, *state)
         if len(rows) == 0:
             break
-    return result
+    return result, reached
+
+
+def _random_ray(target: Target, x: Tensor) -> Tensor:
+    # Square's start, because single pixels of random sign are a direction to which networks are least sensitive.
+    return torch.where(target.uniform(x[:, :, :1]) < 0.5, -1.0, 1.0).expand_as(x)
 
 
 def _next(level: Tensor, block: Tensor, size: Tensor, pixels: int, done: Tensor) -> tuple[Tensor, Tensor]:

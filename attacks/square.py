@@ -1,18 +1,26 @@
 import torch
 from torch import Tensor
 
-from attacks._steps import budget, keep, margin, per_image, project
+from attacks._steps import best_of_restarts, budget, keep, margin, per_image, project
 from bench.api import Count, Probability, Target, Threat, attack
 
 
 @attack(
     norms=("linf",),
     needs="scores",
-    passes="queries forwards, fewer where images break early",
+    passes="restarts x queries forwards (+ restarts for a random function if more than one), "
+    "fewer where images break early",
     presets={"reference": {"queries": 5000}},
 )
 def square(
-    target: Target, x: Tensor, y: Tensor, threat: Threat, *, queries: Count = 1000, first_fraction: Probability = 0.8
+    target: Target,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    queries: Count = 1000,
+    restarts: Count = 1,
+    first_fraction: Probability = 0.8,
 ) -> Tensor:
     """Square attack (Andriushchenko et al., 2020): random squares at the edge of the ball, kept if the margin falls.
 
@@ -25,7 +33,9 @@ def square(
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
         threat: Linf with its budget.
-        queries: forwards per image.
+        queries: forwards per image and restart; the schedule of the squares runs through in each.
+        restarts: independent searches, each of the images that the ones before it did not break. An image keeps the
+            result with the largest margin, of a random function that of one evaluation more.
         first_fraction: share of the pixels in the first squares; the paper's p.
 
     Returns:
@@ -34,14 +44,26 @@ def square(
     Raises:
         MethodError: the threat is unbounded.
     """
+
+    def search(view: Target, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return _search(view, x, y, threat, queries, first_fraction)
+
+    return best_of_restarts(target, x, y, restarts, search)
+
+
+def _search(
+    target: Target, x: Tensor, y: Tensor, threat: Threat, queries: int, first_fraction: float
+) -> tuple[Tensor, Tensor]:
+    """Return the image of largest margin of one random search for each, and that margin."""
     eps, (channels, height, width) = budget(threat), x.shape[1:]
     current = project(x + eps * _signs(target.uniform(x[:, :, :1])), x, threat)
     result, best = current.clone(), margin(target(current), y)
+    reached = best.clone()
     rows, origin = torch.arange(len(x), device=x.device), x
     across, down = torch.arange(width, device=x.device), torch.arange(height, device=x.device)
     for query in range(1, queries):
         if not target.stochastic and bool((broken := best > 0).any()):
-            result[rows[broken]] = current[broken]
+            result[rows[broken]], reached[rows[broken]] = current[broken], best[broken]
             rows, origin, current, best = keep(~broken, rows, origin, current, best)
         if len(rows) == 0:
             break
@@ -53,11 +75,11 @@ def square(
         inside = inside & ((across >= left) & (across < left + side))[:, None, None, :]
         move = 2 * eps * _signs(draw[:, 2:])[:, :, None, None]
         tried = project(current + move * inside, origin, threat)
-        reached = margin(view(tried), y[rows])
-        better = reached > best
-        current, best = torch.where(per_image(better, tried), tried, current), torch.maximum(best, reached)
-    result[rows] = current
-    return result
+        now = margin(view(tried), y[rows])
+        better = now > best
+        current, best = torch.where(per_image(better, tried), tried, current), torch.maximum(best, now)
+    result[rows], reached[rows] = current, best
+    return result, reached
 
 
 def _signs(draw: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "pgd": {"steps": 8, "restarts": 2},
     "rays": {"queries": 300},
     "second-order-apgd": {"steps": 10, "widths": 2},
+    "smoothed-pgd": {"steps": 8, "samples": 2},
     "square": {"queries": 60},
     "sta": {"steps": 20, "learning_rate": 0.05},
     "ti-dim": {"steps": 8},

@@ -48,7 +48,7 @@ def test_fgsm_is_exact_on_two_classes() -> None:
     assert torch.allclose(l2 - x, (0.1 * weight / weight.norm()).view_as(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["pgd", "mi-fgsm", "apgd-ce", "ti-dim"])
+@pytest.mark.parametrize("name", ["pgd", "smoothed-pgd", "mi-fgsm", "apgd-ce", "ti-dim"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_iterated_attacks_reach_the_corner_of_the_ball(name: str, norm: str) -> None:
     # One class against another by a wide margin, so nothing breaks and the best point is known.

@@ -1,0 +1,97 @@
+import math
+
+import torch
+from torch import Tensor
+
+from attacks._steps import ascend, best_of_restarts, budget, keep, margin, uniform_start
+from bench.api import Budget, Count, Literal, Positive, Target, Threat, attack
+
+
+@attack(
+    norms=("linf", "l2"),
+    passes="restarts x steps x (samples + 1) forwards + restarts x steps x samples backwards "
+    "(+ restarts forwards for a random function if more than one), fewer where images break early",
+)
+def smoothed_pgd(
+    target: Target,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: Count = 60,
+    samples: Count = 4,
+    sigma: Positive = 0.1,
+    step_size: Budget | None = None,
+    schedule: Literal["constant", "cosine"] = "cosine",
+    restarts: Count = 1,
+) -> Tensor:
+    """PGD on a margin smoothed by Gaussian noise, for functions whose own gradient leads nowhere.
+
+    What is climbed is E[margin(f(clamp(x + sigma * n)))], n standard normal, by the mean gradient of ``samples`` fresh
+    draws at each step: the variance-reduced gradient of Wu et al. (2018), or expectation over transformation (Athalye
+    et al., 2018) with noise as the transformation. A defense that shatters the loss into cells much smaller than the
+    budget, as a sign or a quantisation under BPDA does, leaves the plain gradient to chance; its mean over cells still
+    says where margins fall. Each iterate itself is then looked at without noise. The success rule is any-iterate: an
+    image keeps its first misclassified iterate and costs nothing more, and one that never breaks the iterate of largest
+    margin. So does every image of a random function; of several restarts it keeps the one with the largest margin in
+    one evaluation more.
+
+    Args:
+        target: the function under attack.
+        x: images (N, C, H, W) in [0, 1].
+        y: labels (N,).
+        threat: Linf or L2 with its budget.
+        steps: gradient steps per restart.
+        samples: noisy copies of an image whose gradients one step averages.
+        sigma: standard deviation of the noise in each pixel; wider than the cells of the loss, and not much wider than
+            a defense moves pixels.
+        step_size: length of the first step in the threat's norm; a quarter of eps by default.
+        schedule: the steps keep their length, or shorten to nothing along half a cosine.
+        restarts: independent uniform starts in the ball, each for the images that the ones before it did not break.
+
+    Returns:
+        Images shaped as ``x``, within the threat.
+
+    Raises:
+        MethodError: the threat is unbounded.
+    """
+    size = float(step_size) if step_size is not None else budget(threat) / 4
+    lengths = [size * _share(schedule, step, steps) for step in range(steps)]
+
+    def climb(view: Target, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return _climb(view, x, y, threat, lengths, samples, sigma)
+
+    return best_of_restarts(target, x, y, restarts, climb)
+
+
+def _climb(
+    target: Target, x: Tensor, y: Tensor, threat: Threat, lengths: list[float], samples: int, sigma: float
+) -> tuple[Tensor, Tensor]:
+    """Return of each image the iterate of largest margin, its first misclassified one if any, and that margin."""
+    result, best = x.clone(), x.new_full(y.shape, -torch.inf)
+    rows, origin = torch.arange(len(x), device=x.device), x
+    current = uniform_start(target, x, threat)
+    for length in lengths:
+        view = target.rows(rows)
+        current = ascend(current, _smoothed(view, current, y[rows], samples, sigma), length, origin, threat)
+        reached = margin(view(current), y[rows])
+        better = reached > best[rows]
+        result[rows[better]], best[rows[better]] = current[better], reached[better]
+        if not target.stochastic and bool((broken := reached > 0).any()):
+            rows, origin, current = keep(~broken, rows, origin, current)
+        if len(rows) == 0:
+            break
+    return result, best
+
+
+def _smoothed(target: Target, x: Tensor, y: Tensor, samples: int, sigma: float) -> Tensor:
+    """Return the mean gradient of the margin over noisy copies of the images, each clamped to the box."""
+    total = torch.zeros_like(x)
+    for _ in range(samples):
+        noisy = torch.add(x, target.normal(x), alpha=sigma).clamp_(0.0, 1.0)
+        total += target.gradient(noisy, margin, y).grad
+    return total / samples
+
+
+def _share(schedule: str, step: int, steps: int) -> float:
+    return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / steps))
