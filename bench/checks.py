@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import base64
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import reduce
 from operator import and_
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bench import registry
 from bench.keys import Keys
-from bench.stats import Interval, mcnemar, wilson
+from bench.stats import mcnemar, wilson
 from bench.types import CellResult
 
 if TYPE_CHECKING:
@@ -41,12 +41,13 @@ MISLEADING = frozenset(
 #: Flags that say that one attack failed. They matter where no other attack does better.
 FAILING = frozenset({"loss-not-rising", "no-op", "weaker-than-noise"})
 
-Verdict = Literal["holds", "weaker than its base", "broken under adaptive attack", "upper bound only"]
-
 #: AutoAttack's threshold: a black-box attack that breaks more than this beyond the gradient attacks shows masking.
 _BLACK_BOX_EXTRA = 0.002
 _CONVERGED_WITHIN = 0.01
 _SIGNIFICANT = 0.05
+
+#: Parameters that say how long an attack runs.
+_EFFORTS = ("steps", "restarts", "queries")
 
 
 def unsound(attacks: Iterable[tuple[float, Collection[str]]]) -> tuple[str, ...]:
@@ -61,21 +62,6 @@ def unsound(attacks: Iterable[tuple[float, Collection[str]]]) -> tuple[str, ...]
     # Where one of several equally strong attacks is sound, the figure is.
     failing = [FAILING & set(flags) for accuracy, flags in found if accuracy == strongest]
     return tuple(sorted(misleading | (set().union(*failing) if failing and all(failing) else set())))
-
-
-def verdict(advantage: Interval, flags: Collection[str]) -> Verdict:
-    """Return what adaptive evaluation makes of a test-time step.
-
-    Args:
-        advantage: worst-case accuracy of the defense minus that of the classifier that it stands on, on the same
-            images, with its interval.
-        flags: those that make the defense's own figure an upper bound only.
-    """
-    if advantage.high < 0:
-        return "weaker than its base"
-    if advantage.low <= 0:
-        return "broken under adaptive attack"
-    return "upper bound only" if flags else "holds"
 
 
 def of_function(deployed: nn.Module, surrogate: nn.Module, x: Tensor, y: Tensor, *, random: bool) -> set[str]:
@@ -170,8 +156,9 @@ def _among(cells: Sequence[_Cell]) -> Iterable[tuple[str, str]]:
                 yield from ((other.result.key, "transfer-beats-adaptive") for other in (cell, *gradient))
     for noise in (each for each in seen if each.kind == "nothing"):
         yield from ((c.result.key, "weaker-than-noise") for c in seen if _significant(c.robust, noise.robust))
-    for family in _families(seen):
-        most, next_to_most = family[-1], family[-2]
+    of = {cell.result.key: cell for cell in seen}
+    for _, family in families(cell.result for cell in seen):
+        most, next_to_most = (of[result.key] for result in (family[-1], family[-2]))
         # A suite's columns are running worst cases: what ran between the two is no merit of more steps.
         before = [cell.accuracy for cell in seen if cell.place < most.place]
         if min(before, default=next_to_most.accuracy) - most.accuracy > _CONVERGED_WITHIN:
@@ -184,18 +171,19 @@ def _significant(weaker: int, stronger: int) -> bool:
     return more > fewer and mcnemar(more, fewer) < _SIGNIFICANT
 
 
-def _families(cells: Sequence[_Cell]) -> Iterable[list[_Cell]]:
-    """Yield runs of one attack that differ in one measure of effort only, the longest last."""
-    for effort in ("steps", "restarts", "queries"):
-        families: dict[str, list[_Cell]] = defaultdict(list)
-        for cell in cells:
-            made = cell.result.cell.attack
-            if made is not None and isinstance(made.attack.params.get(effort), int | float):
-                without = made.attack.model_dump_json(exclude={"params": {effort}})
-                families[f"{cell.result.cell.access} {made.eot} {without}"].append(cell)
-        for family in families.values():
-            if len(family) > 1:
-                yield sorted(family, key=lambda cell: float(cell.result.cell.attack.attack.params[effort] or 0))  # type: ignore[union-attr]
+def families(results: Iterable[CellResult]) -> Iterator[tuple[str, list[CellResult]]]:
+    """Yield runs of one attack that differ in one measure of effort only: that measure, and they, the longest last."""
+    found: dict[tuple[str, str], dict[float, CellResult]] = defaultdict(dict)
+    for result in results:
+        if (made := result.cell.attack) is None:
+            continue
+        for effort in _EFFORTS:
+            if isinstance(length := made.attack.params.get(effort), int | float):
+                rest = made.attack.model_dump_json(exclude={"params": {effort}})
+                found[effort, f"{result.cell.access} {made.eot} {rest}"][float(length)] = result
+    for (effort, _), runs in found.items():
+        if len(runs) > 1:
+            yield effort, [runs[length] for length in sorted(runs)]
 
 
 def _is_huge(result: CellResult) -> bool:
@@ -213,7 +201,7 @@ def _by(results: Iterable[CellResult]) -> dict[str, list[_Cell]]:
         clean, attacked = (int.from_bytes(base64.b64decode(t)) for t in (result.clean_bits, result.adversarial_bits))
         cell = result.cell
         function = " ".join(keys.text(part) for part in (cell.data, cell.model, cell.step, cell.seed))
-        cells[function].append(_Cell(result, clean & attacked, result.cell.data.n, _kind(result)))
+        cells[function].append(_Cell(result, clean & attacked, result.cell.data.n, needs(result)))
     return cells
 
 
@@ -222,7 +210,11 @@ def _threat(result: CellResult) -> str:
     return result.cell.attack.threat.model_dump_json()
 
 
-def _kind(result: CellResult) -> str:
+def needs(result: CellResult) -> str:
+    """Return what the attack of a result needs: ``gradient``, ``scores``, ``labels``, ``nothing``, or of a ``library``.
+
+    What an attack of another library looks at is not known here.
+    """
     assert result.cell.attack is not None
     entry = registry.entries("attack").get(result.cell.attack.attack.name)
     return str(entry.meta.get("needs", "gradient")) if entry else "library"

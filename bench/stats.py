@@ -86,6 +86,22 @@ def paired_difference(both: float, first_only: float, second_only: float, neithe
     )
 
 
+def changed_images(pairs: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return how many images succeed more often the first time, and how many the second, over several runs.
+
+    The runs share their images, which are what was drawn at random: so an image has one vote, for the time at which it
+    succeeds in more of the runs. Of one run these are the two counts of McNemar's test, of several of the sign test,
+    which is the same test of them.
+
+    Args:
+        pairs: for each run which images succeed, as the bits of one whole number each.
+    """
+    width = max((number.bit_length() for pair in pairs for number in pair), default=0)
+    columns = [tuple(f"{number:0{width}b}" for number in pair) for pair in pairs]
+    votes = [sum((first[i] == "1") - (second[i] == "1") for first, second in columns) for i in range(width)]
+    return sum(vote > 0 for vote in votes), sum(vote < 0 for vote in votes)
+
+
 def mcnemar(first_only: int, second_only: int) -> float:
     """Return the exact two-sided p-value that success is as likely both times (McNemar, 1947).
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from bench.checks import across
 from bench.keys import EVALUATION_VERSION, Keys, key_of, sha256_hex
+from bench.report.judging import judge, unjudged_lines, verdict_lines
 from bench.report.rows import (
     NORMS,
     Row,
@@ -216,9 +217,8 @@ def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tupl
     }
     narrow = narrow_attacks(results, ids)
     of = {each: Row.of(names[each], found, ids, attacks, threats, narrow) for each, found in by_defense.items()}
-    for defense, found in by_defense.items():
-        if found[0].cell.step is not None and (base := of.get(base_id(found[0].cell))) is not None:
-            of[defense].judged(base, attacks)
+    steps = {each: found[0].cell for each, found in by_defense.items() if found[0].cell.step is not None}
+    judge([(of[each], of.get(base_id(cell))) for each, cell in steps.items()], attacks)
     rows = list(of.values())
     rows.sort(key=lambda row: (*(-number for number in row.rank(RANKED)), row.name))
     first = results[0]
@@ -229,7 +229,7 @@ def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tupl
         _columns(attacks, by_attack, rows),
         tuple(Line(row.name, access, _values(row, access)) for row in rows for access in row.accesses),
         tuple(standing for row in rows for standing in row.standings),
-        tuple(_verdicts(rows)),
+        tuple(verdict_lines(rows)),
         tuple(_notes(results, rows, protocol=protocol, alone=alone)),
     )
     return table, labels
@@ -285,23 +285,6 @@ def _values(row: Row, access: Access) -> dict[str, Value]:
     return values
 
 
-def _verdicts(rows: Sequence[Row]) -> Iterable[str]:
-    for row in rows:
-        alike: dict[str, list[str]] = defaultdict(list)
-        for standing in row.standings:
-            worst, found = standing.worst.get("any"), standing.judgement
-            if found is None or worst is None or worst.number is None or found.over_base.number is None:
-                continue
-            over, low, high = (
-                f"{100 * (value or 0):+.1f}"
-                for value in (found.over_base.number, found.over_base.low, found.over_base.high)
-            )
-            attacks = f"{len(standing.attacks)} attack{'s' * (len(standing.attacks) > 1)}"
-            share = f"{100 * worst.number:.1f} % survive {attacks}, {over} points over {found.base}"
-            alike[found.verdict].append(f"{standing.group}: {share}, 95 % {low} to {high}")
-        yield from (f"{row.name}: {verdict} ({'; '.join(where)})" for verdict, where in alike.items())
-
-
 def _notes(results: Sequence[CellResult], rows: Sequence[Row], *, protocol: str, alone: bool) -> Iterable[str]:
     data = results[0].cell.data
     suites = any(r.cell.attack and r.cell.attack.after for r in results)
@@ -322,9 +305,7 @@ def _notes(results: Sequence[CellResult], rows: Sequence[Row], *, protocol: str,
             f"spared {100 * fmean(given):.0f} % of them"
         )
     for row in rows:
-        judged = [s.judgement for s in row.standings if s.threat is not None and s.threat.eps is not None]
-        if "adaptive" in row.accesses and judged and not any(judged):
-            yield f"{row.name}: no verdict, for the classifier under it was not attacked"
+        yield from unjudged_lines(row)
         # Where there is a verdict, it says so.
         for standing in (each for each in row.standings if each.judgement is None):
             lowest = min(

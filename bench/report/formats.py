@@ -275,6 +275,8 @@ def _defense(table: Table, s: Standing) -> dict[str, Any]:
         "over_base": over.number,
         "over_base_low": over.low,
         "over_base_high": over.high,
+        "over_base_p": s.judgement.p_value if s.judgement else None,
+        "verdict_reasons": list(s.judgement.reasons) if s.judgement else [],
         "params": s.cost.params if s.cost else None,
         "train_flops_per_epoch": s.cost.train_flops_per_epoch if s.cost else None,
         "train_seconds_per_epoch": s.cost.train_seconds_per_epoch if s.cost else None,

@@ -12,9 +12,10 @@ from statistics import fmean, median
 from typing import Literal
 
 from bench import registry
-from bench.checks import Verdict, unsound, verdict
-from bench.stats import Interval, paired_difference, spread, wilson
+from bench.checks import unsound
+from bench.stats import paired_difference, spread, wilson
 from bench.types import Access, Cell, CellResult, DefenseCost, Threat, eps_text
+from bench.verdicts import Verdict
 
 ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
 NORMS = {"linf": "Linf", "l2": "L2", "wasserstein": "Wasserstein", "flow": "flow"}
@@ -45,6 +46,10 @@ class Judgement:
     verdict: Verdict
     base: str
     over_base: Value
+    #: That step and base are equal, adjusted for all verdicts of the table.
+    p_value: float
+    #: Why the worst case of the step is an upper bound only, whatever the verdict.
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ class Standing:
     n: int
     #: Where the base was attacked too, and the step adaptively.
     judgement: Judgement | None = None
+    #: Why there is no verdict, where one was to be expected.
+    unjudged: str = ""
 
 
 def threat_text(threat: Threat) -> str:
@@ -211,10 +218,10 @@ class Row:
         worst: dict[Access | Literal["any"], Value] = {}
         gap = Value(None)
         if threat is not None:
-            found = {access: self._worst(group, [access], list(labels)) for access in self.accesses}
+            found = {access: self.worst_case(group, [access], list(labels)) for access in self.accesses}
             worst.update({access: value for access, (value, _) in found.items()})
             alone = len(found) == 1
-            worst["any"] = worst[self.accesses[0]] if alone else self._worst(group, self.accesses, list(labels))[0]
+            worst["any"] = worst[self.accesses[0]] if alone else self.worst_case(group, self.accesses, list(labels))[0]
             if "static" in found and "adaptive" in found:
                 gap = self._gap(group, list(labels), found["static"], found["adaptive"])
         attacks = tuple(
@@ -228,7 +235,7 @@ class Row:
         }
 
         def worst_under(access: Access, chosen: Collection[str]) -> Value:
-            return self._worst(group, [access], [attack for attack, label in labels.items() if label in chosen])[0]
+            return self.worst_case(group, [access], [attack for attack, label in labels.items() if label in chosen])[0]
 
         return Standing(
             self.name,
@@ -245,7 +252,7 @@ class Row:
             self.n,
         )
 
-    def _worst(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Survivors:
+    def worst_case(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Survivors:
         """Return the share of images that survive every attack, and these images for each seed."""
         asked = [place for access in accesses for attack in attacks if (place := (access, group, attack)) in self.cells]
         used = [place for place in asked if self.bits[place]]
@@ -277,27 +284,7 @@ class Row:
     def _accuracy(self, place: Place) -> float:
         return fmean(bits.bit_count() / self.n for bits in self.bits[place].values())
 
-    def judged(self, base: Row, attacks: Mapping[str, Mapping[str, str]]) -> None:
-        """Give each standing its verdict against the classifier that the step stands on, where both were attacked."""
-        for i, standing in enumerate(self.standings):
-            # What an attack without a budget leaves says how far it got, not how robust the step is.
-            if standing.threat is None or standing.threat.eps is None:
-                continue
-            if not any(access == "adaptive" and group == standing.group for access, group, _ in self.cells):
-                continue
-            labels = list(attacks[standing.group])
-            value, survivors = self._worst(standing.group, self.accesses, labels)
-            # What only the base was attacked with would make it look weaker than the step.
-            met = {attack for (_, group, attack), bits in self.bits.items() if bits and group == standing.group}
-            _, base_survivors = base._worst(standing.group, base.accesses, [each for each in labels if each in met])
-            over = self._paired(survivors, base_survivors)
-            if over.number is None or over.low is None or over.high is None:
-                continue
-            flags = [mark for mark in value.marks if mark.startswith("upper bound only")]
-            judgement = Judgement(verdict(Interval(over.number, over.low, over.high), flags), base.name, over)
-            self.standings[i] = replace(standing, judgement=judgement)
-
-    def _paired(self, first: Mapping[int, int], second: Mapping[int, int]) -> Value:
+    def paired(self, first: Mapping[int, int], second: Mapping[int, int]) -> Value:
         """Return the first share of surviving images minus the second, given which survive, by seed."""
         pairs = [(first[seed], second[seed]) for seed in first if seed in second]
         if not pairs:
@@ -314,7 +301,7 @@ class Row:
 
     def _gap(self, group: str, attacks: Sequence[str], static: Survivors, adaptive: Survivors) -> Value:
         """Return static minus adaptive worst case, each over all attacks made with it, on the same images."""
-        gap = self._paired(static[1], adaptive[1])
+        gap = self.paired(static[1], adaptive[1])
         if gap.number is None:
             return gap
         made = {a: {attack for attack in attacks if self.bits.get((a, group, attack))} for a in ("static", "adaptive")}

@@ -94,6 +94,7 @@ def failures(table: Table, board: Board) -> list[str]:
 FOOT = (
     "Percent of all images that are right, clean and still when attacked. Worst case: survives every attack of the "
     "line. Static attackers see the network only, adaptive ones the whole defense; gap = static - adaptive, in points. "
-    "A step holds if its worst case over all accesses is above that of its base by more than chance. "
+    "A step holds if its worst case over all accesses is above that of its base by more than chance (p, for all "
+    "verdicts of the table together) and its attackers could have shown otherwise; else that is an upper bound only. "
     "Ranked are white-box and adaptive lines. Costs: training per epoch, testing per 10,000 images, params in millions."
 )

@@ -16,6 +16,14 @@ from tests.adaptive.known import checkerboard
 KNOWN = Path(__file__).with_name("known.py")
 N = 100
 EPS = "1/10"
+HEAD = f"""
+[dataset]
+name = "digits"
+n = {N}
+
+[[models]]
+arch = "{KNOWN}:linear"
+"""
 COST = {"pgd": "steps = 20", "apgd-t": "steps = 20\ntargets = 9", "square": "queries = 200"}
 
 
@@ -60,14 +68,7 @@ def weights(tmp_path_factory):
 @pytest.fixture(scope="session")
 def known(run, weights):
     """Exit code and results of every known defense under a few attacks."""
-    body = f"""
-[dataset]
-name = "digits"
-n = {N}
-
-[[models]]
-arch = "{KNOWN}:linear"
-"""
+    body = HEAD
     for name in ("means", "fragile"):
         body += f'[[defenses]]\nuse = "weights:{weights / name}.safetensors"\n'
     for step in ("Saturated", "Quantised", "Detached", "Leaking", "Noisy", "Secretive", "Probable", "Projected"):

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from bench import draws
 from bench.data import open_set
-from tests.adaptive.conftest import EPS, KNOWN, N, fragile, means, robust, standing
+from bench.report.board import build
+from tests.adaptive.conftest import EPS, HEAD, KNOWN, N, fragile, means, robust, standing
 from tests.adaptive.known import checkerboard
 
 EPSILON = float(Fraction(EPS))
@@ -67,7 +68,7 @@ def test_a_linear_network_is_as_robust_as_it_is(results, images, defense, linear
     assert all(not each.flags for each in cells(results, defense, "white-box"))
 
 
-def test_a_step_that_is_robust_by_construction_holds(results, images):
+def test_a_step_that_is_robust_by_construction_is_as_robust_as_it_is(results, images):
     weight, bias = fragile()
     board = checkerboard(torch.zeros(1, 1, 8, 8)).flatten()
     truth = truly_robust(images, weight - (weight @ board / 64)[:, None] * board, bias, EPSILON)
@@ -75,9 +76,36 @@ def test_a_step_that_is_robust_by_construction_holds(results, images):
     assert bool((found | ~truth).all())
     assert int((found & ~truth).sum()) <= 1
     step = standing(results, "projected", *ALL)
-    assert step.judgement.verdict == "holds"
     assert step.judgement.base == "weights:fragile.safetensors"
     assert step.worst["adaptive"].marks == ()
+    # What attacked it here would hardly have shown that it falls.
+    assert step.judgement.verdict == "upper bound only"
+    lacking = ("gradient attacks at one length only", "no black-box attack at two lengths")
+    assert step.judgement.reasons == lacking
+
+
+def test_a_step_that_is_robust_by_construction_holds(run, weights):
+    code, found = run(f"""worst_case = true
+{HEAD}
+[[defenses]]
+use = "weights:{weights / "fragile"}.safetensors"
+[[defenses]]
+use = "{KNOWN}:Projected"
+base = "weights:{weights / "fragile"}.safetensors"
+[[attacks]]
+use = "apgd-t"
+eps = "{EPS}"
+steps = [10, 20]
+targets = 9
+[[attacks]]
+use = "square"
+eps = "{EPS}"
+queries = [300, 600]
+""")
+    assert code == 0
+    (table,) = build(found).tables
+    step = next(s for s in table.standings if s.defense.partition("@")[0] == "projected")
+    assert (step.judgement.verdict, step.judgement.reasons) == ("holds", ())
 
 
 @pytest.mark.parametrize("defense", ["saturated", "quantised"])

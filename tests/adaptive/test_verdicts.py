@@ -1,14 +1,17 @@
 """What several results together say: flags, upper bounds and verdicts, on outcomes whose answer is known."""
 
 import json
+import random
 
 import pytest
 
-from bench.checks import across, unsound, verdict
+from bench.checks import across, unsound
+from bench.keys import Keys
 from bench.report.board import build
 from bench.report.formats import as_json, markdown
-from bench.stats import Interval, paired_difference
+from bench.stats import Interval, changed_images, holm_mcnemar, mcnemar, paired_difference
 from bench.types import Earlier
+from bench.verdicts import verdict
 from tests.report.fabricate import result
 
 N = 200
@@ -28,6 +31,17 @@ def stepped(attack, survivors, access="adaptive", **more):
     return result("jpeg", attack, clean=CLEAN, adversarial=first(survivors), access=access, step="jpeg", **more)
 
 
+def lengths(make, attack, effort, short, long, survivors, **more):
+    """Return the cells of one attack at two lengths, that leave as many."""
+    return [make(attack, survivors, attack_params={effort: length}, **more) for length in (short, long)]
+
+
+def whole(make, survivors, **more):
+    """Return a suite that could deny that a step holds, and that leaves so many images."""
+    found = lengths(make, "pgd", "steps", 20, 40, survivors, **more)
+    return found + lengths(make, "square", "queries", 200, 400, survivors, **more)
+
+
 def standing(*results, defense="jpeg"):
     (table,) = build(results).tables
     return next(each for each in table.standings if each.defense == defense)
@@ -45,7 +59,8 @@ def standing(*results, defense="jpeg"):
     ],
 )
 def test_a_step_is_judged_by_its_worst_case_over_that_of_its_base(survivors, base, expected):
-    found = standing(bare("pgd", base), stepped("pgd", survivors), stepped("pgd", 180, "static"))
+    static = stepped("pgd", 180, "static", attack_params={"steps": 20})
+    found = standing(*whole(bare, base), *whole(stepped, survivors), static)
     assert found.judgement.verdict == expected
     assert found.judgement.base == "standard"
     over = found.judgement.over_base
@@ -67,7 +82,8 @@ def test_an_attack_that_only_the_base_met_does_not_flatter_the_step():
     found = standing(bare("pgd", 80), bare("autoattack", 20), stepped("pgd", 80))
     assert found.judgement.over_base.number == 0.0
     assert found.judgement.verdict == "broken under adaptive attack"
-    assert standing(bare("autoattack", 20), stepped("pgd", 80)).judgement is None
+    none = standing(bare("autoattack", 20), stepped("pgd", 80))
+    assert (none.judgement, none.unjudged) == (None, "it met no attack that standard met in the same seed")
 
 
 def test_no_verdict_without_the_base_or_without_an_adaptive_attacker():
@@ -92,15 +108,19 @@ def test_a_flag_of_the_function_makes_the_figure_an_upper_bound_and_nothing_hold
     assert found.worst["adaptive"].partial, "it is not ranked"
     text = markdown(board)
     assert "upper bound only: zero-gradient" in text
-    assert "jpeg: upper bound only (Linf 8/255: 75.0 % survive 1 attack, +55.0 points over standard, 95 % +" in text
+    assert "jpeg: upper bound only: zero-gradient, gradient attacks at one length only, no black-box attack at" in text
+    assert "(Linf 8/255: 75.0 % survive 1 attack, +55.0 points over standard, 95 % +" in text
     row = next(each for each in json.loads(as_json(board))["defenses"] if each["defense"] == "jpeg")
     assert (row["verdict"], row["base"], row["over_base"]) == ("upper bound only", "standard", pytest.approx(0.55))
+    assert row["verdict_reasons"][0] == "zero-gradient"
+    assert row["over_base_p"] == mcnemar(110, 0) < 0.001
     assert "upper bound only: zero-gradient" in row["notes"]
 
 
 def test_a_verdict_is_one_line_over_all_threats_of_which_it_is_true():
-    held = [bare("pgd", 40, eps=eps) for eps in ("1/10", "1/5", "1/2")]
-    held += [stepped("pgd", left, eps=eps) for eps, left in (("1/10", 120), ("1/5", 120), ("1/2", 20))]
+    held = [each for eps in ("1/10", "1/5", "1/2") for each in whole(bare, 40, eps=eps)]
+    for eps, left in (("1/10", 120), ("1/5", 120), ("1/2", 10)):
+        held += whole(stepped, left, eps=eps)
     (table,) = build(held).tables
     assert [line.partition(" (")[0] for line in table.verdicts] == ["jpeg: holds", "jpeg: weaker than its base"]
     assert table.verdicts[0].count("Linf") == 2
@@ -120,10 +140,199 @@ def test_a_failed_attack_matters_only_where_none_does_better():
 
 
 def test_the_rule_at_its_edges():
-    assert verdict(Interval(0.1, 0.01, 0.2), ()) == "holds"
-    assert verdict(Interval(0.1, 0.0, 0.2), ()) == "broken under adaptive attack"
-    assert verdict(Interval(-0.1, -0.2, 0.0), ()) == "broken under adaptive attack"
-    assert verdict(Interval(-0.1, -0.2, -0.01), ("zero-gradient",)) == "weaker than its base"
+    assert verdict(Interval(0.1, 0.01, 0.2), 0.04, ()) == "holds"
+    assert verdict(Interval(0.1, 0.01, 0.2), 0.05, ()) == "broken under adaptive attack"
+    assert verdict(Interval(0.1, 0.0, 0.2), 0.04, ()) == "broken under adaptive attack"
+    assert verdict(Interval(-0.1, -0.2, 0.0), 0.04, ()) == "broken under adaptive attack"
+    assert verdict(Interval(-0.1, -0.2, -0.01), 0.04, ("zero-gradient",)) == "weaker than its base"
+    assert verdict(Interval(0.1, 0.01, 0.2), 0.04, ("zero-gradient",)) == "upper bound only"
+
+
+def attacked_with(each, **changes):
+    """Return a result whose attack differs in some fields."""
+    cell = each.cell.model_copy(update={"attack": each.cell.attack.model_copy(update=changes)})
+    return each.model_copy(update={"cell": cell, "key": Keys().of(cell)})
+
+
+def reasons(*mine):
+    """Return why a step that keeps far more than its base does not hold; nothing where it does."""
+    same = [r.cell.attack.attack for r in mine]
+    base = [bare(a.name, 40, attack_params=dict(a.params)) for a in same]
+    found = standing(*base, *mine).judgement
+    assert (found.verdict == "holds") == (not found.reasons), found
+    assert found.verdict in ("holds", "upper bound only")
+    return found.reasons
+
+
+GRADIENTS = lengths(stepped, "pgd", "steps", 20, 40, 120)
+QUERIES = lengths(stepped, "square", "queries", 200, 400, 120)
+ONE_LENGTH, NO_BLACK_BOX = "gradient attacks at one length only", "no black-box attack at two lengths"
+
+
+def test_a_short_autoattack_does_not_make_a_step_hold():
+    short = {"version": None, "steps": 5, "targets": 9, "queries": 20}
+    jpeg = stepped("autoattack", 120, attack_params=short, flags=("autoattack-reduced",))
+    found = standing(bare("autoattack", 0, attack_params=short, flags=("autoattack-reduced",)), jpeg)
+    assert found.judgement.verdict == "upper bound only"
+    assert found.judgement.reasons == ("no adaptive gradient attack", NO_BLACK_BOX, "AutoAttack was shortened")
+    # Nor does a suite hold under that name, whatever else is in it.
+    assert reasons(*GRADIENTS, *QUERIES, jpeg) == ("AutoAttack was shortened",)
+
+
+def test_a_whole_autoattack_is_one_length_of_everything():
+    params = {"version": None, "steps": 100, "targets": 9, "queries": 5000}
+    assert reasons(stepped("autoattack", 120, attack_params=params)) == (ONE_LENGTH, NO_BLACK_BOX)
+    assert reasons(stepped("autoattack", 120, attack_params=params), *GRADIENTS, *QUERIES) == ()
+    longer = stepped("autoattack", 120, attack_params={**params, "queries": 10000})
+    assert reasons(stepped("autoattack", 120, attack_params=params), longer, *GRADIENTS) == (NO_BLACK_BOX,)
+
+
+@pytest.mark.parametrize(
+    ("suite", "expected"),
+    [
+        ([*GRADIENTS, *QUERIES], ()),
+        ([*GRADIENTS, *lengths(stepped, "rays", "queries", 200, 400, 120)], ()),
+        (
+            [*(stepped("apgd-ce", 120, attack_params={"steps": 10, "restarts": r}) for r in (1, 2)), *QUERIES],
+            ("no gradient attack of 20 steps or more",),
+        ),
+        (GRADIENTS, (NO_BLACK_BOX,)),
+        ([*GRADIENTS, QUERIES[1]], (NO_BLACK_BOX,)),
+        ([*GRADIENTS, QUERIES[0], stepped("rays", 120, attack_params={"queries": 400})], (NO_BLACK_BOX,)),
+        (QUERIES, ("no adaptive gradient attack",)),
+        ([stepped("fgsm", 120, attack_params={}), *QUERIES], ("only one-step attacks",)),
+        ([stepped("pgd", 120, attack_params={"steps": 1}), *QUERIES], ("only one-step attacks",)),
+        ([GRADIENTS[1], stepped("apgd-ce", 120), *QUERIES], (ONE_LENGTH,)),
+        ([*lengths(stepped, "pgd", "steps", 40, 41, 120), *QUERIES], (ONE_LENGTH,)),
+        ([*lengths(stepped, "pgd", "steps", 2, 5, 120), *QUERIES], ("no gradient attack of 20 steps or more",)),
+        (
+            [*GRADIENTS, *lengths(stepped, "square", "queries", 10, 20, 120)],
+            ("no black-box attack of 100 queries or more",),
+        ),
+        ([*GRADIENTS, *lengths(stepped, "torchattacks:Square", "n_queries", 200, 400, 120)], (NO_BLACK_BOX,)),
+        ([*lengths(stepped, "torchattacks:PGD", "steps", 20, 40, 120), *QUERIES], ("no adaptive gradient attack",)),
+        ([*whole(stepped, 120, access="static"), stepped("noise", 120), *GRADIENTS[:1]], (ONE_LENGTH, NO_BLACK_BOX)),
+    ],
+)  # fmt: skip
+def test_what_a_suite_needs_to_be_able_to_deny(suite, expected):
+    assert reasons(*suite) == expected
+
+
+def test_restarts_are_a_length_too():
+    restarts = [stepped("pgd", 120, attack_params={"steps": 20, "restarts": r}) for r in (1, 5)]
+    queries = [stepped("square", 120, attack_params={"queries": 300, "restarts": r}) for r in (1, 2)]
+    assert reasons(*restarts, *queries) == ()
+
+
+def test_a_longest_run_that_gains_is_no_end():
+    more = [stepped("square", left, attack_params={"queries": q}) for q, left in ((200, 120), (400, 115))]
+    assert "steps-not-converged" in reasons(*GRADIENTS, *more)[0]
+    more = [stepped("pgd", left, attack_params={"steps": k}) for k, left in ((20, 125), (40, 120))]
+    assert reasons(*more, *QUERIES) == ("steps-not-converged",)
+
+
+def test_the_answers_of_a_random_step_must_be_averaged():
+    def drawn(eot, *cells):
+        return [attacked_with(r, eot=eot).model_copy(update={"flags": ("randomised",)}) for r in cells]
+
+    assert reasons(*drawn(20, *GRADIENTS, *QUERIES)) == ()
+    gradients = "the gradients of a random defense were not averaged (eot = 1)"
+    answers = "the answers of a random defense were not averaged in black-box attacks (eot = 1)"
+    assert reasons(*drawn(1, *GRADIENTS, *QUERIES)) == (gradients, answers)
+    assert reasons(*drawn(5, *GRADIENTS), *drawn(1, *QUERIES)) == (answers,)
+
+
+def test_attacks_that_failed_deny_nothing():
+    idle = lengths(stepped, "square", "queries", 200, 400, 120, flags=("no-op",))
+    assert reasons(*GRADIENTS, *idle) == ("its black-box attacks failed",)
+    # After others of its suite an attack may find nothing left to break.
+    assert reasons(*in_a_suite(*GRADIENTS, *idle)) == ()
+    weak = lengths(stepped, "pgd", "steps", 20, 40, 150)
+    noise = stepped("noise", 120, attack_params={})
+    assert reasons(noise, *weak, stepped("apgd-ce", 120), *QUERIES) == (ONE_LENGTH,), "weaker than noise"
+    broken = stepped("apgd-ce", 120, attack_params={"steps": 50}, status="failed")
+    assert reasons(*GRADIENTS, *QUERIES, broken) == ("1 of its attacks failed",)
+
+
+def test_every_seed_needs_the_suite():
+    base = [each for seed in (0, 1) for each in whole(bare, 40, seed=seed)]
+    mine = whole(stepped, 120, seed=0) + lengths(stepped, "pgd", "steps", 20, 40, 120, seed=1)
+    assert standing(*base, *mine).judgement.reasons == (NO_BLACK_BOX,)
+    assert standing(*base, *whole(stepped, 120, seed=0), *whole(stepped, 120, seed=1)).judgement.verdict == "holds"
+
+
+def test_no_verdict_stands_on_noise_alone():
+    noise = stepped("noise", 190, attack_params={})
+    found = standing(bare("noise", 190, attack_params={}), noise)
+    assert (found.judgement, found.unjudged) == (None, "no adaptive attack but noise came to an end")
+    found = standing(bare("noise", 190, attack_params={}), noise, *whole(stepped, 20))
+    assert (found.judgement, found.unjudged) == (None, "no attack on standard but noise came to an end")
+    failed = stepped("pgd", 0, status="failed")
+    found = standing(bare("pgd", 40), bare("noise", 190, attack_params={}), noise, failed)
+    assert found.judgement is None
+    # Whatever breaks it without knowing it breaks it, but no attacker who knows it has come to an end.
+    assert standing(bare("pgd", 40), stepped("pgd", 10, "static"), noise).judgement is None
+
+
+def test_a_base_that_was_spared_an_attack_does_not_make_its_step_look_weak():
+    (table,) = build([bare("fgsm", 150, attack_params={}), stepped("fgsm", 140, attack_params={}), *GRADIENTS]).tables
+    assert "jpeg: no verdict, for standard was not attacked with pgd[steps=20], pgd[steps=40]" in table.notes
+    kept = [bare("fgsm", 40, attack_params={}), stepped("fgsm", 140, attack_params={}), *GRADIENTS, *QUERIES]
+    assert standing(*kept).judgement.verdict == "holds", "what only the step met makes it no stronger"
+
+
+def test_the_verdicts_of_a_table_are_corrected_together():
+    # Alone 13 against 3 images is clear, one of ten such is not.
+    def step(name, keeps):
+        mine = [i < 37 or 40 <= i < 40 + keeps for i in range(N)]
+        return [r.model_copy(update={"names": r.names.model_copy(update={"defense": name})}) for r in [
+            result(name, attack, clean=CLEAN, adversarial=mine, access="adaptive", step="jpeg",
+                   step_params={"quality": name}, attack_params=params)
+            for attack, params in (("pgd", {"steps": 20}), ("pgd", {"steps": 40}),
+                                   ("square", {"queries": 200}), ("square", {"queries": 400}))
+        ]]  # fmt: skip
+
+    assert mcnemar(13, 3) < 0.05 < 10 * mcnemar(13, 3)
+    alone = standing(*whole(bare, 40), *step("a", 13), defense="a").judgement
+    assert (alone.verdict, alone.p_value) == ("holds", mcnemar(13, 3))
+    many = [each for name in "abcdefghij" for each in step(name, 13 if name == "a" else 5)]
+    (table,) = build([*whole(bare, 40), *many]).tables
+    found = {s.defense: s.judgement for s in table.standings if s.judgement}
+    assert len(found) == 10
+    assert found["a"].over_base.low > 0, "the interval is of this one alone"
+    assert found["a"].verdict == "broken under adaptive attack"
+    expected = holm_mcnemar([(13, 3), *[(5, 3)] * 9])
+    assert [found[name].p_value for name in "abcdefghij"] == pytest.approx(expected)
+
+
+def test_the_chance_that_any_of_many_null_defenses_is_said_to_hold_is_kept():
+    # Each keeps an image as often as its base does: what is said to hold holds by chance.
+    rng, runs, defenses, images = random.Random(5), 400, 12, 150
+    together = single = 0
+    for _ in range(runs):
+        base = rng.getrandbits(images)
+        changed = []
+        for _ in range(defenses):
+            mine = rng.getrandbits(images)
+            changed.append(((mine & ~base).bit_count(), (base & ~mine).bit_count()))
+        advantages = [paired_difference(0, first, second, images - first - second) for first, second in changed]
+        adjusted = [verdict(a, p, ()) for a, p in zip(advantages, holm_mcnemar(changed), strict=True)]
+        alone = [verdict(a, mcnemar(*c), ()) for a, c in zip(advantages, changed, strict=True)]
+        together += "holds" in adjusted
+        single += "holds" in alone
+    assert together / runs <= 0.05
+    assert single / runs > 0.1
+
+
+def test_over_seeds_an_image_has_one_vote():
+    # Per image over three seeds: kept more often by the first, by the second, or as often.
+    pairs = [(0b1100, 0b0100), (0b1100, 0b0110), (0b0100, 0b1100)]
+    assert changed_images(pairs) == (1, 1)
+    assert changed_images(pairs[:1]) == (1, 0)
+    assert changed_images([(0, 0)]) == (0, 0) == changed_images([])
+    with_seeds = [each for seed in range(3) for each in (*whole(bare, 40, seed=seed), *whole(stepped, 50, seed=seed))]
+    # The same ten images in each seed are ten images, not thirty.
+    assert standing(*with_seeds).judgement.p_value == mcnemar(10, 0)
 
 
 def flags_of(*results):
@@ -169,8 +378,7 @@ def in_a_suite(*results):
     found = []
     for each in results:
         before = tuple(Earlier(attack=r.cell.attack.attack) for r in found)
-        attack = each.cell.attack.model_copy(update={"after": before})
-        found.append(each.model_copy(update={"cell": each.cell.model_copy(update={"attack": attack})}))
+        found.append(attacked_with(each, after=before))
     return found
 
 

@@ -22,7 +22,20 @@ def _floors() -> dict[int, set[str]]:
 
 FLOORS = _floors()
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
-TORCH_FREE = ("types", "keys", "stats", "api", "registry", "config", "store", "checks", "data", "report", "cli")
+TORCH_FREE = (
+    "types",
+    "keys",
+    "stats",
+    "api",
+    "registry",
+    "config",
+    "store",
+    "checks",
+    "verdicts",
+    "data",
+    "report",
+    "cli",
+)
 
 
 class Import(NamedTuple):
