@@ -26,7 +26,7 @@ def pgd(
     steps: Count = 20,
     step_size: Budget | None = None,
     restarts: Count = 1,
-    start: Literal["uniform", "gaussian", "clean"] = "uniform",
+    start: Literal["uniform", "gaussian", "gaussian-unclipped", "clean"] = "uniform",
     loss: Literal["cross-entropy", "margin", "kl"] = "cross-entropy",
     rule: Literal["any-iterate", "last-iterate"] = "any-iterate",
 ) -> Tensor:
@@ -46,7 +46,8 @@ def pgd(
         step_size: length of a step in the threat's norm; a quarter of eps by default, 2/255 at 8/255.
         restarts: independent starts, of which an image keeps the iterate with the largest margin, so one that breaks
             it if there is any. ``start = "clean"`` would repeat itself and takes one.
-        start: uniform in the ball, 0.001 times a Gaussian (as TRADES starts), or the image itself.
+        start: uniform in the ball, 0.001 times a Gaussian (as TRADES starts), the same without clipping to [0, 1]
+            before the first step (as the code of TRADES and MART does), or the image itself.
         loss: what is climbed; ``kl`` is the divergence of the predictions from those on ``x`` (TRADES).
         rule: ``any-iterate`` keeps the first iterate that is misclassified and stops paying for its image;
             ``last-iterate`` takes every step and keeps the last. Random functions always get the latter.
@@ -101,6 +102,7 @@ def _divergence(logits: Tensor, clean: Tensor) -> Tensor:
 def _start(target: Target, x: Tensor, threat: Threat, start: str) -> Tensor:
     if start == "clean":
         return x
-    if start == "gaussian":
-        return project(x + 0.001 * target.normal(x), x, threat)
+    if start in ("gaussian", "gaussian-unclipped"):
+        moved = x + 0.001 * target.normal(x)
+        return moved if start == "gaussian-unclipped" else project(moved, x, threat)
     return uniform_start(target, x, threat)

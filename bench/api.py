@@ -129,8 +129,13 @@ class TrainingStep(Protocol):
     #: The network, in training mode.
     net: nn.Module
 
-    def attack(self, name: str, x: Tensor, y: Tensor, threat: Threat, **params: Any) -> Tensor:
-        """Return adversarial images of a registered attack on the network as it is now, in evaluation mode."""
+    def attack(
+        self, name: str, x: Tensor, y: Tensor, threat: Threat, *, mode: Literal["eval", "train"] = "eval", **params: Any
+    ) -> Tensor:
+        """Return adversarial images of a registered attack on the network as it is now.
+
+        In ``mode`` ``train`` batch norm crafts with the statistics of the batch and updates its running ones.
+        """
 
     def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Return uniform draws in [low, high) shaped as ``like``, the same after a resume."""

@@ -95,6 +95,14 @@ def watched_images(rows: int) -> int:
     return int(min(max(share * rows, least), most))
 
 
+def batches_per_epoch(rows: int, batch: int) -> int:
+    """Return how many batches an epoch of ``rows`` images has.
+
+    A last batch of a single image, of which batch norm has no variance, is part of the one before.
+    """
+    return max(1, -(-rows // batch) - (rows % batch == 1))
+
+
 def learning_rate(schedule: Schedule, epoch: int, step: int, steps: int) -> float:
     """Return the learning rate of one batch, of ``steps`` in each epoch; both count from zero."""
     if schedule.schedule == "one-cycle":
@@ -129,7 +137,7 @@ class _Training:
         shuffled = torch.randperm(len(images), generator=self._generator("holdout"))
         held, self.rows = shuffled[: plan.holdout].sort().values, shuffled[plan.holdout :].sort().values
         self.held = self._part(held) if plan.holdout else None
-        self.steps = -(-len(self.rows) // plan.batch)
+        self.steps = batches_per_epoch(len(self.rows), plan.batch)
         self.batches = Batches(self.images, plan.augment)
         self.watched: dict[str, overfitting.Part] = {}
         if test is not None:
@@ -149,7 +157,7 @@ class _Training:
         run: nn.Module = Bf16(self.net) if plan.bf16 else self.net
         if plan.compile:
             run = cast(nn.Module, torch.compile(run))
-        self.step_of = Step(run, ref.data.num_classes, plan.batch)
+        self.step_of = Step(run, ref.data.num_classes, plan.batch + 1)
         self.optimizer = torch.optim.SGD(
             [parameter for parameter in self.net.parameters() if parameter.requires_grad],
             lr=plan.lr,
@@ -203,7 +211,7 @@ class _Training:
 
     def _batch(self, order: Tensor) -> float:
         plan, at = self.ref.schedule, self.step * self.ref.schedule.batch
-        rows = order[at : at + plan.batch]
+        rows = order[at:] if self.step == self.steps - 1 else order[at : at + plan.batch]
         words = (self.ref.seed, self.epoch, self.step)
         # Networks with dropout, and libraries, draw from the global generators; a resumed run must find them the same.
         torch.manual_seed(derive_seed(*words, "global"))

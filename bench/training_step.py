@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +32,11 @@ class Step:
         """Enter the batch of these training images; ``words`` tell its random draws from those of other batches."""
         self._rows, self._words, self._calls, self.logits = rows, words, 0, None
 
-    def attack(self, name: str, x: Tensor, y: Tensor, threat: Threat, **params: Any) -> Tensor:
+    def attack(
+        self, name: str, x: Tensor, y: Tensor, threat: Threat, *, mode: Literal["eval", "train"] = "eval", **params: Any
+    ) -> Tensor:
         method, arguments = self._method(name, params)
-        with self._crafting():
+        with self._crafting(mode):
             target = NetworkTarget(
                 self.net, self.meter, self._rows, seed=self._seed(), num_classes=self._num_classes, batch=len(x)
             )
@@ -61,19 +63,21 @@ class Step:
         return self._resolved[wanted]
 
     @contextmanager
-    def _crafting(self) -> Iterator[None]:
+    def _crafting(self, mode: Literal["eval", "train"]) -> Iterator[None]:
         # As ``bench.target.frozen``, less the comparison of all buffers, for which a GPU would wait at every batch.
-        self._set(training=False)
+        self._set(training=mode == "train", requires_grad=False)
+        kept = self.logits
         try:
             yield
         finally:
-            self._set(training=True)
+            self._set(training=True, requires_grad=True)
+            self.logits = kept
 
-    def _set(self, training: bool) -> None:
+    def _set(self, *, training: bool, requires_grad: bool) -> None:
         for module in self._modules:
             module.training = training
         for parameter in self._parameters:
-            parameter.requires_grad_(training)
+            parameter.requires_grad_(requires_grad)
 
     def _keep(self, module: nn.Module, _inputs: Any, logits: Tensor) -> None:
         if module.training and logits.requires_grad:

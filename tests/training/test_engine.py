@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from bench.models.build import build, network_ref
-from bench.train import learning_rate
+from bench.train import batches_per_epoch, learning_rate
 from bench.types import MethodError, Schedule, UsageError
 from tests.training.patterns import CLASSES, NETWORK, SHAPE, reference
 
@@ -45,6 +45,36 @@ def test_standard_training_is_plain_sgd(run, images):
         optimizer.step()
     for key, value in net.state_dict().items():
         assert torch.allclose(found.weights[key], value, atol=1e-5), key
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "sizes"),
+    [(100, 33, [33, 33, 34]), (100, 32, [32, 32, 32, 4]), (33, 32, [33]), (1, 32, [1]), (3, 1, [1, 1, 1])],
+)
+def test_a_last_batch_of_one_image_joins_the_one_before(run, images, monkeypatch, rows, batch, sizes):
+    seen = []
+
+    def watched(self, rows, seed):
+        seen.append(len(rows))
+        return self._images[rows].float() / 255
+
+    monkeypatch.setattr("bench.train.Batches.__call__", watched)
+    data = images[0][:rows], images[1][:rows]
+    run(recipe="fgsm-at", n=rows, data=data, epochs=2, batch=batch, drops=(), augment="none")
+    assert seen == 2 * sizes
+    assert batches_per_epoch(rows, batch) == len(sizes)
+
+
+def test_batch_norm_over_single_values_trains_with_a_batch_too_many_by_one(run, images, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def pooled(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten(),"
+        " nn.Linear(4, num_classes))\n"
+    )
+    network = network_ref(f"{tmp_path}/net.py:pooled", {})
+    trained = run(recipe="standard", network=network, data=(images[0][:65], images[1][:65]), n=65, epochs=1)
+    assert trained.card["images_per_epoch"] == 65
 
 
 def test_it_learns(run, images):

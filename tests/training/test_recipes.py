@@ -173,6 +173,98 @@ def test_mart(net, twin, batch, inner):
     agree(net, twin, loss, boosted + 5.0 * (kl * (1.0000001 - true)).mean())
 
 
+def crafted_in_training_mode(net, x, y, start, steps, size):
+    """Return images made while the network stays in training mode."""
+    x_adv = start
+    for _ in range(steps):
+        leaf = x_adv.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(F.cross_entropy(net(leaf), y), leaf)
+        x_adv = (x_adv + size * grad.sign()).clamp(x - EPS, x + EPS).clamp(0, 1)
+    return x_adv
+
+
+def reference(name, **params):
+    """Return the authors' settings, at the budget of these tests."""
+    return entries("recipe")[name].meta["presets"]["reference"] | params
+
+
+def test_fgsm_rs_as_its_authors_train(net, twin, batch):
+    x, y = batch
+    loss = taught("fgsm-rs", net, batch, **reference("fgsm-rs", eps=str(EPS)))
+    start = (x + EPS * (2 * noise(x, "uniform") - 1)).clamp(0, 1)
+    x_adv = crafted_in_training_mode(twin, x, y, start, 1, 1.25 * EPS)
+    agree(net, twin, loss, F.cross_entropy(twin(x_adv), y))
+    assert int(net[1].num_batches_tracked) == 2
+
+
+def test_crafting_in_training_mode_makes_other_images(net, batch):
+    losses = {mode: taught("fgsm-rs", net, batch, eps=str(EPS), craft_mode=mode).item() for mode in ("eval", "train")}
+    assert abs(losses["eval"] - losses["train"]) > 1e-3
+
+
+def test_pgd_training_as_its_authors_train(net, twin, batch):
+    x, y = batch
+    loss = taught("pgd-at", net, batch, **reference("pgd-at", eps=str(EPS), step_size="0.025"))
+    start = (x + EPS * (2 * noise(x, "uniform") - 1)).clamp(0, 1)
+    x_adv = crafted_in_training_mode(twin, x, y, start, 7, 0.025)
+    agree(net, twin, loss, F.cross_entropy(twin(x_adv), y))
+    assert int(net[1].num_batches_tracked) == 8
+
+
+def dark(batch):
+    """Return images with many pixels at 0 and 1, where clipping a start shows."""
+    return (batch[0] * 3 - 1).clamp(0, 1), batch[1]
+
+
+def unclipped(net, x, climbed, steps, size):
+    start = x + 0.001 * noise(x, "normal")
+    assert float(start.min()) < 0
+    return ascended(net, x, start, climbed, steps, size)
+
+
+def test_trades_as_its_authors_train(net, twin, batch):
+    x, y = dark(batch)
+    loss = taught("trades", net, (x, y), **reference("trades", eps=str(EPS), step_size="0.03", steps=4))
+    twin.eval()
+    clean = twin(x).detach().softmax(1)
+    twin.train()
+    criterion = nn.KLDivLoss(reduction="sum")
+    x_adv = unclipped(twin, x, lambda z: criterion(F.log_softmax(z, dim=1), clean), 4, 0.03)
+    logits = twin(x)
+    robust = criterion(F.log_softmax(twin(x_adv), dim=1), F.softmax(twin(x), dim=1)) / len(x)
+    agree(net, twin, loss, F.cross_entropy(logits, y) + 6.0 * robust)
+    assert int(net[1].num_batches_tracked) == 3
+
+
+@pytest.mark.parametrize("scale", [1.0, 60.0])
+def test_mart_as_its_authors_train(net, twin, batch, scale):
+    """Scaled logits saturate the softmax, where the authors' 1e-12 decides."""
+    x, y = dark(batch)
+    with torch.no_grad():
+        for each in (net, twin):
+            each[4].weight *= scale
+    loss = taught("mart", net, (x, y), **reference("mart", eps=str(EPS), step_size="0.03", steps=4))
+    x_adv = unclipped(twin, x, lambda z: F.cross_entropy(z, y), 4, 0.03)
+    logits, logits_adv = twin(x), twin(x_adv)
+    adv, nat = F.softmax(logits_adv, dim=1), F.softmax(logits, dim=1)
+    best = torch.argsort(adv, dim=1)[:, -2:]
+    wrong = torch.where(best[:, -1] == y, best[:, -2], best[:, -1])
+    boosted = F.cross_entropy(logits_adv, y) + F.nll_loss(torch.log(1.0001 - adv + 1e-12), wrong)
+    true = nat.gather(1, y[:, None]).squeeze(1)
+    kl = nn.KLDivLoss(reduction="none")(torch.log(adv + 1e-12), nat).sum(1)
+    agree(net, twin, loss, boosted + 5.0 * (kl * (1.0000001 - true)).mean())
+    assert (float(adv.detach().min()) < 1e-12) == (scale > 1)
+
+
+def test_an_unclipped_start_is_not_the_clipped_one(net, twin, batch):
+    x, y = dark(batch)
+    clipped, free = (
+        taught("trades", each, (x, y), eps=str(EPS), steps=1, step_size="1e-4", start=start).item()
+        for each, start in ((net, "gaussian"), (twin, "gaussian-unclipped"))
+    )
+    assert clipped != free
+
+
 class Fixed:
     """A step whose network gives chosen logits: the first to clean images, the second to adversarial ones."""
 
