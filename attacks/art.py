@@ -2,9 +2,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attacks._doors import arguments, find, in_ball
 from bench.api import Target, Threat, library
+
+# Classes that take one image at a time.
+_SINGLE = ("ShadowAttack", "SimBA")
+# Classes that refuse logits.
+_PROBABILITIES = ("SimBA", "VirtualAdversarialMethod")
 
 
 @library(prefix="art", requires="adversarial-robustness-toolbox")
@@ -35,20 +41,25 @@ def art(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **pa
 
     maker = find("art", evasion, EvasionAttack, name)
     fixed: dict[str, Any] = {} if threat.eps is None else {"eps": float(threat.eps)}
-    default = {"batch_size": target.batch, "verbose": False}
+    default = {"batch_size": 1 if name in _SINGLE else target.batch, "verbose": False}
     if threat.norm in ("linf", "l2"):
         fixed["norm"] = {"linf": "inf", "l2": 2}[threat.norm]
         if threat.eps is not None:
             default["eps_step"] = float(threat.eps) / 4
     chosen = arguments(maker, parameters, fixed, default)
     classifier = PyTorchClassifier(
-        target.module,
+        nn.Sequential(target.module, nn.Softmax(1)) if name in _PROBABILITIES else target.module,
         loss=nn.CrossEntropyLoss(),
         input_shape=tuple(x.shape[1:]),
         nb_classes=target.num_classes,
         clip_values=(0.0, 1.0),
         device_type="gpu" if x.is_cuda else "cpu",
     )
-    found = maker(classifier, **chosen).generate(x=x.cpu().numpy().copy(), y=y.cpu().numpy().copy())
-    images = torch.from_numpy(found).to(x)
+    attack = maker(classifier, **chosen)
+    parts = [(x, y)] if name not in _SINGLE else zip(x.split(1), y.split(1), strict=True)
+    found = [
+        attack.generate(x=part.cpu().numpy().copy(), y=F.one_hot(label, target.num_classes).cpu().numpy())
+        for part, label in parts
+    ]
+    images = torch.cat([torch.from_numpy(each) for each in found]).to(x)
     return images if "eps" in chosen else in_ball(images, x, threat)

@@ -14,7 +14,7 @@ def foolbox(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, 
 
     The class has a norm of its own, which must be the threat's; eps is passed to it, its other parameters come from
     the configuration. An attack that minimises the norm gives the input where it failed (the library may give a black
-    image there and call it a success).
+    image there and call it a success, or one that is not finite).
 
     Args:
         target: the function under attack, as a module.
@@ -34,12 +34,16 @@ def foolbox(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, 
     from foolbox.attacks.base import Attack, AttackWithDistance, MinimizationAttack
 
     maker = find("foolbox", package.attacks, Attack, name)
-    attack = maker(**arguments(maker, parameters, {}, {}))
+    # Some classes minimise whatever distance they are given.
+    distances = {"linf": package.distances.linf, "l2": package.distances.l2}
+    fixed = {"distance": distances[threat.norm]} if threat.norm in distances else {}
+    attack = maker(**arguments(maker, parameters, fixed, {}))
     minimises = isinstance(attack, MinimizationAttack)
     model = package.PyTorchModel(target.module, bounds=(0, 1), device=x.device)
     budget = None if threat.eps is None else float(threat.eps)
     if isinstance(attack, AttackWithDistance):
-        norm = {1: "l1", 2: "l2", float("inf"): "linf"}.get(getattr(attack.distance, "p", None), str(attack.distance))
+        distance = getattr(attack, "distance", "a distance of its own")
+        norm = {1: "l1", 2: "l2", float("inf"): "linf"}.get(getattr(distance, "p", None), str(distance))
         if norm != threat.norm:
             raise MethodError(f"foolbox:{name} keeps to {norm}, the threat is {threat.norm}: set norm of the attack")
         if budget is None and not minimises:
@@ -48,5 +52,5 @@ def foolbox(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, 
     parts = [attack(model, *part, **limit) for part in batches(target, x, y)]
     raw, found, success = (torch.cat(column) for column in zip(*parts, strict=True))
     black = (raw.flatten(1).amax(1) == 0) & (x.flatten(1).amax(1) > 0)
-    failed = ~success | black if minimises else torch.zeros_like(black)
+    failed = ~success | black | ~found.isfinite().flatten(1).all(1) if minimises else torch.zeros_like(black)
     return torch.where(per_image(failed, x), x, found.detach())

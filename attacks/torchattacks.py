@@ -4,7 +4,12 @@ import torch
 from torch import Tensor
 
 from attacks._doors import arguments, batches, find, in_ball
-from bench.api import Target, Threat, library
+from bench.api import MethodError, Target, Threat, library
+
+# What classes call their budget.
+_BUDGETS = ("eps", "max_epsilon")
+# Classes whose eps is a distance in L2; they have no parameter that says so.
+_L2_ONLY = ("PGDL2", "PGDRSL2")
 
 
 @library(prefix="torchattacks", requires="torchattacks")
@@ -27,17 +32,19 @@ def torchattacks(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: 
         Images shaped as ``x``.
 
     Raises:
-        MethodError: an unknown class or parameter.
+        MethodError: an unknown class or parameter, or a class of another norm than the threat's.
     """
     import torchattacks as package
     from torchattacks.attack import Attack
 
     maker = find("torchattacks", package, Attack, name)
-    fixed: dict[str, Any] = {} if threat.eps is None else {"eps": float(threat.eps)}
+    if name in _L2_ONLY and threat.norm != "l2":
+        raise MethodError(f"torchattacks:{name} keeps to l2, the threat is {threat.norm}: set norm of the attack")
+    fixed: dict[str, Any] = {} if threat.eps is None else dict.fromkeys(_BUDGETS, float(threat.eps))
     if threat.norm in ("linf", "l2"):
         fixed["norm"] = {"linf": "Linf", "l2": "L2"}[threat.norm]
     chosen = arguments(maker, parameters, fixed, {"n_classes": target.num_classes, "verbose": False})
     attack = maker(target.module, **chosen)
     attack.set_device(x.device)
     found = torch.cat([attack(*part).detach() for part in batches(target, x, y)])
-    return found if "eps" in chosen else in_ball(found, x, threat)
+    return found if any(word in chosen for word in _BUDGETS) else in_ball(found, x, threat)

@@ -95,10 +95,24 @@ class Truth(NamedTuple):
     labels: Tensor
 
 
+class _ContiguousGradient(torch.autograd.Function):
+    """The identity, whose gradient is laid out in memory as libraries expect: ours comes channels-last."""
+
+    @staticmethod
+    def forward(_context: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(_context: Any, *grads: Tensor) -> Tensor:
+        return grads[0].contiguous()
+
+
 class Counted(nn.Module):
     """A target as a module; a batch goes through whole, so a library's own graph stays whole too.
 
-    A library passes images on in batches of its own making, so an oracle is told the label of the nearest clean one.
+    Logits and gradients are contiguous, whatever the layout of the network, and images of other precision become
+    float32. A library passes images on in batches of its own making, so an oracle is told the label of the nearest
+    clean one.
     """
 
     def __init__(self, net: nn.Module, truth: Truth | None) -> None:
@@ -110,8 +124,8 @@ class Counted(nn.Module):
         if self.truth is not None and hasattr(self.net, "labels"):
             distances = torch.cdist(x.detach().flatten(1), self.truth.images.flatten(1))
             tell(self.net, self.truth.labels[distances.argmin(1)])
-        logits: Tensor = self.net(x)
-        return logits
+        logits: Tensor = self.net(_ContiguousGradient.apply(x.float()))
+        return logits.contiguous()
 
 
 class NetworkTarget:
