@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from bench import draws
+from bench.checks import across
 from bench.data import open_set
 from bench.report.board import build
 from tests.adaptive.conftest import EPS, HEAD, KNOWN, N, fragile, means, robust, standing
@@ -204,3 +205,36 @@ targets = 9
     assert bool((robust(cell) | ~certified).all())
     assert 0 < int(certified.sum()) <= int(robust(cell).sum()) < N
     assert cell.flags == ()
+
+
+def test_queries_that_are_too_few_say_so_and_enough_reach_the_truth(run, weights, images):
+    code, found = run(f"""
+[dataset]
+name = "digits"
+n = {N}
+[[models]]
+arch = "{KNOWN}:linear"
+[[defenses]]
+use = "weights:{weights / "means.safetensors"}"
+[[attacks]]
+use = "square"
+eps = "{EPS}"
+queries = [10, 1000, 1500]
+[[attacks]]
+use = "square"
+eps = "{EPS}"
+queries = 10
+restarts = 20
+""")
+    assert code == 0
+    made = [each for each in found if each.cell.attack]
+    by = {(p["queries"], p["restarts"]): each for each in made for p in [each.cell.attack.attack.params]}
+    left = {asked: int(robust(each).sum()) for asked, each in by.items()}
+    stands = int(truly_robust(images, *means(), EPSILON).sum())
+    assert left[1500, 1] == left[1000, 1] == stands < left[10, 20] < left[10, 1]
+
+    def flagged(*asked):
+        return {flag for flags in across([by[each] for each in asked]).values() for flag in flags}
+
+    assert flagged((10, 1), (1000, 1)) == flagged((10, 1), (10, 20)) == {"steps-not-converged"}
+    assert flagged((10, 1), (1000, 1), (1500, 1)) == set()
