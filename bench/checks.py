@@ -160,8 +160,9 @@ def _among(cells: Sequence[_Cell]) -> Iterable[tuple[str, str]]:
     for _, family in families(cell.result for cell in seen):
         most, next_to_most = (of[result.key] for result in (family[-1], family[-2]))
         # A suite's columns are running worst cases: what ran between the two is no merit of more steps.
-        before = [cell.accuracy for cell in seen if cell.place < most.place]
-        if min(before, default=next_to_most.accuracy) - most.accuracy > _CONVERGED_WITHIN:
+        before = [cell.robust.bit_count() for cell in seen if cell.place < most.place]
+        broken = min(before, default=next_to_most.robust.bit_count()) - most.robust.bit_count()
+        if broken > _CONVERGED_WITHIN * most.n:
             yield from ((cell.result.key, "steps-not-converged") for cell in (most, next_to_most))
 
 

@@ -369,6 +369,8 @@ def test_only_the_longest_runs_need_have_converged():
     assert flags_of(*runs) == [()] * 3
     runs[2] = bare("pgd", 40, attack_params={"steps": 500})
     assert flags_of(*runs) == [(), ("steps-not-converged",), ("steps-not-converged",)]
+    runs[2] = bare("pgd", 58, attack_params={"steps": 500})
+    assert flags_of(*runs) == [()] * 3, "two images of 200 are a point, not more"
     restarts = [bare("pgd", left, attack_params={"steps": 5, "restarts": r}) for r, left in ((1, 100), (5, 90))]
     assert flags_of(*restarts) == [("steps-not-converged",)] * 2
 
