@@ -225,22 +225,26 @@ class Names(Frozen):
 
 
 class Metrics(Frozen):
-    """Accuracies are fractions in [0, 1] of all ``n`` images; the interval is Wilson's at 95 %.
+    """Accuracies are fractions in [0, 1] of all ``n`` images. Distances are means over them, in pixel units of [0, 1].
 
-    ``robust_accuracy`` counts an image only if its clean and its adversarial prediction are both right.
-    Distances are means over all images, in pixel units of [0, 1].
+    ``clean_accuracy``: right without an attack. ``accuracy_under_attack``: right under the attack, whatever the clean
+    answer; of a clean cell the clean accuracy. ``robust_accuracy``: right clean *and* under the attack, so it is at
+    most either. ``ci_low`` and ``ci_high``: Wilson's 95 % interval of ``accuracy_under_attack``. These three are
+    ``None`` in a result of before they were kept whose outcomes are not kept either. A random defense is right on an
+    image if most of its draws are, in each of these.
     """
 
     n: int
     clean_accuracy: float
+    accuracy_under_attack: float | None
     robust_accuracy: float
-    ci_low: float
-    ci_high: float
+    ci_low: float | None
+    ci_high: float | None
     mean_linf: float
     mean_l2: float
     #: ``deterministic``, or ``majority-of-k``: a random defense is asked k times, and an image is right if most are.
     protocol: str = "deterministic"
-    #: Means over the draws of a random defense, and counting only images that are right in every draw.
+    #: Robust accuracy of a random defense: the mean over its draws, and counting only images right in every draw.
     robust_mean: float | None = None
     robust_worst: float | None = None
 

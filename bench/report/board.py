@@ -32,6 +32,9 @@ Unit = Literal["accuracy", "gap", "seconds", "TFLOP", "millions"]
 #: Only these lines are ranked: a static attacker does not see the whole defense and so has not tried its best.
 RANKED: tuple[Access, ...] = ("white-box", "adaptive")
 
+#: What a worst case counts, in every format.
+WORST_CASE = "right clean and under every attack of the line: doing nothing is one of the attacks"
+
 #: Parameters that a label may name.
 _TOLD = 3
 
@@ -50,6 +53,8 @@ class Column:
     hint: str = ""
     #: Which iterate an iterative attack keeps.
     rule: str = ""
+    #: It holds the accuracy under one attack.
+    under_attack: bool = False
 
 
 @dataclass(frozen=True)
@@ -244,9 +249,9 @@ def _columns(
     for group, found in attacks.items():
         for attack, label in found.items():
             hint, rule = _described(results[group, attack])
-            columns.append(Column(_place(group, attack), label, "accuracy", group, hint, rule))
+            columns.append(Column(_place(group, attack), label, "accuracy", group, hint, rule, under_attack=True))
         if len(found) > 1 or len(columns) == 2:
-            hint = "images that survive every attack of the line"
+            hint = WORST_CASE
             columns.append(Column(_place(group, "worst"), "worst case", "accuracy", group, hint))
         if any(s.gap.number is not None for row in rows for s in row.standings if s.group == group):
             hint = "static minus adaptive worst case, in points, with its paired interval"
@@ -321,7 +326,9 @@ def _spared(result: CellResult, sets: Mapping[str, CellResult]) -> float | None:
     """Return the share of images that an attack of a suite was not given; ``None`` where that is not known."""
     earlier = result.cell.attack and result.cell.attack.previous
     before = sets.get(earlier.model_dump_json()) if earlier else None
-    return None if before is None or before.metrics is None else 1 - before.metrics.robust_accuracy
+    if before is None or before.metrics is None or before.metrics.accuracy_under_attack is None:
+        return None
+    return 1 - before.metrics.accuracy_under_attack
 
 
 def _name(what: str, results: Iterable[CellResult]) -> str:

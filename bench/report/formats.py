@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.report import text
-from bench.report.board import RANKED, Board, Column, Line, Table
+from bench.report.board import RANKED, WORST_CASE, Board, Column, Line, Table
 from bench.report.rows import Standing, Value
 from bench.types import CellResult, eps_text
 
@@ -144,6 +144,7 @@ def _tabular(table: Table, columns: Sequence[Column], marks: dict[str, str], num
 def comma_separated(board: Board) -> str:
     """Return one row for each defense and access, accuracies as fractions, absent values empty.
 
+    An attack has its accuracy under attack, the ends of its interval, and the robust accuracy beside them.
     A text that a spreadsheet would take for a formula gets an apostrophe in front.
     """
     heads: dict[str, tuple[str, str]] = {}
@@ -163,11 +164,14 @@ def comma_separated(board: Board) -> str:
                 row[name] = value.number
                 if column.unit in ("accuracy", "gap"):
                     row |= {f"{name} low": value.low, f"{name} high": value.high}
+                if column.under_attack:
+                    row[f"{name} robust accuracy"] = value.robust
                 row.setdefault("marks", [])
                 row["marks"] += [
                     f"{name}: {'failed' if value.failed else mark}" for mark in (value.marks or ("",) * value.failed)
                 ]
-            row["notes"] = [*row.pop("marks"), *table.verdicts, *table.notes]
+            worst = [f"worst case: {WORST_CASE}"] if any(c.label == "worst case" for c in table.columns) else []
+            row["notes"] = [*row.pop("marks"), *table.verdicts, *table.notes, *worst]
             rows.append(row)
             heads |= dict.fromkeys(row)  # type: ignore[arg-type]
     out = io.StringIO()
@@ -219,6 +223,7 @@ def _cell(r: CellResult, defense: str, attack: str, protocol: str) -> dict[str, 
         "n": r.cell.data.n,
         "seed": r.cell.seed,
         "clean_accuracy": m.clean_accuracy if m else None,
+        "accuracy_under_attack": m.accuracy_under_attack if m else None,
         "robust_accuracy": m.robust_accuracy if m else None,
         "ci_low": m.ci_low if m else None,
         "ci_high": m.ci_high if m else None,
@@ -267,6 +272,7 @@ def _defense(table: Table, s: Standing) -> dict[str, Any]:
         "worst_case_low": overall.low,
         "worst_case_high": overall.high,
         "worst_case_spread": overall.spread,
+        "worst_case_counts": WORST_CASE,
         "gap": s.gap.number,
         "gap_low": s.gap.low,
         "gap_high": s.gap.high,

@@ -17,11 +17,13 @@ def load_results(source: str | Path | Iterable[CellResult] | None = None) -> pd.
 
     Columns are those of ``cells`` in ``leaderboard --format json``: the names ``dataset model defense attack access``
     (attack is ``clean`` for the clean evaluation); ``norm`` and ``eps`` (text such as ``8/255``; missing where
-    unbounded); ``n`` images, ``seed``; ``clean_accuracy robust_accuracy ci_low ci_high`` as fractions in [0, 1] of all
-    images; ``status`` (``done`` or ``failed``), ``flags``, ``error``; ``forwards_per_example backwards_per_example
-    seconds_per_example flops_per_example`` of the attack; ``mean_linf mean_l2`` in pixel units of [0, 1];
-    ``attack_params`` and ``eot``; ``images`` (hash of the image list), ``protocol``, ``commit dirty machine device
-    finished``; ``key``. A result of code since edited gives way to the newest one.
+    unbounded); ``n`` images, ``seed``; as fractions in [0, 1] of all images ``clean_accuracy``,
+    ``accuracy_under_attack`` (right under the attack, whatever the clean answer) with its interval ``ci_low ci_high``,
+    and ``robust_accuracy`` (right clean and under the attack); ``status`` (``done`` or ``failed``), ``flags``,
+    ``error``; ``forwards_per_example backwards_per_example seconds_per_example flops_per_example`` of the attack;
+    ``mean_linf mean_l2`` in pixel units of [0, 1]; ``attack_params`` and ``eot``; ``images`` (hash of the image list),
+    ``protocol``, ``commit dirty machine device finished``; ``key``. A result of code since edited gives way to the
+    newest one.
 
     Args:
         source: a store, a recorded file, a commit, or results; the default store if left out.

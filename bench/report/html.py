@@ -78,6 +78,8 @@ def render(board: Board, store: Store | None = None, data_folder: Path | None = 
 
 class Cell(NamedTuple):
     text: str
+    #: The text without the robust accuracy in brackets.
+    plain: str
     value: Value | None
     column: Column
     #: What ``ranked`` cells are by their place: best, second, or nothing.
@@ -108,10 +110,14 @@ def _cell(table: Table, line: Line, column: Column, marks: Mapping[str, str]) ->
     rank = ""
     if value and value.number is not None and line.access in RANKED:
         rank = "best" if value.number == best else "second" if value.number == second else ""
-    known = value if value and (value.number is not None or value.failed) else None
-    parts = [text.interval(value), *value.marks] if value else []
+    known = value if value and (value.number is not None or value.failed or value.marks) else None
+    robust = [f"robust accuracy {100 * value.robust:.2f} %"] if value and value.robust is not None else []
+    parts = (
+        [column.under_attack * "accuracy under attack", text.interval(value), *robust, *value.marks] if value else []
+    )
     return Cell(
         text.number(value, column, table.n),
+        text.plain(value, column, table.n),
         known,
         column,
         rank,

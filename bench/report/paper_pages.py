@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import figures, text
-from bench.report.board import COSTS, Column, Line, Table
+from bench.report.board import COSTS, WORST_CASE, Column, Line, Table
 from bench.report.figures import Missing, Source
 from bench.report.formats import escape_markdown
 from bench.report.paper import NOT_KNOWN, published
@@ -68,9 +68,12 @@ def write(source: Source, out: Path) -> list[Path]:
 
 
 _ABOUT = (
-    "Accuracies are percent of all images, with 95 % intervals. In brackets: what is published, and measured minus "
-    f"published; `{NOT_KNOWN}` where the paper's value could not be read. A protocol stands in the name of whatever "
-    "has one: `[preset=tpap]` as the paper's code has it, `[preset=reference]` or none as its own authors have it."
+    "Under an attack stands accuracy under attack, as the paper counts it: percent of all images that are right under "
+    "that attack, whatever the clean answer, with 95 % intervals. *robust* is robust accuracy, right clean and under "
+    f"attack, where it reads otherwise. Worst case: {WORST_CASE}. In round brackets: what is published, which is of "
+    f"the same measure, and measured minus published; `{NOT_KNOWN}` where the paper's value could not be read. A "
+    "protocol stands in the name of whatever has one: `[preset=tpap]` as the paper's code has it, `[preset=reference]` "
+    "or none as its own authors have it."
 )
 
 
@@ -157,15 +160,18 @@ def _pairs(source: Source) -> Iterator[str]:
             pairs = [each for found in met.values() if len(found) > 1 for each in found]
             if line.access in ("white-box", "static") and any("preset=tpap" in column.label for column, _ in pairs):
                 yield f"### {escape_markdown(f'{table.title} · {line.defense}, {line.access}')}\n"
-                yield _grid(("attack", "threat", "right", "mean L2", "mean Linf"), [_setting(*e) for e in pairs], 2)
+                heads = ("attack", "threat", "accuracy under attack", "robust accuracy", "mean L2", "mean Linf")
+                yield _grid(heads, [_setting(*e) for e in pairs], 2)
                 yield f"- {escape_markdown(_size(r for _, r in pairs))}\n"
 
 
 def _setting(column: Column, result: CellResult) -> list[str]:
     m = result.metrics
     assert m is not None
-    right = f"{100 * m.robust_accuracy:.1f} [{100 * m.ci_low:.1f}, {100 * m.ci_high:.1f}]"
-    return [column.label, column.group, right, f"{m.mean_l2:.3f}", f"{m.mean_linf:.4f}"]
+    ends = (m.accuracy_under_attack, m.ci_low, m.ci_high)
+    share, low, high = (text.ABSENT if end is None else f"{100 * end:.1f}" for end in ends)
+    right = f"{share} [{low}, {high}]"
+    return [column.label, column.group, right, _percent(m.robust_accuracy), f"{m.mean_l2:.3f}", f"{m.mean_linf:.4f}"]
 
 
 def _listed(item: Item, out: Path) -> list[str]:
@@ -188,11 +194,13 @@ def _table(
 
     def cell(line: Line, column: Column) -> str:
         value = line.values.get(column.id)
-        shown = text.number(value, column, table.n)
+        shown = text.plain(value, column, table.n)
         if value is None or value.number is None or column.unit == "gap":
             return shown
         if column.unit == "accuracy" and value.low is not None and value.high is not None:
             shown += f" [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+        if value.robust is not None and f"{value.robust:.3f}" != f"{value.number:.3f}":
+            shown += f" robust {100 * value.robust:.1f}"
         if not known:
             return shown
         printed = known.get((line.defense, line.access, column.id))

@@ -21,6 +21,9 @@ ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
 NORMS = {"linf": "Linf", "l2": "L2", "wasserstein": "Wasserstein", "flow": "flow"}
 _SEED = {"weights": {"seed"}}
 
+#: Mark of a cell that was measured before accuracy under attack was kept, and whose outcomes are not kept.
+NO_OUTCOMES = "only robust accuracy was kept"
+
 
 @dataclass(frozen=True)
 class Value:
@@ -37,6 +40,8 @@ class Value:
     failed: bool = False
     #: A worst case over fewer attacks than the table has, or an upper bound only; it is not ranked.
     partial: bool = False
+    #: Of an accuracy under attack: robust accuracy, the share that is right clean as well.
+    robust: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,13 +123,29 @@ def narrow_attacks(results: Iterable[CellResult], ids: Mapping[str, str]) -> fro
     return frozenset(ids[r.key] for r, name in attacked if name in only or r.cell.access == "transfer")
 
 
+def attacked_bits(result: CellResult) -> int:
+    """Return which images were right under attack, of a clean cell clean, as the bits of one whole number.
+
+    The first image is the highest bit.
+
+    Raises:
+        ValueError: the result does not hold one outcome for each image.
+    """
+    return _bits(result, result.adversarial_bits if result.cell.attack else result.clean_bits)
+
+
 def robust_bits(result: CellResult) -> int:
     """Return which images were right clean and attacked, as the bits of one whole number, the first image highest.
 
     Raises:
         ValueError: the result does not hold one outcome for each image.
     """
-    return _bits(result, result.clean_bits) & (_bits(result, result.adversarial_bits) if result.cell.attack else -1)
+    return _bits(result, result.clean_bits) & attacked_bits(result)
+
+
+def has_outcomes(result: CellResult) -> bool:
+    """Say whether a result holds the outcome of every image."""
+    return result.clean_bits is not None and (result.cell.attack is None or result.adversarial_bits is not None)
 
 
 def _bits(result: CellResult, text: str | None) -> int:
@@ -188,10 +209,7 @@ class Row:
             tuple(sorted({each.cell.seed for each in results})),
             met or (results[0].cell.access,),
             cells,
-            {
-                place: {r.cell.seed: robust_bits(r) for r in found if r.status == "done"}
-                for place, found in cells.items()
-            },
+            {place: {r.cell.seed: robust_bits(r) for r in found if has_outcomes(r)} for place, found in cells.items()},
             _clean(results),
             _cost(results),
             narrow,
@@ -212,7 +230,12 @@ class Row:
         return max((number for number in found if number is not None), default=-1.0), self.clean.number or 0.0
 
     def under_attack(self, results: Sequence[CellResult]) -> Value:
-        return _mean([r.metrics.robust_accuracy for r in results if r.metrics], self.n, results)
+        """Return the accuracy under one attack, with the robust accuracy beside it."""
+        metrics = [r.metrics for r in results if r.metrics]
+        shares = [m.accuracy_under_attack for m in metrics if m.accuracy_under_attack is not None]
+        lost = (NO_OUTCOMES,) if len(shares) < len(metrics) else ()
+        robust = fmean(m.robust_accuracy for m in metrics) if metrics else None
+        return replace(_mean(shares, self.n, results, lost), robust=robust)
 
     def _standing(self, threat: Threat | None, group: str, labels: Mapping[str, str]) -> Standing:
         worst: dict[Access | Literal["any"], Value] = {}
@@ -260,8 +283,11 @@ class Row:
         wanted = len([attack for attack in attacks if self._applies(group, accesses, attack)])
         seeds = [seed for seed in self.seeds if used and all(seed in self.bits[place] for place in used)]
         survivors = {seed: reduce(and_, (self.bits[place][seed] for place in used)) for seed in seeds}
+        lost = sum(any(r.metrics for r in self.cells[place]) for place in asked if not self.bits[place])
+        failed = len(asked) - len(used) - lost
         marks = {
-            f"without {len(asked) - len(used)} failed": len(used) < len(asked),
+            f"without {failed} failed": failed > 0,
+            f"without {lost} whose outcomes were not kept": lost > 0,
             f"{met} of {wanted} attacks": 0 < met < wanted,
             f"{len(seeds)} of {len(self.seeds)} seeds": bool(used) and len(seeds) < len(self.seeds),
         }

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bench.keys import EVALUATION_VERSION, key_of
-from bench.report.rows import robust_bits
+from bench.report.rows import attacked_bits
 from bench.store import Store
 from bench.types import AttackRef, CellResult, DataRef, UsageError, jsonable
 
@@ -51,7 +51,7 @@ def _sheet(
     if (clean := sources[name]) is None:
         return None
     # Those that the attack broke tell most; the bits hold the first image highest.
-    bits = f"{robust_bits(r):0{-(-made.data.n // 8) * 8}b}"[: len(attacked)]
+    bits = f"{attacked_bits(r):0{-(-made.data.n // 8) * 8}b}"[: len(attacked)]
     order = sorted(range(len(bits)), key=lambda i: (bits[i] == "1", i))[:_IMAGES]
     lines = (np.concatenate([part[i] for i in sorted(order)], axis=2) for part in (clean, attacked))
     return _png(np.concatenate(list(lines), axis=1))

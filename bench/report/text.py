@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from string import ascii_lowercase
 
-from bench.report.board import Board, Column, Table
+from bench.report.board import WORST_CASE, Board, Column, Table
 from bench.report.rows import Value
 
 ABSENT = "–"
@@ -15,12 +15,24 @@ _LONG = 16
 
 
 def number(value: Value | None, column: Column, n: int) -> str:
-    """Return a number as text: accuracies in percent, gaps in points with sign and interval, costs to 4 digits."""
+    """Return a number as text: accuracies in percent, gaps in points with sign and interval, costs to 4 digits.
+
+    Behind an accuracy under attack the robust accuracy follows in brackets, where it reads otherwise.
+    """
+    shown = plain(value, column, n)
+    if value is None or value.number is None or value.robust is None:
+        return shown
+    beside = f"{100 * value.robust:.{_digits(n)}f}"
+    return shown if beside == f"{100 * value.number:.{_digits(n)}f}" else f"{shown} ({beside})"
+
+
+def plain(value: Value | None, column: Column, n: int) -> str:
+    """Return a number as text, without the robust accuracy beside it."""
     if value is None or (value.number is None and not value.failed):
         return ABSENT
     if value.number is None:
         return "failed"
-    digits = 1 if n <= 1000 else 2
+    digits = _digits(n)
     if column.unit == "accuracy":
         return f"{100 * value.number:.{digits}f}" + (
             f"±{100 * value.spread:.{digits}f}" if value.spread is not None else ""
@@ -29,6 +41,10 @@ def number(value: Value | None, column: Column, n: int) -> str:
         found = [f"{100 * end:+.{digits}f}" for end in (value.number, value.low, value.high) if end is not None]
         return f"{found[0]} [{', '.join(found[1:])}]" if len(found) == 3 else found[0]
     return f"{value.number:.4g}" if value.number < 1000 else f"{value.number:.0f}"
+
+
+def _digits(n: int) -> int:
+    return 1 if n <= 1000 else 2
 
 
 def interval(value: Value) -> str:
@@ -92,8 +108,9 @@ def failures(table: Table, board: Board) -> list[str]:
 
 
 FOOT = (
-    "Percent of all images that are right, clean and still when attacked. Worst case: survives every attack of the "
-    "line. Static attackers see the network only, adaptive ones the whole defense; gap = static - adaptive, in points. "
+    "Percent of all images. Under an attack: accuracy under attack, whatever the clean answer; in brackets, where it "
+    f"reads otherwise, robust accuracy: right clean and under attack. Worst case: {WORST_CASE}. "
+    "Static attackers see the network only, adaptive ones the whole defense; gap = static - adaptive, in points. "
     "A step holds if its worst case over all accesses is above that of its base by more than chance (p, for all "
     "verdicts of the table together) and its attackers could have shown otherwise; else that is an upper bound only. "
     "Ranked are white-box and adaptive lines. Costs: training per epoch, testing per 10,000 images, params in millions."

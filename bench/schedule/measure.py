@@ -71,8 +71,7 @@ class Measure:
                 flags.add("loss-not-rising")
         spent = self._defense_cost(cell, classifier, step)
         forwards, backwards = found.mean("forwards"), found.mean("backwards")
-        robust, n = int((right & survived).sum()), len(right)
-        interval = wilson(robust, n)
+        n, under_attack = len(right), wilson(int(survived.sum()), len(right))
         write_records(self.store.records(planned.key), images.rows, images.x, images.y, before, found)
         return CellResult(
             key=planned.key,
@@ -82,9 +81,10 @@ class Measure:
             metrics=Metrics(
                 n=n,
                 clean_accuracy=float(right.mean()),
-                robust_accuracy=robust / n,
-                ci_low=interval.low,
-                ci_high=interval.high,
+                accuracy_under_attack=under_attack.value,
+                robust_accuracy=float((right & survived).mean()),
+                ci_low=under_attack.low,
+                ci_high=under_attack.high,
                 mean_linf=found.mean("linf"),
                 mean_l2=found.mean("l2"),
                 protocol="deterministic" if step.draws is None else f"majority-of-{DRAWS}",

@@ -64,7 +64,8 @@ def test_metrics_are_what_the_records_say(done):
         assert result.metrics.n == len(rows) == 40
         assert result.metrics.clean_accuracy == pytest.approx((rows.clean == rows.label).mean())
         assert result.metrics.robust_accuracy == pytest.approx(rows.robust.mean())
-        assert result.metrics.ci_low <= result.metrics.robust_accuracy <= result.metrics.ci_high
+        assert result.metrics.accuracy_under_attack == pytest.approx((rows.adversarial == rows.label).mean())
+        assert result.metrics.ci_low <= result.metrics.accuracy_under_attack <= result.metrics.ci_high
         assert list(unpack_bits(result.adversarial_bits, 40)) == list(rows.adversarial == rows.label)
         assert (rows.linf <= 0.1 + 1e-6).all()
 

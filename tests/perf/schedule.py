@@ -116,7 +116,8 @@ def noop(folder: Path, budgets: int = 25) -> dict[str, float]:
             CellResult(
                 key=planned.key, names=planned.names, cell=planned.cell, status="done", provenance=here,
                 metrics=Metrics(
-                    n=100, clean_accuracy=0, robust_accuracy=0, ci_low=0, ci_high=0.04, mean_linf=0, mean_l2=0
+                    n=100, clean_accuracy=0, accuracy_under_attack=0, robust_accuracy=0, ci_low=0, ci_high=0.04,
+                    mean_linf=0, mean_l2=0,
                 ),
                 clean_bits=bits, adversarial_bits=bits,
                 cost=Cost(forwards_per_example=1, backwards_per_example=1, seconds_per_example=1, flops_per_example=1,

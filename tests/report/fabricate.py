@@ -110,14 +110,15 @@ def result(
     if status == "done":
         hit = list(clean) if adversarial is None else list(adversarial)
         robust = [a and b for a, b in zip(clean, hit, strict=True)]
-        interval = wilson(sum(robust), n)
+        share, low, high = wilson(sum(hit), n)
         body = {
             "metrics": Metrics(
                 n=n,
                 clean_accuracy=sum(clean) / n,
+                accuracy_under_attack=share,
                 robust_accuracy=sum(robust) / n,
-                ci_low=interval.low,
-                ci_high=interval.high,
+                ci_low=low,
+                ci_high=high,
                 mean_linf=0.03,
                 mean_l2=0.8,
             ),

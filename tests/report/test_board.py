@@ -51,6 +51,19 @@ def test_an_image_wrong_when_clean_is_never_robust():
     assert value(table, "standard", "white-box", "worst case").number == 0.25
 
 
+def test_a_cell_is_right_under_attack_and_says_how_much_of_it_is_right_clean():
+    lucky = result(clean=[False, True, True, True], adversarial=[True, True, True, False])
+    other = result(attack="fgsm", clean=[False, True, True, True], adversarial=[True, False, True, True])
+    (table,) = build([lucky, other]).tables
+    found = value(table, "standard", "white-box", "pgd")
+    assert (found.number, found.robust) == (0.75, 0.5)
+    assert (found.low, found.high) == pytest.approx(wilson(3, 4)[1:])
+    # Only the third image is right clean, too: the worst case is below every cell, and no note takes that for news.
+    assert value(table, "standard", "white-box", "worst case").number == 0.25
+    assert value(table, "standard", "white-box", "worst case").robust is None
+    assert table.notes == ()
+
+
 def test_the_gap_is_paired():
     clean = [True] * 100
     static = result("tpap", step="tpap", access="static", clean=clean, adversarial=[i < 90 for i in range(100)])

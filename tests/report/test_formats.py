@@ -103,8 +103,9 @@ def test_tables_without_room_for_intervals_say_how_far_these_reach(form):
 
 def test_json_has_the_fixed_shape():
     cells = (
-        "dataset model defense attack access norm eps n clean_accuracy robust_accuracy ci_low ci_high status flags "
-        "forwards_per_example backwards_per_example seconds_per_example flops_per_example mean_linf mean_l2 key"
+        "dataset model defense attack access norm eps n clean_accuracy accuracy_under_attack robust_accuracy ci_low "
+        "ci_high status flags forwards_per_example backwards_per_example seconds_per_example flops_per_example "
+        "mean_linf mean_l2 key"
     )
     defenses = (
         "dataset model defense clean_accuracy worst_case_static worst_case_adaptive worst_case params "
@@ -116,6 +117,32 @@ def test_json_has_the_fixed_shape():
     assert all(set(cells.split()) <= cell.keys() for cell in body["cells"])
     assert len(body["defenses"]) == 5
     assert all(set(defenses.split()) <= defense.keys() for defense in body["defenses"])
+
+
+def harmed():
+    """A step that is wrong on six of ten clean images, and under attack right on seven, three of them right clean."""
+    clean = [i < 4 for i in range(10)]
+    return result("tpap", step="tpap", clean=clean, adversarial=[1 <= i < 8 for i in range(10)])
+
+
+def test_every_format_has_both_measures_where_they_differ():
+    board = build([harmed()])
+    assert "| tpap | static | 40.0 | 70.0 (30.0) | 30.0 |" in markdown(board)
+    assert r"tpap & static & 40.0 & 70.0 (30.0) & 30.0" in latex(board)
+    (row,) = csv.DictReader(io.StringIO(comma_separated(board)))
+    assert [float(row[f"pgd (Linf 8/255){end}"]) for end in ("", " robust accuracy")] == [0.7, 0.3]
+    assert float(row["worst case (Linf 8/255)"]) == 0.3
+    (cell,) = payload(board)["cells"]
+    assert (cell["accuracy_under_attack"], cell["robust_accuracy"], cell["clean_accuracy"]) == (0.7, 0.3, 0.4)
+    assert cell["ci_low"] < 0.7 < cell["ci_high"] and cell["ci_low"] > 0.3
+    (same,) = csv.DictReader(io.StringIO(comma_separated(build([result(clean=[True] * 4)]))))
+    assert same["pgd (Linf 8/255) robust accuracy"] == "1.0"
+
+
+@pytest.mark.parametrize("form", [markdown, latex, comma_separated, as_json])
+def test_every_format_says_that_a_worst_case_counts_the_clean_answer(form):
+    said = "right clean and under every attack of the line: doing nothing is one of the attacks"
+    assert said in form(build([harmed()]))
 
 
 def test_json_says_how_far_static_flatters():

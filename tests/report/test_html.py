@@ -46,6 +46,20 @@ def page_of(results, tmp_path):
     return text, Page(text), details
 
 
+def test_a_number_has_both_measures_in_its_cell_and_in_its_hint(tmp_path):
+    clean = [i < 4 for i in range(10)]
+    harmed = result("tpap", step="tpap", clean=clean, adversarial=[1 <= i < 8 for i in range(10)])
+    text, page, details = page_of([harmed, result("plain", recipe="plain", clean=clean)], tmp_path)
+    cells = [cell.strip() for cell in page.cells]
+    row = cells.index("tpap")
+    assert cells[row : row + 5] == ["tpap", "static", "40.0", "70.0 (30.0)", "30.0"]
+    assert "70.0" in cells[row + 5 :], "the heat map has the accuracy under attack alone"
+    hint = "accuracy under attack, 95 % 39.7 to 89.2, robust accuracy 30.00 %"
+    assert text.count(f'title="{hint}"') == 2
+    assert details["cells"][harmed.key]["metrics"]["accuracy_under_attack"] == 0.7
+    assert 'title="right clean and under every attack of the line: doing nothing is one of the attacks"' in text
+
+
 def test_one_page_with_tables_heat_map_and_scatter_that_needs_nothing_else(tmp_path):
     text, page, _ = page_of(story(), tmp_path)
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["index.html"]

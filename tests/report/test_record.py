@@ -7,8 +7,11 @@ import pytest
 
 import bench
 from bench.keys import canonical_json, sha256_hex
-from bench.report import record
-from bench.types import UsageError, jsonable
+from bench.report import html, record
+from bench.report.board import build
+from bench.report.formats import as_json, comma_separated, latex, markdown
+from bench.store import read_result
+from bench.types import PlannedCell, UsageError, jsonable
 from tests.report.fabricate import result, stored, story
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -67,6 +70,53 @@ def test_a_file_of_schema_1_stays_readable():
         "digits/small-cnn/standard/pgd/white-box",
     ]
     assert found[1].metrics.robust_accuracy == 0.5
+
+
+def old(made, **more):
+    """Return the line of a result as it was written before there was an accuracy under attack."""
+    body = jsonable(made)
+    del body["metrics"]["accuracy_under_attack"]
+    body["metrics"] |= {"ci_low": 0.25, "ci_high": 0.75}
+    body |= more
+    return canonical_json({**body, "sha256": sha256_hex(canonical_json(body))})
+
+
+def test_of_an_older_result_accuracy_under_attack_follows_from_its_outcomes(tmp_path):
+    lucky = result(clean=[False, True, True, True, False], adversarial=[True, True, False, True, True])
+    clean = result(attack=None, clean=[False, True, True, True, False])
+    (tmp_path / "old.json").write_text("\n".join(['{"format":"crossfire-run","schema":1}', old(lucky), old(clean)]))
+    attacked, unattacked = (each.metrics for each in record.read(tmp_path / "old.json").results)
+    assert (attacked.accuracy_under_attack, attacked.robust_accuracy) == (0.8, 0.4)
+    # Wilson's interval of 4 of 5.
+    assert (attacked.ci_low, attacked.ci_high) == pytest.approx((0.3755, 0.9638), abs=1e-4)
+    assert unattacked.accuracy_under_attack == unattacked.clean_accuracy == 0.6
+    planned = PlannedCell(key=lucky.key, names=lucky.names, cell=lucky.cell)
+    assert read_result(old(lucky), planned).metrics == attacked
+
+
+def test_where_outcomes_were_not_kept_nothing_is_guessed(tmp_path):
+    lucky = result(clean=[True] * 4, adversarial=[True, True, False, False])
+    first = result(attack="fgsm", clean=[True] * 4, adversarial=[True, False, True, True])
+    lines = [old(lucky, adversarial_bits=None), old(first)]
+    (tmp_path / "old.json").write_text("\n".join(['{"format":"crossfire-run","schema":1}', *lines]))
+    found = record.read(tmp_path / "old.json").results
+    assert (found[0].metrics.accuracy_under_attack, found[0].metrics.ci_low, found[0].metrics.ci_high) == (None,) * 3
+    assert found[0].metrics.robust_accuracy == 0.5
+    board = build(found)
+    (line,) = board.tables[0].lines
+    (pgd, worst) = (line.values[c.id] for c in board.tables[0].columns if c.label in ("pgd", "worst case"))
+    assert (pgd.number, pgd.marks) == (None, ("only robust accuracy was kept",))
+    assert (worst.number, worst.marks) == (0.75, ("without 1 whose outcomes were not kept",))
+    assert "| 75.0 | –<sup>a</sup> | 75.0<sup>b</sup> |" in markdown(board)
+    for form in (latex, comma_separated, as_json, html.render):
+        assert form(board)
+
+
+def test_outcomes_of_another_number_of_images_are_refused(tmp_path):
+    line = old(result(clean=[True] * 4), adversarial_bits="AAAA")
+    (tmp_path / "old.json").write_text('{"format":"crossfire-run","schema":1}\n' + line + "\n")
+    with pytest.raises(UsageError, match="line 2: 3 bytes cannot hold exactly 4 outcomes"):
+        record.read(tmp_path / "old.json")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,15 @@ def test_first_sight_shows_clean_attacks_worst_case_and_gap_within_100_columns()
     assert "pgd: any-iterate" in text
 
 
+def test_a_cell_has_robust_accuracy_in_brackets_where_it_differs():
+    clean = [i < 4 for i in range(10)]
+    text = shown([result("tpap", step="tpap", clean=clean, adversarial=[1 <= i < 8 for i in range(10)])])
+    row = next(line.split() for line in text.splitlines() if line.startswith("tpap"))
+    assert row == ["tpap", "static", "40.0", "70.0", "(30.0)", "30.0"]
+    words = " ".join(text.split())
+    assert "Worst case: right clean and under every attack of the line: doing nothing is one of the attacks" in words
+
+
 def test_nothing_is_cut_off_whatever_the_number_of_attacks():
     attacks = [f"attack-number-{i}" for i in range(20)]
     text = shown([result(attack=a, clean=[True] * 50, adversarial=outcomes(0.5, 50, i)) for i, a in enumerate(attacks)])

@@ -94,9 +94,11 @@
       const [dataset, model, defense, attack, access] = cell.title, article = make("article"), at = (index) => index === null ? null : details.shared[index];
       article.append(make("h3", `${defense} · ${attack}`), make("p", [access, cell.threat, dataset, model, `seed ${cell.seed}`].filter(Boolean).join(" · "), "sub"));
       if (cell.metrics) {
-        const m = cell.metrics, big = make("div", `${percent(m.robust_accuracy)} % `, "big");
-        big.append(make("small", `95 % interval ${percent(m.ci_low)} to ${percent(m.ci_high)}, ${Math.round(m.robust_accuracy * m.n).toLocaleString("en")} of ${m.n.toLocaleString("en")} images; clean ${percent(m.clean_accuracy)} %`));
+        const m = cell.metrics, share = m.accuracy_under_attack, known = share !== null, big = make("div", known ? `${percent(share)} % ` : "– ", "big");
+        const what = cell.attack ? "accuracy under attack" : "clean accuracy";
+        big.append(make("small", known ? `${what}, 95 % interval ${percent(m.ci_low)} to ${percent(m.ci_high)}, ${Math.round(share * m.n).toLocaleString("en")} of ${m.n.toLocaleString("en")} images` : `${what} is not known: outcomes were not kept`));
         article.append(big);
+        if (cell.attack) article.append(make("p", `robust accuracy (right clean and under attack) ${percent(m.robust_accuracy)} %; clean ${percent(m.clean_accuracy)} %`, "sub"));
       }
       for (const flag of cell.flags) article.append(make("span", flag, "flag"));
       if (cell.error) article.append(make("h4", "failed"), make("div", `${cell.error.kind}: ${cell.error.message}`), make("pre", cell.error.traceback));
