@@ -52,7 +52,9 @@ def source() -> tuple[str | None, bool]:
 
     if git("rev-parse", "--show-toplevel") != str(_ROOT):
         return None, False
-    return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    # Results of a run before this one may wait for their commit.
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results/runs")
+    return git("rev-parse", "HEAD"), bool(changed)
 
 
 @cache

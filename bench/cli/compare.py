@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-SUMMARY = "two runs (commit, file or store) paired example by example; exit code 1 on a regression"
+SUMMARY = "two runs (commit, file or store) paired example by example; exit code 1 on a regression or lost coverage"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +21,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="POINTS",
         help="least change that counts; default: 0.5 points",
     )
+    parser.add_argument(
+        "--allow-lost",
+        action="store_true",
+        help="accept that cells of the base are not tested by the head",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of the terminal")
 
 
@@ -28,13 +33,13 @@ def main(args: argparse.Namespace) -> int:
     from bench.report import no_collection
     from bench.report.changes import FORMATS
     from bench.report.compare import compare
-    from bench.report.record import read
+    from bench.report.record import read_both
     from bench.store import write_atomically
     from bench.types import UsageError
 
     with no_collection():
-        comparison = compare(read(args.base), read(args.head), args.min_effect)
-    if not comparison.changes and not comparison.identical:
+        comparison = compare(*read_both(args.base, args.head), args.min_effect, allow_lost=args.allow_lost)
+    if not comparison.changes and not comparison.identical and not any(each.why for each in comparison.lost):
         raise UsageError(f"{comparison.base} and {comparison.head} have no cell in common: nothing to compare")
     text = FORMATS[args.format](comparison)
     if args.out is None:
@@ -46,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
             raise UsageError(f"--out {args.out} cannot be written: {error.strerror}") from None
     if not comparison.compared:
         raise UsageError(f"no cell of {comparison.base} and {comparison.head} could be compared; the report says why")
-    return 1 if comparison.regressed else 0
+    return 0 if comparison.passed else 1
 
 
 def _points(text: str) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from statistics import geometric_mean
 
-from bench.report.compare import ALPHA, Change, Comparison, CostChange
+from bench.report.compare import ALPHA, Change, Comparison, CostChange, Lost
 from bench.report.formats import escape_markdown
 
 _SIGNS = {"regression": "-", "improvement": "+", "same": "=", "not comparable": "?"}
@@ -15,15 +16,30 @@ _SHOWN = 20
 
 
 def summary(c: Comparison) -> str:
-    """Return the verdict in one sentence."""
+    """Return the verdict in one sentence, which says how many cells of the base were not tested."""
     worse = sum(change.verdict == "regression" for change in c.changes)
     dearer = sum(cost.regression for cost in c.costs)
+    failed = sum(change.verdict == "not comparable" for change in c.changes)
+    missing = f"{_cells(len(c.lost))} of the base not tested"
+    found = {
+        f"{worse} regression{'s' * (worse != 1)}": worse,
+        f"{dearer} cost{'s' * (dearer != 1)} rose": dearer,
+        f"coverage lost: {missing}": c.lost and not c.allow_lost,
+    }
+    parts = [part for part, holds in found.items() if holds]
     if not c.compared:
-        return "no cell could be compared"
-    parts = [f"{worse} regression{'s' * (worse != 1)}"] * bool(worse) + [
-        f"{dearer} cost{'s' * (dearer != 1)} rose"
-    ] * bool(dearer)
-    return " and ".join(parts) if parts else "no regression"
+        verdict = f"no cell could be compared{f', {missing}' if c.lost else ''}"
+    else:
+        verdict = ", ".join(parts) or f"no regression in {_cells(_measured(c))}"
+    more = {
+        f"{missing}, which --allow-lost accepts": c.compared and c.lost and c.allow_lost,
+        f"{_cells(failed)} failed in the base": failed,
+    }
+    return "; ".join([verdict, *(part for part, holds in more.items() if holds)])
+
+
+def _measured(c: Comparison) -> int:
+    return c.identical + sum(change.verdict != "not comparable" for change in c.changes)
 
 
 def _header(c: Comparison) -> str:
@@ -34,9 +50,30 @@ def _header(c: Comparison) -> str:
     )
 
 
+def _questions(c: Comparison) -> Iterator[str]:
+    """Yield what the head asks otherwise in the cells tested, each with the number of these."""
+    told = Counter(str(each) for change in c.changes for each in (*change.renamed, *change.changed_parameters))
+    yield from (f"{text} ({_cells(count)})" for text, count in told.items())
+
+
+def _about(change: Change) -> list[str]:
+    return [*map(str, change.renamed), *map(str, change.changed_parameters), *change.notes]
+
+
+def _why(lost: Lost) -> list[str]:
+    return list(lost.why) or ["not in the head"]
+
+
 def as_text(c: Comparison) -> str:
     """Return the comparison for a terminal of 100 columns."""
-    lines = [f"{c.base} -> {c.head}: {summary(c)}", _header(c), ""]
+    lines = [f"{c.base} -> {c.head}: {summary(c)}", _header(c), *(f"note: {note}" for note in c.notes), ""]
+    if c.lost:
+        lines += [f"coverage lost: {_cells(len(c.lost))} of the base not tested"]
+        for each in c.lost[:_SHOWN]:
+            lines += [f"  ! {each.name} ({_percent(each.base)} in the base)", *(f"      {why}" for why in _why(each))]
+        lines += [*_more(len(c.lost)), ""]
+    if asked := list(_questions(c)):
+        lines += ["changed parameters and names", *(f"  {line}" for line in asked[:_SHOWN]), *_more(len(asked)), ""]
     for verdict, title in (("regression", "regressions"), ("improvement", "improvements")):
         if found := [change for change in c.changes if change.verdict == verdict]:
             lines += [title, *(f"  {line}" for change in found for line in _lines(change)), ""]
@@ -46,7 +83,7 @@ def as_text(c: Comparison) -> str:
         lines += [*(f"  {line}" for change in _largest(moved) for line in _lines(change)), ""]
     if found := [change for change in c.changes if change.verdict == "not comparable"]:
         lines += [
-            "not comparable",
+            "not comparable: they failed in the base",
             *(f"  {line}" for change in found[:_SHOWN] for line in _lines(change)),
             *_more(len(found)),
             "",
@@ -65,7 +102,7 @@ def _lines(change: Change) -> Iterator[str]:
         yield f"    {_numbers(change)}"
     elif change.base is not None or change.head is not None:
         yield f"    {_percent(change.base)} -> {_percent(change.head)}"
-    for note in change.notes:
+    for note in _about(change):
         yield f"    {note}"
 
 
@@ -99,12 +136,10 @@ def _costs_and_times(c: Comparison) -> Iterator[str]:
     elif c.changes:
         yield "costs, counted: FLOPs, passes and parameters are the same wherever both were measured"
     yield from _times(c)
-    for title, single in ((f"only in {c.base}", c.only_base), (f"only in {c.head}", c.only_head)):
-        if single:
-            yield f"{title}: {_cells(len(single))}"
-            yield from (f"  {name}" for name in single[:_SHOWN])
-            yield from _more(len(single))
-    yield from (f"note: {note}" for note in c.notes)
+    if c.only_head:
+        yield f"only in {c.head}: {_cells(len(c.only_head))}"
+        yield from (f"  {name}" for name in c.only_head[:_SHOWN])
+        yield from _more(len(c.only_head))
 
 
 def _cost(cost: CostChange) -> str:
@@ -134,13 +169,18 @@ def _cells(count: int) -> str:
 
 def as_markdown(c: Comparison) -> str:
     """Return the comparison as a comment for a pull request."""
-    mark = "❌" if c.regressed else "✅" if c.compared else "⚠️"
+    mark = "✅" if c.passed else "❌" if c.compared else "⚠️"
     lines = [
         f"### {mark} Crossfire: {escape_markdown(summary(c))}",
         "",
         f"{escape_markdown(c.base)} → {escape_markdown(c.head)}. {_header(c)}.",
         "",
+        *(f"> {escape_markdown(note)}\n" for note in c.notes),
+        *_markdown_lost(c),
     ]
+    if asked := list(_questions(c)):
+        lines += ["**Changed parameters and names**", "", *(f"- {escape_markdown(line)}" for line in asked[:_SHOWN])]
+        lines += [*_more(len(asked)), ""]
     clear = [change for change in c.changes if change.verdict in ("regression", "improvement")]
     moved = [
         change
@@ -150,16 +190,10 @@ def as_markdown(c: Comparison) -> str:
     if clear:
         lines += [*_markdown_table(clear), ""]
     if moved:
-        lines += [
-            "<details><summary>No clear change</summary>",
-            "",
-            *_markdown_table(_largest(moved)),
-            "",
-            "</details>",
-            "",
-        ]
+        lines += ["<details><summary>No clear change</summary>", "", *_markdown_table(_largest(moved)), ""]
+        lines += ["</details>", ""]
     if refused := [change for change in c.changes if change.verdict == "not comparable"]:
-        lines += ["<details><summary>Not comparable</summary>", ""]
+        lines += ["<details><summary>Not comparable: they failed in the base</summary>", ""]
         lines += [
             f"- {escape_markdown(change.name)}: {escape_markdown('; '.join(change.notes))}"
             for change in refused[:_SHOWN]
@@ -167,6 +201,19 @@ def as_markdown(c: Comparison) -> str:
         lines += [*_more(len(refused)), "", "</details>", ""]
     lines += map(_item, _costs_and_times(c))
     return "\n".join(lines) + "\n"
+
+
+def _markdown_lost(c: Comparison) -> Iterator[str]:
+    if not c.lost:
+        return
+    yield from (f"**Coverage lost: {_cells(len(c.lost))} of the base not tested**", "")
+    yield from ("| cell | base | in the head |", "| --- | ---: | --- |")
+    for each in c.lost[:_SHOWN]:
+        why = escape_markdown("; ".join(_why(each)))
+        yield f"| {escape_markdown(each.name)} | {_percent(each.base)} | {why} |"
+    if more := _more(len(c.lost)):
+        yield from ("", *(line.strip() for line in more))
+    yield ""
 
 
 def _item(line: str) -> str:
@@ -196,13 +243,16 @@ def _markdown_table(changes: Iterable[Change]) -> Iterator[str]:
             gained,
             p,
         ]
-        yield f"| {' | '.join(map(str, cells))} | {escape_markdown('; '.join(change.notes))} |"
+        yield f"| {' | '.join(map(str, cells))} | {escape_markdown('; '.join(_about(change)))} |"
 
 
 def as_json(c: Comparison) -> str:
-    body = {"schema": 1, "regressed": c.regressed, "summary": summary(c), **asdict(c)}
+    verdict = {"passed": c.passed, "regressed": c.regressed, "summary": summary(c)}
+    body = {"schema": 1, **verdict, **asdict(c), "only_base": c.only_base}
     for change, given in zip(body["changes"], c.changes, strict=True):
         change["counts"] = given.counts._asdict() if given.counts else None
+        change["changed_parameters"] = [each._asdict() for each in given.changed_parameters]
+        change["renamed"] = [each._asdict() for each in given.renamed]
     return json.dumps(body, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from statistics import geometric_mean
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from bench.report.board import newest, protocol
+from bench.report.board import protocol
+from bench.report.pairing import Pair, Renamed, pair
+from bench.report.parts import Changed, code_changes
 from bench.report.record import Recorded
 from bench.report.rows import robust_bits, threat_text
 from bench.stats import holm_mcnemar, mcnemar
-from bench.types import Cell, CellResult, MethodRef, TrainRef
+from bench.types import CellResult
 
 ALPHA = 0.05
 #: The least change of accuracy, in points, that is called one.
@@ -32,7 +34,7 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Change:
-    """One cell in both runs."""
+    """One cell in both runs. It is not comparable where the base has no outcome of it."""
 
     name: str
     verdict: Verdict
@@ -43,6 +45,18 @@ class Change:
     #: Holm's for discrete tests, over all cells that were measured twice.
     adjusted_p: float | None = None
     notes: tuple[str, ...] = ()
+    changed_parameters: tuple[Changed, ...] = ()
+    renamed: tuple[Renamed, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A cell that the base measured and that nothing in the head was tested against."""
+
+    name: str
+    base: float | None
+    #: What stands in its place; empty where nothing does.
+    why: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -73,13 +87,20 @@ class Comparison:
     head: str
     min_effect: float
     changes: tuple[Change, ...]
+    #: Coverage that the head lacks; without ``allow_lost`` the comparison fails for it.
+    lost: tuple[Lost, ...]
+    allow_lost: bool
     costs: tuple[CostChange, ...]
     times: tuple[TimeChange, ...]
     #: Cells whose measurement is one and the same in both.
     identical: int
-    only_base: tuple[str, ...]
     only_head: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def only_base(self) -> tuple[str, ...]:
+        """The lost cells in whose place nothing stands."""
+        return tuple(each.name for each in self.lost if not each.why)
 
     @property
     def compared(self) -> bool:
@@ -89,6 +110,11 @@ class Comparison:
     @property
     def regressed(self) -> bool:
         return any(c.verdict == "regression" for c in self.changes) or any(c.regression for c in self.costs)
+
+    @property
+    def passed(self) -> bool:
+        """Say whether cells were compared, none is worse, and none is missing, or may be."""
+        return self.compared and not self.regressed and (self.allow_lost or not self.lost)
 
 
 def judge(counts: Sequence[Counts], min_effect: float = MIN_EFFECT) -> list[tuple[Verdict, float, float]]:
@@ -110,54 +136,67 @@ def judge(counts: Sequence[Counts], min_effect: float = MIN_EFFECT) -> list[tupl
     return verdicts
 
 
-def compare(base: Recorded, head: Recorded, min_effect: float = MIN_EFFECT) -> Comparison:
-    """Pair the cells of two runs by what they ask and compare them image by image."""
-    before, after = newest(base.results), newest(head.results)
-    pairs = [(before[asked], after[asked]) for asked in before if asked in after]
-    pairs.sort(key=lambda pair: (str(pair[1].names), pair[1].cell.seed, pair[1].key))
-    singles = (
-        [r for asked, r in before.items() if asked not in after],
-        [r for asked, r in after.items() if asked not in before],
-    )
-    misfits, only_base, only_head = _misfits(*singles)
-    tested, refused, identical = [], [], 0
-    for old, new in pairs:
-        reason = _obstacle(old, new)
-        if reason is not None:
-            refused.append(
-                Change(
-                    _name(new),
-                    "regression" if new.error and not old.error else "not comparable",
-                    *_shares(old, new),
-                    notes=(reason,),
-                )
-            )
-        elif (
-            old.key == new.key
-            and old.provenance == new.provenance
-            and old.adversarial_bits == new.adversarial_bits
-            and old.clean_bits == new.clean_bits
-        ):
+def compare(base: Recorded, head: Recorded, min_effect: float = MIN_EFFECT, *, allow_lost: bool = False) -> Comparison:
+    """Pair the cells of two runs and compare them image by image.
+
+    Args:
+        base: the run that the other is measured against.
+        head: the run in question.
+        min_effect: the least change, in points, that is called one.
+        allow_lost: whether cells of the base may be missing from the head.
+    """
+    pairing = pair(base.results, head.results)
+    pairs = sorted(pairing.pairs, key=lambda p: (str(p.new.names), p.new.cell.seed, p.new.key))
+    tested: list[Pair] = []
+    others: list[Change] = []
+    lost: list[Lost] = []
+    identical = 0
+    for p in pairs:
+        failed, obstacle = _failures(p.old, p.new), _obstacle(p.old, p.new)
+        if failed is not None:
+            others.append(_change(p, "not comparable" if p.old.error else "regression", failed))
+        elif obstacle is not None:
+            lost.append(Lost(_name(p.old), _share(p.old), (obstacle,)))
+        elif _is_one_measurement(p):
             identical += 1
         else:
-            tested.append((old, new))
-    counts = [_counts(old, new) for old, new in tested]
+            tested.append(p)
+    for each in pairing.unpaired:
+        if each.old.error:
+            note = f"{_failed('base', each.old)}; the head does not have it"
+            others.append(Change(_name(each.old), "not comparable", notes=(note,)))
+        else:
+            lost.append(Lost(_name(each.old), _share(each.old), each.why))
+    counts = [_counts(p.old, p.new) for p in tested]
     judged = zip(tested, counts, judge(counts, min_effect), strict=True)
     changes = [
-        Change(_name(new), verdict, *_shares(old, new), count, p, adjusted, tuple(_code_changes(old, new)))
-        for (old, new), count, (verdict, p, adjusted) in judged
+        replace(_change(p, verdict, *_notes(p, verdict)), counts=count, p=raw, adjusted_p=adjusted)
+        for p, count, (verdict, raw, adjusted) in judged
     ]
     return Comparison(
-        base.name,
-        head.name,
-        min_effect,
-        (*changes, *refused, *misfits),
-        tuple(_costs(pairs)),
-        tuple(_times(tested)),
-        identical,
-        only_base,
-        only_head,
-        (*base.notes, *head.notes),
+        base=base.name,
+        head=head.name,
+        min_effect=min_effect,
+        changes=(*changes, *others),
+        lost=tuple(sorted(lost, key=lambda each: each.name)),
+        allow_lost=allow_lost,
+        costs=tuple(_costs(pairs)),
+        times=tuple(_times(tested)),
+        identical=identical,
+        only_head=tuple(sorted(map(_name, pairing.fresh))),
+        notes=tuple(dict.fromkeys((*base.notes, *head.notes))),
+    )
+
+
+def _change(p: Pair, verdict: Verdict, *notes: str) -> Change:
+    return Change(
+        name=_name(p.new),
+        verdict=verdict,
+        base=_share(p.old),
+        head=_share(p.new),
+        notes=notes,
+        changed_parameters=p.changed,
+        renamed=p.renamed,
     )
 
 
@@ -166,8 +205,8 @@ def _name(r: CellResult) -> str:
     return f"{r.names}{threat}" + (f" seed {r.cell.seed}" if r.cell.seed else "")
 
 
-def _shares(old: CellResult, new: CellResult) -> tuple[float | None, float | None]:
-    return (old.metrics.robust_accuracy if old.metrics else None, new.metrics.robust_accuracy if new.metrics else None)
+def _share(r: CellResult) -> float | None:
+    return r.metrics.robust_accuracy if r.metrics else None
 
 
 def _counts(old: CellResult, new: CellResult) -> Counts:
@@ -175,98 +214,52 @@ def _counts(old: CellResult, new: CellResult) -> Counts:
     return Counts((first & ~second).bit_count(), (second & ~first).bit_count(), new.cell.data.n)
 
 
+def _is_one_measurement(p: Pair) -> bool:
+    return (
+        p.old.key == p.new.key
+        and p.old.provenance == p.new.provenance
+        and p.old.adversarial_bits == p.new.adversarial_bits
+        and p.old.clean_bits == p.new.clean_bits
+    )
+
+
+def _failures(old: CellResult, new: CellResult) -> str | None:
+    failed = [_failed(side, r) for side, r in (("base", old), ("head", new)) if r.error]
+    return "; ".join(failed) if failed else None
+
+
+def _failed(side: str, r: CellResult) -> str:
+    return f"{side} failed: {r.error.kind}: {r.error.message}".splitlines()[0] if r.error else ""
+
+
 def _obstacle(old: CellResult, new: CellResult) -> str | None:
     """Return why two answers to one question cannot be compared."""
-    if new.error or old.error:
-        failed = [
-            f"{side} failed: {r.error.kind}: {r.error.message}" for side, r in (("base", old), ("head", new)) if r.error
-        ]
-        return "; ".join(line.splitlines()[0] for line in failed)
     if old.key != new.key and (versions := (protocol(old), protocol(new)))[0] != versions[1]:
         return f"protocol {versions[0]} against {versions[1]}"
+    for side, r in (("base", old), ("head", new)):
+        if r.clean_bits is None or (r.cell.attack and r.adversarial_bits is None):
+            return f"{side}: the outcomes of its images were not kept"
     return None
 
 
-def _misfits(
-    before: Sequence[CellResult], after: Sequence[CellResult]
-) -> tuple[list[Change], tuple[str, ...], tuple[str, ...]]:
-    """Return cells of one name that ask different things, with the differences, and the names that only one run has."""
-    waiting: dict[tuple[str, int], list[CellResult]] = defaultdict(list)
-    for r in before:
-        waiting[str(r.names), r.cell.seed].append(r)
-    changes, only_head = [], []
-    for new in after:
-        namesakes = waiting.get((str(new.names), new.cell.seed))
-        if not namesakes:
-            only_head.append(_name(new))
-            continue
-        old = namesakes.pop(0)
-        changes.append(
-            Change(_name(new), "not comparable", *_shares(old, new), notes=tuple(_differences(old.cell, new.cell)))
-        )
-    only_base = [_name(r) for left in waiting.values() for r in left]
-    return sorted(changes, key=lambda c: c.name), tuple(sorted(only_base)), tuple(sorted(only_head))
+def _notes(p: Pair, verdict: Verdict) -> Iterator[str]:
+    yield from code_changes(p.old, p.new)
+    if p.attack_changed and verdict == "improvement":
+        yield "the attack has other parameters: that more images stand may be its weakness"
 
 
-def _differences(old: Cell, new: Cell) -> Iterator[str]:
-    """Yield in what two cells differ, but for their code."""
-    if (old.data.indices_sha, old.data.n) != (new.data.indices_sha, new.data.n):
-        lists = [f"{data.subset} {data.n} (#{data.indices_sha[:4]})" for data in (old.data, new.data)]
-        yield f"other example lists: {' against '.join(lists)}"
-    elif old.data.data_sha != new.data.data_sha:
-        yield f"other images: data #{old.data.data_sha[:4]} against #{new.data.data_sha[:4]}"
-    seen = {"data.indices_sha", "data.n", "data.subset", "data.data_sha"}
-    first, second = (dict(_flat(cell.model_dump(mode="json"))) for cell in (old, new))
-    for field in sorted(first.keys() | second.keys()):
-        repeated = field.startswith(("attack.model.", "attack.data.", "attack.step."))
-        if (
-            field not in seen
-            and not field.endswith("code_sha")
-            and not repeated
-            and first.get(field) != second.get(field)
-        ):
-            yield f"{field}: {_short(first.get(field))} against {_short(second.get(field))}"
-
-
-def _short(value: object) -> str:
-    text = "-" if value is None else str(value)
-    return f"#{text[:8]}" if len(text) == 64 else text
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, inner in value.items():
-        if isinstance(inner, dict):
-            yield from _flat(inner, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", inner
-
-
-def _code_changes(old: CellResult, new: CellResult) -> Iterator[str]:
-    for before, after in zip(_methods(old.cell), _methods(new.cell), strict=True):
-        if before.code_sha != after.code_sha:
-            yield f"code of {after.name} changed"
-
-
-def _methods(cell: Cell) -> list[MethodRef]:
-    recipe = [cell.model.weights.recipe] if isinstance(cell.model.weights, TrainRef) else []
-    return [
-        cell.model.network,
-        *recipe,
-        *([cell.step] if cell.step else []),
-        *([cell.attack.attack] if cell.attack else []),
-    ]
-
-
-def _costs(pairs: Iterable[tuple[CellResult, CellResult]]) -> Iterator[CostChange]:
+def _costs(pairs: Iterable[Pair]) -> Iterator[CostChange]:
     """Yield counted costs that changed.
 
     What a defense costs may not rise. What an attack spends depends on when it breaks an image; it may not rise where
-    it was one whole number for all images and every outcome is what it was.
+    it was one whole number for all images, every outcome is what it was, and so are the attack's parameters.
     """
     reported = set()
-    for old, new in pairs:
+    for p in pairs:
+        old, new = p.old, p.new
         if old.cost and new.cost and old.metrics and new.metrics:
             alike = (old.clean_bits, old.adversarial_bits) == (new.clean_bits, new.adversarial_bits)
+            alike = alike and not p.attack_changed
             whole = old.cost.forwards_per_example.is_integer() and old.cost.backwards_per_example.is_integer()
             for what in ("forwards_per_example", "backwards_per_example", "flops_per_example"):
                 yield from _cost(_name(new), what, old.cost, new.cost, counts=alike and whole)
@@ -286,10 +279,10 @@ def _cost(name: str, what: str, old: object, new: object, *, counts: bool) -> It
         yield CostChange(name, what, before, after, counts and after > before)
 
 
-def _times(pairs: Iterable[tuple[CellResult, CellResult]]) -> Iterator[TimeChange]:
-    """Yield seconds as ratios, one for each cell over its seeds, where machine and device are the same."""
+def _times(pairs: Iterable[Pair]) -> Iterator[TimeChange]:
+    """Yield seconds as ratios, one for each cell over its seeds, where machine, device and parameters are the same."""
     ratios: dict[str, list[float]] = defaultdict(list)
-    for old, new in pairs:
+    for old, new in ((p.old, p.new) for p in pairs if not p.changed):
         same = (old.provenance.machine, old.provenance.device, old.provenance.threads) == (
             new.provenance.machine,
             new.provenance.device,

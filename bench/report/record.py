@@ -13,8 +13,9 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from bench.keys import canonical_json, sha256_hex
@@ -33,8 +34,10 @@ class Recorded(NamedTuple):
 
     name: str
     results: list[CellResult]
-    #: What was left out and why, one line each.
+    #: What a reader must know of them, one line each: what was left out, or whose results they are.
     notes: tuple[str, ...] = ()
+    #: The commit whose run this is, where it is one.
+    commit: str | None = None
 
 
 def write_run(results: Iterable[CellResult], root: Path) -> Path:
@@ -97,7 +100,8 @@ def read(what: str | Path, *, repository: Path | None = None) -> Recorded:
     """Return the results of a store, a run file, or a commit (``abc123``, ``main``, ``HEAD~1``) recorded in git.
 
     A commit means its own run files. They are looked for in the working tree and in what the commit and HEAD hold,
-    since results of a commit can only be committed after it.
+    since results of a commit can only be committed after it. Those of its nearest ancestors belong to it as long as
+    their code is the same: no file differs but in ``results/``, ``docs/`` and Markdown.
 
     Raises:
         UsageError: ``what`` is none of these, or holds no results.
@@ -133,26 +137,115 @@ def _read_store(root: Path) -> Recorded:
     return Recorded(str(root), results, notes)
 
 
+def read_both(base: str | Path, head: str | Path, *, repository: Path | None = None) -> tuple[Recorded, Recorded]:
+    """Return the two sides of a comparison.
+
+    Where results have a commit of their own, the commit before it and this one mean one run. Then the base is the last
+    run before that of other code, and a note says so.
+
+    Raises:
+        UsageError: a side is none or holds no results, or both are the run of one commit.
+    """
+    old, new = read(base, repository=repository), read(head, repository=repository)
+    if old.commit is None or old.commit != new.commit:
+        return old, new
+    runs = _Runs(repository or Path.cwd(), str(head))
+    first, last = runs.named(str(base)), runs.named(str(head))
+    same = f"'{base}' and '{head}' mean one and the same run, that of commit {old.commit[:10]}"
+    if not runs.recorded_between(first, last):
+        raise UsageError(f"{same}: nothing to compare; name commits whose code differs")
+    earlier = runs.before(old.commit)
+    if earlier is None:
+        raise UsageError(f"{same}, and no commit before it has results of other code: nothing to compare it with")
+    note = f"{same}; it is compared with the last run before it, that of commit {earlier[:10]}"
+    return Recorded(f"run before {base} ({earlier[:10]})", runs.results(runs.of_code(earlier)), (note,), earlier), new
+
+
 def _read_commit(name: str, repository: Path) -> Recorded:
-    commit = _git(repository, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
-    top = _git(repository, "rev-parse", "--show-toplevel")
-    if commit is None or top is None:
-        raise UsageError(f"'{name}' is no commit, run file or store here")
-    root, suffix = Path(top), f"/{commit}.json"
-    texts = {str(path): path.read_text(encoding="utf-8") for path in sorted((root / RUNS).glob(f"*/{commit}.json"))}
-    for tree in ("HEAD", commit):
-        for path in (_git(root, "ls-tree", "-r", "--name-only", tree, f"{RUNS.as_posix()}/") or "").splitlines():
-            if path.endswith(suffix) and str(root / path) not in texts:
-                texts[str(root / path)] = _git(root, "show", f"{tree}:{path}") or ""
-    if not texts and any((root / RUNS).glob(f"*/{commit}-dirty.json")):
+    runs = _Runs(repository, name)
+    commit = runs.named(name)
+    found = runs.of_code(commit)
+    if found:
+        others = ", ".join(each[:10] for each in found if each != commit)
+        own = "has results" if commit in found else "has no results of its own"
+        notes = (f"{name} ({commit[:10]}) {own}; those of {others} are of the same code",) if others else ()
+        return Recorded(f"{name} ({found[0][:10]})", runs.results(found), notes, found[0])
+    if f"{commit}-dirty" in runs.commits:
         raise UsageError(
             f"commit {commit[:10]} ('{name}') only has results with uncommitted changes; name their file to use it"
         )
-    if not texts:
-        raise UsageError(
-            f"commit {commit[:10]} ('{name}') has no results in {RUNS.as_posix()}; record some with run --record"
-        )
-    return Recorded(f"{name} ({commit[:10]})", [r for path, text in texts.items() for r in parse(text, path)])
+    raise UsageError(
+        f"commit {commit[:10]} ('{name}') has no results in {RUNS.as_posix()}; record some with run --record"
+    )
+
+
+class _Runs:
+    """The run files that a repository has in its working tree, in HEAD and in one commit.
+
+    Raises:
+        UsageError: there is no such commit here.
+    """
+
+    #: What may differ between two commits whose code is the same, as pathspecs of git.
+    _NO_CODE = (":(exclude)results", ":(exclude)docs", ":(exclude)*.md")
+
+    def __init__(self, repository: Path, name: str) -> None:
+        top = _git(repository, "rev-parse", "--show-toplevel")
+        if top is None:
+            raise UsageError(f"'{name}' is no commit, run file or store here")
+        self._root = Path(top)
+        #: For each commit the paths of its run files and the tree that holds them; ``None`` is the working tree.
+        self.commits: dict[str, dict[str, str | None]] = {}
+        for path in sorted((self._root / RUNS).glob("*/*.json")):
+            self.commits.setdefault(path.stem, {})[path.relative_to(self._root).as_posix()] = None
+        for tree in ("HEAD", self.named(name)):
+            listed = _git(self._root, "ls-tree", "-r", "--name-only", tree, f"{RUNS.as_posix()}/") or ""
+            for line in listed.splitlines():
+                self.commits.setdefault(PurePosixPath(line).stem, {}).setdefault(line, tree)
+
+    def named(self, name: str) -> str:
+        """Return the full name of a commit."""
+        commit = _git(self._root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+        if commit is None:
+            raise UsageError(f"'{name}' is no commit, run file or store here")
+        return commit
+
+    def results(self, commits: Iterable[str]) -> list[CellResult]:
+        """Return what the run files of some commits hold."""
+        found: list[CellResult] = []
+        for path, tree in (item for commit in commits for item in self.commits[commit].items()):
+            place = self._root / path
+            text = place.read_text(encoding="utf-8") if tree is None else _git(self._root, "show", f"{tree}:{path}")
+            found += parse(text or "", str(place))
+        return found
+
+    def recorded_ancestors(self, commit: str) -> Iterator[str]:
+        """Yield the ancestors of a commit that have results, nearest first."""
+        listed = _git(self._root, "rev-list", "--topo-order", commit) or ""
+        yield from (each for each in listed.splitlines() if each in self.commits and each != commit)
+
+    def of_code(self, commit: str) -> list[str]:
+        """Return the commits whose runs are of the code of this one, nearest first.
+
+        These are the commit itself and its ancestors up to the first run of other code, or else the nearest ancestor to
+        whose code it went back.
+        """
+        own = [commit] if commit in self.commits else []
+        found = own + list(takewhile(lambda each: self.same_code(each, commit), self.recorded_ancestors(commit)))
+        return found or [each for each in self.recorded_ancestors(commit) if self.same_code(each, commit)][:1]
+
+    def same_code(self, first: str, second: str) -> bool:
+        return _git(self._root, "diff", "--quiet", first, second, "--", ".", *self._NO_CODE) is not None
+
+    def before(self, commit: str) -> str | None:
+        """Return the nearest ancestor with results whose code is another."""
+        return next((each for each in self.recorded_ancestors(commit) if not self.same_code(each, commit)), None)
+
+    def recorded_between(self, first: str, last: str) -> bool:
+        """Say whether ``first`` is an ancestor of ``last`` and results were committed since."""
+        if first == last or _git(self._root, "merge-base", "--is-ancestor", first, last) is None:
+            return False
+        return _git(self._root, "diff", "--quiet", first, last, "--", RUNS.as_posix()) is None
 
 
 def _is_commit(name: str, repository: Path | None) -> bool:

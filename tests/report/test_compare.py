@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from bench.report.changes import as_json, as_markdown, as_text
+from bench.keys import EVALUATION_VERSION
+from bench.report.changes import as_json, as_markdown, as_text, summary
 from bench.report.compare import Counts, compare, judge
 from bench.report.record import Recorded
 from tests.report.fabricate import outcomes, result, story
@@ -105,28 +106,31 @@ def test_changed_code_is_paired_and_said():
     assert c.changes[0].notes == ("code of pgd changed",)
 
 
-def test_other_example_lists_are_not_comparable():
+def test_other_example_lists_are_lost_coverage():
     c = compared([result(clean=[True] * 8)], [new(clean=[True] * 8, rows="others")])
-    assert c.changes[0].verdict == "not comparable"
-    assert c.changes[0].notes[0].startswith("other example lists: first 8 (#")
+    assert c.changes == ()
+    assert c.lost[0].why[0].startswith("other example lists: first 8 (#")
+    assert not c.compared
     c = compared([result(clean=[True] * 8)], [new(clean=[True] * 9)])
-    assert "first 8 (#" in c.changes[0].notes[0]
-    assert "against first 9 (#" in c.changes[0].notes[0]
-    assert not c.regressed
+    assert "first 8 (#" in c.lost[0].why[0]
+    assert "against first 9 (#" in c.lost[0].why[0]
 
 
-def test_other_parameters_are_not_comparable_and_named():
-    c = compared(
-        [result(attack_params={"steps": 20}, clean=[True] * 8)], [new(attack_params={"steps": 40}, clean=[True] * 8)]
+def test_another_budget_norm_or_protocol_is_lost_coverage():
+    known = result(eps="8/255", clean=[True] * 8)
+    assert compared([known], [new(eps="31/1000", clean=[True] * 8)]).lost[0].why == (
+        "attack.threat.eps: 8/255 against 31/1000",
     )
-    assert c.changes[0].notes == ("attack.attack.params.steps: 20 against 40",)
-    c = compared([result(eps="8/255", clean=[True] * 8)], [new(eps="31/1000", clean=[True] * 8)])
-    assert c.changes[0].notes == ("attack.threat.eps: 8/255 against 31/1000",)
-
-
-def test_other_protocols_are_not_comparable():
+    assert compared([known], [new(norm="l2", clean=[True] * 8)]).lost[0].why == ("attack.threat.norm: linf against l2",)
     c = compared([result(clean=[True] * 8, version=99)], [new(clean=[True] * 8)])
-    assert c.changes[0].notes == ("protocol unknown against 1",)
+    assert c.lost[0].why == (f"protocol unknown against {EVALUATION_VERSION}",)
+    assert not c.compared
+
+
+def test_outcomes_that_were_not_kept_are_lost_coverage():
+    bare = new(clean=[True] * 8).model_copy(update={"adversarial_bits": None})
+    c = compared([result(clean=[True] * 8), result(attack="fgsm", clean=[True] * 8)], [bare])
+    assert [each.why for each in c.lost] == [(), ("head: the outcomes of its images were not kept",)]
 
 
 def test_a_cell_that_now_fails_is_a_regression_and_one_that_always_did_is_not():
@@ -137,10 +141,71 @@ def test_a_cell_that_now_fails_is_a_regression_and_one_that_always_did_is_not():
     assert not compared([result(clean=[True] * 8, status="failed")], [fails]).regressed
 
 
-def test_cells_of_one_run_only_are_listed():
-    c = compared([result(attack="fgsm", clean=[True] * 8)], [new(attack="pgd", clean=[True] * 8)])
+def test_a_base_cell_without_a_partner_is_lost_coverage_and_fails():
+    clean = result(attack=None, clean=[True] * 8)
+    fgsm, pgd = result(attack="fgsm", clean=[True] * 8), new(attack="pgd", clean=[True] * 8)
+    c = compared([clean, fgsm], [clean, pgd])
+    assert [(each.name, each.base, each.why) for each in c.lost] == [
+        ("digits/small-cnn/standard/fgsm/white-box Linf 8/255", 1.0, ())
+    ]
     assert c.only_base == ("digits/small-cnn/standard/fgsm/white-box Linf 8/255",)
     assert c.only_head == ("digits/small-cnn/standard/pgd/white-box Linf 8/255",)
+    assert summary(c) == "coverage lost: 1 cell of the base not tested"
+    assert not c.passed
+    accepted = compared([clean, fgsm], [clean, pgd], allow_lost=True)
+    assert accepted.passed
+    assert summary(accepted) == ("no regression in 1 cell; 1 cell of the base not tested, which --allow-lost accepts")
+
+
+def test_to_accept_lost_coverage_accepts_no_regression():
+    clean, bits = [True] * 1000, outcomes(0.5, 1000)
+    base = [result(clean=clean, adversarial=bits), result(attack="fgsm", clean=clean)]
+    c = compared(base, [new(clean=clean, adversarial=flipped(bits, 40, 5))], allow_lost=True)
+    assert not c.passed
+    assert summary(c) == "1 regression; 1 cell of the base not tested, which --allow-lost accepts"
+
+
+def test_what_failed_in_the_base_was_no_coverage():
+    clean = result(attack=None, clean=[True] * 8)
+    c = compared([clean, result(clean=[True] * 8, status="failed")], [clean])
+    assert c.lost == ()
+    assert c.passed
+    assert summary(c) == "no regression in 1 cell; 1 cell failed in the base"
+
+
+def test_a_changed_default_is_tested_image_by_image():
+    # The same 200 images: 120 right at quality 75; at quality 10 30 of these are lost and 4 others are gained.
+    clean, bits = [True] * 200, outcomes(0.6, 200)
+    head_bits = flipped(bits, 30, 4)
+    jpeg = {"step": "jpeg", "clean": clean}
+    c = compared(
+        [result("jpeg", step_params={"quality": 75}, adversarial=bits, **jpeg)],
+        [new("jpeg", step_params={"quality": 10}, adversarial=head_bits, **jpeg)],
+    )
+    (change,) = c.changes
+    assert [str(each) for each in change.changed_parameters] == ["jpeg: quality 75 -> 10"]
+    assert change.counts == Counts(30, 4, 200)
+    assert (change.base, change.head) == (0.6, 0.47)
+    assert change.p == pytest.approx(binomtest(4, 34).pvalue)
+    assert change.verdict == "regression"
+    assert (c.lost, c.only_head) == ((), ())
+    assert "jpeg: quality 75 -> 10 (1 cell)" in as_text(c)
+    assert "jpeg: quality 75 -&gt; 10 (1 cell)" in as_markdown(c)
+    (told,) = json.loads(as_json(c))["changes"][0]["changed_parameters"]
+    assert told == {"part": "step", "method": "jpeg", "parameter": "quality", "base": 75, "head": 10}
+
+
+def test_a_weaker_attack_is_no_better_defense():
+    clean, bits = [True] * 200, outcomes(0.5, 200)
+    c = compared(
+        [result(attack_params={"steps": 20}, clean=clean, adversarial=bits)],
+        [new(attack_params={"steps": 1}, clean=clean, adversarial=flipped(bits, 0, 60), forwards=40)],
+    )
+    assert c.changes[0].verdict == "improvement"
+    assert "may be its weakness" in c.changes[0].notes[0]
+    # Its passes are what was asked for, and no cost of the defense; its time is not that of the same work.
+    assert not any(cost.regression for cost in c.costs)
+    assert c.times == ()
 
 
 def test_passes_are_compared_exactly():
@@ -199,8 +264,12 @@ def test_every_format_tells_the_story():
     assert "code of pgd changed" in text
     assert r"a\|b" in table
     assert "❌" in table
-    assert "other example lists" in table
-    assert body["regressed"] is True
+    assert "**Coverage lost: 1 cell of the base not tested**" in table
+    assert "other example lists" in table.partition("<details>")[0]
+    assert "coverage lost: 1 cell of the base not tested" in text
+    assert "other example lists" in text
+    assert (body["regressed"], body["passed"]) == (True, False)
+    assert [each["name"] for each in body["lost"]] == ["digits/small-cnn/other/fgsm/white-box Linf 8/255"]
     assert body["changes"][0]["counts"] == {"lost": 40, "gained": 5, "n": 1000}
     assert max(len(line) for line in text.splitlines() if not line.startswith("time")) <= 120
 

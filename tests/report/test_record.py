@@ -172,6 +172,9 @@ def test_a_commit_finds_its_results_in_a_later_commit_and_in_the_working_tree(re
     assert len(record.read("HEAD~2", repository=folder).results) == 1
     assert len(record.read(first[:12], repository=folder).results) == 1
     assert len(record.read("HEAD~1", repository=folder).results) == len(story(50))
+    (runs / f"{second}.json").unlink()
+    (folder / "b").write_text("other code")
+    git("commit", "-q", "-a", "-m", "other code")
     with pytest.raises(UsageError, match="has no results in results/runs; record some with run --record"):
         record.read("HEAD", repository=folder)
 
@@ -183,6 +186,130 @@ def test_results_with_uncommitted_changes_never_pass_for_the_commit(repository):
     (runs / f"{second}-dirty.json").write_text(record.serialise([result(clean=[True] * 4)]))
     with pytest.raises(UsageError, match="only has results with uncommitted changes"):
         record.read("HEAD", repository=folder)
+
+
+class History:
+    """A repository whose code and results are committed one after the other, as the handbook says."""
+
+    def __init__(self, folder, git):
+        self.folder, self.git = folder, git
+        self.runs = folder / "results" / "runs" / "box"
+        self.runs.mkdir(parents=True)
+
+    def commit(self, name, text="more"):
+        """Commit a file; return the commit."""
+        (self.folder / name).parent.mkdir(exist_ok=True)
+        (self.folder / name).write_text(text)
+        self.git("add", name)
+        self.git("commit", "-q", "-m", f"change {name}")
+        return self.git("rev-parse", "HEAD")
+
+    def record(self, *results, message="Results"):
+        """Do what ``run --record`` does, and commit it; return the commit of the results."""
+        commit = self.git("rev-parse", "HEAD")
+        (self.runs / f"{commit}.json").write_text(record.serialise(results))
+        self.git("add", "results/runs")
+        self.git("commit", "-q", "-m", message)
+        return self.git("rev-parse", "HEAD")
+
+    def shares(self, base, head):
+        """Return the accuracies of the two sides, and the notes."""
+        sides = record.read_both(base, head, repository=self.folder)
+        return [side.results[0].metrics.robust_accuracy for side in sides], [*sides[0].notes, *sides[1].notes]
+
+
+def share(right):
+    return result(clean=[True] * 4, adversarial=[i < right for i in range(4)])
+
+
+@pytest.fixture
+def history(repository):
+    """Commits from old to new: code (1 of 4 right), its results, other code (2 of 4), its results."""
+    folder, git, _ = repository
+    found = History(folder, git)
+    found.code = found.commit("code.py", "a")
+    found.record(share(1))
+    found.other = found.commit("code.py", "b")
+    found.record(share(2))
+    return found
+
+
+def test_results_committed_by_themselves_belong_to_the_code_before_them(history):
+    shares, notes = history.shares("HEAD~2", "HEAD")
+    assert shares == [0.25, 0.5]
+    head = history.git("rev-parse", "HEAD")
+    assert (
+        notes[1] == f"HEAD ({head[:10]}) has no results of its own; those of {history.other[:10]} are of the same code"
+    )
+    assert history.shares("HEAD~3", "HEAD~1") == ([0.25, 0.5], [])
+    assert record.read("HEAD", repository=history.folder).commit == history.other
+
+
+def test_the_three_lines_of_the_handbook_compare_with_the_run_before(history):
+    shares, notes = history.shares("HEAD~1", "HEAD")
+    assert shares == [0.25, 0.5]
+    assert notes[0] == (
+        f"'HEAD~1' and 'HEAD' mean one and the same run, that of commit {history.other[:10]}; it is compared with the "
+        f"last run before it, that of commit {history.code[:10]}"
+    )
+
+
+def test_results_in_the_working_tree_compare_with_those_committed_before(history):
+    commit = history.commit("code.py", "c")
+    (history.runs / f"{commit}.json").write_text(record.serialise([share(3)]))
+    assert history.shares("HEAD~1", "HEAD")[0] == [0.5, 0.75]
+
+
+def test_documents_are_no_code(history):
+    history.commit("docs/page.html")
+    history.commit("NOTES.md")
+    assert history.shares("HEAD~4", "HEAD")[0] == [0.25, 0.5]
+    with pytest.raises(UsageError, match="'HEAD~1' and 'HEAD' mean one and the same run, .*: nothing to compare"):
+        history.shares("HEAD~1", "HEAD")
+
+
+def test_code_that_was_taken_back_has_the_results_it_had(history):
+    history.commit("code.py", "a")
+    assert history.shares("HEAD~1", "HEAD")[0] == [0.5, 0.25]
+
+
+def test_what_was_recorded_later_for_the_same_code_is_added(history):
+    head = history.record(result(attack="fgsm", clean=[True] * 4))
+    for name in (head, "HEAD~1"):
+        found = record.read(name, repository=history.folder)
+        assert {r.names.attack for r in found.results} == {"pgd", "fgsm"}
+    assert {r.names.attack for r in record.read(history.other, repository=history.folder).results} == {"pgd"}
+    assert found.notes[0].endswith(f" has results; those of {history.other[:10]} are of the same code")
+
+
+def test_code_that_was_never_recorded_has_no_results(history):
+    history.commit("code.py", "c")
+    with pytest.raises(UsageError, match="has no results in results/runs"):
+        history.shares("HEAD~1", "HEAD")
+
+
+def test_a_commit_is_not_compared_with_itself(history):
+    for base, head in (("HEAD", "HEAD"), ("HEAD", "HEAD~1"), (history.other, "HEAD~1")):
+        with pytest.raises(UsageError, match="mean one and the same run.*: nothing to compare"):
+            history.shares(base, head)
+
+
+def test_the_first_run_has_none_before_it(history):
+    history.git("reset", "-q", "--hard", "HEAD~2")
+    with pytest.raises(UsageError, match="no commit before it has results of other code"):
+        history.shares("HEAD~1", "HEAD")
+
+
+def test_a_dirty_run_is_nobodys_whatever_lies_beside_it(history):
+    commit = history.commit("code.py", "c")
+    (history.runs / f"{commit}-dirty.json").write_text(record.serialise([share(3)]))
+    with pytest.raises(UsageError, match="only has results with uncommitted changes"):
+        history.shares("HEAD~1", "HEAD")
+    # A run of edited code on top of recorded results leaves these as they were.
+    history.git("reset", "-q", "--hard", "HEAD~1")
+    head = history.git("rev-parse", "HEAD")
+    (history.runs / f"{head}-dirty.json").write_text(record.serialise([share(3)]))
+    assert history.shares("HEAD~2", "HEAD")[0] == [0.25, 0.5]
 
 
 def test_what_is_nothing_is_one_clear_line(repository):

@@ -94,6 +94,33 @@ def test_compare_takes_stores_and_files_and_exits_1_on_a_regression(tmp_path, ca
     assert (tmp_path / "c.md").read_text().startswith("### ❌")
 
 
+def test_lost_coverage_is_exit_code_1_unless_allowed(tmp_path, capsys):
+    kept, gone = result(clean=[True] * 4), result(attack="fgsm", clean=[True] * 4)
+    base, head = (
+        str(stored(tmp_path / name, cells).root) for name, cells in (("base", [kept, gone]), ("head", [kept]))
+    )
+    assert main(["compare", base, head]) == 1
+    assert "coverage lost: 1 cell of the base not tested" in capsys.readouterr().out.splitlines()[0]
+    assert main(["compare", base, head, "--allow-lost"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert "no regression in 1 cell; 1 cell of the base not tested, which --allow-lost accepts" in first
+    assert main(["compare", head, base]) == 0
+    assert main(["compare", base, head, "--format", "md"]) == 1
+    assert capsys.readouterr().out.rpartition("### ")[2].startswith("❌ Crossfire: coverage lost")
+
+
+@pytest.mark.parametrize("allowed", [[], ["--allow-lost"]])
+def test_a_changed_default_never_passes_unseen(tmp_path, allowed):
+    # 20 of 40 images right at quality 75, none at 10.
+    step = {"step": "jpeg", "clean": [True] * 40}
+    cells = [
+        result("jpeg", step_params={"quality": quality}, adversarial=[i < right for i in range(40)], **step)
+        for quality, right in ((75, 20), (10, 0))
+    ]
+    base, head = (str(stored(tmp_path / name, [r]).root) for name, r in zip("bh", cells, strict=True))
+    assert main(["compare", base, head, *allowed]) == 1
+
+
 @pytest.mark.parametrize("form", ["text", "md", "json"])
 def test_a_comparison_that_compares_nothing_is_no_success(tmp_path, capsys, form):
     base = stored(tmp_path / "base", [result(clean=[True] * 4)])
