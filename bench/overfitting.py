@@ -43,7 +43,10 @@ def watched_threat(recipe: MethodRef) -> Threat:
 
 
 def measure(net: nn.Module, part: Part, threat: Threat) -> dict[str, float]:
-    """Return the accuracy on clean images and under each attack of ``WATCH``, the same draws at every call."""
+    """Return clean accuracy and accuracy under each attack of ``WATCH``, whatever the clean answer.
+
+    Draws are the same at every call.
+    """
     x, y = part.images.float() / 255, part.labels
     names = torch.arange(len(x), device=x.device)
     batch = auto_batch(tuple(x.shape[1:]), x.device)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from bench.keys import EVALUATION_VERSION, Keys, key_of, sha256_hex
 from bench.report.judging import judge, unjudged_lines, verdict_lines
 from bench.report.rows import (
     NORMS,
+    WORST_CASE,
     Row,
     Standing,
     Value,
@@ -31,9 +32,6 @@ Unit = Literal["accuracy", "gap", "seconds", "TFLOP", "millions"]
 
 #: Only these lines are ranked: a static attacker does not see the whole defense and so has not tried its best.
 RANKED: tuple[Access, ...] = ("white-box", "adaptive")
-
-#: What a worst case counts, in every format.
-WORST_CASE = "right clean and under every attack of the line: doing nothing is one of the attacks"
 
 #: Parameters that a label may name.
 _TOLD = 3

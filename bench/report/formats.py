@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.report import text
-from bench.report.board import RANKED, WORST_CASE, Board, Column, Line, Table
-from bench.report.rows import Standing, Value
+from bench.report.board import RANKED, Board, Column, Line, Table
+from bench.report.rows import WORST_CASE, Standing, Value
 from bench.types import CellResult, eps_text
 
 SCHEMA = 1

@@ -230,7 +230,7 @@ _DOT = 4
 
 
 def _scatter(table: Table) -> dict[str, Any] | None:
-    """Return worst-case accuracy against inference FLOPs per image, laid out; nothing for fewer than two defenses."""
+    """Return worst cases against inference FLOPs per image, laid out; nothing for fewer than two defenses."""
     first = next((s.threat for s in table.standings if s.threat), None)
     standings = [s for s in table.standings if s.threat == first and first and s.cost and s.cost.test_flops > 0]
     flops = [s.cost.test_flops for s in standings if s.cost]

@@ -33,12 +33,15 @@ class Beside:
     defense: str
     access: str
     what: str
+    #: Of an attack accuracy under attack, which is what is published.
     measured: float
     low: float | None
     high: float | None
     published: float | None
     #: Measured minus published.
     deviation: float | None
+    #: Of an attack, what is right clean as well; not what is published.
+    robust_accuracy: float | None
     source: str | None
     references: tuple[str, ...]
 
@@ -111,6 +114,7 @@ def _rows(board: Board, table: Table, line: Line) -> Iterator[Beside]:
             high,
             known[0] if known else None,
             scale * value.number - known[0] if known else None,
+            None if value.robust is None else scale * value.robust,
             known[1] if known else None,
             tuple(_references(table, line, column)),
         )
@@ -132,14 +136,21 @@ def as_text(rows: Iterable[Beside]) -> str:
     if not found:
         return "nothing was measured\n"
     names = [f"{row.defense}/{row.access} {row.what}" for row in found]
-    lines = ["measured  published  deviation"]
+    lines = ["measured  published  deviation  robust"]
     title = ""
     for name, row in zip(names, found, strict=True):
         if (new := f"{row.dataset} · {row.model} · {row.n:,} images") != title:
             lines += ["", title := new]
-        lines.append(f"{row.measured:8.4g}  {_text(row.published):>9}  {_signed(row.deviation):>9}  {name}")
+        lines.append(
+            f"{row.measured:8.4g}  {_text(row.published):>9}  {_signed(row.deviation):>9}  {_beside(row):>6}  {name}"
+        )
     known = sum(row.published is not None for row in found)
-    lines += ["", f"{known} of {len(found)} numbers are published; accuracies in percent, costs as in the leaderboard."]
+    lines += [
+        "",
+        f"{known} of {len(found)} numbers are published; accuracies in percent, costs as in the leaderboard. Measured "
+        "and published alike are accuracy under attack: right under the attack, whatever the clean answer. robust: "
+        "robust accuracy, right clean as well, as measured.",
+    ]
     lines += [f"published: {source}" for source in dict.fromkeys(row.source for row in found if row.source)]
     lines += [
         f"reference for {name}: {each}" for name, row in zip(names, found, strict=True) for each in row.references
@@ -148,10 +159,13 @@ def as_text(rows: Iterable[Beside]) -> str:
 
 
 def as_markdown(rows: Iterable[Beside]) -> str:
-    heads = "data set, network, images, defense, access, number, measured, published, deviation, source, others"
+    heads = (
+        "data set, network, images, defense, access, number, measured, published, deviation, robust accuracy, source, "
+        "others"
+    )
     lines = [
         f"| {heads.replace(', ', ' | ')} |",
-        "| --- | --- | ---: | --- | --- | --- | ---: | ---: | ---: | --- | --- |",
+        "| --- | --- | ---: | --- | --- | --- | ---: | ---: | ---: | ---: | --- | --- |",
     ]
     for row in rows:
         cells = [row.dataset, row.model, f"{row.n:,}", row.defense, row.access, row.what]
@@ -159,6 +173,7 @@ def as_markdown(rows: Iterable[Beside]) -> str:
             f"{row.measured:.4g}",
             _text(row.published),
             _signed(row.deviation),
+            _beside(row),
             row.source or "",
             "; ".join(row.references),
         ]
@@ -169,6 +184,10 @@ def as_markdown(rows: Iterable[Beside]) -> str:
 def as_json(rows: Iterable[Beside]) -> str:
     body = {"schema": 1, "numbers": [asdict(row) for row in rows]}
     return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _beside(row: Beside) -> str:
+    return "" if row.robust_accuracy is None else f"{row.robust_accuracy:.4g}"
 
 
 def _text(number: float | None) -> str:

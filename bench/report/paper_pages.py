@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import figures, text
-from bench.report.board import COSTS, WORST_CASE, Column, Line, Table
+from bench.report.board import COSTS, Column, Line, Table
 from bench.report.figures import Missing, Source
 from bench.report.formats import escape_markdown
 from bench.report.paper import NOT_KNOWN, published
+from bench.report.rows import WORST_CASE
 from bench.store import write_atomically
 from bench.types import Cell, CellResult, TrainRef, UsageError
 

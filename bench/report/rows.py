@@ -21,6 +21,9 @@ ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
 NORMS = {"linf": "Linf", "l2": "L2", "wasserstein": "Wasserstein", "flow": "flow"}
 _SEED = {"weights": {"seed"}}
 
+#: What a worst case counts, in every format.
+WORST_CASE = "right clean and under every attack of the line: doing nothing is one of the attacks"
+
 #: Mark of a cell that was measured before accuracy under attack was kept, and whose outcomes are not kept.
 NO_OUTCOMES = "only robust accuracy was kept"
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from string import ascii_lowercase
 
-from bench.report.board import WORST_CASE, Board, Column, Table
-from bench.report.rows import Value
+from bench.report.board import Board, Column, Table
+from bench.report.rows import WORST_CASE, Value
 
 ABSENT = "–"
 #: Letters that a label has on one line.

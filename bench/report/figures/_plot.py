@@ -30,6 +30,9 @@ NARROW = 30
 LETTER = 0.065
 #: Inches within which two points look like one.
 DOT = 0.04
+#: What a figure says of the number in a cell, and of a worst case.
+UNDER_ATTACK = "accuracy under attack"
+WORST = "worst case (clean counts as an attack)"
 
 
 def tables(source: Source, fits: Callable[[Table], bool] = lambda table: True) -> list[Table]:
@@ -42,10 +45,11 @@ def attacked(table: Table) -> list[Column]:
 
 
 def measured(value: Value | None) -> dict[str, Any]:
-    """Return a number for the JSON beside a figure."""
+    """Return a number for the JSON beside a figure; beside an accuracy under attack stands the robust accuracy."""
     if value is None:
         return {"value": None, "low": None, "high": None}
-    return {"value": value.number, "low": value.low, "high": value.high, **({"failed": True} if value.failed else {})}
+    more = {"failed": True} if value.failed else {} if value.robust is None else {"robust_accuracy": value.robust}
+    return {"value": value.number, "low": value.low, "high": value.high, **more}
 
 
 def seen(standing: Standing, access: Access) -> Value | None:

@@ -6,7 +6,19 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 
 from bench.report.figures import Drawing, Source
-from bench.report.figures._plot import COLOUR, SOFT, WIDTH, measured, name_rows, need, primary, seen, tables, whisker
+from bench.report.figures._plot import (
+    COLOUR,
+    SOFT,
+    WIDTH,
+    WORST,
+    measured,
+    name_rows,
+    need,
+    primary,
+    seen,
+    tables,
+    whisker,
+)
 from bench.report.rows import Standing, threat_text
 
 
@@ -79,7 +91,7 @@ def draw(source: Source) -> Drawing:
         numbers.append(
             {"dataset": table.dataset, "model": table.model, "threat": threat_text(threat), "defenses": body}
         )
-    axes[-1][0].set_xlabel("worst-case accuracy, %")
+    axes[-1][0].set_xlabel(f"{WORST}, %")
     handles = [
         Line2D(
             [],

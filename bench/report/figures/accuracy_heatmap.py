@@ -1,4 +1,4 @@
-"""Accuracy of every defense under every attack, one panel for each data set and network."""
+"""Accuracy under attack of every defense and every attack, one panel for each data set and network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from bench.report.figures._plot import (
     ROW,
     RULE,
     SOFT,
+    UNDER_ATTACK,
     WIDTH,
+    WORST,
     attacked,
     heatmap,
     level,
@@ -62,7 +64,7 @@ def draw(source: Source) -> Drawing:
 def panels(source: Source, found: list[Table]) -> Drawing:
     """Draw heat maps for each table, clean accuracy first, published numbers below the measured ones."""
     shown = [panel for table in found for panel in _panels(table)]
-    height = sum(_height(source, panel) for panel in shown)
+    height = sum(_height(source, panel) for panel in shown) + 0.2
     rows = [len(panel.lines) for panel in shown]
     figure, axes = plt.subplots(len(shown), 1, figsize=(WIDTH, height), squeeze=False, height_ratios=rows)
     for axis, panel in zip(axes[:, 0], shown, strict=True):
@@ -74,6 +76,9 @@ def panels(source: Source, found: list[Table]) -> Drawing:
         heatmap(axis, names, heads, shares, notes, width=panel.width)
         _threats(axis, panel)
         axis.set_title(panel.title, pad=18 if panel.many else 6)
+    worst = any(column.label == "worst case" for panel in shown for column in panel.columns)
+    words = f"{UNDER_ATTACK}, % of all images" + f"; {WORST}" * worst
+    figure.supxlabel(words, fontsize=7, color=SOFT)
     return Drawing(figure, {"tables": [_numbers(source, table) for table in found]})
 
 
@@ -88,12 +93,10 @@ def _panels(table: Table) -> list[_Panel]:
         room = width / len(block)
         spans = [list(group) for _, group in groupby(block, lambda column: column.group)]
         narrow = {c.id for span in spans for c in span if c.group and len(span) * room < LETTER * len(c.group)}
-        panel = _Panel(table, block, mine, f"{table.title}, ", narrow, width)
+        title = table.title + (", continued" if number else "")
+        panel = _Panel(table, block, mine, title, narrow, width)
         if not panel.many:
-            title = f"{panel.title}{columns[1].group}, accuracy in %"
-            panel = panel._replace(narrow=set(), title=title)
-        else:
-            panel = panel._replace(title=f"{panel.title}accuracy in %" + (", continued" if number else ""))
+            panel = panel._replace(narrow=set(), title=f"{table.title}, {columns[1].group}")
         found.append(panel)
     return found
 

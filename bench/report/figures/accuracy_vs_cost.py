@@ -13,6 +13,7 @@ from bench.report.figures._plot import (
     COLOUR,
     ROW,
     WIDTH,
+    WORST,
     label_apart,
     log_axis,
     measured,
@@ -104,7 +105,7 @@ def draw(source: Source) -> Drawing:
     for axis in axes.flat[len(found) :]:
         axis.set_visible(False)
     for line in axes:
-        line[0].set_ylabel("worst-case accuracy, %")
+        line[0].set_ylabel(f"{WORST}, %")
     handles = [
         Line2D([], [], marker="o", linestyle="", color=COLOUR["adaptive"], label="white-box or adaptive"),
         Line2D([], [], marker="o", linestyle="", color=COLOUR["static"], markerfacecolor="white", label="static"),

@@ -1,4 +1,4 @@
-"""Accuracy against the attacker's budget, one panel for each attack that was run with several."""
+"""Accuracy under attack against the attacker's budget, one panel for each attack that was run with several."""
 
 from __future__ import annotations
 
@@ -84,12 +84,14 @@ def _curves(source: Source) -> dict[Panel, dict[tuple[str, str], dict[Fraction, 
     for r in source.results:
         if r.cell.attack is None or r.metrics is None or (eps := r.cell.attack.threat.eps) is None:
             continue
+        if (share := r.metrics.accuracy_under_attack) is None:
+            continue
         defense, attack = source.board.labels[r.key]
         # The label of a swept attack names its budget, which is the axis here.
         place = f"{r.names.dataset} · {r.names.model} · {r.metrics.n:,} images"
         panel = (place, r.cell.data.indices_sha, without_eps(attack), NORMS[r.cell.attack.threat.norm])
         shares, _ = found[panel][defense, r.names.access].setdefault(eps, ([], r.metrics.n))
-        shares.append(r.metrics.robust_accuracy)
+        shares.append(share)
     swept = {
         panel: {name: points for name, points in lines.items() if len(points) > 1} for panel, lines in found.items()
     }

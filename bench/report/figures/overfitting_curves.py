@@ -1,4 +1,4 @@
-"""Accuracy over training epochs, one panel for each recipe: train and test images, clean and attacked."""
+"""Accuracy over training epochs, one panel for each recipe: train and test images, clean and under attack."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def draw(source: Source) -> Drawing:
     for axis in axes.flat[len(runs) :]:
         axis.set_visible(False)
     for line in axes:
-        line[0].set_ylabel("accuracy, %")
+        line[0].set_ylabel("accuracy under attack, %\n(or clean)")
     named = {line.get_label(): line for axis in axes.flat for line in axis.lines}
     figure.legend(handles=[*named.values()], loc="outside lower center", ncols=4)
     return Drawing(

@@ -15,7 +15,9 @@ from bench.report.figures._plot import (
     COLOUR,
     INK,
     SOFT,
+    UNDER_ATTACK,
     WIDTH,
+    WORST,
     alike,
     attacked,
     folded,
@@ -86,7 +88,6 @@ def draw(source: Source) -> Drawing:
             name_rows(axis, names if axis is line[0] else [""] * len(names))
             axis.tick_params(axis="y", length=0)
         line[0].set_ylabel(table.title.replace(" · ", "\n"))
-    axes[-1][0].set_xlabel("accuracy, %")
     marks = {
         "adaptive, or white-box for a bare network": (COLOUR["adaptive"], COLOUR["adaptive"]),
         "static": (COLOUR["static"], "white"),
@@ -98,7 +99,8 @@ def draw(source: Source) -> Drawing:
         )
         for name, (edge, face) in marks.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    title = f"% of all images; under one attack: {UNDER_ATTACK}; {WORST}"
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, title=title, title_fontsize=7)
     return Drawing(figure, {"accuracies": numbers})
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from matplotlib import pyplot as plt
 
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._plot import WIDTH, alike, heatmap, measured, trained_with
+from bench.report.figures._plot import SOFT, WIDTH, WORST, alike, heatmap, measured, trained_with
 from bench.report.figures._tpap import STEP, Setting, differences, reference, settings
 
 
@@ -24,7 +24,7 @@ def draw(source: Source) -> Drawing:
         raise Missing(f"{STEP} was run on one training recipe only: give base as a list in the configuration")
     rows = [len(group[0]) for group in groups]
     figure, axes = plt.subplots(
-        len(groups), 3, figsize=(WIDTH, sum(0.9 + 0.28 * n for n in rows)), squeeze=False, height_ratios=rows
+        len(groups), 3, figsize=(WIDTH, sum(0.9 + 0.28 * n for n in rows) + 0.2), squeeze=False, height_ratios=rows
     )
     numbers = []
     for line, (recipes, columns, mine) in zip(axes, groups, strict=True):
@@ -62,6 +62,7 @@ def draw(source: Source) -> Drawing:
             if (recipe, column) in shown
         ]
         line[0].set_ylabel("trained with")
+    figure.supxlabel(f"% of all images; {WORST}", fontsize=7, color=SOFT)
     return Drawing(figure, {"accuracies": numbers})
 
 

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._plot import COLOUR, INK, WIDTH, alike, measured, narrow_title, whisker
+from bench.report.figures._plot import COLOUR, INK, WIDTH, WORST, alike, measured, narrow_title, whisker
 from bench.report.figures._tpap import STEP, Setting, differences, reference, settings
 from bench.report.rows import Value
 from bench.types import eps_text, exact
@@ -83,13 +83,15 @@ def draw(source: Source) -> Drawing:
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for line in axes:
-        line[0].set_ylabel("accuracy, %")
+        line[0].set_ylabel("clean accuracy or worst case, %")
     handles = [
         Rectangle((0, 0), 1, 1, facecolor="white", edgecolor=INK, label="clean"),
         Rectangle((0, 0), 1, 1, color=COLOUR["static"], label="worst case, static"),
         Rectangle((0, 0), 1, 1, color=COLOUR["adaptive"], label="worst case, adaptive"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=3, title=f"% of all images; {WORST}", title_fontsize=7
+    )  # fmt: skip
     return Drawing(figure, {"settings": numbers})
 
 
