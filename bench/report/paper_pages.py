@@ -180,7 +180,8 @@ def _listed(item: Item, out: Path) -> list[str]:
     key, words, values = item.listed
     numbers = json.loads((out / f"{item.figure}.json").read_text(encoding="utf-8"))[key]
     rows = [[*(str(row[each]) for each in words), *(_percent(row.get(each)) for each in values)] for row in numbers]
-    return [_grid([*words, *values], rows, len(words))]
+    heads = [value if value == "clean" else f"worst case, {value}" for value in values]
+    return [_grid([*words, *heads], rows, len(words))]
 
 
 def _table(

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from bench import weights
+from bench.cli import main
 from bench.data import open_set
 from bench.models.resnet18 import resnet18
 from bench.registry import find
+from bench.store import Store
 from bench.target import Meter, NetworkTarget, frozen
 from bench.types import Threat
 
@@ -61,3 +63,29 @@ def test_fgsm_leaves_31_of_200(net, images):
 def test_pgd_20_leaves_none_of_200(net, images):
     x, y = (each[:200] for each in images)
     assert correct(net, attacked(net, x, y, "pgd", steps=20, step_size="0.003"), y) <= 1
+
+
+def test_tpap_on_a_plain_network_is_right_under_attack_on_61_of_200_and_both_times_on_17(tmp_path):
+    # The step harms images that the network is sure of and undoes a small attack on others: two measures, far apart.
+    (tmp_path / "harm.toml").write_text("""
+schema = 1
+name = "harm"
+[dataset]
+name = "cifar10"
+n = 200
+subset = "first"
+[[models]]
+arch = "resnet18"
+[[defenses]]
+use = "tpap"
+base = "weights:pyautoattack"
+[[attacks]]
+use = "fgsm"
+eps = "1/255"
+access = ["static"]
+""")
+    places = ["--store", str(tmp_path / "store"), "--report", str(tmp_path / "report"), "--data", str(FOLDER)]
+    assert main(["run", str(tmp_path / "harm.toml"), "--device", "cpu", *places]) == 0
+    (found,) = (r.metrics for r in Store(tmp_path / "store").results() if r.cell.attack)
+    assert found.accuracy_under_attack * 200 == pytest.approx(61, abs=1)
+    assert found.robust_accuracy * 200 == pytest.approx(17, abs=1)

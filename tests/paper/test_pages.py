@@ -39,6 +39,13 @@ def test_the_motivation_table_has_published_measured_and_deviation(found):
     assert "Published: Tang and Zhang" in rows
 
 
+def test_robust_accuracy_stands_beside_what_is_compared_with_the_paper(tmp_path):
+    clean, under = [i < 400 for i in range(1000)], [100 <= i < 800 for i in range(1000)]
+    found = sections(tmp_path, [cifar("pgd-at", clean=clean, adversarial=under)])
+    assert "| 70.0 [67.1, 72.8] robust 30.0 (48.91, +21.1) |" in found["Motivation table"]
+    assert "Worst case: right clean and under every attack of the line" in (tmp_path / "paper/README.md").read_text()
+
+
 def test_every_table_says_how_large_its_run_was(found):
     for title in ("Motivation table", "Main tables", "Cost"):
         assert "Size: test images cifar10 1,000; trained on 50,000 images" in found[title]

@@ -1,9 +1,11 @@
 import json
+from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.text import Text
 
 from bench.cli import main
 from bench.keys import TRAINING_VERSION, canonical_json, key_of
@@ -52,6 +54,63 @@ def test_the_heat_map_holds_the_numbers_of_the_leaderboard(tmp_path):
     assert heads == ["clean", "fgsm", "pgd", "worst case"]
     assert rows["tpap", "static"] == [0.984, 0.418, 0.970, 0.418]
     assert rows["tpap", "adaptive"] == [0.984, 0.300, 0.026, 0.026]
+
+
+def harmed(*more_budgets):
+    """A step that harms clean images: 70 of 100 right under attack, 30 of them right clean as well."""
+    clean = [i < 40 for i in range(100)]
+    under = [10 <= i < 80 for i in range(100)]
+    common = {"step": "tpap", "clean": clean, "adversarial": under}
+    places = [("static", "8/255"), ("adaptive", "8/255"), *(("static", eps) for eps in more_budgets)]
+    found = [result("tpap", access=access, eps=eps, **common) for access, eps in places]
+    bare = [result("plain", None, clean=clean, recipe="plain"), result("plain", clean=clean, recipe="plain")]
+    return [*found, *bare, result("jpeg", step="jpeg", clean=clean, recipe="plain", access="adaptive")]
+
+
+def words(name, results, tmp_path):
+    """Return everything that is written on a figure, as one line."""
+    source = figures.source_of(results, Store(tmp_path / "no-store"))
+    drawing = import_module(f"bench.report.figures.{name.replace('-', '_')}").draw(source)
+    try:
+        return " ".join(" ".join(text.get_text() for text in drawing.figure.findobj(Text)).split())
+    finally:
+        plt.close(drawing.figure)
+
+
+def test_cells_of_figures_are_accuracy_under_attack_and_worst_cases_are_not(tmp_path):
+    (table,) = drawn("accuracy-heatmap", harmed(), tmp_path)["tables"]
+    heads = [(column["attack"], column["threat"]) for column in table["columns"]]
+    (static,) = (row["accuracy"] for row in table["rows"] if (row["defense"], row["access"]) == ("tpap", "static"))
+    cell = static[heads.index(("pgd", "Linf 8/255"))]
+    assert (cell["value"], cell["robust_accuracy"]) == (0.7, 0.3)
+    (curve,) = drawn("eps-sweep", harmed("4/255"), tmp_path)["curves"]
+    assert [point["value"] for point in curve["accuracy"]] == [0.7, 0.7]
+    (gap,) = drawn("access-gap", harmed(), tmp_path)["tables"]
+    assert {d["static"]["value"] for d in gap["defenses"] if d["defense"] == "tpap"} == {0.3}
+    shown = drawn("preprocessing", harmed(), tmp_path)["accuracies"]
+    tpap = {row["attack"]: row["accuracy"]["value"] for row in shown if row["defense"] == "tpap"}
+    assert tpap == {"clean": 0.4, "pgd": 0.7, "worst case": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("accuracy-heatmap", ("accuracy under attack, % of all images", "worst case (clean counts as an attack)")),
+        ("preprocessing", ("under one attack: accuracy under attack", "worst case (clean counts as an attack)")),
+        ("eps-sweep", ("accuracy under attack, %",)),
+        ("access-gap", ("worst case (clean counts as an attack), %",)),
+        ("accuracy-vs-cost", ("worst case (clean counts as an attack), %",)),
+    ],
+)
+def test_a_figure_says_which_measure_it_shows(tmp_path, name, said):
+    text = words(name, [*harmed(*["4/255"] * (name == "eps-sweep")), *story(100)], tmp_path)
+    assert all(each in text for each in said), text
+
+
+def test_ablation_and_substitution_say_that_clean_counts_as_an_attack(tmp_path):
+    settings = [*purified(0.5), *purified(0.4, steps=10), *purified(0.3, recipe="pgd-at")]
+    for name in ("tpap-ablation", "substitution"):
+        assert "worst case (clean counts as an attack)" in words(name, settings, tmp_path)
 
 
 def test_the_pareto_front_holds_no_point_that_a_cheaper_one_beats(tmp_path):

@@ -33,6 +33,16 @@ def test_published_numbers_stand_beside_measured_ones_with_source_and_deviation(
     assert any("41.2" in each or "84.74" in each for each in clean.references)
 
 
+def test_what_compares_with_a_published_number_is_the_accuracy_under_attack():
+    # Right under attack on 700 images, of which 300 are right clean: the paper would print 70.
+    clean, under = [i < 400 for i in range(1000)], [100 <= i < 800 for i in range(1000)]
+    row = found([cifar(clean=clean, adversarial=under)])["pgd-at", "white-box", "pgd, Linf 8/255"]
+    assert (row.measured, row.robust_accuracy) == (70.0, 30.0)
+    assert row.deviation == pytest.approx(70 - 48.91)
+    assert "| 70 | 48.91 | +21.1 | 30 |" in as_markdown([row])
+    assert "Measured and published alike are accuracy under attack" in as_text([row])
+
+
 def test_lists_of_other_lengths_are_told_apart():
     short = {"clean": [True] * 50, "adversarial": outcomes(0.2, 50)}
     rows = beside(build([cifar(adversarial=outcomes(0.5, 1000)), cifar(**short)]))
