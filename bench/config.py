@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from bench import layers, registry
 from bench.types import Norm, UsageError
@@ -44,11 +44,28 @@ class _Method(BaseModel):
         return dict(self.model_extra or {})
 
 
+def _texts(value: object) -> object:
+    """Folders and labels that are numbers may be written as numbers."""
+    bare = isinstance(value, list) and all(isinstance(each, int) and not isinstance(each, bool) for each in value)
+    return [str(each) for each in value] if bare and isinstance(value, list) else value
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"'{twice[0]}' stands there twice")
+    return names
+
+
 class DatasetConfig(_Section):
     name: str
     n: int | None = Field(None, gt=0)
-    subset: Literal["first", "stratified"] = "first"
+    #: By default, stratified where the order of the images may mean something, else the first.
+    subset: Literal["first", "stratified"] | None = None
     train_n: int | None = Field(None, gt=0)
+    #: The names of the classes in the order of their labels; by default the set's own.
+    classes: Annotated[tuple[str, ...], BeforeValidator(_texts), AfterValidator(_distinct)] = Field((), min_length=2)
+    #: 3 for RGB, 1 for grey; by default a named set's own, and of another set 1 where all its files are grey.
+    channels: Literal[1, 3] | None = None
     image_size: int | tuple[int, int] | None = None
     interpolation: Literal["nearest", "bilinear"] = "bilinear"
 

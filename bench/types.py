@@ -98,7 +98,11 @@ class MethodRef(Frozen):
 
 
 class DataRef(Frozen):
-    """An exact list of images: which set, which split, which rows, after which resizing."""
+    """An exact list of images: which set, which split, which rows, after which resizing.
+
+    ``classes`` is the order of the classes where the user gave one, and ``classes_present`` how many of them have an
+    image in the list, where that is not all.
+    """
 
     name: str
     split: Literal["train", "test"]
@@ -106,6 +110,8 @@ class DataRef(Frozen):
     subset: Literal["first", "stratified"] = "first"
     image_shape: tuple[int, int, int]
     num_classes: int
+    classes: tuple[str, ...] = Field((), exclude_if=lambda given: not given)
+    classes_present: int | None = Field(None, exclude_if=lambda count: count is None)
     interpolation: Literal["nearest", "bilinear"] = "bilinear"
     indices_sha: str
     data_sha: str

@@ -81,6 +81,8 @@ def work(args: argparse.Namespace) -> tuple[Request, Work]:
 
     chosen = request(args, args.what)
     how = {"n": args.n, "seed": args.seed, "only": args.only, "shard": args.shard}
+    # What is verified must not stand on images that were altered in the cache.
+    how["thorough"] = getattr(args, "verify", None) is not None
     return chosen, make(*chosen.parts, name=chosen.name, data_folder=data_folder(args), **how)
 
 

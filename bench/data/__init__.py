@@ -13,14 +13,31 @@ import numpy as np
 
 from bench.data import folders, parquet
 from bench.data.named import NAMED, NamedSet, locate
-from bench.data.rows import Interpolation, Numbers, Pixels, Place, Row, Rows, Source, Split, held_out, stratified
+from bench.data.rows import (
+    Interpolation,
+    Numbers,
+    Pixels,
+    Place,
+    Row,
+    Rows,
+    Source,
+    Split,
+    class_by_class,
+    held_out,
+    listed,
+    renumbered,
+    stratified,
+)
 from bench.keys import sha256_hex
 from bench.registry import unknown
 from bench.types import DataRef, UsageError
 
-__all__ = ["NAMED", "ImageSet", "NamedSet", "data_ref", "open_ref", "open_set", "rows_of", "select"]
+__all__ = ["NAMED", "ImageSet", "NamedSet", "Subset", "data_ref", "open_ref", "open_set", "rows_of", "select"]
 
 _log = logging.getLogger("crossfire")
+_said: set[str] = set()
+
+Subset = Literal["first", "stratified"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +47,12 @@ class ImageSet:
     Attributes:
         name: as the configuration calls it.
         split: ``"train"`` or ``"test"``.
-        images: uint8 (N, C, H, W), memory-mapped and read-only; C is 3 (RGB), for ``digits`` 1.
+        images: uint8 (N, C, H, W), memory-mapped and read-only; C is 3 (RGB) or 1 (grey).
         labels: int64 (N,), in [0, len(class_names)).
         class_names: one name for each class.
         sha: SHA-256 of the pixels and labels as they are here, whatever files they came from.
         interpolation: how images of another size were resized.
+        classes: the order of the classes as the user gave it, if he did.
     """
 
     name: str
@@ -44,9 +62,19 @@ class ImageSet:
     class_names: tuple[str, ...]
     sha: str
     interpolation: Interpolation = "bilinear"
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the order of the images may mean something, so that the first of them are no sample.
+
+        So it is with every set of the user's own (by class, by film, by difficulty), and with a named one whose labels
+        come class by class.
+        """
+        return _is_own(self.name) or class_by_class(np.asarray(self.labels))
 
 
 def open_set(
@@ -56,6 +84,9 @@ def open_set(
     folder: Path | None,
     image_size: tuple[int, int] | None = None,
     interpolation: Interpolation = "bilinear",
+    channels: int | None = None,
+    classes: tuple[str, ...] = (),
+    thorough: bool = False,
 ) -> ImageSet:
     """Return one split of a set; it is decoded the first time and memory-mapped from the user's cache ever after.
 
@@ -66,22 +97,35 @@ def open_set(
         folder: where named sets are looked for first, before ``$CROSSFIRE_DATA`` and the user's cache.
         image_size: height and width that every image is resized to; the set's own by default.
         interpolation: how; bilinear is antialiased when it shrinks.
+        channels: 3 (RGB) or 1 (grey); by default the named set's, and of one's own set 1 where every file is grey.
+        classes: the names of the classes in the order of their labels; the set's own order by default.
+        thorough: hash files and decoded arrays again, however unchanged they look.
 
     Raises:
-        UsageError: no such set or split, it cannot be found, or a file of it is damaged or not what it should be.
+        UsageError: no such set or split, it cannot be found, its classes are not sure to be those that are meant, or a
+            file of it is damaged or not what it should be.
     """
-    source, channels, native = _source(name, split, folder)
-    size = image_size or native or _size_of_first(source)
+    place = _place(name, folder)
+    if split not in place.splits:
+        raise UsageError(
+            f"dataset {name}: {place.folder} has no {split} images, only {', '.join(sorted(place.splits))}"
+        )
+    source = _source(name, place, split, classes)
+    if channels is None:
+        channels = _channels(name, place, source)
+    size = image_size or (NAMED[name].image_shape[1:] if name in NAMED else None) or _size_of_first(source)
     if min(size) < 1:
         raise UsageError(f"image_size = {list(size)}: height and width must be at least 1")
     from bench.data.cache import decoded
 
-    found = decoded(source, channels, size, interpolation)
+    found = decoded(source, channels, size, interpolation, thorough=thorough)
     uneven = name in NAMED and NAMED[name].uneven
     if found.resized and image_size is None and not uneven:
         raise UsageError(
             f"{found.resized}, not {size[0]}x{size[1]} as the set is; give image_size = [height, width] to resize all"
         )
+    if found.transparent:
+        _say(f"dataset {name}: {found.transparent} has pixels that are not opaque; alpha is dropped, as by torchvision")
     return ImageSet(
         name,
         split,
@@ -91,16 +135,19 @@ def open_set(
         found.sha,
         # Keys must not differ by an option that had no effect.
         interpolation if found.resized else "bilinear",
+        classes,
     )
 
 
-def select(images: ImageSet, n: int | None, subset: Literal["first", "stratified"]) -> Numbers:
-    """Return the row numbers (int64, rising) of ``n`` images, or of all.
+def select(images: ImageSet, n: int | None, subset: Subset | None = None) -> Numbers:
+    """Return the row numbers (int64) of ``n`` images, or of all.
 
     Args:
         images: the set.
         n: how many; ``None`` for all.
-        subset: the first ``n``, as the field does, or the first of every class in proportion to its size.
+        subset: ``"first"`` takes the first ``n``, as the field does; ``"stratified"`` as many of every class as is its
+            share: the first of each where the order of the set is mixed, else drawn with a fixed seed and in random
+            order. By default, the second where the order of the set may mean something, else the first.
 
     Raises:
         UsageError: ``n`` is below 1 or above what the set has.
@@ -109,12 +156,19 @@ def select(images: ImageSet, n: int | None, subset: Literal["first", "stratified
         raise UsageError(f"n = {n}: at least one image is needed")
     if n is not None and n > len(images):
         raise UsageError(f"n = {n}: {images.name} has {len(images)} {images.split} images")
-    if subset == "stratified":
-        return stratified(np.asarray(images.labels), len(images) if n is None else n)
-    return np.arange(len(images) if n is None else n, dtype=np.int64)
+    count = len(images) if n is None else n
+    if (subset or default_subset(images)) == "first":
+        return np.arange(count, dtype=np.int64)
+    labels = np.asarray(images.labels)
+    return held_out(labels, count)["test"] if images.ordered else stratified(labels, count)
 
 
-def data_ref(images: ImageSet, n: int | None = None, subset: Literal["first", "stratified"] = "first") -> DataRef:
+def default_subset(images: ImageSet) -> Subset:
+    """Return how images are chosen where nobody says how."""
+    return "stratified" if images.ordered else "first"
+
+
+def data_ref(images: ImageSet, n: int | None = None, subset: Subset | None = None) -> DataRef:
     """Return the reference to ``n`` images of a set.
 
     Raises:
@@ -122,13 +176,16 @@ def data_ref(images: ImageSet, n: int | None = None, subset: Literal["first", "s
     """
     rows = select(images, n, subset)
     channels, height, width = images.images.shape[1:]
+    present, classes = len(np.unique(images.labels[rows])), len(images.class_names)
     return DataRef(
         name=images.name,
         split=images.split,
         n=len(rows),
-        subset=subset,
+        subset=subset or default_subset(images),
         image_shape=(channels, height, width),
-        num_classes=len(images.class_names),
+        num_classes=classes,
+        classes=images.classes,
+        classes_present=None if present == classes else present,
         interpolation=images.interpolation,
         indices_sha=_sha_of_rows(rows),
         data_sha=images.sha,
@@ -142,7 +199,13 @@ def open_ref(ref: DataRef, *, folder: Path | None) -> ImageSet:
         UsageError: as :func:`open_set`, or the set has changed since the reference was made.
     """
     images = open_set(
-        ref.name, ref.split, folder=folder, image_size=ref.image_shape[1:], interpolation=ref.interpolation
+        ref.name,
+        ref.split,
+        folder=folder,
+        image_size=ref.image_shape[1:],
+        interpolation=ref.interpolation,
+        channels=ref.image_shape[0],
+        classes=ref.classes,
     )
     rows_of(images, ref)
     return images
@@ -174,18 +237,47 @@ def _size_of_first(source: Source) -> tuple[int, int]:
     return native_size(first)
 
 
-def _source(name: str, split: Split, folder: Path | None) -> tuple[Source, int, tuple[int, int] | None]:
-    if name == "digits":
-        return _digits(split), 1, NAMED[name].image_shape[1:]
+def _is_own(name: str) -> bool:
+    return name.partition(":")[0] in ("parquet", "folder")
+
+
+def _say(line: str) -> None:
+    if line not in _said:
+        _said.add(line)
+        _log.warning("%s", line)
+
+
+def _source(name: str, place: Place, split: Split, classes: tuple[str, ...]) -> Source:
+    source = place.source(split)
+    if classes:
+        try:
+            source = renumbered(source, classes)
+        except UsageError as error:
+            raise UsageError(f"dataset {name}: {error}") from None
+    if source.doubt:
+        ways = f"classes = [...] under [dataset], which names them all ({listed(source.class_names)})"
+        raise UsageError(f"dataset {name}: {source.doubt}; if these are the classes, give {ways}")
+    if len(source.class_names) < 2:
+        raise UsageError(f"dataset {name}: all images are of one class, {listed(source.class_names)}; two are needed")
+    if source.remark:
+        _say(f"dataset {name}: {source.remark}")
+    return source
+
+
+def _channels(name: str, place: Place, source: Source) -> int:
     if name in NAMED:
-        place, native = locate(NAMED[name], folder), NAMED[name].image_shape[1:]
-    else:
-        place, native = _own(name), None
-    if split not in place.splits:
-        raise UsageError(
-            f"dataset {name}: {place.folder} has no {split} images, only {', '.join(sorted(place.splits))}"
-        )
-    return place.source(split), 3, native
+        return NAMED[name].image_shape[0]
+    from bench.data.cache import all_grey
+
+    # Over all splits, since one network takes the images of each.
+    grey = all_grey(source) and all(all_grey(place.source(split)) for split in sorted(place.splits))
+    return 1 if grey else 3
+
+
+def _place(name: str, folder: Path | None) -> Place:
+    if name == "digits":
+        return Place(Path(), frozenset({"train", "test"}), _digits)
+    return locate(NAMED[name], folder) if name in NAMED else _own(name)
 
 
 def _own(name: str) -> Place:
@@ -202,7 +294,7 @@ def _own(name: str) -> Place:
         wanted = "*.parquet" if kind == "parquet" else "<split>/<class>/ or <class>/ with images"
         raise UsageError(f"dataset {name}: no {wanted} in {folder.absolute()}")
     if unsplit:
-        _log.warning("dataset %s has no split of its own: all of it serves as the test split", name)
+        _say(f"dataset {name} has no split of its own: all of it serves as the test split")
     return place
 
 

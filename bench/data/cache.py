@@ -1,13 +1,15 @@
 """Decoded images, kept as one uint8 array per split under a key made of the files' content.
 
 An entry is a folder that is written beside its place and renamed, so it is either whole or not there; processes that
-decode the same split at the same time each write their own, and the first to finish is kept.
+decode the same split at the same time each write their own, and the first to finish is kept. It holds the SHA-256 of
+its content and the times at which its files were written. Where those differ, or under ``--verify``, the content is
+hashed again; an entry that was altered is said, and made again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
 import secrets
 import shutil
@@ -17,65 +19,142 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.data.decode import decode
+from bench.data.decode import decode, is_grey
+from bench.data.memo import cache_folder, hashes, keep, recall, stamp, unwritable
 from bench.data.rows import Interpolation, Numbers, Pixels, Row, Source
 from bench.keys import sha256_hex
-from bench.store import write_atomically
 from bench.types import UsageError
 
-_VERSION = "1"
+_VERSION = "2"
 _AT_ONCE = 2048
 # Below this many pixels an image is decoded sooner than threads can take turns at it.
 _WORTH_A_THREAD = 128 * 128
 _ABANDONED_AFTER_S = 24 * 3600
-# A file changed twice within one tick of the clock keeps its stamp: a hash that young is not remembered.
-_TICK_NS = 2 * 10**9
+# Several processes may find an entry damaged at once, and one sets aside what another has just made.
+_TRIES = 8
+_ARRAYS = ("images.npy", "labels.npy")
+_log = logging.getLogger("crossfire")
 
 
 class Decoded(NamedTuple):
-    """``images`` (N, C, H, W) and ``labels`` (N,), memory-mapped; ``resized``: the first that had another size."""
+    """``images`` (N, C, H, W) and ``labels`` (N,), memory-mapped, and the SHA-256 of both.
+
+    ``resized`` and ``transparent`` say which image was the first that had another size, or pixels that are not opaque.
+    """
 
     images: Pixels
     labels: Numbers
     sha: str
     resized: str | None
+    transparent: str | None
 
 
-def cache_folder() -> Path:
-    """Return ``$XDG_CACHE_HOME/crossfire``, or ``~/.cache/crossfire``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crossfire"
-
-
-def decoded(source: Source, channels: int, size: tuple[int, int], interpolation: Interpolation) -> Decoded:
+def decoded(
+    source: Source, channels: int, size: tuple[int, int], interpolation: Interpolation, *, thorough: bool = False
+) -> Decoded:
     """Return a split decoded at a size, from the cache where the same content has been decoded before.
+
+    Args:
+        source: where its images lie.
+        channels: 1 or 3.
+        size: height and width.
+        interpolation: how images of another size are resized.
+        thorough: hash the files and the decoded arrays again, however unchanged they look.
 
     Raises:
         UsageError: a file is damaged or not what its publisher gave, or the cache folder cannot be written.
     """
-    shas = _hashes(source.files)
+    shas = hashes(source.files, thorough=thorough)
     _check_expected(source, shas)
     shape = f"{channels}x{size[0]}x{size[1]} {interpolation} {len(source.class_names)}"
     entry = cache_folder() / "decoded" / sha256_hex(_VERSION, source.recipe, shape, *shas)
-    if not entry.is_dir():
+    for _ in range(_TRIES):
+        try:
+            return _load(entry, thorough=thorough)
+        except FileNotFoundError:
+            if entry.is_dir():
+                _set_aside(entry, "a file is missing")
+        except (OSError, ValueError, KeyError) as error:
+            _set_aside(entry, str(error))
         _make(entry, source, channels, size, interpolation)
+    return _load(entry, thorough=thorough)
+
+
+def all_grey(source: Source) -> bool:
+    """Say whether every image of a split is grey as its file says; remembered by the content of the files.
+
+    Raises:
+        UsageError: a file is no image, or the cache folder cannot be written.
+    """
+    memo = cache_folder() / "grey" / f"{sha256_hex(_VERSION, source.recipe, *hashes(source.files))}.json"
     try:
-        return _load(entry)
-    except (OSError, ValueError, KeyError, EOFError):
-        # Cut short behind our back, and made of files that are still there.
-        shutil.rmtree(entry, ignore_errors=True)
-        _make(entry, source, channels, size, interpolation)
-        return _load(entry)
+        return bool(recall(memo)["grey"])
+    except (OSError, ValueError, KeyError):
+        pass
+    found = all(map(is_grey, source.read().items))
+    keep(memo, {"grey": found})
+    return found
 
 
-def _load(entry: Path) -> Decoded:
-    about = json.loads((entry / "about.json").read_text(encoding="utf-8"))
-    images = np.load(entry / "images.npy", mmap_mode="r", allow_pickle=False)
-    labels = np.load(entry / "labels.npy", mmap_mode="r", allow_pickle=False)
-    return Decoded(images, labels, about["sha"], about["resized"])
+def _load(entry: Path, *, thorough: bool) -> Decoded:
+    about = recall(entry / "about.json")
+    images, labels = (_array(entry / name) for name in _ARRAYS)
+    here = _stamps(entry)
+    if thorough or about["stamps"] != here:
+        if _content(images, labels) != about["sha"]:
+            unseen = "; its times say nothing of it, so results may stand on it: run --verify 100% tells"
+            raise ValueError(f"its arrays were altered{unseen if about['stamps'] == here else ''}")
+        if about["stamps"] != here:
+            _restamp(entry, {**about, "stamps": here})
+    return Decoded(images, labels, about["sha"], about["resized"], about["transparent"])
+
+
+def _array(path: Path) -> Any:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception:  # NumPy takes the head apart with Python's tokenizer, which raises errors of its own
+        raise ValueError(f"{path.name} was cut short or altered") from None
+
+
+def _stamps(entry: Path) -> dict[str, Any]:
+    return {name: stamp((entry / name).stat()) for name in _ARRAYS}
+
+
+def _restamp(entry: Path, about: dict[str, Any]) -> None:
+    try:
+        keep(entry / "about.json", about)
+    except UsageError:
+        # A cache that others share and that we may only read: it is hashed at every use.
+        _log.info("%s cannot be stamped again", entry)
+
+
+def _content(images: Pixels, labels: Numbers) -> str:
+    if images.dtype != np.uint8 or labels.dtype != np.int64 or not images.flags.c_contiguous:
+        return ""
+    digest = hashlib.sha256(repr(images.shape).encode())
+    for start in range(0, len(images), _AT_ONCE):
+        digest.update(images[start : start + _AT_ONCE].data)
+    digest.update(labels.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _set_aside(entry: Path, reason: str) -> None:
+    """Say that an entry is damaged and take it away at one stroke, for others may be at it."""
+    _log.warning("%s does not count: %s. Its images are decoded again", entry, reason)
+    aside = entry.with_name(f".{entry.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        entry.rename(aside)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise unwritable(error) from None
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _make(entry: Path, source: Source, channels: int, size: tuple[int, int], interpolation: Interpolation) -> None:
@@ -90,7 +169,7 @@ def _make(entry: Path, source: Source, channels: int, size: tuple[int, int], int
             if not entry.is_dir():
                 raise
     except OSError as error:
-        raise _unwritable(error) from None
+        raise unwritable(error) from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -108,6 +187,7 @@ def _write(folder: Path, source: Source, channels: int, size: tuple[int, int], i
     shape = (total, channels, *size)
     labels: list[int] = []
     resized: str | None = None
+    transparent: str | None = None
     digest = hashlib.sha256(repr(shape).encode())
     to_pixels = partial(decode, channels=channels, size=size, interpolation=interpolation)
     with (folder / "images.npy").open("wb") as file, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -129,6 +209,8 @@ def _write(folder: Path, source: Source, channels: int, size: tuple[int, int], i
             for row, result in zip(rows, results, strict=True):
                 if resized is None and result.native != size:
                     resized = f"{row.where} is {result.native[0]}x{result.native[1]}"
+                if transparent is None and result.transparent:
+                    transparent = row.where
         file.flush()
         os.fsync(file.fileno())
     if len(labels) != total:
@@ -139,46 +221,13 @@ def _write(folder: Path, source: Source, channels: int, size: tuple[int, int], i
         np.save(file, numbers)
         file.flush()
         os.fsync(file.fileno())
-    write_atomically(folder / "about.json", json.dumps({"sha": digest.hexdigest(), "resized": resized}).encode())
+    about = {"sha": digest.hexdigest(), "resized": resized, "transparent": transparent, "stamps": _stamps(folder)}
+    keep(folder / "about.json", about)
 
 
 def _in_parts(items: Iterator[Row]) -> Iterator[list[Row]]:
     while part := list(islice(items, _AT_ONCE)):
         yield part
-
-
-def _hashes(files: tuple[Path, ...]) -> tuple[str, ...]:
-    """Return the SHA-256 of each file; remembered for as long as no path, size or time of change differs."""
-    try:
-        stats = [path.stat() for path in files]
-    except OSError as error:
-        raise UsageError(f"{error.filename}: {error.strerror}") from None
-    stamps = [
-        f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}" for path, stat in zip(files, stats, strict=True)
-    ]
-    memo = cache_folder() / "hashes" / f"{sha256_hex(*stamps)}.json"
-    try:
-        known = json.loads(memo.read_text(encoding="utf-8"))
-        if isinstance(known, list) and len(known) == len(files):
-            return tuple(map(str, known))
-    except (OSError, ValueError):
-        pass
-    try:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            found = tuple(pool.map(_hash, files))
-    except OSError as error:
-        raise UsageError(f"{error.filename}: {error.strerror}") from None
-    if all(stat.st_mtime_ns < time.time_ns() - _TICK_NS for stat in stats):
-        try:
-            write_atomically(memo, json.dumps(found).encode())
-        except OSError as error:
-            raise _unwritable(error) from None
-    return found
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_expected(source: Source, shas: tuple[str, ...]) -> None:
@@ -188,8 +237,3 @@ def _check_expected(source: Source, shas: tuple[str, ...]) -> None:
             raise UsageError(
                 f"{path}: its SHA-256 is {sha[:12]}..., meta.json beside it says {expected[path.name][:12]}..."
             )
-
-
-def _unwritable(error: OSError) -> UsageError:
-    where = error.filename or cache_folder()
-    return UsageError(f"the cache cannot be written: {where}: {error.strerror}; set XDG_CACHE_HOME to another folder")

@@ -6,47 +6,74 @@ import io
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from bench.data.rows import Interpolation, Pixels, Row
 from bench.types import UsageError
 
 _FILTERS = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
 _EIGHT_BIT = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
+_GREY = frozenset({"1", "L", "LA", "La", "I", "F"})
+_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 
 class Decoded(NamedTuple):
+    """``pixels`` (C, H, W); height and width before any resizing; whether a pixel is not opaque."""
+
     pixels: Pixels
     native: tuple[int, int]
+    transparent: bool
 
 
 def native_size(row: Row) -> tuple[int, int]:
-    """Return height and width of an image as it lies on disk, reading its header only."""
+    """Return height and width of an image as it is seen, that is, after the rotation that its EXIF block asks for.
+
+    Raises:
+        UsageError: as :func:`decode`.
+    """
     if isinstance(row.image, np.ndarray):
         return row.image.shape[0], row.image.shape[1]
     with _open(row) as image:
+        _load(image, row)
         return image.height, image.width
 
 
+def is_grey(row: Row) -> bool:
+    """Say whether a file holds one channel (with or without alpha), or a palette of greys; reads its header only.
+
+    Three channels that are equal everywhere count as colour: that is how their author wrote them.
+
+    Raises:
+        UsageError: it is in no known format.
+    """
+    with _open(row) as image:
+        if image.mode == "P" and image.palette is not None:
+            colours = np.array(image.getpalette("RGB")).reshape(-1, 3)
+            return bool((colours == colours[:, :1]).all())
+        return image.mode in _GREY or image.mode.startswith("I;16")
+
+
 def decode(row: Row, channels: int, size: tuple[int, int], interpolation: Interpolation) -> Decoded:
-    """Return an image as uint8 (channels, *size); 3 channels are RGB, whatever the file holds.
+    """Return an image as uint8 (channels, *size); 3 channels are RGB, 1 is its luma, whatever the file holds.
+
+    Colours are converted as Pillow, and so torchvision, does: the alpha channel is dropped. Unlike in torchvision,
+    images stand upright: they are turned as the orientation in their EXIF block says.
 
     Raises:
         UsageError: not a whole image of eight bits a channel.
     """
     with _open(row) as image:
+        _load(image, row)
         native, mode = (image.height, image.width), "RGB" if channels == 3 else "L"
-        if image.mode not in _EIGHT_BIT:
-            raise UsageError(f"{row.where}: an image of mode {image.mode}; 8 bits a channel are wanted")
+        transparent = _is_transparent(image)
         try:
-            image.load()
-            image = image if image.mode == mode else image.convert(mode)
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise UsageError(f"{row.where}: a damaged image ({error})") from None
+            shown = image if image.mode == mode else image.convert(mode)
+        except ValueError as error:
+            raise UsageError(f"{row.where}: an image of mode {image.mode} ({error})") from None
         if native != size:
-            image = image.resize((size[1], size[0]), _FILTERS[interpolation])
-        pixels = np.asarray(image)
-    return Decoded(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1), native)
+            shown = shown.resize((size[1], size[0]), _FILTERS[interpolation])
+        pixels = np.asarray(shown)
+    return Decoded(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1), native, transparent)
 
 
 def _open(row: Row) -> Image.Image:
@@ -57,3 +84,30 @@ def _open(row: Row) -> Image.Image:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "it is in no known format" if isinstance(error, UnidentifiedImageError) else error
         raise UsageError(f"{row.where}: not an image ({reason})") from None
+
+
+def _load(image: Image.Image, row: Row) -> None:
+    # Pillow keeps the upper half of 16-bit colours without a word, so their raw mode is looked at too.
+    sixteen = next((str(tile[3]) for tile in getattr(image, "tile", ()) if ";16" in str(tile[3])), None)
+    if image.mode not in _EIGHT_BIT or sixteen:
+        found = f"mode {image.mode}" if image.mode not in _EIGHT_BIT else f"16 bits a channel ({image.mode})"
+        raise UsageError(f"{row.where}: an image of {found}; 8 bits a channel are wanted, so convert it first")
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise UsageError(f"{row.where}: a damaged image ({error})") from None
+    if not isinstance(row.image, np.ndarray) and _orientation(image) != 1:
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # an EXIF block that nobody can read turns no image; its pixels are whole
+        return 1
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    if image.mode not in _ALPHA and "transparency" not in image.info:
+        return False
+    return bool((np.asarray(image.convert("RGBA").getchannel("A")) < 255).any())

@@ -6,34 +6,47 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.data.rows import IMAGE_SUFFIXES, Place, Row, Rows, Source, Split
+from bench.data.rows import IMAGE_SUFFIXES, Place, Row, Rows, Source, Split, in_order, listed
 from bench.types import UsageError
 
-_SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val", "validation")}
+#: What folders of a split are called, in capitals or not. Of the test split, the first line that is there counts.
+_SPLITS: dict[Split, tuple[tuple[str, ...], ...]] = {
+    "train": (("train", "training"),),
+    "test": (("test", "testing"), ("val", "valid", "validation")),
+}
 
 
 def find(folder: Path) -> Place | None:
-    """Return the set under ``folder`` where it has a folder for a split; ``val`` serves where there is no ``test``."""
+    """Return the set under ``folder`` where it has a folder for a split; ``val`` serves where there is no ``test``.
+
+    Raises:
+        UsageError: two folders could be the same split.
+    """
     splits: dict[Split, Path] = {}
-    for split, names in _SPLITS.items():
-        for name in names:
-            if split not in splits and classes(folder / name):
-                splits[split] = folder / name
-    return Place(folder, frozenset(splits), lambda split: _source(splits, split)) if splits else None
+    for split, choices in _SPLITS.items():
+        for names in choices:
+            found = [folder / name for name in classes(folder) if name.lower() in names and classes(folder / name)]
+            if len(found) > 1:
+                raise UsageError(
+                    f"{folder}: {listed([f'{path.name}/' for path in found])} could all be the {split} split"
+                )
+            if found:
+                splits.setdefault(split, found[0])
+    return Place(folder, frozenset(splits), lambda split: _source(folder, splits, split)) if splits else None
 
 
 def find_unsplit(folder: Path) -> Place | None:
     """Return the set whose class folders lie in ``folder`` itself; it has a test split only."""
     if not classes(folder):
         return None
-    return Place(folder, frozenset({"test"}), lambda split: _source({"test": folder}, split))
+    return Place(folder, frozenset({"test"}), lambda split: _source(folder, {"test": folder}, split))
 
 
 def images_under(folder: Path) -> list[Path]:
     """Return the image files at any depth under ``folder``, sorted as torchvision sorts them."""
     found = []
     for parent, _, names in sorted(os.walk(folder, followlinks=True)):
-        found += [Path(parent, name) for name in sorted(names) if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        found += [Path(parent, name) for name in sorted(names) if _is_image(name)]
     return found
 
 
@@ -50,18 +63,78 @@ def of_files(labelled: Iterable[tuple[Path, int]], class_names: tuple[str, ...],
     return Source(tuple(path for path, _ in pairs), f"{recipe}\n{listing}", class_names, read)
 
 
-def classes(folder: Path) -> list[str]:
-    """Return the names of the folders in ``folder``, sorted; none where there is no such folder."""
+def classes(folder: Path) -> tuple[str, ...]:
+    """Return the names of the folders in ``folder`` in the order of their classes; none where there is no folder."""
     try:
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        return in_order(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
-        return []
+        return ()
 
 
-def _source(splits: dict[Split, Path], split: Split) -> Source:
+def _source(folder: Path, splits: dict[Split, Path], split: Split) -> Source:
     # Numbered over all splits: a class without a test image must not shift the numbers of those after it.
-    names = sorted({name for folder in splits.values() for name in classes(folder)})
+    names = in_order(name for each in splits.values() for name in classes(each))
     labelled = [(path, label) for label, name in enumerate(names) for path in images_under(splits[split] / name)]
     if not labelled:
-        raise UsageError(f"{splits[split]}: no image in its class folders ({', '.join(names[:5])})")
-    return of_files(labelled, tuple(names), "folder")
+        raise UsageError(f"{splits[split]}: no image in its class folders ({listed(names)})")
+    if len(names) == 1:
+        raise UsageError(_one_class(folder, splits, names[0]))
+    found = of_files(labelled, names, "folder")
+    present = {names[label] for _, label in labelled}
+    doubt = _doubt(folder, splits, names, present)
+    return Source(found.files, found.recipe, names, found.read, doubt=doubt, remark=_order(names))
+
+
+def _one_class(folder: Path, splits: dict[Split, Path], name: str) -> str:
+    where = listed(sorted(f"{path / name}" for path in splits.values() if (path / name).is_dir()))
+    line = f"{folder}: all images lie in one class folder, {where}; <split>/<class>/ or <class>/ with images is wanted"
+    deeper = folder / name
+    if folder in splits.values() and (find(deeper) or len(classes(deeper)) > 1):
+        line += f"; did you mean folder:{deeper}, which holds {listed(classes(deeper))}?"
+    return line
+
+
+def _doubt(folder: Path, splits: dict[Split, Path], names: tuple[str, ...], present: set[str]) -> str:
+    """Return why the folders found are probably not the classes; nothing where they probably are."""
+    known = {word for choices in _SPLITS.values() for words in choices for word in words}
+    if all(name.lower() in known for name in names):
+        return f"{folder}: {listed([f'{name}/' for name in names])} hold images, not class folders"
+    if "train" in splits and "test" in splits:
+        train, test = splits["train"], splits["test"]
+        if new := sorted(set(classes(test)) - set(classes(train))):
+            return f"{test} has {listed(new)}, which {train} has not"
+    if empty := [name for name in names if name not in present and not _any_image(splits.values(), name)]:
+        return f"{folder}: no image in {listed([f'{name}/' for name in empty])}"
+    if inside := _groups([path / name for path in splits.values() for name in classes(path)]):
+        return (
+            f"{folder}: each of {listed(names)} holds the same folders, {listed(inside)}, which look like the classes"
+        )
+    return ""
+
+
+def _groups(folders: list[Path]) -> tuple[str, ...]:
+    """Return the two or more folders that each of ``folders`` holds, where none has an image beside them."""
+    inside = {classes(folder) for folder in folders}
+    if len(inside) != 1 or len(*inside) < 2:
+        return ()
+    return () if any(_is_image(each.name) for folder in folders for each in folder.iterdir()) else inside.pop()
+
+
+def _order(names: tuple[str, ...]) -> str:
+    texts = sorted(names)
+    if list(names) == texts:
+        return ""
+    words = listed([f'"{name}"' for name in texts])
+    return (
+        f"its class folders are numbers, in the order {listed(names, 4)}, not in torchvision's, {listed(texts, 4)}; "
+        f"for that one, give classes = [{words}] under [dataset]"
+    )
+
+
+def _any_image(folders: Iterable[Path], name: str) -> bool:
+    found = (file for folder in folders for _, _, files in os.walk(folder / name, followlinks=True) for file in files)
+    return any(map(_is_image, found))
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES

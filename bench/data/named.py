@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from bench.data import folders, official, parquet
-from bench.data.cache import cache_folder
+from bench.data.memo import cache_folder
 from bench.data.rows import Place
 from bench.types import UsageError
 
@@ -160,7 +160,7 @@ def search(entry: NamedSet, folder: Path | None) -> Search:
     for root, given_by in _roots(folder):
         looked.append(f"{root} ({given_by})" if root.is_dir() else f"{root} ({given_by}; no such folder)")
         own = root / entry.name
-        place = parquet.find(own)
+        place = parquet.find(own, entry.num_classes)
         for parent in (own, root):
             place = place or official.FIND[entry.name](parent)
         if place := place or folders.find(own):

@@ -90,7 +90,8 @@ def _svhn(root: Path) -> Place | None:
         path = root / f"{split}_32x32.mat"
         return Source((path,), "svhn", tuple(map(str, range(10))), lambda: _read_svhn(path))
 
-    present = frozenset(split for split in ("train", "test") if (root / f"{split}_32x32.mat").is_file())
+    splits: tuple[Split, ...] = ("train", "test")
+    present = frozenset(split for split in splits if (root / f"{split}_32x32.mat").is_file())
     return Place(root, present, source) if present else None
 
 

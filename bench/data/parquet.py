@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.data.rows import Place, Row, Rows, Source, Split
+from bench.data.rows import Place, Row, Rows, Source, Split, in_order, listed
 from bench.types import UsageError
 
 if TYPE_CHECKING:
@@ -21,30 +21,49 @@ _PREFIXES = ("train", "test", "val")
 _IMAGE, _LABEL = ("image", "img"), ("label", "fine_label")
 
 
-def find(folder: Path) -> Place | None:
-    """Return the set whose Parquet files lie in ``folder``; files of no split by their name serve as test."""
+class _Classes(NamedTuple):
+    """Names of the classes, the number of each label as it is written (or no change), and what is to be said."""
+
+    names: tuple[str, ...]
+    numbers: Mapping[int | str, int] | None = None
+    doubt: str = ""
+    remark: str = ""
+    numbered: bool = False
+
+
+def find(folder: Path, num_classes: int | None = None) -> Place | None:
+    """Return the set whose Parquet files lie in ``folder``; files of no split by their name serve as test.
+
+    ``num_classes``: how many classes it has by definition, with labels from 0, where its files do not name them.
+    """
     splits = _splits(folder)
-    return Place(folder, frozenset(splits), lambda split: _source(folder, split, splits)) if splits else None
+    if not splits:
+        return None
+    return Place(folder, frozenset(splits), lambda split: _source(folder, split, splits, num_classes))
 
 
 def unsplit(folder: Path) -> bool:
     """Say whether no file name in ``folder`` names a split."""
-    return not any(path.name.startswith(_PREFIXES) for path in folder.glob("*.parquet"))
+    return not any(path.name.lower().startswith(_PREFIXES) for path in folder.glob("*.parquet"))
 
 
 def _splits(folder: Path) -> dict[Split, tuple[Path, ...]]:
     files = sorted(folder.glob("*.parquet"))
-    train, test, val = (tuple(path for path in files if path.name.startswith(prefix)) for prefix in _PREFIXES)
+    train, test, val = (tuple(f for f in files if f.name.lower().startswith(prefix)) for prefix in _PREFIXES)
     found: dict[Split, tuple[Path, ...]] = {"train": train, "test": test or val or (() if train else tuple(files))}
     return {split: paths for split, paths in found.items() if paths}
 
 
-def _source(folder: Path, split: Split, splits: dict[Split, tuple[Path, ...]]) -> Source:
+def _source(
+    folder: Path, split: Split, splits: dict[Split, tuple[Path, ...]], num_classes: int | None = None
+) -> Source:
     files = splits[split]
     _check_shards(files)
     described = _described(folder)
     expected = tuple((part["file"], part["sha256"]) for part in _parts(described))
-    return Source(files, "parquet", _class_names(splits, described), lambda: _read(files), expected)
+    names, numbers, doubt, remark, numbered = _classes(folder, splits, described, num_classes)
+    recipe = "parquet" if numbers is None else f"parquet {json.dumps(list(numbers))}"
+    return Source(files, recipe, names, lambda: _read(files, numbers), expected, doubt, remark, numbered)
 
 
 def _check_shards(files: tuple[Path, ...]) -> None:
@@ -74,20 +93,64 @@ def _parts(described: dict[str, Any]) -> list[dict[str, str]]:
     return [part for part in parts if isinstance(part, dict) and {"file", "sha256"} <= part.keys()]
 
 
-def _class_names(splits: dict[Split, tuple[Path, ...]], described: dict[str, Any]) -> tuple[str, ...]:
+def _classes(
+    folder: Path, splits: dict[Split, tuple[Path, ...]], described: dict[str, Any], num_classes: int | None
+) -> _Classes:
+    paths = [path for files in splits.values() for path in files]
+    texts = {path: _holds_texts(path) for path in paths}
+    if len(set(texts.values())) > 1:
+        odd = next(path for path in paths if texts[path] != texts[paths[0]])
+        raise UsageError(
+            f"{odd}: its labels are {'texts' if texts[odd] else 'numbers'}, unlike those of {paths[0].name}"
+        )
+    written, names = texts[paths[0]], _named(paths, described)
+    if names:
+        return _Classes(names, {name: label for label, name in enumerate(names)} if written else None)
+    if num_classes is not None and not written:
+        return _Classes(tuple(map(str, range(num_classes))))
+    found = {split: {label for path in files for label in _labels(path)} for split, files in splits.items()}
+    every = set().union(*found.values())
+    kept = _lettered(in_order(map(str, every))) if written else _counted(folder, sorted(map(int, every)))
+    if (new := found.get("test", set()) - found.get("train", every)) and not kept.doubt:
+        return kept._replace(doubt=f"{folder}: test has the labels {listed(in_order(map(str, new)))}, train has not")
+    return kept
+
+
+def _lettered(names: tuple[str, ...]) -> _Classes:
+    """Return classes whose labels are texts."""
+    texts = sorted(names)
+    remark = f"its classes are numbers, taken in the order {listed(names, 4)}, not {listed(texts, 4)}; "
+    remark += "for another, give classes = [...] under [dataset]"
+    numbers: dict[int | str, int] = {name: label for label, name in enumerate(names)}
+    return _Classes(names, numbers, remark=remark if texts != list(names) else "")
+
+
+def _counted(folder: Path, labels: list[int]) -> _Classes:
+    """Return classes that have no names: those of the labels 0 to K-1, or 1 to K, of which the user is told."""
+    names = tuple(map(str, labels))
+    if not labels or labels == list(range(len(labels))):
+        return _Classes(names, numbered=True)
+    numbers: dict[int | str, int] = {label: number for number, label in enumerate(labels)}
+    if labels == list(range(1, len(labels) + 1)):
+        remark = (
+            f"labels are 1 to {labels[-1]} and have no names: taken as classes 0 to {labels[-1] - 1}; name them with "
+            'classes = ["1", "2", ...] under [dataset], in the order wanted'
+        )
+        return _Classes(names, numbers, remark=remark, numbered=True)
+    doubt = f"{folder}: labels are {listed(names)}, without names and not 0 to K-1 without a gap"
+    return _Classes(names, numbers, doubt, numbered=True)
+
+
+def _named(paths: list[Path], described: dict[str, Any]) -> tuple[str, ...] | None:
     names: tuple[str, ...] | None = None
-    for path in (path for paths in splits.values() for path in paths):
+    for path in paths:
         with _open(path) as file:
             here = _names_in(file.schema_arrow)
         if names and here and names != here:
             raise UsageError(f"{path}: its class names differ from those of the files beside it")
         names = names or here
-    if names:
-        return names
-    if isinstance(listed := described.get("class_names"), list) and listed:
-        return tuple(map(str, listed))
-    highest = max(_highest_label(path) for paths in splits.values() for path in paths)
-    return tuple(str(index) for index in range(highest + 1))
+    given = described.get("class_names")
+    return names or (tuple(map(str, given)) if isinstance(given, list) and given else None)
 
 
 def _names_in(schema: pa.Schema) -> tuple[str, ...] | None:
@@ -104,12 +167,21 @@ def _names_in(schema: pa.Schema) -> tuple[str, ...] | None:
     return None
 
 
-def _highest_label(path: Path) -> int:
+def _holds_texts(path: Path) -> bool:
+    import pyarrow as pa
+
+    with _open(path) as file:
+        written = file.schema_arrow.field(_columns(path, file.schema_arrow)[1]).type
+    return not pa.types.is_integer(written.value_type if pa.types.is_dictionary(written) else written)
+
+
+def _labels(path: Path) -> list[int | str]:
     import pyarrow.compute as pc
 
     with _open(path) as file:
         _, label = _columns(path, file.schema_arrow)
-        return int(pc.max(file.read(columns=[label]).column(0)).as_py() or 0)
+        found = pc.unique(file.read(columns=[label]).column(0)).to_pylist()
+    return [each for each in found if each is not None]
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -134,21 +206,23 @@ def _columns(path: Path, schema: pa.Schema) -> tuple[str, str]:
     bytes_kind = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else None
     if bytes_kind is None or not (pa.types.is_binary(bytes_kind) or pa.types.is_large_binary(bytes_kind)):
         raise UsageError(f"{path}: column '{image}' is {kind}, not struct<bytes: binary, path: string>")
-    if not pa.types.is_integer(schema.field(label).type):
-        raise UsageError(f"{path}: column '{label}' is {schema.field(label).type}, not int64")
+    written = schema.field(label).type
+    written = written.value_type if pa.types.is_dictionary(written) else written
+    if not any(holds(written) for holds in (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)):
+        raise UsageError(f"{path}: column '{label}' is {written}, not int64 or string")
     return image, label
 
 
-def _read(files: tuple[Path, ...]) -> Rows:
+def _read(files: tuple[Path, ...], numbers: Mapping[int | str, int] | None) -> Rows:
     count = 0
     for path in files:
         with _open(path) as file:
             _columns(path, file.schema_arrow)
             count += file.metadata.num_rows
-    return Rows(count, (row for path in files for row in _rows(path)))
+    return Rows(count, (row for path in files for row in _rows(path, numbers)))
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _rows(path: Path, numbers: Mapping[int | str, int] | None) -> Iterator[Row]:
     import pyarrow as pa
 
     with _open(path) as file:
@@ -162,7 +236,9 @@ def _rows(path: Path) -> Iterator[Row]:
                         raise UsageError(f"{where}: no image bytes")
                     if number is None:
                         raise UsageError(f"{where}: no label")
-                    yield Row(where, number, value["bytes"])
+                    if numbers is not None and number not in numbers:
+                        raise UsageError(f"{where}: label '{number}' is not one of {listed(list(map(str, numbers)))}")
+                    yield Row(where, number if numbers is None else numbers[number], value["bytes"])
                     row += 1
         except (pa.ArrowException, OSError) as error:
             raise UsageError(f"{path} after row {row}: damaged ({_first_line(error)})") from None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from bench.types import UsageError
 
 Split = Literal["train", "test"]
 Interpolation = Literal["nearest", "bilinear"]
@@ -36,7 +38,9 @@ class Source:
     """One split of a set on disk, not yet decoded.
 
     ``files`` hold all its content; ``recipe`` says what else decides which rows come out, and ``expected`` maps file
-    names to the SHA-256 that their publisher gave.
+    names to the SHA-256 that their publisher gave. Where its classes are not sure to be those that are meant, ``doubt``
+    says why it is refused, and ``remark`` what the user must know, unless he names the classes himself. ``numbered``:
+    its classes are bare numbers, so there may be more than occur.
     """
 
     files: tuple[Path, ...]
@@ -44,6 +48,9 @@ class Source:
     class_names: tuple[str, ...]
     read: Callable[[], Rows]
     expected: tuple[tuple[str, str], ...] = ()
+    doubt: str = ""
+    remark: str = ""
+    numbered: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,57 @@ class Place:
     """A set found on disk: where, which splits it has, and how to get at one."""
 
     folder: Path
-    splits: frozenset[str]
+    splits: frozenset[Split]
     source: Callable[[Split], Source]
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of classes sorted: as numbers where all are numbers, else as texts, as torchvision does."""
+    found = sorted(set(names))
+    if all(name.isascii() and name.isdecimal() for name in found):
+        found.sort(key=lambda name: (int(name), name))
+    return tuple(found)
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Return names for a message; of many only the first few and the last."""
+    return ", ".join(names if len(names) <= most else (*names[:3], "...", names[-1]))
+
+
+def renumbered(source: Source, classes: tuple[str, ...]) -> Source:
+    """Return a source whose classes have the numbers of their places in ``classes``.
+
+    Raises:
+        UsageError: ``classes`` leaves a class out or names one that there is not.
+    """
+    if missing := [name for name in source.class_names if name not in classes]:
+        raise UsageError(f"classes = [...] leaves out {listed(missing)}; the set has {listed(source.class_names)}")
+    if not source.numbered and (unknown := [name for name in classes if name not in source.class_names]):
+        raise UsageError(f"classes = [...] names {listed(unknown)}; the set has {listed(source.class_names)}")
+    places = {label: classes.index(name) for label, name in enumerate(source.class_names)}
+    sure = replace(source, class_names=classes, doubt="", remark="")
+    if classes[: len(places)] == source.class_names:
+        return sure
+
+    def read() -> Rows:
+        total, items = source.read()
+        return Rows(total, (row._replace(label=places.get(row.label, row.label)) for row in items))
+
+    order = ",".join(map(str, places.values()))
+    return replace(sure, recipe=f"{source.recipe}\nclasses {order}", read=read)
+
+
+def class_by_class(labels: Numbers) -> bool:
+    """Say whether rows come class by class, or so nearly that the first of them are no sample of the set.
+
+    That is where labels change at most half as often as they would in random order.
+    """
+    total, counts = len(labels), np.unique(labels, return_counts=True)[1]
+    if total <= len(counts):
+        return False
+    changes = np.count_nonzero(np.diff(labels))
+    expected = (total - 1) * (1 - float((counts * (counts - 1)).sum()) / (total * (total - 1)))
+    return bool(changes == len(counts) - 1 or 2 * changes <= expected)
 
 
 def stratified(labels: Numbers, n: int) -> Numbers:

@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench.data.cache import cache_folder
+from bench.data.memo import cache_folder
 from bench.keys import sha256_hex
 from bench.registry import find, unknown
 from bench.types import MethodRef, Scalar, UsageError

@@ -295,6 +295,11 @@ def _notes(results: Sequence[CellResult], rows: Sequence[Row], *, protocol: str,
     if not alone:
         listed = f"images #{data.indices_sha[:4]} of {data.subset} {data.n}"
         yield f"another image list, network or protocol than its namesake: {listed}"
+    if data.classes_present is not None:
+        yield f"the {data.n:,} test images are of {data.classes_present} of {data.num_classes} classes"
+    trained = dict.fromkeys(r.cell.model.weights.data for r in results if isinstance(r.cell.model.weights, TrainRef))
+    for each in (each for each in trained if each.classes_present is not None):
+        yield f"the {each.n:,} training images are of {each.classes_present} of {each.num_classes} classes"
     if protocol != str(EVALUATION_VERSION):
         yield f"measured with protocol {protocol}, not comparable with new results (protocol {EVALUATION_VERSION})"
     if len(machines := sorted({f"{r.provenance.machine} ({r.provenance.device})" for r in results if r.cost})) > 1:

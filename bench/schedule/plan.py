@@ -69,6 +69,7 @@ def make(
     seed: int | None = None,
     only: str | None = None,
     shard: tuple[int, int] | None = None,
+    thorough: bool = False,
 ) -> Work:
     """Return every cell of the configurations, each once, grouped by base classifier, clean first.
 
@@ -82,6 +83,7 @@ def make(
             wildcards, are kept.
         shard: ``(i, n)`` keeps the i-th of n parts, counted from 1; together they are the plan. Cells that stand on one
             adversarial set, or on sets of one suite, are in one part.
+        thorough: hash the images again, and what was decoded of them, however unchanged they look.
 
     Raises:
         UsageError: a method, value, image set or weights file that does not hold.
@@ -89,7 +91,7 @@ def make(
     if n is not None and n <= 0:
         raise UsageError(f"--n {n}: the number of test images must be at least 1")
     keys = Keys()
-    made = [_cells(config, data_folder, n, seed, keys) for config in configs]
+    made = [_cells(config, data_folder, n, seed, keys, thorough=thorough) for config in configs]
     cells = [cell for found, _ in made for cell in found]
     if only is not None:
         kept = [cell for cell in cells if only in str(cell.names) or fnmatch.fnmatchcase(str(cell.names), only)]
@@ -104,7 +106,7 @@ def make(
 
 
 def _cells(
-    config: Config, data_folder: Path | None, n: int | None, seed: int | None, keys: Keys
+    config: Config, data_folder: Path | None, n: int | None, seed: int | None, keys: Keys, *, thorough: bool
 ) -> tuple[list[PlannedCell], dict[str, Path]]:
     """Return the cells of one configuration, and the files of weights trained elsewhere by their SHA-256."""
     defenses, attacks = axes.defenses(config), axes.attacks(config)
@@ -114,10 +116,10 @@ def _cells(
         for params, swept in sweep(each.params)
     ]
     labels = labels_of([(arch, ref.params, swept) for arch, ref, swept in networks])
-    test = _data(config, "test", data_folder, n if n is not None else config.dataset.n)
+    test = _data(config, "test", data_folder, n if n is not None else config.dataset.n, thorough=thorough)
     bases = [defense.base for defense in defenses] + [attack.source for attack in attacks if attack.source]
     needs_training = any(base.recipe for base in bases)
-    train = _data(config, "train", data_folder, config.dataset.train_n) if needs_training else None
+    train = _data(config, "train", data_folder, config.dataset.train_n, thorough=thorough) if needs_training else None
     files = {base.weights: weights.find(base.weights) for base in bases if base.weights}
     hashes = {name: weights.sha256(path) for name, path in files.items()}
     rows = _by_base(defenses)
@@ -134,9 +136,20 @@ def _cells(
     return cells, {hashes[name]: path for name, path in files.items()}
 
 
-def _data(config: Config, split: Literal["train", "test"], folder: Path | None, n: int | None) -> DataRef:
+def _data(
+    config: Config, split: Literal["train", "test"], folder: Path | None, n: int | None, *, thorough: bool
+) -> DataRef:
     wanted = config.dataset
-    images = open_set(wanted.name, split, folder=folder, image_size=wanted.size, interpolation=wanted.interpolation)
+    images = open_set(
+        wanted.name,
+        split,
+        folder=folder,
+        image_size=wanted.size,
+        interpolation=wanted.interpolation,
+        channels=wanted.channels,
+        classes=wanted.classes,
+        thorough=thorough,
+    )
     return data_ref(images, n, wanted.subset)
 
 

@@ -23,7 +23,7 @@ def line_of(name, split="test", **options):
 
 
 def parquet_line(tmp_path, images, labels, **options):
-    write_parquet(tmp_path / "test.parquet", images, labels, **options)
+    write_parquet(tmp_path / "test.parquet", images, labels, **{"names": ["a", "b"], **options})
     return line_of(f"parquet:{tmp_path}")
 
 
@@ -44,8 +44,8 @@ def test_labels_that_are_none(tmp_path):
     assert "test.parquet row 1: label 2 is not one of the 2 classes" in line
     assert "row 0: label -1 is not one" in parquet_line(tmp_path, [good, good], [-1, 1])
     assert "row 1: no label" in parquet_line(tmp_path, [good, good], [0, None])
-    assert "column 'label' is string, not int64" in parquet_line(tmp_path, [good], ["cat"])
-    assert "column 'label' is double, not int64" in parquet_line(tmp_path, [good], [0.5])
+    assert "row 0: label 'cat' is not one of a, b" in parquet_line(tmp_path, [good], ["cat"])
+    assert "column 'label' is double, not int64 or string" in parquet_line(tmp_path, [good], [0.5])
 
 
 def test_columns_that_are_not_there(tmp_path):
@@ -58,7 +58,7 @@ def test_columns_that_are_not_there(tmp_path):
 
 def test_files_cut_short_or_overwritten(tmp_path):
     path = tmp_path / "test.parquet"
-    write_parquet(path, [encode(noise(i)) for i in range(50)], [0] * 50, names=["a"])
+    write_parquet(path, [encode(noise(i)) for i in range(50)], [0] * 50, names=["a", "b"])
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     assert "test.parquet: not a whole Parquet file" in line_of(f"parquet:{tmp_path}")
@@ -81,15 +81,16 @@ def test_shards_that_disagree_on_the_classes(tmp_path):
 
 
 def test_an_empty_set(tmp_path):
-    write_parquet(tmp_path / "test.parquet", [], pa.array([], pa.int64()), names=["a"])
+    write_parquet(tmp_path / "test.parquet", [], pa.array([], pa.int64()), names=["a", "b"])
     assert "no images" in line_of(f"parquet:{tmp_path}")
     (tmp_path / "tree" / "test" / "ant").mkdir(parents=True)
     assert "no image in its class folders (ant)" in line_of(f"folder:{tmp_path / 'tree'}")
 
 
 def test_an_image_file_that_is_none(tmp_path):
-    (tmp_path / "ant").mkdir()
-    (tmp_path / "ant" / "1.png").write_bytes(b"hello")
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"hello")
     assert "ant/1.png: not an image" in line_of(f"folder:{tmp_path}")
 
 
@@ -119,7 +120,7 @@ class Evil:
 def test_a_cifar_batch_runs_no_code(tmp_path, capsys):
     folder = tmp_path / "cifar-100-python"
     folder.mkdir()
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": ["a"]}))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": ["a", "b"]}))
     (folder / "test").write_bytes(pickle.dumps({"data": Evil(), "fine_labels": [0]}))
     line = line_of("cifar100", folder=tmp_path)
     assert "test: not a whole CIFAR batch" in line and "builtins.print" in line

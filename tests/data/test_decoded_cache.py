@@ -2,6 +2,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import bench.data.cache as cache
+import bench.data.memo as memo
 from bench.data import NAMED, open_set
 from bench.data.rows import Row, Rows, Source
 from bench.types import UsageError
@@ -18,7 +20,7 @@ from tests.data.image_files import encode, noise, write_parquet
 
 def make(folder, count=3, seed=0):
     path = folder / "test.parquet"
-    write_parquet(path, [encode(noise(seed + i)) for i in range(count)], [0] * count)
+    write_parquet(path, [encode(noise(seed + i)) for i in range(count)], [0] * count, names=["a", "b"])
     # As old as any file that a user has.
     os.utime(path, (time.time() - 60, time.time() - 60))
     return f"parquet:{folder}"
@@ -28,19 +30,20 @@ def make(folder, count=3, seed=0):
 def calls(monkeypatch):
     """How many images are decoded and how many files are hashed."""
     counts = {"decode": 0, "_hash": 0}
+    homes = {"decode": cache, "_hash": memo}
     for name in counts:
-        whole = getattr(cache, name)
+        whole = getattr(homes[name], name)
 
         def counted(*args, _name=name, _whole=whole, **kwargs):
             counts[_name] += 1
             return _whole(*args, **kwargs)
 
-        monkeypatch.setattr(cache, name, counted)
+        monkeypatch.setattr(homes[name], name, counted)
     return counts
 
 
 def entries():
-    folder = cache.cache_folder() / "decoded"
+    folder = memo.cache_folder() / "decoded"
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
@@ -105,10 +108,117 @@ def test_an_entry_cut_short_is_made_again(tmp_path):
     first = np.array(open_set(name, "test", folder=None).images)
     (entry,) = entries()
     for file, size in (("images.npy", 500), ("labels.npy", 0), ("about.json", 4)):
-        path = cache.cache_folder() / "decoded" / entry / file
+        path = memo.cache_folder() / "decoded" / entry / file
         with path.open("r+b") as handle:
             handle.truncate(size)
         assert np.array_equal(open_set(name, "test", folder=None).images, first)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Images in the cache: their name, their pixels and labels, and the folder of the entry."""
+    images = open_set(make(tmp_path), "test", folder=None)
+    (entry,) = entries()
+    folder = memo.cache_folder() / "decoded" / entry
+    return images.name, np.array(images.images), np.array(images.labels), images.sha, folder
+
+
+def flip(path, place, *, secretly):
+    """Change one bit of a file; ``secretly``, with the time of its last change as before."""
+    before = path.stat()
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    if secretly:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("file", ["images.npy", "labels.npy", "about.json"])
+@pytest.mark.parametrize("part", ["head", "middle", "end"])
+def test_a_flipped_bit_is_said_and_the_images_are_decoded_again(kept, caplog, file, part):
+    name, pixels, labels, sha, folder = kept
+    size = (folder / file).stat().st_size
+    # Of an array's head, every fifth byte: it may still be read, as another shape or type.
+    places = {"head": range(0, min(size, 120), 5), "middle": [size // 2], "end": [size - 1]}[part]
+    for place in places:
+        caplog.clear()
+        flip(folder / file, place, secretly=False)
+        found = open_set(name, "test", folder=None)
+        assert np.array_equal(found.images, pixels) and np.array_equal(found.labels, labels) and found.sha == sha
+        assert len(caplog.records) == 1, place
+        assert f"{folder} does not count: " in caplog.text and "decoded again" in caplog.text
+    assert len(entries()) == 1
+
+
+def test_inverted_images_are_noticed_though_every_time_is_set_back(kept, caplog, monkeypatch):
+    name, pixels, labels, _, folder = kept
+    inverted = np.load(folder / "images.npy", mmap_mode="r+")
+    inverted[:] = 255 - pixels
+    inverted.flush()
+    del inverted
+    about = memo.recall(folder / "about.json")
+    # Whoever can set back the time of the last status change can seal it anew as well.
+    memo.keep(folder / "about.json", {**about, "stamps": cache._stamps(folder)})
+    assert not np.array_equal(open_set(name, "test", folder=None).images, pixels)
+    found = open_set(name, "test", folder=None, thorough=True)
+    assert np.array_equal(found.images, pixels) and np.array_equal(found.labels, labels)
+    assert "its times say nothing of it, so results may stand on it: run --verify 100% tells" in caplog.text
+    assert np.array_equal(open_set(name, "test", folder=None).images, pixels)
+
+
+def test_a_copied_cache_is_hashed_once_and_not_decoded(kept, calls, monkeypatch, tmp_path):
+    name, pixels, _, _, _ = kept
+    copy = tmp_path / "copy"
+    shutil.copytree(memo.cache_folder().parent, copy)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(copy))
+    hashed = []
+    whole = cache._content
+    monkeypatch.setattr(cache, "_content", lambda *arrays: hashed.append(1) or whole(*arrays))
+    for _ in range(3):
+        assert np.array_equal(open_set(name, "test", folder=None).images, pixels)
+    assert calls["decode"] == 0 and len(hashed) == 1
+
+
+def test_a_file_that_is_gone_is_made_again(kept, caplog):
+    name, pixels, _, _, folder = kept
+    for file in ("images.npy", "labels.npy", "about.json"):
+        (folder / file).unlink()
+        assert np.array_equal(open_set(name, "test", folder=None).images, pixels)
+    assert caplog.text.count("a file is missing") == 3
+
+
+def test_several_processes_may_find_an_entry_damaged_at_once(kept):
+    name, pixels, _, sha, folder = kept
+    flip(folder / "images.npy", 200, secretly=False)
+    context = multiprocessing.get_context("fork")
+    barrier, queue = context.Barrier(4), context.Queue()
+    processes = [context.Process(target=_open, args=(name, barrier, queue)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    answers = {queue.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert answers == {(sha, int(pixels.astype(np.int64).sum()))}
+
+
+def test_a_damaged_memory_of_hashes_does_not_count(kept, calls):
+    name, _, _, sha, _ = kept
+    (file,) = (memo.cache_folder() / "hashes").iterdir()
+    text = file.read_text()
+    place = text.index('"hashes":["') + len('"hashes":["')
+    file.write_text(text[:place] + ("0" if text[place] != "0" else "1") + text[place + 1 :])
+    assert open_set(name, "test", folder=None).sha == sha and calls == {"decode": 0, "_hash": 1}
+
+
+def test_thorough_reads_the_files_again(kept, calls, caplog, tmp_path):
+    name, _, _, sha, _ = kept
+    assert open_set(name, "test", folder=None, thorough=True).sha == sha
+    assert calls == {"decode": 0, "_hash": 1} and not caplog.records
+    (file,) = (memo.cache_folder() / "hashes").iterdir()
+    memo.keep(file, {"hashes": ["0" * 64]})
+    assert open_set(name, "test", folder=None, thorough=True).sha == sha
+    assert "holds other bytes than before, though its size and times are the same" in caplog.text
 
 
 def test_a_death_while_writing_leaves_nothing_that_is_read(tmp_path, monkeypatch):
@@ -118,7 +228,7 @@ def test_a_death_while_writing_leaves_nothing_that_is_read(tmp_path, monkeypatch
         def dies(*_):
             raise KeyboardInterrupt
 
-        patch.setattr(cache, "write_atomically", dies)
+        patch.setattr(cache, "keep", dies)
         with pytest.raises(KeyboardInterrupt):
             open_set(name, "test", folder=None)
     assert not [entry for entry in entries() if not entry.startswith(".")]
@@ -126,7 +236,7 @@ def test_a_death_while_writing_leaves_nothing_that_is_read(tmp_path, monkeypatch
 
 
 def test_leftovers_of_a_dead_process_are_swept_after_a_day(tmp_path):
-    folder = cache.cache_folder() / "decoded"
+    folder = memo.cache_folder() / "decoded"
     for name, age in ((".old.part", 2 * 24 * 3600), (".young.part", 60)):
         (folder / name).mkdir(parents=True)
         os.utime(folder / name, (time.time() - age, time.time() - age))
@@ -211,7 +321,7 @@ def test_a_download_that_fails_is_part_of_that_line(monkeypatch):
     for name in ("cifar10", "cifar100", "svhn", "caltech101", "tiny_imagenet"):
         with pytest.raises(UsageError, match=f"dataset {name} not found.*download: (failed|torchvision does not)"):
             open_set(name, "test", folder=None)
-    assert list((cache.cache_folder() / "data").iterdir()) == []
+    assert list((memo.cache_folder() / "data").iterdir()) == []
     assert socket.getdefaulttimeout() is None
 
 

@@ -1,0 +1,98 @@
+"""The user's cache folder, and small things remembered in it; each is sealed, so that a damaged one does not count."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bench.keys import canonical_json, sha256_hex
+from bench.store import write_atomically
+from bench.types import UsageError
+
+# A file changed twice within one tick of the clock keeps its stamp: a hash that young is not remembered.
+_TICK_NS = 2 * 10**9
+_log = logging.getLogger("crossfire")
+
+
+def cache_folder() -> Path:
+    """Return ``$XDG_CACHE_HOME/crossfire``, or ``~/.cache/crossfire``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crossfire"
+
+
+def recall(path: Path) -> dict[str, Any]:
+    """Return what :func:`keep` kept.
+
+    Raises:
+        FileNotFoundError: nothing.
+        ValueError: it is not what was kept.
+    """
+    body = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(body, dict) or body.pop("sha256", None) != sha256_hex(canonical_json(body)):
+        raise ValueError(f"{path.name} was cut short or altered")
+    return body
+
+
+def keep(path: Path, body: dict[str, Any]) -> None:
+    """Write a JSON object with a seal over it.
+
+    Raises:
+        UsageError: the cache folder cannot be written.
+    """
+    try:
+        write_atomically(path, canonical_json({**body, "sha256": sha256_hex(canonical_json(body))}).encode())
+    except OSError as error:
+        raise unwritable(error) from None
+
+
+def hashes(files: tuple[Path, ...], *, thorough: bool = False) -> tuple[str, ...]:
+    """Return the SHA-256 of each file; remembered for as long as no path, size or time of change differs.
+
+    ``thorough``: remembered or not, every file is read again, and one that has changed nevertheless is said.
+
+    Raises:
+        UsageError: a file cannot be read, or the cache folder cannot be written.
+    """
+    try:
+        stats = [path.stat() for path in files]
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}") from None
+    stamps = [f"{os.path.abspath(path)} {stamp(stat)}" for path, stat in zip(files, stats, strict=True)]
+    memo = cache_folder() / "hashes" / f"{sha256_hex(*stamps)}.json"
+    known: list[str] | None = None
+    with suppress(OSError, ValueError, KeyError):
+        known = recall(memo)["hashes"]
+    if known is not None and not thorough:
+        return tuple(known)
+    try:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            found = tuple(pool.map(_hash, files))
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}") from None
+    for path, before, now in zip(files, known or (), found, strict=False):
+        if before != now:
+            _log.warning("%s holds other bytes than before, though its size and times are the same", path)
+    if all(stat.st_mtime_ns < time.time_ns() - _TICK_NS for stat in stats):
+        keep(memo, {"hashes": list(found)})
+    return found
+
+
+def stamp(stat: os.stat_result) -> list[int]:
+    """Return what changes when a file is written: its size and the times of its last changes."""
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def unwritable(error: OSError) -> UsageError:
+    where = error.filename or cache_folder()
+    return UsageError(f"the cache cannot be written: {where}: {error.strerror}; set XDG_CACHE_HOME to another folder")
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
