@@ -45,8 +45,9 @@ def test_folders_named_by_numbers_are_in_the_order_of_numbers(tmp_path, caplog):
     assert 'classes = ["1", "10", "2", "3", "4", "5", "6", "7", "8", "9"] under [dataset]' in caplog.text
     caplog.clear()
     as_theirs = open_set(name, "test", folder=None, classes=tuple(theirs.classes))
-    assert as_theirs.labels.tolist() == theirs.targets and list(as_theirs.class_names) == theirs.classes
-    assert np.array_equal(as_theirs.images.transpose(0, 2, 3, 1), np.stack([np.asarray(image) for image, _ in theirs]))
+    assert list(as_theirs.class_names) == theirs.classes
+    labelled = {(np.asarray(image).transpose(2, 0, 1).tobytes(), label) for image, label in theirs}
+    assert {(x.tobytes(), y) for x, y in zip(as_theirs.images, as_theirs.labels, strict=True)} == labelled
     assert "order" not in caplog.text
     assert by_name(as_theirs) == by_name(ours) and as_theirs.sha != ours.sha
 
