@@ -1,0 +1,48 @@
+"""The preset asks enough of every defense for its verdicts to mean something."""
+
+import pytest
+
+from bench import config, registry
+from bench.schedule.plan import make
+from bench.verdicts import lacking
+from tests.report.fabricate import result
+
+CLEAN = [True] * 10
+
+
+@pytest.fixture(scope="module")
+def planned():
+    """Made-up results of every adaptive cell at the preset's budget, by defense."""
+    found = {}
+    for each in make(config.load("adaptive"), n=10).plan.cells:
+        attack, step = each.cell.attack, each.cell.step
+        if attack is None or str(attack.threat.eps) != "1/10" or each.cell.access not in ("white-box", "adaptive"):
+            continue
+        draws = step is not None and bool(registry.find("test-time", step.name).meta.get("randomised"))
+        made = result(clean=CLEAN, adversarial=CLEAN, flags=("randomised",) if draws else ())
+        found.setdefault(each.names.defense, []).append(
+            made.model_copy(update={"cell": each.cell, "names": each.names})
+        )
+    return found
+
+
+def test_every_defense_is_attacked_by_what_could_deny_that_it_holds(planned):
+    assert {"tpap", "anti-adversary", "hedge", "jpeg", "resize-pad"} <= {name.partition("[")[0] for name in planned}
+    for defense, results in planned.items():
+        assert lacking(results) == (), defense
+
+
+@pytest.mark.parametrize("left_out", [{"square", "rays"}, {"pgd", "smoothed-pgd"}])
+def test_and_less_would_not_do(planned, left_out):
+    for defense, results in planned.items():
+        fewer = [each for each in results if each.cell.attack.attack.name not in left_out]
+        assert lacking(fewer), defense
+
+
+def test_longer_runs_come_later_and_queries_last(planned):
+    for defense, results in planned.items():
+        order = [each.cell.attack.attack for each in sorted(results, key=lambda r: len(r.cell.attack.after))]
+        names = [each.name for each in order]
+        assert names.index("square") > max(i for i, name in enumerate(names) if name == "smoothed-pgd"), defense
+        steps = [each.params["steps"] for each in order if each.name == "smoothed-pgd"]
+        assert steps == sorted(steps), defense
