@@ -138,7 +138,7 @@ def craft(
         x: images (N, C, H, W) float32 in [0, 1], on the device.
         y: labels (N,).
         images: identities (N,), so that draws do not depend on the chunk.
-        key: the key of ``ref``; every seed comes from it.
+        key: what :func:`bench.keys.seed_of` says of ``ref``; every seed comes from it.
         batch: images to push through at once.
         check: called at every pass; what it raises ends the attack.
         training: as for :func:`put_on`.

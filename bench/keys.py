@@ -10,11 +10,37 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bench.types import AttackRef, Cell, jsonable
+from bench.types import AttackRef, Cell, DataRef, ModelRef, TrainRef, WeightsRef, jsonable
 
 # Part of every key: raise it when the way of measuring changes, so that old numbers are never mixed with new ones.
-EVALUATION_VERSION = 1
-TRAINING_VERSION = 1
+EVALUATION_VERSION = 2
+TRAINING_VERSION = 2
+
+# Images and weights are known by their hashes: under which path they were found is no part of a key.
+_NAME = {"name": True}
+_CODE = {"code_sha": True}
+_WEIGHTS = {"name": True, "data": _NAME}
+_MODEL = {"weights": _WEIGHTS}
+_NAMES: dict[type[BaseModel], dict[str, Any]] = {
+    DataRef: _NAME,
+    WeightsRef: _NAME,
+    TrainRef: {"data": _NAME},
+    ModelRef: _MODEL,
+    AttackRef: {"data": _NAME, "model": _MODEL},
+    Cell: {"data": _NAME, "model": _MODEL, "attack": {"data": _NAME, "model": _MODEL}},
+}
+_ANY_MODEL = {"network": _CODE, "weights": {**_WEIGHTS, "recipe": _CODE}}
+_ANY_ATTACK = {
+    "data": _NAME,
+    "model": _ANY_MODEL,
+    "step": _CODE,
+    "attack": _CODE,
+    "after": {"__all__": {"attack": _CODE}},
+}
+_NAMES_AND_CODE: dict[type[BaseModel], dict[str, Any]] = {
+    AttackRef: _ANY_ATTACK,
+    Cell: {"data": _NAME, "model": _ANY_MODEL, "step": _CODE, "attack": _ANY_ATTACK},
+}
 
 
 def canonical_json(value: Any) -> str:
@@ -35,6 +61,42 @@ def sha256_hex(*parts: str | bytes) -> str:
 def key_of(value: Any, *, version: int) -> str:
     """Return the key (64 hexadecimal digits) of a JSON value under a protocol version."""
     return sha256_hex(str(version), canonical_json(value))
+
+
+def identity(value: BaseModel) -> dict[str, Any]:
+    """Return what the key of a cell, or of a part of one, is made of: all but the names of its images and weights."""
+    return value.model_dump(mode="json", by_alias=True, exclude=_NAMES.get(type(value)))
+
+
+def question(value: Cell | AttackRef) -> str:
+    """Return what a cell or an adversarial set asks, whatever the code that answers, as JSON.
+
+    It is equal across edits of an attack, a recipe or a network, and wherever images and weights lie.
+    """
+    return value.model_dump_json(exclude=_NAMES_AND_CODE[type(value)])
+
+
+def seed_of(value: Cell | AttackRef) -> str:
+    """Return the word (64 hexadecimal digits) from which every random draw of a cell or adversarial set derives.
+
+    It is made of what is asked, not of the code that answers, so that two commits meet the same random numbers.
+    """
+    return sha256_hex(
+        canonical_json(value.model_dump(mode="json", by_alias=True, exclude=_NAMES_AND_CODE[type(value)]))
+    )
+
+
+def training_key(model: ModelRef) -> str:
+    """Return the key of the weights of a base classifier."""
+    return key_of(identity(model), version=TRAINING_VERSION)
+
+
+def version_of(key: str, cell: Cell) -> int | None:
+    """Return the version of the evaluation protocol that the key of a cell was made with; ``None`` if with none."""
+    if Keys().of(cell) == key:
+        return EVALUATION_VERSION
+    # The first protocol named images and weights in its keys.
+    return 1 if key_of(jsonable(cell), version=1) == key else None
 
 
 def derive_seed(*words: str | int) -> int:
@@ -71,7 +133,7 @@ class Keys:
         self._words: dict[str | int | None, str] = {}
 
     def of(self, value: Cell | AttackRef) -> str:
-        """Return what ``key_of(jsonable(value))`` returns."""
+        """Return what :func:`key_of` returns for the :func:`identity` of a cell or an adversarial set."""
         return sha256_hex(str(EVALUATION_VERSION), self.text(value))
 
     def text(self, value: Any) -> str:
@@ -86,7 +148,7 @@ class Keys:
                 self._words[value] = canonical_json(value)
             return self._words[value]
         if id(value) not in self._parts:
-            self._parts[id(value)] = value, canonical_json(jsonable(value))
+            self._parts[id(value)] = value, canonical_json(identity(value))
         return self._parts[id(value)][1]
 
 

@@ -11,14 +11,15 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
+from pydantic.fields import FieldInfo
 
-from bench import api, factories
+from bench import api, factories, sources
 from bench.keys import sha256_hex
 from bench.types import Kind, MethodRef, UsageError
 
@@ -34,16 +35,15 @@ _NAMES: dict[str, Any] = {name: getattr(api, name) for name in api.__all__} | {
 }
 # The import names of a package where they are not the name that pip knows; any of them will do.
 _IMPORT_NAMES = {
-    "adversarial-robustness-toolbox": ("art",),
     "pyautoattack": ("pyautoattack", "autoattack"),
-    "scikit-learn": ("sklearn",),
-    "scikit-image": ("skimage",),
+    **{distribution.lower(): (name,) for name, distribution in sources.DISTRIBUTIONS.items()},
 }
 
 
-def installed(package: str) -> bool:
-    names = _IMPORT_NAMES.get(package, (package.replace("-", "_"),))
-    return any(importlib.util.find_spec(name) is not None for name in names)
+def imported_as(package: str) -> str | None:
+    """Return the name under which an installed package is imported; ``None`` where it is not installed."""
+    names = _IMPORT_NAMES.get(package.lower(), (package.replace("-", "_"),))
+    return next((name for name in names if sources.find_top(name) is not None), None)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,6 @@ class Entry:
     symbol: str
     meta: Mapping[str, Any]
     parameters: type[BaseModel]
-    code_sha: str
     #: How to find it again where that is not by its name: ``path/to/file.py:name``.
     use: str | None = None
 
@@ -72,7 +71,18 @@ class Entry:
 
     @property
     def available(self) -> bool:
-        return self.requires is None or installed(self.requires)
+        return self.requires is None or imported_as(self.requires) is not None
+
+    @cached_property
+    def code(self) -> sources.Code:
+        """The method's sources, read at the first need; what was read then is what runs."""
+        return sources.code_of(self.path, _ROOT, self.requires and imported_as(self.requires))
+
+    @cached_property
+    def code_sha(self) -> str:
+        """The hash of all that decides what the method does, but for its parameters."""
+        files = (_ROOT / "attacks" / f"{name.replace('-', '_')}.py" for name in self.meta.get("attacks") or ())
+        return sha256_hex(self.code.sha, *(sources.code_of(file, _ROOT).sha for file in files if file.is_file()))
 
     def defaults(self) -> dict[str, Any]:
         return self.parameters.model_construct().model_dump(mode="json")
@@ -119,10 +129,22 @@ class Entry:
             if getattr(values, "bounded", True) is False and crafted.entry.meta.get("bounded", True):
                 raise UsageError(f"{self.kind} {self.name}: bounded = false, but {crafted.entry.name} needs a budget")
             code = sha256_hex(code, crafted.entry.code_sha)
+        if read := self._data(values):
+            code = sha256_hex(code, *read)
         kind: Kind = "attack" if self.kind == "library" else self.kind  # type: ignore[assignment]
         return MethodRef(
             kind=kind, name=name or self.use or self.name, params=values.model_dump(mode="json"), code_sha=code
         )
+
+    def _data(self, values: BaseModel) -> list[str]:
+        """Return names and hashes of the files that parameters name, from the current folder or that of the method."""
+        found = []
+        for name, value in values:
+            chosen = name == self.meta.get("inner") or _is_choice(self.parameters.model_fields.get(name))
+            if isinstance(value, str) and not chosen:
+                sha = sources.content(value, (Path(), self.path.parent))
+                found += [name, sha] if sha is not None else []
+        return found
 
     def load(self) -> Any:
         """Import the file and return the decorated object."""
@@ -295,9 +317,7 @@ def _entry(path: Path, node: ast.FunctionDef | ast.ClassDef, meta: dict[str, Any
         __config__=ConfigDict(extra=extra, frozen=True, validate_default=True),  # type: ignore[typeddict-item]
         **fields,
     )
-    crafted = [_ROOT / "attacks" / f"{attack.replace('-', '_')}.py" for attack in meta.get("attacks") or ()]
-    code = sha256_hex(*(text for source in (path, *crafted) for text in _sources(source)))
-    return Entry(kind, name, ast.get_docstring(node) or "", path, node.name, MappingProxyType(meta), parameters, code)
+    return Entry(kind, name, ast.get_docstring(node) or "", path, node.name, MappingProxyType(meta), parameters)
 
 
 def _factory(path: Path, symbol: str) -> Entry | None:
@@ -324,30 +344,17 @@ def _factory(path: Path, symbol: str) -> Entry | None:
         __validators__={"only_known": model_validator(mode="before")(only_known)},
         **read.fields,  # type: ignore[call-overload]
     )
-    code = sha256_hex(*_sources(path))
-    return Entry("network", _dashed(symbol), read.doc, path, symbol, MappingProxyType({}), parameters, code)
+    return Entry("network", _dashed(symbol), read.doc, path, symbol, MappingProxyType({}), parameters)
 
 
 def _dashed(symbol: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", symbol).lower().replace("_", "-")
 
 
-def _sources(path: Path) -> list[str]:
-    """Return the text of a method's file and of the private helpers beside it that it imports."""
-    texts, queue, seen = [], [path], set()
-    while queue:
-        current = queue.pop(0)
-        if current in seen or not current.is_file():
-            continue
-        seen.add(current)
-        text = current.read_text(encoding="utf-8")
-        texts.append(text)
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                helper = node.module.rpartition(".")[2]
-                if helper.startswith("_"):
-                    queue.append(path.parent / f"{helper}.py")
-    return texts
+def _is_choice(field: FieldInfo | None) -> bool:
+    """Say whether a parameter takes one of a few words."""
+    annotation = None if field is None else field.annotation
+    return any(get_origin(each) is Literal for each in (annotation, *get_args(annotation)))
 
 
 @cache

@@ -22,7 +22,7 @@ from bench import overfitting, registry, training_state
 from bench.augment import Batches
 from bench.cost import parameters, pass_flops, synchronize
 from bench.evaluate import isolated_randomness
-from bench.keys import canonical_json, derive_seed, sha256_hex
+from bench.keys import canonical_json, derive_seed, identity, sha256_hex
 from bench.models.build import build
 from bench.store import write_atomically
 from bench.training_step import Bf16, Step
@@ -315,7 +315,7 @@ class _Training:
         return named | momentum | {"epoch.losses": self.losses, "epoch.right": self.right}
 
     def _identity(self) -> str:
-        return sha256_hex(canonical_json(jsonable(self.ref)), canonical_json(jsonable(self.network)))
+        return sha256_hex(canonical_json(identity(self.ref)), canonical_json(jsonable(self.network)))
 
     def _save(self) -> None:
         words = {

@@ -107,7 +107,7 @@ def device(args: argparse.Namespace, config: Request) -> torch.device:
 
 def runner(args: argparse.Namespace, config: Request, work: Work) -> Callable[[Callable[[], None], Reporter], Runner]:
     """Return what makes the runner of this process; with ``--executor ray`` it only leads, and needs no GPU itself."""
-    if args.executor == "ray" and not registry.installed("ray"):
+    if args.executor == "ray" and registry.imported_as("ray") is None:
         raise UsageError("--executor ray needs a package: pip install 'crossfire-bench[ray]'")
     import torch
 

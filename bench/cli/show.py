@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from bench.schedule.plan import training_key
+    from bench.keys import training_key
     from bench.store import Store
     from bench.types import TrainRef, UsageError, jsonable
 

@@ -23,7 +23,7 @@ def main(args: argparse.Namespace) -> int:
     start = options.runner(args, config, work)
 
     from bench.cli.progress import session
-    from bench.schedule.plan import training_key
+    from bench.keys import training_key
     from bench.types import Cell, TrainRef
 
     bases = {training_key(planned.cell.model): planned.cell for planned in work.plan.cells}

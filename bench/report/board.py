@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any, Literal, NamedTuple
 
 from bench.checks import across
-from bench.keys import EVALUATION_VERSION, Keys, key_of, sha256_hex
+from bench.keys import EVALUATION_VERSION, Keys, question, sha256_hex, version_of
 from bench.report.judging import judge, unjudged_lines, verdict_lines
 from bench.report.rows import (
     NORMS,
@@ -24,7 +24,7 @@ from bench.report.rows import (
     narrow_attacks,
     threat_text,
 )
-from bench.types import Access, Cell, CellResult, DefenseCost, Threat, TrainRef, jsonable
+from bench.types import Access, CellResult, DefenseCost, Threat, TrainRef
 
 Params = Mapping[str, Any]
 
@@ -35,9 +35,6 @@ RANKED: tuple[Access, ...] = ("white-box", "adaptive")
 
 #: Parameters that a label may name.
 _TOLD = 3
-
-_CODE = {"code_sha"}
-_MODEL_CODE = {"network": _CODE, "weights": {"recipe": _CODE}}
 
 
 @dataclass(frozen=True)
@@ -128,23 +125,9 @@ COSTS = (
 )
 
 
-def question(cell: Cell) -> str:
-    """Return what a cell asks, whatever the code that answers: equal across edits of an attack or a recipe."""
-    without: dict[str, object] = {"model": _MODEL_CODE}
-    if cell.step:
-        without["step"] = _CODE
-    if cell.attack:
-        suite = {"after": {"__all__": {"attack": _CODE}}} if cell.attack.after else {}
-        step = {"step": _CODE} if cell.attack.step else {}
-        without["attack"] = {"model": _MODEL_CODE, "attack": _CODE, **step, **suite}
-    return cell.model_dump_json(exclude=without)  # type: ignore[arg-type]
-
-
 def protocol(result: CellResult) -> str:
     """Return the version of the evaluation protocol that a result's key was made with."""
-    body = jsonable(result.cell)
-    versions = (v for v in range(EVALUATION_VERSION, 0, -1) if key_of(body, version=v) == result.key)
-    return str(next(versions, "unknown"))
+    return str(version_of(result.key, result.cell) or "unknown")
 
 
 def newest(results: Iterable[CellResult]) -> dict[str, CellResult]:

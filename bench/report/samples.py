@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.keys import EVALUATION_VERSION, key_of
+from bench.keys import Keys
 from bench.report.rows import attacked_bits
 from bench.store import Store
-from bench.types import AttackRef, CellResult, DataRef, UsageError, jsonable
+from bench.types import AttackRef, CellResult, DataRef, UsageError
 
 #: Images of each set, their largest side in pixels, and how many sets are shown: some kilobytes each.
 _IMAGES, _SIDE, _SETS = 8, 64, 400
@@ -28,10 +28,11 @@ def samples(results: Iterable[CellResult], store: Store, data_folder: Path | Non
     sheets: dict[str, str | None] = {}
     sources: dict[str, Pixels | None] = {}
     found: dict[str, str] = {}
+    keys = Keys()
     for r in results:
         if (made := r.cell.attack) is None or r.metrics is None or len(sheets) >= _SETS:
             continue
-        key = key_of(jsonable(made), version=EVALUATION_VERSION)
+        key = keys.of(made)
         if key not in sheets:
             sheets[key] = _sheet(r, made, store.adversarial(key), sources, data_folder)
         if (sheet := sheets[key]) is not None:

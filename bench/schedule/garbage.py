@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.keys import Keys
-from bench.schedule.plan import Work, clean_cell, training_key
+from bench.keys import Keys, training_key
+from bench.schedule.plan import Work, clean_cell
 from bench.store import Store
 from bench.types import UsageError
 

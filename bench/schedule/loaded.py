@@ -16,9 +16,9 @@ from bench import weights
 from bench.cost import PassFlops, parameters, pass_flops
 from bench.data import open_ref, rows_of
 from bench.evaluate import CHUNK, together
+from bench.keys import training_key
 from bench.layout import fast_layout
 from bench.models.build import build
-from bench.schedule.plan import training_key
 from bench.types import DataRef, ModelRef, TrainRef, UsageError
 
 

@@ -15,11 +15,11 @@ from torch import nn
 from bench import checks
 from bench.cost import deployed_cost, synchronize
 from bench.evaluate import DRAWS, Crafted, Step, entry_of, predict, put_on
-from bench.keys import pack_bits
+from bench.keys import pack_bits, seed_of, training_key
 from bench.provenance import provenance
 from bench.schedule.chunks import Clean, Outcomes, read_clean, write_records
 from bench.schedule.loaded import Classifier, Loaded
-from bench.schedule.plan import cell_key, clean_cell, training_key
+from bench.schedule.plan import cell_key, clean_cell
 from bench.stats import wilson
 from bench.store import Store
 from bench.target import frozen, tell
@@ -120,7 +120,7 @@ class Measure:
         if key not in self._flags:
             _, x, y, _ = next(iter(self.loaded.test(cell.data)))
             few = slice(0, min(64, self.batch(cell.data)))
-            step.seed(key, "checks")
+            step.seed(seed_of(clean_cell(cell)), "checks")
             for function in (step.deployed, step.surrogate):
                 tell(function, y[few])
             with frozen(base):
@@ -136,15 +136,15 @@ class Measure:
         return Clean.of(self._clean(cell, base, step))
 
     def _clean(self, cell: Cell, base: nn.Module, step: Step) -> Outcomes:
-        key = cell_key(clean_cell(cell))
+        word = seed_of(clean_cell(cell))
         batch, found = self.batch(cell.data), Outcomes()
         for first, x, y, _ in self.loaded.test(cell.data):
             self.check()
             if first == 0:
-                predict(step, base, x[:8], y[:8], batch, seed=(key, "warm"))
+                predict(step, base, x[:8], y[:8], batch, seed=(word, "warm"))
             synchronize(self.loaded.device)
             started = time.perf_counter()
-            answer = predict(step, base, x, y, batch, seed=(key, "clean", first), check=self.check)
+            answer = predict(step, base, x, y, batch, seed=(word, "clean", first), check=self.check)
             synchronize(self.loaded.device)
             seconds = (time.perf_counter() - started) / len(answer.labels)
             forwards, backwards = (
@@ -154,9 +154,9 @@ class Measure:
         return found
 
     def _attacked(self, planned: PlannedCell, base: nn.Module, step: Step, crafted: Iterable[Crafted]) -> Outcomes:
-        cell, found = planned.cell, Outcomes()
+        cell, found, word = planned.cell, Outcomes(), seed_of(planned.cell)
         for (first, x, y, _), made in zip(self.loaded.test(cell.data), crafted, strict=True):
-            images, seed = made.images.to(self.loaded.device), (planned.key, "attacked", first)
+            images, seed = made.images.to(self.loaded.device), (word, "attacked", first)
             answer = predict(step, base, images, y, self.batch(cell.data), seed=seed, check=self.check)
             found.add(answer, y, x, made)
         return found
@@ -171,7 +171,7 @@ class Measure:
     def _defense_cost(self, cell: Cell, classifier: Classifier, step: Step) -> DefenseCost:
         key = cell_key(clean_cell(cell))
         if key not in self._costs:
-            step.seed(key, "cost")
+            step.seed(seed_of(clean_cell(cell)), "cost")
             test = deployed_cost(classifier.net, step.deployed, cell.data.image_shape, min(32, self.batch(cell.data)))
             card, flops = self._card(cell.model), classifier.flops
             trained = card.get("passes_per_example")

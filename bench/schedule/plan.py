@@ -12,7 +12,7 @@ from bench import axes, registry, weights
 from bench.axes import Attack, Base, Defense
 from bench.config import Config
 from bench.data import data_ref, open_set
-from bench.keys import TRAINING_VERSION, Keys, key_of
+from bench.keys import Keys, training_key
 from bench.models.build import network_ref
 from bench.schedule.formula import passes_of
 from bench.sweeps import labels_of, sweep
@@ -31,7 +31,6 @@ from bench.types import (
     TrainRef,
     UsageError,
     WeightsRef,
-    jsonable,
 )
 
 
@@ -50,10 +49,6 @@ def cell_key(cell: Cell) -> str:
 
 def attack_key(attack: AttackRef) -> str:
     return Keys().of(attack)
-
-
-def training_key(model: ModelRef) -> str:
-    return key_of(jsonable(model), version=TRAINING_VERSION)
 
 
 def clean_cell(cell: Cell) -> Cell:

@@ -17,12 +17,12 @@ from torch import nn
 from bench import registry
 from bench.cost import DeployedCost, PassFlops, deployed_cost, parameters, pass_flops, synchronize
 from bench.evaluate import CHUNK, DRAWS, entry_of, put_on, together
-from bench.keys import Keys, canonical_json
+from bench.keys import Keys, canonical_json, training_key
 from bench.layout import fast_layout
 from bench.models.build import build
 from bench.overfitting import WATCH
 from bench.schedule.formula import passes_of
-from bench.schedule.plan import Work, training_key
+from bench.schedule.plan import Work
 from bench.store import Store
 from bench.target import Meter, NetworkTarget, Truth, auto_batch, frozen, tell
 from bench.train import train, watched_images

@@ -20,11 +20,11 @@ import ray
 import torch
 
 from bench.evaluate import CHUNK, entry_of
-from bench.keys import Keys
+from bench.keys import Keys, training_key
 from bench.lease import Busy
 from bench.models.build import network_ref
 from bench.provenance import provenance
-from bench.schedule.plan import Work, cell_key, clean_cell, training_key
+from bench.schedule.plan import Work, cell_key, clean_cell
 from bench.schedule.run import Runner
 from bench.store import Store
 from bench.types import (

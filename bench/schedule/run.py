@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from bench.evaluate import Crafted, craft
+from bench.keys import seed_of, training_key
 from bench.lease import Busy
 from bench.provenance import provenance, source
 from bench.runlog import RunLog
 from bench.schedule.chunks import read_chunk, write_chunk
 from bench.schedule.loaded import Classifier, Loaded
 from bench.schedule.measure import Measure
-from bench.schedule.plan import Work, attack_key, cell_key, clean_cell, training_key
+from bench.schedule.plan import Work, attack_key, cell_key, clean_cell
 from bench.schedule.predict import pieces
 from bench.schedule.remaining import Remaining
 from bench.schedule.telling import Reporter, Telling
@@ -336,7 +337,7 @@ class Runner:
                 x,
                 y,
                 rows,
-                key=key,
+                key=seed_of(ref),
                 batch=self._batch(ref.data),
                 check=self.check,
                 training=self.loaded.training_images(ref.model),

@@ -161,11 +161,11 @@ def test_the_hash_of_the_code_follows_helpers_and_crafted_attacks_and_nothing_el
     assert hashes() == before
     for name in ("_deep.py", "_steps.py", "push.py"):
         path = house / "attacks" / name
-        path.write_text(path.read_text() + "# changed\n")
+        path.write_text(path.read_text() + "changed = 1\n")
         after = hashes()
         assert after[0] != before[0] and after[1] != before[1]
         before = after
-    recipe.write_text(recipe.read_text() + "# changed\n")
+    recipe.write_text(recipe.read_text() + "changed = 1\n")
     assert hashes()[0] == before[0] and hashes()[1] != before[1]
 
 

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bench.keys import EVALUATION_VERSION, key_of, pack_bits, sha256_hex
+from bench.keys import EVALUATION_VERSION, identity, key_of, pack_bits, sha256_hex
 from bench.stats import wilson
 from bench.store import Store
 from bench.types import (
@@ -147,7 +147,8 @@ def result(
         }
     return CellResult(
         schema=1,
-        key=key_of(jsonable(cell), version=version),
+        # The first protocol named images and weights in its keys.
+        key=key_of(jsonable(cell) if version == 1 else identity(cell), version=version),
         names=Names(dataset=dataset, model=network, defense=defense, attack=label or attack or "clean", access=access),
         cell=cell,
         status=status,

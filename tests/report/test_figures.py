@@ -8,13 +8,12 @@ from matplotlib import pyplot as plt
 from matplotlib.text import Text
 
 from bench.cli import main
-from bench.keys import TRAINING_VERSION, canonical_json, key_of
+from bench.keys import canonical_json, training_key
 from bench.report import figures
 from bench.report.board import Column
 from bench.report.figures._plot import folded, label_apart
 from bench.report.figures.accuracy_heatmap import _blocks
 from bench.store import Store
-from bench.types import jsonable
 from tests.report.fabricate import outcomes, result, stored, story
 
 CLEAN = [True] * 100
@@ -312,7 +311,7 @@ def test_the_curves_are_the_log_of_the_training(tmp_path):
         for e in range(3)
     ]
     store = stored(tmp_path / "store", [cell])
-    folder = store.training(key_of(jsonable(cell.cell.model), version=TRAINING_VERSION))
+    folder = store.training(training_key(cell.cell.model))
     folder.mkdir(parents=True)
     (folder / "log.jsonl").write_text("".join(canonical_json(row) + "\n" for row in [rows[0], *rows]))
     (run,) = drawn("overfitting-curves", [cell], tmp_path, store)["runs"]

@@ -14,7 +14,7 @@ from torch import nn
 from bench import registry
 from bench.data import data_ref, open_set
 from bench.evaluate import Crafted
-from bench.keys import EVALUATION_VERSION, key_of
+from bench.keys import Keys, training_key
 from bench.models.build import build, network_ref
 from bench.report import figures
 from bench.report.figures import _network
@@ -25,9 +25,9 @@ from bench.report.figures.tsne import separability
 from bench.report.rows import robust_bits
 from bench.report.samples import samples
 from bench.schedule.chunks import write_chunk
-from bench.schedule.plan import attack_key, training_key
+from bench.schedule.plan import attack_key
 from bench.store import Store, write_atomically
-from bench.types import AttackRef, Cell, ModelRef, Schedule, Threat, TrainRef, jsonable
+from bench.types import AttackRef, Cell, ModelRef, Schedule, Threat, TrainRef
 from tests.report.fabricate import outcomes, result
 
 N = 60
@@ -143,9 +143,7 @@ def source(tmp_path_factory):
         ):
             cell = Cell(data=data, model=model, step=step, access=access, attack=attack, seed=0)
             made = result(defense, name, clean=[True] * N, adversarial=outcomes(0.5, N), access=access)
-            results.append(
-                made.model_copy(update={"cell": cell, "key": key_of(jsonable(cell), version=EVALUATION_VERSION)})
-            )
+            results.append(made.model_copy(update={"cell": cell, "key": Keys().of(cell)}))
     return figures.source_of(results, store)
 
 

@@ -4,9 +4,8 @@ import pytest
 
 from bench import config
 from bench.cli import main
-from bench.keys import EVALUATION_VERSION, Keys, key_of
+from bench.keys import EVALUATION_VERSION, Keys, identity, key_of
 from bench.schedule.plan import attack_key, cell_key, make
-from bench.types import jsonable
 from tests.schedule import small
 
 
@@ -20,9 +19,9 @@ def configuration(tmp_path_factory):
 def test_keys_made_together_are_those_made_alone(configuration):
     keys = Keys()
     for planned in make(configuration).plan.cells:
-        assert planned.key == key_of(jsonable(planned.cell), version=EVALUATION_VERSION) == cell_key(planned.cell)
+        assert planned.key == key_of(identity(planned.cell), version=EVALUATION_VERSION) == cell_key(planned.cell)
         if planned.cell.attack is not None:
-            alone = key_of(jsonable(planned.cell.attack), version=EVALUATION_VERSION)
+            alone = key_of(identity(planned.cell.attack), version=EVALUATION_VERSION)
             assert keys.of(planned.cell.attack) == alone == attack_key(planned.cell.attack)
 
 

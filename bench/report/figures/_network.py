@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from bench import weights
 from bench.data import open_ref, rows_of
 from bench.evaluate import CHUNK, put_on
+from bench.keys import training_key
 from bench.models.build import build
 from bench.report.figures import Missing, Source
 from bench.schedule.chunks import read_chunk
-from bench.schedule.plan import attack_key, training_key
+from bench.schedule.plan import attack_key
 from bench.types import AttackRef, CellResult, DataRef, MethodError, MethodRef, ModelRef, TrainRef, UsageError
 
 #: Images pushed through at once.

@@ -9,11 +9,11 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-from bench.keys import TRAINING_VERSION, key_of
+from bench.keys import training_key
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import WIDTH, narrow_title, need, trained_with
 from bench.report.rows import threat_text
-from bench.types import ModelRef, TrainRef, jsonable
+from bench.types import ModelRef, TrainRef
 
 _CURVES = {
     "clean": ("clean", "#333333"),
@@ -66,7 +66,7 @@ def _runs(source: Source) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
             place = f"\n{r.names.dataset} · {r.names.model}" if many else ""
             threat = threat_text(watched_threat(weights.recipe))
             seed = f", seed {weights.seed}" if weights.seed else ""
-            models[key_of(jsonable(r.cell.model), version=TRAINING_VERSION)] = (
+            models[training_key(r.cell.model)] = (
                 f"{trained_with(weights.recipe.name, weights.recipe.params)}{seed}, {threat}{place}",
                 threat,
                 r.cell.model,

@@ -1,0 +1,187 @@
+"""Edits between two runs on one store: what is measured again, and with which random numbers."""
+
+import shutil
+
+import pytest
+
+from bench import config
+from bench.keys import Keys, question, seed_of, training_key, version_of
+from bench.keys import key_of as key_under
+from bench.schedule.plan import make
+from bench.store import Store
+from bench.types import DataRef, jsonable
+from tests.schedule import small
+
+ATTACK = '''
+from bench.api import attack
+
+@attack(norms=("linf",), passes="1 forwards")
+def scatter(target, x, y, threat, *, steps: int = 1):
+    """Uniform noise."""
+    return (x + target.uniform(x, -float(threat.eps), float(threat.eps))).clamp(0.0, 1.0)
+'''
+
+RECIPE = '''
+from torch.nn import functional as F
+
+from bench.api import defense
+
+@defense(kind="recipe")
+def noisy(step, x, y):
+    """Training on noise."""
+    return F.cross_entropy(step.net(x + 0.1 * step.normal(x)), y)
+'''
+
+STEP = '''
+from torch import nn
+
+from bench.api import Draws, defense
+
+class Noisy(nn.Module):
+    def __init__(self, base, draws):
+        super().__init__()
+        self.base, self.draws = base, draws
+
+    def forward(self, x):
+        return self.base(x + 0.1 * self.draws.normal(x))
+
+@defense(kind="test-time", randomised=True, base="standard")
+class Noise:
+    """Noise added at the door."""
+
+    def __init__(self):
+        self.draws = Draws()
+
+    def wrap(self, base):
+        return Noisy(base, self.draws)
+
+    surrogate = wrap
+'''
+
+FILES = {"scatter.py": ATTACK, "noisy.py": RECIPE, "noise.py": STEP}
+
+CONFIG = """
+schema = 1
+name = "own"
+
+[dataset]
+name = "digits"
+n = 140
+train_n = 100
+
+[[models]]
+arch = "small-cnn"
+channels = 4
+hidden = 16
+
+[train]
+epochs = 1
+batch = 50
+
+[[defenses]]
+use = "{folder}/noisy.py:noisy"
+
+[[defenses]]
+use = "{folder}/noise.py:Noise"
+base = "{folder}/noisy.py:noisy"
+
+[[attacks]]
+use = "{folder}/scatter.py:scatter"
+eps = "0.3"
+access = ["static", "adaptive"]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def run(folder):
+    assert small.run(folder, text=CONFIG.format(folder=folder)) == 0
+    return small.events(folder, "done", "crafted", "trained")
+
+
+def answers(folder):
+    """Return the bits of every result, by name and protocol; keys left out."""
+    return {
+        str(r.names): (r.clean_bits, r.adversarial_bits, r.metrics.mean_l2) for r in Store(folder / "store").results()
+    }
+
+
+def test_a_comment_measures_and_trains_nothing_again(folder):
+    before = len(run(folder))
+    for name, text in FILES.items():
+        (folder / name).write_text(f"# A comment.\n{text}\n")
+    assert len(run(folder)) == before
+
+
+def test_code_that_differs_meets_the_same_random_numbers(folder):
+    before = len(run(folder))
+    first = answers(folder)
+    shutil.move(folder / "store", folder / "first")
+    for name, text in FILES.items():
+        (folder / name).write_text(text + "\nCHANGED = 1\n")
+    assert len(run(folder)) == before
+    assert answers(folder) == first
+    old, new = ({r.key for r in Store(folder / each).results()} for each in ("first", "store"))
+    assert not old & new
+    old, new = ({path.name for path in (folder / each / "train").iterdir()} for each in ("first", "store"))
+    assert not old & new
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    plan = make(config.load(small.write(tmp_path_factory.mktemp("plan")))).plan
+    return [planned.cell for planned in plan.cells]
+
+
+def moved(value, **names):
+    """Return a part of a cell with its images and weights found under other names."""
+    if isinstance(value, DataRef):
+        return value.model_copy(update=names)
+    if isinstance(value, tuple):
+        return value
+    fields = {name: getattr(value, name) for name in getattr(type(value), "model_fields", ())}
+    return value.model_copy(update={k: moved(v, **names) for k, v in fields.items()}) if fields else value
+
+
+def edited(value):
+    """Return a part of a cell as if the code of all its methods were other code."""
+    if isinstance(value, tuple):
+        return tuple(map(edited, value))
+    if "code_sha" in getattr(type(value), "model_fields", ()):
+        return value.model_copy(update={"code_sha": "0" * 64})
+    fields = {name: getattr(value, name) for name in getattr(type(value), "model_fields", ())}
+    return value.model_copy(update={k: edited(v) for k, v in fields.items()}) if fields else value
+
+
+def test_the_same_images_under_another_path_have_the_same_keys(cells):
+    for cell in cells:
+        other = moved(cell, name="folder:/elsewhere")
+        assert other != cell and other.model.weights.data.name == "folder:/elsewhere"
+        assert Keys().of(other) == Keys().of(cell)
+        assert training_key(other.model) == training_key(cell.model)
+        assert question(other) == question(cell) and seed_of(other) == seed_of(cell)
+        assert Keys().of(moved(cell, data_sha="0")) != Keys().of(cell)
+        assert seed_of(moved(cell, data_sha="0")) != seed_of(cell)
+
+
+def test_other_code_has_another_key_and_asks_the_same(cells):
+    for cell in cells:
+        other = edited(cell)
+        assert Keys().of(other) != Keys().of(cell)
+        assert question(other) == question(cell) and seed_of(other) == seed_of(cell)
+        if cell.attack is not None:
+            assert seed_of(other.attack) == seed_of(cell.attack)
+            assert seed_of(cell.attack) != seed_of(cell.attack.model_copy(update={"seed": 7}))
+    assert len({seed_of(cell) for cell in cells}) == len({question(cell) for cell in cells}) == len(cells)
+
+
+def test_keys_of_the_first_protocol_are_known_as_such(cells):
+    for cell in cells:
+        assert version_of(Keys().of(cell), cell) == 2
+        assert version_of(key_under(jsonable(cell), version=1), cell) == 1
+        assert version_of(key_under(jsonable(cell), version=2), cell) is None
