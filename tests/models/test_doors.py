@@ -43,7 +43,7 @@ def test_a_users_own_factory(own):
 
 def test_a_changed_file_is_another_network(own):
     before = network_ref(f"{own}:factory", {}).code_sha
-    own.write_text(own.read_text() + "# changed\n")
+    own.write_text(own.read_text() + "CHANGED = 1\n")
     assert network_ref(f"{own}:factory", {}).code_sha != before
 
 
