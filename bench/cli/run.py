@@ -21,7 +21,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--record", action="store_true", help="also keep the results in results/runs/<machine>/<commit>.json, for git"
     )
     parser.add_argument(
-        "--verify", type=options.share, metavar="2%", help="compute a random share of the finished cells again; compare"
+        "--verify",
+        type=options.share,
+        metavar="2%",
+        help="hash images and their cache again; compute a random share of the finished cells again; compare",
     )
 
 
