@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     found = read(root)
     for note in found.notes:
         print(f"warning: {note}", file=sys.stderr)
-    source = figures.source_of(found.results, Store(root), data_folder=options.data_folder(args))
+    source = figures.source_of(found.results, Store(root), asked=found.asked, data_folder=options.data_folder(args))
     for name in args.names or known:
         try:
             for path in figures.draw(name, source, args.out):

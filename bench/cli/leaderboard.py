@@ -53,13 +53,15 @@ def _show(args: argparse.Namespace) -> int:
     if folder:
         from bench.report import figures, paper_pages
 
-        source = figures.source_of(found.results, Store(root), data_folder=options.data_folder(args), paper=True)
+        source = figures.source_of(
+            found.results, Store(root), asked=found.asked, data_folder=options.data_folder(args), paper=True
+        )
         print("\n".join(map(str, paper_pages.write(source, args.out))))
         return 0
     if args.paper:
         from bench.report import paper
 
-        rows = paper.beside(build(found.results))
+        rows = paper.beside(build(found.results, found.asked))
         text = {"md": paper.as_markdown, "json": paper.as_json}.get(kind or "", paper.as_text)(rows)
     elif kind is None:
         from rich.console import Console
@@ -67,16 +69,18 @@ def _show(args: argparse.Namespace) -> int:
         from bench.report.terminal import leaderboard
 
         console = Console()
-        console.print(leaderboard(found.results, width=console.width))
+        console.print(leaderboard(build(found.results, found.asked), width=console.width))
         return 0
     elif kind == "html":
         from bench.report.html import render
 
-        text = render(build(found.results), Store(root) if root.is_dir() else None, options.data_folder(args))
+        text = render(
+            build(found.results, found.asked), Store(root) if root.is_dir() else None, options.data_folder(args)
+        )
     else:
         from bench.report.formats import FORMATS as WRITERS
 
-        text = WRITERS[kind](build(found.results))
+        text = WRITERS[kind](build(found.results, found.asked))
     if args.out is None:
         sys.stdout.write(text)
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,18 +32,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from bench import planned
     from bench.report import no_collection
     from bench.report.board import build
     from bench.report.html import write_report
     from bench.report.record import write_run
     from bench.report.terminal import leaderboard
     from bench.store import Store
+    from bench.types import StoreError
 
     with no_collection():
         config, work = options.work(args)
         store, console = Store(options.store_root(args)), Console()
-        finished = [store.finished(planned) for planned in work.plan.cells]
+        asked = planned.asked_for(work.plan.name, work.asked)
+        finished = [store.finished(cell) for cell in work.plan.cells]
     results = [result for result in finished if result is not None]
+    partly = args.only is not None or args.seed is not None
     verdict: Verdict | None = None
     # Where nothing is left to do, nothing that computes is loaded.
     if len(results) < len(finished) or args.verify is not None:
@@ -55,27 +60,34 @@ def main(args: argparse.Namespace) -> int:
             runner = start(check, reporter)
             runner.check_weights()
             store.check_writable()
+            planned.keep(store, asked, partly=partly)
             results = options.execute(args, config, runner)
             if args.verify is not None:
                 verdict = verify(runner, args.verify)
         runner.log.close(ended.why or "finished")
         if ended.code is not None:
-            done = sum(store.finished(planned) is not None for planned in work.plan.cells)
+            done = sum(store.finished(cell) is not None for cell in work.plan.cells)
             console.print(
                 f"{ended.why}: {done} of {len(work.plan.cells)} cells are done; the same command goes on from here."
             )
             return ended.code
+    else:
+        try:
+            planned.keep(store, asked, partly=partly)
+        except StoreError as error:
+            # Every cell is there, and a table of a store that others may read needs no more.
+            print(f"warning: {error}", file=sys.stderr)
     with no_collection():
-        board = build(results)
+        board = build(results, asked)
         console.print(leaderboard(board, width=console.width))
         page = write_report(board, args.report, store=store, data_folder=args.data)
     if config.paper:
         from bench.report import figures, paper_pages
 
-        source = figures.source_of(results, store, data_folder=args.data, paper=True)
+        source = figures.source_of(results, store, asked=asked, data_folder=args.data, paper=True)
         print(paper_pages.write(source, args.report / "paper")[0].resolve())
     if args.record:
-        print(f"recorded: {write_run(results, Path.cwd())}")
+        print(f"recorded: {write_run(results, Path.cwd(), asked)}")
     if verdict is not None:
         for line in verdict.differing:
             console.print(line, markup=False, highlight=False, soft_wrap=True)

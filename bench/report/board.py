@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, median
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from bench.checks import across
-from bench.keys import EVALUATION_VERSION, Keys, question, sha256_hex, version_of
-from bench.report.judging import judge, unjudged_lines, verdict_lines
+from bench.keys import EVALUATION_VERSION, Keys, question, version_of
+from bench.planned import Asked, Count, table_id
+from bench.report.judging import Step, judge, unjudged_lines, verdict_lines
+from bench.report.labels import Params, attack_params, defense_params, shortest_name, unique
 from bench.report.rows import (
     NORMS,
     WORST_CASE,
@@ -26,15 +28,10 @@ from bench.report.rows import (
 )
 from bench.types import Access, CellResult, DefenseCost, Threat, TrainRef
 
-Params = Mapping[str, Any]
-
 Unit = Literal["accuracy", "gap", "seconds", "TFLOP", "millions"]
 
 #: Only these lines are ranked: a static attacker does not see the whole defense and so has not tried its best.
 RANKED: tuple[Access, ...] = ("white-box", "adaptive")
-
-#: Parameters that a label may name.
-_TOLD = 3
 
 
 @dataclass(frozen=True)
@@ -74,10 +71,16 @@ class Table:
     #: What adaptive evaluation makes of each test-time step, in words.
     verdicts: tuple[str, ...]
     notes: tuple[str, ...]
+    cells: Count
 
     @property
     def title(self) -> str:
         return f"{self.dataset} · {self.model} · {self.n:,} images"
+
+    @property
+    def incomplete(self) -> str:
+        """What the table lacks of what was asked for; nothing where it is whole."""
+        return self.cells.incomplete
 
     @cached_property
     def best(self) -> Mapping[str, tuple[float | None, float | None]]:
@@ -101,6 +104,8 @@ class Board:
     #: The evaluation protocol of each result.
     protocols: Mapping[str, str]
     superseded: int
+    #: Tables that were asked for and of which there is no cell: title, and how many cells they would have.
+    absent: tuple[tuple[str, int], ...] = ()
 
 
 class _Cost(NamedTuple):
@@ -140,9 +145,21 @@ def newest(results: Iterable[CellResult]) -> dict[str, CellResult]:
     return found
 
 
-def build(results: Iterable[CellResult]) -> Board:
-    """Sort results into tables. An answer of code since edited gives way to the newest one to the same question."""
+def build(results: Iterable[CellResult], asked: Iterable[Asked] = ()) -> Board:
+    """Sort results into tables. An answer of code since edited gives way to the newest one to the same question.
+
+    Args:
+        results: all that is known.
+        asked: what runs were asked for; a table that lacks cells of it says so. Where nothing is known of a table, its
+            cells are those that were tried.
+    """
     given = list(results)
+    status = {result.key: result.status for result in given}
+    plans: dict[str, dict[str, str]] = defaultdict(dict)
+    titles: dict[str, str] = {}
+    for each in asked:
+        plans[each.table] |= each.keys
+        titles[each.table] = each.title
     answers = _checked(newest(given).values())
     shelves: dict[tuple[str, str], dict[tuple[str, str, str], list[CellResult]]] = defaultdict(
         lambda: defaultdict(list)
@@ -158,13 +175,18 @@ def build(results: Iterable[CellResult]) -> Board:
     labels: dict[str, tuple[str, str]] = {}
     for _, shelf in sorted(shelves.items()):
         for made_by, found in sorted(shelf.items()):
-            table, named = _table(found, protocol=made_by[2], alone=len(shelf) == 1)
+            titles.pop(identity := table_id(*made_by), None)
+            wanted = plans.get(identity) or {r.key: r.names.defense for r in found}
+            missing = Counter(defense for key, defense in wanted.items() if key not in status)
+            count = Count.of(wanted, status)
+            table, named = _table(found, missing, count, protocol=made_by[2], alone=len(shelf) == 1)
             tables.append(table)
             labels |= named
     kept = sorted(
         answers, key=lambda r: (r.names.dataset, r.names.model, *labels[r.key], r.names.access, r.cell.seed, r.key)
     )
-    return Board(tuple(tables), {r.key: r for r in kept}, labels, protocols, len(given) - len(answers))
+    absent = tuple((title, len(plans[table])) for table, title in sorted(titles.items(), key=lambda each: each[1]))
+    return Board(tuple(tables), {r.key: r for r in kept}, labels, protocols, len(given) - len(answers), absent)
 
 
 def _checked(results: Iterable[CellResult]) -> list[CellResult]:
@@ -175,7 +197,10 @@ def _checked(results: Iterable[CellResult]) -> list[CellResult]:
     ]
 
 
-def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tuple[Table, dict[str, tuple[str, str]]]:
+def _table(
+    results: Sequence[CellResult], missing: Mapping[str, int], count: Count, *, protocol: str, alone: bool
+) -> tuple[Table, dict[str, tuple[str, str]]]:
+    """Return a table and the labels of its results, given how many cells of each defense are missing."""
     ids = attack_ids(results)
     by_defense: dict[str, list[CellResult]] = defaultdict(list)
     by_attack: dict[tuple[str, str], list[CellResult]] = defaultdict(list)
@@ -186,13 +211,15 @@ def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tupl
             threat = threat_text(result.cell.attack.threat)
             threats[threat] = result.cell.attack.threat
             by_attack[threat, ids[result.key]].append(result)
-    names = _unique({each: (_name("defense", found), _defense_params(found[0])) for each, found in by_defense.items()})
+    names = unique(
+        {each: (shortest_name("defense", found), defense_params(found[0])) for each, found in by_defense.items()}
+    )
     suite: dict[str, dict[str, tuple[str, Params]]] = defaultdict(dict)
     for threat, attack in sorted(by_attack, key=lambda each: (*_turn(by_attack[each]), each[1])):
         made = by_attack[threat, attack]
-        suite[threat][attack] = (_name("attack", made), _attack_params(made[0]))
+        suite[threat][attack] = (shortest_name("attack", made), attack_params(made[0]))
     order = sorted(suite, key=lambda threat: (-len(suite[threat]), _severity(threats[threat])))
-    attacks = {threat: _unique(suite[threat]) for threat in order}
+    attacks = {threat: unique(suite[threat]) for threat in order}
     labels = {
         r.key: (
             names[defense],
@@ -204,7 +231,8 @@ def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tupl
     narrow = narrow_attacks(results, ids)
     of = {each: Row.of(names[each], found, ids, attacks, threats, narrow) for each, found in by_defense.items()}
     steps = {each: found[0].cell for each, found in by_defense.items() if found[0].cell.step is not None}
-    judge([(of[each], of.get(base_id(cell))) for each, cell in steps.items()], attacks)
+    lost = {each: sum(missing.get(name, 0) for name in {r.names.defense for r in by_defense[each]}) for each in steps}
+    judge([Step(of[each], of.get(base_id(cell)), lost[each]) for each, cell in steps.items()], attacks)
     rows = list(of.values())
     rows.sort(key=lambda row: (*(-number for number in row.rank(RANKED)), row.name))
     first = results[0]
@@ -217,6 +245,7 @@ def _table(results: Sequence[CellResult], *, protocol: str, alone: bool) -> tupl
         tuple(standing for row in rows for standing in row.standings),
         tuple(verdict_lines(rows)),
         tuple(_notes(results, rows, protocol=protocol, alone=alone)),
+        count,
     )
     return table, labels
 
@@ -315,43 +344,6 @@ def _spared(result: CellResult, sets: Mapping[str, CellResult]) -> float | None:
     if before is None or before.metrics is None or before.metrics.accuracy_under_attack is None:
         return None
     return 1 - before.metrics.accuracy_under_attack
-
-
-def _name(what: str, results: Iterable[CellResult]) -> str:
-    """Return the shortest of the names that configurations gave to the same defense or attack."""
-    return min((str(getattr(r.names, what)) for r in results), key=lambda name: (len(name), name))
-
-
-def _unique(names: Mapping[str, tuple[str, Params]]) -> dict[str, str]:
-    """Tell things of one name apart: by the few parameters that differ, or else by the first digits of their key."""
-    alike: dict[str, list[str]] = defaultdict(list)
-    for each, (name, _) in names.items():
-        alike[name].append(each)
-    labels: dict[str, str] = {}
-    for name, group in alike.items():
-        given = [names[each][1] for each in group]
-        keys = sorted({key for params in given for key in params if len({str(p.get(key)) for p in given}) > 1})
-        told = [",".join(f"{key}={params[key]}" for key in keys if params.get(key) is not None) for params in given]
-        plain = len(keys) <= _TOLD and len(set(told)) == len(group)
-        for each, about in zip(group, told, strict=True):
-            if len(group) > 1 and not plain:
-                labels[each] = f"{name} #{sha256_hex(each)[:4]}"
-            elif len(group) > 1 and about:
-                labels[each] = f"{name[:-1]},{about}]" if name.endswith("]") else f"{name}[{about}]"
-            else:
-                labels[each] = name
-    return {each: labels[each] for each in names}
-
-
-def _attack_params(r: CellResult) -> Params:
-    return {} if r.cell.attack is None else {k: v for k, v in r.cell.attack.attack.params.items() if k != "rule"}
-
-
-def _defense_params(r: CellResult) -> Params:
-    weights, step = r.cell.model.weights, r.cell.step.params if r.cell.step else {}
-    if not isinstance(weights, TrainRef):
-        return step
-    return {**weights.schedule.model_dump(), "images": weights.data.n, **weights.recipe.params, **step}
 
 
 def _place(group: str, what: str) -> str:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bench.planned import Count
 from bench.report import text
 from bench.report.board import RANKED, Board, Column, Line, Table
 from bench.report.rows import WORST_CASE, Standing, Value
@@ -23,7 +24,8 @@ _LATEX_WIDTH = 78
 def markdown(board: Board) -> str:
     """Return the tables for a README or a pull request: best in bold, second best underlined."""
     parts = [_markdown_table(table, board) for table in board.tables] or ["No results yet.\n"]
-    return "\n".join([*parts, escape_markdown(text.FOOT), *_left_out(board)]) + "\n"
+    absent = [f"**{escape_markdown(each)}**\n" for each in text.absent(board)]
+    return "\n".join([*absent, *parts, escape_markdown(text.FOOT), *_left_out(board)]) + "\n"
 
 
 def _markdown_table(table: Table, board: Board) -> str:
@@ -33,6 +35,7 @@ def _markdown_table(table: Table, board: Board) -> str:
         for column in table.columns
     ]
     lines = [f"### {escape_markdown(table.title)}", ""]
+    lines += [f"**{table.incomplete}**", ""] if table.incomplete else []
     lines.append("| defense | access | " + " | ".join(heads) + " |")
     lines.append("| --- | --- |" + " ---: |" * len(heads))
     for line in table.lines:
@@ -57,9 +60,10 @@ def latex(board: Board) -> str:
 
     What is wider than a column of text goes on in a further table; what is to be known of it follows as text.
     """
+    absent = [rf"{{\noindent\bfseries {_escape_latex(each)}.\par}}" + "\n" for each in text.absent(board)]
     if not board.tables:
-        return "% no results yet\n"
-    return "\n".join(_latex_table(table, board) for table in board.tables)
+        return "\n".join([*absent, "% no results yet\n"])
+    return "\n".join([*absent, *(_latex_table(table, board) for table in board.tables)])
 
 
 def _latex_table(table: Table, board: Board) -> str:
@@ -125,7 +129,7 @@ def _tabular(table: Table, columns: Sequence[Column], marks: dict[str, str], num
     return [
         r"\begin{table}[htbp]",
         r"\centering",
-        rf"\caption{{{_escape_latex(table.title)}{', continued' if number else ''}.}}",
+        rf"\caption{{{_escape_latex(_caption(table))}{', continued' if number else ''}.}}",
         r"\footnotesize",
         r"\setlength{\tabcolsep}{3pt}",
         rf"\begin{{tabular}}{{ll{'r' * len(columns)}}}",
@@ -141,10 +145,16 @@ def _tabular(table: Table, columns: Sequence[Column], marks: dict[str, str], num
     ]
 
 
+def _caption(table: Table) -> str:
+    return f"{table.title} ({table.incomplete})" if table.incomplete else table.title
+
+
 def comma_separated(board: Board) -> str:
     """Return one row for each defense and access, accuracies as fractions, absent values empty.
 
-    An attack has its accuracy under attack, the ends of its interval, and the robust accuracy beside them.
+    An attack has its accuracy under attack, the ends of its interval, and the robust accuracy beside them. What a table
+    lacks stands in the column ``incomplete`` of each of its rows, so that the text stays one table.
+
     A text that a spreadsheet would take for a formula gets an apostrophe in front.
     """
     heads: dict[str, tuple[str, str]] = {}
@@ -155,6 +165,7 @@ def comma_separated(board: Board) -> str:
                 "dataset": table.dataset,
                 "model": table.model,
                 "n": table.n,
+                "incomplete": table.incomplete,
                 "defense": line.defense,
                 "access": line.access,
             }
@@ -175,7 +186,8 @@ def comma_separated(board: Board) -> str:
             rows.append(row)
             heads |= dict.fromkeys(row)  # type: ignore[arg-type]
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(heads) or ["dataset", "model", "n", "defense", "access"], lineterminator="\n")
+    always = ["dataset", "model", "n", "incomplete", "defense", "access"]
+    writer = csv.DictWriter(out, list(heads) or always, lineterminator="\n")
     writer.writeheader()
     writer.writerows(
         {key: _escape_csv("; ".join(v) if isinstance(v, list) else v) for key, v in row.items()} for row in rows
@@ -184,9 +196,9 @@ def comma_separated(board: Board) -> str:
 
 
 def as_json(board: Board) -> str:
-    """Return the JSON format, one cell or defense a line."""
+    """Return the JSON format, one table, cell or defense a line."""
     body = payload(board)
-    lists = (f'"{name}": [\n' + ",\n".join(map(_line, body[name])) + "\n]" for name in ("cells", "defenses"))
+    lists = (f'"{name}": [\n' + ",\n".join(map(_line, body[name])) + "\n]" for name in ("tables", "cells", "defenses"))
     return '{"schema": ' + str(body["schema"]) + ",\n" + ",\n".join(lists) + "}\n"
 
 
@@ -198,9 +210,25 @@ def payload(board: Board) -> dict[str, Any]:
     """Return the object of the JSON format: fractions in [0, 1], FLOPs 2 per multiply-add, absent values ``None``."""
     return {
         "schema": SCHEMA,
+        "tables": [*map(_about, board.tables), *(_none_of(*each) for each in board.absent)],
         "cells": cell_rows(board),
         "defenses": [_defense(table, standing) for table in board.tables for standing in table.standings],
     }
+
+
+def _about(table: Table) -> dict[str, Any]:
+    return {
+        "title": table.title,
+        "incomplete": table.incomplete or None,
+        **table.cells._asdict(),
+        "verdicts": list(table.verdicts),
+        "notes": list(table.notes),
+    }
+
+
+def _none_of(title: str, asked: int) -> dict[str, Any]:
+    count = Count(asked, 0, 0)
+    return {"title": title, "incomplete": count.incomplete, **count._asdict(), "verdicts": [], "notes": []}
 
 
 def cell_rows(board: Board) -> list[dict[str, Any]]:

@@ -72,6 +72,7 @@ def render(board: Board, store: Store | None = None, data_folder: Path | None = 
         ],
         optional=list(dict.fromkeys(c.label for t in board.tables for c in t.columns if c.label != "clean")),
         details=_details(board, samples(board.results.values(), store, data_folder) if store else {}),
+        absent=text.absent(board),
         foot=text.FOOT,
     )
 

@@ -17,6 +17,14 @@ Attacks = Mapping[str, Mapping[str, str]]
 _BOUND = "upper bound only: "
 
 
+class Step(NamedTuple):
+    """The row of a test-time step, that of the classifier under it if there is one, and how many cells it lacks."""
+
+    row: Row
+    base: Row | None
+    missing: int = 0
+
+
 class _Contest(NamedTuple):
     """A step and its base under one threat, on the same images."""
 
@@ -32,14 +40,14 @@ class _Contest(NamedTuple):
     spared: tuple[str, ...]
 
 
-def judge(steps: Iterable[tuple[Row, Row | None]], attacks: Attacks) -> None:
+def judge(steps: Iterable[Step], attacks: Attacks) -> None:
     """Give the standings of each step its verdict, or why there is none.
 
     Args:
-        steps: each row of a test-time step with that of the classifier under it, where the table has one.
+        steps: every step of the table.
         attacks: the labels of all attacks of the table by their id, for each threat.
     """
-    contests = [contest for row, base in steps for contest in _contests(row, base, attacks)]
+    contests = [contest for step in steps for contest in _contests(step, attacks)]
     p_values = holm_mcnemar([contest.changed for contest in contests])
     for contest, p_value in zip(contests, p_values, strict=True):
         over = contest.over
@@ -58,7 +66,8 @@ def _set(row: Row, place: int, *, judgement: Judgement | None = None, unjudged: 
     row.standings[place] = replace(row.standings[place], judgement=judgement, unjudged=unjudged)
 
 
-def _contests(row: Row, base: Row | None, attacks: Attacks) -> Iterator[_Contest]:
+def _contests(step: Step, attacks: Attacks) -> Iterator[_Contest]:
+    row, base = step.row, step.base
     for place, standing in enumerate(row.standings):
         # What an attack without a budget leaves says how far it got, not how robust the step is.
         if standing.threat is None or standing.threat.eps is None:
@@ -71,13 +80,13 @@ def _contests(row: Row, base: Row | None, attacks: Attacks) -> Iterator[_Contest
             _set(row, place, unjudged="no adaptive attack but noise came to an end")
         elif only_noise(_done(base, standing.group)):
             _set(row, place, unjudged=f"no attack on {base.name} but noise came to an end")
-        elif (contest := _contest(row, base, place, attacks)) is None:
+        elif (contest := _contest(row, base, place, attacks, step.missing)) is None:
             _set(row, place, unjudged=f"it met no attack that {base.name} met in the same seed")
         else:
             yield contest
 
 
-def _contest(row: Row, base: Row, place: int, attacks: Attacks) -> _Contest | None:
+def _contest(row: Row, base: Row, place: int, attacks: Attacks, missing: int) -> _Contest | None:
     group = row.standings[place].group
     labels = attacks[group]
     value, survivors = row.worst_case(group, row.accesses, list(labels))
@@ -91,6 +100,7 @@ def _contest(row: Row, base: Row, place: int, attacks: Attacks) -> _Contest | No
     bounds = [mark.removeprefix(_BOUND) for mark in value.marks if mark.startswith(_BOUND)]
     failed = sum(r.status == "failed" for (_, at, _), cells in row.cells.items() if at == group for r in cells)
     fell_out = [f"{failed} of its attacks failed"] if failed else []
+    fell_out += [f"{missing} of its cells are missing"] if missing else []
     reasons = (*bounds, *fell_out, *lacking(_done(row, group)))
     return _Contest(row, place, base.name, over, changed, reasons, _spared(row, base, group, labels))
 

@@ -44,6 +44,8 @@ class Beside:
     robust_accuracy: float | None
     source: str | None
     references: tuple[str, ...]
+    #: What the table of the number lacks of what was asked for.
+    incomplete: str = ""
 
 
 def beside(board: Board) -> list[Beside]:
@@ -117,6 +119,7 @@ def _rows(board: Board, table: Table, line: Line) -> Iterator[Beside]:
             None if value.robust is None else scale * value.robust,
             known[1] if known else None,
             tuple(_references(table, line, column)),
+            table.incomplete,
         )
 
 
@@ -140,7 +143,7 @@ def as_text(rows: Iterable[Beside]) -> str:
     title = ""
     for name, row in zip(names, found, strict=True):
         if (new := f"{row.dataset} · {row.model} · {row.n:,} images") != title:
-            lines += ["", title := new]
+            lines += ["", title := new, *([row.incomplete] if row.incomplete else [])]
         lines.append(
             f"{row.measured:8.4g}  {_text(row.published):>9}  {_signed(row.deviation):>9}  {_beside(row):>6}  {name}"
         )
@@ -168,7 +171,8 @@ def as_markdown(rows: Iterable[Beside]) -> str:
         "| --- | --- | ---: | --- | --- | --- | ---: | ---: | ---: | ---: | --- | --- |",
     ]
     for row in rows:
-        cells = [row.dataset, row.model, f"{row.n:,}", row.defense, row.access, row.what]
+        images = f"{row.n:,} ({row.incomplete})" if row.incomplete else f"{row.n:,}"
+        cells = [row.dataset, row.model, images, row.defense, row.access, row.what]
         cells += [
             f"{row.measured:.4g}",
             _text(row.published),

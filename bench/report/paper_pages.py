@@ -215,6 +215,8 @@ def _table(
     heads = ["defense", *(["access"] if access else [])]
     names = [f"{c.label} {c.group}" if many and c.group else c.label for c in columns]
     rows = [[line.defense, *([line.access] if access else []), *(cell(line, c) for c in columns)] for line in lines]
+    if table.incomplete:
+        yield f"**{table.incomplete}**\n"
     yield _grid([*heads, *names], rows, len(heads))
     about = [_size(source.board.results[key] for line in lines for v in line.values.values() for key in v.keys)]
     about += [f"Published: {each}." for each in dict.fromkeys(where for _, where in known.values())]

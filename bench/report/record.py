@@ -2,9 +2,9 @@
 
     results/runs/<machine>/<commit>.json
 
-The first line says which schema the file has; every further line is a result as the store keeps it, with its own
-checksum, so that a cut or merged file is noticed. Lines are sorted by name and key and carry the outcome of every
-example as bits, so two commits are compared image by image from git alone.
+The first line says which schema the file has, and what the runs were asked for; every further line is a result as the
+store keeps it, with its own checksum, so that a cut or merged file is noticed. Lines are sorted by name and key and
+carry the outcome of every example as bits, so two commits are compared image by image from git alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from pydantic import ValidationError
+
+from bench import planned
 from bench.keys import canonical_json, sha256_hex
+from bench.planned import Asked
 from bench.provenance import source
 from bench.store import Store, read_result, write_atomically
 from bench.types import CellResult, UsageError, jsonable
@@ -38,14 +42,16 @@ class Recorded(NamedTuple):
     notes: tuple[str, ...] = ()
     #: The commit whose run this is, where it is one.
     commit: str | None = None
+    #: What the runs that made them were asked for, as far as that is kept.
+    asked: tuple[Asked, ...] = ()
 
 
-def write_run(results: Iterable[CellResult], root: Path) -> Path:
+def write_run(results: Iterable[CellResult], root: Path, asked: Iterable[Asked] = ()) -> Path:
     """Write what holds for the code as it is now to ``root/results/runs/<machine>/<commit>.json``; return the file.
 
     A cell whose code did not change since an earlier commit belongs to this one too, with the provenance that it has.
-    What the file held before stays, but for the same cells. With uncommitted changes it is called ``<commit>-dirty``,
-    outside a checkout ``no-commit``.
+    What the file held before stays, but for the same cells and what the same plan asks of a table. With uncommitted
+    changes it is called ``<commit>-dirty``, outside a checkout ``no-commit``.
 
     Raises:
         UsageError: the file is there and cannot be read, or cannot be written.
@@ -53,18 +59,21 @@ def write_run(results: Iterable[CellResult], root: Path) -> Path:
     commit, dirty = source()
     machine = re.sub(r"[^A-Za-z0-9_.-]+", "-", platform.node()).strip(".-") or "unnamed"
     path = root / RUNS / machine / f"{commit or 'no-commit'}{'-dirty' if dirty else ''}.json"
-    before = parse(path.read_text(encoding="utf-8"), str(path)) if path.exists() else []
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    before = parse(text, str(path)) if text else []
     try:
-        write_atomically(path, serialise([*before, *results]).encode())
+        write_atomically(path, serialise([*before, *results], [*_asked(text, str(path)), *asked]).encode())
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
     return path
 
 
-def serialise(results: Iterable[CellResult]) -> str:
-    """Return results as the text of a run file; of two with one key the later one."""
+def serialise(results: Iterable[CellResult], asked: Iterable[Asked] = ()) -> str:
+    """Return results, and what was asked for, as the text of a run file; of two with one key the later one."""
     unique = {r.key: r for r in results}
-    lines = [canonical_json({"format": "crossfire-run", "schema": SCHEMA})]
+    plans = [jsonable(each) for _, each in sorted({(each.plan, each.table): each for each in asked}.items())]
+    head = {"format": "crossfire-run", "schema": SCHEMA, **({"asked": plans} if plans else {})}
+    lines = [canonical_json(head)]
     for r in sorted(unique.values(), key=lambda r: (str(r.names), r.cell.seed, r.key)):
         body = jsonable(r)
         lines.append(canonical_json({**body, "sha256": sha256_hex(canonical_json(body))}))
@@ -96,6 +105,19 @@ def parse(text: str, name: str) -> list[CellResult]:
     return results
 
 
+def _asked(text: str, name: str) -> tuple[Asked, ...]:
+    """Return what the first line of a run file says was asked for; one of an older version does not say.
+
+    Raises:
+        UsageError: that is damaged.
+    """
+    head = json.loads(text.partition("\n")[0]) if text else {}
+    try:
+        return tuple(Asked.model_validate(each) for each in head.get("asked", ()))
+    except ValidationError as error:
+        raise UsageError(f"{name}, line 1: what was asked for is damaged: {str(error).splitlines()[0]}") from None
+
+
 def read(what: str | Path, *, repository: Path | None = None) -> Recorded:
     """Return the results of a store, a run file, or a commit (``abc123``, ``main``, ``HEAD~1``) recorded in git.
 
@@ -109,7 +131,8 @@ def read(what: str | Path, *, repository: Path | None = None) -> Recorded:
     path = Path(what)
     if path.is_file():
         try:
-            found = Recorded(str(what), parse(path.read_text(encoding="utf-8"), str(what)))
+            text = path.read_text(encoding="utf-8")
+            found = Recorded(str(what), parse(text, str(what)), asked=_asked(text, str(what)))
         except (OSError, UnicodeDecodeError):
             raise UsageError(f"{what} cannot be read as text") from None
     elif (path / "cells").is_dir() or (path.is_dir() and not _is_commit(str(what), repository)):
@@ -134,7 +157,7 @@ def _read_store(root: Path) -> Recorded:
         if damaged
         else ()
     )
-    return Recorded(str(root), results, notes)
+    return Recorded(str(root), results, notes, asked=tuple(planned.read(Store(root))))
 
 
 def read_both(base: str | Path, head: str | Path, *, repository: Path | None = None) -> tuple[Recorded, Recorded]:

@@ -24,9 +24,9 @@ _BLOCKS = 12
 def leaderboard(results: Iterable[CellResult] | Board, *, width: int = 100) -> RenderableType:
     """Return the tables laid out for a terminal of ``width`` columns; what does not fit goes into a further block."""
     board = results if isinstance(results, Board) else build(results)
+    parts: list[RenderableType] = [Text(each, style="bold red") for each in text.absent(board)]
     if not board.tables:
-        return Text("no results yet")
-    parts: list[RenderableType] = []
+        return Group(*parts, Text("no results yet"))
     for table in board.tables:
         parts += [*_table(table, board, width), Text()]
     parts.append(Text(text.FOOT, style="dim"))
@@ -38,6 +38,8 @@ def leaderboard(results: Iterable[CellResult] | Board, *, width: int = 100) -> R
 def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
     marks = text.legend(table)
     yield Text(table.title, style="bold")
+    if table.incomplete:
+        yield Text(table.incomplete, style="bold red")
     scores = [column for column in table.columns if column.group != "cost"]
     pages = list(_pages(table, scores, marks, width))
     for page in pages[:_BLOCKS]:

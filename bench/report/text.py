@@ -107,6 +107,11 @@ def failures(table: Table, board: Board) -> list[str]:
     return [f"failed: {r.names}: {r.error.kind}: {(r.error.message.splitlines() or [''])[0]}" for r in found if r.error]
 
 
+def absent(board: Board) -> list[str]:
+    """Return a line for every table that was asked for and of which there is no cell."""
+    return [f"{title}: incomplete: 0 of {cells:,} cells" for title, cells in board.absent]
+
+
 FOOT = (
     "Percent of all images. Under an attack: accuracy under attack, whatever the clean answer; in brackets, where it "
     f"reads otherwise, robust accuracy: right clean and under attack. Worst case: {WORST_CASE}. "

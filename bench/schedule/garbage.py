@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from bench import planned
 from bench.keys import Keys, training_key
 from bench.schedule.plan import Work, clean_cell
 from bench.store import Store
@@ -21,7 +22,10 @@ class Unneeded(NamedTuple):
 
 
 def unneeded(works: Iterable[Work], store: Store) -> list[Unneeded]:
-    """Return what no plan needs: results, records, adversarial sets, trainings, and what dead processes left behind.
+    """Return what no plan needs.
+
+    That is: results, records, adversarial sets, trainings, what runs were asked for beyond the plans, and what dead
+    processes left behind.
 
     Raises:
         UsageError: a run is at work on the store.
@@ -40,6 +44,10 @@ def unneeded(works: Iterable[Work], store: Store) -> list[Unneeded]:
         for path in sorted(store.root.glob(pattern))
         if path not in needed
     ]
+    # What asks for a cell that goes would have its table lack it for ever.
+    asking = ((path, planned.read_file(path)) for path in planned.paths(store))
+    goes = [path for path, asked in asking if asked is None or not {store.cell_file(k) for k in asked.keys} <= needed]
+    found += [Unneeded(path, "plan", _size(path)) for path in goes]
     dropped = {each.path for each in found}
     left = [path for path in sorted(store.root.rglob(".*.part")) if not dropped & {path, *path.parents}]
     left += sorted((store.root / "leases").glob("*"))
@@ -49,9 +57,9 @@ def unneeded(works: Iterable[Work], store: Store) -> list[Unneeded]:
 
 def _needed(work: Work, store: Store) -> Iterator[Path]:
     keys, models = Keys(), {}
-    for planned in work.plan.cells:
-        cell = planned.cell
-        for key in (planned.key, keys.of(clean_cell(cell))):
+    for each in work.plan.cells:
+        cell = each.cell
+        for key in (each.key, keys.of(clean_cell(cell))):
             yield store.cell_file(key)
             yield store.records(key)
         models[id(cell.model)] = cell.model

@@ -41,6 +41,8 @@ class Work:
     plan: RunPlan
     data_folder: Path | None
     weights_files: Mapping[str, Path]
+    #: Every cell that was asked for, those of other shards too.
+    asked: tuple[PlannedCell, ...] = ()
 
 
 def cell_key(cell: Cell) -> str:
@@ -94,10 +96,11 @@ def make(
             raise UsageError(f"--only {only}: no cell matches; cells are named like {cells[0].names}")
         cells = kept
     unique = list({cell.key: cell for cell in cells}.values())
+    asked = tuple(unique)
     if shard is not None:
         unique = _part(unique, *shard, keys)
     plan = RunPlan(name=name or configs[0].name, cells=tuple(unique))
-    return Work(plan, data_folder, {sha: path for _, files in made for sha, path in files.items()})
+    return Work(plan, data_folder, {sha: path for _, files in made for sha, path in files.items()}, asked)
 
 
 def _cells(

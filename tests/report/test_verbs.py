@@ -39,7 +39,7 @@ def test_every_format_goes_to_the_terminal_or_a_file(store, tmp_path, capsys, ki
 
 def test_json_is_one_object(store, capsys):
     assert main(["leaderboard", "--json", "--store", store]) == 0
-    assert json.loads(capsys.readouterr().out).keys() == {"schema", "cells", "defenses"}
+    assert json.loads(capsys.readouterr().out).keys() == {"schema", "tables", "cells", "defenses"}
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ from __future__ import annotations
 import ast
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.planned import Asked
 from bench.report.board import Board, build
 from bench.store import Store, write_atomically
 from bench.types import CellResult, UsageError
@@ -53,9 +54,14 @@ class Source:
 
 
 def source_of(
-    results: Sequence[CellResult], store: Store, *, data_folder: Path | None = None, paper: bool = False
+    results: Sequence[CellResult],
+    store: Store,
+    *,
+    asked: Iterable[Asked] = (),
+    data_folder: Path | None = None,
+    paper: bool = False,
 ) -> Source:
-    return Source(build(results), store, data_folder, paper)
+    return Source(build(results, asked), store, data_folder, paper)
 
 
 def summaries() -> dict[str, str]:

@@ -1,0 +1,54 @@
+"""What defenses and attacks are called in a table, so that no two things go by one name."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bench.keys import sha256_hex
+from bench.types import CellResult, TrainRef
+
+Params = Mapping[str, Any]
+
+#: Parameters that a label may name.
+_TOLD = 3
+
+
+def shortest_name(what: str, results: Iterable[CellResult]) -> str:
+    """Return the shortest of the names that configurations gave to the same defense or attack."""
+    return min((str(getattr(r.names, what)) for r in results), key=lambda name: (len(name), name))
+
+
+def unique(names: Mapping[str, tuple[str, Params]]) -> dict[str, str]:
+    """Tell things of one name apart: by the few parameters that differ, or else by the first digits of their key."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for each, (name, _) in names.items():
+        alike[name].append(each)
+    labels: dict[str, str] = {}
+    for name, group in alike.items():
+        given = [names[each][1] for each in group]
+        keys = sorted({key for params in given for key in params if len({str(p.get(key)) for p in given}) > 1})
+        told = [",".join(f"{key}={params[key]}" for key in keys if params.get(key) is not None) for params in given]
+        plain = len(keys) <= _TOLD and len(set(told)) == len(group)
+        for each, about in zip(group, told, strict=True):
+            if len(group) > 1 and not plain:
+                labels[each] = f"{name} #{sha256_hex(each)[:4]}"
+            elif len(group) > 1 and about:
+                labels[each] = f"{name[:-1]},{about}]" if name.endswith("]") else f"{name}[{about}]"
+            else:
+                labels[each] = name
+    return {each: labels[each] for each in names}
+
+
+def attack_params(r: CellResult) -> Params:
+    """Return the parameters of an attack that may tell it from a namesake."""
+    return {} if r.cell.attack is None else {k: v for k, v in r.cell.attack.attack.params.items() if k != "rule"}
+
+
+def defense_params(r: CellResult) -> Params:
+    """Return the parameters of a recipe, its training and a step that may tell them from a namesake."""
+    weights, step = r.cell.model.weights, r.cell.step.params if r.cell.step else {}
+    if not isinstance(weights, TrainRef):
+        return step
+    return {**weights.schedule.model_dump(), "images": weights.data.n, **weights.recipe.params, **step}
