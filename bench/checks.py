@@ -9,14 +9,14 @@ import base64
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
-from functools import reduce
+from functools import cache, reduce
 from operator import and_
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench import registry
 from bench.keys import Keys
 from bench.stats import mcnemar, wilson
-from bench.types import CellResult
+from bench.types import CellResult, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -212,10 +212,17 @@ def _threat(result: CellResult) -> str:
 
 
 def needs(result: CellResult) -> str:
-    """Return what the attack of a result needs: ``gradient``, ``scores``, ``labels``, ``nothing``, or of a ``library``.
+    """Return what the attack of a result needs: ``gradient``, ``scores``, ``labels`` or ``nothing``.
 
-    What an attack of another library looks at is not known here.
+    ``unknown`` is said of what another library looks at, and of an attack whose file is no longer there.
     """
     assert result.cell.attack is not None
-    entry = registry.entries("attack").get(result.cell.attack.attack.name)
-    return str(entry.meta.get("needs", "gradient")) if entry else "library"
+    return _needed_by(result.cell.attack.attack.name)
+
+
+@cache
+def _needed_by(attack: str) -> str:
+    try:
+        return str(registry.find("attack", attack).meta.get("needs", "gradient"))
+    except UsageError:
+        return "unknown"

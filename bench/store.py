@@ -7,6 +7,7 @@ reader never sees half a file, and whatever a dead process left behind is ignore
     attack/<key>/   <first>-<last>.safetensors, one for each chunk of images
     cells/<key>.json
     records/<key>.parquet
+    plans/          what runs were asked for (see bench/planned.py)
     leases/         who works on what (see bench/lease.py)
     log/            what runs did (see bench/runlog.py)
 """

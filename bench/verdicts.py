@@ -74,8 +74,8 @@ def lacking(results: Iterable[CellResult]) -> tuple[str, ...]:
     - no AutoAttack that was shortened.
 
     That the longest run of each has converged is a flag of its own, ``steps-not-converged``. An attack that did worse
-    than noise, changed nothing or never lowered a margin does not count, nor does one of another library, which may
-    look at anything. AutoAttack is one attack of one length.
+    than noise, changed nothing or never lowered a margin does not count, nor does one of which is not known what it
+    looks at (:func:`bench.checks.needs`). AutoAttack is one attack of one length.
 
     Args:
         results: all cells of the defense under the threat, with the flags of :func:`bench.checks.across`.

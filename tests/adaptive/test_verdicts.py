@@ -218,6 +218,25 @@ def test_what_a_suite_needs_to_be_able_to_deny(suite, expected):
     assert reasons(*suite) == expected
 
 
+OWN = '''
+from bench.api import Count, attack
+
+
+@attack(norms=("linf",), needs="scores", passes="queries forwards")
+def guess(target, x, y, threat, *, queries: Count = 100):
+    """Guesses."""
+    return x
+'''
+
+
+def test_an_attack_of_ones_own_counts_as_what_it_says_it_needs(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    mine = lengths(stepped, f"{tmp_path / 'own.py'}:guess", "queries", 200, 400, 120)
+    assert reasons(*GRADIENTS, *mine) == ()
+    gone = lengths(stepped, f"{tmp_path / 'gone.py'}:guess", "queries", 200, 400, 120)
+    assert reasons(*GRADIENTS, *gone) == (NO_BLACK_BOX,)
+
+
 def test_restarts_are_a_length_too():
     restarts = [stepped("pgd", 120, attack_params={"steps": 20, "restarts": r}) for r in (1, 5)]
     queries = [stepped("square", 120, attack_params={"queries": 300, "restarts": r}) for r in (1, 2)]
