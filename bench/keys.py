@@ -16,8 +16,8 @@ from bench.types import AttackRef, Cell, DataRef, ModelRef, TrainRef, WeightsRef
 EVALUATION_VERSION = 2
 TRAINING_VERSION = 2
 
-# Images and weights are known by their hashes: under which path they were found is no part of a key.
-_NAME = {"name": True}
+# Images and weights are known by their hashes: where they lie, and how their classes were ordered, is no part of a key.
+_NAME = {"name": True, "classes": True}
 _CODE = {"code_sha": True}
 _WEIGHTS = {"name": True, "data": _NAME}
 _MODEL = {"weights": _WEIGHTS}
@@ -64,7 +64,7 @@ def key_of(value: Any, *, version: int) -> str:
 
 
 def identity(value: BaseModel) -> dict[str, Any]:
-    """Return what the key of a cell, or of a part of one, is made of: all but the names of its images and weights."""
+    """Return what the key of a cell, or of a part of one, is made of: all but where its images and weights lie."""
     return value.model_dump(mode="json", by_alias=True, exclude=_NAMES.get(type(value)))
 
 

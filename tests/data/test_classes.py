@@ -6,6 +6,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from bench.data import data_ref, open_ref, open_set, rows_of
+from bench.keys import identity
 from bench.types import UsageError
 from tests.data.image_files import encode, noise, write_parquet
 
@@ -68,7 +69,8 @@ def test_the_user_orders_the_classes(tmp_path):
     ref = data_ref(ours)
     assert open_ref(ref, folder=None).labels.tolist() == ours.labels.tolist()
     assert len(rows_of(ours, ref)) == 6 and ref.data_sha != data_ref(usual).data_sha
-    assert open_set(name, "test", folder=None, classes=("ant", "bee", "cow")).sha == usual.sha
+    named = open_set(name, "test", folder=None, classes=("ant", "bee", "cow"))
+    assert named.sha == usual.sha and identity(data_ref(named)) == identity(data_ref(usual))
     assert "classes = [...] leaves out cow; the set has ant, bee, cow" in line_of(name, classes=("ant", "bee"))
     assert "classes = [...] names dog; the set" in line_of(name, classes=("ant", "bee", "cow", "dog"))
 
