@@ -222,6 +222,8 @@ def _table(
     about += [f"Published: {each}." for each in dict.fromkeys(where for _, where in known.values())]
     about += [] if known else [f"Published: {NOT_KNOWN}, or not of a run of this size."]
     about += [f"{each}." for each in table.verdicts if any(each.startswith(f"{line.defense}:") for line in lines)]
+    of_one_row = tuple(f"{line.defense}{mark}" for line in table.lines for mark in ":,")
+    about += [f"{each}." for each in table.notes if not each.startswith(of_one_row)]
     yield "\n".join(f"- {escape_markdown(each)}" for each in about) + "\n"
 
 

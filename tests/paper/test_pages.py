@@ -46,6 +46,12 @@ def test_robust_accuracy_stands_beside_what_is_compared_with_the_paper(tmp_path)
     assert "Worst case: right clean and under every attack of the line" in (tmp_path / "paper/README.md").read_text()
 
 
+def test_a_table_of_an_earlier_protocol_says_so(tmp_path):
+    found = sections(tmp_path, [cifar("pgd-at", version=1)])
+    for title in ("Motivation table", "Cost"):
+        assert "- measured with protocol 1, not comparable with new results" in found[title]
+
+
 def test_every_table_says_how_large_its_run_was(found):
     for title in ("Motivation table", "Main tables", "Cost"):
         assert "Size: test images cifar10 1,000; trained on 50,000 images" in found[title]
