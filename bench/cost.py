@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.target import Meter, frozen, tell
+from bench.isolation import frozen, isolated
+from bench.target import Meter, tell
 from bench.types import Passes
 
 
@@ -77,7 +78,7 @@ def deployed_cost(base: nn.Module, deployed: nn.Module, image_shape: tuple[int, 
     device = next((parameter.device for parameter in base.parameters()), torch.device("cpu"))
     images = torch.full((batch, *image_shape), 0.5, device=device)
     seconds = []
-    with frozen(base), torch.no_grad():
+    with isolated("the deployed function"), frozen(base, strict=True), torch.no_grad():
         deployed.eval()
         tell(deployed, torch.zeros(batch, dtype=torch.int64, device=device))
         with Meter(base) as meter:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +14,9 @@ from bench import registry
 from bench.api import DeployedStep
 from bench.cost import synchronize
 from bench.draws import Draws
-from bench.keys import derive_seed
-from bench.target import Meter, NetworkTarget, Truth, auto_batch, frozen, parts, tell
+from bench.isolation import frozen, isolated
+from bench.keys import canonical_json, derive_seed
+from bench.target import Meter, NetworkTarget, Truth, auto_batch, judged, parts, precise, tell
 from bench.types import AttackRef, MethodError, MethodRef, Threat
 
 #: Images kept together.
@@ -38,13 +36,14 @@ L2_SLACK = 1e-4
 class Step(NamedTuple):
     """A test-time step put on a base classifier; ``draws`` are its random numbers where it draws.
 
-    ``smooth`` makes the second-order form of a purifier for a smoothing width.
+    ``smooth`` makes the second-order form of a purifier for a smoothing width. ``name`` is what its user calls it.
     """
 
     deployed: nn.Module
     surrogate: nn.Module
     draws: Draws | None = None
     smooth: Callable[[float], nn.Module] | None = None
+    name: str = "the network"
 
     def seed(self, *words: str | int, images: Tensor | None = None) -> None:
         """Begin the draws that these words name; the next batch is of these images, if any are said."""
@@ -100,21 +99,26 @@ def put_on(base: nn.Module, step: MethodRef | None, training: Callable[[], Tenso
         training: gives training images uint8 (N, C, H, W) to a step that is fitted on some.
 
     Raises:
-        MethodError: the step must be fitted, and there are no training images; or it draws, and not from a ``Draws``.
+        MethodError: the step must be fitted, and there are no training images; or it draws, and not from a ``Draws``;
+            or it changes ``base``.
     """
     if step is None:
         return Step(base, base)
     entry = entry_of(step)
-    made: DeployedStep = entry.load()(**entry.arguments(step.params))
-    if hasattr(made, "fit"):
-        if training is None:
-            raise MethodError(f"{step.name} is fitted on training images, and its base was trained elsewhere")
-        made.fit(training())
-    draws = getattr(made, "draws", None)
-    if not isinstance(draws, Draws | None) or (draws is None and entry.meta.get("randomised")):
-        raise MethodError(f"{step.name} is randomised, so its __init__ must set self.draws = Draws(), from bench.api")
-    smooth = partial(made.smooth, base) if hasattr(made, "smooth") else None
-    return Step(made.wrap(base).eval(), made.surrogate(base).eval(), draws, smooth)
+    seed = derive_seed("put on", step.name, canonical_json(dict(step.params)))
+    with isolated(step.name, seed=seed), frozen(base, strict=True):
+        made: DeployedStep = entry.load()(**entry.arguments(step.params))
+        if hasattr(made, "fit"):
+            if training is None:
+                raise MethodError(f"{step.name} is fitted on training images, and its base was trained elsewhere")
+            made.fit(training())
+        draws = getattr(made, "draws", None)
+        if not isinstance(draws, Draws | None) or (draws is None and entry.meta.get("randomised")):
+            raise MethodError(
+                f"{step.name} is randomised, so its __init__ must set self.draws = Draws(), from bench.api"
+            )
+        smooth = partial(made.smooth, base) if hasattr(made, "smooth") else None
+        return Step(made.wrap(base).eval(), made.surrogate(base).eval(), draws, smooth, step.name)
 
 
 def craft(
@@ -150,7 +154,8 @@ def craft(
         MethodError: the attack raised, or returned a wrong shape, a non-finite value, or an image out of its threat.
     """
     entry = entry_of(ref.attack)
-    method = entry.load()
+    with isolated(ref.attack.name):
+        method = entry.load()
     arguments = entry.arguments(ref.attack.params)
     if entry.kind == "library":
         arguments["name"] = ref.attack.name.partition(":")[2]
@@ -172,7 +177,8 @@ def craft(
         return made._replace(images=found, forwards=spent[0], backwards=spent[1], notes=[*made.notes, SURVIVORS_ONLY])
     first = int(images[0])
     step.seed(key, "defense", first)
-    with frozen(base), Meter(base, len(x), check) as meter:
+    libraries = derive_seed(key, "libraries", first)
+    with isolated(ref.attack.name, seed=libraries), frozen(base), Meter(base, len(x), check) as meter:
         target = NetworkTarget(
             step.surrogate,
             meter,
@@ -189,10 +195,12 @@ def craft(
         given_x, given_y = x.clone(), y.clone()
         synchronize(x.device)
         started = time.perf_counter()
-        with isolated_randomness(derive_seed(key, "libraries", first)):
-            found = method(target, x, y, ref.threat, **arguments)
+        found = method(target, x, y, ref.threat, **arguments)
         synchronize(x.device)
         seconds = time.perf_counter() - started
+        if check is not None:
+            # Said again to a method that took it for an exception of its own.
+            check()
         if not (torch.equal(given_x, x) and torch.equal(given_y, y)):
             raise MethodError(f"{ref.attack.name} changed the images or labels that it was given")
     audit(found, x, ref.threat, ref.attack.name)
@@ -251,7 +259,8 @@ def _worst(values: Tensor) -> int:
 class Answer(NamedTuple):
     """What a deployed function answers, in D draws of N images: labels (D, N), and margins (D, N).
 
-    A margin is the true logit minus the largest other. Passes of the base classifier are per image and draw.
+    A margin is the true logit minus the largest other, and the label the true one only where that is above zero.
+    Passes of the base classifier are per image and draw.
     """
 
     labels: Tensor
@@ -275,41 +284,27 @@ def predict(
     A random one is asked :data:`DRAWS` times, each with a seed of its own made of the words in ``seed``.
 
     Raises:
-        MethodError: a logit that is not finite, or not one row for each image.
+        MethodError: a logit that is not finite, or not one row for each image; or the function changed the network.
     """
     draws = 1 if step.draws is None else DRAWS
-    labels, margins = [], []
-    with frozen(base), Meter(base, 0, check) as meter, torch.no_grad():
+    labels: list[Tensor] = []
+    margins: list[Tensor] = []
+    run = isolated(step.name, seed=derive_seed(*seed, "libraries"))
+    with run, frozen(base, strict=True), Meter(base, 0, check) as meter, torch.no_grad():
         for draw in range(draws):
             for s in parts(len(x), batch):
                 step.seed(*seed, draw, images=torch.arange(s.start, s.stop))
                 tell(step.deployed, y[s])
-                logits = step.deployed(x[s])
+                # A copy: what a step does to the images that it is given is not done to those it is given next.
+                logits = precise(step.deployed(x[s].clone()), x, "the deployed function")
                 if logits.dim() != 2 or len(logits) != len(x[s]):
                     raise MethodError(f"the deployed function returned {tuple(logits.shape)} for {len(x[s])} images")
                 if not bool(torch.isfinite(logits).all()):
                     raise MethodError("the deployed function returned a logit that is not finite")
-                true = y[s, None]
-                labels.append(logits.argmax(1))
-                margins.append(
-                    (logits.gather(1, true) - logits.scatter(1, true, -torch.inf).amax(1, keepdim=True))[:, 0]
-                )
+                for column, found in zip((labels, margins), judged(logits, y[s]), strict=True):
+                    column.append(found)
+        if check is not None:
+            check()
     shape = (draws, len(x))
     passes = (meter.forwards / len(x) / draws, meter.backwards / len(x) / draws)
     return Answer(torch.cat(labels).view(shape), torch.cat(margins).view(shape), *passes)
-
-
-@contextmanager
-def isolated_randomness(seed: int) -> Iterator[None]:
-    """Seed every global generator for libraries that draw from them, and put all back as they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

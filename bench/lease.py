@@ -20,14 +20,16 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.types import Ending
+
 #: Seconds between two touches, and without any until a lease is void; file attributes of network file systems may be
 #: a minute old.
 BEAT = 10.0
 EXPIRY = 120.0
 
 
-class Busy(BaseException):
-    """Another process has this work in hand. No ``Exception``, so that no method takes it for a failure of its own."""
+class Busy(Ending):
+    """Another process has this work in hand."""
 
 
 class _Seen(NamedTuple):

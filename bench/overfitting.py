@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from bench import registry
-from bench.target import Meter, NetworkTarget, auto_batch, frozen
+from bench.isolation import frozen
+from bench.target import Meter, NetworkTarget, auto_batch, judged
 from bench.types import MethodRef, Threat
 
 #: The attacks after each epoch, with the parameters that differ from their own defaults. The gradient of a network that
@@ -54,13 +55,18 @@ def measure(net: nn.Module, part: Part, threat: Threat) -> dict[str, float]:
     with frozen(net), Meter(net, len(x)) as meter, torch.no_grad():
         classes = net(x[:1]).shape[1]
         target = NetworkTarget(net, meter, names, seed=0, num_classes=classes, batch=batch)
-        found["clean"] = int((target(x).argmax(1) == y).sum()) / len(x)
+        found["clean"] = _accuracy(target, x, y)
         for label, (name, params) in WATCH.items():
             entry = registry.find("attack", name)
             target = NetworkTarget(net, meter, names, seed=0, num_classes=classes, batch=batch)
             adversarial = entry.load()(target, x, y, threat, **entry.arguments(params))
-            found[label] = int((target(adversarial).argmax(1) == y).sum()) / len(x)
+            found[label] = _accuracy(target, adversarial, y)
     return found
+
+
+def _accuracy(target: NetworkTarget, x: Tensor, y: Tensor) -> float:
+    labels, _ = judged(target(x), y)
+    return int((labels == y).sum()) / len(x)
 
 
 def verdict(log: Sequence[Mapping[str, Any]], watched: int) -> dict[str, Any]:

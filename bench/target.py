@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -12,30 +11,6 @@ from torch import Tensor, nn
 from bench import draws
 from bench.api import Gradient, MethodError
 from bench.draws import Draws
-
-
-@contextmanager
-def frozen(net: nn.Module) -> Iterator[nn.Module]:
-    """Put ``net`` in evaluation mode with frozen parameters; on leaving restore both and check its buffers.
-
-    Raises:
-        MethodError: what ran inside changed a buffer, such as a batch-norm statistic.
-    """
-    modes = [(module, module.training) for module in net.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
-    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    net.eval()
-    net.requires_grad_(False)
-    try:
-        yield net
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, required in wanted:
-            parameter.requires_grad_(required)
-    for name, buffer in net.named_buffers():
-        if name in buffers and not torch.equal(buffer, buffers[name]):
-            raise MethodError(f"the network's buffer {name} was changed; methods must leave the network alone")
 
 
 class Meter:
@@ -82,10 +57,32 @@ class Meter:
             logits.register_hook(backward)  # type: ignore[no-untyped-call]
 
 
+def precise(logits: Any, images: Tensor, who: str = "the network") -> Tensor:
+    """Return logits in the precision of the images, whatever they were computed in.
+
+    Raises:
+        MethodError: ``who`` returned something else than a tensor.
+    """
+    if not isinstance(logits, Tensor):
+        raise MethodError(f"{who} returned {type(logits).__name__}, not logits of shape (images, classes)")
+    return logits.to(images.dtype)
+
+
+def judged(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the labels (N,) that logits (N, classes) give, and their margins (N,): the true logit less the next.
+
+    The label is the true one only where its logit is above every other. A tie counts as an error, whichever class comes
+    first.
+    """
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    margins = logits.gather(1, y[:, None])[:, 0] - others.amax(1)
+    return torch.where(margins > 0, y, others.argmax(1)), margins
+
+
 def tell(function: nn.Module, labels: Tensor) -> None:
     """Tell a deployed function the true labels (N,) of the images it is given next, where it is an oracle."""
     if hasattr(function, "labels"):
-        function.labels = labels
+        function.labels = labels.clone()
 
 
 class Truth(NamedTuple):
@@ -124,8 +121,8 @@ class Counted(nn.Module):
         if self.truth is not None and hasattr(self.net, "labels"):
             distances = torch.cdist(x.detach().flatten(1), self.truth.images.flatten(1))
             tell(self.net, self.truth.labels[distances.argmin(1)])
-        logits: Tensor = self.net(_ContiguousGradient.apply(x.float()))
-        return logits.contiguous()
+        given = x.float()
+        return precise(self.net(_ContiguousGradient.apply(given)), given).contiguous()
 
 
 class NetworkTarget:
@@ -271,7 +268,7 @@ class NetworkTarget:
         self._draws.images = None if self._meter.rows is None else self._images[s]
         if self._truth is not None and self._meter.rows is not None:
             tell(self._net, self._truth.labels[self._meter.rows.to(self._truth.labels.device)])
-        logits: Tensor = self._net(x)
+        logits = precise(self._net(x), x)
         self._draws.images = None
         if logits.shape != (len(x), self.num_classes):
             raise MethodError(f"the network returned {tuple(logits.shape)}, not ({len(x)}, {self.num_classes})")

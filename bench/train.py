@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bench import overfitting, registry, training_state
 from bench.augment import Batches
 from bench.cost import parameters, pass_flops, synchronize
-from bench.evaluate import isolated_randomness
+from bench.isolation import isolated
 from bench.keys import canonical_json, derive_seed, identity, sha256_hex
 from bench.models.build import build
 from bench.store import write_atomically
@@ -82,7 +82,8 @@ def train(
     """
     if (folder / "card.json").is_file():
         return
-    with isolated_randomness(ref.seed), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+    exact_kernels = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    with isolated(f"recipe {ref.recipe.name}", seed=ref.seed), exact_kernels:
         run = _Training(ref, network, images, labels, folder, device, test)
         run.resume()
         run.epochs(check, on_progress)

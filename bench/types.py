@@ -30,6 +30,12 @@ class MethodError(Exception):
     """An attack, a defense or a network broke its contract; its own cell fails and the others go on."""
 
 
+class Ending(BaseException):
+    """What ends work from outside: a signal, a time limit, a lost lease. No ``Exception``, so that no method takes it
+    for a failure of its own, and a base class of its own, so that none can be taken for it.
+    """
+
+
 def exact(value: object) -> Fraction:
     """Return ``value`` (``"8/255"``, ``0.25``, ``1``) as the fraction that its text means.
 

@@ -59,8 +59,9 @@ def main(args: argparse.Namespace) -> int:
 
     import torch
 
+    from bench.isolation import frozen
     from bench.models.build import build, network_ref
-    from bench.target import Meter, NetworkTarget, frozen
+    from bench.target import Meter, NetworkTarget
     from bench.types import Threat
 
     devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())] or ["cpu only"]

@@ -13,9 +13,11 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bench.types import Ending
 
-class Stop(BaseException):
-    """The run was asked to end. No ``Exception``, so that no method can take it for a failure of its own."""
+
+class Stop(Ending):
+    """The run was asked to end."""
 
 
 @dataclass

@@ -60,7 +60,15 @@ def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
     Raises:
         UsageError: the library does not know the model or the parameter, a factory cannot be called or makes no new
             network, or the network cannot take these images or does not give a logit for each class.
+        MethodError: a factory or its network asked to end the process.
     """
+    from bench.isolation import isolated
+
+    with isolated(f"network {network.name}"):
+        return _checked(network, num_classes, image_shape)
+
+
+def _checked(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     import torch
 
     net = _made(network, num_classes, image_shape).eval()

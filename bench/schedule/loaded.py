@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,10 +17,13 @@ from bench import weights
 from bench.cost import PassFlops, parameters, pass_flops
 from bench.data import open_ref, rows_of
 from bench.evaluate import CHUNK, together
+from bench.isolation import checksums, isolated
 from bench.keys import training_key
 from bench.layout import fast_layout
 from bench.models.build import build
 from bench.types import DataRef, ModelRef, TrainRef, UsageError
+
+_log = logging.getLogger("crossfire")
 
 
 class Classifier(NamedTuple):
@@ -45,8 +49,8 @@ class Images:
             yield s.start, *self.part(s)
 
     def part(self, s: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return float32 pixels in [0, 1], labels and row numbers."""
-        return self.x[s].float() / 255, self.y[s], self.rows[s]
+        """Return float32 pixels in [0, 1], labels and row numbers, as copies."""
+        return self.x[s].float() / 255, self.y[s].clone(), self.rows[s].clone()
 
     def chunks(self, within: slice | None = None) -> Iterator[slice]:
         """Yield the chunks of all images, or of a group."""
@@ -70,6 +74,7 @@ class Loaded:
     data_folder: Path | None
     _images: dict[str, Images] = field(default_factory=dict)
     _classifiers: dict[str, Classifier] = field(default_factory=dict)
+    _seals: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Else a GPU may take sums in another order each time, and a step on a gradient's sign answer another way.
@@ -78,25 +83,32 @@ class Loaded:
     def classifier(self, model: ModelRef, data: DataRef, path: Callable[[], Path]) -> Classifier:
         """Return a base classifier; ``path`` gives its weights where they must be read.
 
+        One whose parameters or buffers are no longer those that were read is read anew.
+
         Raises:
             UsageError: a weights file does not fit, or is not the one that the plan was made for.
         """
         key = training_key(model)
+        known = self._classifiers.get(key)
+        if known is not None and checksums(known.net) != self._seals[key]:
+            _log.warning("a method changed the weights of %s; they are read anew", model.network.name)
+            del self._classifiers[key]
         if key not in self._classifiers:
             file = path()
             if not isinstance(model.weights, TrainRef) and weights.sha256(file) != model.weights.sha256:
                 raise UsageError(f"{file} has changed since the plan was made; run it again")
-            with torch.random.fork_rng(devices=[]):
+            with isolated(f"network {model.network.name}"):
                 net = build(model.network, data.num_classes, data.image_shape)
-            weights.load(file, net)
-            # Counted before the layout changes: torch 2.15 corrupts memory in the weight gradient of one large image
-            # whose weights are channels-last.
-            flops = pass_flops(net.to(self.device).eval(), data.image_shape)
-            fast = fast_layout(net, self.test(data).x[:4].float() / 255)
+                weights.load(file, net)
+                # Counted before the layout changes: torch 2.15 corrupts memory in the weight gradient of one large
+                # image whose weights are channels-last.
+                flops = pass_flops(net.to(self.device).eval(), data.image_shape)
+                fast = fast_layout(net, self.test(data).x[:4].float() / 255)
             layout = "channels-last, " + (fast.note or "batch norm folded") + self._rounding()
             made = Classifier(fast.net, flops, parameters(net), layout)
             # Two are enough: the cells of a plan are grouped by classifier, and a transfer needs one more.
             self._classifiers = dict([*self._classifiers.items()][-1:]) | {key: made}
+            self._seals[key] = checksums(made.net)
         return self._classifiers[key]
 
     def _rounding(self) -> str:

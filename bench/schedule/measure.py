@@ -15,14 +15,15 @@ from torch import nn
 from bench import checks
 from bench.cost import deployed_cost, synchronize
 from bench.evaluate import DRAWS, Crafted, Step, entry_of, predict, put_on
-from bench.keys import pack_bits, seed_of, training_key
+from bench.isolation import frozen, isolated
+from bench.keys import derive_seed, pack_bits, seed_of, training_key
 from bench.provenance import provenance
 from bench.schedule.chunks import Clean, Outcomes, read_clean, write_records
 from bench.schedule.loaded import Classifier, Loaded
 from bench.schedule.plan import cell_key, clean_cell
 from bench.stats import wilson
 from bench.store import Store
-from bench.target import frozen, tell
+from bench.target import tell
 from bench.types import Cell, CellResult, Cost, DataRef, DefenseCost, Metrics, ModelRef, PlannedCell, TrainRef
 
 
@@ -123,7 +124,7 @@ class Measure:
             step.seed(seed_of(clean_cell(cell)), "checks")
             for function in (step.deployed, step.surrogate):
                 tell(function, y[few])
-            with frozen(base):
+            with isolated(step.name, seed=derive_seed(key, "checks")), frozen(base, strict=True):
                 self._flags[key] = checks.of_function(
                     step.deployed, step.surrogate, x[few], y[few], random=step.draws is not None
                 )

@@ -17,6 +17,7 @@ from torch import nn
 from bench import registry
 from bench.cost import DeployedCost, PassFlops, deployed_cost, parameters, pass_flops, synchronize
 from bench.evaluate import CHUNK, DRAWS, entry_of, put_on, together
+from bench.isolation import frozen, isolated
 from bench.keys import Keys, canonical_json, training_key
 from bench.layout import fast_layout
 from bench.models.build import build
@@ -24,7 +25,7 @@ from bench.overfitting import WATCH
 from bench.schedule.formula import passes_of
 from bench.schedule.plan import Work
 from bench.store import Store
-from bench.target import Meter, NetworkTarget, Truth, auto_batch, frozen, tell
+from bench.target import Meter, NetworkTarget, Truth, auto_batch, tell
 from bench.train import train, watched_images
 from bench.types import AttackRef, Cell, MethodRef, ModelRef, Passes, Threat, TrainRef, jsonable
 
@@ -189,7 +190,8 @@ def _shared(whole: _Cost, share: Share) -> _Cost:
 def _or_unknown(cost: Callable[..., _Cost], *args: object) -> _Cost:
     # A method that fails here will fail in its cell, which says why.
     try:
-        return cost(*args)
+        with isolated("a method"):
+            return cost(*args)
     except Exception:
         return _Cost(None, None)
 

@@ -12,6 +12,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.evaluate import Crafted, craft
+from bench.isolation import frozen, isolated
 from bench.keys import seed_of, training_key
 from bench.lease import Busy
 from bench.provenance import provenance, source
@@ -40,6 +42,7 @@ from bench.types import (
     CellError,
     CellResult,
     DataRef,
+    Ending,
     MethodError,
     ModelRef,
     PlannedCell,
@@ -54,8 +57,8 @@ R = TypeVar("R")
 _PATIENCE = 0.5
 
 
-class Overtime(BaseException):
-    """A cell took longer than it may. No ``Exception``, so that no method takes it for a failure of its own."""
+class Overtime(Ending):
+    """A cell took longer than it may."""
 
 
 @dataclass
@@ -142,7 +145,8 @@ class Runner:
         """Do a cell and keep its result, or why there is none."""
         started, batch = time.monotonic(), self.batch
         try:
-            with self.store.writing():
+            # Round every call of a method there is one more, with its name; this one is for what lies between them.
+            with self.store.writing(), isolated("a method"):
                 result = self._with_memory(planned, self._made)
         except StoreError:
             raise
@@ -283,7 +287,9 @@ class Runner:
         """Raises UsageError: a weights file of the plan does not fit its network. To be called before any work."""
         for cell in {training_key(planned.cell.model): planned.cell for planned in self.work.plan.cells}.values():
             if not isinstance(cell.model.weights, TrainRef):
-                self._classifier(cell.model, cell.data)
+                # A factory that breaks its contract fails its own cells, which say why.
+                with suppress(MethodError):
+                    self._classifier(cell.model, cell.data)
 
     def make_set(self, ref: AttackRef, planned: PlannedCell) -> None:
         """Make the chunks of an adversarial set that are missing; several processes make different ones.
@@ -388,5 +394,6 @@ class Runner:
 
 
 def _warm_up(base: nn.Module, x: Tensor) -> None:
-    leaf = x.clone().requires_grad_()
-    torch.autograd.grad(base(leaf).sum(), leaf)
+    with isolated("the network"), frozen(base):
+        leaf = x.clone().requires_grad_()
+        torch.autograd.grad(base(leaf).sum(), leaf)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from attacks._official import Standing
 from bench.api import Threat
-from bench.target import Meter, NetworkTarget, frozen
+from bench.isolation import frozen
+from bench.target import Meter, NetworkTarget
 from tests.attacks.driving import Case, drive, right
 
 EPS, STEP = 0.15, 0.03

@@ -9,10 +9,11 @@ import torch
 from bench import weights
 from bench.cli import main
 from bench.data import open_set
+from bench.isolation import frozen
 from bench.models.resnet18 import resnet18
 from bench.registry import find
 from bench.store import Store
-from bench.target import Meter, NetworkTarget, frozen
+from bench.target import Meter, NetworkTarget
 from bench.types import Threat
 
 FOLDER = Path(os.environ.get("CROSSFIRE_DATA", "../shared/data"))

@@ -5,7 +5,8 @@ from torch.nn import functional as F
 
 from bench.api import MethodError
 from bench.draws import Draws
-from bench.target import Meter, NetworkTarget, Truth, auto_batch, frozen, out_of_memory, parts
+from bench.isolation import frozen
+from bench.target import Meter, NetworkTarget, Truth, auto_batch, out_of_memory, parts
 
 N, CLASSES = 10, 3
 

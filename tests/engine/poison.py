@@ -1,0 +1,197 @@
+"""Attacks and defenses that harm what comes after them, as a user's own files."""
+
+import builtins
+import gc
+import os
+import random
+import signal
+import sys
+import warnings
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from bench.api import attack, defense
+
+#: What each attack of `harm` does; the ones in `FAILS` cannot be undone, or end the process.
+FAILS = {
+    "data", "state-dict", "no-grad", "one-bit", "swapped", "buffer", "sys-exit", "os-exit", "abort", "interrupt",
+    "generator-exit", "own", "child",
+}  # fmt: skip
+
+
+def networks(net):
+    """Return every module that an attack can find, the harness's own base classifier among them."""
+    return [each for each in gc.get_objects() if isinstance(each, nn.Module) and any(True for _ in each.parameters())]
+
+
+class Mine(BaseException):
+    """No ``Exception``."""
+
+
+def weights(net):
+    return [value for value in net.parameters() if value.dim() > 1]
+
+
+def changed_numbers(net, how):
+    first = weights(net)[0]
+    if how == "data":
+        for value in net.parameters():
+            value.data *= 0
+    elif how == "state-dict":
+        net.load_state_dict({name: value * 0 for name, value in net.state_dict().items()})
+    elif how == "no-grad":
+        with torch.no_grad():
+            for value in net.parameters():
+                value.mul_(0)
+    elif how == "one-bit":
+        first.data.view(torch.int32).view(-1)[3] ^= 1
+    elif how == "swapped":
+        flat = first.data.view(-1)
+        flat[[0, 1]] = flat[[1, 0]].clone()
+    elif how == "buffer":
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.add_(1)
+
+
+def ended(how):
+    if how == "sys-exit":
+        sys.exit(0)
+    elif how == "os-exit":
+        os._exit(0)
+    elif how == "abort":
+        os.abort()
+    elif how == "interrupt":
+        raise KeyboardInterrupt
+    elif how == "generator-exit":
+        raise GeneratorExit
+    elif how == "own":
+        raise Mine("no exception")
+    elif how == "child":
+        if os.fork() == 0:
+            return
+        os.wait()
+        raise RuntimeError("the parent goes on")
+
+
+def rewired(net, how):
+    last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
+    if how == "hook":
+        last.register_forward_hook(lambda _module, _inputs, out: out * 0)
+    elif how == "pre-hook":
+        net.register_forward_pre_hook(lambda _module, inputs: (inputs[0] * 0,))
+    elif how == "global-hook":
+        nn.modules.module.register_module_forward_hook(lambda _module, _inputs, out: out * 0)
+    elif how == "module":
+        parent = next(m for m in net.modules() if last in m.children())
+        name = next(n for n, m in parent.named_children() if m is last)
+        setattr(parent, name, nn.Linear(last.in_features, last.out_features))
+    elif how == "forward":
+        last.forward = lambda x: F.linear(x, last.weight * 0, last.bias)
+    elif how == "class":
+        nn.Linear.forward = lambda self, x: F.linear(x, self.weight * 0, self.bias)
+    elif how == "call":
+        nn.Linear.__call__ = lambda self, x: F.linear(x, self.weight * 0, self.bias)
+    elif how == "kind":
+
+        class Other(nn.Linear):
+            def forward(self, x):
+                return super().forward(x) * 0
+
+        last.__class__ = Other
+    elif how == "parameter":
+        last.weight = nn.Parameter(last.weight * 0)
+    elif how == "train":
+        net.train()
+        net.requires_grad_(True)
+
+
+def settings(how):
+    if how == "functional":
+        F.cross_entropy = lambda *args, **words: torch.zeros(())
+        torch.sign = torch.Tensor.sign = torch.zeros_like
+    elif how == "builtin":
+        builtins.max = min
+    elif how == "inference":
+        torch.inference_mode().__enter__()
+    elif how == "grad":
+        torch.set_grad_enabled(False)
+    elif how == "autocast":
+        torch.autocast("cpu", torch.bfloat16).__enter__()
+    elif how == "dtype":
+        torch.set_default_dtype(torch.float64)
+    elif how == "device":
+        torch.set_default_device("meta")
+    elif how == "flags":
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = False
+        torch.set_float32_matmul_precision("medium")
+        torch.autograd.set_detect_anomaly(True)
+    elif how == "threads":
+        torch.set_num_threads(torch.get_num_threads() + 1)
+    elif how == "process":
+        os.chdir("/")
+        os.environ["CROSSFIRE_DATA"] = "/nowhere"
+        sys.path.insert(0, "/nowhere")
+        warnings.simplefilter("error")
+        np.seterr(all="raise")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        sys.stdout = None
+    elif how == "random":
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+
+
+@attack(norms=("linf",), passes="1 forward + 1 backward")
+def harm(target, x, y, threat, *, how: str):
+    """Takes a step of FGSM, then does harm."""
+    step = target.gradient(x, lambda logits, labels: F.cross_entropy(logits, labels, reduction="none"), y).grad.sign()
+    found = (x + float(threat.eps) * step).clamp(0, 1)
+    net = target.module.net
+    ended(how)
+    settings(how)
+    rewired(net, how)
+    changed_numbers(net, how)
+    return found
+
+
+class Through(nn.Module):
+    """The base classifier, and something done to it before each answer."""
+
+    def __init__(self, base, before=lambda base: None):
+        super().__init__()
+        self.base, self.before = base, before
+
+    def forward(self, x):
+        self.before(self.base)
+        return self.base(x)
+
+
+@defense(kind="test-time")
+class Harming:
+    """Does harm to the classifier when it is put on it, or whenever it answers."""
+
+    def __init__(self, *, how: str, when: str = "wrap"):
+        self.how, self.when = how, when
+
+    def harm(self, base):
+        ended(self.how)
+        settings(self.how)
+        rewired(base, self.how)
+        changed_numbers(base, self.how)
+
+    def wrap(self, base):
+        if self.when == "wrap":
+            self.harm(base)
+        return Through(base, self.harm) if self.when == "answer" else Through(base)
+
+    def surrogate(self, base):
+        return Through(base)

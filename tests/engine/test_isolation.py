@@ -1,0 +1,293 @@
+"""A method cannot poison what comes after it: whatever it does, the others measure what they measure without it."""
+
+import os
+import random
+import re
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench.api import MethodError
+from bench.cli import main
+from bench.isolation import checksums, frozen, isolated
+from bench.store import Store
+from tests.engine import poison, tiny
+
+POISON = Path(__file__).with_name("poison.py")
+UNDONE = (
+    "hook", "pre-hook", "global-hook", "module", "forward", "class", "call", "kind", "parameter", "train", "functional",
+    "builtin", "inference", "grad", "autocast", "dtype", "device", "flags", "threads", "process", "random",
+)  # fmt: skip
+SAID = {
+    "data": "was changed", "state-dict": "was changed", "no-grad": "was changed", "one-bit": "was changed",
+    "swapped": "was changed", "sys-exit": "asked to end the process: SystemExit(0)",
+    "os-exit": "asked to end the process: SystemExit(0)", "abort": "asked to end the process: SystemExit(1)",
+    "interrupt": "raised: KeyboardInterrupt()", "generator-exit": "raised: GeneratorExit()",
+    "own": "raised: Mine(no exception)", "child": "the parent goes on",
+}  # fmt: skip
+
+
+def config(folder, attacks, steps=""):
+    """Write the tiny run with other attacks, all on the network itself, before and after the usual ones."""
+    text = tiny.CONFIG.replace("epochs = 2", "epochs = 10").replace("batch = 50", "batch = 10")
+    head, _, usual = text.replace("fgsm-at", "standard").partition("\n[[attacks]]")
+    head = head.replace('\n[[defenses]]\nuse = "tpap"\nbeta = "0.1"\n', steps)
+    more = "".join(f'\n[[attacks]]\nuse = "{POISON}:harm"\neps = "0.1"\nhow = "{how}"\n' for how in attacks)
+    path = folder / "these.toml"
+    path.write_text(f"{head}{more}\n[[attacks]]{usual}")
+    return str(path)
+
+
+def run(folder, attacks, steps=""):
+    folder.mkdir(exist_ok=True)
+    places = ["--store", str(folder / "store"), "--report", str(folder / "report")]
+    code = main(["run", config(folder, attacks, steps), *places])
+    return code, {f"{r.names.defense}/{r.names.attack}": r for r in Store(folder / "store").results()}
+
+
+def outcome(result):
+    return result.status, result.clean_bits, result.adversarial_bits, result.metrics, result.flags
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("alone"), [])[1]
+
+
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory):
+    """One run in which every poison goes before the attacks that must not be harmed."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    threads, folder, output = torch.get_num_threads(), Path.cwd(), sys.stdout
+    code, found = run(tmp_path_factory.mktemp("poisoned"), [*UNDONE, *SAID])
+    assert {number: signal.getsignal(number) for number in before} == before
+    assert (torch.get_num_threads(), Path.cwd(), sys.stdout) == (threads, folder, output)
+    return code, found
+
+
+def of(found, how):
+    (result,) = (r for name, r in found.items() if re.search(rf"harm\b.*how={how}\]", name))
+    return result
+
+
+def test_what_comes_after_is_what_it_is_alone(alone, poisoned):
+    code, found = poisoned
+    assert code == 3
+    for name, result in alone.items():
+        assert outcome(found[name]) == outcome(result), name
+        assert result.status == "done"
+    assert alone["standard/fgsm"].metrics.clean_accuracy > 0.1, "the network has learnt something that can be lost"
+
+
+@pytest.mark.parametrize("how", UNDONE)
+def test_what_can_be_undone_is(alone, poisoned, how):
+    result = of(poisoned[1], how)
+    assert result.status == "done", result.error
+    assert result.adversarial_bits == alone["standard/fgsm"].adversarial_bits
+
+
+@pytest.mark.parametrize("how", SAID)
+def test_what_cannot_be_undone_fails_its_own_cell_in_one_line(poisoned, how):
+    result = of(poisoned[1], how)
+    assert result.status == "failed"
+    assert SAID[how] in result.error.message and "\n" not in result.error.message
+
+
+HARMS = ("data", "hook", "module", "forward", "class", "sys-exit", "interrupt", "dtype")
+
+
+@pytest.fixture(scope="module")
+def harmed(tmp_path_factory):
+    """One run in which every such defense goes before the network without one."""
+    steps = "".join(
+        f'\n[[defenses]]\nuse = "{POISON}:Harming"\nbase = "standard"\nhow = "{how}"\nwhen = "{when}"\n'
+        for when in ("wrap", "answer")
+        for how in HARMS
+    )
+    return run(tmp_path_factory.mktemp("harmed"), [], steps)
+
+
+@pytest.mark.parametrize("when", ["wrap", "answer"])
+@pytest.mark.parametrize("how", HARMS)
+def test_a_defense_that_changes_the_network_fails_alone(alone, harmed, how, when):
+    code, found = harmed
+    assert code == 3
+    cells = [r for name, r in found.items() if f"how={how}" in name and f"when={when}" in name]
+    assert cells and {result.status for result in cells} == {"done" if how == "dtype" else "failed"}
+    for name, result in alone.items():
+        assert outcome(found[name]) == outcome(result), name
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_a_checksum_sees_every_bit_and_every_exchange(dtype):
+    net = small().to(dtype)
+    before, weight = checksums(net), net[3].weight.data
+    assert checksums(net) == before
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        place = tuple(int(torch.randint(n, (), generator=generator)) for n in weight.shape)
+        bit = int(torch.randint(8 * weight.element_size() - 1, (), generator=generator))
+        old = weight.clone()
+        weight.view(integers)[place] ^= 1 << bit
+        now = checksums(net)
+        assert {name for name in before if now[name] != before[name]} == {"parameter 3.weight"}
+        weight.copy_(old)
+    weight[0], weight[1] = weight[1].clone(), weight[0].clone()
+    assert checksums(net) != before
+
+
+def test_a_checksum_does_not_depend_on_who_asks_and_sees_the_layout():
+    net = small()
+    before = checksums(net)
+    with torch.inference_mode():
+        assert checksums(net) == before
+    net.to(memory_format=torch.channels_last)
+    assert checksums(net) != before, "kernels take sums in another order then"
+
+
+def test_a_tensor_that_is_no_parameter_counts_too():
+    net = small()
+    net.scale = torch.ones(3)
+    with pytest.raises(MethodError, match="the network's tensor scale was changed"), frozen(net):
+        net.scale *= 0
+
+
+@pytest.mark.parametrize("how", ["hook", "module", "forward", "class", "call", "kind", "parameter"])
+def test_a_strict_look_refuses_what_a_lenient_one_undoes(how):
+    net = small()
+    x = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+    wanted = net.eval()(x)
+    with frozen(net):
+        poison.rewired(net, how)
+    assert torch.equal(net(x), wanted)
+    with pytest.raises(MethodError, match=r"of the network|was replaced"), frozen(net, strict=True):
+        poison.rewired(net, how)
+    assert torch.equal(net(x), wanted)
+
+
+def test_hooks_and_gradients_of_parameters_go():
+    net = small()
+    with frozen(net):
+        net[3].weight.requires_grad_(True).register_hook(lambda grad: grad * 0)
+        net[3].weight.grad = torch.ones(3, 64)
+    assert net[3].weight.grad is None
+    net(torch.rand(2, 1, 6, 6)).sum().backward()
+    assert net[3].weight.grad.abs().sum() > 0
+
+
+def state():
+    """Return what a method might change of this process, as far as Python shows it."""
+    return (
+        random.getstate(), tuple(np.random.get_state()[1]), torch.get_rng_state().tolist(), os.getcwd(),
+        dict(os.environ), list(sys.path), list(warnings.filters), np.geterr(), torch.get_default_dtype(),
+        torch.get_default_device(), torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.conv.fp32_precision, torch.is_anomaly_enabled(),
+        torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack(), sys.stdout, sys.getrecursionlimit(),
+        signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), signal.getitimer(signal.ITIMER_REAL),
+        torch.nn.functional.cross_entropy, torch.sign, torch.Tensor.sign, max, os._exit, os.abort,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "functional",
+        "builtin",
+        "inference",
+        "grad",
+        "autocast",
+        "dtype",
+        "device",
+        "flags",
+        "threads",
+        "process",
+        "random",
+    ],
+)
+def test_the_process_is_as_it_was(how):
+    before = state()
+    with isolated("it"):
+        poison.settings(how)
+    assert state() == before
+    with pytest.raises(ZeroDivisionError), isolated("it"):
+        poison.settings(how)
+        _ = 1 / 0
+    assert state() == before
+
+
+def test_code_that_draws_from_the_global_generators_draws_the_same_each_time():
+    def drawn():
+        with isolated("it", seed=5):
+            return random.random(), np.random.rand(), torch.rand(()).item()
+
+    first = drawn()
+    torch.manual_seed(9)
+    assert drawn() == first
+
+
+def test_a_second_process_that_a_method_makes_does_not_go_on_with_the_run(tmp_path):
+    reader, writer = os.pipe()
+    with isolated("it"):
+        child = os.fork()
+    if child == 0:
+        os.write(writer, b"still here")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 70
+    os.close(writer)
+    assert os.read(reader, 100) == b""
+    os.close(reader)
+
+
+def test_ctrl_c_of_the_user_is_no_methods_fault():
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(KeyboardInterrupt), isolated("it"):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_child_process_and_a_pool_work_inside(tmp_path):
+    import multiprocessing
+
+    with isolated("it"), multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.map(abs, [-1, 2]) == [1, 2]
+
+
+SWALLOWS = '''
+from bench.api import attack
+
+
+@attack(norms=("linf",), passes="1 forward")
+def deaf(target, x, y, threat):
+    """Does not take the first three exceptions for an answer, then returns its images."""
+    heard = 0
+    while heard < 3:
+        try:
+            target(x)
+        except BaseException:
+            heard += 1
+    return x
+'''
+
+
+def test_time_that_runs_out_counts_also_for_who_swallows_it(tmp_path):
+    (tmp_path / "deaf.py").write_text(SWALLOWS)
+    text = tiny.CONFIG.replace("epochs = 2", "epochs = 1")
+    more = f'\n[[attacks]]\nuse = "{tmp_path}/deaf.py:deaf"\neps = "0.1"\n\n[run]\ntimeout = "1s"\n'
+    (tmp_path / "t.toml").write_text(text + more)
+    places = ["--store", str(tmp_path / "store"), "--report", str(tmp_path / "report")]
+    assert main(["run", str(tmp_path / "t.toml"), "--only", "/fgsm-at/deaf/", *places]) == 3
+    (result,) = (r for r in Store(tmp_path / "store").results() if r.names.attack.startswith("deaf"))
+    assert "longer than timeout = 1 s" in result.error.message
