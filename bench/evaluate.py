@@ -105,7 +105,7 @@ def put_on(base: nn.Module, step: MethodRef | None, training: Callable[[], Tenso
     if step is None:
         return Step(base, base)
     entry = entry_of(step)
-    seed = derive_seed("put on", step.name, canonical_json(dict(step.params)))
+    seed = derive_seed("put on", canonical_json(dict(step.params)))
     with isolated(step.name, seed=seed), frozen(base, strict=True):
         made: DeployedStep = entry.load()(**entry.arguments(step.params))
         if hasattr(made, "fit"):
