@@ -253,9 +253,12 @@ def test_a_second_process_that_a_method_makes_does_not_go_on_with_the_run(tmp_pa
 
 
 def test_ctrl_c_of_the_user_is_no_methods_fault():
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with pytest.raises(KeyboardInterrupt), isolated("it"):
-        signal.raise_signal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), isolated("it"):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_child_process_and_a_pool_work_inside(tmp_path):
