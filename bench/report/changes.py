@@ -149,7 +149,7 @@ def _cost(cost: CostChange) -> str:
 
 def _times(c: Comparison) -> Iterator[str]:
     if not c.times:
-        yield "time: not compared, no cell was measured twice on one machine and device"
+        yield "time: not compared, nothing was measured twice with the same parameters on one machine and device"
         return
     slow = max(c.times, key=lambda time: time.ratio)
     mean = geometric_mean(time.ratio for time in c.times)

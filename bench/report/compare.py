@@ -13,7 +13,7 @@ from bench.report.board import protocol
 from bench.report.pairing import Pair, Renamed, pair
 from bench.report.parts import Changed, code_changes
 from bench.report.record import Recorded
-from bench.report.rows import robust_bits, threat_text
+from bench.report.rows import attacked_bits, has_outcomes, threat_text
 from bench.stats import holm_mcnemar, mcnemar
 from bench.types import CellResult
 
@@ -206,11 +206,11 @@ def _name(r: CellResult) -> str:
 
 
 def _share(r: CellResult) -> float | None:
-    return r.metrics.robust_accuracy if r.metrics else None
+    return r.metrics.accuracy_under_attack if r.metrics else None
 
 
 def _counts(old: CellResult, new: CellResult) -> Counts:
-    first, second = robust_bits(old), robust_bits(new)
+    first, second = attacked_bits(old), attacked_bits(new)
     return Counts((first & ~second).bit_count(), (second & ~first).bit_count(), new.cell.data.n)
 
 
@@ -237,7 +237,7 @@ def _obstacle(old: CellResult, new: CellResult) -> str | None:
     if old.key != new.key and (versions := (protocol(old), protocol(new)))[0] != versions[1]:
         return f"protocol {versions[0]} against {versions[1]}"
     for side, r in (("base", old), ("head", new)):
-        if r.clean_bits is None or (r.cell.attack and r.adversarial_bits is None):
+        if not has_outcomes(r):
             return f"{side}: the outcomes of its images were not kept"
     return None
 

@@ -38,6 +38,18 @@ def test_a_loss_of_two_points_in_1000_images_is_caught():
     assert c.regressed
 
 
+def test_what_is_compared_is_accuracy_under_attack():
+    # A step that spoils the clean answers of 100 images: the base is right on them under attack, the head is not.
+    clean = [False] * 100 + [True] * 100
+    c = compared(
+        [result(clean=clean, adversarial=[True] * 150 + [False] * 50)],
+        [new(clean=clean, adversarial=[False] * 100 + [True] * 50 + [False] * 50)],
+    )
+    (change,) = c.changes
+    assert (change.base, change.head, change.counts) == (0.75, 0.25, Counts(100, 0, 200))
+    assert change.verdict == "regression"
+
+
 def test_as_many_gained_as_lost_is_no_change():
     clean, bits = [True] * 1000, outcomes(0.5, 1000)
     c = compared([result(clean=clean, adversarial=bits)], [new(clean=clean, adversarial=flipped(bits, 60, 60))])
