@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -116,25 +116,32 @@ def _by_row(results: Iterable[CellResult], renames: Renames | None = None) -> di
 def _match(olds: Sequence[CellResult], news: Sequence[CellResult]) -> list[tuple[CellResult, CellResult]]:
     """Pair cells of one row that differ in parameters.
 
-    Those whose labels show the same parameters come first. A label shows a parameter as soon as it is swept or tells
-    two rows apart, so a changed default may change it too: of the others two pair if they are the last ones.
+    Those of the same labels come first, then those whose labels show the same parameters. A label shows a parameter as
+    soon as it is swept or tells two rows apart, so a changed default may change it too: of the others two pair if they
+    are the last ones.
     """
     found: list[tuple[CellResult, CellResult]] = []
-    alike = _by_label(news)
-    for label, cells in _by_label(olds).items():
-        found += _mutual(cells, alike.get(label, []))
-    taken = {r.key for both in found for r in both}
-    left_old, left_new = ([r for r in cells if r.key not in taken] for cells in (olds, news))
+    left_old, left_new = list(olds), list(news)
+    for told in (_labels, _shown):
+        alike = _by(told, left_new)
+        for label, cells in _by(told, left_old).items():
+            found += _mutual(cells, alike.get(label, []))
+        taken = {r.key for both in found for r in both}
+        left_old, left_new = ([r for r in cells if r.key not in taken] for cells in (left_old, left_new))
     if len(left_old) == len(left_new) == 1:
         found.append((left_old[0], left_new[0]))
     return found
 
 
-def _by_label(results: Iterable[CellResult]) -> dict[str, list[CellResult]]:
+def _by(told: Callable[[CellResult], object], results: Iterable[CellResult]) -> dict[str, list[CellResult]]:
     found: dict[str, list[CellResult]] = defaultdict(list)
     for r in results:
-        found[repr(_shown(r))].append(r)
+        found[repr(told(r))].append(r)
     return found
+
+
+def _labels(r: CellResult) -> tuple[str, str, str]:
+    return r.names.model, r.names.defense, r.names.attack
 
 
 def _mutual(olds: Sequence[CellResult], news: Sequence[CellResult]) -> Iterator[tuple[CellResult, CellResult]]:
@@ -154,8 +161,7 @@ def _nearest(to: CellResult, among: Sequence[CellResult]) -> CellResult | None:
 
 def _shown(r: CellResult) -> list[dict[str, str]]:
     """Return the parameters that each label shows: ``jpeg[quality=50]`` shows ``{"quality": "50"}``."""
-    labels = (r.names.model, r.names.defense, r.names.attack)
-    inside = (re.search(r"\[(.*)\]", label) for label in labels)
+    inside = (re.search(r"\[(.*)\]", label) for label in _labels(r))
     return [dict(re.findall(r"([\w.-]+)=([^,\]]*)", found[1])) if found else {} for found in inside]
 
 
@@ -254,7 +260,7 @@ class _Replacements:
         self._namesakes: dict[tuple[Any, ...], list[CellResult]] = defaultdict(list)
         for r in fresh:
             self._places[_place(r.cell)].append(r)
-            self._namesakes[_label(r)].append(r)
+            self._namesakes[_seat(r)].append(r)
 
     def of(self, old: CellResult) -> Iterator[str]:
         rivals = self._rows.get(_row(old.cell, self._renames), [])
@@ -263,7 +269,7 @@ class _Replacements:
             for new in rivals[:_TOLD]:
                 yield f"{new.names}: {'; '.join(map(str, changed(old.cell, new.cell, self._renames)))}"
             return
-        if namesakes := self._namesakes.get(_label(old)):
+        if namesakes := self._namesakes.get(_seat(old)):
             here = [r for r in namesakes if r.names.dataset == old.names.dataset] or namesakes
             yield from min((list(differences(old.cell, r.cell)) for r in here), key=len)
             return
@@ -282,5 +288,5 @@ class _Replacements:
         )
 
 
-def _label(r: CellResult) -> tuple[Any, ...]:
-    return r.names.model, r.names.defense, r.names.attack, r.names.access, r.cell.seed
+def _seat(r: CellResult) -> tuple[Any, ...]:
+    return *_labels(r), r.names.access, r.cell.seed
