@@ -1,8 +1,9 @@
 """What the number of a method stands on besides its parameters: its sources, the packages behind them, data files.
 
-Sources count as syntax trees without docstrings, comments and layout, so that only what runs changes a hash. torch and
-numpy are left out: they are under everything, and the provenance of a result names their versions. So is the harness
-itself, whose versions are those of the protocol (:mod:`bench.keys`).
+Sources count as syntax trees without docstrings, comments, layout and the name of the method, so that only what runs
+changes a hash: a reference to a method names it beside its hash. torch and numpy are left out: they are under
+everything, and the provenance of a result names their versions. So is the harness itself, whose versions are those of
+the protocol (:mod:`bench.keys`).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ MOST_FILES = 100_000
 _NOT_COUNTED = {*sys.stdlib_module_names, "bench", "numpy", "torch"}
 # The same release, built for a CPU or for one GPU or another.
 _BUILD = re.compile(r"\+(cpu|cu\d+|rocm[\d.]+|xpu)$")
+_REGISTERING = {"attack", "defense", "network"}
 _IMPORTING = {"import_module", "__import__"}
 _JOINING = {"join", "joinpath", "Path", "with_name"}
 _LONGEST_PATH = 1024
@@ -95,7 +97,23 @@ def syntax(source: bytes) -> Syntax:
         elif isinstance(node, ast.Call) and _called(node.func) in _IMPORTING and (name := _text(node.args[:1])):
             imports.append(Import(name.lstrip("."), (), len(name) - len(name.lstrip("."))))
         strings |= dict.fromkeys(_paths(node))
+    _without_name(tree)
     return Syntax(sha256_hex(canonical(tree)), tuple(imports), tuple(strings))
+
+
+def _without_name(tree: ast.Module) -> None:
+    """Take the name of the one registered method out of a syntax tree: what it is called is no part of what it does.
+
+    Of several in one file the names stay, since they tell which code is whose.
+    """
+    found = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and any(isinstance(each, ast.Call) and _called(each.func) in _REGISTERING for each in node.decorator_list)
+    ]
+    if len(found) == 1:
+        found[0].name = ""
 
 
 def canonical(node: object) -> str:

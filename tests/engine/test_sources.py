@@ -73,6 +73,28 @@ def test_comments_docstrings_layout_and_quotes_change_nothing(folder):
     assert sha(folder) == before
 
 
+def test_the_name_of_a_method_is_no_part_of_its_code(folder):
+    before = sha(folder)
+    (folder / "mine.py").write_text(ATTACK.replace("def mine", "def yours"))
+    assert entry(folder, "yours").ref({}).code_sha == before
+    # What calls it by its name would call another.
+    (folder / "mine.py").write_text(ATTACK.replace("def mine", "def yours") + "\nalias = yours\n")
+    other = entry(folder, "yours").ref({}).code_sha
+    (folder / "mine.py").write_text(ATTACK + "\nalias = mine\n")
+    assert sha(folder) != other
+
+
+def test_of_two_methods_in_a_file_the_names_count(folder):
+    second = ATTACK.partition("@attack")[2].replace("def mine", "def yours").replace("0.5", "0.25")
+    both = f"{ATTACK}\n@attack{second}"
+    (folder / "mine.py").write_text(both)
+    before = sha(folder)
+    # Each now runs what the other did.
+    swapped = both.replace("def mine", "def x").replace("def yours", "def mine").replace("def x", "def yours")
+    (folder / "mine.py").write_text(swapped)
+    assert sha(folder) != before
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
