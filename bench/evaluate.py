@@ -82,14 +82,6 @@ def together(image_shape: tuple[int, int, int], device: torch.device) -> int:
     return CHUNK * (max(1, auto_batch(image_shape, device) // CHUNK) if device.type == "cuda" else 1)
 
 
-def entry_of(method: MethodRef) -> registry.Entry:
-    """Return the registry entry of a reference."""
-    prefix = method.name.partition(":")[0]
-    if method.kind == "attack" and prefix in registry.entries("library"):
-        return registry.find("library", prefix)
-    return registry.find(method.kind, method.name)
-
-
 def put_on(base: nn.Module, step: MethodRef | None, training: Callable[[], Tensor] | None = None) -> Step:
     """Return the deployed function and what an adaptive attacker differentiates; both are ``base`` without a step.
 
@@ -104,7 +96,7 @@ def put_on(base: nn.Module, step: MethodRef | None, training: Callable[[], Tenso
     """
     if step is None:
         return Step(base, base)
-    entry = entry_of(step)
+    entry = registry.entry_of(step)
     seed = derive_seed("put on", canonical_json(dict(step.params)))
     with isolated(step.name, seed=seed), frozen(base, strict=True):
         made: DeployedStep = entry.load()(**entry.arguments(step.params))
@@ -153,7 +145,7 @@ def craft(
     Raises:
         MethodError: the attack raised, or returned a wrong shape, a non-finite value, or an image out of its threat.
     """
-    entry = entry_of(ref.attack)
+    entry = registry.entry_of(ref.attack)
     with isolated(ref.attack.name):
         method = entry.load()
     arguments = entry.arguments(ref.attack.params)

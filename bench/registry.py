@@ -8,7 +8,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -19,7 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from bench import api, factories, sources
+from bench import api, factories, loading, sources
 from bench.keys import sha256_hex
 from bench.types import Kind, MethodRef, UsageError
 
@@ -132,9 +131,11 @@ class Entry:
         if read := self._data(values):
             code = sha256_hex(code, *read)
         kind: Kind = "attack" if self.kind == "library" else self.kind  # type: ignore[assignment]
-        return MethodRef(
+        made = MethodRef(
             kind=kind, name=name or self.use or self.name, params=values.model_dump(mode="json"), code_sha=code
         )
+        _made[made.kind, made.name, made.code_sha] = self
+        return made
 
     def _data(self, values: BaseModel) -> list[str]:
         """Return names and hashes of the files that parameters name, from the current folder or that of the method."""
@@ -147,11 +148,19 @@ class Entry:
         return found
 
     def load(self) -> Any:
-        """Import the file and return the decorated object."""
+        """Import the file and return the decorated object.
+
+        Raises:
+            UsageError: the file cannot be imported, or does not define it.
+            MethodError: a source was edited since it was hashed.
+        """
         try:
-            return getattr(_module(self.path), self.symbol)
+            return getattr(loading.load(self.path, self.code, _ROOT), self.symbol)
         except AttributeError:
             raise UsageError(f"{self.kind} '{self.use or self.name}': {self.path} defines no {self.symbol}") from None
+
+
+_made: dict[tuple[str, str, str], Entry] = {}
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> str:
@@ -205,6 +214,20 @@ def find(kind: str, use: str) -> Entry:
     if use not in known:
         raise UsageError(unknown(kind, use, known))
     return known[use]
+
+
+def entry_of(ref: MethodRef) -> Entry:
+    """Return the entry that made a reference, its sources as they were then; else the one that its name means now.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if (known := _made.get((ref.kind, ref.name, ref.code_sha))) is not None:
+        return known
+    prefix = ref.name.partition(":")[0]
+    if ref.kind == "attack" and prefix in entries("library"):
+        return find("library", prefix)
+    return find(ref.kind, ref.name)
 
 
 class Named(NamedTuple):
@@ -355,23 +378,3 @@ def _is_choice(field: FieldInfo | None) -> bool:
     """Say whether a parameter takes one of a few words."""
     annotation = None if field is None else field.annotation
     return any(get_origin(each) is Literal for each in (annotation, *get_args(annotation)))
-
-
-@cache
-def _module(path: Path) -> Any:
-    path = path.resolve()
-    if path.is_relative_to(_ROOT) and path.parent.name in ("attacks", "defenses", "models"):
-        return importlib.import_module(".".join(path.relative_to(_ROOT).with_suffix("").parts))
-    name = f"crossfire_user_{sha256_hex(str(path))[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        said = (str(error).strip().splitlines() or ["it says no more"])[0]
-        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {said}") from error
-    return module

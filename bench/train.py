@@ -130,7 +130,7 @@ class _Training:
         if not plan.holdout < len(images):
             raise UsageError(f"holdout = {plan.holdout} leaves none of the {len(images)} training images")
         self.ref, self.network, self.folder, self.device = ref, network, folder, device
-        entry = registry.find("recipe", ref.recipe.name)
+        entry = registry.entry_of(ref.recipe)
         self.recipe, self.arguments = entry.load(), entry.arguments(ref.recipe.params)
         self.threat = overfitting.watched_threat(ref.recipe)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.data.memo import cache_folder
 from bench.keys import sha256_hex
-from bench.registry import find, unknown
+from bench.registry import entry_of, find, unknown
 from bench.types import MethodRef, Scalar, UsageError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _made(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
         return _OPENED[library](name, dict(network.params), num_classes, image_shape)
     from bench.models.factory import make
 
-    entry = find("network", network.name)
+    entry = entry_of(network)
     return make(network.name, entry.load(), num_classes, image_shape, entry.arguments(network.params))
 
 

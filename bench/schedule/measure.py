@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench import checks
+from bench import checks, registry
 from bench.cost import deployed_cost, synchronize
-from bench.evaluate import DRAWS, Crafted, Step, entry_of, predict, put_on
+from bench.evaluate import DRAWS, Crafted, Step, predict, put_on
 from bench.isolation import frozen, isolated
 from bench.keys import derive_seed, pack_bits, seed_of, training_key
 from bench.provenance import provenance
@@ -112,7 +112,7 @@ class Measure:
         if found is None:
             return set()
         flags = {f"{kind}-overfitting" for kind in ("catastrophic", "robust") if found[kind]}
-        needed = None if cell.step is None else entry_of(cell.step).meta.get("relies_on")
+        needed = None if cell.step is None else registry.entry_of(cell.step).meta.get("relies_on")
         return flags if needed is None or needed in flags else flags | {f"no-{needed}"}
 
     def _function_flags(self, cell: Cell, base: nn.Module, step: Step) -> set[str]:

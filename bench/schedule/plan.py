@@ -58,6 +58,35 @@ def clean_cell(cell: Cell) -> Cell:
     return cell.model_copy(update={"attack": None, "access": "white-box" if cell.step is None else "static"})
 
 
+def models_of(cell: Cell) -> list[ModelRef]:
+    """Return the base classifier of a cell and, under attack, the one that is attacked."""
+    return [cell.model] if cell.attack is None else [cell.model, cell.attack.model]
+
+
+def changed(value: Cell | AttackRef) -> MethodRef | None:
+    """Return a method that is no more what its reference was made of: its code, packages, or files that it reads."""
+    return next((ref for ref in _methods(value) if _made_now(ref).code_sha != ref.code_sha), None)
+
+
+def _methods(value: Cell | AttackRef) -> Iterator[MethodRef]:
+    yield value.model.network
+    if isinstance(value.model.weights, TrainRef):
+        yield value.model.weights.recipe
+    if value.step is not None:
+        yield value.step
+    if isinstance(value, AttackRef):
+        yield value.attack
+        yield from (earlier.attack for earlier in value.after)
+    elif value.attack is not None:
+        yield from _methods(value.attack)
+
+
+def _made_now(ref: MethodRef) -> MethodRef:
+    if ref.kind == "network" and ":" in ref.name and ".py:" not in ref.name:
+        return network_ref(ref.name, ref.params)
+    return registry.entry_of(ref).ref(ref.params)
+
+
 def make(
     *configs: Config,
     name: str | None = None,

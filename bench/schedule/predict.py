@@ -16,7 +16,7 @@ from torch import nn
 
 from bench import registry
 from bench.cost import DeployedCost, PassFlops, deployed_cost, parameters, pass_flops, synchronize
-from bench.evaluate import CHUNK, DRAWS, entry_of, put_on, together
+from bench.evaluate import CHUNK, DRAWS, put_on, together
 from bench.isolation import frozen, isolated
 from bench.keys import Keys, canonical_json, training_key
 from bench.layout import fast_layout
@@ -163,7 +163,7 @@ def share_of(attack: AttackRef, *, random: bool = False, right: float = 1.0) -> 
     be left for an attack on the survivors of earlier ones. A search that leaves stalled images takes half. What a run
     took is in its log.
     """
-    stated = str(entry_of(attack.attack).meta.get("passes"))
+    stated = str(registry.entry_of(attack.attack).meta.get("passes"))
     if "stalls" in stated and not attack.after:
         return Share(_STALLED_TAKE, _STALLED_TAKE, _STALLED_TAKE)
     stops = "fewer where images break" in stated or "none once" in stated
@@ -231,7 +231,7 @@ class _Measured:
         return _Cost(epochs * rows * one.tflop, epochs * (rows * one.seconds + watching))
 
     def attack(self, attack: AttackRef, cell: Cell, right: float) -> _Cost:
-        formula = entry_of(attack.attack).meta.get("passes")
+        formula = registry.entry_of(attack.attack).meta.get("passes")
         stated = passes_of(formula, attack.attack.params) if formula else None
         if stated is None:
             return _Cost(None, None)

@@ -19,21 +19,17 @@ from typing import Any
 import ray
 import torch
 
-from bench.evaluate import CHUNK, entry_of
+from bench.evaluate import CHUNK
 from bench.keys import Keys, training_key
 from bench.lease import Busy
-from bench.models.build import network_ref
 from bench.provenance import provenance
-from bench.schedule.plan import Work, cell_key, clean_cell
+from bench.schedule.plan import Work, cell_key, changed, clean_cell, models_of
 from bench.schedule.run import Runner
 from bench.store import Store
 from bench.types import (
     AttackRef,
-    Cell,
     CellError,
     CellResult,
-    MethodRef,
-    ModelRef,
     PlannedCell,
     RunPlan,
     StoreError,
@@ -257,28 +253,18 @@ def _prepared(place: Place, planned: PlannedCell) -> Runner:
         UsageError: the code here is not that of the one who asks.
     """
     runner, cell = _runner(place), planned.cell
-    refs: list[MethodRef | None] = [cell.step, *(_trained_by(model) for model in _models(cell))]
-    if cell.attack is not None:
-        refs += [cell.attack.attack, cell.attack.step, *(earlier.attack for earlier in cell.attack.after)]
-    same = [entry_of(ref).ref(ref.params).code_sha == ref.code_sha for ref in refs if ref is not None]
-    same += [network_ref(each.network.name, each.network.params) == each.network for each in _models(cell)]
-    if not all(same) or cell_key(cell) != planned.key:
-        raise UsageError(f"{platform.node()} has another version of the code; install the same one on every machine")
+    if changed(cell) is not None or cell_key(cell) != planned.key:
+        raise UsageError(
+            f"{platform.node()} has another version of the code, of a package behind it, or of a file that it reads; "
+            "install the same ones on every machine"
+        )
     return runner
-
-
-def _models(cell: Cell) -> list[ModelRef]:
-    return [cell.model] if cell.attack is None else [cell.model, cell.attack.model]
-
-
-def _trained_by(model: ModelRef) -> MethodRef | None:
-    return model.weights.recipe if isinstance(model.weights, TrainRef) else None
 
 
 def _train(place: Place, planned: PlannedCell, attacked: bool) -> None:
     runner, cell = _prepared(place, planned), planned.cell
     try:
-        list(runner.each([_models(cell)[attacked]], lambda model: runner.train(model, cell.data)))
+        list(runner.each([models_of(cell)[attacked]], lambda model: runner.train(model, cell.data)))
     except StoreError:
         raise
     except Exception:

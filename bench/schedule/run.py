@@ -29,7 +29,7 @@ from bench.runlog import RunLog
 from bench.schedule.chunks import read_chunk, write_chunk
 from bench.schedule.loaded import Classifier, Loaded
 from bench.schedule.measure import Measure
-from bench.schedule.plan import Work, attack_key, cell_key, clean_cell
+from bench.schedule.plan import Work, attack_key, cell_key, changed, clean_cell
 from bench.schedule.predict import pieces
 from bench.schedule.remaining import Remaining
 from bench.schedule.telling import Reporter, Telling
@@ -39,6 +39,7 @@ from bench.train import Progress, train
 from bench.training_state import DamagedState, is_trained
 from bench.types import (
     AttackRef,
+    Cell,
     CellError,
     CellResult,
     DataRef,
@@ -189,6 +190,7 @@ class Runner:
     def _made(self, planned: PlannedCell) -> CellResult:
         """Make what a cell stands on, then the cell."""
         cell, started = planned.cell, time.monotonic()
+        _require_unchanged(cell)
         if cell.attack is not None:
             self._classifier(cell.attack.model, cell.data)
             self._require_clean(planned)
@@ -201,6 +203,7 @@ class Runner:
                 return known
             self._tell(str(planned.names), planned.key, 0, 1)
             result = self._measure.cell(planned, classifier, self._adversarial(planned))
+            _require_unchanged(cell)
             self._put(result, started)
             self._tell(str(planned.names), planned.key, 1, 1)
             return result
@@ -349,6 +352,7 @@ class Runner:
                 training=self.loaded.training_images(ref.model),
                 before=before,
             )
+            _require_unchanged(ref)
             if earlier != ref.previous:
                 made.notes.append("earlier-attack-failed")
             if made.batch < self._batch(ref.data):
@@ -391,6 +395,11 @@ class Runner:
 
     def _chunk(self, ref: AttackRef, part: slice) -> Path:
         return self.store.adversarial(attack_key(ref)) / f"{part.start:06d}-{part.stop:06d}.safetensors"
+
+
+def _require_unchanged(value: Cell | AttackRef) -> None:
+    if (method := changed(value)) is not None:
+        raise MethodError(f"{method.name}: its code, or a file that it reads, was edited while this ran; run again")
 
 
 def _warm_up(base: nn.Module, x: Tensor) -> None:
