@@ -6,13 +6,17 @@ carried to and fro instead: each is named by its content and never changes, so w
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench import cards
+from bench.seals import unsealed
 from bench.store import Store, read_result, write_atomically
-from bench.types import UsageError
+from bench.types import CellResult, UsageError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
@@ -59,12 +63,17 @@ def sync(store: Store, url: str) -> tuple[Carried, Carried]:
         fetched, sent = [0, 0], [0, 0]
         for name in _ordered(there - here):
             data: bytes = place.cat_file(f"{root}/{name}")
-            if name.startswith("cells/"):
-                _check(data, f"{url}/{name}")
+            _check(data, name, url)
+            if name.startswith("records/") and (cell := _done_by(name)) in there:
+                result = _check(place.cat_file(f"{root}/{cell}"), cell, url)
+                sha = None if result is None else result.records_sha
+                if sha is not None and sha != hashlib.sha256(data).hexdigest():
+                    raise UsageError(f"{url}/{name}: altered since its result was written; delete both there")
             with store.writing():
                 write_atomically(store.root / name, data)
             fetched = [fetched[0] + 1, fetched[1] + len(data)]
-        for name in _ordered(here - there):
+        # Beside what another machine left unfinished there, a result or card would not speak for these files.
+        for name in _ordered({name for name in here if not {name, _done_by(name)} <= there}):
             data = (store.root / name).read_bytes()
             _put(place, f"{root}/{name}", data)
             sent = [sent[0] + 1, sent[1] + len(data)]
@@ -81,6 +90,13 @@ def _ordered(names: set[str]) -> Iterator[str]:
     return (name for pattern in _ORDER for name in sorted(names) if pattern.fullmatch(name))
 
 
+def _done_by(name: str) -> str:
+    """Return the file that says that this one is finished."""
+    if name.startswith("records/"):
+        return f"cells/{Path(name).stem}.json"
+    return f"{name.rpartition('/')[0]}/card.json" if name.startswith("train/") else name
+
+
 def _there(place: AbstractFileSystem, root: str) -> set[str]:
     place.invalidate_cache()
     return {path.removeprefix(root).lstrip("/") for path in place.find(root)} if place.exists(root) else set()
@@ -88,19 +104,25 @@ def _there(place: AbstractFileSystem, root: str) -> set[str]:
 
 def _here(store: Store) -> Iterator[str]:
     for result in store.results():
-        if result.status == "done" and (records := store.records(result.key)).is_file():
-            yield store.name(records)
+        if result.status == "done" and store.has_records(result):
+            yield store.name(store.records(result.key))
             yield store.name(store.cell_file(result.key))
     for card in store.root.glob("train/*/card.json"):
-        yield from (store.name(card.with_name(name)) for name in ("weights.safetensors", "log.jsonl", "card.json"))
+        if not cards.is_trained(card.parent):
+            continue
+        files = (card.with_name(name) for name in ("weights.safetensors", "log.jsonl", "card.json"))
+        yield from (store.name(file) for file in files if file.is_file())
     yield from (store.name(path) for path in store.root.glob("attack/*/*.safetensors"))
 
 
-def _check(data: bytes, name: str) -> None:
+def _check(data: bytes, name: str, url: str) -> CellResult | None:
+    """Check what was fetched, where it says itself whether it is whole, and return it if it is a result."""
     try:
-        read_result(data.decode())
+        if name.endswith("/card.json"):
+            unsealed(data)
+        return read_result(data.decode()) if name.startswith("cells/") else None
     except ValueError as error:
-        raise UsageError(f"{name}: {error}; delete it there") from None
+        raise UsageError(f"{url}/{name}: {error}; delete it there") from None
 
 
 def _put(place: AbstractFileSystem, path: str, data: bytes) -> None:

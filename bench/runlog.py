@@ -59,10 +59,19 @@ class RunLog:
             logger.removeHandler(handler)
 
 
+def once(record: logging.LogRecord, said: set[str]) -> bool:
+    """Say whether a message was not ``said`` before: a damaged file may be met by several cells."""
+    new = record.getMessage() not in said
+    said.add(record.getMessage())
+    return new
+
+
 class _Warnings(logging.Handler):
     def __init__(self, log: RunLog) -> None:
         super().__init__(logging.WARNING)
         self._log = log
+        said: set[str] = set()
+        self.addFilter(lambda record: once(record, said))
 
     def emit(self, record: logging.LogRecord) -> None:
         self._log.write("warning", message=record.getMessage())

@@ -8,6 +8,7 @@ reader never sees half a file, and whatever a dead process left behind is ignore
     cells/<key>.json
     records/<key>.parquet
     plans/          what runs were asked for (see bench/planned.py)
+    verified.json   size and times of the records that were found whole, so that they are hashed once
     leases/         who works on what (see bench/lease.py)
     log/            what runs did (see bench/runlog.py)
 """
@@ -21,13 +22,15 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from bench.keys import canonical_json, sha256_hex, unpack_bits
 from bench.lease import Leases
+from bench.seals import KnownFiles
 from bench.stats import wilson
 from bench.types import CellResult, PlannedCell, StoreError, UsageError, jsonable
 
@@ -35,7 +38,6 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 _SEAL = re.compile(r'"schema":(?P<schema>\d+)(?P<sha>,"sha256":"(?P<hash>[0-9a-f]{64})"),"status":')
 _log = logging.getLogger("crossfire")
 _UNDER_ATTACK = '"accuracy_under_attack":'
-_PARQUET = b"PAR1"
 #: What an operating system says of a disk that is full, over its quota, read-only or broken.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 
@@ -65,11 +67,20 @@ def default_root() -> Path:
 
 
 class Store:
-    """The store in a folder, which is made on the first write."""
+    """The store in a folder, which is made on the first write.
 
-    def __init__(self, root: Path) -> None:
+    Records count as whole while they keep the size and the times with which they were last hashed. With ``trusting``
+    off every one is hashed again.
+    """
+
+    def __init__(self, root: Path, *, trusting: bool = True) -> None:
         self.root = root
         self.leases = Leases(root / "leases")
+        self._trusting = trusting
+
+    @cached_property
+    def _known(self) -> KnownFiles:
+        return KnownFiles(_bytes(self.root / "verified.json") if self._trusting else None)
 
     def check_writable(self) -> None:
         """Raises UsageError: the folder cannot be written to."""
@@ -127,6 +138,8 @@ class Store:
         body = jsonable(result)
         text = canonical_json({**body, "sha256": sha256_hex(canonical_json(body))})
         write_atomically(self.cell_file(result.key), text.encode() + b"\n")
+        if result.records_sha is not None and (records := self.records(result.key)).is_file():
+            self._known.note(self.name(records), records, result.records_sha)
 
     def get(self, key: str) -> CellResult | None:
         """Return the result under ``key``; ``None`` where there is none or, with a warning, where it is not whole."""
@@ -135,8 +148,28 @@ class Store:
     def finished(self, planned: PlannedCell) -> CellResult | None:
         """Return the result of a cell that is done and has its records; ``None`` if anything of it is not whole."""
         known = self._read(planned.key, planned)
-        done = known is not None and known.status == "done" and _is_whole(self.records(planned.key))
-        return known if done else None
+        return known if known is not None and known.status == "done" and self.has_records(known) else None
+
+    def has_records(self, result: CellResult) -> bool:
+        """Say whether the records of a result are those that were written with it; if altered, with a warning."""
+        path = self.records(result.key)
+        if result.records_sha is None:  # It is of an older version.
+            return False
+        try:
+            whole = self._known.is_whole(self.name(path), path, result.records_sha)
+        except FileNotFoundError:
+            return False
+        if not whole:
+            _log.warning("%s does not count and is made again: cut short or altered since it was written", path)
+        return whole
+
+    def remember(self) -> None:
+        """Keep which records were found whole for later processes; a store that cannot be written goes without."""
+        path = self.root / "verified.json"
+        before = _bytes(path)
+        if self._known.has_news and (after := self._known.merged(before)) != before:
+            with suppress(OSError):
+                write_atomically(path, after)
 
     def _read(self, key: str, planned: PlannedCell | None) -> CellResult | None:
         path = self.cell_file(key)
@@ -162,19 +195,11 @@ class Store:
         return [result for result in self.results() if result.key.startswith(text) or str(result.names) == text]
 
 
-def _is_whole(records: Path) -> bool:
-    # What lies between start and end is checked by whoever reads it.
+def _bytes(path: Path) -> bytes | None:
     try:
-        with records.open("rb") as file:
-            file.seek(-len(_PARQUET), os.SEEK_END)
-            whole = file.read() == _PARQUET
-    except FileNotFoundError:
-        return False
-    except OSError:  # shorter than its own end
-        whole = False
-    if not whole:
-        _log.warning("%s does not count and is made again: it was cut short", records)
-    return whole
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def read_result(text: str, planned: PlannedCell | None = None) -> CellResult:

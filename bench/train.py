@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench import overfitting, registry, training_state
+from bench import cards, overfitting, registry, training_state
 from bench.augment import Batches
 from bench.cost import parameters, pass_flops, synchronize
 from bench.isolation import isolated
@@ -62,7 +62,8 @@ def train(
     """Train ``network`` by the recipe of ``ref`` into ``folder``, going on from where an earlier call ended.
 
     The folder gets ``state.safetensors`` after every epoch and when stopped, ``log.jsonl`` with a row per epoch, at the
-    end ``weights.safetensors``, and last of all ``card.json``, which says that the weights are whole.
+    end ``weights.safetensors``, and last of all ``card.json`` (see :mod:`bench.cards`), which says that the weights are
+    whole.
 
     Args:
         ref: recipe, schedule, images and seed.
@@ -80,7 +81,7 @@ def train(
         DamagedState: the state in the folder is not whole.
         UsageError: it is of another training, or the schedule does not fit the images or the network.
     """
-    if (folder / "card.json").is_file():
+    if cards.read(folder) is not None:
         return
     exact_kernels = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     with isolated(f"recipe {ref.recipe.name}", seed=ref.seed), exact_kernels:
@@ -371,7 +372,7 @@ class _Training:
             return sum(row[word] for row in self.log) / epochs if epochs else None
 
         card: dict[str, Any] = {
-            "schema": 1,
+            "schema": 2,
             "training": jsonable(self.ref),
             "network": jsonable(self.network),
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
@@ -386,10 +387,11 @@ class _Training:
             "device": str(self.device),
             "torch": torch.__version__,
             "overfitting": None,
+            "log": self.log,
         }
         if self.watched and self._adversarial() and epochs:
             card["overfitting"] = overfitting.verdict(self.log, len(self.watched["test"].labels))
-        write_atomically(self.folder / "card.json", canonical_json(card).encode() + b"\n")
+        cards.write(self.folder, card)
         (self.folder / "state.safetensors").unlink(missing_ok=True)
 
 

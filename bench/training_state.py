@@ -1,9 +1,8 @@
-"""What is in the folder of a training: the state to go on from, sealed, or weights and the card that ends it."""
+"""The state of a training to go on from, sealed."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from bench import weights
 from bench.keys import canonical_json, sha256_hex
 from bench.store import write_atomically
 from bench.types import UsageError
-
-_log = logging.getLogger("crossfire")
 
 
 class DamagedState(UsageError):
@@ -68,19 +64,8 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 def _digest(words: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    parts = ((name, tensors[name].flatten().view(torch.uint8).numpy().tobytes()) for name in sorted(tensors))
-    return sha256_hex(canonical_json(words), *(part for pair in parts for part in pair))
-
-
-def is_trained(folder: Path) -> bool:
-    """Say whether a training is finished and its weights are those that it wrote; if altered, with a warning."""
-    try:
-        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-        whole = weights.sha256(folder / "weights.safetensors") == card["weights_sha256"]
-    except FileNotFoundError:
-        return False
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        _log.warning("%s does not count and is trained again: cut short or altered since it was written", folder)
-    return bool(whole)
+    parts: list[str | bytes] = [canonical_json(words)]
+    for name, value in sorted(tensors.items()):
+        parts.append(canonical_json([name, str(value.dtype), list(value.shape)]))
+        parts.append(value.flatten().view(torch.uint8).numpy().tobytes())
+    return sha256_hex(*parts)

@@ -317,6 +317,8 @@ class CellResult(Frozen):
     clean_bits: str | None = None
     adversarial_bits: str | None = None
     flags: tuple[str, ...] = ()
+    #: SHA-256 of the file with one row per example.
+    records_sha: str | None = None
     cost: Cost | None = None
     defense_cost: DefenseCost | None = None
     provenance: Provenance

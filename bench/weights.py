@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,12 +36,6 @@ def find(name: str) -> Path:
     if path.suffix not in (".safetensors", ".pt", ".pth"):
         raise UsageError(f"{name}: weights are .safetensors, .pt or .pth files, not '{path.suffix}'")
     return path
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load(path: Path, net: nn.Module) -> None:

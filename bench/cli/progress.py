@@ -13,6 +13,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bench.runlog import once
 from bench.types import Ending
 
 
@@ -51,6 +52,8 @@ class _Above(logging.Handler):
     def __init__(self, console: Console) -> None:
         super().__init__(logging.WARNING)
         self._console = console
+        said: set[str] = set()
+        self.addFilter(lambda record: once(record, said))
 
     def emit(self, record: logging.LogRecord) -> None:
         self._console.print(f"warning: {record.getMessage()}", markup=False, highlight=False, soft_wrap=True)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli import options
 
 if TYPE_CHECKING:
+    from bench.schedule.plan import Work
     from bench.schedule.verify import Verdict
+    from bench.store import Store
 
 SUMMARY = "train what is missing, attack, evaluate, then print the leaderboard and write report/index.html"
 
@@ -25,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--verify",
         type=options.share,
         metavar="2%",
-        help="hash images and their cache again; compute a random share of the finished cells again; compare",
+        help="hash images, their cache and records again; compute a random share of finished cells again; compare",
     )
 
 
@@ -43,12 +48,17 @@ def main(args: argparse.Namespace) -> int:
 
     with no_collection():
         config, work = options.work(args)
-        store, console = Store(options.store_root(args)), Console()
+        store, console = Store(options.store_root(args), trusting=args.verify is None), Console()
         asked = planned.asked_for(work.plan.name, work.asked)
-        finished = [store.finished(cell) for cell in work.plan.cells]
+        # What is not whole is not finished, so the run that follows says it.
+        with _unheard():
+            finished = [store.finished(cell) for cell in work.plan.cells]
+        store.remember()
     results = [result for result in finished if result is not None]
     partly = args.only is not None or args.seed is not None
     verdict: Verdict | None = None
+    if len(results) == len(finished):
+        _tell_damaged(work, store)
     # Where nothing is left to do, nothing that computes is loaded.
     if len(results) < len(finished) or args.verify is not None:
         start = options.runner(args, config, work)
@@ -95,3 +105,25 @@ def main(args: argparse.Namespace) -> int:
     print(page.resolve(), flush=True)
     failed = any(result.status == "failed" for result in results)
     return 3 if failed or (verdict is not None and verdict.differing) else 0
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    logger = logging.getLogger("crossfire")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _tell_damaged(work: Work, store: Store) -> None:
+    """Warn of the cards of trainings that are not whole, for no cell that is missing would find out."""
+    from bench import cards
+    from bench.keys import training_key
+
+    cells = [each.cell for each in work.plan.cells]
+    models = [cell.model for cell in cells] + [cell.attack.model for cell in cells if cell.attack is not None]
+    for key in sorted({training_key(model) for model in {id(model): model for model in models}.values()}):
+        cards.read(store.training(key))

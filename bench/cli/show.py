@@ -21,6 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from bench import cards
     from bench.keys import training_key
     from bench.store import Store
     from bench.types import TrainRef, UsageError, jsonable
@@ -44,9 +45,9 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(body, indent=2))
         return 0
     print(f"{result.names}\nkey {result.key}\nstatus {result.status}")
-    card = Store(root).training(training_key(result.cell.model)) / "card.json"
-    if isinstance(result.cell.model.weights, TrainRef) and card.is_file():
-        body["overfitting of the network"] = json.loads(card.read_text(encoding="utf-8"))["overfitting"]
+    if isinstance(result.cell.model.weights, TrainRef):
+        card = cards.read(Store(root).training(training_key(result.cell.model)))
+        body["overfitting of the network"] = card and card["overfitting"]
     for title in ("metrics", "overfitting of the network", "cost", "defense_cost", "flags", "cell", "provenance"):
         if body.get(title):
             print(f"\n{title}")

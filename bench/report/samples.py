@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
@@ -12,9 +13,11 @@ import numpy as np
 
 from bench.keys import Keys
 from bench.report.rows import attacked_bits
+from bench.seals import arrays_digest
 from bench.store import Store
 from bench.types import AttackRef, CellResult, DataRef, UsageError
 
+_log = logging.getLogger("crossfire")
 #: Images of each set, their largest side in pixels, and how many sets are shown: some kilobytes each.
 _IMAGES, _SIDE, _SETS = 8, 64, 400
 #: Rows that may be looked at: as many as the first chunk of a set can hold.
@@ -66,8 +69,15 @@ def _first_chunk(folder: Path) -> Pixels | None:
         return None
     try:
         with safe_open(chunk, framework="np") as file:
-            images = file.get_tensor("images")
-    except (OSError, SafetensorError):
+            about = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in ("images", "forwards", "backwards")}
+        if about.pop("sha256") != arrays_digest(arrays, about):
+            raise ValueError("it was altered since it was written")
+        images = arrays["images"]
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        _log.warning("%s is not shown: %s", chunk, error)
         return None
     return np.asarray(images * 255).round().clip(0, 255).astype(np.uint8)
 

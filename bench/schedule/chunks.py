@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from bench.evaluate import Answer, Crafted
-from bench.keys import canonical_json, sha256_hex
+from bench.seals import arrays_digest
 from bench.store import write_atomically
 
 _log = logging.getLogger("crossfire")
@@ -35,7 +35,7 @@ def read_chunk(path: Path, n: int) -> Crafted | None:
     """Return a chunk of ``n`` images; ``None`` where there is none or, with a warning, where it is not whole."""
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata()
+            about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in ("images", "forwards", "backwards")}
         if about.pop("sha256") != _digest(tensors, about) or len(tensors["images"]) != n:
             raise ValueError("it was altered since it was written")
@@ -50,7 +50,7 @@ def read_chunk(path: Path, n: int) -> Crafted | None:
 
 
 def _digest(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
-    return sha256_hex(canonical_json(about), *(value.numpy().tobytes() for value in tensors.values()))
+    return arrays_digest({name: value.numpy() for name, value in tensors.items()}, about)
 
 
 @dataclass
@@ -113,8 +113,12 @@ class Clean(NamedTuple):
         return cls(found.column("labels"), found.column("share"), found.column("margins"))
 
 
-def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: Clean, found: Outcomes) -> None:
-    """Write one Parquet row per example: row number, hash of pixels, answers, distances in [0, 1], passes, seconds."""
+def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: Clean, found: Outcomes) -> str:
+    """Write one Parquet row per example: row number, hash of pixels, answers, distances in [0, 1], passes, seconds.
+
+    Returns:
+        The SHA-256 of the file.
+    """
     n, truth = len(y), y.cpu().numpy()
     table = pa.table(
         {
@@ -134,7 +138,9 @@ def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: Clean
     )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, write_page_checksum=True)
-    write_atomically(path, sink.getvalue().to_pybytes())
+    data = sink.getvalue().to_pybytes()
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def read_clean(path: Path, n: int) -> Clean | None:

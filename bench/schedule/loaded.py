@@ -21,6 +21,7 @@ from bench.isolation import checksums, isolated
 from bench.keys import training_key
 from bench.layout import fast_layout
 from bench.models.build import build
+from bench.seals import file_sha256
 from bench.types import DataRef, ModelRef, TrainRef, UsageError
 
 _log = logging.getLogger("crossfire")
@@ -95,7 +96,7 @@ class Loaded:
             del self._classifiers[key]
         if key not in self._classifiers:
             file = path()
-            if not isinstance(model.weights, TrainRef) and weights.sha256(file) != model.weights.sha256:
+            if not isinstance(model.weights, TrainRef) and file_sha256(file) != model.weights.sha256:
                 raise UsageError(f"{file} has changed since the plan was made; run it again")
             with isolated(f"network {model.network.name}"):
                 net = build(model.network, data.num_classes, data.image_shape)

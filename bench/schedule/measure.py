@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import time
 from collections.abc import Callable, Iterable
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench import checks, registry
+from bench import cards, checks, registry
 from bench.cost import deployed_cost, synchronize
 from bench.evaluate import DRAWS, Crafted, Step, predict, put_on
 from bench.isolation import frozen, isolated
@@ -24,7 +23,18 @@ from bench.schedule.plan import cell_key, clean_cell
 from bench.stats import wilson
 from bench.store import Store
 from bench.target import tell
-from bench.types import Cell, CellResult, Cost, DataRef, DefenseCost, Metrics, ModelRef, PlannedCell, TrainRef
+from bench.types import (
+    Cell,
+    CellResult,
+    Cost,
+    DataRef,
+    DefenseCost,
+    MethodError,
+    Metrics,
+    ModelRef,
+    PlannedCell,
+    TrainRef,
+)
 
 
 @dataclass
@@ -73,7 +83,7 @@ class Measure:
         spent = self._defense_cost(cell, classifier, step)
         forwards, backwards = found.mean("forwards"), found.mean("backwards")
         n, under_attack = len(right), wilson(int(survived.sum()), len(right))
-        write_records(self.store.records(planned.key), images.rows, images.x, images.y, before, found)
+        records_sha = write_records(self.store.records(planned.key), images.rows, images.x, images.y, before, found)
         return CellResult(
             key=planned.key,
             names=planned.names,
@@ -95,6 +105,7 @@ class Measure:
             clean_bits=pack_bits(right.tolist()),
             adversarial_bits=pack_bits(survived.tolist()),
             flags=tuple(sorted(flags)),
+            records_sha=records_sha,
             cost=Cost(
                 forwards_per_example=forwards,
                 backwards_per_example=backwards,
@@ -132,9 +143,10 @@ class Measure:
 
     def _clean_answers(self, cell: Cell, base: nn.Module, step: Step) -> Clean:
         key = cell_key(clean_cell(cell))
-        if self.store.get(key) is not None and (known := read_clean(self.store.records(key), cell.data.n)) is not None:
-            return known
-        return Clean.of(self._clean(cell, base, step))
+        result = self.store.get(key)
+        whole = result is not None and self.store.has_records(result)
+        known = read_clean(self.store.records(key), cell.data.n) if whole else None
+        return known or Clean.of(self._clean(cell, base, step))
 
     def _clean(self, cell: Cell, base: nn.Module, step: Step) -> Outcomes:
         word = seed_of(clean_cell(cell))
@@ -165,8 +177,9 @@ class Measure:
     def _card(self, model: ModelRef) -> dict[str, Any]:
         if not isinstance(model.weights, TrainRef):
             return {}
-        path = self.store.training(training_key(model)) / "card.json"
-        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        card = cards.read(self.store.training(training_key(model)))
+        if card is None:
+            raise MethodError("the card of its training is not whole; the next run trains again")
         return card
 
     def _defense_cost(self, cell: Cell, classifier: Classifier, step: Step) -> DefenseCost:

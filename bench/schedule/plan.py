@@ -15,6 +15,7 @@ from bench.data import data_ref, open_set
 from bench.keys import Keys, training_key
 from bench.models.build import network_ref
 from bench.schedule.formula import passes_of
+from bench.seals import file_sha256
 from bench.sweeps import labels_of, sweep
 from bench.types import (
     Access,
@@ -148,7 +149,7 @@ def _cells(
     needs_training = any(base.recipe for base in bases)
     train = _data(config, "train", data_folder, config.dataset.train_n, thorough=thorough) if needs_training else None
     files = {base.weights: weights.find(base.weights) for base in bases if base.weights}
-    hashes = {name: weights.sha256(path) for name, path in files.items()}
+    hashes = {name: file_sha256(path) for name, path in files.items()}
     rows = _by_base(defenses)
     if config.worst_case:
         attacks = sorted(attacks, key=_dearness)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import registry
+from bench import cards, registry
 from bench.cost import DeployedCost, PassFlops, deployed_cost, parameters, pass_flops, synchronize
 from bench.evaluate import CHUNK, DRAWS, put_on, together
 from bench.isolation import frozen, isolated
@@ -127,7 +126,7 @@ def pieces(
         cell, n = planned.cell, planned.cell.data.n
         for model in [cell.model] if cell.attack is None else [cell.model, cell.attack.model]:
             if isinstance(model.weights, TrainRef) and (key := measured.key(model)) not in found:
-                done = (store.training(key) / "card.json").is_file()
+                done = cards.read(store.training(key)) is not None
                 what = f"train {model.weights.recipe.name} on {planned.names.model}"
                 found[key] = Piece(key, what, done, *_or_unknown(measured.training, model, cell))
         result = store.finished(planned)
@@ -307,9 +306,9 @@ def _epoch(ref: TrainRef, network: MethodRef, images: int, device: torch.device)
             check=lambda: None,
             on_progress=lambda _: None,
         )
-        card = json.loads((Path(folder) / "card.json").read_text(encoding="utf-8"))
-        rows = (Path(folder) / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return Passes(*card["passes_per_example"]), json.loads(rows[1])["seconds"] / images
+        card = cards.read(Path(folder))
+    assert card is not None
+    return Passes(*card["passes_per_example"]), card["log"][1]["seconds"] / images
 
 
 def _plus(passes: Passes, forwards: float) -> Passes:

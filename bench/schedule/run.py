@@ -7,7 +7,6 @@ Processes on one store share the work by leases: on a training, on a chunk of an
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import traceback
@@ -20,6 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from bench.cards import is_trained
 from bench.evaluate import Crafted, craft
 from bench.isolation import frozen, isolated
 from bench.keys import seed_of, training_key
@@ -33,10 +33,11 @@ from bench.schedule.plan import Work, attack_key, cell_key, changed, clean_cell
 from bench.schedule.predict import pieces
 from bench.schedule.remaining import Remaining
 from bench.schedule.telling import Reporter, Telling
+from bench.seals import sealed, unsealed
 from bench.store import Store, write_atomically
 from bench.target import auto_batch, out_of_memory
 from bench.train import Progress, train
-from bench.training_state import DamagedState, is_trained
+from bench.training_state import DamagedState
 from bench.types import (
     AttackRef,
     Cell,
@@ -106,10 +107,13 @@ class Runner:
         cells = self.work.plan.cells
         results: dict[str, CellResult] = {}
         self.reporter.cells(0, len(cells))
-        with self.log.warnings():
-            for result in self.each(cells, self.cell):
-                results[result.key] = result
-                self.reporter.cells(len(results), len(cells))
+        try:
+            with self.log.warnings():
+                for result in self.each(cells, self.cell):
+                    results[result.key] = result
+                    self.reporter.cells(len(results), len(cells))
+        finally:
+            self.store.remember()
         return [results[planned.key] for planned in cells]
 
     def each(self, items: Sequence[T], do: Callable[[T], R]) -> Iterator[R]:
@@ -256,7 +260,8 @@ class Runner:
     def _train(self, ref: TrainRef, model: ModelRef, watched: DataRef, folder: Path) -> None:
         failed = folder / "failed.json"
         if self._is_new(failed):
-            raise MethodError(json.loads(failed.read_text(encoding="utf-8"))["message"])
+            with suppress(ValueError):
+                raise MethodError(unsealed(failed.read_bytes())["message"])
         pixels, labels, _ = self.loaded.rows(ref.data)
         test = self.loaded.rows(watched)[:2]
         what = f"train {ref.recipe.name} {model.network.name}"
@@ -280,7 +285,7 @@ class Runner:
             raise
         except Exception as error:
             # So that no other cell, nor another process, spends the same hours on the same end.
-            write_atomically(failed, json.dumps({"message": str(error)}).encode())
+            write_atomically(failed, sealed({"message": str(error)}))
             raise
         failed.unlink(missing_ok=True)
         self._tell(what, folder.name, 1, 1)

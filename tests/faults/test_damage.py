@@ -1,6 +1,9 @@
 """A file of the store that was cut short or altered is noticed by its hash, said, and made again."""
 
+import json
 import logging
+import os
+import random
 import re
 import shutil
 
@@ -8,10 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from bench import config
+from bench import cards, config, seals, training_state
+from bench.cli import main
+from bench.report.samples import samples
+from bench.schedule.chunks import read_chunk
 from bench.schedule.plan import make
 from bench.schedule.run import Runner
+from bench.seals import sealed, unsealed
 from bench.store import Store
+from bench.types import UsageError
 from tests.schedule import small
 
 
@@ -43,6 +51,20 @@ def alter(path):
     path.write_text(text[: digits.start(1)] + changed + text[digits.end(1) :])
 
 
+def dearer(path):
+    """Let a training seem to have taken 99 times its passes."""
+    card = json.loads(path.read_text())
+    card["passes_per_example"] = [99 * passes for passes in card["passes_per_example"]]
+    path.write_text(json.dumps(card, sort_keys=True, separators=(",", ":")) + "\n")
+
+
+def touched(path):
+    """Flip a byte and set the time of the last change back."""
+    before = path.stat()
+    flip(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 @pytest.mark.parametrize(
     ("pattern", "damage", "also"),
     [
@@ -53,8 +75,11 @@ def alter(path):
         ("attack/*/*.safetensors", flip, "cells/*.json"),
         ("train/*/weights.safetensors", flip, "cells/*.json"),
         ("train/*/card.json", cut, "cells/*.json"),
+        ("train/*/card.json", dearer, "cells/*.json"),
         ("records/*.parquet", cut, None),
         ("records/*.parquet", empty, None),
+        ("records/*.parquet", flip, None),
+        ("records/*.parquet", touched, None),
     ],
 )
 def test_damaged_and_made_again(done, tmp_path, caplog, pattern, damage, also):
@@ -70,9 +95,165 @@ def test_damaged_and_made_again(done, tmp_path, caplog, pattern, damage, also):
     with caplog.at_level(logging.WARNING, "crossfire"):
         assert small.run(tmp_path) == 0
     assert small.outcome(tmp_path) == outcome
+    assert train_flops(tmp_path) == train_flops(folder)
     said = " ".join(record.getMessage() for record in caplog.records)
     assert any(path.name in said or path.parent.name in said for path in victims)
     assert any("does not count" in event["message"] for event in small.events(tmp_path, "warning"))
+
+
+def train_flops(folder):
+    return {str(r.names): r.defense_cost.train_flops_per_epoch for r in Store(folder / "store").results()}
+
+
+#: Of each kind of file, what its reader returns for one that is not whole, and what it returns for this one.
+def whole_cell(store, path):
+    return store.get(path.stem)
+
+
+def whole_records(store, path):
+    result = store.get(path.stem)
+    return store.has_records(result) or None
+
+
+def whole_chunk(store, path):
+    made = read_chunk(path, 128 if path.name.startswith("000000") else 12)
+    return made and (made.images.tolist(), made.forwards.tolist(), made.backwards.tolist(), made.seconds, made.notes)
+
+
+def whole_card(store, path):
+    return cards.read(path.parent)
+
+
+def whole_weights(store, path):
+    return cards.is_trained(path.parent) or None
+
+
+def whole_state(store, path):
+    try:
+        kept, words = training_state.read(path)
+    except UsageError:
+        return None
+    return {name: value.tolist() for name, value in kept.items()}, words
+
+
+@pytest.mark.parametrize(
+    ("pattern", "read"),
+    [
+        ("cells/*.json", whole_cell),
+        ("records/*.parquet", whole_records),
+        ("attack/*/*.safetensors", whole_chunk),
+        ("train/*/card.json", whole_card),
+        ("train/*/weights.safetensors", whole_weights),
+        ("train/*/state.safetensors", whole_state),
+    ],
+)
+def test_whichever_byte_is_flipped_it_is_noticed(done, tmp_path, pattern, read):
+    if "state" in pattern:
+        stop_in_training(tmp_path)
+    else:
+        shutil.copytree(done[0] / "store", tmp_path / "store")
+    store = Store(tmp_path / "store")
+    path = min(store.root.glob(pattern))
+    data, expected = path.read_bytes(), read(store, path)
+    assert expected is not None
+    # The ends, where formats keep what they are read by, and a sample of the rest.
+    places = {*range(24), *range(len(data) - 24, len(data)), *random.Random(0).sample(range(len(data)), 60)}
+    for place in sorted(places):
+        for flipped in (1, 0x20, 0xFF):
+            path.write_bytes(data[:place] + bytes([data[place] ^ flipped]) + data[place + 1 :])
+            found = read(store, path)
+            # Blanks at the end of a text mean nothing.
+            assert found is None or (found == expected and data[place : place + 1].isspace()), (place, flipped)
+    path.write_bytes(data)
+    assert read(store, path) == expected
+
+
+def test_damaged_images_are_not_shown(done, tmp_path, caplog):
+    shutil.copytree(done[0] / "store", tmp_path / "store")
+    store = Store(tmp_path / "store")
+    assert len(samples(store.results(), store)) > 2
+    for path in store.root.glob("attack/*/000000-*.safetensors"):
+        flip(path)
+    assert samples(store.results(), store) == {}
+    assert "is not shown" in caplog.text
+
+
+def test_records_are_hashed_once_and_after_a_copy(done, tmp_path, monkeypatch):
+    shutil.copytree(done[0] / "store", tmp_path / "store")
+    hashed = []
+    monkeypatch.setattr(seals, "file_sha256", lambda path, real=seals.file_sha256: hashed.append(path) or real(path))
+    cells = make(config.load(small.write(tmp_path))).plan.cells
+
+    def look(**how):
+        hashed.clear()
+        store = Store(tmp_path / "store", **how)
+        assert all(store.finished(planned) for planned in cells)
+        store.remember()
+        return len(hashed)
+
+    assert look() == len(cells), "a copy has other times"
+    assert look() == 0
+    assert look(trusting=False) == len(cells)
+    cut(tmp_path / "store" / "verified.json")
+    assert look() == len(cells)
+    assert look() == 0
+
+
+def test_what_a_disk_does_behind_its_times_is_found_by_verify(done, tmp_path, caplog):
+    folder, outcome = done
+    shutil.copytree(folder / "store", tmp_path / "store")
+    store = Store(tmp_path / "store")
+    victim = min(store.root.glob("records/*.parquet"))
+    flip(victim)
+    # As if the file had had these times when it was hashed.
+    store._known.note(store.name(victim), victim, store.get(victim.stem).records_sha)
+    store.remember()
+    assert small.run(tmp_path) == 0
+    assert not caplog.records
+    assert small.run(tmp_path, "--verify", "1%") == 0
+    assert f"{victim} does not count" in caplog.text
+    assert small.outcome(tmp_path) == outcome
+
+
+def test_damage_is_said_in_one_line_each(done, tmp_path, capfd):
+    shutil.copytree(done[0] / "store", tmp_path / "store")
+    (card,) = (tmp_path / "store").glob("train/*/card.json")
+    record = min((tmp_path / "store").glob("records/*.parquet"))
+    dearer(card)
+    flip(record)
+    capfd.readouterr()
+    assert small.run(tmp_path) == 0
+    told = [line for line in capfd.readouterr().err.splitlines() if "does not count" in line]
+    assert sorted(line.partition(" does not")[0] for line in told) == sorted(
+        f"warning: {path}" for path in (card, record)
+    )
+    logged = [event["message"] for event in small.events(tmp_path, "warning")]
+    assert sorted(f"warning: {message}" for message in logged) == sorted(told)
+    assert small.run(tmp_path) == 0
+    assert "does not count" not in capfd.readouterr().err
+
+
+def test_a_damaged_card_is_said_although_no_cell_needs_it(done, tmp_path, caplog, capsys):
+    folder, outcome = done
+    shutil.copytree(folder / "store", tmp_path / "store")
+    (card,) = (tmp_path / "store").glob("train/*/card.json")
+    dearer(card)
+    assert small.run(tmp_path) == 0
+    assert [record.getMessage().partition(" does")[0] for record in caplog.records] == [str(card)]
+    assert not small.events(tmp_path, "trained") or len(small.events(tmp_path, "trained")) == 1
+    capsys.readouterr()
+    caplog.clear()
+    name = next(name for name in outcome if isinstance(name, str) and "/clean/" in name)
+    assert main(["show", name, "--store", str(tmp_path / "store")]) == 0
+    assert str(card) in caplog.text and "overfitting of the network" not in capsys.readouterr().out
+
+
+def test_a_sealed_document_is_read_only_whole():
+    data = sealed({"message": "the loss is not finite"})
+    assert unsealed(data) == {"message": "the loss is not finite"}
+    for damaged in (b"", data[:-9], data.replace(b"not", b"now"), b"[]", b"\xff", b'{"message":"x"}'):
+        with pytest.raises(ValueError):
+            unsealed(damaged)
 
 
 def stop_in_training(folder):

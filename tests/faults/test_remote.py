@@ -1,6 +1,7 @@
 """Machines that share no folder carry their finished work to and from a place elsewhere."""
 
 import secrets
+import shutil
 
 import fsspec
 import pytest
@@ -116,6 +117,48 @@ def test_a_damaged_result_elsewhere_is_refused(tmp_path, done, bucket, capsys):
     said = capsys.readouterr().err
     assert "cut short or altered" in said and name in said and said.count("\n") == 1
     assert not (tmp_path / "store" / name).exists()
+
+
+@pytest.mark.parametrize("kind", ["records/", "train/"])
+def test_records_and_cards_that_are_damaged_elsewhere_are_refused(tmp_path, done, bucket, capsys, kind):
+    assert sync(done, bucket) == 0
+    found = names(bucket)
+    name = next(name for name in found if name.startswith(kind) and not name.endswith(("safetensors", ".jsonl")))
+    fsspec.filesystem("memory").pipe_file(f"{bucket}/{name}", found[name][:-40] + b"1" + found[name][-39:])
+    assert sync(tmp_path, bucket) == 2
+    said = capsys.readouterr().err
+    assert f"{name}: " in said and "there\n" in said and said.count("\n") == 1
+    assert not (tmp_path / "store" / name).exists()
+
+
+def test_what_is_damaged_here_is_not_sent_but_fetched(tmp_path, done, bucket, caplog):
+    (tmp_path / "place").mkdir()
+    shutil.copytree(done / "store", tmp_path / "store")
+    damaged = [min((tmp_path / "store").glob(pattern)) for pattern in ("records/*.parquet", "train/*/card.json")]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-9])
+    assert sync(tmp_path, str(tmp_path / "place")) == 0
+    kept = [Store(tmp_path / "store").name(path) for path in damaged]
+    assert not [name for name in kept if (tmp_path / "place" / name).exists()]
+    assert all(str(path) in caplog.text for path in damaged)
+    # From a machine that has them whole they come back.
+    assert sync(done, str(tmp_path / "place")) == 0
+    assert sync(tmp_path, str(tmp_path / "place")) == 0
+    assert [(tmp_path / "store" / name).read_bytes() for name in kept] == [
+        (done / "store" / name).read_bytes() for name in kept
+    ]
+
+
+def test_a_result_replaces_what_another_machine_left_unfinished(tmp_path, done, bucket):
+    for name in ("records", "train"):
+        for path in (done / "store" / name).rglob("*"):
+            if path.is_file() and path.name != "card.json":
+                place = Store(done / "store").name(path)
+                fsspec.filesystem("memory").pipe_file(f"{bucket}/{place}", b"of another machine, cut off here")
+    assert sync(done, bucket) == 0
+    assert sync(tmp_path, bucket) == 0
+    assert small.run(tmp_path) == 0
+    assert not small.events(tmp_path, "done", "crafted", "trained", "warning")
 
 
 @pytest.mark.parametrize("url", ["nowhere://bucket", "http://127.0.0.1:9/x", "file:///proc/nowhere"])

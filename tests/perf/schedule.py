@@ -13,6 +13,7 @@ Exit code 1 if a figure is not what docs/reliability.md promises. Run it on a ma
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -29,7 +30,7 @@ from PIL import Image
 from bench import config
 from bench.provenance import provenance
 from bench.schedule.plan import make
-from bench.store import Store
+from bench.store import Store, write_atomically
 from bench.types import CellResult, Cost, DefenseCost, Metrics
 from tests.perf.kept import Limits, keep, missed
 
@@ -112,6 +113,7 @@ def noop(folder: Path, budgets: int = 25) -> dict[str, float]:
     cells = make(config.load(str(path))).plan.cells
     bits = "AAAAAAAAAAAAAAAAAA=="
     for planned in cells:
+        write_atomically(store.records(planned.key), b"records")
         store.put(
             CellResult(
                 key=planned.key, names=planned.names, cell=planned.cell, status="done", provenance=here,
@@ -119,15 +121,13 @@ def noop(folder: Path, budgets: int = 25) -> dict[str, float]:
                     n=100, clean_accuracy=0, accuracy_under_attack=0, robust_accuracy=0, ci_low=0, ci_high=0.04,
                     mean_linf=0, mean_l2=0,
                 ),
-                clean_bits=bits, adversarial_bits=bits,
+                clean_bits=bits, adversarial_bits=bits, records_sha=hashlib.sha256(b"records").hexdigest(),
                 cost=Cost(forwards_per_example=1, backwards_per_example=1, seconds_per_example=1, flops_per_example=1,
                           peak_memory_bytes=1),
                 defense_cost=DefenseCost(params=1, train_flops_per_epoch=1, train_seconds_per_epoch=1, test_flops=1,
                                          test_seconds=1, test_forwards=1, test_backwards=1),
             )
         )  # fmt: skip
-        store.records(planned.key).parent.mkdir(exist_ok=True)
-        store.records(planned.key).write_bytes(b"PAR1PAR1")
     words = ["run", str(path), "--store", str(store.root), "--report", str(folder / "report"), "--device", "cpu"]
     started = time.perf_counter()
     cpu, megabytes = watched(words)

@@ -7,8 +7,9 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.text import Text
 
+from bench import cards
 from bench.cli import main
-from bench.keys import canonical_json, training_key
+from bench.keys import training_key
 from bench.report import figures
 from bench.report.board import Column
 from bench.report.figures._plot import folded, label_apart
@@ -311,9 +312,7 @@ def test_the_curves_are_the_log_of_the_training(tmp_path):
         for e in range(3)
     ]
     store = stored(tmp_path / "store", [cell])
-    folder = store.training(training_key(cell.cell.model))
-    folder.mkdir(parents=True)
-    (folder / "log.jsonl").write_text("".join(canonical_json(row) + "\n" for row in [rows[0], *rows]))
+    cards.write(store.training(training_key(cell.cell.model)), {"log": rows})
     (run,) = drawn("overfitting-curves", [cell], tmp_path, store)["runs"]
     assert run == {"title": "fgsm-at, Linf 8/255", "threat": "Linf 8/255", "epochs": rows}
 

@@ -1,6 +1,7 @@
 """The figures that look inside a network, on toys whose answer is known and on a small real store."""
 
 import base64
+import hashlib
 import json
 from io import BytesIO
 
@@ -11,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from bench import registry
+from bench import cards, registry
 from bench.data import data_ref, open_set
 from bench.evaluate import Crafted
 from bench.keys import Keys, training_key
@@ -117,10 +118,9 @@ def source(tmp_path_factory):
     network = network_ref("small-cnn", {})
     model = ModelRef(network=network, weights=TrainRef(recipe=recipe, schedule=Schedule(epochs=1), data=data, seed=0))
     torch.manual_seed(0)
-    write_atomically(
-        store.training(training_key(model)) / "weights.safetensors",
-        save(build(network, 10, data.image_shape).state_dict()),
-    )
+    folder, weights = store.training(training_key(model)), save(build(network, 10, data.image_shape).state_dict())
+    write_atomically(folder / "weights.safetensors", weights)
+    cards.write(folder, {"weights_sha256": hashlib.sha256(weights).hexdigest()})
     x = torch.tensor(images.images[:N]).float() / 255
     results = []
     for name, scale in (("fgsm", 0.1), ("pgd", 0.2)):

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from bench import weights
+from bench.cards import is_trained
 from bench.data import open_ref, rows_of
 from bench.evaluate import CHUNK, put_on
 from bench.keys import training_key
@@ -19,6 +20,7 @@ from bench.models.build import build
 from bench.report.figures import Missing, Source
 from bench.schedule.chunks import read_chunk
 from bench.schedule.plan import attack_key
+from bench.seals import file_sha256
 from bench.types import AttackRef, CellResult, DataRef, MethodError, MethodRef, ModelRef, TrainRef, UsageError
 
 #: Images pushed through at once.
@@ -39,14 +41,17 @@ def network(source: Source, model: ModelRef, data: DataRef) -> nn.Module:
         Missing: the weights are not here.
     """
     if isinstance(model.weights, TrainRef):
-        path = source.store.training(training_key(model)) / "weights.safetensors"
+        folder = source.store.training(training_key(model))
+        path = folder / "weights.safetensors"
+        if not is_trained(folder):
+            raise Missing(f"the weights of {model.network.name} are not in this store, or not whole ({path})")
     else:
         try:
             path = weights.find(model.weights.name)
         except UsageError as error:
             raise Missing(str(error)) from None
-    if not path.is_file():
-        raise Missing(f"the weights of {model.network.name} are not in this store ({path})")
+        if file_sha256(path) != model.weights.sha256:
+            raise Missing(f"{path} has changed since it was measured")
     with torch.random.fork_rng(devices=[]):
         net = build(model.network, data.num_classes, data.image_shape)
     weights.load(path, net)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
+from bench import cards
 from bench.keys import training_key
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import WIDTH, narrow_title, need, trained_with
@@ -72,10 +72,7 @@ def _runs(source: Source) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
                 r.cell.model,
             )
     for key, (title, threat, _) in sorted(models.items(), key=lambda item: item[1][0]):
-        log = source.store.training(key) / "log.jsonl"
-        if not log.is_file():
-            continue
-        by_epoch = {row["epoch"]: row for row in map(json.loads, log.read_text(encoding="utf-8").splitlines())}
-        rows = [row for _, row in sorted(by_epoch.items()) if "train" in row and "test" in row]
+        card = cards.read(source.store.training(key))
+        rows = [row for row in (card["log"] if card else []) if "train" in row and "test" in row]
         if rows:
             yield title, threat, rows
