@@ -13,6 +13,9 @@ from bench.config import AttackConfig, Config
 from bench.sweeps import labels_of, sweep
 from bench.types import Access, MethodRef, Norm, Schedule, Threat, UsageError
 
+#: The attack, with its parameters, that chooses the epoch of an adversarial recipe on images set aside.
+CHOOSING: tuple[str, Mapping[str, Any]] = ("pgd", {"steps": 20})
+
 
 class Base(NamedTuple):
     """Where base weights come from: a recipe with its schedule and the preset that tells it apart, or a file."""

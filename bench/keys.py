@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -18,7 +18,6 @@ TRAINING_VERSION = 2
 
 # Images and weights are known by their hashes: where they lie, and how their classes were ordered, is no part of a key.
 _NAME = {"name": True, "classes": True}
-_CODE = {"code_sha": True}
 _WEIGHTS = {"name": True, "data": _NAME}
 _MODEL = {"weights": _WEIGHTS}
 _NAMES: dict[type[BaseModel], dict[str, Any]] = {
@@ -29,18 +28,25 @@ _NAMES: dict[type[BaseModel], dict[str, Any]] = {
     AttackRef: {"data": _NAME, "model": _MODEL},
     Cell: {"data": _NAME, "model": _MODEL, "attack": {"data": _NAME, "model": _MODEL}},
 }
-_ANY_MODEL = {"network": _CODE, "weights": {**_WEIGHTS, "recipe": _CODE}}
-_ANY_ATTACK = {
-    "data": _NAME,
-    "model": _ANY_MODEL,
-    "step": _CODE,
-    "attack": _CODE,
-    "after": {"__all__": {"attack": _CODE}},
-}
-_NAMES_AND_CODE: dict[type[BaseModel], dict[str, Any]] = {
-    AttackRef: _ANY_ATTACK,
-    Cell: {"data": _NAME, "model": _ANY_MODEL, "step": _CODE, "attack": _ANY_ATTACK},
-}
+
+
+def _without(method: Mapping[str, bool]) -> dict[type[BaseModel], dict[str, Any]]:
+    """Return what to leave out where of every method ``method`` is left out, and all that keys leave out."""
+    recipe = {"recipe": method, "chosen_by": method}
+    model = {"network": method, "weights": {**_WEIGHTS, **recipe}}
+    attack = {
+        "data": _NAME,
+        "model": model,
+        "step": method,
+        "attack": method,
+        "after": {"__all__": {"attack": method}},
+    }
+    return {AttackRef: attack, Cell: {"data": _NAME, "model": model, "step": method, "attack": attack}}
+
+
+_NAMES_AND_CODE = _without({"code_sha": True})
+# Nor what a method is called or where its file lies: one that was renamed meets the random numbers that it met before.
+_ALL_BUT_NUMBERS = _without({"code_sha": True, "name": True})
 
 
 def canonical_json(value: Any) -> str:
@@ -79,11 +85,11 @@ def question(value: Cell | AttackRef) -> str:
 def seed_of(value: Cell | AttackRef) -> str:
     """Return the word (64 hexadecimal digits) from which every random draw of a cell or adversarial set derives.
 
-    It is made of what is asked, not of the code that answers, so that two commits meet the same random numbers.
+    It is made of images, weights, parameters, threat and seed, not of the code that answers nor of what it is called,
+    so that two commits meet the same random numbers.
     """
-    return sha256_hex(
-        canonical_json(value.model_dump(mode="json", by_alias=True, exclude=_NAMES_AND_CODE[type(value)]))
-    )
+    body = value.model_dump(mode="json", by_alias=True, exclude=_ALL_BUT_NUMBERS[type(value)])
+    return sha256_hex(canonical_json(body))
 
 
 def training_key(model: ModelRef) -> str:

@@ -20,7 +20,8 @@ from types import ModuleType
 from typing import Any
 
 from bench.keys import sha256_hex
-from bench.sources import Code, Search, syntax
+from bench.sources import Code, Search
+from bench.syntax import syntax
 from bench.types import MethodError, UsageError
 
 _PACKAGES = ("attacks", "defenses", "bench.models")

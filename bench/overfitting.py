@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import registry
+from bench.axes import CHOOSING
 from bench.isolation import frozen
 from bench.target import Meter, NetworkTarget, auto_batch, judged
 from bench.types import MethodRef, Threat
@@ -23,7 +24,7 @@ from bench.types import MethodRef, Threat
 #: FGSM training has overfitted can vanish at an image: PGD stands still there, momentum carries MI-FGSM on.
 WATCH: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "fgsm": ("fgsm", {}),
-    "pgd20": ("pgd", {"steps": 20}),
+    "pgd20": CHOOSING,
     "mi10": ("mi-fgsm", {"steps": 10}),
 }
 

@@ -8,7 +8,6 @@ the protocol (:mod:`bench.keys`).
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -19,13 +18,13 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 from bench.keys import sha256_hex
+from bench.syntax import LONGEST_PATH, Import, syntax
 from bench.types import UsageError
 
 #: Packages by the name they are imported under, where that is not the one that pip knows.
@@ -43,28 +42,8 @@ MOST_FILES = 100_000
 _NOT_COUNTED = {*sys.stdlib_module_names, "bench", "numpy", "torch"}
 # The same release, built for a CPU or for one GPU or another.
 _BUILD = re.compile(r"\+(cpu|cu\d+|rocm[\d.]+|xpu)$")
-_REGISTERING = {"attack", "defense", "network"}
-_IMPORTING = {"import_module", "__import__"}
-_JOINING = {"join", "joinpath", "Path", "with_name"}
-_LONGEST_PATH = 1024
 
 _log = logging.getLogger("crossfire")
-
-
-class Import(NamedTuple):
-    """``import module`` (no names) or ``from module import names``; ``level`` counts the dots before the module."""
-
-    module: str
-    names: tuple[str, ...] = ()
-    level: int = 0
-
-
-class Syntax(NamedTuple):
-    """A source file: the hash of what it does, what it imports, and its strings that could name a file."""
-
-    sha: str
-    imports: tuple[Import, ...]
-    strings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -73,133 +52,6 @@ class Code:
 
     sha: str
     texts: Mapping[Path, bytes]
-
-
-# One file.
-
-
-@lru_cache(maxsize=4096)
-def syntax(source: bytes) -> Syntax:
-    """Return what counts of a source text.
-
-    Raises:
-        SyntaxError: it is not valid Python.
-        ValueError: likewise, such as a byte 0.
-    """
-    tree = ast.parse(source)
-    imports: list[Import] = []
-    strings: dict[str, None] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imports += [Import(alias.name) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            imports.append(Import(node.module or "", tuple(alias.name for alias in node.names), node.level))
-        elif isinstance(node, ast.Call) and _called(node.func) in _IMPORTING and (name := _text(node.args[:1])):
-            imports.append(Import(name.lstrip("."), (), len(name) - len(name.lstrip("."))))
-        strings |= dict.fromkeys(_paths(node))
-    _without_name(tree)
-    return Syntax(sha256_hex(canonical(tree)), tuple(imports), tuple(strings))
-
-
-def _without_name(tree: ast.Module) -> None:
-    """Take the name of the one registered method out of a syntax tree: what it is called is no part of what it does.
-
-    Of several in one file the names stay, since they tell which code is whose.
-    """
-    found = [
-        node
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef)
-        and any(isinstance(each, ast.Call) and _called(each.func) in _REGISTERING for each in node.decorator_list)
-    ]
-    if len(found) == 1:
-        found[0].name = ""
-
-
-def canonical(node: object) -> str:
-    """Return a syntax tree as a text that is the same in every version of Python.
-
-    ``ast.dump`` and ``ast.unparse`` are not: new versions add fields, and quote f-strings otherwise. So a node is its
-    name and those of its fields that are not empty, which new fields are in old code. Left out are strings that stand
-    alone, docstrings among them, and what the parser notes about a node's use (``ctx``) or spelling (``kind``).
-    """
-    if isinstance(node, ast.Constant):
-        return f"{type(node.value).__name__} {node.value!a}"
-    if isinstance(node, ast.JoinedStr):
-        return f"JoinedStr({canonical(_joined(node.values))})"
-    if isinstance(node, ast.AST):
-        fields = [(name, getattr(node, name, None)) for name in sorted(node._fields) if name not in ("ctx", "kind")]
-        told = [(name, _alone_left_out(value)) for name, value in fields]
-        return f"{type(node).__name__}({','.join(f'{name}={canonical(value)}' for name, value in told if value)})"
-    if isinstance(node, list):
-        return f"[{','.join(map(canonical, node))}]"
-    return repr(node)
-
-
-def _alone_left_out(value: object) -> object:
-    return [each for each in value if not _is_text(each)] if isinstance(value, list) else value
-
-
-def _is_text(node: object) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
-def _joined(parts: list[ast.expr]) -> list[ast.expr]:
-    """Return the parts of an f-string with neighbouring texts as one: versions of Python cut them differently."""
-    found: list[ast.expr] = []
-    for part in parts:
-        if isinstance(part, ast.Constant) and found and isinstance(last := found[-1], ast.Constant):
-            found[-1] = ast.Constant(str(last.value) + str(part.value))
-        elif not isinstance(part, ast.Constant) or part.value:
-            found.append(part)
-    return found
-
-
-def _called(function: ast.expr) -> str:
-    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-
-
-def _text(nodes: list[ast.expr]) -> str | None:
-    """Return the text that the first node is, if it is one."""
-    return next((n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)), None)
-
-
-def _paths(node: ast.AST) -> Iterator[str]:
-    """Yield what in a node could be a path; what is put together as one ends with a slash, so it may be a folder's."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        # A bare word counts only where it may be what a call opens.
-        if "." in node.value or "/" in node.value:
-            yield from _path([node.value])
-    elif isinstance(node, ast.Call) and _called(node.func) in _JOINING:
-        yield from _runs(node.args)
-    elif isinstance(node, ast.Call) and (word := _text(node.args[:1])) is not None:
-        yield from _path([word])
-    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
-        parts: list[ast.expr] = [node.right]
-        while isinstance(node.left, ast.BinOp) and isinstance(node.left.op, ast.Div):
-            node = node.left
-            parts.insert(0, node.right)
-        yield from _runs([node.left, *parts])
-
-
-def _runs(nodes: list[ast.expr]) -> Iterator[str]:
-    """Yield neighbouring texts, such as those of ``folder / "a" / "b" / name``, as one path."""
-    run: list[str] = []
-    for node in [*nodes, None]:
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            run.append(node.value)
-        else:
-            yield from _path([*run, ""] if run else [])
-            run = []
-
-
-def _path(parts: list[str]) -> Iterator[str]:
-    text = "/".join(parts)
-    if 0 < len(text) <= _LONGEST_PATH and text.isprintable() and text.strip("/. "):
-        yield text
-
-
-# All the files of a method.
 
 
 def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
@@ -371,7 +223,7 @@ def content(text: str, folders: Iterable[Path]) -> str | None:
     Raises:
         UsageError: the folder holds too many files.
     """
-    if not 0 < len(text) <= _LONGEST_PATH or "\0" in text:
+    if not 0 < len(text) <= LONGEST_PATH or "\0" in text:
         return None
     found: dict[Path, str] = {}
     for folder in folders:

@@ -156,12 +156,17 @@ class Schedule(Frozen):
 
 
 class TrainRef(Frozen):
-    """Weights as the recipe that makes them, so that they have a name before they exist."""
+    """Weights as the recipe that makes them, so that they have a name before they exist.
+
+    ``chosen_by`` is the attack under which the epoch that is kept was the most robust, where an adversarial recipe sets
+    images aside.
+    """
 
     recipe: MethodRef
     schedule: Schedule
     data: DataRef
     seed: int
+    chosen_by: MethodRef | None = Field(None, exclude_if=lambda attack: attack is None)
 
 
 class WeightsRef(Frozen):

@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
 
     from bench import planned
     from bench.report import no_collection
-    from bench.report.board import build
+    from bench.report.board import build, outdated
     from bench.report.html import write_report
     from bench.report.record import write_run
     from bench.report.terminal import leaderboard
@@ -71,6 +71,9 @@ def main(args: argparse.Namespace) -> int:
             runner.check_weights()
             store.check_writable()
             planned.keep(store, asked, partly=partly)
+            if count := outdated(store, work.plan.cells):
+                kept = f"{count} results of an older evaluation protocol are kept, shown as such, and not used here"
+                console.print(kept, highlight=False, soft_wrap=True)
             results = options.execute(args, config, runner)
             if args.verify is not None:
                 verdict = verify(runner, args.verify)

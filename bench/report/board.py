@@ -26,7 +26,8 @@ from bench.report.rows import (
     narrow_attacks,
     threat_text,
 )
-from bench.types import Access, CellResult, DefenseCost, Threat, TrainRef
+from bench.store import Store
+from bench.types import Access, CellResult, DefenseCost, PlannedCell, Threat, TrainRef
 
 Unit = Literal["accuracy", "gap", "seconds", "TFLOP", "millions"]
 
@@ -133,6 +134,14 @@ COSTS = (
 def protocol(result: CellResult) -> str:
     """Return the version of the evaluation protocol that a result's key was made with."""
     return str(version_of(result.key, result.cell) or "unknown")
+
+
+def outdated(store: Store, plan: Iterable[PlannedCell]) -> int:
+    """Return how many results in a store, besides those of a plan, were made with an older evaluation protocol."""
+    planned = {store.cell_file(cell.key) for cell in plan}
+    others = (store.get(path.stem) for path in store.root.glob("cells/*.json") if path not in planned)
+    versions = (version_of(r.key, r.cell) for r in others if r is not None)
+    return sum(version is not None and version < EVALUATION_VERSION for version in versions)
 
 
 def newest(results: Iterable[CellResult]) -> dict[str, CellResult]:

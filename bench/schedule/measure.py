@@ -135,7 +135,7 @@ class Measure:
             step.seed(seed_of(clean_cell(cell)), "checks")
             for function in (step.deployed, step.surrogate):
                 tell(function, y[few])
-            with isolated(step.name, seed=derive_seed(key, "checks")), frozen(base, strict=True):
+            with isolated(step.name, seed=derive_seed(seed_of(clean_cell(cell)), "checks")), frozen(base, strict=True):
                 self._flags[key] = checks.of_function(
                     step.deployed, step.surrogate, x[few], y[few], random=step.draws is not None
                 )

@@ -73,6 +73,8 @@ def _methods(value: Cell | AttackRef) -> Iterator[MethodRef]:
     yield value.model.network
     if isinstance(value.model.weights, TrainRef):
         yield value.model.weights.recipe
+        if value.model.weights.chosen_by is not None:
+            yield value.model.weights.chosen_by
     if value.step is not None:
         yield value.step
     if isinstance(value, AttackRef):
@@ -266,7 +268,13 @@ class _Maker:
                 source = WeightsRef(name=base.weights, sha256=self.hashes[base.weights])
             else:
                 assert base.recipe is not None and base.schedule is not None and self.train is not None
-                source = TrainRef(recipe=base.recipe, schedule=base.schedule, data=self.train, seed=seed)
+                chosen_by = None
+                if base.schedule.holdout and "eps" in base.recipe.params:
+                    attack, params = axes.CHOOSING
+                    chosen_by = registry.find("attack", attack).ref(params)
+                source = TrainRef(
+                    recipe=base.recipe, schedule=base.schedule, data=self.train, seed=seed, chosen_by=chosen_by
+                )
             self._models[id(base), seed] = ModelRef(network=self.network, weights=source)
         return self._models[id(base), seed]
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bench import registry, sources
+from bench import registry, sources, syntax
 from bench.types import UsageError
 
 ATTACK = '''
@@ -297,7 +297,7 @@ FORMS = {
 def test_the_canonical_form_of_syntax(text):
     import ast
 
-    assert sources.canonical(ast.parse(text)) == FORMS[text]
+    assert syntax.canonical(ast.parse(text)) == FORMS[text]
 
 
 def test_hashing_every_method_imports_none():

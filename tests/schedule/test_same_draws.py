@@ -7,6 +7,7 @@ import pytest
 from bench import config
 from bench.keys import Keys, question, seed_of, training_key, version_of
 from bench.keys import key_of as key_under
+from bench.report.board import build
 from bench.schedule.plan import make
 from bench.store import Store
 from bench.types import DataRef, jsonable
@@ -130,6 +131,57 @@ def test_code_that_differs_meets_the_same_random_numbers(folder):
     assert not old & new
     old, new = ({path.name for path in (folder / each / "train").iterdir()} for each in ("first", "store"))
     assert not old & new
+
+
+def test_a_method_of_another_name_or_place_meets_the_same_random_numbers(folder):
+    run(folder)
+    first = answers(folder)
+    shutil.move(folder / "store", folder / "first")
+    (folder / "scatter.py").unlink()
+    (folder / "moved.py").write_text(ATTACK.replace("scatter", "strewn"))
+    text = CONFIG.replace("scatter.py:scatter", "moved.py:strewn").format(folder=folder)
+    assert small.run(folder, text=text) == 0
+    assert {name.replace("strewn", "scatter"): bits for name, bits in answers(folder).items()} == first
+
+
+def test_results_of_the_first_protocol_are_said_kept_and_measured_anew(folder, capsys):
+    run(folder)
+    store = Store(folder / "store")
+    results = list(store.results())
+    for result in results:
+        old = result.model_copy(update={"key": key_under(jsonable(result.cell), version=1)})
+        store.cell_file(result.key).unlink()
+        store.put(old)
+    capsys.readouterr()
+    run(folder)
+    said = capsys.readouterr().out
+    assert f"{len(results)} results of an older evaluation protocol are kept, shown as such, and not used here" in said
+    versions = sorted(version_of(r.key, r.cell) for r in store.results())
+    assert versions == [1] * len(results) + [2] * len(results)
+    # The new ones have taken the place of the old ones in the tables.
+    assert {table.notes for table in build(store.results()).tables} == {
+        table.notes for table in build(r for r in store.results() if version_of(r.key, r.cell) == 2).tables
+    }
+    run(folder)
+    assert "older evaluation protocol" not in capsys.readouterr().out
+
+
+def test_the_attack_that_chooses_an_epoch_is_part_of_the_key(tmp_path):
+    def weights(holdout):
+        text = small.CONFIG.replace("epochs = 2", f"epochs = 2\nholdout = {holdout}")
+        (model,) = {
+            training_key(planned.cell.model): planned.cell.model
+            for planned in make(config.load(small.write(tmp_path, text))).plan.cells
+        }.values()
+        return model
+
+    assert weights(0).weights.chosen_by is None
+    chosen = weights(10)
+    attack = chosen.weights.chosen_by
+    assert (attack.name, attack.params["steps"]) == ("pgd", 20)
+    other = attack.model_copy(update={"code_sha": "0"})
+    edited_pgd = chosen.model_copy(update={"weights": chosen.weights.model_copy(update={"chosen_by": other})})
+    assert training_key(edited_pgd) != training_key(chosen)
 
 
 @pytest.fixture(scope="module")
