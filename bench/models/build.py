@@ -50,7 +50,7 @@ def network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
 def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     """Return the network with its initial (or, where asked for, its library's) weights, in training mode.
 
-    The initial weights are drawn from torch's global generator: seed and restore it round the call.
+    The initial weights are drawn from torch's global generator: seed it before. The call leaves it as it was.
 
     Args:
         network: what :func:`network_ref` returned.

@@ -280,10 +280,15 @@ def test_the_weights_of_another_training_are_not_handed_on(tmp_path, text):
     assert first is not None
 
 
-def test_new_weights_are_drawn_each_time(tmp_path):
+def test_new_weights_are_those_of_the_seed(tmp_path):
     ref = network_ref(write(tmp_path, "def net(num_classes): return Net(num_classes, 3)"), {})
-    one, two = (next(build(ref, CLASSES, SHAPE).parameters()) for _ in range(2))
-    assert not torch.equal(one, two)
+
+    def drawn(seed):
+        torch.manual_seed(seed)
+        return next(build(ref, CLASSES, SHAPE).parameters())
+
+    one, two, again = drawn(0), drawn(1), drawn(0)
+    assert torch.equal(one, again) and not torch.equal(one, two)
 
 
 RUN = """
