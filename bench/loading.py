@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from bench.keys import sha256_hex
-from bench.sources import Code, Search
+from bench.sources import Code, Search, find_top
 from bench.syntax import syntax
 from bench.types import MethodError, UsageError
 
@@ -38,7 +38,7 @@ def load(path: Path, code: Code, root: Path) -> ModuleType:
         root: the folder of the harness.
 
     Raises:
-        UsageError: a user's file cannot be imported.
+        UsageError: a user's file cannot be imported, or leads Python to a module that it did not find before.
         MethodError: a source was edited since it was hashed, and what runs may be the one or the other.
     """
     path, search = path.resolve(), Search(path.resolve(), root.resolve())
@@ -50,6 +50,11 @@ def load(path: Path, code: Code, root: Path) -> ModuleType:
     if search.is_bundled(path):
         return importlib.import_module(".".join(path.relative_to(search.root).with_suffix("").parts))
     module = _of_user(path, code, search)
+    if (late := next((name for name in sorted(code.absent) if find_top(name) is not None), None)) is not None:
+        raise UsageError(
+            f"{path}: {late} is found only once the file has run, so it is in no key; put it beside the file or on "
+            "PYTHONPATH"
+        )
     for source, text in code.texts.items():
         if not search.is_bundled(source) and not source.is_relative_to(path.parent):
             _require_same(source, source.read_bytes(), text)

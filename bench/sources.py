@@ -43,15 +43,21 @@ _NOT_COUNTED = {*sys.stdlib_module_names, "bench", "numpy", "torch"}
 # The same release, built for a CPU or for one GPU or another.
 _BUILD = re.compile(r"\+(cpu|cu\d+|rocm[\d.]+|xpu)$")
 
+_ABSENT = " absent"
+
 _log = logging.getLogger("crossfire")
 
 
 @dataclass(frozen=True)
 class Code:
-    """The code of one method: its hash, and every source by its path as it was when it was hashed."""
+    """The code of one method: its hash, and every source by its path as it was when it was hashed.
+
+    ``absent`` are the modules that it imports somewhere and that Python does not find.
+    """
 
     sha: str
     texts: Mapping[Path, bytes]
+    absent: frozenset[str] = frozenset()
 
 
 def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
@@ -73,6 +79,7 @@ def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
     texts: dict[Path, bytes] = {}
     packages: set[str] = set()
     data: set[tuple[str, str]] = set()
+    absent: set[str] = set()
     parts: list[str] = []
     queue = [path.resolve()]
     while queue:
@@ -94,9 +101,11 @@ def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
             queue += files
             if package is not None:
                 packages.add(package)
+                absent |= {package.removesuffix(_ABSENT)} if package.endswith(_ABSENT) else set()
         folders = [source.parent] if search.is_bundled(source) else [source.parent, Path()]
         data |= {(text, sha) for text in found.strings if (sha := _named_in_code(text, folders)) is not None}
-    return Code(sha256_hex(*parts, *sorted(packages), *(word for each in sorted(data) for word in each)), texts)
+    sha = sha256_hex(*parts, *sorted(packages), *(word for each in sorted(data) for word in each))
+    return Code(sha, texts, frozenset(absent))
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,7 @@ class Search:
             return [], None
         spec = find_top(top)
         if spec is None:
-            return [], f"{top} absent"
+            return [], f"{top}{_ABSENT}"
         origin = Path(spec.origin) if spec.has_location and spec.origin else None
         folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
         if any(map(_is_installed, folders or [origin or Path()])) and (known := version(top)) is not None:
@@ -185,10 +194,19 @@ def version(name: str) -> str | None:
     """Return a package with its version, by the name it is imported under or that pip knows; ``None`` if no package."""
     for distribution in chain((DISTRIBUTIONS.get(name, name),), _owners(name)):
         try:
-            return f"{distribution} {_BUILD.sub('', importlib.metadata.version(distribution))}"
+            return f"{distribution} {release(distribution)}"
         except importlib.metadata.PackageNotFoundError:
             continue
     return None
+
+
+def release(distribution: str) -> str:
+    """Return the version of an installed package, by the name that pip knows, whatever it was built for.
+
+    Raises:
+        importlib.metadata.PackageNotFoundError: it is not installed.
+    """
+    return _BUILD.sub("", importlib.metadata.version(distribution))
 
 
 def _owners(name: str) -> Iterator[str]:
@@ -223,35 +241,46 @@ def content(text: str, folders: Iterable[Path]) -> str | None:
     Raises:
         UsageError: the folder holds too many files.
     """
-    if not 0 < len(text) <= LONGEST_PATH or "\0" in text:
-        return None
     found: dict[Path, str] = {}
-    for folder in folders:
+    for place in _places(text, folders):
         try:
-            place = (folder / Path(text).expanduser()).resolve()
-            if place.is_file():
-                found[place] = _sha_of(place)
-            elif place.is_dir():
-                found[place] = _sha_of_folder(place)
-        except (OSError, RuntimeError):
+            found[place] = _sha_of(place) if place.is_file() else _sha_of_folder(place)
+        except OSError:
             continue
     return sha256_hex(*found.values()) if found else None
+
+
+def _places(text: str, folders: Iterable[Path]) -> list[Path]:
+    """Return the files and folders that a text names, each once."""
+    if not 0 < len(text) <= LONGEST_PATH:
+        return []
+    # Unlike those of pathlib, these functions take any text for the name of a file that is not there.
+    own = os.path.expanduser(text.rstrip("/") or "/")
+    named = [os.path.join(folder, own) for folder in folders]
+    return list(dict.fromkeys(Path(name).resolve() for name in named if os.path.isfile(name) or os.path.isdir(name)))
 
 
 def _named_in_code(text: str, folders: Iterable[Path]) -> str | None:
     """Return :func:`content` of a text in a source, where it may well mean no file.
 
-    A folder counts if the text is put together as a path, and not an absolute one; sources count by themselves.
+    A folder counts if the text is put together as a path, and not an absolute one; a Python source as it does anywhere.
     """
-    path = Path(text)
-    may_be_folder = "/" in text and not text.startswith(("/", "~", ".."))
-    there = [folder for folder in folders if (folder / path).is_file() or (may_be_folder and (folder / path).is_dir())]
-    if not there or path.suffix == ".py":
-        return None
+    places = _places(text, folders)
+    if "/" not in text or text.startswith(("/", "~", "..")):
+        places = [place for place in places if place.is_file()]
     try:
-        return content(text, there)
+        found = [_sha_of_source(place) or content(str(place), [place.parent]) for place in places]
     except UsageError as error:
         _log.warning("%s; it is no part of any key", error)
+        return None
+    known = [sha for sha in found if sha is not None]
+    return sha256_hex(*known) if known else None
+
+
+def _sha_of_source(place: Path) -> str | None:
+    try:
+        return syntax(place.read_bytes()).sha if place.suffix == ".py" and place.is_file() else None
+    except (OSError, SyntaxError, ValueError):
         return None
 
 

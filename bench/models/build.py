@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.data.memo import cache_folder
 from bench.keys import sha256_hex
 from bench.registry import entry_of, find, unknown
+from bench.sources import release
 from bench.types import MethodRef, Scalar, UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
     if not name:
         raise UsageError(f"network '{arch}' lacks the name of a model, as in '{library}:resnet50'")
     try:
-        code = sha256_hex(library, importlib.metadata.version(library))
+        code = sha256_hex(library, release(library))
     # Others ship a robustbench of their own, with which nothing can be loaded: what counts is what pip installed.
     except importlib.metadata.PackageNotFoundError:
         raise UsageError(f"network '{arch}' needs a package: pip install {library}") from None

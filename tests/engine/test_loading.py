@@ -157,6 +157,16 @@ def test_an_import_that_no_key_can_know_is_refused(tmp_path):
         attack(tmp_path, imports, "helper.number").load()
 
 
+def test_a_module_that_only_the_file_itself_makes_findable_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "hidden_number.py").write_text("number = 1\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    imports = f"import sys\nsys.path.append({str(tmp_path / 'lib')!r})\nfrom hidden_number import number"
+    with pytest.raises(UsageError, match="hidden_number is found only once the file has run"):
+        attack(tmp_path, imports, "number").load()
+    assert answer(attack(tmp_path, "try:\n    import no_such_thing\nexcept ImportError:\n    pass", "5")) == 5
+
+
 def test_an_edit_of_the_harness_while_it_runs_is_never_mixed_in(tmp_path):
     for name in ("bench", "attacks", "defenses"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -247,6 +247,7 @@ def test_a_folder_that_a_parameter_names_is_its_names_and_contents(folder, monke
     [
         ('open("saved.npy")', "saved.npy"),
         ('open("saved")', "saved"),
+        ('open("worker.py").read()', "worker.py"),
         ('NAME + "saved.npy"', "saved.npy"),
         ('open("data/saved.npy")', "data/saved.npy"),
         ('FOLDER / "data" / "saved.npy"', "data/saved.npy"),
@@ -262,6 +263,13 @@ def test_a_file_that_a_source_names_counts(folder, text, file):
     before = sha(folder)
     (folder / file).write_bytes(b"1112")
     assert sha(folder) != before
+
+
+def test_a_text_that_no_file_can_be_called_is_none(folder):
+    before = sha(folder)
+    (folder / "helper.py").write_text(f"TEXTS = open({'a.b' * 300!r}), open({'a' * 260 + '.'!r}), open('a\\0.b')\n")
+    assert sha(folder) != before
+    assert sha(folder, images="a" * 300 + "/b.npy") == sha(folder, images="\0") == sha(folder)
 
 
 def test_words_that_are_choices_are_no_files(folder, monkeypatch):
