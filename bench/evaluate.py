@@ -17,7 +17,7 @@ from bench.draws import Draws
 from bench.isolation import frozen, isolated
 from bench.keys import canonical_json, derive_seed
 from bench.target import Meter, NetworkTarget, Truth, auto_batch, judged, parts, precise, tell
-from bench.types import AttackRef, MethodError, MethodRef, Threat
+from bench.types import AttackRef, MethodError, MethodRef, Threat, eps_text
 
 #: Images kept together.
 CHUNK = 128
@@ -239,8 +239,8 @@ def audit(found: Tensor, x: Tensor, threat: Threat, name: str) -> None:
         return
     if float(distance.max()) > limit:
         raise MethodError(
-            f"{name} left its budget: {threat.norm} distance {float(distance.max()):.6g} above eps {threat.eps}, "
-            f"at image {int(distance.argmax())}"
+            f"{name} left its budget: {threat.norm} distance {float(distance.max()):.6g} above eps "
+            f"{eps_text(threat.eps)}, at image {int(distance.argmax())}"
         )
 
 

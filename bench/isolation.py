@@ -8,6 +8,7 @@ be undone is undone. What cannot, fails the call that did it.
 from __future__ import annotations
 
 import builtins
+import importlib
 import logging
 import os
 import random
@@ -30,6 +31,8 @@ from torch.utils import _python_dispatch as _dispatch
 from bench.types import Ending, MethodError
 
 _EXIT = os._exit
+# ``os``, and the module that it takes the ways to end a process from.
+_SYSTEM = (os, importlib.import_module(os.name))
 _PIECE = 2**18
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ABSENT = object()
@@ -49,7 +52,8 @@ def isolated(who: str, *, seed: int | None = None) -> Iterator[None]:
     """
     process, before = os.getpid(), _Process()
     interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    os._exit = os.abort = partial(_refuse_to_end, process)
+    for module in _SYSTEM:
+        module._exit = module.abort = partial(_refuse_to_end, process)  # type: ignore[attr-defined]
     try:
         if seed is not None:
             torch.manual_seed(seed)
@@ -197,7 +201,7 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
     (sys.getrecursionlimit, sys.setrecursionlimit),
     (sys.gettrace, sys.settrace),
     *(_attribute(sys, name) for name in ("stdin", "stdout", "stderr", "excepthook")),
-    *(_attribute(os, name) for name in ("_exit", "abort")),
+    *(_attribute(module, name) for module in _SYSTEM for name in ("_exit", "abort")),
     _attribute(logging.root.manager, "disable"),
     *(_attribute(logger, name) for logger in _LOGGERS for name in ("level", "propagate", "disabled")),
 ]

@@ -56,7 +56,7 @@ def exact(value: object) -> Fraction:
 def eps_text(eps: Fraction) -> str:
     """Return a budget as the field writes it: 6/255 and not 2/85, but 1/4."""
     steps = eps * 255
-    return f"{steps}/255" if steps.denominator == 1 and 0 < steps <= 32 else str(eps)
+    return f"{steps}/255" if steps.denominator == 1 and eps.denominator > 10 else str(eps)
 
 
 ExactFraction = Annotated[Fraction, BeforeValidator(exact), PlainSerializer(str, return_type=str)]

@@ -145,7 +145,8 @@ def _in_numbers(standing: Standing, found: Judgement) -> str:
     over, low, high = (
         f"{100 * (value or 0):+.1f}" for value in (found.over_base.number, found.over_base.low, found.over_base.high)
     )
-    attacks = f"{len(standing.attacks)} attack{'s' * (len(standing.attacks) > 1)}"
+    count = len({attack for met in standing.met.values() for attack in met})
+    attacks = f"{count} attack{'s' * (count > 1)}"
     share = 100 * (standing.worst["any"].number or 0)
     p_value = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.2g}"
     return (

@@ -22,7 +22,7 @@ from bench.keys import training_key
 from bench.layout import fast_layout
 from bench.models.build import build
 from bench.seals import file_sha256
-from bench.types import DataRef, ModelRef, TrainRef, UsageError
+from bench.types import DataRef, MethodError, ModelRef, TrainRef, UsageError
 
 _log = logging.getLogger("crossfire")
 
@@ -111,6 +111,14 @@ class Loaded:
             self._classifiers = dict([*self._classifiers.items()][-1:]) | {key: made}
             self._seals[key] = checksums(made.net)
         return self._classifiers[key]
+
+    def require_unchanged(self, model: ModelRef) -> None:
+        """Raises MethodError: a base classifier is no longer what was read, so nothing measured on it counts."""
+        key = training_key(model)
+        if key in self._classifiers and checksums(self._classifiers[key].net) != self._seals[key]:
+            raise MethodError(
+                f"the weights of {model.network.name} were changed meanwhile, perhaps by a thread that a method left"
+            )
 
     def _rounding(self) -> str:
         # NVIDIA's own switch counts above torch's.

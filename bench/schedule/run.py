@@ -208,6 +208,7 @@ class Runner:
             self._tell(str(planned.names), planned.key, 0, 1)
             result = self._measure.cell(planned, classifier, self._adversarial(planned))
             _require_unchanged(cell)
+            self.loaded.require_unchanged(cell.model)
             self._put(result, started)
             self._tell(str(planned.names), planned.key, 1, 1)
             return result
@@ -358,6 +359,7 @@ class Runner:
                 before=before,
             )
             _require_unchanged(ref)
+            self.loaded.require_unchanged(ref.model)
             if earlier != ref.previous:
                 made.notes.append("earlier-attack-failed")
             if made.batch < self._batch(ref.data):

@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import nn
 
+import bench.schedule.run
 from bench.api import MethodError
 from bench.cli import main
 from bench.isolation import checksums, frozen, isolated
+from bench.schedule.measure import Measure
 from bench.store import Store
 from tests.engine import poison, tiny
 
@@ -28,6 +30,7 @@ SAID = {
     "data": "was changed", "state-dict": "was changed", "no-grad": "was changed", "one-bit": "was changed",
     "swapped": "was changed", "sys-exit": "asked to end the process: SystemExit(0)",
     "os-exit": "asked to end the process: SystemExit(0)", "abort": "asked to end the process: SystemExit(1)",
+    "posix-exit": "asked to end the process: SystemExit(0)",
     "interrupt": "raised: KeyboardInterrupt()", "generator-exit": "raised: GeneratorExit()",
     "own": "raised: Mine(no exception)", "child": "the parent goes on",
 }  # fmt: skip
@@ -266,6 +269,38 @@ def test_a_child_process_and_a_pool_work_inside(tmp_path):
 
     with isolated("it"), multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.map(abs, [-1, 2]) == [1, 2]
+
+
+@pytest.mark.parametrize("where", ["craft", "measure"])
+def test_no_number_stands_on_weights_that_change_behind_the_back_of_a_call(alone, tmp_path, monkeypatch, where):
+    """As a thread does that a method left behind: after the last look at the network, before the number is kept."""
+    done = []
+
+    def zeroed_once(net, wanted):
+        if wanted and not done:
+            done.append(True)
+            for parameter in net.parameters():
+                parameter.data.zero_()
+
+    def crafting(ref, base, *args, **kwargs):
+        made = craft(ref, base, *args, **kwargs)
+        zeroed_once(base, where == "craft")
+        return made
+
+    def measuring(self, planned, classifier, crafted):
+        result = measured(self, planned, classifier, crafted)
+        zeroed_once(classifier.net, where == "measure" and planned.cell.attack is not None)
+        return result
+
+    craft, measured = bench.schedule.run.craft, Measure.cell
+    monkeypatch.setattr(bench.schedule.run, "craft", crafting)
+    monkeypatch.setattr(Measure, "cell", measuring)
+    code, found = run(tmp_path, [])
+    failed = [result for result in found.values() if result.status == "failed"]
+    assert code == 3 and len(failed) == 1
+    assert "were changed meanwhile" in failed[0].error.message
+    for name, result in alone.items():
+        assert found[name].status == "failed" or outcome(found[name]) == outcome(result), name
 
 
 SWALLOWS = '''
