@@ -64,7 +64,8 @@ class Target(Protocol):
     """The function under attack, with its passes counted.
 
     It is in evaluation mode with frozen parameters. Batches of any length are cut to what the device holds, so an
-    attack may work on all its images at once and drop those already broken.
+    attack may work on all its images at once and drop those already broken. Logits are float32 as the images are. To an
+    attack that stops at the boundary the true logit is shown higher by round-off, so that its successes are real ones.
     """
 
     num_classes: int

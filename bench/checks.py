@@ -11,15 +11,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import cache, reduce
 from operator import and_
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from bench import registry
 from bench.keys import Keys
 from bench.stats import mcnemar, wilson
 from bench.types import CellResult, UsageError
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 #: Flags that say that gradients or answers of a function mislead: no attack on it is to be trusted.
 MISLEADING = frozenset(
@@ -28,6 +25,7 @@ MISLEADING = frozenset(
         "autoattack-randomised",
         "autoattack-square-beats-gradient",
         "autoattack-zero-gradient",
+        "batch-dependent",
         "black-box-beats-gradient",
         "not-deterministic",
         "probabilities",
@@ -62,39 +60,6 @@ def unsound(attacks: Iterable[tuple[float, Collection[str]]]) -> tuple[str, ...]
     # Where one of several equally strong attacks is sound, the figure is.
     failing = [FAILING & set(flags) for accuracy, flags in found if accuracy == strongest]
     return tuple(sorted(misleading | (set().union(*failing) if failing and all(failing) else set())))
-
-
-def of_function(deployed: nn.Module, surrogate: nn.Module, x: Tensor, y: Tensor, *, random: bool) -> set[str]:
-    """Return the flags of a deployed function itself, from some of its images.
-
-    ``zero-gradient``: at a tenth of the images or more the cross-entropy has no gradient at all, so gradient attacks
-    stand still there. ``not-deterministic``: it answers differently when asked again, and does not say so.
-    ``probabilities``: it returns a distribution instead of logits, which flattens the losses that attacks climb.
-
-    Args:
-        deployed: images to logits; frozen.
-        surrogate: what an adaptive attacker differentiates.
-        x: images (N, C, H, W) in [0, 1].
-        y: labels (N,).
-        random: the defense says that it draws.
-    """
-    import torch
-    from torch.nn import functional as F
-
-    flags = set()
-    with torch.no_grad():
-        first, again = deployed(x), deployed(x)
-    if not random and not torch.equal(first, again):
-        flags.add("not-deterministic")
-    if bool((first >= 0).all()) and bool(((first.sum(1) - 1).abs() < 1e-3).all()):
-        flags.add("probabilities")
-    leaf = x.clone().requires_grad_()
-    with torch.enable_grad():
-        loss = F.cross_entropy(surrogate(leaf), y, reduction="sum")
-        grad = torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
-    if grad is None or float((grad.flatten(1) == 0).all(1).float().mean()) >= 0.1:
-        flags.add("zero-gradient")
-    return flags
 
 
 class _Cell(NamedTuple):

@@ -16,7 +16,8 @@ from bench.cost import synchronize
 from bench.draws import Draws
 from bench.isolation import frozen, isolated
 from bench.keys import canonical_json, derive_seed
-from bench.target import Meter, NetworkTarget, Truth, auto_batch, judged, parts, precise, tell
+from bench.logits import judged, precise, round_off
+from bench.target import Meter, NetworkTarget, Truth, auto_batch, parts, tell
 from bench.types import AttackRef, MethodError, MethodRef, Threat, eps_text
 
 #: Images kept together.
@@ -151,22 +152,14 @@ def craft(
     arguments = entry.arguments(ref.attack.params)
     if entry.kind == "library":
         arguments["name"] = ref.attack.name.partition(":")[2]
-    step = put_on(base, ref.step, training)
+    fresh = partial(put_on, base, ref.step, training)
     if before is not None:
-        seed, earlier = (key, "survivors", int(images[0])), before.images.to(x.device)
-        known = predict(step, base, earlier, y, batch, seed=(*seed, 1))
-        left = (known.labels == y).any(0).nonzero()[:, 0]
-        found, spent = earlier.clone(), torch.zeros(2, len(x))
-        if not len(left):
-            return Crafted(found, spent[0], spent[1], 0.0, [SURVIVORS_ONLY], batch)
-        part = (x[left], y[left], images[left.to(images.device)])
-        made = craft(ref, base, *part, key=key, batch=batch, check=check, training=training)
-        found[left], spent[0, left.cpu()], spent[1, left.cpu()] = made.images, made.forwards, made.backwards
-        if step.draws is not None:
-            # Most answers to an earlier image may be wrong already: of the two the stronger one stays.
-            again = predict(step, base, found, y, batch, seed=(*seed, 2))
-            found = torch.where(_weaker(again, known, y)[:, None, None, None], earlier, found)
-        return made._replace(images=found, forwards=spent[0], backwards=spent[1], notes=[*made.notes, SURVIVORS_ONLY])
+        attack = partial(craft, ref, base, key=key, batch=batch, check=check, training=training)
+        return _on_survivors(attack, fresh, base, x, y, images, key=key, batch=batch, before=before)
+    step = fresh()
+    # A step that the attack's questions change is no function, and what was found on it is not what is deployed.
+    some = (base, x[:8], y[:8], images[:8], (key, "shown", int(images[0])), "shown")
+    shown = None if ref.step is None else ask(step, step.surrogate, *some)
     first = int(images[0])
     step.seed(key, "defense", first)
     libraries = derive_seed(key, "libraries", first)
@@ -183,6 +176,7 @@ def craft(
             draws=step.draws,
             draws_averaged=ref.eot if step.draws is not None else 1,
             truth=Truth(x, y),
+            margin=_margin(ref, entry, step, base, x.device),
         )
         given_x, given_y = x.clone(), y.clone()
         synchronize(x.device)
@@ -196,6 +190,8 @@ def craft(
         if not (torch.equal(given_x, x) and torch.equal(given_y, y)):
             raise MethodError(f"{ref.attack.name} changed the images or labels that it was given")
     audit(found, x, ref.threat, ref.attack.name)
+    if shown is not None and not torch.equal(shown, ask(step, step.surrogate, *some)):
+        target.notes.append("not-deterministic")
     shared_forwards = (meter.forwards - int(meter.forwards_of.sum())) / len(x)
     shared_backwards = (meter.backwards - int(meter.backwards_of.sum())) / len(x)
     return Crafted(
@@ -206,6 +202,49 @@ def craft(
         sorted(set(target.notes)),
         target.batch,
     )
+
+
+def _margin(ref: AttackRef, entry: registry.Entry, step: Step, base: nn.Module, device: torch.device) -> float:
+    """Return the margin that a success must have, relative to the largest logit, so that it still is one when judged.
+
+    An attack that seeks the least change ends where two classes are as likely, up to round-off, and looks at its images
+    in batches of its own; in the batches in which they are judged some would come back. So it is shown a function that
+    is harder to break by as much as batches differ. Others leave the boundary behind them and see the function as it
+    is; so do all on a random one, whose draws differ by more.
+    """
+    at_boundary = ref.threat.eps is None or entry.kind == "library" or entry.meta.get("needs") == "labels"
+    if step.draws is not None or not (at_boundary or entry.meta.get("bounded") is False):
+        return 0.0
+    return round_off(base, device)
+
+
+def _on_survivors(
+    attack: Callable[[Tensor, Tensor, Tensor], Crafted],
+    fresh: Callable[[], Step],
+    base: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    images: Tensor,
+    *,
+    key: str,
+    batch: int,
+    before: Crafted,
+) -> Crafted:
+    """Run an attack on the images that the earlier ones left right; the others stay as those left them."""
+    seed, earlier = (key, "survivors", int(images[0])), before.images.to(x.device)
+    known = predict(fresh(), base, earlier, y, batch, seed=(*seed, 1))
+    left = (known.labels == y).any(0).nonzero()[:, 0]
+    found, spent = earlier.clone(), torch.zeros(2, len(x))
+    if not len(left):
+        return Crafted(found, spent[0], spent[1], 0.0, [SURVIVORS_ONLY], batch)
+    made = attack(x[left], y[left], images[left.to(images.device)])
+    found[left], spent[0, left.cpu()], spent[1, left.cpu()] = made.images, made.forwards, made.backwards
+    judge = fresh()
+    if judge.draws is not None:
+        # Most answers to an earlier image may be wrong already: of the two the stronger one stays.
+        again = predict(judge, base, found, y, batch, seed=(*seed, 2))
+        found = torch.where(_weaker(again, known, y)[:, None, None, None], earlier, found)
+    return made._replace(images=found, forwards=spent[0], backwards=spent[1], notes=[*made.notes, SURVIVORS_ONLY])
 
 
 def _weaker(attacked: Answer, other: Answer, y: Tensor) -> Tensor:
@@ -259,6 +298,35 @@ class Answer(NamedTuple):
     margins: Tensor
     forwards: float
     backwards: float
+
+
+def ask(
+    step: Step,
+    function: nn.Module,
+    base: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    images: Tensor,
+    seed: tuple[str | int, ...],
+    why: str,
+) -> Tensor:
+    """Return the logits of a batch: of ``step.deployed`` or ``step.surrogate``, without gradients.
+
+    Args:
+        step: the instance.
+        function: of the two the one that is asked.
+        base: the classifier inside.
+        x: images (N, C, H, W) in [0, 1], on the device.
+        y: labels (N,).
+        images: identities (N,).
+        seed: words that name the draws of a random function.
+        why: names, with ``seed``, the state of the global generators, from which no step may draw.
+    """
+    run = isolated(step.name, seed=derive_seed(*seed, why))
+    with run, frozen(base, strict=True), torch.no_grad():
+        step.seed(*seed, images=images)
+        tell(function, y)
+        return precise(function(x.clone()), x, "the deployed function")
 
 
 def predict(

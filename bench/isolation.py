@@ -98,7 +98,8 @@ def _set_environment(wanted: dict[str, str]) -> None:
 
 
 def _set_path(wanted: list[str]) -> None:
-    sys.path[:] = wanted
+    # What a method added stays, so that it may import later; at the end, where it hides nothing.
+    sys.path[:] = [*wanted, *(path for path in sys.path if path not in wanted)]
 
 
 def _set_filters(wanted: list[Any]) -> None:

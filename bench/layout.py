@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from bench.logits import with_precise_logits
+
 # Folding rounds differently: relative to the largest logit, this much is round-off and more is a mistake.
 ROUND_OFF = 1e-4
 
@@ -25,11 +27,17 @@ def fast_layout(net: nn.Module, example: Tensor) -> FastLayout:
     """Return a channels-last copy of a network in evaluation mode, with batch norm folded where that is safe.
 
     A network that cannot be traced, or whose trace gives other logits (a random one, say), is copied as it is.
+    Logits of another precision than that of the images are given theirs.
 
     Args:
         net: images to logits; it is left alone.
         example: a few images (N, C, H, W) on its device, to compare the logits on.
     """
+    fast = _fast_layout(net, example)
+    return fast._replace(net=with_precise_logits(fast.net, example))
+
+
+def _fast_layout(net: nn.Module, example: Tensor) -> FastLayout:
     plain = copy.deepcopy(net).eval().requires_grad_(False).to(memory_format=torch.channels_last)
     try:
         traced = fx.symbolic_trace(copy.deepcopy(plain))

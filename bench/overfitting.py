@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from bench import registry
 from bench.axes import CHOOSING
 from bench.isolation import frozen
-from bench.target import Meter, NetworkTarget, auto_batch, judged
+from bench.logits import judged
+from bench.target import Meter, NetworkTarget, auto_batch
 from bench.types import MethodRef, Threat
 
 #: The attacks after each epoch, with the parameters that differ from their own defaults. The gradient of a network that

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bench import draws
 from bench.api import Gradient, MethodError
 from bench.draws import Draws
+from bench.logits import harder, precise
 
 
 class Meter:
@@ -57,28 +58,6 @@ class Meter:
             logits.register_hook(backward)  # type: ignore[no-untyped-call]
 
 
-def precise(logits: Any, images: Tensor, who: str = "the network") -> Tensor:
-    """Return logits in the precision of the images, whatever they were computed in.
-
-    Raises:
-        MethodError: ``who`` returned something else than a tensor.
-    """
-    if not isinstance(logits, Tensor):
-        raise MethodError(f"{who} returned {type(logits).__name__}, not logits of shape (images, classes)")
-    return logits.to(images.dtype)
-
-
-def judged(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the labels (N,) that logits (N, classes) give, and their margins (N,): the true logit less the next.
-
-    The label is the true one only where its logit is above every other. A tie counts as an error, whichever class comes
-    first.
-    """
-    others = logits.scatter(1, y[:, None], -torch.inf)
-    margins = logits.gather(1, y[:, None])[:, 0] - others.amax(1)
-    return torch.where(margins > 0, y, others.argmax(1)), margins
-
-
 def tell(function: nn.Module, labels: Tensor) -> None:
     """Tell a deployed function the true labels (N,) of the images it is given next, where it is an oracle."""
     if hasattr(function, "labels"):
@@ -108,21 +87,25 @@ class Counted(nn.Module):
     """A target as a module; a batch goes through whole, so a library's own graph stays whole too.
 
     Logits and gradients are contiguous, whatever the layout of the network, and images of other precision become
-    float32. A library passes images on in batches of its own making, so an oracle is told the label of the nearest
-    clean one.
+    float32. A library passes images on in batches of its own making, so the label that an oracle is told, and that a
+    margin is for, is that of the nearest clean one.
     """
 
-    def __init__(self, net: nn.Module, truth: Truth | None) -> None:
+    def __init__(self, net: nn.Module, truth: Truth | None, margin: float = 0.0) -> None:
         super().__init__()
         self.net = net
         self.truth = truth
+        self.margin = margin
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.truth is not None and hasattr(self.net, "labels"):
-            distances = torch.cdist(x.detach().flatten(1), self.truth.images.flatten(1))
-            tell(self.net, self.truth.labels[distances.argmin(1)])
+        labels = None
+        if self.truth is not None and (self.margin or hasattr(self.net, "labels")):
+            distances = torch.cdist(x.detach().flatten(1).float(), self.truth.images.flatten(1))
+            labels = self.truth.labels[distances.argmin(1)]
+            tell(self.net, labels)
         given = x.float()
-        return precise(self.net(_ContiguousGradient.apply(given)), given).contiguous()
+        logits = precise(self.net(_ContiguousGradient.apply(given)), given).contiguous()
+        return logits if labels is None or not self.margin else harder(logits, labels, self.margin)
 
 
 class NetworkTarget:
@@ -139,7 +122,9 @@ class NetworkTarget:
         batch: images at a time; halved when the device runs out of memory.
         draws: the random numbers of a function that is random.
         draws_averaged: logits and gradients of a random function are means over this many draws.
-        truth: of the same images, for a function that is an oracle.
+        truth: of the same images, for a function that is an oracle, and for ``margin``.
+        margin: by how much, relative to the largest, the true logit is raised, so that what an attack takes for a
+            success is one by more than round-off (:func:`bench.logits.round_off`).
     """
 
     def __init__(
@@ -156,6 +141,7 @@ class NetworkTarget:
         draws: Draws | None = None,
         draws_averaged: int = 1,
         truth: Truth | None = None,
+        margin: float = 0.0,
     ) -> None:
         self.num_classes = num_classes
         self.stochastic = draws is not None
@@ -169,12 +155,13 @@ class NetworkTarget:
         self._draws = Draws() if draws is None else draws
         self._draws_averaged = draws_averaged
         self._truth = truth
+        self._margin = margin
         self._shared = _Shared(seed=seed, batch=batch)
 
     @property
     def module(self) -> nn.Module:
         self._meter.rows = None
-        return Counted(self._net, self._truth).eval()
+        return Counted(self._net, self._truth, self._margin).eval()
 
     @property
     def batch(self) -> int:
@@ -184,6 +171,7 @@ class NetworkTarget:
     def base(self) -> NetworkTarget:
         view = self._copy()
         view._net, view._smooth, view.stochastic, view._draws_averaged = self._base, None, False, 1
+        view._margin = 0.0
         return view
 
     def smooth(self, tau: float) -> NetworkTarget:
@@ -266,13 +254,15 @@ class NetworkTarget:
     def _forward(self, x: Tensor, s: slice) -> Tensor:
         self._meter.rows = self._rows[s] if len(x) == len(self._rows[s]) else None
         self._draws.images = None if self._meter.rows is None else self._images[s]
+        labels = None
         if self._truth is not None and self._meter.rows is not None:
-            tell(self._net, self._truth.labels[self._meter.rows.to(self._truth.labels.device)])
+            labels = self._truth.labels[self._meter.rows.to(self._truth.labels.device)]
+            tell(self._net, labels)
         logits = precise(self._net(x), x)
         self._draws.images = None
         if logits.shape != (len(x), self.num_classes):
             raise MethodError(f"the network returned {tuple(logits.shape)}, not ({len(x)}, {self.num_classes})")
-        return logits
+        return logits if labels is None or not self._margin else harder(logits, labels, self._margin)
 
     def _in_batches(self, n: int, one: Callable[[slice], tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
         start, calls = 0, self._draws.calls

@@ -23,6 +23,7 @@ from bench.augment import Batches
 from bench.cost import parameters, pass_flops, synchronize
 from bench.isolation import isolated
 from bench.keys import canonical_json, derive_seed, identity, sha256_hex
+from bench.logits import with_precise_logits
 from bench.models.build import build
 from bench.store import write_atomically
 from bench.training_step import Bf16, Step
@@ -156,7 +157,8 @@ class _Training:
             )
         self.net = net.to(memory_format=torch.channels_last) if plan.channels_last else net
         self.average = copy.deepcopy(self.net).requires_grad_(False) if plan.ema else None
-        run: nn.Module = Bf16(self.net) if plan.bf16 else self.net
+        example = torch.zeros(1, *ref.data.image_shape, device=device)
+        run: nn.Module = Bf16(self.net) if plan.bf16 else with_precise_logits(self.net, example)
         if plan.compile:
             run = cast(nn.Module, torch.compile(run))
         self.step_of = Step(run, ref.data.num_classes, plan.batch + 1)

@@ -64,14 +64,19 @@ def session(time_budget: float | None) -> Iterator[tuple[Bars, Callable[[], None
     """Show bars on standard error and end the block early, with everything finished kept, when asked to.
 
     Ctrl-C and SIGTERM end it at the next pass (exit codes 130 and 143), a time budget likewise (0). A second Ctrl-C
-    ends it at once.
+    ends it at once; a third the process, for a method that takes no exception for an answer.
     """
-    ended = Ended()
+    ended, urged = Ended(), False
     deadline = None if time_budget is None else time.monotonic() + time_budget
 
     def asked(number: int, _frame: FrameType | None) -> None:
+        nonlocal urged
+        if urged:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         if ended.code is not None:
-            raise KeyboardInterrupt
+            urged = True
+            raise Stop
         ended.code, ended.why = (130, "interrupted") if number == signal.SIGINT else (143, "terminated")
 
     def check() -> None:

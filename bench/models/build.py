@@ -81,6 +81,9 @@ def _checked(network: MethodRef, num_classes: int, image_shape: tuple[int, int, 
     except Exception as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         shape = "x".join(map(str, image_shape))
+        other = sorted({str(p.dtype) for p in net.parameters()} - {"torch.float32"})
+        if other:
+            said += f"; images are float32, weights {', '.join(other)}: convert images in its forward, or its weights"
         raise UsageError(f"network '{network.name}' cannot take images of {shape}: {said}") from error
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != 1:
         raise UsageError(f"network '{network.name}' returns no logits of shape (images, classes)")

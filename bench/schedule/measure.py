@@ -6,23 +6,23 @@ import resource
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bench import cards, checks, registry
+from bench import cards, registry
 from bench.cost import deployed_cost, synchronize
 from bench.evaluate import DRAWS, Crafted, Step, predict, put_on
-from bench.isolation import frozen, isolated
-from bench.keys import derive_seed, pack_bits, seed_of, training_key
+from bench.keys import pack_bits, seed_of, training_key
+from bench.probe import Asked, of_function
 from bench.provenance import provenance
 from bench.schedule.chunks import Clean, Outcomes, read_clean, write_records
 from bench.schedule.loaded import Classifier, Loaded
 from bench.schedule.plan import cell_key, clean_cell
 from bench.stats import wilson
 from bench.store import Store
-from bench.target import tell
 from bench.types import (
     Cell,
     CellResult,
@@ -46,7 +46,7 @@ class Measure:
     check: Callable[[], None]
     batch: Callable[[DataRef], int]
     _costs: dict[str, DefenseCost] = field(default_factory=dict)
-    _flags: dict[str, set[str]] = field(default_factory=dict)
+    _probed: dict[str, tuple[Asked, set[str], Tensor]] = field(default_factory=dict)
 
     def cell(self, planned: PlannedCell, classifier: Classifier, crafted: Iterable[Crafted]) -> CellResult:
         """Return the result of a cell and keep its records.
@@ -58,17 +58,17 @@ class Measure:
         """
         cell = planned.cell
         base, flops = classifier.net, classifier.flops
-        step = put_on(base, cell.step, self.loaded.training_images(cell.model))
-        images = self.loaded.test(cell.data)
+        fresh = partial(put_on, base, cell.step, self.loaded.training_images(cell.model))
+        step, images = fresh(), self.loaded.test(cell.data)
         if cell.attack is None:
-            found = self._clean(cell, base, step)
+            found = self._clean(cell, base, step, fresh)
             before = Clean.of(found)
         else:
-            before = self._clean_answers(cell, base, step)
+            before = self._clean_answers(cell, base, fresh)
             found = self._attacked(planned, base, step, crafted)
         share = found.column("share")
         right, survived = before.share > 0.5, share > 0.5
-        flags = found.notes | self._function_flags(cell, base, step) | self._regime(cell)
+        flags = found.notes | self._function_flags(cell, base, step, fresh) | self._regime(cell)
         if step.draws is not None:
             flags.add("randomised")
         tried = right if cell.attack is None or not cell.attack.after else right & (found.column("forwards") > 0)
@@ -80,7 +80,7 @@ class Measure:
                 cell.access in ("white-box", "adaptive") and not (found.column("margins") < before.margins)[tried].any()
             ):
                 flags.add("loss-not-rising")
-        spent = self._defense_cost(cell, classifier, step)
+        spent = self._defense_cost(cell, classifier, fresh)
         forwards, backwards = found.mean("forwards"), found.mean("backwards")
         n, under_attack = len(right), wilson(int(survived.sum()), len(right))
         records_sha = write_records(self.store.records(planned.key), images.rows, images.x, images.y, before, found)
@@ -126,35 +126,41 @@ class Measure:
         needed = None if cell.step is None else registry.entry_of(cell.step).meta.get("relies_on")
         return flags if needed is None or needed in flags else flags | {f"no-{needed}"}
 
-    def _function_flags(self, cell: Cell, base: nn.Module, step: Step) -> set[str]:
-        """Return the flags of the deployed function; a static attacker's cells do not depend on its gradient."""
-        key = cell_key(clean_cell(cell))
-        if key not in self._flags:
-            _, x, y, _ = next(iter(self.loaded.test(cell.data)))
-            few = slice(0, min(64, self.batch(cell.data)))
-            step.seed(seed_of(clean_cell(cell)), "checks")
-            for function in (step.deployed, step.surrogate):
-                tell(function, y[few])
-            with isolated(step.name, seed=derive_seed(seed_of(clean_cell(cell)), "checks")), frozen(base, strict=True):
-                self._flags[key] = checks.of_function(
-                    step.deployed, step.surrogate, x[few], y[few], random=step.draws is not None
-                )
-        return self._flags[key] - ({"zero-gradient"} if cell.access in ("static", "transfer") else set())
+    def _function_flags(self, cell: Cell, base: nn.Module, used: Step, fresh: Callable[[], Step]) -> set[str]:
+        """Return the flags of the deployed function; a static attacker's cells do not depend on its gradient.
 
-    def _clean_answers(self, cell: Cell, base: nn.Module, step: Step) -> Clean:
+        Args:
+            cell: what was measured.
+            base: the classifier.
+            used: the instance that answered; one that has come to answer otherwise than at first is flagged too.
+            fresh: makes an instance that has seen no image.
+        """
+        key = cell_key(clean_cell(cell))
+        if key not in self._probed:
+            _, x, y, _ = next(iter(self.loaded.test(cell.data)))
+            some = slice(0, min(64, self.batch(cell.data)))
+            asked = Asked(base, x[some], y[some], seed_of(clean_cell(cell)), "checks")
+            self._probed[key] = asked, *of_function(asked, fresh)
+        asked, flags, first = self._probed[key]
+        if not torch.equal(asked.answers(used, asked.few, "first"), first):
+            flags = flags | {"not-deterministic"}
+        return flags - ({"zero-gradient"} if cell.access in ("static", "transfer") else set())
+
+    def _clean_answers(self, cell: Cell, base: nn.Module, fresh: Callable[[], Step]) -> Clean:
         key = cell_key(clean_cell(cell))
         result = self.store.get(key)
         whole = result is not None and self.store.has_records(result)
         known = read_clean(self.store.records(key), cell.data.n) if whole else None
-        return known or Clean.of(self._clean(cell, base, step))
+        return known or Clean.of(self._clean(cell, base, fresh(), fresh))
 
-    def _clean(self, cell: Cell, base: nn.Module, step: Step) -> Outcomes:
+    def _clean(self, cell: Cell, base: nn.Module, step: Step, fresh: Callable[[], Step]) -> Outcomes:
         word = seed_of(clean_cell(cell))
         batch, found = self.batch(cell.data), Outcomes()
         for first, x, y, _ in self.loaded.test(cell.data):
             self.check()
             if first == 0:
-                predict(step, base, x[:8], y[:8], batch, seed=(word, "warm"))
+                # Another instance: one that remembers images must not have seen these.
+                predict(fresh(), base, x[:8], y[:8], batch, seed=(word, "warm"))
             synchronize(self.loaded.device)
             started = time.perf_counter()
             answer = predict(step, base, x, y, batch, seed=(word, "clean", first), check=self.check)
@@ -182,9 +188,10 @@ class Measure:
             raise MethodError("the card of its training is not whole; the next run trains again")
         return card
 
-    def _defense_cost(self, cell: Cell, classifier: Classifier, step: Step) -> DefenseCost:
+    def _defense_cost(self, cell: Cell, classifier: Classifier, fresh: Callable[[], Step]) -> DefenseCost:
         key = cell_key(clean_cell(cell))
         if key not in self._costs:
+            step = fresh()
             step.seed(seed_of(clean_cell(cell)), "cost")
             test = deployed_cost(classifier.net, step.deployed, cell.data.image_shape, min(32, self.batch(cell.data)))
             card, flops = self._card(cell.model), classifier.flops

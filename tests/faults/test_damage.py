@@ -19,7 +19,7 @@ from bench.schedule.plan import make
 from bench.schedule.run import Runner
 from bench.seals import sealed, unsealed
 from bench.store import Store
-from bench.types import UsageError
+from bench.types import Ending, UsageError
 from tests.schedule import small
 
 
@@ -262,10 +262,10 @@ def stop_in_training(folder):
 
     def asked():
         if next(looks, None) is None:
-            raise KeyboardInterrupt
+            raise Ending
 
     work = make(config.load(small.write(folder)))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Ending):
         Runner(work, Store(folder / "store"), torch.device("cpu"), None, asked, Silent()).run()
 
 

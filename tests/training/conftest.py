@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from bench.train import train
+from bench.types import Ending
 from tests.training.patterns import CLASSES, NETWORK, SHAPE, Run, reference
 
 
@@ -27,7 +28,7 @@ def run(images, tmp_path):
             nonlocal calls
             calls += 1
             if calls == stop_before:
-                raise KeyboardInterrupt
+                raise Ending
 
         train(
             ref or reference(**settings),

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from bench.models.build import build, network_ref
 from bench.train import batches_per_epoch, learning_rate
-from bench.types import MethodError, Schedule, UsageError
+from bench.types import Ending, MethodError, Schedule, UsageError
 from tests.training.patterns import CLASSES, NETWORK, SHAPE, reference
 
 
@@ -90,7 +90,7 @@ def test_stopped_anywhere_and_resumed_is_the_same_to_the_bit(run, recipe):
     whole = run("whole", **settings)
     total = 2 * steps_of(100, 32)
     for stop in (1, 2, 4, 5, total):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Ending):
             run(f"stopped{stop}", stop_before=stop, **settings)
         assert not (whole.folder.parent / f"stopped{stop}" / "card.json").exists()
         resumed = run(f"stopped{stop}", **settings)
@@ -107,7 +107,7 @@ def test_stopped_at_every_batch_is_the_same_to_the_bit(run, images):
         try:
             run("piecewise", stop_before=2, **settings)
             finished = True
-        except KeyboardInterrupt:
+        except Ending:
             continue
     assert same(run("piecewise", **settings).weights, whole.weights)
     assert run("piecewise", **settings).untimed_log() == whole.untimed_log()
@@ -173,7 +173,7 @@ def test_dropout_resumes_to_the_bit(run, tmp_path):
     )
     network = network_ref(f"{path}:net", {})
     whole = run("whole", network=network, epochs=2).weights
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Ending):
         run("stopped", network=network, epochs=2, stop_before=6)
     assert same(run("stopped", network=network, epochs=2).weights, whole)
 
@@ -302,7 +302,7 @@ def test_the_last_good_state_is_kept(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_a_damaged_state_is_named(run, tmp_path, damage):
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Ending):
         run(stop_before=6)
     path = tmp_path / "run" / "state.safetensors"
     data = path.read_bytes()
@@ -313,7 +313,7 @@ def test_a_damaged_state_is_named(run, tmp_path, damage):
 
 
 def test_the_state_of_another_training_is_refused(run):
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Ending):
         run(stop_before=6)
     with pytest.raises(UsageError, match="another training"):
         run(lr=0.01)
@@ -346,7 +346,7 @@ def test_channels_last_is_refused_where_torch_overruns_memory(run):
 
 
 def test_the_log_can_be_watched_while_it_grows(run, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Ending):
         run(stop_before=10)
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]

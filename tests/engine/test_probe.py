@@ -1,0 +1,88 @@
+"""Is a deployed function one? Probes on fresh instances see steps that remember, drift, or mind who is asked beside."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bench import registry
+from bench.cli import main
+from bench.evaluate import put_on
+from bench.probe import Asked, of_function
+from bench.store import Store
+from tests.engine import tiny
+
+FILE = Path(__file__).with_name("judged.py")
+
+
+@pytest.fixture(scope="module")
+def base():
+    torch.manual_seed(0)
+    pool = nn.AdaptiveAvgPool2d(7)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), pool, nn.Flatten(), nn.Linear(4 * 49, 5))
+    return net.eval().requires_grad_(False)
+
+
+def flags(base, name, **params):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(48, 3, 16, 16, generator=generator)
+    y = torch.randint(5, (48,), generator=generator)
+    training = lambda: (x * 255).to(torch.uint8)  # noqa: E731
+    fresh = partial(put_on, base, registry.find("test-time", name).ref(params), training)
+    return of_function(Asked(base, x, y, "checks"), fresh)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("Remembers", {"not-deterministic"}),
+        ("Cheats", {"not-deterministic"}),
+        ("Normalises", {"batch-dependent"}),
+        ("Halves", set()),
+        ("Alters", set()),
+    ],
+)
+def test_what_is_no_function_of_the_image_is_flagged(base, name, found):
+    assert flags(base, f"{FILE}:{name}") - {"zero-gradient"} == found
+
+
+@pytest.mark.parametrize("name", registry.entries("test-time"))
+def test_our_own_steps_are_functions(base, name):
+    assert not flags(base, name) & {"not-deterministic", "batch-dependent", "probabilities"}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("probe")
+    text = tiny.CONFIG.replace('\n[[defenses]]\nuse = "tpap"\nbeta = "0.1"\n', "")
+    steps = "".join(
+        f'\n[[defenses]]\nuse = "{FILE}:{name}"\nbase = "fgsm-at"\n' for name in ("Remembers", "Drifts", "Halves")
+    )
+    (folder / "this.toml").write_text(text.replace("\n[[attacks]]", f"{steps}\n[[attacks]]", 1))
+    main(["run", str(folder / "this.toml"), "--store", str(folder / "store"), "--report", str(folder / "r")])
+    return {
+        f"{r.names.defense.lower()}/{r.names.attack}/{r.names.access}": r for r in Store(folder / "store").results()
+    }
+
+
+def of(results, step, attack, access="static"):
+    return next(r for name, r in results.items() if step in name and f"/{attack}/{access}" in name)
+
+
+def test_the_warm_up_spoils_no_answer(results):
+    plain = of(results, "fgsm-at", "clean", "white-box").clean_bits
+    assert of(results, "halves", "clean").clean_bits == plain
+    assert of(results, "remembers", "clean").clean_bits == plain, "each image was new to the instance that answered"
+
+
+@pytest.mark.parametrize("attack", ["clean", "fgsm", "pgd"])
+def test_a_step_that_remembers_images_is_flagged_in_every_cell(results, attack):
+    assert "not-deterministic" in of(results, "remembers", attack).flags
+    assert "not-deterministic" not in of(results, "halves", attack).flags
+
+
+def test_a_step_that_drifts_with_its_calls_is_flagged_where_it_did(results):
+    # Three calls are as many as the probe and a clean cell make; the attack of three steps makes more.
+    assert "not-deterministic" in of(results, "drifts", "pgd", "adaptive").flags
