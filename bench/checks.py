@@ -86,8 +86,8 @@ def across(results: Iterable[CellResult]) -> dict[str, tuple[str, ...]]:
     ``black-box-beats-gradient``: an attack without gradients breaks images that no gradient attack breaks.
     ``transfer-beats-adaptive``: images made on another function break more than the best gradient attack on this one.
     ``weaker-than-noise``: the attack does worse than random noise of the same budget.
-    ``steps-not-converged``: of one attack, the run of most steps breaks over a point more than the run of next to most
-    or, in a suite, than all attacks before it together.
+    ``steps-not-converged``: of one attack, the run of most steps breaks over a point more than the longest of at most
+    half as many or, in a suite, than all attacks before it together.
     ``survives-any-eps``: accuracy does not fall to chance at a budget of half the pixel range or more.
     """
     found: dict[str, set[str]] = defaultdict(set)
@@ -122,13 +122,27 @@ def _among(cells: Sequence[_Cell]) -> Iterable[tuple[str, str]]:
     for noise in (each for each in seen if each.kind == "nothing"):
         yield from ((c.result.key, "weaker-than-noise") for c in seen if _significant(c.robust, noise.robust))
     of = {cell.result.key: cell for cell in seen}
-    for _, family in families(cell.result for cell in seen):
-        most, next_to_most = (of[result.key] for result in (family[-1], family[-2]))
-        # A suite's columns are running worst cases: what ran between the two is no merit of more steps.
-        before = [cell.robust.bit_count() for cell in seen if cell.place < most.place]
-        broken = min(before, default=next_to_most.robust.bit_count()) - most.robust.bit_count()
+    for effort, family in families(cell.result for cell in seen):
+        runs = [of[result.key] for result in family]
+        most, shorter = runs[-1], _clearly_shorter(runs, effort)
+        # A suite's columns are running worst cases: what ran before is no merit of more steps. Runs of the same attack
+        # that are hardly shorter do not count as before, or one more of them would hide what the longest gained.
+        hardly = [run.place for run in runs[runs.index(shorter) + 1 :]]
+        before = [cell.robust.bit_count() for cell in seen if cell.place < min(hardly)]
+        broken = min(before, default=shorter.robust.bit_count()) - most.robust.bit_count()
         if broken > _CONVERGED_WITHIN * most.n:
-            yield from ((cell.result.key, "steps-not-converged") for cell in (most, next_to_most))
+            yield from ((cell.result.key, "steps-not-converged") for cell in (most, shorter))
+
+
+def _clearly_shorter(runs: Sequence[_Cell], effort: str) -> _Cell:
+    """Return the longest run of at most half the length of the last one; where there is none, the one before it."""
+
+    def length(run: _Cell) -> float:
+        assert run.result.cell.attack is not None
+        return float(run.result.cell.attack.attack.params[effort] or 0)
+
+    half = [run for run in runs[:-1] if 2 * length(run) <= length(runs[-1])]
+    return half[-1] if half else runs[-2]
 
 
 def _significant(weaker: int, stronger: int) -> bool:

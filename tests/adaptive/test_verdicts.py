@@ -414,6 +414,14 @@ def test_in_a_suite_more_steps_get_no_blame_for_what_ran_between():
     assert flags_of(*in_a_suite(short, other, more)) == [("steps-not-converged",), (), ("steps-not-converged",)]
 
 
+def test_a_run_that_is_hardly_shorter_hides_nothing():
+    runs = [bare("pgd", left, attack_params={"steps": steps}) for steps, left in ((10, 100), (19, 81), (20, 80))]
+    flagged = [("steps-not-converged",), (), ("steps-not-converged",)]
+    assert flags_of(*runs) == flagged
+    assert flags_of(*in_a_suite(*runs)) == flagged
+    assert flags_of(*runs[1:]) == [()] * 2, "there is no shorter one to compare with"
+
+
 def test_half_the_range_must_break_everything():
     small, huge = bare("pgd", 100), bare("pgd", 60, eps="128/255")
     assert flags_of(small, huge) == [("survives-any-eps",)] * 2
