@@ -167,8 +167,10 @@ def read_both(base: str | Path, head: str | Path, *, repository: Path | None = N
     run before that of other code, and a note says so.
 
     Raises:
-        UsageError: a side is none or holds no results, or both are the run of one commit.
+        UsageError: a side is none or holds no results, or both are one file or store, or the run of one commit.
     """
+    if Path(base).exists() and Path(head).exists() and Path(base).samefile(head):
+        raise UsageError(f"'{base}' and '{head}' are one and the same: nothing to compare")
     old, new = read(base, repository=repository), read(head, repository=repository)
     if old.commit is None or old.commit != new.commit:
         return old, new

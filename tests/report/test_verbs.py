@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -133,12 +134,22 @@ def test_a_comparison_that_compares_nothing_is_no_success(tmp_path, capsys, form
     assert printed.err.startswith("error: no cell of ") and printed.err.count("\n") == 1
 
 
-def test_reading_verbs_import_no_torch(store):
+def test_a_store_or_file_is_not_compared_with_itself(store, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(store)
+    for other in (store, str(tmp_path / "link")):
+        assert main(["compare", store, other]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.count("\n") == 1
+        assert "are one and the same: nothing to compare" in printed.err
+
+
+def test_reading_verbs_import_no_torch(store, tmp_path):
+    copy = str(shutil.copytree(store, tmp_path / "copy"))
     code = (
         "import sys; from bench.cli import main\n"
         f"assert main(['leaderboard', '--store', {store!r}, '--json']) == 0\n"
         f"assert main(['leaderboard', '--store', {store!r}, '--format', 'html']) == 0\n"
-        f"assert main(['compare', {store!r}, {store!r}]) == 0\n"
+        f"assert main(['compare', {store!r}, {copy!r}]) == 0\n"
         "assert not {'torch', 'scipy', 'pandas', 'matplotlib'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
