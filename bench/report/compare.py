@@ -150,7 +150,7 @@ def compare(base: Recorded, head: Recorded, min_effect: float = MIN_EFFECT, *, a
     tested: list[Pair] = []
     others: list[Change] = []
     lost: list[Lost] = []
-    identical = 0
+    once: list[Pair] = []
     for p in pairs:
         failed, obstacle = _failures(p.old, p.new), _obstacle(p.old, p.new)
         if failed is not None:
@@ -158,7 +158,7 @@ def compare(base: Recorded, head: Recorded, min_effect: float = MIN_EFFECT, *, a
         elif obstacle is not None:
             lost.append(Lost(_name(p.old), _share(p.old), (obstacle,)))
         elif _is_one_measurement(p):
-            identical += 1
+            once.append(p)
         else:
             tested.append(p)
     for each in pairing.unpaired:
@@ -168,6 +168,8 @@ def compare(base: Recorded, head: Recorded, min_effect: float = MIN_EFFECT, *, a
         else:
             lost.append(Lost(_name(each.old), _share(each.old), each.why))
     counts = [_counts(p.old, p.new) for p in tested]
+    # A store that holds both sides of a changed default has such a cell twice: it was tested.
+    also_tested = {p.old.key for p in tested}
     judged = zip(tested, counts, judge(counts, min_effect), strict=True)
     changes = [
         replace(_change(p, verdict, *_notes(p, verdict)), counts=count, p=raw, adjusted_p=adjusted)
@@ -182,7 +184,7 @@ def compare(base: Recorded, head: Recorded, min_effect: float = MIN_EFFECT, *, a
         allow_lost=allow_lost,
         costs=tuple(_costs(pairs)),
         times=tuple(_times(tested)),
-        identical=identical,
+        identical=sum(p.old.key not in also_tested for p in once),
         only_head=tuple(sorted(map(_name, pairing.fresh))),
         notes=tuple(dict.fromkeys((*base.notes, *head.notes))),
     )

@@ -112,6 +112,17 @@ def test_one_measurement_in_both_is_not_tested():
     assert "no regression" in as_text(c)
 
 
+def test_a_cell_that_the_head_measured_by_both_defaults_is_counted_once():
+    def jpeg(make, quality):
+        return make("jpeg", step="jpeg", step_params={"quality": quality}, clean=[True] * 8)
+
+    old, changed = jpeg(result, 75), jpeg(new, 10)
+    c = compared([old], [old, changed])
+    assert [str(each) for change in c.changes for each in change.changed_parameters] == ["jpeg: quality 75 -> 10"]
+    assert c.identical == 0
+    assert "no regression in 1 cell" in as_text(c)
+
+
 def test_changed_code_is_paired_and_said():
     c = compared([result(clean=[True] * 8)], [new(clean=[True] * 8, code="2")])
     assert c.changes[0].verdict == "same"
