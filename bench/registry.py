@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from bench import api, factories, loading, sources
 from bench.keys import sha256_hex
-from bench.types import Kind, MethodRef, UsageError
+from bench.types import Kind, MethodRef, UsageError, shown
 
 _ROOT = Path(__file__).resolve().parent.parent
 _DECORATORS = {"attack", "library", "defense", "network"}
@@ -178,9 +178,9 @@ def explain(error: ValidationError, *, where: str, known: Iterable[str]) -> str:
     if first["type"] == "extra_forbidden":
         return f"{where}: {unknown('key', str(first['loc'][-1]), known)}"
     message = first["msg"].removeprefix("Value error, ")
-    shown = "" if first["type"] in ("missing", "value_error") else f", not {first['input']!r}"
+    given = "" if first["type"] in ("missing", "value_error") else f", not {shown(first['input'])}"
     message = message[:1].lower() + message[1:] if message.startswith("Input") else message
-    return f"{where}: {path + ': ' if path else ''}{message}{shown}"
+    return f"{where}: {path + ': ' if path else ''}{message}{given}"
 
 
 @cache

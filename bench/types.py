@@ -5,6 +5,7 @@ Nothing here imports torch, so plans, leaderboards and comparisons start at once
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
@@ -18,8 +19,23 @@ Status = Literal["done", "failed"]
 Scalar = str | int | float | bool | None
 
 
+#: A message keeps the first and the last of a longer text.
+_LONGEST_MESSAGE = 2000
+_LONGEST_NUMBER = 100
+#: Numbers beyond ten to this power, or so near to zero, are refused: hardly a float holds them.
+_HIGHEST_POWER = 300
+_FURTHEST = 10**_HIGHEST_POWER
+
+
 class UsageError(Exception):
-    """Something the user gave is wrong. One line that says what, where and what would be right."""
+    """Something the user gave is wrong. One line that says what, where and what would be right.
+
+    It is one line whatever it repeats of what was given: a line break is written as a
+    backslash and an n, and a text of more than 2,000 characters is cut in its middle.
+    """
+
+    def __init__(self, line: object = "") -> None:
+        super().__init__(shortened("\\n".join(str(line).splitlines()), _LONGEST_MESSAGE))
 
 
 class StoreError(UsageError):
@@ -36,20 +52,47 @@ class Ending(BaseException):
     """
 
 
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most ``most`` characters: of a longer one the beginning and the end."""
+    if len(text) <= most:
+        return text
+    tail = most // 4
+    return f"{text[: most - tail - 5]} ... {text[-tail:]}"
+
+
+def shown(value: object, most: int = 100) -> str:
+    """Return any value as a message may repeat it: its ``repr``, of at most ``most`` characters, and never an error."""
+    try:
+        return shortened(repr(value), most)
+    # A number of more digits than Python writes out, or lists too deep in one another.
+    except Exception:
+        return f"a value of type {type(value).__name__}"
+
+
 def exact(value: object) -> Fraction:
     """Return ``value`` (``"8/255"``, ``0.25``, ``1``) as the fraction that its text means.
 
     A float is read through its shortest decimal text, so 0.031 is 31/1000 and never 8/255.
 
     Raises:
-        ValueError: the text is no number.
+        ValueError: the text is no number, or one of more than 100 characters, or it is not within 1e-300 to 1e300.
     """
+    no_number = f"{shown(value)} is not a number such as 0.25 or '8/255'"
+    too_far = f"{shown(value)} is not a number of at most 100 characters between 1e-300 and 1e300"
     if isinstance(value, bool) or not isinstance(value, str | int | float | Fraction):
-        raise ValueError(f"{value!r} is not a number such as 0.25 or '8/255'")
+        raise ValueError(no_number)
+    # As a fraction, a number with a long exponent would be written out digit by digit.
+    text = "" if isinstance(value, int | Fraction) else "".join(str(value).split())
+    power = re.search(r"[eE]([+-]?\d+(?:_\d+)*)$", text[:_LONGEST_NUMBER])
+    if len(text) > _LONGEST_NUMBER or (power is not None and abs(int(power[1])) > _HIGHEST_POWER):
+        raise ValueError(too_far)
     try:
-        return Fraction(value) if isinstance(value, int | Fraction) else Fraction(str(value).replace(" ", ""))
+        found = Fraction(value) if isinstance(value, int | Fraction) else Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{value!r} is not a number such as 0.25 or '8/255'") from None
+        raise ValueError(no_number) from None
+    if found and not Fraction(1, _FURTHEST) <= abs(found) <= _FURTHEST:
+        raise ValueError(too_far)
+    return found
 
 
 @lru_cache
