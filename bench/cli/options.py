@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from bench.schedule.telling import Reporter
     from bench.types import CellResult
 
-
 #: Kinds of variants that have a flag of their own.
 _VARIANTS = {
     "protocol": "tpap or sound: which settings of attacks and recipes",
@@ -76,14 +75,18 @@ def store_root(args: argparse.Namespace) -> Path:
 
 
 def work(args: argparse.Namespace) -> tuple[Request, Work]:
-    """Return what is asked for and its plan."""
+    """Return what is asked for and its plan, with a warning for each weights file that cannot be used."""
+    from bench.schedule import unusable
     from bench.schedule.plan import make
 
     chosen = request(args, args.what)
     how = {"n": args.n, "seed": args.seed, "only": args.only, "shard": args.shard}
     # What is verified must not stand on images that were altered in the cache.
     how["thorough"] = getattr(args, "verify", None) is not None
-    return chosen, make(*chosen.parts, name=chosen.name, data_folder=data_folder(args), **how)
+    planned = make(*chosen.parts, name=chosen.name, data_folder=data_folder(args), lenient=True, **how)
+    if planned.unusable:
+        unusable.warn(planned, planned.unusable)
+    return chosen, planned
 
 
 def data_folder(args: argparse.Namespace) -> Path | None:

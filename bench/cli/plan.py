@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from bench.cli import options
+
+if TYPE_CHECKING:
+    from bench.schedule.predict import Piece, RecipeCost
 
 #: How far apart the shortest and the longest time may lie before both are said.
 _WIDE = 1.2
@@ -24,28 +29,25 @@ def main(args: argparse.Namespace) -> int:
     config, work = options.work(args)
     device = options.device(args, config)
 
+    from bench.schedule import unusable
     from bench.schedule.predict import costs, pieces
     from bench.store import Store
 
+    work = unusable.checked(work)
+    code = 3 if work.unusable else 0
     if args.cost:
-        rows = costs(work, device)
-        if args.json:
-            print(json.dumps([row._asdict() for row in rows], indent=2))
-            return 0
-        print(
-            f"{'model':<14}{'recipe':<12}{'M params':>10}{'train TFLOP/epoch':>20}{'test TFLOP':>12}{'test images':>13}"
-        )
-        for row in rows:
-            print(
-                f"{row.model:<14}{row.recipe:<12}{row.params / 1e6:>10.2f}{row.train_tflop_per_epoch:>20.4g}"
-                f"{row.test_tflop:>12.4g}{row.test_images:>13}"
-            )
-        print("2 FLOPs per multiply-add; a backward pass counts as two forwards, as published tables count it.")
-        return 0
-    found = pieces(work, Store(options.store_root(args)), device)
+        rows = costs(work.usable, device)
+        _print_costs(rows, as_json=args.json)
+        return code
+    found = pieces(work.usable, Store(options.store_root(args)), device)
     if args.json:
         print(json.dumps([piece._asdict() for piece in found], indent=2))
-        return 0
+        return code
+    _print_pieces(found, config.variants)
+    return code
+
+
+def _print_pieces(found: list[Piece], variants: Sequence[str]) -> None:
     width = max((len(piece.what) for piece in found), default=0)
     for piece in found:
         tflop = "unknown" if piece.tflop is None else f"{piece.tflop:.3g}"
@@ -60,11 +62,23 @@ def main(args: argparse.Namespace) -> int:
         f"{sum(piece.tflop or 0 for piece in todo):.3g} TFLOP, {_time(sum(piece.seconds or 0 for piece in todo))}"
         + (f", and {unknown} whose cost no formula states" if unknown else "")
     )
-    if config.variants:
-        print(f"variants that lie over the configuration: {', '.join(config.variants)}")
+    if variants:
+        print(f"variants that lie over the configuration: {', '.join(variants)}")
     if most > _WIDE * least:
         print(f"{_time(least)} if all images break at once, {_time(most)} if none: attacks leave broken ones alone")
-    return 0
+
+
+def _print_costs(rows: list[RecipeCost], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([row._asdict() for row in rows], indent=2))
+        return
+    print(f"{'model':<14}{'recipe':<12}{'M params':>10}{'train TFLOP/epoch':>20}{'test TFLOP':>12}{'test images':>13}")
+    for row in rows:
+        print(
+            f"{row.model:<14}{row.recipe:<12}{row.params / 1e6:>10.2f}{row.train_tflop_per_epoch:>20.4g}"
+            f"{row.test_tflop:>12.4g}{row.test_images:>13}"
+        )
+    print("2 FLOPs per multiply-add; a backward pass counts as two forwards, as published tables count it.")
 
 
 def _time(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,6 @@ from bench.data import data_ref, open_set
 from bench.keys import Keys, training_key
 from bench.models.build import network_ref
 from bench.schedule.formula import passes_of
-from bench.seals import file_sha256
 from bench.sweeps import labels_of, sweep
 from bench.types import (
     Access,
@@ -33,6 +32,7 @@ from bench.types import (
     UsageError,
     WeightsRef,
 )
+from bench.weights import WeightsFile
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,24 @@ class Work:
     weights_files: Mapping[str, Path]
     #: Every cell that was asked for, those of other shards too.
     asked: tuple[PlannedCell, ...] = ()
+    #: Why weights trained elsewhere cannot be used, by the training key of each classifier that needs them.
+    unusable: Mapping[str, str] = field(default_factory=dict)
+
+    def why_unusable(self, model: ModelRef) -> str | None:
+        """Return why the weights of a base classifier cannot be used, if so."""
+        return self.unusable.get(training_key(model)) if self.unusable else None
+
+    def why_not(self, cell: Cell) -> str | None:
+        """Return why a cell can only fail: weights of its classifier, or of the attacked one, cannot be used."""
+        return next((why for model in models_of(cell) if (why := self.why_unusable(model)) is not None), None)
+
+    @property
+    def usable(self) -> Work:
+        """The plan without the cells that can only fail."""
+        if not self.unusable:
+            return self
+        cells = tuple(planned for planned in self.plan.cells if self.why_not(planned.cell) is None)
+        return replace(self, plan=RunPlan(name=self.plan.name, cells=cells))
 
 
 def cell_key(cell: Cell) -> str:
@@ -99,6 +117,7 @@ def make(
     only: str | None = None,
     shard: tuple[int, int] | None = None,
     thorough: bool = False,
+    lenient: bool = False,
 ) -> Work:
     """Return every cell of the configurations, each once, grouped by base classifier, clean first.
 
@@ -113,14 +132,19 @@ def make(
         shard: ``(i, n)`` keeps the i-th of n parts, counted from 1; together they are the plan. Cells that stand on one
             adversarial set, or on sets of one suite, are in one part.
         thorough: hash the images again, and what was decoded of them, however unchanged they look.
+        lenient: plan the cells of weights files that cannot be used too, so that these fail and the others are done.
 
     Raises:
-        UsageError: a method, value, image set or weights file that does not hold.
+        UsageError: a method, value, image set or, unless ``lenient``, weights file that does not hold.
     """
     if n is not None and n <= 0:
         raise UsageError(f"--n {n}: the number of test images must be at least 1")
     keys = Keys()
     made = [_cells(config, data_folder, n, seed, keys, thorough=thorough) for config in configs]
+    files = {file.sha256: file for _, found in made for file in found}
+    problems = {sha: file.problem for sha, file in files.items() if file.problem is not None}
+    if problems and not lenient:
+        raise UsageError(next(iter(problems.values())))
     cells = [cell for found, _ in made for cell in found]
     if only is not None:
         kept = [cell for cell in cells if only in str(cell.names) or fnmatch.fnmatchcase(str(cell.names), only)]
@@ -132,13 +156,26 @@ def make(
     if shard is not None:
         unique = _part(unique, *shard, keys)
     plan = RunPlan(name=name or configs[0].name, cells=tuple(unique))
-    return Work(plan, data_folder, {sha: path for _, files in made for sha, path in files.items()}, asked)
+    paths = {sha: file.path for sha, file in files.items() if file.path is not None}
+    return Work(plan, data_folder, paths, asked, _unusable(asked, problems))
+
+
+def _unusable(cells: tuple[PlannedCell, ...], problems: Mapping[str, str]) -> dict[str, str]:
+    """Return the problems of weights files, by their SHA-256, for each classifier of the cells that needs one."""
+    if not problems:
+        return {}
+    models = {id(model): model for planned in cells for model in models_of(planned.cell)}.values()
+    return {
+        training_key(model): problems[model.weights.sha256]
+        for model in models
+        if isinstance(model.weights, WeightsRef) and model.weights.sha256 in problems
+    }
 
 
 def _cells(
     config: Config, data_folder: Path | None, n: int | None, seed: int | None, keys: Keys, *, thorough: bool
-) -> tuple[list[PlannedCell], dict[str, Path]]:
-    """Return the cells of one configuration, and the files of weights trained elsewhere by their SHA-256."""
+) -> tuple[list[PlannedCell], list[WeightsFile]]:
+    """Return the cells of one configuration, and the files of weights trained elsewhere."""
     defenses, attacks = axes.defenses(config), axes.attacks(config)
     networks = [
         (each.arch, network_ref(each.arch, params), swept)
@@ -150,8 +187,8 @@ def _cells(
     bases = [defense.base for defense in defenses] + [attack.source for attack in attacks if attack.source]
     needs_training = any(base.recipe for base in bases)
     train = _data(config, "train", data_folder, config.dataset.train_n, thorough=thorough) if needs_training else None
-    files = {base.weights: weights.find(base.weights) for base in bases if base.weights}
-    hashes = {name: file_sha256(path) for name, path in files.items()}
+    files = {name: weights.inspect(name) for name in dict.fromkeys(base.weights for base in bases if base.weights)}
+    hashes = {name: file.sha256 for name, file in files.items()}
     rows = _by_base(defenses)
     if config.worst_case:
         attacks = sorted(attacks, key=_dearness)
@@ -163,7 +200,7 @@ def _cells(
         for defense in rows
         for planned in maker.cells(defense, attacks, chained=config.worst_case)
     ]
-    return cells, {hashes[name]: path for name, path in files.items()}
+    return cells, list(files.values())
 
 
 def _data(

@@ -144,6 +144,10 @@ class _Lead:
             if self.runner.store.finished(planned) is not None:
                 self._one_more()
                 continue
+            if self.runner.work.why_not(planned.cell) is not None:
+                self.runner.cell(planned)  # It fails at once.
+                self._one_more()
+                continue
             self._submit(planned)
             while len(self.pending) >= _IN_FLIGHT:
                 self._wait()

@@ -26,6 +26,7 @@ from bench.keys import seed_of, training_key
 from bench.lease import Busy
 from bench.provenance import provenance, source
 from bench.runlog import RunLog
+from bench.schedule import unusable
 from bench.schedule.chunks import read_chunk, write_chunk
 from bench.schedule.loaded import Classifier, Loaded
 from bench.schedule.measure import Measure
@@ -50,6 +51,7 @@ from bench.types import (
     PlannedCell,
     StoreError,
     TrainRef,
+    UsageError,
 )
 
 _log = logging.getLogger("crossfire")
@@ -91,8 +93,8 @@ class Runner:
         self._failed: set[str] = set()
         about = {"plan": self.work.plan.name, "cells": len(self.work.plan.cells), "device": str(self.device)}
         self.log = RunLog(self.store.root / "log", {**about, "commit": source()[0]})
-        every = (self.work, self.store, self.device, self.batch)
-        left = (lambda: Remaining(pieces(*every, patience=0.1))) if self.work.plan.cells else None
+        every = (self.store, self.device, self.batch)
+        left = (lambda: Remaining(pieces(self.work.usable, *every, patience=0.1))) if self.work.plan.cells else None
         self._tell = Telling(self.reporter, self.log, left)
 
     def check(self) -> None:
@@ -194,6 +196,8 @@ class Runner:
     def _made(self, planned: PlannedCell) -> CellResult:
         """Make what a cell stands on, then the cell."""
         cell, started = planned.cell, time.monotonic()
+        if (problem := self.work.why_not(cell)) is not None:
+            raise UsageError(problem)
         _require_unchanged(cell)
         if cell.attack is not None:
             self._classifier(cell.attack.model, cell.data)
@@ -293,12 +297,12 @@ class Runner:
         self.log.write("trained", what=what, key=folder.name, seconds=round(time.monotonic() - started, 3))
 
     def check_weights(self) -> None:
-        """Raises UsageError: a weights file of the plan does not fit its network. To be called before any work."""
-        for cell in {training_key(planned.cell.model): planned.cell for planned in self.work.plan.cells}.values():
-            if not isinstance(cell.model.weights, TrainRef):
-                # A factory that breaks its contract fails its own cells, which say why.
-                with suppress(MethodError):
-                    self._classifier(cell.model, cell.data)
+        """Find the weights files that do not fit their networks, before any work; their cells will fail.
+
+        Raises:
+            UsageError: every cell that was asked for needs a weights file that cannot be used.
+        """
+        self.work = unusable.checked(self.work)
 
     def make_set(self, ref: AttackRef, planned: PlannedCell) -> None:
         """Make the chunks of an adversarial set that are missing; several processes make different ones.

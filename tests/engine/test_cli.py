@@ -65,23 +65,6 @@ def test_a_store_that_is_a_file(capsys, tmp_path):
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_another_architecture(capsys, tmp_path):
-    import torch
-    from safetensors.torch import save_file
-
-    from bench.models.small_cnn import small_cnn
-
-    save_file(small_cnn(10, in_channels=1, image_size=8, channels=5).state_dict(), tmp_path / "net.safetensors")
-    text = tiny.CONFIG.replace('use = "fgsm-at"', f'use = "weights:{tmp_path}/net.safetensors"')
-    (tmp_path / "t.toml").write_text(text)
-    assert main(["run", str(tmp_path / "t.toml"), "--store", str(tmp_path / "store")]) == 2
-    assert "another architecture" in capsys.readouterr().err
-    torch.save({"weight": print}, tmp_path / "net.pt")
-    (tmp_path / "t.toml").write_text(text.replace(".safetensors", ".pt"))
-    assert main(["run", str(tmp_path / "t.toml"), "--store", str(tmp_path / "store")]) == 2
-    assert "more than tensors" in capsys.readouterr().err
-
-
 def test_help_and_list_import_no_torch():
     for words in (["--help"], ["list"], ["run", "--help"], ["leaderboard", "--help"]):
         code = (

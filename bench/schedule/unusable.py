@@ -1,0 +1,92 @@
+"""Weights files that cannot be used: the cells that need them fail with the reason, and the others are done."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+
+from bench import weights
+from bench.keys import training_key
+from bench.models.build import build
+from bench.schedule.plan import Work, models_of
+from bench.types import DataRef, MethodError, ModelRef, UsageError, WeightsRef
+
+_log = logging.getLogger("crossfire")
+#: Rows and columns that a line names; more would not be read.
+_NAMED = 5
+
+
+def checked(work: Work) -> Work:
+    """Return a plan that also knows which weights files do not fit their networks, with a warning of each.
+
+    Each file is loaded once to find out; torch is imported.
+
+    Raises:
+        UsageError: every cell that was asked for needs a weights file that cannot be used.
+    """
+    unusable: dict[str, str] = {}
+    seen: set[int] = set()
+    for planned in work.plan.cells:
+        for model in models_of(planned.cell):
+            if id(model) in seen or not isinstance(model.weights, WeightsRef):
+                continue
+            seen.add(id(model))
+            if (key := training_key(model)) not in work.unusable:
+                problem = _problem(model, work, planned.cell.data)
+                unusable |= {} if problem is None else {key: problem}
+    found = replace(work, unusable={**work.unusable, **unusable})
+    if unusable:
+        warn(found, unusable)
+    return found
+
+
+def _problem(model: ModelRef, work: Work, data: DataRef) -> str | None:
+    from bench.isolation import isolated
+
+    assert isinstance(model.weights, WeightsRef)
+    try:
+        with isolated(f"network {model.network.name}"):
+            net = build(model.network, data.num_classes, data.image_shape)
+            path = work.weights_files[model.weights.sha256]
+            weights.load(path, net)
+            weights.check_finite(path, net)
+    except UsageError as error:
+        return str(error)
+    except MethodError:
+        # A factory that breaks its contract fails its own cells, which say why.
+        return None
+    return None
+
+
+def warn(work: Work, unusable: Mapping[str, str]) -> None:
+    """Warn of weights files that cannot be used: which rows and columns of a plan need them, and why they fail.
+
+    Args:
+        work: the plan, which knows of them.
+        unusable: why each of them cannot be used, by the training key of the classifier that needs it.
+
+    Raises:
+        UsageError: every cell that was asked for needs a weights file that cannot be used.
+    """
+    reasons = {planned.key: work.why_not(planned.cell) for planned in work.asked}
+    if None not in reasons.values():
+        first, *others = dict.fromkeys(map(str, reasons.values()))
+        more = f" (and {len(others)} more such reasons)" if others else ""
+        raise UsageError(f"every cell needs weights that cannot be used: {first}{more}")
+    places: dict[str, list[str]] = defaultdict(list)
+    for planned in work.plan.cells:
+        cell, names = planned.cell, planned.names
+        if (why := unusable.get(training_key(cell.model))) is not None:
+            places[why].append(f"row {names.model}/{names.defense}")
+        elif cell.attack is not None and (why := unusable.get(training_key(cell.attack.model))) is not None:
+            places[why].append(f"column {names.attack}")
+    for why, found in places.items():
+        _log.warning("%s will fail (%d cells): %s", _named(found), len(found), why)
+
+
+def _named(places: list[str]) -> str:
+    names = list(dict.fromkeys(places))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -1,0 +1,160 @@
+"""Weights files that cannot be used: their own rows fail, with the reason said before any work, and the others run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bench import weights
+from bench.cli import main
+from bench.models.small_cnn import small_cnn
+from bench.schedule.plan import make
+from bench.store import Store
+from bench.types import UsageError
+from tests.engine.test_run import named
+
+HEAD = """
+schema = 1
+name = "weights"
+
+[dataset]
+name = "digits"
+n = 10
+
+[[models]]
+arch = "small-cnn"
+channels = 4
+hidden = 16
+
+[[attacks]]
+use = "fgsm"
+eps = "0.1"
+"""
+#: What each damaged file is said to be; those of the first list without torch.
+SEEN = {
+    "gone.safetensors": "no file",
+    "folder.safetensors": "is a folder",
+    "loop.safetensors": "cannot be read: Too many levels",
+    "pipe.pt": "is no plain file",
+    "x" * 300 + ".pt": "cannot be read: File name too long",
+    "net.bin": "not '.bin'",
+    "empty.safetensors": "is empty",
+    "empty.pt": "is empty",
+    "cut.safetensors": "not fully covered",
+    "cut.pt": "was cut short",
+    "pickle.safetensors": "no readable weights file",
+}
+LOADED = {
+    "other.safetensors": "belongs to another architecture",
+    "nan.safetensors": "1 of the 36 numbers of features.0.weight are NaN or infinite",
+    "code.pt": "more than tensors, and is not loaded: it asks for",
+    "list.pt": "not a state dict",
+    "numbered.pt": "not a state dict",
+    "sparse.pt": "cannot be loaded into the network",
+}
+
+
+class Fires:
+    def __reduce__(self):
+        return Path.touch, (Path("fired"),)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    state = small_cnn(10, in_channels=1, image_size=8, channels=4, hidden=16).state_dict()
+    save_file(state, folder / "good.safetensors")
+    torch.save(state, folder / "good.pt")
+    for kind in ("safetensors", "pt"):
+        (folder / f"empty.{kind}").touch()
+        (folder / f"cut.{kind}").write_bytes((folder / f"good.{kind}").read_bytes()[:-100])
+    (folder / "folder.safetensors").mkdir()
+    (folder / "loop.safetensors").symlink_to("loop.safetensors")
+    os.mkfifo(folder / "pipe.pt")
+    (folder / "net.bin").write_bytes(b"weights")
+    torch.save({"weight": Fires()}, folder / "code.pt")
+    (folder / "pickle.safetensors").write_bytes((folder / "code.pt").read_bytes())
+    save_file(small_cnn(10, in_channels=1, image_size=8, channels=5).state_dict(), folder / "other.safetensors")
+    nan = {name: value.clone() for name, value in state.items()}
+    nan["features.0.weight"][0, 0, 0, 0] = torch.nan
+    save_file(nan, folder / "nan.safetensors")
+    torch.save([1, 2], folder / "list.pt")
+    torch.save({1: torch.zeros(2)}, folder / "numbered.pt")
+    torch.save({name: value.to_sparse() for name, value in state.items()}, folder / "sparse.pt")
+    return folder
+
+
+def config(folder, names):
+    path = folder / "weights.toml"
+    path.write_text(HEAD + "".join(f'[[defenses]]\nuse = "weights:{folder}/{name}"\n' for name in names))
+    return str(path)
+
+
+@pytest.mark.parametrize(("name", "says"), SEEN.items(), ids=lambda text: text[:20])
+def test_what_can_be_seen_of_a_file_without_torch(folder, name, says):
+    found = weights.inspect(f"weights:{folder / name}")
+    assert says in found.problem and "\n" not in found.problem
+    assert found.path is None and len(found.sha256) == 64
+
+
+def test_it_is_seen_without_torch(folder):
+    code = f"import sys; from bench import weights; weights.inspect('weights:{folder}/cut.safetensors'); "
+    code += f"weights.inspect('weights:{folder}/cut.pt'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_bad_rows_fail_alone_and_are_said_before_any_work(folder, tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [*SEEN, "good.safetensors", *LOADED]
+    words = [config(folder, names), "--store", str(tmp_path / "store")]
+    says = {**SEEN, **LOADED}
+
+    def check(lines):
+        for name, reason in says.items():
+            (line,) = (line for line in lines if f"row small-cnn/weights:{name} will fail" in line)
+            assert reason in line
+        assert not any("good.safetensors" in line for line in lines)
+
+    assert main(["plan", *words]) == 3
+    out, _ = capsys.readouterr()
+    check(caplog.messages)
+    assert "2 cells" in out and "good.safetensors" in out and "nan.safetensors" not in out
+    assert not (tmp_path / "store").exists()
+
+    caplog.clear()
+    assert main(["run", *words, "--report", str(tmp_path / "report")]) == 3
+    out, _ = capsys.readouterr()
+    check(caplog.messages)
+    results = named(tmp_path)
+    assert len(results) == 2 * len(names)
+    for name, reason in says.items():
+        for attack in ("clean", "fgsm"):
+            result = results[f"weights:{name}/{attack}/white-box"]
+            assert result.status == "failed" and reason in result.error.message
+    assert all(results[f"weights:good.safetensors/{attack}/white-box"].status == "done" for attack in ("clean", "fgsm"))
+    assert "incomplete: 2 of" in out
+    assert not (tmp_path / "fired").exists()
+
+
+def test_where_every_row_is_bad_nothing_is_begun(folder, tmp_path, capsys):
+    for names in (["gone.safetensors", "empty.pt"], ["nan.safetensors"], ["gone.safetensors", "nan.safetensors"]):
+        for verb in ("plan", "run"):
+            assert main([verb, config(folder, names), "--store", str(tmp_path / "store")]) == 2
+            assert "every cell needs weights that cannot be used" in capsys.readouterr().err
+    assert not Store(tmp_path / "store").root.exists()
+
+
+def test_gc_deletes_nothing_for_want_of_a_file(folder, tmp_path, capsys):
+    assert main(["gc", config(folder, ["good.safetensors", "gone.safetensors"]), "--store", str(tmp_path)]) == 2
+    assert "no file" in capsys.readouterr().err
+
+
+def test_a_plan_for_others_knows_no_bad_file(folder):
+    from bench import config as configs
+
+    with pytest.raises(UsageError, match="is empty"):
+        make(*configs.request(config(folder, ["good.safetensors", "empty.pt"]), {}).parts)
