@@ -5,7 +5,6 @@ After Carlini et al. (2019), Tramer et al. (2020), Pintor et al. (2022) and Auto
 
 from __future__ import annotations
 
-import base64
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -16,7 +15,7 @@ from typing import NamedTuple
 from bench import registry
 from bench.keys import Keys
 from bench.stats import mcnemar, wilson
-from bench.types import CellResult, UsageError
+from bench.types import CellResult, UsageError, outcomes
 
 #: Flags that say that gradients or answers of a function mislead: no attack on it is to be trusted.
 MISLEADING = frozenset(
@@ -178,8 +177,8 @@ def _by(results: Iterable[CellResult]) -> dict[str, list[_Cell]]:
     for result in results:
         if result.cell.attack is None or not (result.clean_bits and result.adversarial_bits):
             continue
-        clean, attacked = (int.from_bytes(base64.b64decode(t)) for t in (result.clean_bits, result.adversarial_bits))
         cell = result.cell
+        clean, attacked = (outcomes(text, cell.data.n) for text in (result.clean_bits, result.adversarial_bits))
         function = " ".join(keys.text(part) for part in (cell.data, cell.model, cell.step, cell.seed))
         cells[function].append(_Cell(result, clean & attacked, result.cell.data.n, needs(result)))
     return cells

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bench.types import AttackRef, Cell, DataRef, ModelRef, TrainRef, WeightsRef, jsonable
+from bench.types import AttackRef, Cell, DataRef, ModelRef, TrainRef, WeightsRef, jsonable, outcomes
 
 # Part of every key: raise it when the way of measuring changes, so that old numbers are never mixed with new ones.
 EVALUATION_VERSION = 2
@@ -123,10 +123,7 @@ def unpack_bits(text: str, n: int) -> Sequence[bool]:
     Raises:
         ValueError: the text does not hold ``n`` outcomes.
     """
-    data = base64.b64decode(text, validate=True)
-    if len(data) != -(-n // 8):
-        raise ValueError(f"{len(data)} bytes cannot hold exactly {n} outcomes")
-    bits = "".join(f"{byte:08b}" for byte in data)
+    bits = f"{outcomes(text, n):0{n}b}"
     return [bit == "1" for bit in bits[:n]]
 
 

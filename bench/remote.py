@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench import cards
+from bench.reading import read_result
 from bench.seals import unsealed
-from bench.store import Store, read_result, write_atomically
+from bench.store import Store, write_atomically
 from bench.types import CellResult, UsageError
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _check(data: bytes, name: str, url: str) -> CellResult | None:
     try:
         if name.endswith("/card.json"):
             unsealed(data)
-        return read_result(data.decode()) if name.startswith("cells/") else None
+        return read_result(data) if name.startswith("cells/") else None
     except ValueError as error:
         raise UsageError(f"{url}/{name}: {error}; delete it there") from None
 

@@ -16,7 +16,6 @@ reader never sees half a file, and whatever a dead process left behind is ignore
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import re
@@ -26,18 +25,14 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from bench.keys import canonical_json, sha256_hex, unpack_bits
+from bench.keys import canonical_json, sha256_hex
 from bench.lease import Leases
+from bench.reading import MAX_RESULT, read_bytes, read_result
 from bench.seals import KnownFiles
-from bench.stats import wilson
 from bench.types import CellResult, PlannedCell, StoreError, UsageError, jsonable
 
 _KEY = re.compile(r"[0-9a-f]{64}")
-_SEAL = re.compile(r'"schema":(?P<schema>\d+)(?P<sha>,"sha256":"(?P<hash>[0-9a-f]{64})"),"status":')
 _log = logging.getLogger("crossfire")
-_UNDER_ATTACK = '"accuracy_under_attack":'
 #: What an operating system says of a disk that is full, over its quota, read-only or broken.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 
@@ -174,7 +169,7 @@ class Store:
     def _read(self, key: str, planned: PlannedCell | None) -> CellResult | None:
         path = self.cell_file(key)
         try:
-            result = read_result(path.read_text(encoding="utf-8"), planned)
+            result = read_result(read_bytes(path, MAX_RESULT), planned)
             if result.key != key:
                 raise ValueError(f"it is the result of {result.key}")
             return result
@@ -200,51 +195,6 @@ def _bytes(path: Path) -> bytes | None:
         return path.read_bytes()
     except OSError:
         return None
-
-
-def read_result(text: str, planned: PlannedCell | None = None) -> CellResult:
-    """Return the result in a line or file of JSON.
-
-    With the planned cell that it belongs to, that one and its names are taken and no equal one is parsed, so that the
-    results of a plan share what its cells have in common. Where it was written before there was an accuracy under
-    attack, that follows from its outcomes, with its interval; where these are not kept either, it is ``None``.
-
-    Raises:
-        ValueError: not a whole result: cut short, altered since it was written, or of another schema.
-    """
-    # What was hashed is the canonical text without the hash, so the text itself can be checked, unparsed.
-    seal = _SEAL.search(text)
-    body = (text[: seal.start("sha")] + text[seal.end("sha") :]).strip() if seal else ""
-    if seal is None or seal["hash"] != sha256_hex(body):
-        raise ValueError("the result was cut short or altered since it was written")
-    if int(seal["schema"]) != 1:
-        raise ValueError(f"schema {seal['schema']} is not one that this version reads (1)")
-    try:
-        if planned is None and _UNDER_ATTACK in body:
-            return CellResult.model_validate_json(body)
-        found = json.loads(body)
-        if old := isinstance(found.get("metrics"), dict) and _UNDER_ATTACK not in body:
-            found["metrics"] |= dict.fromkeys(("accuracy_under_attack", "ci_low", "ci_high"))
-        if planned is not None:
-            found |= {"cell": planned.cell, "names": planned.names}
-        result = CellResult.model_validate(found)
-        return _with_accuracy_under_attack(result) if old else result
-    except ValidationError as error:
-        raise ValueError(str(error).partition("\n")[0]) from None
-
-
-def _with_accuracy_under_attack(result: CellResult) -> CellResult:
-    """Return a result with what its outcomes say of accuracy under attack, if it has them.
-
-    Raises:
-        ValueError: it does not have one outcome for each image.
-    """
-    bits, metrics = result.adversarial_bits if result.cell.attack else result.clean_bits, result.metrics
-    if bits is None or metrics is None:
-        return result
-    share, low, high = wilson(sum(unpack_bits(bits, metrics.n)), metrics.n)
-    update = {"accuracy_under_attack": share, "ci_low": low, "ci_high": high}
-    return result.model_copy(update={"metrics": metrics.model_copy(update=update)})
 
 
 def _checked(key: str) -> str:

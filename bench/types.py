@@ -5,12 +5,15 @@ Nothing here imports torch, so plans, leaderboards and comparisons start at once
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
+from datetime import datetime
 from fractions import Fraction
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 Norm = Literal["linf", "l2", "wasserstein", "flow"]
 Access = Literal["white-box", "static", "adaptive", "transfer"]
@@ -102,11 +105,96 @@ def eps_text(eps: Fraction) -> str:
     return f"{steps}/255" if steps.denominator == 1 and eps.denominator > 10 else str(eps)
 
 
+# The bounds of what a result may say, wherever it was made. They are wide: what lies beyond was not measured, and is
+# what sums, fractions and tables would break on.
+MAX_IMAGES = 50_000_000
+MAX_FLAGS = 100
+MAX_PARAMS = 1_000
+_MAX_MESSAGE, _MAX_TRACEBACK = 10_000, 200_000
+_MAX_TEXT = 10_000
+_MAX_SUITE = 1_000
+_MAX_CLASSES = 30_000
+_MAX_PACKAGES = 1_000
+_MAX_EPS = 10**6
+#: Room for the 64 bits of the seeds that there are.
+_MAX_WHOLE = 2**64
+_MAX_FLOAT = 1e300
+#: Of accuracies that are compared; some are means in single precision.
+_ROUND_OFF = 1e-6
+
+#: A path may be part of it.
+Name = Annotated[str, Field(max_length=5_000)]
+#: Of names and what tells them apart.
+CellName = Annotated[str, Field(max_length=20_000)]
+Word = Annotated[str, Field(max_length=200)]
+Key = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
+Digest = Annotated[str, Field(max_length=128)]
+Images = Annotated[int, Field(gt=0, le=MAX_IMAGES)]
+Whole = Annotated[int, Field(ge=-_MAX_WHOLE, le=_MAX_WHOLE)]
+Count = Annotated[int, Field(ge=0, le=10**18)]
+Side = Annotated[int, Field(ge=1, le=100_000)]
+Classes = Annotated[int, Field(ge=1, le=1_000_000)]
+#: Base64 of a bit for each image.
+Bits = Annotated[str, Field(max_length=MAX_IMAGES // 6 + 8)]
+Draws = Annotated[int, Field(ge=1, le=1_000_000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Distance = Annotated[float, Field(ge=0, le=1e6)]
+Seconds = Annotated[float, Field(ge=0, le=1e12)]
+Flops = Annotated[float, Field(ge=0, le=1e30)]
+PassCount = Annotated[float, Field(ge=0, le=1e12)]
+Rate = Annotated[float, Field(le=1e9)]
+
+
+def _parameters(params: dict[str, Scalar]) -> dict[str, Scalar]:
+    for name, value in params.items():
+        if isinstance(value, str):
+            bounded = len(value) <= _MAX_TEXT
+        elif isinstance(value, float):
+            bounded = abs(value) <= _MAX_FLOAT
+        else:
+            bounded = value is None or abs(value) <= _MAX_WHOLE
+        if not bounded:
+            raise ValueError(f"{shown(name)} = {shown(value)} is out of bounds")
+    return params
+
+
+def _time(text: str) -> str:
+    if not re.fullmatch(r"(19|20|21)\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?\+00:00", text, re.ASCII):
+        raise ValueError(f"{shown(text)} is not a time such as 2026-11-22T10:00:00+00:00")
+    datetime.fromisoformat(text)
+    return text
+
+
+Params = Annotated[dict[Name, Scalar], Field(max_length=MAX_PARAMS), AfterValidator(_parameters)]
+Time = Annotated[str, Field(max_length=40), AfterValidator(_time)]
 ExactFraction = Annotated[Fraction, BeforeValidator(exact), PlainSerializer(str, return_type=str)]
 
 
+def outcomes(text: str, n: int) -> int:
+    """Return which of ``n`` images were right as the bits of one whole number, the first image the highest.
+
+    Args:
+        text: what ``keys.pack_bits`` made of them.
+        n: images, at least 1.
+
+    Raises:
+        ValueError: the text does not hold one outcome for each image.
+    """
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("outcomes that are not base64") from None
+    if len(data) != -(-n // 8):
+        raise ValueError(f"{len(data)} bytes cannot hold exactly {n} outcomes")
+    padded = int.from_bytes(data, "big")
+    padding = 8 * len(data) - n
+    if padded & ((1 << padding) - 1):
+        raise ValueError(f"more than {n} outcomes")
+    return padded >> padding
+
+
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Passes(NamedTuple):
@@ -134,6 +222,8 @@ class Threat(Frozen):
         if self.norm != "l2" and self.eps > 1:
             hint = f"; pixels are in [0, 1], did you mean '{self.eps}/255'?" if self.eps <= 255 else ""
             raise ValueError(f"eps = {self.eps} is above 1{hint}")
+        if self.eps > _MAX_EPS:
+            raise ValueError(f"eps = {shown(str(self.eps))} is above {_MAX_EPS:,}")
         return self
 
 
@@ -141,9 +231,9 @@ class MethodRef(Frozen):
     """One attack, recipe, test-time step or network with every parameter spelled out."""
 
     kind: Kind
-    name: str
-    params: dict[str, Scalar] = {}
-    code_sha: str
+    name: Name
+    params: Params = {}
+    code_sha: Digest
 
 
 class DataRef(Frozen):
@@ -153,17 +243,17 @@ class DataRef(Frozen):
     image in the list, where that is not all.
     """
 
-    name: str
+    name: Name
     split: Literal["train", "test"]
-    n: int = Field(gt=0)
+    n: Images
     subset: Literal["first", "stratified"] = "first"
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    classes: tuple[str, ...] = Field((), exclude_if=lambda given: not given)
-    classes_present: int | None = Field(None, exclude_if=lambda count: count is None)
+    image_shape: tuple[Side, Side, Side]
+    num_classes: Classes
+    classes: tuple[Name, ...] = Field((), max_length=_MAX_CLASSES, exclude_if=lambda given: not given)
+    classes_present: Classes | None = Field(None, exclude_if=lambda count: count is None)
     interpolation: Literal["nearest", "bilinear"] = "bilinear"
-    indices_sha: str
-    data_sha: str
+    indices_sha: Digest
+    data_sha: Digest
 
 
 class Schedule(Frozen):
@@ -175,18 +265,18 @@ class Schedule(Frozen):
     ``compile`` are ways to compute: they change the last digits, so they are part of the name of the weights.
     """
 
-    epochs: int = Field(100, ge=0)
-    batch: int = Field(128, gt=0)
+    epochs: int = Field(100, ge=0, le=1_000_000)
+    batch: int = Field(128, gt=0, le=MAX_IMAGES)
     optimizer: Literal["sgd"] = "sgd"
-    lr: float = Field(0.01, gt=0)
+    lr: Rate = Field(0.01, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-3, ge=0)
+    weight_decay: Rate = Field(1e-3, ge=0)
     schedule: Literal["multistep", "one-cycle"] = "multistep"
-    drops: tuple[float, ...] = (0.75, 0.9)
+    drops: tuple[float, ...] = Field((0.75, 0.9), max_length=1_000)
     drop_factor: float = Field(0.1, gt=0, le=1)
     augment: Literal["none", "flip", "crop-flip"] = "none"
     ema: float = Field(0.0, ge=0, lt=1)
-    holdout: int = Field(0, ge=0)
+    holdout: int = Field(0, ge=0, le=MAX_IMAGES)
     bf16: bool = False
     channels_last: bool = False
     compile: bool = False
@@ -208,15 +298,15 @@ class TrainRef(Frozen):
     recipe: MethodRef
     schedule: Schedule
     data: DataRef
-    seed: int
+    seed: Whole
     chosen_by: MethodRef | None = Field(None, exclude_if=lambda attack: attack is None)
 
 
 class WeightsRef(Frozen):
     """Weights trained elsewhere, by the SHA-256 of their file."""
 
-    name: str
-    sha256: str
+    name: Name
+    sha256: Digest
 
 
 class ModelRef(Frozen):
@@ -230,7 +320,7 @@ class Earlier(Frozen):
     """An attack that a later one of the same suite leaves the broken images of."""
 
     attack: MethodRef
-    eot: int = 1
+    eot: Draws = 1
 
 
 class AttackRef(Frozen):
@@ -246,10 +336,10 @@ class AttackRef(Frozen):
     attack: MethodRef
     threat: Threat
     data: DataRef
-    seed: int
-    eot: int = 1
+    seed: Whole
+    eot: Draws = 1
     # An attack on its own has the text, and so the key, that it had before there were suites.
-    after: tuple[Earlier, ...] = Field((), exclude_if=lambda earlier: not earlier)
+    after: tuple[Earlier, ...] = Field((), max_length=_MAX_SUITE, exclude_if=lambda earlier: not earlier)
 
     @property
     def previous(self) -> AttackRef | None:
@@ -261,23 +351,29 @@ class AttackRef(Frozen):
 
 
 class Cell(Frozen):
-    """One measurement: a deployed defense, on a list of images, clean or under one attack."""
+    """One measurement: a deployed defense, on a list of images, clean or under an attack on these images."""
 
     data: DataRef
     model: ModelRef
     step: MethodRef | None
     access: Access
     attack: AttackRef | None
-    seed: int
+    seed: Whole
+
+    @model_validator(mode="after")
+    def _on_the_same_images(self) -> Cell:
+        if self.attack is not None and self.attack.data is not self.data and self.attack.data != self.data:
+            raise ValueError("the attacked images are not those of the cell")
+        return self
 
 
 class Names(Frozen):
     """How a cell is called in tables. Not part of any key."""
 
-    dataset: str
-    model: str
-    defense: str
-    attack: str
+    dataset: Name
+    model: Name
+    defense: Name
+    attack: Name
     access: Access
 
     def __str__(self) -> str:
@@ -294,88 +390,144 @@ class Metrics(Frozen):
     image if most of its draws are, in each of these.
     """
 
-    n: int
-    clean_accuracy: float
-    accuracy_under_attack: float | None
-    robust_accuracy: float
-    ci_low: float | None
-    ci_high: float | None
-    mean_linf: float
-    mean_l2: float
+    n: Images
+    clean_accuracy: Share
+    accuracy_under_attack: Share | None
+    robust_accuracy: Share
+    ci_low: Share | None
+    ci_high: Share | None
+    mean_linf: Distance
+    mean_l2: Distance
     #: ``deterministic``, or ``majority-of-k``: a random defense is asked k times, and an image is right if most are.
-    protocol: str = "deterministic"
+    protocol: Word = "deterministic"
     #: Robust accuracy of a random defense: the mean over its draws, and counting only images right in every draw.
-    robust_mean: float | None = None
-    robust_worst: float | None = None
+    robust_mean: Share | None = None
+    robust_worst: Share | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Metrics:
+        attacked = self.accuracy_under_attack
+        if self.robust_accuracy > min(self.clean_accuracy, 1.0 if attacked is None else attacked) + _ROUND_OFF:
+            raise ValueError("robust_accuracy is above clean_accuracy or accuracy_under_attack")
+        if attacked is None or self.ci_low is None or self.ci_high is None:
+            if not attacked is self.ci_low is self.ci_high:
+                raise ValueError("accuracy_under_attack, ci_low and ci_high: some are there and some are not")
+        elif not self.ci_low - _ROUND_OFF <= attacked <= self.ci_high + _ROUND_OFF:
+            raise ValueError("accuracy_under_attack is not between ci_low and ci_high")
+        if (self.robust_worst or 0.0) > min(self.robust_accuracy, self.robust_mean or 0.0) + _ROUND_OFF:
+            raise ValueError("robust_worst is above robust_accuracy or robust_mean")
+        return self
 
 
 class Cost(Frozen):
     """Passes and time per example, warm-up excluded; FLOPs count 2 per multiply-add (see bench/cost.py)."""
 
-    forwards_per_example: float
-    backwards_per_example: float
-    seconds_per_example: float
-    flops_per_example: float | None
-    peak_memory_bytes: int | None
+    forwards_per_example: PassCount
+    backwards_per_example: PassCount
+    seconds_per_example: Seconds
+    flops_per_example: Flops | None
+    peak_memory_bytes: Count | None
 
 
 class DefenseCost(Frozen):
     """What a defense costs by itself: to train for an epoch, and to test once per image."""
 
-    params: int
-    train_flops_per_epoch: float | None
-    train_seconds_per_epoch: float | None
-    test_flops: float
-    test_seconds: float
-    test_forwards: float
-    test_backwards: float
+    params: Count
+    train_flops_per_epoch: Flops | None
+    train_seconds_per_epoch: Seconds | None
+    test_flops: Flops
+    test_seconds: Seconds
+    test_forwards: PassCount
+    test_backwards: PassCount
 
 
 class Provenance(Frozen):
     """Where a number was made. None of it is part of a key."""
 
-    commit: str | None
+    commit: Word | None
     dirty: bool
-    machine: str
-    device: str
-    threads: int
-    python: str
-    packages: dict[str, str]
-    layout: str = ""
+    machine: Name
+    device: Name
+    threads: int = Field(ge=0, le=1_000_000)
+    python: Word
+    packages: dict[Word, Word] = Field(max_length=_MAX_PACKAGES)
+    layout: Word = ""
     deterministic: bool
-    finished: str
+    finished: Time
 
 
 class CellError(Frozen):
-    kind: str
-    message: str
-    traceback: str
+    kind: Word
+    message: str = Field(max_length=_MAX_MESSAGE)
+    traceback: str = Field(max_length=_MAX_TRACEBACK)
+
+    @classmethod
+    def of(cls, error: BaseException, message: str, traceback: str) -> CellError:
+        """Return what is kept of an error, cut to what a result may hold and with what is no Unicode spelled out."""
+        texts = (type(error).__name__, 200), (message, _MAX_MESSAGE), (traceback, _MAX_TRACEBACK)
+        kind, message, traceback = (
+            shortened(text, most).encode("utf-8", "backslashreplace").decode()[:most] for text, most in texts
+        )
+        return cls(kind=kind, message=message, traceback=traceback)
 
 
 class CellResult(Frozen):
-    """What one cell gave. Per-example outcomes are bit lists (``keys.pack_bits``) in the order of the image list."""
+    """What one cell gave. Per-example outcomes are bit lists (``keys.pack_bits``) in the order of the image list.
 
-    schema_: int = Field(1, alias="schema")
-    key: str
+    What contradicts itself is refused: a result is done and has metrics, or it failed and has an error; outcomes are as
+    many as images and say what the metrics say.
+    """
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    key: Key
     names: Names
     cell: Cell
     status: Status
     error: CellError | None = None
     metrics: Metrics | None = None
-    clean_bits: str | None = None
-    adversarial_bits: str | None = None
-    flags: tuple[str, ...] = ()
+    clean_bits: Bits | None = None
+    adversarial_bits: Bits | None = None
+    flags: tuple[Word, ...] = Field((), max_length=MAX_FLAGS)
     #: SHA-256 of the file with one row per example.
-    records_sha: str | None = None
+    records_sha: Key | None = None
     cost: Cost | None = None
     defense_cost: DefenseCost | None = None
     provenance: Provenance
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, ser_json_inf_nan="null")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CellResult:
+        if self.names.access != self.cell.access:
+            raise ValueError(f"it is called {self.names.access} and was measured {self.cell.access}")
+        done = self.status == "done"
+        if (self.metrics is not None, self.error is not None) != (done, not done):
+            said = "no metrics, or an error" if done else "metrics, or no error"
+            raise ValueError(f"it is {self.status} and has {said}")
+        if self.metrics is None:
+            if self.clean_bits is not None or self.adversarial_bits is not None:
+                raise ValueError("it failed and has outcomes")
+        else:
+            _require_outcomes(self.metrics, self.cell, self.clean_bits, self.adversarial_bits)
+        return self
+
+
+def _require_outcomes(metrics: Metrics, cell: Cell, clean_bits: str | None, adversarial_bits: str | None) -> None:
+    """Raises ValueError: metrics are of other images than the cell, or outcomes say otherwise than the metrics."""
+    n = cell.data.n
+    if metrics.n != n:
+        raise ValueError(f"metrics of {metrics.n} images in a cell of {n}")
+    clean = outcomes(clean_bits, n) if clean_bits is not None else None
+    attacked = outcomes(adversarial_bits, n) if adversarial_bits is not None else clean if cell.attack is None else None
+    both = clean & attacked if clean is not None and attacked is not None else None
+    for name, bits in (("clean_accuracy", clean), ("accuracy_under_attack", attacked), ("robust_accuracy", both)):
+        said = getattr(metrics, name)
+        if bits is not None and said is not None and round(said * n) != bits.bit_count():
+            raise ValueError(f"{name} = {said}, but {bits.bit_count()} of {n} outcomes are right")
 
 
 class PlannedCell(Frozen):
-    key: str
+    key: Key
     names: Names
     cell: Cell
 

@@ -9,23 +9,23 @@ carry the outcome of every example as bits, so two commits are compared image by
 
 from __future__ import annotations
 
-import json
+import os
 import platform
 import re
 import subprocess
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import Field
 
-from bench import planned
+from bench import planned, reading
 from bench.keys import canonical_json, sha256_hex
 from bench.planned import Asked
 from bench.provenance import source
-from bench.store import Store, read_result, write_atomically
-from bench.types import CellResult, UsageError, jsonable
+from bench.store import Store, write_atomically
+from bench.types import CellResult, Frozen, UsageError, jsonable, shown
 
 #: Of the file as a whole; each line also has the schema of a result.
 SCHEMA = 1
@@ -46,6 +46,21 @@ class Recorded(NamedTuple):
     asked: tuple[Asked, ...] = ()
 
 
+class RunFile(NamedTuple):
+    """What a file of recorded results holds: these, and what the runs were asked for, as far as it says."""
+
+    results: list[CellResult]
+    asked: tuple[Asked, ...]
+
+
+class _Head(Frozen):
+    """The first line of a run file."""
+
+    format: Literal["crossfire-run"]
+    schema_: int = Field(alias="schema", ge=1, le=SCHEMA)
+    asked: tuple[Asked, ...] = Field((), max_length=100_000)
+
+
 def write_run(results: Iterable[CellResult], root: Path, asked: Iterable[Asked] = ()) -> Path:
     """Write what holds for the code as it is now to ``root/results/runs/<machine>/<commit>.json``; return the file.
 
@@ -54,15 +69,18 @@ def write_run(results: Iterable[CellResult], root: Path, asked: Iterable[Asked] 
     changes it is called ``<commit>-dirty``, outside a checkout ``no-commit``.
 
     Raises:
-        UsageError: the file is there and cannot be read, or cannot be written.
+        UsageError: the file is there and cannot be read, or cannot be written, or would be larger than what is read.
     """
     commit, dirty = source()
     machine = re.sub(r"[^A-Za-z0-9_.-]+", "-", platform.node()).strip(".-") or "unnamed"
     path = root / RUNS / machine / f"{commit or 'no-commit'}{'-dirty' if dirty else ''}.json"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    before = parse(text, str(path)) if text else []
+    before = _read_run(path) if os.path.lexists(path) else RunFile([], ())
+    data = serialise([*before.results, *results], [*before.asked, *asked]).encode()
+    if len(data) > reading.MAX_RUN_FILE:
+        size = f"{len(data):,} bytes, and run files have at most {reading.MAX_RUN_FILE:,}"
+        raise UsageError(f"{path} would have {size}; compare stores instead, which have no limit")
     try:
-        write_atomically(path, serialise([*before, *results], [*_asked(text, str(path)), *asked]).encode())
+        write_atomically(path, data)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
     return path
@@ -80,42 +98,66 @@ def serialise(results: Iterable[CellResult], asked: Iterable[Asked] = ()) -> str
     return "\n".join(lines) + "\n"
 
 
-def parse(text: str, name: str) -> list[CellResult]:
-    """Return the results in the text of a run file.
+def parse(data: bytes, name: str) -> RunFile:
+    """Return what the bytes of a run file hold.
 
     Raises:
-        UsageError: it is no run file, of a newer schema, or one of its lines is damaged.
+        UsageError: it is no run file, of a newer schema, or one of its lines is damaged or has the key of another.
     """
-    first, *lines = text.splitlines() or [""]
+    lines = _lines(data)
+    head = _head(next(lines), name)
+    results: dict[str, CellResult] = {}
+    for number, line in enumerate(lines, start=2):
+        try:
+            result = reading.read_result(line)
+            if result.key in results:
+                raise ValueError("the key of a line before it")
+        except ValueError as error:
+            raise UsageError(f"{name}, line {number}: {error}") from None
+        results[result.key] = result
+    return RunFile(list(results.values()), head.asked)
+
+
+def _lines(data: bytes) -> Iterator[bytes]:
+    """Yield lines one by one: the first of millions may well be the last that is looked at."""
+    start = 0
+    while start < len(data) or start == 0:
+        end = data.find(b"\n", start)
+        end = len(data) if end < 0 else end
+        yield data[start:end]
+        start = end + 1
+
+
+def _head(line: bytes, name: str) -> _Head:
     try:
-        head = json.loads(first)
+        head = reading.document(line)
         schema = head["schema"] if head["format"] == "crossfire-run" else None
     except (ValueError, KeyError, TypeError):
         schema = None
     if schema is None:
-        raise UsageError(f"{name} is no run file of Crossfire: its first line does not say so")
+        hint = reading.what_else(line)
+        raise UsageError(f"{name} is no run file of Crossfire: its first line does not say so{hint}")
     if not isinstance(schema, int) or schema > SCHEMA:
-        raise UsageError(f"{name} has schema {schema}, this version reads up to {SCHEMA}: update Crossfire")
-    results = []
-    for number, line in enumerate(lines, start=2):
-        try:
-            results.append(read_result(line))
-        except ValueError as error:
-            raise UsageError(f"{name}, line {number}: {str(error).splitlines()[0]}") from None
-    return results
+        raise UsageError(f"{name} has schema {shown(schema)}, this version reads up to {SCHEMA}: update Crossfire")
+    try:
+        return reading.validated(_Head, line)
+    except ValueError as error:
+        raise UsageError(f"{name}, line 1: what was asked for is damaged: {error}") from None
 
 
-def _asked(text: str, name: str) -> tuple[Asked, ...]:
-    """Return what the first line of a run file says was asked for; one of an older version does not say.
+def _read_run(path: Path) -> RunFile:
+    """Return what a run file holds.
 
     Raises:
-        UsageError: that is damaged.
+        UsageError: it cannot be read, or :func:`parse` says so.
     """
-    head = json.loads(text.partition("\n")[0]) if text else {}
     try:
-        return tuple(Asked.model_validate(each) for each in head.get("asked", ()))
-    except ValidationError as error:
-        raise UsageError(f"{name}, line 1: what was asked for is damaged: {str(error).splitlines()[0]}") from None
+        data = reading.read_bytes(path, reading.MAX_RUN_FILE)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read as a run file: {error}") from None
+    return parse(data, str(path))
 
 
 def read(what: str | Path, *, repository: Path | None = None) -> Recorded:
@@ -129,13 +171,10 @@ def read(what: str | Path, *, repository: Path | None = None) -> Recorded:
         UsageError: ``what`` is none of these, or holds no results.
     """
     path = Path(what)
-    if path.is_file():
-        try:
-            text = path.read_text(encoding="utf-8")
-            found = Recorded(str(what), parse(text, str(what)), asked=_asked(text, str(what)))
-        except (OSError, UnicodeDecodeError):
-            raise UsageError(f"{what} cannot be read as text") from None
-    elif (path / "cells").is_dir() or (path.is_dir() and not _is_commit(str(what), repository)):
+    if os.path.isfile(path):
+        run = _read_run(path)
+        found = Recorded(str(what), run.results, asked=run.asked)
+    elif os.path.isdir(path / "cells") or (os.path.isdir(path) and not _is_commit(str(what), repository)):
         found = _read_store(path)
     elif isinstance(what, Path):
         raise UsageError(f"no store at {what}: run first, or name another with --store")
@@ -169,7 +208,7 @@ def read_both(base: str | Path, head: str | Path, *, repository: Path | None = N
     Raises:
         UsageError: a side is none or holds no results, or both are one file or store, or the run of one commit.
     """
-    if Path(base).exists() and Path(head).exists() and Path(base).samefile(head):
+    if os.path.exists(base) and os.path.exists(head) and os.path.samefile(base, head):
         raise UsageError(f"'{base}' and '{head}' are one and the same: nothing to compare")
     old, new = read(base, repository=repository), read(head, repository=repository)
     if old.commit is None or old.commit != new.commit:
@@ -224,9 +263,9 @@ class _Runs:
         for path in sorted((self._root / RUNS).glob("*/*.json")):
             self.commits.setdefault(path.stem, {})[path.relative_to(self._root).as_posix()] = None
         for tree in ("HEAD", self.named(name)):
-            listed = _git(self._root, "ls-tree", "-r", "--name-only", tree, f"{RUNS.as_posix()}/") or ""
-            for line in listed.splitlines():
-                self.commits.setdefault(PurePosixPath(line).stem, {}).setdefault(line, tree)
+            listed = _git(self._root, "ls-tree", "-r", "-z", "--name-only", tree, f"{RUNS.as_posix()}/") or ""
+            for name in listed.split("\0"):
+                self.commits.setdefault(PurePosixPath(name).stem, {}).setdefault(name, tree)
 
     def named(self, name: str) -> str:
         """Return the full name of a commit."""
@@ -240,9 +279,20 @@ class _Runs:
         found: list[CellResult] = []
         for path, tree in (item for commit in commits for item in self.commits[commit].items()):
             place = self._root / path
-            text = place.read_text(encoding="utf-8") if tree is None else _git(self._root, "show", f"{tree}:{path}")
-            found += parse(text or "", str(place))
+            run = _read_run(place) if tree is None else parse(self._committed(f"{tree}:{path}"), str(place))
+            found += run.results
         return found
+
+    def _committed(self, path: str) -> bytes:
+        """Return a file as a tree of git has it.
+
+        Raises:
+            UsageError: it is too large.
+        """
+        size = int(_git(self._root, "cat-file", "-s", path) or 0)
+        if size > reading.MAX_RUN_FILE:
+            raise UsageError(f"{path} has {size:,} bytes, and at most {reading.MAX_RUN_FILE:,} are read")
+        return _git_bytes(self._root, "cat-file", "blob", path) or b""
 
     def recorded_ancestors(self, commit: str) -> Iterator[str]:
         """Yield the ancestors of a commit that have results, nearest first."""
@@ -278,10 +328,15 @@ def _is_commit(name: str, repository: Path | None) -> bool:
 
 
 def _git(folder: Path, *words: str) -> str | None:
+    found = _git_bytes(folder, *words)
+    # Names of files may be of any encoding.
+    return None if found is None else os.fsdecode(found).strip()
+
+
+def _git_bytes(folder: Path, *words: str) -> bytes | None:
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, encoding="utf-8", timeout=60
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, timeout=60)
+    # A name with a NUL is a ValueError.
+    except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout if done.returncode == 0 else None

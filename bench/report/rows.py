@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from typing import Literal
 from bench import registry
 from bench.checks import unsound
 from bench.stats import paired_difference, spread, wilson
-from bench.types import Access, Cell, CellResult, DefenseCost, Threat, eps_text
+from bench.types import Access, Cell, CellResult, DefenseCost, Threat, eps_text, outcomes
 from bench.verdicts import Verdict
 
 ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
@@ -152,10 +151,7 @@ def has_outcomes(result: CellResult) -> bool:
 
 
 def _bits(result: CellResult, text: str | None) -> int:
-    data = base64.b64decode(text or "", validate=True)
-    if len(data) != -(-result.cell.data.n // 8):
-        raise ValueError(f"{result.names}: {len(data)} bytes of outcomes for {result.cell.data.n} images")
-    return int.from_bytes(data, "big")
+    return outcomes(text or "", result.cell.data.n)
 
 
 #: Access, the text of a threat, and the id of an attack; text, since comparing threats is slow and there are many.

@@ -55,7 +55,7 @@ def _sheet(
     if (clean := sources[name]) is None:
         return None
     # Those that the attack broke tell most; the bits hold the first image highest.
-    bits = f"{attacked_bits(r):0{-(-made.data.n // 8) * 8}b}"[: len(attacked)]
+    bits = f"{attacked_bits(r):0{made.data.n}b}"[: len(attacked)]
     order = sorted(range(len(bits)), key=lambda i: (bits[i] == "1", i))[:_IMAGES]
     lines = (np.concatenate([part[i] for i in sorted(order)], axis=2) for part in (clean, attacked))
     return _png(np.concatenate(list(lines), axis=1))

@@ -218,7 +218,7 @@ class _Lead:
             names=planned.names,
             cell=planned.cell,
             status="failed",
-            error=CellError(kind=type(error).__name__, message=message, traceback=str(error)),
+            error=CellError.of(error, message, str(error)),
             flags=("failed",),
             provenance=provenance(self.runner.device),
         )

@@ -163,10 +163,10 @@ class Runner:
                 names=planned.names,
                 cell=planned.cell,
                 status="failed",
-                error=CellError(
-                    kind=type(error).__name__,
-                    message=str(error).strip().partition("\n")[0] or type(error).__name__,
-                    traceback="".join(traceback.format_exception(error)),
+                error=CellError.of(
+                    error,
+                    str(error).strip().partition("\n")[0] or type(error).__name__,
+                    "".join(traceback.format_exception(error)),
                 ),
                 flags=("failed",),
                 provenance=provenance(self.device),

@@ -7,10 +7,10 @@ import pytest
 
 import bench
 from bench.keys import canonical_json, sha256_hex
+from bench.reading import read_result
 from bench.report import html, record
 from bench.report.board import build
 from bench.report.formats import as_json, comma_separated, latex, markdown
-from bench.store import read_result
 from bench.types import PlannedCell, UsageError, jsonable
 from tests.report.fabricate import result, stored, story
 

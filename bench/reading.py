@@ -1,0 +1,165 @@
+"""Where foreign bytes become our types: a limit of size, strict UTF-8, bounded JSON, then models with bounds.
+
+Whatever was not written by this process may be anything: cut short, altered, or made up with a right checksum. It
+comes in here. Behind here every value is of its type, within the bounds of ``bench/types.py``, and agrees with others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from bench.keys import sha256_hex
+from bench.stats import wilson
+from bench.types import CellResult, PlannedCell, outcomes, shortened
+
+#: Bytes of a file of recorded results; hosts of git repositories take no larger ones.
+MAX_RUN_FILE = 95 * 2**20
+#: Bytes of one result: the outcomes of the most images that there may be, and some more.
+MAX_RESULT = 20 * 10**6
+#: Bytes of any other document: a card, a plan.
+MAX_DOCUMENT = 64 * 2**20
+
+# Some bytes of text become hundreds of memory where they are lists in lists.
+_MAX_CONTAINERS = 100_000
+_MAX_VALUES = 2_000_000
+
+_SEAL = re.compile(rb'"schema":(?P<schema>\d{1,9})(?P<sha>,"sha256":"(?P<hash>[0-9a-f]{64})"),"status":')
+_UNDER_ATTACK = b'"accuracy_under_attack":'
+#: Writes what it reads as ``keys.canonical_json`` does, but for the order of keys.
+_AS_READ = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False)
+_FOREIGN = {
+    b"\x1f\x8b": "it is compressed",
+    b"\xef\xbb\xbf": "it begins with a byte order mark",
+    b"\xff\xfe": "it is UTF-16, not UTF-8",
+    b"\xfe\xff": "it is UTF-16, not UTF-8",
+}
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Return the contents of a file that has at most ``most`` bytes; whatever is no regular file is never waited for.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+        ValueError: it is a folder, a pipe, a device or a socket, or has more bytes.
+    """
+    # A pipe would wait for a writer.
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        about = os.fstat(number)
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError("it is not a file")
+        with open(number, "rb", closefd=False) as file:
+            # What is being written to may have grown since.
+            data = file.read(most + 1) if about.st_size <= most else b""
+    finally:
+        os.close(number)
+    if (size := max(about.st_size, len(data))) > most:
+        raise ValueError(f"it has {size:,} bytes, and at most {most:,} are read")
+    return data
+
+
+def document(data: bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: it is no JSON in UTF-8, or has NaN or infinities, more than 200 levels, or very many values.
+    """
+    if data.count(b"[") + data.count(b"{") > _MAX_CONTAINERS or data.count(b",") > _MAX_VALUES:
+        raise ValueError("it has more values than anything that Crossfire writes")
+    try:
+        return from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise ValueError(
+            f"it is no JSON, or of too many levels: {error}".replace(" line 1 column ", " byte ")
+        ) from None
+
+
+def validated(model: type[Model], data: bytes) -> Model:
+    """Return a JSON text as a model, each value of just its type.
+
+    Raises:
+        ValueError: it is none; one line that says which value is wrong.
+    """
+    document(data)
+    try:
+        return model.model_validate_json(data, strict=True)
+    except ValidationError as error:
+        raise ValueError(_first_of(error)) from None
+
+
+def what_else(data: bytes) -> str:
+    """Return what a file that is not ours seems to be, with a semicolon before it; nothing where that is not known."""
+    return next((f"; {kind}" for start, kind in _FOREIGN.items() if data.startswith(start)), "")
+
+
+def read_result(data: bytes | str, planned: PlannedCell | None = None) -> CellResult:
+    """Return the result in a line or file of JSON.
+
+    With the planned cell that it belongs to, that one and its names are taken and no equal one is parsed, so that the
+    results of a plan share what its cells have in common. Where it was written before there was an accuracy under
+    attack, that follows from its outcomes, with its interval; where these are not kept either, it is ``None``.
+
+    Raises:
+        ValueError: not a whole result: cut short, altered since it was written, of another schema, with a value that is
+            none, or in contradiction with itself. One line.
+    """
+    text = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    if len(text) > MAX_RESULT:
+        raise ValueError(f"the result has {len(text):,} bytes, and at most {MAX_RESULT:,} are read")
+    # What was hashed is the canonical text without the hash, so the text itself can be checked, unparsed.
+    seal = _SEAL.search(text)
+    body = (text[: seal.start("sha")] + text[seal.end("sha") :]).strip() if seal else b""
+    if seal is None or seal["hash"].decode() != sha256_hex(body):
+        raise ValueError("the result was cut short or altered since it was written")
+    if int(seal["schema"]) != 1:
+        raise ValueError(f"schema {int(seal['schema'])} is not one that this version reads (1)")
+    found = document(body)
+    # Of keys that stand there twice, one was dropped.
+    if not isinstance(found, dict) or _AS_READ.encode(found).encode() != body:
+        raise ValueError(
+            "the result was not written by Crossfire: keys twice, numbers that are none, or other spelling"
+        )
+    try:
+        return _result(found, body, planned)
+    except ValidationError as error:
+        raise ValueError(_first_of(error)) from None
+
+
+def _result(found: dict[str, Any], body: bytes, planned: PlannedCell | None) -> CellResult:
+    metrics = found.get("metrics")
+    if isinstance(metrics, dict) and _UNDER_ATTACK not in body:
+        metrics |= dict.fromkeys(("accuracy_under_attack", "ci_low", "ci_high"))
+        result = CellResult.model_validate_json(_AS_READ.encode(found), strict=True)
+        return _with_accuracy_under_attack(result)
+    if planned is None:
+        return CellResult.model_validate_json(body, strict=True)
+    return CellResult.model_validate(found | {"cell": planned.cell, "names": planned.names})
+
+
+def _with_accuracy_under_attack(result: CellResult) -> CellResult:
+    """Return a result with what its outcomes say of accuracy under attack, if it has them."""
+    bits, metrics = result.adversarial_bits if result.cell.attack else result.clean_bits, result.metrics
+    if bits is None or metrics is None:
+        return result
+    share, low, high = wilson(outcomes(bits, metrics.n).bit_count(), metrics.n)
+    update = {"accuracy_under_attack": share, "ci_low": low, "ci_high": high}
+    return result.model_copy(update={"metrics": metrics.model_copy(update=update)})
+
+
+def _first_of(error: ValidationError) -> str:
+    """Return the first of the errors: which value, and what is wrong with it."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = shortened(".".join(map(str, first["loc"])), 200)
+    what = shortened(first["msg"].removeprefix("Value error, "), 500)
+    return f"{where}: {what}" if where else what

@@ -1,0 +1,251 @@
+"""Results made by somebody else, with a right checksum and wrong values: one line that says where, and never more."""
+
+import base64
+import copy
+import gzip
+import json
+import os
+
+import pytest
+
+from bench import reading
+from bench.cli import main
+from bench.keys import canonical_json, pack_bits, sha256_hex
+from bench.reading import read_result
+from bench.report import record
+from bench.types import UsageError, jsonable
+from tests.report.fabricate import result, stored, story
+
+HEAD = b'{"format":"crossfire-run","schema":1}\n'
+BODY = jsonable(result(clean=[True, True, False, True], adversarial=[True, False, False, True]))
+
+
+def sealed(body):
+    """Return a result as a line, with a right checksum whatever it says."""
+    dump = dict(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(body, **dump).encode("utf-8", "surrogatepass")
+    return json.dumps({**body, "sha256": sha256_hex(text)}, **dump).encode("utf-8", "surrogatepass")
+
+
+def changed(path, value):
+    """Return the body of a result with another value at a dotted path."""
+    body = copy.deepcopy(BODY)
+    *folders, last = path.split(".")
+    inner = body
+    for name in folders:
+        inner = inner[name]
+    inner[last] = value
+    return body
+
+
+def test_what_is_not_changed_is_read():
+    assert read_result(sealed(BODY)) == result(clean=[True, True, False, True], adversarial=[True, False, False, True])
+
+
+HOSTILE = [
+    # outcomes
+    ("clean_bits", "AA==", "clean_accuracy = 0.75, but 0 of 4 outcomes are right"),
+    ("adversarial_bits", pack_bits([True] * 4), "accuracy_under_attack = 0.5, but 4 of 4"),
+    ("adversarial_bits", pack_bits([False, True, True, False]), "robust_accuracy = 0.5, but 1 of 4"),
+    ("clean_bits", "", "0 bytes cannot hold exactly 4 outcomes"),
+    ("clean_bits", base64.b64encode(bytes(99)).decode(), "99 bytes cannot hold exactly 4 outcomes"),
+    ("clean_bits", "####", "not base64"),
+    ("clean_bits", "ä", "not base64"),
+    ("clean_bits", base64.b64encode(b"\xdf").decode(), "more than 4 outcomes"),
+    ("clean_bits", 7, "clean_bits: Input should be a valid string"),
+    # counts and numbers
+    ("cell.data.n", 10**9, "cell.data.n: Input should be less than or equal to 50000000"),
+    ("cell.data.n", -4, "cell.data.n: "),
+    ("cell.data.n", 4.0, "cell.data.n: "),
+    ("cell.data.n", True, "cell.data.n: "),
+    ("cell.data.n", "4", "cell.data.n: "),
+    ("cell.data.num_classes", 0, "cell.data.num_classes: "),
+    ("cell.data.image_shape", [3, 32], "cell.data.image_shape"),
+    ("cell.data.image_shape", [3, 32, 10**9], "cell.data.image_shape"),
+    ("cell.seed", 10**30, "cell.seed: "),
+    ("metrics.n", 5, "metrics of 5 images in a cell of 4"),
+    ("metrics.clean_accuracy", 1.5, "metrics.clean_accuracy: "),
+    ("metrics.clean_accuracy", float("nan"), "it is no JSON"),
+    ("metrics.mean_l2", float("inf"), "it is no JSON"),
+    ("metrics.mean_l2", -1.0, "metrics.mean_l2: "),
+    ("metrics.robust_accuracy", 0.6, "robust_accuracy is above"),
+    ("metrics.ci_low", 0.9, "accuracy_under_attack is not between ci_low and ci_high"),
+    ("metrics.ci_low", None, "some are there and some are not"),
+    ("metrics.robust_worst", 0.9, "robust_worst is above"),
+    ("cost.flops_per_example", 1e308, "cost.flops_per_example: "),
+    ("cost.seconds_per_example", -1.0, "cost.seconds_per_example: "),
+    ("defense_cost.params", -1, "defense_cost.params: "),
+    ("defense_cost.test_flops", 1e308, "defense_cost.test_flops: "),
+    ("cell.attack.threat.eps", "1e99999999", "cell.attack.threat.eps: "),
+    ("cell.attack.threat.eps", "1e-99999999", "cell.attack.threat.eps: "),
+    ("cell.attack.threat.eps", "9" * 5000, "cell.attack.threat.eps: "),
+    ("cell.attack.threat.eps", "8/0", "cell.attack.threat.eps: "),
+    ("cell.attack.threat.eps", -1, "negative"),
+    ("cell.attack.threat", {"eps": "1e200", "norm": "l2"}, "above 1,000,000"),
+    ("cell.attack.attack.params", {"steps": 10**30}, "'steps' = 1000"),
+    ("cell.attack.attack.params", {"steps": [1]}, "cell.attack.attack.params.steps"),
+    ("cell.attack.attack.params", {"s": "x" * 20_000}, "out of bounds"),
+    ("cell.attack.attack.params", {f"p{i}": i for i in range(100_000)}, "cell.attack.attack.params: "),
+    ("cell.attack.eot", 0, "cell.attack.eot: "),
+    ("cell.attack.data.n", 5, "the attacked images are not those of the cell"),
+    ("cell.model.weights.schedule.epochs", -1, "cell.model.weights.TrainRef.schedule.epochs: "),
+    ("cell.model.weights.schedule.lr", 1e308, "cell.model.weights.TrainRef.schedule.lr: "),
+    # words
+    ("names.defense", "x" * 100_000, "names.defense: "),
+    ("names.access", "adaptive", "it is called adaptive and was measured white-box"),
+    ("names.access", "god-mode", "names.access: "),
+    ("names.attack", "\ud800", ""),
+    ("status", "perhaps", "status: "),
+    ("status", "failed", "it is failed and has metrics"),
+    ("metrics", None, "it is done and has no metrics"),
+    ("error", {"kind": "E", "message": "m", "traceback": "t"}, "it is done and has no metrics, or an error"),
+    ("key", "../../etc/passwd", "key: "),
+    ("key", BODY["key"] + "\n", "key: "),
+    ("records_sha", "0", "records_sha: "),
+    ("flags", [f"flag-{i}" for i in range(5000)], "flags: "),
+    ("flags", ["x" * 1000], "flags.0: "),
+    ("flags", {"a": 1}, "flags: "),
+    ("provenance.finished", "yesterday", "is not a time"),
+    ("provenance.finished", "2026-02-30T10:00:00+00:00", "provenance.finished: "),
+    ("provenance.packages", {f"p{i}": "1" for i in range(5000)}, "provenance.packages: "),
+    ("provenance.threads", -1, "provenance.threads: "),
+    ("extra", 1, "extra: "),
+    ("cell", None, "cell: "),
+    ("cell.model", [], "cell.model: "),
+    ("provenance", "here", "provenance: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"), HOSTILE, ids=[f"{i}-{each[0]}" for i, each in enumerate(HOSTILE)]
+)
+def test_a_value_that_is_none_is_one_line_with_its_row_and_place(tmp_path, capsys, path, value, message):
+    file = tmp_path / "run.json"
+    good = sealed(jsonable(result("other", clean=[True] * 4)))
+    file.write_bytes(HEAD + good + b"\n" + sealed(changed(path, value)) + b"\n")
+    assert main(["leaderboard", "--store", str(file)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"error: {file}, line 3: ") and message in said.err and said.err.count("\n") == 1
+    assert len(said.err) < 2500
+
+
+def test_a_suite_of_thousands_is_refused():
+    made = {"attack": BODY["cell"]["attack"]["attack"], "eot": 1}
+    with pytest.raises(ValueError, match="cell.attack.after: "):
+        read_result(sealed(changed("cell.attack.after", [made] * 5000)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"schema":1', b'"schema":1,"schema":1'),
+        (b'"seed":0', b'"seed":1,"seed":0'),
+        (b'"n":4', b'"n": 4'),
+        (b'"mean_l2":0.8', b'"mean_l2":8e-1'),
+        (b'"mean_l2":0.8', b'"mean_l2":1e400'),
+        (b'"mean_l2":0.8', b'"mean_l2":Infinity'),
+        (b'"params":{"rule":', b'"params":{"deep":' + b"[" * 5000 + b"]" * 5000 + b',"rule":'),
+        (b'"params":{"rule":', b'"params":{"wide":[' + b"[]," * 200_000 + b'[]],"rule":'),
+        (b'"params":{"rule":', b'"params":{"digits":' + b"9" * 5000 + b',"rule":'),
+        (b'"pgd"', b'"pg\xff"'),
+    ],
+)
+def test_text_that_crossfire_does_not_write_is_refused(old, new):
+    body = canonical_json(BODY).encode().replace(old, new, 1)
+    line = body.replace(b'"schema":1', b'"schema":1,"sha256":"' + sha256_hex(body).encode() + b'"', 1)
+    with pytest.raises(ValueError) as error:
+        read_result(line)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is no run file"),
+        (b"\x00\xff\xfe" * 99, "is no run file"),
+        (b"[" * 100_000, "is no run file"),
+        (b"\n" * 1_000_000, "is no run file"),
+        (gzip.compress(HEAD), "it is compressed"),
+        (b"\xef\xbb\xbf" + HEAD, "byte order mark"),
+        (HEAD.decode().encode("utf-16"), "UTF-16"),
+        (b'{"format":"crossfire-run","schema":"1"}\n', "has schema '1'"),
+        (b'{"format":"crossfire-run","schema":true}\n', "line 1: "),
+        (b'{"format":"crossfire-run","schema":0}\n', "line 1: "),
+        (b'{"format":"crossfire-run","schema":1,"asked":7}\n', "line 1: what was asked for is damaged: asked: "),
+        (b'{"format":"crossfire-run","schema":1,"more":7}\n', "line 1: "),
+        (HEAD + b"\n" * 1_000_000, "line 2: the result was cut short"),
+        (HEAD + b"null\n", "line 2: the result was cut short"),
+        (HEAD + sealed(BODY) + b"\n" + sealed(BODY) + b"\n", "line 3: the key of a line before it"),
+        (HEAD + b"x" * (reading.MAX_RESULT + 1), "line 2: the result has 20,000,001 bytes"),
+    ],
+)
+def test_files_that_are_no_run_files_are_one_line(tmp_path, capsys, data, message):
+    (tmp_path / "file.json").write_bytes(data)
+    for words in (["leaderboard", "--store"], ["compare", str(stored(tmp_path / "store", story(10)).root)]):
+        assert main([*words, str(tmp_path / "file.json")]) == 2
+        said = capsys.readouterr().err
+        assert message in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("asked", [
+    {"plan": "p", "table": "../../x", "dataset": "d", "model": "m", "n": 4, "cells": {}},
+    {"plan": "p", "table": "0" * 16, "dataset": "d", "model": "m", "n": 10**9, "cells": {}},
+    {"plan": "p", "table": "0" * 16, "dataset": "d", "model": "m", "n": 4, "cells": {"a": {"b": "no key"}}},
+    {"plan": "p" * 10_000, "table": "0" * 16, "dataset": "d", "model": "m", "n": 4, "cells": {}},
+])  # fmt: skip
+def test_plans_with_absurd_contents_are_refused(tmp_path, asked):
+    head = json.dumps({"format": "crossfire-run", "schema": 1, "asked": [asked]}).encode()
+    (tmp_path / "file.json").write_bytes(head + b"\n" + sealed(BODY) + b"\n")
+    with pytest.raises(UsageError, match="line 1: what was asked for is damaged: asked.0"):
+        record.read(tmp_path / "file.json")
+
+
+def test_lines_of_windows_and_lines_within_names_are_read(tmp_path):
+    odd = result("split\u2028defense\x85", recipe="other", clean=[True] * 4)
+    data = HEAD + sealed(BODY) + b"\n" + sealed(jsonable(odd)) + b"\n"
+    (tmp_path / "file.json").write_bytes(data.replace(b"\n", b"\r\n"))
+    assert [r.names.defense for r in record.read(tmp_path / "file.json").results] == ["standard", odd.names.defense]
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path):
+    with (tmp_path / "file.json").open("wb") as file:
+        file.truncate(100 * 2**20)
+    with pytest.raises(UsageError, match="has 104,857,600 bytes, and at most 99,614,720 are read"):
+        record.read(tmp_path / "file.json")
+
+
+def test_what_is_no_file_is_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ValueError, match="not a file"):
+            reading.read_bytes(place, 100)
+    with pytest.raises(UsageError, match="no commit, run file or store"):
+        record.read(str(tmp_path / "pipe"))
+    with pytest.raises(UsageError, match="no commit, run file or store"):
+        record.read("x" * 5000)
+
+
+def test_one_bad_result_of_a_store_is_a_warning(tmp_path, capsys):
+    store = stored(tmp_path / "store", story(10))
+    some = min((store.root / "cells").glob("*.json"))
+    body = json.loads(some.read_text())
+    del body["sha256"]
+    some.write_bytes(sealed({**body, "flags": ["f"] * 1000}))
+    assert main(["leaderboard", "--store", str(store.root), "--format", "md"]) == 0
+    said = capsys.readouterr()
+    assert f"1 damaged result files in {store.root} are left out: {some.stem[:12]}" in said.err
+    assert "standard" in said.out
+
+
+def test_recording_onto_what_is_no_run_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "source", lambda: ("b" * 40, False))
+    path = record.write_run(story(10), tmp_path)
+    path.write_bytes(b"\xff" * 10)
+    with pytest.raises(UsageError, match="is no run file"):
+        record.write_run(story(10), tmp_path)
+    assert path.read_bytes() == b"\xff" * 10
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UsageError, match="not a file"):
+        record.write_run(story(10), tmp_path)
