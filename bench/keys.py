@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from bench.types import AttackRef, Cell, DataRef, ModelRef, TrainRef, WeightsRef
 # Part of every key: raise it when the way of measuring changes, so that old numbers are never mixed with new ones.
 EVALUATION_VERSION = 2
 TRAINING_VERSION = 2
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Images and weights are known by their hashes: where they lie, and how their classes were ordered, is no part of a key.
 _NAME = {"name": True, "classes": True}
@@ -50,15 +53,19 @@ _ALL_BUT_NUMBERS = _without({"code_sha": True, "name": True})
 
 
 def canonical_json(value: Any) -> str:
-    """Return the one JSON text of ``value``: sorted keys, no blanks, NaN refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """Return the one JSON text of ``value``: sorted keys, no blanks, NaN refused.
+
+    Half a surrogate pair, such as the name of a file holds that is no UTF-8, is written as JSON's escape for it.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text if text.isascii() else _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def sha256_hex(*parts: str | bytes) -> str:
     """Return the SHA-256 of the parts, each preceded by its length so that no two lists collide."""
     digest = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        data = part.encode(errors="surrogatepass") if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "big"))
         digest.update(data)
     return digest.hexdigest()

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 from bench.keys import EVALUATION_VERSION, Keys, canonical_json, sha256_hex
 from bench.lease import Busy
 from bench.store import Store, write_atomically
-from bench.types import CellName, Frozen, Images, Key, Name, PlannedCell, Status, jsonable
+from bench.types import Frozen, Images, Key, PlannedCell, ShownCellName, ShownName, Status, jsonable
 
 SCHEMA = 1
 _log = logging.getLogger("crossfire")
@@ -37,12 +37,12 @@ class Asked(Frozen):
     ``cells`` are the keys by ``attack/access/seed``, by the name of the defense. ``table`` is the :func:`table_id`.
     """
 
-    plan: Name
+    plan: ShownName
     table: str = Field(pattern=r"\A[0-9a-f]{16}\z")
-    dataset: Name
-    model: Name
+    dataset: ShownName
+    model: ShownName
     n: Images
-    cells: dict[Name, dict[CellName, Key]]
+    cells: dict[ShownName, dict[ShownCellName, Key]]
 
     @property
     def title(self) -> str:

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
+from bench.visible import visible
+
 Norm = Literal["linf", "l2", "wasserstein", "flow"]
 Access = Literal["white-box", "static", "adaptive", "transfer"]
 Kind = Literal["attack", "recipe", "test-time", "network"]
@@ -122,11 +124,24 @@ _MAX_FLOAT = 1e300
 #: Of accuracies that are compared; some are means in single precision.
 _ROUND_OFF = 1e-6
 
+_MAX_NAME, _MAX_CELL_NAME, _MAX_WORD = 5_000, 20_000, 200
+
 #: A path may be part of it.
-Name = Annotated[str, Field(max_length=5_000)]
+Name = Annotated[str, Field(max_length=_MAX_NAME), AfterValidator(whole)]
+Word = Annotated[str, Field(max_length=_MAX_WORD), AfterValidator(whole)]
+
+
+def _shown(most: int, *, lines: bool = False) -> Any:
+    """Return the type of a text that is read and never computed with: nothing in it is hidden, wherever it is from."""
+    return Annotated[str, Field(max_length=most), AfterValidator(lambda text: shortened(visible(text, lines=lines), most))]
+
+
+ShownName = _shown(_MAX_NAME)
 #: Of names and what tells them apart.
-CellName = Annotated[str, Field(max_length=20_000)]
-Word = Annotated[str, Field(max_length=200)]
+ShownCellName = _shown(_MAX_CELL_NAME)
+ShownWord = _shown(_MAX_WORD)
+ShownMessage = _shown(_MAX_MESSAGE)
+ShownTraceback = _shown(_MAX_TRACEBACK, lines=True)
 Key = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 Digest = Annotated[str, Field(max_length=128)]
 Images = Annotated[int, Field(gt=0, le=MAX_IMAGES)]
@@ -148,7 +163,7 @@ Rate = Annotated[float, Field(le=1e9)]
 def _parameters(params: dict[str, Scalar]) -> dict[str, Scalar]:
     for name, value in params.items():
         if isinstance(value, str):
-            bounded = len(value) <= _MAX_TEXT
+            bounded = len(whole(value)) <= _MAX_TEXT
         elif isinstance(value, float):
             bounded = abs(value) <= _MAX_FLOAT
         else:
@@ -370,10 +385,10 @@ class Cell(Frozen):
 class Names(Frozen):
     """How a cell is called in tables. Not part of any key."""
 
-    dataset: Name
-    model: Name
-    defense: Name
-    attack: Name
+    dataset: ShownName
+    model: ShownName
+    defense: ShownName
+    attack: ShownName
     access: Access
 
     def __str__(self) -> str:
@@ -444,31 +459,31 @@ class DefenseCost(Frozen):
 class Provenance(Frozen):
     """Where a number was made. None of it is part of a key."""
 
-    commit: Word | None
+    commit: ShownWord | None
     dirty: bool
-    machine: Name
-    device: Name
+    machine: ShownName
+    device: ShownName
     threads: int = Field(ge=0, le=1_000_000)
-    python: Word
-    packages: dict[Word, Word] = Field(max_length=_MAX_PACKAGES)
-    layout: Word = ""
+    python: ShownWord
+    packages: dict[ShownWord, ShownWord] = Field(max_length=_MAX_PACKAGES)
+    layout: ShownWord = ""
     deterministic: bool
     finished: Time
 
 
 class CellError(Frozen):
-    kind: Word
-    message: str = Field(max_length=_MAX_MESSAGE)
-    traceback: str = Field(max_length=_MAX_TRACEBACK)
+    kind: ShownWord
+    message: ShownMessage
+    traceback: ShownTraceback
 
     @classmethod
     def of(cls, error: BaseException, message: str, traceback: str) -> CellError:
-        """Return what is kept of an error, cut to what a result may hold and with what is no Unicode spelled out."""
-        texts = (type(error).__name__, 200), (message, _MAX_MESSAGE), (traceback, _MAX_TRACEBACK)
-        kind, message, traceback = (
-            shortened(text, most).encode("utf-8", "backslashreplace").decode()[:most] for text, most in texts
+        """Return what is kept of an error, cut to what a result may hold."""
+        return cls(
+            kind=shortened(type(error).__name__, _MAX_WORD),
+            message=shortened(message, _MAX_MESSAGE),
+            traceback=shortened(traceback, _MAX_TRACEBACK),
         )
-        return cls(kind=kind, message=message, traceback=traceback)
 
 
 class CellResult(Frozen):
@@ -487,7 +502,7 @@ class CellResult(Frozen):
     metrics: Metrics | None = None
     clean_bits: Bits | None = None
     adversarial_bits: Bits | None = None
-    flags: tuple[Word, ...] = Field((), max_length=MAX_FLAGS)
+    flags: tuple[ShownWord, ...] = Field((), max_length=MAX_FLAGS)
     #: SHA-256 of the file with one row per example.
     records_sha: Key | None = None
     cost: Cost | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from statistics import geometric_mean
 
 from bench.report.compare import ALPHA, Change, Comparison, CostChange, Lost
 from bench.report.formats import escape_markdown
+from bench.visible import json_text, visible
 
 _SIGNS = {"regression": "-", "improvement": "+", "same": "=", "not comparable": "?"}
 _SHOWN = 20
@@ -89,7 +89,7 @@ def as_text(c: Comparison) -> str:
             "",
         ]
     lines += [line for line in _costs_and_times(c)]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(map(visible, lines)).rstrip() + "\n"
 
 
 def _largest(changes: list[Change]) -> list[Change]:
@@ -253,7 +253,7 @@ def as_json(c: Comparison) -> str:
         change["counts"] = given.counts._asdict() if given.counts else None
         change["changed_parameters"] = [each._asdict() for each in given.changed_parameters]
         change["renamed"] = [each._asdict() for each in given.renamed]
-    return json.dumps(body, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return json_text(body, indent=1) + "\n"
 
 
 FORMATS: dict[str, Callable[[Comparison], str]] = {"text": as_text, "md": as_markdown, "json": as_json}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from bench.report import text
 from bench.report.board import RANKED, Board, Column, Line, Table
 from bench.report.rows import WORST_CASE, Standing, Value
 from bench.types import CellResult, eps_text
+from bench.visible import json_text, visible
 
 SCHEMA = 1
 
@@ -35,7 +35,7 @@ def _markdown_table(table: Table, board: Board) -> str:
         for column in table.columns
     ]
     lines = [f"### {escape_markdown(table.title)}", ""]
-    lines += [f"**{table.incomplete}**", ""] if table.incomplete else []
+    lines += [f"**{escape_markdown(table.incomplete)}**", ""] if table.incomplete else []
     lines.append("| defense | access | " + " | ".join(heads) + " |")
     lines.append("| --- | --- |" + " ---: |" * len(heads))
     for line in table.lines:
@@ -188,7 +188,7 @@ def comma_separated(board: Board) -> str:
     out = io.StringIO()
     always = ["dataset", "model", "n", "incomplete", "defense", "access"]
     writer = csv.DictWriter(out, list(heads) or always, lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({name: _escape_csv(name) for name in writer.fieldnames})
     writer.writerows(
         {key: _escape_csv("; ".join(v) if isinstance(v, list) else v) for key, v in row.items()} for row in rows
     )
@@ -203,7 +203,7 @@ def as_json(board: Board) -> str:
 
 
 def _line(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+    return json_text(value)
 
 
 def payload(board: Board) -> dict[str, Any]:
@@ -345,9 +345,13 @@ def _left_out(board: Board) -> Sequence[str]:
     return [f"{board.superseded} older results of code since edited are left out."] if board.superseded else []
 
 
+#: What Markdown takes for more than itself: some marks anywhere, others where a line or an item of a list begins.
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]|~$]|^[#+=-](?=[#+= -]|$)|(?<=^\d)[.)](?= |$)|(?<=^\d\d)[.)](?= |$)")
+
+
 def escape_markdown(value: str) -> str:
     return (
-        re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", value.replace("\n", " "))
+        _MARKDOWN.sub(r"\\\g<0>", visible(value).strip())
         .replace("&", "&amp;")
         .replace("<", "&lt;")
         .replace(">", "&gt;")
@@ -356,18 +360,25 @@ def escape_markdown(value: str) -> str:
 
 _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "·": r"$\cdot$", "\n": " ",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "·": r"$\cdot$",
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
 }  # fmt: skip
 
 
 def _escape_latex(value: str) -> str:
     # After the end of a row a bracket or a star would be taken for its argument.
-    return "{}" * value.startswith(("[", "*")) + "".join(_LATEX.get(mark, mark) for mark in value)
+    return "{}" * value.startswith(("[", "*")) + "".join(_LATEX.get(mark, mark) for mark in visible(value))
+
+
+#: What spreadsheets begin a formula with, the wide forms of East Asian keyboards among them.
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 
 
 def _escape_csv(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    if not isinstance(value, str):
+        return value
+    shown = visible(value)
+    return f"'{shown}" if shown.lstrip().startswith(_FORMULA) else shown
 
 
 FORMATS: dict[str, Callable[[Board], str]] = {"md": markdown, "csv": comma_separated, "tex": latex, "json": as_json}

@@ -14,6 +14,7 @@ from bench.report.rows import Standing, Value, threat_text
 from bench.report.samples import samples
 from bench.store import Store
 from bench.types import AttackRef, CellResult, UsageError, jsonable
+from bench.visible import visible, visible_values
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -57,7 +58,7 @@ def render(board: Board, store: Store | None = None, data_folder: Path | None = 
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
     tables = [_table(table) for table in board.tables]
-    return environment.get_template("leaderboard.html").render(
+    page = environment.get_template("leaderboard.html").render(
         board=board,
         tables=tables,
         facts=_facts(board),
@@ -71,10 +72,12 @@ def render(board: Board, store: Store | None = None, data_folder: Path | None = 
             if any(line.access == a for t in board.tables for line in t.lines)
         ],
         optional=list(dict.fromkeys(c.label for t in board.tables for c in t.columns if c.label != "clean")),
-        details=_details(board, samples(board.results.values(), store, data_folder) if store else {}),
+        # Inside the data hidden characters are JSON escapes, which the script would read back.
+        details=visible_values(_details(board, samples(board.results.values(), store, data_folder) if store else {})),
         absent=text.absent(board),
         foot=text.FOOT,
     )
+    return visible(page, lines=True)
 
 
 class Cell(NamedTuple):

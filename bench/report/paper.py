@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from bench.report.board import COSTS, Board, Column, Line, Table
 from bench.report.formats import escape_markdown
 from bench.report.rows import Value
 from bench.types import TrainRef
+from bench.visible import json_text, visible
 
 NOT_KNOWN = "not known"
 # Published with static access or none; a worst case and an adaptive attack have no counterpart in print.
@@ -158,7 +158,7 @@ def as_text(rows: Iterable[Beside]) -> str:
     lines += [
         f"reference for {name}: {each}" for name, row in zip(names, found, strict=True) for each in row.references
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(visible, lines)) + "\n"
 
 
 def as_markdown(rows: Iterable[Beside]) -> str:
@@ -187,7 +187,7 @@ def as_markdown(rows: Iterable[Beside]) -> str:
 
 def as_json(rows: Iterable[Beside]) -> str:
     body = {"schema": 1, "numbers": [asdict(row) for row in rows]}
-    return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(body, indent=1) + "\n"
 
 
 def _beside(row: Beside) -> str:

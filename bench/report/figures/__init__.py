@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from bench.planned import Asked
 from bench.report.board import Board, build
 from bench.store import Store, write_atomically
 from bench.types import CellResult, UsageError
+from bench.visible import json_text, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,8 +111,7 @@ def _write(name: str, drawing: Drawing, out: Path) -> Iterator[Path]:
             write_atomically(out / f"{name}.{kind}", buffer.getvalue())
             yield out / f"{name}.{kind}"
         numbers = (
-            json.dumps({"schema": 1, "figure": name, **drawing.numbers}, indent=1, ensure_ascii=False, allow_nan=False)
-            + "\n"
+            json_text({"schema": 1, "figure": name, **drawing.numbers}, indent=1) + "\n"
         )
         write_atomically(out / f"{name}.json", numbers.encode())
         yield out / f"{name}.json"

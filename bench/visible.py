@@ -1,0 +1,100 @@
+r"""Text from elsewhere, made safe to show: what would not be seen, or would steer a terminal, becomes an escape.
+
+Names, notes and error messages may hold anything: terminal sequences, overrides of the writing direction, line breaks,
+halves of surrogate pairs. Shown is ``\x1b`` or ``\u202e``; accents, ideographs, emoji and every blank stay.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+# Categories Cc, Cf, Cs, Zl and Zp of Unicode, what it calls default ignorable, and what it says is no character.
+_HIDDEN = (
+    *((0x00, 0x1F), (0x7F, 0x9F), (0xAD, 0xAD), (0x34F, 0x34F), (0x600, 0x605), (0x61C, 0x61C), (0x6DD, 0x6DD)),
+    *((0x70F, 0x70F), (0x890, 0x891), (0x8E2, 0x8E2), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F)),
+    *((0x200B, 0x200F), (0x2028, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164), (0xD800, 0xDFFF), (0xFDD0, 0xFDEF)),
+    *((0xFE00, 0xFE0F), (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFFB), (0xFFFE, 0xFFFF), (0x110BD, 0x110BD)),
+    *((0x110CD, 0x110CD), (0x13430, 0x1343F), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0x1FFFE, 0x1FFFF)),
+    *((plane << 16 | 0xFFFE, plane << 16 | 0xFFFF) for plane in range(2, 14)),
+    *((0xE0000, 0xE0FFF), (0xEFFFE, 0xEFFFF), (0xFFFFE, 0xFFFFF), (0x10FFFE, 0x10FFFF)),
+)
+_PICTURES = r"\u2190-\u2bff\U0001f000-\U0001faff"
+_BEFORE_SELECTOR = rf"[0-9#*\xa9\xae\u203c\u2049\u2122\u2139\u3030\u303d\u3297\u3299{_PICTURES}]"
+# What makes one picture of several: a joiner between two of them, and the mark that asks for colour.
+_JOINS = re.compile(
+    rf"(?:(?<=[{_PICTURES}])|(?<={_BEFORE_SELECTOR}\ufe0f))\u200d(?=[{_PICTURES}])|(?<={_BEFORE_SELECTOR})\ufe0f"
+)
+
+
+def _none_of(seen: str) -> re.Pattern[str]:
+    # As what is not seen, printable ASCII first: text that holds nothing hidden is passed over several times faster.
+    ends = [(low - 1, high + 1) for low, high in _HIDDEN]
+    between = (f"{chr(high)}-{chr(low)}" for (_, high), (low, _) in pairwise(ends) if high <= low)
+    return re.compile(f"[^ -~{seen}{''.join(between)}]")
+
+
+_ONE_LINE = _none_of("")
+_LINES = _none_of("\n\t")
+_NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    r"""Return text with an escape such as ``\x1b`` or ``\u202e`` for every character that would not be seen as itself.
+
+    The result can be encoded as UTF-8, and to escape it again changes nothing.
+
+    Args:
+        text: anything.
+        lines: whether line feeds and tabs stay, as in a traceback; a name or a message is one line.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return (_LINES if lines else _ONE_LINE).sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    if _JOINS.match(match.string, match.start()):
+        return match[0]
+    code = ord(match[0])
+    return _NAMED.get(match[0]) or (
+        f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    )
+
+
+def visible_lines(text: str) -> str:
+    """Return text of several lines with an escape for what would not be seen."""
+    return visible(text, lines=True)
+
+
+#: Text that is read and never computed with: it holds nothing hidden, wherever it came from.
+Shown = Annotated[str, AfterValidator(visible)]
+ShownLines = Annotated[str, AfterValidator(visible_lines)]
+
+
+def visible_values(value: Any) -> Any:
+    """Return data of lists and mappings with every text in it made visible, line feeds and tabs kept."""
+    if isinstance(value, str):
+        return visible_lines(value)
+    if isinstance(value, Mapping):
+        return {visible_values(name): visible_values(inner) for name, inner in value.items()}
+    return [visible_values(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """Return JSON that holds nothing hidden and reads back as it was given, lone surrogates too.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    return _LINES.sub(_json_escape, text)
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    return match[0] if _JOINS.match(match.string, match.start()) else json.dumps(match[0])[1:-1]
