@@ -131,9 +131,12 @@ class Entry:
         if read := self._data(values):
             code = sha256_hex(code, *read)
         kind: Kind = "attack" if self.kind == "library" else self.kind  # type: ignore[assignment]
-        made = MethodRef(
-            kind=kind, name=name or self.use or self.name, params=values.model_dump(mode="json"), code_sha=code
-        )
+        try:
+            made = MethodRef(
+                kind=kind, name=name or self.use or self.name, params=values.model_dump(mode="json"), code_sha=code
+            )
+        except ValidationError as error:
+            raise UsageError(explain(error, where=f"{self.kind} {self.name}", known=())) from None
         _made[made.kind, made.name, made.code_sha] = self
         return made
 

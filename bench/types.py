@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from bench.visible import visible
+from bench.visible import visible, whole
 
 Norm = Literal["linf", "l2", "wasserstein", "flow"]
 Access = Literal["white-box", "static", "adaptive", "transfer"]
@@ -35,12 +35,12 @@ _FURTHEST = 10**_HIGHEST_POWER
 class UsageError(Exception):
     """Something the user gave is wrong. One line that says what, where and what would be right.
 
-    It is one line whatever it repeats of what was given: a line break is written as a
-    backslash and an n, and a text of more than 2,000 characters is cut in its middle.
+    It is one line whatever it repeats of what was given: what is not seen is escaped (see :mod:`bench.visible`), and a
+    text of more than 2,000 characters is cut in its middle.
     """
 
     def __init__(self, line: object = "") -> None:
-        super().__init__(shortened("\\n".join(str(line).splitlines()), _LONGEST_MESSAGE))
+        super().__init__(shortened(visible(str(line).strip()), _LONGEST_MESSAGE))
 
 
 class StoreError(UsageError):
@@ -133,7 +133,9 @@ Word = Annotated[str, Field(max_length=_MAX_WORD), AfterValidator(whole)]
 
 def _shown(most: int, *, lines: bool = False) -> Any:
     """Return the type of a text that is read and never computed with: nothing in it is hidden, wherever it is from."""
-    return Annotated[str, Field(max_length=most), AfterValidator(lambda text: shortened(visible(text, lines=lines), most))]
+    return Annotated[
+        str, Field(max_length=most), AfterValidator(lambda text: shortened(visible(text, lines=lines), most))
+    ]
 
 
 ShownName = _shown(_MAX_NAME)

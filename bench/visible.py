@@ -10,9 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any
-
-from pydantic import AfterValidator
+from typing import Any
 
 # Categories Cc, Cf, Cs, Zl and Zp of Unicode, what it calls default ignorable, and what it says is no character.
 _HIDDEN = (
@@ -67,20 +65,23 @@ def _escape(match: re.Match[str]) -> str:
     )
 
 
-def visible_lines(text: str) -> str:
-    """Return text of several lines with an escape for what would not be seen."""
-    return visible(text, lines=True)
+def whole(text: str) -> str:
+    """Return text of which every character is one.
 
-
-#: Text that is read and never computed with: it holds nothing hidden, wherever it came from.
-Shown = Annotated[str, AfterValidator(visible)]
-ShownLines = Annotated[str, AfterValidator(visible_lines)]
+    Raises:
+        ValueError: it holds half of a surrogate pair, which no file of UTF-8 can.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{visible(text)!r} holds half of a character (a lone surrogate)") from None
+    return text
 
 
 def visible_values(value: Any) -> Any:
     """Return data of lists and mappings with every text in it made visible, line feeds and tabs kept."""
     if isinstance(value, str):
-        return visible_lines(value)
+        return visible(value, lines=True)
     if isinstance(value, Mapping):
         return {visible_values(name): visible_values(inner) for name, inner in value.items()}
     return [visible_values(inner) for inner in value] if isinstance(value, list | tuple) else value

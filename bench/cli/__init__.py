@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from bench.cli.streams import guarded
 from bench.registry import unknown
 from bench.types import UsageError
+from bench.visible import visible
 
 VERBS = ("run", "train", "plan", "list", "show", "leaderboard", "compare", "figures", "gc", "sync", "doctor")
 
@@ -22,6 +25,19 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 regression, 2 bad usage, 3 some cells failed."""
     words = [*(sys.argv[1:] if argv is None else argv)] or ["run", "quick"]
+    with guarded() as streams:
+        try:
+            code = _run(words)
+        except SystemExit:  # The help was shown.
+            if streams.failure() is None:
+                raise
+        if (why := streams.failure()) is not None:
+            print(f"error: standard output cannot be written: {why}", file=sys.stderr)
+            return 2
+        return code
+
+
+def _run(words: Sequence[str]) -> int:
     try:
         if not words[0].startswith("-") and words[0] not in VERBS:
             raise UsageError(unknown("verb", words[0], VERBS))
@@ -30,10 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        # Whoever read the output has seen enough, as in `list | head`.
-        sys.stderr.close()
-        return 0
+    except OSError as error:
+        # What no verb foresaw of its surroundings: the operating system says what is wrong, and with which file.
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        print(f"error: {visible(where + (error.strerror or str(error)))}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 

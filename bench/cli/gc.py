@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench.cli import options
+from bench.visible import visible
 
 SUMMARY = "what no plan needs: lists it; deletes it only with --yes"
 
@@ -39,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps([{"path": str(each.path), "what": each.what, "bytes": each.size} for each in found], indent=2))
     else:
         for each in found:
-            print(f"{each.size / 1e6:>10.2f} MB  {each.what:<16} {each.path}")
+            print(visible(f"{each.size / 1e6:>10.2f} MB  {each.what:<16} {each.path}"))
         kinds = ", ".join(f"{what} x {count}" for what, count in Counter(each.what for each in found).items())
         total = sum(each.size for each in found) / 1e6
         done = "deleted" if args.yes else "would be deleted; --yes deletes"

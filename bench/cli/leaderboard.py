@@ -64,12 +64,11 @@ def _show(args: argparse.Namespace) -> int:
         rows = paper.beside(build(found.results, found.asked))
         text = {"md": paper.as_markdown, "json": paper.as_json}.get(kind or "", paper.as_text)(rows)
     elif kind is None:
-        from rich.console import Console
-
+        from bench.cli.console import console
         from bench.report.terminal import leaderboard
 
-        console = Console()
-        console.print(leaderboard(build(found.results, found.asked), width=console.width))
+        terminal = console()
+        terminal.print(leaderboard(build(found.results, found.asked), width=terminal.width))
         return 0
     elif kind == "html":
         from bench.report.html import render

@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from bench.visible import visible
+
 SUMMARY = "attacks, defenses, datasets, models and presets, one line each"
 KINDS = ("attacks", "defenses", "datasets", "models", "presets")
 
@@ -28,7 +30,7 @@ def main(args: argparse.Namespace) -> int:
         for row in listed[kind]:
             missing = "" if row["available"] else f"  [not available: {row['needs']}]"
             extra = "".join(f"  ({row[word]})" for word in ("norms", "cost", "kind") if row.get(word))
-            print(f"  {row['name']:<{width}}  {row['summary']}{extra}{missing}")
+            print(visible(f"  {row['name']:<{width}}  {row['summary']}{extra}{missing}"))
     return 0
 
 

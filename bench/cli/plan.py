@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.cli import options
+from bench.visible import visible
 
 if TYPE_CHECKING:
     from bench.schedule.predict import Piece, RecipeCost
@@ -48,11 +49,12 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _print_pieces(found: list[Piece], variants: Sequence[str]) -> None:
-    width = max((len(piece.what) for piece in found), default=0)
+    width = max((len(visible(piece.what)) for piece in found), default=0)
     for piece in found:
         tflop = "unknown" if piece.tflop is None else f"{piece.tflop:.3g}"
         seconds = "unknown" if piece.seconds is None else _time(piece.seconds)
-        print(f"{'done ' if piece.done else 'to do'}  {piece.what:<{width}}  {tflop:>9} TFLOP  {seconds:>8}")
+        what = visible(piece.what)
+        print(f"{'done ' if piece.done else 'to do'}  {what:<{width}}  {tflop:>9} TFLOP  {seconds:>8}")
     todo = [piece for piece in found if not piece.done]
     unknown = sum(1 for piece in todo if piece.tflop is None)
     cells = sum(1 for piece in found if piece.what.startswith("evaluate "))
@@ -63,7 +65,7 @@ def _print_pieces(found: list[Piece], variants: Sequence[str]) -> None:
         + (f", and {unknown} whose cost no formula states" if unknown else "")
     )
     if variants:
-        print(f"variants that lie over the configuration: {', '.join(variants)}")
+        print(visible(f"variants that lie over the configuration: {', '.join(variants)}"))
     if most > _WIDE * least:
         print(f"{_time(least)} if all images break at once, {_time(most)} if none: attacks leave broken ones alone")
 

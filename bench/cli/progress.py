@@ -13,6 +13,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bench.cli.console import console
 from bench.runlog import once
 from bench.types import Ending
 
@@ -95,9 +96,9 @@ def session(time_budget: float | None) -> Iterator[tuple[Bars, Callable[[], None
         TextColumn("{task.fields[note]}", markup=False),
     )
     try:
-        console = Console(stderr=True)
+        terminal = console(stderr=True)
         # Bars in a file would be thousands of lines.
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
             warnings = _Above(progress.console)
             logger.addHandler(warnings)
             try:

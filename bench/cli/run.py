@@ -35,9 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from bench import planned
+    from bench.cli.console import console
     from bench.report import no_collection
     from bench.report.board import build, outdated
     from bench.report.html import write_report
@@ -48,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
 
     with no_collection():
         config, work = options.work(args)
-        store, console = Store(options.store_root(args), trusting=args.verify is None), Console()
+        store, terminal = Store(options.store_root(args), trusting=args.verify is None), console()
         asked = planned.asked_for(work.plan.name, work.asked)
         # What is not whole is not finished, so the run that follows says it.
         with _unheard():
@@ -73,14 +72,14 @@ def main(args: argparse.Namespace) -> int:
             planned.keep(store, asked, partly=partly)
             if count := outdated(store, work.plan.cells):
                 kept = f"{count} results of an older evaluation protocol are kept, shown as such, and not used here"
-                console.print(kept, highlight=False, soft_wrap=True)
+                terminal.print(kept, highlight=False, soft_wrap=True)
             results = options.execute(args, config, runner)
             if args.verify is not None:
                 verdict = verify(runner, args.verify)
         runner.log.close(ended.why or "finished")
         if ended.code is not None:
             done = sum(store.finished(cell) is not None for cell in work.plan.cells)
-            console.print(
+            terminal.print(
                 f"{ended.why}: {done} of {len(work.plan.cells)} cells are done; the same command goes on from here."
             )
             return ended.code
@@ -92,7 +91,7 @@ def main(args: argparse.Namespace) -> int:
             print(f"warning: {error}", file=sys.stderr)
     with no_collection():
         board = build(results, asked)
-        console.print(leaderboard(board, width=console.width))
+        terminal.print(leaderboard(board, width=terminal.width))
         page = write_report(board, args.report, store=store, data_folder=args.data)
     if config.paper:
         from bench.report import figures, paper_pages
@@ -103,8 +102,8 @@ def main(args: argparse.Namespace) -> int:
         print(f"recorded: {write_run(results, Path.cwd(), asked)}")
     if verdict is not None:
         for line in verdict.differing:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-        console.print(f"verified: {verdict.checked} cells computed again, {len(verdict.differing)} differ")
+            terminal.print(line, markup=False, highlight=False, soft_wrap=True)
+        terminal.print(f"verified: {verdict.checked} cells computed again, {len(verdict.differing)} differ")
     print(page.resolve(), flush=True)
     failed = any(result.status == "failed" for result in results)
     return 3 if failed or (verdict is not None and verdict.differing) else 0

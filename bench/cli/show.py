@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from bench.cli import options
+from bench.visible import visible
 
 SUMMARY = "one cell: parameters, result, flags, provenance, traceback if it failed; or the log of runs"
 
@@ -69,16 +70,16 @@ def _log(root: Path, cell: str | None, *, as_json: bool) -> int:
             print(json.dumps(event))
             continue
         rest = "  ".join(f"{name} {value}" for name, value in event.items() if name not in ("time", "event", "log"))
-        print(f"{event.get('time')}  {event.get('event', ''):<13}  {rest}")
+        print(visible(f"{event.get('time')}  {event.get('event', ''):<13}  {rest}"))
     return 0
 
 
 def _print(value: object, depth: int) -> None:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, inner in items:
-        lead = "  " * depth + (f"{name}" if isinstance(value, dict) else "-")
+        lead = "  " * depth + (visible(f"{name}") if isinstance(value, dict) else "-")
         if isinstance(inner, dict | list) and inner:
             print(lead)
             _print(inner, depth + 1)
         else:
-            print(f"{lead} {inner if inner not in ({}, []) else '-'}")
+            print(f"{lead} {visible(str(inner)) if inner not in ({}, []) else '-'}")

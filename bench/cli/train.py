@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench.cli import options
 from bench.types import StoreError, UsageError
+from bench.visible import visible
 
 SUMMARY = "the training part of run alone"
 
@@ -45,9 +46,9 @@ def main(args: argparse.Namespace) -> int:
             what = f"{ref.recipe.name} on {cell.model.network.name}"
             if isinstance(found, Exception):
                 failed += 1
-                print(f"failed: {what}: {found}", file=sys.stderr)
+                print(visible(f"failed: {what}: {found}"), file=sys.stderr)
             else:
-                print(f"{what}: {found}")
+                print(visible(f"{what}: {found}"))
     runner.log.close(ended.why or "finished")
     if ended.code is not None:
         print(f"{ended.why}; the same command goes on from here.")

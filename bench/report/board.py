@@ -28,6 +28,7 @@ from bench.report.rows import (
 )
 from bench.store import Store
 from bench.types import Access, CellResult, DefenseCost, PlannedCell, Threat, TrainRef
+from bench.visible import visible
 
 Unit = Literal["accuracy", "gap", "seconds", "TFLOP", "millions"]
 
@@ -282,8 +283,8 @@ def _columns(
 def _described(results: Sequence[CellResult]) -> tuple[str, str]:
     """Return the parameters of an attack, and which iterate it keeps under each access."""
     made = [(r.cell.access, r.cell.attack) for r in results if r.cell.attack]
-    params = ", ".join(f"{key} {value}" for key, value in made[0][1].attack.params.items() if key != "rule")
-    by_access = {access: str(attack.attack.params.get("rule", "")) for access, attack in made}
+    params = visible(", ".join(f"{key} {value}" for key, value in made[0][1].attack.params.items() if key != "rule"))
+    by_access = {access: visible(str(attack.attack.params.get("rule", ""))) for access, attack in made}
     kept = sorted(set(by_access.values()) - {""})
     if len(kept) < 2:
         return params, "".join(kept)

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.keys import sha256_hex
 from bench.types import CellResult, TrainRef
+from bench.visible import visible
 
 Params = Mapping[str, Any]
 
@@ -29,7 +30,9 @@ def unique(names: Mapping[str, tuple[str, Params]]) -> dict[str, str]:
     for name, group in alike.items():
         given = [names[each][1] for each in group]
         keys = sorted({key for params in given for key in params if len({str(p.get(key)) for p in given}) > 1})
-        told = [",".join(f"{key}={params[key]}" for key in keys if params.get(key) is not None) for params in given]
+        told = [
+            visible(",".join(f"{key}={params[key]}" for key in keys if params.get(key) is not None)) for params in given
+        ]
         plain = len(keys) <= _TOLD and len(set(told)) == len(group)
         for each, about in zip(group, told, strict=True):
             if len(group) > 1 and not plain:

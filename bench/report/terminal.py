@@ -13,6 +13,7 @@ from rich.text import Text
 from bench.report import text
 from bench.report.board import RANKED, Board, Column, Line, Table, build
 from bench.types import CellResult
+from bench.visible import visible
 
 _RAISED = str.maketrans("abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ")
 _GUTTER = 2
@@ -24,22 +25,22 @@ _BLOCKS = 12
 def leaderboard(results: Iterable[CellResult] | Board, *, width: int = 100) -> RenderableType:
     """Return the tables laid out for a terminal of ``width`` columns; what does not fit goes into a further block."""
     board = results if isinstance(results, Board) else build(results)
-    parts: list[RenderableType] = [Text(each, style="bold red") for each in text.absent(board)]
+    parts: list[RenderableType] = [_text(each, style="bold red") for each in text.absent(board)]
     if not board.tables:
-        return Group(*parts, Text("no results yet"))
+        return Group(*parts, _text("no results yet"))
     for table in board.tables:
-        parts += [*_table(table, board, width), Text()]
-    parts.append(Text(text.FOOT, style="dim"))
+        parts += [*_table(table, board, width), _text()]
+    parts.append(_text(text.FOOT, style="dim"))
     if board.superseded:
-        parts.append(Text(f"{board.superseded} older results of code since edited are left out.", style="dim"))
+        parts.append(_text(f"{board.superseded} older results of code since edited are left out.", style="dim"))
     return Group(*parts)
 
 
 def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
     marks = text.legend(table)
-    yield Text(table.title, style="bold")
+    yield _text(table.title, style="bold")
     if table.incomplete:
-        yield Text(table.incomplete, style="bold red")
+        yield _text(table.incomplete, style="bold red")
     scores = [column for column in table.columns if column.group != "cost"]
     pages = list(_pages(table, scores, marks, width))
     for page in pages[:_BLOCKS]:
@@ -51,18 +52,18 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
         yield _grid(table, page, met[:_LINES], marks)
     costs = [column for column in table.columns if column.group == "cost"]
     if costs:
-        yield Text()
+        yield _text()
         yield _grid(table, costs, list({line.defense: line for line in table.lines}.values())[:_LINES], marks)
     for what, most, count in (("lines", _LINES, len(table.lines)), ("blocks of columns", _BLOCKS, len(pages))):
         if count > most:
-            yield Text(f"! the first {most} of {count} {what}; the page and the other formats have all of them")
+            yield _text(f"! the first {most} of {count} {what}; the page and the other formats have all of them")
     for each in table.verdicts:
-        yield Text(f"> {each}", style="bold")
+        yield _text(f"> {each}", style="bold")
     for note in (*table.notes, *text.failures(table, board)):
-        yield Text(f"! {note}", style="yellow")
+        yield _text(f"! {note}", style="yellow")
     about = [f"{letter.translate(_RAISED)} {mark}" for mark, letter in marks.items()]
     if found := [*about, *text.rules(table), *text.precision(table)]:
-        yield Text(" · ".join(found), style="dim")
+        yield _text(" · ".join(found), style="dim")
 
 
 def _grid(table: Table, columns: Sequence[Column], lines: Sequence[Line], marks: dict[str, str]) -> Grid:
@@ -82,11 +83,11 @@ def _grid(table: Table, columns: Sequence[Column], lines: Sequence[Line], marks:
         grid.add_column("\n" * deep + "access", no_wrap=True)
     for above, label in zip(_groups(columns), labels, strict=True):
         # As text: the brackets of swept parameters are no markup.
-        grid.add_column(Text("\n".join([above, *[""] * (deep - len(label)), *label])), justify="right", no_wrap=True)
+        grid.add_column(_text("\n".join([above, *[""] * (deep - len(label)), *label])), justify="right", no_wrap=True)
     before = ""
     for line in lines:
         style = "" if line.access in RANKED or not scores else "dim"
-        head = [Text("" if line.defense == before else line.defense)] + [Text(line.access, style=style)] * scores
+        head = [_text("" if line.defense == before else line.defense)] + [_text(line.access, style=style)] * scores
         grid.add_row(*head, *(_cell(table, line, column, marks) for column in columns))
         before = line.defense
     return grid
@@ -100,7 +101,7 @@ def _groups(columns: Sequence[Column]) -> list[str]:
 
 def _cell(table: Table, line: Line, column: Column, marks: dict[str, str]) -> Text:
     value = line.values.get(column.id)
-    shown = Text(text.number(value, column, table.n))
+    shown = _text(text.number(value, column, table.n))
     if value is None:
         return shown
     best, second = table.best[column.id]
@@ -132,3 +133,8 @@ def _pages(table: Table, columns: Sequence[Column], marks: dict[str, str], width
 def _width(table: Table, column: Column, marks: dict[str, str]) -> int:
     heads = (*map(cell_len, text.pieces(column.label)), cell_len(column.group) if column.unit == "accuracy" else 0)
     return _GUTTER + max(*heads, *(_cell(table, line, column, marks).cell_len for line in table.lines))
+
+
+def _text(content: str = "", *, style: str = "") -> Text:
+    """Return text that holds nothing hidden, on whatever console it is shown; brackets in it are no markup."""
+    return Text(visible(content, lines=True), style)

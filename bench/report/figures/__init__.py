@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import logging
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from bench.planned import Asked
 from bench.report.board import Board, build
 from bench.store import Store, write_atomically
 from bench.types import CellResult, UsageError
-from bench.visible import json_text, visible
+from bench.visible import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).parent
 STYLE = _HERE / "crossfire.mplstyle"
+_log = logging.getLogger("crossfire")
 
 
 class Missing(Exception):
@@ -88,12 +91,16 @@ def draw(name: str, source: Source, out: Path) -> list[Path]:
     from matplotlib import pyplot
 
     module = importlib.import_module(f"bench.report.figures.{name.replace('-', '_')}")
-    with pyplot.style.context(str(STYLE)):
+    with pyplot.style.context(str(STYLE)), warnings.catch_warnings(record=True) as said:
         drawing: Drawing = module.draw(source)
         try:
-            return list(_write(name, drawing, out))
+            files = list(_write(name, drawing, out))
         finally:
             pyplot.close("all")
+    # Of the glyphs that the font lacks, and of names too long for the page.
+    for text in dict.fromkeys(str(each.message) for each in said):
+        _log.warning("figure %s: %s", name, text)
+    return files
 
 
 def _write(name: str, drawing: Drawing, out: Path) -> Iterator[Path]:
@@ -110,9 +117,7 @@ def _write(name: str, drawing: Drawing, out: Path) -> Iterator[Path]:
             drawing.figure.savefig(buffer, format=kind, metadata=about)
             write_atomically(out / f"{name}.{kind}", buffer.getvalue())
             yield out / f"{name}.{kind}"
-        numbers = (
-            json_text({"schema": 1, "figure": name, **drawing.numbers}, indent=1) + "\n"
-        )
+        numbers = json_text({"schema": 1, "figure": name, **drawing.numbers}, indent=1) + "\n"
         write_atomically(out / f"{name}.json", numbers.encode())
         yield out / f"{name}.json"
     except OSError as error:

@@ -1,0 +1,59 @@
+"""The console: tables, colours and bars on a terminal, and plain text elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO, cast
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from bench.cli.streams import Stream
+from bench.visible import visible
+
+#: Columns that a layout may count on: in fewer, tables would be cut away to nothing.
+_NARROWEST, _WIDEST = 40, 1000
+
+
+class _AsItIs:
+    """A stream for a console, which writes colours and movements of its own round text that it has made visible."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write_as_it_is(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Console(Console):
+    """A console on which text is text: no markup in it, no emoji codes, and nothing hidden."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text, lines=True), style, control)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console on standard output or error, whatever its surroundings say of its size."""
+    stream = sys.stderr if stderr else sys.stdout
+    file = _AsItIs(stream) if isinstance(stream, Stream) else stream
+    surroundings = {name: value for name, value in os.environ.items() if name not in _SIZES or _is_size(value)}
+    made = _Console(
+        file=cast(TextIO, file), stderr=stderr, markup=False, emoji=False, highlight=False, _environ=surroundings
+    )
+    # One whose width was set no longer follows its window, so that it is left alone where it may be.
+    if not _NARROWEST <= made.width <= _WIDEST:
+        made.width = min(max(made.width, _NARROWEST), _WIDEST)
+    return made
+
+
+_SIZES = ("COLUMNS", "LINES", "JUPYTER_COLUMNS", "JUPYTER_LINES")
+
+
+def _is_size(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10

@@ -1,0 +1,135 @@
+"""Standard output and error, through which everything goes that this process shows.
+
+Nothing hidden gets through (:mod:`bench.visible`), whatever is printed and by whom, and no failure to write ends work:
+a full disk or a reader who has gone is found out, and said, when the command is done.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
+
+from bench.visible import visible
+
+
+class Stream:
+    """A text stream that takes any text and that writes what is seen of it.
+
+    Attributes:
+        lost: why it can no longer be written to; ``None`` while it can.
+    """
+
+    def __init__(self, below: TextIO) -> None:
+        self.below = below
+        self.lost: Exception | None = None
+        reconfigure = getattr(below, "reconfigure", None)
+        if reconfigure is not None:
+            # What the terminal's encoding lacks, such as a box in ASCII, is escaped as well.
+            reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        self.write_as_it_is(visible(text, lines=True))
+        return len(text)
+
+    def write_as_it_is(self, text: str) -> int:
+        """Write text in which everything hidden was meant, such as the movements of a progress bar."""
+        if self.lost is None:
+            with self._watching():
+                self.below.write(text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        if self.lost is None:
+            with self._watching():
+                self.below.flush()
+
+    def close(self) -> None:
+        """Do nothing but flush: it is the process's, whoever asks."""
+        self.flush()
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        try:
+            yield
+        # A stream that somebody closed raises ValueError.
+        except (OSError, ValueError) as error:
+            self.lost = error
+            _drop_what_waits(self.below)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.below, name)
+
+
+def _drop_what_waits(below: TextIO) -> None:
+    """Let what still waits to be written go nowhere, so that the interpreter does not fail on it once more."""
+    with suppress(OSError, ValueError):
+        number = below.fileno()
+        if number in (1, 2):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            os.close(nowhere)
+
+
+class Guarded:
+    """The streams of a process while a command runs."""
+
+    def __init__(self) -> None:
+        self.out, self.err = Stream(sys.stdout), Stream(sys.stderr)
+
+    def failure(self) -> str | None:
+        """Write what waits and return why standard output could not be written; ``None`` if it was, or nobody reads it
+        any more, as in ``list | head``.
+        """
+        self.out.flush()
+        lost = self.out.lost
+        if lost is None or isinstance(lost, BrokenPipeError):
+            return None
+        return getattr(lost, "strerror", None) or str(lost)
+
+
+@contextmanager
+def guarded() -> Iterator[Guarded]:
+    """Put the guard before standard output and error inside the block, and before what is logged."""
+    before = sys.stdout, sys.stderr
+    _open_what_is_closed()
+    made = Guarded()
+    sys.stdout, sys.stderr = cast(TextIO, made.out), cast(TextIO, made.err)
+    logger = logging.getLogger("crossfire")
+    logger.addFilter(_on_one_line)
+    try:
+        yield made
+    finally:
+        logger.removeFilter(_on_one_line)
+        made.out.flush()
+        made.err.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _on_one_line(record: logging.LogRecord) -> bool:
+    record.msg, record.args = visible(record.getMessage()), None
+    return True
+
+
+def _open_what_is_closed() -> None:
+    """Give a process that was started without its streams ones that go nowhere, so that no file takes their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            # The lowest free number is this one.
+            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
