@@ -131,19 +131,18 @@ Name = Annotated[str, Field(max_length=_MAX_NAME), AfterValidator(whole)]
 Word = Annotated[str, Field(max_length=_MAX_WORD), AfterValidator(whole)]
 
 
-def _shown(most: int, *, lines: bool = False) -> Any:
-    """Return the type of a text that is read and never computed with: nothing in it is hidden, wherever it is from."""
-    return Annotated[
-        str, Field(max_length=most), AfterValidator(lambda text: shortened(visible(text, lines=lines), most))
-    ]
+def _shown(most: int, *, lines: bool = False) -> AfterValidator:
+    return AfterValidator(lambda text: shortened(visible(text, lines=lines), most))
 
 
-ShownName = _shown(_MAX_NAME)
+# Text that is read and never computed with: nothing in it is hidden, wherever it came from.
+ShownName = Annotated[str, Field(max_length=_MAX_NAME), _shown(_MAX_NAME)]
 #: Of names and what tells them apart.
-ShownCellName = _shown(_MAX_CELL_NAME)
-ShownWord = _shown(_MAX_WORD)
-ShownMessage = _shown(_MAX_MESSAGE)
-ShownTraceback = _shown(_MAX_TRACEBACK, lines=True)
+ShownCellName = Annotated[str, Field(max_length=_MAX_CELL_NAME), _shown(_MAX_CELL_NAME)]
+ShownWord = Annotated[str, Field(max_length=_MAX_WORD), _shown(_MAX_WORD)]
+ShownMessage = Annotated[str, Field(max_length=_MAX_MESSAGE), _shown(_MAX_MESSAGE)]
+ShownTraceback = Annotated[str, Field(max_length=_MAX_TRACEBACK), _shown(_MAX_TRACEBACK, lines=True)]
+
 Key = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
 Digest = Annotated[str, Field(max_length=128)]
 Images = Annotated[int, Field(gt=0, le=MAX_IMAGES)]
