@@ -127,12 +127,17 @@ _ROUND_OFF = 1e-6
 _MAX_NAME, _MAX_CELL_NAME, _MAX_WORD = 5_000, 20_000, 200
 
 #: A path may be part of it.
-Name = Annotated[str, Field(max_length=_MAX_NAME), AfterValidator(whole)]
-Word = Annotated[str, Field(max_length=_MAX_WORD), AfterValidator(whole)]
+Name = Annotated[str, Field(max_length=_MAX_NAME)]
+Word = Annotated[str, Field(max_length=_MAX_WORD)]
 
 
-def _shown(most: int, *, lines: bool = False) -> AfterValidator:
-    return AfterValidator(lambda text: shortened(visible(text, lines=lines), most))
+def _shown(most: int, *, lines: bool = False) -> BeforeValidator:
+    def show(text: object) -> object:
+        # One that is too long is refused as any other.
+        known = isinstance(text, str) and len(text) <= most
+        return shortened(visible(str(text), lines=lines), most) if known else text
+
+    return BeforeValidator(show)
 
 
 # Text that is read and never computed with: nothing in it is hidden, wherever it came from.
