@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, TypeAdapter
 
+from bench import signature
 from bench.types import UsageError
 
 #: What a factory has from the images, where its signature names it; never from a configuration.
@@ -27,7 +28,7 @@ class Signature(NamedTuple):
     is_open: bool
 
 
-def read(tree: ast.Module, path: Path, symbol: str, evaluate: Callable[[ast.expr], Any]) -> Signature | None:
+def read(tree: ast.Module, path: Path, symbol: str) -> Signature | None:
     """Return the signature of what ``symbol`` means in a file; ``None`` where the file does not define it.
 
     Only a function, class or lambda that nothing rebinds or decorates can be read from the tree. Of anything else
@@ -37,7 +38,6 @@ def read(tree: ast.Module, path: Path, symbol: str, evaluate: Callable[[ast.expr
         tree: the whole file.
         path: of the file, for what is said.
         symbol: the name of the factory.
-        evaluate: returns what an annotation or a default means, and raises where that takes running the file.
 
     Raises:
         UsageError: the factory is an ``async def``.
@@ -65,10 +65,10 @@ def read(tree: ast.Module, path: Path, symbol: str, evaluate: Callable[[ast.expr
             others.add(name)
         elif default is None:
             fields[name] = Any, ...
-        elif (known := _scalar(default, evaluate)) is None:
+        elif (known := _scalar(default)) is None:
             others.add(name)
         else:
-            fields[name] = _type(argument, known.value, evaluate), known.value
+            fields[name] = _type(argument, known.value), known.value
     return Signature(doc, fields, frozenset(others), is_open=given.kwarg is not None)
 
 
@@ -136,24 +136,22 @@ class _Known(NamedTuple):
     value: Any
 
 
-def _scalar(node: ast.expr, evaluate: Callable[[ast.expr], Any]) -> _Known | None:
+def _scalar(node: ast.expr) -> _Known | None:
     try:
-        value = evaluate(node)
-    except Exception:
+        value = signature.value(node)
+    except signature.Unreadable:
         return None
-    plain = value is None or isinstance(value, str | int) or (isinstance(value, float) and abs(value) < float("inf"))
-    return _Known(value) if plain else None
+    return _Known(value) if value is None or isinstance(value, str | int | float) else None
 
 
-def _type(argument: ast.arg, default: Any, evaluate: Callable[[ast.expr], Any]) -> Any:
+def _type(argument: ast.arg, default: Any) -> Any:
     """Return the annotation; ``Any`` where there is none, where it needs the file, or where the default denies it."""
     if argument.annotation is None:
         return Any
     try:
-        annotation = evaluate(argument.annotation)
-        if isinstance(annotation, str):
-            annotation = evaluate(ast.parse(annotation, mode="eval").body)
+        annotation = signature.annotation(argument.annotation)
         same = TypeAdapter(annotation).validate_python(default) == default
+    # Not to be read without running the file, or of no kind that pydantic knows.
     except Exception:
         return Any
     return annotation if same else Any

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import difflib
-import importlib
 import importlib.metadata
-import importlib.util
+import logging
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,21 +17,17 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import SchemaError
 
-from bench import api, factories, loading, sources
+from bench import factories, loading, signature, sources
 from bench.keys import sha256_hex
+from bench.syntax import MOST_BYTES, parsed
 from bench.types import Kind, MethodRef, UsageError, shown
 
 _ROOT = Path(__file__).resolve().parent.parent
 _DECORATORS = {"attack", "library", "defense", "network"}
-_NAMES: dict[str, Any] = {name: getattr(api, name) for name in api.__all__} | {
-    "int": int,
-    "float": float,
-    "bool": bool,
-    "str": str,
-    "tuple": tuple,
-    "__builtins__": {},
-}
+#: A method with more parameters than this is refused; each takes time to read.
+_MOST_PARAMETERS = 500
 # The import names of a package where they are not the name that pip knows; any of them will do.
 _IMPORT_NAMES = {
     "pyautoattack": ("pyautoattack", "autoattack"),
@@ -41,7 +37,8 @@ _IMPORT_NAMES = {
 
 def imported_as(package: str) -> str | None:
     """Return the name under which an installed package is imported; ``None`` where it is not installed."""
-    names = _IMPORT_NAMES.get(package.lower(), (package.replace("-", "_"),))
+    # Looking for a module inside a package would run the package.
+    names = _IMPORT_NAMES.get(package.lower(), (package.replace("-", "_").partition(".")[0],))
     return next((name for name in names if sources.find_top(name) is not None), None)
 
 
@@ -81,7 +78,7 @@ class Entry:
     def code_sha(self) -> str:
         """The hash of all that decides what the method does, but for its parameters."""
         files = (_ROOT / "attacks" / f"{name.replace('-', '_')}.py" for name in self.meta.get("attacks") or ())
-        return sha256_hex(self.code.sha, *(sources.code_of(file, _ROOT).sha for file in files if file.is_file()))
+        return sha256_hex(self.code.sha, *(sources.code_of(file, _ROOT).sha for file in files if os.path.isfile(file)))
 
     def defaults(self) -> dict[str, Any]:
         return self.parameters.model_construct().model_dump(mode="json")
@@ -98,6 +95,9 @@ class Entry:
             raise UsageError(
                 explain(error, where=f"{self.kind} {self.name}", known=self.parameters.model_fields)
             ) from None
+        # The bounds of a required parameter may not fit its type, which pydantic finds out only now.
+        except (TypeError, ValueError, ArithmeticError, SchemaError) as error:
+            raise UsageError(f"{self.kind} {self.name}: its signature cannot check {shown(params)}: {error}") from None
         return {name: getattr(values, name) for name in self.parameters.model_fields} | (values.model_extra or {})
 
     def ref(self, params: Mapping[str, Any], *, name: str | None = None) -> MethodRef:
@@ -111,34 +111,44 @@ class Entry:
         given = dict(params)
         presets: dict[str, dict[str, Any]] = self.meta.get("presets") or {}
         if (chosen := given.pop("preset", None)) is not None:
-            if chosen not in presets:
+            if not isinstance(chosen, str) or chosen not in presets:
                 raise UsageError(unknown(f"preset of {self.kind} {self.name}", str(chosen), presets))
             given = {**presets[chosen], **given}
         values = self.parameters.model_validate(self.arguments(given))
         code = self.code_sha
         if inner := self.meta.get("inner"):
-            crafted = attack_named(getattr(values, inner))
-            crafted.entry.arguments(crafted.params)
-            known, norm = crafted.entry.meta.get("norms"), getattr(values, "norm", None)
-            if known and norm is not None and norm not in known:
-                raise UsageError(
-                    f"{self.kind} {self.name}: norm '{norm}' is not one that {crafted.entry.name} keeps to: "
-                    f"{', '.join(known)}"
-                )
-            if getattr(values, "bounded", True) is False and crafted.entry.meta.get("bounded", True):
-                raise UsageError(f"{self.kind} {self.name}: bounded = false, but {crafted.entry.name} needs a budget")
-            code = sha256_hex(code, crafted.entry.code_sha)
+            code = sha256_hex(code, self._crafting(values, inner).code_sha)
         if read := self._data(values):
             code = sha256_hex(code, *read)
         kind: Kind = "attack" if self.kind == "library" else self.kind  # type: ignore[assignment]
         try:
-            made = MethodRef(
-                kind=kind, name=name or self.use or self.name, params=values.model_dump(mode="json"), code_sha=code
-            )
+            params = values.model_dump(mode="json")
+            made = MethodRef(kind=kind, name=name or self.use or self.name, params=params, code_sha=code)
         except ValidationError as error:
             raise UsageError(explain(error, where=f"{self.kind} {self.name}", known=())) from None
         _made[made.kind, made.name, made.code_sha] = self
         return made
+
+    def _crafting(self, values: BaseModel, inner: str) -> Entry:
+        """Return the attack that a recipe crafts with.
+
+        Raises:
+            UsageError: it is none, or does not keep to the recipe's norm or to no budget.
+        """
+        named = getattr(values, inner)
+        if not isinstance(named, str):
+            raise UsageError(f"{self.kind} {self.name}: {inner} names an attack, not {shown(named)}")
+        crafted = attack_named(named)
+        crafted.entry.arguments(crafted.params)
+        known, norm = crafted.entry.meta.get("norms"), getattr(values, "norm", None)
+        if known and norm is not None and norm not in known:
+            raise UsageError(
+                f"{self.kind} {self.name}: norm '{norm}' is not one that {crafted.entry.name} keeps to: "
+                f"{', '.join(known)}"
+            )
+        if getattr(values, "bounded", True) is False and crafted.entry.meta.get("bounded", True):
+            raise UsageError(f"{self.kind} {self.name}: bounded = false, but {crafted.entry.name} needs a budget")
+        return crafted.entry
 
     def _data(self, values: BaseModel) -> list[str]:
         """Return names and hashes of the files that parameters name, from the current folder or that of the method."""
@@ -164,6 +174,7 @@ class Entry:
 
 
 _made: dict[tuple[str, str, str], Entry] = {}
+_log = logging.getLogger("crossfire")
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> str:
@@ -258,8 +269,8 @@ def attack_named(text: str) -> Named:
 
 
 def _from_file(path: Path, symbol: str, kind: str) -> Entry:
-    if not path.is_file():
-        raise UsageError(f"{kind} '{path}:{symbol}': no file {path.resolve()}")
+    if not os.path.isfile(path):
+        raise UsageError(f"{kind} '{path}:{symbol}': no file {os.path.abspath(path)}")
     for entry in _read(path):
         if symbol in (entry.symbol, entry.name):
             if entry.kind != kind:
@@ -276,22 +287,29 @@ def _from_file(path: Path, symbol: str, kind: str) -> Entry:
 def _all() -> tuple[Entry, ...]:
     folders = (_ROOT / "attacks", _ROOT / "defenses", _ROOT / "bench" / "models")
     files = [path for folder in folders for path in sorted(folder.glob("*.py")) if not path.name.startswith("_")]
-    return (*(entry for path in files for entry in _read(path)), *_plugins())
+    for path in files:
+        if not os.path.isfile(path):
+            _log.warning("%s is a folder, a broken link or no regular file: nothing in it is registered", path)
+    return (*(entry for path in files if os.path.isfile(path) for entry in _read(path)), *_plugins())
 
 
 def _plugins() -> Iterable[Entry]:
     for group in ("crossfire.attacks", "crossfire.defenses"):
         for point in importlib.metadata.entry_points(group=group):
-            spec = importlib.util.find_spec(point.module)
+            module, _, symbol = point.value.partition("[")[0].replace(" ", "").partition(":")
+            spec = sources.find_module(module)
             if spec is None or spec.origin is None:
-                raise UsageError(f"plug-in {group} '{point.name}': no module {point.module}")
-            yield from (entry for entry in _read(Path(spec.origin)) if entry.symbol == point.attr)
+                raise UsageError(f"plug-in {group} '{point.name}': no module {module}")
+            yield from (entry for entry in _read(Path(spec.origin)) if entry.symbol == symbol)
 
 
 def _tree(path: Path) -> ast.Module:
     try:
-        return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+        with path.open("rb") as file:
+            return parsed(file.read(MOST_BYTES + 1))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except (SyntaxError, ValueError) as error:
         raise UsageError(f"{path} is not valid Python: {error}") from None
 
 
@@ -299,55 +317,84 @@ def _read(path: Path) -> list[Entry]:
     found = []
     for node in _tree(path).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            meta = next((m for m in map(_decorator, node.decorator_list) if m), None)
-            if meta is not None:
-                found.append(_entry(path, node, meta))
+            call = next((each for each in node.decorator_list if _registers(each)), None)
+            if isinstance(call, ast.Call):
+                found.append(_entry(path, node, call))
     return found
 
 
-def _decorator(node: ast.expr) -> dict[str, Any] | None:
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _DECORATORS):
-        return None
-    return {"decorator": node.func.id, **{word.arg: _value(word.value) for word in node.keywords if word.arg}}
+def _registers(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _DECORATORS
 
 
-def _value(node: ast.expr) -> Any:
-    # Annotations and defaults of methods: only names of bench.api and literals, so no code of the method runs.
-    return eval(compile(ast.Expression(node), "<signature>", "eval"), dict(_NAMES))
+def _meta(path: Path, name: str, call: ast.Call) -> tuple[str, dict[str, Any]]:
+    """Return which decorator a method has, and the keywords that it gives it."""
+    decorator = call.func.id if isinstance(call.func, ast.Name) else ""
+    try:
+        if call.args:
+            raise signature.Unreadable("it takes keywords only")
+        return decorator, signature.keywords(decorator, call.keywords)
+    except signature.Unreadable as error:
+        raise UsageError(
+            f"{path}:{call.lineno}: @{decorator} of {name}: its keywords must be {signature.ALLOWED} ({error})"
+        ) from None
 
 
-def _entry(path: Path, node: ast.FunctionDef | ast.ClassDef, meta: dict[str, Any]) -> Entry:
+def _entry(path: Path, node: ast.FunctionDef | ast.ClassDef, call: ast.Call) -> Entry:
+    decorator, meta = _meta(path, node.name, call)
     function: ast.FunctionDef | None = node if isinstance(node, ast.FunctionDef) else None
     if isinstance(node, ast.ClassDef):
         function = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
-    kind = meta.pop("decorator")
-    kind = meta["kind"] if kind == "defense" else kind
+    kind = meta["kind"] if decorator == "defense" else decorator
     reserved = {"in_channels", "image_size"} if kind == "network" else {"name"} if kind == "library" else set()
-    fields: dict[str, Any] = {}
     given = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True) if function else ()
-    for argument, default in given:
-        if argument.arg in reserved:
-            continue
-        try:
-            annotation = _value(argument.annotation) if argument.annotation else Any
-            fields[argument.arg] = (annotation, ... if default is None else _value(default))
-        except Exception as error:
-            raise UsageError(
-                f"{path}:{argument.lineno}: parameter {argument.arg} of {node.name}: annotations and defaults must be "
-                f"literals and names of bench.api ({error})"
-            ) from None
+    kept = {argument: default for argument, default in given if argument.arg not in reserved}
     name = meta["prefix"] if kind == "library" else _dashed(node.name)
-    extra = "allow" if kind == "library" else "forbid"
-    parameters = create_model(
-        node.name,
-        __config__=ConfigDict(extra=extra, frozen=True, validate_default=True),  # type: ignore[typeddict-item]
-        **fields,
-    )
+    parameters = _parameters(path, node, kept, extra="allow" if kind == "library" else "forbid")
+    inner = meta.get("inner")
+    if inner is not None and inner not in parameters.model_fields:
+        raise UsageError(f"{path}:{call.lineno}: inner = '{inner}' names no parameter of {node.name}")
     return Entry(kind, name, ast.get_docstring(node) or "", path, node.name, MappingProxyType(meta), parameters)
 
 
+def _parameters(
+    path: Path,
+    node: ast.FunctionDef | ast.ClassDef,
+    given: Mapping[ast.arg, ast.expr | None],
+    extra: Literal["allow", "forbid"],
+) -> type[BaseModel]:
+    """Return the parameters of a method, as its signature says, each default checked against its annotation."""
+    if len(given) > _MOST_PARAMETERS:
+        raise UsageError(f"{path}:{node.lineno}: {node.name} has {len(given)} parameters, over {_MOST_PARAMETERS}")
+    fields: dict[str, Any] = {}
+    for argument, default in given.items():
+        if argument.arg.startswith("_") or (argument.arg.startswith("model_") and hasattr(BaseModel, argument.arg)):
+            raise UsageError(f"{path}:{argument.lineno}: {node.name} cannot have a parameter {argument.arg}; rename it")
+        try:
+            annotation = signature.annotation(argument.annotation) if argument.annotation else Any
+            fields[argument.arg] = (annotation, ... if default is None else signature.value(default))
+        except signature.Unreadable as error:
+            raise UsageError(
+                f"{path}:{argument.lineno}: parameter {argument.arg} of {node.name}: annotations and defaults must be "
+                f"{signature.ALLOWED} ({error})"
+            ) from None
+    config = ConfigDict(extra=extra, frozen=True, validate_default=True, allow_inf_nan=False)
+    try:
+        made: type[BaseModel] = create_model(node.name, __config__=config, **fields)
+        made.model_validate({})
+    except ValidationError as error:
+        wrong = [each for each in error.errors() if each["type"] != "missing"]
+        if wrong:
+            where = ".".join(map(str, wrong[0]["loc"]))
+            raise UsageError(f"{path}:{node.lineno}: default of {where} of {node.name}: {wrong[0]['msg']}") from None
+    # A name that a pydantic model cannot have, or a bound that does not fit its type: pydantic raises what it likes.
+    except Exception as error:
+        raise UsageError(f"{path}:{node.lineno}: the parameters of {node.name} make no schema: {error}") from None
+    return made
+
+
 def _factory(path: Path, symbol: str) -> Entry | None:
-    read = factories.read(_tree(path), path, symbol, _value)
+    read = factories.read(_tree(path), path, symbol)
     if read is None:
         return None
     known = {*read.fields, *read.others}

@@ -19,12 +19,12 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 from itertools import chain
 from pathlib import Path
 
 from bench.keys import sha256_hex
-from bench.syntax import LONGEST_PATH, Import, syntax
+from bench.syntax import LONGEST_PATH, MOST_BYTES, Import, syntax
 from bench.types import UsageError
 
 #: Packages by the name they are imported under, where that is not the one that pip knows.
@@ -39,6 +39,7 @@ DISTRIBUTIONS = {
 #: A folder of data with more files than this is refused.
 MOST_FILES = 100_000
 
+_NO_FILES = ("/proc", "/sys", "/dev")
 _NOT_COUNTED = {*sys.stdlib_module_names, "bench", "numpy", "torch"}
 # The same release, built for a CPU or for one GPU or another.
 _BUILD = re.compile(r"\+(cpu|cu\d+|rocm[\d.]+|xpu)$")
@@ -73,7 +74,7 @@ def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
         needed: the name under which the package is imported without which the method is not available.
 
     Raises:
-        UsageError: a source is not valid Python.
+        UsageError: a source cannot be read, or is not valid Python.
     """
     search = Search(path, root)
     texts: dict[Path, bytes] = {}
@@ -86,7 +87,7 @@ def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
         source = queue.pop(0)
         if source in texts:
             continue
-        texts[source] = source.read_bytes()
+        texts[source] = _text_of(source)
         if source.suffix != ".py":
             parts.append(hashlib.sha256(texts[source]).hexdigest())
             continue
@@ -106,6 +107,15 @@ def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
         data |= {(text, sha) for text in found.strings if (sha := _named_in_code(text, folders)) is not None}
     sha = sha256_hex(*parts, *sorted(packages), *(word for each in sorted(data) for word in each))
     return Code(sha, texts, frozenset(absent))
+
+
+def _text_of(source: Path) -> bytes:
+    try:
+        with source.open("rb") as file:
+            # One byte more than is parsed, so that what is too long is seen to be.
+            return file.read(MOST_BYTES + 1 if source.suffix == ".py" else -1)
+    except OSError as error:
+        raise UsageError(f"{source} cannot be read: {error.strerror}") from None
 
 
 @dataclass(frozen=True)
@@ -131,9 +141,9 @@ class Search:
         if top in _NOT_COUNTED or self.is_bundled(self.path) or not source.resolve().is_relative_to(folder):
             return None
         own = folder / f"{top}.py"
-        if own.is_file():
+        if os.path.isfile(own):
             return None if own == source.resolve() else folder
-        return folder if any((folder / top).glob("*.py")) else None
+        return folder if os.path.isdir(folder / top) and any((folder / top).glob("*.py")) else None
 
     def files(self, found: Import, source: Path) -> tuple[list[Path], str | None]:
         """Return the sources that an import runs, and the installed package with its version that it leads to."""
@@ -174,7 +184,7 @@ def _files(roots: list[Path], found: Import) -> list[Path]:
                 names = [place / "__init__.py"] if depth or not words else []
                 if depth == len(parts) and depth:
                     names += [place.with_name(f"{place.name}{suffix}") for suffix in (".py", *EXTENSION_SUFFIXES)]
-                files |= {name.resolve(): None for name in names if name.is_file()}
+                files |= {name.resolve(): None for name in names if os.path.isfile(name)}
     return list(files)
 
 
@@ -188,6 +198,18 @@ def find_top(name: str) -> ModuleSpec | None:
     # What is in sys.modules without a spec, or a broken installation.
     except (ImportError, ValueError, AttributeError):
         return None
+
+
+def find_module(name: str) -> ModuleSpec | None:
+    """Return where Python finds a module, importing nothing, not even the packages that it is in."""
+    top, *inside = name.split(".")
+    spec, path = find_top(top), top
+    for part in inside:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        path = f"{path}.{part}"
+        spec = PathFinder.find_spec(path, list(spec.submodule_search_locations))
+    return spec
 
 
 def version(name: str) -> str | None:
@@ -257,7 +279,9 @@ def _places(text: str, folders: Iterable[Path]) -> list[Path]:
     # Unlike those of pathlib, these functions take any text for the name of a file that is not there.
     own = os.path.expanduser(text.rstrip("/") or "/")
     named = [os.path.join(folder, own) for folder in folders]
-    return list(dict.fromkeys(Path(name).resolve() for name in named if os.path.isfile(name) or os.path.isdir(name)))
+    places = dict.fromkeys(Path(name).resolve() for name in named if os.path.isfile(name) or os.path.isdir(name))
+    # What the system makes up as it is read may have no end.
+    return [place for place in places if not any(place.is_relative_to(root) for root in _NO_FILES)]
 
 
 def _named_in_code(text: str, folders: Iterable[Path]) -> str | None:
@@ -279,8 +303,8 @@ def _named_in_code(text: str, folders: Iterable[Path]) -> str | None:
 
 def _sha_of_source(place: Path) -> str | None:
     try:
-        return syntax(place.read_bytes()).sha if place.suffix == ".py" and place.is_file() else None
-    except (OSError, SyntaxError, ValueError):
+        return syntax(_text_of(place)).sha if place.suffix == ".py" and place.is_file() else None
+    except (UsageError, SyntaxError, ValueError):
         return None
 
 

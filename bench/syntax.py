@@ -13,6 +13,10 @@ _REGISTERING = {"attack", "defense", "network"}
 _IMPORTING = {"import_module", "__import__"}
 _JOINING = {"join", "joinpath", "Path", "with_name"}
 LONGEST_PATH = 1024
+#: A source of more bytes than this is refused: as a tree it may take a thousand times its size in memory.
+MOST_BYTES = 2**20
+
+_TOO_DEEP = "its expressions or statements are nested too deeply"
 
 
 class Import(NamedTuple):
@@ -37,9 +41,9 @@ def syntax(source: bytes) -> Syntax:
 
     Raises:
         SyntaxError: it is not valid Python.
-        ValueError: likewise, such as a byte 0.
+        ValueError: likewise, such as a byte 0, or it is too long or nested too deeply.
     """
-    tree = ast.parse(source)
+    tree = parsed(source)
     imports: list[Import] = []
     strings: dict[str, None] = {}
     for node in ast.walk(tree):
@@ -51,7 +55,27 @@ def syntax(source: bytes) -> Syntax:
             imports.append(Import(name.lstrip("."), (), len(name) - len(name.lstrip("."))))
         strings |= dict.fromkeys(_paths(node))
     _without_name(tree)
-    return Syntax(sha256_hex(canonical(tree)), tuple(imports), tuple(strings))
+    try:
+        sha = sha256_hex(canonical(tree))
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    return Syntax(sha, tuple(imports), tuple(strings))
+
+
+def parsed(source: bytes) -> ast.Module:
+    """Return the syntax tree of a source text, in the encoding that it declares.
+
+    Raises:
+        SyntaxError: it is not valid Python.
+        ValueError: likewise, such as a byte 0, or it is too long or nested too deeply.
+    """
+    if len(source) > MOST_BYTES:
+        raise ValueError(f"it has {len(source):,} bytes; at most {MOST_BYTES:,} are read as source")
+    try:
+        return ast.parse(source)
+    # The parser gives up on brackets and operators in one another as if memory had run out.
+    except (RecursionError, MemoryError):
+        raise ValueError(_TOO_DEEP) from None
 
 
 def _without_name(tree: ast.Module) -> None:

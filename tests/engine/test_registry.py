@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import api, registry
+from bench import registry
 from bench.types import MethodRef, UsageError
 
 RAISES = 'raise RuntimeError("reading must not run the file")'
@@ -200,11 +200,6 @@ def test_the_real_house_loads_whole():
                 assert callable(entry.load())
             for preset in entry.meta.get("presets") or {}:
                 entry.arguments({**entry.meta["presets"][preset]})
-
-
-def test_what_a_signature_may_name_is_what_the_api_exports():
-    assert set(api.__all__) <= registry._NAMES.keys()
-    assert registry._NAMES["__builtins__"] == {}
 
 
 def test_user_modules_do_not_shadow_packages(tmp_path):

@@ -1,0 +1,243 @@
+"""What annotations, defaults and decorator keywords mean, read from syntax trees by a small interpreter of our own.
+
+It knows literals, arithmetic on them, ``Fraction(...)``, ``Field(...)`` and the types of :mod:`bench.api`, and nothing
+else: no attribute, no other call and no other name has a meaning here, so reading a signature runs none of its code.
+Everything it makes is bounded, so it always ends.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+import operator
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from bench import api
+from bench.types import exact, shown
+
+#: What an expression must be, for the line that is said of any other.
+ALLOWED = (
+    "literals, arithmetic on them, Fraction(...) and Field(...), and of types int, float, bool, str, tuple, Literal, "
+    "Annotated and those of bench.api, such as Count, Budget, Positive, NonNegative and Probability"
+)
+
+Made = TypeVar("Made")
+
+_TYPES: Mapping[str, Any] = {
+    name: getattr(api, name)
+    for name in api.__all__
+    if name not in ("attack", "defense", "library", "network", "Field", "Annotated", "Literal")
+} | {"int": int, "float": float, "bool": bool, "str": str, "tuple": tuple}
+_GENERIC: Mapping[str, Any] = {"tuple": tuple, "Literal": api.Literal, "Annotated": api.Annotated}
+#: Every name that a signature may use.
+NAMES = frozenset({*_TYPES, *_GENERIC, "Field"})
+_BOUNDS = frozenset({"gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pattern", "description"})
+
+_DEEPEST = 50
+#: Whole numbers are those that TOML has: 64 bits with a sign.
+_LARGEST = 2**63 - 1
+_OPERATIONS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+
+
+class Unreadable(ValueError):
+    """An expression that has no meaning without running the file; the text says which and why."""
+
+
+def value(node: ast.expr) -> Any:
+    """Return what a default or a decorator keyword means: numbers, texts, and tuples, lists and dicts of them.
+
+    Raises:
+        Unreadable: it is none of these.
+    """
+    return _value(node, _DEEPEST)
+
+
+def annotation(node: ast.expr) -> Any:
+    """Return the type that an annotation means; one that is written as a text is read like any other.
+
+    Raises:
+        Unreadable: it is not made of the types of :mod:`bench.api`.
+    """
+    return _type(node, _DEEPEST)
+
+
+def keywords(decorator: str, given: list[ast.keyword]) -> dict[str, Any]:
+    """Return the keywords that a decorator of :mod:`bench.api` is given, checked against its signature.
+
+    Raises:
+        Unreadable: a keyword that it does not have, one that is missing, or another value than it takes.
+    """
+    if any(word.arg is None for word in given):
+        raise Unreadable("** stands for keywords that only running the file could tell")
+    named = {str(word.arg): value(word.value) for word in given}
+    try:
+        checked = _DECORATORS[decorator].model_validate(named)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise Unreadable(f"{place}: {first['msg']}") from None
+    return {name: getattr(checked, name) for name in named}
+
+
+def _value(node: ast.expr, left: int) -> Any:
+    _check_depth(node, left)
+    match node:
+        case ast.Constant(value=found):
+            return _bounded(found, node)
+        case ast.Tuple(elts=items):
+            return tuple(_value(item, left - 1) for item in items)
+        case ast.List(elts=items):
+            return [_value(item, left - 1) for item in items]
+        case ast.Dict(keys=keys, values=items):
+            if not all(isinstance(key, ast.Constant) and isinstance(key.value, str) for key in keys):
+                raise Unreadable(f"{_text(node)}: the keys of a dict are texts")
+            return {key.value: _value(item, left - 1) for key, item in zip(keys, items, strict=True)}  # type: ignore[union-attr]
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
+            number = _number(_value(operand, left - 1), node)
+            return _bounded(-number if isinstance(sign, ast.USub) else +number, node)
+        case ast.BinOp(left=first, op=operation, right=second):
+            return _reckoned(_value(first, left - 1), operation, _value(second, left - 1), node)
+        case ast.Call(func=ast.Name(id="Fraction"), args=args, keywords=[]) if 1 <= len(args) <= 2:
+            return _fraction([_value(each, left - 1) for each in args], node)
+        case ast.Call(func=ast.Name(id="Field"), args=args, keywords=words):
+            return _field(args, words, node, left)
+    raise Unreadable(f"{_text(node)} is none")
+
+
+def _type(node: ast.expr, left: int) -> Any:
+    _check_depth(node, left)
+    match node:
+        case ast.Constant(value=None):
+            return None
+        case ast.Constant(value=str() as text):
+            return _type(_parsed(text, node), left - 1)
+        case ast.Name(id=name) if name in _TYPES:
+            return _TYPES[name]
+        case ast.BinOp(left=first, op=ast.BitOr(), right=second):
+            return _made(lambda: _type(first, left - 1) | _type(second, left - 1), node)
+        case ast.Subscript(value=ast.Name(id=name), slice=inside) if name in _GENERIC:
+            items = inside.elts if isinstance(inside, ast.Tuple) else [inside]
+            found = tuple(_argument(name, place, item, left - 1) for place, item in enumerate(items))
+            return _made(lambda: _GENERIC[name][found], node)
+    raise Unreadable(f"{_text(node)} is none")
+
+
+def _argument(generic: str, place: int, node: ast.expr, left: int) -> Any:
+    """Return what stands at a place in the brackets of a type."""
+    is_type = generic == "tuple" or (generic == "Annotated" and place == 0)
+    if generic == "tuple" and isinstance(node, ast.Constant) and node.value is ...:
+        return ...
+    return _type(node, left) if is_type else _value(node, left)
+
+
+def _field(args: list[ast.expr], words: list[ast.keyword], node: ast.expr, left: int) -> Any:
+    if strange := sorted({str(word.arg or "**") for word in words} - _BOUNDS - {"default"}):
+        raise Unreadable(f"Field({strange[0]} = ...) is none; Field takes {', '.join(sorted(_BOUNDS))}")
+    given = {str(word.arg): _value(word.value, left - 1) for word in words}
+    return _made(lambda: Field(*(_value(each, left - 1) for each in args), **given), node)
+
+
+def _fraction(parts: list[Any], node: ast.expr) -> Fraction:
+    def made() -> Fraction:
+        return exact(exact(parts[0]) if len(parts) == 1 and isinstance(parts[0], str) else Fraction(*parts))
+
+    return _made(made, node)
+
+
+def _reckoned(first: Any, operation: ast.operator, second: Any, node: ast.expr) -> Any:
+    if isinstance(operation, ast.Add) and isinstance(first, str) and isinstance(second, str):
+        return _bounded(first + second, node)
+    a, b = _number(first, node), _number(second, node)
+    if type(operation) not in _OPERATIONS:
+        raise Unreadable(f"{_text(node)} is none")
+    if isinstance(operation, ast.Pow) and not (isinstance(a, float) or isinstance(b, float) or -64 <= b <= 64):
+        raise Unreadable(f"{_text(node)} is too large")
+    return _bounded(_made(lambda: _OPERATIONS[type(operation)](a, b), node), node)
+
+
+def _number(found: Any, node: ast.expr) -> int | float | Fraction:
+    if not isinstance(found, int | float | Fraction):
+        raise Unreadable(f"{_text(node)} is none")
+    return found
+
+
+def _bounded(found: Any, node: ast.expr) -> Any:
+    """Return a value if it is of a known kind and may stand in a key.
+
+    Raises:
+        Unreadable: it is of no known kind, or too large, not finite, or a text that UTF-8 cannot write.
+    """
+    if isinstance(found, Fraction):
+        return _made(lambda: exact(found), node)
+    if found is None or isinstance(found, bool):
+        return found
+    if isinstance(found, int) and -_LARGEST - 1 <= found <= _LARGEST:
+        return found
+    if isinstance(found, float) and math.isfinite(found):
+        return found
+    if isinstance(found, str) and not any("\ud800" <= letter <= "\udfff" for letter in found):
+        return found
+    raise Unreadable(f"{_text(node)} is no text, finite number of 64 bits, true, false or none")
+
+
+def _made(make: Callable[[], Made], node: ast.expr) -> Made:
+    try:
+        return make()
+    except Unreadable:
+        raise
+    # Python's and pydantic's own words on arguments that do not fit: division by zero, an unhashable Literal, ...
+    except Exception as error:
+        raise Unreadable(f"{_text(node)}: {shown(str(error))}") from None
+
+
+def _parsed(text: str, node: ast.expr) -> ast.expr:
+    try:
+        return ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise Unreadable(f"{_text(node)} is no type") from None
+
+
+def _check_depth(node: ast.expr, left: int) -> None:
+    if left < 0:
+        raise Unreadable(f"more than {_DEEPEST} expressions in one another")
+
+
+def _text(node: ast.expr) -> str:
+    try:
+        return shown(_Bare(ast.unparse(node)))
+    except RecursionError:
+        return "an expression"
+
+
+class _Bare(str):
+    """A text that is shown without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _model(decorator: Callable[..., Any]) -> type[BaseModel]:
+    hints = get_type_hints(decorator, include_extras=True)
+    fields = {
+        name: (hints[name], ... if each.default is inspect.Parameter.empty else each.default)
+        for name, each in inspect.signature(decorator).parameters.items()
+    }
+    return create_model(  # type: ignore[call-overload,no-any-return]
+        decorator.__name__, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields
+    )
+
+
+_DECORATORS = {each.__name__: _model(each) for each in (api.attack, api.library, api.defense, api.network)}
