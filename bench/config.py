@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bench import layers, registry
-from bench.types import Norm, UsageError
+from bench.types import Norm, UsageError, shown
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -21,23 +22,50 @@ def seconds(text: object) -> float:
     Raises:
         ValueError: the text is no such time, or not above zero.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|)", str(text))
-    if match is None or float(match[1]) <= 0:
-        raise ValueError(f"'{text}' is no time such as 90s, 9m or 2h")
-    return float(match[1]) * {"s": 1, "": 1, "m": 60, "h": 3600}[match[2]]
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|)", shown(text) if isinstance(text, int | float) else str(text))
+    found = 0.0 if match is None else float(match[1]) * {"s": 1, "": 1, "m": 60, "h": 3600}[match[2]]
+    if not 0 < found <= _LONGEST_S:
+        raise ValueError(f"{shown(text)} is no time such as 90s, 9m or 2h, of at most ten years")
+    return found
 
 
+_LONGEST_S = 10 * 365 * 24 * 3600
 Duration = Annotated[float, BeforeValidator(seconds)]
 
 
+def _not_empty(value: object) -> object:
+    if value == []:
+        raise ValueError("an empty list asks for nothing; name at least one, or leave it out")
+    return value
+
+
+def _batch(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST):
+        return value
+    raise ValueError(f"{shown(value)} is neither 'auto' nor a number of images, at least 1")
+
+
+#: Of images, epochs and the like: far above what anyone can have.
+_MOST = 10**9
+Some = BeforeValidator(_not_empty)
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class _Method(BaseModel):
     """A section that also holds the parameters of the method it names."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _no_empty_sweep(self) -> Self:
+        for name, value in (self.model_extra or {}).items():
+            if value == []:
+                raise ValueError(f"{name} = []: an empty list sweeps over nothing; give it values, or leave it out")
+        return self
 
     @property
     def params(self) -> dict[str, Any]:
@@ -51,19 +79,21 @@ def _texts(value: object) -> object:
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise ValueError(f"'{twice[0]}' stands there twice")
     return names
 
 
 class DatasetConfig(_Section):
     name: str
-    n: int | None = Field(None, gt=0)
+    n: int | None = Field(None, gt=0, le=_MOST)
     #: By default, stratified where the order of the images may mean something, else the first.
     subset: Literal["first", "stratified"] | None = None
-    train_n: int | None = Field(None, gt=0)
+    train_n: int | None = Field(None, gt=0, le=_MOST)
     #: The names of the classes in the order of their labels; by default the set's own.
-    classes: Annotated[tuple[str, ...], BeforeValidator(_texts), AfterValidator(_distinct)] = Field((), min_length=2)
+    classes: Annotated[tuple[str, ...], BeforeValidator(_texts), AfterValidator(_distinct)] = Field(
+        (), min_length=2, max_length=100_000
+    )
     #: 3 for RGB, 1 for grey; by default a named set's own, and of another set 1 where all its files are grey.
     channels: Literal[1, 3] | None = None
     image_size: int | tuple[int, int] | None = None
@@ -80,38 +110,38 @@ class ModelConfig(_Method):
 
 class DefenseConfig(_Method):
     use: str
-    base: str | list[str] | None = None
+    base: Annotated[str | list[str] | None, Some] = None
     train: dict[str, Any] = {}
 
 
 class AttackConfig(_Method):
     use: str
-    eps: Any = None
+    eps: Annotated[Any, Some] = None
     norm: Norm | None = None
-    access: list[Literal["static", "adaptive", "transfer"]] = Field(["static", "adaptive"], min_length=1)
-    source: str | list[str] | None = None
-    source_seed: int | None = None
+    access: list[Literal["static", "adaptive", "transfer"]] = Field(["static", "adaptive"], min_length=1, max_length=3)
+    source: Annotated[str | list[str] | None, Some] = None
+    source_seed: Seed | None = None
     #: Overrides of the source's training, as a defense has them: other epochs, another rate.
     source_train: dict[str, Any] = {}
-    eot: int = Field(20, ge=1)
+    eot: int = Field(20, ge=1, le=_MOST)
 
 
 class RunConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    batch: Literal["auto"] | int = "auto"
+    batch: Annotated[Literal["auto"] | int, BeforeValidator(_batch)] = "auto"
     #: Seconds, or a text such as ``30m``, that a cell may take, training apart.
     timeout: Duration | None = None
     #: What the ray executor asks for each task: processors (by default the threads of this process), and GPUs or a
     #: fraction of one (by default one where the device is a GPU).
-    cpus: int | None = Field(None, gt=0)
-    gpus: float | None = Field(None, ge=0)
+    cpus: int | None = Field(None, gt=0, le=_MOST)
+    gpus: float | None = Field(None, ge=0, le=_MOST)
 
 
 class Config(_Section):
     schema_: Literal[1] = Field(alias="schema")
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=200)
     summary: str = ""
-    seeds: list[int] = Field([0], min_length=1)
+    seeds: list[Seed] = Field([0], min_length=1, max_length=10_000)
     #: Attacks on one deployed function run cheapest first, each on what the earlier ones left: columns are running
     #: worst cases.
     worst_case: bool = False
@@ -133,7 +163,7 @@ class _Collection(_Section):
     schema_: Literal[1] = Field(alias="schema")
     name: str
     summary: str = ""
-    include: list[str] = Field(min_length=1)
+    include: list[str] = Field(min_length=1, max_length=200)
     run: RunConfig = RunConfig()
 
 

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import math
+import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import registry
-from bench.types import UsageError
+from bench.types import UsageError, shown
 
 PRESETS = Path(__file__).parent / "presets"
+#: A configuration of more bytes than this is refused; 100,000 budgets take 1.2 MB.
+MOST_BYTES = 2**22
+#: How deep tables and lists may lie in one another, and how many files may extend one another.
+_DEEPEST = 12
+_MOST_LAYERS = 16
+_LONGEST_KEY, _LONGEST_TEXT = 200, 10_000
+#: Whole numbers are those that TOML promises to keep: 64 bits with a sign.
+_LARGEST = 2**63
+# tomllib takes time and memory by the square of the parts of a dotted key.
+_PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_LONG_DOTTED = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{32}}")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def presets() -> dict[str, str]:
@@ -60,6 +75,8 @@ def _with_defaults(name_or_file: str, decided: frozenset[str], above: tuple[str,
     """Return a file over the one that it extends, with its defaults of the kinds that are not yet ``decided``."""
     if name_or_file in above:
         raise UsageError(f"{name_or_file} extends itself: {' -> '.join([*above, name_or_file])}")
+    if len(above) > _MOST_LAYERS:
+        raise UsageError(f"{above[0]} stands on more than {_MOST_LAYERS} files that extend one another")
     path, body = _parsed(name_or_file)
     own = _variants(body.pop("variants", {}), path)
     named = _defaults(body.pop("default", {}), path)
@@ -67,6 +84,10 @@ def _with_defaults(name_or_file: str, decided: frozenset[str], above: tuple[str,
         raise UsageError(f"{path.name} includes others: variants and their default stand in those, not in it")
     kinds, inherited = own, dict[str, str]()
     if (extended := body.pop("extends", None)) is not None:
+        if not isinstance(extended, str):
+            raise UsageError(
+                f'{path.name}: extends names one preset or file, as in extends = "quick", not {shown(extended)}'
+            )
         under = _with_defaults(extended, decided | named.keys(), (*above, name_or_file))
         body, kinds, inherited = merge(under.body, body), merge(under.kinds, own), under.defaults
     for kind, wanted in inherited.items():
@@ -94,7 +115,9 @@ def _variants(tables: Any, path: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 def _defaults(names: Any, path: Path) -> dict[str, str]:
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise UsageError(f'{path.name}: default names variants, as in default = {{ scale = "tiny" }}, not {names!r}')
+        raise UsageError(
+            f'{path.name}: default names variants, as in default = {{ scale = "tiny" }}, not {shown(names)}'
+        )
     return names
 
 
@@ -104,12 +127,67 @@ def _parsed(name_or_file: str) -> tuple[Path, dict[str, Any]]:
         path = PRESETS / f"{name_or_file}.toml"
         if name_or_file not in presets():
             raise UsageError(registry.unknown("preset", name_or_file, presets()))
+    return path, parsed(path)
+
+
+def parsed(path: Path) -> dict[str, Any]:
+    """Return a TOML file as tables, lists, texts, finite numbers of 64 bits, true and false.
+
+    Raises:
+        UsageError: there is no such file, it is no regular one, too long, not TOML in UTF-8, nested too deeply, or
+            holds something that no setting takes: a date, inf, nan, a control character.
+    """
     try:
-        return path, tomllib.loads(path.read_text(encoding="utf-8"))
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"{path} is not a regular file")
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         raise UsageError(f"no configuration file {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    # A byte 0 in the name is a ValueError.
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{shown(str(path))} cannot be read: {getattr(error, 'strerror', error)}") from None
+    if len(data) > MOST_BYTES:
+        raise UsageError(f"{path} has over {MOST_BYTES:,} bytes, which no configuration has")
+    try:
+        # Editors on Windows begin a file with a byte order mark.
+        text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        if _LONG_DOTTED.search(text):
+            raise ValueError("a dotted key of more than 32 parts")
+        body = tomllib.loads(text)
+    except RecursionError:
+        raise UsageError(f"{path} is not a readable TOML file: lists or tables are nested too deeply") from None
+    except ValueError as error:
         raise UsageError(f"{path} is not a readable TOML file: {error}") from None
+    _check_plain(body, (), path)
+    return body
+
+
+def _check_plain(value: Any, place: tuple[str | int, ...], path: Path) -> None:
+    """Raises UsageError: a value, or one inside it, is nothing that a setting takes."""
+    if isinstance(value, dict | list):
+        if len(place) >= _DEEPEST:
+            raise UsageError(f"{_where(place, path)}: lists or tables are nested too deeply")
+        if isinstance(value, dict) and (
+            odd := [key for key in value if len(key) > _LONGEST_KEY or _CONTROL.search(key)]
+        ):
+            raise UsageError(f"{_where(place, path)}: {shown(odd[0])} cannot be a key")
+        for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_plain(inside, (*place, key), path)
+        return
+    if isinstance(value, str):
+        sound = len(value) <= _LONGEST_TEXT and not _CONTROL.search(value)
+    elif isinstance(value, int):
+        sound = -_LARGEST <= value < _LARGEST
+    else:
+        sound = isinstance(value, float) and math.isfinite(value)
+    if not sound:
+        allowed = f"a text of at most {_LONGEST_TEXT:,} plain characters, a finite number of 64 bits, true or false"
+        raise UsageError(f"{_where(place, path)}: {shown(value)} is not {allowed}")
+
+
+def _where(place: tuple[str | int, ...], path: Path) -> str:
+    return f"{path.name}: {'.'.join(map(str, place))}" if place else path.name
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from bench.types import Passes, Scalar
 _FORMULA = re.compile(
     r"(?:at most )?(?P<forwards>[^,]*?) forwards?(?: \+ (?P<backwards>[^,]*?) backwards?)?(?: \(|,|$)"
 )
+_LONGEST = 1000
 _OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
 
 
@@ -21,7 +23,7 @@ def passes_of(formula: str, params: Mapping[str, Scalar]) -> Passes | None:
     What follows a comma or stands in brackets at the end is commentary. ``None`` where the formula cannot be reckoned
     from the parameters.
     """
-    match = _FORMULA.match(formula)
+    match = _FORMULA.match(formula) if len(formula) <= _LONGEST else None
     if match is None:
         return None
     try:
@@ -29,9 +31,10 @@ def passes_of(formula: str, params: Mapping[str, Scalar]) -> Passes | None:
             0.0 if text is None else _reckon(ast.parse(text.replace(" x ", " * "), mode="eval").body, params)
             for text in match.group("forwards", "backwards")
         ]
-    except (SyntaxError, ValueError):
+    # A method's author writes it: it may be no formula, nested without end, or give more than a float holds.
+    except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
         return None
-    return Passes(*counts)
+    return Passes(*counts) if all(map(math.isfinite, counts)) else None
 
 
 def _reckon(node: ast.expr, params: Mapping[str, Scalar]) -> float:
