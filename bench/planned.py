@@ -14,7 +14,7 @@ import logging
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,8 +115,8 @@ def _named(cells: Iterable[PlannedCell]) -> dict[str, dict[str, str]]:
     return dict(named)
 
 
-def keep(store: Store, asked: Iterable[Asked], *, partly: bool) -> None:
-    """Keep what a run was asked for.
+def keep(store: Store, asked: Iterable[Asked], *, partly: bool, check: Callable[[], None] = lambda: None) -> None:
+    """Keep what a run was asked for. ``check`` is called while another run holds one of the files.
 
     It takes the place of what the plan of that name asked for before, so that an attack that was dropped is no longer
     missing. What was only asked for in part is added to it instead.
@@ -131,6 +131,7 @@ def keep(store: Store, asked: Iterable[Asked], *, partly: bool) -> None:
                 with store.writing(), store.leases.hold(f"plan-{sha256_hex(store.name(path))}"):
                     write_atomically(path, text_of(_with_the_rest(path, each, partly=partly)))
             except Busy:
+                check()
                 time.sleep(_PATIENCE)
 
 

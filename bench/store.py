@@ -26,15 +26,13 @@ from functools import cached_property
 from pathlib import Path
 
 from bench.keys import canonical_json, sha256_hex
-from bench.lease import Leases
+from bench.lease import BROKEN_DISK, Leases
 from bench.reading import MAX_RESULT, read_bytes, read_result
 from bench.seals import KnownFiles
 from bench.types import CellResult, PlannedCell, StoreError, UsageError, jsonable
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger("crossfire")
-#: What an operating system says of a disk that is full, over its quota, read-only or broken.
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -109,7 +107,7 @@ class Store:
         except OSError as error:
             inside = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(self.root)
             denied = inside and error.errno in (errno.EACCES, errno.EPERM)
-            if error.errno not in _DISK and not denied:
+            if error.errno not in BROKEN_DISK and not denied:
                 raise
             raise StoreError(
                 f"the store {self.root} cannot be written: {error.strerror}; what is finished is kept, and the same "

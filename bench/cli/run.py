@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
             runner = start(check, reporter)
             runner.check_weights()
             store.check_writable()
-            planned.keep(store, asked, partly=partly)
+            planned.keep(store, asked, partly=partly, check=check)
             if count := outdated(store, work.plan.cells):
                 kept = f"{count} results of an older evaluation protocol are kept, shown as such, and not used here"
                 terminal.print(kept, highlight=False, soft_wrap=True)

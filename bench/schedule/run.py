@@ -218,6 +218,7 @@ class Runner:
             return result
 
     def _put(self, result: CellResult, started: float) -> None:
+        self.store.leases.check()
         with self.store.writing():
             self.store.put(result)
         why = {} if result.error is None else {"error": f"{result.error.kind}: {result.error.message}"}
@@ -370,6 +371,7 @@ class Runner:
                 # Where memory ran out once it would run out again.
                 self.batch = made.batch
                 self.log.write("out of memory", set=key, batch=made.batch)
+            self.store.leases.check()
             for path, part in paths.items():
                 write_chunk(path, made.part(slice(part.start - group.start, part.stop - group.start)))
         seconds = round(time.monotonic() - started, 3)
