@@ -11,10 +11,50 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.seals import file_sha256, sealed, unsealed
-from bench.store import write_atomically
+from pydantic import BaseModel, ValidationError
+
+from bench import files
+from bench.files import Unreadable, write_atomically
+from bench.keys import training_key
+from bench.seals import sealed, unsealed
+from bench.types import ModelRef
 
 _log = logging.getLogger("crossfire")
+#: Bytes of the largest card, which has a row of some 600 bytes for each epoch, and of the word of why one failed.
+_LARGEST, _LARGEST_FAILURE = 64 * 2**20, 2**20
+
+
+class Row(BaseModel):
+    """An epoch: its number, mean loss, accuracy on its batches, learning rate, seconds, FLOPs and passes, and the
+    accuracies of :func:`bench.overfitting.measure` on training, test and held-out images. Those of older versions lack
+    some.
+    """
+
+    epoch: int | None = None
+    loss: float | None = None
+    train_accuracy: float | None = None
+    learning_rate: float | None = None
+    seconds: float | None = None
+    flops: float | None = None
+    forwards: float | None = None
+    backwards: float | None = None
+    train: dict[str, float] = {}
+    test: dict[str, float] = {}
+    holdout: dict[str, float] = {}
+
+
+class _Card(BaseModel):
+    """What readers of a card rely on, where it is there: cards of older versions lack some of it."""
+
+    weights_sha256: str = ""
+    training: dict[str, Any] = {}
+    network: dict[str, Any] = {}
+    images_per_epoch: int = 0
+    passes_per_example: tuple[float, float] | None = None
+    seconds_per_epoch: float | None = None
+    flops_per_epoch: float | None = None
+    overfitting: dict[str, str | bool | float] | None = None
+    log: list[Row] = []
 
 
 def write(folder: Path, body: Mapping[str, Any]) -> None:
@@ -22,28 +62,68 @@ def write(folder: Path, body: Mapping[str, Any]) -> None:
     write_atomically(folder / "card.json", sealed(body))
 
 
-def read(folder: Path) -> dict[str, Any] | None:
-    """Return the card of a training; ``None`` where there is none or, with a warning, where it is not whole."""
+def read(folder: Path, key: str | None = None) -> dict[str, Any] | None:
+    """Return the card of a training; ``None`` where there is none or, with a warning, where it is not whole.
+
+    With a ``key`` it counts only if it is of the training of that key.
+    """
+    path = folder / "card.json"
     try:
-        return unsealed((folder / "card.json").read_bytes())
+        card = unsealed(files.read(path, _LARGEST))
+        # What was read is returned, not what validation makes of it, which lacks the words that nobody relies on.
+        _Card.model_validate(card)
+        if key is not None and _key_of(card) not in (None, key):
+            raise ValueError("it is of another training")
+        return card
     except FileNotFoundError:
         return None
+    except ValidationError as error:
+        why = f"{'.'.join(map(str, error.errors()[0]['loc']))} is not what a card says"
     except ValueError as error:
-        _log.warning("%s does not count and is trained again where needed: %s", folder / "card.json", error)
+        why = str(error)
+    _log.warning("%s does not count and is trained again where needed: %s", path, why)
+    return None
+
+
+def _key_of(card: Mapping[str, Any]) -> str | None:
+    """Return the key of what a card says was trained; ``None`` where it does not say."""
+    if "training" not in card or "network" not in card:
         return None
+    return training_key(ModelRef.model_validate({"network": card["network"], "weights": card["training"]}))
 
 
-def is_trained(folder: Path) -> bool:
-    """Say whether a training is finished and its card and weights are those that it wrote."""
-    card = read(folder)
+def is_trained(folder: Path, key: str | None = None) -> bool:
+    """Say whether a training is finished and its card and weights are those that it wrote.
+
+    With a ``key`` they count only if they are of the training of that key.
+    """
+    card = read(folder, key)
     return card is not None and _has_weights(folder, card)
 
 
 def _has_weights(folder: Path, card: Mapping[str, Any]) -> bool:
+    path = folder / "weights.safetensors"
     try:
-        whole = bool(file_sha256(folder / "weights.safetensors") == card["weights_sha256"])
+        whole = files.file_sha256(path) == card.get("weights_sha256")
     except FileNotFoundError:
+        return False
+    except Unreadable as error:
+        _log.warning("%s does not count and is trained again: %s", path, error)
         return False
     if not whole:
         _log.warning("%s does not count and is trained again: cut short or altered since it was written", folder)
     return whole
+
+
+def write_failure(folder: Path, why: str) -> None:
+    """Keep why the training in ``folder`` failed."""
+    write_atomically(folder / "failed.json", sealed({"message": why}))
+
+
+def failure(folder: Path) -> str | None:
+    """Return why the training in ``folder`` failed, if that is kept and whole."""
+    try:
+        why = unsealed(files.read(folder / "failed.json", _LARGEST_FAILURE)).get("message")
+    except (FileNotFoundError, ValueError):
+        return None
+    return why if isinstance(why, str) else None

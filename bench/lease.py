@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bench.files import named
 from bench.types import Ending
 
 #: Seconds between two touches, and without any until a lease is void; file attributes of network file systems may be
@@ -241,7 +242,8 @@ def _signed() -> bytes:
 def _create(path: Path, text: bytes) -> None:
     file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     try:
-        os.write(file, text)
+        with named(path):
+            os.write(file, text)
     except OSError:
         path.unlink()
         raise

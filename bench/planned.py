@@ -9,7 +9,6 @@ beside the 300 MB and more of their results.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
@@ -18,17 +17,22 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from bench import files, inventory
+from bench.files import Unreadable, write_atomically
 from bench.keys import EVALUATION_VERSION, Keys, canonical_json, sha256_hex
 from bench.lease import Busy
-from bench.store import Store, write_atomically
+from bench.reading import document, validated
+from bench.store import Store
 from bench.types import Frozen, Images, Key, PlannedCell, ShownCellName, ShownName, Status, jsonable
 
-SCHEMA = 1
+FORMAT, SCHEMA = "crossfire-plan", 1
 _log = logging.getLogger("crossfire")
 #: Seconds between two looks at a plan that another run is just writing.
 _PATIENCE = 0.1
+#: Bytes of the largest file of a plan, which has some 110 for each cell.
+_LARGEST = 256 * 2**20
 
 
 class Asked(Frozen):
@@ -127,6 +131,7 @@ def keep(store: Store, asked: Iterable[Asked], *, partly: bool, check: Callable[
     for each in asked:
         path = path_of(store, each)
         while not _says(path, _with_the_rest(path, each, partly=partly)):
+            store.make_folder(path.parent)
             try:
                 with store.writing(), store.leases.hold(f"plan-{sha256_hex(store.name(path))}"):
                     write_atomically(path, text_of(_with_the_rest(path, each, partly=partly)))
@@ -137,14 +142,17 @@ def keep(store: Store, asked: Iterable[Asked], *, partly: bool, check: Callable[
 
 def _with_the_rest(path: Path, asked: Asked, *, partly: bool) -> Asked:
     """Return what is to be kept: of what is asked for in part, with what was asked for before."""
-    if not partly or not path.is_file() or (before := read_file(path)) is None:
+    if not partly or (before := read_file(path)) is None:
         return asked
     known = {name: {**before.cells.get(name, {}), **cells} for name, cells in asked.cells.items()}
     return asked.model_copy(update={"cells": {**before.cells, **known}})
 
 
 def _says(path: Path, asked: Asked) -> bool:
-    return path.is_file() and path.read_bytes() == text_of(asked)
+    try:
+        return files.read(path, _LARGEST) == text_of(asked)
+    except (FileNotFoundError, Unreadable):
+        return False
 
 
 def read(store: Store) -> list[Asked]:
@@ -154,7 +162,7 @@ def read(store: Store) -> list[Asked]:
 
 def paths(store: Store) -> Iterator[Path]:
     """Yield the files that say what runs were asked for."""
-    yield from sorted(store.root.glob("plans/*/*.json"))
+    yield from inventory.named(store.root, "plans", "plan")
 
 
 def path_of(store: Store, asked: Asked) -> Path:
@@ -164,21 +172,24 @@ def path_of(store: Store, asked: Asked) -> Path:
 def text_of(asked: Asked) -> bytes:
     """Return the file of what was asked for: a line with its hash, and one with itself."""
     body = canonical_json(jsonable(asked))
-    head = canonical_json({"format": "crossfire-plan", "schema": SCHEMA, "sha256": sha256_hex(body)})
+    head = canonical_json({"format": FORMAT, "schema": SCHEMA, "sha256": sha256_hex(body)})
     return f"{head}\n{body}\n".encode()
 
 
 def read_file(path: Path) -> Asked | None:
     """Return what a file of :func:`paths` says; ``None`` where it is gone or, with a warning, where it is not whole."""
     try:
-        head, _, body = path.read_text(encoding="utf-8").partition("\n")
-        about = json.loads(head)
-        if about["schema"] != SCHEMA or about["sha256"] != sha256_hex(body.rstrip("\n")):
+        head, _, body = files.read(path, _LARGEST).partition(b"\n")
+        about = document(head)
+        if about["schema"] != SCHEMA or about["sha256"] != sha256_hex(body.rstrip(b"\n")):
             raise ValueError("it was cut short or altered since it was written, or is of another version")
-        return Asked.model_validate_json(body)
+        asked = validated(Asked, body)
+        if asked.table != path.stem:
+            raise ValueError("it is of another table")
+        return asked
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         why = (str(error).splitlines() or [""])[0]
         _log.warning("%s does not count, so tables may not say what they lack: %s; run the plan again", path, why)
         return None

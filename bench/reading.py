@@ -7,10 +7,7 @@ comes in here. Behind here every value is of its type, within the bounds of ``be
 from __future__ import annotations
 
 import json
-import os
 import re
-import stat
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -43,30 +40,6 @@ _FOREIGN = {
 }
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-def read_bytes(path: Path, most: int) -> bytes:
-    """Return the contents of a file that has at most ``most`` bytes; whatever is no regular file is never waited for.
-
-    Raises:
-        FileNotFoundError: there is none.
-        OSError: it cannot be read.
-        ValueError: it is a folder, a pipe, a device or a socket, or has more bytes.
-    """
-    # A pipe would wait for a writer.
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    try:
-        about = os.fstat(number)
-        if not stat.S_ISREG(about.st_mode):
-            raise ValueError("it is not a file")
-        with open(number, "rb", closefd=False) as file:
-            # What is being written to may have grown since.
-            data = file.read(most + 1) if about.st_size <= most else b""
-    finally:
-        os.close(number)
-    if (size := max(about.st_size, len(data))) > most:
-        raise ValueError(f"it has {size:,} bytes, and at most {most:,} are read")
-    return data
 
 
 def document(data: bytes) -> Any:

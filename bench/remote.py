@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench import cards
+from bench.files import write_atomically
 from bench.reading import read_result
 from bench.seals import unsealed
-from bench.store import Store, write_atomically
+from bench.store import Store
 from bench.types import CellResult, UsageError
 
 if TYPE_CHECKING:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from bench import files, inventory
+from bench.files import Unreadable
 from bench.keys import canonical_json
+from bench.reading import document
+
+_log = logging.getLogger("crossfire")
+#: Bytes: an event with the traceback of a failure is some thousands long.
+_LONGEST_LINE = 2**24
 
 
 class RunLog:
@@ -32,13 +38,14 @@ class RunLog:
     def write(self, event: str, **words: Any) -> None:
         """Append one event; every line is in the hands of the operating system before this returns."""
         if self._file is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self._folder, self._folder.parent)
             host = re.sub(r"[^A-Za-z0-9.-]+", "-", platform.node())
             began = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
             self._file = (self._folder / f"{began}-{host}-{os.getpid()}.jsonl").open("x", encoding="utf-8", buffering=1)
             self.write("started", host=platform.node(), pid=os.getpid(), **self._about)
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._file.write(canonical_json({"time": time, "event": event, **words}) + "\n")
+        with files.named(self._folder):
+            self._file.write(canonical_json({"time": time, "event": event, **words}) + "\n")
 
     def close(self, why: str) -> None:
         """Write how the run ended, if it did anything."""
@@ -82,12 +89,13 @@ def read(folder: Path) -> Iterator[dict[str, Any]]:
 
     A last line that a dying process did not finish is left out.
     """
-    for path in sorted(folder.glob("*.jsonl")):
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(event, dict):
-                    yield {**event, "log": path.stem}
+    for path in inventory.named(folder.parent, folder.name, "run log"):
+        try:
+            with files.opened(path) as lines:
+                # A line longer than any that is written is cut, and then is none.
+                while line := lines.readline(_LONGEST_LINE):
+                    with suppress(ValueError):
+                        if isinstance(event := document(line), dict):
+                            yield {**event, "log": path.stem}
+        except (FileNotFoundError, Unreadable) as error:
+            _log.warning("%s is left out: %s", path, error)

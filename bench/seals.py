@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import files
 from bench.keys import canonical_json, sha256_hex
+from bench.reading import document
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,10 +25,43 @@ def unsealed(data: bytes) -> dict[str, Any]:
     Raises:
         ValueError: it was cut short or altered since.
     """
-    body = json.loads(data)
+    body = document(data)
     if not isinstance(body, dict) or body.pop("sha256", None) != sha256_hex(canonical_json(body)):
         raise ValueError("cut short or altered since it was written")
     return body
+
+
+def metadata(data: bytes) -> dict[str, str]:
+    """Return what the head of a safetensors file says of it, given the file or its beginning.
+
+    Raises:
+        ValueError: it has no such head.
+    """
+    length = int.from_bytes(data[:8], "little")
+    head = document(data[8 : 8 + length]) if len(data) >= 8 + length else None
+    about = head.get("__metadata__", {}) if isinstance(head, dict) else None
+    if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
+        raise ValueError("no whole safetensors file")
+    return about
+
+
+def sealed_arrays(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the arrays of a safetensors file and what it says of them, without the seal.
+
+    Raises:
+        ValueError: it is none, has no seal, or was cut short or altered since it was written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    about = metadata(data)
+    try:
+        arrays = load(data)
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(str(error) or type(error).__name__) from None
+    if about.pop("sha256", None) != arrays_digest(arrays, about):
+        raise ValueError("cut short or altered since it was written")
+    return arrays, about
 
 
 def arrays_digest(arrays: Mapping[str, np.ndarray], words: Mapping[str, Any]) -> str:
@@ -37,11 +70,6 @@ def arrays_digest(arrays: Mapping[str, np.ndarray], words: Mapping[str, Any]) ->
     for name, array in sorted(arrays.items()):
         parts += [canonical_json([name, str(array.dtype), list(array.shape)]), array.tobytes()]
     return sha256_hex(*parts)
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class KnownFiles:
@@ -53,23 +81,28 @@ class KnownFiles:
 
     def __init__(self, data: bytes | None = None) -> None:
         """Go on from what :meth:`merged` returned; from nothing where that is not whole."""
-        self._seen: dict[str, list[Any]] = {}
-        self._new: dict[str, list[Any] | None] = {}
+        self._seen: dict[str, str] = {}
+        self._new: dict[str, str | None] = {}
         try:
-            self._seen = unsealed(data)["files"] if data is not None else {}
-        except (ValueError, KeyError):
+            seen = unsealed(data).get("files") if data is not None else None
+        except ValueError:
             return
+        if isinstance(seen, dict):
+            # Marks were lists before. Whatever else stands there equals no mark.
+            texts = {name: " ".join(map(str, mark)) for name, mark in seen.items() if isinstance(mark, list)}
+            self._seen = texts | {name: mark for name, mark in seen.items() if isinstance(mark, str)}
 
     def is_whole(self, name: str, path: Path, sha: str) -> bool:
         """Say whether the file at ``path``, known by ``name``, has this hash.
 
         Raises:
             FileNotFoundError: there is none.
+            Unreadable: what lies there is no regular file, or cannot be read.
         """
         mark = _mark(path, sha)
         if self._seen.get(name) == mark:
             return True
-        whole = file_sha256(path) == sha
+        whole = files.file_sha256(path) == sha
         self._remember(name, mark if whole else None)
         return whole
 
@@ -77,7 +110,7 @@ class KnownFiles:
         """Remember a file that was just written."""
         self._remember(name, _mark(path, sha))
 
-    def _remember(self, name: str, mark: list[Any] | None) -> None:
+    def _remember(self, name: str, mark: str | None) -> None:
         self._new[name] = mark
         if mark is None:
             self._seen.pop(name, None)
@@ -90,11 +123,11 @@ class KnownFiles:
 
     def merged(self, others: bytes | None) -> bytes:
         """Return everything known as a document, laid over what other processes have kept in the meantime."""
-        files = {**KnownFiles(others)._seen, **self._new}
+        known = {**KnownFiles(others)._seen, **self._new}
         self._new = {}
-        return sealed({"files": {name: mark for name, mark in files.items() if mark is not None}})
+        return sealed({"files": {name: mark for name, mark in known.items() if mark is not None}})
 
 
-def _mark(path: Path, sha: str) -> list[Any]:
-    now = path.stat()
-    return [now.st_size, now.st_mtime_ns, now.st_ctime_ns, sha]
+def _mark(path: Path, sha: str) -> str:
+    now = files.status(path)
+    return f"{now.st_size} {now.st_mtime_ns} {now.st_ctime_ns} {sha}"

@@ -15,43 +15,30 @@ reader never sees half a file, and whatever a dead process left behind is ignore
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
 import secrets
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
+from bench import files, inventory
+from bench.files import Unreadable, write_atomically
 from bench.keys import canonical_json, sha256_hex
-from bench.lease import BROKEN_DISK, Leases
-from bench.reading import MAX_RESULT, read_bytes, read_result
+from bench.lease import Leases
+from bench.reading import MAX_RESULT, read_result
 from bench.seals import KnownFiles
 from bench.types import CellResult, PlannedCell, StoreError, UsageError, jsonable
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger("crossfire")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` so that ``path`` holds either what it held before or all of ``data``, even after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        with beside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+#: Bytes of what there is to say of two hundred thousand records.
+_LARGEST_MEMORY = 64 * 2**20
+#: How many names a warning lists.
+_NAMED = 3
 
 
 def default_root() -> Path:
@@ -73,15 +60,31 @@ class Store:
 
     @cached_property
     def _known(self) -> KnownFiles:
-        return KnownFiles(_bytes(self.root / "verified.json") if self._trusting else None)
+        return KnownFiles(self._remembered() if self._trusting else None)
+
+    def _remembered(self) -> bytes | None:
+        try:
+            return files.read(self.root / "verified.json", _LARGEST_MEMORY)
+        except (FileNotFoundError, Unreadable):
+            return None
 
     def check_writable(self) -> None:
-        """Raises UsageError: the folder cannot be written to."""
+        """Take what lies in the way of the store's own folders aside, with a warning.
+
+        Raises:
+            UsageError: the root is no folder, or cannot be written to.
+        """
         probe = self.root / f".probe.{os.getpid()}.{secrets.token_hex(4)}.part"
+        if os.path.lexists(self.root) and not self.root.is_dir():
+            what = files.kind_of(self.root.lstat().st_mode)
+            raise UsageError(f"the store {self.root} is {what}, not a folder; choose another with --store")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"0")
             probe.unlink()
+            for name in inventory.FOLDERS:
+                if os.path.lexists(self.root / name):
+                    files.make_folder(self.root / name, self.root)
         except OSError as error:
             raise UsageError(
                 f"the store {self.root} cannot be written: {error.strerror}; choose another with --store"
@@ -89,25 +92,56 @@ class Store:
 
     def marks(self) -> dict[str, int]:
         """Return for every result and failed training what changes when it is written again, by :meth:`name`."""
-        files = (*self.root.glob("cells/*.json"), *self.root.glob("train/*/failed.json"))
-        return {self.name(path): path.stat().st_mtime_ns for path in files}
+        places = [self.cell_file(key) for key in self.all_keys()]
+        places += [self.training(key) / "failed.json" for key in inventory.keys(self.root / "train", "")]
+        marks = ((self.name(path), self.mark(path)) for path in places)
+        return {name: mark for name, mark in marks if mark is not None}
+
+    def mark(self, path: Path) -> int | None:
+        """Return what changes when a file is written again; ``None`` where no file is."""
+        try:
+            return files.status(path).st_mtime_ns
+        except (FileNotFoundError, Unreadable):
+            return None
+
+    def all_keys(self) -> list[str]:
+        """Return the keys of all results, whole or not, sorted."""
+        return inventory.keys(self.root / "cells", ".json")
+
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder of the store; what lies in its way is moved aside, with a warning.
+
+        Raises:
+            StoreError: it cannot be made.
+        """
+        with self.writing():
+            files.make_folder(folder, self.root)
+
+    def warn_of_strangers(self) -> None:
+        """Say in one line for each folder what in it is not the harness's own; folders of single works are left out."""
+        found = defaultdict(list)
+        for entry in inventory.entries(self.root, shallow=True):
+            if entry.kind is None or (entry.kind == "folder" and not entry.path.is_dir()):
+                found[entry.path.parent].append(entry.path.name)
+        for folder, names in found.items():
+            more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+            _log.warning("%s: not Crossfire's and left alone: %s%s", folder, ", ".join(names[:_NAMED]), more)
 
     def name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Turn what the operating system says of a full, broken or read-only disk into one clear line.
+        """Turn what the operating system says of a store on a full, broken or read-only disk into one clear line.
 
         Raises:
-            StoreError: instead of such an ``OSError`` in the block.
+            StoreError: instead of an ``OSError`` about a file of the store in the block.
         """
         try:
             yield
         except OSError as error:
-            inside = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(self.root)
-            denied = inside and error.errno in (errno.EACCES, errno.EPERM)
-            if error.errno not in BROKEN_DISK and not denied:
+            # What a method cannot write elsewhere is its own failure, also where its disk is full.
+            if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(self.root):
                 raise
             raise StoreError(
                 f"the store {self.root} cannot be written: {error.strerror}; what is finished is kept, and the same "
@@ -131,7 +165,7 @@ class Store:
         body = jsonable(result)
         text = canonical_json({**body, "sha256": sha256_hex(canonical_json(body))})
         write_atomically(self.cell_file(result.key), text.encode() + b"\n")
-        if result.records_sha is not None and (records := self.records(result.key)).is_file():
+        if result.records_sha is not None and files.is_regular(records := self.records(result.key)):
             self._known.note(self.name(records), records, result.records_sha)
 
     def get(self, key: str) -> CellResult | None:
@@ -152,6 +186,9 @@ class Store:
             whole = self._known.is_whole(self.name(path), path, result.records_sha)
         except FileNotFoundError:
             return False
+        except Unreadable as error:
+            _log.warning("%s does not count and is made again: %s", path, error)
+            return False
         if not whole:
             _log.warning("%s does not count and is made again: cut short or altered since it was written", path)
         return whole
@@ -159,7 +196,7 @@ class Store:
     def remember(self) -> None:
         """Keep which records were found whole for later processes; a store that cannot be written goes without."""
         path = self.root / "verified.json"
-        before = _bytes(path)
+        before = self._remembered()
         if self._known.has_news and (after := self._known.merged(before)) != before:
             with suppress(OSError):
                 write_atomically(path, after)
@@ -167,11 +204,11 @@ class Store:
     def _read(self, key: str, planned: PlannedCell | None) -> CellResult | None:
         path = self.cell_file(key)
         try:
-            result = read_result(read_bytes(path, MAX_RESULT), planned)
+            result = read_result(files.read(path, MAX_RESULT), planned)
             if result.key != key:
                 raise ValueError(f"it is the result of {result.key}")
             return result
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return None
         except ValueError as error:
             _log.warning("%s does not count: %s", path, error)
@@ -179,20 +216,13 @@ class Store:
 
     def results(self) -> Iterator[CellResult]:
         """Yield every readable result, in the order of their keys."""
-        for path in sorted((self.root / "cells").glob("*.json")):
-            if (result := self.get(path.stem)) is not None:
+        for key in self.all_keys():
+            if (result := self.get(key)) is not None:
                 yield result
 
     def find(self, text: str) -> list[CellResult]:
         """Return the results whose key starts with ``text`` or whose name is ``text``."""
         return [result for result in self.results() if result.key.startswith(text) or str(result.names) == text]
-
-
-def _bytes(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
 
 
 def _checked(key: str) -> str:

@@ -16,16 +16,18 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor, nn
 
-from bench import cards, overfitting, registry, training_state
+from bench import cards, files, overfitting, registry, training_state
 from bench.augment import Batches
 from bench.cost import parameters, pass_flops, synchronize
+from bench.files import write_atomically
 from bench.isolation import isolated
 from bench.keys import canonical_json, derive_seed, identity, sha256_hex
 from bench.logits import with_precise_logits
 from bench.models.build import build
-from bench.store import write_atomically
+from bench.training_state import DamagedState
 from bench.training_step import Bf16, Step
 from bench.types import MethodError, MethodRef, Schedule, TrainRef, UsageError, exact, jsonable
 
@@ -34,6 +36,31 @@ _LOOK_EVERY = {"cpu": 1, "cuda": 20}
 _WAYS = ("forwards", "backwards")
 # After each epoch this share of the training set's size is measured, within limits, on training and on test images.
 _WATCHED = (1 / 50, 100, 512)
+
+
+class _Epoch(BaseModel):
+    """What the end of a training reads of the log of its epochs."""
+
+    epoch: int
+    seconds: float
+    flops: float
+    forwards: float
+    backwards: float
+    test: dict[str, float] = {}
+    train: dict[str, float] = {}
+
+
+class _Words(BaseModel):
+    """What a state says beside its tensors."""
+
+    epoch: int = Field(ge=0)
+    step: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    forwards: int = Field(ge=0)
+    backwards: int = Field(ge=0)
+    best_score: float
+    best_epoch: int = Field(ge=0)
+    log: list[_Epoch]
 
 
 @dataclass(frozen=True)
@@ -79,8 +106,8 @@ def train(
 
     Raises:
         MethodError: the loss is not finite, or the recipe breaks its contract.
-        DamagedState: the state in the folder is not whole.
-        UsageError: it is of another training, or the schedule does not fit the images or the network.
+        DamagedState: the state in the folder is not whole, or of another training.
+        UsageError: the schedule does not fit the images or the network.
     """
     if cards.read(folder) is not None:
         return
@@ -301,7 +328,8 @@ class _Training:
         self.epoch += 1
         self._begin_epoch()
         self._save()
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        log = self.folder / "log.jsonl"
+        with files.named(log), log.open("a", encoding="utf-8") as file:
             file.write(canonical_json(row) + "\n")
 
     # What is kept.
@@ -338,13 +366,39 @@ class _Training:
     def resume(self) -> None:
         path = self.folder / "state.safetensors"
         self.folder.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            kept, words = training_state.read(path)
-            if words["identity"] != self._identity():
-                raise UsageError(f"{path} is the state of another training; delete it or choose another folder")
+        if files.is_regular(path):
+            kept, words = training_state.read(path, self._largest_state())
+            if words.get("identity") != self._identity():
+                raise DamagedState(f"{path} is the state of another training; delete it or choose another folder")
+            if (why := self._differing(kept, words)) is not None:
+                raise DamagedState(f"{path} is damaged ({why}); delete it to train from the start")
             self._restore(kept, words)
         lines = "".join(canonical_json(row) + "\n" for row in self.log)
         write_atomically(self.folder / "log.jsonl", lines.encode())
+
+    def _largest_state(self) -> int:
+        # Network, average, best and momentum, with room for names; and a row of some 600 bytes for each epoch.
+        return 8 * sum(value.nbytes for value in self._tensors().values()) + 2**16 * (self.ref.schedule.epochs + 256)
+
+    def _differing(self, kept: dict[str, Tensor], words: dict[str, Any]) -> str | None:
+        """Return what of a state is not as this training would have written it; ``None`` if all is."""
+        try:
+            at = _Words.model_validate(words)
+        except ValidationError as error:
+            return f"{'.'.join(map(str, error.errors()[0]['loc']))} is not what a state says"
+        if not (at.epoch == len(at.log) <= self.ref.schedule.epochs and at.step <= self.steps):
+            return "its epochs and batches are not those of the schedule"
+        parts = {f"momentum.{name}": value for name, value in self.net.named_parameters() if value.requires_grad}
+        parts |= {f"best.{name}": value for name, value in self.net.state_dict().items()}
+        expected = self._tensors()
+        for name, value in (parts | expected).items():
+            given = kept.get(name)
+            if (name in expected or given is not None) and (
+                given is None or given.shape != value.shape or given.dtype != value.dtype
+            ):
+                return f"{name} is not what the network has"
+        best = {name for name in kept if name.startswith("best.")}
+        return "its best epoch is not whole" if best and best != {n for n in parts if n.startswith("best.")} else None
 
     @torch.no_grad()
     def _restore(self, kept: dict[str, Tensor], words: dict[str, Any]) -> None:

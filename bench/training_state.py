@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +11,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from bench import files
+from bench.files import write_atomically
 from bench.keys import canonical_json, sha256_hex
-from bench.store import write_atomically
+from bench.reading import document
+from bench.seals import metadata
 from bench.types import UsageError
+
+#: Bytes of the largest state that is read where the size of its network is not known.
+_LARGEST = 2**36
 
 
 class DamagedState(UsageError):
@@ -35,18 +40,17 @@ def write(path: Path, tensors: Mapping[str, Tensor], words: Mapping[str, Any]) -
     write_atomically(path, save(whole, {"state": canonical_json(sealed)}))
 
 
-def read(path: Path) -> State:
-    """Return what :func:`write` wrote.
+def read(path: Path, limit: int = _LARGEST) -> State:
+    """Return what :func:`write` wrote, in at most ``limit`` bytes.
 
     Raises:
+        FileNotFoundError: nothing.
         DamagedState: the file is not whole.
     """
     try:
-        data = path.read_bytes()
-        kept = load(data)
-        length = int.from_bytes(data[:8], "little")
-        words = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["state"])
-        if words.pop("sha256") != _digest(words, kept):
+        data = files.read(path, limit)
+        kept, words = load(data), document(metadata(data)["state"].encode())
+        if not isinstance(words, dict) or words.pop("sha256", None) != _digest(words, kept):
             raise ValueError("altered since it was written")
     except (SafetensorError, ValueError, KeyError) as error:
         raise DamagedState(f"{path} is damaged ({error}); delete it to train from the start") from None

@@ -12,8 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench.files import Unreadable, file_sha256
 from bench.keys import sha256_hex
-from bench.seals import file_sha256
 from bench.types import UsageError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def inspect(name: str) -> WeightsFile:
         _check_whole(path)
     except UsageError as error:
         problem = str(error)
-    except OSError as error:
+    except (OSError, Unreadable) as error:
         problem = f"{name}: {_whole(Path(name.removeprefix('weights:')))} cannot be read: {_reason(error)}"
     else:
         return WeightsFile(path, sha)

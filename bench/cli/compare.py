@@ -30,11 +30,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from bench.files import write_named
     from bench.report import no_collection
     from bench.report.changes import FORMATS
     from bench.report.compare import compare
     from bench.report.record import read_both
-    from bench.store import write_atomically
     from bench.types import UsageError
 
     with no_collection():
@@ -45,10 +45,7 @@ def main(args: argparse.Namespace) -> int:
     if args.out is None:
         sys.stdout.write(text)
     else:
-        try:
-            write_atomically(args.out, text.encode())
-        except OSError as error:
-            raise UsageError(f"--out {args.out} cannot be written: {error.strerror}") from None
+        write_named(args.out, text.encode())
     if not comparison.compared:
         raise UsageError(f"no cell of {comparison.base} and {comparison.head} could be compared; the report says why")
     return 0 if comparison.passed else 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -26,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from bench.schedule.garbage import unneeded
+    from bench.schedule.garbage import delete, garbage
     from bench.schedule.plan import make
     from bench.store import Store
 
@@ -35,20 +34,23 @@ def main(args: argparse.Namespace) -> int:
         make(*options.request(args, each).parts, data_folder=options.data_folder(args), n=args.n, seed=args.seed)
         for each in args.plans
     ]
-    found = unneeded(works, store)
-    if args.json:
-        print(json.dumps([{"path": str(each.path), "what": each.what, "bytes": each.size} for each in found], indent=2))
-    else:
-        for each in found:
-            print(visible(f"{each.size / 1e6:>10.2f} MB  {each.what:<16} {each.path}"))
-        kinds = ", ".join(f"{what} x {count}" for what, count in Counter(each.what for each in found).items())
-        total = sum(each.size for each in found) / 1e6
-        done = "deleted" if args.yes else "would be deleted; --yes deletes"
-        print(f"{total:.2f} MB: {kinds or 'nothing'}; {done}" if found else "nothing that the plans do not need")
+    found = garbage(works, store)
     if args.yes:
-        for each in found:
-            if each.path.is_dir():
-                shutil.rmtree(each.path)
-            else:
-                each.path.unlink()
+        with store.writing():
+            delete(found.unneeded)
+    if args.json:
+        unneeded = [
+            {"path": str(each.path), "what": each.what, "bytes": each.size, "left": False} for each in found.unneeded
+        ]
+        left = [{"path": str(each.path), "what": each.why, "bytes": each.size, "left": True} for each in found.left]
+        print(json.dumps(unneeded + left, indent=2))
+        return 0
+    for each in found.unneeded:
+        print(visible(f"{each.size / 1e6:>10.2f} MB  {each.what:<16} {each.path}"))
+    kinds = ", ".join(f"{what} x {count}" for what, count in Counter(each.what for each in found.unneeded).items())
+    total = sum(each.size for each in found.unneeded) / 1e6
+    done = "deleted" if args.yes else "would be deleted; --yes deletes"
+    print(f"{total:.2f} MB: {kinds}; {done}" if found.unneeded else "nothing that the plans do not need")
+    for other in found.left:
+        print(visible(f"left: {other.why}: {other.path}"))
     return 0

@@ -35,9 +35,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from bench.files import write_named
     from bench.report.board import build
     from bench.report.record import read
-    from bench.store import Store, write_atomically
+    from bench.store import Store
     from bench.types import UsageError
 
     kind = args.format or (args.out.suffix.removeprefix(".") if args.out else None)
@@ -83,9 +84,7 @@ def _show(args: argparse.Namespace) -> int:
     if args.out is None:
         sys.stdout.write(text)
         return 0
-    try:
-        write_atomically(args.out, text.encode())
-    except OSError as error:
-        raise UsageError(f"--out {args.out} cannot be written: {error.strerror}") from None
-    print(args.out)
+    # A pipe carries the text and nothing else.
+    if write_named(args.out, text.encode()):
+        print(args.out)
     return 0

@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> int:
     print(f"{result.names}\nkey {result.key}\nstatus {result.status}")
     if isinstance(result.cell.model.weights, TrainRef):
         card = cards.read(Store(root).training(training_key(result.cell.model)))
-        body["overfitting of the network"] = card and card["overfitting"]
+        body["overfitting of the network"] = card and card.get("overfitting")
     for title in ("metrics", "overfitting of the network", "cost", "defense_cost", "flags", "cell", "provenance"):
         if body.get(title):
             print(f"\n{title}")

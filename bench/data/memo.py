@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bench.files import write_atomically
 from bench.keys import canonical_json, sha256_hex
-from bench.store import write_atomically
 from bench.types import UsageError
 
 # A file changed twice within one tick of the clock keeps its stamp: a hash that young is not remembered.

@@ -140,7 +140,7 @@ def protocol(result: CellResult) -> str:
 def outdated(store: Store, plan: Iterable[PlannedCell]) -> int:
     """Return how many results in a store, besides those of a plan, were made with an older evaluation protocol."""
     planned = {store.cell_file(cell.key) for cell in plan}
-    others = (store.get(path.stem) for path in store.root.glob("cells/*.json") if path not in planned)
+    others = (store.get(key) for key in store.all_keys() if store.cell_file(key) not in planned)
     versions = (version_of(r.key, r.cell) for r in others if r is not None)
     return sum(version is not None and version < EVALUATION_VERSION for version in versions)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import log10
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.files import write_into
 from bench.report import text
 from bench.report.board import RANKED, Board, Column, Line, Table, build
 from bench.report.rows import Standing, Value, threat_text
 from bench.report.samples import samples
 from bench.store import Store
-from bench.types import AttackRef, CellResult, UsageError, jsonable
+from bench.types import AttackRef, CellResult, jsonable
 from bench.visible import visible, visible_values
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -34,14 +34,8 @@ def write_report(
         UsageError: the folder cannot be written.
     """
     page = out_dir / "index.html"
-    beside = out_dir / f".index.{os.getpid()}.html"
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        board = results if isinstance(results, Board) else build(results)
-        beside.write_text(render(board, store, data_folder), encoding="utf-8")
-        beside.replace(page)
-    except OSError as error:
-        raise UsageError(f"the report cannot be written to {out_dir}: {error.strerror}") from None
+    board = results if isinstance(results, Board) else build(results)
+    write_into(page, render(board, store, data_folder).encode(), what="the report")
     return page
 
 

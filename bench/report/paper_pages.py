@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.files import write_into
 from bench.report import figures, text
 from bench.report.board import COSTS, Column, Line, Table
 from bench.report.figures import Missing, Source
 from bench.report.formats import escape_markdown
 from bench.report.paper import NOT_KNOWN, published
 from bench.report.rows import WORST_CASE
-from bench.store import write_atomically
-from bench.types import Cell, CellResult, TrainRef, UsageError
+from bench.types import Cell, CellResult, TrainRef
 
 #: Images of this many pixels to a side are large.
 LARGE = 96
@@ -61,10 +61,7 @@ def write(source: Source, out: Path) -> list[Path]:
                 found += _listed(item, out) if item.listed else []
                 found += [f"![{item.title}]({item.figure}.png)\n", f"{_size(source.results)}\n"]
         page += found or [f"Not measured yet: {why}.\n"]
-    try:
-        write_atomically(out / "README.md", "\n".join(page).encode())
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be written: {error.strerror}") from None
+    write_into(out / "README.md", "\n".join(page).encode())
     return [out / "README.md", *files]
 
 

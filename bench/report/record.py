@@ -20,11 +20,12 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from bench import planned, reading
+from bench import files, planned, reading
+from bench.files import write_into
 from bench.keys import canonical_json, sha256_hex
 from bench.planned import Asked
 from bench.provenance import source
-from bench.store import Store, write_atomically
+from bench.store import Store
 from bench.types import CellResult, Frozen, UsageError, jsonable, shown
 
 #: Of the file as a whole; each line also has the schema of a result.
@@ -74,15 +75,12 @@ def write_run(results: Iterable[CellResult], root: Path, asked: Iterable[Asked] 
     commit, dirty = source()
     machine = re.sub(r"[^A-Za-z0-9_.-]+", "-", platform.node()).strip(".-") or "unnamed"
     path = root / RUNS / machine / f"{commit or 'no-commit'}{'-dirty' if dirty else ''}.json"
-    before = _read_run(path) if os.path.lexists(path) else RunFile([], ())
+    before = _read_run(path) if os.path.exists(path) else RunFile([], ())
     data = serialise([*before.results, *results], [*before.asked, *asked]).encode()
     if len(data) > reading.MAX_RUN_FILE:
         size = f"{len(data):,} bytes, and run files have at most {reading.MAX_RUN_FILE:,}"
         raise UsageError(f"{path} would have {size}; compare stores instead, which have no limit")
-    try:
-        write_atomically(path, data)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+    write_into(path, data, what="--record")
     return path
 
 
@@ -152,7 +150,7 @@ def _read_run(path: Path) -> RunFile:
         UsageError: it cannot be read, or :func:`parse` says so.
     """
     try:
-        data = reading.read_bytes(path, reading.MAX_RUN_FILE)
+        data = files.read(path, reading.MAX_RUN_FILE)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
@@ -188,15 +186,16 @@ def read(what: str | Path, *, repository: Path | None = None) -> Recorded:
 
 
 def _read_store(root: Path) -> Recorded:
-    files = {path.stem for path in (root / "cells").glob("*.json")}
-    results = list(Store(root).results())
-    damaged = sorted(files - {r.key for r in results})
+    store = Store(root)
+    store.warn_of_strangers()
+    results = list(store.results())
+    damaged = sorted({*store.all_keys()} - {r.key for r in results})
     notes = (
         (f"{len(damaged)} damaged result files in {root} are left out: {', '.join(key[:12] for key in damaged[:3])}",)
         if damaged
         else ()
     )
-    return Recorded(str(root), results, notes, asked=tuple(planned.read(Store(root))))
+    return Recorded(str(root), results, notes, asked=tuple(planned.read(store)))
 
 
 def read_both(base: str | Path, head: str | Path, *, repository: Path | None = None) -> tuple[Recorded, Recorded]:

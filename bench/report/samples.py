@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
+import re
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
@@ -11,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from bench import files, inventory
 from bench.keys import Keys
 from bench.report.rows import attacked_bits
-from bench.seals import arrays_digest
+from bench.seals import sealed_arrays
 from bench.store import Store
 from bench.types import AttackRef, CellResult, DataRef, UsageError
 
@@ -22,6 +25,8 @@ _log = logging.getLogger("crossfire")
 _IMAGES, _SIDE, _SETS = 8, 64, 400
 #: Rows that may be looked at: as many as the first chunk of a set can hold.
 _FIRST = 4096
+#: The chunk that a set begins with, and more bytes than any has.
+_CHUNK, _LARGEST = re.compile(rf"0+-{inventory.CHUNK.partition('-')[2]}"), 2**31
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -46,7 +51,7 @@ def samples(results: Iterable[CellResult], store: Store, data_folder: Path | Non
 def _sheet(
     r: CellResult, made: AttackRef, folder: Path, sources: dict[str, Pixels | None], data_folder: Path | None
 ) -> str | None:
-    attacked = _first_chunk(folder)
+    attacked = _first_chunk(folder, made.data.image_shape)
     if attacked is None:
         return None
     name = made.data.model_dump_json()
@@ -61,22 +66,19 @@ def _sheet(
     return _png(np.concatenate(list(lines), axis=1))
 
 
-def _first_chunk(folder: Path) -> Pixels | None:
-    from safetensors import SafetensorError, safe_open
-
-    chunk = min(folder.glob("000000-*.safetensors"), default=None)
-    if chunk is None:
+def _first_chunk(folder: Path, shape: tuple[int, int, int]) -> Pixels | None:
+    try:
+        chunk = folder / min(name for name in os.listdir(folder) if _CHUNK.fullmatch(name))
+    except (OSError, ValueError):
         return None
     try:
-        with safe_open(chunk, framework="np") as file:
-            about = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in ("images", "forwards", "backwards")}
-        if about.pop("sha256") != arrays_digest(arrays, about):
-            raise ValueError("it was altered since it was written")
+        arrays, _ = sealed_arrays(files.read(chunk, _LARGEST))
         images = arrays["images"]
+        if images.ndim != 4 or images.shape[1:] != shape or images.dtype.kind != "f":
+            raise ValueError("it does not hold images of this set")
     except FileNotFoundError:
         return None
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         _log.warning("%s is not shown: %s", chunk, error)
         return None
     return np.asarray(images * 255).round().clip(0, 255).astype(np.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -13,44 +14,63 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from bench import files
 from bench.evaluate import Answer, Crafted
-from bench.seals import arrays_digest
-from bench.store import write_atomically
+from bench.files import write_atomically
+from bench.reading import document
+from bench.seals import arrays_digest, sealed_arrays
 
 _log = logging.getLogger("crossfire")
+#: Bytes beside the images of a chunk, and beside the rows of records; and for each row.
+_HEAD, _ROW = 2**20, 2**10
+_CLEAN = {"clean": "iu", "clean_share": "f", "clean_margin": "f"}
 
 
 def write_chunk(path: Path, made: Crafted) -> None:
     """Keep a chunk of an adversarial set with what it took."""
     tensors = {"images": made.images.cpu().contiguous(), "forwards": made.forwards, "backwards": made.backwards}
     about = {"seconds": repr(made.seconds), "notes": json.dumps(made.notes), "batch": str(made.batch)}
-    write_atomically(path, save(tensors, {**about, "sha256": _digest(tensors, about)}))
+    # So that one which came to lie in the place of another is noticed.
+    about["of"] = _place(path)
+    digest = arrays_digest({name: value.numpy() for name, value in tensors.items()}, about)
+    write_atomically(path, save(tensors, {**about, "sha256": digest}))
 
 
-def read_chunk(path: Path, n: int) -> Crafted | None:
-    """Return a chunk of ``n`` images; ``None`` where there is none or, with a warning, where it is not whole."""
+def read_chunk(path: Path, shape: tuple[int, ...]) -> Crafted | None:
+    """Return a chunk of images of a shape (n, C, H, W); ``None`` where there is none or, with a warning, where it is
+    not whole.
+    """
     try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in ("images", "forwards", "backwards")}
-        if about.pop("sha256") != _digest(tensors, about) or len(tensors["images"]) != n:
-            raise ValueError("it was altered since it was written")
-        return Crafted(
-            **tensors, seconds=float(about["seconds"]), notes=json.loads(about["notes"]), batch=int(about["batch"])
-        )
+        data = files.read(path, 8 * math.prod(shape) + _ROW * shape[0] + _HEAD)
+        arrays, about = sealed_arrays(data)
+        if about.get("of", _place(path)) != _place(path):
+            raise ValueError(f"it is that of {about['of']}")
+        return _crafted(arrays, about, shape)
     except FileNotFoundError:
         return None
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         _log.warning("%s does not count and is made again: %s", path, error)
         return None
 
 
-def _digest(tensors: dict[str, Tensor], about: dict[str, str]) -> str:
-    return arrays_digest({name: value.numpy() for name, value in tensors.items()}, about)
+def _place(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def _crafted(arrays: dict[str, np.ndarray], about: dict[str, str], shape: tuple[int, ...]) -> Crafted:
+    """Raises KeyError, TypeError, ValueError: they are not what a chunk of this shape holds."""
+    for name, expected in (("images", shape), ("forwards", shape[:1]), ("backwards", shape[:1])):
+        if arrays[name].shape != expected or arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
+            raise ValueError(f"its {name} are not {expected} finite numbers")
+    seconds, notes, batch = float(about["seconds"]), document(about["notes"].encode()), int(about["batch"])
+    are_notes = isinstance(notes, list) and all(isinstance(note, str) for note in notes)
+    if not (are_notes and math.isfinite(seconds) and batch > 0):
+        raise ValueError("what it took is not a time, notes and a batch")
+    images, forwards, backwards = (torch.from_numpy(arrays[w].copy()) for w in ("images", "forwards", "backwards"))
+    return Crafted(images, forwards, backwards, seconds, notes, batch)
 
 
 @dataclass
@@ -145,14 +165,18 @@ def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: Clean
 
 def read_clean(path: Path, n: int) -> Clean | None:
     """Return the clean answers among the records; ``None`` where there are none or, with a warning, not whole ones."""
-    columns = ["clean", "clean_share", "clean_margin"]
     try:
-        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
-        if len(table) != n:
-            raise ValueError(f"{len(table)} rows for {n} images")
-        return Clean(*(column.to_numpy() for column in table.columns))
+        data = files.read(path, _ROW * n + _HEAD)
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        if file.metadata.num_rows != n:
+            raise ValueError(f"{file.metadata.num_rows} rows for {n} images")
+        columns = [file.read([name]).column(name).to_numpy() for name in _CLEAN]
+        for column, (name, kinds) in zip(columns, _CLEAN.items(), strict=True):
+            if column.dtype.kind not in kinds or len(column) != n:
+                raise ValueError(f"its column {name} does not hold {n} numbers")
+        return Clean(*columns)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        _log.warning("%s does not count: %s", path, error)
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        _log.warning("%s does not count: %s", path, str(error).partition("\n")[0])
         return None

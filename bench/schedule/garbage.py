@@ -1,58 +1,100 @@
-"""What a store keeps that no plan needs."""
+"""What a store keeps that no plan needs, and what in it is not the harness's own.
+
+Whatever is deleted is the harness's own by its name and by its contents: a seal, a format, a place in a folder that a
+seal speaks for. A stranger's file is left, also under such a name or in such a folder, and so is one of ours that is
+damaged so far that it could be anyone's. No link is followed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import errno
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import planned
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench import files, inventory, planned
+from bench.files import Unreadable
+from bench.inventory import LEFTOVER, Entry
 from bench.keys import Keys, training_key
+from bench.lease import is_lease
+from bench.reading import document
 from bench.schedule.plan import Work, clean_cell
+from bench.seals import metadata, unsealed
 from bench.store import Store
 from bench.types import UsageError
 
+_log = logging.getLogger("crossfire")
+#: Bytes that are read to know a file: of documents all, of others the head.
+_LARGEST_DOCUMENT, _LARGEST_HEAD = 2**28, 2**24
+#: Columns that records have had from the first version on.
+_COLUMNS = ("index", "input_sha", "label", "clean", "robust")
+#: Kinds that go with their folder.
+_IN_FOLDERS = {"attack": "adversarial set", "train": "training"}
+
 
 class Unneeded(NamedTuple):
-    """A file or folder of a store, what it is, and its size in bytes."""
+    """What a plan does not need: a file or folder, what it is, the size in bytes and the files that are to be deleted.
+
+    A folder goes with its last file; if a stranger's is in it too, it stays.
+    """
 
     path: Path
     what: str
     size: int
+    files: tuple[Path, ...]
 
 
-def unneeded(works: Iterable[Work], store: Store) -> list[Unneeded]:
-    """Return what no plan needs.
+class Left(NamedTuple):
+    """What is left alone though no plan needs it, why, and its own size in bytes."""
 
-    That is: results, records, adversarial sets, trainings, what runs were asked for beyond the plans, and what dead
-    processes left behind.
+    path: Path
+    why: str
+    size: int
+
+
+class Garbage(NamedTuple):
+    """What no plan needs, and what else lies in the store."""
+
+    unneeded: list[Unneeded]
+    left: list[Left]
+
+
+def garbage(works: Iterable[Work], store: Store) -> Garbage:
+    """Return what no plan needs, and what is left alone.
+
+    The first are results, records, adversarial sets, trainings, what runs were asked for beyond the plans, and what
+    dead processes left behind.
 
     Raises:
         UsageError: a run is at work on the store.
     """
     if (name := store.leases.at_work()) is not None:
         raise UsageError(f"a run is at work on {store.root} ({name}); wait until it has ended")
-    needed = {path for work in works for path in _needed(work, store)}
-    found = [
-        Unneeded(path, what, _size(path))
-        for what, pattern in (
-            ("result", "cells/*.json"),
-            ("records", "records/*.parquet"),
-            ("adversarial set", "attack/*"),
-            ("training", "train/*"),
-        )
-        for path in sorted(store.root.glob(pattern))
-        if path not in needed
-    ]
-    # What asks for a cell that goes would have its table lack it for ever.
-    asking = ((path, planned.read_file(path)) for path in planned.paths(store))
-    goes = [path for path, asked in asking if asked is None or not {store.cell_file(k) for k in asked.keys} <= needed]
-    found += [Unneeded(path, "plan", _size(path)) for path in goes]
-    dropped = {each.path for each in found}
-    left = [path for path in sorted(store.root.rglob(".*.part")) if not dropped & {path, *path.parents}]
-    left += sorted((store.root / "leases").glob("*"))
-    left += [path for path in sorted(store.root.glob("train/*/state.safetensors")) if _is_over(path, dropped)]
-    return found + [Unneeded(path, "left behind", _size(path)) for path in left]
+    needed = {store.name(path) for work in works for path in _needed(work, store)}
+    return _Sorter(store, needed).sorted()
+
+
+def delete(unneeded: Iterable[Unneeded]) -> None:
+    """Delete what no plan needs.
+
+    Raises:
+        OSError: something cannot be deleted; what comes before it is gone.
+    """
+    for each in unneeded:
+        for file in each.files:
+            file.unlink(missing_ok=True)
+        if each.path not in each.files:
+            try:
+                each.path.rmdir()
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                    raise
 
 
 def _needed(work: Work, store: Store) -> Iterator[Path]:
@@ -73,11 +115,185 @@ def _needed(work: Work, store: Store) -> Iterator[Path]:
         yield store.training(training_key(model))
 
 
-def _is_over(state: Path, dropped: set[Path]) -> bool:
-    return state.parent not in dropped and (state.parent / "card.json").is_file()
+class _Sorter:
+    """Sorts what lies in a store into what is needed, what is not, and what is left alone."""
+
+    def __init__(self, store: Store, needed: set[str]) -> None:
+        self._store, self._needed = store, needed
+        self._found = Garbage([], [])
+        self._folders: dict[str, list[Entry]] = defaultdict(list)
+
+    def sorted(self) -> Garbage:
+        for entry in inventory.entries(self._store.root):
+            self._sort(entry)
+        for name, inside in self._folders.items():
+            self._sort_folder(name, inside)
+        # What misses its place may stand in a folder that goes; a result goes before what it speaks for.
+        order = ["empty folder", "link to itself", "result", "records", *_IN_FOLDERS.values(), "plan", "left behind"]
+        self._found.unneeded.sort(key=lambda each: (order.index(each.what), each.path))
+        self._found.left.sort()
+        return self._found
+
+    def _sort(self, entry: Entry) -> None:
+        top, _, rest = entry.name.partition("/")
+        if entry.kind is None:
+            self._leave(entry, "not Crossfire's")
+        elif entry.kind == "folder":
+            if not entry.is_folder:
+                self._sort_misplaced(entry)
+            elif rest and top in _IN_FOLDERS and entry.name not in self._needed:
+                self._folders[entry.name] = []
+        elif not entry.is_file:
+            self._sort_misplaced(entry)
+        elif entry.name.rpartition("/")[0] in self._folders:
+            self._folders[entry.name.rpartition("/")[0]].append(entry)
+        elif (what := self._unneeded_as(entry)) is not None:
+            if _is_ours(entry):
+                self._drop(entry.path, what, [entry])
+            else:
+                self._leave(entry, "damaged, or not Crossfire's")
+
+    def _unneeded_as(self, entry: Entry) -> str | None:
+        """Return what a file of our own is called if no plan needs it."""
+        if entry.kind in ("result", "records"):
+            return None if entry.name in self._needed else entry.kind
+        if entry.kind == "plan":
+            asked = planned.read_file(entry.path)
+            # What asks for a cell that goes would have its table lack it for ever.
+            stays = asked is not None and all(self._has_cell(key) for key in asked.keys)
+            return None if stays else "plan"
+        if entry.kind == "training state":
+            return "left behind" if files.is_regular(entry.path.parent / "card.json") else None
+        return "left behind" if entry.kind in (LEFTOVER, "lease") else None
+
+    def _has_cell(self, key: str) -> bool:
+        return self._store.name(self._store.cell_file(key)) in self._needed
+
+    def _sort_misplaced(self, entry: Entry) -> None:
+        """Sort what is no file, or no folder, though one belongs there; what leads nowhere and holds nothing goes."""
+        if entry.is_folder and not _has_anything(entry.path):
+            self._found.unneeded.append(Unneeded(entry.path, "empty folder", 0, ()))
+        elif entry.is_link and _is_loop(entry.path):
+            self._drop(entry.path, "link to itself", [entry])
+        elif entry.is_link:
+            self._leave(entry, "a link, which is not followed")
+        else:
+            self._leave(entry, "not Crossfire's")
+
+    def _sort_folder(self, name: str, inside: list[Entry]) -> None:
+        """Sort the files of a training or an adversarial set that is not needed."""
+        proven = {entry.name for entry in inside if _is_ours(entry)}
+        speaks = any(entry.name in proven and entry.size and entry.kind != LEFTOVER for entry in inside)
+        for entry in inside:
+            if entry.kind == "weights" and speaks and _is_safetensors(entry.path):
+                proven.add(entry.name)
+            if entry.name not in proven:
+                self._leave(entry, "damaged, or not Crossfire's")
+        # Weights before the card that speaks for them.
+        own = [entry for entry in reversed(inside) if entry.name in proven]
+        folder = self._store.root / name
+        if own or not _has_anything(folder):
+            self._drop(folder, _IN_FOLDERS[name.partition("/")[0]], own)
+
+    def _drop(self, path: Path, what: str, own: list[Entry]) -> None:
+        size = sum(entry.size for entry in own)
+        self._found.unneeded.append(Unneeded(path, what, size, tuple(entry.path for entry in own)))
+
+    def _leave(self, entry: Entry, why: str) -> None:
+        self._found.left.append(Left(entry.path, why, entry.size))
 
 
-def _size(path: Path) -> int:
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size
+def _has_anything(folder: Path) -> bool:
+    try:
+        return any(True for _ in folder.iterdir())
+    except OSError:
+        return True
+
+
+def _is_loop(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
+
+
+def _is_ours(entry: Entry) -> bool:
+    """Say whether a file under one of our names is ours by its contents; an empty one holds nobody's."""
+    if entry.size == 0 or entry.kind == LEFTOVER:
+        return True
+    check = _CHECKS.get(entry.kind or "")
+    if check is None:
+        return False
+    try:
+        return check(entry.path)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return False
+
+
+def _is_sealed(path: Path) -> bool:
+    unsealed(files.read(path, _LARGEST_DOCUMENT))
+    return True
+
+
+def _is_card(path: Path) -> bool:
+    # Those of the first versions have no seal.
+    card = document(files.read(path, _LARGEST_DOCUMENT))
+    return isinstance(card, dict) and {"training", "network", "weights_sha256"} <= card.keys()
+
+
+def _is_plan(path: Path) -> bool:
+    return bool(document(_first_line(path))["format"] == planned.FORMAT)
+
+
+def _is_log(path: Path) -> bool:
+    row = document(_first_line(path))
+    return isinstance(row, dict) and {"epoch", "loss", "learning_rate"} <= row.keys()
+
+
+def _first_line(path: Path) -> bytes:
+    with files.opened(path) as file:
+        return file.readline(_LARGEST_HEAD)
+
+
+def _is_chunk(path: Path) -> bool:
+    return {"seconds", "notes", "batch", "sha256"} <= _metadata(path).keys()
+
+
+def _is_state(path: Path) -> bool:
+    words = document(_metadata(path)["state"].encode())
+    return isinstance(words, dict) and {"identity", "epoch", "sha256"} <= words.keys()
+
+
+def _is_safetensors(path: Path) -> bool:
+    with suppress(OSError, ValueError):
+        _metadata(path)
+        return True
+    return False
+
+
+def _metadata(path: Path) -> Mapping[str, str]:
+    with files.opened(path) as file:
+        head = file.read(8)
+        length = int.from_bytes(head, "little")
+        if length > _LARGEST_HEAD:
+            raise Unreadable("no safetensors file")
+        return metadata(head + file.read(length))
+
+
+def _are_records(path: Path) -> bool:
+    with files.opened(path) as file:
+        return set(_COLUMNS) <= set(pq.read_schema(pa.PythonFile(file, mode="r")).names)
+
+
+_CHECKS: Mapping[str, Callable[[Path], bool]] = {
+    "result": _is_sealed,
+    "records": _are_records,
+    "adversarial images": _is_chunk,
+    "training state": _is_state,
+    "training log": _is_log,
+    "card": _is_card,
+    "failure": _is_sealed,
+    "plan": _is_plan,
+    "lease": is_lease,
+}

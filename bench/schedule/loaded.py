@@ -17,11 +17,11 @@ from bench import weights
 from bench.cost import PassFlops, parameters, pass_flops
 from bench.data import open_ref, rows_of
 from bench.evaluate import CHUNK, together
+from bench.files import file_sha256
 from bench.isolation import checksums, isolated
 from bench.keys import training_key
 from bench.layout import fast_layout
 from bench.models.build import build
-from bench.seals import file_sha256
 from bench.types import DataRef, MethodError, ModelRef, TrainRef, UsageError
 
 _log = logging.getLogger("crossfire")

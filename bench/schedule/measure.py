@@ -122,7 +122,7 @@ class Measure:
         found: dict[str, Any] | None = self._card(cell.model).get("overfitting")
         if found is None:
             return set()
-        flags = {f"{kind}-overfitting" for kind in ("catastrophic", "robust") if found[kind]}
+        flags = {f"{kind}-overfitting" for kind in ("catastrophic", "robust") if found.get(kind)}
         needed = None if cell.step is None else registry.entry_of(cell.step).meta.get("relies_on")
         return flags if needed is None or needed in flags else flags | {f"no-{needed}"}
 
@@ -183,7 +183,8 @@ class Measure:
     def _card(self, model: ModelRef) -> dict[str, Any]:
         if not isinstance(model.weights, TrainRef):
             return {}
-        card = cards.read(self.store.training(training_key(model)))
+        key = training_key(model)
+        card = cards.read(self.store.training(key), key)
         if card is None:
             raise MethodError("the card of its training is not whole; the next run trains again")
         return card
@@ -198,7 +199,7 @@ class Measure:
             trained = card.get("passes_per_example")
             self._costs[key] = DefenseCost(
                 params=classifier.params,
-                train_flops_per_epoch=flops.of(*trained) * card["images_per_epoch"] if trained else None,
+                train_flops_per_epoch=flops.of(*trained) * card.get("images_per_epoch", 0) if trained else None,
                 train_seconds_per_epoch=card.get("seconds_per_epoch"),
                 test_flops=flops.of(*test.passes),
                 test_seconds=test.seconds,

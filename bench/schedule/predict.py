@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import cards, registry
+from bench import cards, files, inventory, registry
 from bench.cost import DeployedCost, PassFlops, deployed_cost, parameters, pass_flops, synchronize
 from bench.evaluate import CHUNK, DRAWS, put_on, together
 from bench.isolation import frozen, isolated
@@ -120,13 +120,13 @@ def pieces(
     """
     found: dict[str, Piece] = {}
     measured, keys = _Measured(device, batch, patience), Keys()
-    made = {path.name for path in store.root.glob("attack/*")}
+    made = set(inventory.keys(store.root / "attack", ""))
     right: dict[tuple[str, str, str], float] = {}
     for planned in work.plan.cells:
         cell, n = planned.cell, planned.cell.data.n
         for model in [cell.model] if cell.attack is None else [cell.model, cell.attack.model]:
             if isinstance(model.weights, TrainRef) and (key := measured.key(model)) not in found:
-                done = cards.read(store.training(key)) is not None
+                done = cards.read(store.training(key), key) is not None
                 what = f"train {model.weights.recipe.name} on {planned.names.model}"
                 found[key] = Piece(key, what, done, *_or_unknown(measured.training, model, cell))
         result = store.finished(planned)
@@ -136,7 +136,7 @@ def pieces(
             right[defense] = result.metrics.clean_accuracy
         if cell.attack is not None and (at := keys.of(cell.attack)) not in found:
             last = f"{(n - 1) // CHUNK * CHUNK:06d}-{n:06d}.safetensors"
-            done = finished or (at in made and (store.adversarial(at) / last).is_file())
+            done = finished or (at in made and files.is_regular(store.adversarial(at) / last))
             cost = _or_unknown(measured.attack, cell.attack, cell, right.get(defense, _RIGHT))
             found[at] = Piece(at, f"attack {planned.names}", done, *cost)
         found[planned.key] = Piece(

@@ -11,7 +11,6 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +18,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from bench import cards, files
 from bench.cards import is_trained
 from bench.evaluate import Crafted, craft
 from bench.isolation import frozen, isolated
@@ -34,8 +34,7 @@ from bench.schedule.plan import Work, attack_key, cell_key, changed, clean_cell
 from bench.schedule.predict import pieces
 from bench.schedule.remaining import Remaining
 from bench.schedule.telling import Reporter, Telling
-from bench.seals import sealed, unsealed
-from bench.store import Store, write_atomically
+from bench.store import Store
 from bench.target import auto_batch, out_of_memory
 from bench.train import Progress, train
 from bench.training_state import DamagedState
@@ -187,11 +186,8 @@ class Runner:
 
     def _is_new(self, path: Path) -> bool:
         """Say whether a failure came after this run had begun, from whichever process: then once is enough."""
-        try:
-            mark = path.stat().st_mtime_ns
-        except FileNotFoundError:
-            return False
-        return self.before is not None and self.before.get(self.store.name(path)) != mark
+        mark = self.store.mark(path)
+        return mark is not None and self.before is not None and self.before.get(self.store.name(path)) != mark
 
     def _made(self, planned: PlannedCell) -> CellResult:
         """Make what a cell stands on, then the cell."""
@@ -256,18 +252,18 @@ class Runner:
             return self.work.weights_files[ref.sha256]
         key = training_key(model)
         folder = self.store.training(key)
-        if not is_trained(folder):
+        if not is_trained(folder, key):
             with self.store.leases.hold(f"train-{key}"), self.store.writing():
-                if not is_trained(folder):
-                    (folder / "card.json").unlink(missing_ok=True)
+                if not is_trained(folder, key):
+                    self.store.make_folder(folder)
+                    files.remove(folder / "card.json")
                     self._train(ref, model, watched, folder)
         return folder / "weights.safetensors"
 
     def _train(self, ref: TrainRef, model: ModelRef, watched: DataRef, folder: Path) -> None:
         failed = folder / "failed.json"
-        if self._is_new(failed):
-            with suppress(ValueError):
-                raise MethodError(unsealed(failed.read_bytes())["message"])
+        if self._is_new(failed) and (why := cards.failure(folder)) is not None:
+            raise MethodError(why)
         pixels, labels, _ = self.loaded.rows(ref.data)
         test = self.loaded.rows(watched)[:2]
         what = f"train {ref.recipe.name} {model.network.name}"
@@ -285,15 +281,15 @@ class Runner:
                 run()
             except DamagedState as error:
                 _log.warning("%s; training begins again", error)
-                (folder / "state.safetensors").unlink()
+                files.remove(folder / "state.safetensors")
                 run()
         except OSError:
             raise
         except Exception as error:
             # So that no other cell, nor another process, spends the same hours on the same end.
-            write_atomically(failed, sealed({"message": str(error)}))
+            cards.write_failure(folder, str(error))
             raise
-        failed.unlink(missing_ok=True)
+        files.remove(failed)
         self._tell(what, folder.name, 1, 1)
         self.log.write("trained", what=what, key=folder.name, seconds=round(time.monotonic() - started, 3))
 
@@ -324,7 +320,7 @@ class Runner:
         busy, key, images = False, attack_key(ref), self.loaded.test(ref.data)
         for group in images.groups():
             self._tell(str(planned.names), key, group.start, ref.data.n)
-            if not all(self._chunk(ref, part).is_file() for part in images.chunks(group)):
+            if not all(files.is_regular(self._chunk(ref, part)) for part in images.chunks(group)):
                 try:
                     self._craft(ref, group)
                 except Busy:
@@ -339,8 +335,9 @@ class Runner:
         paths = {self._chunk(ref, part): part for part in images.chunks(group)}
         base = self._classifier(ref.model, ref.data).net
         with self.store.leases.hold(f"attack-{key}-{group.start:06d}"):
-            if all(path.is_file() for path in paths):
+            if all(files.is_regular(path) for path in paths):
                 return
+            self.store.make_folder(self.store.adversarial(key))
             self.check()
             x, y, rows = images.part(group)
             if key not in self._warm:
@@ -395,8 +392,8 @@ class Runner:
 
     def _chunk_of(self, ref: AttackRef, part: slice) -> Crafted:
         path, images = self._chunk(ref, part), self.loaded.test(ref.data)
-        while (made := read_chunk(path, part.stop - part.start)) is None:
-            path.unlink(missing_ok=True)
+        while (made := read_chunk(path, (part.stop - part.start, *images.x.shape[1:]))) is None:
+            files.remove(path)
             self._craft(ref, next(group for group in images.groups() if part.start < group.stop))
         return made
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from bench import cards, config, seals, training_state
+from bench import cards, config, files, training_state
 from bench.cli import main
 from bench.report.samples import samples
 from bench.schedule.chunks import read_chunk
@@ -116,7 +116,7 @@ def whole_records(store, path):
 
 
 def whole_chunk(store, path):
-    made = read_chunk(path, 128 if path.name.startswith("000000") else 12)
+    made = read_chunk(path, (128 if path.name.startswith("000000") else 12, 1, 8, 8))
     return made and (made.images.tolist(), made.forwards.tolist(), made.backwards.tolist(), made.seconds, made.notes)
 
 
@@ -181,7 +181,7 @@ def test_damaged_images_are_not_shown(done, tmp_path, caplog):
 def test_records_are_hashed_once_and_after_a_copy(done, tmp_path, monkeypatch):
     shutil.copytree(done[0] / "store", tmp_path / "store")
     hashed = []
-    monkeypatch.setattr(seals, "file_sha256", lambda path, real=seals.file_sha256: hashed.append(path) or real(path))
+    monkeypatch.setattr(files, "file_sha256", lambda path, real=files.file_sha256: hashed.append(path) or real(path))
     cells = make(config.load(small.write(tmp_path))).plan.cells
 
     def look(**how):

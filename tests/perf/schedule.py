@@ -28,9 +28,10 @@ import numpy as np
 from PIL import Image
 
 from bench import config
+from bench.files import write_atomically
 from bench.provenance import provenance
 from bench.schedule.plan import make
-from bench.store import Store, write_atomically
+from bench.store import Store
 from bench.types import CellResult, Cost, DefenseCost, Metrics
 from tests.perf.kept import Limits, keep, missed
 

@@ -349,7 +349,7 @@ def test_the_verb_draws_what_it_can_and_says_the_rest(tmp_path, capsys):
     [
         (["acess-gap"], "did you mean 'access-gap'"),
         (["eps-sweep"], "eps-sweep: no attack was run with several budgets"),
-        (["cost", "--out", "/dev/null/x"], "figures cannot be written to /dev/null/x"),
+        (["cost", "--out", "/dev/null/x"], "cannot be written: Not a directory"),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path, capsys, words, message):

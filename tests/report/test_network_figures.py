@@ -15,6 +15,7 @@ from torch import nn
 from bench import cards, registry
 from bench.data import data_ref, open_set
 from bench.evaluate import Crafted
+from bench.files import write_atomically
 from bench.keys import Keys, training_key
 from bench.models.build import build, network_ref
 from bench.report import figures
@@ -27,7 +28,7 @@ from bench.report.rows import robust_bits
 from bench.report.samples import samples
 from bench.schedule.chunks import write_chunk
 from bench.schedule.plan import attack_key
-from bench.store import Store, write_atomically
+from bench.store import Store
 from bench.types import AttackRef, Cell, ModelRef, Schedule, Threat, TrainRef
 from tests.report.fabricate import outcomes, result
 

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from bench import reading
+from bench import files, reading
 from bench.cli import main
 from bench.keys import canonical_json, pack_bits, sha256_hex
 from bench.reading import read_result
@@ -219,7 +219,7 @@ def test_what_is_no_file_is_never_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for place in (tmp_path, tmp_path / "pipe"):
         with pytest.raises(ValueError, match="not a file"):
-            reading.read_bytes(place, 100)
+            files.read(place, 100)
     with pytest.raises(UsageError, match="no commit, run file or store"):
         record.read(str(tmp_path / "pipe"))
     with pytest.raises(UsageError, match="no commit, run file or store"):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from bench import training_state
 from bench.cli import main
 from bench.store import Store
 from bench.types import UsageError
@@ -30,12 +31,12 @@ def test_verified_cells_come_out_the_same(done, capsys):
 def test_a_result_that_nobody_measured_is_found(done, capsys):
     store = Store(done / "store")
     honest = next(result for result in store.results() if str(result.names).endswith("tpap/pgd/adaptive"))
-    better = honest.metrics.model_copy(update={"robust_accuracy": 0.875})
-    store.put(honest.model_copy(update={"metrics": better}))
+    cheaper = honest.cost.model_copy(update={"forwards_per_example": 0.875})
+    store.put(honest.model_copy(update={"cost": cheaper}))
     assert small.run(done) == 0
     assert small.run(done, "--verify", "100%") == 3
     said = capsys.readouterr().out
-    assert f"{honest.names} differs: robust_accuracy was 0.875, is " in said
+    assert f"{honest.names} differs: forwards_per_example was 0.875, is " in said
     assert "8 cells computed again, 1 differ" in said
 
 
@@ -60,8 +61,10 @@ def other_plan(folder):
 
 def test_gc_lists_and_deletes_what_no_plan_needs(done, capsys):
     store, before = ["--store", str(done / "store")], files(done)
-    (done / "store" / "cells" / ".x.json.1.ab.part").write_text("half")
-    (done / "store" / "train" / next((done / "store" / "train").iterdir()).name / "state.safetensors").write_text("old")
+    (done / "store" / "cells" / f".{'0' * 64}.json.1.0123abcd.part").write_text("half")
+    training_state.write(
+        next((done / "store" / "train").iterdir()) / "state.safetensors", {}, {"identity": "", "epoch": 1}
+    )
     assert main(["gc", str(done / "small.toml"), other_plan(done), *store, "--json"]) == 0
     assert {each["what"] for each in json.loads(capsys.readouterr().out)} == {"left behind"}
     assert main(["gc", other_plan(done), *store, "--json"]) == 0

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.files import write_into
 from bench.planned import Asked
 from bench.report.board import Board, build
-from bench.store import Store, write_atomically
-from bench.types import CellResult, UsageError
+from bench.store import Store
+from bench.types import CellResult
 from bench.visible import json_text
 
 if TYPE_CHECKING:
@@ -111,14 +112,11 @@ def _write(name: str, drawing: Drawing, out: Path) -> Iterator[Path]:
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
     }
-    try:
-        for kind, about in metadata.items():
-            buffer = BytesIO()
-            drawing.figure.savefig(buffer, format=kind, metadata=about)
-            write_atomically(out / f"{name}.{kind}", buffer.getvalue())
-            yield out / f"{name}.{kind}"
-        numbers = json_text({"schema": 1, "figure": name, **drawing.numbers}, indent=1) + "\n"
-        write_atomically(out / f"{name}.json", numbers.encode())
-        yield out / f"{name}.json"
-    except OSError as error:
-        raise UsageError(f"figures cannot be written to {out}: {error.strerror}") from None
+    for kind, about in metadata.items():
+        buffer = BytesIO()
+        drawing.figure.savefig(buffer, format=kind, metadata=about)
+        write_into(out / f"{name}.{kind}", buffer.getvalue())
+        yield out / f"{name}.{kind}"
+    numbers = json_text({"schema": 1, "figure": name, **drawing.numbers}, indent=1) + "\n"
+    write_into(out / f"{name}.json", numbers.encode())
+    yield out / f"{name}.json"

@@ -15,12 +15,12 @@ from bench import weights
 from bench.cards import is_trained
 from bench.data import open_ref, rows_of
 from bench.evaluate import CHUNK, put_on
+from bench.files import file_sha256
 from bench.keys import training_key
 from bench.models.build import build
 from bench.report.figures import Missing, Source
 from bench.schedule.chunks import read_chunk
 from bench.schedule.plan import attack_key
-from bench.seals import file_sha256
 from bench.types import AttackRef, CellResult, DataRef, MethodError, MethodRef, ModelRef, TrainRef, UsageError
 
 #: Images pushed through at once.
@@ -88,7 +88,7 @@ def adversarial(source: Source, attack: AttackRef) -> Tensor:
     chunks = []
     for first in range(0, n, CHUNK):
         last = min(first + CHUNK, n)
-        made = read_chunk(folder / f"{first:06d}-{last:06d}.safetensors", last - first)
+        made = read_chunk(folder / f"{first:06d}-{last:06d}.safetensors", (last - first, *attack.data.image_shape))
         if made is None:
             raise Missing(
                 f"the adversarial images of {attack.attack.name} are not in this store: figures of networks need the "

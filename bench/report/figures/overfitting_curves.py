@@ -73,6 +73,6 @@ def _runs(source: Source) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
             )
     for key, (title, threat, _) in sorted(models.items(), key=lambda item: item[1][0]):
         card = cards.read(source.store.training(key))
-        rows = [row for row in (card["log"] if card else []) if "train" in row and "test" in row]
+        rows = [row for row in (card or {}).get("log", []) if {"epoch", "train", "test"} <= row.keys()]
         if rows:
             yield title, threat, rows
