@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from bench import registry
 from bench.config import AttackConfig, Config
-from bench.sweeps import labels_of, sweep
-from bench.types import Access, MethodRef, Norm, Schedule, Threat, UsageError
+from bench.sweeps import MOST, combinations, labels_of, sweep
+from bench.types import Access, MethodRef, Norm, Schedule, Threat, UsageError, shown
 
 #: The attack, with its parameters, that chooses the epoch of an adversarial recipe on images set aside.
 CHOOSING: tuple[str, Mapping[str, Any]] = ("pgd", {"steps": 20})
@@ -52,12 +52,16 @@ def defenses(config: Config) -> list[Defense]:
     """Return the rows: every defense with its base, sweeps spread out, duplicates dropped."""
     rows: list[tuple[str, Base, MethodRef | None]] = []
     parts: list[tuple[str, Mapping[str, Any], frozenset[str]]] = []
+    recipes = registry.entries("recipe")
+    require_few("defenses", [(each.params, max(1, len(_listed(each.base)))) for each in config.defenses])
     for index, each in enumerate(config.defenses):
         where = f"defenses[{index}] ({each.use})"
         step_entry = registry.entries("test-time").get(each.use)
         if step_entry is None and _is_file_step(each.use):
             step_entry = registry.find("test-time", each.use)
         if step_entry is None:
+            if not each.use.startswith("weights:") and ".py:" not in each.use and each.use not in recipes:
+                raise UsageError(f"{where}: {registry.unknown_method('defense', each.use, 'recipe', 'test-time')}")
             if each.base is not None:
                 raise UsageError(f"{where}: base belongs to a test-time step; '{each.use}' makes base weights itself")
             for params, swept in sweep(each.params):
@@ -66,12 +70,9 @@ def defenses(config: Config) -> list[Defense]:
                 rows.append((label, base, None))
                 parts.append((label, {**params, **each.train, "preset": base.preset}, swept | {"preset"}))
             continue
-        bases = (
-            [each.base] if isinstance(each.base, str) else each.base or [str(step_entry.meta.get("base") or "standard")]
-        )
-        for name in bases:
+        default = str(step_entry.meta.get("base") or "standard")
+        for name in _listed(each.base) or [default]:
             base = _base(config, name, each.train, where)
-            default = step_entry.meta.get("base") or "standard"
             label = step_entry.name if name == default else f"{step_entry.name}@{_base_label(name)}"
             for params, swept in sweep(each.params):
                 ref = step_entry.ref(params)
@@ -89,14 +90,14 @@ def attacks(config: Config) -> list[Attack]:
     """Return the columns: every attack under each access asked for, sweeps spread out."""
     found: list[tuple[Attack, str | None, frozenset[str]]] = []
     _check_shared("attack", "attack", config.attack, AttackConfig.model_fields)
-    for index, given in enumerate(config.attacks):
-        where = f"attacks[{index}] ({given.use})"
-        prefix = given.use.partition(":")[0]
-        is_library = prefix in registry.entries("library")
-        entry = registry.find("library" if is_library else "attack", prefix if is_library else given.use)
-        each = _with_shared(config, given, entry, where)
-        for params, swept in sweep({**each.params, **({"eps": each.eps} if isinstance(each.eps, list) else {})}):
+    asked = [
+        _with_entry(config, given, f"attacks[{index}] ({given.use})") for index, given in enumerate(config.attacks)
+    ]
+    require_few("attacks", [(_swept(each), len(each.access) + len(_listed(each.source))) for each, _, _ in asked])
+    for each, entry, where in asked:
+        for params, swept in sweep(_swept(each)):
             eps = params.pop("eps", each.eps)
+            is_library = entry.kind == "library"
             method = entry.ref(params, name=each.use if is_library else None)
             preset = _telling(entry, params.get("preset"))
             norms: Sequence[Norm] = entry.meta.get("norms") or ("linf", "l2")
@@ -127,6 +128,39 @@ def attacks(config: Config) -> list[Attack]:
     return unique
 
 
+def _with_entry(config: Config, given: AttackConfig, where: str) -> tuple[AttackConfig, registry.Entry, str]:
+    prefix = given.use.partition(":")[0]
+    is_library = given.use != prefix and prefix in registry.entries("library")
+    try:
+        entry = registry.find("library" if is_library else "attack", prefix if is_library else given.use)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+    return _with_shared(config, given, entry, where), entry, where
+
+
+def _swept(each: AttackConfig) -> dict[str, Any]:
+    return {**each.params, **({"eps": each.eps} if isinstance(each.eps, list) else {})}
+
+
+def _listed(names: str | list[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else names or []
+
+
+def require_few(axis: str, asked: Iterable[tuple[Mapping[str, Any], int]]) -> None:
+    """Check that an axis of a plan is no longer than a plan can hold, before it is made.
+
+    Args:
+        axis: what it is made of, for the message.
+        asked: the parameters of each entry, and how often each combination of them is asked for.
+
+    Raises:
+        UsageError: it is longer.
+    """
+    count = sum(combinations(params) * times for params, times in asked)
+    if count > MOST:
+        raise UsageError(f"{axis}: their lists have {count:,} combinations; a plan takes at most {MOST:,}")
+
+
 def _with_shared(config: Config, given: AttackConfig, entry: registry.Entry, where: str) -> AttackConfig:
     """Return an attack with what ``[attack]`` gives to all that know it, and to it by name, below its own words."""
     words = {*AttackConfig.model_fields, *entry.parameters.model_fields}
@@ -134,7 +168,9 @@ def _with_shared(config: Config, given: AttackConfig, entry: registry.Entry, whe
     shared = {
         key: value for key, value in config.attack.items() if key in words or (key == "preset" and value in presets)
     }
-    body = {**shared, **config.attack.get(entry.name, {}), **given.model_dump(exclude_unset=True)}
+    named = config.attack.get(entry.name)
+    own = named if isinstance(named, dict) else {}
+    body = {**shared, **own, **given.model_dump(exclude_unset=True)}
     try:
         return AttackConfig.model_validate(body)
     except ValidationError as error:
@@ -148,7 +184,7 @@ def _telling(entry: registry.Entry, preset: str | None) -> str | None:
 
 
 def _transfers(config: Config, each: AttackConfig, attack: Attack, where: str) -> Iterator[Attack]:
-    sources = [each.source] if isinstance(each.source, str) else each.source or []
+    sources = _listed(each.source)
     if ("transfer" in each.access) != bool(sources):
         raise UsageError(f"{where}: access 'transfer' and source, the recipe or weights to attack instead, go together")
     if each.source_train and not sources:
@@ -198,11 +234,11 @@ def _base(config: Config, use: str, overrides: Mapping[str, Any], where: str) ->
             raise UsageError(f"{where}: {use} is trained already; it takes no {', '.join(sorted(overrides))}")
         return Base(None, None, use)
     if ".py:" not in use and use not in registry.entries("recipe"):
-        raise UsageError(
-            registry.unknown("defense", use, [*registry.entries("recipe"), *registry.entries("test-time")])
-        )
+        bases = registry.unknown_method("base", use, "recipe")
+        raise UsageError(f"{where}: {bases}{'' if 'did you mean' in bases else ', or weights:<file>'}")
     entry = registry.find("recipe", use)
-    own = config.train.get(entry.name, {})
+    own = config.train.get(entry.name)
+    own = own if isinstance(own, dict) else {}
     shared = {key: value for key, value in config.train.items() if not isinstance(value, dict)}
     _check_shared("train", "recipe", config.train, Schedule.model_fields)
     known = {*entry.parameters.model_fields, *Schedule.model_fields, "preset"}
@@ -223,8 +259,10 @@ def _check_shared(section: str, kind: str, given: Mapping[str, Any], words: Iter
     """Raises UsageError: a shared section names no such method, or a key that no method of its kind has."""
     entries = registry.entries(kind)
     known = {"preset", *words, *(key for entry in entries.values() for key in entry.parameters.model_fields)}
+    if "preset" in given and not isinstance(given["preset"], str):
+        raise UsageError(f"[{section}]: preset names one preset for all that have it, not {shown(given['preset'])}")
     for key, value in given.items():
         if isinstance(value, dict) and key not in entries:
-            raise UsageError(f"[{section}.{key}]: {registry.unknown(kind, key, entries)}")
+            raise UsageError(f"[{section}.{key}]: {registry.unknown_method(kind, key, kind)}")
         if not isinstance(value, dict) and key not in known:
             raise UsageError(f"[{section}]: {registry.unknown('key', key, known)}")

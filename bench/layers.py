@@ -19,7 +19,7 @@ MOST_BYTES = 2**22
 #: How deep tables and lists may lie in one another, and how many files may extend one another.
 _DEEPEST = 12
 _MOST_LAYERS = 16
-_LONGEST_KEY, _LONGEST_TEXT = 200, 10_000
+_LONGEST_KEY, _LONGEST_TEXT = 200, 4_000
 #: Whole numbers are those that TOML promises to keep: 64 bits with a sign.
 _LARGEST = 2**63
 # tomllib takes time and memory by the square of the parts of a dotted key.
@@ -101,8 +101,11 @@ def _with_defaults(name_or_file: str, decided: frozenset[str], above: tuple[str,
 
 
 def _check(kind: str, wanted: str, kinds: Mapping[str, Mapping[str, Any]], *, where: str) -> None:
-    if wanted not in kinds.get(kind, {}):
-        raise UsageError(f"{where}: {registry.unknown(kind, wanted, kinds.get(kind, {}))}")
+    if wanted in kinds.get(kind, {}):
+        return
+    other = next((each for each, names in kinds.items() if wanted in names), None)
+    hint = "" if other is None else f"; '{wanted}' is a {other}"
+    raise UsageError(f"{where}: {registry.unknown(kind, wanted, kinds.get(kind, {}))}{hint}")
 
 
 def _variants(tables: Any, path: Path) -> dict[str, dict[str, dict[str, Any]]]:
@@ -158,7 +161,8 @@ def parsed(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise UsageError(f"{path} is not a readable TOML file: lists or tables are nested too deeply") from None
     except ValueError as error:
-        raise UsageError(f"{path} is not a readable TOML file: {error}") from None
+        said = "a number of thousands of digits" if "integer string conversion" in str(error) else error
+        raise UsageError(f"{path} is not a readable TOML file: {said}") from None
     _check_plain(body, (), path)
     return body
 

@@ -22,7 +22,7 @@ from pydantic_core import SchemaError
 from bench import factories, loading, signature, sources
 from bench.keys import sha256_hex
 from bench.syntax import MOST_BYTES, parsed
-from bench.types import Kind, MethodRef, UsageError, shown
+from bench.types import Kind, MethodRef, UsageError, shortened, shown
 
 _ROOT = Path(__file__).resolve().parent.parent
 _DECORATORS = {"attack", "library", "defense", "network"}
@@ -173,6 +173,17 @@ class Entry:
             raise UsageError(f"{self.kind} '{self.use or self.name}': {self.path} defines no {self.symbol}") from None
 
 
+#: What each kind of method is, for one that stands where another is wanted.
+_ROLES = {
+    "attack": "an attack",
+    "library": "a library of attacks (write '{}:<Class>')",
+    "recipe": "a training recipe",
+    "test-time": "a test-time step",
+    "network": "a network",
+}
+_CALLED = {"test-time": "test-time step"}
+_LONGEST_NAME = 200
+
 _made: dict[tuple[str, str, str], Entry] = {}
 _log = logging.getLogger("crossfire")
 
@@ -180,9 +191,27 @@ _log = logging.getLogger("crossfire")
 def unknown(what: str, given: str, known: Iterable[str]) -> str:
     """Return the one line for a name that does not exist, with the nearest name that does."""
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names)}" if names else "there is none"
-    return f"unknown {what} '{given}'; {hint}"
+    by_letters = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(given[:_LONGEST_NAME].casefold(), by_letters, n=1, cutoff=0.5)
+    there_are = f"there are: {', '.join(names)}" if names else "there is none"
+    hint = f"did you mean '{by_letters[near[0]]}'?" if near else there_are
+    return f"unknown {what} '{shortened(given, _LONGEST_NAME)}'; {hint}"
+
+
+def unknown_method(what: str, given: str, *kinds: str) -> str:
+    """Return the one line for a method that is of none of these kinds, but may be of another.
+
+    Args:
+        what: what is wanted, such as ``base``.
+        given: the name.
+        kinds: the kinds of methods that could stand in its place.
+    """
+    names = sorted(name for kind in kinds for name in entries(kind))
+    other = next((kind for kind in _ROLES if kind not in kinds and given in entries(kind)), None)
+    if other is None:
+        return unknown(what, given, names)
+    a = "an" if what[0] in "aeiou" else "a"
+    return f"'{given}' is {_ROLES[other].format(given)}, not {a} {what}; there are: {', '.join(names)}"
 
 
 def explain(error: ValidationError, *, where: str, known: Iterable[str]) -> str:
@@ -191,6 +220,8 @@ def explain(error: ValidationError, *, where: str, known: Iterable[str]) -> str:
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{where}: {unknown('key', str(first['loc'][-1]), known)}"
+    if first["type"] == "too_short" and not first["input"]:
+        return f"{where}: {path}: an empty list asks for nothing; at least {first['ctx']['min_length']} is needed"
     message = first["msg"].removeprefix("Value error, ")
     given = "" if first["type"] in ("missing", "value_error") else f", not {shown(first['input'])}"
     message = message[:1].lower() + message[1:] if message.startswith("Input") else message
@@ -226,7 +257,7 @@ def find(kind: str, use: str) -> Entry:
         return _from_file(Path(path), symbol, kind)
     known = entries(kind)
     if use not in known:
-        raise UsageError(unknown(kind, use, known))
+        raise UsageError(unknown_method(_CALLED.get(kind, kind), use, kind))
     return known[use]
 
 

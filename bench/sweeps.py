@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 from bench.types import eps_text
+
+#: Combinations that an axis of a plan may have; more are refused before one is made.
+MOST = 250_000
+
+
+def combinations(params: Mapping[str, Any]) -> int:
+    """Return how many combinations :func:`sweep` yields."""
+    return math.prod(len(value) for value in params.values() if isinstance(value, list))
 
 
 def sweep(params: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], frozenset[str]]]:
@@ -31,4 +40,5 @@ def labels_of(parts: Sequence[tuple[str, Mapping[str, Any], frozenset[str]]]) ->
 
 
 def _told(value: object) -> str:
-    return eps_text(Fraction(value)) if isinstance(value, str) and re.fullmatch(r"\d+/[1-9]\d*", value) else str(value)
+    is_fraction = isinstance(value, str) and re.fullmatch(r"\d{1,9}/[1-9]\d{0,8}", value)
+    return eps_text(Fraction(str(value))) if is_fraction else str(value)

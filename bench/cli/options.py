@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -91,7 +92,7 @@ def work(args: argparse.Namespace) -> tuple[Request, Work]:
 
 def data_folder(args: argparse.Namespace) -> Path | None:
     folder: Path | None = args.data
-    if folder is not None and not folder.is_dir():
+    if folder is not None and not os.path.isdir(folder):
         raise UsageError(f"--data {folder}: no such folder")
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -12,7 +13,9 @@ from typing import Literal
 import numpy as np
 
 from bench.data import folders, parquet
+from bench.data.foreign import foreign
 from bench.data.named import NAMED, NamedSet, locate
+from bench.data.room import require_size
 from bench.data.rows import (
     Interpolation,
     Numbers,
@@ -86,6 +89,7 @@ def open_set(
     interpolation: Interpolation = "bilinear",
     channels: int | None = None,
     classes: tuple[str, ...] = (),
+    n: int | None = None,
     thorough: bool = False,
 ) -> ImageSet:
     """Return one split of a set; it is decoded the first time and memory-mapped from the user's cache ever after.
@@ -99,26 +103,29 @@ def open_set(
         interpolation: how; bilinear is antialiased when it shrinks.
         channels: 3 (RGB) or 1 (grey); by default the named set's, and of one's own set 1 where every file is grey.
         classes: the names of the classes in the order of their labels; the set's own order by default.
+        n: how many of its images will be used, for an estimate of the memory that they take; all by default.
         thorough: hash files and decoded arrays again, however unchanged they look.
 
     Raises:
         UsageError: no such set or split, it cannot be found, its classes are not sure to be those that are meant, or a
-            file of it is damaged or not what it should be.
+            file of it is damaged or not what it should be, or its images do not fit into memory.
     """
-    place = _place(name, folder)
-    if split not in place.splits:
-        raise UsageError(
-            f"dataset {name}: {place.folder} has no {split} images, only {', '.join(sorted(place.splits))}"
-        )
-    source = _source(name, place, split, classes)
-    if channels is None:
-        channels = _channels(name, place, source)
-    size = image_size or (NAMED[name].image_shape[1:] if name in NAMED else None) or _size_of_first(source)
-    if min(size) < 1:
-        raise UsageError(f"image_size = {list(size)}: height and width must be at least 1")
     from bench.data.cache import decoded
 
-    found = decoded(source, channels, size, interpolation, thorough=thorough)
+    if image_size is not None:
+        require_size(image_size)
+    with foreign(f"dataset {name}: its files cannot be read"):
+        place = _place(name, folder)
+        if split not in place.splits:
+            raise UsageError(
+                f"dataset {name}: {place.folder} has no {split} images, only {', '.join(sorted(place.splits))}"
+            )
+        source = _source(name, place, split, classes)
+        if channels is None:
+            channels = _channels(name, place, source)
+        size = image_size or (NAMED[name].image_shape[1:] if name in NAMED else None) or _size_of_first(source)
+        require_size(size)
+        found = decoded(source, channels, size, interpolation, wanted=n, thorough=thorough)
     uneven = name in NAMED and NAMED[name].uneven
     if found.resized and image_size is None and not uneven:
         raise UsageError(
@@ -206,6 +213,7 @@ def open_ref(ref: DataRef, *, folder: Path | None) -> ImageSet:
         interpolation=ref.interpolation,
         channels=ref.image_shape[0],
         classes=ref.classes,
+        n=ref.n,
     )
     rows_of(images, ref)
     return images
@@ -284,8 +292,8 @@ def _own(name: str) -> Place:
     kind, colon, path = name.partition(":")
     if not colon or kind not in ("parquet", "folder"):
         raise UsageError(f"{unknown('dataset', name, NAMED)}; or parquet:DIR or folder:DIR")
-    folder = Path(path).expanduser()
-    if not path or not folder.is_dir():
+    folder = Path(os.path.expanduser(path))
+    if not path or not os.path.isdir(folder):
         raise UsageError(f"dataset {name}: no folder {folder.absolute() if path else 'is named'}")
     place = parquet.find(folder) if kind == "parquet" else folders.find(folder)
     unsplit = parquet.unsplit(folder) if kind == "parquet" else place is None

@@ -16,8 +16,8 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +25,13 @@ import numpy as np
 
 from bench.data.decode import decode, is_grey
 from bench.data.memo import cache_folder, hashes, keep, recall, stamp, unwritable
-from bench.data.rows import Interpolation, Numbers, Pixels, Row, Source
+from bench.data.room import require_room
+from bench.data.rows import Interpolation, Numbers, Pixels, Row, Rows, Source
 from bench.keys import sha256_hex
 from bench.types import UsageError
 
 _VERSION = "2"
-_AT_ONCE = 2048
+_AT_ONCE, _AT_ONCE_BYTES = 2048, 2**27
 # Below this many pixels an image is decoded sooner than threads can take turns at it.
 _WORTH_A_THREAD = 128 * 128
 _ABANDONED_AFTER_S = 24 * 3600
@@ -54,7 +55,13 @@ class Decoded(NamedTuple):
 
 
 def decoded(
-    source: Source, channels: int, size: tuple[int, int], interpolation: Interpolation, *, thorough: bool = False
+    source: Source,
+    channels: int,
+    size: tuple[int, int],
+    interpolation: Interpolation,
+    *,
+    wanted: int | None = None,
+    thorough: bool = False,
 ) -> Decoded:
     """Return a split decoded at a size, from the cache where the same content has been decoded before.
 
@@ -63,10 +70,12 @@ def decoded(
         channels: 1 or 3.
         size: height and width.
         interpolation: how images of another size are resized.
+        wanted: how many images will be used; all by default.
         thorough: hash the files and the decoded arrays again, however unchanged they look.
 
     Raises:
-        UsageError: a file is damaged or not what its publisher gave, or the cache folder cannot be written.
+        UsageError: a file is damaged or not what its publisher gave, the images do not fit into memory or on the disk,
+            or the cache folder cannot be written.
     """
     shas = hashes(source.files, thorough=thorough)
     _check_expected(source, shas)
@@ -80,7 +89,9 @@ def decoded(
                 _set_aside(entry, "a file is missing")
         except (OSError, ValueError, KeyError) as error:
             _set_aside(entry, str(error))
-        _make(entry, source, channels, size, interpolation)
+        rows = source.read()
+        require_room(rows.total, wanted, (channels, *size), entry.parent)
+        _make(entry, source, rows, channels, size, interpolation)
     return _load(entry, thorough=thorough)
 
 
@@ -157,12 +168,14 @@ def _set_aside(entry: Path, reason: str) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _make(entry: Path, source: Source, channels: int, size: tuple[int, int], interpolation: Interpolation) -> None:
+def _make(
+    entry: Path, source: Source, rows: Rows, channels: int, size: tuple[int, int], interpolation: Interpolation
+) -> None:
     beside = entry.with_name(f".{entry.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         beside.mkdir(parents=True)
         _sweep(entry.parent)
-        _write(beside, source, channels, size, interpolation)
+        _write(beside, source, rows, channels, size, interpolation)
         try:
             beside.rename(entry)
         except OSError:
@@ -176,12 +189,16 @@ def _make(entry: Path, source: Source, channels: int, size: tuple[int, int], int
 
 def _sweep(folder: Path) -> None:
     for part in folder.glob(".*.part"):
-        if time.time() - part.stat().st_mtime > _ABANDONED_AFTER_S:
-            shutil.rmtree(part, ignore_errors=True)
+        # Another process may take it away at the same time.
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > _ABANDONED_AFTER_S:
+                shutil.rmtree(part, ignore_errors=True)
 
 
-def _write(folder: Path, source: Source, channels: int, size: tuple[int, int], interpolation: Interpolation) -> None:
-    total, items = source.read()
+def _write(
+    folder: Path, source: Source, found: Rows, channels: int, size: tuple[int, int], interpolation: Interpolation
+) -> None:
+    total, items = found
     if total == 0:
         raise UsageError(f"{source.files[0]}: no images" if source.files else "no images")
     shape = (total, channels, *size)
@@ -195,7 +212,7 @@ def _write(folder: Path, source: Source, channels: int, size: tuple[int, int], i
         # Written in order, not through a map: a full disk is then an error and not a bus fault.
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for rows in _in_parts(items):
+        for rows in _in_parts(items, _AT_ONCE_BYTES // (channels * size[0] * size[1])):
             for row in rows:
                 if not 0 <= row.label < len(source.class_names):
                     raise UsageError(
@@ -225,8 +242,17 @@ def _write(folder: Path, source: Source, channels: int, size: tuple[int, int], i
     keep(folder / "about.json", about)
 
 
-def _in_parts(items: Iterator[Row]) -> Iterator[list[Row]]:
-    while part := list(islice(items, _AT_ONCE)):
+def _in_parts(items: Iterator[Row], most: int) -> Iterator[list[Row]]:
+    """Yield the rows in parts that fit into memory, encoded and decoded."""
+    part: list[Row] = []
+    encoded = 0
+    for row in items:
+        part.append(row)
+        encoded += len(row.image) if isinstance(row.image, bytes) else 0
+        if len(part) >= min(_AT_ONCE, most) or encoded >= _AT_ONCE_BYTES:
+            yield part
+            part, encoded = [], 0
+    if part:
         yield part
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from bench.data.foreign import foreign, regular
 from bench.data.rows import Interpolation, Pixels, Row
 from bench.types import UsageError
 
 _FILTERS = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
 _EIGHT_BIT = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
 _GREY = frozenset({"1", "L", "LA", "La", "I", "F"})
+#: Pillow hands these to Ghostscript and to Windows.
+_HANDED_ON = frozenset({"EPS", "WMF"})
 _ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 
@@ -46,7 +50,7 @@ def is_grey(row: Row) -> bool:
     Raises:
         UsageError: it is in no known format.
     """
-    with _open(row) as image:
+    with _open(row) as image, foreign(f"{row.where}: a damaged image"):
         if image.mode == "P" and image.palette is not None:
             colours = np.array(image.getpalette("RGB")).reshape(-1, 3)
             return bool((colours == colours[:, :1]).all())
@@ -62,7 +66,7 @@ def decode(row: Row, channels: int, size: tuple[int, int], interpolation: Interp
     Raises:
         UsageError: not a whole image of eight bits a channel.
     """
-    with _open(row) as image:
+    with _open(row) as image, foreign(f"{row.where}: a damaged image"):
         _load(image, row)
         native, mode = (image.height, image.width), "RGB" if channels == 3 else "L"
         transparent = _is_transparent(image)
@@ -79,11 +83,21 @@ def decode(row: Row, channels: int, size: tuple[int, int], interpolation: Interp
 def _open(row: Row) -> Image.Image:
     if isinstance(row.image, np.ndarray):
         return Image.fromarray(row.image)
+    where = io.BytesIO(row.image) if isinstance(row.image, bytes) else regular(row.image)
     try:
-        return Image.open(io.BytesIO(row.image) if isinstance(row.image, bytes) else row.image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "it is in no known format" if isinstance(error, UnidentifiedImageError) else error
-        raise UsageError(f"{row.where}: not an image ({reason})") from None
+        return Image.open(where, formats=_formats())
+    except UnidentifiedImageError:
+        raise UsageError(f"{row.where}: not an image (it is in no known format)") from None
+    # Pillow's readers of damaged files raise anything.
+    except Exception as error:
+        raise UsageError(f"{row.where}: not an image ({error})") from None
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return the formats that Pillow reads itself: for some it would start another program on the file."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _HANDED_ON)
 
 
 def _load(image: Image.Image, row: Row) -> None:
@@ -94,7 +108,7 @@ def _load(image: Image.Image, row: Row) -> None:
         raise UsageError(f"{row.where}: an image of {found}; 8 bits a channel are wanted, so convert it first")
     try:
         image.load()
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:
         raise UsageError(f"{row.where}: a damaged image ({error})") from None
     if not isinstance(row.image, np.ndarray) and _orientation(image) != 1:
         ImageOps.exif_transpose(image, in_place=True)

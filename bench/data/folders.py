@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from bench.data.foreign import walk
 from bench.data.rows import IMAGE_SUFFIXES, Place, Row, Rows, Source, Split, in_order, listed
 from bench.types import UsageError
 
@@ -44,10 +45,8 @@ def find_unsplit(folder: Path) -> Place | None:
 
 def images_under(folder: Path) -> list[Path]:
     """Return the image files at any depth under ``folder``, sorted as torchvision sorts them."""
-    found = []
-    for parent, _, names in sorted(os.walk(folder, followlinks=True)):
-        found += [Path(parent, name) for name in sorted(names) if _is_image(name)]
-    return found
+    parts = sorted(walk(folder), key=lambda part: str(part[0]))
+    return [parent / name for parent, names in parts for name in names if _is_image(name)]
 
 
 def of_files(labelled: Iterable[tuple[Path, int]], class_names: tuple[str, ...], recipe: str) -> Source:
@@ -56,6 +55,9 @@ def of_files(labelled: Iterable[tuple[Path, int]], class_names: tuple[str, ...],
     # Which file has which label is part of the content, but the folder that holds the tree is not.
     root = os.path.commonpath([path.parent for path, _ in pairs]) if pairs else ""
     listing = "\n".join(f"{os.path.relpath(path, root)}\t{label}" for path, label in pairs)
+    if not _is_unicode(listing):
+        odd = next(path for path, _ in pairs if not _is_unicode(str(path)))
+        raise UsageError(f"{odd}: its name is not UTF-8; rename it")
 
     def read() -> Rows:
         return Rows(len(pairs), (Row(str(path), label, path) for path, label in pairs))
@@ -69,6 +71,8 @@ def classes(folder: Path) -> tuple[str, ...]:
         return in_order(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
         return ()
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read: {error.strerror}") from None
 
 
 def _source(folder: Path, splits: dict[Split, Path], split: Split) -> Source:
@@ -132,8 +136,12 @@ def _order(names: tuple[str, ...]) -> str:
 
 
 def _any_image(folders: Iterable[Path], name: str) -> bool:
-    found = (file for folder in folders for _, _, files in os.walk(folder / name, followlinks=True) for file in files)
+    found = (file for folder in folders for _, files in walk(folder / name) for file in files)
     return any(map(_is_image, found))
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _is_image(name: str) -> bool:

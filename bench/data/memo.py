@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bench.data.foreign import regular
 from bench.files import write_atomically
 from bench.keys import canonical_json, sha256_hex
 from bench.types import UsageError
@@ -59,10 +60,7 @@ def hashes(files: tuple[Path, ...], *, thorough: bool = False) -> tuple[str, ...
     Raises:
         UsageError: a file cannot be read, or the cache folder cannot be written.
     """
-    try:
-        stats = [path.stat() for path in files]
-    except OSError as error:
-        raise UsageError(f"{error.filename}: {error.strerror}") from None
+    stats = [regular(path).stat() for path in files]
     stamps = [f"{os.path.abspath(path)} {stamp(stat)}" for path, stat in zip(files, stats, strict=True)]
     memo = cache_folder() / "hashes" / f"{sha256_hex(*stamps)}.json"
     known: list[str] | None = None

@@ -76,7 +76,10 @@ class NamedSet:
         """Say whether it is at hand without a download; looks at names of files only."""
         if self.name == "digits":
             return find_spec("sklearn") is not None
-        return search(self, folder).place is not None
+        try:
+            return search(self, folder).place is not None
+        except UsageError:
+            return False
 
 
 class Search(NamedTuple):
@@ -154,11 +157,11 @@ def search(entry: NamedSet, folder: Path | None) -> Search:
     Raises:
         UsageError: ``folder`` does not exist.
     """
-    if folder is not None and not folder.is_dir():
+    if folder is not None and not os.path.isdir(folder):
         raise UsageError(f"the data folder {folder} does not exist")
     looked = []
     for root, given_by in _roots(folder):
-        looked.append(f"{root} ({given_by})" if root.is_dir() else f"{root} ({given_by}; no such folder)")
+        looked.append(f"{root} ({given_by})" if os.path.isdir(root) else f"{root} ({given_by}; no such folder)")
         own = root / entry.name
         place = parquet.find(own, entry.num_classes)
         for parent in (own, root):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.data import folders
+from bench.data.foreign import foreign, regular
 from bench.data.rows import Numbers, Pixels, Place, Row, Rows, Source, Split, held_out
 from bench.types import UsageError
 
@@ -34,23 +37,20 @@ def _latin1(text: str, _encoding: str) -> bytes:
 
 
 def _unpickle(path: Path, *keys: str) -> list[Any]:
-    try:
-        with path.open("rb") as file:
-            content = _ArraysOnly(file, encoding="latin1").load()
+    with foreign(f"{path}: not a whole CIFAR batch"), regular(path).open("rb") as file:
+        content = _ArraysOnly(file, encoding="latin1").load()
         return [content[key] for key in keys]
-    except FileNotFoundError:
-        raise UsageError(f"{path} is missing") from None
-    except Exception as error:  # a damaged pickle can raise anything
-        raise UsageError(f"{path}: not a whole CIFAR batch ({type(error).__name__}: {error})") from None
 
 
 def _cifar(folder: Path, files: dict[Split, tuple[str, ...]], label: str, meta: str, names: str) -> Place | None:
     def source(split: Split) -> Source:
         paths = tuple(folder / file for file in files[split])
         (class_names,) = _unpickle(folder / meta, names)
-        return Source(paths, "cifar", tuple(map(str, class_names)), lambda: _read_cifar(paths, label))
+        if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
+            raise UsageError(f"{folder / meta}: {names} is not a list of texts")
+        return Source(paths, "cifar", tuple(class_names), lambda: _read_cifar(paths, label))
 
-    present = frozenset(split for split, parts in files.items() if any((folder / part).is_file() for part in parts))
+    present = frozenset(split for split, parts in files.items() if any(os.path.isfile(folder / part) for part in parts))
     return Place(folder, present, source) if present else None
 
 
@@ -58,7 +58,8 @@ def _read_cifar(paths: tuple[Path, ...], label: str) -> Rows:
     parts: list[tuple[Path, Pixels, list[int]]] = []
     for path in paths:
         data, labels = _unpickle(path, "data", label)
-        flat = np.asarray(data)
+        with foreign(f"{path}: not a whole CIFAR batch"):
+            flat, labels = np.asarray(data), [operator.index(each) for each in labels]
         if flat.dtype != np.uint8 or flat.ndim != 2 or flat.shape[1] != 3072 or len(labels) != len(flat):
             raise UsageError(
                 f"{path}: data is {flat.dtype} {flat.shape} with {len(labels)} labels, not uint8 (N, 3072) with N"
@@ -69,7 +70,7 @@ def _read_cifar(paths: tuple[Path, ...], label: str) -> Rows:
 
 def _raw_rows(path: Path, images: Pixels, labels: list[int]) -> Iterator[Row]:
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-        yield Row(f"{path} row {index}", int(label), image)
+        yield Row(f"{path} row {index}", label, image)
 
 
 def _cifar10(root: Path) -> Place | None:
@@ -91,22 +92,21 @@ def _svhn(root: Path) -> Place | None:
         return Source((path,), "svhn", tuple(map(str, range(10))), lambda: _read_svhn(path))
 
     splits: tuple[Split, ...] = ("train", "test")
-    present = frozenset(split for split in splits if (root / f"{split}_32x32.mat").is_file())
+    present = frozenset(split for split in splits if os.path.isfile(root / f"{split}_32x32.mat"))
     return Place(root, present, source) if present else None
 
 
 def _read_svhn(path: Path) -> Rows:
     from scipy.io import loadmat
 
-    try:
-        content = loadmat(path, variable_names=["X", "y"])
-        images, labels = content["X"].transpose(3, 0, 1, 2), content["y"].flatten()
-    except Exception as error:  # loadmat raises whatever its parser trips over
-        raise UsageError(f"{path}: not a whole SVHN file ({type(error).__name__}: {error})") from None
+    with foreign(f"{path}: not a whole SVHN file"):
+        content = loadmat(regular(path), variable_names=["X", "y"])
+        # The publisher writes the digit 0 as 10.
+        images = content["X"].transpose(3, 0, 1, 2)
+        labels = [0 if label == 10 else operator.index(label) for label in content["y"].flatten()]
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or len(labels) != len(images):
         raise UsageError(f"{path}: X is {images.dtype} {content['X'].shape}, not uint8 (32, 32, 3, N) with N labels")
-    # The publisher writes the digit 0 as 10.
-    return Rows(len(images), _raw_rows(path, images, [0 if label == 10 else int(label) for label in labels]))
+    return Rows(len(images), _raw_rows(path, images, labels))
 
 
 def _caltech101(root: Path) -> Place | None:
@@ -119,28 +119,28 @@ def _caltech101(root: Path) -> Place | None:
         rows = held_out(labels, round(len(found) / 5))[split]
         return folders.of_files([found[row] for row in rows], names, "caltech101")
 
-    return Place(folder, frozenset({"train", "test"}), source) if folder.is_dir() else None
+    return Place(folder, frozenset({"train", "test"}), source) if os.path.isdir(folder) else None
 
 
 def _tiny_imagenet(root: Path) -> Place | None:
     folder = root / "tiny-imagenet-200"
-    return Place(folder, frozenset({"train", "test"}), partial(_tiny_source, folder)) if folder.is_dir() else None
+    return Place(folder, frozenset({"train", "test"}), partial(_tiny_source, folder)) if os.path.isdir(folder) else None
 
 
 def _tiny_source(folder: Path, split: Split) -> Source:
-    words = dict(line.split("\t", 1) for line in _lines(folder / "words.txt"))
+    words = dict(line.partition("\t")[::2] for line in _lines(folder / "words.txt"))
     wnids = sorted(_lines(folder / "wnids.txt"))
     names = tuple(f"{wnid} {words.get(wnid, '').partition(',')[0]}".strip() for wnid in wnids)
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     annotations = folder / "val" / "val_annotations.txt"
-    if split == "test" and annotations.is_file():
+    if split == "test" and os.path.isfile(annotations):
         found = []
         for number, line in enumerate(_lines(annotations)):
             file, _, wnid = line.partition("\t")
             if (wnid := wnid.partition("\t")[0]) not in labels:
                 raise UsageError(f"{annotations} row {number}: class '{wnid}' is not in wnids.txt")
             found.append((folder / "val" / "images" / file, labels[wnid]))
-        if missing := next((path for path, _ in found if not path.is_file()), None):
+        if missing := next((path for path, _ in found if not os.path.isfile(path)), None):
             raise UsageError(f"{missing} is missing; {annotations.name} lists it")
     else:
         part = folder / ("train" if split == "train" else "val")
@@ -151,10 +151,8 @@ def _tiny_source(folder: Path, split: Split) -> Source:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UsageError(f"{path} is missing") from None
+    with foreign(f"{path}: not a text in UTF-8"):
+        return regular(path).read_text(encoding="utf-8").splitlines()
 
 
 FIND: dict[str, Callable[[Path], Place | None]] = {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.data.foreign import foreign, regular
 from bench.data.rows import Place, Row, Rows, Source, Split, in_order, listed
-from bench.types import UsageError
+from bench.types import MAX_IMAGES, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<index>\d{5})-of-(?P<count>\d{5})\.parquet")
 _PREFIXES = ("train", "test", "val")
 # The names under which the hub's own copies of CIFAR-10 and CIFAR-100 keep the same two columns.
+#: Rows that are unpacked at once: the same large image may stand in many, and take no room in the file.
+_AT_ONCE, _LABELS_AT_ONCE = 64, 65_536
 _IMAGE, _LABEL = ("image", "img"), ("label", "fine_label")
 
 
@@ -70,7 +74,7 @@ def _check_shards(files: tuple[Path, ...]) -> None:
     for match in filter(None, (_SHARD.fullmatch(path.name) for path in files)):
         for index in range(int(match["count"])):
             wanted = f"{match['stem']}-{index:05d}-of-{match['count']}.parquet"
-            if not (files[0].parent / wanted).is_file():
+            if not os.path.isfile(files[0].parent / wanted):
                 raise UsageError(
                     f"{files[0].parent / wanted} is missing: {match.string} says that there are {int(match['count'])}"
                 )
@@ -78,19 +82,21 @@ def _check_shards(files: tuple[Path, ...]) -> None:
 
 def _described(folder: Path) -> dict[str, Any]:
     path = folder / "meta.json"
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return {}
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: not readable as JSON ({error})") from None
+    with foreign(f"{path}: not readable as JSON"):
+        described = json.loads(regular(path).read_text(encoding="utf-8"))
     return described if isinstance(described, dict) else {}
 
 
 def _parts(described: dict[str, Any]) -> list[dict[str, str]]:
     splits = described.get("splits")
     parts = splits.values() if isinstance(splits, dict) else ()
-    return [part for part in parts if isinstance(part, dict) and {"file", "sha256"} <= part.keys()]
+    return [
+        part
+        for part in parts
+        if isinstance(part, dict) and all(isinstance(part.get(word), str) for word in ("file", "sha256"))
+    ]
 
 
 def _classes(
@@ -162,7 +168,8 @@ def _names_in(schema: pa.Schema) -> tuple[str, ...] | None:
         for column in _LABEL:
             if listed := features.get(column, {}).get("names"):
                 return tuple(map(str, listed))
-    except (ValueError, AttributeError, TypeError):
+    # What a stranger wrote there may be anything, and is no more than a hint.
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return None
     return None
 
@@ -178,20 +185,22 @@ def _holds_texts(path: Path) -> bool:
 def _labels(path: Path) -> list[int | str]:
     import pyarrow.compute as pc
 
-    with _open(path) as file:
+    found: set[int | str] = set()
+    with _open(path) as file, foreign(f"{path}: damaged"):
         _, label = _columns(path, file.schema_arrow)
-        found = pc.unique(file.read(columns=[label]).column(0)).to_pylist()
-    return [each for each in found if each is not None]
+        for batch in file.iter_batches(_LABELS_AT_ONCE, columns=[label]):
+            found |= {each for each in pc.unique(batch.column(0)).to_pylist() if each is not None}
+    return list(found)
 
 
 def _open(path: Path) -> pq.ParquetFile:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{path}: not a whole Parquet file ({_first_line(error)})") from None
+    with foreign(f"{path}: not a whole Parquet file"):
+        file = pq.ParquetFile(regular(path))
+        if not 0 <= file.metadata.num_rows <= MAX_IMAGES:
+            raise UsageError(f"{path}: {file.metadata.num_rows:,} rows; at most {MAX_IMAGES:,} are read")
+        return file
 
 
 def _columns(path: Path, schema: pa.Schema) -> tuple[str, str]:
@@ -223,26 +232,23 @@ def _read(files: tuple[Path, ...], numbers: Mapping[int | str, int] | None) -> R
 
 
 def _rows(path: Path, numbers: Mapping[int | str, int] | None) -> Iterator[Row]:
-    import pyarrow as pa
-
     with _open(path) as file:
         image, label = _columns(path, file.schema_arrow)
+        batches = file.iter_batches(_AT_ONCE, columns=[image, label])
         row = 0
-        try:
-            for batch in file.iter_batches(1024, columns=[image, label]):
-                for value, number in zip(batch.column(image).to_pylist(), batch.column(label).to_pylist(), strict=True):
-                    where = f"{path} row {row}"
-                    if value is None or value["bytes"] is None:
-                        raise UsageError(f"{where}: no image bytes")
-                    if number is None:
-                        raise UsageError(f"{where}: no label")
-                    if numbers is not None and number not in numbers:
-                        raise UsageError(f"{where}: label '{number}' is not one of {listed(list(map(str, numbers)))}")
-                    yield Row(where, number if numbers is None else numbers[number], value["bytes"])
-                    row += 1
-        except (pa.ArrowException, OSError) as error:
-            raise UsageError(f"{path} after row {row}: damaged ({_first_line(error)})") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+        while True:
+            with foreign(f"{path} after row {row}: damaged"):
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                values, labels = batch.column(image).to_pylist(), batch.column(label).to_pylist()
+            for value, number in zip(values, labels, strict=True):
+                where = f"{path} row {row}"
+                if value is None or value["bytes"] is None:
+                    raise UsageError(f"{where}: no image bytes")
+                if number is None:
+                    raise UsageError(f"{where}: no label")
+                if numbers is not None and number not in numbers:
+                    raise UsageError(f"{where}: label '{number}' is not one of {listed(list(map(str, numbers)))}")
+                yield Row(where, number if numbers is None else numbers[number], value["bytes"])
+                row += 1

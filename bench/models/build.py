@@ -6,9 +6,11 @@ import importlib.metadata
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from bench.data.memo import cache_folder
 from bench.keys import sha256_hex
-from bench.registry import entry_of, find, unknown
+from bench.registry import entry_of, explain, find, unknown
 from bench.sources import release
 from bench.types import MethodRef, Scalar, UsageError
 
@@ -45,7 +47,10 @@ def network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
     # Others ship a robustbench of their own, with which nothing can be loaded: what counts is what pip installed.
     except importlib.metadata.PackageNotFoundError:
         raise UsageError(f"network '{arch}' needs a package: pip install {library}") from None
-    return MethodRef(kind="network", name=arch, params=dict(params), code_sha=code)
+    try:
+        return MethodRef(kind="network", name=arch, params=dict(params), code_sha=code)
+    except ValidationError as error:
+        raise UsageError(explain(error, where=f"network '{arch}'", known=())) from None
 
 
 def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ValidationError
+
 from bench import axes, registry, weights
 from bench.axes import Attack, Base, Defense
 from bench.config import Config
@@ -33,6 +35,9 @@ from bench.types import (
     WeightsRef,
 )
 from bench.weights import WeightsFile
+
+#: More are refused before one is made.
+MOST_CELLS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,11 @@ def make(
     if n is not None and n <= 0:
         raise UsageError(f"--n {n}: the number of test images must be at least 1")
     keys = Keys()
-    made = [_cells(config, data_folder, n, seed, keys, thorough=thorough) for config in configs]
+    try:
+        made = [_cells(config, data_folder, n, seed, keys, thorough=thorough) for config in configs]
+    # A name or number that a configuration may hold, but no result.
+    except ValidationError as error:
+        raise UsageError(registry.explain(error, where="the plan", known=())) from None
     files = {file.sha256: file for _, found in made for file in found}
     problems = {sha: file.problem for sha, file in files.items() if file.problem is not None}
     if problems and not lenient:
@@ -177,11 +186,19 @@ def _cells(
 ) -> tuple[list[PlannedCell], list[WeightsFile]]:
     """Return the cells of one configuration, and the files of weights trained elsewhere."""
     defenses, attacks = axes.defenses(config), axes.attacks(config)
+    axes.require_few("models", ((each.params, 1) for each in config.models))
     networks = [
         (each.arch, network_ref(each.arch, params), swept)
         for each in config.models
         for params, swept in sweep(each.params)
     ]
+    seeds = config.seeds if seed is None else [seed]
+    count = len(networks) * len(seeds) * len(defenses) * (len(attacks) + 1)
+    if count > MOST_CELLS:
+        raise UsageError(
+            f"{config.name} has {count:,} cells: {len(networks):,} networks x {len(seeds):,} seeds x "
+            f"{len(defenses):,} defenses x {len(attacks) + 1:,} columns; a plan takes at most {MOST_CELLS:,}"
+        )
     labels = labels_of([(arch, ref.params, swept) for arch, ref, swept in networks])
     test = _data(config, "test", data_folder, n if n is not None else config.dataset.n, thorough=thorough)
     bases = [defense.base for defense in defenses] + [attack.source for attack in attacks if attack.source]
@@ -195,7 +212,7 @@ def _cells(
     cells = [
         planned
         for label, (_, network, _) in zip(labels, networks, strict=True)
-        for s in (config.seeds if seed is None else [seed])
+        for s in seeds
         for maker in [_Maker(label, network, s, test, train, hashes, keys)]
         for defense in rows
         for planned in maker.cells(defense, attacks, chained=config.worst_case)
@@ -215,6 +232,7 @@ def _data(
         interpolation=wanted.interpolation,
         channels=wanted.channels,
         classes=wanted.classes,
+        n=n,
         thorough=thorough,
     )
     return data_ref(images, n, wanted.subset)

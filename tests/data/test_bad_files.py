@@ -140,7 +140,7 @@ def test_damaged_cifar_and_svhn_files(tmp_path):
     (folder / "test_batch").write_bytes(pickle.dumps({"data": np.zeros((2, 3000), np.uint8), "labels": [0, 1]}))
     assert "(2, 3000) with 2 labels, not uint8 (N, 3072)" in line_of("cifar10", folder=tmp_path)
     (folder / "data_batch_1").write_bytes(batch)
-    assert "data_batch_2: No such file" in line_of("cifar10", "train", folder=tmp_path)
+    assert "data_batch_2 is missing" in line_of("cifar10", "train", folder=tmp_path)
 
     path = tmp_path / "test_32x32.mat"
     savemat(path, {"X": np.zeros((32, 32, 3, 2), np.uint8), "y": [[1], [11]]})

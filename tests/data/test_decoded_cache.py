@@ -94,7 +94,7 @@ def test_a_source_that_announces_other_rows_than_it_has_is_not_kept(tmp_path):
     rows = [Row("row 0", 0, noise(0))]
     source = Source((tmp_path,), "made up", ("a",), lambda: Rows(2, iter(rows)))
     with pytest.raises(UsageError, match="1 images where 2 were announced"):
-        cache._write(tmp_path, source, 3, (32, 32), "bilinear")
+        cache._write(tmp_path, source, source.read(), 3, (32, 32), "bilinear")
 
 
 def test_a_moved_set_is_the_same_set(tmp_path, calls):

@@ -121,7 +121,10 @@ def test_a_file_inherits_the_default_of_the_one_that_it_extends(tmp_path, more, 
     ("text", "says"),
     [
         ('default = { scale = "tinny" }' + BARE, "t.toml: default: unknown scale 'tinny'; did you mean 'tiny'?"),
-        ('default = { size = "tiny" }' + BARE, "t.toml: default: unknown size 'tiny'; there is none"),
+        (
+            'default = { size = "tiny" }' + BARE,
+            "default: unknown size 'tiny'; there is none; 'tiny' is a scale",
+        ),
         ('default = "tiny"' + BARE, "t.toml: default names variants"),
         ("default = { scale = 3 }" + BARE, "t.toml: default names variants"),
         (BARE + "[variants]\nsize = 3\n", "t.toml: variants are tables"),
@@ -218,7 +221,7 @@ def test_a_file_extends_another(plain, tmp_path):
     [
         ({"scale": "tiney"}, "plain.toml: unknown scale 'tiney'; did you mean 'tiny'?"),
         ({"protocol": "x"}, "plain.toml: unknown protocol 'x'; there are: sound, tpap"),
-        ({"size": "tiny"}, "plain.toml: unknown size 'tiny'; there is none"),
+        ({"size": "tiny"}, "plain.toml: unknown size 'tiny'; there is none; 'tiny' is a scale"),
     ],
 )
 def test_an_unknown_variant_gets_one_line(plain, variants, says):

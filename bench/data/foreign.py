@@ -1,0 +1,85 @@
+"""Files of the user's as they are: regular ones alone are read, and whatever their readers raise is one line."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.types import UsageError
+
+#: A tree of more folders than this is refused; links may make endless ones.
+MOST_FOLDERS = 1_000_000
+
+
+def regular(path: Path) -> Path:
+    """Return the path of a file that can be opened without waiting.
+
+    Raises:
+        UsageError: there is none, or it is a folder, a pipe or a device, or a link to one.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from None
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{path} is not a regular file")
+    return path
+
+
+@contextmanager
+def foreign(what: str) -> Iterator[None]:
+    """Turn whatever reading a file raises into one line that begins with ``what``.
+
+    Libraries raise anything over damaged files, and no list of it is complete.
+
+    Raises:
+        UsageError: as raised inside, or in place of any other exception.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0]
+        raise UsageError(f"{what} ({type(error).__name__}{': ' if said else ''}{said})") from None
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder under ``folder``, links followed, with the sorted names of what it holds but folders.
+
+    A link to a folder that it lies in leads nowhere new, and is not followed.
+
+    Raises:
+        UsageError: there are more than a million folders.
+    """
+    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
+    seen = 0
+    while waiting:
+        here, above = waiting.pop()
+        try:
+            about = here.stat()
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError:
+            # As os.walk has it: what cannot be listed holds nothing.
+            continue
+        if (known := (about.st_dev, about.st_ino)) in above:
+            continue
+        if (seen := seen + 1) > MOST_FOLDERS:
+            raise UsageError(
+                f"{folder} has over {MOST_FOLDERS:,} folders, or links that lead to folders again and again"
+            )
+        folders = {entry.name for entry in entries if _is_folder(entry)}
+        yield here, [entry.name for entry in entries if entry.name not in folders]
+        waiting += [(here / name, above | {known}) for name in sorted(folders, reverse=True)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

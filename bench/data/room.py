@@ -1,0 +1,83 @@
+"""Whether images fit: the memory and the disk that they take, told before any of them is decoded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from bench.types import UsageError
+
+#: Pixels of the largest images that are taken, whatever the memory.
+MOST_PIXELS = 4096**2
+#: What a network keeps of a pixel in one pass, at the least: 64 channels in and 64 out, four bytes each.
+_PASS_BYTES = 512
+
+
+def require_size(size: tuple[int, int]) -> None:
+    """Raises UsageError: images of this height and width are taken by nothing here."""
+    height, width = size
+    if min(size) < 1:
+        raise UsageError(f"image_size = {list(size)}: height and width must be at least 1")
+    if height * width > MOST_PIXELS:
+        raise UsageError(
+            f"images of {height:,} x {width:,} pixels: at most {MOST_PIXELS:,} pixels are taken; give a smaller "
+            "image_size under [dataset]"
+        )
+
+
+def require_room(total: int, wanted: int | None, shape: tuple[int, int, int], folder: Path) -> None:
+    """Check that images can be decoded and used.
+
+    Args:
+        total: images of the split, all of which are decoded.
+        wanted: how many of them a run asks for; ``None`` for all.
+        shape: channels, height and width.
+        folder: where they will be kept.
+
+    Raises:
+        UsageError: the disk has no room for all of them, or the memory none for those that are wanted and a pass.
+    """
+    channels, height, width = shape
+    each = channels * height * width
+    what = f"images of {channels}x{height}x{width}"
+    if total * each > (free := _free(folder)):
+        raise UsageError(f"{total:,} {what} take {_gib(total * each)} in {folder}, which has {_gib(free)} free")
+    used = total if wanted is None else min(wanted, total)
+    needed, available = used * each + _PASS_BYTES * height * width, available_memory()
+    if needed > available:
+        raise UsageError(
+            f"{used:,} {what} and a network's pass take at least {_gib(needed)} of memory, {_gib(available)} are "
+            "available; ask for fewer images (n, train_n) or a smaller image_size"
+        )
+
+
+def available_memory() -> int:
+    """Return how many bytes of memory a process can still have; where the system does not say, all that there are."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([found, *_of_container()])
+
+
+def _of_container() -> list[int]:
+    try:
+        most, now = (
+            int(Path(f"/sys/fs/cgroup/memory.{word}").read_text(encoding="ascii")) for word in ("max", "current")
+        )
+    # No container, or one without a limit.
+    except (OSError, ValueError):
+        return []
+    return [max(0, most - now)]
+
+
+def _free(folder: Path) -> int:
+    while not os.path.isdir(folder) and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB"
