@@ -79,11 +79,10 @@ def defenses(config: Config) -> list[Defense]:
                 rows.append((label, base, ref))
                 parts.append((label, {**ref.params, **each.train, "preset": base.preset}, swept | {"preset"}))
     labels = labels_of(parts)
-    found: list[Defense] = []
+    found: dict[tuple[Base, MethodRef | None], Defense] = {}
     for label, (_, base, step) in zip(labels, rows, strict=True):
-        if not any(known.base == base and known.step == step for known in found):
-            found.append(Defense(label, base, step))
-    return found
+        found.setdefault((base, step), Defense(label, base, step))
+    return list(found.values())
 
 
 def attacks(config: Config) -> list[Attack]:
@@ -120,12 +119,9 @@ def attacks(config: Config) -> list[Attack]:
         for a, preset, shown in found
     ]
     labels = [label.replace(f"\n{a.access}", "") for label, (a, _, _) in zip(labels_of(parts), found, strict=True)]
-    unique: list[Attack] = []
-    for label, (attack, _, _) in zip(labels, found, strict=True):
-        named = attack._replace(label=label)
-        if named not in unique:
-            unique.append(named)
-    return unique
+    return list(
+        dict.fromkeys(attack._replace(label=label) for label, (attack, _, _) in zip(labels, found, strict=True))
+    )
 
 
 def _with_entry(config: Config, given: AttackConfig, where: str) -> tuple[AttackConfig, registry.Entry, str]:

@@ -63,11 +63,20 @@ def canonical_json(value: Any) -> str:
 
 def sha256_hex(*parts: str | bytes) -> str:
     """Return the SHA-256 of the parts, each preceded by its length so that no two lists collide."""
+    return _sha256_of([[_encoded(part) if isinstance(part, str) else part] for part in parts])
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
+
+
+def _sha256_of(parts: Iterable[Sequence[bytes]]) -> str:
+    """Return :func:`sha256_hex` of parts that are given in pieces."""
     digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode(errors="surrogatepass") if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "big"))
-        digest.update(data)
+    for pieces in parts:
+        digest.update(sum(map(len, pieces)).to_bytes(8, "big"))
+        for piece in pieces:
+            digest.update(piece)
     return digest.hexdigest()
 
 
@@ -140,26 +149,38 @@ class Keys:
     def __init__(self) -> None:
         # By identity: equal parts of one plan mostly are one object. It is kept, so that its number is not used again.
         self._parts: dict[int, tuple[BaseModel, str]] = {}
-        self._words: dict[str | int | None, str] = {}
 
     def of(self, value: Cell | AttackRef) -> str:
         """Return what :func:`key_of` returns for the :func:`identity` of a cell or an adversarial set."""
-        return sha256_hex(str(EVALUATION_VERSION), self.text(value))
+        return _sha256_of([[str(EVALUATION_VERSION).encode()], self._pieces(value)])
 
     def text(self, value: Any) -> str:
         """Return the canonical JSON of a part of a cell."""
         if isinstance(value, Cell | AttackRef):
-            given = {name: getattr(value, name) for name in _FIELDS[type(value)]}
-            return "{" + ",".join([f'"{name}":{self.text(part)}' for name, part in given.items() if part != ()]) + "}"
-        if isinstance(value, tuple):
-            return "[" + ",".join(map(self.text, value)) + "]"
+            return b"".join(self._pieces(value)).decode(errors="surrogatepass")
+        return self._part(value)
+
+    def _pieces(self, value: Cell | AttackRef) -> list[bytes]:
+        """Return the canonical JSON in pieces: of a long suite most is in one, which is not copied."""
+        if isinstance(value, AttackRef):
+            rest = ",".join([f'"{name}":{self._part(getattr(value, name))}' for name in _ATTACK_FIELDS]) + "}"
+            if not value.after:
+                return [_encoded(f"{{{rest}")]
+            return [b'{"after":[', _encoded(",".join(map(self._part, value.after))), _encoded(f"],{rest}")]
+        made = [b"null"] if value.attack is None else self._pieces(value.attack)
+        rest = ",".join([f'"{name}":{self._part(getattr(value, name))}' for name in _CELL_FIELDS])
+        return [f'{{"access":"{value.access}","attack":'.encode(), *made, _encoded(f",{rest}}}")]
+
+    def _part(self, value: BaseModel | str | int | None) -> str:
+        if (known := self._parts.get(id(value))) is not None:
+            return known[1]
         if not isinstance(value, BaseModel):
-            if value not in self._words:
-                self._words[value] = canonical_json(value)
-            return self._words[value]
-        if id(value) not in self._parts:
-            self._parts[id(value)] = value, canonical_json(identity(value))
-        return self._parts[id(value)][1]
+            return canonical_json(value)
+        text = canonical_json(identity(value))
+        self._parts[id(value)] = value, text
+        return text
 
 
-_FIELDS = {kind: sorted(kind.model_fields) for kind in (Cell, AttackRef)}
+# In the order of canonical JSON. What stands before them is written out where they are used.
+_ATTACK_FIELDS = sorted(AttackRef.model_fields.keys() - {"after"})
+_CELL_FIELDS = sorted(Cell.model_fields.keys() - {"access", "attack"})

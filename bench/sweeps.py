@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -29,14 +30,23 @@ def sweep(params: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], frozenset
 
 def labels_of(parts: Sequence[tuple[str, Mapping[str, Any], frozenset[str]]]) -> list[str]:
     """Return each name with the parameters in brackets that were swept or that tell it from its namesakes."""
+    alike: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for name, params, _ in parts:
+        alike[name].append(params)
+    differing = {name: _differing(namesakes) for name, namesakes in alike.items()}
     labels = []
     for name, params, swept in parts:
-        others = [other for known, other, _ in parts if known == name]
-        differing = {key for other in others for key in {*params, *other} if params.get(key) != other.get(key)}
-        shown = sorted(swept | differing)
+        shown = sorted(swept | differing[name])
         inside = ",".join(f"{key}={_told(params[key])}" for key in shown if params.get(key) is not None)
         labels.append(f"{name}[{inside}]" if inside else name)
     return labels
+
+
+def _differing(namesakes: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return the parameters that have more than one value."""
+    first = namesakes[0]
+    keys = {key for params in namesakes for key in params}
+    return {key for key in keys if any(params.get(key) != first.get(key) for params in namesakes)}
 
 
 def _told(value: object) -> str:

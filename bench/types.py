@@ -256,6 +256,9 @@ class MethodRef(Frozen):
     params: Params = {}
     code_sha: Digest
 
+    def __hash__(self) -> int:
+        return hash((self.kind, self.name, frozenset(self.params.items()), self.code_sha))
+
 
 class DataRef(Frozen):
     """An exact list of images: which set, which split, which rows, after which resizing.

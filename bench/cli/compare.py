@@ -30,8 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from bench.collection import no_collection
     from bench.files import write_named
-    from bench.report import no_collection
     from bench.report.changes import FORMATS
     from bench.report.compare import compare
     from bench.report.record import read_both

@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from bench.report import no_collection
+    from bench.collection import no_collection
 
     with no_collection():
         return _show(args)

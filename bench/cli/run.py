@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from bench import planned
     from bench.cli.console import console
-    from bench.report import no_collection
+    from bench.collection import no_collection
     from bench.report.board import build, outdated
     from bench.report.html import write_report
     from bench.report.record import write_run

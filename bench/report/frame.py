@@ -33,7 +33,7 @@ def load_results(source: str | Path | Iterable[CellResult] | None = None) -> pd.
     """
     import pandas as pd
 
-    from bench.report import no_collection
+    from bench.collection import no_collection
     from bench.report.board import build
     from bench.report.formats import cell_rows
     from bench.report.record import read

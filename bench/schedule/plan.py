@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from bench import axes, registry, weights
 from bench.axes import Attack, Base, Defense
+from bench.collection import no_collection
 from bench.config import Config
 from bench.data import data_ref, open_set
 from bench.keys import Keys, training_key
@@ -113,6 +114,7 @@ def _made_now(ref: MethodRef) -> MethodRef:
     return registry.entry_of(ref).ref(ref.params)
 
 
+@no_collection()
 def make(
     *configs: Config,
     name: str | None = None,
@@ -240,14 +242,10 @@ def _data(
 
 def _by_base(defenses: list[Defense]) -> list[Defense]:
     """Return the defenses grouped by base classifier; equal bases become one object."""
-    bases: list[Base] = []
+    by_base: dict[Base, list[Defense]] = {}
     for defense in defenses:
-        if defense.base not in bases:
-            bases.append(defense.base)
-    places = [bases.index(defense.base) for defense in defenses]
-    return [
-        defenses[i]._replace(base=bases[place]) for place, i in sorted(zip(places, range(len(defenses)), strict=True))
-    ]
+        by_base.setdefault(defense.base, []).append(defense)
+    return [defense._replace(base=base) for base, found in by_base.items() for defense in found]
 
 
 @dataclass
@@ -262,8 +260,9 @@ class _Maker:
     hashes: Mapping[str, str]
     keys: Keys
     _models: dict[tuple[int, int], ModelRef] = field(default_factory=dict)
-    _sets: dict[tuple[int, int, bool], AttackRef] = field(default_factory=dict)
+    _sets: dict[tuple[int, int, int, bool], AttackRef] = field(default_factory=dict)
     _links: dict[tuple[int, int], Earlier] = field(default_factory=dict)
+    _suites: dict[tuple[int, int], tuple[Earlier, ...]] = field(default_factory=dict)
 
     def cells(self, defense: Defense, attacks: list[Attack], *, chained: bool) -> Iterator[PlannedCell]:
         """Yield the clean cell of a defense and every attacked one; ``chained`` ones leave what earlier ones broke."""
@@ -272,10 +271,15 @@ class _Maker:
         shared = {attack.label for attack in attacks if attack.access == "static"}
         purifies = step is not None and bool(registry.find("test-time", step.name).meta.get("purifier"))
 
+        # A bare classifier has one cell for static and adaptive access, which stand on one set.
+        known: dict[tuple[int, Access], PlannedCell] = {}
+
         def planned(attack: AttackRef | None, name: str, access: Access) -> PlannedCell:
-            cell = Cell(data=self.data, model=model, step=step, access=access, attack=attack, seed=self.seed)
             names = Names(dataset=self.data.name, model=self.label, defense=defense.label, attack=name, access=access)
-            return PlannedCell(key=self.keys.of(cell), names=names, cell=cell)
+            if (same := known.get((id(attack), access))) is not None:
+                return PlannedCell(key=same.key, names=names, cell=same.cell)
+            cell = Cell(data=self.data, model=model, step=step, access=access, attack=attack, seed=self.seed)
+            return known.setdefault((id(attack), access), PlannedCell(key=self.keys.of(cell), names=names, cell=cell))
 
         yield planned(None, "clean", "white-box" if step is None else "static")
         for attack in attacks:
@@ -292,12 +296,12 @@ class _Maker:
             if chained and (access == "adaptive" or (access == "white-box" and attack.label not in shared)):
                 before = suites.get(attack.threat, ())
                 made = made.model_copy(update={"after": before})
-                suites[attack.threat] = (*before, self._earlier(made))
+                suites[attack.threat] = self._longer(before, made)
             yield planned(made, attack.label, access)
 
     def _set(self, model: ModelRef, attack: Attack, step: MethodRef | None, access: Access) -> AttackRef:
         stops_early = access in ("white-box", "adaptive") or attack.rule_given
-        place = (id(model), id(attack), stops_early)
+        place = (id(model), id(attack.method), id(attack.threat), stops_early)
         if access != "adaptive" and place in self._sets:
             return self._sets[place]
         made = AttackRef(
@@ -313,8 +317,15 @@ class _Maker:
             self._sets[place] = made
         return made
 
-    def _earlier(self, made: AttackRef) -> Earlier:
-        return self._links.setdefault((id(made.attack), made.eot), Earlier(attack=made.attack, eot=made.eot))
+    def _longer(self, before: tuple[Earlier, ...], made: AttackRef) -> tuple[Earlier, ...]:
+        """Return a suite with one more attack; of suites that began alike it is one object."""
+        link = self._links.get((id(made.attack), made.eot))
+        if link is None:
+            link = self._links[id(made.attack), made.eot] = Earlier(attack=made.attack, eot=made.eot)
+        place = id(before), id(link)
+        if place not in self._suites:
+            self._suites[place] = (*before, link)
+        return self._suites[place]
 
     def _model(self, base: Base, seed: int) -> ModelRef:
         if (id(base), seed) not in self._models:
@@ -357,7 +368,11 @@ def _full_strength(method: MethodRef) -> MethodRef:
 
 
 def _first(attack: AttackRef) -> AttackRef:
-    return attack if attack.previous is None else _first(attack.previous)
+    """Return the set that a suite begins with."""
+    if not attack.after:
+        return attack
+    first = attack.after[0]
+    return attack.model_copy(update={"attack": first.attack, "eot": first.eot, "after": ()})
 
 
 def _part(cells: list[PlannedCell], i: int, n: int, keys: Keys) -> list[PlannedCell]:

@@ -1,0 +1,47 @@
+"""Work on many cells grows as their number does: calls are counted, so that no clock decides."""
+
+import sys
+
+import pytest
+
+from bench import config
+from bench.schedule.plan import make
+from tests.perf.shapes import SHAPES
+
+
+def calls(do, *given):
+    """Return what a function returns, and how many were called meanwhile, those of Python and those of C."""
+    count = 0
+
+    def see(frame, event, argument):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(see)
+    try:
+        made = do(*given)
+    finally:
+        sys.setprofile(None)
+    return made, count
+
+
+def growth(counts):
+    """Return what the second doubling added over what the first did: 2 for what grows in proportion, 4 for squares."""
+    one, two, four = counts
+    return (four - two) / (two - one)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_planning_takes_calls_in_proportion_to_the_cells(shape, tmp_path):
+    found = []
+    for cells in (220, 440, 880):
+        path = tmp_path / f"{cells}.toml"
+        path.write_text(SHAPES[shape](cells, tmp_path))
+        configuration = config.load(str(path))
+        # What is read once, such as sources of methods, is no part of the growth.
+        make(configuration)
+        found.append(calls(make, configuration))
+    cells, counts = [len(work.plan.cells) for work, _ in found], [count for _, count in found]
+    assert 1.7 < growth(cells) < 2.3
+    assert growth(counts) < 2.5, counts
+    assert counts[-1] < 400 * cells[-1]
