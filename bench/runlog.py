@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,11 +28,13 @@ class RunLog:
     Args:
         folder: of all logs of a store.
         about: written ahead of the first event.
+        on_open: is given the file when it has appeared.
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, about: dict[str, Any], on_open: Callable[[Path], None] | None = None) -> None:
         self._folder = folder
         self._about = about
+        self._on_open = on_open
         self._file: TextIO | None = None
 
     def write(self, event: str, **words: Any) -> None:
@@ -41,7 +43,10 @@ class RunLog:
             files.make_folder(self._folder, self._folder.parent)
             host = re.sub(r"[^A-Za-z0-9.-]+", "-", platform.node())
             began = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-            self._file = (self._folder / f"{began}-{host}-{os.getpid()}.jsonl").open("x", encoding="utf-8", buffering=1)
+            path = self._folder / f"{began}-{host}-{os.getpid()}.jsonl"
+            self._file = path.open("x", encoding="utf-8", buffering=1)
+            if self._on_open is not None:
+                self._on_open(path)
             self.write("started", host=platform.node(), pid=os.getpid(), **self._about)
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         with files.named(self._folder):
@@ -90,12 +95,25 @@ def read(folder: Path) -> Iterator[dict[str, Any]]:
     A last line that a dying process did not finish is left out.
     """
     for path in inventory.named(folder.parent, folder.name, "run log"):
-        try:
-            with files.opened(path) as lines:
-                # A line longer than any that is written is cut, and then is none.
-                while line := lines.readline(_LONGEST_LINE):
-                    with suppress(ValueError):
-                        if isinstance(event := document(line), dict):
-                            yield {**event, "log": path.stem}
-        except (FileNotFoundError, Unreadable) as error:
-            _log.warning("%s is left out: %s", path, error)
+        yield from ({**event, "log": path.stem} for event in _events(path))
+
+
+def failures(path: Path) -> Iterator[str]:
+    """Yield the files of a store, relative to it, in which the run of a log kept that a cell or a training failed."""
+    for event in _events(path):
+        if event.get("event") == "failed":
+            yield f"cells/{event.get('key')}.json"
+        elif event.get("event") == "training failed":
+            yield f"train/{event.get('key')}/failed.json"
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with files.opened(path) as lines:
+            # A line longer than any that is written is cut, and then is none.
+            while line := lines.readline(_LONGEST_LINE):
+                with suppress(ValueError):
+                    if isinstance(event := document(line), dict):
+                        yield event
+    except (FileNotFoundError, Unreadable) as error:
+        _log.warning("%s is left out: %s", path, error)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from bench.cli.streams import guarded
+from bench.cli.streams import Guarded, guarded
 from bench.registry import unknown
 from bench.types import UsageError
 from bench.visible import visible
+
+if TYPE_CHECKING:
+    from bench.cli.supervisor import Charge
 
 VERBS = ("run", "train", "plan", "list", "show", "leaderboard", "compare", "figures", "gc", "sync", "doctor")
 
@@ -22,27 +27,48 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
+#: Verbs that run what others have written, so they are ended in time; the first two go on from what is finished.
+_CONTROLLED = ("run", "train", "plan", "figures")
+_RESUMING = _CONTROLLED[:2]
+_ENDS = (signal.SIGINT, signal.SIGTERM)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 regression, 2 bad usage, 3 some cells failed."""
-    words = [*(sys.argv[1:] if argv is None else argv)] or ["run", "quick"]
+    """Run one command and return its exit code: 0 done, 1 regression, 2 bad usage, 3 some cells failed.
+
+    Args:
+        argv: the words of the command. By default those of this process: then it is its own, and a command that runs
+            methods does so in a process beside it (:mod:`bench.cli.supervisor`).
+    """
+    began = time.monotonic()
+    alone = argv is None
+    before = {number: signal.signal(number, _end_at_once) for number in _ENDS} if alone else {}
     with guarded() as streams:
-        try:
-            code = _run(words)
-        except SystemExit:  # The help was shown.
-            if streams.failure() is None:
-                raise
-        if (why := streams.failure()) is not None:
-            print(f"error: standard output cannot be written: {why}", file=sys.stderr)
-            return 2
-        return code
+        words = [*(sys.argv[1:] if argv is None else argv)] or ["run", "quick"]
+        return _said(streams, lambda: _run(words, streams, began, before))
 
 
-def _run(words: Sequence[str]) -> int:
+def _end_at_once(number: int, _frame: object) -> None:
+    # Nothing is done yet.
+    os._exit(128 + number)
+
+
+def _said(streams: Guarded, do: Callable[[], int]) -> int:
+    """Return the exit code of what is done; what is wrong with it, or with standard output, is said in one line."""
     try:
-        if not words[0].startswith("-") and words[0] not in VERBS:
-            raise UsageError(unknown("verb", words[0], VERBS))
-        args = _parser().parse_args(words)
-        return int(args.main(args))
+        code = _explained(do)
+    except SystemExit:  # The help was shown.
+        if streams.failure() is None:
+            raise
+    if (why := streams.failure()) is not None:
+        print(f"error: standard output cannot be written: {why}", file=sys.stderr)
+        return 2
+    return code
+
+
+def _explained(do: Callable[[], int]) -> int:
+    try:
+        return do()
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -55,12 +81,58 @@ def _run(words: Sequence[str]) -> int:
         return 130
 
 
+def _run(words: Sequence[str], streams: Guarded, began: float, before: Mapping[signal.Signals, Any]) -> int:
+    """Run a command.
+
+    Args:
+        words: of the command.
+        streams: to which it writes.
+        began: when, on the monotonic clock.
+        before: the handlers of signals that Python had; nothing in a process that does other things too.
+    """
+    if not words[0].startswith("-") and words[0] not in VERBS:
+        raise UsageError(unknown("verb", words[0], VERBS))
+    args = _parser().parse_args(words)
+    if args.verb not in _CONTROLLED:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        return int(args.main(args))
+
+    from bench.cli import supervisor
+
+    budget: float | None = getattr(args, "time_budget", None)
+    deadline = None if budget is None else began + budget
+    # With Ray this process only leads, and its workers may lie on other machines.
+    if before and hasattr(os, "fork") and getattr(args, "executor", "inline") == "inline":
+
+        def work(charge: Charge) -> int:
+            return _said(streams, lambda: _controlled(args, charge))
+
+        return supervisor.supervise(work, deadline, resumes=args.verb in _RESUMING)
+    return _controlled(args, supervisor.Charge(None, deadline))
+
+
+def _controlled(args: argparse.Namespace, charge: Charge) -> int:
+    """Run a verb until it is done or must end."""
+    from bench.ending import Control, closing
+
+    args.charge = charge
+    args.control = control = Control(charge.deadline, charge.shared)
+    done: int | None = control.watch(lambda: args.main(args))
+    if done is not None:
+        return done
+    assert control.code is not None
+    if args.verb in _RESUMING:
+        print(closing(control.code, control.counted), flush=True)
+    return control.code
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="run_bench.py",
         description="Cross adversarial defenses with attacks. Without a verb: run the quick preset.",
         epilog="exit codes: 0 done, 1 regression found, 2 bad usage or a store that cannot be written, 3 some cells "
-        "failed or differ, 130 interrupted, 143 terminated",
+        "failed or differ, 130 interrupted, 143 terminated, 128 + N ended by signal N",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,8 +109,17 @@ def device(args: argparse.Namespace, config: Request) -> torch.device:
     return torch.device(name)
 
 
-def runner(args: argparse.Namespace, config: Request, work: Work) -> Callable[[Callable[[], None], Reporter], Runner]:
-    """Return what makes the runner of this process; with ``--executor ray`` it only leads, and needs no GPU itself."""
+def runner(
+    args: argparse.Namespace, config: Request, work: Work, done: Iterable[str] = ()
+) -> Callable[[Reporter], Runner]:
+    """Return what makes the runner of this process; with ``--executor ray`` it only leads, and needs no GPU itself.
+
+    Args:
+        args: of the command.
+        config: what is asked for.
+        work: its plan.
+        done: keys of cells known to be done.
+    """
     if args.executor == "ray" and registry.imported_as("ray") is None:
         raise UsageError("--executor ray needs a package: pip install 'crossfire-bench[ray]'")
     import torch
@@ -121,7 +130,14 @@ def runner(args: argparse.Namespace, config: Request, work: Work) -> Callable[[C
     here = torch.device("cpu") if args.executor == "ray" else device(args, config)
     batch = None if config.run.batch == "auto" else config.run.batch
     store = Store(store_root(args))
-    return lambda check, reporter: Runner(work, store, here, batch, check, reporter, config.run.timeout)
+    control, charge = args.control, args.charge
+    return lambda reporter: Runner(
+        *(work, store, here, batch, control.check_run, reporter, config.run.timeout),
+        control=control,
+        lost=charge.lost,
+        logs=charge.logs,
+        done=set(done),
+    )
 
 
 def execute(args: argparse.Namespace, config: Request, runner: Runner) -> list[CellResult]:

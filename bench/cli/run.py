@@ -54,35 +54,28 @@ def main(args: argparse.Namespace) -> int:
             finished = [store.finished(cell) for cell in work.plan.cells]
         store.remember()
     results = [result for result in finished if result is not None]
+    args.control.count(len(results), len(finished))
     partly = args.only is not None or args.seed is not None
     verdict: Verdict | None = None
     if len(results) == len(finished):
         _tell_damaged(work, store)
     # Where nothing is left to do, nothing that computes is loaded.
     if len(results) < len(finished) or args.verify is not None:
-        start = options.runner(args, config, work)
+        start = options.runner(args, config, work, (result.key for result in results))
 
         from bench.cli.progress import session
         from bench.schedule.verify import verify
 
-        with session(args.time_budget) as (reporter, check, ended):
-            runner = start(check, reporter)
+        with session() as reporter, (runner := start(reporter)).at_work():
             runner.check_weights()
             store.check_writable()
-            planned.keep(store, asked, partly=partly, check=check)
+            planned.keep(store, asked, partly=partly, check=args.control.check_run)
             if count := outdated(store, work.plan.cells):
                 kept = f"{count} results of an older evaluation protocol are kept, shown as such, and not used here"
                 terminal.print(kept, highlight=False, soft_wrap=True)
             results = options.execute(args, config, runner)
             if args.verify is not None:
                 verdict = verify(runner, args.verify)
-        runner.log.close(ended.why or "finished")
-        if ended.code is not None:
-            done = sum(store.finished(cell) is not None for cell in work.plan.cells)
-            terminal.print(
-                f"{ended.why}: {done} of {len(work.plan.cells)} cells are done; the same command goes on from here."
-            )
-            return ended.code
     else:
         try:
             planned.keep(store, asked, partly=partly)

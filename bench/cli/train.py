@@ -29,8 +29,7 @@ def main(args: argparse.Namespace) -> int:
 
     bases = {training_key(planned.cell.model): planned.cell for planned in work.plan.cells}
     failed = 0
-    with session(args.time_budget) as (reporter, check, ended):
-        runner = start(check, reporter)
+    with session() as reporter, (runner := start(reporter)).at_work():
         runner.store.check_writable()
 
         def train(cell: Cell) -> Path | Exception:
@@ -49,8 +48,4 @@ def main(args: argparse.Namespace) -> int:
                 print(visible(f"failed: {what}: {found}"), file=sys.stderr)
             else:
                 print(visible(f"{what}: {found}"))
-    runner.log.close(ended.why or "finished")
-    if ended.code is not None:
-        print(f"{ended.why}; the same command goes on from here.")
-        return ended.code
     return 3 if failed else 0

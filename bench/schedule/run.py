@@ -8,10 +8,14 @@ Processes on one store share the work by leases: on a training, on a chunk of an
 from __future__ import annotations
 
 import logging
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,12 +24,13 @@ from torch import Tensor, nn
 
 from bench import cards, files
 from bench.cards import is_trained
+from bench.ending import Control, Lost, Overtime, Piece, Stop, why_of
 from bench.evaluate import Crafted, craft
 from bench.isolation import frozen, isolated
 from bench.keys import seed_of, training_key
 from bench.lease import Busy
 from bench.provenance import provenance, source
-from bench.runlog import RunLog
+from bench.runlog import RunLog, failures
 from bench.schedule import unusable
 from bench.schedule.chunks import read_chunk, write_chunk
 from bench.schedule.loaded import Classifier, Loaded
@@ -44,7 +49,6 @@ from bench.types import (
     CellError,
     CellResult,
     DataRef,
-    Ending,
     MethodError,
     ModelRef,
     PlannedCell,
@@ -60,16 +64,13 @@ R = TypeVar("R")
 _PATIENCE = 0.5
 
 
-class Overtime(Ending):
-    """A cell took longer than it may."""
-
-
 @dataclass
 class Runner:
     """Executes the cells of one plan against one store on one device.
 
     ``asked`` is called between pieces of work and at every pass; what it raises (no ``Exception``) ends the run, and
-    everything finished is kept. A cell that takes longer than ``timeout`` seconds, training apart, fails.
+    everything finished is kept. A cell that takes longer than ``timeout`` seconds, training apart, fails; so does a
+    training of which one step takes longer. ``control`` sees to it where nobody looks at the clock.
     """
 
     work: Work
@@ -81,17 +82,23 @@ class Runner:
     timeout: float | None = None
     #: Marks (:meth:`bench.store.Store.marks`) of failures that are tried again; by default those there at the start.
     before: Mapping[str, int] | None = None
+    control: Control = field(default_factory=Control)
+    #: What ended the processes that worked on this plan before, in the same run, and their logs.
+    lost: Sequence[Lost] = ()
+    logs: Sequence[Path] = ()
+    #: Keys of cells known to be done, of which the control is told how many there are; ``None`` tells it nothing.
+    done: set[str] | None = None
     loaded: Loaded = field(init=False)
     log: RunLog = field(init=False)
 
     def __post_init__(self) -> None:
         self.loaded = Loaded(self.device, self.work.data_folder)
         self._measure = Measure(self.store, self.loaded, self.check, self._batch)
-        self._deadline: float | None = None
+        self._limit = math.inf if self.timeout is None else self.timeout
         self._warm: set[str] = set()
         self._failed: set[str] = set()
         about = {"plan": self.work.plan.name, "cells": len(self.work.plan.cells), "device": str(self.device)}
-        self.log = RunLog(self.store.root / "log", {**about, "commit": source()[0]})
+        self.log = RunLog(self.store.root / "log", {**about, "commit": source()[0]}, self.control.logs)
         every = (self.store, self.device, self.batch)
         left = (lambda: Remaining(pieces(self.work.usable, *every, patience=0.1))) if self.work.plan.cells else None
         self._tell = Telling(self.reporter, self.log, left)
@@ -100,8 +107,18 @@ class Runner:
         """Raise what ends the run, the cell that took too long, or the work that another process has taken over."""
         self.asked()
         self.store.leases.check()
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            raise Overtime(f"took longer than timeout = {self.timeout:g} s; the next run goes on from what is finished")
+        self.control.check_piece()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """In this block the plan is worked on: with its end, the log says how it ended."""
+        try:
+            with self.control.looked_after():
+                yield
+        except Stop:
+            self.log.close(why_of(self.control.code))
+            raise
+        self.log.close("finished")
 
     def run(self) -> list[CellResult]:
         """Do every cell that has no result yet and return all results, in the order of the plan."""
@@ -112,15 +129,23 @@ class Runner:
             with self.log.warnings():
                 for result in self.each(cells, self.cell):
                     results[result.key] = result
+                    self.note(result)
                     self.reporter.cells(len(results), len(cells))
         finally:
             self.store.remember()
         return [results[planned.key] for planned in cells]
 
+    def note(self, result: CellResult) -> None:
+        """Tell the control of a cell of the plan that is done."""
+        if self.done is not None:
+            self.done |= {result.key} if result.status == "done" else set()
+            self.control.count(len(self.done), len(self.work.plan.cells))
+
     def each(self, items: Sequence[T], do: Callable[[T], R]) -> Iterator[R]:
         """Yield what ``do`` returns for every item; those that another process has in hand come last."""
         if self.before is None:
-            self.before = self.store.marks()
+            recent = {name for path in self.logs for name in failures(path)}
+            self.before = {name: mark for name, mark in self.store.marks().items() if name not in recent}
         while items:
             busy = []
             for item in items:
@@ -153,7 +178,9 @@ class Runner:
         try:
             # Round every call of a method there is one more, with its name; this one is for what lies between them.
             with self.store.writing(), isolated("a method"):
-                result = self._with_memory(planned, self._made)
+                self._require_not_lost("cell", planned.key)
+                piece = Piece("cell", planned.key, self._limit, self._late)
+                result = self.control.within(piece, lambda: self._with_memory(planned, self._made))
         except StoreError:
             raise
         except (Exception, Overtime) as error:
@@ -172,7 +199,7 @@ class Runner:
             )
             self._put(result, started)
         finally:
-            self._deadline, self.batch = None, batch
+            self.batch = batch
         return result
 
     def _known(self, planned: PlannedCell) -> CellResult | None:
@@ -199,7 +226,7 @@ class Runner:
             self._classifier(cell.attack.model, cell.data)
             self._require_clean(planned)
         classifier = self._classifier(cell.model, cell.data)
-        self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
+        self.control.restart()
         if cell.attack is not None:
             self.make_set(cell.attack, planned)
         with self.store.leases.hold(f"cell-{planned.key}"):
@@ -271,9 +298,21 @@ class Runner:
         def progress(at: Progress) -> None:
             self._tell(what, folder.name, at.epoch + at.step / at.steps, at.epochs, f"loss {at.loss:.3f}, ")
 
+        def check() -> None:
+            self.check()
+            self.control.restart()
+
         def run() -> None:
             args = (ref, model.network, pixels, labels, folder)
-            train(*args, device=self.device, check=self.check, on_progress=progress, test=test)
+            # The first optimizer would import it, which takes seconds that are not the recipe's.
+            import_module("torch._dynamo")
+            piece = Piece("training", folder.name, self._limit, self._late)
+            work = partial(train, *args, device=self.device, check=check, on_progress=progress, test=test)
+            try:
+                self._require_not_lost("training", folder.name)
+                self.control.within(piece, work)
+            except Overtime as error:
+                raise MethodError(f"a step of the training {error}") from None
 
         started = time.monotonic()
         try:
@@ -288,6 +327,7 @@ class Runner:
         except Exception as error:
             # So that no other cell, nor another process, spends the same hours on the same end.
             cards.write_failure(folder, str(error))
+            self.log.write("training failed", what=what, key=folder.name, error=str(error))
             raise
         files.remove(failed)
         self._tell(what, folder.name, 1, 1)
@@ -299,7 +339,15 @@ class Runner:
         Raises:
             UsageError: every cell that was asked for needs a weights file that cannot be used.
         """
-        self.work = unusable.checked(self.work)
+
+        def attempt(key: str, find: Callable[[], str | None]) -> str | None:
+            try:
+                self._require_not_lost("network", key)
+                return self.control.within(Piece("network", key, self._limit, self._late), find)
+            except (MethodError, Overtime) as error:
+                return str(error)
+
+        self.work = unusable.checked(self.work, attempt)
 
     def make_set(self, ref: AttackRef, planned: PlannedCell) -> None:
         """Make the chunks of an adversarial set that are missing; several processes make different ones.
@@ -322,7 +370,8 @@ class Runner:
             self._tell(str(planned.names), key, group.start, ref.data.n)
             if not all(files.is_regular(self._chunk(ref, part)) for part in images.chunks(group)):
                 try:
-                    self._craft(ref, group)
+                    self._require_not_lost("set", key)
+                    self.control.within(Piece("set", key), partial(self._craft, ref, group))
                 except Busy:
                     busy = True
         self._tell(str(planned.names), key, ref.data.n, ref.data.n)
@@ -374,6 +423,19 @@ class Runner:
         seconds = round(time.monotonic() - started, 3)
         of = f"{group.start:06d}-{group.stop:06d}"
         self.log.write("crafted", attack=ref.attack.name, key=key, images=of, seconds=seconds)
+
+    @property
+    def _late(self) -> str:
+        return f"took longer than timeout = {self._limit:g} s; the next run goes on from what is finished"
+
+    def _require_not_lost(self, kind: str, key: str) -> None:
+        """Raises Overtime or MethodError: this piece of work ended a process that had it in hand before."""
+        for lost in self.lost:
+            if (lost.kind, lost.key) != (kind, key):
+                continue
+            if lost.late:
+                raise Overtime(self._late)
+            raise MethodError(lost.why)
 
     def _adversarial(self, planned: PlannedCell) -> Iterator[Crafted]:
         if (ref := planned.cell.attack) is None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from bench import weights
 from bench.keys import training_key
@@ -18,10 +19,22 @@ _log = logging.getLogger("crossfire")
 _NAMED = 5
 
 
-def checked(work: Work) -> Work:
+Attempt = Callable[[str, Callable[[], str | None]], str | None]
+
+
+def _call(_key: str, find: Callable[[], str | None]) -> str | None:
+    return find()
+
+
+def checked(work: Work, attempt: Attempt = _call) -> Work:
     """Return a plan that also knows which weights files do not fit their networks, with a warning of each.
 
     Each file is loaded once to find out; torch is imported.
+
+    Args:
+        work: the plan.
+        attempt: is given the training key of a classifier and what finds out, and returns what that returns, or why it
+            could not be found out in time.
 
     Raises:
         UsageError: every cell that was asked for needs a weights file that cannot be used.
@@ -34,7 +47,7 @@ def checked(work: Work) -> Work:
                 continue
             seen.add(id(model))
             if (key := training_key(model)) not in work.unusable:
-                problem = _problem(model, work, planned.cell.data)
+                problem = attempt(key, partial(_problem, model, work, planned.cell.data))
                 unusable |= {} if problem is None else {key: problem}
     found = replace(work, unusable={**work.unusable, **unusable})
     if unusable:

@@ -39,7 +39,7 @@ def verify(runner: Runner, share: float) -> Verdict:
         scratch = Store(Path(folder))
         (scratch.root / "train").symlink_to((runner.store.root / "train").resolve())
         plan = RunPlan(name=runner.work.plan.name, cells=tuple(planned for planned, _ in chosen))
-        again = replace(runner, work=replace(runner.work, plan=plan), store=scratch, before=None)
+        again = replace(runner, work=replace(runner.work, plan=plan), store=scratch, before=None, done=None)
         for (_, before), after in zip(chosen, again.run(), strict=True):
             lines += _differences(before, after)
     return Verdict(len(chosen), lines)

@@ -4,9 +4,7 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -334,44 +332,3 @@ def test_time_that_runs_out_counts_also_for_who_swallows_it(tmp_path):
     assert main(["run", str(tmp_path / "t.toml"), "--only", "/fgsm-at/deaf/", *places]) == 3
     (result,) = (r for r in Store(tmp_path / "store").results() if r.names.attack.startswith("deaf"))
     assert "longer than timeout = 1 s" in result.error.message
-
-
-ENDLESS = """
-import pathlib
-
-from bench.api import attack
-
-
-@attack(norms=("linf",), passes="1 forward")
-def endless(target, x, y, threat):
-    while True:
-        try:
-            pathlib.Path(__file__).with_suffix(".begun").touch()
-            target(x)
-        except BaseException:
-            pathlib.Path(__file__).with_suffix(".heard").touch()
-"""
-
-
-def test_a_third_ctrl_c_ends_what_takes_no_exception_for_an_answer(tmp_path):
-    (tmp_path / "endless.py").write_text(ENDLESS)
-    more = f'\n[[attacks]]\nuse = "{tmp_path}/endless.py:endless"\neps = "0.1"\n'
-    (tmp_path / "t.toml").write_text(tiny.CONFIG.replace("epochs = 2", "epochs = 1") + more)
-    words = ["run", tmp_path / "t.toml", "--only", "/fgsm-at/", "--store", tmp_path / "store"]
-    run = subprocess.Popen([sys.executable, ROOT / "run_bench.py", *words], cwd=tmp_path, stderr=subprocess.DEVNULL)
-    heard = tmp_path / "endless.heard"
-    try:
-        for sign in (tmp_path / "endless.begun", heard, heard):
-            while not sign.exists():
-                assert run.poll() is None
-                time.sleep(0.05)
-            if sign is heard:
-                heard.unlink()
-                while not heard.exists():
-                    time.sleep(0.05)
-            run.send_signal(signal.SIGINT)
-            time.sleep(0.5)
-        assert run.wait(60) == -signal.SIGINT
-    finally:
-        run.kill()
-    assert {r.names.attack for r in Store(tmp_path / "store").results()} == {"clean", "fgsm", "pgd"}

@@ -1,0 +1,268 @@
+"""A command in two processes: one works, and this one, which does nothing else, sees to it that it ends in time.
+
+A method may never come back: a loop in C, a lock, code that swallows every exception. So the work is done in a child,
+forked before anything is loaded. Asked to end, or late with a piece that has a time limit, it is left a few seconds and
+then killed. Nothing finished is lost, since every file of the store is written at one stroke. What a killed or crashed
+child had in hand is handed to the next one, which records it as failed and goes on with the rest.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from bench.ending import Lost, closing
+from bench.shared import Held, Shared, Words
+
+#: Seconds from the moment at which the child should end, or let go of a piece, to the moment at which it is killed.
+GRACE = 3.5
+#: Seconds after which a child has seen that this process was stopped, and stands still too.
+STOPS = 1.0
+#: Seconds between two looks.
+_LOOK = 0.25
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class Charge:
+    """What a command is given: memory shared with its supervisor, its time, and what its predecessors have lost."""
+
+    shared: Shared | None
+    deadline: float | None
+    lost: list[Lost] = field(default_factory=list)
+    logs: list[Path] = field(default_factory=list)
+
+
+def supervise(work: Callable[[Charge], int], deadline: float | None, *, resumes: bool) -> int:
+    """Do ``work`` in a child process, and in another where the first is lost; return the exit code.
+
+    Args:
+        work: does all of the command and returns its exit code.
+        deadline: on the monotonic clock; when it has passed, the command ends with 0.
+        resumes: the same command goes on from what is finished, which is said where it ends before its time.
+    """
+    supervisor = _Supervisor(Shared(), deadline, resumes)
+    with supervisor.signals():
+        while True:
+            child = supervisor.start(work)
+            code = supervisor.code_of(supervisor.wait(child))
+            if code is not None:
+                return code
+
+
+class _Supervisor:
+    def __init__(self, shared: Shared, deadline: float | None, resumes: bool) -> None:
+        self.shared, self._deadline, self._resumes = shared, math.inf if deadline is None else deadline, resumes
+        self.charge = Charge(shared, deadline)
+        self._asked: list[int] = []
+        self._asked_at, self._continued_at = math.inf, -math.inf
+        self._killed_for: str | None = None
+        self._killed: Counter[Held | None] = Counter()
+        self._wake = os.pipe()
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        for end in self._wake:
+            os.set_blocking(end, False)
+        handlers: dict[int, Callable[[int, FrameType | None], None]] = dict.fromkeys(_SIGNALS, self._note)
+        handlers |= {signal.SIGCHLD: lambda *_: None, signal.SIGCONT: self._continue}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        wakes = signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakes)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            for end in self._wake:
+                os.close(end)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._asked.append(number)
+        self._asked_at = min(self._asked_at, time.monotonic())
+
+    def _continue(self, *_: object) -> None:
+        self._continued_at = time.monotonic()
+
+    def start(self, work: Callable[[Charge], int]) -> int:
+        """Return the process that works."""
+        self.shared.clear()
+        _flush()
+        parent = os.getpid()
+        # No signal may come between the fork and the handlers of the child.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        child = os.fork()
+        if child == 0:
+            signal.set_wakeup_fd(-1)
+            for end in self._wake:
+                os.close(end)
+            for number in (signal.SIGCHLD, signal.SIGCONT):
+                signal.signal(number, signal.SIG_DFL)
+            for number in _SIGNALS:
+                signal.signal(number, lambda number, _: os._exit(128 + number))
+            self._work(work, parent, blocked)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        return child
+
+    def _work(self, work: Callable[[Charge], int], parent: int, unblocked: set[int | signal.Signals]) -> NoReturn:
+        code = 1
+        try:
+            _stay_with(parent)
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+            code = work(self.charge)
+        except BaseException:
+            # A fault of the harness.
+            traceback.print_exc()
+        finally:
+            _flush()
+            self.shared.ended(code)
+            # Python would take down every module of torch, which takes seconds on a busy machine, and wait for threads.
+            atexit._run_exitfuncs()
+            os._exit(code)
+
+    def wait(self, child: int) -> int:
+        """Return how a child ended, as :func:`os.waitstatus_to_exitcode` says; one that is late is killed."""
+        self._killed_for, forwarded = None, 0
+        late: dict[str, float] = {}
+        while True:
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                return os.waitstatus_to_exitcode(status)
+            if self._asked and not forwarded:
+                forwarded = self._asked[0]
+                os.kill(child, forwarded)
+            if time.monotonic() < self._continued_at + 3 * STOPS:
+                # It has stopped itself while this process was stopped, or is about to.
+                os.kill(child, signal.SIGCONT)
+            if len(self._asked) > 1:
+                self._kill(child, "ending")
+            else:
+                for why in self._late(late):
+                    self._kill(child, why)
+            select.select([self._wake[0]], [], [], _LOOK)
+            with suppress(BlockingIOError):
+                os.read(self._wake[0], 4096)
+
+    def _late(self, since: dict[str, float]) -> Iterator[str]:
+        """Yield why the child must be killed. ``since`` keeps from when on it was seen to be late, and with what.
+
+        What has passed while this process stood still too is counted from its return.
+        """
+        now, due = time.monotonic(), self.shared.due
+        reasons = {
+            "ended": self.shared.code is not None,
+            "ending": now > min(self._asked_at, self.shared.ending_since, self._deadline),
+            f"piece {due}": now > due,
+        }
+        for why, holds in reasons.items():
+            if not holds:
+                since.pop(why, None)
+            elif now > since.setdefault(why, now) + GRACE:
+                yield why
+        for old in since.keys() - reasons.keys():
+            del since[old]
+
+    def _kill(self, child: int, why: str) -> None:
+        if self._killed_for is None:
+            self._killed_for = why
+            os.kill(child, signal.SIGKILL)
+
+    def code_of(self, ended: int) -> int | None:
+        """Return the exit code of the command, or ``None`` where another child must go on."""
+        if self.shared.code is not None:
+            return self.shared.code
+        words, why = self.shared.read(), self._killed_for
+        if (code := self._end()) is not None and (why is not None or ended < 0 or ended == code):
+            _restore_terminal()
+            if self._resumes:
+                print(closing(code, words.counted), flush=True)
+            return code
+        if words.log is not None:
+            self.charge.logs.append(Path(words.log))
+        if why is None:
+            return self._after_crash(ended, words)
+        if timed := [held for held in words.held if held.timed]:
+            self._lose(timed[-1], "took longer than it may", late=True)
+        return None
+
+    def _end(self) -> int | None:
+        """Return the exit code with which the command was to end before its time, if it was."""
+        if self._asked:
+            return 128 + self._asked[0]
+        if self.shared.ending_code is not None:
+            return self.shared.ending_code
+        return 0 if time.monotonic() > self._deadline else None
+
+    def _after_crash(self, ended: int, words: Words) -> int | None:
+        """Say what a child has died of, with what it had in hand."""
+        name = f"exit code {ended}" if ended >= 0 else signal.strsignal(-ended) or f"signal {-ended}"
+        held = words.held[-1] if words.held else None
+        self._killed[held] += 1
+        if ended == -signal.SIGKILL and self._killed[held] == 1:
+            # Somebody may have meant the run and not what it had in hand, or the system was short of memory for once.
+            self._warn("the process that does the work was killed; another goes on from what is finished")
+            return None
+        if held is None:
+            _restore_terminal()
+            print(f"error: the process that does the work ended by itself ({name})", file=sys.stderr, flush=True)
+            return 128 - ended if ended < 0 else ended or 1
+        memory = ", twice; perhaps the system was out of memory" if ended == -signal.SIGKILL else ""
+        self._lose(held, f"ended the process ({name}{memory})")
+        return None
+
+    def _lose(self, held: Held, why: str, *, late: bool = False) -> None:
+        self.charge.lost.append(Lost(held.kind, held.key, why, late))
+        self._warn(f"a {held.kind} {why} and has taken the process with it; going on with the rest")
+
+    def _warn(self, text: str) -> None:
+        _restore_terminal()
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+
+
+def _restore_terminal() -> None:
+    # Bars that nobody has taken down: clear their line, and show the cursor that they hid.
+    if sys.stderr.isatty():
+        _flush()
+        os.write(sys.stderr.fileno(), b"\r\x1b[K\x1b[?25h")
+
+
+def _stay_with(parent: int) -> None:
+    """See to it that this process ends when its parent does, and stands still while that is stopped."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+    def look() -> None:
+        while True:
+            time.sleep(STOPS)
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGKILL)
+            with suppress(OSError):
+                if Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+
+    threading.Thread(target=look, name="crossfire-parent", daemon=True).start()

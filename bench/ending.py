@@ -1,0 +1,268 @@
+"""When work must end, and how it is ended in time.
+
+A run ends when it is asked to or its time is used, a cell when it takes too long. Whoever works looks often
+(:meth:`Control.check`). Where nobody has looked for a while, such as in a method that never calls the network, a thread
+sends this process a signal, and its handler raises the end in the code that runs, again and again until it is left.
+What even that does not end, :mod:`bench.cli.supervisor` ends from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Literal, TypeVar
+
+from bench.shared import Held, Shared
+from bench.types import Ending
+
+T = TypeVar("T")
+
+_WHY = {0: "time budget used", 130: "interrupted", 143: "terminated"}
+#: Seconds for which work that looks often is left to end by itself.
+PATIENCE = 1.5
+#: Seconds between two looks of the thread.
+_LOOK = 0.2
+#: Nothing means anything by it unless it is told to, and a process without a handler ignores it.
+_SIGNAL = getattr(signal, "SIGURG", None)
+# Code that must not be left half way: files of the store, leases, and what puts a process back as it was.
+_WHOLE = ("files", "inventory", "isolation", "store", "lease", "runlog", "cards", "seals", "training_state", "planned")
+_PROTECTED = {str(Path(__file__).with_name(f"{name}.py")) for name in _WHOLE}
+# Of these it matters only where they run themselves: on the way in or out of a block whose end must not be skipped.
+_EDGES = {contextlib.__file__, __file__}
+
+Kind = Literal["cell", "training", "set", "network", "estimate"]
+
+
+class Stop(Ending):
+    """The run was asked to end, or its time is used."""
+
+
+class Overtime(Ending):
+    """A piece of work took longer than it may."""
+
+
+@dataclass
+class Piece:
+    """A piece of work in hand: what it is, its key, and how many seconds it may take.
+
+    ``None`` seconds are those of the piece around it; of a piece with its own, the time does not count for that one.
+    """
+
+    kind: Kind
+    key: str
+    seconds: float | None = None
+    says: str = "took too long"
+    patience: float = PATIENCE
+    due: float = math.inf
+    frame: FrameType | None = field(default=None, repr=False)
+
+    def restart(self) -> None:
+        """Begin its time anew."""
+        self.due = math.inf if self.seconds is None else time.monotonic() + self.seconds
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A piece of work that ended a process which had it in hand, and why; ``late`` if it took longer than it may."""
+
+    kind: str
+    key: str
+    why: str
+    late: bool = False
+
+
+class Control:
+    """Says when the work of this process must end.
+
+    Args:
+        deadline: of everything, on the monotonic clock.
+        shared: with the process that watches over this one, if any; then signals count once, since it counts them.
+    """
+
+    def __init__(self, deadline: float | None = None, shared: Shared | None = None) -> None:
+        self.code: int | None = None
+        self.counted: tuple[int, int] | None = None
+        self._deadline = math.inf if deadline is None else deadline
+        self._shared = shared
+        self._since = math.inf
+        self._looked_after = False
+        self._pieces: list[Piece] = []
+        self._base: FrameType | None = None
+        self._left = threading.Event()
+
+    def check(self) -> None:
+        """Raise what ends the run, or the piece in hand."""
+        self.check_run()
+        self.check_piece()
+
+    def check_run(self) -> None:
+        """Raises Stop: the run was asked to end, or its time is used."""
+        if self._is_ending():
+            raise Stop
+
+    def check_piece(self) -> None:
+        """Raises Overtime: the piece in hand took longer than it may."""
+        if (piece := self._timed()) is not None and time.monotonic() > piece.due:
+            raise Overtime(piece.says)
+
+    def count(self, done: int, total: int) -> None:
+        """Note how many cells of the plan are done."""
+        self.counted = done, total
+        if self._shared is not None:
+            self._shared.count(done, total)
+
+    def logs(self, path: Path) -> None:
+        """Note where the log of the run is."""
+        if self._shared is not None:
+            self._shared.log(str(path.resolve()))
+
+    def within(self, piece: Piece, do: Callable[[], T]) -> T:
+        """Return what ``do`` returns, with a piece of work in hand.
+
+        Raises:
+            Overtime: it took longer than it may.
+        """
+        piece.frame = sys._getframe()
+        piece.restart()
+        self._pieces.append(piece)
+        self._tell()
+        began = time.monotonic()
+        try:
+            return do()
+        finally:
+            self._pieces.pop()
+            piece.frame = None
+            if piece.seconds is not None and (outer := self._timed()) is not None:
+                outer.due += time.monotonic() - began
+            self._tell()
+
+    def restart(self) -> None:
+        """Begin the time of the piece in hand anew: a step of it is done that may take as long itself."""
+        if (piece := self._timed()) is not None:
+            piece.restart()
+            if self._shared is not None:
+                self._shared.due = piece.due
+
+    @contextmanager
+    def looked_after(self) -> Iterator[None]:
+        """In this block somebody calls :meth:`check` often, and keeps what must be kept when it raises."""
+        self._looked_after = True
+        try:
+            yield
+        finally:
+            self._looked_after = False
+
+    def watch(self, do: Callable[[], T]) -> T | None:
+        """Return what ``do`` returns, or ``None`` where it was ended: :attr:`code` is then its exit code.
+
+        Ctrl-C and SIGTERM end it (exit codes 130 and 143), so does the deadline (0). Outside of the main thread, where
+        Python takes no signals, nobody is watched.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return do()
+        self._base = sys._getframe()
+        before = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)}
+        if _SIGNAL is not None:
+            before[_SIGNAL] = signal.signal(_SIGNAL, self._interrupt)
+        self._left.clear()
+        threading.Thread(target=self._look, name="crossfire-watch", daemon=True).start()
+        try:
+            return do()
+        except Stop:
+            return None
+        finally:
+            self._base = None
+            self._left.set()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _is_ending(self) -> bool:
+        if self.code is None and time.monotonic() > self._deadline:
+            self._end(0, self._deadline)
+        return self.code is not None
+
+    def _end(self, code: int, since: float) -> None:
+        self.code, self._since = code, since
+        if self._shared is not None:
+            self._shared.ending(code)
+
+    def _timed(self) -> Piece | None:
+        """Return the innermost piece that has a time of its own."""
+        return next((piece for piece in reversed(self._pieces) if piece.seconds is not None), None)
+
+    def _tell(self) -> None:
+        if self._shared is not None:
+            piece = self._timed()
+            self._shared.hold([Held(each.kind, each.key, each.seconds is not None) for each in self._pieces])
+            self._shared.due = math.inf if piece is None else piece.due
+
+    # In the thread.
+
+    def _look(self) -> None:
+        while not self._left.wait(_LOOK):
+            if self._late() is not None:
+                os.kill(os.getpid(), _SIGNAL or signal.SIGINT)
+
+    def _late(self) -> tuple[Ending, FrameType] | None:
+        """Return what is to be raised by now, and inside of which call, where those who work had time to look."""
+        now = time.monotonic()
+        if self._base is not None and self._is_ending():
+            return (Stop(), self._base) if now >= self._since + PATIENCE * self._looked_after else None
+        piece = self._timed()
+        if piece is None or piece.frame is None or now < piece.due + piece.patience:
+            return None
+        return Overtime(piece.says), piece.frame
+
+    # In the handlers of signals.
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self.code is None:
+            self._end(128 + number, time.monotonic())
+        elif self._shared is not None:
+            return
+        elif self._looked_after:
+            # A second one does not wait.
+            self._looked_after = False
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._interrupt(number, frame)
+
+    def _interrupt(self, _number: int, frame: FrameType | None) -> None:
+        if (late := self._late()) is not None and _may_be_left(frame, late[1]):
+            raise late[0]
+
+
+def why_of(code: int | None) -> str:
+    """Return why a run ended before its time, in words, by its exit code."""
+    return "ended" if code is None else _WHY.get(code, f"ended by signal {code - 128}")
+
+
+def closing(code: int, counted: tuple[int, int] | None) -> str:
+    """Return what is said of a run that ended before its time, with this exit code."""
+    why = why_of(code)
+    if counted is None:
+        return f"{why}; the same command goes on from here."
+    return f"{why}: {counted[0]} of {counted[1]} cells are done; the same command goes on from here."
+
+
+def _may_be_left(frame: FrameType | None, base: FrameType) -> bool:
+    """Say whether the code that runs lies inside the call ``base`` and may be left half way."""
+    if frame is not None and frame.f_code.co_filename in _EDGES:
+        return False
+    while frame is not None and frame is not base:
+        # What is raised while an object is taken down goes nowhere but to the terminal.
+        if frame.f_code.co_filename in _PROTECTED or frame.f_code.co_name == "__del__":
+            return False
+        frame = frame.f_back
+    return frame is base
