@@ -34,6 +34,13 @@ GRACE = 3.5
 STOPS = 1.0
 #: Seconds between two looks.
 _LOOK = 0.25
+_NAMES = {
+    "cell": "a cell",
+    "training": "a training",
+    "set": "an adversarial set",
+    "network": "a network",
+    "estimate": "the estimate of the time left",
+}
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -196,7 +203,7 @@ class _Supervisor:
         if why is None:
             return self._after_crash(ended, words)
         if timed := [held for held in words.held if held.timed]:
-            self._lose(timed[-1], "took longer than it may", late=True)
+            self._lose(timed[-1], "took too long, and its process had to be killed", late=True)
         return None
 
     def _end(self) -> int | None:
@@ -226,7 +233,7 @@ class _Supervisor:
 
     def _lose(self, held: Held, why: str, *, late: bool = False) -> None:
         self.charge.lost.append(Lost(held.kind, held.key, why, late))
-        self._warn(f"a {held.kind} {why} and has taken the process with it; going on with the rest")
+        self._warn(f"{_NAMES[held.kind]} {why}; another process goes on with the rest")
 
     def _warn(self, text: str) -> None:
         _restore_terminal()
