@@ -105,14 +105,14 @@ def load(path: Path, net: nn.Module) -> None:
     """
     import torch
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load as load_safetensors
 
     try:
         with warnings.catch_warnings():
             # torch tells how long it checks sparse tensors, which no network here takes.
             warnings.simplefilter("ignore")
             state = (
-                load_file(path)
+                load_safetensors(path.read_bytes())
                 if path.suffix == ".safetensors"
                 else torch.load(path, map_location="cpu", weights_only=True)
             )

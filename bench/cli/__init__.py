@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bench.cli.streams import Guarded, guarded
 from bench.registry import unknown
 from bench.types import UsageError
-from bench.visible import visible
 
 if TYPE_CHECKING:
     from bench.cli.supervisor import Charge
@@ -75,7 +74,7 @@ def _explained(do: Callable[[], int]) -> int:
     except OSError as error:
         # What no verb foresaw of its surroundings: the operating system says what is wrong, and with which file.
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        print(f"error: {visible(where + (error.strerror or str(error)))}", file=sys.stderr)
+        print(f"error: {UsageError(where + (error.strerror or str(error)))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

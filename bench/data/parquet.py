@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -193,14 +194,17 @@ def _labels(path: Path) -> list[int | str]:
     return list(found)
 
 
-def _open(path: Path) -> pq.ParquetFile:
+@contextmanager
+def _open(path: Path) -> Iterator[pq.ParquetFile]:
     import pyarrow.parquet as pq
 
-    with foreign(f"{path}: not a whole Parquet file"):
-        file = pq.ParquetFile(regular(path))
-        if not 0 <= file.metadata.num_rows <= MAX_IMAGES:
-            raise UsageError(f"{path}: {file.metadata.num_rows:,} rows; at most {MAX_IMAGES:,} are read")
-        return file
+    with ExitStack() as opened:
+        with foreign(f"{path}: not a whole Parquet file"):
+            # Arrow itself opens no path that is not UTF-8.
+            file = opened.enter_context(pq.ParquetFile(opened.enter_context(regular(path).open("rb"))))
+            if not 0 <= file.metadata.num_rows <= MAX_IMAGES:
+                raise UsageError(f"{path}: {file.metadata.num_rows:,} rows; at most {MAX_IMAGES:,} are read")
+        yield file
 
 
 def _columns(path: Path, schema: pa.Schema) -> tuple[str, str]:
