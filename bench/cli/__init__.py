@@ -71,6 +71,9 @@ def _explained(do: Callable[[], int]) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # A reader of the pipe that --out names has seen enough.
+        return 0
     except OSError as error:
         # What no verb foresaw of its surroundings: the operating system says what is wrong, and with which file.
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
@@ -91,6 +94,7 @@ def _run(words: Sequence[str], streams: Guarded, began: float, before: Mapping[s
     """
     if not words[0].startswith("-") and words[0] not in VERBS:
         raise UsageError(unknown("verb", words[0], VERBS))
+    _require_folder()
     args = _parser().parse_args(words)
     if args.verb not in _CONTROLLED:
         for number, handler in before.items():
@@ -124,6 +128,14 @@ def _controlled(args: argparse.Namespace, charge: Charge) -> int:
     if args.verb in _RESUMING:
         print(closing(control.code, control.counted), flush=True)
     return control.code
+
+
+def _require_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError:
+        # Every path given would mean something else or nothing, and libraries that look for it end the process.
+        raise UsageError("the current folder is not there any more: change to another one") from None
 
 
 def _parser() -> argparse.ArgumentParser:

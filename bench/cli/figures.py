@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from bench.cli import options
+from bench.visible import visible
 
 SUMMARY = "the figures, PNG and PDF, each with the JSON of its numbers"
 
@@ -43,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     for name in args.names or known:
         try:
             for path in figures.draw(name, source, args.out):
-                print(path)
+                print(visible(str(path)))
         except figures.Missing as missing:
             if args.names:
                 raise UsageError(f"{name}: {missing}") from None

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from bench.cli import options
+from bench.visible import visible
 
 SUMMARY = "the tables: in the terminal, or as Markdown, CSV, LaTeX, HTML or JSON"
 FORMATS = ("md", "csv", "tex", "html", "json")
@@ -57,7 +58,7 @@ def _show(args: argparse.Namespace) -> int:
         source = figures.source_of(
             found.results, Store(root), asked=found.asked, data_folder=options.data_folder(args), paper=True
         )
-        print("\n".join(map(str, paper_pages.write(source, args.out))))
+        print("\n".join(visible(str(path)) for path in paper_pages.write(source, args.out)))
         return 0
     if args.paper:
         from bench.report import paper
@@ -86,5 +87,5 @@ def _show(args: argparse.Namespace) -> int:
         return 0
     # A pipe carries the text and nothing else.
     if write_named(args.out, text.encode()):
-        print(args.out)
+        print(visible(str(args.out)))
     return 0

@@ -72,6 +72,13 @@ def store_root(args: argparse.Namespace) -> Path:
     from bench.store import default_root
 
     root: Path = args.store or default_root()
+    try:
+        root.stat()
+    except FileNotFoundError:
+        pass
+    # A name that is too long, a folder below a file, a loop of links, a folder that is another user's.
+    except OSError as error:
+        raise UsageError(f"the store {root} cannot be reached: {error.strerror}; choose another with --store") from None
     return root
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli import options
+from bench.visible import visible
 
 if TYPE_CHECKING:
     from bench.schedule.plan import Work
@@ -90,14 +91,14 @@ def main(args: argparse.Namespace) -> int:
         from bench.report import figures, paper_pages
 
         source = figures.source_of(results, store, asked=asked, data_folder=args.data, paper=True)
-        print(paper_pages.write(source, args.report / "paper")[0].resolve())
+        print(visible(str(paper_pages.write(source, args.report / "paper")[0].resolve())))
     if args.record:
-        print(f"recorded: {write_run(results, Path.cwd(), asked)}")
+        print(visible(f"recorded: {write_run(results, Path.cwd(), asked)}"))
     if verdict is not None:
         for line in verdict.differing:
             terminal.print(line, markup=False, highlight=False, soft_wrap=True)
         terminal.print(f"verified: {verdict.checked} cells computed again, {len(verdict.differing)} differ")
-    print(page.resolve(), flush=True)
+    print(visible(str(page.resolve())), flush=True)
     failed = any(result.status == "failed" for result in results)
     return 3 if failed or (verdict is not None and verdict.differing) else 0
 

@@ -23,8 +23,15 @@ _log = logging.getLogger("crossfire")
 
 
 def cache_folder() -> Path:
-    """Return ``$XDG_CACHE_HOME/crossfire``, or ``~/.cache/crossfire``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crossfire"
+    """Return ``$XDG_CACHE_HOME/crossfire``, or ``~/.cache/crossfire``.
+
+    Raises:
+        UsageError: there is no home folder, as for a user that the machine does not know.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crossfire"
+    except RuntimeError:
+        raise UsageError("this user has no home folder for the cache: set XDG_CACHE_HOME to a folder") from None
 
 
 def recall(path: Path) -> dict[str, Any]:

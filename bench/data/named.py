@@ -8,7 +8,7 @@ import secrets
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -176,7 +176,8 @@ def _roots(folder: Path | None) -> Iterator[tuple[Path, str]]:
         yield folder, "--data"
     if variable := os.environ.get("CROSSFIRE_DATA"):
         yield Path(variable), "$CROSSFIRE_DATA"
-    yield cache_folder() / "data", "the cache"
+    with suppress(UsageError):  # There is no home folder: nothing was ever kept.
+        yield cache_folder() / "data", "the cache"
 
 
 def locate(entry: NamedSet, folder: Path | None) -> Place:
