@@ -14,6 +14,7 @@ import re
 import secrets
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
@@ -31,6 +32,8 @@ _UNREADABLE = {
     errno.EIO,
     errno.ENAMETOOLONG,
 }
+#: How often, and how far apart, a file is written to until it must have another time.
+_LOOKS, _LOOK_EVERY_S = 10, 0.005
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISLNK, "a link"),
@@ -170,6 +173,35 @@ def named(path: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
+
+
+def about(error: OSError) -> str | None:
+    """Return the path of the file that an error is about, where it says so."""
+    # Of a file that was opened by its number it holds that.
+    return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
+
+
+def keeps_times(folder: Path) -> bool:
+    """Say whether a file in a folder gets another time when it is written to, within some twentieths of a second.
+
+    On some network file systems times stand still, or are kept to the second or two.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    probe = folder / f".probe.{os.getpid()}.{secrets.token_hex(4)}.part"
+    try:
+        _write_beside(probe, b"0")
+        first = probe.stat().st_mtime_ns
+        for _ in range(_LOOKS):
+            time.sleep(_LOOK_EVERY_S)
+            with probe.open("ab") as file:
+                file.write(b"0")
+            if probe.stat().st_mtime_ns != first:
+                return True
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _write_beside(beside: Path, data: bytes, mode: int | None = None) -> None:

@@ -56,7 +56,8 @@ class RunLog:
         """Write how the run ended, if it did anything."""
         if self._file is not None:
             self.write("ended", why=why)
-            self._file.close()
+            with files.named(self._folder):
+                self._file.close()
             self._file = None
 
     @contextmanager

@@ -130,4 +130,4 @@ class KnownFiles:
 
 def _mark(path: Path, sha: str) -> str:
     now = files.status(path)
-    return f"{now.st_size} {now.st_mtime_ns} {now.st_ctime_ns} {sha}"
+    return f"{now.st_ino} {now.st_size} {now.st_mtime_ns} {now.st_ctime_ns} {sha}"

@@ -90,19 +90,21 @@ class Store:
                 f"the store {self.root} cannot be written: {error.strerror}; choose another with --store"
             ) from None
 
-    def marks(self) -> dict[str, int]:
+    def marks(self) -> dict[str, str]:
         """Return for every result and failed training what changes when it is written again, by :meth:`name`."""
         places = [self.cell_file(key) for key in self.all_keys()]
         places += [self.training(key) / "failed.json" for key in inventory.keys(self.root / "train", "")]
         marks = ((self.name(path), self.mark(path)) for path in places)
         return {name: mark for name, mark in marks if mark is not None}
 
-    def mark(self, path: Path) -> int | None:
+    def mark(self, path: Path) -> str | None:
         """Return what changes when a file is written again; ``None`` where no file is."""
         try:
-            return files.status(path).st_mtime_ns
+            now = files.status(path)
         except (FileNotFoundError, Unreadable):
             return None
+        # Where times stand still the new file has another number, for it was made while the old one was there.
+        return f"{now.st_ino} {now.st_size} {now.st_mtime_ns}"
 
     def all_keys(self) -> list[str]:
         """Return the keys of all results, whole or not, sorted."""
@@ -141,7 +143,8 @@ class Store:
             yield
         except OSError as error:
             # What a method cannot write elsewhere is its own failure, also where its disk is full.
-            if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(self.root):
+            where = files.about(error)
+            if where is None or not Path(where).is_relative_to(self.root):
                 raise
             raise StoreError(
                 f"the store {self.root} cannot be written: {error.strerror}; what is finished is kept, and the same "
@@ -194,12 +197,16 @@ class Store:
         return whole
 
     def remember(self) -> None:
-        """Keep which records were found whole for later processes; a store that cannot be written goes without."""
+        """Keep which records were found whole for later processes.
+
+        A store that cannot be written goes without, and so does one where times say nothing of what is written.
+        """
         path = self.root / "verified.json"
         before = self._remembered()
         if self._known.has_news and (after := self._known.merged(before)) != before:
             with suppress(OSError):
-                write_atomically(path, after)
+                if files.keeps_times(self.root):
+                    write_atomically(path, after)
 
     def _read(self, key: str, planned: PlannedCell | None) -> CellResult | None:
         path = self.cell_file(key)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bench.cli.streams import Guarded, guarded
+from bench.files import about
 from bench.registry import unknown
 from bench.types import UsageError
 
@@ -76,8 +77,9 @@ def _explained(do: Callable[[], int]) -> int:
         return 0
     except OSError as error:
         # What no verb foresaw of its surroundings: the operating system says what is wrong, and with which file.
-        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        print(f"error: {UsageError(where + (error.strerror or str(error)))}", file=sys.stderr)
+        where = about(error)
+        said = error.strerror or str(error)
+        print(f"error: {UsageError(f'{where}: {said}' if where else said)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

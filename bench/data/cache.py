@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.data.decode import decode, is_grey
-from bench.data.memo import cache_folder, hashes, keep, recall, stamp, unwritable
+from bench.data.memo import cache_folder, hashes, keep, recall, remember, stamp, unwritable
 from bench.data.room import require_room
 from bench.data.rows import Interpolation, Numbers, Pixels, Row, Rows, Source
+from bench.files import keeps_times
 from bench.keys import sha256_hex
 from bench.types import UsageError
 
@@ -99,7 +100,7 @@ def all_grey(source: Source) -> bool:
     """Say whether every image of a split is grey as its file says; remembered by the content of the files.
 
     Raises:
-        UsageError: a file is no image, or the cache folder cannot be written.
+        UsageError: a file is no image.
     """
     memo = cache_folder() / "grey" / f"{sha256_hex(_VERSION, source.recipe, *hashes(source.files))}.json"
     try:
@@ -107,7 +108,7 @@ def all_grey(source: Source) -> bool:
     except (OSError, ValueError, KeyError):
         pass
     found = all(map(is_grey, source.read().items))
-    keep(memo, {"grey": found})
+    remember(memo, {"grey": found})
     return found
 
 
@@ -119,8 +120,9 @@ def _load(entry: Path, *, thorough: bool) -> Decoded:
         if _content(images, labels) != about["sha"]:
             unseen = "; its times say nothing of it, so results may stand on it: run --verify 100% tells"
             raise ValueError(f"its arrays were altered{unseen if about['stamps'] == here else ''}")
-        if about["stamps"] != here:
-            _restamp(entry, {**about, "stamps": here})
+        if about["stamps"] not in (None, here):
+            # One that cannot be stamped again is hashed at every use.
+            remember(entry / "about.json", {**about, "stamps": here})
     return Decoded(images, labels, about["sha"], about["resized"], about["transparent"])
 
 
@@ -135,14 +137,6 @@ def _array(path: Path) -> Any:
 
 def _stamps(entry: Path) -> dict[str, Any]:
     return {name: stamp((entry / name).stat()) for name in _ARRAYS}
-
-
-def _restamp(entry: Path, about: dict[str, Any]) -> None:
-    try:
-        keep(entry / "about.json", about)
-    except UsageError:
-        # A cache that others share and that we may only read: it is hashed at every use.
-        _log.info("%s cannot be stamped again", entry)
 
 
 def _content(images: Pixels, labels: Numbers) -> str:
@@ -238,7 +232,8 @@ def _write(
         np.save(file, numbers)
         file.flush()
         os.fsync(file.fileno())
-    about = {"sha": digest.hexdigest(), "resized": resized, "transparent": transparent, "stamps": _stamps(folder)}
+    stamps = _stamps(folder) if keeps_times(folder) else None
+    about = {"sha": digest.hexdigest(), "resized": resized, "transparent": transparent, "stamps": stamps}
     keep(folder / "about.json", about)
 
 

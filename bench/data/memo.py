@@ -59,13 +59,21 @@ def keep(path: Path, body: dict[str, Any]) -> None:
         raise unwritable(error) from None
 
 
+def remember(path: Path, body: dict[str, Any]) -> None:
+    """Keep what only saves time; a cache that others share and that we may only read goes without."""
+    try:
+        keep(path, body)
+    except UsageError as error:
+        _log.info("%s", error)
+
+
 def hashes(files: tuple[Path, ...], *, thorough: bool = False) -> tuple[str, ...]:
     """Return the SHA-256 of each file; remembered for as long as no path, size or time of change differs.
 
     ``thorough``: remembered or not, every file is read again, and one that has changed nevertheless is said.
 
     Raises:
-        UsageError: a file cannot be read, or the cache folder cannot be written.
+        UsageError: a file cannot be read.
     """
     stats = [regular(path).stat() for path in files]
     stamps = [f"{os.path.abspath(path)} {stamp(stat)}" for path, stat in zip(files, stats, strict=True)]
@@ -83,8 +91,9 @@ def hashes(files: tuple[Path, ...], *, thorough: bool = False) -> tuple[str, ...
     for path, before, now in zip(files, known or (), found, strict=False):
         if before != now:
             _log.warning("%s holds other bytes than before, though its size and times are the same", path)
-    if all(stat.st_mtime_ns < time.time_ns() - _TICK_NS for stat in stats):
-        keep(memo, {"hashes": list(found)})
+    # Where files have no times, nothing would tell that one was written to.
+    if all(stat.st_mtime_ns < time.time_ns() - _TICK_NS and stat.st_ctime_ns > 0 for stat in stats):
+        remember(memo, {"hashes": list(found)})
     return found
 
 

@@ -55,7 +55,7 @@ class Place:
     batch: int | None
     timeout: float | None
     threads: int
-    before: tuple[tuple[str, int], ...]
+    before: tuple[tuple[str, str], ...]
     #: Of the one who asks: where relative names start, and where image sets are looked for.
     folder: Path
     shared_data: str | None

@@ -81,7 +81,7 @@ class Runner:
     reporter: Reporter
     timeout: float | None = None
     #: Marks (:meth:`bench.store.Store.marks`) of failures that are tried again; by default those there at the start.
-    before: Mapping[str, int] | None = None
+    before: Mapping[str, str] | None = None
     control: Control = field(default_factory=Control)
     #: What ended the processes that worked on this plan before, in the same run, and their logs.
     lost: Sequence[Lost] = ()
@@ -316,13 +316,14 @@ class Runner:
 
         started = time.monotonic()
         try:
-            try:
-                run()
-            except DamagedState as error:
-                _log.warning("%s; training begins again", error)
-                files.remove(folder / "state.safetensors")
-                run()
-        except OSError:
+            with self.store.writing():
+                try:
+                    run()
+                except DamagedState as error:
+                    _log.warning("%s; training begins again", error)
+                    files.remove(folder / "state.safetensors")
+                    run()
+        except StoreError:
             raise
         except Exception as error:
             # So that no other cell, nor another process, spends the same hours on the same end.
