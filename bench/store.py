@@ -77,7 +77,9 @@ class Store:
         probe = self.root / f".probe.{os.getpid()}.{secrets.token_hex(4)}.part"
         if os.path.lexists(self.root) and not self.root.is_dir():
             what = files.kind_of(self.root.lstat().st_mode)
-            raise UsageError(f"the store {self.root} is {what}, not a folder; choose another with --store")
+            raise UsageError(
+                f"the store {self.root} cannot be written: it is {what}, not a folder; choose another with --store"
+            )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"0")
