@@ -36,7 +36,7 @@ _LOOK = 0.2
 _SIGNAL = getattr(signal, "SIGURG", None)
 # Code that must not be left half way: files of the store, leases, and what puts a process back as it was.
 _WHOLE = ("files", "inventory", "isolation", "store", "lease", "runlog", "cards", "seals", "training_state", "planned")
-_PROTECTED = {str(Path(__file__).with_name(f"{name}.py")) for name in _WHOLE}
+_PROTECTED = {str(Path(__file__).parent / f"{name}.py") for name in (*_WHOLE, "cli/display", "cli/bars")}
 # Of these it matters only where they run themselves: on the way in or out of a block whose end must not be skipped.
 _EDGES = {contextlib.__file__, __file__}
 

@@ -73,7 +73,7 @@ class RunLog:
 
 
 def once(record: logging.LogRecord, said: set[str]) -> bool:
-    """Say whether a message was not ``said`` before: a damaged file may be met by several cells."""
+    """Say whether a message was not ``said`` before: several cells may need one damaged file."""
     new = record.getMessage() not in said
     said.add(record.getMessage())
     return new
@@ -84,7 +84,8 @@ class _Warnings(logging.Handler):
         super().__init__(logging.WARNING)
         self._log = log
         said: set[str] = set()
-        self.addFilter(lambda record: once(record, said))
+        # A cell that failed has an event of its own.
+        self.addFilter(lambda record: record.levelno == logging.WARNING and once(record, said))
 
     def emit(self, record: logging.LogRecord) -> None:
         self._log.write("warning", message=record.getMessage())

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from bench.cli import display
 from bench.cli.streams import Guarded, guarded
 from bench.files import about
 from bench.registry import unknown
@@ -101,7 +102,7 @@ def _run(words: Sequence[str], streams: Guarded, began: float, before: Mapping[s
     if args.verb not in _CONTROLLED:
         for number, handler in before.items():
             signal.signal(number, handler)
-        return int(args.main(args))
+        return _shown(args)
 
     from bench.cli import supervisor
 
@@ -123,7 +124,7 @@ def _controlled(args: argparse.Namespace, charge: Charge) -> int:
 
     args.charge = charge
     args.control = control = Control(charge.deadline, charge.shared)
-    done: int | None = control.watch(lambda: args.main(args))
+    done: int | None = control.watch(lambda: _shown(args))
     if done is not None:
         return done
     assert control.code is not None
@@ -140,6 +141,12 @@ def _require_folder() -> None:
         raise UsageError("the current folder is not there any more: change to another one") from None
 
 
+def _shown(args: argparse.Namespace) -> int:
+    """Run a verb, and show what it does."""
+    with display.shown(args) as args.display:
+        return int(args.main(args))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="run_bench.py",
@@ -152,5 +159,6 @@ def _parser() -> argparse.ArgumentParser:
         module = importlib.import_module(f"bench.cli.{name}")
         verb = verbs.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
         module.arguments(verb)
+        display.arguments(verb)
         verb.set_defaults(main=module.main)
     return parser

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from bench.cli.display import Display
+
 SUMMARY = "two runs (commit, file or store) paired example by example; exit code 1 on a regression or lost coverage"
 
 
@@ -37,11 +39,16 @@ def main(args: argparse.Namespace) -> int:
     from bench.report.record import read_both
     from bench.types import UsageError
 
+    display: Display = args.display
     with no_collection():
-        comparison = compare(*read_both(args.base, args.head), args.min_effect, allow_lost=args.allow_lost)
+        with display.phase("reading the results"):
+            both = read_both(args.base, args.head)
+        with display.phase("comparing"):
+            comparison = compare(*both, args.min_effect, allow_lost=args.allow_lost)
     if not comparison.changes and not comparison.identical and not any(each.why for each in comparison.lost):
         raise UsageError(f"{comparison.base} and {comparison.head} have no cell in common: nothing to compare")
-    text = FORMATS[args.format](comparison)
+    with display.phase("writing the comparison"):
+        text = FORMATS[args.format](comparison)
     if args.out is None:
         sys.stdout.write(text)
     else:

@@ -38,13 +38,24 @@ class _Console(Console):
             yield Segment(text if control else visible(text, lines=True), style, control)
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Return a console on standard output or error, whatever its surroundings say of its size."""
+def console(*, stderr: bool = False, terminal: bool | None = None) -> Console:
+    """Return a console on standard output or error, whatever its surroundings say of its size.
+
+    Args:
+        stderr: on standard error.
+        terminal: whether it is a terminal; by default as it looks.
+    """
     stream = sys.stderr if stderr else sys.stdout
     file = _AsItIs(stream) if isinstance(stream, Stream) else stream
     surroundings = {name: value for name, value in os.environ.items() if name not in _SIZES or _is_size(value)}
     made = _Console(
-        file=cast(TextIO, file), stderr=stderr, markup=False, emoji=False, highlight=False, _environ=surroundings
+        file=cast(TextIO, file),
+        stderr=stderr,
+        force_terminal=terminal,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        _environ=surroundings,
     )
     # One whose width was set no longer follows its window, so that it is left alone where it may be.
     if not _NARROWEST <= made.width <= _WIDEST:

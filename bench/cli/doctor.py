@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from bench.cli import options
+from bench.cli.display import Display
 
 SUMMARY = "environment, devices, optional packages, image sets found, and a cell that takes seconds"
 
@@ -39,16 +40,20 @@ def main(args: argparse.Namespace) -> int:
         except importlib.metadata.PackageNotFoundError:
             version = f"not installed (pip install {package})"
         print(f"{package:<30} {version}")
-    missing = [
-        e.name
-        for kind in ("attack", "library", "recipe", "test-time")
-        for e in registry.entries(kind).values()
-        if not e.available
-    ]
+    display: Display = args.display
+    with display.phase("looking for methods"):
+        missing = [
+            e.name
+            for kind in ("attack", "library", "recipe", "test-time")
+            for e in registry.entries(kind).values()
+            if not e.available
+        ]
     print(f"methods not available here: {', '.join(missing) or 'none'}")
     folder = options.data_folder(args)
     for name, named in NAMED.items():
-        print(f"images {name:<14} {'found' if named.available(folder) else 'not found'}")
+        with display.phase(f"looking for {name}"):
+            available = named.available(folder)
+        print(f"images {name:<14} {'found' if available else 'not found'}")
     root = options.store_root(args)
 
     from bench.store import Store
@@ -57,19 +62,20 @@ def main(args: argparse.Namespace) -> int:
     free = shutil.disk_usage(root).free / 2**30
     print(f"store        {root.resolve()}, writable, {free:.0f} GiB free")
 
-    import torch
+    with display.phase("loading torch"):
+        import torch
 
-    from bench.isolation import frozen
-    from bench.models.build import build, network_ref
-    from bench.target import Meter, NetworkTarget
-    from bench.types import Threat
+        from bench.isolation import frozen
+        from bench.models.build import build, network_ref
+        from bench.target import Meter, NetworkTarget
+        from bench.types import Threat
 
     devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())] or ["cpu only"]
     print(f"devices      {', '.join(devices)}; {torch.get_num_threads()} threads")
     started = time.perf_counter()
     net = build(network_ref("small-cnn", {}), 10, (3, 32, 32))
     x, y = torch.rand(16, 3, 32, 32), torch.zeros(16, dtype=torch.int64)
-    with frozen(net), Meter(net, 16) as meter:
+    with display.phase("measuring a cell"), frozen(net), Meter(net, 16) as meter:
         target = NetworkTarget(net, meter, torch.arange(16), seed=0, num_classes=10, batch=16)
         registry.find("attack", "pgd").load()(target, x, y, Threat(norm="linf"))
     print(

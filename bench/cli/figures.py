@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from bench.cli import options
+from bench.cli.display import Display
 from bench.visible import visible
 
 SUMMARY = "the figures, PNG and PDF, each with the JSON of its numbers"
@@ -36,17 +37,25 @@ def main(args: argparse.Namespace) -> int:
     if args.list:
         print("\n".join(f"{name:20} {about}" for name, about in known.items()))
         return 0
+    display: Display = args.display
     root = options.store_root(args)
-    found = read(root)
+    with display.phase("reading the results"):
+        found = read(root)
     for note in found.notes:
         print(f"warning: {note}", file=sys.stderr)
-    source = figures.source_of(found.results, Store(root), asked=found.asked, data_folder=options.data_folder(args))
-    for name in args.names or known:
-        try:
-            for path in figures.draw(name, source, args.out):
-                print(visible(str(path)))
-        except figures.Missing as missing:
-            if args.names:
-                raise UsageError(f"{name}: {missing}") from None
-            print(f"left out {name}: {missing}", file=sys.stderr)
+    names = args.names or list(known)
+    with display.phase("drawing figures", len(names)) as at:
+        source = figures.source_of(found.results, Store(root), asked=found.asked, data_folder=options.data_folder(args))
+        for done, name in enumerate(names):
+            at(done, name)
+            try:
+                paths = figures.draw(name, source, args.out)
+            except figures.Missing as missing:
+                if args.names:
+                    raise UsageError(f"{name}: {missing}") from None
+                with display.paused():
+                    print(f"left out {name}: {missing}", file=sys.stderr)
+                continue
+            with display.paused():
+                print("\n".join(visible(str(path)) for path in paths))
     return 0

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench.cli import options
+from bench.cli.display import Display
 from bench.visible import visible
 
 SUMMARY = "what no plan needs: lists it; deletes it only with --yes"
@@ -30,13 +31,16 @@ def main(args: argparse.Namespace) -> int:
     from bench.store import Store
 
     store = Store(options.store_root(args))
-    works = [
-        make(*options.request(args, each).parts, data_folder=options.data_folder(args), n=args.n, seed=args.seed)
-        for each in args.plans
-    ]
-    found = garbage(works, store)
+    display: Display = args.display
+    with display.phase("planning"):
+        works = [
+            make(*options.request(args, each).parts, data_folder=options.data_folder(args), n=args.n, seed=args.seed)
+            for each in args.plans
+        ]
+    with display.phase("looking through the store"):
+        found = garbage(works, store)
     if args.yes:
-        with store.writing():
+        with display.phase("deleting"), store.writing():
             delete(found.unneeded)
     if args.json:
         unneeded = [

@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.cli import options
+from bench.cli.display import Display
 from bench.visible import visible
+
+if TYPE_CHECKING:
+    from bench.report.board import Board
+    from bench.store import Store
 
 SUMMARY = "the tables: in the terminal, or as Markdown, CSV, LaTeX, HTML or JSON"
 FORMATS = ("md", "csv", "tex", "html", "json")
@@ -42,12 +48,14 @@ def _show(args: argparse.Namespace) -> int:
     from bench.store import Store
     from bench.types import UsageError
 
+    display: Display = args.display
     kind = args.format or (args.out.suffix.removeprefix(".") if args.out else None)
     folder = args.paper and args.out is not None and not kind
     if args.out and kind not in FORMATS and not folder:
         raise UsageError(f"--out {args.out}: say --format {'|'.join(FORMATS)}, or let the name end with one of them")
     root = options.store_root(args)
-    found = read(root)
+    with display.phase("reading the results"):
+        found = read(root)
     for note in found.notes:
         print(f"warning: {note}", file=sys.stderr)
     if args.paper and kind in ("csv", "tex", "html"):
@@ -55,33 +63,24 @@ def _show(args: argparse.Namespace) -> int:
     if folder:
         from bench.report import figures, paper_pages
 
-        source = figures.source_of(
-            found.results, Store(root), asked=found.asked, data_folder=options.data_folder(args), paper=True
-        )
-        print("\n".join(visible(str(path)) for path in paper_pages.write(source, args.out)))
+        with display.phase("drawing the tables and figures of the paper"):
+            source = figures.source_of(
+                found.results, Store(root), asked=found.asked, data_folder=options.data_folder(args), paper=True
+            )
+            paths = paper_pages.write(source, args.out)
+        print("\n".join(visible(str(path)) for path in paths))
         return 0
-    if args.paper:
-        from bench.report import paper
-
-        rows = paper.beside(build(found.results, found.asked))
-        text = {"md": paper.as_markdown, "json": paper.as_json}.get(kind or "", paper.as_text)(rows)
-    elif kind is None:
+    with display.phase("making the tables"):
+        board = build(found.results, found.asked)
+    if kind is None and not args.paper:
         from bench.cli.console import console
         from bench.report.terminal import leaderboard
 
         terminal = console()
-        terminal.print(leaderboard(build(found.results, found.asked), width=terminal.width))
+        terminal.print(leaderboard(board, width=terminal.width))
         return 0
-    elif kind == "html":
-        from bench.report.html import render
-
-        text = render(
-            build(found.results, found.asked), Store(root) if root.is_dir() else None, options.data_folder(args)
-        )
-    else:
-        from bench.report.formats import FORMATS as WRITERS
-
-        text = WRITERS[kind](build(found.results, found.asked))
+    with display.phase("writing the tables"):
+        text = _written(board, kind, args, Store(root) if root.is_dir() else None)
     if args.out is None:
         sys.stdout.write(text)
         return 0
@@ -89,3 +88,19 @@ def _show(args: argparse.Namespace) -> int:
     if write_named(args.out, text.encode()):
         print(visible(str(args.out)))
     return 0
+
+
+def _written(board: Board, kind: str | None, args: argparse.Namespace, store: Store | None) -> str:
+    """Return the tables in a format; of the paper's, ``None`` is text."""
+    if args.paper:
+        from bench.report import paper
+
+        rows = paper.beside(board)
+        return {"md": paper.as_markdown, "json": paper.as_json}.get(kind or "", paper.as_text)(rows)
+    if kind == "html":
+        from bench.report.html import render
+
+        return render(board, store, options.data_folder(args))
+    from bench.report.formats import FORMATS as WRITERS
+
+    return WRITERS[str(kind)](board)

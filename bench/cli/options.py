@@ -147,6 +147,12 @@ def runner(
     )
 
 
+def where(args: argparse.Namespace, config: Request, runner: Runner) -> str:
+    """Return in words on what device, and into what store, a run works."""
+    device = runner.device if args.executor == "inline" else f"{args.device or config.run.device} on Ray"
+    return f"device {device}; store {runner.store.root.resolve()}"
+
+
 def execute(args: argparse.Namespace, config: Request, runner: Runner) -> list[CellResult]:
     """Do what is missing of the plan where ``--executor`` says, and return its results."""
     if args.executor == "inline":

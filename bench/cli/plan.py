@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.cli import options
+from bench.cli.display import Display
 from bench.visible import visible
 
 if TYPE_CHECKING:
@@ -27,20 +28,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    config, work = options.work(args)
-    device = options.device(args, config)
+    display: Display = args.display
+    with display.phase("planning"):
+        config, work = options.work(args)
+    with display.phase("loading torch"):
+        device = options.device(args, config)
 
-    from bench.schedule import unusable
-    from bench.schedule.predict import costs, pieces
-    from bench.store import Store
+        from bench.schedule import unusable
+        from bench.schedule.predict import costs, pieces
+        from bench.store import Store
 
-    work = unusable.checked(work)
+    with display.phase("checking weights"):
+        work = unusable.checked(work)
     code = 3 if work.unusable else 0
+    with display.phase("estimating"):
+        if args.cost:
+            rows = costs(work.usable, device)
+        else:
+            found = pieces(work.usable, Store(options.store_root(args)), device)
     if args.cost:
-        rows = costs(work.usable, device)
         _print_costs(rows, as_json=args.json)
         return code
-    found = pieces(work.usable, Store(options.store_root(args)), device)
     if args.json:
         print(json.dumps([piece._asdict() for piece in found], indent=2))
         return code

@@ -5,18 +5,23 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli import options
+from bench.cli.display import Display
 from bench.visible import visible
 
 if TYPE_CHECKING:
+    from bench.config import Request
+    from bench.planned import Asked
     from bench.schedule.plan import Work
     from bench.schedule.verify import Verdict
     from bench.store import Store
+    from bench.types import CellResult
 
 SUMMARY = "train what is missing, attack, evaluate, then print the leaderboard and write report/index.html"
 
@@ -37,81 +42,132 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from bench import planned
-    from bench.cli.console import console
     from bench.collection import no_collection
-    from bench.report.board import build, outdated
-    from bench.report.html import write_report
-    from bench.report.record import write_run
-    from bench.report.terminal import leaderboard
     from bench.store import Store
     from bench.types import StoreError
 
+    display: Display = args.display
     with no_collection():
-        config, work = options.work(args)
-        store, terminal = Store(options.store_root(args), trusting=args.verify is None), console()
-        asked = planned.asked_for(work.plan.name, work.asked)
-        # What is not whole is not finished, so the run that follows says it.
-        with _unheard():
-            finished = [store.finished(cell) for cell in work.plan.cells]
-        store.remember()
+        with display.phase("planning"):
+            config, work = options.work(args)
+        store = Store(options.store_root(args), trusting=args.verify is None)
+        with display.phase("reading the results"):
+            asked = planned.asked_for(work.plan.name, work.asked)
+            # What is not whole is not finished, so the run that follows says it.
+            with _unheard():
+                finished = [store.finished(cell) for cell in work.plan.cells]
+            store.remember()
     results = [result for result in finished if result is not None]
     args.control.count(len(results), len(finished))
     partly = args.only is not None or args.seed is not None
     verdict: Verdict | None = None
-    if len(results) == len(finished):
-        _tell_damaged(work, store)
     # Where nothing is left to do, nothing that computes is loaded.
     if len(results) < len(finished) or args.verify is not None:
-        start = options.runner(args, config, work, (result.key for result in results))
-
-        from bench.cli.progress import session
-        from bench.schedule.verify import verify
-
-        with session() as reporter, (runner := start(reporter)).at_work():
-            runner.check_weights()
-            store.check_writable()
-            planned.keep(store, asked, partly=partly, check=args.control.check_run)
-            if count := outdated(store, work.plan.cells):
-                kept = f"{count} results of an older evaluation protocol are kept, shown as such, and not used here"
-                terminal.print(kept, highlight=False, soft_wrap=True)
-            results = options.execute(args, config, runner)
-            if args.verify is not None:
-                verdict = verify(runner, args.verify)
+        keep = partial(planned.keep, store, asked, partly=partly, check=args.control.check_run)
+        results, verdict = _measured(args, config, work, store, keep, results)
     else:
+        _tell_damaged(work, store)
         try:
             planned.keep(store, asked, partly=partly)
         except StoreError as error:
             # Every cell is there, and a table of a store that others may read needs no more.
             print(f"warning: {error}", file=sys.stderr)
-    with no_collection():
-        board = build(results, asked)
-        terminal.print(leaderboard(board, width=terminal.width))
-        page = write_report(board, args.report, store=store, data_folder=args.data)
-    if config.paper:
-        from bench.report import figures, paper_pages
-
-        source = figures.source_of(results, store, asked=asked, data_folder=args.data, paper=True)
-        print(visible(str(paper_pages.write(source, args.report / "paper")[0].resolve())))
-    if args.record:
-        print(visible(f"recorded: {write_run(results, Path.cwd(), asked)}"))
+    page = _reported(args, config, results, asked, store)
     if verdict is not None:
-        for line in verdict.differing:
-            terminal.print(line, markup=False, highlight=False, soft_wrap=True)
-        terminal.print(f"verified: {verdict.checked} cells computed again, {len(verdict.differing)} differ")
+        _print_verdict(verdict, quiet=args.quiet)
     print(visible(str(page.resolve())), flush=True)
     failed = any(result.status == "failed" for result in results)
     return 3 if failed or (verdict is not None and verdict.differing) else 0
 
 
+def _measured(
+    args: argparse.Namespace,
+    config: Request,
+    work: Work,
+    store: Store,
+    keep: Callable[[], None],
+    known: Sequence[CellResult],
+) -> tuple[list[CellResult], Verdict | None]:
+    """Do what is missing, and return all results and what verifying showed."""
+    display: Display = args.display
+    with display.phase("loading torch"):
+        start = options.runner(args, config, work, (result.key for result in known))
+
+        from bench.schedule.verify import verify
+
+    with (runner := start(display)).at_work():
+        facts = f"{len(work.plan.cells)} cells, {len(known)} of them done; {options.where(args, config, runner)}"
+        store.check_writable()
+        with display.run(work.plan.name, facts):
+            with display.phase("checking weights"):
+                runner.check_weights()
+            keep()
+            _say_outdated(work, store, quiet=args.quiet)
+            results = options.execute(args, config, runner)
+            return results, None if args.verify is None else verify(runner, args.verify)
+
+
+def _say_outdated(work: Work, store: Store, *, quiet: bool) -> None:
+    from bench.report.board import outdated
+
+    if not quiet and (count := outdated(store, work.plan.cells)):
+        print(f"{count} results of an older evaluation protocol are kept, shown as such, and not used here")
+
+
+def _reported(
+    args: argparse.Namespace, config: Request, results: list[CellResult], asked: list[Asked], store: Store
+) -> Path:
+    """Print the table, write the page and whatever else was asked for, and return where the page is."""
+    from bench.cli.console import console
+    from bench.collection import no_collection
+    from bench.report.board import build
+    from bench.report.html import write_report
+    from bench.report.record import write_run
+    from bench.report.terminal import leaderboard
+
+    display: Display = args.display
+    with no_collection():
+        with display.phase("making the table"):
+            board = build(results, asked)
+        if not args.quiet:
+            terminal = console()
+            terminal.print(leaderboard(board, width=terminal.width))
+        with display.phase("writing the page"):
+            page = write_report(board, args.report, store=store, data_folder=args.data)
+    made = []
+    if config.paper:
+        from bench.report import figures, paper_pages
+
+        with display.phase("drawing the figures of the paper"):
+            source = figures.source_of(results, store, asked=asked, data_folder=args.data, paper=True)
+            made.append(str(paper_pages.write(source, args.report / "paper")[0].resolve()))
+    if args.record:
+        with display.phase("recording"):
+            made.append(f"recorded: {write_run(results, Path.cwd(), asked)}")
+    if not args.quiet:
+        print("".join(f"{visible(line)}\n" for line in made), end="")
+    return page
+
+
+def _print_verdict(verdict: Verdict, *, quiet: bool) -> None:
+    for line in verdict.differing:
+        print(visible(line))
+    if not quiet:
+        print(f"verified: {verdict.checked} cells computed again, {len(verdict.differing)} differ")
+
+
 @contextmanager
 def _unheard() -> Iterator[None]:
     logger = logging.getLogger("crossfire")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+
+    def is_heard(record: logging.LogRecord) -> bool:
+        return record.levelno != logging.WARNING
+
+    logger.addFilter(is_heard)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(is_heard)
 
 
 def _tell_damaged(work: Work, store: Store) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from bench.cli import options
+from bench.cli.display import Display
 from bench.visible import visible
 
 SUMMARY = "one cell: parameters, result, flags, provenance, traceback if it failed; or the log of runs"
@@ -27,12 +28,14 @@ def main(args: argparse.Namespace) -> int:
     from bench.store import Store
     from bench.types import TrainRef, UsageError, jsonable
 
+    display: Display = args.display
     root = options.store_root(args)
     if args.log:
         return _log(root, args.cell, as_json=args.json)
     if args.cell is None:
         raise UsageError("which cell? give the start of its key or its name, or --log for what runs did")
-    found = Store(root).find(args.cell)
+    with display.phase("looking for the cell"):
+        found = Store(root).find(args.cell)
     if not found:
         raise UsageError(
             f"no cell in {root} has the name '{args.cell}' or a key that starts so; leaderboard --format json has all"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bench.cli import options
+from bench.cli.display import Display
 
 SUMMARY = "carry finished work between the store and s3://, gs://, sftp://, another folder, ..."
 
@@ -18,9 +19,11 @@ def main(args: argparse.Namespace) -> int:
     from bench.remote import sync
     from bench.store import Store
 
+    display: Display = args.display
     store = Store(options.store_root(args))
     store.check_writable()
-    fetched, sent = sync(store, args.url)
+    with display.phase("carrying files"):
+        fetched, sent = sync(store, args.url)
     print(f"fetched {fetched.files} files ({fetched.size / 1e6:.2f} MB)")
     print(f"sent {sent.files} files ({sent.size / 1e6:.2f} MB)")
     return 0

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.cli import options
+from bench.cli.display import Display
 from bench.types import StoreError, UsageError
-from bench.visible import visible
 
+if TYPE_CHECKING:
+    from bench.schedule.plan import Work
+    from bench.schedule.run import Runner
+    from bench.types import Cell, TrainRef
+
+_log = logging.getLogger("crossfire")
 SUMMARY = "the training part of run alone"
 
 
@@ -18,34 +25,51 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    config, work = options.work(args)
+    display: Display = args.display
+    with display.phase("planning"):
+        config, work = options.work(args)
     if args.executor == "ray":
         raise UsageError("train works with --executor inline; run --executor ray also trains what is missing")
-    start = options.runner(args, config, work)
+    with display.phase("loading torch"):
+        start = options.runner(args, config, work)
+    with (runner := start(display)).at_work():
+        wanted = _trainings(work)
+        facts = f"{len(wanted)} trainings; {options.where(args, config, runner)}"
+        runner.store.check_writable()
+        with display.run(work.plan.name, facts, "trainings"):
+            failed = _train(wanted, runner, display)
+    return 3 if failed else 0
 
-    from bench.cli.progress import session
+
+def _trainings(work: Work) -> list[tuple[Cell, TrainRef]]:
+    """Return a cell for each base classifier that is trained here, and the recipe."""
     from bench.keys import training_key
-    from bench.types import Cell, TrainRef
+    from bench.types import TrainRef
 
     bases = {training_key(planned.cell.model): planned.cell for planned in work.plan.cells}
+    return [(cell, ref) for cell in bases.values() if isinstance(ref := cell.model.weights, TrainRef)]
+
+
+def _train(wanted: list[tuple[Cell, TrainRef]], runner: Runner, display: Display) -> int:
+    """Train what is missing, print where the weights are, and return how many trainings failed."""
+
+    def train(cell: Cell) -> Path | Exception:
+        try:
+            return runner.train(cell.model, cell.data)
+        except StoreError:
+            raise
+        except Exception as error:
+            return error
+
     failed = 0
-    with session() as reporter, (runner := start(reporter)).at_work():
-        runner.store.check_writable()
-
-        def train(cell: Cell) -> Path | Exception:
-            try:
-                return runner.train(cell.model, cell.data)
-            except StoreError:
-                raise
-            except Exception as error:
-                return error
-
-        wanted = [(cell, ref) for cell in bases.values() if isinstance(ref := cell.model.weights, TrainRef)]
-        for cell, ref, found in runner.each(wanted, lambda each: (*each, train(each[0]))):
-            what = f"{ref.recipe.name} on {cell.model.network.name}"
-            if isinstance(found, Exception):
-                failed += 1
-                print(visible(f"failed: {what}: {found}"), file=sys.stderr)
-            else:
-                print(visible(f"{what}: {found}"))
-    return 3 if failed else 0
+    display.cells(0, len(wanted))
+    done = runner.each(wanted, lambda each: (*each, train(each[0])))
+    for count, (cell, ref, found) in enumerate(done, start=1):
+        what = f"{ref.recipe.name} on {cell.model.network.name}"
+        if isinstance(found, Exception):
+            failed += 1
+            _log.error("failed: %s: %s", what, found)
+        else:
+            print(f"{what}: {found}")
+        display.cells(count, len(wanted), failed)
+    return failed

@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import signal
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from bench.keys import Keys, training_key
 from bench.lease import Busy
 from bench.provenance import provenance
 from bench.schedule.plan import Work, cell_key, changed, clean_cell, models_of
-from bench.schedule.run import Runner
+from bench.schedule.run import Runner, log_failure
 from bench.store import Store
 from bench.types import (
     AttackRef,
@@ -135,7 +136,8 @@ class _Lead:
         self.keys = Keys()
         self.nodes: dict[str, Any] = {}
         self.pending: dict[Any, PlannedCell] = {}
-        self.done = 0
+        self.done = self.failed = self.here = 0
+        self.began = time.monotonic()
 
     def run(self) -> None:
         cells = self.runner.work.plan.cells
@@ -145,8 +147,7 @@ class _Lead:
                 self._one_more()
                 continue
             if self.runner.work.why_not(planned.cell) is not None:
-                self.runner.cell(planned)  # It fails at once.
-                self._one_more()
+                self._one_more(self.runner.cell(planned))  # It fails at once.
                 continue
             self._submit(planned)
             while len(self.pending) >= _IN_FLIGHT:
@@ -189,7 +190,6 @@ class _Lead:
     def _wait(self) -> None:
         self.runner.check()
         ready, _ = ray.wait(list(self.pending), num_returns=1, timeout=0.5)
-        waiting = len(self.pending)
         for task in ready:
             planned = self.pending.pop(task)
             try:
@@ -198,12 +198,23 @@ class _Lead:
                 raise
             except ray.exceptions.RayError as error:
                 self._lost(planned, error)
-            self._one_more()
-        self.runner.reporter.work(f"{waiting} tasks with Ray", 0, 1)
+            self.here += 1
+            self._one_more(self.runner.store.get(planned.key))
+        if self.pending:
+            first = next(iter(self.pending.values())).names
+            what = f"{len(self.pending)} cells with Ray, the first {first}"
+            self.runner.reporter.work(what, 0, 1, left=self._seconds_left())
 
-    def _one_more(self) -> None:
+    def _one_more(self, result: CellResult | None = None) -> None:
         self.done += 1
-        self.runner.reporter.cells(self.done, len(self.runner.work.plan.cells))
+        self.failed += result is not None and log_failure(result)
+        self.runner.reporter.cells(self.done, len(self.runner.work.plan.cells), self.failed)
+
+    def _seconds_left(self) -> float | None:
+        """Return how long the rest takes if its cells take as long as those that were done here; at first ``None``."""
+        if self.here == 0:
+            return None
+        return (time.monotonic() - self.began) / self.here * (len(self.runner.work.plan.cells) - self.done)
 
     def _lost(self, planned: PlannedCell, error: Exception) -> None:
         """Keep the failure of a cell whose task Ray could not bring to its end, unless it came to it after all."""
@@ -229,10 +240,10 @@ class _Lead:
 
 
 class _Silent:
-    def cells(self, done: int, total: int) -> None:
+    def cells(self, done: int, total: int, failed: int = 0) -> None:
         pass
 
-    def work(self, what: str, done: float, total: float, note: str = "") -> None:
+    def work(self, what: str, done: float, total: float, note: str = "", left: float | None = None) -> None:
         pass
 
 

@@ -124,13 +124,15 @@ class Runner:
         """Do every cell that has no result yet and return all results, in the order of the plan."""
         cells = self.work.plan.cells
         results: dict[str, CellResult] = {}
+        failed = 0
         self.reporter.cells(0, len(cells))
         try:
             with self.log.warnings():
                 for result in self.each(cells, self.cell):
                     results[result.key] = result
                     self.note(result)
-                    self.reporter.cells(len(results), len(cells))
+                    failed += log_failure(result)
+                    self.reporter.cells(len(results), len(cells), failed)
         finally:
             self.store.remember()
         return [results[planned.key] for planned in cells]
@@ -157,6 +159,7 @@ class Runner:
                 else:
                     yield done
             if len(busy) == len(items):
+                self.reporter.work("waiting for what other processes have in hand", 0, 1)
                 time.sleep(_PATIENCE)
             items = busy
 
@@ -291,12 +294,13 @@ class Runner:
         failed = folder / "failed.json"
         if self._is_new(failed) and (why := cards.failure(folder)) is not None:
             raise MethodError(why)
+        what = f"train {ref.recipe.name} {model.network.name}"
+        self.reporter.work(what, 0, 1)
         pixels, labels, _ = self.loaded.rows(ref.data)
         test = self.loaded.rows(watched)[:2]
-        what = f"train {ref.recipe.name} {model.network.name}"
 
         def progress(at: Progress) -> None:
-            self._tell(what, folder.name, at.epoch + at.step / at.steps, at.epochs, f"loss {at.loss:.3f}, ")
+            self._tell(what, folder.name, at.epoch + at.step / at.steps, at.epochs, f"loss {at.loss:.3f}")
 
         def check() -> None:
             self.check()
@@ -468,6 +472,13 @@ class Runner:
 
     def _chunk(self, ref: AttackRef, part: slice) -> Path:
         return self.store.adversarial(attack_key(ref)) / f"{part.start:06d}-{part.stop:06d}.safetensors"
+
+
+def log_failure(result: CellResult) -> bool:
+    """Say whether a cell failed, and in the log why."""
+    if result.error is not None:
+        _log.error("failed: %s: %s: %s", result.names, result.error.kind, result.error.message)
+    return result.error is not None
 
 
 def _require_unchanged(value: Cell | AttackRef) -> None:

@@ -16,11 +16,11 @@ _LONG = 5.0
 class Reporter(Protocol):
     """Where a run tells it."""
 
-    def cells(self, done: int, total: int) -> None:
-        """Say how many cells are done."""
+    def cells(self, done: int, total: int, failed: int = 0) -> None:
+        """Say how many cells are done, and how many of these failed."""
 
-    def work(self, what: str, done: float, total: float, note: str = "") -> None:
-        """Say how far the piece of work at hand is."""
+    def work(self, what: str, done: float, total: float, note: str = "", left: float | None = None) -> None:
+        """Say how far the piece of work at hand is, and in how many seconds all will be done, if known."""
 
 
 class Telling:
@@ -39,14 +39,13 @@ class Telling:
         self._began = self._told = time.monotonic()
 
     def __call__(self, what: str, key: str, done: float, total: float, note: str = "") -> None:
-        now = time.monotonic()
+        now, left = time.monotonic(), None
         if self._remaining is None and self._make is not None and now - self._began > _LONG:
             self._remaining = self._make()
         if self._remaining is not None:
             self._remaining.at(key, done / total)
             left = self._remaining.seconds()
-            note += f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"
             if now - self._told > _LONG:
                 self._told = now
                 self._log.write("remaining", elapsed=round(now - self._began, 3), seconds=round(left, 3))
-        self._reporter.work(what, done, total, note)
+        self._reporter.work(what, done, total, note, left)

@@ -62,7 +62,7 @@ def test_an_unwritable_store(capsys, tmp_path):
 def test_a_store_that_is_a_file(capsys, tmp_path):
     (tmp_path / "store").write_text("")
     assert main(["run", tiny.write(tmp_path), "--store", str(tmp_path / "store")]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert "not a folder" in capsys.readouterr().err
 
 
 def test_help_and_list_import_no_torch():

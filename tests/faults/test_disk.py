@@ -41,7 +41,7 @@ def undisturbed(tmp_path_factory):
 )
 def test_a_store_that_cannot_be_written(undisturbed, tmp_path, fault, says):
     store = tmp_path / "store"
-    process = child.start(tmp_path, small.words(tmp_path), fault(store))
+    process = child.start(tmp_path, small.words(tmp_path, "--quiet"), fault(store))
     assert child.finish(process) == 2, child.errors(tmp_path)
     said = [line for line in child.errors(tmp_path).splitlines() if line.strip()]
     assert len(said) == 1 and "cannot be written" in said[0] and says in said[0]

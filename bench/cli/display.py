@@ -1,0 +1,314 @@
+"""What a command shows of its work, on standard error: bars on a terminal or in a notebook, and lines elsewhere.
+
+Lines go through ``logging``: one when a run begins, one a minute, one for each cell that fails, one at the end. They
+come from a thread of their own, so also while one piece of work, such as a long training, says nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TextIO
+
+from bench.runlog import once
+
+_log = logging.getLogger("crossfire")
+#: Seconds of silence after which a command says what it does, and between two lines of a long one.
+PATIENCE = 2.0
+MINUTE = 60.0
+#: Seconds between two looks at what is in hand.
+LOOK = 0.25
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that every verb has."""
+    parser.add_argument(
+        "--progress",
+        choices=("plain", "rich", "none"),
+        help="how work is shown on standard error: bars (rich), or lines with time stamps, one a minute (plain); "
+        "default: rich on a terminal and in Jupyter, else plain",
+    )
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="no progress: on standard error only warnings, failed cells and errors; of a run also no table, but only "
+        "the path of the page",
+    )
+
+
+@contextmanager
+def shown(args: argparse.Namespace) -> Iterator[Display]:
+    """Show what a command does inside the block, and what is logged meanwhile.
+
+    The handler is the command's own: afterwards it is taken from the logger ``crossfire``, whose level is put back.
+    """
+    display = _chosen(args)
+    level = _log.level
+    if isinstance(display, Lines) and level == logging.NOTSET:
+        _log.setLevel(logging.INFO)
+    _log.addHandler(display.handler)
+    try:
+        yield display
+    finally:
+        _log.removeHandler(display.handler)
+        _log.setLevel(level)
+
+
+def _chosen(args: argparse.Namespace) -> Display:
+    notebook, terminal = _in_notebook(), is_terminal(sys.stderr)
+    mode: str = "none" if args.quiet else args.progress or ("rich" if notebook or terminal else "plain")
+    if mode == "plain":
+        return Lines()
+    if mode == "none":
+        return Display(Messages(sys.stderr, stamped=not (notebook or terminal), level=logging.WARNING))
+    from bench.cli.bars import Bars, Notebook
+
+    return Notebook() if notebook else Bars()
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Say whether a stream ends on a screen on which lines can be written over."""
+    # Rich says so of every file where FORCE_COLOR is set, as many CI services do.
+    try:
+        return stream is not None and stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    except ValueError:  # it is closed
+        return False
+
+
+def _in_notebook() -> bool:
+    if "IPython" not in sys.modules:
+        return False
+    from rich.console import Console
+
+    return Console().is_jupyter
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: ``45 s``, ``4 min 39 s``, ``2 h 5 min``."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def time_left(seconds: float) -> str:
+    """Return in words when all will be done."""
+    return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+
+
+class Messages(logging.Handler):
+    """Writes what is logged, warnings and errors once each."""
+
+    def __init__(self, stream: TextIO | None, *, stamped: bool, level: int = logging.NOTSET) -> None:
+        super().__init__(level)
+        # The stream of now: a method may put another in its place while it runs.
+        self._stream = stream
+        self._stamped = stamped
+        said: set[str] = set()
+        self.addFilter(lambda record: record.levelno < logging.WARNING or once(record, said))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S ", time.localtime(record.created)) if self._stamped else ""
+        named = "warning: " if record.levelno == logging.WARNING else ""
+        # A line that cannot be written is no reason to end a run.
+        with suppress(OSError, ValueError):
+            self.write(f"{stamp}{named}{record.getMessage()}")
+
+    def write(self, line: str) -> None:
+        if self._stream is not None:
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of work in hand.
+
+    Attributes:
+        what: it is.
+        done: how much of it is done.
+        total: all of it; ``None`` where that is not known.
+        note: more about it.
+        since: when it was begun, on the clock of the display.
+    """
+
+    what: str
+    done: float
+    total: float | None
+    note: str
+    since: float
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many pieces of a run are done and how many of these failed; ``unit`` is what they are called."""
+
+    done: int
+    total: int
+    failed: int
+    unit: str
+
+    def __str__(self) -> str:
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self.done} of {self.total} {self.unit}{failed}"
+
+
+class Display:
+    """Keeps what a command does, and shows nothing of it; a :class:`bench.schedule.telling.Reporter`.
+
+    Args:
+        messages: writes what is logged meanwhile.
+        clock: seconds, rising.
+    """
+
+    def __init__(self, messages: logging.Handler, clock: Callable[[], float] = time.monotonic) -> None:
+        self.handler = messages
+        self.count: Count | None = None
+        self.piece: Piece | None = None
+        self._ends: float | None = None
+        self._clock = clock
+        self._depth = 0
+
+    def cells(self, done: int, total: int, failed: int = 0) -> None:
+        """Say how many pieces of the run are done, and how many of these failed."""
+        self.count = Count(done, total, failed, "cells" if self.count is None else self.count.unit)
+
+    def work(self, what: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
+        """Say how far the piece of work in hand is, and in how many seconds all will be done, if known."""
+        now, before = self._clock(), self.piece
+        since = before.since if before is not None and before.what == what else now
+        self.piece = Piece(what, done, total, note, since)
+        if left is not None:
+            self._ends = now + left
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until all is done, as far as that was said; below zero where it takes longer."""
+        return None if self._ends is None else self._ends - self._clock()
+
+    @contextmanager
+    def run(self, name: str, facts: str, unit: str = "cells") -> Iterator[None]:
+        """Show a run of the plan ``name``; ``facts`` are said when it begins, and its pieces are called ``unit``."""
+        began, self.count = self._clock(), Count(0, 0, 0, unit)
+        self._note(f"{name}: {facts}")
+        try:
+            with self._block():
+                yield
+        finally:
+            self._note(f"{name}: {self.count}, in {duration(self._clock() - began)}")
+            self.count = self.piece = self._ends = None
+
+    @contextmanager
+    def phase(self, what: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
+        """Show work that has no cells, if it takes longer than a moment.
+
+        Yields:
+            What takes how many of ``total`` are done, and the name of the next one.
+        """
+        outer, self.piece = self.piece, None
+        self.work(what, 0, total)
+        try:
+            with self._block():
+                yield lambda done, name: self.work(what, done, total, name)
+        finally:
+            self.piece = outer
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the screen to what is printed inside the block."""
+        yield
+
+    @contextmanager
+    def _block(self) -> Iterator[None]:
+        self._depth += 1
+        try:
+            if self._depth == 1:
+                with self._showing():
+                    yield
+            else:
+                yield
+        finally:
+            self._depth -= 1
+
+    @contextmanager
+    def _showing(self) -> Iterator[None]:
+        yield
+
+    def _note(self, text: str) -> None:
+        pass
+
+
+@contextmanager
+def ticking(look: Callable[[], None]) -> Iterator[None]:
+    """Call ``look`` again and again, from a thread, while the block runs."""
+    ended = threading.Event()
+
+    def ticks() -> None:
+        while not ended.wait(LOOK):
+            look()
+
+    thread = threading.Thread(target=ticks, name="crossfire-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        # One that waits for a reader who takes nothing is left behind.
+        thread.join(1)
+
+
+class Lines(Display):
+    """Says in lines of the log what a command does."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(Messages(sys.stderr, stamped=True), clock)
+        self._last = clock()
+        self._is_named = False
+
+    def look(self) -> None:
+        """Say what is in hand, if nothing was said for a minute or, of work not named yet, for a moment."""
+        now, patience = self._clock(), MINUTE if self._is_named else PATIENCE
+        if now - self._last < patience:
+            return
+        # On the minute, unless this process stood still meanwhile.
+        self._last = self._last + patience if now - self._last < 2 * patience else now
+        self._is_named = True
+        _log.info("%s", self._in_hand(now))
+
+    def _in_hand(self, now: float) -> str:
+        count, piece = self.count, self.piece
+        parts = [] if count is None else [str(count)]
+        parts += [] if piece is None else [_described(piece, now)]
+        parts += [] if count is None else [_remaining(self.left)]
+        return "; ".join(parts)
+
+    @contextmanager
+    def _showing(self) -> Iterator[None]:
+        self._is_named = self.count is not None
+        with ticking(self.look):
+            yield
+
+    def _note(self, text: str) -> None:
+        self._last = self._clock()
+        _log.info("%s", text)
+
+
+def _described(piece: Piece, now: float) -> str:
+    """Return what a piece of work is, how far it is, and for how long it has been in hand, if for long."""
+    share = f" {piece.done / piece.total:.0%}" if piece.total else ""
+    note = f", {piece.note}" if piece.note else ""
+    since = f" (for {duration(now - piece.since)})" if now - piece.since >= MINUTE else ""
+    return f"{piece.what}{share}{note}{since}"
+
+
+def _remaining(left: float | None) -> str:
+    if left is None:
+        return "time left not known yet"
+    return time_left(left) if left > 0 else "takes longer than estimated"
