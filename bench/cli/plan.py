@@ -45,7 +45,9 @@ def main(args: argparse.Namespace) -> int:
         if args.cost:
             rows = costs(work.usable, device)
         else:
-            found = pieces(work.usable, Store(options.store_root(args)), device)
+            store = Store(options.store_root(args))
+            store.warn_of_strangers()
+            found = pieces(work.usable, store, device)
     if args.cost:
         _print_costs(rows, as_json=args.json)
         return code

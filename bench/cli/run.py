@@ -57,6 +57,7 @@ def main(args: argparse.Namespace) -> int:
             with _unheard():
                 finished = [store.finished(cell) for cell in work.plan.cells]
             store.remember()
+            store.warn_of_strangers()
     results = [result for result in finished if result is not None]
     args.control.count(len(results), len(finished))
     partly = args.only is not None or args.seed is not None

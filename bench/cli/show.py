@@ -35,7 +35,9 @@ def main(args: argparse.Namespace) -> int:
     if args.cell is None:
         raise UsageError("which cell? give the start of its key or its name, or --log for what runs did")
     with display.phase("looking for the cell"):
-        found = Store(root).find(args.cell)
+        store = Store(root)
+        store.warn_of_strangers()
+        found = store.find(args.cell)
     if not found:
         raise UsageError(
             f"no cell in {root} has the name '{args.cell}' or a key that starts so; leaderboard --format json has all"
@@ -50,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     print(f"{result.names}\nkey {result.key}\nstatus {result.status}")
     if isinstance(result.cell.model.weights, TrainRef):
-        card = cards.read(Store(root).training(training_key(result.cell.model)))
+        card = cards.read(store.training(training_key(result.cell.model)))
         body["overfitting of the network"] = card and card.get("overfitting")
     for title in ("metrics", "overfitting of the network", "cost", "defense_cost", "flags", "cell", "provenance"):
         if body.get(title):

@@ -22,6 +22,7 @@ def main(args: argparse.Namespace) -> int:
     display: Display = args.display
     store = Store(options.store_root(args))
     store.check_writable()
+    store.warn_of_strangers()
     with display.phase("carrying files"):
         fetched, sent = sync(store, args.url)
     print(f"fetched {fetched.files} files ({fetched.size / 1e6:.2f} MB)")

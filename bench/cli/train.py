@@ -36,6 +36,7 @@ def main(args: argparse.Namespace) -> int:
         wanted = _trainings(work)
         facts = f"{len(wanted)} trainings; {options.where(args, config, runner)}"
         runner.store.check_writable()
+        runner.store.warn_of_strangers()
         with display.run(work.plan.name, facts, "trainings"):
             failed = _train(wanted, runner, display)
     return 3 if failed else 0
