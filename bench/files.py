@@ -64,7 +64,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
         FileNotFoundError: there is none.
         Unreadable: what lies there is no regular file, or cannot be read, also later inside the block.
     """
-    with _unreadable():
+    with _unreadable(path):
         # Looked at first: to open a device may already do something.
         _require_regular(path.stat())
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -85,17 +85,18 @@ def status(path: Path) -> os.stat_result:
         FileNotFoundError: there is none.
         Unreadable: what lies there is no regular file, or cannot be looked at.
     """
-    with _unreadable():
+    with _unreadable(path):
         return _require_regular(path.stat())
 
 
 @contextmanager
-def _unreadable() -> Iterator[None]:
+def _unreadable(path: Path) -> Iterator[None]:
     try:
         yield
-    except NotADirectoryError as error:
-        raise FileNotFoundError(error.errno, error.strerror, error.filename) from None
     except OSError as error:
+        if error.errno == errno.ENOTDIR or (error.errno in _UNREADABLE and not os.access(path.parent, os.X_OK)):
+            # It is the folder that is none or cannot be entered, and not each of its files that is damaged.
+            raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
         if error.errno not in _UNREADABLE:
             raise
         raise Unreadable((error.strerror or type(error).__name__).lower()) from None
@@ -115,21 +116,27 @@ def read(path: Path, limit: int) -> bytes:
         Unreadable: what lies there is no regular file, is larger, or cannot be read.
     """
     with opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > limit:
-            raise Unreadable(f"it has {size:,} bytes, and at most {limit:,} are read")
         # One that grows meanwhile is read as it was when it was looked at.
-        return file.read(size)
+        return file.read(_size_within(file, limit))
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a regular file.
+def _size_within(file: BufferedReader, limit: int) -> int:
+    size = os.fstat(file.fileno()).st_size
+    if size > limit:
+        raise Unreadable(f"it has {size:,} bytes, and at most {limit:,} are read")
+    return size
+
+
+def file_sha256(path: Path, limit: int | None = None) -> str:
+    """Return the SHA-256 of a regular file, of at most ``limit`` bytes if there is one.
 
     Raises:
         FileNotFoundError: there is none.
-        Unreadable: what lies there is no regular file, or cannot be read.
+        Unreadable: what lies there is no regular file, is larger, or cannot be read.
     """
     with opened(path) as file:
+        if limit is not None:
+            _size_within(file, limit)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -139,6 +146,15 @@ def is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):
         return False
+
+
+def leads_to_itself(path: Path) -> bool:
+    """Say whether a path is a link that leads to itself, by way of others or not."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP and path.is_symlink()
+    return False
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -228,13 +244,13 @@ def _flush_folder(path: Path) -> None:
 
 
 def move_aside(path: Path) -> None:
-    """Take what lies at a path out of the way, under a name beside it; an empty folder goes.
+    """Take what lies at a path out of the way, under a name beside it; an empty folder and a link to itself go.
 
     Raises:
         OSError: it cannot be moved.
     """
     with suppress(OSError):
-        path.rmdir()
+        path.unlink() if leads_to_itself(path) else path.rmdir()
         return
     aside = path.with_name(f"{path.name}.aside-{secrets.token_hex(4)}")
     try:

@@ -5,12 +5,14 @@ No link is followed, so nothing outside the store is looked at.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+_log = logging.getLogger("crossfire")
 KEY = r"[0-9a-f]{64}"
 CHUNK = r"\d{6,}-\d{6,}\.safetensors"
 #: The names of the harness's own files below the root of a store, by what they are.
@@ -120,6 +122,12 @@ def _inside(folder: Path, prefix: str, shallow: bool) -> Iterator[Entry]:
             yield from _inside(entry.path, f"{name}/", shallow)
 
 
+def chunks(folder: Path) -> list[Path]:
+    """Return what a folder has under the names of chunks of adversarial images, sorted; there may be no folder."""
+    own = re.compile(CHUNK)
+    return [folder / name for name in sorted(_listed(folder)) if own.fullmatch(name)]
+
+
 def keys(folder: Path, ending: str) -> list[str]:
     """Return the keys that files or folders of a folder are named by, sorted; other names are none.
 
@@ -128,7 +136,14 @@ def keys(folder: Path, ending: str) -> list[str]:
         ending: what follows the key in each name, such as ``.json``.
     """
     own = re.compile(KEY + re.escape(ending))
+    return sorted(name.removesuffix(ending) for name in _listed(folder) if own.fullmatch(name))
+
+
+def _listed(folder: Path) -> list[str]:
     try:
-        return sorted(name.removesuffix(ending) for name in os.listdir(folder) if own.fullmatch(name))
-    except OSError:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        _log.warning("%s is left out: %s", folder, (error.strerror or type(error).__name__).lower())
         return []

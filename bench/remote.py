@@ -7,14 +7,15 @@ carried to and fro instead: each is named by its content and never changes, so w
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench import cards
-from bench.files import write_atomically
+from bench import cards, files, inventory
+from bench.files import Unreadable, write_atomically
 from bench.reading import read_result
 from bench.seals import unsealed
 from bench.store import Store
@@ -23,12 +24,15 @@ from bench.types import CellResult, UsageError
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
 
-_KEY = "[0-9a-f]{64}"
+_KEY = inventory.KEY
+#: Bytes of the largest file that is sent: it is held in memory.
+_LARGEST = 2**32
+_log = logging.getLogger("crossfire")
 #: What is carried, in this order: the file that says "done" follows those that it speaks for.
 _ORDER = tuple(
     re.compile(pattern)
     for pattern in (
-        rf"attack/{_KEY}/\d{{6}}-\d{{6}}\.safetensors",
+        rf"attack/{_KEY}/{inventory.CHUNK}",
         rf"train/{_KEY}/(weights\.safetensors|log\.jsonl)",
         rf"train/{_KEY}/card\.json",
         rf"records/{_KEY}\.parquet",
@@ -76,7 +80,11 @@ def sync(store: Store, url: str) -> tuple[Carried, Carried]:
             fetched = [fetched[0] + 1, fetched[1] + len(data)]
         # Beside what another machine left unfinished there, a result or card would not speak for these files.
         for name in _ordered({name for name in here if not {name, _done_by(name)} <= there}):
-            data = (store.root / name).read_bytes()
+            try:
+                data = files.read(store.root / name, _LARGEST)
+            except (FileNotFoundError, Unreadable) as error:
+                _log.warning("%s is not sent: %s", store.root / name, error)
+                continue
             _put(place, f"{root}/{name}", data)
             sent = [sent[0] + 1, sent[1] + len(data)]
     except UsageError:
@@ -109,12 +117,12 @@ def _here(store: Store) -> Iterator[str]:
         if result.status == "done" and store.has_records(result):
             yield store.name(store.records(result.key))
             yield store.name(store.cell_file(result.key))
-    for card in store.root.glob("train/*/card.json"):
-        if not cards.is_trained(card.parent):
-            continue
-        files = (card.with_name(name) for name in ("weights.safetensors", "log.jsonl", "card.json"))
-        yield from (store.name(file) for file in files if file.is_file())
-    yield from (store.name(path) for path in store.root.glob("attack/*/*.safetensors"))
+    for key in inventory.keys(store.root / "train", ""):
+        if cards.is_trained(folder := store.training(key)):
+            own = (folder / name for name in ("weights.safetensors", "log.jsonl", "card.json"))
+            yield from (store.name(path) for path in own if files.is_regular(path))
+    for key in inventory.keys(store.root / "attack", ""):
+        yield from (store.name(path) for path in inventory.chunks(store.adversarial(key)))
 
 
 def _check(data: bytes, name: str, url: str) -> CellResult | None:

@@ -92,17 +92,17 @@ class KnownFiles:
             texts = {name: " ".join(map(str, mark)) for name, mark in seen.items() if isinstance(mark, list)}
             self._seen = texts | {name: mark for name, mark in seen.items() if isinstance(mark, str)}
 
-    def is_whole(self, name: str, path: Path, sha: str) -> bool:
-        """Say whether the file at ``path``, known by ``name``, has this hash.
+    def is_whole(self, name: str, path: Path, sha: str, limit: int) -> bool:
+        """Say whether the file at ``path``, known by ``name``, has this hash and at most ``limit`` bytes.
 
         Raises:
             FileNotFoundError: there is none.
-            Unreadable: what lies there is no regular file, or cannot be read.
+            Unreadable: what lies there is no regular file, is larger, or cannot be read.
         """
         mark = _mark(path, sha)
         if self._seen.get(name) == mark:
             return True
-        whole = files.file_sha256(path) == sha
+        whole = files.file_sha256(path, limit) == sha
         self._remember(name, mark if whole else None)
         return whole
 

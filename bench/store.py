@@ -41,6 +41,11 @@ _LARGEST_MEMORY = 64 * 2**20
 _NAMED = 3
 
 
+def largest_records(n: int) -> int:
+    """Return how many bytes the records of ``n`` images have at most: some 150 for each, and what is said of all."""
+    return 2**20 + 2**10 * n
+
+
 def default_root() -> Path:
     """Return ``$CROSSFIRE_STORE``, or ``.crossfire`` in the current folder."""
     return Path(os.environ.get("CROSSFIRE_STORE") or ".crossfire")
@@ -188,7 +193,8 @@ class Store:
         if result.records_sha is None:  # It is of an older version.
             return False
         try:
-            whole = self._known.is_whole(self.name(path), path, result.records_sha)
+            n = result.cell.data.n
+            whole = self._known.is_whole(self.name(path), path, result.records_sha, largest_records(n))
         except FileNotFoundError:
             return False
         except Unreadable as error:

@@ -432,6 +432,7 @@ class _Training:
             "training": jsonable(self.ref),
             "network": jsonable(self.network),
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "weights_bytes": len(weights),
             "params": parameters(self.net),
             "epochs": epochs,
             "epoch_kept": self.best_epoch if self.best else epochs,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-import os
-import re
+import math
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
@@ -25,9 +24,6 @@ _log = logging.getLogger("crossfire")
 _IMAGES, _SIDE, _SETS = 8, 64, 400
 #: Rows that may be looked at: as many as the first chunk of a set can hold.
 _FIRST = 4096
-#: The chunk that a set begins with, and more bytes than any has.
-_CHUNK, _LARGEST = re.compile(rf"0+-{inventory.CHUNK.partition('-')[2]}"), 2**31
-
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -67,12 +63,12 @@ def _sheet(
 
 
 def _first_chunk(folder: Path, shape: tuple[int, int, int]) -> Pixels | None:
-    try:
-        chunk = folder / min(name for name in os.listdir(folder) if _CHUNK.fullmatch(name))
-    except (OSError, ValueError):
+    chunk = next(iter(inventory.chunks(folder)), None)
+    first, last = (int(number) for number in chunk.stem.split("-")) if chunk is not None else (0, 0)
+    if chunk is None or first > 0 or last > _FIRST:
         return None
     try:
-        arrays, _ = sealed_arrays(files.read(chunk, _LARGEST))
+        arrays, _ = sealed_arrays(files.read(chunk, 2**20 + last * 8 * (math.prod(shape) + 8)))
         images = arrays["images"]
         if images.ndim != 4 or images.shape[1:] != shape or images.dtype.kind != "f":
             raise ValueError("it does not hold images of this set")

@@ -22,10 +22,11 @@ from bench.evaluate import Answer, Crafted
 from bench.files import write_atomically
 from bench.reading import document
 from bench.seals import arrays_digest, sealed_arrays
+from bench.store import largest_records
 
 _log = logging.getLogger("crossfire")
-#: Bytes beside the images of a chunk, and beside the rows of records; and for each row.
-_HEAD, _ROW = 2**20, 2**10
+#: Bytes beside the images of a chunk, and for what each took.
+_HEAD, _ROW = 2**20, 2**6
 _CLEAN = {"clean": "iu", "clean_share": "f", "clean_margin": "f"}
 
 
@@ -166,7 +167,7 @@ def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: Clean
 def read_clean(path: Path, n: int) -> Clean | None:
     """Return the clean answers among the records; ``None`` where there are none or, with a warning, not whole ones."""
     try:
-        data = files.read(path, _ROW * n + _HEAD)
+        data = files.read(path, largest_records(n))
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         if file.metadata.num_rows != n:
             raise ValueError(f"{file.metadata.num_rows} rows for {n} images")

@@ -139,7 +139,10 @@ class _Sorter:
         if entry.kind is None:
             self._leave(entry, "not Crossfire's")
         elif entry.kind == "folder":
-            if not entry.is_folder:
+            if not entry.is_folder and top == "plans" and rest:
+                # Any name may be that of a plan, so it says nothing.
+                self._leave(entry, "not Crossfire's")
+            elif not entry.is_folder:
                 self._sort_misplaced(entry)
             elif rest and top in _IN_FOLDERS and entry.name not in self._needed:
                 self._folders[entry.name] = []
@@ -173,7 +176,7 @@ class _Sorter:
         """Sort what is no file, or no folder, though one belongs there; what leads nowhere and holds nothing goes."""
         if entry.is_folder and not _has_anything(entry.path):
             self._found.unneeded.append(Unneeded(entry.path, "empty folder", 0, ()))
-        elif entry.is_link and _is_loop(entry.path):
+        elif entry.is_link and files.leads_to_itself(entry.path):
             self._drop(entry.path, "link to itself", [entry])
         elif entry.is_link:
             self._leave(entry, "a link, which is not followed")
@@ -208,14 +211,6 @@ def _has_anything(folder: Path) -> bool:
         return any(True for _ in folder.iterdir())
     except OSError:
         return True
-
-
-def _is_loop(path: Path) -> bool:
-    try:
-        path.stat()
-    except OSError as error:
-        return error.errno == errno.ELOOP
-    return False
 
 
 def _is_ours(entry: Entry) -> bool:
