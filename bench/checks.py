@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import cache, reduce
+from itertools import accumulate
 from operator import and_
 from typing import NamedTuple
 
@@ -74,6 +75,11 @@ class _Cell(NamedTuple):
         return self.robust.bit_count() / self.n
 
     @property
+    def is_seen(self) -> bool:
+        """Whether its attacker saw the whole defense."""
+        return self.result.cell.access in ("white-box", "adaptive")
+
+    @property
     def place(self) -> int:
         """How many attacks went before this one in its suite."""
         return len(self.result.cell.attack.after) if self.result.cell.attack else 0
@@ -106,42 +112,53 @@ def across(results: Iterable[CellResult]) -> dict[str, tuple[str, ...]]:
 
 
 def _among(cells: Sequence[_Cell]) -> Iterable[tuple[str, str]]:
-    seen = [cell for cell in cells if cell.result.cell.access in ("white-box", "adaptive")]
+    seen = [cell for cell in cells if cell.is_seen]
     gradient = [cell for cell in seen if cell.kind == "gradient"]
     if gradient:
         survivors = reduce(and_, (cell.robust for cell in gradient))
         best = min(gradient, key=lambda each: each.accuracy)
         for cell in cells:
-            if cell in seen and cell.kind in ("scores", "labels"):
+            if cell.is_seen and cell.kind in ("scores", "labels"):
                 extra = (survivors & ~cell.robust).bit_count()
                 if wilson(extra, cell.n).low > _BLACK_BOX_EXTRA:
                     yield from ((other.result.key, "black-box-beats-gradient") for other in (cell, *gradient))
-            if cell not in seen and _significant(best.robust, cell.robust):
+            if not cell.is_seen and _significant(best.robust, cell.robust):
                 yield from ((other.result.key, "transfer-beats-adaptive") for other in (cell, *gradient))
     for noise in (each for each in seen if each.kind == "nothing"):
         yield from ((c.result.key, "weaker-than-noise") for c in seen if _significant(c.robust, noise.robust))
     of = {cell.result.key: cell for cell in seen}
+    fewest = _fewest_before(seen)
     for effort, family in families(cell.result for cell in seen):
         runs = [of[result.key] for result in family]
-        most, shorter = runs[-1], _clearly_shorter(runs, effort)
+        most, at = runs[-1], _clearly_shorter(runs, effort)
+        shorter = runs[at]
         # A suite's columns are running worst cases: what ran before is no merit of more steps. Runs of the same attack
         # that are hardly shorter do not count as before, or one more of them would hide what the longest gained.
-        hardly = [run.place for run in runs[runs.index(shorter) + 1 :]]
-        before = [cell.robust.bit_count() for cell in seen if cell.place < min(hardly)]
-        broken = min(before, default=shorter.robust.bit_count()) - most.robust.bit_count()
-        if broken > _CONVERGED_WITHIN * most.n:
+        before = fewest[min(run.place for run in runs[at + 1 :])]
+        left = shorter.robust.bit_count() if before is None else before
+        if left - most.robust.bit_count() > _CONVERGED_WITHIN * most.n:
             yield from ((cell.result.key, "steps-not-converged") for cell in (most, shorter))
 
 
-def _clearly_shorter(runs: Sequence[_Cell], effort: str) -> _Cell:
-    """Return the longest run of at most half the length of the last one; where there is none, the one before it."""
+def _fewest_before(cells: Iterable[_Cell]) -> dict[int, int | None]:
+    """Return, for each place in a suite, the fewest images that survive an attack of an earlier place, if there is."""
+    at: dict[int, int] = {}
+    for cell in cells:
+        at[cell.place] = min(at.get(cell.place, cell.n), cell.robust.bit_count())
+    places = sorted(at)
+    earlier = accumulate((at[place] for place in places), min)
+    return dict(zip(places, [None, *earlier], strict=False))
+
+
+def _clearly_shorter(runs: Sequence[_Cell], effort: str) -> int:
+    """Return which is the longest run of at most half the length of the last one; where none is, the one before it."""
 
     def length(run: _Cell) -> float:
         assert run.result.cell.attack is not None
         return float(run.result.cell.attack.attack.params[effort] or 0)
 
-    half = [run for run in runs[:-1] if 2 * length(run) <= length(runs[-1])]
-    return half[-1] if half else runs[-2]
+    half = [at for at, run in enumerate(runs[:-1]) if 2 * length(run) <= length(runs[-1])]
+    return half[-1] if half else len(runs) - 2
 
 
 def _significant(weaker: int, stronger: int) -> bool:

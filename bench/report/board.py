@@ -266,6 +266,7 @@ def _columns(
     rows: Sequence[Row],
 ) -> tuple[Column, ...]:
     columns = [Column("clean", "clean", "accuracy", hint="accuracy of the deployed defense on clean images")]
+    with_gap = {s.group for row in rows for s in row.standings if s.gap.number is not None}
     for group, found in attacks.items():
         for attack, label in found.items():
             hint, rule = _described(results[group, attack])
@@ -273,7 +274,7 @@ def _columns(
         if len(found) > 1 or len(columns) == 2:
             hint = WORST_CASE
             columns.append(Column(_place(group, "worst"), "worst case", "accuracy", group, hint))
-        if any(s.gap.number is not None for row in rows for s in row.standings if s.group == group):
+        if group in with_gap:
             hint = "static minus adaptive worst case, in points, with its paired interval"
             columns.append(Column(_place(group, "gap"), "gap", "gap", group, hint))
     measured = [cost.column for cost in COSTS if any(row.cost and cost.number(row.cost) is not None for row in rows)]

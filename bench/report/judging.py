@@ -72,7 +72,7 @@ def _contests(step: Step, attacks: Attacks) -> Iterator[_Contest]:
         # What an attack without a budget leaves says how far it got, not how robust the step is.
         if standing.threat is None or standing.threat.eps is None:
             continue
-        if not any(access == "adaptive" and group == standing.group for access, group, _ in row.cells):
+        if not any(access == "adaptive" for access, _, _ in row.places.get(standing.group, ())):
             continue
         if base is None or not _done(base, standing.group):
             _set(row, place, unjudged="the classifier under it was not attacked")
@@ -91,14 +91,14 @@ def _contest(row: Row, base: Row, place: int, attacks: Attacks, missing: int) ->
     labels = attacks[group]
     value, survivors = row.worst_case(group, row.accesses, list(labels))
     # What only the base was attacked with would make it look weaker than the step.
-    met = {attack for (_, at, attack), bits in row.bits.items() if bits and at == group}
+    met = {place[2] for place in row.places[group] if row.bits[place]}
     _, base_survivors = base.worst_case(group, base.accesses, [each for each in labels if each in met])
     over = row.paired(survivors, base_survivors)
     if over.number is None or over.low is None or over.high is None:
         return None
     changed = changed_images([(survivors[seed], base_survivors[seed]) for seed in survivors if seed in base_survivors])
     bounds = [mark.removeprefix(_BOUND) for mark in value.marks if mark.startswith(_BOUND)]
-    failed = sum(r.status == "failed" for (_, at, _), cells in row.cells.items() if at == group for r in cells)
+    failed = sum(r.status == "failed" for place in row.places[group] for r in row.cells[place])
     fell_out = [f"{failed} of its attacks failed"] if failed else []
     fell_out += [f"{missing} of its cells are missing"] if missing else []
     reasons = (*bounds, *fell_out, *lacking(_done(row, group)))
@@ -107,17 +107,17 @@ def _contest(row: Row, base: Row, place: int, attacks: Attacks, missing: int) ->
 
 def _done(row: Row, group: str) -> list[CellResult]:
     """Return the cells of a row under a threat that have an outcome."""
-    return [r for (_, at, _), cells in row.cells.items() if at == group for r in cells if r.status == "done"]
+    return [r for place in row.places.get(group, ()) for r in row.cells[place] if r.status == "done"]
 
 
 def _spared(row: Row, base: Row, group: str, labels: Mapping[str, str]) -> tuple[str, ...]:
     """Return the attacks that a row met and its base did not, though they are a question to both."""
     met = {_asked(r) for r in _done(base, group)}
     found = {
-        labels[attack]: None
-        for (_, at, attack), cells in row.cells.items()
-        if at == group and attack not in row.narrow
-        for r in cells
+        labels[place[2]]: None
+        for place in row.places[group]
+        if place[2] not in row.narrow
+        for r in row.cells[place]
         if r.status == "done" and _asked(r) not in met
     }
     return tuple(found)

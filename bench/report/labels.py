@@ -29,7 +29,8 @@ def unique(names: Mapping[str, tuple[str, Params]]) -> dict[str, str]:
     labels: dict[str, str] = {}
     for name, group in alike.items():
         given = [names[each][1] for each in group]
-        keys = sorted({key for params in given for key in params if len({str(p.get(key)) for p in given}) > 1})
+        known = {key for params in given for key in params}
+        keys = sorted(key for key in known if len({str(params.get(key)) for params in given}) > 1)
         told = [
             visible(",".join(f"{key}={params[key]}" for key in keys if params.get(key) is not None)) for params in given
         ]

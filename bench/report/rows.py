@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from operator import and_
 from statistics import fmean, median
 from typing import Literal
@@ -215,13 +215,19 @@ class Row:
             [],
         )
         row.standings.extend(
-            row._standing(threats[group], group, found)
-            for group, found in attacks.items()
-            if any(place[1] == group for place in cells)
+            row._standing(threats[group], group, found) for group, found in attacks.items() if group in row.places
         )
         if not row.standings:
             row.standings.append(row._standing(None, "", {}))
         return row
+
+    @cached_property
+    def places(self) -> Mapping[str, Sequence[Place]]:
+        """Where it was attacked, by the text of the threat."""
+        found: dict[str, list[Place]] = defaultdict(list)
+        for place in self.cells:
+            found[place[1]].append(place)
+        return dict(found)
 
     def rank(self, accesses: Sequence[Access]) -> tuple[float, float]:
         """Return what rows are ordered by: the worst case under the first threat, then clean accuracy."""
