@@ -1,0 +1,332 @@
+"""Whatever a configuration, a flag or a method's file says: a plan, or one line."""
+
+import copy
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import config, layers, registry
+from bench.cli import _parser, options
+from bench.schedule.plan import make
+from bench.types import Schedule, UsageError
+from tests.fuzz import cases, hostile
+
+ROOT = Path(__file__).parents[2]
+PRESETS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(layers.PRESETS.glob("*.toml"))}
+#: Those that take long to plan are left to the raw texts.
+SMALL = [name for name in PRESETS if name not in ("paper", "adaptive") and "extends" not in PRESETS[name]]
+DIGITS = {"name": "digits", "n": 20, "train_n": 20}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory):
+    """An empty folder to stand in, without image sets but digits."""
+    here = tmp_path_factory.mktemp("fuzz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        patch.setenv("CROSSFIRE_OFFLINE", "1")
+        patch.delenv("CROSSFIRE_DATA", raising=False)
+        patch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+        yield here
+
+
+def planned(data, *variants):
+    """Plan a configuration; what is wrong with it is one line and nothing else."""
+    Path("t.toml").write_bytes(data if isinstance(data, bytes) else data.encode())
+    try:
+        asked = config.request("t.toml", dict(variants))
+        work = make(*asked.parts, name=asked.name)
+    except UsageError as error:
+        assert len(str(error).splitlines()) == 1 and 0 < len(str(error)) <= 2000
+        return None
+    assert work.plan.cells
+    return work
+
+
+# Altered presets.
+
+
+def nodes(value, place=()):
+    """Yield the place of every table, list and value in a configuration."""
+    if place:
+        yield place
+    if isinstance(value, dict | list):
+        for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from nodes(inside, (*place, key))
+
+
+def holder(body, place):
+    for key in place[:-1]:
+        body = body[key]
+    return body, place[-1]
+
+
+def alter(draw, body):
+    """Change one node of a configuration in place."""
+    places = list(nodes(body))
+    if not places:
+        return
+    inside, key = holder(body, draw(st.sampled_from(places)))
+    what = draw(st.sampled_from(["replace", "replace", "delete", "duplicate", "rename", "insert", "wrap", "move"]))
+    if what == "replace":
+        inside[key] = draw(hostile.values)
+    elif what == "delete":
+        del inside[key]
+    elif what == "wrap":
+        inside[key] = [inside[key]] if draw(st.booleans()) else {draw(st.sampled_from(hostile.NAMES)): inside[key]}
+    elif what == "move":
+        inside[key] = copy.deepcopy(_at(body, draw(st.sampled_from(places))))
+    elif isinstance(inside, list):
+        inside.insert(key, copy.deepcopy(inside[key]) if what == "duplicate" else draw(hostile.values))
+    else:
+        name = draw(st.one_of(st.sampled_from(hostile.NAMES), st.sampled_from(sorted(KEYS)), st.text(max_size=6)))
+        inside[name] = inside.pop(key) if what == "rename" else draw(hostile.values)
+
+
+def _at(body, place):
+    inside, key = holder(body, place)
+    return inside[key]
+
+
+KEYS = {
+    *(key for section in (config.Config, config.DatasetConfig, config.RunConfig) for key in section.model_fields),
+    *config.AttackConfig.model_fields,
+    *config.DefenseConfig.model_fields,
+    *Schedule.model_fields,
+    *("schema", "extends", "variants", "default", "include", "preset"),
+}
+
+
+@st.composite
+def altered(draw):
+    body = tomllib.loads(PRESETS[draw(st.sampled_from(SMALL))])
+    if "include" not in body and draw(st.integers(0, 9)):
+        body["dataset"] = {**DIGITS, **{key: body["dataset"][key] for key in ("subset",) if key in body["dataset"]}}
+    for _ in range(draw(st.integers(1, 4))):
+        alter(draw, body)
+    return hostile.document(body), draw(st.sampled_from([(), (("scale", "tiny"),), (("protocol", "sound"),)]))
+
+
+@cases(0.4)
+@given(altered())
+def test_an_altered_preset_is_planned_or_refused_in_one_line(drawn):
+    text, variants = drawn
+    planned(text, *variants)
+
+
+# Configurations made from the models and the registry.
+
+
+def parameters(entry):
+    """Return a strategy of parameters that a method knows, most of them with values that it takes."""
+    properties = entry.parameters.model_json_schema().get("properties", {})
+    return st.fixed_dictionaries({}, optional={name: of_schema(each) for name, each in properties.items()})
+
+
+def of_schema(schema):
+    kinds = [each for each in schema.get("anyOf", [schema]) if each.get("type") != "null"]
+    sound = [_sound(each) for each in kinds]
+    swept = st.lists(st.one_of(sound), min_size=1, max_size=2)
+    return st.one_of(*sound, *sound, *sound, swept, hostile.values)
+
+
+def _sound(schema):
+    if "enum" in schema or "const" in schema:
+        return st.sampled_from(schema.get("enum") or [schema["const"]])
+    low = schema.get("minimum", 0)
+    return {
+        "integer": st.integers(low, low + 9),
+        "number": st.floats(0.015625, 1, width=16),
+        "boolean": st.booleans(),
+        "string": st.sampled_from(["8/255", "0.25", "pgd", "pgd[steps=3]", *hostile.TEXTS]),
+    }.get(schema.get("type"), hostile.scalars)
+
+
+def methods(*kinds):
+    entries = [entry for kind in kinds for entry in registry.entries(kind).values()]
+    return st.sampled_from(entries)
+
+
+def sections(kinds, word, more):
+    def of(entry):
+        known = st.tuples(parameters(entry), st.fixed_dictionaries({}, optional=more))
+        return known.map(lambda parts: {word: entry.name, **parts[0], **parts[1]})
+
+    return methods(*kinds).flatmap(of)
+
+
+bases = st.one_of(st.sampled_from(list(registry.entries("recipe"))), hostile.values)
+schedules = st.dictionaries(
+    st.sampled_from([*Schedule.model_fields, "eps", "preset", "steps"]), hostile.values, max_size=2
+)
+configurations = st.fixed_dictionaries(
+    {
+        "schema": st.just(1),
+        "name": st.just("t"),
+        "dataset": st.one_of(
+            st.just(DIGITS),
+            st.dictionaries(st.sampled_from(list(config.DatasetConfig.model_fields)), hostile.values).map(
+                lambda more: {**DIGITS, **more}
+            ),
+        ),
+        "models": st.lists(sections(["network"], "arch", {"pretrained": hostile.values}), min_size=1, max_size=2),
+        "defenses": st.lists(
+            sections(["recipe", "test-time"], "use", {"base": bases, "train": schedules}), min_size=1, max_size=3
+        ),
+        "attacks": st.lists(
+            sections(
+                ["attack", "library"],
+                "use",
+                {
+                    "eps": st.one_of(st.sampled_from(["8/255", 0.1, [0.1, 0.2]]), hostile.values),
+                    "norm": st.sampled_from(["linf", "l2", "flow", "l7"]),
+                    "access": st.sampled_from([["static"], ["adaptive"], ["transfer"], ["static", "transfer"], []]),
+                    "source": bases,
+                    "source_seed": hostile.scalars,
+                    "source_train": schedules,
+                    "eot": hostile.scalars,
+                    "preset": st.sampled_from(["tpap", "reference", "sound"]),
+                },
+            ),
+            min_size=1,
+            max_size=3,
+        ),
+    },
+    optional={
+        "seeds": st.one_of(st.lists(st.sampled_from(hostile.INTS), max_size=3), hostile.values),
+        "worst_case": st.booleans(),
+        "train": schedules,
+        "attack": st.dictionaries(st.sampled_from(hostile.NAMES), hostile.values, max_size=2),
+        "run": st.dictionaries(st.sampled_from(list(config.RunConfig.model_fields)), hostile.values, max_size=2),
+    },
+)
+
+
+@cases(0.3)
+@given(configurations)
+def test_a_configuration_from_the_models_is_planned_or_refused_in_one_line(body):
+    planned(hostile.document(body))
+
+
+def test_most_of_what_the_strategy_makes_of_sound_values_is_planned():
+    # Else the properties above would try one early refusal again and again.
+    body = {"schema": 1, "name": "t", "dataset": DIGITS, "models": [{"arch": "small-cnn"}]}
+    for kind in ("recipe", "test-time"):
+        for name in registry.entries(kind):
+            attacks = [{"use": "pgd", "steps": [1, 2], "eps": [0.1, "8/255"]}]
+            assert planned(hostile.document({**body, "defenses": [{"use": name}], "attacks": attacks})), name
+
+
+# Raw texts.
+
+
+@st.composite
+def damaged(draw):
+    data = bytearray(PRESETS[draw(st.sampled_from(sorted(PRESETS)))].encode())
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(data)))
+        end = min(len(data), start + draw(st.sampled_from([0, 1, 1, 5, 100, 10_000])))
+        piece = st.one_of(
+            st.binary(max_size=4),
+            st.sampled_from([b"[", b"]", b"{", b"}", b'"', b"'''", b"=", b".", b"\n", b"\r", b"\0", b"#", b"_"]),
+            st.sampled_from([b"[" * 3000, b"a." * 3000, b"9" * 5000, b"\xff\xfe", b"\xef\xbb\xbf", b"inf", b"nan"]),
+            hostile.values.map(lambda value: hostile.text(value).encode()),
+        )
+        data[start:end] = draw(piece)
+    return bytes(data)
+
+
+@cases(0.2)
+@given(damaged())
+def test_a_damaged_text_is_planned_or_refused_in_one_line(data):
+    planned(data)
+
+
+# The command line.
+
+FLAGS = (
+    "--n",
+    "--seed",
+    "--shard",
+    "--only",
+    "--epochs",
+    "--time-budget",
+    "--data",
+    "--store",
+    "--scale",
+    "--protocol",
+)
+words = st.lists(
+    st.tuples(
+        st.sampled_from([*FLAGS, "--device", "--executor"]),
+        st.one_of(
+            st.sampled_from(
+                [*hostile.TEXTS, "1/2", "3/2", "0/0", "1/" + "9" * 5000, "*", "[", "[!]", "**" * 50, "(a+)+$"]
+            ),
+            st.sampled_from(hostile.INTS).map(str),
+            st.sampled_from(hostile.FLOATS).map(str),
+            st.sampled_from(hostile.NAMES),
+        ),
+    ),
+    max_size=3,
+)
+
+
+@cases(0.1)
+@given(words)
+def test_flags_are_planned_with_or_refused_in_one_line(given_words):
+    body = {"schema": 1, "name": "t", "dataset": DIGITS, "models": [{"arch": "small-cnn"}]}
+    body |= {"defenses": [{"use": "standard"}, {"use": "jpeg"}], "attacks": [{"use": "pgd"}]}
+    Path("t.toml").write_text(hostile.document(body))
+    line = ["plan", "t.toml", *(word for flag, value in given_words for word in (f"{flag}={value}",))]
+    try:
+        _, work = options.work(_parser().parse_args(line))
+        assert work.plan.cells or "--shard" in str(line)
+    except UsageError as error:
+        assert len(str(error).splitlines()) == 1 and len(str(error)) <= 2000
+
+
+# A method's file.
+
+
+EXPRESSIONS = ["x.y", "f()", "9**9**9", "-" * 3000, "'a' % 1", "{**a}", "lambda: 1", "[i for i in 1]", "'__import__'"]
+
+
+@st.composite
+def sources(draw):
+    path = draw(st.sampled_from(sorted([*ROOT.glob("attacks/[!_]*.py"), *ROOT.glob("defenses/[!_]*.py")])))
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, min(len(lines) - 1, 60)))
+        line = lines[at]
+        new = draw(st.sampled_from(EXPRESSIONS))
+        lines[at] = draw(
+            st.sampled_from(
+                [
+                    line * 2,
+                    "",
+                    line.replace("=", "=="),
+                    line.replace(",", ""),
+                    "\0",
+                    "@x\n",
+                    line.replace("=", f"= {new} #", 1),
+                ]
+            )
+        )
+    return path, "".join(lines)
+
+
+@cases(0.2)
+@given(sources())
+def test_a_damaged_method_is_read_or_refused_in_one_line(drawn):
+    original, text = drawn
+    Path("m.py").write_text(text, encoding="utf-8")
+    entry = next(entry for entry in registry._all() if entry.path == original)
+    try:
+        found = registry.find(entry.kind, f"m.py:{entry.symbol}")
+        assert found.defaults() is not None and found.code_sha
+    except UsageError as error:
+        assert len(str(error).splitlines()) == 1 and len(str(error)) <= 2000
