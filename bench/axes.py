@@ -245,8 +245,8 @@ def _base(config: Config, use: str, overrides: Mapping[str, Any], where: str) ->
     schedule = {**(entry.meta.get("schedule") or {}), **{k: v for k, v in given.items() if k in Schedule.model_fields}}
     params = {key: value for key, value in given.items() if key not in Schedule.model_fields}
     try:
-        preset = _telling(entry, params.get("preset"))
-        return Base(entry.ref(params), Schedule.model_validate(schedule), None, preset)
+        ref = entry.ref(params)
+        return Base(ref, Schedule.model_validate(schedule), None, _telling(entry, params.get("preset")))
     except ValidationError as error:
         raise UsageError(registry.explain(error, where=f"{where}: train", known=Schedule.model_fields)) from None
 
