@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="accept that cells of the base are not tested by the head",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of the terminal")
+    parser.add_argument("--out", type=options.path, metavar="FILE", help="write to a file instead of the terminal")
 
 
 def main(args: argparse.Namespace) -> int:

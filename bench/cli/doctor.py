@@ -18,7 +18,7 @@ SUMMARY = "environment, devices, optional packages, image sets found, and a cell
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.store(parser)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where to look for image sets first")
+    parser.add_argument("--data", type=options.path, metavar="DIR", help="where to look for image sets first")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -18,8 +18,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "names", nargs="*", metavar="NAME", help="default: all that the store has results for; see --list"
     )
     options.store(parser)
-    parser.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="default: figures")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where to look for image sets first")
+    parser.add_argument("--out", type=options.path, default=Path("figures"), metavar="DIR", help="default: figures")
+    parser.add_argument("--data", type=options.path, metavar="DIR", help="where to look for image sets first")
     parser.add_argument("--list", action="store_true", help="name the figures and what they show")
 
 

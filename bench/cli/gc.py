@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plans", nargs="+", metavar="PRESET|FILE.toml", help="the plans to keep everything for")
     options.variants(parser)
     options.store(parser)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where to look for image sets first")
+    parser.add_argument("--data", type=options.path, metavar="DIR", help="where to look for image sets first")
     parser.add_argument("--n", type=int, metavar="N", help="test images, as they were given to run")
     parser.add_argument("--seed", type=int, metavar="N", help="the seed, as it was given to run")
     parser.add_argument("--yes", action="store_true", help="delete")

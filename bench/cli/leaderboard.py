@@ -25,13 +25,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=FORMATS, help="default: what --out ends with, else a table for the terminal"
     )
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where to look for image sets first")
+    parser.add_argument("--data", type=options.path, metavar="DIR", help="where to look for image sets first")
     parser.add_argument(
         "--paper",
         action="store_true",
         help="published numbers beside the measured ones; with --out FOLDER, all tables and figures of the paper",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file instead of the terminal")
+    parser.add_argument("--out", type=options.path, metavar="FILE", help="write to a file instead of the terminal")
 
 
 def main(args: argparse.Namespace) -> int:

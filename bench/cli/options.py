@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import registry
-from bench.types import UsageError
+from bench.types import UsageError, shown
 
 if TYPE_CHECKING:
     import torch
@@ -28,11 +28,15 @@ _VARIANTS = {
 }
 
 
+#: What Linux takes as one path.
+LONGEST_PATH = 4095
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="?", default="quick", metavar="PRESET|FILE.toml", help="default: quick")
     variants(parser)
     store(parser)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where to look for image sets first")
+    parser.add_argument("--data", type=path, metavar="DIR", help="where to look for image sets first")
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"), help="default: the configuration's")
     parser.add_argument("--n", type=int, metavar="N", help="test images, instead of the configuration's")
     parser.add_argument("--only", metavar="PATTERN", help="only cells whose dataset/model/defense/attack/access match")
@@ -64,7 +68,7 @@ def request(args: argparse.Namespace, what: str) -> Request:
 
 def store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--store", type=Path, metavar="DIR", help="default: $CROSSFIRE_STORE, or .crossfire in the current folder"
+        "--store", type=path, metavar="DIR", help="default: $CROSSFIRE_STORE, or .crossfire in the current folder"
     )
 
 
@@ -180,8 +184,15 @@ def share(text: str) -> float:
     return value
 
 
+def path(text: str) -> Path:
+    """Return the path that a flag names; whether something lies there is for its reader to say."""
+    if "\0" in text or len(os.fsencode(text)) > LONGEST_PATH:
+        raise argparse.ArgumentTypeError(f"{shown(text)} cannot be a path")
+    return Path(text)
+
+
 def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise argparse.ArgumentTypeError(f"'{text}' is no part such as 1/8, ..., 8/8")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no part such as 1/8, ..., 8/8")
     return int(match[1]), int(match[2])

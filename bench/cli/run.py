@@ -28,7 +28,7 @@ SUMMARY = "train what is missing, attack, evaluate, then print the leaderboard a
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.arguments(parser)
-    parser.add_argument("--report", type=Path, default=Path("report"), metavar="DIR", help="default: report")
+    parser.add_argument("--report", type=options.path, default=Path("report"), metavar="DIR", help="default: report")
     parser.add_argument(
         "--record", action="store_true", help="also keep the results in results/runs/<machine>/<commit>.json, for git"
     )

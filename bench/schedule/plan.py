@@ -34,6 +34,7 @@ from bench.types import (
     TrainRef,
     UsageError,
     WeightsRef,
+    shown,
 )
 from bench.weights import WeightsFile
 
@@ -146,6 +147,8 @@ def make(
     """
     if n is not None and n <= 0:
         raise UsageError(f"--n {n}: the number of test images must be at least 1")
+    if seed is not None and not 0 <= seed < 2**63:
+        raise UsageError(f"--seed {shown(seed)}: a whole number from 0 to 2^63 - 1 is needed")
     keys = Keys()
     try:
         made = [_cells(config, data_folder, n, seed, keys, thorough=thorough) for config in configs]
