@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
+from bench.cli import options
 from bench.cli.display import Display
 
 SUMMARY = "two runs (commit, file or store) paired example by example; exit code 1 on a regression or lost coverage"

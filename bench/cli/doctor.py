@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import time
-from pathlib import Path
 
 from bench.cli import options
 from bench.cli.display import Display
