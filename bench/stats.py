@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from math import fsum, sqrt
+from itertools import zip_longest
+from math import exp, fsum, lgamma, log, sqrt
 from typing import NamedTuple
 
 #: The 97.5 % point of the standard normal distribution.
 Z95 = 1.959963984540054
+
+#: Up to so many changed examples, p-values are sums of whole numbers.
+_COUNTED = 1_000
 
 
 class Interval(NamedTuple):
@@ -96,10 +100,24 @@ def changed_images(pairs: Sequence[tuple[int, int]]) -> tuple[int, int]:
     Args:
         pairs: for each run which images succeed, as the bits of one whole number each.
     """
-    width = max((number.bit_length() for pair in pairs for number in pair), default=0)
-    columns = [tuple(f"{number:0{width}b}" for number in pair) for pair in pairs]
-    votes = [sum((first[i] == "1") - (second[i] == "1") for first, second in columns) for i in range(width)]
-    return sum(vote > 0 for vote in votes), sum(vote < 0 for vote in votes)
+    for_first = _counted(first & ~second for first, second in pairs)
+    for_second = _counted(second & ~first for first, second in pairs)
+    more = fewer = 0
+    # The highest digit in which the two counts of an image differ decides.
+    for a, b in reversed(list(zip_longest(for_first, for_second, fillvalue=0))):
+        more, fewer = more | (a & ~b & ~fewer), fewer | (b & ~a & ~more)
+    return more.bit_count(), fewer.bit_count()
+
+
+def _counted(sets: Iterable[int]) -> list[int]:
+    """Return how many of the sets each image is in, in binary: for each digit, the lowest first, where it is one."""
+    digits: list[int] = []
+    for carry in sets:
+        for place, digit in enumerate(digits):
+            digits[place], carry = digit ^ carry, digit & carry
+        if carry:
+            digits.append(carry)
+    return digits
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
@@ -107,10 +125,11 @@ def mcnemar(first_only: int, second_only: int) -> float:
 
     Of the examples that changed, half should have changed each way: the binomial test with p = 1/2.
     """
-    return _mcnemar_values(first_only + second_only)[min(first_only, second_only)]
+    rarer, changed = min(first_only, second_only), first_only + second_only
+    return _mcnemar_values(changed)[rarer] if changed <= _COUNTED else _mcnemar_of_many(rarer, changed)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_COUNTED + 1)
 def _mcnemar_values(changed: int) -> list[float]:
     """Return every p-value that as many changed examples can give, rising, by how many changed the rarer way.
 
@@ -123,6 +142,19 @@ def _mcnemar_values(changed: int) -> list[float]:
         term = term * (changed - k) // (k + 1)
         total += term
     return values
+
+
+@lru_cache(maxsize=65536)
+def _mcnemar_of_many(rarer: int, changed: int) -> float:
+    """Return the p-value where whole numbers would be too long, right to seven digits for 50 million images."""
+    log_term = lgamma(changed + 1) - lgamma(rarer + 1) - lgamma(changed - rarer + 1) - changed * log(2)
+    term = total = 1.0
+    for k in range(rarer, 0, -1):
+        term *= k / (changed - k + 1)
+        total += term
+        if term < 1e-17 * total:
+            break
+    return min(1.0, 2 * exp(log_term) * total)
 
 
 def holm_mcnemar(pairs: Sequence[tuple[int, int]]) -> list[float]:
@@ -150,6 +182,9 @@ def holm_mcnemar(pairs: Sequence[tuple[int, int]]) -> list[float]:
 
 
 def _at_most(p_value: float, changed: int) -> float:
+    if changed > _COUNTED:
+        # Its p-values are so dense that the one at hand is hardly larger.
+        return p_value
     values = _mcnemar_values(changed)
     place = bisect_right(values, p_value)
     return values[place - 1] if place else 0.0

@@ -27,6 +27,8 @@ Scalar = str | int | float | bool | None
 #: A message keeps the first and the last of a longer text.
 _LONGEST_MESSAGE = 2000
 _LONGEST_NUMBER = 100
+#: What such a number is at most as the fraction that it is kept as.
+_LONGEST_FRACTION = 500
 #: Numbers beyond ten to this power, or so near to zero, are refused: hardly a float holds them.
 _HIGHEST_POWER = 300
 _FURTHEST = 10**_HIGHEST_POWER
@@ -89,7 +91,8 @@ def exact(value: object) -> Fraction:
     # As a fraction, a number with a long exponent would be written out digit by digit.
     text = "" if isinstance(value, int | Fraction) else "".join(str(value).split())
     power = re.search(r"[eE]([+-]?\d+(?:_\d+)*)$", text[:_LONGEST_NUMBER])
-    if len(text) > _LONGEST_NUMBER or (power is not None and abs(int(power[1])) > _HIGHEST_POWER):
+    longest = _LONGEST_FRACTION if re.fullmatch(r"-?[0-9]+(/[0-9]+)?", text) else _LONGEST_NUMBER
+    if len(text) > longest or (power is not None and abs(int(power[1])) > _HIGHEST_POWER):
         raise ValueError(too_far)
     try:
         found = Fraction(value) if isinstance(value, int | Fraction) else Fraction(text)

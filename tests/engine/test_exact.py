@@ -24,6 +24,11 @@ def test_a_float_means_its_shortest_text(value):
     assert exact(value) == Fraction(Decimal(repr(value)))
 
 
+@pytest.mark.parametrize("text", ["1e-300", "-1e300", "0." + "7" * 90 + "e-290", "1/" + "3" * 90, "123_4.5e-99", "0"])
+def test_what_was_kept_as_a_fraction_is_read_again(text):
+    assert exact(str(exact(text))) == exact(text)
+
+
 def test_fractions_and_blanks():
     assert exact(" 8 / 255\n") == Fraction(8, 255)
     assert exact("1e-300") == Fraction(1, 10**300) and exact("1e300") == 10**300
