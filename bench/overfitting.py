@@ -38,11 +38,17 @@ class Part(NamedTuple):
 
 
 def watched_threat(recipe: MethodRef) -> Threat:
-    """Return what is watched during a recipe: its own threat where FGSM and PGD know its norm, else 8/255 in Linf."""
+    """Return what is watched during a recipe: its own threat, else 8/255 in Linf.
+
+    Its own is one whose norm FGSM and PGD know, and whose ``eps`` is a budget.
+    """
     eps, norm = recipe.params.get("eps"), recipe.params.get("norm", "linf")
     if eps is None or norm not in ("linf", "l2"):
         return Threat()
-    return Threat.model_validate({"norm": norm, "eps": eps})
+    try:
+        return Threat.model_validate({"norm": norm, "eps": eps})
+    except ValueError:
+        return Threat()
 
 
 def measure(net: nn.Module, part: Part, threat: Threat) -> dict[str, float]:

@@ -84,10 +84,14 @@ def exact(value: object) -> Fraction:
     Raises:
         ValueError: the text is no number, or one of more than 100 characters, or it is not within 1e-300 to 1e300.
     """
-    no_number = f"{shown(value)} is not a number such as 0.25 or '8/255'"
-    too_far = f"{shown(value)} is not a number of at most 100 characters between 1e-300 and 1e300"
     if isinstance(value, bool) or not isinstance(value, str | int | float | Fraction):
-        raise ValueError(no_number)
+        raise ValueError(f"{shown(value)} is not a number such as 0.25 or '8/255'")
+    return _exact(value)
+
+
+@lru_cache(maxsize=4096)
+def _exact(value: str | float | Fraction) -> Fraction:
+    too_far = f"{shown(value)} is not a number of at most 100 characters between 1e-300 and 1e300"
     # As a fraction, a number with a long exponent would be written out digit by digit.
     text = "" if isinstance(value, int | Fraction) else "".join(str(value).split())
     power = re.search(r"[eE]([+-]?\d+(?:_\d+)*)$", text[:_LONGEST_NUMBER])
@@ -97,7 +101,7 @@ def exact(value: object) -> Fraction:
     try:
         found = Fraction(value) if isinstance(value, int | Fraction) else Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(no_number) from None
+        raise ValueError(f"{shown(value)} is not a number such as 0.25 or '8/255'") from None
     if found and not Fraction(1, _FURTHEST) <= abs(found) <= _FURTHEST:
         raise ValueError(too_far)
     return found

@@ -6,9 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom, binomtest
 
-from bench.stats import Interval, holm_mcnemar, mcnemar, paired_difference, spread, wilson
+from bench.stats import Interval, changed_images, holm_mcnemar, mcnemar, paired_difference, spread, wilson
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 500), (500, 500), (186, 200), (7, 33), (9321, 10000)])
@@ -52,6 +54,33 @@ def test_mcnemar_is_the_binomial_test() -> None:
             expected = binomtest(b, b + c).pvalue if b + c else 1.0
             assert mcnemar(b, c) == pytest.approx(expected, rel=1e-10)
     assert mcnemar(1000, 1100) == pytest.approx(binomtest(1000, 2100).pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("rarer", "changed"),
+    [(480, 1001), (1400, 3001), (49_500, 100_000), (499_000, 10**6), (25 * 10**6 - 8000, 5 * 10**7)],
+)
+def test_mcnemar_of_millions_is_the_binomial_test(rarer: int, changed: int) -> None:
+    assert mcnemar(rarer, changed - rarer) == pytest.approx(2 * binom.cdf(rarer, changed, 0.5), rel=1e-6)
+
+
+def test_of_millions_that_changed_equally_often_nothing_is_clear() -> None:
+    assert mcnemar(25 * 10**6, 25 * 10**6) == 1.0
+    few, many = (12, 2), (25 * 10**6, 25 * 10**6 + 20_000)
+    first, second = holm_mcnemar([few, many])
+    assert 0 < first < second < 0.05
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.booleans(), min_size=9, max_size=9), st.lists(st.booleans(), min_size=9, max_size=9)),
+        max_size=7,
+    )
+)
+def test_an_image_has_one_vote_for_all_runs(runs: list[tuple[list[bool], list[bool]]]) -> None:
+    votes = [sum(first[i] - second[i] for first, second in runs) for i in range(9)]
+    pairs = [(int("".join("01"[b] for b in a), 2), int("".join("01"[b] for b in c), 2)) for a, c in runs]
+    assert changed_images(pairs) == (sum(v > 0 for v in votes), sum(v < 0 for v in votes))
 
 
 def test_the_values_of_a_whole_family_follow_holm() -> None:

@@ -148,7 +148,8 @@ def outdated(store: Store, plan: Iterable[PlannedCell]) -> int:
 def newest(results: Iterable[CellResult]) -> dict[str, CellResult]:
     """Return the last answer to each question, whatever the code that gave it."""
     found: dict[str, CellResult] = {}
-    for result in results:
+    # Files of several machines may hold a cell twice, and what somebody made up another cell under its key.
+    for result in {each.key: each for each in results}.values():
         known = found.setdefault(asked := question(result.cell), result)
         if (known.provenance.finished, known.key) < (result.provenance.finished, result.key):
             found[asked] = result

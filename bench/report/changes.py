@@ -143,7 +143,7 @@ def _costs_and_times(c: Comparison) -> Iterator[str]:
 
 
 def _cost(cost: CostChange) -> str:
-    ratio = f" (x{cost.head / cost.base:.4g})" if cost.base else ""
+    ratio = f" (x{cost.head / cost.base:.4g})" if cost.base > 1e-9 else ""
     return f"{cost.what.replace('_', ' ').replace(' per example', '')} {cost.base:.6g} -> {cost.head:.6g}{ratio}"
 
 

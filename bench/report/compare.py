@@ -20,6 +20,8 @@ from bench.types import CellResult
 ALPHA = 0.05
 #: The least change of accuracy, in points, that is called one.
 MIN_EFFECT = 0.5
+#: Seconds that no clock measures.
+_NO_TIME = 1e-12
 
 Verdict = Literal["regression", "improvement", "same", "not comparable"]
 
@@ -290,7 +292,10 @@ def _times(pairs: Iterable[Pair]) -> Iterator[TimeChange]:
             new.provenance.device,
             new.provenance.threads,
         )
-        if same and old.cost and new.cost and old.cost.seconds_per_example > 0 and new.cost.seconds_per_example > 0:
-            ratios[str(new.names)].append(new.cost.seconds_per_example / old.cost.seconds_per_example)
+        if not same or old.cost is None or new.cost is None:
+            continue
+        before, after = old.cost.seconds_per_example, new.cost.seconds_per_example
+        if min(before, after) > _NO_TIME:
+            ratios[str(new.names)].append(after / before)
     for name, found in ratios.items():
         yield TimeChange(name, geometric_mean(found), min(found), max(found), len(found))

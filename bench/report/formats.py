@@ -337,7 +337,7 @@ def _ranked(table: Table, line: Line, column: Column, bold: str, under: str, esc
 
 def _letters(line: Line, column: Column, marks: dict[str, str], form: str) -> str:
     value = line.values.get(column.id)
-    letters = "".join(marks[mark] for mark in value.marks) if value else ""
+    letters = text.letters(value, marks) if value else ""
     return form.format(letters) if letters else ""
 
 

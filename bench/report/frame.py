@@ -44,5 +44,5 @@ def load_results(source: str | Path | Iterable[CellResult] | None = None) -> pd.
         board = build(read(given).results if isinstance(given, str | Path) else given)
     frame = pd.DataFrame(cell_rows(board))
     if "finished" in frame:
-        frame["finished"] = pd.to_datetime(frame["finished"], utc=True)
+        frame["finished"] = pd.to_datetime(frame["finished"], utc=True, format="ISO8601")
     return frame

@@ -119,7 +119,7 @@ def _cell(table: Table, line: Line, column: Column, marks: Mapping[str, str]) ->
         known,
         column,
         rank,
-        "".join(marks[mark] for mark in value.marks) if value else "",
+        text.letters(value, marks) if value else "",
         ", ".join(part for part in parts if part),
     )
 
@@ -230,7 +230,7 @@ _DOT = 4
 def _scatter(table: Table) -> dict[str, Any] | None:
     """Return worst cases against inference FLOPs per image, laid out; nothing for fewer than two defenses."""
     first = next((s.threat for s in table.standings if s.threat), None)
-    standings = [s for s in table.standings if s.threat == first and first and s.cost and s.cost.test_flops > 0]
+    standings = [s for s in table.standings if s.threat == first and first and s.cost and s.cost.test_flops >= 1]
     flops = [s.cost.test_flops for s in standings if s.cost]
     if first is None or len(flops) < 2:
         return None

@@ -14,6 +14,8 @@ Params = Mapping[str, Any]
 
 #: Parameters that a label may name.
 _TOLD = 3
+#: Letters that these may take.
+_LONGEST = 200
 
 
 def shortest_name(what: str, results: Iterable[CellResult]) -> str:
@@ -34,7 +36,7 @@ def unique(names: Mapping[str, tuple[str, Params]]) -> dict[str, str]:
         told = [
             visible(",".join(f"{key}={params[key]}" for key in keys if params.get(key) is not None)) for params in given
         ]
-        plain = len(keys) <= _TOLD and len(set(told)) == len(group)
+        plain = len(keys) <= _TOLD and len(set(told)) == len(group) and max(map(len, told)) <= _LONGEST
         for each, about in zip(group, told, strict=True):
             if len(group) > 1 and not plain:
                 labels[each] = f"{name} #{sha256_hex(each)[:4]}"

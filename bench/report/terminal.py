@@ -113,7 +113,7 @@ def _cell(table: Table, line: Line, column: Column, marks: dict[str, str]) -> Te
         shown.stylize("bold green")
     elif second is not None and value.number == second:
         shown.stylize("underline")
-    return shown.append("".join(marks[mark] for mark in value.marks).translate(_RAISED), style="yellow")
+    return shown.append(text.letters(value, marks).translate(_RAISED), style="yellow")
 
 
 def _pages(table: Table, columns: Sequence[Column], marks: dict[str, str], width: int) -> Iterator[list[Column]]:

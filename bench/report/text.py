@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from string import ascii_lowercase
 
 from bench.report.board import Board, Column, Table
@@ -84,7 +84,18 @@ def legend(table: Table) -> dict[str, str]:
 
 
 def _letter(index: int) -> str:
-    return ascii_lowercase[index] if index < 26 else ascii_lowercase[index // 26 - 1] + ascii_lowercase[index % 26]
+    """Return a, b, ..., z, aa, ab, ... for 0, 1, ..., as spreadsheets name their columns."""
+    letters = ""
+    index += 1
+    while index:
+        index, last = divmod(index - 1, 26)
+        letters = ascii_lowercase[last] + letters
+    return letters
+
+
+def letters(value: Value, marks: Mapping[str, str]) -> str:
+    """Return the letters of a number's marks; where some are longer than one, with commas between them."""
+    return ("," if len(marks) > len(ascii_lowercase) else "").join(marks[mark] for mark in value.marks)
 
 
 def rules(table: Table) -> list[str]:

@@ -72,5 +72,5 @@ def test_any_value_can_be_shown():
 def test_a_usage_error_is_one_line_whatever_it_repeats(kind):
     error = kind("unknown attack 'a\nb\r\nc\u2028d\x85e'; " + "x" * 10**6)
     assert len(str(error).splitlines()) == 1 and len(str(error)) <= 2000
-    assert str(error).startswith("unknown attack 'a\\nb\\nc\\nd\\ne'; xxx")
+    assert str(error).startswith(r"unknown attack 'a\nb\r\nc\u2028d\x85e'; xxx")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -1,8 +1,11 @@
 """Results files made by somebody else, with right checksums: each command ends with 0, 1, or one line and 2."""
 
 import contextlib
+import copy
 import io
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from bench.cli import main
 from bench.keys import sha256_hex
+from bench.report.frame import load_results
 from bench.types import jsonable
 from tests.fuzz import cases
 from tests.report.fabricate import result, story
@@ -35,13 +39,13 @@ def written(path, bodies, head=None):
     return str(path)
 
 
-def outcome(words):
-    """Return the exit code and the error text of a command."""
+def outcome(words, *, lines=True):
+    """Return the exit code of a command, whose error is one line."""
     out, errors = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         code = main(words)
     assert code in (0, 1, 2), words
-    assert code != 2 or errors.getvalue().count("\n") == 1, errors.getvalue()
+    assert code != 2 or errors.getvalue().count("\n") == 1 or not lines, errors.getvalue()
     return code
 
 
@@ -172,6 +176,7 @@ def edited(bodies, changes):
     """Return results of which some values are others."""
     bodies = json.loads(json.dumps(bodies))
     for number, where, how, value in changes:
+        value = copy.deepcopy(value)
         all_places = list(places(bodies[number]))
         path = all_places[int(where * len(all_places))]
         if how == "copy":
@@ -195,7 +200,7 @@ def folder(tmp_path_factory):
     return made
 
 
-@cases(0.5)
+@cases(0.4)
 @given(changes=edits, form=st.sampled_from(FORMATS))
 def test_altered_results_are_read_or_refused_in_one_line(folder, changes, form):
     path = written(folder / "altered.json", edited(BASE, changes))
@@ -266,15 +271,57 @@ def odd(draw):
     return body
 
 
-@cases(0.5)
-@given(bodies=st.lists(odd(), min_size=1, max_size=8), form=st.sampled_from(FORMATS))
-def test_results_like_none_that_was_measured_make_tables(folder, bodies, form):
+def distinct(bodies):
+    """Return results of which no two have one key."""
     unique = {}
     for number, body in enumerate(bodies):
         # What has another key is another cell, whatever it is made of.
         body = body if body["key"] not in unique else {**body, "key": sha256_hex(str(number))}
         unique[body["key"]] = body
-    path = written(folder / "odd.json", unique.values())
+    return list(unique.values())
+
+
+several = st.lists(odd(), min_size=1, max_size=8).map(distinct)
+
+
+@cases(0.4)
+@given(bodies=several, form=st.sampled_from(FORMATS))
+def test_results_like_none_that_was_measured_make_tables(folder, bodies, form):
+    path = written(folder / "odd.json", bodies)
     for words in commands(form, path, str(folder / "other.json")):
         code = outcome(words)
         assert words[0] == "compare" or code == 0
+
+
+@cases(0.008)
+@given(bodies=several)
+def test_results_like_none_that_was_measured_are_shown_drawn_and_framed(folder, bodies):
+    root = Path(tempfile.mkdtemp(dir=folder))
+    (root / "cells").mkdir()
+    for body in bodies:
+        (root / "cells" / f"{body['key']}.json").write_bytes(line_of(body))
+    for body in bodies:
+        assert outcome(["show", body["key"], "--store", str(root)]) == 0
+        assert outcome(["show", str(body["key"]), "--json", "--store", str(root)]) == 0
+    assert len(load_results(root)) >= 1
+    assert outcome(["figures", "--store", str(root), "--out", str(root / "figures")], lines=False) == 0
+    assert outcome(["leaderboard", "--paper", "--store", str(root), "--out", str(root / "paper")], lines=False) == 0
+
+
+WHOLE = b"\n".join([b'{"format":"crossfire-run","schema":1}', *map(line_of, BASE)]) + b"\n"
+
+
+@cases(0.2)
+@given(
+    cuts=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=20)), min_size=1, max_size=4),
+    form=st.sampled_from(FORMATS),
+)
+def test_altered_bytes_are_read_or_refused_in_one_line(folder, cuts, form):
+    data = WHOLE
+    for where, length, inserted in cuts:
+        # Half of them in the first line.
+        start = int(where * 2 * 40) if where < 0.5 else int((where - 0.5) * 2 * len(data))
+        data = data[:start] + inserted + data[start + length :]
+    (folder / "bytes.json").write_bytes(data)
+    for words in commands(form, str(folder / "bytes.json"), str(folder / "other.json")):
+        outcome(words)

@@ -5,6 +5,8 @@ import copy
 import gzip
 import json
 import os
+from pathlib import Path
+from string import ascii_lowercase
 
 import pytest
 
@@ -12,10 +14,14 @@ from bench import files, reading
 from bench.cli import main
 from bench.keys import canonical_json, pack_bits, sha256_hex
 from bench.reading import read_result
-from bench.report import record
+from bench.report import record, text
+from bench.report.board import build
+from bench.report.compare import compare
+from bench.report.rows import Value
 from bench.types import UsageError, jsonable
 from tests.report.fabricate import result, stored, story
 
+ROOT = Path(__file__).parents[2]
 HEAD = b'{"format":"crossfire-run","schema":1}\n'
 BODY = jsonable(result(clean=[True, True, False, True], adversarial=[True, False, False, True]))
 
@@ -141,8 +147,8 @@ def test_a_suite_of_thousands_is_refused():
     [
         (b'"schema":1', b'"schema":1,"schema":1'),
         (b'"seed":0', b'"seed":1,"seed":0'),
-        (b'"n":4', b'"n": 4'),
-        (b'"mean_l2":0.8', b'"mean_l2":8e-1'),
+        (b'"packages":{', b'"packages":{"a\\\\":"1","a\\\\":"1",'),
+        (b'"n":4', b'"n" :4'),
         (b'"mean_l2":0.8', b'"mean_l2":1e400'),
         (b'"mean_l2":0.8', b'"mean_l2":Infinity'),
         (b'"params":{"rule":', b'"params":{"deep":' + b"[" * 5000 + b"]" * 5000 + b',"rule":'),
@@ -236,6 +242,52 @@ def test_one_bad_result_of_a_store_is_a_warning(tmp_path, capsys):
     said = capsys.readouterr()
     assert f"1 damaged result files in {store.root} are left out: {some.stem[:12]}" in said.err
     assert "standard" in said.out
+
+
+def test_footnotes_never_run_out():
+    names = [text._letter(index) for index in range(20_000)]
+    assert names[:28] == [*ascii_lowercase, "aa", "ab"] and names[701:704] == ["zz", "aaa", "aab"]
+    assert len(set(names)) == len(names)
+
+
+def test_letters_of_many_footnotes_are_told_apart():
+    marks = {f"mark {index}": text._letter(index) for index in range(30)}
+    assert text.letters(Value(0.5, marks=("mark 0", "mark 1", "mark 27")), marks) == "a,b,ab"
+    few = {"one": "a", "two": "b"}
+    assert text.letters(Value(0.5, marks=("one", "two")), few) == "ab"
+
+
+def test_thousands_of_flags_have_footnotes_in_every_format(tmp_path, capsys):
+    cells = [
+        result("standard", f"attack-{i}", clean=[True], flags=tuple(f"flag-{i}-{j}" for j in range(100)))
+        for i in range(9)
+    ]
+    (tmp_path / "run.json").write_text(record.serialise(cells))
+    for kind in ("md", "tex", "csv", "json", "html"):
+        assert main(["leaderboard", "--store", str(tmp_path / "run.json"), "--format", kind]) == 0
+        assert "flag-8-99" in capsys.readouterr().out
+
+
+def test_times_that_no_clock_measures_are_not_compared():
+    none, some, long = (
+        result(clean=[True], seconds=s, commit=c * 40) for s, c in ((5e-324, "a"), (1.0, "b"), (1e12, "c"))
+    )
+    assert compare(record.Recorded("a", [none]), record.Recorded("c", [long])).times == ()
+    assert compare(record.Recorded("b", [some]), record.Recorded("c", [long])).times[0].ratio == 1e12
+
+
+def test_one_key_of_two_cells_is_one_cell():
+    first, second = result(clean=[True]), result(attack="fgsm", clean=[True])
+    twice = [first, second.model_copy(update={"key": first.key})]
+    assert len(build(twice).results) == 1
+    assert compare(record.Recorded("a", twice), record.Recorded("b", [first])).base == "a"
+
+
+def test_every_kept_result_is_read():
+    kept = [path for path in (ROOT / "results").rglob("*.json") if b'"crossfire-run"' in path.read_bytes()[:10_000]]
+    assert len(kept) >= 5
+    for path in kept:
+        assert len(record.read(path).results) == path.read_bytes().count(b"\n") - 1
 
 
 def test_recording_onto_what_is_no_run_file_is_refused(tmp_path, monkeypatch):

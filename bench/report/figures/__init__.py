@@ -19,7 +19,7 @@ from bench.files import write_into
 from bench.planned import Asked
 from bench.report.board import Board, build
 from bench.store import Store
-from bench.types import CellResult
+from bench.types import CellResult, shortened
 from bench.visible import json_text
 
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 STYLE = _HERE / "crossfire.mplstyle"
 _log = logging.getLogger("crossfire")
+
+
+#: Letters that a figure has room for, where a name has more.
+_LONGEST_NAME = 100
+#: Inches of the longer side, beyond which there is no picture that a program would show.
+_LARGEST = 120
 
 
 class Missing(Exception):
@@ -65,7 +71,14 @@ def source_of(
     data_folder: Path | None = None,
     paper: bool = False,
 ) -> Source:
-    return Source(build(results, asked), store, data_folder, paper)
+    """Return what figures are drawn from; a name of a cell that is longer than a line is cut in its middle."""
+    return Source(build(map(_short_named, results), asked), store, data_folder, paper)
+
+
+def _short_named(result: CellResult) -> CellResult:
+    given = result.names.model_dump()
+    short = {what: shortened(name, _LONGEST_NAME) for what, name in given.items()}
+    return result if short == given else result.model_copy(update={"names": result.names.model_copy(update=short)})
 
 
 def summaries() -> dict[str, str]:
@@ -93,8 +106,12 @@ def draw(name: str, source: Source, out: Path) -> list[Path]:
 
     module = importlib.import_module(f"bench.report.figures.{name.replace('-', '_')}")
     with pyplot.style.context(str(STYLE)), warnings.catch_warnings(record=True) as said:
-        drawing: Drawing = module.draw(source)
         try:
+            drawing: Drawing = module.draw(source)
+            if (side := max(drawing.figure.get_size_inches())) > _LARGEST:
+                raise Missing(
+                    f"it would be {side:,.0f} inches long; name fewer cells, or take leaderboard --format html"
+                )
             files = list(_write(name, drawing, out))
         finally:
             pyplot.close("all")
