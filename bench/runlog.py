@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +17,7 @@ from bench import files, inventory
 from bench.files import Unreadable
 from bench.keys import canonical_json
 from bench.reading import document
+from bench.visible import visible
 
 _log = logging.getLogger("crossfire")
 #: Bytes: an event with the traceback of a failure is some thousands long.
@@ -24,6 +26,8 @@ _LONGEST_LINE = 2**24
 
 class RunLog:
     """The log of one process; its file appears with the first event, so a run that does nothing writes nothing.
+
+    No run ends for want of it: where it cannot be written, what is missing is said when it is closed.
 
     Args:
         folder: of all logs of a store.
@@ -36,29 +40,49 @@ class RunLog:
         self._about = about
         self._on_open = on_open
         self._file: TextIO | None = None
+        self._lost: OSError | None = None
 
     def write(self, event: str, **words: Any) -> None:
         """Append one event; every line is in the hands of the operating system before this returns."""
-        if self._file is None:
-            files.make_folder(self._folder, self._folder.parent)
-            host = re.sub(r"[^A-Za-z0-9.-]+", "-", platform.node())
-            began = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-            path = self._folder / f"{began}-{host}-{os.getpid()}.jsonl"
-            self._file = path.open("x", encoding="utf-8", buffering=1)
-            if self._on_open is not None:
-                self._on_open(path)
-            self.write("started", host=platform.node(), pid=os.getpid(), **self._about)
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        with files.named(self._folder):
-            self._file.write(canonical_json({"time": time, "event": event, **words}) + "\n")
+        if self._lost is not None:
+            return
+        try:
+            if self._file is None:
+                self._file = self._opened()
+                self._write("started", host=platform.node(), pid=os.getpid(), **self._about)
+            self._write(event, **words)
+        except OSError as error:
+            self._lost = error
 
     def close(self, why: str) -> None:
         """Write how the run ended, if it did anything."""
         if self._file is not None:
             self.write("ended", why=why)
-            with files.named(self._folder):
+            try:
                 self._file.close()
+            except OSError as error:
+                self._lost = error
             self._file = None
+        if self._lost is not None:
+            why = self._lost.strerror or str(self._lost)
+            _log.warning("the log of this run in %s cannot be written and lacks events: %s", self._folder, why)
+            self._lost = None
+
+    def _opened(self) -> TextIO:
+        files.make_folder(self._folder, self._folder.parent)
+        host = re.sub(r"[^A-Za-z0-9.-]+", "-", platform.node())
+        began = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+        path = self._folder / f"{began}-{host}-{os.getpid()}.jsonl"
+        file = path.open("x", encoding="utf-8", buffering=1)
+        if self._on_open is not None:
+            self._on_open(path)
+        return file
+
+    def _write(self, event: str, **words: Any) -> None:
+        assert self._file is not None
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        plain = {name: _plain(value) for name, value in words.items()}
+        self._file.write(canonical_json({"time": time, "event": event, **plain}) + "\n")
 
     @contextmanager
     def warnings(self) -> Iterator[None]:
@@ -70,6 +94,13 @@ class RunLog:
             yield
         finally:
             logger.removeHandler(handler)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it, which has no infinities, no NaN and no half of a surrogate pair."""
+    if isinstance(value, str):
+        return visible(value, lines=True)
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def once(record: logging.LogRecord, said: set[str]) -> bool:

@@ -1,6 +1,7 @@
 """What a command shows while it works, and where: lines in a log, bars on a terminal and in a notebook."""
 
 import argparse
+import errno
 import io
 import logging
 import re
@@ -11,9 +12,11 @@ import types
 
 import pytest
 
+from bench import runlog
 from bench.cli import VERBS, display, main
 from bench.cli.bars import Bars, Notebook
 from bench.cli.display import Display, Lines
+from bench.runlog import RunLog
 from tests.engine import tiny
 
 LOG = logging.getLogger("crossfire")
@@ -200,11 +203,12 @@ def test_a_log_level_of_the_user_stays(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_stream_that_cannot_be_written_ends_nothing(monkeypatch):
-    class Full(io.StringIO):
-        def write(self, text):
-            raise OSError("No space left on device")
+class Full(io.StringIO):
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
+
+def test_a_stream_that_cannot_be_written_ends_nothing(monkeypatch):
     for stream in (Full(), None):
         monkeypatch.setattr(sys, "stderr", stream)
         with display.shown(argparse.Namespace(progress="plain", quiet=False)) as made, made.run("quick", "1 cell"):
@@ -339,3 +343,23 @@ def test_every_verb_that_may_take_long_says_what_it_does(tmp_path, capsys, monke
     assert names("sync", str(tmp_path / "remote"), "--store", store) == ["carrying files"]
     assert names("gc", config, "--store", store) == ["planning", "looking through the store"]
     assert names("show", "digits/small-cnn/tpap/clean/static", "--store", store) == ["looking for the cell"]
+
+
+@pytest.mark.parametrize("kind", ["a folder that cannot be", "a disk that is full later"])
+def test_a_log_that_cannot_be_written_ends_no_run(tmp_path, caplog, kind):
+    folder = "log" if kind.startswith("a disk") else "x" * 300
+    log = RunLog(tmp_path / folder, {"plan": "tiny"})
+    if kind.startswith("a disk"):
+        log.write("done", cell="a", seconds=float("inf"), message="\ud800")
+        log._file.close()
+        log._file = Full(log._file.name)
+    for _ in range(3):
+        log.write("done", cell="b")
+    assert caplog.messages == []
+    log.close("finished")
+    (line,) = caplog.messages
+    assert "cannot be written and lacks events" in line
+    if kind.startswith("a disk"):
+        assert "No space left on device" in line
+        started, done = runlog.read(tmp_path / "log")
+        assert started["plan"] == "tiny" and done["seconds"] == "inf" and done["message"] == r"\ud800"
