@@ -203,8 +203,10 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
     (sys.gettrace, sys.settrace),
     *(_attribute(sys, name) for name in ("stdin", "stdout", "stderr", "excepthook")),
     *(_attribute(module, name) for module in _SYSTEM for name in ("_exit", "abort")),
-    _attribute(logging.root.manager, "disable"),
-    *(_attribute(logger, name) for logger in _LOGGERS for name in ("level", "propagate", "disabled")),
+    # By these functions, which forget what loggers remember of who is heard.
+    (partial(getattr, logging.root.manager, "disable"), logging.disable),
+    *((partial(getattr, logger, "level"), logger.setLevel) for logger in _LOGGERS),
+    *(_attribute(logger, name) for logger in _LOGGERS for name in ("propagate", "disabled")),
 ]
 
 

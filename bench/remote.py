@@ -10,7 +10,7 @@ import hashlib
 import logging
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -48,10 +48,11 @@ class Carried(NamedTuple):
     size: int
 
 
-def sync(store: Store, url: str) -> tuple[Carried, Carried]:
+def sync(store: Store, url: str, at: Callable[[str], None] = lambda _: None) -> tuple[Carried, Carried]:
     """Fetch what the store lacks, send what the place lacks, and return both.
 
-    Unfinished trainings, failed cells, leases and logs stay where they are.
+    Unfinished trainings, failed cells, leases and logs stay where they are. ``at`` is given every file in words before
+    it is carried.
 
     Raises:
         UsageError: a run is at work on the store, the address cannot be reached, read or written, or a result there
@@ -68,6 +69,7 @@ def sync(store: Store, url: str) -> tuple[Carried, Carried]:
         here = set(_here(store))
         fetched, sent = [0, 0], [0, 0]
         for name in _ordered(there - here):
+            at(f"fetching file {fetched[0] + 1}: {name}")
             data: bytes = place.cat_file(f"{root}/{name}")
             _check(data, name, url)
             if name.startswith("records/") and (cell := _done_by(name)) in there:
@@ -80,6 +82,7 @@ def sync(store: Store, url: str) -> tuple[Carried, Carried]:
             fetched = [fetched[0] + 1, fetched[1] + len(data)]
         # Beside what another machine left unfinished there, a result or card would not speak for these files.
         for name in _ordered({name for name in here if not {name, _done_by(name)} <= there}):
+            at(f"sending file {sent[0] + 1}: {name}")
             try:
                 data = files.read(store.root / name, _LARGEST)
             except (FileNotFoundError, Unreadable) as error:

@@ -271,6 +271,8 @@ class Lines(Display):
         super().__init__(Messages(sys.stderr, stamped=True), clock)
         self._last = clock()
         self._is_named = False
+        # Asked for now: a method may silence the loggers of its process while it runs.
+        self._is_heard = _log.isEnabledFor(logging.INFO) or _log.level == logging.NOTSET
 
     def look(self) -> None:
         """Say what is in hand, if nothing was said for a minute or, of work not named yet, for a moment."""
@@ -280,7 +282,7 @@ class Lines(Display):
         # On the minute, unless this process stood still meanwhile.
         self._last = self._last + patience if now - self._last < 2 * patience else now
         self._is_named = True
-        _log.info("%s", self._in_hand(now))
+        self._say(self._in_hand(now))
 
     def _in_hand(self, now: float) -> str:
         count, piece = self.count, self.piece
@@ -297,7 +299,12 @@ class Lines(Display):
 
     def _note(self, text: str) -> None:
         self._last = self._clock()
+        self._say(text)
+
+    def _say(self, text: str) -> None:
         _log.info("%s", text)
+        if self._is_heard and not (_log.isEnabledFor(logging.INFO) and self.handler in _log.handlers):
+            self.handler.handle(logging.LogRecord(_log.name, logging.INFO, __file__, 0, text, (), None))
 
 
 def _described(piece: Piece, now: float) -> str:

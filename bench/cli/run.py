@@ -98,10 +98,10 @@ def _measured(
 
     with (runner := start(display)).at_work():
         facts = f"{len(work.plan.cells)} cells, {len(known)} of them done; {options.where(args, config, runner)}"
+        with display.phase("checking weights"):
+            runner.check_weights()
         store.check_writable()
         with display.run(work.plan.name, facts):
-            with display.phase("checking weights"):
-                runner.check_weights()
             keep()
             _say_outdated(work, store, quiet=args.quiet)
             results = options.execute(args, config, runner)

@@ -23,8 +23,8 @@ def main(args: argparse.Namespace) -> int:
     store = Store(options.store_root(args))
     store.check_writable()
     store.warn_of_strangers()
-    with display.phase("carrying files"):
-        fetched, sent = sync(store, args.url)
+    with display.phase("carrying files") as at:
+        fetched, sent = sync(store, args.url, lambda name: at(0, name))
     print(f"fetched {fetched.files} files ({fetched.size / 1e6:.2f} MB)")
     print(f"sent {sent.files} files ({sent.size / 1e6:.2f} MB)")
     return 0

@@ -16,6 +16,7 @@ from bench import runlog
 from bench.cli import VERBS, display, main
 from bench.cli.bars import Bars, Notebook
 from bench.cli.display import Display, Lines
+from bench.isolation import isolated
 from bench.runlog import RunLog
 from tests.engine import tiny
 
@@ -121,6 +122,19 @@ def test_what_takes_a_moment_is_not_named_and_what_takes_longer_is(lines, caplog
             wait(lines, 60)
         assert "; checking weights (for" in caplog.messages[-1]
         assert lines.piece.what == "outer"
+
+
+def test_a_method_that_silences_all_loggers_does_not_silence_the_log(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(display, "LOOK", 3600)
+    with display.shown(argparse.Namespace(progress="plain", quiet=False)) as lines, lines.run("quick", "2 cells"):
+        with isolated("a method"):
+            logging.disable(logging.CRITICAL)
+            LOG.handlers.clear()
+            lines._last -= 60
+            lines.look()
+        LOG.warning("heard again")
+    said = [line[20:] for line in capsys.readouterr().err.splitlines()]
+    assert said[:3] == ["quick: 2 cells", "0 of 0 cells; time left not known yet", "warning: heard again"]
 
 
 @pytest.mark.parametrize(
