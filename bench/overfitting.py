@@ -8,7 +8,7 @@ images falls from its best while on training images it rises.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from bench import registry
 from bench.axes import CHOOSING
 from bench.isolation import frozen
 from bench.logits import judged
-from bench.target import Meter, NetworkTarget, auto_batch
+from bench.target import Meter, NetworkTarget, auto_batch, parts
 from bench.types import MethodRef, Threat
 
 #: The attacks after each epoch, with the parameters that differ from their own defaults. The gradient of a network that
@@ -51,30 +51,51 @@ def watched_threat(recipe: MethodRef) -> Threat:
         return Threat()
 
 
-def measure(net: nn.Module, part: Part, threat: Threat) -> dict[str, float]:
+def measure(
+    net: nn.Module,
+    part: Part,
+    threat: Threat,
+    check: Callable[[], None] | None = None,
+    known: dict[str, int] | None = None,
+) -> dict[str, float]:
     """Return clean accuracy and accuracy under each attack of ``WATCH``, whatever the clean answer.
 
     Draws are the same at every call.
+
+    Args:
+        net: the network.
+        part: what is measured.
+        threat: of the attacks.
+        check: called before every batch; what it raises goes on.
+        known: counts of earlier calls that were ended, by attack and first image of a batch; new ones are added.
     """
-    x, y = part.images.float() / 255, part.labels
-    names = torch.arange(len(x), device=x.device)
-    batch = auto_batch(tuple(x.shape[1:]), x.device)  # type: ignore[arg-type]
-    found: dict[str, float] = {}
-    with frozen(net), Meter(net, len(x)) as meter, torch.no_grad():
+    found = {} if known is None else known
+    batch = auto_batch(tuple(part.images.shape[1:]), part.images.device)  # type: ignore[arg-type]
+    right = dict.fromkeys(("clean", *WATCH), 0)
+    with frozen(net), torch.no_grad():
+        for label in right:
+            for s in parts(len(part.labels), batch):
+                if (place := f"{label} {s.start}") not in found:
+                    if check is not None:
+                        check()
+                    found[place] = _right(net, part, s, threat, label, batch)
+                right[label] += found[place]
+    return {label: count / len(part.labels) for label, count in right.items()}
+
+
+def _right(net: nn.Module, part: Part, s: slice, threat: Threat, label: str, batch: int) -> int:
+    """Return how many of some images are right, as they are or under an attack of ``WATCH``."""
+    x, y = part.images[s].float() / 255, part.labels[s]
+    names = torch.arange(s.start, s.stop, device=x.device)
+    with Meter(net, len(x)) as meter:
         classes = net(x[:1]).shape[1]
         target = NetworkTarget(net, meter, names, seed=0, num_classes=classes, batch=batch)
-        found["clean"] = _accuracy(target, x, y)
-        for label, (name, params) in WATCH.items():
+        if label in WATCH:
+            name, params = WATCH[label]
             entry = registry.find("attack", name)
-            target = NetworkTarget(net, meter, names, seed=0, num_classes=classes, batch=batch)
-            adversarial = entry.load()(target, x, y, threat, **entry.arguments(params))
-            found[label] = _accuracy(target, adversarial, y)
-    return found
-
-
-def _accuracy(target: NetworkTarget, x: Tensor, y: Tensor) -> float:
-    labels, _ = judged(target(x), y)
-    return int((labels == y).sum()) / len(x)
+            x = entry.load()(target, x, y, threat, **entry.arguments(params))
+        labels, _ = judged(target(x), y)
+    return int((labels == y).sum())
 
 
 def verdict(log: Sequence[Mapping[str, Any]], watched: int) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +34,8 @@ from bench.types import MethodError, MethodRef, Schedule, TrainRef, UsageError, 
 
 # Batches between two looks at the losses: each look waits for the device.
 _LOOK_EVERY = {"cpu": 1, "cuda": 20}
+#: Seconds after which the state is kept in the middle of an epoch too: no more is lost when the process is killed.
+SAVE_EVERY = 60.0
 _WAYS = ("forwards", "backwards")
 # After each epoch this share of the training set's size is measured, within limits, on training and on test images.
 _WATCHED = (1 / 50, 100, 512)
@@ -61,6 +64,7 @@ class _Words(BaseModel):
     best_score: float
     best_epoch: int = Field(ge=0)
     log: list[_Epoch]
+    measured: dict[str, dict[str, int]] = {}
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,9 @@ def train(
 ) -> None:
     """Train ``network`` by the recipe of ``ref`` into ``folder``, going on from where an earlier call ended.
 
-    The folder gets ``state.safetensors`` after every epoch and when stopped, ``log.jsonl`` with a row per epoch, at the
-    end ``weights.safetensors``, and last of all ``card.json`` (see :mod:`bench.cards`), which says that the weights are
-    whole.
+    The folder gets ``state.safetensors`` after every epoch, every minute and when stopped, ``log.jsonl`` with a row per
+    epoch, at the end ``weights.safetensors``, and last of all ``card.json`` (see :mod:`bench.cards`), which says that
+    the weights are whole.
 
     Args:
         ref: recipe, schedule, images and seed.
@@ -100,7 +104,8 @@ def train(
         labels: int64 (N,).
         folder: of this training alone.
         device: where to train.
-        check: called before every batch; when it raises, the state is kept and the exception goes on.
+        check: called before every batch, of what is measured after an epoch too; when it raises, the state is kept and
+            the exception goes on.
         on_progress: called after batches.
         test: images and labels, as above; on the first of them every epoch is measured, which does not influence it.
 
@@ -211,6 +216,8 @@ class _Training:
 
     def _begin_epoch(self) -> None:
         self.step, self.seconds, self.looked = 0, 0.0, 0
+        #: Of what is measured after the epoch, how many images of each batch are right.
+        self.measured: dict[str, dict[str, int]] = {}
         self.losses = torch.zeros(self.steps, device=self.device)
         self.right = torch.zeros((), dtype=torch.int64, device=self.device)
         self.step_of.meter.forwards = self.step_of.meter.backwards = 0
@@ -218,16 +225,13 @@ class _Training:
     # The loop.
 
     def epochs(self, check: Callable[[], None], on_progress: Callable[[Progress], None]) -> None:
+        self.saved = time.monotonic()
         while self.epoch < self.ref.schedule.epochs:
             order = self.rows[torch.randperm(len(self.rows), generator=self._generator(self.epoch, "order"))]
             started, before = time.perf_counter(), self.seconds
             while self.step < self.steps:
-                try:
+                with self._kept():
                     check()
-                except BaseException:
-                    self._look()
-                    self._save()
-                    raise
                 rate = self._batch(order)
                 if self.step % _LOOK_EVERY.get(self.device.type, 1) == 0 or self.step == self.steps:
                     loss = self._look()
@@ -236,9 +240,24 @@ class _Training:
                     # Whoever is told may do something long, such as reckon when all will be done.
                     started += time.perf_counter() - told
                 self.seconds = before + time.perf_counter() - started
+                if time.monotonic() - self.saved > SAVE_EVERY:
+                    self._look()
+                    self._save()
+                    # Not counted: how long it takes is the disk's.
+                    started, before = time.perf_counter(), self.seconds
             synchronize(self.device)
             self.seconds = before + time.perf_counter() - started
-            self._end_epoch(rate)
+            self._end_epoch(check)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Keep the state when what is done in the block, which must not change it, is ended."""
+        try:
+            yield
+        except BaseException:
+            self._look()
+            self._save()
+            raise
 
     def _batch(self, order: Tensor) -> float:
         plan, at = self.ref.schedule, self.step * self.ref.schedule.batch
@@ -302,7 +321,8 @@ class _Training:
     def _adversarial(self) -> bool:
         return "eps" in self.ref.recipe.params
 
-    def _end_epoch(self, rate: float) -> None:
+    def _end_epoch(self, check: Callable[[], None]) -> None:
+        rate = learning_rate(self.ref.schedule, self.epoch, self.steps - 1, self.steps)
         if not all(bool(value.isfinite().all()) for value in self.net.state_dict().values()):
             raise self._diverged("a weight that is not finite", self.steps - 1, rate)
         forwards, backwards = self.step_of.meter.forwards, self.step_of.meter.backwards
@@ -317,13 +337,20 @@ class _Training:
             "backwards": backwards,
         }
         judged = self.net if self.average is None else self.average
-        for name, part in self.watched.items():
-            row[name] = overfitting.measure(judged, part, self.threat)
-        if self.held is not None:
-            row["holdout"] = overfitting.measure(judged, self.held, self.threat)
-            if (score := row["holdout"]["pgd20" if self._adversarial() else "clean"]) > self.best_score:
-                self.best_score, self.best_epoch = score, self.epoch + 1
-                self.best = {name: value.detach().clone() for name, value in judged.state_dict().items()}
+        parts = self.watched | ({} if self.held is None else {"holdout": self.held})
+        # An epoch that is ended here is whole but for this, and goes on from the batches that are measured.
+        with self._kept():
+            try:
+                for name, part in parts.items():
+                    known = self.measured.setdefault(name, {})
+                    row[name] = overfitting.measure(judged, part, self.threat, check, known)
+            finally:
+                # What is measured goes through the same network.
+                self.step_of.meter.forwards, self.step_of.meter.backwards = forwards, backwards
+        score = 0.0 if self.held is None else row["holdout"]["pgd20" if self._adversarial() else "clean"]
+        if self.held is not None and score > self.best_score:
+            self.best_score, self.best_epoch = score, self.epoch + 1
+            self.best = {name: value.detach().clone() for name, value in judged.state_dict().items()}
         self.log.append(row)
         self.epoch += 1
         self._begin_epoch()
@@ -360,8 +387,10 @@ class _Training:
             "best_score": self.best_score,
             "best_epoch": self.best_epoch,
             "log": self.log,
+            "measured": self.measured,
         }
         training_state.write(self.folder / "state.safetensors", self._tensors(), words)
+        self.saved = time.monotonic()
 
     def resume(self) -> None:
         path = self.folder / "state.safetensors"
@@ -404,6 +433,7 @@ class _Training:
     def _restore(self, kept: dict[str, Tensor], words: dict[str, Any]) -> None:
         self.epoch, self.step, self.looked = words["epoch"], words["step"], words["step"]
         self.seconds, self.log = words["seconds"], words["log"]
+        self.measured = words.get("measured", {})
         self.best_score, self.best_epoch = words["best_score"], words["best_epoch"]
         meter = self.step_of.meter
         meter.forwards, meter.backwards = words["forwards"], words["backwards"]

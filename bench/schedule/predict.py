@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import statistics
-import tempfile
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Generator, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import nn
 
 from bench import cards, files, inventory, registry
-from bench.cost import DeployedCost, PassFlops, deployed_cost, parameters, pass_flops, synchronize
-from bench.evaluate import CHUNK, DRAWS, put_on, together
-from bench.isolation import frozen, isolated
-from bench.keys import Keys, canonical_json, training_key
-from bench.layout import fast_layout
-from bench.models.build import build
+from bench.cost import parameters, pass_flops
+from bench.evaluate import CHUNK, DRAWS
+from bench.keys import Keys, training_key
 from bench.overfitting import WATCH
 from bench.schedule.formula import passes_of
-from bench.schedule.plan import Work
+from bench.schedule.plan import Work, models_of
+from bench.schedule.units import Units, epoch, initial
 from bench.store import Store
-from bench.target import Meter, NetworkTarget, Truth, auto_batch, tell
-from bench.train import train, watched_images
-from bench.types import AttackRef, Cell, MethodRef, ModelRef, Passes, Threat, TrainRef, jsonable
+from bench.train import watched_images
+from bench.types import AttackRef, Cell, ModelRef, Passes, TrainRef
 
 
 class Piece(NamedTuple):
@@ -54,27 +45,6 @@ class RecipeCost(NamedTuple):
     test_images: int
 
 
-class _Unit(NamedTuple):
-    """One image through a function: FLOPs by convention, seconds forwards, and seconds of a step along its gradient."""
-
-    flops: PassFlops
-    forward_seconds: float
-    gradient_seconds: float
-
-    def seconds(self, passes: Passes) -> float:
-        """Every backward pass has its own forward."""
-        alone = max(0.0, passes.forwards - passes.backwards)
-        return alone * self.forward_seconds + passes.backwards * self.gradient_seconds
-
-
-class _Step(NamedTuple):
-    """A test-time step on a network."""
-
-    deployed: DeployedCost
-    surrogate: _Unit
-    random: bool
-
-
 # The share of its passes that an image takes which breaks early, and one whose search stalls.
 _BROKEN_TAKE = 0.15
 _STALLED_TAKE = 0.5
@@ -95,9 +65,9 @@ def costs(work: Work, device: torch.device) -> list[RecipeCost]:
         key = training_key(model)
         if key in rows or not isinstance(model.weights, TrainRef):
             continue
-        net = _initial(model, planned.cell, device)
+        net = initial(model, planned.cell, device)
         flops = pass_flops(net, data.image_shape)
-        passes, _ = _epoch(model.weights, model.network, 2, torch.device("cpu"))
+        passes = epoch(model.weights, model.network, 2, torch.device("cpu")).passes
         rows[key] = RecipeCost(
             planned.names.model,
             model.weights.recipe.name,
@@ -109,26 +79,36 @@ def costs(work: Work, device: torch.device) -> list[RecipeCost]:
     return list(rows.values())
 
 
-def pieces(
-    work: Work, store: Store, device: torch.device, batch: int | None = None, *, patience: float = 1.0
-) -> list[Piece]:
+def pieces(work: Work, store: Store, device: torch.device) -> list[Piece]:
     """Return what a run would do, node by node, with its predicted cost; what cannot be measured has none.
 
-    A network, a test-time step and a recipe are each measured once, on grey images, for about ``patience`` seconds. An
-    attack that leaves an image alone once it is broken is reckoned to take, of the passes that it states,
-    :func:`share_of`, of the images that are right clean: nine in ten until the store knows.
+    A network, a test-time step and a recipe are each measured once, on grey images. An attack that leaves an image
+    alone once it is broken is reckoned to take, of the passes that it states, :func:`share_of`, of the images that are
+    right clean: nine in ten until the store knows.
     """
+    steps = predicting(work, store, Units(device, None))
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: list[Piece] = end.value
+            return found
+
+
+def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, list[Piece]]:
+    """Find out what :func:`pieces` returns, a little at each step, and return it at the end."""
     found: dict[str, Piece] = {}
-    measured, keys = _Measured(device, batch, patience), Keys()
+    costs, keys = _Costs(units), Keys()
     made = set(inventory.keys(store.root / "attack", ""))
     right: dict[tuple[str, str, str], float] = {}
     for planned in work.plan.cells:
         cell, n = planned.cell, planned.cell.data.n
-        for model in [cell.model] if cell.attack is None else [cell.model, cell.attack.model]:
-            if isinstance(model.weights, TrainRef) and (key := measured.key(model)) not in found:
+        yield from units.measuring(cell)
+        for model in models_of(cell):
+            if isinstance(model.weights, TrainRef) and (key := costs.key(model)) not in found:
                 done = cards.read(store.training(key), key) is not None
                 what = f"train {model.weights.recipe.name} on {planned.names.model}"
-                found[key] = Piece(key, what, done, *_or_unknown(measured.training, model, cell))
+                found[key] = Piece(key, what, done, *costs.training(model, cell))
         result = store.finished(planned)
         finished = result is not None
         defense = planned.names.dataset, planned.names.model, planned.names.defense
@@ -137,11 +117,10 @@ def pieces(
         if cell.attack is not None and (at := keys.of(cell.attack)) not in found:
             last = f"{(n - 1) // CHUNK * CHUNK:06d}-{n:06d}.safetensors"
             done = finished or (at in made and files.is_regular(store.adversarial(at) / last))
-            cost = _or_unknown(measured.attack, cell.attack, cell, right.get(defense, _RIGHT))
+            cost = costs.attack(cell.attack, cell, right.get(defense, _RIGHT))
             found[at] = Piece(at, f"attack {planned.names}", done, *cost)
-        found[planned.key] = Piece(
-            planned.key, f"evaluate {planned.names}", finished, *_or_unknown(measured.evaluation, cell)
-        )
+        found[planned.key] = Piece(planned.key, f"evaluate {planned.names}", finished, *costs.evaluation(cell))
+        yield
     return list(found.values())
 
 
@@ -180,31 +159,20 @@ class _Cost(NamedTuple):
     between: tuple[float, float] | None = None
 
 
+_UNKNOWN = _Cost(None, None)
+
+
 def _shared(whole: _Cost, share: Share) -> _Cost:
     assert whole.tflop is not None and whole.seconds is not None
     between = (share.least * whole.seconds, share.most * whole.seconds) if share.least < share.most else None
     return _Cost(share.expected * whole.tflop, share.expected * whole.seconds, between)
 
 
-def _or_unknown(cost: Callable[..., _Cost], *args: object) -> _Cost:
-    # A method that fails here will fail in its cell, which says why.
-    try:
-        with isolated("a method"):
-            return cost(*args)
-    except Exception:
-        return _Cost(None, None)
+class _Costs:
+    """Costs of the nodes of a plan, from those of one image."""
 
-
-class _Measured:
-    """Costs of one image, measured at the first need: what plans of many cells share is measured once."""
-
-    def __init__(self, device: torch.device, batch: int | None, patience: float) -> None:
-        self._patience = patience
-        self._device = device
-        self._batch = batch
-        self._nets: dict[str, tuple[nn.Module, _Unit]] = {}
-        self._recipes: dict[str, _Cost] = {}
-        self._steps: dict[str, _Step] = {}
+    def __init__(self, units: Units) -> None:
+        self._units = units
         self._keys: dict[int, tuple[ModelRef, str]] = {}
 
     def key(self, model: ModelRef) -> str:
@@ -216,29 +184,27 @@ class _Measured:
         """Return the cost of a training, and of watching it on a few images after each epoch."""
         ref = model.weights
         assert isinstance(ref, TrainRef)
-        _, unit = self._net(model, cell)
-        schedule = ref.schedule.model_dump(exclude={"epochs"})
-        same = canonical_json([self._name(model, cell), jsonable(ref.recipe), schedule, ref.data.image_shape])
-        if same not in self._recipes:
-            self._recipes[same] = _training(ref, model.network, unit, self._device, self._patience)
-        one, rows = self._recipes[same], ref.data.n - ref.schedule.holdout
+        unit, one = self._units.net(model, cell), self._units.recipe(model, cell)
+        if unit is None or one is None:
+            return _UNKNOWN
+        rows, epochs = ref.data.n - ref.schedule.holdout, ref.schedule.epochs
         watched = 2 * watched_images(rows) + ref.schedule.holdout
         looks = [Passes(2, 0), *(_plus(_entry_passes(name, params), 1) for name, params in WATCH.values())]
         watching = watched * sum(unit.seconds(look) for look in looks)
-        assert one.tflop is not None and one.seconds is not None
-        epochs = ref.schedule.epochs
-        return _Cost(epochs * rows * one.tflop, epochs * (rows * one.seconds + watching))
+        tflop = unit.flops.of(*one.passes) / 1e12
+        return _Cost(epochs * rows * tflop, epochs * (rows * one.seconds + watching))
 
     def attack(self, attack: AttackRef, cell: Cell, right: float) -> _Cost:
         formula = registry.entry_of(attack.attack).meta.get("passes")
         stated = passes_of(formula, attack.attack.params) if formula else None
-        if stated is None:
-            return _Cost(None, None)
-        _, unit = self._net(attack.model, cell)
+        unit = self._units.net(attack.model, cell)
+        if stated is None or unit is None:
+            return _UNKNOWN
         if attack.step is None:
             whole = _Cost(attack.data.n * unit.flops.of(*stated) / 1e12, attack.data.n * unit.seconds(stated))
             return _shared(whole, share_of(attack, right=right))
-        step = self._step(attack.step, attack.model, cell)
+        if (step := self._units.step(attack.step, attack.model, cell)) is None:
+            return _UNKNOWN
         averaged = step.random and "one draw" not in str(formula)
         times = attack.data.n * (attack.eot if averaged else 1)
         inside = step.deployed.passes
@@ -247,68 +213,15 @@ class _Measured:
         return _shared(whole, share_of(attack, random=averaged, right=right))
 
     def evaluation(self, cell: Cell) -> _Cost:
-        _, unit = self._net(cell.model, cell)
-        n = cell.data.n
+        unit, n = self._units.net(cell.model, cell), cell.data.n
+        if unit is None:
+            return _UNKNOWN
         if cell.step is None:
             return _Cost(n * unit.flops.forward / 1e12, n * unit.forward_seconds)
-        step = self._step(cell.step, cell.model, cell)
+        if (step := self._units.step(cell.step, cell.model, cell)) is None:
+            return _UNKNOWN
         times = n * (DRAWS if step.random else 1)
         return _Cost(times * unit.flops.of(*step.deployed.passes) / 1e12, times * step.deployed.seconds)
-
-    def _most(self, shape: tuple[int, int, int]) -> int:
-        return min(self._batch or auto_batch(shape, self._device), together(shape, self._device))
-
-    def _name(self, model: ModelRef, cell: Cell) -> str:
-        return f"{model.network.model_dump_json()}{cell.data.image_shape}{cell.data.num_classes}"
-
-    def _net(self, model: ModelRef, cell: Cell) -> tuple[nn.Module, _Unit]:
-        name = self._name(model, cell)
-        if name not in self._nets:
-            shape = cell.data.image_shape
-            net = _initial(model, cell, self._device)
-            flops = pass_flops(net, shape)
-            fast = fast_layout(net, torch.full((4, *shape), 0.5, device=self._device)).net
-            self._nets[name] = fast, _unit(fast, flops, shape, self._device, self._most(shape), self._patience)
-        return self._nets[name]
-
-    def _step(self, step: MethodRef, model: ModelRef, cell: Cell) -> _Step:
-        name = self._name(model, cell) + step.model_dump_json()
-        if name not in self._steps:
-            (net, unit), shape = self._net(model, cell), cell.data.image_shape
-            noise = torch.randint(0, 256, (256, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-            made = put_on(net, step, lambda: noise)
-            with frozen(net):
-                surrogate = _unit(made.surrogate, unit.flops, shape, self._device, self._most(shape), self._patience)
-            self._steps[name] = _Step(deployed_cost(net, made.deployed, shape, 8), surrogate, made.draws is not None)
-        return self._steps[name]
-
-
-def _training(ref: TrainRef, network: MethodRef, unit: _Unit, device: torch.device, patience: float) -> _Cost:
-    """Measure what training costs for an image in an epoch, on as many grey images as a second or two allow."""
-    passes, _ = _epoch(ref, network, 2, torch.device("cpu"))
-    fit = int(patience / max(unit.seconds(passes), 1e-9))
-    _, seconds = _epoch(ref, network, max(2, min(ref.schedule.batch, ref.data.n, fit)), device)
-    return _Cost(unit.flops.of(*passes) / 1e12, seconds)
-
-
-def _epoch(ref: TrainRef, network: MethodRef, images: int, device: torch.device) -> tuple[Passes, float]:
-    """Return passes and seconds for an image of the second epoch of one batch; the first warms up."""
-    schedule = ref.schedule.model_copy(update={"epochs": 2, "batch": images, "holdout": 0, "compile": False})
-    grey = np.full((images, *ref.data.image_shape), 128, dtype=np.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        train(
-            ref.model_copy(update={"schedule": schedule}),
-            network,
-            grey,
-            np.arange(images, dtype=np.int64) % ref.data.num_classes,
-            Path(folder),
-            device=device,
-            check=lambda: None,
-            on_progress=lambda _: None,
-        )
-        card = cards.read(Path(folder))
-    assert card is not None
-    return Passes(*card["passes_per_example"]), card["log"][1]["seconds"] / images
 
 
 def _plus(passes: Passes, forwards: float) -> Passes:
@@ -319,38 +232,3 @@ def _entry_passes(name: str, params: Mapping[str, Any]) -> Passes:
     entry = registry.find("attack", name)
     found = passes_of(str(entry.meta.get("passes")), entry.arguments(params))
     return found or Passes(0, 0)
-
-
-def _initial(model: ModelRef, cell: Cell, device: torch.device) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        return build(model.network, cell.data.num_classes, cell.data.image_shape).to(device).eval()
-
-
-def _unit(
-    net: nn.Module, flops: PassFlops, shape: tuple[int, int, int], device: torch.device, images: int, patience: float
-) -> _Unit:
-    """Time a function, and a step of PGD through it, on a batch of grey images, or on fewer where those take long."""
-    pgd, steps = registry.find("attack", "pgd").load(), 2
-
-    def times(count: int) -> tuple[float, float]:
-        x = torch.full((count, *shape), 0.5, device=device)
-        y = torch.zeros(count, dtype=torch.int64, device=device)
-        tell(net, y)
-        synchronize(device)
-        started = time.perf_counter()
-        with torch.no_grad():
-            classes = net(x).shape[1]
-        synchronize(device)
-        forward = time.perf_counter()
-        with frozen(net), Meter(net, count) as meter:
-            names = torch.arange(count, device=device)
-            target = NetworkTarget(net, meter, names, seed=0, num_classes=classes, batch=count, truth=Truth(x, y))
-            pgd(target, x, y, Threat(), steps=steps, rule="last-iterate")
-        synchronize(device)
-        return (forward - started) / count, (time.perf_counter() - forward) / steps / count
-
-    times(2)
-    once = times(2)
-    count = max(2, min(images, int(patience / max(sum(once), 1e-9))))
-    found = [times(count) for _ in range(5)]
-    return _Unit(flops, *(statistics.median(column) for column in zip(*found, strict=True)))

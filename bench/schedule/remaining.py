@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from bench.schedule.predict import Piece
 
@@ -20,15 +20,14 @@ class Remaining:
     leaning on that of its kind while it has seen little.
 
     Args:
-        pieces: of the plan, with their predicted seconds; one without is taken to be as dear as the mean of the others.
+        pieces: of the plan, with their predicted seconds. One without is taken to be as dear as the others for its
+            FLOPs, or, where those are not known either, as the mean of the others.
         clock: seconds, rising.
     """
 
     def __init__(self, pieces: Iterable[Piece], clock: Callable[[], float] = time.monotonic) -> None:
         todo = [piece for piece in pieces if not piece.done]
-        known = [piece.seconds for piece in todo if piece.seconds is not None]
-        mean = sum(known) / len(known) if known else 0.0
-        self._seconds = {piece.key: mean if piece.seconds is None else piece.seconds for piece in todo}
+        self._seconds = dict(zip((piece.key for piece in todo), _predicted(todo), strict=True))
         self._kinds = {piece.key: _kinds(piece.what) for piece in todo}
         self._shares: dict[str, float] = {}
         self._left: defaultdict[tuple[str, str], float] = defaultdict(float)
@@ -66,6 +65,16 @@ class Remaining:
         for kind in kinds:
             ratio = (self._took[kind] + _DOUBT * ratio) / (self._predicted[kind] + _DOUBT)
         return ratio
+
+
+def _predicted(pieces: Sequence[Piece]) -> list[float]:
+    """Return the seconds of each piece, known or guessed."""
+    known = [piece.seconds for piece in pieces if piece.seconds is not None]
+    mean = sum(known) / len(known) if known else 0.0
+    both = [(piece.seconds, piece.tflop) for piece in pieces if piece.seconds is not None and piece.tflop]
+    rate = sum(seconds for seconds, _ in both) / sum(tflop for _, tflop in both) if both else None
+    guesses = (mean if rate is None or piece.tflop is None else rate * piece.tflop for piece in pieces)
+    return [guess if piece.seconds is None else piece.seconds for piece, guess in zip(pieces, guesses, strict=True)]
 
 
 def _kinds(what: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,14 +31,13 @@ from bench.keys import seed_of, training_key
 from bench.lease import Busy
 from bench.provenance import provenance, source
 from bench.runlog import RunLog, failures
-from bench.schedule import unusable
+from bench.schedule import predict, unusable
 from bench.schedule.chunks import read_chunk, write_chunk
 from bench.schedule.loaded import Classifier, Loaded
 from bench.schedule.measure import Measure
 from bench.schedule.plan import Work, attack_key, cell_key, changed, clean_cell
-from bench.schedule.predict import pieces
-from bench.schedule.remaining import Remaining
-from bench.schedule.telling import Reporter, Telling
+from bench.schedule.telling import Estimate, Reporter, Telling
+from bench.schedule.units import Units
 from bench.store import Store
 from bench.target import auto_batch, out_of_memory
 from bench.train import Progress, train
@@ -62,6 +61,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 # Seconds between two looks at what other processes have in hand.
 _PATIENCE = 0.5
+# Seconds for each batch that the estimate of the time left times.
+_GLANCE = 0.1
 
 
 @dataclass
@@ -99,9 +100,18 @@ class Runner:
         self._failed: set[str] = set()
         about = {"plan": self.work.plan.name, "cells": len(self.work.plan.cells), "device": str(self.device)}
         self.log = RunLog(self.store.root / "log", {**about, "commit": source()[0]}, self.control.logs)
-        every = (self.store, self.device, self.batch)
-        left = (lambda: Remaining(pieces(self.work.usable, *every, patience=0.1))) if self.work.plan.cells else None
-        self._tell = Telling(self.reporter, self.log, left)
+        self._tell = Telling(self.reporter, self.log, self._estimate())
+
+    def _estimate(self) -> Estimate | None:
+        if not self.work.plan.cells or any(lost.kind == "estimate" for lost in self.lost):
+            return None
+        units = Units(self.device, self.batch, _GLANCE, self.control)
+
+        def steps() -> Generator[None, None, list[predict.Piece]]:
+            # Of the plan as it is by then: weights that do not fit are known.
+            return (yield from predict.predicting(self.work.usable, self.store, units))
+
+        return Estimate(steps())
 
     def check(self) -> None:
         """Raise what ends the run, the cell that took too long, or the work that another process has taken over."""

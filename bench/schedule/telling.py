@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
 
 from bench.runlog import RunLog
+from bench.schedule.predict import Piece
 from bench.schedule.remaining import Remaining
 
-# Seconds after which a run is long enough to say when it will end, and between two entries of that in its log.
+#: The share of the time so far that the estimate of the time left may take.
+SHARE = 0.02
+# Seconds that a step of it is thought to take before one was seen.
+_STEP = 0.1
+# Seconds between two entries of the time left in the log.
 _LONG = 5.0
 
 
@@ -23,28 +28,76 @@ class Reporter(Protocol):
         """Say how far the piece of work at hand is, and in how many seconds all will be done, if known."""
 
 
+class Estimate:
+    """Makes the estimate of what is left, a little at a time, in at most a fiftieth of the time that the run has taken.
+
+    Args:
+        steps: return the pieces of the plan at their end; each takes a fraction of a second.
+        clock: seconds, rising.
+    """
+
+    def __init__(self, steps: Generator[None, None, Sequence[Piece]], clock: Callable[[], float] = time.monotonic):
+        self._steps = steps
+        self._clock = clock
+        self._began = clock()
+        self._spent = 0.0
+        self._longest = _STEP
+        self._shares: dict[str, float] = {}
+        self._remaining: Remaining | None = None
+        self._over = False
+
+    def at(self, key: str, share: float) -> float | None:
+        """Note that so much of a piece, in [0, 1], is done; return the seconds that are left, if that is known yet."""
+        if self._remaining is not None:
+            self._remaining.at(key, share)
+            return self._remaining.seconds()
+        self._shares[key] = share
+        while not self._over:
+            now = self._clock()
+            if self._spent + self._longest > SHARE * (now - self._began):
+                return None
+            try:
+                next(self._steps)
+            except StopIteration as end:
+                self._over = True
+                self._remaining = self._follow(end.value)
+            except BaseException:
+                # What ends a run or a cell has ended this too.
+                self._over = True
+                raise
+            took = self._clock() - now
+            self._spent += took
+            self._longest = max(self._longest, took)
+        return None if self._remaining is None else self._remaining.seconds()
+
+    def _follow(self, pieces: Sequence[Piece]) -> Remaining | None:
+        if all(piece.seconds is None for piece in pieces if not piece.done):
+            return None
+        remaining = Remaining(pieces, self._clock)
+        for key, share in self._shares.items():
+            remaining.at(key, share)
+        return remaining
+
+
 class Telling:
     """Tells a reporter and the run log.
 
     Args:
-        remaining: makes the estimate of what is left; called once, when the run has lasted for a while. ``None`` for
-            who does single pieces of another's plan.
+        reporter: where the run tells it.
+        log: of the run.
+        estimate: of what is left; ``None`` for who does single pieces of another's plan.
     """
 
-    def __init__(self, reporter: Reporter, log: RunLog, remaining: Callable[[], Remaining] | None) -> None:
+    def __init__(self, reporter: Reporter, log: RunLog, estimate: Estimate | None) -> None:
         self._reporter = reporter
         self._log = log
-        self._make = remaining
-        self._remaining: Remaining | None = None
+        self._estimate = estimate
         self._began = self._told = time.monotonic()
 
     def __call__(self, what: str, key: str, done: float, total: float, note: str = "") -> None:
-        now, left = time.monotonic(), None
-        if self._remaining is None and self._make is not None and now - self._began > _LONG:
-            self._remaining = self._make()
-        if self._remaining is not None:
-            self._remaining.at(key, done / total)
-            left = self._remaining.seconds()
+        left = None if self._estimate is None else self._estimate.at(key, done / total)
+        if left is not None:
+            now = time.monotonic()
             if now - self._told > _LONG:
                 self._told = now
                 self._log.write("remaining", elapsed=round(now - self._began, 3), seconds=round(left, 3))

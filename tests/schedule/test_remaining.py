@@ -3,9 +3,12 @@
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench.schedule.predict import Piece
 from bench.schedule.remaining import Remaining
+from bench.schedule.telling import SHARE, Estimate
 from tests.schedule import small
 
 
@@ -61,8 +64,57 @@ def test_what_is_done_takes_no_time_and_what_was_begun_is_no_experience():
     assert follow.seconds() == left
 
 
+@given(st.lists(st.tuples(st.floats(0, 30), st.floats(0, 1)), min_size=1, max_size=200))
+def test_the_estimate_takes_a_fiftieth_of_the_time_and_one_step(run):
+    now, spent, took = [0.0], [0.0], iter([second for _, second in run])
+
+    def steps():
+        for each in took:
+            now[0] += each
+            spent[0] += each
+            yield
+        return [Piece("a", "train x on y", False, 1, 100)]
+
+    estimate = Estimate(steps(), lambda: now[0])
+    for apart, _ in run:
+        now[0] += apart
+        before = spent[0]
+        left = estimate.at("a", 0.0)
+        # What it took before it began its last step was within the share, so more than that is one step.
+        assert spent[0] == before or spent[0] <= SHARE * now[0] + 1.0
+        assert left is None or next(took, None) is None
+
+
+def test_a_quick_estimate_is_there_after_a_while_and_knows_what_was_done_meanwhile():
+    now = [0.0]
+
+    def steps():
+        for _ in range(100):
+            now[0] += 0.01
+            yield
+        return [Piece(name, f"train {name} on y", False, 1, 100) for name in "ab"]
+
+    estimate = Estimate(steps(), lambda: now[0])
+    assert estimate.at("a", 0.0) is None
+    while (left := estimate.at("a", 1.0)) is None:
+        now[0] += 1
+        assert now[0] < 70
+    assert now[0] > 50 and left == 100
+
+
+def test_where_nothing_is_known_nothing_is_said():
+    estimate = Estimate(iter_of([Piece("a", "train x on y", False, 1, None)]), iter(range(0, 10**6, 1000)).__next__)
+    assert [estimate.at("a", share / 10) for share in range(10)] == [None] * 10
+
+
+def iter_of(pieces):
+    yield
+    return pieces
+
+
 def test_a_long_run_says_when_it_will_end(tmp_path, monkeypatch):
     monkeypatch.setattr("bench.schedule.telling._LONG", 0.0)
+    monkeypatch.setattr("bench.schedule.telling.SHARE", 100.0)
     assert small.run(tmp_path) == 0
     told = small.events(tmp_path, "remaining")
     assert len(told) > 10 and all(event["seconds"] >= 0 for event in told)

@@ -1,0 +1,291 @@
+"""What one image costs: through a network, through a test-time step on it, and in a training; measured on grey images.
+
+Measuring goes step by step, so that whoever has little time can spread it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench import cards, registry
+from bench.cost import DeployedCost, PassFlops, deployed_cost, pass_flops, synchronize
+from bench.ending import Control, Overtime, Piece
+from bench.evaluate import put_on, together
+from bench.isolation import frozen, isolated
+from bench.keys import canonical_json
+from bench.layout import fast_layout
+from bench.models.build import build
+from bench.schedule.plan import models_of
+from bench.target import Meter, NetworkTarget, Truth, auto_batch, tell
+from bench.train import train
+from bench.types import Cell, MethodRef, ModelRef, Passes, Threat, TrainRef, jsonable
+
+T = TypeVar("T")
+Shape = tuple[int, int, int]
+# A gradient costs about as much as three forward passes.
+_GRADIENT = 3.0
+#: Seconds that a step of measuring may take where it is hurried, and after which it is broken off.
+_HURRIED = 0.6
+_BREAK = 0.2
+
+
+class Unit(NamedTuple):
+    """One image through a function: FLOPs by convention, seconds forwards, and seconds of a step along its gradient."""
+
+    flops: PassFlops
+    forward_seconds: float
+    gradient_seconds: float
+
+    def seconds(self, passes: Passes) -> float:
+        """Every backward pass has its own forward."""
+        alone = max(0.0, passes.forwards - passes.backwards)
+        return alone * self.forward_seconds + passes.backwards * self.gradient_seconds
+
+
+class StepUnit(NamedTuple):
+    """One image through a test-time step on a network."""
+
+    deployed: DeployedCost
+    surrogate: Unit
+    random: bool
+
+
+class RecipeUnit(NamedTuple):
+    """One image in an epoch of a training: passes and seconds."""
+
+    passes: Passes
+    seconds: float
+
+
+class Units:
+    """Costs of one image, each measured once, however many cells share it.
+
+    Args:
+        device: where to measure.
+        batch: images at a time; ``None`` for as many as fit.
+        patience: seconds for each batch that is timed.
+        hurry: ends a step of measuring that takes long; by default none is ended, and trainings are timed too, of
+            which otherwise only the passes are counted.
+    """
+
+    def __init__(
+        self, device: torch.device, batch: int | None, patience: float = 1.0, hurry: Control | None = None
+    ) -> None:
+        self._device = device
+        self._batch = batch
+        self._patience = patience
+        self._hurry = hurry
+        self._nets: dict[str, tuple[nn.Module, Unit] | None] = {}
+        self._recipes: dict[str, RecipeUnit | None] = {}
+        self._steps: dict[str, StepUnit | None] = {}
+
+    def net(self, model: ModelRef, cell: Cell) -> Unit | None:
+        """Return the cost of a network; ``None`` if it could not be measured."""
+        found = self._nets.get(_network(model, cell))
+        return None if found is None else found[1]
+
+    def step(self, step: MethodRef, model: ModelRef, cell: Cell) -> StepUnit | None:
+        """Return the cost of a test-time step on a network; ``None`` if it could not be measured."""
+        return self._steps.get(_network(model, cell) + step.model_dump_json())
+
+    def recipe(self, model: ModelRef, cell: Cell) -> RecipeUnit | None:
+        """Return the cost of a training; ``None`` if it could not be measured."""
+        return self._recipes.get(_training(model, cell))
+
+    def measuring(self, cell: Cell) -> Generator[None]:
+        """Measure what the costs of a cell stand on and is not known yet, a little at each step."""
+        attack = cell.attack
+        for model in models_of(cell):
+            yield from self._measuring_net(model, cell)
+            if isinstance(model.weights, TrainRef):
+                yield from self._measuring_recipe(model, cell)
+        if cell.step is not None:
+            yield from self._measuring_step(cell.step, cell.model, cell)
+        if attack is not None and attack.step is not None:
+            yield from self._measuring_step(attack.step, attack.model, cell)
+
+    def _attempt(self, do: Callable[[], T]) -> T | None:
+        # A method that fails here will fail in its cell, which says why.
+        with suppress(Exception, Overtime), isolated("a method"):
+            if self._hurry is None:
+                return do()
+            return self._hurry.within(Piece("estimate", "estimate", _HURRIED, patience=_BREAK), do)
+        return None
+
+    def _measuring_net(self, model: ModelRef, cell: Cell) -> Generator[None]:
+        if (name := _network(model, cell)) in self._nets:
+            return
+        self._nets[name], shape = None, cell.data.image_shape
+        net = self._attempt(lambda: initial(model, cell, self._device))
+        yield
+        if net is None or (flops := self._attempt(lambda: pass_flops(net, shape))) is None:
+            return
+        yield
+        grey = torch.full((4, *shape), 0.5, device=self._device)
+        fast = self._attempt(lambda: fast_layout(net, grey).net) or net
+        yield
+        if (unit := (yield from self._timing(fast, flops, shape))) is not None:
+            self._nets[name] = fast, unit
+
+    def _measuring_step(self, step: MethodRef, model: ModelRef, cell: Cell) -> Generator[None]:
+        known = self._nets.get(_network(model, cell))
+        if (name := _network(model, cell) + step.model_dump_json()) in self._steps or known is None:
+            return
+        self._steps[name], (net, unit), shape = None, known, cell.data.image_shape
+        noise = torch.randint(0, 256, (256, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        made = self._attempt(lambda: put_on(net, step, lambda: noise))
+        yield
+        if made is None:
+            return
+        surrogate = yield from self._timing(made.surrogate, unit.flops, shape, net)
+        images = 8 if self._hurry is None else 2
+        deployed = self._attempt(lambda: deployed_cost(net, made.deployed, shape, images))
+        yield
+        if surrogate is not None and deployed is not None:
+            self._steps[name] = StepUnit(deployed, surrogate, made.draws is not None)
+
+    def _measuring_recipe(self, model: ModelRef, cell: Cell) -> Generator[None]:
+        ref, unit = model.weights, self.net(model, cell)
+        assert isinstance(ref, TrainRef)
+        if (name := _training(model, cell)) in self._recipes or unit is None:
+            return
+        self._recipes[name], network, cpu = None, model.network, torch.device("cpu")
+        if self._hurry is not None:
+            # Most recipes take the same passes through any network.
+            small = registry.find("network", "small-cnn").ref({"channels": 4, "hidden": 16})
+            counted = self._attempt(lambda: epoch(ref, small, 2, cpu))
+            yield
+            if counted is None:
+                counted = self._attempt(lambda: epoch(ref, network, 2, cpu))
+                yield
+            if counted is not None:
+                self._recipes[name] = RecipeUnit(counted.passes, unit.seconds(counted.passes))
+            return
+        if (counted := self._attempt(lambda: epoch(ref, network, 2, cpu))) is None:
+            return
+        yield
+        fit = int(self._patience / max(unit.seconds(counted.passes), 1e-9))
+        images = max(2, min(ref.schedule.batch, ref.data.n, fit))
+        timed = self._attempt(lambda: epoch(ref, network, images, self._device))
+        yield
+        if timed is not None:
+            self._recipes[name] = RecipeUnit(counted.passes, timed.seconds)
+
+    def _timing(
+        self, function: nn.Module, flops: PassFlops, shape: Shape, net: nn.Module | None = None
+    ) -> Generator[None, None, Unit | None]:
+        """Time a function, and a step of PGD through it, on a batch of grey images, or on fewer where those take long.
+
+        Args:
+            function: what is timed.
+            flops: of a pass.
+            shape: of an image.
+            net: the network inside, to be left as it is; the function itself by default.
+        """
+        base = function if net is None else net
+        one = None
+        # The first of each warms up.
+        for _ in range(2):
+            one = self._attempt(partial(_forward, base, function, shape, self._device))
+            yield
+            if one is None:
+                return None
+        assert one is not None
+        once = None
+        for _ in range(2):
+            once = self._attempt(partial(_both, base, function, shape, self._device, 2))
+            yield
+            if once is None:
+                return None if self._hurry is None else Unit(flops, one, _GRADIENT * one)
+        assert once is not None
+        most = min(self._batch or auto_batch(shape, self._device), together(shape, self._device))
+        count = max(2, min(most, int(self._patience / max(sum(once), 1e-9))))
+        found = []
+        for _ in range(5 if self._hurry is None else 3):
+            timed = self._attempt(partial(_both, base, function, shape, self._device, count))
+            yield
+            if timed is None:
+                break
+            found.append(timed)
+        return Unit(flops, *(statistics.median(column) for column in zip(*(found or [once]), strict=True)))
+
+
+def initial(model: ModelRef, cell: Cell, device: torch.device) -> nn.Module:
+    """Return a network as it is before any training, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        return build(model.network, cell.data.num_classes, cell.data.image_shape).to(device).eval()
+
+
+def epoch(ref: TrainRef, network: MethodRef, images: int, device: torch.device) -> RecipeUnit:
+    """Return what an image costs in the second epoch of one batch; the first warms up."""
+    schedule = ref.schedule.model_copy(update={"epochs": 2, "batch": images, "holdout": 0, "compile": False})
+    grey = np.full((images, *ref.data.image_shape), 128, dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        train(
+            ref.model_copy(update={"schedule": schedule}),
+            network,
+            grey,
+            np.arange(images, dtype=np.int64) % ref.data.num_classes,
+            Path(folder),
+            device=device,
+            check=lambda: None,
+            on_progress=lambda _: None,
+        )
+        card = cards.read(Path(folder))
+    assert card is not None
+    return RecipeUnit(Passes(*card["passes_per_example"]), card["log"][1]["seconds"] / images)
+
+
+def _network(model: ModelRef, cell: Cell) -> str:
+    return f"{model.network.model_dump_json()}{cell.data.image_shape}{cell.data.num_classes}"
+
+
+def _training(model: ModelRef, cell: Cell) -> str:
+    ref = model.weights
+    assert isinstance(ref, TrainRef)
+    schedule = ref.schedule.model_dump(exclude={"epochs"})
+    return canonical_json([_network(model, cell), jsonable(ref.recipe), schedule, ref.data.image_shape])
+
+
+def _forward(base: nn.Module, function: nn.Module, shape: Shape, device: torch.device) -> float:
+    """Return the seconds of one image forwards."""
+    x = torch.full((1, *shape), 0.5, device=device)
+    tell(function, torch.zeros(1, dtype=torch.int64, device=device))
+    with frozen(base), torch.no_grad():
+        synchronize(device)
+        started = time.perf_counter()
+        function(x)
+        synchronize(device)
+        return time.perf_counter() - started
+
+
+def _both(base: nn.Module, function: nn.Module, shape: Shape, device: torch.device, count: int) -> tuple[float, float]:
+    """Return the seconds of an image forwards, and of a step of PGD."""
+    pgd, steps = registry.find("attack", "pgd").load(), 2
+    x = torch.full((count, *shape), 0.5, device=device)
+    y = torch.zeros(count, dtype=torch.int64, device=device)
+    tell(function, y)
+    with frozen(base):
+        synchronize(device)
+        started = time.perf_counter()
+        with torch.no_grad():
+            classes = function(x).shape[1]
+        synchronize(device)
+        forward = time.perf_counter()
+        with frozen(function), Meter(function, count) as meter:
+            names = torch.arange(count, device=device)
+            target = NetworkTarget(function, meter, names, seed=0, num_classes=classes, batch=count, truth=Truth(x, y))
+            pgd(target, x, y, Threat(), steps=steps, rule="last-iterate")
+        synchronize(device)
+        return (forward - started) / count, (time.perf_counter() - forward) / steps / count
