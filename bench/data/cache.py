@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import time
@@ -27,7 +28,7 @@ from bench.data.decode import decode, is_grey
 from bench.data.memo import cache_folder, hashes, keep, recall, remember, stamp, unwritable
 from bench.data.room import require_room
 from bench.data.rows import Interpolation, Numbers, Pixels, Row, Rows, Source
-from bench.files import keeps_times
+from bench.files import keeps_times, status
 from bench.keys import sha256_hex
 from bench.types import UsageError
 
@@ -38,7 +39,9 @@ _WORTH_A_THREAD = 128 * 128
 _ABANDONED_AFTER_S = 24 * 3600
 # Several processes may find an entry damaged at once, and one sets aside what another has just made.
 _TRIES = 8
-_ARRAYS = ("images.npy", "labels.npy")
+_ARRAYS, _ABOUT = ("images.npy", "labels.npy"), "about.json"
+#: An entry that is being written, or was set aside.
+_PART = re.compile(r"\.[0-9a-f]{64}\.\d+\.[0-9a-f]{8}\.part")
 _log = logging.getLogger("crossfire")
 
 
@@ -113,7 +116,7 @@ def all_grey(source: Source) -> bool:
 
 
 def _load(entry: Path, *, thorough: bool) -> Decoded:
-    about = recall(entry / "about.json")
+    about = recall(entry / _ABOUT)
     images, labels = (_array(entry / name) for name in _ARRAYS)
     here = _stamps(entry)
     if thorough or about["stamps"] != here:
@@ -122,12 +125,13 @@ def _load(entry: Path, *, thorough: bool) -> Decoded:
             raise ValueError(f"its arrays were altered{unseen if about['stamps'] == here else ''}")
         if about["stamps"] not in (None, here):
             # One that cannot be stamped again is hashed at every use.
-            remember(entry / "about.json", {**about, "stamps": here})
+            remember(entry / _ABOUT, {**about, "stamps": here})
     return Decoded(images, labels, about["sha"], about["resized"], about["transparent"])
 
 
 def _array(path: Path) -> Any:
     try:
+        status(path)
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError:
         raise
@@ -159,7 +163,7 @@ def _set_aside(entry: Path, reason: str) -> None:
         return
     except OSError as error:
         raise unwritable(error) from None
-    shutil.rmtree(aside, ignore_errors=True)
+    _delete(aside)
 
 
 def _make(
@@ -185,8 +189,16 @@ def _sweep(folder: Path) -> None:
     for part in folder.glob(".*.part"):
         # Another process may take it away at the same time.
         with suppress(OSError):
-            if time.time() - part.stat().st_mtime > _ABANDONED_AFTER_S:
-                shutil.rmtree(part, ignore_errors=True)
+            if _PART.fullmatch(part.name) and time.time() - part.lstat().st_mtime > _ABANDONED_AFTER_S:
+                _delete(part)
+
+
+def _delete(entry: Path) -> None:
+    """Delete the files of an entry, and its folder if nobody has put others into it."""
+    with suppress(OSError):
+        for path in (*(entry / name for name in (*_ARRAYS, _ABOUT)), *entry.glob(f".{_ABOUT}.*.part")):
+            path.unlink(missing_ok=True)
+        entry.rmdir()
 
 
 def _write(
@@ -234,7 +246,7 @@ def _write(
         os.fsync(file.fileno())
     stamps = _stamps(folder) if keeps_times(folder) else None
     about = {"sha": digest.hexdigest(), "resized": resized, "transparent": transparent, "stamps": stamps}
-    keep(folder / "about.json", about)
+    keep(folder / _ABOUT, about)
 
 
 def _in_parts(items: Iterator[Row], most: int) -> Iterator[list[Row]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import time
@@ -12,13 +11,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bench import files
 from bench.data.foreign import regular
 from bench.files import write_atomically
-from bench.keys import canonical_json, sha256_hex
+from bench.keys import sha256_hex
+from bench.seals import sealed, unsealed
 from bench.types import UsageError
 
 # A file changed twice within one tick of the clock keeps its stamp: a hash that young is not remembered.
 _TICK_NS = 2 * 10**9
+#: Bytes of what is remembered of one set: a hash for each of its files.
+_LARGEST = 2**28
 _log = logging.getLogger("crossfire")
 
 
@@ -41,10 +44,10 @@ def recall(path: Path) -> dict[str, Any]:
         FileNotFoundError: nothing.
         ValueError: it is not what was kept.
     """
-    body = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(body, dict) or body.pop("sha256", None) != sha256_hex(canonical_json(body)):
-        raise ValueError(f"{path.name} was cut short or altered")
-    return body
+    try:
+        return unsealed(files.read(path, _LARGEST))
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
 
 
 def keep(path: Path, body: dict[str, Any]) -> None:
@@ -54,7 +57,7 @@ def keep(path: Path, body: dict[str, Any]) -> None:
         UsageError: the cache folder cannot be written.
     """
     try:
-        write_atomically(path, canonical_json({**body, "sha256": sha256_hex(canonical_json(body))}).encode())
+        write_atomically(path, sealed(body))
     except OSError as error:
         raise unwritable(error) from None
 

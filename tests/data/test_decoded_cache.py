@@ -237,11 +237,28 @@ def test_a_death_while_writing_leaves_nothing_that_is_read(tmp_path, monkeypatch
 
 def test_leftovers_of_a_dead_process_are_swept_after_a_day(tmp_path):
     folder = memo.cache_folder() / "decoded"
-    for name, age in ((".old.part", 2 * 24 * 3600), (".young.part", 60)):
+    old, young, filled = (f".{'0' * 64}.{pid}.0123abcd.part" for pid in (1, 2, 3))
+    ages = {old: 2, young: 0, filled: 2, ".photos.part": 2}
+    for name in ages:
         (folder / name).mkdir(parents=True)
-        os.utime(folder / name, (time.time() - age, time.time() - age))
+        (folder / name / "images.npy").write_bytes(b"half")
+    (folder / filled / "sea.jpg").write_bytes(b"a stranger's")
+    for name, days in ages.items():
+        then = time.time() - 24 * 3600 * days - 60
+        os.utime(folder / name, (then, then))
     open_set(make(tmp_path), "test", folder=None)
-    assert [entry for entry in entries() if entry.startswith(".")] == [".young.part"]
+    assert sorted(entry for entry in entries() if entry.startswith(".")) == sorted([young, filled, ".photos.part"])
+    assert os.listdir(folder / filled) == ["sea.jpg"] and os.listdir(folder / ".photos.part") == ["images.npy"]
+
+
+@pytest.mark.parametrize("file", ["images.npy", "labels.npy", "about.json", "hashes"])
+def test_whatever_is_in_the_place_of_a_file_of_the_cache_is_made_again(kept, file):
+    name, pixels, _, _, folder = kept
+    path = next((memo.cache_folder() / "hashes").iterdir()) if file == "hashes" else folder / file
+    for put in (os.mkfifo, os.mkdir, lambda path: path.symlink_to(path), lambda path: path.write_text("[" * 10**6)):
+        path.unlink()
+        put(path)
+        assert np.array_equal(open_set(name, "test", folder=None).images, pixels)
 
 
 def _open(name, barrier, queue):
