@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from bench.cli.console import console
 from bench.cli.display import PATIENCE, Display, Messages, is_terminal, ticking, time_left
@@ -133,8 +134,11 @@ class Notebook(Bars):
             self._draw(progress)
 
     def _end(self, progress: Progress) -> None:
-        if self._picture is not None:
+        if self._picture is not None and self.count is not None:
             self._draw(progress)
+        elif self._picture is not None:
+            # Of a run the last picture stays; other work leaves its place empty.
+            self._picture.update(Text())
         self._picture, self._drawn = None, float("-inf")
 
     def _draw(self, progress: Progress) -> None:

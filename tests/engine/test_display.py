@@ -315,6 +315,11 @@ def test_a_notebook_shows_a_bar(tmp_path, capsys, monkeypatch):
             time.sleep(0.06)
         made.cells(8, 8)
         made.work("train <net>", 8, 8)
+    with display.shown(argparse.Namespace(progress=None, quiet=False)) as made, made.phase("planning"):
+        made._since -= 3
+        made.look()
+        assert "planning" in pictures[-1]["text/html"]
+    assert "planning" not in pictures.pop()["text/html"] and "planning" in pictures.pop()["text/html"]
     assert len(pictures) > 4
     assert "cells" in pictures[0]["text/html"] and "train &lt;net&gt;" in pictures[3]["text/html"]
     assert "8/8" in pictures[-1]["text/html"] and "train" not in pictures[-1]["text/html"]
