@@ -194,10 +194,10 @@ class Display:
         return None if self._ends is None else self._ends - self._clock()
 
     @contextmanager
-    def run(self, name: str, facts: str, unit: str = "cells") -> Iterator[None]:
-        """Show a run of the plan ``name``; ``facts`` are said when it begins, and its pieces are called ``unit``."""
-        began, self.count = self._clock(), Count(0, 0, 0, unit)
-        self._note(f"{name}: {facts}")
+    def run(self, name: str, total: int, facts: str, unit: str = "cells") -> Iterator[None]:
+        """Show a run of the plan ``name``, with so many pieces called ``unit``; ``facts`` are said of it first."""
+        began, self.count = self._clock(), Count(0, total, 0, unit)
+        self._note(f"{name}: {total} {unit}{facts}")
         try:
             with self._block():
                 yield

@@ -97,11 +97,11 @@ def _measured(
         from bench.schedule.verify import verify
 
     with (runner := start(display)).at_work():
-        facts = f"{len(work.plan.cells)} cells, {len(known)} of them done; {options.where(args, config, runner)}"
+        facts = f", {len(known)} of them done; {options.where(args, config, runner)}"
         with display.phase("checking weights"):
             runner.check_weights()
         store.check_writable()
-        with display.run(work.plan.name, facts):
+        with display.run(work.plan.name, len(work.plan.cells), facts):
             keep()
             _say_outdated(work, store, quiet=args.quiet)
             results = options.execute(args, config, runner)

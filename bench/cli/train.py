@@ -34,10 +34,10 @@ def main(args: argparse.Namespace) -> int:
         start = options.runner(args, config, work)
     with (runner := start(display)).at_work():
         wanted = _trainings(work)
-        facts = f"{len(wanted)} trainings; {options.where(args, config, runner)}"
+        facts = f"; {options.where(args, config, runner)}"
         runner.store.check_writable()
         runner.store.warn_of_strangers()
-        with display.run(work.plan.name, facts, "trainings"):
+        with display.run(work.plan.name, len(wanted), facts, "trainings"):
             failed = _train(wanted, runner, display)
     return 3 if failed else 0
 

@@ -77,6 +77,7 @@ def run(runner: Runner, *, device: str, cpus: int | None, gpus: float | None) ->
     """
     own = not ray.is_initialized()
     if own:
+        runner.reporter.work("reaching the Ray cluster", 0, None)
         asked_to_end = signal.getsignal(signal.SIGTERM)
         # RAY_ADDRESS is Ray's own word: with it this joins a cluster, without it starts one.
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
@@ -203,7 +204,7 @@ class _Lead:
         if self.pending:
             first = next(iter(self.pending.values())).names
             what = f"{len(self.pending)} cells with Ray, the first {first}"
-            self.runner.reporter.work(what, 0, 1, left=self._seconds_left())
+            self.runner.reporter.work(what, 0, None, left=self._seconds_left())
 
     def _one_more(self, result: CellResult | None = None) -> None:
         self.done += 1
@@ -243,7 +244,7 @@ class _Silent:
     def cells(self, done: int, total: int, failed: int = 0) -> None:
         pass
 
-    def work(self, what: str, done: float, total: float, note: str = "", left: float | None = None) -> None:
+    def work(self, what: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
         pass
 
 

@@ -169,7 +169,7 @@ class Runner:
                 else:
                     yield done
             if len(busy) == len(items):
-                self.reporter.work("waiting for what other processes have in hand", 0, 1)
+                self.reporter.work("waiting for what other processes have in hand", 0, None)
                 time.sleep(_PATIENCE)
             items = busy
 

@@ -24,8 +24,8 @@ class Reporter(Protocol):
     def cells(self, done: int, total: int, failed: int = 0) -> None:
         """Say how many cells are done, and how many of these failed."""
 
-    def work(self, what: str, done: float, total: float, note: str = "", left: float | None = None) -> None:
-        """Say how far the piece of work at hand is, and in how many seconds all will be done, if known."""
+    def work(self, what: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
+        """Say how far the piece of work at hand is, if that is known, and in how many seconds all will be done."""
 
 
 class Estimate:

@@ -66,11 +66,11 @@ def wait(lines, seconds):
 
 
 def test_a_line_a_minute_says_what_is_in_hand_though_nobody_calls(lines, caplog):
-    with lines.run("quick", "84 cells"):
+    with lines.run("quick", 84, "; store s"):
         lines.cells(3, 84, 1)
         lines.work("train pgd-at net", 7, 20, "loss 0.412", left=300)
         wait(lines, 59)
-        assert caplog.messages == ["quick: 84 cells"]
+        assert caplog.messages == ["quick: 84 cells; store s"]
         wait(lines, 1)
         said = "3 of 84 cells, 1 failed; train pgd-at net 35%, loss 0.412 (for 1 min 0 s); "
         assert caplog.messages[1:] == [said + "about 4 min left"]
@@ -85,17 +85,17 @@ def test_a_line_a_minute_says_what_is_in_hand_though_nobody_calls(lines, caplog)
 
 
 def test_time_left_is_said_as_far_as_it_is_known(lines, caplog):
-    with lines.run("quick", "2 cells"):
+    with lines.run("quick", 2, ""):
         wait(lines, 60)
-        assert caplog.messages[-1] == "0 of 0 cells; time left not known yet"
+        assert caplog.messages[-1] == "0 of 2 cells; time left not known yet"
         lines.work("one", 0, 1, left=3600)
         lines.work("another", 0, 1)
         wait(lines, 60)
-        assert caplog.messages[-1] == "0 of 0 cells; another 0% (for 1 min 0 s); about 59 min left"
+        assert caplog.messages[-1] == "0 of 2 cells; another 0% (for 1 min 0 s); about 59 min left"
 
 
 def test_a_process_that_stood_still_says_one_line_and_goes_on_by_the_minute(lines, caplog):
-    with lines.run("quick", "2 cells"):
+    with lines.run("quick", 2, ""):
         lines._clock.now += 3600
         wait(lines, 59)
         assert len(caplog.messages) == 2
@@ -116,7 +116,7 @@ def test_what_takes_a_moment_is_not_named_and_what_takes_longer_is(lines, caplog
         wait(lines, 60)
         assert caplog.messages[1:] == ["drawing figures 75%, examples (for 1 min 0 s)"]
     # Work inside of a run is its piece in hand, and gives the place back.
-    with lines.run("quick", "2 cells"):
+    with lines.run("quick", 2, ""):
         lines.work("outer", 0, 1)
         with lines.phase("checking weights"):
             wait(lines, 60)
@@ -126,7 +126,7 @@ def test_what_takes_a_moment_is_not_named_and_what_takes_longer_is(lines, caplog
 
 def test_a_method_that_silences_all_loggers_does_not_silence_the_log(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(display, "LOOK", 3600)
-    with display.shown(argparse.Namespace(progress="plain", quiet=False)) as lines, lines.run("quick", "2 cells"):
+    with display.shown(argparse.Namespace(progress="plain", quiet=False)) as lines, lines.run("quick", 2, ""):
         with isolated("a method"):
             logging.disable(logging.CRITICAL)
             LOG.handlers.clear()
@@ -134,7 +134,7 @@ def test_a_method_that_silences_all_loggers_does_not_silence_the_log(tmp_path, c
             lines.look()
         LOG.warning("heard again")
     said = [line[20:] for line in capsys.readouterr().err.splitlines()]
-    assert said[:3] == ["quick: 2 cells", "0 of 0 cells; time left not known yet", "warning: heard again"]
+    assert said[:3] == ["quick: 2 cells", "0 of 2 cells; time left not known yet", "warning: heard again"]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ class Full(io.StringIO):
 def test_a_stream_that_cannot_be_written_ends_nothing(monkeypatch):
     for stream in (Full(), None):
         monkeypatch.setattr(sys, "stderr", stream)
-        with display.shown(argparse.Namespace(progress="plain", quiet=False)) as made, made.run("quick", "1 cell"):
+        with display.shown(argparse.Namespace(progress="plain", quiet=False)) as made, made.run("quick", 1, ""):
             LOG.error("failed")
 
 
@@ -268,7 +268,7 @@ def test_bars_on_a_terminal(monkeypatch):
         with made.phase("planning"):
             time.sleep(0.1)
         assert screen.getvalue() == ""
-        with made.run("quick", "8 cells"):
+        with made.run("quick", 8, ""):
             made.cells(1, 8, 1)
             made.work("train \x1b]0;net", 3, 10, "loss 0.4", left=300)
             LOG.error("failed: [red]one[/red]")
@@ -308,7 +308,7 @@ def test_a_notebook_shows_a_bar(tmp_path, capsys, monkeypatch):
         assert type(made) is Notebook
     monkeypatch.setattr("bench.cli.bars._PICTURE", 0.05)
     monkeypatch.setattr(display, "LOOK", 0.02)
-    with display.shown(argparse.Namespace(progress=None, quiet=False)) as made, made.run("tiny", "8 cells"):
+    with display.shown(argparse.Namespace(progress=None, quiet=False)) as made, made.run("tiny", 8, ""):
         for done in range(8):
             made.cells(done, 8)
             made.work("train <net>", done, 8)
