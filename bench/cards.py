@@ -21,7 +21,7 @@ from bench.types import ModelRef
 
 _log = logging.getLogger("crossfire")
 #: Bytes of the largest card, which has a row of some 600 bytes for each epoch, and of the word of why one failed.
-_LARGEST, _LARGEST_FAILURE = 64 * 2**20, 2**20
+LARGEST, _LARGEST_FAILURE = 64 * 2**20, 2**20
 
 
 class Row(BaseModel):
@@ -71,20 +71,30 @@ def read(folder: Path, key: str | None = None) -> dict[str, Any] | None:
     """
     path = folder / "card.json"
     try:
-        card = unsealed(files.read(path, _LARGEST))
-        # What was read is returned, not what validation makes of it, which lacks the words that nobody relies on.
-        _Card.model_validate(card)
-        if key is not None and _key_of(card) not in (None, key):
-            raise ValueError("it is of another training")
-        return card
+        return parse(files.read(path, LARGEST), key)
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        why = f"{'.'.join(map(str, error.errors()[0]['loc']))} is not what a card says"
     except ValueError as error:
-        why = str(error)
-    _log.warning("%s does not count and is trained again where needed: %s", path, why)
-    return None
+        _log.warning("%s does not count and is trained again where needed: %s", path, error)
+        return None
+
+
+def parse(data: bytes, key: str | None = None) -> dict[str, Any]:
+    """Return what the file of a card says.
+
+    Raises:
+        ValueError: it is not whole, says what no card says, or is of another training than that of the ``key``.
+    """
+    card = unsealed(data)
+    try:
+        # What was read is returned, not what validation makes of it, which lacks the words that nobody relies on.
+        _Card.model_validate(card)
+        of = _key_of(card)
+    except ValidationError as error:
+        raise ValueError(f"{'.'.join(map(str, error.errors()[0]['loc']))} is not what a card says") from None
+    if key is not None and of not in (None, key):
+        raise ValueError("it is of another training")
+    return card
 
 
 def _key_of(card: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,9 @@
 
 Such places have no exclusive creation, so nobody holds a lease there and no run works on one. Finished files are
 carried to and fro instead: each is named by its content and never changes, so whichever copy is there first will do.
+
+Others may write to such a place. So only files of the harness's own names are looked at, no link is followed, nothing
+is read beyond the size that it may have, and what is fetched is first held against the seals and hashes that it has.
 """
 
 from __future__ import annotations
@@ -10,35 +13,43 @@ import hashlib
 import logging
 import re
 import secrets
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench import cards, files, inventory
+from bench import cards, files, inventory, reading
 from bench.files import Unreadable, write_atomically
-from bench.reading import read_result
-from bench.seals import unsealed
+from bench.keys import canonical_json
+from bench.seals import sealed_arrays
 from bench.store import Store
 from bench.types import CellResult, UsageError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
 
-_KEY = inventory.KEY
-#: Bytes of the largest file that is sent: it is held in memory.
-_LARGEST = 2**32
 _log = logging.getLogger("crossfire")
+
+
+class _Kind(NamedTuple):
+    name: re.Pattern[str]
+    #: Bytes of the largest one that is carried; each is held in memory.
+    most: int
+
+
 #: What is carried, in this order: the file that says "done" follows those that it speaks for.
-_ORDER = tuple(
-    re.compile(pattern)
-    for pattern in (
-        rf"attack/{_KEY}/{inventory.CHUNK}",
-        rf"train/{_KEY}/(weights\.safetensors|log\.jsonl)",
-        rf"train/{_KEY}/card\.json",
-        rf"records/{_KEY}\.parquet",
-        rf"cells/{_KEY}\.json",
+_KINDS = tuple(
+    _Kind(re.compile(inventory.FILES[kind]), most)
+    for kind, most in (
+        ("adversarial images", 2**31),
+        ("weights", 2**32),
+        ("training log", cards.LARGEST),
+        ("card", cards.LARGEST),
+        ("records", 2**32),
+        ("result", reading.MAX_RESULT),
     )
 )
+_FOLDERS = ("attack", "train", "records", "cells")
 
 
 class Carried(NamedTuple):
@@ -55,52 +66,191 @@ def sync(store: Store, url: str, at: Callable[[str], None] = lambda _: None) -> 
     it is carried.
 
     Raises:
-        UsageError: a run is at work on the store, the address cannot be reached, read or written, or a result there
-            is not whole.
+        UsageError: a run is at work on the store, the address cannot be reached, read or written, or a file there is
+            not whole, too large, or not what its name says.
     """
     if (name := store.leases.at_work()) is not None:
         raise UsageError(f"a run is at work on {store.root} ({name}); wait until it has ended")
     try:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
-        place, root = url_to_fs(url)
-        root = root.rstrip("/")
-        there = _there(place, root)
+        place = _Place(url, *url_to_fs(url))
         here = set(_here(store))
-        fetched, sent = [0, 0], [0, 0]
-        for name in _ordered(there - here):
-            at(f"fetching file {fetched[0] + 1}: {name}")
-            data: bytes = place.cat_file(f"{root}/{name}")
-            _check(data, name, url)
-            if name.startswith("records/") and (cell := _done_by(name)) in there:
-                result = _check(place.cat_file(f"{root}/{cell}"), cell, url)
-                sha = None if result is None else result.records_sha
-                if sha is not None and sha != hashlib.sha256(data).hexdigest():
-                    raise UsageError(f"{url}/{name}: altered since its result was written; delete both there")
-            with store.writing():
-                write_atomically(store.root / name, data)
-            fetched = [fetched[0] + 1, fetched[1] + len(data)]
+        fetched = _fetch(store, place, here, at)
         # Beside what another machine left unfinished there, a result or card would not speak for these files.
-        for name in _ordered({name for name in here if not {name, _done_by(name)} <= there}):
-            at(f"sending file {sent[0] + 1}: {name}")
-            try:
-                data = files.read(store.root / name, _LARGEST)
-            except (FileNotFoundError, Unreadable) as error:
-                _log.warning("%s is not sent: %s", store.root / name, error)
-                continue
-            _put(place, f"{root}/{name}", data)
-            sent = [sent[0] + 1, sent[1] + len(data)]
+        wanted = {name for name in here if not {name, _done_by(name)} <= place.sizes.keys()}
+        return fetched, _send(store, place, wanted, at)
     except UsageError:
         raise
     except Exception as error:  # each kind of place has errors of its own
         about = (str(error).splitlines() or [""])[0]
         raise UsageError(f"{url}: {type(error).__name__}: {about}") from error
-    return Carried(*fetched), Carried(*sent)
+
+
+def _fetch(store: Store, place: _Place, here: set[str], at: Callable[[str], None]) -> Carried:
+    finished = {name for name in place.sizes if _done_by(name) in place.sizes}
+    names = list(_ordered(finished - here))
+    total = sum(place.sizes[name] or 0 for name in names)
+    with store.writing():
+        store.root.mkdir(parents=True, exist_ok=True)
+    if total > (free := shutil.disk_usage(store.root).free):
+        raise UsageError(f"{place.url} has {total:,} bytes that {store.root} lacks, and there is room for {free:,}")
+    fetched = 0
+    for number, name in enumerate(names, start=1):
+        at(f"fetching file {number}: {name}")
+        data = place.checked(name)
+        with store.writing():
+            write_atomically(store.root / name, data)
+        fetched += len(data)
+    return Carried(len(names), fetched)
+
+
+def _send(store: Store, place: _Place, names: set[str], at: Callable[[str], None]) -> Carried:
+    count = size = 0
+    for name in _ordered(names):
+        if (odd := place.obstacle(name)) is not None:
+            _log.warning("%s is not sent: in its place at %s is %s, which is no file or folder", name, place.url, odd)
+            continue
+        at(f"sending file {count + 1}: {name}")
+        try:
+            data = files.read(store.root / name, _kind(name).most)
+        except (FileNotFoundError, Unreadable) as error:
+            _log.warning("%s is not sent: %s", store.root / name, error)
+            continue
+        place.put(name, data)
+        count, size = count + 1, size + len(data)
+    return Carried(count, size)
+
+
+class _Place:
+    """What is at an address, with its size; links and what else is neither file nor folder are ``odd``.
+
+    Raises:
+        UsageError: by every method that reads, for a file that is not whole, too large, or not what its name says.
+    """
+
+    def __init__(self, url: str, place: AbstractFileSystem, root: str) -> None:
+        self.url, self._fs, self._root = url, place, root.rstrip("/")
+        #: ``None`` where the place does not say.
+        self.sizes: dict[str, int | None] = {}
+        self.odd: set[str] = set()
+        self._cards: dict[str, dict[str, Any]] = {}
+        place.invalidate_cache()
+        listed = place.ls(self._root, detail=True) if place.exists(self._root) else []
+        tops = {PurePosixPath(about["name"]).name: about for about in listed}
+        for folder in _FOLDERS:
+            if (about := tops.get(folder)) is None:
+                continue
+            # A folder at the end of a link may be any folder of that machine.
+            if about.get("type") != "directory" or about.get("islink"):
+                self.odd.add(folder)
+                continue
+            for path, inner in place.find(f"{self._root}/{folder}", maxdepth=2, detail=True).items():
+                self._list(path, inner)
+        for name, size in self.sizes.items():
+            if size is not None and size > (most := _kind(name).most):
+                raise UsageError(f"{url}/{name}: it has {size:,} bytes, and at most {most:,} are read; delete it there")
+        if self.odd:
+            some = f"{len(self.odd)} names are links or no files, such as {min(self.odd)}"
+            _log.warning("%s: %s; they are left alone", url, some)
+
+    def _list(self, path: str, about: Mapping[str, Any]) -> None:
+        name = path.removeprefix(self._root).lstrip("/")
+        plain = about.get("type") == "file" and not about.get("islink")
+        if plain and _is_ours(name):
+            self.sizes[name] = about.get("size")
+        elif not plain and inventory.kind_of(name) is not None:
+            self.odd.add(name)
+
+    def obstacle(self, name: str) -> str | None:
+        """Return what odd thing is in the place of a name, or of a folder above it; ``None`` where nothing is."""
+        path = PurePosixPath(name)
+        return next((str(each) for each in (path, *path.parents) if str(each) in self.odd), None)
+
+    def checked(self, name: str) -> bytes:
+        """Return a file that is what its name says and what was written."""
+        data = self._read(name)
+        try:
+            if name.endswith("/log.jsonl"):
+                return self._log(name, data)
+            self._check(name, data)
+        except ValueError as error:
+            raise UsageError(f"{self.url}/{name}: {error}; delete it there") from None
+        return data
+
+    def _read(self, name: str) -> bytes:
+        size = self.sizes[name]
+        # One byte more than there is, so that what grows is noticed.
+        end = 1 + (_kind(name).most if size is None else size)
+        data: bytes = b"" if size == 0 else self._fs.cat_file(f"{self._root}/{name}", start=0, end=end)
+        if len(data) == end or (size is not None and len(data) != size):
+            raise UsageError(f"{self.url}/{name}: it is too large, or changed while it was read")
+        return data
+
+    def _check(self, name: str, data: bytes) -> None:
+        folder, key = PurePosixPath(name).parts[:2]
+        if folder == "attack":
+            _, about = sealed_arrays(data)
+            if about.get("of", of := f"{key}/{PurePosixPath(name).stem}") != of:
+                raise ValueError(f"it is that of {about['of']}")
+        elif folder == "cells":
+            self._result(name, data)
+        elif folder == "records":
+            if self._result(_done_by(name)).records_sha != hashlib.sha256(data).hexdigest():
+                raise ValueError("altered since its result was written, which is to be deleted as well")
+        elif name.endswith("/weights.safetensors"):
+            if self._card(key)["weights_sha256"] != hashlib.sha256(data).hexdigest():
+                raise ValueError("altered since its card was written, which is to be deleted as well")
+        else:
+            self._card(key, data)
+
+    def _log(self, name: str, data: bytes) -> bytes:
+        """Return the rows of a training, of which its sealed card has the same; that of an older version has none."""
+        rows = self._card(PurePosixPath(name).parts[1]).get("log")
+        if rows is None:
+            return b"".join(canonical_json(reading.document(line)).encode() + b"\n" for line in data.splitlines())
+        return "".join(canonical_json(row) + "\n" for row in rows).encode()
+
+    def _card(self, key: str, data: bytes | None = None) -> dict[str, Any]:
+        if key not in self._cards:
+            name = f"train/{key}/card.json"
+            try:
+                card = cards.parse(self._read(name) if data is None else data, key)
+                if "weights_sha256" not in card:
+                    raise ValueError("it does not say which weights it is of")
+                self._cards[key] = card
+            except ValueError as error:
+                raise UsageError(f"{self.url}/{name}: {error}; delete it there") from None
+        return self._cards[key]
+
+    def _result(self, name: str, data: bytes | None = None) -> CellResult:
+        try:
+            result = reading.read_result(self._read(name) if data is None else data)
+            if result.key != PurePosixPath(name).stem or result.status != "done":
+                raise ValueError(f"it is the {result.status} result of {result.key}")
+        except ValueError as error:
+            raise UsageError(f"{self.url}/{name}: {error}; delete it there") from None
+        return result
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file so that whoever looks sees all of it or none."""
+        folder, _, last = f"{self._root}/{name}".rpartition("/")
+        beside = f"{folder}/.{last}.{secrets.token_hex(4)}.part"
+        self._fs.makedirs(folder, exist_ok=True)
+        self._fs.pipe_file(beside, data)
+        self._fs.mv(beside, f"{self._root}/{name}")
+
+
+def _kind(name: str) -> _Kind:
+    return next(kind for kind in _KINDS if kind.name.fullmatch(name))
+
+
+def _is_ours(name: str) -> bool:
+    return any(kind.name.fullmatch(name) for kind in _KINDS)
 
 
 def _ordered(names: set[str]) -> Iterator[str]:
-    # Other names, and those that would leave the folder, are nothing of a store's.
-    return (name for pattern in _ORDER for name in sorted(names) if pattern.fullmatch(name))
+    return (name for kind in _KINDS for name in sorted(names) if kind.name.fullmatch(name))
 
 
 def _done_by(name: str) -> str:
@@ -108,11 +258,6 @@ def _done_by(name: str) -> str:
     if name.startswith("records/"):
         return f"cells/{Path(name).stem}.json"
     return f"{name.rpartition('/')[0]}/card.json" if name.startswith("train/") else name
-
-
-def _there(place: AbstractFileSystem, root: str) -> set[str]:
-    place.invalidate_cache()
-    return {path.removeprefix(root).lstrip("/") for path in place.find(root)} if place.exists(root) else set()
 
 
 def _here(store: Store) -> Iterator[str]:
@@ -126,21 +271,3 @@ def _here(store: Store) -> Iterator[str]:
             yield from (store.name(path) for path in own if files.is_regular(path))
     for key in inventory.keys(store.root / "attack", ""):
         yield from (store.name(path) for path in inventory.chunks(store.adversarial(key)))
-
-
-def _check(data: bytes, name: str, url: str) -> CellResult | None:
-    """Check what was fetched, where it says itself whether it is whole, and return it if it is a result."""
-    try:
-        if name.endswith("/card.json"):
-            unsealed(data)
-        return read_result(data) if name.startswith("cells/") else None
-    except ValueError as error:
-        raise UsageError(f"{url}/{name}: {error}; delete it there") from None
-
-
-def _put(place: AbstractFileSystem, path: str, data: bytes) -> None:
-    folder, _, name = path.rpartition("/")
-    beside = f"{folder}/.{name}.{secrets.token_hex(4)}.part"
-    place.makedirs(folder, exist_ok=True)
-    place.pipe_file(beside, data)
-    place.mv(beside, path)

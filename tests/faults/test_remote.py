@@ -1,5 +1,6 @@
 """Machines that share no folder carry their finished work to and from a place elsewhere."""
 
+import os
 import secrets
 import shutil
 
@@ -159,6 +160,124 @@ def test_a_result_replaces_what_another_machine_left_unfinished(tmp_path, done, 
     assert sync(tmp_path, bucket) == 0
     assert small.run(tmp_path) == 0
     assert not small.events(tmp_path, "done", "crafted", "trained", "warning")
+
+
+@pytest.fixture
+def place(tmp_path, done):
+    """A folder elsewhere that holds a whole run."""
+    assert sync(done, str(tmp_path / "place")) == 0
+    return tmp_path / "place"
+
+
+SECRET = b"a secret of this machine"
+
+
+@pytest.mark.parametrize(
+    "pattern", ["attack/*/*", "train/*/weights.safetensors", "train/*/log.jsonl", "cells/*", "records/*"]
+)
+def test_no_link_out_of_the_place_is_followed(tmp_path, place, caplog, capsys, pattern):
+    (tmp_path / "secret").write_bytes(SECRET)
+    victim = min(place.glob(pattern))
+    victim.unlink()
+    victim.symlink_to(tmp_path / "secret")
+    assert sync(tmp_path / "new", str(place)) == 0
+    assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file() and path.read_bytes() == SECRET]
+    assert "are links or no files" in caplog.text
+    name = victim.relative_to(place)
+    assert not (tmp_path / "new" / "store" / name).exists()
+
+
+@pytest.mark.parametrize("name", ["attack", "cells"])
+def test_no_folder_that_is_a_link_is_entered_or_written_to(tmp_path, place, done, caplog, name):
+    (place / name).rename(tmp_path / "elsewhere")
+    (place / name).symlink_to(tmp_path / "elsewhere")
+    before = sorted((tmp_path / "elsewhere").rglob("*"))
+    shutil.rmtree(before[0]) if before[0].is_dir() else before[0].unlink()
+    left = sorted((tmp_path / "elsewhere").rglob("*"))
+    assert sync(tmp_path / "new", str(place)) == 0
+    assert not (tmp_path / "new" / "store" / name).exists()
+    assert sync(done, str(place)) == 0
+    assert sorted((tmp_path / "elsewhere").rglob("*")) == left
+    assert "is not sent: in its place" in caplog.text
+
+
+def test_a_folder_of_one_set_that_is_a_link_is_neither_entered_nor_written_to(tmp_path, place, done, caplog):
+    folder = min((place / "attack").iterdir())
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "000000-000128.safetensors").unlink(missing_ok=True)
+    left = sorted((tmp_path / "elsewhere").rglob("*"))
+    assert sync(tmp_path / "new", str(place)) == 0
+    assert not (tmp_path / "new" / "store" / "attack" / folder.name).exists()
+    assert sync(done, str(place)) == 0
+    assert sorted((tmp_path / "elsewhere").rglob("*")) == left
+
+
+def test_only_the_folders_of_a_store_are_looked_at(tmp_path, place, monkeypatch):
+    (place / "strangers").mkdir()
+    (place / "strangers" / "deep").mkdir()
+    (place / "attack" / ("f" * 64) / "more" / "levels").mkdir(parents=True)
+    looked = []
+    monkeypatch.setattr(os, "scandir", lambda path, scandir=os.scandir: looked.append(str(path)) or scandir(path))
+    assert sync(tmp_path / "new", str(place)) == 0
+    assert str(place / "attack") in looked
+    assert not [path for path in looked if "strangers" in path or "levels" in path]
+
+
+def test_pipes_and_folders_there_are_not_waited_for(tmp_path, place, done, caplog):
+    pipe, folder = min(place.glob("cells/*")), max(place.glob("cells/*"))
+    pipe.unlink()
+    os.mkfifo(pipe)
+    folder.unlink()
+    folder.mkdir()
+    assert sync(tmp_path / "new", str(place)) == 0
+    assert sync(done, str(place)) == 0
+    assert f"{pipe.name} is not sent" in caplog.text and pipe.is_fifo()
+
+
+@pytest.mark.parametrize(
+    "pattern", ["cells/*", "records/*", "attack/*/*", "train/*/weights.safetensors", "train/*/card.json"]
+)
+def test_a_file_of_terabytes_is_refused_before_it_is_read(tmp_path, place, capsys, pattern):
+    victim = min(place.glob(pattern))
+    with victim.open("r+b") as file:
+        file.truncate(2**40)
+    assert sync(tmp_path / "new", str(place)) == 2
+    said = capsys.readouterr().err
+    assert f"{victim.name}: it has 1,099,511,627,776 bytes" in said and said.count("\n") == 1
+    assert not (tmp_path / "new" / "store" / "cells").exists()
+
+
+def test_more_than_the_disk_has_room_for_is_refused_before_it_is_fetched(tmp_path, place, capsys, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    assert sync(tmp_path / "new", str(place)) == 2
+    assert "there is room for 1,000" in capsys.readouterr().err
+    assert not (tmp_path / "new" / "store" / "attack").exists()
+
+
+@pytest.mark.parametrize(
+    "pattern", ["cells/*", "records/*", "attack/*/*", "train/*/weights.safetensors", "train/*/card.json"]
+)
+def test_what_is_not_what_its_name_says_is_refused(tmp_path, place, capsys, pattern):
+    """Each is whole and sealed, but of another cell, set or training."""
+    victim = min(place.glob(pattern))
+    others = [path for path in place.glob(pattern) if path.read_bytes() != victim.read_bytes()]
+    if pattern.startswith("train/"):
+        victim.write_bytes(victim.read_bytes().replace(b"0", b"1"))
+    else:
+        victim.write_bytes(others[0].read_bytes())
+    assert sync(tmp_path / "new", str(place)) == 2
+    said = capsys.readouterr().err
+    assert f"/{victim.relative_to(place)}: " in said and "delete it there" in said and said.count("\n") == 1
+    assert not (tmp_path / "new" / "store" / victim.relative_to(place)).exists()
+
+
+def test_a_log_of_a_training_is_that_of_its_card(tmp_path, place, done):
+    log = min(place.glob("train/*/log.jsonl"))
+    log.write_bytes(b"somebody else's\x1b[2J\n")
+    assert sync(tmp_path / "new", str(place)) == 0
+    name = log.relative_to(place)
+    assert (tmp_path / "new" / "store" / name).read_bytes() == (done / "store" / name).read_bytes()
 
 
 @pytest.mark.parametrize("url", ["nowhere://bucket", "http://127.0.0.1:9/x", "file:///proc/nowhere"])
