@@ -153,13 +153,16 @@ def comma_separated(board: Board) -> str:
     """Return one row for each defense and access, accuracies as fractions, absent values empty.
 
     An attack has its accuracy under attack, the ends of its interval, and the robust accuracy beside them. What a table
-    lacks stands in the column ``incomplete`` of each of its rows, so that the text stays one table.
+    lacks stands in the column ``incomplete`` of each of its rows, so that the text stays one table. ``notes`` has what
+    is said of the row and of the table as a whole.
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front.
     """
     heads: dict[str, tuple[str, str]] = {}
     rows: list[dict[str, Any]] = []
     for table in board.tables:
+        about = text.by_row(table)
+        worst = [f"worst case: {WORST_CASE}"] if any(c.label == "worst case" for c in table.columns) else []
         for line in table.lines:
             row: dict[str, Any] = {
                 "dataset": table.dataset,
@@ -181,8 +184,7 @@ def comma_separated(board: Board) -> str:
                 row["marks"] += [
                     f"{name}: {'failed' if value.failed else mark}" for mark in (value.marks or ("",) * value.failed)
                 ]
-            worst = [f"worst case: {WORST_CASE}"] if any(c.label == "worst case" for c in table.columns) else []
-            row["notes"] = [*row.pop("marks"), *table.verdicts, *table.notes, *worst]
+            row["notes"] = [*row.pop("marks"), *about.get(line.defense, ()), *about.get(None, ()), *worst]
             rows.append(row)
             heads |= dict.fromkeys(row)  # type: ignore[arg-type]
     out = io.StringIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import log10
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +12,22 @@ from bench.files import write_into
 from bench.report import text
 from bench.report.board import RANKED, Board, Column, Line, Table, build
 from bench.report.rows import Standing, Value, threat_text
-from bench.report.samples import samples
+from bench.report.samples import SETS, samples
 from bench.store import Store
-from bench.types import AttackRef, CellResult, jsonable
+from bench.types import AttackRef, CellError, CellResult, Cost, Metrics, jsonable
 from bench.visible import visible, visible_values
 
 _TEMPLATES = Path(__file__).parent / "templates"
+#: Bytes of a page that a browser opens at once and scrolls through smoothly, and numbers in its tables at first; while
+#: it is larger, half of them, down to a few.
+_LARGEST, _VALUES, _FEWEST = 14 * 10**6, 8_000, 100
+#: Of one table: lines, attacks, and what its heat map shows of them.
+_LINES, _COLUMNS, _HEAT_LINES, _HEAT_COLUMNS = 300, 100, 40, 30
+#: Lines about a table that stand open, and those at most; marks of the scatter; results that a number opens to.
+_OPEN, _SAID, _MARKS, _KEYS = 20, 200, 80, 40
+#: Letters of a traceback, of which the end counts.
+_TRACEBACK = 4_000
+_ELSEWHERE = "This page shows a part, csv, md and json have all"
 
 
 def write_report(
@@ -40,7 +51,20 @@ def write_report(
 
 
 def render(board: Board, store: Store | None = None, data_folder: Path | None = None) -> str:
-    """Return the page; with sample images where ``store`` has them."""
+    """Return the page, of at most some 14 MB; with sample images where ``store`` has them.
+
+    Of large tables it shows the first lines and columns, says how many, and keeps the details of these alone.
+    """
+    values, sets = _VALUES, SETS
+    while True:
+        page = _page(board, store, data_folder, values, sets)
+        if len(page.encode(errors="replace")) <= _LARGEST or values < _FEWEST:
+            return page
+        values, sets = values // 2, sets // 2
+
+
+def _page(board: Board, store: Store | None, data_folder: Path | None, values: int, sets: int) -> str:
+    """Return the page with at most so many numbers, and images of so many adversarial sets."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -51,23 +75,26 @@ def render(board: Board, store: Store | None = None, data_folder: Path | None = 
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
-    tables = [_table(table) for table in board.tables]
+    tables, without = _tables(board, values)
+    shown = _shown(board, tables)
+    columns = [column for view in tables for column in view["columns"]]
     page = environment.get_template("leaderboard.html").render(
         board=board,
         tables=tables,
         facts=_facts(board),
-        datasets=sorted({table.dataset for table in board.tables}),
-        models=sorted({table.model for table in board.tables}),
-        threats=list(dict.fromkeys(c.group for t in board.tables for c in t.columns if c.group not in ("", "cost"))),
+        datasets=sorted({view["table"].dataset for view in tables}),
+        models=sorted({view["table"].model for view in tables}),
+        threats=list(dict.fromkeys(c.group for c in columns if c.group not in ("", "cost"))),
         pieces=text.pieces,
         accesses=[
             a
             for a in ("white-box", "static", "adaptive", "transfer")
             if any(line.access == a for t in board.tables for line in t.lines)
         ],
-        optional=list(dict.fromkeys(c.label for t in board.tables for c in t.columns if c.label != "clean")),
+        optional=list(dict.fromkeys(c.label for c in columns if c.label != "clean")),
+        without=without,
         # Inside the data hidden characters are JSON escapes, which the script would read back.
-        details=visible_values(_details(board, samples(board.results.values(), store, data_folder) if store else {})),
+        details=visible_values(_details(board, shown, samples(shown, store, data_folder, most=sets) if store else {})),
         absent=text.absent(board),
         foot=text.FOOT,
     )
@@ -84,22 +111,88 @@ class Cell(NamedTuple):
     rank: str
     marks: str
     hint: str
+    #: The first of the results that it stands on, and how many more there are.
+    keys: str
+    more: int
 
 
-def _table(table: Table) -> dict[str, Any]:
-    marks = text.legend(table)
-    scores = [column for column in table.columns if column.group != "cost"]
-    attacked = [column for column in scores if column.group and column.unit == "accuracy"]
+class _Excerpt(NamedTuple):
+    """What the page shows of a table, and what it says of the rest."""
+
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    about: str
+
+
+def _tables(board: Board, values: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the tables as far as there is room for so many numbers, and the titles of the others."""
+    views: list[dict[str, Any]] = []
+    without: list[str] = []
+    for number, table in enumerate(board.tables):
+        # What a small table leaves of its share is for those after it.
+        found = _excerpt(table, values // (len(board.tables) - number))
+        if found.lines:
+            values -= len(found.columns) * len(found.lines)
+            views.append(_table(table, found))
+        else:
+            without.append(table.title)
+    return views, without
+
+
+def _excerpt(table: Table, values: int) -> _Excerpt:
+    """Return the first lines and columns; worst case and gap stand beside the attacks, and costs at the end."""
+    attacks = {column.id for column in [c for c in table.columns if c.under_attack][:_COLUMNS]}
+    groups = {column.group for column in table.columns if column.id in attacks} | {"", "cost"}
+    columns = tuple(c for c in table.columns if c.id in attacks or (not c.under_attack and c.group in groups))
+    lines = table.lines[: min(_LINES, values // max(1, len(columns)))]
+    parts = [
+        f"the first {some:,} of {count:,} {what}"
+        for some, count, what in (
+            (len(lines), len(table.lines), "lines, the most robust first"),
+            (len(columns), len(table.columns), "columns"),
+        )
+        if some < count
+    ]
+    return _Excerpt(columns, lines, f"{_ELSEWHERE}: {' and '.join(parts)}" if parts else "")
+
+
+def _shown(board: Board, tables: Sequence[Mapping[str, Any]]) -> list[CellResult]:
+    """Return the results that numbers of the page open to."""
+    keys = {key for view in tables for _, cells in view["rows"] for cell in cells for key in cell.keys.split()}
+    keys |= {
+        key for view in tables if view["scatter"] for mark in view["scatter"]["marks"] for key in mark.keys.split()
+    }
+    return [result for key, result in board.results.items() if key in keys]
+
+
+def _table(table: Table, excerpt: _Excerpt) -> dict[str, Any]:
+    columns, lines = excerpt.columns, excerpt.lines
+    part = replace(table, columns=columns, lines=lines)
+    marks = text.legend(part)
+    attacked = [column for column in columns if column.group not in ("", "cost") and column.unit == "accuracy"]
+    heat, heat_lines = attacked[:_HEAT_COLUMNS], lines[:_HEAT_LINES]
+    whole = len(heat) == len(attacked) and len(heat_lines) == len(lines)
     return {
         "table": table,
-        "groups": _spans(table.columns),
-        "rows": [(line, [_cell(table, line, column, marks) for column in table.columns]) for line in table.lines],
-        "heat": attacked,
-        "heat_rows": [(line, [_cell(table, line, column, marks) for column in attacked]) for line in table.lines],
+        "columns": columns,
+        "about": excerpt.about,
+        "groups": _spans(columns),
+        "rows": [(line, [_cell(table, line, column, marks) for column in columns]) for line in lines],
+        "heat": heat,
+        "heat_rows": [(line, [_cell(table, line, column, marks) for column in heat]) for line in heat_lines],
+        "heat_about": "" if whole else f"the first {len(heat_lines)} lines and {len(heat)} columns",
         "marks": marks,
-        "rules": text.rules(table),
+        "rules": text.first(text.rules(part), _OPEN, "attacks with a rule"),
+        "verdicts": _folded(table.verdicts),
+        "notes": _folded(table.notes),
         "scatter": _scatter(table),
     }
+
+
+def _folded(lines: Sequence[str]) -> dict[str, Any]:
+    """Return which lines stand open, which are folded away, and how many are left out."""
+    kept = lines[:_SAID]
+    return {"open": kept[:_OPEN], "folded": kept[_OPEN:], "left_out": len(lines) - len(kept)}
 
 
 def _cell(table: Table, line: Line, column: Column, marks: Mapping[str, str]) -> Cell:
@@ -121,7 +214,14 @@ def _cell(table: Table, line: Line, column: Column, marks: Mapping[str, str]) ->
         rank,
         text.letters(value, marks) if value else "",
         ", ".join(part for part in parts if part),
+        *_opened(known),
     )
+
+
+def _opened(value: Value | None) -> tuple[str, int]:
+    """Return the first keys of a number, and how many more there are."""
+    keys = value.keys if value else ()
+    return " ".join(keys[:_KEYS]), max(0, len(keys) - _KEYS)
 
 
 def _spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
@@ -155,8 +255,8 @@ def _few(words: Sequence[str]) -> str:
     return ", ".join(words[:3]) + (" …" if len(words) > 3 else "")
 
 
-def _details(board: Board, pictures: Mapping[str, str]) -> dict[str, Any]:
-    """Return every cell as data; what many cells share is kept once and named by its place in ``shared``."""
+def _details(board: Board, results: Iterable[CellResult], pictures: Mapping[str, str]) -> dict[str, Any]:
+    """Return results as data; what many cells share is kept once and named by its place in ``shared``."""
     shared: list[Any] = []
     places: dict[str, int] = {}
 
@@ -176,7 +276,8 @@ def _details(board: Board, pictures: Mapping[str, str]) -> dict[str, Any]:
         return places[address]
 
     cells = {}
-    for key, r in board.results.items():
+    for r in results:
+        key = r.key
         defense, attack = board.labels[key]
         made = r.cell.attack
         cells[key] = {
@@ -184,19 +285,30 @@ def _details(board: Board, pictures: Mapping[str, str]) -> dict[str, Any]:
             "status": r.status,
             "seed": r.cell.seed,
             "flags": r.flags,
-            "metrics": jsonable(r.metrics) if r.metrics else None,
+            "metrics": _numbers(r.metrics) if r.metrics else None,
             "attack": _parameters(made) if made else None,
             "threat": threat_text(made.threat) if made else None,
             "defense": place("model", r.cell.model, None),
             "step": place("step", r.cell.step, None) if r.cell.step else None,
             "images": place("data", r.cell.data, None),
-            "cost": jsonable(r.cost) if r.cost else None,
+            "cost": _numbers(r.cost) if r.cost else None,
             "own_cost": place("cost", r.defense_cost, None) if r.defense_cost else None,
             "provenance": place("made", r.provenance, None),
-            "error": jsonable(r.error) if r.error else None,
+            "error": _error(r.error) if r.error else None,
             "sample": picture(key),
         }
     return {"shared": shared, "cells": cells}
+
+
+def _numbers(part: Metrics | Cost) -> dict[str, Any]:
+    """Return numbers to the seven digits that a float of an image has; the details show five."""
+    found = jsonable(part).items()
+    return {name: float(f"{value:.7g}") if isinstance(value, float) else value for name, value in found}
+
+
+def _error(error: CellError) -> dict[str, Any]:
+    trace = error.traceback
+    return {**jsonable(error), "traceback": trace if len(trace) <= _TRACEBACK else f"[…]\n{trace[-_TRACEBACK:]}"}
 
 
 def _parameters(made: AttackRef) -> dict[str, Any]:
@@ -217,6 +329,7 @@ class Mark(NamedTuple):
     left: bool
     hint: str
     keys: str
+    more: int
     #: The label as far as there is room for it.
     shown: str = ""
 
@@ -230,7 +343,8 @@ _DOT = 4
 def _scatter(table: Table) -> dict[str, Any] | None:
     """Return worst cases against inference FLOPs per image, laid out; nothing for fewer than two defenses."""
     first = next((s.threat for s in table.standings if s.threat), None)
-    standings = [s for s in table.standings if s.threat == first and first and s.cost and s.cost.test_flops >= 1]
+    everyone = [s for s in table.standings if s.threat == first and first and s.cost and s.cost.test_flops >= 1]
+    standings = everyone[:_MARKS]
     flops = [s.cost.test_flops for s in standings if s.cost]
     if first is None or len(flops) < 2:
         return None
@@ -258,6 +372,7 @@ def _scatter(table: Table) -> dict[str, Any] | None:
         ticks = [tick for tick in ticks if str(f"{tick:e}").startswith("1")]
     return {
         "threat": threat_text(first),
+        "about": f"the first {_MARKS} of {len(everyone):,} defenses" if len(everyone) > _MARKS else "",
         "marks": marks,
         "links": [(a, b) for a in marks for b in marks if a.open and not b.open and a.label == b.label],
         "front": ""
@@ -288,7 +403,7 @@ def _marks(standing: Standing, at_x: Any, at_y: Any) -> Iterator[Mark]:
             y,
             x > 0.72 * _WIDTH,
             hint,
-            " ".join(value.keys),
+            *_opened(value),
         )
 
 

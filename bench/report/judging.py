@@ -16,6 +16,9 @@ Attacks = Mapping[str, Mapping[str, str]]
 
 _BOUND = "upper bound only: "
 
+#: Threats that a line of words names.
+_THREATS = 20
+
 
 class Step(NamedTuple):
     """The row of a test-time step, that of the classifier under it if there is one, and how many cells it lacks."""
@@ -138,7 +141,13 @@ def verdict_lines(rows: Sequence[Row]) -> Iterator[str]:
             if (found := standing.judgement) is not None:
                 why = f": {', '.join(found.reasons)}" if found.verdict == "upper bound only" else ""
                 alike.setdefault(found.verdict + why, []).append(_in_numbers(standing, found))
-        yield from (f"{row.name}: {words} ({'; '.join(where)})" for words, where in alike.items())
+        yield from (f"{row.name}: {words} ({'; '.join(_few(where))})" for words, where in alike.items())
+
+
+def _few(threats: Sequence[str]) -> list[str]:
+    """Return the first of many threats, and how many more there are; JSON has the verdict under each."""
+    more = len(threats) - _THREATS
+    return list(threats) if more <= 0 else [*threats[:_THREATS], f"and {more:,} more threats"]
 
 
 def _in_numbers(standing: Standing, found: Judgement) -> str:
@@ -162,5 +171,5 @@ def unjudged_lines(row: Row) -> Iterator[str]:
         if standing.unjudged:
             why.setdefault(standing.unjudged, []).append(standing.group)
     for reason, groups in why.items():
-        where = "" if len(why) == 1 and not any(s.judgement for s in row.standings) else f", {', '.join(groups)}"
+        where = "" if len(why) == 1 and not any(s.judgement for s in row.standings) else f", {', '.join(_few(groups))}"
         yield f"{row.name}{where}: no verdict, for {reason}"

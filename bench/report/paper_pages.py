@@ -218,9 +218,10 @@ def _table(
     about = [_size(source.board.results[key] for line in lines for v in line.values.values() for key in v.keys)]
     about += [f"Published: {each}." for each in dict.fromkeys(where for _, where in known.values())]
     about += [] if known else [f"Published: {NOT_KNOWN}, or not of a run of this size."]
-    about += [f"{each}." for each in table.verdicts if any(each.startswith(f"{line.defense}:") for line in lines)]
-    of_one_row = tuple(f"{line.defense}{mark}" for line in table.lines for mark in ":,")
-    about += [f"{each}." for each in table.notes if not each.startswith(of_one_row)]
+    said = text.by_row(table)
+    of_lines = {each for line in lines for each in said.get(line.defense, ())}
+    about += [f"{each}." for each in table.verdicts if each in of_lines]
+    about += [f"{each}." for each in said.get(None, ())]
     yield "\n".join(f"- {escape_markdown(each)}" for each in about) + "\n"
 
 

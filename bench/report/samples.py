@@ -21,20 +21,25 @@ from bench.types import AttackRef, CellResult, DataRef, UsageError
 
 _log = logging.getLogger("crossfire")
 #: Images of each set, their largest side in pixels, and how many sets are shown: some kilobytes each.
-_IMAGES, _SIDE, _SETS = 8, 64, 400
+_IMAGES, _SIDE, SETS = 8, 64, 400
 #: Rows that may be looked at: as many as the first chunk of a set can hold.
 _FIRST = 4096
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def samples(results: Iterable[CellResult], store: Store, data_folder: Path | None = None) -> dict[str, str]:
-    """Return pictures as data addresses, by the key of the result; none where a set or its images are not here."""
+def samples(
+    results: Iterable[CellResult], store: Store, data_folder: Path | None = None, *, most: int = SETS
+) -> dict[str, str]:
+    """Return pictures of at most so many sets, as data addresses by the key of the result.
+
+    There is none where a set or its images are not here.
+    """
     sheets: dict[str, str | None] = {}
     sources: dict[str, Pixels | None] = {}
     found: dict[str, str] = {}
     keys = Keys()
     for r in results:
-        if (made := r.cell.attack) is None or r.metrics is None or len(sheets) >= _SETS:
+        if (made := r.cell.attack) is None or r.metrics is None or len(sheets) >= most:
             continue
         key = keys.of(made)
         if key not in sheets:

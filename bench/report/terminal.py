@@ -56,13 +56,16 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
         yield _grid(table, costs, list({line.defense: line for line in table.lines}.values())[:_LINES], marks)
     for what, most, count in (("lines", _LINES, len(table.lines)), ("blocks of columns", _BLOCKS, len(pages))):
         if count > most:
-            yield _text(f"! the first {most} of {count} {what}; the page and the other formats have all of them")
-    for each in table.verdicts:
+            yield _text(f"! the first {most} of {count} {what}; --format csv, md, tex and json have all of them")
+    for each in text.first(table.verdicts, _LINES, "verdicts: --format md or json has all"):
         yield _text(f"> {each}", style="bold")
-    for note in (*table.notes, *text.failures(table, board)):
+    for note in text.first(
+        [*table.notes, *text.failures(table, board)], _LINES, "notes and failures: --format md or json has all"
+    ):
         yield _text(f"! {note}", style="yellow")
     about = [f"{letter.translate(_RAISED)} {mark}" for mark, letter in marks.items()]
-    if found := [*about, *text.rules(table), *text.precision(table)]:
+    rules = text.first(text.rules(table), _LINES, "attacks with a rule")
+    if found := [*about, *rules, *text.precision(table)]:
         yield _text(" · ".join(found), style="dim")
 
 

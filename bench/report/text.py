@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from string import ascii_lowercase
 
 from bench.report.board import Board, Column, Table
@@ -116,6 +117,22 @@ def failures(table: Table, board: Board) -> list[str]:
     keys = dict.fromkeys(key for line in table.lines for value in line.values.values() for key in value.keys)
     found = (board.results[key] for key in keys)
     return [f"failed: {r.names}: {r.error.kind}: {(r.error.message.splitlines() or [''])[0]}" for r in found if r.error]
+
+
+def by_row(table: Table) -> dict[str | None, list[str]]:
+    """Return verdicts and notes by the defense that they are about; under ``None`` those about the table."""
+    names = {line.defense for line in table.lines}
+    found: dict[str | None, list[str]] = defaultdict(list)
+    for each in (*table.verdicts, *table.notes):
+        ends = (at.start() for at in re.finditer("[:,]", each))
+        found[next((each[:end] for end in ends if each[:end] in names), None)].append(each)
+    return dict(found)
+
+
+def first(lines: Sequence[str], most: int, what: str) -> list[str]:
+    """Return the first of many lines and how many more there are of what."""
+    more = len(lines) - most
+    return list(lines) if more <= 0 else [*lines[:most], f"and {more:,} more {what}"]
 
 
 def absent(board: Board) -> list[str]:

@@ -173,3 +173,23 @@ def test_no_results_and_one_result_are_tables_too(form):
     assert form(build([]))
     assert form(build([result(clean=[True])]))
     assert form(build([result(attack=None, clean=[True])]))
+
+
+def test_a_row_of_csv_has_what_is_said_of_it_and_of_the_table_but_nothing_of_other_rows():
+    board = build(
+        [
+            *story(),
+            result(
+                "jpeg[quality=1,x=2]", step="jpeg", recipe="other", access="adaptive", clean=[True] * 500, dirty=True
+            ),
+        ]
+    )
+    rows = {
+        (row["defense"], row["access"]): row["notes"] for row in csv.DictReader(io.StringIO(comma_separated(board)))
+    }
+    verdicts = {line.partition(":")[0]: line for line in board.tables[0].verdicts}
+    assert set(verdicts) == {"jpeg", "tpap"}
+    for (defense, _), notes in rows.items():
+        assert all((line in notes) == (name == defense) for name, line in verdicts.items())
+        assert "1 of 20 results come from code with uncommitted changes" in notes
+        assert ("jpeg[quality=1,x=2]: no verdict" in notes) == (defense == "jpeg[quality=1,x=2]")

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from bench.report.html import write_report
-from bench.types import UsageError
+from bench.types import CellError, UsageError
 from tests.report.fabricate import outcomes, result, story
 
 VOID = {"wbr", "meta", "link", "input", "br", "img"}
@@ -141,5 +141,44 @@ def test_marks_in_one_place_share_a_label_and_a_static_attacker_alone_is_named_t
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot be written to .*file"):
+    with pytest.raises(UsageError, match="file.* cannot be written"):
         write_report(story(), tmp_path / "file" / "report")
+
+
+def test_of_a_large_table_the_page_shows_a_part_and_says_so(tmp_path):
+    clean = [True] * 8
+    many = [
+        result(f"defense-{i}", clean=clean, adversarial=outcomes(0.5, 8), recipe=f"r{i}", eps=eps)
+        for i in range(320)
+        for eps in ("4/255", "8/255")
+    ]
+    wide = [
+        result("bare", clean=clean, attack_params={"steps": i}, dataset="other", seed=seed)
+        for i in range(130)
+        for seed in range(2)
+    ]
+    text, page, details = page_of([*many, *wide], tmp_path)
+    assert "csv, md and json have all: the first 300 of 320 lines, the most robust first" in text
+    assert "csv, md and json have all: the first 107 of 137 columns" in text
+    assert text.count('data-defense="defense-') == 340, "300 in the table and 40 in its heat map"
+    assert re.search(r'class="num" data-keys="[^"]*" data-more="220"', text), "a worst case of 260 cells opens to 40"
+    linked = {key for keys in re.findall(r'data-keys="([^"]*)"', text) for key in keys.split()}
+    assert linked == set(details["cells"])
+    assert len(text) < 3e6
+
+
+def test_a_page_that_comes_out_too_large_shows_less(tmp_path, monkeypatch):
+    failed = [
+        result(f"defense-{i}", recipe=f"r{i}", clean=[True], status="failed").model_copy(
+            update={"error": CellError(kind="E", message="x" * 4_000, traceback="y" * 40_000)}
+        )
+        for i in range(60)
+    ]
+    whole, _, details = page_of(failed, tmp_path)
+    assert len(details["cells"]) == 60
+    assert {len(cell["error"]["traceback"]) for cell in details["cells"].values()} == {4_004}, "the end of it"
+    monkeypatch.setattr("bench.report.html._LARGEST", len(whole) // 2)
+    text, _, details = page_of(failed, tmp_path)
+    assert len(text.encode()) <= len(whole) // 2
+    assert 0 < len(details["cells"]) < 60
+    assert f"the first {len(details['cells'])} of 60 lines" in text

@@ -85,10 +85,10 @@
     for (const [name, text] of flat(value)) list.append(make("dt", name), make("dd", text));
     article.append(make("h4", title), list);
   }
-  function show(keys) {
+  function show({ keys, more }) {
     const place = get("cell").querySelector("div");
     place.replaceChildren();
-    for (const key of keys) {
+    for (const key of keys.split(" ")) {
       const cell = details.cells[key];
       if (!cell) continue;
       const [dataset, model, defense, attack, access] = cell.title, article = make("article"), at = (index) => index === null ? null : details.shared[index];
@@ -120,13 +120,14 @@
       part(article, "key", { cell: key });
       place.append(article);
     }
+    if (more) place.append(make("p", `and ${Number(more).toLocaleString("en")} more cells: leaderboard --format json has all`, "sub"));
     get("cell").showModal();
     get("cell").scrollTop = 0;
   }
   document.addEventListener("click", (event) => {
     const place = event.target.closest?.("[data-keys]");
-    if (place) show(place.dataset.keys.split(" "));
+    if (place) show(place.dataset);
     if (event.target === get("cell") || event.target.closest?.(".close")) get("cell").close();
   });
-  for (const mark of all(".mark")) mark.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); show(mark.dataset.keys.split(" ")); } });
+  for (const mark of all(".mark")) mark.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); show(mark.dataset); } });
 })();
