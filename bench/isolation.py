@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as _every_module
 from torch.utils import _python_dispatch as _dispatch
 
-from bench.types import Ending, MethodError
+from bench.types import Ending, MethodError, text_of
 
 _EXIT = os._exit
 # ``os``, and the module that it takes the ways to end a process from.
@@ -60,13 +60,20 @@ def isolated(who: str, *, seed: int | None = None) -> Iterator[None]:
             np.random.seed(seed % 2**32)
             random.seed(seed)
         yield
-    except (Exception, Ending):
+    except Ending:
+        raise
+    except Exception as error:
+        try:
+            str(error)
+        except Exception:
+            # So that what says why the method failed does not fail too.
+            raise MethodError(f"{who} raised {text_of(error)}") from error
         raise
     except BaseException as error:
         if interrupts and isinstance(error, KeyboardInterrupt):
             raise
         words = "asked to end the process" if isinstance(error, SystemExit) else "raised"
-        raise MethodError(f"{who} {words}: {type(error).__name__}({error})") from error
+        raise MethodError(f"{who} {words}: {type(error).__name__}({text_of(error)})") from error
     finally:
         if os.getpid() != process:
             # A copy of this process that the method made and left running would go on with the run beside it.

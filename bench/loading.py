@@ -22,7 +22,7 @@ from typing import Any
 from bench.keys import sha256_hex
 from bench.sources import Code, Search, find_top
 from bench.syntax import syntax
-from bench.types import MethodError, UsageError
+from bench.types import MethodError, UsageError, text_of
 
 _PACKAGES = ("attacks", "defenses", "bench.models")
 # Sources of the harness's own methods as they were first hashed in this process.
@@ -196,6 +196,6 @@ def _of_user(path: Path, code: Code, search: Search) -> ModuleType:
     except (Exception, SystemExit) as error:
         for each in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
             del sys.modules[each]
-        said = (str(error).strip().splitlines() or ["it says no more"])[0]
+        said = (text_of(error).strip().splitlines() or ["it says no more"])[0]
         raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {said}") from error
     return module

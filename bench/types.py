@@ -67,6 +67,14 @@ def shortened(text: str, most: int) -> str:
     return f"{text[: most - tail - 5]} ... {text[-tail:]}"
 
 
+def text_of(error: BaseException) -> str:
+    """Return what an error says; that of a method runs code of its own to say it, which may fail as well."""
+    try:
+        return str(error)
+    except Exception:
+        return f"{type(error).__name__}, whose text cannot be made"
+
+
 def shown(value: object, most: int = 100) -> str:
     """Return any value as a message may repeat it: its ``repr``, of at most ``most`` characters, and never an error."""
     try:

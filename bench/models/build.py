@@ -12,7 +12,7 @@ from bench.data.memo import cache_folder
 from bench.keys import sha256_hex
 from bench.registry import entry_of, explain, find, unknown
 from bench.sources import release
-from bench.types import MethodRef, Scalar, UsageError
+from bench.types import MethodRef, Scalar, UsageError, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -84,7 +84,7 @@ def _checked(network: MethodRef, num_classes: int, image_shape: tuple[int, int, 
         with torch.no_grad():
             logits = net(torch.zeros(1, *image_shape, device=device))
     except Exception as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        said = (text_of(error).strip().splitlines() or [type(error).__name__])[0]
         shape = "x".join(map(str, image_shape))
         other = sorted({str(p.dtype) for p in net.parameters()} - {"torch.float32"})
         if other:
@@ -155,7 +155,7 @@ def _robustbench(name: str, params: dict[str, Any], num_classes: int, image_shap
         net: nn.Module = load_model(model_name=name, **{"model_dir": cache_folder() / "robustbench", **params})
     # Besides wrong parameters: a model of another set, a refused download.
     except Exception as error:
-        said = (str(error).strip().splitlines() or [""])[0]
+        said = (text_of(error).strip().splitlines() or [""])[0]
         raise UsageError(f"{arch} cannot be had: {type(error).__name__}: {said}") from error
     return net
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.factories import lacks
 from bench.registry import unknown
-from bench.types import Scalar, UsageError
+from bench.types import Scalar, UsageError, text_of
 
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 #: Parameters of networks that were made before and still live, by their identity.
@@ -60,7 +60,7 @@ def make(
     try:
         net = factory(*first, **given)
     except (Exception, SystemExit) as error:
-        said = (str(error).strip().splitlines() or ["it says no more"])[0]
+        said = (text_of(error).strip().splitlines() or ["it says no more"])[0]
         raise UsageError(f"network '{name}' cannot be built: {type(error).__name__}: {said}") from error
     if inspect.iscoroutine(net):
         net.close()
