@@ -19,6 +19,7 @@ from bench.report.formats import escape_markdown
 from bench.report.paper import NOT_KNOWN, published
 from bench.report.rows import WORST_CASE
 from bench.types import Cell, CellResult, TrainRef
+from bench.visible import visible
 
 #: Images of this many pixels to a side are large.
 LARGE = 96
@@ -59,9 +60,9 @@ def write(source: Source, out: Path) -> list[Path]:
             else:
                 files += drawn
                 found += _listed(item, out) if item.listed else []
-                found += [f"![{item.title}]({item.figure}.png)\n", f"{_size(source.results)}\n"]
-        page += found or [f"Not measured yet: {why}.\n"]
-    write_into(out / "README.md", "\n".join(page).encode())
+                found += [f"![{item.title}]({item.figure}.png)\n", f"{escape_markdown(_size(source.results))}\n"]
+        page += found or [f"Not measured yet: {escape_markdown(why)}.\n"]
+    write_into(out / "README.md", visible("\n".join(page), lines=True).encode())
     return [out / "README.md", *files]
 
 
@@ -213,7 +214,7 @@ def _table(
     names = [f"{c.label} {c.group}" if many and c.group else c.label for c in columns]
     rows = [[line.defense, *([line.access] if access else []), *(cell(line, c) for c in columns)] for line in lines]
     if table.incomplete:
-        yield f"**{table.incomplete}**\n"
+        yield f"**{escape_markdown(table.incomplete)}**\n"
     yield _grid([*heads, *names], rows, len(heads))
     about = [_size(source.board.results[key] for line in lines for v in line.values.values() for key in v.keys)]
     about += [f"Published: {each}." for each in dict.fromkeys(where for _, where in known.values())]

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from bench.cli import main
-from bench.report import figures, paper
+from bench.report import figures, paper, paper_pages
 from bench.report.board import build
 from bench.report.changes import FORMATS as COMPARISONS
 from bench.report.compare import compare
@@ -175,6 +175,16 @@ def test_the_paper_s_numbers_are_harmless(board):
     rows = paper.beside(board)
     for form in (paper.as_text, paper.as_markdown, paper.as_json):
         assert_harmless(form(rows))
+
+
+def test_the_page_of_the_paper_is_harmless(tmp_path, monkeypatch, text):
+    def nothing(name, source, out):
+        raise figures.Missing(f"no {text}")
+
+    monkeypatch.setattr(figures, "draw", nothing)
+    source = figures.source_of(everywhere(text), Store(tmp_path), paper=True)
+    (page,) = paper_pages.write(source, tmp_path / "out")
+    assert_harmless(page.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("kind", ["surrogate", "mathtext", "ideographs"])
