@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from bench import training_state
 from bench.models.build import build, network_ref
 from bench.train import batches_per_epoch, learning_rate
 from bench.types import Ending, MethodError, Schedule, UsageError
@@ -310,6 +311,28 @@ def test_a_damaged_state_is_named(run, tmp_path, damage):
     with pytest.raises(UsageError, match=r"state\.safetensors is damaged") as caught:
         run()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "tensors", "why"),
+    [
+        ({"epoch": 10**6}, {}, "its epochs and batches are not those of the schedule"),
+        ({"step": -1}, {}, "step is not what a state says"),
+        ({"log": "none"}, {}, "log is not what a state says"),
+        ({"seconds": None}, {}, "seconds is not what a state says"),
+        ({}, {"epoch.losses": torch.zeros(1)}, "epoch.losses is not what the network has"),
+        ({}, {"epoch.right": torch.zeros(())}, "epoch.right is not what the network has"),
+        ({}, {"best.weight": torch.zeros(1)}, "its best epoch is not whole"),
+    ],
+)
+def test_a_state_with_a_right_seal_and_wrong_contents_is_named(run, tmp_path, words, tensors, why):
+    with pytest.raises(Ending):
+        run(stop_before=6)
+    path = tmp_path / "run" / "state.safetensors"
+    kept = training_state.read(path)
+    training_state.write(path, {**kept.tensors, **tensors}, {**kept.words, **words})
+    with pytest.raises(UsageError, match=rf"state\.safetensors is damaged \({why}\)"):
+        run()
 
 
 def test_the_state_of_another_training_is_refused(run):
