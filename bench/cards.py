@@ -7,7 +7,9 @@ file.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from bench import files
 from bench.files import Unreadable, write_atomically
-from bench.keys import training_key
+from bench.keys import canonical_json, training_key
 from bench.seals import sealed, unsealed
 from bench.types import ModelRef
 
@@ -116,9 +118,7 @@ def is_trained(folder: Path, key: str | None = None) -> bool:
 def _has_weights(folder: Path, card: Mapping[str, Any]) -> bool:
     path = folder / "weights.safetensors"
     try:
-        # Cards of older versions do not say how many bytes: of a parameter there are some, and of what is none a few.
-        limit = card.get("weights_bytes", 2**30 + 2**6 * card.get("params", 0))
-        whole = files.file_sha256(path, limit) == card.get("weights_sha256")
+        whole = files.file_sha256(path, largest_weights(card)) == card.get("weights_sha256")
     except FileNotFoundError:
         return False
     except Unreadable as error:
@@ -127,6 +127,34 @@ def _has_weights(folder: Path, card: Mapping[str, Any]) -> bool:
     if not whole:
         _log.warning("%s does not count and is trained again: cut short or altered since it was written", folder)
     return whole
+
+
+def largest_weights(card: Mapping[str, Any]) -> int:
+    """Return how many bytes the weights file of a training has at most."""
+    # Cards of older versions do not say it: each parameter has some bytes, and there may be other tensors.
+    return int(card.get("weights_bytes", 2**30 + 2**6 * card.get("params", 0)))
+
+
+def is_there(folder: Path) -> bool:
+    """Say whether a training has a card, whole or not, or something in its place."""
+    return os.path.lexists(folder / "card.json")
+
+
+def mend_log(folder: Path, card: Mapping[str, Any]) -> None:
+    """Write the log of a training from its card again, with a warning, where it is there and says something else."""
+    path = folder / "log.jsonl"
+    lines = "".join(canonical_json(row) + "\n" for row in card.get("log", ())).encode()
+    try:
+        if "log" not in card or files.read(path, len(lines)) == lines:
+            return
+        why = "altered since it was written"
+    except FileNotFoundError:
+        return
+    except Unreadable as error:
+        why = str(error)
+    _log.warning("%s does not count and is written again from the card: %s", path, why)
+    with suppress(OSError):
+        write_atomically(path, lines)
 
 
 def write_failure(folder: Path, why: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,12 +99,29 @@ class KnownFiles:
             FileNotFoundError: there is none.
             Unreadable: what lies there is no regular file, is larger, or cannot be read.
         """
-        mark = _mark(path, sha)
+        return self.holds(name, path, sha, lambda: files.file_sha256(path, limit) == sha)
+
+    def holds(self, name: str, path: Path, word: str, check: Callable[[], bool]) -> bool:
+        """Say whether ``check`` found the file at ``path`` whole, now or while it had its size and times of now.
+
+        Args:
+            name: by which it is known.
+            path: of the file.
+            word: what it was checked against.
+            check: checks it; what it raises goes on, and then it does not count as whole.
+
+        Raises:
+            FileNotFoundError: there is none.
+            Unreadable: what lies there is no regular file.
+        """
+        mark = _mark(path, word)
         if self._seen.get(name) == mark:
             return True
-        whole = files.file_sha256(path, limit) == sha
-        self._remember(name, mark if whole else None)
-        return whole
+        self._remember(name, None)
+        if check():
+            self._remember(name, mark)
+            return True
+        return False
 
     def note(self, name: str, path: Path, sha: str) -> None:
         """Remember a file that was just written."""

@@ -20,12 +20,13 @@ import os
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from bench import files, inventory
+from bench import cards, files, inventory
 from bench.files import Unreadable, write_atomically
 from bench.keys import canonical_json, sha256_hex
 from bench.lease import Leases
@@ -64,7 +65,8 @@ class Store:
         self._trusting = trusting
 
     @cached_property
-    def _known(self) -> KnownFiles:
+    def known(self) -> KnownFiles:
+        """Which of its files were found whole."""
         return KnownFiles(self._remembered() if self._trusting else None)
 
     def _remembered(self) -> bytes | None:
@@ -176,7 +178,7 @@ class Store:
         text = canonical_json({**body, "sha256": sha256_hex(canonical_json(body))})
         write_atomically(self.cell_file(result.key), text.encode() + b"\n")
         if result.records_sha is not None and files.is_regular(records := self.records(result.key)):
-            self._known.note(self.name(records), records, result.records_sha)
+            self.known.note(self.name(records), records, result.records_sha)
 
     def get(self, key: str) -> CellResult | None:
         """Return the result under ``key``; ``None`` where there is none or, with a warning, where it is not whole."""
@@ -194,7 +196,7 @@ class Store:
             return False
         try:
             n = result.cell.data.n
-            whole = self._known.is_whole(self.name(path), path, result.records_sha, largest_records(n))
+            whole = self.known.is_whole(self.name(path), path, result.records_sha, largest_records(n))
         except FileNotFoundError:
             return False
         except Unreadable as error:
@@ -204,6 +206,24 @@ class Store:
             _log.warning("%s does not count and is made again: cut short or altered since it was written", path)
         return whole
 
+    def has_weights(self, folder: Path, card: Mapping[str, Any]) -> bool:
+        """Say whether the weights of a training are those of its card, or not there; if altered, with a warning.
+
+        They are hashed where they were written to since they were found whole.
+        """
+        path = folder / "weights.safetensors"
+        sha, limit = card.get("weights_sha256", ""), cards.largest_weights(card)
+        try:
+            whole = self.known.is_whole(self.name(path), path, sha, limit)
+            why = "cut short or altered since it was written"
+        except FileNotFoundError:
+            return True
+        except Unreadable as error:
+            whole, why = False, str(error)
+        if not whole:
+            _log.warning("%s does not count and is trained again: %s", path, why)
+        return whole
+
     def remember(self) -> None:
         """Keep which records were found whole for later processes.
 
@@ -211,7 +231,7 @@ class Store:
         """
         path = self.root / "verified.json"
         before = self._remembered()
-        if self._known.has_news and (after := self._known.merged(before)) != before:
+        if self.known.has_news and (after := self.known.merged(before)) != before:
             with suppress(OSError):
                 if files.keeps_times(self.root):
                     write_atomically(path, after)

@@ -18,6 +18,7 @@ from bench.visible import visible
 if TYPE_CHECKING:
     from bench.config import Request
     from bench.planned import Asked
+    from bench.schedule.damage import Damage
     from bench.schedule.plan import Work
     from bench.schedule.verify import Verdict
     from bench.store import Store
@@ -43,6 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from bench import planned
     from bench.collection import no_collection
+    from bench.schedule.damage import damage
     from bench.store import Store
     from bench.types import StoreError
 
@@ -56,18 +58,19 @@ def main(args: argparse.Namespace) -> int:
             # What is not whole is not finished, so the run that follows says it.
             with _unheard():
                 finished = [store.finished(cell) for cell in work.plan.cells]
-            store.remember()
             store.warn_of_strangers()
+        with display.phase("looking for damage"):
+            harm = damage(work, store)
+            store.remember()
     results = [result for result in finished if result is not None]
     args.control.count(len(results), len(finished))
     partly = args.only is not None or args.seed is not None
     verdict: Verdict | None = None
     # Where nothing is left to do, nothing that computes is loaded.
-    if len(results) < len(finished) or args.verify is not None:
+    if len(results) < len(finished) or harm or args.verify is not None:
         keep = partial(planned.keep, store, asked, partly=partly, check=args.control.check_run)
-        results, verdict = _measured(args, config, work, store, keep, results)
+        results, verdict = _measured(args, config, work, store, keep, results, harm)
     else:
-        _tell_damaged(work, store)
         try:
             planned.keep(store, asked, partly=partly)
         except StoreError as error:
@@ -88,6 +91,7 @@ def _measured(
     store: Store,
     keep: Callable[[], None],
     known: Sequence[CellResult],
+    harm: Damage,
 ) -> tuple[list[CellResult], Verdict | None]:
     """Do what is missing, and return all results and what verifying showed."""
     display: Display = args.display
@@ -105,6 +109,8 @@ def _measured(
             keep()
             _say_outdated(work, store, quiet=args.quiet)
             results = options.execute(args, config, runner)
+            if args.executor == "inline":
+                runner.mend(harm)
             return results, None if args.verify is None else verify(runner, args.verify)
 
 
@@ -169,14 +175,3 @@ def _unheard() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(is_heard)
-
-
-def _tell_damaged(work: Work, store: Store) -> None:
-    """Warn of the cards of trainings that are not whole, for no cell that is missing would find out."""
-    from bench import cards
-    from bench.keys import training_key
-
-    cells = [each.cell for each in work.plan.cells]
-    models = [cell.model for cell in cells] + [cell.attack.model for cell in cells if cell.attack is not None]
-    for key in sorted({training_key(model) for model in {id(model): model for model in models}.values()}):
-        cards.read(store.training(key))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -17,16 +16,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from bench import files
+from bench import chunk, files
 from bench.evaluate import Answer, Crafted
 from bench.files import write_atomically
-from bench.reading import document
-from bench.seals import arrays_digest, sealed_arrays
+from bench.seals import arrays_digest
 from bench.store import largest_records
 
 _log = logging.getLogger("crossfire")
-#: Bytes beside the images of a chunk, and for what each took.
-_HEAD, _ROW = 2**20, 2**6
 _CLEAN = {"clean": "iu", "clean_share": "f", "clean_margin": "f"}
 
 
@@ -35,7 +31,7 @@ def write_chunk(path: Path, made: Crafted) -> None:
     tensors = {"images": made.images.cpu().contiguous(), "forwards": made.forwards, "backwards": made.backwards}
     about = {"seconds": repr(made.seconds), "notes": json.dumps(made.notes), "batch": str(made.batch)}
     # So that one which came to lie in the place of another is noticed.
-    about["of"] = _place(path)
+    about["of"] = chunk.place(path)
     digest = arrays_digest({name: value.numpy() for name, value in tensors.items()}, about)
     write_atomically(path, save(tensors, {**about, "sha256": digest}))
 
@@ -45,33 +41,15 @@ def read_chunk(path: Path, shape: tuple[int, ...]) -> Crafted | None:
     not whole.
     """
     try:
-        data = files.read(path, 8 * math.prod(shape) + _ROW * shape[0] + _HEAD)
-        arrays, about = sealed_arrays(data)
-        if about.get("of", _place(path)) != _place(path):
-            raise ValueError(f"it is that of {about['of']}")
-        return _crafted(arrays, about, shape)
+        kept = chunk.read(path, shape)
     except FileNotFoundError:
         return None
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         _log.warning("%s does not count and is made again: %s", path, error)
         return None
-
-
-def _place(path: Path) -> str:
-    return f"{path.parent.name}/{path.stem}"
-
-
-def _crafted(arrays: dict[str, np.ndarray], about: dict[str, str], shape: tuple[int, ...]) -> Crafted:
-    """Raises KeyError, TypeError, ValueError: they are not what a chunk of this shape holds."""
-    for name, expected in (("images", shape), ("forwards", shape[:1]), ("backwards", shape[:1])):
-        if arrays[name].shape != expected or arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
-            raise ValueError(f"its {name} are not {expected} finite numbers")
-    seconds, notes, batch = float(about["seconds"]), document(about["notes"].encode()), int(about["batch"])
-    are_notes = isinstance(notes, list) and all(isinstance(note, str) for note in notes)
-    if not (are_notes and math.isfinite(seconds) and batch > 0):
-        raise ValueError("what it took is not a time, notes and a batch")
-    images, forwards, backwards = (torch.from_numpy(arrays[w].copy()) for w in ("images", "forwards", "backwards"))
-    return Crafted(images, forwards, backwards, seconds, notes, batch)
+    # Copies, for what was read is not to be written to.
+    images, forwards, backwards = (torch.from_numpy(each.copy()) for each in kept[:3])
+    return Crafted(images, forwards, backwards, kept.seconds, kept.notes, kept.batch)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench import cards, files
+from bench import cards, chunk, files
 from bench.cards import is_trained
 from bench.ending import Control, Lost, Overtime, Piece, Stop, why_of
 from bench.evaluate import Crafted, craft
@@ -33,6 +33,7 @@ from bench.provenance import provenance, source
 from bench.runlog import RunLog, failures
 from bench.schedule import predict, unusable
 from bench.schedule.chunks import read_chunk, write_chunk
+from bench.schedule.damage import Damage
 from bench.schedule.loaded import Classifier, Loaded
 from bench.schedule.measure import Measure
 from bench.schedule.plan import Work, attack_key, cell_key, changed, clean_cell
@@ -298,6 +299,8 @@ class Runner:
                     self.store.make_folder(folder)
                     files.remove(folder / "card.json")
                     self._train(ref, model, watched, folder)
+                    if (card := cards.read(folder, key)) is not None:
+                        self.store.has_weights(folder, card)
         return folder / "weights.safetensors"
 
     def _train(self, ref: TrainRef, model: ModelRef, watched: DataRef, folder: Path) -> None:
@@ -435,6 +438,7 @@ class Runner:
             self.store.leases.check()
             for path, part in paths.items():
                 write_chunk(path, made.part(slice(part.start - group.start, part.stop - group.start)))
+                self.store.known.note(self.store.name(path), path, chunk.SEALED)
         seconds = round(time.monotonic() - started, 3)
         of = f"{group.start:06d}-{group.stop:06d}"
         self.log.write("crafted", attack=ref.attack.name, key=key, images=of, seconds=seconds)
@@ -451,6 +455,32 @@ class Runner:
             if lost.late:
                 raise Overtime(self._late)
             raise MethodError(lost.why)
+
+    def mend(self, damage: Damage) -> None:
+        """Make again what finished cells stand on and is not whole; what cannot be is said."""
+        pieces: list[tuple[PlannedCell, Callable[[], object]]] = []
+        pieces += [(planned, partial(self.train, model, planned.cell.data)) for model, planned in damage.trainings]
+        pieces += [(planned, partial(self._mend_chunk, ref, path)) for ref, planned, path in damage.chunks]
+        try:
+            with self.log.warnings():
+                for _ in self.each(pieces, lambda piece: self._mend(*piece)):
+                    pass
+        finally:
+            self.store.remember()
+
+    def _mend(self, planned: PlannedCell, make: Callable[[], object]) -> None:
+        try:
+            with self.store.writing(), isolated("a method"):
+                make()
+        except StoreError:
+            raise
+        except (Exception, Overtime) as error:
+            _log.warning("what %s stands on cannot be made again: %s", planned.names, error)
+
+    def _mend_chunk(self, ref: AttackRef, path: Path) -> None:
+        for part in self.loaded.test(ref.data).chunks():
+            if self._chunk(ref, part) == path:
+                self._chunk_of(ref, part)
 
     def _adversarial(self, planned: PlannedCell) -> Iterator[Crafted]:
         if (ref := planned.cell.attack) is None:

@@ -1,0 +1,84 @@
+"""Damage to what the finished cells of a plan stand on: no cell that is missing would find it, so it is looked for.
+
+What was deleted is no damage: results stand without the weights and the adversarial images that they were made with.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import cards, chunk, inventory
+from bench.keys import Keys, training_key
+from bench.schedule.plan import Work, models_of
+from bench.store import Store
+from bench.types import AttackRef, ModelRef, PlannedCell, TrainRef
+
+_log = logging.getLogger("crossfire")
+
+
+class Damage(NamedTuple):
+    """Trainings that are not whole, each with a cell that needs it, and chunks of adversarial sets likewise."""
+
+    trainings: list[tuple[ModelRef, PlannedCell]]
+    chunks: list[tuple[AttackRef, PlannedCell, Path]]
+
+    def __bool__(self) -> bool:
+        return bool(self.trainings or self.chunks)
+
+
+def damage(work: Work, store: Store) -> Damage:
+    """Return what of a plan is there and not whole, each said in one line.
+
+    A file that has kept its size and times since it was found whole is not read again. A damaged log of a training is
+    written again at once.
+    """
+    return Damage(list(_trainings(work, store)), list(_chunks(work, store)))
+
+
+def _trainings(work: Work, store: Store) -> Iterator[tuple[ModelRef, PlannedCell]]:
+    seen: set[int] = set()
+    for planned in work.plan.cells:
+        for model in models_of(planned.cell):
+            if id(model) in seen or not isinstance(model.weights, TrainRef):
+                continue
+            seen.add(id(model))
+            key = training_key(model)
+            folder = store.training(key)
+            if not cards.is_there(folder):
+                continue
+            card = cards.read(folder, key)
+            if card is None or not store.has_weights(folder, card):
+                yield model, planned
+            else:
+                cards.mend_log(folder, card)
+
+
+def _chunks(work: Work, store: Store) -> Iterator[tuple[AttackRef, PlannedCell, Path]]:
+    made = set(inventory.keys(store.root / "attack", ""))
+    keys, seen = Keys(), set()
+    for planned in work.plan.cells if made else ():
+        attack = planned.cell.attack
+        if attack is None or (key := keys.of(attack)) not in made or key in seen:
+            continue
+        seen.add(key)
+        for path in inventory.chunks(store.adversarial(key)):
+            first, last = (int(number) for number in path.stem.split("-"))
+            if first < last <= attack.data.n and not _is_whole(store, path, (last - first, *attack.data.image_shape)):
+                yield attack, planned, path
+
+
+def _is_whole(store: Store, path: Path, shape: tuple[int, ...]) -> bool:
+    def check() -> bool:
+        chunk.read(path, shape)
+        return True
+
+    try:
+        return store.known.holds(store.name(path), path, chunk.SEALED, check)
+    except FileNotFoundError:
+        return True
+    except ValueError as error:
+        _log.warning("%s does not count and is made again: %s", path, error)
+        return False
