@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="run_bench.py",
         description="Cross adversarial defenses with attacks. Without a verb: run the quick preset.",
         epilog="exit codes: 0 done, 1 regression found, 2 bad usage or a store that cannot be written, 3 some cells "
-        "failed or differ, 130 interrupted, 143 terminated, 128 + N ended by signal N",
+        "failed, differ or, of a plan, will fail, 130 interrupted, 143 terminated, 128 + N ended by signal N",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:

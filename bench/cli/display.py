@@ -115,10 +115,10 @@ class Messages(logging.Handler):
         self.addFilter(lambda record: record.levelno < logging.WARNING or once(record, said))
 
     def emit(self, record: logging.LogRecord) -> None:
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S ", time.localtime(record.created)) if self._stamped else ""
         named = "warning: " if record.levelno == logging.WARNING else ""
-        # A line that cannot be written is no reason to end a run.
-        with suppress(OSError, ValueError):
+        # A line that cannot be written, or a clock of no year, is no reason to end a run.
+        with suppress(OSError, ValueError, OverflowError):
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S ", time.localtime(record.created)) if self._stamped else ""
             self.write(f"{stamp}{named}{record.getMessage()}")
 
     def write(self, line: str) -> None:

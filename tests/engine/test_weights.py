@@ -1,5 +1,6 @@
 """Weights files that cannot be used: their own rows fail, with the reason said before any work, and the others run."""
 
+import json
 import os
 import subprocess
 import sys
@@ -158,3 +159,27 @@ def test_a_plan_for_others_knows_no_bad_file(folder):
 
     with pytest.raises(UsageError, match="is empty"):
         make(*configs.request(config(folder, ["good.safetensors", "empty.pt"]), {}).parts)
+
+
+def test_a_row_whose_file_was_mended_is_no_longer_failed(folder, tmp_path, capsys):
+    net, store = tmp_path / "net.safetensors", ["--store", str(tmp_path / "store")]
+    path = tmp_path / "weights.toml"
+    rows = "".join(f'[[defenses]]\nuse = "weights:{each}"\n' for each in (folder / "good.pt", net))
+    path.write_text(HEAD + rows)
+
+    def run():
+        return main(["run", str(path), *store, "--report", str(tmp_path / "report")])
+
+    def statuses():
+        capsys.readouterr()
+        assert main(["leaderboard", *store, "--json"]) == 0
+        return sorted((cell["defense"], cell["status"]) for cell in json.loads(capsys.readouterr().out)["cells"])
+
+    good = [("weights:good.pt", "done")] * 2
+    for damage in (b"", (folder / "nan.safetensors").read_bytes()):
+        net.write_bytes(damage)
+        assert run() == 3
+        assert statuses() == [*good, *[("weights:net.safetensors", "failed")] * 2]
+    net.write_bytes((folder / "good.safetensors").read_bytes())
+    assert run() == 0
+    assert statuses() == [*good, *[("weights:net.safetensors", "done")] * 2]
