@@ -201,7 +201,7 @@ def test_a_captured_run_has_its_lines_and_leaves_logging_as_it_was(tmp_path, cap
 def test_train_has_its_lines(tmp_path, capsys):
     assert main(["train", tiny.write(tmp_path), "--store", str(tmp_path / "s")]) == 0
     out, err = capsys.readouterr()
-    first, *_, last = [line[20:] for line in err.splitlines() if "loading torch" not in line]
+    first, *_, last = [line[20:] for line in err.splitlines() if "tiny: " in line]
     assert first.startswith("tiny: 1 trainings; device cpu; store ")
     assert last.startswith("tiny: 1 of 1 trainings, in ")
     assert "weights.safetensors" in out
@@ -353,8 +353,7 @@ def test_every_verb_that_may_take_long_says_what_it_does(tmp_path, capsys, monke
 
     only = ("--only", "clean", "--epochs", "0")
     ran = names("run", config, "--store", store, "--report", str(tmp_path / "r"), *only)
-    assert [*ran[:3], *ran[-2:]] == ["planning", "reading the results", "loading torch", "making the table",
-                                     "writing the page"]  # fmt: skip
+    assert {"planning", "reading the results", "loading torch", "making the table", "writing the page"} <= {*ran}
     assert names("plan", config, "--store", store, *only)[-1] == "estimating"
     assert names("leaderboard", "--store", store, "--format", "html") == [
         "reading the results", "making the tables", "writing the tables"]  # fmt: skip
