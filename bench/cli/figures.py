@@ -24,6 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from bench.collection import no_collection
     from bench.registry import unknown
     from bench.report import figures
     from bench.report.record import read
@@ -39,13 +40,15 @@ def main(args: argparse.Namespace) -> int:
         return 0
     display: Display = args.display
     root = options.store_root(args)
-    with display.phase("reading the results"):
+    with display.phase("reading the results"), no_collection():
         found = read(root)
     for note in found.notes:
         print(f"warning: {note}", file=sys.stderr)
     names = args.names or list(known)
     with display.phase("drawing figures", len(names)) as at:
-        source = figures.source_of(found.results, Store(root), asked=found.asked, data_folder=options.data_folder(args))
+        with no_collection():
+            folder = options.data_folder(args)
+            source = figures.source_of(found.results, Store(root), asked=found.asked, data_folder=folder)
         for done, name in enumerate(names):
             at(done, name)
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean, median
 from typing import Literal, NamedTuple
@@ -74,10 +74,12 @@ class Table:
     verdicts: tuple[str, ...]
     notes: tuple[str, ...]
     cells: Count
+    #: What it is of a larger table; nothing where it is whole.
+    part: str = ""
 
     @property
     def title(self) -> str:
-        return f"{self.dataset} · {self.model} · {self.n:,} images"
+        return f"{self.dataset} · {self.model} · {self.n:,} images" + (f" ({self.part})" if self.part else "")
 
     @property
     def incomplete(self) -> str:
@@ -94,6 +96,39 @@ class Table:
             found = sorted({v.number for v in values if v and v.number is not None and not v.partial}, reverse=True)
             ends[column.id] = found[0] if len(found) > 1 else None, found[1] if len(found) > 2 else None
         return ends
+
+
+def first_columns(columns: Sequence[Column], attacks: int) -> tuple[Column, ...]:
+    """Return the columns of the first attacks, worst case and gap beside them, and those of no attack."""
+    kept = {column.id for column in [column for column in columns if column.under_attack][:attacks]}
+    groups = {column.group for column in columns if column.id in kept} | {"", "cost"}
+    return tuple(
+        column for column in columns if column.id in kept or (not column.under_attack and column.group in groups)
+    )
+
+
+def first_defenses(table: Table, defenses: int, attacks: int) -> Table:
+    """Return a table of the most robust defenses under the first attacks; its title says so."""
+    names = list(dict.fromkeys(line.defense for line in table.lines))
+    kept, columns = set(names[:defenses]), first_columns(table.columns, attacks)
+    groups = {column.group for column in columns}
+    parts = [
+        f"the first {some:,} of {count:,} {what}"
+        for some, count, what in (
+            (len(kept), len(names), "defenses"),
+            (len(columns), len(table.columns), "columns"),
+        )
+        if some < count
+    ]
+    if not parts:
+        return table
+    return replace(
+        table,
+        columns=columns,
+        lines=tuple(line for line in table.lines if line.defense in kept),
+        standings=tuple(s for s in table.standings if s.defense in kept and (not s.threat or s.group in groups)),
+        part=" and ".join(parts),
+    )
 
 
 @dataclass(frozen=True)

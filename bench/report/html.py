@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from bench.files import write_into
 from bench.report import text
-from bench.report.board import RANKED, Board, Column, Line, Table, build
+from bench.report.board import RANKED, Board, Column, Line, Table, build, first_columns
 from bench.report.rows import Standing, Value, threat_text
 from bench.report.samples import SETS, samples
 from bench.store import Store
@@ -141,9 +141,7 @@ def _tables(board: Board, values: int) -> tuple[list[dict[str, Any]], list[str]]
 
 def _excerpt(table: Table, values: int) -> _Excerpt:
     """Return the first lines and columns; worst case and gap stand beside the attacks, and costs at the end."""
-    attacks = {column.id for column in [c for c in table.columns if c.under_attack][:_COLUMNS]}
-    groups = {column.group for column in table.columns if column.id in attacks} | {"", "cost"}
-    columns = tuple(c for c in table.columns if c.id in attacks or (not c.under_attack and c.group in groups))
+    columns = first_columns(table.columns, _COLUMNS)
     lines = table.lines[: min(_LINES, values // max(1, len(columns)))]
     parts = [
         f"the first {some:,} of {count:,} {what}"

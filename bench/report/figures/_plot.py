@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from textwrap import fill, wrap
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from bench.report.board import Column, Table
+from bench.report.board import Column, Table, first_defenses
 from bench.report.figures import Missing, Source
 from bench.report.rows import Standing, Value, threat_text
 from bench.types import Access
@@ -30,13 +31,23 @@ NARROW = 30
 LETTER = 0.065
 #: Inches within which two points look like one.
 DOT = 0.04
+#: Tables, and defenses and attacks of each, that stay legible in one figure.
+TABLES, DEFENSES, ATTACKS = 6, 40, 30
+#: Panels side by side and below one another, and lines of one panel.
+PANELS, LINES = 12, 12
 #: What a figure says of the number in a cell, and of a worst case.
 UNDER_ATTACK = "accuracy under attack"
 WORST = "worst case (clean counts as an attack)"
 
 
 def tables(source: Source, fits: Callable[[Table], bool] = lambda table: True) -> list[Table]:
-    return [table for table in source.board.tables if fits(table)]
+    """Return the first of each table that fits, as many as stay legible; the titles say what is left out."""
+    found = [table for table in source.board.tables if fits(table)]
+    shown = [first_defenses(table, DEFENSES, ATTACKS) for table in found[:TABLES]]
+    if len(found) > TABLES:
+        part = f"the last of {len(found):,} tables that is shown"
+        shown[-1] = replace(shown[-1], part=f"{shown[-1].part}; {part}" if shown[-1].part else part)
+    return shown
 
 
 def attacked(table: Table) -> list[Column]:
@@ -89,8 +100,9 @@ def primary(table: Table) -> list[Standing]:
     threats = [standing.threat for standing in table.standings if standing.threat]
     if not threats:
         return []
-    order = [column.group for column in table.columns]
-    first = min(threats, key=lambda threat: order.index(threat_text(threat)))
+    order = list(dict.fromkeys(column.group for column in table.columns))
+    place = {group: at for at, group in enumerate(order)}
+    first = min(threats, key=lambda threat: place[threat_text(threat)])
     return [standing for standing in table.standings if standing.threat == first]
 
 

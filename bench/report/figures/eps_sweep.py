@@ -10,16 +10,20 @@ from typing import Any
 from matplotlib import pyplot as plt
 
 from bench.report.figures import Drawing, Source
-from bench.report.figures._plot import WIDTH, need, whisker, without_eps
+from bench.report.figures._plot import LINES, PANELS, SOFT, WIDTH, need, whisker, without_eps
 from bench.report.rows import NORMS, Value
 from bench.stats import wilson
 from bench.types import eps_text
+
+#: Budgets of one curve that have a mark, an interval and a tick each.
+_WHISKERS = 25
 
 Panel = tuple[str, str, str, str]
 
 
 def draw(source: Source) -> Drawing:
-    curves = _curves(source)
+    every = _curves(source)
+    curves = {panel: dict(sorted(found.items())[:LINES]) for panel, found in sorted(every.items())[:PANELS]}
     need(list(curves), "no attack was run with several budgets: give eps as a list in the configuration")
     across = min(3, len(curves))
     down = -(-len(curves) // across)
@@ -44,13 +48,17 @@ def draw(source: Source) -> Drawing:
             axis.plot(
                 [float(e) for e in eps],
                 [100 * end.value for end in ends],
-                marker=looks[name][1],
+                marker=looks[name][1] if len(eps) <= _WHISKERS else "",
                 color=looks[name][0],
                 label=label,
                 **style,
             )
-            for budget, end in zip(eps, ends, strict=True):
-                whisker(axis, float(budget), Value(*end), looks[name][0])
+            if len(eps) <= _WHISKERS:
+                for budget, end in zip(eps, ends, strict=True):
+                    whisker(axis, float(budget), Value(*end), looks[name][0])
+            else:
+                lows, highs = ([100 * getattr(end, which) for end in ends] for which in ("low", "high"))
+                axis.fill_between([float(e) for e in eps], lows, highs, color=looks[name][0], alpha=0.15, linewidth=0)
             numbers.append(
                 {
                     "panel": [panel[0], *panel[2:]],
@@ -62,6 +70,7 @@ def draw(source: Source) -> Drawing:
             )
         axis.set(title=f"{panel[2]}, {panel[3]}", xlabel=f"eps ({panel[0]})", ylim=(-3, 103))
         ticks = sorted({e for points in found.values() for e in points})
+        ticks = ticks[:: -(-len(ticks) // _WHISKERS)]
         axis.set_xticks(
             [float(e) for e in ticks], [eps_text(e) for e in ticks], rotation=40 if len(ticks) > 5 else 0, fontsize=7
         )
@@ -69,6 +78,10 @@ def draw(source: Source) -> Drawing:
         axis.set_visible(False)
     for line in axes:
         line[0].set_ylabel("accuracy under attack, %")
+    lines, most = sum(map(len, curves.values())), sum(map(len, every.values()))
+    if lines < most:
+        about = f"the first {lines:,} of {most:,} curves by name, in {len(curves):,} of {len(every):,} panels"
+        figure.suptitle(about, fontsize=8, color=SOFT)
     handles = {
         label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from matplotlib import pyplot as plt
@@ -11,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from bench import cards
 from bench.keys import training_key
 from bench.report.figures import Drawing, Source
-from bench.report.figures._plot import WIDTH, narrow_title, need, trained_with
+from bench.report.figures._plot import PANELS, SOFT, WIDTH, narrow_title, need, trained_with
 from bench.report.rows import threat_text
 from bench.types import ModelRef, TrainRef
 
@@ -25,7 +26,8 @@ _PARTS = {"train": ("train", "--"), "test": ("test", "-")}
 
 
 def draw(source: Source) -> Drawing:
-    runs = list(_runs(source))
+    models = _models(source)
+    runs = list(islice(_runs(source, models), PANELS))
     need(runs, "no trained network in the store has a log with accuracies on train and test images")
     across = min(3, len(runs))
     down = -(-len(runs) // across)
@@ -47,6 +49,8 @@ def draw(source: Source) -> Drawing:
         axis.set_visible(False)
     for line in axes:
         line[0].set_ylabel("accuracy under attack, %\n(or clean)")
+    if len(runs) == PANELS < len(models):
+        figure.suptitle(f"the first {PANELS} of {len(models):,} trained networks by name", fontsize=8, color=SOFT)
     named = {line.get_label(): line for axis in axes.flat for line in axis.lines}
     figure.legend(handles=[*named.values()], loc="outside lower center", ncols=4)
     return Drawing(
@@ -54,15 +58,15 @@ def draw(source: Source) -> Drawing:
     )
 
 
-def _runs(source: Source) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
-    """Yield the title of each training run, the threat that it was watched under, and its epochs."""
+def _models(source: Source) -> dict[str, tuple[str, str, ModelRef]]:
+    """Return every trained network by its key, with its title and the threat that it was watched under."""
     from bench.overfitting import watched_threat
 
     models: dict[str, tuple[str, str, ModelRef]] = {}
+    many = len({(r.names.dataset, r.names.model) for r in source.results}) > 1
     for r in source.results:
         weights = r.cell.model.weights
         if isinstance(weights, TrainRef):
-            many = len({other.names.dataset + other.names.model for other in source.results}) > 1
             place = f"\n{r.names.dataset} · {r.names.model}" if many else ""
             threat = threat_text(watched_threat(weights.recipe))
             seed = f", seed {weights.seed}" if weights.seed else ""
@@ -71,6 +75,13 @@ def _runs(source: Source) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
                 threat,
                 r.cell.model,
             )
+    return models
+
+
+def _runs(
+    source: Source, models: Mapping[str, tuple[str, str, ModelRef]]
+) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
+    """Yield title, threat and epochs of each training run that is in the store, by its title."""
     for key, (title, threat, _) in sorted(models.items(), key=lambda item: item[1][0]):
         card = cards.read(source.store.training(key))
         rows = [row for row in (card or {}).get("log", []) if {"epoch", "train", "test"} <= row.keys()]
