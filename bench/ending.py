@@ -56,6 +56,7 @@ class Piece:
     """A piece of work in hand: what it is, its key, and how many seconds it may take.
 
     ``None`` seconds are those of the piece around it; of a piece with its own, the time does not count for that one.
+    After ``patience`` more it is broken off; a supervisor waits for ``mercy`` more before it reckons it late.
     """
 
     kind: Kind
@@ -63,6 +64,7 @@ class Piece:
     seconds: float | None = None
     says: str = "took too long"
     patience: float = PATIENCE
+    mercy: float = 0.0
     due: float = math.inf
     frame: FrameType | None = field(default=None, repr=False)
 
@@ -151,7 +153,7 @@ class Control:
         if (piece := self._timed()) is not None:
             piece.restart()
             if self._shared is not None:
-                self._shared.due = piece.due
+                self._shared.due = piece.due + piece.mercy
 
     @contextmanager
     def looked_after(self) -> Iterator[None]:
@@ -204,7 +206,7 @@ class Control:
         if self._shared is not None:
             piece = self._timed()
             self._shared.hold([Held(each.kind, each.key, each.seconds is not None) for each in self._pieces])
-            self._shared.due = math.inf if piece is None else piece.due
+            self._shared.due = math.inf if piece is None else piece.due + piece.mercy
 
     # In the thread.
 
@@ -239,7 +241,7 @@ class Control:
         self._interrupt(number, frame)
 
     def _interrupt(self, _number: int, frame: FrameType | None) -> None:
-        if (late := self._late()) is not None and _may_be_left(frame, late[1]):
+        if (late := self._late()) is not None and _may_be_left(frame, late[1], importing=isinstance(late[0], Stop)):
             raise late[0]
 
 
@@ -256,13 +258,19 @@ def closing(code: int, counted: tuple[int, int] | None) -> str:
     return f"{why}: {counted[0]} of {counted[1]} cells are done; the same command goes on from here."
 
 
-def _may_be_left(frame: FrameType | None, base: FrameType) -> bool:
-    """Say whether the code that runs lies inside the call ``base`` and may be left half way."""
+def _may_be_left(frame: FrameType | None, base: FrameType, *, importing: bool) -> bool:
+    """Say whether the code that runs lies inside the call ``base`` and may be left half way.
+
+    Only where the process ends with it that may be an import: half a package stays behind, and does not work.
+    """
     if frame is not None and frame.f_code.co_filename in _EDGES:
         return False
     while frame is not None and frame is not base:
+        code = frame.f_code
         # What is raised while an object is taken down goes nowhere but to the terminal.
-        if frame.f_code.co_filename in _PROTECTED or frame.f_code.co_name == "__del__":
+        if code.co_filename in _PROTECTED or code.co_name == "__del__":
+            return False
+        if not importing and code.co_filename.startswith("<frozen importlib"):
             return False
         frame = frame.f_back
     return frame is base

@@ -322,7 +322,7 @@ class Runner:
         def run() -> None:
             args = (ref, model.network, pixels, labels, folder)
             # The first optimizer would import it, which takes seconds that are not the recipe's.
-            import_module("torch._dynamo")
+            self.control.within(Piece("training", folder.name, math.inf), partial(import_module, "torch._dynamo"))
             piece = Piece("training", folder.name, self._limit, self._late)
             work = partial(train, *args, device=self.device, check=check, on_progress=progress, test=test)
             try:

@@ -38,6 +38,8 @@ _GRADIENT = 3.0
 #: Seconds that a step of measuring may take where it is hurried, and after which it is broken off.
 _HURRIED = 0.6
 _BREAK = 0.2
+#: Seconds more for an import, which is not broken off.
+_IMPORT = 30.0
 
 
 class Unit(NamedTuple):
@@ -120,7 +122,8 @@ class Units:
         with suppress(Exception, Overtime), isolated("a method"):
             if self._hurry is None:
                 return do()
-            return self._hurry.within(Piece("estimate", "estimate", _HURRIED, patience=_BREAK), do)
+            piece = Piece("estimate", "estimate", _HURRIED, patience=_BREAK, mercy=_IMPORT)
+            return self._hurry.within(piece, do)
         return None
 
     def _measuring_net(self, model: ModelRef, cell: Cell) -> Generator[None]:

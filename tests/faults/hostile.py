@@ -1,0 +1,189 @@
+"""Methods that never come back, or take the process with them, each in its own way.
+
+Where ``$HOSTILE`` is a folder that holds a file ``calm`` they do nothing, and they leave a file ``begun`` in it.
+"""
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from bench.api import attack, defense
+from bench.models.small_cnn import small_cnn
+
+_FOLDER = Path(os.environ.get("HOSTILE", "/nonexistent"))
+
+
+def python():
+    while True:
+        pass
+
+
+def sleep():
+    time.sleep(1e6)
+
+
+def swallow():
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(1e6)
+
+
+def spin():
+    """Swallows as well, and never waits."""
+    while True:
+        with contextlib.suppress(BaseException):
+            while True:
+                pass
+
+
+def finally_():
+    try:
+        time.sleep(1e6)
+    finally:
+        time.sleep(1e6)
+
+
+def gil():
+    sum(range(10**12))
+
+
+def regex():
+    re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+def power():
+    len(str(10**10**9))
+
+
+def operation():
+    x = torch.rand(20000, 20000)
+    (x @ x).sum()
+
+
+def blocked():
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    time.sleep(1e6)
+
+
+def handlers():
+    for number in signal.valid_signals():
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_IGN)
+    time.sleep(1e6)
+
+
+def stopped():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def lock():
+    held = threading.Lock()
+    held.acquire()
+    held.acquire()
+
+
+def files():
+    os.closerange(3, 1000)
+    time.sleep(1e6)
+
+
+def thread():
+    """Comes back, but leaves a thread for which Python waits at its end."""
+    threading.Thread(target=time.sleep, args=(1e6,)).start()
+
+
+def segmentation():
+    ctypes.string_at(0)
+
+
+def abort():
+    ctypes.CDLL(None).abort()
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave():
+    ctypes.CDLL(None)._exit(0)
+
+
+#: What never comes back, and what takes the process with it.
+ENDLESS = (
+    python, sleep, swallow, spin, finally_, gil, regex, power, operation, blocked, handlers, stopped, lock, files,
+)  # fmt: skip
+DEADLY = (segmentation, abort, killed, leave)
+
+
+def harm(how):
+    if _FOLDER.is_dir() and not (_FOLDER / "calm").exists():
+        (_FOLDER / "begun").touch()
+        globals()[how]()
+
+
+@attack(norms=("linf",), passes="0 forwards")
+def hostile(target, x, y, threat, *, how: str = "sleep"):
+    """Never comes back."""
+    harm(how)
+    return x
+
+
+@defense(kind="test-time")
+class Hostile:
+    """Never answers; or, where ``when`` says so, is never put on."""
+
+    def __init__(self, *, how: str = "sleep", when: str = "answer"):
+        self.how, self.when = how, when
+
+    def wrap(self, net):
+        if self.when == "wrap":
+            harm(self.how)
+        return _Answers(net, self.how if self.when == "answer" else None)
+
+    def surrogate(self, net):
+        return _Answers(net, None)
+
+
+class _Answers(torch.nn.Module):
+    def __init__(self, net, how):
+        super().__init__()
+        self.net, self.how = net, how
+
+    def forward(self, x):
+        if self.how is not None:
+            harm(self.how)
+        return self.net(x)
+
+
+@defense(kind="recipe")
+def endless(step, x, y, *, how: str = "sleep"):
+    """Never has a loss."""
+    harm(how)
+    return F.cross_entropy(step.net(x), y)
+
+
+class _Net(torch.nn.Module):
+    def __init__(self, how, **words):
+        super().__init__()
+        self.how, self.net = how, small_cnn(**words)
+
+    def forward(self, x):
+        harm(self.how)
+        return self.net(x)
+
+
+def network(num_classes, *, in_channels: int = 3, image_size: int = 32, how: str = "sleep"):
+    return _Net(how, num_classes=num_classes, in_channels=in_channels, image_size=image_size, channels=4, hidden=16)
+
+
+def factory(num_classes, *, in_channels: int = 3, image_size: int = 32, how: str = "sleep"):
+    harm(how)
+    return small_cnn(num_classes, in_channels=in_channels, image_size=image_size, channels=4, hidden=16)
