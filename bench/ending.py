@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 _WHY = {0: "time budget used", 130: "interrupted", 143: "terminated"}
 #: Seconds for which work that looks often is left to end by itself.
-PATIENCE = 1.5
+PATIENCE = 1.0
 #: Seconds between two looks of the thread.
 _LOOK = 0.2
 #: Nothing means anything by it unless it is told to, and a process without a handler ignores it.

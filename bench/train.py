@@ -36,6 +36,9 @@ from bench.types import MethodError, MethodRef, Schedule, TrainRef, UsageError, 
 _LOOK_EVERY = {"cpu": 1, "cuda": 20}
 #: Seconds after which the state is kept in the middle of an epoch too: no more is lost when the process is killed.
 SAVE_EVERY = 60.0
+#: Batches that take as many seconds are seldom over when the run must end, so the state is kept as soon as keeping it
+#: took no more than a twentieth of the time.
+SLOW_BATCH, _KEEPING = 1.0, 0.05
 _WAYS = ("forwards", "backwards")
 # After each epoch this share of the training set's size is measured, within limits, on training and on test images.
 _WATCHED = (1 / 50, 100, 512)
@@ -225,13 +228,14 @@ class _Training:
     # The loop.
 
     def epochs(self, check: Callable[[], None], on_progress: Callable[[Progress], None]) -> None:
-        self.saved = time.monotonic()
+        self.saved, self.saving = time.monotonic(), 0.0
         while self.epoch < self.ref.schedule.epochs:
             order = self.rows[torch.randperm(len(self.rows), generator=self._generator(self.epoch, "order"))]
             started, before = time.perf_counter(), self.seconds
             while self.step < self.steps:
                 with self._kept():
                     check()
+                begun = time.monotonic()
                 rate = self._batch(order)
                 if self.step % _LOOK_EVERY.get(self.device.type, 1) == 0 or self.step == self.steps:
                     loss = self._look()
@@ -240,7 +244,7 @@ class _Training:
                     # Whoever is told may do something long, such as reckon when all will be done.
                     started += time.perf_counter() - told
                 self.seconds = before + time.perf_counter() - started
-                if time.monotonic() - self.saved > SAVE_EVERY:
+                if self._is_due(time.monotonic() - begun):
                     self._look()
                     self._save()
                     # Not counted: how long it takes is the disk's.
@@ -248,6 +252,11 @@ class _Training:
             synchronize(self.device)
             self.seconds = before + time.perf_counter() - started
             self._end_epoch(check)
+
+    def _is_due(self, batch_seconds: float) -> bool:
+        since = time.monotonic() - self.saved
+        slow = batch_seconds > SLOW_BATCH and since * _KEEPING > self.saving
+        return slow or since > SAVE_EVERY
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
@@ -389,8 +398,10 @@ class _Training:
             "log": self.log,
             "measured": self.measured,
         }
+        began = time.monotonic()
         training_state.write(self.folder / "state.safetensors", self._tensors(), words)
         self.saved = time.monotonic()
+        self.saving = self.saved - began
 
     def resume(self) -> None:
         path = self.folder / "state.safetensors"

@@ -9,6 +9,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bench.cli import display
@@ -41,12 +43,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words of the command. By default those of this process: then it is its own, and a command that runs
             methods does so in a process beside it (:mod:`bench.cli.supervisor`).
     """
-    began = time.monotonic()
     alone = argv is None
+    began = time.monotonic() - (_age() if alone else 0.0)
     before = {number: signal.signal(number, _end_at_once) for number in _ENDS} if alone else {}
     with guarded() as streams:
         words = [*(sys.argv[1:] if argv is None else argv)] or ["run", "quick"]
         return _said(streams, lambda: _run(words, streams, began, before))
+
+
+def _age() -> float:
+    """Return for how many seconds this process has been there, as far as the operating system says."""
+    with suppress(OSError, ValueError, IndexError, AttributeError):
+        started = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(started) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _end_at_once(number: int, _frame: object) -> None:

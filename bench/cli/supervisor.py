@@ -29,7 +29,7 @@ from bench.ending import Lost, closing
 from bench.shared import Held, Shared, Words
 
 #: Seconds from the moment at which the child should end, or let go of a piece, to the moment at which it is killed.
-GRACE = 3.5
+GRACE = 3.0
 #: Seconds after which a child has seen that this process was stopped, and stands still too.
 STOPS = 1.0
 #: Seconds between two looks.

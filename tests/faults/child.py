@@ -24,9 +24,14 @@ CONTEXT.set_forkserver_preload(
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
-def start(folder: Path, words: list[str], fault: Callable[[], None] | None = None) -> BaseProcess:
-    """Start a command; what it prints goes to ``out`` and ``err`` in ``folder``."""
-    process = CONTEXT.Process(target=_main, args=(str(folder), words, fault))
+def start(
+    folder: Path, words: list[str], fault: Callable[[], None] | None = None, *, supervised: bool = False
+) -> BaseProcess:
+    """Start a command; what it prints goes to ``out`` and ``err`` in ``folder``.
+
+    A supervised one does its work in a process beside it, as those that are started from a shell.
+    """
+    process = CONTEXT.Process(target=_main, args=(str(folder), words, fault, supervised))
     process.start()
     return process
 
@@ -42,7 +47,7 @@ def errors(folder: Path) -> str:
     return (folder / "err").read_text()
 
 
-def _main(folder: str, words: list[str], fault: Callable[[], None] | None) -> None:
+def _main(folder: str, words: list[str], fault: Callable[[], None] | None, supervised: bool) -> None:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     import torch
@@ -53,7 +58,9 @@ def _main(folder: str, words: list[str], fault: Callable[[], None] | None) -> No
     torch.set_num_threads(1)
     if fault is not None:
         fault()
-    code = main(words)
+    if supervised:
+        sys.argv = ["run_bench.py", *words]
+    code = main(None if supervised else words)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,0 +1,240 @@
+"""What never comes back is ended: by budgets, signals and timeouts, with the right exit code and all that is finished.
+
+How soon is a matter for a stopwatch (``python -m tests.perf.ending``); here it is that it ends at all.
+"""
+
+import os
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+
+from bench.ending import Control, Overtime, Piece, Stop
+from bench.store import Store
+from tests.engine import tiny
+from tests.faults import child, hostile
+
+METHODS = hostile.__file__
+CLOSING = "cells are done; the same command goes on from here."
+#: Seconds after which a run that should have ended counts as one that hangs.
+HANGS = 100
+
+
+def write(folder, attacks="", row="", timeout=None):
+    head, _, usual = tiny.CONFIG.replace("epochs = 2", "epochs = 1").partition("\n[[attacks]]")
+    plain = head.replace('\n[[defenses]]\nuse = "tpap"\nbeta = "0.1"\n', row)
+    path = folder / "these.toml"
+    limits = "" if timeout is None else f'\n[run]\ntimeout = "{timeout}s"\n'
+    path.write_text(f"{plain}{attacks}\n[[attacks]]{usual}{limits}")
+    return path
+
+
+def attack(how):
+    return f'\n[[attacks]]\nuse = "{METHODS}:hostile"\neps = "0.1"\nhow = "{how}"\n'
+
+
+def words(folder, *more):
+    places = ("--store", str(folder / "store"), "--report", str(folder / "report"))
+    return ["run", str(folder / "these.toml"), *places, *more]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A store that holds the training and every cell but the hostile ones."""
+    folder = tmp_path_factory.mktemp("trained")
+    write(folder)
+    assert child.finish(child.start(folder, words(folder))) == 0, child.errors(folder)
+    return folder / "store"
+
+
+@pytest.fixture
+def place(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path / "store")
+    monkeypatch.setenv("HOSTILE", str(tmp_path))
+    return tmp_path
+
+
+def start(folder, *more):
+    # The environment of the server from which it is forked is that of its own start.
+    return child.start(folder, words(folder, *more), _Environment(str(folder)), supervised=True)
+
+
+class _Environment:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self):
+        os.environ["HOSTILE"] = self.folder
+
+
+def end(process):
+    process.join(HANGS)
+    alive = process.is_alive()
+    process.kill()
+    assert not alive, "it hangs"
+    return process.exitcode
+
+
+def begun(folder, process):
+    while not (folder / "begun").exists():
+        assert process.is_alive(), child.errors(folder)
+        time.sleep(0.02)
+
+
+def outcomes(folder):
+    found = (result for result in Store(folder / "store").results())
+    return {result.names.attack.split("[")[0]: result for result in found}
+
+
+@pytest.mark.parametrize(
+    ("how", "way", "code"),
+    [
+        ("sleep", signal.SIGTERM, 143),
+        ("swallow", signal.SIGINT, 130),
+        ("stopped", signal.SIGTERM, 143),
+        ("blocked", "budget", 0),
+    ],
+)
+def test_a_run_ends_and_goes_on(place, how, way, code):
+    write(place, attack(how))
+    process = start(place, *(("--time-budget", "6s") if way == "budget" else ()))
+    if way != "budget":
+        begun(place, process)
+        os.kill(process.pid, way)
+    assert end(process) == code, child.errors(place)
+    assert f"3 of 4 {CLOSING}" in (place / "out").read_text()
+    assert "Traceback" not in child.errors(place)
+    assert not list((place / "store" / "leases").glob("[!.]*")) or how != "sleep", (
+        "what could be left was left in order"
+    )
+    (place / "calm").touch()
+    assert end(start(place)) == 0, child.errors(place)
+    assert len(outcomes(place)) == 4
+
+
+def test_a_second_ctrl_c_does_not_wait(place):
+    write(place, attack("swallow"))
+    process = start(place)
+    begun(place, process)
+    for _ in range(2):
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.1)
+    assert end(process) == 130
+
+
+@pytest.mark.parametrize("how", ["sleep", "swallow", "gil"])
+def test_a_cell_fails_alone_when_its_time_is_up(place, how):
+    # Those that swallow it, or never hear it, are killed; the rest is done by another process.
+    write(place, attack(how) + attack("lock").replace("[[attacks]]", "[[attacks]]\naccess = ['static']"), timeout=1)
+    assert end(start(place)) == 3, child.errors(place)
+    failed = [result for result in Store(place / "store").results() if result.status == "failed"]
+    assert {result.error.message.partition(";")[0] for result in failed} == {"took longer than timeout = 1 s"}
+    assert len(failed) == 2 and len(list(Store(place / "store").results())) == 5
+    assert child.errors(place).count("had to be killed") == (how != "sleep")
+
+
+@pytest.mark.parametrize("how", [each.__name__ for each in hostile.DEADLY])
+def test_what_takes_the_process_with_it_fails_alone(place, how):
+    write(place, attack(how))
+    assert end(start(place)) == 3, child.errors(place)
+    found = outcomes(place)
+    assert "ended the process" in found["hostile"].error.message
+    assert sorted(result.status for result in found.values()) == ["done", "done", "done", "failed"]
+    assert "Traceback" not in child.errors(place)
+
+
+def test_a_thread_that_is_left_behind_does_not_keep_the_process(place):
+    write(place, attack("thread"))
+    assert end(start(place)) == 0, child.errors(place)
+
+
+def test_a_training_that_never_steps_fails_its_cells_once(tmp_path):
+    path = write(tmp_path, timeout=2)
+    path.write_text(path.read_text().replace('use = "fgsm-at"', f'use = "{METHODS}:endless"\nhow = "swallow"'))
+    assert end(start(tmp_path)) == 3, child.errors(tmp_path)
+    results = list(Store(tmp_path / "store").results())
+    assert len(results) == 3 and all("a step of the training took longer" in r.error.message for r in results)
+    assert child.errors(tmp_path).count("another process goes on") == 1
+
+
+def test_who_kills_the_supervisor_kills_the_work(place):
+    write(place, attack("swallow"))
+    process = start(place)
+    begun(place, process)
+    os.kill(process.pid, signal.SIGKILL)
+    assert end(process) == -signal.SIGKILL
+    (place / "calm").touch()
+    assert end(start(place)) == 0, "its lease is free at once"
+
+
+def test_who_kills_the_process_that_works_is_survived(place):
+    write(place, attack("sleep"))
+    process = start(place)
+    begun(place, process)
+    (place / "calm").touch()
+    children = f"/proc/{process.pid}/task/{process.pid}/children"
+    with open(children) as file:
+        (worker,) = map(int, file.read().split())
+    os.kill(worker, signal.SIGKILL)
+    assert end(process) == 0, child.errors(place)
+    assert {result.status for result in outcomes(place).values()} == {"done"}
+
+
+# In one process.
+
+
+def test_code_that_never_looks_is_left_by_an_exception():
+    def work():
+        with pytest.raises(Overtime, match="too long"):
+            control.within(Piece("cell", "a", 0.1, "too long", patience=0.1), lambda: time.sleep(HANGS))
+        control.within(Piece("cell", "b", 0.1), lambda: None)
+        time.sleep(0.5)
+        return "went on"
+
+    control = Control()
+    assert control.watch(work) == "went on"
+
+
+def test_the_time_of_an_inner_piece_is_not_that_of_the_outer():
+    control = Control()
+
+    def outer():
+        control.within(Piece("training", "b", 10), lambda: time.sleep(0.3))
+        control.check()
+        time.sleep(0.3)
+        with pytest.raises(Overtime):
+            control.check()
+
+    control.within(Piece("cell", "a", 0.2), outer)
+
+
+def test_what_must_be_whole_is_not_left_half_way(tmp_path, monkeypatch):
+    written = []
+
+    def slow(data):
+        time.sleep(0.6)
+        written.append(data)
+
+    from bench import files
+
+    monkeypatch.setattr(files.os, "fsync", slow)
+    control = Control(time.monotonic() + 0.1)
+    assert control.watch(lambda: files.write_atomically(tmp_path / "file", b"whole") or time.sleep(HANGS)) is None
+    assert (tmp_path / "file").read_bytes() == b"whole" and len(written) == 2
+    assert control.code == 0
+
+
+def test_signals_mean_again_what_they_meant():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGURG)}
+    control = Control()
+
+    def work():
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        time.sleep(HANGS)
+
+    assert control.watch(work) is None and control.code == 143
+    assert {number: signal.getsignal(number) for number in before} == before
+    with pytest.raises(Stop):
+        control.check()
