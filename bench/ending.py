@@ -30,8 +30,9 @@ T = TypeVar("T")
 _WHY = {0: "time budget used", 130: "interrupted", 143: "terminated"}
 #: Seconds for which work that looks often is left to end by itself.
 PATIENCE = 1.0
-#: Seconds between two looks of the thread.
+#: Seconds between two looks of the thread, and for which what was raised is left to do its work.
 _LOOK = 0.2
+_AGAIN = 1.0
 #: Nothing means anything by it unless it is told to, and a process without a handler ignores it.
 _SIGNAL = getattr(signal, "SIGURG", None)
 # Code that must not be left half way: files of the store, leases, and what puts a process back as it was.
@@ -89,14 +90,17 @@ class Control:
     Args:
         deadline: of everything, on the monotonic clock.
         shared: with the process that watches over this one, if any; then signals count once, since it counts them.
+        insists: raises what is due in code that does not look; else only a second signal does.
     """
 
-    def __init__(self, deadline: float | None = None, shared: Shared | None = None) -> None:
+    def __init__(self, deadline: float | None = None, shared: Shared | None = None, *, insists: bool = True) -> None:
         self.code: int | None = None
         self.counted: tuple[int, int] | None = None
         self._deadline = math.inf if deadline is None else deadline
         self._shared = shared
+        self._insists = insists
         self._since = math.inf
+        self._raised = -math.inf
         self._looked_after = False
         self._pieces: list[Piece] = []
         self._base: FrameType | None = None
@@ -110,11 +114,13 @@ class Control:
     def check_run(self) -> None:
         """Raises Stop: the run was asked to end, or its time is used."""
         if self._is_ending():
+            self._raised = time.monotonic()
             raise Stop
 
     def check_piece(self) -> None:
         """Raises Overtime: the piece in hand took longer than it may."""
         if (piece := self._timed()) is not None and time.monotonic() > piece.due:
+            self._raised = time.monotonic()
             raise Overtime(piece.says)
 
     def count(self, done: int, total: int) -> None:
@@ -177,7 +183,8 @@ class Control:
         if _SIGNAL is not None:
             before[_SIGNAL] = signal.signal(_SIGNAL, self._interrupt)
         self._left.clear()
-        threading.Thread(target=self._look, name="crossfire-watch", daemon=True).start()
+        if self._insists:
+            threading.Thread(target=self._look, name="crossfire-watch", daemon=True).start()
         try:
             return do()
         except Stop:
@@ -218,6 +225,8 @@ class Control:
     def _late(self) -> tuple[Ending, FrameType] | None:
         """Return what is to be raised by now, and inside of which call, where those who work had time to look."""
         now = time.monotonic()
+        if now < self._raised + _AGAIN:
+            return None
         if self._base is not None and self._is_ending():
             return (Stop(), self._base) if now >= self._since + PATIENCE * self._looked_after else None
         piece = self._timed()
@@ -234,7 +243,7 @@ class Control:
             return
         elif self._looked_after:
             # A second one does not wait.
-            self._looked_after = False
+            self._looked_after, self._raised = False, -math.inf
         else:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
@@ -242,6 +251,7 @@ class Control:
 
     def _interrupt(self, _number: int, frame: FrameType | None) -> None:
         if (late := self._late()) is not None and _may_be_left(frame, late[1], importing=isinstance(late[0], Stop)):
+            self._raised = time.monotonic()
             raise late[0]
 
 

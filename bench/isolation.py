@@ -140,6 +140,14 @@ def _set_handlers(wanted: dict[int, Any]) -> None:
                 signal.signal(number, handler)
 
 
+def _mask() -> set[Any]:
+    return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def _set_mask(wanted: set[Any]) -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, wanted)
+
+
 def _set_alarm(wanted: bool) -> None:
     if not wanted:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -205,6 +213,7 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
     (lambda: list(warnings.filters), _set_filters),
     (_folder, _set_folder),
     (_handlers, _set_handlers),
+    *([(_mask, _set_mask)] if hasattr(signal, "pthread_sigmask") else []),
     (lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0, _set_alarm),
     (sys.getrecursionlimit, sys.setrecursionlimit),
     (sys.gettrace, sys.settrace),

@@ -133,7 +133,8 @@ def _controlled(args: argparse.Namespace, charge: Charge) -> int:
     from bench.ending import Control, closing
 
     args.charge = charge
-    args.control = control = Control(charge.deadline, charge.shared)
+    # Ray's own code, which ends what it has started, must not be broken off.
+    args.control = control = Control(charge.deadline, charge.shared, insists=getattr(args, "executor", "") != "ray")
     done: int | None = control.watch(lambda: _shown(args))
     if done is not None:
         return done

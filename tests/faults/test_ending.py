@@ -3,6 +3,7 @@
 How soon is a matter for a stopwatch (``python -m tests.perf.ending``); here it is that it ends at all.
 """
 
+import importlib
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import time
 import pytest
 
 from bench.ending import Control, Overtime, Piece, Stop
+from bench.isolation import isolated
 from bench.store import Store
 from tests.engine import tiny
 from tests.faults import child, hostile
@@ -224,6 +226,25 @@ def test_what_must_be_whole_is_not_left_half_way(tmp_path, monkeypatch):
     assert control.watch(lambda: files.write_atomically(tmp_path / "file", b"whole") or time.sleep(HANGS)) is None
     assert (tmp_path / "file").read_bytes() == b"whole" and len(written) == 2
     assert control.code == 0
+
+
+def test_signals_that_a_method_blocks_come_again():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with isolated("it"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+def test_an_import_is_not_left_half_way(tmp_path, monkeypatch):
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(0.8)\nwhole = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    control = Control()
+
+    def work():
+        piece = Piece("cell", "a", 0.1, patience=0.1)
+        return control.within(piece, lambda: importlib.import_module("slow_to_import"))
+
+    assert control.watch(work).whole
 
 
 def test_signals_mean_again_what_they_meant():

@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+import bench.overfitting
+import bench.train
 from bench import training_state
 from bench.models.build import build, network_ref
 from bench.train import batches_per_epoch, learning_rate
@@ -112,6 +114,48 @@ def test_stopped_at_every_batch_is_the_same_to_the_bit(run, images):
             continue
     assert same(run("piecewise", **settings).weights, whole.weights)
     assert run("piecewise", **settings).untimed_log() == whole.untimed_log()
+
+
+@pytest.mark.parametrize("limits", [{"SAVE_EVERY": 0}, {"SLOW_BATCH": 0, "_KEEPING": 1e9}])
+def test_what_is_killed_within_an_epoch_goes_on_from_the_last_batch_that_was_kept(run, images, monkeypatch, limits):
+    whole = run("whole", epochs=2)
+    for name, value in limits.items():
+        monkeypatch.setattr(bench.train, name, value)
+    batches = 0
+
+    def killed(self, order):
+        nonlocal batches
+        if (batches := batches + 1) == 3:
+            # Unlike what `check` raises, it comes in the middle of a batch.
+            raise RuntimeError("killed")
+        return batch(self, order)
+
+    batch = bench.train._Training._batch
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.train._Training, "_batch", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            run("killed", epochs=2)
+    resumed = run("killed", stop_before=2 * steps_of(100, 32) - 2 + 1, epochs=2)
+    assert same(resumed.weights, whole.weights) and resumed.untimed_log() == whole.untimed_log()
+
+
+def test_an_epoch_that_is_ended_while_it_is_measured_goes_on_from_what_is_measured(run, images, monkeypatch):
+    settings = {"epochs": 1, "test": images, "holdout": 20}
+    whole, measured, measure = run("whole", **settings), [], bench.overfitting._right
+
+    def counted(*args):
+        measured.append(args[4])
+        return measure(*args)
+
+    monkeypatch.setattr(bench.overfitting, "_right", counted)
+    # Three parts of one batch each, under three attacks and none; the first checks are those of the batches.
+    steps = steps_of(80, 32)
+    for stop in (steps + 3, 4, 4):
+        with pytest.raises(Ending):
+            run("ended", stop_before=stop, **settings)
+    resumed = run("ended", **settings)
+    assert len(measured) == 12, "nothing is measured twice"
+    assert same(resumed.weights, whole.weights) and resumed.untimed_log() == whole.untimed_log()
 
 
 def test_killed_and_started_again_is_the_same_to_the_bit(tmp_path, run, images):
