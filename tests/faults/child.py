@@ -36,10 +36,10 @@ def start(
     return process
 
 
-def finish(process: BaseProcess) -> int:
+def finish(process: BaseProcess, seconds: float = 120) -> int:
     """Return the exit code; a negative one is the signal that killed the process."""
-    process.join(120)
-    assert process.exitcode is not None, "the command did not end within two minutes"
+    process.join(seconds)
+    assert process.exitcode is not None, f"the command did not end within {seconds:g} seconds"
     return process.exitcode
 
 
