@@ -2,19 +2,32 @@
 
 Ray decides where and when a task runs, by what it asks for and what it stands on, and runs a lost one again elsewhere.
 Tasks hold the same leases as any process does, so nothing is done twice whoever else works on the store.
+
+A cluster may lose any machine but two: its head, and the one that this process runs on. Without these Ray waits for
+ever or aborts the process that it is in, and it takes signals for itself. So it is in a process of its own, which hands
+out the tasks; this one follows it, and ends the run with one line whatever becomes of the other.
 """
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import platform
+import re
 import signal
+import socket
 import time
+import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from logging.handlers import QueueHandler
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import current_thread, main_thread
+from queue import Queue
+from threading import Thread
 from typing import Any
 
 import ray
@@ -31,6 +44,7 @@ from bench.types import (
     AttackRef,
     CellError,
     CellResult,
+    Ending,
     PlannedCell,
     RunPlan,
     StoreError,
@@ -43,6 +57,27 @@ _IN_FLIGHT = 1000
 # A task of an adversarial set takes the chunks that are free; so many tasks share a set.
 _CHUNKS_A_TASK = 4
 _RETRIES = 3
+# Seconds until the run ends without an answer of the cluster's head (after 60 Ray ends its process itself), without any
+# machine that can hold a task (an autoscaler may start one), and without a word of the process that leads.
+_HEAD, _MACHINES, _SILENCE = 40.0, 180.0, 90.0
+# Seconds for an address to answer, for Ray to start or join a cluster, and to leave it.
+_ANSWER, _JOIN, _LEAVE = 10.0, 60.0, 2.0
+_FORK = multiprocessing.get_context("fork")
+
+
+class ClusterError(UsageError):
+    """The cluster was lost: the run ends, everything finished is kept, and the same command goes on."""
+
+    @classmethod
+    def of(cls, why: str) -> ClusterError:
+        return cls(f"{why}; what is finished is kept, and the same command goes on once the cluster works")
+
+
+class _Over(Ending):
+    """The process that leads is asked to end, or nobody follows it any more."""
+
+
+_log = logging.getLogger("crossfire")
 
 
 @dataclass(frozen=True)
@@ -73,45 +108,175 @@ def run(runner: Runner, *, device: str, cpus: int | None, gpus: float | None) ->
         gpus: GPUs, or a fraction of one, for each task; by default one where the device is a GPU.
 
     Raises:
-        UsageError: no machine of the cluster can give what a task asks for.
+        UsageError: no cluster answers, or no machine of it can give what a task asks for.
+        ClusterError: the head of the cluster, this machine's part in it or every machine that can hold a task was lost.
     """
-    own = not ray.is_initialized()
-    if own:
-        runner.reporter.work("reaching the Ray cluster", 0, None)
-        asked_to_end = signal.getsignal(signal.SIGTERM)
-        # RAY_ADDRESS is Ray's own word: with it this joins a cluster, without it starts one.
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-        if current_thread() is main_thread():
-            # Ray has SIGTERM end the process; ours ends the run, with what is finished kept and said.
-            signal.signal(signal.SIGTERM, asked_to_end)
+    address = os.environ.get("RAY_ADDRESS", "")
+    where = f"RAY_ADDRESS={address}" if address not in ("", "local") else "Ray cannot be started here"
+    runner.reporter.work("reaching the Ray cluster", 0, None)
+    _require_answer(address, where)
+    if runner.before is None:
+        runner.before = runner.store.marks()
+    ours, theirs = _FORK.Pipe()
+    leader = _FORK.Process(target=_lead, args=(theirs, ours, runner, where, device, cpus, gpus), daemon=True)
+    with warnings.catch_warnings():
+        # That a copy of a process has none of its threads: it computes nothing, and waits for none.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        leader.start()
+    theirs.close()
     try:
-        place, asked = _place(runner, device, cpus, gpus)
-        runner.before = dict(place.before)
-        lead = _Lead(runner, place, asked)
-        try:
-            lead.run()
-        finally:
-            for task in lead.pending:
-                ray.cancel(task, force=True)
+        _follow(ours, leader, runner, where)
     finally:
-        if own:
-            ray.shutdown()
+        _end(ours, leader)
     return list(runner.each(runner.work.plan.cells, runner.cell))
 
 
-def _place(runner: Runner, device: str, cpus: int | None, gpus: float | None) -> tuple[Place, dict[str, Any]]:
+def _require_answer(address: str, where: str) -> None:
+    """Raises UsageError: nothing answers at an address of a machine and a port, where Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if re.fullmatch(r"[\w.-]+", host) and re.fullmatch(r"\d{1,5}", port):
+        try:
+            socket.create_connection((host, int(port)), _ANSWER).close()
+        except (OSError, OverflowError, UnicodeError) as error:
+            raise UsageError(f"{where}: no Ray cluster answers there ({_first_line(error)})") from error
+
+
+def _follow(ours: Connection, leader: BaseProcess, runner: Runner, where: str) -> None:
+    """Report what the process that leads says, until it is done."""
+    heard, limit = time.monotonic(), _JOIN
+    while True:
+        runner.check()
+        if not ours.poll(0.2):
+            if time.monotonic() - heard > limit:
+                raise ClusterError.of(f"{where}: no answer of Ray for {limit:g} s")
+            continue
+        heard = time.monotonic()
+        try:
+            what, said = ours.recv()
+        except (EOFError, OSError):
+            leader.join(1.0)
+            why = "its head was restarted or has ended" if limit == _SILENCE else "it ended while it was joined"
+            raise ClusterError.of(f"the Ray cluster was lost: {why}") from None
+        if what == "joined":
+            limit = _SILENCE
+        elif what == "cells":
+            runner.reporter.cells(*said)
+        elif what == "work":
+            runner.reporter.work(*said)
+        elif what == "log":
+            _log.handle(said)
+        elif what == "error":
+            raise said
+        else:
+            return
+
+
+def _end(ours: Connection, leader: BaseProcess) -> None:
+    """End the process that leads, and with it a cluster that it started, within seconds even if Ray does not answer."""
+    with suppress(OSError):
+        ours.send("end")
+    leader.join(_LEAVE)
+    # It began a group of processes, for what a cluster starts would outlive it for seconds.
+    if leader.pid is not None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader.pid, signal.SIGKILL)
+    leader.kill()
+    leader.join()
+    ours.close()
+
+
+# What runs in the process that leads.
+
+
+class _Voice(QueueHandler):
+    """Tells the process that follows how far the work is, and what is logged."""
+
+    def __init__(self, theirs: Connection) -> None:
+        super().__init__(Queue())
+        self._theirs = theirs
+
+    def cells(self, done: int, total: int, failed: int = 0) -> None:
+        self._theirs.send(("cells", (done, total, failed)))
+
+    def work(self, what: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
+        self._theirs.send(("work", (what, done, total, note, left)))
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self._theirs.send(("log", record))
+
+
+def _lead(
+    theirs: Connection,
+    ours: Connection,
+    runner: Runner,
+    where: str,
+    device: str,
+    cpus: int | None,
+    gpus: float | None,
+) -> None:
+    os.setsid()
+    # The process that follows has them end the run; this one ends with that.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ours.close()
+    # Ray's own threads print what becomes of a cluster.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    voice, parent = _Voice(theirs), os.getppid()
+    _log.handlers[:] = [voice]
+
+    def check() -> None:
+        if os.getppid() != parent or theirs.poll():
+            raise _Over
+
+    said: tuple[str, object] = ("done", None)
+    try:
+        _join(where)
+        theirs.send(("joined", None))
+        runner.asked, runner.reporter = check, voice
+        _Lead(runner, *_place(runner, device, cpus, gpus)).run()
+    except UsageError as error:
+        said = ("error", error)
+    except _Over:
+        pass
+    except Exception as error:
+        said = ("error", ClusterError.of(f"Ray gave up: {_first_line(error)}"))
+    with suppress(OSError):
+        theirs.send(said)
+    ray.shutdown()
+
+
+def _join(where: str) -> None:
+    """Join the cluster of ``RAY_ADDRESS``, or start one.
+
+    Raises:
+        UsageError: none answers there, or none can be started.
+    """
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    # By default Ray runs a task whose memory ran out again for ever.
+    os.environ.setdefault("RAY_task_oom_retries", str(_RETRIES))
+    try:
+        ray.init(logging_level=logging.CRITICAL, log_to_driver=False, include_dashboard=False)
+    except Exception as error:
+        raise UsageError(f"{where}: {_first_line(error)}") from error
+
+
+def _cause(error: Exception) -> Exception:
+    """Return what a task raised, or what Ray says where it did not come so far."""
+    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+    return cause if isinstance(cause, Exception) else error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _place(runner: Runner, device: str, cpus: int | None, gpus: float | None) -> tuple[Place, dict[str, float]]:
     if device == "auto":
         device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
     asked = {"CPU": cpus or torch.get_num_threads(), "GPU": 0.0}
     if device == "cuda":
         asked["GPU"] = 1.0 if gpus is None else gpus
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(all(node.get(what, 0) >= count for what, count in asked.items()) for node in nodes):
-        most = ", ".join(sorted({f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes}))
-        raise UsageError(
-            f"a task asks for {asked['CPU']:g} CPUs and {asked['GPU']:g} GPUs, but the machines of the cluster have "
-            f"{most}; set cpus and gpus in [run]"
-        )
+    _require_fit(_machines(), asked)
     place = Place(
         store=runner.store.root.resolve(),
         data_folder=runner.work.data_folder and runner.work.data_folder.resolve(),
@@ -120,20 +285,65 @@ def _place(runner: Runner, device: str, cpus: int | None, gpus: float | None) ->
         batch=runner.batch,
         timeout=runner.timeout,
         threads=int(asked["CPU"]),
-        before=tuple(runner.store.marks().items()),
+        before=tuple((runner.before or {}).items()),
         folder=Path.cwd(),
         shared_data=os.environ.get("CROSSFIRE_DATA"),
     )
-    return place, {"num_cpus": asked["CPU"], "num_gpus": asked["GPU"], "max_retries": _RETRIES}
+    return place, asked
+
+
+def _require_fit(machines: list[dict[str, float]], asked: dict[str, float]) -> None:
+    """Raises UsageError: no machine can give what a task asks for."""
+    if not any(_fits(machine, asked) for machine in machines):
+        most = ", ".join(sorted({f"{each.get('CPU', 0):g} CPUs and {each.get('GPU', 0):g} GPUs" for each in machines}))
+        raise UsageError(
+            f"a task asks for {asked['CPU']:g} CPUs and {asked['GPU']:g} GPUs, but the machines of the cluster have "
+            f"{most}; set cpus and gpus in [run]"
+        )
+
+
+def _machines() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _fits(machine: dict[str, float], asked: dict[str, float]) -> bool:
+    return all(machine.get(what, 0) >= count for what, count in asked.items())
+
+
+class _Watch:
+    """Asks the head for its machines every second, in a thread of its own, for it may take for ever to answer."""
+
+    def __init__(self, asked: dict[str, float]) -> None:
+        self._asked = asked
+        self._heard = self._fitting = time.monotonic()
+        Thread(target=self._look, name="watch the cluster", daemon=True).start()
+
+    def check(self) -> None:
+        """Raises ClusterError: the head, or every machine that can hold a task, has been gone for too long."""
+        now = time.monotonic()
+        if now - self._heard > _HEAD:
+            raise ClusterError.of(f"the head of the Ray cluster has not answered for {_HEAD:g} s")
+        if now - self._fitting > _MACHINES:
+            raise ClusterError.of(f"the Ray cluster has had no machine that can hold a task for {_MACHINES:g} s")
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(1.0)
+            machines = _machines()
+            self._heard = time.monotonic()
+            if any(_fits(machine, self._asked) for machine in machines):
+                self._fitting = self._heard
 
 
 class _Lead:
     """Hands the graph to Ray, a window at a time, and waits for its cells."""
 
-    def __init__(self, runner: Runner, place: Place, asked: dict[str, Any]) -> None:
+    def __init__(self, runner: Runner, place: Place, asked: dict[str, float]) -> None:
         self.runner = runner
+        self.watch = _Watch(asked)
         self.place = ray.put(place)
-        self.train, self.attack, self.evaluate = (ray.remote(**asked)(task) for task in (_train, _attack, _evaluate))
+        how = ray.remote(num_cpus=asked["CPU"], num_gpus=asked["GPU"], max_retries=_RETRIES)
+        self.train, self.attack, self.evaluate = how(_train), how(_attack), how(_evaluate)
         self.keys = Keys()
         self.nodes: dict[str, Any] = {}
         self.pending: dict[Any, PlannedCell] = {}
@@ -190,13 +400,16 @@ class _Lead:
 
     def _wait(self) -> None:
         self.runner.check()
+        self.watch.check()
         ready, _ = ray.wait(list(self.pending), num_returns=1, timeout=0.5)
         for task in ready:
             planned = self.pending.pop(task)
             try:
                 ray.get(task)
-            except StoreError:
-                raise
+            except StoreError as error:
+                raise StoreError(_first_line(_cause(error))) from None
+            except ray.exceptions.LocalRayletDiedError:
+                raise ClusterError.of("this machine has lost its part in the Ray cluster") from None
             except ray.exceptions.RayError as error:
                 self._lost(planned, error)
             self.here += 1
@@ -221,8 +434,8 @@ class _Lead:
         """Keep the failure of a cell whose task Ray could not bring to its end, unless it came to it after all."""
         if self.runner.store.finished(planned) is not None:
             return
-        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        message = str(cause).strip().partition("\n")[0]
+        cause = _cause(error)
+        message = _first_line(cause)
         if cause is error:
             message = f"Ray lost its task {_RETRIES + 1} times: {message}"
         failed = CellResult(

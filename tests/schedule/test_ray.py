@@ -1,4 +1,4 @@
-"""On a cluster of several nodes, one of which dies: the same results as in one process, each made once."""
+"""On a cluster whose machines die, in the middle of their work: the same results as in one process, each made once."""
 
 import os
 import signal
@@ -6,136 +6,279 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from bench import config
+from bench.cli import main
 from bench.schedule.plan import cell_key, make
-from bench.schedule.run import Runner
 from bench.store import Store
 from bench.types import UsageError
 from tests.schedule import small
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'crossfire-bench[ray]'")
 
-SLOW = '''
-import time
-from bench.api import Target, Threat, attack
+# Each says by a file that it has begun, and waits until it is let go on. By then its machine has been killed.
+METHODS = '''
+import os, signal, time
+from pathlib import Path
+
+import torch.nn.functional as F
+
+from bench.api import Target, Threat, attack, defense
+
+HERE = Path(__file__).parent
+STEPS = []
+
+
+def pause(name):
+    while not (HERE / f"go-{name}").exists():
+        (HERE / f"at-{name}").touch()
+        time.sleep(0.05)
+
+
+@defense(kind="recipe")
+def patient(step, x, y):
+    """Learns, and waits in its second epoch."""
+    STEPS.append(step)
+    if len(STEPS) > 3:
+        pause("training")
+    return F.cross_entropy(step.net(x), y)
 
 
 @attack(norms=("linf",), passes="1 forward")
-def slow(target, x, y, threat, *, which: int = 0):
-    """Takes its time."""
-    time.sleep(0.4)
+def slow(target, x, y, threat, *, name: str = "attack"):
+    """Moves at random, once it may."""
+    pause(name)
     target(x)
     return (x + float(threat.eps) * (2 * target.uniform(x) - 1)).clamp(0, 1)
+
+
+@attack(norms=("linf",), passes="1 forward")
+def deadly(target, x, y, threat):
+    """Ends its process as a segmentation fault or the kernel does where memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
 '''
+# With suites, in which a set stands on another.
+CONFIG = """
+schema = 1
+name = "cluster"
+worst_case = true
+
+[dataset]
+name = "digits"
+n = 140
+train_n = 100
+
+[[models]]
+arch = "small-cnn"
+channels = 4
+hidden = 16
+
+[train]
+epochs = 2
+batch = 50
+
+[[defenses]]
+use = "{folder}/mine.py:patient"
+
+[[defenses]]
+use = "bit-depth"
+base = "{folder}/mine.py:patient"
+
+[[attacks]]
+use = "fgsm"
+eps = "0.1"
+
+[[attacks]]
+use = "{folder}/mine.py:{attack}"
+eps = "0.1"
+"""
+LEAD = """
+import sys
+from bench.schedule import ray
+ray._RETRIES = 1
+ray._HEAD = 5.0
+from bench.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def small_node(**more):
+    return {"include_dashboard": False, "object_store_memory": 80 * 2**20, **more}
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head and two more nodes, each of one processor, in processes of their own."""
+    """A head without processors of its own, so that all work is done on machines that can be killed."""
     from ray.cluster_utils import Cluster
 
     # A dead node is noticed within seconds, and a slow one is not taken for dead.
     system = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
-    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": system}
-    made = Cluster(initialize_head=True, head_node_args=head)
-    made.mortal = made.add_node(num_cpus=1)
-    made.add_node(num_cpus=1)
-    ray.init(address=made.address, log_to_driver=False)
+    made = Cluster(initialize_head=True, head_node_args=small_node(num_cpus=0, _system_config=system))
+    before = {int(pid) for pid in os.listdir("/proc") if pid.isdigit()}
+    made.machine = made.add_node(**small_node(num_cpus=1))
     yield made
-    ray.shutdown()
-    made.shutdown()
+    for node in made.list_all_nodes():
+        # At once, for a head that is gone would be asked for half a minute first.
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
+    until = time.monotonic() + 30
+    while left := rays(but=before):
+        assert time.monotonic() < until, left
+        time.sleep(0.2)
 
 
-class Kills:
-    """Kills a node when some cells are done."""
-
-    def __init__(self, cluster, after):
-        self.cluster, self.after, self.killed = cluster, after, False
-
-    def cells(self, done, total):
-        if done >= self.after and not self.killed:
-            self.killed = True
-            self.cluster.remove_node(self.cluster.mortal, allow_graceful=False)
-
-    def work(self, what, done, total, note=""):
-        pass
+def rays(but):
+    """Return the processes of Ray that are running, but for some."""
+    found = {}
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        try:
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if pid not in but and ("/ray/" in line or line.startswith("ray::")):
+            found[pid] = line[:80]
+    return found
 
 
-def runner(folder, reporter):
-    (folder / "mine.py").write_text(SLOW)
-    more = f'\n[[attacks]]\nuse = "{folder}/mine.py:slow"\nwhich = [0, 1, 2, 3]\neps = "0.1"\n'
-    # With suites, in which a set stands on another.
-    text = small.CONFIG.replace('name = "small"', 'name = "small"\nworst_case = true') + more
-    work = make(config.load(small.write(folder, text)))
-    return Runner(work, Store(folder / "store"), torch.device("cpu"), None, lambda: None, reporter)
+def configured(folder, *, attack="slow", more=""):
+    (folder / "mine.py").write_text(METHODS)
+    return small.write(folder, CONFIG.format(folder=folder, attack=attack) + more)
 
 
-def test_a_node_dies_and_nothing_is_lost_torn_or_done_twice(cluster, tmp_path_factory):
-    from bench.schedule import ray as executor
+def go(folder, *names):
+    for name in names:
+        (folder / f"go-{name}").touch()
 
-    here, there = tmp_path_factory.mktemp("inline"), tmp_path_factory.mktemp("ray")
-    kills = Kills(cluster, after=3)
-    lead = runner(there, kills)
-    found = executor.run(lead, device="cpu", cpus=1, gpus=None)
-    assert kills.killed
-    # The head notices a death by missed heartbeats, which may take longer than the rest of the run.
-    noticed = (sum(node["Alive"] for node in ray.nodes()) == 2 or time.sleep(0.5) for _ in range(120))
-    assert any(noticed)
-    assert [(result.key, result.status) for result in found] == [(cell.key, "done") for cell in lead.work.plan.cells]
+
+def started(config, store, address):
+    words = [
+        "run",
+        config,
+        "--executor",
+        "ray",
+        "--store",
+        str(store),
+        "--device",
+        "cpu",
+        "--report",
+        f"{store}-report",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": address}
+    return subprocess.Popen(
+        [sys.executable, "-c", LEAD, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def await_mark(run, path):
+    while not path.exists():
+        assert run.poll() is None, run.stdout.read()
+        time.sleep(0.05)
+
+
+def test_machines_die_in_a_training_and_in_an_attack_and_nothing_is_lost_or_done_twice(cluster, tmp_path):
+    config = configured(tmp_path)
+    with started(config, tmp_path / "store", cluster.address) as run:
+        for name in ("training", "attack"):
+            await_mark(run, tmp_path / f"at-{name}")
+            cluster.remove_node(cluster.machine, allow_graceful=False)
+            go(tmp_path, name)
+            cluster.machine = cluster.add_node(**small_node(num_cpus=1))
+        said, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, said
     for event in ("done", "trained", "crafted"):
-        times = Counter((each["key"], each.get("images")) for each in small.events(there, event))
-        assert set(times.values()) == {1}, event
-    # The path of the user's file is in the names of its cells.
-    (here / "mine.py").write_text(SLOW)
+        times = Counter((each["key"], each.get("images")) for each in small.events(tmp_path, event))
+        assert times and set(times.values()) == {1}, event
+    before = small.outcome(tmp_path)
+    (tmp_path / "store").rename(tmp_path / "made by ray")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    alone = replace(runner(there, kills), store=Store(here / "store"))
-    assert all(result.status == "done" for result in alone.run())
+    assert main(["run", config, "--store", str(tmp_path / "store"), "--report", str(tmp_path / "report")]) == 0
     torch.set_num_threads(threads)
-    assert small.outcome(there) == small.outcome(here)
-    before = small.events(there, "started")
-    executor.run(runner(there, kills), device="cpu", cpus=1, gpus=None)
-    assert small.events(there, "started") == before
+    assert small.outcome(tmp_path) == before
 
 
-def test_a_run_on_a_cluster_ends_when_asked_and_says_so(tmp_path):
-    (tmp_path / "mine.py").write_text(SLOW)
-    text = f'{small.CONFIG}\n[[attacks]]\nuse = "{tmp_path}/mine.py:slow"\nwhich = {[*range(50)]}\neps = "0.1"\n'
-    words = [small.write(tmp_path, text), "--executor", "ray", "--store", str(tmp_path / "store"), "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "local"}
-    with subprocess.Popen(
-        [sys.executable, "run_bench.py", "run", *words], stdout=subprocess.PIPE, text=True, env=environment
-    ) as run:
-        while not [*tmp_path.glob("store/cells/*.json")]:
-            assert run.poll() is None
-            time.sleep(0.2)
-        run.send_signal(signal.SIGTERM)
+def test_a_method_that_kills_its_process_fails_alone(cluster, tmp_path):
+    go(tmp_path, "training")
+    with started(configured(tmp_path, attack="deadly"), tmp_path / "store", cluster.address) as run:
+        said, _ = run.communicate(timeout=300)
+    assert run.returncode == 3, said
+    results = Store(tmp_path / "store").results()
+    status = {(each.names.defense, each.names.attack): each for each in results}
+    failed = {name: each for name, each in status.items() if each.status == "failed"}
+    assert len(failed) == 2 and all("deadly" in attack for _, attack in failed) and len(status) == 6
+    assert all("Ray lost its task 2 times" in each.error.message for each in failed.values())
+
+
+def test_the_head_restarts_and_the_run_ends_with_one_line_and_goes_on_elsewhere(cluster, tmp_path):
+    go(tmp_path, "training")
+    config = configured(tmp_path)
+    with started(config, tmp_path / "store", cluster.address) as run:
+        await_mark(run, tmp_path / "at-attack")
+        cluster.head_node.kill_gcs_server(check_alive=False)
+        cluster.head_node.start_gcs_server()
         said, _ = run.communicate(timeout=120)
-    assert run.returncode == 143
+    assert run.returncode == 2
+    (line,) = said.strip().splitlines()
+    assert line.startswith("error: ") and "cluster" in line and "the same command goes on" in line
+    assert small.events(tmp_path, "trained")
+    go(tmp_path, "attack")
+    assert small.run(tmp_path, text=Path(config).read_text()) == 0
+    assert len(small.events(tmp_path, "trained")) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_on_a_cluster_ends_when_asked_and_leaves_nothing(tmp_path, number):
+    before = {int(pid) for pid in os.listdir("/proc") if pid.isdigit()}
+    go(tmp_path, "training")
+    with started(configured(tmp_path), tmp_path / "store", "local") as run:
+        await_mark(run, tmp_path / "at-attack")
+        run.send_signal(number)
+        said, _ = run.communicate(timeout=120)
+    assert run.returncode == 128 + number
     assert "the same command goes on from here" in said.replace("\n", " ")
+    until = time.monotonic() + 30
+    while left := rays(but=before):
+        assert time.monotonic() < until, left
+        time.sleep(0.2)
 
 
-def test_a_task_that_no_machine_can_hold(cluster, tmp_path):
+@pytest.mark.parametrize(
+    ("address", "says"), [("127.0.0.1:1", "no Ray cluster answers there"), ("a machine", "address")]
+)
+def test_where_no_cluster_answers(tmp_path, monkeypatch, capsys, address, says):
+    go(tmp_path, "training", "attack")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    words = ["run", configured(tmp_path), "--executor", "ray", "--store", str(tmp_path / "store"), "--device", "cpu"]
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: RAY_ADDRESS={address}: ") and says in line
+
+
+def test_a_task_that_no_machine_can_hold():
     from bench.schedule import ray as executor
 
+    machines = [{"CPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}]
+    executor._require_fit(machines, {"CPU": 4, "GPU": 1.0})
     with pytest.raises(UsageError, match="asks for 64 CPUs and 0 GPUs, but the machines of the cluster have 1 CPUs"):
-        executor.run(runner(tmp_path, Kills(cluster, 10**6)), device="cpu", cpus=64, gpus=None)
-    with pytest.raises(UsageError, match=r"asks for 1 CPUs and 0\.5 GPUs"):
-        executor.run(runner(tmp_path, Kills(cluster, 10**6)), device="cuda", cpus=1, gpus=0.5)
+        executor._require_fit(machines, {"CPU": 64, "GPU": 0.0})
+    with pytest.raises(UsageError, match=r"asks for 1 CPUs and 1\.5 GPUs"):
+        executor._require_fit(machines, {"CPU": 1, "GPU": 1.5})
 
 
 def test_a_machine_with_other_code_refuses(tmp_path, monkeypatch):
     from bench.schedule import ray as executor
 
     monkeypatch.chdir(tmp_path)
-    lead = runner(tmp_path, Kills(None, 10**6))
+    work = make(config.load(configured(tmp_path)))
     place = executor.Place(tmp_path / "store", None, (), "cpu", None, None, torch.get_num_threads(), (), tmp_path, None)
-    planned = lead.work.plan.cells[-1]
+    planned = work.plan.cells[-1]
     executor._prepared(place, planned)
     attack = planned.cell.attack
     for update in (
