@@ -19,6 +19,7 @@ import signal
 import socket
 import time
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -349,6 +350,9 @@ class _Lead:
         self.pending: dict[Any, PlannedCell] = {}
         self.done = self.failed = self.here = 0
         self.began = time.monotonic()
+        #: Keys of adversarial sets whose attack took its process with it, and those that a cell's tasks were told of.
+        self.deadly: set[str] = set()
+        self.spared: dict[str, frozenset[str]] = {}
 
     def run(self) -> None:
         cells = self.runner.work.plan.cells
@@ -373,7 +377,8 @@ class _Lead:
             if clean_key in self.nodes:
                 first.append(self.nodes[clean_key])
             first += self._attacked(planned, cell.attack)
-        task = self.evaluate.remote(self.place, planned, *first)
+        self.spared[planned.key] = frozenset(self.deadly)
+        task = self.evaluate.remote(self.place, planned, self.spared[planned.key], *first)
         if cell.attack is None:
             self.nodes[planned.key] = task
         self.pending[task] = planned
@@ -382,10 +387,13 @@ class _Lead:
         key = self.keys.of(ref)
         if key not in self.nodes:
             before = [self._trained(planned, attacked=True)]
-            if ref.previous is not None:
-                before += self._attacked(planned, ref.previous)
+            lively = (each for each in self._earlier(ref) if self.keys.of(each) not in self.deadly)
+            if (earlier := next(lively, None)) is not None:
+                before += self._attacked(planned, earlier)
             tasks = -(-ref.data.n // (CHUNK * _CHUNKS_A_TASK))
-            self.nodes[key] = [self.attack.remote(self.place, planned, ref, *before) for _ in range(tasks)]
+            self.nodes[key] = [
+                self.attack.remote(self.place, planned, ref, frozenset(self.deadly), *before) for _ in range(tasks)
+            ]
         found: list[Any] = self.nodes[key]
         return found
 
@@ -411,6 +419,8 @@ class _Lead:
             except ray.exceptions.LocalRayletDiedError:
                 raise ClusterError.of("this machine has lost its part in the Ray cluster") from None
             except ray.exceptions.RayError as error:
+                if self._goes_round(planned):
+                    continue
                 self._lost(planned, error)
             self.here += 1
             self._one_more(self.runner.store.get(planned.key))
@@ -418,6 +428,25 @@ class _Lead:
             first = next(iter(self.pending.values())).names
             what = f"{len(self.pending)} cells with Ray, the first {first}"
             self.runner.reporter.work(what, 0, None, left=self._seconds_left())
+
+    def _goes_round(self, planned: PlannedCell) -> bool:
+        """Do a cell again whose set goes on from one whose attack took its process with it, without that one."""
+        if (own := planned.cell.attack) is None:
+            return False
+        chain = {self.keys.of(ref): ref for ref in self._earlier(own)}
+        self.deadly |= {key for key in chain if any(map(_took_its_process, self.nodes.get(key, ())))}
+        if not self.deadly & set(chain) - self.spared[planned.key]:
+            return False
+        for key in (*chain, self.keys.of(own)):
+            if any(map(_has_failed, self.nodes.get(key, ()))):
+                del self.nodes[key]
+        self._submit(planned)
+        return True
+
+    def _earlier(self, ref: AttackRef) -> Iterator[AttackRef]:
+        while (previous := ref.previous) is not None:
+            yield previous
+            ref = previous
 
     def _one_more(self, result: CellResult | None = None) -> None:
         self.done += 1
@@ -436,18 +465,39 @@ class _Lead:
             return
         cause = _cause(error)
         message = _first_line(cause)
-        if cause is error:
+        if isinstance(cause, ray.exceptions.RayError):
             message = f"Ray lost its task {_RETRIES + 1} times: {message}"
         failed = CellResult(
             key=planned.key,
             names=planned.names,
             cell=planned.cell,
             status="failed",
-            error=CellError.of(error, message, str(error)),
+            error=CellError.of(cause, message, str(error)),
             flags=("failed",),
             provenance=provenance(self.runner.device),
         )
         self.runner.store.put(failed)
+
+
+def _took_its_process(task: Any) -> bool:
+    """Say whether a task ended without a word, and not for what it stands on."""
+    try:
+        ray.get(task, timeout=0)
+    except (ray.exceptions.RayTaskError, ray.exceptions.GetTimeoutError):
+        return False
+    except ray.exceptions.RayError:
+        return True
+    return False
+
+
+def _has_failed(task: Any) -> bool:
+    try:
+        ray.get(task, timeout=0)
+    except ray.exceptions.GetTimeoutError:
+        return False
+    except ray.exceptions.RayError:
+        return True
+    return False
 
 
 # What runs in the workers. A failure of a method is kept in the store by the task of the cell, which meets it again.
@@ -500,8 +550,9 @@ def _train(place: Place, planned: PlannedCell, attacked: bool) -> None:
         return
 
 
-def _attack(place: Place, planned: PlannedCell, ref: AttackRef, *_first: None) -> None:
+def _attack(place: Place, planned: PlannedCell, ref: AttackRef, deadly: frozenset[str], *_first: None) -> None:
     runner = _prepared(place, planned)
+    runner.leave_out(deadly)
     try:
         with runner.store.writing():
             runner.make_set(ref, planned)
@@ -511,6 +562,7 @@ def _attack(place: Place, planned: PlannedCell, ref: AttackRef, *_first: None) -
         return
 
 
-def _evaluate(place: Place, planned: PlannedCell, *_first: None) -> None:
+def _evaluate(place: Place, planned: PlannedCell, deadly: frozenset[str], *_first: None) -> None:
     runner = _prepared(place, planned)
+    runner.leave_out(deadly)
     list(runner.each([planned], runner.cell))

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -489,6 +489,10 @@ class Runner:
             self.reporter.work(str(planned.names), part.start, ref.data.n)
             yield self._chunk_of(ref, part)
         self.reporter.work(str(planned.names), ref.data.n, ref.data.n)
+
+    def leave_out(self, sets: Collection[str]) -> None:
+        """Have suites go on without the adversarial sets of some keys, as if their attacks had failed here."""
+        self._failed.update(sets)
 
     def _previous(self, ref: AttackRef) -> AttackRef | None:
         """Return the set that one of a suite goes on from: that of the last attack before it that did not fail."""
