@@ -268,7 +268,7 @@ def test_where_no_cluster_answers(tmp_path, monkeypatch, capsys, address, says):
     monkeypatch.setenv("RAY_ADDRESS", address)
     words = ["run", configured(tmp_path), "--executor", "ray", "--store", str(tmp_path / "store"), "--device", "cpu"]
     assert main(words) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: RAY_ADDRESS={address}: ") and says in line
 
 
