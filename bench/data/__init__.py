@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from bench.data import folders, parquet
-from bench.data.foreign import foreign
+from bench.data.foreign import one_line
 from bench.data.named import NAMED, NamedSet, locate
 from bench.data.room import require_size
 from bench.data.rows import (
@@ -114,7 +114,7 @@ def open_set(
 
     if image_size is not None:
         require_size(image_size)
-    with foreign(f"dataset {name}: its files cannot be read"):
+    with one_line(f"dataset {name}: its files cannot be read"):
         place = _place(name, folder)
         if split not in place.splits:
             raise UsageError(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import warnings
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from bench.data.foreign import foreign, regular
+from bench.data.foreign import one_line, regular
 from bench.data.rows import Interpolation, Pixels, Row
 from bench.types import UsageError
+
+# Pillow warns, in lines of Python, of blocks beside the pixels that it cannot read.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _FILTERS = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
 _EIGHT_BIT = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
@@ -50,7 +54,7 @@ def is_grey(row: Row) -> bool:
     Raises:
         UsageError: it is in no known format.
     """
-    with _open(row) as image, foreign(f"{row.where}: a damaged image"):
+    with _open(row) as image, one_line(f"{row.where}: a damaged image"):
         if image.mode == "P" and image.palette is not None:
             colours = np.array(image.getpalette("RGB")).reshape(-1, 3)
             return bool((colours == colours[:, :1]).all())
@@ -66,7 +70,7 @@ def decode(row: Row, channels: int, size: tuple[int, int], interpolation: Interp
     Raises:
         UsageError: not a whole image of eight bits a channel.
     """
-    with _open(row) as image, foreign(f"{row.where}: a damaged image"):
+    with _open(row) as image, one_line(f"{row.where}: a damaged image"):
         _load(image, row)
         native, mode = (image.height, image.width), "RGB" if channels == 3 else "L"
         transparent = _is_transparent(image)

@@ -32,7 +32,7 @@ def regular(path: Path) -> Path:
 
 
 @contextmanager
-def foreign(what: str) -> Iterator[None]:
+def one_line(what: str) -> Iterator[None]:
     """Turn whatever reading a file raises into one line that begins with ``what``.
 
     Libraries raise anything over damaged files, and no list of it is complete.

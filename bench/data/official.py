@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.data import folders
-from bench.data.foreign import foreign, regular
+from bench.data.foreign import one_line, regular
 from bench.data.rows import Numbers, Pixels, Place, Row, Rows, Source, Split, held_out
 from bench.types import UsageError
 
@@ -37,7 +37,7 @@ def _latin1(text: str, _encoding: str) -> bytes:
 
 
 def _unpickle(path: Path, *keys: str) -> list[Any]:
-    with foreign(f"{path}: not a whole CIFAR batch"), regular(path).open("rb") as file:
+    with one_line(f"{path}: not a whole CIFAR batch"), regular(path).open("rb") as file:
         content = _ArraysOnly(file, encoding="latin1").load()
         return [content[key] for key in keys]
 
@@ -58,7 +58,7 @@ def _read_cifar(paths: tuple[Path, ...], label: str) -> Rows:
     parts: list[tuple[Path, Pixels, list[int]]] = []
     for path in paths:
         data, labels = _unpickle(path, "data", label)
-        with foreign(f"{path}: not a whole CIFAR batch"):
+        with one_line(f"{path}: not a whole CIFAR batch"):
             flat, labels = np.asarray(data), [operator.index(each) for each in labels]
         if flat.dtype != np.uint8 or flat.ndim != 2 or flat.shape[1] != 3072 or len(labels) != len(flat):
             raise UsageError(
@@ -99,7 +99,7 @@ def _svhn(root: Path) -> Place | None:
 def _read_svhn(path: Path) -> Rows:
     from scipy.io import loadmat
 
-    with foreign(f"{path}: not a whole SVHN file"):
+    with one_line(f"{path}: not a whole SVHN file"):
         content = loadmat(regular(path), variable_names=["X", "y"])
         # The publisher writes the digit 0 as 10.
         images = content["X"].transpose(3, 0, 1, 2)
@@ -151,7 +151,7 @@ def _tiny_source(folder: Path, split: Split) -> Source:
 
 
 def _lines(path: Path) -> list[str]:
-    with foreign(f"{path}: not a text in UTF-8"):
+    with one_line(f"{path}: not a text in UTF-8"):
         return regular(path).read_text(encoding="utf-8").splitlines()
 
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.data.foreign import foreign, regular
+from bench.data.foreign import one_line, regular
 from bench.data.rows import Place, Row, Rows, Source, Split, in_order, listed
 from bench.types import MAX_IMAGES, UsageError
 
@@ -85,7 +85,7 @@ def _described(folder: Path) -> dict[str, Any]:
     path = folder / "meta.json"
     if not os.path.lexists(path):
         return {}
-    with foreign(f"{path}: not readable as JSON"):
+    with one_line(f"{path}: not readable as JSON"):
         described = json.loads(regular(path).read_text(encoding="utf-8"))
     return described if isinstance(described, dict) else {}
 
@@ -187,7 +187,7 @@ def _labels(path: Path) -> list[int | str]:
     import pyarrow.compute as pc
 
     found: set[int | str] = set()
-    with _open(path) as file, foreign(f"{path}: damaged"):
+    with _open(path) as file, one_line(f"{path}: damaged"):
         _, label = _columns(path, file.schema_arrow)
         for batch in file.iter_batches(_LABELS_AT_ONCE, columns=[label]):
             found |= {each for each in pc.unique(batch.column(0)).to_pylist() if each is not None}
@@ -199,7 +199,7 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
     import pyarrow.parquet as pq
 
     with ExitStack() as opened:
-        with foreign(f"{path}: not a whole Parquet file"):
+        with one_line(f"{path}: not a whole Parquet file"):
             # Arrow itself opens no path that is not UTF-8.
             file = opened.enter_context(pq.ParquetFile(opened.enter_context(regular(path).open("rb"))))
             if not 0 <= file.metadata.num_rows <= MAX_IMAGES:
@@ -215,6 +215,8 @@ def _columns(path: Path, schema: pa.Schema) -> tuple[str, str]:
     if image is None or label is None:
         missing = "image" if image is None else "label"
         raise UsageError(f"{path}: no column '{missing}'; its columns are {', '.join(schema.names)}")
+    if twice := next((name for name in (image, label) if schema.names.count(name) > 1), None):
+        raise UsageError(f"{path}: two columns are called '{twice}'")
     kind = schema.field(image).type
     bytes_kind = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else None
     if bytes_kind is None or not (pa.types.is_binary(bytes_kind) or pa.types.is_large_binary(bytes_kind)):
@@ -241,7 +243,7 @@ def _rows(path: Path, numbers: Mapping[int | str, int] | None) -> Iterator[Row]:
         batches = file.iter_batches(_AT_ONCE, columns=[image, label])
         row = 0
         while True:
-            with foreign(f"{path} after row {row}: damaged"):
+            with one_line(f"{path} after row {row}: damaged"):
                 batch = next(batches, None)
                 if batch is None:
                     return
