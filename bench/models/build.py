@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from bench.data.memo import cache_folder
+from bench.data.room import available_memory
 from bench.keys import sha256_hex
 from bench.registry import entry_of, explain, find, unknown
 from bench.sources import release
@@ -17,6 +18,8 @@ from bench.types import MethodRef, Scalar, UsageError, text_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+#: Of each weight while it is trained: itself, its gradient and its momentum.
+_COPIES = 3
 _LIBRARIES = ("torchvision", "timm", "robustbench")
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -106,7 +109,25 @@ def _made(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
     from bench.models.factory import make
 
     entry = entry_of(network)
-    return make(network.name, entry.load(), num_classes, image_shape, entry.arguments(network.params))
+    factory, params = entry.load(), entry.arguments(network.params)
+    # A user's own factory may do more than make a network, and is called once.
+    if entry.use is None:
+        _require_room(network.name, lambda: make(network.name, factory, num_classes, image_shape, params))
+    return make(network.name, factory, num_classes, image_shape, params)
+
+
+def _require_room(name: str, make: Callable[[], nn.Module]) -> None:
+    """Raises UsageError: the weights of a network, with their gradients and momenta, do not fit into memory."""
+    import torch
+
+    # On this device parameters have shapes and nothing else.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        weights = sum(each.numel() * each.element_size() for each in make().parameters())
+    if (needed := _COPIES * weights) > (available := available_memory()):
+        raise UsageError(
+            f"network '{name}' has weights of {weights / 2**30:,.1f} GiB; to train it takes {needed / 2**30:,.1f} GiB of "
+            f"memory, and {available / 2**30:,.1f} GiB are available"
+        )
 
 
 def _torchvision(name: str, params: dict[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:

@@ -337,6 +337,10 @@ class _Maker:
                 source = WeightsRef(name=base.weights, sha256=self.hashes[base.weights])
             else:
                 assert base.recipe is not None and base.schedule is not None and self.train is not None
+                if base.schedule.holdout >= self.train.n:
+                    raise UsageError(
+                        f"train: holdout = {base.schedule.holdout} leaves none of the {self.train.n} training images"
+                    )
                 chosen_by = None
                 if base.schedule.holdout and "eps" in base.recipe.params:
                     attack, params = axes.CHOOSING

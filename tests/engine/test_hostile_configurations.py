@@ -49,6 +49,7 @@ WRONG = {
     "batch -1": (SOUND + "[run]\nbatch = -1\n", "run.batch: -1 is neither 'auto'"),
     "training batch": (SOUND + "[train]\nbatch = 0\n", "train: batch: input should be greater than 0"),
     "epochs": (SOUND + "[train]\nepochs = 9000000000000000000\n", "epochs: input should be less than or equal to"),
+    "holdout": (SOUND + "[train]\nholdout = 20\n", "train: holdout = 20 leaves none of the 20 training images"),
     "n": (SOUND.replace("n = 20", "n = -20", 1), "dataset.n: input should be greater than 0, not -20"),
     "timeout": (SOUND + f'[run]\ntimeout = "{"9" * 400}h"\n', "is no time such as 90s, 9m or 2h, of at most ten years"),
     "timeout 1e400h": (SOUND + '[run]\ntimeout = "1e400h"\n', "'1e400h' is no time"),

@@ -1,10 +1,13 @@
 """The registered networks against published sizes and closed forms."""
 
+import re
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.models.build import build, network_ref
+from bench.types import UsageError
 
 NAMES = ("resnet18", "vgg16", "wrn-34-10", "small-cnn")
 NARROW = {
@@ -91,3 +94,27 @@ def test_the_example_network_of_pyautoattack_fits_key_by_key():
     net = build(network_ref("resnet18", {}), 10, (3, 32, 32))
     assert net.state_dict().keys() == state.keys()
     net.load_state_dict(state)
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_made(monkeypatch):
+    from bench.models import build as building
+
+    ref = network_ref("small-cnn", {"channels": 30_000})
+    # The second layer alone: 60,000 x 30,000 kernels of nine weights, four bytes each.
+    with pytest.raises(UsageError, match=r"small-cnn' has weights of [\d,.]+ GiB; to train it takes") as caught:
+        build(ref, 10, (1, 8, 8))
+    assert float(re.search(r"of ([\d,.]+) GiB", str(caught.value))[1].replace(",", "")) > 36 * 60_000 * 30_000 / 2**30
+    small, taken = network_ref("small-cnn", {"channels": 4, "hidden": 8}), []
+    monkeypatch.setattr(building, "available_memory", lambda: taken.append(1) or 10**9)
+    torch.manual_seed(0)
+    net, drawn = build(small, 10, (1, 8, 8)), torch.rand(1)
+    size = 4 * sum(parameter.numel() for parameter in net.parameters())
+    monkeypatch.setattr(building, "available_memory", lambda: 3 * size - 1)
+    with pytest.raises(UsageError, match="weights"):
+        build(small, 10, (1, 8, 8))
+    # Looking takes no random number.
+    monkeypatch.setattr(building, "_require_room", lambda name, make: None)
+    torch.manual_seed(0)
+    other = build(small, 10, (1, 8, 8))
+    assert taken and drawn == torch.rand(1)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
