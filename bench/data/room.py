@@ -42,12 +42,12 @@ def require_room(total: int, wanted: int | None, shape: tuple[int, int, int], fo
     each = channels * height * width
     what = f"images of {channels}x{height}x{width}"
     if total * each > (free := _free(folder)):
-        raise UsageError(f"{total:,} {what} take {_gib(total * each)} in {folder}, which has {_gib(free)} free")
+        raise UsageError(f"{total:,} {what} take {gib(total * each)} in {folder}, which has {gib(free)} free")
     used = total if wanted is None else min(wanted, total)
     needed, available = used * each + _PASS_BYTES * height * width, available_memory()
     if needed > available:
         raise UsageError(
-            f"{used:,} {what} and a network's pass take at least {_gib(needed)} of memory, {_gib(available)} are "
+            f"{used:,} {what} and a network's pass take at least {gib(needed)} of memory, {gib(available)} are "
             "available; ask for fewer images (n, train_n) or a smaller image_size"
         )
 
@@ -79,5 +79,6 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _gib(count: int) -> str:
+def gib(count: int) -> str:
+    """Return a number of bytes as a message has it."""
     return f"{count / 2**30:,.1f} GiB"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from bench.data.memo import cache_folder
-from bench.data.room import available_memory
+from bench.data.room import available_memory, gib
 from bench.keys import sha256_hex
 from bench.registry import entry_of, explain, find, unknown
 from bench.sources import release
@@ -125,8 +125,8 @@ def _require_room(name: str, make: Callable[[], nn.Module]) -> None:
         weights = sum(each.numel() * each.element_size() for each in make().parameters())
     if (needed := _COPIES * weights) > (available := available_memory()):
         raise UsageError(
-            f"network '{name}' has weights of {weights / 2**30:,.1f} GiB; to train it takes {needed / 2**30:,.1f} GiB of "
-            f"memory, and {available / 2**30:,.1f} GiB are available"
+            f"network '{name}' has weights of {gib(weights)}; to train it takes {gib(needed)} of memory, and "
+            f"{gib(available)} are available"
         )
 
 
