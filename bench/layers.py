@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import stat
 import tomllib
@@ -128,6 +129,8 @@ def _parsed(name_or_file: str) -> tuple[Path, dict[str, Any]]:
     path = Path(name_or_file)
     if path.suffix != ".toml":
         path = PRESETS / f"{name_or_file}.toml"
+        if os.path.isfile(name_or_file):
+            raise UsageError(f"{name_or_file}: the name of a configuration file ends with .toml")
         if name_or_file not in presets():
             raise UsageError(registry.unknown("preset", name_or_file, presets()))
     return path, parsed(path)

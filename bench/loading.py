@@ -62,8 +62,16 @@ def load(path: Path, code: Code, root: Path) -> ModuleType:
 
 
 def _require_same(source: Path, found: bytes, hashed: bytes) -> None:
-    if found != hashed and (source.suffix != ".py" or syntax(found).sha != syntax(hashed).sha):
+    if found != hashed and (source.suffix != ".py" or not _does_the_same(found, hashed)):
         raise MethodError(f"{source} was edited while this ran; run again")
+
+
+def _does_the_same(found: bytes, hashed: bytes) -> bool:
+    try:
+        return syntax(found).sha == syntax(hashed).sha
+    # It was edited, and is no Python now.
+    except ValueError:
+        return False
 
 
 # Packages whose modules come from known sources.

@@ -340,7 +340,7 @@ def _tree(path: Path) -> ast.Module:
             return parsed(file.read(MOST_BYTES + 1))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except (SyntaxError, ValueError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not valid Python: {error}") from None
 
 

@@ -93,7 +93,7 @@ def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
             continue
         try:
             found = syntax(texts[source])
-        except (SyntaxError, ValueError) as error:
+        except ValueError as error:
             raise UsageError(f"{source} is not valid Python: {error}") from None
         parts.append(found.sha)
         needs = [Import(needed)] if needed is not None and len(texts) == 1 else []
@@ -304,7 +304,7 @@ def _named_in_code(text: str, folders: Iterable[Path]) -> str | None:
 def _sha_of_source(place: Path) -> str | None:
     try:
         return syntax(_text_of(place)).sha if place.suffix == ".py" and place.is_file() else None
-    except (UsageError, SyntaxError, ValueError):
+    except (UsageError, ValueError):
         return None
 
 

@@ -40,8 +40,7 @@ def syntax(source: bytes) -> Syntax:
     """Return what counts of a source text.
 
     Raises:
-        SyntaxError: it is not valid Python.
-        ValueError: likewise, such as a byte 0, or it is too long or nested too deeply.
+        ValueError: it is not valid Python, too long, or nested too deeply.
     """
     tree = parsed(source)
     imports: list[Import] = []
@@ -66,13 +65,14 @@ def parsed(source: bytes) -> ast.Module:
     """Return the syntax tree of a source text, in the encoding that it declares.
 
     Raises:
-        SyntaxError: it is not valid Python.
-        ValueError: likewise, such as a byte 0, or it is too long or nested too deeply.
+        ValueError: it is not valid Python, too long, or nested too deeply.
     """
     if len(source) > MOST_BYTES:
         raise ValueError(f"it has {len(source):,} bytes; at most {MOST_BYTES:,} are read as source")
     try:
         return ast.parse(source)
+    except SyntaxError as error:
+        raise ValueError(f"line {error.lineno}: {error.msg}") from None
     # The parser gives up on brackets and operators in one another as if memory had run out.
     except (RecursionError, MemoryError):
         raise ValueError(_TOO_DEEP) from None

@@ -365,5 +365,7 @@ def test_plan_ends_with_one_line_and_without_a_traceback(tmp_path):
     )
     words = [sys.executable, str(ROOT / "run_bench.py"), "plan", "t.toml"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not fired.exists()
-    assert done.stderr.startswith(f"error: {tmp_path}/mine.py:2: parameter n of f: annotations and defaults must be ")
+    # On a slow machine what it does is said before, line by line.
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and "Traceback" not in done.stderr and not fired.exists()
+    assert last.startswith(f"error: {tmp_path}/mine.py:2: parameter n of f: annotations and defaults must be ")
