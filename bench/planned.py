@@ -15,9 +15,9 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from bench import files, inventory
 from bench.files import Unreadable, write_atomically
@@ -46,7 +46,7 @@ class Asked(Frozen):
     dataset: ShownName
     model: ShownName
     n: Images
-    cells: dict[ShownName, dict[ShownCellName, Key]]
+    cells: Annotated[dict[ShownName, Annotated[dict[ShownCellName, Key], FailFast()]], FailFast()]
 
     @property
     def title(self) -> str:

@@ -13,7 +13,16 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
 from bench.visible import visible, whole
 
@@ -201,7 +210,7 @@ def _time(text: str) -> str:
     return text
 
 
-Params = Annotated[dict[Name, Scalar], Field(max_length=MAX_PARAMS), AfterValidator(_parameters)]
+Params = Annotated[dict[Name, Scalar], FailFast(), Field(max_length=MAX_PARAMS), AfterValidator(_parameters)]
 Time = Annotated[str, Field(max_length=40), AfterValidator(_time)]
 ExactFraction = Annotated[Fraction, BeforeValidator(exact), PlainSerializer(str, return_type=str)]
 
@@ -288,7 +297,9 @@ class DataRef(Frozen):
     subset: Literal["first", "stratified"] = "first"
     image_shape: tuple[Side, Side, Side]
     num_classes: Classes
-    classes: tuple[Name, ...] = Field((), max_length=_MAX_CLASSES, exclude_if=lambda given: not given)
+    classes: Annotated[tuple[Name, ...], FailFast()] = Field(
+        (), max_length=_MAX_CLASSES, exclude_if=lambda given: not given
+    )
     classes_present: Classes | None = Field(None, exclude_if=lambda count: count is None)
     interpolation: Literal["nearest", "bilinear"] = "bilinear"
     indices_sha: Digest
@@ -311,7 +322,7 @@ class Schedule(Frozen):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: Rate = Field(1e-3, ge=0)
     schedule: Literal["multistep", "one-cycle"] = "multistep"
-    drops: tuple[float, ...] = Field((0.75, 0.9), max_length=1_000)
+    drops: Annotated[tuple[float, ...], FailFast()] = Field((0.75, 0.9), max_length=1_000)
     drop_factor: float = Field(0.1, gt=0, le=1)
     augment: Literal["none", "flip", "crop-flip"] = "none"
     ema: float = Field(0.0, ge=0, lt=1)
@@ -378,7 +389,9 @@ class AttackRef(Frozen):
     seed: Whole
     eot: Draws = 1
     # An attack on its own has the text, and so the key, that it had before there were suites.
-    after: tuple[Earlier, ...] = Field((), max_length=_MAX_SUITE, exclude_if=lambda earlier: not earlier)
+    after: Annotated[tuple[Earlier, ...], FailFast()] = Field(
+        (), max_length=_MAX_SUITE, exclude_if=lambda earlier: not earlier
+    )
 
     @property
     def previous(self) -> AttackRef | None:
@@ -489,7 +502,7 @@ class Provenance(Frozen):
     device: ShownName
     threads: int = Field(ge=0, le=1_000_000)
     python: ShownWord
-    packages: dict[ShownWord, ShownWord] = Field(max_length=_MAX_PACKAGES)
+    packages: Annotated[dict[ShownWord, ShownWord], FailFast()] = Field(max_length=_MAX_PACKAGES)
     layout: ShownWord = ""
     deterministic: bool
     finished: Time
@@ -526,7 +539,7 @@ class CellResult(Frozen):
     metrics: Metrics | None = None
     clean_bits: Bits | None = None
     adversarial_bits: Bits | None = None
-    flags: tuple[ShownWord, ...] = Field((), max_length=MAX_FLAGS)
+    flags: Annotated[tuple[ShownWord, ...], FailFast()] = Field((), max_length=MAX_FLAGS)
     #: SHA-256 of the file with one row per example.
     records_sha: Key | None = None
     cost: Cost | None = None

@@ -16,9 +16,9 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from bench import files, planned, reading
 from bench.files import write_into
@@ -59,7 +59,7 @@ class _Head(Frozen):
 
     format: Literal["crossfire-run"]
     schema_: int = Field(alias="schema", ge=1, le=SCHEMA)
-    asked: tuple[Asked, ...] = Field((), max_length=100_000)
+    asked: Annotated[tuple[Asked, ...], FailFast()] = Field((), max_length=10_000)
 
 
 def write_run(results: Iterable[CellResult], root: Path, asked: Iterable[Asked] = ()) -> Path:
@@ -127,6 +127,8 @@ def _lines(data: bytes) -> Iterator[bytes]:
 
 
 def _head(line: bytes, name: str) -> _Head:
+    if len(line) > reading.MAX_DOCUMENT:
+        raise UsageError(f"{name}, line 1: it has {len(line):,} bytes, and at most {reading.MAX_DOCUMENT:,} are read")
     try:
         head = reading.document(line)
         schema = head["schema"] if head["format"] == "crossfire-run" else None

@@ -86,8 +86,11 @@ def _first_chunk(folder: Path, shape: tuple[int, int, int]) -> Pixels | None:
 
 
 def _clean(data: DataRef, folder: Path | None) -> Pixels | None:
-    from bench.data import open_ref, rows_of
+    from bench.data import NAMED, open_ref, rows_of
 
+    # Nothing is downloaded for the sake of a picture.
+    if data.name in NAMED and not NAMED[data.name].available(folder):
+        return None
     try:
         images = open_ref(data, folder=folder)
         rows = rows_of(images, data)[:_FIRST]

@@ -136,6 +136,11 @@ def test_a_value_that_is_none_is_one_line_with_its_row_and_place(tmp_path, capsy
     assert len(said.err) < 2500
 
 
+def test_of_thousands_of_errors_none_is_spelled_out():
+    with pytest.raises(ValueError, match="^5,000 values are wrong or do not belong there$"):
+        read_result(sealed(BODY | {f"x{i}": i for i in range(5000)}))
+
+
 def test_a_suite_of_thousands_is_refused():
     made = {"attack": BODY["cell"]["attack"]["attack"], "eot": 1}
     with pytest.raises(ValueError, match="cell.attack.after: "):
