@@ -28,7 +28,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import Queue
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from typing import Any
 
 import ray
@@ -514,6 +514,9 @@ class _Silent:
 @lru_cache(maxsize=1)
 def _runner(place: Place) -> Runner:
     """Return the runner of this worker, which keeps networks and images from task to task."""
+    if current_thread() is main_thread():
+        # Ray raises SystemExit in whatever a method does then, which would be kept as a failure of its cell.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(place.threads)
     os.chdir(place.folder)
     if place.shared_data is not None:

@@ -254,6 +254,7 @@ def test_a_run_on_a_cluster_ends_when_asked_and_leaves_nothing(tmp_path):
         said, _ = run.communicate(timeout=120)
     assert run.returncode == 143
     assert "the same command goes on from here" in said.replace("\n", " ")
+    assert all(result.status == "done" for result in Store(tmp_path / "store").results())
     until = time.monotonic() + 30
     while left := [process for group in groups for process in rays(group).items()]:
         assert time.monotonic() < until, left
