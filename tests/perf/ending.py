@@ -35,7 +35,7 @@ METHODS = ROOT / "tests" / "faults" / "hostile.py"
 #: Seconds within which a run must end, and a cell must be let go.
 PROMISED: Limits = {"seconds": (None, 5.0)}
 #: Seconds of a cell, and of a run with its start.
-TIMEOUT, BUDGET = 6, 30
+TIMEOUT, BUDGET = 12, 45
 WAYS = ("SIGTERM", "SIGINT", "budget", "timeout")
 CODES = {"SIGTERM": 143, "SIGINT": 130, "budget": 0, "timeout": 3}
 
@@ -106,21 +106,27 @@ def measure(case: Case, folder: Path) -> tuple[float, int, str]:
         for line in run.stderr:
             heard.put((time.time(), line.rstrip()))
 
-    threading.Thread(target=listen, daemon=True).start()
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
     begun = folder / "begun"
     while not begun.exists() and run.poll() is None:
         time.sleep(0.02)
+    if not begun.exists():
+        return float("inf"), run.returncode, "it ended before the method had begun"
     time.sleep(0.5)
     due = begun.stat().st_mtime + TIMEOUT if case.way == "timeout" else started + BUDGET
     if case.way.startswith("SIG"):
         due = time.time()
         run.send_signal(getattr(signal, case.way))
     try:
-        out, _ = run.communicate(timeout=120)
+        run.wait(timeout=120)
     except subprocess.TimeoutExpired:
         run.kill()
         return float("inf"), -9, "it did not end"
     ended = time.time()
+    assert run.stdout is not None
+    out = run.stdout.read()
+    listener.join()
     said = [heard.get() for _ in range(heard.qsize())]
     if case.way == "timeout":
         let_go = [when for when, line in said if "another process goes on" in line]
