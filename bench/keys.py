@@ -52,12 +52,16 @@ _NAMES_AND_CODE = _without({"code_sha": True})
 _ALL_BUT_NUMBERS = _without({"code_sha": True, "name": True})
 
 
+# Kept, since ``json.dumps`` would make one for each of many short texts.
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical_json(value: Any) -> str:
     """Return the one JSON text of ``value``: sorted keys, no blanks, NaN refused.
 
     Half a surrogate pair, such as the name of a file holds that is no UTF-8, is written as JSON's escape for it.
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = _CANONICAL.encode(value)
     return text if text.isascii() else _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
@@ -174,6 +178,10 @@ class Keys:
     def _part(self, value: BaseModel | str | int | None) -> str:
         if (known := self._parts.get(id(value))) is not None:
             return known[1]
+        if value is None:
+            return "null"
+        if type(value) is int:
+            return str(value)
         if not isinstance(value, BaseModel):
             return canonical_json(value)
         text = canonical_json(identity(value))

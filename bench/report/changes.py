@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from statistics import geometric_mean
+from typing import Any
 
 from bench.report.compare import ALPHA, Change, Comparison, CostChange, Lost
 from bench.report.formats import escape_markdown
@@ -248,12 +248,19 @@ def _markdown_table(changes: Iterable[Change]) -> Iterator[str]:
 
 def as_json(c: Comparison) -> str:
     verdict = {"passed": c.passed, "regressed": c.regressed, "summary": summary(c)}
-    body = {"schema": 1, **verdict, **asdict(c), "only_base": c.only_base}
-    for change, given in zip(body["changes"], c.changes, strict=True):
-        change["counts"] = given.counts._asdict() if given.counts else None
-        change["changed_parameters"] = [each._asdict() for each in given.changed_parameters]
-        change["renamed"] = [each._asdict() for each in given.renamed]
-    return json_text(body, indent=1) + "\n"
+    # Field by field: a deep copy of thousands of changes takes longer than comparing them.
+    flat = {part: [vars(each) for each in getattr(c, part)] for part in ("lost", "costs", "times")}
+    body = {"schema": 1, **verdict, **vars(c), "changes": list(map(_as_dict, c.changes)), **flat}
+    return json_text({**body, "only_base": c.only_base}, indent=1) + "\n"
+
+
+def _as_dict(change: Change) -> dict[str, Any]:
+    return {
+        **vars(change),
+        "counts": change.counts._asdict() if change.counts else None,
+        "changed_parameters": [each._asdict() for each in change.changed_parameters],
+        "renamed": [each._asdict() for each in change.renamed],
+    }
 
 
 FORMATS: dict[str, Callable[[Comparison], str]] = {"text": as_text, "md": as_markdown, "json": as_json}

@@ -98,7 +98,7 @@ def delete(unneeded: Iterable[Unneeded]) -> None:
 
 
 def _needed(work: Work, store: Store) -> Iterator[Path]:
-    keys, models = Keys(), {}
+    keys, models, sets = Keys(), {}, set[str]()
     for each in work.plan.cells:
         cell = each.cell
         for key in (each.key, keys.of(clean_cell(cell))):
@@ -106,8 +106,10 @@ def _needed(work: Work, store: Store) -> Iterator[Path]:
             yield store.records(key)
         models[id(cell.model)] = cell.model
         made = cell.attack
-        while made is not None:
-            yield store.adversarial(keys.of(made))
+        # What a set of a suite goes on from was looked at with that set.
+        while made is not None and (key := keys.of(made)) not in sets:
+            sets.add(key)
+            yield store.adversarial(key)
             made = made.previous
         if cell.attack is not None:
             models[id(cell.attack.model)] = cell.attack.model

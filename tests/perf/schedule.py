@@ -1,7 +1,7 @@
 """How the scheduler scales: ``python -m tests.perf.schedule [PART ...]``; the figures go to ``results/perf``.
 
-``plan``: seconds of processor time and memory to plan 100,000 cells.
-``noop``: seconds of a run of 10,000 finished cells, report included, in a process of its own.
+``plan``: seconds of processor time and memory to plan 100,000 cells, in every shape of ``tests/perf/shapes.py``.
+``noop``: seconds of processor time of a run of 10,000 finished cells, report included, in a process of its own.
 ``share``: attack time of eight test-time defenses over that of one, on the same adversarial sets.
 ``predict``: what ``plan`` predicts for a preset over what ``run`` then takes, and the worst estimate of remaining time
 after the first tenth.
@@ -34,6 +34,7 @@ from bench.schedule.plan import make
 from bench.store import Store
 from bench.types import CellResult, Cost, DefenseCost, Metrics
 from tests.perf.kept import Limits, keep, missed
+from tests.perf.shapes import SHAPES
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,16 +95,23 @@ def large(folder: Path, seeds: int, qualities: int, budgets: int) -> Path:
 
 
 def plan(folder: Path) -> dict[str, float]:
+    """Plan 100,000 cells in every shape, each in a process of its own."""
     code = (
         "import resource, sys, time; sys.path.insert(0, sys.argv[2]); started = time.process_time()\n"
         "from bench import config; from bench.schedule.plan import make\n"
         "n = len(make(config.load(sys.argv[1])).plan.cells)\n"
         "print(n, time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
-    path = large(folder, 10, 50, 50)
-    out = subprocess.run([sys.executable, "-c", code, path, ROOT], check=True, capture_output=True, text=True).stdout
-    cells, seconds, megabytes = map(float, out.split())
-    return {"cells": cells, "cpu_seconds": seconds, "megabytes": megabytes}
+    found: dict[str, float] = {}
+    for name, shape in SHAPES.items():
+        path = folder / f"{name}.toml"
+        path.write_text(shape(100_000, folder))
+        words = [sys.executable, "-c", code, path, ROOT]
+        out = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        cells, seconds, megabytes = map(float, out.split())
+        found |= {f"{name}_cells": cells, f"{name}_cpu_seconds": seconds, f"{name}_megabytes": megabytes}
+        print(f"{name:8} {cells:7.0f} cells {seconds:6.2f} s computing {megabytes:6.0f} MB", flush=True)
+    return found
 
 
 def noop(folder: Path, budgets: int = 25) -> dict[str, float]:
@@ -224,8 +232,10 @@ def events(folder: Path) -> list[dict[str, object]]:
 
 PARTS = {part.__name__: part for part in (plan, noop, share, predict, memory)}
 PROMISED: dict[str, Limits] = {
-    "plan": {"cpu_seconds": (None, 10), "megabytes": (None, 1024)},
-    "noop": {"seconds": (None, 5)},
+    "plan": {
+        f"{shape}_{what}": (None, most) for shape in SHAPES for what, most in (("cpu_seconds", 10), ("megabytes", 1024))
+    },
+    "noop": {"cpu_seconds": (None, 5)},
     "share": {"ratio": (None, 1.2)},
     "predict": {"ratio": (0.8, 1.25), "worst_remaining": (None, 0.3)},
     "memory": {"ratio_of_ten_times_the_images": (None, 1.1), "kilobytes_a_cell": (None, 10)},
