@@ -168,7 +168,9 @@ def _with_shared(config: Config, given: AttackConfig, entry: registry.Entry, whe
     own = named if isinstance(named, dict) else {}
     body = {**shared, **own, **given.model_dump(exclude_unset=True)}
     try:
-        return AttackConfig.model_validate(body)
+        attack = AttackConfig.model_validate(body)
+        registry.require_numbers(body, attack, where)
+        return attack
     except ValidationError as error:
         raise UsageError(registry.explain(error, where=where, known=AttackConfig.model_fields)) from None
 
@@ -246,7 +248,9 @@ def _base(config: Config, use: str, overrides: Mapping[str, Any], where: str) ->
     params = {key: value for key, value in given.items() if key not in Schedule.model_fields}
     try:
         ref = entry.ref(params)
-        return Base(ref, Schedule.model_validate(schedule), None, _telling(entry, params.get("preset")))
+        made = Schedule.model_validate(schedule)
+        registry.require_numbers(schedule, made, f"{where}: train")
+        return Base(ref, made, None, _telling(entry, params.get("preset")))
     except ValidationError as error:
         raise UsageError(registry.explain(error, where=f"{where}: train", known=Schedule.model_fields)) from None
 

@@ -236,9 +236,11 @@ def _marks(variants: Mapping[str, str] | None, epochs: int | None) -> str:
 
 def _validated(kind: type[Section], body: Mapping[str, Any], path: Path) -> Section:
     try:
-        return kind.model_validate(body)
+        section = kind.model_validate(body)
     except ValidationError as error:
         raise UsageError(registry.explain(error, where=path.name, known=_known_keys(error, kind))) from None
+    registry.require_numbers(body, section, path.name)
+    return section
 
 
 def _known_keys(error: ValidationError, kind: type[BaseModel]) -> Iterable[str]:

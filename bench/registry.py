@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -98,6 +99,7 @@ class Entry:
         # The bounds of a required parameter may not fit its type, which pydantic finds out only now.
         except (TypeError, ValueError, ArithmeticError, SchemaError) as error:
             raise UsageError(f"{self.kind} {self.name}: its signature cannot check {shown(params)}: {error}") from None
+        require_numbers(params, values, f"{self.kind} {self.name}")
         return {name: getattr(values, name) for name in self.parameters.model_fields} | (values.model_extra or {})
 
     def ref(self, params: Mapping[str, Any], *, name: str | None = None) -> MethodRef:
@@ -226,6 +228,28 @@ def explain(error: ValidationError, *, where: str, known: Iterable[str]) -> str:
     given = "" if first["type"] in ("missing", "value_error") else f", not {shown(first['input'])}"
     message = message[:1].lower() + message[1:] if message.startswith("Input") else message
     return f"{where}: {path + ': ' if path else ''}{message}{given}"
+
+
+def require_numbers(given: object, taken: object, path: str) -> None:
+    """Compare what was given with the model that pydantic made of it, which takes true for 1 and false for 0.
+
+    Args:
+        given: what was validated.
+        taken: what became of it.
+        path: where it stands, for the message.
+
+    Raises:
+        UsageError: true or false was given where a number belongs.
+    """
+    if isinstance(given, bool) and isinstance(taken, int | float | Fraction) and not isinstance(taken, bool):
+        raise UsageError(f"{path}: {str(given).lower()} is not a number")
+    if isinstance(given, Mapping) and isinstance(taken, BaseModel):
+        fields = {field.alias or name: name for name, field in type(taken).model_fields.items()}
+        for name, value in given.items():
+            require_numbers(value, getattr(taken, fields.get(str(name), str(name)), None), f"{path}: {name}")
+    elif isinstance(given, list | tuple) and isinstance(taken, list | tuple):
+        for value, kept in zip(given, taken, strict=False):
+            require_numbers(value, kept, path)
 
 
 @cache
