@@ -265,7 +265,8 @@ class Threat(Frozen):
         if self.eps < 0:
             raise ValueError(f"eps = {self.eps} is negative")
         if self.norm != "l2" and self.eps > 1:
-            hint = f"; pixels are in [0, 1], did you mean '{self.eps}/255'?" if self.eps <= 255 else ""
+            whole = self.eps <= 255 and self.eps.denominator == 1
+            hint = f"; pixels are in [0, 1], did you mean '{self.eps}/255'?" if whole else ""
             raise ValueError(f"eps = {self.eps} is above 1{hint}")
         if self.eps > _MAX_EPS:
             raise ValueError(f"eps = {shown(str(self.eps))} is above {_MAX_EPS:,}")

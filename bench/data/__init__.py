@@ -265,6 +265,8 @@ def _source(name: str, place: Place, split: Split, classes: tuple[str, ...]) -> 
     if source.doubt:
         ways = f"classes = [...] under [dataset], which names them all ({listed(source.class_names)})"
         raise UsageError(f"dataset {name}: {source.doubt}; if these are the classes, give {ways}")
+    if not source.class_names:
+        raise UsageError(f"dataset {name}: it has no image")
     if len(source.class_names) < 2:
         raise UsageError(f"dataset {name}: all images are of one class, {listed(source.class_names)}; two are needed")
     if source.remark:

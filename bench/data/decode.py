@@ -94,7 +94,7 @@ def _open(row: Row) -> Image.Image:
         raise UsageError(f"{row.where}: not an image (it is in no known format)") from None
     # Pillow's readers of damaged files raise anything.
     except Exception as error:
-        raise UsageError(f"{row.where}: not an image ({error})") from None
+        raise UsageError(f"{row.where}: not an image ({str(error) or type(error).__name__})") from None
 
 
 @cache
@@ -113,7 +113,7 @@ def _load(image: Image.Image, row: Row) -> None:
     try:
         image.load()
     except Exception as error:
-        raise UsageError(f"{row.where}: a damaged image ({error})") from None
+        raise UsageError(f"{row.where}: a damaged image ({str(error) or type(error).__name__})") from None
     if not isinstance(row.image, np.ndarray) and _orientation(image) != 1:
         ImageOps.exif_transpose(image, in_place=True)
 

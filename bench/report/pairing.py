@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any, NamedTuple
 
 from bench import registry
@@ -19,6 +20,9 @@ _KINDS = {"network": "network", "recipe": "recipe", "step": "test-time", "attack
 
 #: How many of the cells that may have taken the place of a lost one are told.
 _TOLD = 3
+#: Among more cells than this no nearest one is looked for, and no more candidates are looked at for one cell or method.
+#: Whoever makes results up may give thousands of them one label, and each would be held against every other.
+_MOST_RIVALS = 50
 
 
 class Renamed(NamedTuple):
@@ -152,9 +156,11 @@ def _mutual(olds: Sequence[CellResult], news: Sequence[CellResult]) -> Iterator[
 
 
 def _nearest(to: CellResult, among: Sequence[CellResult]) -> CellResult | None:
-    """Return the one cell whose parameters differ least; ``None`` where several do."""
+    """Return the one cell whose parameters differ least; ``None`` where several do, or there are too many to say."""
     if len(among) < 2:
         return among[0] if among else None
+    if len(among) > _MOST_RIVALS:
+        return None
     counts = [len(changed(to.cell, each.cell)) for each in among]
     return among[counts.index(min(counts))] if counts.count(min(counts)) == 1 else None
 
@@ -172,13 +178,12 @@ def _remade(
 
     A store in which both sides were run still holds the base's cells. What the last run made in their place counts.
     """
+    alike = {row: _by(_shown, cells) for row, cells in left.items()}
     for p in exact if left else ():
         if p.old.key == p.new.key and p.old.provenance == p.new.provenance:
-            later = [
-                r
-                for r in left.get(_row(p.old.cell), ())
-                if _shown(r) == _shown(p.old) and r.provenance.finished > p.old.provenance.finished
-            ]
+            shown = alike.get(_row(p.old.cell), {}).get(repr(_shown(p.old)), [])
+            made = p.old.provenance.finished
+            later = list(islice((r for r in shown if r.provenance.finished > made), _MOST_RIVALS + 1))
             if (last := _nearest(p.old, later)) is not None:
                 yield p.old, last
 
@@ -228,16 +233,15 @@ class _Names:
         found = {
             (what, old, new)
             for (what, identity), names in gone.items()
+            for other in [come.get((what, identity), ())]
+            if len(names) <= _MOST_RIVALS and len(other) <= _MOST_RIVALS
             for old in names
-            for new in come.get((what, identity), ())
+            for new in other
             if self.may_be_renamed(what, old, new)
         }
-        return {
-            (what, old): new
-            for what, old, new in found
-            if sum(each[:2] == (what, old) for each in found) == 1
-            and sum((each[0], each[2]) == (what, new) for each in found) == 1
-        }
+        went = Counter((what, old) for what, old, _ in found)
+        came = Counter((what, new) for what, _, new in found)
+        return {(what, old): new for what, old, new in found if went[what, old] == 1 and came[what, new] == 1}
 
 
 def _identities(results: Iterable[CellResult]) -> dict[tuple[str, str], set[str]]:
@@ -256,10 +260,10 @@ class _Replacements:
     def __init__(self, names: _Names, renames: Renames, fresh: Sequence[CellResult]) -> None:
         self._names, self._renames = names, renames
         self._rows = _by_row(fresh)
-        self._places: dict[tuple[Any, ...], list[CellResult]] = defaultdict(list)
+        self._settings: dict[tuple[Any, ...], list[CellResult]] = defaultdict(list)
         self._namesakes: dict[tuple[Any, ...], list[CellResult]] = defaultdict(list)
         for r in fresh:
-            self._places[_place(r.cell)].append(r)
+            self._settings[_settings(r.cell)].append(r)
             self._namesakes[_seat(r)].append(r)
 
     def of(self, old: CellResult) -> Iterator[str]:
@@ -269,12 +273,12 @@ class _Replacements:
             for new in rivals[:_TOLD]:
                 yield f"{new.names}: {'; '.join(map(str, changed(old.cell, new.cell, self._renames)))}"
             return
-        if namesakes := self._namesakes.get(_seat(old)):
+        if namesakes := self._namesakes.get(_seat(old), [])[:_MOST_RIVALS]:
             here = [r for r in namesakes if r.names.dataset == old.names.dataset] or namesakes
             yield from min((list(differences(old.cell, r.cell)) for r in here), key=len)
             return
-        alike = [r for r in self._places.get(_place(old.cell), ()) if self._alike(old.cell, r.cell)]
-        for new in alike[:_TOLD]:
+        alike = self._settings.get(_settings(old.cell, self._renames), [])[:_MOST_RIVALS]
+        for new in islice((r for r in alike if self._alike(old.cell, r.cell)), _TOLD):
             yield f"perhaps renamed: {new.names} has the same parameters and other code"
 
     def _alike(self, old: Cell, new: Cell) -> bool:
@@ -286,6 +290,12 @@ class _Replacements:
         return len(other) == 1 and all(
             self._names.may_be_renamed(what.removeprefix(SOURCE), first[what].name, second[what].name) for what in other
         )
+
+
+def _settings(cell: Cell, renames: Renames | None = None) -> tuple[Any, ...]:
+    """Return what two cells share that differ in names and code of methods alone."""
+    methods = parts(cell, renames).items()
+    return *_place(cell), tuple((what, repr(sorted(part.settings.items()))) for what, part in methods)
 
 
 def _seat(r: CellResult) -> tuple[Any, ...]:

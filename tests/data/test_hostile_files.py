@@ -80,6 +80,17 @@ def test_links_that_lead_round_are_followed_once(tmp_path):
     assert len(open_set(name, "test", folder=None)) < 50
 
 
+def test_a_table_without_rows(tmp_path):
+    write_parquet(tmp_path / "test.parquet", [], np.array([], np.int64))
+    assert line_of(f"parquet:{tmp_path}") == f"dataset parquet:{tmp_path}: it has no image"
+
+
+def test_what_pillow_gives_no_text_for(tmp_path, monkeypatch):
+    name = tree(tmp_path)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: (_ for _ in ()).throw(MemoryError))
+    assert line_of(name).endswith(": a damaged image (MemoryError)")
+
+
 def test_endless_folders_are_counted(tmp_path, monkeypatch):
     tree(tmp_path)
     monkeypatch.setattr("bench.data.foreign.MOST_FOLDERS", 2)

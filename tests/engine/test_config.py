@@ -112,6 +112,11 @@ def test_one_clear_line(tmp_path, text, says):
     assert "\n" not in str(caught.value)
 
 
+def test_no_budget_is_proposed_that_is_none(tmp_path):
+    with pytest.raises(UsageError, match="eps = 3/2 is above 1$"):
+        rows(tmp_path, BODY + "eps = 1.5\n")
+
+
 def test_a_newer_schema_is_refused(tmp_path):
     with pytest.raises(UsageError, match="schema"):
         load(tmp_path, (HEAD + BODY).replace("schema = 1", "schema = 2"))

@@ -3,6 +3,7 @@
 from functools import partial
 
 from bench.keys import sha256_hex
+from bench.report import pairing
 from bench.report.pairing import pair
 from bench.types import CellResult, Earlier, Schedule, WeightsRef
 from tests.report.fabricate import method, result
@@ -11,20 +12,21 @@ LATER = "2026-11-23T10:00:00+00:00"
 CLEAN = [True] * 8
 cell = partial(result, clean=CLEAN)
 new = partial(result, clean=CLEAN, finished=LATER, commit="b" * 40)
+SIDES = ((cell, 1), (new, 1001))
 jpeg = partial(cell, "jpeg", step="jpeg")
 new_jpeg = partial(new, "jpeg", step="jpeg")
 
 
-def told(pairing):
+def told(found):
     """Pairs as (label of the base, label of the head, what is other)."""
     return [
         (p.old.names.defense, p.new.names.defense, [str(each) for each in (*p.renamed, *p.changed)])
-        for p in pairing.pairs
+        for p in found.pairs
     ]
 
 
-def why(pairing):
-    return [each.why for each in pairing.unpaired]
+def why(found):
+    return [each.why for each in found.unpaired]
 
 
 def with_attack(r: CellResult, **update) -> CellResult:
@@ -146,6 +148,20 @@ def test_of_several_cells_of_one_label_the_nearest_pair():
 
     found = pair(rows(cell, "1/255"), rows(new, "2/255"))
     assert [told(found)[i][2] for i in (0, 1)] == [["pgd: step_size 1/255 -> 2/255"]] * 2
+
+
+def test_thousands_of_cells_of_one_label_are_not_each_held_against_each(monkeypatch):
+    """Work grows with the number of cells, not with its square, and what cannot be told apart does not pair."""
+    many, each_against_each = 150, 150 * 150
+    asked = []
+    for place, name in ((pairing, "changed"), (pairing, "differences"), (pairing._Names, "may_be_renamed")):
+        real = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *given, real=real: (asked.append(given), real(*given))[1])
+    swept = pair(*([make(attack_params={"steps": k}) for k in range(first, first + many)] for make, first in SIDES))
+    renamed = pair(*([named(make(), f"{make is new}-{k}") for k in range(many)] for make, _ in SIDES))
+    assert len(asked) < each_against_each / 2
+    for found in (swept, renamed):
+        assert (len(found.pairs), len(found.unpaired), len(found.fresh)) == (0, many, many)
 
 
 def test_an_earlier_attack_of_a_suite_with_another_parameter_is_told():
