@@ -22,7 +22,7 @@ _KINDS = {"network": "network", "recipe": "recipe", "step": "test-time", "attack
 _TOLD = 3
 #: Among more cells than this no nearest one is looked for, and no more candidates are looked at for one cell or method.
 #: Whoever makes results up may give thousands of them one label, and each would be held against every other.
-_MOST_RIVALS = 50
+_MOST_RIVALS = 20
 
 
 class Renamed(NamedTuple):

@@ -108,7 +108,7 @@ def changed(old: Cell, new: Cell, renames: Renames | None = None) -> tuple[Chang
         for key in dict.fromkeys((*before.settings, *after.settings))
         # What stands in one suite alone is told by the list of its attacks.
         if before.settings.get(key) != after.settings.get(key)
-        and not (key.startswith(f"{_AFTER} ") and key not in before.settings.keys() & after.settings.keys())
+        and not (key.startswith(f"{_AFTER} ") and (key not in before.settings or key not in after.settings))
     )
 
 
