@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bench.cli import display
+from bench.cli.asides import said_in_one_line
 from bench.cli.streams import Guarded, guarded
 from bench.files import about
 from bench.registry import unknown
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     alone = argv is None
     began = time.monotonic() - (_age() if alone else 0.0)
     before = {number: signal.signal(number, _end_at_once) for number in _ENDS} if alone else {}
-    with guarded() as streams:
+    with guarded() as streams, said_in_one_line():
         words = [*(sys.argv[1:] if argv is None else argv)] or ["run", "quick"]
         return _said(streams, lambda: _run(words, streams, began, before))
 

@@ -12,8 +12,13 @@ SUMMARY = "two runs (commit, file or store) paired example by example; exit code
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("base", metavar="BASE", help="a commit with recorded results (HEAD~1), a run file, or a store")
-    parser.add_argument("head", metavar="HEAD", help="the same, for what is compared with it")
+    parser.add_argument(
+        "base",
+        type=options.named,
+        metavar="BASE",
+        help="a commit with recorded results (HEAD~1), a run file, or a store",
+    )
+    parser.add_argument("head", type=options.named, metavar="HEAD", help="the same, for what is compared with it")
     parser.add_argument("--format", choices=("text", "md", "json"), default="text", help="default: text")
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     parser.add_argument(

@@ -194,9 +194,14 @@ class Display:
         return None if self._ends is None else self._ends - self._clock()
 
     @contextmanager
-    def run(self, name: str, total: int, facts: str, unit: str = "cells") -> Iterator[None]:
-        """Show a run of the plan ``name``, with so many pieces called ``unit``; ``facts`` are said of it first."""
-        began, self.count = self._clock(), Count(0, total, 0, unit)
+    def run(
+        self, name: str, total: int, facts: str, unit: str = "cells", *, began: float | None = None
+    ) -> Iterator[None]:
+        """Show a run of the plan ``name``, with so many pieces called ``unit``; ``facts`` are said of it first.
+
+        It began now, or in another process when the clock of the display was ``began``.
+        """
+        began, self.count = self._clock() if began is None else began, Count(0, total, 0, unit)
         self._note(f"{name}: {total} {unit}{facts}")
         try:
             with self._block():

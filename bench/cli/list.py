@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from bench.cli import options
 from bench.visible import visible
 
 SUMMARY = "attacks, defenses, datasets, models and presets, one line each"
@@ -15,7 +16,7 @@ KINDS = ("attacks", "defenses", "datasets", "models", "presets")
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", nargs="?", choices=KINDS)
     parser.add_argument("--json", action="store_true", help="one object with the five keys")
-    parser.add_argument("--data", metavar="DIR", help="where to look for image sets first")
+    parser.add_argument("--data", type=options.path, metavar="DIR", help="where to look for image sets first")
 
 
 def main(args: argparse.Namespace) -> int:

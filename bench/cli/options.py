@@ -186,9 +186,19 @@ def share(text: str) -> float:
 
 def path(text: str) -> Path:
     """Return the path that a flag names; whether something lies there is for its reader to say."""
+    named(text)
     if "\0" in text or len(os.fsencode(text)) > LONGEST_PATH:
         raise argparse.ArgumentTypeError(f"{shown(text)} cannot be a path")
     return Path(text)
+
+
+def named(text: str) -> str:
+    """Return a path, address or commit as given, but for an empty one: of a variable that is not set, it would be the
+    current folder.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; the current folder is '.'")
+    return text
 
 
 def _shard(text: str) -> tuple[int, int]:

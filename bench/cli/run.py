@@ -105,7 +105,7 @@ def _measured(
         with display.phase("checking weights"):
             runner.check_weights()
         store.check_writable()
-        with display.run(work.plan.name, len(work.plan.cells), facts):
+        with display.run(work.plan.name, len(work.plan.cells), facts, began=args.charge.began):
             keep()
             _say_outdated(work, store, quiet=args.quiet)
             results = options.execute(args, config, runner)

@@ -32,6 +32,8 @@ from bench.shared import Held, Shared, Words
 GRACE = 3.0
 #: Seconds after which a child has seen that this process was stopped, and stands still too.
 STOPS = 1.0
+#: Seconds for which processes that a child has left behind may end by themselves.
+MOMENT = 0.3
 #: Seconds between two looks.
 _LOOK = 0.25
 _NAMES = {
@@ -46,10 +48,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class Charge:
-    """What a command is given: memory shared with its supervisor, its time, and what its predecessors have lost."""
+    """What a command is given: memory shared with its supervisor, its time, and what its predecessors have lost.
+
+    ``began`` is when the first of these was started, on the monotonic clock; ``None`` for the first.
+    """
 
     shared: Shared | None
     deadline: float | None
+    began: float | None = None
     lost: list[Lost] = field(default_factory=list)
     logs: list[Path] = field(default_factory=list)
 
@@ -62,13 +68,18 @@ def supervise(work: Callable[[Charge], int], deadline: float | None, *, resumes:
         deadline: on the monotonic clock; when it has passed, the command ends with 0.
         resumes: the same command goes on from what is finished, which is said where it ends before its time.
     """
-    supervisor = _Supervisor(Shared(), deadline, resumes)
+    supervisor, began = _Supervisor(Shared(), deadline, resumes), time.monotonic()
+    adopts = _adopt()
     with supervisor.signals():
         while True:
             child = supervisor.start(work)
-            code = supervisor.code_of(supervisor.wait(child))
+            ended = supervisor.wait(child)
+            if adopts:
+                _end_what_is_left()
+            code = supervisor.code_of(ended)
             if code is not None:
                 return code
+            supervisor.charge.began = began
 
 
 class _Supervisor:
@@ -126,7 +137,7 @@ class _Supervisor:
         return child
 
     def _work(self, work: Callable[[Charge], int], parent: int, unblocked: set[int | signal.Signals]) -> NoReturn:
-        code = 1
+        code, heard = 1, _standard_error()
         try:
             _stay_with(parent)
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
@@ -136,7 +147,9 @@ class _Supervisor:
             traceback.print_exc()
         finally:
             _flush()
-            self.shared.ended(code)
+            # Where a method has closed every file of the process, nobody heard why it ends.
+            if code == 0 or _standard_error() == heard:
+                self.shared.ended(code)
             # Python would take down every module of torch, which takes seconds on a busy machine, and wait for threads.
             atexit._run_exitfuncs()
             os._exit(code)
@@ -238,6 +251,51 @@ class _Supervisor:
     def _warn(self, text: str) -> None:
         _restore_terminal()
         print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def _standard_error() -> tuple[int, int] | None:
+    """Return what file standard error is; ``None`` if it was closed."""
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _adopt() -> bool:
+    """See to it that what the processes below this one leave behind becomes its own child; say whether it does.
+
+    It does not where others could be taken for these: it has children already, or is the first process of a container.
+    """
+    if sys.platform != "linux" or os.getpid() == 1 or _children():
+        return False
+    import ctypes
+
+    pr_set_child_subreaper = 36
+    return bool(ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1, 0, 0, 0) == 0)
+
+
+def _children() -> list[int]:
+    """Return the processes whose parent this one is, ended ones too."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):
+            # The name, in brackets, may hold anything.
+            if int(path.read_bytes().rpartition(b")")[2].split()[1]) == os.getpid():
+                found.append(int(path.parent.name))
+    return found
+
+
+def _end_what_is_left() -> None:
+    """End the copies and programs that a child which has ended left behind, after a moment to end by themselves."""
+    began = time.monotonic()
+    while (left := _children()) and time.monotonic() < began + GRACE:
+        for process in left:
+            with suppress(OSError):
+                if time.monotonic() > began + MOMENT:
+                    os.kill(process, signal.SIGKILL)
+                os.waitpid(process, os.WNOHANG)
+        time.sleep(0.02)
 
 
 def _flush() -> None:

@@ -11,7 +11,12 @@ SUMMARY = "carry finished work between the store and s3://, gs://, sftp://, anot
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", metavar="URL", help="any address that fsspec knows; for s3:// install s3fs, and so on")
+    parser.add_argument(
+        "url",
+        type=options.named,
+        metavar="URL",
+        help="any address that fsspec knows; for s3:// install s3fs, and so on",
+    )
     options.store(parser)
 
 

@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
         facts = f"; {options.where(args, config, runner)}"
         runner.store.check_writable()
         runner.store.warn_of_strangers()
-        with display.run(work.plan.name, len(wanted), facts, "trainings"):
+        with display.run(work.plan.name, len(wanted), facts, "trainings", began=args.charge.began):
             failed = _train(wanted, runner, display)
     return 3 if failed else 0
 

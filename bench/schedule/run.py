@@ -99,6 +99,8 @@ class Runner:
         self._limit = math.inf if self.timeout is None else self.timeout
         self._warm: set[str] = set()
         self._failed: set[str] = set()
+        # Failures that an earlier process of this run recorded, and said.
+        self._said = {name for path in self.logs for name in failures(path)}
         about = {"plan": self.work.plan.name, "cells": len(self.work.plan.cells), "device": str(self.device)}
         self.log = RunLog(self.store.root / "log", {**about, "commit": source()[0]}, self.control.logs)
         self._tell = Telling(self.reporter, self.log, self._estimate())
@@ -142,7 +144,9 @@ class Runner:
                 for result in self.each(cells, self.cell):
                     results[result.key] = result
                     self.note(result)
-                    failed += log_failure(result)
+                    failed += result.status == "failed"
+                    if self.store.name(self.store.cell_file(result.key)) not in self._said:
+                        log_failure(result)
                     self.reporter.cells(len(results), len(cells), failed)
         finally:
             self.store.remember()
@@ -157,8 +161,7 @@ class Runner:
     def each(self, items: Sequence[T], do: Callable[[T], R]) -> Iterator[R]:
         """Yield what ``do`` returns for every item; those that another process has in hand come last."""
         if self.before is None:
-            recent = {name for path in self.logs for name in failures(path)}
-            self.before = {name: mark for name, mark in self.store.marks().items() if name not in recent}
+            self.before = {name: mark for name, mark in self.store.marks().items() if name not in self._said}
         while items:
             busy = []
             for item in items:

@@ -84,6 +84,12 @@ def test_a_line_a_minute_says_what_is_in_hand_though_nobody_calls(lines, caplog)
     assert caplog.messages[-1] == "quick: 84 of 84 cells, 1 failed, in 21 min 0 s"
 
 
+def test_a_run_that_went_on_in_another_process_took_the_time_of_both(lines, caplog):
+    with lines.run("quick", 2, "", began=lines._clock() - 90):
+        wait(lines, 30)
+    assert caplog.messages[-1] == "quick: 0 of 2 cells, in 2 min 0 s"
+
+
 def test_time_left_is_said_as_far_as_it_is_known(lines, caplog):
     with lines.run("quick", 2, ""):
         wait(lines, 60)

@@ -5,10 +5,12 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from bench.cli import main
+from bench.cli.asides import said_in_one_line
 from bench.cli.console import console
 from bench.cli.streams import Stream, guarded
 from bench.store import Store
@@ -160,3 +162,42 @@ def test_what_the_system_says_of_its_files_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("bench.report.record.planned.read", denied)
     assert main(["show", "x", "--store", "."]) == 2
     assert capsys.readouterr().err == "error: /a\\nb\\udcff: Permission denied\n"
+
+
+class _Failing:
+    def __del__(self):
+        raise ValueError("of nobody")
+
+
+def test_errors_that_reach_no_caller_are_one_line_each(capsys):
+    hooks = threading.excepthook, sys.unraisablehook, logging.Handler.handleError
+    with said_in_one_line():
+        for error in (KeyError("of a thread"), SystemExit(1)):
+            thread = threading.Thread(target=lambda error=error: (_ for _ in ()).throw(error))
+            thread.start()
+            thread.join()
+        _Failing()
+        logging.StreamHandler().handle(logging.LogRecord("its", logging.INFO, "its.py", 7, "%d", ("x",), None))
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert first.startswith("warning: a thread ended by KeyError: 'of a thread' (test_streams.py, line ")
+    assert second.startswith("warning: ignored: ValueError: of nobody (test_streams.py, line ")
+    assert third.startswith("warning: a message of line 7 of its.py cannot be shown: TypeError: ")
+    assert hooks == (threading.excepthook, sys.unraisablehook, logging.Handler.handleError)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sync", ""),
+        ("compare", "", "HEAD"),
+        ("compare", "HEAD", " "),
+        ("run", "--store", ""),
+        ("plan", "--data", ""),
+        ("list", "--data", ""),
+        ("leaderboard", "--out", ""),
+        ("figures", "--out", ""),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(words, capsys):
+    assert main(words) == 2
+    assert "is empty" in capsys.readouterr().err

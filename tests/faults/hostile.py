@@ -95,6 +95,21 @@ def files():
     time.sleep(1e6)
 
 
+def everything():
+    """Nobody hears any more why the process ends."""
+    os.closerange(0, 1000)
+    raise SystemExit(7)
+
+
+def copy():
+    """Leaves a copy of the process, in a session of its own, which ends nothing and which nobody ends."""
+    if (left := os.fork()) == 0:
+        os.setsid()
+        time.sleep(1e6)
+    (_FOLDER / "left").write_text(str(left))
+    time.sleep(1e6)
+
+
 def thread():
     """Comes back, but leaves a thread for which Python waits at its end."""
     threading.Thread(target=time.sleep, args=(1e6,)).start()

@@ -7,6 +7,7 @@ import importlib
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 
@@ -134,7 +135,10 @@ def test_a_cell_fails_alone_when_its_time_is_up(place, how):
     failed = [result for result in Store(place / "store").results() if result.status == "failed"]
     assert {result.error.message.partition(";")[0] for result in failed} == {"took longer than timeout = 1 s"}
     assert len(failed) == 2 and len(list(Store(place / "store").results())) == 5
-    assert child.errors(place).count("had to be killed") == (how != "sleep")
+    said = child.errors(place)
+    assert said.count("had to be killed") == (how != "sleep")
+    assert said.count(" failed: ") == 2, "each is said once, whichever process did it"
+    assert "5 of 5 cells, 2 failed, in 0 s" not in said, "the time of all processes"
 
 
 @pytest.mark.parametrize("how", [each.__name__ for each in hostile.DEADLY])
@@ -145,6 +149,27 @@ def test_what_takes_the_process_with_it_fails_alone(place, how):
     assert "ended the process" in found["hostile"].error.message
     assert sorted(result.status for result in found.values()) == ["done", "done", "done", "failed"]
     assert "Traceback" not in child.errors(place)
+
+
+def test_a_process_of_which_every_file_was_closed_does_not_end_without_a_word(place):
+    write(place, attack("everything"))
+    code = end(start(place))
+    assert code != 0 and child.errors(place).rstrip().rpartition("\n")[2].startswith(("error: ", "warning: ")), code
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says whose a process was")
+@pytest.mark.parametrize("signals", [1, 2])
+def test_what_a_method_leaves_behind_is_ended(place, signals):
+    write(place, attack("copy"))
+    process = start(place)
+    begun(place, process)
+    while not (place / "left").exists() or not (left := (place / "left").read_text()):
+        time.sleep(0.02)
+    for _ in range(signals):
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.1)
+    assert end(process) == 130
+    assert not os.path.exists(f"/proc/{left}")
 
 
 def test_a_thread_that_is_left_behind_does_not_keep_the_process(place):
