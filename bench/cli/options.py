@@ -196,7 +196,7 @@ def named(text: str) -> str:
     """Return a path, address or commit as given, but for an empty one: of a variable that is not set, it would be the
     current folder.
     """
-    if not text.strip():
+    if not text:
         raise argparse.ArgumentTypeError("it is empty; the current folder is '.'")
     return text
 

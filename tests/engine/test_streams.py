@@ -190,7 +190,7 @@ def test_errors_that_reach_no_caller_are_one_line_each(capsys):
     [
         ("sync", ""),
         ("compare", "", "HEAD"),
-        ("compare", "HEAD", " "),
+        ("compare", "HEAD", ""),
         ("run", "--store", ""),
         ("plan", "--data", ""),
         ("list", "--data", ""),
