@@ -189,6 +189,11 @@ class Control:
             return do()
         except Stop:
             return None
+        except Exception as error:
+            # Until 3.12 Python makes a RuntimeError of what is raised while it makes the attributes of a class.
+            if not isinstance(error.__cause__, Stop):
+                raise
+            return None
         finally:
             self._base = None
             self._left.set()

@@ -7,6 +7,7 @@ import importlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -251,6 +252,36 @@ def test_what_must_be_whole_is_not_left_half_way(tmp_path, monkeypatch):
     assert control.watch(lambda: files.write_atomically(tmp_path / "file", b"whole") or time.sleep(HANGS)) is None
     assert (tmp_path / "file").read_bytes() == b"whole" and len(written) == 2
     assert control.code == 0
+
+
+def test_who_is_asked_to_end_while_a_class_is_made_ends():
+    class Attribute:
+        def __set_name__(self, owner, name):
+            os.kill(os.getpid(), signal.SIGINT)
+            control.check()
+
+    control = Control()
+    assert control.watch(lambda: type("Made", (), {"attribute": Attribute()})) is None
+    assert control.code == 130
+
+
+LOADING = """
+import os, runpy, signal, sys
+
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "bench.cli.display":
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder)
+runpy.run_path("run_bench.py", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_packages_are_loaded_is_no_traceback():
+    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 def test_signals_that_a_method_blocks_come_again():
