@@ -154,13 +154,13 @@ def test_a_method_that_prints_to_a_full_disk_or_closes_the_stream_goes_on(capsys
     assert capsys.readouterr().out == "still here\n"
 
 
-def test_what_the_system_says_of_its_files_is_one_line(monkeypatch, capsys):
+def test_what_the_system_says_of_its_files_is_one_line(monkeypatch, tmp_path, capsys):
     def denied(self):
         raise PermissionError(13, "Permission denied", b"/a\nb\xff")
 
     monkeypatch.setattr(Store, "results", denied)
     monkeypatch.setattr("bench.report.record.planned.read", denied)
-    assert main(["show", "x", "--store", "."]) == 2
+    assert main(["show", "x", "--store", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "error: /a\\nb\\udcff: Permission denied\n"
 
 
