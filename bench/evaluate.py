@@ -189,6 +189,8 @@ def craft(
             check()
         if not (torch.equal(given_x, x) and torch.equal(given_y, y)):
             raise MethodError(f"{ref.attack.name} changed the images or labels that it was given")
+    # Images that still ask for gradients make torch warn wherever a number of theirs is read.
+    found = found.detach() if isinstance(found, Tensor) else found
     audit(found, x, ref.threat, ref.attack.name)
     if shown is not None and not torch.equal(shown, ask(step, step.surrogate, *some)):
         target.notes.append("not-deterministic")
@@ -260,6 +262,8 @@ def audit(found: Tensor, x: Tensor, threat: Threat, name: str) -> None:
     if not isinstance(found, Tensor) or found.shape != x.shape:
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise MethodError(f"{name} returned {shape}, not images {tuple(x.shape)}")
+    if found.layout != x.layout:
+        raise MethodError(f"{name} returned a tensor of layout {found.layout}, not {x.layout}")
     if found.dtype != x.dtype or found.device != x.device:
         raise MethodError(f"{name} returned {found.dtype} on {found.device}, not {x.dtype} on {x.device}")
     if not bool(torch.isfinite(found).all()):

@@ -166,23 +166,38 @@ def edits(target, x, y, threat):
     """Edits its input."""
     x += 0.01
     return x
+
+
+@attack(norms=("linf",), passes="0 forwards")
+def sparse(target, x, y, threat):
+    """Right images in another layout."""
+    return x.to_sparse()
+
+
+@attack(norms=("linf",), passes="0 forwards")
+def attached(target, x, y, threat):
+    """Right images that still ask for gradients."""
+    return x.clone().requires_grad_()
 '''
 
 
-def test_a_broken_method_fails_its_own_cell_and_the_others_go_on(tmp_path, capsys):
+def test_a_broken_method_fails_its_own_cell_and_the_others_go_on(tmp_path, capsys, recwarn):
     (tmp_path / "mine.py").write_text(BROKEN)
-    names = ("raises", "nan", "shape", "greedy", "edits")
+    names = ("raises", "nan", "shape", "greedy", "edits", "sparse", "attached")
     extra = "".join(
         f'\n[[attacks]]\nuse = "{tmp_path}/mine.py:{name}"\neps = "0.1"\naccess = ["static"]\n' for name in names
     )
     assert run(tmp_path, "--only", "*fgsm-at/*", extra=extra) == 3
     results = named(tmp_path)
-    says = {name: results[f"fgsm-at/{name}/white-box"].error.message for name in names}
+    says = {name: results[f"fgsm-at/{name}/white-box"].error.message for name in names[:-1]}
     assert says["raises"] == "<b>no luck</b>"
     assert "not finite" in says["nan"]
     assert "returned (1, 1, 8, 8), not images (40, 1, 8, 8)" in says["shape"]
     assert "left its budget" in says["greedy"]
     assert "changed the images" in says["edits"]
+    assert "layout torch.sparse_coo" in says["sparse"]
+    assert results["fgsm-at/attached/white-box"].status == "done"
+    assert not [each for each in recwarn if "requires_grad" in str(each.message)]
     assert results["fgsm-at/pgd/white-box"].status == "done"
     assert "<b>no luck</b>" not in (tmp_path / "report" / "index.html").read_text()
 
