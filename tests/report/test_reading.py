@@ -190,6 +190,7 @@ def test_text_that_crossfire_does_not_write_is_refused(old, new):
         (HEAD + sealed(BODY) + b"\n" + sealed(BODY) + b"\n", "line 3: the key of a line before it"),
         (HEAD + b"x" * (reading.MAX_RESULT + 1), "line 2: the result has 20,000,001 bytes"),
     ],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",
 )
 def test_files_that_are_no_run_files_are_one_line(tmp_path, capsys, data, message):
     (tmp_path / "file.json").write_bytes(data)
