@@ -161,7 +161,9 @@ def _follow(ours: Connection, leader: BaseProcess, runner: Runner, where: str) -
         if what == "joined":
             limit = _SILENCE
         elif what == "cells":
-            runner.reporter.cells(*said)
+            done, total, failed = said
+            runner.control.count(done - failed, total)
+            runner.reporter.cells(done, total, failed)
         elif what == "work":
             runner.reporter.work(*said)
         elif what == "log":

@@ -193,7 +193,7 @@ def test_the_page_shows_the_images_themselves(source):
     clean, attacked = sheet[:16], sheet[16:]
     assert np.abs(attacked - clean).max() == pytest.approx(0.2, abs=1 / 255)
     broken = [r for r in source.results if r.names.attack == "pgd"][0]
-    bits = f"{robust_bits(broken):064b}"[:N]
+    bits = f"{robust_bits(broken):0{N}b}"
     first = [i for i, bit in enumerate(bits) if bit == "0"][:8]
     x = clean_images(source, broken.cell.data).x[:, 0].numpy()
     np.testing.assert_allclose(clean, np.concatenate(x[first], axis=1), atol=1e-6)

@@ -1,6 +1,7 @@
 """On a cluster whose machines die, in the middle of their work: the same results as in one process, each made once."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -250,10 +251,16 @@ def test_a_run_on_a_cluster_ends_when_asked_and_leaves_nothing(tmp_path):
         await_mark(run, tmp_path / "at-attack")
         groups = {os.getpgid(pid) for pid in descendants(run.pid)} - {os.getpgrp()}
         assert any(map(rays, groups))
+        while not list(Store(tmp_path / "store").results()):
+            assert run.poll() is None
+            time.sleep(0.2)
+        # The leader is told of it by Ray.
+        time.sleep(2)
         run.send_signal(signal.SIGTERM)
         said, _ = run.communicate(timeout=120)
     assert run.returncode == 143
-    assert "the same command goes on from here" in said.replace("\n", " ")
+    counted = re.search(r"(\d+) of \d+ cells are done; the same command goes on from here", said.replace("\n", " "))
+    assert 0 < int(counted[1]) <= len(list(Store(tmp_path / "store").results()))
     assert all(result.status == "done" for result in Store(tmp_path / "store").results())
     until = time.monotonic() + 30
     while left := [process for group in groups for process in rays(group).items()]:
