@@ -126,7 +126,9 @@ class Leases:
         except OSError as error:
             if error.errno in BROKEN_DISK:
                 raise
-            self._warn(f"{error.filename or path} cannot hold a lease ({error.strerror})")
+            # What one lease is refused, all are, but for what is in the place of one.
+            where = error.filename if error.errno == errno.EEXIST else self.folder
+            self._warn(f"{where} cannot hold a lease ({error.strerror})")
             yield
             return
         self._keep(path, text)

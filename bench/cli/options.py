@@ -187,8 +187,12 @@ def share(text: str) -> float:
 def path(text: str) -> Path:
     """Return the path that a flag names; whether something lies there is for its reader to say."""
     named(text)
-    if "\0" in text or len(os.fsencode(text)) > LONGEST_PATH:
-        raise argparse.ArgumentTypeError(f"{shown(text)} cannot be a path")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{shown(text)} cannot be a path: it has a byte 0")
+    if (length := len(os.fsencode(text))) > LONGEST_PATH:
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} cannot be a path: it has {length:,} bytes, and may have at most {LONGEST_PATH:,}"
+        )
     return Path(text)
 
 

@@ -89,7 +89,7 @@ def decoded(
         try:
             return _load(entry, thorough=thorough)
         except FileNotFoundError:
-            if entry.is_dir():
+            if os.path.isdir(entry):
                 _set_aside(entry, "a file is missing")
         except (OSError, ValueError, KeyError) as error:
             _set_aside(entry, str(error))
@@ -177,7 +177,7 @@ def _make(
         try:
             beside.rename(entry)
         except OSError:
-            if not entry.is_dir():
+            if not os.path.isdir(entry):
                 raise
     except OSError as error:
         raise unwritable(error) from None

@@ -81,8 +81,9 @@ def test_of_six_processes_one_stands_still_and_one_is_killed(tmp_path, alone):
     finally:
         os.kill(stalled.pid, signal.SIGCONT)
     assert child.finish(stalled) == 0, [child.errors(f) for f in folders]
-    # What it had in hand when it stood still it does not bring to a second end, for it learns that it was taken.
-    assert times_done(tmp_path) == before
+    # It learns that what it had in hand was taken, but for a piece that only had to be written when it was stopped.
+    again = [key for kind, times in times_done(tmp_path).items() for key in (times - before[kind]).elements()]
+    assert len(again) <= 1, again
     assert small.outcome(tmp_path) == alone
 
 
@@ -455,15 +456,24 @@ def test_only_what_has_the_name_and_the_words_of_a_lease_is_one(tmp_path):
         assert not is_lease(tmp_path / name)
 
 
+def without_locks():
+    """Have every lease refused, as on a network file system whose server knows no locks."""
+    real = os.open
+
+    def refuse(path, flags, *mode, **more):
+        if flags & os.O_EXCL and "/leases/" in os.fsdecode(path):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), path)
+        return real(path, flags, *mode, **more)
+
+    os.open = refuse
+
+
 def test_a_store_that_cannot_be_locked_is_worked_on_with_one_warning(tmp_path, alone):
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "leases").write_bytes(b"mine")
-    process = child.start(tmp_path, small.words(tmp_path))
+    process = child.start(tmp_path, small.words(tmp_path), without_locks)
     assert child.finish(process) == 0, child.errors(tmp_path)
-    (said,) = [line for line in child.errors(tmp_path).splitlines() if line.strip()]
-    assert said.startswith("warning: ") and "leases cannot hold a lease" in said
+    (said,) = [line for line in child.errors(tmp_path).splitlines() if "warning: " in line]
+    assert "cannot hold a lease (No locks available)" in said
     assert small.outcome(tmp_path) == alone
-    assert (tmp_path / "store" / "leases").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(
