@@ -5,7 +5,6 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,18 +19,6 @@ PRESETS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(layers
 #: Those that take long to plan are left to the raw texts.
 SMALL = [name for name in PRESETS if name not in ("paper", "adaptive") and "extends" not in PRESETS[name]]
 DIGITS = {"name": "digits", "n": 20, "train_n": 20}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory):
-    """An empty folder to stand in, without image sets but digits."""
-    here = tmp_path_factory.mktemp("fuzz")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(here)
-        patch.setenv("CROSSFIRE_OFFLINE", "1")
-        patch.delenv("CROSSFIRE_DATA", raising=False)
-        patch.setenv("XDG_CACHE_HOME", str(here / "cache"))
-        yield here
 
 
 def planned(data, *variants):

@@ -5,7 +5,6 @@ import pickle
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,17 +14,6 @@ from bench.data import open_set
 from bench.types import UsageError
 from tests.data.image_files import encode, noise, write_parquet
 from tests.fuzz import cases
-
-
-@pytest.fixture(scope="module", autouse=True)
-def folder(tmp_path_factory):
-    here = tmp_path_factory.mktemp("files")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(here)
-        patch.setenv("CROSSFIRE_OFFLINE", "1")
-        patch.delenv("CROSSFIRE_DATA", raising=False)
-        patch.setenv("XDG_CACHE_HOME", str(here / "cache"))
-        yield here
 
 
 def opened(name):

@@ -8,17 +8,20 @@ from statistics import fmean
 from typing import Any
 
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import LINES, PANELS, SOFT, WIDTH, need, whisker, without_eps
 from bench.report.rows import NORMS, Value
-from bench.stats import wilson
+from bench.stats import Interval, wilson
 from bench.types import eps_text
 
 #: Budgets of one curve that have a mark, an interval and a tick each.
 _WHISKERS = 25
 
 Panel = tuple[str, str, str, str]
+#: By budget: accuracies, one a seed, and the number of images.
+Points = dict[Fraction, tuple[list[float], int]]
 
 
 def draw(source: Source) -> Drawing:
@@ -37,28 +40,7 @@ def draw(source: Source) -> Drawing:
     looks = {name: (f"C{i % 7}", "os^D"[i // 7 % 4]) for i, name in enumerate(names)}
     for axis, (panel, found) in zip(axes.flat, sorted(curves.items()), strict=False):
         for (name, access), points in sorted(found.items()):
-            eps = sorted(points)
-            ends = [wilson(fmean(shares) * n, n) for shares, n in (points[e] for e in eps)]
-            style = (
-                {"linestyle": "--", "markerfacecolor": "white"}
-                if access in ("static", "transfer")
-                else {"linestyle": "-"}
-            )
-            label = name + (f" ({access})" if access != "white-box" else "")
-            axis.plot(
-                [float(e) for e in eps],
-                [100 * end.value for end in ends],
-                marker=looks[name][1] if len(eps) <= _WHISKERS else "",
-                color=looks[name][0],
-                label=label,
-                **style,
-            )
-            if len(eps) <= _WHISKERS:
-                for budget, end in zip(eps, ends, strict=True):
-                    whisker(axis, float(budget), Value(*end), looks[name][0])
-            else:
-                lows, highs = ([100 * getattr(end, which) for end in ends] for which in ("low", "high"))
-                axis.fill_between([float(e) for e in eps], lows, highs, color=looks[name][0], alpha=0.15, linewidth=0)
+            eps, ends = _plot(axis, name, access, points, looks[name])
             numbers.append(
                 {
                     "panel": [panel[0], *panel[2:]],
@@ -89,11 +71,38 @@ def draw(source: Source) -> Drawing:
     return Drawing(figure, {"curves": numbers})
 
 
-def _curves(source: Source) -> dict[Panel, dict[tuple[str, str], dict[Fraction, tuple[list[float], int]]]]:
-    """Return accuracies (one a seed) and the number of images, by panel, by defense and access, and by budget."""
-    found: dict[Panel, dict[tuple[str, str], dict[Fraction, tuple[list[float], int]]]] = defaultdict(
-        lambda: defaultdict(dict)
+def _plot(
+    axis: Axes, name: str, access: str, points: Points, look: tuple[str, str]
+) -> tuple[list[Fraction], list[Interval]]:
+    """Draw one curve with its intervals; return its budgets, and its accuracies as fractions with their intervals."""
+    color, marker = look
+    eps = sorted(points)
+    ends = [wilson(fmean(shares) * n, n) for shares, n in (points[e] for e in eps)]
+    hidden = access in ("static", "transfer")
+    few = len(eps) <= _WHISKERS
+    at = [float(e) for e in eps]
+    label = name + (f" ({access})" if access != "white-box" else "")
+    axis.plot(
+        at,
+        [100 * end.value for end in ends],
+        color=color,
+        marker=marker if few else "",
+        markerfacecolor="white" if hidden else color,
+        linestyle="--" if hidden else "-",
+        label=label,
     )
+    if few:
+        for budget, end in zip(at, ends, strict=True):
+            whisker(axis, budget, Value(*end), color)
+    else:
+        lows, highs = ([100 * getattr(end, which) for end in ends] for which in ("low", "high"))
+        axis.fill_between(at, lows, highs, color=color, alpha=0.15, linewidth=0)
+    return eps, ends
+
+
+def _curves(source: Source) -> dict[Panel, dict[tuple[str, str], Points]]:
+    """Return accuracies (one a seed) and the number of images, by panel, by defense and access, and by budget."""
+    found: dict[Panel, dict[tuple[str, str], Points]] = defaultdict(lambda: defaultdict(dict))
     for r in source.results:
         if r.cell.attack is None or r.metrics is None or (eps := r.cell.attack.threat.eps) is None:
             continue
