@@ -85,10 +85,14 @@ def kind_of(name: str) -> str | None:
         return _KINDS[int(match.lastgroup[1:])]
     if _FOLDER.fullmatch(name):
         return "folder"
+    return LEFTOVER if _PROBE.fullmatch(name) or unfinished(name) is not None else None
+
+
+def unfinished(name: str) -> str | None:
+    """Return what a file would have become by its name, of which a killed process left a part; else ``None``."""
     part = _PART.fullmatch(name)
-    if _PROBE.fullmatch(name) or (part is not None and _FILE.fullmatch(part["folder"] + part["name"])):
-        return LEFTOVER
-    return None
+    match = part and _FILE.fullmatch(part["folder"] + part["name"])
+    return _KINDS[int(match.lastgroup[1:])] if match and match.lastgroup else None
 
 
 def entries(root: Path, *, shallow: bool = False) -> Iterator[Entry]:

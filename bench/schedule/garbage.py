@@ -217,15 +217,31 @@ def _has_anything(folder: Path) -> bool:
 
 def _is_ours(entry: Entry) -> bool:
     """Say whether a file under one of our names is ours by its contents; an empty one holds nobody's."""
-    if entry.size == 0 or entry.kind == LEFTOVER:
+    if entry.size == 0:
         return True
-    check = _CHECKS.get(entry.kind or "")
-    if check is None:
-        return False
     try:
-        return check(entry.path)
+        if entry.kind == LEFTOVER:
+            return _is_begun(entry)
+        check = _CHECKS.get(entry.kind or "")
+        return check is not None and check(entry.path)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return False
+
+
+def _is_begun(entry: Entry) -> bool:
+    """Say whether what a killed process left of a file begins as that file would have; a power cut leaves zeros."""
+    with files.opened(entry.path) as file:
+        head = file.read(16)
+    kind = inventory.unfinished(entry.name)
+    if kind is None:
+        return not head.strip(b"0")
+    if not head.strip(b"\0"):
+        return True
+    if kind == "records":
+        return b"PAR1".startswith(head[:4])
+    if kind in ("adversarial images", "training state", "weights"):
+        return int.from_bytes(head[:8], "little") <= _LARGEST_HEAD and b'{"'.startswith(head[8:10])
+    return b'{"'.startswith(head[:2])
 
 
 def _is_sealed(path: Path) -> bool:

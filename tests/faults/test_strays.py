@@ -270,7 +270,9 @@ def test_gc_deletes_what_is_ours_beside_what_is_not(copy, capsys):
     # Under names of ours, each where one of ours could be.
     other = sha256_hex("other")
     for path in ("cells/{}.json", "records/{}.parquet", "train/{}/card.json", "attack/{}/000000-000128.safetensors",
-                 "train/{}/weights.safetensors", "leases/cell-{}", "cells/.{}.json.part"):  # fmt: skip
+                 "train/{}/weights.safetensors", "leases/cell-{}", "cells/.{}.json.part",
+                 "cells/.{}.json.17.0123abcd.part", "train/{}/.state.safetensors.17.0123abcd.part",
+                 "records/.{}.parquet.17.0123abcd.part", ".probe.17.0123abcd.part"):  # fmt: skip
         place = store / path.format(other)
         place.parent.mkdir(exist_ok=True)
         photo(place)
@@ -311,6 +313,18 @@ def test_gc_deletes_a_training_however_far_it_came(copy, capsys):
     assert main(["gc", less(copy), "--store", str(copy / "store"), "--yes"]) == 0
     assert list(place.iterdir()) == [training]
     assert "left" not in capsys.readouterr().out
+
+
+def test_gc_deletes_what_killed_processes_left_of_files(copy):
+    """Whatever part of a file was written, also none, or, after a power cut, nothing but zeros."""
+    store, parts = copy / "store", []
+    for path in (path for path in our_places(store) if path.is_file()):
+        data = path.read_bytes()
+        for number, part in enumerate((data[:1], data[:9], data[: len(data) // 2], b"", bytes(40))):
+            parts.append(path.with_name(f".{path.name}.17.0123abc{number}.part"))
+            parts[-1].write_bytes(part)
+    assert main(["gc", small.write(copy), "--store", str(store), "--yes"]) == 0
+    assert not [part for part in parts if part.exists()]
 
 
 def test_gc_removes_links_to_themselves_and_empty_folders_in_our_places(copy, capsys):
