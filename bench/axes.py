@@ -265,4 +265,4 @@ def _check_shared(section: str, kind: str, given: Mapping[str, Any], words: Iter
         if isinstance(value, dict) and key not in entries:
             raise UsageError(f"[{section}.{key}]: {registry.unknown_method(kind, key, kind)}")
         if not isinstance(value, dict) and key not in known:
-            raise UsageError(f"[{section}]: {registry.unknown('key', key, known)}")
+            raise UsageError(f"[{section}]: {registry.unknown('key', key, known)}{registry.perhaps_in(key)}")

@@ -8,10 +8,10 @@ import importlib.metadata
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -22,7 +22,7 @@ from pydantic_core import SchemaError
 
 from bench import factories, loading, signature, sources
 from bench.keys import sha256_hex
-from bench.syntax import MOST_BYTES, parsed
+from bench.syntax import parsed, text_of
 from bench.types import Kind, MethodRef, UsageError, shortened, shown
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -201,19 +201,32 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
 
 
 def unknown_method(what: str, given: str, *kinds: str) -> str:
-    """Return the one line for a method that is of none of these kinds, but may be of another.
+    """Return the one line for a method that is of none of these kinds, but may be of another, or in a file left out.
 
     Args:
         what: what is wanted, such as ``base``.
         given: the name.
         kinds: the kinds of methods that could stand in its place.
     """
+    if doubled := [line for place, line in _all().twice.items() if place in {(kind, given) for kind in kinds}]:
+        return doubled[0]
     names = sorted(name for kind in kinds for name in entries(kind))
     other = next((kind for kind in _ROLES if kind not in kinds and given in entries(kind)), None)
     if other is None:
-        return unknown(what, given, names)
+        return unknown(what, given, names) + perhaps_in(given)
     a = "an" if what[0] in "aeiou" else "a"
     return f"'{given}' is {_ROLES[other].format(given)}, not {a} {what}; there are: {', '.join(names)}"
+
+
+def perhaps_in(given: str) -> str:
+    """Return what to add to the line about a name that nothing has: which file that was left out may define it."""
+    lines = unread()
+    if not lines:
+        return ""
+    file = f"{given[:_LONGEST_NAME].replace('-', '_')}.py"
+    named = [line for path, line in lines if path.name == file]
+    more = "" if named or len(lines) == 1 else f"; {len(lines) - 1} more are left out"
+    return f" (a file left out may define it: {named[0] if named else lines[0].line}{more})"
 
 
 def explain(error: ValidationError, *, where: str, known: Iterable[str]) -> str:
@@ -256,18 +269,14 @@ def require_numbers(given: object, taken: object, path: str) -> None:
 def entries(kind: str) -> Mapping[str, Entry]:
     """Return the methods of a kind by name: ``attack``, ``library``, ``recipe``, ``test-time`` or ``network``.
 
-    Raises:
-        UsageError: two methods share a name, or a registered plug-in cannot be found.
+    What cannot be read is no part of it; see :func:`unread`.
     """
-    found: dict[str, Entry] = {}
-    for entry in _all():
-        if entry.kind == kind:
-            if entry.name in found:
-                raise UsageError(
-                    f"{kind} '{entry.name}' is registered twice: in {found[entry.name].path} and {entry.path}"
-                )
-            found[entry.name] = entry
-    return MappingProxyType(dict(sorted(found.items())))
+    return MappingProxyType({entry.name: entry for entry in _all().entries if entry.kind == kind})
+
+
+def unread() -> tuple[Unread, ...]:
+    """Return the files among the methods that cannot be read, or plug-ins that cannot be found, each with a line."""
+    return _all().unread
 
 
 def find(kind: str, use: str) -> Entry:
@@ -338,30 +347,79 @@ def _from_file(path: Path, symbol: str, kind: str) -> Entry:
     raise UsageError(f"{kind} '{path}:{symbol}': {path} has {wanted}")
 
 
+class Unread(NamedTuple):
+    """A file whose methods are left out, or the module of a plug-in; ``line`` names it, and says where and why."""
+
+    path: Path
+    line: str
+
+
+class _All(NamedTuple):
+    """What is registered, sorted by name, and what is not.
+
+    ``twice`` holds a line for each kind and name that two methods have, so that neither of them counts.
+    """
+
+    entries: tuple[Entry, ...]
+    unread: tuple[Unread, ...]
+    twice: Mapping[tuple[str, str], str]
+
+
 @cache
-def _all() -> tuple[Entry, ...]:
-    folders = (_ROOT / "attacks", _ROOT / "defenses", _ROOT / "bench" / "models")
-    files = [path for folder in folders for path in sorted(folder.glob("*.py")) if not path.name.startswith("_")]
-    for path in files:
-        if not os.path.isfile(path):
-            _log.warning("%s is a folder, a broken link or no regular file: nothing in it is registered", path)
-    return (*(entry for path in files if os.path.isfile(path) for entry in _read(path)), *_plugins())
+def _all() -> _All:
+    """Read every file among the methods and every plug-in; each that cannot be read is said and left out alone."""
+    found: dict[tuple[str, str], Entry] = {}
+    twice: dict[tuple[str, str], str] = {}
+    lost: list[Unread] = []
+    for path, read in _sources():
+        try:
+            entries = read()
+        except UsageError as error:
+            lost.append(Unread(path, str(error)))
+            _log.warning("%s: its methods are left out", error)
+            continue
+        for entry in entries:
+            place = entry.kind, entry.name
+            if (first := found.setdefault(place, entry)) is not entry and place not in twice:
+                line = f"{entry.kind} '{entry.name}' is registered twice: in {first.path} and {entry.path}"
+                twice[place] = str(UsageError(line))
+                _log.warning("%s: neither counts; rename one of them", twice[place])
+    kept = sorted((entry for place, entry in found.items() if place not in twice), key=lambda entry: entry.name)
+    return _All(tuple(kept), tuple(lost), MappingProxyType(twice))
 
 
-def _plugins() -> Iterable[Entry]:
+def _sources() -> Iterator[tuple[Path, Callable[[], list[Entry]]]]:
+    """Yield each file that may register methods with what reads it, which raises UsageError where it cannot be read."""
+    for folder in (_ROOT / "attacks", _ROOT / "defenses", _ROOT / "bench" / "models"):
+        for path in sorted(folder.glob("*.py")):
+            if not path.name.startswith("_"):
+                yield path, partial(_bundled, path)
     for group in ("crossfire.attacks", "crossfire.defenses"):
         for point in importlib.metadata.entry_points(group=group):
             module, _, symbol = point.value.partition("[")[0].replace(" ", "").partition(":")
-            spec = sources.find_module(module)
-            if spec is None or spec.origin is None:
-                raise UsageError(f"plug-in {group} '{point.name}': no module {module}")
-            yield from (entry for entry in _read(Path(spec.origin)) if entry.symbol == symbol)
+            where = f"plug-in {group} '{point.name}'"
+            yield Path(f"{module.replace('.', '/')}.py"), partial(_plugged_in, where, module, symbol)
+
+
+def _bundled(path: Path) -> list[Entry]:
+    if not os.path.isfile(path):
+        raise UsageError(f"{path} is a folder, a broken link or no regular file")
+    return _read(path)
+
+
+def _plugged_in(where: str, module: str, symbol: str) -> list[Entry]:
+    spec = sources.find_module(module)
+    if spec is None or spec.origin is None or not spec.has_location:
+        raise UsageError(f"{where}: no module {module} that lies in a file")
+    found = [entry for entry in _read(Path(spec.origin)) if entry.symbol == symbol]
+    if not found:
+        raise UsageError(f"{where}: {spec.origin} has no {symbol} with a crossfire decorator")
+    return found
 
 
 def _tree(path: Path) -> ast.Module:
     try:
-        with path.open("rb") as file:
-            return parsed(file.read(MOST_BYTES + 1))
+        return parsed(text_of(path))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:

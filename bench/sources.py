@@ -24,7 +24,7 @@ from itertools import chain
 from pathlib import Path
 
 from bench.keys import sha256_hex
-from bench.syntax import LONGEST_PATH, MOST_BYTES, Import, syntax
+from bench.syntax import LONGEST_PATH, Import, syntax, text_of
 from bench.types import UsageError
 
 #: Packages by the name they are imported under, where that is not the one that pip knows.
@@ -87,12 +87,14 @@ def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
         source = queue.pop(0)
         if source in texts:
             continue
-        texts[source] = _text_of(source)
-        if source.suffix != ".py":
-            parts.append(hashlib.sha256(texts[source]).hexdigest())
-            continue
         try:
+            texts[source] = text_of(source) if source.suffix == ".py" else source.read_bytes()
+            if source.suffix != ".py":
+                parts.append(hashlib.sha256(texts[source]).hexdigest())
+                continue
             found = syntax(texts[source])
+        except OSError as error:
+            raise UsageError(f"{source} cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise UsageError(f"{source} is not valid Python: {error}") from None
         parts.append(found.sha)
@@ -107,15 +109,6 @@ def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
         data |= {(text, sha) for text in found.strings if (sha := _named_in_code(text, folders)) is not None}
     sha = sha256_hex(*parts, *sorted(packages), *(word for each in sorted(data) for word in each))
     return Code(sha, texts, frozenset(absent))
-
-
-def _text_of(source: Path) -> bytes:
-    try:
-        with source.open("rb") as file:
-            # One byte more than is parsed, so that what is too long is seen to be.
-            return file.read(MOST_BYTES + 1 if source.suffix == ".py" else -1)
-    except OSError as error:
-        raise UsageError(f"{source} cannot be read: {error.strerror}") from None
 
 
 @dataclass(frozen=True)
@@ -303,8 +296,8 @@ def _named_in_code(text: str, folders: Iterable[Path]) -> str | None:
 
 def _sha_of_source(place: Path) -> str | None:
     try:
-        return syntax(_text_of(place)).sha if place.suffix == ".py" and place.is_file() else None
-    except (UsageError, ValueError):
+        return syntax(text_of(place)).sha if place.suffix == ".py" and place.is_file() else None
+    except (OSError, ValueError):
         return None
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 from bench.keys import sha256_hex
@@ -33,6 +35,26 @@ class Syntax(NamedTuple):
     sha: str
     imports: tuple[Import, ...]
     strings: tuple[str, ...]
+
+
+def text_of(path: Path) -> bytes:
+    """Return the text of a source file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too long to be one.
+    """
+    with path.open("rb") as file:
+        _require_short(os.fstat(file.fileno()).st_size)
+        # What the system makes up as it is read has no size before.
+        source = file.read(MOST_BYTES + 1)
+    _require_short(len(source))
+    return source
+
+
+def _require_short(size: int) -> None:
+    if size > MOST_BYTES:
+        raise ValueError(f"it has {size:,} bytes; at most {MOST_BYTES:,} are read as source")
 
 
 @lru_cache(maxsize=4096)
@@ -67,12 +89,12 @@ def parsed(source: bytes) -> ast.Module:
     Raises:
         ValueError: it is not valid Python, too long, or nested too deeply.
     """
-    if len(source) > MOST_BYTES:
-        raise ValueError(f"it has {len(source):,} bytes; at most {MOST_BYTES:,} are read as source")
+    _require_short(len(source))
     try:
         return ast.parse(source)
     except SyntaxError as error:
-        raise ValueError(f"line {error.lineno}: {error.msg}") from None
+        where = f"line {error.lineno}: " if error.lineno else ""
+        raise ValueError(f"{where}{error.msg}") from None
     # The parser gives up on brackets and operators in one another as if memory had run out.
     except (RecursionError, MemoryError):
         raise ValueError(_TOO_DEEP) from None

@@ -48,6 +48,7 @@ def main(args: argparse.Namespace) -> int:
             if not e.available
         ]
     print(f"methods not available here: {', '.join(missing) or 'none'}")
+    print(f"method files that cannot be read: {', '.join(str(path) for path, _ in registry.unread()) or 'none'}")
     folder = options.data_folder(args)
     for name, named in NAMED.items():
         with display.phase(f"looking for {name}"):

@@ -166,8 +166,8 @@ class Units:
         self._recipes[name], network, cpu = None, model.network, torch.device("cpu")
         if self._hurry is not None:
             # Most recipes take the same passes through any network.
-            small = registry.find("network", "small-cnn").ref({"channels": 4, "hidden": 16})
-            counted = self._attempt(lambda: epoch(ref, small, 2, cpu))
+            small = {"channels": 4, "hidden": 16}
+            counted = self._attempt(lambda: epoch(ref, registry.find("network", "small-cnn").ref(small), 2, cpu))
             yield
             if counted is None:
                 counted = self._attempt(lambda: epoch(ref, network, 2, cpu))

@@ -122,18 +122,77 @@ def house(tmp_path, monkeypatch):
     for folder in ("attacks", "defenses", "bench/models"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.setattr(registry, "_ROOT", tmp_path)
-    for cached in (registry.entries, registry._all):
-        cached.cache_clear()
+    forget()
     yield tmp_path
+    forget()
+
+
+def forget():
     for cached in (registry.entries, registry._all):
         cached.cache_clear()
 
 
-def test_two_methods_of_one_name_are_an_error(house):
-    write(house / "attacks", "a.py")
-    write(house / "attacks", "b.py")
-    says = line(registry.entries, "attack")
-    assert "attack 'big-push' is registered twice: in" in says and "a.py" in says and "b.py" in says
+def test_two_methods_of_one_name_are_neither(house, caplog):
+    for name in ("a", "b", "c"):
+        write(house / "attacks", f"{name}.py")
+    write(
+        house / "attacks", "other.py", ATTACK.replace("big_push", "other").format(imports="", requires=None, raises="")
+    )
+    twice = f"attack 'big-push' is registered twice: in {house}/attacks/a.py and {house}/attacks/b.py"
+    assert list(registry.entries("attack")) == ["other"]
+    assert caplog.messages == [f"{twice}: neither counts; rename one of them"]
+    assert line(registry.find, "attack", "big-push") == line(registry.attack_named, "big-push") == twice
+    assert line(registry.find, "recipe", "big-push").startswith("unknown recipe 'big-push'")
+
+
+BROKEN = {
+    "syntax": ("x = 1\ndef f(:\n", " is not valid Python: line 2: invalid syntax"),
+    "signature": (
+        "\n\n@attack(norms=('l2',), passes='')\ndef f(*, n: int = g()): ...\n",
+        ":4: parameter n of f: annotations and defaults must be",
+    ),
+    "decorator": ("@attack(norms=g(), passes='')\ndef f(): ...\n", ":1: @attack of f: its keywords must be"),
+    "bytes": ("\0", " is not valid Python: "),
+    "40 MB": ("#" * 40_000_001, " is not valid Python: it has 40,000,001 bytes; at most 1,048,576 are read as source"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("folder", ["attacks", "defenses", "bench/models"])
+def test_a_file_that_cannot_be_read_is_said_and_left_out_alone(house, folder, kind, caplog):
+    write(house / "attacks", "push.py")
+    wanted = dict(registry.entries("attack"))["big-push"].code_sha
+    text, says = BROKEN[kind]
+    broken = write(house / folder, "my_own.py", text)
+    forget()
+    assert [entry.code_sha for entry in registry.entries("attack").values()] == [wanted]
+    (said,) = caplog.messages
+    assert said.startswith(f"{broken}{says}") and said.endswith(": its methods are left out")
+    assert registry.unread() == ((broken, said.removesuffix(": its methods are left out")),)
+    # Whatever is not known may be in it.
+    for wanted_kind in ("attack", "library", "recipe", "test-time", "network"):
+        for name in ("my-own", "my_own", "anything"):
+            assert f" (a file left out may define it: {broken}{says}" in line(registry.find, wanted_kind, name)
+
+
+def test_of_several_files_left_out_the_one_of_that_name_is_said(house):
+    for name in ("a", "b_c", "d"):
+        write(house / "attacks", f"{name}.py", "def f(:\n")
+    (house / "attacks" / "folder.py").mkdir()
+    assert line(registry.find, "attack", "b-c").partition("define it: ")[2].startswith(f"{house}/attacks/b_c.py is not")
+    assert line(registry.find, "attack", "x").endswith(
+        "a.py is not valid Python: line 1: invalid syntax; 3 more are left out)"
+    )
+    assert line(registry.find, "attack", "folder").endswith("folder.py is a folder, a broken link or no regular file)")
+
+
+def test_the_files_of_the_house_are_all_read_and_register_something():
+    # What is left out of the registry is left out of the tests of whatever is registered.
+    assert registry.unread() == () and not registry._all().twice
+    registered = {entry.path for entry in registry._all().entries}
+    for folder in ("attacks", "defenses"):
+        files = set(registry._ROOT.joinpath(folder).glob("[!_]*.py"))
+        assert files and files <= registered
 
 
 def test_private_files_register_nothing(house):
@@ -178,10 +237,20 @@ def test_a_plug_in_is_registered_by_its_entry_point(house, monkeypatch):
     points = {"crossfire.attacks": [point], "crossfire.defenses": []}
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points[group])
     assert registry.entries("attack")["big-push"].path == package
-    registry._all.cache_clear()
-    registry.entries.cache_clear()
-    points["crossfire.attacks"] = [importlib.metadata.EntryPoint("x", "no_such_module:x", "crossfire.attacks")]
-    assert "plug-in crossfire.attacks 'x': no module no_such_module" in line(registry.entries, "attack")
+    forget()
+    says = {
+        "no_such_module:x": ": no module no_such_module",
+        "plugged_in_attacks:gone": f": {package} has no gone with a crossfire decorator",
+        "plugged_in_attacks.inside:x": ": no module plugged_in_attacks.inside",
+        "sys:x": ": no module sys that lies in a file",
+        "": ": no module ",
+    }
+    points["crossfire.defenses"] = [importlib.metadata.EntryPoint("x", value, "crossfire.defenses") for value in says]
+    # Each is left out alone.
+    assert list(registry.entries("attack")) == ["big-push"]
+    for (_, said), text in zip(registry.unread(), says.values(), strict=True):
+        assert text in said
+    assert "plug-in crossfire.defenses 'x': no module no_such_module" in line(registry.find, "recipe", "no-such-module")
 
 
 def test_loading_gives_the_decorated_object_once(tmp_path):

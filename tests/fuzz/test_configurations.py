@@ -312,7 +312,7 @@ def sources(draw):
 def test_a_damaged_method_is_read_or_refused_in_one_line(drawn):
     original, text = drawn
     Path("m.py").write_text(text, encoding="utf-8")
-    entry = next(entry for entry in registry._all() if entry.path == original)
+    entry = next(entry for entry in registry._all().entries if entry.path == original)
     try:
         found = registry.find(entry.kind, f"m.py:{entry.symbol}")
         assert found.defaults() is not None and found.code_sha
