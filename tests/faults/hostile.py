@@ -1,6 +1,6 @@
 """Methods that never come back, or take the process with them, each in its own way.
 
-Where ``$HOSTILE`` is a folder that holds a file ``calm`` they do nothing, and they leave a file ``begun`` in it.
+They do so where ``$HOSTILE`` is a folder without a file ``calm``, and leave a file ``begun`` in it.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from bench.api import attack, defense
 from bench.models.small_cnn import small_cnn
 
-_FOLDER = Path(os.environ.get("HOSTILE", "/nonexistent"))
+_FOLDER = Path(os.environ["HOSTILE"]) if "HOSTILE" in os.environ else None
 
 
 def python():
@@ -139,7 +139,7 @@ DEADLY = (segmentation, abort, killed, leave)
 
 
 def harm(how):
-    if _FOLDER.is_dir() and not (_FOLDER / "calm").exists():
+    if _FOLDER is not None and not (_FOLDER / "calm").exists():
         (_FOLDER / "begun").touch()
         globals()[how]()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from bench.files import write_atomically
 from bench.provenance import provenance
 
 RESULTS = Path(__file__).parents[2] / "results" / "perf"
@@ -32,6 +33,5 @@ def keep(name: str, parts: Mapping[str, Mapping[str, object]]) -> Path:
     body = json.loads(path.read_text()) if path.exists() else {"schema": 1, "parts": {}}
     made = provenance(torch.device("cpu")).model_dump(mode="json")
     body["parts"] |= {part: {"figures": figures, "provenance": made} for part, figures in parts.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
+    write_atomically(path, (json.dumps(body, indent=1, sort_keys=True) + "\n").encode())
     return path
