@@ -20,6 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.store(parser)
     parser.add_argument("--out", type=options.path, default=Path("figures"), metavar="DIR", help="default: figures")
     parser.add_argument("--data", type=options.path, metavar="DIR", help="where to look for image sets first")
+    options.trust(parser)
     parser.add_argument("--list", action="store_true", help="name the figures and what they show")
 
 
@@ -48,7 +49,9 @@ def main(args: argparse.Namespace) -> int:
     with display.phase("drawing figures", len(names)) as at:
         with no_collection():
             folder = options.data_folder(args)
-            source = figures.source_of(found.results, Store(root), asked=found.asked, data_folder=folder)
+            source = figures.source_of(
+                found.results, Store(root), asked=found.asked, data_folder=folder, trusted=args.trust
+            )
         for done, name in enumerate(names):
             at(done, name)
             try:

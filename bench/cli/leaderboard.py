@@ -25,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     parser.add_argument("--data", type=options.path, metavar="DIR", help="where to look for image sets first")
+    options.trust(parser)
     parser.add_argument(
         "--paper",
         action="store_true",
@@ -64,7 +65,12 @@ def _show(args: argparse.Namespace) -> int:
 
         with display.phase("drawing the tables and figures of the paper"):
             source = figures.source_of(
-                found.results, Store(root), asked=found.asked, data_folder=options.data_folder(args), paper=True
+                found.results,
+                Store(root),
+                asked=found.asked,
+                data_folder=options.data_folder(args),
+                paper=True,
+                trusted=args.trust,
             )
             paths = paper_pages.write(source, args.out)
         print("\n".join(visible(str(path)) for path in paths))
@@ -99,7 +105,7 @@ def _written(board: Board, kind: str | None, args: argparse.Namespace, store: St
     if kind == "html":
         from bench.report.html import render
 
-        return render(board, store, options.data_folder(args))
+        return render(board, store, options.data_folder(args), trusted=args.trust)
     from bench.report.formats import FORMATS as WRITERS
 
     return WRITERS[str(kind)](board)

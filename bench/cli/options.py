@@ -72,6 +72,14 @@ def store(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="open the folders of images, weights and Python files that the results name: for results of your own",
+    )
+
+
 def store_root(args: argparse.Namespace) -> Path:
     from bench.store import default_root
 

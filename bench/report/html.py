@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import log10
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,12 @@ _ELSEWHERE = "This page shows a part, csv, md and json have all"
 
 
 def write_report(
-    results: Iterable[CellResult] | Board, out_dir: Path, *, store: Store | None = None, data_folder: Path | None = None
+    results: Iterable[CellResult] | Board,
+    out_dir: Path,
+    *,
+    store: Store | None = None,
+    data_folder: Path | None = None,
+    trusted: bool = False,
 ) -> Path:
     """Write the page and return its path, ``out_dir/index.html``.
 
@@ -40,30 +46,32 @@ def write_report(
         out_dir: where; it is made.
         store: where adversarial images are, some of which the page then shows.
         data_folder: where to look for image sets first.
+        trusted: whether folders of images that the results name may be opened.
 
     Raises:
         UsageError: the folder cannot be written.
     """
     page = out_dir / "index.html"
     board = results if isinstance(results, Board) else build(results)
-    write_into(page, render(board, store, data_folder).encode(), what="the report")
+    write_into(page, render(board, store, data_folder, trusted=trusted).encode(), what="the report")
     return page
 
 
-def render(board: Board, store: Store | None = None, data_folder: Path | None = None) -> str:
+def render(board: Board, store: Store | None = None, data_folder: Path | None = None, *, trusted: bool = False) -> str:
     """Return the page, of at most some 14 MB; with sample images where ``store`` has them.
 
     Of large tables it shows the first lines and columns, says how many, and keeps the details of these alone.
     """
     values, sets = _VALUES, SETS
+    pictures = partial(samples, store=store, data_folder=data_folder, trusted=trusted) if store else None
     while True:
-        page = _page(board, store, data_folder, values, sets)
+        page = _page(board, pictures, values, sets)
         if len(page.encode(errors="replace")) <= _LARGEST or values < _FEWEST:
             return page
         values, sets = values // 2, sets // 2
 
 
-def _page(board: Board, store: Store | None, data_folder: Path | None, values: int, sets: int) -> str:
+def _page(board: Board, pictures: Callable[..., dict[str, str]] | None, values: int, sets: int) -> str:
     """Return the page with at most so many numbers, and images of so many adversarial sets."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -94,7 +102,7 @@ def _page(board: Board, store: Store | None, data_folder: Path | None, values: i
         optional=list(dict.fromkeys(c.label for c in columns if c.label != "clean")),
         without=without,
         # Inside the data hidden characters are JSON escapes, which the script would read back.
-        details=visible_values(_details(board, shown, samples(shown, store, data_folder, most=sets) if store else {})),
+        details=visible_values(_details(board, shown, pictures(shown, most=sets) if pictures else {})),
         absent=text.absent(board),
         foot=text.FOOT,
     )

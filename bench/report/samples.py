@@ -14,6 +14,8 @@ import numpy as np
 
 from bench import files, inventory
 from bench.keys import Keys
+from bench.report.outside import images as images_of
+from bench.report.outside import named_by
 from bench.report.rows import attacked_bits
 from bench.seals import sealed_arrays
 from bench.store import Store
@@ -28,36 +30,56 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def samples(
-    results: Iterable[CellResult], store: Store, data_folder: Path | None = None, *, most: int = SETS
+    results: Iterable[CellResult],
+    store: Store,
+    data_folder: Path | None = None,
+    *,
+    most: int = SETS,
+    trusted: bool = False,
 ) -> dict[str, str]:
     """Return pictures of at most so many sets, as data addresses by the key of the result.
 
-    There is none where a set or its images are not here.
+    There is none where a set or its images are not here, nor, with a warning, where their folder is one that the
+    results name and nobody says that these are ``trusted``.
     """
     sheets: dict[str, str | None] = {}
     sources: dict[str, Pixels | None] = {}
     found: dict[str, str] = {}
+    closed: dict[str, None] = {}
     keys = Keys()
     for r in results:
         if (made := r.cell.attack) is None or r.metrics is None or len(sheets) >= most:
             continue
         key = keys.of(made)
         if key not in sheets:
-            sheets[key] = _sheet(r, made, store.adversarial(key), sources, data_folder)
+            sheets[key] = _sheet(r, made, store.adversarial(key), sources, data_folder, trusted)
+            if sheets[key] is None and not trusted and (name := named_by(made.data)) is not None:
+                closed[name] = None
         if (sheet := sheets[key]) is not None:
             found[r.key] = sheet
+    if closed:
+        _log.warning(
+            "the results name %s, %s not opened, so no images of it are shown; if they are yours, add --trust",
+            next(iter(closed)),
+            "which is" if len(closed) == 1 else f"and {len(closed) - 1:,} more folders, which are",
+        )
     return found
 
 
 def _sheet(
-    r: CellResult, made: AttackRef, folder: Path, sources: dict[str, Pixels | None], data_folder: Path | None
+    r: CellResult,
+    made: AttackRef,
+    folder: Path,
+    sources: dict[str, Pixels | None],
+    data_folder: Path | None,
+    trusted: bool,
 ) -> str | None:
     attacked = _first_chunk(folder, made.data.image_shape)
     if attacked is None:
         return None
     name = made.data.model_dump_json()
     if name not in sources:
-        sources[name] = _clean(made.data, data_folder)
+        sources[name] = _clean(made.data, data_folder, trusted=trusted)
     if (clean := sources[name]) is None:
         return None
     # Those that the attack broke tell most; the bits hold the first image highest.
@@ -85,18 +107,12 @@ def _first_chunk(folder: Path, shape: tuple[int, int, int]) -> Pixels | None:
     return np.asarray(images * 255).round().clip(0, 255).astype(np.uint8)
 
 
-def _clean(data: DataRef, folder: Path | None) -> Pixels | None:
-    from bench.data import NAMED, open_ref, rows_of
-
-    # Nothing is downloaded for the sake of a picture.
-    if data.name in NAMED and not NAMED[data.name].available(folder):
-        return None
+def _clean(data: DataRef, folder: Path | None, *, trusted: bool) -> Pixels | None:
     try:
-        images = open_ref(data, folder=folder)
-        rows = rows_of(images, data)[:_FIRST]
+        images, rows = images_of(data, folder, trusted=trusted)
     except UsageError:
         return None
-    return np.asarray(images.images[rows])
+    return np.asarray(images.images[rows[:_FIRST]])
 
 
 def _png(pixels: Pixels) -> str:

@@ -57,6 +57,8 @@ class Source:
     data_folder: Path | None = None
     #: Whether published numbers are drawn beside the measured ones.
     paper: bool = False
+    #: Whether folders, weights and Python files that the results name may be opened.
+    trusted: bool = False
 
     @property
     def results(self) -> list[CellResult]:
@@ -70,9 +72,10 @@ def source_of(
     asked: Iterable[Asked] = (),
     data_folder: Path | None = None,
     paper: bool = False,
+    trusted: bool = False,
 ) -> Source:
     """Return what figures are drawn from; a name of a cell that is longer than a line is cut in its middle."""
-    return Source(build(map(_short_named, results), asked), store, data_folder, paper)
+    return Source(build(map(_short_named, results), asked), store, data_folder, paper, trusted)
 
 
 def _short_named(result: CellResult) -> CellResult:

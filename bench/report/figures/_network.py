@@ -13,18 +13,28 @@ from torch import Tensor, nn
 
 from bench import weights
 from bench.cards import is_trained
-from bench.data import open_ref, rows_of
 from bench.evaluate import CHUNK, put_on
 from bench.files import file_sha256
 from bench.keys import training_key
 from bench.models.build import build
+from bench.report import outside
 from bench.report.figures import Missing, Source
+from bench.report.outside import require_own
 from bench.schedule.chunks import read_chunk
 from bench.schedule.plan import attack_key
 from bench.types import AttackRef, CellResult, DataRef, MethodError, MethodRef, ModelRef, TrainRef, UsageError
 
 #: Images pushed through at once.
 _BATCH = 256
+
+
+@contextmanager
+def _missing() -> Iterator[None]:
+    """Turn what cannot be read, opened or made into what a figure lacks."""
+    try:
+        yield
+    except (UsageError, MethodError) as error:
+        raise Missing(str(error)) from None
 
 
 class Images(NamedTuple):
@@ -38,23 +48,22 @@ def network(source: Source, model: ModelRef, data: DataRef) -> nn.Module:
     """Return a base classifier with its weights, in evaluation mode.
 
     Raises:
-        Missing: the weights are not here.
+        Missing: the weights are not here, or the network cannot be made, or is not Crossfire's own and not trusted.
     """
-    if isinstance(model.weights, TrainRef):
-        folder = source.store.training(training_key(model))
-        path = folder / "weights.safetensors"
-        if not is_trained(folder):
-            raise Missing(f"the weights of {model.network.name} are not in this store, or not whole ({path})")
-    else:
-        try:
+    with _missing():
+        require_own(model, trusted=source.trusted)
+        if isinstance(model.weights, TrainRef):
+            folder = source.store.training(training_key(model))
+            path = folder / "weights.safetensors"
+            if not is_trained(folder):
+                raise Missing(f"the weights of {model.network.name} are not in this store, or not whole ({path})")
+        else:
             path = weights.find(model.weights.name)
-        except UsageError as error:
-            raise Missing(str(error)) from None
-        if file_sha256(path) != model.weights.sha256:
-            raise Missing(f"{path} has changed since it was measured")
-    with torch.random.fork_rng(devices=[]):
-        net = build(model.network, data.num_classes, data.image_shape)
-    weights.load(path, net)
+            if file_sha256(path) != model.weights.sha256:
+                raise Missing(f"{path} has changed since it was measured")
+        with torch.random.fork_rng(devices=[]):
+            net = build(model.network, data.num_classes, data.image_shape)
+        weights.load(path, net)
     return net.eval().requires_grad_(False)
 
 
@@ -62,7 +71,7 @@ def clean_images(source: Source, data: DataRef) -> Images:
     """Return the images of a cell.
 
     Raises:
-        Missing: they are not on this machine, or others.
+        Missing: they are not on this machine, or others, or in a folder that nobody trusts.
     """
     pixels, labels = _pixels(source, data)
     return Images(pixels.float() / 255, labels)
@@ -70,11 +79,8 @@ def clean_images(source: Source, data: DataRef) -> Images:
 
 def _pixels(source: Source, data: DataRef) -> tuple[Tensor, Tensor]:
     """Return images uint8 (N, C, H, W) and their labels int64 (N,)."""
-    try:
-        images = open_ref(data, folder=source.data_folder)
-        rows = rows_of(images, data)
-    except UsageError as error:
-        raise Missing(str(error)) from None
+    with _missing():
+        images, rows = outside.images(data, source.data_folder, trusted=source.trusted)
     return torch.from_numpy(images.images[rows]), torch.from_numpy(np.asarray(images.labels[rows])).long()
 
 
@@ -226,6 +232,8 @@ def purification(source: Source) -> Purification:
         cells, key=lambda r: (r.cell.data.n, round(robust(r) - bare.get(met(r), robust(r)), 9), robust(r), r.key)
     )
     assert best.cell.attack is not None and best.cell.step is not None
+    with _missing():
+        require_own(best.cell.step, trusted=source.trusted)
     net = network(source, best.cell.model, best.cell.data)
     images = clean_images(source, best.cell.data)
     found = adversarial(source, best.cell.attack)
