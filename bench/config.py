@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from bench import layers, registry
-from bench.types import Norm, UsageError, shown
+from bench.types import ConfigurationError, Norm, UsageError, located, shown
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -137,6 +147,20 @@ class RunConfig(_Section):
     gpus: float | None = Field(None, ge=0, le=_MOST)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What a configuration was read from; ``within`` is the file that includes it, if one does.
+
+    It is not compared: it is no part of what is asked for.
+    """
+
+    layered: layers.Layered = field(compare=False)
+    within: str = field(default="", compare=False)
+
+    def where(self, place: Sequence[str | int]) -> str:
+        return self.within + self.layered.where(place)
+
+
 class Config(_Section):
     schema_: Literal[1] = Field(alias="schema")
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=200)
@@ -155,6 +179,15 @@ class Config(_Section):
     #: Beside the leaderboard, write the tables and figures of the TPAP paper.
     paper: bool = False
     run: RunConfig = RunConfig()
+    _source: _Source | None = PrivateAttr(None)
+
+    def located(self, *place: str | int) -> AbstractContextManager[None]:
+        """Return the block inside which what is wrong is said with the file that it comes from.
+
+        Args:
+            place: of the key whose value is looked at inside, from the top of the file; none for the whole.
+        """
+        return located(self._source.where(place) if self._source else self.name, ConfigurationError)
 
 
 class _Collection(_Section):
@@ -193,16 +226,18 @@ def request(name_or_file: str, variants: Mapping[str, str] | None = None, *, epo
     Raises:
         UsageError: as :func:`load`; or a configuration has another ``[run]`` than the one that includes it.
     """
-    path, body, _ = layers.read(name_or_file, {})
-    if "include" not in body:
+    whole_file = layers.read(name_or_file, {})
+    name = whole_file.path.name
+    if "include" not in whole_file.body:
         only, over = _loaded(name_or_file, variants or {}, epochs)
         return Request(only.name, only.run, (only,), over)
-    whole = _validated(_Collection, body, path)
-    loaded = [_loaded(each, variants or {}, epochs) for each in whole.include]
+    whole = _validated(_Collection, whole_file.body, _Source(whole_file))
+    with located(f"{name}: include"):
+        loaded = [_loaded(each, variants or {}, epochs, within=f"{name}: include: ") for each in whole.include]
     parts = tuple(part for part, _ in loaded)
     for part in parts:
         if part.run != whole.run:
-            raise UsageError(f"{path.name} includes {part.name}, whose [run] differs from its own; give both the same")
+            raise UsageError(f"{name} includes {part.name}, whose [run] differs from its own; give both the same")
     over = tuple(dict.fromkeys(text for _, texts in loaded for text in texts))
     return Request(whole.name + _marks(variants, epochs), whole.run, parts, over)
 
@@ -221,12 +256,17 @@ def load(name_or_file: str, variants: Mapping[str, str] | None = None, *, epochs
     return _loaded(name_or_file, variants or {}, epochs)[0]
 
 
-def _loaded(name_or_file: str, variants: Mapping[str, str], epochs: int | None) -> tuple[Config, tuple[str, ...]]:
-    path, body, over = layers.read(name_or_file, variants)
+def _loaded(
+    name_or_file: str, variants: Mapping[str, str], epochs: int | None, within: str = ""
+) -> tuple[Config, tuple[str, ...]]:
+    layered = layers.read(name_or_file, variants)
     if epochs is not None:
-        body = layers.merge(body, {"train": {"epochs": epochs}})
-    chosen = _validated(Config, {**body, "name": str(body.get("name", "")) + _marks(variants, epochs)}, path)
-    return chosen, tuple(f"{kind} {name}" for kind, name in sorted(over.items()))
+        asked = layers.Layer("--epochs", {"train": {"epochs": epochs}})
+        layered = layered._replace(layers=(*layered.layers, asked))
+    body, source = layered.body, _Source(layered, within)
+    chosen = _validated(Config, {**body, "name": str(body.get("name", "")) + _marks(variants, epochs)}, source)
+    chosen._source = source
+    return chosen, tuple(f"{kind} {name}" for kind, name in sorted(layered.variants.items()))
 
 
 def _marks(variants: Mapping[str, str] | None, epochs: int | None) -> str:
@@ -234,12 +274,15 @@ def _marks(variants: Mapping[str, str] | None, epochs: int | None) -> str:
     return "".join(f".{each}" for each in asked)
 
 
-def _validated(kind: type[Section], body: Mapping[str, Any], path: Path) -> Section:
+def _validated(kind: type[Section], body: Mapping[str, Any], source: _Source) -> Section:
     try:
         section = kind.model_validate(body)
     except ValidationError as error:
-        raise UsageError(registry.explain(error, where=path.name, known=_known_keys(error, kind))) from None
-    registry.require_numbers(body, section, path.name)
+        where = source.where(error.errors()[0]["loc"])
+        raise ConfigurationError(registry.explain(error, where=where, known=_known_keys(error, kind))) from None
+    for key, value in body.items():
+        with located(source.where([key]), ConfigurationError):
+            registry.require_numbers(value, getattr(section, {"schema": "schema_"}.get(key, key)), key)
     return section
 
 

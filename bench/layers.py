@@ -7,12 +7,13 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import registry
-from bench.types import UsageError, shown
+from bench.types import UsageError, located, shown
 
 PRESETS = Path(__file__).parent / "presets"
 #: A configuration of more bytes than this is refused; 100,000 budgets take 1.2 MB.
@@ -35,13 +36,47 @@ def presets() -> dict[str, str]:
     return {name: str(tomllib.loads(text).get("summary", "")) for name, text in texts.items()}
 
 
+class Layer(NamedTuple):
+    """One of the tables that lie over one another; ``name`` says which file it is, or which variant of one."""
+
+    name: str
+    body: dict[str, Any]
+
+
 class Layered(NamedTuple):
     """A TOML file with everything that belongs over and under it."""
 
     path: Path
-    body: dict[str, Any]
+    #: Lowest first.
+    layers: tuple[Layer, ...]
     #: The variant of each kind that is part of it: asked for, or a default.
     variants: dict[str, str]
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """All layers as one."""
+        return reduce(merge, (layer.body for layer in self.layers), {})
+
+    def where(self, place: Sequence[str | int] = ()) -> str:
+        """Return the name of the file and, of a key that another layer gives, that of the layer.
+
+        Args:
+            place: of the key, from the top of the file.
+        """
+        own = self.path.name
+        giving = next((layer.name for layer in reversed(self.layers) if _has(layer.body, place)), own)
+        return own if giving == own else f"{own} (from {giving})"
+
+
+def _has(body: Any, place: Sequence[str | int]) -> bool:
+    for key in place:
+        # What lies in a list came with the whole of it.
+        if isinstance(body, list):
+            return True
+        if not isinstance(body, dict) or key not in body:
+            return False
+        body = body[key]
+    return True
 
 
 def read(name_or_file: str, variants: Mapping[str, str]) -> Layered:
@@ -58,16 +93,16 @@ def read(name_or_file: str, variants: Mapping[str, str]) -> Layered:
         UsageError: no such preset, file or variant, or not such a TOML file.
     """
     found = _with_defaults(name_or_file, frozenset(variants))
-    body = found.body
+    layers = list(found.layers)
     for kind, wanted in variants.items():
         _check(kind, wanted, found.kinds, where=found.path.name)
-        body = merge(body, found.kinds[kind][wanted])
-    return Layered(found.path, body, {**found.defaults, **variants})
+        layers.append(Layer(f"{kind} {wanted}", found.kinds[kind][wanted]))
+    return Layered(found.path, tuple(layers), {**found.defaults, **variants})
 
 
 class _File(NamedTuple):
     path: Path
-    body: dict[str, Any]
+    layers: tuple[Layer, ...]
     kinds: dict[str, dict[str, dict[str, Any]]]
     defaults: dict[str, str]
 
@@ -83,22 +118,25 @@ def _with_defaults(name_or_file: str, decided: frozenset[str], above: tuple[str,
     named = _defaults(body.pop("default", {}), path)
     if "include" in body and (own or named):
         raise UsageError(f"{path.name} includes others: variants and their default stand in those, not in it")
-    kinds, inherited = own, dict[str, str]()
+    kinds, inherited, under = own, dict[str, str](), tuple[Layer, ...]()
     if (extended := body.pop("extends", None)) is not None:
         if not isinstance(extended, str):
             raise UsageError(
                 f'{path.name}: extends names one preset or file, as in extends = "quick", not {shown(extended)}'
             )
-        under = _with_defaults(extended, decided | named.keys(), (*above, name_or_file))
-        body, kinds, inherited = merge(under.body, body), merge(under.kinds, own), under.defaults
+        with located(f"{path.name}: extends"):
+            lower = _with_defaults(extended, decided | named.keys(), (*above, name_or_file))
+        kinds, inherited, under = merge(lower.kinds, own), lower.defaults, lower.layers
+    layers = [*under, Layer(path.name, body)]
     for kind, wanted in inherited.items():
         # What the extended file has of it already lies underneath.
-        body = merge(body, own.get(kind, {}).get(wanted, {}))
+        layers.append(Layer(f"{path.name}, {kind} {wanted}", own.get(kind, {}).get(wanted, {})))
     for kind, wanted in named.items():
         _check(kind, wanted, kinds, where=f"{path.name}: default")
         if kind not in decided:
-            body = merge(body, kinds[kind][wanted])
-    return _File(path, body, kinds, {**inherited, **{kind: named[kind] for kind in named if kind not in decided}})
+            layers.append(Layer(f"{path.name}, {kind} {wanted}", kinds[kind][wanted]))
+    defaults = {**inherited, **{kind: named[kind] for kind in named if kind not in decided}}
+    return _File(path, tuple(layers), kinds, defaults)
 
 
 def _check(kind: str, wanted: str, kinds: Mapping[str, Mapping[str, Any]], *, where: str) -> None:
@@ -147,6 +185,7 @@ def parsed(path: Path) -> dict[str, Any]:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UsageError(f"{path} is not a regular file")
         with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
             data = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         raise UsageError(f"no configuration file {path}") from None
@@ -154,7 +193,7 @@ def parsed(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UsageError(f"{shown(str(path))} cannot be read: {getattr(error, 'strerror', error)}") from None
     if len(data) > MOST_BYTES:
-        raise UsageError(f"{path} has over {MOST_BYTES:,} bytes, which no configuration has")
+        raise UsageError(f"{path} has {max(size, len(data)):,} bytes; a configuration has at most {MOST_BYTES:,}")
     try:
         # Editors on Windows begin a file with a byte order mark.
         text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")

@@ -229,21 +229,27 @@ def perhaps_in(given: str) -> str:
     return f" (a file left out may define it: {named[0] if named else lines[0].line}{more})"
 
 
-def explain(error: ValidationError, *, where: str, known: Iterable[str]) -> str:
+def explain(error: ValidationError, *, where: str = "", known: Iterable[str]) -> str:
     """Return a pydantic error as one line: where, what, and what would be right."""
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"{where}: {unknown('key', str(first['loc'][-1]), known)}"
+        inside = "".join(f"{part}." for part in first["loc"][:-1]).removesuffix(".")
+        return _joined(where, inside, unknown("key", str(first["loc"][-1]), known))
     if first["type"] == "too_short" and not first["input"]:
-        return f"{where}: {path}: an empty list asks for nothing; at least {first['ctx']['min_length']} is needed"
+        least = first["ctx"]["min_length"]
+        return _joined(where, path, f"an empty list asks for nothing; at least {least} is needed")
     message = first["msg"].removeprefix("Value error, ")
     given = "" if first["type"] in ("missing", "value_error") else f", not {shown(first['input'])}"
     message = message[:1].lower() + message[1:] if message.startswith("Input") else message
-    return f"{where}: {path + ': ' if path else ''}{message}{given}"
+    return _joined(where, path, f"{message}{given}")
 
 
-def require_numbers(given: object, taken: object, path: str) -> None:
+def _joined(*parts: str) -> str:
+    return ": ".join(filter(None, parts))
+
+
+def require_numbers(given: object, taken: object, path: str = "") -> None:
     """Compare what was given with the model that pydantic made of it, which takes true for 1 and false for 0.
 
     Args:
@@ -255,11 +261,11 @@ def require_numbers(given: object, taken: object, path: str) -> None:
         UsageError: true or false was given where a number belongs.
     """
     if isinstance(given, bool) and isinstance(taken, int | float | Fraction) and not isinstance(taken, bool):
-        raise UsageError(f"{path}: {str(given).lower()} is not a number")
+        raise UsageError(_joined(path, f"{str(given).lower()} is not a number"))
     if isinstance(given, Mapping) and isinstance(taken, BaseModel):
         fields = {field.alias or name: name for name, field in type(taken).model_fields.items()}
         for name, value in given.items():
-            require_numbers(value, getattr(taken, fields.get(str(name), str(name)), None), f"{path}: {name}")
+            require_numbers(value, getattr(taken, fields.get(str(name), str(name)), None), _joined(path, str(name)))
     elif isinstance(given, list | tuple) and isinstance(taken, list | tuple):
         for value, kept in zip(given, taken, strict=False):
             require_numbers(value, kept, path)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from fractions import Fraction
 from functools import lru_cache
@@ -54,8 +56,30 @@ class UsageError(Exception):
         super().__init__(shortened(visible(str(line).strip()), _LONGEST_MESSAGE))
 
 
+class ConfigurationError(UsageError):
+    """What a configuration asks for cannot be; the line names its file and the key."""
+
+
 class StoreError(UsageError):
     """The store cannot be written: the run ends, everything finished is kept, and the same command goes on."""
+
+
+@contextmanager
+def located(where: str, kind: type[UsageError] = UsageError) -> Iterator[None]:
+    """Let the line about what the user gave wrong begin with where it stands, such as a file or a key.
+
+    More special errors stay as they are: they are located already, or no place in what was given is to blame.
+
+    Args:
+        where: it stands.
+        kind: the error that is raised.
+    """
+    try:
+        yield
+    except UsageError as error:
+        if type(error) is not UsageError:
+            raise
+        raise kind(f"{where}: {error}") from None
 
 
 class MethodError(Exception):

@@ -25,16 +25,20 @@ _LARGEST = 2**28
 _log = logging.getLogger("crossfire")
 
 
+class CacheError(UsageError):
+    """The user's cache cannot be used; no set of images is to blame."""
+
+
 def cache_folder() -> Path:
     """Return ``$XDG_CACHE_HOME/crossfire``, or ``~/.cache/crossfire``.
 
     Raises:
-        UsageError: there is no home folder, as for a user that the machine does not know.
+        CacheError: there is no home folder, as for a user that the machine does not know.
     """
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crossfire"
     except RuntimeError:
-        raise UsageError("this user has no home folder for the cache: set XDG_CACHE_HOME to a folder") from None
+        raise CacheError("this user has no home folder for the cache: set XDG_CACHE_HOME to a folder") from None
 
 
 def recall(path: Path) -> dict[str, Any]:
@@ -54,7 +58,7 @@ def keep(path: Path, body: dict[str, Any]) -> None:
     """Write a JSON object with a seal over it.
 
     Raises:
-        UsageError: the cache folder cannot be written.
+        CacheError: the cache folder cannot be written.
     """
     try:
         write_atomically(path, sealed(body))
@@ -66,7 +70,7 @@ def remember(path: Path, body: dict[str, Any]) -> None:
     """Keep what only saves time; a cache that others share and that we may only read goes without."""
     try:
         keep(path, body)
-    except UsageError as error:
+    except CacheError as error:
         _log.info("%s", error)
 
 
@@ -105,9 +109,9 @@ def stamp(stat: os.stat_result) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
-def unwritable(error: OSError) -> UsageError:
+def unwritable(error: OSError) -> CacheError:
     where = error.filename or cache_folder()
-    return UsageError(f"the cache cannot be written: {where}: {error.strerror}; set XDG_CACHE_HOME to another folder")
+    return CacheError(f"the cache cannot be written: {where}: {error.strerror}; set XDG_CACHE_HOME to another folder")
 
 
 def _hash(path: Path) -> str:

@@ -34,6 +34,7 @@ from bench.types import (
     TrainRef,
     UsageError,
     WeightsRef,
+    located,
     shown,
 )
 from bench.weights import WeightsFile
@@ -150,11 +151,7 @@ def make(
     if seed is not None and not 0 <= seed < 2**63:
         raise UsageError(f"--seed {shown(seed)}: a whole number from 0 to 2^63 - 1 is needed")
     keys = Keys()
-    try:
-        made = [_cells(config, data_folder, n, seed, keys, thorough=thorough) for config in configs]
-    # A name or number that a configuration may hold, but no result.
-    except ValidationError as error:
-        raise UsageError(registry.explain(error, where="the plan", known=())) from None
+    made = [_cells_of(config, data_folder, n, seed, keys, thorough=thorough) for config in configs]
     files = {file.sha256: file for _, found in made for file in found}
     problems = {sha: file.problem for sha, file in files.items() if file.problem is not None}
     if problems and not lenient:
@@ -186,17 +183,27 @@ def _unusable(cells: tuple[PlannedCell, ...], problems: Mapping[str, str]) -> di
     }
 
 
+def _cells_of(
+    config: Config, data_folder: Path | None, n: int | None, seed: int | None, keys: Keys, *, thorough: bool
+) -> tuple[list[PlannedCell], list[WeightsFile]]:
+    """Return the cells of one configuration, and the files of weights trained elsewhere.
+
+    Raises:
+        UsageError: what it asks for cannot be planned; the line names its file.
+    """
+    with config.located():
+        try:
+            return _cells(config, data_folder, n, seed, keys, thorough=thorough)
+        # A name or number that a configuration may hold, but no result.
+        except ValidationError as error:
+            raise UsageError(registry.explain(error, known=())) from None
+
+
 def _cells(
     config: Config, data_folder: Path | None, n: int | None, seed: int | None, keys: Keys, *, thorough: bool
 ) -> tuple[list[PlannedCell], list[WeightsFile]]:
-    """Return the cells of one configuration, and the files of weights trained elsewhere."""
     defenses, attacks = axes.defenses(config), axes.attacks(config)
-    axes.require_few("models", ((each.params, 1) for each in config.models))
-    networks = [
-        (each.arch, network_ref(each.arch, params), swept)
-        for each in config.models
-        for params, swept in sweep(each.params)
-    ]
+    networks = list(_networks(config))
     seeds = config.seeds if seed is None else [seed]
     count = len(networks) * len(seeds) * len(defenses) * (len(attacks) + 1)
     if count > MOST_CELLS:
@@ -214,33 +221,44 @@ def _cells(
     rows = _by_base(defenses)
     if config.worst_case:
         attacks = sorted(attacks, key=_dearness)
-    cells = [
-        planned
-        for label, (_, network, _) in zip(labels, networks, strict=True)
-        for s in seeds
-        for maker in [_Maker(label, network, s, test, train, hashes, keys)]
-        for defense in rows
-        for planned in maker.cells(defense, attacks, chained=config.worst_case)
-    ]
+    with config.located("train"):
+        cells = [
+            planned
+            for label, (_, network, _) in zip(labels, networks, strict=True)
+            for s in seeds
+            for maker in [_Maker(label, network, s, test, train, hashes, keys)]
+            for defense in rows
+            for planned in maker.cells(defense, attacks, chained=config.worst_case)
+        ]
     return cells, list(files.values())
+
+
+def _networks(config: Config) -> Iterator[tuple[str, MethodRef, frozenset[str]]]:
+    with config.located("models"):
+        axes.require_few("models", ((each.params, 1) for each in config.models))
+        for index, each in enumerate(config.models):
+            with located(f"models[{index}] ({each.arch})"):
+                for params, swept in sweep(each.params):
+                    yield each.arch, network_ref(each.arch, params), swept
 
 
 def _data(
     config: Config, split: Literal["train", "test"], folder: Path | None, n: int | None, *, thorough: bool
 ) -> DataRef:
     wanted = config.dataset
-    images = open_set(
-        wanted.name,
-        split,
-        folder=folder,
-        image_size=wanted.size,
-        interpolation=wanted.interpolation,
-        channels=wanted.channels,
-        classes=wanted.classes,
-        n=n,
-        thorough=thorough,
-    )
-    return data_ref(images, n, wanted.subset)
+    with config.located("dataset"), located("[dataset]"):
+        images = open_set(
+            wanted.name,
+            split,
+            folder=folder,
+            image_size=wanted.size,
+            interpolation=wanted.interpolation,
+            channels=wanted.channels,
+            classes=wanted.classes,
+            n=n,
+            thorough=thorough,
+        )
+        return data_ref(images, n, wanted.subset)
 
 
 def _by_base(defenses: list[Defense]) -> list[Defense]:

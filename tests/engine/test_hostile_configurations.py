@@ -28,7 +28,7 @@ def line(text):
     Path("t.toml").write_text(text)
     with pytest.raises(UsageError) as caught:
         plan.make(*config.request("t.toml").parts)
-    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value).splitlines()) == 1 and "t.toml" in str(caught.value)
     return str(caught.value)
 
 
@@ -207,7 +207,7 @@ def test_files_that_are_none(through):
         "loop": "cannot be read: Too many levels of symbolic links",
         "zero": "is not a regular file",
         "pipe": "is not a regular file",
-        "long": "has over 4,194,304 bytes",
+        "long": "has 104,857,600 bytes; a configuration has at most 4,194,304",
         "utf16": "is not a readable TOML file",
         "latin1": "is not a readable TOML file",
         "nul": "is not a readable TOML file",
@@ -217,8 +217,32 @@ def test_files_that_are_none(through):
     }
     for name, text in says.items():
         Path("over.toml").write_text(f'extends = "{name}.toml"\n{SOUND}')
-        assert text in refused("over.toml" if through else f"{name}.toml"), name
+        said = refused("over.toml" if through else f"{name}.toml")
+        assert text in said and said.startswith("over.toml: extends: " if through else ""), name
     assert "cannot be read" in refused("a\0b.toml")
+
+
+ANYWHERE = ["empty eps", "empty base", "empty sweep", "true drops", "holdout", "date", "13 lists", "names 1", "names 3"]
+
+
+@pytest.mark.parametrize(
+    "kind", [*ANYWHERE, "3,000 lists", "variants", "preset of a recipe", "image_size", "shared preset"]
+)
+def test_what_another_file_asks_for_is_said_with_both_names(kind):
+    text, says = WRONG[kind]
+    Path("other.toml").write_text(text)
+    said = line('extends = "other.toml"\nname = "top"\n')
+    assert said.startswith(("t.toml (from other.toml): ", "t.toml: extends: other.toml")) and says in said
+    said = line('schema = 1\nname = "top"\ninclude = ["other.toml"]\n')
+    assert said.startswith("t.toml: include: other.toml") and says.replace("t.toml", "other.toml") in said
+
+
+def test_a_variant_that_asks_for_what_cannot_be_is_named():
+    text = 'default = {scale = "small"}\n' + SOUND + "[variants.scale.small]\ndataset = {n = -1}\n"
+    assert line(text).startswith("t.toml (from t.toml, scale small): dataset.n: ")
+    Path("over.toml").write_text('extends = "t.toml"\n[variants.scale.tiny]\ntrain = {lr = "x"}\n')
+    with pytest.raises(UsageError, match=r"^over.toml \(from scale tiny\): train: lr: "):
+        plan.make(config.load("over.toml", {"scale": "tiny"}))
 
 
 def test_files_that_extend_one_another_end():

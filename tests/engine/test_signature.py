@@ -368,5 +368,5 @@ def test_plan_ends_with_one_line_and_without_a_traceback(tmp_path):
     # On a slow machine what it does is said before, line by line.
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and "Traceback" not in done.stderr and not fired.exists()
-    assert last.startswith("error: attacks[0]")
+    assert last.startswith("error: t.toml: attacks[0]")
     assert f"{tmp_path}/mine.py:2: parameter n of f: annotations and defaults must be " in last

@@ -29,6 +29,7 @@ def planned(data, *variants):
         work = make(*asked.parts, name=asked.name)
     except UsageError as error:
         assert len(str(error).splitlines()) == 1 and 0 < len(str(error)) <= 2000
+        assert "t.toml" in str(error)
         return None
     assert work.plan.cells
     return work
