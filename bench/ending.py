@@ -90,15 +90,13 @@ class Control:
     Args:
         deadline: of everything, on the monotonic clock.
         shared: with the process that watches over this one, if any; then signals count once, since it counts them.
-        insists: raises what is due in code that does not look; else only a second signal does.
     """
 
-    def __init__(self, deadline: float | None = None, shared: Shared | None = None, *, insists: bool = True) -> None:
+    def __init__(self, deadline: float | None = None, shared: Shared | None = None) -> None:
         self.code: int | None = None
         self.counted: tuple[int, int] | None = None
         self._deadline = math.inf if deadline is None else deadline
         self._shared = shared
-        self._insists = insists
         self._since = math.inf
         self._raised = -math.inf
         self._looked_after = False
@@ -183,8 +181,7 @@ class Control:
         if _SIGNAL is not None:
             before[_SIGNAL] = signal.signal(_SIGNAL, self._interrupt)
         self._left.clear()
-        if self._insists:
-            threading.Thread(target=self._look, name="crossfire-watch", daemon=True).start()
+        threading.Thread(target=self._look, name="crossfire-watch", daemon=True).start()
         try:
             return do()
         except Stop:

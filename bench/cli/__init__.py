@@ -119,8 +119,7 @@ def _run(words: Sequence[str], streams: Guarded, began: float, before: Mapping[s
 
     budget: float | None = getattr(args, "time_budget", None)
     deadline = None if budget is None else began + budget
-    # With Ray this process only leads, and its workers may lie on other machines.
-    if before and hasattr(os, "fork") and getattr(args, "executor", "inline") == "inline":
+    if before and hasattr(os, "fork"):
 
         def work(charge: Charge) -> int:
             return _said(streams, lambda: _controlled(args, charge))
@@ -134,8 +133,7 @@ def _controlled(args: argparse.Namespace, charge: Charge) -> int:
     from bench.ending import Control, closing
 
     args.charge = charge
-    # Ray's own code, which ends what it has started, must not be broken off.
-    args.control = control = Control(charge.deadline, charge.shared, insists=getattr(args, "executor", "") != "ray")
+    args.control = control = Control(charge.deadline, charge.shared)
     done: int | None = control.watch(lambda: _shown(args))
     if done is not None:
         return done

@@ -125,10 +125,13 @@ def run(runner: Runner, *, device: str, cpus: int | None, gpus: float | None) ->
         warnings.simplefilter("ignore", DeprecationWarning)
         leader.start()
     theirs.close()
+    patience = 0.0
     try:
         _follow(ours, leader, runner, where)
+        patience = _LEAVE
     finally:
-        _end(ours, leader)
+        _end(leader, patience)
+        ours.close()
     return list(runner.each(runner.work.plan.cells, runner.cell))
 
 
@@ -174,18 +177,18 @@ def _follow(ours: Connection, leader: BaseProcess, runner: Runner, where: str) -
             return
 
 
-def _end(ours: Connection, leader: BaseProcess) -> None:
-    """End the process that leads, and with it a cluster that it started, within seconds even if Ray does not answer."""
-    with suppress(OSError):
-        ours.send("end")
-    leader.join(_LEAVE)
+def _end(leader: BaseProcess, patience: float) -> None:
+    """End the process that leads, after so many seconds in which it may leave Ray, and a cluster that it started.
+
+    A cluster that it joined ends the workers of a process that is gone.
+    """
+    leader.join(patience)
     # It began a group of processes, for what a cluster starts would outlive it for seconds.
     if leader.pid is not None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(leader.pid, signal.SIGKILL)
     leader.kill()
     leader.join()
-    ours.close()
 
 
 # What runs in the process that leads.
@@ -257,8 +260,10 @@ def _join(where: str) -> None:
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     # By default Ray runs a task whose memory ran out again for ever.
     os.environ.setdefault("RAY_task_oom_retries", str(_RETRIES))
+    # Without an address Ray would look for a cluster that was once started here, and wait for it if it is gone.
+    address = os.environ.get("RAY_ADDRESS") or "local"
     try:
-        ray.init(logging_level=logging.CRITICAL, log_to_driver=False, include_dashboard=False)
+        ray.init(address, logging_level=logging.CRITICAL, log_to_driver=False, include_dashboard=False)
     except Exception as error:
         raise UsageError(f"{where}: {_first_line(error)}") from error
 
