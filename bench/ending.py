@@ -84,6 +84,17 @@ class Lost:
     late: bool = False
 
 
+def how_it_ended(ended: int) -> str:
+    """Return in words how a process ended that was asked for nothing, from :func:`os.waitstatus_to_exitcode`.
+
+    One that was killed counts as such the second time only: the first may be meant for no piece of work.
+    """
+    if ended >= 0:
+        return f"exit code {ended}"
+    memory = ", twice; perhaps the system was out of memory" if ended == -signal.SIGKILL else ""
+    return (signal.strsignal(-ended) or f"signal {-ended}") + memory
+
+
 class Control:
     """Says when the work of this process must end.
 

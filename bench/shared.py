@@ -14,6 +14,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+#: Seconds from the moment at which a process should end, or let go of a piece, to the moment at which it is killed.
+GRACE = 3.0
 _NUMBER = struct.Struct("d")
 _DUE, _ENDING, _WHY, _CODE, _SLOT, _FIRST = 0, 8, 16, 24, 32, 40
 _ROOM = 2**16

@@ -25,11 +25,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from bench.ending import Lost, closing
-from bench.shared import Held, Shared, Words
+from bench.ending import Lost, closing, how_it_ended
+from bench.shared import GRACE, Held, Shared, Words
 
-#: Seconds from the moment at which the child should end, or let go of a piece, to the moment at which it is killed.
-GRACE = 3.0
 #: Seconds after which a child has seen that this process was stopped, and stands still too.
 STOPS = 1.0
 #: Seconds for which processes that a child has left behind may end by themselves.
@@ -229,7 +227,6 @@ class _Supervisor:
 
     def _after_crash(self, ended: int, words: Words) -> int | None:
         """Say what a child has died of, with what it had in hand."""
-        name = f"exit code {ended}" if ended >= 0 else signal.strsignal(-ended) or f"signal {-ended}"
         held = words.held[-1] if words.held else None
         self._killed[held] += 1
         if ended == -signal.SIGKILL and self._killed[held] == 1:
@@ -238,10 +235,13 @@ class _Supervisor:
             return None
         if held is None:
             _restore_terminal()
-            print(f"error: the process that does the work ended by itself ({name})", file=sys.stderr, flush=True)
+            print(
+                f"error: the process that does the work ended by itself ({how_it_ended(ended)})",
+                file=sys.stderr,
+                flush=True,
+            )
             return 128 - ended if ended < 0 else ended or 1
-        memory = ", twice; perhaps the system was out of memory" if ended == -signal.SIGKILL else ""
-        self._lose(held, f"ended the process ({name}{memory})")
+        self._lose(held, f"ended the process ({how_it_ended(ended)})")
         return None
 
     def _lose(self, held: Held, why: str, *, late: bool = False) -> None:

@@ -19,26 +19,28 @@ import signal
 import socket
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import Queue
-from threading import Thread, current_thread, main_thread
+from threading import Thread
 from typing import Any
 
 import ray
 import torch
 
+from bench.ending import Control, Lost, Overtime
 from bench.evaluate import CHUNK
 from bench.keys import Keys, training_key
 from bench.lease import Busy
 from bench.provenance import provenance
-from bench.schedule.plan import Work, cell_key, changed, clean_cell, models_of
+from bench.schedule.hand import Abandoned, Hand, end_with
+from bench.schedule.plan import Work, attack_key, cell_key, changed, clean_cell, models_of
 from bench.schedule.run import Runner, log_failure
 from bench.store import Store
 from bench.types import (
@@ -75,7 +77,7 @@ class ClusterError(UsageError):
 
 
 class _Over(Ending):
-    """The process that leads is asked to end, or nobody follows it any more."""
+    """Nobody follows the process that leads any more."""
 
 
 _log = logging.getLogger("crossfire")
@@ -119,7 +121,9 @@ def run(runner: Runner, *, device: str, cpus: int | None, gpus: float | None) ->
     if runner.before is None:
         runner.before = runner.store.marks()
     ours, theirs = _FORK.Pipe()
-    leader = _FORK.Process(target=_lead, args=(theirs, ours, runner, where, device, cpus, gpus), daemon=True)
+    leader = _FORK.Process(
+        target=_lead, args=(theirs, ours, os.getpid(), runner, where, device, cpus, gpus), daemon=True
+    )
     with warnings.catch_warnings():
         # That a copy of a process has none of its threads: it computes nothing, and waits for none.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -214,6 +218,7 @@ class _Voice(QueueHandler):
 def _lead(
     theirs: Connection,
     ours: Connection,
+    parent: int,
     runner: Runner,
     where: str,
     device: str,
@@ -221,17 +226,18 @@ def _lead(
     gpus: float | None,
 ) -> None:
     os.setsid()
+    end_with(parent)
     # The process that follows has them end the run; this one ends with that.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ours.close()
     # Ray's own threads print what becomes of a cluster.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    voice, parent = _Voice(theirs), os.getppid()
+    voice = _Voice(theirs)
     _log.handlers[:] = [voice]
 
     def check() -> None:
-        if os.getppid() != parent or theirs.poll():
+        if os.getppid() != parent:
             raise _Over
 
     said: tuple[str, object] = ("done", None)
@@ -507,7 +513,34 @@ def _has_failed(task: Any) -> bool:
     return False
 
 
-# What runs in the workers. A failure of a method is kept in the store by the task of the cell, which meets it again.
+# What runs in the workers. Methods run in a process beside each. A failure of a method is kept in the store by the task
+# of the cell, which meets it again; what takes too long or takes the process with it goes from task to task as lost.
+
+
+def _train(place: Place, planned: PlannedCell, attacked: bool) -> tuple[Lost, ...]:
+    return _hand(place).do((_do_training, planned, attacked))
+
+
+def _attack(
+    place: Place, planned: PlannedCell, ref: AttackRef, deadly: frozenset[str], *first: Sequence[Lost] | None
+) -> tuple[Lost, ...]:
+    return _hand(place).do((_do_attack, planned, ref, deadly), _joined(first))
+
+
+def _evaluate(
+    place: Place, planned: PlannedCell, deadly: frozenset[str], *first: Sequence[Lost] | None
+) -> tuple[Lost, ...]:
+    return _hand(place).do((_do_evaluation, planned, deadly), _joined(first))
+
+
+def _joined(first: Sequence[Sequence[Lost] | None]) -> list[Lost]:
+    return list(dict.fromkeys(lost for each in first for lost in each or ()))
+
+
+@lru_cache(maxsize=1)
+def _hand(place: Place) -> Hand:
+    """Return the process beside this worker, which keeps networks and images from task to task."""
+    return Hand(partial(_work, place))
 
 
 class _Silent:
@@ -518,30 +551,42 @@ class _Silent:
         pass
 
 
+def _work(place: Place, control: Control, task: tuple[Any, ...], lost: Sequence[Lost]) -> Sequence[Lost]:
+    do, planned, *more = task
+    runner = _prepared(place, planned, control)
+    runner.lost = lost
+    runner.leave_out({each.key for each in lost if each.kind == "set"})
+    found: Sequence[Lost] = do(runner, planned, *more)
+    return found
+
+
 @lru_cache(maxsize=1)
-def _runner(place: Place) -> Runner:
-    """Return the runner of this worker, which keeps networks and images from task to task."""
-    if current_thread() is main_thread():
-        # Ray raises SystemExit in whatever a method does then, which would be kept as a failure of its cell.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _runner(place: Place, control: Control) -> Runner:
     torch.set_num_threads(place.threads)
     os.chdir(place.folder)
     if place.shared_data is not None:
         os.environ["CROSSFIRE_DATA"] = place.shared_data
-    work = Work(RunPlan(name="ray", cells=()), place.data_folder, dict(place.weights_files))
-    device = torch.device(place.device)
+    work, parent = Work(RunPlan(name="ray", cells=()), place.data_folder, dict(place.weights_files)), os.getppid()
+
+    def check() -> None:
+        if os.getppid() != parent:
+            raise Abandoned
+        control.check_run()
+
     return Runner(
-        work, Store(place.store), device, place.batch, lambda: None, _Silent(), place.timeout, dict(place.before)
+        *(work, Store(place.store), torch.device(place.device), place.batch, check, _Silent(), place.timeout),
+        before=dict(place.before),
+        control=control,
     )
 
 
-def _prepared(place: Place, planned: PlannedCell) -> Runner:
-    """Return the runner of this worker for a cell.
+def _prepared(place: Place, planned: PlannedCell, control: Control) -> Runner:
+    """Return the runner of this process for a cell.
 
     Raises:
         UsageError: the code here is not that of the one who asks.
     """
-    runner, cell = _runner(place), planned.cell
+    runner, cell = _runner(place, control), planned.cell
     if changed(cell) is not None or cell_key(cell) != planned.key:
         raise UsageError(
             f"{platform.node()} has another version of the code, of a package behind it, or of a file that it reads; "
@@ -550,29 +595,32 @@ def _prepared(place: Place, planned: PlannedCell) -> Runner:
     return runner
 
 
-def _train(place: Place, planned: PlannedCell, attacked: bool) -> None:
-    runner, cell = _prepared(place, planned), planned.cell
+def _do_training(runner: Runner, planned: PlannedCell, attacked: bool) -> Sequence[Lost]:
+    cell = planned.cell
     try:
         list(runner.each([models_of(cell)[attacked]], lambda model: runner.train(model, cell.data)))
     except StoreError:
         raise
     except Exception:
-        return
+        return ()
+    return ()
 
 
-def _attack(place: Place, planned: PlannedCell, ref: AttackRef, deadly: frozenset[str], *_first: None) -> None:
-    runner = _prepared(place, planned)
+def _do_attack(runner: Runner, planned: PlannedCell, ref: AttackRef, deadly: frozenset[str]) -> Sequence[Lost]:
     runner.leave_out(deadly)
     try:
         with runner.store.writing():
-            runner.make_set(ref, planned)
+            runner.make_set_alone(ref, planned)
     except StoreError:
         raise
+    except Overtime as error:
+        return (Lost("set", attack_key(ref), str(error), late=True),)
     except (Busy, Exception):
-        return
+        return ()
+    return ()
 
 
-def _evaluate(place: Place, planned: PlannedCell, deadly: frozenset[str], *_first: None) -> None:
-    runner = _prepared(place, planned)
+def _do_evaluation(runner: Runner, planned: PlannedCell, deadly: frozenset[str]) -> Sequence[Lost]:
     runner.leave_out(deadly)
     list(runner.each([planned], runner.cell))
+    return ()

@@ -370,6 +370,16 @@ class Runner:
 
         self.work = unusable.checked(self.work, attempt)
 
+    def make_set_alone(self, ref: AttackRef, planned: PlannedCell) -> None:
+        """Make an adversarial set in no cell's time, but in as much of its own.
+
+        Raises:
+            Busy: another process still has a part of it in hand.
+            Overtime: it took longer than a cell may.
+        """
+        piece = Piece("set", attack_key(ref), self._limit, self._late)
+        self.control.within(piece, partial(self.make_set, ref, planned))
+
     def make_set(self, ref: AttackRef, planned: PlannedCell) -> None:
         """Make the chunks of an adversarial set that are missing; several processes make different ones.
 

@@ -1,0 +1,190 @@
+"""A process beside a worker in which methods run, so that the worker lives and is in time whatever these do.
+
+A method that never comes back, or that takes its process with it, is lost there alone: the worker ends the process
+where it is late, notes what it had in hand as lost, and goes on in another one. So nobody else has to know how long a
+piece may take, and no two clocks are compared.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import signal
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn
+
+from bench.ending import Control, Lost, how_it_ended
+from bench.shared import GRACE, Held, Shared
+from bench.types import Ending, MethodError, UsageError, text_of
+
+#: Does a task in the process, with what was lost of it before, and returns what it has lost now.
+Work = Callable[[Control, Any, Sequence[Lost]], Sequence[Lost]]
+# Seconds between two looks at a process that says nothing.
+_LOOK = 0.2
+
+
+class Abandoned(Ending):
+    """Nobody waits for the work of this process any more."""
+
+
+class Hand:
+    """The process; the next one where it is lost. It ends with this object, and with the process that made it.
+
+    Args:
+        work: what it does. Tasks go there and errors come back pickled.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._shared = Shared()
+        self._ours: Connection | None = None
+        self._child = 0
+
+    def do(self, task: Any, lost: Sequence[Lost] = ()) -> tuple[Lost, ...]:
+        """Do a task to its end, in as many processes as that takes, and return all that was lost of it.
+
+        Raises:
+            Exception: what the work raises.
+            MethodError: the process ended while it had nothing in hand.
+        """
+        found, killed = list(lost), Counter[Held | None]()
+        while True:
+            try:
+                what, said = self._attempt(task, found)
+            except BaseException:
+                self._end()
+                raise
+            if what == "done":
+                return tuple([*found, *said])
+            if what == "raised":
+                raise said
+            if (piece := self._lost(said, killed)) is not None:
+                found.append(piece)
+
+    def _attempt(self, task: Any, lost: Sequence[Lost]) -> tuple[str, Any]:
+        """Return what the process answers, or ``("ended", N)``: how it ended, ``None`` where it was late and killed."""
+        if self._ours is None:
+            self._ours = self._start()
+        # One that has ended since it last answered says so where it is asked after.
+        with suppress(OSError):
+            self._ours.send((task, tuple(lost)))
+        silent, late = False, (math.inf, math.inf)
+        while True:
+            if silent:
+                time.sleep(_LOOK)
+            elif self._ours.poll(_LOOK):
+                try:
+                    answer: tuple[str, Any] = self._ours.recv()
+                    return answer
+                except (EOFError, OSError):
+                    # A method may have closed its files, and go on.
+                    silent = True
+            found, status = os.waitpid(self._child, os.WNOHANG)
+            if found:
+                last: tuple[str, Any] = "ended", os.waitstatus_to_exitcode(status)
+                with suppress(EOFError, OSError):
+                    if not silent and self._ours.poll():
+                        last = self._ours.recv()
+                self._forget()
+                return last
+            now, due = time.monotonic(), self._shared.due
+            if now <= due:
+                late = math.inf, math.inf
+            elif due != late[0]:
+                # From when on it was seen to be late: this process may have stood still too.
+                late = due, now
+            elif now > late[1] + GRACE:
+                self._end()
+                return "ended", None
+
+    def _start(self) -> Connection:
+        self._shared.clear()
+        ours, theirs = Pipe()
+        parent = os.getpid()
+        with warnings.catch_warnings():
+            # That a copy of a process has none of its threads: it calls nothing that they serve.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            _live(theirs, ours, parent, self._shared, self._work)
+        self._child = child
+        theirs.close()
+        return ours
+
+    def _lost(self, ended: int | None, killed: Counter[Held | None]) -> Lost | None:
+        """Return the piece of work that is lost with a process; ``None`` where it may be tried once more."""
+        held = self._shared.read().held
+        if ended is None:
+            timed = next(each for each in reversed(held) if each.timed)
+            return Lost(timed.kind, timed.key, "took too long, and its process had to be killed", late=True)
+        last = held[-1] if held else None
+        killed[last] += 1
+        if ended == -signal.SIGKILL and killed[last] == 1:
+            # Somebody may have meant the process and not what it had in hand, or memory was short for once.
+            return None
+        if last is None:
+            raise MethodError(f"the process that does the work ended by itself ({how_it_ended(ended)})")
+        return Lost(last.kind, last.key, f"ended the process ({how_it_ended(ended)})")
+
+    def _end(self) -> None:
+        if self._ours is not None:
+            with suppress(OSError):
+                os.kill(self._child, signal.SIGKILL)
+                os.waitpid(self._child, 0)
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._ours is not None:
+            self._ours.close()
+        self._ours = None
+
+
+def end_with(parent: int) -> None:
+    """See to it, on Linux, that this process ends when its parent does, whatever it is at."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _live(theirs: Connection, ours: Connection, parent: int, shared: Shared, work: Work) -> NoReturn:
+    """Do what is asked for until nobody asks any more."""
+    code = 1
+    try:
+        end_with(parent)
+        ours.close()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        # What the worker keeps is the worker's: taken down here it would call what is not there.
+        gc.freeze()
+        control = Control(shared=shared)
+        control.watch(lambda: _serve(theirs, control, work))
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _serve(theirs: Connection, control: Control, work: Work) -> None:
+    while True:
+        try:
+            task, lost = theirs.recv()
+        except EOFError:
+            return
+        try:
+            theirs.send(("done", tuple(work(control, task, lost))))
+        except Abandoned:
+            return
+        except Exception as error:
+            # These are made of their text alone, so that they arrive.
+            theirs.send(("raised", error if isinstance(error, UsageError) else MethodError(text_of(error))))
