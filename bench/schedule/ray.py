@@ -163,7 +163,8 @@ def _follow(ours: Connection, leader: BaseProcess, runner: Runner, where: str) -
             what, said = ours.recv()
         except (EOFError, OSError):
             leader.join(1.0)
-            why = "its head was restarted or has ended" if limit == _SILENCE else "it ended while it was joined"
+            gone = "its head was restarted or has ended, or this machine has lost its part in it"
+            why = gone if limit == _SILENCE else "it ended while it was joined"
             raise ClusterError.of(f"the Ray cluster was lost: {why}") from None
         if what == "joined":
             limit = _SILENCE
@@ -231,8 +232,9 @@ def _lead(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ours.close()
-    # Ray's own threads print what becomes of a cluster.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    # Ray's own threads print what becomes of a cluster, and the last lines of its logs.
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     voice = _Voice(theirs)
     _log.handlers[:] = [voice]
 

@@ -14,6 +14,7 @@ import torch
 
 from bench import config
 from bench.cli import main
+from bench.ending import Control
 from bench.schedule.plan import cell_key, make
 from bench.store import Store
 from bench.types import UsageError
@@ -23,7 +24,7 @@ ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'cros
 
 # Each says by a file that it has begun, and waits until it is let go on. By then its machine has been killed.
 METHODS = '''
-import os, signal, time
+import ctypes, time
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -38,6 +39,11 @@ def pause(name):
     while not (HERE / f"go-{name}").exists():
         (HERE / f"at-{name}").touch()
         time.sleep(0.05)
+
+
+def begin(name):
+    with open(HERE / f"begun-{name}", "a") as file:
+        file.write("begun, ")
 
 
 @defense(kind="recipe")
@@ -59,8 +65,16 @@ def slow(target, x, y, threat, *, name: str = "attack"):
 
 @attack(norms=("linf",), passes="1 forward")
 def deadly(target, x, y, threat):
-    """Ends its process as a segmentation fault or the kernel does where memory runs out."""
-    os.kill(os.getpid(), signal.SIGKILL)
+    """Ends its process."""
+    begin("deadly")
+    ctypes.string_at(0)
+
+
+@attack(norms=("linf",), passes="1 forward")
+def endless(target, x, y, threat):
+    """Sleeps in C, with Python's lock."""
+    begin("endless")
+    ctypes.PyDLL(None).sleep(1000)
 '''
 # With suites, in which a set stands on another.
 CONFIG = """
@@ -105,6 +119,7 @@ from bench.schedule import ray
 ray._RETRIES = 1
 ray._HEAD = 5.0
 from bench.cli import main
+from bench.ending import Control
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -214,18 +229,36 @@ def test_machines_die_in_a_training_and_in_an_attack_and_nothing_is_lost_or_done
     assert small.outcome(tmp_path) == before
 
 
-def test_a_method_that_kills_its_process_fails_alone(cluster, tmp_path):
-    go(tmp_path, "training")
-    with started(configured(tmp_path, attack="deadly"), tmp_path / "store", cluster.address) as run:
+def test_what_kills_its_process_or_never_comes_back_fails_alone_in_one_attempt(cluster, tmp_path):
+    go(tmp_path, "training", "attack")
+    more = f'''
+[[attacks]]
+use = "{tmp_path}/mine.py:endless"
+eps = "0.1"
+access = ["static"]
+
+[[attacks]]
+use = "pgd"
+eps = "0.1"
+steps = 1
+access = ["static"]
+
+[run]
+timeout = "10s"
+'''
+    with started(configured(tmp_path, attack="deadly", more=more), tmp_path / "store", cluster.address) as run:
         said, _ = run.communicate(timeout=300)
     assert run.returncode == 3, said
-    results = Store(tmp_path / "store").results()
-    status = {(each.names.defense, each.names.attack): each for each in results}
-    failed = {name: each for name, each in status.items() if each.status == "failed"}
-    assert failed and all("deadly" in attack for _, attack in failed)
-    # The sets that go on from it go on from the one before, as they do after an attack that fails otherwise.
-    assert {attack for (_, attack), each in status.items() if each.status == "done"} == {"clean", "fgsm"}
-    assert all("Ray lost its task 2 times" in each.error.message for each in failed.values())
+    results = {(each.names.defense, each.names.attack): each for each in Store(tmp_path / "store").results()}
+    failed = {name: each.error.message for name, each in results.items() if each.status == "failed"}
+    of = {which: {why for (_, name), why in failed.items() if which in name} for which in ("deadly", "endless")}
+    assert of["deadly"] == {f"ended the process ({signal.strsignal(signal.SIGSEGV)})"}
+    assert of["endless"] == {"took longer than timeout = 10 s; the next run goes on from what is finished"}
+    # The sets that go on from them go on from the one before, as they do after an attack that fails otherwise.
+    done = {attack for (_, attack), each in results.items() if each.status == "done"}
+    assert done == {"clean", "fgsm", "pgd"} and all("deadly" in name or "endless" in name for _, name in failed)
+    for which in ("deadly", "endless"):
+        assert (tmp_path / f"begun-{which}").read_text() == "begun, ", "one attempt for all rows that need it"
 
 
 def test_the_head_restarts_and_the_run_ends_with_one_line_and_goes_on_elsewhere(cluster, tmp_path):
@@ -298,7 +331,8 @@ def test_a_machine_with_other_code_refuses(tmp_path, monkeypatch):
     work = make(config.load(configured(tmp_path)))
     place = executor.Place(tmp_path / "store", None, (), "cpu", None, None, torch.get_num_threads(), (), tmp_path, None)
     planned = work.plan.cells[-1]
-    executor._prepared(place, planned)
+    control = Control()
+    executor._prepared(place, planned, control)
     attack = planned.cell.attack
     for update in (
         {"attack": attack.model_copy(update={"attack": attack.attack.model_copy(update={"code_sha": "0"})})},
@@ -306,6 +340,6 @@ def test_a_machine_with_other_code_refuses(tmp_path, monkeypatch):
     ):
         cell = planned.cell.model_copy(update=update)
         with pytest.raises(UsageError, match="another version of the code"):
-            executor._prepared(place, planned.model_copy(update={"cell": cell, "key": cell_key(cell)}))
+            executor._prepared(place, planned.model_copy(update={"cell": cell, "key": cell_key(cell)}), control)
     with pytest.raises(UsageError, match="another version of the code"):
-        executor._prepared(place, planned.model_copy(update={"key": "0" * 64}))
+        executor._prepared(place, planned.model_copy(update={"key": "0" * 64}), control)
