@@ -24,6 +24,10 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _LARGEST, _VALUES, _FEWEST = 14 * 10**6, 8_000, 100
 #: Of one table: lines, attacks, and what its heat map shows of them.
 _LINES, _COLUMNS, _HEAT_LINES, _HEAT_COLUMNS = 300, 100, 40, 30
+#: Tables at most; and numbers, marks and letters of a section that a browser lays out within one frame. A section of no
+#: more is laid out when it comes near the window. A larger one would hold up scrolling for as long as that takes, so it
+#: is laid out while the page loads.
+_TABLES, _AT_ONCE = 200, 300
 #: Lines about a table that stand open, and those at most; marks of the scatter; results that a number opens to.
 _OPEN, _SAID, _MARKS, _KEYS = 20, 200, 80, 40
 #: Letters of a traceback, of which the end counts.
@@ -136,15 +140,16 @@ def _tables(board: Board, values: int) -> tuple[list[dict[str, Any]], list[str]]
     """Return the tables as far as there is room for so many numbers, and the titles of the others."""
     views: list[dict[str, Any]] = []
     without: list[str] = []
-    for number, table in enumerate(board.tables):
+    tables = board.tables[:_TABLES]
+    for number, table in enumerate(tables):
         # What a small table leaves of its share is for those after it.
-        found = _excerpt(table, values // (len(board.tables) - number))
+        found = _excerpt(table, values // (len(tables) - number))
         if found.lines:
             values -= len(found.columns) * len(found.lines)
             views.append(_table(table, found))
         else:
             without.append(table.title)
-    return views, without
+    return views, [*without, *(table.title for table in board.tables[_TABLES:])]
 
 
 def _excerpt(table: Table, values: int) -> _Excerpt:
@@ -178,6 +183,9 @@ def _table(table: Table, excerpt: _Excerpt) -> dict[str, Any]:
     attacked = [column for column in columns if column.group not in ("", "cost") and column.unit == "accuracy"]
     heat, heat_lines = attacked[:_HEAT_COLUMNS], lines[:_HEAT_LINES]
     whole = len(heat) == len(attacked) and len(heat_lines) == len(lines)
+    scatter = _scatter(table)
+    marked = len(scatter["marks"]) if scatter else 0
+    numbers = len(columns) * len(lines) + len(heat) * len(heat_lines) + marked + len(marks)
     return {
         "table": table,
         "columns": columns,
@@ -191,7 +199,8 @@ def _table(table: Table, excerpt: _Excerpt) -> dict[str, Any]:
         "rules": text.first(text.rules(part), _OPEN, "attacks with a rule"),
         "verdicts": _folded(table.verdicts),
         "notes": _folded(table.notes),
-        "scatter": _scatter(table),
+        "scatter": scatter,
+        "lazy": numbers <= _AT_ONCE,
     }
 
 

@@ -2,7 +2,8 @@
 
 The cells come in four shapes: many ``rows`` of few attacks, few rows of many attacks (``columns``), one attack under
 many ``budgets``, and many ``seeds``. Each verb and format runs as a process of its own, as a user's would, and is
-measured from outside. The figures go to ``results/perf``; exit code 1 if one is not what was promised.
+measured from outside. ``scroll`` is about the page in a browser (``tests/perf/scroll.py``). The figures go to
+``results/perf``; exit code 1 if one is not what was promised.
 """
 
 from __future__ import annotations
@@ -101,13 +102,22 @@ def measured(*words: str, torch: bool = False) -> tuple[float, float, int, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shapes", nargs="*", choices=[*SHAPES, []], help="default: all")
+    parser.add_argument("shapes", nargs="*", choices=[*SHAPES, "scroll", []], help="default: all")
     late: list[str] = []
-    for shape in parser.parse_args().shapes or SHAPES:
+    for shape in parser.parse_args().shapes or [*SHAPES, "scroll"]:
+        if shape == "scroll":
+            late += _scroll()
+            continue
         with tempfile.TemporaryDirectory() as folder:
             late += _shape(shape, Path(folder))
     print("\n".join(late) or "all as promised")
     return int(bool(late))
+
+
+def _scroll() -> list[str]:
+    from tests.perf.scroll import scroll
+
+    return scroll()
 
 
 def _shape(shape: str, folder: Path) -> list[str]:

@@ -182,3 +182,44 @@ def test_a_page_that_comes_out_too_large_shows_less(tmp_path, monkeypatch):
     assert len(text.encode()) <= len(whole) // 2
     assert 0 < len(details["cells"]) < 60
     assert f"the first {len(details['cells'])} of 60 lines" in text
+
+
+def elements_of_sections(text):
+    """The elements of each section of a page, apart for those that are laid out while it scrolls and while it loads."""
+    found = {"lazy": [], "": []}
+    for name, body in re.findall(r'<section(?: class="(lazy)")? data-dataset.*?>(.*?)</section>', text, re.S):
+        found[name].append(len(Page(body).tags))
+    return found
+
+
+def test_what_is_laid_out_while_the_page_scrolls_is_little_at_a_time(tmp_path):
+    clean = [True] * 8
+    cells = [
+        result(
+            f"defense-{i}",
+            clean=clean,
+            recipe=f"r{i}",
+            dataset=f"{rows} x {columns}",
+            attack_params={"steps": steps},
+            flags=("flagged",),
+        )
+        for rows, columns in ((3, 2), (9, 10), (10, 24))
+        for i in range(rows)
+        for steps in range(columns)
+    ]
+    text, _, _ = page_of(cells, tmp_path)
+    found = elements_of_sections(text)
+    assert len(found["lazy"]) == 2 and max(found["lazy"]) < 1_000
+    assert len(found[""]) == 1 and found[""][0] > 1_000, "a large one is laid out before anyone scrolls"
+    style = re.search(r"<style>(.*?)</style>", text, re.S)[1]
+    assert re.findall(r"([^{}]*)\{[^{}]*content-visibility[^{}]*\}", style) == ["\n.lazy "]
+    assert re.search(r"\.lazy \{[^}]*contain-intrinsic-size", style), "a section has a height before it is laid out"
+    assert set(re.findall(r"<td[^>]*>\s*<(\w+)", text)) == {"span"}, "a button costs twice as much"
+
+
+def test_of_very_many_tables_the_page_shows_the_first_and_names_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.report.html._TABLES", 3)
+    text, _, _ = page_of([result(clean=[True], dataset=f"data-{i}") for i in range(5)], tmp_path)
+    assert text.count("<section") == 3
+    left_out = re.search(r"Left out, csv, md and json have them: (.*?)\.</p>", text)[1]
+    assert re.findall(r"data-\d", left_out) == ["data-3", "data-4"]

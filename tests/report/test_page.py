@@ -121,6 +121,11 @@ def test_every_number_opens_to_its_cell(page):
         assert words in shown
     page.keyboard.press("Escape")
     assert not page.locator("dialog").is_visible()
+    for key in ("Enter", "Space"):
+        page.locator("tr[data-defense=standard] .num", has_text="98.6").focus()
+        page.keyboard.press(key)
+        assert "standard · " in page.locator("dialog").inner_text()
+        page.keyboard.press("Escape")
     page.locator(".num.failed").first.click()
     assert "pgd returned NaN for 3 of 8 images" in page.locator("dialog").inner_text()
 

@@ -129,5 +129,8 @@
     if (place) show(place.dataset);
     if (event.target === get("cell") || event.target.closest?.(".close")) get("cell").close();
   });
-  for (const mark of all(".mark")) mark.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); show(mark.dataset); } });
+  document.addEventListener("keydown", (event) => {
+    const place = event.target.closest?.("[data-keys]");
+    if (place && (event.key === "Enter" || event.key === " ")) { event.preventDefault(); show(place.dataset); }
+  });
 })();
