@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bench.cli import display
 from bench.cli.asides import said_in_one_line
+from bench.cli.spelling import require_options
 from bench.cli.streams import Guarded, guarded
 from bench.files import about
 from bench.registry import unknown
@@ -109,7 +110,9 @@ def _run(words: Sequence[str], streams: Guarded, began: float, before: Mapping[s
     if not words[0].startswith("-") and words[0] not in VERBS:
         raise UsageError(unknown("verb", words[0], VERBS))
     _require_folder()
-    args = _parser().parse_args(words)
+    parser, verbs = _parser()
+    require_options(words, verbs)
+    args = parser.parse_args(words)
     if args.verb not in _CONTROLLED:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -157,18 +160,20 @@ def _shown(args: argparse.Namespace) -> int:
         return int(args.main(args))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser of commands, and that of each verb."""
     parser = _Parser(
         prog="run_bench.py",
         description="Cross adversarial defenses with attacks. Without a verb: run the quick preset.",
         epilog="exit codes: 0 done, 1 regression found, 2 bad usage or a store that cannot be written, 3 some cells "
         "failed, differ or, of a plan, will fail, 130 interrupted, 143 terminated, 128 + N ended by signal N",
     )
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs: dict[str, argparse.ArgumentParser] = {}
+    added = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:
         module = importlib.import_module(f"bench.cli.{name}")
-        verb = verbs.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
+        verb = verbs[name] = added.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
         module.arguments(verb)
         display.arguments(verb)
         verb.set_defaults(main=module.main)
-    return parser
+    return parser, verbs

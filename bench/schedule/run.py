@@ -383,23 +383,35 @@ class Runner:
     def make_set(self, ref: AttackRef, planned: PlannedCell) -> None:
         """Make the chunks of an adversarial set that are missing; several processes make different ones.
 
+        Those of a suite that it goes on from are made first, from the last one that is whole; what cannot be made is
+        left out.
+
         Raises:
             Busy: another process still has one in hand.
         """
-        while (earlier := self._previous(ref)) is not None:
+        missing = [ref]
+        while (earlier := self._previous(missing[-1])) is not None and not self._is_whole(earlier):
+            missing.append(earlier)
+        for each in reversed(missing):
             try:
-                self.make_set(earlier, planned)
-                break
+                self._make_chunks(each, planned)
             except (Busy, StoreError):
                 raise
             except Exception as error:
-                if out_of_memory(error):
+                if each is ref or out_of_memory(error):
                     raise
-                self._failed.add(attack_key(earlier))
+                self._failed.add(attack_key(each))
+
+    def _is_whole(self, ref: AttackRef) -> bool:
+        folder = self.store.adversarial(attack_key(ref))
+        return all(files.is_regular(folder / _chunk_name(part)) for part in self.loaded.test(ref.data).chunks())
+
+    def _make_chunks(self, ref: AttackRef, planned: PlannedCell) -> None:
         busy, key, images = False, attack_key(ref), self.loaded.test(ref.data)
+        folder = self.store.adversarial(key)
         for group in images.groups():
             self._tell(str(planned.names), key, group.start, ref.data.n)
-            if not all(files.is_regular(self._chunk(ref, part)) for part in images.chunks(group)):
+            if not all(files.is_regular(folder / _chunk_name(part)) for part in images.chunks(group)):
                 try:
                     self._require_not_lost("set", key)
                     self.control.within(Piece("set", key), partial(self._craft, ref, group))
@@ -510,7 +522,8 @@ class Runner:
     def _previous(self, ref: AttackRef) -> AttackRef | None:
         """Return the set that one of a suite goes on from: that of the last attack before it that did not fail."""
         earlier = ref.previous
-        while earlier is not None and attack_key(earlier) in self._failed:
+        # The key of a set in a long suite takes as long as the suite.
+        while earlier is not None and self._failed and attack_key(earlier) in self._failed:
             earlier = earlier.previous
         return earlier
 
@@ -528,7 +541,11 @@ class Runner:
         return self.batch or auto_batch(ref.image_shape, self.device)
 
     def _chunk(self, ref: AttackRef, part: slice) -> Path:
-        return self.store.adversarial(attack_key(ref)) / f"{part.start:06d}-{part.stop:06d}.safetensors"
+        return self.store.adversarial(attack_key(ref)) / _chunk_name(part)
+
+
+def _chunk_name(part: slice) -> str:
+    return f"{part.start:06d}-{part.stop:06d}.safetensors"
 
 
 def log_failure(result: CellResult) -> bool:

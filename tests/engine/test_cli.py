@@ -23,7 +23,15 @@ ROOT = Path(__file__).resolve().parents[2]
         (["run", "--n", "0"], "--n 0"),
         (["run", "--n", "501"], "500 test images"),
         (["run", "--n", "many"], "invalid int value: 'many'"),
-        (["run", "--nn", "3"], "--nn"),
+        (["run", "--nn", "3"], "unknown option '--nn'; did you mean '--n'? (see run_bench.py run --help)"),
+        (["--nosuch"], "unknown option '--nosuch'"),
+        (["--quite", "run"], "unknown option '--quite'; did you mean '--quiet'? (see run_bench.py --help)"),
+        (["--stor=x"], "option '--stor' stands before its verb; right is: run_bench.py run … --stor …"),
+        (["--n", "5", "plan", "quick"], "option '--n' stands before its verb; right is: run_bench.py plan … --n …"),
+        (["gc", "--ye"], "required: PRESET"),
+        (["gc", "--yse"], "unknown option '--yse'; did you mean '--yes'?"),
+        (["compare", "--formt", "md"], "unknown option '--formt'; did you mean '--format'?"),
+        (["-x"], "unknown option '-x'"),
         (["run", "--device", "tpu"], "tpu"),
         (["run", "--executor", "slurm"], "slurm"),
         (["run", "--time-budget", "soon"], "no time such as 90s"),
@@ -40,6 +48,23 @@ def test_one_line_and_exit_code_2(words, says, capsys, tmp_path, monkeypatch):
     assert captured.out == ""
     assert says in captured.err and captured.err.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_option_that_no_verb_has_is_said_before_what_else_is_wrong(verb, capsys):
+    for words in ([verb, "--nosuch=1"], [verb, "x", "--nosuch", "-5"], ["--nosuch", verb]):
+        assert main(words) == 2
+        assert capsys.readouterr().err.startswith("error: unknown option '--nosuch'")
+
+
+def test_what_looks_like_an_option_may_be_a_value_or_come_after_two_dashes(capsys):
+    for words, says in (
+        (["run", "--n", "-5"], "--n -5"),
+        (["run", "--", "--nosuch"], "unknown preset '--nosuch'"),
+        (["run", "--only", "-a b", "--n", "-1"], "--n -1"),
+    ):
+        assert main(words) == 2
+        assert says in capsys.readouterr().err
 
 
 def test_cuda_where_there_is_none(capsys, tmp_path):

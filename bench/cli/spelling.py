@@ -1,0 +1,43 @@
+"""Words of a command that are no option of its verb, said before any other fault of it, with the nearest option."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+
+from bench.registry import unknown
+from bench.types import UsageError
+
+#: What an option takes as a value, or argparse as no option: numbers, a lone dash, anything with a blank.
+_VALUE = re.compile(r"-(\d+|\d*\.\d+)?|.*\s.*", re.DOTALL)
+
+
+def require_options(words: Sequence[str], verbs: Mapping[str, argparse.ArgumentParser]) -> None:
+    """Check that every word which looks like an option is one of the verb that comes first.
+
+    Args:
+        words: of the command.
+        verbs: the parser of each verb.
+
+    Raises:
+        UsageError: an option is none of the verb, or comes before it.
+    """
+    verb = words[0] if words[0] in verbs else None
+    own = {option for name in ([verb] if verb else verbs) for option in _options(verbs[name])}
+    for word in words:
+        if word == "--":
+            return
+        if not word.startswith("-") or _VALUE.fullmatch(word):
+            continue
+        name = word.partition("=")[0] if word.startswith("--") else word[:2]
+        if not any(option == name or (name.startswith("--") and option.startswith(name)) for option in own):
+            help_of = f"run_bench.py {verb}" if verb else "run_bench.py"
+            raise UsageError(f"{unknown('option', word.partition('=')[0], own)} (see {help_of} --help)")
+        if verb is None and name not in ("-h", "--help"):
+            meant = next((each for each in words if each in verbs), "run")
+            raise UsageError(f"option '{name}' stands before its verb; right is: run_bench.py {meant} … {name} …")
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings]
