@@ -6,16 +6,30 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from bench.types import AttackRef, Cell, DataRef, ModelRef, TrainRef, WeightsRef, jsonable, outcomes
+from bench.types import (
+    AttackRef,
+    Cell,
+    DataRef,
+    Earlier,
+    MethodRef,
+    ModelRef,
+    TrainRef,
+    WeightsRef,
+    jsonable,
+    outcomes,
+)
 
 # Part of every key: raise it when the way of measuring changes, so that old numbers are never mixed with new ones.
 EVALUATION_VERSION = 2
 TRAINING_VERSION = 2
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -33,18 +47,14 @@ _NAMES: dict[type[BaseModel], dict[str, Any]] = {
 }
 
 
-def _without(method: Mapping[str, bool]) -> dict[type[BaseModel], dict[str, Any]]:
+def _without(method: dict[str, Any]) -> dict[type[BaseModel], dict[str, Any]]:
     """Return what to leave out where of every method ``method`` is left out, and all that keys leave out."""
     recipe = {"recipe": method, "chosen_by": method}
     model = {"network": method, "weights": {**_WEIGHTS, **recipe}}
-    attack = {
-        "data": _NAME,
-        "model": model,
-        "step": method,
-        "attack": method,
-        "after": {"__all__": {"attack": method}},
-    }
-    return {AttackRef: attack, Cell: {"data": _NAME, "model": model, "step": method, "attack": attack}}
+    earlier = {"attack": method}
+    attack = {"data": _NAME, "model": model, "step": method, "attack": method, "after": {"__all__": earlier}}
+    cell = {"data": _NAME, "model": model, "step": method, "attack": attack}
+    return {DataRef: _NAME, ModelRef: model, MethodRef: method, Earlier: earlier, AttackRef: attack, Cell: cell}
 
 
 _NAMES_AND_CODE = _without({"code_sha": True})
@@ -95,11 +105,11 @@ def identity(value: BaseModel) -> dict[str, Any]:
 
 
 def question(value: Cell | AttackRef) -> str:
-    """Return what a cell or an adversarial set asks, whatever the code that answers, as JSON.
+    """Return what a cell or an adversarial set asks, whatever the code that answers, as canonical JSON.
 
     It is equal across edits of an attack, a recipe or a network, and wherever images and weights lie.
     """
-    return value.model_dump_json(exclude=_NAMES_AND_CODE[type(value)])
+    return Keys().question(value)
 
 
 def seed_of(value: Cell | AttackRef) -> str:
@@ -117,9 +127,15 @@ def training_key(model: ModelRef) -> str:
     return key_of(identity(model), version=TRAINING_VERSION)
 
 
-def version_of(key: str, cell: Cell) -> int | None:
-    """Return the version of the evaluation protocol that the key of a cell was made with; ``None`` if with none."""
-    if Keys().of(cell) == key:
+def version_of(key: str, cell: Cell, keys: Keys | None = None) -> int | None:
+    """Return the version of the evaluation protocol that the key of a cell was made with; ``None`` if with none.
+
+    Args:
+        key: that of a result.
+        cell: that of the same result.
+        keys: what makes the keys where many are asked for.
+    """
+    if (keys or Keys()).of(cell) == key:
         return EVALUATION_VERSION
     # The first protocol named images and weights in its keys.
     return 1 if key_of(jsonable(cell), version=1) == key else None
@@ -147,46 +163,71 @@ def unpack_bits(text: str, n: int) -> Sequence[bool]:
     return [bit == "1" for bit in bits[:n]]
 
 
+class Once(Generic[Given, Made]):
+    """A function of parts of many cells that is called once for each object.
+
+    Equal parts of one plan, or of one store, mostly are one object.
+    """
+
+    def __init__(self, make: Callable[[Given], Made]) -> None:
+        self._make = make
+        # By identity: to hash a part takes as long as to write it. It is kept, so that its number is not used again.
+        self._made: dict[int, tuple[Given, Made]] = {}
+
+    def __call__(self, part: Given) -> Made:
+        known = self._made.get(id(part))
+        if known is None:
+            known = self._made[id(part)] = part, self._make(part)
+        return known[1]
+
+
 class Keys:
     """Makes the keys of many cells: what they share is written out once."""
 
     def __init__(self) -> None:
-        # By identity: equal parts of one plan mostly are one object. It is kept, so that its number is not used again.
-        self._parts: dict[int, tuple[BaseModel, str]] = {}
+        self._identities = Once[BaseModel, str](lambda part: canonical_json(identity(part)))
+        self._questions = Once[BaseModel, str](
+            lambda part: canonical_json(part.model_dump(mode="json", exclude=_NAMES_AND_CODE.get(type(part))))
+        )
 
     def of(self, value: Cell | AttackRef) -> str:
         """Return what :func:`key_of` returns for the :func:`identity` of a cell or an adversarial set."""
-        return _sha256_of([[str(EVALUATION_VERSION).encode()], self._pieces(value)])
+        return _sha256_of([[str(EVALUATION_VERSION).encode()], _pieces(value, self._identities)])
 
     def text(self, value: Any) -> str:
         """Return the canonical JSON of a part of a cell."""
-        if isinstance(value, Cell | AttackRef):
-            return b"".join(self._pieces(value)).decode(errors="surrogatepass")
-        return self._part(value)
+        return _text(value, self._identities)
 
-    def _pieces(self, value: Cell | AttackRef) -> list[bytes]:
-        """Return the canonical JSON in pieces: of a long suite most is in one, which is not copied."""
-        if isinstance(value, AttackRef):
-            rest = ",".join([f'"{name}":{self._part(getattr(value, name))}' for name in _ATTACK_FIELDS]) + "}"
-            if not value.after:
-                return [_encoded(f"{{{rest}")]
-            return [b'{"after":[', _encoded(",".join(map(self._part, value.after))), _encoded(f"],{rest}")]
-        made = [b"null"] if value.attack is None else self._pieces(value.attack)
-        rest = ",".join([f'"{name}":{self._part(getattr(value, name))}' for name in _CELL_FIELDS])
-        return [f'{{"access":"{value.access}","attack":'.encode(), *made, _encoded(f",{rest}}}")]
+    def question(self, value: Cell | AttackRef) -> str:
+        """Return what :func:`question` returns."""
+        return _text(value, self._questions)
 
-    def _part(self, value: BaseModel | str | int | None) -> str:
-        if (known := self._parts.get(id(value))) is not None:
-            return known[1]
-        if value is None:
-            return "null"
-        if type(value) is int:
-            return str(value)
-        if not isinstance(value, BaseModel):
-            return canonical_json(value)
-        text = canonical_json(identity(value))
-        self._parts[id(value)] = value, text
-        return text
+
+def _text(value: Any, written: Once[BaseModel, str]) -> str:
+    if isinstance(value, Cell | AttackRef):
+        return b"".join(_pieces(value, written)).decode(errors="surrogatepass")
+    return _part(value, written)
+
+
+def _pieces(value: Cell | AttackRef, written: Once[BaseModel, str]) -> list[bytes]:
+    """Return the canonical JSON in pieces: of a long suite most is in one, which is not copied."""
+    if isinstance(value, AttackRef):
+        rest = ",".join([f'"{name}":{_part(getattr(value, name), written)}' for name in _ATTACK_FIELDS]) + "}"
+        if not value.after:
+            return [_encoded(f"{{{rest}")]
+        after = ",".join([_part(each, written) for each in value.after])
+        return [b'{"after":[', _encoded(after), _encoded(f"],{rest}")]
+    made = [b"null"] if value.attack is None else _pieces(value.attack, written)
+    rest = ",".join([f'"{name}":{_part(getattr(value, name), written)}' for name in _CELL_FIELDS])
+    return [f'{{"access":"{value.access}","attack":'.encode(), *made, _encoded(f",{rest}}}")]
+
+
+def _part(value: BaseModel | str | int | None, written: Once[BaseModel, str]) -> str:
+    if isinstance(value, BaseModel):
+        return written(value)
+    if value is None:
+        return "null"
+    return str(value) if type(value) is int else canonical_json(value)
 
 
 # In the order of canonical JSON. What stands before them is written out where they are used.

@@ -8,14 +8,27 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
 
 from bench.keys import sha256_hex
 from bench.stats import wilson
-from bench.types import CellResult, PlannedCell, outcomes, shortened
+from bench.types import (
+    CellResult,
+    DataRef,
+    Earlier,
+    MethodRef,
+    ModelRef,
+    PlannedCell,
+    Provenance,
+    Threat,
+    Time,
+    outcomes,
+    shortened,
+)
 
 #: Bytes of a file of recorded results; hosts of git repositories take no larger ones.
 MAX_RUN_FILE = 95 * 2**20
@@ -37,6 +50,11 @@ _FOREIGN = {
     b"\xff\xfe": "it is UTF-16, not UTF-8",
     b"\xfe\xff": "it is UTF-16, not UTF-8",
 }
+
+_TIME = TypeAdapter[str](Time)
+_ANY_TIME = "2000-01-01T00:00:00+00:00"
+_CELL_PARTS: Mapping[str, type[BaseModel]] = {"data": DataRef, "model": ModelRef, "step": MethodRef}
+_ATTACK_PARTS: Mapping[str, type[BaseModel]] = {**_CELL_PARTS, "attack": MethodRef, "threat": Threat}
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -78,12 +96,13 @@ def what_else(data: bytes) -> str:
     return next((f"; {kind}" for start, kind in _FOREIGN.items() if data.startswith(start)), "")
 
 
-def read_result(data: bytes | str, planned: PlannedCell | None = None) -> CellResult:
+def read_result(data: bytes | str, planned: PlannedCell | None = None, shared: SharedParts | None = None) -> CellResult:
     """Return the result in a line or file of JSON.
 
     With the planned cell that it belongs to, that one and its names are taken and no equal one is parsed, so that the
-    results of a plan share what its cells have in common. Where it was written before there was an accuracy under
-    attack, that follows from its outcomes, with its interval; where these are not kept either, it is ``None``.
+    results of a plan share what its cells have in common; others share what is in ``shared``. Where it was written
+    before there was an accuracy under attack, that follows from its outcomes, with its interval; where these are not
+    kept either, it is ``None``.
 
     Raises:
         ValueError: not a whole result: cut short, altered since it was written, of another schema, with a value that is
@@ -103,20 +122,72 @@ def read_result(data: bytes | str, planned: PlannedCell | None = None) -> CellRe
     if not isinstance(found, dict) or _count_keys(found) != _count_ends_of_keys(body):
         raise ValueError("the result is no object, or has a key twice")
     try:
-        return _result(found, body, planned)
+        return _result(found, body, planned, shared or SharedParts())
     except ValidationError as error:
         raise ValueError(_first_of(error)) from None
 
 
-def _result(found: dict[str, Any], body: bytes, planned: PlannedCell | None) -> CellResult:
+def _result(found: dict[str, Any], body: bytes, planned: PlannedCell | None, shared: SharedParts) -> CellResult:
     metrics = found.get("metrics")
     if isinstance(metrics, dict) and _UNDER_ATTACK not in body:
         metrics |= dict.fromkeys(("accuracy_under_attack", "ci_low", "ci_high"))
         result = CellResult.model_validate_json(json.dumps(found), strict=True)
         return _with_accuracy_under_attack(result)
-    if planned is None:
+    try:
+        return shared.result(found, planned)
+    except ValidationError:
+        # The text itself says best what is wrong, and where.
         return CellResult.model_validate_json(body, strict=True)
-    return CellResult.model_validate(found | {"cell": planned.cell, "names": planned.names})
+
+
+class SharedParts:
+    """Parts that many results have in common: each is validated once, and then is one object in all of them."""
+
+    def __init__(self) -> None:
+        # By their JSON, in which 1, 1.0 and true are not the same.
+        self._known: dict[tuple[type[BaseModel], bytes], BaseModel] = {}
+
+    def result(self, found: Mapping[str, Any], planned: PlannedCell | None) -> CellResult:
+        """Return an object of JSON as a result, with the cell and the names of a planned one where there is one.
+
+        Raises:
+            ValidationError: it is none; the places that it names are those in the parts.
+        """
+        lists = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
+        cell = self._cell(found.get("cell")) if planned is None else planned.cell
+        names = found.get("names") if planned is None else planned.names
+        parts = {"cell": cell, "names": names, "provenance": self._provenance(found.get("provenance"))}
+        return CellResult.model_validate({**found, **lists, **parts}, strict=True)
+
+    def _cell(self, found: Any) -> Any:
+        if not isinstance(found, dict):
+            return found
+        cell = self._with_parts(_CELL_PARTS, found)
+        if isinstance(attack := found.get("attack"), dict):
+            cell["attack"] = self._with_parts(_ATTACK_PARTS, attack)
+            if isinstance(after := attack.get("after"), list):
+                cell["attack"]["after"] = tuple(self._part(Earlier, each) for each in after)
+        return cell
+
+    def _with_parts(self, models: Mapping[str, type[BaseModel]], found: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._part(models[name], value) if name in models else value for name, value in found.items()}
+
+    def _part(self, model: type[BaseModel], value: Any) -> Any:
+        """Return a JSON object as a model; anything else is right, or wrong, as it is."""
+        if not isinstance(value, dict):
+            return value
+        text = to_json(value)
+        known = self._known.get((model, text))
+        if known is None:
+            known = self._known[model, text] = model.model_validate_json(text, strict=True)
+        return known
+
+    def _provenance(self, found: Any) -> Any:
+        """Return where a result was made, of which the time alone is its own."""
+        if not isinstance(found, dict) or "finished" not in found:
+            return found
+        finished = _TIME.validate_python(found["finished"], strict=True)
+        return self._part(Provenance, {**found, "finished": _ANY_TIME}).model_copy(update={"finished": finished})
 
 
 def _with_accuracy_under_attack(result: CellResult) -> CellResult:

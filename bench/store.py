@@ -30,7 +30,7 @@ from bench import cards, files, inventory
 from bench.files import Unreadable, write_atomically
 from bench.keys import canonical_json, sha256_hex
 from bench.lease import Leases
-from bench.reading import MAX_RESULT, read_result
+from bench.reading import MAX_RESULT, SharedParts, read_result
 from bench.seals import KnownFiles
 from bench.types import CellResult, PlannedCell, StoreError, UsageError, jsonable
 
@@ -63,6 +63,7 @@ class Store:
         self.root = root
         self.leases = Leases(root / "leases")
         self._trusting = trusting
+        self._shared = SharedParts()
 
     @cached_property
     def known(self) -> KnownFiles:
@@ -239,7 +240,7 @@ class Store:
     def _read(self, key: str, planned: PlannedCell | None) -> CellResult | None:
         path = self.cell_file(key)
         try:
-            result = read_result(files.read(path, MAX_RESULT), planned)
+            result = read_result(files.read(path, MAX_RESULT), planned, self._shared)
             if result.key != key:
                 raise ValueError(f"it is the result of {result.key}")
             return result

@@ -38,6 +38,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from bench.collection import no_collection
+
+    with no_collection():
+        return _compared(args)
+
+
+def _compared(args: argparse.Namespace) -> int:
     from bench.files import write_named
     from bench.report.changes import FORMATS
     from bench.report.compare import compare
@@ -45,11 +51,10 @@ def main(args: argparse.Namespace) -> int:
     from bench.types import UsageError
 
     display: Display = args.display
-    with no_collection():
-        with display.phase("reading the results"):
-            both = read_both(args.base, args.head)
-        with display.phase("comparing"):
-            comparison = compare(*both, args.min_effect, allow_lost=args.allow_lost)
+    with display.phase("reading the results"):
+        both = read_both(args.base, args.head)
+    with display.phase("comparing"):
+        comparison = compare(*both, args.min_effect, allow_lost=args.allow_lost)
     if not comparison.changes and not comparison.identical and not any(each.why for each in comparison.lost):
         raise UsageError(f"{comparison.base} and {comparison.head} have no cell in common: nothing to compare")
     with display.phase("writing the comparison"):

@@ -167,16 +167,17 @@ COSTS = (
 )
 
 
-def protocol(result: CellResult) -> str:
+def protocol(result: CellResult, keys: Keys) -> str:
     """Return the version of the evaluation protocol that a result's key was made with."""
-    return str(version_of(result.key, result.cell) or "unknown")
+    return str(version_of(result.key, result.cell, keys) or "unknown")
 
 
 def outdated(store: Store, plan: Iterable[PlannedCell]) -> int:
     """Return how many results in a store, besides those of a plan, were made with an older evaluation protocol."""
     planned = {store.cell_file(cell.key) for cell in plan}
     others = (store.get(key) for key in store.all_keys() if store.cell_file(key) not in planned)
-    versions = (version_of(r.key, r.cell) for r in others if r is not None)
+    keys = Keys()
+    versions = (version_of(r.key, r.cell, keys) for r in others if r is not None)
     return sum(version is not None and version < EVALUATION_VERSION for version in versions)
 
 
@@ -186,9 +187,10 @@ def newest(results: Iterable[CellResult]) -> dict[str, CellResult]:
     A failure gives way to a later answer on other weights from the file of the same name: the file was replaced.
     """
     found: dict[str, CellResult] = {}
+    keys = Keys()
     # Files of several machines may hold a cell twice, and what somebody made up another cell under its key.
     for result in {each.key: each for each in results}.values():
-        known = found.setdefault(asked := question(result.cell), result)
+        known = found.setdefault(asked := keys.question(result.cell), result)
         if (known.provenance.finished, known.key) < (result.provenance.finished, result.key):
             found[asked] = result
     broken = {asked for asked, result in found.items() if result.status == "failed" and _weights_files(result.cell)}
@@ -242,7 +244,7 @@ def build(results: Iterable[CellResult], asked: Iterable[Asked] = ()) -> Board:
     keys = Keys()
     for result in answers:
         cell, names = result.cell, result.names
-        protocols[result.key] = str(EVALUATION_VERSION) if keys.of(cell) == result.key else protocol(result)
+        protocols[result.key] = protocol(result, keys)
         made_by = (keys.text(cell.data), keys.text(cell.model.network), protocols[result.key])
         shelves[names.dataset, names.model][made_by].append(result)
     tables: list[Table] = []

@@ -9,6 +9,7 @@ from fractions import Fraction
 from statistics import geometric_mean
 from typing import Literal, NamedTuple
 
+from bench.keys import Keys
 from bench.report.board import protocol
 from bench.report.pairing import Pair, Renamed, pair
 from bench.report.parts import Changed, code_changes
@@ -153,8 +154,9 @@ def compare(base: Recorded, head: Recorded, min_effect: float = MIN_EFFECT, *, a
     others: list[Change] = []
     lost: list[Lost] = []
     once: list[Pair] = []
+    keys = Keys()
     for p in pairs:
-        failed, obstacle = _failures(p.old, p.new), _obstacle(p.old, p.new)
+        failed, obstacle = _failures(p.old, p.new), _obstacle(p.old, p.new, keys)
         if failed is not None:
             others.append(_change(p, "not comparable" if p.old.error else "regression", failed))
         elif obstacle is not None:
@@ -236,9 +238,9 @@ def _failed(side: str, r: CellResult) -> str:
     return f"{side} failed: {r.error.kind}: {r.error.message}".splitlines()[0] if r.error else ""
 
 
-def _obstacle(old: CellResult, new: CellResult) -> str | None:
+def _obstacle(old: CellResult, new: CellResult, keys: Keys) -> str | None:
     """Return why two answers to one question cannot be compared."""
-    if old.key != new.key and (versions := (protocol(old), protocol(new)))[0] != versions[1]:
+    if old.key != new.key and (versions := (protocol(old, keys), protocol(new, keys)))[0] != versions[1]:
         return f"protocol {versions[0]} against {versions[1]}"
     for side, r in (("base", old), ("head", new)):
         if not has_outcomes(r):

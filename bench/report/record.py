@@ -105,9 +105,10 @@ def parse(data: bytes, name: str) -> RunFile:
     lines = _lines(data)
     head = _head(next(lines), name)
     results: dict[str, CellResult] = {}
+    shared = reading.SharedParts()
     for number, line in enumerate(lines, start=2):
         try:
-            result = reading.read_result(line)
+            result = reading.read_result(line, shared=shared)
             if result.key in results:
                 raise ValueError("the key of a line before it")
         except ValueError as error:
