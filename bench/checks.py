@@ -14,9 +14,9 @@ from operator import and_
 from typing import NamedTuple
 
 from bench import registry
-from bench.keys import Keys
+from bench.keys import Keys, Once
 from bench.stats import mcnemar, wilson
-from bench.types import CellResult, UsageError, outcomes
+from bench.types import CellResult, MethodRef, Threat, UsageError, outcomes
 
 #: Flags that say that gradients or answers of a function mislead: no attack on it is to be trusted.
 MISLEADING = frozenset(
@@ -96,6 +96,7 @@ def across(results: Iterable[CellResult]) -> dict[str, tuple[str, ...]]:
     ``survives-any-eps``: accuracy does not fall to chance at a budget of half the pixel range or more.
     """
     found: dict[str, set[str]] = defaultdict(set)
+    threats = Once(Threat.model_dump_json)
     for cells in _by(results).values():
         survivors = [cell.robust for cell in cells if _is_huge(cell.result) and cell.result.cell.access != "static"]
         chance = 1 / cells[0].result.cell.data.num_classes
@@ -104,7 +105,8 @@ def across(results: Iterable[CellResult]) -> dict[str, tuple[str, ...]]:
                 found[cell.result.key].add("survives-any-eps")
         groups: dict[str, list[_Cell]] = defaultdict(list)
         for cell in cells:
-            groups[_threat(cell.result)].append(cell)
+            if (made := cell.result.cell.attack) is not None:
+                groups[threats(made.threat)].append(cell)
         for group in groups.values():
             for key, flag in _among(group):
                 found[key].add(flag)
@@ -169,17 +171,20 @@ def _significant(weaker: int, stronger: int) -> bool:
 
 def families(results: Iterable[CellResult]) -> Iterator[tuple[str, list[CellResult]]]:
     """Yield runs of one attack that differ in one measure of effort only: that measure, and they, the longest last."""
-    found: dict[tuple[str, str], dict[float, CellResult]] = defaultdict(dict)
+    namesakes: dict[tuple[str, int, str], list[tuple[MethodRef, CellResult]]] = defaultdict(list)
     for result in results:
-        if (made := result.cell.attack) is None:
-            continue
-        for effort in _EFFORTS:
-            if isinstance(length := made.attack.params.get(effort), int | float):
-                rest = made.attack.model_dump_json(exclude={"params": {effort}})
-                found[effort, f"{result.cell.access} {made.eot} {rest}"][float(length)] = result
-    for (effort, _), runs in found.items():
-        if len(runs) > 1:
-            yield effort, [runs[length] for length in sorted(runs)]
+        if (made := result.cell.attack) is not None:
+            namesakes[result.cell.access, made.eot, made.attack.name].append((made.attack, result))
+    # Most attacks are alone, and to write out all of them would take the most of the time.
+    for group in (group for group in namesakes.values() if len(group) > 1):
+        found: dict[tuple[str, str], dict[float, CellResult]] = defaultdict(dict)
+        for attack, result in group:
+            for effort in _EFFORTS:
+                if isinstance(length := attack.params.get(effort), int | float):
+                    found[effort, attack.model_dump_json(exclude={"params": {effort}})][float(length)] = result
+        for (effort, _), runs in found.items():
+            if len(runs) > 1:
+                yield effort, [runs[length] for length in sorted(runs)]
 
 
 def _is_huge(result: CellResult) -> bool:
@@ -199,11 +204,6 @@ def _by(results: Iterable[CellResult]) -> dict[str, list[_Cell]]:
         function = " ".join(keys.text(part) for part in (cell.data, cell.model, cell.step, cell.seed))
         cells[function].append(_Cell(result, clean & attacked, result.cell.data.n, needs(result)))
     return cells
-
-
-def _threat(result: CellResult) -> str:
-    assert result.cell.attack is not None
-    return result.cell.attack.threat.model_dump_json()
 
 
 def needs(result: CellResult) -> str:

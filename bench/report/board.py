@@ -18,11 +18,10 @@ from bench.report.rows import (
     NORMS,
     WORST_CASE,
     Row,
+    RowIds,
     Standing,
     Value,
     attack_ids,
-    base_id,
-    defense_id,
     narrow_attacks,
     threat_text,
 )
@@ -277,12 +276,12 @@ def _table(
     results: Sequence[CellResult], missing: Mapping[str, int], count: Count, *, protocol: str, alone: bool
 ) -> tuple[Table, dict[str, tuple[str, str]]]:
     """Return a table and the labels of its results, given how many cells of each defense are missing."""
-    ids = attack_ids(results)
+    ids, row_ids = attack_ids(results), RowIds()
     by_defense: dict[str, list[CellResult]] = defaultdict(list)
     by_attack: dict[tuple[str, str], list[CellResult]] = defaultdict(list)
     threats: dict[str, Threat] = {}
     for result in results:
-        by_defense[defense_id(result.cell)].append(result)
+        by_defense[row_ids.of(result.cell)].append(result)
         if result.cell.attack:
             threat = threat_text(result.cell.attack.threat)
             threats[threat] = result.cell.attack.threat
@@ -308,7 +307,7 @@ def _table(
     of = {each: Row.of(names[each], found, ids, attacks, threats, narrow) for each, found in by_defense.items()}
     steps = {each: found[0].cell for each, found in by_defense.items() if found[0].cell.step is not None}
     lost = {each: sum(missing.get(name, 0) for name in {r.names.defense for r in by_defense[each]}) for each in steps}
-    judge([Step(of[each], of.get(base_id(cell)), lost[each]) for each, cell in steps.items()], attacks)
+    judge([Step(of[each], of.get(row_ids.base(cell)), lost[each]) for each, cell in steps.items()], attacks)
     rows = list(of.values())
     rows.sort(key=lambda row: (*(-number for number in row.rank(RANKED)), row.name))
     first = results[0]

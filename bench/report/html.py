@@ -9,7 +9,10 @@ from math import log10
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
 from bench.files import write_into
+from bench.keys import Once
 from bench.report import text
 from bench.report.board import RANKED, Board, Column, Line, Table, build, first_columns
 from bench.report.rows import Standing, Value, threat_text
@@ -274,9 +277,10 @@ def _details(board: Board, results: Iterable[CellResult], pictures: Mapping[str,
     """Return results as data; what many cells share is kept once and named by its place in ``shared``."""
     shared: list[Any] = []
     places: dict[str, int] = {}
+    written = Once(BaseModel.model_dump_json)
 
     def place(kind: str, part: Any, body: Any) -> int:
-        name = kind + part.model_dump_json()
+        name = kind + written(part)
         if name not in places:
             places[name] = len(shared)
             shared.append(body if body is not None else jsonable(part))

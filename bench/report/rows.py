@@ -12,8 +12,9 @@ from typing import Literal
 
 from bench import registry
 from bench.checks import unsound
+from bench.keys import Once
 from bench.stats import paired_difference, spread, wilson
-from bench.types import Access, Cell, CellResult, DefenseCost, Threat, eps_text, outcomes
+from bench.types import Access, Cell, CellResult, DefenseCost, MethodRef, ModelRef, Threat, eps_text, outcomes
 from bench.verdicts import Verdict
 
 ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
@@ -87,14 +88,20 @@ def threat_text(threat: Threat) -> str:
     return f"{NORMS[threat.norm]} {eps_text(threat.eps) if threat.eps is not None else 'unbounded'}"
 
 
-def base_id(cell: Cell) -> str:
-    """Return the row of the classifier that a cell's defense stands on."""
-    return cell.model.model_dump_json(exclude=_SEED)
+class RowIds:
+    """What makes two cells one row: network, recipe, schedule and step, whatever the seed."""
 
+    def __init__(self) -> None:
+        self._models = Once[ModelRef, str](lambda model: model.model_dump_json(exclude=_SEED))
+        self._steps = Once(MethodRef.model_dump_json)
 
-def defense_id(cell: Cell) -> str:
-    """Return what makes two cells one row: network, recipe, schedule and step, whatever the seed."""
-    return base_id(cell) + (cell.step.model_dump_json() if cell.step else "")
+    def base(self, cell: Cell) -> str:
+        """Return the row of the classifier that a cell's defense stands on."""
+        return self._models(cell.model)
+
+    def of(self, cell: Cell) -> str:
+        """Return the row of a cell."""
+        return self.base(cell) + (self._steps(cell.step) if cell.step else "")
 
 
 def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
@@ -106,12 +113,14 @@ def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
     exact: dict[str, str] = {}
     loose: dict[str, str] = {}
     variants: dict[tuple[str, str, Access], set[str]] = defaultdict(set)
+    whole = Once(MethodRef.model_dump_json)
+    without_rule = Once[MethodRef, str](lambda attack: attack.model_dump_json(exclude={"params": {"rule"}}))
     for r in results:
         if (made := r.cell.attack) is None:
             continue
         source = made.model.model_dump_json(exclude=_SEED) if r.cell.access == "transfer" else ""
-        exact[r.key] = f"{made.attack.model_dump_json()} {made.eot} {source} {bool(made.after)}"
-        loose[r.key] = f"{r.names.attack} {made.attack.model_dump_json(exclude={'params': {'rule'}})} {source}"
+        exact[r.key] = f"{whole(made.attack)} {made.eot} {source} {bool(made.after)}"
+        loose[r.key] = f"{r.names.attack} {without_rule(made.attack)} {source}"
         variants[loose[r.key], threat_text(made.threat), r.cell.access].add(exact[r.key])
     split = {attack for (attack, _, _), found in variants.items() if len(found) > 1}
     return {key: exact[key] if attack in split else attack for key, attack in loose.items()}

@@ -104,7 +104,8 @@ def _groups(columns: Sequence[Column]) -> list[str]:
 
 def _cell(table: Table, line: Line, column: Column, marks: dict[str, str]) -> Text:
     value = line.values.get(column.id)
-    shown = _text(text.number(value, column, table.n))
+    number, letters = _words(table, line, column, marks)
+    shown = _text(number)
     if value is None:
         return shown
     best, second = table.best[column.id]
@@ -116,7 +117,13 @@ def _cell(table: Table, line: Line, column: Column, marks: dict[str, str]) -> Te
         shown.stylize("bold green")
     elif second is not None and value.number == second:
         shown.stylize("underline")
-    return shown.append(text.letters(value, marks).translate(_RAISED), style="yellow")
+    return shown.append(letters, style="yellow")
+
+
+def _words(table: Table, line: Line, column: Column, marks: dict[str, str]) -> tuple[str, str]:
+    """Return a number as text, and the letters of its marks."""
+    value = line.values.get(column.id)
+    return text.number(value, column, table.n), text.letters(value, marks).translate(_RAISED) if value else ""
 
 
 def _pages(table: Table, columns: Sequence[Column], marks: dict[str, str], width: int) -> Iterator[list[Column]]:
@@ -135,7 +142,7 @@ def _pages(table: Table, columns: Sequence[Column], marks: dict[str, str], width
 
 def _width(table: Table, column: Column, marks: dict[str, str]) -> int:
     heads = (*map(cell_len, text.pieces(column.label)), cell_len(column.group) if column.unit == "accuracy" else 0)
-    return _GUTTER + max(*heads, *(_cell(table, line, column, marks).cell_len for line in table.lines))
+    return _GUTTER + max(*heads, *(cell_len("".join(_words(table, line, column, marks))) for line in table.lines))
 
 
 def _text(content: str = "", *, style: str = "") -> Text:

@@ -29,7 +29,7 @@ from bench.report.figures._plot import (
     without_eps,
 )
 from bench.report.figures._tpap import STEP
-from bench.report.rows import Value, base_id
+from bench.report.rows import RowIds, Value
 from bench.types import Access
 
 _STEPS = 2
@@ -123,9 +123,10 @@ def _chosen(source: Source) -> Mapping[tuple[str, str], set[str]]:
     weights that carry another kind of step, too, or where no name is plainer.
     """
     places: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
+    ids = RowIds()
     for r in source.results:
         of = places.setdefault((r.names.dataset, r.names.model), {})
-        of[source.board.labels[r.key][0]] = base_id(r.cell), r.cell.step.name if r.cell.step else ""
+        of[source.board.labels[r.key][0]] = ids.base(r.cell), r.cell.step.name if r.cell.step else ""
     found: dict[tuple[str, str], set[str]] = {}
     for group, of in places.items():
         if len({kind for _, kind in of.values()} - {""}) < _STEPS:
