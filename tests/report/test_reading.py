@@ -13,7 +13,7 @@ import pytest
 from bench import files, reading
 from bench.cli import main
 from bench.keys import canonical_json, pack_bits, sha256_hex
-from bench.reading import read_result
+from bench.reading import SharedParts, read_result
 from bench.report import record, text
 from bench.report.board import build
 from bench.report.compare import compare
@@ -46,6 +46,40 @@ def changed(path, value):
 
 def test_what_is_not_changed_is_read():
     assert read_result(sealed(BODY)) == result(clean=[True, True, False, True], adversarial=[True, False, False, True])
+
+
+def test_results_that_share_parts_are_what_each_is_alone():
+    many = [
+        result(f"defense-{row}", clean=[True] * 4, recipe=f"recipe-{row}", step="jpeg", attack_params={"steps": steps})
+        for row in range(2)
+        for steps in range(1, 6)
+    ]
+    lines = [sealed(jsonable(r)) for r in many]
+    shared = SharedParts()
+    read = [read_result(line, shared=shared) for line in lines]
+    assert read == many == [read_result(line) for line in lines]
+    for part, count in (("data", 1), ("model", 2), ("step", 1)):
+        for cells in ([r.cell for r in read], [r.cell.attack for r in read]):
+            assert len({id(getattr(cell, part)) for cell in cells}) == count
+    assert len({id(r.cell.attack.attack) for r in read}) == 5
+
+
+def test_parts_that_are_equal_to_python_alone_are_not_shared():
+    shared = SharedParts()
+    given = [1, 1.0, True, "1", 0, 0.0, False, -0.0, None]
+    lines = [sealed(changed("cell.attack.attack.params", {"x": value})) for value in given]
+    read = [read_result(line, shared=shared).cell.attack.attack.params["x"] for line in lines]
+    assert list(map(repr, read)) == list(map(repr, given))
+
+
+def test_results_that_differ_in_their_time_alone_keep_it():
+    shared = SharedParts()
+    times = [f"2026-11-22T10:00:0{second}+00:00" for second in range(3)]
+    lines = [sealed(changed("provenance.finished", time)) for time in times]
+    made = [read_result(line, shared=shared).provenance for line in lines]
+    assert [each.finished for each in made] == times
+    assert len({id(each.packages) for each in made}) == 1
+    assert jsonable(made[0]) == BODY["provenance"] | {"finished": times[0]}
 
 
 HOSTILE = [

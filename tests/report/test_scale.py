@@ -3,8 +3,12 @@
 import pytest
 from PIL import Image
 
-from bench.report import figures
+from bench import keys
+from bench.keys import canonical_json
+from bench.report import figures, record
 from bench.report.board import build
+from bench.report.compare import compare
+from bench.report.record import serialise
 from bench.store import Store
 from tests.perf.report import SHAPES
 from tests.report.fabricate import outcomes, result
@@ -20,6 +24,29 @@ def test_tables_take_calls_in_proportion_to_the_results(shape):
         build(results)
         found.append(calls(build, results)[1])
     assert growth(found) < 2.5, found
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_comparing_writes_out_each_part_of_the_cells_once(shape, monkeypatch):
+    base, head = (
+        record.Recorded(day, record.parse(serialise(SHAPES[shape](120, 8, f"{day}T00:00:00+00:00")).encode(), day)[0])
+        for day in ("2026-11-22", "2026-11-23")
+    )
+    parts = _parts(base) + _parts(head)
+    written = []
+    monkeypatch.setattr(keys, "canonical_json", lambda value: written.append(0) or canonical_json(value))
+    compare(base, head)
+    # For the question that a cell asks, and for its key. Parts that are the same in both runs are two objects.
+    assert 1 <= len(written) / parts <= 2
+    assert parts < 120
+
+
+def _parts(run):
+    """Return how many parts the cells of a run are made of, equal ones counted once."""
+    cells = [r.cell for r in run.results]
+    found = [getattr(of, name) for cell in cells for of in (cell, cell.attack) for name in ("data", "model", "step")]
+    found += [part for cell in cells for part in (cell.attack.attack, cell.attack.threat)]
+    return len({repr(part) for part in found if part is not None})
 
 
 def test_figures_of_many_defenses_and_budgets_show_the_first_and_say_so(tmp_path):
