@@ -27,7 +27,9 @@ from bench.types import Ending
 
 T = TypeVar("T")
 
-_WHY = {0: "time budget used", 130: "interrupted", 143: "terminated"}
+_WHY = {0: "time budget used", 129: "the terminal was closed", 130: "interrupted", 143: "terminated"}
+#: Seconds in which one who sends a signal twice, as ``timeout`` does to a command and to its group, means one.
+ONCE = 0.05
 #: Seconds for which work that looks often is left to end by itself.
 PATIENCE = 1.0
 #: Seconds between two looks of the thread, and for which what was raised is left to do its work.
@@ -182,13 +184,13 @@ class Control:
     def watch(self, do: Callable[[], T]) -> T | None:
         """Return what ``do`` returns, or ``None`` where it was ended: :attr:`code` is then its exit code.
 
-        Ctrl-C and SIGTERM end it (exit codes 130 and 143), so does the deadline (0). Outside of the main thread, where
-        Python takes no signals, nobody is watched.
+        Ctrl-C, SIGTERM and the end of its terminal end it (exit codes 130, 143 and 129), so does the deadline (0).
+        Outside of the main thread, where Python takes no signals, nobody is watched.
         """
         if threading.current_thread() is not threading.main_thread():
             return do()
         self._base = sys._getframe()
-        before = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._asked) for number in signals()}
         if _SIGNAL is not None:
             before[_SIGNAL] = signal.signal(_SIGNAL, self._interrupt)
         self._left.clear()
@@ -252,7 +254,7 @@ class Control:
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if self.code is None:
             self._end(128 + number, time.monotonic())
-        elif self._shared is not None:
+        elif self._shared is not None or time.monotonic() < self._since + ONCE:
             return
         elif self._looked_after:
             # A second one does not wait.
@@ -266,6 +268,13 @@ class Control:
         if (late := self._late()) is not None and _may_be_left(frame, late[1], importing=isinstance(late[0], Stop)):
             self._raised = time.monotonic()
             raise late[0]
+
+
+def signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask this process to end; under ``nohup`` the end of its terminal is none."""
+    hangup = getattr(signal, "SIGHUP", None)
+    hears = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hears else ()))
 
 
 def why_of(code: int | None) -> str:

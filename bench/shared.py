@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 #: Seconds from the moment at which a process should end, or let go of a piece, to the moment at which it is killed.
-GRACE = 3.0
+GRACE = 2.5
 _NUMBER = struct.Struct("d")
-_DUE, _ENDING, _WHY, _CODE, _SLOT, _FIRST = 0, 8, 16, 24, 32, 40
+_COUNT = struct.Struct("Q")
+_DUE, _ENDING, _WHY, _CODE, _WRITTEN, _FIRST = 0, 8, 16, 24, 32, 40
 _ROOM = 2**16
 
 
@@ -30,15 +31,18 @@ class Held(NamedTuple):
 
 
 class Words(NamedTuple):
-    """The pieces in hand, the innermost last; ``(done, total)`` cells of the plan; where the log of the run is."""
+    """The pieces in hand, the innermost last; ``(done, total)`` cells of the plan; where the log of the run is; what is
+    shown of the work (:class:`bench.cli.display.State`).
+    """
 
     held: tuple[Held, ...] = ()
     counted: tuple[int, int] | None = None
     log: str | None = None
+    shown: dict[str, Any] | None = None
 
 
 class Shared:
-    """The memory. Numbers are written at one stroke, words into the slot that is not the current one."""
+    """The memory. Numbers are written at one stroke, words into one of two slots in turn, which are then counted."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _FIRST + 2 * _ROOM)
@@ -80,6 +84,11 @@ class Shared:
         self._words["log"] = path
         self._write()
 
+    def show(self, shown: dict[str, Any]) -> None:
+        """Note what is shown of the work; text and numbers of at most some ten thousand characters."""
+        self._words["shown"] = shown
+        self._write()
+
     # Read by either.
 
     @property
@@ -107,20 +116,30 @@ class Shared:
         return _whole(self._get(_CODE))
 
     def read(self) -> Words:
-        """Return the words. To be called once the process writes no more."""
-        at = _FIRST + _ROOM * self._memory[_SLOT]
-        length = int.from_bytes(self._memory[at : at + 4], "little")
-        words = json.loads(self._memory[at + 4 : at + 4 + length])
+        """Return the words, also while the process writes others."""
+        while True:
+            written = self._written
+            at = _FIRST + _ROOM * (written % 2)
+            length = int.from_bytes(self._memory[at : at + 4], "little")
+            text = self._memory[at + 4 : at + 4 + length]
+            # The slot is written to again only after the other one was counted.
+            if self._written == written:
+                break
+        words = json.loads(text)
         count = words.get("count")
         held = tuple(Held(*each) for each in words.get("held", ()))
-        return Words(held, None if count is None else (count[0], count[1]), words.get("log"))
+        return Words(held, None if count is None else (count[0], count[1]), words.get("log"), words.get("shown"))
+
+    @property
+    def _written(self) -> int:
+        return int(_COUNT.unpack_from(self._memory, _WRITTEN)[0])
 
     def _write(self) -> None:
         text = json.dumps(self._words).encode()
-        slot = 1 - self._memory[_SLOT]
-        at = _FIRST + _ROOM * slot
+        written = self._written + 1
+        at = _FIRST + _ROOM * (written % 2)
         self._memory[at : at + 4 + len(text)] = len(text).to_bytes(4, "little") + text
-        self._memory[_SLOT] = slot
+        _COUNT.pack_into(self._memory, _WRITTEN, written)
 
     def _get(self, at: int) -> float:
         return float(_NUMBER.unpack_from(self._memory, at)[0])

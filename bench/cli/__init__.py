@@ -8,17 +8,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from bench.cli import display
 from bench.cli.asides import said_in_one_line
 from bench.cli.spelling import require_options
 from bench.cli.streams import Guarded, guarded
+from bench.ending import Control, closing, signals
 from bench.files import about
 from bench.registry import unknown
+from bench.shared import Shared
 from bench.types import UsageError
 
 if TYPE_CHECKING:
@@ -32,25 +34,25 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-#: Verbs that run what others have written, so they are ended in time; the first two go on from what is finished.
-_CONTROLLED = ("run", "train", "plan", "figures")
-_RESUMING = _CONTROLLED[:2]
-_ENDS = (signal.SIGINT, signal.SIGTERM)
+#: Verbs of which the same command goes on from what is finished.
+_RESUMING = ("run", "train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 regression, 2 bad usage, 3 some cells failed.
 
     Args:
-        argv: the words of the command. By default those of this process: then it is its own, and a command that runs
-            methods does so in a process beside it (:mod:`bench.cli.supervisor`).
+        argv: the words of the command. By default those of this process: then it is its own, and the work is done in a
+            process beside it (:mod:`bench.cli.supervisor`).
     """
     alone = argv is None
     began = time.monotonic() - (_age() if alone else 0.0)
-    before = {number: signal.signal(number, _end_at_once) for number in _ENDS} if alone else {}
+    if alone:
+        for number in signals():
+            signal.signal(number, _end_at_once)
     with guarded() as streams, said_in_one_line():
         words = [*(sys.argv[1:] if argv is None else argv)] or ["run", "quick"]
-        return _said(streams, lambda: _run(words, streams, began, before))
+        return _said(streams, lambda: _run(words, streams, began, alone=alone))
 
 
 def _age() -> float:
@@ -73,7 +75,9 @@ def _said(streams: Guarded, do: Callable[[], int]) -> int:
     except SystemExit:  # The help was shown.
         if streams.failure() is None:
             raise
-    if (why := streams.failure()) is not None:
+        code = 0
+    # Who was ended by a signal, such as that its terminal is closed, has that code whatever was lost.
+    if (why := streams.failure()) is not None and code < 128:
         print(f"error: standard output cannot be written: {why}", file=sys.stderr)
         return 2
     return code
@@ -98,14 +102,14 @@ def _explained(do: Callable[[], int]) -> int:
         return 130
 
 
-def _run(words: Sequence[str], streams: Guarded, began: float, before: Mapping[signal.Signals, Any]) -> int:
+def _run(words: Sequence[str], streams: Guarded, began: float, *, alone: bool) -> int:
     """Run a command.
 
     Args:
         words: of the command.
         streams: to which it writes.
         began: when, on the monotonic clock.
-        before: the handlers of signals that Python had; nothing in a process that does other things too.
+        alone: this process does nothing else.
     """
     if not words[0].startswith("-") and words[0] not in VERBS:
         raise UsageError(unknown("verb", words[0], VERBS))
@@ -113,31 +117,26 @@ def _run(words: Sequence[str], streams: Guarded, began: float, before: Mapping[s
     parser, verbs = _parser()
     require_options(words, verbs)
     args = parser.parse_args(words)
-    if args.verb not in _CONTROLLED:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        return _shown(args)
-
     from bench.cli import supervisor
 
     budget: float | None = getattr(args, "time_budget", None)
     deadline = None if budget is None else began + budget
-    if before and hasattr(os, "fork"):
+    if alone and hasattr(os, "fork"):
 
         def work(charge: Charge) -> int:
             return _said(streams, lambda: _controlled(args, charge))
 
-        return supervisor.supervise(work, deadline, resumes=args.verb in _RESUMING)
+        shared = Shared()
+        relay = display.relay(args, shared)
+        return supervisor.supervise(work, shared, deadline, relay, resumes=args.verb in _RESUMING)
     return _controlled(args, supervisor.Charge(None, deadline))
 
 
 def _controlled(args: argparse.Namespace, charge: Charge) -> int:
     """Run a verb until it is done or must end."""
-    from bench.ending import Control, closing
-
     args.charge = charge
     args.control = control = Control(charge.deadline, charge.shared)
-    done: int | None = control.watch(lambda: _shown(args))
+    done: int | None = control.watch(lambda: _shown(args, charge.shared))
     if done is not None:
         return done
     assert control.code is not None
@@ -154,9 +153,9 @@ def _require_folder() -> None:
         raise UsageError("the current folder is not there any more: change to another one") from None
 
 
-def _shown(args: argparse.Namespace) -> int:
+def _shown(args: argparse.Namespace, shared: Shared | None) -> int:
     """Run a verb, and show what it does."""
-    with display.shown(args) as args.display:
+    with display.shown(args, shared) as args.display:
         return int(args.main(args))
 
 

@@ -1,23 +1,28 @@
 """What a command shows of its work, on standard error: bars on a terminal or in a notebook, and lines elsewhere.
 
-Lines go through ``logging``: one when a run begins, one a minute, one for each cell that fails, one at the end. They
-come from a thread of their own, so also while one piece of work, such as a long training, says nothing.
+Lines go through ``logging``: one when a run begins, one a minute, one for each cell that fails, one at the end. Those
+of the minute come from the process that watches over the work (:mod:`bench.cli.supervisor`), so also while code in C
+holds Python's lock or packages are loaded; where there is none, from a thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import TextIO
+from dataclasses import asdict, dataclass
+from typing import Any, Self, TextIO, cast
 
+from bench.cli.streams import InTime
 from bench.runlog import once
+from bench.shared import Shared
+from bench.types import shortened
 
 _log = logging.getLogger("crossfire")
 #: Seconds of silence after which a command says what it does, and between two lines of a long one.
@@ -25,6 +30,8 @@ PATIENCE = 2.0
 MINUTE = 60.0
 #: Seconds between two looks at what is in hand.
 LOOK = 0.25
+#: Characters of a name and of a note that another process is shown.
+_SHOWN = 500
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,12 +51,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def shown(args: argparse.Namespace) -> Iterator[Display]:
+def shown(args: argparse.Namespace, shared: Shared | None = None) -> Iterator[Display]:
     """Show what a command does inside the block, and what is logged meanwhile.
 
     The handler is the command's own: afterwards it is taken from the logger ``crossfire``, whose level is put back.
+
+    Args:
+        args: of the command.
+        shared: with a process that watches over this one and says its lines of the minute (:func:`relay`).
     """
-    display = _chosen(args)
+    display = _chosen(args, shared)
     level = _log.level
     if isinstance(display, Lines) and level == logging.NOTSET:
         _log.setLevel(logging.INFO)
@@ -61,11 +72,20 @@ def shown(args: argparse.Namespace) -> Iterator[Display]:
         _log.setLevel(level)
 
 
-def _chosen(args: argparse.Namespace) -> Display:
-    notebook, terminal = _in_notebook(), is_terminal(sys.stderr)
-    mode: str = "none" if args.quiet else args.progress or ("rich" if notebook or terminal else "plain")
+def relay(args: argparse.Namespace, shared: Shared) -> Relay | None:
+    """Return what says the lines of the minute of a process that works with these ``args``, if it has any."""
+    return Relay(shared) if _mode(args) == "plain" else None
+
+
+def _mode(args: argparse.Namespace) -> str:
+    bars = _in_notebook() or is_terminal(sys.stderr)
+    return "none" if args.quiet else args.progress or ("rich" if bars else "plain")
+
+
+def _chosen(args: argparse.Namespace, shared: Shared | None) -> Display:
+    notebook, terminal, mode = _in_notebook(), is_terminal(sys.stderr), _mode(args)
     if mode == "plain":
-        return Lines()
+        return Lines(shared=shared)
     if mode == "none":
         return Display(Messages(sys.stderr, stamped=not (notebook or terminal), level=logging.WARNING))
     from bench.cli.bars import Bars, Notebook
@@ -160,6 +180,37 @@ class Count:
         return f"{self.done} of {self.total} {self.unit}{failed}"
 
 
+@dataclass(frozen=True)
+class State:
+    """What a command does at a moment.
+
+    Attributes:
+        count: how much of a run is done; ``None`` outside of one.
+        piece: the piece of work in hand.
+        ends: when all is done, on the clock of the display, as far as that was said.
+        said: when a line was last said.
+        begun: when the work that is shown was begun; ``None`` where nothing is shown.
+    """
+
+    count: Count | None
+    piece: Piece | None
+    ends: float | None
+    said: float
+    begun: float | None
+
+    def packed(self) -> dict[str, Any]:
+        """Return plain data of bounded size, of which :meth:`unpacked` makes a state again."""
+        packed = asdict(self)
+        if self.piece is not None:
+            packed["piece"] |= {name: shortened(packed["piece"][name], _SHOWN) for name in ("what", "note")}
+        return packed
+
+    @classmethod
+    def unpacked(cls, packed: dict[str, Any]) -> Self:
+        count, piece = packed["count"], packed["piece"]
+        return cls(**{**packed, "count": count and Count(**count), "piece": piece and Piece(**piece)})
+
+
 class Display:
     """Keeps what a command does, and shows nothing of it; a :class:`bench.schedule.telling.Reporter`.
 
@@ -179,6 +230,7 @@ class Display:
     def cells(self, done: int, total: int, failed: int = 0) -> None:
         """Say how many pieces of the run are done, and how many of these failed."""
         self.count = Count(done, total, failed, "cells" if self.count is None else self.count.unit)
+        self._changed()
 
     def work(self, what: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
         """Say how far the piece of work in hand is, and in how many seconds all will be done, if known."""
@@ -187,6 +239,7 @@ class Display:
         self.piece = Piece(what, done, total, note, since)
         if left is not None:
             self._ends = now + left
+        self._changed()
 
     @property
     def left(self) -> float | None:
@@ -209,6 +262,7 @@ class Display:
         finally:
             self._note(f"{name}: {self.count}, in {duration(self._clock() - began)}")
             self.count = self.piece = self._ends = None
+            self._changed()
 
     @contextmanager
     def phase(self, what: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
@@ -224,6 +278,7 @@ class Display:
                 yield lambda done, name: self.work(what, done, total, name)
         finally:
             self.piece = outer
+            self._changed()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -249,6 +304,9 @@ class Display:
     def _note(self, text: str) -> None:
         pass
 
+    def _changed(self) -> None:
+        pass
+
 
 @contextmanager
 def ticking(look: Callable[[], None]) -> Iterator[None]:
@@ -270,11 +328,26 @@ def ticking(look: Callable[[], None]) -> Iterator[None]:
 
 
 class Lines(Display):
-    """Says in lines of the log what a command does."""
+    """Says in lines of the log what a command does.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(Messages(sys.stderr, stamped=True), clock)
+    Args:
+        clock: seconds, rising.
+        shared: with a process that says the lines of the minute.
+        stream: to which they are written; by default standard error.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        shared: Shared | None = None,
+        stream: TextIO | None = None,
+    ) -> None:
+        super().__init__(Messages(stream or sys.stderr, stamped=True), clock)
+        self._shared = shared
         self._last = clock()
+        self._begun: float | None = None
+        self._shown_what: object = None
+        self._shown_at = -math.inf
         self._is_named = False
         # Asked for now: a method may silence the loggers of its process while it runs.
         self._is_heard = _log.isEnabledFor(logging.INFO) or _log.level == logging.NOTSET
@@ -299,17 +372,73 @@ class Lines(Display):
     @contextmanager
     def _showing(self) -> Iterator[None]:
         self._is_named = self.count is not None
-        with ticking(self.look):
+        if self._shared is None:
+            with ticking(self.look):
+                yield
+            return
+        self._begun = self._clock()
+        self._changed()
+        try:
             yield
+        finally:
+            self._begun = None
+            self._changed()
 
     def _note(self, text: str) -> None:
         self._last = self._clock()
         self._say(text)
+        self._changed()
+
+    def _changed(self) -> None:
+        if self._shared is None:
+            return
+        # How far a piece is changes with every batch, and is looked at now and then.
+        now, what = self._clock(), (self.piece and self.piece.what, self.count, self._last, self._begun)
+        if what != self._shown_what or now >= self._shown_at + LOOK:
+            self._shown_what, self._shown_at = what, now
+            self._shared.show(State(self.count, self.piece, self._ends, self._last, self._begun).packed())
 
     def _say(self, text: str) -> None:
         _log.info("%s", text)
         if self._is_heard and not (_log.isEnabledFor(logging.INFO) and self.handler in _log.handlers):
             self.handler.handle(logging.LogRecord(_log.name, logging.INFO, __file__, 0, text, (), None))
+
+
+class Relay(Lines):
+    """Says the lines of the minute of another process, whatever holds that one up.
+
+    Args:
+        shared: memory in which it shows what it does.
+        clock: that of the other process.
+    """
+
+    def __init__(self, shared: Shared, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock, stream=cast(TextIO, InTime(2)))
+        self._other = shared
+        self._idle: Piece | None = Piece("starting", 0, None, "", clock())
+
+    def look(self) -> None:
+        packed = self._other.read().shown
+        if packed is None:
+            self._await("starting" if self.count is None else "starting again")
+        else:
+            self._take(State.unpacked(packed))
+        super().look()
+
+    def _take(self, state: State) -> None:
+        self._last = max(self._last, state.said)
+        if state.begun is None:
+            self._await("at work")
+            return
+        self.count, self.piece, self._ends, self._idle = state.count, state.piece, state.ends, None
+        if state.begun != self._begun:
+            self._begun, self._is_named = state.begun, state.count is not None
+
+    def _await(self, what: str) -> None:
+        """Take it that nothing is shown: what has been done is known from before."""
+        if self._idle is None or self._idle.what != what:
+            self._idle = Piece(what, 0, None, "", self._clock())
+        self.piece, self._ends, self._is_named = self._idle, None, True
 
 
 def _described(piece: Piece, now: float) -> str:

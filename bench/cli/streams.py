@@ -7,14 +7,20 @@ a full disk or a reader who has gone is found out, and said, when the command is
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO, cast
+from types import FrameType
+from typing import Any, NoReturn, TextIO, cast
 
 from bench.visible import visible
+
+#: Seconds for which a process that watches over another waits for a reader.
+READS = 0.3
 
 
 class Stream:
@@ -77,6 +83,49 @@ def _drop_what_waits(below: TextIO) -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, number)
             os.close(nowhere)
+
+
+class InTime(io.TextIOBase):
+    """A text stream into a file of this process by its number, which waits for no reader longer than a moment.
+
+    A line that nobody takes, as where a pipe is full, is dropped. To be used in the main thread.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def write(self, text: str) -> int:
+        self.write_as_it_is(visible(text, lines=True))
+        return len(text)
+
+    def write_as_it_is(self, text: str) -> None:
+        """Write text in which everything hidden was meant."""
+        data = text.encode(errors="backslashreplace")
+        with suppress(OSError, _NobodyReads), _within(READS):
+            while data:
+                # Of so much a pipe takes all or nothing.
+                data = data[os.write(self._number, data[:512]) :]
+
+
+class _NobodyReads(Exception):
+    pass
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Break off what waits longer, by the alarm of this process."""
+
+    def late(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise _NobodyReads
+
+    before = signal.signal(signal.SIGALRM, late)
+    # Again and again, for the first may come just before it waits.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 0.05)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Guarded:

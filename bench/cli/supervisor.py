@@ -25,7 +25,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from bench.ending import Lost, closing, how_it_ended
+from bench.cli.display import Relay
+from bench.cli.streams import InTime
+from bench.ending import ONCE, Lost, closing, how_it_ended, signals
 from bench.shared import GRACE, Held, Shared, Words
 
 #: Seconds after which a child has seen that this process was stopped, and stands still too.
@@ -41,7 +43,6 @@ _NAMES = {
     "network": "a network",
     "estimate": "the estimate of the time left",
 }
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass
@@ -58,17 +59,21 @@ class Charge:
     logs: list[Path] = field(default_factory=list)
 
 
-def supervise(work: Callable[[Charge], int], deadline: float | None, *, resumes: bool) -> int:
+def supervise(
+    work: Callable[[Charge], int], shared: Shared, deadline: float | None, relay: Relay | None, *, resumes: bool
+) -> int:
     """Do ``work`` in a child process, and in another where the first is lost; return the exit code.
 
     Args:
         work: does all of the command and returns its exit code.
+        shared: memory in which the child shows what it does.
         deadline: on the monotonic clock; when it has passed, the command ends with 0.
+        relay: says the lines of the minute.
         resumes: the same command goes on from what is finished, which is said where it ends before its time.
     """
-    supervisor, began = _Supervisor(Shared(), deadline, resumes), time.monotonic()
+    supervisor, began = _Supervisor(shared, deadline, relay, resumes), time.monotonic()
     adopts = _adopt()
-    with supervisor.signals():
+    with supervisor.handlers():
         while True:
             child = supervisor.start(work)
             ended = supervisor.wait(child)
@@ -81,9 +86,13 @@ def supervise(work: Callable[[Charge], int], deadline: float | None, *, resumes:
 
 
 class _Supervisor:
-    def __init__(self, shared: Shared, deadline: float | None, resumes: bool) -> None:
+    def __init__(self, shared: Shared, deadline: float | None, relay: Relay | None, resumes: bool) -> None:
         self.shared, self._deadline, self._resumes = shared, math.inf if deadline is None else deadline, resumes
         self.charge = Charge(shared, deadline)
+        self._relay = relay
+        self._signals = signals()
+        # Nobody who does not read may hold up the one who sees to it that all ends.
+        self._out, self._err = InTime(1), InTime(2)
         self._asked: list[int] = []
         self._asked_at, self._continued_at = math.inf, -math.inf
         self._killed_for: str | None = None
@@ -91,10 +100,10 @@ class _Supervisor:
         self._wake = os.pipe()
 
     @contextmanager
-    def signals(self) -> Iterator[None]:
+    def handlers(self) -> Iterator[None]:
         for end in self._wake:
             os.set_blocking(end, False)
-        handlers: dict[int, Callable[[int, FrameType | None], None]] = dict.fromkeys(_SIGNALS, self._note)
+        handlers: dict[int, Callable[[int, FrameType | None], None]] = dict.fromkeys(self._signals, self._note)
         handlers |= {signal.SIGCHLD: lambda *_: None, signal.SIGCONT: self._continue}
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         wakes = signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
@@ -108,8 +117,10 @@ class _Supervisor:
                 os.close(end)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self._asked.append(number)
-        self._asked_at = min(self._asked_at, time.monotonic())
+        now = time.monotonic()
+        if not self._asked or now > self._asked_at + ONCE:
+            self._asked.append(number)
+        self._asked_at = min(self._asked_at, now)
 
     def _continue(self, *_: object) -> None:
         self._continued_at = time.monotonic()
@@ -120,7 +131,7 @@ class _Supervisor:
         _flush()
         parent = os.getpid()
         # No signal may come between the fork and the handlers of the child.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
         child = os.fork()
         if child == 0:
             signal.set_wakeup_fd(-1)
@@ -128,7 +139,7 @@ class _Supervisor:
                 os.close(end)
             for number in (signal.SIGCHLD, signal.SIGCONT):
                 signal.signal(number, signal.SIG_DFL)
-            for number in _SIGNALS:
+            for number in self._signals:
                 signal.signal(number, lambda number, _: os._exit(128 + number))
             self._work(work, parent, blocked)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
@@ -171,6 +182,8 @@ class _Supervisor:
             else:
                 for why in self._late(late):
                     self._kill(child, why)
+            if self._relay is not None:
+                self._relay.look()
             select.select([self._wake[0]], [], [], _LOOK)
             with suppress(BlockingIOError):
                 os.read(self._wake[0], 4096)
@@ -205,9 +218,9 @@ class _Supervisor:
             return self.shared.code
         words, why = self.shared.read(), self._killed_for
         if (code := self._end()) is not None and (why is not None or ended < 0 or ended == code):
-            _restore_terminal()
+            self._restore_terminal()
             if self._resumes:
-                print(closing(code, words.counted), flush=True)
+                print(closing(code, words.counted), file=self._out)
             return code
         if words.log is not None:
             self.charge.logs.append(Path(words.log))
@@ -234,12 +247,8 @@ class _Supervisor:
             self._warn("the process that does the work was killed; another goes on from what is finished")
             return None
         if held is None:
-            _restore_terminal()
-            print(
-                f"error: the process that does the work ended by itself ({how_it_ended(ended)})",
-                file=sys.stderr,
-                flush=True,
-            )
+            self._restore_terminal()
+            print(f"error: the process that does the work ended by itself ({how_it_ended(ended)})", file=self._err)
             return 128 - ended if ended < 0 else ended or 1
         self._lose(held, f"ended the process ({how_it_ended(ended)})")
         return None
@@ -249,8 +258,13 @@ class _Supervisor:
         self._warn(f"{_NAMES[held.kind]} {why}; another process goes on with the rest")
 
     def _warn(self, text: str) -> None:
-        _restore_terminal()
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+        self._restore_terminal()
+        print(f"warning: {text}", file=self._err)
+
+    def _restore_terminal(self) -> None:
+        # Bars that nobody has taken down: clear their line, and show the cursor that they hid.
+        if sys.stderr.isatty():
+            self._err.write_as_it_is("\r\x1b[K\x1b[?25h")
 
 
 def _standard_error() -> tuple[int, int] | None:
@@ -302,13 +316,6 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-
-
-def _restore_terminal() -> None:
-    # Bars that nobody has taken down: clear their line, and show the cursor that they hid.
-    if sys.stderr.isatty():
-        _flush()
-        os.write(sys.stderr.fileno(), b"\r\x1b[K\x1b[?25h")
 
 
 def _stay_with(parent: int) -> None:

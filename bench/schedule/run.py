@@ -138,7 +138,8 @@ class Runner:
         cells = self.work.plan.cells
         results: dict[str, CellResult] = {}
         failed = 0
-        self.reporter.cells(0, len(cells))
+        known = set(self.done or ())
+        self.reporter.cells(len(known), len(cells))
         try:
             with self.log.warnings():
                 for result in self.each(cells, self.cell):
@@ -147,7 +148,7 @@ class Runner:
                     failed += result.status == "failed"
                     if self.store.name(self.store.cell_file(result.key)) not in self._said:
                         log_failure(result)
-                    self.reporter.cells(len(results), len(cells), failed)
+                    self.reporter.cells(len(known | results.keys()), len(cells), failed)
         finally:
             self.store.remember()
         return [results[planned.key] for planned in cells]

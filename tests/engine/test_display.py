@@ -18,6 +18,7 @@ from bench.cli.bars import Bars, Notebook
 from bench.cli.display import Display, Lines
 from bench.isolation import isolated
 from bench.runlog import RunLog
+from bench.shared import Shared
 from tests.engine import tiny
 
 LOG = logging.getLogger("crossfire")
@@ -128,6 +129,33 @@ def test_what_takes_a_moment_is_not_named_and_what_takes_longer_is(lines, caplog
             wait(lines, 60)
         assert "; checking weights (for" in caplog.messages[-1]
         assert lines.piece.what == "outer"
+
+
+def test_another_process_says_the_same_lines(lines, caplog):
+    """Also when the one that works holds its lock, ends, or shows nothing yet."""
+    shared = Shared()
+    made, relay = Lines(lines._clock, shared), display.Relay(shared, lines._clock)
+    relay._is_heard = False
+    wait(relay, 60)
+    assert caplog.messages == ["starting (for 1 min 0 s)"]
+    with made.run("quick", 84, "; store s"):
+        assert caplog.messages[1:] == ["quick: 84 cells; store s"]
+        made.cells(3, 84, 1)
+        made.work("train pgd-at " + "net" * 1000, 7, 20, "loss 0.412", left=300)
+        wait(relay, 60)
+        (said,) = caplog.messages[2:]
+        words = r"3 of 84 cells, 1 failed; train pgd-at net.* 35%, loss 0.412 \(for 1 min 0 s\); about 4 min left"
+        assert re.fullmatch(words, said) and len(said) < 700
+        with made.phase("checking weights"):
+            wait(relay, 60)
+            assert caplog.messages[-1].startswith("3 of 84 cells, 1 failed; checking weights (for 1 min 0 s); about ")
+        # The process is killed, and another one begins.
+        shared.clear()
+        wait(relay, 120)
+        assert caplog.messages[-2:] == [
+            "3 of 84 cells, 1 failed; starting again; time left not known yet",
+            "3 of 84 cells, 1 failed; starting again (for 2 min 0 s); time left not known yet",
+        ]
 
 
 def test_a_method_that_silences_all_loggers_does_not_silence_the_log(tmp_path, capsys, monkeypatch):

@@ -38,7 +38,7 @@ def cli(*words, shell="", env=None, **more):
 
 @pytest.mark.parametrize("verb", ["leaderboard", "leaderboard --json", "--help"])
 def test_a_full_disk_under_standard_output_is_one_line(verb, store):
-    where = () if verb == "--help" else ("--store", store.root)
+    where = () if verb == "--help" else ("--store", store.root, "--quiet")
     done = cli(*verb.split(), *where, shell=">/dev/full")
     assert done.stderr == b"error: standard output cannot be written: No space left on device\n"
     assert done.returncode == 2
@@ -54,7 +54,7 @@ def test_closed_streams_stop_nothing(tmp_path, shell, store):
 
 
 def test_a_reader_who_has_seen_enough_is_no_error(store):
-    done = cli("leaderboard", "--json", "--store", store.root, shell="| head -c 20")
+    done = cli("leaderboard", "--json", "--store", store.root, "--quiet", shell="| head -c 20")
     assert done.stdout == b'{"schema": 1,\n"table'[:20] and done.stderr == b""
 
 

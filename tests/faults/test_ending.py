@@ -3,19 +3,25 @@
 How soon is a matter for a stopwatch (``python -m tests.perf.ending``); here it is that it ends at all.
 """
 
+import contextlib
 import importlib
+import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from bench.cli import display
 from bench.ending import Control, Overtime, Piece, Stop
 from bench.isolation import isolated
+from bench.shared import Shared
 from bench.store import Store
 from tests.engine import tiny
 from tests.faults import child, hostile
@@ -60,17 +66,43 @@ def place(trained, tmp_path, monkeypatch):
     return tmp_path
 
 
-def start(folder, *more):
+def start(folder, *more, **surroundings):
     # The environment of the server from which it is forked is that of its own start.
-    return child.start(folder, words(folder, *more), _Environment(str(folder)), supervised=True)
+    return child.start(folder, words(folder, *more), _Surroundings(str(folder), **surroundings), supervised=True)
 
 
-class _Environment:
-    def __init__(self, folder):
-        self.folder = folder
+class _Surroundings:
+    """Where a command runs.
+
+    Args:
+        folder: that of the hostile methods.
+        minute: seconds of the minute of which each has a line.
+        full: the number of a stream that becomes a pipe without room, whose reader does not read; "disk" for standard
+            output on a full disk.
+        ignored: signals that are ignored from the beginning.
+    """
+
+    def __init__(self, folder, minute=None, full=None, ignored=()):
+        self.folder, self.minute, self.full, self.ignored = folder, minute, full, ignored
 
     def __call__(self):
         os.environ["HOSTILE"] = self.folder
+        if self.minute is not None:
+            display.MINUTE = self.minute
+        if self.full == "disk":
+            sys.stdout = open("/dev/full", "w")  # noqa: SIM115
+            os.dup2(sys.stdout.fileno(), 1)
+        elif self.full is not None:
+            self._reader, writer = os.pipe()
+            os.set_blocking(writer, False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(writer, b" " * 4096)
+            os.set_blocking(writer, True)
+            os.dup2(writer, self.full)
+            setattr(sys, ("stdout", "stderr")[self.full - 1], open(self.full, "w", closefd=False))  # noqa: SIM115
+        for number in self.ignored:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def end(process):
@@ -97,7 +129,7 @@ def outcomes(folder):
     [
         ("sleep", signal.SIGTERM, 143),
         ("swallow", signal.SIGINT, 130),
-        ("stopped", signal.SIGTERM, 143),
+        ("stopped", signal.SIGHUP, 129),
         ("blocked", "budget", 0),
     ],
 )
@@ -106,7 +138,9 @@ def test_a_run_ends_and_goes_on(place, how, way, code):
     process = start(place, *(("--time-budget", "6s") if way == "budget" else ()))
     if way != "budget":
         begun(place, process)
-        os.kill(process.pid, way)
+        for _ in range(2 if way == signal.SIGTERM else 1):
+            # As timeout does: to the command, and to its group.
+            os.kill(process.pid, way)
     assert end(process) == code, child.errors(place)
     assert f"3 of 4 {CLOSING}" in (place / "out").read_text()
     assert "Traceback" not in child.errors(place)
@@ -116,6 +150,76 @@ def test_a_run_ends_and_goes_on(place, how, way, code):
     (place / "calm").touch()
     assert end(start(place)) == 0, child.errors(place)
     assert len(outcomes(place)) == 4
+
+
+def hears(process):
+    """Wait until a command hears signals."""
+    heard = re.compile(r"SigCgt:\t(\w+)")
+    while process.is_alive():
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        if int(heard.search(status)[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says whether a process hears signals")
+@pytest.mark.parametrize("stream", [1, 2])
+@pytest.mark.parametrize(
+    ("words", "way", "code"),
+    [
+        (["list"], signal.SIGTERM, 143),
+        (["leaderboard", "--store", "{}/store", "--json"], signal.SIGINT, 130),
+        (["gc", "{}/these.toml", "--store", "{}/store"], signal.SIGHUP, 129),
+        (["run", "{}/these.toml", "--store", "{}/store", "--report", "{}/report", "--time-budget", "1s"], None, 0),
+    ],
+    ids=lambda each: each[0] if isinstance(each, list) else None,
+)
+def test_nobody_who_does_not_read_keeps_a_command(place, words, way, code, stream):
+    write(place)
+    here = [word.format(place) for word in words]
+    process = child.start(place, here, _Surroundings(str(place), full=stream), supervised=True)
+    if way is not None:
+        hears(process)
+        # So long that it has come to where it waits; where it has not, it has to end as well.
+        time.sleep(1)
+        if process.is_alive():
+            os.kill(process.pid, way)
+        elif stream == 2:
+            # It had nothing to say there.
+            code = 0
+    assert end(process) == code, child.errors(place)
+
+
+def test_under_nohup_the_end_of_the_terminal_ends_nothing(place):
+    """What ends it then has its exit code, though what is said of it cannot be written."""
+    write(place, attack("sleep"))
+    process = start(place, ignored=(signal.SIGHUP,), full="disk")
+    begun(place, process)
+    os.kill(process.pid, signal.SIGHUP)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGTERM)
+    assert end(process) == 143
+
+
+@pytest.mark.parametrize("how", ["gil", "stopped"])
+def test_a_line_a_minute_is_said_whatever_the_method_holds(place, how):
+    write(place, attack(how))
+    process = start(place, minute=0.5)
+    begun(place, process)
+    held = re.compile(r" 3 of 4 cells; \S+/hostile/white-box 0% \(for \d+ s\); time left not known yet$", re.MULTILINE)
+    while len(held.findall(child.errors(place))) < 3:
+        assert process.is_alive(), child.errors(place)
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGTERM)
+    assert end(process) == 143
+
+
+def test_a_line_a_minute_is_said_while_another_process_begins(place):
+    """The first one is killed with what it had in hand, and the next one loads for as long as the test wishes."""
+    write(place, attack("segmentation"))
+    process = start(place, minute=0.1)
+    assert end(process) == 3, child.errors(place)
+    assert " 3 of 4 cells; starting again" in child.errors(place)
 
 
 def test_a_second_ctrl_c_does_not_wait(place):
@@ -211,6 +315,26 @@ def test_who_kills_the_process_that_works_is_survived(place):
 
 
 # In one process.
+
+
+def test_words_are_read_whole_while_another_process_writes_them():
+    shared = Shared()
+
+    def writes():
+        for number in range(10**9):
+            shared.show({"number": number, "text": f"{number} " * (number % 300)})
+
+    writer = multiprocessing.get_context("fork").Process(target=writes)
+    writer.start()
+    try:
+        seen = set()
+        while len(seen) < 300:
+            shown = shared.read().shown or {"number": 0, "text": ""}
+            assert shown["text"] == f"{shown['number']} " * (shown["number"] % 300)
+            seen.add(shown["number"])
+    finally:
+        writer.kill()
+        writer.join()
 
 
 def test_code_that_never_looks_is_left_by_an_exception():
