@@ -1,8 +1,21 @@
 """The harness: it crosses defenses with attacks, measures, and reports. It names no attack and no defense."""
 
-from typing import Any
+import os
+import sys
 
-__all__ = ["load_results"]
+# Python looks on PYTHONPATH first: a json.py there would stand in for its own.
+sys.path.sort(key=lambda folder: folder not in (_home := os.path.dirname(os.__file__), f"{_home}/lib-dynload"))
+
+from typing import Any  # noqa: E402
+
+__all__ = ["load_results", "not_loaded"]
+
+
+def not_loaded(error: ImportError) -> str:
+    """Return the one line for a package that is not whole, for which there is no memory, or that another hides."""
+    what = f"{error.name or 'a package'}{f' ({error.path})' if error.path else ''}"
+    said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return f"{what} cannot be loaded: {said}; install it anew, and see that PYTHONPATH has no other file of its name"
 
 
 def __getattr__(name: str) -> Any:

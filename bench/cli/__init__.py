@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from bench import not_loaded
 from bench.cli import display
 from bench.cli.asides import said_in_one_line
 from bench.cli.spelling import require_options
@@ -88,6 +89,12 @@ def _explained(do: Callable[[], int]) -> int:
         return do()
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"error: {UsageError(not_loaded(error))}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("error: memory ran out; give the process more, or ask for fewer or smaller images", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # A reader of the pipe that --out names has seen enough.

@@ -16,13 +16,6 @@ from bench.types import StoreError
 from bench.visible import visible
 from tests.schedule import small
 
-ONE = (
-    small.CONFIG.replace("n = 140", "n = 24")
-    .replace("epochs = 2", "epochs = 1")
-    .partition('[[defenses]]\nuse = "tpap"')[0]
-    + '[[attacks]]\nuse = "fgsm"\neps = "0.1"\n'
-)
-
 
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch, tmp_path):
@@ -43,7 +36,7 @@ def test_a_path_of_any_bytes_works_for_every_file_and_folder(tmp_path, monkeypat
     folder.mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     config = folder / f"{folder.name}.toml"
-    config.write_text(ONE, encoding="utf-8")
+    config.write_text(small.ONE, encoding="utf-8")
     store, report = folder / folder.name, folder / "report"
     run = ["run", str(config), "--store", str(store), "--report", str(report), "--data", str(folder)]
     assert main(run) == 0
@@ -95,7 +88,7 @@ def test_a_user_without_a_home_lists_and_is_told_what_to_set(nobody, monkeypatch
     assert main(["list"]) == 0
     capsys.readouterr()
     config = tmp_path / "one.toml"
-    config.write_text(ONE)
+    config.write_text(small.ONE)
     plan = ["plan", str(config), "--store", str(tmp_path / "store")]
     assert main(plan) == 2
     assert error_of(capsys) == "error: this user has no home folder for the cache: set XDG_CACHE_HOME to a folder"
@@ -109,7 +102,7 @@ def test_a_cache_that_cannot_be_is_one_line(tmp_path, monkeypatch, capsys, kind)
     place = {"file": tmp_path / "file", "long": tmp_path / ("x" * 300)}[kind]
     monkeypatch.setenv("XDG_CACHE_HOME", str(place))
     config = tmp_path / "one.toml"
-    config.write_text(ONE)
+    config.write_text(small.ONE)
     assert main(["plan", str(config), "--store", str(tmp_path / "store")]) == 2
     assert error_of(capsys).startswith("error: the cache cannot be written: ")
 
@@ -190,11 +183,11 @@ def test_where_times_stand_still_nothing_is_remembered_as_whole(tmp_path, monkey
 
 def test_a_clock_that_jumps_at_every_look_changes_no_result(tmp_path, monkeypatch):
     (tmp_path / "calm").mkdir()
-    assert small.run(tmp_path / "calm", text=ONE) == 0
+    assert small.run(tmp_path / "calm", text=small.ONE) == 0
     now, jumps = time.time_ns, itertools.cycle((-(10**18), 10**18, 0, 10**15))
     monkeypatch.setattr(time, "time_ns", lambda: now() + next(jumps))
     monkeypatch.setattr(time, "time", lambda: time.time_ns() / 1e9)
-    assert small.run(tmp_path, text=ONE) == 0
+    assert small.run(tmp_path, text=small.ONE) == 0
     assert small.outcome(tmp_path) == small.outcome(tmp_path / "calm")
 
 
@@ -219,7 +212,7 @@ def full(target, x, y, threat):
 def test_what_a_method_cannot_write_is_its_own_failure(tmp_path, capsys, what):
     (tmp_path / "full.py").write_text(METHOD.replace("WHAT", what))
     text = (
-        ONE.replace('use = "fgsm"\neps', f'use = "{tmp_path}/full.py:full"\neps')
+        small.ONE.replace('use = "fgsm"\neps', f'use = "{tmp_path}/full.py:full"\neps')
         + '[[attacks]]\nuse = "fgsm"\neps = "0.1"\n'
     )
     assert small.run(tmp_path, text=text) == 3
