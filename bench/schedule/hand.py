@@ -48,8 +48,13 @@ class Hand:
         self._ours: Connection | None = None
         self._child = 0
 
-    def do(self, task: Any, lost: Sequence[Lost] = ()) -> tuple[Lost, ...]:
+    def do(self, task: Any, lost: Sequence[Lost] = (), whole: tuple[str, str] | None = None) -> tuple[Lost, ...]:
         """Do a task to its end, in as many processes as that takes, and return all that was lost of it.
+
+        Args:
+            task: to do.
+            lost: what was lost of it before.
+            whole: kind and key of the piece of work that is all of the task: once it is lost there is no more to do.
 
         Raises:
             Exception: what the work raises.
@@ -68,6 +73,8 @@ class Hand:
                 raise said
             if (piece := self._lost(said, killed)) is not None:
                 found.append(piece)
+                if (piece.kind, piece.key) == whole:
+                    return tuple(found)
 
     def _attempt(self, task: Any, lost: Sequence[Lost]) -> tuple[str, Any]:
         """Return what the process answers, or ``("ended", N)``: how it ended, ``None`` where it was late and killed."""

@@ -481,7 +481,7 @@ class _Lead:
         cause = _cause(error)
         message = _first_line(cause)
         if isinstance(cause, ray.exceptions.RayError):
-            message = f"Ray lost its task {_RETRIES + 1} times: {message}"
+            message = f"Ray lost its task, also when it was run again: {message}"
         failed = CellResult(
             key=planned.key,
             names=planned.names,
@@ -526,7 +526,7 @@ def _train(place: Place, planned: PlannedCell, attacked: bool) -> tuple[Lost, ..
 def _attack(
     place: Place, planned: PlannedCell, ref: AttackRef, deadly: frozenset[str], *first: Sequence[Lost] | None
 ) -> tuple[Lost, ...]:
-    return _hand(place).do((_do_attack, planned, ref, deadly), _joined(first))
+    return _hand(place).do((_do_attack, planned, ref, deadly), _joined(first), ("set", attack_key(ref)))
 
 
 def _evaluate(

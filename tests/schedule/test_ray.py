@@ -24,7 +24,7 @@ ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'cros
 
 # Each says by a file that it has begun, and waits until it is let go on. By then its machine has been killed.
 METHODS = '''
-import ctypes, time
+import ctypes, os, signal, time
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -68,6 +68,14 @@ def deadly(target, x, y, threat):
     """Ends its process."""
     begin("deadly")
     ctypes.string_at(0)
+
+
+@attack(norms=("linf",), passes="1 forward")
+def greedy(target, x, y, threat):
+    """Has its worker killed, as Ray kills one where memory runs short."""
+    begin("greedy")
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1000)
 
 
 @attack(norms=("linf",), passes="1 forward")
@@ -229,11 +237,20 @@ def test_machines_die_in_a_training_and_in_an_attack_and_nothing_is_lost_or_done
     assert small.outcome(tmp_path) == before
 
 
-def test_what_kills_its_process_or_never_comes_back_fails_alone_in_one_attempt(cluster, tmp_path):
+#: Attacks that do harm, and how often each is tried.
+HARMS = {"deadly": 1, "endless": 1, "greedy": 2}
+
+
+def test_what_kills_its_process_or_never_comes_back_fails_alone(cluster, tmp_path):
     go(tmp_path, "training", "attack")
     more = f'''
 [[attacks]]
 use = "{tmp_path}/mine.py:endless"
+eps = "0.1"
+access = ["static"]
+
+[[attacks]]
+use = "{tmp_path}/mine.py:greedy"
 eps = "0.1"
 access = ["static"]
 
@@ -251,14 +268,15 @@ timeout = "10s"
     assert run.returncode == 3, said
     results = {(each.names.defense, each.names.attack): each for each in Store(tmp_path / "store").results()}
     failed = {name: each.error.message for name, each in results.items() if each.status == "failed"}
-    of = {which: {why for (_, name), why in failed.items() if which in name} for which in ("deadly", "endless")}
+    of = {which: {why for (_, name), why in failed.items() if which in name} for which in HARMS}
     assert of["deadly"] == {f"ended the process ({signal.strsignal(signal.SIGSEGV)})"}
     assert of["endless"] == {"took longer than timeout = 10 s; the next run goes on from what is finished"}
+    assert all(why.startswith("Ray lost its task, also when it was run again: ") for why in of["greedy"])
     # The sets that go on from them go on from the one before, as they do after an attack that fails otherwise.
     done = {attack for (_, attack), each in results.items() if each.status == "done"}
-    assert done == {"clean", "fgsm", "pgd"} and all("deadly" in name or "endless" in name for _, name in failed)
-    for which in ("deadly", "endless"):
-        assert (tmp_path / f"begun-{which}").read_text() == "begun, ", "one attempt for all rows that need it"
+    assert done == {"clean", "fgsm", "pgd"} and len(failed) == 2 * len(HARMS)
+    for which, times in HARMS.items():
+        assert (tmp_path / f"begun-{which}").read_text() == times * "begun, ", "for all rows that need it"
 
 
 def test_the_head_restarts_and_the_run_ends_with_one_line_and_goes_on_elsewhere(cluster, tmp_path):
@@ -280,7 +298,7 @@ def test_the_head_restarts_and_the_run_ends_with_one_line_and_goes_on_elsewhere(
 
 def test_a_run_on_a_cluster_ends_when_asked_and_leaves_nothing(tmp_path):
     go(tmp_path, "training")
-    with started(configured(tmp_path), tmp_path / "store", "local") as run:
+    with started(configured(tmp_path), tmp_path / "store", "") as run:
         await_mark(run, tmp_path / "at-attack")
         groups = {os.getpgid(pid) for pid in descendants(run.pid)} - {os.getpgrp()}
         assert any(map(rays, groups))
