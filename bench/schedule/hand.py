@@ -21,12 +21,15 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
+from bench import shared
 from bench.ending import Control, Lost, how_it_ended
-from bench.shared import GRACE, Held, Shared
+from bench.shared import Held, Shared
 from bench.types import Ending, MethodError, UsageError, text_of
 
 #: Does a task in the process, with what was lost of it before, and returns what it has lost now.
 Work = Callable[[Control, Any, Sequence[Lost]], Sequence[Lost]]
+# As :data:`bench.shared.GRACE`, but for a second in which the failure gets from task to task and is recorded.
+GRACE = shared.GRACE - 1.0
 # Seconds between two looks at a process that says nothing.
 _LOOK = 0.2
 
@@ -165,7 +168,7 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
 
-def _live(theirs: Connection, ours: Connection, parent: int, shared: Shared, work: Work) -> NoReturn:
+def _live(theirs: Connection, ours: Connection, parent: int, shown: Shared, work: Work) -> NoReturn:
     """Do what is asked for until nobody asks any more."""
     code = 1
     try:
@@ -175,7 +178,7 @@ def _live(theirs: Connection, ours: Connection, parent: int, shared: Shared, wor
             signal.signal(number, signal.SIG_DFL)
         # What the worker keeps is the worker's: taken down here it would call what is not there.
         gc.freeze()
-        control = Control(shared=shared)
+        control = Control(shared=shown)
         control.watch(lambda: _serve(theirs, control, work))
         code = 0
     finally:
