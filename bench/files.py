@@ -166,7 +166,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; ``filename`` says where, whatever step failed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         _write_beside(beside, data)
@@ -275,13 +275,29 @@ def remove(path: Path) -> None:
         move_aside(path)
 
 
+def make_folders(path: Path) -> None:
+    """Make a folder and those above it, however many.
+
+    Raises:
+        OSError: one cannot be made, or something else is in its place.
+    """
+    # Not by parents=True, which calls itself once for each: a path of two thousand folders is too many for Python.
+    missing = []
+    for folder in (path, *path.parents):
+        if folder.is_dir():
+            break
+        missing.append(folder)
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+
+
 def make_folder(path: Path, root: Path) -> None:
     """Make a folder inside ``root``, and those between; what lies in their way is moved aside, with a warning.
 
     Raises:
         OSError: it cannot be made, or ``root`` is no folder.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    make_folders(root)
     for folder in [*reversed(path.relative_to(root).parents), path.relative_to(root)]:
         place = root / folder
         if not place.is_dir():
@@ -388,7 +404,7 @@ def _missing(path: Path) -> Path:
     """Return the file that is to be made: at the end of a link that leads nowhere yet, or in folders that are made."""
     if path.is_symlink():
         return Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     return path
 
 

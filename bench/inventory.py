@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 _log = logging.getLogger("crossfire")
 KEY = r"[0-9a-f]{64}"
-CHUNK = r"\d{6,}-\d{6,}\.safetensors"
+CHUNK = r"[0-9]{6,}-[0-9]{6,}\.safetensors"
 #: The names of the harness's own files below the root of a store, by what they are.
 FILES = {
     "result": rf"cells/{KEY}\.json",
@@ -27,8 +27,8 @@ FILES = {
     "failure": rf"train/{KEY}/failed\.json",
     "plan": r"plans/[A-Za-z0-9_.-]+/[0-9a-f]{16}\.json",
     # One that a process was just taking over, when it died, has a point before its name.
-    "lease": rf"leases/\.?(?:(?:cell|train|plan)-{KEY}|attack-{KEY}-\d{{6,}})(?:\.[0-9a-f]{{8}})?",
-    "run log": r"log/\d{8}T\d{6}\.\d{6}-[A-Za-z0-9.-]+-\d+\.jsonl",
+    "lease": rf"leases/\.?(?:(?:cell|train|plan)-{KEY}|attack-{KEY}-[0-9]{{6,}})(?:\.[0-9a-f]{{8}})?",
+    "run log": r"log/[0-9]{8}T[0-9]{6}\.[0-9]{6}-[A-Za-z0-9.-]+-[0-9]+\.jsonl",
     "known files": r"verified\.json",
 }
 #: Folders that stand in the root of a store.
@@ -38,8 +38,8 @@ _FILE = re.compile("|".join(f"(?P<k{number}>{name})" for number, name in enumera
 _FOLDER = re.compile(rf"{'|'.join(FOLDERS)}|(?:attack|train)/{KEY}|plans/[A-Za-z0-9_.-]+")
 _KEYED = re.compile(rf"(?:attack|train)/{KEY}")
 #: What a process that was killed while it wrote a file leaves beside it.
-_PART = re.compile(r"(?P<folder>(?:.*/)?)\.(?P<name>[^/]+?)(?:\.\d+)?\.[0-9a-f]{8}\.part")
-_PROBE = re.compile(r"\.probe\.\d+\.[0-9a-f]{8}\.part")
+_PART = re.compile(r"(?P<folder>(?:.*/)?)\.(?P<name>[^/]+?)(?:\.[0-9]+)?\.[0-9a-f]{8}\.part")
+_PROBE = re.compile(r"\.probe\.[0-9]+\.[0-9a-f]{8}\.part")
 #: What such leftovers are called among the kinds.
 LEFTOVER = "leftover"
 
@@ -93,6 +93,11 @@ def unfinished(name: str) -> str | None:
     part = _PART.fullmatch(name)
     match = part and _FILE.fullmatch(part["folder"] + part["name"])
     return _KINDS[int(match.lastgroup[1:])] if match and match.lastgroup else None
+
+
+def is_keyed(name: str) -> bool:
+    """Say whether a name below the root of a store is that of a training or an adversarial set."""
+    return _KEYED.fullmatch(name) is not None
 
 
 def entries(root: Path, *, shallow: bool = False) -> Iterator[Entry]:

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench.files import named
+from bench.files import make_folders, named
 from bench.types import Ending
 
 #: Seconds between two touches, and without any until a lease is void; file attributes of network file systems may be
@@ -121,7 +121,7 @@ class Leases:
         """
         path = self.folder / name
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folders(self.folder)
             text = self._take(path)
         except OSError as error:
             if error.errno in BROKEN_DISK:

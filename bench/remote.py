@@ -92,7 +92,7 @@ def _fetch(store: Store, place: _Place, here: set[str], at: Callable[[str], None
     names = list(_ordered(finished - here))
     total = sum(place.sizes[name] or 0 for name in names)
     with store.writing():
-        store.root.mkdir(parents=True, exist_ok=True)
+        files.make_folders(store.root)
     if total > (free := shutil.disk_usage(store.root).free):
         raise UsageError(f"{place.url} has {total:,} bytes that {store.root} lacks, and there is room for {free:,}")
     fetched = 0

@@ -76,6 +76,14 @@ class Store:
         except (FileNotFoundError, Unreadable):
             return None
 
+    def require_folder(self) -> None:
+        """Raises UsageError: something is in the place of the store that is no folder."""
+        if os.path.lexists(self.root) and not self.root.is_dir():
+            what = files.kind_of(self.root.lstat().st_mode)
+            raise UsageError(
+                f"the store {self.root} cannot be written: it is {what}, not a folder; choose another with --store"
+            )
+
     def check_writable(self) -> None:
         """Take what lies in the way of the store's own folders aside, with a warning.
 
@@ -83,13 +91,9 @@ class Store:
             UsageError: the root is no folder, or cannot be written to.
         """
         probe = self.root / f".probe.{os.getpid()}.{secrets.token_hex(4)}.part"
-        if os.path.lexists(self.root) and not self.root.is_dir():
-            what = files.kind_of(self.root.lstat().st_mode)
-            raise UsageError(
-                f"the store {self.root} cannot be written: it is {what}, not a folder; choose another with --store"
-            )
+        self.require_folder()
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            files.make_folders(self.root)
             probe.write_bytes(b"0")
             probe.unlink()
             for name in inventory.FOLDERS:
@@ -130,11 +134,15 @@ class Store:
             files.make_folder(folder, self.root)
 
     def warn_of_strangers(self) -> None:
-        """Say in one line for each folder what in it is not the harness's own; folders of single works are left out."""
+        """Say in one line for each folder what in it is not the harness's own; of all trainings, or sets, in one."""
         found = defaultdict(list)
-        for entry in inventory.entries(self.root, shallow=True):
-            if entry.kind is None or (entry.kind == "folder" and not entry.path.is_dir()):
-                found[entry.path.parent].append(entry.path.name)
+        for entry in inventory.entries(self.root):
+            if entry.kind is None or (entry.kind == "folder" and not (entry.is_folder or entry.path.is_dir())):
+                folder = entry.path.parent
+                # Of trainings and adversarial sets there are many: what is in all of them is one line.
+                if inventory.is_keyed(self.name(folder)):
+                    folder = folder.parent
+                found[folder].append(entry.path.relative_to(folder).as_posix())
         for folder, names in found.items():
             more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
             _log.warning("%s: not Crossfire's and left alone: %s%s", folder, ", ".join(names[:_NAMED]), more)
@@ -157,9 +165,12 @@ class Store:
             if where is None or not Path(where).is_relative_to(self.root):
                 raise
             raise StoreError(
-                f"the store {self.root} cannot be written: {error.strerror}; what is finished is kept, and the same "
-                "command goes on once it can"
+                f"the store {self.root} cannot be written: {error.strerror} ({self._below(where)}); what is finished "
+                "is kept, and the same command goes on once it can"
             ) from error
+
+    def _below(self, path: str) -> str:
+        return os.path.relpath(path, self.root)
 
     def training(self, key: str) -> Path:
         return self.root / "train" / _checked(key)

@@ -405,7 +405,7 @@ class _Training:
 
     def resume(self) -> None:
         path = self.folder / "state.safetensors"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        files.make_folders(self.folder)
         if files.is_regular(path):
             kept, words = training_state.read(path, self._largest_state())
             if words.get("identity") != self._identity():

@@ -28,7 +28,7 @@ from bench.data.decode import decode, is_grey
 from bench.data.memo import cache_folder, hashes, keep, recall, remember, stamp, unwritable
 from bench.data.room import require_room
 from bench.data.rows import Interpolation, Numbers, Pixels, Row, Rows, Source
-from bench.files import keeps_times, status
+from bench.files import keeps_times, make_folders, status
 from bench.keys import sha256_hex
 from bench.types import UsageError
 
@@ -171,7 +171,7 @@ def _make(
 ) -> None:
     beside = entry.with_name(f".{entry.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
-        beside.mkdir(parents=True)
+        make_folders(beside)
         _sweep(entry.parent)
         _write(beside, source, rows, channels, size, interpolation)
         try:

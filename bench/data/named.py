@@ -18,6 +18,7 @@ from typing import NamedTuple
 from bench.data import folders, official, parquet
 from bench.data.memo import cache_folder
 from bench.data.rows import Place
+from bench.files import make_folders
 from bench.types import UsageError
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -214,7 +215,7 @@ def _download(entry: NamedSet) -> str | None:
     target = cache_folder() / "data" / entry.name
     beside = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
-        beside.mkdir(parents=True)
+        make_folders(beside)
         with _connect_timeout():
             kept = _fetch(entry.torchvision, beside)
         kept.rename(target)

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench import files, inventory, planned
+from bench import cards, files, inventory, planned
 from bench.files import Unreadable
 from bench.inventory import LEFTOVER, Entry
 from bench.keys import Keys, training_key
@@ -72,8 +72,11 @@ def garbage(works: Iterable[Work], store: Store) -> Garbage:
     dead processes left behind.
 
     Raises:
-        UsageError: a run is at work on the store.
+        UsageError: a run is at work on the store, or it is no folder that can be looked into.
     """
+    store.require_folder()
+    if store.root.is_dir() and not _may_look(store.root):
+        raise UsageError(f"the store {store.root} cannot be looked into: permission denied; name another with --store")
     if (name := store.leases.at_work()) is not None:
         raise UsageError(f"a run is at work on {store.root} ({name}); wait until it has ended")
     needed = {store.name(path) for work in works for path in _needed(work, store)}
@@ -146,6 +149,8 @@ class _Sorter:
                 self._leave(entry, "not Crossfire's")
             elif not entry.is_folder:
                 self._sort_misplaced(entry)
+            elif not _may_look(entry.path):
+                self._leave(entry, "cannot be looked into: permission denied")
             elif rest and top in _IN_FOLDERS and entry.name not in self._needed:
                 self._folders[entry.name] = []
         elif not entry.is_file:
@@ -188,9 +193,9 @@ class _Sorter:
     def _sort_folder(self, name: str, inside: list[Entry]) -> None:
         """Sort the files of a training or an adversarial set that is not needed."""
         proven = {entry.name for entry in inside if _is_ours(entry)}
-        speaks = any(entry.name in proven and entry.size and entry.kind != LEFTOVER for entry in inside)
+        speak = {entry.kind for entry in inside if entry.name in proven and entry.size and entry.kind != LEFTOVER}
         for entry in inside:
-            if entry.kind == "weights" and speaks and _is_safetensors(entry.path):
+            if entry.kind == "weights" and speak and self._are_weights(entry, sealed="card" in speak):
                 proven.add(entry.name)
             if entry.name not in proven:
                 self._leave(entry, "damaged, or not Crossfire's")
@@ -199,6 +204,18 @@ class _Sorter:
         folder = self._store.root / name
         if own or not _has_anything(folder):
             self._drop(folder, _IN_FOLDERS[name.partition("/")[0]], own)
+
+    def _are_weights(self, entry: Entry, *, sealed: bool) -> bool:
+        """Say whether weights are those of a training: by the hash on its card, without one by being weights at all."""
+        card = cards.read(entry.path.parent) if sealed else None
+        try:
+            if card is not None:
+                sha, limit = card.get("weights_sha256", ""), cards.largest_weights(card)
+                return self._store.known.is_whole(entry.name, entry.path, sha, limit)
+            _metadata(entry.path)
+        except (OSError, ValueError):
+            return False
+        return True
 
     def _drop(self, path: Path, what: str, own: list[Entry]) -> None:
         size = sum(entry.size for entry in own)
@@ -244,15 +261,23 @@ def _is_begun(entry: Entry) -> bool:
     return b'{"'.startswith(head[:2])
 
 
-def _is_sealed(path: Path) -> bool:
-    unsealed(files.read(path, _LARGEST_DOCUMENT))
-    return True
+def _may_look(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK)
+
+
+def _is_result(path: Path) -> bool:
+    return {"key", "status", "cell"} <= unsealed(files.read(path, _LARGEST_DOCUMENT)).keys()
+
+
+def _is_failure(path: Path) -> bool:
+    return unsealed(files.read(path, _LARGEST_DOCUMENT)).keys() == {"message"}
 
 
 def _is_card(path: Path) -> bool:
     # Those of the first versions have no seal.
     card = document(files.read(path, _LARGEST_DOCUMENT))
-    return isinstance(card, dict) and {"training", "network", "weights_sha256"} <= card.keys()
+    parts = isinstance(card, dict) and (card.get("training"), card.get("network"))
+    return isinstance(parts, tuple) and all(isinstance(each, dict) for each in parts) and "weights_sha256" in card
 
 
 def _is_plan(path: Path) -> bool:
@@ -260,8 +285,8 @@ def _is_plan(path: Path) -> bool:
 
 
 def _is_log(path: Path) -> bool:
-    row = document(_first_line(path))
-    return isinstance(row, dict) and {"epoch", "loss", "learning_rate"} <= row.keys()
+    rows = [document(line) for line in files.read(path, cards.LARGEST).splitlines()]
+    return all(isinstance(row, dict) and {"epoch", "loss", "learning_rate"} <= row.keys() for row in rows)
 
 
 def _first_line(path: Path) -> bytes:
@@ -276,13 +301,6 @@ def _is_chunk(path: Path) -> bool:
 def _is_state(path: Path) -> bool:
     words = document(_metadata(path)["state"].encode())
     return isinstance(words, dict) and {"identity", "epoch", "sha256"} <= words.keys()
-
-
-def _is_safetensors(path: Path) -> bool:
-    with suppress(OSError, ValueError):
-        _metadata(path)
-        return True
-    return False
 
 
 def _metadata(path: Path) -> Mapping[str, str]:
@@ -300,13 +318,13 @@ def _are_records(path: Path) -> bool:
 
 
 _CHECKS: Mapping[str, Callable[[Path], bool]] = {
-    "result": _is_sealed,
+    "result": _is_result,
     "records": _are_records,
     "adversarial images": _is_chunk,
     "training state": _is_state,
     "training log": _is_log,
     "card": _is_card,
-    "failure": _is_sealed,
+    "failure": _is_failure,
     "plan": _is_plan,
     "lease": is_lease,
 }

@@ -1,6 +1,7 @@
 """What a user names is written: through links, into pipes and devices, and never in the place of what is no file."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -141,3 +142,18 @@ def test_a_pipe_carries_the_table_and_nothing_else(store, capfd):
     whole = capfd.readouterr().out
     assert main(["leaderboard", "--store", store, "--format", "csv"]) == 0
     assert whole == capfd.readouterr().out
+
+
+def test_more_folders_than_python_calls_are_made(tmp_path):
+    deep = tmp_path / "/".join("d" * 1500)
+    try:
+        assert files.write_named(deep / "table.md", b"x") and (deep / "table.md").read_bytes() == b"x"
+        assert main(["sync", str(tmp_path), "--store", str(deep / "s")]) == 0
+    finally:
+        # What removes folders calls itself for each.
+        for path in (deep / "table.md", deep / "s"):
+            path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+        for folder in (deep, *deep.parents):
+            if folder == tmp_path:
+                break
+            folder.rmdir()

@@ -9,6 +9,7 @@ from contextlib import chdir
 from functools import partial
 
 import pytest
+import torch
 
 from bench import files, training_state
 from bench.cards import is_trained
@@ -246,7 +247,7 @@ def test_a_store_that_is_no_folder_is_one_line(tmp_path, capsys, put):
     for words in verbs(tmp_path):
         code = main(words)
         said = capsys.readouterr().err
-        assert (code, len(said.splitlines())) in {(2, 1), (0, 0)}, (words, said)
+        assert (code, len(said.splitlines())) in ({(2, 1), (0, 0)} - ({(0, 0)} if words[0] == "gc" else set())), said
     assert look(tmp_path / "store") == before
 
 
@@ -325,6 +326,62 @@ def test_gc_deletes_what_killed_processes_left_of_files(copy):
             parts[-1].write_bytes(part)
     assert main(["gc", small.write(copy), "--store", str(store), "--yes"]) == 0
     assert not [part for part in parts if part.exists()]
+
+
+def strange_contents(store):
+    """Yield places of ours in which a stranger's words have the form of ours, or even a right seal."""
+    training = first(store, "train/*")
+    beside = store / "train" / sha256_hex("beside")
+    shutil.copytree(training, beside)
+    yield beside / "weights.safetensors", training_state.serialised({"thesis": torch.ones(2)})
+    yield store / "train" / sha256_hex("alone") / "weights.safetensors", training_state.serialised({})
+    row = b'{"epoch": 1, "loss": 2, "learning_rate": 3}\n'
+    yield store / "train" / sha256_hex("diary") / "log.jsonl", row + b"Dear diary,\n"
+    card = b'{"training": "football", "network": "television", "weights_sha256": ""}'
+    yield store / "train" / sha256_hex("card") / "card.json", card
+    contract = sealed({"contract": "of a house", "price": 3})
+    yield store / "train" / sha256_hex("failed") / "failed.json", contract
+    yield store / "cells" / f"{sha256_hex('contract')}.json", contract
+    # Digits of another script are none of ours.
+    yield store / "leases" / f"attack-{sha256_hex('x')}-\u0660\u0661\u0662\u0663\u0664\u0665", b""
+
+
+def test_gc_leaves_what_only_looks_like_ours(copy, capsys):
+    places = list(strange_contents(copy / "store"))
+    (copy / "store" / "leases").mkdir(exist_ok=True)
+    for path, data in places:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    assert main(["gc", less(copy), "--store", str(copy / "store"), "--yes"]) == 0
+    assert [path.read_bytes() for path, _ in places] == [data for _, data in places]
+    # The card that stood beside strange weights was ours.
+    assert [path.name for path in places[0][0].parent.iterdir()] == ["weights.safetensors"]
+    listed = capsys.readouterr().out
+    assert all(f"left: damaged, or not Crossfire's: {path}\n" in listed for path, _ in places[:-1])
+
+
+def test_gc_says_what_it_cannot_look_into(copy, capsys, monkeypatch):
+    """As for a user who is not root."""
+    refused = {copy / "store" / "cells", first(copy / "store", "train/*")}
+    words = ["gc", less(copy), "--store", str(copy / "store")]
+    monkeypatch.setattr(os, "access", lambda path, mode: path not in refused)
+    assert main(words) == 0
+    listed = capsys.readouterr().out
+    assert all(f"left: cannot be looked into: permission denied: {path}\n" in listed for path in refused)
+    refused.add(copy / "store")
+    assert main(words) == 2
+    assert f"the store {copy / 'store'} cannot be looked into: permission denied" in capsys.readouterr().err
+
+
+def test_strangers_in_trainings_and_sets_are_one_line_each(copy, caplog):
+    store = copy / "store"
+    for path in (*store.glob("train/*"), *store.glob("attack/*")):
+        photo(path / ".DS_Store")
+    Store(store).warn_of_strangers()
+    assert [text.partition(", ")[0] for text in caplog.messages] == [
+        f"{store / top}: not Crossfire's and left alone: {first(store, f'{top}/*').name}/.DS_Store"
+        for top in ("attack", "train")
+    ]
 
 
 def test_gc_removes_links_to_themselves_and_empty_folders_in_our_places(copy, capsys):
