@@ -218,7 +218,8 @@ def _check_depth(node: ast.expr, left: int) -> None:
 def _text(node: ast.expr) -> str:
     try:
         return shown(_Bare(ast.unparse(node)))
-    except RecursionError:
+    # So deep, or a number of so many digits, that Python does not write it.
+    except (RecursionError, ValueError):
         return "an expression"
 
 

@@ -38,6 +38,8 @@ DISTRIBUTIONS = {
 }
 #: A folder of data with more files than this is refused.
 MOST_FILES = 100_000
+#: Bytes of the largest file of data that is hashed, which takes some ten seconds.
+MOST_HASHED = 2**34
 
 _NO_FILES = ("/proc", "/sys", "/dev")
 _NOT_COUNTED = {*sys.stdlib_module_names, "bench", "numpy", "torch"}
@@ -303,6 +305,8 @@ def _sha_of_source(place: Path) -> str | None:
 
 def _sha_of(file: Path) -> str:
     about = file.stat()
+    if about.st_size > MOST_HASHED:
+        raise UsageError(f"{file}: a method reads this file, which has over {MOST_HASHED:,} bytes; name a part")
     return _sha_of_version(str(file.resolve()), about.st_size, about.st_mtime_ns)
 
 

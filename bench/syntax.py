@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.keys import sha256_hex
+from bench.types import shortened
 
 _REGISTERING = {"attack", "defense", "network"}
 _IMPORTING = {"import_module", "__import__"}
@@ -94,7 +95,7 @@ def parsed(source: bytes) -> ast.Module:
         return ast.parse(source)
     except SyntaxError as error:
         where = f"line {error.lineno}: " if error.lineno else ""
-        raise ValueError(f"{where}{error.msg}") from None
+        raise ValueError(f"{where}{shortened(error.msg, 200)}") from None
     # The parser gives up on brackets and operators in one another as if memory had run out.
     except (RecursionError, MemoryError):
         raise ValueError(_TOO_DEEP) from None

@@ -217,6 +217,7 @@ def test_bench_evaluates_no_text():
         ("'a' * 10**9", "'a' * 10 ** 9 is none"),
         ("1e999", "finite"),
         ("2**63", "64 bits"),
+        (f"0x{'f' * 100_000}", "an expression is no text, finite number of 64 bits"),
         ("1 / 0", "division by zero"),
         ("Fraction('1e99999999')", "between 1e-300 and 1e300"),
         ("Fraction(1, 0)", "Fraction"),
@@ -290,6 +291,7 @@ SOURCES = {
     "utf-16": "x = 1".encode("utf-16"),
     "latin-1 undeclared": "x = 'é'".encode("latin-1"),
     "unknown encoding": b"# coding: no-such\nx = 1",
+    "long encoding": b"# coding: " + b"a" * 5000 + b"\nx = 1",
     "too long": b"#" * (syntax.MOST_BYTES + 1),
 }
 
@@ -346,14 +348,18 @@ def test_a_file_of_ones_own_that_is_none_is_one_line(tmp_path, monkeypatch, name
         assert "no file" in line(registry.find, kind, f"{name}.py:f")
 
 
-def test_every_source_of_a_method_is_read_within_bounds(tmp_path):
+def test_every_source_of_a_method_is_read_within_bounds(tmp_path, caplog):
+    with (tmp_path / "vast.bin").open("wb") as file:
+        file.truncate(2**40)
     path = tmp_path / "mine.py"
     path.write_text(
         f"import {'a' * 300}\nimport os\nos.open('/dev/zero', 0), open('/proc/kmsg'), open('/proc/self/mem')\n"
+        "open('vast.bin')\n"
         f"import_module({'b' * 5000!r}), import_module('c\\0d'), import_module('')\n"
         "@attack(norms=('linf',), passes='', attacks=())\ndef f(t, x, y, h): ...\n".replace(", attacks=()", "")
     )
     assert registry.find("attack", f"{path}:f").ref({}).code_sha
+    assert "vast.bin: a method reads this file, which has over 17,179,869,184 bytes" in caplog.text
 
 
 def test_plan_ends_with_one_line_and_without_a_traceback(tmp_path):

@@ -61,7 +61,7 @@ def other_plan(folder):
 
 def test_gc_lists_and_deletes_what_no_plan_needs(done, capsys):
     store, before = ["--store", str(done / "store")], files(done)
-    (done / "store" / "cells" / f".{'0' * 64}.json.1.0123abcd.part").write_text("half")
+    (done / "store" / "cells" / f".{'0' * 64}.json.1.0123abcd.part").write_text('{"half')
     training_state.write(
         next((done / "store" / "train").iterdir()) / "state.safetensors", {}, {"identity": "", "epoch": 1}
     )
