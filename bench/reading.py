@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
+from bench.consistent import ROUND_OFF, contradiction
 from bench.keys import sha256_hex
 from bench.stats import wilson
 from bench.types import (
@@ -122,9 +123,12 @@ def read_result(data: bytes | str, planned: PlannedCell | None = None, shared: S
     if not isinstance(found, dict) or _count_keys(found) != _count_ends_of_keys(body):
         raise ValueError("the result is no object, or has a key twice")
     try:
-        return _result(found, body, planned, shared or SharedParts())
+        result = _result(found, body, planned, shared or SharedParts())
     except ValidationError as error:
         raise ValueError(_first_of(error)) from None
+    if (wrong := contradiction(result)) is not None:
+        raise ValueError(wrong)
+    return _with_interval(result)
 
 
 def _result(found: dict[str, Any], body: bytes, planned: PlannedCell | None, shared: SharedParts) -> CellResult:
@@ -198,6 +202,17 @@ def _with_accuracy_under_attack(result: CellResult) -> CellResult:
     share, low, high = wilson(outcomes(bits, metrics.n).bit_count(), metrics.n)
     update = {"accuracy_under_attack": share, "ci_low": low, "ci_high": high}
     return result.model_copy(update={"metrics": metrics.model_copy(update=update)})
+
+
+def _with_interval(result: CellResult) -> CellResult:
+    """Return a result whose interval is that of its accuracy, which is all that it can be."""
+    metrics = result.metrics
+    if metrics is None or metrics.accuracy_under_attack is None or metrics.ci_low is None or metrics.ci_high is None:
+        return result
+    _, low, high = wilson(round(metrics.accuracy_under_attack * metrics.n), metrics.n)
+    if abs(metrics.ci_low - low) <= ROUND_OFF and abs(metrics.ci_high - high) <= ROUND_OFF:
+        return result
+    return result.model_copy(update={"metrics": metrics.model_copy(update={"ci_low": low, "ci_high": high})})
 
 
 def _count_keys(value: dict[str, Any] | list[Any]) -> int:

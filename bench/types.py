@@ -599,7 +599,7 @@ def _require_outcomes(metrics: Metrics, cell: Cell, clean_bits: str | None, adve
     both = clean & attacked if clean is not None and attacked is not None else None
     for name, bits in (("clean_accuracy", clean), ("accuracy_under_attack", attacked), ("robust_accuracy", both)):
         said = getattr(metrics, name)
-        if bits is not None and said is not None and round(said * n) != bits.bit_count():
+        if bits is not None and said is not None and abs(said - bits.bit_count() / n) > _ROUND_OFF:
             raise ValueError(f"{name} = {said}, but {bits.bit_count()} of {n} outcomes are right")
 
 

@@ -226,7 +226,13 @@ def odd(draw):
     """Return a result that is valid and like none that was measured."""
     clean, attack = draw(shares), draw(st.none() | methods)
     attacked = st.lists(st.booleans(), min_size=len(clean), max_size=len(clean))
-    access = draw(st.sampled_from(("white-box", "static", "adaptive", "transfer")))
+    step = draw(st.none() | methods) or None
+    if attack is None:
+        access = "white-box" if step is None else "static"
+    else:
+        access = draw(
+            st.sampled_from(("white-box", "transfer") if step is None else ("static", "adaptive", "transfer"))
+        )
     made = result(
         draw(methods),
         attack,
@@ -235,7 +241,7 @@ def odd(draw):
         access=access,
         recipe=draw(methods),
         recipe_params=draw(params),
-        step=draw(st.none() | methods),
+        step=step,
         step_params=draw(params),
         attack_params=draw(params),
         norm=(norm := draw(st.sampled_from(("linf", "l2", "wasserstein", "flow")))),

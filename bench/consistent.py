@@ -1,0 +1,90 @@
+"""What a result says twice must agree, whatever its checksum: what it is called, what it was made of, what it measured.
+
+Each value may be within its bounds (``bench/types.py``) and the whole still a claim that no measurement makes: an
+adaptive attack that never saw the step, half an image that is right, pixels moved by more than there is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import chain
+
+from bench.types import Cell, CellResult, DataRef, Kind, MethodRef, Metrics, TrainRef
+
+#: Of accuracies and distances, some of which are means in single precision.
+ROUND_OFF = 1e-6
+
+
+def contradiction(result: CellResult) -> str | None:
+    """Return in which point a result contradicts itself; ``None`` where it does not."""
+    cell, metrics = result.cell, result.metrics
+    found = chain(_of_methods(cell), _of_access(cell), _of_images(cell.data))
+    if metrics is not None:
+        found = chain(found, _of_distances(metrics, cell.data), _of_shares(metrics, clean=cell.attack is None))
+    # Results of the first versions had the clean outcomes in both places.
+    if cell.attack is None and result.adversarial_bits not in (None, result.clean_bits):
+        found = chain(found, ["it is of clean images and has outcomes under attack"])
+    return next(found, None)
+
+
+def _of_methods(cell: Cell) -> Iterator[str]:
+    weights = cell.model.weights
+    placed: tuple[tuple[str, MethodRef | None, Kind], ...] = (
+        ("network", cell.model.network, "network"),
+        ("recipe", weights.recipe if isinstance(weights, TrainRef) else None, "recipe"),
+        ("step", cell.step, "test-time"),
+        ("attack", cell.attack.attack if cell.attack is not None else None, "attack"),
+    )
+    for what, method, kind in placed:
+        if method is not None and method.kind != kind:
+            yield f"its {what} is of kind {method.kind}, not {kind}"
+
+
+def _of_access(cell: Cell) -> Iterator[str]:
+    made, step, access = cell.attack, cell.step, cell.access
+    stepped = "a" if step is not None else "no"
+    if made is None:
+        if access != (usual := "white-box" if step is None else "static"):
+            yield f"it is of clean images with {stepped} test-time step and is called {access}, not {usual}"
+        return
+    if made.seed != cell.seed:
+        yield f"its attack has seed {made.seed}, the cell {cell.seed}"
+    if access == "transfer":
+        return
+    if (access == "white-box") != (step is None):
+        yield f"it is called {access} and has {stepped} test-time step"
+    if made.step != (step if access == "adaptive" else None):
+        yield f"it is called {access}, and its attack saw {'another' if access == 'adaptive' else 'a'} test-time step"
+    if made.model is not cell.model and made.model != cell.model:
+        yield f"it is called {access}, and its attack saw another network"
+
+
+def _of_images(data: DataRef) -> Iterator[str]:
+    if len(data.classes) not in (0, data.num_classes):
+        yield f"it names {len(data.classes)} of {data.num_classes} classes"
+    if (data.classes_present or 1) > min(data.num_classes, data.n):
+        yield f"{data.n} images cannot be of {data.classes_present} of {data.num_classes} classes"
+
+
+def _of_distances(metrics: Metrics, data: DataRef) -> Iterator[str]:
+    pixels = math.prod(data.image_shape)
+    if metrics.mean_linf > 1 + ROUND_OFF:
+        yield f"mean_linf = {metrics.mean_linf:g}, and pixels are in [0, 1]"
+    if metrics.mean_l2 > math.sqrt(pixels) * (1 + ROUND_OFF):
+        yield f"mean_l2 = {metrics.mean_l2:g}, and {pixels:,} pixels in [0, 1] are at most {math.sqrt(pixels):g} apart"
+    if metrics.mean_linf > metrics.mean_l2 * (1 + ROUND_OFF) + ROUND_OFF:
+        yield f"mean_linf = {metrics.mean_linf:g} is above mean_l2 = {metrics.mean_l2:g}"
+
+
+def _of_shares(metrics: Metrics, *, clean: bool) -> Iterator[str]:
+    n, attacked = metrics.n, metrics.accuracy_under_attack
+    shares = {"clean_accuracy": metrics.clean_accuracy, "robust_accuracy": metrics.robust_accuracy}
+    shares |= {"accuracy_under_attack": attacked} if attacked is not None else {}
+    for name, share in shares.items():
+        if abs(share - round(share * n) / n) > ROUND_OFF:
+            yield f"{name} = {share:g} is no share of {n} images"
+        if clean and abs(share - metrics.clean_accuracy) > ROUND_OFF:
+            yield f"it is of clean images, and {name} = {share:g} is not clean_accuracy = {metrics.clean_accuracy:g}"
+    if attacked is not None and metrics.robust_accuracy < metrics.clean_accuracy + attacked - 1 - ROUND_OFF:
+        yield "robust_accuracy is below what clean_accuracy and accuracy_under_attack have in common"
