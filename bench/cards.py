@@ -11,19 +11,22 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from bench import files
 from bench.files import Unreadable, write_atomically
 from bench.keys import canonical_json, training_key
 from bench.seals import sealed, unsealed
-from bench.types import ModelRef
+from bench.types import Count, ModelRef, Share, ShownWord
 
 _log = logging.getLogger("crossfire")
 #: Bytes of the largest card, which has a row of some 600 bytes for each epoch, and of the word of why one failed.
 LARGEST, _LARGEST_FAILURE = 64 * 2**20, 2**20
+
+
+Epoch = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 class Row(BaseModel):
@@ -32,28 +35,28 @@ class Row(BaseModel):
     some.
     """
 
-    epoch: int | None = None
+    epoch: Epoch = 0
     loss: float | None = None
-    train_accuracy: float | None = None
+    train_accuracy: Share | None = None
     learning_rate: float | None = None
     seconds: float | None = None
     flops: float | None = None
     forwards: float | None = None
     backwards: float | None = None
-    train: dict[str, float] = {}
-    test: dict[str, float] = {}
-    holdout: dict[str, float] = {}
+    train: dict[ShownWord, Share] = {}
+    test: dict[ShownWord, Share] = {}
+    holdout: dict[ShownWord, Share] = {}
 
 
 class _Card(BaseModel):
     """What readers of a card rely on, where it is there: cards of older versions lack some of it."""
 
     weights_sha256: str = ""
-    weights_bytes: int = 0
-    params: int = 0
+    weights_bytes: Count = 0
+    params: Count = 0
     training: dict[str, Any] = {}
     network: dict[str, Any] = {}
-    images_per_epoch: int = 0
+    images_per_epoch: Count = 0
     passes_per_example: tuple[float, float] | None = None
     seconds_per_epoch: float | None = None
     flops_per_epoch: float | None = None
@@ -90,7 +93,7 @@ def parse(data: bytes, key: str | None = None) -> dict[str, Any]:
     card = unsealed(data)
     try:
         # What was read is returned, not what validation makes of it, which lacks the words that nobody relies on.
-        _Card.model_validate(card)
+        _Card.model_validate_json(data, strict=True)
         of = _key_of(card)
     except ValidationError as error:
         raise ValueError(f"{'.'.join(map(str, error.errors()[0]['loc']))} is not what a card says") from None

@@ -121,6 +121,9 @@ def _run(words: Sequence[str], streams: Guarded, began: float, *, alone: bool) -
     if not words[0].startswith("-") and words[0] not in VERBS:
         raise UsageError(unknown("verb", words[0], VERBS))
     _require_folder()
+    # argparse takes the second for a word in one place and for nothing in another.
+    if words.count("--") > 1:
+        raise UsageError("'--' is given twice; a file of that name is ./--")
     parser, verbs = _parser()
     require_options(words, verbs)
     args = parser.parse_args(words)

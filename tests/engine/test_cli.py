@@ -156,3 +156,9 @@ def test_every_verb_has_help(capsys):
             main([verb, "--help"])
         assert ended.value.code == 0
     assert "--time-budget" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["compare", "a.json", "--", "--"], ["sync", "--", "--"], ["plan", "--", "--"]])
+def test_two_dashes_twice_are_one_line(words, capsys):
+    assert main(words) == 2
+    assert capsys.readouterr().err == "error: '--' is given twice; a file of that name is ./--\n"
