@@ -50,6 +50,8 @@ _KINDS = tuple(
     )
 )
 _FOLDERS = ("attack", "train", "records", "cells")
+#: What is left of an address whose path stood in a variable that is not set; fsspec takes it for the current folder.
+_NO_FOLDER = re.compile(r"(?:\w+::)*(?:file|local):(?://)?")
 
 
 class Carried(NamedTuple):
@@ -71,6 +73,8 @@ def sync(store: Store, url: str, at: Callable[[str], None] = lambda _: None) -> 
     """
     if (name := store.leases.at_work()) is not None:
         raise UsageError(f"a run is at work on {store.root} ({name}); wait until it has ended")
+    if _NO_FOLDER.fullmatch(url):
+        raise UsageError(f"{url} names no folder; the current one is '.'")
     try:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
@@ -136,7 +140,13 @@ class _Place:
         self.odd: set[str] = set()
         self._cards: dict[str, dict[str, Any]] = {}
         place.invalidate_cache()
-        listed = place.ls(self._root, detail=True) if place.exists(self._root) else []
+        try:
+            # Whether it exists cannot be asked: most kinds of places say no where they cannot be reached.
+            listed = place.ls(self._root or root, detail=True)
+        except FileNotFoundError:
+            listed = []
+        if any(about["name"].rstrip("/") == self._root and about.get("type") == "file" for about in listed):
+            raise UsageError(f"{url} is a file, not a folder")
         tops = {PurePosixPath(about["name"]).name: about for about in listed}
         for folder in _FOLDERS:
             if (about := tops.get(folder)) is None:

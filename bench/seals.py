@@ -58,7 +58,8 @@ def sealed_arrays(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
         arrays = load(data)
     except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(str(error) or type(error).__name__) from None
+        # Of a type that NumPy lacks, a KeyError says the name alone.
+        raise ValueError(f"no safetensors file that NumPy reads: {error}") from None
     if about.pop("sha256", None) != arrays_digest(arrays, about):
         raise ValueError("cut short or altered since it was written")
     return arrays, about

@@ -290,3 +290,29 @@ def test_a_store_in_use_is_left_alone(tmp_path, bucket, capsys):
     with Store(tmp_path / "store").leases.hold("work"):
         assert sync(tmp_path, bucket) == 2
     assert "a run is at work" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["file://", "file:", "local://", "simplecache::file://"])
+def test_an_address_without_a_path_is_not_the_current_folder(tmp_path, done, capsys, monkeypatch, url):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert sync(done, url) == 2
+    assert capsys.readouterr().err == f"error: {url} names no folder; the current one is '.'\n"
+    assert not os.listdir(tmp_path / "here")
+
+
+def test_a_file_in_the_place_of_the_folder_is_said_though_nothing_is_to_be_sent(tmp_path, bucket, capsys):
+    (tmp_path / "file").write_bytes(SECRET)
+    fsspec.filesystem("memory").pipe_file(f"{bucket}/file", SECRET)
+    for url in (f"file://{tmp_path}/file", str(tmp_path / "file"), f"{bucket}/file"):
+        assert sync(tmp_path / "empty", url) == 2
+        assert capsys.readouterr().err == f"error: {url} is a file, not a folder\n"
+
+
+def test_a_place_that_cannot_be_looked_into_is_not_taken_for_an_empty_one(tmp_path, capsys, monkeypatch):
+    def refuse(self, path, detail=True, **more):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(fsspec.implementations.local.LocalFileSystem, "ls", refuse)
+    assert sync(tmp_path / "empty", f"file://{tmp_path}/place") == 2
+    assert "Permission denied" in capsys.readouterr().err
