@@ -373,14 +373,15 @@ def _escape_latex(value: str) -> str:
 
 
 #: What spreadsheets begin a formula with, the wide forms of East Asian keyboards among them.
-_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+_FORMULA = "=+\\-@\uff1d\uff0b\uff0d\uff20"
+#: Where one may begin: in front, and behind a semicolon, which many spreadsheets take for the end of a cell.
+_BEGINS = re.compile(rf"^(?=\s*[{_FORMULA}])|(?<=;)(?=[\s\"]*[{_FORMULA}])")
 
 
 def _escape_csv(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    shown = visible(value)
-    return f"'{shown}" if shown.lstrip().startswith(_FORMULA) else shown
+    return _BEGINS.sub("'", visible(value))
 
 
 FORMATS: dict[str, Callable[[Board], str]] = {"md": markdown, "csv": comma_separated, "tex": latex, "json": as_json}

@@ -196,3 +196,13 @@ def test_figures_are_drawn_with_any_names(tmp_path, kind):
         except figures.Missing:
             continue
         assert_harmless(numbers.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("x;=cmd", "x;'=cmd"), ("x; +1", "x;' +1"), ('a;"@b', "a;'\"@b"), ("=1;-2", "'=1;'-2"), ("a; b-c", "a; b-c")],
+)
+def test_csv_begins_no_formula_where_semicolons_end_a_cell(text, shown):
+    board = build([result(text, None, clean=outcomes(0.5, 40))])
+    (row,) = csv.DictReader(io.StringIO(FORMATS["csv"](board)))
+    assert row["defense"] == shown

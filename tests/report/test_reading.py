@@ -341,3 +341,16 @@ def test_recording_onto_what_is_no_run_file_is_refused(tmp_path, monkeypatch):
     path.mkdir()
     with pytest.raises(UsageError, match="not a file"):
         record.write_run(story(10), tmp_path)
+
+
+@pytest.mark.parametrize("text", [":memory:", ":", '":', '\\":', ':":', "::", '",":', "{'a':1}", '{"a":1}'])
+def test_texts_that_look_like_keys_are_texts(text):
+    """Also those that begin with a colon, as messages of errors do."""
+    body = {**BODY, "flags": [text], "names": {**BODY["names"], "defense": text}}
+    body["cell"] = copy.deepcopy(BODY["cell"])
+    body["cell"]["attack"]["attack"]["params"] = {text: text}
+    assert read_result(sealed(body)).flags == (text,)
+    twice = canonical_json(body).encode().replace(b'"seed":0', b'"seed":1,"seed":0', 1)
+    line = twice.replace(b'"schema":1', b'"schema":1,"sha256":"' + sha256_hex(twice).encode() + b'"', 1)
+    with pytest.raises(ValueError, match="has a key twice"):
+        read_result(line)
