@@ -38,8 +38,8 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger("crossfire")
 #: Bytes of what there is to say of two hundred thousand records.
 _LARGEST_MEMORY = 64 * 2**20
-#: How many names a warning lists.
-_NAMED = 3
+#: How many names a warning lists, and how many results that do not count are named.
+_NAMED, _SAID = 3, 100
 
 
 def largest_records(n: int) -> int:
@@ -63,6 +63,7 @@ class Store:
         self.root = root
         self.leases = Leases(root / "leases")
         self._trusting = trusting
+        self._unsound = 0
         self._shared = SharedParts()
 
     @cached_property
@@ -258,7 +259,11 @@ class Store:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            _log.warning("%s does not count: %s", path, error)
+            self._unsound += 1
+            if self._unsound <= _SAID:
+                _log.warning("%s does not count: %s", path, error)
+            elif self._unsound == _SAID + 1:
+                _log.warning("%s: further results that do not count are not named", path.parent)
             return None
 
     def results(self) -> Iterator[CellResult]:

@@ -354,3 +354,13 @@ def test_texts_that_look_like_keys_are_texts(text):
     line = twice.replace(b'"schema":1', b'"schema":1,"sha256":"' + sha256_hex(twice).encode() + b'"', 1)
     with pytest.raises(ValueError, match="has a key twice"):
         read_result(line)
+
+
+def test_of_very_many_bad_results_the_first_are_named(tmp_path, capsys):
+    store = stored(tmp_path / "store", story(10))
+    for number in range(300):
+        (store.root / "cells" / f"{number:064x}.json").touch()
+    assert main(["leaderboard", "--store", str(store.root), "--format", "md"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("does not count") == 100 and said.count("further results that do not count are not named") == 1
+    assert "300 damaged result files" in said
