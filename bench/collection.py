@@ -1,4 +1,4 @@
-"""When not to look for garbage."""
+"""When to look for garbage, and when not."""
 
 from __future__ import annotations
 
@@ -17,3 +17,13 @@ def no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def collection() -> Iterator[None]:
+    """Let the garbage collector work in a part of a block that keeps it out: one that takes long or holds much."""
+    gc.enable()
+    try:
+        yield
+    finally:
+        gc.disable()

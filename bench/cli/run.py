@@ -42,26 +42,33 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from bench import planned
     from bench.collection import no_collection
+
+    # Plan and results live to the end, and are gone before anybody looks through them for garbage.
+    with no_collection():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from bench import planned
+    from bench.collection import collection
     from bench.schedule.damage import damage
     from bench.store import Store
     from bench.types import StoreError
 
     display: Display = args.display
-    with no_collection():
-        with display.phase("planning"):
-            config, work = options.work(args)
-        store = Store(options.store_root(args), trusting=args.verify is None)
-        with display.phase("reading the results"):
-            asked = planned.asked_for(work.plan.name, work.asked)
-            # What is not whole is not finished, so the run that follows says it.
-            with _unheard():
-                finished = [store.finished(cell) for cell in work.plan.cells]
-            store.warn_of_strangers()
-        with display.phase("looking for damage"):
-            harm = damage(work, store)
-            store.remember()
+    with display.phase("planning"):
+        config, work = options.work(args)
+    store = Store(options.store_root(args), trusting=args.verify is None)
+    with display.phase("reading the results"):
+        asked = planned.asked_for(work.plan.name, work.asked)
+        # What is not whole is not finished, so the run that follows says it.
+        with _unheard():
+            finished = [store.finished(cell) for cell in work.plan.cells]
+        store.warn_of_strangers()
+    with display.phase("looking for damage"):
+        harm = damage(work, store)
+        store.remember()
     results = [result for result in finished if result is not None]
     args.control.count(len(results), len(finished))
     partly = args.only is not None or args.seed is not None
@@ -69,7 +76,8 @@ def main(args: argparse.Namespace) -> int:
     # Where nothing is left to do, nothing that computes is loaded.
     if len(results) < len(finished) or harm or args.verify is not None:
         keep = partial(planned.keep, store, asked, partly=partly, check=args.control.check_run)
-        results, verdict = _measured(args, config, work, store, keep, results, harm)
+        with collection():
+            results, verdict = _measured(args, config, work, store, keep, results, harm)
     else:
         try:
             planned.keep(store, asked, partly=partly)
@@ -126,27 +134,26 @@ def _reported(
 ) -> Path:
     """Print the table, write the page and whatever else was asked for, and return where the page is."""
     from bench.cli.console import console
-    from bench.collection import no_collection
+    from bench.collection import collection
     from bench.report.board import build
     from bench.report.html import write_report
     from bench.report.record import write_run
     from bench.report.terminal import leaderboard
 
     display: Display = args.display
-    with no_collection():
-        with display.phase("making the table"):
-            board = build(results, asked)
-        if not args.quiet:
-            terminal = console()
-            terminal.print(leaderboard(board, width=terminal.width))
-        with display.phase("writing the page"):
-            # What these results name is what the configuration does.
-            page = write_report(board, args.report, store=store, data_folder=args.data, trusted=True)
+    with display.phase("making the table"):
+        board = build(results, asked)
+    if not args.quiet:
+        terminal = console()
+        terminal.print(leaderboard(board, width=terminal.width))
+    with display.phase("writing the page"):
+        # What these results name is what the configuration does.
+        page = write_report(board, args.report, store=store, data_folder=args.data, trusted=True)
     made = []
     if config.paper:
         from bench.report import figures, paper_pages
 
-        with display.phase("drawing the figures of the paper"):
+        with collection(), display.phase("drawing the figures of the paper"):
             source = figures.source_of(results, store, asked=asked, data_folder=args.data, paper=True, trusted=True)
             made.append(str(paper_pages.write(source, args.report / "paper")[0].resolve()))
     if args.record:
