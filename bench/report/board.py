@@ -322,6 +322,9 @@ def _table(
         tuple(_notes(results, rows, protocol=protocol, alone=alone)),
         count,
     )
+    for row in rows:
+        # Each knows its row, so all results would wait for the garbage collector.
+        row.standings.clear()
     return table, labels
 
 
