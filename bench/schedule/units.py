@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 from torch import nn
 
 from bench import cards, registry
@@ -29,7 +30,7 @@ from bench.models.build import build
 from bench.schedule.plan import models_of
 from bench.target import Meter, NetworkTarget, Truth, auto_batch, tell
 from bench.train import train
-from bench.types import Cell, MethodRef, ModelRef, Passes, Threat, TrainRef, jsonable
+from bench.types import Cell, DataRef, MethodRef, ModelRef, Passes, Threat, TrainRef, jsonable
 
 T = TypeVar("T")
 Shape = tuple[int, int, int]
@@ -88,22 +89,23 @@ class Units:
         self._batch = batch
         self._patience = patience
         self._hurry = hurry
+        self._texts = _Texts()
         self._nets: dict[str, tuple[nn.Module, Unit] | None] = {}
         self._recipes: dict[str, RecipeUnit | None] = {}
         self._steps: dict[str, StepUnit | None] = {}
 
     def net(self, model: ModelRef, cell: Cell) -> Unit | None:
         """Return the cost of a network; ``None`` if it could not be measured."""
-        found = self._nets.get(_network(model, cell))
+        found = self._nets.get(self._texts.network(model, cell))
         return None if found is None else found[1]
 
     def step(self, step: MethodRef, model: ModelRef, cell: Cell) -> StepUnit | None:
         """Return the cost of a test-time step on a network; ``None`` if it could not be measured."""
-        return self._steps.get(_network(model, cell) + step.model_dump_json())
+        return self._steps.get(self._texts.step(step, model, cell))
 
     def recipe(self, model: ModelRef, cell: Cell) -> RecipeUnit | None:
         """Return the cost of a training; ``None`` if it could not be measured."""
-        return self._recipes.get(_training(model, cell))
+        return self._recipes.get(self._texts.training(model, cell))
 
     def measuring(self, cell: Cell) -> Generator[None]:
         """Measure what the costs of a cell stand on and is not known yet, a little at each step."""
@@ -127,7 +129,7 @@ class Units:
         return None
 
     def _measuring_net(self, model: ModelRef, cell: Cell) -> Generator[None]:
-        if (name := _network(model, cell)) in self._nets:
+        if (name := self._texts.network(model, cell)) in self._nets:
             return
         self._nets[name], shape = None, cell.data.image_shape
         net = self._attempt(lambda: initial(model, cell, self._device))
@@ -142,8 +144,8 @@ class Units:
             self._nets[name] = fast, unit
 
     def _measuring_step(self, step: MethodRef, model: ModelRef, cell: Cell) -> Generator[None]:
-        known = self._nets.get(_network(model, cell))
-        if (name := _network(model, cell) + step.model_dump_json()) in self._steps or known is None:
+        known = self._nets.get(self._texts.network(model, cell))
+        if (name := self._texts.step(step, model, cell)) in self._steps or known is None:
             return
         self._steps[name], (net, unit), shape = None, known, cell.data.image_shape
         noise = torch.randint(0, 256, (256, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -161,7 +163,7 @@ class Units:
     def _measuring_recipe(self, model: ModelRef, cell: Cell) -> Generator[None]:
         ref, unit = model.weights, self.net(model, cell)
         assert isinstance(ref, TrainRef)
-        if (name := _training(model, cell)) in self._recipes or unit is None:
+        if (name := self._texts.training(model, cell)) in self._recipes or unit is None:
             return
         self._recipes[name], network, cpu = None, model.network, torch.device("cpu")
         if self._hurry is not None:
@@ -250,15 +252,38 @@ def epoch(ref: TrainRef, network: MethodRef, images: int, device: torch.device) 
     return RecipeUnit(Passes(*card["passes_per_example"]), card["log"][1]["seconds"] / images)
 
 
-def _network(model: ModelRef, cell: Cell) -> str:
-    return f"{model.network.model_dump_json()}{cell.data.image_shape}{cell.data.num_classes}"
+class _Texts:
+    """What parts of cells say, as one text: written once for each object, of which the cells of a plan share most."""
+
+    def __init__(self) -> None:
+        # By identity. The parts are kept, so that their numbers are not used again.
+        self._known: dict[tuple[object, ...], tuple[tuple[BaseModel, ...], str]] = {}
+
+    def network(self, model: ModelRef, cell: Cell) -> str:
+        return self._written(_network, model.network, cell.data)
+
+    def step(self, step: MethodRef, model: ModelRef, cell: Cell) -> str:
+        return self.network(model, cell) + self._written(MethodRef.model_dump_json, step)
+
+    def training(self, model: ModelRef, cell: Cell) -> str:
+        return self._written(_training, model, cell.data)
+
+    def _written(self, write: Callable[..., str], *parts: BaseModel) -> str:
+        place = (write, *map(id, parts))
+        if place not in self._known:
+            self._known[place] = parts, write(*parts)
+        return self._known[place][1]
 
 
-def _training(model: ModelRef, cell: Cell) -> str:
+def _network(network: MethodRef, data: DataRef) -> str:
+    return f"{network.model_dump_json()}{data.image_shape}{data.num_classes}"
+
+
+def _training(model: ModelRef, data: DataRef) -> str:
     ref = model.weights
     assert isinstance(ref, TrainRef)
     schedule = ref.schedule.model_dump(exclude={"epochs"})
-    return canonical_json([_network(model, cell), jsonable(ref.recipe), schedule, ref.data.image_shape])
+    return canonical_json([_network(model.network, data), jsonable(ref.recipe), schedule, ref.data.image_shape])
 
 
 def _forward(base: nn.Module, function: nn.Module, shape: Shape, device: torch.device) -> float:
