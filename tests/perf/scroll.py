@@ -79,7 +79,7 @@ def scroll() -> list[str]:
     if chromium is None:
         print("scroll: not measured, since Chromium or playwright is not installed")
         return []
-    found, late = {}, []
+    found, late, busy = {}, [], os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
         for name, shape in PAGES.items():
@@ -89,7 +89,8 @@ def scroll() -> list[str]:
             late += [f"scroll: {name}: {line}" for line in missed(found[name], PROMISED)]
             print(f"{name:10}", *(f"{what} {value:.0f}" for what, value in found[name].items()), flush=True)
         browser.close()
-    keep("scroll", found)
+    about = {"load_before": busy, "processors": os.cpu_count()}
+    keep("scroll", {name: {**figures, **about} for name, figures in found.items()})
     return late
 
 
