@@ -7,6 +7,7 @@ import math
 import operator
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from bench.types import Passes, Scalar
 
@@ -23,18 +24,26 @@ def passes_of(formula: str, params: Mapping[str, Scalar]) -> Passes | None:
     What follows a comma or stands in brackets at the end is commentary. ``None`` where the formula cannot be reckoned
     from the parameters.
     """
-    match = _FORMULA.match(formula) if len(formula) <= _LONGEST else None
-    if match is None:
-        return None
-    try:
-        counts = [
-            0.0 if text is None else _reckon(ast.parse(text.replace(" x ", " * "), mode="eval").body, params)
-            for text in match.group("forwards", "backwards")
-        ]
     # A method's author writes it: it may be no formula, nested without end, or give more than a float holds.
+    try:
+        counts = [_reckon(part, params) for part in _parsed(formula)]
     except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
         return None
     return Passes(*counts) if all(map(math.isfinite, counts)) else None
+
+
+@lru_cache(maxsize=1024)
+def _parsed(formula: str) -> tuple[ast.expr, ast.expr]:
+    """Return the expressions of forwards and of backwards.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError, MemoryError: the text is no formula.
+    """
+    match = _FORMULA.match(formula) if len(formula) <= _LONGEST else None
+    if match is None:
+        raise ValueError("no formula")
+    forwards, backwards = (text.replace(" x ", " * ") for text in match.groups("0"))
+    return ast.parse(forwards, mode="eval").body, ast.parse(backwards, mode="eval").body
 
 
 def _reckon(node: ast.expr, params: Mapping[str, Scalar]) -> float:

@@ -99,7 +99,7 @@ def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, 
     """Find out what :func:`pieces` returns, a little at each step, and return it at the end."""
     found: dict[str, Piece] = {}
     costs, keys = _Costs(units), Keys()
-    made = set(inventory.keys(store.root / "attack", ""))
+    made, kept = set(inventory.keys(store.root / "attack", "")), set(inventory.keys(store.root / "cells", ".json"))
     right: dict[tuple[str, str, str], float] = {}
     for planned in work.plan.cells:
         cell, n = planned.cell, planned.cell.data.n
@@ -109,7 +109,7 @@ def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, 
                 done = cards.read(store.training(key), key) is not None
                 what = f"train {model.weights.recipe.name} on {planned.names.model}"
                 found[key] = Piece(key, what, done, *costs.training(model, cell))
-        result = store.finished(planned)
+        result = store.finished(planned) if planned.key in kept else None
         finished = result is not None
         defense = planned.names.dataset, planned.names.model, planned.names.defense
         if result is not None and result.metrics is not None:

@@ -93,6 +93,8 @@ class Units:
         self._nets: dict[str, tuple[nn.Module, Unit] | None] = {}
         self._recipes: dict[str, RecipeUnit | None] = {}
         self._steps: dict[str, StepUnit | None] = {}
+        # By identity. The parts are kept, so that their numbers are not used again.
+        self._seen: dict[tuple[int, ...], tuple[object, ...]] = {}
 
     def net(self, model: ModelRef, cell: Cell) -> Unit | None:
         """Return the cost of a network; ``None`` if it could not be measured."""
@@ -110,6 +112,10 @@ class Units:
     def measuring(self, cell: Cell) -> Generator[None]:
         """Measure what the costs of a cell stand on and is not known yet, a little at each step."""
         attack = cell.attack
+        parts = (cell.data, cell.model, cell.step, attack and attack.model, attack and attack.step)
+        if (seen := tuple(map(id, parts))) in self._seen:
+            return
+        self._seen[seen] = parts
         for model in models_of(cell):
             yield from self._measuring_net(model, cell)
             if isinstance(model.weights, TrainRef):

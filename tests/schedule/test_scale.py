@@ -3,9 +3,13 @@
 import sys
 
 import pytest
+import torch
 
 from bench import config
 from bench.schedule.plan import make
+from bench.schedule.predict import predicting
+from bench.schedule.units import Units
+from bench.store import Store
 from tests.perf.shapes import SHAPES
 
 
@@ -45,3 +49,20 @@ def test_planning_takes_calls_in_proportion_to_the_cells(shape, tmp_path):
     assert 1.7 < growth(cells) < 2.3
     assert growth(counts) < 2.5, counts
     assert counts[-1] < 400 * cells[-1]
+
+
+def test_estimating_takes_few_calls_a_cell(tmp_path, monkeypatch):
+    monkeypatch.setattr(Units, "_attempt", lambda self, do: None)
+    path, counts, cells = tmp_path / "budgets.toml", [], []
+    for number in (220, 440, 880):
+        path.write_text(SHAPES["budgets"](number, tmp_path))
+        work = make(config.load(str(path)))
+        units = Units(torch.device("cpu"), None)
+        # What is formatted once is no part of the growth.
+        for _ in range(2):
+            steps = predicting(work, Store(tmp_path / "store"), units)
+            _, count = calls(lambda steps=steps: sum(1 for _ in steps))
+        counts.append(count)
+        cells.append(len(work.plan.cells))
+    assert growth(counts) < 2.5, counts
+    assert counts[-1] < 120 * cells[-1]
