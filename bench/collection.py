@@ -15,6 +15,9 @@ def no_collection() -> Iterator[None]:
     try:
         yield
     finally:
+        # Else all of them, being young, would be looked through at once.
+        gc.freeze()
+        gc.unfreeze()
         if enabled:
             gc.enable()
 

@@ -64,18 +64,21 @@ def opened(path: Path) -> Iterator[BufferedReader]:
         FileNotFoundError: there is none.
         Unreadable: what lies there is no regular file, or cannot be read, also later inside the block.
     """
-    with _unreadable(path):
-        # Looked at first: to open a device may already do something.
-        _require_regular(path.stat())
-        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        try:
-            _require_regular(os.fstat(number))
-            file = os.fdopen(number, "rb")
-        except BaseException:
-            os.close(number)
-            raise
-        with file:
-            yield file
+    with _unreadable(path), _number(path) as number, os.fdopen(number, "rb", closefd=False) as file:
+        yield file
+
+
+@contextmanager
+def _number(path: Path) -> Iterator[int]:
+    """Open a regular file for reading, and close it at the end of the block."""
+    # Looked at first: to open a device may already do something.
+    _require_regular(path.stat())
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        _require_regular(os.fstat(number))
+        yield number
+    finally:
+        os.close(number)
 
 
 def status(path: Path) -> os.stat_result:
@@ -115,13 +118,17 @@ def read(path: Path, limit: int) -> bytes:
         FileNotFoundError: there is none.
         Unreadable: what lies there is no regular file, is larger, or cannot be read.
     """
-    with opened(path) as file:
+    with _unreadable(path), _number(path) as number:
         # One that grows meanwhile is read as it was when it was looked at.
-        return file.read(_size_within(file, limit))
+        size = _size_within(number, limit)
+        data = os.read(number, size)
+        while len(data) < size and (more := os.read(number, size - len(data))):
+            data += more
+        return data
 
 
-def _size_within(file: BufferedReader, limit: int) -> int:
-    size = os.fstat(file.fileno()).st_size
+def _size_within(number: int, limit: int) -> int:
+    size = os.fstat(number).st_size
     if size > limit:
         raise Unreadable(f"it has {size:,} bytes, and at most {limit:,} are read")
     return size
@@ -136,7 +143,7 @@ def file_sha256(path: Path, limit: int | None = None) -> str:
     """
     with opened(path) as file:
         if limit is not None:
-            _size_within(file, limit)
+            _size_within(file.fileno(), limit)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
