@@ -100,6 +100,12 @@ def is_keyed(name: str) -> bool:
     return _KEYED.fullmatch(name) is not None
 
 
+def finished_name(name: str) -> str:
+    """Return the name that a file has when it is whole, given that or the one under which it is written."""
+    part = _PART.fullmatch(name)
+    return part["folder"] + part["name"] if part else name
+
+
 def entries(root: Path, *, shallow: bool = False) -> Iterator[Entry]:
     """Yield everything in a store, folders before what is in them, each folder in the order of names.
 

@@ -171,7 +171,7 @@ class Store:
             ) from error
 
     def _below(self, path: str) -> str:
-        return os.path.relpath(path, self.root)
+        return inventory.finished_name(os.path.relpath(path, self.root))
 
     def training(self, key: str) -> Path:
         return self.root / "train" / _checked(key)

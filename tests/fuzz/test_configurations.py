@@ -272,7 +272,7 @@ def test_flags_are_planned_with_or_refused_in_one_line(given_words):
     Path("t.toml").write_text(hostile.document(body))
     line = ["plan", "t.toml", *(word for flag, value in given_words for word in (f"{flag}={value}",))]
     try:
-        _, work = options.work(_parser().parse_args(line))
+        _, work = options.work(_parser()[0].parse_args(line))
         assert work.plan.cells or "--shard" in str(line)
     except UsageError as error:
         assert len(str(error).splitlines()) == 1 and len(str(error)) <= 2000
