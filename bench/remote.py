@@ -53,6 +53,8 @@ _FOLDERS = ("attack", "train", "records", "cells")
 #: What is left of an address whose path stood in a variable that is not set; fsspec takes it for the current folder.
 _NO_FOLDER = re.compile(r"(?:\w+::)*(?:file|local):(?://)?")
 
+_PASSWORD = re.compile(r"(//[^/@:\s]*):[^/@\s]*@")
+
 
 class Carried(NamedTuple):
     """Files and bytes carried one way."""
@@ -78,7 +80,7 @@ def sync(store: Store, url: str, at: Callable[[str], None] = lambda _: None) -> 
     try:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
-        place = _Place(url, *url_to_fs(url))
+        place = _Place(_without_password(url), *url_to_fs(url))
         here = set(_here(store))
         fetched = _fetch(store, place, here, at)
         # Beside what another machine left unfinished there, a result or card would not speak for these files.
@@ -88,7 +90,11 @@ def sync(store: Store, url: str, at: Callable[[str], None] = lambda _: None) -> 
         raise
     except Exception as error:  # each kind of place has errors of its own
         about = (str(error).splitlines() or [""])[0]
-        raise UsageError(f"{url}: {type(error).__name__}: {about}") from error
+        raise UsageError(_without_password(f"{url}: {type(error).__name__}: {about}")) from error
+
+
+def _without_password(text: str) -> str:
+    return _PASSWORD.sub(r"\1:***@", text)
 
 
 def _fetch(store: Store, place: _Place, here: set[str], at: Callable[[str], None]) -> Carried:
@@ -99,14 +105,20 @@ def _fetch(store: Store, place: _Place, here: set[str], at: Callable[[str], None
         files.make_folders(store.root)
     if total > (free := shutil.disk_usage(store.root).free):
         raise UsageError(f"{place.url} has {total:,} bytes that {store.root} lacks, and there is room for {free:,}")
-    fetched = 0
+    count = size = failed = 0
     for number, name in enumerate(names, start=1):
         at(f"fetching file {number}: {name}")
-        data = place.checked(name)
+        try:
+            data = place.checked(name)
+        except _Failed:
+            failed += name.startswith("cells/")
+            continue
         with store.writing():
             write_atomically(store.root / name, data)
-        fetched += len(data)
-    return Carried(len(names), fetched)
+        count, size = count + 1, size + len(data)
+    if failed:
+        _log.warning("%s: cells that failed there are not fetched: %d", place.url, failed)
+    return Carried(count, size)
 
 
 def _send(store: Store, place: _Place, names: set[str], at: Callable[[str], None]) -> Carried:
@@ -124,6 +136,10 @@ def _send(store: Store, place: _Place, names: set[str], at: Callable[[str], None
         place.put(name, data)
         count, size = count + 1, size + len(data)
     return Carried(count, size)
+
+
+class _Failed(Exception):
+    """A file is, or belongs to, the result of a cell that failed, as in a place that is somebody's own store."""
 
 
 class _Place:
@@ -236,10 +252,12 @@ class _Place:
     def _result(self, name: str, data: bytes | None = None) -> CellResult:
         try:
             result = reading.read_result(self._read(name) if data is None else data)
-            if result.key != PurePosixPath(name).stem or result.status != "done":
-                raise ValueError(f"it is the {result.status} result of {result.key}")
+            if result.key != PurePosixPath(name).stem:
+                raise ValueError(f"it is the result of {result.key}")
         except ValueError as error:
             raise UsageError(f"{self.url}/{name}: {error}; delete it there") from None
+        if result.status != "done":
+            raise _Failed
         return result
 
     def put(self, name: str, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import log10
@@ -11,7 +12,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from bench.files import write_into
+from bench import files
+from bench.files import Unreadable, write_into
 from bench.keys import Once
 from bench.report import text
 from bench.report.board import RANKED, Board, Column, Line, Table, build, first_columns
@@ -35,6 +37,8 @@ _TABLES, _AT_ONCE = 200, 300
 _OPEN, _SAID, _MARKS, _KEYS = 20, 200, 80, 40
 #: Letters of a traceback, of which the end counts.
 _TRACEBACK = 4_000
+#: What every page of ours has among its first bytes.
+_TITLE, _HEAD = b"<title>Crossfire leaderboard</title>", 4096
 _ELSEWHERE = "This page shows a part, csv, md and json have all"
 
 
@@ -59,9 +63,22 @@ def write_report(
         UsageError: the folder cannot be written.
     """
     page = out_dir / "index.html"
+    _keep_what_is_not_ours(page)
     board = results if isinstance(results, Board) else build(results)
     write_into(page, render(board, store, data_folder, trusted=trusted).encode(), what="the report")
     return page
+
+
+def _keep_what_is_not_ours(page: Path) -> None:
+    """Move a page of somebody else's aside, such as that of a folder which happens to be called report."""
+    with suppress(OSError):
+        try:
+            with files.opened(page) as file:
+                head = file.read(_HEAD)
+        except Unreadable:
+            return
+        if head and _TITLE not in head:
+            files.move_aside(page)
 
 
 def render(board: Board, store: Store | None = None, data_folder: Path | None = None, *, trusted: bool = False) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from bench.cli import main
 from bench.store import Store
+from bench.types import CellError
 from tests.faults import child
 from tests.schedule import small
 
@@ -60,6 +61,22 @@ def test_a_fresh_machine_has_nothing_left_to_do(tmp_path, done, bucket, capsys):
     assert small.run(tmp_path) == 0
     assert not small.events(tmp_path, "done", "crafted", "trained")
     assert small.outcome(tmp_path) == small.outcome(done)
+
+
+def test_of_a_place_that_is_a_store_failed_cells_stay_there(tmp_path, done, caplog):
+    shutil.copytree(done / "store", tmp_path / "theirs")
+    theirs = Store(tmp_path / "theirs")
+    result = next(theirs.results())
+    error = CellError(kind="ValueError", message="no", traceback="")
+    theirs.put(
+        result.model_copy(
+            update={"status": "failed", "error": error, "metrics": None, "clean_bits": None, "adversarial_bits": None}
+        )
+    )
+    assert sync(tmp_path, str(theirs.root)) == 0
+    kept = {each.key for each in Store(tmp_path / "store").results()}
+    assert kept == {each.key for each in theirs.results()} - {result.key}
+    assert "failed there are not fetched: 1" in caplog.text
 
 
 def test_killed_at_any_write_the_same_command_completes_the_place(tmp_path, done):
@@ -316,3 +333,8 @@ def test_a_place_that_cannot_be_looked_into_is_not_taken_for_an_empty_one(tmp_pa
     monkeypatch.setattr(fsspec.implementations.local.LocalFileSystem, "ls", refuse)
     assert sync(tmp_path / "empty", f"file://{tmp_path}/place") == 2
     assert "Permission denied" in capsys.readouterr().err
+
+
+def test_no_password_of_an_address_is_said(tmp_path, capsys):
+    assert sync(tmp_path, "nosuchplace://user:secret@host/folder") == 2
+    assert "secret" not in capsys.readouterr().err

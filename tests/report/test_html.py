@@ -223,3 +223,13 @@ def test_of_very_many_tables_the_page_shows_the_first_and_names_the_others(tmp_p
     assert text.count("<section") == 3
     left_out = re.search(r"Left out, csv, md and json have them: (.*?)\.</p>", text)[1]
     assert re.findall(r"data-\d", left_out) == ["data-3", "data-4"]
+
+
+def test_a_page_of_somebody_else_is_moved_aside(tmp_path, caplog):
+    page = tmp_path / "index.html"
+    page.write_text("<!doctype html><title>My thesis</title>")
+    assert b"Crossfire leaderboard" in write_report(story(), tmp_path).read_bytes()
+    (aside,) = set(tmp_path.iterdir()) - {page}
+    assert "My thesis" in aside.read_text() and aside.name in caplog.text
+    write_report(story(), tmp_path)
+    assert set(tmp_path.iterdir()) == {page, aside}
