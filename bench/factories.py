@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, TypeAdapter
 
 from bench import signature
+from bench.syntax import names, statements
 from bench.types import UsageError
 
 #: What a factory has from the images, where its signature names it; never from a configuration.
@@ -42,11 +43,9 @@ def read(tree: ast.Module, path: Path, symbol: str) -> Signature | None:
     Raises:
         UsageError: the factory is an ``async def``.
     """
-    bound = [node for node in _statements(tree.body) if symbol in _names(node)]
+    bound = [node for node in statements(tree.body) if symbol in names(node)]
     if not bound:
-        anything = any(
-            isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in _statements(tree.body)
-        )
+        anything = any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in statements(tree.body))
         return Signature("", {}, frozenset(), is_open=True) if anything else None
     node = bound[-1]
     if isinstance(node, ast.AsyncFunctionDef):
@@ -78,32 +77,6 @@ def lacks(missing: Iterable[str]) -> str:
         f"its factory needs {', '.join(missing)}: give that in the configuration, or call the parameter num_classes, "
         "in_channels or image_size if it is what the images have"
     )
-
-
-def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements of a file, those under ``if``, ``try`` and the like too, but not the bodies of functions."""
-    for node in body:
-        yield node
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            continue
-        blocks = [getattr(node, name, []) for name in ("body", "orelse", "finalbody")]
-        blocks += [handler.body for handler in getattr(node, "handlers", [])]
-        blocks += [case.body for case in getattr(node, "cases", [])]
-        for block in blocks:
-            yield from _statements(block)
-
-
-def _names(node: ast.stmt) -> set[str]:
-    """Return the names that a statement by itself gives a meaning."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return {node.name}
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        return {alias.asname or alias.name.partition(".")[0] for alias in node.names}
-    # Of a compound statement only its head: what its blocks bind is theirs.
-    parts = [value for name, value in ast.iter_fields(node) if name not in ("body", "orelse", "finalbody", "handlers")]
-    heads = [part for value in parts for part in (value if isinstance(value, list) else [value])]
-    inside = (each for head in heads if isinstance(head, ast.AST) for each in ast.walk(head))
-    return {each.id for each in inside if isinstance(each, ast.Name) and not isinstance(each.ctx, ast.Load)}
 
 
 def _arguments(node: ast.stmt) -> ast.arguments | None:

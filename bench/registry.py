@@ -22,7 +22,7 @@ from pydantic_core import SchemaError
 
 from bench import factories, loading, signature, sources
 from bench.keys import sha256_hex
-from bench.syntax import parsed, text_of
+from bench.syntax import meanings, parsed, text_of
 from bench.types import Kind, MethodRef, UsageError, shortened, shown
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -167,10 +167,11 @@ class Entry:
 
         Raises:
             UsageError: the file cannot be imported, or does not define it.
-            MethodError: a source was edited since it was hashed.
+            MethodError: a source was edited since it was hashed, or the name is given something else as the file runs.
         """
+        module = loading.load(self.path, self.code, _ROOT)
         try:
-            return getattr(loading.load(self.path, self.code, _ROOT), self.symbol)
+            return loading.defined(module, self.path, self.symbol)
         except AttributeError:
             raise UsageError(f"{self.kind} '{self.use or self.name}': {self.path} defines no {self.symbol}") from None
 
@@ -341,11 +342,20 @@ def attack_named(text: str) -> Named:
 def _from_file(path: Path, symbol: str, kind: str) -> Entry:
     if not os.path.isfile(path):
         raise UsageError(f"{kind} '{path}:{symbol}': no file {os.path.abspath(path)}")
-    for entry in _read(path):
-        if symbol in (entry.symbol, entry.name):
-            if entry.kind != kind:
-                raise UsageError(f"'{path}:{symbol}' is of kind {entry.kind}, not {kind}")
-            return replace(entry, use=f"{path}:{symbol}")
+    file = _read(path)
+    if doubled := [line for entry, line in file.twice if symbol in (entry.symbol, entry.name)]:
+        raise UsageError(f"{doubled[0]}; rename one of them")
+    found = [each for each in file.entries if symbol == each.symbol] or [
+        each for each in file.entries if symbol == each.name
+    ]
+    same = [each for each in found if each.kind == kind]
+    if len(same) > 1:
+        symbols = " or ".join(each.symbol for each in same)
+        raise UsageError(f"{kind} '{path}:{symbol}' is more than one; write {symbols} after the colon")
+    if same:
+        return replace(same[0], use=f"{path}:{symbol}")
+    if found:
+        raise UsageError(f"'{path}:{symbol}' is of kind {found[0].kind}, not {kind}")
     # A user's own network factory needs no decorator: being named in the configuration is enough.
     if kind == "network" and (own := _factory(path, symbol)) is not None:
         return replace(own, use=f"{path}:{symbol}")
@@ -360,10 +370,18 @@ class Unread(NamedTuple):
     line: str
 
 
+class _File(NamedTuple):
+    """The methods of a file; ``twice`` are those whose name it gives more than one meaning, each with a line."""
+
+    entries: list[Entry]
+    twice: list[tuple[Entry, str]]
+
+
 class _All(NamedTuple):
     """What is registered, sorted by name, and what is not.
 
-    ``twice`` holds a line for each kind and name that two methods have, so that neither of them counts.
+    ``twice`` holds a line for each kind and name that two methods have, or that a file gives two meanings, so that
+    neither of them counts.
     """
 
     entries: tuple[Entry, ...]
@@ -379,12 +397,15 @@ def _all() -> _All:
     lost: list[Unread] = []
     for path, read in _sources():
         try:
-            entries = read()
+            file = read()
         except UsageError as error:
             lost.append(Unread(path, str(error)))
             _log.warning("%s: its methods are left out", error)
             continue
-        for entry in entries:
+        for entry, line in file.twice:
+            if twice.setdefault((entry.kind, entry.name), line) is line:
+                _log.warning("%s: it does not count; rename one of them", line)
+        for entry in file.entries:
             place = entry.kind, entry.name
             if (first := found.setdefault(place, entry)) is not entry and place not in twice:
                 line = f"{entry.kind} '{entry.name}' is registered twice: in {first.path} and {entry.path}"
@@ -394,7 +415,7 @@ def _all() -> _All:
     return _All(tuple(kept), tuple(lost), MappingProxyType(twice))
 
 
-def _sources() -> Iterator[tuple[Path, Callable[[], list[Entry]]]]:
+def _sources() -> Iterator[tuple[Path, Callable[[], _File]]]:
     """Yield each file that may register methods with what reads it, which raises UsageError where it cannot be read."""
     for folder in (_ROOT / "attacks", _ROOT / "defenses", _ROOT / "bench" / "models"):
         for path in sorted(folder.glob("*.py")):
@@ -407,18 +428,22 @@ def _sources() -> Iterator[tuple[Path, Callable[[], list[Entry]]]]:
             yield Path(f"{module.replace('.', '/')}.py"), partial(_plugged_in, where, module, symbol)
 
 
-def _bundled(path: Path) -> list[Entry]:
+def _bundled(path: Path) -> _File:
     if not os.path.isfile(path):
         raise UsageError(f"{path} is a folder, a broken link or no regular file")
     return _read(path)
 
 
-def _plugged_in(where: str, module: str, symbol: str) -> list[Entry]:
+def _plugged_in(where: str, module: str, symbol: str) -> _File:
     spec = sources.find_module(module)
     if spec is None or spec.origin is None or not spec.has_location:
         raise UsageError(f"{where}: no module {module} that lies in a file")
-    found = [entry for entry in _read(Path(spec.origin)) if entry.symbol == symbol]
-    if not found:
+    file = _read(Path(spec.origin))
+    found = _File(
+        [entry for entry in file.entries if entry.symbol == symbol],
+        [(entry, line) for entry, line in file.twice if entry.symbol == symbol],
+    )
+    if not any(found):
         raise UsageError(f"{where}: {spec.origin} has no {symbol} with a crossfire decorator")
     return found
 
@@ -432,14 +457,21 @@ def _tree(path: Path) -> ast.Module:
         raise UsageError(f"{path} is not valid Python: {error}") from None
 
 
-def _read(path: Path) -> list[Entry]:
-    found = []
-    for node in _tree(path).body:
+def _read(path: Path) -> _File:
+    file, tree = _File([], []), _tree(path)
+    lines, said = meanings(tree), dict[str, str]()
+    for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             call = next((each for each in node.decorator_list if _registers(each)), None)
             if isinstance(call, ast.Call):
-                found.append(_entry(path, node, call))
-    return found
+                entry, name = _entry(path, node, call), node.name
+                # Which of them Python takes is the last; the parameters would be those of another.
+                if len(found := lines[name]) == 1:
+                    file.entries.append(entry)
+                else:
+                    text = f"{path}:{found[0]}: {name} is given another meaning in line {found[1]}"
+                    file.twice.append((entry, said.setdefault(name, text)))
+    return file
 
 
 def _registers(node: ast.expr) -> bool:

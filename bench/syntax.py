@@ -14,6 +14,8 @@ from bench.types import shortened
 
 _REGISTERING = {"attack", "defense", "network"}
 _IMPORTING = {"import_module", "__import__"}
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_OF_BLOCKS = (ast.stmt, ast.ExceptHandler, ast.match_case)
 _JOINING = {"join", "joinpath", "Path", "with_name"}
 LONGEST_PATH = 1024
 #: A source of more bytes than this is refused: as a tree it may take a thousand times its size in memory.
@@ -99,6 +101,60 @@ def parsed(source: bytes) -> ast.Module:
     # The parser gives up on brackets and operators in one another as if memory had run out.
     except (RecursionError, MemoryError):
         raise ValueError(_TOO_DEEP) from None
+
+
+def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements of a file in their order, those under ``if`` and the like too, but not of a function."""
+    left = body[::-1]
+    while left:
+        node = left.pop()
+        yield node
+        if not isinstance(node, _SCOPES):
+            left += [inside for block in _blocks(node) for inside in block][::-1]
+
+
+def _blocks(node: ast.stmt) -> list[list[ast.stmt]]:
+    arms = [*getattr(node, "handlers", []), *getattr(node, "cases", [])]
+    own = (getattr(node, name, []) for name in ("orelse", "finalbody"))
+    return [getattr(node, "body", []), *(arm.body for arm in arms), *own]
+
+
+def names(node: ast.stmt) -> set[str]:
+    """Return the names that a statement by itself gives a meaning, or takes it from; what its blocks do is theirs."""
+    if isinstance(node, _SCOPES):
+        return {node.name}
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+    if isinstance(node, ast.AnnAssign) and node.value is None:
+        return set()
+    found = {handler.name for handler in getattr(node, "handlers", []) if handler.name}
+    left: list[ast.AST] = [case.pattern for case in getattr(node, "cases", [])]
+    left += [each for each in ast.iter_child_nodes(node) if not isinstance(each, _OF_BLOCKS)]
+    while left:
+        each = left.pop()
+        if isinstance(each, ast.Name) and not isinstance(each.ctx, ast.Load):
+            found.add(each.id)
+        elif isinstance(each, ast.MatchAs | ast.MatchStar) and each.name:
+            found.add(each.name)
+        elif isinstance(each, ast.MatchMapping) and each.rest:
+            found.add(each.rest)
+        # The variables of a comprehension, and what a lambda names, are no names of the file.
+        if not isinstance(each, ast.Lambda):
+            left += [part for part in ast.iter_child_nodes(each) if not _is_variable(part, each)]
+    return found
+
+
+def _is_variable(part: ast.AST, of: ast.AST) -> bool:
+    return isinstance(of, ast.comprehension) and part is of.target
+
+
+def meanings(tree: ast.Module) -> dict[str, list[int]]:
+    """Return for each name of a file the lines of the statements that give it a meaning, or take it from it."""
+    found: dict[str, list[int]] = {}
+    for node in statements(tree.body):
+        for name in names(node):
+            found.setdefault(name, []).append(node.lineno)
+    return found
 
 
 def _without_name(tree: ast.Module) -> None:

@@ -132,6 +132,17 @@ def forget():
         cached.cache_clear()
 
 
+def test_a_name_with_two_meanings_in_one_file_does_not_count_and_the_file_goes_on(house, caplog):
+    path = write(house / "attacks")
+    path.write_text(path.read_text() + "if True:\n    def big_push(): ...\n" + "big_push = None\n")
+    other = ATTACK.replace("big_push", "other")
+    path.write_text(path.read_text() + other.format(imports="", requires=None, raises=""))
+    twice = f"{path}:8: big_push is given another meaning in line 15"
+    assert list(registry.entries("attack")) == ["other"]
+    assert caplog.messages == [f"{twice}: it does not count; rename one of them"]
+    assert line(registry.find, "attack", "big-push") == line(registry.attack_named, "big-push") == twice
+
+
 def test_two_methods_of_one_name_are_neither(house, caplog):
     for name in ("a", "b", "c"):
         write(house / "attacks", f"{name}.py")
