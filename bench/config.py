@@ -32,7 +32,7 @@ def seconds(text: object) -> float:
     Raises:
         ValueError: the text is no such time, or not above zero.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|)", shown(text) if isinstance(text, int | float) else str(text))
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|)", shown(text) if isinstance(text, int | float) else str(text))
     found = 0.0 if match is None else float(match[1]) * {"s": 1, "": 1, "m": 60, "h": 3600}[match[2]]
     if not 0 < found <= _LONGEST_S:
         raise ValueError(f"{shown(text)} is no time such as 90s, 9m or 2h, of at most ten years")
@@ -259,7 +259,7 @@ def load(name_or_file: str, variants: Mapping[str, str] | None = None, *, epochs
 def _loaded(
     name_or_file: str, variants: Mapping[str, str], epochs: int | None, within: str = ""
 ) -> tuple[Config, tuple[str, ...]]:
-    layered = layers.read(name_or_file, variants)
+    layered = layers.read(name_or_file, variants, alone=True)
     if epochs is not None:
         asked = layers.Layer("--epochs", {"train": {"epochs": epochs}})
         layered = layered._replace(layers=(*layered.layers, asked))

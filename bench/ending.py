@@ -28,6 +28,8 @@ from bench.types import Ending
 T = TypeVar("T")
 
 _WHY = {0: "time budget used", 129: "the terminal was closed", 130: "interrupted", 143: "terminated"}
+#: What a verb makes, where that says more than its name.
+_DOES = {"plan": "the plan"}
 #: Seconds in which one who sends a signal twice, as ``timeout`` does to a command and to its group, means one.
 ONCE = 0.05
 #: Seconds for which work that looks often is left to end by itself.
@@ -288,6 +290,11 @@ def closing(code: int, counted: tuple[int, int] | None) -> str:
     if counted is None:
         return f"{why}; the same command goes on from here."
     return f"{why}: {counted[0]} of {counted[1]} cells are done; the same command goes on from here."
+
+
+def unfinished(code: int, verb: str) -> str:
+    """Return what is said of a verb that ended before its time, and with which no other goes on, by its exit code."""
+    return f"{why_of(code)} before {_DOES.get(verb, verb)} was finished"
 
 
 def _may_be_left(frame: FrameType | None, base: FrameType, *, importing: bool) -> bool:

@@ -32,6 +32,12 @@ _UNREADABLE = {
     errno.EIO,
     errno.ENAMETOOLONG,
 }
+#: What it says of the process that asks, and not of the path.
+_LACKS = {
+    errno.EMFILE: "this process has too many files open; let it have more (ulimit -n)",
+    errno.ENFILE: "the system has too many files open",
+    errno.ENOMEM: "memory ran out; give the process more",
+}
 #: How often, and how far apart, a file is written to until it must have another time.
 _LOOKS, _LOOK_EVERY_S = 10, 0.005
 _KINDS = (
@@ -196,6 +202,12 @@ def named(path: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
+
+
+def lacks(error: BaseException) -> str | None:
+    """Return what a process lacks to open or read a file, and what would help; ``None`` for other errors."""
+    number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+    return _LACKS.get(number or 0)
 
 
 def about(error: OSError) -> str | None:

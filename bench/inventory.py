@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.files import lacks
+
 _log = logging.getLogger("crossfire")
 KEY = r"[0-9a-f]{64}"
 CHUNK = r"[0-9]{6,}-[0-9]{6,}\.safetensors"
@@ -114,6 +116,9 @@ def entries(root: Path, *, shallow: bool = False) -> Iterator[Entry]:
     Args:
         root: of the store; it may be missing, or a link to a folder.
         shallow: folders named by a key, of which there are many, are not entered either.
+
+    Raises:
+        OSError: this process lacks memory or may open no more files.
     """
     yield from _inside(root, "", shallow)
 
@@ -127,7 +132,10 @@ def _inside(folder: Path, prefix: str, shallow: bool) -> Iterator[Entry]:
     try:
         with os.scandir(folder) as found:
             listed = sorted(found, key=lambda each: each.name)
-    except OSError:
+    except OSError as error:
+        # It does not say that there is nothing.
+        if lacks(error):
+            raise
         return
     for each in listed:
         name = prefix + each.name
@@ -160,5 +168,7 @@ def _listed(folder: Path) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
+        if lacks(error):
+            raise
         _log.warning("%s is left out: %s", folder, (error.strerror or type(error).__name__).lower())
         return []

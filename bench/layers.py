@@ -79,7 +79,7 @@ def _has(body: Any, place: Sequence[str | int]) -> bool:
     return True
 
 
-def read(name_or_file: str, variants: Mapping[str, str]) -> Layered:
+def read(name_or_file: str, variants: Mapping[str, str], *, alone: bool = False) -> Layered:
     """Return a TOML file, laid over the one that it extends, with the variants that were asked for laid over both.
 
     A variant that nobody asked for counts only where a file names it in ``default``. It then lies over that file, and
@@ -88,12 +88,15 @@ def read(name_or_file: str, variants: Mapping[str, str]) -> Layered:
     Args:
         name_or_file: a preset, or a file that ends with ``.toml``.
         variants: of each kind of variant the one that is wanted, such as ``{"scale": "tiny"}``.
+        alone: one configuration is needed, so none that includes others.
 
     Raises:
-        UsageError: no such preset, file or variant, or not such a TOML file.
+        UsageError: no such preset, file or variant, not such a TOML file, or one that includes others with ``alone``.
     """
     found = _with_defaults(name_or_file, frozenset(variants))
     layers = list(found.layers)
+    if alone and any("include" in layer.body for layer in layers):
+        raise UsageError(f"{found.path.name} includes others, where one configuration is needed: name those instead")
     for kind, wanted in variants.items():
         _check(kind, wanted, found.kinds, where=found.path.name)
         layers.append(Layer(f"{kind} {wanted}", found.kinds[kind][wanted]))

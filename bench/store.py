@@ -78,11 +78,13 @@ class Store:
             return None
 
     def require_folder(self) -> None:
-        """Raises UsageError: something is in the place of the store that is no folder."""
-        if os.path.lexists(self.root) and not self.root.is_dir():
-            what = files.kind_of(self.root.lstat().st_mode)
+        """Raises UsageError: something is in the place of the store, or of a folder above it, that is no folder."""
+        nearest = next((each for each in (self.root, *self.root.parents) if os.path.lexists(each)), self.root)
+        if os.path.lexists(nearest) and not nearest.is_dir():
+            what = files.kind_of(nearest.lstat().st_mode)
+            which = "it" if nearest == self.root else nearest
             raise UsageError(
-                f"the store {self.root} cannot be written: it is {what}, not a folder; choose another with --store"
+                f"the store {self.root} cannot be written: {which} is {what}, not a folder; choose another with --store"
             )
 
     def check_writable(self) -> None:
@@ -271,10 +273,6 @@ class Store:
         for key in self.all_keys():
             if (result := self.get(key)) is not None:
                 yield result
-
-    def find(self, text: str) -> list[CellResult]:
-        """Return the results whose key starts with ``text`` or whose name is ``text``."""
-        return [result for result in self.results() if result.key.startswith(text) or str(result.names) == text]
 
 
 def _checked(key: str) -> str:

@@ -13,12 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from bench import not_loaded
+from bench import lacking, not_loaded
 from bench.cli import display
 from bench.cli.asides import said_in_one_line
 from bench.cli.spelling import require_options
-from bench.cli.streams import Guarded, guarded
-from bench.ending import Control, closing, signals
+from bench.cli.streams import Guarded, InTime, guarded
+from bench.ending import Control, closing, signals, unfinished, why_of
 from bench.files import about
 from bench.registry import unknown
 from bench.shared import Shared
@@ -65,7 +65,8 @@ def _age() -> float:
 
 
 def _end_at_once(number: int, _frame: object) -> None:
-    # Nothing is done yet.
+    # Whoever does not read it must not hold this up.
+    print(f"{why_of(128 + number)} before anything was done", file=InTime(2))
     os._exit(128 + number)
 
 
@@ -103,6 +104,9 @@ def _explained(do: Callable[[], int]) -> int:
         # What no verb foresaw of its surroundings: the operating system says what is wrong, and with which file.
         where = about(error)
         said = error.strerror or str(error)
+        # The linker gives a sentence without a number.
+        remedy = lacking(said) if error.errno is None else None
+        said = f"{said}; {remedy}" if remedy else said
         print(f"error: {UsageError(f'{where}: {said}' if where else said)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -138,7 +142,7 @@ def _run(words: Sequence[str], streams: Guarded, began: float, *, alone: bool) -
 
         shared = Shared()
         relay = display.relay(args, shared)
-        return supervisor.supervise(work, shared, deadline, relay, resumes=args.verb in _RESUMING)
+        return supervisor.supervise(work, shared, deadline, relay, verb=args.verb, resumes=args.verb in _RESUMING)
     return _controlled(args, supervisor.Charge(None, deadline))
 
 
@@ -152,6 +156,8 @@ def _controlled(args: argparse.Namespace, charge: Charge) -> int:
     assert control.code is not None
     if args.verb in _RESUMING:
         print(closing(control.code, control.counted), flush=True)
+    else:
+        print(unfinished(control.code, args.verb), file=sys.stderr, flush=True)
     return control.code
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 
 from bench.cli import options
 from bench.cli.display import Display
+from bench.types import shown
 
 SUMMARY = "two runs (commit, file or store) paired example by example; exit code 1 on a regression or lost coverage"
+
+#: float() also takes the digits of other scripts, blanks and underscores.
+_PLAIN = re.compile(r"[0-9.eE+-]{1,40}")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,9 +75,9 @@ def _compared(args: argparse.Namespace) -> int:
 
 def _points(text: str) -> float:
     try:
-        value = float(text)
+        value = float(text) if _PLAIN.fullmatch(text) else -1.0
     except ValueError:
         value = -1.0
     if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of points between 0 and 100")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no number of points between 0 and 100")
     return value

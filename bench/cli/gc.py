@@ -18,8 +18,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.variants(parser)
     options.store(parser)
     parser.add_argument("--data", type=options.path, metavar="DIR", help="where to look for image sets first")
-    parser.add_argument("--n", type=int, metavar="N", help="test images, as they were given to run")
-    parser.add_argument("--seed", type=int, metavar="N", help="the seed, as it was given to run")
+    parser.add_argument("--n", type=options.number, metavar="N", help="test images, as they were given to run")
+    parser.add_argument("--seed", type=options.number, metavar="N", help="the seed, as it was given to run")
     parser.add_argument("--yes", action="store_true", help="delete")
     parser.add_argument("--json", action="store_true")
 
@@ -27,9 +27,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from bench.schedule.garbage import delete, garbage
     from bench.schedule.plan import make
-    from bench.store import Store
 
-    store = Store(options.store_root(args))
+    store = options.working_store(args)
     display: Display = args.display
     with display.phase("planning"):
         works = [

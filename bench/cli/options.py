@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bench.schedule.plan import Work
     from bench.schedule.run import Runner
     from bench.schedule.telling import Reporter
+    from bench.store import Store
     from bench.types import CellResult
 
 #: Kinds of variants that have a flag of their own.
@@ -38,9 +39,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     store(parser)
     parser.add_argument("--data", type=path, metavar="DIR", help="where to look for image sets first")
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"), help="default: the configuration's")
-    parser.add_argument("--n", type=int, metavar="N", help="test images, instead of the configuration's")
+    parser.add_argument("--n", type=number, metavar="N", help="test images, instead of the configuration's")
     parser.add_argument("--only", metavar="PATTERN", help="only cells whose dataset/model/defense/attack/access match")
-    parser.add_argument("--seed", type=int, metavar="N", help="one seed, instead of the configuration's")
+    parser.add_argument("--seed", type=number, metavar="N", help="one seed, instead of the configuration's")
     parser.add_argument(
         "--shard", type=_shard, metavar="I/N", help="the I-th of N parts of the plan, as for the tasks of a job array"
     )
@@ -53,7 +54,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def variants(parser: argparse.ArgumentParser) -> None:
     for kind, words in _VARIANTS.items():
         parser.add_argument(f"--{kind}", metavar="NAME", help=f"{words}, where the configuration has such variants")
-    parser.add_argument("--epochs", type=int, metavar="N", help="of every training, instead of the configuration's")
+    parser.add_argument("--epochs", type=number, metavar="N", help="of every training, instead of the configuration's")
 
 
 def request(args: argparse.Namespace, what: str) -> Request:
@@ -92,6 +93,19 @@ def store_root(args: argparse.Namespace) -> Path:
     except OSError as error:
         raise UsageError(f"the store {root} cannot be reached: {error.strerror}; choose another with --store") from None
     return root
+
+
+def working_store(args: argparse.Namespace, *, trusting: bool = True) -> Store:
+    """Return the store for a verb that writes to it, or that says what one would write.
+
+    Raises:
+        UsageError: it is no folder, and cannot become one.
+    """
+    from bench.store import Store
+
+    store = Store(store_root(args), trusting=trusting)
+    store.require_folder()
+    return store
 
 
 def work(args: argparse.Namespace) -> tuple[Request, Work]:
@@ -144,11 +158,10 @@ def runner(
     import torch
 
     from bench.schedule.run import Runner
-    from bench.store import Store
 
     here = torch.device("cpu") if args.executor == "ray" else device(args, config)
     batch = None if config.run.batch == "auto" else config.run.batch
-    store = Store(store_root(args))
+    store = working_store(args)
     control, charge = args.control, args.charge
     return lambda reporter: Runner(
         *(work, store, here, batch, control.check_run, reporter, config.run.timeout),
@@ -185,11 +198,20 @@ def _seconds(text: str) -> float:
 
 def share(text: str) -> float:
     """Return a share such as ``2%`` or ``0.02`` as a fraction."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text)
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(%?)", text)
     value = 0.0 if match is None else float(match[1]) / (100 if match[2] else 1)
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no share such as 2% or 0.02")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no share such as 2% or 0.02")
     return value
+
+
+def number(text: str) -> int:
+    """Return a whole number that is written with the digits 0 to 9 alone; its range is for its reader to check."""
+    if not re.fullmatch(r"-?[0-9]{1,100}", text):
+        raise argparse.ArgumentTypeError(
+            f"invalid int value: {shown(text)}; it takes digits from 0 to 9 alone, at most 100"
+        )
+    return int(text)
 
 
 def path(text: str) -> Path:
@@ -214,7 +236,7 @@ def named(text: str) -> str:
 
 
 def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise argparse.ArgumentTypeError(f"{shown(text)} is no part such as 1/8, ..., 8/8")
     return int(match[1]), int(match[2])

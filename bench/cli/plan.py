@@ -29,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     display: Display = args.display
+    store = options.working_store(args)
     with display.phase("planning"):
         config, work = options.work(args)
     with display.phase("loading torch"):
@@ -36,7 +37,6 @@ def main(args: argparse.Namespace) -> int:
 
         from bench.schedule import unusable
         from bench.schedule.predict import costs, pieces
-        from bench.store import Store
 
     with display.phase("checking weights"):
         work = unusable.checked(work)
@@ -45,7 +45,6 @@ def main(args: argparse.Namespace) -> int:
         if args.cost:
             rows = costs(work.usable, device)
         else:
-            store = Store(options.store_root(args))
             store.warn_of_strangers()
             found = pieces(work.usable, store, device)
     if args.cost:

@@ -53,13 +53,12 @@ def _run(args: argparse.Namespace) -> int:
     from bench import planned
     from bench.collection import collection
     from bench.schedule.damage import damage
-    from bench.store import Store
     from bench.types import StoreError
 
     display: Display = args.display
     with display.phase("planning"):
         config, work = options.work(args)
-    store = Store(options.store_root(args), trusting=args.verify is None)
+    store = options.working_store(args, trusting=args.verify is None)
     with display.phase("reading the results"):
         asked = planned.asked_for(work.plan.name, work.asked)
         # What is not whole is not finished, so the run that follows says it.

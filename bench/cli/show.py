@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.cli import options
 from bench.cli.display import Display
 from bench.visible import visible
+
+if TYPE_CHECKING:
+    from bench.store import Store
+    from bench.types import CellResult
 
 SUMMARY = "one cell: parameters, result, flags, provenance, traceback if it failed; or the log of runs"
 
@@ -24,20 +30,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from bench import cards
+    from bench.collection import no_collection
     from bench.keys import training_key
+    from bench.report.record import read
     from bench.store import Store
     from bench.types import TrainRef, UsageError, jsonable
 
     display: Display = args.display
     root = options.store_root(args)
     if args.log:
+        if root.is_file():
+            raise UsageError(f"{root} is no store: what runs did is in the store that they worked on")
         return _log(root, args.cell, as_json=args.json)
     if args.cell is None:
         raise UsageError("which cell? give the start of its key or its name, or --log for what runs did")
-    with display.phase("looking for the cell"):
-        store = Store(root)
-        store.warn_of_strangers()
-        found = store.find(args.cell)
+    with display.phase("looking for the cell"), no_collection():
+        results = read(root).results if root.is_file() else _results(Store(root))
+        found = [r for r in results if r.key.startswith(args.cell) or str(r.names) == args.cell]
     if not found:
         raise UsageError(
             f"no cell in {root} has the name '{args.cell}' or a key that starts so; leaderboard --format json has all"
@@ -52,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     print(f"{result.names}\nkey {result.key}\nstatus {result.status}")
     if isinstance(result.cell.model.weights, TrainRef):
-        card = cards.read(store.training(training_key(result.cell.model)))
+        card = cards.read(Store(root).training(training_key(result.cell.model)))
         body["overfitting of the network"] = card and card.get("overfitting")
     for title in ("metrics", "overfitting of the network", "cost", "defense_cost", "flags", "cell", "provenance"):
         if body.get(title):
@@ -61,6 +70,11 @@ def main(args: argparse.Namespace) -> int:
     if result.error is not None:
         print(f"\nerror\n  {result.error.kind}: {result.error.message}\n\n{result.error.traceback}")
     return 0
+
+
+def _results(store: Store) -> Iterator[CellResult]:
+    store.warn_of_strangers()
+    yield from store.results()
 
 
 def _log(root: Path, cell: str | None, *, as_json: bool) -> int:

@@ -27,7 +27,7 @@ from typing import NoReturn
 
 from bench.cli.display import Relay
 from bench.cli.streams import InTime
-from bench.ending import ONCE, Lost, closing, how_it_ended, signals
+from bench.ending import ONCE, Lost, closing, how_it_ended, signals, unfinished
 from bench.shared import GRACE, Held, Shared, Words
 
 #: Seconds after which a child has seen that this process was stopped, and stands still too.
@@ -60,7 +60,13 @@ class Charge:
 
 
 def supervise(
-    work: Callable[[Charge], int], shared: Shared, deadline: float | None, relay: Relay | None, *, resumes: bool
+    work: Callable[[Charge], int],
+    shared: Shared,
+    deadline: float | None,
+    relay: Relay | None,
+    *,
+    verb: str,
+    resumes: bool,
 ) -> int:
     """Do ``work`` in a child process, and in another where the first is lost; return the exit code.
 
@@ -69,9 +75,10 @@ def supervise(
         shared: memory in which the child shows what it does.
         deadline: on the monotonic clock; when it has passed, the command ends with 0.
         relay: says the lines of the minute.
+        verb: the first word of the command.
         resumes: the same command goes on from what is finished, which is said where it ends before its time.
     """
-    supervisor, began = _Supervisor(shared, deadline, relay, resumes), time.monotonic()
+    supervisor, began = _Supervisor(shared, deadline, relay, verb, resumes), time.monotonic()
     adopts = _adopt()
     with supervisor.handlers():
         while True:
@@ -86,8 +93,9 @@ def supervise(
 
 
 class _Supervisor:
-    def __init__(self, shared: Shared, deadline: float | None, relay: Relay | None, resumes: bool) -> None:
-        self.shared, self._deadline, self._resumes = shared, math.inf if deadline is None else deadline, resumes
+    def __init__(self, shared: Shared, deadline: float | None, relay: Relay | None, verb: str, resumes: bool) -> None:
+        self.shared, self._deadline = shared, math.inf if deadline is None else deadline
+        self._verb, self._resumes = verb, resumes
         self.charge = Charge(shared, deadline)
         self._relay = relay
         self._signals = signals()
@@ -221,6 +229,8 @@ class _Supervisor:
             self._restore_terminal()
             if self._resumes:
                 print(closing(code, words.counted), file=self._out)
+            else:
+                print(unfinished(code, self._verb), file=self._err)
             return code
         if words.log is not None:
             self.charge.logs.append(Path(words.log))

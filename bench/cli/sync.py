@@ -22,10 +22,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from bench.remote import sync
-    from bench.store import Store
 
     display: Display = args.display
-    store = Store(options.store_root(args))
+    store = options.working_store(args)
     store.check_writable()
     store.warn_of_strangers()
     with display.phase("carrying files") as at:

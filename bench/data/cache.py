@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.data.decode import decode, is_grey
-from bench.data.memo import cache_folder, hashes, keep, recall, remember, stamp, unwritable
+from bench.data.memo import CacheError, cache_folder, hashes, keep, recall, remember, stamp, unwritable
 from bench.data.room import require_room
 from bench.data.rows import Interpolation, Numbers, Pixels, Row, Rows, Source
-from bench.files import keeps_times, make_folders, status
+from bench.files import keeps_times, lacks, make_folders, status
 from bench.keys import sha256_hex
 from bench.types import UsageError
 
@@ -79,7 +79,7 @@ def decoded(
 
     Raises:
         UsageError: a file is damaged or not what its publisher gave, the images do not fit into memory or on the disk,
-            or the cache folder cannot be written.
+            the cache folder cannot be written, or the process may open no more files or has no memory to read it.
     """
     shas = hashes(source.files, thorough=thorough)
     _check_expected(source, shas)
@@ -91,7 +91,9 @@ def decoded(
         except FileNotFoundError:
             if os.path.isdir(entry):
                 _set_aside(entry, "a file is missing")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, MemoryError, ValueError, KeyError) as error:
+            if lacks(error):
+                raise CacheError(f"the cache cannot be read: {entry}: {lacks(error)}") from None
             _set_aside(entry, str(error))
         rows = source.read()
         require_room(rows.total, wanted, (channels, *size), entry.parent)
@@ -133,7 +135,7 @@ def _array(path: Path) -> Any:
     try:
         status(path)
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception:  # NumPy takes the head apart with Python's tokenizer, which raises errors of its own
         raise ValueError(f"{path.name} was cut short or altered") from None

@@ -71,7 +71,8 @@ def remember(path: Path, body: dict[str, Any]) -> None:
     try:
         keep(path, body)
     except CacheError as error:
-        _log.info("%s", error)
+        # Who must write there says the same as an error.
+        _log.debug("%s", error)
 
 
 def hashes(files: tuple[Path, ...], *, thorough: bool = False) -> tuple[str, ...]:

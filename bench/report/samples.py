@@ -108,8 +108,13 @@ def _first_chunk(folder: Path, shape: tuple[int, int, int]) -> Pixels | None:
 
 
 def _clean(data: DataRef, folder: Path | None, *, trusted: bool) -> Pixels | None:
+    from bench.data.memo import CacheError
+
     try:
         images, rows = images_of(data, folder, trusted=trusted)
+    except CacheError as error:
+        _log.warning("images are not shown: %s", error)
+        return None
     except UsageError:
         return None
     return np.asarray(images.images[rows[:_FIRST]])

@@ -157,5 +157,7 @@ def read_clean(path: Path, n: int) -> Clean | None:
     except FileNotFoundError:
         return None
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        if files.lacks(error):
+            raise
         _log.warning("%s does not count: %s", path, str(error).partition("\n")[0])
         return None

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -286,6 +287,22 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(UsageError, match="the cache cannot be written: .*; set XDG_CACHE_HOME"):
         open_set(make(tmp_path / "set"), "test", folder=None)
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, None])
+def test_an_entry_that_cannot_be_read_for_want_of_files_or_memory_stays(kept, caplog, monkeypatch, code):
+    name, folder = kept[0], kept[-1]
+    before = folder.stat().st_ino
+
+    def lacking(*_, **__):
+        raise MemoryError if code is None else OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "load", lacking)
+        with pytest.raises(memo.CacheError, match=f"the cache cannot be read: {folder}: .*(files open|memory)"):
+            open_set(name, "test", folder=None)
+    assert folder.stat().st_ino == before and not caplog.records
+    assert np.array_equal(open_set(name, "test", folder=None).images, kept[1])
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):

@@ -23,6 +23,14 @@ ROOT = Path(__file__).resolve().parents[2]
         (["run", "--n", "0"], "--n 0"),
         (["run", "--n", "501"], "500 test images"),
         (["run", "--n", "many"], "invalid int value: 'many'"),
+        (["run", "--n", "٣"], "--n: invalid int value: '٣'; it takes digits from 0 to 9 alone"),
+        (["plan", "--seed", "1_000"], "invalid int value: '1_000'"),
+        (["gc", "quick", "--n", " 5"], "invalid int value: ' 5'"),
+        (["train", "--epochs", "9" * 5000], "invalid int value: '999"),
+        (["plan", "--shard", "٣/4"], "is no part such as 1/8"),
+        (["run", "--time-budget", "٣s"], "no time such as 90s"),
+        (["run", "--verify", "٣%"], "is no share such as 2%"),
+        (["compare", "a", "b", "--min-effect", "1_0"], "is no number of points"),
         (["run", "--nn", "3"], "unknown option '--nn'; did you mean '--n'? (see run_bench.py run --help)"),
         (["--nosuch"], "unknown option '--nosuch'"),
         (["--quite", "run"], "unknown option '--quite'; did you mean '--quiet'? (see run_bench.py --help)"),
@@ -48,6 +56,21 @@ def test_one_line_and_exit_code_2(words, says, capsys, tmp_path, monkeypatch):
     assert captured.out == ""
     assert says in captured.err and captured.err.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("store", ["/dev/null", "file", "file/below", "link/below"])
+def test_no_verb_that_writes_to_a_store_takes_what_is_no_folder(store, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("link").symlink_to("nowhere")
+    what = tiny.write(tmp_path)
+    said = set()
+    for words in (["plan", what], ["run", what], ["train", what], ["gc", what], ["sync", "elsewhere"]):
+        assert main([*words, "--store", store]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == "" and "Traceback" not in captured.err
+        said.add(captured.err.splitlines()[-1])
+    assert len(said) == 1 and said.pop().startswith(f"error: the store {store} cannot be ")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -237,6 +237,17 @@ def test_what_another_file_asks_for_is_said_with_both_names(kind):
     assert said.startswith("t.toml: include: other.toml") and says.replace("t.toml", "other.toml") in said
 
 
+@pytest.mark.parametrize("variants", [{}, {"scale": "tiny"}])
+def test_what_is_included_includes_nothing_itself(variants):
+    Path("one.toml").write_text(SOUND)
+    Path("some.toml").write_text('schema = 1\nname = "some"\ninclude = ["one.toml"]\n')
+    Path("all.toml").write_text('schema = 1\nname = "all"\ninclude = ["some.toml"]\n')
+    with pytest.raises(UsageError, match=r"^all.toml: include: some.toml includes others, where one configuration is"):
+        config.request("all.toml", variants)
+    with pytest.raises(UsageError, match=r"^some.toml includes others, where one configuration is needed"):
+        config.load("some.toml", variants)
+
+
 def test_a_variant_that_asks_for_what_cannot_be_is_named():
     text = 'default = {scale = "small"}\n' + SOUND + "[variants.scale.small]\ndataset = {n = -1}\n"
     assert line(text).startswith("t.toml (from t.toml, scale small): dataset.n: ")

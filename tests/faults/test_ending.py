@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli import display
+from bench.cli import display, main
 from bench.ending import Control, Overtime, Piece, Stop
 from bench.isolation import isolated
 from bench.shared import Shared
@@ -165,6 +165,52 @@ def hears(process):
         if int(heard.search(status)[1], 16) >> (signal.SIGTERM - 1) & 1:
             return
         time.sleep(0.02)
+
+
+def _asks(number):
+    """Return the work of a verb that never comes back, but asks to be ended."""
+
+    def work(_args):
+        if number:
+            os.kill(os.getpid(), number)
+        time.sleep(HANGS)
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "code", "says"),
+    [
+        (
+            ["plan", "quick", "--json", "--time-budget", "0.01s"],
+            None,
+            0,
+            "time budget used before the plan was finished",
+        ),
+        (["leaderboard"], signal.SIGTERM, 143, "terminated before leaderboard was finished"),
+        (["show", "x"], signal.SIGINT, 130, "interrupted before show was finished"),
+        (["doctor"], signal.SIGHUP, 129, "the terminal was closed before doctor was finished"),
+    ],
+    ids=lambda each: each[0] if isinstance(each, list) else None,
+)
+def test_a_verb_that_ends_before_its_time_says_so(words, number, code, says, monkeypatch, capsys):
+    monkeypatch.setattr(f"bench.cli.{words[0]}.main", _asks(number))
+    assert main(words) == code
+    assert capsys.readouterr() == ("", f"{says}\n")
+
+
+def _lists_for_ever():
+    def work(_args):
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(HANGS)
+
+    importlib.import_module("bench.cli.list").main = work
+
+
+def test_a_verb_that_has_to_be_killed_says_so(tmp_path):
+    assert end(child.start(tmp_path, ["list"], _lists_for_ever, supervised=True)) == 143
+    assert child.errors(tmp_path) == "terminated before list was finished\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says whether a process hears signals")

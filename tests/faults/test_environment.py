@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from bench import files
+from bench import files, inventory
 from bench.cli import main
 from bench.data import memo
 from bench.seals import KnownFiles
@@ -231,3 +231,18 @@ def test_only_what_is_said_of_its_own_files_is_the_store_s(tmp_path):
         with pytest.raises(OSError, match="No space") as kept, store.writing():
             raise OSError(errno.ENOSPC, "No space left on device", foreign)
         assert not isinstance(kept.value, StoreError)
+
+
+def test_a_folder_that_cannot_be_listed_for_want_of_files_is_not_empty(tmp_path, monkeypatch):
+    def lacking(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), os.fspath(path))
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, lacking)
+    for look in (
+        inventory.chunks,
+        lambda folder: inventory.keys(folder, ".json"),
+        lambda f: list(inventory.entries(f)),
+    ):
+        with pytest.raises(OSError, match="Too many open files"):
+            look(tmp_path)

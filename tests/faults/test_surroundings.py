@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import not_loaded
 from tests.faults import child
 from tests.schedule import small
 
@@ -151,10 +152,28 @@ def test_a_home_that_is_a_file_is_one_line(folder, monkeypatch, capsys, kind):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(folder / "home" / ("x" if kind == "below a file" else "")))
     assert small.run(folder, text=small.ONE) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
+    *before, said = capsys.readouterr().err.splitlines()
+    assert not any("cache" in line for line in before)
     assert said.startswith("error: the cache cannot be written: ") and said.endswith(
         "; set XDG_CACHE_HOME to another folder"
     )
+
+
+@pytest.mark.parametrize(
+    ("says", "remedy"),
+    [
+        ("libtorch_cpu.so: failed to map segment from shared object", "memory ran out"),
+        ("libc10.so: cannot create shared object descriptor: Cannot allocate memory", "memory ran out"),
+        ("libc10.so: cannot open shared object file: Too many open files", "ulimit -n"),
+        # Of these there is no more for more memory.
+        ("libgomp.so: cannot allocate memory in static TLS block", "install it anew"),
+        ("libc10.so: failed to map segment from shared object: Operation not permitted", "install it anew"),
+        ("libc10.so: invalid ELF header", "install it anew"),
+    ],
+)
+def test_a_package_that_finds_no_memory_or_files_is_not_called_damaged(says, remedy):
+    said = not_loaded(ImportError(says, name="_C", path="/x/_C.so"))
+    assert says in said and remedy in said and (remedy == "install it anew") == ("install it anew" in said)
 
 
 @pytest.mark.parametrize("name", ["json", "bench", "numpy", "pydantic"])

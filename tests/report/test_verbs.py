@@ -75,6 +75,25 @@ def test_a_damaged_result_is_told(store, tmp_path, capsys):
     assert "1 damaged result files" in capsys.readouterr().err
 
 
+def test_show_reads_a_run_file_as_it_reads_a_store(store, tmp_path, capsys):
+    whole = tmp_path / "run.json"
+    whole.write_text(record.serialise(story(50)))
+    cell = story(50)[0]
+    shown = []
+    for place in (store, str(whole)):
+        for words in ([cell.key, "--json"], [str(cell.names)]):
+            assert main(["show", *words, "--store", place]) == 0
+            shown.append(capsys.readouterr().out)
+    assert shown[:2] == shown[2:] and json.loads(shown[0])["key"] == cell.key
+    (tmp_path / "half.json").write_bytes(whole.read_bytes()[:-100])
+    said = []
+    for words in (["show", cell.key], ["leaderboard"], ["figures"]):
+        assert main([*words, "--store", str(tmp_path / "half.json")]) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1] == said[2] and said[0].startswith("error: ") and said[0].count("\n") == 1
+    assert main(["show", "--log", "--store", str(whole)]) == 2
+
+
 def test_compare_takes_stores_and_files_and_exits_1_on_a_regression(tmp_path, capsys):
     clean, bits = [True] * 1000, outcomes(0.5, 1000)
     worse = [bit and i % 10 > 0 for i, bit in enumerate(bits)]
