@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench import files
+from bench.audit import broken_rule
 from bench.reading import document
 from bench.seals import sealed_arrays
+from bench.types import MAX_FLAGS, MAX_PASSES, MAX_SECONDS, MAX_WORD, Threat
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,30 +36,41 @@ def place(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
 
-def read(path: Path, shape: tuple[int, ...]) -> Kept:
-    """Return a chunk of images of a shape (n, C, H, W).
+def read(path: Path, x: np.ndarray, threat: Threat) -> Kept:
+    """Return a chunk of an adversarial set.
+
+    Args:
+        path: of its file.
+        x: the clean images float32 (N, C, H, W) in [0, 1] that it was made from.
+        threat: of its attack.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is not whole, not of this shape, or belongs elsewhere.
+        ValueError: it is not whole, belongs elsewhere, or holds what no attack under the threat makes of ``x``.
     """
-    arrays, about = sealed_arrays(files.read(path, 8 * math.prod(shape) + _ROW * shape[0] + _HEAD))
+    arrays, about = sealed_arrays(files.read(path, 8 * x.size + _ROW * len(x) + _HEAD))
     if about.get("of", place(path)) != place(path):
         raise ValueError(f"it is that of {about['of']}")
     try:
-        return _checked(arrays, about, shape)
+        kept = _checked(arrays, about, x)
     except (KeyError, TypeError) as error:
         raise ValueError(f"it lacks {error}") from None
+    if (why := broken_rule(kept.images, x, threat)) is not None:
+        raise ValueError(f"its attack {why}")
+    return kept
 
 
-def _checked(arrays: dict[str, np.ndarray], about: dict[str, str], shape: tuple[int, ...]) -> Kept:
-    import numpy as np
-
-    for name, expected in (("images", shape), ("forwards", shape[:1]), ("backwards", shape[:1])):
-        if arrays[name].shape != expected or arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
-            raise ValueError(f"its {name} are not {expected} finite numbers")
+def _checked(arrays: dict[str, np.ndarray], about: dict[str, str], x: np.ndarray) -> Kept:
+    images, passes = arrays["images"], (arrays["forwards"], arrays["backwards"])
+    if images.shape != x.shape or images.dtype != x.dtype:
+        raise ValueError(f"its images are not {x.shape} numbers of type {x.dtype}")
+    for counts in passes:
+        # Of what is not a number neither holds.
+        if counts.shape != (len(x),) or counts.dtype.kind != "f" or not ((counts >= 0) & (counts <= MAX_PASSES)).all():
+            raise ValueError(f"its passes are not {len(x)} counts each")
     seconds, notes, batch = float(about["seconds"]), document(about["notes"].encode()), int(about["batch"])
-    are_notes = isinstance(notes, list) and all(isinstance(note, str) for note in notes)
-    if not (are_notes and math.isfinite(seconds) and batch > 0):
+    # They become flags of a result, which holds no more.
+    are_notes = isinstance(notes, list) and all(isinstance(note, str) and len(note) <= MAX_WORD for note in notes)
+    if not (are_notes and len(notes) <= MAX_FLAGS and 0 <= seconds <= MAX_SECONDS and batch > 0):
         raise ValueError("what it took is not a time, notes and a batch")
-    return Kept(arrays["images"], arrays["forwards"], arrays["backwards"], seconds, notes, batch)
+    return Kept(images, *passes, seconds, notes, batch)

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from bench import registry
 from bench.api import DeployedStep
+from bench.audit import broken_rule
 from bench.cost import synchronize
 from bench.draws import Draws
 from bench.isolation import frozen, isolated
 from bench.keys import canonical_json, derive_seed
 from bench.logits import judged, precise, round_off
 from bench.target import Meter, NetworkTarget, Truth, auto_batch, parts, tell
-from bench.types import AttackRef, MethodError, MethodRef, Threat, eps_text
+from bench.types import AttackRef, MethodError, MethodRef, Threat
 
 #: Images kept together.
 CHUNK = 128
@@ -28,10 +29,6 @@ DRAWS = 5
 
 #: Flag of a cell whose attack was only given images that earlier attacks of its suite had not broken.
 SURVIVORS_ONLY = "survivors-only"
-
-# Round-off allowed in a ball: absolute in Linf, relative in L2.
-LINF_SLACK = 1e-6
-L2_SLACK = 1e-4
 
 
 class Step(NamedTuple):
@@ -266,29 +263,8 @@ def audit(found: Tensor, x: Tensor, threat: Threat, name: str) -> None:
         raise MethodError(f"{name} returned a tensor of layout {found.layout}, not {x.layout}")
     if found.dtype != x.dtype or found.device != x.device:
         raise MethodError(f"{name} returned {found.dtype} on {found.device}, not {x.dtype} on {x.device}")
-    if not bool(torch.isfinite(found).all()):
-        raise MethodError(f"{name} returned a value that is not finite, at image {_worst(~torch.isfinite(found))}")
-    outside = torch.maximum(-found, found - 1.0)
-    if float(outside.max()) > LINF_SLACK:
-        raise MethodError(f"{name} left the box [0, 1] by {float(outside.max()):.3g}, at image {_worst(outside)}")
-    if threat.eps is None:
-        return
-    if threat.norm == "linf":
-        distance, limit = (found - x).abs().flatten(1).amax(1), float(threat.eps) + LINF_SLACK
-    elif threat.norm == "l2":
-        distance, limit = (found - x).flatten(1).norm(dim=1), float(threat.eps) * (1 + L2_SLACK) + LINF_SLACK
-    else:
-        # A flow or a transport plan cannot be recovered from the image; those attacks are checked in their own tests.
-        return
-    if float(distance.max()) > limit:
-        raise MethodError(
-            f"{name} left its budget: {threat.norm} distance {float(distance.max()):.6g} above eps "
-            f"{eps_text(threat.eps)}, at image {int(distance.argmax())}"
-        )
-
-
-def _worst(values: Tensor) -> int:
-    return int(values.flatten(1).float().amax(1).argmax())
+    if (why := broken_rule(found, x, threat)) is not None:
+        raise MethodError(f"{name} {why}")
 
 
 class Answer(NamedTuple):

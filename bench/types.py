@@ -169,14 +169,15 @@ _MAX_EPS = 10**6
 #: Room for the 64 bits of the seeds that there are.
 _MAX_WHOLE = 2**64
 _MAX_FLOAT = 1e300
+MAX_SECONDS = MAX_PASSES = 1e12
 #: Of accuracies that are compared; some are means in single precision.
 _ROUND_OFF = 1e-6
 
-_MAX_NAME, _MAX_CELL_NAME, _MAX_WORD = 5_000, 20_000, 200
+_MAX_NAME, _MAX_CELL_NAME, MAX_WORD = 5_000, 20_000, 200
 
 #: A path may be part of it.
 Name = Annotated[str, Field(max_length=_MAX_NAME)]
-Word = Annotated[str, Field(max_length=_MAX_WORD)]
+Word = Annotated[str, Field(max_length=MAX_WORD)]
 
 
 def _shown(most: int, *, lines: bool = False) -> BeforeValidator:
@@ -192,7 +193,7 @@ def _shown(most: int, *, lines: bool = False) -> BeforeValidator:
 ShownName = Annotated[str, Field(max_length=_MAX_NAME), _shown(_MAX_NAME)]
 #: Of names and what tells them apart.
 ShownCellName = Annotated[str, Field(max_length=_MAX_CELL_NAME), _shown(_MAX_CELL_NAME)]
-ShownWord = Annotated[str, Field(max_length=_MAX_WORD), _shown(_MAX_WORD)]
+ShownWord = Annotated[str, Field(max_length=MAX_WORD), _shown(MAX_WORD)]
 ShownMessage = Annotated[str, Field(max_length=_MAX_MESSAGE), _shown(_MAX_MESSAGE)]
 ShownTraceback = Annotated[str, Field(max_length=_MAX_TRACEBACK), _shown(_MAX_TRACEBACK, lines=True)]
 
@@ -208,9 +209,9 @@ Bits = Annotated[str, Field(max_length=MAX_IMAGES // 6 + 8)]
 Draws = Annotated[int, Field(ge=1, le=1_000_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Distance = Annotated[float, Field(ge=0, le=1e6)]
-Seconds = Annotated[float, Field(ge=0, le=1e12)]
+Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
 Flops = Annotated[float, Field(ge=0, le=1e30)]
-PassCount = Annotated[float, Field(ge=0, le=1e12)]
+PassCount = Annotated[float, Field(ge=0, le=MAX_PASSES)]
 Rate = Annotated[float, Field(le=1e9)]
 
 
@@ -542,7 +543,7 @@ class CellError(Frozen):
     def of(cls, error: BaseException, message: str, traceback: str) -> CellError:
         """Return what is kept of an error, cut to what a result may hold."""
         return cls(
-            kind=shortened(type(error).__name__, _MAX_WORD),
+            kind=shortened(type(error).__name__, MAX_WORD),
             message=shortened(message, _MAX_MESSAGE),
             traceback=shortened(traceback, _MAX_TRACEBACK),
         )

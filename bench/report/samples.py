@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import math
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from bench import files, inventory
+from bench import chunk, inventory
 from bench.keys import Keys
 from bench.report.outside import images as images_of
 from bench.report.outside import named_by
 from bench.report.rows import attacked_bits
-from bench.seals import sealed_arrays
 from bench.store import Store
-from bench.types import AttackRef, CellResult, DataRef, UsageError
+from bench.types import AttackRef, CellResult, DataRef, Threat, UsageError
 
 _log = logging.getLogger("crossfire")
 #: Images of each set, their largest side in pixels, and how many sets are shown: some kilobytes each.
@@ -74,13 +72,13 @@ def _sheet(
     data_folder: Path | None,
     trusted: bool,
 ) -> str | None:
-    attacked = _first_chunk(folder, made.data.image_shape)
-    if attacked is None:
+    first = next(iter(inventory.chunks(folder)), None)
+    if first is None:
         return None
     name = made.data.model_dump_json()
     if name not in sources:
         sources[name] = _clean(made.data, data_folder, trusted=trusted)
-    if (clean := sources[name]) is None:
+    if (clean := sources[name]) is None or (attacked := _attacked(first, clean, made.threat)) is None:
         return None
     # Those that the attack broke tell most; the bits hold the first image highest.
     bits = f"{attacked_bits(r):0{made.data.n}b}"[: len(attacked)]
@@ -89,20 +87,17 @@ def _sheet(
     return _png(np.concatenate(list(lines), axis=1))
 
 
-def _first_chunk(folder: Path, shape: tuple[int, int, int]) -> Pixels | None:
-    chunk = next(iter(inventory.chunks(folder)), None)
-    first, last = (int(number) for number in chunk.stem.split("-")) if chunk is not None else (0, 0)
-    if chunk is None or first > 0 or last > _FIRST:
+def _attacked(path: Path, clean: Pixels, threat: Threat) -> Pixels | None:
+    """Return the images of the first chunk of a set; ``None`` if it is not the first or, with a warning, not whole."""
+    first, last = (int(number) for number in path.stem.split("-"))
+    if first > 0 or last > len(clean):
         return None
     try:
-        arrays, _ = sealed_arrays(files.read(chunk, 2**20 + last * 8 * (math.prod(shape) + 8)))
-        images = arrays["images"]
-        if images.ndim != 4 or images.shape[1:] != shape or images.dtype.kind != "f":
-            raise ValueError("it does not hold images of this set")
+        images = chunk.read(path, clean[:last].astype(np.float32) / 255, threat).images
     except FileNotFoundError:
         return None
-    except (KeyError, ValueError) as error:
-        _log.warning("%s is not shown: %s", chunk, error)
+    except ValueError as error:
+        _log.warning("%s is not shown: %s", path, error)
         return None
     return np.asarray(images * 255).round().clip(0, 255).astype(np.uint8)
 

@@ -21,6 +21,7 @@ from bench.evaluate import Answer, Crafted
 from bench.files import write_atomically
 from bench.seals import arrays_digest
 from bench.store import largest_records
+from bench.types import Threat
 
 _log = logging.getLogger("crossfire")
 _CLEAN = {"clean": "iu", "clean_share": "f", "clean_margin": "f"}
@@ -36,12 +37,12 @@ def write_chunk(path: Path, made: Crafted) -> None:
     write_atomically(path, save(tensors, {**about, "sha256": digest}))
 
 
-def read_chunk(path: Path, shape: tuple[int, ...]) -> Crafted | None:
-    """Return a chunk of images of a shape (n, C, H, W); ``None`` where there is none or, with a warning, where it is
-    not whole.
+def read_chunk(path: Path, x: Tensor, threat: Threat) -> Crafted | None:
+    """Return what an attack under a threat made of images (n, C, H, W) and is kept; ``None`` where nothing is or, with
+    a warning, where it does not count.
     """
     try:
-        kept = chunk.read(path, shape)
+        kept = chunk.read(path, x.cpu().numpy(), threat)
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -6,15 +6,20 @@ What was deleted is no damage: results stand without the weights and the adversa
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from bench import cards, chunk, inventory
+from bench.data import ImageSet, open_ref, rows_of
+from bench.data.rows import Numbers
 from bench.keys import Keys, training_key
 from bench.schedule.plan import Work, models_of
 from bench.store import Store
-from bench.types import AttackRef, ModelRef, PlannedCell, TrainRef
+from bench.types import AttackRef, DataRef, ModelRef, PlannedCell, Threat, TrainRef
 
 _log = logging.getLogger("crossfire")
 
@@ -59,6 +64,7 @@ def _trainings(work: Work, store: Store) -> Iterator[tuple[ModelRef, PlannedCell
 def _chunks(work: Work, store: Store) -> Iterator[tuple[AttackRef, PlannedCell, Path]]:
     made = set(inventory.keys(store.root / "attack", ""))
     keys, seen = Keys(), set()
+    opened = cache(partial(_opened, work))
     for planned in work.plan.cells if made else ():
         attack = planned.cell.attack
         if attack is None or (key := keys.of(attack)) not in made or key in seen:
@@ -66,13 +72,23 @@ def _chunks(work: Work, store: Store) -> Iterator[tuple[AttackRef, PlannedCell, 
         seen.add(key)
         for path in inventory.chunks(store.adversarial(key)):
             first, last = (int(number) for number in path.stem.split("-"))
-            if first < last <= attack.data.n and not _is_whole(store, path, (last - first, *attack.data.image_shape)):
-                yield attack, planned, path
+            if first < last <= attack.data.n:
+                clean = partial(opened, attack.data)
+                if not _is_whole(store, path, clean, slice(first, last), attack.threat):
+                    yield attack, planned, path
 
 
-def _is_whole(store: Store, path: Path, shape: tuple[int, ...]) -> bool:
+def _opened(work: Work, data: DataRef) -> tuple[ImageSet, Numbers]:
+    images = open_ref(data, folder=work.data_folder)
+    return images, rows_of(images, data)
+
+
+def _is_whole(
+    store: Store, path: Path, clean: Callable[[], tuple[ImageSet, Numbers]], part: slice, threat: Threat
+) -> bool:
     def check() -> bool:
-        chunk.read(path, shape)
+        images, rows = clean()
+        chunk.read(path, images.images[rows[part]].astype(np.float32) / 255, threat)
         return True
 
     try:

@@ -60,6 +60,8 @@ from bench.types import (
 _log = logging.getLogger("crossfire")
 T = TypeVar("T")
 R = TypeVar("R")
+# How often a chunk is made before what is made is to blame; another process may take one away for damaged.
+_ATTEMPTS = 3
 # Seconds between two looks at what other processes have in hand.
 _PATIENCE = 0.5
 # Seconds for each batch that the estimate of the time left times.
@@ -530,10 +532,13 @@ class Runner:
 
     def _chunk_of(self, ref: AttackRef, part: slice) -> Crafted:
         path, images = self._chunk(ref, part), self.loaded.test(ref.data)
-        while (made := read_chunk(path, (part.stop - part.start, *images.x.shape[1:]))) is None:
+        x, _, _ = images.part(part)
+        for _ in range(_ATTEMPTS):
+            if (made := read_chunk(path, x, ref.threat)) is not None:
+                return made
             files.remove(path)
             self._craft(ref, next(group for group in images.groups() if part.start < group.stop))
-        return made
+        raise MethodError(f"{path} was made {_ATTEMPTS} times, and what is read back is not what was made")
 
     def _classifier(self, model: ModelRef, data: DataRef) -> Classifier:
         return self.loaded.classifier(model, data, lambda: self.train(model, data))

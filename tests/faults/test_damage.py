@@ -7,19 +7,22 @@ import random
 import re
 import shutil
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.numpy import save
 
 from bench import cards, config, files, training_state
+from bench.audit import broken_rule
 from bench.cli import main
 from bench.report.samples import samples
 from bench.schedule.chunks import read_chunk
 from bench.schedule.plan import make
 from bench.schedule.run import Runner
-from bench.seals import sealed, unsealed
+from bench.seals import arrays_digest, sealed, sealed_arrays, unsealed
 from bench.store import Store
-from bench.types import Ending, UsageError
+from bench.types import Ending, Threat, UsageError
 from tests.schedule import small
 
 
@@ -127,7 +130,8 @@ def whole_records(store, path):
 
 
 def whole_chunk(store, path):
-    made = read_chunk(path, (128 if path.name.startswith("000000") else 12, 1, 8, 8))
+    first, last = map(int, path.stem.split("-"))
+    made = read_chunk(path, small.images()[first:last], small.THREAT)
     return made and (made.images.tolist(), made.forwards.tolist(), made.backwards.tolist(), made.seconds, made.notes)
 
 
@@ -177,6 +181,95 @@ def test_whichever_byte_is_flipped_it_is_noticed(done, tmp_path, pattern, read):
             assert found is None or (found == expected and data[place : place + 1].isspace()), (place, flipped)
     path.write_bytes(data)
     assert read(store, path) == expected
+
+
+def forge(path, change):
+    """Write a chunk again with other arrays and words, and the seal of these."""
+    arrays, about = sealed_arrays(path.read_bytes())
+    change(arrays, about)
+    path.write_bytes(save(arrays, {**about, "sha256": arrays_digest(arrays, about)}))
+
+
+def put(name, value):
+    def change(arrays, about):
+        arrays[name][3] = value
+
+    return change
+
+
+def doubled(arrays, about):
+    arrays["images"] = arrays["images"].astype(np.float64)
+
+
+def noted(arrays, about):
+    about["notes"] = json.dumps(["n" * 201])
+
+
+def hurried(arrays, about):
+    about["seconds"] = "-1.0"
+
+
+FORGED = {
+    "its attack left its budget: linf distance": put("images", 0.5),
+    "its attack left the box [0, 1] by 8, at image 3": put("images", 9.0),
+    "its attack left the box [0, 1] by 0.01, at image 3": put("images", -0.01),
+    "its attack returned a value that is not finite, at image 3": put("images", np.nan),
+    "its images are not (128, 1, 8, 8) numbers of type float32": doubled,
+    "its passes are not 128 counts each": put("forwards", -1),
+    "what it took is not a time, notes and a batch": noted,
+    "what it took is not": hurried,
+}
+
+
+@pytest.mark.parametrize("why", FORGED)
+def test_a_chunk_that_no_attack_makes_does_not_count(done, tmp_path, why, caplog):
+    (path, *_) = sorted((done[0] / "store").glob("attack/*/000000-*"))
+    copy = tmp_path / path.parent.name / path.name
+    copy.parent.mkdir()
+    shutil.copyfile(path, copy)
+    assert read_chunk(copy, small.images()[:128], small.THREAT) is not None
+    forge(copy, FORGED[why])
+    assert read_chunk(copy, small.images()[:128], small.THREAT) is None
+    assert f"{copy} does not count and is made again: {why}" in caplog.text
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_forged_adversarial_images_are_made_again(done, tmp_path, capfd, unfinished):
+    """Those of a suite too, whose later attacks go on from the earlier ones."""
+    text = small.ONE.replace('name = "small"', 'name = "small"\nworst_case = true')
+    text += '[[attacks]]\nuse = "pgd"\neps = "0.1"\nsteps = 2\n'
+    assert small.run(tmp_path, text=text) == 0
+    outcome = small.outcome(tmp_path)
+    victims = sorted((tmp_path / "store").glob("attack/*/*.safetensors"))
+    for path in victims:
+        forge(path, put("images", 0.5))
+    if unfinished:
+        for path in (tmp_path / "store").glob("cells/*.json"):
+            path.unlink()
+    capfd.readouterr()
+    assert small.run(tmp_path, text=text) == 0
+    told = [line for line in capfd.readouterr().err.splitlines() if "does not count" in line]
+    assert sorted(line.partition("warning: ")[2].split()[0] for line in told) == sorted(map(str, victims))
+    assert len(victims) == 2 and small.outcome(tmp_path) == outcome
+
+
+def test_images_are_allowed_or_not_whether_tensors_or_arrays():
+    """Against each rule written out image by image in double precision."""
+    draws = np.random.default_rng(0)
+    for norm, eps in [("linf", "1/4"), ("l2", "2"), ("flow", "1/4"), ("linf", None), ("l2", None)]:
+        threat, seen = Threat(norm=norm, eps=eps), set()
+        for radius in (0.24, 0.26):
+            x = draws.uniform(0.3, 0.7, (5, 3, 4, 4)).astype(np.float32)
+            # 48 pixels moved by as much are an L2 distance of sqrt(48) times that.
+            step = radius if norm != "l2" else radius * 8 / 48**0.5
+            found = (x + step * draws.choice([-1, 1], x.shape)).astype(np.float32)
+            moved = np.abs(found.astype(np.float64) - x).reshape(5, -1)
+            distances = {"linf": moved.max(1), "l2": np.sqrt((moved**2).sum(1))}.get(norm)
+            said = broken_rule(found, x, threat)
+            assert said == broken_rule(torch.from_numpy(found), torch.from_numpy(x), threat)
+            assert (said is None) == (eps is None or distances is None or distances.max() <= float(threat.eps) + 1e-5)
+            seen.add(said is None)
+        assert seen == ({True, False} if norm != "flow" and eps is not None else {True})
 
 
 def test_damaged_images_are_not_shown(done, tmp_path, caplog):

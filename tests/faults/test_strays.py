@@ -428,9 +428,10 @@ def test_a_training_in_the_place_of_another_does_not_count(copy, tmp_path, caplo
 
 def test_a_chunk_of_other_images_does_not_count(copy, caplog):
     path = first(copy / "store", "attack/*/000000*")
-    assert read_chunk(path, (128, 1, 8, 8)) is not None
-    assert read_chunk(path, (128, 3, 8, 8)) is None
-    assert read_chunk(path, (64, 1, 8, 8)) is None
+    x = small.images()[:128]
+    assert read_chunk(path, x, small.THREAT) is not None
+    assert read_chunk(path, x.expand(128, 3, 8, 8), small.THREAT) is None
+    assert read_chunk(path, x[:64], small.THREAT) is None
 
 
 # What a store says of a disk, and of files that are there and cannot be read.
@@ -477,7 +478,9 @@ def test_a_file_of_a_terabyte_is_not_read(copy, pattern, caplog):
     elif "train" in pattern:
         assert not is_trained(path.parent)
     else:
-        assert read_chunk(path, (128, 1, 8, 8)) is None and samples(store.results(), store) is not None
+        assert (
+            read_chunk(path, small.images()[:128], small.THREAT) is None and samples(store.results(), store) is not None
+        )
     assert "has 1,099,511,627,776 bytes, and at most" in caplog.text
 
 

@@ -1,13 +1,21 @@
 """The smallest run that has everything: two chunks of images, a training, static, adaptive and shared sets."""
 
 import json
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow.parquet as pq
+import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
+from bench import config
 from bench.cli import main
+from bench.schedule.loaded import Loaded
+from bench.schedule.plan import make
 from bench.store import Store
+from bench.types import Threat
 
 CONFIG = """
 schema = 1
@@ -47,11 +55,22 @@ steps = 2
 """
 
 
+#: Of its attacks.
+THREAT = Threat(eps="0.1")
+
 #: One row and one column of it, which take a second.
 ONE = (
     CONFIG.replace("n = 140", "n = 24").replace("epochs = 2", "epochs = 1").partition('[[defenses]]\nuse = "tpap"')[0]
     + '[[attacks]]\nuse = "fgsm"\neps = "0.1"\n'
 )
+
+
+@cache
+def images() -> Tensor:
+    """Return the images of the run, float32 (140, 1, 8, 8) in [0, 1]."""
+    with TemporaryDirectory() as folder:
+        work = make(config.load(write(Path(folder))))
+    return Loaded(torch.device("cpu"), work.data_folder).test(work.plan.cells[0].cell.data).x.float() / 255
 
 
 def write(folder: Path, text: str = CONFIG) -> str:

@@ -88,19 +88,19 @@ def adversarial(source: Source, attack: AttackRef) -> Tensor:
     """Return an adversarial set (N, C, H, W).
 
     Raises:
-        Missing: it is not whole in this store.
+        Missing: it is not whole in this store, or its clean images are missing.
     """
     folder, n = source.store.adversarial(attack_key(attack)), attack.data.n
-    chunks = []
+    x, chunks = clean_images(source, attack.data).x, []
     for first in range(0, n, CHUNK):
         last = min(first + CHUNK, n)
-        made = read_chunk(folder / f"{first:06d}-{last:06d}.safetensors", (last - first, *attack.data.image_shape))
+        made = read_chunk(folder / f"{first:06d}-{last:06d}.safetensors", x[first:last], attack.threat)
         if made is None:
             raise Missing(
                 f"the adversarial images of {attack.attack.name} are not in this store: figures of networks need the "
                 "store that they were made in"
             )
-        chunks.append(made.images.float())
+        chunks.append(made.images)
     return torch.cat(chunks)
 
 

@@ -1,0 +1,56 @@
+"""Are adversarial images what their threat allows? One answer for those just made and for those read back."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from bench.types import Threat, eps_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+#: Round-off allowed in a ball: absolute in Linf, relative in L2.
+LINF_SLACK = 1e-6
+L2_SLACK = 1e-4
+
+
+def broken_rule(found: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Threat) -> str | None:
+    """Return what makes images no answer to a threat, such as ``left the box [0, 1] by 8``; ``None`` if nothing does.
+
+    They are to be finite, in the box and, in Linf and L2 with a budget, in the ball. A flow or a transport plan cannot
+    be recovered from the image; those attacks are checked in their own tests.
+
+    Args:
+        found: adversarial images float32 (N, C, H, W), N at least 1: tensors, or arrays of NumPy.
+        x: clean images in [0, 1], of the same kind and shape.
+        threat: norm and budget.
+    """
+    highest, lowest = float(found.max()), float(found.min())
+    if not (math.isfinite(highest) and math.isfinite(lowest)):
+        # What is not finite is not zero less itself.
+        return f"returned a value that is not finite, at image {_worst(found - found != 0, len(x))}"
+    if max(-lowest, highest - 1.0) > LINF_SLACK:
+        at = _worst(found if highest - 1.0 >= -lowest else -found, len(x))
+        return f"left the box [0, 1] by {max(-lowest, highest - 1.0):.3g}, at image {at}"
+    if threat.eps is None or threat.norm not in ("linf", "l2"):
+        return None
+    moved, eps = found - x, float(threat.eps)
+    if threat.norm == "linf":
+        farthest, limit = max(float(moved.max()), -float(moved.min())), eps + LINF_SLACK
+    else:
+        moved = (moved * moved).reshape(len(x), -1).sum(1)
+        farthest, limit = math.sqrt(float(moved.max())), eps * (1 + L2_SLACK) + LINF_SLACK
+    if farthest <= limit:
+        return None
+    return (
+        f"left its budget: {threat.norm} distance {farthest:.6g} above eps {eps_text(threat.eps)}, at image "
+        f"{_worst(abs(moved), len(x))}"
+    )
+
+
+def _worst(values: Tensor | np.ndarray, n: int) -> int:
+    """Return which of ``n`` images has the largest value."""
+    flat = (1.0 * values).reshape(n, -1)
+    return int(flat.argmax()) // int(flat.shape[1])
