@@ -262,12 +262,15 @@ def test_images_are_allowed_or_not_whether_tensors_or_arrays():
             x = draws.uniform(0.3, 0.7, (5, 3, 4, 4)).astype(np.float32)
             # 48 pixels moved by as much are an L2 distance of sqrt(48) times that.
             step = radius if norm != "l2" else radius * 8 / 48**0.5
-            found = (x + step * draws.choice([-1, 1], x.shape)).astype(np.float32)
+            # The third image is moved the farthest.
+            steps = step * np.array([0.5, 0.9, 1, 0.8, 0])[:, None, None, None]
+            found = (x + steps * draws.choice([-1, 1], x.shape)).astype(np.float32)
             moved = np.abs(found.astype(np.float64) - x).reshape(5, -1)
             distances = {"linf": moved.max(1), "l2": np.sqrt((moved**2).sum(1))}.get(norm)
             said = broken_rule(found, x, threat)
             assert said == broken_rule(torch.from_numpy(found), torch.from_numpy(x), threat)
             assert (said is None) == (eps is None or distances is None or distances.max() <= float(threat.eps) + 1e-5)
+            assert said is None or said.endswith("at image 2")
             seen.add(said is None)
         assert seen == ({True, False} if norm != "flow" and eps is not None else {True})
 
