@@ -110,14 +110,17 @@ def _is_main(cell: Cell) -> bool:
     step, weights = cell.step, cell.model.weights
     if not isinstance(weights, TrainRef) or step is None or step.name != _PURIFIER:
         return isinstance(weights, TrainRef) and step is None
-    budgets = {_usual(_PURIFIER)["beta"], weights.recipe.params.get("eps")}
-    return any(step.params == {**_usual(_PURIFIER), "beta": beta} for beta in budgets)
+    usual = _usual(_PURIFIER) or {}
+    budgets = {usual.get("beta"), weights.recipe.params.get("eps")}
+    return any(step.params == {**usual, "beta": beta} for beta in budgets)
 
 
-def _usual(step: str) -> Mapping[str, Any]:
+def _usual(step: str) -> Mapping[str, Any] | None:
+    """Return a step's parameters where nothing else is given; ``None`` of one that is no longer there."""
     from bench import registry
 
-    return registry.find("test-time", step).ref({}).params
+    entry = registry.entries("test-time").get(step)
+    return None if entry is None else entry.ref({}).params
 
 
 def _preprocessing(source: Source) -> Iterator[str]:
@@ -125,7 +128,7 @@ def _preprocessing(source: Source) -> Iterator[str]:
         cells = _cells(source, table)
         steps = {cell.step.name for cell in cells.values() if cell.step}
         if len(steps - {_PURIFIER}) > 1:
-            usual = {step: _usual(step) for step in steps if ":" not in step}
+            usual = {step: _usual(step) for step in steps}
             lines = [
                 line
                 for line in table.lines
