@@ -186,6 +186,8 @@ _ROLES = {
 }
 _CALLED = {"test-time": "test-time step"}
 _LONGEST_NAME = 200
+#: Names that a line lists; libraries have a thousand.
+_MOST_NAMED = 60
 
 _made: dict[tuple[str, str, str], Entry] = {}
 _log = logging.getLogger("crossfire")
@@ -196,7 +198,8 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
     names = sorted(known)
     by_letters = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(given[:_LONGEST_NAME].casefold(), by_letters, n=1, cutoff=0.5)
-    there_are = f"there are: {', '.join(names)}" if names else "there is none"
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    there_are = f"there are: {', '.join(names[:_MOST_NAMED])}{more}" if names else "there is none"
     hint = f"did you mean '{by_letters[near[0]]}'?" if near else there_are
     return f"unknown {what} '{shortened(given, _LONGEST_NAME)}'; {hint}"
 

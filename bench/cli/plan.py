@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 #: How far apart the shortest and the longest time may lie before both are said.
 _WIDE = 1.2
-SUMMARY = "what run would do: cells, done and to do, predicted FLOPs and time; runs nothing"
+SUMMARY = (
+    "what run would do: cells, done and to do, predicted FLOPs and time; trains and attacks nothing, but builds "
+    "networks and measures them, recipes and steps on grey images"
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,13 +43,14 @@ def main(args: argparse.Namespace) -> int:
 
     with display.phase("checking weights"):
         work = unusable.checked(work)
-    code = 3 if work.unusable else 0
     with display.phase("estimating"):
         if args.cost:
-            rows = costs(work.usable, device)
+            rows, failing = costs(work.usable, device)
         else:
             store.warn_of_strangers()
-            found = pieces(work.usable, store, device)
+            found, failing = pieces(work.usable, store, device)
+    unusable.warn_of(failing)
+    code = 3 if work.unusable or failing else 0
     if args.cost:
         _print_costs(rows, as_json=args.json)
         return code
@@ -71,7 +75,7 @@ def _print_pieces(found: list[Piece], variants: Sequence[str]) -> None:
     print(
         f"\n{cells} cells; {len(found) - len(todo)} pieces done, {len(todo)} to do: about "
         f"{sum(piece.tflop or 0 for piece in todo):.3g} TFLOP, {_time(sum(piece.seconds or 0 for piece in todo))}"
-        + (f", and {unknown} whose cost no formula states" if unknown else "")
+        + (f", and {unknown} whose cost is not known" if unknown else "")
     )
     if variants:
         print(visible(f"variants that lie over the configuration: {', '.join(variants)}"))

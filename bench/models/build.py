@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,8 @@ def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
     """
     from bench.isolation import isolated
 
-    with isolated(f"network {network.name}"):
+    # Of what does not work out the error says more, and in one line.
+    with isolated(f"network {network.name}"), warnings.catch_warnings(record=True):
         return _checked(network, num_classes, image_shape)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -14,10 +14,10 @@ from bench.keys import Keys, training_key
 from bench.overfitting import WATCH
 from bench.schedule.formula import passes_of
 from bench.schedule.plan import Work, models_of
-from bench.schedule.units import Units, epoch, initial
+from bench.schedule.units import Problem, Units
 from bench.store import Store
 from bench.train import watched_images
-from bench.types import AttackRef, Cell, ModelRef, Passes, TrainRef
+from bench.types import AttackRef, Cell, ModelRef, Passes, PlannedCell, TrainRef
 
 
 class Piece(NamedTuple):
@@ -57,42 +57,57 @@ _SURVIVE = 0.5
 _SURVIVE_ADAPTIVE = 0.3
 
 
-def costs(work: Work, device: torch.device) -> list[RecipeCost]:
-    """Return the cost of every recipe and network in a plan, by the convention of :mod:`bench.cost`."""
-    rows: dict[str, RecipeCost] = {}
+class Forecast(NamedTuple):
+    """What a run would do, and which of its cells will or may fail."""
+
+    pieces: list[Piece]
+    failing: list[tuple[PlannedCell, Problem]]
+
+
+def costs(work: Work, device: torch.device) -> tuple[list[RecipeCost], list[tuple[PlannedCell, Problem]]]:
+    """Return the cost of every recipe and network in a plan, by the convention of :mod:`bench.cost`, and what fails."""
+    rows: dict[str, RecipeCost | None] = {}
+    units = Units(device, None)
     for planned in work.plan.cells:
         model, data = planned.cell.model, planned.cell.data
         key = training_key(model)
         if key in rows or not isinstance(model.weights, TrainRef):
             continue
-        net = initial(model, planned.cell, device)
+        rows[key] = None
+        if (net := units.built(model, planned.cell)) is None or (one := units.counted(model, planned.cell)) is None:
+            continue
         flops = pass_flops(net, data.image_shape)
-        passes = epoch(model.weights, model.network, 2, torch.device("cpu")).passes
         rows[key] = RecipeCost(
             planned.names.model,
             model.weights.recipe.name,
             parameters(net),
-            flops.of(*passes) * model.weights.data.n / 1e12,
+            flops.of(*one.passes) * model.weights.data.n / 1e12,
             flops.forward * data.n / 1e12,
             data.n,
         )
-    return list(rows.values())
+    return [row for row in rows.values() if row is not None], _failing(work, units)
 
 
-def pieces(work: Work, store: Store, device: torch.device) -> list[Piece]:
+def _failing(work: Work, units: Units, done: Collection[str] = ()) -> list[tuple[PlannedCell, Problem]]:
+    cells = (planned for planned in work.plan.cells if planned.key not in done)
+    return [(planned, found) for planned in cells if (found := units.problem(planned.cell)) is not None]
+
+
+def pieces(work: Work, store: Store, device: torch.device) -> Forecast:
     """Return what a run would do, node by node, with its predicted cost; what cannot be measured has none.
 
     A network, a test-time step and a recipe are each measured once, on grey images. An attack that leaves an image
     alone once it is broken is reckoned to take, of the passes that it states, :func:`share_of`, of the images that are
     right clean: nine in ten until the store knows.
     """
-    steps = predicting(work, store, Units(device, None))
+    units = Units(device, None)
+    steps = predicting(work, store, units)
     while True:
         try:
             next(steps)
         except StopIteration as end:
             found: list[Piece] = end.value
-            return found
+            return Forecast(found, _failing(work, units, {piece.key for piece in found if piece.done}))
 
 
 def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, list[Piece]]:

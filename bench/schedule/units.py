@@ -8,8 +8,8 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Generator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -28,9 +28,21 @@ from bench.keys import canonical_json
 from bench.layout import fast_layout
 from bench.models.build import build
 from bench.schedule.plan import models_of
-from bench.target import Meter, NetworkTarget, Truth, auto_batch, tell
+from bench.target import Meter, NetworkTarget, Truth, auto_batch, out_of_memory, tell
 from bench.train import train
-from bench.types import Cell, DataRef, MethodRef, ModelRef, Passes, Threat, TrainRef, jsonable
+from bench.types import (
+    Cell,
+    DataRef,
+    MethodError,
+    MethodRef,
+    ModelRef,
+    Passes,
+    Threat,
+    TrainRef,
+    UsageError,
+    jsonable,
+    text_of,
+)
 
 T = TypeVar("T")
 Shape = tuple[int, int, int]
@@ -71,6 +83,17 @@ class RecipeUnit(NamedTuple):
     seconds: float
 
 
+class Problem(NamedTuple):
+    """Why a cell fails: it is ``certain`` where a network cannot be built, else a method raised on grey images.
+
+    ``of_attack`` says that it is the classifier that is attacked, not the one that is defended.
+    """
+
+    why: str
+    certain: bool
+    of_attack: bool = False
+
+
 class Units:
     """Costs of one image, each measured once, however many cells share it.
 
@@ -93,6 +116,7 @@ class Units:
         self._nets: dict[str, tuple[nn.Module, Unit] | None] = {}
         self._recipes: dict[str, RecipeUnit | None] = {}
         self._steps: dict[str, StepUnit | None] = {}
+        self._problems: dict[str, Problem] = {}
         # By identity. The parts are kept, so that their numbers are not used again.
         self._seen: dict[tuple[int, ...], tuple[object, ...]] = {}
 
@@ -108,6 +132,21 @@ class Units:
     def recipe(self, model: ModelRef, cell: Cell) -> RecipeUnit | None:
         """Return the cost of a training; ``None`` if it could not be measured."""
         return self._recipes.get(self._texts.training(model, cell))
+
+    def problem(self, cell: Cell) -> Problem | None:
+        """Return what was found while measuring that a cell will or may fail of; nothing is where it is hurried."""
+        if not self._problems:
+            return None
+        attack = cell.attack
+        sides = [(False, cell.model, cell.step)]
+        sides += [] if attack is None else [(True, attack.model, attack.step)]
+        for of_attack, model, step in sides:
+            names = [self._texts.network(model, cell)]
+            names += [self._texts.training(model, cell)] if isinstance(model.weights, TrainRef) else []
+            names += [] if step is None else [self._texts.step(step, model, cell)]
+            if (found := next((self._problems[name] for name in names if name in self._problems), None)) is not None:
+                return found._replace(of_attack=of_attack)
+        return None
 
     def measuring(self, cell: Cell) -> Generator[None]:
         """Measure what the costs of a cell stand on and is not known yet, a little at each step."""
@@ -125,22 +164,51 @@ class Units:
         if attack is not None and attack.step is not None:
             yield from self._measuring_step(attack.step, attack.model, cell)
 
-    def _attempt(self, do: Callable[[], T]) -> T | None:
-        # A method that fails here will fail in its cell, which says why.
-        with suppress(Exception, Overtime), isolated("a method"):
-            if self._hurry is None:
-                return do()
-            piece = Piece("estimate", "estimate", _HURRIED, patience=_BREAK, mercy=_IMPORT)
-            return self._hurry.within(piece, do)
+    def _attempt(self, do: Callable[[], T], who: str = "a method", name: str | None = None) -> T | None:
+        """Return what a step of measuring returns, or ``None`` where it fails.
+
+        Args:
+            do: the step.
+            who: whose code it runs, as its user calls that.
+            name: what fails with it, as one of :class:`_Texts` says it; :meth:`problem` knows it then, unless this is
+                hurried, for the cells of a run say it themselves.
+        """
+        try:
+            # What is warned of on grey images is no news of the cells.
+            with isolated(who), warnings.catch_warnings(record=True):
+                if self._hurry is None:
+                    return do()
+                piece = Piece("estimate", "estimate", _HURRIED, patience=_BREAK, mercy=_IMPORT)
+                return self._hurry.within(piece, do)
+        except (Exception, Overtime) as error:
+            certain = who.startswith("network")
+            if self._hurry is None and name is not None and (certain or not out_of_memory(error)):
+                self._problems.setdefault(name, Problem(_why(error, who), certain))
         return None
+
+    def built(self, model: ModelRef, cell: Cell) -> nn.Module | None:
+        """Return a network as it is before any training, in evaluation mode; ``None`` if it cannot be built."""
+        who, name = f"network {model.network.name}", self._texts.network(model, cell)
+        return self._attempt(lambda: initial(model, cell, self._device), who, name)
+
+    def counted(self, model: ModelRef, cell: Cell) -> RecipeUnit | None:
+        """Return the passes of a training, and its seconds on two images in a moment; ``None`` if it fails on them."""
+        ref = model.weights
+        assert isinstance(ref, TrainRef)
+        # A recipe of no epochs is never called.
+        name = self._texts.training(model, cell) if ref.schedule.epochs else None
+        return self._attempt(
+            lambda: epoch(ref, model.network, 2, torch.device("cpu")), f"recipe {ref.recipe.name}", name
+        )
 
     def _measuring_net(self, model: ModelRef, cell: Cell) -> Generator[None]:
         if (name := self._texts.network(model, cell)) in self._nets:
             return
         self._nets[name], shape = None, cell.data.image_shape
-        net = self._attempt(lambda: initial(model, cell, self._device))
+        who = f"network {model.network.name}"
+        net = self.built(model, cell)
         yield
-        if net is None or (flops := self._attempt(lambda: pass_flops(net, shape))) is None:
+        if net is None or (flops := self._attempt(lambda: pass_flops(net, shape), who, name)) is None:
             return
         yield
         grey = torch.full((4, *shape), 0.5, device=self._device)
@@ -155,13 +223,14 @@ class Units:
             return
         self._steps[name], (net, unit), shape = None, known, cell.data.image_shape
         noise = torch.randint(0, 256, (256, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        made = self._attempt(lambda: put_on(net, step, lambda: noise))
+        who = f"test-time step {step.name}"
+        made = self._attempt(lambda: put_on(net, step, lambda: noise), who, name)
         yield
         if made is None:
             return
         surrogate = yield from self._timing(made.surrogate, unit.flops, shape, net)
         images = 8 if self._hurry is None else 2
-        deployed = self._attempt(lambda: deployed_cost(net, made.deployed, shape, images))
+        deployed = self._attempt(lambda: deployed_cost(net, made.deployed, shape, images), who, name)
         yield
         if surrogate is not None and deployed is not None:
             self._steps[name] = StepUnit(deployed, surrogate, made.draws is not None)
@@ -183,7 +252,7 @@ class Units:
             if counted is not None:
                 self._recipes[name] = RecipeUnit(counted.passes, unit.seconds(counted.passes))
             return
-        if (counted := self._attempt(lambda: epoch(ref, network, 2, cpu))) is None:
+        if (counted := self.counted(model, cell)) is None:
             return
         yield
         fit = int(self._patience / max(unit.seconds(counted.passes), 1e-9))
@@ -230,6 +299,15 @@ class Units:
                 break
             found.append(timed)
         return Unit(flops, *(statistics.median(column) for column in zip(*(found or [once]), strict=True)))
+
+
+def _why(error: BaseException, who: str) -> str:
+    """Return in one line why measuring failed."""
+    said = (text_of(error).strip().splitlines() or ["it says no more"])[0]
+    if isinstance(error, UsageError):
+        return said
+    kind = "" if isinstance(error, MethodError) else f"{type(error).__name__}: "
+    return f"{who} fails on grey images: {kind}{said}"
 
 
 def initial(model: ModelRef, cell: Cell, device: torch.device) -> nn.Module:

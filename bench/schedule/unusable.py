@@ -1,18 +1,22 @@
-"""Weights files that cannot be used: the cells that need them fail with the reason, and the others are done."""
+"""Weights, networks and methods that cannot be used: which cells fail of them, and why, is said before any work."""
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from bench import weights
 from bench.keys import training_key
 from bench.models.build import build
 from bench.schedule.plan import Work, models_of
-from bench.types import DataRef, MethodError, ModelRef, UsageError, WeightsRef
+from bench.types import DataRef, MethodError, ModelRef, PlannedCell, UsageError, WeightsRef
+
+if TYPE_CHECKING:
+    from bench.schedule.units import Problem
 
 _log = logging.getLogger("crossfire")
 #: Rows and columns that a line names; more would not be read.
@@ -97,6 +101,17 @@ def warn(work: Work, unusable: Mapping[str, str]) -> None:
             places[why].append(f"column {names.attack}")
     for why, found in places.items():
         _log.warning("%s will fail (%d cells): %s", _named(found), len(found), why)
+
+
+def warn_of(failing: Iterable[tuple[PlannedCell, Problem]]) -> None:
+    """Warn of cells that fail of what was found while measuring: which rows and columns they are in, and why."""
+    places: dict[tuple[str, bool], list[str]] = defaultdict(list)
+    for planned, (why, certain, of_attack) in failing:
+        names = planned.names
+        where = f"column {names.attack}" if of_attack else f"row {names.model}/{names.defense}"
+        places[why, certain].append(where)
+    for (why, certain), found in places.items():
+        _log.warning("%s %s fail (%d cells): %s", _named(found), "will" if certain else "may", len(found), why)
 
 
 def _named(places: list[str]) -> str:
