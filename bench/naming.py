@@ -47,7 +47,7 @@ def base_label(use: str) -> str:
 
 def _misnomers(names: Names, cell: Cell) -> Iterator[str]:
     if names.dataset != visible(cell.data.name):
-        yield _line("data set", names.dataset, cell.data.name)
+        yield f"its data set is called {shown(names.dataset)}, and is {shown(cell.data.name)}"
     network, step = cell.model.network, cell.step
     if not _fits(names.model, [network.name], network.params):
         yield _line("network", names.model, network.name)
@@ -65,7 +65,7 @@ def _misnomers(names: Names, cell: Cell) -> Iterator[str]:
 
 
 def _line(what: str, called: str, name: str) -> str:
-    return f"its {what} is called {shown(called)}, and is {shown(name)} with other parameters or by another name"
+    return f"its {what} is called {shown(called)}, and is {shown(name)}, or that with its parameters in brackets"
 
 
 def _is_attack(label: str, made: AttackRef, *, from_another: bool) -> bool:
