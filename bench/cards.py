@@ -7,19 +7,33 @@ file.
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench import files
 from bench.files import Unreadable, write_atomically
 from bench.keys import canonical_json, training_key
 from bench.seals import sealed, unsealed
-from bench.types import Count, ModelRef, Share, ShownWord
+from bench.types import (
+    Count,
+    Flops,
+    Images,
+    Key,
+    ModelRef,
+    PassCount,
+    Rate,
+    Seconds,
+    Share,
+    ShownName,
+    ShownWord,
+    TrainRef,
+)
 
 _log = logging.getLogger("crossfire")
 #: Bytes of the largest card, which has a row of some 600 bytes for each epoch, and of the word of why one failed.
@@ -27,9 +41,19 @@ LARGEST, _LARGEST_FAILURE = 64 * 2**20, 2**20
 
 
 Epoch = Annotated[int, Field(ge=0, le=1_000_000)]
+#: Of all images of an epoch, or of its passes.
+_Total = Annotated[float, Field(ge=0, le=1e18)]
+#: What an older version measured.
+_Difference = Annotated[float, Field(ge=-1, le=1)]
+#: Of means that are taken again.
+_ROUND_OFF = 1e-9
 
 
-class Row(BaseModel):
+class _Read(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Row(_Read):
     """An epoch: its number, mean loss, accuracy on its batches, learning rate, seconds, FLOPs and passes, and the
     accuracies of :func:`bench.overfitting.measure` on training, test and held-out images. Those of older versions lack
     some.
@@ -38,30 +62,81 @@ class Row(BaseModel):
     epoch: Epoch = 0
     loss: float | None = None
     train_accuracy: Share | None = None
-    learning_rate: float | None = None
-    seconds: float | None = None
-    flops: float | None = None
-    forwards: float | None = None
-    backwards: float | None = None
+    learning_rate: Annotated[Rate, Field(ge=0)] | None = None
+    seconds: Seconds | None = None
+    flops: Flops | None = None
+    forwards: _Total | None = None
+    backwards: _Total | None = None
     train: dict[ShownWord, Share] = {}
     test: dict[ShownWord, Share] = {}
     holdout: dict[ShownWord, Share] = {}
 
 
-class _Card(BaseModel):
+class _Overfitting(_Read):
+    """What :func:`bench.overfitting.verdict` says."""
+
+    regime: Literal["catastrophic-overfitting", "robust-overfitting", "none"] = "none"
+    catastrophic: bool = False
+    robust: bool = False
+    last_fgsm: Share = 0
+    last_several_steps: Share = 0
+    best_pgd20: Share = 0
+    best_epoch: Epoch = 0
+    last_pgd20: Share = 0
+    train_minus_test_pgd20: _Difference = 0
+    fgsm_minus_pgd20: _Difference = 0
+
+
+class _Card(_Read):
     """What readers of a card rely on, where it is there: cards of older versions lack some of it."""
 
-    weights_sha256: str = ""
-    weights_bytes: Count = 0
-    params: Count = 0
+    version: Literal[1, 2] = Field(2, alias="schema")
+    weights_sha256: Key = ""
+    weights_bytes: Annotated[Count, Field(ge=1)] = 1
+    params: Annotated[Count, Field(ge=1)] = 1
     training: dict[str, Any] = {}
     network: dict[str, Any] = {}
-    images_per_epoch: Count = 0
-    passes_per_example: tuple[float, float] | None = None
-    seconds_per_epoch: float | None = None
-    flops_per_epoch: float | None = None
-    overfitting: dict[str, str | bool | float] | None = None
-    log: list[Row] = []
+    epochs: Epoch | None = None
+    epoch_kept: Epoch | None = None
+    images_per_epoch: Images | None = None
+    passes_per_example: tuple[PassCount, PassCount] | None = None
+    seconds_per_epoch: Seconds | None = None
+    flops_per_epoch: Flops | None = None
+    device: ShownName = ""
+    torch: ShownWord = ""
+    overfitting: _Overfitting | None = None
+    log: list[Row] | None = None
+
+    def contradiction(self, ref: TrainRef) -> str | None:
+        """Return what of the card cannot be of this training; ``None`` if all can."""
+        epochs, images = ref.schedule.epochs, ref.data.n - ref.schedule.holdout
+        least = min(1, epochs) if ref.schedule.holdout else epochs
+        if self.epochs != epochs or self.images_per_epoch != images:
+            return f"{epochs:,} epochs of {images:,} images are not what it says"
+        if self.epoch_kept is None or not least <= self.epoch_kept <= epochs:
+            return "epoch_kept is none that is kept"
+        if self.version == 2 and self.log is None:
+            return "it lacks its log"
+        # Those of the first versions had none.
+        return None if self.log is None else self._contradicted_by(self.log, epochs, images)
+
+    def _contradicted_by(self, log: Sequence[Row], epochs: int, images: int) -> str | None:
+        if [row.epoch for row in log] != list(range(1, epochs + 1)):
+            return f"its log is not that of {epochs:,} epochs"
+        forwards, backwards = self.passes_per_example or (None, None)
+        for name, mean, values in (
+            ("passes_per_example", forwards, [row.forwards for row in log]),
+            ("passes_per_example", backwards, [row.backwards for row in log]),
+            ("seconds_per_epoch", self.seconds_per_epoch, [row.seconds for row in log]),
+            ("flops_per_epoch", self.flops_per_epoch, [row.flops for row in log]),
+        ):
+            known = [value for value in values if value is not None]
+            if len(known) < len(values) or (mean is None) != (not values):
+                return f"{name}, or the log, does not say all epochs"
+            each = images if name.startswith("passes") else 1
+            if mean is not None and not math.isclose(mean, sum(known) / epochs / each, rel_tol=_ROUND_OFF):
+                return f"{name} is not the mean of its log"
+        return None
 
 
 def write(folder: Path, body: Mapping[str, Any]) -> None:
@@ -88,25 +163,33 @@ def parse(data: bytes, key: str | None = None) -> dict[str, Any]:
     """Return what the file of a card says.
 
     Raises:
-        ValueError: it is not whole, says what no card says, or is of another training than that of the ``key``.
+        ValueError: it is not whole, says what no card says or what cannot be of the training that it names, or is of
+            another training than that of the ``key``.
     """
     card = unsealed(data)
     try:
         # What was read is returned, not what validation makes of it, which lacks the words that nobody relies on.
-        _Card.model_validate_json(data, strict=True)
-        of = _key_of(card)
+        read = _Card.model_validate_json(data, strict=True)
+        model = _trained(card)
     except ValidationError as error:
         raise ValueError(f"{'.'.join(map(str, error.errors()[0]['loc']))} is not what a card says") from None
-    if key is not None and of not in (None, key):
+    if key is not None and (model is None or training_key(model) != key):
         raise ValueError("it is of another training")
+    if read.weights_bytes > largest_weights({"params": read.params}):
+        raise ValueError("weights_bytes is more than its parameters take")
+    if model is not None:
+        if not isinstance(model.weights, TrainRef):
+            raise ValueError("training is not what a card says")
+        if (why := read.contradiction(model.weights)) is not None:
+            raise ValueError(why)
     return card
 
 
-def _key_of(card: Mapping[str, Any]) -> str | None:
-    """Return the key of what a card says was trained; ``None`` where it does not say."""
+def _trained(card: Mapping[str, Any]) -> ModelRef | None:
+    """Return what a card says was trained; ``None`` where it does not say."""
     if "training" not in card or "network" not in card:
         return None
-    return training_key(ModelRef.model_validate({"network": card["network"], "weights": card["training"]}))
+    return ModelRef.model_validate({"network": card["network"], "weights": card["training"]})
 
 
 def is_trained(folder: Path, key: str | None = None) -> bool:

@@ -32,8 +32,15 @@ from bench.types import UsageError
 _log = logging.getLogger("crossfire")
 #: Bytes that are read to know a file: of documents all, of others the head.
 _LARGEST_DOCUMENT, _LARGEST_HEAD = 2**28, 2**24
-#: Columns that records have had from the first version on.
-_COLUMNS = ("index", "input_sha", "label", "clean", "robust")
+_WAY = ("linf", "l2", "forwards", "backwards", "seconds")
+#: Columns of records, those of the first versions and those that are written now; others are somebody's own.
+_COLUMNS = {
+    ("index", "input_sha", "label", "clean", "adversarial", "robust", *_WAY),
+    (
+        *("index", "input_sha", "label", "clean", "clean_share", "clean_margin"),
+        *("adversarial", "adversarial_share", "adversarial_margin", "robust", *_WAY),
+    ),
+}
 #: Kinds that go with their folder.
 _IN_FOLDERS = {"attack": "adversarial set", "train": "training"}
 
@@ -314,7 +321,7 @@ def _metadata(path: Path) -> Mapping[str, str]:
 
 def _are_records(path: Path) -> bool:
     with files.opened(path) as file:
-        return set(_COLUMNS) <= set(pq.read_schema(pa.PythonFile(file, mode="r")).names)
+        return tuple(pq.read_schema(pa.PythonFile(file, mode="r")).names) in _COLUMNS
 
 
 _CHECKS: Mapping[str, Callable[[Path], bool]] = {

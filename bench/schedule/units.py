@@ -322,7 +322,7 @@ def epoch(ref: TrainRef, network: MethodRef, images: int, device: torch.device) 
     grey = np.full((images, *ref.data.image_shape), 128, dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         train(
-            ref.model_copy(update={"schedule": schedule}),
+            ref.model_copy(update={"schedule": schedule, "data": ref.data.model_copy(update={"n": images})}),
             network,
             grey,
             np.arange(images, dtype=np.int64) % ref.data.num_classes,

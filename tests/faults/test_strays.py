@@ -8,6 +8,8 @@ import stat
 from contextlib import chdir
 from functools import partial
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -22,6 +24,8 @@ from bench.store import Store
 from bench.types import StoreError
 from tests.schedule import small
 
+#: Which records of the first versions lack.
+LATER_COLUMNS = ["clean_share", "clean_margin", "adversarial_share", "adversarial_margin"]
 PHOTO = b"\xff\xd8\xff\xe0 a photo of the sea"
 
 
@@ -358,6 +362,17 @@ def test_gc_leaves_what_only_looks_like_ours(copy, capsys):
     assert [path.name for path in places[0][0].parent.iterdir()] == ["weights.safetensors"]
     listed = capsys.readouterr().out
     assert all(f"left: damaged, or not Crossfire's: {path}\n" in listed for path, _ in places[:-1])
+
+
+def test_gc_leaves_records_to_which_somebody_added_a_column(copy, capsys):
+    store = Store(copy / "store")
+    extended, first_version, written = (store.records(r.key) for r in store.results() if "/pgd" in str(r.names))
+    mine = pa.array(["a note"] * 140)
+    pq.write_table(pq.read_table(extended).append_column("mine", mine), extended)
+    pq.write_table(pq.read_table(first_version).drop_columns(LATER_COLUMNS), first_version)
+    assert main(["gc", less(copy), "--store", str(store.root), "--yes"]) == 0
+    assert [path.exists() for path in (extended, first_version, written)] == [True, False, False]
+    assert f"left: damaged, or not Crossfire's: {extended}\n" in capsys.readouterr().out
 
 
 def test_gc_says_what_it_cannot_look_into(copy, capsys, monkeypatch):

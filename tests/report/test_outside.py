@@ -62,7 +62,7 @@ def carried(root, data, network, weights=None):
         model=model,
         step=None,
         attack=registry.find("attack", "pgd").ref({}),
-        threat=Threat(eps="1/4"),
+        threat=Threat(eps="1"),
         data=data,
         seed=0,
     )
