@@ -224,15 +224,26 @@ def _check_plain(value: Any, place: tuple[str | int, ...], path: Path) -> None:
         for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
             _check_plain(inside, (*place, key), path)
         return
+    if (problem := _problem(value)) is not None:
+        raise UsageError(f"{_where(place, path)}: {shown(value)} {problem}")
+
+
+def _problem(value: Any) -> str | None:
+    """Return why no setting takes a single value; ``None`` where one may."""
     if isinstance(value, str):
-        sound = len(value) <= _LONGEST_TEXT and not _CONTROL.search(value)
-    elif isinstance(value, int):
-        sound = -_LARGEST <= value < _LARGEST
-    else:
-        sound = isinstance(value, float) and math.isfinite(value)
-    if not sound:
-        allowed = f"a text of at most {_LONGEST_TEXT:,} plain characters, a finite number of 64 bits, true or false"
-        raise UsageError(f"{_where(place, path)}: {shown(value)} is not {allowed}")
+        if len(value) > _LONGEST_TEXT:
+            return f"is not a text of at most {_LONGEST_TEXT:,} characters: it has {len(value):,}"
+        found = _CONTROL.search(value)
+        return (
+            None if found is None else f"has a control character, {found[0]!r}; a text has none but tabs and new lines"
+        )
+    if isinstance(value, int):
+        if value >= _LARGEST:
+            return "is too large; a whole number is at most 2^63 - 1"
+        return None if value >= -_LARGEST else "is too small; a whole number is at least -2^63"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else "is no finite number"
+    return "is a date or time, which no setting takes; a text stands in quotes"
 
 
 def _where(place: tuple[str | int, ...], path: Path) -> str:

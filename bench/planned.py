@@ -181,6 +181,8 @@ def read_file(path: Path) -> Asked | None:
     try:
         head, _, body = files.read(path, _LARGEST).partition(b"\n")
         about = document(head)
+        if not isinstance(about, dict) or not {"schema", "sha256"} <= about.keys():
+            raise ValueError("it is no plan that Crossfire wrote: its first line does not begin as one")
         if about["schema"] != SCHEMA or about["sha256"] != sha256_hex(body.rstrip(b"\n")):
             raise ValueError("it was cut short or altered since it was written, or is of another version")
         asked = validated(Asked, body)
@@ -189,7 +191,7 @@ def read_file(path: Path) -> Asked | None:
         return asked
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         why = (str(error).splitlines() or [""])[0]
         _log.warning("%s does not count, so tables may not say what they lack: %s; run the plan again", path, why)
         return None

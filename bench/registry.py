@@ -98,7 +98,8 @@ class Entry:
             ) from None
         # The bounds of a required parameter may not fit its type, which pydantic finds out only now.
         except (TypeError, ValueError, ArithmeticError, SchemaError) as error:
-            raise UsageError(f"{self.kind} {self.name}: its signature cannot check {shown(params)}: {error}") from None
+            why = signature.plain(error)
+            raise UsageError(f"{self.kind} {self.name}: its signature cannot check {shown(params)}: {why}") from None
         require_numbers(params, values, f"{self.kind} {self.name}")
         return {name: getattr(values, name) for name in self.parameters.model_fields} | (values.model_extra or {})
 
@@ -528,10 +529,9 @@ def _parameters(
             annotation = signature.annotation(argument.annotation) if argument.annotation else Any
             fields[argument.arg] = (annotation, ... if default is None else signature.value(default))
         except signature.Unreadable as error:
-            raise UsageError(
-                f"{path}:{argument.lineno}: parameter {argument.arg} of {node.name}: annotations and defaults must be "
-                f"{signature.ALLOWED} ({error})"
-            ) from None
+            must = f"annotations and defaults must be {signature.ALLOWED} ({error})"
+            why = str(error) if isinstance(error, signature.Unfit) else must
+            raise UsageError(f"{path}:{argument.lineno}: parameter {argument.arg} of {node.name}: {why}") from None
     config = ConfigDict(extra=extra, frozen=True, validate_default=True, allow_inf_nan=False)
     try:
         made: type[BaseModel] = create_model(node.name, __config__=config, **fields)
@@ -543,7 +543,9 @@ def _parameters(
             raise UsageError(f"{path}:{node.lineno}: default of {where} of {node.name}: {wrong[0]['msg']}") from None
     # A name that a pydantic model cannot have, or a bound that does not fit its type: pydantic raises what it likes.
     except Exception as error:
-        raise UsageError(f"{path}:{node.lineno}: the parameters of {node.name} make no schema: {error}") from None
+        raise UsageError(
+            f"{path}:{node.lineno}: the parameters of {node.name} make no schema: {signature.plain(error)}"
+        ) from None
     return made
 
 

@@ -11,11 +11,13 @@ import ast
 import inspect
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic_core import SchemaError
 
 from bench import api
 from bench.types import exact, shown
@@ -54,6 +56,10 @@ _OPERATIONS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
 
 class Unreadable(ValueError):
     """An expression that has no meaning without running the file; the text says which and why."""
+
+
+class Unfit(Unreadable):
+    """An expression that could be read, but for a value that does not fit its place; the text says what does."""
 
 
 def value(node: ast.expr) -> Any:
@@ -147,7 +153,39 @@ def _field(args: list[ast.expr], words: list[ast.keyword], node: ast.expr, left:
     if strange := sorted({str(word.arg or "**") for word in words} - _BOUNDS - {"default"}):
         raise Unreadable(f"Field({strange[0]} = ...) is none; Field takes {', '.join(sorted(_BOUNDS))}")
     given = {str(word.arg): _value(word.value, left - 1) for word in words}
+    for name, bound in given.items():
+        if (wanted := _lacks(name, bound)) is not None:
+            raise Unfit(f"Field({name} = {shown(bound)}): {wanted}")
     return _made(lambda: Field(*(_value(each, left - 1) for each in args), **given), node)
+
+
+def _lacks(name: str, bound: Any) -> str | None:
+    """Return what a keyword of ``Field`` takes instead of a value; ``None`` where it takes that."""
+    is_number = isinstance(bound, int | float | Fraction) and not isinstance(bound, bool)
+    if name in ("gt", "ge", "lt", "le"):
+        return None if is_number else f"{name} is a number"
+    if name == "multiple_of":
+        return None if is_number and bound > 0 else "multiple_of is a number above 0"
+    if name in ("min_length", "max_length"):
+        whole = isinstance(bound, int) and not isinstance(bound, bool) and bound >= 0
+        return None if whole else f"{name} is a whole number, 0 or more"
+    if name == "description":
+        return None if isinstance(bound, str) else "description is a text"
+    if name != "pattern":
+        return None
+    if not isinstance(bound, str):
+        return "pattern is a text"
+    try:
+        TypeAdapter(api.Annotated[str, Field(pattern=bound)])
+    except SchemaError as error:
+        return f"pattern is a regular expression; {plain(error)}"
+    return None
+
+
+def plain(error: Exception) -> str:
+    """Return the one line of an error of pydantic's that says what is wrong, without what it was building."""
+    last = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+    return re.sub(r"^(?:[A-Za-z]*[Ee]rror: )+", "", last)
 
 
 def _fraction(parts: list[Any], node: ast.expr) -> Fraction:

@@ -138,7 +138,11 @@ def device(args: argparse.Namespace, config: Request) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
+        lacking = "torch sees no CUDA device here; use --device cpu or auto"
+        if args.device:
+            raise UsageError(f"--device cuda: {lacking}")
+        with config.parts[0].located("run", "device"):
+            raise UsageError(f'run.device = "cuda": {lacking}')
     return torch.device(name)
 
 

@@ -96,7 +96,10 @@ def test_cuda_where_there_is_none(capsys, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     assert main(["run", tiny.write(tmp_path), "--device", "cuda", "--store", str(tmp_path / "store")]) == 2
-    assert "no CUDA device" in capsys.readouterr().err
+    assert "error: --device cuda: torch sees no CUDA device" in capsys.readouterr().err
+    words = ["run", tiny.write(tmp_path, '[run]\ndevice = "cuda"\n'), "--store", str(tmp_path / "store")]
+    assert main(words) == 2
+    assert 'error: tiny.toml: run.device = "cuda": torch sees no CUDA device' in capsys.readouterr().err
     assert not (tmp_path / "store").exists()
 
 

@@ -255,6 +255,31 @@ def test_a_default_that_is_none_is_one_line_with_its_place(tmp_path, default, sa
             "@attack(norms=('l2',), passes='')\ndef f(*, n: Annotated[str, Field(gt=1)] = 'a'): ...",
             "the parameters of f make no schema",
         ),
+        *(
+            (f"@attack(norms=('l2',), passes='')\ndef f(*, n: Annotated[{kind}, Field({bound})]): ...", says)
+            for kind, bound, says in [
+                ("int", "gt='x'", "parameter n of f: Field(gt = 'x'): gt is a number"),
+                ("float", "le=True", "parameter n of f: Field(le = True): le is a number"),
+                ("int", "multiple_of=0", "parameter n of f: Field(multiple_of = 0): multiple_of is a number above 0"),
+                (
+                    "str",
+                    "pattern='['",
+                    "parameter n of f: Field(pattern = '['): pattern is a regular expression; unclosed character class",
+                ),
+                ("int", "pattern=3", "parameter n of f: Field(pattern = 3): pattern is a text"),
+                (
+                    "str",
+                    "max_length=-1",
+                    "parameter n of f: Field(max_length = -1): max_length is a whole number, 0 or more",
+                ),
+                (
+                    "str",
+                    "min_length=1.5",
+                    "parameter n of f: Field(min_length = 1.5): min_length is a whole number, 0 or more",
+                ),
+                ("int", "gt=0.5", "the parameters of f make no schema: 'gt' must be coercible to an integer"),
+            ]
+        ),
         (
             "@attack(norms=('l2',), passes='')\ndef f(*, " + ", ".join(f"n{i}: int = 1" for i in range(501)) + "): ...",
             "f has 501 parameters, over 500",

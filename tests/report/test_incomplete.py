@@ -200,6 +200,12 @@ def test_a_plan_that_is_not_whole_does_not_count_and_says_so(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "crossfire"):
         assert planned.read(store) == []
     assert "does not count, so tables may not say what they lack" in caplog.text
+    for foreign in ('{"mine":1}', "[]", "3", '"schema"', "null"):
+        caplog.clear()
+        path.write_text(foreign)
+        with caplog.at_level(logging.WARNING, "crossfire"):
+            assert planned.read(store) == []
+        assert "may not say what they lack: it is no plan that Crossfire wrote: its first line" in caplog.text
 
 
 def test_parts_of_a_plan_that_begin_at_once_are_all_kept(tmp_path):
