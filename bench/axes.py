@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from bench import registry
 from bench.config import AttackConfig, Config, DefenseConfig
-from bench.naming import CLEAN, base_label
 from bench.sweeps import MOST, combinations, labels_of, sweep
 from bench.types import Access, MethodRef, Norm, Schedule, Threat, UsageError, located, shown
 
@@ -99,14 +99,14 @@ def _classifiers(config: Config, each: DefenseConfig) -> Iterator[_Row]:
         raise UsageError(f"base belongs to a test-time step; '{each.use}' makes base weights itself")
     for params, swept in sweep(each.params):
         base = _base(config, each.use, {**each.train, **params})
-        yield _Row(base_label(each.use), base, None, {**params, **each.train}, swept)
+        yield _Row(_base_label(each.use), base, None, {**params, **each.train}, swept)
 
 
 def _deployed(config: Config, each: DefenseConfig, entry: registry.Entry) -> Iterator[_Row]:
     default = str(entry.meta.get("base") or "standard")
     for name in _listed(each.base) or [default]:
         base = _base(config, name, each.train)
-        label = entry.name if name == default else f"{entry.name}@{base_label(name)}"
+        label = entry.name if name == default else f"{entry.name}@{_base_label(name)}"
         for params, swept in sweep(each.params):
             ref = entry.ref(params)
             yield _Row(label, base, ref, {**ref.params, **each.train}, swept)
@@ -163,8 +163,6 @@ def _columns(config: Config, each: AttackConfig, entry: registry.Entry) -> Itera
         preset = _telling(entry, params.get("preset"))
         threat = _threat(norm, eps, bounded=bool(entry.meta.get("bounded", True)))
         label = each.use if is_library else entry.name
-        if label == CLEAN:
-            raise UsageError(f"an attack cannot be called {CLEAN}, as what is right without one is; rename it")
         ruled = "rule" in params or "rule" in (entry.meta.get("presets") or {}).get(params.get("preset"), {})
         attack = Attack(label, method, threat, "static", each.eot, ruled, bool(entry.meta.get("purifiers_only")))
         columns = [attack._replace(access=access) for access in each.access if access != "transfer"]
@@ -236,7 +234,7 @@ def _transfers(config: Config, each: AttackConfig, attack: Attack) -> Iterator[A
     for source in sources:
         seed = other + ("" if each.source_seed is None else f" seed {each.source_seed}")
         yield attack._replace(
-            label=f"{attack.label} from {base_label(source)}{seed}",
+            label=f"{attack.label} from {_base_label(source)}{seed}",
             access="transfer",
             source=_base(config, source, each.source_train),
             source_seed=each.source_seed,
@@ -251,6 +249,13 @@ def _threat(norm: Norm, eps: Any, *, bounded: bool) -> Threat:
         return Threat(norm=norm, eps=defaults[norm] if eps is None else eps)
     except ValidationError as error:
         raise UsageError(registry.explain(error, known=Threat.model_fields)) from None
+
+
+def _base_label(use: str) -> str:
+    """Return a recipe's name, a file's name for weights, and the function's for a recipe in a user's own file."""
+    if use.startswith("weights:"):
+        return f"weights:{Path(use.removeprefix('weights:')).name}"
+    return use.rpartition(".py:")[2]
 
 
 def _is_file_step(use: str) -> bool:

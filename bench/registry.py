@@ -7,6 +7,7 @@ import difflib
 import importlib.metadata
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -21,7 +22,6 @@ from pydantic_core import SchemaError
 
 from bench import factories, loading, signature, sources
 from bench.keys import sha256_hex
-from bench.naming import dashed
 from bench.syntax import meanings, parsed, text_of
 from bench.types import Kind, MethodRef, UsageError, shortened, shown
 
@@ -504,7 +504,7 @@ def _entry(path: Path, node: ast.FunctionDef | ast.ClassDef, call: ast.Call) -> 
     reserved = {"in_channels", "image_size"} if kind == "network" else {"name"} if kind == "library" else set()
     given = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True) if function else ()
     kept = {argument: default for argument, default in given if argument.arg not in reserved}
-    name = meta["prefix"] if kind == "library" else dashed(node.name)
+    name = meta["prefix"] if kind == "library" else _dashed(node.name)
     parameters = _parameters(path, node, kept, extra="allow" if kind == "library" else "forbid")
     inner = meta.get("inner")
     if inner is not None and inner not in parameters.model_fields:
@@ -573,7 +573,11 @@ def _factory(path: Path, symbol: str) -> Entry | None:
         __validators__={"only_known": model_validator(mode="before")(only_known)},
         **read.fields,  # type: ignore[call-overload]
     )
-    return Entry("network", dashed(symbol), read.doc, path, symbol, MappingProxyType({}), parameters)
+    return Entry("network", _dashed(symbol), read.doc, path, symbol, MappingProxyType({}), parameters)
+
+
+def _dashed(symbol: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", symbol).lower().replace("_", "-")
 
 
 def _is_choice(field: FieldInfo | None) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
-from bench.naming import value_text
+from bench.types import eps_text
 
 #: Combinations that an axis of a plan may have; more are refused before one is made.
 MOST = 250_000
@@ -35,7 +37,7 @@ def labels_of(parts: Sequence[tuple[str, Mapping[str, Any], frozenset[str]]]) ->
     labels = []
     for name, params, swept in parts:
         shown = sorted(swept | differing[name])
-        inside = ",".join(f"{key}={value_text(params[key])}" for key in shown if params.get(key) is not None)
+        inside = ",".join(f"{key}={_told(params[key])}" for key in shown if params.get(key) is not None)
         labels.append(f"{name}[{inside}]" if inside else name)
     return labels
 
@@ -45,3 +47,8 @@ def _differing(namesakes: Sequence[Mapping[str, Any]]) -> set[str]:
     first = namesakes[0]
     keys = {key for params in namesakes for key in params}
     return {key for key in keys if any(params.get(key) != first.get(key) for params in namesakes)}
+
+
+def _told(value: object) -> str:
+    is_fraction = isinstance(value, str) and re.fullmatch(r"\d{1,9}/[1-9]\d{0,8}", value)
+    return eps_text(Fraction(str(value))) if is_fraction else str(value)

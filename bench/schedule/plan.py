@@ -17,7 +17,6 @@ from bench.config import Config
 from bench.data import data_ref, open_set
 from bench.keys import Keys, training_key
 from bench.models.build import network_ref
-from bench.naming import CLEAN
 from bench.schedule.formula import passes_of
 from bench.sweeps import labels_of, sweep
 from bench.types import (
@@ -306,7 +305,7 @@ class _Maker:
             cell = Cell(data=self.data, model=model, step=step, access=access, attack=attack, seed=self.seed)
             return known.setdefault((id(attack), access), PlannedCell(key=self.keys.of(cell), names=names, cell=cell))
 
-        yield planned(None, CLEAN, "white-box" if step is None else "static")
+        yield planned(None, "clean", "white-box" if step is None else "static")
         for attack in attacks:
             attacked = model
             if attack.source is not None:

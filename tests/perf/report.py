@@ -35,11 +35,11 @@ def _cells(row: int, images: int, finished: str, attack: str = "pgd", **more: An
     for access in ("static", "adaptive") if row % 2 else ("white-box",):
         bits = [rng.random() < 0.5 for _ in range(images)]
         yield result(
-            f"jpeg@defense-{row}" if row % 2 else f"defense-{row}",
+            f"defense-{row}",
             attack,
             clean=[True] * images,
             adversarial=bits,
-            recipe=f"defense-{row}",
+            recipe=f"recipe-{row}",
             step="jpeg" if row % 2 else None,
             access=access,
             finished=finished,

@@ -55,7 +55,7 @@ def tables(count: int, cells: int, images: int, finished: str) -> Iterator[CellR
                     f"defense-{row}",
                     clean=[True] * images,
                     adversarial=[rng.random() < 0.5 for _ in range(images)],
-                    recipe=f"defense-{row}",
+                    recipe=f"recipe-{row}",
                     attack_params={"steps": steps},
                     dataset=f"data-{table}",
                     flags=("no-op",) if rng.random() < 0.5 else (),

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench.keys import EVALUATION_VERSION, identity, key_of, pack_bits, sha256_hex
-from bench.naming import CLEAN
 from bench.stats import wilson
 from bench.store import Store
 from bench.types import (
@@ -41,13 +40,6 @@ def method(kind: Any, name: str, params: dict[str, Any] | None = None, code: str
     return MethodRef(kind=kind, name=name, params=params or {}, code_sha=sha256_hex(kind, name, code))
 
 
-def _moved(threat: Threat) -> float:
-    """Return a mean distance in Linf within a budget; that in L2 is twelve times as far, of 256 pixels."""
-    if threat.eps is None or threat.norm not in ("linf", "l2"):
-        return 0.03
-    return min(0.03, float(threat.eps) / (12 if threat.norm == "l2" else 1))
-
-
 def result(
     defense: str = "standard",
     attack: str | None = "pgd",
@@ -55,7 +47,7 @@ def result(
     clean: Sequence[bool],
     adversarial: Sequence[bool] | None = None,
     access: Any = None,
-    recipe: str | None = None,
+    recipe: str = "standard",
     recipe_params: dict[str, Any] | None = None,
     step: str | None = None,
     step_params: dict[str, Any] | None = None,
@@ -81,10 +73,6 @@ def result(
     train_n: int | None = None,
     epochs: int = 24,
 ) -> CellResult:
-    if recipe is None:
-        recipe = (
-            defense.partition("[")[0] if step is None else defense.partition("@")[2].partition("[")[0] or "standard"
-        )
     n = len(clean)
     data = DataRef(
         name=dataset,
@@ -118,13 +106,11 @@ def result(
             seed=seed,
         )
     cell = Cell(data=data, model=model, step=stepped, access=access, attack=made, seed=seed)
-    called = label if label is not None else attack if attack is not None else CLEAN
     body: dict[str, Any] = {}
     if status == "done":
         hit = list(clean) if adversarial is None else list(adversarial)
         robust = [a and b for a, b in zip(clean, hit, strict=True)]
         share, low, high = wilson(sum(hit), n)
-        mean_linf = _moved(made.threat) if made is not None else 0.0
         body = {
             "metrics": Metrics(
                 n=n,
@@ -133,8 +119,8 @@ def result(
                 robust_accuracy=sum(robust) / n,
                 ci_low=low,
                 ci_high=high,
-                mean_linf=mean_linf,
-                mean_l2=12 * mean_linf,
+                mean_linf=0.03,
+                mean_l2=0.8,
             ),
             "clean_bits": pack_bits(clean),
             "adversarial_bits": pack_bits(hit) if attack else None,
@@ -163,7 +149,7 @@ def result(
         schema=1,
         # The first protocol named images and weights in its keys.
         key=key_of(jsonable(cell) if version == 1 else identity(cell), version=version),
-        names=Names(dataset=dataset, model=network, defense=defense, attack=called, access=access),
+        names=Names(dataset=dataset, model=network, defense=defense, attack=label or attack or "clean", access=access),
         cell=cell,
         status=status,
         flags=flags,

@@ -56,28 +56,22 @@ def everywhere(text, n=40):
     """Results with a text in each place that a stored result has for one, but for those that say what it is."""
     clean, attacked = outcomes(0.9, n), outcomes(0.4, n, 1)
     whole = text.encode("utf-8", "replace").decode()
-    common = {
-        "clean": clean,
-        "recipe": whole,
-        "dataset": whole,
-        "network": whole,
-        "machine": text,
-        "device": text,
-        "commit": text,
-    }
+    common = {"clean": clean, "dataset": whole, "network": whole, "machine": text, "device": text, "commit": text}
     params = {"mode": whole, "steps": 7}
     found = [
-        result(whole, None, **common, step=whole, step_params=params),
-        result(whole, whole, adversarial=attacked, attack_params=params, flags=(text,), **common),
-        result(whole, f"{whole}2", adversarial=attacked, attack_params={}, flags=(text,), **common),
-        *(
-            result(step := f"{whole} step", whole, adversarial=attacked, step=step, step_params=more, **common)
-            for more in (params, {"mode": ""})
+        result(text, None, **common, step="jpeg", step_params=params),
+        result(text, "pgd", adversarial=attacked, label=text, attack_params=params, flags=(text,), **common),
+        result(text, "fgsm", adversarial=attacked, label=f"{text}2", attack_params={}, flags=(text,), **common),
+        result(f"{text} step", "pgd", adversarial=attacked, label=text, step="jpeg", step_params=params, **common),
+        result(
+            f"{text} step", "pgd", adversarial=attacked, label=text, step="jpeg", step_params={"mode": ""}, **common
         ),
     ]
-    failed = result(whole, "cw", status="failed", flags=("failed", text), **common)
+    failed = result(text, "cw", label="cw", status="failed", flags=("failed", text), **common)
     error = CellError(kind=text, message=text, traceback=f"Traceback\n{text}")
-    return [*found, failed.model_copy(update={"error": error})]
+    found.append(failed.model_copy(update={"error": error}))
+    names = [r.names.model_copy(update={"dataset": visible(text), "model": visible(text)}) for r in found]
+    return [r.model_copy(update={"names": name}) for r, name in zip(found, names, strict=True)]
 
 
 def assert_harmless(text):
@@ -106,7 +100,7 @@ def test_nothing_hidden_reaches_a_file(board, kind):
 def test_json_keeps_what_it_was_given(board, text):
     found = json.loads(FORMATS["json"](board))
     assert {cell["status"] for cell in found["cells"]} == {"done", "failed"}
-    assert {cell["dataset"] for cell in found["cells"]} == {visible(text.encode("utf-8", "replace").decode())}
+    assert {cell["dataset"] for cell in found["cells"]} == {visible(text)}
 
 
 def test_csv_begins_no_formula_and_keeps_its_columns(board):

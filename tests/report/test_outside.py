@@ -16,7 +16,6 @@ from bench.evaluate import Crafted
 from bench.files import write_atomically
 from bench.keys import Keys, sha256_hex, training_key
 from bench.models.build import build, network_ref
-from bench.naming import base_label
 from bench.report import figures, outside
 from bench.report.samples import samples
 from bench.schedule.chunks import write_chunk
@@ -67,10 +66,7 @@ def carried(root, data, network, weights=None):
         seed=0,
     )
     cell = Cell(data=data, model=model, step=None, access="white-box", attack=attack, seed=0)
-    made = result(clean=[True] * N, adversarial=[False] * N)
-    base = base_label(getattr(model.weights, "recipe", model.weights).name)
-    names = made.names.model_copy(update={"dataset": data.name, "model": network.name, "defense": base})
-    made = made.model_copy(update={"cell": cell, "key": Keys().of(cell), "names": names})
+    made = result(clean=[True] * N, adversarial=[False] * N).model_copy(update={"cell": cell, "key": Keys().of(cell)})
     store.put(made)
     grey = torch.full((N, *data.image_shape), 0.5)
     write_chunk(

@@ -104,11 +104,7 @@ def test_figures_carry_them_too(tmp_path):
 
 def test_a_defense_that_met_none_of_the_attacks_of_a_table_has_no_line_in_it(tmp_path, capsys):
     other = {"adversarial": outcomes(0.3, 1000)}
-    cells = [
-        cifar(**other),
-        cifar(attack="fgsm", **other),
-        cifar(attack="ti-dim", access="transfer", label="ti-dim from pgd-at", **other),
-    ]
+    cells = [cifar(**other), cifar(attack="fgsm", **other), cifar(attack="ti-dim", access="transfer", **other)]
     cells += [cifar("trades", attack="ti-dim", **other)]
     store = str(stored(tmp_path / "store", cells).root)
     assert main(["leaderboard", "--paper", "--store", store, "--out", str(tmp_path / "page")]) == 0
