@@ -7,30 +7,26 @@ of one name in two folders, or before and after an edit, are different modules.
 
 from __future__ import annotations
 
-import ast
 import builtins
 import importlib
 import importlib.util
-import inspect
 import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
 from bench.keys import sha256_hex
 from bench.sources import Code, Search, find_top
-from bench.syntax import meanings, parsed, syntax
+from bench.syntax import syntax
 from bench.types import MethodError, UsageError, text_of
 
 _PACKAGES = ("attacks", "defenses", "bench.models")
 # Sources of the harness's own methods as they were first hashed in this process.
 _bundled: dict[Path, bytes] = {}
-_REGISTERING = {"attack", "library", "defense", "network"}
-_Definition = ast.FunctionDef | ast.ClassDef
 
 
 def load(path: Path, code: Code, root: Path) -> ModuleType:
@@ -63,59 +59,6 @@ def load(path: Path, code: Code, root: Path) -> ModuleType:
         if not search.is_bundled(source) and not source.is_relative_to(path.parent):
             _require_same(source, source.read_bytes(), text)
     return module
-
-
-def defined(module: ModuleType, path: Path, symbol: str) -> Any:
-    """Return what a name means in the module of a file, which is the function or class that the file defines there.
-
-    Raises:
-        AttributeError: it has no meaning.
-        MethodError: it is something else by then, so its parameters are not those that were read.
-    """
-    found, path = getattr(module, symbol), path.resolve()
-    loader = module.__spec__ and module.__spec__.loader
-    texts: Mapping[Path, bytes] = loader.house.texts if isinstance(loader, _Loader) else {}
-    tree = parsed(texts[path] if path in texts else path.read_bytes())
-    node = next((each for each in tree.body if isinstance(each, _Definition) and each.name == symbol), None)
-    # Of what is made in another way no signature was read.
-    if node is not None and len(meanings(tree)[symbol]) == 1 and not _is_made_of(found, node, module, path):
-        raise MethodError(
-            f"{path}:{node.lineno}: {symbol} is something else once the file has run, and has other parameters than "
-            "those that were read; give that another name"
-        )
-    return found
-
-
-def _is_made_of(found: object, node: ast.FunctionDef | ast.ClassDef, module: ModuleType, path: Path) -> bool:
-    """Say whether something is what a definition makes; what decorators make of it in ways of their own may be."""
-    made = any(not _registers(each) for each in node.decorator_list)
-    lines = range(min(each.lineno for each in (node, *node.decorator_list)), (node.end_lineno or node.lineno) + 1)
-    try:
-        inner: object = inspect.unwrap(found)  # type: ignore[arg-type]
-    # It claims to wrap itself, or code of its own says what it wraps.
-    except Exception:
-        inner = found
-    if isinstance(inner, FunctionType):
-        if isinstance(node, ast.FunctionDef) and _starts(inner, path) == lines[0]:
-            return True
-        return made and "<locals>" in inner.__qualname__
-    if isinstance(inner, type) and not (made and "<locals>" in inner.__qualname__):
-        methods = [each for each in vars(inner).values() if isinstance(each, FunctionType)]
-        own = [_starts(each, path) for each in methods if each.__qualname__ == f"{node.name}.{each.__name__}"]
-        same = (inner.__module__, inner.__qualname__) == (module.__name__, node.name)
-        line = vars(inner).get("__firstlineno__", lines[0])
-        return same and line == lines[0] and all(each in lines for each in own if each is not None)
-    return made
-
-
-def _registers(decorator: ast.expr) -> bool:
-    return isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") in _REGISTERING
-
-
-def _starts(function: FunctionType, path: Path) -> int | None:
-    """Return the line of a file in which a function begins, its decorators included, if it is of that file."""
-    code = function.__code__
-    return code.co_firstlineno if Path(code.co_filename).resolve() == path else None
 
 
 def _require_same(source: Path, found: bytes, hashed: bytes) -> None:

@@ -168,11 +168,11 @@ class Entry:
 
         Raises:
             UsageError: the file cannot be imported, or does not define it.
-            MethodError: a source was edited since it was hashed, or the name is given something else as the file runs.
+            MethodError: a source was edited since it was hashed.
         """
         module = loading.load(self.path, self.code, _ROOT)
         try:
-            return loading.defined(module, self.path, self.symbol)
+            return getattr(module, self.symbol)
         except AttributeError:
             raise UsageError(f"{self.kind} '{self.use or self.name}': {self.path} defines no {self.symbol}") from None
 
