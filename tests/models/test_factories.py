@@ -308,7 +308,7 @@ def test_one_that_fails_fails_its_own_rows(tmp_path, capsys):
     bad.write_text("def net(num_classes): raise ValueError('no such size')\n")
     (tmp_path / "t.toml").write_text(RUN.format(good=good, bad=f"{bad}:net"))
     words = [str(tmp_path / "t.toml"), "--store", str(tmp_path / "store")]
-    assert main(["plan", *words]) == 0
+    assert main(["plan", *words]) == 3
     assert main(["run", *words, "--report", str(tmp_path / "report")]) == 3
     results = Store(tmp_path / "store").results()
     said = {
