@@ -137,6 +137,8 @@ def noop(folder: Path, budgets: int = 25) -> dict[str, float]:
                                          test_seconds=1, test_forwards=1, test_backwards=1),
             )
         )  # fmt: skip
+    # As a run does at its end.
+    store.remember()
     words = ["run", str(path), "--store", str(store.root), "--report", str(folder / "report"), "--device", "cpu"]
     started = time.perf_counter()
     cpu, megabytes = watched(words)
