@@ -4,32 +4,12 @@ import os
 import sys
 
 # Python looks on PYTHONPATH first: a json.py there would stand in for its own.
-sys.path.sort(key=lambda folder: folder not in (_home := os.path.dirname(os.__file__), f"{_home}/lib-dynload"))
+_LIBRARY = os.path.dirname(os.__file__)
+sys.path.sort(key=lambda folder: folder not in (_LIBRARY, f"{_LIBRARY}/lib-dynload"))
 
 from typing import Any  # noqa: E402
 
-__all__ = ["lacking", "load_results", "not_loaded"]
-
-
-def not_loaded(error: ImportError) -> str:
-    """Return the one line for a package that is not whole, for which there is no memory, or that another hides."""
-    what = f"{error.name or 'a package'}{f' ({error.path})' if error.path else ''}"
-    said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    remedy = lacking(str(error)) or "install it anew, and see that PYTHONPATH has no other file of its name"
-    return f"{what} cannot be loaded: {said}; {remedy}"
-
-
-def lacking(said: str) -> str | None:
-    """Return what to do where a library could not be loaded for want of memory or files; ``None`` for other reasons."""
-    said = said.lower()
-    # A file system from which nothing may be executed gives no segment either, and has memory.
-    maps = "failed to map segment" in said and "not permitted" not in said
-    # Of the storage of threads there is a fixed amount, whatever memory there is.
-    if maps or ("cannot allocate memory" in said and "static tls" not in said):
-        return "memory ran out: give the process more, such as by a larger limit (ulimit -v)"
-    if "too many open files" in said:
-        return "let the process have more files open (ulimit -n)"
-    return None
+__all__ = ["load_results"]
 
 
 def __getattr__(name: str) -> Any:

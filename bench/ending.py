@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +86,28 @@ class Lost:
     key: str
     why: str
     late: bool = False
+
+    @classmethod
+    def late_with(cls, held: Sequence[Held]) -> Lost | None:
+        """Return the innermost piece in hand that has a time of its own, whose process had to be killed."""
+        timed = next((each for each in reversed(held) if each.timed), None)
+        return timed and cls(timed.kind, timed.key, "took too long, and its process had to be killed", late=True)
+
+    @classmethod
+    def ended_with(cls, held: Held, ended: int) -> Lost:
+        """Return the piece in hand of a process that ended so, from :func:`os.waitstatus_to_exitcode`."""
+        return cls(held.kind, held.key, f"ended the process ({how_it_ended(ended)})")
+
+
+def end_with(parent: int) -> None:
+    """See to it, on Linux, that this process ends when its parent does, whatever it is at."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def how_it_ended(ended: int) -> str:

@@ -117,18 +117,18 @@ class _Path(list[str]):
 class _Loader(SourceFileLoader):
     def __init__(self, name: str, path: str, house: _House) -> None:
         super().__init__(name, path)
-        self.house = house
+        self._house = house
 
     def get_code(self, fullname: str) -> Any:
         source = Path(self.path).resolve()
-        text = self.house.texts.get(source)
-        if text is None and self.house.search is not None:
+        text = self._house.texts.get(source)
+        if text is None and self._house.search is not None:
             raise ImportError(f"{source} is in no key: name it in a plain import statement")
         return super().get_code(fullname) if text is None else self.source_to_code(text, self.path)
 
     def exec_module(self, module: ModuleType) -> None:
-        if self.house.search is not None:
-            given = {**vars(builtins), "__import__": self.house.importing(Path(self.path).resolve())}
+        if self._house.search is not None:
+            given = {**vars(builtins), "__import__": self._house.importing(Path(self.path).resolve())}
             module.__dict__["__builtins__"] = given
         super().exec_module(module)
 

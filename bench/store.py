@@ -42,6 +42,14 @@ _LARGEST_MEMORY = 64 * 2**20
 _NAMED, _SAID = 3, 100
 
 
+#: Columns of records as they are written.
+RECORD_COLUMNS = (
+    *("index", "input_sha", "label", "clean", "clean_share", "clean_margin"),
+    *("adversarial", "adversarial_share", "adversarial_margin", "robust"),
+    *("linf", "l2", "forwards", "backwards", "seconds"),
+)
+
+
 def largest_records(n: int) -> int:
     """Return how many bytes the records of ``n`` images have at most: some 150 for each, and what is said of all."""
     return 2**20 + 2**10 * n

@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from bench import lacking, not_loaded
 from bench.cli import display
 from bench.cli.asides import said_in_one_line
 from bench.cli.spelling import require_options
@@ -23,6 +22,7 @@ from bench.files import about
 from bench.registry import unknown
 from bench.shared import Shared
 from bench.types import UsageError
+from bench.unloadable import not_loaded, remedy
 
 if TYPE_CHECKING:
     from bench.cli.supervisor import Charge
@@ -105,8 +105,8 @@ def _explained(do: Callable[[], int]) -> int:
         where = about(error)
         said = error.strerror or str(error)
         # The linker gives a sentence without a number.
-        remedy = lacking(said) if error.errno is None else None
-        said = f"{said}; {remedy}" if remedy else said
+        what_to_do = remedy(said) if error.errno is None else None
+        said = f"{said}; {what_to_do}" if what_to_do else said
         print(f"error: {UsageError(f'{where}: {said}' if where else said)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

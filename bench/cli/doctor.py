@@ -13,6 +13,15 @@ from bench.cli import options
 from bench.cli.display import Display
 
 SUMMARY = "environment, devices, optional packages, image sets found, and a cell that takes seconds"
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "pyautoattack",
+    "adversarial-robustness-toolbox",
+    "foolbox",
+    "torchattacks",
+    "timm",
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,25 +29,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=options.path, metavar="DIR", help="where to look for image sets first")
 
 
-def main(args: argparse.Namespace) -> int:
-    from bench import registry
-    from bench.data import NAMED
-
-    print(f"python       {platform.python_version()} on {platform.platform()}, {os.cpu_count()} processors")
-    for package in (
-        "torch",
-        "torchvision",
-        "pyautoattack",
-        "adversarial-robustness-toolbox",
-        "foolbox",
-        "torchattacks",
-        "timm",
-    ):
+def _print_packages() -> None:
+    for package in _PACKAGES:
         try:
             version = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             version = f"not installed (pip install {package})"
         print(f"{package:<30} {version}")
+
+
+def main(args: argparse.Namespace) -> int:
+    from bench import registry
+    from bench.data import NAMED
+
+    print(f"python       {platform.python_version()} on {platform.platform()}, {os.cpu_count()} processors")
+    _print_packages()
     display: Display = args.display
     with display.phase("looking for methods"):
         missing = [

@@ -27,7 +27,7 @@ from typing import NoReturn
 
 from bench.cli.display import Relay
 from bench.cli.streams import InTime
-from bench.ending import ONCE, Lost, closing, how_it_ended, signals, unfinished
+from bench.ending import ONCE, Lost, closing, end_with, how_it_ended, signals, unfinished
 from bench.shared import GRACE, Held, Shared, Words
 
 #: Seconds after which a child has seen that this process was stopped, and stands still too.
@@ -236,8 +236,8 @@ class _Supervisor:
             self.charge.logs.append(Path(words.log))
         if why is None:
             return self._after_crash(ended, words)
-        if timed := [held for held in words.held if held.timed]:
-            self._lose(timed[-1], "took too long, and its process had to be killed", late=True)
+        if (lost := Lost.late_with(words.held)) is not None:
+            self._lose(lost)
         return None
 
     def _end(self) -> int | None:
@@ -260,12 +260,12 @@ class _Supervisor:
             self._restore_terminal()
             print(f"error: the process that does the work ended by itself ({how_it_ended(ended)})", file=self._err)
             return 128 - ended if ended < 0 else ended or 1
-        self._lose(held, f"ended the process ({how_it_ended(ended)})")
+        self._lose(Lost.ended_with(held, ended))
         return None
 
-    def _lose(self, held: Held, why: str, *, late: bool = False) -> None:
-        self.charge.lost.append(Lost(held.kind, held.key, why, late))
-        self._warn(f"{_NAMES[held.kind]} {why}; another process goes on with the rest")
+    def _lose(self, lost: Lost) -> None:
+        self.charge.lost.append(lost)
+        self._warn(f"{_NAMES[lost.kind]} {lost.why}; another process goes on with the rest")
 
     def _warn(self, text: str) -> None:
         self._restore_terminal()
@@ -330,13 +330,7 @@ def _flush() -> None:
 
 def _stay_with(parent: int) -> None:
     """See to it that this process ends when its parent does, and stands still while that is stopped."""
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    end_with(parent)
 
     def look() -> None:
         while True:

@@ -71,12 +71,10 @@ def write_report(
 
 def _keep_what_is_not_ours(page: Path) -> None:
     """Move a page of somebody else's aside, such as that of a folder which happens to be called report."""
-    with suppress(OSError):
-        try:
-            with files.opened(page) as file:
-                head = file.read(_HEAD)
-        except Unreadable:
-            return
+    # What is none, or cannot be read or moved, is said where the page is written.
+    with suppress(OSError, Unreadable):
+        with files.opened(page) as file:
+            head = file.read(_HEAD)
         if head and _TITLE not in head:
             files.move_aside(page)
 

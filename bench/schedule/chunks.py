@@ -20,7 +20,7 @@ from bench import chunk, files
 from bench.evaluate import Answer, Crafted
 from bench.files import write_atomically
 from bench.seals import arrays_digest
-from bench.store import largest_records
+from bench.store import RECORD_COLUMNS, largest_records
 from bench.types import Threat
 
 _log = logging.getLogger("crossfire")
@@ -137,7 +137,7 @@ def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: Clean
         }
     )
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, write_page_checksum=True)
+    pq.write_table(table.select(RECORD_COLUMNS), sink, write_page_checksum=True)
     data = sink.getvalue().to_pybytes()
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()

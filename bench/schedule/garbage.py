@@ -26,21 +26,15 @@ from bench.lease import is_lease
 from bench.reading import document
 from bench.schedule.plan import Work, clean_cell
 from bench.seals import metadata, unsealed
-from bench.store import Store
+from bench.store import RECORD_COLUMNS, Store
 from bench.types import UsageError
 
 _log = logging.getLogger("crossfire")
 #: Bytes that are read to know a file: of documents all, of others the head.
 _LARGEST_DOCUMENT, _LARGEST_HEAD = 2**28, 2**24
-_WAY = ("linf", "l2", "forwards", "backwards", "seconds")
-#: Columns of records, those of the first versions and those that are written now; others are somebody's own.
-_COLUMNS = {
-    ("index", "input_sha", "label", "clean", "adversarial", "robust", *_WAY),
-    (
-        *("index", "input_sha", "label", "clean", "clean_share", "clean_margin"),
-        *("adversarial", "adversarial_share", "adversarial_margin", "robust", *_WAY),
-    ),
-}
+#: Columns of records, those that are written now and those of the first versions; others are somebody's own.
+_NEW = {"clean_share", "clean_margin", "adversarial_share", "adversarial_margin"}
+_COLUMNS = {RECORD_COLUMNS, tuple(name for name in RECORD_COLUMNS if name not in _NEW)}
 #: Kinds that go with their folder.
 _IN_FOLDERS = {"attack": "adversarial set", "train": "training"}
 

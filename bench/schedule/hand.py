@@ -11,7 +11,6 @@ import gc
 import math
 import os
 import signal
-import sys
 import time
 import warnings
 from collections import Counter
@@ -22,7 +21,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from bench import shared
-from bench.ending import Control, Lost, how_it_ended
+from bench.ending import Control, Lost, end_with, how_it_ended
 from bench.shared import Held, Shared
 from bench.types import Ending, MethodError, UsageError, text_of
 
@@ -133,8 +132,7 @@ class Hand:
         """Return the piece of work that is lost with a process; ``None`` where it may be tried once more."""
         held = self._shared.read().held
         if ended is None:
-            timed = next(each for each in reversed(held) if each.timed)
-            return Lost(timed.kind, timed.key, "took too long, and its process had to be killed", late=True)
+            return Lost.late_with(held)
         last = held[-1] if held else None
         killed[last] += 1
         if ended == -signal.SIGKILL and killed[last] == 1:
@@ -142,7 +140,7 @@ class Hand:
             return None
         if last is None:
             raise MethodError(f"the process that does the work ended by itself ({how_it_ended(ended)})")
-        return Lost(last.kind, last.key, f"ended the process ({how_it_ended(ended)})")
+        return Lost.ended_with(last, ended)
 
     def _end(self) -> None:
         if self._ours is not None:
@@ -155,17 +153,6 @@ class Hand:
         if self._ours is not None:
             self._ours.close()
         self._ours = None
-
-
-def end_with(parent: int) -> None:
-    """See to it, on Linux, that this process ends when its parent does, whatever it is at."""
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _live(theirs: Connection, ours: Connection, parent: int, shown: Shared, work: Work) -> NoReturn:

@@ -34,12 +34,12 @@ from typing import Any
 import ray
 import torch
 
-from bench.ending import Control, Lost, Overtime
+from bench.ending import Control, Lost, Overtime, end_with
 from bench.evaluate import CHUNK
 from bench.keys import Keys, training_key
 from bench.lease import Busy
 from bench.provenance import provenance
-from bench.schedule.hand import Abandoned, Hand, end_with
+from bench.schedule.hand import Abandoned, Hand
 from bench.schedule.plan import Work, attack_key, cell_key, changed, clean_cell, models_of
 from bench.schedule.run import Runner, log_failure
 from bench.store import Store
@@ -576,7 +576,13 @@ def _runner(place: Place, control: Control) -> Runner:
         control.check_run()
 
     return Runner(
-        *(work, Store(place.store), torch.device(place.device), place.batch, check, _Silent(), place.timeout),
+        work,
+        Store(place.store),
+        torch.device(place.device),
+        batch=place.batch,
+        asked=check,
+        reporter=_Silent(),
+        timeout=place.timeout,
         before=dict(place.before),
         control=control,
     )

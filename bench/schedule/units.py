@@ -164,7 +164,9 @@ class Units:
         if attack is not None and attack.step is not None:
             yield from self._measuring_step(attack.step, attack.model, cell)
 
-    def _attempt(self, do: Callable[[], T], who: str = "a method", name: str | None = None) -> T | None:
+    def _attempt(
+        self, do: Callable[[], T], who: str = "a method", name: str | None = None, *, certain: bool = False
+    ) -> T | None:
         """Return what a step of measuring returns, or ``None`` where it fails.
 
         Args:
@@ -172,6 +174,7 @@ class Units:
             who: whose code it runs, as its user calls that.
             name: what fails with it, as one of :class:`_Texts` says it; :meth:`problem` knows it then, unless this is
                 hurried, for the cells of a run say it themselves.
+            certain: what fails here fails in every cell, also where memory ran out.
         """
         try:
             # What is warned of on grey images is no news of the cells.
@@ -181,7 +184,6 @@ class Units:
                 piece = Piece("estimate", "estimate", _HURRIED, patience=_BREAK, mercy=_IMPORT)
                 return self._hurry.within(piece, do)
         except (Exception, Overtime) as error:
-            certain = who.startswith("network")
             if self._hurry is None and name is not None and (certain or not out_of_memory(error)):
                 self._problems.setdefault(name, Problem(_why(error, who), certain))
         return None
@@ -189,7 +191,7 @@ class Units:
     def built(self, model: ModelRef, cell: Cell) -> nn.Module | None:
         """Return a network as it is before any training, in evaluation mode; ``None`` if it cannot be built."""
         who, name = f"network {model.network.name}", self._texts.network(model, cell)
-        return self._attempt(lambda: initial(model, cell, self._device), who, name)
+        return self._attempt(lambda: initial(model, cell, self._device), who, name, certain=True)
 
     def counted(self, model: ModelRef, cell: Cell) -> RecipeUnit | None:
         """Return the passes of a training, and its seconds on two images in a moment; ``None`` if it fails on them."""
@@ -208,7 +210,7 @@ class Units:
         who = f"network {model.network.name}"
         net = self.built(model, cell)
         yield
-        if net is None or (flops := self._attempt(lambda: pass_flops(net, shape), who, name)) is None:
+        if net is None or (flops := self._attempt(lambda: pass_flops(net, shape), who, name, certain=True)) is None:
             return
         yield
         grey = torch.full((4, *shape), 0.5, device=self._device)

@@ -17,10 +17,8 @@ from bench.schedule.plan import make
 from bench.store import Store
 from bench.types import Threat
 
-CONFIG = """
-schema = 1
-name = "small"
-
+#: Images and a network that take seconds.
+DIGITS = """
 [dataset]
 name = "digits"
 n = 140
@@ -30,7 +28,11 @@ train_n = 100
 arch = "small-cnn"
 channels = 4
 hidden = 16
-
+"""
+CONFIG = f"""
+schema = 1
+name = "small"
+{DIGITS}
 [train]
 epochs = 2
 batch = 50

@@ -85,21 +85,13 @@ def endless(target, x, y, threat):
     ctypes.PyDLL(None).sleep(1000)
 '''
 # With suites, in which a set stands on another.
-CONFIG = """
+CONFIG = (
+    f"""
 schema = 1
 name = "cluster"
 worst_case = true
-
-[dataset]
-name = "digits"
-n = 140
-train_n = 100
-
-[[models]]
-arch = "small-cnn"
-channels = 4
-hidden = 16
-
+{small.DIGITS}"""
+    + """
 [train]
 epochs = 2
 batch = 50
@@ -121,6 +113,7 @@ use = "{folder}/mine.py:{attack}"
 eps = "0.1"
 access = ["static"]
 """
+)
 LEAD = """
 import sys
 from bench.schedule import ray

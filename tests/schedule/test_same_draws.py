@@ -61,20 +61,12 @@ class Noise:
 
 FILES = {"scatter.py": ATTACK, "noisy.py": RECIPE, "noise.py": STEP}
 
-CONFIG = """
+CONFIG = (
+    f"""
 schema = 1
 name = "own"
-
-[dataset]
-name = "digits"
-n = 140
-train_n = 100
-
-[[models]]
-arch = "small-cnn"
-channels = 4
-hidden = 16
-
+{small.DIGITS}"""
+    + """
 [train]
 epochs = 1
 batch = 50
@@ -91,6 +83,7 @@ use = "{folder}/scatter.py:scatter"
 eps = "0.3"
 access = ["static", "adaptive"]
 """
+)
 
 
 @pytest.fixture

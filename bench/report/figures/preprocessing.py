@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.report.board import RANKED, Column, Table
@@ -69,15 +70,12 @@ def draw(source: Source) -> Drawing:
                     values = {a: worst[name].get("adaptive" if a == "white-box" else a) for a in values}
                 _row(axis, y, values, clean=column.id == "clean")
                 for each in lines:
-                    body = {
-                        "dataset": table.dataset,
-                        "model": table.model,
-                        "attack": column.label,
-                        "threat": column.group,
-                    }
                     numbers.append(
                         {
-                            **body,
+                            "dataset": table.dataset,
+                            "model": table.model,
+                            "attack": column.label,
+                            "threat": column.group,
                             "defense": name,
                             "access": each.access,
                             "accuracy": measured(values[each.access]),
@@ -88,6 +86,11 @@ def draw(source: Source) -> Drawing:
             name_rows(axis, names if axis is line[0] else [""] * len(names))
             axis.tick_params(axis="y", length=0)
         line[0].set_ylabel(table.title.replace(" · ", "\n"))
+    _legend(figure)
+    return Drawing(figure, {"accuracies": numbers})
+
+
+def _legend(figure: Figure) -> None:
     marks = {
         "adaptive, or white-box for a bare network": (COLOUR["adaptive"], COLOUR["adaptive"]),
         "static": (COLOUR["static"], "white"),
@@ -101,7 +104,6 @@ def draw(source: Source) -> Drawing:
     ]
     title = f"% of all images; under one attack: {UNDER_ATTACK}; {WORST}"
     figure.legend(handles=handles, loc="outside lower center", ncols=3, title=title, title_fontsize=7)
-    return Drawing(figure, {"accuracies": numbers})
 
 
 def _head(column: Column) -> str:
