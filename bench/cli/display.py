@@ -418,12 +418,16 @@ class Relay(Lines):
         self._idle: Piece | None = Piece("starting", 0, None, "", clock())
 
     def look(self) -> None:
+        self.see()
+        super().look()
+
+    def see(self) -> None:
+        """Take in what the other process shows, and say nothing; what it showed last can be seen after it has ended."""
         packed = self._other.read().shown
         if packed is None:
             self._await("starting" if self.count is None else "starting again")
         else:
             self._take(State.unpacked(packed))
-        super().look()
 
     def _take(self, state: State) -> None:
         self._last = max(self._last, state.said)

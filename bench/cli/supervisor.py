@@ -178,6 +178,9 @@ class _Supervisor:
         while True:
             found, status = os.waitpid(child, os.WNOHANG)
             if found:
+                # What it did since the last look must not be lost with it.
+                if self._relay is not None:
+                    self._relay.see()
                 return os.waitstatus_to_exitcode(status)
             if self._asked and not forwarded:
                 forwarded = self._asked[0]

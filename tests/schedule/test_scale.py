@@ -52,7 +52,7 @@ def test_planning_takes_calls_in_proportion_to_the_cells(shape, tmp_path):
 
 
 def test_estimating_takes_few_calls_a_cell(tmp_path, monkeypatch):
-    monkeypatch.setattr(Units, "_attempt", lambda self, do, *blamed: None)
+    monkeypatch.setattr(Units, "_attempt", lambda self, do, *blamed, **certain: None)
     path, counts, cells = tmp_path / "budgets.toml", [], []
     for number in (220, 440, 880):
         path.write_text(SHAPES["budgets"](number, tmp_path))
