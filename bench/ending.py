@@ -37,6 +37,10 @@ PATIENCE = 1.0
 #: Seconds between two looks of the thread, and for which what was raised is left to do its work.
 _LOOK = 0.2
 _AGAIN = 1.0
+#: Exit code of a process from which a method took its standard error.
+_WITHOUT_STREAMS = 70
+# Taken now: while a method runs it is refused.
+_EXIT = os._exit
 #: Nothing means anything by it unless it is told to, and a process without a handler ignores it.
 _SIGNAL = getattr(signal, "SIGURG", None)
 # Code that must not be left half way: files of the store, leases, and what puts a process back as it was.
@@ -96,6 +100,8 @@ class Lost:
     @classmethod
     def ended_with(cls, held: Held, ended: int) -> Lost:
         """Return the piece in hand of a process that ended so, from :func:`os.waitstatus_to_exitcode`."""
+        if ended == _WITHOUT_STREAMS:
+            return cls(held.kind, held.key, "closed or replaced standard error, of which the process needs its own")
         return cls(held.kind, held.key, f"ended the process ({how_it_ended(ended)})")
 
 
@@ -108,6 +114,15 @@ def end_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def standard_error() -> tuple[int, int] | None:
+    """Return what file standard error is; ``None`` if it was closed."""
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def how_it_ended(ended: int) -> str:
@@ -134,6 +149,7 @@ class Control:
         self.counted: tuple[int, int] | None = None
         self._deadline = math.inf if deadline is None else deadline
         self._shared = shared
+        self._heard = standard_error()
         self._since = math.inf
         self._raised = -math.inf
         self._looked_after = False
@@ -183,6 +199,10 @@ class Control:
         try:
             return do()
         finally:
+            if self._shared is not None and standard_error() != self._heard:
+                # Nobody would hear from this process any more, and other files of it may be closed as well. What was
+                # in hand is lost with it, and said by the one that watches.
+                _EXIT(_WITHOUT_STREAMS)
             self._pieces.pop()
             piece.frame = None
             if piece.seconds is not None and (outer := self._timed()) is not None:

@@ -15,7 +15,7 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -278,6 +278,20 @@ def move_aside(path: Path) -> None:
     except FileNotFoundError:
         return
     _log.warning("%s: %s lay in the place of the harness's own and was moved to %s", path, kind, aside.name)
+
+
+def move_foreign_aside(path: Path, is_ours: Callable[[bytes], bool]) -> None:
+    """Move a file aside that lies where the harness writes into a folder of the user's, unless it is the harness's own.
+
+    Args:
+        path: the file. What is none, or cannot be read or moved, stays: it is said where the file is written.
+        is_ours: says so by its first 4,096 bytes.
+    """
+    with suppress(OSError, Unreadable):
+        with opened(path) as file:
+            head = file.read(4096)
+        if head and not is_ours(head):
+            move_aside(path)
 
 
 def remove(path: Path) -> None:

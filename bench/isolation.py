@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as _every_module
 from torch.utils import _python_dispatch as _dispatch
 
+from bench.ending import standard_error
 from bench.types import Ending, MethodError, text_of
 
 _EXIT = os._exit
@@ -47,10 +48,11 @@ def isolated(who: str, *, seed: int | None = None) -> Iterator[None]:
         seed: of the global generators inside the block, for code that draws from them.
 
     Raises:
-        MethodError: the code asked to end the process, or raised what is no ``Exception``. What ends the work from
-            outside (:class:`bench.types.Ending`, and Ctrl-C where nobody handles it) goes on as it is.
+        MethodError: the code asked to end the process, closed its standard error, or raised what is no ``Exception``.
+            What ends the work from outside (:class:`bench.types.Ending`, and Ctrl-C where nobody handles it) goes on
+            as it is.
     """
-    process, before = os.getpid(), _Process()
+    process, before, heard = os.getpid(), _Process(), standard_error()
     interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     for module in _SYSTEM:
         module._exit = module.abort = partial(_refuse_to_end, process)  # type: ignore[attr-defined]
@@ -60,6 +62,8 @@ def isolated(who: str, *, seed: int | None = None) -> Iterator[None]:
             np.random.seed(seed % 2**32)
             random.seed(seed)
         yield
+        if standard_error() != heard:
+            raise MethodError(f"{who} closed or replaced standard error, of which the process needs its own")
     except Ending:
         raise
     except Exception as error:

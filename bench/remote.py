@@ -63,15 +63,23 @@ class Carried(NamedTuple):
     size: int
 
 
-def sync(store: Store, url: str, at: Callable[[str], None] = lambda _: None) -> tuple[Carried, Carried]:
-    """Fetch what the store lacks, send what the place lacks, and return both.
+class Synced(NamedTuple):
+    """What was carried, and what is wrong with each file there that is not whole, or not what its name says."""
+
+    fetched: Carried
+    sent: Carried
+    damaged: list[str]
+
+
+def sync(store: Store, url: str, at: Callable[[str], None] = lambda _: None) -> Synced:
+    """Fetch what the store lacks and send what the place lacks.
 
     Unfinished trainings, failed cells, leases and logs stay where they are. ``at`` is given every file in words before
     it is carried.
 
     Raises:
         UsageError: a run is at work on the store, the address cannot be reached, read or written, or a file there is
-            not whole, too large, or not what its name says.
+            too large.
     """
     if (name := store.leases.at_work()) is not None:
         raise UsageError(f"a run is at work on {store.root} ({name}); wait until it has ended")
@@ -82,10 +90,10 @@ def sync(store: Store, url: str, at: Callable[[str], None] = lambda _: None) -> 
 
         place = _Place(_without_password(url), *url_to_fs(url))
         here = set(_here(store))
-        fetched = _fetch(store, place, here, at)
+        fetched, bad = _fetch(store, place, here, at)
         # Beside what another machine left unfinished there, a result or card would not speak for these files.
         wanted = {name for name in here if not {name, _done_by(name)} <= place.sizes.keys()}
-        return fetched, _send(store, place, wanted, at)
+        return Synced(fetched, _send(store, place, wanted, at), bad)
     except UsageError:
         raise
     except Exception as error:  # each kind of place has errors of its own
@@ -97,7 +105,8 @@ def _without_password(text: str) -> str:
     return _PASSWORD.sub(r"\1:***@", text)
 
 
-def _fetch(store: Store, place: _Place, here: set[str], at: Callable[[str], None]) -> Carried:
+def _fetch(store: Store, place: _Place, here: set[str], at: Callable[[str], None]) -> tuple[Carried, list[str]]:
+    """Fetch what is whole; return it with what is wrong with the rest."""
     finished = {name for name in place.sizes if _done_by(name) in place.sizes}
     names = list(_ordered(finished - here))
     total = sum(place.sizes[name] or 0 for name in names)
@@ -106,19 +115,28 @@ def _fetch(store: Store, place: _Place, here: set[str], at: Callable[[str], None
     if total > (free := shutil.disk_usage(store.root).free):
         raise UsageError(f"{place.url} has {total:,} bytes that {store.root} lacks, and there is room for {free:,}")
     count = size = failed = 0
+    # A damaged card or result is found again by each file that it speaks for.
+    bad: dict[str, None] = {}
+    without: set[str] = set()
     for number, name in enumerate(names, start=1):
+        if _done_by(name) in without:
+            continue
         at(f"fetching file {number}: {name}")
         try:
             data = place.checked(name)
         except _Failed:
             failed += name.startswith("cells/")
             continue
+        except _Damaged as error:
+            bad[str(error)] = None
+            without.add(_done_by(name))
+            continue
         with store.writing():
             write_atomically(store.root / name, data)
         count, size = count + 1, size + len(data)
     if failed:
         _log.warning("%s: cells that failed there are not fetched: %d", place.url, failed)
-    return Carried(count, size)
+    return Carried(count, size), list(bad)
 
 
 def _send(store: Store, place: _Place, names: set[str], at: Callable[[str], None]) -> Carried:
@@ -142,11 +160,16 @@ class _Failed(Exception):
     """A file is, or belongs to, the result of a cell that failed, as in a place that is somebody's own store."""
 
 
+class _Damaged(UsageError):
+    """A file there is not whole, or not what its name says."""
+
+
 class _Place:
     """What is at an address, with its size; links and what else is neither file nor folder are ``odd``.
 
     Raises:
-        UsageError: by every method that reads, for a file that is not whole, too large, or not what its name says.
+        _Damaged: by every method that reads, for a file that is not whole, or not what its name says.
+        UsageError: it is no folder, or a file there is too large.
     """
 
     def __init__(self, url: str, place: AbstractFileSystem, root: str) -> None:
@@ -201,7 +224,7 @@ class _Place:
                 return self._log(name, data)
             self._check(name, data)
         except ValueError as error:
-            raise UsageError(f"{self.url}/{name}: {error}; delete it there") from None
+            raise _Damaged(f"{self.url}/{name}: {error}; delete it there") from None
         return data
 
     def _read(self, name: str) -> bytes:
@@ -210,7 +233,7 @@ class _Place:
         end = 1 + (_kind(name).most if size is None else size)
         data: bytes = b"" if size == 0 else self._fs.cat_file(f"{self._root}/{name}", start=0, end=end)
         if len(data) == end or (size is not None and len(data) != size):
-            raise UsageError(f"{self.url}/{name}: it is too large, or changed while it was read")
+            raise _Damaged(f"{self.url}/{name}: it is too large, or changed while it was read")
         return data
 
     def _check(self, name: str, data: bytes) -> None:
@@ -246,7 +269,7 @@ class _Place:
                     raise ValueError("it does not say which weights it is of")
                 self._cards[key] = card
             except ValueError as error:
-                raise UsageError(f"{self.url}/{name}: {error}; delete it there") from None
+                raise _Damaged(f"{self.url}/{name}: {error}; delete it there") from None
         return self._cards[key]
 
     def _result(self, name: str, data: bytes | None = None) -> CellResult:
@@ -255,7 +278,7 @@ class _Place:
             if result.key != PurePosixPath(name).stem:
                 raise ValueError(f"it is the result of {result.key}")
         except ValueError as error:
-            raise UsageError(f"{self.url}/{name}: {error}; delete it there") from None
+            raise _Damaged(f"{self.url}/{name}: {error}; delete it there") from None
         if result.status != "done":
             raise _Failed
         return result

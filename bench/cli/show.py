@@ -41,6 +41,8 @@ def main(args: argparse.Namespace) -> int:
     if args.log:
         if root.is_file():
             raise UsageError(f"{root} is no store: what runs did is in the store that they worked on")
+        if not root.is_dir():
+            raise UsageError(f"no store at {root}: run first, or name another with --store")
         return _log(root, args.cell, as_json=args.json)
     if args.cell is None:
         raise UsageError("which cell? give the start of its key or its name, or --log for what runs did")

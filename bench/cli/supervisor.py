@@ -27,7 +27,7 @@ from typing import NoReturn
 
 from bench.cli.display import Relay
 from bench.cli.streams import InTime
-from bench.ending import ONCE, Lost, closing, end_with, how_it_ended, signals, unfinished
+from bench.ending import ONCE, Lost, closing, end_with, how_it_ended, signals, standard_error, unfinished
 from bench.shared import GRACE, Held, Shared, Words
 
 #: Seconds after which a child has seen that this process was stopped, and stands still too.
@@ -154,7 +154,7 @@ class _Supervisor:
         return child
 
     def _work(self, work: Callable[[Charge], int], parent: int, unblocked: set[int | signal.Signals]) -> NoReturn:
-        code, heard = 1, _standard_error()
+        code, heard = 1, standard_error()
         try:
             _stay_with(parent)
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
@@ -165,7 +165,7 @@ class _Supervisor:
         finally:
             _flush()
             # Where a method has closed every file of the process, nobody heard why it ends.
-            if code == 0 or _standard_error() == heard:
+            if code == 0 or standard_error() == heard:
                 self.shared.ended(code)
             # Python would take down every module of torch, which takes seconds on a busy machine, and wait for threads.
             atexit._run_exitfuncs()
@@ -278,15 +278,6 @@ class _Supervisor:
         # Bars that nobody has taken down: clear their line, and show the cursor that they hid.
         if sys.stderr.isatty():
             self._err.write_as_it_is("\r\x1b[K\x1b[?25h")
-
-
-def _standard_error() -> tuple[int, int] | None:
-    """Return what file standard error is; ``None`` if it was closed."""
-    try:
-        found = os.fstat(2)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _adopt() -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from bench.cli import options
 from bench.cli.display import Display
+
+_MOST_NAMED = 20
 
 SUMMARY = "carry finished work between the store and s3://, gs://, sftp://, another folder, ..."
 
@@ -22,13 +25,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from bench.remote import sync
+    from bench.types import UsageError
 
     display: Display = args.display
     store = options.working_store(args)
     store.check_writable()
     store.warn_of_strangers()
     with display.phase("carrying files") as at:
-        fetched, sent = sync(store, args.url, lambda name: at(0, name))
+        fetched, sent, damaged = sync(store, args.url, lambda name: at(0, name))
     print(f"fetched {fetched.files} files ({fetched.size / 1e6:.2f} MB)")
     print(f"sent {sent.files} files ({sent.size / 1e6:.2f} MB)")
+    if len(damaged) > 1:
+        for text in damaged[:_MOST_NAMED]:
+            print(f"warning: {text}", file=sys.stderr)
+        raise UsageError(f"{len(damaged)} files there are damaged or not what they are called; the rest was carried")
+    if damaged:
+        raise UsageError(damaged[0])
     return 0

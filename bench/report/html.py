@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import log10
@@ -12,8 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from bench import files
-from bench.files import Unreadable, write_into
+from bench.files import move_foreign_aside, write_into
 from bench.keys import Once
 from bench.report import text
 from bench.report.board import RANKED, Board, Column, Line, Table, build, first_columns
@@ -38,7 +36,7 @@ _OPEN, _SAID, _MARKS, _KEYS = 20, 200, 80, 40
 #: Letters of a traceback, of which the end counts.
 _TRACEBACK = 4_000
 #: What every page of ours has among its first bytes.
-_TITLE, _HEAD = b"<title>Crossfire leaderboard</title>", 4096
+_TITLE = b"<title>Crossfire leaderboard</title>"
 _ELSEWHERE = "This page shows a part, csv, md and json have all"
 
 
@@ -63,20 +61,11 @@ def write_report(
         UsageError: the folder cannot be written.
     """
     page = out_dir / "index.html"
-    _keep_what_is_not_ours(page)
+    # Such as that of a folder which happens to be called report.
+    move_foreign_aside(page, lambda head: _TITLE in head)
     board = results if isinstance(results, Board) else build(results)
     write_into(page, render(board, store, data_folder, trusted=trusted).encode(), what="the report")
     return page
-
-
-def _keep_what_is_not_ours(page: Path) -> None:
-    """Move a page of somebody else's aside, such as that of a folder which happens to be called report."""
-    # What is none, or cannot be read or moved, is said where the page is written.
-    with suppress(OSError, Unreadable):
-        with files.opened(page) as file:
-            head = file.read(_HEAD)
-        if head and _TITLE not in head:
-            files.move_aside(page)
 
 
 def render(board: Board, store: Store | None = None, data_folder: Path | None = None, *, trusted: bool = False) -> str:

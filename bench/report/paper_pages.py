@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.files import write_into
+from bench.files import move_foreign_aside, write_into
 from bench.report import figures, text
 from bench.report.board import COSTS, Column, Line, Table
 from bench.report.figures import Missing, Source
@@ -47,7 +47,7 @@ def write(source: Source, out: Path) -> list[Path]:
         UsageError: the folder cannot be written.
     """
     files: list[Path] = []
-    page = ["# The TPAP paper, measured", "", _ABOUT, ""]
+    page = [_TITLE, "", _ABOUT, ""]
     for item in ITEMS:
         page += [f"## {item.title}", "", f"*The paper:* {item.shows}", ""]
         found = list(item.tables(source)) if item.tables else []
@@ -62,10 +62,13 @@ def write(source: Source, out: Path) -> list[Path]:
                 found += _listed(item, out) if item.listed else []
                 found += [f"![{item.title}]({item.figure}.png)\n", f"{escape_markdown(_size(source.results))}\n"]
         page += found or [f"Not measured yet: {escape_markdown(why)}.\n"]
+    # ``--out .`` is not to cost the README of somebody's project.
+    move_foreign_aside(out / "README.md", lambda head: head.startswith(_TITLE.encode()))
     write_into(out / "README.md", visible("\n".join(page), lines=True).encode())
     return [out / "README.md", *files]
 
 
+_TITLE = "# The TPAP paper, measured"
 _ABOUT = (
     "Under an attack stands accuracy under attack, as the paper counts it: percent of all images that are right under "
     "that attack, whatever the clean answer, with 95 % intervals. *robust* is robust accuracy, right clean and under "

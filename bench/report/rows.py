@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import and_
@@ -368,7 +368,20 @@ def _clean(results: Sequence[CellResult]) -> Value:
     plain = [r for r in results if r.cell.attack is None]
     if not any(r.metrics for r in plain):
         plain += list({r.cell.seed: r for r in results if r.metrics}.values())
-    return _mean([r.metrics.clean_accuracy for r in plain if r.metrics], results[0].cell.data.n, plain)
+    shares = [r.metrics.clean_accuracy for r in plain if r.metrics]
+    return _mean(shares, results[0].cell.data.n, plain, _disagreements(results))
+
+
+def _disagreements(results: Sequence[CellResult]) -> Iterator[str]:
+    """Yield in which points cells are not of one defense, though they are of one row.
+
+    Other machines may round otherwise. A file that somebody put together by hand may mix two networks.
+    """
+    clean = {(r.cell.seed, r.clean_bits) for r in results if r.clean_bits is not None}
+    if len(clean) > len({seed for seed, _ in clean}):
+        yield "cells of one seed have different clean outcomes"
+    if len({r.defense_cost.params for r in results if r.defense_cost is not None}) > 1:
+        yield "cells have different numbers of parameters"
 
 
 def _cost(results: Sequence[CellResult]) -> DefenseCost | None:

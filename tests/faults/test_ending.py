@@ -305,10 +305,15 @@ def test_what_takes_the_process_with_it_fails_alone(place, how):
     assert "Traceback" not in child.errors(place)
 
 
-def test_a_process_of_which_every_file_was_closed_does_not_end_without_a_word(place):
-    write(place, attack("everything"))
-    code = end(start(place))
-    assert code != 0 and child.errors(place).rstrip().rpartition("\n")[2].startswith(("error: ", "warning: ")), code
+@pytest.mark.parametrize("how", ["everything", "silence"])
+def test_what_closes_the_files_of_the_process_fails_alone(place, how):
+    write(place, attack(how))
+    assert end(start(place)) == 3, child.errors(place)
+    found = outcomes(place)
+    assert "standard error" in found["hostile"].error.message
+    assert sorted(result.status for result in found.values()) == ["done", "done", "done", "failed"]
+    said = child.errors(place)
+    assert said.count("standard error") >= 1 and "hostile" in said and "Traceback" not in said
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says whose a process was")

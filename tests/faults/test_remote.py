@@ -149,6 +149,26 @@ def test_records_and_cards_that_are_damaged_elsewhere_are_refused(tmp_path, done
     assert not (tmp_path / "store" / name).exists()
 
 
+def test_beside_what_is_damaged_elsewhere_the_rest_is_carried(tmp_path, place, capsys):
+    victims = [min(place.glob("attack/*/*")), min(place.glob("train/*/weights.safetensors")), *place.glob("cells/*")][
+        :3
+    ]
+    for path in victims:
+        path.write_bytes(path.read_bytes()[:-40])
+    lost = {str(path.relative_to(place)) for path in victims}
+    # A card without its weights, and records without their result, would say nothing.
+    lost |= {str(path.relative_to(place)) for path in victims[1].parent.iterdir()}
+    lost |= {f"records/{victims[2].stem}.parquet"}
+    whole = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()} - lost
+    assert sync(tmp_path / "new", str(place)) == 2
+    said = capsys.readouterr()
+    root = tmp_path / "new" / "store"
+    assert {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} >= whole
+    assert not [name for name in lost if (root / name).exists()]
+    assert said.err.count("warning: ") == 3 and said.err.count("error: ") == 1 and "3 files there" in said.err
+    assert said.out.startswith(f"fetched {len(whole)} files")
+
+
 def test_what_is_damaged_here_is_not_sent_but_fetched(tmp_path, done, bucket, caplog):
     (tmp_path / "place").mkdir()
     shutil.copytree(done / "store", tmp_path / "store")

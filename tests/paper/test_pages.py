@@ -84,3 +84,19 @@ def test_the_verb_writes_the_folder(tmp_path, capsys):
     assert said[0] == str(tmp_path / "paper" / "README.md")
     assert all((tmp_path / "paper" / line).exists() for line in said)
     assert {"cost.png", "cost.json"} <= {path.name for path in (tmp_path / "paper").iterdir()}
+
+
+def test_files_of_somebody_else_are_moved_aside(tmp_path, caplog):
+    theirs = {"README.md": "# My project\n", "cost.png": "a photo", "cost.pdf": "a letter", "cost.json": "[]"}
+    source = figures.source_of([cifar("pgd-at", adversarial=outcomes(0.5, 1000))], Store(tmp_path / "none"), paper=True)
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, text in theirs.items():
+        (out / name).write_text(text)
+    for _ in range(2):
+        paper_pages.write(source, out)
+        figures.draw("cost", source, out)
+        moved = {path.name.partition(".aside-")[0]: path.read_text() for path in out.glob("*.aside-*")}
+        # Once: the second time they are ours.
+        assert moved == theirs and len(list(out.glob("*.aside-*"))) == len(theirs)
+    assert caplog.text.count("moved to") == len(theirs)

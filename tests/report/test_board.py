@@ -230,3 +230,16 @@ def test_one_attack_is_one_column_though_the_static_one_keeps_another_iterate():
     (column,) = (c for c in table.columns if c.label == "pgd")
     assert column.rule == "any-iterate (adaptive), last-iterate (static)"
     assert value(table, "tpap", "adaptive", "gap").number == 1.0
+
+
+def test_cells_of_one_row_that_contradict_each_other_are_marked():
+    clean, other = [True] * 10, [True] * 9 + [False]
+    agreeing = [result(clean=clean, adversarial=other), result(attack=None, clean=clean), result(clean=other, seed=1)]
+    marks = "cells of one seed have different clean outcomes"
+    assert marks not in value(build(agreeing).tables[0], "standard", "white-box", "clean").marks
+    mixed = [*agreeing, result(attack="fgsm", clean=other)]
+    assert marks in value(build(mixed).tables[0], "standard", "white-box", "clean").marks
+    costs = [each.defense_cost.model_copy(update={"params": 100 + i}) for i, each in enumerate(agreeing)]
+    sized = [each.model_copy(update={"defense_cost": cost}) for each, cost in zip(agreeing, costs, strict=True)]
+    found = value(build(sized).tables[0], "standard", "white-box", "clean").marks
+    assert "cells have different numbers of parameters" in found

@@ -92,6 +92,7 @@ def test_show_reads_a_run_file_as_it_reads_a_store(store, tmp_path, capsys):
         said.append(capsys.readouterr().err)
     assert said[0] == said[1] == said[2] and said[0].startswith("error: ") and said[0].count("\n") == 1
     assert main(["show", "--log", "--store", str(whole)]) == 2
+    assert main(["show", "--log", "--store", str(tmp_path / "nowhere")]) == 2
 
 
 def test_compare_takes_stores_and_files_and_exits_1_on_a_regression(tmp_path, capsys):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.files import write_into
+from bench.files import is_regular, move_foreign_aside, write_into
 from bench.planned import Asked
 from bench.report.board import Board, build
 from bench.store import Store
@@ -127,6 +127,7 @@ def draw(name: str, source: Source, out: Path) -> list[Path]:
 def _write(name: str, drawing: Drawing, out: Path) -> Iterator[Path]:
     from io import BytesIO
 
+    _move_foreign_aside(name, out)
     # Dates and versions would make every file another one.
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
@@ -140,3 +141,11 @@ def _write(name: str, drawing: Drawing, out: Path) -> Iterator[Path]:
     numbers = json_text({"schema": 1, "figure": name, **drawing.numbers}, indent=1) + "\n"
     write_into(out / f"{name}.json", numbers.encode())
     yield out / f"{name}.json"
+
+
+def _move_foreign_aside(name: str, out: Path) -> None:
+    """Move somebody else's files of these names aside; a picture is ours if the numbers beside it say so."""
+    numbers = out / f"{name}.json"
+    move_foreign_aside(numbers, lambda head: f'"figure": "{name}"'.encode() in head)
+    for kind in ("png", "pdf"):
+        move_foreign_aside(out / f"{name}.{kind}", lambda _: is_regular(numbers))
