@@ -39,6 +39,7 @@ class RunLog:
         self._folder = folder
         self._about = about
         self._on_open = on_open
+        self._began = datetime.now(UTC)
         self._file: TextIO | None = None
         self._lost: OSError | None = None
 
@@ -49,8 +50,8 @@ class RunLog:
         try:
             if self._file is None:
                 self._file = self._opened()
-                self._write("started", host=platform.node(), pid=os.getpid(), **self._about)
-            self._write(event, **words)
+                self._write("started", self._began, host=platform.node(), pid=os.getpid(), **self._about)
+            self._write(event, datetime.now(UTC), **words)
         except OSError as error:
             self._lost = error
 
@@ -71,16 +72,15 @@ class RunLog:
     def _opened(self) -> TextIO:
         files.make_folder(self._folder, self._folder.parent)
         host = re.sub(r"[^A-Za-z0-9.-]+", "-", platform.node())
-        began = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-        path = self._folder / f"{began}-{host}-{os.getpid()}.jsonl"
+        path = self._folder / f"{self._began:%Y%m%dT%H%M%S.%f}-{host}-{os.getpid()}.jsonl"
         file = path.open("x", encoding="utf-8", buffering=1)
         if self._on_open is not None:
             self._on_open(path)
         return file
 
-    def _write(self, event: str, **words: Any) -> None:
+    def _write(self, event: str, when: datetime, **words: Any) -> None:
         assert self._file is not None
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        time = when.isoformat(timespec="milliseconds")
         plain = {name: _plain(value) for name, value in words.items()}
         self._file.write(canonical_json({"time": time, "event": event, **plain}) + "\n")
 

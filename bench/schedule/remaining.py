@@ -23,9 +23,12 @@ class Remaining:
         pieces: of the plan, with their predicted seconds. One without is taken to be as dear as the others for its
             FLOPs, or, where those are not known either, as the mean of the others.
         clock: seconds, rising.
+        began: when the run did, on that clock; now by default.
     """
 
-    def __init__(self, pieces: Iterable[Piece], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, pieces: Iterable[Piece], clock: Callable[[], float] = time.monotonic, began: float | None = None
+    ) -> None:
         todo = [piece for piece in pieces if not piece.done]
         self._seconds = dict(zip((piece.key for piece in todo), _predicted(todo), strict=True))
         self._kinds = {piece.key: _kinds(piece.what) for piece in todo}
@@ -36,11 +39,14 @@ class Remaining:
         self._took: defaultdict[str, float] = defaultdict(float)
         self._predicted: defaultdict[str, float] = defaultdict(float)
         self._clock = clock
-        self._last = clock()
+        self._last = clock() if began is None else began
 
-    def at(self, key: str, share: float) -> None:
-        """Note that so much of a piece, in [0, 1], is done; the time since the last note went into it."""
-        now = self._clock()
+    def at(self, key: str, share: float, now: float | None = None) -> None:
+        """Note that so much of a piece, in [0, 1], is done; the time since the last note went into it.
+
+        ``now`` is when that was so, where it is noted later.
+        """
+        now = self._clock() if now is None else now
         took, self._last = now - self._last, now
         # A set that another cell has asked for before is looked through from its beginning again.
         if key not in self._seconds or share <= self._shares.get(key, -1.0):

@@ -42,7 +42,7 @@ class Estimate:
         self._began = clock()
         self._spent = 0.0
         self._longest = _STEP
-        self._shares: dict[str, float] = {}
+        self._notes: list[tuple[str, float, float]] = []
         self._remaining: Remaining | None = None
         self._over = False
 
@@ -51,7 +51,7 @@ class Estimate:
         if self._remaining is not None:
             self._remaining.at(key, share)
             return self._remaining.seconds()
-        self._shares[key] = share
+        self._note(key, share)
         while not self._over:
             now = self._clock()
             if self._spent + self._longest > SHARE * (now - self._began):
@@ -70,12 +70,21 @@ class Estimate:
             self._longest = max(self._longest, took)
         return None if self._remaining is None else self._remaining.seconds()
 
+    def _note(self, key: str, share: float) -> None:
+        # Of what lies between the first and the last note of a piece nothing is kept: its time is the same without.
+        if [each[0] for each in self._notes[-2:]] == [key, key] and self._notes[-2][1] < self._notes[-1][1] < share:
+            self._notes.pop()
+        self._notes.append((key, share, self._clock()))
+
     def _follow(self, pieces: Sequence[Piece]) -> Remaining | None:
         if all(piece.seconds is None for piece in pieces if not piece.done):
             return None
-        remaining = Remaining(pieces, self._clock)
-        for key, share in self._shares.items():
-            remaining.at(key, share)
+        # What was done while nothing was predicted yet is experience too, also where it was all done by then.
+        here = {key for key, _, _ in self._notes}
+        own = [piece._replace(done=False) if piece.key in here else piece for piece in pieces]
+        remaining = Remaining(own, self._clock, self._notes[0][2])
+        for key, share, now in self._notes:
+            remaining.at(key, share, now)
         return remaining
 
 

@@ -1,7 +1,9 @@
 """How the scheduler scales: ``python -m tests.perf.schedule [PART ...]``; the figures go to ``results/perf``.
 
 ``plan``: seconds of processor time and memory to plan 100,000 cells, in every shape of ``tests/perf/shapes.py``.
+``listing``: seconds of processor time and memory of the whole command ``plan`` for as many.
 ``noop``: seconds of processor time of a run of 10,000 finished cells, report included, in a process of its own.
+``upkeep``: the same of ``gc``, ``gc --yes`` and ``run --verify`` on 10,000 finished cells.
 ``share``: attack time of eight test-time defenses over that of one, on the same adversarial sets.
 ``predict``: what ``plan`` predicts for a preset over what ``run`` then takes, and the worst estimate of remaining time
 after the first tenth.
@@ -114,7 +116,37 @@ def plan(folder: Path) -> dict[str, float]:
     return found
 
 
+def listing(folder: Path) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name in ("budgets", "rows"):
+        path = folder / f"{name}.toml"
+        path.write_text(SHAPES[name](100_000, folder))
+        cpu, megabytes = watched(["plan", str(path), "--store", str(folder / "store"), "--device", "cpu"])
+        found |= {f"{name}_cpu_seconds": cpu, f"{name}_megabytes": megabytes}
+    return found
+
+
 def noop(folder: Path, budgets: int = 25) -> dict[str, float]:
+    words, count = finished(folder, budgets)
+    started = time.perf_counter()
+    cpu, megabytes = watched(["run", *words])
+    seconds = time.perf_counter() - started
+    return {"cells": count, "seconds": seconds, "cpu_seconds": cpu, "megabytes": megabytes}
+
+
+def upkeep(folder: Path) -> dict[str, float]:
+    words, count = finished(folder)
+    store = words[words.index("--store") :][:2]
+    cpu = {
+        "gc": watched(["gc", *store])[0],
+        "gc_yes": watched(["gc", "--yes", *store])[0],
+        "verify": watched(["run", *words, "--verify"])[0],
+    }
+    return {"cells": count, **{f"{name}_cpu_seconds": seconds for name, seconds in cpu.items()}}
+
+
+def finished(folder: Path, budgets: int = 25) -> tuple[list[str], int]:
+    """Make a store in which all cells of a plan are done; return what ``run`` is given for it, and how many they are."""
     import torch
 
     path, store = large(folder, 2, 50, budgets), Store(folder / "store")
@@ -139,11 +171,8 @@ def noop(folder: Path, budgets: int = 25) -> dict[str, float]:
         )  # fmt: skip
     # As a run does at its end.
     store.remember()
-    words = ["run", str(path), "--store", str(store.root), "--report", str(folder / "report"), "--device", "cpu"]
-    started = time.perf_counter()
-    cpu, megabytes = watched(words)
-    seconds = time.perf_counter() - started
-    return {"cells": len(cells), "seconds": seconds, "cpu_seconds": cpu, "megabytes": megabytes}
+    words = [str(path), "--store", str(store.root), "--report", str(folder / "report"), "--device", "cpu"]
+    return words, len(cells)
 
 
 def watched(words: list[str]) -> tuple[float, float]:
@@ -232,7 +261,7 @@ def events(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for path in logs for line in path.read_text().splitlines()]
 
 
-PARTS = {part.__name__: part for part in (plan, noop, share, predict, memory)}
+PARTS = {part.__name__: part for part in (plan, listing, noop, upkeep, share, predict, memory)}
 PROMISED: dict[str, Limits] = {
     "plan": {
         f"{shape}_{what}": (None, most) for shape in SHAPES for what, most in (("cpu_seconds", 10), ("megabytes", 1024))

@@ -85,21 +85,27 @@ def test_the_estimate_takes_a_fiftieth_of_the_time_and_one_step(run):
         assert left is None or next(took, None) is None
 
 
-def test_a_quick_estimate_is_there_after_a_while_and_knows_what_was_done_meanwhile():
-    now = [0.0]
+def test_an_estimate_that_comes_late_knows_what_was_done_meanwhile():
+    """As if it had been there from the beginning, also of what was all done when it was looked at."""
+    now, early = [0.0], [0.0]
+    pieces = [Piece(name, f"train {name} on y", False, 1, 100) for name in "abc"]
 
     def steps():
         for _ in range(100):
             now[0] += 0.01
             yield
-        return [Piece(name, f"train {name} on y", False, 1, 100) for name in "ab"]
+        return [piece._replace(done=piece.key == "a") for piece in pieces]
 
-    estimate = Estimate(steps(), lambda: now[0])
-    assert estimate.at("a", 0.0) is None
-    while (left := estimate.at("a", 1.0)) is None:
-        now[0] += 1
-        assert now[0] < 70
-    assert now[0] > 50 and left == 100
+    estimate, follow = Estimate(steps(), lambda: now[0]), Remaining(pieces, lambda: early[0])
+    done = [("a", i / 20) for i in range(21)] + [("b", i / 200) for i in range(200)]
+    for key, share in done:
+        early[0] = now[0]
+        follow.at(key, share)
+        if (left := estimate.at(key, share)) is not None:
+            break
+        now[0] += 2
+    assert now[0] > 50 and key == "b"
+    assert left == pytest.approx(follow.seconds())
 
 
 def test_where_nothing_is_known_nothing_is_said():
