@@ -146,7 +146,7 @@ def upkeep(folder: Path) -> dict[str, float]:
 
 
 def finished(folder: Path, budgets: int = 25) -> tuple[list[str], int]:
-    """Make a store in which all cells of a plan are done; return what ``run`` is given for it, and how many they are."""
+    """Make a store in which all cells of a plan are done; return the arguments of ``run``, and how many cells."""
     import torch
 
     path, store = large(folder, 2, 50, budgets), Store(folder / "store")
