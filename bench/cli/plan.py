@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from bench.cli import options
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 #: How far apart the shortest and the longest time may lie before both are said.
 _WIDE = 1.2
+_AT_ONCE = 1000
 SUMMARY = (
     "what run would do: cells, done and to do, predicted FLOPs and time; trains and attacks nothing, but builds "
     "networks and measures them, recipes and steps on grey images"
@@ -38,6 +40,7 @@ def main(args: argparse.Namespace) -> int:
     with display.phase("loading torch"):
         device = options.device(args, config)
 
+        from bench.collection import no_collection
         from bench.schedule import unusable
         from bench.schedule.predict import costs, pieces
 
@@ -48,7 +51,8 @@ def main(args: argparse.Namespace) -> int:
             rows, failing = costs(work.usable, device)
         else:
             store.warn_of_strangers()
-            found, failing = pieces(work.usable, store, device)
+            with no_collection():
+                found, failing = pieces(work.usable, store, device)
     unusable.warn_of(failing)
     code = 3 if work.unusable or failing else 0
     if args.cost:
@@ -63,11 +67,10 @@ def main(args: argparse.Namespace) -> int:
 
 def _print_pieces(found: list[Piece], variants: Sequence[str]) -> None:
     width = max((len(visible(piece.what)) for piece in found), default=0)
-    for piece in found:
-        tflop = "unknown" if piece.tflop is None else f"{piece.tflop:.3g}"
-        seconds = "unknown" if piece.seconds is None else _time(piece.seconds)
-        what = visible(piece.what)
-        print(f"{'done ' if piece.done else 'to do'}  {what:<{width}}  {tflop:>9} TFLOP  {seconds:>8}")
+    lines = (_line(piece, width) for piece in found)
+    # A write for each of very many lines takes longer than to make them.
+    while some := "\n".join(islice(lines, _AT_ONCE)):
+        print(some)
     todo = [piece for piece in found if not piece.done]
     unknown = sum(1 for piece in todo if piece.tflop is None)
     cells = sum(1 for piece in found if piece.what.startswith("evaluate "))
@@ -81,6 +84,12 @@ def _print_pieces(found: list[Piece], variants: Sequence[str]) -> None:
         print(visible(f"variants that lie over the configuration: {', '.join(variants)}"))
     if most > _WIDE * least:
         print(f"{_time(least)} if all images break at once, {_time(most)} if none: attacks leave broken ones alone")
+
+
+def _line(piece: Piece, width: int) -> str:
+    tflop = "unknown" if piece.tflop is None else f"{piece.tflop:.3g}"
+    seconds = "unknown" if piece.seconds is None else _time(piece.seconds)
+    return f"{'done ' if piece.done else 'to do'}  {visible(piece.what):<{width}}  {tflop:>9} TFLOP  {seconds:>8}"
 
 
 def _print_costs(rows: list[RecipeCost], *, as_json: bool) -> None:

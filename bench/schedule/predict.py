@@ -10,7 +10,7 @@ import torch
 from bench import cards, files, inventory, registry
 from bench.cost import parameters, pass_flops
 from bench.evaluate import CHUNK, DRAWS
-from bench.keys import Keys, training_key
+from bench.keys import Keys, Once, training_key
 from bench.overfitting import WATCH
 from bench.schedule.formula import passes_of
 from bench.schedule.plan import Work, models_of
@@ -113,7 +113,8 @@ def pieces(work: Work, store: Store, device: torch.device) -> Forecast:
 def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, list[Piece]]:
     """Find out what :func:`pieces` returns, a little at each step, and return it at the end."""
     found: dict[str, Piece] = {}
-    costs, keys = _Costs(units), Keys()
+    # Static sets are those of many cells.
+    costs, key_of = _Costs(units), Once(Keys().of)
     made, kept = set(inventory.keys(store.root / "attack", "")), set(inventory.keys(store.root / "cells", ".json"))
     right: dict[tuple[str, str, str], float] = {}
     for planned in work.plan.cells:
@@ -129,7 +130,7 @@ def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, 
         defense = planned.names.dataset, planned.names.model, planned.names.defense
         if result is not None and result.metrics is not None:
             right[defense] = result.metrics.clean_accuracy
-        if cell.attack is not None and (at := keys.of(cell.attack)) not in found:
+        if cell.attack is not None and (at := key_of(cell.attack)) not in found:
             last = f"{(n - 1) // CHUNK * CHUNK:06d}-{n:06d}.safetensors"
             done = finished or (at in made and files.is_regular(store.adversarial(at) / last))
             cost = costs.attack(cell.attack, cell, right.get(defense, _RIGHT))

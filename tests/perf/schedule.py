@@ -136,10 +136,10 @@ def noop(folder: Path, budgets: int = 25) -> dict[str, float]:
 
 def upkeep(folder: Path) -> dict[str, float]:
     words, count = finished(folder)
-    store = words[words.index("--store") :][:2]
+    plan, store = words[0], words[words.index("--store") :][:2]
     cpu = {
-        "gc": watched(["gc", *store])[0],
-        "gc_yes": watched(["gc", "--yes", *store])[0],
+        "gc": watched(["gc", plan, *store])[0],
+        "gc_yes": watched(["gc", plan, "--yes", *store])[0],
         "verify": watched(["run", *words, "--verify"])[0],
     }
     return {"cells": count, **{f"{name}_cpu_seconds": seconds for name, seconds in cpu.items()}}
@@ -266,7 +266,9 @@ PROMISED: dict[str, Limits] = {
     "plan": {
         f"{shape}_{what}": (None, most) for shape in SHAPES for what, most in (("cpu_seconds", 10), ("megabytes", 1024))
     },
+    "listing": {"budgets_cpu_seconds": (None, 25), "rows_cpu_seconds": (None, 25)},
     "noop": {"cpu_seconds": (None, 5)},
+    "upkeep": {"gc_cpu_seconds": (None, 10), "gc_yes_cpu_seconds": (None, 10), "verify_cpu_seconds": (None, 10)},
     "share": {"ratio": (None, 1.2)},
     "predict": {"ratio": (0.8, 1.25), "worst_remaining": (None, 0.3)},
     "memory": {"ratio_of_ten_times_the_images": (None, 1.1), "kilobytes_a_cell": (None, 10)},
