@@ -47,6 +47,8 @@ class RecipeCost(NamedTuple):
 
 # The share of its passes that an image takes which breaks early, and one whose search stalls.
 _BROKEN_TAKE = 0.15
+# The same of a suite of attacks, of which the first breaks most images that break.
+_BROKEN_TAKE_OF_SUITE = 0.05
 _STALLED_TAKE = 0.5
 
 # The share of images that are right clean, until it is measured.
@@ -160,13 +162,15 @@ def share_of(attack: AttackRef, *, random: bool = False, right: float = 1.0) -> 
     stated = str(registry.entry_of(attack.attack).meta.get("passes"))
     if "stalls" in stated and not attack.after:
         return Share(_STALLED_TAKE, _STALLED_TAKE, _STALLED_TAKE)
-    stops = "fewer where images break" in stated or "none once" in stated
+    suite = "none once" in stated
+    stops = suite or "fewer where images break" in stated
     if not attack.after and (random or not stops or attack.attack.params.get("rule") == "last-iterate"):
         return Share(1.0, 1.0, 1.0)
     source = attack.model.weights
     trained = isinstance(source, TrainRef) and "eps" in source.recipe.params
     survive = (_SURVIVE if attack.step is None else _SURVIVE_ADAPTIVE) if trained else 0.0
-    return Share(right * _BROKEN_TAKE, right * (survive + (1 - survive) * _BROKEN_TAKE), right)
+    broken = _BROKEN_TAKE_OF_SUITE if suite else _BROKEN_TAKE
+    return Share(right * broken, right * (survive + (1 - survive) * broken), right)
 
 
 class _Cost(NamedTuple):

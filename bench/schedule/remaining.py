@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from bench.schedule.predict import Piece
 
 # Seconds of prediction that weigh as much as experience does, for a kind of work and for one method of it.
-_DOUBT = 10.0
+_DOUBT = 30.0
 
 
 class Remaining:

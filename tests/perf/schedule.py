@@ -3,7 +3,7 @@
 ``plan``: seconds of processor time and memory to plan 100,000 cells, in every shape of ``tests/perf/shapes.py``.
 ``listing``: seconds of processor time and memory of the whole command ``plan`` for as many.
 ``noop``: seconds of processor time of a run of 10,000 finished cells, report included, in a process of its own.
-``upkeep``: the same of ``gc``, ``gc --yes`` and ``run --verify`` on 10,000 finished cells.
+``upkeep``: the same of ``gc`` and ``gc --yes`` on 10,000 finished cells.
 ``share``: attack time of eight test-time defenses over that of one, on the same adversarial sets.
 ``predict``: what ``plan`` predicts for a preset over what ``run`` then takes, and the worst estimate of remaining time
 after the first tenth.
@@ -140,7 +140,6 @@ def upkeep(folder: Path) -> dict[str, float]:
     cpu = {
         "gc": watched(["gc", plan, *store])[0],
         "gc_yes": watched(["gc", plan, "--yes", *store])[0],
-        "verify": watched(["run", *words, "--verify"])[0],
     }
     return {"cells": count, **{f"{name}_cpu_seconds": seconds for name, seconds in cpu.items()}}
 
@@ -268,7 +267,7 @@ PROMISED: dict[str, Limits] = {
     },
     "listing": {"budgets_cpu_seconds": (None, 25), "rows_cpu_seconds": (None, 25)},
     "noop": {"cpu_seconds": (None, 5)},
-    "upkeep": {"gc_cpu_seconds": (None, 10), "gc_yes_cpu_seconds": (None, 10), "verify_cpu_seconds": (None, 10)},
+    "upkeep": {"gc_cpu_seconds": (None, 10), "gc_yes_cpu_seconds": (None, 10)},
     "share": {"ratio": (None, 1.2)},
     "predict": {"ratio": (0.8, 1.25), "worst_remaining": (None, 0.3)},
     "memory": {"ratio_of_ten_times_the_images": (None, 1.1), "kilobytes_a_cell": (None, 10)},
