@@ -184,7 +184,7 @@ def run(folder, *words, extra=""):
 
 
 def test_a_captured_run_has_its_lines_and_leaves_logging_as_it_was(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(display, "MINUTE", 0.2)
+    monkeypatch.setattr(display, "MINUTE", 0.05)
     monkeypatch.setattr(display, "LOOK", 0.02)
     heard = []
     mine = logging.Handler()
