@@ -72,7 +72,7 @@ class RunLog:
     def _opened(self) -> TextIO:
         files.make_folder(self._folder, self._folder.parent)
         host = re.sub(r"[^A-Za-z0-9.-]+", "-", platform.node())
-        path = self._folder / f"{self._began:%Y%m%dT%H%M%S.%f}-{host}-{os.getpid()}.jsonl"
+        path = self._folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{host}-{os.getpid()}.jsonl"
         file = path.open("x", encoding="utf-8", buffering=1)
         if self._on_open is not None:
             self._on_open(path)
