@@ -22,6 +22,8 @@ from bench.visible import visible
 _log = logging.getLogger("crossfire")
 #: Bytes: an event with the traceback of a failure is some thousands long.
 _LONGEST_LINE = 2**24
+#: Bytes of a log that are read.
+_LARGEST = 2**30
 
 
 class RunLog:
@@ -140,13 +142,17 @@ def failures(path: Path) -> Iterator[str]:
             yield f"train/{event.get('key')}/failed.json"
 
 
+def _is_event(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("time", "event"))
+
+
 def _events(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with files.opened(path) as lines:
             # A line longer than any that is written is cut, and then is none.
-            while line := lines.readline(_LONGEST_LINE):
+            while lines.tell() < _LARGEST and (line := lines.readline(_LONGEST_LINE)):
                 with suppress(ValueError):
-                    if isinstance(event := document(line), dict):
+                    if _is_event(event := document(line)):
                         yield event
     except (FileNotFoundError, Unreadable) as error:
         _log.warning("%s is left out: %s", path, error)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from bench.keys import sha256_hex
 from bench.types import CellResult, TrainRef
@@ -18,9 +18,22 @@ _TOLD = 3
 _LONGEST = 200
 
 
-def shortest_name(what: str, results: Iterable[CellResult]) -> str:
-    """Return the shortest of the names that configurations gave to the same defense or attack."""
-    return min((str(getattr(r.names, what)) for r in results), key=lambda name: (len(name), name))
+def shortest_name(what: Literal["defense", "attack"], results: Sequence[CellResult]) -> str:
+    """Return the shortest of the names that configurations gave to the same defense or attack.
+
+    One with the name of its method goes before others: these may have come from another row.
+    """
+    method = _method(what, results[0])
+    return min({str(getattr(r.names, what)) for r in results}, key=lambda name: (method not in name, len(name), name))
+
+
+def _method(what: Literal["defense", "attack"], result: CellResult) -> str:
+    cell = result.cell
+    if what == "attack":
+        return cell.attack.attack.name if cell.attack is not None else ""
+    if cell.step is not None:
+        return cell.step.name
+    return cell.model.weights.recipe.name if isinstance(cell.model.weights, TrainRef) else ""
 
 
 def unique(names: Mapping[str, tuple[str, Params]]) -> dict[str, str]:

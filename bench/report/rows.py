@@ -380,8 +380,23 @@ def _disagreements(results: Sequence[CellResult]) -> Iterator[str]:
     clean = {(r.cell.seed, r.clean_bits) for r in results if r.clean_bits is not None}
     if len(clean) > len({seed for seed, _ in clean}):
         yield "cells of one seed have different clean outcomes"
-    if len({r.defense_cost.params for r in results if r.defense_cost is not None}) > 1:
+    costs = [(r.cell.seed, r.defense_cost) for r in results if r.defense_cost is not None]
+    if len({cost.params for _, cost in costs}) > 1:
         yield "cells have different numbers of parameters"
+    if _differ((seed, cost.train_flops_per_epoch) for seed, cost in costs):
+        yield "cells of one seed have different FLOPs of training"
+    if _differ((seed, cost.test_flops) for seed, cost in costs):
+        yield "cells of one seed have different FLOPs of testing"
+
+
+def _differ(values: Iterable[tuple[int, float | None]]) -> bool:
+    """Say whether numbers of one seed are further apart than a hundredth."""
+    ends: dict[int, tuple[float, float]] = {}
+    for seed, value in values:
+        if value is not None:
+            least, most = ends.get(seed, (value, value))
+            ends[seed] = min(least, value), max(most, value)
+    return any(most > 1.01 * least for least, most in ends.values())
 
 
 def _cost(results: Sequence[CellResult]) -> DefenseCost | None:

@@ -5,6 +5,7 @@ import pytest
 from bench.cli import main
 from bench.report import figures, paper_pages
 from bench.store import Store
+from bench.types import UsageError
 from tests.report.fabricate import outcomes, result, stored
 
 CLEAN = outcomes(0.85, 1000)
@@ -100,3 +101,30 @@ def test_files_of_somebody_else_are_moved_aside(tmp_path, caplog):
         # Once: the second time they are ours.
         assert moved == theirs and len(list(out.glob("*.aside-*"))) == len(theirs)
     assert caplog.text.count("moved to") == len(theirs)
+
+
+def test_a_figure_that_was_cut_off_is_still_ours(tmp_path, caplog, monkeypatch):
+    source = figures.source_of([cifar("pgd-at", adversarial=outcomes(0.5, 1000))], Store(tmp_path / "none"))
+    write, written = figures.write_into, []
+
+    def cut_off(path, data):
+        write(path, data)
+        written.append(path.name)
+        if path.suffix == ".png":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(figures, "write_into", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        figures.draw("cost", source, tmp_path)
+    monkeypatch.setattr(figures, "write_into", write)
+    figures.draw("cost", source, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"cost.png", "cost.pdf", "cost.json"} and not caplog.text
+
+
+def test_where_the_numbers_cannot_be_written_no_picture_is(tmp_path):
+    source = figures.source_of([cifar("pgd-at", adversarial=outcomes(0.5, 1000))], Store(tmp_path / "none"))
+    (tmp_path / "cost.json").mkdir()
+    for _ in range(2):
+        with pytest.raises(UsageError, match="cost.json is a folder"):
+            figures.draw("cost", source, tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["cost.json"]

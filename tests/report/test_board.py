@@ -243,3 +243,19 @@ def test_cells_of_one_row_that_contradict_each_other_are_marked():
     sized = [each.model_copy(update={"defense_cost": cost}) for each, cost in zip(agreeing, costs, strict=True)]
     found = value(build(sized).tables[0], "standard", "white-box", "clean").marks
     assert "cells have different numbers of parameters" in found
+    flops = [
+        agreeing[0],
+        agreeing[1].model_copy(update={"defense_cost": costs[1].model_copy(update={"test_flops": 1})}),
+    ]
+    found = value(build(flops).tables[0], "standard", "white-box", "clean").marks
+    assert "cells of one seed have different FLOPs of testing" in found
+
+
+def test_a_row_has_the_name_of_its_method_though_one_cell_has_a_shorter_one():
+    clean = [True] * 10
+    cells = [result("fgsm-at", recipe="fgsm-at", attack=attack, clean=clean) for attack in (None, "fgsm", "pgd")]
+    forged = cells[2].model_copy(update={"names": cells[2].names.model_copy(update={"defense": "mart"})})
+    assert [each.defense for each in build([*cells[:2], forged]).tables[0].lines] == ["fgsm-at"]
+    # Where none has it, a label of the user's own is what it is.
+    named = [each.model_copy(update={"names": each.names.model_copy(update={"defense": "ours"})}) for each in cells]
+    assert [each.defense for each in build(named).tables[0].lines] == ["ours"]

@@ -124,6 +124,17 @@ def test_a_line_that_a_dying_process_cut_is_left_out(done, capsys):
     assert "ended" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("word", ['"event":null', '"event":["x"]', '"event":1', '"time":null', '"cell":{}'])
+def test_a_line_of_somebody_else_in_a_log_ends_nothing(tmp_path, capsys, word):
+    log = tmp_path / "log" / "20261127T074451.174616-vm-31172.jsonl"
+    log.parent.mkdir()
+    event = {"time": "2026-01-01T00:00:00.000+00:00", "event": "done", "cell": "a"}
+    odd = json.dumps(event | json.loads(f"{{{word}}}"))
+    log.write_text(f"{odd}\n{json.dumps(event)}\n")
+    assert main(["show", "--log", "--store", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(event["time"])
+
+
 def test_gc_of_a_store_that_cannot_be_planned_for(done, tmp_path):
     with pytest.raises(UsageError):
         from bench import config

@@ -23,8 +23,6 @@ from bench.types import CellResult, shortened
 from bench.visible import json_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from matplotlib.figure import Figure
 
 _HERE = Path(__file__).parent
@@ -115,7 +113,7 @@ def draw(name: str, source: Source, out: Path) -> list[Path]:
                 raise Missing(
                     f"it would be {side:,.0f} inches long; name fewer cells, or take leaderboard --format html"
                 )
-            files = list(_write(name, drawing, out))
+            files = _write(name, drawing, out)
         finally:
             pyplot.close("all")
     # Of the glyphs that the font lacks, and of names too long for the page.
@@ -124,10 +122,13 @@ def draw(name: str, source: Source, out: Path) -> list[Path]:
     return files
 
 
-def _write(name: str, drawing: Drawing, out: Path) -> Iterator[Path]:
+def _write(name: str, drawing: Drawing, out: Path) -> list[Path]:
     from io import BytesIO
 
     _move_foreign_aside(name, out)
+    # First, since they say whose the pictures are, also where the rest is not written any more.
+    numbers = json_text({"schema": 1, "figure": name, **drawing.numbers}, indent=1) + "\n"
+    write_into(out / f"{name}.json", numbers.encode())
     # Dates and versions would make every file another one.
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
@@ -137,10 +138,7 @@ def _write(name: str, drawing: Drawing, out: Path) -> Iterator[Path]:
         buffer = BytesIO()
         drawing.figure.savefig(buffer, format=kind, metadata=about)
         write_into(out / f"{name}.{kind}", buffer.getvalue())
-        yield out / f"{name}.{kind}"
-    numbers = json_text({"schema": 1, "figure": name, **drawing.numbers}, indent=1) + "\n"
-    write_into(out / f"{name}.json", numbers.encode())
-    yield out / f"{name}.json"
+    return [out / f"{name}.{kind}" for kind in (*metadata, "json")]
 
 
 def _move_foreign_aside(name: str, out: Path) -> None:
