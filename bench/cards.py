@@ -201,6 +201,11 @@ def is_trained(folder: Path, key: str | None = None) -> bool:
     return card is not None and _has_weights(folder, card)
 
 
+def has_weights(folder: Path, key: str) -> bool:
+    """Say whether a training has a card of this key and weights, which are not read."""
+    return read(folder, key) is not None and files.is_regular(folder / "weights.safetensors")
+
+
 def _has_weights(folder: Path, card: Mapping[str, Any]) -> bool:
     path = folder / "weights.safetensors"
     try:

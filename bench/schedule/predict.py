@@ -119,16 +119,22 @@ def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, 
     costs, key_of = _Costs(units), Once(Keys().of)
     made, kept = set(inventory.keys(store.root / "attack", "")), set(inventory.keys(store.root / "cells", ".json"))
     right: dict[tuple[str, str, str], float] = {}
+    trainings, needed = set[str](), set[str]()
     for planned in work.plan.cells:
         cell, n = planned.cell, planned.cell.data.n
         yield from units.measuring(cell)
-        for model in models_of(cell):
-            if isinstance(model.weights, TrainRef) and (key := costs.key(model)) not in found:
-                done = cards.read(store.training(key), key) is not None
-                what = f"train {model.weights.recipe.name} on {planned.names.model}"
-                found[key] = Piece(key, what, done, *costs.training(model, cell))
         result = store.finished(planned) if planned.key in kept else None
         finished = result is not None
+        for model in models_of(cell):
+            if not isinstance(model.weights, TrainRef):
+                continue
+            if (key := costs.key(model)) not in found:
+                done = cards.has_weights(store.training(key), key)
+                what = f"train {model.weights.recipe.name} on {planned.names.model}"
+                found[key] = Piece(key, what, done, *costs.training(model, cell))
+                trainings.add(key)
+            if not finished:
+                needed.add(key)
         defense = planned.names.dataset, planned.names.model, planned.names.defense
         if result is not None and result.metrics is not None:
             right[defense] = result.metrics.clean_accuracy
@@ -139,6 +145,8 @@ def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, 
             found[at] = Piece(at, f"attack {planned.names}", done, *cost)
         found[planned.key] = Piece(planned.key, f"evaluate {planned.names}", finished, *costs.evaluation(cell))
         yield
+    # Finished cells stand without the weights that they were made with.
+    found |= {key: found[key]._replace(done=True) for key in trainings - needed}
     return list(found.values())
 
 

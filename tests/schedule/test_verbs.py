@@ -117,6 +117,21 @@ def test_the_log_says_what_was_done_and_when(done, capsys):
     assert main(["show", *store]) == 2
 
 
+def test_a_training_without_its_weights_is_done_only_where_no_cell_needs_it(done, capsys):
+    def pieces():
+        assert main(["plan", str(done / "small.toml"), "--store", str(done / "store"), "--json"]) == 0
+        return {piece["what"]: piece["done"] for piece in json.loads(capsys.readouterr().out)}
+
+    capsys.readouterr()
+    (weights,) = (done / "store" / "train").glob("*/weights.safetensors")
+    (training,) = [what for what in pieces() if what.startswith("train ")]
+    assert pieces()[training]
+    weights.unlink()
+    assert pieces()[training]
+    min((done / "store" / "cells").iterdir()).unlink()
+    assert not pieces()[training]
+
+
 def test_a_line_that_a_dying_process_cut_is_left_out(done, capsys):
     (path,) = (done / "store" / "log").iterdir()
     path.write_text(path.read_text()[:-20])
