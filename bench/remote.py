@@ -14,6 +14,7 @@ import logging
 import re
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,6 +50,7 @@ _KINDS = tuple(
         ("result", reading.MAX_RESULT),
     )
 )
+_FILE, _FOLDER = "a file", "a folder"
 _FOLDERS = ("attack", "train", "records", "cells")
 #: What is left of an address whose path stood in a variable that is not set; fsspec takes it for the current folder.
 _NO_FOLDER = re.compile(r"(?:\w+::)*(?:file|local):(?://)?")
@@ -78,8 +80,7 @@ def sync(store: Store, url: str, at: Callable[[str], None] = lambda _: None) -> 
     it is carried.
 
     Raises:
-        UsageError: a run is at work on the store, the address cannot be reached, read or written, or a file there is
-            too large.
+        UsageError: a run is at work on the store, or the address cannot be reached, read or written.
     """
     if (name := store.leases.at_work()) is not None:
         raise UsageError(f"a run is at work on {store.root} ({name}); wait until it has ended")
@@ -91,9 +92,9 @@ def sync(store: Store, url: str, at: Callable[[str], None] = lambda _: None) -> 
         place = _Place(_without_password(url), *url_to_fs(url))
         here = set(_here(store))
         fetched, bad = _fetch(store, place, here, at)
-        # Beside what another machine left unfinished there, a result or card would not speak for these files.
-        wanted = {name for name in here if not {name, _done_by(name)} <= place.sizes.keys()}
-        return Synced(fetched, _send(store, place, wanted, at), bad)
+        wanted = _wanted(place, here)
+        bad += _unlike(store, place, (here & place.sizes.keys()) - wanted, at)
+        return Synced(fetched, _send(store, place, wanted, at), list(dict.fromkeys(bad)))
     except UsageError:
         raise
     except Exception as error:  # each kind of place has errors of its own
@@ -109,7 +110,7 @@ def _fetch(store: Store, place: _Place, here: set[str], at: Callable[[str], None
     """Fetch what is whole; return it with what is wrong with the rest."""
     finished = {name for name in place.sizes if _done_by(name) in place.sizes}
     names = list(_ordered(finished - here))
-    total = sum(place.sizes[name] or 0 for name in names)
+    total = sum(size for name in names if (size := place.sizes[name] or 0) <= _kind(name).most)
     with store.writing():
         files.make_folders(store.root)
     if total > (free := shutil.disk_usage(store.root).free):
@@ -118,12 +119,16 @@ def _fetch(store: Store, place: _Place, here: set[str], at: Callable[[str], None
     # A damaged card or result is found again by each file that it speaks for.
     bad: dict[str, None] = {}
     without: set[str] = set()
+    alone: set[str] = set()
     for number, name in enumerate(names, start=1):
         if _done_by(name) in without:
             continue
         at(f"fetching file {number}: {name}")
         try:
             data = place.checked(name)
+            if not _is_complete(store, place, done := _done_by(name)):
+                alone.add(done)
+                continue
         except _Failed:
             failed += name.startswith("cells/")
             continue
@@ -136,14 +141,60 @@ def _fetch(store: Store, place: _Place, here: set[str], at: Callable[[str], None
         count, size = count + 1, size + len(data)
     if failed:
         _log.warning("%s: cells that failed there are not fetched: %d", place.url, failed)
+    if alone:
+        about = "cards without their weights and results without their records are not fetched"
+        _log.warning("%s: %s: %d", place.url, about, len(alone))
     return Carried(count, size), list(bad)
+
+
+def _is_complete(store: Store, place: _Place, done: str) -> bool:
+    """Say whether what a card or result speaks for is in the place, or is here already."""
+    name = _speaks_for(done)
+    if name is None or name in place.sizes:
+        return True
+    try:
+        return files.file_sha256(store.root / name, _kind(name).most) == place.vouched(done)
+    except (FileNotFoundError, Unreadable):
+        return False
+
+
+def _wanted(place: _Place, here: set[str]) -> set[str]:
+    """Return which files here the place lacks, or has only of what another machine left unfinished."""
+    lacking = {name for name in here if not {name, _done_by(name)} <= place.sizes.keys()}
+    # Weights or records go with the card or result that they are of: the one there may be another machine's.
+    torn = {done for done in map(_done_by, here) if _speaks_for(done) in lacking and not place.is_blocked(done)}
+    return lacking | {name for name in here if _done_by(name) in torn}
+
+
+def _unlike(store: Store, place: _Place, names: set[str], at: Callable[[str], None]) -> Iterator[str]:
+    """Say what is wrong with those there, of files that both have, whose size shows that they are not whole."""
+    for name in _ordered(names):
+        there = place.sizes[name]
+        try:
+            size = files.status(store.root / name).st_size
+        except (FileNotFoundError, Unreadable):
+            continue
+        if there is None or there == size:
+            continue
+        if there == 0:
+            yield f"{place.url}/{name}: it has 0 bytes, and {size:,} here; delete it there"
+        # The others say how long things took, and so have other sizes where two machines did the same.
+        elif name.endswith(".safetensors") or there > _kind(name).most:
+            at(f"checking {name}")
+            try:
+                place.checked(name)
+            except _Failed:
+                continue
+            except _Damaged as error:
+                yield str(error)
 
 
 def _send(store: Store, place: _Place, names: set[str], at: Callable[[str], None]) -> Carried:
     count = size = 0
+    behind: Counter[str] = Counter()
     for name in _ordered(names):
         if (odd := place.obstacle(name)) is not None:
-            _log.warning("%s is not sent: in its place at %s is %s, which is no file or folder", name, place.url, odd)
+            behind[odd] += 1
             continue
         at(f"sending file {count + 1}: {name}")
         try:
@@ -153,6 +204,9 @@ def _send(store: Store, place: _Place, names: set[str], at: Callable[[str], None
             continue
         place.put(name, data)
         count, size = count + 1, size + len(data)
+    for odd, number in behind.items():
+        stay = "" if number == 1 else f"; {number:,} files stay here for it"
+        _log.warning("%s is not sent: in its place at %s is %s%s", odd, place.url, place.odd[odd], stay)
     return Carried(count, size)
 
 
@@ -165,18 +219,19 @@ class _Damaged(UsageError):
 
 
 class _Place:
-    """What is at an address, with its size; links and what else is neither file nor folder are ``odd``.
+    """What is at an address, with its size; what is not the file or folder that its name says is ``odd``.
 
     Raises:
-        _Damaged: by every method that reads, for a file that is not whole, or not what its name says.
-        UsageError: it is no folder, or a file there is too large.
+        _Damaged: by every method that reads, for a file that is too large, not whole, or not what its name says.
+        UsageError: it is no folder.
     """
 
     def __init__(self, url: str, place: AbstractFileSystem, root: str) -> None:
         self.url, self._fs, self._root = url, place, root.rstrip("/")
         #: ``None`` where the place does not say.
         self.sizes: dict[str, int | None] = {}
-        self.odd: set[str] = set()
+        #: What is there instead, in words.
+        self.odd: dict[str, str] = {}
         self._cards: dict[str, dict[str, Any]] = {}
         place.invalidate_cache()
         try:
@@ -191,30 +246,43 @@ class _Place:
             if (about := tops.get(folder)) is None:
                 continue
             # A folder at the end of a link may be any folder of that machine.
-            if about.get("type") != "directory" or about.get("islink"):
-                self.odd.add(folder)
+            if (what := _what(about)) != _FOLDER:
+                self.odd[folder] = what
                 continue
-            for path, inner in place.find(f"{self._root}/{folder}", maxdepth=2, detail=True).items():
-                self._list(path, inner)
-        for name, size in self.sizes.items():
-            if size is not None and size > (most := _kind(name).most):
-                raise UsageError(f"{url}/{name}: it has {size:,} bytes, and at most {most:,} are read; delete it there")
+            for path, inner in place.find(f"{self._root}/{folder}", maxdepth=2, withdirs=True, detail=True).items():
+                if path.strip("/") != f"{self._root}/{folder}".strip("/"):
+                    self._list(path, inner)
+        # Where folders are but parts of names, a file of the same name is in nobody's way.
+        above = {str(PurePosixPath(name).parent) for name in self.sizes}
+        self.odd = {name: what for name, what in self.odd.items() if what != _FILE or name not in above}
         if self.odd:
-            some = f"{len(self.odd)} names are links or no files, such as {min(self.odd)}"
-            _log.warning("%s: %s; they are left alone", url, some)
+            some = f"{len(self.odd)} names are links or no files, or not the folder that belongs there"
+            _log.warning("%s: %s, such as %s; they are left alone", url, some, min(self.odd))
 
     def _list(self, path: str, about: Mapping[str, Any]) -> None:
-        name = path.removeprefix(self._root).lstrip("/")
-        plain = about.get("type") == "file" and not about.get("islink")
-        if plain and _is_ours(name):
+        name = path.removeprefix(self._root).strip("/")
+        kind = inventory.kind_of(name)
+        # Object stores may list an empty object for a folder.
+        what = _FOLDER if path.endswith("/") else _what(about)
+        if what == _FILE and _is_ours(name):
             self.sizes[name] = about.get("size")
-        elif not plain and inventory.kind_of(name) is not None:
-            self.odd.add(name)
+        elif kind is not None and what != (_FOLDER if kind == "folder" else _FILE):
+            self.odd[name] = what
 
     def obstacle(self, name: str) -> str | None:
         """Return what odd thing is in the place of a name, or of a folder above it; ``None`` where nothing is."""
         path = PurePosixPath(name)
         return next((str(each) for each in (path, *path.parents) if str(each) in self.odd), None)
+
+    def is_blocked(self, done: str) -> bool:
+        """Say whether a card or result, or what it speaks for, cannot be written for what is in its place."""
+        return any(name is not None and self.obstacle(name) is not None for name in (done, _speaks_for(done)))
+
+    def vouched(self, done: str) -> str | None:
+        """Return the hash that a card or result says of what it speaks for."""
+        if done.startswith("cells/"):
+            return self._result(done).records_sha
+        return str(self._card(PurePosixPath(done).parts[1])["weights_sha256"])
 
     def checked(self, name: str) -> bytes:
         """Return a file that is what its name says and what was written."""
@@ -228,9 +296,12 @@ class _Place:
         return data
 
     def _read(self, name: str) -> bytes:
-        size = self.sizes[name]
+        size, most = self.sizes[name], _kind(name).most
+        if size is not None and size > most:
+            about = f"it has {size:,} bytes, and at most {most:,} are read"
+            raise _Damaged(f"{self.url}/{name}: {about}; delete it there")
         # One byte more than there is, so that what grows is noticed.
-        end = 1 + (_kind(name).most if size is None else size)
+        end = 1 + (most if size is None else size)
         data: bytes = b"" if size == 0 else self._fs.cat_file(f"{self._root}/{name}", start=0, end=end)
         if len(data) == end or (size is not None and len(data) != size):
             raise _Damaged(f"{self.url}/{name}: it is too large, or changed while it was read")
@@ -309,6 +380,20 @@ def _done_by(name: str) -> str:
     if name.startswith("records/"):
         return f"cells/{Path(name).stem}.json"
     return f"{name.rpartition('/')[0]}/card.json" if name.startswith("train/") else name
+
+
+def _speaks_for(name: str) -> str | None:
+    """Return the file without which a card or result is worth nothing; ``None`` of any other file."""
+    if name.startswith("cells/"):
+        return f"records/{PurePosixPath(name).stem}.parquet"
+    return f"{name.rpartition('/')[0]}/weights.safetensors" if name.endswith("/card.json") else None
+
+
+def _what(about: Mapping[str, Any]) -> str:
+    """Return what an entry of a listing is, in words."""
+    if about.get("islink") or about.get("type") == "link":
+        return "a link"
+    return {"directory": _FOLDER, "file": _FILE}.get(about.get("type", ""), "no file or folder")
 
 
 def _here(store: Store) -> Iterator[str]:

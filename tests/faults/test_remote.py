@@ -282,7 +282,20 @@ def test_a_file_of_terabytes_is_refused_before_it_is_read(tmp_path, place, capsy
     assert sync(tmp_path / "new", str(place)) == 2
     said = capsys.readouterr().err
     assert f"{victim.name}: it has 1,099,511,627,776 bytes" in said and said.count("\n") == 1
-    assert not (tmp_path / "new" / "store" / "cells").exists()
+    rest = [path.relative_to(place) for path in place.glob(pattern) if path != victim]
+    fetched = tmp_path / "new" / "store"
+    assert not (fetched / victim.relative_to(place)).exists() and all((fetched / name).exists() for name in rest)
+
+
+def test_beside_what_is_too_large_there_what_is_new_here_is_sent(tmp_path, place, done, capsys):
+    large, gone = min(place.glob("attack/*/*")), max(place.glob("attack/*/*"))
+    gone.unlink()
+    with large.open("r+b") as file:
+        file.truncate(2**40)
+    assert sync(done, str(place)) == 2
+    said = capsys.readouterr().err
+    assert f"{large.name}: it has 1,099,511,627,776 bytes" in said and said.count("\n") == 1
+    assert gone.read_bytes() == (done / "store" / gone.relative_to(place)).read_bytes()
 
 
 def test_more_than_the_disk_has_room_for_is_refused_before_it_is_fetched(tmp_path, place, capsys, monkeypatch):
@@ -315,6 +328,124 @@ def test_a_log_of_a_training_is_that_of_its_card(tmp_path, place, done):
     assert sync(tmp_path / "new", str(place)) == 0
     name = log.relative_to(place)
     assert (tmp_path / "new" / "store" / name).read_bytes() == (done / "store" / name).read_bytes()
+
+
+@pytest.mark.parametrize("pattern", ["cells/*", "records/*", "attack/*/*", "train/*/weights.safetensors"])
+def test_a_folder_in_the_place_of_a_file_stays_as_it_is(tmp_path, place, done, caplog, pattern):
+    victim = min(place.glob(pattern))
+    victim.unlink()
+    victim.mkdir()
+    for _ in range(2):
+        caplog.clear()
+        assert sync(done, str(place)) == 0
+        assert list(victim.iterdir()) == []
+        assert f"{victim.relative_to(place)} is not sent: in its place at {place} is a folder" in caplog.text
+    assert not list(place.rglob("*.part"))
+
+
+@pytest.mark.parametrize("name", ["cells", "attack/*"])
+def test_a_file_in_the_place_of_a_folder_is_one_warning(tmp_path, place, done, caplog, name):
+    folder = min(place.glob(name))
+    count = len([path for path in folder.rglob("*") if path.is_file()])
+    shutil.rmtree(folder)
+    folder.write_bytes(SECRET)
+    caplog.clear()
+    assert sync(done, str(place)) == 0
+    assert folder.read_bytes() == SECRET
+    (said,) = [record.getMessage() for record in caplog.records if "is not sent" in record.getMessage()]
+    assert said.startswith(f"{folder.relative_to(place)} is not sent: in its place at {place} is a file")
+    assert count == 1 or f"{count} files stay here" in said
+
+
+def test_on_an_object_store_an_object_named_like_a_folder_is_in_nobodys_way(tmp_path, done, bucket, monkeypatch):
+    assert sync(done, bucket) == 0
+    find = type(fsspec.filesystem("memory")).find
+
+    def with_markers(self, path, **more):
+        found = find(self, path, **more)
+        marker = {"type": "file", "size": 0}
+        for name in [name for name in found if more.get("detail") and found[name]["type"] == "directory"]:
+            found |= {name: marker, f"{name}/": marker}
+        return found
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "find", with_markers)
+    before = names(bucket)
+    gone = max(name for name in before if name.startswith("attack/"))
+    fsspec.filesystem("memory").rm_file(f"{bucket}/{gone}")
+    assert sync(done, bucket) == 0
+    assert names(bucket) == before
+    assert sync(tmp_path, bucket) == 0
+    assert small.outcome(tmp_path) == small.outcome(done)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["cells/*", "records/*", "attack/*/*", "train/*/weights.safetensors", "train/*/card.json"]
+)
+def test_what_was_emptied_there_is_named_by_who_has_it(tmp_path, place, done, capsys, pattern):
+    victim = min(place.glob(pattern))
+    size = victim.stat().st_size
+    victim.write_bytes(b"")
+    assert sync(done, str(place)) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: {victim}: it has 0 bytes, and {size:,} here; delete it there\n"
+    victim.unlink()
+    assert sync(done, str(place)) == 0
+    assert victim.read_bytes() == (done / "store" / victim.relative_to(place)).read_bytes()
+
+
+@pytest.mark.parametrize("pattern", ["attack/*/*", "train/*/weights.safetensors"])
+def test_what_was_cut_short_there_is_named_by_who_has_it(tmp_path, place, done, capsys, pattern):
+    victim = min(place.glob(pattern))
+    victim.write_bytes(victim.read_bytes()[:-40])
+    assert sync(done, str(place)) == 2
+    said = capsys.readouterr().err
+    assert f"{victim}: " in said and "delete" in said and said.count("\n") == 1
+
+
+def test_what_two_machines_made_alike_is_not_called_damaged(tmp_path, place):
+    (tmp_path / "twin").mkdir()
+    assert small.run(tmp_path / "twin") == 0
+    # Seconds have other digits each time.
+    assert any(
+        path.read_bytes() != (tmp_path / "twin/store/cells" / path.name).read_bytes() for path in place.glob("cells/*")
+    )
+    for log in place.glob("train/*/log.jsonl"):
+        log.write_bytes(log.read_bytes() + b"{}\n")
+    assert sync(tmp_path / "twin", str(place)) == 0
+
+
+@pytest.mark.parametrize(("pattern", "beside"), [("train/*/weights.safetensors", "card.json"), ("records/*", "")])
+def test_a_card_without_weights_and_a_result_without_records_stay_there(tmp_path, place, caplog, pattern, beside):
+    victim = min(place.glob(pattern))
+    victim.unlink()
+    assert sync(tmp_path / "new", str(place)) == 0
+    left = victim.with_name(beside) if beside else place / "cells" / f"{victim.stem}.json"
+    assert left.exists() and not (tmp_path / "new" / "store" / left.relative_to(place)).exists()
+    assert not beside or not (tmp_path / "new" / "store" / victim.relative_to(place)).parent.exists()
+    assert "without their records are not fetched: 1" in caplog.text
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_card_whose_weights_are_here_is_fetched(tmp_path, place, whole):
+    weights = min(place.glob("train/*/weights.safetensors"))
+    here = tmp_path / "store" / weights.relative_to(place)
+    here.parent.mkdir(parents=True)
+    here.write_bytes(weights.read_bytes() if whole else SECRET)
+    weights.unlink()
+    assert sync(tmp_path, str(place)) == 0
+    assert here.with_name("card.json").exists() == whole
+
+
+def test_weights_are_sent_with_the_card_that_they_are_of(tmp_path, place, done):
+    """The one there is of another machine, whose weights are lost."""
+    weights = min(place.glob("train/*/weights.safetensors"))
+    weights.unlink()
+    card = weights.with_name("card.json")
+    card.write_bytes(b"of another machine")
+    assert sync(done, str(place)) == 0
+    assert [path.read_bytes() for path in (weights, card)] == [
+        (done / "store" / path.relative_to(place)).read_bytes() for path in (weights, card)
+    ]
 
 
 @pytest.mark.parametrize("url", ["nowhere://bucket", "http://127.0.0.1:9/x", "file:///proc/nowhere"])
