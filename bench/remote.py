@@ -162,7 +162,7 @@ def _wanted(place: _Place, here: set[str]) -> set[str]:
     """Return which files here the place lacks, or has only of what another machine left unfinished."""
     lacking = {name for name in here if not {name, _done_by(name)} <= place.sizes.keys()}
     # Weights or records go with the card or result that they are of: the one there may be another machine's.
-    torn = {done for done in map(_done_by, here) if _speaks_for(done) in lacking and not place.is_blocked(done)}
+    torn = {done for done in map(_done_by, here) if _speaks_for(done) in lacking and place.obstacle(done) is None}
     return lacking | {name for name in here if _done_by(name) in torn}
 
 
@@ -270,13 +270,10 @@ class _Place:
             self.odd[name] = what
 
     def obstacle(self, name: str) -> str | None:
-        """Return what odd thing is in the place of a name, or of a folder above it; ``None`` where nothing is."""
-        path = PurePosixPath(name)
-        return next((str(each) for each in (path, *path.parents) if str(each) in self.odd), None)
-
-    def is_blocked(self, done: str) -> bool:
-        """Say whether a card or result, or what it speaks for, cannot be written for what is in its place."""
-        return any(name is not None and self.obstacle(name) is not None for name in (done, _speaks_for(done)))
+        """Return what odd thing is in the place of a name, of a folder above it or of what it speaks for, if any is."""
+        paths = [PurePosixPath(each) for each in (name, _speaks_for(name)) if each is not None]
+        ways = (str(each) for path in paths for each in (path, *path.parents))
+        return next((each for each in ways if each in self.odd), None)
 
     def vouched(self, done: str) -> str | None:
         """Return the hash that a card or result says of what it speaks for."""

@@ -357,6 +357,14 @@ def test_a_file_in_the_place_of_a_folder_is_one_warning(tmp_path, place, done, c
     assert count == 1 or f"{count} files stay here" in said
 
 
+def test_no_result_is_sent_where_its_records_cannot_be(tmp_path, done, caplog):
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "records").write_bytes(SECRET)
+    assert sync(done, str(tmp_path / "place")) == 0
+    assert not list(tmp_path.glob("place/cells/*")) and list(tmp_path.glob("place/train/*/card.json"))
+    assert caplog.text.count("is not sent") == 1
+
+
 def test_on_an_object_store_an_object_named_like_a_folder_is_in_nobodys_way(tmp_path, done, bucket, monkeypatch):
     assert sync(done, bucket) == 0
     find = type(fsspec.filesystem("memory")).find
