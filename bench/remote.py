@@ -239,7 +239,9 @@ class _Place:
             listed = place.ls(self._root or root, detail=True)
         except FileNotFoundError:
             listed = []
-        if any(about["name"].rstrip("/") == self._root and about.get("type") == "file" for about in listed):
+        # Object stores may list an empty object for a folder itself, whose name ends as that of a folder does.
+        listed = [about for about in listed if not (about["name"].endswith("/") and about.get("type") == "file")]
+        if any(about["name"] == self._root and about.get("type") == "file" for about in listed):
             raise UsageError(f"{url} is a file, not a folder")
         tops = {PurePosixPath(about["name"]).name: about for about in listed}
         for folder in _FOLDERS:
@@ -262,7 +264,7 @@ class _Place:
     def _list(self, path: str, about: Mapping[str, Any]) -> None:
         name = path.removeprefix(self._root).strip("/")
         kind = inventory.kind_of(name)
-        # Object stores may list an empty object for a folder.
+        # See above.
         what = _FOLDER if path.endswith("/") else _what(about)
         if what == _FILE and _is_ours(name):
             self.sizes[name] = about.get("size")
@@ -270,8 +272,9 @@ class _Place:
             self.odd[name] = what
 
     def obstacle(self, name: str) -> str | None:
-        """Return what odd thing is in the place of a name, of a folder above it or of what it speaks for, if any is."""
-        paths = [PurePosixPath(each) for each in (name, _speaks_for(name)) if each is not None]
+        """Return what odd thing is in the place of a file, of one that it is nothing without or of a folder above."""
+        done = _done_by(name)
+        paths = [PurePosixPath(each) for each in (name, done, _speaks_for(done)) if each is not None]
         ways = (str(each) for path in paths for each in (path, *path.parents))
         return next((each for each in ways if each in self.odd), None)
 
