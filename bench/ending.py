@@ -9,6 +9,8 @@ What even that does not end, :mod:`bench.cli.supervisor` ends from outside.
 from __future__ import annotations
 
 import contextlib
+import errno
+import importlib
 import math
 import os
 import signal
@@ -20,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from bench.shared import Held, Shared
 from bench.types import Ending
@@ -37,10 +39,19 @@ PATIENCE = 1.0
 #: Seconds between two looks of the thread, and for which what was raised is left to do its work.
 _LOOK = 0.2
 _AGAIN = 1.0
-#: Exit code of a process from which a method took its standard error.
-_WITHOUT_STREAMS = 70
-# Taken now: while a method runs it is refused.
-_EXIT = os._exit
+#: Exit code of a process from which a method took what it needs; what that is stands behind the kind of its last piece.
+_WITHOUT_NEEDS = 70
+# Taken now: while a method runs the first is refused, and the second may be another.
+_EXIT, _FILE_OF = os._exit, os.fstat
+# Not every system has it.
+_RESOURCE: Any = None
+with contextlib.suppress(ImportError):
+    _RESOURCE = importlib.import_module("resource")
+_LIMITS = {
+    name: getattr(_RESOURCE, name)
+    for name in (f"RLIMIT_{each}" for each in ("NOFILE", "FSIZE", "AS", "DATA", "STACK", "CORE", "CPU", "NPROC"))
+    if hasattr(_RESOURCE, name)
+}
 #: Nothing means anything by it unless it is told to, and a process without a handler ignores it.
 _SIGNAL = getattr(signal, "SIGURG", None)
 # Code that must not be left half way: files of the store, leases, and what puts a process back as it was.
@@ -100,9 +111,8 @@ class Lost:
     @classmethod
     def ended_with(cls, held: Held, ended: int) -> Lost:
         """Return the piece in hand of a process that ended so, from :func:`os.waitstatus_to_exitcode`."""
-        if ended == _WITHOUT_STREAMS:
-            return cls(held.kind, held.key, "closed or replaced standard error, of which the process needs its own")
-        return cls(held.kind, held.key, f"ended the process ({how_it_ended(ended)})")
+        kind, _, taken = held.kind.partition(": ")
+        return cls(kind, held.key, taken or f"ended the process ({how_it_ended(ended)})")
 
 
 def end_with(parent: int) -> None:
@@ -116,13 +126,65 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
 
-def standard_error() -> tuple[int, int] | None:
-    """Return what file standard error is; ``None`` if it was closed."""
+class Needs:
+    """What this process needs to go on, as it is now: standard output and error, and its limits of resources."""
+
+    def __init__(self) -> None:
+        self._streams = [
+            ("standard output", 1, _file(1), sys.stdout),
+            ("standard error", 2, _file(2), sys.stderr),
+        ]
+        self._limits = {name: _RESOURCE.getrlimit(number) for name, number in _LIMITS.items()}
+
+    def taken(self) -> str | None:
+        """Put the limits back, and return in words what was taken and cannot be had again; ``None`` if nothing was."""
+        limits = [name for name, wanted in self._limits.items() if not _limited(_LIMITS[name], wanted)]
+        if (streams := self.unheard()) is not None:
+            return streams
+        if limits:
+            return f"lowered {' and '.join(limits)} of the process, which cannot be raised again"
+        return None
+
+    def unheard(self) -> str | None:
+        """Return in words which streams were taken; ``None`` if none was.
+
+        One that was closed before is none: whichever file is opened next may have its number.
+        """
+        names = [
+            name
+            for name, number, file, stream in self._streams
+            if file is not None and _file(number) != file and not _let_go(stream)
+        ]
+        return f"closed or replaced {' and '.join(names)}, of which the process needs its own" if names else None
+
+
+def _file(number: int) -> tuple[int, int] | None:
+    """Return what file a descriptor is; ``None`` if it is closed."""
     try:
-        found = os.fstat(2)
+        found = _FILE_OF(number)
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _let_go(stream: object) -> bool:
+    """Say whether :mod:`bench.cli.streams` itself has put nothing in the place of a stream, as where a disk is full."""
+    lost = getattr(stream, "lost", None)
+    return isinstance(lost, OSError) and lost.errno != errno.EBADF
+
+
+def _limited(number: int, wanted: tuple[int, int]) -> bool:
+    """Put a limit back; return whether it is as wanted."""
+    soft, hard = _RESOURCE.getrlimit(number)
+    if (soft, hard) == wanted:
+        return True
+    # Where the hard limit may not be raised again, the soft one goes as far as it can.
+    nearest = min(wanted[0], hard) if _RESOURCE.RLIM_INFINITY not in (wanted[0], hard) else hard
+    for limits in (wanted, (nearest, hard)):
+        with contextlib.suppress(OSError, ValueError):
+            _RESOURCE.setrlimit(number, limits)
+            return limits == wanted
+    return False
 
 
 def how_it_ended(ended: int) -> str:
@@ -149,7 +211,7 @@ class Control:
         self.counted: tuple[int, int] | None = None
         self._deadline = math.inf if deadline is None else deadline
         self._shared = shared
-        self._heard = standard_error()
+        self._needs = Needs()
         self._since = math.inf
         self._raised = -math.inf
         self._looked_after = False
@@ -199,15 +261,23 @@ class Control:
         try:
             return do()
         finally:
-            if self._shared is not None and standard_error() != self._heard:
-                # Nobody would hear from this process any more, and other files of it may be closed as well. What was
-                # in hand is lost with it, and said by the one that watches.
-                _EXIT(_WITHOUT_STREAMS)
+            if self._shared is not None and (taken := self._needs.taken()) is not None:
+                self._leave(self._shared, taken)
             self._pieces.pop()
             piece.frame = None
             if piece.seconds is not None and (outer := self._timed()) is not None:
                 outer.due += time.monotonic() - began
             self._tell()
+
+    def _leave(self, shared: Shared, taken: str) -> NoReturn:
+        """End this process, from which nobody would hear any more, or which can do little: other files of it may be
+        closed as well. What was in hand is lost with it, and said by the one that watches.
+        """
+        try:
+            *outer, last = self._held()
+            shared.hold([*outer, Held(f"{last.kind}: {taken}", last.key, timed=False)])
+        finally:
+            _EXIT(_WITHOUT_NEEDS)
 
     def restart(self) -> None:
         """Begin the time of the piece in hand anew: a step of it is done that may take as long itself."""
@@ -268,10 +338,13 @@ class Control:
         """Return the innermost piece that has a time of its own."""
         return next((piece for piece in reversed(self._pieces) if piece.seconds is not None), None)
 
+    def _held(self) -> list[Held]:
+        return [Held(each.kind, each.key, each.seconds is not None) for each in self._pieces]
+
     def _tell(self) -> None:
         if self._shared is not None:
             piece = self._timed()
-            self._shared.hold([Held(each.kind, each.key, each.seconds is not None) for each in self._pieces])
+            self._shared.hold(self._held())
             self._shared.due = math.inf if piece is None else piece.due + piece.mercy
 
     # In the thread.

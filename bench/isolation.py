@@ -15,6 +15,7 @@ import random
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -28,10 +29,11 @@ from torch import Tensor, nn
 from torch.nn.modules import module as _every_module
 from torch.utils import _python_dispatch as _dispatch
 
-from bench.ending import standard_error
+from bench.ending import Needs
 from bench.types import Ending, MethodError, text_of
 
-_EXIT = os._exit
+# Taken now, as a method may put others in their place.
+_EXIT, _PROCESS = os._exit, os.getpid
 # ``os``, and the module that it takes the ways to end a process from.
 _SYSTEM = (os, importlib.import_module(os.name))
 _PIECE = 2**18
@@ -48,11 +50,11 @@ def isolated(who: str, *, seed: int | None = None) -> Iterator[None]:
         seed: of the global generators inside the block, for code that draws from them.
 
     Raises:
-        MethodError: the code asked to end the process, closed its standard error, or raised what is no ``Exception``.
-            What ends the work from outside (:class:`bench.types.Ending`, and Ctrl-C where nobody handles it) goes on
-            as it is.
+        MethodError: the code asked to end the process, closed its standard output or error, lowered a limit of it that
+            cannot be raised again, or raised what is no ``Exception``. What ends the work from outside
+            (:class:`bench.types.Ending`, and Ctrl-C where nobody handles it) goes on as it is.
     """
-    process, before, heard = os.getpid(), _Process(), standard_error()
+    process, before, needs = os.getpid(), _Process(), Needs()
     interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     for module in _SYSTEM:
         module._exit = module.abort = partial(_refuse_to_end, process)  # type: ignore[attr-defined]
@@ -62,8 +64,8 @@ def isolated(who: str, *, seed: int | None = None) -> Iterator[None]:
             np.random.seed(seed % 2**32)
             random.seed(seed)
         yield
-        if standard_error() != heard:
-            raise MethodError(f"{who} closed or replaced standard error, of which the process needs its own")
+        if (taken := needs.taken()) is not None:
+            raise MethodError(f"{who} {taken}")
     except Ending:
         raise
     except Exception as error:
@@ -79,9 +81,11 @@ def isolated(who: str, *, seed: int | None = None) -> Iterator[None]:
         words = "asked to end the process" if isinstance(error, SystemExit) else "raised"
         raise MethodError(f"{who} {words}: {type(error).__name__}({text_of(error)})") from error
     finally:
-        if os.getpid() != process:
+        if _PROCESS() != process:
             # A copy of this process that the method made and left running would go on with the run beside it.
             _EXIT(70)
+        # The limits first: while they hold, what follows may find no file or memory.
+        needs.taken()
         before.restore()
 
 
@@ -130,6 +134,21 @@ def _folder() -> str | None:
 def _set_folder(wanted: str | None) -> None:
     if wanted is not None:
         os.chdir(wanted)
+
+
+def _umask() -> int:
+    # The system tells it only to who sets another. It is set to what it was last, so that no thread meets another one.
+    if (found := _UMASK(_LAST_UMASK[0])) != _LAST_UMASK[0]:
+        _set_umask(found)
+    return found
+
+
+def _set_umask(wanted: int) -> None:
+    _UMASK(wanted)
+    _LAST_UMASK[0] = wanted
+
+
+_UMASK, _LAST_UMASK = os.umask, [0o022]
 
 
 def _handlers() -> dict[int, Any]:
@@ -216,6 +235,7 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
     (lambda: list(sys.path), _set_path),
     (lambda: list(warnings.filters), _set_filters),
     (_folder, _set_folder),
+    (_umask, _set_umask),
     (_handlers, _set_handlers),
     *([(_mask, _set_mask)] if hasattr(signal, "pthread_sigmask") else []),
     (lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0, _set_alarm),
@@ -230,6 +250,10 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
 ]
 
 
+#: Of these the functions that were replaced are put back.
+_OWNERS = (torch, nn.functional, torch.autograd, torch.Tensor, builtins, time, os, signal)
+
+
 def _read(get: Callable[[], Any]) -> Any:
     # Where both of torch's ways to set the rounding of products were used, it refuses to tell.
     with suppress(RuntimeError):
@@ -238,14 +262,14 @@ def _read(get: Callable[[], Any]) -> Any:
 
 
 class _Process:
-    """The settings of this process, its random states, and the functions of torch that a method might replace."""
+    """The settings of this process, its random states, and the functions that a method might replace."""
 
     def __init__(self) -> None:
         self._settings = [_read(get) for get, _ in _SETTINGS]
         self._modes = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
         self._python, self._numpy, self._torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
         self._cuda = (torch.cuda.current_device(), torch.cuda.get_rng_state_all()) if _cuda() else None
-        self._functions = _functions((torch, nn.functional, torch.autograd, builtins, torch.Tensor))
+        self._functions = _functions(_OWNERS)
         self._hooks = _containers(vars(_every_module), "_global_")
         self._handlers = [list(logger.handlers) for logger in _LOGGERS]
 

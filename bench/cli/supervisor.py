@@ -27,7 +27,7 @@ from typing import NoReturn
 
 from bench.cli.display import Relay
 from bench.cli.streams import InTime
-from bench.ending import ONCE, Lost, closing, end_with, how_it_ended, signals, standard_error, unfinished
+from bench.ending import ONCE, Lost, Needs, closing, end_with, how_it_ended, signals, unfinished
 from bench.shared import GRACE, Held, Shared, Words
 
 #: Seconds after which a child has seen that this process was stopped, and stands still too.
@@ -154,7 +154,7 @@ class _Supervisor:
         return child
 
     def _work(self, work: Callable[[Charge], int], parent: int, unblocked: set[int | signal.Signals]) -> NoReturn:
-        code, heard = 1, standard_error()
+        code, needs = 1, Needs()
         try:
             _stay_with(parent)
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
@@ -164,8 +164,8 @@ class _Supervisor:
             traceback.print_exc()
         finally:
             _flush()
-            # Where a method has closed every file of the process, nobody heard why it ends.
-            if code == 0 or standard_error() == heard:
+            # Where a method has closed or replaced its streams, nobody heard why it ends, or what it has found.
+            if needs.unheard() is None:
                 self.shared.ended(code)
             # Python would take down every module of torch, which takes seconds on a busy machine, and wait for threads.
             atexit._run_exitfuncs()

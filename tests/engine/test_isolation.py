@@ -3,8 +3,10 @@
 import os
 import random
 import re
+import resource
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -256,6 +258,70 @@ def test_a_second_process_that_a_method_makes_does_not_go_on_with_the_run(tmp_pa
     os.close(writer)
     assert os.read(reader, 100) == b""
     os.close(reader)
+
+
+def limits():
+    return {name: resource.getrlimit(getattr(resource, name)) for name in dir(resource) if name.startswith("RLIMIT_")}
+
+
+def test_limits_of_resources_and_the_mask_of_new_files_are_as_they_were():
+    before, mask = limits(), os.umask(0o027)
+    try:
+        with isolated("it"):
+            os.umask(0o777)
+            for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, resource.RLIMIT_NOFILE):
+                resource.setrlimit(limit, (0, resource.getrlimit(limit)[1]))
+        assert limits() == before
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(mask)
+
+
+def test_a_hard_limit_that_cannot_be_raised_again_is_said(monkeypatch):
+    found = resource.getrlimit(resource.RLIMIT_CORE)
+
+    def refused(_number, wanted):
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: found)
+    monkeypatch.setattr(resource, "setrlimit", refused)
+    with pytest.raises(MethodError, match="it lowered RLIMIT_"), isolated("it"):
+        found = (7, 7)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [*((time, name) for name in ("time", "perf_counter", "monotonic_ns", "sleep")), (os, "getpid"), (signal, "signal")],
+)
+def test_clocks_and_functions_of_the_system_that_were_replaced_come_back(owner, name, monkeypatch):
+    before = getattr(owner, name)
+    # Should it fail, the other tests go on.
+    monkeypatch.setattr(owner, name, before)
+    with isolated("it"):
+        setattr(owner, name, lambda *_: 0)
+    assert getattr(owner, name) is before
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_stream_that_is_closed_or_replaced_is_said_and_one_that_comes_back_is_not(number):
+    kept, nowhere = os.dup(number), os.open("/dev/zero", os.O_WRONLY)
+    name = ("standard output", "standard error")[number - 1]
+    try:
+        with isolated("it"):
+            os.dup2(nowhere, number)
+            os.dup2(kept, number)
+        with pytest.raises(MethodError, match=f"it closed or replaced {name}, of which"), isolated("it"):
+            os.dup2(nowhere, number)
+        os.dup2(kept, number)
+        with pytest.raises(MethodError, match=f"it closed or replaced {name}, of which"), isolated("it"):
+            os.close(number)
+        # What was closed before may be the number of any file.
+        with isolated("it"):
+            os.dup2(nowhere, number)
+    finally:
+        os.dup2(kept, number)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def test_ctrl_c_of_the_user_is_no_methods_fault():

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import os
 import re
+import resource
 import signal
 import threading
 import time
@@ -106,6 +107,46 @@ def silence():
     os.closerange(0, 1000)
 
 
+def nowhere():
+    """Comes back, but what is printed goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def unprinted():
+    os.close(1)
+
+
+def prints():
+    print("on a full disk", flush=True)
+
+
+def crossed():
+    """Comes back, but what is printed goes to standard error."""
+    os.dup2(2, 1)
+
+
+def seventy():
+    """Leaves as a process does from which its streams were taken, which keeps them."""
+    ctypes.CDLL(None)._exit(70)
+
+
+def limits():
+    """Comes back, but no file can be opened or written any more."""
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE):
+        resource.setrlimit(limit, (0, resource.getrlimit(limit)[1]))
+
+
+def limits_for_good():
+    """The hard limit too; as root, without the right to raise it again."""
+    libc = ctypes.CDLL(None)
+    head, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc.capget(head, data)
+    sys_resource = 24
+    data[0] &= ~(1 << sys_resource)
+    libc.capset(head, data)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+
+
 def copy():
     """Leaves a copy of the process, in a session of its own, which ends nothing and which nobody ends."""
     if (left := os.fork()) == 0:
@@ -140,7 +181,7 @@ def leave():
 ENDLESS = (
     python, sleep, swallow, spin, finally_, gil, regex, power, operation, blocked, handlers, stopped, lock, files,
 )  # fmt: skip
-DEADLY = (segmentation, abort, killed, leave)
+DEADLY = (segmentation, abort, killed, leave, seventy)
 
 
 def harm(how):

@@ -305,15 +305,42 @@ def test_what_takes_the_process_with_it_fails_alone(place, how):
     assert "Traceback" not in child.errors(place)
 
 
-@pytest.mark.parametrize("how", ["everything", "silence"])
-def test_what_closes_the_files_of_the_process_fails_alone(place, how):
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("everything", "closed or replaced standard output and standard error"),
+        ("silence", "closed or replaced standard output and standard error"),
+        ("nowhere", "closed or replaced standard output, of which"),
+        ("unprinted", "closed or replaced standard output, of which"),
+        ("crossed", "closed or replaced standard output, of which"),
+        ("limits_for_good", "lowered RLIMIT_NOFILE of the process"),
+    ],
+)
+def test_what_closes_the_files_of_the_process_fails_alone(place, how, says):
+    if how == "limits_for_good" and sys.platform != "linux":
+        pytest.skip("only there the right to raise limits can be given up")
     write(place, attack(how))
     assert end(start(place)) == 3, child.errors(place)
     found = outcomes(place)
-    assert "standard error" in found["hostile"].error.message
+    assert found["hostile"].error.message.startswith(says)
     assert sorted(result.status for result in found.values()) == ["done", "done", "done", "failed"]
     said = child.errors(place)
-    assert said.count("standard error") >= 1 and "hostile" in said and "Traceback" not in said
+    assert says in said and "hostile" in said and "Traceback" not in said
+    assert "accuracy" in (place / "out").read_text(), "the table is where it belongs"
+
+
+def test_limits_that_a_method_lowers_are_put_back(place):
+    write(place, attack("limits"))
+    assert end(start(place)) == 0, child.errors(place)
+    assert {result.status for result in outcomes(place).values()} == {"done"}
+
+
+def test_a_stream_that_nobody_reads_any_more_was_taken_by_no_method(place):
+    """Nothing is then put in its place, so that Python does not fail on it."""
+    write(place, attack("prints"))
+    assert end(start(place, full="disk")) == 2, child.errors(place)
+    assert {result.status for result in outcomes(place).values()} == {"done"}
+    assert child.errors(place).count("closed or replaced") == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says whose a process was")
