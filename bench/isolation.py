@@ -51,8 +51,8 @@ def isolated(who: str, *, seed: int | None = None) -> Iterator[None]:
 
     Raises:
         MethodError: the code asked to end the process, closed its standard output or error, lowered a limit of it that
-            cannot be raised again, or raised what is no ``Exception``. What ends the work from outside
-            (:class:`bench.types.Ending`, and Ctrl-C where nobody handles it) goes on as it is.
+            cannot be raised again, replaced its clocks, or raised what is no ``Exception``. What ends the work from
+            outside (:class:`bench.types.Ending`, and Ctrl-C where nobody handles it) goes on as it is.
     """
     process, before, needs = os.getpid(), _Process(), Needs()
     interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -66,6 +66,8 @@ def isolated(who: str, *, seed: int | None = None) -> Iterator[None]:
         yield
         if (taken := needs.taken()) is not None:
             raise MethodError(f"{who} {taken}")
+        if clocks := before.replaced_clocks():
+            raise MethodError(f"{who} replaced {' and '.join(clocks)}, by which its time is measured")
     except Ending:
         raise
     except Exception as error:
@@ -250,6 +252,7 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
 ]
 
 
+_CLOCKS = {f"{name}{ns}" for name in ("time", "perf_counter", "monotonic", "process_time") for ns in ("", "_ns")}
 #: Of these the functions that were replaced are put back.
 _OWNERS = (torch, nn.functional, torch.autograd, torch.Tensor, builtins, time, os, signal)
 
@@ -272,6 +275,11 @@ class _Process:
         self._functions = _functions(_OWNERS)
         self._hooks = _containers(vars(_every_module), "_global_")
         self._handlers = [list(logger.handlers) for logger in _LOGGERS]
+
+    def replaced_clocks(self) -> list[str]:
+        """Return the clocks that are others now: what was measured by them is no time."""
+        of_time = [(owner, known) for owner, known in self._functions if owner is time]
+        return sorted(f"time.{name}" for _, name, _ in _replaced(of_time) if name in _CLOCKS)
 
     def restore(self) -> None:
         for owner, name, value in _replaced(self._functions):

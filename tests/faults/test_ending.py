@@ -93,8 +93,8 @@ class _Surroundings:
         if self.minute is not None:
             display.MINUTE = self.minute
         if self.full == "disk":
-            sys.stdout = open("/dev/full", "w")  # noqa: SIM115
-            os.dup2(sys.stdout.fileno(), 1)
+            os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+            sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         elif self.full is not None:
             self._reader, writer = os.pipe()
             os.set_blocking(writer, False)
