@@ -39,7 +39,7 @@ PATIENCE = 1.0
 #: Seconds between two looks of the thread, and for which what was raised is left to do its work.
 _LOOK = 0.2
 _AGAIN = 1.0
-#: Exit code of a process from which a method took what it needs; what that is stands behind the kind of its last piece.
+#: Exit code of a process from which a method took what it needs; its last piece in hand says what that is.
 _WITHOUT_NEEDS = 70
 # Taken now: while a method runs the first is refused, and the second may be another.
 _EXIT, _FILE_OF = os._exit, os.fstat
@@ -111,8 +111,7 @@ class Lost:
     @classmethod
     def ended_with(cls, held: Held, ended: int) -> Lost:
         """Return the piece in hand of a process that ended so, from :func:`os.waitstatus_to_exitcode`."""
-        kind, _, taken = held.kind.partition(": ")
-        return cls(kind, held.key, taken or f"ended the process ({how_it_ended(ended)})")
+        return cls(held.kind, held.key, held.taken or f"ended the process ({how_it_ended(ended)})")
 
 
 def end_with(parent: int) -> None:
@@ -275,7 +274,7 @@ class Control:
         """
         try:
             *outer, last = self._held()
-            shared.hold([*outer, Held(f"{last.kind}: {taken}", last.key, timed=False)])
+            shared.hold([*outer, last._replace(taken=taken)])
         finally:
             _EXIT(_WITHOUT_NEEDS)
 

@@ -23,11 +23,15 @@ _ROOM = 2**16
 
 
 class Held(NamedTuple):
-    """A piece of work in hand, as :class:`bench.ending.Piece`; ``timed`` if it has a time of its own."""
+    """A piece of work in hand, as :class:`bench.ending.Piece`; ``timed`` if it has a time of its own.
+
+    ``taken`` says what it took from the process, where that had to end for it.
+    """
 
     kind: str
     key: str
     timed: bool
+    taken: str = ""
 
 
 class Words(NamedTuple):
