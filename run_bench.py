@@ -6,7 +6,7 @@ import sys
 if (before := signal.getsignal(signal.SIGINT)) is signal.default_int_handler:
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
-from bench.unloadable import not_loaded  # noqa: E402
+from bench.methods.unloadable import not_loaded  # noqa: E402
 
 try:
     from bench.cli import main

@@ -141,6 +141,26 @@ def version_of(key: str, cell: Cell, keys: Keys | None = None) -> int | None:
     return 1 if key_of(jsonable(cell), version=1) == key else None
 
 
+def cell_key(cell: Cell) -> str:
+    """Return the key of a cell, under which its result lies."""
+    return Keys().of(cell)
+
+
+def attack_key(attack: AttackRef) -> str:
+    """Return the key of an adversarial set, under which its images lie."""
+    return Keys().of(attack)
+
+
+def clean_cell(cell: Cell) -> Cell:
+    """Return the clean evaluation of a cell's defense on its images."""
+    return cell.model_copy(update={"attack": None, "access": "white-box" if cell.step is None else "static"})
+
+
+def models_of(cell: Cell) -> list[ModelRef]:
+    """Return the base classifier of a cell and, under attack, the one that is attacked."""
+    return [cell.model] if cell.attack is None else [cell.model, cell.attack.model]
+
+
 def derive_seed(*words: str | int) -> int:
     """Return a seed in [0, 2**63) that depends on every word and on nothing else."""
     return int(sha256_hex(*(str(word) for word in words))[:16], 16) >> 1

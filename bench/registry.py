@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model
 from pydantic.fields import FieldInfo
 from pydantic_core import SchemaError
 
-from bench import factories, loading, signature, sources
 from bench.keys import sha256_hex
-from bench.syntax import meanings, parsed, text_of
+from bench.methods import factories, loading, signature, sources
+from bench.methods.syntax import meanings, parsed, text_of
 from bench.types import Kind, MethodRef, UsageError, shortened, shown
 
 _ROOT = Path(__file__).resolve().parent.parent

@@ -498,7 +498,7 @@ class Metrics(Frozen):
 
 
 class Cost(Frozen):
-    """Passes and time per example, warm-up excluded; FLOPs count 2 per multiply-add (see bench/cost.py)."""
+    """Passes and time per example, warm-up excluded; FLOPs count 2 per multiply-add (see bench/evaluation/cost.py)."""
 
     forwards_per_example: PassCount
     backwards_per_example: PassCount

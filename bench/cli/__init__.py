@@ -1,4 +1,8 @@
-"""The command line: one file per verb. No verb imports torch before its arguments are checked."""
+"""The command line: one file per verb. No verb imports torch before its arguments are checked.
+
+May import: every package.
+Start at ``run``, the verb that does most; ``options`` has what several verbs share, ``supervisor`` the parent process.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +21,12 @@ from bench.cli import display
 from bench.cli.asides import said_in_one_line
 from bench.cli.spelling import require_options
 from bench.cli.streams import Guarded, InTime, guarded
-from bench.ending import Control, closing, signals, unfinished, why_of
-from bench.files import about
+from bench.methods.unloadable import not_loaded, remedy
+from bench.process.ending import Control, closing, signals, unfinished, why_of
+from bench.process.shared import Shared
 from bench.registry import unknown
-from bench.shared import Shared
+from bench.store.files import about
 from bench.types import UsageError
-from bench.unloadable import not_loaded, remedy
 
 if TYPE_CHECKING:
     from bench.cli.supervisor import Charge

@@ -42,17 +42,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from bench.collection import no_collection
+    from bench.process.collection import no_collection
 
     with no_collection():
         return _compared(args)
 
 
 def _compared(args: argparse.Namespace) -> int:
-    from bench.files import write_named
-    from bench.report.changes import FORMATS
-    from bench.report.compare import compare
-    from bench.report.record import read_both
+    from bench.report.comparison.compare import compare
+    from bench.report.comparison.render import FORMATS
+    from bench.store.files import write_named
+    from bench.store.history import read_both
     from bench.types import UsageError
 
     display: Display = args.display

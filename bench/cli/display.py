@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self, TextIO, cast
 
 from bench.cli.streams import InTime
-from bench.runlog import once
-from bench.shared import Shared
+from bench.process.shared import Shared
+from bench.store.run_log import once
 from bench.types import shortened
 
 _log = logging.getLogger("crossfire")
@@ -212,7 +212,7 @@ class State:
 
 
 class Display:
-    """Keeps what a command does, and shows nothing of it; a :class:`bench.schedule.telling.Reporter`.
+    """Keeps what a command does, and shows nothing of it; a :class:`bench.schedule.progress.Reporter`.
 
     Args:
         messages: writes what is logged meanwhile.

@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"images {name:<14} {'found' if available else 'not found'}")
     root = options.store_root(args)
 
-    from bench.store import Store
+    from bench.store.working_store import Store
 
     Store(root).check_writable()
     free = shutil.disk_usage(root).free / 2**30
@@ -70,9 +70,9 @@ def main(args: argparse.Namespace) -> int:
     with display.phase("loading torch"):
         import torch
 
-        from bench.isolation import frozen
+        from bench.evaluation.target import Meter, NetworkTarget
         from bench.models.build import build, network_ref
-        from bench.target import Meter, NetworkTarget
+        from bench.process.isolation import frozen
         from bench.types import Threat
 
     devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())] or ["cpu only"]

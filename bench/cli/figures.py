@@ -25,11 +25,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from bench.collection import no_collection
+    from bench.process.collection import no_collection
     from bench.registry import unknown
     from bench.report import figures
-    from bench.report.record import read
-    from bench.store import Store
+    from bench.store.history import read
+    from bench.store.working_store import Store
     from bench.types import UsageError
 
     known = figures.summaries()

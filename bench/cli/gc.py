@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from bench.schedule.garbage import delete, garbage
+    from bench.schedule.gc import delete, garbage
     from bench.schedule.plan import make
 
     store = options.working_store(args)

@@ -11,8 +11,8 @@ from bench.cli.display import Display
 from bench.visible import visible
 
 if TYPE_CHECKING:
-    from bench.report.board import Board
-    from bench.store import Store
+    from bench.report.leaderboard.tables import Board
+    from bench.store.working_store import Store
 
 SUMMARY = "the tables: in the terminal, or as Markdown, CSV, LaTeX, HTML or JSON"
 FORMATS = ("md", "csv", "tex", "html", "json")
@@ -35,17 +35,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from bench.collection import no_collection
+    from bench.process.collection import no_collection
 
     with no_collection():
         return _show(args)
 
 
 def _show(args: argparse.Namespace) -> int:
-    from bench.files import write_named
-    from bench.report.board import build
-    from bench.report.record import read
-    from bench.store import Store
+    from bench.report.leaderboard.tables import build
+    from bench.store.files import write_named
+    from bench.store.history import read
+    from bench.store.working_store import Store
     from bench.types import UsageError
 
     display: Display = args.display
@@ -61,7 +61,7 @@ def _show(args: argparse.Namespace) -> int:
     if args.paper and kind in ("csv", "tex", "html"):
         raise UsageError(f"--paper comes as text, md or json, or with --out FOLDER as a folder, not {kind}")
     if folder:
-        from bench.report import figures, paper_pages
+        from bench.report import figures, paper_page
 
         with display.phase("drawing the tables and figures of the paper"):
             source = figures.source_of(
@@ -72,14 +72,14 @@ def _show(args: argparse.Namespace) -> int:
                 paper=True,
                 trusted=args.trust,
             )
-            paths = paper_pages.write(source, args.out)
+            paths = paper_page.write(source, args.out)
         print("\n".join(visible(str(path)) for path in paths))
         return 0
     with display.phase("making the tables"):
         board = build(found.results, found.asked)
     if kind is None and not args.paper:
         from bench.cli.console import console
-        from bench.report.terminal import leaderboard
+        from bench.report.render.terminal import leaderboard
 
         terminal = console()
         terminal.print(leaderboard(board, width=terminal.width))
@@ -98,14 +98,15 @@ def _show(args: argparse.Namespace) -> int:
 def _written(board: Board, kind: str | None, args: argparse.Namespace, store: Store | None) -> str:
     """Return the tables in a format; of the paper's, ``None`` is text."""
     if args.paper:
-        from bench.report import paper
+        from bench.report.leaderboard.published import beside
+        from bench.report.render import published
 
-        rows = paper.beside(board)
-        return {"md": paper.as_markdown, "json": paper.as_json}.get(kind or "", paper.as_text)(rows)
+        rows = beside(board)
+        return {"md": published.as_markdown, "json": published.as_json}.get(kind or "", published.as_text)(rows)
     if kind == "html":
-        from bench.report.html import render
+        from bench.report.render.html import render
 
         return render(board, store, options.data_folder(args), trusted=args.trust)
-    from bench.report.formats import FORMATS as WRITERS
+    from bench.report.render.export import FORMATS as WRITERS
 
     return WRITERS[str(kind)](board)

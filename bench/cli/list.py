@@ -38,7 +38,8 @@ def main(args: argparse.Namespace) -> int:
 def _listed(data: str | None) -> dict[str, list[dict[str, Any]]]:
     from pathlib import Path
 
-    from bench import layers, registry
+    from bench import registry
+    from bench.config import overlay
     from bench.data import NAMED
 
     def row(entry: registry.Entry, **more: Any) -> dict[str, Any]:
@@ -76,6 +77,7 @@ def _listed(data: str | None) -> dict[str, list[dict[str, Any]]]:
         "datasets": datasets,
         "models": [row(entry) for entry in registry.entries("network").values()],
         "presets": [
-            {"name": name, "summary": text, "available": True, "needs": None} for name, text in layers.presets().items()
+            {"name": name, "summary": text, "available": True, "needs": None}
+            for name, text in overlay.presets().items()
         ],
     }

@@ -15,11 +15,11 @@ from bench.types import UsageError, shown
 if TYPE_CHECKING:
     import torch
 
-    from bench.config import Request
+    from bench.config.sections import Request
     from bench.schedule.plan import Work
+    from bench.schedule.progress import Reporter
     from bench.schedule.run import Runner
-    from bench.schedule.telling import Reporter
-    from bench.store import Store
+    from bench.store.working_store import Store
     from bench.types import CellResult
 
 #: Kinds of variants that have a flag of their own.
@@ -59,12 +59,12 @@ def variants(parser: argparse.ArgumentParser) -> None:
 
 def request(args: argparse.Namespace, what: str) -> Request:
     """Return the checked configurations of a preset or file in the variants asked for."""
-    from bench import config
+    from bench.config import sections
 
     if args.epochs is not None and args.epochs < 0:
         raise UsageError(f"--epochs {args.epochs}: a number of epochs, 0 or more, is needed")
     asked = {kind: name for kind in _VARIANTS if (name := getattr(args, kind)) is not None}
-    return config.request(what, asked, epochs=args.epochs)
+    return sections.request(what, asked, epochs=args.epochs)
 
 
 def store(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +82,7 @@ def trust(parser: argparse.ArgumentParser) -> None:
 
 
 def store_root(args: argparse.Namespace) -> Path:
-    from bench.store import default_root
+    from bench.store.working_store import default_root
 
     root: Path = args.store or default_root()
     try:
@@ -101,7 +101,7 @@ def working_store(args: argparse.Namespace, *, trusting: bool = True) -> Store:
     Raises:
         UsageError: it is no folder, and cannot become one.
     """
-    from bench.store import Store
+    from bench.store.working_store import Store
 
     store = Store(store_root(args), trusting=trusting)
     store.require_folder()
@@ -192,7 +192,7 @@ def execute(args: argparse.Namespace, config: Request, runner: Runner) -> list[C
 
 
 def _seconds(text: str) -> float:
-    from bench.config import seconds
+    from bench.config.sections import seconds
 
     try:
         return seconds(text)

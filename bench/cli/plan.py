@@ -13,7 +13,7 @@ from bench.cli.display import Display
 from bench.visible import visible
 
 if TYPE_CHECKING:
-    from bench.schedule.predict import Piece, RecipeCost
+    from bench.schedule.estimate import Piece, RecipeCost
 
 #: How far apart the shortest and the longest time may lie before both are said.
 _WIDE = 1.2
@@ -40,9 +40,9 @@ def main(args: argparse.Namespace) -> int:
     with display.phase("loading torch"):
         device = options.device(args, config)
 
-        from bench.collection import no_collection
+        from bench.process.collection import no_collection
         from bench.schedule import unusable
-        from bench.schedule.predict import costs, pieces
+        from bench.schedule.estimate import costs, pieces
 
     with display.phase("checking weights"):
         work = unusable.checked(work)

@@ -16,12 +16,12 @@ from bench.cli.display import Display
 from bench.visible import visible
 
 if TYPE_CHECKING:
-    from bench.config import Request
-    from bench.planned import Asked
+    from bench.config.sections import Request
     from bench.schedule.damage import Damage
     from bench.schedule.plan import Work
     from bench.schedule.verify import Verdict
-    from bench.store import Store
+    from bench.store.planned import Asked
+    from bench.store.working_store import Store
     from bench.types import CellResult
 
 SUMMARY = "train what is missing, attack, evaluate, then print the leaderboard and write report/index.html"
@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from bench.collection import no_collection
+    from bench.process.collection import no_collection
 
     # Plan and results live to the end, and are gone before anybody looks through them for garbage.
     with no_collection():
@@ -50,9 +50,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from bench import planned
-    from bench.collection import collection
+    from bench.process.collection import collection
     from bench.schedule.damage import damage
+    from bench.store import planned
     from bench.types import StoreError
 
     display: Display = args.display
@@ -122,7 +122,7 @@ def _measured(
 
 
 def _say_outdated(work: Work, store: Store, *, quiet: bool) -> None:
-    from bench.report.board import outdated
+    from bench.store.latest import outdated
 
     if not quiet and (count := outdated(store, work.plan.cells)):
         print(f"{count} results of an older evaluation protocol are kept, shown as such, and not used here")
@@ -133,11 +133,11 @@ def _reported(
 ) -> Path:
     """Print the table, write the page and whatever else was asked for, and return where the page is."""
     from bench.cli.console import console
-    from bench.collection import collection
-    from bench.report.board import build
-    from bench.report.html import write_report
-    from bench.report.record import write_run
-    from bench.report.terminal import leaderboard
+    from bench.process.collection import collection
+    from bench.report.leaderboard.tables import build
+    from bench.report.render.html import write_report
+    from bench.report.render.terminal import leaderboard
+    from bench.store.history import write_run
 
     display: Display = args.display
     with display.phase("making the table"):
@@ -150,11 +150,11 @@ def _reported(
         page = write_report(board, args.report, store=store, data_folder=args.data, trusted=True)
     made = []
     if config.paper:
-        from bench.report import figures, paper_pages
+        from bench.report import figures, paper_page
 
         with collection(), display.phase("drawing the figures of the paper"):
             source = figures.source_of(results, store, asked=asked, data_folder=args.data, paper=True, trusted=True)
-            made.append(str(paper_pages.write(source, args.report / "paper")[0].resolve()))
+            made.append(str(paper_page.write(source, args.report / "paper")[0].resolve()))
     if args.record:
         with display.phase("recording"):
             made.append(f"recorded: {write_run(results, Path.cwd(), asked)}")

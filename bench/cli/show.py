@@ -13,7 +13,7 @@ from bench.cli.display import Display
 from bench.visible import visible
 
 if TYPE_CHECKING:
-    from bench.store import Store
+    from bench.store.working_store import Store
     from bench.types import CellResult
 
 SUMMARY = "one cell: parameters, result, flags, provenance, traceback if it failed; or the log of runs"
@@ -29,11 +29,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from bench import cards
-    from bench.collection import no_collection
     from bench.keys import training_key
-    from bench.report.record import read
-    from bench.store import Store
+    from bench.process.collection import no_collection
+    from bench.store import cards
+    from bench.store.history import read
+    from bench.store.working_store import Store
     from bench.types import TrainRef, UsageError, jsonable
 
     display: Display = args.display
@@ -80,9 +80,9 @@ def _results(store: Store) -> Iterator[CellResult]:
 
 
 def _log(root: Path, cell: str | None, *, as_json: bool) -> int:
-    from bench import runlog
+    from bench.store import run_log
 
-    events = sorted(runlog.read(root / "log"), key=lambda event: str(event.get("time")))
+    events = sorted(run_log.read(root / "log"), key=lambda event: str(event.get("time")))
     for event in events:
         words = [str(event.get(name, "")) for name in ("cell", "key")]
         if cell is not None and not any(word.startswith(cell) for word in words):

@@ -27,8 +27,8 @@ from typing import NoReturn
 
 from bench.cli.display import Relay
 from bench.cli.streams import InTime
-from bench.ending import ONCE, Lost, Needs, closing, end_with, how_it_ended, signals, unfinished
-from bench.shared import GRACE, Held, Shared, Words
+from bench.process.ending import ONCE, Lost, Needs, closing, end_with, how_it_ended, signals, unfinished
+from bench.process.shared import GRACE, Held, Shared, Words
 
 #: Seconds after which a child has seen that this process was stopped, and stands still too.
 STOPS = 1.0

@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from bench.remote import sync
+    from bench.store.remote import sync
     from bench.types import UsageError
 
     display: Display = args.display

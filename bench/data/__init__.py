@@ -1,4 +1,8 @@
-"""Image sets: found on disk, decoded once, kept as uint8 and handed out memory-mapped. Nothing here imports torch."""
+"""Image sets: found on disk, decoded once, kept as uint8 and handed out memory-mapped.
+
+May import: `store`, `registry`, `keys`, `types`. Imports no torch.
+Start at ``named`` (which sets there are and where they are looked for), then ``cache`` (how they are decoded and kept).
+"""
 
 from __future__ import annotations
 

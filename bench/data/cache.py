@@ -28,8 +28,8 @@ from bench.data.decode import decode, is_grey
 from bench.data.memo import CacheError, cache_folder, hashes, keep, recall, remember, stamp, unwritable
 from bench.data.room import require_room
 from bench.data.rows import Interpolation, Numbers, Pixels, Row, Rows, Source
-from bench.files import keeps_times, lacks, make_folders, status
 from bench.keys import sha256_hex
+from bench.store.files import keeps_times, lacks, make_folders, status
 from bench.types import UsageError
 
 _VERSION = "2"

@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench import files
 from bench.data.foreign import regular
-from bench.files import write_atomically
 from bench.keys import sha256_hex
-from bench.seals import sealed, unsealed
+from bench.store import files
+from bench.store.files import write_atomically
+from bench.store.seals import sealed, unsealed
 from bench.types import UsageError
 
 # A file changed twice within one tick of the clock keeps its stamp: a hash that young is not remembered.

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from bench.data import folders, official, parquet
 from bench.data.memo import cache_folder
 from bench.data.rows import Place
-from bench.files import make_folders
+from bench.store.files import make_folders
 from bench.types import UsageError
 
 _CONNECT_TIMEOUT_S = 10.0

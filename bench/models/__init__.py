@@ -1,1 +1,5 @@
-"""Networks, one file each: images NCHW float32 in [0, 1] to logits, normalisation inside."""
+"""The networks that come with Crossfire, networks of other libraries, and weights trained elsewhere.
+
+May import: `data`, `store`, `registry`, `methods`, `process` and the modules below them.
+Start at ``build.build``: a reference as a network on a device.
+"""

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from bench.data.memo import cache_folder
 from bench.data.room import available_memory, gib
 from bench.keys import sha256_hex
+from bench.methods.sources import release
 from bench.registry import entry_of, explain, find, unknown
-from bench.sources import release
 from bench.types import MethodRef, Scalar, UsageError, text_of
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
             network, or the network cannot take these images or does not give a logit for each class.
         MethodError: a factory or its network asked to end the process.
     """
-    from bench.isolation import isolated
+    from bench.process.isolation import isolated
 
     # Of what does not work out the error says more, and in one line.
     with isolated(f"network {network.name}"), warnings.catch_warnings(record=True):

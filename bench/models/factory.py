@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 from torch import nn
 
-from bench.factories import lacks
+from bench.methods.factories import lacks
 from bench.registry import unknown
 from bench.types import Scalar, UsageError, text_of
 

@@ -33,11 +33,11 @@ def load_results(source: str | Path | Iterable[CellResult] | None = None) -> pd.
     """
     import pandas as pd
 
-    from bench.collection import no_collection
-    from bench.report.board import build
-    from bench.report.formats import cell_rows
-    from bench.report.record import read
-    from bench.store import default_root
+    from bench.process.collection import no_collection
+    from bench.report.leaderboard.tables import build
+    from bench.report.render.export import cell_rows
+    from bench.store.history import read
+    from bench.store.working_store import default_root
 
     given = default_root() if source is None else source
     with no_collection():

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench import cards, chunk, inventory
 from bench.data import ImageSet, open_ref, rows_of
 from bench.data.rows import Numbers
-from bench.keys import Keys, training_key
-from bench.schedule.plan import Work, models_of
-from bench.store import Store
+from bench.keys import Keys, models_of, training_key
+from bench.schedule.plan import Work
+from bench.store import cards, chunk_file, inventory
+from bench.store.working_store import Store
 from bench.types import AttackRef, DataRef, ModelRef, PlannedCell, Threat, TrainRef
 
 _log = logging.getLogger("crossfire")
@@ -88,11 +88,11 @@ def _is_whole(
 ) -> bool:
     def check() -> bool:
         images, rows = clean()
-        chunk.read(path, images.images[rows[part]].astype(np.float32) / 255, threat)
+        chunk_file.read(path, images.images[rows[part]].astype(np.float32) / 255, threat)
         return True
 
     try:
-        return store.known.holds(store.name(path), path, chunk.SEALED, check)
+        return store.known.holds(store.name(path), path, chunk_file.SEALED, check)
     except FileNotFoundError:
         return True
     except ValueError as error:

@@ -20,14 +20,14 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
-from bench import shared
-from bench.ending import Control, Lost, end_with, how_it_ended
-from bench.shared import Held, Shared
+from bench.process import shared
+from bench.process.ending import Control, Lost, end_with, how_it_ended
+from bench.process.shared import Held, Shared
 from bench.types import Ending, MethodError, UsageError, text_of
 
 #: Does a task in the process, with what was lost of it before, and returns what it has lost now.
 Work = Callable[[Control, Any, Sequence[Lost]], Sequence[Lost]]
-# As :data:`bench.shared.GRACE`, but for a second in which the failure gets from task to task and is recorded.
+# As :data:`bench.process.shared.GRACE`, but for a second in which the failure gets from task to task and is recorded.
 GRACE = shared.GRACE - 1.0
 # Seconds between two looks at a process that says nothing.
 _LOOK = 0.2

@@ -10,15 +10,18 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from bench import axes, registry, weights
-from bench.axes import Attack, Base, Defense
-from bench.collection import no_collection
-from bench.config import Config
+from bench import registry
+from bench.config import expand
+from bench.config.expand import Attack, Base, Defense
+from bench.config.sections import Config
+from bench.config.sweeps import labels_of, sweep
 from bench.data import data_ref, open_set
-from bench.keys import Keys, training_key
+from bench.keys import Keys, models_of, training_key
+from bench.models import weights
 from bench.models.build import network_ref
-from bench.schedule.formula import passes_of
-from bench.sweeps import labels_of, sweep
+from bench.models.weights import WeightsFile
+from bench.process.collection import no_collection
+from bench.schedule.passes import passes_of
 from bench.types import (
     Access,
     AttackRef,
@@ -37,7 +40,6 @@ from bench.types import (
     located,
     shown,
 )
-from bench.weights import WeightsFile
 
 #: More are refused before one is made.
 MOST_CELLS = 1_000_000
@@ -70,24 +72,6 @@ class Work:
             return self
         cells = tuple(planned for planned in self.plan.cells if self.why_not(planned.cell) is None)
         return replace(self, plan=RunPlan(name=self.plan.name, cells=cells))
-
-
-def cell_key(cell: Cell) -> str:
-    return Keys().of(cell)
-
-
-def attack_key(attack: AttackRef) -> str:
-    return Keys().of(attack)
-
-
-def clean_cell(cell: Cell) -> Cell:
-    """Return the clean evaluation of a cell's defense on its images."""
-    return cell.model_copy(update={"attack": None, "access": "white-box" if cell.step is None else "static"})
-
-
-def models_of(cell: Cell) -> list[ModelRef]:
-    """Return the base classifier of a cell and, under attack, the one that is attacked."""
-    return [cell.model] if cell.attack is None else [cell.model, cell.attack.model]
 
 
 def changed(value: Cell | AttackRef) -> MethodRef | None:
@@ -205,7 +189,7 @@ def _cells_of(
 def _cells(
     config: Config, data_folder: Path | None, n: int | None, seed: int | None, keys: Keys, *, thorough: bool
 ) -> tuple[list[PlannedCell], list[WeightsFile]]:
-    defenses, attacks = axes.defenses(config), axes.attacks(config)
+    defenses, attacks = expand.defenses(config), expand.attacks(config)
     networks = list(_networks(config))
     seeds = config.seeds if seed is None else [seed]
     count = len(networks) * len(seeds) * len(defenses) * (len(attacks) + 1)
@@ -238,7 +222,7 @@ def _cells(
 
 def _networks(config: Config) -> Iterator[tuple[str, MethodRef, frozenset[str]]]:
     with config.located("models"):
-        axes.require_few("models", ((each.params, 1) for each in config.models))
+        expand.require_few("models", ((each.params, 1) for each in config.models))
         for index, each in enumerate(config.models):
             with located(f"models[{index}] ({each.arch})"):
                 for params, swept in sweep(each.params):
@@ -364,7 +348,7 @@ class _Maker:
                     )
                 chosen_by = None
                 if base.schedule.holdout and "eps" in base.recipe.params:
-                    attack, params = axes.CHOOSING
+                    attack, params = expand.CHOOSING
                     chosen_by = registry.find("attack", attack).ref(params)
                 source = TrainRef(
                     recipe=base.recipe, schedule=base.schedule, data=self.train, seed=seed, chosen_by=chosen_by

@@ -34,15 +34,15 @@ from typing import Any
 import ray
 import torch
 
-from bench.ending import Control, Lost, Overtime, end_with
-from bench.evaluate import CHUNK
-from bench.keys import Keys, training_key
-from bench.lease import Busy
-from bench.provenance import provenance
+from bench.evaluation.evaluate import CHUNK
+from bench.keys import Keys, attack_key, cell_key, clean_cell, models_of, training_key
+from bench.process.ending import Control, Lost, Overtime, end_with
 from bench.schedule.hand import Abandoned, Hand
-from bench.schedule.plan import Work, attack_key, cell_key, changed, clean_cell, models_of
+from bench.schedule.plan import Work, changed
 from bench.schedule.run import Runner, log_failure
-from bench.store import Store
+from bench.store.lease import Busy
+from bench.store.provenance import provenance
+from bench.store.working_store import Store
 from bench.types import (
     AttackRef,
     CellError,

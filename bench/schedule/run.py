@@ -22,27 +22,27 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench import cards, chunk, files
-from bench.cards import is_trained
-from bench.ending import Control, Lost, Overtime, Piece, Stop, why_of
-from bench.evaluate import Crafted, craft
-from bench.isolation import frozen, isolated
-from bench.keys import seed_of, training_key
-from bench.lease import Busy
-from bench.provenance import provenance, source
-from bench.runlog import RunLog, failures
-from bench.schedule import predict, unusable
-from bench.schedule.chunks import read_chunk, write_chunk
+from bench.evaluation.chunks import read_chunk, write_chunk
+from bench.evaluation.device_cache import Classifier, Loaded
+from bench.evaluation.evaluate import Crafted, craft
+from bench.evaluation.measure import Measure
+from bench.evaluation.target import auto_batch, out_of_memory
+from bench.keys import attack_key, cell_key, clean_cell, seed_of, training_key
+from bench.process.ending import Control, Lost, Overtime, Piece, Stop, why_of
+from bench.process.isolation import frozen, isolated
+from bench.schedule import estimate, unusable
 from bench.schedule.damage import Damage
-from bench.schedule.loaded import Classifier, Loaded
-from bench.schedule.measure import Measure
-from bench.schedule.plan import Work, attack_key, cell_key, changed, clean_cell
-from bench.schedule.telling import Estimate, Reporter, Telling
+from bench.schedule.plan import Work, changed
+from bench.schedule.progress import Estimate, Reporter, Telling
 from bench.schedule.units import Units
-from bench.store import Store
-from bench.target import auto_batch, out_of_memory
-from bench.train import Progress, train
-from bench.training_state import DamagedState
+from bench.store import cards, chunk_file, files
+from bench.store.cards import is_trained
+from bench.store.lease import Busy
+from bench.store.provenance import provenance, source
+from bench.store.run_log import RunLog, failures
+from bench.store.working_store import Store
+from bench.training.checkpoint import DamagedState
+from bench.training.loop import Progress, train
 from bench.types import (
     AttackRef,
     Cell,
@@ -84,7 +84,8 @@ class Runner:
     asked: Callable[[], None]
     reporter: Reporter
     timeout: float | None = None
-    #: Marks (:meth:`bench.store.Store.marks`) of failures that are tried again; by default those there at the start.
+    #: Marks (:meth:`bench.store.working_store.Store.marks`) of failures that are tried again; by default those there at
+    #: the start.
     before: Mapping[str, str] | None = None
     control: Control = field(default_factory=Control)
     #: What ended the processes that worked on this plan before, in the same run, and their logs.
@@ -112,9 +113,9 @@ class Runner:
             return None
         units = Units(self.device, self.batch, _GLANCE, self.control)
 
-        def steps() -> Generator[None, None, list[predict.Piece]]:
+        def steps() -> Generator[None, None, list[estimate.Piece]]:
             # Of the plan as it is by then: weights that do not fit are known.
-            return (yield from predict.predicting(self.work.usable, self.store, units))
+            return (yield from estimate.predicting(self.work.usable, self.store, units))
 
         return Estimate(steps())
 
@@ -466,7 +467,7 @@ class Runner:
             self.store.leases.check()
             for path, part in paths.items():
                 write_chunk(path, made.part(slice(part.start - group.start, part.stop - group.start)))
-                self.store.known.note(self.store.name(path), path, chunk.SEALED)
+                self.store.known.note(self.store.name(path), path, chunk_file.SEALED)
         seconds = round(time.monotonic() - started, 3)
         of = f"{group.start:06d}-{group.stop:06d}"
         self.log.write("crafted", attack=ref.attack.name, key=key, images=of, seconds=seconds)

@@ -19,17 +19,17 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from bench import cards, registry
-from bench.cost import DeployedCost, PassFlops, deployed_cost, pass_flops, synchronize
-from bench.ending import Control, Overtime, Piece
-from bench.evaluate import put_on, together
-from bench.isolation import frozen, isolated
-from bench.keys import canonical_json
-from bench.layout import fast_layout
+from bench import registry
+from bench.evaluation.cost import DeployedCost, PassFlops, deployed_cost, pass_flops, synchronize
+from bench.evaluation.evaluate import put_on, together
+from bench.evaluation.target import Meter, NetworkTarget, Truth, auto_batch, out_of_memory, tell
+from bench.keys import canonical_json, models_of
 from bench.models.build import build
-from bench.schedule.plan import models_of
-from bench.target import Meter, NetworkTarget, Truth, auto_batch, out_of_memory, tell
-from bench.train import train
+from bench.models.layout import fast_layout
+from bench.process.ending import Control, Overtime, Piece
+from bench.process.isolation import frozen, isolated
+from bench.store import cards
+from bench.training.loop import train
 from bench.types import (
     Cell,
     DataRef,

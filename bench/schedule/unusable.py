@@ -9,10 +9,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench import weights
-from bench.keys import training_key
+from bench.keys import models_of, training_key
+from bench.models import weights
 from bench.models.build import build
-from bench.schedule.plan import Work, models_of
+from bench.schedule.plan import Work
 from bench.types import DataRef, MethodError, ModelRef, PlannedCell, UsageError, WeightsRef
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def checked(work: Work, attempt: Attempt = _call) -> Work:
 
 
 def _problem(model: ModelRef, work: Work, data: DataRef) -> str | None:
-    from bench.isolation import isolated
+    from bench.process.isolation import isolated
 
     assert isinstance(model.weights, WeightsRef)
     try:

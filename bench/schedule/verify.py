@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.schedule.run import Runner
-from bench.store import Store
+from bench.store.working_store import Store
 from bench.types import CellResult, PlannedCell, RunPlan, jsonable
 
 

@@ -9,8 +9,8 @@ from sklearn.datasets import load_digits
 
 from bench.cli import main
 from bench.keys import unpack_bits
-from bench.report.board import build
-from bench.store import Store
+from bench.report.leaderboard.tables import build
+from bench.store.working_store import Store
 from tests.adaptive.known import checkerboard
 
 KNOWN = Path(__file__).with_name("known.py")

@@ -8,9 +8,9 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from bench import draws
-from bench.checks import across
 from bench.data import open_set
-from bench.report.board import build
+from bench.report.leaderboard.soundness import across
+from bench.report.leaderboard.tables import build
 from tests.adaptive.conftest import EPS, HEAD, KNOWN, N, fragile, means, robust, standing
 from tests.adaptive.known import checkerboard
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from bench import config, registry
+from bench import registry
+from bench.config import sections
+from bench.report.leaderboard.verdicts import lacking
 from bench.schedule.plan import make
-from bench.verdicts import lacking
 from tests.report.fabricate import result
 
 CLEAN = [True] * 10
@@ -14,7 +15,7 @@ CLEAN = [True] * 10
 def planned():
     """Made-up results of every adaptive cell at the preset's budget, by defense."""
     found = {}
-    for each in make(config.load("adaptive"), n=10).plan.cells:
+    for each in make(sections.load("adaptive"), n=10).plan.cells:
         attack, step = each.cell.attack, each.cell.step
         if attack is None or str(attack.threat.eps) != "1/10" or each.cell.access not in ("white-box", "adaptive"):
             continue

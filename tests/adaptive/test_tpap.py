@@ -5,10 +5,10 @@ import torch
 
 from bench import registry
 from bench.draws import Draws
-from bench.evaluate import predict, put_on
-from bench.isolation import frozen
+from bench.evaluation.evaluate import predict, put_on
+from bench.evaluation.target import Meter, NetworkTarget
+from bench.process.isolation import frozen
 from bench.stats import wilson
-from bench.target import Meter, NetworkTarget
 from bench.types import Threat
 from tests.adaptive.conftest import board_of
 

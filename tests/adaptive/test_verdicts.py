@@ -5,13 +5,14 @@ import random
 
 import pytest
 
-from bench.checks import across, unsound
 from bench.keys import Keys
-from bench.report.board import build
-from bench.report.formats import as_json, markdown
+from bench.report.leaderboard.soundness import across, unsound
+from bench.report.leaderboard.tables import build
+from bench.report.leaderboard.verdicts import verdict
+from bench.report.render.export import as_json
+from bench.report.render.markdown import markdown
 from bench.stats import Interval, changed_images, holm_mcnemar, mcnemar, paired_difference
 from bench.types import Earlier
-from bench.verdicts import verdict
 from tests.report.fabricate import result
 
 N = 200

@@ -7,12 +7,12 @@ from operator import and_
 import pyarrow.parquet as pq
 import pytest
 
-from bench import config
-from bench.evaluate import SURVIVORS_ONLY
-from bench.keys import EVALUATION_VERSION, identity, key_of
-from bench.report.board import build
-from bench.schedule.plan import attack_key, make
-from bench.store import Store
+from bench.config import sections
+from bench.evaluation.evaluate import SURVIVORS_ONLY
+from bench.keys import EVALUATION_VERSION, attack_key, identity, key_of
+from bench.report.leaderboard.tables import build
+from bench.schedule.plan import make
+from bench.store.working_store import Store
 from bench.types import jsonable
 from tests.schedule import small
 
@@ -125,7 +125,7 @@ def test_the_table_says_what_was_spared(both):
 
 
 def test_cheapest_first_but_black_boxes_last(tmp_path):
-    work = make(config.load(small.write(tmp_path, suite(HEAD + ATTACKS))))
+    work = make(sections.load(small.write(tmp_path, suite(HEAD + ATTACKS))))
     sets = [cell.cell.attack for cell in work.plan.cells if cell.cell.access == "adaptive"]
     assert [each.attack.name for each in sets] == ["fgsm", "mi-fgsm", "apgd-dlr", "square"]
     assert [[link.attack.name for link in each.after] for each in sets] == [
@@ -135,7 +135,7 @@ def test_cheapest_first_but_black_boxes_last(tmp_path):
 
 
 def test_keys_are_those_of_the_text(tmp_path):
-    work = make(config.load(small.write(tmp_path, suite(HEAD + ATTACKS))))
+    work = make(sections.load(small.write(tmp_path, suite(HEAD + ATTACKS))))
     for planned in work.plan.cells:
         assert planned.key == key_of(identity(planned.cell), version=EVALUATION_VERSION)
         assert planned.cell.attack is None or ("after" in jsonable(planned.cell.attack)) == bool(

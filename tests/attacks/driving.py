@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from bench import registry
 from bench.api import Threat
 from bench.draws import Draws
-from bench.isolation import frozen
-from bench.target import Meter, NetworkTarget
+from bench.evaluation.target import Meter, NetworkTarget
+from bench.process.isolation import frozen
 
 #: A threat for each norm, large enough that attacks succeed on the small networks of these tests.
 THREATS = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.api import Threat
-from bench.target import NetworkTarget
+from bench.evaluation.target import NetworkTarget
 from tests.attacks.driving import Case, Constant, drive, right
 
 LINF, L2 = Threat(eps="15/100"), Threat(norm="l2", eps=None)

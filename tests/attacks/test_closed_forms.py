@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from attacks import _resizing, sta, ti_dim
 from bench.api import Threat
-from bench.target import Meter, NetworkTarget
+from bench.evaluation.target import Meter, NetworkTarget
 from tests.attacks.driving import THREATS, Case, Linear, drive, right
 
 

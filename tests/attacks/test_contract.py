@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from bench import registry
 from bench.api import Threat
 from bench.draws import Draws
-from bench.isolation import frozen
-from bench.target import Meter, NetworkTarget
+from bench.evaluation.target import Meter, NetworkTarget
+from bench.process.isolation import frozen
 from tests.attacks.driving import CHEAP, FEW, THREATS, Case, Constant, Driven, Scaled, assert_within, drive, right
 
 #: These draw once for a whole batch, so that an image's result depends on its company.

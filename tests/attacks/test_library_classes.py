@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bench.api import Threat
-from bench.layout import fast_layout
+from bench.models.layout import fast_layout
 from tests.attacks.driving import Case, assert_within, drive, right
 from tests.attacks.test_doors import need
 

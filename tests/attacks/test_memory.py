@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench import registry
-from bench.store import Store
+from bench.store.working_store import Store
 from tests.schedule import small
 from tests.schedule.test_limits import hungry
 

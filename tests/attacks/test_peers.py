@@ -14,8 +14,8 @@ from torch import Tensor
 
 from attacks._official import Standing
 from bench.api import Threat
-from bench.isolation import frozen
-from bench.target import Meter, NetworkTarget
+from bench.evaluation.target import Meter, NetworkTarget
+from bench.process.isolation import frozen
 from tests.attacks.driving import Case, drive, right
 
 EPS, STEP = 0.15, 0.03

@@ -6,10 +6,10 @@ import pytest
 import bench.data.cache as cache
 import bench.data.memo as memo
 from bench.cli import main
-from bench.config import load
+from bench.config.sections import load
 from bench.data import open_ref, open_set, rows_of
 from bench.schedule.plan import make
-from bench.store import Store
+from bench.store.working_store import Store
 from bench.types import UsageError
 from tests.data.image_files import encode, noise, write_parquet
 

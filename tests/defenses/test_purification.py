@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bench.evaluation.target import Meter
 from bench.registry import entries
-from bench.target import Meter
 from bench.types import MethodError
 
 BETA = 8 / 255

@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from bench import config, registry
-from bench.evaluate import audit, put_on
+from bench import registry
+from bench.config import sections
+from bench.evaluation.evaluate import audit, put_on
+from bench.evaluation.target import Meter, NetworkTarget
 from bench.schedule.plan import make
 from bench.schedule.run import Runner
-from bench.store import Store
-from bench.target import Meter, NetworkTarget
+from bench.store.working_store import Store
 from bench.types import Threat
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +75,7 @@ def test_the_step_is_found_and_is_what_it_says(written):
 
 def test_the_table_runs_from_images_to_results(written):
     make_photos(written / "photos")
-    work = make(config.load("my-table.toml"))
+    work = make(sections.load("my-table.toml"))
     results = Runner(work, Store(written / "store"), torch.device("cpu"), None, lambda: None, Silent()).run()
     cells = {(result.cell.model.weights.recipe.name, result.cell.step and result.cell.step.name) for result in results}
     step = "defenses/mirror_mean.py:MirrorMean"

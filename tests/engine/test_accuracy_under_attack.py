@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 from bench.cli import main
 from bench.data import open_set
-from bench.store import Store
+from bench.store.working_store import Store
 from tests.adaptive.conftest import KNOWN, means
 
 N = 60

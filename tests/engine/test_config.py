@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench import axes, config, layers
+from bench.config import expand, overlay, sections
 from bench.types import UsageError
 
 HEAD = """
@@ -24,19 +24,19 @@ use = "pgd"
 def load(tmp_path, text):
     path = tmp_path / "t.toml"
     path.write_text(text)
-    return config.load(str(path))
+    return sections.load(str(path))
 
 
 def rows(tmp_path, text):
     chosen = load(tmp_path, HEAD + text)
-    return axes.defenses(chosen), axes.attacks(chosen)
+    return expand.defenses(chosen), expand.attacks(chosen)
 
 
 def test_every_preset_is_valid():
-    for name in layers.presets():
-        asked = config.request(name)
-        assert asked.name == name and layers.presets()[name]
-        assert all(axes.defenses(part) and axes.attacks(part) for part in asked.parts)
+    for name in overlay.presets():
+        asked = sections.request(name)
+        assert asked.name == name and overlay.presets()[name]
+        assert all(expand.defenses(part) and expand.attacks(part) for part in asked.parts)
 
 
 def test_a_list_sweeps_and_the_swept_parameter_names_the_row(tmp_path):
@@ -124,4 +124,4 @@ def test_a_newer_schema_is_refused(tmp_path):
 
 def test_no_such_preset():
     with pytest.raises(UsageError, match="did you mean 'quick'"):
-        config.load("quik")
+        sections.load("quik")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.cost import deployed_cost, parameters, pass_flops
+from bench.evaluation.cost import deployed_cost, parameters, pass_flops
 from bench.models.resnet18 import resnet18
 
 

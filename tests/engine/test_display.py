@@ -12,13 +12,13 @@ import types
 
 import pytest
 
-from bench import runlog
 from bench.cli import VERBS, display, main
 from bench.cli.bars import Bars, Notebook
 from bench.cli.display import Display, Lines
-from bench.isolation import isolated
-from bench.runlog import RunLog
-from bench.shared import Shared
+from bench.process.isolation import isolated
+from bench.process.shared import Shared
+from bench.store import run_log
+from bench.store.run_log import RunLog
 from tests.engine import tiny
 
 LOG = logging.getLogger("crossfire")
@@ -413,5 +413,5 @@ def test_a_log_that_cannot_be_written_ends_no_run(tmp_path, caplog, kind):
     assert "cannot be written and lacks events" in line
     if kind.startswith("a disk"):
         assert "No space left on device" in line
-        started, done = runlog.read(tmp_path / "log")
+        started, done = run_log.read(tmp_path / "log")
         assert started["plan"] == "tiny" and done["seconds"] == "inf" and done["message"] == r"\ud800"

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import weights
 from bench.cli import main
 from bench.data import open_set
-from bench.isolation import frozen
+from bench.evaluation.target import Meter, NetworkTarget
+from bench.models import weights
 from bench.models.resnet18 import resnet18
+from bench.process.isolation import frozen
 from bench.registry import find
-from bench.store import Store
-from bench.target import Meter, NetworkTarget
+from bench.store.working_store import Store
 from bench.types import Threat
 
 FOLDER = Path(os.environ.get("CROSSFIRE_DATA", "../shared/data"))

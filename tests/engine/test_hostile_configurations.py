@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import axes, config, layers
 from bench.cli import main
+from bench.config import expand, overlay, sections
 from bench.schedule import plan
 from bench.types import UsageError
 
@@ -27,7 +27,7 @@ def here(tmp_path, monkeypatch):
 def line(text):
     Path("t.toml").write_text(text)
     with pytest.raises(UsageError) as caught:
-        plan.make(*config.request("t.toml").parts)
+        plan.make(*sections.request("t.toml").parts)
     assert len(str(caught.value).splitlines()) == 1 and "t.toml" in str(caught.value)
     return str(caught.value)
 
@@ -206,7 +206,7 @@ def test_an_enlarged_set_is_refused_by_the_memory_that_it_would_take(monkeypatch
 
 def refused(name, *variants):
     with pytest.raises(UsageError) as caught:
-        config.request(name, dict(variants))
+        sections.request(name, dict(variants))
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
 
@@ -264,9 +264,9 @@ def test_what_is_included_includes_nothing_itself(variants):
     Path("some.toml").write_text('schema = 1\nname = "some"\ninclude = ["one.toml"]\n')
     Path("all.toml").write_text('schema = 1\nname = "all"\ninclude = ["some.toml"]\n')
     with pytest.raises(UsageError, match=r"^all.toml: include: some.toml includes others, where one configuration is"):
-        config.request("all.toml", variants)
+        sections.request("all.toml", variants)
     with pytest.raises(UsageError, match=r"^some.toml includes others, where one configuration is needed"):
-        config.load("some.toml", variants)
+        sections.load("some.toml", variants)
 
 
 def test_a_variant_that_asks_for_what_cannot_be_is_named():
@@ -274,7 +274,7 @@ def test_a_variant_that_asks_for_what_cannot_be_is_named():
     assert line(text).startswith("t.toml (from t.toml, scale small): dataset.n: ")
     Path("over.toml").write_text('extends = "t.toml"\n[variants.scale.tiny]\ntrain = {lr = "x"}\n')
     with pytest.raises(UsageError, match=r"^over.toml \(from scale tiny\): train: lr: "):
-        plan.make(config.load("over.toml", {"scale": "tiny"}))
+        plan.make(sections.load("over.toml", {"scale": "tiny"}))
 
 
 def test_files_that_extend_one_another_end():
@@ -285,20 +285,20 @@ def test_files_that_extend_one_another_end():
         Path(f"{i}.toml").write_text(f'extends = "{i + 1}.toml"\n' + SOUND)
     assert "0.toml stands on more than 16 files that extend one another" in refused("0.toml")
     Path("35.toml").write_text(SOUND)
-    assert config.load("25.toml").name == "t"
+    assert sections.load("25.toml").name == "t"
 
 
 def test_windows_and_old_macs_write_the_same_configuration():
     Path("t.toml").write_text(SOUND)
-    wanted = config.load("t.toml")
+    wanted = sections.load("t.toml")
     for data in (SOUND.replace("\n", "\r\n"), SOUND.replace("\n", "\r"), "\ufeff" + SOUND, "\ufeff\r\n" + SOUND):
         Path("t.toml").write_bytes(data.encode())
-        assert config.load("t.toml") == wanted
+        assert sections.load("t.toml") == wanted
 
 
 def test_every_preset_is_within_the_bounds():
-    for path in layers.PRESETS.glob("*.toml"):
-        assert layers.parsed(path)
+    for path in overlay.PRESETS.glob("*.toml"):
+        assert overlay.parsed(path)
 
 
 def test_a_plan_within_the_bounds_is_made():
@@ -306,8 +306,8 @@ def test_a_plan_within_the_bounds_is_made():
         "seeds = [9223372036854775807]\n" + SOUND + "steps = [1, 2]\neps = [0.1, '1e-30', 0]\n[run]\ntimeout = '9m'\n"
     )
     Path("t.toml").write_text(text)
-    chosen = config.load("t.toml")
-    assert len(axes.attacks(chosen)) == 12 and chosen.run.timeout == 540
+    chosen = sections.load("t.toml")
+    assert len(expand.attacks(chosen)) == 12 and chosen.run.timeout == 540
 
 
 # Flags.

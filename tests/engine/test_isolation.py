@@ -18,9 +18,9 @@ from torch import nn
 import bench.schedule.run
 from bench.api import MethodError
 from bench.cli import main
-from bench.isolation import checksums, frozen, isolated
-from bench.schedule.measure import Measure
-from bench.store import Store
+from bench.evaluation.measure import Measure
+from bench.process.isolation import checksums, frozen, isolated
+from bench.store.working_store import Store
 from tests.engine import poison, tiny
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from bench import evaluate, registry
+from bench import registry
 from bench.cli import main
-from bench.evaluate import craft, predict, put_on
-from bench.isolation import frozen
-from bench.logits import Precise, judged, round_off
-from bench.schedule.chunks import Outcomes, majority
-from bench.store import Store
+from bench.evaluation import evaluate
+from bench.evaluation.chunks import Outcomes, majority
+from bench.evaluation.evaluate import craft, predict, put_on
+from bench.models.logits import Precise, judged, round_off
+from bench.process.isolation import frozen
+from bench.store.working_store import Store
 from bench.types import AttackRef, DataRef, ModelRef, Threat, WeightsRef
 from tests.engine import tiny
 
@@ -177,7 +178,7 @@ def test_what_an_attack_calls_a_success_is_one_when_it_is_judged(monkeypatch, at
 
     lost, images = returned()
     assert lost == 0
-    monkeypatch.setattr("bench.evaluate.round_off", lambda base, device: 0.0)
+    monkeypatch.setattr("bench.evaluation.evaluate.round_off", lambda base, device: 0.0)
     without, nearer = returned()
     if attack.endswith("bisect"):
         assert without > 0, "else the margin does nothing here"

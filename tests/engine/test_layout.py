@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import registry
-from bench.layout import fast_layout
+from bench.models.layout import fast_layout
 
 SMALL = {"resnet18": {"width": 8}, "vgg16": {"width": 8}, "wrn-34-10": {"widen": 1}}
 

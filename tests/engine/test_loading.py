@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import registry
-from bench.store import Store
+from bench.store.working_store import Store
 from bench.types import UsageError
 from tests.schedule import small
 

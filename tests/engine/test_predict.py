@@ -7,8 +7,8 @@ import pytest
 
 from bench import registry
 from bench.cli import main
-from bench.schedule.predict import passes_of
-from bench.store import Store
+from bench.schedule.estimate import passes_of
+from bench.store.working_store import Store
 from tests.schedule import small
 
 

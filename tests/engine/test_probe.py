@@ -9,9 +9,9 @@ from torch import nn
 
 from bench import registry
 from bench.cli import main
-from bench.evaluate import put_on
-from bench.probe import Asked, of_function
-from bench.store import Store
+from bench.evaluation.evaluate import put_on
+from bench.evaluation.probe import Asked, of_function
+from bench.store.working_store import Store
 from tests.engine import tiny
 
 FILE = Path(__file__).with_name("judged.py")

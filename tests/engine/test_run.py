@@ -14,7 +14,7 @@ import pytest
 
 from bench.cli import main
 from bench.keys import unpack_bits
-from bench.store import Store
+from bench.store.working_store import Store
 from tests.engine import tiny
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import api, registry, signature, syntax
+from bench import api, registry
+from bench.methods import signature, syntax
 from bench.types import UsageError
 from tests.fuzz import cases
 

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from bench import registry, sources, syntax
+from bench import registry
+from bench.methods import sources, syntax
 from bench.types import UsageError
 
 ATTACK = '''

@@ -13,7 +13,7 @@ from bench.cli import main
 from bench.cli.asides import said_in_one_line
 from bench.cli.console import console
 from bench.cli.streams import Stream, guarded
-from bench.store import Store
+from bench.store.working_store import Store
 from tests.report.fabricate import stored, story
 
 RUN = "import sys; from bench.cli import main; raise SystemExit(main(sys.argv[1:]))"
@@ -159,7 +159,7 @@ def test_what_the_system_says_of_its_files_is_one_line(monkeypatch, tmp_path, ca
         raise PermissionError(13, "Permission denied", b"/a\nb\xff")
 
     monkeypatch.setattr(Store, "results", denied)
-    monkeypatch.setattr("bench.report.record.planned.read", denied)
+    monkeypatch.setattr("bench.store.history.planned.read", denied)
     assert main(["show", "x", "--store", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "error: /a\\nb\\udcff: Permission denied\n"
 

@@ -5,8 +5,8 @@ from torch.nn import functional as F
 
 from bench.api import MethodError
 from bench.draws import Draws
-from bench.isolation import frozen
-from bench.target import Meter, NetworkTarget, Truth, auto_batch, out_of_memory, parts
+from bench.evaluation.target import Meter, NetworkTarget, Truth, auto_batch, out_of_memory, parts
+from bench.process.isolation import frozen
 
 N, CLASSES = 10, 3
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench import weights
 from bench.cli import main
+from bench.models import weights
 from bench.models.small_cnn import small_cnn
 from bench.schedule.plan import make
-from bench.store import Store
+from bench.store.working_store import Store
 from bench.types import UsageError
 from tests.engine.test_run import named
 
@@ -155,7 +155,7 @@ def test_gc_deletes_nothing_for_want_of_a_file(folder, tmp_path, capsys):
 
 
 def test_a_plan_for_others_knows_no_bad_file(folder):
-    from bench import config as configs
+    from bench.config import sections as configs
 
     with pytest.raises(UsageError, match="is empty"):
         make(*configs.request(config(folder, ["good.safetensors", "empty.pt"]), {}).parts)

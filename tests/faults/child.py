@@ -14,8 +14,8 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "bench.cli.run",
-        "bench.report.html",
-        "bench.report.terminal",
+        "bench.report.render.html",
+        "bench.report.render.terminal",
         "bench.schedule.run",
         "sklearn.datasets",
         "torch._dynamo",

@@ -13,15 +13,17 @@ import pytest
 import torch
 from safetensors.numpy import save
 
-from bench import cards, config, files, training_state
-from bench.audit import broken_rule
 from bench.cli import main
-from bench.report.samples import samples
-from bench.schedule.chunks import read_chunk
+from bench.config import sections
+from bench.evaluation.chunks import read_chunk
+from bench.report.render.samples import samples
 from bench.schedule.plan import make
 from bench.schedule.run import Runner
-from bench.seals import arrays_digest, sealed, sealed_arrays, unsealed
-from bench.store import Store
+from bench.store import cards, files
+from bench.store.audit import broken_rule
+from bench.store.seals import arrays_digest, sealed, sealed_arrays, unsealed
+from bench.store.working_store import Store
+from bench.training import checkpoint
 from bench.types import Ending, Threat, UsageError
 from tests.schedule import small
 
@@ -151,7 +153,7 @@ def whole_weights(store, path):
 
 def whole_state(store, path):
     try:
-        kept, words = training_state.read(path)
+        kept, words = checkpoint.read(path)
     except UsageError:
         return None
     return {name: value.tolist() for name, value in kept.items()}, words
@@ -297,7 +299,7 @@ def test_records_are_hashed_once_and_after_a_copy(done, tmp_path, monkeypatch):
     monkeypatch.setattr(
         files, "file_sha256", lambda path, limit, real=files.file_sha256: hashed.append(path) or real(path, limit)
     )
-    cells = make(config.load(small.write(tmp_path))).plan.cells
+    cells = make(sections.load(small.write(tmp_path))).plan.cells
 
     def look(**how):
         hashed.clear()
@@ -381,7 +383,7 @@ def stop_in_training(folder):
         if next(looks, None) is None:
             raise Ending
 
-    work = make(config.load(small.write(folder)))
+    work = make(sections.load(small.write(folder)))
     with pytest.raises(Ending):
         Runner(work, Store(folder / "store"), torch.device("cpu"), None, asked, Silent()).run()
 

@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 
 from bench.cli import display, main
-from bench.ending import Control, Overtime, Piece, Stop
-from bench.isolation import isolated
-from bench.shared import Shared
-from bench.store import Store
+from bench.process.ending import Control, Overtime, Piece, Stop
+from bench.process.isolation import isolated
+from bench.process.shared import Shared
+from bench.store.working_store import Store
 from tests.engine import tiny
 from tests.faults import child, hostile
 
@@ -450,7 +450,7 @@ def test_what_must_be_whole_is_not_left_half_way(tmp_path, monkeypatch):
         time.sleep(0.6)
         written.append(data)
 
-    from bench import files
+    from bench.store import files
 
     monkeypatch.setattr(files.os, "fsync", slow)
     control = Control(time.monotonic() + 0.1)

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from bench import files, inventory
 from bench.cli import main
 from bench.data import memo
-from bench.seals import KnownFiles
-from bench.store import Store
+from bench.store import files, inventory
+from bench.store.seals import KnownFiles
+from bench.store.working_store import Store
 from bench.types import StoreError
 from bench.visible import visible
 from tests.schedule import small

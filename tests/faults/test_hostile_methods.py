@@ -3,7 +3,7 @@
 import pytest
 
 from bench.cli import main
-from bench.store import Store
+from bench.store.working_store import Store
 from bench.visible import visible
 from tests.schedule import small
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from bench.files import write_atomically
+from bench.store.files import write_atomically
 from tests.faults import child
 from tests.schedule import small
 

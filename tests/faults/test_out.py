@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import files
 from bench.cli import main
+from bench.store import files
 from bench.types import UsageError
 from tests.report.fabricate import stored, story
 

@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from bench.cli import main
-from bench.store import Store
+from bench.store.working_store import Store
 from bench.types import CellError
 from tests.faults import child
 from tests.schedule import small

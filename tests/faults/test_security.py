@@ -11,9 +11,9 @@ import torch
 from torchvision import datasets
 from torchvision.datasets import utils
 
-from bench import config
+from bench.config import sections
 from bench.data import open_set
-from bench.store import Store
+from bench.store.working_store import Store
 from bench.types import UsageError
 from tests.schedule import small
 
@@ -63,7 +63,7 @@ def test_names_that_become_paths_are_checked(tmp_path, name):
     path = tmp_path / "t.toml"
     path.write_text(small.CONFIG.replace('name = "small"', f"name = {name!r}".replace("'", '"')))
     with pytest.raises(UsageError, match="name"):
-        config.load(str(path))
+        sections.load(str(path))
 
 
 @pytest.mark.parametrize("key", ["../../etc/passwd", "0" * 63, "0" * 65, "g" * 64, "0" * 63 + "/", "0" * 64 + "\n"])

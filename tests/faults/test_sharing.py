@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import lease
-from bench.lease import Busy, Leases, is_lease
+from bench.store import lease
+from bench.store.lease import Busy, Leases, is_lease
 from tests.faults import child
 from tests.schedule import small
 

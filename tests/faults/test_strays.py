@@ -13,14 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from bench import files, training_state
-from bench.cards import is_trained
 from bench.cli import main
+from bench.evaluation.chunks import read_chunk
 from bench.keys import sha256_hex
-from bench.report.samples import samples
-from bench.schedule.chunks import read_chunk
-from bench.seals import sealed
-from bench.store import Store
+from bench.report.render.samples import samples
+from bench.store import files
+from bench.store.cards import is_trained
+from bench.store.seals import sealed
+from bench.store.working_store import Store
+from bench.training import checkpoint
 from bench.types import StoreError
 from tests.schedule import small
 
@@ -307,13 +308,13 @@ def test_gc_deletes_a_training_however_far_it_came(copy, capsys):
     """What a training leaves when it is killed at any of its writes is ours, as long as one of its files says so."""
     training = first(copy / "store", "train/*")
     place = copy / "store" / "train"
-    state = training_state.serialised({})
+    state = checkpoint.serialised({})
     for number, names in enumerate([("card.json",), ("weights.safetensors", "log.jsonl"), ("log.jsonl",), ()]):
         made = place / sha256_hex(str(number))
         made.mkdir()
         for name in names:
             shutil.copy(training / name, made)
-    training_state.write(place / sha256_hex("state") / "state.safetensors", {}, {"identity": "", "epoch": 1})
+    checkpoint.write(place / sha256_hex("state") / "state.safetensors", {}, {"identity": "", "epoch": 1})
     (place / sha256_hex("state") / "weights.safetensors").write_bytes(state)
     assert main(["gc", less(copy), "--store", str(copy / "store"), "--yes"]) == 0
     assert list(place.iterdir()) == [training]
@@ -337,8 +338,8 @@ def strange_contents(store):
     training = first(store, "train/*")
     beside = store / "train" / sha256_hex("beside")
     shutil.copytree(training, beside)
-    yield beside / "weights.safetensors", training_state.serialised({"thesis": torch.ones(2)})
-    yield store / "train" / sha256_hex("alone") / "weights.safetensors", training_state.serialised({})
+    yield beside / "weights.safetensors", checkpoint.serialised({"thesis": torch.ones(2)})
+    yield store / "train" / sha256_hex("alone") / "weights.safetensors", checkpoint.serialised({})
     row = b'{"epoch": 1, "loss": 2, "learning_rate": 3}\n'
     yield store / "train" / sha256_hex("diary") / "log.jsonl", row + b"Dear diary,\n"
     card = b'{"training": "football", "network": "television", "weights_sha256": ""}'

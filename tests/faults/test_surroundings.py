@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.unloadable import not_loaded
+from bench.methods.unloadable import not_loaded
 from tests.faults import child
 from tests.schedule import small
 

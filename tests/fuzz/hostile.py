@@ -6,11 +6,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from bench import layers, registry
+from bench import registry
+from bench.config import overlay
 
 NAMES = [
     *(name for kind in ("attack", "library", "recipe", "test-time", "network") for name in registry.entries(kind)),
-    *layers.presets(),
+    *overlay.presets(),
     *("digits", "cifar10", "static", "adaptive", "transfer", "linf", "l2", "auto", "cpu", "first", "preset", "tiny"),
 ]
 TEXTS = [

@@ -8,14 +8,15 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import config, layers, registry
+from bench import registry
 from bench.cli import _parser, options
+from bench.config import overlay, sections
 from bench.schedule.plan import make
 from bench.types import Schedule, UsageError
 from tests.fuzz import cases, hostile
 
 ROOT = Path(__file__).parents[2]
-PRESETS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(layers.PRESETS.glob("*.toml"))}
+PRESETS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(overlay.PRESETS.glob("*.toml"))}
 #: Those that take long to plan are left to the raw texts.
 SMALL = [name for name in PRESETS if name not in ("paper", "adaptive") and "extends" not in PRESETS[name]]
 DIGITS = {"name": "digits", "n": 20, "train_n": 20}
@@ -25,7 +26,7 @@ def planned(data, *variants):
     """Plan a configuration; what is wrong with it is one line and nothing else."""
     Path("t.toml").write_bytes(data if isinstance(data, bytes) else data.encode())
     try:
-        asked = config.request("t.toml", dict(variants))
+        asked = sections.request("t.toml", dict(variants))
         work = make(*asked.parts, name=asked.name)
     except UsageError as error:
         assert len(str(error).splitlines()) == 1 and 0 < len(str(error)) <= 2000
@@ -81,9 +82,9 @@ def _at(body, place):
 
 
 KEYS = {
-    *(key for section in (config.Config, config.DatasetConfig, config.RunConfig) for key in section.model_fields),
-    *config.AttackConfig.model_fields,
-    *config.DefenseConfig.model_fields,
+    *(key for section in (sections.Config, sections.DatasetConfig, sections.RunConfig) for key in section.model_fields),
+    *sections.AttackConfig.model_fields,
+    *sections.DefenseConfig.model_fields,
     *Schedule.model_fields,
     *("schema", "extends", "variants", "default", "include", "preset"),
 }
@@ -135,7 +136,7 @@ def of_type(schema):
     }.get(schema.get("type"), st.sampled_from(["8/255", 0.5]))
 
 
-def sections(kinds, word, more):
+def tables(kinds, word, more):
     entries = [entry for kind in kinds for entry in registry.entries(kind).values() if entry.available]
 
     def of(entry):
@@ -158,12 +159,12 @@ configurations = st.fixed_dictionaries(
             {key: st.just(value) for key, value in DIGITS.items()},
             optional={"subset": st.sampled_from(["first", "stratified"]), "image_size": st.sampled_from([8, [8, 16]])},
         ),
-        "models": sections(["network"], "arch", {}),
+        "models": tables(["network"], "arch", {}),
         "defenses": st.one_of(
-            sections(["recipe"], "use", {"train": schedules}),
-            sections(["test-time"], "use", {"base": st.one_of(recipes, st.lists(recipes, min_size=1, max_size=2))}),
+            tables(["recipe"], "use", {"train": schedules}),
+            tables(["test-time"], "use", {"base": st.one_of(recipes, st.lists(recipes, min_size=1, max_size=2))}),
         ),
-        "attacks": sections(["attack", "library"], "use", attackers),
+        "attacks": tables(["attack", "library"], "use", attackers),
     },
     optional={
         "seeds": st.lists(st.integers(0, 9), min_size=1, max_size=3),

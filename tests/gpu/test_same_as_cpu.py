@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from bench import registry
 from bench.cli import main
-from bench.evaluate import put_on
-from bench.layout import fast_layout
+from bench.evaluation.evaluate import put_on
 from bench.models.build import build, network_ref
-from bench.store import Store
-from bench.training_step import Step
+from bench.models.layout import fast_layout
+from bench.store.working_store import Store
+from bench.training.step import Step
 from tests.attacks.conftest import trained
 from tests.attacks.driving import FEW, THREATS, Case, assert_within, drive, right
 from tests.attacks.test_contract import every_attack

@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.cli import main
 from bench.models.build import build, network_ref
-from bench.store import Store
+from bench.store.working_store import Store
 from bench.types import UsageError
 
 SHAPE = (3, 32, 32)

@@ -5,7 +5,7 @@ import torch
 
 from bench.cli import main
 from bench.models.build import build, network_ref
-from bench.store import Store
+from bench.store.working_store import Store
 from bench.types import UsageError
 
 CLASSES, SHAPE = 7, (3, 8, 8)

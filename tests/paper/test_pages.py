@@ -3,8 +3,8 @@
 import pytest
 
 from bench.cli import main
-from bench.report import figures, paper_pages
-from bench.store import Store
+from bench.report import figures, paper_page
+from bench.store.working_store import Store
 from bench.types import UsageError
 from tests.report.fabricate import outcomes, result, stored
 
@@ -18,7 +18,7 @@ def cifar(defense, attack="pgd", **more):
 
 def sections(tmp_path, results):
     source = figures.source_of(results, Store(tmp_path / "none"), paper=True)
-    page = paper_pages.write(source, tmp_path / "paper")[0].read_text(encoding="utf-8").replace("\\", "")
+    page = paper_page.write(source, tmp_path / "paper")[0].read_text(encoding="utf-8").replace("\\", "")
     return dict(part.split("\n", 1) for part in page.split("\n## ")[1:])
 
 
@@ -95,7 +95,7 @@ def test_files_of_somebody_else_are_moved_aside(tmp_path, caplog):
     for name, text in theirs.items():
         (out / name).write_text(text)
     for _ in range(2):
-        paper_pages.write(source, out)
+        paper_page.write(source, out)
         figures.draw("cost", source, out)
         moved = {path.name.partition(".aside-")[0]: path.read_text() for path in out.glob("*.aside-*")}
         # Once: the second time they are ours.

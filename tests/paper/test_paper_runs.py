@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from bench import axes, config
 from bench.cli import main
+from bench.config import expand, sections
 from bench.schedule.plan import make
 from tests.paper import stand_in
 
-INCLUDED = [part.name for part in config.request("paper").parts]
+INCLUDED = [part.name for part in sections.request("paper").parts]
 NAMED = {
     "paper-cifar10",
     "paper-cifar100",
@@ -41,13 +41,13 @@ def ran(data, tmp_path_factory):
     words = ["--data", str(data), "--store", str(folder / "store"), "--report", str(folder / "report")]
     with pytest.MonkeyPatch.context() as patch:
         # To reckon how long a thousand such small cells will take takes half as long as to do them.
-        patch.setattr("bench.schedule.telling._LONG", float("inf"))
+        patch.setattr("bench.schedule.progress._LONG", float("inf"))
         assert main(["run", "paper", "--scale", "tiny", *words]) == 0
     return folder
 
 
 def plan(name, data, **variants):
-    asked = config.request(name, {"scale": "tiny", **variants})
+    asked = sections.request(name, {"scale": "tiny", **variants})
     return make(*asked.parts, name=asked.name, data_folder=data).plan
 
 
@@ -78,15 +78,15 @@ def test_the_protocols_share_only_what_both_mean(data):
 
 
 def test_full_scale_is_what_the_paper_trains(data):
-    asked = config.request("paper-cifar10")
+    asked = sections.request("paper-cifar10")
     (part,) = asked.parts
     assert [model.arch for model in part.models] == ["resnet18", "vgg16", "wrn-34-10"]
-    schedules = {row.base.schedule for row in axes.defenses(part)}
+    schedules = {row.base.schedule for row in expand.defenses(part)}
     assert {(s.epochs, s.batch, s.lr, s.weight_decay, s.drops) for s in schedules} == {
         (100, 128, 0.01, 1e-3, (0.75, 0.9))
     }
-    slides = config.request("paper-cifar10", epochs=150)
-    assert {row.base.schedule.epochs for row in axes.defenses(slides.parts[0])} == {150}
+    slides = sections.request("paper-cifar10", epochs=150)
+    assert {row.base.schedule.epochs for row in expand.defenses(slides.parts[0])} == {150}
 
 
 def test_everything_runs_and_comes_out_under_its_name(data, ran):

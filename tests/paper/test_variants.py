@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench import axes, config
 from bench.cli import main
+from bench.config import expand, sections
 from bench.types import UsageError
 
 PLAIN = """
@@ -49,7 +49,7 @@ def plain(tmp_path):
 
 
 def ddn(chosen):
-    return next(attack.method.params for attack in axes.attacks(chosen) if attack.method.name == "ddn")
+    return next(attack.method.params for attack in expand.attacks(chosen) if attack.method.name == "ddn")
 
 
 def written(folder, text, name="t"):
@@ -75,22 +75,22 @@ dataset.n = 16
 
 def test_a_variant_that_nobody_asked_for_does_not_count(tmp_path):
     path = written(tmp_path, BARE)
-    assert config.load(path).dataset.n == 64 and config.load(path).train == {}
-    assert config.request(path).variants == ()
-    assert config.load(path, {"scale": "tiny"}).dataset.n == 8
-    assert config.load(path, {"scale": "small"}).dataset.n == 16
-    assert config.request(path, {"scale": "small"}).variants == ("scale small",)
+    assert sections.load(path).dataset.n == 64 and sections.load(path).train == {}
+    assert sections.request(path).variants == ()
+    assert sections.load(path, {"scale": "tiny"}).dataset.n == 8
+    assert sections.load(path, {"scale": "small"}).dataset.n == 16
+    assert sections.request(path, {"scale": "small"}).variants == ("scale small",)
 
 
 def test_a_default_counts_until_a_flag_says_otherwise(tmp_path, plain):
     path = written(tmp_path, 'default = { scale = "tiny" }' + BARE)
-    assert (config.load(path).name, config.load(path).dataset.n) == ("bare", 8)
-    assert config.load(path, {"scale": "small"}).dataset.n == 16
-    assert config.load(path, {"scale": "small"}).train == {}
-    assert config.load(plain) == config.load(plain, {"protocol": "tpap", "scale": "full"}).model_copy(
+    assert (sections.load(path).name, sections.load(path).dataset.n) == ("bare", 8)
+    assert sections.load(path, {"scale": "small"}).dataset.n == 16
+    assert sections.load(path, {"scale": "small"}).train == {}
+    assert sections.load(plain) == sections.load(plain, {"protocol": "tpap", "scale": "full"}).model_copy(
         update={"name": "plain"}
     )
-    assert config.request(plain, {"scale": "tiny"}).variants == ("protocol tpap", "scale tiny")
+    assert sections.request(plain, {"scale": "tiny"}).variants == ("protocol tpap", "scale tiny")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_default_counts_until_a_flag_says_otherwise(tmp_path, plain):
 )
 def test_a_file_inherits_the_default_of_the_one_that_it_extends(tmp_path, more, flags, n, epochs):
     under = written(tmp_path, 'default = { scale = "tiny" }' + BARE, "under")
-    found = config.load(written(tmp_path, f'extends = "{under}"\n{more}\n'), flags)
+    found = sections.load(written(tmp_path, f'extends = "{under}"\n{more}\n'), flags)
     assert (found.dataset.n, found.train.get("epochs")) == (n, epochs)
 
 
@@ -135,7 +135,7 @@ def test_a_file_inherits_the_default_of_the_one_that_it_extends(tmp_path, more, 
 )
 def test_a_wrong_default_gets_one_line(tmp_path, text, says):
     with pytest.raises(UsageError) as caught:
-        config.request(written(tmp_path, text))
+        sections.request(written(tmp_path, text))
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -171,7 +171,7 @@ SIZES = {
 
 @pytest.mark.parametrize(("name", "scale"), SIZES)
 def test_presets_are_of_the_size_that_is_asked_for(name, scale):
-    chosen = config.load(name, {"scale": scale} if scale else {})
+    chosen = sections.load(name, {"scale": scale} if scale else {})
     found = chosen.dataset.n, chosen.train.get("epochs"), chosen.attack.get("preset")
     assert found == SIZES[name, scale]
 
@@ -183,7 +183,7 @@ def test_what_lies_over_a_configuration_is_said(tmp_path, capsys):
 
 
 def test_a_variant_is_laid_over_what_it_names_and_leaves_the_rest(plain):
-    full, tiny = config.load(plain), config.load(plain, {"scale": "tiny", "protocol": "sound"})
+    full, tiny = sections.load(plain), sections.load(plain, {"scale": "tiny", "protocol": "sound"})
     assert (full.dataset.n, full.dataset.name) == (50, "digits") and (tiny.dataset.n, tiny.dataset.name) == (
         3,
         "digits",
@@ -194,24 +194,24 @@ def test_a_variant_is_laid_over_what_it_names_and_leaves_the_rest(plain):
 
 
 def test_what_was_asked_for_is_in_the_name(plain):
-    assert config.request(plain).name == "plain"
-    asked = config.request(plain, {"protocol": "sound", "scale": "tiny"}, epochs=150)
+    assert sections.request(plain).name == "plain"
+    asked = sections.request(plain, {"protocol": "sound", "scale": "tiny"}, epochs=150)
     assert asked.name == "plain.sound.tiny.150-epochs"
-    assert all(row.base.schedule.epochs == 150 for row in axes.defenses(asked.parts[0]))
+    assert all(row.base.schedule.epochs == 150 for row in expand.defenses(asked.parts[0]))
 
 
 def test_a_preset_stands_beside_the_name_where_it_says_something(plain):
-    paper, sound = config.load(plain), config.load(plain, {"protocol": "sound"})
-    assert {attack.label for attack in axes.attacks(paper)} == {"ddn[preset=tpap]", "fgsm"}
-    assert {attack.label for attack in axes.attacks(sound)} == {"ddn[preset=reference]", "fgsm"}
-    assert [row.label for row in axes.defenses(paper)] == ["mart[preset=tpap]", "tpap"]
-    assert [row.label for row in axes.defenses(sound)] == ["mart", "tpap"]
+    paper, sound = sections.load(plain), sections.load(plain, {"protocol": "sound"})
+    assert {attack.label for attack in expand.attacks(paper)} == {"ddn[preset=tpap]", "fgsm"}
+    assert {attack.label for attack in expand.attacks(sound)} == {"ddn[preset=reference]", "fgsm"}
+    assert [row.label for row in expand.defenses(paper)] == ["mart[preset=tpap]", "tpap"]
+    assert [row.label for row in expand.defenses(sound)] == ["mart", "tpap"]
 
 
 def test_a_file_extends_another(plain, tmp_path):
     text = 'name = "more"\ndataset.n = 7\n[[attacks]]\nuse = "pgd"\n[variants.scale.tiny]\nseeds = [5]\n'
     (tmp_path / "more.toml").write_text(f'extends = "{plain}"\n{text}')
-    more = config.load(str(tmp_path / "more.toml"), {"scale": "tiny"})
+    more = sections.load(str(tmp_path / "more.toml"), {"scale": "tiny"})
     assert (more.dataset.n, more.dataset.name, more.seeds) == (3, "digits", [5])
     assert [attack.use for attack in more.attacks] == ["pgd"]
 
@@ -226,7 +226,7 @@ def test_a_file_extends_another(plain, tmp_path):
 )
 def test_an_unknown_variant_gets_one_line(plain, variants, says):
     with pytest.raises(UsageError) as caught:
-        config.load(plain, variants)
+        sections.load(plain, variants)
     assert str(caught.value) == says
 
 
@@ -252,7 +252,7 @@ def test_shared_settings_of_attacks_are_checked(plain, tmp_path):
     ):
         (tmp_path / "t.toml").write_text(PLAIN.replace("[attack.ddn]\ngamma = 0.1\n", text))
         with pytest.raises(UsageError) as caught:
-            axes.attacks(config.load(str(tmp_path / "t.toml")))
+            expand.attacks(sections.load(str(tmp_path / "t.toml")))
         assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -261,11 +261,11 @@ def test_a_file_cannot_extend_itself(tmp_path, monkeypatch):
     (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
     (tmp_path / "b.toml").write_text('extends = "a.toml"\n')
     with pytest.raises(UsageError, match="a.toml extends itself: a.toml -> b.toml -> a.toml"):
-        config.load("a.toml")
+        sections.load("a.toml")
 
 
 def test_a_collection_must_run_as_its_parts_do(plain, tmp_path):
     (tmp_path / "two.toml").write_text(PLAIN.replace('"plain"', '"two"') + '[run]\ndevice = "cpu"\n')
     (tmp_path / "all.toml").write_text(f'schema = 1\nname = "all"\ninclude = ["{plain}", "{tmp_path}/two.toml"]\n')
     with pytest.raises(UsageError, match="all.toml includes two, whose .run. differs"):
-        config.request(str(tmp_path / "all.toml"))
+        sections.request(str(tmp_path / "all.toml"))

@@ -30,15 +30,15 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import weights
 from bench.api import Threat
 from bench.data import open_set
-from bench.isolation import frozen
-from bench.layout import fast_layout
+from bench.evaluation.target import Meter, NetworkTarget
+from bench.models import weights
 from bench.models.build import build, network_ref
-from bench.provenance import provenance
+from bench.models.layout import fast_layout
+from bench.process.isolation import frozen
 from bench.registry import find
-from bench.target import Meter, NetworkTarget
+from bench.store.provenance import provenance
 from tests.perf.peers import EPS, Case, art, foolbox, official, official_ensemble, official_square, torchattacks
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "perf"

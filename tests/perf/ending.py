@@ -31,7 +31,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.provenance import source
+from bench.store.provenance import source
 from tests.engine import tiny
 from tests.faults import child, hostile
 from tests.perf.kept import RESULTS, Limits, keep, missed

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from bench.files import write_atomically
-from bench.provenance import provenance
+from bench.store.files import write_atomically
+from bench.store.provenance import provenance
 
 RESULTS = Path(__file__).parents[2] / "results" / "perf"
 

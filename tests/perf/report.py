@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.report import record
+from bench.store import history
 from bench.types import CellResult
 from tests.perf.kept import Limits, keep, missed
 from tests.report.fabricate import result, stored
@@ -124,7 +124,7 @@ def _shape(shape: str, folder: Path) -> list[str]:
     """Measure every verb on the cells of one shape, keep the figures, and return what was not as promised."""
     base = str(stored(folder / "base", SHAPES[shape](CELLS, IMAGES, "2026-11-22T00:00:00+00:00")).root)
     head, page = folder / "head.json", folder / "page.html"
-    head.write_text(record.serialise(SHAPES[shape](CELLS, IMAGES, "2026-11-23T00:00:00+00:00")))
+    head.write_text(history.serialise(SHAPES[shape](CELLS, IMAGES, "2026-11-23T00:00:00+00:00")))
     commands = {"leaderboard": ["leaderboard", "--store", base]}
     for kind in ("json", "md", "csv", "tex"):
         commands[f"leaderboard {kind}"] = ["leaderboard", "--store", base, "--format", kind]

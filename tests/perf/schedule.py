@@ -29,11 +29,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench import config
-from bench.files import write_atomically
-from bench.provenance import provenance
+from bench.config import sections
 from bench.schedule.plan import make
-from bench.store import Store
+from bench.store.files import write_atomically
+from bench.store.provenance import provenance
+from bench.store.working_store import Store
 from bench.types import CellResult, Cost, DefenseCost, Metrics
 from tests.perf.kept import Limits, keep, missed
 from tests.perf.shapes import SHAPES
@@ -150,7 +150,7 @@ def finished(folder: Path, budgets: int = 25) -> tuple[list[str], int]:
 
     path, store = large(folder, 2, 50, budgets), Store(folder / "store")
     here = provenance(torch.device("cpu"))
-    cells = make(config.load(str(path))).plan.cells
+    cells = make(sections.load(str(path))).plan.cells
     bits = "AAAAAAAAAAAAAAAAAA=="
     for planned in cells:
         write_atomically(store.records(planned.key), b"records")

@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.report.board import build
-from bench.report.html import write_report
+from bench.report.leaderboard.tables import build
+from bench.report.render.html import write_report
 from bench.types import CellResult
 from tests.perf.kept import Limits, keep, missed
 from tests.perf.report import CELLS, IMAGES, SHAPES

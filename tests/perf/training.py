@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from bench.models.build import build, network_ref
 from bench.registry import entries, find
-from bench.train import train
+from bench.training.loop import train
 from bench.types import DataRef, MethodRef, Schedule, TrainRef
 from tests.perf.kept import keep
 

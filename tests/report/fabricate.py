@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.keys import EVALUATION_VERSION, identity, key_of, pack_bits, sha256_hex
 from bench.stats import wilson
-from bench.store import Store
+from bench.store.working_store import Store
 from bench.types import (
     AttackRef,
     Cell,

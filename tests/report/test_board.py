@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import pytest
 
-from bench.report.board import build
+from bench.report.leaderboard.tables import build
 from bench.stats import paired_difference, wilson
 from tests.report.fabricate import outcomes, result, story
 

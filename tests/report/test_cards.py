@@ -2,13 +2,13 @@
 
 import pytest
 
-from bench import cards
 from bench.keys import sha256_hex, training_key
 from bench.models.build import network_ref
 from bench.registry import find
 from bench.report import figures
-from bench.seals import sealed
-from bench.store import Store
+from bench.store import cards
+from bench.store.seals import sealed
+from bench.store.working_store import Store
 from bench.types import DataRef, ModelRef, Schedule, TrainRef, jsonable
 from tests.report.fabricate import result
 

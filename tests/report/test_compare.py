@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import binomtest
 
 from bench.keys import EVALUATION_VERSION
-from bench.report.changes import as_json, as_markdown, as_text, summary
-from bench.report.compare import Counts, compare, judge
-from bench.report.record import Recorded
+from bench.report.comparison.compare import Counts, compare, judge
+from bench.report.comparison.render import as_json, as_markdown, as_text, summary
+from bench.store.history import Recorded
 from tests.report.fabricate import outcomes, result, story
 
 LATER = "2026-11-23T10:00:00+00:00"

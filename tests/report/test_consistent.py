@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from bench.consistent import contradiction
-from bench.reading import read_result
+from bench.store.consistent import contradiction
+from bench.store.reading import read_result
 from bench.types import jsonable
 from tests.report.fabricate import result
 from tests.report.test_reading import sealed

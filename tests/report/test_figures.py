@@ -7,14 +7,14 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.text import Text
 
-from bench import cards
 from bench.cli import main
 from bench.keys import training_key
 from bench.report import figures
-from bench.report.board import Column
 from bench.report.figures._plot import folded, label_apart
 from bench.report.figures.accuracy_heatmap import _blocks
-from bench.store import Store
+from bench.report.leaderboard.tables import Column
+from bench.store import cards
+from bench.store.working_store import Store
 from tests.report.fabricate import outcomes, result, stored, story
 
 CLEAN = [True] * 100

@@ -7,8 +7,10 @@ import subprocess
 
 import pytest
 
-from bench.report.board import build
-from bench.report.formats import as_json, comma_separated, latex, markdown, payload
+from bench.report.leaderboard.tables import build
+from bench.report.render.export import as_json, comma_separated, payload
+from bench.report.render.latex import latex
+from bench.report.render.markdown import markdown
 from tests.report.fabricate import outcomes, result, story
 
 NASTY = r'=x|*a*_b_&<i>%$#{}\~^"-'

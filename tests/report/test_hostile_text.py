@@ -10,15 +10,17 @@ import pytest
 from rich.console import Console
 
 from bench.cli import main
-from bench.report import figures, paper, paper_pages
-from bench.report.board import build
-from bench.report.changes import FORMATS as COMPARISONS
-from bench.report.compare import compare
-from bench.report.formats import FORMATS
-from bench.report.html import render
-from bench.report.record import Recorded
-from bench.report.terminal import leaderboard
-from bench.store import Store
+from bench.report import figures, paper_page
+from bench.report.comparison.compare import compare
+from bench.report.comparison.render import FORMATS as COMPARISONS
+from bench.report.leaderboard.published import beside
+from bench.report.leaderboard.tables import build
+from bench.report.render import published
+from bench.report.render.export import FORMATS
+from bench.report.render.html import render
+from bench.report.render.terminal import leaderboard
+from bench.store.history import Recorded
+from bench.store.working_store import Store
 from bench.types import CellError
 from bench.visible import visible
 from tests.report.fabricate import outcomes, result, stored
@@ -172,8 +174,8 @@ def test_a_comparison_is_harmless(text, kind):
 
 
 def test_the_paper_s_numbers_are_harmless(board):
-    rows = paper.beside(board)
-    for form in (paper.as_text, paper.as_markdown, paper.as_json):
+    rows = beside(board)
+    for form in (published.as_text, published.as_markdown, published.as_json):
         assert_harmless(form(rows))
 
 
@@ -183,7 +185,7 @@ def test_the_page_of_the_paper_is_harmless(tmp_path, monkeypatch, text):
 
     monkeypatch.setattr(figures, "draw", nothing)
     source = figures.source_of(everywhere(text), Store(tmp_path), paper=True)
-    (page,) = paper_pages.write(source, tmp_path / "out")
+    (page,) = paper_page.write(source, tmp_path / "out")
     assert_harmless(page.read_text(encoding="utf-8"))
 
 

@@ -9,16 +9,18 @@ import threading
 import pytest
 from rich.console import Console
 
-from bench import planned
 from bench.cli import main
-from bench.planned import Asked, asked_for
-from bench.report.board import build
-from bench.report.formats import FORMATS, as_json, comma_separated, latex, markdown
-from bench.report.html import render
-from bench.report.paper import as_markdown, as_text, beside
-from bench.report.record import parse, read, write_run
-from bench.report.terminal import leaderboard
-from bench.store import Store
+from bench.report.leaderboard.published import as_markdown, as_text, beside
+from bench.report.leaderboard.tables import build
+from bench.report.render.export import FORMATS, as_json, comma_separated
+from bench.report.render.html import render
+from bench.report.render.latex import latex
+from bench.report.render.markdown import markdown
+from bench.report.render.terminal import leaderboard
+from bench.store import planned
+from bench.store.history import parse, read, write_run
+from bench.store.planned import Asked, asked_for
+from bench.store.working_store import Store
 from bench.types import PlannedCell, UsageError
 from tests.report.fabricate import result, stored, story
 from tests.schedule import small

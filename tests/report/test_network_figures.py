@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from bench import cards, registry
+from bench import registry
 from bench.data import data_ref, open_set
-from bench.evaluate import Crafted
-from bench.files import write_atomically
-from bench.keys import Keys, training_key
+from bench.evaluation.chunks import write_chunk
+from bench.evaluation.evaluate import Crafted
+from bench.keys import Keys, attack_key, training_key
 from bench.models.build import build, network_ref
 from bench.report import figures
 from bench.report.figures import _network
@@ -24,11 +24,11 @@ from bench.report.figures._network import clean_images
 from bench.report.figures.grad_cam import saliency
 from bench.report.figures.loss_surface import surface
 from bench.report.figures.tsne import separability
-from bench.report.rows import robust_bits
-from bench.report.samples import samples
-from bench.schedule.chunks import write_chunk
-from bench.schedule.plan import attack_key
-from bench.store import Store
+from bench.report.leaderboard.summaries import robust_bits
+from bench.report.render.samples import samples
+from bench.store import cards
+from bench.store.files import write_atomically
+from bench.store.working_store import Store
 from bench.types import AttackRef, Cell, ModelRef, Schedule, Threat, TrainRef
 from tests.report.fabricate import outcomes, result
 

@@ -9,18 +9,19 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from bench import cards, registry
+from bench import registry
 from bench.cli import main
 from bench.data import NAMED, data_ref, open_set
-from bench.evaluate import Crafted
-from bench.files import write_atomically
-from bench.keys import Keys, sha256_hex, training_key
+from bench.evaluation.chunks import write_chunk
+from bench.evaluation.evaluate import Crafted
+from bench.keys import Keys, attack_key, sha256_hex, training_key
 from bench.models.build import build, network_ref
-from bench.report import figures, outside
-from bench.report.samples import samples
-from bench.schedule.chunks import write_chunk
-from bench.schedule.plan import attack_key
-from bench.store import Store
+from bench.report import figures
+from bench.report.render import outside
+from bench.report.render.samples import samples
+from bench.store import cards
+from bench.store.files import write_atomically
+from bench.store.working_store import Store
 from bench.types import AttackRef, Cell, ModelRef, Schedule, Threat, TrainRef, UsageError, WeightsRef
 from tests.report.fabricate import result
 

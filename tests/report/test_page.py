@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from bench.report.html import write_report
+from bench.report.render.html import write_report
 from tests.report.fabricate import outcomes, result, story
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")

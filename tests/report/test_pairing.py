@@ -3,8 +3,8 @@
 from functools import partial
 
 from bench.keys import sha256_hex
-from bench.report import pairing
-from bench.report.pairing import pair
+from bench.report.comparison import pairing
+from bench.report.comparison.pairing import pair
 from bench.types import CellResult, Earlier, Schedule, WeightsRef
 from tests.report.fabricate import method, result
 

@@ -4,9 +4,9 @@ import pytest
 
 from bench.cli import main
 from bench.report import figures
-from bench.report.board import build
-from bench.report.paper import as_markdown, as_text, beside
-from bench.store import Store
+from bench.report.leaderboard.published import as_markdown, as_text, beside
+from bench.report.leaderboard.tables import build
+from bench.store.working_store import Store
 from tests.report.fabricate import outcomes, result, stored
 
 CLEAN = outcomes(0.85, 1000)

@@ -10,14 +10,14 @@ from string import ascii_lowercase
 
 import pytest
 
-from bench import files, reading
 from bench.cli import main
 from bench.keys import canonical_json, pack_bits, sha256_hex
-from bench.reading import SharedParts, read_result
-from bench.report import record, text
-from bench.report.board import build
-from bench.report.compare import compare
-from bench.report.rows import Value
+from bench.report.comparison.compare import compare
+from bench.report.leaderboard.summaries import Value
+from bench.report.leaderboard.tables import build
+from bench.report.render import text
+from bench.store import files, history, reading
+from bench.store.reading import SharedParts, read_result
 from bench.types import UsageError, jsonable
 from tests.report.fabricate import result, stored, story
 
@@ -244,21 +244,21 @@ def test_plans_with_absurd_contents_are_refused(tmp_path, asked):
     head = json.dumps({"format": "crossfire-run", "schema": 1, "asked": [asked]}).encode()
     (tmp_path / "file.json").write_bytes(head + b"\n" + sealed(BODY) + b"\n")
     with pytest.raises(UsageError, match="line 1: what was asked for is damaged: asked.0"):
-        record.read(tmp_path / "file.json")
+        history.read(tmp_path / "file.json")
 
 
 def test_lines_of_windows_and_lines_within_names_are_read(tmp_path):
     odd = result("split\u2028defense\x85", recipe="other", clean=[True] * 4)
     data = HEAD + sealed(BODY) + b"\n" + sealed(jsonable(odd)) + b"\n"
     (tmp_path / "file.json").write_bytes(data.replace(b"\n", b"\r\n"))
-    assert [r.names.defense for r in record.read(tmp_path / "file.json").results] == ["standard", odd.names.defense]
+    assert [r.names.defense for r in history.read(tmp_path / "file.json").results] == ["standard", odd.names.defense]
 
 
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path):
     with (tmp_path / "file.json").open("wb") as file:
         file.truncate(100 * 2**20)
     with pytest.raises(UsageError, match="has 104,857,600 bytes, and at most 99,614,720 are read"):
-        record.read(tmp_path / "file.json")
+        history.read(tmp_path / "file.json")
 
 
 def test_what_is_no_file_is_never_waited_for(tmp_path):
@@ -267,9 +267,9 @@ def test_what_is_no_file_is_never_waited_for(tmp_path):
         with pytest.raises(ValueError, match="not a file"):
             files.read(place, 100)
     with pytest.raises(UsageError, match="no commit, run file or store"):
-        record.read(str(tmp_path / "pipe"))
+        history.read(str(tmp_path / "pipe"))
     with pytest.raises(UsageError, match="no commit, run file or store"):
-        record.read("x" * 5000)
+        history.read("x" * 5000)
 
 
 def test_one_bad_result_of_a_store_is_a_warning(tmp_path, capsys):
@@ -302,7 +302,7 @@ def test_thousands_of_flags_have_footnotes_in_every_format(tmp_path, capsys):
         result("standard", f"attack-{i}", clean=[True], flags=tuple(f"flag-{i}-{j}" for j in range(100)))
         for i in range(9)
     ]
-    (tmp_path / "run.json").write_text(record.serialise(cells))
+    (tmp_path / "run.json").write_text(history.serialise(cells))
     for kind in ("md", "tex", "csv", "json", "html"):
         assert main(["leaderboard", "--store", str(tmp_path / "run.json"), "--format", kind]) == 0
         assert "flag-8-99" in capsys.readouterr().out
@@ -312,35 +312,35 @@ def test_times_that_no_clock_measures_are_not_compared():
     none, some, long = (
         result(clean=[True], seconds=s, commit=c * 40) for s, c in ((5e-324, "a"), (1.0, "b"), (1e12, "c"))
     )
-    assert compare(record.Recorded("a", [none]), record.Recorded("c", [long])).times == ()
-    assert compare(record.Recorded("b", [some]), record.Recorded("c", [long])).times[0].ratio == pytest.approx(1e12)
+    assert compare(history.Recorded("a", [none]), history.Recorded("c", [long])).times == ()
+    assert compare(history.Recorded("b", [some]), history.Recorded("c", [long])).times[0].ratio == pytest.approx(1e12)
 
 
 def test_one_key_of_two_cells_is_one_cell():
     first, second = result(clean=[True]), result(attack="fgsm", clean=[True])
     twice = [first, second.model_copy(update={"key": first.key})]
     assert len(build(twice).results) == 1
-    assert compare(record.Recorded("a", twice), record.Recorded("b", [first])).base == "a"
+    assert compare(history.Recorded("a", twice), history.Recorded("b", [first])).base == "a"
 
 
 def test_every_kept_result_is_read():
     kept = [path for path in (ROOT / "results").rglob("*.json") if b'"crossfire-run"' in path.read_bytes()[:10_000]]
     assert len(kept) >= 5
     for path in kept:
-        assert len(record.read(path).results) == path.read_bytes().count(b"\n") - 1
+        assert len(history.read(path).results) == path.read_bytes().count(b"\n") - 1
 
 
 def test_recording_onto_what_is_no_run_file_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(record, "source", lambda: ("b" * 40, False))
-    path = record.write_run(story(10), tmp_path)
+    monkeypatch.setattr(history, "source", lambda: ("b" * 40, False))
+    path = history.write_run(story(10), tmp_path)
     path.write_bytes(b"\xff" * 10)
     with pytest.raises(UsageError, match="is no run file"):
-        record.write_run(story(10), tmp_path)
+        history.write_run(story(10), tmp_path)
     assert path.read_bytes() == b"\xff" * 10
     path.unlink()
     path.mkdir()
     with pytest.raises(UsageError, match="not a file"):
-        record.write_run(story(10), tmp_path)
+        history.write_run(story(10), tmp_path)
 
 
 @pytest.mark.parametrize("text", [":memory:", ":", '":', '\\":', ':":', "::", '",":', "{'a':1}", '{"a":1}'])

@@ -7,10 +7,13 @@ import pytest
 
 import bench
 from bench.keys import canonical_json, sha256_hex
-from bench.reading import read_result
-from bench.report import html, record
-from bench.report.board import build
-from bench.report.formats import as_json, comma_separated, latex, markdown
+from bench.report.leaderboard.tables import build
+from bench.report.render import html
+from bench.report.render.export import as_json, comma_separated
+from bench.report.render.latex import latex
+from bench.report.render.markdown import markdown
+from bench.store import history as record
+from bench.store.reading import read_result
 from bench.types import PlannedCell, UsageError, jsonable
 from tests.report.fabricate import result, stored, story
 

@@ -5,11 +5,12 @@ from PIL import Image
 
 from bench import keys
 from bench.keys import canonical_json
-from bench.report import figures, record
-from bench.report.board import build
-from bench.report.compare import compare
-from bench.report.record import serialise
-from bench.store import Store
+from bench.report import figures
+from bench.report.comparison.compare import compare
+from bench.report.leaderboard.tables import build
+from bench.store import history
+from bench.store.history import serialise
+from bench.store.working_store import Store
 from tests.perf.report import SHAPES
 from tests.report.fabricate import outcomes, result
 from tests.schedule.test_scale import calls, growth
@@ -29,7 +30,7 @@ def test_tables_take_calls_in_proportion_to_the_results(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_comparing_writes_out_each_part_of_the_cells_once(shape, monkeypatch):
     base, head = (
-        record.Recorded(day, record.parse(serialise(SHAPES[shape](120, 8, f"{day}T00:00:00+00:00")).encode(), day)[0])
+        history.Recorded(day, history.parse(serialise(SHAPES[shape](120, 8, f"{day}T00:00:00+00:00")).encode(), day)[0])
         for day in ("2026-11-22", "2026-11-23")
     )
     parts = _parts(base) + _parts(head)

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from bench.report.terminal import leaderboard
+from bench.report.render.terminal import leaderboard
 from tests.report.fabricate import outcomes, result, story
 
 

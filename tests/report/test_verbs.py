@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from bench.cli import main
-from bench.report import record
+from bench.store import history
 from tests.report.fabricate import outcomes, result, stored, story
 
 
@@ -77,7 +77,7 @@ def test_a_damaged_result_is_told(store, tmp_path, capsys):
 
 def test_show_reads_a_run_file_as_it_reads_a_store(store, tmp_path, capsys):
     whole = tmp_path / "run.json"
-    whole.write_text(record.serialise(story(50)))
+    whole.write_text(history.serialise(story(50)))
     cell = story(50)[0]
     shown = []
     for place in (store, str(whole)):
@@ -100,7 +100,7 @@ def test_compare_takes_stores_and_files_and_exits_1_on_a_regression(tmp_path, ca
     worse = [bit and i % 10 > 0 for i, bit in enumerate(bits)]
     base = stored(tmp_path / "base", [result(clean=clean, adversarial=bits)])
     (tmp_path / "head.json").write_text(
-        record.serialise([result(clean=clean, adversarial=worse, finished="2026-11-23T00:00:00+00:00")])
+        history.serialise([result(clean=clean, adversarial=worse, finished="2026-11-23T00:00:00+00:00")])
     )
     assert main(["compare", str(base.root), str(tmp_path / "head.json")]) == 1
     assert "1 regression" in capsys.readouterr().out

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bench import config
 from bench.cli import main
-from bench.schedule.loaded import Loaded
+from bench.config import sections
+from bench.evaluation.device_cache import Loaded
 from bench.schedule.plan import make
-from bench.store import Store
+from bench.store.working_store import Store
 from bench.types import Threat
 
 #: Images and a network that take seconds.
@@ -71,7 +71,7 @@ ONE = (
 def images() -> Tensor:
     """Return the images of the run, float32 (140, 1, 8, 8) in [0, 1]."""
     with TemporaryDirectory() as folder:
-        work = make(config.load(write(Path(folder))))
+        work = make(sections.load(write(Path(folder))))
     return Loaded(torch.device("cpu"), work.data_folder).test(work.plan.cells[0].cell.data).x.float() / 255
 
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from bench.ending import Overtime, Piece
+from bench.process.ending import Overtime, Piece
 from bench.schedule import hand
 from bench.types import MethodError, StoreError
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from bench.models.small_cnn import small_cnn
-from bench.store import Store
+from bench.store.working_store import Store
 from tests.schedule import small
 
 HUNGRY = """
@@ -134,7 +134,7 @@ def test_chunks_that_a_gpu_attacks_together_come_out_as_they_do_one_by_one(tmp_p
     # 140 images are two chunks; of the two attacks the second goes on from the first.
     text, outcomes = small.CONFIG.replace('name = "small"', 'name = "small"\nworst_case = true'), []
     for images in (128, 256):
-        monkeypatch.setattr("bench.schedule.loaded.together", lambda shape, device, images=images: images)
+        monkeypatch.setattr("bench.evaluation.device_cache.together", lambda shape, device, images=images: images)
         folder = tmp_path / str(images)
         folder.mkdir()
         assert small.run(folder, text=text) == 0

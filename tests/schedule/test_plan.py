@@ -2,10 +2,10 @@
 
 import pytest
 
-from bench import config
 from bench.cli import main
-from bench.keys import EVALUATION_VERSION, Keys, identity, key_of
-from bench.schedule.plan import attack_key, cell_key, make
+from bench.config import sections
+from bench.keys import EVALUATION_VERSION, Keys, attack_key, cell_key, identity, key_of
+from bench.schedule.plan import make
 from tests.schedule import small
 
 
@@ -13,7 +13,7 @@ from tests.schedule import small
 def configuration(tmp_path_factory):
     text = small.CONFIG.replace('schema = 1\nname = "small"', 'schema = 1\nname = "small"\nseeds = [0, 1]')
     text += '\n[[defenses]]\nuse = "jpeg"\nquality = [50, 75]\n\n[[defenses]]\nuse = "bit-depth"\nbase = "fgsm-at"\n'
-    return config.load(small.write(tmp_path_factory.mktemp("plan"), text))
+    return sections.load(small.write(tmp_path_factory.mktemp("plan"), text))
 
 
 def test_keys_made_together_are_those_made_alone(configuration):

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import config
 from bench.cli import main
-from bench.ending import Control
-from bench.schedule.plan import cell_key, make
-from bench.store import Store
+from bench.config import sections
+from bench.keys import cell_key
+from bench.process.ending import Control
+from bench.schedule.plan import make
+from bench.store.working_store import Store
 from bench.types import UsageError
 from tests.schedule import small
 
@@ -120,7 +121,7 @@ from bench.schedule import ray
 ray._RETRIES = 1
 ray._HEAD = 5.0
 from bench.cli import main
-from bench.ending import Control
+from bench.process.ending import Control
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -339,7 +340,7 @@ def test_a_machine_with_other_code_refuses(tmp_path, monkeypatch):
     from bench.schedule import ray as executor
 
     monkeypatch.chdir(tmp_path)
-    work = make(config.load(configured(tmp_path)))
+    work = make(sections.load(configured(tmp_path)))
     place = executor.Place(tmp_path / "store", None, (), "cpu", None, None, torch.get_num_threads(), (), tmp_path, None)
     planned = work.plan.cells[-1]
     control = Control()

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.schedule.predict import Piece
-from bench.schedule.remaining import Remaining
-from bench.schedule.telling import SHARE, Estimate
+from bench.schedule.estimate import Piece
+from bench.schedule.progress import SHARE, Estimate, Remaining
 from tests.schedule import small
 
 
@@ -119,8 +118,8 @@ def iter_of(pieces):
 
 
 def test_a_long_run_says_when_it_will_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.schedule.telling._LONG", 0.0)
-    monkeypatch.setattr("bench.schedule.telling.SHARE", 100.0)
+    monkeypatch.setattr("bench.schedule.progress._LONG", 0.0)
+    monkeypatch.setattr("bench.schedule.progress.SHARE", 100.0)
     assert small.run(tmp_path) == 0
     told = small.events(tmp_path, "remaining")
     assert len(told) > 10 and all(event["seconds"] >= 0 for event in told)

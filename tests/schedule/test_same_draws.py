@@ -4,12 +4,12 @@ import shutil
 
 import pytest
 
-from bench import config
+from bench.config import sections
 from bench.keys import Keys, question, seed_of, training_key, version_of
 from bench.keys import key_of as key_under
-from bench.report.board import build
+from bench.report.leaderboard.tables import build
 from bench.schedule.plan import make
-from bench.store import Store
+from bench.store.working_store import Store
 from bench.types import DataRef, jsonable
 from tests.schedule import small
 
@@ -167,7 +167,7 @@ def test_the_attack_that_chooses_an_epoch_is_part_of_the_key(tmp_path):
         text = small.CONFIG.replace("epochs = 2", f"epochs = 2\nholdout = {holdout}")
         (model,) = {
             training_key(planned.cell.model): planned.cell.model
-            for planned in make(config.load(small.write(tmp_path, text))).plan.cells
+            for planned in make(sections.load(small.write(tmp_path, text))).plan.cells
         }.values()
         return model
 
@@ -182,7 +182,7 @@ def test_the_attack_that_chooses_an_epoch_is_part_of_the_key(tmp_path):
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory):
-    plan = make(config.load(small.write(tmp_path_factory.mktemp("plan")))).plan
+    plan = make(sections.load(small.write(tmp_path_factory.mktemp("plan")))).plan
     return [planned.cell for planned in plan.cells]
 
 

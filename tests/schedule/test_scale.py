@@ -5,11 +5,11 @@ import sys
 import pytest
 import torch
 
-from bench import config
+from bench.config import sections
+from bench.schedule.estimate import predicting
 from bench.schedule.plan import make
-from bench.schedule.predict import predicting
 from bench.schedule.units import Units
-from bench.store import Store
+from bench.store.working_store import Store
 from tests.perf.shapes import SHAPES
 
 
@@ -41,7 +41,7 @@ def test_planning_takes_calls_in_proportion_to_the_cells(shape, tmp_path):
     for cells in (220, 440, 880):
         path = tmp_path / f"{cells}.toml"
         path.write_text(SHAPES[shape](cells, tmp_path))
-        configuration = config.load(str(path))
+        configuration = sections.load(str(path))
         # What is read once, such as sources of methods, is no part of the growth.
         make(configuration)
         found.append(calls(make, configuration))
@@ -56,7 +56,7 @@ def test_estimating_takes_few_calls_a_cell(tmp_path, monkeypatch):
     path, counts, cells = tmp_path / "budgets.toml", [], []
     for number in (220, 440, 880):
         path.write_text(SHAPES["budgets"](number, tmp_path))
-        work = make(config.load(str(path)))
+        work = make(sections.load(str(path)))
         units = Units(torch.device("cpu"), None)
         # What is formatted once is no part of the growth.
         for _ in range(2):

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from bench import config
-from bench.schedule.plan import attack_key, make
+from bench.config import sections
+from bench.keys import attack_key
+from bench.schedule.plan import make
 from bench.schedule.run import Runner
-from bench.store import Store
+from bench.store.working_store import Store
 from bench.types import MethodError
 from tests.faults.test_damage import Silent
 from tests.schedule import small
@@ -17,7 +18,7 @@ LENGTH = 1_200
 @pytest.fixture
 def runner(tmp_path):
     text = small.CONFIG.replace('name = "small"', 'name = "small"\nworst_case = true')
-    work = make(config.load(small.write(tmp_path, text)))
+    work = make(sections.load(small.write(tmp_path, text)))
     return Runner(work, Store(tmp_path / "store"), torch.device("cpu"), None, lambda: None, Silent())
 
 

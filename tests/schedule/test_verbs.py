@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from bench import training_state
 from bench.cli import main
-from bench.store import Store
+from bench.store.working_store import Store
+from bench.training import checkpoint
 from bench.types import UsageError
 from tests.schedule import small
 
@@ -62,9 +62,7 @@ def other_plan(folder):
 def test_gc_lists_and_deletes_what_no_plan_needs(done, capsys):
     store, before = ["--store", str(done / "store")], files(done)
     (done / "store" / "cells" / f".{'0' * 64}.json.1.0123abcd.part").write_text('{"half')
-    training_state.write(
-        next((done / "store" / "train").iterdir()) / "state.safetensors", {}, {"identity": "", "epoch": 1}
-    )
+    checkpoint.write(next((done / "store" / "train").iterdir()) / "state.safetensors", {}, {"identity": "", "epoch": 1})
     assert main(["gc", str(done / "small.toml"), other_plan(done), *store, "--json"]) == 0
     assert {each["what"] for each in json.loads(capsys.readouterr().out)} == {"left behind"}
     assert main(["gc", other_plan(done), *store, "--json"]) == 0
@@ -152,8 +150,8 @@ def test_a_line_of_somebody_else_in_a_log_ends_nothing(tmp_path, capsys, word):
 
 def test_gc_of_a_store_that_cannot_be_planned_for(done, tmp_path):
     with pytest.raises(UsageError):
-        from bench import config
+        from bench.config import sections
 
-        config.load(str(tmp_path / "gone.toml"))
+        sections.load(str(tmp_path / "gone.toml"))
     assert main(["gc", str(tmp_path / "gone.toml"), "--store", str(done / "store"), "--yes"]) == 2
     assert len(list((done / "store" / "cells").iterdir())) == 8

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.train import train
+from bench.training.loop import train
 from bench.types import Ending
 from tests.training.patterns import CLASSES, NETWORK, SHAPE, Run, reference
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as V
 
-from bench.augment import Batches
+from bench.training.augment import Batches
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-import bench.overfitting
-import bench.train
-from bench import training_state
+import bench.training.loop
+import bench.training.overfitting
 from bench.models.build import build, network_ref
-from bench.train import batches_per_epoch, learning_rate
+from bench.training import checkpoint
+from bench.training.loop import batches_per_epoch, learning_rate
 from bench.types import Ending, MethodError, Schedule, UsageError
 from tests.training.patterns import CLASSES, NETWORK, SHAPE, reference
 
@@ -61,7 +61,7 @@ def test_a_last_batch_of_one_image_joins_the_one_before(run, images, monkeypatch
         seen.append(len(rows))
         return self._images[rows].float() / 255
 
-    monkeypatch.setattr("bench.train.Batches.__call__", watched)
+    monkeypatch.setattr("bench.training.loop.Batches.__call__", watched)
     data = images[0][:rows], images[1][:rows]
     run(recipe="fgsm-at", n=rows, data=data, epochs=2, batch=batch, drops=(), augment="none")
     assert seen == 2 * sizes
@@ -120,7 +120,7 @@ def test_stopped_at_every_batch_is_the_same_to_the_bit(run, images):
 def test_what_is_killed_within_an_epoch_goes_on_from_the_last_batch_that_was_kept(run, images, monkeypatch, limits):
     whole = run("whole", epochs=2)
     for name, value in limits.items():
-        monkeypatch.setattr(bench.train, name, value)
+        monkeypatch.setattr(bench.training.loop, name, value)
     batches = 0
 
     def killed(self, order):
@@ -130,9 +130,9 @@ def test_what_is_killed_within_an_epoch_goes_on_from_the_last_batch_that_was_kep
             raise RuntimeError("killed")
         return batch(self, order)
 
-    batch = bench.train._Training._batch
+    batch = bench.training.loop._Training._batch
     with monkeypatch.context() as patch:
-        patch.setattr(bench.train._Training, "_batch", killed)
+        patch.setattr(bench.training.loop._Training, "_batch", killed)
         with pytest.raises(RuntimeError, match="killed"):
             run("killed", epochs=2)
     resumed = run("killed", stop_before=2 * steps_of(100, 32) - 2 + 1, epochs=2)
@@ -141,13 +141,13 @@ def test_what_is_killed_within_an_epoch_goes_on_from_the_last_batch_that_was_kep
 
 def test_an_epoch_that_is_ended_while_it_is_measured_goes_on_from_what_is_measured(run, images, monkeypatch):
     settings = {"epochs": 1, "test": images, "holdout": 20}
-    whole, measured, measure = run("whole", **settings), [], bench.overfitting._right
+    whole, measured, measure = run("whole", **settings), [], bench.training.overfitting._right
 
     def counted(*args):
         measured.append(args[4])
         return measure(*args)
 
-    monkeypatch.setattr(bench.overfitting, "_right", counted)
+    monkeypatch.setattr(bench.training.overfitting, "_right", counted)
     # Three parts of one batch each, under three attacks and none; the first checks are those of the batches.
     steps = steps_of(80, 32)
     for stop in (steps + 3, 4, 4):
@@ -167,7 +167,7 @@ def test_killed_and_started_again_is_the_same_to_the_bit(tmp_path, run, images):
         sys.path[:0] = [{str(here)!r}, {str(here.parents[1])!r}]
         import numpy as np, torch
         from pathlib import Path
-        from bench.train import train
+        from bench.training.loop import train
         from tests.training.patterns import NETWORK, reference
         torch.set_num_threads(torch.get_num_threads())
         images = [value for _, value in sorted(np.load({str(tmp_path / "images.npz")!r}).items())]
@@ -373,8 +373,8 @@ def test_a_state_with_a_right_seal_and_wrong_contents_is_named(run, tmp_path, wo
     with pytest.raises(Ending):
         run(stop_before=6)
     path = tmp_path / "run" / "state.safetensors"
-    kept = training_state.read(path)
-    training_state.write(path, {**kept.tensors, **tensors}, {**kept.words, **words})
+    kept = checkpoint.read(path)
+    checkpoint.write(path, {**kept.tensors, **tensors}, {**kept.words, **words})
     with pytest.raises(UsageError, match=rf"state\.safetensors is damaged \({why}\)"):
         run()
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench.overfitting import Part, measure, verdict, watched_threat
 from bench.registry import find
+from bench.training.overfitting import Part, measure, verdict, watched_threat
 from bench.types import Threat
 
 

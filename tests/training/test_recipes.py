@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from bench import draws
 from bench.keys import derive_seed
 from bench.registry import entries
-from bench.training_step import Step
+from bench.training.step import Step
 from bench.types import Threat, UsageError
 
 EPS = 0.1

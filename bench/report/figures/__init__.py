@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.files import is_regular, move_foreign_aside, write_into
-from bench.planned import Asked
-from bench.report.board import Board, build
-from bench.store import Store
+from bench.report.leaderboard.tables import Board, build
+from bench.store.files import is_regular, move_foreign_aside, write_into
+from bench.store.planned import Asked
+from bench.store.working_store import Store
 from bench.types import CellResult, shortened
 from bench.visible import json_text
 

@@ -11,17 +11,16 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
-from bench import weights
-from bench.cards import is_trained
-from bench.evaluate import CHUNK, put_on
-from bench.files import file_sha256
-from bench.keys import training_key
+from bench.evaluation.chunks import read_chunk
+from bench.evaluation.evaluate import CHUNK, put_on
+from bench.keys import attack_key, training_key
+from bench.models import weights
 from bench.models.build import build
-from bench.report import outside
 from bench.report.figures import Missing, Source
-from bench.report.outside import require_own
-from bench.schedule.chunks import read_chunk
-from bench.schedule.plan import attack_key
+from bench.report.render import outside
+from bench.report.render.outside import require_own
+from bench.store.cards import is_trained
+from bench.store.files import file_sha256
 from bench.types import AttackRef, CellResult, DataRef, MethodError, MethodRef, ModelRef, TrainRef, UsageError
 
 #: Images pushed through at once.

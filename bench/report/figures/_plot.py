@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from bench.report.board import Column, Table, first_defenses
 from bench.report.figures import Missing, Source
-from bench.report.rows import Standing, Value, threat_text
+from bench.report.leaderboard.summaries import Standing, Value, threat_text
+from bench.report.leaderboard.tables import Column, Table, first_defenses
 from bench.types import Access
 
 #: Colours of Okabe and Ito: whoever sees the whole defense is blue, whoever does not is vermilion.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bench.report.figures import Source
-from bench.report.rows import Standing
+from bench.report.leaderboard.summaries import Standing
 from bench.types import CellResult, TrainRef
 
 STEP = "tpap"

@@ -19,7 +19,7 @@ from bench.report.figures._plot import (
     tables,
     whisker,
 )
-from bench.report.rows import Standing, threat_text
+from bench.report.leaderboard.summaries import Standing, threat_text
 
 
 def _gap(standing: Standing) -> float:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from bench.report.board import Column, Line, Table
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import (
     LETTER,
@@ -27,7 +26,8 @@ from bench.report.figures._plot import (
     tables,
     without_eps,
 )
-from bench.report.paper import published
+from bench.report.leaderboard.published import published
+from bench.report.leaderboard.tables import Column, Line, Table
 
 #: Columns of one panel; a table that has more goes on in the next.
 _ACROSS = 11

@@ -7,7 +7,6 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 
-from bench.report.board import Table
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import (
     COLOUR,
@@ -23,7 +22,8 @@ from bench.report.figures._plot import (
     tables,
     whisker,
 )
-from bench.report.rows import threat_text
+from bench.report.leaderboard.summaries import threat_text
+from bench.report.leaderboard.tables import Table
 
 
 def draw(source: Source) -> Drawing:

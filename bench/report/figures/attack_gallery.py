@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 
 from bench.report.figures import Drawing, Missing, Source
 from bench.report.figures._plot import SOFT, WIDTH, folded, without_eps
-from bench.report.rows import threat_text
+from bench.report.leaderboard.summaries import threat_text
 from bench.types import AttackRef, CellResult
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from matplotlib import pyplot as plt
 
-from bench.report.board import COSTS
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import INK, WIDTH, name_rows, need, tables
-from bench.report.paper import published
+from bench.report.leaderboard.published import published
+from bench.report.leaderboard.tables import COSTS
 
 _SHOWN = COSTS[:4]
 _TITLES = {

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import LINES, PANELS, SOFT, WIDTH, need, whisker, without_eps
-from bench.report.rows import NORMS, Value
+from bench.report.leaderboard.summaries import NORMS, Value
 from bench.stats import Interval, wilson
 from bench.types import eps_text
 

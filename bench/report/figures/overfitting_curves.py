@@ -9,11 +9,11 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-from bench import cards
 from bench.keys import training_key
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import PANELS, SOFT, WIDTH, narrow_title, need, trained_with
-from bench.report.rows import threat_text
+from bench.report.leaderboard.summaries import threat_text
+from bench.store import cards
 from bench.types import ModelRef, TrainRef
 
 _CURVES = {
@@ -60,7 +60,7 @@ def draw(source: Source) -> Drawing:
 
 def _models(source: Source) -> dict[str, tuple[str, str, ModelRef]]:
     """Return every trained network by its key, with its title and the threat that it was watched under."""
-    from bench.overfitting import watched_threat
+    from bench.training.overfitting import watched_threat
 
     models: dict[str, tuple[str, str, ModelRef]] = {}
     many = len({(r.names.dataset, r.names.model) for r in source.results}) > 1

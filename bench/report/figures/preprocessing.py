@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.report.board import RANKED, Column, Table
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import (
     COLOUR,
@@ -30,7 +29,8 @@ from bench.report.figures._plot import (
     without_eps,
 )
 from bench.report.figures._tpap import STEP
-from bench.report.rows import RowIds, Value
+from bench.report.leaderboard.summaries import RowIds, Value
+from bench.report.leaderboard.tables import RANKED, Column, Table
 from bench.types import Access
 
 _STEPS = 2

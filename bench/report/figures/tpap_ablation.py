@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from bench.report.figures import Drawing, Missing, Source
 from bench.report.figures._plot import COLOUR, INK, WIDTH, WORST, alike, measured, narrow_title, whisker
 from bench.report.figures._tpap import STEP, Setting, differences, reference, settings
-from bench.report.rows import Value
+from bench.report.leaderboard.summaries import Value
 from bench.types import eps_text, exact
 
 #: Panel: (where the parameter lives, its name, what the axis says).

@@ -1,0 +1,315 @@
+"""The axes of a table: what rows and columns a configuration asks for, each checked against the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from bench import registry
+from bench.config.sections import AttackConfig, Config, DefenseConfig
+from bench.config.sweeps import MOST, combinations, labels_of, sweep
+from bench.types import Access, MethodRef, Norm, Schedule, Threat, UsageError, located, shown
+
+#: The attack, with its parameters, that chooses the epoch of an adversarial recipe on images set aside.
+CHOOSING: tuple[str, Mapping[str, Any]] = ("pgd", {"steps": 20})
+
+
+class Base(NamedTuple):
+    """Where base weights come from: a recipe with its schedule and the preset that tells it apart, or a file."""
+
+    recipe: MethodRef | None
+    schedule: Schedule | None
+    weights: str | None
+    preset: str | None = None
+
+
+class Defense(NamedTuple):
+    """One row of the table."""
+
+    label: str
+    base: Base
+    step: MethodRef | None
+
+
+class Attack(NamedTuple):
+    """One column of the table under one access."""
+
+    label: str
+    method: MethodRef
+    threat: Threat
+    access: Access
+    eot: int
+    rule_given: bool
+    purifiers_only: bool = False
+    source: Base | None = None
+    source_seed: int | None = None
+
+
+class _Row(NamedTuple):
+    """A row with what its label is made of: a name, parameters, and which of these were swept."""
+
+    name: str
+    base: Base
+    step: MethodRef | None
+    params: Mapping[str, Any]
+    swept: frozenset[str]
+
+
+def defenses(config: Config) -> list[Defense]:
+    """Return the rows: every defense with its base, sweeps spread out, duplicates dropped.
+
+    Raises:
+        UsageError: a name or value that is not allowed.
+    """
+    rows: list[_Row] = []
+    with config.located("defenses"):
+        require_few("defenses", [(each.params, max(1, len(_listed(each.base)))) for each in config.defenses])
+        for index, each in enumerate(config.defenses):
+            with located(f"defenses[{index}] ({each.use})"):
+                step = _step(each.use)
+                rows += _classifiers(config, each) if step is None else _deployed(config, each, step)
+    labels = labels_of([(row.name, {**row.params, "preset": row.base.preset}, row.swept | {"preset"}) for row in rows])
+    found: dict[tuple[Base, MethodRef | None], Defense] = {}
+    for label, row in zip(labels, rows, strict=True):
+        found.setdefault((row.base, row.step), Defense(label, row.base, row.step))
+    return list(found.values())
+
+
+def _step(use: str) -> registry.Entry | None:
+    """Return the test-time step of a name; nothing where it is a recipe or weights.
+
+    Raises:
+        UsageError: it is no defense.
+    """
+    if ".py:" in use:
+        return registry.find("test-time", use) if _is_file_step(use) else None
+    if (found := registry.entries("test-time").get(use)) is not None:
+        return found
+    if use.startswith("weights:") or use in registry.entries("recipe"):
+        return None
+    raise UsageError(registry.unknown_method("defense", use, "recipe", "test-time"))
+
+
+def _classifiers(config: Config, each: DefenseConfig) -> Iterator[_Row]:
+    if each.base is not None:
+        raise UsageError(f"base belongs to a test-time step; '{each.use}' makes base weights itself")
+    for params, swept in sweep(each.params):
+        base = _base(config, each.use, {**each.train, **params})
+        yield _Row(_base_label(each.use), base, None, {**params, **each.train}, swept)
+
+
+def _deployed(config: Config, each: DefenseConfig, entry: registry.Entry) -> Iterator[_Row]:
+    default = str(entry.meta.get("base") or "standard")
+    for name in _listed(each.base) or [default]:
+        base = _base(config, name, each.train)
+        label = entry.name if name == default else f"{entry.name}@{_base_label(name)}"
+        for params, swept in sweep(each.params):
+            ref = entry.ref(params)
+            yield _Row(label, base, ref, {**ref.params, **each.train}, swept)
+
+
+def attacks(config: Config) -> list[Attack]:
+    """Return the columns: every attack under each access asked for, sweeps spread out.
+
+    Raises:
+        UsageError: a name or value that is not allowed.
+    """
+    found: list[_Column] = []
+    with config.located("attack"):
+        _check_shared("attack", "attack", config.attack, AttackConfig.model_fields)
+    with config.located("attacks"):
+        asked = []
+        for index, given in enumerate(config.attacks):
+            with located(where := f"attacks[{index}] ({given.use})"):
+                asked.append((where, *_with_entry(config, given)))
+        require_few("attacks", [(_swept(each), len(each.access) + len(_listed(each.source))) for _, each, _ in asked])
+        for where, each, entry in asked:
+            with located(where):
+                found += _columns(config, each, entry)
+    parts = [
+        (
+            f"{a.label}\n{a.access}",
+            {**a.method.params, "norm": a.threat.norm, "eps": str(a.threat.eps), "preset": preset},
+            shown,
+        )
+        for a, preset, shown in found
+    ]
+    labels = [label.replace(f"\n{a.access}", "") for label, (a, _, _) in zip(labels_of(parts), found, strict=True)]
+    return list(
+        dict.fromkeys(attack._replace(label=label) for label, (attack, _, _) in zip(labels, found, strict=True))
+    )
+
+
+class _Column(NamedTuple):
+    attack: Attack
+    #: The one that tells the attack apart.
+    preset: str | None
+    swept: frozenset[str]
+
+
+def _columns(config: Config, each: AttackConfig, entry: registry.Entry) -> Iterator[_Column]:
+    norms: Sequence[Norm] = entry.meta.get("norms") or ("linf", "l2")
+    norm = each.norm or norms[0]
+    if norm not in norms:
+        raise UsageError(f"norm '{norm}' is not one that {entry.name} keeps to: {', '.join(norms)}")
+    is_library = entry.kind == "library"
+    for params, swept in sweep(_swept(each)):
+        eps = params.pop("eps", each.eps)
+        method = entry.ref(params, name=each.use if is_library else None)
+        preset = _telling(entry, params.get("preset"))
+        threat = _threat(norm, eps, bounded=bool(entry.meta.get("bounded", True)))
+        label = each.use if is_library else entry.name
+        ruled = "rule" in params or "rule" in (entry.meta.get("presets") or {}).get(params.get("preset"), {})
+        attack = Attack(label, method, threat, "static", each.eot, ruled, bool(entry.meta.get("purifiers_only")))
+        columns = [attack._replace(access=access) for access in each.access if access != "transfer"]
+        for column in (*columns, *_transfers(config, each, attack)):
+            yield _Column(column, preset, swept | {"preset"})
+
+
+def _with_entry(config: Config, given: AttackConfig) -> tuple[AttackConfig, registry.Entry]:
+    prefix = given.use.partition(":")[0]
+    is_library = given.use != prefix and prefix in registry.entries("library")
+    entry = registry.find("library" if is_library else "attack", prefix if is_library else given.use)
+    return _with_shared(config, given, entry), entry
+
+
+def _swept(each: AttackConfig) -> dict[str, Any]:
+    return {**each.params, **({"eps": each.eps} if isinstance(each.eps, list) else {})}
+
+
+def _listed(names: str | list[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else names or []
+
+
+def require_few(axis: str, asked: Iterable[tuple[Mapping[str, Any], int]]) -> None:
+    """Check that an axis of a plan is no longer than a plan can hold, before it is made.
+
+    Args:
+        axis: what it is made of, for the message.
+        asked: the parameters of each entry, and how often each combination of them is asked for.
+
+    Raises:
+        UsageError: it is longer.
+    """
+    count = sum(combinations(params) * times for params, times in asked)
+    if count > MOST:
+        raise UsageError(f"{axis}: their lists have {count:,} combinations; a plan takes at most {MOST:,}")
+
+
+def _with_shared(config: Config, given: AttackConfig, entry: registry.Entry) -> AttackConfig:
+    """Return an attack with what ``[attack]`` gives to all that know it, and to it by name, below its own words."""
+    words = {*AttackConfig.model_fields, *entry.parameters.model_fields}
+    presets = entry.meta.get("presets") or {}
+    shared = {
+        key: value for key, value in config.attack.items() if key in words or (key == "preset" and value in presets)
+    }
+    named = config.attack.get(entry.name)
+    own = named if isinstance(named, dict) else {}
+    body = {**shared, **own, **given.model_dump(exclude_unset=True)}
+    try:
+        attack = AttackConfig.model_validate(body)
+        registry.require_numbers(body, attack)
+        return attack
+    except ValidationError as error:
+        raise UsageError(registry.explain(error, known=AttackConfig.model_fields)) from None
+
+
+def _telling(entry: registry.Entry, preset: str | None) -> str | None:
+    """Return the preset if it is one of several different ones, so that it must stand beside the name."""
+    presets = entry.meta.get("presets") or {}
+    return preset if [*presets.values()].count(presets.get(preset)) == 1 and presets.get(preset) else None
+
+
+def _transfers(config: Config, each: AttackConfig, attack: Attack) -> Iterator[Attack]:
+    sources = _listed(each.source)
+    if ("transfer" in each.access) != bool(sources):
+        raise UsageError("access 'transfer' and source, the recipe or weights to attack instead, go together")
+    if each.source_train and not sources:
+        raise UsageError("source_train changes the training of source, which is missing")
+    other = "".join(f" {key} {value}" for key, value in each.source_train.items())
+    for source in sources:
+        seed = other + ("" if each.source_seed is None else f" seed {each.source_seed}")
+        yield attack._replace(
+            label=f"{attack.label} from {_base_label(source)}{seed}",
+            access="transfer",
+            source=_base(config, source, each.source_train),
+            source_seed=each.source_seed,
+        )
+
+
+def _threat(norm: Norm, eps: Any, *, bounded: bool) -> Threat:
+    if eps is None and not bounded:
+        return Threat(norm=norm, eps=None)
+    defaults = {"linf": "8/255", "l2": "1/2", "wasserstein": "1/200", "flow": None}
+    try:
+        return Threat(norm=norm, eps=defaults[norm] if eps is None else eps)
+    except ValidationError as error:
+        raise UsageError(registry.explain(error, known=Threat.model_fields)) from None
+
+
+def _base_label(use: str) -> str:
+    """Return a recipe's name, a file's name for weights, and the function's for a recipe in a user's own file."""
+    if use.startswith("weights:"):
+        return f"weights:{Path(use.removeprefix('weights:')).name}"
+    return use.rpartition(".py:")[2]
+
+
+def _is_file_step(use: str) -> bool:
+    if ".py:" not in use:
+        return False
+    try:
+        registry.find("test-time", use)
+    except UsageError:
+        registry.find("recipe", use)
+        return False
+    return True
+
+
+def _base(config: Config, use: str, overrides: Mapping[str, Any]) -> Base:
+    if use.startswith("weights:"):
+        if overrides:
+            raise UsageError(f"{use} is trained already; it takes no {', '.join(sorted(overrides))}")
+        return Base(None, None, use)
+    if ".py:" not in use and use not in registry.entries("recipe"):
+        bases = registry.unknown_method("base", use, "recipe")
+        raise UsageError(f"{bases}{'' if 'did you mean' in bases else ', or weights:<file>'}")
+    entry = registry.find("recipe", use)
+    own = config.train.get(entry.name)
+    own = own if isinstance(own, dict) else {}
+    shared = {key: value for key, value in config.train.items() if not isinstance(value, dict)}
+    with config.located("train"):
+        _check_shared("train", "recipe", config.train, Schedule.model_fields)
+    known = {*entry.parameters.model_fields, *Schedule.model_fields, "preset"}
+    given = {**{key: value for key, value in shared.items() if key in known}, **own, **overrides}
+    for key in given:
+        if key not in known:
+            raise UsageError(registry.unknown("key of train", key, known))
+    schedule = {**(entry.meta.get("schedule") or {}), **{k: v for k, v in given.items() if k in Schedule.model_fields}}
+    params = {key: value for key, value in given.items() if key not in Schedule.model_fields}
+    try:
+        ref = entry.ref(params)
+        made = Schedule.model_validate(schedule)
+        registry.require_numbers(schedule, made, "train")
+        return Base(ref, made, None, _telling(entry, params.get("preset")))
+    except ValidationError as error:
+        line = registry.explain(error, where="train", known=Schedule.model_fields)
+        of_all = {*error.errors()[0]["loc"]} & config.train.keys() - overrides.keys()
+        with config.located("train") if of_all else nullcontext():
+            raise UsageError(line) from None
+
+
+def _check_shared(section: str, kind: str, given: Mapping[str, Any], words: Iterable[str]) -> None:
+    """Raises UsageError: a shared section names no such method, or a key that no method of its kind has."""
+    entries = registry.entries(kind)
+    known = {"preset", *words, *(key for entry in entries.values() for key in entry.parameters.model_fields)}
+    if "preset" in given and not isinstance(given["preset"], str):
+        raise UsageError(f"[{section}]: preset names one preset for all that have it, not {shown(given['preset'])}")
+    for key, value in given.items():
+        if isinstance(value, dict) and key not in entries:
+            raise UsageError(f"[{section}.{key}]: {registry.unknown_method(kind, key, kind)}")
+        if not isinstance(value, dict) and key not in known:
+            raise UsageError(f"[{section}]: {registry.unknown('key', key, known)}{registry.perhaps_in(key)}")

@@ -1,0 +1,300 @@
+"""A configuration: TOML to checked words. Every method, parameter and value is checked here, before any work."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+
+from bench import registry
+from bench.config import overlay
+from bench.types import ConfigurationError, Norm, UsageError, located, shown
+
+Section = TypeVar("Section", bound=BaseModel)
+
+
+def seconds(text: object) -> float:
+    """Return a time such as ``"90s"``, ``"9m"``, ``"2h"`` or ``90`` in seconds.
+
+    Raises:
+        ValueError: the text is no such time, or not above zero.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|)", shown(text) if isinstance(text, int | float) else str(text))
+    found = 0.0 if match is None else float(match[1]) * {"s": 1, "": 1, "m": 60, "h": 3600}[match[2]]
+    if not 0 < found <= _LONGEST_S:
+        raise ValueError(f"{shown(text)} is no time such as 90s, 9m or 2h, of at most ten years")
+    return found
+
+
+_LONGEST_S = 10 * 365 * 24 * 3600
+Duration = Annotated[float, BeforeValidator(seconds)]
+
+
+def _not_empty(value: object) -> object:
+    if value == []:
+        raise ValueError("an empty list asks for nothing; name at least one, or leave it out")
+    return value
+
+
+def _batch(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST):
+        return value
+    raise ValueError(f"{shown(value)} is neither 'auto' nor a number of images, at least 1")
+
+
+#: Of images, epochs and the like: far above what anyone can have.
+_MOST = 10**9
+Some = BeforeValidator(_not_empty)
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class _Method(BaseModel):
+    """A section that also holds the parameters of the method it names."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _no_empty_sweep(self) -> Self:
+        for name, value in (self.model_extra or {}).items():
+            if value == []:
+                raise ValueError(f"{name} = []: an empty list sweeps over nothing; give it values, or leave it out")
+        return self
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+def _texts(value: object) -> object:
+    """Folders and labels that are numbers may be written as numbers."""
+    bare = isinstance(value, list) and all(isinstance(each, int) and not isinstance(each, bool) for each in value)
+    return [str(each) for each in value] if bare and isinstance(value, list) else value
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise ValueError(f"'{twice[0]}' stands there twice")
+    return names
+
+
+class DatasetConfig(_Section):
+    name: str
+    n: int | None = Field(None, gt=0, le=_MOST)
+    #: By default, stratified where the order of the images may mean something, else the first.
+    subset: Literal["first", "stratified"] | None = None
+    train_n: int | None = Field(None, gt=0, le=_MOST)
+    #: The names of the classes in the order of their labels; by default the set's own.
+    classes: Annotated[tuple[str, ...], BeforeValidator(_texts), AfterValidator(_distinct)] = Field(
+        (), min_length=2, max_length=100_000
+    )
+    #: 3 for RGB, 1 for grey; by default a named set's own, and of another set 1 where all its files are grey.
+    channels: Literal[1, 3] | None = None
+    image_size: int | tuple[int, int] | None = None
+    interpolation: Literal["nearest", "bilinear"] = "bilinear"
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+
+class ModelConfig(_Method):
+    arch: str
+
+
+class DefenseConfig(_Method):
+    use: str
+    base: Annotated[str | list[str] | None, Some] = None
+    train: dict[str, Any] = {}
+
+
+class AttackConfig(_Method):
+    use: str
+    eps: Annotated[Any, Some] = None
+    norm: Norm | None = None
+    access: list[Literal["static", "adaptive", "transfer"]] = Field(["static", "adaptive"], min_length=1, max_length=3)
+    source: Annotated[str | list[str] | None, Some] = None
+    source_seed: Seed | None = None
+    #: Overrides of the source's training, as a defense has them: other epochs, another rate.
+    source_train: dict[str, Any] = {}
+    eot: int = Field(20, ge=1, le=_MOST)
+
+
+class RunConfig(_Section):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch: Annotated[Literal["auto"] | int, BeforeValidator(_batch)] = "auto"
+    #: Seconds, or a text such as ``30m``, that a cell may take, training apart.
+    timeout: Duration | None = None
+    #: What the ray executor asks for each task: processors (by default the threads of this process), and GPUs or a
+    #: fraction of one (by default one where the device is a GPU).
+    cpus: int | None = Field(None, gt=0, le=_MOST)
+    gpus: float | None = Field(None, ge=0, le=_MOST)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a configuration was read from; ``within`` is the file that includes it, if one does.
+
+    It is not compared: it is no part of what is asked for.
+    """
+
+    layered: overlay.Layered = field(compare=False)
+    within: str = field(default="", compare=False)
+
+    def where(self, place: Sequence[str | int]) -> str:
+        return self.within + self.layered.where(place)
+
+
+class Config(_Section):
+    schema_: Literal[1] = Field(alias="schema")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=200)
+    summary: str = ""
+    seeds: list[Seed] = Field([0], min_length=1, max_length=10_000)
+    #: Attacks on one deployed function run cheapest first, each on what the earlier ones left: columns are running
+    #: worst cases.
+    worst_case: bool = False
+    dataset: DatasetConfig
+    models: list[ModelConfig] = Field(min_length=1)
+    defenses: list[DefenseConfig] = Field(min_length=1)
+    attacks: list[AttackConfig] = Field(min_length=1)
+    #: What all attacks, or all recipes, are given that know it; tables inside are for one of them.
+    attack: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    #: Beside the leaderboard, write the tables and figures of the TPAP paper.
+    paper: bool = False
+    run: RunConfig = RunConfig()
+    _source: _Source | None = PrivateAttr(None)
+
+    def located(self, *place: str | int) -> AbstractContextManager[None]:
+        """Return the block inside which what is wrong is said with the file that it comes from.
+
+        Args:
+            place: of the key whose value is looked at inside, from the top of the file; none for the whole.
+        """
+        return located(self._source.where(place) if self._source else self.name, ConfigurationError)
+
+
+class _Collection(_Section):
+    """Several configurations as one plan, in which what they share is done once."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str
+    summary: str = ""
+    include: list[str] = Field(min_length=1, max_length=200)
+    run: RunConfig = RunConfig()
+
+
+class Request(NamedTuple):
+    """What a preset or a file asks for: a name, how to run, and its configurations."""
+
+    name: str
+    run: RunConfig
+    parts: tuple[Config, ...]
+    #: What lies over the files, such as ``scale tiny``: asked for, or the default that a file names.
+    variants: tuple[str, ...] = ()
+
+    @property
+    def paper(self) -> bool:
+        """Whether the tables and figures of the TPAP paper are wanted."""
+        return any(part.paper for part in self.parts)
+
+
+def request(name_or_file: str, variants: Mapping[str, str] | None = None, *, epochs: int | None = None) -> Request:
+    """Return every checked configuration of a preset or a TOML file; one that ``include``s others has several.
+
+    Args:
+        name_or_file: a preset, or a file that ends with ``.toml``.
+        variants: of each kind of variant the one that is wanted, such as ``{"scale": "tiny"}``; see :func:`load`.
+        epochs: of every training, instead of the configuration's ``[train]``.
+
+    Raises:
+        UsageError: as :func:`load`; or a configuration has another ``[run]`` than the one that includes it.
+    """
+    whole_file = overlay.read(name_or_file, {})
+    name = whole_file.path.name
+    if "include" not in whole_file.body:
+        only, over = _loaded(name_or_file, variants or {}, epochs)
+        return Request(only.name, only.run, (only,), over)
+    whole = _validated(_Collection, whole_file.body, _Source(whole_file))
+    with located(f"{name}: include"):
+        loaded = [_loaded(each, variants or {}, epochs, within=f"{name}: include: ") for each in whole.include]
+    parts = tuple(part for part, _ in loaded)
+    for part in parts:
+        if part.run != whole.run:
+            raise UsageError(f"{name} includes {part.name}, whose [run] differs from its own; give both the same")
+    over = tuple(dict.fromkeys(text for _, texts in loaded for text in texts))
+    return Request(whole.name + _marks(variants, epochs), whole.run, parts, over)
+
+
+def load(name_or_file: str, variants: Mapping[str, str] | None = None, *, epochs: int | None = None) -> Config:
+    """Return the checked configuration of a preset or of a TOML file.
+
+    A file that ``extends`` another is laid over it: tables are merged key by key, lists are replaced. So are its
+    variants: of every table ``[variants.KIND]`` the entry that is asked for is laid over the whole. One that is not
+    asked for counts only where a file names it, as in ``default = {scale = "full"}``; see
+    :func:`bench.config.overlay.read`. The name of a configuration ends with what was asked for.
+
+    Raises:
+        UsageError: no such preset, file or variant, not TOML, or a key or value that is not allowed.
+    """
+    return _loaded(name_or_file, variants or {}, epochs)[0]
+
+
+def _loaded(
+    name_or_file: str, variants: Mapping[str, str], epochs: int | None, within: str = ""
+) -> tuple[Config, tuple[str, ...]]:
+    layered = overlay.read(name_or_file, variants, alone=True)
+    if epochs is not None:
+        asked = overlay.Layer("--epochs", {"train": {"epochs": epochs}})
+        layered = layered._replace(layers=(*layered.layers, asked))
+    body, source = layered.body, _Source(layered, within)
+    chosen = _validated(Config, {**body, "name": str(body.get("name", "")) + _marks(variants, epochs)}, source)
+    chosen._source = source
+    return chosen, tuple(f"{kind} {name}" for kind, name in sorted(layered.variants.items()))
+
+
+def _marks(variants: Mapping[str, str] | None, epochs: int | None) -> str:
+    asked = [*(variants or {}).values(), *([f"{epochs}-epochs"] if epochs is not None else [])]
+    return "".join(f".{each}" for each in asked)
+
+
+def _validated(kind: type[Section], body: Mapping[str, Any], source: _Source) -> Section:
+    try:
+        section = kind.model_validate(body)
+    except ValidationError as error:
+        where = source.where(error.errors()[0]["loc"])
+        raise ConfigurationError(registry.explain(error, where=where, known=_known_keys(error, kind))) from None
+    for key, value in body.items():
+        with located(source.where([key]), ConfigurationError):
+            registry.require_numbers(value, getattr(section, {"schema": "schema_"}.get(key, key)), key)
+    return section
+
+
+def _known_keys(error: ValidationError, kind: type[BaseModel]) -> Iterable[str]:
+    sections: dict[str, type[BaseModel]] = {
+        "dataset": DatasetConfig,
+        "models": ModelConfig,
+        "defenses": DefenseConfig,
+        "attacks": AttackConfig,
+        "run": RunConfig,
+    }
+    place = error.errors()[0]["loc"]
+    section = sections.get(str(place[0]), kind) if len(place) > 1 else kind
+    return (field.alias or name for name, field in section.model_fields.items())

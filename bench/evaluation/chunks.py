@@ -1,0 +1,164 @@
+"""What a run keeps of its work: adversarial images in chunks, and one row per example."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from bench.evaluation.evaluate import Answer, Crafted
+from bench.store import chunk_file, files
+from bench.store.files import write_atomically
+from bench.store.seals import arrays_digest
+from bench.store.working_store import RECORD_COLUMNS, largest_records
+from bench.types import Threat
+
+_log = logging.getLogger("crossfire")
+_CLEAN = {"clean": "iu", "clean_share": "f", "clean_margin": "f"}
+
+
+def write_chunk(path: Path, made: Crafted) -> None:
+    """Keep a chunk of an adversarial set with what it took."""
+    tensors = {"images": made.images.cpu().contiguous(), "forwards": made.forwards, "backwards": made.backwards}
+    about = {"seconds": repr(made.seconds), "notes": json.dumps(made.notes), "batch": str(made.batch)}
+    # So that one which came to lie in the place of another is noticed.
+    about["of"] = chunk_file.place(path)
+    digest = arrays_digest({name: value.numpy() for name, value in tensors.items()}, about)
+    write_atomically(path, save(tensors, {**about, "sha256": digest}))
+
+
+def read_chunk(path: Path, x: Tensor, threat: Threat) -> Crafted | None:
+    """Return what an attack under a threat made of images (n, C, H, W) and is kept; ``None`` where nothing is or, with
+    a warning, where it does not count.
+    """
+    try:
+        kept = chunk_file.read(path, x.cpu().numpy(), threat)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        _log.warning("%s does not count and is made again: %s", path, error)
+        return None
+    # Copies, for what was read is not to be written to.
+    images, forwards, backwards = (torch.from_numpy(each.copy()) for each in kept[:3])
+    return Crafted(images, forwards, backwards, kept.seconds, kept.notes, kept.batch)
+
+
+@dataclass
+class Outcomes:
+    """What the deployed function answered, example by example, and seconds in all.
+
+    Per example: the label by :func:`majority`, the share of draws that were right, the mean margin, the distance that
+    the image moved, and the passes that moved it.
+    """
+
+    labels: list[Tensor] = field(default_factory=list)
+    share: list[Tensor] = field(default_factory=list)
+    margins: list[Tensor] = field(default_factory=list)
+    linf: list[Tensor] = field(default_factory=list)
+    l2: list[Tensor] = field(default_factory=list)
+    forwards: list[Tensor] = field(default_factory=list)
+    backwards: list[Tensor] = field(default_factory=list)
+    seconds: float = 0.0
+    notes: set[str] = field(default_factory=set)
+
+    def add(self, answer: Answer, y: Tensor, origin: Tensor, made: Crafted) -> None:
+        """Add a chunk: what was answered, the true labels (N,), the clean images, and what was crafted from them."""
+        delta = (made.images.to(origin.device) - origin).flatten(1)
+        self.labels.append(majority(answer.labels, y).cpu())
+        self.share.append((answer.labels == y).float().mean(0).cpu())
+        self.margins.append(answer.margins.mean(0).cpu())
+        self.linf.append(delta.abs().amax(1).cpu())
+        self.l2.append(delta.norm(dim=1).cpu())
+        self.forwards.append(made.forwards)
+        self.backwards.append(made.backwards)
+        self.seconds += made.seconds
+        self.notes |= set(made.notes)
+
+    def column(self, name: str) -> np.ndarray:
+        return torch.cat(getattr(self, name)).numpy()
+
+    def mean(self, name: str) -> float:
+        return float(torch.cat(getattr(self, name)).double().mean())
+
+
+def majority(labels: Tensor, y: Tensor) -> Tensor:
+    """Return, of labels (draws, N), the true one (N,) where more than half give it, else the other that most give.
+
+    Of several others given as often it is the first class.
+    """
+    votes = nn.functional.one_hot(labels, int(max(labels.max(), y.max())) + 1).sum(0)
+    right = votes.gather(1, y[:, None])[:, 0] * 2 > len(labels)
+    return torch.where(right, y, votes.scatter(1, y[:, None], -1).argmax(1))
+
+
+class Clean(NamedTuple):
+    """Clean labels (n,), shares of right draws (n,) and margins (n,)."""
+
+    labels: np.ndarray
+    share: np.ndarray
+    margins: np.ndarray
+
+    @classmethod
+    def of(cls, found: Outcomes) -> Clean:
+        return cls(found.column("labels"), found.column("share"), found.column("margins"))
+
+
+def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: Clean, found: Outcomes) -> str:
+    """Write one Parquet row per example: row number, hash of pixels, answers, distances in [0, 1], passes, seconds.
+
+    Returns:
+        The SHA-256 of the file.
+    """
+    n, truth = len(y), y.cpu().numpy()
+    table = pa.table(
+        {
+            "index": images.cpu().numpy(),
+            "input_sha": [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in x.cpu().numpy()],
+            "label": truth,
+            "clean": clean.labels,
+            "clean_share": clean.share,
+            "clean_margin": clean.margins,
+            "adversarial": found.column("labels"),
+            "adversarial_share": found.column("share"),
+            "adversarial_margin": found.column("margins"),
+            "robust": (clean.share > 0.5) & (found.column("share") > 0.5),
+            **{name: found.column(name) for name in ("linf", "l2", "forwards", "backwards")},
+            "seconds": np.full(n, found.seconds / n),
+        }
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.select(RECORD_COLUMNS), sink, write_page_checksum=True)
+    data = sink.getvalue().to_pybytes()
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_clean(path: Path, n: int) -> Clean | None:
+    """Return the clean answers among the records; ``None`` where there are none or, with a warning, not whole ones."""
+    try:
+        data = files.read(path, largest_records(n))
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        if file.metadata.num_rows != n:
+            raise ValueError(f"{file.metadata.num_rows} rows for {n} images")
+        columns = [file.read([name]).column(name).to_numpy() for name in _CLEAN]
+        for column, (name, kinds) in zip(columns, _CLEAN.items(), strict=True):
+            if column.dtype.kind not in kinds or len(column) != n:
+                raise ValueError(f"its column {name} does not hold {n} numbers")
+        return Clean(*columns)
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        if files.lacks(error):
+            raise
+        _log.warning("%s does not count: %s", path, str(error).partition("\n")[0])
+        return None

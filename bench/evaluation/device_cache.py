@@ -1,0 +1,143 @@
+"""What a run holds on its device: test images and base classifiers, each read once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.data import open_ref, rows_of
+from bench.evaluation.cost import PassFlops, parameters, pass_flops
+from bench.evaluation.evaluate import CHUNK, together
+from bench.keys import training_key
+from bench.models import weights
+from bench.models.build import build
+from bench.models.layout import fast_layout
+from bench.process.isolation import checksums, isolated
+from bench.store.files import file_sha256
+from bench.types import DataRef, MethodError, ModelRef, TrainRef, UsageError
+
+_log = logging.getLogger("crossfire")
+
+
+class Classifier(NamedTuple):
+    """A base classifier in its fastest layout; FLOPs of a pass, parameters as trained, and a note on the layout."""
+
+    net: nn.Module
+    flops: PassFlops
+    params: int
+    layout: str
+
+
+@dataclass
+class Images:
+    """Test images on the device: uint8 pixels (N, C, H, W), labels (N,), and their row numbers in the set (N,)."""
+
+    x: Tensor
+    y: Tensor
+    rows: Tensor
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        """Yield chunks: the first row, float32 pixels in [0, 1], labels, row numbers."""
+        for s in self.chunks():
+            yield s.start, *self.part(s)
+
+    def part(self, s: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return float32 pixels in [0, 1], labels and row numbers, as copies."""
+        return self.x[s].float() / 255, self.y[s].clone(), self.rows[s].clone()
+
+    def chunks(self, within: slice | None = None) -> Iterator[slice]:
+        """Yield the chunks of all images, or of a group."""
+        return _cut(within or slice(0, len(self.x)), CHUNK)
+
+    def groups(self) -> Iterator[slice]:
+        """Yield the chunks that are attacked together, as one."""
+        return _cut(slice(0, len(self.x)), together(tuple(self.x.shape[1:]), self.x.device))  # type: ignore[arg-type]
+
+
+def _cut(whole: slice, length: int) -> Iterator[slice]:
+    for first in range(whole.start, whole.stop, length):
+        yield slice(first, min(first + length, whole.stop))
+
+
+@dataclass
+class Loaded:
+    """Reads images and weights at the first need, and keeps what the next cells need again."""
+
+    device: torch.device
+    data_folder: Path | None
+    _images: dict[str, Images] = field(default_factory=dict)
+    _classifiers: dict[str, Classifier] = field(default_factory=dict)
+    _seals: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Else a GPU may take sums in another order each time, and a step on a gradient's sign answer another way.
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+    def classifier(self, model: ModelRef, data: DataRef, path: Callable[[], Path]) -> Classifier:
+        """Return a base classifier; ``path`` gives its weights where they must be read.
+
+        One whose parameters or buffers are no longer those that were read is read anew.
+
+        Raises:
+            UsageError: a weights file does not fit, or is not the one that the plan was made for.
+        """
+        key = training_key(model)
+        known = self._classifiers.get(key)
+        if known is not None and checksums(known.net) != self._seals[key]:
+            _log.warning("a method changed the weights of %s; they are read anew", model.network.name)
+            del self._classifiers[key]
+        if key not in self._classifiers:
+            file = path()
+            if not isinstance(model.weights, TrainRef) and file_sha256(file) != model.weights.sha256:
+                raise UsageError(f"{file} has changed since the plan was made; run it again")
+            with isolated(f"network {model.network.name}"):
+                net = build(model.network, data.num_classes, data.image_shape)
+                weights.load(file, net)
+                # Counted before the layout changes: torch 2.15 corrupts memory in the weight gradient of one large
+                # image whose weights are channels-last.
+                flops = pass_flops(net.to(self.device).eval(), data.image_shape)
+                fast = fast_layout(net, self.test(data).x[:4].float() / 255)
+            layout = "channels-last, " + (fast.note or "batch norm folded") + self._rounding()
+            made = Classifier(fast.net, flops, parameters(net), layout)
+            # Two are enough: the cells of a plan are grouped by classifier, and a transfer needs one more.
+            self._classifiers = dict([*self._classifiers.items()][-1:]) | {key: made}
+            self._seals[key] = checksums(made.net)
+        return self._classifiers[key]
+
+    def require_unchanged(self, model: ModelRef) -> None:
+        """Raises MethodError: a base classifier is no longer what was read, so nothing measured on it counts."""
+        key = training_key(model)
+        if key in self._classifiers and checksums(self._classifiers[key].net) != self._seals[key]:
+            raise MethodError(
+                f"the weights of {model.network.name} were changed meanwhile, perhaps by a thread that a method left"
+            )
+
+    def _rounding(self) -> str:
+        # NVIDIA's own switch counts above torch's.
+        rounds = torch.backends.cudnn.allow_tf32 and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"
+        return ", convolutions in TF32" if self.device.type == "cuda" and rounds else ""
+
+    def rows(self, ref: DataRef) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return pixels, labels and row numbers of a list of images."""
+        images = open_ref(ref, folder=self.data_folder)
+        rows = rows_of(images, ref)
+        return images.images[rows], images.labels[rows], rows
+
+    def test(self, ref: DataRef) -> Images:
+        """Return test images on the device."""
+        if (key := ref.data_sha + ref.indices_sha) not in self._images:
+            self._images[key] = Images(*(torch.from_numpy(each).to(self.device) for each in self.rows(ref)))
+        return self._images[key]
+
+    def training_images(self, model: ModelRef) -> Callable[[], Tensor] | None:
+        """Return what reads the images uint8 (N, C, H, W) that a classifier was trained on, if it was trained here."""
+        ref = model.weights
+        return (lambda: torch.from_numpy(self.rows(ref.data)[0])) if isinstance(ref, TrainRef) else None

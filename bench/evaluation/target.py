@@ -1,0 +1,318 @@
+"""The function under attack: frozen, cut to what the device holds, every pass counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench import draws
+from bench.api import Gradient, MethodError
+from bench.draws import Draws
+from bench.models.logits import harder, precise
+
+
+class Meter:
+    """Counts the images that a classifier sees forwards and backwards, whoever calls it.
+
+    While ``rows`` is set, counts also go to those images; a batch of another length is counted in the totals only.
+    ``check`` is called at every pass; an exception that it raises ends the work at once.
+    """
+
+    def __init__(self, net: nn.Module, images: int = 0, check: Callable[[], None] | None = None) -> None:
+        self.forwards = 0
+        self.backwards = 0
+        self.rows: Tensor | None = None
+        self.forwards_of = torch.zeros(images, dtype=torch.int64)
+        self.backwards_of = torch.zeros(images, dtype=torch.int64)
+        self._check = check
+        self._handle = net.register_forward_hook(self._forward)
+
+    def close(self) -> None:
+        self._handle.remove()
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _forward(self, _module: nn.Module, _inputs: Any, logits: Any) -> None:
+        if not isinstance(logits, Tensor):
+            return
+        if self._check is not None:
+            self._check()
+        n, rows = len(logits), self.rows
+        self.forwards += n
+        if rows is not None and len(rows) == n:
+            self.forwards_of[rows] += 1
+
+        def backward(_grad: Tensor) -> None:
+            self.backwards += n
+            if rows is not None and len(rows) == n:
+                self.backwards_of[rows] += 1
+
+        if logits.requires_grad:
+            logits.register_hook(backward)  # type: ignore[no-untyped-call]
+
+
+def tell(function: nn.Module, labels: Tensor) -> None:
+    """Tell a deployed function the true labels (N,) of the images it is given next, where it is an oracle."""
+    if hasattr(function, "labels"):
+        function.labels = labels.clone()
+
+
+class Truth(NamedTuple):
+    """What an oracle may know: clean images (N, C, H, W) and their labels (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class _ContiguousGradient(torch.autograd.Function):
+    """The identity, whose gradient is laid out in memory as libraries expect: ours comes channels-last."""
+
+    @staticmethod
+    def forward(_context: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(_context: Any, *grads: Tensor) -> Tensor:
+        return grads[0].contiguous()
+
+
+class Counted(nn.Module):
+    """A target as a module; a batch goes through whole, so a library's own graph stays whole too.
+
+    Logits and gradients are contiguous, whatever the layout of the network, and images of other precision become
+    float32. A library passes images on in batches of its own making, so the label that an oracle is told, and that a
+    margin is for, is that of the nearest clean one.
+    """
+
+    def __init__(self, net: nn.Module, truth: Truth | None, margin: float = 0.0) -> None:
+        super().__init__()
+        self.net = net
+        self.truth = truth
+        self.margin = margin
+
+    def forward(self, x: Tensor) -> Tensor:
+        labels = None
+        if self.truth is not None and (self.margin or hasattr(self.net, "labels")):
+            distances = torch.cdist(x.detach().flatten(1).float(), self.truth.images.flatten(1))
+            labels = self.truth.labels[distances.argmin(1)]
+            tell(self.net, labels)
+        given = x.float()
+        logits = precise(self.net(_ContiguousGradient.apply(given)), given).contiguous()
+        return logits if labels is None or not self.margin else harder(logits, labels, self.margin)
+
+
+class NetworkTarget:
+    """The :class:`bench.api.Target` of a classifier.
+
+    Args:
+        net: frozen, in evaluation mode; what an attacker may differentiate.
+        base: the classifier inside ``net``; ``net`` itself by default.
+        smooth: makes the second-order form of ``net`` for a smoothing width, where there is one.
+        meter: counts the passes of the base classifier inside ``net``.
+        images: int64 identities of the images; random draws depend on them alone.
+        seed: of the attack's draws.
+        num_classes: length of a row of logits.
+        batch: images at a time; halved when the device runs out of memory.
+        draws: the random numbers of a function that is random.
+        draws_averaged: logits and gradients of a random function are means over this many draws.
+        truth: of the same images, for a function that is an oracle, and for ``margin``.
+        margin: by how much, relative to the largest, the true logit is raised, so that what an attack takes for a
+            success is one by more than round-off (:func:`bench.models.logits.round_off`).
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        meter: Meter,
+        images: Tensor,
+        *,
+        base: nn.Module | None = None,
+        smooth: Callable[[float], nn.Module] | None = None,
+        seed: int,
+        num_classes: int,
+        batch: int,
+        draws: Draws | None = None,
+        draws_averaged: int = 1,
+        truth: Truth | None = None,
+        margin: float = 0.0,
+    ) -> None:
+        self.num_classes = num_classes
+        self.stochastic = draws is not None
+        self.notes: list[str] = []
+        self._net = net
+        self._base = net if base is None else base
+        self._smooth = smooth
+        self._meter = meter
+        self._images = images
+        self._rows = torch.arange(len(images))
+        self._draws = Draws() if draws is None else draws
+        self._draws_averaged = draws_averaged
+        self._truth = truth
+        self._margin = margin
+        self._shared = _Shared(seed=seed, batch=batch)
+
+    @property
+    def module(self) -> nn.Module:
+        self._meter.rows = None
+        return Counted(self._net, self._truth, self._margin).eval()
+
+    @property
+    def batch(self) -> int:
+        return self._shared.batch
+
+    @property
+    def base(self) -> NetworkTarget:
+        view = self._copy()
+        view._net, view._smooth, view.stochastic, view._draws_averaged = self._base, None, False, 1
+        view._margin = 0.0
+        return view
+
+    def smooth(self, tau: float) -> NetworkTarget:
+        if self._smooth is None:
+            raise MethodError("this defense has no purification to differentiate a second time")
+        view = self._copy()
+        view._net = self._smooth(tau).eval()
+        return view
+
+    def purified(self, x: Tensor) -> Tensor:
+        given: list[Tensor] = []
+        hook = self._base.register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0].detach()))
+
+        def one(s: slice) -> tuple[Tensor]:
+            with torch.no_grad():
+                self._forward(x[s], s)
+            if given[-1].shape != x[s].shape:
+                raise MethodError(f"the defense hands on images {tuple(given[-1].shape)}, not {tuple(x[s].shape)}")
+            return (given[-1],)
+
+        try:
+            return torch.cat([part for (part,) in self._in_batches(len(x), one)])
+        finally:
+            hook.remove()
+
+    def _copy(self) -> NetworkTarget:
+        view = object.__new__(NetworkTarget)
+        view.__dict__.update(self.__dict__)
+        return view
+
+    def rows(self, index: Tensor) -> NetworkTarget:
+        view = self._copy()
+        view._images = self._images[index]
+        view._rows = self._rows[index.cpu()]
+        return view
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            return self._mean(x, slice(0, len(x)))
+        return torch.cat([part for (part,) in self._in_batches(len(x), lambda s: (self._mean(x[s], s).detach(),))])
+
+    def gradient(self, x: Tensor, loss: Callable[..., Tensor], *args: Tensor) -> Gradient:
+        # Laid out in memory as the images are, whatever the network prefers: attacks mix the two at every step.
+        grad = torch.empty_like(x)
+
+        def one(s: slice) -> tuple[Tensor, Tensor]:
+            total: list[Tensor] = []
+            for _ in range(self._draws_averaged):
+                images = x[s].detach().requires_grad_()
+                with torch.enable_grad():
+                    logits = self._forward(images, s)
+                    values = loss(logits, *(arg[s] for arg in args))
+                    if not values.requires_grad:
+                        raise MethodError("no gradient reaches the images: the attacked function detaches them")
+                    draw = [*torch.autograd.grad(values.sum(), images), logits.detach(), values.detach()]
+                total = draw if not total else [a + b for a, b in zip(total, draw, strict=True)]
+            if self._draws_averaged > 1:
+                total = [value / self._draws_averaged for value in total]
+            grad[s] = total[0]
+            return total[1], total[2]
+
+        parts = list(self._in_batches(len(x), one))
+        return Gradient(grad, *(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+        return (
+            draws.uniform(self._shared.seed, self._images, self._shared.next_call(), like.shape[1:]) * (high - low)
+            + low
+        )
+
+    def normal(self, like: Tensor) -> Tensor:
+        return draws.normal(self._shared.seed, self._images, self._shared.next_call(), like.shape[1:])
+
+    def _mean(self, x: Tensor, s: slice) -> Tensor:
+        logits = self._forward(x, s)
+        for _ in range(self._draws_averaged - 1):
+            logits = logits + self._forward(x, s)
+        return logits / self._draws_averaged if self._draws_averaged > 1 else logits
+
+    def _forward(self, x: Tensor, s: slice) -> Tensor:
+        self._meter.rows = self._rows[s] if len(x) == len(self._rows[s]) else None
+        self._draws.images = None if self._meter.rows is None else self._images[s]
+        labels = None
+        if self._truth is not None and self._meter.rows is not None:
+            labels = self._truth.labels[self._meter.rows.to(self._truth.labels.device)]
+            tell(self._net, labels)
+        logits = precise(self._net(x), x)
+        self._draws.images = None
+        if logits.shape != (len(x), self.num_classes):
+            raise MethodError(f"the network returned {tuple(logits.shape)}, not ({len(x)}, {self.num_classes})")
+        return logits if labels is None or not self._margin else harder(logits, labels, self._margin)
+
+    def _in_batches(self, n: int, one: Callable[[slice], tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+        start, calls = 0, self._draws.calls
+        while start < n or start == n == 0:
+            s = slice(start, start + next(parts(n - start, self._shared.batch)).stop)
+            # Every batch of one pass draws as the first does.
+            self._draws.calls = calls
+            try:
+                yield one(s)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or self._shared.batch == 1:
+                    raise
+                self._shared.batch = max(1, min(self._shared.batch, s.stop - s.start) // 2)
+                continue
+            if n == 0:
+                return
+            start = s.stop
+
+
+def parts(n: int, batch: int) -> Iterator[slice]:
+    """Cut ``n`` images into as few batches as can be, of about the same length.
+
+    A short last batch would let a kernel take sums in another order, so that bits depended on the batch.
+    """
+    count = max(1, -(-n // batch))
+    for i in range(count):
+        yield slice(n * i // count, n * (i + 1) // count)
+
+
+class _Shared:
+    """What all row views of one target have in common."""
+
+    def __init__(self, seed: int, batch: int) -> None:
+        self.seed = seed
+        self.batch = batch
+        self.calls = 0
+
+    def next_call(self) -> int:
+        self.calls += 1
+        return self.calls
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that the device, Python or the CPU allocator ran out of memory."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "DefaultCPUAllocator: can't allocate" in str(error)
+
+
+def auto_batch(image_shape: tuple[int, int, int], device: torch.device) -> int:
+    """Return how many images to push through at once: about 128 CIFAR images' pixels on a CPU, 512 on a GPU."""
+    channels, height, width = image_shape
+    budget = (512 if device.type == "cuda" else 128) * 3 * 32 * 32
+    return max(1, min(1024, budget // (channels * height * width)))

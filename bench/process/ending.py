@@ -1,0 +1,445 @@
+"""When work must end, and how it is ended in time.
+
+A run ends when it is asked to or its time is used, a cell when it takes too long. Whoever works looks often
+(:meth:`Control.check`). Where nobody has looked for a while, such as in a method that never calls the network, a thread
+sends this process a signal, and its handler raises the end in the code that runs, again and again until it is left.
+What even that does not end, :mod:`bench.cli.supervisor` ends from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, NoReturn, TypeVar
+
+import bench
+from bench.process.shared import Held, Shared
+from bench.types import Ending
+
+T = TypeVar("T")
+
+_WHY = {0: "time budget used", 129: "the terminal was closed", 130: "interrupted", 143: "terminated"}
+#: What a verb makes, where that says more than its name.
+_DOES = {"plan": "the plan"}
+#: Seconds in which one who sends a signal twice, as ``timeout`` does to a command and to its group, means one.
+ONCE = 0.05
+#: Seconds for which work that looks often is left to end by itself.
+PATIENCE = 1.0
+#: Seconds between two looks of the thread, and for which what was raised is left to do its work.
+_LOOK = 0.2
+_AGAIN = 1.0
+#: Exit code of a process from which a method took what it needs; its last piece in hand says what that is.
+_WITHOUT_NEEDS = 70
+# Taken now: while a method runs the first is refused, and the second may be another.
+_EXIT, _FILE_OF = os._exit, os.fstat
+# Not every system has it.
+_RESOURCE: Any = None
+with contextlib.suppress(ImportError):
+    _RESOURCE = importlib.import_module("resource")
+_LIMITS = {
+    name: getattr(_RESOURCE, name)
+    for name in (f"RLIMIT_{each}" for each in ("NOFILE", "FSIZE", "AS", "DATA", "STACK", "CORE", "CPU", "NPROC"))
+    if hasattr(_RESOURCE, name)
+}
+#: Nothing means anything by it unless it is told to, and a process without a handler ignores it.
+_SIGNAL = getattr(signal, "SIGURG", None)
+# Code that must not be left half way: files of the store, leases, and what puts a process back as it was.
+_PROTECTED = {
+    str(Path(bench.__file__).parent / f"{name}.py")
+    for name in (
+        "cli/bars",
+        "cli/display",
+        "process/isolation",
+        "store/cards",
+        "store/files",
+        "store/inventory",
+        "store/lease",
+        "store/planned",
+        "store/run_log",
+        "store/seals",
+        "store/working_store",
+        "training/checkpoint",
+    )
+}
+# Of these it matters only where they run themselves: on the way in or out of a block whose end must not be skipped.
+_EDGES = {contextlib.__file__, __file__}
+
+Kind = Literal["cell", "training", "set", "network", "estimate"]
+
+
+class Stop(Ending):
+    """The run was asked to end, or its time is used."""
+
+
+class Overtime(Ending):
+    """A piece of work took longer than it may."""
+
+
+@dataclass
+class Piece:
+    """A piece of work in hand: what it is, its key, and how many seconds it may take.
+
+    ``None`` seconds are those of the piece around it; of a piece with its own, the time does not count for that one.
+    After ``patience`` more it is broken off; a supervisor waits for ``mercy`` more before it reckons it late.
+    """
+
+    kind: Kind
+    key: str
+    seconds: float | None = None
+    says: str = "took too long"
+    patience: float = PATIENCE
+    mercy: float = 0.0
+    due: float = math.inf
+    frame: FrameType | None = field(default=None, repr=False)
+
+    def restart(self) -> None:
+        """Begin its time anew."""
+        self.due = math.inf if self.seconds is None else time.monotonic() + self.seconds
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A piece of work that ended a process which had it in hand, and why; ``late`` if it took longer than it may."""
+
+    kind: str
+    key: str
+    why: str
+    late: bool = False
+
+    @classmethod
+    def late_with(cls, held: Sequence[Held]) -> Lost | None:
+        """Return the innermost piece in hand that has a time of its own, whose process had to be killed."""
+        timed = next((each for each in reversed(held) if each.timed), None)
+        return timed and cls(timed.kind, timed.key, "took too long, and its process had to be killed", late=True)
+
+    @classmethod
+    def ended_with(cls, held: Held, ended: int) -> Lost:
+        """Return the piece in hand of a process that ended so, from :func:`os.waitstatus_to_exitcode`."""
+        return cls(held.kind, held.key, held.taken or f"ended the process ({how_it_ended(ended)})")
+
+
+def end_with(parent: int) -> None:
+    """See to it, on Linux, that this process ends when its parent does, whatever it is at."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class Needs:
+    """What this process needs to go on, as it is now: standard output and error, and its limits of resources."""
+
+    def __init__(self) -> None:
+        self._streams = [
+            ("standard output", 1, _file(1), sys.stdout),
+            ("standard error", 2, _file(2), sys.stderr),
+        ]
+        self._limits = {name: _RESOURCE.getrlimit(number) for name, number in _LIMITS.items()}
+
+    def taken(self) -> str | None:
+        """Put the limits back, and return in words what was taken and cannot be had again; ``None`` if nothing was."""
+        limits = [name for name, wanted in self._limits.items() if not _limited(_LIMITS[name], wanted)]
+        if (streams := self.unheard()) is not None:
+            return streams
+        if limits:
+            return f"lowered {' and '.join(limits)} of the process, which cannot be raised again"
+        return None
+
+    def unheard(self) -> str | None:
+        """Return in words which streams were taken; ``None`` if none was.
+
+        One that was closed before is none: whichever file is opened next may have its number.
+        """
+        names = [
+            name
+            for name, number, file, stream in self._streams
+            if file is not None and _file(number) != file and not _let_go(stream)
+        ]
+        return f"closed or replaced {' and '.join(names)}, of which the process needs its own" if names else None
+
+
+def _file(number: int) -> tuple[int, int] | None:
+    """Return what file a descriptor is; ``None`` if it is closed."""
+    try:
+        found = _FILE_OF(number)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _let_go(stream: object) -> bool:
+    """Say whether :mod:`bench.cli.streams` itself has put nothing in the place of a stream, as where a disk is full."""
+    lost = getattr(stream, "lost", None)
+    return isinstance(lost, OSError) and lost.errno != errno.EBADF
+
+
+def _limited(number: int, wanted: tuple[int, int]) -> bool:
+    """Put a limit back; return whether it is as wanted."""
+    soft, hard = _RESOURCE.getrlimit(number)
+    if (soft, hard) == wanted:
+        return True
+    # Where the hard limit may not be raised again, the soft one goes as far as it can.
+    nearest = min(wanted[0], hard) if _RESOURCE.RLIM_INFINITY not in (wanted[0], hard) else hard
+    for limits in (wanted, (nearest, hard)):
+        with contextlib.suppress(OSError, ValueError):
+            _RESOURCE.setrlimit(number, limits)
+            return limits == wanted
+    return False
+
+
+def how_it_ended(ended: int) -> str:
+    """Return in words how a process ended that was asked for nothing, from :func:`os.waitstatus_to_exitcode`.
+
+    One that was killed counts as such the second time only: the first may be meant for no piece of work.
+    """
+    if ended >= 0:
+        return f"exit code {ended}"
+    memory = ", twice; perhaps the system was out of memory" if ended == -signal.SIGKILL else ""
+    return (signal.strsignal(-ended) or f"signal {-ended}") + memory
+
+
+class Control:
+    """Says when the work of this process must end.
+
+    Args:
+        deadline: of everything, on the monotonic clock.
+        shared: with the process that watches over this one, if any; then signals count once, since it counts them.
+    """
+
+    def __init__(self, deadline: float | None = None, shared: Shared | None = None) -> None:
+        self.code: int | None = None
+        self.counted: tuple[int, int] | None = None
+        self._deadline = math.inf if deadline is None else deadline
+        self._shared = shared
+        self._needs = Needs()
+        self._since = math.inf
+        self._raised = -math.inf
+        self._looked_after = False
+        self._pieces: list[Piece] = []
+        self._base: FrameType | None = None
+        self._left = threading.Event()
+
+    def check(self) -> None:
+        """Raise what ends the run, or the piece in hand."""
+        self.check_run()
+        self.check_piece()
+
+    def check_run(self) -> None:
+        """Raises Stop: the run was asked to end, or its time is used."""
+        if self._is_ending():
+            self._raised = time.monotonic()
+            raise Stop
+
+    def check_piece(self) -> None:
+        """Raises Overtime: the piece in hand took longer than it may."""
+        if (piece := self._timed()) is not None and time.monotonic() > piece.due:
+            self._raised = time.monotonic()
+            raise Overtime(piece.says)
+
+    def count(self, done: int, total: int) -> None:
+        """Note how many cells of the plan are done."""
+        self.counted = done, total
+        if self._shared is not None:
+            self._shared.count(done, total)
+
+    def logs(self, path: Path) -> None:
+        """Note where the log of the run is."""
+        if self._shared is not None:
+            self._shared.log(str(path.resolve()))
+
+    def within(self, piece: Piece, do: Callable[[], T]) -> T:
+        """Return what ``do`` returns, with a piece of work in hand.
+
+        Raises:
+            Overtime: it took longer than it may.
+        """
+        piece.frame = sys._getframe()
+        piece.restart()
+        self._pieces.append(piece)
+        self._tell()
+        began = time.monotonic()
+        try:
+            return do()
+        finally:
+            if self._shared is not None and (taken := self._needs.taken()) is not None:
+                self._leave(self._shared, taken)
+            self._pieces.pop()
+            piece.frame = None
+            if piece.seconds is not None and (outer := self._timed()) is not None:
+                outer.due += time.monotonic() - began
+            self._tell()
+
+    def _leave(self, shared: Shared, taken: str) -> NoReturn:
+        """End this process, from which nobody would hear any more, or which can do little: other files of it may be
+        closed as well. What was in hand is lost with it, and said by the one that watches.
+        """
+        try:
+            *outer, last = self._held()
+            shared.hold([*outer, last._replace(taken=taken)])
+        finally:
+            _EXIT(_WITHOUT_NEEDS)
+
+    def restart(self) -> None:
+        """Begin the time of the piece in hand anew: a step of it is done that may take as long itself."""
+        if (piece := self._timed()) is not None:
+            piece.restart()
+            if self._shared is not None:
+                self._shared.due = piece.due + piece.mercy
+
+    @contextmanager
+    def looked_after(self) -> Iterator[None]:
+        """In this block somebody calls :meth:`check` often, and keeps what must be kept when it raises."""
+        self._looked_after = True
+        try:
+            yield
+        finally:
+            self._looked_after = False
+
+    def watch(self, do: Callable[[], T]) -> T | None:
+        """Return what ``do`` returns, or ``None`` where it was ended: :attr:`code` is then its exit code.
+
+        Ctrl-C, SIGTERM and the end of its terminal end it (exit codes 130, 143 and 129), so does the deadline (0).
+        Outside of the main thread, where Python takes no signals, nobody is watched.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return do()
+        self._base = sys._getframe()
+        before = {number: signal.signal(number, self._asked) for number in signals()}
+        if _SIGNAL is not None:
+            before[_SIGNAL] = signal.signal(_SIGNAL, self._interrupt)
+        self._left.clear()
+        threading.Thread(target=self._look, name="crossfire-watch", daemon=True).start()
+        try:
+            return do()
+        except Stop:
+            return None
+        except Exception as error:
+            # Until 3.12 Python makes a RuntimeError of what is raised while it makes the attributes of a class.
+            if not isinstance(error.__cause__, Stop):
+                raise
+            return None
+        finally:
+            self._base = None
+            self._left.set()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _is_ending(self) -> bool:
+        if self.code is None and time.monotonic() > self._deadline:
+            self._end(0, self._deadline)
+        return self.code is not None
+
+    def _end(self, code: int, since: float) -> None:
+        self.code, self._since = code, since
+        if self._shared is not None:
+            self._shared.ending(code)
+
+    def _timed(self) -> Piece | None:
+        """Return the innermost piece that has a time of its own."""
+        return next((piece for piece in reversed(self._pieces) if piece.seconds is not None), None)
+
+    def _held(self) -> list[Held]:
+        return [Held(each.kind, each.key, each.seconds is not None) for each in self._pieces]
+
+    def _tell(self) -> None:
+        if self._shared is not None:
+            piece = self._timed()
+            self._shared.hold(self._held())
+            self._shared.due = math.inf if piece is None else piece.due + piece.mercy
+
+    # In the thread.
+
+    def _look(self) -> None:
+        while not self._left.wait(_LOOK):
+            if self._late() is not None:
+                os.kill(os.getpid(), _SIGNAL or signal.SIGINT)
+
+    def _late(self) -> tuple[Ending, FrameType] | None:
+        """Return what is to be raised by now, and inside of which call, where those who work had time to look."""
+        now = time.monotonic()
+        if now < self._raised + _AGAIN:
+            return None
+        if self._base is not None and self._is_ending():
+            return (Stop(), self._base) if now >= self._since + PATIENCE * self._looked_after else None
+        piece = self._timed()
+        if piece is None or piece.frame is None or now < piece.due + piece.patience:
+            return None
+        return Overtime(piece.says), piece.frame
+
+    # In the handlers of signals.
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self.code is None:
+            self._end(128 + number, time.monotonic())
+        elif self._shared is not None or time.monotonic() < self._since + ONCE:
+            return
+        elif self._looked_after:
+            # A second one does not wait.
+            self._looked_after, self._raised = False, -math.inf
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._interrupt(number, frame)
+
+    def _interrupt(self, _number: int, frame: FrameType | None) -> None:
+        if (late := self._late()) is not None and _may_be_left(frame, late[1], importing=isinstance(late[0], Stop)):
+            self._raised = time.monotonic()
+            raise late[0]
+
+
+def signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask this process to end; under ``nohup`` the end of its terminal is none."""
+    hangup = getattr(signal, "SIGHUP", None)
+    hears = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hears else ()))
+
+
+def why_of(code: int | None) -> str:
+    """Return why a run ended before its time, in words, by its exit code."""
+    return "ended" if code is None else _WHY.get(code, f"ended by signal {code - 128}")
+
+
+def closing(code: int, counted: tuple[int, int] | None) -> str:
+    """Return what is said of a run that ended before its time, with this exit code."""
+    why = why_of(code)
+    if counted is None:
+        return f"{why}; the same command goes on from here."
+    return f"{why}: {counted[0]} of {counted[1]} cells are done; the same command goes on from here."
+
+
+def unfinished(code: int, verb: str) -> str:
+    """Return what is said of a verb that ended before its time, and with which no other goes on, by its exit code."""
+    return f"{why_of(code)} before {_DOES.get(verb, verb)} was finished"
+
+
+def _may_be_left(frame: FrameType | None, base: FrameType, *, importing: bool) -> bool:
+    """Say whether the code that runs lies inside the call ``base`` and may be left half way.
+
+    Only where the process ends with it that may be an import: half a package stays behind, and does not work.
+    """
+    if frame is not None and frame.f_code.co_filename in _EDGES:
+        return False
+    while frame is not None and frame is not base:
+        code = frame.f_code
+        # What is raised while an object is taken down goes nowhere but to the terminal.
+        if code.co_filename in _PROTECTED or code.co_name == "__del__":
+            return False
+        if not importing and code.co_filename.startswith("<frozen importlib"):
+            return False
+        frame = frame.f_back
+    return frame is base

@@ -1,0 +1,481 @@
+"""Foreign code kept apart: whatever a method does to the process or to a network, the next one finds both unchanged.
+
+Three things go round every call of an attack, a defense, a recipe or a network: :func:`isolated` for the process,
+:func:`frozen` for the network, and :func:`checksums`, by which a network whose weights were changed is known. What can
+be undone is undone. What cannot, fails the call that did it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as _every_module
+from torch.utils import _python_dispatch as _dispatch
+
+from bench.process.ending import Needs
+from bench.types import Ending, MethodError, text_of
+
+# Taken now, as a method may put others in their place.
+_EXIT, _PROCESS = os._exit, os.getpid
+# ``os``, and the module that it takes the ways to end a process from.
+_SYSTEM = (os, importlib.import_module(os.name))
+_PIECE = 2**18
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_ABSENT = object()
+
+
+@contextmanager
+def isolated(who: str, *, seed: int | None = None) -> Iterator[None]:
+    """Run a method's code and put the process back as it was: its settings, its folder, every global generator.
+
+    Args:
+        who: the method, as its user calls it.
+        seed: of the global generators inside the block, for code that draws from them.
+
+    Raises:
+        MethodError: the code asked to end the process, closed its standard output or error, lowered a limit of it that
+            cannot be raised again, replaced its clocks, or raised what is no ``Exception``. What ends the work from
+            outside (:class:`bench.types.Ending`, and Ctrl-C where nobody handles it) goes on as it is.
+    """
+    process, before, needs = os.getpid(), _Process(), Needs()
+    interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    for module in _SYSTEM:
+        module._exit = module.abort = partial(_refuse_to_end, process)  # type: ignore[attr-defined]
+    try:
+        if seed is not None:
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+        yield
+        if (taken := needs.taken()) is not None:
+            raise MethodError(f"{who} {taken}")
+        if clocks := before.replaced_clocks():
+            raise MethodError(f"{who} replaced {' and '.join(clocks)}, by which its time is measured")
+    except Ending:
+        raise
+    except Exception as error:
+        try:
+            str(error)
+        except Exception:
+            # So that what says why the method failed does not fail too.
+            raise MethodError(f"{who} raised {text_of(error)}") from error
+        raise
+    except BaseException as error:
+        if interrupts and isinstance(error, KeyboardInterrupt):
+            raise
+        words = "asked to end the process" if isinstance(error, SystemExit) else "raised"
+        raise MethodError(f"{who} {words}: {type(error).__name__}({text_of(error)})") from error
+    finally:
+        if _PROCESS() != process:
+            # A copy of this process that the method made and left running would go on with the run beside it.
+            _EXIT(70)
+        # The limits first: while they hold, what follows may find no file or memory.
+        needs.taken()
+        before.restore()
+
+
+def _refuse_to_end(process: int, status: int = 1) -> NoReturn:
+    if os.getpid() != process:
+        _EXIT(status)
+    raise SystemExit(status)
+
+
+def _attribute(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
+    return partial(getattr, owner, name), partial(setattr, owner, name)
+
+
+def _autocast(device: str) -> list[tuple[Callable[[], Any], Callable[[Any], None]]]:
+    return [
+        (partial(torch.is_autocast_enabled, device), partial(torch.set_autocast_enabled, device)),
+        (partial(torch.get_autocast_dtype, device), partial(torch.set_autocast_dtype, device)),
+    ]
+
+
+def _set_environment(wanted: dict[str, str]) -> None:
+    for name in os.environ.keys() - wanted.keys():
+        del os.environ[name]
+    os.environ.update(wanted)
+
+
+def _set_path(wanted: list[str]) -> None:
+    # What a method added stays, so that it may import later; at the end, where it hides nothing.
+    sys.path[:] = [*wanted, *(path for path in sys.path if path not in wanted)]
+
+
+def _set_filters(wanted: list[Any]) -> None:
+    warnings.filters[:] = wanted  # type: ignore[index]
+    # Leaving such a block tells Python that its memory of what was already shown no longer holds.
+    with warnings.catch_warnings():
+        pass
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
+def _set_folder(wanted: str | None) -> None:
+    if wanted is not None:
+        os.chdir(wanted)
+
+
+def _umask() -> int:
+    # The system tells it only to who sets another. It is set to what it was last, so that no thread meets another one.
+    if (found := _UMASK(_LAST_UMASK[0])) != _LAST_UMASK[0]:
+        _set_umask(found)
+    return found
+
+
+def _set_umask(wanted: int) -> None:
+    _UMASK(wanted)
+    _LAST_UMASK[0] = wanted
+
+
+_UMASK, _LAST_UMASK = os.umask, [0o022]
+
+
+def _handlers() -> dict[int, Any]:
+    return {number: signal.getsignal(number) for number in signal.valid_signals()}
+
+
+def _set_handlers(wanted: dict[int, Any]) -> None:
+    # Python lets its main thread alone do so, for a method as for us.
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in wanted.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+
+
+def _mask() -> set[Any]:
+    return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def _set_mask(wanted: set[Any]) -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, wanted)
+
+
+def _set_alarm(wanted: bool) -> None:
+    if not wanted:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _set_default_device(wanted: torch.device) -> None:
+    torch.set_default_device(None if wanted == torch.device("cpu") else wanted)
+
+
+def _set_inference_mode(wanted: bool) -> None:
+    # Kept: the mode ends with the object.
+    _MODES.append(torch.inference_mode(wanted))
+    _MODES[-1].__enter__()
+
+
+_MODES: list[Any] = []
+
+
+def _set_numpy_errors(wanted: Any) -> None:
+    np.seterr(**wanted)
+
+
+def _deterministic() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def _set_deterministic(wanted: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(wanted[0], warn_only=wanted[1])
+
+
+_BACKENDS = torch.backends
+_ROUNDED = (
+    _BACKENDS,
+    _BACKENDS.cudnn,
+    _BACKENDS.cudnn.conv,  # type: ignore[attr-defined]
+    _BACKENDS.cudnn.rnn,
+    _BACKENDS.cuda.matmul,
+    _BACKENDS.mkldnn,
+    _BACKENDS.mkldnn.conv,  # type: ignore[attr-defined]
+    _BACKENDS.mkldnn.matmul,  # type: ignore[attr-defined]
+)
+_LOGGERS = (logging.getLogger(), logging.getLogger("crossfire"))
+
+#: How to read each setting of the process, and how to set it.
+_SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
+    (torch.is_inference_mode_enabled, _set_inference_mode),
+    (torch.is_grad_enabled, torch._C._set_grad_enabled),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_default_device, _set_default_device),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.is_anomaly_enabled, torch._C.set_anomaly_enabled),
+    (_deterministic, _set_deterministic),
+    *_autocast("cpu"),
+    *_autocast("cuda"),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    *(_attribute(owner, "fp32_precision") for owner in _ROUNDED),
+    *(_attribute(_BACKENDS.cudnn, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")),
+    _attribute(_BACKENDS.cuda.matmul, "allow_tf32"),
+    _attribute(_BACKENDS.mkldnn, "enabled"),
+    (np.geterr, _set_numpy_errors),
+    (lambda: dict(os.environ), _set_environment),
+    (lambda: list(sys.path), _set_path),
+    (lambda: list(warnings.filters), _set_filters),
+    (_folder, _set_folder),
+    (_umask, _set_umask),
+    (_handlers, _set_handlers),
+    *([(_mask, _set_mask)] if hasattr(signal, "pthread_sigmask") else []),
+    (lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0, _set_alarm),
+    (sys.getrecursionlimit, sys.setrecursionlimit),
+    (sys.gettrace, sys.settrace),
+    *(_attribute(sys, name) for name in ("stdin", "stdout", "stderr", "excepthook")),
+    *(_attribute(module, name) for module in _SYSTEM for name in ("_exit", "abort")),
+    # By these functions, which forget what loggers remember of who is heard.
+    (partial(getattr, logging.root.manager, "disable"), logging.disable),
+    *((partial(getattr, logger, "level"), logger.setLevel) for logger in _LOGGERS),
+    *(_attribute(logger, name) for logger in _LOGGERS for name in ("propagate", "disabled")),
+]
+
+
+_CLOCKS = {f"{name}{ns}" for name in ("time", "perf_counter", "monotonic", "process_time") for ns in ("", "_ns")}
+#: Of these the functions that were replaced are put back.
+_OWNERS = (torch, nn.functional, torch.autograd, torch.Tensor, builtins, time, os, signal)
+
+
+def _read(get: Callable[[], Any]) -> Any:
+    # Where both of torch's ways to set the rounding of products were used, it refuses to tell.
+    with suppress(RuntimeError):
+        return get()
+    return _ABSENT
+
+
+class _Process:
+    """The settings of this process, its random states, and the functions that a method might replace."""
+
+    def __init__(self) -> None:
+        self._settings = [_read(get) for get, _ in _SETTINGS]
+        self._modes = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
+        self._python, self._numpy, self._torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        self._cuda = (torch.cuda.current_device(), torch.cuda.get_rng_state_all()) if _cuda() else None
+        self._functions = _functions(_OWNERS)
+        self._hooks = _containers(vars(_every_module), "_global_")
+        self._handlers = [list(logger.handlers) for logger in _LOGGERS]
+
+    def replaced_clocks(self) -> list[str]:
+        """Return the clocks that are others now: what was measured by them is no time."""
+        of_time = [(owner, known) for owner, known in self._functions if owner is time]
+        return sorted(f"time.{name}" for _, name, _ in _replaced(of_time) if name in _CLOCKS)
+
+    def restore(self) -> None:
+        for owner, name, value in _replaced(self._functions):
+            _define(owner, name, value)
+        for (get, put), wanted in zip(_SETTINGS, self._settings, strict=True):
+            if wanted is not _ABSENT and _read(get) != wanted:
+                put(wanted)
+        while torch._C._len_torch_function_stack() > self._modes[0]:
+            torch.overrides._pop_mode()  # type: ignore[no-untyped-call]
+        while torch._C._len_torch_dispatch_stack() > self._modes[1]:
+            _dispatch._pop_mode()
+        _put_back(self._hooks)
+        for logger, handlers in zip(_LOGGERS, self._handlers, strict=True):
+            logger.handlers[:] = handlers
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)
+        torch.set_rng_state(self._torch)
+        if self._cuda is not None:
+            torch.cuda.set_device(self._cuda[0])
+            torch.cuda.set_rng_state_all(self._cuda[1])
+
+
+def _cuda() -> bool:
+    return torch.cuda.is_available() and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+_Functions = list[tuple[Any, dict[str, Any]]]
+
+
+def _functions(owners: Iterable[Any]) -> _Functions:
+    """Return what modules and classes define, the functions among it."""
+    return [(owner, {name: v for name, v in vars(owner).items() if callable(v)}) for owner in owners]
+
+
+def _replaced(functions: _Functions) -> list[tuple[Any, str, Any]]:
+    """Return the owner, name and old value of each function that is another now; of a new one that hides another."""
+    found = []
+    for owner, known in functions:
+        now = vars(owner)
+        found += [(owner, name, value) for name, value in known.items() if now.get(name) is not value]
+        if isinstance(owner, type) and len(now) > len(known):
+            hiding = [n for n, v in now.items() if callable(v) and n not in known and hasattr(super(owner, owner), n)]
+            found += [(owner, name, _ABSENT) for name in hiding]
+    return found
+
+
+def _define(owner: Any, name: str, value: Any) -> None:
+    if value is _ABSENT:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, value)
+
+
+_Containers = list[tuple[Any, Any]]
+
+
+def _containers(values: dict[str, Any], start: str = "") -> _Containers:
+    """Return the dicts, lists and sets among some values, each with a copy of what it holds."""
+    kinds = (dict, OrderedDict, list, set)
+    return [(v, v.copy()) for name, v in values.items() if type(v) in kinds and name.startswith(start)]
+
+
+def _put_back(containers: _Containers) -> None:
+    for container, held in containers:
+        if isinstance(container, list):
+            container[:] = held
+        else:
+            container.clear()
+            container.update(held)
+
+
+@contextmanager
+def frozen(net: nn.Module, *, strict: bool = False) -> Iterator[nn.Module]:
+    """Put a network in evaluation mode with frozen parameters; on leaving restore it and check its numbers.
+
+    Restored are modes, hooks, modules, parameters, functions and other attributes of every module and of its class.
+
+    Args:
+        net: the network; it is yielded.
+        strict: what ran inside may not lean on what is undone: a hook, another module, another function.
+
+    Raises:
+        MethodError: what ran inside changed a parameter or a buffer, such as a batch-norm statistic; or, if ``strict``,
+            the network in another way that decides its answers.
+    """
+    before = _Network(net)
+    net.eval()
+    net.requires_grad_(False)
+    try:
+        yield net
+        rewired = before.rewired() if strict else None
+    finally:
+        before.restore()
+    if (changed := before.changed()) is not None:
+        raise MethodError(f"the network's {changed} was changed; methods must leave the network alone")
+    if rewired is not None:
+        raise MethodError(f"{rewired}; methods must leave the network alone, or work on a copy.deepcopy of it")
+
+
+def checksums(net: nn.Module) -> dict[str, int]:
+    """Return a number for each parameter, buffer and other tensor of a network, which a change of any bit changes.
+
+    It is the sum of the bits of each element times an odd weight for its place, modulo 2**64: no single change, and no
+    exchange of two elements, leaves it as it was.
+    """
+    tensors: dict[str, Tensor] = {
+        f"parameter {name}": value for name, value in net.named_parameters(remove_duplicate=False)
+    }
+    tensors.update((f"buffer {name}", value) for name, value in net.named_buffers(remove_duplicate=False))
+    for path, module in net.named_modules():
+        plain = ((name, value) for name, value in vars(module).items() if isinstance(value, Tensor))
+        tensors.update((f"tensor {path}.{name}".replace(" .", " "), value) for name, value in plain)
+    sums: list[Tensor] = []
+    pieces: dict[str, int] = {}
+    layouts = {name: (value.shape, value.stride(), str(value.dtype)) for name, value in tensors.items()}
+    with torch.no_grad():
+        for name, value in tensors.items():
+            found = [(piece.long() * _weights(piece.device)[: len(piece)]).sum() for piece in _elements(value)]
+            sums += found
+            pieces[name] = len(found)
+    numbers = iter(torch.stack([each.to(sums[0].device) for each in sums]).tolist() if sums else [])
+    return {n: hash((layouts[n], *(next(numbers) for _ in range(count)))) for n, count in pieces.items()}
+
+
+@lru_cache
+def _weights(device: torch.device) -> Tensor:
+    return torch.arange(_PIECE, device=device, dtype=torch.int64) * 2 + 1
+
+
+def _elements(value: Tensor) -> tuple[Tensor, ...]:
+    """Return the bits of a tensor as whole numbers, in the order in which they lie in memory, in pieces."""
+    plain = (value if value.layout is torch.strided else value.to_dense()).detach()
+    if plain.is_complex():
+        plain = torch.view_as_real(plain)
+    bits = plain.reshape(1) if plain.dim() == 0 else plain
+    in_memory = bits.permute(sorted(range(bits.dim()), key=bits.stride, reverse=True)).reshape(-1)
+    return torch.split(in_memory.view(_INTEGERS[plain.element_size()]), _PIECE)
+
+
+class _Network:
+    """What a network is made of: its modules with all they hold, what their classes define, its parameters' state."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self._net, self._sums = net, checksums(net)
+        self._modules = [(each, type(each), dict(vars(each)), _containers(vars(each))) for each in net.modules()]
+        classes = {owner for each in net.modules() for owner in type(each).__mro__ if issubclass(owner, nn.Module)}
+        self._classes = _functions(classes)
+        self._parameters = [(each, each.requires_grad, each.grad, _hooks_of(each)) for each in net.parameters()]
+
+    def rewired(self) -> str | None:
+        """Return in words what else than numbers was changed that decides what the network answers, if anything."""
+        for module, kind, held, containers in self._modules:
+            name = kind.__name__
+            if type(module) is not kind:
+                return f"a {name} of the network was made a {type(module).__name__}"
+            if vars(module).get("forward") is not held.get("forward"):
+                return f"the forward of a {name} of the network was replaced"
+            copies = {id(container): copy for container, copy in containers}
+            for word, value in held.items():
+                copy, now = copies.get(id(value)), vars(module).get(word)
+                if word.endswith("_hooks") and copy is not None and now != copy:
+                    return f"a hook was put on a {name} of the network"
+                if word in ("_modules", "_parameters") and copy is not None and not _same(now or {}, copy):
+                    return f"a {name} of the network was given other {word[1:]}"
+        for owner, name, _ in _replaced(self._classes):
+            return f"{name} of the class {owner.__name__} was replaced"
+        return None
+
+    def restore(self) -> None:
+        for module, kind, held, containers in self._modules:
+            if type(module) is not kind:
+                module.__class__ = kind
+            if not _same(vars(module), held):
+                vars(module).clear()
+                vars(module).update(held)
+            _put_back(containers)
+        for owner, name, value in _replaced(self._classes):
+            _define(owner, name, value)
+        for parameter, required, grad, hooks in self._parameters:
+            parameter.requires_grad_(required)
+            parameter.grad = grad
+            for name, held in hooks.items():
+                found = getattr(parameter, name)
+                if found is not None:
+                    found.clear()
+                    found.update(held)
+
+    def changed(self) -> str | None:
+        """Return which parameter or buffer holds other numbers than before, if any does."""
+        now = checksums(self._net)
+        return next((name for name, value in self._sums.items() if now.get(name) != value), None)
+
+
+def _hooks_of(parameter: Tensor) -> dict[str, dict[Any, Any]]:
+    return {n: dict(getattr(parameter, n) or {}) for n in ("_backward_hooks", "_post_accumulate_grad_hooks")}
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(one[name] is other[name] for name in one)

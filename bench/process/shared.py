@@ -1,0 +1,156 @@
+"""What a process that works shows the one that watches over it.
+
+It lies in memory that both have, which needs no file, cannot be full, and can still be read when the process is stuck
+or dead.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import struct
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+#: Seconds from the moment at which a process should end, or let go of a piece, to the moment at which it is killed.
+GRACE = 2.5
+_NUMBER = struct.Struct("d")
+_COUNT = struct.Struct("Q")
+_DUE, _ENDING, _WHY, _CODE, _WRITTEN, _FIRST = 0, 8, 16, 24, 32, 40
+_ROOM = 2**16
+
+
+class Held(NamedTuple):
+    """A piece of work in hand, as :class:`bench.process.ending.Piece`; ``timed`` if it has a time of its own.
+
+    ``taken`` says what it took from the process, where that had to end for it.
+    """
+
+    kind: str
+    key: str
+    timed: bool
+    taken: str = ""
+
+
+class Words(NamedTuple):
+    """The pieces in hand, the innermost last; ``(done, total)`` cells of the plan; where the log of the run is; what is
+    shown of the work (:class:`bench.cli.display.State`).
+    """
+
+    held: tuple[Held, ...] = ()
+    counted: tuple[int, int] | None = None
+    log: str | None = None
+    shown: dict[str, Any] | None = None
+
+
+class Shared:
+    """The memory. Numbers are written at one stroke, words into one of two slots in turn, which are then counted."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _FIRST + 2 * _ROOM)
+        self._words: dict[str, Any] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what the last process has shown."""
+        for at in (_DUE, _ENDING):
+            self._set(at, math.inf)
+        for at in (_WHY, _CODE):
+            self._set(at, math.nan)
+        self._words = {}
+        self._write()
+
+    # Written by the process that works.
+
+    def ending(self, code: int) -> None:
+        """Note that it has been asked to end, with which exit code."""
+        self._set(_WHY, code)
+        self._set(_ENDING, time.monotonic())
+
+    def ended(self, code: int) -> None:
+        """Note that it has done all that it will do, and has only to end."""
+        self._set(_CODE, code)
+
+    def hold(self, pieces: Sequence[Held]) -> None:
+        """Note which pieces of work are in hand, the innermost last."""
+        self._words["held"] = pieces
+        self._write()
+
+    def count(self, done: int, total: int) -> None:
+        """Note how many cells of the plan are done."""
+        self._words["count"] = done, total
+        self._write()
+
+    def log(self, path: str) -> None:
+        """Note where the log of the run is."""
+        self._words["log"] = path
+        self._write()
+
+    def show(self, shown: dict[str, Any]) -> None:
+        """Note what is shown of the work; text and numbers of at most some ten thousand characters."""
+        self._words["shown"] = shown
+        self._write()
+
+    # Read by either.
+
+    @property
+    def due(self) -> float:
+        """When the piece in hand must be done, on the monotonic clock; infinity where nothing is to be."""
+        return self._get(_DUE)
+
+    @due.setter
+    def due(self, value: float) -> None:
+        self._set(_DUE, value)
+
+    @property
+    def ending_since(self) -> float:
+        """When the process noticed that it must end; infinity where it has not."""
+        return self._get(_ENDING)
+
+    @property
+    def ending_code(self) -> int | None:
+        """The exit code of the end that it was asked for."""
+        return _whole(self._get(_WHY))
+
+    @property
+    def code(self) -> int | None:
+        """The exit code with which it ends, once it has done all that it will do."""
+        return _whole(self._get(_CODE))
+
+    def read(self) -> Words:
+        """Return the words, also while the process writes others."""
+        while True:
+            written = self._written
+            at = _FIRST + _ROOM * (written % 2)
+            length = int.from_bytes(self._memory[at : at + 4], "little")
+            text = self._memory[at + 4 : at + 4 + length]
+            # The slot is written to again only after the other one was counted.
+            if self._written == written:
+                break
+        words = json.loads(text)
+        count = words.get("count")
+        held = tuple(Held(*each) for each in words.get("held", ()))
+        return Words(held, None if count is None else (count[0], count[1]), words.get("log"), words.get("shown"))
+
+    @property
+    def _written(self) -> int:
+        return int(_COUNT.unpack_from(self._memory, _WRITTEN)[0])
+
+    def _write(self) -> None:
+        text = json.dumps(self._words).encode()
+        written = self._written + 1
+        at = _FIRST + _ROOM * (written % 2)
+        self._memory[at : at + 4 + len(text)] = len(text).to_bytes(4, "little") + text
+        _COUNT.pack_into(self._memory, _WRITTEN, written)
+
+    def _get(self, at: int) -> float:
+        return float(_NUMBER.unpack_from(self._memory, at)[0])
+
+    def _set(self, at: int, value: float) -> None:
+        _NUMBER.pack_into(self._memory, at, value)
+
+
+def _whole(value: float) -> int | None:
+    return None if math.isnan(value) else int(value)

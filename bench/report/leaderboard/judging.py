@@ -1,0 +1,175 @@
+"""Each test-time step of a table against the classifier under it, the tests of one table corrected together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from bench.report.leaderboard.summaries import Judgement, Row, Standing, Value
+from bench.report.leaderboard.verdicts import lacking, only_noise, verdict
+from bench.stats import Interval, changed_images, holm_mcnemar
+from bench.types import CellResult
+
+#: The labels of a table's attacks by their id, for each threat.
+Attacks = Mapping[str, Mapping[str, str]]
+
+_BOUND = "upper bound only: "
+
+#: Threats that a line of words names.
+_THREATS = 20
+
+
+class Step(NamedTuple):
+    """The row of a test-time step, that of the classifier under it if there is one, and how many cells it lacks."""
+
+    row: Row
+    base: Row | None
+    missing: int = 0
+
+
+class _Contest(NamedTuple):
+    """A step and its base under one threat, on the same images."""
+
+    row: Row
+    #: Which of the row's standings it is of.
+    place: int
+    base: str
+    over: Value
+    #: Images that step or base alone keeps.
+    changed: tuple[int, int]
+    reasons: tuple[str, ...]
+    #: Attacks that the step met and its base did not, by label.
+    spared: tuple[str, ...]
+
+
+def judge(steps: Iterable[Step], attacks: Attacks) -> None:
+    """Give the standings of each step its verdict, or why there is none.
+
+    Args:
+        steps: every step of the table.
+        attacks: the labels of all attacks of the table by their id, for each threat.
+    """
+    contests = [contest for step in steps for contest in _contests(step, attacks)]
+    p_values = holm_mcnemar([contest.changed for contest in contests])
+    for contest, p_value in zip(contests, p_values, strict=True):
+        over = contest.over
+        assert over.number is not None and over.low is not None and over.high is not None
+        made = verdict(Interval(over.number, over.low, over.high), p_value, contest.reasons)
+        if contest.spared and made not in ("holds", "upper bound only"):
+            # Such attacks make the step look weaker than a base that they were not tried on.
+            why = f"{contest.base} was not attacked with {', '.join(contest.spared)}"
+            _set(contest.row, contest.place, unjudged=why)
+        else:
+            judgement = Judgement(made, contest.base, over, p_value, contest.reasons)
+            _set(contest.row, contest.place, judgement=judgement)
+
+
+def _set(row: Row, place: int, *, judgement: Judgement | None = None, unjudged: str = "") -> None:
+    row.standings[place] = replace(row.standings[place], judgement=judgement, unjudged=unjudged)
+
+
+def _contests(step: Step, attacks: Attacks) -> Iterator[_Contest]:
+    row, base = step.row, step.base
+    for place, standing in enumerate(row.standings):
+        # What an attack without a budget leaves says how far it got, not how robust the step is.
+        if standing.threat is None or standing.threat.eps is None:
+            continue
+        if not any(access == "adaptive" for access, _, _ in row.places.get(standing.group, ())):
+            continue
+        if base is None or not _done(base, standing.group):
+            _set(row, place, unjudged="the classifier under it was not attacked")
+        elif only_noise(r for r in _done(row, standing.group) if r.cell.access == "adaptive"):
+            _set(row, place, unjudged="no adaptive attack but noise came to an end")
+        elif only_noise(_done(base, standing.group)):
+            _set(row, place, unjudged=f"no attack on {base.name} but noise came to an end")
+        elif (contest := _contest(row, base, place, attacks, step.missing)) is None:
+            _set(row, place, unjudged=f"it met no attack that {base.name} met in the same seed")
+        else:
+            yield contest
+
+
+def _contest(row: Row, base: Row, place: int, attacks: Attacks, missing: int) -> _Contest | None:
+    group = row.standings[place].group
+    labels = attacks[group]
+    value, survivors = row.worst_case(group, row.accesses, list(labels))
+    # What only the base was attacked with would make it look weaker than the step.
+    met = {place[2] for place in row.places[group] if row.bits[place]}
+    _, base_survivors = base.worst_case(group, base.accesses, [each for each in labels if each in met])
+    over = row.paired(survivors, base_survivors)
+    if over.number is None or over.low is None or over.high is None:
+        return None
+    changed = changed_images([(survivors[seed], base_survivors[seed]) for seed in survivors if seed in base_survivors])
+    bounds = [mark.removeprefix(_BOUND) for mark in value.marks if mark.startswith(_BOUND)]
+    failed = sum(r.status == "failed" for place in row.places[group] for r in row.cells[place])
+    fell_out = [f"{failed} of its attacks failed"] if failed else []
+    fell_out += [f"{missing} of its cells are missing"] if missing else []
+    reasons = (*bounds, *fell_out, *lacking(_done(row, group)))
+    return _Contest(row, place, base.name, over, changed, reasons, _spared(row, base, group, labels))
+
+
+def _done(row: Row, group: str) -> list[CellResult]:
+    """Return the cells of a row under a threat that have an outcome."""
+    return [r for place in row.places.get(group, ()) for r in row.cells[place] if r.status == "done"]
+
+
+def _spared(row: Row, base: Row, group: str, labels: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the attacks that a row met and its base did not, though they are a question to both."""
+    met = {_asked(r) for r in _done(base, group)}
+    found = {
+        labels[place[2]]: None
+        for place in row.places[group]
+        if place[2] not in row.narrow
+        for r in row.cells[place]
+        if r.status == "done" and _asked(r) not in met
+    }
+    return tuple(found)
+
+
+def _asked(result: CellResult) -> str:
+    """Return an attack and its parameters, whatever the access lets it keep or average."""
+    assert result.cell.attack is not None
+    attack = result.cell.attack.attack
+    return f"{attack.name} {sorted((key, str(value)) for key, value in attack.params.items() if key != 'rule')}"
+
+
+def verdict_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield the verdicts of a table in words, one line for all threats under which a step has the same."""
+    for row in rows:
+        alike: dict[str, list[str]] = {}
+        for standing in row.standings:
+            if (found := standing.judgement) is not None:
+                why = f": {', '.join(found.reasons)}" if found.verdict == "upper bound only" else ""
+                alike.setdefault(found.verdict + why, []).append(_in_numbers(standing, found))
+        yield from (f"{row.name}: {words} ({'; '.join(_few(where))})" for words, where in alike.items())
+
+
+def _few(threats: Sequence[str]) -> list[str]:
+    """Return the first of many threats, and how many more there are; JSON has the verdict under each."""
+    more = len(threats) - _THREATS
+    return list(threats) if more <= 0 else [*threats[:_THREATS], f"and {more:,} more threats"]
+
+
+def _in_numbers(standing: Standing, found: Judgement) -> str:
+    over, low, high = (
+        f"{100 * (value or 0):+.1f}" for value in (found.over_base.number, found.over_base.low, found.over_base.high)
+    )
+    count = len({attack for met in standing.met.values() for attack in met})
+    attacks = f"{count} attack{'s' * (count > 1)}"
+    share = 100 * (standing.worst["any"].number or 0)
+    p_value = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.2g}"
+    return (
+        f"{standing.group}: {share:.1f} % survive {attacks}, {over} points over {found.base}, 95 % {low} to {high}, "
+        f"{p_value}"
+    )
+
+
+def unjudged_lines(row: Row) -> Iterator[str]:
+    """Yield why a row has no verdict, where one was to be expected."""
+    why: dict[str, list[str]] = {}
+    for standing in row.standings:
+        if standing.unjudged:
+            why.setdefault(standing.unjudged, []).append(standing.group)
+    for reason, groups in why.items():
+        where = "" if len(why) == 1 and not any(s.judgement for s in row.standings) else f", {', '.join(_few(groups))}"
+        yield f"{row.name}{where}: no verdict, for {reason}"

@@ -1,0 +1,131 @@
+"""Published numbers beside measured ones, each with its source; where none is known, that is said."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bench.report.leaderboard.summaries import Value
+from bench.report.leaderboard.tables import COSTS, Board, Column, Line, Table
+from bench.types import TrainRef
+
+NOT_KNOWN = "not known"
+# Published with static access or none; a worst case and an adaptive attack have no counterpart in print.
+_ACCESSES = ("white-box", "static")
+_THREAT = "Linf 8/255"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A measured number and what is published of it; accuracies in percent, costs in their own unit."""
+
+    dataset: str
+    model: str
+    #: Test images; lists of other lengths stand in tables of their own.
+    n: int
+    defense: str
+    access: str
+    what: str
+    #: Of an attack accuracy under attack, which is what is published.
+    measured: float
+    low: float | None
+    high: float | None
+    published: float | None
+    #: Measured minus published.
+    deviation: float | None
+    #: Of an attack, what is right clean as well; not what is published.
+    robust_accuracy: float | None
+    source: str | None
+    references: tuple[str, ...]
+    #: What the table of the number lacks of what was asked for.
+    incomplete: str = ""
+
+
+def beside(board: Board) -> list[Beside]:
+    """Return every measured clean accuracy, accuracy under attack and cost, with what is published of it."""
+    return [row for table in board.tables for line in table.lines for row in _rows(board, table, line)]
+
+
+def published(board: Board, table: Table, line: Line, column: Column) -> tuple[float, str] | None:
+    """Return the published number of a measured one and its source; ``None`` where it is not known."""
+    if line.access not in _ACCESSES:
+        return None
+    value = line.values.get(column.id)
+    defense, label = _bare(line.defense), _bare(column.label)
+    for entry in _numbers()["published"]:
+        place = (table.dataset, table.model, _trained_on(board, line))
+        if (entry["dataset"], entry["model"], entry["train_images"]) == place and column.group in ("", _THREAT):
+            found = entry["accuracy"].get(defense, {}).get(label)
+            if found is not None and value and _same_parameters(board, value, entry.get("where", {}).get(label, {})):
+                return found, _numbers()["sources"][entry["source"]]
+    for entry in _numbers()["costs"]:
+        if (entry["dataset"], entry["model"], entry["defense"]) == (table.dataset, table.model, defense):
+            found = entry["numbers"].get(column.id)
+            same = not column.id.startswith("train") or _trained_on(board, line) == entry["train_images"]
+            if found is not None and same:
+                return found, _numbers()["sources"][entry["source"]]
+    return None
+
+
+def _bare(label: str) -> str:
+    """Return a label without the preset that it names: a number is published for a method, in whose settings or not."""
+    return re.sub(r"\[preset=[\w-]+\]$", "", label)
+
+
+@cache
+def _numbers() -> dict[str, Any]:
+    return tomllib.loads((Path(__file__).parent / "paper.toml").read_text(encoding="utf-8"))
+
+
+def _same_parameters(board: Board, value: Value, wanted: dict[str, Any]) -> bool:
+    attacks = [made for key in value.keys if (made := board.results[key].cell.attack)]
+    return all(made.attack.params.get(name) == wish for made in attacks for name, wish in wanted.items())
+
+
+def _trained_on(board: Board, line: Line) -> int | None:
+    """Return how many images an epoch of a line's training has."""
+    weights = next(board.results[key].cell.model.weights for value in line.values.values() for key in value.keys)
+    return weights.data.n - weights.schedule.holdout if isinstance(weights, TrainRef) else None
+
+
+def _rows(board: Board, table: Table, line: Line) -> Iterator[Beside]:
+    costs = {cost.column.id for cost in COSTS}
+    for column in table.columns:
+        value = line.values.get(column.id)
+        if value is None or value.number is None or column.unit == "gap" or column.label == "worst case":
+            continue
+        scale = 100.0 if column.unit == "accuracy" else 1.0
+        known = published(board, table, line, column)
+        low, high = (None if end is None else scale * end for end in (value.low, value.high))
+        yield Beside(
+            table.dataset,
+            table.model,
+            table.n,
+            line.defense,
+            line.access,
+            column.label if column.id in costs or not column.group else f"{column.label}, {column.group}",
+            scale * value.number,
+            low,
+            high,
+            known[0] if known else None,
+            scale * value.number - known[0] if known else None,
+            None if value.robust is None else scale * value.robust,
+            known[1] if known else None,
+            tuple(_references(table, line, column)),
+            table.incomplete,
+        )
+
+
+def _references(table: Table, line: Line, column: Column) -> Iterator[str]:
+    for entry in _numbers()["reference"]:
+        place = (entry["dataset"], entry["model"], entry["defense"])
+        if place == (table.dataset, table.model, _bare(line.defense)) and column.group in ("", _THREAT):
+            found = entry["percent"].get(_bare(column.label))
+            if found is not None and line.access in _ACCESSES:
+                note = f", {entry['note']}" if "note" in entry else ""
+                yield f"{found:.2f} ({_numbers()['sources'][entry['source']]}{note})"

@@ -1,0 +1,406 @@
+"""One defense of a table: its outcomes over accesses, threats, attacks and seeds, and what follows from them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from operator import and_
+from statistics import fmean, median
+from typing import Literal
+
+from bench import registry
+from bench.keys import Once
+from bench.report.leaderboard.soundness import unsound
+from bench.report.leaderboard.verdicts import Verdict
+from bench.stats import paired_difference, spread, wilson
+from bench.types import Access, Cell, CellResult, DefenseCost, MethodRef, ModelRef, Threat, eps_text, outcomes
+
+ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
+NORMS = {"linf": "Linf", "l2": "L2", "wasserstein": "Wasserstein", "flow": "flow"}
+_SEED = {"weights": {"seed"}}
+
+#: What a worst case counts, in every format.
+WORST_CASE = "right clean and under every attack of the line: doing nothing is one of the attacks"
+
+#: Mark of a cell that was measured before accuracy under attack was kept, and whose outcomes are not kept.
+NO_OUTCOMES = "only robust accuracy was kept"
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number of a table: a mean over seeds with its 95 % interval, and the keys of the cells it stands on."""
+
+    number: float | None
+    low: float | None = None
+    high: float | None = None
+    #: Standard deviation over seeds, where there are several.
+    spread: float | None = None
+    #: What a reader must know of it, in short words: flags of its cells, seeds or attacks that are missing.
+    marks: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    failed: bool = False
+    #: A worst case over fewer attacks than the table has, or an upper bound only; it is not ranked.
+    partial: bool = False
+    #: Of an accuracy under attack: robust accuracy, the share that is right clean as well.
+    robust: float | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What adaptive evaluation makes of a test-time step: its worst case minus that of its base, on the same images."""
+
+    verdict: Verdict
+    base: str
+    over_base: Value
+    #: That step and base are equal, adjusted for all verdicts of the table.
+    p_value: float
+    #: Why the worst case of the step is an upper bound only, whatever the verdict.
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A defense under one threat (none where it was only measured clean)."""
+
+    defense: str
+    threat: Threat | None
+    #: The threat as tables write it.
+    group: str
+    clean: Value
+    worst: Mapping[Access | Literal["any"], Value]
+    gap: Value
+    cost: DefenseCost | None
+    attacks: tuple[str, ...]
+    #: The attacks that gave an outcome, by access, and the worst case over some of them.
+    met: Mapping[Access, tuple[str, ...]]
+    worst_under: Callable[[Access, Collection[str]], Value]
+    seeds: tuple[int, ...]
+    n: int
+    #: Where the base was attacked too, and the step adaptively.
+    judgement: Judgement | None = None
+    #: Why there is no verdict, where one was to be expected.
+    unjudged: str = ""
+
+
+def threat_text(threat: Threat) -> str:
+    return f"{NORMS[threat.norm]} {eps_text(threat.eps) if threat.eps is not None else 'unbounded'}"
+
+
+class RowIds:
+    """What makes two cells one row: network, recipe, schedule and step, whatever the seed."""
+
+    def __init__(self) -> None:
+        self._models = Once[ModelRef, str](lambda model: model.model_dump_json(exclude=_SEED))
+        self._steps = Once(MethodRef.model_dump_json)
+
+    def base(self, cell: Cell) -> str:
+        """Return the row of the classifier that a cell's defense stands on."""
+        return self._models(cell.model)
+
+    def of(self, cell: Cell) -> str:
+        """Return the row of a cell."""
+        return self.base(cell) + (self._steps(cell.step) if cell.step else "")
+
+
+def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
+    """Return for each attacked result of a table the id of its column.
+
+    A column holds one attack under every access. The plan may let it keep another iterate, or average another number
+    of gradients, where the attacker sees less; that splits a column only where one access has both.
+    """
+    exact: dict[str, str] = {}
+    loose: dict[str, str] = {}
+    variants: dict[tuple[str, str, Access], set[str]] = defaultdict(set)
+    whole = Once(MethodRef.model_dump_json)
+    without_rule = Once[MethodRef, str](lambda attack: attack.model_dump_json(exclude={"params": {"rule"}}))
+    for r in results:
+        if (made := r.cell.attack) is None:
+            continue
+        source = made.model.model_dump_json(exclude=_SEED) if r.cell.access == "transfer" else ""
+        exact[r.key] = f"{whole(made.attack)} {made.eot} {source} {bool(made.after)}"
+        loose[r.key] = f"{r.names.attack} {without_rule(made.attack)} {source}"
+        variants[loose[r.key], threat_text(made.threat), r.cell.access].add(exact[r.key])
+    split = {attack for (attack, _, _), found in variants.items() if len(found) > 1}
+    return {key: exact[key] if attack in split else attack for key, attack in loose.items()}
+
+
+def narrow_attacks(results: Iterable[CellResult], ids: Mapping[str, str]) -> frozenset[str]:
+    """Return the ids of attacks that are no question to every line: those on purifiers, and transfers."""
+    attacked = [(r, r.cell.attack.attack.name) for r in results if r.cell.attack]
+    known = registry.entries("attack")
+    only = {name for _, name in attacked if name in known and known[name].meta.get("purifiers_only")}
+    return frozenset(ids[r.key] for r, name in attacked if name in only or r.cell.access == "transfer")
+
+
+def attacked_bits(result: CellResult) -> int:
+    """Return which images were right under attack, of a clean cell clean, as the bits of one whole number.
+
+    The first image is the highest bit.
+
+    Raises:
+        ValueError: the result does not hold one outcome for each image.
+    """
+    return _bits(result, result.adversarial_bits if result.cell.attack else result.clean_bits)
+
+
+def robust_bits(result: CellResult) -> int:
+    """Return which images were right clean and attacked, as the bits of one whole number, the first image highest.
+
+    Raises:
+        ValueError: the result does not hold one outcome for each image.
+    """
+    return _bits(result, result.clean_bits) & attacked_bits(result)
+
+
+def has_outcomes(result: CellResult) -> bool:
+    """Say whether a result holds the outcome of every image."""
+    return result.clean_bits is not None and (result.cell.attack is None or result.adversarial_bits is not None)
+
+
+def _bits(result: CellResult, text: str | None) -> int:
+    return outcomes(text or "", result.cell.data.n)
+
+
+#: Access, the text of a threat, and the id of an attack; text, since comparing threats is slow and there are many.
+Place = tuple[Access, str, str]
+
+#: A worst case, and which images survive it, by seed.
+Survivors = tuple[Value, Mapping[int, int]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A defense with its cells by (access, threat, attack) and which images survived them, by seed."""
+
+    name: str
+    n: int
+    seeds: tuple[int, ...]
+    accesses: tuple[Access, ...]
+    cells: Mapping[Place, Sequence[CellResult]]
+    bits: Mapping[Place, Mapping[int, int]]
+    clean: Value
+    cost: DefenseCost | None
+    #: Attacks of the table that are made on some defenses only.
+    narrow: frozenset[str]
+    standings: list[Standing]
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        results: Sequence[CellResult],
+        ids: Mapping[str, str],
+        attacks: Mapping[str, Mapping[str, str]],
+        threats: Mapping[str, Threat],
+        narrow: frozenset[str] = frozenset(),
+    ) -> Row:
+        """Build the row from all results of a defense.
+
+        Args:
+            name: its label.
+            results: its cells.
+            ids: the column of each result, by key.
+            attacks: the labels of all columns of the table, by the text of their threat.
+            threats: the threats of these texts.
+            narrow: the ids of attacks that are made on some defenses only.
+        """
+        cells: dict[Place, list[CellResult]] = defaultdict(list)
+        for each in results:
+            if each.cell.attack:
+                cells[each.cell.access, threat_text(each.cell.attack.threat), ids[each.key]].append(each)
+        met = tuple(access for access in ACCESSES if any(place[0] == access for place in cells))
+        row = cls(
+            name,
+            results[0].cell.data.n,
+            tuple(sorted({each.cell.seed for each in results})),
+            met or (results[0].cell.access,),
+            cells,
+            {place: {r.cell.seed: robust_bits(r) for r in found if has_outcomes(r)} for place, found in cells.items()},
+            _clean(results),
+            _cost(results),
+            narrow,
+            [],
+        )
+        row.standings.extend(
+            row._standing(threats[group], group, found) for group, found in attacks.items() if group in row.places
+        )
+        if not row.standings:
+            row.standings.append(row._standing(None, "", {}))
+        return row
+
+    @cached_property
+    def places(self) -> Mapping[str, Sequence[Place]]:
+        """Where it was attacked, by the text of the threat."""
+        found: dict[str, list[Place]] = defaultdict(list)
+        for place in self.cells:
+            found[place[1]].append(place)
+        return dict(found)
+
+    def rank(self, accesses: Sequence[Access]) -> tuple[float, float]:
+        """Return what rows are ordered by: the worst case under the first threat, then clean accuracy."""
+        found = [value.number for access in accesses if (value := self.standings[0].worst.get(access))]
+        return max((number for number in found if number is not None), default=-1.0), self.clean.number or 0.0
+
+    def under_attack(self, results: Sequence[CellResult]) -> Value:
+        """Return the accuracy under one attack, with the robust accuracy beside it."""
+        metrics = [r.metrics for r in results if r.metrics]
+        shares = [m.accuracy_under_attack for m in metrics if m.accuracy_under_attack is not None]
+        lost = (NO_OUTCOMES,) if len(shares) < len(metrics) else ()
+        robust = fmean(m.robust_accuracy for m in metrics) if metrics else None
+        return replace(_mean(shares, self.n, results, lost), robust=robust)
+
+    def _standing(self, threat: Threat | None, group: str, labels: Mapping[str, str]) -> Standing:
+        worst: dict[Access | Literal["any"], Value] = {}
+        gap = Value(None)
+        if threat is not None:
+            found = {access: self.worst_case(group, [access], list(labels)) for access in self.accesses}
+            worst.update({access: value for access, (value, _) in found.items()})
+            alone = len(found) == 1
+            worst["any"] = worst[self.accesses[0]] if alone else self.worst_case(group, self.accesses, list(labels))[0]
+            if "static" in found and "adaptive" in found:
+                gap = self._gap(group, list(labels), found["static"], found["adaptive"])
+        attacks = tuple(
+            label
+            for attack, label in labels.items()
+            if any((access, group, attack) in self.cells for access in ACCESSES)
+        )
+        met = {
+            access: tuple(label for attack, label in labels.items() if self.bits.get((access, group, attack)))
+            for access in self.accesses
+        }
+
+        def worst_under(access: Access, chosen: Collection[str]) -> Value:
+            return self.worst_case(group, [access], [attack for attack, label in labels.items() if label in chosen])[0]
+
+        return Standing(
+            self.name,
+            threat,
+            group,
+            self.clean,
+            worst,
+            gap,
+            self.cost,
+            attacks,
+            met,
+            worst_under,
+            self.seeds,
+            self.n,
+        )
+
+    def worst_case(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Survivors:
+        """Return the share of images that survive every attack, and these images for each seed."""
+        asked = [place for access in accesses for attack in attacks if (place := (access, group, attack)) in self.cells]
+        used = [place for place in asked if self.bits[place]]
+        met = len({place[2] for place in asked})
+        wanted = len([attack for attack in attacks if self._applies(group, accesses, attack)])
+        seeds = [seed for seed in self.seeds if used and all(seed in self.bits[place] for place in used)]
+        survivors = {seed: reduce(and_, (self.bits[place][seed] for place in used)) for seed in seeds}
+        lost = sum(any(r.metrics for r in self.cells[place]) for place in asked if not self.bits[place])
+        failed = len(asked) - len(used) - lost
+        marks = {
+            f"without {failed} failed": failed > 0,
+            f"without {lost} whose outcomes were not kept": lost > 0,
+            f"{met} of {wanted} attacks": 0 < met < wanted,
+            f"{len(seeds)} of {len(self.seeds)} seeds": bool(used) and len(seeds) < len(self.seeds),
+        }
+        results = [r for place in used for r in self.cells[place]]
+        shares = [bits.bit_count() / self.n for bits in survivors.values()]
+        bound = unsound((self._accuracy(place), self._flags(place)) for place in used) if any(shares) else ()
+        marks[f"upper bound only: {', '.join(bound)}"] = bool(bound)
+        value = _mean(shares, self.n, results, [mark for mark, holds in marks.items() if holds], flags=False)
+        return replace(value, partial=bool(value.marks)), survivors
+
+    def _applies(self, group: str, accesses: Sequence[Access], attack: str) -> bool:
+        """Say whether a column of the table is a question to this line: transfers and purifiers are not for all."""
+        if any((access, group, attack) in self.cells for access in accesses):
+            return True
+        return attack not in self.narrow and list(accesses) != ["transfer"]
+
+    def _flags(self, place: Place) -> set[str]:
+        return {flag for r in self.cells[place] for flag in r.flags}
+
+    def _accuracy(self, place: Place) -> float:
+        return fmean(bits.bit_count() / self.n for bits in self.bits[place].values())
+
+    def paired(self, first: Mapping[int, int], second: Mapping[int, int]) -> Value:
+        """Return the first share of surviving images minus the second, given which survive, by seed."""
+        pairs = [(first[seed], second[seed]) for seed in first if seed in second]
+        if not pairs:
+            return Value(None)
+        both, first_only, second_only = (
+            fmean(part)
+            for part in zip(
+                *(((a & b).bit_count(), (a & ~b).bit_count(), (b & ~a).bit_count()) for a, b in pairs), strict=True
+            )
+        )
+        differences = [(a.bit_count() - b.bit_count()) / self.n for a, b in pairs]
+        ends = paired_difference(both, first_only, second_only, self.n - both - first_only - second_only)
+        return Value(*ends, spread(differences))
+
+    def _gap(self, group: str, attacks: Sequence[str], static: Survivors, adaptive: Survivors) -> Value:
+        """Return static minus adaptive worst case, each over all attacks made with it, on the same images."""
+        gap = self.paired(static[1], adaptive[1])
+        if gap.number is None:
+            return gap
+        made = {a: {attack for attack in attacks if self.bits.get((a, group, attack))} for a in ("static", "adaptive")}
+        counts = f"{len(made['static'])} static, {len(made['adaptive'])} adaptive attacks"
+        marks = (counts,) if made["static"] != made["adaptive"] else ()
+        return replace(gap, marks=marks, keys=static[0].keys + adaptive[0].keys)
+
+
+def _mean(
+    shares: Sequence[float], n: int, results: Sequence[CellResult], marks: Iterable[str] = (), *, flags: bool = True
+) -> Value:
+    raised = sorted({flag for r in results for flag in r.flags} - {"failed"}) if flags else []
+    keys = tuple(r.key for r in results)
+    failed = sum(r.status == "failed" for r in results)
+    if not shares:
+        return Value(None, marks=(*raised, *marks), keys=keys, failed=failed > 0)
+    some = (f"{failed} of {len(results)} seeds failed",) if failed and flags else ()
+    # The seeds share their images, so the interval is that of one seed.
+    ends = wilson(min(n, fmean(shares) * n), n)
+    return Value(*ends, spread(shares), (*raised, *some, *marks), keys)
+
+
+def _clean(results: Sequence[CellResult]) -> Value:
+    plain = [r for r in results if r.cell.attack is None]
+    if not any(r.metrics for r in plain):
+        plain += list({r.cell.seed: r for r in results if r.metrics}.values())
+    shares = [r.metrics.clean_accuracy for r in plain if r.metrics]
+    return _mean(shares, results[0].cell.data.n, plain, _disagreements(results))
+
+
+def _disagreements(results: Sequence[CellResult]) -> Iterator[str]:
+    """Yield in which points cells are not of one defense, though they are of one row.
+
+    Other machines may round otherwise. A file that somebody put together by hand may mix two networks.
+    """
+    clean = {(r.cell.seed, r.clean_bits) for r in results if r.clean_bits is not None}
+    if len(clean) > len({seed for seed, _ in clean}):
+        yield "cells of one seed have different clean outcomes"
+    costs = [(r.cell.seed, r.defense_cost) for r in results if r.defense_cost is not None]
+    if len({cost.params for _, cost in costs}) > 1:
+        yield "cells have different numbers of parameters"
+    if _differ((seed, cost.train_flops_per_epoch) for seed, cost in costs):
+        yield "cells of one seed have different FLOPs of training"
+    if _differ((seed, cost.test_flops) for seed, cost in costs):
+        yield "cells of one seed have different FLOPs of testing"
+
+
+def _differ(values: Iterable[tuple[int, float | None]]) -> bool:
+    """Say whether numbers of one seed are further apart than a hundredth."""
+    ends: dict[int, tuple[float, float]] = {}
+    for seed, value in values:
+        if value is not None:
+            least, most = ends.get(seed, (value, value))
+            ends[seed] = min(least, value), max(most, value)
+    return any(most > 1.01 * least for least, most in ends.values())
+
+
+def _cost(results: Sequence[CellResult]) -> DefenseCost | None:
+    costs = [r.defense_cost for r in results if r.defense_cost]
+    if not costs:
+        return None
+    return costs[-1].model_copy(update={"test_seconds": median(cost.test_seconds for cost in costs)})

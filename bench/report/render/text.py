@@ -1,0 +1,177 @@
+"""How a number reads, the same in every format."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from string import ascii_lowercase
+
+from bench.report.leaderboard.summaries import WORST_CASE, Value
+from bench.report.leaderboard.tables import RANKED, Board, Column, Line, Table
+
+ABSENT = "–"
+#: Letters that a label has on one line.
+_LONG = 16
+
+
+def number(value: Value | None, column: Column, n: int) -> str:
+    """Return a number as text: accuracies in percent, gaps in points with sign and interval, costs to 4 digits.
+
+    Behind an accuracy under attack the robust accuracy follows in brackets, where it reads otherwise.
+    """
+    shown = plain(value, column, n)
+    if value is None or value.number is None or value.robust is None:
+        return shown
+    beside = f"{100 * value.robust:.{_digits(n)}f}"
+    return shown if beside == f"{100 * value.number:.{_digits(n)}f}" else f"{shown} ({beside})"
+
+
+def plain(value: Value | None, column: Column, n: int) -> str:
+    """Return a number as text, without the robust accuracy beside it."""
+    if value is None or (value.number is None and not value.failed):
+        return ABSENT
+    if value.number is None:
+        return "failed"
+    digits = _digits(n)
+    if column.unit == "accuracy":
+        return f"{100 * value.number:.{digits}f}" + (
+            f"±{100 * value.spread:.{digits}f}" if value.spread is not None else ""
+        )
+    if column.unit == "gap":
+        found = [f"{100 * end:+.{digits}f}" for end in (value.number, value.low, value.high) if end is not None]
+        return f"{found[0]} [{', '.join(found[1:])}]" if len(found) == 3 else found[0]
+    return f"{value.number:.4g}" if value.number < 1000 else f"{value.number:.0f}"
+
+
+def _digits(n: int) -> int:
+    return 1 if n <= 1000 else 2
+
+
+def interval(value: Value) -> str:
+    """Return the 95 % interval in percent, empty where there is none."""
+    return "" if value.low is None or value.high is None else f"95 % {100 * value.low:.1f} to {100 * value.high:.1f}"
+
+
+def precision(table: Table) -> list[str]:
+    """Return how far intervals reach, for formats that have no room for each."""
+    shown = (
+        line.values.get(column.id) for line in table.lines for column in table.columns if column.unit == "accuracy"
+    )
+    reach = [
+        max(value.high - value.number, value.number - value.low)
+        for value in shown
+        if value and value.number is not None and value.low is not None and value.high is not None
+    ]
+    if not reach:
+        return []
+    return [f"95 % intervals (Wilson) reach at most {100 * max(reach):.1f} points; csv, html and json have each"]
+
+
+def pieces(label: str) -> list[str]:
+    """Return a long label in pieces, where it may go on in a new line: before its parameters and after each of them."""
+    return re.split(r"(?=[\[@])|(?<=,)", label) if len(label) > _LONG else [label]
+
+
+def legend(table: Table) -> dict[str, str]:
+    """Return a letter for every mark that the table carries, in the order of reading."""
+    marks: dict[str, str] = {}
+    for line in table.lines:
+        for column in table.columns:
+            value = line.values.get(column.id)
+            for mark in value.marks if value else ():
+                marks.setdefault(mark, _letter(len(marks)))
+    return marks
+
+
+def _letter(index: int) -> str:
+    """Return a, b, ..., z, aa, ab, ... for 0, 1, ..., as spreadsheets name their columns."""
+    letters = ""
+    index += 1
+    while index:
+        index, last = divmod(index - 1, 26)
+        letters = ascii_lowercase[last] + letters
+    return letters
+
+
+def letters(value: Value, marks: Mapping[str, str]) -> str:
+    """Return the letters of a number's marks; where some are longer than one, with commas between them."""
+    return ("," if len(marks) > len(ascii_lowercase) else "").join(marks[mark] for mark in value.marks)
+
+
+def rules(table: Table) -> list[str]:
+    """Return what tells one iterative attack from another of its name: the rule that it keeps."""
+    return [f"{column.label}: {column.rule}" for column in _attacks(table.columns) if column.rule]
+
+
+def _attacks(columns: Iterable[Column]) -> Iterable[Column]:
+    seen = set()
+    for column in columns:
+        if (column.label, column.rule) not in seen:
+            seen.add((column.label, column.rule))
+            yield column
+
+
+def failures(table: Table, board: Board) -> list[str]:
+    """Return a line for every failed cell of a table, saying why."""
+    keys = dict.fromkeys(key for line in table.lines for value in line.values.values() for key in value.keys)
+    found = (board.results[key] for key in keys)
+    return [f"failed: {r.names}: {r.error.kind}: {(r.error.message.splitlines() or [''])[0]}" for r in found if r.error]
+
+
+def by_row(table: Table) -> dict[str | None, list[str]]:
+    """Return verdicts and notes by the defense that they are about; under ``None`` those about the table."""
+    names = {line.defense for line in table.lines}
+    found: dict[str | None, list[str]] = defaultdict(list)
+    for each in (*table.verdicts, *table.notes):
+        ends = (at.start() for at in re.finditer("[:,]", each))
+        found[next((each[:end] for end in ends if each[:end] in names), None)].append(each)
+    return dict(found)
+
+
+def first(lines: Sequence[str], most: int, what: str) -> list[str]:
+    """Return the first of many lines and how many more there are of what."""
+    more = len(lines) - most
+    return list(lines) if more <= 0 else [*lines[:most], f"and {more:,} more {what}"]
+
+
+def absent(board: Board) -> list[str]:
+    """Return a line for every table that was asked for and of which there is no cell."""
+    return [f"{title}: incomplete: 0 of {cells:,} cells" for title, cells in board.absent]
+
+
+def has_several_threats(table: Table) -> bool:
+    """Say whether a column must name its threat."""
+    return len({column.group for column in table.columns} - {"", "cost"}) > 1
+
+
+def ranked(table: Table, line: Line, column: Column, bold: str, under: str, escape: Callable[[str], str]) -> str:
+    """Return a number with the form ``bold`` if it is the best of its column, ``under`` if it is the second best."""
+    value = line.values.get(column.id)
+    shown = escape(number(value, column, table.n))
+    best, second = table.best[column.id]
+    if value is None or value.number is None or line.access not in RANKED:
+        return shown
+    return bold.format(shown) if value.number == best else under.format(shown) if value.number == second else shown
+
+
+def footnotes(line: Line, column: Column, marks: dict[str, str], form: str) -> str:
+    """Return the letters of the notes on a number in a form of a format; empty where it has none."""
+    value = line.values.get(column.id)
+    shown = letters(value, marks) if value else ""
+    return form.format(shown) if shown else ""
+
+
+def superseded(board: Board) -> Sequence[str]:
+    """Return a line about results that later ones replace, if there are any."""
+    return [f"{board.superseded} older results of code since edited are left out."] if board.superseded else []
+
+
+FOOT = (
+    "Percent of all images. Under an attack: accuracy under attack, whatever the clean answer; in brackets, where it "
+    f"reads otherwise, robust accuracy: right clean and under attack. Worst case: {WORST_CASE}. "
+    "Static attackers see the network only, adaptive ones the whole defense; gap = static - adaptive, in points. "
+    "A step holds if its worst case over all accesses is above that of its base by more than chance (p, for all "
+    "verdicts of the table together) and its attackers could have shown otherwise; else that is an upper bound only. "
+    "Ranked are white-box and adaptive lines. Costs: training per epoch, testing per 10,000 images, params in millions."
+)

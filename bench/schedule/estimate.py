@@ -1,0 +1,266 @@
+"""What a plan will cost, from passes measured once and the passes that its methods state; nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from bench import registry
+from bench.evaluation.cost import parameters, pass_flops
+from bench.evaluation.evaluate import CHUNK, DRAWS
+from bench.keys import Keys, Once, models_of, training_key
+from bench.schedule.passes import passes_of
+from bench.schedule.plan import Work
+from bench.schedule.units import Problem, Units
+from bench.store import cards, files, inventory
+from bench.store.working_store import Store
+from bench.training.loop import watched_images
+from bench.training.overfitting import WATCH
+from bench.types import AttackRef, Cell, ModelRef, Passes, PlannedCell, TrainRef
+
+
+class Piece(NamedTuple):
+    """One node of the graph: what it is, whether it is done, its TFLOP and seconds (``None`` where not known).
+
+    ``between`` has the seconds if all images break early and if none does, of an attack that leaves broken ones alone.
+    """
+
+    key: str
+    what: str
+    done: bool
+    tflop: float | None
+    seconds: float | None
+    between: tuple[float, float] | None = None
+
+
+class RecipeCost(NamedTuple):
+    """One row of the cost table: a recipe on a network, per epoch and per test pass."""
+
+    model: str
+    recipe: str
+    params: int
+    train_tflop_per_epoch: float
+    test_tflop: float
+    test_images: int
+
+
+# The share of its passes that an image takes which breaks early, and one whose search stalls.
+_BROKEN_TAKE = 0.15
+# The same of a suite of attacks, of which the first breaks most images that break.
+_BROKEN_TAKE_OF_SUITE = 0.05
+_STALLED_TAKE = 0.5
+
+# The share of images that are right clean, until it is measured.
+_RIGHT = 0.9
+
+# The share of right images that survive on a network trained against an adversary, and through a test-time step on one.
+_SURVIVE = 0.5
+_SURVIVE_ADAPTIVE = 0.3
+
+
+class Forecast(NamedTuple):
+    """What a run would do, and which of its cells will or may fail."""
+
+    pieces: list[Piece]
+    failing: list[tuple[PlannedCell, Problem]]
+
+
+def costs(work: Work, device: torch.device) -> tuple[list[RecipeCost], list[tuple[PlannedCell, Problem]]]:
+    """Return the cost of every recipe and network in a plan, and what fails.
+
+    FLOPs are counted as in :mod:`bench.evaluation.cost`.
+    """
+    rows: dict[str, RecipeCost | None] = {}
+    units = Units(device, None)
+    for planned in work.plan.cells:
+        model, data = planned.cell.model, planned.cell.data
+        key = training_key(model)
+        if key in rows or not isinstance(model.weights, TrainRef):
+            continue
+        rows[key] = None
+        if (net := units.built(model, planned.cell)) is None or (one := units.counted(model, planned.cell)) is None:
+            continue
+        flops = pass_flops(net, data.image_shape)
+        rows[key] = RecipeCost(
+            planned.names.model,
+            model.weights.recipe.name,
+            parameters(net),
+            flops.of(*one.passes) * model.weights.data.n / 1e12,
+            flops.forward * data.n / 1e12,
+            data.n,
+        )
+    return [row for row in rows.values() if row is not None], _failing(work, units)
+
+
+def _failing(work: Work, units: Units, done: Collection[str] = ()) -> list[tuple[PlannedCell, Problem]]:
+    cells = (planned for planned in work.plan.cells if planned.key not in done)
+    return [(planned, found) for planned in cells if (found := units.problem(planned.cell)) is not None]
+
+
+def pieces(work: Work, store: Store, device: torch.device) -> Forecast:
+    """Return what a run would do, node by node, with its predicted cost; what cannot be measured has none.
+
+    A network, a test-time step and a recipe are each measured once, on grey images. An attack that leaves an image
+    alone once it is broken is reckoned to take, of the passes that it states, :func:`share_of`, of the images that are
+    right clean: nine in ten until the store knows.
+    """
+    units = Units(device, None)
+    steps = predicting(work, store, units)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: list[Piece] = end.value
+            return Forecast(found, _failing(work, units, {piece.key for piece in found if piece.done}))
+
+
+def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, list[Piece]]:
+    """Find out what :func:`pieces` returns, a little at each step, and return it at the end."""
+    found: dict[str, Piece] = {}
+    # Static sets are those of many cells.
+    costs, key_of = _Costs(units), Once(Keys().of)
+    made, kept = set(inventory.keys(store.root / "attack", "")), set(inventory.keys(store.root / "cells", ".json"))
+    right: dict[tuple[str, str, str], float] = {}
+    trainings, needed = set[str](), set[str]()
+    for planned in work.plan.cells:
+        cell, n = planned.cell, planned.cell.data.n
+        yield from units.measuring(cell)
+        result = store.finished(planned) if planned.key in kept else None
+        finished = result is not None
+        for model in models_of(cell):
+            if not isinstance(model.weights, TrainRef):
+                continue
+            if (key := costs.key(model)) not in found:
+                done = cards.has_weights(store.training(key), key)
+                what = f"train {model.weights.recipe.name} on {planned.names.model}"
+                found[key] = Piece(key, what, done, *costs.training(model, cell))
+                trainings.add(key)
+            if not finished:
+                needed.add(key)
+        defense = planned.names.dataset, planned.names.model, planned.names.defense
+        if result is not None and result.metrics is not None:
+            right[defense] = result.metrics.clean_accuracy
+        if cell.attack is not None and (at := key_of(cell.attack)) not in found:
+            last = f"{(n - 1) // CHUNK * CHUNK:06d}-{n:06d}.safetensors"
+            done = finished or (at in made and files.is_regular(store.adversarial(at) / last))
+            cost = costs.attack(cell.attack, cell, right.get(defense, _RIGHT))
+            found[at] = Piece(at, f"attack {planned.names}", done, *cost)
+        found[planned.key] = Piece(planned.key, f"evaluate {planned.names}", finished, *costs.evaluation(cell))
+        yield
+    # Finished cells stand without the weights that they were made with.
+    found |= {key: found[key]._replace(done=True) for key in trainings - needed}
+    return list(found.values())
+
+
+class Share(NamedTuple):
+    """Of the passes that an attack states: what it takes if all images break early, as is reckoned, and if none."""
+
+    least: float
+    expected: float
+    most: float
+
+
+def share_of(attack: AttackRef, *, random: bool = False, right: float = 1.0) -> Share:
+    """Return the share of its stated passes that an attack is reckoned to take.
+
+    One where it takes every step of every image, as on a ``random`` function. Otherwise images that break spare most of
+    theirs, and those that never were ``right`` all. Of the others all are reckoned to break on a plainly trained
+    network, half on one trained against an adversary, more through a test-time step on that; as many are reckoned to
+    be left for an attack on the survivors of earlier ones. A search that leaves stalled images takes half. What a run
+    took is in its log.
+    """
+    stated = str(registry.entry_of(attack.attack).meta.get("passes"))
+    if "stalls" in stated and not attack.after:
+        return Share(_STALLED_TAKE, _STALLED_TAKE, _STALLED_TAKE)
+    suite = "none once" in stated
+    stops = suite or "fewer where images break" in stated
+    if not attack.after and (random or not stops or attack.attack.params.get("rule") == "last-iterate"):
+        return Share(1.0, 1.0, 1.0)
+    source = attack.model.weights
+    trained = isinstance(source, TrainRef) and "eps" in source.recipe.params
+    survive = (_SURVIVE if attack.step is None else _SURVIVE_ADAPTIVE) if trained else 0.0
+    broken = _BROKEN_TAKE_OF_SUITE if suite else _BROKEN_TAKE
+    return Share(right * broken, right * (survive + (1 - survive) * broken), right)
+
+
+class _Cost(NamedTuple):
+    tflop: float | None
+    seconds: float | None
+    between: tuple[float, float] | None = None
+
+
+_UNKNOWN = _Cost(None, None)
+
+
+def _shared(whole: _Cost, share: Share) -> _Cost:
+    assert whole.tflop is not None and whole.seconds is not None
+    between = (share.least * whole.seconds, share.most * whole.seconds) if share.least < share.most else None
+    return _Cost(share.expected * whole.tflop, share.expected * whole.seconds, between)
+
+
+class _Costs:
+    """Costs of the nodes of a plan, from those of one image."""
+
+    def __init__(self, units: Units) -> None:
+        self._units = units
+        self._keys: dict[int, tuple[ModelRef, str]] = {}
+
+    def key(self, model: ModelRef) -> str:
+        if id(model) not in self._keys:
+            self._keys[id(model)] = model, training_key(model)
+        return self._keys[id(model)][1]
+
+    def training(self, model: ModelRef, cell: Cell) -> _Cost:
+        """Return the cost of a training, and of watching it on a few images after each epoch."""
+        ref = model.weights
+        assert isinstance(ref, TrainRef)
+        unit, one = self._units.net(model, cell), self._units.recipe(model, cell)
+        if unit is None or one is None:
+            return _UNKNOWN
+        rows, epochs = ref.data.n - ref.schedule.holdout, ref.schedule.epochs
+        watched = 2 * watched_images(rows) + ref.schedule.holdout
+        looks = [Passes(2, 0), *(_plus(_entry_passes(name, params), 1) for name, params in WATCH.values())]
+        watching = watched * sum(unit.seconds(look) for look in looks)
+        tflop = unit.flops.of(*one.passes) / 1e12
+        return _Cost(epochs * rows * tflop, epochs * (rows * one.seconds + watching))
+
+    def attack(self, attack: AttackRef, cell: Cell, right: float) -> _Cost:
+        formula = registry.entry_of(attack.attack).meta.get("passes")
+        stated = passes_of(formula, attack.attack.params) if formula else None
+        unit = self._units.net(attack.model, cell)
+        if stated is None or unit is None:
+            return _UNKNOWN
+        if attack.step is None:
+            whole = _Cost(attack.data.n * unit.flops.of(*stated) / 1e12, attack.data.n * unit.seconds(stated))
+            return _shared(whole, share_of(attack, right=right))
+        if (step := self._units.step(attack.step, attack.model, cell)) is None:
+            return _UNKNOWN
+        averaged = step.random and "one draw" not in str(formula)
+        times = attack.data.n * (attack.eot if averaged else 1)
+        inside = step.deployed.passes
+        passes = Passes(stated.forwards * inside.forwards, stated.forwards * inside.backwards + stated.backwards)
+        whole = _Cost(times * unit.flops.of(*passes) / 1e12, times * step.surrogate.seconds(stated))
+        return _shared(whole, share_of(attack, random=averaged, right=right))
+
+    def evaluation(self, cell: Cell) -> _Cost:
+        unit, n = self._units.net(cell.model, cell), cell.data.n
+        if unit is None:
+            return _UNKNOWN
+        if cell.step is None:
+            return _Cost(n * unit.flops.forward / 1e12, n * unit.forward_seconds)
+        if (step := self._units.step(cell.step, cell.model, cell)) is None:
+            return _UNKNOWN
+        times = n * (DRAWS if step.random else 1)
+        return _Cost(times * unit.flops.of(*step.deployed.passes) / 1e12, times * step.deployed.seconds)
+
+
+def _plus(passes: Passes, forwards: float) -> Passes:
+    return Passes(passes.forwards + forwards, passes.backwards)
+
+
+def _entry_passes(name: str, params: Mapping[str, Any]) -> Passes:
+    entry = registry.find("attack", name)
+    found = passes_of(str(entry.meta.get("passes")), entry.arguments(params))
+    return found or Passes(0, 0)

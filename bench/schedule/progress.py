@@ -1,0 +1,193 @@
+"""What a run tells while it works: how far the piece at hand is and, once it has lasted, when all will be done."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Protocol
+
+from bench.schedule.estimate import Piece
+from bench.store.run_log import RunLog
+
+#: The share of the time so far that the estimate of the time left may take.
+SHARE = 0.02
+# Seconds that a step of it is thought to take before one was seen.
+_STEP = 0.1
+# Seconds between two entries of the time left in the log.
+_LONG = 5.0
+# Seconds of prediction that weigh as much as experience does, for a kind of work and for one method of it.
+_DOUBT = 30.0
+
+
+class Reporter(Protocol):
+    """Where a run tells it."""
+
+    def cells(self, done: int, total: int, failed: int = 0) -> None:
+        """Say how many cells are done, and how many of these failed."""
+
+    def work(self, what: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
+        """Say how far the piece of work at hand is, if that is known, and in how many seconds all will be done."""
+
+
+class Remaining:
+    """Follows a run piece by piece.
+
+    Predictions err alike for like work: all trainings, all attacks, and more so one attack on several networks; but a
+    training says nothing of attacks. So the ratio of what was taken to what was predicted is kept for each method,
+    leaning on that of its kind while it has seen little.
+
+    Args:
+        pieces: of the plan, with their predicted seconds. One without is taken to be as dear as the others for its
+            FLOPs, or, where those are not known either, as the mean of the others.
+        clock: seconds, rising.
+        began: when the run did, on that clock; now by default.
+    """
+
+    def __init__(
+        self, pieces: Iterable[Piece], clock: Callable[[], float] = time.monotonic, began: float | None = None
+    ) -> None:
+        todo = [piece for piece in pieces if not piece.done]
+        self._seconds = dict(zip((piece.key for piece in todo), _predicted(todo), strict=True))
+        self._kinds = {piece.key: _kinds(piece.what) for piece in todo}
+        self._shares: dict[str, float] = {}
+        self._left: defaultdict[tuple[str, str], float] = defaultdict(float)
+        for key, seconds in self._seconds.items():
+            self._left[self._kinds[key]] += seconds
+        self._took: defaultdict[str, float] = defaultdict(float)
+        self._predicted: defaultdict[str, float] = defaultdict(float)
+        self._clock = clock
+        self._last = clock() if began is None else began
+
+    def at(self, key: str, share: float, now: float | None = None) -> None:
+        """Note that so much of a piece, in [0, 1], is done; the time since the last note went into it.
+
+        ``now`` is when that was so, where it is noted later.
+        """
+        now = self._clock() if now is None else now
+        took, self._last = now - self._last, now
+        # A set that another cell has asked for before is looked through from its beginning again.
+        if key not in self._seconds or share <= self._shares.get(key, -1.0):
+            return
+        # What was done of it before anybody looked is no experience.
+        first = key not in self._shares
+        done = (share - self._shares.get(key, 0.0)) * self._seconds[key]
+        self._shares[key] = share
+        self._left[self._kinds[key]] -= done
+        if first and share > 0:
+            return
+        for kind in self._kinds[key]:
+            self._took[kind] += took
+            self._predicted[kind] += done
+
+    def seconds(self) -> float:
+        """Return how many seconds are left."""
+        return sum(max(0.0, left) * self._ratio(kinds) for kinds, left in self._left.items())
+
+    def _ratio(self, kinds: tuple[str, str]) -> float:
+        ratio = 1.0
+        for kind in kinds:
+            ratio = (self._took[kind] + _DOUBT * ratio) / (self._predicted[kind] + _DOUBT)
+        return ratio
+
+
+class Estimate:
+    """Makes the estimate of what is left, a little at a time, in at most a fiftieth of the time that the run has taken.
+
+    Args:
+        steps: return the pieces of the plan at their end; each takes a fraction of a second.
+        clock: seconds, rising.
+    """
+
+    def __init__(self, steps: Generator[None, None, Sequence[Piece]], clock: Callable[[], float] = time.monotonic):
+        self._steps = steps
+        self._clock = clock
+        self._began = clock()
+        self._spent = 0.0
+        self._longest = _STEP
+        self._notes: list[tuple[str, float, float]] = []
+        self._remaining: Remaining | None = None
+        self._over = False
+
+    def at(self, key: str, share: float) -> float | None:
+        """Note that so much of a piece, in [0, 1], is done; return the seconds that are left, if that is known yet."""
+        if self._remaining is not None:
+            self._remaining.at(key, share)
+            return self._remaining.seconds()
+        self._note(key, share)
+        while not self._over:
+            now = self._clock()
+            if self._spent + self._longest > SHARE * (now - self._began):
+                return None
+            try:
+                next(self._steps)
+            except StopIteration as end:
+                self._over = True
+                self._remaining = self._follow(end.value)
+            except BaseException:
+                # What ends a run or a cell has ended this too.
+                self._over = True
+                raise
+            took = self._clock() - now
+            self._spent += took
+            self._longest = max(self._longest, took)
+        return None if self._remaining is None else self._remaining.seconds()
+
+    def _note(self, key: str, share: float) -> None:
+        # Of what lies between the first and the last note of a piece nothing is kept: its time is the same without.
+        if [each[0] for each in self._notes[-2:]] == [key, key] and self._notes[-2][1] < self._notes[-1][1] < share:
+            self._notes.pop()
+        self._notes.append((key, share, self._clock()))
+
+    def _follow(self, pieces: Sequence[Piece]) -> Remaining | None:
+        if all(piece.seconds is None for piece in pieces if not piece.done):
+            return None
+        # What was done while nothing was predicted yet is experience too, also where it was all done by then.
+        here = {key for key, _, _ in self._notes}
+        own = [piece._replace(done=False) if piece.key in here else piece for piece in pieces]
+        remaining = Remaining(own, self._clock, self._notes[0][2])
+        for key, share, now in self._notes:
+            remaining.at(key, share, now)
+        return remaining
+
+
+class Telling:
+    """Tells a reporter and the run log.
+
+    Args:
+        reporter: where the run tells it.
+        log: of the run.
+        estimate: of what is left; ``None`` for who does single pieces of another's plan.
+    """
+
+    def __init__(self, reporter: Reporter, log: RunLog, estimate: Estimate | None) -> None:
+        self._reporter = reporter
+        self._log = log
+        self._estimate = estimate
+        self._began = self._told = time.monotonic()
+
+    def __call__(self, what: str, key: str, done: float, total: float, note: str = "") -> None:
+        left = None if self._estimate is None else self._estimate.at(key, done / total)
+        if left is not None:
+            now = time.monotonic()
+            if now - self._told > _LONG:
+                self._told = now
+                self._log.write("remaining", elapsed=round(now - self._began, 3), seconds=round(left, 3))
+        self._reporter.work(what, done, total, note, left)
+
+
+def _predicted(pieces: Sequence[Piece]) -> list[float]:
+    """Return the seconds of each piece, known or guessed."""
+    known = [piece.seconds for piece in pieces if piece.seconds is not None]
+    mean = sum(known) / len(known) if known else 0.0
+    both = [(piece.seconds, piece.tflop) for piece in pieces if piece.seconds is not None and piece.tflop]
+    rate = sum(seconds for seconds, _ in both) / sum(tflop for _, tflop in both) if both else None
+    guesses = (mean if rate is None or piece.tflop is None else rate * piece.tflop for piece in pieces)
+    return [guess if piece.seconds is None else piece.seconds for piece, guess in zip(pieces, guesses, strict=True)]
+
+
+def _kinds(what: str) -> tuple[str, str]:
+    """Return what sort of work a piece is, and by which method: ``attack`` and ``attack pgd``."""
+    kind, _, rest = what.partition(" ")
+    method = rest.split("/")[-2] if "/" in rest and kind != "train" else rest.partition(" on ")[0]
+    return kind, f"{kind} {method}"

@@ -1,0 +1,76 @@
+"""A chunk of an adversarial set as it is kept: read, and checked, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench.store import files
+from bench.store.audit import broken_rule
+from bench.store.reading import document
+from bench.store.seals import sealed_arrays
+from bench.types import MAX_FLAGS, MAX_PASSES, MAX_SECONDS, MAX_WORD, Threat
+
+if TYPE_CHECKING:
+    import numpy as np
+
+#: Bytes beside the images, and for what each took.
+_HEAD, _ROW = 2**20, 2**6
+#: What stands for the hash of a chunk, which has its own in it, where it is remembered that one was whole.
+SEALED = "sealed"
+
+
+class Kept(NamedTuple):
+    """Adversarial images (N, C, H, W), passes for each (N,), seconds and notes of all, and the batch they went in."""
+
+    images: np.ndarray
+    forwards: np.ndarray
+    backwards: np.ndarray
+    seconds: float
+    notes: list[str]
+    batch: int
+
+
+def place(path: Path) -> str:
+    """Return what a chunk says of where it belongs: the key of its set and which images it has."""
+    return f"{path.parent.name}/{path.stem}"
+
+
+def read(path: Path, x: np.ndarray, threat: Threat) -> Kept:
+    """Return a chunk of an adversarial set.
+
+    Args:
+        path: of its file.
+        x: the clean images float32 (N, C, H, W) in [0, 1] that it was made from.
+        threat: of its attack.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not whole, belongs elsewhere, or holds what no attack under the threat makes of ``x``.
+    """
+    arrays, about = sealed_arrays(files.read(path, 8 * x.size + _ROW * len(x) + _HEAD))
+    if about.get("of", place(path)) != place(path):
+        raise ValueError(f"it is that of {about['of']}")
+    try:
+        kept = _checked(arrays, about, x)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"it lacks {error}") from None
+    if (why := broken_rule(kept.images, x, threat)) is not None:
+        raise ValueError(f"its attack {why}")
+    return kept
+
+
+def _checked(arrays: dict[str, np.ndarray], about: dict[str, str], x: np.ndarray) -> Kept:
+    images, passes = arrays["images"], (arrays["forwards"], arrays["backwards"])
+    if images.shape != x.shape or images.dtype != x.dtype:
+        raise ValueError(f"its images are not {x.shape} numbers of type {x.dtype}")
+    for counts in passes:
+        # Of what is not a number neither holds.
+        if counts.shape != (len(x),) or counts.dtype.kind != "f" or not ((counts >= 0) & (counts <= MAX_PASSES)).all():
+            raise ValueError(f"its passes are not {len(x)} counts each")
+    seconds, notes, batch = float(about["seconds"]), document(about["notes"].encode()), int(about["batch"])
+    # They become flags of a result, which holds no more.
+    are_notes = isinstance(notes, list) and all(isinstance(note, str) and len(note) <= MAX_WORD for note in notes)
+    if not (are_notes and len(notes) <= MAX_FLAGS and 0 <= seconds <= MAX_SECONDS and batch > 0):
+        raise ValueError("what it took is not a time, notes and a batch")
+    return Kept(images, *passes, seconds, notes, batch)

@@ -1,0 +1,63 @@
+"""Which of several results of one question counts: the last one, by the protocol that measured it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bench.keys import EVALUATION_VERSION, Keys, question, version_of
+from bench.store.working_store import Store
+from bench.types import Cell, CellResult, ModelRef, PlannedCell, WeightsRef
+
+
+def protocol(result: CellResult, keys: Keys) -> str:
+    """Return the version of the evaluation protocol that a result's key was made with."""
+    return str(version_of(result.key, result.cell, keys) or "unknown")
+
+
+def outdated(store: Store, plan: Iterable[PlannedCell]) -> int:
+    """Return how many results in a store, besides those of a plan, were made with an older evaluation protocol."""
+    planned = {store.cell_file(cell.key) for cell in plan}
+    others = (store.get(key) for key in store.all_keys() if store.cell_file(key) not in planned)
+    keys = Keys()
+    versions = (version_of(r.key, r.cell, keys) for r in others if r is not None)
+    return sum(version is not None and version < EVALUATION_VERSION for version in versions)
+
+
+def newest(results: Iterable[CellResult]) -> dict[str, CellResult]:
+    """Return the last answer to each question, whatever the code that gave it.
+
+    A failure gives way to a later answer on other weights from the file of the same name: the file was replaced.
+    """
+    found: dict[str, CellResult] = {}
+    keys = Keys()
+    # Files of several machines may hold a cell twice, and what somebody made up another cell under its key.
+    for result in {each.key: each for each in results}.values():
+        known = found.setdefault(asked := keys.question(result.cell), result)
+        if (known.provenance.finished, known.key) < (result.provenance.finished, result.key):
+            found[asked] = result
+    broken = {asked for asked, result in found.items() if result.status == "failed" and _weights_files(result.cell)}
+    if not broken:
+        return found
+    by_name = {asked: _by_name(result.cell) for asked, result in found.items() if _weights_files(result.cell)}
+    # In the order in which they were finished, to the second.
+    when = {asked: (found[asked].provenance.finished, asked not in broken, asked) for asked in by_name}
+    last = {by_name[asked]: asked for asked in sorted(by_name, key=when.__getitem__)}
+    replaced = {asked for asked in broken if last[by_name[asked]] != asked}
+    return {asked: result for asked, result in found.items() if asked not in replaced}
+
+
+def _weights_files(cell: Cell) -> list[str]:
+    models = [cell.model] if cell.attack is None else [cell.model, cell.attack.model]
+    return [model.weights.name for model in models if isinstance(model.weights, WeightsRef)]
+
+
+def _by_name(cell: Cell) -> str:
+    """Return what a cell asks, on whatever weights lie in the files that it names."""
+
+    def unread(model: ModelRef) -> ModelRef:
+        if not isinstance(model.weights, WeightsRef):
+            return model
+        return model.model_copy(update={"weights": model.weights.model_copy(update={"sha256": ""})})
+
+    attack = cell.attack and cell.attack.model_copy(update={"model": unread(cell.attack.model)})
+    return question(cell.model_copy(update={"model": unread(cell.model), "attack": attack})) + str(_weights_files(cell))

@@ -1,0 +1,244 @@
+"""Where foreign bytes become our types: a limit of size, strict UTF-8, bounded JSON, then models with bounds.
+
+Whatever was not written by this process may be anything: cut short, altered, or made up with a right checksum. It
+comes in here. Behind here every value is of its type, within the bounds of ``bench/types.py``, and agrees with others.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
+
+from bench.keys import sha256_hex
+from bench.stats import wilson
+from bench.store.consistent import ROUND_OFF, contradiction
+from bench.types import (
+    CellResult,
+    DataRef,
+    Earlier,
+    MethodRef,
+    ModelRef,
+    PlannedCell,
+    Provenance,
+    Threat,
+    Time,
+    outcomes,
+    shortened,
+)
+
+#: Bytes of a file of recorded results; hosts of git repositories take no larger ones.
+MAX_RUN_FILE = 95 * 2**20
+#: Bytes of one result: the outcomes of the most images that there may be, and some more.
+MAX_RESULT = 20 * 10**6
+#: Bytes of any other document: a card, a plan.
+MAX_DOCUMENT = 64 * 2**20
+
+# Some bytes of text become hundreds of memory where they are lists in lists.
+_MAX_CONTAINERS = 100_000
+_MAX_VALUES = 600_000
+_MAX_ERRORS = 1_000
+
+_SEAL = re.compile(rb'"schema":(?P<schema>\d{1,9})(?P<sha>,"sha256":"(?P<hash>[0-9a-f]{64})"),"status":')
+#: A text, and the colon behind it if it is a key.
+_TEXTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"(:?)', re.DOTALL)
+_UNDER_ATTACK = b'"accuracy_under_attack":'
+_FOREIGN = {
+    b"\x1f\x8b": "it is compressed",
+    b"\xef\xbb\xbf": "it begins with a byte order mark",
+    b"\xff\xfe": "it is UTF-16, not UTF-8",
+    b"\xfe\xff": "it is UTF-16, not UTF-8",
+}
+
+_TIME = TypeAdapter[str](Time)
+_ANY_TIME = "2000-01-01T00:00:00+00:00"
+_CELL_PARTS: Mapping[str, type[BaseModel]] = {"data": DataRef, "model": ModelRef, "step": MethodRef}
+_ATTACK_PARTS: Mapping[str, type[BaseModel]] = {**_CELL_PARTS, "attack": MethodRef, "threat": Threat}
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def document(data: bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: it is no JSON in UTF-8, or has NaN or infinities, more than 200 levels, or very many values.
+    """
+    # A short text cannot have as many.
+    if len(data) > _MAX_CONTAINERS and (
+        data.count(b"[") + data.count(b"{") > _MAX_CONTAINERS or data.count(b",") > _MAX_VALUES
+    ):
+        raise ValueError("it has more values than anything that Crossfire writes")
+    try:
+        return from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise ValueError(
+            f"it is no JSON, or of too many levels: {error}".replace(" line 1 column ", " byte ")
+        ) from None
+
+
+def validated(model: type[Model], data: bytes) -> Model:
+    """Return a JSON text as a model, each value of just its type.
+
+    Raises:
+        ValueError: it is none; one line that says which value is wrong.
+    """
+    document(data)
+    try:
+        return model.model_validate_json(data, strict=True)
+    except ValidationError as error:
+        raise ValueError(_first_of(error)) from None
+
+
+def what_else(data: bytes) -> str:
+    """Return what a file that is not ours seems to be, with a semicolon before it; nothing where that is not known."""
+    return next((f"; {kind}" for start, kind in _FOREIGN.items() if data.startswith(start)), "")
+
+
+def read_result(data: bytes | str, planned: PlannedCell | None = None, shared: SharedParts | None = None) -> CellResult:
+    """Return the result in a line or file of JSON.
+
+    With the planned cell that it belongs to, that one and its names are taken and no equal one is parsed, so that the
+    results of a plan share what its cells have in common; others share what is in ``shared``. Where it was written
+    before there was an accuracy under attack, that follows from its outcomes, with its interval; where these are not
+    kept either, it is ``None``.
+
+    Raises:
+        ValueError: not a whole result: cut short, altered since it was written, of another schema, with a value that is
+            none, or in contradiction with itself. One line.
+    """
+    text = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    if len(text) > MAX_RESULT:
+        raise ValueError(f"the result has {len(text):,} bytes, and at most {MAX_RESULT:,} are read")
+    # What was hashed is the canonical text without the hash, so the text itself can be checked, unparsed.
+    seal = _SEAL.search(text)
+    body = (text[: seal.start("sha")] + text[seal.end("sha") :]).strip() if seal else b""
+    if seal is None or seal["hash"].decode() != sha256_hex(body):
+        raise ValueError("the result was cut short or altered since it was written")
+    if int(seal["schema"]) != 1:
+        raise ValueError(f"schema {int(seal['schema'])} is not one that this version reads (1)")
+    found = document(body)
+    if not isinstance(found, dict) or not _has_each_key_once(found, body):
+        raise ValueError("the result is no object, or has a key twice")
+    try:
+        result = _result(found, body, planned, shared or SharedParts())
+    except ValidationError as error:
+        raise ValueError(_first_of(error)) from None
+    if (wrong := contradiction(result)) is not None:
+        raise ValueError(wrong)
+    return _with_interval(result)
+
+
+def _result(found: dict[str, Any], body: bytes, planned: PlannedCell | None, shared: SharedParts) -> CellResult:
+    metrics = found.get("metrics")
+    if isinstance(metrics, dict) and _UNDER_ATTACK not in body:
+        metrics |= dict.fromkeys(("accuracy_under_attack", "ci_low", "ci_high"))
+        result = CellResult.model_validate_json(json.dumps(found), strict=True)
+        return _with_accuracy_under_attack(result)
+    try:
+        return shared.result(found, planned)
+    except ValidationError:
+        # The text itself says best what is wrong, and where.
+        return CellResult.model_validate_json(body, strict=True)
+
+
+class SharedParts:
+    """Parts that many results have in common: each is validated once, and then is one object in all of them."""
+
+    def __init__(self) -> None:
+        # By their JSON, in which 1, 1.0 and true are not the same.
+        self._known: dict[tuple[type[BaseModel], bytes], BaseModel] = {}
+
+    def result(self, found: Mapping[str, Any], planned: PlannedCell | None) -> CellResult:
+        """Return an object of JSON as a result, with the cell and the names of a planned one where there is one.
+
+        Raises:
+            ValidationError: it is none; the places that it names are those in the parts.
+        """
+        lists = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
+        cell = self._cell(found.get("cell")) if planned is None else planned.cell
+        names = found.get("names") if planned is None else planned.names
+        parts = {"cell": cell, "names": names, "provenance": self._provenance(found.get("provenance"))}
+        return CellResult.model_validate({**found, **lists, **parts}, strict=True)
+
+    def _cell(self, found: Any) -> Any:
+        if not isinstance(found, dict):
+            return found
+        cell = self._with_parts(_CELL_PARTS, found)
+        if isinstance(attack := found.get("attack"), dict):
+            cell["attack"] = self._with_parts(_ATTACK_PARTS, attack)
+            if isinstance(after := attack.get("after"), list):
+                cell["attack"]["after"] = tuple(self._part(Earlier, each) for each in after)
+        return cell
+
+    def _with_parts(self, models: Mapping[str, type[BaseModel]], found: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._part(models[name], value) if name in models else value for name, value in found.items()}
+
+    def _part(self, model: type[BaseModel], value: Any) -> Any:
+        """Return a JSON object as a model; anything else is right, or wrong, as it is."""
+        if not isinstance(value, dict):
+            return value
+        text = to_json(value)
+        known = self._known.get((model, text))
+        if known is None:
+            known = self._known[model, text] = model.model_validate_json(text, strict=True)
+        return known
+
+    def _provenance(self, found: Any) -> Any:
+        """Return where a result was made, of which the time alone is its own."""
+        if not isinstance(found, dict) or "finished" not in found:
+            return found
+        finished = _TIME.validate_python(found["finished"], strict=True)
+        return self._part(Provenance, {**found, "finished": _ANY_TIME}).model_copy(update={"finished": finished})
+
+
+def _with_accuracy_under_attack(result: CellResult) -> CellResult:
+    """Return a result with what its outcomes say of accuracy under attack, if it has them."""
+    bits, metrics = result.adversarial_bits if result.cell.attack else result.clean_bits, result.metrics
+    if bits is None or metrics is None:
+        return result
+    share, low, high = wilson(outcomes(bits, metrics.n).bit_count(), metrics.n)
+    update = {"accuracy_under_attack": share, "ci_low": low, "ci_high": high}
+    return result.model_copy(update={"metrics": metrics.model_copy(update=update)})
+
+
+def _with_interval(result: CellResult) -> CellResult:
+    """Return a result whose interval is that of its accuracy, which is all that it can be."""
+    metrics = result.metrics
+    if metrics is None or metrics.accuracy_under_attack is None or metrics.ci_low is None or metrics.ci_high is None:
+        return result
+    _, low, high = wilson(round(metrics.accuracy_under_attack * metrics.n), metrics.n)
+    if abs(metrics.ci_low - low) <= ROUND_OFF and abs(metrics.ci_high - high) <= ROUND_OFF:
+        return result
+    return result.model_copy(update={"metrics": metrics.model_copy(update={"ci_low": low, "ci_high": high})})
+
+
+def _count_keys(value: dict[str, Any] | list[Any]) -> int:
+    count, inner = (len(value), value.values()) if isinstance(value, dict) else (0, value)
+    for each in inner:
+        # Most are neither, and a call for each would take longer than parsing.
+        if type(each) is dict or type(each) is list:
+            count += _count_keys(each)
+    return count
+
+
+def _has_each_key_once(found: dict[str, Any], body: bytes) -> bool:
+    count = _count_keys(found)
+    plain = body.replace(rb"\\", b"_").replace(rb"\"", b"_") if b"\\" in body else body
+    # There are never fewer; more are either keys that came twice or texts that begin with a colon, which takes longer.
+    return count == plain.count(b'":') or count == sum(map(bool, _TEXTS.findall(body)))
+
+
+def _first_of(error: ValidationError) -> str:
+    """Return the first of the errors: which value, and what is wrong with it."""
+    if (count := error.error_count()) > _MAX_ERRORS:
+        # To spell them all out takes minutes.
+        return f"{count:,} values are wrong or do not belong there"
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = shortened(".".join(map(str, first["loc"])), 200)
+    what = shortened(first["msg"].removeprefix("Value error, "), 500)
+    return f"{where}: {what}" if where else what

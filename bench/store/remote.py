@@ -1,0 +1,409 @@
+"""A second place for finished work, at any address that fsspec knows: ``s3://``, ``gs://``, ``sftp://``, a folder.
+
+Such places have no exclusive creation, so nobody holds a lease there and no run works on one. Finished files are
+carried to and fro instead: each is named by its content and never changes, so whichever copy is there first will do.
+
+Others may write to such a place. So only files of the harness's own names are looked at, no link is followed, nothing
+is read beyond the size that it may have, and what is fetched is first held against the seals and hashes that it has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.keys import canonical_json
+from bench.store import cards, files, inventory, reading
+from bench.store.files import Unreadable, write_atomically
+from bench.store.seals import sealed_arrays
+from bench.store.working_store import Store
+from bench.types import CellResult, UsageError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
+
+_log = logging.getLogger("crossfire")
+
+
+class _Kind(NamedTuple):
+    name: re.Pattern[str]
+    #: Bytes of the largest one that is carried; each is held in memory.
+    most: int
+
+
+#: What is carried, in this order: the file that says "done" follows those that it speaks for.
+_KINDS = tuple(
+    _Kind(re.compile(inventory.FILES[kind]), most)
+    for kind, most in (
+        ("adversarial images", 2**31),
+        ("weights", 2**32),
+        ("training log", cards.LARGEST),
+        ("card", cards.LARGEST),
+        ("records", 2**32),
+        ("result", reading.MAX_RESULT),
+    )
+)
+_FILE, _FOLDER = "a file", "a folder"
+_FOLDERS = ("attack", "train", "records", "cells")
+#: What is left of an address whose path stood in a variable that is not set; fsspec takes it for the current folder.
+_NO_FOLDER = re.compile(r"(?:\w+::)*(?:file|local):(?://)?")
+
+_PASSWORD = re.compile(r"(//[^/@:\s]*):[^/@\s]*@")
+
+
+class Carried(NamedTuple):
+    """Files and bytes carried one way."""
+
+    files: int
+    size: int
+
+
+class Synced(NamedTuple):
+    """What was carried, and what is wrong with each file there that is not whole, or not what its name says."""
+
+    fetched: Carried
+    sent: Carried
+    damaged: list[str]
+
+
+def sync(store: Store, url: str, at: Callable[[str], None] = lambda _: None) -> Synced:
+    """Fetch what the store lacks and send what the place lacks.
+
+    Unfinished trainings, failed cells, leases and logs stay where they are. ``at`` is given every file in words before
+    it is carried.
+
+    Raises:
+        UsageError: a run is at work on the store, or the address cannot be reached, read or written.
+    """
+    if (name := store.leases.at_work()) is not None:
+        raise UsageError(f"a run is at work on {store.root} ({name}); wait until it has ended")
+    if _NO_FOLDER.fullmatch(url):
+        raise UsageError(f"{url} names no folder; the current one is '.'")
+    try:
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+        place = _Place(_without_password(url), *url_to_fs(url))
+        here = set(_here(store))
+        fetched, bad = _fetch(store, place, here, at)
+        wanted = _wanted(place, here)
+        bad += _unlike(store, place, (here & place.sizes.keys()) - wanted, at)
+        return Synced(fetched, _send(store, place, wanted, at), list(dict.fromkeys(bad)))
+    except UsageError:
+        raise
+    except Exception as error:  # each kind of place has errors of its own
+        about = (str(error).splitlines() or [""])[0]
+        raise UsageError(_without_password(f"{url}: {type(error).__name__}: {about}")) from error
+
+
+def _without_password(text: str) -> str:
+    return _PASSWORD.sub(r"\1:***@", text)
+
+
+def _fetch(store: Store, place: _Place, here: set[str], at: Callable[[str], None]) -> tuple[Carried, list[str]]:
+    """Fetch what is whole; return it with what is wrong with the rest."""
+    finished = {name for name in place.sizes if _done_by(name) in place.sizes}
+    names = list(_ordered(finished - here))
+    total = sum(size for name in names if (size := place.sizes[name] or 0) <= _kind(name).most)
+    with store.writing():
+        files.make_folders(store.root)
+    if total > (free := shutil.disk_usage(store.root).free):
+        raise UsageError(f"{place.url} has {total:,} bytes that {store.root} lacks, and there is room for {free:,}")
+    count = size = failed = 0
+    # A damaged card or result is found again by each file that it speaks for.
+    bad: dict[str, None] = {}
+    without: set[str] = set()
+    alone: set[str] = set()
+    for number, name in enumerate(names, start=1):
+        if _done_by(name) in without:
+            continue
+        at(f"fetching file {number}: {name}")
+        try:
+            data = place.checked(name)
+            if not _is_complete(store, place, done := _done_by(name)):
+                alone.add(done)
+                continue
+        except _Failed:
+            failed += name.startswith("cells/")
+            continue
+        except _Damaged as error:
+            bad[str(error)] = None
+            without.add(_done_by(name))
+            continue
+        with store.writing():
+            write_atomically(store.root / name, data)
+        count, size = count + 1, size + len(data)
+    if failed:
+        _log.warning("%s: cells that failed there are not fetched: %d", place.url, failed)
+    if alone:
+        about = "cards without their weights and results without their records are not fetched"
+        _log.warning("%s: %s: %d", place.url, about, len(alone))
+    return Carried(count, size), list(bad)
+
+
+def _is_complete(store: Store, place: _Place, done: str) -> bool:
+    """Say whether what a card or result speaks for is in the place, or is here already."""
+    name = _speaks_for(done)
+    if name is None or name in place.sizes:
+        return True
+    try:
+        return files.file_sha256(store.root / name, _kind(name).most) == place.vouched(done)
+    except (FileNotFoundError, Unreadable):
+        return False
+
+
+def _wanted(place: _Place, here: set[str]) -> set[str]:
+    """Return which files here the place lacks, or has only of what another machine left unfinished."""
+    lacking = {name for name in here if not {name, _done_by(name)} <= place.sizes.keys()}
+    # Weights or records go with the card or result that they are of: the one there may be another machine's.
+    torn = {done for done in map(_done_by, here) if _speaks_for(done) in lacking and place.obstacle(done) is None}
+    return lacking | {name for name in here if _done_by(name) in torn}
+
+
+def _unlike(store: Store, place: _Place, names: set[str], at: Callable[[str], None]) -> Iterator[str]:
+    """Say what is wrong with those there, of files that both have, whose size shows that they are not whole."""
+    for name in _ordered(names):
+        there = place.sizes[name]
+        try:
+            size = files.status(store.root / name).st_size
+        except (FileNotFoundError, Unreadable):
+            continue
+        if there is None or there == size:
+            continue
+        if there == 0:
+            yield f"{place.url}/{name}: it has 0 bytes, and {size:,} here; delete it there"
+        # The others say how long things took, and so have other sizes where two machines did the same.
+        elif name.endswith(".safetensors") or there > _kind(name).most:
+            at(f"checking {name}")
+            try:
+                place.checked(name)
+            except _Failed:
+                continue
+            except _Damaged as error:
+                yield str(error)
+
+
+def _send(store: Store, place: _Place, names: set[str], at: Callable[[str], None]) -> Carried:
+    count = size = 0
+    behind: Counter[str] = Counter()
+    for name in _ordered(names):
+        if (odd := place.obstacle(name)) is not None:
+            behind[odd] += 1
+            continue
+        at(f"sending file {count + 1}: {name}")
+        try:
+            data = files.read(store.root / name, _kind(name).most)
+        except (FileNotFoundError, Unreadable) as error:
+            _log.warning("%s is not sent: %s", store.root / name, error)
+            continue
+        place.put(name, data)
+        count, size = count + 1, size + len(data)
+    for odd, number in behind.items():
+        stay = "" if number == 1 else f"; {number:,} files stay here for it"
+        _log.warning("%s is not sent: in its place at %s is %s%s", odd, place.url, place.odd[odd], stay)
+    return Carried(count, size)
+
+
+class _Failed(Exception):
+    """A file is, or belongs to, the result of a cell that failed, as in a place that is somebody's own store."""
+
+
+class _Damaged(UsageError):
+    """A file there is not whole, or not what its name says."""
+
+
+class _Place:
+    """What is at an address, with its size; what is not the file or folder that its name says is ``odd``.
+
+    Raises:
+        _Damaged: by every method that reads, for a file that is too large, not whole, or not what its name says.
+        UsageError: it is no folder.
+    """
+
+    def __init__(self, url: str, place: AbstractFileSystem, root: str) -> None:
+        self.url, self._fs, self._root = url, place, root.rstrip("/")
+        #: ``None`` where the place does not say.
+        self.sizes: dict[str, int | None] = {}
+        #: What is there instead, in words.
+        self.odd: dict[str, str] = {}
+        self._cards: dict[str, dict[str, Any]] = {}
+        place.invalidate_cache()
+        try:
+            # Whether it exists cannot be asked: most kinds of places say no where they cannot be reached.
+            listed = place.ls(self._root or root, detail=True)
+        except FileNotFoundError:
+            listed = []
+        # Object stores may list an empty object for a folder itself, whose name ends as that of a folder does.
+        listed = [about for about in listed if not (about["name"].endswith("/") and about.get("type") == "file")]
+        if any(about["name"] == self._root and about.get("type") == "file" for about in listed):
+            raise UsageError(f"{url} is a file, not a folder")
+        tops = {PurePosixPath(about["name"]).name: about for about in listed}
+        for folder in _FOLDERS:
+            if (about := tops.get(folder)) is None:
+                continue
+            # A folder at the end of a link may be any folder of that machine.
+            if (what := _what(about)) != _FOLDER:
+                self.odd[folder] = what
+                continue
+            for path, inner in place.find(f"{self._root}/{folder}", maxdepth=2, withdirs=True, detail=True).items():
+                if path.strip("/") != f"{self._root}/{folder}".strip("/"):
+                    self._list(path, inner)
+        # Where folders are but parts of names, a file of the same name is in nobody's way.
+        above = {str(PurePosixPath(name).parent) for name in self.sizes}
+        self.odd = {name: what for name, what in self.odd.items() if what != _FILE or name not in above}
+        if self.odd:
+            some = f"{len(self.odd)} names are links or no files, or not the folder that belongs there"
+            _log.warning("%s: %s, such as %s; they are left alone", url, some, min(self.odd))
+
+    def _list(self, path: str, about: Mapping[str, Any]) -> None:
+        name = path.removeprefix(self._root).strip("/")
+        kind = inventory.kind_of(name)
+        # See above.
+        what = _FOLDER if path.endswith("/") else _what(about)
+        if what == _FILE and _is_ours(name):
+            self.sizes[name] = about.get("size")
+        elif kind is not None and what != (_FOLDER if kind == "folder" else _FILE):
+            self.odd[name] = what
+
+    def obstacle(self, name: str) -> str | None:
+        """Return what odd thing is in the place of a file, of one that it is nothing without or of a folder above."""
+        done = _done_by(name)
+        paths = [PurePosixPath(each) for each in (name, done, _speaks_for(done)) if each is not None]
+        ways = (str(each) for path in paths for each in (path, *path.parents))
+        return next((each for each in ways if each in self.odd), None)
+
+    def vouched(self, done: str) -> str | None:
+        """Return the hash that a card or result says of what it speaks for."""
+        if done.startswith("cells/"):
+            return self._result(done).records_sha
+        return str(self._card(PurePosixPath(done).parts[1])["weights_sha256"])
+
+    def checked(self, name: str) -> bytes:
+        """Return a file that is what its name says and what was written."""
+        data = self._read(name)
+        try:
+            if name.endswith("/log.jsonl"):
+                return self._log(name, data)
+            self._check(name, data)
+        except ValueError as error:
+            raise _Damaged(f"{self.url}/{name}: {error}; delete it there") from None
+        return data
+
+    def _read(self, name: str) -> bytes:
+        size, most = self.sizes[name], _kind(name).most
+        if size is not None and size > most:
+            about = f"it has {size:,} bytes, and at most {most:,} are read"
+            raise _Damaged(f"{self.url}/{name}: {about}; delete it there")
+        # One byte more than there is, so that what grows is noticed.
+        end = 1 + (most if size is None else size)
+        data: bytes = b"" if size == 0 else self._fs.cat_file(f"{self._root}/{name}", start=0, end=end)
+        if len(data) == end or (size is not None and len(data) != size):
+            raise _Damaged(f"{self.url}/{name}: it is too large, or changed while it was read")
+        return data
+
+    def _check(self, name: str, data: bytes) -> None:
+        folder, key = PurePosixPath(name).parts[:2]
+        if folder == "attack":
+            _, about = sealed_arrays(data)
+            if about.get("of", of := f"{key}/{PurePosixPath(name).stem}") != of:
+                raise ValueError(f"it is that of {about['of']}")
+        elif folder == "cells":
+            self._result(name, data)
+        elif folder == "records":
+            if self._result(_done_by(name)).records_sha != hashlib.sha256(data).hexdigest():
+                raise ValueError("altered since its result was written, which is to be deleted as well")
+        elif name.endswith("/weights.safetensors"):
+            if self._card(key)["weights_sha256"] != hashlib.sha256(data).hexdigest():
+                raise ValueError("altered since its card was written, which is to be deleted as well")
+        else:
+            self._card(key, data)
+
+    def _log(self, name: str, data: bytes) -> bytes:
+        """Return the rows of a training, of which its sealed card has the same; that of an older version has none."""
+        rows = self._card(PurePosixPath(name).parts[1]).get("log")
+        if rows is None:
+            return b"".join(canonical_json(reading.document(line)).encode() + b"\n" for line in data.splitlines())
+        return "".join(canonical_json(row) + "\n" for row in rows).encode()
+
+    def _card(self, key: str, data: bytes | None = None) -> dict[str, Any]:
+        if key not in self._cards:
+            name = f"train/{key}/card.json"
+            try:
+                card = cards.parse(self._read(name) if data is None else data, key)
+                if "weights_sha256" not in card:
+                    raise ValueError("it does not say which weights it is of")
+                self._cards[key] = card
+            except ValueError as error:
+                raise _Damaged(f"{self.url}/{name}: {error}; delete it there") from None
+        return self._cards[key]
+
+    def _result(self, name: str, data: bytes | None = None) -> CellResult:
+        try:
+            result = reading.read_result(self._read(name) if data is None else data)
+            if result.key != PurePosixPath(name).stem:
+                raise ValueError(f"it is the result of {result.key}")
+        except ValueError as error:
+            raise _Damaged(f"{self.url}/{name}: {error}; delete it there") from None
+        if result.status != "done":
+            raise _Failed
+        return result
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file so that whoever looks sees all of it or none."""
+        folder, _, last = f"{self._root}/{name}".rpartition("/")
+        beside = f"{folder}/.{last}.{secrets.token_hex(4)}.part"
+        self._fs.makedirs(folder, exist_ok=True)
+        self._fs.pipe_file(beside, data)
+        self._fs.mv(beside, f"{self._root}/{name}")
+
+
+def _kind(name: str) -> _Kind:
+    return next(kind for kind in _KINDS if kind.name.fullmatch(name))
+
+
+def _is_ours(name: str) -> bool:
+    return any(kind.name.fullmatch(name) for kind in _KINDS)
+
+
+def _ordered(names: set[str]) -> Iterator[str]:
+    return (name for kind in _KINDS for name in sorted(names) if kind.name.fullmatch(name))
+
+
+def _done_by(name: str) -> str:
+    """Return the file that says that this one is finished."""
+    if name.startswith("records/"):
+        return f"cells/{Path(name).stem}.json"
+    return f"{name.rpartition('/')[0]}/card.json" if name.startswith("train/") else name
+
+
+def _speaks_for(name: str) -> str | None:
+    """Return the file without which a card or result is worth nothing; ``None`` of any other file."""
+    if name.startswith("cells/"):
+        return f"records/{PurePosixPath(name).stem}.parquet"
+    return f"{name.rpartition('/')[0]}/weights.safetensors" if name.endswith("/card.json") else None
+
+
+def _what(about: Mapping[str, Any]) -> str:
+    """Return what an entry of a listing is, in words."""
+    if about.get("islink") or about.get("type") == "link":
+        return "a link"
+    return {"directory": _FOLDER, "file": _FILE}.get(about.get("type", ""), "no file or folder")
+
+
+def _here(store: Store) -> Iterator[str]:
+    for result in store.results():
+        if result.status == "done" and store.has_records(result):
+            yield store.name(store.records(result.key))
+            yield store.name(store.cell_file(result.key))
+    for key in inventory.keys(store.root / "train", ""):
+        if cards.is_trained(folder := store.training(key)):
+            own = (folder / name for name in ("weights.safetensors", "log.jsonl", "card.json"))
+            yield from (store.name(path) for path in own if files.is_regular(path))
+    for key in inventory.keys(store.root / "attack", ""):
+        yield from (store.name(path) for path in inventory.chunks(store.adversarial(key)))

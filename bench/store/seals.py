@@ -1,0 +1,151 @@
+"""Seals: the hash in or beside a file by which it is known to be what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.keys import canonical_json, sha256_hex
+from bench.store import files
+from bench.store.reading import document
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def sealed(body: Mapping[str, Any]) -> bytes:
+    """Return a JSON document with its own hash under ``sha256``."""
+    return canonical_json({**body, "sha256": sha256_hex(canonical_json(body))}).encode() + b"\n"
+
+
+def unsealed(data: bytes) -> dict[str, Any]:
+    """Return the document that :func:`sealed` was given.
+
+    Raises:
+        ValueError: it was cut short or altered since.
+    """
+    body = document(data)
+    if not isinstance(body, dict) or body.pop("sha256", None) != sha256_hex(canonical_json(body)):
+        raise ValueError("cut short or altered since it was written")
+    return body
+
+
+def metadata(data: bytes) -> dict[str, str]:
+    """Return what the head of a safetensors file says of it, given the file or its beginning.
+
+    Raises:
+        ValueError: it has no such head.
+    """
+    length = int.from_bytes(data[:8], "little")
+    head = document(data[8 : 8 + length]) if len(data) >= 8 + length else None
+    about = head.get("__metadata__", {}) if isinstance(head, dict) else None
+    if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
+        raise ValueError("no whole safetensors file")
+    return about
+
+
+def sealed_arrays(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the arrays of a safetensors file and what it says of them, without the seal.
+
+    Raises:
+        ValueError: it is none, has no seal, or was cut short or altered since it was written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    about = metadata(data)
+    try:
+        arrays = load(data)
+    except (SafetensorError, KeyError, TypeError) as error:
+        # Of a type that NumPy lacks, a KeyError says the name alone.
+        raise ValueError(f"no safetensors file that NumPy reads: {error}") from None
+    if about.pop("sha256", None) != arrays_digest(arrays, about):
+        raise ValueError("cut short or altered since it was written")
+    return arrays, about
+
+
+def arrays_digest(arrays: Mapping[str, np.ndarray], words: Mapping[str, Any]) -> str:
+    """Return the hash of arrays by name, with their types and shapes, and of what is said of them."""
+    parts: list[str | bytes] = [canonical_json(words)]
+    for name, array in sorted(arrays.items()):
+        parts += [canonical_json([name, str(array.dtype), list(array.shape)]), array.tobytes()]
+    return sha256_hex(*parts)
+
+
+class KnownFiles:
+    """Which files had the right hash, and their size and times then: one that has kept these is not read again.
+
+    Neither a copy nor a file that was written to has kept them. What a disk does behind their back only a full look
+    finds.
+    """
+
+    def __init__(self, data: bytes | None = None) -> None:
+        """Go on from what :meth:`merged` returned; from nothing where that is not whole."""
+        self._seen: dict[str, str] = {}
+        self._new: dict[str, str | None] = {}
+        try:
+            seen = unsealed(data).get("files") if data is not None else None
+        except ValueError:
+            return
+        if isinstance(seen, dict):
+            # Marks were lists before. Whatever else stands there equals no mark.
+            texts = {name: " ".join(map(str, mark)) for name, mark in seen.items() if isinstance(mark, list)}
+            self._seen = texts | {name: mark for name, mark in seen.items() if isinstance(mark, str)}
+
+    def is_whole(self, name: str, path: Path, sha: str, limit: int) -> bool:
+        """Say whether the file at ``path``, known by ``name``, has this hash and at most ``limit`` bytes.
+
+        Raises:
+            FileNotFoundError: there is none.
+            Unreadable: what lies there is no regular file, is larger, or cannot be read.
+        """
+        return self.holds(name, path, sha, lambda: files.file_sha256(path, limit) == sha)
+
+    def holds(self, name: str, path: Path, word: str, check: Callable[[], bool]) -> bool:
+        """Say whether ``check`` found the file at ``path`` whole, now or while it had its size and times of now.
+
+        Args:
+            name: by which it is known.
+            path: of the file.
+            word: what it was checked against.
+            check: checks it; what it raises goes on, and then it does not count as whole.
+
+        Raises:
+            FileNotFoundError: there is none.
+            Unreadable: what lies there is no regular file.
+        """
+        mark = _mark(path, word)
+        if self._seen.get(name) == mark:
+            return True
+        self._remember(name, None)
+        if check():
+            self._remember(name, mark)
+            return True
+        return False
+
+    def note(self, name: str, path: Path, sha: str) -> None:
+        """Remember a file that was just written."""
+        self._remember(name, _mark(path, sha))
+
+    def _remember(self, name: str, mark: str | None) -> None:
+        self._new[name] = mark
+        if mark is None:
+            self._seen.pop(name, None)
+        else:
+            self._seen[name] = mark
+
+    @property
+    def has_news(self) -> bool:
+        return bool(self._new)
+
+    def merged(self, others: bytes | None) -> bytes:
+        """Return everything known as a document, laid over what other processes have kept in the meantime."""
+        known = {**KnownFiles(others)._seen, **self._new}
+        self._new = {}
+        return sealed({"files": {name: mark for name, mark in known.items() if mark is not None}})
+
+
+def _mark(path: Path, sha: str) -> str:
+    now = files.status(path)
+    return f"{now.st_ino} {now.st_size} {now.st_mtime_ns} {now.st_ctime_ns} {sha}"

@@ -1,0 +1,289 @@
+"""The working store: one folder per trained network, one per adversarial set, one file per result.
+
+Every file is written beside its place, flushed to the disk and renamed; the file that says "done" comes last. So a
+reader never sees half a file, and whatever a dead process left behind is ignored.
+
+    train/<key>/    state.safetensors, log.jsonl, weights.safetensors, card.json (last)
+    attack/<key>/   <first>-<last>.safetensors, one for each chunk of images
+    cells/<key>.json
+    records/<key>.parquet
+    plans/          what runs were asked for (see bench/store/planned.py)
+    verified.json   size and times of the records that were found whole, so that they are hashed once
+    leases/         who works on what (see bench/store/lease.py)
+    log/            what runs did (see bench/store/run_log.py)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bench.keys import canonical_json, sha256_hex
+from bench.store import cards, files, inventory
+from bench.store.files import Unreadable, write_atomically
+from bench.store.lease import Leases
+from bench.store.reading import MAX_RESULT, SharedParts, read_result
+from bench.store.seals import KnownFiles
+from bench.types import CellResult, PlannedCell, StoreError, UsageError, jsonable
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+_log = logging.getLogger("crossfire")
+#: Bytes of what there is to say of two hundred thousand records.
+_LARGEST_MEMORY = 64 * 2**20
+#: How many names a warning lists, and how many results that do not count are named.
+_NAMED, _SAID = 3, 100
+
+
+#: Columns of records as they are written.
+RECORD_COLUMNS = (
+    *("index", "input_sha", "label", "clean", "clean_share", "clean_margin"),
+    *("adversarial", "adversarial_share", "adversarial_margin", "robust"),
+    *("linf", "l2", "forwards", "backwards", "seconds"),
+)
+
+
+def largest_records(n: int) -> int:
+    """Return how many bytes the records of ``n`` images have at most: some 150 for each, and what is said of all."""
+    return 2**20 + 2**10 * n
+
+
+def default_root() -> Path:
+    """Return ``$CROSSFIRE_STORE``, or ``.crossfire`` in the current folder."""
+    return Path(os.environ.get("CROSSFIRE_STORE") or ".crossfire")
+
+
+class Store:
+    """The store in a folder, which is made on the first write.
+
+    Records count as whole while they keep the size and the times with which they were last hashed. With ``trusting``
+    off every one is hashed again.
+    """
+
+    def __init__(self, root: Path, *, trusting: bool = True) -> None:
+        self.root = root
+        self.leases = Leases(root / "leases")
+        self._trusting = trusting
+        self._unsound = 0
+        self._shared = SharedParts()
+
+    @cached_property
+    def known(self) -> KnownFiles:
+        """Which of its files were found whole."""
+        return KnownFiles(self._remembered() if self._trusting else None)
+
+    def _remembered(self) -> bytes | None:
+        try:
+            return files.read(self.root / "verified.json", _LARGEST_MEMORY)
+        except (FileNotFoundError, Unreadable):
+            return None
+
+    def require_folder(self) -> None:
+        """Raises UsageError: something is in the place of the store, or of a folder above it, that is no folder."""
+        nearest = next((each for each in (self.root, *self.root.parents) if os.path.lexists(each)), self.root)
+        if os.path.lexists(nearest) and not nearest.is_dir():
+            what = files.kind_of(nearest.lstat().st_mode)
+            which = "it" if nearest == self.root else nearest
+            raise UsageError(
+                f"the store {self.root} cannot be written: {which} is {what}, not a folder; choose another with --store"
+            )
+
+    def check_writable(self) -> None:
+        """Take what lies in the way of the store's own folders aside, with a warning.
+
+        Raises:
+            UsageError: the root is no folder, or cannot be written to.
+        """
+        probe = self.root / f".probe.{os.getpid()}.{secrets.token_hex(4)}.part"
+        self.require_folder()
+        try:
+            files.make_folders(self.root)
+            probe.write_bytes(b"0")
+            probe.unlink()
+            for name in inventory.FOLDERS:
+                if os.path.lexists(self.root / name):
+                    files.make_folder(self.root / name, self.root)
+        except OSError as error:
+            raise UsageError(
+                f"the store {self.root} cannot be written: {error.strerror}; choose another with --store"
+            ) from None
+
+    def marks(self) -> dict[str, str]:
+        """Return for every result and failed training what changes when it is written again, by :meth:`name`."""
+        places = [self.cell_file(key) for key in self.all_keys()]
+        places += [self.training(key) / "failed.json" for key in inventory.keys(self.root / "train", "")]
+        marks = ((self.name(path), self.mark(path)) for path in places)
+        return {name: mark for name, mark in marks if mark is not None}
+
+    def mark(self, path: Path) -> str | None:
+        """Return what changes when a file is written again; ``None`` where no file is."""
+        try:
+            now = files.status(path)
+        except (FileNotFoundError, Unreadable):
+            return None
+        # Where times stand still the new file has another number, for it was made while the old one was there.
+        return f"{now.st_ino} {now.st_size} {now.st_mtime_ns}"
+
+    def all_keys(self) -> list[str]:
+        """Return the keys of all results, whole or not, sorted."""
+        return inventory.keys(self.root / "cells", ".json")
+
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder of the store; what lies in its way is moved aside, with a warning.
+
+        Raises:
+            StoreError: it cannot be made.
+        """
+        with self.writing():
+            files.make_folder(folder, self.root)
+
+    def warn_of_strangers(self) -> None:
+        """Say in one line for each folder what in it is not the harness's own; of all trainings, or sets, in one."""
+        found = defaultdict(list)
+        for entry in inventory.entries(self.root):
+            if entry.kind is None or (entry.kind == "folder" and not (entry.is_folder or entry.path.is_dir())):
+                folder = entry.path.parent
+                # Of trainings and adversarial sets there are many: what is in all of them is one line.
+                if inventory.is_keyed(self.name(folder)):
+                    folder = folder.parent
+                found[folder].append(entry.path.relative_to(folder).as_posix())
+        for folder, names in found.items():
+            more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+            _log.warning("%s: not Crossfire's and left alone: %s%s", folder, ", ".join(names[:_NAMED]), more)
+
+    def name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn what the operating system says of a store on a full, broken or read-only disk into one clear line.
+
+        Raises:
+            StoreError: instead of an ``OSError`` about a file of the store in the block.
+        """
+        try:
+            yield
+        except OSError as error:
+            # What a method cannot write elsewhere is its own failure, also where its disk is full.
+            where = files.about(error)
+            if where is None or not Path(where).is_relative_to(self.root):
+                raise
+            raise StoreError(
+                f"the store {self.root} cannot be written: {error.strerror} ({self._below(where)}); what is finished "
+                "is kept, and the same command goes on once it can"
+            ) from error
+
+    def _below(self, path: str) -> str:
+        return inventory.finished_name(os.path.relpath(path, self.root))
+
+    def training(self, key: str) -> Path:
+        return self.root / "train" / _checked(key)
+
+    def adversarial(self, key: str) -> Path:
+        return self.root / "attack" / _checked(key)
+
+    def records(self, key: str) -> Path:
+        return self.root / "records" / f"{_checked(key)}.parquet"
+
+    def cell_file(self, key: str) -> Path:
+        return self.root / "cells" / f"{_checked(key)}.json"
+
+    def put(self, result: CellResult) -> None:
+        """Keep a result; it is then done, or failed, for every later run."""
+        body = jsonable(result)
+        text = canonical_json({**body, "sha256": sha256_hex(canonical_json(body))})
+        write_atomically(self.cell_file(result.key), text.encode() + b"\n")
+        if result.records_sha is not None and files.is_regular(records := self.records(result.key)):
+            self.known.note(self.name(records), records, result.records_sha)
+
+    def get(self, key: str) -> CellResult | None:
+        """Return the result under ``key``; ``None`` where there is none or, with a warning, where it is not whole."""
+        return self._read(key, None)
+
+    def finished(self, planned: PlannedCell) -> CellResult | None:
+        """Return the result of a cell that is done and has its records; ``None`` if anything of it is not whole."""
+        known = self._read(planned.key, planned)
+        return known if known is not None and known.status == "done" and self.has_records(known) else None
+
+    def has_records(self, result: CellResult) -> bool:
+        """Say whether the records of a result are those that were written with it; if altered, with a warning."""
+        path = self.records(result.key)
+        if result.records_sha is None:  # It is of an older version.
+            return False
+        try:
+            n = result.cell.data.n
+            whole = self.known.is_whole(self.name(path), path, result.records_sha, largest_records(n))
+        except FileNotFoundError:
+            return False
+        except Unreadable as error:
+            _log.warning("%s does not count and is made again: %s", path, error)
+            return False
+        if not whole:
+            _log.warning("%s does not count and is made again: cut short or altered since it was written", path)
+        return whole
+
+    def has_weights(self, folder: Path, card: Mapping[str, Any]) -> bool:
+        """Say whether the weights of a training are those of its card, or not there; if altered, with a warning.
+
+        They are hashed where they were written to since they were found whole.
+        """
+        path = folder / "weights.safetensors"
+        sha, limit = card.get("weights_sha256", ""), cards.largest_weights(card)
+        try:
+            whole = self.known.is_whole(self.name(path), path, sha, limit)
+            why = "cut short or altered since it was written"
+        except FileNotFoundError:
+            return True
+        except Unreadable as error:
+            whole, why = False, str(error)
+        if not whole:
+            _log.warning("%s does not count and is trained again: %s", path, why)
+        return whole
+
+    def remember(self) -> None:
+        """Keep which records were found whole for later processes.
+
+        A store that cannot be written goes without, and so does one where times say nothing of what is written.
+        """
+        path = self.root / "verified.json"
+        before = self._remembered()
+        if self.known.has_news and (after := self.known.merged(before)) != before:
+            with suppress(OSError):
+                if files.keeps_times(self.root):
+                    write_atomically(path, after)
+
+    def _read(self, key: str, planned: PlannedCell | None) -> CellResult | None:
+        path = self.cell_file(key)
+        try:
+            result = read_result(files.read(path, MAX_RESULT), planned, self._shared)
+            if result.key != key:
+                raise ValueError(f"it is the result of {result.key}")
+            return result
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            self._unsound += 1
+            if self._unsound <= _SAID:
+                _log.warning("%s does not count: %s", path, error)
+            elif self._unsound == _SAID + 1:
+                _log.warning("%s: further results that do not count are not named", path.parent)
+            return None
+
+    def results(self) -> Iterator[CellResult]:
+        """Yield every readable result, in the order of their keys."""
+        for key in self.all_keys():
+            if (result := self.get(key)) is not None:
+                yield result
+
+
+def _checked(key: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is not a key")
+    return key

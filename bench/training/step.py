@@ -1,0 +1,98 @@
+"""One optimiser step as a recipe sees it: crafting on the network as it is, draws that a resumed run repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench import draws, registry
+from bench.evaluation.target import Meter, NetworkTarget
+from bench.keys import derive_seed
+from bench.types import MethodError, Threat
+
+
+class Step:
+    """The :class:`bench.api.TrainingStep` of each batch in turn."""
+
+    def __init__(self, net: nn.Module, num_classes: int, batch: int) -> None:
+        self.net = net
+        self.meter = Meter(net, batch)
+        self.logits: Tensor | None = None
+        self._num_classes = num_classes
+        self._modules = list(net.modules())
+        self._parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        self._resolved: dict[tuple[Any, ...], tuple[Callable[..., Tensor], dict[str, Any]]] = {}
+        net.register_forward_hook(self._keep)
+
+    def begin(self, rows: Tensor, *words: str | int) -> None:
+        """Enter the batch of these training images; ``words`` tell its random draws from those of other batches."""
+        self._rows, self._words, self._calls, self.logits = rows, words, 0, None
+
+    def attack(
+        self, name: str, x: Tensor, y: Tensor, threat: Threat, *, mode: Literal["eval", "train"] = "eval", **params: Any
+    ) -> Tensor:
+        method, arguments = self._method(name, params)
+        with self._crafting(mode):
+            target = NetworkTarget(
+                self.net, self.meter, self._rows, seed=self._seed(), num_classes=self._num_classes, batch=len(x)
+            )
+            found = method(target, x, y, threat, **arguments)
+        if not isinstance(found, Tensor) or found.shape != x.shape:
+            raise MethodError(f"{name} returned no images shaped as those that it was given")
+        return found.detach()
+
+    def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+        return draws.uniform(self._seed(), self._rows, 0, like.shape[1:]) * (high - low) + low
+
+    def normal(self, like: Tensor) -> Tensor:
+        return draws.normal(self._seed(), self._rows, 0, like.shape[1:])
+
+    def _seed(self) -> int:
+        self._calls += 1
+        return derive_seed(*self._words, self._calls)
+
+    def _method(self, name: str, params: dict[str, Any]) -> tuple[Callable[..., Tensor], dict[str, Any]]:
+        wanted = (name, *sorted(params.items()))
+        if wanted not in self._resolved:
+            chosen = registry.attack_named(name)
+            self._resolved[wanted] = chosen.entry.load(), chosen.entry.arguments({**chosen.params, **params})
+        return self._resolved[wanted]
+
+    @contextmanager
+    def _crafting(self, mode: Literal["eval", "train"]) -> Iterator[None]:
+        # As ``bench.process.isolation.frozen``, less the comparison of all buffers, for which a GPU would wait at every
+        # batch.
+        self._set(training=mode == "train", requires_grad=False)
+        kept = self.logits
+        try:
+            yield
+        finally:
+            self._set(training=True, requires_grad=True)
+            self.logits = kept
+
+    def _set(self, *, training: bool, requires_grad: bool) -> None:
+        for module in self._modules:
+            module.training = training
+        for parameter in self._parameters:
+            parameter.requires_grad_(requires_grad)
+
+    def _keep(self, module: nn.Module, _inputs: Any, logits: Tensor) -> None:
+        if module.training and logits.requires_grad:
+            self.logits = logits.detach()
+
+
+class Bf16(nn.Module):
+    """A network under autocast to bfloat16, with float32 logits."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            logits: Tensor = self.net(x)
+        return logits.float()

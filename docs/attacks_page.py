@@ -1,0 +1,120 @@
+"""docs/attacks.md, written from what the registry reads in the attacks' own files."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from bench.registry import Entry, entries
+
+_GENERAL = {"target", "x", "y", "threat", "name", "**parameters"}
+_NORMS = {"linf": "L∞", "l2": "L2", "wasserstein": "Wasserstein", "flow": "flow"}
+_NEEDS = {"gradient": "gradients", "scores": "logits", "labels": "labels", "nothing": "nothing"}
+_INTRODUCTION = """# Attacks
+
+Each attack is one file in `attacks/`; this page is written from those files by `python docs/attacks_page.py`.
+Pixels are in [0, 1], budgets are exact fractions such as `8/255`, and a pass is one forward or one backward pass of
+the attacked network for one image. `run` counts passes and checks that every image lies in the box and in the budget.
+
+**Success rule.** Under `any-iterate` an image keeps the first iterate that the attacked function misclassifies and
+costs nothing from then on; the images that still stand are gathered into full batches. Under `last-iterate` every
+step is taken and the last image kept, as most libraries do. A random function always gets the latter, because one
+success proves nothing there.
+
+**Presets.** `preset = "reference"` takes the settings of the attack's authors, `preset = "tpap"` those of the TPAP
+paper's code; single settings given beside it win.
+
+```toml
+[[attacks]]
+use = "pgd"
+eps = "8/255"
+preset = "reference"
+```
+
+![The same image under every attack, with the difference magnified](figures/attack-gallery.png)
+
+The picture is made by `python run_bench.py run gallery`, then `python run_bench.py figures attack-gallery`. Above each
+image stands the class that the network sees in it, in orange where it is wrong.
+
+"""
+
+
+def attacks_page() -> str:
+    """Return the page as Markdown: a table of all attacks, a section for each, and the doors to other libraries."""
+    attacks, doors = entries("attack").values(), entries("library").values()
+    lines = ["| attack | norms | asks for | passes per image |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| [`{entry.name}`](#{entry.name}) | {_norms(entry)} | {_NEEDS[entry.meta.get('needs', 'gradient')]} "
+        f"| {entry.meta['passes'].replace(' x ', ' × ')} |"
+        for entry in attacks
+    ]
+    sections = [_section(entry) for entry in attacks]
+    sections += ["## Other libraries\n", *(_section(entry, level="###") for entry in doors)]
+    return _INTRODUCTION + "\n".join(lines) + "\n\n" + "\n".join(sections)
+
+
+def _norms(entry: Entry) -> str:
+    bound = "" if entry.meta.get("bounded", True) else ", least"
+    return ", ".join(_NORMS[norm] for norm in entry.meta["norms"]) + bound
+
+
+def _section(entry: Entry, level: str = "##") -> str:
+    parts = _parts(entry.doc)
+    title = f"{entry.name}:<Class>" if entry.kind == "library" else entry.name
+    text = [f"{level} {title}\n", parts["summary"] + "\n", *([parts["body"] + "\n"] if parts["body"] else [])]
+    if (threat := parts["args"].get("threat")) and entry.kind == "attack":
+        text.append(f"*Threat:* {threat}\n")
+    rows = [
+        f"| `{name}` | {_type(field.annotation)} | `{_default(field.default)}` | {parts['args'].get(name, '')} |"
+        for name, field in entry.parameters.model_fields.items()
+        if name not in _GENERAL
+    ]
+    if rows:
+        text.append(
+            "\n".join(["| parameter | values | default | meaning |", "| --- | --- | --- | --- |", *rows]) + "\n"
+        )
+    for preset, values in (entry.meta.get("presets") or {}).items():
+        shown = ", ".join(f"`{key} = {_default(value)}`" for key, value in values.items()) or "the defaults"
+        text.append(f"- preset `{preset}`: {shown}")
+    if entry.meta.get("presets"):
+        text.append("")
+    if entry.requires:
+        text.append(f"Needs `pip install {entry.requires}`.\n")
+    return "\n".join(text)
+
+
+def _parts(doc: str) -> dict[str, Any]:
+    """Return summary, body and the ``Args`` of a Google docstring, in Markdown."""
+    text = re.sub(r"``(.+?)``", r"`\1`", inspect.cleandoc(doc))
+    head = re.split(r"\n(?=(?:Args|Returns|Raises):)", text)[0].strip()
+    summary, _, body = head.partition("\n")
+    args: dict[str, str] = {}
+    if found := re.search(r"\nArgs:\n((?:    .*\n?|\n)+)", text):
+        for item in re.split(r"\n(?=    \S)", "\n" + found[1].rstrip()):
+            name, colon, meaning = item.strip().partition(":")
+            if colon:
+                args[name] = re.sub(r"\s+", " ", meaning).strip().replace("|", "\\|")
+    return {"summary": summary.strip(), "body": body.strip(), "args": args}
+
+
+def _type(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(annotation))
+    if inner := get_args(annotation):
+        return " or ".join(dict.fromkeys(_type(part) for part in inner if not isinstance(part, str)))
+    names = {int: "whole number", float: "number", bool: "true, false", str: "text", NoneType: "none"}
+    return names.get(annotation, "exact fraction")
+
+
+def _default(value: Any) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+if __name__ == "__main__":
+    from pathlib import Path
+
+    page = Path(__file__).with_name("attacks.md")
+    page.write_text(attacks_page(), encoding="utf-8")
+    print(page)
