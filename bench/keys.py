@@ -104,12 +104,12 @@ def identity(value: BaseModel) -> dict[str, Any]:
     return value.model_dump(mode="json", by_alias=True, exclude=_NAMES.get(type(value)))
 
 
-def question(value: Cell | AttackRef) -> str:
+def comparison_key(value: Cell | AttackRef) -> str:
     """Return what a cell or an adversarial set asks, whatever the code that answers, as canonical JSON.
 
     It is equal across edits of an attack, a recipe or a network, and wherever images and weights lie.
     """
-    return Keys().question(value)
+    return Keys().comparison_key(value)
 
 
 def seed_of(value: Cell | AttackRef) -> str:
@@ -206,7 +206,7 @@ class Keys:
 
     def __init__(self) -> None:
         self._identities = Once[BaseModel, str](lambda part: canonical_json(identity(part)))
-        self._questions = Once[BaseModel, str](
+        self._comparable = Once[BaseModel, str](
             lambda part: canonical_json(part.model_dump(mode="json", exclude=_NAMES_AND_CODE.get(type(part))))
         )
 
@@ -218,9 +218,9 @@ class Keys:
         """Return the canonical JSON of a part of a cell."""
         return _text(value, self._identities)
 
-    def question(self, value: Cell | AttackRef) -> str:
-        """Return what :func:`question` returns."""
-        return _text(value, self._questions)
+    def comparison_key(self, value: Cell | AttackRef) -> str:
+        """Return what :func:`comparison_key` returns."""
+        return _text(value, self._comparable)
 
 
 def _text(value: Any, written: Once[BaseModel, str]) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bench.config.sections import Request
     from bench.schedule.damage import Damage
     from bench.schedule.plan import Work
-    from bench.schedule.verify import Verdict
+    from bench.schedule.verify import VerifyReport
     from bench.store.planned import Asked
     from bench.store.working_store import Store
     from bench.types import CellResult
@@ -71,7 +71,7 @@ def _run(args: argparse.Namespace) -> int:
     results = [result for result in finished if result is not None]
     args.control.count(len(results), len(finished))
     partly = args.only is not None or args.seed is not None
-    verdict: Verdict | None = None
+    verdict: VerifyReport | None = None
     # Where nothing is left to do, nothing that computes is loaded.
     if len(results) < len(finished) or harm or args.verify is not None:
         keep = partial(planned.keep, store, asked, partly=partly, check=args.control.check_run)
@@ -99,7 +99,7 @@ def _measured(
     keep: Callable[[], None],
     known: Sequence[CellResult],
     harm: Damage,
-) -> tuple[list[CellResult], Verdict | None]:
+) -> tuple[list[CellResult], VerifyReport | None]:
     """Do what is missing, and return all results and what verifying showed."""
     display: Display = args.display
     with display.phase("loading torch"):
@@ -163,7 +163,7 @@ def _reported(
     return page
 
 
-def _print_verdict(verdict: Verdict, *, quiet: bool) -> None:
+def _print_verdict(verdict: VerifyReport, *, quiet: bool) -> None:
     for line in verdict.differing:
         print(visible(line))
     if not quiet:

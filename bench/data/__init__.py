@@ -21,10 +21,10 @@ from bench.data.foreign import one_line
 from bench.data.named import NAMED, NamedSet, locate
 from bench.data.room import require_size
 from bench.data.rows import (
+    DatasetLocation,
     Interpolation,
     Numbers,
     Pixels,
-    Place,
     Row,
     Rows,
     Source,
@@ -259,7 +259,7 @@ def _say(line: str) -> None:
         _log.warning("%s", line)
 
 
-def _source(name: str, place: Place, split: Split, classes: tuple[str, ...]) -> Source:
+def _source(name: str, place: DatasetLocation, split: Split, classes: tuple[str, ...]) -> Source:
     source = place.source(split)
     if classes:
         try:
@@ -278,7 +278,7 @@ def _source(name: str, place: Place, split: Split, classes: tuple[str, ...]) -> 
     return source
 
 
-def _channels(name: str, place: Place, source: Source) -> int:
+def _channels(name: str, place: DatasetLocation, source: Source) -> int:
     if name in NAMED:
         return NAMED[name].image_shape[0]
     from bench.data.cache import all_grey
@@ -288,13 +288,13 @@ def _channels(name: str, place: Place, source: Source) -> int:
     return 1 if grey else 3
 
 
-def _place(name: str, folder: Path | None) -> Place:
+def _place(name: str, folder: Path | None) -> DatasetLocation:
     if name == "digits":
-        return Place(Path(), frozenset({"train", "test"}), _digits)
+        return DatasetLocation(Path(), frozenset({"train", "test"}), _digits)
     return locate(NAMED[name], folder) if name in NAMED else _own(name)
 
 
-def _own(name: str) -> Place:
+def _own(name: str) -> DatasetLocation:
     kind, colon, path = name.partition(":")
     if not colon or kind not in ("parquet", "folder"):
         raise UsageError(f"{unknown('dataset', name, NAMED)}; or parquet:DIR or folder:DIR")

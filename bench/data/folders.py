@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench.data.foreign import walk
-from bench.data.rows import IMAGE_SUFFIXES, Place, Row, Rows, Source, Split, in_order, listed
+from bench.data.rows import IMAGE_SUFFIXES, DatasetLocation, Row, Rows, Source, Split, in_order, listed
 from bench.types import UsageError
 
 #: What folders of a split are called, in capitals or not. Of the test split, the first line that is there counts.
@@ -17,7 +17,7 @@ _SPLITS: dict[Split, tuple[tuple[str, ...], ...]] = {
 }
 
 
-def find(folder: Path) -> Place | None:
+def find(folder: Path) -> DatasetLocation | None:
     """Return the set under ``folder`` where it has a folder for a split; ``val`` serves where there is no ``test``.
 
     Raises:
@@ -33,14 +33,14 @@ def find(folder: Path) -> Place | None:
                 )
             if found:
                 splits.setdefault(split, found[0])
-    return Place(folder, frozenset(splits), lambda split: _source(folder, splits, split)) if splits else None
+    return DatasetLocation(folder, frozenset(splits), lambda split: _source(folder, splits, split)) if splits else None
 
 
-def find_unsplit(folder: Path) -> Place | None:
+def find_unsplit(folder: Path) -> DatasetLocation | None:
     """Return the set whose class folders lie in ``folder`` itself; it has a test split only."""
     if not classes(folder):
         return None
-    return Place(folder, frozenset({"test"}), lambda split: _source(folder, {"test": folder}, split))
+    return DatasetLocation(folder, frozenset({"test"}), lambda split: _source(folder, {"test": folder}, split))
 
 
 def images_under(folder: Path) -> list[Path]:

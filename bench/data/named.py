@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from bench.data import folders, official, parquet
 from bench.data.memo import cache_folder
-from bench.data.rows import Place
+from bench.data.rows import DatasetLocation
 from bench.store.files import make_folders
 from bench.types import UsageError
 
@@ -86,7 +86,7 @@ class NamedSet:
 class Search(NamedTuple):
     """``place`` is where the set lies, or ``None``; ``looked`` names every folder that was looked into."""
 
-    place: Place | None
+    place: DatasetLocation | None
     looked: tuple[str, ...]
 
 
@@ -181,7 +181,7 @@ def _roots(folder: Path | None) -> Iterator[tuple[Path, str]]:
         yield cache_folder() / "data", "the cache"
 
 
-def locate(entry: NamedSet, folder: Path | None) -> Place:
+def locate(entry: NamedSet, folder: Path | None) -> DatasetLocation:
     """Return where a set lies, downloading it into the cache where it lies nowhere yet.
 
     ``CROSSFIRE_OFFLINE=1`` forbids downloads.

@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.data import folders
 from bench.data.foreign import one_line, regular
-from bench.data.rows import Numbers, Pixels, Place, Row, Rows, Source, Split, held_out
+from bench.data.rows import DatasetLocation, Numbers, Pixels, Row, Rows, Source, Split, held_out
 from bench.types import UsageError
 
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
@@ -42,7 +42,9 @@ def _unpickle(path: Path, *keys: str) -> list[Any]:
         return [content[key] for key in keys]
 
 
-def _cifar(folder: Path, files: dict[Split, tuple[str, ...]], label: str, meta: str, names: str) -> Place | None:
+def _cifar(
+    folder: Path, files: dict[Split, tuple[str, ...]], label: str, meta: str, names: str
+) -> DatasetLocation | None:
     def source(split: Split) -> Source:
         paths = tuple(folder / file for file in files[split])
         (class_names,) = _unpickle(folder / meta, names)
@@ -51,7 +53,7 @@ def _cifar(folder: Path, files: dict[Split, tuple[str, ...]], label: str, meta: 
         return Source(paths, "cifar", tuple(class_names), lambda: _read_cifar(paths, label))
 
     present = frozenset(split for split, parts in files.items() if any(os.path.isfile(folder / part) for part in parts))
-    return Place(folder, present, source) if present else None
+    return DatasetLocation(folder, present, source) if present else None
 
 
 def _read_cifar(paths: tuple[Path, ...], label: str) -> Rows:
@@ -73,7 +75,7 @@ def _raw_rows(path: Path, images: Pixels, labels: list[int]) -> Iterator[Row]:
         yield Row(f"{path} row {index}", label, image)
 
 
-def _cifar10(root: Path) -> Place | None:
+def _cifar10(root: Path) -> DatasetLocation | None:
     batches: dict[Split, tuple[str, ...]] = {
         "train": tuple(f"data_batch_{index}" for index in range(1, 6)),
         "test": ("test_batch",),
@@ -81,19 +83,19 @@ def _cifar10(root: Path) -> Place | None:
     return _cifar(root / "cifar-10-batches-py", batches, "labels", "batches.meta", "label_names")
 
 
-def _cifar100(root: Path) -> Place | None:
+def _cifar100(root: Path) -> DatasetLocation | None:
     batches: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test",)}
     return _cifar(root / "cifar-100-python", batches, "fine_labels", "meta", "fine_label_names")
 
 
-def _svhn(root: Path) -> Place | None:
+def _svhn(root: Path) -> DatasetLocation | None:
     def source(split: Split) -> Source:
         path = root / f"{split}_32x32.mat"
         return Source((path,), "svhn", tuple(map(str, range(10))), lambda: _read_svhn(path))
 
     splits: tuple[Split, ...] = ("train", "test")
     present = frozenset(split for split in splits if os.path.isfile(root / f"{split}_32x32.mat"))
-    return Place(root, present, source) if present else None
+    return DatasetLocation(root, present, source) if present else None
 
 
 def _read_svhn(path: Path) -> Rows:
@@ -109,7 +111,7 @@ def _read_svhn(path: Path) -> Rows:
     return Rows(len(images), _raw_rows(path, images, labels))
 
 
-def _caltech101(root: Path) -> Place | None:
+def _caltech101(root: Path) -> DatasetLocation | None:
     folder = root / "101_ObjectCategories"
 
     def source(split: Split) -> Source:
@@ -119,12 +121,16 @@ def _caltech101(root: Path) -> Place | None:
         rows = held_out(labels, round(len(found) / 5))[split]
         return folders.of_files([found[row] for row in rows], names, "caltech101")
 
-    return Place(folder, frozenset({"train", "test"}), source) if os.path.isdir(folder) else None
+    return DatasetLocation(folder, frozenset({"train", "test"}), source) if os.path.isdir(folder) else None
 
 
-def _tiny_imagenet(root: Path) -> Place | None:
+def _tiny_imagenet(root: Path) -> DatasetLocation | None:
     folder = root / "tiny-imagenet-200"
-    return Place(folder, frozenset({"train", "test"}), partial(_tiny_source, folder)) if os.path.isdir(folder) else None
+    return (
+        DatasetLocation(folder, frozenset({"train", "test"}), partial(_tiny_source, folder))
+        if os.path.isdir(folder)
+        else None
+    )
 
 
 def _tiny_source(folder: Path, split: Split) -> Source:
@@ -155,7 +161,7 @@ def _lines(path: Path) -> list[str]:
         return regular(path).read_text(encoding="utf-8").splitlines()
 
 
-FIND: dict[str, Callable[[Path], Place | None]] = {
+FIND: dict[str, Callable[[Path], DatasetLocation | None]] = {
     "cifar10": _cifar10,
     "cifar100": _cifar100,
     "svhn": _svhn,

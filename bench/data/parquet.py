@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.data.foreign import one_line, regular
-from bench.data.rows import Place, Row, Rows, Source, Split, in_order, listed
+from bench.data.rows import DatasetLocation, Row, Rows, Source, Split, in_order, listed
 from bench.types import MAX_IMAGES, UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class _Classes(NamedTuple):
     numbered: bool = False
 
 
-def find(folder: Path, num_classes: int | None = None) -> Place | None:
+def find(folder: Path, num_classes: int | None = None) -> DatasetLocation | None:
     """Return the set whose Parquet files lie in ``folder``; files of no split by their name serve as test.
 
     ``num_classes``: how many classes it has by definition, with labels from 0, where its files do not name them.
@@ -44,7 +44,7 @@ def find(folder: Path, num_classes: int | None = None) -> Place | None:
     splits = _splits(folder)
     if not splits:
         return None
-    return Place(folder, frozenset(splits), lambda split: _source(folder, split, splits, num_classes))
+    return DatasetLocation(folder, frozenset(splits), lambda split: _source(folder, split, splits, num_classes))
 
 
 def unsplit(folder: Path) -> bool:

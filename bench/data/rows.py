@@ -54,7 +54,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Place:
+class DatasetLocation:
     """A set found on disk: where, which splits it has, and how to get at one."""
 
     folder: Path

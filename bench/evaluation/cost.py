@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.evaluation.target import Meter, tell
+from bench.evaluation.target import Meter, set_oracle_labels
 from bench.process.isolation import frozen, isolated
 from bench.types import Passes
 
@@ -80,7 +80,7 @@ def deployed_cost(base: nn.Module, deployed: nn.Module, image_shape: tuple[int, 
     seconds = []
     with isolated("the deployed function"), frozen(base, strict=True), torch.no_grad():
         deployed.eval()
-        tell(deployed, torch.zeros(batch, dtype=torch.int64, device=device))
+        set_oracle_labels(deployed, torch.zeros(batch, dtype=torch.int64, device=device))
         with Meter(base) as meter:
             deployed(images)
         for _ in range(3):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench.data import open_ref, rows_of
 from bench.evaluation.cost import PassFlops, parameters, pass_flops
-from bench.evaluation.evaluate import CHUNK, together
+from bench.evaluation.evaluate import CHUNK, attack_group_size
 from bench.keys import training_key
 from bench.models import weights
 from bench.models.build import build
@@ -59,7 +59,7 @@ class Images:
 
     def groups(self) -> Iterator[slice]:
         """Yield the chunks that are attacked together, as one."""
-        return _cut(slice(0, len(self.x)), together(tuple(self.x.shape[1:]), self.x.device))  # type: ignore[arg-type]
+        return _cut(slice(0, len(self.x)), attack_group_size(tuple(self.x.shape[1:]), self.x.device))  # type: ignore[arg-type]
 
 
 def _cut(whole: slice, length: int) -> Iterator[slice]:
@@ -68,7 +68,7 @@ def _cut(whole: slice, length: int) -> Iterator[slice]:
 
 
 @dataclass
-class Loaded:
+class DeviceCache:
     """Reads images and weights at the first need, and keeps what the next cells need again."""
 
     device: torch.device

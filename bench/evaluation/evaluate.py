@@ -14,7 +14,7 @@ from bench import registry
 from bench.api import DeployedStep
 from bench.draws import Draws
 from bench.evaluation.cost import synchronize
-from bench.evaluation.target import Meter, NetworkTarget, Truth, auto_batch, parts, tell
+from bench.evaluation.target import Meter, NetworkTarget, Truth, auto_batch, parts, set_oracle_labels
 from bench.keys import canonical_json, derive_seed
 from bench.models.logits import judged, precise, round_off
 from bench.process.isolation import frozen, isolated
@@ -31,7 +31,7 @@ DRAWS = 5
 SURVIVORS_ONLY = "survivors-only"
 
 
-class Step(NamedTuple):
+class DeployedDefense(NamedTuple):
     """A test-time step put on a base classifier; ``draws`` are its random numbers where it draws.
 
     ``smooth`` makes the second-order form of a purifier for a smoothing width. ``name`` is what its user calls it.
@@ -72,7 +72,7 @@ class Crafted(NamedTuple):
         return cls(images, forwards, backwards, sum(m.seconds for m in made), notes, min(m.batch for m in made))
 
 
-def together(image_shape: tuple[int, int, int], device: torch.device) -> int:
+def attack_group_size(image_shape: tuple[int, int, int], device: torch.device) -> int:
     """Return how many images are attacked as one: a chunk, and on a GPU as many chunks as fill it.
 
     Part of the protocol: libraries that draw for themselves are seeded once for so many.
@@ -80,7 +80,7 @@ def together(image_shape: tuple[int, int, int], device: torch.device) -> int:
     return CHUNK * (max(1, auto_batch(image_shape, device) // CHUNK) if device.type == "cuda" else 1)
 
 
-def put_on(base: nn.Module, step: MethodRef | None, training: Callable[[], Tensor] | None = None) -> Step:
+def deploy(base: nn.Module, step: MethodRef | None, training: Callable[[], Tensor] | None = None) -> DeployedDefense:
     """Return the deployed function and what an adaptive attacker differentiates; both are ``base`` without a step.
 
     Args:
@@ -93,7 +93,7 @@ def put_on(base: nn.Module, step: MethodRef | None, training: Callable[[], Tenso
             or it changes ``base``.
     """
     if step is None:
-        return Step(base, base)
+        return DeployedDefense(base, base)
     entry = registry.entry_of(step)
     seed = derive_seed("put on", canonical_json(dict(step.params)))
     with isolated(step.name, seed=seed), frozen(base, strict=True):
@@ -108,7 +108,7 @@ def put_on(base: nn.Module, step: MethodRef | None, training: Callable[[], Tenso
                 f"{step.name} is randomised, so its __init__ must set self.draws = Draws(), from bench.api"
             )
         smooth = partial(made.smooth, base) if hasattr(made, "smooth") else None
-        return Step(made.wrap(base).eval(), made.surrogate(base).eval(), draws, smooth, step.name)
+        return DeployedDefense(made.wrap(base).eval(), made.surrogate(base).eval(), draws, smooth, step.name)
 
 
 def craft(
@@ -135,7 +135,7 @@ def craft(
         key: what :func:`bench.keys.seed_of` says of ``ref``; every seed comes from it.
         batch: images to push through at once.
         check: called at every pass; what it raises ends the attack.
-        training: as for :func:`put_on`.
+        training: as for :func:`deploy`.
         before: what earlier attacks of a suite made of the images. Those that the attacked function now gets wrong, and
             a random one in every one of :data:`DRAWS` draws, stay so and cost nothing; what it makes of the clean
             images does not matter, so that the set's accuracy under attack is that of the whole suite.
@@ -149,7 +149,7 @@ def craft(
     arguments = entry.arguments(ref.attack.params)
     if entry.kind == "library":
         arguments["name"] = ref.attack.name.partition(":")[2]
-    fresh = partial(put_on, base, ref.step, training)
+    fresh = partial(deploy, base, ref.step, training)
     if before is not None:
         attack = partial(craft, ref, base, key=key, batch=batch, check=check, training=training)
         return _on_survivors(attack, fresh, base, x, y, images, key=key, batch=batch, before=before)
@@ -203,7 +203,9 @@ def craft(
     )
 
 
-def _margin(ref: AttackRef, entry: registry.Entry, step: Step, base: nn.Module, device: torch.device) -> float:
+def _margin(
+    ref: AttackRef, entry: registry.Entry, step: DeployedDefense, base: nn.Module, device: torch.device
+) -> float:
     """Return the margin that a success must have, relative to the largest logit, so that it still is one when judged.
 
     An attack that seeks the least change ends where two classes are as likely, up to round-off, and looks at its images
@@ -219,7 +221,7 @@ def _margin(ref: AttackRef, entry: registry.Entry, step: Step, base: nn.Module, 
 
 def _on_survivors(
     attack: Callable[[Tensor, Tensor, Tensor], Crafted],
-    fresh: Callable[[], Step],
+    fresh: Callable[[], DeployedDefense],
     base: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -281,7 +283,7 @@ class Answer(NamedTuple):
 
 
 def ask(
-    step: Step,
+    step: DeployedDefense,
     function: nn.Module,
     base: nn.Module,
     x: Tensor,
@@ -305,12 +307,12 @@ def ask(
     run = isolated(step.name, seed=derive_seed(*seed, why))
     with run, frozen(base, strict=True), torch.no_grad():
         step.seed(*seed, images=images)
-        tell(function, y)
+        set_oracle_labels(function, y)
         return precise(function(x.clone()), x, "the deployed function")
 
 
 def predict(
-    step: Step,
+    step: DeployedDefense,
     base: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -334,7 +336,7 @@ def predict(
         for draw in range(draws):
             for s in parts(len(x), batch):
                 step.seed(*seed, draw, images=torch.arange(s.start, s.stop))
-                tell(step.deployed, y[s])
+                set_oracle_labels(step.deployed, y[s])
                 # A copy: what a step does to the images that it is given is not done to those it is given next.
                 logits = precise(step.deployed(x[s].clone()), x, "the deployed function")
                 if logits.dim() != 2 or len(logits) != len(x[s]):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from bench import registry
 from bench.evaluation.chunks import Clean, Outcomes, read_clean, write_records
 from bench.evaluation.cost import deployed_cost, synchronize
-from bench.evaluation.device_cache import Classifier, Loaded
-from bench.evaluation.evaluate import DRAWS, Crafted, Step, predict, put_on
+from bench.evaluation.device_cache import Classifier, DeviceCache
+from bench.evaluation.evaluate import DRAWS, Crafted, DeployedDefense, deploy, predict
 from bench.evaluation.probe import Asked, of_function
 from bench.keys import cell_key, clean_cell, pack_bits, seed_of, training_key
 from bench.stats import wilson
@@ -42,7 +42,7 @@ class Measure:
     """Measures cells on one device; ``check`` is called at every pass, ``batch`` says how many images go at once."""
 
     store: Store
-    loaded: Loaded
+    loaded: DeviceCache
     check: Callable[[], None]
     batch: Callable[[DataRef], int]
     _costs: dict[str, DefenseCost] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Measure:
         """
         cell = planned.cell
         base, flops = classifier.net, classifier.flops
-        fresh = partial(put_on, base, cell.step, self.loaded.training_images(cell.model))
+        fresh = partial(deploy, base, cell.step, self.loaded.training_images(cell.model))
         step, images = fresh(), self.loaded.test(cell.data)
         if cell.attack is None:
             found = self._clean(cell, base, step, fresh)
@@ -126,7 +126,9 @@ class Measure:
         needed = None if cell.step is None else registry.entry_of(cell.step).meta.get("relies_on")
         return flags if needed is None or needed in flags else flags | {f"no-{needed}"}
 
-    def _function_flags(self, cell: Cell, base: nn.Module, used: Step, fresh: Callable[[], Step]) -> set[str]:
+    def _function_flags(
+        self, cell: Cell, base: nn.Module, used: DeployedDefense, fresh: Callable[[], DeployedDefense]
+    ) -> set[str]:
         """Return the flags of the deployed function; a static attacker's cells do not depend on its gradient.
 
         Args:
@@ -146,14 +148,16 @@ class Measure:
             flags = flags | {"not-deterministic"}
         return flags - ({"zero-gradient"} if cell.access in ("static", "transfer") else set())
 
-    def _clean_answers(self, cell: Cell, base: nn.Module, fresh: Callable[[], Step]) -> Clean:
+    def _clean_answers(self, cell: Cell, base: nn.Module, fresh: Callable[[], DeployedDefense]) -> Clean:
         key = cell_key(clean_cell(cell))
         result = self.store.get(key)
         whole = result is not None and self.store.has_records(result)
         known = read_clean(self.store.records(key), cell.data.n) if whole else None
         return known or Clean.of(self._clean(cell, base, fresh(), fresh))
 
-    def _clean(self, cell: Cell, base: nn.Module, step: Step, fresh: Callable[[], Step]) -> Outcomes:
+    def _clean(
+        self, cell: Cell, base: nn.Module, step: DeployedDefense, fresh: Callable[[], DeployedDefense]
+    ) -> Outcomes:
         word = seed_of(clean_cell(cell))
         batch, found = self.batch(cell.data), Outcomes()
         for first, x, y, _ in self.loaded.test(cell.data):
@@ -172,7 +176,9 @@ class Measure:
             found.add(answer, y, x, Crafted(x, forwards, backwards, seconds, [], batch))
         return found
 
-    def _attacked(self, planned: PlannedCell, base: nn.Module, step: Step, crafted: Iterable[Crafted]) -> Outcomes:
+    def _attacked(
+        self, planned: PlannedCell, base: nn.Module, step: DeployedDefense, crafted: Iterable[Crafted]
+    ) -> Outcomes:
         cell, found, word = planned.cell, Outcomes(), seed_of(planned.cell)
         for (first, x, y, _), made in zip(self.loaded.test(cell.data), crafted, strict=True):
             images, seed = made.images.to(self.loaded.device), (word, "attacked", first)
@@ -189,7 +195,7 @@ class Measure:
             raise MethodError("the card of its training is not whole; the next run trains again")
         return card
 
-    def _defense_cost(self, cell: Cell, classifier: Classifier, fresh: Callable[[], Step]) -> DefenseCost:
+    def _defense_cost(self, cell: Cell, classifier: Classifier, fresh: Callable[[], DeployedDefense]) -> DefenseCost:
         key = cell_key(clean_cell(cell))
         if key not in self._costs:
             step = fresh()

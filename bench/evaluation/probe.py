@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.evaluation.evaluate import Step, ask
-from bench.evaluation.target import tell
+from bench.evaluation.evaluate import DeployedDefense, ask
+from bench.evaluation.target import set_oracle_labels
 from bench.keys import derive_seed
 from bench.models.layout import ROUND_OFF
 from bench.models.logits import precise
@@ -37,7 +37,7 @@ class Asked:
         self._x, self._y = x, y
         self.few = torch.arange(min(FEW, len(x)))
 
-    def answers(self, step: Step, rows: Tensor, why: str) -> Tensor:
+    def answers(self, step: DeployedDefense, rows: Tensor, why: str) -> Tensor:
         """Return the logits (len(rows), classes) of the images in these rows, asked as one batch.
 
         Args:
@@ -48,18 +48,18 @@ class Asked:
         there = rows.to(self._x.device)
         return ask(step, step.deployed, self._base, self._x[there], self._y[there], rows, self._seed, why)
 
-    def gradients(self, step: Step) -> Tensor | None:
+    def gradients(self, step: DeployedDefense) -> Tensor | None:
         """Return the gradient of the cross-entropy of what an adaptive attacker sees at all images, if there is any."""
         run = isolated(step.name, seed=derive_seed(*self._seed, "gradient"))
         with run, frozen(self._base, strict=True), torch.enable_grad():
             step.seed(*self._seed, images=torch.arange(len(self._x)))
-            tell(step.surrogate, self._y)
+            set_oracle_labels(step.surrogate, self._y)
             leaf = self._x.clone().requires_grad_()
             loss = F.cross_entropy(precise(step.surrogate(leaf), leaf), self._y, reduction="sum")
             return torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
 
 
-def of_function(asked: Asked, fresh: Callable[[], Step]) -> tuple[set[str], Tensor]:
+def of_function(asked: Asked, fresh: Callable[[], DeployedDefense]) -> tuple[set[str], Tensor]:
     """Return the flags of a deployed function itself, and what a fresh instance answers to the few images.
 
     ``not-deterministic``: the same instance, or another, answers differently when asked again, with the same draws
@@ -88,7 +88,7 @@ def of_function(asked: Asked, fresh: Callable[[], Step]) -> tuple[set[str], Tens
     return flags, first
 
 
-def _minds_company(asked: Asked, fresh: Callable[[], Step]) -> bool:
+def _minds_company(asked: Asked, fresh: Callable[[], DeployedDefense]) -> bool:
     """Say whether answers depend on the other images of the batch: two cuts of the same length, other neighbours."""
     rows = asked.few[: len(asked.few) // 2 * 2]
     if len(rows) < 4:

@@ -58,7 +58,7 @@ class Meter:
             logits.register_hook(backward)  # type: ignore[no-untyped-call]
 
 
-def tell(function: nn.Module, labels: Tensor) -> None:
+def set_oracle_labels(function: nn.Module, labels: Tensor) -> None:
     """Tell a deployed function the true labels (N,) of the images it is given next, where it is an oracle."""
     if hasattr(function, "labels"):
         function.labels = labels.clone()
@@ -102,7 +102,7 @@ class Counted(nn.Module):
         if self.truth is not None and (self.margin or hasattr(self.net, "labels")):
             distances = torch.cdist(x.detach().flatten(1).float(), self.truth.images.flatten(1))
             labels = self.truth.labels[distances.argmin(1)]
-            tell(self.net, labels)
+            set_oracle_labels(self.net, labels)
         given = x.float()
         logits = precise(self.net(_ContiguousGradient.apply(given)), given).contiguous()
         return logits if labels is None or not self.margin else harder(logits, labels, self.margin)
@@ -257,7 +257,7 @@ class NetworkTarget:
         labels = None
         if self._truth is not None and self._meter.rows is not None:
             labels = self._truth.labels[self._meter.rows.to(self._truth.labels.device)]
-            tell(self._net, labels)
+            set_oracle_labels(self._net, labels)
         logits = precise(self._net(x), x)
         self._draws.images = None
         if logits.shape != (len(x), self.num_classes):

@@ -15,7 +15,7 @@ from bench.report import figures
 from bench.report.figures import Missing, Source
 from bench.report.leaderboard.published import NOT_KNOWN, published
 from bench.report.leaderboard.summaries import WORST_CASE
-from bench.report.leaderboard.tables import COSTS, Column, Line, Table
+from bench.report.leaderboard.tables import COSTS, Column, Table, TableRow
 from bench.report.render import text
 from bench.report.render.markdown import escape_markdown, grid
 from bench.store.files import move_foreign_aside, write_into
@@ -190,7 +190,7 @@ def _listed(item: Item, out: Path) -> list[str]:
 
 
 def _table(
-    source: Source, table: Table, lines: Sequence[Line], columns: Sequence[Column], *, access: bool = True
+    source: Source, table: Table, lines: Sequence[TableRow], columns: Sequence[Column], *, access: bool = True
 ) -> Iterator[str]:
     known = {
         (line.defense, line.access, column.id): found
@@ -199,7 +199,7 @@ def _table(
         if (found := published(source.board, table, line, column))
     }
 
-    def cell(line: Line, column: Column) -> str:
+    def cell(line: TableRow, column: Column) -> str:
         value = line.values.get(column.id)
         shown = text.plain(value, column, table.n)
         if value is None or value.number is None or column.unit == "gap":

@@ -17,7 +17,7 @@ from bench.schedule.units import Problem, Units
 from bench.store import cards, files, inventory
 from bench.store.working_store import Store
 from bench.training.loop import watched_images
-from bench.training.overfitting import WATCH
+from bench.training.overfitting import MONITOR_ATTACKS
 from bench.types import AttackRef, Cell, ModelRef, Passes, PlannedCell, TrainRef
 
 
@@ -221,7 +221,7 @@ class _Costs:
             return _UNKNOWN
         rows, epochs = ref.data.n - ref.schedule.holdout, ref.schedule.epochs
         watched = 2 * watched_images(rows) + ref.schedule.holdout
-        looks = [Passes(2, 0), *(_plus(_entry_passes(name, params), 1) for name, params in WATCH.values())]
+        looks = [Passes(2, 0), *(_plus(_entry_passes(name, params), 1) for name, params in MONITOR_ATTACKS.values())]
         watching = watched * sum(unit.seconds(look) for look in looks)
         tflop = unit.flops.of(*one.passes) / 1e12
         return _Cost(epochs * rows * tflop, epochs * (rows * one.seconds + watching))

@@ -207,7 +207,7 @@ def _cells(
     hashes = {name: file.sha256 for name, file in files.items()}
     rows = _by_base(defenses)
     if config.worst_case:
-        attacks = sorted(attacks, key=_dearness)
+        attacks = sorted(attacks, key=suite_order)
     with config.located("train"):
         cells = [
             planned
@@ -357,7 +357,7 @@ class _Maker:
         return self._models[id(base), seed]
 
 
-def _dearness(attack: Attack) -> tuple[bool, float]:
+def suite_order(attack: Attack) -> tuple[bool, float]:
     """Return what to sort a suite by: cheapest first, but without gradients last.
 
     That a black-box attack breaks what no gradient attack breaks is the sign of masked gradients, and can only be seen

@@ -91,7 +91,7 @@ class Remaining:
         return ratio
 
 
-class Estimate:
+class TimeLeft:
     """Makes the estimate of what is left, a little at a time, in at most a fiftieth of the time that the run has taken.
 
     Args:
@@ -151,7 +151,7 @@ class Estimate:
         return remaining
 
 
-class Telling:
+class ProgressTracker:
     """Tells a reporter and the run log.
 
     Args:
@@ -160,7 +160,7 @@ class Telling:
         estimate: of what is left; ``None`` for who does single pieces of another's plan.
     """
 
-    def __init__(self, reporter: Reporter, log: RunLog, estimate: Estimate | None) -> None:
+    def __init__(self, reporter: Reporter, log: RunLog, estimate: TimeLeft | None) -> None:
         self._reporter = reporter
         self._log = log
         self._estimate = estimate

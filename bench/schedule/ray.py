@@ -84,7 +84,7 @@ _log = logging.getLogger("crossfire")
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerContext:
     """What a task needs to know beside its cell."""
 
     store: Path
@@ -94,7 +94,7 @@ class Place:
     batch: int | None
     timeout: float | None
     threads: int
-    before: tuple[tuple[str, str], ...]
+    known_failures: tuple[tuple[str, str], ...]
     #: Of the one who asks: where relative names start, and where image sets are looked for.
     folder: Path
     shared_data: str | None
@@ -118,8 +118,8 @@ def run(runner: Runner, *, device: str, cpus: int | None, gpus: float | None) ->
     where = f"RAY_ADDRESS={address}" if address not in ("", "local") else "Ray cannot be started here"
     runner.reporter.work("reaching the Ray cluster", 0, None)
     _require_answer(address, where)
-    if runner.before is None:
-        runner.before = runner.store.marks()
+    if runner.known_failures is None:
+        runner.known_failures = runner.store.marks()
     ours, theirs = _FORK.Pipe()
     leader = _FORK.Process(
         target=_lead, args=(theirs, ours, os.getpid(), runner, where, device, cpus, gpus), daemon=True
@@ -246,7 +246,7 @@ def _lead(
     try:
         _join(where)
         theirs.send(("joined", None))
-        runner.asked, runner.reporter = check, voice
+        runner.stop_check, runner.reporter = check, voice
         _Lead(runner, *_place(runner, device, cpus, gpus)).run()
     except UsageError as error:
         said = ("error", error)
@@ -286,14 +286,14 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _place(runner: Runner, device: str, cpus: int | None, gpus: float | None) -> tuple[Place, dict[str, float]]:
+def _place(runner: Runner, device: str, cpus: int | None, gpus: float | None) -> tuple[WorkerContext, dict[str, float]]:
     if device == "auto":
         device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
     asked = {"CPU": cpus or torch.get_num_threads(), "GPU": 0.0}
     if device == "cuda":
         asked["GPU"] = 1.0 if gpus is None else gpus
     _require_fit(_machines(), asked)
-    place = Place(
+    place = WorkerContext(
         store=runner.store.root.resolve(),
         data_folder=runner.work.data_folder and runner.work.data_folder.resolve(),
         weights_files=tuple((sha, path.resolve()) for sha, path in runner.work.weights_files.items()),
@@ -301,7 +301,7 @@ def _place(runner: Runner, device: str, cpus: int | None, gpus: float | None) ->
         batch=runner.batch,
         timeout=runner.timeout,
         threads=int(asked["CPU"]),
-        before=tuple((runner.before or {}).items()),
+        known_failures=tuple((runner.known_failures or {}).items()),
         folder=Path.cwd(),
         shared_data=os.environ.get("CROSSFIRE_DATA"),
     )
@@ -354,7 +354,7 @@ class _Watch:
 class _Lead:
     """Hands the graph to Ray, a window at a time, and waits for its cells."""
 
-    def __init__(self, runner: Runner, place: Place, asked: dict[str, float]) -> None:
+    def __init__(self, runner: Runner, place: WorkerContext, asked: dict[str, float]) -> None:
         self.runner = runner
         self.watch = _Watch(asked)
         self.place = ray.put(place)
@@ -519,18 +519,18 @@ def _has_failed(task: Any) -> bool:
 # of the cell, which meets it again; what takes too long or takes the process with it goes from task to task as lost.
 
 
-def _train(place: Place, planned: PlannedCell, attacked: bool) -> tuple[Lost, ...]:
+def _train(place: WorkerContext, planned: PlannedCell, attacked: bool) -> tuple[Lost, ...]:
     return _hand(place).do((_do_training, planned, attacked))
 
 
 def _attack(
-    place: Place, planned: PlannedCell, ref: AttackRef, deadly: frozenset[str], *first: Sequence[Lost] | None
+    place: WorkerContext, planned: PlannedCell, ref: AttackRef, deadly: frozenset[str], *first: Sequence[Lost] | None
 ) -> tuple[Lost, ...]:
     return _hand(place).do((_do_attack, planned, ref, deadly), _joined(first), ("set", attack_key(ref)))
 
 
 def _evaluate(
-    place: Place, planned: PlannedCell, deadly: frozenset[str], *first: Sequence[Lost] | None
+    place: WorkerContext, planned: PlannedCell, deadly: frozenset[str], *first: Sequence[Lost] | None
 ) -> tuple[Lost, ...]:
     return _hand(place).do((_do_evaluation, planned, deadly), _joined(first))
 
@@ -540,7 +540,7 @@ def _joined(first: Sequence[Sequence[Lost] | None]) -> list[Lost]:
 
 
 @lru_cache(maxsize=1)
-def _hand(place: Place) -> Hand:
+def _hand(place: WorkerContext) -> Hand:
     """Return the process beside this worker, which keeps networks and images from task to task."""
     return Hand(partial(_work, place))
 
@@ -553,7 +553,7 @@ class _Silent:
         pass
 
 
-def _work(place: Place, control: Control, task: tuple[Any, ...], lost: Sequence[Lost]) -> Sequence[Lost]:
+def _work(place: WorkerContext, control: Control, task: tuple[Any, ...], lost: Sequence[Lost]) -> Sequence[Lost]:
     do, planned, *more = task
     runner = _prepared(place, planned, control)
     runner.lost = lost
@@ -563,7 +563,7 @@ def _work(place: Place, control: Control, task: tuple[Any, ...], lost: Sequence[
 
 
 @lru_cache(maxsize=1)
-def _runner(place: Place, control: Control) -> Runner:
+def _runner(place: WorkerContext, control: Control) -> Runner:
     torch.set_num_threads(place.threads)
     os.chdir(place.folder)
     if place.shared_data is not None:
@@ -580,15 +580,15 @@ def _runner(place: Place, control: Control) -> Runner:
         Store(place.store),
         torch.device(place.device),
         batch=place.batch,
-        asked=check,
+        stop_check=check,
         reporter=_Silent(),
         timeout=place.timeout,
-        before=dict(place.before),
+        known_failures=dict(place.known_failures),
         control=control,
     )
 
 
-def _prepared(place: Place, planned: PlannedCell, control: Control) -> Runner:
+def _prepared(place: WorkerContext, planned: PlannedCell, control: Control) -> Runner:
     """Return the runner of this process for a cell.
 
     Raises:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.evaluation.chunks import read_chunk, write_chunk
-from bench.evaluation.device_cache import Classifier, Loaded
+from bench.evaluation.device_cache import Classifier, DeviceCache
 from bench.evaluation.evaluate import Crafted, craft
 from bench.evaluation.measure import Measure
 from bench.evaluation.target import auto_batch, out_of_memory
@@ -33,7 +33,7 @@ from bench.process.isolation import frozen, isolated
 from bench.schedule import estimate, unusable
 from bench.schedule.damage import Damage
 from bench.schedule.plan import Work, changed
-from bench.schedule.progress import Estimate, Reporter, Telling
+from bench.schedule.progress import ProgressTracker, Reporter, TimeLeft
 from bench.schedule.units import Units
 from bench.store import cards, chunk_file, files
 from bench.store.cards import is_trained
@@ -72,8 +72,8 @@ _GLANCE = 0.1
 class Runner:
     """Executes the cells of one plan against one store on one device.
 
-    ``asked`` is called between pieces of work and at every pass; what it raises (no ``Exception``) ends the run, and
-    everything finished is kept. A cell that takes longer than ``timeout`` seconds, training apart, fails; so does a
+    ``stop_check`` is called between pieces of work and at every pass; what it raises (no ``Exception``) ends the run,
+    and everything finished is kept. A cell that takes longer than ``timeout`` seconds, training apart, fails; so does a
     training of which one step takes longer. ``control`` sees to it where nobody looks at the clock.
     """
 
@@ -81,23 +81,23 @@ class Runner:
     store: Store
     device: torch.device
     batch: int | None
-    asked: Callable[[], None]
+    stop_check: Callable[[], None]
     reporter: Reporter
     timeout: float | None = None
     #: Marks (:meth:`bench.store.working_store.Store.marks`) of failures that are tried again; by default those there at
     #: the start.
-    before: Mapping[str, str] | None = None
+    known_failures: Mapping[str, str] | None = None
     control: Control = field(default_factory=Control)
     #: What ended the processes that worked on this plan before, in the same run, and their logs.
     lost: Sequence[Lost] = ()
     logs: Sequence[Path] = ()
     #: Keys of cells known to be done, of which the control is told how many there are; ``None`` tells it nothing.
     done: set[str] | None = None
-    loaded: Loaded = field(init=False)
+    loaded: DeviceCache = field(init=False)
     log: RunLog = field(init=False)
 
     def __post_init__(self) -> None:
-        self.loaded = Loaded(self.device, self.work.data_folder)
+        self.loaded = DeviceCache(self.device, self.work.data_folder)
         self._measure = Measure(self.store, self.loaded, self.check, self._batch)
         self._limit = math.inf if self.timeout is None else self.timeout
         self._warm: set[str] = set()
@@ -106,9 +106,9 @@ class Runner:
         self._said = {name for path in self.logs for name in failures(path)}
         about = {"plan": self.work.plan.name, "cells": len(self.work.plan.cells), "device": str(self.device)}
         self.log = RunLog(self.store.root / "log", {**about, "commit": source()[0]}, self.control.logs)
-        self._tell = Telling(self.reporter, self.log, self._estimate())
+        self._progress = ProgressTracker(self.reporter, self.log, self._estimate())
 
-    def _estimate(self) -> Estimate | None:
+    def _estimate(self) -> TimeLeft | None:
         if not self.work.plan.cells or any(lost.kind == "estimate" for lost in self.lost):
             return None
         units = Units(self.device, self.batch, _GLANCE, self.control)
@@ -117,11 +117,11 @@ class Runner:
             # Of the plan as it is by then: weights that do not fit are known.
             return (yield from estimate.predicting(self.work.usable, self.store, units))
 
-        return Estimate(steps())
+        return TimeLeft(steps())
 
     def check(self) -> None:
         """Raise what ends the run, the cell that took too long, or the work that another process has taken over."""
-        self.asked()
+        self.stop_check()
         self.store.leases.check()
         self.control.check_piece()
 
@@ -164,8 +164,8 @@ class Runner:
 
     def each(self, items: Sequence[T], do: Callable[[T], R]) -> Iterator[R]:
         """Yield what ``do`` returns for every item; those that another process has in hand come last."""
-        if self.before is None:
-            self.before = {name: mark for name, mark in self.store.marks().items() if name not in self._said}
+        if self.known_failures is None:
+            self.known_failures = {name: mark for name, mark in self.store.marks().items() if name not in self._said}
         while items:
             busy = []
             for item in items:
@@ -188,12 +188,12 @@ class Runner:
             Busy: another process has it, or what it stands on, in hand.
             StoreError: the store cannot be written.
         """
-        result = self._known(planned) or self._done(planned)
+        result = self._known(planned) or self._run_cell(planned)
         if result.status == "failed" and result.cell.attack is not None:
             self._failed.add(attack_key(result.cell.attack))
         return result
 
-    def _done(self, planned: PlannedCell) -> CellResult:
+    def _run_cell(self, planned: PlannedCell) -> CellResult:
         """Do a cell and keep its result, or why there is none."""
         started, batch = time.monotonic(), self.batch
         try:
@@ -201,7 +201,7 @@ class Runner:
             with self.store.writing(), isolated("a method"):
                 self._require_not_lost("cell", planned.key)
                 piece = Piece("cell", planned.key, self._limit, self._late)
-                result = self.control.within(piece, lambda: self._with_memory(planned, self._made))
+                result = self.control.within(piece, lambda: self._with_memory(planned, self._compute_cell))
         except StoreError:
             raise
         except (Exception, Overtime) as error:
@@ -235,9 +235,13 @@ class Runner:
     def _is_new(self, path: Path) -> bool:
         """Say whether a failure came after this run had begun, from whichever process: then once is enough."""
         mark = self.store.mark(path)
-        return mark is not None and self.before is not None and self.before.get(self.store.name(path)) != mark
+        return (
+            mark is not None
+            and self.known_failures is not None
+            and self.known_failures.get(self.store.name(path)) != mark
+        )
 
-    def _made(self, planned: PlannedCell) -> CellResult:
+    def _compute_cell(self, planned: PlannedCell) -> CellResult:
         """Make what a cell stands on, then the cell."""
         cell, started = planned.cell, time.monotonic()
         if (problem := self.work.why_not(cell)) is not None:
@@ -253,12 +257,12 @@ class Runner:
         with self.store.leases.hold(f"cell-{planned.key}"):
             if (known := self._known(planned)) is not None:
                 return known
-            self._tell(str(planned.names), planned.key, 0, 1)
+            self._progress(str(planned.names), planned.key, 0, 1)
             result = self._measure.cell(planned, classifier, self._adversarial(planned))
             _require_unchanged(cell)
             self.loaded.require_unchanged(cell.model)
             self._put(result, started)
-            self._tell(str(planned.names), planned.key, 1, 1)
+            self._progress(str(planned.names), planned.key, 1, 1)
             return result
 
     def _put(self, result: CellResult, started: float) -> None:
@@ -320,7 +324,7 @@ class Runner:
         test = self.loaded.rows(watched)[:2]
 
         def progress(at: Progress) -> None:
-            self._tell(what, folder.name, at.epoch + at.step / at.steps, at.epochs, f"loss {at.loss:.3f}")
+            self._progress(what, folder.name, at.epoch + at.step / at.steps, at.epochs, f"loss {at.loss:.3f}")
 
         def check() -> None:
             self.check()
@@ -355,7 +359,7 @@ class Runner:
             self.log.write("training failed", what=what, key=folder.name, error=str(error))
             raise
         files.remove(failed)
-        self._tell(what, folder.name, 1, 1)
+        self._progress(what, folder.name, 1, 1)
         self.log.write("trained", what=what, key=folder.name, seconds=round(time.monotonic() - started, 3))
 
     def check_weights(self) -> None:
@@ -414,14 +418,14 @@ class Runner:
         busy, key, images = False, attack_key(ref), self.loaded.test(ref.data)
         folder = self.store.adversarial(key)
         for group in images.groups():
-            self._tell(str(planned.names), key, group.start, ref.data.n)
+            self._progress(str(planned.names), key, group.start, ref.data.n)
             if not all(files.is_regular(folder / _chunk_name(part)) for part in images.chunks(group)):
                 try:
                     self._require_not_lost("set", key)
                     self.control.within(Piece("set", key), partial(self._craft, ref, group))
                 except Busy:
                     busy = True
-        self._tell(str(planned.names), key, ref.data.n, ref.data.n)
+        self._progress(str(planned.names), key, ref.data.n, ref.data.n)
         if busy:
             raise Busy
 

@@ -21,8 +21,8 @@ from torch import nn
 
 from bench import registry
 from bench.evaluation.cost import DeployedCost, PassFlops, deployed_cost, pass_flops, synchronize
-from bench.evaluation.evaluate import put_on, together
-from bench.evaluation.target import Meter, NetworkTarget, Truth, auto_batch, out_of_memory, tell
+from bench.evaluation.evaluate import attack_group_size, deploy
+from bench.evaluation.target import Meter, NetworkTarget, Truth, auto_batch, out_of_memory, set_oracle_labels
 from bench.keys import canonical_json, models_of
 from bench.models.build import build
 from bench.models.layout import fast_layout
@@ -226,7 +226,7 @@ class Units:
         self._steps[name], (net, unit), shape = None, known, cell.data.image_shape
         noise = torch.randint(0, 256, (256, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         who = f"test-time step {step.name}"
-        made = self._attempt(lambda: put_on(net, step, lambda: noise), who, name)
+        made = self._attempt(lambda: deploy(net, step, lambda: noise), who, name)
         yield
         if made is None:
             return
@@ -291,7 +291,7 @@ class Units:
             if once is None:
                 return None if self._hurry is None else Unit(flops, one, _GRADIENT * one)
         assert once is not None
-        most = min(self._batch or auto_batch(shape, self._device), together(shape, self._device))
+        most = min(self._batch or auto_batch(shape, self._device), attack_group_size(shape, self._device))
         count = max(2, min(most, int(self._patience / max(sum(once), 1e-9))))
         found = []
         for _ in range(5 if self._hurry is None else 3):
@@ -375,7 +375,7 @@ def _training(model: ModelRef, data: DataRef) -> str:
 def _forward(base: nn.Module, function: nn.Module, shape: Shape, device: torch.device) -> float:
     """Return the seconds of one image forwards."""
     x = torch.full((1, *shape), 0.5, device=device)
-    tell(function, torch.zeros(1, dtype=torch.int64, device=device))
+    set_oracle_labels(function, torch.zeros(1, dtype=torch.int64, device=device))
     with frozen(base), torch.no_grad():
         synchronize(device)
         started = time.perf_counter()
@@ -389,7 +389,7 @@ def _both(base: nn.Module, function: nn.Module, shape: Shape, device: torch.devi
     pgd, steps = registry.find("attack", "pgd").load(), 2
     x = torch.full((count, *shape), 0.5, device=device)
     y = torch.zeros(count, dtype=torch.int64, device=device)
-    tell(function, y)
+    set_oracle_labels(function, y)
     with frozen(base):
         synchronize(device)
         started = time.perf_counter()

@@ -13,14 +13,14 @@ from bench.store.working_store import Store
 from bench.types import CellResult, PlannedCell, RunPlan, jsonable
 
 
-class Verdict(NamedTuple):
+class VerifyReport(NamedTuple):
     """What a sample showed: how many cells were computed again, and one line for each that differs."""
 
     checked: int
     differing: list[str]
 
 
-def verify(runner: Runner, share: float) -> Verdict:
+def verify(runner: Runner, share: float) -> VerifyReport:
     """Compute a random ``share`` of the finished cells of a plan again, at least one, and compare.
 
     Weights are those of the store; adversarial sets are made anew. Times are not compared, nor is anything written to
@@ -39,10 +39,10 @@ def verify(runner: Runner, share: float) -> Verdict:
         scratch = Store(Path(folder))
         (scratch.root / "train").symlink_to((runner.store.root / "train").resolve())
         plan = RunPlan(name=runner.work.plan.name, cells=tuple(planned for planned, _ in chosen))
-        again = replace(runner, work=replace(runner.work, plan=plan), store=scratch, before=None, done=None)
+        again = replace(runner, work=replace(runner.work, plan=plan), store=scratch, known_failures=None, done=None)
         for (_, before), after in zip(chosen, again.run(), strict=True):
             lines += _differences(before, after)
-    return Verdict(len(chosen), lines)
+    return VerifyReport(len(chosen), lines)
 
 
 def _attacked(planned: PlannedCell) -> list[Any]:

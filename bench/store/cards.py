@@ -53,7 +53,7 @@ class _Read(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)
 
 
-class Row(_Read):
+class EpochLog(_Read):
     """An epoch: its number, mean loss, accuracy on its batches, learning rate, seconds, FLOPs and passes, and the
     accuracies of :func:`bench.training.overfitting.measure` on training, test and held-out images. Those of older
     versions lack some.
@@ -105,7 +105,7 @@ class _Card(_Read):
     device: ShownName = ""
     torch: ShownWord = ""
     overfitting: _Overfitting | None = None
-    log: list[Row] | None = None
+    log: list[EpochLog] | None = None
 
     def contradiction(self, ref: TrainRef) -> str | None:
         """Return what of the card cannot be of this training; ``None`` if all can."""
@@ -120,7 +120,7 @@ class _Card(_Read):
         # Those of the first versions had none.
         return None if self.log is None else self._contradicted_by(self.log, epochs, images)
 
-    def _contradicted_by(self, log: Sequence[Row], epochs: int, images: int) -> str | None:
+    def _contradicted_by(self, log: Sequence[EpochLog], epochs: int, images: int) -> str | None:
         if [row.epoch for row in log] != list(range(1, epochs + 1)):
             return f"its log is not that of {epochs:,} epochs"
         forwards, backwards = self.passes_per_example or (None, None)

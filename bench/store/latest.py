@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bench.keys import EVALUATION_VERSION, Keys, question, version_of
+from bench.keys import EVALUATION_VERSION, Keys, comparison_key, version_of
 from bench.store.working_store import Store
 from bench.types import Cell, CellResult, ModelRef, PlannedCell, WeightsRef
 
@@ -32,7 +32,7 @@ def newest(results: Iterable[CellResult]) -> dict[str, CellResult]:
     keys = Keys()
     # Files of several machines may hold a cell twice, and what somebody made up another cell under its key.
     for result in {each.key: each for each in results}.values():
-        known = found.setdefault(asked := keys.question(result.cell), result)
+        known = found.setdefault(asked := keys.comparison_key(result.cell), result)
         if (known.provenance.finished, known.key) < (result.provenance.finished, result.key):
             found[asked] = result
     broken = {asked for asked, result in found.items() if result.status == "failed" and _weights_files(result.cell)}
@@ -60,4 +60,6 @@ def _by_name(cell: Cell) -> str:
         return model.model_copy(update={"weights": model.weights.model_copy(update={"sha256": ""})})
 
     attack = cell.attack and cell.attack.model_copy(update={"model": unread(cell.attack.model)})
-    return question(cell.model_copy(update={"model": unread(cell.model), "attack": attack})) + str(_weights_files(cell))
+    return comparison_key(cell.model_copy(update={"model": unread(cell.model), "attack": attack})) + str(
+        _weights_files(cell)
+    )

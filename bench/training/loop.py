@@ -31,7 +31,7 @@ from bench.store.files import write_atomically
 from bench.training import checkpoint, overfitting
 from bench.training.augment import Batches
 from bench.training.checkpoint import DamagedState
-from bench.training.step import Bf16, Step
+from bench.training.step import Bf16, RecipeStep
 from bench.types import MethodError, MethodRef, Schedule, TrainRef, UsageError, exact, jsonable
 
 # Batches between two looks at the losses: each look waits for the device.
@@ -198,7 +198,7 @@ class _Training:
         run: nn.Module = Bf16(self.net) if plan.bf16 else with_precise_logits(self.net, example)
         if plan.compile:
             run = cast(nn.Module, torch.compile(run))
-        self.step_of = Step(run, ref.data.num_classes, plan.batch + 1)
+        self.step_of = RecipeStep(run, ref.data.num_classes, plan.batch + 1)
         self.optimizer = torch.optim.SGD(
             [parameter for parameter in self.net.parameters() if parameter.requires_grad],
             lr=plan.lr,

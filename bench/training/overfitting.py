@@ -23,7 +23,7 @@ from bench.types import MethodRef, Threat
 
 #: The attacks after each epoch, with the parameters that differ from their own defaults. The gradient of a network that
 #: FGSM training has overfitted can vanish at an image: PGD stands still there, momentum carries MI-FGSM on.
-WATCH: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+MONITOR_ATTACKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "fgsm": ("fgsm", {}),
     "pgd20": CHOOSING,
     "mi10": ("mi-fgsm", {"steps": 10}),
@@ -71,7 +71,7 @@ def measure(
     """
     found = {} if known is None else known
     batch = auto_batch(tuple(part.images.shape[1:]), part.images.device)  # type: ignore[arg-type]
-    right = dict.fromkeys(("clean", *WATCH), 0)
+    right = dict.fromkeys(("clean", *MONITOR_ATTACKS), 0)
     with frozen(net), torch.no_grad():
         for label in right:
             for s in parts(len(part.labels), batch):
@@ -90,20 +90,20 @@ def _right(net: nn.Module, part: Part, s: slice, threat: Threat, label: str, bat
     with Meter(net, len(x)) as meter:
         classes = net(x[:1]).shape[1]
         target = NetworkTarget(net, meter, names, seed=0, num_classes=classes, batch=batch)
-        if label in WATCH:
-            name, params = WATCH[label]
+        if label in MONITOR_ATTACKS:
+            name, params = MONITOR_ATTACKS[label]
             entry = registry.find("attack", name)
             x = entry.load()(target, x, y, threat, **entry.arguments(params))
         labels, _ = judged(target(x), y)
     return int((labels == y).sum())
 
 
-def verdict(log: Sequence[Mapping[str, Any]], watched: int) -> dict[str, Any]:
+def verdict(log: Sequence[Mapping[str, Any]], monitored: int) -> dict[str, Any]:
     """Say in which regime a training run ended.
 
     Args:
         log: its rows, with the accuracies of :func:`measure` under ``test`` and ``train``.
-        watched: on how many images they were measured.
+        monitored: on how many images they were measured.
 
     Returns:
         ``catastrophic``: at the end an attack of several steps leaves right fewer than half of the test images that
@@ -115,7 +115,7 @@ def verdict(log: Sequence[Mapping[str, Any]], watched: int) -> dict[str, Any]:
     best = max(log, key=lambda row: row["test"]["pgd20"])
     fgsm, left = last["test"]["fgsm"], min(last["test"][name] for name in last["test"].keys() - {"clean", "fgsm"})
     fall = best["test"]["pgd20"] - last["test"]["pgd20"]
-    noise = 2 * math.sqrt(0.5 / watched)
+    noise = 2 * math.sqrt(0.5 / monitored)
     catastrophic = left < fgsm / 2 and fgsm - left > max(0.15, noise)
     robust = not catastrophic and fall > max(0.05, noise) and last["train"]["pgd20"] > best["train"]["pgd20"]
     return {

@@ -15,7 +15,7 @@ from bench.keys import derive_seed
 from bench.types import MethodError, Threat
 
 
-class Step:
+class RecipeStep:
     """The :class:`bench.api.TrainingStep` of each batch in turn."""
 
     def __init__(self, net: nn.Module, num_classes: int, batch: int) -> None:

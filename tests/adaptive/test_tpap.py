@@ -5,7 +5,7 @@ import torch
 
 from bench import registry
 from bench.draws import Draws
-from bench.evaluation.evaluate import predict, put_on
+from bench.evaluation.evaluate import deploy, predict
 from bench.evaluation.target import Meter, NetworkTarget
 from bench.process.isolation import frozen
 from bench.stats import wilson
@@ -117,7 +117,7 @@ def attacked(name, base, x, y, *, step="tpap", eps="1/10", stochastic_eot=5, **p
     """Return the images of an attack on a step on a network, its notes, and which are still right."""
     arguments = {"beta": "1/10"} if step == "tpap" else {"steps": 2} if step == "hedge" else {}
     entry = registry.find("attack", name)
-    made = put_on(base, registry.find("test-time", step).ref(arguments))
+    made = deploy(base, registry.find("test-time", step).ref(arguments))
     made.seed("attack")
     with frozen(base), Meter(base, len(x)) as meter:
         target = NetworkTarget(
@@ -133,7 +133,7 @@ def attacked(name, base, x, y, *, step="tpap", eps="1/10", stochastic_eot=5, **p
 def curved():
     """A curved network, images, and the labels that TPAP gives them, so that all are right when clean."""
     base, x = Curved().eval(), torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    made = put_on(base, registry.find("test-time", "tpap").ref({"beta": "1/10"}))
+    made = deploy(base, registry.find("test-time", "tpap").ref({"beta": "1/10"}))
     with torch.no_grad():
         return base, x, made.deployed(x).argmax(1)
 
@@ -156,7 +156,7 @@ def test_every_width_and_branch_is_an_attack_of_its_own(curved):
 def test_the_inverse_of_a_purification_reaches_beyond_the_budget(curved):
     base, x, y = curved
     found, _, still = attacked("inverse-purification", base, x, y)
-    purified = put_on(base, registry.find("test-time", "tpap").ref({"beta": "1/10"})).deployed
+    purified = deploy(base, registry.find("test-time", "tpap").ref({"beta": "1/10"})).deployed
     given = []
     handle = base.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     with torch.no_grad():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bench.api import MethodError
-from bench.evaluation.evaluate import put_on
+from bench.evaluation.evaluate import deploy
 from bench.registry import entries, find
 
 EACH = pytest.mark.parametrize("name", sorted(entries("test-time")))
@@ -59,7 +59,7 @@ def test_a_randomised_step_without_draws_is_told_what_to_own(tmp_path, owned):
         f"    def __init__(self):\n        {owned}\n\n    def wrap(self, base):\n        return base\n"
     )
     with pytest.raises(MethodError, match=r"must set self\.draws = Draws\(\), from bench\.api"):
-        put_on(torch.nn.Identity(), find("test-time", f"{tmp_path}/mine.py:Noisy").ref({}))
+        deploy(torch.nn.Identity(), find("test-time", f"{tmp_path}/mine.py:Noisy").ref({}))
 
 
 @FIXED

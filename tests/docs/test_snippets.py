@@ -11,7 +11,7 @@ from torch import nn
 
 from bench import registry
 from bench.config import sections
-from bench.evaluation.evaluate import audit, put_on
+from bench.evaluation.evaluate import audit, deploy
 from bench.evaluation.target import Meter, NetworkTarget
 from bench.schedule.plan import make
 from bench.schedule.run import Runner
@@ -67,7 +67,7 @@ def test_the_attack_is_found_and_keeps_its_contract(written):
 def test_the_step_is_found_and_is_what_it_says(written):
     entry = registry.find("test-time", "defenses/mirror_mean.py:MirrorMean")
     base = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).eval()
-    step = put_on(base, entry.ref({}))
+    step = deploy(base, entry.ref({}))
     x = torch.rand(4, 3, 8, 8)
     torch.testing.assert_close(step.deployed(x), (base(x) + base(x.flip(3))) / 2)
     torch.testing.assert_close(step.surrogate(x), step.deployed(x))

@@ -13,7 +13,7 @@ from bench import registry
 from bench.cli import main
 from bench.evaluation import evaluate
 from bench.evaluation.chunks import Outcomes, majority
-from bench.evaluation.evaluate import craft, predict, put_on
+from bench.evaluation.evaluate import craft, deploy, predict
 from bench.models.logits import Precise, judged, round_off
 from bench.process.isolation import frozen
 from bench.store.working_store import Store
@@ -24,7 +24,7 @@ FILE = Path(__file__).with_name("judged.py")
 
 
 def step_of(name, base, **params):
-    return put_on(base, registry.find("test-time", f"{FILE}:{name}").ref(params))
+    return deploy(base, registry.find("test-time", f"{FILE}:{name}").ref(params))
 
 
 # Ties.
@@ -49,7 +49,7 @@ class Uniform(nn.Module):
 def test_a_network_that_answers_all_alike_is_never_right():
     x, y = torch.rand(9, 1, 2, 2), torch.arange(9) % 3
     net = Uniform().eval()
-    answer = predict(evaluate.Step(net, net), net, x, y, 4, seed=("it",))
+    answer = predict(evaluate.DeployedDefense(net, net), net, x, y, 4, seed=("it",))
     assert not (answer.labels == y).any() and not answer.margins.any()
 
 
@@ -173,7 +173,9 @@ def test_what_an_attack_calls_a_success_is_one_when_it_is_judged(monkeypatch, at
         back = torch.zeros(120, dtype=torch.bool)
         for batch in (1, 17, 120):
             with frozen(net):
-                back |= predict(evaluate.Step(net, net), net, made.images, y, batch, seed=("it",)).labels[0] == y
+                back |= (
+                    predict(evaluate.DeployedDefense(net, net), net, made.images, y, batch, seed=("it",)).labels[0] == y
+                )
         return int((back & broken).sum()), made.images
 
     lost, images = returned()

@@ -9,7 +9,7 @@ from torch import nn
 
 from bench import registry
 from bench.cli import main
-from bench.evaluation.evaluate import put_on
+from bench.evaluation.evaluate import deploy
 from bench.evaluation.probe import Asked, of_function
 from bench.store.working_store import Store
 from tests.engine import tiny
@@ -30,7 +30,7 @@ def flags(base, name, **params):
     x = torch.rand(48, 3, 16, 16, generator=generator)
     y = torch.randint(5, (48,), generator=generator)
     training = lambda: (x * 255).to(torch.uint8)  # noqa: E731
-    fresh = partial(put_on, base, registry.find("test-time", name).ref(params), training)
+    fresh = partial(deploy, base, registry.find("test-time", name).ref(params), training)
     return of_function(Asked(base, x, y, "checks"), fresh)[0]
 
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from bench import registry
 from bench.cli import main
-from bench.evaluation.evaluate import put_on
+from bench.evaluation.evaluate import deploy
 from bench.models.build import build, network_ref
 from bench.models.layout import fast_layout
 from bench.store.working_store import Store
-from bench.training.step import Step
+from bench.training.step import RecipeStep
 from tests.attacks.conftest import trained
 from tests.attacks.driving import FEW, THREATS, Case, assert_within, drive, right
 from tests.attacks.test_contract import every_attack
@@ -76,7 +76,7 @@ def test_steps(name: str) -> None:
     answers, gradients = [], []
     for device in (torch.device("cpu"), GPU):
         base = copy.deepcopy(net).to(device)
-        step = put_on(base, registry.find("test-time", name).ref({}), lambda: (x * 255).to(torch.uint8))
+        step = deploy(base, registry.find("test-time", name).ref({}), lambda: (x * 255).to(torch.uint8))
         step.seed("a seed", images=torch.arange(6))
         with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             answers.append(step.deployed(x.to(device)).cpu())
@@ -93,7 +93,7 @@ def test_recipes(case: Case, name: str) -> None:
     entry, losses, grads = registry.entries("recipe")[name], [], []
     for device in (torch.device("cpu"), GPU):
         net = copy.deepcopy(case.net).to(device).train()
-        step = Step(net, 10, len(case.x))
+        step = RecipeStep(net, 10, len(case.x))
         step.begin(torch.arange(12).to(device), "a", "batch")
         loss: Tensor = entry.load()(step, case.x.to(device), case.y.to(device), **entry.arguments({}))
         loss.backward()

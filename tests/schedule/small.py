@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.cli import main
 from bench.config import sections
-from bench.evaluation.device_cache import Loaded
+from bench.evaluation.device_cache import DeviceCache
 from bench.schedule.plan import make
 from bench.store.working_store import Store
 from bench.types import Threat
@@ -72,7 +72,7 @@ def images() -> Tensor:
     """Return the images of the run, float32 (140, 1, 8, 8) in [0, 1]."""
     with TemporaryDirectory() as folder:
         work = make(sections.load(write(Path(folder))))
-    return Loaded(torch.device("cpu"), work.data_folder).test(work.plan.cells[0].cell.data).x.float() / 255
+    return DeviceCache(torch.device("cpu"), work.data_folder).test(work.plan.cells[0].cell.data).x.float() / 255
 
 
 def write(folder: Path, text: str = CONFIG) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.schedule.estimate import Piece
-from bench.schedule.progress import SHARE, Estimate, Remaining
+from bench.schedule.progress import SHARE, Remaining, TimeLeft
 from tests.schedule import small
 
 
@@ -74,7 +74,7 @@ def test_the_estimate_takes_a_fiftieth_of_the_time_and_one_step(run):
             yield
         return [Piece("a", "train x on y", False, 1, 100)]
 
-    estimate = Estimate(steps(), lambda: now[0])
+    estimate = TimeLeft(steps(), lambda: now[0])
     for apart, _ in run:
         now[0] += apart
         before = spent[0]
@@ -95,7 +95,7 @@ def test_an_estimate_that_comes_late_knows_what_was_done_meanwhile():
             yield
         return [piece._replace(done=piece.key == "a") for piece in pieces]
 
-    estimate, follow = Estimate(steps(), lambda: now[0]), Remaining(pieces, lambda: early[0])
+    estimate, follow = TimeLeft(steps(), lambda: now[0]), Remaining(pieces, lambda: early[0])
     done = [("a", i / 20) for i in range(21)] + [("b", i / 200) for i in range(200)]
     for key, share in done:
         early[0] = now[0]
@@ -108,7 +108,7 @@ def test_an_estimate_that_comes_late_knows_what_was_done_meanwhile():
 
 
 def test_where_nothing_is_known_nothing_is_said():
-    estimate = Estimate(iter_of([Piece("a", "train x on y", False, 1, None)]), iter(range(0, 10**6, 1000)).__next__)
+    estimate = TimeLeft(iter_of([Piece("a", "train x on y", False, 1, None)]), iter(range(0, 10**6, 1000)).__next__)
     assert [estimate.at("a", share / 10) for share in range(10)] == [None] * 10
 
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from bench.config import sections
-from bench.keys import Keys, question, seed_of, training_key, version_of
+from bench.keys import Keys, comparison_key, seed_of, training_key, version_of
 from bench.keys import key_of as key_under
 from bench.report.leaderboard.tables import build
 from bench.schedule.plan import make
@@ -212,7 +212,7 @@ def test_the_same_images_under_another_path_have_the_same_keys(cells):
         assert other != cell and other.model.weights.data.name == "folder:/elsewhere"
         assert Keys().of(other) == Keys().of(cell)
         assert training_key(other.model) == training_key(cell.model)
-        assert question(other) == question(cell) and seed_of(other) == seed_of(cell)
+        assert comparison_key(other) == comparison_key(cell) and seed_of(other) == seed_of(cell)
         assert Keys().of(moved(cell, data_sha="0")) != Keys().of(cell)
         assert seed_of(moved(cell, data_sha="0")) != seed_of(cell)
 
@@ -221,11 +221,11 @@ def test_other_code_has_another_key_and_asks_the_same(cells):
     for cell in cells:
         other = edited(cell)
         assert Keys().of(other) != Keys().of(cell)
-        assert question(other) == question(cell) and seed_of(other) == seed_of(cell)
+        assert comparison_key(other) == comparison_key(cell) and seed_of(other) == seed_of(cell)
         if cell.attack is not None:
             assert seed_of(other.attack) == seed_of(cell.attack)
             assert seed_of(cell.attack) != seed_of(cell.attack.model_copy(update={"seed": 7}))
-    assert len({seed_of(cell) for cell in cells}) == len({question(cell) for cell in cells}) == len(cells)
+    assert len({seed_of(cell) for cell in cells}) == len({comparison_key(cell) for cell in cells}) == len(cells)
 
 
 def test_keys_of_the_first_protocol_are_known_as_such(cells):

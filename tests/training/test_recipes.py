@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from bench import draws
 from bench.keys import derive_seed
 from bench.registry import entries
-from bench.training.step import Step
+from bench.training.step import RecipeStep
 from bench.types import Threat, UsageError
 
 EPS = 0.1
@@ -46,7 +46,7 @@ ROWS = torch.arange(100, 112)
 def taught(name, net, batch, **params):
     """Return the loss of a recipe, with its gradients in ``net``."""
     entry = entries("recipe")[name]
-    step = Step(net, 5, len(batch[0]))
+    step = RecipeStep(net, 5, len(batch[0]))
     step.begin(ROWS, *WORDS)
     loss = entry.load()(step, *batch, **entry.arguments(params))
     loss.backward()
@@ -363,7 +363,7 @@ def test_crafting_sees_a_frozen_network_in_evaluation_mode(net, batch, monkeypat
 
     monkeypatch.setattr("attacks.fgsm.fgsm", spy)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    step = Step(net, 5, 12)
+    step = RecipeStep(net, 5, 12)
     step.begin(ROWS, *WORDS)
     step.attack("fgsm", *batch, Threat())
     assert seen == [(False, False)]
@@ -373,7 +373,7 @@ def test_crafting_sees_a_frozen_network_in_evaluation_mode(net, batch, monkeypat
 
 def test_draws_of_a_step_belong_to_batch_call_and_image(net):
     x = torch.zeros(12, 1, 8, 8)
-    step = Step(net, 5, 12)
+    step = RecipeStep(net, 5, 12)
     step.begin(ROWS, *WORDS)
     first, second = step.uniform(x, -1, 1), step.uniform(x, -1, 1)
     step.begin(ROWS, *WORDS)
@@ -403,7 +403,7 @@ def test_draws_of_a_step_belong_to_batch_call_and_image(net):
 def test_adversarial_training_by_the_attacks_of_the_paper(net, twin, batch, inner, norm, bounded):
     # Attacks that minimise a norm leave alone what is misclassified: take the labels that the network gives.
     x, y = batch[0], twin.eval()(batch[0]).argmax(1)
-    step = Step(net, 5, len(x))
+    step = RecipeStep(net, 5, len(x))
     step.begin(ROWS, *WORDS)
     x_adv = step.attack(inner, x, y, Threat(norm=norm, eps="0.3" if bounded else None))
     assert F.cross_entropy(twin(x_adv), y) > F.cross_entropy(twin(x), y) + 1e-4

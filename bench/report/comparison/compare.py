@@ -24,7 +24,7 @@ MIN_EFFECT = 0.5
 #: Seconds that no clock measures.
 _NO_TIME = 1e-12
 
-Verdict = Literal["regression", "improvement", "same", "not comparable"]
+ChangeVerdict = Literal["regression", "improvement", "same", "not comparable"]
 
 
 class Counts(NamedTuple):
@@ -40,7 +40,7 @@ class Change:
     """One cell in both runs. It is not comparable where the base has no outcome of it."""
 
     name: str
-    verdict: Verdict
+    verdict: ChangeVerdict
     base: float | None = None
     head: float | None = None
     counts: Counts | None = None
@@ -120,7 +120,7 @@ class Comparison:
         return self.compared and not self.regressed and (self.allow_lost or not self.lost)
 
 
-def judge(counts: Sequence[Counts], min_effect: float = MIN_EFFECT) -> list[tuple[Verdict, float, float]]:
+def judge(counts: Sequence[Counts], min_effect: float = MIN_EFFECT) -> list[tuple[ChangeVerdict, float, float]]:
     """Return for each cell the verdict, the exact McNemar p-value, and Holm's over all cells given.
 
     Args:
@@ -130,7 +130,7 @@ def judge(counts: Sequence[Counts], min_effect: float = MIN_EFFECT) -> list[tupl
     adjusted_values = holm_mcnemar([(each.lost, each.gained) for each in counts])
     # As text, so that 0.5 points of 1,000 images are 5 images and not 4.999.
     least = Fraction(str(min_effect)) / 100
-    verdicts: list[tuple[Verdict, float, float]] = []
+    verdicts: list[tuple[ChangeVerdict, float, float]] = []
     for (lost, gained, n), adjusted in zip(counts, adjusted_values, strict=True):
         clear = adjusted < ALPHA and Fraction(abs(lost - gained), n) >= least
         verdicts.append(
@@ -194,7 +194,7 @@ def compare(base: Recorded, head: Recorded, min_effect: float = MIN_EFFECT, *, a
     )
 
 
-def _change(p: Pair, verdict: Verdict, *notes: str) -> Change:
+def _change(p: Pair, verdict: ChangeVerdict, *notes: str) -> Change:
     return Change(
         name=_name(p.new),
         verdict=verdict,
@@ -248,7 +248,7 @@ def _obstacle(old: CellResult, new: CellResult, keys: Keys) -> str | None:
     return None
 
 
-def _notes(p: Pair, verdict: Verdict) -> Iterator[str]:
+def _notes(p: Pair, verdict: ChangeVerdict) -> Iterator[str]:
     yield from code_changes(p.old, p.new)
     if p.attack_changed and verdict == "improvement":
         yield "the attack has other parameters: that more images stand may be its weakness"

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from bench.evaluation.chunks import read_chunk
-from bench.evaluation.evaluate import CHUNK, put_on
+from bench.evaluation.evaluate import CHUNK, deploy
 from bench.keys import attack_key, training_key
 from bench.models import weights
 from bench.models.build import build
@@ -111,7 +111,7 @@ def purified(p: Purification, x: Tensor) -> Tensor:
             images that are not here.
     """
     try:
-        put = put_on(p.net, p.step, p.training)
+        put = deploy(p.net, p.step, p.training)
     except MethodError as error:
         raise Missing(str(error)) from None
     put.seed("figures")

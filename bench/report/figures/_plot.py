@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from bench.report.figures import Missing, Source
-from bench.report.leaderboard.summaries import Standing, Value, threat_text
+from bench.report.leaderboard.summaries import ThreatSummary, Value, threat_text
 from bench.report.leaderboard.tables import Column, Table, first_defenses
 from bench.types import Access
 
@@ -63,24 +63,24 @@ def measured(value: Value | None) -> dict[str, Any]:
     return {"value": value.number, "low": value.low, "high": value.high, **more}
 
 
-def seen(standing: Standing, access: Access) -> Value | None:
+def seen(standing: ThreatSummary, access: Access) -> Value | None:
     """Return a worst case; where there is no test-time step, every attacker is one with white-box access."""
     value = standing.worst.get(access) or standing.worst.get("white-box")
     return value if value and value.number is not None else None
 
 
-class Alike(NamedTuple):
+class CommonAttacks(NamedTuple):
     """Worst cases that compare: each over the attacks that all of them met, of those that met any."""
 
     attacks: Mapping[str, Sequence[str]]
     worst: Sequence[Mapping[str, Value | None]]
 
-    def told(self, found: Mapping[str, object]) -> str:
+    def describe_attacks(self, found: Mapping[str, object]) -> str:
         """Say how many attacks stand behind each of these worst cases."""
         return ", ".join(f"{len(made)} {access}" for access, made in self.attacks.items() if found.get(access))
 
 
-def alike(standings: Sequence[Standing]) -> Alike:
+def over_common_attacks(standings: Sequence[ThreatSummary]) -> CommonAttacks:
     """Return static and adaptive worst cases; where there is no test-time step, white-box stands for both."""
     attacks: dict[str, list[str]] = {}
     worst: list[dict[str, Value | None]] = [{} for _ in standings]
@@ -92,10 +92,10 @@ def alike(standings: Sequence[Standing]) -> Alike:
         attacks[access] = [attack for attack in most if all(attack in each for each in met if each)]
         for standing, kind, own, found in zip(standings, kinds, met, worst, strict=True):
             found[access] = standing.worst_under(kind, attacks[access]) if own and attacks[access] else None
-    return Alike(attacks, worst)
+    return CommonAttacks(attacks, worst)
 
 
-def primary(table: Table) -> list[Standing]:
+def primary(table: Table) -> list[ThreatSummary]:
     """Return how defenses stand under the threat with the most attacks."""
     threats = [standing.threat for standing in table.standings if standing.threat]
     if not threats:

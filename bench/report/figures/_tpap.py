@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from bench.report.figures import Source
-from bench.report.leaderboard.summaries import Standing
+from bench.report.leaderboard.summaries import ThreatSummary
 from bench.types import CellResult, TrainRef
 
 STEP = "tpap"
@@ -21,7 +21,7 @@ class Setting(NamedTuple):
     step: Mapping[str, Any] | None
     recipe: str
     training: Mapping[str, Any]
-    standing: Standing
+    standing: ThreatSummary
 
 
 def settings(source: Source) -> list[Setting]:

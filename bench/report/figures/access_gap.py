@@ -19,10 +19,10 @@ from bench.report.figures._plot import (
     tables,
     whisker,
 )
-from bench.report.leaderboard.summaries import Standing, threat_text
+from bench.report.leaderboard.summaries import ThreatSummary, threat_text
 
 
-def _gap(standing: Standing) -> float:
+def _gap(standing: ThreatSummary) -> float:
     return standing.gap.number if standing.gap.number is not None else -1.0
 
 

@@ -27,7 +27,7 @@ from bench.report.figures._plot import (
     without_eps,
 )
 from bench.report.leaderboard.published import published
-from bench.report.leaderboard.tables import Column, Line, Table
+from bench.report.leaderboard.tables import Column, Table, TableRow
 
 #: Columns of one panel; a table that has more goes on in the next.
 _ACROSS = 11
@@ -36,7 +36,7 @@ _ACROSS = 11
 class _Panel(NamedTuple):
     table: Table
     columns: list[Column]
-    lines: list[Line]
+    lines: list[TableRow]
     title: str
     #: Columns that are named with their threat, since it has no place above them.
     narrow: set[str]
@@ -51,7 +51,7 @@ class _Panel(NamedTuple):
         name = without_eps(column.label)
         return f"{name}, {column.group}" if column.id in self.narrow else name
 
-    def row(self, line: Line) -> str:
+    def row(self, line: TableRow) -> str:
         return line.defense + (f" ({line.access})" if line.access != "white-box" else "")
 
 

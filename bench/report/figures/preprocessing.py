@@ -18,12 +18,12 @@ from bench.report.figures._plot import (
     UNDER_ATTACK,
     WIDTH,
     WORST,
-    alike,
     attacked,
     folded,
     measured,
     name_rows,
     need,
+    over_common_attacks,
     tables,
     whisker,
     without_eps,
@@ -61,7 +61,7 @@ def draw(source: Source) -> Drawing:
             axis.set_visible(False)
         group = shown[-1].group
         standings = {s.defense: s for s in table.standings if s.group == group and s.defense in names}
-        worst = dict(zip(standings, alike(list(standings.values())).worst, strict=True))
+        worst = dict(zip(standings, over_common_attacks(list(standings.values())).worst, strict=True))
         for axis, column, head in zip(line, shown, row, strict=False):
             for y, name in enumerate(names):
                 lines = [each for each in table.lines if each.defense == name]

@@ -7,7 +7,7 @@ from collections import Counter
 from matplotlib import pyplot as plt
 
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._plot import SOFT, WIDTH, WORST, alike, heatmap, measured, trained_with
+from bench.report.figures._plot import SOFT, WIDTH, WORST, heatmap, measured, over_common_attacks, trained_with
 from bench.report.figures._tpap import STEP, Setting, differences, reference, settings
 
 
@@ -31,7 +31,7 @@ def draw(source: Source) -> Drawing:
         cells: dict[tuple[str, str], Setting] = {}
         for s in mine:
             cells.setdefault((trained_with(s.recipe, s.training), _purifier(s)), s)
-        compared = alike([s.standing for s in cells.values()])
+        compared = over_common_attacks([s.standing for s in cells.values()])
         shown = {
             place: {"clean": s.standing.clean, **under}
             for (place, s), under in zip(cells.items(), compared.worst, strict=True)
@@ -54,7 +54,7 @@ def draw(source: Source) -> Drawing:
                 "table": mine[0].title,
                 "trained_with": recipe,
                 "purified_with": column,
-                "attacks": compared.told(shown[recipe, column]),
+                "attacks": compared.describe_attacks(shown[recipe, column]),
                 **{kind: measured(value) for kind, value in shown[recipe, column].items()},
             }
             for recipe in recipes

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._plot import COLOUR, INK, WIDTH, WORST, alike, measured, narrow_title, whisker
+from bench.report.figures._plot import COLOUR, INK, WIDTH, WORST, measured, narrow_title, over_common_attacks, whisker
 from bench.report.figures._tpap import STEP, Setting, differences, reference, settings
 from bench.report.leaderboard.summaries import Value
 from bench.types import eps_text, exact
@@ -42,7 +42,7 @@ def draw(source: Source) -> Drawing:
     )
     numbers = []
     for axis, (group, _, parameter, title, bars) in zip(axes.flat, panels, strict=False):
-        compared = alike([s.standing for _, s in bars])
+        compared = over_common_attacks([s.standing for _, s in bars])
         for x, ((name, s), under) in enumerate(zip(bars, compared.worst, strict=True)):
             shown: dict[str, Value | None] = {"clean": s.standing.clean, **under}
             for place, (kind, value) in zip((-0.26, 0, 0.26), shown.items(), strict=True):
@@ -64,7 +64,7 @@ def draw(source: Source) -> Drawing:
                     "table": group[1],
                     "parameter": parameter,
                     "value": name,
-                    "attacks": compared.told(under),
+                    "attacks": compared.describe_attacks(under),
                     **{kind: measured(value) for kind, value in shown.items()},
                 }
             )
@@ -76,7 +76,7 @@ def draw(source: Source) -> Drawing:
         heading = [title, *([group[1]] if len(groups) > 1 else [])]
         if len({frozenset(made) for made in compared.attacks.values()}) > 1:
             # Else a bare network with bars of two heights would puzzle.
-            heading.append(f"{compared.told(compared.attacks)} attacks")
+            heading.append(f"{compared.describe_attacks(compared.attacks)} attacks")
         narrow_title(axis, "\n".join(heading))
         axis.grid(axis="x", visible=False)
         axis.set_ylim(0, 105)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from bench.report.leaderboard.summaries import Judgement, Row, Standing, Value
+from bench.report.leaderboard.summaries import BaseComparison, DefenseSummary, ThreatSummary, Value
 from bench.report.leaderboard.verdicts import lacking, only_noise, verdict
 from bench.stats import Interval, changed_images, holm_mcnemar
 from bench.types import CellResult
@@ -20,18 +20,18 @@ _BOUND = "upper bound only: "
 _THREATS = 20
 
 
-class Step(NamedTuple):
+class PurifierRow(NamedTuple):
     """The row of a test-time step, that of the classifier under it if there is one, and how many cells it lacks."""
 
-    row: Row
-    base: Row | None
+    row: DefenseSummary
+    base: DefenseSummary | None
     missing: int = 0
 
 
 class _Contest(NamedTuple):
     """A step and its base under one threat, on the same images."""
 
-    row: Row
+    row: DefenseSummary
     #: Which of the row's standings it is of.
     place: int
     base: str
@@ -43,7 +43,7 @@ class _Contest(NamedTuple):
     spared: tuple[str, ...]
 
 
-def judge(steps: Iterable[Step], attacks: Attacks) -> None:
+def judge(steps: Iterable[PurifierRow], attacks: Attacks) -> None:
     """Give the standings of each step its verdict, or why there is none.
 
     Args:
@@ -61,15 +61,15 @@ def judge(steps: Iterable[Step], attacks: Attacks) -> None:
             why = f"{contest.base} was not attacked with {', '.join(contest.spared)}"
             _set(contest.row, contest.place, unjudged=why)
         else:
-            judgement = Judgement(made, contest.base, over, p_value, contest.reasons)
+            judgement = BaseComparison(made, contest.base, over, p_value, contest.reasons)
             _set(contest.row, contest.place, judgement=judgement)
 
 
-def _set(row: Row, place: int, *, judgement: Judgement | None = None, unjudged: str = "") -> None:
+def _set(row: DefenseSummary, place: int, *, judgement: BaseComparison | None = None, unjudged: str = "") -> None:
     row.standings[place] = replace(row.standings[place], judgement=judgement, unjudged=unjudged)
 
 
-def _contests(step: Step, attacks: Attacks) -> Iterator[_Contest]:
+def _contests(step: PurifierRow, attacks: Attacks) -> Iterator[_Contest]:
     row, base = step.row, step.base
     for place, standing in enumerate(row.standings):
         # What an attack without a budget leaves says how far it got, not how robust the step is.
@@ -89,7 +89,7 @@ def _contests(step: Step, attacks: Attacks) -> Iterator[_Contest]:
             yield contest
 
 
-def _contest(row: Row, base: Row, place: int, attacks: Attacks, missing: int) -> _Contest | None:
+def _contest(row: DefenseSummary, base: DefenseSummary, place: int, attacks: Attacks, missing: int) -> _Contest | None:
     group = row.standings[place].group
     labels = attacks[group]
     value, survivors = row.worst_case(group, row.accesses, list(labels))
@@ -108,12 +108,12 @@ def _contest(row: Row, base: Row, place: int, attacks: Attacks, missing: int) ->
     return _Contest(row, place, base.name, over, changed, reasons, _spared(row, base, group, labels))
 
 
-def _done(row: Row, group: str) -> list[CellResult]:
+def _done(row: DefenseSummary, group: str) -> list[CellResult]:
     """Return the cells of a row under a threat that have an outcome."""
     return [r for place in row.places.get(group, ()) for r in row.cells[place] if r.status == "done"]
 
 
-def _spared(row: Row, base: Row, group: str, labels: Mapping[str, str]) -> tuple[str, ...]:
+def _spared(row: DefenseSummary, base: DefenseSummary, group: str, labels: Mapping[str, str]) -> tuple[str, ...]:
     """Return the attacks that a row met and its base did not, though they are a question to both."""
     met = {_asked(r) for r in _done(base, group)}
     found = {
@@ -133,7 +133,7 @@ def _asked(result: CellResult) -> str:
     return f"{attack.name} {sorted((key, str(value)) for key, value in attack.params.items() if key != 'rule')}"
 
 
-def verdict_lines(rows: Sequence[Row]) -> Iterator[str]:
+def verdict_lines(rows: Sequence[DefenseSummary]) -> Iterator[str]:
     """Yield the verdicts of a table in words, one line for all threats under which a step has the same."""
     for row in rows:
         alike: dict[str, list[str]] = {}
@@ -150,7 +150,7 @@ def _few(threats: Sequence[str]) -> list[str]:
     return list(threats) if more <= 0 else [*threats[:_THREATS], f"and {more:,} more threats"]
 
 
-def _in_numbers(standing: Standing, found: Judgement) -> str:
+def _in_numbers(standing: ThreatSummary, found: BaseComparison) -> str:
     over, low, high = (
         f"{100 * (value or 0):+.1f}" for value in (found.over_base.number, found.over_base.low, found.over_base.high)
     )
@@ -164,7 +164,7 @@ def _in_numbers(standing: Standing, found: Judgement) -> str:
     )
 
 
-def unjudged_lines(row: Row) -> Iterator[str]:
+def unjudged_lines(row: DefenseSummary) -> Iterator[str]:
     """Yield why a row has no verdict, where one was to be expected."""
     why: dict[str, list[str]] = {}
     for standing in row.standings:

@@ -13,7 +13,7 @@ from bench.visible import visible
 Params = Mapping[str, Any]
 
 #: Parameters that a label may name.
-_TOLD = 3
+MAX_LABEL_PARAMS = 3
 #: Letters that these may take.
 _LONGEST = 200
 
@@ -46,11 +46,11 @@ def unique(names: Mapping[str, tuple[str, Params]]) -> dict[str, str]:
         given = [names[each][1] for each in group]
         known = {key for params in given for key in params}
         keys = sorted(key for key in known if len({str(params.get(key)) for params in given}) > 1)
-        told = [
+        shown = [
             visible(",".join(f"{key}={params[key]}" for key in keys if params.get(key) is not None)) for params in given
         ]
-        plain = len(keys) <= _TOLD and len(set(told)) == len(group) and max(map(len, told)) <= _LONGEST
-        for each, about in zip(group, told, strict=True):
+        plain = len(keys) <= MAX_LABEL_PARAMS and len(set(shown)) == len(group) and max(map(len, shown)) <= _LONGEST
+        for each, about in zip(group, shown, strict=True):
             if len(group) > 1 and not plain:
                 labels[each] = f"{name} #{sha256_hex(each)[:4]}"
             elif len(group) > 1 and about:

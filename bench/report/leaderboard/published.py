@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.report.leaderboard.summaries import Value
-from bench.report.leaderboard.tables import COSTS, Board, Column, Line, Table
+from bench.report.leaderboard.tables import COSTS, Board, Column, Table, TableRow
 from bench.types import TrainRef
 
 NOT_KNOWN = "not known"
@@ -51,7 +51,7 @@ def beside(board: Board) -> list[Beside]:
     return [row for table in board.tables for line in table.lines for row in _rows(board, table, line)]
 
 
-def published(board: Board, table: Table, line: Line, column: Column) -> tuple[float, str] | None:
+def published(board: Board, table: Table, line: TableRow, column: Column) -> tuple[float, str] | None:
     """Return the published number of a measured one and its source; ``None`` where it is not known."""
     if line.access not in _ACCESSES:
         return None
@@ -87,13 +87,13 @@ def _same_parameters(board: Board, value: Value, wanted: dict[str, Any]) -> bool
     return all(made.attack.params.get(name) == wish for made in attacks for name, wish in wanted.items())
 
 
-def _trained_on(board: Board, line: Line) -> int | None:
+def _trained_on(board: Board, line: TableRow) -> int | None:
     """Return how many images an epoch of a line's training has."""
     weights = next(board.results[key].cell.model.weights for value in line.values.values() for key in value.keys)
     return weights.data.n - weights.schedule.holdout if isinstance(weights, TrainRef) else None
 
 
-def _rows(board: Board, table: Table, line: Line) -> Iterator[Beside]:
+def _rows(board: Board, table: Table, line: TableRow) -> Iterator[Beside]:
     costs = {cost.column.id for cost in COSTS}
     for column in table.columns:
         value = line.values.get(column.id)
@@ -121,7 +121,7 @@ def _rows(board: Board, table: Table, line: Line) -> Iterator[Beside]:
         )
 
 
-def _references(table: Table, line: Line, column: Column) -> Iterator[str]:
+def _references(table: Table, line: TableRow, column: Column) -> Iterator[str]:
     for entry in _numbers()["reference"]:
         place = (entry["dataset"], entry["model"], entry["defense"])
         if place == (table.dataset, table.model, _bare(line.defense)) and column.group in ("", _THREAT):

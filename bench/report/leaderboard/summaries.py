@@ -13,13 +13,13 @@ from typing import Literal
 from bench import registry
 from bench.keys import Once
 from bench.report.leaderboard.soundness import unsound
-from bench.report.leaderboard.verdicts import Verdict
+from bench.report.leaderboard.verdicts import RobustnessVerdict
 from bench.stats import paired_difference, spread, wilson
 from bench.types import Access, Cell, CellResult, DefenseCost, MethodRef, ModelRef, Threat, eps_text, outcomes
 
 ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
 NORMS = {"linf": "Linf", "l2": "L2", "wasserstein": "Wasserstein", "flow": "flow"}
-_SEED = {"weights": {"seed"}}
+EXCLUDE_SEED = {"weights": {"seed"}}
 
 #: What a worst case counts, in every format.
 WORST_CASE = "right clean and under every attack of the line: doing nothing is one of the attacks"
@@ -48,10 +48,10 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class BaseComparison:
     """What adaptive evaluation makes of a test-time step: its worst case minus that of its base, on the same images."""
 
-    verdict: Verdict
+    verdict: RobustnessVerdict
     base: str
     over_base: Value
     #: That step and base are equal, adjusted for all verdicts of the table.
@@ -61,7 +61,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ThreatSummary:
     """A defense under one threat (none where it was only measured clean)."""
 
     defense: str
@@ -79,7 +79,7 @@ class Standing:
     seeds: tuple[int, ...]
     n: int
     #: Where the base was attacked too, and the step adaptively.
-    judgement: Judgement | None = None
+    judgement: BaseComparison | None = None
     #: Why there is no verdict, where one was to be expected.
     unjudged: str = ""
 
@@ -92,7 +92,7 @@ class RowIds:
     """What makes two cells one row: network, recipe, schedule and step, whatever the seed."""
 
     def __init__(self) -> None:
-        self._models = Once[ModelRef, str](lambda model: model.model_dump_json(exclude=_SEED))
+        self._models = Once[ModelRef, str](lambda model: model.model_dump_json(exclude=EXCLUDE_SEED))
         self._steps = Once(MethodRef.model_dump_json)
 
     def base(self, cell: Cell) -> str:
@@ -118,7 +118,7 @@ def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
     for r in results:
         if (made := r.cell.attack) is None:
             continue
-        source = made.model.model_dump_json(exclude=_SEED) if r.cell.access == "transfer" else ""
+        source = made.model.model_dump_json(exclude=EXCLUDE_SEED) if r.cell.access == "transfer" else ""
         exact[r.key] = f"{whole(made.attack)} {made.eot} {source} {bool(made.after)}"
         loose[r.key] = f"{r.names.attack} {without_rule(made.attack)} {source}"
         variants[loose[r.key], threat_text(made.threat), r.cell.access].add(exact[r.key])
@@ -126,7 +126,7 @@ def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
     return {key: exact[key] if attack in split else attack for key, attack in loose.items()}
 
 
-def narrow_attacks(results: Iterable[CellResult], ids: Mapping[str, str]) -> frozenset[str]:
+def conditional_attacks(results: Iterable[CellResult], ids: Mapping[str, str]) -> frozenset[str]:
     """Return the ids of attacks that are no question to every line: those on purifiers, and transfers."""
     attacked = [(r, r.cell.attack.attack.name) for r in results if r.cell.attack]
     known = registry.entries("attack")
@@ -164,27 +164,27 @@ def _bits(result: CellResult, text: str | None) -> int:
 
 
 #: Access, the text of a threat, and the id of an attack; text, since comparing threats is slow and there are many.
-Place = tuple[Access, str, str]
+CellCoord = tuple[Access, str, str]
 
 #: A worst case, and which images survive it, by seed.
 Survivors = tuple[Value, Mapping[int, int]]
 
 
 @dataclass(frozen=True)
-class Row:
+class DefenseSummary:
     """A defense with its cells by (access, threat, attack) and which images survived them, by seed."""
 
     name: str
     n: int
     seeds: tuple[int, ...]
     accesses: tuple[Access, ...]
-    cells: Mapping[Place, Sequence[CellResult]]
-    bits: Mapping[Place, Mapping[int, int]]
+    cells: Mapping[CellCoord, Sequence[CellResult]]
+    bits: Mapping[CellCoord, Mapping[int, int]]
     clean: Value
     cost: DefenseCost | None
     #: Attacks of the table that are made on some defenses only.
     narrow: frozenset[str]
-    standings: list[Standing]
+    standings: list[ThreatSummary]
 
     @classmethod
     def of(
@@ -195,7 +195,7 @@ class Row:
         attacks: Mapping[str, Mapping[str, str]],
         threats: Mapping[str, Threat],
         narrow: frozenset[str] = frozenset(),
-    ) -> Row:
+    ) -> DefenseSummary:
         """Build the row from all results of a defense.
 
         Args:
@@ -206,7 +206,7 @@ class Row:
             threats: the threats of these texts.
             narrow: the ids of attacks that are made on some defenses only.
         """
-        cells: dict[Place, list[CellResult]] = defaultdict(list)
+        cells: dict[CellCoord, list[CellResult]] = defaultdict(list)
         for each in results:
             if each.cell.attack:
                 cells[each.cell.access, threat_text(each.cell.attack.threat), ids[each.key]].append(each)
@@ -231,9 +231,9 @@ class Row:
         return row
 
     @cached_property
-    def places(self) -> Mapping[str, Sequence[Place]]:
+    def places(self) -> Mapping[str, Sequence[CellCoord]]:
         """Where it was attacked, by the text of the threat."""
-        found: dict[str, list[Place]] = defaultdict(list)
+        found: dict[str, list[CellCoord]] = defaultdict(list)
         for place in self.cells:
             found[place[1]].append(place)
         return dict(found)
@@ -251,7 +251,7 @@ class Row:
         robust = fmean(m.robust_accuracy for m in metrics) if metrics else None
         return replace(_mean(shares, self.n, results, lost), robust=robust)
 
-    def _standing(self, threat: Threat | None, group: str, labels: Mapping[str, str]) -> Standing:
+    def _standing(self, threat: Threat | None, group: str, labels: Mapping[str, str]) -> ThreatSummary:
         worst: dict[Access | Literal["any"], Value] = {}
         gap = Value(None)
         if threat is not None:
@@ -274,7 +274,7 @@ class Row:
         def worst_under(access: Access, chosen: Collection[str]) -> Value:
             return self.worst_case(group, [access], [attack for attack, label in labels.items() if label in chosen])[0]
 
-        return Standing(
+        return ThreatSummary(
             self.name,
             threat,
             group,
@@ -318,10 +318,10 @@ class Row:
             return True
         return attack not in self.narrow and list(accesses) != ["transfer"]
 
-    def _flags(self, place: Place) -> set[str]:
+    def _flags(self, place: CellCoord) -> set[str]:
         return {flag for r in self.cells[place] for flag in r.flags}
 
-    def _accuracy(self, place: Place) -> float:
+    def _accuracy(self, place: CellCoord) -> float:
         return fmean(bits.bit_count() / self.n for bits in self.bits[place].values())
 
     def paired(self, first: Mapping[int, int], second: Mapping[int, int]) -> Value:

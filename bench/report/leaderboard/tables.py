@@ -10,18 +10,18 @@ from statistics import fmean, median
 from typing import Literal, NamedTuple
 
 from bench.keys import EVALUATION_VERSION, Keys
-from bench.report.leaderboard.judging import Step, judge, unjudged_lines, verdict_lines
+from bench.report.leaderboard.judging import PurifierRow, judge, unjudged_lines, verdict_lines
 from bench.report.leaderboard.labels import Params, attack_params, defense_params, shortest_name, unique
 from bench.report.leaderboard.soundness import across
 from bench.report.leaderboard.summaries import (
     NORMS,
     WORST_CASE,
-    Row,
+    DefenseSummary,
     RowIds,
-    Standing,
+    ThreatSummary,
     Value,
     attack_ids,
-    narrow_attacks,
+    conditional_attacks,
     threat_text,
 )
 from bench.store.latest import newest, protocol
@@ -51,7 +51,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Line:
+class TableRow:
     """A defense under one access: numbers by the id of their column."""
 
     defense: str
@@ -67,8 +67,8 @@ class Table:
     model: str
     n: int
     columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
-    standings: tuple[Standing, ...]
+    lines: tuple[TableRow, ...]
+    standings: tuple[ThreatSummary, ...]
     #: What adaptive evaluation makes of each test-time step, in words.
     verdicts: tuple[str, ...]
     notes: tuple[str, ...]
@@ -236,7 +236,7 @@ def _table(
         {each: (shortest_name("defense", found), defense_params(found[0])) for each, found in by_defense.items()}
     )
     suite: dict[str, dict[str, tuple[str, Params]]] = defaultdict(dict)
-    for threat, attack in sorted(by_attack, key=lambda each: (*_turn(by_attack[each]), each[1])):
+    for threat, attack in sorted(by_attack, key=lambda each: (*column_order(by_attack[each]), each[1])):
         made = by_attack[threat, attack]
         suite[threat][attack] = (shortest_name("attack", made), attack_params(made[0]))
     order = sorted(suite, key=lambda threat: (-len(suite[threat]), _severity(threats[threat])))
@@ -249,11 +249,13 @@ def _table(
         for defense, found in by_defense.items()
         for r in found
     }
-    narrow = narrow_attacks(results, ids)
-    of = {each: Row.of(names[each], found, ids, attacks, threats, narrow) for each, found in by_defense.items()}
+    narrow = conditional_attacks(results, ids)
+    of = {
+        each: DefenseSummary.of(names[each], found, ids, attacks, threats, narrow) for each, found in by_defense.items()
+    }
     steps = {each: found[0].cell for each, found in by_defense.items() if found[0].cell.step is not None}
     lost = {each: sum(missing.get(name, 0) for name in {r.names.defense for r in by_defense[each]}) for each in steps}
-    judge([Step(of[each], of.get(row_ids.base(cell)), lost[each]) for each, cell in steps.items()], attacks)
+    judge([PurifierRow(of[each], of.get(row_ids.base(cell)), lost[each]) for each, cell in steps.items()], attacks)
     rows = list(of.values())
     rows.sort(key=lambda row: (*(-number for number in row.rank(RANKED)), row.name))
     first = results[0]
@@ -262,7 +264,7 @@ def _table(
         first.names.model,
         first.cell.data.n,
         _columns(attacks, by_attack, rows),
-        tuple(Line(row.name, access, _values(row, access)) for row in rows for access in row.accesses),
+        tuple(TableRow(row.name, access, _values(row, access)) for row in rows for access in row.accesses),
         tuple(standing for row in rows for standing in row.standings),
         tuple(verdict_lines(rows)),
         tuple(_notes(results, rows, protocol=protocol, alone=alone)),
@@ -277,7 +279,7 @@ def _table(
 def _columns(
     attacks: Mapping[str, Mapping[str, str]],
     results: Mapping[tuple[str, str], Sequence[CellResult]],
-    rows: Sequence[Row],
+    rows: Sequence[DefenseSummary],
 ) -> tuple[Column, ...]:
     columns = [Column("clean", "clean", "accuracy", hint="accuracy of the deployed defense on clean images")]
     with_gap = {s.group for row in rows for s in row.standings if s.gap.number is not None}
@@ -308,7 +310,7 @@ def _described(results: Sequence[CellResult]) -> tuple[str, str]:
     )
 
 
-def _values(row: Row, access: Access) -> dict[str, Value]:
+def _values(row: DefenseSummary, access: Access) -> dict[str, Value]:
     values = {"clean": row.clean}
     values |= {
         _place(threat, attack): row.under_attack(found)
@@ -325,7 +327,9 @@ def _values(row: Row, access: Access) -> dict[str, Value]:
     return values
 
 
-def _notes(results: Sequence[CellResult], rows: Sequence[Row], *, protocol: str, alone: bool) -> Iterable[str]:
+def _notes(
+    results: Sequence[CellResult], rows: Sequence[DefenseSummary], *, protocol: str, alone: bool
+) -> Iterable[str]:
     data = results[0].cell.data
     suites = any(r.cell.attack and r.cell.attack.after for r in results)
     sets = {r.cell.attack.model_dump_json(): r for r in results if suites and r.cell.attack}
@@ -379,7 +383,7 @@ def _severity(threat: Threat) -> tuple[int, float]:
     return list(NORMS).index(threat.norm), float("inf") if threat.eps is None else float(threat.eps)
 
 
-def _turn(results: Sequence[CellResult]) -> tuple[int, float]:
+def column_order(results: Sequence[CellResult]) -> tuple[int, float]:
     """Return what attacks are ordered by: their place in a suite, and what they took."""
     place = max(len(r.cell.attack.after) for r in results if r.cell.attack)
     return place, median(

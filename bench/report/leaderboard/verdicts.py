@@ -13,7 +13,7 @@ from bench.report.leaderboard.soundness import families, needs
 from bench.stats import Interval
 from bench.types import CellResult
 
-Verdict = Literal["holds", "weaker than its base", "broken under adaptive attack", "upper bound only"]
+RobustnessVerdict = Literal["holds", "weaker than its base", "broken under adaptive attack", "upper bound only"]
 
 #: Of the p-value adjusted for all verdicts of a table.
 SIGNIFICANT = 0.05
@@ -45,7 +45,7 @@ _LACKING = {
 }
 
 
-def verdict(advantage: Interval, p_value: float, reasons: Collection[str]) -> Verdict:
+def verdict(advantage: Interval, p_value: float, reasons: Collection[str]) -> RobustnessVerdict:
     """Return what adaptive evaluation makes of a test-time step.
 
     Args:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from bench.report.leaderboard.summaries import WORST_CASE, Standing, Value
+from bench.report.leaderboard.summaries import WORST_CASE, ThreatSummary, Value
 from bench.report.leaderboard.tables import Board, Table
 from bench.report.render import text
 from bench.report.render.latex import latex
@@ -163,7 +163,7 @@ def _cell(r: CellResult, defense: str, attack: str, protocol: str) -> dict[str, 
     }
 
 
-def _defense(table: Table, s: Standing) -> dict[str, Any]:
+def _defense(table: Table, s: ThreatSummary) -> dict[str, Any]:
     seen = s.worst.get("white-box", Value(None))
     static, adaptive = s.worst.get("static", seen), s.worst.get("adaptive", seen)
     overall = s.worst.get("any", Value(None))

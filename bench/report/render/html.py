@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from bench.keys import Once
-from bench.report.leaderboard.summaries import Standing, Value, threat_text
-from bench.report.leaderboard.tables import RANKED, Board, Column, Line, Table, build, first_columns
+from bench.report.leaderboard.summaries import ThreatSummary, Value, threat_text
+from bench.report.leaderboard.tables import RANKED, Board, Column, Table, TableRow, build, first_columns
 from bench.report.render import text
 from bench.report.render.samples import SETS, samples
 from bench.store.files import move_foreign_aside, write_into
@@ -139,7 +139,7 @@ class _Excerpt(NamedTuple):
     """What the page shows of a table, and what it says of the rest."""
 
     columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[TableRow, ...]
     about: str
 
 
@@ -217,7 +217,7 @@ def _folded(lines: Sequence[str]) -> dict[str, Any]:
     return {"open": kept[:_OPEN], "folded": kept[_OPEN:], "left_out": len(lines) - len(kept)}
 
 
-def _cell(table: Table, line: Line, column: Column, marks: Mapping[str, str]) -> Cell:
+def _cell(table: Table, line: TableRow, column: Column, marks: Mapping[str, str]) -> Cell:
     value = line.values.get(column.id)
     best, second = table.best[column.id]
     rank = ""
@@ -339,7 +339,7 @@ def _parameters(made: AttackRef) -> dict[str, Any]:
     return {**made.attack.params, "eot": made.eot, **after, "code": made.attack.code_sha[:12]}
 
 
-class Mark(NamedTuple):
+class ScatterPoint(NamedTuple):
     """A point of the scatter, in the units of its view box."""
 
     x: float
@@ -382,7 +382,7 @@ def _scatter(table: Table) -> dict[str, Any] | None:
         return _TOP + (1 - share) * (_HEIGHT - _TOP - _BOTTOM)
 
     marks = _spread([mark for s in standings for mark in _marks(s, at_x, at_y)])
-    front: list[Mark] = []
+    front: list[ScatterPoint] = []
     best = -float("inf")
     for mark in sorted((m for m in marks if not m.open), key=lambda m: (m.x, m.y)):
         if -mark.y > best or not front:
@@ -409,14 +409,14 @@ def _scatter(table: Table) -> dict[str, Any] | None:
     }
 
 
-def _marks(standing: Standing, at_x: Any, at_y: Any) -> Iterator[Mark]:
+def _marks(standing: ThreatSummary, at_x: Any, at_y: Any) -> Iterator[ScatterPoint]:
     for access, value in standing.worst.items():
         if access == "any" or value.number is None or value.low is None or value.high is None or standing.cost is None:
             continue
         score = f"{100 * value.number:.1f} % ({text.interval(value)})"
         hint = f"{standing.defense}, {access}: {score}, {_flops(standing.cost.test_flops)} per image"
         x, y = at_x(standing.cost.test_flops), at_y(value.number)
-        yield Mark(
+        yield ScatterPoint(
             x,
             y,
             at_y(value.low),
@@ -430,14 +430,14 @@ def _marks(standing: Standing, at_x: Any, at_y: Any) -> Iterator[Mark]:
         )
 
 
-def _spread(marks: Sequence[Mark]) -> list[Mark]:
+def _spread(marks: Sequence[ScatterPoint]) -> list[ScatterPoint]:
     """Write each name at the nearest free height beside its solid mark; where there is none, the hint has it.
 
     Marks that lie on one another share a label; a defense with a static attacker only is named beside its open mark.
     """
-    placed: list[Mark] = []
+    placed: list[ScatterPoint] = []
     order = sorted(marks, key=lambda m: (-abs(2 * m.y - _HEIGHT), m.label))
-    together: dict[Mark, list[str]] = {}
+    together: dict[ScatterPoint, list[str]] = {}
     for mark in order:
         if not mark.open or mark.label not in {m.label for m in marks if not m.open}:
             near = (m for m in together if abs(m.x - mark.x) < _DOT and abs(m.y - mark.y) < _DOT)
@@ -457,7 +457,7 @@ def _spread(marks: Sequence[Mark]) -> list[Mark]:
     return placed
 
 
-def _meet(one: Mark, other: Mark) -> bool:
+def _meet(one: ScatterPoint, other: ScatterPoint) -> bool:
     """Say whether two names would meet if they stood at one height."""
     ends = []
     for mark in (one, other):

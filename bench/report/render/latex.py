@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from bench.report.leaderboard.tables import Board, Column, Line, Table
+from bench.report.leaderboard.tables import Board, Column, Table, TableRow
 from bench.report.render import text
 from bench.visible import visible
 
@@ -67,7 +67,7 @@ def _latex_blocks(table: Table, marks: dict[str, str]) -> list[list[Column]]:
     return blocks
 
 
-def _latex_cell(table: Table, line: Line, column: Column, marks: dict[str, str]) -> str:
+def _latex_cell(table: Table, line: TableRow, column: Column, marks: dict[str, str]) -> str:
     shown = text.ranked(table, line, column, r"\textbf{{{}}}", r"\underline{{{}}}", _escape_latex)
     return shown + text.footnotes(line, column, marks, "$^{{{}}}$")
 

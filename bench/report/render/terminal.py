@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
-from bench.report.leaderboard.tables import RANKED, Board, Column, Line, Table, build
+from bench.report.leaderboard.tables import RANKED, Board, Column, Table, TableRow, build
 from bench.report.render import text
 from bench.types import CellResult
 from bench.visible import visible
@@ -69,7 +69,7 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
         yield _text(" · ".join(found), style="dim")
 
 
-def _grid(table: Table, columns: Sequence[Column], lines: Sequence[Line], marks: dict[str, str]) -> Grid:
+def _grid(table: Table, columns: Sequence[Column], lines: Sequence[TableRow], marks: dict[str, str]) -> Grid:
     grid = Grid(
         box=SIMPLE_HEAD,
         padding=(0, _GUTTER - 1, 0, 0),
@@ -102,7 +102,7 @@ def _groups(columns: Sequence[Column]) -> list[str]:
     return [column.group if column.group != last else "" for column, last in zip(columns, before, strict=False)]
 
 
-def _cell(table: Table, line: Line, column: Column, marks: dict[str, str]) -> Text:
+def _cell(table: Table, line: TableRow, column: Column, marks: dict[str, str]) -> Text:
     value = line.values.get(column.id)
     number, letters = _words(table, line, column, marks)
     shown = _text(number)
@@ -120,7 +120,7 @@ def _cell(table: Table, line: Line, column: Column, marks: dict[str, str]) -> Te
     return shown.append(letters, style="yellow")
 
 
-def _words(table: Table, line: Line, column: Column, marks: dict[str, str]) -> tuple[str, str]:
+def _words(table: Table, line: TableRow, column: Column, marks: dict[str, str]) -> tuple[str, str]:
     """Return a number as text, and the letters of its marks."""
     value = line.values.get(column.id)
     return text.number(value, column, table.n), text.letters(value, marks).translate(_RAISED) if value else ""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from string import ascii_lowercase
 
 from bench.report.leaderboard.summaries import WORST_CASE, Value
-from bench.report.leaderboard.tables import RANKED, Board, Column, Line, Table
+from bench.report.leaderboard.tables import RANKED, Board, Column, Table, TableRow
 
 ABSENT = "–"
 #: Letters that a label has on one line.
@@ -145,7 +145,7 @@ def has_several_threats(table: Table) -> bool:
     return len({column.group for column in table.columns} - {"", "cost"}) > 1
 
 
-def ranked(table: Table, line: Line, column: Column, bold: str, under: str, escape: Callable[[str], str]) -> str:
+def ranked(table: Table, line: TableRow, column: Column, bold: str, under: str, escape: Callable[[str], str]) -> str:
     """Return a number with the form ``bold`` if it is the best of its column, ``under`` if it is the second best."""
     value = line.values.get(column.id)
     shown = escape(number(value, column, table.n))
@@ -155,7 +155,7 @@ def ranked(table: Table, line: Line, column: Column, bold: str, under: str, esca
     return bold.format(shown) if value.number == best else under.format(shown) if value.number == second else shown
 
 
-def footnotes(line: Line, column: Column, marks: dict[str, str], form: str) -> str:
+def footnotes(line: TableRow, column: Column, marks: dict[str, str], form: str) -> str:
     """Return the letters of the notes on a number in a form of a format; empty where it has none."""
     value = line.values.get(column.id)
     shown = letters(value, marks) if value else ""
