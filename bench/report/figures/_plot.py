@@ -8,8 +8,11 @@ from dataclasses import replace
 from textwrap import fill, wrap
 from typing import Any, NamedTuple
 
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from bench.report.figures import Missing, Source
@@ -53,6 +56,38 @@ def tables(source: Source, fits: Callable[[Table], bool] = lambda table: True) -
 def attacked(table: Table) -> list[Column]:
     """Return the columns that hold accuracies under attack, worst cases among them."""
     return [column for column in table.columns if column.unit == "accuracy" and column.group]
+
+
+def panels(count: int, across: int, figsize: tuple[float, float]) -> tuple[Figure, Any]:
+    """Return a figure of ``count`` panels that share their y axis, and its axes as an array (rows, across)."""
+    figure, axes = plt.subplots(-(-count // across), across, figsize=figsize, squeeze=False, sharey=True)
+    for unused in axes.flat[count:]:
+        unused.set_visible(False)
+    return figure, axes
+
+
+def access_points(
+    axes: Axes, at: float, static: Value | None, adaptive: Value | None, *, horizontal: bool = False
+) -> None:
+    """Draw the worst cases of one defense, in percent: static as a ring, adaptive as a disc, with their intervals."""
+    for kind, value in (("static", static), ("adaptive", adaptive)):
+        if value is None or value.number is None:
+            continue
+        whisker(axes, at, value, COLOUR[kind], horizontal=horizontal)
+        place = (100 * value.number, at) if horizontal else (at, 100 * value.number)
+        if kind == "static":
+            axes.plot(*place, "o", color=COLOUR[kind], markerfacecolor="white", zorder=3)
+        else:
+            axes.plot(*place, "o", color=COLOUR[kind], zorder=4)
+
+
+def access_legend(figure: Figure, adaptive: str) -> None:
+    """Say below a figure what the points of :func:`access_points` are."""
+    handles = [
+        Line2D([], [], marker="o", linestyle="", color=COLOUR["adaptive"], label=adaptive),
+        Line2D([], [], marker="o", linestyle="", color=COLOUR["static"], markerfacecolor="white", label="static"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
 
 
 def measured(value: Value | None) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from matplotlib import pyplot as plt
-from matplotlib.lines import Line2D
+from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import (
@@ -13,105 +12,90 @@ from bench.report.figures._plot import (
     ROW,
     WIDTH,
     WORST,
+    access_legend,
+    access_points,
     label_apart,
     log_axis,
     measured,
     need,
+    panels,
     primary,
     seen,
     tables,
-    whisker,
 )
-from bench.report.leaderboard.summaries import threat_text
+from bench.report.leaderboard.summaries import ThreatSummary, threat_text
 from bench.report.leaderboard.tables import Table
 
 
 def draw(source: Source) -> Drawing:
-    found = tables(source, lambda table: len([s for s in primary(table) if s.cost]) > 1)
-    need(found, "no data set has two defenses with a measured cost")
-    across = min(2, len(found))
-    down = -(-len(found) // across)
-    keys = [_key(table) for table in found]
-    height = sum(2.7 + 0.12 * max(map(len, keys[row : row + across])) for row in range(0, len(found), across)) + 0.3
-    figure, axes = plt.subplots(down, across, figsize=(WIDTH * across / 2, height), squeeze=False, sharey=True)
-    numbers = []
-    for axis, table, key in zip(axes.flat, found, keys, strict=False):
-        points: list[dict[str, Any]] = []
-        for s in primary(table):
-            if s.cost is None or s.threat is None:
-                continue
-            full, static = seen(s, "adaptive"), s.worst.get("static")
-            points.append(
-                {
-                    "defense": s.defense,
-                    "flops": s.cost.test_flops,
-                    "adaptive": measured(full),
-                    "static": measured(static),
-                }
-            )
-            if static and static.number is not None:
-                whisker(axis, s.cost.test_flops, static, COLOUR["static"])
-                axis.plot(
-                    s.cost.test_flops,
-                    100 * static.number,
-                    "o",
-                    color=COLOUR["static"],
-                    markerfacecolor="white",
-                    zorder=3,
-                )
-            if full and full.number is not None:
-                whisker(axis, s.cost.test_flops, full, COLOUR["adaptive"])
-                axis.plot(s.cost.test_flops, 100 * full.number, "o", color=COLOUR["adaptive"], zorder=4)
-            if full and static and full.number is not None and static.number is not None:
-                axis.plot(
-                    [s.cost.test_flops] * 2,
-                    [100 * full.number, 100 * static.number],
-                    ":",
-                    color=COLOUR["static"],
-                    linewidth=1,
-                    zorder=1,
-                )
-        ranked = [p for p in points if p["adaptive"]["value"] is not None]
-        front = _front([(p["flops"], p["adaptive"]["value"]) for p in ranked])
-        axis.step(
-            [x for x, _ in front],
-            [100 * y for _, y in front],
-            where="post",
-            color=COLOUR["adaptive"],
-            alpha=0.35,
+    shown = tables(source, lambda table: len([s for s in primary(table) if s.cost]) > 1)
+    need(shown, "no data set has two defenses with a measured cost")
+    across = min(2, len(shown))
+    keys = [_key(table) for table in shown]
+    height = sum(2.7 + 0.12 * max(map(len, keys[row : row + across])) for row in range(0, len(shown), across)) + 0.3
+    figure, axes = panels(len(shown), across, (WIDTH * across / 2, height))
+    numbers = [_draw_table(axis, table, key) for axis, table, key in zip(axes.flat, shown, keys, strict=False)]
+    for row in axes:
+        row[0].set_ylabel(f"{WORST}, %")
+    access_legend(figure, "white-box or adaptive")
+    return Drawing(figure, {"tables": numbers})
+
+
+def _draw_table(axis: Axes, table: Table, key: dict[str, str]) -> dict[str, Any]:
+    """Draw the defenses of a table with their Pareto front, and return their numbers.
+
+    Args:
+        axis: where.
+        table: of the leaderboard.
+        key: the numbers that stand for names, where these are long.
+    """
+    points = [_draw_point(axis, s) for s in primary(table) if s.cost and s.threat]
+    ranked = [p for p in points if p["adaptive"]["value"] is not None]
+    front = _front([(p["flops"], p["adaptive"]["value"]) for p in ranked])
+    axis.step(
+        [x for x, _ in front],
+        [100 * y for _, y in front],
+        where="post",
+        color=COLOUR["adaptive"],
+        alpha=0.35,
+        zorder=1,
+    )
+    axis.set(xscale="log", ylim=(-5, 105), xlabel="inference FLOPs per image", title=table.title)
+    if key:
+        about = "\n".join(f"{number}  {name}" for name, number in key.items())
+        axis.set_xlabel(f"inference FLOPs per image\n{about}", fontsize=6)
+    log_axis(axis, [p["flops"] for p in points])
+    # A defense that only static attackers attacked has its name at its static worst case.
+    heights = [(p, p["adaptive"]["value"] if p in ranked else p["static"]["value"]) for p in points]
+    label_apart(
+        axis,
+        [(p["flops"], 100 * y, key.get(p["defense"], p["defense"])) for p, y in heights if y is not None],
+    )
+    threat = next(s.threat for s in primary(table) if s.threat)
+    return {
+        "dataset": table.dataset,
+        "model": table.model,
+        "threat": threat_text(threat),
+        "points": points,
+        "front": front,
+    }
+
+
+def _draw_point(axis: Axes, s: ThreatSummary) -> dict[str, Any]:
+    """Draw one defense, its static and adaptive worst case joined by a line, and return its numbers."""
+    assert s.cost is not None
+    full, static, flops = seen(s, "adaptive"), s.worst.get("static"), s.cost.test_flops
+    access_points(axis, flops, static, full)
+    if full and static and full.number is not None and static.number is not None:
+        axis.plot(
+            [flops] * 2,
+            [100 * full.number, 100 * static.number],
+            ":",
+            color=COLOUR["static"],
+            linewidth=1,
             zorder=1,
         )
-        axis.set(xscale="log", ylim=(-5, 105), xlabel="inference FLOPs per image", title=table.title)
-        if key:
-            about = "\n".join(f"{number}  {name}" for name, number in key.items())
-            axis.set_xlabel(f"inference FLOPs per image\n{about}", fontsize=6)
-        log_axis(axis, [p["flops"] for p in points])
-        # A defense that only a static attacker met is named at what that one left.
-        heights = [(p, p["adaptive"]["value"] if p in ranked else p["static"]["value"]) for p in points]
-        label_apart(
-            axis,
-            [(p["flops"], 100 * y, key.get(p["defense"], p["defense"])) for p, y in heights if y is not None],
-        )
-        threat = next(s.threat for s in primary(table) if s.threat)
-        numbers.append(
-            {
-                "dataset": table.dataset,
-                "model": table.model,
-                "threat": threat_text(threat),
-                "points": points,
-                "front": front,
-            }
-        )
-    for axis in axes.flat[len(found) :]:
-        axis.set_visible(False)
-    for line in axes:
-        line[0].set_ylabel(f"{WORST}, %")
-    handles = [
-        Line2D([], [], marker="o", linestyle="", color=COLOUR["adaptive"], label="white-box or adaptive"),
-        Line2D([], [], marker="o", linestyle="", color=COLOUR["static"], markerfacecolor="white", label="static"),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    return Drawing(figure, {"tables": numbers})
+    return {"defense": s.defense, "flops": flops, "adaptive": measured(full), "static": measured(static)}
 
 
 def _key(table: Table) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Missing, Source
 from bench.report.figures._plot import SOFT, WIDTH, folded, without_eps
@@ -12,41 +13,32 @@ from bench.report.leaderboard.summaries import threat_text
 from bench.types import AttackRef, CellResult
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from bench.report.figures._network import Images
 
 _IMAGES, _ATTACKS = 4, 10
 #: Half a grey level of an image of eight bits.
 _UNSEEN = 0.5 / 255
 
 
-def draw(source: Source) -> Drawing:
-    import torch
+class _Set(NamedTuple):
+    """The adversarial images (N, C, H, W) of one attack."""
 
-    from bench.report.figures._network import (
-        adversarial,
-        blank,
-        clean_images,
-        network,
-        of_many_classes,
-        predictions,
-        show,
-    )
+    name: str
+    attack: AttackRef
+    x_adv: Tensor
+
+
+def draw(source: Source) -> Drawing:
+    from bench.report.figures._network import clean_images, network, of_many_classes, predictions
 
     cells = _cells(source)
     first = cells[0].cell
     net, images = network(source, first.model, first.data), clean_images(source, first.data)
-    sets: list[tuple[str, AttackRef, Tensor]] = []
-    missing = ""
-    for r in cells:
-        assert r.cell.attack is not None
-        try:
-            sets.append((source.board.labels[r.key][1], r.cell.attack, adversarial(source, r.cell.attack)))
-        except Missing as error:
-            missing = str(error)
-    if not sets:
-        raise Missing(missing)
+    sets = _sets(source, cells)
     right = predictions(net, images.x) == images.y
-    broken = sum((predictions(net, found) != images.y).int() for _, _, found in sets) * right
+    broken = sum((predictions(net, each.x_adv) != images.y).int() for each in sets) * right
     chosen = of_many_classes(broken, images.y, _IMAGES)
     width = min(WIDTH, 0.95 * (len(sets) + 1))
     figure, axes = plt.subplots(
@@ -57,50 +49,11 @@ def draw(source: Source) -> Drawing:
     )
     rows: list[dict[str, Any]] = []
     for i, index in enumerate(chosen):
-        above, below = axes[2 * i], axes[2 * i + 1]
-        show(above[0], images.x[index])
-        blank(below[0])
-        below[0].text(
-            0.5,
-            0.85,
-            f"class {int(images.y[index])}",
-            ha="center",
-            va="top",
-            fontsize=6,
-            color=SOFT,
-            transform=below[0].transAxes,
-        )
-        for column, (name, attack, found) in enumerate(sets, start=1):
-            delta = found[index] - images.x[index]
-            largest = float(delta.abs().max())
-            show(above[column], found[index])
-            # Grey is no change; the largest change of the image reaches black or white.
-            seen = largest >= _UNSEEN
-            show(below[column], (0.5 + delta / (2 * largest)).clamp(0, 1) if seen else torch.full_like(delta, 0.5))
-            label = int(predictions(net, found[index : index + 1]))
-            above[column].set_title(
-                f"{label}"
-                if i
-                else f"{folded(without_eps(name), 14)}\n{folded(threat_text(attack.threat), 11)}\n{label}",
-                fontsize=6.5,
-                fontweight="normal",
-                loc="center",
-                pad=2,
-                color="#D55E00" if label != int(images.y[index]) else SOFT,
-            )
-            times = f"x{0.5 / largest:.{0 if largest < 0.05 else 1}f}" if seen else "below 1/510"
-            below[column].set_xlabel(times if largest else "no change", fontsize=6, labelpad=1)
-            rows.append(
-                {
-                    "image": index,
-                    "class": int(images.y[index]),
-                    "attack": name,
-                    "threat": threat_text(attack.threat),
-                    "predicted": label,
-                    "linf": largest,
-                    "l2": float(delta.norm()),
-                }
-            )
+        _draw_clean(axes[2 * i][0], axes[2 * i + 1][0], images, index)
+        for column, each in enumerate(sets, start=1):
+            above, below = axes[2 * i][column], axes[2 * i + 1][column]
+            heading = "" if i else f"{folded(without_eps(each.name), 14)}\n{_threat_lines(each)}\n"
+            rows.append(_draw_attacked(above, below, net, images, index, each, heading))
     figure.supxlabel(
         "above an image: the class predicted, coloured where it is wrong; below: what was added, so many times larger",
         fontsize=6.5,
@@ -111,6 +64,86 @@ def draw(source: Source) -> Drawing:
         f"{names.dataset} · {names.model} · {source.board.labels[cells[0].key][0]}", fontsize=8, fontweight="bold"
     )
     return Drawing(figure, {"dataset": names.dataset, "model": names.model, "defense": names.defense, "images": rows})
+
+
+def _sets(source: Source, cells: list[CellResult]) -> list[_Set]:
+    """Return the adversarial sets that the store still holds.
+
+    Raises:
+        Missing: it holds none of them.
+    """
+    from bench.report.figures._network import adversarial
+
+    sets: list[_Set] = []
+    missing = ""
+    for r in cells:
+        assert r.cell.attack is not None
+        try:
+            sets.append(_Set(source.board.labels[r.key][1], r.cell.attack, adversarial(source, r.cell.attack)))
+        except Missing as error:
+            missing = str(error)
+    if not sets:
+        raise Missing(missing)
+    return sets
+
+
+def _threat_lines(each: _Set) -> str:
+    return folded(threat_text(each.attack.threat), 11)
+
+
+def _draw_clean(above: Axes, below: Axes, images: Images, index: int) -> None:
+    """Draw a clean image, with its class below."""
+    from bench.report.figures._network import blank, show
+
+    show(above, images.x[index])
+    blank(below)
+    below.text(
+        0.5,
+        0.85,
+        f"class {int(images.y[index])}",
+        ha="center",
+        va="top",
+        fontsize=6,
+        color=SOFT,
+        transform=below.transAxes,
+    )
+
+
+def _draw_attacked(
+    above: Axes, below: Axes, net: nn.Module, images: Images, index: int, each: _Set, heading: str
+) -> dict[str, Any]:
+    """Draw an adversarial image, below it the perturbation, magnified; return their numbers."""
+    import torch
+
+    from bench.report.figures._network import predictions, show
+
+    x_adv, truth = each.x_adv[index], int(images.y[index])
+    delta = x_adv - images.x[index]
+    largest = float(delta.abs().max())
+    show(above, x_adv)
+    # Grey is no change; the largest change of the image reaches black or white.
+    seen = largest >= _UNSEEN
+    show(below, (0.5 + delta / (2 * largest)).clamp(0, 1) if seen else torch.full_like(delta, 0.5))
+    label = int(predictions(net, each.x_adv[index : index + 1]))
+    above.set_title(
+        f"{heading}{label}",
+        fontsize=6.5,
+        fontweight="normal",
+        loc="center",
+        pad=2,
+        color="#D55E00" if label != truth else SOFT,
+    )
+    times = f"x{0.5 / largest:.{0 if largest < 0.05 else 1}f}" if seen else "below 1/510"
+    below.set_xlabel(times if largest else "no change", fontsize=6, labelpad=1)
+    return {
+        "image": index,
+        "class": truth,
+        "attack": each.name,
+        "threat": threat_text(each.attack.threat),
+        "predicted": label,
+        "linf": largest,
+        "l2": float(delta.norm()),
+    }
 
 
 def _cells(source: Source) -> list[CellResult]:

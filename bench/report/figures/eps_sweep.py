@@ -7,11 +7,10 @@ from fractions import Fraction
 from statistics import fmean
 from typing import Any
 
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Source
-from bench.report.figures._plot import LINES, PANELS, SOFT, WIDTH, need, whisker, without_eps
+from bench.report.figures._plot import LINES, PANELS, SOFT, WIDTH, need, panels, whisker, without_eps
 from bench.report.leaderboard.summaries import NORMS, Value
 from bench.stats import Interval, wilson
 from bench.types import eps_text
@@ -32,9 +31,7 @@ def draw(source: Source) -> Drawing:
     down = -(-len(curves) // across)
     columns = 4 if across > 1 else 2
     legend = 0.18 * -(-len({line for found in curves.values() for line in found}) // columns)
-    figure, axes = plt.subplots(
-        down, across, figsize=(WIDTH if across > 1 else WIDTH / 1.6, 2.3 * down + legend), squeeze=False, sharey=True
-    )
+    figure, axes = panels(len(curves), across, (WIDTH if across > 1 else WIDTH / 1.6, 2.3 * down + legend))
     numbers: list[dict[str, Any]] = []
     names = sorted({name for found in curves.values() for name, _ in found})
     looks = {name: (f"C{i % 7}", "os^D"[i // 7 % 4]) for i, name in enumerate(names)}
@@ -56,8 +53,6 @@ def draw(source: Source) -> Drawing:
         axis.set_xticks(
             [float(e) for e in ticks], [eps_text(e) for e in ticks], rotation=40 if len(ticks) > 5 else 0, fontsize=7
         )
-    for axis in axes.flat[len(curves) :]:
-        axis.set_visible(False)
     for line in axes:
         line[0].set_ylabel("accuracy under attack, %")
     lines, most = sum(map(len, curves.values())), sum(map(len, every.values()))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bench.keys import derive_seed
@@ -56,8 +58,31 @@ def surface(net: nn.Module, images: Images, eps: float, *, points: int = _POINTS
 
 
 def draw(source: Source) -> Drawing:
-    from bench.report.figures._network import Images, clean_images, network
+    chosen = _networks(source)
+    budgets = [r.cell.attack.threat.eps for r in chosen if r.cell.attack and r.cell.attack.threat.eps]
+    eps: Fraction = max(set(budgets), key=budgets.count)
+    surfaces = [(source.board.labels[r.key][0], _surface_of(source, r, float(eps))) for r in chosen]
+    figure = _draw_surfaces(surfaces)
+    names, images = chosen[0].names, min(_IMAGES, chosen[0].cell.data.n)
+    figure.suptitle(f"{names.dataset} · {names.model}, eps {eps_text(eps)}, {images} images", fontsize=8)
+    body: list[dict[str, Any]] = [
+        {"defense": name, "loss": each.loss.round(6).tolist(), "accuracy": each.accuracy.round(6).tolist()}
+        for name, each in surfaces
+    ]
+    return Drawing(
+        figure,
+        {
+            "dataset": names.dataset,
+            "model": names.model,
+            "eps": eps_text(eps),
+            "steps": surfaces[0][1].steps.tolist(),
+            "networks": body,
+        },
+    )
 
+
+def _networks(source: Source) -> list[CellResult]:
+    """Return an attacked cell for each bare network, of the images and architecture with the most of them."""
     cells: dict[str, CellResult] = {}
     for r in source.results:
         if r.cell.step is None and r.cell.attack and r.cell.attack.threat.norm == "linf" and r.cell.attack.threat.eps:
@@ -69,56 +94,41 @@ def draw(source: Source) -> Drawing:
         groups.setdefault((r.names.dataset, r.names.model, r.cell.data.model_dump_json()), []).append(r)
     if not groups:
         raise Missing("no bare network was attacked in Linf under a budget")
-    (dataset, model, _), chosen = max(groups.items(), key=lambda item: (len(item[1]), item[1][0].cell.data.n))
-    chosen = sorted(chosen, key=lambda r: source.board.labels[r.key][0])[:_NETWORKS]
-    budgets = [r.cell.attack.threat.eps for r in chosen if r.cell.attack and r.cell.attack.threat.eps]
-    eps: Fraction = max(set(budgets), key=budgets.count)
+    largest = max(groups.values(), key=lambda found: (len(found), found[0].cell.data.n))
+    return sorted(largest, key=lambda r: source.board.labels[r.key][0])[:_NETWORKS]
+
+
+def _surface_of(source: Source, r: CellResult, eps: float) -> Surface:
+    from bench.report.figures._network import Images, clean_images, network
+
+    images = clean_images(source, r.cell.data)
+    first = Images(images.x[:_IMAGES], images.y[:_IMAGES])
+    return surface(network(source, r.cell.model, r.cell.data), first, eps)
+
+
+def _draw_surfaces(surfaces: Sequence[tuple[str, Surface]]) -> Figure:
+    """Draw mean loss above and accuracy below, a column for each network."""
     figure, axes = plt.subplots(
         2,
-        len(chosen),
-        figsize=(max(0.5, len(chosen) / _NETWORKS) * WIDTH, 3.9),
+        len(surfaces),
+        figsize=(max(0.5, len(surfaces) / _NETWORKS) * WIDTH, 3.9),
         squeeze=False,
         sharex=True,
         sharey=True,
     )
-    found = []
-    for r in chosen:
-        images = clean_images(source, r.cell.data)
-        found.append(
-            (
-                source.board.labels[r.key][0],
-                surface(
-                    network(source, r.cell.model, r.cell.data),
-                    Images(images.x[:_IMAGES], images.y[:_IMAGES]),
-                    float(eps),
-                ),
-            )
-        )
-    highest = max(float(each.loss.max()) for _, each in found)
+    highest = max(float(each.loss.max()) for _, each in surfaces)
     levels = MaxNLocator(12).tick_values(0, highest or 1)
-    body: list[dict[str, Any]] = []
-    for column, (name, each) in enumerate(found):
+    for column, (name, each) in enumerate(surfaces):
         losses = axes[0][column].contourf(each.steps, each.steps, each.loss, levels=levels, cmap="cividis")
         shares = axes[1][column].contourf(
             each.steps, each.steps, 100 * each.accuracy, levels=np.linspace(0, 100, 11), cmap=HEAT
         )
         axes[0][column].set_title(name)
         axes[1][column].set_xlabel("FGSM direction / eps")
-        body.append({"defense": name, "loss": each.loss.round(6).tolist(), "accuracy": each.accuracy.round(6).tolist()})
-    for line, drawn, word in zip(axes, (losses, shares), ("mean loss", "accuracy, %"), strict=True):
-        figure.colorbar(drawn, ax=line, label=word, pad=0.01, aspect=16)
-        line[0].set_ylabel("random direction / eps")
-        for axis in line:
+    for row, drawn, word in zip(axes, (losses, shares), ("mean loss", "accuracy, %"), strict=True):
+        figure.colorbar(drawn, ax=row, label=word, pad=0.01, aspect=16)
+        row[0].set_ylabel("random direction / eps")
+        for axis in row:
             axis.grid(False)
             axis.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-    figure.suptitle(f"{dataset} · {model}, eps {eps_text(eps)}, {len(images.x[:_IMAGES])} images", fontsize=8)
-    return Drawing(
-        figure,
-        {
-            "dataset": dataset,
-            "model": model,
-            "eps": eps_text(eps),
-            "steps": found[0][1].steps.tolist(),
-            "networks": body,
-        },
-    )
+    return figure

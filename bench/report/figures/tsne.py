@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from bench.report.figures import Drawing, Missing, Source
 from bench.report.figures._plot import SOFT, WIDTH
@@ -70,9 +72,37 @@ def draw(source: Source) -> Drawing:
     places = TSNE(2, perplexity=min(30, len(y) / 4), init="pca", method="exact", random_state=0).fit_transform(
         together.astype(np.float64)
     )
+    figure, body = _draw_stages(features, np.split(places, 3), y)
+    names = p.cell.names
+    figure.suptitle(
+        f"{p.name} on {names.dataset} · {names.model}, {source.board.labels[p.cell.key][1]}", fontsize=8, color=SOFT
+    )
+    return Drawing(
+        figure,
+        {
+            "dataset": names.dataset,
+            "model": names.model,
+            "defense": p.name,
+            "attack": names.attack,
+            "classes": y.tolist(),
+            "stages": body,
+        },
+    )
+
+
+def _draw_stages(
+    features: Mapping[str, np.ndarray], places: Sequence[np.ndarray], y: np.ndarray
+) -> tuple[Figure, list[dict[str, Any]]]:
+    """Draw each stage, and return the figure with their numbers.
+
+    Args:
+        features: (N, D) of each stage.
+        places: where its points are in the plane, (N, 2).
+        y: their classes (N,).
+    """
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.9), sharex=True, sharey=True)
     body: list[dict[str, Any]] = []
-    for axis, (name, part), spots in zip(axes, features.items(), np.split(places, 3), strict=True):
+    for axis, (name, part), spots in zip(axes, features.items(), places, strict=True):
         measure = separability(part, y)
         for colour, label in zip(_CLASSES, sorted(set(y.tolist())), strict=False):
             axis.scatter(*spots[y == label].T, s=9, color=colour, linewidths=0, label=str(label))
@@ -94,18 +124,4 @@ def draw(source: Source) -> Drawing:
         handletextpad=0.1,
         columnspacing=1,
     )
-    names = p.cell.names
-    figure.suptitle(
-        f"{p.name} on {names.dataset} · {names.model}, {source.board.labels[p.cell.key][1]}", fontsize=8, color=SOFT
-    )
-    return Drawing(
-        figure,
-        {
-            "dataset": names.dataset,
-            "model": names.model,
-            "defense": p.name,
-            "attack": names.attack,
-            "classes": y.tolist(),
-            "stages": body,
-        },
-    )
+    return figure, body
