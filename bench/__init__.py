@@ -7,7 +7,10 @@ import sys
 _LIBRARY = os.path.dirname(os.__file__)
 sys.path.sort(key=lambda folder: folder not in (_LIBRARY, f"{_LIBRARY}/lib-dynload"))
 
-from typing import Any  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+if TYPE_CHECKING:
+    from bench.report.frame import load_results
 
 __all__ = ["load_results"]
 

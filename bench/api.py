@@ -69,10 +69,13 @@ class Target(Protocol):
     """
 
     num_classes: int
-    #: Predictions vary from call to call: one success proves nothing, so no image may be dropped after one.
+    """The length of a row of logits."""
+
     stochastic: bool
-    #: Short dashed words that an attack leaves for the result, such as a flag raised by a library.
+    """Predictions vary from call to call: one success proves nothing, so no image may be dropped after one."""
+
     notes: list[str]
+    """Short dashed words that an attack leaves for the result, such as a flag raised by a library."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return logits (N, classes) of images (N, C, H, W) in [0, 1]; differentiable if ``x`` requires grad.
@@ -127,8 +130,8 @@ class Target(Protocol):
 class TrainingStep(Protocol):
     """One optimiser step as a recipe sees it."""
 
-    #: The network, in training mode.
     net: nn.Module
+    """The network, in training mode."""
 
     def attack(
         self, name: str, x: Tensor, y: Tensor, threat: Threat, *, mode: Literal["eval", "train"] = "eval", **params: Any
@@ -146,7 +149,7 @@ class TrainingStep(Protocol):
 
 
 class DeployedStep(Protocol):
-    """A test-time step. A randomised one also has ``draws``, a :class:`Draws` of its own.
+    """A test-time step. A randomised one also has ``draws``, an instance of ``Draws``.
 
     One that learns from training images has ``fit(images)``, called first with uint8 (N, C, H, W). A wrapped module
     with an attribute ``labels`` is an oracle: it is given the true labels (N,) before each batch.
@@ -196,7 +199,7 @@ def attack(
 
 
 def library(*, prefix: str, requires: str) -> Callable[[Method], Method]:
-    """Register ``f(target, x, y, threat, *, name, **parameters) -> Tensor`` as the door ``prefix:<name>``."""
+    """Register ``f(target, x, y, threat, *, name, **parameters) -> Tensor`` as the adapter ``prefix:<name>``."""
     return lambda method: _marked(method, kind="library", prefix=prefix)
 
 

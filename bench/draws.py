@@ -58,8 +58,8 @@ def normal(seed: int, images: Tensor, call: int, shape: tuple[int, ...]) -> Tens
 class Draws:
     """The random numbers of one test-time step.
 
-    The engine says which images come next. To whoever calls the step without saying so, images are told apart by their
-    place in the batch, and every call draws anew.
+    The engine sets which images come next. Without that, images are identified by their position in the batch, and
+    every call draws anew.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Draws:
         return uniform(self.seed, self._next(like), self.calls, like.shape[1:])
 
     def normal(self, like: Tensor) -> Tensor:
-        """Return standard normal draws shaped and placed as ``like``; raises as :meth:`uniform` does."""
+        """Return standard normal draws shaped and placed as ``like``; raises as ``uniform`` does."""
         return normal(self.seed, self._next(like), self.calls, like.shape[1:])
 
     def _next(self, like: Tensor) -> Tensor:
