@@ -42,8 +42,8 @@ image stands the class that the network sees in it, in orange where it is wrong.
 
 
 def attacks_page() -> str:
-    """Return the page as Markdown: a table of all attacks, a section for each, and the doors to other libraries."""
-    attacks, doors = entries("attack").values(), entries("library").values()
+    """Return the page as Markdown: a table of all attacks, a section for each, and the adapters of other libraries."""
+    attacks = entries("attack").values()
     lines = ["| attack | norms | asks for | passes per image |", "| --- | --- | --- | --- |"]
     lines += [
         f"| [`{entry.name}`](#{entry.name}) | {_norms(entry)} | {_NEEDS[entry.meta.get('needs', 'gradient')]} "
@@ -51,7 +51,7 @@ def attacks_page() -> str:
         for entry in attacks
     ]
     sections = [_section(entry) for entry in attacks]
-    sections += ["## Other libraries\n", *(_section(entry, level="###") for entry in doors)]
+    sections += ["## Other libraries\n", *(_section(entry, level="###") for entry in entries("library").values())]
     return _INTRODUCTION + "\n".join(lines) + "\n\n" + "\n".join(sections)
 
 
@@ -91,8 +91,8 @@ def _parts(doc: str) -> dict[str, Any]:
     head = re.split(r"\n(?=(?:Args|Returns|Raises):)", text)[0].strip()
     summary, _, body = head.partition("\n")
     args: dict[str, str] = {}
-    if found := re.search(r"\nArgs:\n((?:    .*\n?|\n)+)", text):
-        for item in re.split(r"\n(?=    \S)", "\n" + found[1].rstrip()):
+    if match := re.search(r"\nArgs:\n((?:    .*\n?|\n)+)", text):
+        for item in re.split(r"\n(?=    \S)", "\n" + match[1].rstrip()):
             name, colon, meaning = item.strip().partition(":")
             if colon:
                 args[name] = re.sub(r"\s+", " ", meaning).strip().replace("|", "\\|")
@@ -109,7 +109,9 @@ def _type(annotation: Any) -> str:
 
 
 def _default(value: Any) -> str:
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 if __name__ == "__main__":

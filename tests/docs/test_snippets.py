@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "CONTRIBUTING.md", ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(python|toml)\n# (\S+\.(?:py|toml))\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ADDING = [ROOT / "docs" / f"add-{what}.md" for what in ("an-attack", "a-defense", "a-dataset")]
-SNIPPETS = [found for path in ADDING for found in BLOCK.findall(path.read_text(encoding="utf-8"))]
+SNIPPETS = BLOCK.findall("\n".join(path.read_text(encoding="utf-8") for path in ADDING))
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def test_the_attack_is_found_and_keeps_its_contract(written):
     threat = Threat(eps="8/255")
     with Meter(net, 5) as meter:
         target = NetworkTarget(net, meter, torch.arange(5), seed=0, num_classes=2, batch=2)
-        found = entry.load()(target, x, y, threat)
-    audit(found, x, threat, entry.name)
-    assert not torch.equal(found, x) and meter.forwards == 0
+        x_adv = entry.load()(target, x, y, threat)
+    audit(x_adv, x, threat, entry.name)
+    assert not torch.equal(x_adv, x) and meter.forwards == 0
 
 
 def test_the_step_is_found_and_is_what_it_says(written):
