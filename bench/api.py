@@ -166,8 +166,7 @@ class DeployedStep(Protocol):
         """Return what an adaptive attacker differentiates: the deployed values, with a usable gradient."""
 
 
-def _marked(method: Method, **meta: Any) -> Method:
-    method.__crossfire__ = meta  # type: ignore[attr-defined]
+def _unchanged(method: Method) -> Method:
     return method
 
 
@@ -195,12 +194,12 @@ def attack(
     It returns a candidate for every image and the image itself where it found none. It leaves its inputs, the
     network and the global random state alone, and draws only from the target.
     """
-    return lambda method: _marked(method, kind="attack", norms=norms, needs=needs)
+    return _unchanged
 
 
 def library(*, prefix: str, requires: str) -> Callable[[Method], Method]:
     """Register ``f(target, x, y, threat, *, name, **parameters) -> Tensor`` as the adapter ``prefix:<name>``."""
-    return lambda method: _marked(method, kind="library", prefix=prefix)
+    return _unchanged
 
 
 def defense(
@@ -230,9 +229,9 @@ def defense(
         requires: a package it cannot do without, named as pip names it.
         presets: named sets of parameters, chosen by ``preset = "name"``.
     """
-    return lambda method: _marked(method, kind=kind)
+    return _unchanged
 
 
 def network() -> Callable[[Method], Method]:
     """Register ``f(num_classes, *, in_channels, ...) -> nn.Module``: images in [0, 1] to logits."""
-    return lambda method: _marked(method, kind="network")
+    return _unchanged

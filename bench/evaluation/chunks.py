@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from bench.evaluation.evaluate import Answer, Crafted
+from bench.evaluation.craft import Crafted
+from bench.evaluation.predict import Answer
 from bench.store import chunk_file, files
 from bench.store.files import write_atomically
 from bench.store.seals import arrays_digest

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bench.data import open_ref, rows_of
 from bench.evaluation.cost import PassFlops, parameters, pass_flops
-from bench.evaluation.evaluate import CHUNK, attack_group_size
+from bench.evaluation.craft import CHUNK, attack_group_size
 from bench.keys import training_key
 from bench.models import weights
 from bench.models.build import build

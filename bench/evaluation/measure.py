@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from bench import registry
 from bench.evaluation.chunks import Clean, Outcomes, read_clean, write_records
 from bench.evaluation.cost import deployed_cost, synchronize
+from bench.evaluation.craft import Crafted
+from bench.evaluation.defense import DeployedDefense, deploy
 from bench.evaluation.device_cache import Classifier, DeviceCache
-from bench.evaluation.evaluate import DRAWS, Crafted, DeployedDefense, deploy, predict
+from bench.evaluation.predict import DRAWS, predict
 from bench.evaluation.probe import Asked, of_function
 from bench.keys import cell_key, clean_cell, pack_bits, seed_of, training_key
 from bench.stats import wilson

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.evaluation.evaluate import DeployedDefense, ask
+from bench.evaluation.defense import DeployedDefense
+from bench.evaluation.predict import ask
 from bench.evaluation.target import set_oracle_labels
 from bench.keys import derive_seed
 from bench.models.layout import ROUND_OFF

@@ -9,7 +9,8 @@ import torch
 
 from bench import registry
 from bench.evaluation.cost import parameters, pass_flops
-from bench.evaluation.evaluate import CHUNK, DRAWS
+from bench.evaluation.craft import CHUNK
+from bench.evaluation.predict import DRAWS
 from bench.keys import Keys, Once, models_of, training_key
 from bench.schedule.passes import passes_of
 from bench.schedule.plan import Work

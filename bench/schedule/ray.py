@@ -34,7 +34,7 @@ from typing import Any
 import ray
 import torch
 
-from bench.evaluation.evaluate import CHUNK
+from bench.evaluation.craft import CHUNK
 from bench.keys import Keys, attack_key, cell_key, clean_cell, models_of, training_key
 from bench.process.ending import Control, Lost, Overtime, end_with
 from bench.schedule.hand import Abandoned, Hand

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.evaluation.chunks import read_chunk, write_chunk
+from bench.evaluation.craft import Crafted, craft
 from bench.evaluation.device_cache import Classifier, DeviceCache
-from bench.evaluation.evaluate import Crafted, craft
 from bench.evaluation.measure import Measure
 from bench.evaluation.target import auto_batch, out_of_memory
 from bench.keys import attack_key, cell_key, clean_cell, seed_of, training_key

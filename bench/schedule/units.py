@@ -21,7 +21,8 @@ from torch import nn
 
 from bench import registry
 from bench.evaluation.cost import DeployedCost, PassFlops, deployed_cost, pass_flops, synchronize
-from bench.evaluation.evaluate import attack_group_size, deploy
+from bench.evaluation.craft import attack_group_size
+from bench.evaluation.defense import deploy
 from bench.evaluation.target import Meter, NetworkTarget, Truth, auto_batch, out_of_memory, set_oracle_labels
 from bench.keys import canonical_json, models_of
 from bench.models.build import build

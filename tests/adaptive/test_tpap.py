@@ -5,7 +5,8 @@ import torch
 
 from bench import registry
 from bench.draws import Draws
-from bench.evaluation.evaluate import deploy, predict
+from bench.evaluation.defense import deploy
+from bench.evaluation.predict import predict
 from bench.evaluation.target import Meter, NetworkTarget
 from bench.process.isolation import frozen
 from bench.stats import wilson

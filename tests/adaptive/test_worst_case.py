@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.config import sections
-from bench.evaluation.evaluate import SURVIVORS_ONLY
+from bench.evaluation.craft import SURVIVORS_ONLY
 from bench.keys import EVALUATION_VERSION, attack_key, identity, key_of
 from bench.report.leaderboard.tables import build
 from bench.schedule.plan import make

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bench.api import MethodError
-from bench.evaluation.evaluate import deploy
+from bench.evaluation.defense import deploy
 from bench.registry import entries, find
 
 EACH = pytest.mark.parametrize("name", sorted(entries("test-time")))

@@ -11,7 +11,8 @@ from torch import nn
 
 from bench import registry
 from bench.config import sections
-from bench.evaluation.evaluate import audit, deploy
+from bench.evaluation.craft import audit
+from bench.evaluation.defense import deploy
 from bench.evaluation.target import Meter, NetworkTarget
 from bench.schedule.plan import make
 from bench.schedule.run import Runner

@@ -11,9 +11,10 @@ from torch import nn
 
 from bench import registry
 from bench.cli import main
-from bench.evaluation import evaluate
 from bench.evaluation.chunks import Outcomes, majority
-from bench.evaluation.evaluate import craft, deploy, predict
+from bench.evaluation.craft import Crafted, craft
+from bench.evaluation.defense import DeployedDefense, deploy
+from bench.evaluation.predict import DRAWS, predict
 from bench.models.logits import Precise, judged, round_off
 from bench.process.isolation import frozen
 from bench.store.working_store import Store
@@ -49,7 +50,7 @@ class Uniform(nn.Module):
 def test_a_network_that_answers_all_alike_is_never_right():
     x, y = torch.rand(9, 1, 2, 2), torch.arange(9) % 3
     net = Uniform().eval()
-    answer = predict(evaluate.DeployedDefense(net, net), net, x, y, 4, seed=("it",))
+    answer = predict(DeployedDefense(net, net), net, x, y, 4, seed=("it",))
     assert not (answer.labels == y).any() and not answer.margins.any()
 
 
@@ -71,9 +72,9 @@ def test_a_random_defense_is_judged_by_the_majority_of_its_draws(chance):
     x = torch.zeros(3000, 1, 2, 2)
     x[:, 0, 0, 0] = y / 255
     answer = predict(step_of("Coin", base, chance=chance), base, x, y, 128, seed=("coin",))
-    assert answer.labels.shape == (evaluate.DRAWS, 3000)
+    assert answer.labels.shape == (DRAWS, 3000)
     found = Outcomes()
-    found.add(answer, y, x, evaluate.Crafted(x, torch.zeros(3000), torch.zeros(3000), 0.0, [], 128))
+    found.add(answer, y, x, Crafted(x, torch.zeros(3000), torch.zeros(3000), 0.0, [], 128))
     share = torch.tensor(found.column("share"))
     expected = sum(comb(5, k) * chance**k * (1 - chance) ** (5 - k) for k in (3, 4, 5))
     assert float((share > 0.5).float().mean()) == pytest.approx(expected, abs=0.03)
@@ -173,14 +174,12 @@ def test_what_an_attack_calls_a_success_is_one_when_it_is_judged(monkeypatch, at
         back = torch.zeros(120, dtype=torch.bool)
         for batch in (1, 17, 120):
             with frozen(net):
-                back |= (
-                    predict(evaluate.DeployedDefense(net, net), net, made.images, y, batch, seed=("it",)).labels[0] == y
-                )
+                back |= predict(DeployedDefense(net, net), net, made.images, y, batch, seed=("it",)).labels[0] == y
         return int((back & broken).sum()), made.images
 
     lost, images = returned()
     assert lost == 0
-    monkeypatch.setattr("bench.evaluation.evaluate.round_off", lambda base, device: 0.0)
+    monkeypatch.setattr("bench.evaluation.craft.round_off", lambda base, device: 0.0)
     without, nearer = returned()
     if attack.endswith("bisect"):
         assert without > 0, "else the margin does nothing here"

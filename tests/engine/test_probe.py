@@ -9,7 +9,7 @@ from torch import nn
 
 from bench import registry
 from bench.cli import main
-from bench.evaluation.evaluate import deploy
+from bench.evaluation.defense import deploy
 from bench.evaluation.probe import Asked, of_function
 from bench.store.working_store import Store
 from tests.engine import tiny

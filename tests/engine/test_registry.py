@@ -1,5 +1,6 @@
 import importlib
 import importlib.metadata
+import types
 from fractions import Fraction
 from pathlib import Path
 
@@ -267,7 +268,14 @@ def test_a_plug_in_is_registered_by_its_entry_point(house, monkeypatch):
 def test_loading_gives_the_decorated_object_once(tmp_path):
     path = write(tmp_path, raises="")
     method = found(path).load()
-    assert method.__name__ == "big_push" and method.__crossfire__["kind"] == "attack"
+    # The decorator hands back the function itself: parameters and defaults are those of the file.
+    assert isinstance(method, types.FunctionType) and method.__module__ != __name__
+    assert method.__name__ == "big_push" and method.__kwdefaults__ == {
+        "steps": 20,
+        "size": Fraction(8, 255),
+        "rule": "a",
+    }
+    assert method(None, None, None, None) is None
     assert found(path).load() is method
 
 

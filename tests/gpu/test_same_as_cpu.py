@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench import registry
 from bench.cli import main
-from bench.evaluation.evaluate import deploy
+from bench.evaluation.defense import deploy
 from bench.models.build import build, network_ref
 from bench.models.layout import fast_layout
 from bench.store.working_store import Store

@@ -15,7 +15,7 @@ from torch import nn
 from bench import registry
 from bench.data import data_ref, open_set
 from bench.evaluation.chunks import write_chunk
-from bench.evaluation.evaluate import Crafted
+from bench.evaluation.craft import Crafted
 from bench.keys import Keys, attack_key, training_key
 from bench.models.build import build, network_ref
 from bench.report import figures

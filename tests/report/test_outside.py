@@ -13,7 +13,7 @@ from bench import registry
 from bench.cli import main
 from bench.data import NAMED, data_ref, open_set
 from bench.evaluation.chunks import write_chunk
-from bench.evaluation.evaluate import Crafted
+from bench.evaluation.craft import Crafted
 from bench.keys import Keys, attack_key, sha256_hex, training_key
 from bench.models.build import build, network_ref
 from bench.report import figures

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from bench.evaluation.chunks import read_chunk
-from bench.evaluation.evaluate import CHUNK, deploy
+from bench.evaluation.craft import CHUNK
+from bench.evaluation.defense import deploy
 from bench.keys import attack_key, training_key
 from bench.models import weights
 from bench.models.build import build

@@ -1,0 +1,276 @@
+"""Adversarial images: an attack runs on the function that its threat model exposes, and its result is audited."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench import registry
+from bench.evaluation.cost import synchronize
+from bench.evaluation.defense import DeployedDefense, deploy
+from bench.evaluation.predict import Answer, ask, predict
+from bench.evaluation.target import Meter, NetworkTarget, Truth, auto_batch
+from bench.keys import derive_seed
+from bench.models.logits import round_off
+from bench.process.isolation import frozen, isolated
+from bench.store.audit import broken_rule
+from bench.types import AttackRef, MethodError, Threat
+
+#: Images kept together.
+CHUNK = 128
+
+#: Flag of a cell whose attack was only given images that earlier attacks of its suite had not broken.
+SURVIVORS_ONLY = "survivors-only"
+
+
+class Crafted(NamedTuple):
+    """Adversarial images (N, C, H, W), passes of the base classifier for each, and what the whole chunk took."""
+
+    images: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    seconds: float
+    notes: list[str]
+    batch: int
+
+    def part(self, s: slice) -> Crafted:
+        """Return some of the images with what they took."""
+        images, seconds = self.images[s], self.seconds * len(self.images[s]) / len(self.images)
+        return Crafted(images, self.forwards[s], self.backwards[s], seconds, self.notes, self.batch)
+
+    @classmethod
+    def joined(cls, group: Sequence[Crafted]) -> Crafted:
+        """Return several as one."""
+        images, forwards, backwards = (torch.cat(column) for column in list(zip(*group, strict=True))[:3])
+        notes = sorted(set(chain.from_iterable(each.notes for each in group)))
+        return cls(images, forwards, backwards, sum(m.seconds for m in group), notes, min(m.batch for m in group))
+
+
+def attack_group_size(image_shape: tuple[int, int, int], device: torch.device) -> int:
+    """Return how many images are attacked as one: a chunk, and on a GPU as many chunks as fill it.
+
+    Part of the protocol: libraries that draw for themselves are seeded once for so many.
+    """
+    return CHUNK * (max(1, auto_batch(image_shape, device) // CHUNK) if device.type == "cuda" else 1)
+
+
+def craft(
+    ref: AttackRef,
+    base: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    images: Tensor,
+    *,
+    key: str,
+    batch: int,
+    check: Callable[[], None] | None = None,
+    training: Callable[[], Tensor] | None = None,
+    before: Crafted | None = None,
+) -> Crafted:
+    """Run one attack on one group of images and audit what comes back.
+
+    Args:
+        ref: the attack, its threat and the function that it sees.
+        base: the base classifier, on the device.
+        x: images (N, C, H, W) float32 in [0, 1], on the device.
+        y: labels (N,).
+        images: identities (N,), so that draws do not depend on the chunk.
+        key: what :func:`bench.keys.seed_of` says of ``ref``; every seed comes from it.
+        batch: images to push through at once.
+        check: called at every pass; what it raises ends the attack.
+        training: as for :func:`deploy`.
+        before: what earlier attacks of a suite made of the images. Those that the attacked function now gets wrong, and
+            a random one in every one of :data:`DRAWS` draws, stay so and cost nothing; what it makes of the clean
+            images does not matter, so that the set's accuracy under attack is that of the whole suite.
+
+    Raises:
+        MethodError: the attack raised, or returned a wrong shape, a non-finite value, or an image out of its threat.
+    """
+    method = _bound(ref)
+    fresh = partial(deploy, base, ref.step, training)
+    attack = partial(_attack, ref, method, base, fresh, key=key, batch=batch, check=check)
+    if before is None:
+        return attack(x, y, images)
+    return _on_survivors(attack, fresh, base, x, y, images, key=key, batch=batch, before=before)
+
+
+def _bound(ref: AttackRef) -> Callable[[NetworkTarget, Tensor, Tensor, Threat], object]:
+    """Return the attack with its parameters filled in."""
+    entry = registry.entry_of(ref.attack)
+    with isolated(ref.attack.name):
+        method = entry.load()
+    arguments = entry.arguments(ref.attack.params)
+    if entry.kind == "library":
+        arguments["name"] = ref.attack.name.partition(":")[2]
+    return partial(method, **arguments)
+
+
+def _attack(
+    ref: AttackRef,
+    method: Callable[[NetworkTarget, Tensor, Tensor, Threat], object],
+    base: nn.Module,
+    fresh: Callable[[], DeployedDefense],
+    x: Tensor,
+    y: Tensor,
+    images: Tensor,
+    *,
+    key: str,
+    batch: int,
+    check: Callable[[], None] | None,
+) -> Crafted:
+    """Run an attack on all images of a group against a fresh instance of the defense, and audit the result."""
+    step, first, name = fresh(), int(images[0]), ref.attack.name
+    # A step whose state changes under attack is not a function, and results on it do not hold for what is deployed.
+    few = (base, x[:8], y[:8], images[:8])
+    logits = partial(ask, step, step.surrogate, *few, (key, "shown", first), "shown")
+    logits_before = None if ref.step is None else logits()
+    step.seed(key, "defense", first)
+    libraries = derive_seed(key, "libraries", first)
+    with isolated(name, seed=libraries), frozen(base), Meter(base, len(x), check) as meter:
+        target = _target(ref, step, meter, base, x, y, images, seed=derive_seed(key, "attack"), batch=batch)
+        x_adv, seconds = _timed(partial(method, target), x, y, ref, check)
+    # Images that still require gradients make torch warn wherever one of their values is read.
+    x_adv = x_adv.detach() if isinstance(x_adv, Tensor) else x_adv
+    audit(x_adv, x, ref.threat, name)
+    assert isinstance(x_adv, Tensor)
+    if logits_before is not None and not torch.equal(logits_before, logits()):
+        target.notes.append("not-deterministic")
+    forwards = _per_image(meter.forwards, meter.forwards_of)
+    backwards = _per_image(meter.backwards, meter.backwards_of)
+    return Crafted(x_adv, forwards, backwards, seconds, sorted(set(target.notes)), target.batch)
+
+
+def _target(
+    ref: AttackRef,
+    step: DeployedDefense,
+    meter: Meter,
+    base: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    images: Tensor,
+    *,
+    seed: int,
+    batch: int,
+) -> NetworkTarget:
+    return NetworkTarget(
+        step.surrogate,
+        meter,
+        images,
+        base=base,
+        smooth=step.smooth,
+        seed=seed,
+        num_classes=ref.data.num_classes,
+        batch=batch,
+        draws=step.draws,
+        draws_averaged=ref.eot if step.draws is not None else 1,
+        truth=Truth(x, y),
+        margin=_margin(ref, registry.entry_of(ref.attack), step, base, x.device),
+    )
+
+
+def _timed(
+    attack: Callable[[Tensor, Tensor, Threat], object],
+    x: Tensor,
+    y: Tensor,
+    ref: AttackRef,
+    check: Callable[[], None] | None,
+) -> tuple[object, float]:
+    """Return what an attack returns, unaudited, and its seconds.
+
+    Raises:
+        MethodError: it changed the images or labels that it got.
+    """
+    x_copy, y_copy = x.clone(), y.clone()
+    synchronize(x.device)
+    started = time.perf_counter()
+    x_adv = attack(x, y, ref.threat)
+    synchronize(x.device)
+    seconds = time.perf_counter() - started
+    if check is not None:
+        # Raised again for a method that caught it as an exception of its own.
+        check()
+    if not (torch.equal(x_copy, x) and torch.equal(y_copy, y)):
+        raise MethodError(f"{ref.attack.name} changed the images or labels that it was given")
+    return x_adv, seconds
+
+
+def _per_image(total: int, counted: Tensor) -> Tensor:
+    """Return the passes of each image (N,): its own, and an equal part of those counted for no image."""
+    return counted + (total - int(counted.sum())) / len(counted)
+
+
+def _margin(
+    ref: AttackRef, entry: registry.Entry, step: DeployedDefense, base: nn.Module, device: torch.device
+) -> float:
+    """Return the margin that a success must have, relative to the largest logit, so that it still is one when judged.
+
+    An attack that seeks the least change ends where two classes are as likely, up to round-off, and looks at its images
+    in batches of its own; in the batches in which they are judged some would come back. So it is shown a function that
+    is harder to break by as much as batches differ. Others leave the boundary behind them and see the function as it
+    is; so do all on a random one, whose draws differ by more.
+    """
+    at_boundary = ref.threat.eps is None or entry.kind == "library" or entry.meta.get("needs") == "labels"
+    if step.draws is not None or not (at_boundary or entry.meta.get("bounded") is False):
+        return 0.0
+    return round_off(base, device)
+
+
+def _on_survivors(
+    attack: Callable[[Tensor, Tensor, Tensor], Crafted],
+    fresh: Callable[[], DeployedDefense],
+    base: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    images: Tensor,
+    *,
+    key: str,
+    batch: int,
+    before: Crafted,
+) -> Crafted:
+    """Run an attack on the images that the earlier ones left right; the others stay as those left them."""
+    seed, earlier = (key, "survivors", int(images[0])), before.images.to(x.device)
+    known = predict(fresh(), base, earlier, y, batch, seed=(*seed, 1))
+    left = (known.labels == y).any(0).nonzero()[:, 0]
+    x_adv = earlier.clone()
+    forwards, backwards = torch.zeros(2, len(x))
+    if not len(left):
+        return Crafted(x_adv, forwards, backwards, 0.0, [SURVIVORS_ONLY], batch)
+    crafted = attack(x[left], y[left], images[left.to(images.device)])
+    x_adv[left] = crafted.images
+    forwards[left.cpu()] = crafted.forwards
+    backwards[left.cpu()] = crafted.backwards
+    judge = fresh()
+    if judge.draws is not None:
+        # Most answers to an earlier image may be wrong already: of the two the stronger one stays.
+        again = predict(judge, base, x_adv, y, batch, seed=(*seed, 2))
+        x_adv = torch.where(_weaker(again, known, y)[:, None, None, None], earlier, x_adv)
+    return crafted._replace(
+        images=x_adv, forwards=forwards, backwards=backwards, notes=[*crafted.notes, SURVIVORS_ONLY]
+    )
+
+
+def _weaker(attacked: Answer, other: Answer, y: Tensor) -> Tensor:
+    """Return for which images more answers are right than to the other one or, of as many, the mean margin is wider."""
+    (share, margin), (least, narrowest) = (
+        ((answer.labels == y).float().mean(0), answer.margins.mean(0)) for answer in (attacked, other)
+    )
+    return (share > least) | ((share == least) & (margin > narrowest))
+
+
+def audit(x_adv: object, x: Tensor, threat: Threat, name: str) -> None:
+    """Raises MethodError: ``x_adv`` is not one finite image in the box and in the ball for each of ``x``."""
+    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
+        shape = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
+        raise MethodError(f"{name} returned {shape}, not images {tuple(x.shape)}")
+    if x_adv.layout != x.layout:
+        raise MethodError(f"{name} returned a tensor of layout {x_adv.layout}, not {x.layout}")
+    if x_adv.dtype != x.dtype or x_adv.device != x.device:
+        raise MethodError(f"{name} returned {x_adv.dtype} on {x_adv.device}, not {x.dtype} on {x.device}")
+    if (why := broken_rule(x_adv, x, threat)) is not None:
+        raise MethodError(f"{name} {why}")
