@@ -543,6 +543,7 @@ def _parameters(
             raise UsageError(f"{path}:{node.lineno}: default of {where} of {node.name}: {wrong[0]['msg']}") from None
     # A name that a pydantic model cannot have, or a bound that does not fit its type: pydantic raises what it likes.
     except Exception as error:
+        _log.debug("%s:%d: no schema", path, node.lineno, exc_info=True)
         raise UsageError(
             f"{path}:{node.lineno}: the parameters of {node.name} make no schema: {signature.plain(error)}"
         ) from None

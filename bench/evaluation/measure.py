@@ -44,7 +44,7 @@ class Measure:
     """Measures cells on one device; ``check`` is called at every pass, ``batch`` says how many images go at once."""
 
     store: Store
-    loaded: DeviceCache
+    cache: DeviceCache
     check: Callable[[], None]
     batch: Callable[[DataRef], int]
     _costs: dict[str, DefenseCost] = field(default_factory=dict)
@@ -60,8 +60,8 @@ class Measure:
         """
         cell = planned.cell
         base, flops = classifier.net, classifier.flops
-        fresh = partial(deploy, base, cell.step, self.loaded.training_images(cell.model))
-        step, images = fresh(), self.loaded.test(cell.data)
+        fresh = partial(deploy, base, cell.step, self.cache.training_images(cell.model))
+        step, images = fresh(), self.cache.test(cell.data)
         if cell.attack is None:
             found = self._clean(cell, base, step, fresh)
             before = Clean.of(found)
@@ -113,10 +113,10 @@ class Measure:
                 backwards_per_example=backwards,
                 seconds_per_example=found.seconds / n,
                 flops_per_example=flops.of(forwards, backwards),
-                peak_memory_bytes=_peak_memory(self.loaded.device),
+                peak_memory_bytes=_peak_memory(self.cache.device),
             ),
             defense_cost=spent,
-            provenance=provenance(self.loaded.device, classifier.layout),
+            provenance=provenance(self.cache.device, classifier.layout),
         )
 
     def _regime(self, cell: Cell) -> set[str]:
@@ -141,7 +141,7 @@ class Measure:
         """
         key = cell_key(clean_cell(cell))
         if key not in self._probed:
-            _, x, y, _ = next(iter(self.loaded.test(cell.data)))
+            _, x, y, _ = next(iter(self.cache.test(cell.data)))
             some = slice(0, min(64, self.batch(cell.data)))
             asked = Asked(base, x[some], y[some], seed_of(clean_cell(cell)), "checks")
             self._probed[key] = asked, *of_function(asked, fresh)
@@ -162,15 +162,15 @@ class Measure:
     ) -> Outcomes:
         word = seed_of(clean_cell(cell))
         batch, found = self.batch(cell.data), Outcomes()
-        for first, x, y, _ in self.loaded.test(cell.data):
+        for first, x, y, _ in self.cache.test(cell.data):
             self.check()
             if first == 0:
                 # Another instance: one that remembers images must not have seen these.
                 predict(fresh(), base, x[:8], y[:8], batch, seed=(word, "warm"))
-            synchronize(self.loaded.device)
+            synchronize(self.cache.device)
             started = time.perf_counter()
             answer = predict(step, base, x, y, batch, seed=(word, "clean", first), check=self.check)
-            synchronize(self.loaded.device)
+            synchronize(self.cache.device)
             seconds = (time.perf_counter() - started) / len(answer.labels)
             forwards, backwards = (
                 torch.full((len(x),), count, dtype=torch.float64) for count in (answer.forwards, answer.backwards)
@@ -182,8 +182,8 @@ class Measure:
         self, planned: PlannedCell, base: nn.Module, step: DeployedDefense, crafted: Iterable[Crafted]
     ) -> Outcomes:
         cell, found, word = planned.cell, Outcomes(), seed_of(planned.cell)
-        for (first, x, y, _), made in zip(self.loaded.test(cell.data), crafted, strict=True):
-            images, seed = made.images.to(self.loaded.device), (word, "attacked", first)
+        for (first, x, y, _), made in zip(self.cache.test(cell.data), crafted, strict=True):
+            images, seed = made.images.to(self.cache.device), (word, "attacked", first)
             answer = predict(step, base, images, y, self.batch(cell.data), seed=seed, check=self.check)
             found.add(answer, y, x, made)
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from bench.types import UsageError
 
 #: What a factory has from the images, where its signature names it; never from a configuration.
 FROM_IMAGES = frozenset({"num_classes", "in_channels", "image_size"})
+
+_log = logging.getLogger("crossfire")
 
 
 class Signature(NamedTuple):
@@ -126,5 +129,6 @@ def _type(argument: ast.arg, default: Any) -> Any:
         same = TypeAdapter(annotation).validate_python(default) == default
     # Not to be read without running the file, or of no kind that pydantic knows.
     except Exception:
+        _log.debug("an annotation counts as Any", exc_info=True)
         return Any
     return annotation if same else Any

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import logging
 import math
 import operator
 import re
@@ -27,6 +28,8 @@ ALLOWED = (
     "literals, arithmetic on them, Fraction(...) and Field(...), and of types int, float, bool, str, tuple, Literal, "
     "Annotated and those of bench.api, such as Count, Budget, Positive, NonNegative and Probability"
 )
+
+_log = logging.getLogger("crossfire")
 
 Made = TypeVar("Made")
 
@@ -238,6 +241,7 @@ def _made(make: Callable[[], Made], node: ast.expr) -> Made:
         raise
     # Python's and pydantic's own words on arguments that do not fit: division by zero, an unhashable Literal, ...
     except Exception as error:
+        _log.debug("an expression does not evaluate", exc_info=True)
         raise Unreadable(f"{_text(node)}: {shown(str(error))}") from None
 
 

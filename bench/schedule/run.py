@@ -93,12 +93,12 @@ class Runner:
     logs: Sequence[Path] = ()
     #: Keys of cells known to be done, of which the control is told how many there are; ``None`` tells it nothing.
     done: set[str] | None = None
-    loaded: DeviceCache = field(init=False)
+    cache: DeviceCache = field(init=False)
     log: RunLog = field(init=False)
 
     def __post_init__(self) -> None:
-        self.loaded = DeviceCache(self.device, self.work.data_folder)
-        self._measure = Measure(self.store, self.loaded, self.check, self._batch)
+        self.cache = DeviceCache(self.device, self.work.data_folder)
+        self._measure = Measure(self.store, self.cache, self.check, self._batch)
         self._limit = math.inf if self.timeout is None else self.timeout
         self._warm: set[str] = set()
         self._failed: set[str] = set()
@@ -260,7 +260,7 @@ class Runner:
             self._progress(str(planned.names), planned.key, 0, 1)
             result = self._measure.cell(planned, classifier, self._adversarial(planned))
             _require_unchanged(cell)
-            self.loaded.require_unchanged(cell.model)
+            self.cache.require_unchanged(cell.model)
             self._put(result, started)
             self._progress(str(planned.names), planned.key, 1, 1)
             return result
@@ -320,8 +320,8 @@ class Runner:
             raise MethodError(why)
         what = f"train {ref.recipe.name} {model.network.name}"
         self.reporter.work(what, 0, 1)
-        pixels, labels, _ = self.loaded.rows(ref.data)
-        test = self.loaded.rows(watched)[:2]
+        pixels, labels, _ = self.cache.rows(ref.data)
+        test = self.cache.rows(watched)[:2]
 
         def progress(at: Progress) -> None:
             self._progress(what, folder.name, at.epoch + at.step / at.steps, at.epochs, f"loss {at.loss:.3f}")
@@ -412,10 +412,10 @@ class Runner:
 
     def _is_whole(self, ref: AttackRef) -> bool:
         folder = self.store.adversarial(attack_key(ref))
-        return all(files.is_regular(folder / _chunk_name(part)) for part in self.loaded.test(ref.data).chunks())
+        return all(files.is_regular(folder / _chunk_name(part)) for part in self.cache.test(ref.data).chunks())
 
     def _make_chunks(self, ref: AttackRef, planned: PlannedCell) -> None:
-        busy, key, images = False, attack_key(ref), self.loaded.test(ref.data)
+        busy, key, images = False, attack_key(ref), self.cache.test(ref.data)
         folder = self.store.adversarial(key)
         for group in images.groups():
             self._progress(str(planned.names), key, group.start, ref.data.n)
@@ -431,7 +431,7 @@ class Runner:
 
     def _craft(self, ref: AttackRef, group: slice) -> None:
         """Make every chunk of a group, also those that are there: what libraries draw depends on an image's company."""
-        key, images = attack_key(ref), self.loaded.test(ref.data)
+        key, images = attack_key(ref), self.cache.test(ref.data)
         paths = {self._chunk(ref, part): part for part in images.chunks(group)}
         base = self._classifier(ref.model, ref.data).net
         with self.store.leases.hold(f"attack-{key}-{group.start:06d}"):
@@ -457,11 +457,11 @@ class Runner:
                 key=seed_of(ref),
                 batch=self._batch(ref.data),
                 check=self.check,
-                training=self.loaded.training_images(ref.model),
+                training=self.cache.training_images(ref.model),
                 before=before,
             )
             _require_unchanged(ref)
-            self.loaded.require_unchanged(ref.model)
+            self.cache.require_unchanged(ref.model)
             if earlier != ref.previous:
                 made.notes.append("earlier-attack-failed")
             if made.batch < self._batch(ref.data):
@@ -511,14 +511,14 @@ class Runner:
             _log.warning("what %s stands on cannot be made again: %s", planned.names, error)
 
     def _mend_chunk(self, ref: AttackRef, path: Path) -> None:
-        for part in self.loaded.test(ref.data).chunks():
+        for part in self.cache.test(ref.data).chunks():
             if self._chunk(ref, part) == path:
                 self._chunk_of(ref, part)
 
     def _adversarial(self, planned: PlannedCell) -> Iterator[Crafted]:
         if (ref := planned.cell.attack) is None:
             return
-        for part in self.loaded.test(ref.data).chunks():
+        for part in self.cache.test(ref.data).chunks():
             self.reporter.work(str(planned.names), part.start, ref.data.n)
             yield self._chunk_of(ref, part)
         self.reporter.work(str(planned.names), ref.data.n, ref.data.n)
@@ -536,7 +536,7 @@ class Runner:
         return earlier
 
     def _chunk_of(self, ref: AttackRef, part: slice) -> Crafted:
-        path, images = self._chunk(ref, part), self.loaded.test(ref.data)
+        path, images = self._chunk(ref, part), self.cache.test(ref.data)
         x, _, _ = images.part(part)
         for _ in range(_ATTEMPTS):
             if (made := read_chunk(path, x, ref.threat)) is not None:
@@ -546,7 +546,7 @@ class Runner:
         raise MethodError(f"{path} was made {_ATTEMPTS} times, and what is read back is not what was made")
 
     def _classifier(self, model: ModelRef, data: DataRef) -> Classifier:
-        return self.loaded.classifier(model, data, lambda: self.train(model, data))
+        return self.cache.classifier(model, data, lambda: self.train(model, data))
 
     def _batch(self, ref: DataRef) -> int:
         return self.batch or auto_batch(ref.image_shape, self.device)

@@ -58,7 +58,7 @@ class _Epoch(BaseModel):
     train: dict[str, float] = {}
 
 
-class _Words(BaseModel):
+class _Metadata(BaseModel):
     """What a state says beside its tensors."""
 
     epoch: int = Field(ge=0)
@@ -153,7 +153,7 @@ def learning_rate(schedule: Schedule, epoch: int, step: int, steps: int) -> floa
 
 
 class _Training:
-    """What one training run holds; :meth:`_tensors` and :meth:`_words` are all that a resumed one needs."""
+    """The state of one training run; it resumes from :meth:`_tensors` and the metadata of :meth:`_save`."""
 
     def __init__(
         self,
@@ -168,37 +168,21 @@ class _Training:
         plan = ref.schedule
         if not plan.holdout < len(images):
             raise UsageError(f"holdout = {plan.holdout} leaves none of the {len(images)} training images")
-        self.ref, self.network, self.folder, self.device = ref, network, folder, device
+        self.ref, self.network = ref, network
+        self.folder, self.device = folder, device
         entry = registry.entry_of(ref.recipe)
         self.recipe, self.arguments = entry.load(), entry.arguments(ref.recipe.params)
         self.threat = overfitting.watched_threat(ref.recipe)
 
         self.images, self.labels = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
-        shuffled = torch.randperm(len(images), generator=self._generator("holdout"))
-        held, self.rows = shuffled[: plan.holdout].sort().values, shuffled[plan.holdout :].sort().values
-        self.held = self._part(held) if plan.holdout else None
+        self._split()
         self.steps = batches_per_epoch(len(self.rows), plan.batch)
         self.batches = Batches(self.images, plan.augment)
-        self.watched: dict[str, overfitting.Part] = {}
-        if test is not None:
-            size = watched_images(len(self.rows))
-            seen = tuple(torch.from_numpy(part[:size]).to(device) for part in test)
-            self.watched = {"train": self._part(self.rows[: len(seen[0])]), "test": overfitting.Part(*seen)}
+        self.watched = {} if test is None else self._watched(*test)
 
-        torch.manual_seed(derive_seed(ref.seed, "init"))
-        net = build(network, ref.data.num_classes, ref.data.image_shape).to(device).train()
-        if plan.channels_last and device.type == "cpu" and any(map(_overruns, net.modules())):
-            raise UsageError(
-                "channels_last = true: torch overruns memory on the CPU in strided 1x1 convolutions of fewer than 16 "
-                f"channels, and {network.name} has one; leave it out, or make the network wider"
-            )
-        self.net = net.to(memory_format=torch.channels_last) if plan.channels_last else net
+        self.net = self._built()
         self.average = copy.deepcopy(self.net).requires_grad_(False) if plan.ema else None
-        example = torch.zeros(1, *ref.data.image_shape, device=device)
-        run: nn.Module = Bf16(self.net) if plan.bf16 else with_precise_logits(self.net, example)
-        if plan.compile:
-            run = cast(nn.Module, torch.compile(run))
-        self.step_of = RecipeStep(run, ref.data.num_classes, plan.batch + 1)
+        self.step_of = RecipeStep(self._in_precision(), ref.data.num_classes, plan.batch + 1)
         self.optimizer = torch.optim.SGD(
             [parameter for parameter in self.net.parameters() if parameter.requires_grad],
             lr=plan.lr,
@@ -212,15 +196,52 @@ class _Training:
         self.best_score, self.best_epoch = -1.0, 0
         self._begin_epoch()
 
+    def _split(self) -> None:
+        """Set apart the holdout; ``rows`` are the positions of the images to train on, in order."""
+        holdout = self.ref.schedule.holdout
+        shuffled = torch.randperm(len(self.images), generator=self._generator("holdout"))
+        held, self.rows = shuffled[:holdout].sort().values, shuffled[holdout:].sort().values
+        self.held = self._part(held) if holdout else None
+
+    def _watched(self, images: np.ndarray, labels: np.ndarray) -> dict[str, overfitting.Part]:
+        """Return the training images and the test images on which each epoch is measured."""
+        size = watched_images(len(self.rows))
+        test = overfitting.Part(*(torch.from_numpy(part[:size]).to(self.device) for part in (images, labels)))
+        return {"train": self._part(self.rows[: len(test[0])]), "test": test}
+
+    def _built(self) -> nn.Module:
+        """Return the network with its first weights, in the memory layout of the schedule.
+
+        Raises:
+            UsageError: torch cannot run it in that layout.
+        """
+        ref, plan = self.ref, self.ref.schedule
+        torch.manual_seed(derive_seed(ref.seed, "init"))
+        net = build(self.network, ref.data.num_classes, ref.data.image_shape).to(self.device).train()
+        if plan.channels_last and self.device.type == "cpu" and any(map(_overruns, net.modules())):
+            raise UsageError(
+                "channels_last = true: torch overruns memory on the CPU in strided 1x1 convolutions of fewer than 16 "
+                f"channels, and {self.network.name} has one; leave it out, or make the network wider"
+            )
+        return net.to(memory_format=torch.channels_last) if plan.channels_last else net
+
+    def _in_precision(self) -> nn.Module:
+        """Return the network as the batches run it: in bfloat16 or with precise logits, compiled if requested."""
+        plan = self.ref.schedule
+        example = torch.zeros(1, *self.ref.data.image_shape, device=self.device)
+        run: nn.Module = Bf16(self.net) if plan.bf16 else with_precise_logits(self.net, example)
+        return cast(nn.Module, torch.compile(run)) if plan.compile else run
+
     def _part(self, rows: Tensor) -> overfitting.Part:
         there = rows.to(self.device)
         return overfitting.Part(self.images[there], self.labels[there])
 
-    def _generator(self, *words: str | int) -> torch.Generator:
-        return torch.Generator().manual_seed(derive_seed(self.ref.seed, *words))
+    def _generator(self, *seed_parts: str | int) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.ref.seed, *seed_parts))
 
     def _begin_epoch(self) -> None:
-        self.step, self.seconds, self.looked = 0, 0.0, 0
+        self.step = self.looked = 0
+        self.seconds = 0.0
         #: Of what is measured after the epoch, how many images of each batch are right.
         self.measured: dict[str, dict[str, int]] = {}
         self.losses = torch.zeros(self.steps, device=self.device)
@@ -273,15 +294,15 @@ class _Training:
     def _batch(self, order: Tensor) -> float:
         plan, at = self.ref.schedule, self.step * self.ref.schedule.batch
         rows = order[at:] if self.step == self.steps - 1 else order[at : at + plan.batch]
-        words = (self.ref.seed, self.epoch, self.step)
+        seed_parts = (self.ref.seed, self.epoch, self.step)
         # Networks with dropout, and libraries, draw from the global generators; a resumed run must find them the same.
-        torch.manual_seed(derive_seed(*words, "global"))
-        x = self.batches(rows, derive_seed(*words, "augment"))
+        torch.manual_seed(derive_seed(*seed_parts, "global"))
+        x = self.batches(rows, derive_seed(*seed_parts, "augment"))
         if plan.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         there = rows.to(self.device, non_blocking=True)
         y = self.labels[there]
-        self.step_of.begin(there, *words, "draws")
+        self.step_of.begin(there, *seed_parts, "draws")
         loss = self.recipe(self.step_of, x, y, **self.arguments)
         if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
             raise MethodError(f"recipe {self.ref.recipe.name} returned no scalar loss that can be differentiated")
@@ -388,7 +409,7 @@ class _Training:
         return sha256_hex(canonical_json(identity(self.ref)), canonical_json(jsonable(self.network)))
 
     def _save(self) -> None:
-        words = {
+        metadata = {
             "identity": self._identity(),
             "epoch": self.epoch,
             "step": self.step,
@@ -401,7 +422,7 @@ class _Training:
             "measured": self.measured,
         }
         began = time.monotonic()
-        checkpoint.write(self.folder / "state.safetensors", self._tensors(), words)
+        checkpoint.write(self.folder / "state.safetensors", self._tensors(), metadata)
         self.saved = time.monotonic()
         self.saving = self.saved - began
 
@@ -409,12 +430,12 @@ class _Training:
         path = self.folder / "state.safetensors"
         files.make_folders(self.folder)
         if files.is_regular(path):
-            kept, words = checkpoint.read(path, self._largest_state())
-            if words.get("identity") != self._identity():
+            kept, metadata = checkpoint.read(path, self._largest_state())
+            if metadata.get("identity") != self._identity():
                 raise DamagedState(f"{path} is the state of another training; delete it or choose another folder")
-            if (why := self._differing(kept, words)) is not None:
+            if (why := self._differing(kept, metadata)) is not None:
                 raise DamagedState(f"{path} is damaged ({why}); delete it to train from the start")
-            self._restore(kept, words)
+            self._restore(kept, metadata)
         lines = "".join(canonical_json(row) + "\n" for row in self.log)
         write_atomically(self.folder / "log.jsonl", lines.encode())
 
@@ -422,10 +443,10 @@ class _Training:
         # Network, average, best and momentum, with room for names; and a row of some 600 bytes for each epoch.
         return 8 * sum(value.nbytes for value in self._tensors().values()) + 2**16 * (self.ref.schedule.epochs + 256)
 
-    def _differing(self, kept: dict[str, Tensor], words: dict[str, Any]) -> str | None:
+    def _differing(self, kept: dict[str, Tensor], metadata: dict[str, Any]) -> str | None:
         """Return what of a state is not as this training would have written it; ``None`` if all is."""
         try:
-            at = _Words.model_validate(words)
+            at = _Metadata.model_validate(metadata)
         except ValidationError as error:
             return f"{'.'.join(map(str, error.errors()[0]['loc']))} is not what a state says"
         if not (at.epoch == len(at.log) <= self.ref.schedule.epochs and at.step <= self.steps):
@@ -443,13 +464,14 @@ class _Training:
         return "its best epoch is not whole" if best and best != {n for n in parts if n.startswith("best.")} else None
 
     @torch.no_grad()
-    def _restore(self, kept: dict[str, Tensor], words: dict[str, Any]) -> None:
-        self.epoch, self.step, self.looked = words["epoch"], words["step"], words["step"]
-        self.seconds, self.log = words["seconds"], words["log"]
-        self.measured = words.get("measured", {})
-        self.best_score, self.best_epoch = words["best_score"], words["best_epoch"]
+    def _restore(self, kept: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+        self.epoch = metadata["epoch"]
+        self.step = self.looked = metadata["step"]
+        self.seconds, self.log = metadata["seconds"], metadata["log"]
+        self.measured = metadata.get("measured", {})
+        self.best_score, self.best_epoch = metadata["best_score"], metadata["best_epoch"]
         meter = self.step_of.meter
-        meter.forwards, meter.backwards = words["forwards"], words["backwards"]
+        meter.forwards, meter.backwards = metadata["forwards"], metadata["backwards"]
         for name, parameter in self.net.named_parameters():
             if f"momentum.{name}" in kept:
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter)

@@ -28,9 +28,10 @@ class RecipeStep:
         self._resolved: dict[tuple[Any, ...], tuple[Callable[..., Tensor], dict[str, Any]]] = {}
         net.register_forward_hook(self._keep)
 
-    def begin(self, rows: Tensor, *words: str | int) -> None:
-        """Enter the batch of these training images; ``words`` tell its random draws from those of other batches."""
-        self._rows, self._words, self._calls, self.logits = rows, words, 0, None
+    def begin(self, rows: Tensor, *seed_parts: str | int) -> None:
+        """Enter the batch of these training images; ``seed_parts`` make its random draws its own."""
+        self._rows, self._seed_parts = rows, seed_parts
+        self._calls, self.logits = 0, None
 
     def attack(
         self, name: str, x: Tensor, y: Tensor, threat: Threat, *, mode: Literal["eval", "train"] = "eval", **params: Any
@@ -40,10 +41,10 @@ class RecipeStep:
             target = NetworkTarget(
                 self.net, self.meter, self._rows, seed=self._seed(), num_classes=self._num_classes, batch=len(x)
             )
-            found = method(target, x, y, threat, **arguments)
-        if not isinstance(found, Tensor) or found.shape != x.shape:
+            x_adv = method(target, x, y, threat, **arguments)
+        if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
             raise MethodError(f"{name} returned no images shaped as those that it was given")
-        return found.detach()
+        return x_adv.detach()
 
     def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
         return draws.uniform(self._seed(), self._rows, 0, like.shape[1:]) * (high - low) + low
@@ -53,7 +54,7 @@ class RecipeStep:
 
     def _seed(self) -> int:
         self._calls += 1
-        return derive_seed(*self._words, self._calls)
+        return derive_seed(*self._seed_parts, self._calls)
 
     def _method(self, name: str, params: dict[str, Any]) -> tuple[Callable[..., Tensor], dict[str, Any]]:
         wanted = (name, *sorted(params.items()))
