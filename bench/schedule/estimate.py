@@ -12,7 +12,7 @@ from bench.evaluation.cost import parameters, pass_flops
 from bench.evaluation.craft import CHUNK
 from bench.evaluation.predict import DRAWS
 from bench.keys import Keys, Once, models_of, training_key
-from bench.schedule.passes import passes_of
+from bench.schedule.passes import EarlyExit, early_exit, passes_of, takes_one_draw
 from bench.schedule.plan import Work
 from bench.schedule.units import Problem, Units
 from bench.store import cards, files, inventory
@@ -104,7 +104,7 @@ def pieces(work: Work, store: Store, device: torch.device) -> Forecast:
     """Return what a run would do, node by node, with its predicted cost; what cannot be measured has none.
 
     A network, a test-time step and a recipe are each measured once, on grey images. An attack that leaves an image
-    alone once it is broken is reckoned to take, of the passes that it states, :func:`share_of`, of the images that are
+    alone once it is broken is assumed to take, of the passes that it states, :func:`share_of`, of the images that are
     right clean: nine in ten until the store knows.
     """
     units = Units(device, None)
@@ -156,7 +156,7 @@ def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, 
 
 
 class Share(NamedTuple):
-    """Of the passes that an attack states: what it takes if all images break early, as is reckoned, and if none."""
+    """Of the passes that an attack states: what it takes if all images break early, what is expected, and if none."""
 
     least: float
     expected: float
@@ -164,25 +164,26 @@ class Share(NamedTuple):
 
 
 def share_of(attack: AttackRef, *, random: bool = False, right: float = 1.0) -> Share:
-    """Return the share of its stated passes that an attack is reckoned to take.
+    """Return the share of its stated passes that an attack is expected to take.
 
     One where it takes every step of every image, as on a ``random`` function. Otherwise images that break spare most of
-    theirs, and those that never were ``right`` all. Of the others all are reckoned to break on a plainly trained
-    network, half on one trained against an adversary, more through a test-time step on that; as many are reckoned to
+    theirs, and those that never were ``right`` all. Of the others all are assumed to break on a plainly trained
+    network, half on one trained against an adversary, more through a test-time step on that; as many are assumed to
     be left for an attack on the survivors of earlier ones. A search that leaves stalled images takes half. What a run
     took is in its log.
     """
-    stated = str(registry.entry_of(attack.attack).meta.get("passes"))
-    if "stalls" in stated and not attack.after:
+    exits = early_exit(str(registry.entry_of(attack.attack).meta.get("passes")))
+    if exits is EarlyExit.STALLED and not attack.after:
         return Share(_STALLED_TAKE, _STALLED_TAKE, _STALLED_TAKE)
-    suite = "none once" in stated
-    stops = suite or "fewer where images break" in stated
-    if not attack.after and (random or not stops or attack.attack.params.get("rule") == "last-iterate"):
+    takes_all_steps = random or exits is None or attack.attack.params.get("rule") == "last-iterate"
+    if takes_all_steps and not attack.after:
         return Share(1.0, 1.0, 1.0)
     source = attack.model.weights
     trained = isinstance(source, TrainRef) and "eps" in source.recipe.params
-    survive = (_SURVIVE if attack.step is None else _SURVIVE_ADAPTIVE) if trained else 0.0
-    broken = _BROKEN_TAKE_OF_SUITE if suite else _BROKEN_TAKE
+    survive = 0.0
+    if trained:
+        survive = _SURVIVE if attack.step is None else _SURVIVE_ADAPTIVE
+    broken = _BROKEN_TAKE_OF_SUITE if exits is EarlyExit.SUITE else _BROKEN_TAKE
     return Share(right * broken, right * (survive + (1 - survive) * broken), right)
 
 
@@ -238,7 +239,7 @@ class _Costs:
             return _shared(whole, share_of(attack, right=right))
         if (step := self._units.step(attack.step, attack.model, cell)) is None:
             return _UNKNOWN
-        averaged = step.random and "one draw" not in str(formula)
+        averaged = step.random and not takes_one_draw(str(formula))
         times = attack.data.n * (attack.eot if averaged else 1)
         inside = step.deployed.passes
         passes = Passes(stated.forwards * inside.forwards, stated.forwards * inside.backwards + stated.backwards)

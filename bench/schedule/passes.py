@@ -1,4 +1,4 @@
-"""The passes that a method states, reckoned from its parameters; no torch, so that plans start at once."""
+"""The passes that a method states, computed from its parameters; no torch, so that plans start at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import operator
 import re
 from collections.abc import Mapping
+from enum import Enum
 from functools import lru_cache
 
 from bench.types import Passes, Scalar
@@ -18,15 +19,37 @@ _LONGEST = 1000
 _OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
 
 
+class EarlyExit(Enum):
+    """When an attack leaves an image alone before its last step; each value is how the stated passes say so.
+
+    The text of a decorator is part of the hash of the attack, so it cannot move to a keyword of its own without a new
+    key for every result of the attack.
+    """
+
+    STALLED = "stalls"
+    SUITE = "none once"
+    BROKEN = "fewer where images break"
+
+
+def early_exit(formula: str) -> EarlyExit | None:
+    """Return when an attack with these stated passes leaves images alone early; ``None`` if it never does."""
+    return next((each for each in EarlyExit if each.value in formula), None)
+
+
+def takes_one_draw(formula: str) -> bool:
+    """Say whether an attack with these stated passes takes one draw of a random function instead of averaging."""
+    return "one draw" in formula
+
+
 def passes_of(formula: str, params: Mapping[str, Scalar]) -> Passes | None:
     """Return the passes per image that a formula such as ``"steps forwards + 2 x steps backwards"`` states.
 
-    What follows a comma or stands in brackets at the end is commentary. ``None`` where the formula cannot be reckoned
+    What follows a comma or stands in brackets at the end is commentary. ``None`` where the formula cannot be computed
     from the parameters.
     """
     # A method's author writes it: it may be no formula, nested without end, or give more than a float holds.
     try:
-        counts = [_reckon(part, params) for part in _parsed(formula)]
+        counts = [_evaluate(part, params) for part in _parsed(formula)]
     except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
         return None
     return Passes(*counts) if all(map(math.isfinite, counts)) else None
@@ -46,12 +69,14 @@ def _parsed(formula: str) -> tuple[ast.expr, ast.expr]:
     return ast.parse(forwards, mode="eval").body, ast.parse(backwards, mode="eval").body
 
 
-def _reckon(node: ast.expr, params: Mapping[str, Scalar]) -> float:
+def _evaluate(node: ast.expr, params: Mapping[str, Scalar]) -> float:
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
-        return float(_OPERATIONS[type(node.op)](_reckon(node.left, params), _reckon(node.right, params)))
-    value = (
-        node.value if isinstance(node, ast.Constant) else params.get(node.id) if isinstance(node, ast.Name) else None
-    )
+        return float(_OPERATIONS[type(node.op)](_evaluate(node.left, params), _evaluate(node.right, params)))
+    value: object = None
+    if isinstance(node, ast.Constant):
+        value = node.value
+    elif isinstance(node, ast.Name):
+        value = params.get(node.id)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{ast.unparse(node)} is no number")
     return float(value)
