@@ -160,33 +160,34 @@ class Measure:
     def _clean(
         self, cell: Cell, base: nn.Module, step: DeployedDefense, fresh: Callable[[], DeployedDefense]
     ) -> Outcomes:
-        word = seed_of(clean_cell(cell))
-        batch, found = self.batch(cell.data), Outcomes()
+        cell_seed = seed_of(clean_cell(cell))
+        batch, outcomes = self.batch(cell.data), Outcomes()
         for first, x, y, _ in self.cache.test(cell.data):
             self.check()
             if first == 0:
                 # Another instance: one that remembers images must not have seen these.
-                predict(fresh(), base, x[:8], y[:8], batch, seed=(word, "warm"))
+                predict(fresh(), base, x[:8], y[:8], batch, seed=(cell_seed, "warm"))
             synchronize(self.cache.device)
             started = time.perf_counter()
-            answer = predict(step, base, x, y, batch, seed=(word, "clean", first), check=self.check)
+            answer = predict(step, base, x, y, batch, seed=(cell_seed, "clean", first), check=self.check)
             synchronize(self.cache.device)
             seconds = (time.perf_counter() - started) / len(answer.labels)
             forwards, backwards = (
                 torch.full((len(x),), count, dtype=torch.float64) for count in (answer.forwards, answer.backwards)
             )
-            found.add(answer, y, x, Crafted(x, forwards, backwards, seconds, [], batch))
-        return found
+            outcomes.add(answer, y, x, Crafted(x, forwards, backwards, seconds, [], batch))
+        return outcomes
 
     def _attacked(
         self, planned: PlannedCell, base: nn.Module, step: DeployedDefense, crafted: Iterable[Crafted]
     ) -> Outcomes:
-        cell, found, word = planned.cell, Outcomes(), seed_of(planned.cell)
-        for (first, x, y, _), made in zip(self.cache.test(cell.data), crafted, strict=True):
-            images, seed = made.images.to(self.cache.device), (word, "attacked", first)
+        cell, outcomes = planned.cell, Outcomes()
+        cell_seed = seed_of(cell)
+        for (first, x, y, _), chunk in zip(self.cache.test(cell.data), crafted, strict=True):
+            images, seed = chunk.images.to(self.cache.device), (cell_seed, "attacked", first)
             answer = predict(step, base, images, y, self.batch(cell.data), seed=seed, check=self.check)
-            found.add(answer, y, x, made)
-        return found
+            outcomes.add(answer, y, x, chunk)
+        return outcomes
 
     def _card(self, model: ModelRef) -> dict[str, Any]:
         if not isinstance(model.weights, TrainRef):

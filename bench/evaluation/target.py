@@ -170,7 +170,10 @@ class NetworkTarget:
     @property
     def base(self) -> NetworkTarget:
         view = self._copy()
-        view._net, view._smooth, view.stochastic, view._draws_averaged = self._base, None, False, 1
+        view._net = self._base
+        view._smooth = None
+        view.stochastic = False
+        view._draws_averaged = 1
         view._margin = 0.0
         return view
 

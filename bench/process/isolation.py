@@ -54,7 +54,8 @@ def isolated(who: str, *, seed: int | None = None) -> Iterator[None]:
             cannot be raised again, replaced its clocks, or raised what is no ``Exception``. What ends the work from
             outside (:class:`bench.types.Ending`, and Ctrl-C where nobody handles it) goes on as it is.
     """
-    process, before, needs = os.getpid(), _Process(), Needs()
+    process = os.getpid()
+    before, needs = _Process(), Needs()
     interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     for module in _SYSTEM:
         module._exit = module.abort = partial(_refuse_to_end, process)  # type: ignore[attr-defined]
@@ -270,7 +271,8 @@ class _Process:
     def __init__(self) -> None:
         self._settings = [_read(get) for get, _ in _SETTINGS]
         self._modes = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
-        self._python, self._numpy, self._torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        self._python, self._numpy = random.getstate(), np.random.get_state()
+        self._torch = torch.get_rng_state()
         self._cuda = (torch.cuda.current_device(), torch.cuda.get_rng_state_all()) if _cuda() else None
         self._functions = _functions(_OWNERS)
         self._hooks = _containers(vars(_every_module), "_global_")

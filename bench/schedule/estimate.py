@@ -113,46 +113,47 @@ def pieces(work: Work, store: Store, device: torch.device) -> Forecast:
         try:
             next(steps)
         except StopIteration as end:
-            found: list[Piece] = end.value
-            return Forecast(found, _failing(work, units, {piece.key for piece in found if piece.done}))
+            nodes: list[Piece] = end.value
+            return Forecast(nodes, _failing(work, units, {piece.key for piece in nodes if piece.done}))
 
 
 def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, list[Piece]]:
-    """Find out what :func:`pieces` returns, a little at each step, and return it at the end."""
-    found: dict[str, Piece] = {}
+    """Compute what :func:`pieces` returns in short steps, and return it at the end."""
+    nodes: dict[str, Piece] = {}
     # Static sets are those of many cells.
     costs, key_of = _Costs(units), Once(Keys().of)
-    made, kept = set(inventory.keys(store.root / "attack", "")), set(inventory.keys(store.root / "cells", ".json"))
+    crafted = set(inventory.keys(store.root / "attack", ""))
+    finished_keys = set(inventory.keys(store.root / "cells", ".json"))
     right: dict[tuple[str, str, str], float] = {}
     trainings, needed = set[str](), set[str]()
     for planned in work.plan.cells:
         cell, n = planned.cell, planned.cell.data.n
         yield from units.measuring(cell)
-        result = store.finished(planned) if planned.key in kept else None
+        result = store.finished(planned) if planned.key in finished_keys else None
         finished = result is not None
         for model in models_of(cell):
             if not isinstance(model.weights, TrainRef):
                 continue
-            if (key := costs.key(model)) not in found:
+            if (key := costs.key(model)) not in nodes:
                 done = cards.has_weights(store.training(key), key)
                 what = f"train {model.weights.recipe.name} on {planned.names.model}"
-                found[key] = Piece(key, what, done, *costs.training(model, cell))
+                nodes[key] = Piece(key, what, done, *costs.training(model, cell))
                 trainings.add(key)
             if not finished:
                 needed.add(key)
         defense = planned.names.dataset, planned.names.model, planned.names.defense
         if result is not None and result.metrics is not None:
             right[defense] = result.metrics.clean_accuracy
-        if cell.attack is not None and (at := key_of(cell.attack)) not in found:
+        if cell.attack is not None and (at := key_of(cell.attack)) not in nodes:
             last = f"{(n - 1) // CHUNK * CHUNK:06d}-{n:06d}.safetensors"
-            done = finished or (at in made and files.is_regular(store.adversarial(at) / last))
+            done = finished or (at in crafted and files.is_regular(store.adversarial(at) / last))
             cost = costs.attack(cell.attack, cell, right.get(defense, _RIGHT))
-            found[at] = Piece(at, f"attack {planned.names}", done, *cost)
-        found[planned.key] = Piece(planned.key, f"evaluate {planned.names}", finished, *costs.evaluation(cell))
+            nodes[at] = Piece(at, f"attack {planned.names}", done, *cost)
+        nodes[planned.key] = Piece(planned.key, f"evaluate {planned.names}", finished, *costs.evaluation(cell))
         yield
-    # Finished cells stand without the weights that they were made with.
-    found |= {key: found[key]._replace(done=True) for key in trainings - needed}
-    return list(found.values())
+    # The result of a finished cell holds without the weights it was measured on.
+    nodes |= {key: nodes[key]._replace(done=True) for key in trainings - needed}
+    return list(nodes.values())
 
 
 class Share(NamedTuple):

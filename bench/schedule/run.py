@@ -415,7 +415,8 @@ class Runner:
         return all(files.is_regular(folder / _chunk_name(part)) for part in self.cache.test(ref.data).chunks())
 
     def _make_chunks(self, ref: AttackRef, planned: PlannedCell) -> None:
-        busy, key, images = False, attack_key(ref), self.cache.test(ref.data)
+        busy = False
+        key, images = attack_key(ref), self.cache.test(ref.data)
         folder = self.store.adversarial(key)
         for group in images.groups():
             self._progress(str(planned.names), key, group.start, ref.data.n)

@@ -224,26 +224,28 @@ class Units:
         known = self._nets.get(self._texts.network(model, cell))
         if (name := self._texts.step(step, model, cell)) in self._steps or known is None:
             return
-        self._steps[name], (net, unit), shape = None, known, cell.data.image_shape
+        self._steps[name] = None
+        (net, unit), shape = known, cell.data.image_shape
         noise = torch.randint(0, 256, (256, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         who = f"test-time step {step.name}"
-        made = self._attempt(lambda: deploy(net, step, lambda: noise), who, name)
+        defense = self._attempt(lambda: deploy(net, step, lambda: noise), who, name)
         yield
-        if made is None:
+        if defense is None:
             return
-        surrogate = yield from self._timing(made.surrogate, unit.flops, shape, net)
+        surrogate = yield from self._timing(defense.surrogate, unit.flops, shape, net)
         images = 8 if self._hurry is None else 2
-        deployed = self._attempt(lambda: deployed_cost(net, made.deployed, shape, images), who, name)
+        deployed = self._attempt(lambda: deployed_cost(net, defense.deployed, shape, images), who, name)
         yield
         if surrogate is not None and deployed is not None:
-            self._steps[name] = StepUnit(deployed, surrogate, made.draws is not None)
+            self._steps[name] = StepUnit(deployed, surrogate, defense.draws is not None)
 
     def _measuring_recipe(self, model: ModelRef, cell: Cell) -> Generator[None]:
         ref, unit = model.weights, self.net(model, cell)
         assert isinstance(ref, TrainRef)
         if (name := self._texts.training(model, cell)) in self._recipes or unit is None:
             return
-        self._recipes[name], network, cpu = None, model.network, torch.device("cpu")
+        self._recipes[name] = None
+        network, cpu = model.network, torch.device("cpu")
         if self._hurry is not None:
             # Most recipes take the same passes through any network.
             small = {"channels": 4, "hidden": 16}

@@ -118,8 +118,11 @@ def verdict(log: Sequence[Mapping[str, Any]], monitored: int) -> dict[str, Any]:
     noise = 2 * math.sqrt(0.5 / monitored)
     catastrophic = left < fgsm / 2 and fgsm - left > max(0.15, noise)
     robust = not catastrophic and fall > max(0.05, noise) and last["train"]["pgd20"] > best["train"]["pgd20"]
+    regime = "robust-overfitting" if robust else "none"
+    if catastrophic:
+        regime = "catastrophic-overfitting"
     return {
-        "regime": "catastrophic-overfitting" if catastrophic else "robust-overfitting" if robust else "none",
+        "regime": regime,
         "catastrophic": catastrophic,
         "robust": robust,
         "last_fgsm": fgsm,

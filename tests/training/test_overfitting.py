@@ -36,7 +36,7 @@ def log(*rows):
     ],
 )
 def test_verdict(rows, catastrophic, robust):
-    found = verdict(log(*rows), watched=512)
+    found = verdict(log(*rows), monitored=512)
     assert (found["catastrophic"], found["robust"]) == (catastrophic, robust)
     assert found["regime"] == (
         "catastrophic-overfitting" if catastrophic else "robust-overfitting" if robust else "none"
@@ -47,16 +47,16 @@ def test_verdict(rows, catastrophic, robust):
 
 def test_few_images_prove_little():
     rows = log((0.5, 0.48, 0.5), (0.3, 0.12, 0.12))
-    assert verdict(rows, watched=500)["catastrophic"]
-    assert not verdict(rows, watched=20)["catastrophic"]
+    assert verdict(rows, monitored=500)["catastrophic"]
+    assert not verdict(rows, monitored=20)["catastrophic"]
 
 
 def test_a_mask_before_pgd_does_not_hide_a_collapse():
     # FGSM-AT of a small network on digits at 1/4, 400 images: FGSM .98, PGD-20 .695, MI-FGSM-10 .2225.
     rows = log((0.98, 0.695, 0.65))
-    assert not verdict(rows, watched=400)["catastrophic"]
+    assert not verdict(rows, monitored=400)["catastrophic"]
     rows[-1]["test"]["mi10"] = 0.2225
-    assert verdict(rows, watched=400)["catastrophic"]
+    assert verdict(rows, monitored=400)["catastrophic"]
 
 
 def test_accuracies_of_a_network_whose_robustness_is_known():
