@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, cached_property, partial
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -178,6 +179,8 @@ class Entry:
 
 
 #: What each kind of method is, for one that stands where another is wanted.
+#: Arguments that are no parameters, by kind.
+_RESERVED = {"network": frozenset({"in_channels", "image_size"}), "library": frozenset({"name"})}
 _ROLES = {
     "attack": "an attack",
     "library": "a library of attacks (write '{}:<Class>')",
@@ -215,7 +218,7 @@ def unknown_method(what: str, given: str, *kinds: str) -> str:
     """
     if doubled := [line for place, line in _all().twice.items() if place in {(kind, given) for kind in kinds}]:
         return doubled[0]
-    names = sorted(name for kind in kinds for name in entries(kind))
+    names = sorted(chain.from_iterable(entries(kind) for kind in kinds))
     other = next((kind for kind in _ROLES if kind not in kinds and given in entries(kind)), None)
     if other is None:
         return unknown(what, given, names) + perhaps_in(given)
@@ -501,7 +504,7 @@ def _entry(path: Path, node: ast.FunctionDef | ast.ClassDef, call: ast.Call) -> 
     if isinstance(node, ast.ClassDef):
         function = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
     kind = meta["kind"] if decorator == "defense" else decorator
-    reserved = {"in_channels", "image_size"} if kind == "network" else {"name"} if kind == "library" else set()
+    reserved = _RESERVED.get(kind, frozenset())
     given = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True) if function else ()
     kept = {argument: default for argument, default in given if argument.arg not in reserved}
     name = meta["prefix"] if kind == "library" else _dashed(node.name)

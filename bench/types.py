@@ -596,7 +596,9 @@ def _require_outcomes(metrics: Metrics, cell: Cell, clean_bits: str | None, adve
     if metrics.n != n:
         raise ValueError(f"metrics of {metrics.n} images in a cell of {n}")
     clean = outcomes(clean_bits, n) if clean_bits is not None else None
-    attacked = outcomes(adversarial_bits, n) if adversarial_bits is not None else clean if cell.attack is None else None
+    attacked = clean if cell.attack is None else None
+    if adversarial_bits is not None:
+        attacked = outcomes(adversarial_bits, n)
     both = clean & attacked if clean is not None and attacked is not None else None
     for name, bits in (("clean_accuracy", clean), ("accuracy_under_attack", attacked), ("robust_accuracy", both)):
         said = getattr(metrics, name)

@@ -60,9 +60,11 @@ def _escape(match: re.Match[str]) -> str:
     if _JOINS.match(match.string, match.start()):
         return match[0]
     code = ord(match[0])
-    return _NAMED.get(match[0]) or (
-        f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-    )
+    if (name := _NAMED.get(match[0])) is not None:
+        return name
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def whole(text: str) -> str:

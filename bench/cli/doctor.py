@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import time
+from itertools import chain
 
 from bench.cli import options
 from bench.cli.display import Display
@@ -46,12 +47,9 @@ def main(args: argparse.Namespace) -> int:
     _print_packages()
     display: Display = args.display
     with display.phase("looking for methods"):
-        missing = [
-            e.name
-            for kind in ("attack", "library", "recipe", "test-time")
-            for e in registry.entries(kind).values()
-            if not e.available
-        ]
+        kinds = ("attack", "library", "recipe", "test-time")
+        methods = chain.from_iterable(registry.entries(kind).values() for kind in kinds)
+        missing = [entry.name for entry in methods if not entry.available]
     print(f"methods not available here: {', '.join(missing) or 'none'}")
     print(f"method files that cannot be read: {', '.join(str(path) for path, _ in registry.unread()) or 'none'}")
     folder = options.data_folder(args)

@@ -64,16 +64,17 @@ def _listed(data: str | None) -> dict[str, list[dict[str, Any]]]:
         )
         for entry in registry.entries("attack").values()
     ]
-    doors = [{**row(entry), "name": f"{entry.name}:<Class>"} for entry in registry.entries("library").values()]
-    defenses = [row(entry, kind=kind) for kind in ("recipe", "test-time") for entry in registry.entries(kind).values()]
+    adapters = [{**row(entry), "name": f"{entry.name}:<Class>"} for entry in registry.entries("library").values()]
+    recipes = [row(entry, kind="recipe") for entry in registry.entries("recipe").values()]
+    steps = [row(entry, kind="test-time") for entry in registry.entries("test-time").values()]
     datasets = []
     for name, named in NAMED.items():
         here = named.available(folder)
         needs = None if here else "no files found; see run_bench.py doctor"
         datasets.append({"name": name, "summary": named.summary, "available": here, "needs": needs})
     return {
-        "attacks": attacks + doors,
-        "defenses": defenses,
+        "attacks": attacks + adapters,
+        "defenses": recipes + steps,
         "datasets": datasets,
         "models": [row(entry) for entry in registry.entries("network").values()],
         "presets": [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,11 +96,17 @@ def _log(root: Path, cell: str | None, *, as_json: bool) -> int:
 
 
 def _print(value: object, depth: int) -> None:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, inner in items:
+    for name, inner in _items(value):
         lead = "  " * depth + (visible(f"{name}") if isinstance(value, dict) else "-")
         if isinstance(inner, dict | list) and inner:
             print(lead)
             _print(inner, depth + 1)
         else:
             print(f"{lead} {visible(str(inner)) if inner not in ({}, []) else '-'}")
+
+
+def _items(value: object) -> Iterable[tuple[object, object]]:
+    """Return the names and values of an object, the positions and values of a list, nothing of anything else."""
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from bench.registry import unknown
 from bench.types import UsageError
@@ -24,7 +25,7 @@ def require_options(words: Sequence[str], verbs: Mapping[str, argparse.ArgumentP
         UsageError: an option is none of the verb, or comes before it.
     """
     verb = words[0] if words[0] in verbs else None
-    own = {option for name in ([verb] if verb else verbs) for option in _options(verbs[name])}
+    own = set(chain.from_iterable(_options(verbs[name]) for name in ([verb] if verb else verbs)))
     for word in words:
         if word == "--":
             return
@@ -40,4 +41,4 @@ def require_options(words: Sequence[str], verbs: Mapping[str, argparse.ArgumentP
 
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:
-    return [option for action in parser._actions for option in action.option_strings]
+    return list(chain.from_iterable(action.option_strings for action in parser._actions))

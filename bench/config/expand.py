@@ -305,7 +305,7 @@ def _base(config: Config, use: str, overrides: Mapping[str, Any]) -> Base:
 def _check_shared(section: str, kind: str, given: Mapping[str, Any], words: Iterable[str]) -> None:
     """Raises UsageError: a shared section names no such method, or a key that no method of its kind has."""
     entries = registry.entries(kind)
-    known = {"preset", *words, *(key for entry in entries.values() for key in entry.parameters.model_fields)}
+    known = {"preset", *words}.union(*(entry.parameters.model_fields for entry in entries.values()))
     if "preset" in given and not isinstance(given["preset"], str):
         raise UsageError(f"[{section}]: preset names one preset for all that have it, not {shown(given['preset'])}")
     for key, value in given.items():

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import (
@@ -239,7 +240,7 @@ def request(name_or_file: str, variants: Mapping[str, str] | None = None, *, epo
     for part in parts:
         if part.run != whole.run:
             raise UsageError(f"{name} includes {part.name}, whose [run] differs from its own; give both the same")
-    over = tuple(dict.fromkeys(text for _, texts in loaded for text in texts))
+    over = tuple(dict.fromkeys(chain.from_iterable(texts for _, texts in loaded)))
     return Request(whole.name + _marks(variants, epochs), whole.run, parts, over)
 
 

@@ -37,7 +37,7 @@ def labels_of(parts: Sequence[tuple[str, Mapping[str, Any], frozenset[str]]]) ->
     labels = []
     for name, params, swept in parts:
         shown = sorted(swept | differing[name])
-        inside = ",".join(f"{key}={_told(params[key])}" for key in shown if params.get(key) is not None)
+        inside = ",".join(f"{key}={_format(params[key])}" for key in shown if params.get(key) is not None)
         labels.append(f"{name}[{inside}]" if inside else name)
     return labels
 
@@ -45,10 +45,10 @@ def labels_of(parts: Sequence[tuple[str, Mapping[str, Any], frozenset[str]]]) ->
 def _differing(namesakes: Sequence[Mapping[str, Any]]) -> set[str]:
     """Return the parameters that have more than one value."""
     first = namesakes[0]
-    keys = {key for params in namesakes for key in params}
+    keys = set[str]().union(*namesakes)
     return {key for key in keys if any(params.get(key) != first.get(key) for params in namesakes)}
 
 
-def _told(value: object) -> str:
+def _format(value: object) -> str:
     is_fraction = isinstance(value, str) and re.fullmatch(r"\d{1,9}/[1-9]\d{0,8}", value)
     return eps_text(Fraction(str(value))) if is_fraction else str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from bench.data.foreign import walk
@@ -46,7 +47,16 @@ def find_unsplit(folder: Path) -> DatasetLocation | None:
 def images_under(folder: Path) -> list[Path]:
     """Return the image files at any depth under ``folder``, sorted as torchvision sorts them."""
     parts = sorted(walk(folder), key=lambda part: str(part[0]))
-    return [parent / name for parent, names in parts for name in names if _is_image(name)]
+    paths = chain.from_iterable((parent / name for name in names) for parent, names in parts)
+    return [path for path in paths if _is_image(path.name)]
+
+
+def labelled_images(folder: Path, names: Iterable[str]) -> list[tuple[Path, int]]:
+    """Return the images in the folders of some classes with their labels: the places of the names."""
+    labelled: list[tuple[Path, int]] = []
+    for label, name in enumerate(names):
+        labelled += ((path, label) for path in images_under(folder / name))
+    return labelled
 
 
 def of_files(labelled: Iterable[tuple[Path, int]], class_names: tuple[str, ...], recipe: str) -> Source:
@@ -77,8 +87,8 @@ def classes(folder: Path) -> tuple[str, ...]:
 
 def _source(folder: Path, splits: dict[Split, Path], split: Split) -> Source:
     # Numbered over all splits: a class without a test image must not shift the numbers of those after it.
-    names = in_order(name for each in splits.values() for name in classes(each))
-    labelled = [(path, label) for label, name in enumerate(names) for path in images_under(splits[split] / name)]
+    names = in_order(chain.from_iterable(map(classes, splits.values())))
+    labelled = labelled_images(splits[split], names)
     if not labelled:
         raise UsageError(f"{splits[split]}: no image in its class folders ({listed(names)})")
     if len(names) == 1:
@@ -100,7 +110,7 @@ def _one_class(folder: Path, splits: dict[Split, Path], name: str) -> str:
 
 def _doubt(folder: Path, splits: dict[Split, Path], names: tuple[str, ...], present: set[str]) -> str:
     """Return why the folders found are probably not the classes; nothing where they probably are."""
-    known = {word for choices in _SPLITS.values() for words in choices for word in words}
+    known = set(chain.from_iterable(chain.from_iterable(_SPLITS.values())))
     if all(name.lower() in known for name in names):
         return f"{folder}: {listed([f'{name}/' for name in names])} hold images, not class folders"
     if "train" in splits and "test" in splits:
@@ -109,11 +119,15 @@ def _doubt(folder: Path, splits: dict[Split, Path], names: tuple[str, ...], pres
             return f"{test} has {listed(new)}, which {train} has not"
     if empty := [name for name in names if name not in present and not _any_image(splits.values(), name)]:
         return f"{folder}: no image in {listed([f'{name}/' for name in empty])}"
-    if inside := _groups([path / name for path in splits.values() for name in classes(path)]):
+    if inside := _groups(list(chain.from_iterable(map(_class_folders, splits.values())))):
         return (
             f"{folder}: each of {listed(names)} holds the same folders, {listed(inside)}, which look like the classes"
         )
     return ""
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    return [folder / name for name in classes(folder)]
 
 
 def _groups(folders: list[Path]) -> tuple[str, ...]:
@@ -121,7 +135,8 @@ def _groups(folders: list[Path]) -> tuple[str, ...]:
     inside = {classes(folder) for folder in folders}
     if len(inside) != 1 or len(*inside) < 2:
         return ()
-    return () if any(_is_image(each.name) for folder in folders for each in folder.iterdir()) else inside.pop()
+    entries = chain.from_iterable(folder.iterdir() for folder in folders)
+    return () if any(_is_image(each.name) for each in entries) else inside.pop()
 
 
 def _order(names: tuple[str, ...]) -> str:
@@ -136,8 +151,8 @@ def _order(names: tuple[str, ...]) -> str:
 
 
 def _any_image(folders: Iterable[Path], name: str) -> bool:
-    found = (file for folder in folders for _, files in walk(folder / name) for file in files)
-    return any(map(_is_image, found))
+    parts = chain.from_iterable(walk(folder / name) for folder in folders)
+    return any(any(map(_is_image, files)) for _, files in parts)
 
 
 def _is_unicode(text: str) -> bool:

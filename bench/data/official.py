@@ -7,6 +7,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def _read_cifar(paths: tuple[Path, ...], label: str) -> Rows:
                 f"{path}: data is {flat.dtype} {flat.shape} with {len(labels)} labels, not uint8 (N, 3072) with N"
             )
         parts.append((path, flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels))
-    return Rows(sum(len(labels) for _, _, labels in parts), (row for part in parts for row in _raw_rows(*part)))
+    return Rows(sum(len(labels) for _, _, labels in parts), chain.from_iterable(_raw_rows(*part) for part in parts))
 
 
 def _raw_rows(path: Path, images: Pixels, labels: list[int]) -> Iterator[Row]:
@@ -116,10 +117,10 @@ def _caltech101(root: Path) -> DatasetLocation | None:
 
     def source(split: Split) -> Source:
         names = tuple(name for name in folders.classes(folder) if name != "BACKGROUND_Google")
-        found = [(path, label) for label, name in enumerate(names) for path in folders.images_under(folder / name)]
-        labels: Numbers = np.array([label for _, label in found], dtype=np.int64)
-        rows = held_out(labels, round(len(found) / 5))[split]
-        return folders.of_files([found[row] for row in rows], names, "caltech101")
+        labelled = folders.labelled_images(folder, names)
+        labels: Numbers = np.array([label for _, label in labelled], dtype=np.int64)
+        rows = held_out(labels, round(len(labelled) / 5))[split]
+        return folders.of_files([labelled[row] for row in rows], names, "caltech101")
 
     return DatasetLocation(folder, frozenset({"train", "test"}), source) if os.path.isdir(folder) else None
 

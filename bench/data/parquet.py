@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -103,7 +104,7 @@ def _parts(described: dict[str, Any]) -> list[dict[str, str]]:
 def _classes(
     folder: Path, splits: dict[Split, tuple[Path, ...]], described: dict[str, Any], num_classes: int | None
 ) -> _Classes:
-    paths = [path for files in splits.values() for path in files]
+    paths = list(chain.from_iterable(splits.values()))
     texts = {path: _holds_texts(path) for path in paths}
     if len(set(texts.values())) > 1:
         odd = next(path for path in paths if texts[path] != texts[paths[0]])
@@ -115,10 +116,10 @@ def _classes(
         return _Classes(names, {name: label for label, name in enumerate(names)} if written else None)
     if num_classes is not None and not written:
         return _Classes(tuple(map(str, range(num_classes))))
-    found = {split: {label for path in files for label in _labels(path)} for split, files in splits.items()}
-    every = set().union(*found.values())
+    present = {split: set(chain.from_iterable(map(_labels, files))) for split, files in splits.items()}
+    every = set().union(*present.values())
     kept = _lettered(in_order(map(str, every))) if written else _counted(folder, sorted(map(int, every)))
-    if (new := found.get("test", set()) - found.get("train", every)) and not kept.doubt:
+    if (new := present.get("test", set()) - present.get("train", every)) and not kept.doubt:
         return kept._replace(doubt=f"{folder}: test has the labels {listed(in_order(map(str, new)))}, train has not")
     return kept
 
@@ -234,7 +235,7 @@ def _read(files: tuple[Path, ...], numbers: Mapping[int | str, int] | None) -> R
         with _open(path) as file:
             _columns(path, file.schema_arrow)
             count += file.metadata.num_rows
-    return Rows(count, (row for path in files for row in _rows(path, numbers)))
+    return Rows(count, chain.from_iterable(_rows(path, numbers) for path in files))
 
 
 def _rows(path: Path, numbers: Mapping[int | str, int] | None) -> Iterator[Row]:

@@ -13,7 +13,7 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Iterator
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, NamedTuple
 
@@ -279,7 +279,7 @@ class _Runs:
     def results(self, commits: Iterable[str]) -> list[CellResult]:
         """Return what the run files of some commits hold."""
         found: list[CellResult] = []
-        for path, tree in (item for commit in commits for item in self.commits[commit].items()):
+        for path, tree in chain.from_iterable(self.commits[commit].items() for commit in commits):
             place = self._root / path
             run = _read_run(place) if tree is None else parse(self._committed(f"{tree}:{path}"), str(place))
             found += run.results

@@ -55,7 +55,10 @@ class Asked(Frozen):
     @property
     def keys(self) -> dict[str, str]:
         """The defense of each cell by the cell's key."""
-        return {key: defense for defense, cells in self.cells.items() for key in cells.values()}
+        defenses: dict[str, str] = {}
+        for defense, cells in self.cells.items():
+            defenses |= dict.fromkeys(cells.values(), defense)
+        return defenses
 
 
 class Count(NamedTuple):

@@ -16,6 +16,7 @@ import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -275,8 +276,8 @@ class _Place:
         """Return what odd thing is in the place of a file, of one that it is nothing without or of a folder above."""
         done = _done_by(name)
         paths = [PurePosixPath(each) for each in (name, done, _speaks_for(done)) if each is not None]
-        ways = (str(each) for path in paths for each in (path, *path.parents))
-        return next((each for each in ways if each in self.odd), None)
+        ways = chain.from_iterable((path, *path.parents) for path in paths)
+        return next((str(each) for each in ways if str(each) in self.odd), None)
 
     def vouched(self, done: str) -> str | None:
         """Return the hash that a card or result says of what it speaks for."""
@@ -372,7 +373,8 @@ def _is_ours(name: str) -> bool:
 
 
 def _ordered(names: set[str]) -> Iterator[str]:
-    return (name for kind in _KINDS for name in sorted(names) if kind.name.fullmatch(name))
+    for kind in _KINDS:
+        yield from (name for name in sorted(names) if kind.name.fullmatch(name))
 
 
 def _done_by(name: str) -> str:
