@@ -178,9 +178,9 @@ class Entry:
             raise UsageError(f"{self.kind} '{self.use or self.name}': {self.path} defines no {self.symbol}") from None
 
 
-#: What each kind of method is, for one that stands where another is wanted.
 #: Arguments that are no parameters, by kind.
 _RESERVED = {"network": frozenset({"in_channels", "image_size"}), "library": frozenset({"name"})}
+#: What each kind of method is, for one that stands where another is wanted.
 _ROLES = {
     "attack": "an attack",
     "library": "a library of attacks (write '{}:<Class>')",

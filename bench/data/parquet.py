@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
@@ -235,7 +235,12 @@ def _read(files: tuple[Path, ...], numbers: Mapping[int | str, int] | None) -> R
         with _open(path) as file:
             _columns(path, file.schema_arrow)
             count += file.metadata.num_rows
-    return Rows(count, chain.from_iterable(_rows(path, numbers) for path in files))
+    return Rows(count, _rows_of_all(files, numbers))
+
+
+def _rows_of_all(paths: Iterable[Path], numbers: Mapping[int | str, int] | None) -> Iterator[Row]:
+    for path in paths:
+        yield from _rows(path, numbers)
 
 
 def _rows(path: Path, numbers: Mapping[int | str, int] | None) -> Iterator[Row]:

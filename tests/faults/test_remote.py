@@ -1,6 +1,7 @@
 """Machines that share no folder carry their finished work to and from a place elsewhere."""
 
 import os
+import re
 import secrets
 import shutil
 
@@ -29,6 +30,11 @@ def bucket():
     place = fsspec.filesystem("memory")
     if place.exists(url):
         place.rm(url, recursive=True)
+
+
+def complaints(text):
+    """Return the lines of standard error that are no progress, which a slow machine shows as well."""
+    return [line for line in text.splitlines() if not re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line)]
 
 
 def sync(folder, url):
@@ -133,7 +139,7 @@ def test_a_damaged_result_elsewhere_is_refused(tmp_path, done, bucket, capsys):
     fsspec.filesystem("memory").pipe_file(f"{bucket}/{name}", names(bucket)[name].replace(b"1", b"2", 1))
     assert sync(tmp_path, bucket) == 2
     said = capsys.readouterr().err
-    assert "cut short or altered" in said and name in said and said.count("\n") == 1
+    assert "cut short or altered" in said and name in said and len(complaints(said)) == 1
     assert not (tmp_path / "store" / name).exists()
 
 
@@ -145,7 +151,7 @@ def test_records_and_cards_that_are_damaged_elsewhere_are_refused(tmp_path, done
     fsspec.filesystem("memory").pipe_file(f"{bucket}/{name}", found[name][:-40] + b"1" + found[name][-39:])
     assert sync(tmp_path, bucket) == 2
     said = capsys.readouterr().err
-    assert f"{name}: " in said and "there\n" in said and said.count("\n") == 1
+    assert f"{name}: " in said and "there\n" in said and len(complaints(said)) == 1
     assert not (tmp_path / "store" / name).exists()
 
 
@@ -281,7 +287,7 @@ def test_a_file_of_terabytes_is_refused_before_it_is_read(tmp_path, place, capsy
         file.truncate(2**40)
     assert sync(tmp_path / "new", str(place)) == 2
     said = capsys.readouterr().err
-    assert f"{victim.name}: it has 1,099,511,627,776 bytes" in said and said.count("\n") == 1
+    assert f"{victim.name}: it has 1,099,511,627,776 bytes" in said and len(complaints(said)) == 1
     rest = [path.relative_to(place) for path in place.glob(pattern) if path != victim]
     fetched = tmp_path / "new" / "store"
     assert not (fetched / victim.relative_to(place)).exists() and all((fetched / name).exists() for name in rest)
@@ -294,7 +300,7 @@ def test_beside_what_is_too_large_there_what_is_new_here_is_sent(tmp_path, place
         file.truncate(2**40)
     assert sync(done, str(place)) == 2
     said = capsys.readouterr().err
-    assert f"{large.name}: it has 1,099,511,627,776 bytes" in said and said.count("\n") == 1
+    assert f"{large.name}: it has 1,099,511,627,776 bytes" in said and len(complaints(said)) == 1
     assert gone.read_bytes() == (done / "store" / gone.relative_to(place)).read_bytes()
 
 
@@ -318,7 +324,7 @@ def test_what_is_not_what_its_name_says_is_refused(tmp_path, place, capsys, patt
         victim.write_bytes(others[0].read_bytes())
     assert sync(tmp_path / "new", str(place)) == 2
     said = capsys.readouterr().err
-    assert f"/{victim.relative_to(place)}: " in said and "delete it there" in said and said.count("\n") == 1
+    assert f"/{victim.relative_to(place)}: " in said and "delete it there" in said and len(complaints(said)) == 1
     assert not (tmp_path / "new" / "store" / victim.relative_to(place)).exists()
 
 
@@ -410,7 +416,7 @@ def test_what_was_cut_short_there_is_named_by_who_has_it(tmp_path, place, done, 
     victim.write_bytes(victim.read_bytes()[:-40])
     assert sync(done, str(place)) == 2
     said = capsys.readouterr().err
-    assert f"{victim}: " in said and "delete" in said and said.count("\n") == 1
+    assert f"{victim}: " in said and "delete" in said and len(complaints(said)) == 1
 
 
 def test_what_two_machines_made_alike_is_not_called_damaged(tmp_path, place):
@@ -462,7 +468,7 @@ def test_weights_are_sent_with_the_card_that_they_are_of(tmp_path, place, done):
 @pytest.mark.parametrize("url", ["nowhere://bucket", "http://127.0.0.1:9/x", "file:///proc/nowhere"])
 def test_an_address_that_cannot_be_used_is_one_line(done, capsys, url):
     assert sync(done, url) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    assert len(complaints(capsys.readouterr().err)) == 1
 
 
 def test_a_store_in_use_is_left_alone(tmp_path, bucket, capsys):

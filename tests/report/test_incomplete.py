@@ -10,12 +10,13 @@ import pytest
 from rich.console import Console
 
 from bench.cli import main
-from bench.report.leaderboard.published import as_markdown, as_text, beside
+from bench.report.leaderboard.published import beside
 from bench.report.leaderboard.tables import build
 from bench.report.render.export import FORMATS, as_json, comma_separated
 from bench.report.render.html import render
 from bench.report.render.latex import latex
 from bench.report.render.markdown import markdown
+from bench.report.render.published import as_markdown, as_text
 from bench.report.render.terminal import leaderboard
 from bench.store import planned
 from bench.store.history import parse, read, write_run

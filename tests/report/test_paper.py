@@ -4,8 +4,9 @@ import pytest
 
 from bench.cli import main
 from bench.report import figures
-from bench.report.leaderboard.published import as_markdown, as_text, beside
+from bench.report.leaderboard.published import beside
 from bench.report.leaderboard.tables import build
+from bench.report.render.published import as_markdown, as_text
 from bench.store.working_store import Store
 from tests.report.fabricate import outcomes, result, stored
 
