@@ -121,8 +121,10 @@ def over_common_attacks(standings: Sequence[ThreatSummary]) -> CommonAttacks:
     worst: list[dict[str, Value | None]] = [{} for _ in standings]
     accesses: tuple[Access, ...] = ("static", "adaptive")
     for access in accesses:
-        kinds: list[Access] = [access if access in standing.met else "white-box" for standing in standings]
-        met = [standing.met.get(kind, ()) for standing, kind in zip(standings, kinds, strict=True)]
+        kinds: list[Access] = [
+            access if access in standing.evaluated_attacks else "white-box" for standing in standings
+        ]
+        met = [standing.evaluated_attacks.get(kind, ()) for standing, kind in zip(standings, kinds, strict=True)]
         most = next((each for each in met if each), ())
         attacks[access] = [attack for attack in most if all(attack in each for each in met if each)]
         for standing, kind, own, found in zip(standings, kinds, met, worst, strict=True):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple
 
-from bench.report.leaderboard.summaries import BaseComparison, DefenseSummary, ThreatSummary, Value
+from bench.report.leaderboard.summaries import BaseComparison, DefenseCells, DefenseSummary, ThreatSummary, Value
 from bench.report.leaderboard.verdicts import lacking, only_noise, verdict
 from bench.stats import Interval, changed_images, holm_mcnemar
 from bench.types import CellResult
@@ -31,67 +32,68 @@ class PurifierRow(NamedTuple):
 class _Contest(NamedTuple):
     """A step and its base under one threat, on the same images."""
 
-    row: DefenseSummary
-    #: Which of the row's standings it is of.
-    place: int
     base: str
     over: Value
     #: Images that step or base alone keeps.
     changed: tuple[int, int]
     reasons: tuple[str, ...]
-    #: Attacks that the step met and its base did not, by label.
+    #: Attacks that were run on the step and not on its base, by label.
     spared: tuple[str, ...]
 
 
-def judge(steps: Iterable[PurifierRow], attacks: Attacks) -> None:
-    """Give the standings of each step its verdict, or why there is none.
+def judge(steps: Iterable[PurifierRow], attacks: Attacks) -> list[DefenseSummary]:
+    """Return the row of each step with its verdict under each threat, or why there is none.
 
     Args:
-        steps: every step of the table.
+        steps: every step of the table: p-values are adjusted for all of them together.
         attacks: the labels of all attacks of the table by their id, for each threat.
     """
-    contests = [contest for step in steps for contest in _contests(step, attacks)]
-    p_values = holm_mcnemar([contest.changed for contest in contests])
-    for contest, p_value in zip(contests, p_values, strict=True):
-        over = contest.over
-        assert over.number is not None and over.low is not None and over.high is not None
-        made = verdict(Interval(over.number, over.low, over.high), p_value, contest.reasons)
-        if contest.spared and made not in ("holds", "upper bound only"):
-            # Such attacks make the step look weaker than a base that they were not tried on.
-            why = f"{contest.base} was not attacked with {', '.join(contest.spared)}"
-            _set(contest.row, contest.place, unjudged=why)
-        else:
-            judgement = BaseComparison(made, contest.base, over, p_value, contest.reasons)
-            _set(contest.row, contest.place, judgement=judgement)
+    steps = list(steps)
+    outcomes = [[_outcome(step, threat, attacks) for threat in step.row.threats] for step in steps]
+    contests = [each for each in chain.from_iterable(outcomes) if isinstance(each, _Contest)]
+    p_values = iter(holm_mcnemar([contest.changed for contest in contests]))
+    rows = []
+    for step, of_step in zip(steps, outcomes, strict=True):
+        threats = tuple(_judged(threat, each, p_values) for threat, each in zip(step.row.threats, of_step, strict=True))
+        rows.append(replace(step.row, threats=threats))
+    return rows
 
 
-def _set(row: DefenseSummary, place: int, *, judgement: BaseComparison | None = None, unjudged: str = "") -> None:
-    row.standings[place] = replace(row.standings[place], judgement=judgement, unjudged=unjudged)
+def _judged(threat: ThreatSummary, outcome: _Contest | str, p_values: Iterator[float]) -> ThreatSummary:
+    """Return a threat with its verdict, for which the next p-value is taken, or with why there is none."""
+    if isinstance(outcome, str):
+        return replace(threat, unjudged=outcome)
+    p_value, over = next(p_values), outcome.over
+    assert over.number is not None and over.low is not None and over.high is not None
+    made = verdict(Interval(over.number, over.low, over.high), p_value, outcome.reasons)
+    if outcome.spared and made not in ("holds", "upper bound only"):
+        # Such attacks make the step look weaker than a base that they were not tried on.
+        return replace(threat, unjudged=f"{outcome.base} was not attacked with {', '.join(outcome.spared)}")
+    return replace(threat, judgement=BaseComparison(made, outcome.base, over, p_value, outcome.reasons))
 
 
-def _contests(step: PurifierRow, attacks: Attacks) -> Iterator[_Contest]:
-    row, base = step.row, step.base
-    for place, standing in enumerate(row.standings):
-        # What an attack without a budget leaves says how far it got, not how robust the step is.
-        if standing.threat is None or standing.threat.eps is None:
-            continue
-        if not any(access == "adaptive" for access, _, _ in row.places.get(standing.group, ())):
-            continue
-        if base is None or not _done(base, standing.group):
-            _set(row, place, unjudged="the classifier under it was not attacked")
-        elif only_noise(r for r in _done(row, standing.group) if r.cell.access == "adaptive"):
-            _set(row, place, unjudged="no adaptive attack but noise came to an end")
-        elif only_noise(_done(base, standing.group)):
-            _set(row, place, unjudged=f"no attack on {base.name} but noise came to an end")
-        elif (contest := _contest(row, base, place, attacks, step.missing)) is None:
-            _set(row, place, unjudged=f"it met no attack that {base.name} met in the same seed")
-        else:
-            yield contest
+def _outcome(step: PurifierRow, threat: ThreatSummary, attacks: Attacks) -> _Contest | str:
+    """Return the comparison of a step with its base, or why there is none; empty where none is to be expected."""
+    row, group = step.row.cells, threat.group
+    base = step.base.cells if step.base is not None else None
+    # What an attack without a budget leaves says how far it got, not how robust the step is.
+    if threat.threat is None or threat.threat.eps is None:
+        return ""
+    if not any(access == "adaptive" for access, _, _ in row.places.get(group, ())):
+        return ""
+    if base is None or not _done(base, group):
+        return "the classifier under it was not attacked"
+    if only_noise(r for r in _done(row, group) if r.cell.access == "adaptive"):
+        return "no adaptive attack but noise came to an end"
+    if only_noise(_done(base, group)):
+        return f"no attack on {base.name} but noise came to an end"
+    contest = _contest(row, base, group, attacks[group], step.missing)
+    return contest or f"it met no attack that {base.name} met in the same seed"
 
 
-def _contest(row: DefenseSummary, base: DefenseSummary, place: int, attacks: Attacks, missing: int) -> _Contest | None:
-    group = row.standings[place].group
-    labels = attacks[group]
+def _contest(
+    row: DefenseCells, base: DefenseCells, group: str, labels: Mapping[str, str], missing: int
+) -> _Contest | None:
     value, survivors = row.worst_case(group, row.accesses, list(labels))
     # What only the base was attacked with would make it look weaker than the step.
     met = {place[2] for place in row.places[group] if row.bits[place]}
@@ -105,21 +107,21 @@ def _contest(row: DefenseSummary, base: DefenseSummary, place: int, attacks: Att
     fell_out = [f"{failed} of its attacks failed"] if failed else []
     fell_out += [f"{missing} of its cells are missing"] if missing else []
     reasons = (*bounds, *fell_out, *lacking(_done(row, group)))
-    return _Contest(row, place, base.name, over, changed, reasons, _spared(row, base, group, labels))
+    return _Contest(base.name, over, changed, reasons, _spared(row, base, group, labels))
 
 
-def _done(row: DefenseSummary, group: str) -> list[CellResult]:
+def _done(row: DefenseCells, group: str) -> list[CellResult]:
     """Return the cells of a row under a threat that have an outcome."""
     return [r for place in row.places.get(group, ()) for r in row.cells[place] if r.status == "done"]
 
 
-def _spared(row: DefenseSummary, base: DefenseSummary, group: str, labels: Mapping[str, str]) -> tuple[str, ...]:
+def _spared(row: DefenseCells, base: DefenseCells, group: str, labels: Mapping[str, str]) -> tuple[str, ...]:
     """Return the attacks that a row met and its base did not, though they are a question to both."""
     met = {_asked(r) for r in _done(base, group)}
     found = {
         labels[place[2]]: None
         for place in row.places[group]
-        if place[2] not in row.narrow
+        if place[2] not in row.conditional_attacks
         for r in row.cells[place]
         if r.status == "done" and _asked(r) not in met
     }
@@ -137,7 +139,7 @@ def verdict_lines(rows: Sequence[DefenseSummary]) -> Iterator[str]:
     """Yield the verdicts of a table in words, one line for all threats under which a step has the same."""
     for row in rows:
         alike: dict[str, list[str]] = {}
-        for standing in row.standings:
+        for standing in row.threats:
             if (found := standing.judgement) is not None:
                 why = f": {', '.join(found.reasons)}" if found.verdict == "upper bound only" else ""
                 alike.setdefault(found.verdict + why, []).append(_in_numbers(standing, found))
@@ -154,7 +156,7 @@ def _in_numbers(standing: ThreatSummary, found: BaseComparison) -> str:
     over, low, high = (
         f"{100 * (value or 0):+.1f}" for value in (found.over_base.number, found.over_base.low, found.over_base.high)
     )
-    count = len({attack for met in standing.met.values() for attack in met})
+    count = len({attack for met in standing.evaluated_attacks.values() for attack in met})
     attacks = f"{count} attack{'s' * (count > 1)}"
     share = 100 * (standing.worst["any"].number or 0)
     p_value = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.2g}"
@@ -167,9 +169,9 @@ def _in_numbers(standing: ThreatSummary, found: BaseComparison) -> str:
 def unjudged_lines(row: DefenseSummary) -> Iterator[str]:
     """Yield why a row has no verdict, where one was to be expected."""
     why: dict[str, list[str]] = {}
-    for standing in row.standings:
+    for standing in row.threats:
         if standing.unjudged:
             why.setdefault(standing.unjudged, []).append(standing.group)
     for reason, groups in why.items():
-        where = "" if len(why) == 1 and not any(s.judgement for s in row.standings) else f", {', '.join(_few(groups))}"
+        where = "" if len(why) == 1 and not any(s.judgement for s in row.threats) else f", {', '.join(_few(groups))}"
         yield f"{row.name}{where}: no verdict, for {reason}"

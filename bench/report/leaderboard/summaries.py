@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import and_
@@ -58,30 +58,6 @@ class BaseComparison:
     p_value: float
     #: Why the worst case of the step is an upper bound only, whatever the verdict.
     reasons: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ThreatSummary:
-    """A defense under one threat (none where it was only measured clean)."""
-
-    defense: str
-    threat: Threat | None
-    #: The threat as tables write it.
-    group: str
-    clean: Value
-    worst: Mapping[Access | Literal["any"], Value]
-    gap: Value
-    cost: DefenseCost | None
-    attacks: tuple[str, ...]
-    #: The attacks that gave an outcome, by access, and the worst case over some of them.
-    met: Mapping[Access, tuple[str, ...]]
-    worst_under: Callable[[Access, Collection[str]], Value]
-    seeds: tuple[int, ...]
-    n: int
-    #: Where the base was attacked too, and the step adaptively.
-    judgement: BaseComparison | None = None
-    #: Why there is no verdict, where one was to be expected.
-    unjudged: str = ""
 
 
 def threat_text(threat: Threat) -> str:
@@ -171,7 +147,7 @@ Survivors = tuple[Value, Mapping[int, int]]
 
 
 @dataclass(frozen=True)
-class DefenseSummary:
+class DefenseCells:
     """A defense with its cells by (access, threat, attack) and which images survived them, by seed."""
 
     name: str
@@ -182,53 +158,37 @@ class DefenseSummary:
     bits: Mapping[CellCoord, Mapping[int, int]]
     clean: Value
     cost: DefenseCost | None
-    #: Attacks of the table that are made on some defenses only.
-    narrow: frozenset[str]
-    standings: list[ThreatSummary]
+    #: Ids of the attacks of the table that are made on some defenses only.
+    conditional_attacks: frozenset[str]
 
     @classmethod
     def of(
-        cls,
-        name: str,
-        results: Sequence[CellResult],
-        ids: Mapping[str, str],
-        attacks: Mapping[str, Mapping[str, str]],
-        threats: Mapping[str, Threat],
-        narrow: frozenset[str] = frozenset(),
-    ) -> DefenseSummary:
-        """Build the row from all results of a defense.
+        cls, name: str, results: Sequence[CellResult], ids: Mapping[str, str], conditional: frozenset[str] = frozenset()
+    ) -> DefenseCells:
+        """Sort all results of a defense.
 
         Args:
             name: its label.
             results: its cells.
             ids: the column of each result, by key.
-            attacks: the labels of all columns of the table, by the text of their threat.
-            threats: the threats of these texts.
-            narrow: the ids of attacks that are made on some defenses only.
+            conditional: the ids of attacks that are made on some defenses only.
         """
         cells: dict[CellCoord, list[CellResult]] = defaultdict(list)
         for each in results:
             if each.cell.attack:
                 cells[each.cell.access, threat_text(each.cell.attack.threat), ids[each.key]].append(each)
-        met = tuple(access for access in ACCESSES if any(place[0] == access for place in cells))
-        row = cls(
+        accesses = tuple(access for access in ACCESSES if any(coord[0] == access for coord in cells))
+        return cls(
             name,
             results[0].cell.data.n,
             tuple(sorted({each.cell.seed for each in results})),
-            met or (results[0].cell.access,),
+            accesses or (results[0].cell.access,),
             cells,
-            {place: {r.cell.seed: robust_bits(r) for r in found if has_outcomes(r)} for place, found in cells.items()},
+            {coord: _robust_by_seed(group) for coord, group in cells.items()},
             _clean(results),
             _cost(results),
-            narrow,
-            [],
+            conditional,
         )
-        row.standings.extend(
-            row._standing(threats[group], group, found) for group, found in attacks.items() if group in row.places
-        )
-        if not row.standings:
-            row.standings.append(row._standing(None, "", {}))
-        return row
 
     @cached_property
     def places(self) -> Mapping[str, Sequence[CellCoord]]:
@@ -238,11 +198,6 @@ class DefenseSummary:
             found[place[1]].append(place)
         return dict(found)
 
-    def rank(self, accesses: Sequence[Access]) -> tuple[float, float]:
-        """Return what rows are ordered by: the worst case under the first threat, then clean accuracy."""
-        found = [value.number for access in accesses if (value := self.standings[0].worst.get(access))]
-        return max((number for number in found if number is not None), default=-1.0), self.clean.number or 0.0
-
     def under_attack(self, results: Sequence[CellResult]) -> Value:
         """Return the accuracy under one attack, with the robust accuracy beside it."""
         metrics = [r.metrics for r in results if r.metrics]
@@ -250,44 +205,6 @@ class DefenseSummary:
         lost = (NO_OUTCOMES,) if len(shares) < len(metrics) else ()
         robust = fmean(m.robust_accuracy for m in metrics) if metrics else None
         return replace(_mean(shares, self.n, results, lost), robust=robust)
-
-    def _standing(self, threat: Threat | None, group: str, labels: Mapping[str, str]) -> ThreatSummary:
-        worst: dict[Access | Literal["any"], Value] = {}
-        gap = Value(None)
-        if threat is not None:
-            found = {access: self.worst_case(group, [access], list(labels)) for access in self.accesses}
-            worst.update({access: value for access, (value, _) in found.items()})
-            alone = len(found) == 1
-            worst["any"] = worst[self.accesses[0]] if alone else self.worst_case(group, self.accesses, list(labels))[0]
-            if "static" in found and "adaptive" in found:
-                gap = self._gap(group, list(labels), found["static"], found["adaptive"])
-        attacks = tuple(
-            label
-            for attack, label in labels.items()
-            if any((access, group, attack) in self.cells for access in ACCESSES)
-        )
-        met = {
-            access: tuple(label for attack, label in labels.items() if self.bits.get((access, group, attack)))
-            for access in self.accesses
-        }
-
-        def worst_under(access: Access, chosen: Collection[str]) -> Value:
-            return self.worst_case(group, [access], [attack for attack, label in labels.items() if label in chosen])[0]
-
-        return ThreatSummary(
-            self.name,
-            threat,
-            group,
-            self.clean,
-            worst,
-            gap,
-            self.cost,
-            attacks,
-            met,
-            worst_under,
-            self.seeds,
-            self.n,
-        )
 
     def worst_case(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Survivors:
         """Return the share of images that survive every attack, and these images for each seed."""
@@ -316,7 +233,7 @@ class DefenseSummary:
         """Say whether a column of the table is a question to this line: transfers and purifiers are not for all."""
         if any((access, group, attack) in self.cells for access in accesses):
             return True
-        return attack not in self.narrow and list(accesses) != ["transfer"]
+        return attack not in self.conditional_attacks and list(accesses) != ["transfer"]
 
     def _flags(self, place: CellCoord) -> set[str]:
         return {flag for r in self.cells[place] for flag in r.flags}
@@ -339,7 +256,7 @@ class DefenseSummary:
         ends = paired_difference(both, first_only, second_only, self.n - both - first_only - second_only)
         return Value(*ends, spread(differences))
 
-    def _gap(self, group: str, attacks: Sequence[str], static: Survivors, adaptive: Survivors) -> Value:
+    def gap(self, group: str, attacks: Sequence[str], static: Survivors, adaptive: Survivors) -> Value:
         """Return static minus adaptive worst case, each over all attacks made with it, on the same images."""
         gap = self.paired(static[1], adaptive[1])
         if gap.number is None:
@@ -348,6 +265,109 @@ class DefenseSummary:
         counts = f"{len(made['static'])} static, {len(made['adaptive'])} adaptive attacks"
         marks = (counts,) if made["static"] != made["adaptive"] else ()
         return replace(gap, marks=marks, keys=static[0].keys + adaptive[0].keys)
+
+
+def _robust_by_seed(results: Iterable[CellResult]) -> dict[int, int]:
+    return {r.cell.seed: robust_bits(r) for r in results if has_outcomes(r)}
+
+
+@dataclass(frozen=True)
+class ThreatSummary:
+    """A defense under one threat (none where it was only measured clean)."""
+
+    defense: str
+    threat: Threat | None
+    #: The threat as tables write it.
+    group: str
+    clean: Value
+    worst: Mapping[Access | Literal["any"], Value]
+    gap: Value
+    cost: DefenseCost | None
+    attacks: tuple[str, ...]
+    #: The attacks that gave an outcome, by access.
+    evaluated_attacks: Mapping[Access, tuple[str, ...]]
+    #: The labels of the attacks of the table under this threat, by the ids of their columns.
+    labels: Mapping[str, str]
+    cells: DefenseCells
+    seeds: tuple[int, ...]
+    n: int
+    #: Where the base was attacked too, and the step adaptively.
+    judgement: BaseComparison | None = None
+    #: Why there is no verdict, where one was to be expected.
+    unjudged: str = ""
+
+    def worst_under(self, access: Access, attacks: Collection[str]) -> Value:
+        """Return the worst case over some attacks, given by label."""
+        ids = [attack for attack, label in self.labels.items() if label in attacks]
+        return self.cells.worst_case(self.group, [access], ids)[0]
+
+
+@dataclass(frozen=True)
+class DefenseSummary:
+    """One row of a table: the cells of a defense, and how it does under each threat."""
+
+    cells: DefenseCells
+    threats: tuple[ThreatSummary, ...]
+
+    @property
+    def name(self) -> str:
+        """Its label."""
+        return self.cells.name
+
+    def rank(self, accesses: Sequence[Access]) -> tuple[float, float]:
+        """Return what rows are ordered by: the worst case under the first threat, then clean accuracy."""
+        worst = (self.threats[0].worst.get(access) for access in accesses)
+        shares = (value.number for value in worst if value and value.number is not None)
+        return max(shares, default=-1.0), self.cells.clean.number or 0.0
+
+
+def summarise(
+    cells: DefenseCells, attacks: Mapping[str, Mapping[str, str]], threats: Mapping[str, Threat]
+) -> DefenseSummary:
+    """Return the row of a defense.
+
+    Args:
+        cells: of the defense.
+        attacks: the labels of all columns of the table by their ids, by the text of their threat.
+        threats: the threats of these texts.
+    """
+    found = [_under(cells, threats[group], group, labels) for group, labels in attacks.items() if group in cells.places]
+    return DefenseSummary(cells, tuple(found) or (_under(cells, None, "", {}),))
+
+
+def _under(cells: DefenseCells, threat: Threat | None, group: str, labels: Mapping[str, str]) -> ThreatSummary:
+    """Return how a defense does under one threat; ``None`` where it was only measured clean."""
+    worst: dict[Access | Literal["any"], Value] = {}
+    gap = Value(None)
+    if threat is not None:
+        found = {access: cells.worst_case(group, [access], list(labels)) for access in cells.accesses}
+        worst.update({access: value for access, (value, _) in found.items()})
+        alone = len(found) == 1
+        worst["any"] = worst[cells.accesses[0]] if alone else cells.worst_case(group, cells.accesses, list(labels))[0]
+        if "static" in found and "adaptive" in found:
+            gap = cells.gap(group, list(labels), found["static"], found["adaptive"])
+    attacks = tuple(
+        label for attack, label in labels.items() if any((access, group, attack) in cells.cells for access in ACCESSES)
+    )
+    evaluated = {
+        access: tuple(label for attack, label in labels.items() if cells.bits.get((access, group, attack)))
+        for access in cells.accesses
+    }
+    return ThreatSummary(
+        cells.name,
+        threat,
+        group,
+        cells.clean,
+        worst,
+        gap,
+        cells.cost,
+        attacks,
+        evaluated,
+        labels,
+        cells,
+        cells.seeds,
+        cells.n,
+    )
 
 
 def _mean(

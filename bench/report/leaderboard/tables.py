@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from statistics import fmean, median
 from typing import Literal, NamedTuple
 
@@ -16,12 +17,14 @@ from bench.report.leaderboard.soundness import across
 from bench.report.leaderboard.summaries import (
     NORMS,
     WORST_CASE,
+    DefenseCells,
     DefenseSummary,
     RowIds,
     ThreatSummary,
     Value,
     attack_ids,
     conditional_attacks,
+    summarise,
     threat_text,
 )
 from bench.store.latest import newest, protocol
@@ -249,13 +252,15 @@ def _table(
         for defense, found in by_defense.items()
         for r in found
     }
-    narrow = conditional_attacks(results, ids)
+    conditional = conditional_attacks(results, ids)
     of = {
-        each: DefenseSummary.of(names[each], found, ids, attacks, threats, narrow) for each, found in by_defense.items()
+        each: summarise(DefenseCells.of(names[each], found, ids, conditional), attacks, threats)
+        for each, found in by_defense.items()
     }
     steps = {each: found[0].cell for each, found in by_defense.items() if found[0].cell.step is not None}
     lost = {each: sum(missing.get(name, 0) for name in {r.names.defense for r in by_defense[each]}) for each in steps}
-    judge([PurifierRow(of[each], of.get(row_ids.base(cell)), lost[each]) for each, cell in steps.items()], attacks)
+    purifiers = [PurifierRow(of[each], of.get(row_ids.base(cell)), lost[each]) for each, cell in steps.items()]
+    of |= zip(steps, judge(purifiers, attacks), strict=True)
     rows = list(of.values())
     rows.sort(key=lambda row: (*(-number for number in row.rank(RANKED)), row.name))
     first = results[0]
@@ -264,15 +269,12 @@ def _table(
         first.names.model,
         first.cell.data.n,
         _columns(attacks, by_attack, rows),
-        tuple(TableRow(row.name, access, _values(row, access)) for row in rows for access in row.accesses),
-        tuple(standing for row in rows for standing in row.standings),
+        tuple(TableRow(row.name, access, _values(row, access)) for row in rows for access in row.cells.accesses),
+        tuple(chain.from_iterable(row.threats for row in rows)),
         tuple(verdict_lines(rows)),
         tuple(_notes(results, rows, protocol=protocol, alone=alone)),
         count,
     )
-    for row in rows:
-        # Each knows its row, so all results would wait for the garbage collector.
-        row.standings.clear()
     return table, labels
 
 
@@ -282,7 +284,7 @@ def _columns(
     rows: Sequence[DefenseSummary],
 ) -> tuple[Column, ...]:
     columns = [Column("clean", "clean", "accuracy", hint="accuracy of the deployed defense on clean images")]
-    with_gap = {s.group for row in rows for s in row.standings if s.gap.number is not None}
+    with_gap = {s.group for row in rows for s in row.threats if s.gap.number is not None}
     for group, found in attacks.items():
         for attack, label in found.items():
             hint, rule = _described(results[group, attack])
@@ -293,7 +295,9 @@ def _columns(
         if group in with_gap:
             hint = "static minus adaptive worst case, in points, with its paired interval"
             columns.append(Column(_place(group, "gap"), "gap", "gap", group, hint))
-    measured = [cost.column for cost in COSTS if any(row.cost and cost.number(row.cost) is not None for row in rows)]
+    measured = [
+        cost.column for cost in COSTS if any(row.cells.cost and cost.number(row.cells.cost) is not None for row in rows)
+    ]
     return (*columns, *measured)
 
 
@@ -311,19 +315,19 @@ def _described(results: Sequence[CellResult]) -> tuple[str, str]:
 
 
 def _values(row: DefenseSummary, access: Access) -> dict[str, Value]:
-    values = {"clean": row.clean}
+    values = {"clean": row.cells.clean}
     values |= {
-        _place(threat, attack): row.under_attack(found)
-        for (seen, threat, attack), found in row.cells.items()
+        _place(threat, attack): row.cells.under_attack(found)
+        for (seen, threat, attack), found in row.cells.cells.items()
         if seen == access
     }
-    for standing in row.standings:
+    for standing in row.threats:
         if standing.threat and access in standing.worst:
             values[_place(standing.group, "worst")] = standing.worst[access]
             if access == "adaptive":
                 values[_place(standing.group, "gap")] = standing.gap
-    if row.cost:
-        values |= {cost.column.id: Value(cost.number(row.cost)) for cost in COSTS}
+    if row.cells.cost:
+        values |= {cost.column.id: Value(cost.number(row.cells.cost)) for cost in COSTS}
     return values
 
 
@@ -356,7 +360,7 @@ def _notes(
     for row in rows:
         yield from unjudged_lines(row)
         # Where there is a verdict, it says so.
-        for standing in (each for each in row.standings if each.judgement is None):
+        for standing in (each for each in row.threats if each.judgement is None):
             lowest = min(
                 (v.number for k, v in standing.worst.items() if k != "any" and v.number is not None), default=None
             )
