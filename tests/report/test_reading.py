@@ -297,6 +297,11 @@ def test_letters_of_many_footnotes_are_told_apart():
     assert text.letters(Value(0.5, marks=("one", "two")), few) == "ab"
 
 
+def test_the_letters_of_a_number_are_in_the_order_of_the_alphabet():
+    legend = {"one": "a", "two": "b", "three": "c"}
+    assert text.letters(Value(0.5, marks=("three", "one", "two")), legend) == "abc"
+
+
 def test_thousands_of_flags_have_footnotes_in_every_format(tmp_path, capsys):
     cells = [
         result("standard", f"attack-{i}", clean=[True], flags=tuple(f"flag-{i}-{j}" for j in range(100)))

@@ -95,8 +95,9 @@ def _letter(index: int) -> str:
 
 
 def letters(value: Value, marks: Mapping[str, str]) -> str:
-    """Return the letters of a number's marks; where some are longer than one, with commas between them."""
-    return ("," if len(marks) > len(ascii_lowercase) else "").join(marks[mark] for mark in value.marks)
+    """Return the letters of a number's notes in the order of the legend; with commas where some have two letters."""
+    between = "," if len(marks) > len(ascii_lowercase) else ""
+    return between.join(letter for mark, letter in marks.items() if mark in value.marks)
 
 
 def rules(table: Table) -> list[str]:
