@@ -166,7 +166,7 @@ def _pairs(source: Source) -> Iterator[str]:
             pairs = [each for found in met.values() if len(found) > 1 for each in found]
             if line.access in ("white-box", "static") and any("preset=tpap" in column.label for column, _ in pairs):
                 yield f"### {escape_markdown(f'{table.title} · {line.defense}, {line.access}')}\n"
-                heads = ("attack", "threat", "accuracy under attack", "robust accuracy", "mean L2", "mean Linf")
+                heads = ("attack", "threat", "accuracy under attack", "robust accuracy", "mean L2", "mean L∞")
                 yield _grid(heads, [_setting(*e) for e in pairs], 2)
                 yield f"- {escape_markdown(_size(r for _, r in pairs))}\n"
 

@@ -75,7 +75,7 @@ def test_settings_of_one_attack_stand_as_pairs(tmp_path):
         )
     ]
     rows = sections(tmp_path, results)["Attacks as shipped"].splitlines()
-    assert sum("ddn" in row and "L2 1" in row for row in rows) == 2
+    assert sum("ddn" in row and "L2 ε=1" in row for row in rows) == 2
 
 
 def test_the_verb_writes_the_folder(tmp_path, capsys):

@@ -11,7 +11,7 @@ def line(table, defense, access):
     return next(each for each in table.lines if (each.defense, each.access) == (defense, access))
 
 
-def value(table, defense, access, label, group="Linf 8/255"):
+def value(table, defense, access, label, group="L∞ ε=8/255"):
     column = next(c for c in table.columns if c.label == label and c.group in (group, "", "cost"))
     return line(table, defense, access).values.get(column.id)
 
@@ -101,7 +101,7 @@ def test_other_budgets_never_share_a_worst_case():
         (Fraction(2, 255), 0.9),
         (Fraction(16, 255), 0.0),
     ]
-    assert [c.group for c in table.columns if c.label == "pgd"] == ["Linf 2/255", "Linf 16/255"]
+    assert [c.group for c in table.columns if c.label == "pgd"] == ["L∞ ε=2/255", "L∞ ε=16/255"]
 
 
 def test_other_images_make_another_table_and_say_so():

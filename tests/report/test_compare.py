@@ -169,10 +169,10 @@ def test_a_base_cell_without_a_partner_is_lost_coverage_and_fails():
     fgsm, pgd = result(attack="fgsm", clean=[True] * 8), new(attack="pgd", clean=[True] * 8)
     c = compared([clean, fgsm], [clean, pgd])
     assert [(each.name, each.base, each.why) for each in c.lost] == [
-        ("digits/small-cnn/standard/fgsm/white-box Linf 8/255", 1.0, ())
+        ("digits/small-cnn/standard/fgsm/white-box L∞ ε=8/255", 1.0, ())
     ]
-    assert c.only_base == ("digits/small-cnn/standard/fgsm/white-box Linf 8/255",)
-    assert c.only_head == ("digits/small-cnn/standard/pgd/white-box Linf 8/255",)
+    assert c.only_base == ("digits/small-cnn/standard/fgsm/white-box L∞ ε=8/255",)
+    assert c.only_head == ("digits/small-cnn/standard/pgd/white-box L∞ ε=8/255",)
     assert summary(c) == "coverage lost: 1 cell of the base not tested"
     assert not c.passed
     accepted = compared([clean, fgsm], [clean, pgd], allow_lost=True)
@@ -292,7 +292,7 @@ def test_every_format_tells_the_story():
     assert "coverage lost: 1 cell of the base not tested" in text
     assert "other example lists" in text
     assert (body["regressed"], body["passed"]) == (True, False)
-    assert [each["name"] for each in body["lost"]] == ["digits/small-cnn/other/fgsm/white-box Linf 8/255"]
+    assert [each["name"] for each in body["lost"]] == ["digits/small-cnn/other/fgsm/white-box L∞ ε=8/255"]
     assert body["changes"][0]["counts"] == {"lost": 40, "gained": 5, "n": 1000}
     assert max(len(line) for line in text.splitlines() if not line.startswith("time")) <= 120
 

@@ -81,7 +81,7 @@ def test_cells_of_figures_are_accuracy_under_attack_and_worst_cases_are_not(tmp_
     (table,) = drawn("accuracy-heatmap", harmed(), tmp_path)["tables"]
     heads = [(column["attack"], column["threat"]) for column in table["columns"]]
     (static,) = (row["accuracy"] for row in table["rows"] if (row["defense"], row["access"]) == ("tpap", "static"))
-    cell = static[heads.index(("pgd", "Linf 8/255"))]
+    cell = static[heads.index(("pgd", "L∞ ε=8/255"))]
     assert (cell["value"], cell["robust_accuracy"]) == (0.7, 0.3)
     (curve,) = drawn("eps-sweep", harmed("4/255"), tmp_path)["curves"]
     assert [point["value"] for point in curve["accuracy"]] == [0.7, 0.7]
@@ -314,7 +314,7 @@ def test_the_curves_are_the_log_of_the_training(tmp_path):
     store = stored(tmp_path / "store", [cell])
     cards.write(store.training(training_key(cell.cell.model)), {"log": rows})
     (run,) = drawn("overfitting-curves", [cell], tmp_path, store)["runs"]
-    assert run == {"title": "fgsm-at, Linf 8/255", "threat": "Linf 8/255", "epochs": rows}
+    assert run == {"title": "fgsm-at, L∞ ε=8/255", "threat": "L∞ ε=8/255", "epochs": rows}
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,9 @@ def test_csv_reads_back_and_starts_no_formula():
     board = build([*story(), result(NASTY, clean=[True] * 4, step="x", dataset="@set")])
     rows = list(csv.DictReader(io.StringIO(comma_separated(board))))
     tpap = next(row for row in rows if (row["defense"], row["access"]) == ("tpap", "adaptive"))
-    assert float(tpap["pgd (Linf 8/255)"]) == 0.026
-    assert float(tpap["gap (Linf 8/255)"]) == pytest.approx(0.392)
-    assert float(tpap["gap (Linf 8/255) low"]) < 0.392 < float(tpap["gap (Linf 8/255) high"])
+    assert float(tpap["pgd (L∞ ε=8/255)"]) == 0.026
+    assert float(tpap["gap (L∞ ε=8/255)"]) == pytest.approx(0.392)
+    assert float(tpap["gap (L∞ ε=8/255) low"]) < 0.392 < float(tpap["gap (L∞ ε=8/255) high"])
     assert {"'" + NASTY, "'@set"} <= {value for row in rows for value in row.values()}
     assert not any(value[:1] in "=+@" for row in rows for value in row.values() if value)
 
@@ -132,13 +132,13 @@ def test_every_format_has_both_measures_where_they_differ():
     assert "| tpap | static | 40.0 | 70.0 (30.0) | 30.0 |" in markdown(board)
     assert r"tpap & static & 40.0 & 70.0 (30.0) & 30.0" in latex(board)
     (row,) = csv.DictReader(io.StringIO(comma_separated(board)))
-    assert [float(row[f"pgd (Linf 8/255){end}"]) for end in ("", " robust accuracy")] == [0.7, 0.3]
-    assert float(row["worst case (Linf 8/255)"]) == 0.3
+    assert [float(row[f"pgd (L∞ ε=8/255){end}"]) for end in ("", " robust accuracy")] == [0.7, 0.3]
+    assert float(row["worst case (L∞ ε=8/255)"]) == 0.3
     (cell,) = payload(board)["cells"]
     assert (cell["accuracy_under_attack"], cell["robust_accuracy"], cell["clean_accuracy"]) == (0.7, 0.3, 0.4)
     assert cell["ci_low"] < 0.7 < cell["ci_high"] and cell["ci_low"] > 0.3
     (same,) = csv.DictReader(io.StringIO(comma_separated(build([result(clean=[True] * 4)]))))
-    assert same["pgd (Linf 8/255) robust accuracy"] == "1.0"
+    assert same["pgd (L∞ ε=8/255) robust accuracy"] == "1.0"
 
 
 @pytest.mark.parametrize("form", [markdown, latex, comma_separated, as_json])

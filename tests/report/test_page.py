@@ -76,7 +76,7 @@ def test_filters_choose_rows_columns_and_tables(page):
     assert rows(page) == [["tpap", "adaptive"], ["jpeg", "adaptive"]]
     assert rows(page, "cifar10") == []
     page.select_option("#access", "")
-    page.select_option("#threat", "Linf 4/255")
+    page.select_option("#threat", "L∞ ε=4/255")
     assert "fgsm" not in heads(page)
     assert "pgd" in heads(page)
     page.select_option("#threat", "")
@@ -112,7 +112,7 @@ def test_every_number_opens_to_its_cell(page):
     shown = page.locator("dialog").inner_text()
     for words in (
         "tpap · pgd",
-        "adaptive · Linf 8/255 · digits · small-cnn · seed 0",
+        "adaptive · L∞ ε=8/255 · digits · small-cnn · seed 0",
         "95 % interval",
         "13 of 500 images",
     ):

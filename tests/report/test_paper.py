@@ -28,8 +28,8 @@ def test_published_numbers_stand_beside_measured_ones_with_source_and_deviation(
     assert (clean.measured, clean.published) == (85.0, 84.54)
     assert clean.deviation == pytest.approx(0.46)
     assert "slides" in clean.source
-    assert rows["pgd-at", "white-box", "pgd, Linf 8/255"].published == 48.91
-    assert rows["pgd-at", "white-box", "fgsm, Linf 8/255"].published == 55.11
+    assert rows["pgd-at", "white-box", "pgd, L∞ ε=8/255"].published == 48.91
+    assert rows["pgd-at", "white-box", "fgsm, L∞ ε=8/255"].published == 55.11
     assert rows["pgd-at", "white-box", "test TFLOP"].published == 11.1
     assert any("41.2" in each or "84.74" in each for each in clean.references)
 
@@ -37,7 +37,7 @@ def test_published_numbers_stand_beside_measured_ones_with_source_and_deviation(
 def test_what_compares_with_a_published_number_is_the_accuracy_under_attack():
     # Right under attack on 700 images, of which 300 are right clean: the paper would print 70.
     clean, under = [i < 400 for i in range(1000)], [100 <= i < 800 for i in range(1000)]
-    row = found([cifar(clean=clean, adversarial=under)])["pgd-at", "white-box", "pgd, Linf 8/255"]
+    row = found([cifar(clean=clean, adversarial=under)])["pgd-at", "white-box", "pgd, L∞ ε=8/255"]
     assert (row.measured, row.robust_accuracy) == (70.0, 30.0)
     assert row.deviation == pytest.approx(70 - 48.91)
     assert "| 70 | 48.91 | +21.1 | 30 |" in as_markdown([row])

@@ -93,7 +93,7 @@ def _networks(source: Source) -> list[CellResult]:
     for r in cells.values():
         groups.setdefault((r.names.dataset, r.names.model, r.cell.data.model_dump_json()), []).append(r)
     if not groups:
-        raise Missing("no bare network was attacked in Linf under a budget")
+        raise Missing("no bare network was attacked in L∞ under a budget")
     largest = max(groups.values(), key=lambda found: (len(found), found[0].cell.data.n))
     return sorted(largest, key=lambda r: source.board.labels[r.key][0])[:_NETWORKS]
 

@@ -17,7 +17,7 @@ from bench.types import TrainRef
 NOT_KNOWN = "not known"
 # Published with static access or none; a worst case and an adaptive attack have no counterpart in print.
 _ACCESSES = ("white-box", "static")
-_THREAT = "Linf 8/255"
+_THREAT = "L∞ ε=8/255"
 
 
 @dataclass(frozen=True)

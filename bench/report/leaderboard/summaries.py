@@ -18,7 +18,7 @@ from bench.stats import paired_difference, spread, wilson
 from bench.types import Access, Cell, CellResult, DefenseCost, MethodRef, ModelRef, Threat, eps_text, outcomes
 
 ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
-NORMS = {"linf": "Linf", "l2": "L2", "wasserstein": "Wasserstein", "flow": "flow"}
+NORMS = {"linf": "L∞", "l2": "L2", "wasserstein": "Wasserstein", "flow": "flow"}
 EXCLUDE_SEED = {"weights": {"seed"}}
 
 #: What a worst case counts, in every format.
@@ -61,7 +61,9 @@ class BaseComparison:
 
 
 def threat_text(threat: Threat) -> str:
-    return f"{NORMS[threat.norm]} {eps_text(threat.eps) if threat.eps is not None else 'unbounded'}"
+    """Return a threat as tables write it: ``L∞ ε=8/255``, or ``flow unbounded`` where there is no budget."""
+    budget = "unbounded" if threat.eps is None else f"ε={eps_text(threat.eps)}"
+    return f"{NORMS[threat.norm]} {budget}"
 
 
 class RowIds:

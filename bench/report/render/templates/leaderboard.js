@@ -110,7 +110,7 @@
         article.append(figure);
       }
       part(article, "attack", cell.attack);
-      part(article, "distance", cell.metrics && { "mean Linf": cell.metrics.mean_linf, "mean L2": cell.metrics.mean_l2 });
+      part(article, "distance", cell.metrics && { "mean L∞": cell.metrics.mean_linf, "mean L2": cell.metrics.mean_l2 });
       part(article, "cost of the attack, per image", cell.cost);
       part(article, "test-time step", at(cell.step));
       part(article, "network and weights", at(cell.defense));
