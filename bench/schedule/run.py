@@ -84,8 +84,8 @@ class Runner:
     stop_check: Callable[[], None]
     reporter: Reporter
     timeout: float | None = None
-    #: Marks (:meth:`bench.store.working_store.Store.marks`) of failures that are tried again; by default those there at
-    #: the start.
+    #: Stamps (:meth:`bench.store.working_store.Store.failure_stamps`) of failures that are tried
+    #: again; by default those there at the start.
     known_failures: Mapping[str, str] | None = None
     control: Control = field(default_factory=Control)
     #: What ended the processes that worked on this plan before, in the same run, and their logs.
@@ -165,7 +165,9 @@ class Runner:
     def each(self, items: Sequence[T], do: Callable[[T], R]) -> Iterator[R]:
         """Yield what ``do`` returns for every item; those that another process has in hand come last."""
         if self.known_failures is None:
-            self.known_failures = {name: mark for name, mark in self.store.marks().items() if name not in self._said}
+            self.known_failures = {
+                name: mark for name, mark in self.store.failure_stamps().items() if name not in self._said
+            }
         while items:
             busy = []
             for item in items:
@@ -234,7 +236,7 @@ class Runner:
 
     def _is_new(self, path: Path) -> bool:
         """Say whether a failure came after this run had begun, from whichever process: then once is enough."""
-        mark = self.store.mark(path)
+        mark = self.store.stamp(path)
         return (
             mark is not None
             and self.known_failures is not None

@@ -115,14 +115,14 @@ class Store:
                 f"the store {self.root} cannot be written: {error.strerror}; choose another with --store"
             ) from None
 
-    def marks(self) -> dict[str, str]:
+    def failure_stamps(self) -> dict[str, str]:
         """Return for every result and failed training what changes when it is written again, by :meth:`name`."""
         places = [self.cell_file(key) for key in self.all_keys()]
         places += [self.training(key) / "failed.json" for key in inventory.keys(self.root / "train", "")]
-        marks = ((self.name(path), self.mark(path)) for path in places)
-        return {name: mark for name, mark in marks if mark is not None}
+        stamps = ((self.name(path), self.stamp(path)) for path in places)
+        return {name: stamp for name, stamp in stamps if stamp is not None}
 
-    def mark(self, path: Path) -> str | None:
+    def stamp(self, path: Path) -> str | None:
         """Return what changes when a file is written again; ``None`` where no file is."""
         try:
             now = files.status(path)

@@ -78,7 +78,7 @@ def test_a_step_that_is_robust_by_construction_is_as_robust_as_it_is(results, im
     assert int((found & ~truth).sum()) <= 1
     step = standing(results, "projected", *ALL)
     assert step.judgement.base == "weights:fragile.safetensors"
-    assert step.worst["adaptive"].marks == ()
+    assert step.worst["adaptive"].footnotes == ()
     # What attacked it here would hardly have shown that it falls.
     assert step.judgement.verdict == "upper bound only"
     lacking = ("gradient attacks at one length only", "no black-box attack at two lengths")
@@ -113,13 +113,13 @@ queries = [300, 600]
 def test_masked_gradients_are_no_robustness(results, defense):
     masked = standing(results, defense, "pgd")
     assert masked.worst["adaptive"].number > 0.85, "or there would be nothing to be taken in by"
-    assert "upper bound only: transfer-beats-adaptive, zero-gradient" in masked.worst["adaptive"].marks
+    assert "upper bound only: transfer-beats-adaptive, zero-gradient" in masked.worst["adaptive"].footnotes
     # The static images undo it already, and an attack without gradients does too.
     assert masked.judgement.verdict == "broken under adaptive attack"
     adaptive_only = [r for r in results if r.names.access != "static" or r.cell.attack is None]
     assert standing(adaptive_only, defense, "pgd").judgement.verdict == "upper bound only"
     assert standing(adaptive_only, defense, "pgd", "square").judgement.verdict != "holds"
-    assert "black-box-beats-gradient" in str(standing(results, defense, "pgd", "square").worst["adaptive"].marks)
+    assert "black-box-beats-gradient" in str(standing(results, defense, "pgd", "square").worst["adaptive"].footnotes)
 
 
 def test_a_loss_that_nothing_saturates_sees_through_saturation(results):
@@ -136,7 +136,7 @@ def test_a_detached_purifier_fails_instead_of_looking_robust(results):
     assert square.status == "done" and "zero-gradient" in square.flags
     found = standing(results, "detached", *ALL)
     assert found.judgement.verdict == "broken under adaptive attack"
-    assert "without 2 failed" in found.worst["adaptive"].marks
+    assert "without 2 failed" in found.worst["adaptive"].footnotes
 
 
 def test_noise_that_is_always_the_same_is_a_shift(results, images):
@@ -165,7 +165,7 @@ def test_hidden_randomness_and_probabilities_are_flagged(results):
     for defense, flag in (("secretive", "not-deterministic"), ("probable", "probabilities")):
         assert all(flag in each.flags for each in cells(results, defense, "adaptive"))
         step = standing(results, defense, *ALL)
-        assert any(mark.startswith("upper bound only") and flag in mark for mark in step.worst["adaptive"].marks)
+        assert any(mark.startswith("upper bound only") and flag in mark for mark in step.worst["adaptive"].footnotes)
         assert step.judgement.verdict != "holds"
 
 

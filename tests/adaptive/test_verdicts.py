@@ -105,7 +105,7 @@ def test_a_flag_of_the_function_makes_the_figure_an_upper_bound_and_nothing_hold
     board = build([bare("pgd", 40), stepped("pgd", 150, flags=("zero-gradient",))])
     (found,) = (s for s in board.tables[0].standings if s.defense == "jpeg")
     assert found.judgement.verdict == "upper bound only"
-    assert "upper bound only: zero-gradient" in found.worst["adaptive"].marks
+    assert "upper bound only: zero-gradient" in found.worst["adaptive"].footnotes
     assert found.worst["adaptive"].partial, "it is not ranked"
     text = markdown(board)
     assert "upper bound only: zero-gradient" in text
@@ -130,7 +130,7 @@ def test_a_verdict_is_one_line_over_all_threats_of_which_it_is_true():
 def test_a_defense_known_to_fall_falls_whatever_its_flags():
     found = standing(bare("pgd", 40), stepped("pgd", 39, flags=("zero-gradient",)))
     assert found.judgement.verdict == "broken under adaptive attack"
-    assert standing(bare("pgd", 40), stepped("pgd", 0, flags=("zero-gradient",))).worst["adaptive"].marks == ()
+    assert standing(bare("pgd", 40), stepped("pgd", 0, flags=("zero-gradient",))).worst["adaptive"].footnotes == ()
 
 
 def test_a_failed_attack_matters_only_where_none_does_better():
@@ -445,4 +445,4 @@ def test_attacks_on_purifiers_and_transfers_are_not_missed_elsewhere():
     ]
     (table,) = build(cells).tables
     for each in table.standings:
-        assert all(not value.marks for value in each.worst.values()), each
+        assert all(not value.footnotes for value in each.worst.values()), each

@@ -155,10 +155,10 @@ def test_where_times_stand_still_a_file_written_again_is_another(tmp_path, monke
     StillTimes(monkeypatch, at)
     store, path = Store(tmp_path), tmp_path / "cells" / f"{'a' * 64}.json"
     files.write_atomically(path, b"one")
-    first = store.mark(path)
-    assert store.mark(path) == first
+    first = store.stamp(path)
+    assert store.stamp(path) == first
     files.write_atomically(path, b"two")
-    assert store.mark(path) != first
+    assert store.stamp(path) != first
 
 
 @pytest.mark.parametrize("at", [0, 10**18])

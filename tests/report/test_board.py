@@ -88,8 +88,8 @@ def test_a_gap_of_different_suites_says_so():
     gap = value(table, "jpeg", "adaptive", "gap")
     # The reader sees both worst cases beside it: what it is between is these.
     assert gap.number == 1.0
-    assert gap.marks == ("1 static, 2 adaptive attacks",)
-    assert value(table, "jpeg", "static", "worst case").marks == ("1 of 2 attacks",)
+    assert gap.footnotes == ("1 static, 2 adaptive attacks",)
+    assert value(table, "jpeg", "static", "worst case").footnotes == ("1 of 2 attacks",)
 
 
 def test_other_budgets_never_share_a_worst_case():
@@ -194,7 +194,7 @@ def test_a_failed_cell_is_seen_and_left_out_of_the_worst_case():
     assert value(table, "standard", "white-box", "pgd").failed
     worst = value(table, "standard", "white-box", "worst case")
     assert worst.number == 0.7
-    assert worst.marks == ("without 1 failed",)
+    assert worst.footnotes == ("without 1 failed",)
 
 
 def test_static_lines_are_not_ranked():
@@ -205,7 +205,7 @@ def test_static_lines_are_not_ranked():
 
 def test_flags_reach_the_table():
     (table,) = build([result(clean=[True] * 4, flags=("zero-gradient", "no-op"))]).tables
-    assert value(table, "standard", "white-box", "pgd").marks == ("no-op", "zero-gradient")
+    assert value(table, "standard", "white-box", "pgd").footnotes == ("no-op", "zero-gradient")
 
 
 def test_no_results_no_tables():
@@ -236,18 +236,18 @@ def test_cells_of_one_row_that_contradict_each_other_are_marked():
     clean, other = [True] * 10, [True] * 9 + [False]
     agreeing = [result(clean=clean, adversarial=other), result(attack=None, clean=clean), result(clean=other, seed=1)]
     marks = "cells of one seed have different clean outcomes"
-    assert marks not in value(build(agreeing).tables[0], "standard", "white-box", "clean").marks
+    assert marks not in value(build(agreeing).tables[0], "standard", "white-box", "clean").footnotes
     mixed = [*agreeing, result(attack="fgsm", clean=other)]
-    assert marks in value(build(mixed).tables[0], "standard", "white-box", "clean").marks
+    assert marks in value(build(mixed).tables[0], "standard", "white-box", "clean").footnotes
     costs = [each.defense_cost.model_copy(update={"params": 100 + i}) for i, each in enumerate(agreeing)]
     sized = [each.model_copy(update={"defense_cost": cost}) for each, cost in zip(agreeing, costs, strict=True)]
-    found = value(build(sized).tables[0], "standard", "white-box", "clean").marks
+    found = value(build(sized).tables[0], "standard", "white-box", "clean").footnotes
     assert "cells have different numbers of parameters" in found
     flops = [
         agreeing[0],
         agreeing[1].model_copy(update={"defense_cost": costs[1].model_copy(update={"test_flops": 1})}),
     ]
-    found = value(build(flops).tables[0], "standard", "white-box", "clean").marks
+    found = value(build(flops).tables[0], "standard", "white-box", "clean").footnotes
     assert "cells of one seed have different FLOPs of testing" in found
 
 

@@ -292,14 +292,14 @@ def test_footnotes_never_run_out():
 
 def test_letters_of_many_footnotes_are_told_apart():
     marks = {f"mark {index}": text._letter(index) for index in range(30)}
-    assert text.letters(Value(0.5, marks=("mark 0", "mark 1", "mark 27")), marks) == "a,b,ab"
+    assert text.letters(Value(0.5, footnotes=("mark 0", "mark 1", "mark 27")), marks) == "a,b,ab"
     few = {"one": "a", "two": "b"}
-    assert text.letters(Value(0.5, marks=("one", "two")), few) == "ab"
+    assert text.letters(Value(0.5, footnotes=("one", "two")), few) == "ab"
 
 
 def test_the_letters_of_a_number_are_in_the_order_of_the_alphabet():
     legend = {"one": "a", "two": "b", "three": "c"}
-    assert text.letters(Value(0.5, marks=("three", "one", "two")), legend) == "abc"
+    assert text.letters(Value(0.5, footnotes=("three", "one", "two")), legend) == "abc"
 
 
 def test_thousands_of_flags_have_footnotes_in_every_format(tmp_path, capsys):

@@ -108,8 +108,8 @@ def test_where_outcomes_were_not_kept_nothing_is_guessed(tmp_path):
     board = build(found)
     (line,) = board.tables[0].lines
     (pgd, worst) = (line.values[c.id] for c in board.tables[0].columns if c.label in ("pgd", "worst case"))
-    assert (pgd.number, pgd.marks) == (None, ("only robust accuracy was kept",))
-    assert (worst.number, worst.marks) == (0.75, ("without 1 whose outcomes were not kept",))
+    assert (pgd.number, pgd.footnotes) == (None, ("only robust accuracy was kept",))
+    assert (worst.number, worst.footnotes) == (0.75, ("without 1 whose outcomes were not kept",))
     assert "| 75.0 | –<sup>a</sup> | 75.0<sup>b</sup> |" in markdown(board)
     for form in (latex, comma_separated, as_json, html.render):
         assert form(board)

@@ -57,7 +57,7 @@ def _draw_table(axis: Axes, table: Table) -> dict[str, Any]:
         access_points(axis, y, static, full, horizontal=True)
         if s.gap.number is not None and s.gap.low is not None and s.gap.high is not None:
             text = f"{100 * s.gap.number:+.1f}  [{100 * s.gap.low:+.1f}, {100 * s.gap.high:+.1f}]"
-            _beside(axis, y, ", ".join([text, *s.gap.marks]), va="center")
+            _beside(axis, y, ", ".join([text, *s.gap.footnotes]), va="center")
     name_rows(axis, [s.defense for s in standings])
     axis.set(xlim=(-2, 102), ylim=(-0.6, len(standings) + 0.1))
     axis.grid(axis="y", visible=False)

@@ -102,7 +102,7 @@ def _contest(
     if over.number is None or over.low is None or over.high is None:
         return None
     changed = changed_images([(survivors[seed], base_survivors[seed]) for seed in survivors if seed in base_survivors])
-    bounds = [mark.removeprefix(_BOUND) for mark in value.marks if mark.startswith(_BOUND)]
+    bounds = [mark.removeprefix(_BOUND) for mark in value.footnotes if mark.startswith(_BOUND)]
     failed = sum(r.status == "failed" for place in row.places[group] for r in row.cells[place])
     fell_out = [f"{failed} of its attacks failed"] if failed else []
     fell_out += [f"{missing} of its cells are missing"] if missing else []

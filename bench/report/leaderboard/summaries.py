@@ -38,7 +38,7 @@ class Value:
     #: Standard deviation over seeds, where there are several.
     spread: float | None = None
     #: What a reader must know of it, in short words: flags of its cells, seeds or attacks that are missing.
-    marks: tuple[str, ...] = ()
+    footnotes: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     failed: bool = False
     #: A worst case over fewer attacks than the table has, or an upper bound only; it is not ranked.
@@ -218,7 +218,7 @@ class DefenseCells:
         survivors = {seed: reduce(and_, (self.bits[place][seed] for place in used)) for seed in seeds}
         lost = sum(any(r.metrics for r in self.cells[place]) for place in asked if not self.bits[place])
         failed = len(asked) - len(used) - lost
-        marks = {
+        footnotes = {
             f"without {failed} failed": failed > 0,
             f"without {lost} whose outcomes were not kept": lost > 0,
             f"{met} of {wanted} attacks": 0 < met < wanted,
@@ -227,9 +227,9 @@ class DefenseCells:
         results = [r for place in used for r in self.cells[place]]
         shares = [bits.bit_count() / self.n for bits in survivors.values()]
         bound = unsound((self._accuracy(place), self._flags(place)) for place in used) if any(shares) else ()
-        marks[f"upper bound only: {', '.join(bound)}"] = bool(bound)
-        value = _mean(shares, self.n, results, [mark for mark, holds in marks.items() if holds], flags=False)
-        return replace(value, partial=bool(value.marks)), survivors
+        footnotes[f"upper bound only: {', '.join(bound)}"] = bool(bound)
+        value = _mean(shares, self.n, results, [mark for mark, holds in footnotes.items() if holds], flags=False)
+        return replace(value, partial=bool(value.footnotes)), survivors
 
     def _applies(self, group: str, accesses: Sequence[Access], attack: str) -> bool:
         """Say whether a column of the table is a question to this line: transfers and purifiers are not for all."""
@@ -265,8 +265,8 @@ class DefenseCells:
             return gap
         made = {a: {attack for attack in attacks if self.bits.get((a, group, attack))} for a in ("static", "adaptive")}
         counts = f"{len(made['static'])} static, {len(made['adaptive'])} adaptive attacks"
-        marks = (counts,) if made["static"] != made["adaptive"] else ()
-        return replace(gap, marks=marks, keys=static[0].keys + adaptive[0].keys)
+        footnotes = (counts,) if made["static"] != made["adaptive"] else ()
+        return replace(gap, footnotes=footnotes, keys=static[0].keys + adaptive[0].keys)
 
 
 def _robust_by_seed(results: Iterable[CellResult]) -> dict[int, int]:
@@ -373,17 +373,17 @@ def _under(cells: DefenseCells, threat: Threat | None, group: str, labels: Mappi
 
 
 def _mean(
-    shares: Sequence[float], n: int, results: Sequence[CellResult], marks: Iterable[str] = (), *, flags: bool = True
+    shares: Sequence[float], n: int, results: Sequence[CellResult], footnotes: Iterable[str] = (), *, flags: bool = True
 ) -> Value:
     raised = sorted({flag for r in results for flag in r.flags} - {"failed"}) if flags else []
     keys = tuple(r.key for r in results)
     failed = sum(r.status == "failed" for r in results)
     if not shares:
-        return Value(None, marks=(*raised, *marks), keys=keys, failed=failed > 0)
+        return Value(None, footnotes=(*raised, *footnotes), keys=keys, failed=failed > 0)
     some = (f"{failed} of {len(results)} seeds failed",) if failed and flags else ()
     # The seeds share their images, so the interval is that of one seed.
     ends = wilson(min(n, fmean(shares) * n), n)
-    return Value(*ends, spread(shares), (*raised, *some, *marks), keys)
+    return Value(*ends, spread(shares), (*raised, *some, *footnotes), keys)
 
 
 def _clean(results: Sequence[CellResult]) -> Value:

@@ -62,11 +62,12 @@ def comma_separated(board: Board) -> str:
                     row |= {f"{name} low": value.low, f"{name} high": value.high}
                 if column.under_attack:
                     row[f"{name} robust accuracy"] = value.robust
-                row.setdefault("marks", [])
-                row["marks"] += [
-                    f"{name}: {'failed' if value.failed else mark}" for mark in (value.marks or ("",) * value.failed)
+                row.setdefault("footnotes", [])
+                row["footnotes"] += [
+                    f"{name}: {'failed' if value.failed else mark}"
+                    for mark in (value.footnotes or ("",) * value.failed)
                 ]
-            row["notes"] = [*row.pop("marks"), *about.get(line.defense, ()), *about.get(None, ()), *worst]
+            row["notes"] = [*row.pop("footnotes"), *about.get(line.defense, ()), *about.get(None, ()), *worst]
             rows.append(row)
             heads |= dict.fromkeys(row)  # type: ignore[arg-type]
     out = io.StringIO()
@@ -202,7 +203,7 @@ def _defense(table: Table, s: ThreatSummary) -> dict[str, Any]:
         "train_seconds_per_epoch": s.cost.train_seconds_per_epoch if s.cost else None,
         "test_flops": s.cost.test_flops if s.cost else None,
         "test_seconds": s.cost.test_seconds if s.cost else None,
-        "notes": sorted({*static.marks, *adaptive.marks, *overall.marks, *s.gap.marks}),
+        "notes": sorted({*static.footnotes, *adaptive.footnotes, *overall.footnotes, *s.gap.footnotes}),
     }
 
 

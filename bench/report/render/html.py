@@ -27,11 +27,11 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _LARGEST, _VALUES, _FEWEST = 14 * 10**6, 8_000, 100
 #: Of one table: lines, attacks, and what its heat map shows of them.
 _LINES, _COLUMNS, _HEAT_LINES, _HEAT_COLUMNS = 300, 100, 40, 30
-#: Tables at most; and numbers, marks and letters of a section that a browser lays out within one frame. A section of no
-#: more is laid out when it comes near the window. A larger one would hold up scrolling for as long as that takes, so it
-#: is laid out while the page loads.
+#: Tables at most; and numbers, points and letters of a section that a browser lays out within one frame. A section of
+#: no more is laid out when it comes near the window. A larger one would hold up scrolling for as long as that takes, so
+#: it is laid out while the page loads.
 _TABLES, _AT_ONCE = 200, 300
-#: Lines about a table that stand open, and those at most; marks of the scatter; results that a number opens to.
+#: Lines about a table that stand open, and those at most; points of the scatter; results that a number opens to.
 _OPEN, _SAID, _MARKS, _KEYS = 20, 200, 80, 40
 #: Letters of a traceback, of which the end counts.
 _TRACEBACK = 4_000
@@ -128,7 +128,7 @@ class Cell(NamedTuple):
     column: Column
     #: What ``ranked`` cells are by their place: best, second, or nothing.
     rank: str
-    marks: str
+    letters: str
     hint: str
     #: The first of the results that it stands on, and how many more there are.
     keys: str
@@ -178,7 +178,7 @@ def _shown(board: Board, tables: Sequence[Mapping[str, Any]]) -> list[CellResult
     """Return the results that numbers of the page open to."""
     keys = {key for view in tables for _, cells in view["rows"] for cell in cells for key in cell.keys.split()}
     keys |= {
-        key for view in tables if view["scatter"] for mark in view["scatter"]["marks"] for key in mark.keys.split()
+        key for view in tables if view["scatter"] for mark in view["scatter"]["points"] for key in mark.keys.split()
     }
     return [result for key, result in board.results.items() if key in keys]
 
@@ -186,23 +186,23 @@ def _shown(board: Board, tables: Sequence[Mapping[str, Any]]) -> list[CellResult
 def _table(table: Table, excerpt: _Excerpt) -> dict[str, Any]:
     columns, lines = excerpt.columns, excerpt.lines
     part = replace(table, columns=columns, lines=lines)
-    marks = text.legend(part)
+    legend = text.legend(part)
     attacked = [column for column in columns if column.group not in ("", "cost") and column.unit == "accuracy"]
     heat, heat_lines = attacked[:_HEAT_COLUMNS], lines[:_HEAT_LINES]
     whole = len(heat) == len(attacked) and len(heat_lines) == len(lines)
     scatter = _scatter(table)
-    marked = len(scatter["marks"]) if scatter else 0
-    numbers = len(columns) * len(lines) + len(heat) * len(heat_lines) + marked + len(marks)
+    marked = len(scatter["points"]) if scatter else 0
+    numbers = len(columns) * len(lines) + len(heat) * len(heat_lines) + marked + len(legend)
     return {
         "table": table,
         "columns": columns,
         "about": excerpt.about,
         "groups": _spans(columns),
-        "rows": [(line, [_cell(table, line, column, marks) for column in columns]) for line in lines],
+        "rows": [(line, [_cell(table, line, column, legend) for column in columns]) for line in lines],
         "heat": heat,
-        "heat_rows": [(line, [_cell(table, line, column, marks) for column in heat]) for line in heat_lines],
+        "heat_rows": [(line, [_cell(table, line, column, legend) for column in heat]) for line in heat_lines],
         "heat_about": "" if whole else f"the first {len(heat_lines)} lines and {len(heat)} columns",
-        "marks": marks,
+        "legend": legend,
         "rules": text.first(text.rules(part), _OPEN, "attacks with a rule"),
         "verdicts": _folded(table.verdicts),
         "notes": _folded(table.notes),
@@ -217,16 +217,18 @@ def _folded(lines: Sequence[str]) -> dict[str, Any]:
     return {"open": kept[:_OPEN], "folded": kept[_OPEN:], "left_out": len(lines) - len(kept)}
 
 
-def _cell(table: Table, line: TableRow, column: Column, marks: Mapping[str, str]) -> Cell:
+def _cell(table: Table, line: TableRow, column: Column, legend: Mapping[str, str]) -> Cell:
     value = line.values.get(column.id)
     best, second = table.best[column.id]
     rank = ""
     if value and value.number is not None and line.access in RANKED:
         rank = "best" if value.number == best else "second" if value.number == second else ""
-    known = value if value and (value.number is not None or value.failed or value.marks) else None
+    known = value if value and (value.number is not None or value.failed or value.footnotes) else None
     robust = [f"robust accuracy {100 * value.robust:.2f} %"] if value and value.robust is not None else []
     parts = (
-        [column.under_attack * "accuracy under attack", text.interval(value), *robust, *value.marks] if value else []
+        [column.under_attack * "accuracy under attack", text.interval(value), *robust, *value.footnotes]
+        if value
+        else []
     )
     return Cell(
         text.number(value, column, table.n),
@@ -234,7 +236,7 @@ def _cell(table: Table, line: TableRow, column: Column, marks: Mapping[str, str]
         known,
         column,
         rank,
-        text.letters(value, marks) if value else "",
+        text.letters(value, legend) if value else "",
         ", ".join(part for part in parts if part),
         *_opened(known),
     )
@@ -359,7 +361,7 @@ class ScatterPoint(NamedTuple):
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 480, 320, 50, 16, 12, 48
 _LABEL_HEIGHT, _LETTER = 16, 8
-#: Two marks nearer than this look like one.
+#: Two points nearer than this look like one.
 _DOT = 4
 
 
@@ -381,10 +383,10 @@ def _scatter(table: Table) -> dict[str, Any] | None:
     def at_y(share: float) -> float:
         return _TOP + (1 - share) * (_HEIGHT - _TOP - _BOTTOM)
 
-    marks = _spread([mark for s in standings for mark in _marks(s, at_x, at_y)])
+    points = _spread([mark for s in standings for mark in _points(s, at_x, at_y)])
     front: list[ScatterPoint] = []
     best = -float("inf")
-    for mark in sorted((m for m in marks if not m.open), key=lambda m: (m.x, m.y)):
+    for mark in sorted((m for m in points if not m.open), key=lambda m: (m.x, m.y)):
         if -mark.y > best or not front:
             front.append(mark)
             best = -mark.y
@@ -396,8 +398,8 @@ def _scatter(table: Table) -> dict[str, Any] | None:
     return {
         "threat": threat_text(first),
         "about": f"the first {_MARKS} of {len(everyone):,} defenses" if len(everyone) > _MARKS else "",
-        "marks": marks,
-        "links": [(a, b) for a in marks for b in marks if a.open and not b.open and a.label == b.label],
+        "points": points,
+        "links": [(a, b) for a in points for b in points if a.open and not b.open and a.label == b.label],
         "front": ""
         if len(front) < 2
         else " ".join(
@@ -409,7 +411,7 @@ def _scatter(table: Table) -> dict[str, Any] | None:
     }
 
 
-def _marks(standing: ThreatSummary, at_x: Any, at_y: Any) -> Iterator[ScatterPoint]:
+def _points(standing: ThreatSummary, at_x: Any, at_y: Any) -> Iterator[ScatterPoint]:
     for access, value in standing.worst.items():
         if access == "any" or value.number is None or value.low is None or value.high is None or standing.cost is None:
             continue
@@ -430,16 +432,16 @@ def _marks(standing: ThreatSummary, at_x: Any, at_y: Any) -> Iterator[ScatterPoi
         )
 
 
-def _spread(marks: Sequence[ScatterPoint]) -> list[ScatterPoint]:
+def _spread(points: Sequence[ScatterPoint]) -> list[ScatterPoint]:
     """Write each name at the nearest free height beside its solid mark; where there is none, the hint has it.
 
     Marks that lie on one another share a label; a defense with a static attacker only is named beside its open mark.
     """
     placed: list[ScatterPoint] = []
-    order = sorted(marks, key=lambda m: (-abs(2 * m.y - _HEIGHT), m.label))
+    order = sorted(points, key=lambda m: (-abs(2 * m.y - _HEIGHT), m.label))
     together: dict[ScatterPoint, list[str]] = {}
     for mark in order:
-        if not mark.open or mark.label not in {m.label for m in marks if not m.open}:
+        if not mark.open or mark.label not in {m.label for m in points if not m.open}:
             near = (m for m in together if abs(m.x - mark.x) < _DOT and abs(m.y - mark.y) < _DOT)
             together.setdefault(next(near, mark), []).append(mark.label)
     for mark in order:

@@ -37,26 +37,26 @@ def latex(board: Board) -> str:
 
 
 def _latex_table(table: Table, board: Board) -> str:
-    marks = text.legend(table)
+    legend = text.legend(table)
     about = [
         _escape_latex(text.FOOT),
         *map(_escape_latex, table.verdicts),
-        *(f"$^{{{letter}}}$ {_escape_latex(mark)}" for mark, letter in marks.items()),
+        *(f"$^{{{letter}}}$ {_escape_latex(mark)}" for mark, letter in legend.items()),
         *map(_escape_latex, (*text.rules(table), *text.precision(table), *table.notes, *text.failures(table, board))),
     ]
-    blocks = _latex_blocks(table, marks)
-    lines = [line for number, block in enumerate(blocks) for line in _tabular(table, block, marks, number)]
+    blocks = _latex_blocks(table, legend)
+    lines = [line for number, block in enumerate(blocks) for line in _tabular(table, block, legend, number)]
     notes = "; ".join(each.rstrip(".") for each in about)
     return "\n".join([*lines, rf"{{\footnotesize\raggedright\noindent {notes}.\par}}", ""])
 
 
-def _latex_blocks(table: Table, marks: dict[str, str]) -> list[list[Column]]:
+def _latex_blocks(table: Table, legend: dict[str, str]) -> list[list[Column]]:
     """Return the columns in blocks of about the width of a column of text."""
     first = max(len(line.defense) + len(line.access) for line in table.lines) + 4
     blocks: list[list[Column]] = [[]]
     taken = first
     for column in table.columns:
-        cells = (_latex_cell(table, line, column, marks) for line in table.lines)
+        cells = (_latex_cell(table, line, column, legend) for line in table.lines)
         width = 2 + max(
             *map(len, text.pieces(column.label)), *(len(re.sub(r"\\[a-z]+|[{}$^]", "", cell)) for cell in cells)
         )
@@ -68,9 +68,9 @@ def _latex_blocks(table: Table, marks: dict[str, str]) -> list[list[Column]]:
     return blocks
 
 
-def _latex_cell(table: Table, line: TableRow, column: Column, marks: dict[str, str]) -> str:
+def _latex_cell(table: Table, line: TableRow, column: Column, legend: dict[str, str]) -> str:
     shown = text.ranked(table, line, column, r"\textbf{{{}}}", r"\underline{{{}}}", _escape_latex)
-    return shown + text.footnotes(line, column, marks, "$^{{{}}}$")
+    return shown + text.footnotes(line, column, legend, "$^{{{}}}$")
 
 
 def _latex_head(label: str) -> str:
@@ -78,9 +78,9 @@ def _latex_head(label: str) -> str:
     return r"\shortstack[r]{" + r"\\".join(found) + "}" if len(found) > 1 else found[0]
 
 
-def _tabular(table: Table, columns: Sequence[Column], marks: dict[str, str], number: int) -> list[str]:
+def _tabular(table: Table, columns: Sequence[Column], legend: dict[str, str], number: int) -> list[str]:
     rows = [
-        " & ".join([_escape_latex(line.defense), line.access, *(_latex_cell(table, line, c, marks) for c in columns)])
+        " & ".join([_escape_latex(line.defense), line.access, *(_latex_cell(table, line, c, legend) for c in columns)])
         + r" \\"
         for line in table.lines
         if any(column.id in line.values for column in columns)

@@ -46,7 +46,7 @@ def markdown(board: Board) -> str:
 
 
 def _markdown_table(table: Table, board: Board) -> str:
-    marks = text.legend(table)
+    legend = text.legend(table)
     heads = [
         escape_markdown(
             f"{column.label} {column.group}" if text.has_several_threats(table) and column.group else column.label
@@ -59,14 +59,14 @@ def _markdown_table(table: Table, board: Board) -> str:
     for line in table.lines:
         cells = [
             text.ranked(table, line, column, "**{}**", "<u>{}</u>", str)
-            + text.footnotes(line, column, marks, "<sup>{}</sup>")
+            + text.footnotes(line, column, legend, "<sup>{}</sup>")
             for column in table.columns
         ]
         rows.append([escape_markdown(line.defense), line.access, *cells])
     lines += grid(["defense", "access", *heads], rows, "ll" + "r" * len(heads))
     about = [
         *table.verdicts,
-        *(f"{letter}: {mark}" for mark, letter in marks.items()),
+        *(f"{letter}: {mark}" for mark, letter in legend.items()),
         *text.rules(table),
         *text.precision(table),
         *table.notes,

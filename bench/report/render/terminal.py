@@ -37,23 +37,23 @@ def leaderboard(results: Iterable[CellResult] | Board, *, width: int = 100) -> R
 
 
 def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
-    marks = text.legend(table)
+    legend = text.legend(table)
     yield _text(table.title, style="bold")
     if table.incomplete:
         yield _text(table.incomplete, style="bold red")
     scores = [column for column in table.columns if column.group != "cost"]
-    pages = list(_pages(table, scores, marks, width))
+    pages = list(_pages(table, scores, legend, width))
     for page in pages[:_BLOCKS]:
         met = [
             line
             for line in table.lines
             if page[0] is scores[0] and len(scores) == 1 or any(c.id in line.values for c in page[1:])
         ]
-        yield _grid(table, page, met[:_LINES], marks)
+        yield _grid(table, page, met[:_LINES], legend)
     costs = [column for column in table.columns if column.group == "cost"]
     if costs:
         yield _text()
-        yield _grid(table, costs, list({line.defense: line for line in table.lines}.values())[:_LINES], marks)
+        yield _grid(table, costs, list({line.defense: line for line in table.lines}.values())[:_LINES], legend)
     for what, most, count in (("lines", _LINES, len(table.lines)), ("blocks of columns", _BLOCKS, len(pages))):
         if count > most:
             yield _text(f"! the first {most} of {count} {what}; --format csv, md, tex and json have all of them")
@@ -63,13 +63,13 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
         [*table.notes, *text.failures(table, board)], _LINES, "notes and failures: --format md or json has all"
     ):
         yield _text(f"! {note}", style="yellow")
-    about = [f"{letter.translate(_RAISED)} {mark}" for mark, letter in marks.items()]
+    about = [f"{letter.translate(_RAISED)} {mark}" for mark, letter in legend.items()]
     rules = text.first(text.rules(table), _LINES, "attacks with a rule")
     if found := [*about, *rules, *text.precision(table)]:
         yield _text(" · ".join(found), style="dim")
 
 
-def _grid(table: Table, columns: Sequence[Column], lines: Sequence[TableRow], marks: dict[str, str]) -> Grid:
+def _grid(table: Table, columns: Sequence[Column], lines: Sequence[TableRow], legend: dict[str, str]) -> Grid:
     grid = Grid(
         box=SIMPLE_HEAD,
         padding=(0, _GUTTER - 1, 0, 0),
@@ -91,7 +91,7 @@ def _grid(table: Table, columns: Sequence[Column], lines: Sequence[TableRow], ma
     for line in lines:
         style = "" if line.access in RANKED or not scores else "dim"
         head = [_text("" if line.defense == before else line.defense)] + [_text(line.access, style=style)] * scores
-        grid.add_row(*head, *(_cell(table, line, column, marks) for column in columns))
+        grid.add_row(*head, *(_cell(table, line, column, legend) for column in columns))
         before = line.defense
     return grid
 
@@ -102,9 +102,9 @@ def _groups(columns: Sequence[Column]) -> list[str]:
     return [column.group if column.group != last else "" for column, last in zip(columns, before, strict=False)]
 
 
-def _cell(table: Table, line: TableRow, column: Column, marks: dict[str, str]) -> Text:
+def _cell(table: Table, line: TableRow, column: Column, legend: dict[str, str]) -> Text:
     value = line.values.get(column.id)
-    number, letters = _words(table, line, column, marks)
+    number, letters = _words(table, line, column, legend)
     shown = _text(number)
     if value is None:
         return shown
@@ -120,29 +120,29 @@ def _cell(table: Table, line: TableRow, column: Column, marks: dict[str, str]) -
     return shown.append(letters, style="yellow")
 
 
-def _words(table: Table, line: TableRow, column: Column, marks: dict[str, str]) -> tuple[str, str]:
-    """Return a number as text, and the letters of its marks."""
+def _words(table: Table, line: TableRow, column: Column, legend: dict[str, str]) -> tuple[str, str]:
+    """Return a number as text, and the letters of its footnotes."""
     value = line.values.get(column.id)
-    return text.number(value, column, table.n), text.letters(value, marks).translate(_RAISED) if value else ""
+    return text.number(value, column, table.n), text.letters(value, legend).translate(_RAISED) if value else ""
 
 
-def _pages(table: Table, columns: Sequence[Column], marks: dict[str, str], width: int) -> Iterator[list[Column]]:
+def _pages(table: Table, columns: Sequence[Column], legend: dict[str, str], width: int) -> Iterator[list[Column]]:
     """Yield the columns in blocks that fit, clean accuracy first in each."""
     access = max(len("access"), *(len(line.access) for line in table.lines))
     taken = max(len("defense"), *(cell_len(line.defense) for line in table.lines)) + access + 2 * _GUTTER
     clean, *rest = columns
     page = [clean]
     for column in rest:
-        if len(page) > 1 and taken + sum(_width(table, c, marks) for c in [*page, column]) > width:
+        if len(page) > 1 and taken + sum(_width(table, c, legend) for c in [*page, column]) > width:
             yield page
             page = [clean]
         page.append(column)
     yield page
 
 
-def _width(table: Table, column: Column, marks: dict[str, str]) -> int:
+def _width(table: Table, column: Column, legend: dict[str, str]) -> int:
     heads = (*map(cell_len, text.pieces(column.label)), cell_len(column.group) if column.unit == "accuracy" else 0)
-    return _GUTTER + max(*heads, *(cell_len("".join(_words(table, line, column, marks))) for line in table.lines))
+    return _GUTTER + max(*heads, *(cell_len("".join(_words(table, line, column, legend))) for line in table.lines))
 
 
 def _text(content: str = "", *, style: str = "") -> Text:

@@ -75,13 +75,13 @@ def pieces(label: str) -> list[str]:
 
 def legend(table: Table) -> dict[str, str]:
     """Return a letter for every mark that the table carries, in the order of reading."""
-    marks: dict[str, str] = {}
+    letter_of: dict[str, str] = {}
     for line in table.lines:
         for column in table.columns:
             value = line.values.get(column.id)
-            for mark in value.marks if value else ():
-                marks.setdefault(mark, _letter(len(marks)))
-    return marks
+            for mark in value.footnotes if value else ():
+                letter_of.setdefault(mark, _letter(len(letter_of)))
+    return letter_of
 
 
 def _letter(index: int) -> str:
@@ -94,10 +94,10 @@ def _letter(index: int) -> str:
     return letters
 
 
-def letters(value: Value, marks: Mapping[str, str]) -> str:
+def letters(value: Value, legend: Mapping[str, str]) -> str:
     """Return the letters of a number's notes in the order of the legend; with commas where some have two letters."""
-    between = "," if len(marks) > len(ascii_lowercase) else ""
-    return between.join(letter for mark, letter in marks.items() if mark in value.marks)
+    between = "," if len(legend) > len(ascii_lowercase) else ""
+    return between.join(letter for mark, letter in legend.items() if mark in value.footnotes)
 
 
 def rules(table: Table) -> list[str]:
@@ -156,10 +156,10 @@ def ranked(table: Table, line: TableRow, column: Column, bold: str, under: str, 
     return bold.format(shown) if value.number == best else under.format(shown) if value.number == second else shown
 
 
-def footnotes(line: TableRow, column: Column, marks: dict[str, str], form: str) -> str:
+def footnotes(line: TableRow, column: Column, legend: dict[str, str], form: str) -> str:
     """Return the letters of the notes on a number in a form of a format; empty where it has none."""
     value = line.values.get(column.id)
-    shown = letters(value, marks) if value else ""
+    shown = letters(value, legend) if value else ""
     return form.format(shown) if shown else ""
 
 
