@@ -134,7 +134,8 @@ def test_chunks_that_a_gpu_attacks_together_come_out_as_they_do_one_by_one(tmp_p
     # 140 images are two chunks; of the two attacks the second goes on from the first.
     text, outcomes = small.CONFIG.replace('name = "small"', 'name = "small"\nworst_case = true'), []
     for images in (128, 256):
-        monkeypatch.setattr("bench.evaluation.device_cache.together", lambda shape, device, images=images: images)
+        size = lambda shape, device, images=images: images  # noqa: E731
+        monkeypatch.setattr("bench.evaluation.device_cache.attack_group_size", size)
         folder = tmp_path / str(images)
         folder.mkdir()
         assert small.run(folder, text=text) == 0

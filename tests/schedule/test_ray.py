@@ -341,7 +341,8 @@ def test_a_machine_with_other_code_refuses(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     work = make(sections.load(configured(tmp_path)))
-    place = executor.Place(tmp_path / "store", None, (), "cpu", None, None, torch.get_num_threads(), (), tmp_path, None)
+    threads = torch.get_num_threads()
+    place = executor.WorkerContext(tmp_path / "store", None, (), "cpu", None, None, threads, (), tmp_path, None)
     planned = work.plan.cells[-1]
     control = Control()
     executor._prepared(place, planned, control)

@@ -97,7 +97,7 @@ def _letter(index: int) -> str:
 def letters(value: Value, legend: Mapping[str, str]) -> str:
     """Return the letters of a number's notes in the order of the legend; with commas where some have two letters."""
     between = "," if len(legend) > len(ascii_lowercase) else ""
-    return between.join(letter for mark, letter in legend.items() if mark in value.footnotes)
+    return between.join(sorted((legend[note] for note in value.footnotes), key=lambda letter: (len(letter), letter)))
 
 
 def rules(table: Table) -> list[str]:
