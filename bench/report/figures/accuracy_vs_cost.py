@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -23,6 +24,7 @@ from bench.report.figures._plot import (
     seen,
     tables,
 )
+from bench.report.leaderboard.pareto import pareto_front
 from bench.report.leaderboard.summaries import ThreatSummary, threat_text
 from bench.report.leaderboard.tables import Table
 
@@ -51,7 +53,8 @@ def _draw_table(axis: Axes, table: Table, key: dict[str, str]) -> dict[str, Any]
     """
     points = [_draw_point(axis, s) for s in primary(table) if s.cost and s.threat]
     ranked = [p for p in points if p["adaptive"]["value"] is not None]
-    front = _front([(p["flops"], p["adaptive"]["value"]) for p in ranked])
+    costs_and_shares = [(p["flops"], p["adaptive"]["value"]) for p in ranked]
+    front = pareto_front(costs_and_shares, itemgetter(0), itemgetter(1))
     axis.step(
         [x for x, _ in front],
         [100 * y for _, y in front],
@@ -102,12 +105,3 @@ def _key(table: Table) -> dict[str, str]:
     """Return a number for each defense where their names are too long to stand beside points."""
     names = list(dict.fromkeys(s.defense for s in primary(table) if s.cost))
     return {name: str(i) for i, name in enumerate(names, start=1)} if max(map(len, names)) > ROW else {}
-
-
-def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points that no cheaper or equally cheap one beats, from cheap to dear."""
-    front: list[tuple[float, float]] = []
-    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or y > front[-1][1]:
-            front.append((x, y))
-    return front

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from bench.keys import Once
+from bench.report.leaderboard.pareto import pareto_front
 from bench.report.leaderboard.summaries import ThreatSummary, Value, threat_text
 from bench.report.leaderboard.tables import RANKED, Board, Column, Table, TableRow, build, first_columns
 from bench.report.render import text
@@ -384,12 +385,8 @@ def _scatter(table: Table) -> dict[str, Any] | None:
         return _TOP + (1 - share) * (_HEIGHT - _TOP - _BOTTOM)
 
     points = _spread([mark for s in standings for mark in _points(s, at_x, at_y)])
-    front: list[ScatterPoint] = []
-    best = -float("inf")
-    for mark in sorted((m for m in points if not m.open), key=lambda m: (m.x, m.y)):
-        if -mark.y > best or not front:
-            front.append(mark)
-            best = -mark.y
+    # In the picture y grows downwards.
+    front = pareto_front((each for each in points if not each.open), lambda each: each.x, lambda each: -each.y)
     ticks = [
         m * 10.0**e for e in range(int(low) - 1, int(high) + 2) for m in (1, 2, 5) if low <= log10(m * 10.0**e) <= high
     ]
