@@ -209,14 +209,12 @@ def _cells(
     if config.worst_case:
         attacks = sorted(attacks, key=suite_order)
     with config.located("train"):
-        cells = [
-            planned
-            for label, (_, network, _) in zip(labels, networks, strict=True)
-            for s in seeds
-            for maker in [_Maker(label, network, s, test, train, hashes, keys)]
-            for defense in rows
-            for planned in maker.cells(defense, attacks, chained=config.worst_case)
-        ]
+        cells: list[PlannedCell] = []
+        for label, (_, network, _) in zip(labels, networks, strict=True):
+            for s in seeds:
+                maker = _Maker(label, network, s, test, train, hashes, keys)
+                for defense in rows:
+                    cells += maker.cells(defense, attacks, chained=config.worst_case)
     return cells, list(files.values())
 
 

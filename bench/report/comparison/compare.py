@@ -132,10 +132,10 @@ def judge(counts: Sequence[Counts], min_effect: float = MIN_EFFECT) -> list[tupl
     least = Fraction(str(min_effect)) / 100
     verdicts: list[tuple[ChangeVerdict, float, float]] = []
     for (lost, gained, n), adjusted in zip(counts, adjusted_values, strict=True):
-        clear = adjusted < ALPHA and Fraction(abs(lost - gained), n) >= least
-        verdicts.append(
-            ("same" if not clear else "regression" if lost > gained else "improvement", mcnemar(lost, gained), adjusted)
-        )
+        verdict: ChangeVerdict = "same"
+        if adjusted < ALPHA and Fraction(abs(lost - gained), n) >= least:
+            verdict = "regression" if lost > gained else "improvement"
+        verdicts.append((verdict, mcnemar(lost, gained), adjusted))
     return verdicts
 
 

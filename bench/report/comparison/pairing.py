@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import islice, product
 from typing import Any, NamedTuple
 
 from bench import registry
@@ -230,18 +230,16 @@ class _Names:
     def renames(self, olds: Iterable[CellResult], news: Iterable[CellResult]) -> Renames:
         """Return the methods whose name alone changed: their code and parameters are those of just one that came."""
         gone, come = _identities(olds), _identities(news)
-        found = {
-            (what, old, new)
-            for (what, identity), names in gone.items()
-            for other in [come.get((what, identity), ())]
-            if len(names) <= _MOST_RIVALS and len(other) <= _MOST_RIVALS
-            for old in names
-            for new in other
-            if self.may_be_renamed(what, old, new)
-        }
-        went = Counter((what, old) for what, old, _ in found)
-        came = Counter((what, new) for what, _, new in found)
-        return {(what, old): new for what, old, new in found if went[what, old] == 1 and came[what, new] == 1}
+        candidates: set[tuple[str, str, str]] = set()
+        for (what, identity), old_names in gone.items():
+            new_names = come.get((what, identity), ())
+            if max(len(old_names), len(new_names)) > _MOST_RIVALS:
+                continue
+            pairs = product(old_names, new_names)
+            candidates |= {(what, old, new) for old, new in pairs if self.may_be_renamed(what, old, new)}
+        went = Counter((what, old) for what, old, _ in candidates)
+        came = Counter((what, new) for what, _, new in candidates)
+        return {(what, old): new for what, old, new in candidates if went[what, old] == 1 and came[what, new] == 1}
 
 
 def _identities(results: Iterable[CellResult]) -> dict[tuple[str, str], set[str]]:

@@ -101,15 +101,15 @@ def methods(cell: Cell) -> Iterator[tuple[str, Part]]:
 def changed(old: Cell, new: Cell, renames: Renames | None = None) -> tuple[Changed, ...]:
     """Return the parameters in which the methods of two cells differ that have the same parts."""
     first, second = parts(old, renames), parts(new)
-    return tuple(
-        Changed(what, after.name, key, before.settings.get(key), after.settings.get(key))
-        for what, before in first.items()
-        for after in [second[what]]
-        for key in dict.fromkeys((*before.settings, *after.settings))
-        # What stands in one suite alone is told by the list of its attacks.
-        if before.settings.get(key) != after.settings.get(key)
-        and not (key.startswith(f"{_AFTER} ") and (key not in before.settings or key not in after.settings))
-    )
+    changes: list[Changed] = []
+    for what, before in first.items():
+        after = second[what]
+        for key in dict.fromkeys((*before.settings, *after.settings)):
+            # An attack of one suite alone shows in the list of its attacks.
+            in_one_suite = key.startswith(f"{_AFTER} ") and not (key in before.settings and key in after.settings)
+            if before.settings.get(key) != after.settings.get(key) and not in_one_suite:
+                changes.append(Changed(what, after.name, key, before.settings.get(key), after.settings.get(key)))
+    return tuple(changes)
 
 
 def code_changes(old: CellResult, new: CellResult) -> Iterator[str]:

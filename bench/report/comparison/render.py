@@ -169,9 +169,9 @@ def _cells(count: int) -> str:
 
 def as_markdown(c: Comparison) -> str:
     """Return the comparison as a comment for a pull request."""
-    mark = "✅" if c.passed else "❌" if c.compared else "⚠️"
+    failed = "❌" if c.compared else "⚠️"
     lines = [
-        f"### {mark} Crossfire: {escape_markdown(summary(c))}",
+        f"### {'✅' if c.passed else failed} Crossfire: {escape_markdown(summary(c))}",
         "",
         f"{escape_markdown(c.base)} → {escape_markdown(c.head)}. {_header(c)}.",
         "",

@@ -94,7 +94,11 @@ def measured(value: Value | None) -> dict[str, Any]:
     """Return a number for the JSON beside a figure; beside an accuracy under attack stands the robust accuracy."""
     if value is None:
         return {"value": None, "low": None, "high": None}
-    more = {"failed": True} if value.failed else {} if value.robust is None else {"robust_accuracy": value.robust}
+    more: dict[str, Any] = {}
+    if value.failed:
+        more = {"failed": True}
+    elif value.robust is not None:
+        more = {"robust_accuracy": value.robust}
     return {"value": value.number, "low": value.low, "high": value.high, **more}
 
 
@@ -180,7 +184,9 @@ def heatmap(
         for x, share in enumerate(row):
             note = notes[y][x] if notes else ""
             text = "–" if share is None else f"{100 * share:.1f}"
-            colour = SOFT if share is None else "white" if share > 0.55 else INK
+            colour = SOFT
+            if share is not None:
+                colour = "white" if share > 0.55 else INK
             axes.text(x, y - 0.14 * bool(note), text, ha="center", va="center", color=colour, fontsize=7.5)
             if note:
                 axes.text(x, y + 0.24, note, ha="center", va="center", color=colour, fontsize=5.5)

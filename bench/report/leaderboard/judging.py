@@ -116,19 +116,18 @@ def _done(row: DefenseCells, group: str) -> list[CellResult]:
 
 
 def _spared(row: DefenseCells, base: DefenseCells, group: str, labels: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the attacks that a row met and its base did not, though they are a question to both."""
-    met = {_asked(r) for r in _done(base, group)}
-    found = {
-        labels[place[2]]: None
-        for place in row.places[group]
-        if place[2] not in row.conditional_attacks
-        for r in row.cells[place]
-        if r.status == "done" and _asked(r) not in met
-    }
-    return tuple(found)
+    """Return the attacks that were run on a row and not on its base, though they can be run on both."""
+    on_base = {_attack_of(r) for r in _done(base, group)}
+    labels_of_row: list[str] = []
+    for coord in row.places[group]:
+        attack = coord[2]
+        missing = any(r.status == "done" and _attack_of(r) not in on_base for r in row.cells[coord])
+        if missing and attack not in row.conditional_attacks:
+            labels_of_row.append(labels[attack])
+    return tuple(dict.fromkeys(labels_of_row))
 
 
-def _asked(result: CellResult) -> str:
+def _attack_of(result: CellResult) -> str:
     """Return an attack and its parameters, whatever the access lets it keep or average."""
     assert result.cell.attack is not None
     attack = result.cell.attack.attack

@@ -222,8 +222,8 @@ def _cell(table: Table, line: TableRow, column: Column, legend: Mapping[str, str
     value = line.values.get(column.id)
     best, second = table.best[column.id]
     rank = ""
-    if value and value.number is not None and line.access in RANKED:
-        rank = "best" if value.number == best else "second" if value.number == second else ""
+    if value and value.number is not None and line.access in RANKED and value.number in (best, second):
+        rank = "best" if value.number == best else "second"
     known = value if value and (value.number is not None or value.failed or value.footnotes) else None
     robust = [f"robust accuracy {100 * value.robust:.2f} %"] if value and value.robust is not None else []
     parts = (

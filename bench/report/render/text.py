@@ -153,7 +153,9 @@ def ranked(table: Table, line: TableRow, column: Column, bold: str, under: str, 
     best, second = table.best[column.id]
     if value is None or value.number is None or line.access not in RANKED:
         return shown
-    return bold.format(shown) if value.number == best else under.format(shown) if value.number == second else shown
+    if value.number == best:
+        return bold.format(shown)
+    return under.format(shown) if value.number == second else shown
 
 
 def footnotes(line: TableRow, column: Column, legend: dict[str, str], form: str) -> str:
