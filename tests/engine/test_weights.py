@@ -103,7 +103,7 @@ def test_what_can_be_seen_of_a_file_without_torch(folder, name, says):
 
 
 def test_it_is_seen_without_torch(folder):
-    code = f"import sys; from bench import weights; weights.inspect('weights:{folder}/cut.safetensors'); "
+    code = f"import sys; from bench.models import weights; weights.inspect('weights:{folder}/cut.safetensors'); "
     code += f"weights.inspect('weights:{folder}/cut.pt'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 

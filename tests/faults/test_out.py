@@ -77,7 +77,7 @@ def test_a_stream_that_is_a_file_is_added_to_and_not_replaced(tmp_path):
     path = tmp_path / "log.txt"
     path.write_text("before\n")
     (tmp_path / "link").symlink_to("/dev/stdout")
-    code = "import sys; from pathlib import Path; from bench import files\n"
+    code = "import sys; from pathlib import Path; from bench.store import files\n"
     code += "print('printed'); files.write_named(Path(sys.argv[1]), b'written\\n'); print('after')"
     for name in ("/dev/stdout", "/dev/fd/1", str(tmp_path / "link")):
         with path.open("a") as out:
