@@ -19,7 +19,7 @@ Pixels are in [0, 1], budgets are exact fractions such as `8/255`, and a pass is
 the attacked network for one image. `run` counts passes and checks that every image lies in the box and in the budget.
 
 **Success rule.** Under `any-iterate` an image keeps the first iterate that the attacked function misclassifies and
-costs nothing from then on; the images that still stand are gathered into full batches. Under `last-iterate` every
+costs nothing from then on; the remaining images are gathered into full batches. Under `last-iterate` every
 step is taken and the last image kept, as most libraries do. A random function always gets the latter, because one
 success proves nothing there.
 
@@ -36,7 +36,7 @@ preset = "reference"
 ![The same image under every attack, with the difference magnified](figures/attack-gallery.png)
 
 The picture is made by `python run_bench.py run gallery`, then `python run_bench.py figures attack-gallery`. Above each
-image stands the class that the network sees in it, in orange where it is wrong.
+image is the class that the network predicts, in orange where it is wrong.
 
 """
 
@@ -44,7 +44,7 @@ image stands the class that the network sees in it, in orange where it is wrong.
 def attacks_page() -> str:
     """Return the page as Markdown: a table of all attacks, a section for each, and the adapters of other libraries."""
     attacks = entries("attack").values()
-    lines = ["| attack | norms | asks for | passes per image |", "| --- | --- | --- | --- |"]
+    lines = ["| attack | norms | reads | passes per image |", "| --- | --- | --- | --- |"]
     lines += [
         f"| [`{entry.name}`](#{entry.name}) | {_norms(entry)} | {_NEEDS[entry.meta.get('needs', 'gradient')]} "
         f"| {entry.meta['passes'].replace(' x ', ' × ')} |"

@@ -241,7 +241,7 @@ def request(name_or_file: str, variants: Mapping[str, str] | None = None, *, epo
         if part.run != whole.run:
             raise UsageError(f"{name} includes {part.name}, whose [run] differs from its own; give both the same")
     over = tuple(dict.fromkeys(chain.from_iterable(texts for _, texts in loaded)))
-    return Request(whole.name + _marks(variants, epochs), whole.run, parts, over)
+    return Request(whole.name + _name_suffix(variants, epochs), whole.run, parts, over)
 
 
 def load(name_or_file: str, variants: Mapping[str, str] | None = None, *, epochs: int | None = None) -> Config:
@@ -266,12 +266,12 @@ def _loaded(
         asked = overlay.Layer("--epochs", {"train": {"epochs": epochs}})
         layered = layered._replace(layers=(*layered.layers, asked))
     body, source = layered.body, _Source(layered, within)
-    chosen = _validated(Config, {**body, "name": str(body.get("name", "")) + _marks(variants, epochs)}, source)
+    chosen = _validated(Config, {**body, "name": str(body.get("name", "")) + _name_suffix(variants, epochs)}, source)
     chosen._source = source
     return chosen, tuple(f"{kind} {name}" for kind, name in sorted(layered.variants.items()))
 
 
-def _marks(variants: Mapping[str, str] | None, epochs: int | None) -> str:
+def _name_suffix(variants: Mapping[str, str] | None, epochs: int | None) -> str:
     asked = [*(variants or {}).values(), *([f"{epochs}-epochs"] if epochs is not None else [])]
     return "".join(f".{each}" for each in asked)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -51,10 +51,15 @@ def images_under(folder: Path) -> list[Path]:
     return [path for path in paths if _is_image(path.name)]
 
 
-def labelled_images(folder: Path, names: Iterable[str]) -> list[tuple[Path, int]]:
-    """Return the images in the folders of some classes with their labels: the places of the names."""
+def numbered(names: Iterable[str]) -> dict[str, int]:
+    """Return the labels of classes: their positions."""
+    return {name: label for label, name in enumerate(names)}
+
+
+def labelled_images(folder: Path, labels: Mapping[str, int]) -> list[tuple[Path, int]]:
+    """Return the images in the folders of some classes with their labels, given the labels of these folders."""
     labelled: list[tuple[Path, int]] = []
-    for label, name in enumerate(names):
+    for name, label in labels.items():
         labelled += ((path, label) for path in images_under(folder / name))
     return labelled
 
@@ -88,7 +93,7 @@ def classes(folder: Path) -> tuple[str, ...]:
 def _source(folder: Path, splits: dict[Split, Path], split: Split) -> Source:
     # Numbered over all splits: a class without a test image must not shift the numbers of those after it.
     names = in_order(chain.from_iterable(map(classes, splits.values())))
-    labelled = labelled_images(splits[split], names)
+    labelled = labelled_images(splits[split], numbered(names))
     if not labelled:
         raise UsageError(f"{splits[split]}: no image in its class folders ({listed(names)})")
     if len(names) == 1:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import operator
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,13 @@ def _read_cifar(paths: tuple[Path, ...], label: str) -> Rows:
                 f"{path}: data is {flat.dtype} {flat.shape} with {len(labels)} labels, not uint8 (N, 3072) with N"
             )
         parts.append((path, flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels))
-    return Rows(sum(len(labels) for _, _, labels in parts), chain.from_iterable(_raw_rows(*part) for part in parts))
+    return Rows(sum(len(labels) for _, _, labels in parts), _rows_of_all(parts))
+
+
+def _rows_of_all(parts: Iterable[tuple[Path, Pixels, list[int]]]) -> Iterator[Row]:
+    # A generator, so that who stops early can close it.
+    for part in parts:
+        yield from _raw_rows(*part)
 
 
 def _raw_rows(path: Path, images: Pixels, labels: list[int]) -> Iterator[Row]:
@@ -117,7 +122,7 @@ def _caltech101(root: Path) -> DatasetLocation | None:
 
     def source(split: Split) -> Source:
         names = tuple(name for name in folders.classes(folder) if name != "BACKGROUND_Google")
-        labelled = folders.labelled_images(folder, names)
+        labelled = folders.labelled_images(folder, folders.numbered(names))
         labels: Numbers = np.array([label for _, label in labelled], dtype=np.int64)
         rows = held_out(labels, round(len(labelled) / 5))[split]
         return folders.of_files([labelled[row] for row in rows], names, "caltech101")
@@ -151,7 +156,7 @@ def _tiny_source(folder: Path, split: Split) -> Source:
             raise UsageError(f"{missing} is missing; {annotations.name} lists it")
     else:
         part = folder / ("train" if split == "train" else "val")
-        found = [(path, label) for wnid, label in labels.items() for path in folders.images_under(part / wnid)]
+        found = folders.labelled_images(part, labels)
     if not found:
         raise UsageError(f"{folder}: no {split} image")
     return folders.of_files(found, names, "tiny_imagenet")

@@ -125,7 +125,8 @@ def _attack(
     check: Callable[[], None] | None,
 ) -> Crafted:
     """Run an attack on all images of a group against a fresh instance of the defense, and audit the result."""
-    step, first, name = fresh(), int(images[0]), ref.attack.name
+    step = fresh()
+    first, name = int(images[0]), ref.attack.name
     # A step whose state changes under attack is not a function, and results on it do not hold for what is deployed.
     few = (base, x[:8], y[:8], images[:8])
     logits = partial(ask, step, step.surrogate, *few, (key, "shown", first), "shown")

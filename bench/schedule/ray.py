@@ -119,7 +119,7 @@ def run(runner: Runner, *, device: str, cpus: int | None, gpus: float | None) ->
     runner.reporter.work("reaching the Ray cluster", 0, None)
     _require_answer(address, where)
     if runner.known_failures is None:
-        runner.known_failures = runner.store.failure_stamps()
+        runner.known_failures = runner.store.stamps()
     ours, theirs = _FORK.Pipe()
     leader = _FORK.Process(
         target=_lead, args=(theirs, ours, os.getpid(), runner, where, device, cpus, gpus), daemon=True

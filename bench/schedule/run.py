@@ -84,7 +84,7 @@ class Runner:
     stop_check: Callable[[], None]
     reporter: Reporter
     timeout: float | None = None
-    #: Stamps (:meth:`bench.store.working_store.Store.failure_stamps`) of failures that are tried
+    #: Stamps (:meth:`bench.store.working_store.Store.stamps`) of failures that are tried
     #: again; by default those there at the start.
     known_failures: Mapping[str, str] | None = None
     control: Control = field(default_factory=Control)
@@ -165,9 +165,7 @@ class Runner:
     def each(self, items: Sequence[T], do: Callable[[T], R]) -> Iterator[R]:
         """Yield what ``do`` returns for every item; those that another process has in hand come last."""
         if self.known_failures is None:
-            self.known_failures = {
-                name: mark for name, mark in self.store.failure_stamps().items() if name not in self._said
-            }
+            self.known_failures = {name: stamp for name, stamp in self.store.stamps().items() if name not in self._said}
         while items:
             busy = []
             for item in items:
@@ -236,12 +234,10 @@ class Runner:
 
     def _is_new(self, path: Path) -> bool:
         """Say whether a failure came after this run had begun, from whichever process: then once is enough."""
-        mark = self.store.stamp(path)
-        return (
-            mark is not None
-            and self.known_failures is not None
-            and self.known_failures.get(self.store.name(path)) != mark
-        )
+        stamp = self.store.stamp(path)
+        if stamp is None or self.known_failures is None:
+            return False
+        return self.known_failures.get(self.store.name(path)) != stamp
 
     def _compute_cell(self, planned: PlannedCell) -> CellResult:
         """Make what a cell stands on, then the cell."""
@@ -410,6 +406,9 @@ class Runner:
             except Exception as error:
                 if each is ref or out_of_memory(error):
                     raise
+                # Its own cell fails with the reason; where that cell is not in the plan, the log alone has it.
+                why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                self.log.write("left out of a suite", set=attack_key(each), attack=each.attack.name, error=why)
                 self._failed.add(attack_key(each))
 
     def _is_whole(self, ref: AttackRef) -> bool:

@@ -1,10 +1,10 @@
-"""Which of several results of one question counts: the last one, by the protocol that measured it."""
+"""Which of several results counts where they measure the same: the last one, by the protocol that measured it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bench.keys import EVALUATION_VERSION, Keys, comparison_key, version_of
+from bench.keys import EVALUATION_VERSION, Keys, comparison_key, models_of, version_of
 from bench.store.working_store import Store
 from bench.types import Cell, CellResult, ModelRef, PlannedCell, WeightsRef
 
@@ -24,31 +24,30 @@ def outdated(store: Store, plan: Iterable[PlannedCell]) -> int:
 
 
 def newest(results: Iterable[CellResult]) -> dict[str, CellResult]:
-    """Return the last answer to each question, whatever the code that gave it.
+    """Return the last result of each comparison key, whatever the code that measured it.
 
-    A failure gives way to a later answer on other weights from the file of the same name: the file was replaced.
+    A failure gives way to a later result on other weights from the file of the same name: the file was replaced.
     """
-    found: dict[str, CellResult] = {}
+    latest: dict[str, CellResult] = {}
     keys = Keys()
     # Files of several machines may hold a cell twice, and what somebody made up another cell under its key.
     for result in {each.key: each for each in results}.values():
-        known = found.setdefault(asked := keys.comparison_key(result.cell), result)
+        known = latest.setdefault(key := keys.comparison_key(result.cell), result)
         if (known.provenance.finished, known.key) < (result.provenance.finished, result.key):
-            found[asked] = result
-    broken = {asked for asked, result in found.items() if result.status == "failed" and _weights_files(result.cell)}
+            latest[key] = result
+    broken = {key for key, result in latest.items() if result.status == "failed" and _weights_files(result.cell)}
     if not broken:
-        return found
-    by_name = {asked: _by_name(result.cell) for asked, result in found.items() if _weights_files(result.cell)}
+        return latest
+    by_name = {key: _by_name(result.cell) for key, result in latest.items() if _weights_files(result.cell)}
     # In the order in which they were finished, to the second.
-    when = {asked: (found[asked].provenance.finished, asked not in broken, asked) for asked in by_name}
-    last = {by_name[asked]: asked for asked in sorted(by_name, key=when.__getitem__)}
-    replaced = {asked for asked in broken if last[by_name[asked]] != asked}
-    return {asked: result for asked, result in found.items() if asked not in replaced}
+    when = {key: (latest[key].provenance.finished, key not in broken, key) for key in by_name}
+    last = {by_name[key]: key for key in sorted(by_name, key=when.__getitem__)}
+    replaced = {key for key in broken if last[by_name[key]] != key}
+    return {key: result for key, result in latest.items() if key not in replaced}
 
 
 def _weights_files(cell: Cell) -> list[str]:
-    models = [cell.model] if cell.attack is None else [cell.model, cell.attack.model]
-    return [model.weights.name for model in models if isinstance(model.weights, WeightsRef)]
+    return [model.weights.name for model in models_of(cell) if isinstance(model.weights, WeightsRef)]
 
 
 def _by_name(cell: Cell) -> str:

@@ -115,12 +115,12 @@ class Store:
                 f"the store {self.root} cannot be written: {error.strerror}; choose another with --store"
             ) from None
 
-    def failure_stamps(self) -> dict[str, str]:
+    def stamps(self) -> dict[str, str]:
         """Return for every result and failed training what changes when it is written again, by :meth:`name`."""
         places = [self.cell_file(key) for key in self.all_keys()]
         places += [self.training(key) / "failed.json" for key in inventory.keys(self.root / "train", "")]
-        stamps = ((self.name(path), self.stamp(path)) for path in places)
-        return {name: stamp for name, stamp in stamps if stamp is not None}
+        pairs = ((self.name(path), self.stamp(path)) for path in places)
+        return {name: stamp for name, stamp in pairs if stamp is not None}
 
     def stamp(self, path: Path) -> str | None:
         """Return what changes when a file is written again; ``None`` where no file is."""

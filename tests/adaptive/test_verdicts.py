@@ -84,7 +84,7 @@ def test_an_attack_that_only_the_base_met_does_not_flatter_the_step():
     assert found.judgement.over_base.number == 0.0
     assert found.judgement.verdict == "broken under adaptive attack"
     none = standing(bare("autoattack", 20), stepped("pgd", 80))
-    assert (none.judgement, none.unjudged) == (None, "it met no attack that standard met in the same seed")
+    assert (none.judgement, none.unjudged) == (None, "no attack was run on both it and standard with the same seed")
 
 
 def test_no_verdict_without_the_base_or_without_an_adaptive_attacker():
@@ -284,9 +284,9 @@ def test_every_seed_needs_the_suite():
 def test_no_verdict_stands_on_noise_alone():
     noise = stepped("noise", 190, attack_params={})
     found = standing(bare("noise", 190, attack_params={}), noise)
-    assert (found.judgement, found.unjudged) == (None, "no adaptive attack but noise came to an end")
+    assert (found.judgement, found.unjudged) == (None, "no adaptive attack but noise finished")
     found = standing(bare("noise", 190, attack_params={}), noise, *whole(stepped, 20))
-    assert (found.judgement, found.unjudged) == (None, "no attack on standard but noise came to an end")
+    assert (found.judgement, found.unjudged) == (None, "no attack on standard but noise finished")
     failed = stepped("pgd", 0, status="failed")
     found = standing(bare("pgd", 40), bare("noise", 190, attack_params={}), noise, failed)
     assert found.judgement is None

@@ -152,6 +152,9 @@ def test_every_package_says_what_it_holds_what_it_may_import_and_where_to_start(
         if path.parent.parent == ROOT / "bench":
             text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
             assert re.search(r"^May import: ", text, re.MULTILINE), path
+            allowed = re.split(r"[.;]\s", text.partition("May import:")[2])[0]
+            named = set(re.findall(r"(?<!`)`(\w+)`(?!`)", allowed))
+            assert named <= LAYERS[path.parent.name].may_import, f"{path} names {named}"
             start = re.search(r"^Start at ``([\w.]+)``", text, re.MULTILINE)
             assert start, path
             module, *rest = start[1].split(".")

@@ -40,6 +40,47 @@ def method(kind: Any, name: str, params: dict[str, Any] | None = None, code: str
     return MethodRef(kind=kind, name=name, params=params or {}, code_sha=sha256_hex(kind, name, code))
 
 
+def _measured(
+    clean: Sequence[bool], final: Sequence[bool], attacked: bool, forwards: float, seconds: float
+) -> dict[str, Any]:
+    """Return the parts of a result that are measured, given which images are right clean and in the end."""
+    n, robust = len(clean), [a and b for a, b in zip(clean, final, strict=True)]
+    share, low, high = wilson(sum(final), n)
+    return {
+        "metrics": Metrics(
+            n=n,
+            clean_accuracy=sum(clean) / n,
+            accuracy_under_attack=share,
+            robust_accuracy=sum(robust) / n,
+            ci_low=low,
+            ci_high=high,
+            mean_linf=0.03,
+            mean_l2=0.8,
+        ),
+        "clean_bits": pack_bits(clean),
+        "adversarial_bits": pack_bits(final) if attacked else None,
+        "cost": Cost(
+            forwards_per_example=forwards,
+            backwards_per_example=forwards,
+            seconds_per_example=seconds,
+            flops_per_example=3e6 * forwards,
+            peak_memory_bytes=10**8,
+        ),
+    }
+
+
+def _defense_cost(recipe: str, step: str | None) -> DefenseCost:
+    return DefenseCost(
+        params=75_000,
+        train_flops_per_epoch=2.5e10 * (1 + (recipe != "standard")),
+        train_seconds_per_epoch=1.25,
+        test_flops=1e6 * (1 + 3 * (step == "tpap")),
+        test_seconds=2e-4,
+        test_forwards=1,
+        test_backwards=0,
+    )
+
+
 def result(
     defense: str = "standard",
     attack: str | None = "pgd",
@@ -106,41 +147,9 @@ def result(
             seed=seed,
         )
     cell = Cell(data=data, model=model, step=stepped, access=access, attack=made, seed=seed)
-    body: dict[str, Any] = {}
     if status == "done":
-        hit = list(clean) if adversarial is None else list(adversarial)
-        robust = [a and b for a, b in zip(clean, hit, strict=True)]
-        share, low, high = wilson(sum(hit), n)
-        body = {
-            "metrics": Metrics(
-                n=n,
-                clean_accuracy=sum(clean) / n,
-                accuracy_under_attack=share,
-                robust_accuracy=sum(robust) / n,
-                ci_low=low,
-                ci_high=high,
-                mean_linf=0.03,
-                mean_l2=0.8,
-            ),
-            "clean_bits": pack_bits(clean),
-            "adversarial_bits": pack_bits(hit) if attack else None,
-            "cost": Cost(
-                forwards_per_example=forwards,
-                backwards_per_example=forwards,
-                seconds_per_example=seconds,
-                flops_per_example=3e6 * forwards,
-                peak_memory_bytes=10**8,
-            ),
-            "defense_cost": DefenseCost(
-                params=75_000,
-                train_flops_per_epoch=2.5e10 * (1 + (recipe != "standard")),
-                train_seconds_per_epoch=1.25,
-                test_flops=1e6 * (1 + 3 * (step == "tpap")),
-                test_seconds=2e-4,
-                test_forwards=1,
-                test_backwards=0,
-            ),
-        }
+        body = _measured(clean, clean if adversarial is None else adversarial, attack is not None, forwards, seconds)
+        body["defense_cost"] = _defense_cost(recipe, step)
     else:
         body = {
             "error": CellError(kind="MethodError", message="pgd returned NaN for 3 of 8 images", traceback="Traceback")

@@ -84,11 +84,11 @@ def _outcome(step: PurifierRow, threat: ThreatSummary, attacks: Attacks) -> _Con
     if base is None or not _done(base, group):
         return "the classifier under it was not attacked"
     if only_noise(r for r in _done(row, group) if r.cell.access == "adaptive"):
-        return "no adaptive attack but noise came to an end"
+        return "no adaptive attack but noise finished"
     if only_noise(_done(base, group)):
-        return f"no attack on {base.name} but noise came to an end"
+        return f"no attack on {base.name} but noise finished"
     contest = _contest(row, base, group, attacks[group], step.missing)
-    return contest or f"it met no attack that {base.name} met in the same seed"
+    return contest or f"no attack was run on both it and {base.name} with the same seed"
 
 
 def _contest(
@@ -102,7 +102,7 @@ def _contest(
     if over.number is None or over.low is None or over.high is None:
         return None
     changed = changed_images([(survivors[seed], base_survivors[seed]) for seed in survivors if seed in base_survivors])
-    bounds = [mark.removeprefix(_BOUND) for mark in value.footnotes if mark.startswith(_BOUND)]
+    bounds = [note.removeprefix(_BOUND) for note in value.footnotes if note.startswith(_BOUND)]
     failed = sum(r.status == "failed" for place in row.places[group] for r in row.cells[place])
     fell_out = [f"{failed} of its attacks failed"] if failed else []
     fell_out += [f"{missing} of its cells are missing"] if missing else []

@@ -165,7 +165,7 @@ class DefenseCells:
 
     @classmethod
     def of(
-        cls, name: str, results: Sequence[CellResult], ids: Mapping[str, str], conditional: frozenset[str] = frozenset()
+        cls, name: str, results: Sequence[CellResult], ids: Mapping[str, str], conditional: frozenset[str]
     ) -> DefenseCells:
         """Sort all results of a defense.
 
@@ -228,7 +228,7 @@ class DefenseCells:
         shares = [bits.bit_count() / self.n for bits in survivors.values()]
         bound = unsound((self._accuracy(place), self._flags(place)) for place in used) if any(shares) else ()
         footnotes[f"upper bound only: {', '.join(bound)}"] = bool(bound)
-        value = _mean(shares, self.n, results, [mark for mark, holds in footnotes.items() if holds], flags=False)
+        value = _mean(shares, self.n, results, [note for note, holds in footnotes.items() if holds], flags=False)
         return replace(value, partial=bool(value.footnotes)), survivors
 
     def _applies(self, group: str, accesses: Sequence[Access], attack: str) -> bool:
@@ -277,26 +277,36 @@ def _robust_by_seed(results: Iterable[CellResult]) -> dict[int, int]:
 class ThreatSummary:
     """A defense under one threat (none where it was only measured clean)."""
 
-    defense: str
+    cells: DefenseCells
     threat: Threat | None
     #: The threat as tables write it.
     group: str
-    clean: Value
     worst: Mapping[Access | Literal["any"], Value]
     gap: Value
-    cost: DefenseCost | None
     attacks: tuple[str, ...]
     #: The attacks that gave an outcome, by access.
     evaluated_attacks: Mapping[Access, tuple[str, ...]]
     #: The labels of the attacks of the table under this threat, by the ids of their columns.
     labels: Mapping[str, str]
-    cells: DefenseCells
-    seeds: tuple[int, ...]
-    n: int
     #: Where the base was attacked too, and the step adaptively.
     judgement: BaseComparison | None = None
     #: Why there is no verdict, where one was to be expected.
     unjudged: str = ""
+
+    @property
+    def defense(self) -> str:
+        """Its label."""
+        return self.cells.name
+
+    @property
+    def clean(self) -> Value:
+        """Its accuracy on clean images."""
+        return self.cells.clean
+
+    @property
+    def cost(self) -> DefenseCost | None:
+        """What it costs, where that was measured."""
+        return self.cells.cost
 
     def worst_under(self, access: Access, attacks: Collection[str]) -> Value:
         """Return the worst case over some attacks, given by label."""
@@ -355,21 +365,7 @@ def _under(cells: DefenseCells, threat: Threat | None, group: str, labels: Mappi
         access: tuple(label for attack, label in labels.items() if cells.bits.get((access, group, attack)))
         for access in cells.accesses
     }
-    return ThreatSummary(
-        cells.name,
-        threat,
-        group,
-        cells.clean,
-        worst,
-        gap,
-        cells.cost,
-        attacks,
-        evaluated,
-        labels,
-        cells,
-        cells.seeds,
-        cells.n,
-    )
+    return ThreatSummary(cells, threat, group, worst, gap, attacks, evaluated, labels)
 
 
 def _mean(

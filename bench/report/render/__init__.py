@@ -1,5 +1,5 @@
 """The leaderboard as text: terminal, HTML page, Markdown, CSV, LaTeX and JSON.
 
-May import: `report.leaderboard`, `store` and the modules below them. A renderer computes no number of its own.
+May import: `report.leaderboard`, `store`, `data`, `keys`, `types`, `visible`. A renderer computes no number of its own.
 Start at ``export.FORMATS`` and ``html.render``; ``text`` says how a number is written, the same in each of them.
 """

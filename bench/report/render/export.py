@@ -64,8 +64,8 @@ def comma_separated(board: Board) -> str:
                     row[f"{name} robust accuracy"] = value.robust
                 row.setdefault("footnotes", [])
                 row["footnotes"] += [
-                    f"{name}: {'failed' if value.failed else mark}"
-                    for mark in (value.footnotes or ("",) * value.failed)
+                    f"{name}: {'failed' if value.failed else note}"
+                    for note in (value.footnotes or ("",) * value.failed)
                 ]
             row["notes"] = [*row.pop("footnotes"), *about.get(line.defense, ()), *about.get(None, ()), *worst]
             rows.append(row)
@@ -176,8 +176,8 @@ def _defense(table: Table, s: ThreatSummary) -> dict[str, Any]:
         "defense": s.defense,
         "norm": s.threat.norm if s.threat else None,
         "eps": eps_text(eps) if eps is not None else None,
-        "n": s.n,
-        "seeds": list(s.seeds),
+        "n": s.cells.n,
+        "seeds": list(s.cells.seeds),
         "attacks": list(s.attacks),
         "clean_accuracy": s.clean.number,
         "clean_spread": s.clean.spread,

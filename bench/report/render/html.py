@@ -179,7 +179,7 @@ def _shown(board: Board, tables: Sequence[Mapping[str, Any]]) -> list[CellResult
     """Return the results that numbers of the page open to."""
     keys = {key for view in tables for _, cells in view["rows"] for cell in cells for key in cell.keys.split()}
     keys |= {
-        key for view in tables if view["scatter"] for mark in view["scatter"]["points"] for key in mark.keys.split()
+        key for view in tables if view["scatter"] for point in view["scatter"]["points"] for key in point.keys.split()
     }
     return [result for key, result in board.results.items() if key in keys]
 
@@ -384,7 +384,7 @@ def _scatter(table: Table) -> dict[str, Any] | None:
     def at_y(share: float) -> float:
         return _TOP + (1 - share) * (_HEIGHT - _TOP - _BOTTOM)
 
-    points = _spread([mark for s in standings for mark in _points(s, at_x, at_y)])
+    points = _spread([point for s in standings for point in _points(s, at_x, at_y)])
     # In the picture y grows downwards.
     front = pareto_front((each for each in points if not each.open), lambda each: each.x, lambda each: -each.y)
     ticks = [
@@ -430,21 +430,21 @@ def _points(standing: ThreatSummary, at_x: Any, at_y: Any) -> Iterator[ScatterPo
 
 
 def _spread(points: Sequence[ScatterPoint]) -> list[ScatterPoint]:
-    """Write each name at the nearest free height beside its solid mark; where there is none, the hint has it.
+    """Write each name at the nearest free height beside its solid point; where there is none, the hint has it.
 
-    Marks that lie on one another share a label; a defense with a static attacker only is named beside its open mark.
+    Points that lie on one another share a label; a defense with a static attacker only is named beside its open point.
     """
     placed: list[ScatterPoint] = []
     order = sorted(points, key=lambda m: (-abs(2 * m.y - _HEIGHT), m.label))
     together: dict[ScatterPoint, list[str]] = {}
-    for mark in order:
-        if not mark.open or mark.label not in {m.label for m in points if not m.open}:
-            near = (m for m in together if abs(m.x - mark.x) < _DOT and abs(m.y - mark.y) < _DOT)
-            together.setdefault(next(near, mark), []).append(mark.label)
-    for mark in order:
-        label = ", ".join(together.get(mark, []))
-        room = int(((mark.x - _LEFT) if mark.left else (_WIDTH - mark.x)) / _LETTER) - 2
-        named = mark._replace(shown=label if len(label) <= room else f"{label[: room - 1]}…")
+    for point in order:
+        if not point.open or point.label not in {m.label for m in points if not m.open}:
+            near = (m for m in together if abs(m.x - point.x) < _DOT and abs(m.y - point.y) < _DOT)
+            together.setdefault(next(near, point), []).append(point.label)
+    for point in order:
+        label = ", ".join(together.get(point, []))
+        room = int(((point.x - _LEFT) if point.left else (_WIDTH - point.x)) / _LETTER) - 2
+        named = point._replace(shown=label if len(label) <= room else f"{label[: room - 1]}…")
         shifts = (sign * step * _LABEL_HEIGHT / 2 for step in range(19) for sign in (-1, 1))
         free = (
             named._replace(label_y=named.y + shift)
@@ -452,16 +452,16 @@ def _spread(points: Sequence[ScatterPoint]) -> list[ScatterPoint]:
             if _TOP <= named.y + shift <= _HEIGHT - _BOTTOM
             and not any(abs(named.y + shift - p.label_y) < _LABEL_HEIGHT and _meet(named, p) for p in placed)
         )
-        placed.append(next(free, mark) if label else mark)
+        placed.append(next(free, point) if label else point)
     return placed
 
 
 def _meet(one: ScatterPoint, other: ScatterPoint) -> bool:
     """Say whether two names would meet if they stood at one height."""
     ends = []
-    for mark in (one, other):
-        width = _LETTER * (len(mark.shown) + 2) if mark.shown else 0
-        ends.append((mark.x - width, mark.x) if mark.left else (mark.x, mark.x + width))
+    for point in (one, other):
+        width = _LETTER * (len(point.shown) + 2) if point.shown else 0
+        ends.append((point.x - width, point.x) if point.left else (point.x, point.x + width))
     return ends[0][0] < ends[1][1] and ends[1][0] < ends[0][1]
 
 

@@ -16,13 +16,13 @@ _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "·": r"$\cdot$",
     "∞": r"$\infty$", "ε": r"$\varepsilon$",
-    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
 }  # fmt: skip
 
 
 def _escape_latex(value: str) -> str:
     # After the end of a row a bracket or a star would be taken for its argument.
-    return "{}" * value.startswith(("[", "*")) + "".join(_LATEX.get(mark, mark) for mark in visible(value))
+    return "{}" * value.startswith(("[", "*")) + "".join(_LATEX.get(letter, letter) for letter in visible(value))
 
 
 def latex(board: Board) -> str:
@@ -41,7 +41,7 @@ def _latex_table(table: Table, board: Board) -> str:
     about = [
         _escape_latex(text.FOOT),
         *map(_escape_latex, table.verdicts),
-        *(f"$^{{{letter}}}$ {_escape_latex(mark)}" for mark, letter in legend.items()),
+        *(f"$^{{{letter}}}$ {_escape_latex(note)}" for note, letter in legend.items()),
         *map(_escape_latex, (*text.rules(table), *text.precision(table), *table.notes, *text.failures(table, board))),
     ]
     blocks = _latex_blocks(table, legend)

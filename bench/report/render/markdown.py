@@ -47,12 +47,9 @@ def markdown(board: Board) -> str:
 
 def _markdown_table(table: Table, board: Board) -> str:
     legend = text.legend(table)
-    heads = [
-        escape_markdown(
-            f"{column.label} {column.group}" if text.has_several_threats(table) and column.group else column.label
-        )
-        for column in table.columns
-    ]
+    several = text.has_several_threats(table)
+    names = (f"{column.label} {column.group}" if several and column.group else column.label for column in table.columns)
+    heads = [escape_markdown(name) for name in names]
     lines = [f"### {escape_markdown(table.title)}", ""]
     lines += [f"**{escape_markdown(table.incomplete)}**", ""] if table.incomplete else []
     rows = []
@@ -66,7 +63,7 @@ def _markdown_table(table: Table, board: Board) -> str:
     lines += grid(["defense", "access", *heads], rows, "ll" + "r" * len(heads))
     about = [
         *table.verdicts,
-        *(f"{letter}: {mark}" for mark, letter in legend.items()),
+        *(f"{letter}: {note}" for note, letter in legend.items()),
         *text.rules(table),
         *text.precision(table),
         *table.notes,

@@ -63,7 +63,7 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
         [*table.notes, *text.failures(table, board)], _LINES, "notes and failures: --format md or json has all"
     ):
         yield _text(f"! {note}", style="yellow")
-    about = [f"{letter.translate(_RAISED)} {mark}" for mark, letter in legend.items()]
+    about = [f"{letter.translate(_RAISED)} {note}" for note, letter in legend.items()]
     rules = text.first(text.rules(table), _LINES, "attacks with a rule")
     if found := [*about, *rules, *text.precision(table)]:
         yield _text(" · ".join(found), style="dim")

@@ -74,13 +74,13 @@ def pieces(label: str) -> list[str]:
 
 
 def legend(table: Table) -> dict[str, str]:
-    """Return a letter for every mark that the table carries, in the order of reading."""
+    """Return a letter for every note that the table carries, in the order of reading."""
     letter_of: dict[str, str] = {}
     for line in table.lines:
         for column in table.columns:
             value = line.values.get(column.id)
-            for mark in value.footnotes if value else ():
-                letter_of.setdefault(mark, _letter(len(letter_of)))
+            for note in value.footnotes if value else ():
+                letter_of.setdefault(note, _letter(len(letter_of)))
     return letter_of
 
 
