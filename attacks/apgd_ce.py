@@ -8,6 +8,7 @@ from bench.api import Count, Target, Threat, attack
 @attack(
     norms=("linf", "l2"),
     passes="restarts x (steps + 1) forwards + restarts x steps backwards, fewer where images break early",
+    early_exit="misclassified",
     presets={"reference": {"steps": 100, "restarts": 5}},
 )
 def apgd_ce(target: Target, x: Tensor, y: Tensor, threat: Threat, *, steps: Count = 100, restarts: Count = 1) -> Tensor:

@@ -7,6 +7,7 @@ from bench.api import Count, MethodError, Target, Threat, attack
 @attack(
     norms=("linf", "l2"),
     passes="restarts x (steps + 1) forwards + restarts x steps backwards, fewer where images break early",
+    early_exit="misclassified",
     presets={"reference": {"steps": 100, "restarts": 5}},
 )
 def apgd_dlr(

@@ -8,6 +8,7 @@ from bench.api import Count, MethodError, Target, Threat, attack
 @attack(
     norms=("linf", "l2"),
     passes="1 + targets x (steps + 1) forwards + targets x steps backwards, fewer where images break early",
+    early_exit="misclassified",
     presets={"reference": {"steps": 100, "targets": 9}},
 )
 def apgd_t(target: Target, x: Tensor, y: Tensor, threat: Threat, *, steps: Count = 100, targets: Count = 9) -> Tensor:

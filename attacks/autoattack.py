@@ -24,6 +24,8 @@ FLAGS = {
     passes="at most steps + 1 + targets x (4 x steps + 2) + queries forwards "
     "+ steps + 1 + targets x (2 x steps + 1) backwards (standard), none once an image is broken, "
     "one draw of a random function at a time",
+    early_exit="suite",
+    averages_draws=False,
     presets={"tpap": {"version": "standard"}, "reference": {"version": "standard"}},
 )
 def autoattack(

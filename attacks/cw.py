@@ -9,6 +9,7 @@ from bench.api import Count, NonNegative, Positive, Target, Threat, attack
     norms=("l2",),
     bounded=False,
     passes="searches x steps forwards + searches x steps backwards, fewer where the search for an image stalls",
+    early_exit="stalled",
     presets={
         "tpap": {"steps": 10, "searches": 4, "confidence": 1.0, "first_c": 1.0, "abort_early": False},
         "reference": {"steps": 1000, "searches": 9},

@@ -12,6 +12,7 @@ PLAN_ENTRIES = 2**23
 @attack(
     norms=("wasserstein",),
     passes="steps forwards + steps backwards, fewer where images break early",
+    early_exit="misclassified",
     presets={
         "tpap": {"steps": 20, "kernel": 4, "entropy": 3e-3, "capacity": False, "rule": "last-iterate"},
         "reference": {"steps": 300, "kernel": 5, "entropy": 1e-3, "rule": "last-iterate"},

@@ -8,6 +8,7 @@ from bench.api import Budget, Count, Literal, NonNegative, Target, Threat, attac
 @attack(
     norms=("linf", "l2"),
     passes="steps forwards + steps backwards, fewer where images break early",
+    early_exit="misclassified",
     presets={
         "tpap": {"steps": 20, "step_size": "0.003", "rule": "last-iterate"},
         "reference": {"steps": 10, "rule": "last-iterate"},

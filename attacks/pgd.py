@@ -12,6 +12,7 @@ from bench.api import Budget, Count, Literal, Target, Threat, attack
     norms=("linf", "l2"),
     passes="restarts x steps forwards + restarts x steps backwards (+ restarts forwards if more than one), "
     "fewer where images break early",
+    early_exit="misclassified",
     presets={
         "tpap": {"steps": 20, "step_size": "0.003", "restarts": 1, "rule": "last-iterate"},
         "reference": {"steps": 20, "restarts": 5, "rule": "any-iterate"},

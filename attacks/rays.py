@@ -12,6 +12,7 @@ TOLERANCE = 0.02
     norms=("linf",),
     needs="labels",
     passes="restarts x queries forwards, fewer where images break early",
+    early_exit="misclassified",
     presets={"reference": {"queries": 10000}},
 )
 def rays(target: Target, x: Tensor, y: Tensor, threat: Threat, *, queries: Count = 1000, restarts: Count = 1) -> Tensor:

@@ -9,6 +9,7 @@ from bench.api import Count, Literal, Positive, Target, Threat, attack
     norms=("linf", "l2"),
     passes="widths x (steps + 1) forwards + widths x steps backwards, fewer where images break early; "
     "a second-order backward takes the base classifier a forward and two backwards more",
+    early_exit="misclassified",
     purifiers_only=True,
 )
 def second_order_apgd(

@@ -11,6 +11,7 @@ from bench.api import Budget, Count, Literal, Positive, Target, Threat, attack
     norms=("linf", "l2"),
     passes="restarts x steps x (samples + 1) forwards + restarts x steps x samples backwards "
     "(+ restarts forwards for a random function if more than one), fewer where images break early",
+    early_exit="misclassified",
 )
 def smoothed_pgd(
     target: Target,

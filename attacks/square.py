@@ -10,6 +10,7 @@ from bench.api import Count, Probability, Target, Threat, attack
     needs="scores",
     passes="restarts x queries forwards (+ restarts for a random function if more than one), "
     "fewer where images break early",
+    early_exit="misclassified",
     presets={"reference": {"queries": 5000}},
 )
 def square(

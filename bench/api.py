@@ -175,6 +175,8 @@ def attack(
     norms: tuple[Norm, ...],
     needs: Literal["gradient", "scores", "labels", "nothing"] = "gradient",
     passes: str,
+    early_exit: Literal["misclassified", "suite", "stalled"] | None = None,
+    averages_draws: bool = True,
     bounded: bool = True,
     purifiers_only: bool = False,
     requires: str | None = None,
@@ -186,6 +188,11 @@ def attack(
         norms: threat norms it can keep to, the default first.
         needs: what it asks of the target.
         passes: its cost per image as a formula over its parameters, such as ``"steps forwards + steps backwards"``.
+        early_exit: when it stops working on an image before its last step: once the image is ``misclassified``, once
+            one attack of a ``suite`` has had it misclassified, or once the search for it has ``stalled``. From
+            ``passes``, ``early_exit`` and ``averages_draws`` a cost is predicted; they change no result.
+        averages_draws: on a random function it takes as many draws a step as the configuration asks for; ``False``
+            where it takes one.
         purifiers_only: it attacks the purification, so it is left out against any other defense.
         bounded: it keeps to ``threat.eps``; ``False`` where it minimises the norm itself.
         requires: a package it cannot do without, named as pip names it.

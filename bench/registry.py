@@ -23,7 +23,7 @@ from pydantic_core import SchemaError
 
 from bench.keys import sha256_hex
 from bench.methods import factories, loading, signature, sources
-from bench.methods.syntax import meanings, parsed, text_of
+from bench.methods.tree import meanings, parsed, text_of
 from bench.types import Kind, MethodRef, UsageError, shortened, shown
 
 _ROOT = Path(__file__).resolve().parent.parent

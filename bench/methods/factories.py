@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, TypeAdapter
 
 from bench.methods import signature
-from bench.methods.syntax import names, statements
+from bench.methods.tree import names, statements
 from bench.types import UsageError
 
 #: What a factory has from the images, where its signature names it; never from a configuration.

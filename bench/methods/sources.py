@@ -24,7 +24,8 @@ from itertools import chain
 from pathlib import Path
 
 from bench.keys import sha256_hex
-from bench.methods.syntax import LONGEST_PATH, Import, syntax, text_of
+from bench.methods.syntax import LONGEST_PATH, Import, syntax
+from bench.methods.tree import text_of
 from bench.types import UsageError
 
 #: Packages by the name they are imported under, where that is not the one that pip knows.

@@ -12,7 +12,7 @@ from bench.evaluation.cost import parameters, pass_flops
 from bench.evaluation.craft import CHUNK
 from bench.evaluation.predict import DRAWS
 from bench.keys import Keys, Once, models_of, training_key
-from bench.schedule.passes import EarlyExit, early_exit, passes_of, takes_one_draw
+from bench.schedule.passes import passes_of
 from bench.schedule.plan import Work
 from bench.schedule.units import Problem, Units
 from bench.store import cards, files, inventory
@@ -173,10 +173,10 @@ def share_of(attack: AttackRef, *, random: bool = False, right: float = 1.0) -> 
     be left for an attack on the survivors of earlier ones. A search that leaves stalled images takes half. What a run
     took is in its log.
     """
-    exits = early_exit(str(registry.entry_of(attack.attack).meta.get("passes")))
-    if exits is EarlyExit.STALLED and not attack.after:
+    early_exit = registry.entry_of(attack.attack).meta.get("early_exit")
+    if early_exit == "stalled" and not attack.after:
         return Share(_STALLED_TAKE, _STALLED_TAKE, _STALLED_TAKE)
-    takes_all_steps = random or exits is None or attack.attack.params.get("rule") == "last-iterate"
+    takes_all_steps = random or early_exit is None or attack.attack.params.get("rule") == "last-iterate"
     if takes_all_steps and not attack.after:
         return Share(1.0, 1.0, 1.0)
     source = attack.model.weights
@@ -184,7 +184,7 @@ def share_of(attack: AttackRef, *, random: bool = False, right: float = 1.0) -> 
     survive = 0.0
     if trained:
         survive = _SURVIVE if attack.step is None else _SURVIVE_ADAPTIVE
-    broken = _BROKEN_TAKE_OF_SUITE if exits is EarlyExit.SUITE else _BROKEN_TAKE
+    broken = _BROKEN_TAKE_OF_SUITE if early_exit == "suite" else _BROKEN_TAKE
     return Share(right * broken, right * (survive + (1 - survive) * broken), right)
 
 
@@ -230,8 +230,8 @@ class _Costs:
         return _Cost(epochs * rows * tflop, epochs * (rows * one.seconds + watching))
 
     def attack(self, attack: AttackRef, cell: Cell, right: float) -> _Cost:
-        formula = registry.entry_of(attack.attack).meta.get("passes")
-        stated = passes_of(formula, attack.attack.params) if formula else None
+        meta = registry.entry_of(attack.attack).meta
+        stated = passes_of(meta["passes"], attack.attack.params) if meta.get("passes") else None
         unit = self._units.net(attack.model, cell)
         if stated is None or unit is None:
             return _UNKNOWN
@@ -240,7 +240,7 @@ class _Costs:
             return _shared(whole, share_of(attack, right=right))
         if (step := self._units.step(attack.step, attack.model, cell)) is None:
             return _UNKNOWN
-        averaged = step.random and not takes_one_draw(str(formula))
+        averaged = step.random and meta.get("averages_draws", True)
         times = attack.data.n * (attack.eot if averaged else 1)
         inside = step.deployed.passes
         passes = Passes(stated.forwards * inside.forwards, stated.forwards * inside.backwards + stated.backwards)

@@ -7,7 +7,6 @@ import math
 import operator
 import re
 from collections.abc import Mapping
-from enum import Enum
 from functools import lru_cache
 
 from bench.types import Passes, Scalar
@@ -17,28 +16,6 @@ _FORMULA = re.compile(
 )
 _LONGEST = 1000
 _OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
-
-
-class EarlyExit(Enum):
-    """When an attack leaves an image alone before its last step; each value is how the stated passes say so.
-
-    The text of a decorator is part of the hash of the attack, so it cannot move to a keyword of its own without a new
-    key for every result of the attack.
-    """
-
-    STALLED = "stalls"
-    SUITE = "none once"
-    BROKEN = "fewer where images break"
-
-
-def early_exit(formula: str) -> EarlyExit | None:
-    """Return when an attack with these stated passes leaves images alone early; ``None`` if it never does."""
-    return next((each for each in EarlyExit if each.value in formula), None)
-
-
-def takes_one_draw(formula: str) -> bool:
-    """Say whether an attack with these stated passes takes one draw of a random function instead of averaging."""
-    return "one draw" in formula
 
 
 def passes_of(formula: str, params: Mapping[str, Scalar]) -> Passes | None:

@@ -3,7 +3,7 @@
 import pytest
 
 from bench import registry
-from bench.methods.syntax import meanings, parsed
+from bench.methods.tree import meanings, parsed
 from bench.types import UsageError
 
 HEAD = "from bench.api import attack, defense\nimport sys\n"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import api, registry
-from bench.methods import signature, syntax
+from bench.methods import signature, tree
 from bench.types import UsageError
 from tests.fuzz import cases
 
@@ -318,7 +318,7 @@ SOURCES = {
     "latin-1 undeclared": "x = 'é'".encode("latin-1"),
     "unknown encoding": b"# coding: no-such\nx = 1",
     "long encoding": b"# coding: " + b"a" * 5000 + b"\nx = 1",
-    "too long": b"#" * (syntax.MOST_BYTES + 1),
+    "too long": b"#" * (tree.MOST_BYTES + 1),
 }
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bench import registry
-from bench.methods import sources, syntax
+from bench.methods import canonical, sources
 from bench.types import UsageError
 
 ATTACK = '''
@@ -306,7 +306,7 @@ FORMS = {
 def test_the_canonical_form_of_syntax(text):
     import ast
 
-    assert syntax.canonical(ast.parse(text)) == FORMS[text]
+    assert canonical.canonical(ast.parse(text)) == FORMS[text]
 
 
 def test_hashing_every_method_imports_none():

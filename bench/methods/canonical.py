@@ -1,0 +1,83 @@
+"""What a source file does, as a text: the same for two files that differ only in how they are written.
+
+Comments, layout, docstrings and the names of local variables are left out, and of the decorator that registers a
+method what is said to people and to the prediction of its cost.
+"""
+
+from __future__ import annotations
+
+import ast
+
+from bench.methods.local_variables import number_local_variables
+from bench.methods.tree import called_name
+
+_REGISTERING = {"attack", "defense", "network"}
+#: Keywords of the decorator ``attack`` from which a cost is predicted; no result depends on them.
+COST_KEYWORDS = frozenset({"passes", "early_exit", "averages_draws"})
+
+
+def canonical_code(tree: ast.Module) -> str:
+    """Return what a source file does as a text; the tree is changed.
+
+    The name of the one registered method is left out too. Of several in one file the names stay, since they tell which
+    code is whose.
+
+    Raises:
+        RecursionError: the tree is too deep.
+    """
+    methods = [node for node in tree.body if _registration(node) is not None]
+    for method in methods:
+        call = _registration(method)
+        if call is not None and called_name(call.func) == "attack":
+            call.keywords = [word for word in call.keywords if word.arg not in COST_KEYWORDS]
+    number_local_variables(tree)
+    if len(methods) == 1 and isinstance(methods[0], ast.FunctionDef | ast.ClassDef):
+        methods[0].name = ""
+    return canonical(tree)
+
+
+def _registration(node: ast.stmt) -> ast.Call | None:
+    """Return the decorator that registers a method; ``None`` where the statement defines none."""
+    for decorator in node.decorator_list if isinstance(node, ast.FunctionDef | ast.ClassDef) else ():
+        if isinstance(decorator, ast.Call) and called_name(decorator.func) in _REGISTERING:
+            return decorator
+    return None
+
+
+def canonical(node: object) -> str:
+    """Return a syntax tree as a text that is the same in every version of Python.
+
+    ``ast.dump`` and ``ast.unparse`` are not: new versions add fields, and quote f-strings otherwise. So a node is its
+    name and those of its fields that are not empty, which new fields are in old code. Left out are strings that stand
+    alone, docstrings among them, and what the parser notes about a node's use (``ctx``) or spelling (``kind``).
+    """
+    if isinstance(node, ast.Constant):
+        return f"{type(node.value).__name__} {node.value!a}"
+    if isinstance(node, ast.JoinedStr):
+        return f"JoinedStr({canonical(_joined(node.values))})"
+    if isinstance(node, ast.AST):
+        fields = [(name, getattr(node, name, None)) for name in sorted(node._fields) if name not in ("ctx", "kind")]
+        values = [(name, _alone_left_out(value)) for name, value in fields]
+        return f"{type(node).__name__}({','.join(f'{name}={canonical(value)}' for name, value in values if value)})"
+    if isinstance(node, list):
+        return f"[{','.join(map(canonical, node))}]"
+    return repr(node)
+
+
+def _alone_left_out(value: object) -> object:
+    return [each for each in value if not _is_text(each)] if isinstance(value, list) else value
+
+
+def _is_text(node: object) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _joined(parts: list[ast.expr]) -> list[ast.expr]:
+    """Return the parts of an f-string with neighbouring texts as one: versions of Python cut them differently."""
+    joined: list[ast.expr] = []
+    for part in parts:
+        if isinstance(part, ast.Constant) and joined and isinstance(last := joined[-1], ast.Constant):
+            joined[-1] = ast.Constant(str(last.value) + str(part.value))
+        elif not isinstance(part, ast.Constant) or part.value:
+            joined.append(part)
+    return joined
