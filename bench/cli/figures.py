@@ -42,15 +42,15 @@ def main(args: argparse.Namespace) -> int:
     display: Display = args.display
     root = options.store_root(args)
     with display.phase("reading the results"), no_collection():
-        found = read(root)
-    for note in found.notes:
+        recorded = read(root)
+    for note in recorded.notes:
         print(f"warning: {note}", file=sys.stderr)
     names = args.names or list(known)
     with display.phase("drawing figures", len(names)) as at:
         with no_collection():
             folder = options.data_folder(args)
             source = figures.source_of(
-                found.results, Store(root), asked=found.asked, data_folder=folder, trusted=args.trust
+                recorded.results, Store(root), asked=recorded.planned_tables, data_folder=folder, trusted=args.trust
             )
         for done, name in enumerate(names):
             at(done, name)

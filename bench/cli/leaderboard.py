@@ -55,8 +55,8 @@ def _show(args: argparse.Namespace) -> int:
         raise UsageError(f"--out {args.out}: say --format {'|'.join(FORMATS)}, or let the name end with one of them")
     root = options.store_root(args)
     with display.phase("reading the results"):
-        found = read(root)
-    for note in found.notes:
+        recorded = read(root)
+    for note in recorded.notes:
         print(f"warning: {note}", file=sys.stderr)
     if args.paper and kind in ("csv", "tex", "html"):
         raise UsageError(f"--paper comes as text, md or json, or with --out FOLDER as a folder, not {kind}")
@@ -65,9 +65,9 @@ def _show(args: argparse.Namespace) -> int:
 
         with display.phase("drawing the tables and figures of the paper"):
             source = figures.source_of(
-                found.results,
+                recorded.results,
                 Store(root),
-                asked=found.asked,
+                asked=recorded.planned_tables,
                 data_folder=options.data_folder(args),
                 paper=True,
                 trusted=args.trust,
@@ -76,7 +76,7 @@ def _show(args: argparse.Namespace) -> int:
         print("\n".join(visible(str(path)) for path in paths))
         return 0
     with display.phase("making the tables"):
-        board = build(found.results, found.asked)
+        board = build(recorded.results, recorded.planned_tables)
     if kind is None and not args.paper:
         from bench.cli.console import console
         from bench.report.render.terminal import leaderboard

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bench.schedule.damage import Damage
     from bench.schedule.plan import Work
     from bench.schedule.verify import VerifyReport
-    from bench.store.planned import Asked
+    from bench.store.planned import PlannedTable
     from bench.store.working_store import Store
     from bench.types import CellResult
 
@@ -60,7 +60,7 @@ def _run(args: argparse.Namespace) -> int:
         config, work = options.work(args)
     store = options.working_store(args, trusting=args.verify is None)
     with display.phase("reading the results"):
-        asked = planned.asked_for(work.plan.name, work.asked)
+        planned_tables = planned.tables_of(work.plan.name, work.asked)
         # What is not whole is not finished, so the run that follows says it.
         with _unheard():
             finished = [store.finished(cell) for cell in work.plan.cells]
@@ -74,16 +74,16 @@ def _run(args: argparse.Namespace) -> int:
     verdict: VerifyReport | None = None
     # Where nothing is left to do, nothing that computes is loaded.
     if len(results) < len(finished) or harm or args.verify is not None:
-        keep = partial(planned.keep, store, asked, partly=partly, check=args.control.check_run)
+        keep = partial(planned.keep, store, planned_tables, partly=partly, check=args.control.check_run)
         with collection():
             results, verdict = _measured(args, config, work, store, keep, results, harm)
     else:
         try:
-            planned.keep(store, asked, partly=partly)
+            planned.keep(store, planned_tables, partly=partly)
         except StoreError as error:
             # Every cell is there, and a table of a store that others may read needs no more.
             print(f"warning: {error}", file=sys.stderr)
-    page = _reported(args, config, results, asked, store)
+    page = _reported(args, config, results, planned_tables, store)
     if verdict is not None:
         _print_verdict(verdict, quiet=args.quiet)
     print(visible(str(page.resolve())), flush=True)
@@ -129,7 +129,11 @@ def _say_outdated(work: Work, store: Store, *, quiet: bool) -> None:
 
 
 def _reported(
-    args: argparse.Namespace, config: Request, results: list[CellResult], asked: list[Asked], store: Store
+    args: argparse.Namespace,
+    config: Request,
+    results: list[CellResult],
+    planned_tables: list[PlannedTable],
+    store: Store,
 ) -> Path:
     """Print the table, write the page and whatever else was asked for, and return where the page is."""
     from bench.cli.console import console
@@ -141,25 +145,27 @@ def _reported(
 
     display: Display = args.display
     with display.phase("making the table"):
-        board = build(results, asked)
+        board = build(results, planned_tables)
     if not args.quiet:
         terminal = console()
         terminal.print(leaderboard(board, width=terminal.width))
     with display.phase("writing the page"):
         # What these results name is what the configuration does.
         page = write_report(board, args.report, store=store, data_folder=args.data, trusted=True)
-    made = []
+    written = []
     if config.paper:
         from bench.report import figures, paper_page
 
         with collection(), display.phase("drawing the figures of the paper"):
-            source = figures.source_of(results, store, asked=asked, data_folder=args.data, paper=True, trusted=True)
-            made.append(str(paper_page.write(source, args.report / "paper")[0].resolve()))
+            source = figures.source_of(
+                results, store, asked=planned_tables, data_folder=args.data, paper=True, trusted=True
+            )
+            written.append(str(paper_page.write(source, args.report / "paper")[0].resolve()))
     if args.record:
         with display.phase("recording"):
-            made.append(f"recorded: {write_run(results, Path.cwd(), asked)}")
+            written.append(f"recorded: {write_run(results, Path.cwd(), planned_tables)}")
     if not args.quiet:
-        print("".join(f"{visible(line)}\n" for line in made), end="")
+        print("".join(f"{visible(line)}\n" for line in written), end="")
     return page
 
 

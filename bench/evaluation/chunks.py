@@ -33,7 +33,7 @@ def write_chunk(path: Path, made: Crafted) -> None:
     tensors = {"images": made.images.cpu().contiguous(), "forwards": made.forwards, "backwards": made.backwards}
     about = {"seconds": repr(made.seconds), "notes": json.dumps(made.notes), "batch": str(made.batch)}
     # So that one which came to lie in the place of another is noticed.
-    about["of"] = chunk_file.place(path)
+    about["of"] = chunk_file.chunk_id(path)
     digest = arrays_digest({name: value.numpy() for name, value in tensors.items()}, about)
     write_atomically(path, save(tensors, {**about, "sha256": digest}))
 

@@ -16,27 +16,27 @@ LINF_SLACK = 1e-6
 L2_SLACK = 1e-4
 
 
-def broken_rule(found: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Threat) -> str | None:
+def broken_rule(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Threat) -> str | None:
     """Return what makes images no answer to a threat, such as ``left the box [0, 1] by 8``; ``None`` if nothing does.
 
     They are to be finite, in the box and, in Linf and L2 with a budget, in the ball. A flow or a transport plan cannot
     be recovered from the image; those attacks are checked in their own tests.
 
     Args:
-        found: adversarial images float32 (N, C, H, W), N at least 1: tensors, or arrays of NumPy.
+        x_adv: adversarial images float32 (N, C, H, W), N at least 1: tensors, or arrays of NumPy.
         x: clean images in [0, 1], of the same kind and shape.
         threat: norm and budget.
     """
-    highest, lowest = float(found.max()), float(found.min())
+    highest, lowest = float(x_adv.max()), float(x_adv.min())
     if not (math.isfinite(highest) and math.isfinite(lowest)):
         # What is not finite is not zero less itself.
-        return f"returned a value that is not finite, at image {_worst(found - found != 0, len(x))}"
+        return f"returned a value that is not finite, at image {_worst(x_adv - x_adv != 0, len(x))}"
     if max(-lowest, highest - 1.0) > LINF_SLACK:
-        at = _worst(found if highest - 1.0 >= -lowest else -found, len(x))
+        at = _worst(x_adv if highest - 1.0 >= -lowest else -x_adv, len(x))
         return f"left the box [0, 1] by {max(-lowest, highest - 1.0):.3g}, at image {at}"
     if threat.eps is None or threat.norm not in ("linf", "l2"):
         return None
-    moved, eps = found - x, float(threat.eps)
+    moved, eps = x_adv - x, float(threat.eps)
     if threat.norm == "linf":
         farthest, limit = max(float(moved.max()), -float(moved.min())), eps + LINF_SLACK
     else:

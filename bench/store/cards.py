@@ -209,15 +209,15 @@ def has_weights(folder: Path, key: str) -> bool:
 def _has_weights(folder: Path, card: Mapping[str, Any]) -> bool:
     path = folder / "weights.safetensors"
     try:
-        whole = files.file_sha256(path, largest_weights(card)) == card.get("weights_sha256")
+        is_intact = files.file_sha256(path, largest_weights(card)) == card.get("weights_sha256")
     except FileNotFoundError:
         return False
     except Unreadable as error:
         _log.warning("%s does not count and is trained again: %s", path, error)
         return False
-    if not whole:
+    if not is_intact:
         _log.warning("%s does not count and is trained again: cut short or altered since it was written", folder)
-    return whole
+    return is_intact
 
 
 def largest_weights(card: Mapping[str, Any]) -> int:

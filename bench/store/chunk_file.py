@@ -31,8 +31,8 @@ class Kept(NamedTuple):
     batch: int
 
 
-def place(path: Path) -> str:
-    """Return what a chunk says of where it belongs: the key of its set and which images it has."""
+def chunk_id(path: Path) -> str:
+    """Return the identity that a chunk file states: the key of its set, and the rows of its images."""
     return f"{path.parent.name}/{path.stem}"
 
 
@@ -49,7 +49,7 @@ def read(path: Path, x: np.ndarray, threat: Threat) -> Kept:
         ValueError: it is not whole, belongs elsewhere, or holds what no attack under the threat makes of ``x``.
     """
     arrays, about = sealed_arrays(files.read(path, 8 * x.size + _ROW * len(x) + _HEAD))
-    if about.get("of", place(path)) != place(path):
+    if about.get("of", chunk_id(path)) != chunk_id(path):
         raise ValueError(f"it is that of {about['of']}")
     try:
         kept = _checked(arrays, about, x)
@@ -68,7 +68,8 @@ def _checked(arrays: dict[str, np.ndarray], about: dict[str, str], x: np.ndarray
         # Of what is not a number neither holds.
         if counts.shape != (len(x),) or counts.dtype.kind != "f" or not ((counts >= 0) & (counts <= MAX_PASSES)).all():
             raise ValueError(f"its passes are not {len(x)} counts each")
-    seconds, notes, batch = float(about["seconds"]), document(about["notes"].encode()), int(about["batch"])
+    seconds, batch = float(about["seconds"]), int(about["batch"])
+    notes = document(about["notes"].encode())
     # They become flags of a result, which holds no more.
     are_notes = isinstance(notes, list) and all(isinstance(note, str) and len(note) <= MAX_WORD for note in notes)
     if not (are_notes and len(notes) <= MAX_FLAGS and 0 <= seconds <= MAX_SECONDS and batch > 0):

@@ -19,13 +19,15 @@ ROUND_OFF = 1e-6
 def contradiction(result: CellResult) -> str | None:
     """Return in which point a result contradicts itself; ``None`` where it does not."""
     cell, metrics = result.cell, result.metrics
-    found = chain(_of_methods(cell), _of_access(cell), _of_images(cell.data))
+    contradictions = chain(_of_methods(cell), _of_access(cell), _of_images(cell.data))
     if metrics is not None:
-        found = chain(found, _of_distances(metrics, cell.data), _of_shares(metrics, clean=cell.attack is None))
+        contradictions = chain(
+            contradictions, _of_distances(metrics, cell.data), _of_shares(metrics, clean=cell.attack is None)
+        )
     # Results of the first versions had the clean outcomes in both places.
     if cell.attack is None and result.adversarial_bits not in (None, result.clean_bits):
-        found = chain(found, ["it is of clean images and has outcomes under attack"])
-    return next(found, None)
+        contradictions = chain(contradictions, ["it is of clean images and has outcomes under attack"])
+    return next(contradictions, None)
 
 
 def _of_methods(cell: Cell) -> Iterator[str]:
@@ -36,27 +38,27 @@ def _of_methods(cell: Cell) -> Iterator[str]:
         ("step", cell.step, "test-time"),
         ("attack", cell.attack.attack if cell.attack is not None else None, "attack"),
     )
-    for what, method, kind in placed:
+    for role, method, kind in placed:
         if method is not None and method.kind != kind:
-            yield f"its {what} is of kind {method.kind}, not {kind}"
+            yield f"its {role} is of kind {method.kind}, not {kind}"
 
 
 def _of_access(cell: Cell) -> Iterator[str]:
-    made, step, access = cell.attack, cell.step, cell.access
+    attack_ref, step, access = cell.attack, cell.step, cell.access
     stepped = "a" if step is not None else "no"
-    if made is None:
+    if attack_ref is None:
         if access != (usual := "white-box" if step is None else "static"):
             yield f"it is of clean images with {stepped} test-time step and is called {access}, not {usual}"
         return
-    if made.seed != cell.seed:
-        yield f"its attack has seed {made.seed}, the cell {cell.seed}"
+    if attack_ref.seed != cell.seed:
+        yield f"its attack has seed {attack_ref.seed}, the cell {cell.seed}"
     if access == "transfer":
         return
     if (access == "white-box") != (step is None):
         yield f"it is called {access} and has {stepped} test-time step"
-    if made.step != (step if access == "adaptive" else None):
+    if attack_ref.step != (step if access == "adaptive" else None):
         yield f"it is called {access}, and its attack saw {'another' if access == 'adaptive' else 'a'} test-time step"
-    if made.model is not cell.model and made.model != cell.model:
+    if attack_ref.model is not cell.model and attack_ref.model != cell.model:
         yield f"it is called {access}, and its attack saw another network"
 
 

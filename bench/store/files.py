@@ -331,30 +331,30 @@ def make_folder(path: Path, root: Path) -> None:
         OSError: it cannot be made, or ``root`` is no folder.
     """
     make_folders(root)
-    for folder in [*reversed(path.relative_to(root).parents), path.relative_to(root)]:
-        place = root / folder
-        if not place.is_dir():
-            if os.path.lexists(place):
-                move_aside(place)
-            place.mkdir(exist_ok=True)
+    for relative in [*reversed(path.relative_to(root).parents), path.relative_to(root)]:
+        folder = root / relative
+        if not folder.is_dir():
+            if os.path.lexists(folder):
+                move_aside(folder)
+            folder.mkdir(exist_ok=True)
 
 
-def write_named(path: Path, data: bytes, *, what: str = "--out") -> bool:
+def write_named(path: Path, data: bytes, *, option: str = "--out") -> bool:
     """Write to what a user named, and say whether that is a regular file.
 
     A regular file, also at the end of links, is replaced as a whole and keeps its permissions; the links stay. A pipe,
     a device or a stream of this process is written to. Missing folders of a path without links are made.
 
     Args:
-        path: where.
-        data: what.
-        what: how the user named it, for messages.
+        path: of the file.
+        data: its bytes.
+        option: how the user named it, for messages.
 
     Raises:
         UsageError: it is a folder or a socket, a link into a folder that is not there, or cannot be written.
         BrokenPipeError: nobody reads the pipe any more.
     """
-    with _unwritable(path, what):
+    with _unwritable(path, option):
         stream = _own_stream(path)
         if stream is not None:
             _write_stream(stream, data)
@@ -364,55 +364,55 @@ def write_named(path: Path, data: bytes, *, what: str = "--out") -> bool:
             with path.open("wb") as file:
                 file.write(data)
             return False
-        _write_file(path, about, data, what)
+        _write_file(path, about, data, option)
         return True
 
 
-def write_into(path: Path, data: bytes, *, what: str = "--out") -> None:
+def write_into(path: Path, data: bytes, *, option: str = "--out") -> None:
     """Write a file into a folder that a user named, as :func:`write_named` does, but to no pipe and no device.
 
     Raises:
         UsageError: something else than a file is in its place, or it cannot be written.
     """
-    with _unwritable(path, what):
-        _write_file(path, _stat(path), data, what)
+    with _unwritable(path, option):
+        _write_file(path, _stat(path), data, option)
 
 
 @contextmanager
-def _unwritable(path: Path, what: str) -> Iterator[None]:
+def _unwritable(path: Path, option: str) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
         raise
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"{what} {path} cannot be written: {why}") from None
+        raise UsageError(f"{option} {path} cannot be written: {why}") from None
 
 
-def _write_file(path: Path, about: os.stat_result | None, data: bytes, what: str) -> None:
+def _write_file(path: Path, about: os.stat_result | None, data: bytes, option: str) -> None:
     if about is None:
         _replace(_missing(path), data, None)
     elif stat.S_ISREG(about.st_mode):
         _replace(Path(os.path.realpath(path)), data, stat.S_IMODE(about.st_mode))
     else:
-        raise UsageError(f"{what} {path} is {kind_of(about.st_mode)}; name a file")
+        raise UsageError(f"{option} {path} is {kind_of(about.st_mode)}; name a file")
 
 
 def _own_stream(path: Path) -> int | None:
     """Return the number of the open stream of this process that a path names, such as /dev/stdout or /dev/fd/63."""
     # Link by link: at the end of /proc/self/fd/1 stands a name that means nothing, or a file that others append to.
-    place = os.path.abspath(path)
+    target = os.path.abspath(path)
     for _ in range(40):
-        if place in _STANDARD:
-            return _STANDARD[place]
-        folder, name = os.path.split(place)
+        if target in _STANDARD:
+            return _STANDARD[target]
+        folder, name = os.path.split(target)
         real = os.path.join(os.path.realpath(folder), name)
         match = _STREAM.fullmatch(real)
         if match is not None:
             own = real.startswith(("/dev/", "/proc/self/", "/proc/thread-self/", f"/proc/{os.getpid()}/"))
             return int(match[1]) if own else None
         try:
-            place = os.path.abspath(os.path.join(os.path.dirname(real), os.readlink(real)))
+            target = os.path.abspath(os.path.join(os.path.dirname(real), os.readlink(real)))
         except OSError:
             return None
     return None

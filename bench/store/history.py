@@ -2,7 +2,7 @@
 
     results/runs/<machine>/<commit>.json
 
-The first line says which schema the file has, and what the runs were asked for; every further line is a result as the
+The first line says which schema the file has, and what the runs had planned; every further line is a result as the
 store keeps it, with its own checksum, so that a cut or merged file is noticed. Lines are sorted by name and key and
 carry the outcome of every example as bits, so two commits are compared image by image from git alone.
 """
@@ -23,7 +23,7 @@ from bench.keys import canonical_json, sha256_hex
 from bench.store import files, planned, reading
 from bench.store.files import write_into
 from bench.store.git import git, git_bytes
-from bench.store.planned import Asked
+from bench.store.planned import PlannedTable
 from bench.store.provenance import source
 from bench.store.working_store import Store
 from bench.types import CellResult, Frozen, UsageError, jsonable, shown
@@ -43,15 +43,15 @@ class Recorded(NamedTuple):
     notes: tuple[str, ...] = ()
     #: The commit whose run this is, where it is one.
     commit: str | None = None
-    #: What the runs that made them were asked for, as far as that is kept.
-    asked: tuple[Asked, ...] = ()
+    #: The tables that the runs had planned, as far as that is kept.
+    planned_tables: tuple[PlannedTable, ...] = ()
 
 
 class RunFile(NamedTuple):
-    """What a file of recorded results holds: these, and what the runs were asked for, as far as it says."""
+    """What a file of recorded results holds: these, and the tables that the runs had planned, as far as it says."""
 
     results: list[CellResult]
-    asked: tuple[Asked, ...]
+    planned_tables: tuple[PlannedTable, ...]
 
 
 class _Head(Frozen):
@@ -59,10 +59,10 @@ class _Head(Frozen):
 
     format: Literal["crossfire-run"]
     schema_: int = Field(alias="schema", ge=1, le=SCHEMA)
-    asked: Annotated[tuple[Asked, ...], FailFast()] = Field((), max_length=10_000)
+    asked: Annotated[tuple[PlannedTable, ...], FailFast()] = Field((), max_length=10_000)
 
 
-def write_run(results: Iterable[CellResult], root: Path, asked: Iterable[Asked] = ()) -> Path:
+def write_run(results: Iterable[CellResult], root: Path, planned_tables: Iterable[PlannedTable] = ()) -> Path:
     """Write what holds for the code as it is now to ``root/results/runs/<machine>/<commit>.json``; return the file.
 
     A cell whose code did not change since an earlier commit belongs to this one too, with the provenance that it has.
@@ -76,18 +76,18 @@ def write_run(results: Iterable[CellResult], root: Path, asked: Iterable[Asked] 
     machine = re.sub(r"[^A-Za-z0-9_.-]+", "-", platform.node()).strip(".-") or "unnamed"
     path = root / RUNS / machine / f"{commit or 'no-commit'}{'-dirty' if dirty else ''}.json"
     before = _read_run(path) if os.path.exists(path) else RunFile([], ())
-    data = serialise([*before.results, *results], [*before.asked, *asked]).encode()
+    data = serialise([*before.results, *results], [*before.planned_tables, *planned_tables]).encode()
     if len(data) > reading.MAX_RUN_FILE:
         size = f"{len(data):,} bytes, and run files have at most {reading.MAX_RUN_FILE:,}"
         raise UsageError(f"{path} would have {size}; compare stores instead, which have no limit")
-    write_into(path, data, what="--record")
+    write_into(path, data, option="--record")
     return path
 
 
-def serialise(results: Iterable[CellResult], asked: Iterable[Asked] = ()) -> str:
-    """Return results, and what was asked for, as the text of a run file; of two with one key the later one."""
+def serialise(results: Iterable[CellResult], planned_tables: Iterable[PlannedTable] = ()) -> str:
+    """Return results and planned tables as the text of a run file; of two with one key the later one."""
     unique = {r.key: r for r in results}
-    plans = [jsonable(each) for _, each in sorted({(each.plan, each.table): each for each in asked}.items())]
+    plans = [jsonable(each) for _, each in sorted({(each.plan, each.table): each for each in planned_tables}.items())]
     head = {"format": "crossfire-run", "schema": SCHEMA, **({"asked": plans} if plans else {})}
     lines = [canonical_json(head)]
     for r in sorted(unique.values(), key=lambda r: (str(r.names), r.cell.seed, r.key)):
@@ -161,7 +161,7 @@ def _read_run(path: Path) -> RunFile:
     return parse(data, str(path))
 
 
-def read(what: str | Path, *, repository: Path | None = None) -> Recorded:
+def read(origin: str | Path, *, repository: Path | None = None) -> Recorded:
     """Return the results of a store, a run file, or a commit (``abc123``, ``main``, ``HEAD~1``) recorded in git.
 
     A commit means its own run files. They are looked for in the working tree and in what the commit and HEAD hold,
@@ -169,23 +169,24 @@ def read(what: str | Path, *, repository: Path | None = None) -> Recorded:
     their code is the same: no file differs but in ``results/``, ``docs/`` and Markdown.
 
     Raises:
-        UsageError: ``what`` is none of these, or holds no results.
+        UsageError: ``origin`` is none of these, or holds no results.
     """
-    path = Path(what)
+    path = Path(origin)
     if os.path.isfile(path):
         run = _read_run(path)
-        found = Recorded(str(what), run.results, asked=run.asked)
-    elif os.path.isdir(path / "cells") or (os.path.isdir(path) and not _is_commit(str(what), repository)):
-        found = _read_store(path)
-    elif isinstance(what, Path):
-        raise UsageError(f"no store at {what}: run first, or name another with --store")
+        recorded = Recorded(str(origin), run.results, planned_tables=run.planned_tables)
+    elif os.path.isdir(path / "cells") or (os.path.isdir(path) and not _is_commit(str(origin), repository)):
+        recorded = _read_store(path)
+    elif isinstance(origin, Path):
+        raise UsageError(f"no store at {origin}: run first, or name another with --store")
     else:
-        found = _read_commit(what, repository or Path.cwd())
-    if not found.results:
+        recorded = _read_commit(origin, repository or Path.cwd())
+    if not recorded.results:
         raise UsageError(
-            f"{what} holds no results" + (f" ({'; '.join(found.notes)})" if found.notes else ": run something first")
+            f"{origin} holds no results"
+            + (f" ({'; '.join(recorded.notes)})" if recorded.notes else ": run something first")
         )
-    return found
+    return recorded
 
 
 def _read_store(root: Path) -> Recorded:
@@ -198,7 +199,7 @@ def _read_store(root: Path) -> Recorded:
         if damaged
         else ()
     )
-    return Recorded(str(root), results, notes, asked=tuple(planned.read(store)))
+    return Recorded(str(root), results, notes, planned_tables=tuple(planned.read(store)))
 
 
 def read_both(base: str | Path, head: str | Path, *, repository: Path | None = None) -> tuple[Recorded, Recorded]:
@@ -230,12 +231,12 @@ def read_both(base: str | Path, head: str | Path, *, repository: Path | None = N
 def _read_commit(name: str, repository: Path) -> Recorded:
     runs = _Runs(repository, name)
     commit = runs.named(name)
-    found = runs.of_code(commit)
-    if found:
-        others = ", ".join(each[:10] for each in found if each != commit)
-        own = "has results" if commit in found else "has no results of its own"
+    commits = runs.of_code(commit)
+    if commits:
+        others = ", ".join(each[:10] for each in commits if each != commit)
+        own = "has results" if commit in commits else "has no results of its own"
         notes = (f"{name} ({commit[:10]}) {own}; those of {others} are of the same code",) if others else ()
-        return Recorded(f"{name} ({found[0][:10]})", runs.results(found), notes, found[0])
+        return Recorded(f"{name} ({commits[0][:10]})", runs.results(commits), notes, commits[0])
     if f"{commit}-dirty" in runs.commits:
         raise UsageError(
             f"commit {commit[:10]} ('{name}') only has results with uncommitted changes; name their file to use it"
@@ -278,12 +279,12 @@ class _Runs:
 
     def results(self, commits: Iterable[str]) -> list[CellResult]:
         """Return what the run files of some commits hold."""
-        found: list[CellResult] = []
+        results: list[CellResult] = []
         for path, tree in chain.from_iterable(self.commits[commit].items() for commit in commits):
-            place = self._root / path
-            run = _read_run(place) if tree is None else parse(self._committed(f"{tree}:{path}"), str(place))
-            found += run.results
-        return found
+            file = self._root / path
+            run = _read_run(file) if tree is None else parse(self._committed(f"{tree}:{path}"), str(file))
+            results += run.results
+        return results
 
     def _committed(self, path: str) -> bytes:
         """Return a file as a tree of git has it.
@@ -308,8 +309,8 @@ class _Runs:
         whose code it went back.
         """
         own = [commit] if commit in self.commits else []
-        found = own + list(takewhile(lambda each: self.same_code(each, commit), self.recorded_ancestors(commit)))
-        return found or [each for each in self.recorded_ancestors(commit) if self.same_code(each, commit)][:1]
+        commits = own + list(takewhile(lambda each: self.same_code(each, commit), self.recorded_ancestors(commit)))
+        return commits or [each for each in self.recorded_ancestors(commit) if self.same_code(each, commit)][:1]
 
     def same_code(self, first: str, second: str) -> bool:
         return git(self._root, "diff", "--quiet", first, second, "--", ".", *self._NO_CODE) is not None

@@ -53,29 +53,29 @@ class Entry(NamedTuple):
 
     name: str
     kind: str | None
-    found: os.DirEntry[str]
+    dir_entry: os.DirEntry[str]
 
     @property
     def path(self) -> Path:
-        return Path(self.found.path)
+        return Path(self.dir_entry.path)
 
     @property
     def is_file(self) -> bool:
-        return self.found.is_file(follow_symlinks=False)
+        return self.dir_entry.is_file(follow_symlinks=False)
 
     @property
     def is_folder(self) -> bool:
-        return self.found.is_dir(follow_symlinks=False)
+        return self.dir_entry.is_dir(follow_symlinks=False)
 
     @property
     def is_link(self) -> bool:
-        return self.found.is_symlink()
+        return self.dir_entry.is_symlink()
 
     @property
     def size(self) -> int:
         """Bytes of a file, or of a link itself; 0 of what has gone."""
         try:
-            return self.found.stat(follow_symlinks=False).st_size
+            return self.dir_entry.stat(follow_symlinks=False).st_size
         except OSError:
             return 0
 
@@ -130,8 +130,8 @@ def named(root: Path, folder: str, kind: str) -> Iterator[Path]:
 
 def _inside(folder: Path, prefix: str, shallow: bool) -> Iterator[Entry]:
     try:
-        with os.scandir(folder) as found:
-            listed = sorted(found, key=lambda each: each.name)
+        with os.scandir(folder) as listing:
+            listed = sorted(listing, key=lambda each: each.name)
     except OSError as error:
         # It does not say that there is nothing.
         if lacks(error):

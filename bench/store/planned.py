@@ -1,10 +1,10 @@
-"""Which cells runs were asked for, table by table, so that a table knows what it lacks.
+"""Which cells runs have planned, table by table, so that a table knows what it lacks.
 
     plans/<name of the plan>/<id of the table>.json
 
-A store holds results, and a table made of them alone would look whole with half of them missing. So every run keeps
-what it was asked for before it begins: of a cell its name and key, some 110 bytes, 11 MB for a plan of 100,000 cells
-beside the 300 MB and more of their results.
+A store holds results, and a table made of them alone would look complete with half of them missing. Every run keeps the
+names and keys of its cells before it begins. That takes some 110 bytes a cell, or 11 MB for 100,000 cells, whose
+results take 300 MB and more.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _PATIENCE = 0.1
 _LARGEST = 256 * 2**20
 
 
-class Asked(Frozen):
-    """The cells of one table that a plan asks for.
+class PlannedTable(Frozen):
+    """The cells of one table of a plan.
 
     ``cells`` are the keys by ``attack/access/seed``, by the name of the defense. ``table`` is the :func:`table_id`.
     """
@@ -62,16 +62,17 @@ class Asked(Frozen):
 
 
 class Count(NamedTuple):
-    """How many cells of a table were asked for, and how many of these are done and failed."""
+    """How many cells of a table are planned, and how many of these are done and failed."""
 
+    #: Called so in the JSON of a table.
     asked: int
     done: int
     failed: int
 
     @classmethod
-    def of(cls, asked: Collection[str], status: Mapping[str, Status]) -> Count:
-        """Count, given the keys that were asked for and the status of every known result."""
-        return cls(len(asked), *(sum(status.get(key) == each for key in asked) for each in ("done", "failed")))
+    def of(cls, keys: Collection[str], status: Mapping[str, Status]) -> Count:
+        """Count the planned cells, from their keys and the status of every known result."""
+        return cls(len(keys), *(sum(status.get(key) == outcome for key in keys) for outcome in ("done", "failed")))
 
     @property
     def incomplete(self) -> str:
@@ -91,96 +92,100 @@ def table_id(data: str, network: str, protocol: str) -> str:
     return sha256_hex(data, network, protocol)[:16]
 
 
-def asked_for(plan: str, cells: Iterable[PlannedCell]) -> list[Asked]:
-    """Return what a plan asks for, table by table."""
+def tables_of(plan: str, cells: Iterable[PlannedCell]) -> list[PlannedTable]:
+    """Return the tables of a plan, given its name and all its cells."""
     keys = Keys()
     tables: dict[str, list[PlannedCell]] = defaultdict(list)
     for each in cells:
         texts = (keys.text(each.cell.data), keys.text(each.cell.model.network))
         tables[table_id(*texts, str(EVALUATION_VERSION))].append(each)
     return [
-        Asked(
+        PlannedTable(
             plan=plan,
             table=table,
-            dataset=found[0].names.dataset,
-            model=found[0].names.model,
-            n=found[0].cell.data.n,
-            cells=_named(found),
+            dataset=cells_of_table[0].names.dataset,
+            model=cells_of_table[0].names.model,
+            n=cells_of_table[0].cell.data.n,
+            cells=_named(cells_of_table),
         )
-        for table, found in tables.items()
+        for table, cells_of_table in tables.items()
     ]
 
 
 def _named(cells: Iterable[PlannedCell]) -> dict[str, dict[str, str]]:
-    found = [(each.names.defense, f"{each.names.attack}/{each.names.access}/{each.cell.seed}", each) for each in cells]
-    often = Counter((defense, name) for defense, name, _ in found)
+    named_cells = [
+        (each.names.defense, f"{each.names.attack}/{each.names.access}/{each.cell.seed}", each) for each in cells
+    ]
+    often = Counter((defense, name) for defense, name, _ in named_cells)
     named: dict[str, dict[str, str]] = defaultdict(dict)
-    for defense, name, each in found:
+    for defense, name, each in named_cells:
         # Two configurations of one plan may call different things the same.
         own = name if often[defense, name] == 1 else f"{name} #{each.key[:8]}"
         named[defense][own] = each.key
     return dict(named)
 
 
-def keep(store: Store, asked: Iterable[Asked], *, partly: bool, check: Callable[[], None] = lambda: None) -> None:
-    """Keep what a run was asked for. ``check`` is called while another run holds one of the files.
+def keep(
+    store: Store, tables: Iterable[PlannedTable], *, partly: bool, check: Callable[[], None] = lambda: None
+) -> None:
+    """Keep the planned tables of a run. ``check`` is called while another run holds one of the files.
 
-    It takes the place of what the plan of that name asked for before, so that an attack that was dropped is no longer
-    missing. What was only asked for in part is added to it instead.
+    They replace those of an earlier plan of that name, so that an attack that was dropped is no longer missing. The
+    tables of a run of only a part are added to them instead.
 
     Raises:
         StoreError: the store cannot be written.
     """
-    for each in asked:
-        path = path_of(store, each)
-        while not _says(path, _with_the_rest(path, each, partly=partly)):
+    for table in tables:
+        path = path_of(store, table)
+        while not _says(path, _with_the_rest(path, table, partly=partly)):
             store.make_folder(path.parent)
             try:
                 with store.writing(), store.leases.hold(f"plan-{sha256_hex(store.name(path))}"):
-                    write_atomically(path, text_of(_with_the_rest(path, each, partly=partly)))
+                    write_atomically(path, text_of(_with_the_rest(path, table, partly=partly)))
             except Busy:
                 check()
                 time.sleep(_PATIENCE)
 
 
-def _with_the_rest(path: Path, asked: Asked, *, partly: bool) -> Asked:
-    """Return what is to be kept: of what is asked for in part, with what was asked for before."""
+def _with_the_rest(path: Path, table: PlannedTable, *, partly: bool) -> PlannedTable:
+    """Return the table to keep: that of a run of only a part, together with the cells that the file has already."""
     if not partly or (before := read_file(path)) is None:
-        return asked
-    known = {name: {**before.cells.get(name, {}), **cells} for name, cells in asked.cells.items()}
-    return asked.model_copy(update={"cells": {**before.cells, **known}})
+        return table
+    known = {name: {**before.cells.get(name, {}), **cells} for name, cells in table.cells.items()}
+    return table.model_copy(update={"cells": {**before.cells, **known}})
 
 
-def _says(path: Path, asked: Asked) -> bool:
+def _says(path: Path, table: PlannedTable) -> bool:
     try:
-        return files.read(path, _LARGEST) == text_of(asked)
+        return files.read(path, _LARGEST) == text_of(table)
     except (FileNotFoundError, Unreadable):
         return False
 
 
-def read(store: Store) -> list[Asked]:
-    """Return everything that runs on a store were asked for; with a warning without what is not whole."""
-    return [asked for path in paths(store) if (asked := read_file(path)) is not None]
+def read(store: Store) -> list[PlannedTable]:
+    """Return the planned tables of all runs on a store, without damaged ones, which are warned of."""
+    return [table for path in paths(store) if (table := read_file(path)) is not None]
 
 
 def paths(store: Store) -> Iterator[Path]:
-    """Yield the files that say what runs were asked for."""
+    """Yield the files of planned tables."""
     yield from inventory.named(store.root, "plans", "plan")
 
 
-def path_of(store: Store, asked: Asked) -> Path:
-    return store.root / "plans" / re.sub(r"[^A-Za-z0-9_.-]+", "-", asked.plan) / f"{asked.table}.json"
+def path_of(store: Store, table: PlannedTable) -> Path:
+    return store.root / "plans" / re.sub(r"[^A-Za-z0-9_.-]+", "-", table.plan) / f"{table.table}.json"
 
 
-def text_of(asked: Asked) -> bytes:
-    """Return the file of what was asked for: a line with its hash, and one with itself."""
-    body = canonical_json(jsonable(asked))
+def text_of(table: PlannedTable) -> bytes:
+    """Return the content of the file of a planned table: a line with its hash, and one with the table."""
+    body = canonical_json(jsonable(table))
     head = canonical_json({"format": FORMAT, "schema": SCHEMA, "sha256": sha256_hex(body)})
     return f"{head}\n{body}\n".encode()
 
 
-def read_file(path: Path) -> Asked | None:
-    """Return what a file of :func:`paths` says; ``None`` where it is gone or, with a warning, where it is not whole."""
+def read_file(path: Path) -> PlannedTable | None:
+    """Return the table in a file of :func:`paths`; ``None`` where it is gone or, with a warning, damaged."""
     try:
         head, _, body = files.read(path, _LARGEST).partition(b"\n")
         about = document(head)
@@ -188,10 +193,10 @@ def read_file(path: Path) -> Asked | None:
             raise ValueError("it is no plan that Crossfire wrote: its first line does not begin as one")
         if about["schema"] != SCHEMA or about["sha256"] != sha256_hex(body.rstrip(b"\n")):
             raise ValueError("it was cut short or altered since it was written, or is of another version")
-        asked = validated(Asked, body)
-        if asked.table != path.stem:
+        table = validated(PlannedTable, body)
+        if table.table != path.stem:
             raise ValueError("it is of another table")
-        return asked
+        return table
     except FileNotFoundError:
         return None
     except ValueError as error:

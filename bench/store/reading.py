@@ -121,11 +121,11 @@ def read_result(data: bytes | str, planned: PlannedCell | None = None, shared: S
         raise ValueError("the result was cut short or altered since it was written")
     if int(seal["schema"]) != 1:
         raise ValueError(f"schema {int(seal['schema'])} is not one that this version reads (1)")
-    found = document(body)
-    if not isinstance(found, dict) or not _has_each_key_once(found, body):
+    content = document(body)
+    if not isinstance(content, dict) or not _has_each_key_once(content, body):
         raise ValueError("the result is no object, or has a key twice")
     try:
-        result = _result(found, body, planned, shared or SharedParts())
+        result = _result(content, body, planned, shared or SharedParts())
     except ValidationError as error:
         raise ValueError(_first_of(error)) from None
     if (wrong := contradiction(result)) is not None:
@@ -133,14 +133,14 @@ def read_result(data: bytes | str, planned: PlannedCell | None = None, shared: S
     return _with_interval(result)
 
 
-def _result(found: dict[str, Any], body: bytes, planned: PlannedCell | None, shared: SharedParts) -> CellResult:
-    metrics = found.get("metrics")
+def _result(content: dict[str, Any], body: bytes, planned: PlannedCell | None, shared: SharedParts) -> CellResult:
+    metrics = content.get("metrics")
     if isinstance(metrics, dict) and _UNDER_ATTACK not in body:
         metrics |= dict.fromkeys(("accuracy_under_attack", "ci_low", "ci_high"))
-        result = CellResult.model_validate_json(json.dumps(found), strict=True)
+        result = CellResult.model_validate_json(json.dumps(content), strict=True)
         return _with_accuracy_under_attack(result)
     try:
-        return shared.result(found, planned)
+        return shared.result(content, planned)
     except ValidationError:
         # The text itself says best what is wrong, and where.
         return CellResult.model_validate_json(body, strict=True)
@@ -153,30 +153,30 @@ class SharedParts:
         # By their JSON, in which 1, 1.0 and true are not the same.
         self._known: dict[tuple[type[BaseModel], bytes], BaseModel] = {}
 
-    def result(self, found: Mapping[str, Any], planned: PlannedCell | None) -> CellResult:
+    def result(self, content: Mapping[str, Any], planned: PlannedCell | None) -> CellResult:
         """Return an object of JSON as a result, with the cell and the names of a planned one where there is one.
 
         Raises:
-            ValidationError: it is none; the places that it names are those in the parts.
+            ValidationError: it is none; the locations that it names are those in the parts.
         """
-        lists = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
-        cell = self._cell(found.get("cell")) if planned is None else planned.cell
-        names = found.get("names") if planned is None else planned.names
-        parts = {"cell": cell, "names": names, "provenance": self._provenance(found.get("provenance"))}
-        return CellResult.model_validate({**found, **lists, **parts}, strict=True)
+        lists = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
+        cell = self._cell(content.get("cell")) if planned is None else planned.cell
+        names = content.get("names") if planned is None else planned.names
+        parts = {"cell": cell, "names": names, "provenance": self._provenance(content.get("provenance"))}
+        return CellResult.model_validate({**content, **lists, **parts}, strict=True)
 
-    def _cell(self, found: Any) -> Any:
-        if not isinstance(found, dict):
-            return found
-        cell = self._with_parts(_CELL_PARTS, found)
-        if isinstance(attack := found.get("attack"), dict):
+    def _cell(self, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        cell = self._with_parts(_CELL_PARTS, content)
+        if isinstance(attack := content.get("attack"), dict):
             cell["attack"] = self._with_parts(_ATTACK_PARTS, attack)
             if isinstance(after := attack.get("after"), list):
                 cell["attack"]["after"] = tuple(self._part(Earlier, each) for each in after)
         return cell
 
-    def _with_parts(self, models: Mapping[str, type[BaseModel]], found: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: self._part(models[name], value) if name in models else value for name, value in found.items()}
+    def _with_parts(self, models: Mapping[str, type[BaseModel]], content: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._part(models[name], value) if name in models else value for name, value in content.items()}
 
     def _part(self, model: type[BaseModel], value: Any) -> Any:
         """Return a JSON object as a model; anything else is right, or wrong, as it is."""
@@ -188,12 +188,12 @@ class SharedParts:
             known = self._known[model, text] = model.model_validate_json(text, strict=True)
         return known
 
-    def _provenance(self, found: Any) -> Any:
+    def _provenance(self, content: Any) -> Any:
         """Return where a result was made, of which the time alone is its own."""
-        if not isinstance(found, dict) or "finished" not in found:
-            return found
-        finished = _TIME.validate_python(found["finished"], strict=True)
-        return self._part(Provenance, {**found, "finished": _ANY_TIME}).model_copy(update={"finished": finished})
+        if not isinstance(content, dict) or "finished" not in content:
+            return content
+        finished = _TIME.validate_python(content["finished"], strict=True)
+        return self._part(Provenance, {**content, "finished": _ANY_TIME}).model_copy(update={"finished": finished})
 
 
 def _with_accuracy_under_attack(result: CellResult) -> CellResult:
@@ -226,8 +226,8 @@ def _count_keys(value: dict[str, Any] | list[Any]) -> int:
     return count
 
 
-def _has_each_key_once(found: dict[str, Any], body: bytes) -> bool:
-    count = _count_keys(found)
+def _has_each_key_once(content: dict[str, Any], body: bytes) -> bool:
+    count = _count_keys(content)
     plain = body.replace(rb"\\", b"_").replace(rb"\"", b"_") if b"\\" in body else body
     # There are never fewer; more are either keys that came twice or texts that begin with a colon, which takes longer.
     return count == plain.count(b'":') or count == sum(map(bool, _TEXTS.findall(body)))
@@ -240,5 +240,5 @@ def _first_of(error: ValidationError) -> str:
         return f"{count:,} values are wrong or do not belong there"
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = shortened(".".join(map(str, first["loc"])), 200)
-    what = shortened(first["msg"].removeprefix("Value error, "), 500)
-    return f"{where}: {what}" if where else what
+    message = shortened(first["msg"].removeprefix("Value error, "), 500)
+    return f"{where}: {message}" if where else message

@@ -1,10 +1,10 @@
-"""A second place for finished work, at any address that fsspec knows: ``s3://``, ``gs://``, ``sftp://``, a folder.
+"""A remote copy of finished work, at any address that fsspec knows: ``s3://``, ``gs://``, ``sftp://``, a folder.
 
-Such places have no exclusive creation, so nobody holds a lease there and no run works on one. Finished files are
-carried to and fro instead: each is named by its content and never changes, so whichever copy is there first will do.
+A remote has no exclusive creation, so nobody holds a lease there and no run works on one. Finished files are copied
+instead: each is named by its content and never changes, so the copy that is there first is as good as any other.
 
-Others may write to such a place. So only files of the harness's own names are looked at, no link is followed, nothing
-is read beyond the size that it may have, and what is fetched is first held against the seals and hashes that it has.
+Others may write to a remote. Only files with the harness's own names are read there, no link is followed, no file is
+read beyond its largest possible size, and every file is checked against its seal and hashes before it is kept.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ class Synced(NamedTuple):
 
 
 def sync(store: Store, url: str, at: Callable[[str], None] = lambda _: None) -> Synced:
-    """Fetch what the store lacks and send what the place lacks.
+    """Fetch what the store lacks and send what the remote lacks.
 
-    Unfinished trainings, failed cells, leases and logs stay where they are. ``at`` is given every file in words before
-    it is carried.
+    Unfinished trainings, failed cells, leases and logs stay where they are. ``at`` is called with a description of each
+    file before it is copied.
 
     Raises:
         UsageError: a run is at work on the store, or the address cannot be reached, read or written.
@@ -90,15 +90,15 @@ def sync(store: Store, url: str, at: Callable[[str], None] = lambda _: None) -> 
     try:
         from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
-        place = _Place(_without_password(url), *url_to_fs(url))
+        remote = _Remote(_without_password(url), *url_to_fs(url))
         here = set(_here(store))
-        fetched, bad = _fetch(store, place, here, at)
-        wanted = _wanted(place, here)
-        bad += _unlike(store, place, (here & place.sizes.keys()) - wanted, at)
-        return Synced(fetched, _send(store, place, wanted, at), list(dict.fromkeys(bad)))
+        fetched, bad = _fetch(store, remote, here, at)
+        wanted = _wanted(remote, here)
+        bad += _unlike(store, remote, (here & remote.sizes.keys()) - wanted, at)
+        return Synced(fetched, _send(store, remote, wanted, at), list(dict.fromkeys(bad)))
     except UsageError:
         raise
-    except Exception as error:  # each kind of place has errors of its own
+    except Exception as error:  # each filesystem has errors of its own
         about = (str(error).splitlines() or [""])[0]
         raise UsageError(_without_password(f"{url}: {type(error).__name__}: {about}")) from error
 
@@ -107,15 +107,15 @@ def _without_password(text: str) -> str:
     return _PASSWORD.sub(r"\1:***@", text)
 
 
-def _fetch(store: Store, place: _Place, here: set[str], at: Callable[[str], None]) -> tuple[Carried, list[str]]:
+def _fetch(store: Store, remote: _Remote, here: set[str], at: Callable[[str], None]) -> tuple[Carried, list[str]]:
     """Fetch what is whole; return it with what is wrong with the rest."""
-    finished = {name for name in place.sizes if _done_by(name) in place.sizes}
+    finished = {name for name in remote.sizes if _done_by(name) in remote.sizes}
     names = list(_ordered(finished - here))
-    total = sum(size for name in names if (size := place.sizes[name] or 0) <= _kind(name).most)
+    total = sum(size for name in names if (size := remote.sizes[name] or 0) <= _kind(name).most)
     with store.writing():
         files.make_folders(store.root)
     if total > (free := shutil.disk_usage(store.root).free):
-        raise UsageError(f"{place.url} has {total:,} bytes that {store.root} lacks, and there is room for {free:,}")
+        raise UsageError(f"{remote.url} has {total:,} bytes that {store.root} lacks, and there is room for {free:,}")
     count = size = failed = 0
     # A damaged card or result is found again by each file that it speaks for.
     bad: dict[str, None] = {}
@@ -126,8 +126,8 @@ def _fetch(store: Store, place: _Place, here: set[str], at: Callable[[str], None
             continue
         at(f"fetching file {number}: {name}")
         try:
-            data = place.checked(name)
-            if not _is_complete(store, place, done := _done_by(name)):
+            data = remote.checked(name)
+            if not _is_complete(store, remote, done := _done_by(name)):
                 alone.add(done)
                 continue
         except _Failed:
@@ -141,36 +141,36 @@ def _fetch(store: Store, place: _Place, here: set[str], at: Callable[[str], None
             write_atomically(store.root / name, data)
         count, size = count + 1, size + len(data)
     if failed:
-        _log.warning("%s: cells that failed there are not fetched: %d", place.url, failed)
+        _log.warning("%s: cells that failed there are not fetched: %d", remote.url, failed)
     if alone:
         about = "cards without their weights and results without their records are not fetched"
-        _log.warning("%s: %s: %d", place.url, about, len(alone))
+        _log.warning("%s: %s: %d", remote.url, about, len(alone))
     return Carried(count, size), list(bad)
 
 
-def _is_complete(store: Store, place: _Place, done: str) -> bool:
-    """Say whether what a card or result speaks for is in the place, or is here already."""
+def _is_complete(store: Store, remote: _Remote, done: str) -> bool:
+    """Say whether what a card or result speaks for is on the remote, or is here already."""
     name = _speaks_for(done)
-    if name is None or name in place.sizes:
+    if name is None or name in remote.sizes:
         return True
     try:
-        return files.file_sha256(store.root / name, _kind(name).most) == place.vouched(done)
+        return files.file_sha256(store.root / name, _kind(name).most) == remote.vouched(done)
     except (FileNotFoundError, Unreadable):
         return False
 
 
-def _wanted(place: _Place, here: set[str]) -> set[str]:
-    """Return which files here the place lacks, or has only of what another machine left unfinished."""
-    lacking = {name for name in here if not {name, _done_by(name)} <= place.sizes.keys()}
+def _wanted(remote: _Remote, here: set[str]) -> set[str]:
+    """Return which files here the remote lacks, or has only of what another machine left unfinished."""
+    lacking = {name for name in here if not {name, _done_by(name)} <= remote.sizes.keys()}
     # Weights or records go with the card or result that they are of: the one there may be another machine's.
-    torn = {done for done in map(_done_by, here) if _speaks_for(done) in lacking and place.obstacle(done) is None}
+    torn = {done for done in map(_done_by, here) if _speaks_for(done) in lacking and remote.obstacle(done) is None}
     return lacking | {name for name in here if _done_by(name) in torn}
 
 
-def _unlike(store: Store, place: _Place, names: set[str], at: Callable[[str], None]) -> Iterator[str]:
+def _unlike(store: Store, remote: _Remote, names: set[str], at: Callable[[str], None]) -> Iterator[str]:
     """Say what is wrong with those there, of files that both have, whose size shows that they are not whole."""
     for name in _ordered(names):
-        there = place.sizes[name]
+        there = remote.sizes[name]
         try:
             size = files.status(store.root / name).st_size
         except (FileNotFoundError, Unreadable):
@@ -178,23 +178,23 @@ def _unlike(store: Store, place: _Place, names: set[str], at: Callable[[str], No
         if there is None or there == size:
             continue
         if there == 0:
-            yield f"{place.url}/{name}: it has 0 bytes, and {size:,} here; delete it there"
+            yield f"{remote.url}/{name}: it has 0 bytes, and {size:,} here; delete it there"
         # The others say how long things took, and so have other sizes where two machines did the same.
         elif name.endswith(".safetensors") or there > _kind(name).most:
             at(f"checking {name}")
             try:
-                place.checked(name)
+                remote.checked(name)
             except _Failed:
                 continue
             except _Damaged as error:
                 yield str(error)
 
 
-def _send(store: Store, place: _Place, names: set[str], at: Callable[[str], None]) -> Carried:
+def _send(store: Store, remote: _Remote, names: set[str], at: Callable[[str], None]) -> Carried:
     count = size = 0
     behind: Counter[str] = Counter()
     for name in _ordered(names):
-        if (odd := place.obstacle(name)) is not None:
+        if (odd := remote.obstacle(name)) is not None:
             behind[odd] += 1
             continue
         at(f"sending file {count + 1}: {name}")
@@ -203,23 +203,23 @@ def _send(store: Store, place: _Place, names: set[str], at: Callable[[str], None
         except (FileNotFoundError, Unreadable) as error:
             _log.warning("%s is not sent: %s", store.root / name, error)
             continue
-        place.put(name, data)
+        remote.put(name, data)
         count, size = count + 1, size + len(data)
     for odd, number in behind.items():
         stay = "" if number == 1 else f"; {number:,} files stay here for it"
-        _log.warning("%s is not sent: in its place at %s is %s%s", odd, place.url, place.odd[odd], stay)
+        _log.warning("%s is not sent: in its place at %s is %s%s", odd, remote.url, remote.odd[odd], stay)
     return Carried(count, size)
 
 
 class _Failed(Exception):
-    """A file is, or belongs to, the result of a cell that failed, as in a place that is somebody's own store."""
+    """A file is, or belongs to, the result of a cell that failed, as in a remote that is somebody's own store."""
 
 
 class _Damaged(UsageError):
     """A file there is not whole, or not what its name says."""
 
 
-class _Place:
+class _Remote:
     """What is at an address, with its size; what is not the file or folder that its name says is ``odd``.
 
     Raises:
@@ -227,17 +227,19 @@ class _Place:
         UsageError: it is no folder.
     """
 
-    def __init__(self, url: str, place: AbstractFileSystem, root: str) -> None:
-        self.url, self._fs, self._root = url, place, root.rstrip("/")
-        #: ``None`` where the place does not say.
+    def __init__(self, url: str, filesystem: AbstractFileSystem, root: str) -> None:
+        self.url = url
+        self._fs = filesystem
+        self._root = root.rstrip("/")
+        #: ``None`` where the filesystem does not say.
         self.sizes: dict[str, int | None] = {}
         #: What is there instead, in words.
         self.odd: dict[str, str] = {}
         self._cards: dict[str, dict[str, Any]] = {}
-        place.invalidate_cache()
+        filesystem.invalidate_cache()
         try:
-            # Whether it exists cannot be asked: most kinds of places say no where they cannot be reached.
-            listed = place.ls(self._root or root, detail=True)
+            # ``exists`` would not do: most filesystems answer no where they cannot be reached.
+            listed = filesystem.ls(self._root or root, detail=True)
         except FileNotFoundError:
             listed = []
         # Object stores may list an empty object for a folder itself, whose name ends as that of a folder does.
@@ -249,15 +251,17 @@ class _Place:
             if (about := tops.get(folder)) is None:
                 continue
             # A folder at the end of a link may be any folder of that machine.
-            if (what := _what(about)) != _FOLDER:
-                self.odd[folder] = what
+            if (kind := _kind_of_entry(about)) != _FOLDER:
+                self.odd[folder] = kind
                 continue
-            for path, inner in place.find(f"{self._root}/{folder}", maxdepth=2, withdirs=True, detail=True).items():
+            for path, inner in filesystem.find(
+                f"{self._root}/{folder}", maxdepth=2, withdirs=True, detail=True
+            ).items():
                 if path.strip("/") != f"{self._root}/{folder}".strip("/"):
                     self._list(path, inner)
         # Where folders are but parts of names, a file of the same name is in nobody's way.
         above = {str(PurePosixPath(name).parent) for name in self.sizes}
-        self.odd = {name: what for name, what in self.odd.items() if what != _FILE or name not in above}
+        self.odd = {name: kind for name, kind in self.odd.items() if kind != _FILE or name not in above}
         if self.odd:
             some = f"{len(self.odd)} names are links or no files, or not the folder that belongs there"
             _log.warning("%s: %s, such as %s; they are left alone", url, some, min(self.odd))
@@ -266,11 +270,11 @@ class _Place:
         name = path.removeprefix(self._root).strip("/")
         kind = inventory.kind_of(name)
         # See above.
-        what = _FOLDER if path.endswith("/") else _what(about)
-        if what == _FILE and _is_ours(name):
+        actual = _FOLDER if path.endswith("/") else _kind_of_entry(about)
+        if actual == _FILE and _is_ours(name):
             self.sizes[name] = about.get("size")
-        elif kind is not None and what != (_FOLDER if kind == "folder" else _FILE):
-            self.odd[name] = what
+        elif kind is not None and actual != (_FOLDER if kind == "folder" else _FILE):
+            self.odd[name] = actual
 
     def obstacle(self, name: str) -> str | None:
         """Return what odd thing is in the place of a file, of one that it is nothing without or of a folder above."""
@@ -391,7 +395,7 @@ def _speaks_for(name: str) -> str | None:
     return f"{name.rpartition('/')[0]}/weights.safetensors" if name.endswith("/card.json") else None
 
 
-def _what(about: Mapping[str, Any]) -> str:
+def _kind_of_entry(about: Mapping[str, Any]) -> str:
     """Return what an entry of a listing is, in words."""
     if about.get("islink") or about.get("type") == "link":
         return "a link"

@@ -7,7 +7,7 @@ reader never sees half a file, and whatever a dead process left behind is ignore
     attack/<key>/   <first>-<last>.safetensors, one for each chunk of images
     cells/<key>.json
     records/<key>.parquet
-    plans/          what runs were asked for (see bench/store/planned.py)
+    plans/          what runs have planned (see bench/store/planned.py)
     verified.json   size and times of the records that were found whole, so that they are hashed once
     leases/         who works on what (see bench/store/lease.py)
     log/            what runs did (see bench/store/run_log.py)
@@ -89,10 +89,10 @@ class Store:
         """Raises UsageError: something is in the place of the store, or of a folder above it, that is no folder."""
         nearest = next((each for each in (self.root, *self.root.parents) if os.path.lexists(each)), self.root)
         if os.path.lexists(nearest) and not nearest.is_dir():
-            what = files.kind_of(nearest.lstat().st_mode)
+            kind = files.kind_of(nearest.lstat().st_mode)
             which = "it" if nearest == self.root else nearest
             raise UsageError(
-                f"the store {self.root} cannot be written: {which} is {what}, not a folder; choose another with --store"
+                f"the store {self.root} cannot be written: {which} is {kind}, not a folder; choose another with --store"
             )
 
     def check_writable(self) -> None:
@@ -117,9 +117,9 @@ class Store:
 
     def stamps(self) -> dict[str, str]:
         """Return for every result and failed training what changes when it is written again, by :meth:`name`."""
-        places = [self.cell_file(key) for key in self.all_keys()]
-        places += [self.training(key) / "failed.json" for key in inventory.keys(self.root / "train", "")]
-        pairs = ((self.name(path), self.stamp(path)) for path in places)
+        paths = [self.cell_file(key) for key in self.all_keys()]
+        paths += [self.training(key) / "failed.json" for key in inventory.keys(self.root / "train", "")]
+        pairs = ((self.name(path), self.stamp(path)) for path in paths)
         return {name: stamp for name, stamp in pairs if stamp is not None}
 
     def stamp(self, path: Path) -> str | None:
@@ -146,15 +146,15 @@ class Store:
 
     def warn_of_strangers(self) -> None:
         """Say in one line for each folder what in it is not the harness's own; of all trainings, or sets, in one."""
-        found = defaultdict(list)
+        strangers = defaultdict(list)
         for entry in inventory.entries(self.root):
             if entry.kind is None or (entry.kind == "folder" and not (entry.is_folder or entry.path.is_dir())):
                 folder = entry.path.parent
                 # Of trainings and adversarial sets there are many: what is in all of them is one line.
                 if inventory.is_keyed(self.name(folder)):
                     folder = folder.parent
-                found[folder].append(entry.path.relative_to(folder).as_posix())
-        for folder, names in found.items():
+                strangers[folder].append(entry.path.relative_to(folder).as_posix())
+        for folder, names in strangers.items():
             more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
             _log.warning("%s: not Crossfire's and left alone: %s%s", folder, ", ".join(names[:_NAMED]), more)
 
@@ -219,15 +219,15 @@ class Store:
             return False
         try:
             n = result.cell.data.n
-            whole = self.known.is_whole(self.name(path), path, result.records_sha, largest_records(n))
+            is_intact = self.known.is_whole(self.name(path), path, result.records_sha, largest_records(n))
         except FileNotFoundError:
             return False
         except Unreadable as error:
             _log.warning("%s does not count and is made again: %s", path, error)
             return False
-        if not whole:
+        if not is_intact:
             _log.warning("%s does not count and is made again: cut short or altered since it was written", path)
-        return whole
+        return is_intact
 
     def has_weights(self, folder: Path, card: Mapping[str, Any]) -> bool:
         """Say whether the weights of a training are those of its card, or not there; if altered, with a warning.
@@ -237,15 +237,15 @@ class Store:
         path = folder / "weights.safetensors"
         sha, limit = card.get("weights_sha256", ""), cards.largest_weights(card)
         try:
-            whole = self.known.is_whole(self.name(path), path, sha, limit)
+            is_intact = self.known.is_whole(self.name(path), path, sha, limit)
             why = "cut short or altered since it was written"
         except FileNotFoundError:
             return True
         except Unreadable as error:
-            whole, why = False, str(error)
-        if not whole:
+            is_intact, why = False, str(error)
+        if not is_intact:
             _log.warning("%s does not count and is trained again: %s", path, why)
-        return whole
+        return is_intact
 
     def remember(self) -> None:
         """Keep which records were found whole for later processes.

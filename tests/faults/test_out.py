@@ -120,7 +120,7 @@ def test_what_cannot_be_written_is_one_line_and_stays(tmp_path, store, capsys, m
         assert main([*words, "--format", "md", "--out", str(path)]) == 2
     else:
         with pytest.raises(UsageError) as caught:
-            files.write_into(path, b"text", what=verb)
+            files.write_into(path, b"text", option=verb)
         print(f"error: {caught.value}", file=sys.stderr)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and str(path) in said and said.startswith("error: ")

@@ -20,7 +20,7 @@ from bench.report.render.published import as_markdown, as_text
 from bench.report.render.terminal import leaderboard
 from bench.store import planned
 from bench.store.history import parse, read, write_run
-from bench.store.planned import Asked, asked_for
+from bench.store.planned import PlannedTable, tables_of
 from bench.store.working_store import Store
 from bench.types import PlannedCell, UsageError
 from tests.report.fabricate import result, stored, story
@@ -31,7 +31,7 @@ CLEAN = [True] * 40
 
 def plan_of(results, name="quick"):
     """Return what a plan of these cells asks for."""
-    return asked_for(name, [PlannedCell(key=r.key, names=r.names, cell=r.cell) for r in results])
+    return tables_of(name, [PlannedCell(key=r.key, names=r.names, cell=r.cell) for r in results])
 
 
 def terminal(board):
@@ -185,8 +185,8 @@ def test_recorded_runs_carry_what_was_asked_for(tmp_path, capsys):
     # A second run of the same code adds its cells; of two plans of one name the later one counts.
     write_run(cells[5:], tmp_path, plan_of(cells))
     assert len(parse(path.read_bytes(), "file").results) == len(cells)
-    assert build(read(path).results, read(path).asked).tables[0].incomplete == ""
-    assert len(read(path).asked) == 1
+    assert build(read(path).results, read(path).planned_tables).tables[0].incomplete == ""
+    assert len(read(path).planned_tables) == 1
     damaged = path.read_text().replace('"plan":"quick"', '"plan":7')
     path.write_text(damaged)
     with pytest.raises(UsageError, match="line 1: what was asked for is damaged"):
@@ -236,5 +236,5 @@ def test_a_plan_of_many_cells_is_small():
     cells = {
         f"jpeg[quality={q}]": {f"pgd[steps={k}]/adaptive/0": f"{q:032}{k:032}" for k in range(100)} for q in range(100)
     }
-    asked = Asked(plan="quick", table="0" * 16, dataset="digits", model="small-cnn", n=500, cells=cells)
+    asked = PlannedTable(plan="quick", table="0" * 16, dataset="digits", model="small-cnn", n=500, cells=cells)
     assert len(planned.text_of(asked)) / 10_000 < 120

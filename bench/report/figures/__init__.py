@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.report.leaderboard.tables import Board, build
 from bench.store.files import is_regular, move_foreign_aside, write_into
-from bench.store.planned import Asked
+from bench.store.planned import PlannedTable
 from bench.store.working_store import Store
 from bench.types import CellResult, shortened
 from bench.visible import json_text
@@ -67,7 +67,7 @@ def source_of(
     results: Sequence[CellResult],
     store: Store,
     *,
-    asked: Iterable[Asked] = (),
+    asked: Iterable[PlannedTable] = (),
     data_folder: Path | None = None,
     paper: bool = False,
     trusted: bool = False,

@@ -28,7 +28,7 @@ from bench.report.leaderboard.summaries import (
     threat_text,
 )
 from bench.store.latest import newest, protocol
-from bench.store.planned import Asked, Count, table_id
+from bench.store.planned import Count, PlannedTable, table_id
 from bench.types import Access, CellResult, DefenseCost, Threat, TrainRef
 from bench.visible import visible
 
@@ -169,7 +169,7 @@ COSTS = (
 )
 
 
-def build(results: Iterable[CellResult], asked: Iterable[Asked] = ()) -> Board:
+def build(results: Iterable[CellResult], asked: Iterable[PlannedTable] = ()) -> Board:
     """Sort results into tables. An answer of code since edited gives way to the newest one to the same question.
 
     Args:

@@ -65,7 +65,7 @@ def write_report(
     # Such as that of a folder which happens to be called report.
     move_foreign_aside(page, lambda head: _TITLE in head)
     board = results if isinstance(results, Board) else build(results)
-    write_into(page, render(board, store, data_folder, trusted=trusted).encode(), what="the report")
+    write_into(page, render(board, store, data_folder, trusted=trusted).encode(), option="the report")
     return page
 
 
