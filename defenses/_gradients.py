@@ -1,16 +1,17 @@
-"""What test-time steps share: gradients lent to values that have none, and sign steps on an objective."""
+"""Building blocks of test-time steps: BPDA, pseudo-label losses, and sign-gradient steps with a smooth derivative."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bench.api import Draws
 
 
-class _Borrowed(torch.autograd.Function):
+class _Bpda(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, values: Tensor, differentiable: Tensor) -> Tensor:
+    def forward(ctx, values: Tensor, approximation: Tensor) -> Tensor:
         return values.clone()
 
     @staticmethod
@@ -18,135 +19,63 @@ class _Borrowed(torch.autograd.Function):
         return None, grad
 
 
-def borrow(values: Tensor, differentiable: Tensor) -> Tensor:
-    """Return exactly ``values``, through which gradients flow as if they were ``differentiable``.
-
-    With the received images as ``differentiable`` this is the identity of BPDA (Athalye et al., 2018).
-    """
-    return _Borrowed.apply(values.detach(), differentiable)
+def bpda(values: Tensor, approximation: Tensor) -> Tensor:
+    """Return exactly ``values``, with the gradient of ``approximation`` (BPDA; Athalye et al., 2018)."""
+    return _Bpda.apply(values.detach(), approximation)
 
 
-class Before(nn.Module):
-    """A classifier behind a change of its images.
+class Preprocessed(nn.Module):
+    """A classifier behind a transform of its input images.
 
     Args:
         base: the classifier.
-        change: images (N, C, H, W) in [0, 1] to images in [0, 1].
-        gradient: what stands in for the derivative of ``change``: its own (``None``), or that of another function,
-            such as the identity.
+        transform: images (N, C, H, W) in [0, 1] to images in [0, 1].
+        approximation: the function whose derivative replaces that of ``transform`` in the backward pass (BPDA), such
+            as :func:`identity`; ``None`` keeps the true derivative.
     """
 
     def __init__(
         self,
         base: nn.Module,
-        change: Callable[[Tensor], Tensor],
-        gradient: Callable[[Tensor], Tensor] | None = None,
+        transform: Callable[[Tensor], Tensor],
+        approximation: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.base, self.change, self.gradient = base, change, gradient
+        self.base = base
+        self.transform, self.approximation = transform, approximation
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.gradient is None:
-            return self.base(self.change(x))
-        return self.base(borrow(self.change(x.detach()), self.gradient(x)))
+        if self.approximation is None:
+            return self.base(self.transform(x))
+        return self.base(bpda(self.transform(x.detach()), self.approximation(x)))
 
 
 def identity(x: Tensor) -> Tensor:
-    """Return ``x``: the stand-in of BPDA for a change that keeps images nearly as they are."""
+    """Return ``x``: the BPDA approximation of a transform that changes images little."""
     return x
 
 
-def sign_steps(
-    x: Tensor,
-    objective: Callable[[Tensor], Tensor],
-    *,
-    size: float,
-    steps: int,
-    radius: float = 1.0,
-    start: Tensor | None = None,
-) -> Tensor:
-    """Return images after sign-gradient steps up ``objective`` (down where ``size`` is negative), as a constant.
+class PseudoLabelLoss:
+    """Losses of one label per image, which ``choose_labels`` picks from the logits (N, classes) of the first forward.
 
-    Callers run a deployed network without gradients or in inference mode; here both are switched back on.
-
-    Args:
-        x: images (N, C, H, W) in [0, 1].
-        objective: images to a scalar, the sum over images.
-        size: length of a step in each pixel.
-        steps: how many.
-        radius: each step ends in this Linf ball round ``x``, and in the box.
-        start: images to start from instead of ``x``.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        origin = x.detach().clone()
-        current = origin if start is None else start.detach().clone()
-        for _ in range(steps):
-            leaf = current.detach().requires_grad_()
-            (grad,) = torch.autograd.grad(objective(leaf), leaf)
-            moved = current + size * grad.sign()
-            current = torch.minimum(torch.maximum(moved, origin - radius), origin + radius).clamp(0.0, 1.0)
-    return current
-
-
-def smooth_sign_steps(
-    x: Tensor,
-    objective: Callable[[Tensor], Tensor],
-    *,
-    size: float,
-    steps: int,
-    radius: float = 1.0,
-    start: Tensor | None = None,
-    tau: float,
-    climbed: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Return the values of :func:`sign_steps` as a function of ``x`` to gradients, of second order in the network.
-
-    The derivative of the sign of a slope g is that of tanh(g / (tau * mean|g|)), the mean over each image, so that no
-    tau is too small or too large for an image of another confidence; those of the projections are the identity. What
-    a step needs is computed anew on the way back, so that memory does not grow with ``steps``.
-
-    Args:
-        x: images (N, C, H, W) in [0, 1].
-        objective: as in :func:`sign_steps`.
-        size: as in :func:`sign_steps`.
-        steps: as in :func:`sign_steps`.
-        radius: as in :func:`sign_steps`.
-        start: as in :func:`sign_steps`; a function of ``x``.
-        tau: width of the smoothed sign, in units of an image's mean slope.
-        climbed: what to differentiate instead of ``objective`` where another function has the same signs and does not
-            saturate, such as :func:`log_odds` for the cross-entropy.
+    Later forwards keep these labels. Both losses are summed over images.
     """
 
-    def step(images: Tensor) -> Tensor:
-        return sign_steps(x, objective, size=size, steps=1, radius=radius, start=images)
+    def __init__(self, base: nn.Module, choose_labels: Callable[[Tensor], Tensor]) -> None:
+        self.base, self.choose_labels = base, choose_labels
+        self.labels: Tensor | None = None
 
-    current = x if start is None else start
-    for _ in range(steps):
-        current = _SmoothStep.apply(current, step, climbed or objective, size, tau)
-    return current
+    def cross_entropy(self, x: Tensor) -> Tensor:
+        return F.cross_entropy(*self._logits_and_labels(x), reduction="sum")
 
+    def log_odds(self, x: Tensor) -> Tensor:
+        return log_odds(*self._logits_and_labels(x)).sum()
 
-class _SmoothStep(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx, images: Tensor, step: Callable[[Tensor], Tensor], objective: Callable[[Tensor], Tensor], *how: float
-    ) -> Tensor:
-        ctx.save_for_backward(images)
-        ctx.objective, ctx.how = objective, how
-        return step(images)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        size, tau = ctx.how
-        with torch.enable_grad():
-            leaf = ctx.saved_tensors[0].detach().requires_grad_()
-            (slope,) = torch.autograd.grad(ctx.objective(leaf), leaf, create_graph=True)
-            width = tau * slope.detach().abs().flatten(1).mean(1).view(-1, *[1] * (leaf.dim() - 1))
-            soft = torch.tanh(slope * torch.where(width > 0, 1 / width, 0.0))
-            if not soft.requires_grad:
-                return grad, None, None, None, None
-            (through,) = torch.autograd.grad(soft, leaf, size * grad, materialize_grads=True)
-        return grad + through, None, None, None, None
+    def _logits_and_labels(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.base(x)
+        if self.labels is None:
+            self.labels = self.choose_labels(logits.detach())
+        return logits, self.labels
 
 
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
@@ -155,11 +84,96 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     Its gradient is that of the cross-entropy, -log p, divided by 1 - p: the same signs, and no rounding to zero where
     the softmax saturates.
     """
-    true = logits.gather(1, labels[:, None])
-    return logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1) - true[:, 0]
+    true_logit = logits.gather(1, labels[:, None])
+    return logits.scatter(1, labels[:, None], -torch.inf).logsumexp(1) - true_logit[:, 0]
 
 
-def uniform_start(x: Tensor, radius: float, draws: Draws) -> Tensor:
-    """Return a uniform point of the Linf ball round each image, clamped to the box; its derivative is the identity."""
+def uniform_start(x: Tensor, eps: float, draws: Draws) -> Tensor:
+    """Return a uniform point of the Linf ball around each image, clamped to [0, 1]; its derivative is the identity."""
     noise = draws.uniform(x) * 2 - 1
-    return borrow((x + radius * noise).clamp(0.0, 1.0), x)
+    return bpda((x + eps * noise).clamp(0.0, 1.0), x)
+
+
+def sign_steps(
+    x: Tensor,
+    loss_fn: Callable[[Tensor], Tensor],
+    *,
+    alpha: float,
+    steps: int,
+    eps: float = 1.0,
+    x_init: Tensor | None = None,
+    tau: float | None = None,
+    backward_loss_fn: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Return purified images: ``x`` after sign-gradient steps that maximise a loss.
+
+    Without ``tau`` they are a constant to gradients. With it they are a function of ``x``, whose gradient is of second
+    order in the network: the derivative of sign(g) is that of tanh(g / (tau * mean|g|)), the mean over each image, so
+    one tau suits images of any confidence; the derivative of the projections is the identity. The backward pass
+    recomputes what each step needs, so memory grows by one image per step.
+
+    Args:
+        x: images (N, C, H, W) in [0, 1].
+        loss_fn: images to a scalar, the sum over images.
+        alpha: step size in each pixel; a negative one minimises the loss.
+        steps: number of steps.
+        eps: each step is projected onto this Linf ball around ``x`` and onto [0, 1].
+        x_init: images to start from instead of ``x``; a function of ``x``.
+        tau: width of the smoothed sign, in units of an image's mean absolute gradient.
+        backward_loss_fn: the loss to differentiate twice instead of ``loss_fn``: one whose gradient has the same signs
+            and does not saturate, such as :func:`log_odds` for the cross-entropy.
+    """
+    x_purified = x if x_init is None else x_init
+    if tau is None:
+        return _detached_sign_steps(x, x_purified, loss_fn, alpha, steps, eps)
+
+    def step(x_purified: Tensor) -> Tensor:
+        return _detached_sign_steps(x, x_purified, loss_fn, alpha, 1, eps)
+
+    for _ in range(steps):
+        x_purified = _SmoothSignStep.apply(x_purified, step, backward_loss_fn or loss_fn, alpha, tau)
+    return x_purified
+
+
+def _detached_sign_steps(
+    x: Tensor, x_init: Tensor, loss_fn: Callable[[Tensor], Tensor], alpha: float, steps: int, eps: float
+) -> Tensor:
+    # A deployed network may run under no_grad or in inference mode; the steps need gradients.
+    with torch.inference_mode(False), torch.enable_grad():
+        x_orig = x.detach().clone()
+        x_purified = x_init.detach().clone()
+        for _ in range(steps):
+            leaf = x_purified.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(loss_fn(leaf), leaf)
+            x_stepped = x_purified + alpha * grad.sign()
+            x_purified = torch.minimum(torch.maximum(x_stepped, x_orig - eps), x_orig + eps).clamp(0.0, 1.0)
+    return x_purified
+
+
+class _SmoothSignStep(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx,
+        x_purified: Tensor,
+        step: Callable[[Tensor], Tensor],
+        loss_fn: Callable[[Tensor], Tensor],
+        alpha: float,
+        tau: float,
+    ) -> Tensor:
+        ctx.save_for_backward(x_purified)
+        ctx.loss_fn = loss_fn
+        ctx.alpha, ctx.tau = alpha, tau
+        return step(x_purified)
+
+    @staticmethod
+    def backward(ctx, grad_output: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (x_purified,) = ctx.saved_tensors
+        with torch.enable_grad():
+            leaf = x_purified.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(ctx.loss_fn(leaf), leaf, create_graph=True)
+            width = ctx.tau * grad.detach().abs().flatten(1).mean(1).view(-1, *[1] * (leaf.dim() - 1))
+            smooth_sign = torch.tanh(grad * torch.where(width > 0, 1 / width, 0.0))
+            if not smooth_sign.requires_grad:
+                return grad_output, None, None, None, None
+            (grad_of_sign,) = torch.autograd.grad(smooth_sign, leaf, ctx.alpha * grad_output, materialize_grads=True)
+        return grad_output + grad_of_sign, None, None, None, None

@@ -15,7 +15,7 @@ def at(
     eps: Budget = Fraction(8, 255),
     bounded: bool = True,
 ) -> Tensor:
-    """Adversarial training by any registered attack: cross-entropy on the images that it makes.
+    """Adversarial training with any registered attack: cross-entropy on its adversarial images.
 
     Args:
         step: the optimiser step.
@@ -25,7 +25,7 @@ def at(
             ``"pgd[steps=7, step_size=2/255]"``.
         norm: of the threat.
         eps: its budget.
-        bounded: attacks that minimise the norm keep to ``eps``, too; ``false`` lets them go as far as they must.
+        bounded: attacks that minimise the norm keep to ``eps``, too; ``false`` gives them no bound.
 
     Returns:
         The mean cross-entropy on the adversarial images, a scalar.

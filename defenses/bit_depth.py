@@ -1,8 +1,8 @@
 from torch import Tensor, nn
 
 from bench.api import Count, defense
-from defenses._gradients import Before, identity
-from defenses._smoothing import quantised
+from defenses._gradients import Preprocessed, identity
+from defenses._smoothing import quantise
 
 
 @defense(kind="test-time")
@@ -17,11 +17,11 @@ class BitDepth:
         self.bits = bits
 
     def wrap(self, base: nn.Module) -> nn.Module:
-        return Before(base, self._reduced)
+        return Preprocessed(base, self._quantise)
 
     def surrogate(self, base: nn.Module) -> nn.Module:
         """Return the deployed function, rounding with the identity as its derivative (BPDA)."""
-        return Before(base, self._reduced, identity)
+        return Preprocessed(base, self._quantise, identity)
 
-    def _reduced(self, x: Tensor) -> Tensor:
-        return quantised(x, self.bits)
+    def _quantise(self, x: Tensor) -> Tensor:
+        return quantise(x, self.bits)

@@ -14,9 +14,9 @@ def fgsm_at(
     eps: Budget = Fraction(8, 255),
     mixed_batch_norm: bool = False,
 ) -> Tensor:
-    """FGSM adversarial training from a zero start (Goodfellow et al., 2015), which can overfit catastrophically.
+    """FGSM adversarial training without a random start (Goodfellow et al., 2015).
 
-    TPAP needs it to.
+    It can overfit catastrophically, which TPAP relies on.
 
     theta <- SGD on CE(f(clamp(x + eps * sign(grad CE(f(x), y)))), y).
 
@@ -24,9 +24,9 @@ def fgsm_at(
         step: the optimiser step.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        eps: the Linf budget and the length of the step.
-        mixed_batch_norm: forward the clean batch as well, so that the running statistics of batch norm mix clean and
-            adversarial images, as the code of the TPAP paper does; its loss is not used.
+        eps: the Linf budget and the step size.
+        mixed_batch_norm: forward the clean batch as well, as the code of the TPAP paper does, so the running statistics
+            of batch norm mix clean and adversarial images; its loss is not used.
 
     Returns:
         The mean cross-entropy on the adversarial images, a scalar.

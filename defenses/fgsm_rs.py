@@ -22,23 +22,23 @@ def fgsm_rs(
     """Fast adversarial training (Wong et al., 2020): one FGSM step from a uniform random start in the ball.
 
     x' = project(x + u + alpha * eps * sign(grad CE(f(x + u), y))) with u uniform in [-eps, eps] and x + u in [0, 1].
-    The authors craft in training mode (preset ``reference``), so that batch norm sees and counts every batch twice; by
-    default x' is made in evaluation mode, as all recipes here make it.
+    The authors craft x' in training mode (preset ``reference``), so batch norm sees and counts every batch twice. By
+    default x' is crafted in evaluation mode, as in every recipe here.
 
     Args:
         step: the optimiser step.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
         eps: the Linf budget.
-        alpha: length of the step as a multiple of eps.
-        craft_mode: mode of the network while x' is made.
+        alpha: the step size as a multiple of eps.
+        craft_mode: mode of the network while x' is crafted.
 
     Returns:
         The mean cross-entropy on the adversarial images, a scalar.
     """
-    size = eps * Fraction(str(alpha))
+    step_size = eps * Fraction(str(alpha))
     threat = Threat(norm="linf", eps=eps)
     x_adv = step.attack(
-        "pgd", x, y, threat, mode=craft_mode, steps=1, step_size=size, start="uniform", rule="last-iterate"
+        "pgd", x, y, threat, mode=craft_mode, steps=1, step_size=step_size, start="uniform", rule="last-iterate"
     )
     return F.cross_entropy(step.net(x_adv), y)

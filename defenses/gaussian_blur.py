@@ -1,7 +1,7 @@
 from torch import Tensor, nn
 
 from bench.api import Count, MethodError, Positive, defense
-from defenses._gradients import Before
+from defenses._gradients import Preprocessed
 
 
 @defense(kind="test-time", requires="torchvision")
@@ -22,13 +22,13 @@ class GaussianBlur:
         self.sigma, self.window = sigma, window
 
     def wrap(self, base: nn.Module) -> nn.Module:
-        return Before(base, self._blurred)
+        return Preprocessed(base, self._blur)
 
     def surrogate(self, base: nn.Module) -> nn.Module:
         """Return the deployed function, which is differentiable."""
         return self.wrap(base)
 
-    def _blurred(self, x: Tensor) -> Tensor:
+    def _blur(self, x: Tensor) -> Tensor:
         from torchvision.transforms.v2.functional import gaussian_blur
 
         return gaussian_blur(x, [self.window] * 2, [self.sigma] * 2).clamp(0.0, 1.0)

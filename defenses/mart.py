@@ -34,44 +34,44 @@ def mart(
     floor: NonNegative = 0.0,
     masked: bool = False,
 ) -> Tensor:
-    """MART (Wang et al., 2020): boosted cross-entropy, and a divergence weighted by how unsure the clean prediction is.
+    """MART (Wang et al., 2020): boosted cross-entropy, and a KL term weighted by 1 - p_y of the clean image.
 
     CE(f(x'), y) - log(1.0001 - max_{k != y} p_k(x')) + weight * KL(p(x) || p(x')) * (1 - p_y(x)), the mean over the
-    batch; x' is made by cross-entropy. The authors' code (preset ``reference``) does not clip the Gaussian start to
-    [0, 1] and adds 1e-12 inside the logarithms of p(x'), which bounds the divergence where p(x') vanishes.
+    batch; x' maximises the cross-entropy. The authors' code (preset ``reference``) does not clip the Gaussian start to
+    [0, 1] and adds 1e-12 inside the logarithms of p(x'), which bounds the KL divergence where p(x') vanishes.
 
     Args:
         step: the optimiser step.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
         eps: the Linf budget.
-        weight: of the divergence, lambda in the paper.
-        inner: how x' is made.
+        weight: of the KL term, lambda in the paper.
+        inner: the attack that crafts x'.
         steps: gradient steps of PGD.
         step_size: their length; 7/31 of eps by default, 0.007 at 0.031 as in the paper's code.
         start: 0.001 times a Gaussian, clipped to [0, 1] or not.
         floor: added to p(x') inside the logarithms.
-        masked: drop the divergence of rightly classified clean images whose class is 2 or above. That is what the mask
-            in the code of the TPAP paper, ``1e-7 + argmax f(x) != y``, comes to in float32.
+        masked: drop the KL term of correctly classified clean images whose class is 2 or above. That is the effect in
+            float32 of the mask in the code of the TPAP paper, ``1e-7 + argmax f(x) != y``.
 
     Returns:
         The loss, a scalar.
     """
     threat = Threat(norm="linf", eps=eps)
-    size = step_size or eps * Fraction(7, 31)
+    alpha = step_size or eps * Fraction(7, 31)
     if inner == "fgsm":
         x_adv = step.attack("fgsm", x, y, threat)
     else:
-        x_adv = step.attack("pgd", x, y, threat, steps=steps, step_size=size, start=start, rule="last-iterate")
-    clean, adversarial = step.net(x), step.net(x_adv)
-    p_adv = F.softmax(adversarial, 1)
-    p_wrong = p_adv.scatter(1, y[:, None], 0.0).amax(1)
-    boosted = F.cross_entropy(adversarial, y) - torch.log(1.0001 - p_wrong).mean()
-    p_clean = F.softmax(clean, 1)
-    log_p_adv = torch.log(p_adv + floor) if floor else F.log_softmax(adversarial, 1)
-    divergence = F.kl_div(log_p_adv, p_clean, reduction="none").sum(1)
-    unsure = 1.0000001 - p_clean.gather(1, y[:, None]).squeeze(1)
+        x_adv = step.attack("pgd", x, y, threat, steps=steps, step_size=alpha, start=start, rule="last-iterate")
+    logits_clean, logits_adv = step.net(x), step.net(x_adv)
+    probs_adv = F.softmax(logits_adv, 1)
+    max_other_prob = probs_adv.scatter(1, y[:, None], 0.0).amax(1)
+    bce = F.cross_entropy(logits_adv, y) - torch.log(1.0001 - max_other_prob).mean()
+    probs_clean = F.softmax(logits_clean, 1)
+    log_probs_adv = torch.log(probs_adv + floor) if floor else F.log_softmax(logits_adv, 1)
+    kl = F.kl_div(log_probs_adv, probs_clean, reduction="none").sum(1)
+    kl_weight = 1.0000001 - probs_clean.gather(1, y[:, None]).squeeze(1)
     if masked:
-        predicted = clean.argmax(1)
-        unsure = unsure * ((predicted != y) | (predicted < 2))
-    return boosted + weight * (divergence * unsure).mean()
+        predicted = logits_clean.argmax(1)
+        kl_weight = kl_weight * ((predicted != y) | (predicted < 2))
+    return bce + weight * (kl * kl_weight).mean()

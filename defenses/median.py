@@ -1,8 +1,8 @@
 from torch import Tensor, nn
 
 from bench.api import Count, defense
-from defenses._gradients import Before
-from defenses._smoothing import median
+from defenses._gradients import Preprocessed
+from defenses._smoothing import median_filter
 
 
 @defense(kind="test-time")
@@ -17,11 +17,11 @@ class Median:
         self.window = window
 
     def wrap(self, base: nn.Module) -> nn.Module:
-        return Before(base, self._smoothed)
+        return Preprocessed(base, self._filter)
 
     def surrogate(self, base: nn.Module) -> nn.Module:
-        """Return the deployed function: a median has a gradient, that of the pixel it picks."""
+        """Return the deployed function: the gradient of a median is that of the pixel it selects."""
         return self.wrap(base)
 
-    def _smoothed(self, x: Tensor) -> Tensor:
-        return median(x, self.window)
+    def _filter(self, x: Tensor) -> Tensor:
+        return median_filter(x, self.window)

@@ -25,8 +25,8 @@ def pgd_at(
 ) -> Tensor:
     """PGD adversarial training (Madry et al., 2018): cross-entropy on the last of ``steps`` projected gradient steps.
 
-    The authors' code takes 7 steps of 2/255 and crafts in training mode (preset ``reference``), so that batch norm uses
-    and counts the statistics of every iterate. By default images are made in evaluation mode, with 10 steps.
+    The authors' code takes 7 steps of 2/255 and crafts in training mode (preset ``reference``), so batch norm uses and
+    counts the statistics of every iterate. By default images are crafted in evaluation mode, with 10 steps.
 
     Args:
         step: the optimiser step.
@@ -36,7 +36,7 @@ def pgd_at(
         steps: gradient steps.
         step_size: length of a step; a quarter of eps by default, 2/255 at 8/255.
         start: uniform in the ball, or 0.001 times a Gaussian; the code of the TPAP paper does not clip it to [0, 1].
-        craft_mode: mode of the network while images are made.
+        craft_mode: mode of the network while images are crafted.
 
     Returns:
         The mean cross-entropy on the adversarial images, a scalar.

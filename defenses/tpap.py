@@ -1,26 +1,26 @@
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bench.api import Budget, Count, Draws, Fraction, Literal, MethodError, defense
-from defenses._gradients import Before, identity, log_odds, sign_steps, smooth_sign_steps, uniform_start
+from defenses._gradients import Preprocessed, PseudoLabelLoss, identity, sign_steps, uniform_start
 
 
 @defense(kind="test-time", base="fgsm-at", purifier=True, relies_on="catastrophic-overfitting")
 class Tpap:
-    """TPAP, test-time purification (Tang and Zhang, CVPR 2024): one FGSM step up the loss of the predicted label.
+    """TPAP, test-time purification (Tang and Zhang, CVPR 2024): one FGSM step on the predicted label.
 
-    F(x) = f(clamp(x + beta * sign(grad CE(f(x), argmax f(x))))), on a network f that FGSM training has overfitted. The
-    label and the gradient share one pass: two forwards and one backward per image. The derivative of the sign is zero,
-    so that of the purification is the identity, but on the faces of the box, where the surrogate keeps the identity.
+    F(x) = f(clamp(x + beta * sign(grad CE(f(x), argmax f(x))))), on a network f with catastrophic overfitting from FGSM
+    training. The label and the gradient share one pass: two forwards and one backward per image. The derivative of the
+    sign is zero, so that of the purification is the identity, except at pixels clamped to 0 or 1; the surrogate keeps
+    the identity there, too.
 
     Args:
         beta: the Linf budget of the purification.
-        steps: sign steps, each projected on the ball round the image and on the box.
+        steps: sign steps, each projected onto the ball around the image and onto [0, 1].
         step_size: length of a step; beta / steps by default.
-        label: whose loss is climbed: the predicted class of the received image, the least likely, a random one, or the
-            true one (an oracle, for ablations: whoever calls the deployed module sets its ``labels`` before, as the
-            engine does).
-        direction: ``ascend`` leaves the label; ``descend`` goes deeper into it.
+        label: the label whose loss is maximised: the predicted class of the received image, the least likely one, a
+            random one, or the true one. The true one is an oracle for ablations: the caller sets ``labels`` on the
+            deployed module before each batch, as the engine does.
+        direction: ``ascend`` maximises the loss of the label; ``descend`` minimises it.
         random_start: start from a uniform point of the ball instead of the image.
     """
 
@@ -36,14 +36,14 @@ class Tpap:
     ) -> None:
         self.beta = float(beta)
         self.steps = steps
-        self.size = (-1 if direction == "descend" else 1) * float(step_size or beta / steps)
+        self.alpha = (-1 if direction == "descend" else 1) * float(step_size or beta / steps)
         self.label = label
         self.random_start = random_start
         if label == "random" or random_start:
             self.draws = Draws()
 
     def wrap(self, base: nn.Module) -> nn.Module:
-        deployed = Before(base, lambda x: self._purified(base, x, deployed.labels), identity)
+        deployed = Preprocessed(base, lambda x: self._purify(base, x, deployed.labels), identity)
         deployed.labels = None
         return deployed
 
@@ -52,35 +52,30 @@ class Tpap:
 
     def smooth(self, base: nn.Module, tau: float) -> nn.Module:
         """Return the deployed function with the gradient of the purification, its sign smoothed over ``tau``."""
-        deployed = Before(base, lambda x: self._purified(base, x, deployed.labels, tau))
+        deployed = Preprocessed(base, lambda x: self._purify(base, x, deployed.labels, tau))
         deployed.labels = None
         return deployed
 
-    def _purified(self, base: nn.Module, x: Tensor, labels: Tensor | None, tau: float | None = None) -> Tensor:
-        chosen: list[Tensor] = []
+    def _purify(self, base: nn.Module, x: Tensor, true_labels: Tensor | None, tau: float | None = None) -> Tensor:
+        loss = PseudoLabelLoss(base, lambda logits: self._choose_labels(logits, true_labels))
+        return sign_steps(
+            x,
+            loss.cross_entropy,
+            alpha=self.alpha,
+            steps=self.steps,
+            eps=self.beta,
+            x_init=uniform_start(x, self.beta, self.draws) if self.random_start else None,
+            tau=tau,
+            backward_loss_fn=loss.log_odds,
+        )
 
-        def loss(images: Tensor) -> Tensor:
-            logits = base(images)
-            if not chosen:
-                chosen.append(self._label(logits.detach(), labels))
-            return F.cross_entropy(logits, chosen[0], reduction="sum")
-
-        def unsaturated(images: Tensor) -> Tensor:
-            return log_odds(base(images), chosen[0]).sum()
-
-        start = uniform_start(x, self.beta, self.draws) if self.random_start else None
-        how = {"size": self.size, "steps": self.steps, "radius": self.beta, "start": start}
-        if tau is None:
-            return sign_steps(x, loss, **how)
-        return smooth_sign_steps(x, loss, tau=tau, climbed=unsaturated, **how)
-
-    def _label(self, logits: Tensor, labels: Tensor | None) -> Tensor:
+    def _choose_labels(self, logits: Tensor, true_labels: Tensor | None) -> Tensor:
         if self.label == "predicted":
             return logits.argmax(1)
         if self.label == "least-likely":
             return logits.argmin(1)
         if self.label == "random":
             return (self.draws.uniform(logits[:, 0]) * logits.shape[1]).long()
-        if labels is None or len(labels) != len(logits):
+        if true_labels is None or len(true_labels) != len(logits):
             raise MethodError("tpap with label = 'true' is an oracle; nobody set the labels of this batch")
-        return labels
+        return true_labels

@@ -1,8 +1,8 @@
 from torch import Tensor, nn
 
 from bench.api import Count, NonNegative, defense
-from defenses._gradients import Before
-from defenses._wavelets import denoised
+from defenses._gradients import Preprocessed
+from defenses._wavelets import bayes_shrink
 
 
 @defense(kind="test-time")
@@ -11,18 +11,18 @@ class Wavelet:
 
     Args:
         sigma: standard deviation of the noise in units of [0, 1]; estimated from each image by default.
-        levels: of the transform; three less than fit into the image by default.
+        levels: of the transform; by default three fewer than fit into the image.
     """
 
     def __init__(self, *, sigma: NonNegative | None = None, levels: Count | None = None) -> None:
         self.sigma, self.levels = sigma, levels
 
     def wrap(self, base: nn.Module) -> nn.Module:
-        return Before(base, self._denoised)
+        return Preprocessed(base, self._denoise)
 
     def surrogate(self, base: nn.Module) -> nn.Module:
-        """Return the deployed function, which has a gradient almost everywhere."""
+        """Return the deployed function, which is differentiable almost everywhere."""
         return self.wrap(base)
 
-    def _denoised(self, x: Tensor) -> Tensor:
-        return denoised(x, self.sigma, self.levels)
+    def _denoise(self, x: Tensor) -> Tensor:
+        return bayes_shrink(x, self.sigma, self.levels)

@@ -7,7 +7,7 @@ from torch import nn
 from bench.registry import entries
 
 
-class Made(NamedTuple):
+class Deployed(NamedTuple):
     step: object
     deployed: nn.Module
     surrogate: nn.Module
@@ -27,7 +27,7 @@ def x():
 
 @pytest.fixture
 def base():
-    """A small network in evaluation mode, whose parameters still want gradients."""
+    """A small network in evaluation mode, whose parameters still require gradients."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return nn.Sequential(
@@ -43,24 +43,24 @@ def base():
 
 
 @pytest.fixture
-def put(x):
-    """Put a test-time step with parameters on a network."""
+def deploy_defense(x):
+    """Deploy a test-time step with these parameters on a network."""
 
-    def put_on(name, base, **params):
+    def deploy(name, base, **params):
         entry = entries("test-time")[name]
         step = entry.load()(**entry.arguments(params))
         if hasattr(step, "fit"):
             step.fit((x * 255).round().to(torch.uint8))
-        return Made(step, step.wrap(base).eval(), step.surrogate(base).eval()).seed()
+        return Deployed(step, step.wrap(base).eval(), step.surrogate(base).eval()).seed()
 
-    return put_on
+    return deploy
 
 
 @pytest.fixture
-def changed(put):
-    """What a test-time step makes of images: what the network behind it receives."""
+def purify(deploy_defense):
+    """Transform images by a test-time step: what the base network receives."""
 
-    def of(name, x, **params):
-        return put(name, nn.Identity(), **params).deployed(x)
+    def purify_images(name, x, **params):
+        return deploy_defense(name, nn.Identity(), **params).deployed(x)
 
-    return of
+    return purify_images
