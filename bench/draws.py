@@ -67,7 +67,9 @@ class Draws:
 
     def begin(self, seed: int, images: Tensor | None = None) -> None:
         """Start over with this seed in [0, 2**63); the next batch is of these images (int64 identities)."""
-        self.seed, self.calls, self.images = seed, 0, images
+        self.seed = seed
+        self.calls = 0
+        self.images = images
 
     def uniform(self, like: Tensor) -> Tensor:
         """Return float32 draws in [0, 1) shaped and placed as ``like`` (N, ...), one row for each image of the batch.

@@ -50,14 +50,14 @@ def said_in_one_line() -> Iterator[None]:
         logging.Handler.handleError = before[2]  # type: ignore[method-assign]
 
 
-def _say(what: str, error: BaseException | None, at: TracebackType | None) -> None:
+def _say(prefix: str, error: BaseException | None, at: TracebackType | None) -> None:
     # Whatever is wrong here has nobody to go to either.
     with suppress(Exception):
         name = "an error" if error is None else type(error).__name__
         text = "" if error is None else (text_of(error).strip().splitlines() or [""])[0]
         frames = traceback.extract_tb(at)
-        place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-        line = f"{what} {name}{': ' if text else ''}{text}{place}"
+        location = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+        line = f"{prefix} {name}{': ' if text else ''}{text}{location}"
         if _log.handlers:
             _log.warning("%s", line)
         else:

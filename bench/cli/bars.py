@@ -46,8 +46,8 @@ class Bars(Display):
         super().cells(done, total, failed)
         self._update()
 
-    def work(self, what: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
-        super().work(what, done, total, note, left)
+    def work(self, activity: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
+        super().work(activity, done, total, note, left)
         self._update()
 
     def look(self) -> None:
@@ -96,17 +96,17 @@ class Bars(Display):
     def _update(self) -> None:
         if (progress := self._progress) is None:
             return
-        whole, part = progress.task_ids
+        overall, part = progress.task_ids
         if (count := self.count) is not None:
             failed = f"{count.failed} failed" if count.failed else ""
             progress.update(
-                whole, description=count.unit, completed=count.done, total=count.total, visible=True, note=failed
+                overall, description=count.unit, completed=count.done, total=count.total, visible=True, note=failed
             )
         if (piece := self.piece) is not None:
             left = "" if self.left is None or self.left < 0 else time_left(self.left)
             progress.update(
                 part,
-                description=visible(piece.what),
+                description=visible(piece.activity),
                 completed=piece.done,
                 total=piece.total,
                 visible=piece.total is None or piece.done < piece.total,

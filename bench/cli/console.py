@@ -48,7 +48,7 @@ def console(*, stderr: bool = False, terminal: bool | None = None) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     file = _AsItIs(stream) if isinstance(stream, Stream) else stream
     surroundings = {name: value for name, value in os.environ.items() if name not in _SIZES or _is_size(value)}
-    made = _Console(
+    sized = _Console(
         file=cast(TextIO, file),
         stderr=stderr,
         force_terminal=terminal,
@@ -58,9 +58,9 @@ def console(*, stderr: bool = False, terminal: bool | None = None) -> Console:
         _environ=surroundings,
     )
     # One whose width was set no longer follows its window, so that it is left alone where it may be.
-    if not _NARROWEST <= made.width <= _WIDEST:
-        made.width = min(max(made.width, _NARROWEST), _WIDEST)
-    return made
+    if not _NARROWEST <= sized.width <= _WIDEST:
+        sized.width = min(max(sized.width, _NARROWEST), _WIDEST)
+    return sized
 
 
 _SIZES = ("COLUMNS", "LINES", "JUPYTER_COLUMNS", "JUPYTER_LINES")

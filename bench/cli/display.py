@@ -83,7 +83,8 @@ def _mode(args: argparse.Namespace) -> str:
 
 
 def _chosen(args: argparse.Namespace, shared: Shared | None) -> Display:
-    notebook, terminal, mode = _in_notebook(), is_terminal(sys.stderr), _mode(args)
+    notebook, terminal = _in_notebook(), is_terminal(sys.stderr)
+    mode = _mode(args)
     if mode == "plain":
         return Lines(shared=shared)
     if mode == "none":
@@ -152,14 +153,14 @@ class Piece:
     """A piece of work in hand.
 
     Attributes:
-        what: it is.
+        activity: it is.
         done: how much of it is done.
         total: all of it; ``None`` where that is not known.
         note: more about it.
         since: when it was begun, on the clock of the display.
     """
 
-    what: str
+    activity: str
     done: float
     total: float | None
     note: str
@@ -232,11 +233,11 @@ class Display:
         self.count = Count(done, total, failed, "cells" if self.count is None else self.count.unit)
         self._changed()
 
-    def work(self, what: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
+    def work(self, activity: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
         """Say how far the piece of work in hand is, and in how many seconds all will be done, if known."""
         now, before = self._clock(), self.piece
-        since = before.since if before is not None and before.what == what else now
-        self.piece = Piece(what, done, total, note, since)
+        since = before.since if before is not None and before.activity == activity else now
+        self.piece = Piece(activity, done, total, note, since)
         if left is not None:
             self._ends = now + left
         self._changed()
@@ -265,17 +266,17 @@ class Display:
             self._changed()
 
     @contextmanager
-    def phase(self, what: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
+    def phase(self, activity: str, total: int | None = None) -> Iterator[Callable[[int, str], None]]:
         """Show work that has no cells, if it takes longer than a moment.
 
         Yields:
             What takes how many of ``total`` are done, and the name of the next one.
         """
         outer, self.piece = self.piece, None
-        self.work(what, 0, total)
+        self.work(activity, 0, total)
         try:
             with self._block():
-                yield lambda done, name: self.work(what, done, total, name)
+                yield lambda done, name: self.work(activity, done, total, name)
         finally:
             self.piece = outer
             self._changed()
@@ -346,7 +347,7 @@ class Lines(Display):
         self._shared = shared
         self._last = clock()
         self._begun: float | None = None
-        self._shown_what: object = None
+        self._shown_headline: object = None
         self._shown_at = -math.inf
         self._is_named = False
         # Asked for now: a method may silence the loggers of its process while it runs.
@@ -393,9 +394,9 @@ class Lines(Display):
         if self._shared is None:
             return
         # How far a piece is changes with every batch, and is looked at now and then.
-        now, what = self._clock(), (self.piece and self.piece.what, self.count, self._last, self._begun)
-        if what != self._shown_what or now >= self._shown_at + LOOK:
-            self._shown_what, self._shown_at = what, now
+        now, headline = self._clock(), (self.piece and self.piece.activity, self.count, self._last, self._begun)
+        if headline != self._shown_headline or now >= self._shown_at + LOOK:
+            self._shown_headline, self._shown_at = headline, now
             self._shared.show(State(self.count, self.piece, self._ends, self._last, self._begun).packed())
 
     def _say(self, text: str) -> None:
@@ -434,15 +435,19 @@ class Relay(Lines):
         if state.begun is None:
             self._await("at work")
             return
-        self.count, self.piece, self._ends, self._idle = state.count, state.piece, state.ends, None
+        self.count, self.piece = state.count, state.piece
+        self._ends = state.ends
+        self._idle = None
         if state.begun != self._begun:
             self._begun, self._is_named = state.begun, state.count is not None
 
-    def _await(self, what: str) -> None:
+    def _await(self, activity: str) -> None:
         """Take it that nothing is shown: what has been done is known from before."""
-        if self._idle is None or self._idle.what != what:
-            self._idle = Piece(what, 0, None, "", self._clock())
-        self.piece, self._ends, self._is_named = self._idle, None, True
+        if self._idle is None or self._idle.activity != activity:
+            self._idle = Piece(activity, 0, None, "", self._clock())
+        self.piece = self._idle
+        self._ends = None
+        self._is_named = True
 
 
 def _described(piece: Piece, now: float) -> str:
@@ -450,7 +455,7 @@ def _described(piece: Piece, now: float) -> str:
     share = f" {piece.done / piece.total:.0%}" if piece.total else ""
     note = f", {piece.note}" if piece.note else ""
     since = f" (for {duration(now - piece.since)})" if now - piece.since >= MINUTE else ""
-    return f"{piece.what}{share}{note}{since}"
+    return f"{piece.activity}{share}{note}{since}"
 
 
 def _remaining(left: float | None) -> str:

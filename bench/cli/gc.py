@@ -36,23 +36,26 @@ def main(args: argparse.Namespace) -> int:
             for each in args.plans
         ]
     with display.phase("looking through the store"):
-        found = garbage(works, store)
+        classified = garbage(works, store)
     if args.yes:
         with display.phase("deleting"), store.writing():
-            delete(found.unneeded)
+            delete(classified.unneeded)
     if args.json:
         unneeded = [
-            {"path": str(each.path), "what": each.what, "bytes": each.size, "left": False} for each in found.unneeded
+            {"path": str(each.path), "what": each.what, "bytes": each.size, "left": False}
+            for each in classified.unneeded
         ]
-        left = [{"path": str(each.path), "what": each.why, "bytes": each.size, "left": True} for each in found.left]
+        left = [
+            {"path": str(each.path), "what": each.why, "bytes": each.size, "left": True} for each in classified.left
+        ]
         print(json.dumps(unneeded + left, indent=2))
         return 0
-    for each in found.unneeded:
+    for each in classified.unneeded:
         print(visible(f"{each.size / 1e6:>10.2f} MB  {each.what:<16} {each.path}"))
-    kinds = ", ".join(f"{what} x {count}" for what, count in Counter(each.what for each in found.unneeded).items())
-    total = sum(each.size for each in found.unneeded) / 1e6
+    kinds = ", ".join(f"{kind} x {count}" for kind, count in Counter(each.what for each in classified.unneeded).items())
+    total = sum(each.size for each in classified.unneeded) / 1e6
     done = "deleted" if args.yes else "would be deleted; --yes deletes"
-    print(f"{total:.2f} MB: {kinds}; {done}" if found.unneeded else "nothing that the plans do not need")
-    for other in found.left:
+    print(f"{total:.2f} MB: {kinds}; {done}" if classified.unneeded else "nothing that the plans do not need")
+    for other in classified.left:
         print(visible(f"left: {other.why}: {other.path}"))
     return 0

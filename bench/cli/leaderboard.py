@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli import options
@@ -12,6 +13,7 @@ from bench.visible import visible
 
 if TYPE_CHECKING:
     from bench.report.leaderboard.tables import Board
+    from bench.store.history import Recorded
     from bench.store.working_store import Store
 
 SUMMARY = "the tables: in the terminal, or as Markdown, CSV, LaTeX, HTML or JSON"
@@ -43,70 +45,85 @@ def main(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from bench.report.leaderboard.tables import build
-    from bench.store.files import write_named
     from bench.store.history import read
-    from bench.store.working_store import Store
     from bench.types import UsageError
 
     display: Display = args.display
-    kind = args.format or (args.out.suffix.removeprefix(".") if args.out else None)
-    folder = args.paper and args.out is not None and not kind
-    if args.out and kind not in FORMATS and not folder:
+    file_format = args.format or (args.out.suffix.removeprefix(".") if args.out else None)
+    is_folder = args.paper and args.out is not None and not file_format
+    if args.out and file_format not in FORMATS and not is_folder:
         raise UsageError(f"--out {args.out}: say --format {'|'.join(FORMATS)}, or let the name end with one of them")
     root = options.store_root(args)
     with display.phase("reading the results"):
         recorded = read(root)
     for note in recorded.notes:
         print(f"warning: {note}", file=sys.stderr)
-    if args.paper and kind in ("csv", "tex", "html"):
-        raise UsageError(f"--paper comes as text, md or json, or with --out FOLDER as a folder, not {kind}")
-    if folder:
-        from bench.report import figures, paper_page
-
-        with display.phase("drawing the tables and figures of the paper"):
-            source = figures.source_of(
-                recorded.results,
-                Store(root),
-                asked=recorded.planned_tables,
-                data_folder=options.data_folder(args),
-                paper=True,
-                trusted=args.trust,
-            )
-            paths = paper_page.write(source, args.out)
-        print("\n".join(visible(str(path)) for path in paths))
+    if args.paper and file_format in ("csv", "tex", "html"):
+        raise UsageError(f"--paper comes as text, md or json, or with --out FOLDER as a folder, not {file_format}")
+    if is_folder:
+        _write_paper(args, recorded, root)
         return 0
     with display.phase("making the tables"):
         board = build(recorded.results, recorded.planned_tables)
-    if kind is None and not args.paper:
-        from bench.cli.console import console
-        from bench.report.render.terminal import leaderboard
-
-        terminal = console()
-        terminal.print(leaderboard(board, width=terminal.width))
-        return 0
-    with display.phase("writing the tables"):
-        text = _written(board, kind, args, Store(root) if root.is_dir() else None)
-    if args.out is None:
-        sys.stdout.write(text)
-        return 0
-    # A pipe carries the text and nothing else.
-    if write_named(args.out, text.encode()):
-        print(visible(str(args.out)))
+    if file_format is None and not args.paper:
+        _print_board(board)
+    else:
+        _write_board(args, board, file_format, root)
     return 0
 
 
-def _written(board: Board, kind: str | None, args: argparse.Namespace, store: Store | None) -> str:
+def _write_paper(args: argparse.Namespace, recorded: Recorded, root: Path) -> None:
+    """Write all tables and figures of the paper into the folder of ``--out``, and print their paths."""
+    from bench.report import figures, paper_page
+    from bench.store.working_store import Store
+
+    with args.display.phase("drawing the tables and figures of the paper"):
+        source = figures.source_of(
+            recorded.results,
+            Store(root),
+            asked=recorded.planned_tables,
+            data_folder=options.data_folder(args),
+            paper=True,
+            trusted=args.trust,
+        )
+        paths = paper_page.write(source, args.out)
+    print("\n".join(visible(str(path)) for path in paths))
+
+
+def _print_board(board: Board) -> None:
+    from bench.cli.console import console
+    from bench.report.render.terminal import leaderboard
+
+    terminal = console()
+    terminal.print(leaderboard(board, width=terminal.width))
+
+
+def _write_board(args: argparse.Namespace, board: Board, file_format: str | None, root: Path) -> None:
+    """Write the tables to ``--out``, by default to standard output."""
+    from bench.store.files import write_named
+    from bench.store.working_store import Store
+
+    with args.display.phase("writing the tables"):
+        text = _written(board, file_format, args, Store(root) if root.is_dir() else None)
+    if args.out is None:
+        sys.stdout.write(text)
+    # A pipe carries the text and nothing else.
+    elif write_named(args.out, text.encode()):
+        print(visible(str(args.out)))
+
+
+def _written(board: Board, file_format: str | None, args: argparse.Namespace, store: Store | None) -> str:
     """Return the tables in a format; of the paper's, ``None`` is text."""
     if args.paper:
         from bench.report.leaderboard.published import beside
         from bench.report.render import published
 
         rows = beside(board)
-        return {"md": published.as_markdown, "json": published.as_json}.get(kind or "", published.as_text)(rows)
-    if kind == "html":
+        return {"md": published.as_markdown, "json": published.as_json}.get(file_format or "", published.as_text)(rows)
+    if file_format == "html":
         from bench.report.render.html import render
 
         return render(board, store, options.data_folder(args), trusted=args.trust)
     from bench.report.render.export import FORMATS as WRITERS
 
-    return WRITERS[str(kind)](board)
+    return WRITERS[str(file_format)](board)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bench.cli import options
 from bench.visible import visible
+
+if TYPE_CHECKING:
+    from bench.registry import Entry
 
 SUMMARY = "attacks, defenses, datasets, models and presets, one line each"
 KINDS = ("attacks", "defenses", "datasets", "models", "presets")
@@ -35,28 +39,28 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _listed(data: str | None) -> dict[str, list[dict[str, Any]]]:
-    from pathlib import Path
+def _row(entry: Entry, **more: Any) -> dict[str, Any]:
+    """Return the row of a method of the registry; ``more`` is put before its parameters."""
+    needs = None if entry.available else f"pip install {entry.requires}"
+    return {
+        "name": entry.name,
+        "summary": entry.summary,
+        "available": entry.available,
+        "needs": needs,
+        **more,
+        "parameters": entry.defaults(),
+        "presets": entry.meta.get("presets") or {},
+    }
 
+
+def _listed(data: str | None) -> dict[str, list[dict[str, Any]]]:
     from bench import registry
     from bench.config import overlay
     from bench.data import NAMED
 
-    def row(entry: registry.Entry, **more: Any) -> dict[str, Any]:
-        needs = None if entry.available else f"pip install {entry.requires}"
-        return {
-            "name": entry.name,
-            "summary": entry.summary,
-            "available": entry.available,
-            "needs": needs,
-            **more,
-            "parameters": entry.defaults(),
-            "presets": entry.meta.get("presets") or {},
-        }
-
     folder = Path(data) if data else None
     attacks = [
-        row(
+        _row(
             entry,
             norms=", ".join(entry.meta["norms"]),
             needs_access=entry.meta.get("needs", "gradient"),
@@ -64,9 +68,9 @@ def _listed(data: str | None) -> dict[str, list[dict[str, Any]]]:
         )
         for entry in registry.entries("attack").values()
     ]
-    adapters = [{**row(entry), "name": f"{entry.name}:<Class>"} for entry in registry.entries("library").values()]
-    recipes = [row(entry, kind="recipe") for entry in registry.entries("recipe").values()]
-    steps = [row(entry, kind="test-time") for entry in registry.entries("test-time").values()]
+    adapters = [{**_row(entry), "name": f"{entry.name}:<Class>"} for entry in registry.entries("library").values()]
+    recipes = [_row(entry, kind="recipe") for entry in registry.entries("recipe").values()]
+    steps = [_row(entry, kind="test-time") for entry in registry.entries("test-time").values()]
     datasets = []
     for name, named in NAMED.items():
         here = named.available(folder)
@@ -76,7 +80,7 @@ def _listed(data: str | None) -> dict[str, list[dict[str, Any]]]:
         "attacks": attacks + adapters,
         "defenses": recipes + steps,
         "datasets": datasets,
-        "models": [row(entry) for entry in registry.entries("network").values()],
+        "models": [_row(entry) for entry in registry.entries("network").values()],
         "presets": [
             {"name": name, "summary": text, "available": True, "needs": None}
             for name, text in overlay.presets().items()

@@ -57,14 +57,14 @@ def variants(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=number, metavar="N", help="of every training, instead of the configuration's")
 
 
-def request(args: argparse.Namespace, what: str) -> Request:
+def request(args: argparse.Namespace, name_or_file: str) -> Request:
     """Return the checked configurations of a preset or file in the variants asked for."""
     from bench.config import sections
 
     if args.epochs is not None and args.epochs < 0:
         raise UsageError(f"--epochs {args.epochs}: a number of epochs, 0 or more, is needed")
-    asked = {kind: name for kind in _VARIANTS if (name := getattr(args, kind)) is not None}
-    return sections.request(what, asked, epochs=args.epochs)
+    variants = {kind: name for kind in _VARIANTS if (name := getattr(args, kind)) is not None}
+    return sections.request(name_or_file, variants, epochs=args.epochs)
 
 
 def store(parser: argparse.ArgumentParser) -> None:
@@ -114,10 +114,10 @@ def work(args: argparse.Namespace) -> tuple[Request, Work]:
     from bench.schedule.plan import make
 
     chosen = request(args, args.what)
-    how = {"n": args.n, "seed": args.seed, "only": args.only, "shard": args.shard}
+    selection = {"n": args.n, "seed": args.seed, "only": args.only, "shard": args.shard}
     # What is verified must not stand on images that were altered in the cache.
-    how["thorough"] = getattr(args, "verify", None) is not None
-    planned = make(*chosen.parts, name=chosen.name, data_folder=data_folder(args), lenient=True, **how)
+    selection["thorough"] = getattr(args, "verify", None) is not None
+    planned = make(*chosen.parts, name=chosen.name, data_folder=data_folder(args), lenient=True, **selection)
     if planned.unusable:
         unusable.warn(planned, planned.unusable)
     return chosen, planned

@@ -52,31 +52,31 @@ def main(args: argparse.Namespace) -> int:
         else:
             store.warn_of_strangers()
             with no_collection():
-                found, failing = pieces(work.usable, store, device)
+                steps, failing = pieces(work.usable, store, device)
     unusable.warn_of(failing)
     code = 3 if work.unusable or failing else 0
     if args.cost:
         _print_costs(rows, as_json=args.json)
         return code
     if args.json:
-        print(json.dumps([piece._asdict() for piece in found], indent=2))
+        print(json.dumps([piece._asdict() for piece in steps], indent=2))
         return code
-    _print_pieces(found, config.variants)
+    _print_pieces(steps, config.variants)
     return code
 
 
-def _print_pieces(found: list[Piece], variants: Sequence[str]) -> None:
-    width = max((len(visible(piece.what)) for piece in found), default=0)
-    lines = (_line(piece, width) for piece in found)
+def _print_pieces(pieces: list[Piece], variants: Sequence[str]) -> None:
+    width = max((len(visible(piece.what)) for piece in pieces), default=0)
+    lines = (_line(piece, width) for piece in pieces)
     # A write for each of very many lines takes longer than to make them.
     while some := "\n".join(islice(lines, _AT_ONCE)):
         print(some)
-    todo = [piece for piece in found if not piece.done]
+    todo = [piece for piece in pieces if not piece.done]
     unknown = sum(1 for piece in todo if piece.tflop is None)
-    cells = sum(1 for piece in found if piece.what.startswith("evaluate "))
+    cells = sum(1 for piece in pieces if piece.what.startswith("evaluate "))
     least, most = (sum(piece.between[end] if piece.between else piece.seconds or 0 for piece in todo) for end in (0, 1))
     print(
-        f"\n{cells} cells; {len(found) - len(todo)} pieces done, {len(todo)} to do: about "
+        f"\n{cells} cells; {len(pieces) - len(todo)} pieces done, {len(todo)} to do: about "
         f"{sum(piece.tflop or 0 for piece in todo):.3g} TFLOP, {_time(sum(piece.seconds or 0 for piece in todo))}"
         + (f", and {unknown} whose cost is not known" if unknown else "")
     )

@@ -48,15 +48,15 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("which cell? give the start of its key or its name, or --log for what runs did")
     with display.phase("looking for the cell"), no_collection():
         results = read(root).results if root.is_file() else _results(Store(root))
-        found = [r for r in results if r.key.startswith(args.cell) or str(r.names) == args.cell]
-    if not found:
+        matches = [r for r in results if r.key.startswith(args.cell) or str(r.names) == args.cell]
+    if not matches:
         raise UsageError(
             f"no cell in {root} has the name '{args.cell}' or a key that starts so; leaderboard --format json has all"
         )
-    if len(found) > 1:
-        near = "; ".join(f"{result.key[:12]} {result.names}" for result in found[:5])
-        raise UsageError(f"'{args.cell}' names {len(found)} cells: {near}")
-    result = found[0]
+    if len(matches) > 1:
+        near = "; ".join(f"{result.key[:12]} {result.names}" for result in matches[:5])
+        raise UsageError(f"'{args.cell}' names {len(matches)} cells: {near}")
+    result = matches[0]
     body = jsonable(result)
     if args.json:
         print(json.dumps(body, indent=2))

@@ -150,16 +150,16 @@ def guarded() -> Iterator[Guarded]:
     """Put the guard before standard output and error inside the block, and before what is logged."""
     before = sys.stdout, sys.stderr
     _open_what_is_closed()
-    made = Guarded()
-    sys.stdout, sys.stderr = cast(TextIO, made.out), cast(TextIO, made.err)
+    streams = Guarded()
+    sys.stdout, sys.stderr = cast(TextIO, streams.out), cast(TextIO, streams.err)
     logger = logging.getLogger("crossfire")
     logger.addFilter(_on_one_line)
     try:
-        yield made
+        yield streams
     finally:
         logger.removeFilter(_on_one_line)
-        made.out.flush()
-        made.err.flush()
+        streams.out.flush()
+        streams.err.flush()
         sys.stdout, sys.stderr = before
 
 

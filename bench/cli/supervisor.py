@@ -101,8 +101,8 @@ class _Supervisor:
         self._signals = signals()
         # Nobody who does not read may hold up the one who sees to it that all ends.
         self._out, self._err = InTime(1), InTime(2)
-        self._asked: list[int] = []
-        self._asked_at, self._continued_at = math.inf, -math.inf
+        self._end_signals: list[int] = []
+        self._end_requested_at, self._continued_at = math.inf, -math.inf
         self._killed_for: str | None = None
         self._killed: Counter[Held | None] = Counter()
         self._wake = os.pipe()
@@ -126,9 +126,9 @@ class _Supervisor:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
-        if not self._asked or now > self._asked_at + ONCE:
-            self._asked.append(number)
-        self._asked_at = min(self._asked_at, now)
+        if not self._end_signals or now > self._end_requested_at + ONCE:
+            self._end_signals.append(number)
+        self._end_requested_at = min(self._end_requested_at, now)
 
     def _continue(self, *_: object) -> None:
         self._continued_at = time.monotonic()
@@ -176,19 +176,19 @@ class _Supervisor:
         self._killed_for, forwarded = None, 0
         late: dict[str, float] = {}
         while True:
-            found, status = os.waitpid(child, os.WNOHANG)
-            if found:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
                 # What it did since the last look must not be lost with it.
                 if self._relay is not None:
                     self._relay.see()
                 return os.waitstatus_to_exitcode(status)
-            if self._asked and not forwarded:
-                forwarded = self._asked[0]
+            if self._end_signals and not forwarded:
+                forwarded = self._end_signals[0]
                 os.kill(child, forwarded)
             if time.monotonic() < self._continued_at + 3 * STOPS:
                 # It has stopped itself while this process was stopped, or is about to.
                 os.kill(child, signal.SIGCONT)
-            if len(self._asked) > 1:
+            if len(self._end_signals) > 1:
                 self._kill(child, "ending")
             else:
                 for why in self._late(late):
@@ -207,7 +207,7 @@ class _Supervisor:
         now, due = time.monotonic(), self.shared.due
         reasons = {
             "ended": self.shared.code is not None,
-            "ending": now > min(self._asked_at, self.shared.ending_since, self._deadline),
+            "ending": now > min(self._end_requested_at, self.shared.ending_since, self._deadline),
             f"piece {due}": now > due,
         }
         for why, holds in reasons.items():
@@ -245,8 +245,8 @@ class _Supervisor:
 
     def _end(self) -> int | None:
         """Return the exit code with which the command was to end before its time, if it was."""
-        if self._asked:
-            return 128 + self._asked[0]
+        if self._end_signals:
+            return 128 + self._end_signals[0]
         if self.shared.ending_code is not None:
             return self.shared.ending_code
         return 0 if time.monotonic() > self._deadline else None
@@ -295,13 +295,13 @@ def _adopt() -> bool:
 
 def _children() -> list[int]:
     """Return the processes whose parent this one is, ended ones too."""
-    found = []
+    children = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError, ValueError, IndexError):
             # The name, in brackets, may hold anything.
             if int(path.read_bytes().rpartition(b")")[2].split()[1]) == os.getpid():
-                found.append(int(path.parent.name))
-    return found
+                children.append(int(path.parent.name))
+    return children
 
 
 def _end_what_is_left() -> None:

@@ -65,12 +65,12 @@ def _train(wanted: list[tuple[Cell, TrainRef]], runner: Runner, display: Display
     failed = 0
     display.cells(0, len(wanted))
     done = runner.each(wanted, lambda each: (*each, train(each[0])))
-    for count, (cell, ref, found) in enumerate(done, start=1):
-        what = f"{ref.recipe.name} on {cell.model.network.name}"
-        if isinstance(found, Exception):
+    for count, (cell, ref, outcome) in enumerate(done, start=1):
+        label = f"{ref.recipe.name} on {cell.model.network.name}"
+        if isinstance(outcome, Exception):
             failed += 1
-            _log.error("failed: %s: %s", what, found)
+            _log.error("failed: %s: %s", label, outcome)
         else:
-            print(f"{what}: {found}")
+            print(f"{label}: {outcome}")
         display.cells(count, len(wanted), failed)
     return failed

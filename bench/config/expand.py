@@ -73,10 +73,10 @@ def defenses(config: Config) -> list[Defense]:
                 step = _step(each.use)
                 rows += _classifiers(config, each) if step is None else _deployed(config, each, step)
     labels = labels_of([(row.name, {**row.params, "preset": row.base.preset}, row.swept | {"preset"}) for row in rows])
-    found: dict[tuple[Base, MethodRef | None], Defense] = {}
+    deduplicated: dict[tuple[Base, MethodRef | None], Defense] = {}
     for label, row in zip(labels, rows, strict=True):
-        found.setdefault((row.base, row.step), Defense(label, row.base, row.step))
-    return list(found.values())
+        deduplicated.setdefault((row.base, row.step), Defense(label, row.base, row.step))
+    return list(deduplicated.values())
 
 
 def _step(use: str) -> registry.Entry | None:
@@ -87,8 +87,8 @@ def _step(use: str) -> registry.Entry | None:
     """
     if ".py:" in use:
         return registry.find("test-time", use) if _is_file_step(use) else None
-    if (found := registry.entries("test-time").get(use)) is not None:
-        return found
+    if (entry := registry.entries("test-time").get(use)) is not None:
+        return entry
     if use.startswith("weights:") or use in registry.entries("recipe"):
         return None
     raise UsageError(registry.unknown_method("defense", use, "recipe", "test-time"))
@@ -118,29 +118,29 @@ def attacks(config: Config) -> list[Attack]:
     Raises:
         UsageError: a name or value that is not allowed.
     """
-    found: list[_Column] = []
+    columns: list[_Column] = []
     with config.located("attack"):
         _check_shared("attack", "attack", config.attack, AttackConfig.model_fields)
     with config.located("attacks"):
-        asked = []
-        for index, given in enumerate(config.attacks):
-            with located(where := f"attacks[{index}] ({given.use})"):
-                asked.append((where, *_with_entry(config, given)))
-        require_few("attacks", [(_swept(each), len(each.access) + len(_listed(each.source))) for _, each, _ in asked])
-        for where, each, entry in asked:
+        entries = []
+        for index, config_entry in enumerate(config.attacks):
+            with located(where := f"attacks[{index}] ({config_entry.use})"):
+                entries.append((where, *_with_entry(config, config_entry)))
+        require_few("attacks", [(_swept(each), len(each.access) + len(_listed(each.source))) for _, each, _ in entries])
+        for where, each, entry in entries:
             with located(where):
-                found += _columns(config, each, entry)
+                columns += _columns(config, each, entry)
     parts = [
         (
             f"{a.label}\n{a.access}",
             {**a.method.params, "norm": a.threat.norm, "eps": str(a.threat.eps), "preset": preset},
             shown,
         )
-        for a, preset, shown in found
+        for a, preset, shown in columns
     ]
-    labels = [label.replace(f"\n{a.access}", "") for label, (a, _, _) in zip(labels_of(parts), found, strict=True)]
+    labels = [label.replace(f"\n{a.access}", "") for label, (a, _, _) in zip(labels_of(parts), columns, strict=True)]
     return list(
-        dict.fromkeys(attack._replace(label=label) for label, (attack, _, _) in zip(labels, found, strict=True))
+        dict.fromkeys(attack._replace(label=label) for label, (attack, _, _) in zip(labels, columns, strict=True))
     )
 
 
@@ -170,11 +170,11 @@ def _columns(config: Config, each: AttackConfig, entry: registry.Entry) -> Itera
             yield _Column(column, preset, swept | {"preset"})
 
 
-def _with_entry(config: Config, given: AttackConfig) -> tuple[AttackConfig, registry.Entry]:
-    prefix = given.use.partition(":")[0]
-    is_library = given.use != prefix and prefix in registry.entries("library")
-    entry = registry.find("library" if is_library else "attack", prefix if is_library else given.use)
-    return _with_shared(config, given, entry), entry
+def _with_entry(config: Config, attack: AttackConfig) -> tuple[AttackConfig, registry.Entry]:
+    prefix = attack.use.partition(":")[0]
+    is_library = attack.use != prefix and prefix in registry.entries("library")
+    entry = registry.find("library" if is_library else "attack", prefix if is_library else attack.use)
+    return _with_shared(config, attack, entry), entry
 
 
 def _swept(each: AttackConfig) -> dict[str, Any]:
@@ -185,22 +185,22 @@ def _listed(names: str | list[str] | None) -> list[str]:
     return [names] if isinstance(names, str) else names or []
 
 
-def require_few(axis: str, asked: Iterable[tuple[Mapping[str, Any], int]]) -> None:
+def require_few(axis: str, entries: Iterable[tuple[Mapping[str, Any], int]]) -> None:
     """Check that an axis of a plan is no longer than a plan can hold, before it is made.
 
     Args:
         axis: what it is made of, for the message.
-        asked: the parameters of each entry, and how often each combination of them is asked for.
+        entries: the parameters of each entry, and how often each combination of them is asked for.
 
     Raises:
         UsageError: it is longer.
     """
-    count = sum(combinations(params) * times for params, times in asked)
+    count = sum(combinations(params) * times for params, times in entries)
     if count > MOST:
         raise UsageError(f"{axis}: their lists have {count:,} combinations; a plan takes at most {MOST:,}")
 
 
-def _with_shared(config: Config, given: AttackConfig, entry: registry.Entry) -> AttackConfig:
+def _with_shared(config: Config, config_entry: AttackConfig, entry: registry.Entry) -> AttackConfig:
     """Return an attack with what ``[attack]`` gives to all that know it, and to it by name, below its own words."""
     words = {*AttackConfig.model_fields, *entry.parameters.model_fields}
     presets = entry.meta.get("presets") or {}
@@ -209,7 +209,7 @@ def _with_shared(config: Config, given: AttackConfig, entry: registry.Entry) -> 
     }
     named = config.attack.get(entry.name)
     own = named if isinstance(named, dict) else {}
-    body = {**shared, **own, **given.model_dump(exclude_unset=True)}
+    body = {**shared, **own, **config_entry.model_dump(exclude_unset=True)}
     try:
         attack = AttackConfig.model_validate(body)
         registry.require_numbers(body, attack)
@@ -284,17 +284,20 @@ def _base(config: Config, use: str, overrides: Mapping[str, Any]) -> Base:
     with config.located("train"):
         _check_shared("train", "recipe", config.train, Schedule.model_fields)
     known = {*entry.parameters.model_fields, *Schedule.model_fields, "preset"}
-    given = {**{key: value for key, value in shared.items() if key in known}, **own, **overrides}
-    for key in given:
+    settings = {**{key: value for key, value in shared.items() if key in known}, **own, **overrides}
+    for key in settings:
         if key not in known:
             raise UsageError(registry.unknown("key of train", key, known))
-    schedule = {**(entry.meta.get("schedule") or {}), **{k: v for k, v in given.items() if k in Schedule.model_fields}}
-    params = {key: value for key, value in given.items() if key not in Schedule.model_fields}
+    schedule = {
+        **(entry.meta.get("schedule") or {}),
+        **{k: v for k, v in settings.items() if k in Schedule.model_fields},
+    }
+    params = {key: value for key, value in settings.items() if key not in Schedule.model_fields}
     try:
         ref = entry.ref(params)
-        made = Schedule.model_validate(schedule)
-        registry.require_numbers(schedule, made, "train")
-        return Base(ref, made, None, _telling(entry, params.get("preset")))
+        checked = Schedule.model_validate(schedule)
+        registry.require_numbers(schedule, checked, "train")
+        return Base(ref, checked, None, _telling(entry, params.get("preset")))
     except ValidationError as error:
         line = registry.explain(error, where="train", known=Schedule.model_fields)
         of_all = {*error.errors()[0]["loc"]} & config.train.keys() - overrides.keys()
@@ -302,13 +305,13 @@ def _base(config: Config, use: str, overrides: Mapping[str, Any]) -> Base:
             raise UsageError(line) from None
 
 
-def _check_shared(section: str, kind: str, given: Mapping[str, Any], words: Iterable[str]) -> None:
+def _check_shared(section: str, kind: str, settings: Mapping[str, Any], words: Iterable[str]) -> None:
     """Raises UsageError: a shared section names no such method, or a key that no method of its kind has."""
     entries = registry.entries(kind)
     known = {"preset", *words}.union(*(entry.parameters.model_fields for entry in entries.values()))
-    if "preset" in given and not isinstance(given["preset"], str):
-        raise UsageError(f"[{section}]: preset names one preset for all that have it, not {shown(given['preset'])}")
-    for key, value in given.items():
+    if "preset" in settings and not isinstance(settings["preset"], str):
+        raise UsageError(f"[{section}]: preset names one preset for all that have it, not {shown(settings['preset'])}")
+    for key, value in settings.items():
         if isinstance(value, dict) and key not in entries:
             raise UsageError(f"[{section}.{key}]: {registry.unknown_method(kind, key, kind)}")
         if not isinstance(value, dict) and key not in known:

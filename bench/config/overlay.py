@@ -57,19 +57,19 @@ class Layered(NamedTuple):
         """All layers as one."""
         return reduce(merge, (layer.body for layer in self.layers), {})
 
-    def where(self, place: Sequence[str | int] = ()) -> str:
+    def where(self, key_path: Sequence[str | int] = ()) -> str:
         """Return the name of the file and, of a key that another layer gives, that of the layer.
 
         Args:
-            place: of the key, from the top of the file.
+            key_path: of the key, from the top of the file.
         """
         own = self.path.name
-        giving = next((layer.name for layer in reversed(self.layers) if _has(layer.body, place)), own)
+        giving = next((layer.name for layer in reversed(self.layers) if _has(layer.body, key_path)), own)
         return own if giving == own else f"{own} (from {giving})"
 
 
-def _has(body: Any, place: Sequence[str | int]) -> bool:
-    for key in place:
+def _has(body: Any, key_path: Sequence[str | int]) -> bool:
+    for key in key_path:
         # What lies in a list came with the whole of it.
         if isinstance(body, list):
             return True
@@ -93,14 +93,14 @@ def read(name_or_file: str, variants: Mapping[str, str], *, alone: bool = False)
     Raises:
         UsageError: no such preset, file or variant, not such a TOML file, or one that includes others with ``alone``.
     """
-    found = _with_defaults(name_or_file, frozenset(variants))
-    layers = list(found.layers)
+    file = _with_defaults(name_or_file, frozenset(variants))
+    layers = list(file.layers)
     if alone and any("include" in layer.body for layer in layers):
-        raise UsageError(f"{found.path.name} includes others, where one configuration is needed: name those instead")
+        raise UsageError(f"{file.path.name} includes others, where one configuration is needed: name those instead")
     for kind, wanted in variants.items():
-        _check(kind, wanted, found.kinds, where=found.path.name)
-        layers.append(Layer(f"{kind} {wanted}", found.kinds[kind][wanted]))
-    return Layered(found.path, tuple(layers), {**found.defaults, **variants})
+        _check(kind, wanted, file.kinds, where=file.path.name)
+        layers.append(Layer(f"{kind} {wanted}", file.kinds[kind][wanted]))
+    return Layered(file.path, tuple(layers), {**file.defaults, **variants})
 
 
 class _File(NamedTuple):
@@ -121,7 +121,9 @@ def _with_defaults(name_or_file: str, decided: frozenset[str], above: tuple[str,
     named = _defaults(body.pop("default", {}), path)
     if "include" in body and (own or named):
         raise UsageError(f"{path.name} includes others: variants and their default stand in those, not in it")
-    kinds, inherited, under = own, dict[str, str](), tuple[Layer, ...]()
+    kinds = own
+    inherited: dict[str, str] = {}
+    under: tuple[Layer, ...] = ()
     if (extended := body.pop("extends", None)) is not None:
         if not isinstance(extended, str):
             raise UsageError(
@@ -129,7 +131,8 @@ def _with_defaults(name_or_file: str, decided: frozenset[str], above: tuple[str,
             )
         with located(f"{path.name}: extends"):
             lower = _with_defaults(extended, decided | named.keys(), (*above, name_or_file))
-        kinds, inherited, under = merge(lower.kinds, own), lower.defaults, lower.layers
+        kinds = merge(lower.kinds, own)
+        inherited, under = lower.defaults, lower.layers
     layers = [*under, Layer(path.name, body)]
     for kind, wanted in inherited.items():
         # What the extended file has of it already lies underneath.
@@ -212,20 +215,20 @@ def parsed(path: Path) -> dict[str, Any]:
     return body
 
 
-def _check_plain(value: Any, place: tuple[str | int, ...], path: Path) -> None:
+def _check_plain(value: Any, key_path: tuple[str | int, ...], path: Path) -> None:
     """Raises UsageError: a value, or one inside it, is nothing that a setting takes."""
     if isinstance(value, dict | list):
-        if len(place) >= _DEEPEST:
-            raise UsageError(f"{_where(place, path)}: lists or tables are nested too deeply")
+        if len(key_path) >= _DEEPEST:
+            raise UsageError(f"{_where(key_path, path)}: lists or tables are nested too deeply")
         if isinstance(value, dict) and (
             odd := [key for key in value if len(key) > _LONGEST_KEY or _CONTROL.search(key)]
         ):
-            raise UsageError(f"{_where(place, path)}: {shown(odd[0])} cannot be a key")
+            raise UsageError(f"{_where(key_path, path)}: {shown(odd[0])} cannot be a key")
         for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
-            _check_plain(inside, (*place, key), path)
+            _check_plain(inside, (*key_path, key), path)
         return
     if (problem := _problem(value)) is not None:
-        raise UsageError(f"{_where(place, path)}: {shown(value)} {problem}")
+        raise UsageError(f"{_where(key_path, path)}: {shown(value)} {problem}")
 
 
 def _problem(value: Any) -> str | None:
@@ -233,9 +236,9 @@ def _problem(value: Any) -> str | None:
     if isinstance(value, str):
         if len(value) > _LONGEST_TEXT:
             return f"is not a text of at most {_LONGEST_TEXT:,} characters: it has {len(value):,}"
-        found = _CONTROL.search(value)
+        match = _CONTROL.search(value)
         return (
-            None if found is None else f"has a control character, {found[0]!r}; a text has none but tabs and new lines"
+            None if match is None else f"has a control character, {match[0]!r}; a text has none but tabs and new lines"
         )
     if isinstance(value, int):
         if value >= _LARGEST:
@@ -246,8 +249,8 @@ def _problem(value: Any) -> str | None:
     return "is a date or time, which no setting takes; a text stands in quotes"
 
 
-def _where(place: tuple[str | int, ...], path: Path) -> str:
-    return f"{path.name}: {'.'.join(map(str, place))}" if place else path.name
+def _where(key_path: tuple[str | int, ...], path: Path) -> str:
+    return f"{path.name}: {'.'.join(map(str, key_path))}" if key_path else path.name
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

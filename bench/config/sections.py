@@ -35,10 +35,10 @@ def seconds(text: object) -> float:
         ValueError: the text is no such time, or not above zero.
     """
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|m|h|)", shown(text) if isinstance(text, int | float) else str(text))
-    found = 0.0 if match is None else float(match[1]) * {"s": 1, "": 1, "m": 60, "h": 3600}[match[2]]
-    if not 0 < found <= _LONGEST_S:
+    duration = 0.0 if match is None else float(match[1]) * {"s": 1, "": 1, "m": 60, "h": 3600}[match[2]]
+    if not 0 < duration <= _LONGEST_S:
         raise ValueError(f"{shown(text)} is no time such as 90s, 9m or 2h, of at most ten years")
-    return found
+    return duration
 
 
 _LONGEST_S = 10 * 365 * 24 * 3600
@@ -159,8 +159,8 @@ class _Source:
     layered: overlay.Layered = field(compare=False)
     within: str = field(default="", compare=False)
 
-    def where(self, place: Sequence[str | int]) -> str:
-        return self.within + self.layered.where(place)
+    def where(self, key_path: Sequence[str | int]) -> str:
+        return self.within + self.layered.where(key_path)
 
 
 class Config(_Section):
@@ -183,13 +183,13 @@ class Config(_Section):
     run: RunConfig = RunConfig()
     _source: _Source | None = PrivateAttr(None)
 
-    def located(self, *place: str | int) -> AbstractContextManager[None]:
+    def located(self, *key_path: str | int) -> AbstractContextManager[None]:
         """Return the block inside which what is wrong is said with the file that it comes from.
 
         Args:
-            place: of the key whose value is looked at inside, from the top of the file; none for the whole.
+            key_path: of the key whose value is looked at inside, from the top of the file; none for the whole.
         """
-        return located(self._source.where(place) if self._source else self.name, ConfigurationError)
+        return located(self._source.where(key_path) if self._source else self.name, ConfigurationError)
 
 
 class _Collection(_Section):
@@ -228,20 +228,20 @@ def request(name_or_file: str, variants: Mapping[str, str] | None = None, *, epo
     Raises:
         UsageError: as :func:`load`; or a configuration has another ``[run]`` than the one that includes it.
     """
-    whole_file = overlay.read(name_or_file, {})
-    name = whole_file.path.name
-    if "include" not in whole_file.body:
+    file = overlay.read(name_or_file, {})
+    name = file.path.name
+    if "include" not in file.body:
         only, over = _loaded(name_or_file, variants or {}, epochs)
         return Request(only.name, only.run, (only,), over)
-    whole = _validated(_Collection, whole_file.body, _Source(whole_file))
+    collection = _validated(_Collection, file.body, _Source(file))
     with located(f"{name}: include"):
-        loaded = [_loaded(each, variants or {}, epochs, within=f"{name}: include: ") for each in whole.include]
+        loaded = [_loaded(each, variants or {}, epochs, within=f"{name}: include: ") for each in collection.include]
     parts = tuple(part for part, _ in loaded)
     for part in parts:
-        if part.run != whole.run:
+        if part.run != collection.run:
             raise UsageError(f"{name} includes {part.name}, whose [run] differs from its own; give both the same")
     over = tuple(dict.fromkeys(chain.from_iterable(texts for _, texts in loaded)))
-    return Request(whole.name + _name_suffix(variants, epochs), whole.run, parts, over)
+    return Request(collection.name + _name_suffix(variants, epochs), collection.run, parts, over)
 
 
 def load(name_or_file: str, variants: Mapping[str, str] | None = None, *, epochs: int | None = None) -> Config:
@@ -263,8 +263,8 @@ def _loaded(
 ) -> tuple[Config, tuple[str, ...]]:
     layered = overlay.read(name_or_file, variants, alone=True)
     if epochs is not None:
-        asked = overlay.Layer("--epochs", {"train": {"epochs": epochs}})
-        layered = layered._replace(layers=(*layered.layers, asked))
+        override = overlay.Layer("--epochs", {"train": {"epochs": epochs}})
+        layered = layered._replace(layers=(*layered.layers, override))
     body, source = layered.body, _Source(layered, within)
     chosen = _validated(Config, {**body, "name": str(body.get("name", "")) + _name_suffix(variants, epochs)}, source)
     chosen._source = source
@@ -272,8 +272,8 @@ def _loaded(
 
 
 def _name_suffix(variants: Mapping[str, str] | None, epochs: int | None) -> str:
-    asked = [*(variants or {}).values(), *([f"{epochs}-epochs"] if epochs is not None else [])]
-    return "".join(f".{each}" for each in asked)
+    chosen = [*(variants or {}).values(), *([f"{epochs}-epochs"] if epochs is not None else [])]
+    return "".join(f".{each}" for each in chosen)
 
 
 def _validated(kind: type[Section], body: Mapping[str, Any], source: _Source) -> Section:
@@ -296,6 +296,6 @@ def _known_keys(error: ValidationError, kind: type[BaseModel]) -> Iterable[str]:
         "attacks": AttackConfig,
         "run": RunConfig,
     }
-    place = error.errors()[0]["loc"]
-    section = sections.get(str(place[0]), kind) if len(place) > 1 else kind
+    key_path = error.errors()[0]["loc"]
+    section = sections.get(str(key_path[0]), kind) if len(key_path) > 1 else kind
     return (field.alias or name for name, field in section.model_fields.items())

@@ -30,10 +30,10 @@ def sweep(params: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], frozenset
 
 def labels_of(parts: Sequence[tuple[str, Mapping[str, Any], frozenset[str]]]) -> list[str]:
     """Return each name with the parameters in brackets that were swept or that tell it from its namesakes."""
-    alike: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    params_by_name: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for name, params, _ in parts:
-        alike[name].append(params)
-    differing = {name: _differing(namesakes) for name, namesakes in alike.items()}
+        params_by_name[name].append(params)
+    differing = {name: _differing(namesakes) for name, namesakes in params_by_name.items()}
     labels = []
     for name, params, swept in parts:
         shown = sorted(swept | differing[name])

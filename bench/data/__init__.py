@@ -119,33 +119,35 @@ def open_set(
     if image_size is not None:
         require_size(image_size)
     with one_line(f"dataset {name}: its files cannot be read"):
-        place = _place(name, folder)
-        if split not in place.splits:
+        location = _location(name, folder)
+        if split not in location.splits:
             raise UsageError(
-                f"dataset {name}: {place.folder} has no {split} images, only {', '.join(sorted(place.splits))}"
+                f"dataset {name}: {location.folder} has no {split} images, only {', '.join(sorted(location.splits))}"
             )
-        source = _source(name, place, split, classes)
+        source = _source(name, location, split, classes)
         if channels is None:
-            channels = _channels(name, place, source)
+            channels = _channels(name, location, source)
         size = image_size or (NAMED[name].image_shape[1:] if name in NAMED else None) or _size_of_first(source)
         require_size(size)
-        found = decoded(source, channels, size, interpolation, wanted=n, thorough=thorough)
+        arrays = decoded(source, channels, size, interpolation, wanted=n, thorough=thorough)
     uneven = name in NAMED and NAMED[name].uneven
-    if found.resized and image_size is None and not uneven:
+    if arrays.resized and image_size is None and not uneven:
         raise UsageError(
-            f"{found.resized}, not {size[0]}x{size[1]} as the set is; give image_size = [height, width] to resize all"
+            f"{arrays.resized}, not {size[0]}x{size[1]} as the set is; give image_size = [height, width] to resize all"
         )
-    if found.transparent:
-        _say(f"dataset {name}: {found.transparent} has pixels that are not opaque; alpha is dropped, as by torchvision")
+    if arrays.transparent:
+        _say(
+            f"dataset {name}: {arrays.transparent} has pixels that are not opaque; alpha is dropped, as by torchvision"
+        )
     return ImageSet(
         name,
         split,
-        found.images,
-        found.labels,
+        arrays.images,
+        arrays.labels,
         source.class_names,
-        found.sha,
+        arrays.sha,
         # Keys must not differ by an option that had no effect.
-        interpolation if found.resized else "bilinear",
+        interpolation if arrays.resized else "bilinear",
         classes,
     )
 
@@ -259,8 +261,8 @@ def _say(line: str) -> None:
         _log.warning("%s", line)
 
 
-def _source(name: str, place: DatasetLocation, split: Split, classes: tuple[str, ...]) -> Source:
-    source = place.source(split)
+def _source(name: str, location: DatasetLocation, split: Split, classes: tuple[str, ...]) -> Source:
+    source = location.source(split)
     if classes:
         try:
             source = renumbered(source, classes)
@@ -278,17 +280,17 @@ def _source(name: str, place: DatasetLocation, split: Split, classes: tuple[str,
     return source
 
 
-def _channels(name: str, place: DatasetLocation, source: Source) -> int:
+def _channels(name: str, location: DatasetLocation, source: Source) -> int:
     if name in NAMED:
         return NAMED[name].image_shape[0]
     from bench.data.cache import all_grey
 
     # Over all splits, since one network takes the images of each.
-    grey = all_grey(source) and all(all_grey(place.source(split)) for split in sorted(place.splits))
+    grey = all_grey(source) and all(all_grey(location.source(split)) for split in sorted(location.splits))
     return 1 if grey else 3
 
 
-def _place(name: str, folder: Path | None) -> DatasetLocation:
+def _location(name: str, folder: Path | None) -> DatasetLocation:
     if name == "digits":
         return DatasetLocation(Path(), frozenset({"train", "test"}), _digits)
     return locate(NAMED[name], folder) if name in NAMED else _own(name)
@@ -301,15 +303,15 @@ def _own(name: str) -> DatasetLocation:
     folder = Path(os.path.expanduser(path))
     if not path or not os.path.isdir(folder):
         raise UsageError(f"dataset {name}: no folder {folder.absolute() if path else 'is named'}")
-    place = parquet.find(folder) if kind == "parquet" else folders.find(folder)
-    unsplit = parquet.unsplit(folder) if kind == "parquet" else place is None
-    place = place or (folders.find_unsplit(folder) if kind == "folder" else None)
-    if place is None:
+    location = parquet.find(folder) if kind == "parquet" else folders.find(folder)
+    unsplit = parquet.unsplit(folder) if kind == "parquet" else location is None
+    location = location or (folders.find_unsplit(folder) if kind == "folder" else None)
+    if location is None:
         wanted = "*.parquet" if kind == "parquet" else "<split>/<class>/ or <class>/ with images"
         raise UsageError(f"dataset {name}: no {wanted} in {folder.absolute()}")
     if unsplit:
         _say(f"dataset {name} has no split of its own: all of it serves as the test split")
-    return place
+    return location
 
 
 def _digits(split: Split) -> Source:
@@ -320,9 +322,9 @@ def _digits(split: Split) -> Source:
 def _read_digits(split: Split) -> Rows:
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    labels = found.target.astype(np.int64)
+    digits = load_digits()
+    labels = digits.target.astype(np.int64)
     # 17 levels of ink over the whole range of a byte, rounded.
-    pixels = ((found.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)
+    pixels = ((digits.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)
     rows = held_out(labels, NAMED["digits"].splits["test"])[split]
     return Rows(len(rows), (Row(f"digits row {row}", int(labels[row]), pixels[row]) for row in rows))

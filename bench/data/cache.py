@@ -112,9 +112,9 @@ def all_grey(source: Source) -> bool:
         return bool(recall(memo)["grey"])
     except (OSError, ValueError, KeyError):
         pass
-    found = all(map(is_grey, source.read().items))
-    remember(memo, {"grey": found})
-    return found
+    grey = all(map(is_grey, source.read().items))
+    remember(memo, {"grey": grey})
+    return grey
 
 
 def _load(entry: Path, *, thorough: bool) -> Decoded:
@@ -204,9 +204,9 @@ def _delete(entry: Path) -> None:
 
 
 def _write(
-    folder: Path, source: Source, found: Rows, channels: int, size: tuple[int, int], interpolation: Interpolation
+    folder: Path, source: Source, images: Rows, channels: int, size: tuple[int, int], interpolation: Interpolation
 ) -> None:
-    total, items = found
+    total, items = images
     if total == 0:
         raise UsageError(f"{source.files[0]}: no images" if source.files else "no images")
     shape = (total, channels, *size)

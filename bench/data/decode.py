@@ -108,8 +108,8 @@ def _load(image: Image.Image, row: Row) -> None:
     # Pillow keeps the upper half of 16-bit colours without a word, so their raw mode is looked at too.
     sixteen = next((str(tile[3]) for tile in getattr(image, "tile", ()) if ";16" in str(tile[3])), None)
     if image.mode not in _EIGHT_BIT or sixteen:
-        found = f"mode {image.mode}" if image.mode not in _EIGHT_BIT else f"16 bits a channel ({image.mode})"
-        raise UsageError(f"{row.where}: an image of {found}; 8 bits a channel are wanted, so convert it first")
+        pixel_format = f"mode {image.mode}" if image.mode not in _EIGHT_BIT else f"16 bits a channel ({image.mode})"
+        raise UsageError(f"{row.where}: an image of {pixel_format}; 8 bits a channel are wanted, so convert it first")
     try:
         image.load()
     except Exception as error:

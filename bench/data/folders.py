@@ -27,13 +27,13 @@ def find(folder: Path) -> DatasetLocation | None:
     splits: dict[Split, Path] = {}
     for split, choices in _SPLITS.items():
         for names in choices:
-            found = [folder / name for name in classes(folder) if name.lower() in names and classes(folder / name)]
-            if len(found) > 1:
+            matches = [folder / name for name in classes(folder) if name.lower() in names and classes(folder / name)]
+            if len(matches) > 1:
                 raise UsageError(
-                    f"{folder}: {listed([f'{path.name}/' for path in found])} could all be the {split} split"
+                    f"{folder}: {listed([f'{path.name}/' for path in matches])} could all be the {split} split"
                 )
-            if found:
-                splits.setdefault(split, found[0])
+            if matches:
+                splits.setdefault(split, matches[0])
     return DatasetLocation(folder, frozenset(splits), lambda split: _source(folder, splits, split)) if splits else None
 
 
@@ -98,10 +98,10 @@ def _source(folder: Path, splits: dict[Split, Path], split: Split) -> Source:
         raise UsageError(f"{splits[split]}: no image in its class folders ({listed(names)})")
     if len(names) == 1:
         raise UsageError(_one_class(folder, splits, names[0]))
-    found = of_files(labelled, names, "folder")
+    source = of_files(labelled, names, "folder")
     present = {names[label] for _, label in labelled}
     doubt = _doubt(folder, splits, names, present)
-    return Source(found.files, found.recipe, names, found.read, doubt=doubt, remark=_order(names))
+    return Source(source.files, source.recipe, names, source.read, doubt=doubt, remark=_order(names))
 
 
 def _one_class(folder: Path, splits: dict[Split, Path], name: str) -> str:

@@ -32,8 +32,8 @@ def regular(path: Path) -> Path:
 
 
 @contextmanager
-def one_line(what: str) -> Iterator[None]:
-    """Turn whatever reading a file raises into one line that begins with ``what``.
+def one_line(prefix: str) -> Iterator[None]:
+    """Turn whatever reading a file raises into one line that begins with ``prefix``.
 
     Libraries raise anything over damaged files, and no list of it is complete.
 
@@ -46,7 +46,7 @@ def one_line(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         said = str(error).strip().partition("\n")[0]
-        raise UsageError(f"{what} ({type(error).__name__}{': ' if said else ''}{said})") from None
+        raise UsageError(f"{prefix} ({type(error).__name__}{': ' if said else ''}{said})") from None
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:

@@ -93,16 +93,16 @@ def hashes(files: tuple[Path, ...], *, thorough: bool = False) -> tuple[str, ...
         return tuple(known)
     try:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            found = tuple(pool.map(_hash, files))
+            current = tuple(pool.map(_hash, files))
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}") from None
-    for path, before, now in zip(files, known or (), found, strict=False):
+    for path, before, now in zip(files, known or (), current, strict=False):
         if before != now:
             _log.warning("%s holds other bytes than before, though its size and times are the same", path)
     # Where files have no times, nothing would tell that one was written to.
     if all(stat.st_mtime_ns < time.time_ns() - _TICK_NS and stat.st_ctime_ns > 0 for stat in stats):
-        remember(memo, {"hashes": list(found)})
-    return found
+        remember(memo, {"hashes": list(current)})
+    return current
 
 
 def stamp(stat: os.stat_result) -> list[int]:

@@ -78,15 +78,15 @@ class NamedSet:
         if self.name == "digits":
             return find_spec("sklearn") is not None
         try:
-            return search(self, folder).place is not None
+            return search(self, folder).location is not None
         except UsageError:
             return False
 
 
 class Search(NamedTuple):
-    """``place`` is where the set lies, or ``None``; ``looked`` names every folder that was looked into."""
+    """``location`` is where the set lies, or ``None``; ``looked`` names every folder that was looked into."""
 
-    place: DatasetLocation | None
+    location: DatasetLocation | None
     looked: tuple[str, ...]
 
 
@@ -164,11 +164,11 @@ def search(entry: NamedSet, folder: Path | None) -> Search:
     for root, given_by in _roots(folder):
         looked.append(f"{root} ({given_by})" if os.path.isdir(root) else f"{root} ({given_by}; no such folder)")
         own = root / entry.name
-        place = parquet.find(own, entry.num_classes)
+        location = parquet.find(own, entry.num_classes)
         for parent in (own, root):
-            place = place or official.FIND[entry.name](parent)
-        if place := place or folders.find(own):
-            return Search(place, tuple(looked))
+            location = location or official.FIND[entry.name](parent)
+        if location := location or folders.find(own):
+            return Search(location, tuple(looked))
     return Search(None, tuple(looked))
 
 
@@ -189,19 +189,19 @@ def locate(entry: NamedSet, folder: Path | None) -> DatasetLocation:
     Raises:
         UsageError: it lies nowhere and cannot be downloaded; the line says what was looked for and where.
     """
-    found = search(entry, folder)
-    if found.place is not None:
-        return found.place
+    search_result = search(entry, folder)
+    if search_result.location is not None:
+        return search_result.location
     failure = _download(entry)
     if failure is None:
-        found = search(entry, folder)
-        if found.place is not None:
-            return found.place
+        search_result = search(entry, folder)
+        if search_result.location is not None:
+            return search_result.location
         failure = "the download held none of these files"
     name = entry.name
     raise UsageError(
         f"dataset {name} not found: no {name}/{{train,test,val}}*.parquet, no {entry.files} and no "
-        f"{name}/<split>/<class>/ in {', '.join(found.looked)}; download: {failure}; "
+        f"{name}/<split>/<class>/ in {', '.join(search_result.looked)}; download: {failure}; "
         "put one there or name its folder with --data"
     )
 
@@ -240,9 +240,9 @@ def _fetch(dataset: str, folder: Path) -> Path:
         file = kept / url.rpartition("/")[2]
         download_url(url, str(kept), file.name)
         with file.open("rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
-        if found != sha256:
-            raise ValueError(f"{file.name} has SHA-256 {found[:16]}..., published is {sha256[:16]}...")
+            actual = hashlib.file_digest(opened, "sha256").hexdigest()
+        if actual != sha256:
+            raise ValueError(f"{file.name} has SHA-256 {actual[:16]}..., published is {sha256[:16]}...")
     # torchvision fetches nothing that is there, so it unpacks what was just checked.
     if dataset == "Caltech101":
         datasets.Caltech101(folder, download=True)

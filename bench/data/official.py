@@ -146,20 +146,20 @@ def _tiny_source(folder: Path, split: Split) -> Source:
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     annotations = folder / "val" / "val_annotations.txt"
     if split == "test" and os.path.isfile(annotations):
-        found = []
+        labelled = []
         for number, line in enumerate(_lines(annotations)):
             file, _, wnid = line.partition("\t")
             if (wnid := wnid.partition("\t")[0]) not in labels:
                 raise UsageError(f"{annotations} row {number}: class '{wnid}' is not in wnids.txt")
-            found.append((folder / "val" / "images" / file, labels[wnid]))
-        if missing := next((path for path, _ in found if not os.path.isfile(path)), None):
+            labelled.append((folder / "val" / "images" / file, labels[wnid]))
+        if missing := next((path for path, _ in labelled if not os.path.isfile(path)), None):
             raise UsageError(f"{missing} is missing; {annotations.name} lists it")
     else:
         part = folder / ("train" if split == "train" else "val")
-        found = folders.labelled_images(part, labels)
-    if not found:
+        labelled = folders.labelled_images(part, labels)
+    if not labelled:
         raise UsageError(f"{folder}: no {split} image")
-    return folders.of_files(found, names, "tiny_imagenet")
+    return folders.of_files(labelled, names, "tiny_imagenet")
 
 
 def _lines(path: Path) -> list[str]:

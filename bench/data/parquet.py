@@ -56,8 +56,8 @@ def unsplit(folder: Path) -> bool:
 def _splits(folder: Path) -> dict[Split, tuple[Path, ...]]:
     files = sorted(folder.glob("*.parquet"))
     train, test, val = (tuple(f for f in files if f.name.lower().startswith(prefix)) for prefix in _PREFIXES)
-    found: dict[Split, tuple[Path, ...]] = {"train": train, "test": test or val or (() if train else tuple(files))}
-    return {split: paths for split, paths in found.items() if paths}
+    splits: dict[Split, tuple[Path, ...]] = {"train": train, "test": test or val or (() if train else tuple(files))}
+    return {split: paths for split, paths in splits.items() if paths}
 
 
 def _source(
@@ -157,8 +157,10 @@ def _named(paths: list[Path], described: dict[str, Any]) -> tuple[str, ...] | No
         if names and here and names != here:
             raise UsageError(f"{path}: its class names differ from those of the files beside it")
         names = names or here
-    given = described.get("class_names")
-    return names or (tuple(map(str, given)) if isinstance(given, list) and given else None)
+    described_names = described.get("class_names")
+    return names or (
+        tuple(map(str, described_names)) if isinstance(described_names, list) and described_names else None
+    )
 
 
 def _names_in(schema: pa.Schema) -> tuple[str, ...] | None:
@@ -187,12 +189,12 @@ def _holds_texts(path: Path) -> bool:
 def _labels(path: Path) -> list[int | str]:
     import pyarrow.compute as pc
 
-    found: set[int | str] = set()
+    labels: set[int | str] = set()
     with _open(path) as file, one_line(f"{path}: damaged"):
         _, label = _columns(path, file.schema_arrow)
         for batch in file.iter_batches(_LABELS_AT_ONCE, columns=[label]):
-            found |= {each for each in pc.unique(batch.column(0)).to_pylist() if each is not None}
-    return list(found)
+            labels |= {each for each in pc.unique(batch.column(0)).to_pylist() if each is not None}
+    return list(labels)
 
 
 @contextmanager

@@ -40,14 +40,14 @@ def require_room(total: int, wanted: int | None, shape: tuple[int, int, int], fo
     """
     channels, height, width = shape
     each = channels * height * width
-    what = f"images of {channels}x{height}x{width}"
+    shape_text = f"images of {channels}x{height}x{width}"
     if total * each > (free := _free(folder)):
-        raise UsageError(f"{total:,} {what} take {gib(total * each)} in {folder}, which has {gib(free)} free")
+        raise UsageError(f"{total:,} {shape_text} take {gib(total * each)} in {folder}, which has {gib(free)} free")
     used = total if wanted is None else min(wanted, total)
     needed, available = used * each + _PASS_BYTES * height * width, available_memory()
     if needed > available:
         raise UsageError(
-            f"{used:,} {what} and a network's pass take at least {gib(needed)} of memory, {gib(available)} are "
+            f"{used:,} {shape_text} and a network's pass take at least {gib(needed)} of memory, {gib(available)} are "
             "available; ask for fewer images (n, train_n) or a smaller image_size"
         )
 
@@ -56,10 +56,10 @@ def available_memory() -> int:
     """Return how many bytes of memory a process can still have; where the system does not say, all that there are."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, ValueError, StopIteration):
-        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([found, *_of_container()])
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([available, *_of_container()])
 
 
 def _of_container() -> list[int]:

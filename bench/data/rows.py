@@ -64,10 +64,10 @@ class DatasetLocation:
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Return the names of classes sorted: as numbers where all are numbers, else as texts, as torchvision does."""
-    found = sorted(set(names))
-    if all(name.isascii() and name.isdecimal() for name in found):
-        found.sort(key=lambda name: (int(name), name))
-    return tuple(found)
+    unique = sorted(set(names))
+    if all(name.isascii() and name.isdecimal() for name in unique):
+        unique.sort(key=lambda name: (int(name), name))
+    return tuple(unique)
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:
@@ -85,16 +85,16 @@ def renumbered(source: Source, classes: tuple[str, ...]) -> Source:
         raise UsageError(f"classes = [...] leaves out {listed(missing)}; the set has {listed(source.class_names)}")
     if not source.numbered and (unknown := [name for name in classes if name not in source.class_names]):
         raise UsageError(f"classes = [...] names {listed(unknown)}; the set has {listed(source.class_names)}")
-    places = {label: classes.index(name) for label, name in enumerate(source.class_names)}
+    new_labels = {label: classes.index(name) for label, name in enumerate(source.class_names)}
     sure = replace(source, class_names=classes, doubt="", remark="")
-    if classes[: len(places)] == source.class_names:
+    if classes[: len(new_labels)] == source.class_names:
         return sure
 
     def read() -> Rows:
         total, items = source.read()
-        return Rows(total, (row._replace(label=places.get(row.label, row.label)) for row in items))
+        return Rows(total, (row._replace(label=new_labels.get(row.label, row.label)) for row in items))
 
-    order = ",".join(map(str, places.values()))
+    order = ",".join(map(str, new_labels.values()))
     return replace(sure, recipe=f"{source.recipe}\nclasses {order}", read=read)
 
 

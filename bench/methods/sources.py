@@ -110,7 +110,7 @@ def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
                 absent |= {package.removesuffix(_ABSENT)} if package.endswith(_ABSENT) else set()
         folders = [source.parent] if search.is_bundled(source) else [source.parent, Path()]
         data |= {(text, sha) for text in found.strings if (sha := _named_in_code(text, folders)) is not None}
-    sha = sha256_hex(*parts, *sorted(packages), *(word for each in sorted(data) for word in each))
+    sha = sha256_hex(*parts, *sorted(packages), *chain.from_iterable(sorted(data)))
     return Code(sha, texts, frozenset(absent))
 
 
@@ -324,4 +324,4 @@ def _sha_of_folder(folder: Path) -> str:
         files += [Path(base, name) for name in sorted(names)]
         if len(files) > MOST_FILES:
             raise UsageError(f"{folder}: a method reads this folder, which has over {MOST_FILES:,} files; name a part")
-    return sha256_hex(*(word for file in files for word in (file.relative_to(folder).as_posix(), _sha_of(file))))
+    return sha256_hex(*chain.from_iterable((file.relative_to(folder).as_posix(), _sha_of(file)) for file in files))

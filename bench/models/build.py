@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -82,7 +83,7 @@ def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
 def _checked(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     import torch
 
-    net = _made(network, num_classes, image_shape).eval()
+    net = _build(network, num_classes, image_shape).eval()
     device = next((parameter.device for parameter in net.parameters()), None)
     try:
         # One image: the parameters of lazy modules are made by it, and what does not fit is told before any work.
@@ -104,7 +105,7 @@ def _checked(network: MethodRef, num_classes: int, image_shape: tuple[int, int, 
     return net.train()
 
 
-def _made(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+def _build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     library, colon, name = network.name.partition(":")
     if colon and ".py:" not in network.name:
         return _OPENED[library](name, dict(network.params), num_classes, image_shape)
@@ -171,7 +172,8 @@ def _robustbench(name: str, params: dict[str, Any], num_classes: int, image_shap
         from robustbench.utils import load_model
     except ImportError as error:
         raise UsageError(f"{arch}: the installed robustbench cannot be imported: {error}") from error
-    if name not in (known := {each for by in model_dicts.values() for models in by.values() for each in models}):
+    by_threat = chain.from_iterable(by.values() for by in model_dicts.values())
+    if name not in (known := set(chain.from_iterable(by_threat))):
         raise UsageError(unknown("RobustBench model", name, known))
     try:
         # RobustBench's models take pixels in [0, 1] and normalise inside.

@@ -50,23 +50,23 @@ def make(
     offered = _offered(name, signature, num_classes, image_shape)
     if clash := sorted(offered.keys() & params.keys()):
         raise UsageError(f"network '{name}': {clash[0]} is what the images have; leave it out of the configuration")
-    given = {**offered, **params}
-    if not signature.is_open and (surplus := sorted(given.keys() - signature.named.keys())):
+    arguments = {**offered, **params}
+    if not signature.is_open and (surplus := sorted(arguments.keys() - signature.named.keys())):
         raise UsageError(f"network '{name}': {unknown('parameter', surplus[0], signature.named)}")
     required = [key for key, each in signature.named.items() if each.default is inspect.Parameter.empty]
-    if not signature.is_wrapped and (missing := [key for key in required if key not in given]):
+    if not signature.is_wrapped and (missing := [key for key in required if key not in arguments]):
         raise UsageError(f"network '{name}': {lacks(missing)}")
-    first = _positional(signature.named.values(), given)
+    first = _positional(signature.named.values(), arguments)
     try:
-        net = factory(*first, **given)
+        net = factory(*first, **arguments)
     except (Exception, SystemExit) as error:
         said = (text_of(error).strip().splitlines() or ["it says no more"])[0]
         raise UsageError(f"network '{name}' cannot be built: {type(error).__name__}: {said}") from error
     if inspect.iscoroutine(net):
         net.close()
     if not isinstance(net, nn.Module):
-        what = f"the class {net.__name__}" if isinstance(net, type) else type(net).__name__
-        raise UsageError(f"network '{name}' returned {what}, not a torch.nn.Module")
+        kind = f"the class {net.__name__}" if isinstance(net, type) else type(net).__name__
+        raise UsageError(f"network '{name}' returned {kind}, not a torch.nn.Module")
     _check_new(name, net)
     return net
 
@@ -79,11 +79,11 @@ def _signature(name: str, factory: Any) -> _Signature:
     # What nn.Module itself takes is nothing, although it says *args, **kwargs.
     if isinstance(factory, type) and factory.__init__ is nn.Module.__init__:  # type: ignore[misc]
         return _Signature({}, is_open=False, is_wrapped=False)
-    found, wrapped = _own(name, factory), False
-    while _is_variable(found) and hasattr(factory, "__wrapped__"):
+    signature, wrapped = _own(name, factory), False
+    while _is_variable(signature) and hasattr(factory, "__wrapped__"):
         factory, wrapped = factory.__wrapped__, True
-        found = _own(name, factory)
-    known = found.parameters.values() if found is not None else ()
+        signature = _own(name, factory)
+    known = signature.parameters.values() if signature is not None else ()
     named = {each.name: each for each in known if each.kind not in _VARIABLE}
     is_open = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known)
     return _Signature(named, is_open, wrapped)
@@ -98,8 +98,8 @@ def _own(name: str, factory: Callable[..., Any]) -> inspect.Signature | None:
         raise UsageError(f"network '{name}': the signature of its factory cannot be read") from None
 
 
-def _is_variable(found: inspect.Signature | None) -> bool:
-    return found is None or any(each.kind in _VARIABLE for each in found.parameters.values())
+def _is_variable(signature: inspect.Signature | None) -> bool:
+    return signature is None or any(each.kind in _VARIABLE for each in signature.parameters.values())
 
 
 def _offered(name: str, signature: _Signature, num_classes: int, image_shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -123,11 +123,11 @@ def _is_number(side: inspect.Parameter) -> bool:
     return side.annotation in (int, "int")
 
 
-def _positional(known: Iterable[inspect.Parameter], given: dict[str, Any]) -> list[Any]:
-    """Take what can only be passed by its place out of ``given``, up to the last that is given."""
+def _positional(known: Iterable[inspect.Parameter], arguments: dict[str, Any]) -> list[Any]:
+    """Take what can only be passed by its place out of ``arguments``, up to the last that is given."""
     only = [each for each in known if each.kind is inspect.Parameter.POSITIONAL_ONLY]
-    last = max((i + 1 for i, each in enumerate(only) if each.name in given), default=0)
-    return [given.pop(each.name, each.default) for each in only[:last]]
+    last = max((i + 1 for i, each in enumerate(only) if each.name in arguments), default=0)
+    return [arguments.pop(each.name, each.default) for each in only[:last]]
 
 
 def _check_new(name: str, net: nn.Module) -> None:

@@ -47,8 +47,8 @@ def _fast_layout(net: nn.Module, example: Tensor) -> FastLayout:
     traced.to(memory_format=torch.channels_last)
     # In TF32, which a GPU takes by default, round-off alone is larger than that.
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        expected, found = plain(example), traced(example)
-    if not bool(((found - expected).abs().amax() <= ROUND_OFF * expected.abs().amax().clamp_min(1.0)).all()):
+        expected, actual = plain(example), traced(example)
+    if not bool(((actual - expected).abs().amax() <= ROUND_OFF * expected.abs().amax().clamp_min(1.0)).all()):
         return FastLayout(plain, 0, "not folded: its trace gives other logits")
     return FastLayout(traced, folded, "" if folded else "not folded: it has no convolution followed by a batch norm")
 

@@ -29,25 +29,25 @@ def find(name: str) -> Path:
     Raises:
         UsageError: no such file, or not one that can be read safely.
     """
-    what = name.removeprefix("weights:")
-    if what in _INSIDE:
-        spec = importlib.util.find_spec(what)
+    source = name.removeprefix("weights:")
+    if source in _INSIDE:
+        spec = importlib.util.find_spec(source)
         if spec is None or spec.origin is None:
-            raise UsageError(f"{name} needs a package: pip install {what}")
-        path = Path(spec.origin).parent / _INSIDE[what]
+            raise UsageError(f"{name} needs a package: pip install {source}")
+        path = Path(spec.origin).parent / _INSIDE[source]
         if not path.is_file():
-            raise UsageError(f"{name}: the installed {what} comes without its example network {_INSIDE[what]}")
+            raise UsageError(f"{name}: the installed {source} comes without its example network {_INSIDE[source]}")
         return path
-    path = Path(what)
+    path = Path(source)
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise UsageError(f"{name}: no file {_whole(path)}") from None
+        raise UsageError(f"{name}: no file {_absolute(path)}") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"{name}: {_whole(path)} cannot be read: {_reason(error)}") from None
+        raise UsageError(f"{name}: {_absolute(path)} cannot be read: {_reason(error)}") from None
     if not stat.S_ISREG(mode):
         kind = "is a folder" if stat.S_ISDIR(mode) else "is no plain file"
-        raise UsageError(f"{name}: {_whole(path)} {kind}; weights are .safetensors, .pt or .pth files")
+        raise UsageError(f"{name}: {_absolute(path)} {kind}; weights are .safetensors, .pt or .pth files")
     if path.suffix not in (".safetensors", ".pt", ".pth"):
         raise UsageError(f"{name}: weights are .safetensors, .pt or .pth files, not '{path.suffix}'")
     return path
@@ -74,7 +74,7 @@ def inspect(name: str) -> WeightsFile:
     except UsageError as error:
         problem = str(error)
     except (OSError, Unreadable) as error:
-        problem = f"{name}: {_whole(Path(name.removeprefix('weights:')))} cannot be read: {_reason(error)}"
+        problem = f"{name}: {_absolute(Path(name.removeprefix('weights:')))} cannot be read: {_reason(error)}"
     else:
         return WeightsFile(path, sha)
     return WeightsFile(None, sha256_hex("unusable weights", name), problem)
@@ -119,8 +119,8 @@ def load(path: Path, net: nn.Module) -> None:
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
         raise UsageError(f"{path} is no readable weights file: {_line(error)}") from None
     except Exception as error:  # torch raises pickle's own errors where a file asks for code
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f": it asks for {asked[1]}" if asked else ""
+        match = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f": it asks for {match[1]}" if match else ""
         raise UsageError(f"{path} is damaged or holds more than tensors, and is not loaded{reason}") from None
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
@@ -160,12 +160,12 @@ def check_finite(path: Path, net: nn.Module) -> None:
     # A buffer may hold infinities for a reason, as a mask of attention does.
     parameters = ((name, ~value.isfinite()) for name, value in net.named_parameters())
     buffers = ((name, value.isnan()) for name, value in net.named_buffers())
-    for name, places in chain(parameters, buffers):
-        if count := int(places.sum()):
-            raise UsageError(f"{path}: {count} of the {places.numel()} numbers of {name} are NaN or infinite")
+    for name, mask in chain(parameters, buffers):
+        if count := int(mask.sum()):
+            raise UsageError(f"{path}: {count} of the {mask.numel()} numbers of {name} are NaN or infinite")
 
 
-def _whole(path: Path) -> str:
+def _absolute(path: Path) -> str:
     try:
         return os.path.abspath(path)
     except OSError:  # the current folder is gone

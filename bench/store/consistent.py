@@ -44,7 +44,8 @@ def _of_methods(cell: Cell) -> Iterator[str]:
 
 
 def _of_access(cell: Cell) -> Iterator[str]:
-    attack_ref, step, access = cell.attack, cell.step, cell.access
+    attack_ref, step = cell.attack, cell.step
+    access = cell.access
     stepped = "a" if step is not None else "no"
     if attack_ref is None:
         if access != (usual := "white-box" if step is None else "static"):

@@ -391,7 +391,7 @@ def _unwritable(path: Path, option: str) -> Iterator[None]:
 
 def _write_file(path: Path, about: os.stat_result | None, data: bytes, option: str) -> None:
     if about is None:
-        _replace(_missing(path), data, None)
+        _replace(_file_to_create(path), data, None)
     elif stat.S_ISREG(about.st_mode):
         _replace(Path(os.path.realpath(path)), data, stat.S_IMODE(about.st_mode))
     else:
@@ -433,7 +433,7 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _missing(path: Path) -> Path:
+def _file_to_create(path: Path) -> Path:
     """Return the file that is to be made: at the end of a link that leads nowhere yet, or in folders that are made."""
     if path.is_symlink():
         return Path(os.path.realpath(path))

@@ -128,7 +128,7 @@ def test_what_takes_a_moment_is_not_named_and_what_takes_longer_is(lines, caplog
         with lines.phase("checking weights"):
             wait(lines, 60)
         assert "; checking weights (for" in caplog.messages[-1]
-        assert lines.piece.what == "outer"
+        assert lines.piece.activity == "outer"
 
 
 def test_another_process_says_the_same_lines(lines, caplog):
