@@ -112,13 +112,13 @@ class Entry:
         """
         if not self.available:
             raise UsageError(f"{self.kind} {self.name} needs a package: pip install {self.requires}")
-        given = dict(params)
+        settings = dict(params)
         presets: dict[str, dict[str, Any]] = self.meta.get("presets") or {}
-        if (chosen := given.pop("preset", None)) is not None:
+        if (chosen := settings.pop("preset", None)) is not None:
             if not isinstance(chosen, str) or chosen not in presets:
                 raise UsageError(unknown(f"preset of {self.kind} {self.name}", str(chosen), presets))
-            given = {**presets[chosen], **given}
-        values = self.parameters.model_validate(self.arguments(given))
+            settings = {**presets[chosen], **settings}
+        values = self.parameters.model_validate(self.arguments(settings))
         code = self.code_sha
         if inner := self.meta.get("inner"):
             code = sha256_hex(code, self._crafting(values, inner).code_sha)
@@ -127,11 +127,11 @@ class Entry:
         kind: Kind = "attack" if self.kind == "library" else self.kind  # type: ignore[assignment]
         try:
             params = values.model_dump(mode="json")
-            made = MethodRef(kind=kind, name=name or self.use or self.name, params=params, code_sha=code)
+            ref = MethodRef(kind=kind, name=name or self.use or self.name, params=params, code_sha=code)
         except ValidationError as error:
             raise UsageError(explain(error, where=f"{self.kind} {self.name}", known=())) from None
-        _made[made.kind, made.name, made.code_sha] = self
-        return made
+        _entry_of_ref[ref.kind, ref.name, ref.code_sha] = self
+        return ref
 
     def _crafting(self, values: BaseModel, inner: str) -> Entry:
         """Return the attack that a recipe crafts with.
@@ -156,13 +156,13 @@ class Entry:
 
     def _data(self, values: BaseModel) -> list[str]:
         """Return names and hashes of the files that parameters name, from the current folder or that of the method."""
-        found = []
+        names_and_hashes = []
         for name, value in values:
             chosen = name == self.meta.get("inner") or _is_choice(self.parameters.model_fields.get(name))
             if isinstance(value, str) and not chosen:
                 sha = sources.content(value, (Path(), self.path.parent))
-                found += [name, sha] if sha is not None else []
-        return found
+                names_and_hashes += [name, sha] if sha is not None else []
+        return names_and_hashes
 
     def load(self) -> Any:
         """Import the file and return the decorated object.
@@ -193,45 +193,46 @@ _LONGEST_NAME = 200
 #: Names that a line lists; libraries have a thousand.
 _MOST_NAMED = 60
 
-_made: dict[tuple[str, str, str], Entry] = {}
+_entry_of_ref: dict[tuple[str, str, str], Entry] = {}
 _log = logging.getLogger("crossfire")
 
 
-def unknown(what: str, given: str, known: Iterable[str]) -> str:
+def unknown(noun: str, name: str, known: Iterable[str]) -> str:
     """Return the one line for a name that does not exist, with the nearest name that does."""
     names = sorted(known)
     by_letters = {name.casefold(): name for name in names}
-    near = difflib.get_close_matches(given[:_LONGEST_NAME].casefold(), by_letters, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name[:_LONGEST_NAME].casefold(), by_letters, n=1, cutoff=0.5)
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     there_are = f"there are: {', '.join(names[:_MOST_NAMED])}{more}" if names else "there is none"
     hint = f"did you mean '{by_letters[near[0]]}'?" if near else there_are
-    return f"unknown {what} '{shortened(given, _LONGEST_NAME)}'; {hint}"
+    return f"unknown {noun} '{shortened(name, _LONGEST_NAME)}'; {hint}"
 
 
-def unknown_method(what: str, given: str, *kinds: str) -> str:
+def unknown_method(noun: str, name: str, *kinds: str) -> str:
     """Return the one line for a method that is of none of these kinds, but may be of another, or in a file left out.
 
     Args:
-        what: what is wanted, such as ``base``.
-        given: the name.
+        noun: of the kind that is wanted, such as ``base``.
+        name: of the method.
         kinds: the kinds of methods that could stand in its place.
     """
-    if doubled := [line for place, line in _all().twice.items() if place in {(kind, given) for kind in kinds}]:
-        return doubled[0]
+    for kind in kinds:
+        if (line := _all().twice.get((kind, name))) is not None:
+            return line
     names = sorted(chain.from_iterable(entries(kind) for kind in kinds))
-    other = next((kind for kind in _ROLES if kind not in kinds and given in entries(kind)), None)
+    other = next((kind for kind in _ROLES if kind not in kinds and name in entries(kind)), None)
     if other is None:
-        return unknown(what, given, names) + perhaps_in(given)
-    a = "an" if what[0] in "aeiou" else "a"
-    return f"'{given}' is {_ROLES[other].format(given)}, not {a} {what}; there are: {', '.join(names)}"
+        return unknown(noun, name, names) + perhaps_in(name)
+    a = "an" if noun[0] in "aeiou" else "a"
+    return f"'{name}' is {_ROLES[other].format(name)}, not {a} {noun}; there are: {', '.join(names)}"
 
 
-def perhaps_in(given: str) -> str:
+def perhaps_in(name: str) -> str:
     """Return what to add to the line about a name that nothing has: which file that was left out may define it."""
     lines = unread()
     if not lines:
         return ""
-    file = f"{given[:_LONGEST_NAME].replace('-', '_')}.py"
+    file = f"{name[:_LONGEST_NAME].replace('-', '_')}.py"
     named = [line for path, line in lines if path.name == file]
     more = "" if named or len(lines) == 1 else f"; {len(lines) - 1} more are left out"
     return f" (a file left out may define it: {named[0] if named else lines[0].line}{more})"
@@ -248,35 +249,35 @@ def explain(error: ValidationError, *, where: str = "", known: Iterable[str]) ->
         least = first["ctx"]["min_length"]
         return _joined(where, path, f"an empty list asks for nothing; at least {least} is needed")
     message = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] in ("missing", "value_error") else f", not {shown(first['input'])}"
+    contrast = "" if first["type"] in ("missing", "value_error") else f", not {shown(first['input'])}"
     message = message[:1].lower() + message[1:] if message.startswith("Input") else message
-    return _joined(where, path, f"{message}{given}")
+    return _joined(where, path, f"{message}{contrast}")
 
 
 def _joined(*parts: str) -> str:
     return ": ".join(filter(None, parts))
 
 
-def require_numbers(given: object, taken: object, path: str = "") -> None:
-    """Compare what was given with the model that pydantic made of it, which takes true for 1 and false for 0.
+def require_numbers(value: object, parsed: object, path: str = "") -> None:
+    """Compare a value with the model that pydantic made of it, which takes true for 1 and false for 0.
 
     Args:
-        given: what was validated.
-        taken: what became of it.
-        path: where it stands, for the message.
+        value: what was validated.
+        parsed: what pydantic made of it.
+        path: of its keys, for the message.
 
     Raises:
-        UsageError: true or false was given where a number belongs.
+        UsageError: the value has true or false where a number belongs.
     """
-    if isinstance(given, bool) and isinstance(taken, int | float | Fraction) and not isinstance(taken, bool):
-        raise UsageError(_joined(path, f"{str(given).lower()} is not a number"))
-    if isinstance(given, Mapping) and isinstance(taken, BaseModel):
-        fields = {field.alias or name: name for name, field in type(taken).model_fields.items()}
-        for name, value in given.items():
-            require_numbers(value, getattr(taken, fields.get(str(name), str(name)), None), _joined(path, str(name)))
-    elif isinstance(given, list | tuple) and isinstance(taken, list | tuple):
-        for value, kept in zip(given, taken, strict=False):
-            require_numbers(value, kept, path)
+    if isinstance(value, bool) and isinstance(parsed, int | float | Fraction) and not isinstance(parsed, bool):
+        raise UsageError(_joined(path, f"{str(value).lower()} is not a number"))
+    if isinstance(value, Mapping) and isinstance(parsed, BaseModel):
+        fields = {field.alias or name: name for name, field in type(parsed).model_fields.items()}
+        for name, inner in value.items():
+            require_numbers(inner, getattr(parsed, fields.get(str(name), str(name)), None), _joined(path, str(name)))
+    elif isinstance(value, list | tuple) and isinstance(parsed, list | tuple):
+        for inner, kept in zip(value, parsed, strict=False):
+            require_numbers(inner, kept, path)
 
 
 @cache
@@ -314,7 +315,7 @@ def entry_of(ref: MethodRef) -> Entry:
     Raises:
         UsageError: there is none.
     """
-    if (known := _made.get((ref.kind, ref.name, ref.code_sha))) is not None:
+    if (known := _entry_of_ref.get((ref.kind, ref.name, ref.code_sha))) is not None:
         return known
     prefix = ref.name.partition(":")[0]
     if ref.kind == "attack" and prefix in entries("library"):
@@ -352,17 +353,17 @@ def _from_file(path: Path, symbol: str, kind: str) -> Entry:
     file = _read(path)
     if doubled := [line for entry, line in file.twice if symbol in (entry.symbol, entry.name)]:
         raise UsageError(f"{doubled[0]}; rename one of them")
-    found = [each for each in file.entries if symbol == each.symbol] or [
+    matches = [each for each in file.entries if symbol == each.symbol] or [
         each for each in file.entries if symbol == each.name
     ]
-    same = [each for each in found if each.kind == kind]
+    same = [each for each in matches if each.kind == kind]
     if len(same) > 1:
         symbols = " or ".join(each.symbol for each in same)
         raise UsageError(f"{kind} '{path}:{symbol}' is more than one; write {symbols} after the colon")
     if same:
         return replace(same[0], use=f"{path}:{symbol}")
-    if found:
-        raise UsageError(f"'{path}:{symbol}' is of kind {found[0].kind}, not {kind}")
+    if matches:
+        raise UsageError(f"'{path}:{symbol}' is of kind {matches[0].kind}, not {kind}")
     # A user's own network factory needs no decorator: being named in the configuration is enough.
     if kind == "network" and (own := _factory(path, symbol)) is not None:
         return replace(own, use=f"{path}:{symbol}")
@@ -399,7 +400,7 @@ class _All(NamedTuple):
 @cache
 def _all() -> _All:
     """Read every file among the methods and every plug-in; each that cannot be read is said and left out alone."""
-    found: dict[tuple[str, str], Entry] = {}
+    registered: dict[tuple[str, str], Entry] = {}
     twice: dict[tuple[str, str], str] = {}
     lost: list[Unread] = []
     for path, read in _sources():
@@ -413,13 +414,14 @@ def _all() -> _All:
             if twice.setdefault((entry.kind, entry.name), line) is line:
                 _log.warning("%s: it does not count; rename one of them", line)
         for entry in file.entries:
-            place = entry.kind, entry.name
-            if (first := found.setdefault(place, entry)) is not entry and place not in twice:
+            kind_and_name = entry.kind, entry.name
+            if (first := registered.setdefault(kind_and_name, entry)) is not entry and kind_and_name not in twice:
                 line = f"{entry.kind} '{entry.name}' is registered twice: in {first.path} and {entry.path}"
-                twice[place] = str(UsageError(line))
-                _log.warning("%s: neither counts; rename one of them", twice[place])
-    kept = sorted((entry for place, entry in found.items() if place not in twice), key=lambda entry: entry.name)
-    return _All(tuple(kept), tuple(lost), MappingProxyType(twice))
+                twice[kind_and_name] = str(UsageError(line))
+                _log.warning("%s: neither counts; rename one of them", twice[kind_and_name])
+    unique = [entry for kind_and_name, entry in registered.items() if kind_and_name not in twice]
+    unique.sort(key=lambda entry: entry.name)
+    return _All(tuple(unique), tuple(lost), MappingProxyType(twice))
 
 
 def _sources() -> Iterator[tuple[Path, Callable[[], _File]]]:
@@ -446,13 +448,13 @@ def _plugged_in(where: str, module: str, symbol: str) -> _File:
     if spec is None or spec.origin is None or not spec.has_location:
         raise UsageError(f"{where}: no module {module} that lies in a file")
     file = _read(Path(spec.origin))
-    found = _File(
+    named = _File(
         [entry for entry in file.entries if entry.symbol == symbol],
         [(entry, line) for entry, line in file.twice if entry.symbol == symbol],
     )
-    if not any(found):
+    if not any(named):
         raise UsageError(f"{where}: {spec.origin} has no {symbol} with a crossfire decorator")
-    return found
+    return named
 
 
 def _tree(path: Path) -> ast.Module:
@@ -473,10 +475,10 @@ def _read(path: Path) -> _File:
             if isinstance(call, ast.Call):
                 entry, name = _entry(path, node, call), node.name
                 # Which of them Python takes is the last; the parameters would be those of another.
-                if len(found := lines[name]) == 1:
+                if len(numbers := lines[name]) == 1:
                     file.entries.append(entry)
                 else:
-                    text = f"{path}:{found[0]}: {name} is given another meaning in line {found[1]}"
+                    text = f"{path}:{numbers[0]}: {name} is given another meaning in line {numbers[1]}"
                     file.twice.append((entry, said.setdefault(name, text)))
     return file
 
@@ -505,8 +507,8 @@ def _entry(path: Path, node: ast.FunctionDef | ast.ClassDef, call: ast.Call) -> 
         function = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
     kind = meta["kind"] if decorator == "defense" else decorator
     reserved = _RESERVED.get(kind, frozenset())
-    given = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True) if function else ()
-    kept = {argument: default for argument, default in given if argument.arg not in reserved}
+    arguments = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True) if function else ()
+    kept = {argument: default for argument, default in arguments if argument.arg not in reserved}
     name = meta["prefix"] if kind == "library" else _dashed(node.name)
     parameters = _parameters(path, node, kept, extra="allow" if kind == "library" else "forbid")
     inner = meta.get("inner")
@@ -518,14 +520,14 @@ def _entry(path: Path, node: ast.FunctionDef | ast.ClassDef, call: ast.Call) -> 
 def _parameters(
     path: Path,
     node: ast.FunctionDef | ast.ClassDef,
-    given: Mapping[ast.arg, ast.expr | None],
+    arguments: Mapping[ast.arg, ast.expr | None],
     extra: Literal["allow", "forbid"],
 ) -> type[BaseModel]:
     """Return the parameters of a method, as its signature says, each default checked against its annotation."""
-    if len(given) > _MOST_PARAMETERS:
-        raise UsageError(f"{path}:{node.lineno}: {node.name} has {len(given)} parameters, over {_MOST_PARAMETERS}")
+    if len(arguments) > _MOST_PARAMETERS:
+        raise UsageError(f"{path}:{node.lineno}: {node.name} has {len(arguments)} parameters, over {_MOST_PARAMETERS}")
     fields: dict[str, Any] = {}
-    for argument, default in given.items():
+    for argument, default in arguments.items():
         if argument.arg.startswith("_") or (argument.arg.startswith("model_") and hasattr(BaseModel, argument.arg)):
             raise UsageError(f"{path}:{argument.lineno}: {node.name} cannot have a parameter {argument.arg}; rename it")
         try:
@@ -537,8 +539,8 @@ def _parameters(
             raise UsageError(f"{path}:{argument.lineno}: parameter {argument.arg} of {node.name}: {why}") from None
     config = ConfigDict(extra=extra, frozen=True, validate_default=True, allow_inf_nan=False)
     try:
-        made: type[BaseModel] = create_model(node.name, __config__=config, **fields)
-        made.model_validate({})
+        model: type[BaseModel] = create_model(node.name, __config__=config, **fields)
+        model.model_validate({})
     except ValidationError as error:
         wrong = [each for each in error.errors() if each["type"] != "missing"]
         if wrong:
@@ -550,7 +552,7 @@ def _parameters(
         raise UsageError(
             f"{path}:{node.lineno}: the parameters of {node.name} make no schema: {signature.plain(error)}"
         ) from None
-    return made
+    return model
 
 
 def _factory(path: Path, symbol: str) -> Entry | None:
@@ -559,17 +561,17 @@ def _factory(path: Path, symbol: str) -> Entry | None:
         return None
     known = {*read.fields, *read.others}
 
-    def only_known(given: dict[str, Any]) -> dict[str, Any]:
-        for name, value in given.items():
+    def only_known(settings: dict[str, Any]) -> dict[str, Any]:
+        for name, value in settings.items():
             if name in factories.FROM_IMAGES and not (read.is_open and name != "num_classes"):
                 raise ValueError(f"{name} is what the images have; leave it out")
             if name not in known and not read.is_open:
                 raise ValueError(unknown("key", name, known))
             if not isinstance(value, str | int | float | None):
                 raise ValueError(f"{name} should be a number, a text, true or false, not {value!r}")
-        if missing := [name for name, (_, default) in read.fields.items() if default is ... and name not in given]:
+        if missing := [name for name, (_, default) in read.fields.items() if default is ... and name not in settings]:
             raise ValueError(factories.lacks(missing))
-        return given
+        return settings
 
     parameters = create_model(
         symbol,

@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from bench.visible import visible, whole
+from bench.visible import visible, without_surrogates
 
 Norm = Literal["linf", "l2", "wasserstein", "flow"]
 Access = Literal["white-box", "static", "adaptive", "transfer"]
@@ -218,7 +218,7 @@ Rate = Annotated[float, Field(le=1e9)]
 def _parameters(params: dict[str, Scalar]) -> dict[str, Scalar]:
     for name, value in params.items():
         if isinstance(value, str):
-            bounded = len(whole(value)) <= _MAX_TEXT
+            bounded = len(without_surrogates(value)) <= _MAX_TEXT
         elif isinstance(value, float):
             bounded = abs(value) <= _MAX_FLOAT
         else:

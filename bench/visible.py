@@ -67,7 +67,7 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def whole(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """Return text of which every character is one.
 
     Raises:

@@ -203,7 +203,7 @@ class State:
         """Return plain data of bounded size, of which :meth:`unpacked` makes a state again."""
         packed = asdict(self)
         if self.piece is not None:
-            packed["piece"] |= {name: shortened(packed["piece"][name], _SHOWN) for name in ("what", "note")}
+            packed["piece"] |= {name: shortened(packed["piece"][name], _SHOWN) for name in ("activity", "note")}
         return packed
 
     @classmethod

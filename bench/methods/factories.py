@@ -54,11 +54,11 @@ def read(tree: ast.Module, path: Path, symbol: str) -> Signature | None:
     if isinstance(node, ast.AsyncFunctionDef):
         raise UsageError(f"{path}:{node.lineno}: network factory {symbol} is an async function; write it with def")
     doc = (ast.get_docstring(node) if isinstance(node, ast.FunctionDef | ast.ClassDef) else None) or ""
-    given = _arguments(node) if len(bound) == 1 else None
-    if given is None:
+    arguments = _arguments(node) if len(bound) == 1 else None
+    if arguments is None:
         return Signature(doc, {}, frozenset(), is_open=True)
     fields, others = dict[str, tuple[Any, Any]](), set[str]()
-    for argument, default in _with_defaults(given):
+    for argument, default in _with_defaults(arguments):
         name = argument.arg
         if name in FROM_IMAGES:
             continue
@@ -71,7 +71,7 @@ def read(tree: ast.Module, path: Path, symbol: str) -> Signature | None:
             others.add(name)
         else:
             fields[name] = _type(argument, known.value), known.value
-    return Signature(doc, fields, frozenset(others), is_open=given.kwarg is not None)
+    return Signature(doc, fields, frozenset(others), is_open=arguments.kwarg is not None)
 
 
 def lacks(missing: Iterable[str]) -> str:
@@ -91,21 +91,21 @@ def _arguments(node: ast.stmt) -> ast.arguments | None:
     if not isinstance(node, ast.ClassDef) or node.decorator_list or node.keywords:
         return None
     inside = [each for each in node.body if isinstance(each, ast.FunctionDef)]
-    made = [each for each in inside if each.name in ("__init__", "__new__")]
-    if len(made) != 1 or made[0].name == "__new__" or made[0].decorator_list:
+    constructors = [each for each in inside if each.name in ("__init__", "__new__")]
+    if len(constructors) != 1 or constructors[0].name == "__new__" or constructors[0].decorator_list:
         return None
-    bare = ast.arguments(**{name: getattr(made[0].args, name) for name in ast.arguments._fields})
+    bare = ast.arguments(**{name: getattr(constructors[0].args, name) for name in ast.arguments._fields})
     first = "posonlyargs" if bare.posonlyargs else "args"
     setattr(bare, first, getattr(bare, first)[1:])
     return bare
 
 
-def _with_defaults(given: ast.arguments) -> Iterator[tuple[ast.arg, ast.expr | None]]:
-    plain = [*given.posonlyargs, *given.args]
-    without = len(plain) - len(given.defaults)
+def _with_defaults(arguments: ast.arguments) -> Iterator[tuple[ast.arg, ast.expr | None]]:
+    plain = [*arguments.posonlyargs, *arguments.args]
+    without = len(plain) - len(arguments.defaults)
     yield from ((argument, None) for argument in plain[:without])
-    yield from zip(plain[without:], given.defaults, strict=True)
-    yield from zip(given.kwonlyargs, given.kw_defaults, strict=True)
+    yield from zip(plain[without:], arguments.defaults, strict=True)
+    yield from zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
 
 
 class _Known(NamedTuple):

@@ -61,14 +61,14 @@ def load(path: Path, code: Code, root: Path) -> ModuleType:
     return module
 
 
-def _require_same(source: Path, found: bytes, hashed: bytes) -> None:
-    if found != hashed and (source.suffix != ".py" or not _does_the_same(found, hashed)):
+def _require_same(source: Path, current: bytes, hashed: bytes) -> None:
+    if current != hashed and (source.suffix != ".py" or not _does_the_same(current, hashed)):
         raise MethodError(f"{source} was edited while this ran; run again")
 
 
-def _does_the_same(found: bytes, hashed: bytes) -> bool:
+def _does_the_same(current: bytes, hashed: bytes) -> bool:
     try:
-        return syntax(found).sha == syntax(hashed).sha
+        return syntax(current).sha == syntax(hashed).sha
     # It was edited, and is no Python now.
     except ValueError:
         return False
@@ -100,8 +100,8 @@ class _House:
             top = name.partition(".")[0]
             if level or search.beside(top, source) is None:
                 return builtins.__import__(name, globals, locals, fromlist or (), level)
-            found = builtins.__import__(f"{package}.{name}", globals, locals, fromlist or (), 0)
-            return found if fromlist else sys.modules[f"{package}.{top}"]
+            module = builtins.__import__(f"{package}.{name}", globals, locals, fromlist or (), 0)
+            return module if fromlist else sys.modules[f"{package}.{top}"]
 
         return import_
 
@@ -128,8 +128,8 @@ class _Loader(SourceFileLoader):
 
     def exec_module(self, module: ModuleType) -> None:
         if self._house.search is not None:
-            given = {**vars(builtins), "__import__": self._house.importing(Path(self.path).resolve())}
-            module.__dict__["__builtins__"] = given
+            importing = self._house.importing(Path(self.path).resolve())
+            module.__dict__["__builtins__"] = {**vars(builtins), "__import__": importing}
         super().exec_module(module)
 
 
@@ -163,16 +163,16 @@ def _own(package: str, root: Path) -> None:
     if not folder.is_dir():
         return
     _forget_strangers(package, folder, sys.modules)
-    place = _Path([str(folder)], _House(_bundled))
+    search_path = _Path([str(folder)], _House(_bundled))
     if package in sys.modules:
-        sys.modules[package].__path__ = place
+        sys.modules[package].__path__ = search_path
         return
     spec = importlib.util.spec_from_file_location(
         package, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    module.__path__ = place
+    module.__path__ = search_path
     sys.modules[package] = module
     spec.loader.exec_module(module)
 

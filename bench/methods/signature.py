@@ -31,7 +31,7 @@ ALLOWED = (
 
 _log = logging.getLogger("crossfire")
 
-Made = TypeVar("Made")
+Evaluated = TypeVar("Evaluated")
 
 _TYPES: Mapping[str, Any] = {
     name: getattr(api, name)
@@ -83,21 +83,21 @@ def annotation(node: ast.expr) -> Any:
     return _type(node, _DEEPEST)
 
 
-def keywords(decorator: str, given: list[ast.keyword]) -> dict[str, Any]:
+def keywords(decorator: str, nodes: list[ast.keyword]) -> dict[str, Any]:
     """Return the keywords that a decorator of :mod:`bench.api` is given, checked against its signature.
 
     Raises:
         Unreadable: a keyword that it does not have, one that is missing, or another value than it takes.
     """
-    if any(word.arg is None for word in given):
+    if any(word.arg is None for word in nodes):
         raise Unreadable("** stands for keywords that only running the file could tell")
-    named = {str(word.arg): value(word.value) for word in given}
+    named = {str(word.arg): value(word.value) for word in nodes}
     try:
         checked = _DECORATORS[decorator].model_validate(named)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise Unreadable(f"{place}: {first['msg']}") from None
+        where = ".".join(str(part) for part in first["loc"])
+        raise Unreadable(f"{where}: {first['msg']}") from None
     return {name: getattr(checked, name) for name in named}
 
 
@@ -136,17 +136,17 @@ def _type(node: ast.expr, left: int) -> Any:
         case ast.Name(id=name) if name in _TYPES:
             return _TYPES[name]
         case ast.BinOp(left=first, op=ast.BitOr(), right=second):
-            return _made(lambda: _type(first, left - 1) | _type(second, left - 1), node)
+            return _evaluated(lambda: _type(first, left - 1) | _type(second, left - 1), node)
         case ast.Subscript(value=ast.Name(id=name), slice=inside) if name in _GENERIC:
             items = inside.elts if isinstance(inside, ast.Tuple) else [inside]
-            found = tuple(_argument(name, place, item, left - 1) for place, item in enumerate(items))
-            return _made(lambda: _GENERIC[name][found], node)
+            arguments = tuple(_argument(name, index, item, left - 1) for index, item in enumerate(items))
+            return _evaluated(lambda: _GENERIC[name][arguments], node)
     raise Unreadable(f"{_text(node)} is none")
 
 
-def _argument(generic: str, place: int, node: ast.expr, left: int) -> Any:
+def _argument(generic: str, index: int, node: ast.expr, left: int) -> Any:
     """Return what stands at a place in the brackets of a type."""
-    is_type = generic == "tuple" or (generic == "Annotated" and place == 0)
+    is_type = generic == "tuple" or (generic == "Annotated" and index == 0)
     if generic == "tuple" and isinstance(node, ast.Constant) and node.value is ...:
         return ...
     return _type(node, left) if is_type else _value(node, left)
@@ -155,11 +155,11 @@ def _argument(generic: str, place: int, node: ast.expr, left: int) -> Any:
 def _field(args: list[ast.expr], words: list[ast.keyword], node: ast.expr, left: int) -> Any:
     if strange := sorted({str(word.arg or "**") for word in words} - _BOUNDS - {"default"}):
         raise Unreadable(f"Field({strange[0]} = ...) is none; Field takes {', '.join(sorted(_BOUNDS))}")
-    given = {str(word.arg): _value(word.value, left - 1) for word in words}
-    for name, bound in given.items():
+    bounds = {str(word.arg): _value(word.value, left - 1) for word in words}
+    for name, bound in bounds.items():
         if (wanted := _lacks(name, bound)) is not None:
             raise Unfit(f"Field({name} = {shown(bound)}): {wanted}")
-    return _made(lambda: Field(*(_value(each, left - 1) for each in args), **given), node)
+    return _evaluated(lambda: Field(*(_value(each, left - 1) for each in args), **bounds), node)
 
 
 def _lacks(name: str, bound: Any) -> str | None:
@@ -170,8 +170,8 @@ def _lacks(name: str, bound: Any) -> str | None:
     if name == "multiple_of":
         return None if is_number and bound > 0 else "multiple_of is a number above 0"
     if name in ("min_length", "max_length"):
-        whole = isinstance(bound, int) and not isinstance(bound, bool) and bound >= 0
-        return None if whole else f"{name} is a whole number, 0 or more"
+        is_count = isinstance(bound, int) and not isinstance(bound, bool) and bound >= 0
+        return None if is_count else f"{name} is a whole number, 0 or more"
     if name == "description":
         return None if isinstance(bound, str) else "description is a text"
     if name != "pattern":
@@ -192,10 +192,10 @@ def plain(error: Exception) -> str:
 
 
 def _fraction(parts: list[Any], node: ast.expr) -> Fraction:
-    def made() -> Fraction:
+    def build() -> Fraction:
         return exact(exact(parts[0]) if len(parts) == 1 and isinstance(parts[0], str) else Fraction(*parts))
 
-    return _made(made, node)
+    return _evaluated(build, node)
 
 
 def _reckoned(first: Any, operation: ast.operator, second: Any, node: ast.expr) -> Any:
@@ -206,35 +206,35 @@ def _reckoned(first: Any, operation: ast.operator, second: Any, node: ast.expr) 
         raise Unreadable(f"{_text(node)} is none")
     if isinstance(operation, ast.Pow) and not (isinstance(a, float) or isinstance(b, float) or -64 <= b <= 64):
         raise Unreadable(f"{_text(node)} is too large")
-    return _bounded(_made(lambda: _OPERATIONS[type(operation)](a, b), node), node)
+    return _bounded(_evaluated(lambda: _OPERATIONS[type(operation)](a, b), node), node)
 
 
-def _number(found: Any, node: ast.expr) -> int | float | Fraction:
-    if not isinstance(found, int | float | Fraction):
+def _number(number: Any, node: ast.expr) -> int | float | Fraction:
+    if not isinstance(number, int | float | Fraction):
         raise Unreadable(f"{_text(node)} is none")
-    return found
+    return number
 
 
-def _bounded(found: Any, node: ast.expr) -> Any:
+def _bounded(constant: Any, node: ast.expr) -> Any:
     """Return a value if it is of a known kind and may stand in a key.
 
     Raises:
         Unreadable: it is of no known kind, or too large, not finite, or a text that UTF-8 cannot write.
     """
-    if isinstance(found, Fraction):
-        return _made(lambda: exact(found), node)
-    if found is None or isinstance(found, bool):
-        return found
-    if isinstance(found, int) and -_LARGEST - 1 <= found <= _LARGEST:
-        return found
-    if isinstance(found, float) and math.isfinite(found):
-        return found
-    if isinstance(found, str) and not any("\ud800" <= letter <= "\udfff" for letter in found):
-        return found
+    if isinstance(constant, Fraction):
+        return _evaluated(lambda: exact(constant), node)
+    if constant is None or isinstance(constant, bool):
+        return constant
+    if isinstance(constant, int) and -_LARGEST - 1 <= constant <= _LARGEST:
+        return constant
+    if isinstance(constant, float) and math.isfinite(constant):
+        return constant
+    if isinstance(constant, str) and not any("\ud800" <= letter <= "\udfff" for letter in constant):
+        return constant
     raise Unreadable(f"{_text(node)} is no text, finite number of 64 bits, true, false or none")
 
 
-def _made(make: Callable[[], Made], node: ast.expr) -> Made:
+def _evaluated(make: Callable[[], Evaluated], node: ast.expr) -> Evaluated:
     try:
         return make()
     except Unreadable:

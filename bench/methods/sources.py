@@ -95,21 +95,21 @@ def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
             if source.suffix != ".py":
                 parts.append(hashlib.sha256(texts[source]).hexdigest())
                 continue
-            found = syntax(texts[source])
+            parsed = syntax(texts[source])
         except OSError as error:
             raise UsageError(f"{source} cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise UsageError(f"{source} is not valid Python: {error}") from None
-        parts.append(found.sha)
+        parts.append(parsed.sha)
         needs = [Import(needed)] if needed is not None and len(texts) == 1 else []
-        for each in (*found.imports, *needs):
+        for each in (*parsed.imports, *needs):
             files, package = search.files(each, source)
             queue += files
             if package is not None:
                 packages.add(package)
                 absent |= {package.removesuffix(_ABSENT)} if package.endswith(_ABSENT) else set()
         folders = [source.parent] if search.is_bundled(source) else [source.parent, Path()]
-        data |= {(text, sha) for text in found.strings if (sha := _named_in_code(text, folders)) is not None}
+        data |= {(text, sha) for text in parsed.strings if (sha := _named_in_code(text, folders)) is not None}
     sha = sha256_hex(*parts, *sorted(packages), *chain.from_iterable(sorted(data)))
     return Code(sha, texts, frozenset(absent))
 
@@ -141,18 +141,18 @@ class Search:
             return None if own == source.resolve() else folder
         return folder if os.path.isdir(folder / top) and any((folder / top).glob("*.py")) else None
 
-    def files(self, found: Import, source: Path) -> tuple[list[Path], str | None]:
+    def files(self, imported: Import, source: Path) -> tuple[list[Path], str | None]:
         """Return the sources that an import runs, and the installed package with its version that it leads to."""
-        if found.level:
+        if imported.level:
             folder = source.parent
-            for _ in range(found.level - 1):
+            for _ in range(imported.level - 1):
                 folder = folder.parent
-            return _files([folder], found), None
-        top = found.module.partition(".")[0]
+            return _files([folder], imported), None
+        top = imported.module.partition(".")[0]
         if (folder_of_it := self.beside(top, source)) is not None:
-            return _files([folder_of_it], found), None
-        if top in ("attacks", "defenses") or found.module.startswith("bench.models"):
-            return _files([self.root], found), None
+            return _files([folder_of_it], imported), None
+        if top in ("attacks", "defenses") or imported.module.startswith("bench.models"):
+            return _files([self.root], imported), None
         if top in _NOT_COUNTED:
             return [], None
         spec = find_top(top)
@@ -163,23 +163,23 @@ class Search:
         if any(map(_is_installed, folders or [origin or Path()])) and (known := version(top)) is not None:
             return [], known
         if folders:
-            return _files([folder.parent for folder in folders], found), None
+            return _files([folder.parent for folder in folders], imported), None
         return [origin] if origin else [], None
 
 
-def _files(roots: list[Path], found: Import) -> list[Path]:
+def _files(roots: list[Path], imported: Import) -> list[Path]:
     """Return the files that importing something from one of these folders runs, as far as they are there."""
-    words = found.module.split(".") if found.module else []
-    wanted = [words, *([*words, name] for name in found.names)]
+    words = imported.module.split(".") if imported.module else []
+    wanted = [words, *([*words, name] for name in imported.names)]
     files: dict[Path, None] = {}
     for root in roots:
         for parts in wanted:
             for depth in range(len(parts) + 1):
-                place = root.joinpath(*parts[:depth])
+                path = root.joinpath(*parts[:depth])
                 # A folder above the one that is imported from is not imported with it.
-                names = [place / "__init__.py"] if depth or not words else []
+                names = [path / "__init__.py"] if depth or not words else []
                 if depth == len(parts) and depth:
-                    names += [place.with_name(f"{place.name}{suffix}") for suffix in (".py", *EXTENSION_SUFFIXES)]
+                    names += [path.with_name(f"{path.name}{suffix}") for suffix in (".py", *EXTENSION_SUFFIXES)]
                 files |= {name.resolve(): None for name in names if os.path.isfile(name)}
     return list(files)
 
@@ -259,25 +259,25 @@ def content(text: str, folders: Iterable[Path]) -> str | None:
     Raises:
         UsageError: the folder holds too many files.
     """
-    found: dict[Path, str] = {}
-    for place in _places(text, folders):
+    hashes: dict[Path, str] = {}
+    for path in _named_paths(text, folders):
         try:
-            found[place] = _sha_of(place) if place.is_file() else _sha_of_folder(place)
+            hashes[path] = _sha_of(path) if path.is_file() else _sha_of_folder(path)
         except OSError:
             continue
-    return sha256_hex(*found.values()) if found else None
+    return sha256_hex(*hashes.values()) if hashes else None
 
 
-def _places(text: str, folders: Iterable[Path]) -> list[Path]:
+def _named_paths(text: str, folders: Iterable[Path]) -> list[Path]:
     """Return the files and folders that a text names, each once."""
     if not 0 < len(text) <= LONGEST_PATH:
         return []
     # Unlike those of pathlib, these functions take any text for the name of a file that is not there.
     own = os.path.expanduser(text.rstrip("/") or "/")
     named = [os.path.join(folder, own) for folder in folders]
-    places = dict.fromkeys(Path(name).resolve() for name in named if os.path.isfile(name) or os.path.isdir(name))
+    paths = dict.fromkeys(Path(name).resolve() for name in named if os.path.isfile(name) or os.path.isdir(name))
     # What the system makes up as it is read may have no end.
-    return [place for place in places if not any(place.is_relative_to(root) for root in _NO_FILES)]
+    return [path for path in paths if not any(path.is_relative_to(root) for root in _NO_FILES)]
 
 
 def _named_in_code(text: str, folders: Iterable[Path]) -> str | None:
@@ -285,21 +285,21 @@ def _named_in_code(text: str, folders: Iterable[Path]) -> str | None:
 
     A folder counts if the text is put together as a path, and not an absolute one; a Python source as it does anywhere.
     """
-    places = _places(text, folders)
+    paths = _named_paths(text, folders)
     if "/" not in text or text.startswith(("/", "~", "..")):
-        places = [place for place in places if place.is_file()]
+        paths = [path for path in paths if path.is_file()]
     try:
-        found = [_sha_of_source(place) or content(str(place), [place.parent]) for place in places]
+        hashes = [_sha_of_source(path) or content(str(path), [path.parent]) for path in paths]
     except UsageError as error:
         _log.warning("%s; it is no part of any key", error)
         return None
-    known = [sha for sha in found if sha is not None]
+    known = [sha for sha in hashes if sha is not None]
     return sha256_hex(*known) if known else None
 
 
-def _sha_of_source(place: Path) -> str | None:
+def _sha_of_source(path: Path) -> str | None:
     try:
-        return syntax(text_of(place)).sha if place.suffix == ".py" and place.is_file() else None
+        return syntax(text_of(path)).sha if path.suffix == ".py" and path.is_file() else None
     except (OSError, ValueError):
         return None
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 def not_loaded(error: ImportError) -> str:
     """Return the one line for a package that is not whole, for which there is no memory, or that another hides."""
-    what = f"{error.name or 'a package'}{f' ({error.path})' if error.path else ''}"
+    package = f"{error.name or 'a package'}{f' ({error.path})' if error.path else ''}"
     said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     what_to_do = remedy(str(error)) or "install it anew, and see that PYTHONPATH has no other file of its name"
-    return f"{what} cannot be loaded: {said}; {what_to_do}"
+    return f"{package} cannot be loaded: {said}; {what_to_do}"
 
 
 def remedy(said: str) -> str | None:
