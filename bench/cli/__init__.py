@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from bench.cli import display
+from bench.cli import progress
 from bench.cli.asides import said_in_one_line
 from bench.cli.spelling import require_options
 from bench.cli.streams import Guarded, InTime, guarded
@@ -145,7 +145,7 @@ def _run(words: Sequence[str], streams: Guarded, began: float, *, alone: bool) -
             return _said(streams, lambda: _controlled(args, charge))
 
         shared = Shared()
-        relay = display.relay(args, shared)
+        relay = progress.relay(args, shared)
         return supervisor.supervise(work, shared, deadline, relay, verb=args.verb, resumes=args.verb in _RESUMING)
     return _controlled(args, supervisor.Charge(None, deadline))
 
@@ -175,7 +175,7 @@ def _require_folder() -> None:
 
 def _shown(args: argparse.Namespace, shared: Shared | None) -> int:
     """Run a verb, and show what it does."""
-    with display.shown(args, shared) as args.display:
+    with progress.shown(args, shared) as args.display:
         return int(args.main(args))
 
 
@@ -193,6 +193,6 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         module = importlib.import_module(f"bench.cli.{name}")
         verb = verbs[name] = added.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
         module.arguments(verb)
-        display.arguments(verb)
+        progress.arguments(verb)
         verb.set_defaults(main=module.main)
     return parser, verbs

@@ -1,97 +1,22 @@
-"""What a command shows of its work, on standard error: bars on a terminal or in a notebook, and lines elsewhere.
-
-Lines go through ``logging``: one when a run begins, one a minute, one for each cell that fails, one at the end. Those
-of the minute come from the process that watches over the work (:mod:`bench.cli.supervisor`), so also while code in C
-holds Python's lock or packages are loaded; where there is none, from a thread.
-"""
+"""What a command is doing, kept for whatever shows it: the base of the bars and of the lines, and the words of both."""
 
 from __future__ import annotations
 
-import argparse
 import logging
-import math
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from typing import Any, Self, TextIO, cast
+from dataclasses import dataclass
+from typing import TextIO
 
-from bench.cli.streams import InTime
-from bench.process.shared import Shared
 from bench.store.run_log import once
-from bench.types import shortened
 
-_log = logging.getLogger("crossfire")
-#: Seconds of silence after which a command says what it does, and between two lines of a long one.
+#: Seconds of silence after which a command says what it does.
 PATIENCE = 2.0
-MINUTE = 60.0
 #: Seconds between two looks at what is in hand.
 LOOK = 0.25
-#: Characters of a name and of a note that another process is shown.
-_SHOWN = 500
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that every verb has."""
-    parser.add_argument(
-        "--progress",
-        choices=("plain", "rich", "none"),
-        help="how work is shown on standard error: bars (rich), or lines with time stamps, one a minute (plain); "
-        "default: rich on a terminal and in Jupyter, else plain",
-    )
-    parser.add_argument(
-        "--quiet",
-        action="store_true",
-        help="no progress: on standard error only warnings, failed cells and errors; of a run also no table, but only "
-        "the path of the page",
-    )
-
-
-@contextmanager
-def shown(args: argparse.Namespace, shared: Shared | None = None) -> Iterator[Display]:
-    """Show what a command does inside the block, and what is logged meanwhile.
-
-    The handler is the command's own: afterwards it is taken from the logger ``crossfire``, whose level is put back.
-
-    Args:
-        args: of the command.
-        shared: with a process that watches over this one and says its lines of the minute (:func:`relay`).
-    """
-    display = _chosen(args, shared)
-    level = _log.level
-    if isinstance(display, Lines) and level == logging.NOTSET:
-        _log.setLevel(logging.INFO)
-    _log.addHandler(display.handler)
-    try:
-        yield display
-    finally:
-        _log.removeHandler(display.handler)
-        _log.setLevel(level)
-
-
-def relay(args: argparse.Namespace, shared: Shared) -> Relay | None:
-    """Return what says the lines of the minute of a process that works with these ``args``, if it has any."""
-    return Relay(shared) if _mode(args) == "plain" else None
-
-
-def _mode(args: argparse.Namespace) -> str:
-    bars = _in_notebook() or is_terminal(sys.stderr)
-    return "none" if args.quiet else args.progress or ("rich" if bars else "plain")
-
-
-def _chosen(args: argparse.Namespace, shared: Shared | None) -> Display:
-    notebook, terminal = _in_notebook(), is_terminal(sys.stderr)
-    mode = _mode(args)
-    if mode == "plain":
-        return Lines(shared=shared)
-    if mode == "none":
-        return Display(Messages(sys.stderr, stamped=not (notebook or terminal), level=logging.WARNING))
-    from bench.cli.bars import Bars, Notebook
-
-    return Notebook() if notebook else Bars()
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -101,14 +26,6 @@ def is_terminal(stream: TextIO | None) -> bool:
         return stream is not None and stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
     except ValueError:  # it is closed
         return False
-
-
-def _in_notebook() -> bool:
-    if "IPython" not in sys.modules:
-        return False
-    from rich.console import Console
-
-    return Console().is_jupyter
 
 
 def duration(seconds: float) -> str:
@@ -179,37 +96,6 @@ class Count:
     def __str__(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
         return f"{self.done} of {self.total} {self.unit}{failed}"
-
-
-@dataclass(frozen=True)
-class State:
-    """What a command does at a moment.
-
-    Attributes:
-        count: how much of a run is done; ``None`` outside of one.
-        piece: the piece of work in hand.
-        ends: when all is done, on the clock of the display, as far as that was said.
-        said: when a line was last said.
-        begun: when the work that is shown was begun; ``None`` where nothing is shown.
-    """
-
-    count: Count | None
-    piece: Piece | None
-    ends: float | None
-    said: float
-    begun: float | None
-
-    def packed(self) -> dict[str, Any]:
-        """Return plain data of bounded size, of which :meth:`unpacked` makes a state again."""
-        packed = asdict(self)
-        if self.piece is not None:
-            packed["piece"] |= {name: shortened(packed["piece"][name], _SHOWN) for name in ("activity", "note")}
-        return packed
-
-    @classmethod
-    def unpacked(cls, packed: dict[str, Any]) -> Self:
-        count, piece = packed["count"], packed["piece"]
-        return cls(**{**packed, "count": count and Count(**count), "piece": piece and Piece(**piece)})
 
 
 class Display:
@@ -326,139 +212,3 @@ def ticking(look: Callable[[], None]) -> Iterator[None]:
         ended.set()
         # One that waits for a reader who takes nothing is left behind.
         thread.join(1)
-
-
-class Lines(Display):
-    """Says in lines of the log what a command does.
-
-    Args:
-        clock: seconds, rising.
-        shared: with a process that says the lines of the minute.
-        stream: to which they are written; by default standard error.
-    """
-
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        shared: Shared | None = None,
-        stream: TextIO | None = None,
-    ) -> None:
-        super().__init__(Messages(stream or sys.stderr, stamped=True), clock)
-        self._shared = shared
-        self._last = clock()
-        self._begun: float | None = None
-        self._shown_headline: object = None
-        self._shown_at = -math.inf
-        self._is_named = False
-        # Asked for now: a method may silence the loggers of its process while it runs.
-        self._is_heard = _log.isEnabledFor(logging.INFO) or _log.level == logging.NOTSET
-
-    def look(self) -> None:
-        """Say what is in hand, if nothing was said for a minute or, of work not named yet, for a moment."""
-        now, patience = self._clock(), MINUTE if self._is_named else PATIENCE
-        if now - self._last < patience:
-            return
-        # On the minute, unless this process stood still meanwhile.
-        self._last = self._last + patience if now - self._last < 2 * patience else now
-        self._is_named = True
-        self._say(self._in_hand(now))
-
-    def _in_hand(self, now: float) -> str:
-        count, piece = self.count, self.piece
-        parts = [] if count is None else [str(count)]
-        parts += [] if piece is None else [_described(piece, now)]
-        parts += [] if count is None else [_remaining(self.left)]
-        return "; ".join(parts)
-
-    @contextmanager
-    def _showing(self) -> Iterator[None]:
-        self._is_named = self.count is not None
-        if self._shared is None:
-            with ticking(self.look):
-                yield
-            return
-        self._begun = self._clock()
-        self._changed()
-        try:
-            yield
-        finally:
-            self._begun = None
-            self._changed()
-
-    def _note(self, text: str) -> None:
-        self._last = self._clock()
-        self._say(text)
-        self._changed()
-
-    def _changed(self) -> None:
-        if self._shared is None:
-            return
-        # How far a piece is changes with every batch, and is looked at now and then.
-        now, headline = self._clock(), (self.piece and self.piece.activity, self.count, self._last, self._begun)
-        if headline != self._shown_headline or now >= self._shown_at + LOOK:
-            self._shown_headline, self._shown_at = headline, now
-            self._shared.show(State(self.count, self.piece, self._ends, self._last, self._begun).packed())
-
-    def _say(self, text: str) -> None:
-        _log.info("%s", text)
-        if self._is_heard and not (_log.isEnabledFor(logging.INFO) and self.handler in _log.handlers):
-            self.handler.handle(logging.LogRecord(_log.name, logging.INFO, __file__, 0, text, (), None))
-
-
-class Relay(Lines):
-    """Says the lines of the minute of another process, whatever holds that one up.
-
-    Args:
-        shared: memory in which it shows what it does.
-        clock: that of the other process.
-    """
-
-    def __init__(self, shared: Shared, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(clock, stream=cast(TextIO, InTime(2)))
-        self._other = shared
-        self._idle: Piece | None = Piece("starting", 0, None, "", clock())
-
-    def look(self) -> None:
-        self.see()
-        super().look()
-
-    def see(self) -> None:
-        """Take in what the other process shows, and say nothing; what it showed last can be seen after it has ended."""
-        packed = self._other.read().shown
-        if packed is None:
-            self._await("starting" if self.count is None else "starting again")
-        else:
-            self._take(State.unpacked(packed))
-
-    def _take(self, state: State) -> None:
-        self._last = max(self._last, state.said)
-        if state.begun is None:
-            self._await("at work")
-            return
-        self.count, self.piece = state.count, state.piece
-        self._ends = state.ends
-        self._idle = None
-        if state.begun != self._begun:
-            self._begun, self._is_named = state.begun, state.count is not None
-
-    def _await(self, activity: str) -> None:
-        """Take it that nothing is shown: what has been done is known from before."""
-        if self._idle is None or self._idle.activity != activity:
-            self._idle = Piece(activity, 0, None, "", self._clock())
-        self.piece = self._idle
-        self._ends = None
-        self._is_named = True
-
-
-def _described(piece: Piece, now: float) -> str:
-    """Return what a piece of work is, how far it is, and for how long it has been in hand, if for long."""
-    share = f" {piece.done / piece.total:.0%}" if piece.total else ""
-    note = f", {piece.note}" if piece.note else ""
-    since = f" (for {duration(now - piece.since)})" if now - piece.since >= MINUTE else ""
-    return f"{piece.activity}{share}{note}{since}"
-
-
-def _remaining(left: float | None) -> str:
-    if left is None:
-        return "time left not known yet"
-    return time_left(left) if left > 0 else "takes longer than estimated"

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from bench.cli.display import Relay
+from bench.cli.lines import Relay
 from bench.cli.streams import InTime
 from bench.process.ending import ONCE, Lost, Needs, closing, end_with, how_it_ended, signals, unfinished
 from bench.process.shared import GRACE, Held, Shared, Words

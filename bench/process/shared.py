@@ -36,7 +36,7 @@ class Held(NamedTuple):
 
 class Words(NamedTuple):
     """The pieces in hand, the innermost last; ``(done, total)`` cells of the plan; where the log of the run is; what is
-    shown of the work (:class:`bench.cli.display.State`).
+    shown of the work (:class:`bench.cli.lines.State`).
     """
 
     held: tuple[Held, ...] = ()

@@ -12,9 +12,10 @@ import types
 
 import pytest
 
-from bench.cli import VERBS, display, main
+from bench.cli import VERBS, display, main, progress
 from bench.cli.bars import Bars, Notebook
-from bench.cli.display import Display, Lines
+from bench.cli.display import Display
+from bench.cli.lines import Lines, Relay
 from bench.process.isolation import isolated
 from bench.process.shared import Shared
 from bench.store import run_log
@@ -134,7 +135,7 @@ def test_what_takes_a_moment_is_not_named_and_what_takes_longer_is(lines, caplog
 def test_another_process_says_the_same_lines(lines, caplog):
     """Also when the one that works holds its lock, ends, or shows nothing yet."""
     shared = Shared()
-    made, relay = Lines(lines._clock, shared), display.Relay(shared, lines._clock)
+    made, relay = Lines(lines._clock, shared), Relay(shared, lines._clock)
     relay._is_heard = False
     wait(relay, 60)
     assert caplog.messages == ["starting (for 1 min 0 s)"]
@@ -160,7 +161,7 @@ def test_another_process_says_the_same_lines(lines, caplog):
 
 def test_a_method_that_silences_all_loggers_does_not_silence_the_log(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(display, "LOOK", 3600)
-    with display.shown(argparse.Namespace(progress="plain", quiet=False)) as lines, lines.run("quick", 2, ""):
+    with progress.shown(argparse.Namespace(progress="plain", quiet=False)) as lines, lines.run("quick", 2, ""):
         with isolated("a method"):
             logging.disable(logging.CRITICAL)
             LOG.handlers.clear()
@@ -184,7 +185,7 @@ def run(folder, *words, extra=""):
 
 
 def test_a_captured_run_has_its_lines_and_leaves_logging_as_it_was(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(display, "MINUTE", 0.05)
+    monkeypatch.setattr("bench.cli.lines.MINUTE", 0.05)
     monkeypatch.setattr(display, "LOOK", 0.02)
     heard = []
     mine = logging.Handler()
@@ -259,7 +260,7 @@ class Full(io.StringIO):
 def test_a_stream_that_cannot_be_written_ends_nothing(monkeypatch):
     for stream in (Full(), None):
         monkeypatch.setattr(sys, "stderr", stream)
-        with display.shown(argparse.Namespace(progress="plain", quiet=False)) as made, made.run("quick", 1, ""):
+        with progress.shown(argparse.Namespace(progress="plain", quiet=False)) as made, made.run("quick", 1, ""):
             LOG.error("failed")
 
 
@@ -287,7 +288,7 @@ def test_how_work_is_shown(monkeypatch, stream, flags, environment, kind):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with display.shown(argparse.Namespace(**{"progress": None, "quiet": False, **flags})) as made:
+    with progress.shown(argparse.Namespace(**{"progress": None, "quiet": False, **flags})) as made:
         assert type(made) is kind
 
 
@@ -298,7 +299,7 @@ def test_bars_on_a_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setattr(display, "LOOK", 0.02)
-    with display.shown(argparse.Namespace(progress=None, quiet=False)) as made:
+    with progress.shown(argparse.Namespace(progress=None, quiet=False)) as made:
         with made.phase("planning"):
             time.sleep(0.1)
         assert screen.getvalue() == ""
@@ -338,18 +339,18 @@ def test_a_notebook_shows_a_bar(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", place)
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
-    with display.shown(argparse.Namespace(progress=None, quiet=False)) as made:
+    with progress.shown(argparse.Namespace(progress=None, quiet=False)) as made:
         assert type(made) is Notebook
     monkeypatch.setattr("bench.cli.bars._PICTURE", 0.05)
     monkeypatch.setattr(display, "LOOK", 0.02)
-    with display.shown(argparse.Namespace(progress=None, quiet=False)) as made, made.run("tiny", 8, ""):
+    with progress.shown(argparse.Namespace(progress=None, quiet=False)) as made, made.run("tiny", 8, ""):
         for done in range(8):
             made.cells(done, 8)
             made.work("train <net>", done, 8)
             time.sleep(0.06)
         made.cells(8, 8)
         made.work("train <net>", 8, 8)
-    with display.shown(argparse.Namespace(progress=None, quiet=False)) as made, made.phase("planning"):
+    with progress.shown(argparse.Namespace(progress=None, quiet=False)) as made, made.phase("planning"):
         made._since -= 3
         made.look()
         assert "planning" in pictures[-1]["text/html"]

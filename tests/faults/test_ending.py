@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli import display, main
+from bench.cli import lines, main
 from bench.process.ending import Control, Overtime, Piece, Stop
 from bench.process.isolation import isolated
 from bench.process.shared import Shared
@@ -91,7 +91,7 @@ class _Surroundings:
         if self.loading:
             os.register_at_fork(after_in_child=lambda: time.sleep(self.loading))
         if self.minute is not None:
-            display.MINUTE = self.minute
+            lines.MINUTE = self.minute
         if self.full == "disk":
             os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
             sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
