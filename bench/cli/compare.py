@@ -51,8 +51,8 @@ def main(args: argparse.Namespace) -> int:
 def _compared(args: argparse.Namespace) -> int:
     from bench.report.comparison.compare import compare
     from bench.report.comparison.render import FORMATS
-    from bench.store.files import write_named
     from bench.store.history import read_both
+    from bench.store.outputs import write_named
     from bench.types import UsageError
 
     display: Display = args.display

@@ -100,7 +100,7 @@ def _print_board(board: Board) -> None:
 
 def _write_board(args: argparse.Namespace, board: Board, file_format: str | None, root: Path) -> None:
     """Write the tables to ``--out``, by default to standard output."""
-    from bench.store.files import write_named
+    from bench.store.outputs import write_named
     from bench.store.working_store import Store
 
     with args.display.phase("writing the tables"):

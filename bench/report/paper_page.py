@@ -18,7 +18,7 @@ from bench.report.leaderboard.summaries import WORST_CASE
 from bench.report.leaderboard.tables import COSTS, Column, Table, TableRow
 from bench.report.render import text
 from bench.report.render.markdown import escape_markdown, grid
-from bench.store.files import move_foreign_aside, write_into
+from bench.store.outputs import move_foreign_aside, write_into
 from bench.types import Cell, CellResult, TrainRef
 from bench.visible import visible
 

@@ -10,17 +10,13 @@ import errno
 import hashlib
 import logging
 import os
-import re
 import secrets
 import stat
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-
-from bench.types import UsageError
 
 _log = logging.getLogger("crossfire")
 #: What an operating system says of a path that is there and gives no bytes, whoever asks again.
@@ -48,9 +44,6 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-#: Streams that this process has open, as they are named in the file system.
-_STREAM = re.compile(r"/(?:dev|proc/(?:self|thread-self|\d+))/fd/(\d+)")
-_STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 
 
 class Unreadable(ValueError):
@@ -173,8 +166,8 @@ def leads_to_itself(path: Path) -> bool:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` so that ``path`` holds either what it held before or all of ``data``, even after a power cut.
 
-    Folders above it are made. A folder in its place is moved aside, with a warning. To be used for files of the
-    harness's own; what a user names is written by :func:`write_named`.
+    Folders above it are made. A folder in its place is moved aside, with a warning. Use it for the harness's own files;
+    :mod:`bench.store.outputs` writes to the paths that a user names.
 
     Raises:
         OSError: it cannot be written; ``filename`` says where, whatever step failed.
@@ -182,7 +175,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     make_folders(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
-        _write_beside(beside, data)
+        write_beside(beside, data)
         try:
             beside.replace(path)
         except IsADirectoryError:
@@ -190,7 +183,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
 @contextmanager
@@ -226,7 +219,7 @@ def keeps_times(folder: Path) -> bool:
     """
     probe = folder / f".probe.{os.getpid()}.{secrets.token_hex(4)}.part"
     try:
-        _write_beside(probe, b"0")
+        write_beside(probe, b"0")
         first = probe.stat().st_mtime_ns
         for _ in range(_LOOKS):
             time.sleep(_LOOK_EVERY_S)
@@ -239,7 +232,12 @@ def keeps_times(folder: Path) -> bool:
         probe.unlink(missing_ok=True)
 
 
-def _write_beside(beside: Path, data: bytes, mode: int | None = None) -> None:
+def write_beside(beside: Path, data: bytes, mode: int | None = None) -> None:
+    """Write a new file, with this mode where one is given, and flush it to disk.
+
+    Raises:
+        OSError: there is one of that name, or it cannot be written; ``filename`` says where.
+    """
     with named(beside), beside.open("xb") as file:
         if mode is not None:
             os.fchmod(file.fileno(), mode)
@@ -248,7 +246,12 @@ def _write_beside(beside: Path, data: bytes, mode: int | None = None) -> None:
         os.fsync(file.fileno())
 
 
-def _flush_folder(path: Path) -> None:
+def flush_folder(path: Path) -> None:
+    """Flush the entries of a folder to disk, so that a renamed file survives a power cut.
+
+    Raises:
+        OSError: the disk failed; a file system that flushes no folders is no error.
+    """
     with named(path):
         try:
             folder = os.open(path, os.O_RDONLY)
@@ -278,20 +281,6 @@ def move_aside(path: Path) -> None:
     except FileNotFoundError:
         return
     _log.warning("%s: %s lay in the place of the harness's own and was moved to %s", path, kind, aside.name)
-
-
-def move_foreign_aside(path: Path, is_ours: Callable[[bytes], bool]) -> None:
-    """Move a file aside that lies where the harness writes into a folder of the user's, unless it is the harness's own.
-
-    Args:
-        path: the file. What is none, or cannot be read or moved, stays: it is said where the file is written.
-        is_ours: says so by its first 4,096 bytes.
-    """
-    with suppress(OSError, Unreadable):
-        with opened(path) as file:
-            head = file.read(4096)
-        if head and not is_ours(head):
-            move_aside(path)
 
 
 def remove(path: Path) -> None:
@@ -337,116 +326,3 @@ def make_folder(path: Path, root: Path) -> None:
             if os.path.lexists(folder):
                 move_aside(folder)
             folder.mkdir(exist_ok=True)
-
-
-def write_named(path: Path, data: bytes, *, option: str = "--out") -> bool:
-    """Write to what a user named, and say whether that is a regular file.
-
-    A regular file, also at the end of links, is replaced as a whole and keeps its permissions; the links stay. A pipe,
-    a device or a stream of this process is written to. Missing folders of a path without links are made.
-
-    Args:
-        path: of the file.
-        data: its bytes.
-        option: how the user named it, for messages.
-
-    Raises:
-        UsageError: it is a folder or a socket, a link into a folder that is not there, or cannot be written.
-        BrokenPipeError: nobody reads the pipe any more.
-    """
-    with _unwritable(path, option):
-        stream = _own_stream(path)
-        if stream is not None:
-            _write_stream(stream, data)
-            return False
-        about = _stat(path)
-        if about is not None and (stat.S_ISFIFO(about.st_mode) or stat.S_ISCHR(about.st_mode)):
-            with path.open("wb") as file:
-                file.write(data)
-            return False
-        _write_file(path, about, data, option)
-        return True
-
-
-def write_into(path: Path, data: bytes, *, option: str = "--out") -> None:
-    """Write a file into a folder that a user named, as :func:`write_named` does, but to no pipe and no device.
-
-    Raises:
-        UsageError: something else than a file is in its place, or it cannot be written.
-    """
-    with _unwritable(path, option):
-        _write_file(path, _stat(path), data, option)
-
-
-@contextmanager
-def _unwritable(path: Path, option: str) -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"{option} {path} cannot be written: {why}") from None
-
-
-def _write_file(path: Path, about: os.stat_result | None, data: bytes, option: str) -> None:
-    if about is None:
-        _replace(_file_to_create(path), data, None)
-    elif stat.S_ISREG(about.st_mode):
-        _replace(Path(os.path.realpath(path)), data, stat.S_IMODE(about.st_mode))
-    else:
-        raise UsageError(f"{option} {path} is {kind_of(about.st_mode)}; name a file")
-
-
-def _own_stream(path: Path) -> int | None:
-    """Return the number of the open stream of this process that a path names, such as /dev/stdout or /dev/fd/63."""
-    # Link by link: at the end of /proc/self/fd/1 stands a name that means nothing, or a file that others append to.
-    target = os.path.abspath(path)
-    for _ in range(40):
-        if target in _STANDARD:
-            return _STANDARD[target]
-        folder, name = os.path.split(target)
-        real = os.path.join(os.path.realpath(folder), name)
-        match = _STREAM.fullmatch(real)
-        if match is not None:
-            own = real.startswith(("/dev/", "/proc/self/", "/proc/thread-self/", f"/proc/{os.getpid()}/"))
-            return int(match[1]) if own else None
-        try:
-            target = os.path.abspath(os.path.join(os.path.dirname(real), os.readlink(real)))
-        except OSError:
-            return None
-    return None
-
-
-def _write_stream(number: int, data: bytes) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    left = memoryview(data)
-    while left:
-        left = left[os.write(number, left) :]
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        return None
-
-
-def _file_to_create(path: Path) -> Path:
-    """Return the file that is to be made: at the end of a link that leads nowhere yet, or in folders that are made."""
-    if path.is_symlink():
-        return Path(os.path.realpath(path))
-    make_folders(path.parent)
-    return path
-
-
-def _replace(path: Path, data: bytes, mode: int | None) -> None:
-    # Short, for the user's own name may be as long as names can be.
-    beside = path.with_name(f".{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        _write_beside(beside, data, mode)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    _flush_folder(path.parent)

@@ -21,8 +21,8 @@ from pydantic import FailFast, Field
 
 from bench.keys import canonical_json, sha256_hex
 from bench.store import files, planned, reading
-from bench.store.files import write_into
 from bench.store.git import git, git_bytes
+from bench.store.outputs import write_into
 from bench.store.planned import PlannedTable
 from bench.store.provenance import source
 from bench.store.working_store import Store

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.report.leaderboard.tables import Board, build
-from bench.store.files import is_regular, move_foreign_aside, write_into
+from bench.store.files import is_regular
+from bench.store.outputs import move_foreign_aside, write_into
 from bench.store.planned import PlannedTable
 from bench.store.working_store import Store
 from bench.types import CellResult, shortened

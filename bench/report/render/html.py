@@ -17,7 +17,7 @@ from bench.report.leaderboard.summaries import ThreatSummary, Value, threat_text
 from bench.report.leaderboard.tables import RANKED, Board, Column, Table, TableRow, build, first_columns
 from bench.report.render import text
 from bench.report.render.samples import SETS, samples
-from bench.store.files import move_foreign_aside, write_into
+from bench.store.outputs import move_foreign_aside, write_into
 from bench.store.working_store import Store
 from bench.types import AttackRef, CellError, CellResult, Cost, Metrics, jsonable
 from bench.visible import visible, visible_values
