@@ -36,14 +36,14 @@ def median_filter(x: Tensor, window: int) -> Tensor:
     while remaining:
         candidates.append(remaining.pop())
         for i in range(1, len(candidates)):
-            candidates[0], candidates[i] = (
-                torch.minimum(candidates[0], candidates[i]),
-                torch.maximum(candidates[0], candidates[i]),
-            )
+            _sort_pair(candidates, 0, i)
         for i in range(1, len(candidates) - 1):
-            candidates[-1], candidates[i] = (
-                torch.maximum(candidates[-1], candidates[i]),
-                torch.minimum(candidates[-1], candidates[i]),
-            )
+            _sort_pair(candidates, i, -1)
         candidates = candidates[1:-1]
     return candidates[0]
+
+
+def _sort_pair(images: list[Tensor], low: int, high: int) -> None:
+    """Move each pixel's smaller value to ``images[low]`` and its larger one to ``images[high]``."""
+    a, b = images[low], images[high]
+    images[low], images[high] = torch.minimum(a, b), torch.maximum(a, b)
