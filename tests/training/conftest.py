@@ -21,7 +21,7 @@ def images():
 def run(images, tmp_path):
     """Train; ``stop_before`` raises at that call of ``check``."""
 
-    def go(name="run", *, ref=None, network=NETWORK, stop_before=None, test=None, data=None, **settings):
+    def train_run(name="run", *, ref=None, network=NETWORK, stop_before=None, test=None, data=None, **settings):
         calls = 0
 
         def check():
@@ -42,4 +42,4 @@ def run(images, tmp_path):
         )
         return Run(tmp_path / name)
 
-    return go
+    return train_run

@@ -1,4 +1,4 @@
-"""A training run of a tenth of a second, and what it leaves behind."""
+"""A training run of a tenth of a second, and the files that it writes."""
 
 import json
 from pathlib import Path

@@ -1,5 +1,6 @@
-"""The training loop: what it computes, and that stopping it leaves no trace."""
+"""The training loop: its computation, and that a stopped and resumed run equals an uninterrupted one."""
 
+import itertools
 import json
 import os
 import random
@@ -25,16 +26,16 @@ from bench.types import Ending, MethodError, Schedule, UsageError
 from tests.training.patterns import CLASSES, NETWORK, SHAPE, reference
 
 
-def same(one, two):
+def same_weights(one, two):
     return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
-def steps_of(n, batch):
+def batches_of(n, batch):
     return -(-n // batch)
 
 
 def test_standard_training_is_plain_sgd(run, images):
-    found = run(recipe="standard", epochs=3, batch=100, lr=0.05, weight_decay=0.01)
+    trained = run(recipe="standard", epochs=3, batch=100, lr=0.05, weight_decay=0.01)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = build(NETWORK, CLASSES, SHAPE)
@@ -47,7 +48,7 @@ def test_standard_training_is_plain_sgd(run, images):
         F.cross_entropy(net(x), y).backward()
         optimizer.step()
     for key, value in net.state_dict().items():
-        assert torch.allclose(found.weights[key], value, atol=1e-5), key
+        assert torch.allclose(trained.weights[key], value, atol=1e-5), key
 
 
 @pytest.mark.parametrize(
@@ -55,16 +56,16 @@ def test_standard_training_is_plain_sgd(run, images):
     [(100, 33, [33, 33, 34]), (100, 32, [32, 32, 32, 4]), (33, 32, [33]), (1, 32, [1]), (3, 1, [1, 1, 1])],
 )
 def test_a_last_batch_of_one_image_joins_the_one_before(run, images, monkeypatch, rows, batch, sizes):
-    seen = []
+    batch_sizes = []
 
-    def watched(self, rows, seed):
-        seen.append(len(rows))
+    def record_batch(self, rows, seed):
+        batch_sizes.append(len(rows))
         return self._images[rows].float() / 255
 
-    monkeypatch.setattr("bench.training.loop.Batches.__call__", watched)
+    monkeypatch.setattr("bench.training.loop.Batches.__call__", record_batch)
     data = images[0][:rows], images[1][:rows]
     run(recipe="fgsm-at", n=rows, data=data, epochs=2, batch=batch, drops=(), augment="none")
-    assert seen == 2 * sizes
+    assert batch_sizes == 2 * sizes
     assert batches_per_epoch(rows, batch) == len(sizes)
 
 
@@ -90,21 +91,21 @@ def test_it_learns(run, images):
 @pytest.mark.parametrize("recipe", ["standard", "fgsm-at", "fgsm-rs", "pgd-at", "trades", "mart", "at"])
 def test_stopped_anywhere_and_resumed_is_the_same_to_the_bit(run, recipe):
     settings = {"recipe": recipe, "epochs": 2, "augment": "crop-flip"}
-    whole = run("whole", **settings)
-    total = 2 * steps_of(100, 32)
+    uninterrupted = run("whole", **settings)
+    total = 2 * batches_of(100, 32)
     for stop in (1, 2, 4, 5, total):
         with pytest.raises(Ending):
             run(f"stopped{stop}", stop_before=stop, **settings)
-        assert not (whole.folder.parent / f"stopped{stop}" / "card.json").exists()
+        assert not (uninterrupted.folder.parent / f"stopped{stop}" / "card.json").exists()
         resumed = run(f"stopped{stop}", **settings)
-        assert same(resumed.weights, whole.weights)
-        assert resumed.untimed_log() == whole.untimed_log()
-        assert resumed.card["weights_sha256"] == whole.card["weights_sha256"]
+        assert same_weights(resumed.weights, uninterrupted.weights)
+        assert resumed.untimed_log() == uninterrupted.untimed_log()
+        assert resumed.card["weights_sha256"] == uninterrupted.card["weights_sha256"]
 
 
 def test_stopped_at_every_batch_is_the_same_to_the_bit(run, images):
     settings = {"recipe": "fgsm-at", "epochs": 2, "ema": 0.9, "holdout": 20, "test": images}
-    whole = run("whole", **settings)
+    uninterrupted = run("whole", **settings)
     finished = False
     while not finished:
         try:
@@ -112,18 +113,18 @@ def test_stopped_at_every_batch_is_the_same_to_the_bit(run, images):
             finished = True
         except Ending:
             continue
-    assert same(run("piecewise", **settings).weights, whole.weights)
-    assert run("piecewise", **settings).untimed_log() == whole.untimed_log()
+    assert same_weights(run("piecewise", **settings).weights, uninterrupted.weights)
+    assert run("piecewise", **settings).untimed_log() == uninterrupted.untimed_log()
 
 
 @pytest.mark.parametrize("limits", [{"SAVE_EVERY": 0}, {"SLOW_BATCH": 0, "_KEEPING": 1e9}])
 def test_what_is_killed_within_an_epoch_goes_on_from_the_last_batch_that_was_kept(run, images, monkeypatch, limits):
-    whole = run("whole", epochs=2)
+    uninterrupted = run("whole", epochs=2)
     for name, value in limits.items():
         monkeypatch.setattr(bench.training.loop, name, value)
     batches = 0
 
-    def killed(self, order):
+    def killed_in_batch(self, order):
         nonlocal batches
         if (batches := batches + 1) == 3:
             # Unlike what `check` raises, it comes in the middle of a batch.
@@ -132,16 +133,17 @@ def test_what_is_killed_within_an_epoch_goes_on_from_the_last_batch_that_was_kep
 
     batch = bench.training.loop._Training._batch
     with monkeypatch.context() as patch:
-        patch.setattr(bench.training.loop._Training, "_batch", killed)
+        patch.setattr(bench.training.loop._Training, "_batch", killed_in_batch)
         with pytest.raises(RuntimeError, match="killed"):
             run("killed", epochs=2)
-    resumed = run("killed", stop_before=2 * steps_of(100, 32) - 2 + 1, epochs=2)
-    assert same(resumed.weights, whole.weights) and resumed.untimed_log() == whole.untimed_log()
+    resumed = run("killed", stop_before=2 * batches_of(100, 32) - 2 + 1, epochs=2)
+    assert same_weights(resumed.weights, uninterrupted.weights) and resumed.untimed_log() == uninterrupted.untimed_log()
 
 
 def test_an_epoch_that_is_ended_while_it_is_measured_goes_on_from_what_is_measured(run, images, monkeypatch):
     settings = {"epochs": 1, "test": images, "holdout": 20}
-    whole, measured, measure = run("whole", **settings), [], bench.training.overfitting._right
+    uninterrupted, measured = run("whole", **settings), []
+    measure = bench.training.overfitting._right
 
     def counted(*args):
         measured.append(args[4])
@@ -149,13 +151,13 @@ def test_an_epoch_that_is_ended_while_it_is_measured_goes_on_from_what_is_measur
 
     monkeypatch.setattr(bench.training.overfitting, "_right", counted)
     # Three parts of one batch each, under three attacks and none; the first checks are those of the batches.
-    steps = steps_of(80, 32)
+    steps = batches_of(80, 32)
     for stop in (steps + 3, 4, 4):
         with pytest.raises(Ending):
             run("ended", stop_before=stop, **settings)
     resumed = run("ended", **settings)
     assert len(measured) == 12, "nothing is measured twice"
-    assert same(resumed.weights, whole.weights) and resumed.untimed_log() == whole.untimed_log()
+    assert same_weights(resumed.weights, uninterrupted.weights) and resumed.untimed_log() == uninterrupted.untimed_log()
 
 
 def test_killed_and_started_again_is_the_same_to_the_bit(tmp_path, run, images):
@@ -185,18 +187,18 @@ def test_killed_and_started_again_is_the_same_to_the_bit(tmp_path, run, images):
     assert done.returncode == -signal.SIGKILL
     assert len((tmp_path / "killed" / "log.jsonl").read_text().splitlines()) == 1
     resumed = run("killed", epochs=3)
-    assert same(resumed.weights, run("whole", epochs=3).weights)
+    assert same_weights(resumed.weights, run("whole", epochs=3).weights)
     assert [row["epoch"] for row in resumed.log] == [1, 2, 3]
 
 
 def test_seeds_differ_and_repeat(run):
     first = run("a", seed=1, epochs=1).weights
-    assert same(first, run("b", seed=1, epochs=1).weights)
-    assert not same(first, run("c", seed=2, epochs=1).weights)
+    assert same_weights(first, run("b", seed=1, epochs=1).weights)
+    assert not same_weights(first, run("c", seed=2, epochs=1).weights)
 
 
 def test_measuring_does_not_influence(run, images):
-    assert same(run("a", epochs=2).weights, run("b", epochs=2, test=images).weights)
+    assert same_weights(run("a", epochs=2).weights, run("b", epochs=2, test=images).weights)
 
 
 def test_global_random_states_are_left_alone_and_not_used(run):
@@ -206,7 +208,7 @@ def test_global_random_states_are_left_alone_and_not_used(run):
     assert np.array_equal(np.random.get_state()[1], before[1])
     assert random.getstate() == before[2]
     torch.manual_seed(99)
-    assert same(first, run("b", epochs=1).weights)
+    assert same_weights(first, run("b", epochs=1).weights)
 
 
 def test_dropout_resumes_to_the_bit(run, tmp_path):
@@ -217,10 +219,10 @@ def test_dropout_resumes_to_the_bit(run, tmp_path):
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Dropout(), nn.Linear(32, num_classes))\n"
     )
     network = network_ref(f"{path}:net", {})
-    whole = run("whole", network=network, epochs=2).weights
+    uninterrupted = run("whole", network=network, epochs=2).weights
     with pytest.raises(Ending):
         run("stopped", network=network, epochs=2, stop_before=6)
-    assert same(run("stopped", network=network, epochs=2).weights, whole)
+    assert same_weights(run("stopped", network=network, epochs=2).weights, uninterrupted)
 
 
 def test_a_finished_run_is_not_repeated(run):
@@ -231,23 +233,23 @@ def test_a_finished_run_is_not_repeated(run):
     assert (after.folder / "weights.safetensors").stat().st_mtime_ns == stamp
 
 
-def test_the_card_says_what_was_made(run, images):
-    found = run(recipe="pgd-at", params={"steps": 5}, epochs=2, test=images)
-    card = found.card
-    assert card["params"] == sum(value.numel() for value in found.weights.values())
+def test_the_card_says_what_was_trained(run, images):
+    trained = run(recipe="pgd-at", params={"steps": 5}, epochs=2, test=images)
+    card = trained.card
+    assert card["params"] == sum(value.numel() for value in trained.weights.values())
     assert card["passes_per_example"] == [6.0, 6.0]
     assert card["images_per_epoch"] == 100
     assert card["epochs"] == card["epoch_kept"] == 2
     assert card["seconds_per_epoch"] > 0
     assert card["overfitting"]["catastrophic"] is False
-    assert sorted(path.name for path in found.folder.iterdir()) == ["card.json", "log.jsonl", "weights.safetensors"]
+    assert sorted(path.name for path in trained.folder.iterdir()) == ["card.json", "log.jsonl", "weights.safetensors"]
 
 
 def test_flops_of_an_epoch_are_passes_times_the_networks(run):
-    ours = run(recipe="fgsm-at", epochs=1)
+    trained = run(recipe="fgsm-at", epochs=1)
     macs = 9 * 64 * 4 + 9 * 4 * 8 * 64 + 9 * 8 * 16 * 16 + 64 * 16 + 16 * CLASSES
     # Two forwards and two backwards per image; a backward costs two forwards, less the first layer's share of images.
-    assert ours.log[0]["flops"] == pytest.approx(100 * 6 * 2 * macs, rel=0.03)
+    assert trained.log[0]["flops"] == pytest.approx(100 * 6 * 2 * macs, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +276,7 @@ def test_a_drop_falls_on_the_epoch_that_its_fraction_means(epochs):
 
 def test_one_cycle_is_a_triangle():
     plan = Schedule(epochs=5, lr=0.4, schedule="one-cycle")
-    rates = [learning_rate(plan, epoch, step, 9) for epoch in range(5) for step in range(9)]
+    rates = [learning_rate(plan, epoch, step, 9) for epoch, step in itertools.product(range(5), range(9))]
     assert rates == pytest.approx(rates[::-1])
     assert max(rates) == rates[22] == pytest.approx(0.4)
     assert np.diff(rates)[:22] == pytest.approx([rates[0]] * 22)
@@ -282,20 +284,22 @@ def test_one_cycle_is_a_triangle():
 
 
 def test_the_average_of_weights_is_exponential(run):
-    path = [run(f"after{epochs}", recipe="standard", batch=100, epochs=epochs, drops=()).weights for epochs in range(4)]
+    weights_after = [
+        run(f"after{epochs}", recipe="standard", batch=100, epochs=epochs, drops=()).weights for epochs in range(4)
+    ]
     averaged = run("average", recipe="standard", batch=100, epochs=3, drops=(), ema=0.75).weights
-    for key, found in averaged.items():
-        expected = path[0][key]
-        for weights in path[1:]:
+    for key, average in averaged.items():
+        expected = weights_after[0][key]
+        for weights in weights_after[1:]:
             expected = 0.75 * expected + 0.25 * weights[key]
-        assert torch.allclose(found, expected, atol=1e-6), key
+        assert torch.allclose(average, expected, atol=1e-6), key
 
 
 def test_the_held_out_choice_is_the_best_epoch(run):
-    found = run(recipe="fgsm-at", epochs=6, holdout=30, lr=0.3)
-    assert found.card["images_per_epoch"] == 70
-    scores = [row["holdout"]["pgd20"] for row in found.log]
-    assert found.card["epoch_kept"] == 1 + scores.index(max(scores))
+    trained = run(recipe="fgsm-at", epochs=6, holdout=30, lr=0.3)
+    assert trained.card["images_per_epoch"] == 70
+    scores = [row["holdout"]["pgd20"] for row in trained.log]
+    assert trained.card["epoch_kept"] == 1 + scores.index(max(scores))
     plain = run("plain", recipe="standard", epochs=6, holdout=30, lr=0.3)
     scores = [row["holdout"]["clean"] for row in plain.log]
     assert plain.card["epoch_kept"] == 1 + scores.index(max(scores))
@@ -304,17 +308,17 @@ def test_the_held_out_choice_is_the_best_epoch(run):
 
 
 def test_held_out_images_are_not_trained_on(run, images, monkeypatch):
-    pixels, seen = images[0].copy(), []
+    pixels, first_pixels = images[0].copy(), []
     # The first pixel of each image is its number.
     pixels[:, 0, 0, 0] = np.arange(100)
 
     def spy(step, x, y):
-        seen.append((x[:, 0, 0, 0] * 255).round().long())
+        first_pixels.append((x[:, 0, 0, 0] * 255).round().long())
         return F.cross_entropy(step.net(x), y)
 
     monkeypatch.setattr("defenses.standard.standard", spy)
     run(recipe="standard", epochs=3, holdout=40, data=(pixels, images[1]))
-    epochs = torch.cat(seen).view(3, 60)
+    epochs = torch.cat(first_pixels).view(3, 60)
     assert all(set(epoch.tolist()) == set(epochs[0].tolist()) for epoch in epochs)
     assert len(set(epochs[0].tolist())) == 60
     # Shuffled anew, and not merely the first images held out.
@@ -342,7 +346,7 @@ def test_the_last_good_state_is_kept(run, tmp_path, monkeypatch):
     with pytest.raises(MethodError, match="loss nan at epoch 2, batch 2 of 4"):
         run("bad", epochs=2, **settings)
     state = load_file(tmp_path / "bad" / "state.safetensors")
-    assert same({key.removeprefix("net."): state[key] for key in state if key.startswith("net.")}, good)
+    assert same_weights({key.removeprefix("net."): state[key] for key in state if key.startswith("net.")}, good)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
@@ -358,7 +362,7 @@ def test_a_damaged_state_is_named(run, tmp_path, damage):
 
 
 @pytest.mark.parametrize(
-    ("words", "tensors", "why"),
+    ("metadata", "tensors", "reason"),
     [
         ({"epoch": 10**6}, {}, "its epochs and batches are not those of the schedule"),
         ({"step": -1}, {}, "step is not what a state says"),
@@ -369,13 +373,13 @@ def test_a_damaged_state_is_named(run, tmp_path, damage):
         ({}, {"best.weight": torch.zeros(1)}, "its best epoch is not whole"),
     ],
 )
-def test_a_state_with_a_right_seal_and_wrong_contents_is_named(run, tmp_path, words, tensors, why):
+def test_a_state_with_a_right_seal_and_wrong_contents_is_named(run, tmp_path, metadata, tensors, reason):
     with pytest.raises(Ending):
         run(stop_before=6)
     path = tmp_path / "run" / "state.safetensors"
     kept = checkpoint.read(path)
-    checkpoint.write(path, {**kept.tensors, **tensors}, {**kept.words, **words})
-    with pytest.raises(UsageError, match=rf"state\.safetensors is damaged \({why}\)"):
+    checkpoint.write(path, {**kept.tensors, **tensors}, {**kept.words, **metadata})
+    with pytest.raises(UsageError, match=rf"state\.safetensors is damaged \({reason}\)"):
         run()
 
 

@@ -1,4 +1,4 @@
-"""Which kind of overfitting a run is told to have."""
+"""Which kind of overfitting a training log shows."""
 
 import pytest
 import torch
@@ -36,13 +36,12 @@ def log(*rows):
     ],
 )
 def test_verdict(rows, catastrophic, robust):
-    found = verdict(log(*rows), monitored=512)
-    assert (found["catastrophic"], found["robust"]) == (catastrophic, robust)
-    assert found["regime"] == (
-        "catastrophic-overfitting" if catastrophic else "robust-overfitting" if robust else "none"
-    )
-    assert (found["last_fgsm"], found["last_several_steps"]) == rows[-1][:2]
-    assert found["best_epoch"] == 1 + max(range(len(rows)), key=lambda i: rows[i][1])
+    overfitting = verdict(log(*rows), monitored=512)
+    assert (overfitting["catastrophic"], overfitting["robust"]) == (catastrophic, robust)
+    regimes = {(True, False): "catastrophic-overfitting", (False, True): "robust-overfitting", (False, False): "none"}
+    assert overfitting["regime"] == regimes[catastrophic, robust]
+    assert (overfitting["last_fgsm"], overfitting["last_several_steps"]) == rows[-1][:2]
+    assert overfitting["best_epoch"] == 1 + max(range(len(rows)), key=lambda i: rows[i][1])
 
 
 def test_few_images_prove_little():
@@ -67,9 +66,9 @@ def test_accuracies_of_a_network_whose_robustness_is_known():
     levels = torch.tensor([0, 51, 102, 120, 135, 153, 204, 255], dtype=torch.uint8)
     images = levels.view(8, 1, 1, 1).expand(8, 1, 4, 4).contiguous()
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 0])
-    found = measure(net.train(), Part(images, labels), Threat(eps="0.05"))
+    accuracy = measure(net.train(), Part(images, labels), Threat(eps="0.05"))
     # One is wrong without any attack; two are nearer to the border than 0.05 of 1.
-    assert found == {"clean": 7 / 8, "fgsm": 5 / 8, "pgd20": 5 / 8, "mi10": 5 / 8}
+    assert accuracy == {"clean": 7 / 8, "fgsm": 5 / 8, "pgd20": 5 / 8, "mi10": 5 / 8}
     assert net.training
     assert all(parameter.requires_grad for parameter in net.parameters())
 

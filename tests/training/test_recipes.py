@@ -14,7 +14,7 @@ from bench.training.step import RecipeStep
 from bench.types import Threat, UsageError
 
 EPS = 0.1
-WORDS = ("a", "batch")
+SEED_PARTS = ("a", "batch")
 
 
 @pytest.fixture
@@ -43,100 +43,100 @@ def batch():
 ROWS = torch.arange(100, 112)
 
 
-def taught(name, net, batch, **params):
+def recipe_loss(name, net, batch, **params):
     """Return the loss of a recipe, with its gradients in ``net``."""
     entry = entries("recipe")[name]
     step = RecipeStep(net, 5, len(batch[0]))
-    step.begin(ROWS, *WORDS)
+    step.begin(ROWS, *SEED_PARTS)
     loss = entry.load()(step, *batch, **entry.arguments(params))
     loss.backward()
     return loss
 
 
-def agree(net, twin, loss, expected):
+def assert_same_step(net, twin, loss, expected):
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    for one, two in zip(net.parameters(), twin.parameters(), strict=True):
-        assert torch.allclose(one.grad, two.grad, atol=1e-5)
-    for (name, one), two in zip(net.named_buffers(), twin.buffers(), strict=True):
-        assert torch.allclose(one.float(), two.float(), atol=1e-6), name
+    for actual, reference in zip(net.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(actual.grad, reference.grad, atol=1e-5)
+    for (name, actual), reference in zip(net.named_buffers(), twin.buffers(), strict=True):
+        assert torch.allclose(actual.float(), reference.float(), atol=1e-6), name
 
 
-def gradient(net, x, objective):
+def gradient(net, x, loss_fn):
     """Return the gradient at ``x`` in evaluation mode."""
     net.eval()
-    leaf = x.clone().requires_grad_()
-    (grad,) = torch.autograd.grad(objective(net(leaf)), leaf)
+    x_leaf = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(loss_fn(net(x_leaf)), x_leaf)
     net.train()
     return grad
 
 
-def ascended(net, x, start, objective, steps, size, eps=EPS):
-    current = start
+def signed_ascent(net, x, start, loss_fn, steps, alpha, eps=EPS):
+    x_adv = start
     for _ in range(steps):
-        current = current + size * gradient(net, current, objective).sign()
-        current = torch.minimum(torch.maximum(current, x - eps), x + eps).clamp(0, 1)
-    return current
+        x_adv = x_adv + alpha * gradient(net, x_adv, loss_fn).sign()
+        x_adv = torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp(0, 1)
+    return x_adv
 
 
 def noise(x, kind):
-    return getattr(draws, kind)(derive_seed(*WORDS, 1), ROWS, 1, x.shape[1:])
+    return getattr(draws, kind)(derive_seed(*SEED_PARTS, 1), ROWS, 1, x.shape[1:])
 
 
 def test_standard(net, twin, batch):
-    loss = taught("standard", net, batch)
-    agree(net, twin, loss, F.cross_entropy(twin(batch[0]), batch[1]))
+    loss = recipe_loss("standard", net, batch)
+    assert_same_step(net, twin, loss, F.cross_entropy(twin(batch[0]), batch[1]))
 
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_fgsm_at(net, twin, batch, mixed):
     x, y = batch
-    loss = taught("fgsm-at", net, batch, eps=str(EPS), mixed_batch_norm=mixed)
+    loss = recipe_loss("fgsm-at", net, batch, eps=str(EPS), mixed_batch_norm=mixed)
     x_adv = (x + EPS * gradient(twin, x, lambda z: F.cross_entropy(z, y)).sign()).clamp(0, 1)
     if mixed:
         twin(x)
-    agree(net, twin, loss, F.cross_entropy(twin(x_adv), y))
+    assert_same_step(net, twin, loss, F.cross_entropy(twin(x_adv), y))
 
 
 def test_the_preset_of_the_paper_updates_the_statistics_twice(net, batch):
     entry = entries("recipe")["fgsm-at"]
-    taught("fgsm-at", net, batch, **entry.meta["presets"]["tpap"])
+    recipe_loss("fgsm-at", net, batch, **entry.meta["presets"]["tpap"])
     assert int(net[1].num_batches_tracked) == 2
 
 
 def test_fgsm_rs(net, twin, batch):
     x, y = batch
-    loss = taught("fgsm-rs", net, batch, eps=str(EPS))
+    loss = recipe_loss("fgsm-rs", net, batch, eps=str(EPS))
     start = (x + EPS * (2 * noise(x, "uniform") - 1)).clamp(0, 1)
-    x_adv = ascended(twin, x, start, lambda z: F.cross_entropy(z, y), 1, 1.25 * EPS)
-    agree(net, twin, loss, F.cross_entropy(twin(x_adv), y))
+    x_adv = signed_ascent(twin, x, start, lambda z: F.cross_entropy(z, y), 1, 1.25 * EPS)
+    assert_same_step(net, twin, loss, F.cross_entropy(twin(x_adv), y))
 
 
 @pytest.mark.parametrize("start", ["uniform", "gaussian"])
 def test_pgd_at(net, twin, batch, start):
     x, y = batch
-    loss = taught("pgd-at", net, batch, eps=str(EPS), steps=4, step_size="0.03", start=start)
+    loss = recipe_loss("pgd-at", net, batch, eps=str(EPS), steps=4, step_size="0.03", start=start)
     move = EPS * (2 * noise(x, "uniform") - 1) if start == "uniform" else 0.001 * noise(x, "normal")
-    x_adv = ascended(twin, x, (x + move).clamp(0, 1), lambda z: F.cross_entropy(z, y), 4, 0.03)
-    agree(net, twin, loss, F.cross_entropy(twin(x_adv), y))
+    x_adv = signed_ascent(twin, x, (x + move).clamp(0, 1), lambda z: F.cross_entropy(z, y), 4, 0.03)
+    assert_same_step(net, twin, loss, F.cross_entropy(twin(x_adv), y))
 
 
 def test_adversarial_training_by_name_is_the_same_as_its_own_recipe(net, twin, batch):
-    one = taught("at", net, batch, eps=str(EPS), inner="pgd[steps=4, step_size=0.03, rule=last-iterate]")
-    two = taught("pgd-at", twin, batch, eps=str(EPS), steps=4, step_size="0.03")
-    assert one.item() == two.item()
+    loss = recipe_loss("at", net, batch, eps=str(EPS), inner="pgd[steps=4, step_size=0.03, rule=last-iterate]")
+    loss_of_own_recipe = recipe_loss("pgd-at", twin, batch, eps=str(EPS), steps=4, step_size="0.03")
+    assert loss.item() == loss_of_own_recipe.item()
 
 
 @pytest.mark.parametrize("inner", ["pgd-kl", "pgd-ce", "fgsm"])
 def test_trades(net, twin, batch, inner):
     x, y = batch
-    loss = taught("trades", net, batch, eps=str(EPS), steps=4, step_size="0.03", inner=inner, weight=6.0)
+    loss = recipe_loss("trades", net, batch, eps=str(EPS), steps=4, step_size="0.03", inner=inner, weight=6.0)
     twin.eval()
-    clean = twin(x).detach().softmax(1)
+    probs_clean = twin(x).detach().softmax(1)
     twin.train()
 
     def divergence(z):
-        return F.kl_div(z.log_softmax(1), clean, reduction="sum")
+        return F.kl_div(z.log_softmax(1), probs_clean, reduction="sum")
 
     def cross_entropy(z):
         return F.cross_entropy(z, y)
@@ -144,17 +144,17 @@ def test_trades(net, twin, batch, inner):
     if inner == "fgsm":
         x_adv = (x + EPS * gradient(twin, x, cross_entropy).sign()).clamp(0, 1)
     else:
-        climbed = divergence if inner == "pgd-kl" else cross_entropy
-        x_adv = ascended(twin, x, (x + 0.001 * noise(x, "normal")).clamp(0, 1), climbed, 4, 0.03)
+        loss_fn = divergence if inner == "pgd-kl" else cross_entropy
+        x_adv = signed_ascent(twin, x, (x + 0.001 * noise(x, "normal")).clamp(0, 1), loss_fn, 4, 0.03)
     logits, logits_adv = twin(x), twin(x_adv)
-    robust = nn.KLDivLoss(reduction="sum")(F.log_softmax(logits_adv, dim=1), F.softmax(logits, dim=1)) / len(x)
-    agree(net, twin, loss, F.cross_entropy(logits, y) + 6.0 * robust)
+    kl = nn.KLDivLoss(reduction="sum")(F.log_softmax(logits_adv, dim=1), F.softmax(logits, dim=1)) / len(x)
+    assert_same_step(net, twin, loss, F.cross_entropy(logits, y) + 6.0 * kl)
 
 
 @pytest.mark.parametrize("inner", ["pgd", "fgsm"])
 def test_mart(net, twin, batch, inner):
     x, y = batch
-    loss = taught("mart", net, batch, eps=str(EPS), steps=4, step_size="0.03", inner=inner, weight=5.0)
+    loss = recipe_loss("mart", net, batch, eps=str(EPS), steps=4, step_size="0.03", inner=inner, weight=5.0)
 
     def cross_entropy(z):
         return F.cross_entropy(z, y)
@@ -162,24 +162,24 @@ def test_mart(net, twin, batch, inner):
     if inner == "fgsm":
         x_adv = (x + EPS * gradient(twin, x, cross_entropy).sign()).clamp(0, 1)
     else:
-        x_adv = ascended(twin, x, (x + 0.001 * noise(x, "normal")).clamp(0, 1), cross_entropy, 4, 0.03)
+        x_adv = signed_ascent(twin, x, (x + 0.001 * noise(x, "normal")).clamp(0, 1), cross_entropy, 4, 0.03)
     logits, logits_adv = twin(x), twin(x_adv)
-    adv, nat = F.softmax(logits_adv, dim=1), F.softmax(logits, dim=1)
-    best = torch.argsort(adv, dim=1)[:, -2:]
-    wrong = torch.where(best[:, -1] == y, best[:, -2], best[:, -1])
-    boosted = F.cross_entropy(logits_adv, y) + F.nll_loss(torch.log(1.0001 - adv + 1e-12), wrong)
-    true = nat.gather(1, y[:, None]).squeeze(1)
-    kl = nn.KLDivLoss(reduction="none")(torch.log(adv + 1e-12), nat).sum(1)
-    agree(net, twin, loss, boosted + 5.0 * (kl * (1.0000001 - true)).mean())
+    probs_adv, probs_clean = F.softmax(logits_adv, dim=1), F.softmax(logits, dim=1)
+    top_two = torch.argsort(probs_adv, dim=1)[:, -2:]
+    other_class = torch.where(top_two[:, -1] == y, top_two[:, -2], top_two[:, -1])
+    bce = F.cross_entropy(logits_adv, y) + F.nll_loss(torch.log(1.0001 - probs_adv + 1e-12), other_class)
+    true_prob = probs_clean.gather(1, y[:, None]).squeeze(1)
+    kl = nn.KLDivLoss(reduction="none")(torch.log(probs_adv + 1e-12), probs_clean).sum(1)
+    assert_same_step(net, twin, loss, bce + 5.0 * (kl * (1.0000001 - true_prob)).mean())
 
 
-def crafted_in_training_mode(net, x, y, start, steps, size):
-    """Return images made while the network stays in training mode."""
+def crafted_in_training_mode(net, x, y, start, steps, alpha):
+    """Return adversarial images crafted while the network stays in training mode."""
     x_adv = start
     for _ in range(steps):
-        leaf = x_adv.clone().requires_grad_()
-        (grad,) = torch.autograd.grad(F.cross_entropy(net(leaf), y), leaf)
-        x_adv = (x_adv + size * grad.sign()).clamp(x - EPS, x + EPS).clamp(0, 1)
+        x_leaf = x_adv.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(F.cross_entropy(net(x_leaf), y), x_leaf)
+        x_adv = (x_adv + alpha * grad.sign()).clamp(x - EPS, x + EPS).clamp(0, 1)
     return x_adv
 
 
@@ -190,83 +190,85 @@ def reference(name, **params):
 
 def test_fgsm_rs_as_its_authors_train(net, twin, batch):
     x, y = batch
-    loss = taught("fgsm-rs", net, batch, **reference("fgsm-rs", eps=str(EPS)))
+    loss = recipe_loss("fgsm-rs", net, batch, **reference("fgsm-rs", eps=str(EPS)))
     start = (x + EPS * (2 * noise(x, "uniform") - 1)).clamp(0, 1)
     x_adv = crafted_in_training_mode(twin, x, y, start, 1, 1.25 * EPS)
-    agree(net, twin, loss, F.cross_entropy(twin(x_adv), y))
+    assert_same_step(net, twin, loss, F.cross_entropy(twin(x_adv), y))
     assert int(net[1].num_batches_tracked) == 2
 
 
 def test_crafting_in_training_mode_makes_other_images(net, batch):
-    losses = {mode: taught("fgsm-rs", net, batch, eps=str(EPS), craft_mode=mode).item() for mode in ("eval", "train")}
+    losses = {
+        mode: recipe_loss("fgsm-rs", net, batch, eps=str(EPS), craft_mode=mode).item() for mode in ("eval", "train")
+    }
     assert abs(losses["eval"] - losses["train"]) > 1e-3
 
 
 def test_pgd_training_as_its_authors_train(net, twin, batch):
     x, y = batch
-    loss = taught("pgd-at", net, batch, **reference("pgd-at", eps=str(EPS), step_size="0.025"))
+    loss = recipe_loss("pgd-at", net, batch, **reference("pgd-at", eps=str(EPS), step_size="0.025"))
     start = (x + EPS * (2 * noise(x, "uniform") - 1)).clamp(0, 1)
     x_adv = crafted_in_training_mode(twin, x, y, start, 7, 0.025)
-    agree(net, twin, loss, F.cross_entropy(twin(x_adv), y))
+    assert_same_step(net, twin, loss, F.cross_entropy(twin(x_adv), y))
     assert int(net[1].num_batches_tracked) == 8
 
 
-def dark(batch):
+def saturated_pixels(batch):
     """Return images with many pixels at 0 and 1, where clipping a start shows."""
     return (batch[0] * 3 - 1).clamp(0, 1), batch[1]
 
 
-def unclipped(net, x, climbed, steps, size):
+def unclipped_ascent(net, x, loss_fn, steps, alpha):
     start = x + 0.001 * noise(x, "normal")
     assert float(start.min()) < 0
-    return ascended(net, x, start, climbed, steps, size)
+    return signed_ascent(net, x, start, loss_fn, steps, alpha)
 
 
 def test_trades_as_its_authors_train(net, twin, batch):
-    x, y = dark(batch)
-    loss = taught("trades", net, (x, y), **reference("trades", eps=str(EPS), step_size="0.03", steps=4))
+    x, y = saturated_pixels(batch)
+    loss = recipe_loss("trades", net, (x, y), **reference("trades", eps=str(EPS), step_size="0.03", steps=4))
     twin.eval()
-    clean = twin(x).detach().softmax(1)
+    probs_clean = twin(x).detach().softmax(1)
     twin.train()
     criterion = nn.KLDivLoss(reduction="sum")
-    x_adv = unclipped(twin, x, lambda z: criterion(F.log_softmax(z, dim=1), clean), 4, 0.03)
+    x_adv = unclipped_ascent(twin, x, lambda z: criterion(F.log_softmax(z, dim=1), probs_clean), 4, 0.03)
     logits = twin(x)
-    robust = criterion(F.log_softmax(twin(x_adv), dim=1), F.softmax(twin(x), dim=1)) / len(x)
-    agree(net, twin, loss, F.cross_entropy(logits, y) + 6.0 * robust)
+    kl = criterion(F.log_softmax(twin(x_adv), dim=1), F.softmax(twin(x), dim=1)) / len(x)
+    assert_same_step(net, twin, loss, F.cross_entropy(logits, y) + 6.0 * kl)
     assert int(net[1].num_batches_tracked) == 3
 
 
 @pytest.mark.parametrize("scale", [1.0, 60.0])
 def test_mart_as_its_authors_train(net, twin, batch, scale):
     """Scaled logits saturate the softmax, where the authors' 1e-12 decides."""
-    x, y = dark(batch)
+    x, y = saturated_pixels(batch)
     with torch.no_grad():
-        for each in (net, twin):
-            each[4].weight *= scale
-    loss = taught("mart", net, (x, y), **reference("mart", eps=str(EPS), step_size="0.03", steps=4))
-    x_adv = unclipped(twin, x, lambda z: F.cross_entropy(z, y), 4, 0.03)
+        for network in (net, twin):
+            network[4].weight *= scale
+    loss = recipe_loss("mart", net, (x, y), **reference("mart", eps=str(EPS), step_size="0.03", steps=4))
+    x_adv = unclipped_ascent(twin, x, lambda z: F.cross_entropy(z, y), 4, 0.03)
     logits, logits_adv = twin(x), twin(x_adv)
-    adv, nat = F.softmax(logits_adv, dim=1), F.softmax(logits, dim=1)
-    best = torch.argsort(adv, dim=1)[:, -2:]
-    wrong = torch.where(best[:, -1] == y, best[:, -2], best[:, -1])
-    boosted = F.cross_entropy(logits_adv, y) + F.nll_loss(torch.log(1.0001 - adv + 1e-12), wrong)
-    true = nat.gather(1, y[:, None]).squeeze(1)
-    kl = nn.KLDivLoss(reduction="none")(torch.log(adv + 1e-12), nat).sum(1)
-    agree(net, twin, loss, boosted + 5.0 * (kl * (1.0000001 - true)).mean())
-    assert (float(adv.detach().min()) < 1e-12) == (scale > 1)
+    probs_adv, probs_clean = F.softmax(logits_adv, dim=1), F.softmax(logits, dim=1)
+    top_two = torch.argsort(probs_adv, dim=1)[:, -2:]
+    other_class = torch.where(top_two[:, -1] == y, top_two[:, -2], top_two[:, -1])
+    bce = F.cross_entropy(logits_adv, y) + F.nll_loss(torch.log(1.0001 - probs_adv + 1e-12), other_class)
+    true_prob = probs_clean.gather(1, y[:, None]).squeeze(1)
+    kl = nn.KLDivLoss(reduction="none")(torch.log(probs_adv + 1e-12), probs_clean).sum(1)
+    assert_same_step(net, twin, loss, bce + 5.0 * (kl * (1.0000001 - true_prob)).mean())
+    assert (float(probs_adv.detach().min()) < 1e-12) == (scale > 1)
 
 
 def test_an_unclipped_start_is_not_the_clipped_one(net, twin, batch):
-    x, y = dark(batch)
-    clipped, free = (
-        taught("trades", each, (x, y), eps=str(EPS), steps=1, step_size="1e-4", start=start).item()
-        for each, start in ((net, "gaussian"), (twin, "gaussian-unclipped"))
+    x, y = saturated_pixels(batch)
+    clipped, unclipped = (
+        recipe_loss("trades", network, (x, y), eps=str(EPS), steps=1, step_size="1e-4", start=start).item()
+        for network, start in ((net, "gaussian"), (twin, "gaussian-unclipped"))
     )
-    assert clipped != free
+    assert clipped != unclipped
 
 
-class Fixed:
-    """A step whose network gives chosen logits: the first to clean images, the second to adversarial ones."""
+class FixedLogits:
+    """A step whose network returns fixed logits: the first for clean images, the second for adversarial ones."""
 
     def __init__(self, clean, adversarial):
         self.clean, self.adversarial = torch.tensor(clean), torch.tensor(adversarial)
@@ -287,12 +289,12 @@ CLEAN = [[2.0, 0.5, -1.0], [0.0, 1.0, 0.0]]
 ADVERSARIAL = [[0.5, 1.0, 0.0], [0.2, 0.1, -3.0]]
 
 
-def by_hand(labels):
-    """Return the parts of both losses, one entry per image, in plain arithmetic."""
-    parts = []
+def loss_terms(labels):
+    """Return the terms of both losses, one entry per image, in plain arithmetic."""
+    terms = []
     for clean, adversarial, label in zip(CLEAN, ADVERSARIAL, labels, strict=True):
         p, q = softmax(clean), softmax(adversarial)
-        parts.append(
+        terms.append(
             {
                 "clean": -math.log(p[label]),
                 "adversarial": -math.log(q[label]),
@@ -301,24 +303,28 @@ def by_hand(labels):
                 "unsure": 1 - p[label],
             }
         )
-    return parts
+    return terms
 
 
 @pytest.mark.parametrize("labels", [(0, 1), (1, 2)])
 def test_trades_by_hand(labels):
-    found = entries("recipe")["trades"].load()(
-        Fixed(CLEAN, ADVERSARIAL), torch.zeros(2, 1), torch.tensor(labels), weight=3.0
+    loss = entries("recipe")["trades"].load()(
+        FixedLogits(CLEAN, ADVERSARIAL), torch.zeros(2, 1), torch.tensor(labels), weight=3.0
     )
-    assert found.item() == pytest.approx(sum(part["clean"] + 3 * part["kl"] for part in by_hand(labels)) / 2, rel=1e-5)
+    assert loss.item() == pytest.approx(
+        sum(term["clean"] + 3 * term["kl"] for term in loss_terms(labels)) / 2, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("labels", [(0, 1), (1, 2)])
 def test_mart_by_hand(labels):
-    found = entries("recipe")["mart"].load()(
-        Fixed(CLEAN, ADVERSARIAL), torch.zeros(2, 1), torch.tensor(labels), weight=3.0
+    loss = entries("recipe")["mart"].load()(
+        FixedLogits(CLEAN, ADVERSARIAL), torch.zeros(2, 1), torch.tensor(labels), weight=3.0
     )
-    expected = sum(part["adversarial"] + part["margin"] + 3 * part["kl"] * part["unsure"] for part in by_hand(labels))
-    assert found.item() == pytest.approx(expected / 2, rel=1e-5)
+    expected = sum(
+        term["adversarial"] + term["margin"] + 3 * term["kl"] * term["unsure"] for term in loss_terms(labels)
+    )
+    assert loss.item() == pytest.approx(expected / 2, rel=1e-5)
 
 
 @pytest.mark.parametrize("predicted", range(10))
@@ -332,8 +338,8 @@ def test_the_mask_of_the_papers_code(predicted, right):
     mart = entries("recipe")["mart"].load()
 
     def loss(weight):
-        fixed = Fixed(clean.tolist(), adversarial.tolist())
-        return mart(fixed, torch.zeros(1, 1), torch.tensor([label]), weight=weight, masked=True).item()
+        step = FixedLogits(clean.tolist(), adversarial.tolist())
+        return mart(step, torch.zeros(1, 1), torch.tensor([label]), weight=weight, masked=True).item()
 
     mask = (1e-7 + clean.argmax(1).float()) != torch.tensor([label]).float()
     assert (loss(1.0) != loss(0.0)) == bool(mask)
@@ -344,7 +350,7 @@ def test_every_recipe_and_preset_gives_a_finite_scalar_and_leaves_the_batch_alon
     x, y = batch[0].clone(), batch[1].clone()
     entry = entries("recipe")[name]
     for preset in ({}, *(entry.meta.get("presets") or {}).values()):
-        loss = taught(name, net, (x, y), **preset)
+        loss = recipe_loss(name, net, (x, y), **preset)
         assert loss.dim() == 0
         assert math.isfinite(loss.item())
         assert all(module.training for module in net.modules())
@@ -354,19 +360,19 @@ def test_every_recipe_and_preset_gives_a_finite_scalar_and_leaves_the_batch_alon
 
 
 def test_crafting_sees_a_frozen_network_in_evaluation_mode(net, batch, monkeypatch):
-    seen = []
+    modes = []
 
     def spy(target, x, y, threat, **params):
-        seen.append((any(module.training for module in net.modules()), any(p.requires_grad for p in net.parameters())))
+        modes.append((any(module.training for module in net.modules()), any(p.requires_grad for p in net.parameters())))
         target.gradient(x, lambda z: z.sum(1))
         return x
 
     monkeypatch.setattr("attacks.fgsm.fgsm", spy)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     step = RecipeStep(net, 5, 12)
-    step.begin(ROWS, *WORDS)
+    step.begin(ROWS, *SEED_PARTS)
     step.attack("fgsm", *batch, Threat())
-    assert seen == [(False, False)]
+    assert modes == [(False, False)]
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
 
@@ -374,12 +380,12 @@ def test_crafting_sees_a_frozen_network_in_evaluation_mode(net, batch, monkeypat
 def test_draws_of_a_step_belong_to_batch_call_and_image(net):
     x = torch.zeros(12, 1, 8, 8)
     step = RecipeStep(net, 5, 12)
-    step.begin(ROWS, *WORDS)
+    step.begin(ROWS, *SEED_PARTS)
     first, second = step.uniform(x, -1, 1), step.uniform(x, -1, 1)
-    step.begin(ROWS, *WORDS)
+    step.begin(ROWS, *SEED_PARTS)
     assert torch.equal(step.uniform(x, -1, 1), first)
     assert not torch.equal(first, second)
-    step.begin(ROWS.flip(0), *WORDS)
+    step.begin(ROWS.flip(0), *SEED_PARTS)
     assert torch.equal(step.uniform(x, -1, 1), first.flip(0))
     step.begin(ROWS, "another", "batch")
     assert not torch.equal(step.uniform(x, -1, 1), first)
@@ -404,10 +410,10 @@ def test_adversarial_training_by_the_attacks_of_the_paper(net, twin, batch, inne
     # Attacks that minimise a norm leave alone what is misclassified: take the labels that the network gives.
     x, y = batch[0], twin.eval()(batch[0]).argmax(1)
     step = RecipeStep(net, 5, len(x))
-    step.begin(ROWS, *WORDS)
+    step.begin(ROWS, *SEED_PARTS)
     x_adv = step.attack(inner, x, y, Threat(norm=norm, eps="0.3" if bounded else None))
     assert F.cross_entropy(twin(x_adv), y) > F.cross_entropy(twin(x), y) + 1e-4
-    loss = taught("at", net, (x, y), inner=inner, norm=norm, eps="0.3", bounded=bounded)
+    loss = recipe_loss("at", net, (x, y), inner=inner, norm=norm, eps="0.3", bounded=bounded)
     assert loss.item() == pytest.approx(F.cross_entropy(twin.train()(x_adv), y).item(), rel=1e-4)
 
 
