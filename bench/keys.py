@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
@@ -21,7 +20,6 @@ from bench.types import (
     TrainRef,
     WeightsRef,
     jsonable,
-    outcomes,
 )
 
 # Part of every key: raise it when the way of measuring changes, so that old numbers are never mixed with new ones.
@@ -164,23 +162,6 @@ def models_of(cell: Cell) -> list[ModelRef]:
 def derive_seed(*words: str | int) -> int:
     """Return a seed in [0, 2**63) that depends on every word and on nothing else."""
     return int(sha256_hex(*(str(word) for word in words))[:16], 16) >> 1
-
-
-def pack_bits(outcomes: Iterable[bool]) -> str:
-    """Return the outcomes as base64 text, first outcome in the highest bit, padded with zeros."""
-    bits = "".join("1" if outcome else "0" for outcome in outcomes)
-    padded = bits.ljust(-(-len(bits) // 8) * 8, "0")
-    return base64.b64encode(bytes(int(padded[i : i + 8], 2) for i in range(0, len(padded), 8))).decode()
-
-
-def unpack_bits(text: str, n: int) -> Sequence[bool]:
-    """Return the first ``n`` outcomes of :func:`pack_bits`.
-
-    Raises:
-        ValueError: the text does not hold ``n`` outcomes.
-    """
-    bits = f"{outcomes(text, n):0{n}b}"
-    return [bit == "1" for bit in bits[:n]]
 
 
 class Once(Generic[Given, Made]):

@@ -5,8 +5,6 @@ Nothing here imports torch, so plans, leaderboards and comparisons start at once
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from bench.outcomes import Outcomes
 from bench.visible import visible, without_surrogates
 
 Norm = Literal["linf", "l2", "wasserstein", "flow"]
@@ -238,29 +237,6 @@ def _time(text: str) -> str:
 Params = Annotated[dict[Name, Scalar], FailFast(), Field(max_length=MAX_PARAMS), AfterValidator(_parameters)]
 Time = Annotated[str, Field(max_length=40), AfterValidator(_time)]
 ExactFraction = Annotated[Fraction, BeforeValidator(exact), PlainSerializer(str, return_type=str)]
-
-
-def outcomes(text: str, n: int) -> int:
-    """Return which of ``n`` images were right as the bits of one whole number, the first image the highest.
-
-    Args:
-        text: what ``keys.pack_bits`` made of them.
-        n: images, at least 1.
-
-    Raises:
-        ValueError: the text does not hold one outcome for each image.
-    """
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise ValueError("outcomes that are not base64") from None
-    if len(data) != -(-n // 8):
-        raise ValueError(f"{len(data)} bytes cannot hold exactly {n} outcomes")
-    padded = int.from_bytes(data, "big")
-    padding = 8 * len(data) - n
-    if padded & ((1 << padding) - 1):
-        raise ValueError(f"more than {n} outcomes")
-    return padded >> padding
 
 
 class Frozen(BaseModel):
@@ -550,7 +526,7 @@ class CellError(Frozen):
 
 
 class CellResult(Frozen):
-    """What one cell gave. Per-example outcomes are bit lists (``keys.pack_bits``) in the order of the image list.
+    """What one cell gave. Outcomes are texts (:class:`~bench.outcomes.Outcomes`).
 
     What contradicts itself is refused: a result is done and has metrics, or it failed and has an error; outcomes are as
     many as images and say what the metrics say.
@@ -589,21 +565,39 @@ class CellResult(Frozen):
             _require_outcomes(self.metrics, self.cell, self.clean_bits, self.adversarial_bits)
         return self
 
+    @property
+    def clean_outcomes(self) -> Outcomes | None:
+        """Which images were right clean; ``None`` where it was not kept."""
+        return None if self.clean_bits is None else Outcomes.decode(self.clean_bits, self.cell.data.n)
+
+    @property
+    def outcomes_under_attack(self) -> Outcomes | None:
+        """Which images were right under the attack, in a clean cell clean; ``None`` where it was not kept."""
+        if self.cell.attack is None:
+            return self.clean_outcomes
+        return None if self.adversarial_bits is None else Outcomes.decode(self.adversarial_bits, self.cell.data.n)
+
+    @property
+    def robust_outcomes(self) -> Outcomes | None:
+        """Which images were right clean and under the attack; ``None`` where either was not kept."""
+        clean, attacked = self.clean_outcomes, self.outcomes_under_attack
+        return None if clean is None or attacked is None else clean & attacked
+
 
 def _require_outcomes(metrics: Metrics, cell: Cell, clean_bits: str | None, adversarial_bits: str | None) -> None:
     """Raises ValueError: metrics are of other images than the cell, or outcomes say otherwise than the metrics."""
     n = cell.data.n
     if metrics.n != n:
         raise ValueError(f"metrics of {metrics.n} images in a cell of {n}")
-    clean = outcomes(clean_bits, n) if clean_bits is not None else None
+    clean = Outcomes.decode(clean_bits, n) if clean_bits is not None else None
     attacked = clean if cell.attack is None else None
     if adversarial_bits is not None:
-        attacked = outcomes(adversarial_bits, n)
+        attacked = Outcomes.decode(adversarial_bits, n)
     both = clean & attacked if clean is not None and attacked is not None else None
-    for name, bits in (("clean_accuracy", clean), ("accuracy_under_attack", attacked), ("robust_accuracy", both)):
-        said = getattr(metrics, name)
-        if bits is not None and said is not None and abs(said - bits.bit_count() / n) > _ROUND_OFF:
-            raise ValueError(f"{name} = {said}, but {bits.bit_count()} of {n} outcomes are right")
+    for name, right in (("clean_accuracy", clean), ("accuracy_under_attack", attacked), ("robust_accuracy", both)):
+        stated = getattr(metrics, name)
+        if right is not None and stated is not None and abs(stated - right.share) > _ROUND_OFF:
+            raise ValueError(f"{name} = {stated}, but {right.count} of {n} outcomes are right")
 
 
 class PlannedCell(Frozen):

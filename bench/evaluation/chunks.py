@@ -55,7 +55,7 @@ def read_chunk(path: Path, x: Tensor, threat: Threat) -> Crafted | None:
 
 
 @dataclass
-class Outcomes:
+class Records:
     """What the deployed function answered, example by example, and seconds in all.
 
     Per example: the label by :func:`majority`, the share of draws that were right, the mean margin, the distance that
@@ -110,11 +110,11 @@ class Clean(NamedTuple):
     margins: np.ndarray
 
     @classmethod
-    def of(cls, found: Outcomes) -> Clean:
+    def of(cls, found: Records) -> Clean:
         return cls(found.column("labels"), found.column("share"), found.column("margins"))
 
 
-def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: Clean, found: Outcomes) -> str:
+def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: Clean, found: Records) -> str:
     """Write one Parquet row per example: row number, hash of pixels, answers, distances in [0, 1], passes, seconds.
 
     Returns:

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from bench import registry
-from bench.evaluation.chunks import Clean, Outcomes, read_clean, write_records
+from bench.evaluation.chunks import Clean, Records, read_clean, write_records
 from bench.evaluation.cost import deployed_cost, synchronize
 from bench.evaluation.craft import Crafted
 from bench.evaluation.defense import DeployedDefense, deploy
 from bench.evaluation.device_cache import Classifier, DeviceCache
 from bench.evaluation.predict import DRAWS, predict
 from bench.evaluation.probe import Asked, of_function
-from bench.keys import cell_key, clean_cell, pack_bits, seed_of, training_key
+from bench.keys import cell_key, clean_cell, seed_of, training_key
+from bench.outcomes import Outcomes
 from bench.stats import wilson
 from bench.store import cards
 from bench.store.provenance import provenance
@@ -104,8 +105,8 @@ class Measure:
                 robust_mean=None if step.draws is None else float((right * share).mean()),
                 robust_worst=None if step.draws is None else float((right & (share == 1)).mean()),
             ),
-            clean_bits=pack_bits(right.tolist()),
-            adversarial_bits=pack_bits(survived.tolist()),
+            clean_bits=Outcomes.of(right.tolist()).encode(),
+            adversarial_bits=Outcomes.of(survived.tolist()).encode(),
             flags=tuple(sorted(flags)),
             records_sha=records_sha,
             cost=Cost(
@@ -159,9 +160,9 @@ class Measure:
 
     def _clean(
         self, cell: Cell, base: nn.Module, step: DeployedDefense, fresh: Callable[[], DeployedDefense]
-    ) -> Outcomes:
+    ) -> Records:
         cell_seed = seed_of(clean_cell(cell))
-        batch, outcomes = self.batch(cell.data), Outcomes()
+        batch, outcomes = self.batch(cell.data), Records()
         for first, x, y, _ in self.cache.test(cell.data):
             self.check()
             if first == 0:
@@ -180,8 +181,8 @@ class Measure:
 
     def _attacked(
         self, planned: PlannedCell, base: nn.Module, step: DeployedDefense, crafted: Iterable[Crafted]
-    ) -> Outcomes:
-        cell, outcomes = planned.cell, Outcomes()
+    ) -> Records:
+        cell, outcomes = planned.cell, Records()
         cell_seed = seed_of(cell)
         for (first, x, y, _), chunk in zip(self.cache.test(cell.data), crafted, strict=True):
             images, seed = chunk.images.to(self.cache.device), (cell_seed, "attacked", first)

@@ -27,7 +27,6 @@ from bench.types import (
     Provenance,
     Threat,
     Time,
-    outcomes,
     shortened,
 )
 
@@ -198,10 +197,10 @@ class SharedParts:
 
 def _with_accuracy_under_attack(result: CellResult) -> CellResult:
     """Return a result with what its outcomes say of accuracy under attack, if it has them."""
-    bits, metrics = result.adversarial_bits if result.cell.attack else result.clean_bits, result.metrics
-    if bits is None or metrics is None:
+    outcomes, metrics = result.outcomes_under_attack, result.metrics
+    if outcomes is None or metrics is None:
         return result
-    share, low, high = wilson(outcomes(bits, metrics.n).bit_count(), metrics.n)
+    share, low, high = wilson(outcomes.count, outcomes.n)
     update = {"accuracy_under_attack": share, "ci_low": low, "ci_high": high}
     return result.model_copy(update={"metrics": metrics.model_copy(update=update)})
 

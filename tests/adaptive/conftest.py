@@ -8,7 +8,6 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 from bench.cli import main
-from bench.keys import unpack_bits
 from bench.report.leaderboard.tables import build
 from bench.store.working_store import Store
 from tests.adaptive.known import checkerboard
@@ -92,4 +91,4 @@ def standing(results, defense, *attacks):
 
 def robust(result):
     """Return which images are right clean and attacked."""
-    return torch.tensor(unpack_bits(result.clean_bits, N)) & torch.tensor(unpack_bits(result.adversarial_bits, N))
+    return torch.tensor(list(result.robust_outcomes))

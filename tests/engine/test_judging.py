@@ -11,7 +11,7 @@ from torch import nn
 
 from bench import registry
 from bench.cli import main
-from bench.evaluation.chunks import Outcomes, majority
+from bench.evaluation.chunks import Records, majority
 from bench.evaluation.craft import Crafted, craft
 from bench.evaluation.defense import DeployedDefense, deploy
 from bench.evaluation.predict import DRAWS, predict
@@ -73,7 +73,7 @@ def test_a_random_defense_is_judged_by_the_majority_of_its_draws(chance):
     x[:, 0, 0, 0] = y / 255
     answer = predict(step_of("Coin", base, chance=chance), base, x, y, 128, seed=("coin",))
     assert answer.labels.shape == (DRAWS, 3000)
-    found = Outcomes()
+    found = Records()
     found.add(answer, y, x, Crafted(x, torch.zeros(3000), torch.zeros(3000), 0.0, [], 128))
     share = torch.tensor(found.column("share"))
     expected = sum(comb(5, k) * chance**k * (1 - chance) ** (5 - k) for k in (3, 4, 5))

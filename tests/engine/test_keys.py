@@ -1,4 +1,3 @@
-import base64
 import hashlib
 import json
 import math
@@ -8,37 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.keys import canonical_json, derive_seed, key_of, pack_bits, sha256_hex, unpack_bits
+from bench.keys import canonical_json, derive_seed, key_of, sha256_hex
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=20,
 )
-bits = st.lists(st.booleans(), max_size=70)
-
-
-@given(bits)
-def test_bits_come_back(outcomes):
-    assert list(unpack_bits(pack_bits(outcomes), len(outcomes))) == outcomes
-
-
-@given(bits)
-def test_bits_are_numpys_packed_bits(outcomes):
-    assert base64.b64decode(pack_bits(outcomes)) == np.packbits(np.array(outcomes, dtype=bool)).tobytes()
-
-
-@given(bits, st.integers(0, 90))
-def test_a_text_of_another_length_is_refused(outcomes, n):
-    if math.ceil(n / 8) != math.ceil(len(outcomes) / 8):
-        with pytest.raises(ValueError, match=f"exactly {n} outcomes"):
-            unpack_bits(pack_bits(outcomes), n)
-
-
-@pytest.mark.parametrize("text", ["*", "AAA", "A A="])
-def test_a_text_that_is_not_base64_is_refused(text):
-    with pytest.raises(ValueError):
-        unpack_bits(text, 8)
 
 
 @given(values)

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.cli import main
-from bench.keys import unpack_bits
 from bench.store.working_store import Store
 from tests.engine import tiny
 
@@ -66,7 +65,7 @@ def test_metrics_are_what_the_records_say(done):
         assert result.metrics.robust_accuracy == pytest.approx(rows.robust.mean())
         assert result.metrics.accuracy_under_attack == pytest.approx((rows.adversarial == rows.label).mean())
         assert result.metrics.ci_low <= result.metrics.accuracy_under_attack <= result.metrics.ci_high
-        assert list(unpack_bits(result.adversarial_bits, 40)) == list(rows.adversarial == rows.label)
+        assert list(result.outcomes_under_attack) == list(rows.adversarial == rows.label)
         assert (rows.linf <= 0.1 + 1e-6).all()
 
 

@@ -4,7 +4,8 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bench.keys import EVALUATION_VERSION, identity, key_of, pack_bits, sha256_hex
+from bench.keys import EVALUATION_VERSION, identity, key_of, sha256_hex
+from bench.outcomes import Outcomes
 from bench.stats import wilson
 from bench.store.working_store import Store
 from bench.types import (
@@ -57,8 +58,8 @@ def _measured(
             mean_linf=0.03,
             mean_l2=0.8,
         ),
-        "clean_bits": pack_bits(clean),
-        "adversarial_bits": pack_bits(final) if attacked else None,
+        "clean_bits": Outcomes.of(clean).encode(),
+        "adversarial_bits": Outcomes.of(final).encode() if attacked else None,
         "cost": Cost(
             forwards_per_example=forwards,
             backwards_per_example=forwards,

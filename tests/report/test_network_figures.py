@@ -24,7 +24,6 @@ from bench.report.figures._network import clean_images
 from bench.report.figures.grad_cam import saliency
 from bench.report.figures.loss_surface import surface
 from bench.report.figures.tsne import separability
-from bench.report.leaderboard.summaries import robust_bits
 from bench.report.render.samples import samples
 from bench.store import cards
 from bench.store.files import write_atomically
@@ -193,8 +192,7 @@ def test_the_page_shows_the_images_themselves(source):
     clean, attacked = sheet[:16], sheet[16:]
     assert np.abs(attacked - clean).max() == pytest.approx(0.2, abs=1 / 255)
     broken = [r for r in source.results if r.names.attack == "pgd"][0]
-    bits = f"{robust_bits(broken):0{N}b}"
-    first = [i for i, bit in enumerate(bits) if bit == "0"][:8]
+    first = [i for i, right in enumerate(broken.robust_outcomes) if not right][:8]
     x = clean_images(source, broken.cell.data).x[:, 0].numpy()
     np.testing.assert_allclose(clean, np.concatenate(x[first], axis=1), atol=1e-6)
 

@@ -11,7 +11,8 @@ from string import ascii_lowercase
 import pytest
 
 from bench.cli import main
-from bench.keys import canonical_json, pack_bits, sha256_hex
+from bench.keys import canonical_json, sha256_hex
+from bench.outcomes import Outcomes
 from bench.report.comparison.compare import compare
 from bench.report.leaderboard.summaries import Value
 from bench.report.leaderboard.tables import build
@@ -85,8 +86,8 @@ def test_results_that_differ_in_their_time_alone_keep_it():
 HOSTILE = [
     # outcomes
     ("clean_bits", "AA==", "clean_accuracy = 0.75, but 0 of 4 outcomes are right"),
-    ("adversarial_bits", pack_bits([True] * 4), "accuracy_under_attack = 0.5, but 4 of 4"),
-    ("adversarial_bits", pack_bits([False, True, True, False]), "robust_accuracy = 0.5, but 1 of 4"),
+    ("adversarial_bits", Outcomes.of([True] * 4).encode(), "accuracy_under_attack = 0.5, but 4 of 4"),
+    ("adversarial_bits", Outcomes.of([False, True, True, False]).encode(), "robust_accuracy = 0.5, but 1 of 4"),
     ("clean_bits", "", "0 bytes cannot hold exactly 4 outcomes"),
     ("clean_bits", base64.b64encode(bytes(99)).decode(), "99 bytes cannot hold exactly 4 outcomes"),
     ("clean_bits", "####", "not base64"),

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from bench.keys import Keys
 from bench.report.comparison.pairing import Pair, Renamed, pair
 from bench.report.comparison.parts import Changed, code_changes
-from bench.report.leaderboard.summaries import attacked_bits, has_outcomes, threat_text
+from bench.report.leaderboard.summaries import threat_text
 from bench.stats import holm_mcnemar, mcnemar
 from bench.store.history import Recorded
 from bench.store.latest import protocol
@@ -216,8 +216,9 @@ def _share(r: CellResult) -> float | None:
 
 
 def _counts(old: CellResult, new: CellResult) -> Counts:
-    first, second = attacked_bits(old), attacked_bits(new)
-    return Counts((first & ~second).bit_count(), (second & ~first).bit_count(), new.cell.data.n)
+    before, after = old.outcomes_under_attack, new.outcomes_under_attack
+    assert before is not None and after is not None
+    return Counts(before.but_not(after).count, after.but_not(before).count, new.cell.data.n)
 
 
 def _is_one_measurement(p: Pair) -> bool:
@@ -243,7 +244,7 @@ def _obstacle(old: CellResult, new: CellResult, keys: Keys) -> str | None:
     if old.key != new.key and (versions := (protocol(old, keys), protocol(new, keys)))[0] != versions[1]:
         return f"protocol {versions[0]} against {versions[1]}"
     for side, r in (("base", old), ("head", new)):
-        if not has_outcomes(r):
+        if r.robust_outcomes is None:
             return f"{side}: the outcomes of its images were not kept"
     return None
 

@@ -96,12 +96,14 @@ def _contest(
 ) -> _Contest | None:
     value, survivors = row.worst_case(group, row.accesses, list(labels))
     # What only the base was attacked with would make it look weaker than the step.
-    met = {place[2] for place in row.places[group] if row.bits[place]}
+    met = {place[2] for place in row.places[group] if row.robust[place]}
     _, base_survivors = base.worst_case(group, base.accesses, [each for each in labels if each in met])
     over = row.paired(survivors, base_survivors)
     if over.number is None or over.low is None or over.high is None:
         return None
-    changed = changed_images([(survivors[seed], base_survivors[seed]) for seed in survivors if seed in base_survivors])
+    changed = changed_images(
+        [(survivors[seed].bits, base_survivors[seed].bits) for seed in survivors if seed in base_survivors]
+    )
     bounds = [note.removeprefix(_BOUND) for note in value.footnotes if note.startswith(_BOUND)]
     failed = sum(r.status == "failed" for place in row.places[group] for r in row.cells[place])
     fell_out = [f"{failed} of its attacks failed"] if failed else []

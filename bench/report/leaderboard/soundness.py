@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
-from functools import cache, reduce
+from functools import cache
 from itertools import accumulate
-from operator import and_
 from typing import NamedTuple
 
 from bench import registry
 from bench.keys import Keys, Once
+from bench.outcomes import Outcomes, right_in_all
 from bench.stats import mcnemar, wilson
-from bench.types import CellResult, MethodRef, Threat, UsageError, outcomes
+from bench.types import CellResult, MethodRef, Threat, UsageError
 
 #: Flags that say that gradients or answers of a function mislead: no attack on it is to be trusted.
 MISLEADING = frozenset(
@@ -63,16 +63,11 @@ def unsound(attacks: Iterable[tuple[float, Collection[str]]]) -> tuple[str, ...]
 
 
 class _Cell(NamedTuple):
-    """A result, the images that survive it as the bits of one whole number, and what its attack needs."""
+    """A result, the images that survive it, and what its attack needs."""
 
     result: CellResult
-    robust: int
-    n: int
-    kind: str
-
-    @property
-    def accuracy(self) -> float:
-        return self.robust.bit_count() / self.n
+    robust: Outcomes
+    needs: str
 
     @property
     def is_seen(self) -> bool:
@@ -100,7 +95,7 @@ def across(results: Iterable[CellResult]) -> dict[str, tuple[str, ...]]:
     for cells in _by(results).values():
         survivors = [cell.robust for cell in cells if _is_huge(cell.result) and cell.result.cell.access != "static"]
         chance = 1 / cells[0].result.cell.data.num_classes
-        if survivors and reduce(and_, survivors).bit_count() > chance * cells[0].n:
+        if survivors and right_in_all(survivors).count > chance * cells[0].robust.n:
             for cell in cells:
                 found[cell.result.key].add("survives-any-eps")
         groups: dict[str, list[_Cell]] = defaultdict(list)
@@ -115,18 +110,18 @@ def across(results: Iterable[CellResult]) -> dict[str, tuple[str, ...]]:
 
 def _among(cells: Sequence[_Cell]) -> Iterable[tuple[str, str]]:
     seen = [cell for cell in cells if cell.is_seen]
-    gradient = [cell for cell in seen if cell.kind == "gradient"]
+    gradient = [cell for cell in seen if cell.needs == "gradient"]
     if gradient:
-        survivors = reduce(and_, (cell.robust for cell in gradient))
-        best = min(gradient, key=lambda each: each.accuracy)
+        survivors = right_in_all(cell.robust for cell in gradient)
+        best = min(gradient, key=lambda cell: cell.robust.count)
         for cell in cells:
-            if cell.is_seen and cell.kind in ("scores", "labels"):
-                extra = (survivors & ~cell.robust).bit_count()
-                if wilson(extra, cell.n).low > _BLACK_BOX_EXTRA:
+            if cell.is_seen and cell.needs in ("scores", "labels"):
+                extra = survivors.but_not(cell.robust).count
+                if wilson(extra, cell.robust.n).low > _BLACK_BOX_EXTRA:
                     yield from ((other.result.key, "black-box-beats-gradient") for other in (cell, *gradient))
             if not cell.is_seen and _significant(best.robust, cell.robust):
                 yield from ((other.result.key, "transfer-beats-adaptive") for other in (cell, *gradient))
-    for noise in (each for each in seen if each.kind == "nothing"):
+    for noise in (each for each in seen if each.needs == "nothing"):
         yield from ((c.result.key, "weaker-than-noise") for c in seen if _significant(c.robust, noise.robust))
     of = {cell.result.key: cell for cell in seen}
     fewest = _fewest_before(seen)
@@ -137,8 +132,8 @@ def _among(cells: Sequence[_Cell]) -> Iterable[tuple[str, str]]:
         # A suite's columns are running worst cases: what ran before is no merit of more steps. Runs of the same attack
         # that are hardly shorter do not count as before, or one more of them would hide what the longest gained.
         before = fewest[min(run.place for run in runs[at + 1 :])]
-        left = shorter.robust.bit_count() if before is None else before
-        if left - most.robust.bit_count() > _CONVERGED_WITHIN * most.n:
+        left = shorter.robust.count if before is None else before
+        if left - most.robust.count > _CONVERGED_WITHIN * most.robust.n:
             yield from ((cell.result.key, "steps-not-converged") for cell in (most, shorter))
 
 
@@ -146,7 +141,7 @@ def _fewest_before(cells: Iterable[_Cell]) -> dict[int, int | None]:
     """Return, for each place in a suite, the fewest images that survive an attack of an earlier place, if there is."""
     at: dict[int, int] = {}
     for cell in cells:
-        at[cell.place] = min(at.get(cell.place, cell.n), cell.robust.bit_count())
+        at[cell.place] = min(at.get(cell.place, cell.robust.n), cell.robust.count)
     places = sorted(at)
     earlier = accumulate((at[place] for place in places), min)
     return dict(zip(places, [None, *earlier], strict=False))
@@ -163,9 +158,9 @@ def _clearly_shorter(runs: Sequence[_Cell], effort: str) -> int:
     return half[-1] if half else len(runs) - 2
 
 
-def _significant(weaker: int, stronger: int) -> bool:
+def _significant(weaker: Outcomes, stronger: Outcomes) -> bool:
     """Say whether ``stronger`` breaks more images than ``weaker``, beyond chance (one side of McNemar's test)."""
-    more, fewer = (weaker & ~stronger).bit_count(), (stronger & ~weaker).bit_count()
+    more, fewer = weaker.but_not(stronger).count, stronger.but_not(weaker).count
     return more > fewer and mcnemar(more, fewer) < _SIGNIFICANT
 
 
@@ -197,12 +192,11 @@ def _by(results: Iterable[CellResult]) -> dict[str, list[_Cell]]:
     cells: dict[str, list[_Cell]] = defaultdict(list)
     keys = Keys()
     for result in results:
-        if result.cell.attack is None or not (result.clean_bits and result.adversarial_bits):
+        cell, robust = result.cell, result.robust_outcomes
+        if cell.attack is None or robust is None:
             continue
-        cell = result.cell
-        clean, attacked = (outcomes(text, cell.data.n) for text in (result.clean_bits, result.adversarial_bits))
         function = " ".join(keys.text(part) for part in (cell.data, cell.model, cell.step, cell.seed))
-        cells[function].append(_Cell(result, clean & attacked, result.cell.data.n, needs(result)))
+        cells[function].append(_Cell(result, robust, needs(result)))
     return cells
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
-from operator import and_
+from functools import cached_property
 from statistics import fmean, median
 from typing import Literal
 
 from bench import registry
 from bench.keys import Once
+from bench.outcomes import Outcomes, right_in_all
 from bench.report.leaderboard.soundness import unsound
 from bench.report.leaderboard.verdicts import RobustnessVerdict
 from bench.stats import paired_difference, spread, wilson
-from bench.types import Access, Cell, CellResult, DefenseCost, MethodRef, ModelRef, Threat, eps_text, outcomes
+from bench.types import Access, Cell, CellResult, DefenseCost, MethodRef, ModelRef, Threat, eps_text
 
 ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
 NORMS = {"linf": "L∞", "l2": "L2", "wasserstein": "Wasserstein", "flow": "flow"}
@@ -112,40 +112,11 @@ def conditional_attacks(results: Iterable[CellResult], ids: Mapping[str, str]) -
     return frozenset(ids[r.key] for r, name in attacked if name in only or r.cell.access == "transfer")
 
 
-def attacked_bits(result: CellResult) -> int:
-    """Return which images were right under attack, of a clean cell clean, as the bits of one whole number.
-
-    The first image is the highest bit.
-
-    Raises:
-        ValueError: the result does not hold one outcome for each image.
-    """
-    return _bits(result, result.adversarial_bits if result.cell.attack else result.clean_bits)
-
-
-def robust_bits(result: CellResult) -> int:
-    """Return which images were right clean and attacked, as the bits of one whole number, the first image highest.
-
-    Raises:
-        ValueError: the result does not hold one outcome for each image.
-    """
-    return _bits(result, result.clean_bits) & attacked_bits(result)
-
-
-def has_outcomes(result: CellResult) -> bool:
-    """Say whether a result holds the outcome of every image."""
-    return result.clean_bits is not None and (result.cell.attack is None or result.adversarial_bits is not None)
-
-
-def _bits(result: CellResult, text: str | None) -> int:
-    return outcomes(text or "", result.cell.data.n)
-
-
 #: Access, the text of a threat, and the id of an attack; text, since comparing threats is slow and there are many.
 CellCoord = tuple[Access, str, str]
 
 #: A worst case, and which images survive it, by seed.
-Survivors = tuple[Value, Mapping[int, int]]
+Survivors = tuple[Value, Mapping[int, Outcomes]]
 
 
 @dataclass(frozen=True)
@@ -157,7 +128,7 @@ class DefenseCells:
     seeds: tuple[int, ...]
     accesses: tuple[Access, ...]
     cells: Mapping[CellCoord, Sequence[CellResult]]
-    bits: Mapping[CellCoord, Mapping[int, int]]
+    robust: Mapping[CellCoord, Mapping[int, Outcomes]]
     clean: Value
     cost: DefenseCost | None
     #: Ids of the attacks of the table that are made on some defenses only.
@@ -211,12 +182,12 @@ class DefenseCells:
     def worst_case(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Survivors:
         """Return the share of images that survive every attack, and these images for each seed."""
         asked = [place for access in accesses for attack in attacks if (place := (access, group, attack)) in self.cells]
-        used = [place for place in asked if self.bits[place]]
+        used = [place for place in asked if self.robust[place]]
         met = len({place[2] for place in asked})
         wanted = len([attack for attack in attacks if self._applies(group, accesses, attack)])
-        seeds = [seed for seed in self.seeds if used and all(seed in self.bits[place] for place in used)]
-        survivors = {seed: reduce(and_, (self.bits[place][seed] for place in used)) for seed in seeds}
-        lost = sum(any(r.metrics for r in self.cells[place]) for place in asked if not self.bits[place])
+        seeds = [seed for seed in self.seeds if used and all(seed in self.robust[place] for place in used)]
+        survivors = {seed: right_in_all(self.robust[place][seed] for place in used) for seed in seeds}
+        lost = sum(any(r.metrics for r in self.cells[place]) for place in asked if not self.robust[place])
         failed = len(asked) - len(used) - lost
         footnotes = {
             f"without {failed} failed": failed > 0,
@@ -225,7 +196,7 @@ class DefenseCells:
             f"{len(seeds)} of {len(self.seeds)} seeds": bool(used) and len(seeds) < len(self.seeds),
         }
         results = [r for place in used for r in self.cells[place]]
-        shares = [bits.bit_count() / self.n for bits in survivors.values()]
+        shares = [outcomes.share for outcomes in survivors.values()]
         bound = unsound((self._accuracy(place), self._flags(place)) for place in used) if any(shares) else ()
         footnotes[f"upper bound only: {', '.join(bound)}"] = bool(bound)
         value = _mean(shares, self.n, results, [note for note, holds in footnotes.items() if holds], flags=False)
@@ -241,20 +212,17 @@ class DefenseCells:
         return {flag for r in self.cells[place] for flag in r.flags}
 
     def _accuracy(self, place: CellCoord) -> float:
-        return fmean(bits.bit_count() / self.n for bits in self.bits[place].values())
+        return fmean(outcomes.share for outcomes in self.robust[place].values())
 
-    def paired(self, first: Mapping[int, int], second: Mapping[int, int]) -> Value:
+    def paired(self, first: Mapping[int, Outcomes], second: Mapping[int, Outcomes]) -> Value:
         """Return the first share of surviving images minus the second, given which survive, by seed."""
         pairs = [(first[seed], second[seed]) for seed in first if seed in second]
         if not pairs:
             return Value(None)
-        both, first_only, second_only = (
-            fmean(part)
-            for part in zip(
-                *(((a & b).bit_count(), (a & ~b).bit_count(), (b & ~a).bit_count()) for a, b in pairs), strict=True
-            )
-        )
-        differences = [(a.bit_count() - b.bit_count()) / self.n for a, b in pairs]
+        both = fmean((a & b).count for a, b in pairs)
+        first_only = fmean(a.but_not(b).count for a, b in pairs)
+        second_only = fmean(b.but_not(a).count for a, b in pairs)
+        differences = [(a.count - b.count) / self.n for a, b in pairs]
         ends = paired_difference(both, first_only, second_only, self.n - both - first_only - second_only)
         return Value(*ends, spread(differences))
 
@@ -263,14 +231,16 @@ class DefenseCells:
         gap = self.paired(static[1], adaptive[1])
         if gap.number is None:
             return gap
-        made = {a: {attack for attack in attacks if self.bits.get((a, group, attack))} for a in ("static", "adaptive")}
+        made = {
+            a: {attack for attack in attacks if self.robust.get((a, group, attack))} for a in ("static", "adaptive")
+        }
         counts = f"{len(made['static'])} static, {len(made['adaptive'])} adaptive attacks"
         footnotes = (counts,) if made["static"] != made["adaptive"] else ()
         return replace(gap, footnotes=footnotes, keys=static[0].keys + adaptive[0].keys)
 
 
-def _robust_by_seed(results: Iterable[CellResult]) -> dict[int, int]:
-    return {r.cell.seed: robust_bits(r) for r in results if has_outcomes(r)}
+def _robust_by_seed(results: Iterable[CellResult]) -> dict[int, Outcomes]:
+    return {r.cell.seed: outcomes for r in results if (outcomes := r.robust_outcomes) is not None}
 
 
 @dataclass(frozen=True)
@@ -362,7 +332,7 @@ def _under(cells: DefenseCells, threat: Threat | None, group: str, labels: Mappi
         label for attack, label in labels.items() if any((access, group, attack) in cells.cells for access in ACCESSES)
     )
     evaluated = {
-        access: tuple(label for attack, label in labels.items() if cells.bits.get((access, group, attack)))
+        access: tuple(label for attack, label in labels.items() if cells.robust.get((access, group, attack)))
         for access in cells.accesses
     }
     return ThreatSummary(cells, threat, group, worst, gap, attacks, evaluated, labels)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from bench.keys import Keys
-from bench.report.leaderboard.summaries import attacked_bits
 from bench.report.render.outside import images as images_of
 from bench.report.render.outside import named_by
 from bench.store import chunk_file, inventory
@@ -80,9 +79,11 @@ def _sheet(
         sources[name] = _clean(made.data, data_folder, trusted=trusted)
     if (clean := sources[name]) is None or (attacked := _attacked(first, clean, made.threat)) is None:
         return None
-    # Those that the attack broke tell most; the bits hold the first image highest.
-    bits = f"{attacked_bits(r):0{made.data.n}b}"[: len(attacked)]
-    order = sorted(range(len(bits)), key=lambda i: (bits[i] == "1", i))[:_IMAGES]
+    if (outcomes := r.outcomes_under_attack) is None:
+        return None
+    # Images that the attack has misclassified come first.
+    right = list(outcomes)[: len(attacked)]
+    order = sorted(range(len(right)), key=lambda i: (right[i], i))[:_IMAGES]
     lines = (np.concatenate([part[i] for i in sorted(order)], axis=2) for part in (clean, attacked))
     return _png(np.concatenate(list(lines), axis=1))
 

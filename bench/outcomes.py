@@ -1,0 +1,83 @@
+"""Which images of a list were right: read from a result, combined over attacks, counted."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+from operator import and_
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Which of ``n`` images were right, in the order of the image list.
+
+    ``bits`` holds them as one whole number, the first image in the highest bit, because a table combines the outcomes
+    of many thousand cells.
+    """
+
+    bits: int
+    n: int
+
+    @classmethod
+    def of(cls, right: Iterable[bool]) -> Outcomes:
+        """Return outcomes that are given one by one."""
+        digits = "".join("1" if each else "0" for each in right)
+        return cls(int(digits or "0", 2), len(digits))
+
+    @classmethod
+    def decode(cls, text: str, n: int) -> Outcomes:
+        """Return the outcomes of ``n`` images, at least one, from their text in a result.
+
+        Raises:
+            ValueError: the text does not hold one outcome for each image.
+        """
+        try:
+            data = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError("outcomes that are not base64") from None
+        if len(data) != -(-n // 8):
+            raise ValueError(f"{len(data)} bytes cannot hold exactly {n} outcomes")
+        padded = int.from_bytes(data, "big")
+        padding = 8 * len(data) - n
+        if padded & ((1 << padding) - 1):
+            raise ValueError(f"more than {n} outcomes")
+        return cls(padded >> padding, n)
+
+    def encode(self) -> str:
+        """Return the text that a result keeps: base64, the first image in the highest bit, padded with zeros."""
+        size = -(-self.n // 8)
+        return base64.b64encode((self.bits << (8 * size - self.n)).to_bytes(size, "big")).decode()
+
+    @property
+    def count(self) -> int:
+        """How many images were right."""
+        return self.bits.bit_count()
+
+    @property
+    def share(self) -> float:
+        """The share of images that were right, in [0, 1]."""
+        return self.count / self.n
+
+    def __and__(self, other: Outcomes) -> Outcomes:
+        """Return which images were right both times."""
+        return Outcomes(self.bits & other.bits, self.n)
+
+    def but_not(self, other: Outcomes) -> Outcomes:
+        """Return which images were right here and wrong in ``other``."""
+        return Outcomes(self.bits & ~other.bits, self.n)
+
+    def __iter__(self) -> Iterator[bool]:
+        """Yield for each image whether it was right."""
+        return (digit == "1" for digit in f"{self.bits:0{self.n}b}"[: self.n])
+
+
+def right_in_all(outcomes: Iterable[Outcomes]) -> Outcomes:
+    """Return which images were right every time.
+
+    Raises:
+        TypeError: there are no outcomes.
+    """
+    return reduce(and_, outcomes)
