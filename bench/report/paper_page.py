@@ -85,7 +85,7 @@ def _motivation(source: Source) -> Iterator[str]:
     for table in sorted(fitting, key=lambda table: table.n)[-1:]:
         columns = [c for c in table.columns if _plain(c.label) in ("clean", "fgsm", "pgd") and c.unit == "accuracy"]
         attacked = [c.id for c in columns if c.group]
-        lines = [e for e in table.lines if _plain(e.defense) in _MOTIVATION and any(map(e.values.get, attacked))]
+        lines = [e for e in table.rows if _plain(e.defense) in _MOTIVATION and any(map(e.values.get, attacked))]
         if lines:
             yield from _table(source, table, lines, columns)
 
@@ -102,7 +102,7 @@ def _mains(source: Source, *, large: bool) -> Iterator[str]:
     for table in source.board.tables:
         cells = _cells(source, table)
         shape = next(iter(cells.values())).data.image_shape
-        lines = [line for line in table.lines if _is_main(cells[line.defense])]
+        lines = [line for line in table.rows if _is_main(cells[line.defense])]
         if (min(shape[1:]) >= LARGE) == large and len(lines) > 1:
             columns = [column for column in table.columns if column.group != "cost"]
             yield f"### {escape_markdown(table.title)}\n"
@@ -135,7 +135,7 @@ def _preprocessing(source: Source) -> Iterator[str]:
             usual = {step: _usual(step) for step in steps}
             lines = [
                 line
-                for line in table.lines
+                for line in table.rows
                 if (step := cells[line.defense].step) is None or step.params == usual.get(step.name)
             ]
             columns = [column for column in table.columns if column.group != "cost"]
@@ -147,7 +147,7 @@ def _cost(source: Source) -> Iterator[str]:
     wanted = {cost.column.id for cost in COSTS}
     for table in source.board.tables:
         columns = [column for column in table.columns if column.id in wanted]
-        lines = {line.defense: line for line in table.lines if _is_main(_cells(source, table)[line.defense])}
+        lines = {line.defense: line for line in table.rows if _is_main(_cells(source, table)[line.defense])}
         if columns and lines:
             yield f"### {escape_markdown(table.title)}\n"
             yield from _table(source, table, list(lines.values()), columns, access=False)
@@ -156,7 +156,7 @@ def _cost(source: Source) -> Iterator[str]:
 def _pairs(source: Source) -> Iterator[str]:
     """Yield, for each line, the attacks that it met in several settings of which one is the paper's."""
     for table in source.board.tables:
-        for line in table.lines:
+        for line in table.rows:
             met: dict[str, list[tuple[Column, CellResult]]] = {}
             for column in table.columns:
                 value = line.values.get(column.id)
@@ -259,7 +259,7 @@ def _size(results: Iterable[CellResult]) -> str:
 def _cells(source: Source, table: Table) -> dict[str, Cell]:
     return {
         line.defense: source.board.results[key].cell
-        for line in table.lines
+        for line in table.rows
         for value in line.values.values()
         for key in value.keys
     }

@@ -86,7 +86,7 @@ def board_of(results, *attacks):
 
 def standing(results, defense, *attacks):
     """Return how a defense stands over some attacks only."""
-    return next(s for s in board_of(results, *attacks).standings if s.defense.partition("@")[0] == defense)
+    return next(s for s in board_of(results, *attacks).threats if s.defense.partition("@")[0] == defense)
 
 
 def robust(result):

@@ -105,7 +105,7 @@ queries = [300, 600]
 """)
     assert code == 0
     (table,) = build(found).tables
-    step = next(s for s in table.standings if s.defense.partition("@")[0] == "projected")
+    step = next(s for s in table.threats if s.defense.partition("@")[0] == "projected")
     assert (step.judgement.verdict, step.judgement.reasons) == ("holds", ())
 
 

@@ -68,7 +68,7 @@ steps = 20
 
 
 def tpap(results, *attacks):
-    return next(s for s in board_of(results, *attacks).standings if s.defense == "tpap")
+    return next(s for s in board_of(results, *attacks).threats if s.defense == "tpap")
 
 
 def test_the_suite_finds_at_least_what_bpda_pgd_finds_and_strictly_more_than_static(results):

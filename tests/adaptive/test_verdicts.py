@@ -45,7 +45,7 @@ def whole(make, survivors, **more):
 
 def standing(*results, defense="jpeg"):
     (table,) = build(results).tables
-    return next(each for each in table.standings if each.defense == defense)
+    return next(each for each in table.threats if each.defense == defense)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_no_verdict_where_the_attack_has_no_budget():
 
 def test_a_flag_of_the_function_makes_the_figure_an_upper_bound_and_nothing_holds_on_it():
     board = build([bare("pgd", 40), stepped("pgd", 150, flags=("zero-gradient",))])
-    (found,) = (s for s in board.tables[0].standings if s.defense == "jpeg")
+    (found,) = (s for s in board.tables[0].threats if s.defense == "jpeg")
     assert found.judgement.verdict == "upper bound only"
     assert "upper bound only: zero-gradient" in found.worst["adaptive"].footnotes
     assert found.worst["adaptive"].partial, "it is not ranked"
@@ -317,7 +317,7 @@ def test_the_verdicts_of_a_table_are_corrected_together():
     assert (alone.verdict, alone.p_value) == ("holds", mcnemar(13, 3))
     many = [each for name in "abcdefghij" for each in step(name, 13 if name == "a" else 5)]
     (table,) = build([*whole(bare, 40), *many]).tables
-    found = {s.defense: s.judgement for s in table.standings if s.judgement}
+    found = {s.defense: s.judgement for s in table.threats if s.judgement}
     assert len(found) == 10
     assert found["a"].over_base.low > 0, "the interval is of this one alone"
     assert found["a"].verdict == "broken under adaptive attack"
@@ -444,5 +444,5 @@ def test_attacks_on_purifiers_and_transfers_are_not_missed_elsewhere():
         result("tpap", "pgd", access="transfer", label="pgd from standard", **purifier),
     ]
     (table,) = build(cells).tables
-    for each in table.standings:
+    for each in table.threats:
         assert all(not value.footnotes for value in each.worst.values()), each

@@ -8,7 +8,7 @@ from tests.report.fabricate import outcomes, result, story
 
 
 def line(table, defense, access):
-    return next(each for each in table.lines if (each.defense, each.access) == (defense, access))
+    return next(each for each in table.rows if (each.defense, each.access) == (defense, access))
 
 
 def value(table, defense, access, label, group="L∞ ε=8/255"):
@@ -19,7 +19,7 @@ def value(table, defense, access, label, group="L∞ ε=8/255"):
 def test_the_story_in_one_table():
     (table,) = build(story()).tables
     assert [c.label for c in table.columns[:5]] == ["clean", "fgsm", "pgd", "worst case", "gap"]
-    assert [(each.defense, each.access) for each in table.lines] == [
+    assert [(each.defense, each.access) for each in table.rows] == [
         ("pgd-at", "white-box"),
         ("fgsm-at", "white-box"),
         ("tpap", "static"),
@@ -97,7 +97,7 @@ def test_other_budgets_never_share_a_worst_case():
     small = result(eps="2/255", clean=clean, adversarial=[True] * 9 + [False])
     large = result(eps="16/255", clean=clean, adversarial=[False] * 10)
     (table,) = build([small, large]).tables
-    assert [(s.threat.eps, s.worst["any"].number) for s in table.standings] == [
+    assert [(s.threat.eps, s.worst["any"].number) for s in table.threats] == [
         (Fraction(2, 255), 0.9),
         (Fraction(16, 255), 0.0),
     ]
@@ -123,7 +123,7 @@ def test_one_label_on_two_things_is_told_apart_by_what_differs():
     cells = [result("jpeg", "fgsm", step="jpeg", step_params={"quality": q}, clean=clean) for q in (50, 75)]
     cells += [result("standard", attack_params={"steps": k, "size": "1/4"}, clean=clean) for k in (20, 40)]
     (table,) = build(cells).tables
-    assert {each.defense for each in table.lines} == {"jpeg[quality=50]", "jpeg[quality=75]", "standard"}
+    assert {each.defense for each in table.rows} == {"jpeg[quality=50]", "jpeg[quality=75]", "standard"}
     assert {"pgd[steps=20]", "pgd[steps=40]"} < {column.label for column in table.columns}
 
 
@@ -131,7 +131,7 @@ def test_trainings_of_other_length_are_told_apart_within_the_brackets_of_their_n
     clean = [True] * 10
     cells = [result("a[preset=tpap]", epochs=epochs, clean=clean) for epochs in (20, 150)]
     (table,) = build(cells).tables
-    assert {each.defense for each in table.lines} == {"a[preset=tpap,epochs=20]", "a[preset=tpap,epochs=150]"}
+    assert {each.defense for each in table.rows} == {"a[preset=tpap,epochs=20]", "a[preset=tpap,epochs=150]"}
 
 
 def test_of_the_names_of_one_thing_the_shortest_counts_in_any_order():
@@ -142,13 +142,13 @@ def test_of_the_names_of_one_thing_the_shortest_counts_in_any_order():
     ]
     for given in (cells, cells[::-1]):
         (table,) = build(given).tables
-        assert {each.defense for each in table.lines} == {"jpeg"}
+        assert {each.defense for each in table.rows} == {"jpeg"}
 
 
 def test_one_label_on_two_recipes_gets_a_suffix():
     clean = [True] * 10
     (table,) = build([result("a", recipe=recipe, clean=clean) for recipe in ("one", "other")]).tables
-    names = {each.defense for each in table.lines}
+    names = {each.defense for each in table.rows}
     assert len(names) == 2
     assert all(name.startswith("a #") and len(name) == len("a #abcd") for name in names)
 
@@ -181,7 +181,7 @@ def test_seeds_give_mean_and_spread():
     found = value(table, "standard", "white-box", "pgd")
     assert (found.number, found.spread) == pytest.approx((0.5, 0.1))
     assert (found.low, found.high) == pytest.approx(wilson(50, 100)[1:])
-    assert len(table.lines) == 1
+    assert len(table.rows) == 1
 
 
 def test_a_failed_cell_is_seen_and_left_out_of_the_worst_case():
@@ -255,7 +255,7 @@ def test_a_row_has_the_name_of_its_method_though_one_cell_has_a_shorter_one():
     clean = [True] * 10
     cells = [result("fgsm-at", recipe="fgsm-at", attack=attack, clean=clean) for attack in (None, "fgsm", "pgd")]
     forged = cells[2].model_copy(update={"names": cells[2].names.model_copy(update={"defense": "mart"})})
-    assert [each.defense for each in build([*cells[:2], forged]).tables[0].lines] == ["fgsm-at"]
+    assert [each.defense for each in build([*cells[:2], forged]).tables[0].rows] == ["fgsm-at"]
     # Where none has it, a label of the user's own is what it is.
     named = [each.model_copy(update={"names": each.names.model_copy(update={"defense": "ours"})}) for each in cells]
-    assert [each.defense for each in build(named).tables[0].lines] == ["ours"]
+    assert [each.defense for each in build(named).tables[0].rows] == ["ours"]

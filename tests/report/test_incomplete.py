@@ -50,7 +50,7 @@ def board():
 
 def test_every_format_says_it_before_the_first_number(board):
     (table,) = board.tables
-    asked = len(table.lines) and table.cells.asked
+    asked = len(table.rows) and table.cells.asked
     said = f"incomplete: {asked - 4} of {asked} cells, 1 failed"
     assert table.incomplete == said
     texts = {
@@ -128,7 +128,7 @@ def test_nothing_holds_where_cells_of_it_are_missing():
     cells = [*of({}, 5), *of(jpeg, 30)]
     later = result(attack="apgd-t", clean=CLEAN, **jpeg)
     judged = [
-        next(s.judgement for s in build(cells, plan_of(asked)).tables[0].standings if s.judgement)
+        next(s.judgement for s in build(cells, plan_of(asked)).tables[0].threats if s.judgement)
         for asked in (cells, [*cells, later])
     ]
     assert [each.verdict for each in judged] == ["holds", "upper bound only"]

@@ -106,7 +106,7 @@ def test_where_outcomes_were_not_kept_nothing_is_guessed(tmp_path):
     assert (found[0].metrics.accuracy_under_attack, found[0].metrics.ci_low, found[0].metrics.ci_high) == (None,) * 3
     assert found[0].metrics.robust_accuracy == 0.5
     board = build(found)
-    (line,) = board.tables[0].lines
+    (line,) = board.tables[0].rows
     (pgd, worst) = (line.values[c.id] for c in board.tables[0].columns if c.label in ("pgd", "worst case"))
     assert (pgd.number, pgd.footnotes) == (None, ("only robust accuracy was kept",))
     assert (worst.number, worst.footnotes) == (0.75, ("without 1 whose outcomes were not kept",))

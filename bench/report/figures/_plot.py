@@ -138,13 +138,13 @@ def over_common_attacks(standings: Sequence[ThreatSummary]) -> CommonAttacks:
 
 def primary(table: Table) -> list[ThreatSummary]:
     """Return how defenses stand under the threat with the most attacks."""
-    threats = [standing.threat for standing in table.standings if standing.threat]
+    threats = [standing.threat for standing in table.threats if standing.threat]
     if not threats:
         return []
     order = list(dict.fromkeys(column.group for column in table.columns))
     place = {group: at for at, group in enumerate(order)}
     first = min(threats, key=lambda threat: place[threat_text(threat)])
-    return [standing for standing in table.standings if standing.threat == first]
+    return [standing for standing in table.threats if standing.threat == first]
 
 
 def heatmap(

@@ -28,7 +28,7 @@ def settings(source: Source) -> list[Setting]:
     """Return every purified network and every bare one in its table that carries the same weights."""
     found = []
     for number, table in enumerate(source.board.tables):
-        first = {s.defense: s for s in reversed(table.standings) if s.threat and s.clean.keys}
+        first = {s.defense: s for s in reversed(table.threats) if s.threat and s.clean.keys}
         cells = {name: source.board.results[standing.clean.keys[0]] for name, standing in first.items()}
         purified = {_weights(r) for r in cells.values() if r.cell.step and r.cell.step.name == STEP}
         for name, r in cells.items():

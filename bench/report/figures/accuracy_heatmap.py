@@ -84,11 +84,11 @@ def panels(source: Source, found: list[Table]) -> Drawing:
 
 def _panels(table: Table) -> list[_Panel]:
     columns = [table.columns[0], *attacked(table)]
-    names = min(ROW, max(len(line.defense) + len(line.access) for line in table.lines)) + 3
+    names = min(ROW, max(len(line.defense) + len(line.access) for line in table.rows)) + 3
     found = []
     blocks = _blocks(columns)
     for number, block in enumerate(blocks):
-        mine = [line for line in table.lines if any(column.id in line.values for column in block)]
+        mine = [line for line in table.rows if any(column.id in line.values for column in block)]
         width = WIDTH - LETTER * names
         room = width / len(block)
         spans = [list(group) for _, group in groupby(block, lambda column: column.group)]
@@ -144,7 +144,7 @@ def _height(source: Source, panel: _Panel) -> float:
 def _numbers(source: Source, table: Table) -> dict[str, object]:
     columns = [table.columns[0], *attacked(table)]
     rows = []
-    for line in table.lines:
+    for line in table.rows:
         accuracy = []
         for column in columns:
             known = published(source.board, table, line, column)

@@ -22,9 +22,9 @@ _TITLES = {
 
 
 def draw(source: Source) -> Drawing:
-    shown = tables(source, lambda table: any(s.cost for s in table.standings))
+    shown = tables(source, lambda table: any(s.cost for s in table.threats))
     need(shown, "no cell in the store has a measured cost")
-    rows = [max(2, len({s.defense for s in table.standings})) for table in shown]
+    rows = [max(2, len({s.defense for s in table.threats})) for table in shown]
     figure, axes = plt.subplots(
         len(shown), 4, figsize=(WIDTH, sum(0.65 + 0.22 * n for n in rows)), squeeze=False, height_ratios=rows
     )
@@ -34,7 +34,7 @@ def draw(source: Source) -> Drawing:
 
 def _draw_table(row: Any, table: Table, source: Source) -> dict[str, Any]:
     """Draw the costs of a table's defenses, a panel for each kind of cost, and return them."""
-    costs = {s.defense: s.cost for s in table.standings if s.cost}
+    costs = {s.defense: s.cost for s in table.threats if s.cost}
     papers = _published(source, table, list(costs))
     for axis, kind in zip(row, _SHOWN, strict=True):
         values = {name: kind.number(cost) for name, cost in costs.items()}
@@ -63,7 +63,7 @@ def _draw_table(row: Any, table: Table, source: Source) -> dict[str, Any]:
 
 def _published(source: Source, table: Table, names: list[str]) -> dict[tuple[str, str], float]:
     """Return the published costs, by defense and the id of the column."""
-    lines = {each.defense: each for each in reversed(table.lines)}
+    lines = {each.defense: each for each in reversed(table.rows)}
     papers = {}
     for name in names:
         for cost in COSTS:

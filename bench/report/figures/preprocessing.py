@@ -60,11 +60,11 @@ def draw(source: Source) -> Drawing:
         for axis in line[len(shown) :]:
             axis.set_visible(False)
         group = shown[-1].group
-        standings = {s.defense: s for s in table.standings if s.group == group and s.defense in names}
+        standings = {s.defense: s for s in table.threats if s.group == group and s.defense in names}
         worst = dict(zip(standings, over_common_attacks(list(standings.values())).worst, strict=True))
         for axis, column, head in zip(line, shown, row, strict=False):
             for y, name in enumerate(names):
-                lines = [each for each in table.lines if each.defense == name]
+                lines = [each for each in table.rows if each.defense == name]
                 values = {each.access: each.values.get(column.id) for each in lines}
                 if column.label == "worst case" and name in worst:
                     values = {a: worst[name].get("adaptive" if a == "white-box" else a) for a in values}
@@ -113,7 +113,7 @@ def _head(column: Column) -> str:
 def _shown(table: Table) -> list[Column]:
     """Return clean accuracy, the attacks of the first threat that most lines met, and their worst case."""
     first = [column for column in attacked(table) if column.group == attacked(table)[0].group]
-    met = {c.id: sum(c.id in line.values for line in table.lines if line.access != "transfer") for c in first}
+    met = {c.id: sum(c.id in line.values for line in table.rows if line.access != "transfer") for c in first}
     widest = sorted(first, key=lambda c: (c.label != "worst case", -met[c.id]))[:_ATTACKS]
     return [table.columns[0], *(column for column in first if column in widest)]
 
@@ -149,8 +149,8 @@ def _plainness(name: str) -> tuple[bool, int, str]:
 
 def _defenses(table: Table, chosen: Collection[str]) -> list[str]:
     """Return bare networks first, then those with a test-time step, each in the order of the leaderboard."""
-    names = dict.fromkeys(line.defense for line in table.lines if line.defense in chosen)
-    bare = {line.defense for line in table.lines if line.access == "white-box"}
+    names = dict.fromkeys(line.defense for line in table.rows if line.defense in chosen)
+    bare = {line.defense for line in table.rows if line.access == "white-box"}
     return sorted(names, key=lambda name: name not in bare)
 
 

@@ -48,7 +48,7 @@ class Beside:
 
 def beside(board: Board) -> list[Beside]:
     """Return every measured clean accuracy, accuracy under attack and cost, with what is published of it."""
-    return [row for table in board.tables for line in table.lines for row in _rows(board, table, line)]
+    return [row for table in board.tables for line in table.rows for row in _rows(board, table, line)]
 
 
 def published(board: Board, table: Table, line: TableRow, column: Column) -> tuple[float, str] | None:

@@ -70,8 +70,8 @@ class Table:
     model: str
     n: int
     columns: tuple[Column, ...]
-    lines: tuple[TableRow, ...]
-    standings: tuple[ThreatSummary, ...]
+    rows: tuple[TableRow, ...]
+    threats: tuple[ThreatSummary, ...]
     #: What adaptive evaluation makes of each test-time step, in words.
     verdicts: tuple[str, ...]
     notes: tuple[str, ...]
@@ -91,7 +91,7 @@ class Table:
     @cached_property
     def best(self) -> Mapping[str, tuple[float | None, float | None]]:
         """The best and the second-best accuracy of each column among the ranked lines, where they differ."""
-        ranked = [line for line in self.lines if line.access in RANKED]
+        ranked = [line for line in self.rows if line.access in RANKED]
         ends: dict[str, tuple[float | None, float | None]] = {}
         for column in self.columns:
             values = (line.values.get(column.id) for line in ranked if column.unit == "accuracy")
@@ -111,7 +111,7 @@ def first_columns(columns: Sequence[Column], attacks: int) -> tuple[Column, ...]
 
 def first_defenses(table: Table, defenses: int, attacks: int) -> Table:
     """Return a table of the most robust defenses under the first attacks; its title says so."""
-    names = list(dict.fromkeys(line.defense for line in table.lines))
+    names = list(dict.fromkeys(line.defense for line in table.rows))
     kept, columns = set(names[:defenses]), first_columns(table.columns, attacks)
     groups = {column.group for column in columns}
     parts = [
@@ -127,8 +127,8 @@ def first_defenses(table: Table, defenses: int, attacks: int) -> Table:
     return replace(
         table,
         columns=columns,
-        lines=tuple(line for line in table.lines if line.defense in kept),
-        standings=tuple(s for s in table.standings if s.defense in kept and (not s.threat or s.group in groups)),
+        rows=tuple(row for row in table.rows if row.defense in kept),
+        threats=tuple(s for s in table.threats if s.defense in kept and (not s.threat or s.group in groups)),
         part=" and ".join(parts),
     )
 

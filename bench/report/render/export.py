@@ -45,7 +45,7 @@ def comma_separated(board: Board) -> str:
     for table in board.tables:
         about = text.by_row(table)
         worst = [f"worst case: {WORST_CASE}"] if any(c.label == "worst case" for c in table.columns) else []
-        for line in table.lines:
+        for line in table.rows:
             row: dict[str, Any] = {
                 "dataset": table.dataset,
                 "model": table.model,
@@ -97,7 +97,7 @@ def payload(board: Board) -> dict[str, Any]:
         "schema": SCHEMA,
         "tables": [*map(_about, board.tables), *(_none_of(*each) for each in board.absent)],
         "cells": cell_rows(board),
-        "defenses": [_defense(table, standing) for table in board.tables for standing in table.standings],
+        "defenses": [_defense(table, standing) for table in board.tables for standing in table.threats],
     }
 
 

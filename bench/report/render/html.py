@@ -109,7 +109,7 @@ def _page(board: Board, pictures: Callable[..., dict[str, str]] | None, values: 
         accesses=[
             a
             for a in ("white-box", "static", "adaptive", "transfer")
-            if any(line.access == a for t in board.tables for line in t.lines)
+            if any(line.access == a for t in board.tables for line in t.rows)
         ],
         optional=list(dict.fromkeys(c.label for c in columns if c.label != "clean")),
         without=without,
@@ -163,11 +163,11 @@ def _tables(board: Board, values: int) -> tuple[list[dict[str, Any]], list[str]]
 def _excerpt(table: Table, values: int) -> _Excerpt:
     """Return the first lines and columns; worst case and gap stand beside the attacks, and costs at the end."""
     columns = first_columns(table.columns, _COLUMNS)
-    lines = table.lines[: min(_LINES, values // max(1, len(columns)))]
+    lines = table.rows[: min(_LINES, values // max(1, len(columns)))]
     parts = [
         f"the first {some:,} of {count:,} {what}"
         for some, count, what in (
-            (len(lines), len(table.lines), "lines, the most robust first"),
+            (len(lines), len(table.rows), "lines, the most robust first"),
             (len(columns), len(table.columns), "columns"),
         )
         if some < count
@@ -186,7 +186,7 @@ def _shown(board: Board, tables: Sequence[Mapping[str, Any]]) -> list[CellResult
 
 def _table(table: Table, excerpt: _Excerpt) -> dict[str, Any]:
     columns, lines = excerpt.columns, excerpt.lines
-    part = replace(table, columns=columns, lines=lines)
+    part = replace(table, columns=columns, rows=lines)
     legend = text.legend(part)
     attacked = [column for column in columns if column.group not in ("", "cost") and column.unit == "accuracy"]
     heat, heat_lines = attacked[:_HEAT_COLUMNS], lines[:_HEAT_LINES]
@@ -368,8 +368,8 @@ _DOT = 4
 
 def _scatter(table: Table) -> dict[str, Any] | None:
     """Return worst cases against inference FLOPs per image, laid out; nothing for fewer than two defenses."""
-    first = next((s.threat for s in table.standings if s.threat), None)
-    everyone = [s for s in table.standings if s.threat == first and first and s.cost and s.cost.test_flops >= 1]
+    first = next((s.threat for s in table.threats if s.threat), None)
+    everyone = [s for s in table.threats if s.threat == first and first and s.cost and s.cost.test_flops >= 1]
     standings = everyone[:_MARKS]
     flops = [s.cost.test_flops for s in standings if s.cost]
     if first is None or len(flops) < 2:

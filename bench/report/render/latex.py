@@ -52,11 +52,11 @@ def _latex_table(table: Table, board: Board) -> str:
 
 def _latex_blocks(table: Table, legend: dict[str, str]) -> list[list[Column]]:
     """Return the columns in blocks of about the width of a column of text."""
-    first = max(len(line.defense) + len(line.access) for line in table.lines) + 4
+    first = max(len(line.defense) + len(line.access) for line in table.rows) + 4
     blocks: list[list[Column]] = [[]]
     taken = first
     for column in table.columns:
-        cells = (_latex_cell(table, line, column, legend) for line in table.lines)
+        cells = (_latex_cell(table, line, column, legend) for line in table.rows)
         width = 2 + max(
             *map(len, text.pieces(column.label)), *(len(re.sub(r"\\[a-z]+|[{}$^]", "", cell)) for cell in cells)
         )
@@ -82,7 +82,7 @@ def _tabular(table: Table, columns: Sequence[Column], legend: dict[str, str], nu
     rows = [
         " & ".join([_escape_latex(line.defense), line.access, *(_latex_cell(table, line, c, legend) for c in columns)])
         + r" \\"
-        for line in table.lines
+        for line in table.rows
         if any(column.id in line.values for column in columns)
     ]
     groups = [column.group for column in columns]

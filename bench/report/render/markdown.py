@@ -53,7 +53,7 @@ def _markdown_table(table: Table, board: Board) -> str:
     lines = [f"### {escape_markdown(table.title)}", ""]
     lines += [f"**{escape_markdown(table.incomplete)}**", ""] if table.incomplete else []
     rows = []
-    for line in table.lines:
+    for line in table.rows:
         cells = [
             text.ranked(table, line, column, "**{}**", "<u>{}</u>", str)
             + text.footnotes(line, column, legend, "<sup>{}</sup>")

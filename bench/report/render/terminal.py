@@ -46,15 +46,15 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
     for page in pages[:_BLOCKS]:
         met = [
             line
-            for line in table.lines
+            for line in table.rows
             if page[0] is scores[0] and len(scores) == 1 or any(c.id in line.values for c in page[1:])
         ]
         yield _grid(table, page, met[:_LINES], legend)
     costs = [column for column in table.columns if column.group == "cost"]
     if costs:
         yield _text()
-        yield _grid(table, costs, list({line.defense: line for line in table.lines}.values())[:_LINES], legend)
-    for what, most, count in (("lines", _LINES, len(table.lines)), ("blocks of columns", _BLOCKS, len(pages))):
+        yield _grid(table, costs, list({line.defense: line for line in table.rows}.values())[:_LINES], legend)
+    for what, most, count in (("lines", _LINES, len(table.rows)), ("blocks of columns", _BLOCKS, len(pages))):
         if count > most:
             yield _text(f"! the first {most} of {count} {what}; --format csv, md, tex and json have all of them")
     for each in text.first(table.verdicts, _LINES, "verdicts: --format md or json has all"):
@@ -128,8 +128,8 @@ def _words(table: Table, line: TableRow, column: Column, legend: dict[str, str])
 
 def _pages(table: Table, columns: Sequence[Column], legend: dict[str, str], width: int) -> Iterator[list[Column]]:
     """Yield the columns in blocks that fit, clean accuracy first in each."""
-    access = max(len("access"), *(len(line.access) for line in table.lines))
-    taken = max(len("defense"), *(cell_len(line.defense) for line in table.lines)) + access + 2 * _GUTTER
+    access = max(len("access"), *(len(line.access) for line in table.rows))
+    taken = max(len("defense"), *(cell_len(line.defense) for line in table.rows)) + access + 2 * _GUTTER
     clean, *rest = columns
     page = [clean]
     for column in rest:
@@ -142,7 +142,7 @@ def _pages(table: Table, columns: Sequence[Column], legend: dict[str, str], widt
 
 def _width(table: Table, column: Column, legend: dict[str, str]) -> int:
     heads = (*map(cell_len, text.pieces(column.label)), cell_len(column.group) if column.unit == "accuracy" else 0)
-    return _GUTTER + max(*heads, *(cell_len("".join(_words(table, line, column, legend))) for line in table.lines))
+    return _GUTTER + max(*heads, *(cell_len("".join(_words(table, line, column, legend))) for line in table.rows))
 
 
 def _text(content: str = "", *, style: str = "") -> Text:

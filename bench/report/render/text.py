@@ -55,9 +55,7 @@ def interval(value: Value) -> str:
 
 def precision(table: Table) -> list[str]:
     """Return how far intervals reach, for formats that have no room for each."""
-    shown = (
-        line.values.get(column.id) for line in table.lines for column in table.columns if column.unit == "accuracy"
-    )
+    shown = (line.values.get(column.id) for line in table.rows for column in table.columns if column.unit == "accuracy")
     reach = [
         max(value.high - value.number, value.number - value.low)
         for value in shown
@@ -76,7 +74,7 @@ def pieces(label: str) -> list[str]:
 def legend(table: Table) -> dict[str, str]:
     """Return a letter for every note that the table carries, in the order of reading."""
     letter_of: dict[str, str] = {}
-    for line in table.lines:
+    for line in table.rows:
         for column in table.columns:
             value = line.values.get(column.id)
             for note in value.footnotes if value else ():
@@ -115,14 +113,14 @@ def _attacks(columns: Iterable[Column]) -> Iterable[Column]:
 
 def failures(table: Table, board: Board) -> list[str]:
     """Return a line for every failed cell of a table, saying why."""
-    keys = dict.fromkeys(key for line in table.lines for value in line.values.values() for key in value.keys)
+    keys = dict.fromkeys(key for line in table.rows for value in line.values.values() for key in value.keys)
     found = (board.results[key] for key in keys)
     return [f"failed: {r.names}: {r.error.kind}: {(r.error.message.splitlines() or [''])[0]}" for r in found if r.error]
 
 
 def by_row(table: Table) -> dict[str | None, list[str]]:
     """Return verdicts and notes by the defense that they are about; under ``None`` those about the table."""
-    names = {line.defense for line in table.lines}
+    names = {line.defense for line in table.rows}
     found: dict[str | None, list[str]] = defaultdict(list)
     for each in (*table.verdicts, *table.notes):
         ends = (at.start() for at in re.finditer("[:,]", each))
