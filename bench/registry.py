@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib.metadata
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -23,13 +21,10 @@ from pydantic_core import SchemaError
 
 from bench.keys import sha256_hex
 from bench.methods import factories, loading, signature, sources
-from bench.methods.tree import meanings, parsed, text_of
+from bench.methods.declarations import dashed, declarations, tree_of
 from bench.types import Kind, MethodRef, UsageError, shortened, shown
 
 _ROOT = Path(__file__).resolve().parent.parent
-_DECORATORS = {"attack", "library", "defense", "network"}
-#: A method with more parameters than this is refused; each takes time to read.
-_MOST_PARAMETERS = 500
 # The import names of a package where they are not the name that pip knows; any of them will do.
 _IMPORT_NAMES = {
     "pyautoattack": ("pyautoattack", "autoattack"),
@@ -178,8 +173,6 @@ class Entry:
             raise UsageError(f"{self.kind} '{self.use or self.name}': {self.path} defines no {self.symbol}") from None
 
 
-#: Arguments that are no parameters, by kind.
-_RESERVED = {"network": frozenset({"in_channels", "image_size"}), "library": frozenset({"name"})}
 #: What each kind of method is, for one that stands where another is wanted.
 _ROLES = {
     "attack": "an attack",
@@ -457,106 +450,19 @@ def _plugged_in(where: str, module: str, symbol: str) -> _File:
     return named
 
 
-def _tree(path: Path) -> ast.Module:
-    try:
-        return parsed(text_of(path))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UsageError(f"{path} is not valid Python: {error}") from None
-
-
 def _read(path: Path) -> _File:
-    file, tree = _File([], []), _tree(path)
-    lines, said = meanings(tree), dict[str, str]()
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            call = next((each for each in node.decorator_list if _registers(each)), None)
-            if isinstance(call, ast.Call):
-                entry, name = _entry(path, node, call), node.name
-                # Which of them Python takes is the last; the parameters would be those of another.
-                if len(numbers := lines[name]) == 1:
-                    file.entries.append(entry)
-                else:
-                    text = f"{path}:{numbers[0]}: {name} is given another meaning in line {numbers[1]}"
-                    file.twice.append((entry, said.setdefault(name, text)))
+    file = _File([], [])
+    for declaration, ambiguity in declarations(path):
+        entry = Entry(*declaration)
+        if ambiguity is None:
+            file.entries.append(entry)
+        else:
+            file.twice.append((entry, ambiguity))
     return file
 
 
-def _registers(node: ast.expr) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _DECORATORS
-
-
-def _meta(path: Path, name: str, call: ast.Call) -> tuple[str, dict[str, Any]]:
-    """Return which decorator a method has, and the keywords that it gives it."""
-    decorator = call.func.id if isinstance(call.func, ast.Name) else ""
-    try:
-        if call.args:
-            raise signature.Unreadable("it takes keywords only")
-        return decorator, signature.keywords(decorator, call.keywords)
-    except signature.Unreadable as error:
-        raise UsageError(
-            f"{path}:{call.lineno}: @{decorator} of {name}: its keywords must be {signature.ALLOWED} ({error})"
-        ) from None
-
-
-def _entry(path: Path, node: ast.FunctionDef | ast.ClassDef, call: ast.Call) -> Entry:
-    decorator, meta = _meta(path, node.name, call)
-    function: ast.FunctionDef | None = node if isinstance(node, ast.FunctionDef) else None
-    if isinstance(node, ast.ClassDef):
-        function = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
-    kind = meta["kind"] if decorator == "defense" else decorator
-    reserved = _RESERVED.get(kind, frozenset())
-    arguments = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True) if function else ()
-    kept = {argument: default for argument, default in arguments if argument.arg not in reserved}
-    name = meta["prefix"] if kind == "library" else _dashed(node.name)
-    parameters = _parameters(path, node, kept, extra="allow" if kind == "library" else "forbid")
-    inner = meta.get("inner")
-    if inner is not None and inner not in parameters.model_fields:
-        raise UsageError(f"{path}:{call.lineno}: inner = '{inner}' names no parameter of {node.name}")
-    return Entry(kind, name, ast.get_docstring(node) or "", path, node.name, MappingProxyType(meta), parameters)
-
-
-def _parameters(
-    path: Path,
-    node: ast.FunctionDef | ast.ClassDef,
-    arguments: Mapping[ast.arg, ast.expr | None],
-    extra: Literal["allow", "forbid"],
-) -> type[BaseModel]:
-    """Return the parameters of a method, as its signature says, each default checked against its annotation."""
-    if len(arguments) > _MOST_PARAMETERS:
-        raise UsageError(f"{path}:{node.lineno}: {node.name} has {len(arguments)} parameters, over {_MOST_PARAMETERS}")
-    fields: dict[str, Any] = {}
-    for argument, default in arguments.items():
-        if argument.arg.startswith("_") or (argument.arg.startswith("model_") and hasattr(BaseModel, argument.arg)):
-            raise UsageError(f"{path}:{argument.lineno}: {node.name} cannot have a parameter {argument.arg}; rename it")
-        try:
-            annotation = signature.annotation(argument.annotation) if argument.annotation else Any
-            fields[argument.arg] = (annotation, ... if default is None else signature.value(default))
-        except signature.Unreadable as error:
-            must = f"annotations and defaults must be {signature.ALLOWED} ({error})"
-            why = str(error) if isinstance(error, signature.Unfit) else must
-            raise UsageError(f"{path}:{argument.lineno}: parameter {argument.arg} of {node.name}: {why}") from None
-    config = ConfigDict(extra=extra, frozen=True, validate_default=True, allow_inf_nan=False)
-    try:
-        model: type[BaseModel] = create_model(node.name, __config__=config, **fields)
-        model.model_validate({})
-    except ValidationError as error:
-        wrong = [each for each in error.errors() if each["type"] != "missing"]
-        if wrong:
-            where = ".".join(map(str, wrong[0]["loc"]))
-            raise UsageError(f"{path}:{node.lineno}: default of {where} of {node.name}: {wrong[0]['msg']}") from None
-    # A name that a pydantic model cannot have, or a bound that does not fit its type: pydantic raises what it likes.
-    except Exception as error:
-        _log.debug("%s:%d: no schema", path, node.lineno, exc_info=True)
-        raise UsageError(
-            f"{path}:{node.lineno}: the parameters of {node.name} make no schema: {signature.plain(error)}"
-        ) from None
-    return model
-
-
 def _factory(path: Path, symbol: str) -> Entry | None:
-    read = factories.read(_tree(path), path, symbol)
+    read = factories.read(tree_of(path), path, symbol)
     if read is None:
         return None
     known = {*read.fields, *read.others}
@@ -579,11 +485,7 @@ def _factory(path: Path, symbol: str) -> Entry | None:
         __validators__={"only_known": model_validator(mode="before")(only_known)},
         **read.fields,  # type: ignore[call-overload]
     )
-    return Entry("network", _dashed(symbol), read.doc, path, symbol, MappingProxyType({}), parameters)
-
-
-def _dashed(symbol: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", symbol).lower().replace("_", "-")
+    return Entry("network", dashed(symbol), read.doc, path, symbol, MappingProxyType({}), parameters)
 
 
 def _is_choice(field: FieldInfo | None) -> bool:
