@@ -22,7 +22,7 @@ from bench.types import Threat
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "CONTRIBUTING.md", ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(python|toml)\n# (\S+\.(?:py|toml))\n(.*?)^```", re.MULTILINE | re.DOTALL)
-ADDING = [ROOT / "docs" / f"add-{what}.md" for what in ("an-attack", "a-defense", "a-dataset")]
+ADDING = [ROOT / "docs" / f"add-{kind}.md" for kind in ("an-attack", "a-defense", "a-dataset")]
 SNIPPETS = BLOCK.findall("\n".join(path.read_text(encoding="utf-8") for path in ADDING))
 
 
@@ -40,7 +40,7 @@ def written(tmp_path, monkeypatch):
 class Silent:
     def cells(self, done, total, failed=0): ...
 
-    def work(self, what, done, total, note="", left=None): ...
+    def work(self, kind, done, total, note="", left=None): ...
 
 
 def make_photos(folder):

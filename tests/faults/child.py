@@ -70,29 +70,32 @@ def _main(folder: str, words: list[str], fault: Callable[[], None] | None, super
 class At:
     """A fault at the n-th operation that changes a folder: the process is killed, or the operation fails.
 
-    Python announces each to its audit hooks before it is done, so every step of every write is met, and the harness
-    itself knows nothing of faults.
+    Python announces each to its audit hooks before it is done, so every step of every write counts, and the harness
+    itself has no code for faults.
     """
 
-    def __init__(self, folder: Path, n: int, what: str = "kill", *, ever_after: bool = False) -> None:
-        self.folder, self.n, self.what, self.ever_after = str(folder), n, what, ever_after
+    def __init__(self, folder: Path, n: int, fault: str = "kill", *, ever_after: bool = False) -> None:
+        self.folder = str(folder)
+        self.n = n
+        self.fault = fault
+        self.ever_after = ever_after
 
     def __call__(self) -> None:
-        met = 0
+        operations = 0
 
         def hook(event: str, args: tuple[object, ...]) -> None:
-            nonlocal met
+            nonlocal operations
             if event == "open":
                 changes = isinstance(args[2], int) and bool(args[2] & _WRITES)
             else:
                 changes = event in ("os.rename", "os.remove", "os.mkdir", "os.link", "os.utime")
             if not (changes and isinstance(args[0], str | os.PathLike) and os.fspath(args[0]).startswith(self.folder)):
                 return
-            met += 1
-            if met == self.n or (self.ever_after and met > self.n):
-                if self.what == "kill":
+            operations += 1
+            if operations == self.n or (self.ever_after and operations > self.n):
+                if self.fault == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
-                code = getattr(errno, self.what)
+                code = getattr(errno, self.fault)
                 raise OSError(code, os.strerror(code), os.fspath(args[0]))
 
         sys.addaudithook(hook)

@@ -184,16 +184,16 @@ ENDLESS = (
 DEADLY = (segmentation, abort, killed, leave, seventy)
 
 
-def harm(how):
+def harm(fault):
     if _FOLDER is not None and not (_FOLDER / "calm").exists():
         (_FOLDER / "begun").touch()
-        globals()[how]()
+        globals()[fault]()
 
 
 @attack(norms=("linf",), passes="0 forwards")
-def hostile(target, x, y, threat, *, how: str = "sleep"):
+def hostile(target, x, y, threat, *, fault: str = "sleep"):
     """Never comes back."""
-    harm(how)
+    harm(fault)
     return x
 
 
@@ -201,50 +201,50 @@ def hostile(target, x, y, threat, *, how: str = "sleep"):
 class Hostile:
     """Never answers; or, where ``when`` says so, is never put on."""
 
-    def __init__(self, *, how: str = "sleep", when: str = "answer"):
-        self.how, self.when = how, when
+    def __init__(self, *, fault: str = "sleep", when: str = "answer"):
+        self.fault, self.when = fault, when
 
     def wrap(self, net):
         if self.when == "wrap":
-            harm(self.how)
-        return _Answers(net, self.how if self.when == "answer" else None)
+            harm(self.fault)
+        return _Answers(net, self.fault if self.when == "answer" else None)
 
     def surrogate(self, net):
         return _Answers(net, None)
 
 
 class _Answers(torch.nn.Module):
-    def __init__(self, net, how):
+    def __init__(self, net, fault):
         super().__init__()
-        self.net, self.how = net, how
+        self.net, self.fault = net, fault
 
     def forward(self, x):
-        if self.how is not None:
-            harm(self.how)
+        if self.fault is not None:
+            harm(self.fault)
         return self.net(x)
 
 
 @defense(kind="recipe")
-def endless(step, x, y, *, how: str = "sleep"):
+def endless(step, x, y, *, fault: str = "sleep"):
     """Never has a loss."""
-    harm(how)
+    harm(fault)
     return F.cross_entropy(step.net(x), y)
 
 
 class _Net(torch.nn.Module):
-    def __init__(self, how, **words):
+    def __init__(self, fault, **words):
         super().__init__()
-        self.how, self.net = how, small_cnn(**words)
+        self.fault, self.net = fault, small_cnn(**words)
 
     def forward(self, x):
-        harm(self.how)
+        harm(self.fault)
         return self.net(x)
 
 
-def network(num_classes, *, in_channels: int = 3, image_size: int = 32, how: str = "sleep"):
-    return _Net(how, num_classes=num_classes, in_channels=in_channels, image_size=image_size, channels=4, hidden=16)
+def network(num_classes, *, in_channels: int = 3, image_size: int = 32, fault: str = "sleep"):
+    return _Net(fault, num_classes=num_classes, in_channels=in_channels, image_size=image_size, channels=4, hidden=16)
 
 
-def factory(num_classes, *, in_channels: int = 3, image_size: int = 32, how: str = "sleep"):
-    harm(how)
+def factory(num_classes, *, in_channels: int = 3, image_size: int = 32, fault: str = "sleep"):
+    harm(fault)
     return small_cnn(num_classes, in_channels=in_channels, image_size=image_size, channels=4, hidden=16)

@@ -139,8 +139,14 @@ def whole_records(store, path):
 
 def whole_chunk(store, path):
     first, last = map(int, path.stem.split("-"))
-    made = read_chunk(path, small.images()[first:last], small.THREAT)
-    return made and (made.images.tolist(), made.forwards.tolist(), made.backwards.tolist(), made.seconds, made.notes)
+    chunk = read_chunk(path, small.images()[first:last], small.THREAT)
+    return chunk and (
+        chunk.images.tolist(),
+        chunk.forwards.tolist(),
+        chunk.backwards.tolist(),
+        chunk.seconds,
+        chunk.notes,
+    )
 
 
 def whole_card(store, path):
@@ -180,13 +186,13 @@ def test_whichever_byte_is_flipped_it_is_noticed(done, tmp_path, pattern, read):
     data, expected = path.read_bytes(), read(store, path)
     assert expected is not None
     # The ends, where formats keep what they are read by, and a sample of the rest.
-    places = {*range(24), *range(len(data) - 24, len(data)), *random.Random(0).sample(range(len(data)), 60)}
-    for place in sorted(places):
+    offsets = {*range(24), *range(len(data) - 24, len(data)), *random.Random(0).sample(range(len(data)), 60)}
+    for offset in sorted(offsets):
         for flipped in (1, 0x20, 0xFF):
-            path.write_bytes(data[:place] + bytes([data[place] ^ flipped]) + data[place + 1 :])
-            found = read(store, path)
+            path.write_bytes(data[:offset] + bytes([data[offset] ^ flipped]) + data[offset + 1 :])
+            content = read(store, path)
             # Blanks at the end of a text mean nothing.
-            assert found is None or (found == expected and data[place : place + 1].isspace()), (place, flipped)
+            assert content is None or (content == expected and data[offset : offset + 1].isspace()), (offset, flipped)
     path.write_bytes(data)
     assert read(store, path) == expected
 
@@ -256,8 +262,8 @@ def test_forged_adversarial_images_are_made_again(done, tmp_path, capfd, unfinis
             path.unlink()
     capfd.readouterr()
     assert small.run(tmp_path, text=text) == 0
-    told = [line for line in capfd.readouterr().err.splitlines() if "does not count" in line]
-    assert sorted(line.partition("warning: ")[2].split()[0] for line in told) == sorted(map(str, victims))
+    warnings = [line for line in capfd.readouterr().err.splitlines() if "does not count" in line]
+    assert sorted(line.partition("warning: ")[2].split()[0] for line in warnings) == sorted(map(str, victims))
     assert len(victims) == 2 and small.outcome(tmp_path) == outcome
 
 
@@ -272,11 +278,11 @@ def test_images_are_allowed_or_not_whether_tensors_or_arrays():
             step = radius if norm != "l2" else radius * 8 / 48**0.5
             # The third image is moved the farthest.
             steps = step * np.array([0.5, 0.9, 1, 0.8, 0])[:, None, None, None]
-            found = (x + steps * draws.choice([-1, 1], x.shape)).astype(np.float32)
-            moved = np.abs(found.astype(np.float64) - x).reshape(5, -1)
+            x_adv = (x + steps * draws.choice([-1, 1], x.shape)).astype(np.float32)
+            moved = np.abs(x_adv.astype(np.float64) - x).reshape(5, -1)
             distances = {"linf": moved.max(1), "l2": np.sqrt((moved**2).sum(1))}.get(norm)
-            said = broken_rule(found, x, threat)
-            assert said == broken_rule(torch.from_numpy(found), torch.from_numpy(x), threat)
+            said = broken_rule(x_adv, x, threat)
+            assert said == broken_rule(torch.from_numpy(x_adv), torch.from_numpy(x), threat)
             assert (said is None) == (eps is None or distances is None or distances.max() <= float(threat.eps) + 1e-5)
             assert said is None or said.endswith("at image 2")
             seen.add(said is None)
@@ -301,9 +307,9 @@ def test_records_are_hashed_once_and_after_a_copy(done, tmp_path, monkeypatch):
     )
     cells = make(sections.load(small.write(tmp_path))).plan.cells
 
-    def look(**how):
+    def look(**options):
         hashed.clear()
-        store = Store(tmp_path / "store", **how)
+        store = Store(tmp_path / "store", **options)
         assert all(store.finished(planned) for planned in cells)
         store.remember()
         return len(hashed)
@@ -340,10 +346,12 @@ def test_damage_is_said_in_one_line_each(done, tmp_path, capfd):
     flip(record)
     capfd.readouterr()
     assert small.run(tmp_path) == 0
-    told = [line.partition("warning: ")[2] for line in capfd.readouterr().err.splitlines() if "does not count" in line]
-    assert sorted(line.partition(" does not")[0] for line in told) == sorted(map(str, (card, record)))
+    warnings = [
+        line.partition("warning: ")[2] for line in capfd.readouterr().err.splitlines() if "does not count" in line
+    ]
+    assert sorted(line.partition(" does not")[0] for line in warnings) == sorted(map(str, (card, record)))
     logged = {event["message"] for event in small.events(tmp_path, "warning")}
-    assert sorted(logged) == sorted(told)
+    assert sorted(logged) == sorted(warnings)
     assert small.run(tmp_path) == 0
     assert "does not count" not in capfd.readouterr().err
 
@@ -379,13 +387,13 @@ def stop_in_training(folder):
     """Run, and end in the second epoch, with a state to resume from."""
     looks = iter(range(4))
 
-    def asked():
+    def stop_check():
         if next(looks, None) is None:
             raise Ending
 
     work = make(sections.load(small.write(folder)))
     with pytest.raises(Ending):
-        Runner(work, Store(folder / "store"), torch.device("cpu"), None, asked, Silent()).run()
+        Runner(work, Store(folder / "store"), torch.device("cpu"), None, stop_check, Silent()).run()
 
 
 class Silent:

@@ -41,13 +41,13 @@ def write(folder, attacks="", row="", timeout=None):
     return path
 
 
-def attack(how):
-    return f'\n[[attacks]]\nuse = "{METHODS}:hostile"\neps = "0.1"\nhow = "{how}"\n'
+def attack(fault):
+    return f'\n[[attacks]]\nuse = "{METHODS}:hostile"\neps = "0.1"\nfault = "{fault}"\n'
 
 
 def words(folder, *more):
-    places = ("--store", str(folder / "store"), "--report", str(folder / "report"))
-    return ["run", str(folder / "these.toml"), *places, *more]
+    options = ("--store", str(folder / "store"), "--report", str(folder / "report"))
+    return ["run", str(folder / "these.toml"), *options, *more]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def place(trained, tmp_path, monkeypatch):
+def workspace(trained, tmp_path, monkeypatch):
     shutil.copytree(trained, tmp_path / "store")
     monkeypatch.setenv("HOSTILE", str(tmp_path))
     return tmp_path
@@ -84,7 +84,11 @@ class _Surroundings:
     """
 
     def __init__(self, folder, minute=None, full=None, ignored=(), loading=0.0):
-        self.folder, self.minute, self.full, self.ignored, self.loading = folder, minute, full, ignored, loading
+        self.folder = folder
+        self.minute = minute
+        self.full = full
+        self.ignored = ignored
+        self.loading = loading
 
     def __call__(self):
         os.environ["HOSTILE"] = self.folder
@@ -125,12 +129,12 @@ def begun(folder, process):
 
 
 def outcomes(folder):
-    found = (result for result in Store(folder / "store").results())
-    return {result.names.attack.split("[")[0]: result for result in found}
+    results = (result for result in Store(folder / "store").results())
+    return {result.names.attack.split("[")[0]: result for result in results}
 
 
 @pytest.mark.parametrize(
-    ("how", "way", "code"),
+    ("fault", "way", "code"),
     [
         ("sleep", signal.SIGTERM, 143),
         ("swallow", signal.SIGINT, 130),
@@ -138,23 +142,23 @@ def outcomes(folder):
         ("blocked", "budget", 0),
     ],
 )
-def test_a_run_ends_and_goes_on(place, how, way, code):
-    write(place, attack(how))
-    process = start(place, *(("--time-budget", "6s") if way == "budget" else ()))
+def test_a_run_ends_and_goes_on(workspace, fault, way, code):
+    write(workspace, attack(fault))
+    process = start(workspace, *(("--time-budget", "6s") if way == "budget" else ()))
     if way != "budget":
-        begun(place, process)
+        begun(workspace, process)
         for _ in range(2 if way == signal.SIGTERM else 1):
             # As timeout does: to the command, and to its group.
             os.kill(process.pid, way)
-    assert end(process) == code, child.errors(place)
-    assert f"3 of 4 {CLOSING}" in (place / "out").read_text()
-    assert "Traceback" not in child.errors(place)
-    assert not list((place / "store" / "leases").glob("[!.]*")) or how != "sleep", (
+    assert end(process) == code, child.errors(workspace)
+    assert f"3 of 4 {CLOSING}" in (workspace / "out").read_text()
+    assert "Traceback" not in child.errors(workspace)
+    assert not list((workspace / "store" / "leases").glob("[!.]*")) or fault != "sleep", (
         "what could be left was left in order"
     )
-    (place / "calm").touch()
-    assert end(start(place)) == 0, child.errors(place)
-    assert len(outcomes(place)) == 4
+    (workspace / "calm").touch()
+    assert end(start(workspace)) == 0, child.errors(workspace)
+    assert len(outcomes(workspace)) == 4
 
 
 def hears(process):
@@ -225,10 +229,10 @@ def test_a_verb_that_has_to_be_killed_says_so(tmp_path):
     ],
     ids=lambda each: each[0] if isinstance(each, list) else None,
 )
-def test_nobody_who_does_not_read_keeps_a_command(place, words, way, code, stream):
-    write(place)
-    here = [word.format(place) for word in words]
-    process = child.start(place, here, _Surroundings(str(place), full=stream), supervised=True)
+def test_nobody_who_does_not_read_keeps_a_command(workspace, words, way, code, stream):
+    write(workspace)
+    here = [word.format(workspace) for word in words]
+    process = child.start(workspace, here, _Surroundings(str(workspace), full=stream), supervised=True)
     if way is not None:
         hears(process)
         # So long that it has come to where it waits; where it has not, it has to end as well.
@@ -236,77 +240,79 @@ def test_nobody_who_does_not_read_keeps_a_command(place, words, way, code, strea
         if process.is_alive():
             os.kill(process.pid, way)
     # Those that have nothing to say there may be done before.
-    assert end(process) in ({0, code} if stream == 2 else {code}), child.errors(place)
+    assert end(process) in ({0, code} if stream == 2 else {code}), child.errors(workspace)
 
 
-def test_under_nohup_the_end_of_the_terminal_ends_nothing(place):
+def test_under_nohup_the_end_of_the_terminal_ends_nothing(workspace):
     """What ends it then has its exit code, though what is said of it cannot be written."""
-    write(place, attack("sleep"))
-    process = start(place, ignored=(signal.SIGHUP,), full="disk")
-    begun(place, process)
+    write(workspace, attack("sleep"))
+    process = start(workspace, ignored=(signal.SIGHUP,), full="disk")
+    begun(workspace, process)
     os.kill(process.pid, signal.SIGHUP)
     time.sleep(0.5)
     os.kill(process.pid, signal.SIGTERM)
     assert end(process) == 143
 
 
-@pytest.mark.parametrize("how", ["gil", "stopped"])
-def test_a_line_a_minute_is_said_whatever_the_method_holds(place, how):
-    write(place, attack(how))
-    process = start(place, minute=0.5)
-    begun(place, process)
+@pytest.mark.parametrize("fault", ["gil", "stopped"])
+def test_a_line_a_minute_is_said_whatever_the_method_holds(workspace, fault):
+    write(workspace, attack(fault))
+    process = start(workspace, minute=0.5)
+    begun(workspace, process)
     held = re.compile(r" 3 of 4 cells; \S+/hostile/white-box 0% \(for \d+ s\); time left not known yet$", re.MULTILINE)
-    while len(held.findall(child.errors(place))) < 3:
-        assert process.is_alive(), child.errors(place)
+    while len(held.findall(child.errors(workspace))) < 3:
+        assert process.is_alive(), child.errors(workspace)
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGTERM)
     assert end(process) == 143
 
 
-def test_a_line_a_minute_is_said_while_another_process_begins(place):
+def test_a_line_a_minute_is_said_while_another_process_begins(workspace):
     """The first one is killed with what it had in hand, and the next one loads for as long as the test wishes."""
-    write(place, attack("segmentation"))
-    process = start(place, minute=0.1, loading=1.0)
-    assert end(process) == 3, child.errors(place)
-    assert " 3 of 4 cells; starting again" in child.errors(place)
+    write(workspace, attack("segmentation"))
+    process = start(workspace, minute=0.1, loading=1.0)
+    assert end(process) == 3, child.errors(workspace)
+    assert " 3 of 4 cells; starting again" in child.errors(workspace)
 
 
-def test_a_second_ctrl_c_does_not_wait(place):
-    write(place, attack("swallow"))
-    process = start(place)
-    begun(place, process)
+def test_a_second_ctrl_c_does_not_wait(workspace):
+    write(workspace, attack("swallow"))
+    process = start(workspace)
+    begun(workspace, process)
     for _ in range(2):
         os.kill(process.pid, signal.SIGINT)
         time.sleep(0.1)
     assert end(process) == 130
 
 
-@pytest.mark.parametrize("how", ["sleep", "swallow", "gil"])
-def test_a_cell_fails_alone_when_its_time_is_up(place, how):
+@pytest.mark.parametrize("fault", ["sleep", "swallow", "gil"])
+def test_a_cell_fails_alone_when_its_time_is_up(workspace, fault):
     # Those that swallow it, or never hear it, are killed; the rest is done by another process.
-    write(place, attack(how) + attack("lock").replace("[[attacks]]", "[[attacks]]\naccess = ['static']"), timeout=1)
-    assert end(start(place)) == 3, child.errors(place)
-    failed = [result for result in Store(place / "store").results() if result.status == "failed"]
+    write(
+        workspace, attack(fault) + attack("lock").replace("[[attacks]]", "[[attacks]]\naccess = ['static']"), timeout=1
+    )
+    assert end(start(workspace)) == 3, child.errors(workspace)
+    failed = [result for result in Store(workspace / "store").results() if result.status == "failed"]
     assert {result.error.message.partition(";")[0] for result in failed} == {"took longer than timeout = 1 s"}
-    assert len(failed) == 2 and len(list(Store(place / "store").results())) == 5
-    said = child.errors(place)
-    assert said.count("had to be killed") == (how != "sleep")
+    assert len(failed) == 2 and len(list(Store(workspace / "store").results())) == 5
+    said = child.errors(workspace)
+    assert said.count("had to be killed") == (fault != "sleep")
     assert said.count(" failed: ") == 2, "each is said once, whichever process did it"
     assert "5 of 5 cells, 2 failed, in 0 s" not in said, "the time of all processes"
 
 
-@pytest.mark.parametrize("how", [each.__name__ for each in hostile.DEADLY])
-def test_what_takes_the_process_with_it_fails_alone(place, how):
-    write(place, attack(how))
-    assert end(start(place)) == 3, child.errors(place)
-    found = outcomes(place)
-    assert "ended the process" in found["hostile"].error.message
-    assert sorted(result.status for result in found.values()) == ["done", "done", "done", "failed"]
-    assert "Traceback" not in child.errors(place)
+@pytest.mark.parametrize("fault", [each.__name__ for each in hostile.DEADLY])
+def test_what_takes_the_process_with_it_fails_alone(workspace, fault):
+    write(workspace, attack(fault))
+    assert end(start(workspace)) == 3, child.errors(workspace)
+    results = outcomes(workspace)
+    assert "ended the process" in results["hostile"].error.message
+    assert sorted(result.status for result in results.values()) == ["done", "done", "done", "failed"]
+    assert "Traceback" not in child.errors(workspace)
 
 
 @pytest.mark.parametrize(
-    ("how", "says"),
+    ("fault", "says"),
     [
         ("everything", "closed or replaced standard output and standard error"),
         ("silence", "closed or replaced standard output and standard error"),
@@ -316,40 +322,40 @@ def test_what_takes_the_process_with_it_fails_alone(place, how):
         ("limits_for_good", "lowered RLIMIT_NOFILE of the process"),
     ],
 )
-def test_what_closes_the_files_of_the_process_fails_alone(place, how, says):
-    if how == "limits_for_good" and sys.platform != "linux":
+def test_what_closes_the_files_of_the_process_fails_alone(workspace, fault, says):
+    if fault == "limits_for_good" and sys.platform != "linux":
         pytest.skip("only there the right to raise limits can be given up")
-    write(place, attack(how))
-    assert end(start(place)) == 3, child.errors(place)
-    found = outcomes(place)
-    assert found["hostile"].error.message.startswith(says)
-    assert sorted(result.status for result in found.values()) == ["done", "done", "done", "failed"]
-    said = child.errors(place)
+    write(workspace, attack(fault))
+    assert end(start(workspace)) == 3, child.errors(workspace)
+    results = outcomes(workspace)
+    assert results["hostile"].error.message.startswith(says)
+    assert sorted(result.status for result in results.values()) == ["done", "done", "done", "failed"]
+    said = child.errors(workspace)
     assert says in said and "hostile" in said and "Traceback" not in said
-    assert "accuracy" in (place / "out").read_text(), "the table is where it belongs"
+    assert "accuracy" in (workspace / "out").read_text(), "the table is where it belongs"
 
 
-def test_limits_that_a_method_lowers_are_put_back(place):
-    write(place, attack("limits"))
-    assert end(start(place)) == 0, child.errors(place)
-    assert {result.status for result in outcomes(place).values()} == {"done"}
+def test_limits_that_a_method_lowers_are_put_back(workspace):
+    write(workspace, attack("limits"))
+    assert end(start(workspace)) == 0, child.errors(workspace)
+    assert {result.status for result in outcomes(workspace).values()} == {"done"}
 
 
-def test_a_stream_that_nobody_reads_any_more_was_taken_by_no_method(place):
+def test_a_stream_that_nobody_reads_any_more_was_taken_by_no_method(workspace):
     """Nothing is then put in its place, so that Python does not fail on it."""
-    write(place, attack("prints"))
-    assert end(start(place, full="disk")) == 2, child.errors(place)
-    assert {result.status for result in outcomes(place).values()} == {"done"}
-    assert child.errors(place).count("closed or replaced") == 0
+    write(workspace, attack("prints"))
+    assert end(start(workspace, full="disk")) == 2, child.errors(workspace)
+    assert {result.status for result in outcomes(workspace).values()} == {"done"}
+    assert child.errors(workspace).count("closed or replaced") == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says whose a process was")
 @pytest.mark.parametrize("signals", [1, 2])
-def test_what_a_method_leaves_behind_is_ended(place, signals):
-    write(place, attack("copy"))
-    process = start(place)
-    begun(place, process)
-    while not (place / "left").exists() or not (left := (place / "left").read_text()):
+def test_what_a_method_leaves_behind_is_ended(workspace, signals):
+    write(workspace, attack("copy"))
+    process = start(workspace)
+    begun(workspace, process)
+    while not (workspace / "left").exists() or not (left := (workspace / "left").read_text()):
         time.sleep(0.02)
     for _ in range(signals):
         os.kill(process.pid, signal.SIGINT)
@@ -358,41 +364,41 @@ def test_what_a_method_leaves_behind_is_ended(place, signals):
     assert not os.path.exists(f"/proc/{left}")
 
 
-def test_a_thread_that_is_left_behind_does_not_keep_the_process(place):
-    write(place, attack("thread"))
-    assert end(start(place)) == 0, child.errors(place)
+def test_a_thread_that_is_left_behind_does_not_keep_the_process(workspace):
+    write(workspace, attack("thread"))
+    assert end(start(workspace)) == 0, child.errors(workspace)
 
 
 def test_a_training_that_never_steps_fails_its_cells_once(tmp_path):
     path = write(tmp_path, timeout=2)
-    path.write_text(path.read_text().replace('use = "fgsm-at"', f'use = "{METHODS}:endless"\nhow = "swallow"'))
+    path.write_text(path.read_text().replace('use = "fgsm-at"', f'use = "{METHODS}:endless"\nfault = "swallow"'))
     assert end(start(tmp_path)) == 3, child.errors(tmp_path)
     results = list(Store(tmp_path / "store").results())
     assert len(results) == 3 and all("a step of the training took longer" in r.error.message for r in results)
     assert child.errors(tmp_path).count("another process goes on") == 1
 
 
-def test_who_kills_the_supervisor_kills_the_work(place):
-    write(place, attack("swallow"))
-    process = start(place)
-    begun(place, process)
+def test_who_kills_the_supervisor_kills_the_work(workspace):
+    write(workspace, attack("swallow"))
+    process = start(workspace)
+    begun(workspace, process)
     os.kill(process.pid, signal.SIGKILL)
     assert end(process) == -signal.SIGKILL
-    (place / "calm").touch()
-    assert end(start(place)) == 0, "its lease is free at once"
+    (workspace / "calm").touch()
+    assert end(start(workspace)) == 0, "its lease is free at once"
 
 
-def test_who_kills_the_process_that_works_is_survived(place):
-    write(place, attack("sleep"))
-    process = start(place)
-    begun(place, process)
-    (place / "calm").touch()
+def test_who_kills_the_process_that_works_is_survived(workspace):
+    write(workspace, attack("sleep"))
+    process = start(workspace)
+    begun(workspace, process)
+    (workspace / "calm").touch()
     children = f"/proc/{process.pid}/task/{process.pid}/children"
     with open(children) as file:
         (worker,) = map(int, file.read().split())
     os.kill(worker, signal.SIGKILL)
-    assert end(process) == 0, child.errors(place)
-    assert {result.status for result in outcomes(place).values()} == {"done"}
+    assert end(process) == 0, child.errors(workspace)
+    assert {result.status for result in outcomes(workspace).values()} == {"done"}
 
 
 # In one process.

@@ -99,8 +99,8 @@ def test_a_user_without_a_home_lists_and_is_told_what_to_set(nobody, monkeypatch
 @pytest.mark.parametrize("kind", ["file", "long"])
 def test_a_cache_that_cannot_be_is_one_line(tmp_path, monkeypatch, capsys, kind):
     (tmp_path / "file").write_text("")
-    place = {"file": tmp_path / "file", "long": tmp_path / ("x" * 300)}[kind]
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    cache = {"file": tmp_path / "file", "long": tmp_path / ("x" * 300)}[kind]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     config = tmp_path / "one.toml"
     config.write_text(small.ONE)
     assert main(["plan", str(config), "--store", str(tmp_path / "store")]) == 2
@@ -111,7 +111,7 @@ def test_a_cache_that_may_only_be_read_is_read(tmp_path, monkeypatch):
     source = tmp_path / "set.bin"
     source.write_bytes(b"pixels")
     os.utime(source, (1e9, 1e9))
-    found = memo.hashes((source,))
+    hashes = memo.hashes((source,))
 
     def denied(path, data):
         raise OSError(errno.EROFS, "Read-only file system", str(path))
@@ -120,7 +120,7 @@ def test_a_cache_that_may_only_be_read_is_read(tmp_path, monkeypatch):
     other = tmp_path / "other.bin"
     other.write_bytes(b"pixels")
     os.utime(other, (1e9, 1e9))
-    assert memo.hashes((other,)) == memo.hashes((source,)) == found
+    assert memo.hashes((other,)) == memo.hashes((source,)) == hashes
 
 
 def test_a_folder_that_is_gone_is_one_line(tmp_path, monkeypatch, capsys):
@@ -142,8 +142,8 @@ class StillTimes:
     def __init__(self, monkeypatch, at):
         status, of_path = os.stat, files.status
 
-        def still(found):
-            fields = {name: getattr(found, name) for name in ("st_mode", "st_ino", "st_size", "st_dev")}
+        def still(stat_result):
+            fields = {name: getattr(stat_result, name) for name in ("st_mode", "st_ino", "st_size", "st_dev")}
             return type("stat", (), {**fields, "st_mtime_ns": at, "st_ctime_ns": at, "st_mtime": at, "st_ctime": at})()
 
         monkeypatch.setattr(files, "status", lambda path: still(of_path(path)))
@@ -203,14 +203,14 @@ def full(target, x, y, threat):
 
 
 @pytest.mark.parametrize(
-    "what",
+    "statement",
     [
         "raise OSError(30, 'Read-only file system', '/elsewhere/scratch.bin')",
         "open('/dev/full', 'w').write('x' * 10**6)",
     ],
 )
-def test_what_a_method_cannot_write_is_its_own_failure(tmp_path, capsys, what):
-    (tmp_path / "full.py").write_text(METHOD.replace("WHAT", what))
+def test_what_a_method_cannot_write_is_its_own_failure(tmp_path, capsys, statement):
+    (tmp_path / "full.py").write_text(METHOD.replace("WHAT", statement))
     text = (
         small.ONE.replace('use = "fgsm"\neps', f'use = "{tmp_path}/full.py:full"\neps')
         + '[[attacks]]\nuse = "fgsm"\neps = "0.1"\n'

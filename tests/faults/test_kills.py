@@ -70,7 +70,8 @@ def test_killed_at_every_few_steps_of_a_run(undisturbed, tmp_path):
 def test_killed_at_thirty_random_moments(undisturbed, tmp_path):
     outcome, seconds = undisturbed
     seed = random.SystemRandom().randrange(2**32)
-    draw, killed, attempts = random.Random(seed), 0, 0
+    draw = random.Random(seed)
+    killed = attempts = 0
     while killed < KILLS:
         folder = tmp_path / str(attempts)
         folder.mkdir()

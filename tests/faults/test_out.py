@@ -92,7 +92,7 @@ def test_devices_stay(capsys):
         outputs.write_named(Path("/dev/full"), b"text")
 
 
-def place(tmp_path, name):
+def unwritable(tmp_path, name):
     """Make something that cannot be written to."""
     path = tmp_path / name
     if name == "folder":
@@ -113,7 +113,7 @@ def place(tmp_path, name):
 @pytest.mark.parametrize("name", ["folder", "link to a folder", "link into no folder", "loop", "under a file"])
 @pytest.mark.parametrize("verb", ["leaderboard", "compare", "into a folder"])
 def test_what_cannot_be_written_is_one_line_and_stays(tmp_path, store, capsys, monkeypatch, name, verb):
-    path = place(tmp_path, name)
+    path = unwritable(tmp_path, name)
     before = {each: os.lstat(each).st_ino for each in tmp_path.rglob("*")}
     if verb in ("leaderboard", "compare"):
         words = ["leaderboard", "--store", store] if verb == "leaderboard" else ["compare", store, other(tmp_path)]
@@ -139,9 +139,9 @@ def test_a_file_in_a_folder_that_was_named_goes_to_no_pipe(tmp_path):
 
 def test_a_pipe_carries_the_table_and_nothing_else(store, capfd):
     assert main(["leaderboard", "--store", store, "--format", "csv", "--out", "/dev/stdout"]) == 0
-    whole = capfd.readouterr().out
+    first_output = capfd.readouterr().out
     assert main(["leaderboard", "--store", store, "--format", "csv"]) == 0
-    assert whole == capfd.readouterr().out
+    assert first_output == capfd.readouterr().out
 
 
 def test_more_folders_than_python_calls_are_made(tmp_path):

@@ -27,9 +27,9 @@ def bucket():
     """An object store, empty, in the memory of this process."""
     url = f"memory://{secrets.token_hex(4)}"
     yield url
-    place = fsspec.filesystem("memory")
-    if place.exists(url):
-        place.rm(url, recursive=True)
+    filesystem = fsspec.filesystem("memory")
+    if filesystem.exists(url):
+        filesystem.rm(url, recursive=True)
 
 
 def complaints(text):
@@ -42,8 +42,8 @@ def sync(folder, url):
 
 
 def names(url):
-    place, root = fsspec.core.url_to_fs(url)
-    return {path.removeprefix(root).lstrip("/"): place.cat_file(path) for path in place.find(root)}
+    filesystem, root = fsspec.core.url_to_fs(url)
+    return {path.removeprefix(root).lstrip("/"): filesystem.cat_file(path) for path in filesystem.find(root)}
 
 
 def test_shards_on_two_machines_come_together(tmp_path, done, bucket):
@@ -86,19 +86,19 @@ def test_of_a_place_that_is_a_store_failed_cells_stay_there(tmp_path, done, capl
 
 
 def test_killed_at_any_write_the_same_command_completes_the_place(tmp_path, done):
-    place = tmp_path / "place"
-    words = ["sync", f"file://{place}", "--store", str(done / "store")]
+    remote = tmp_path / "remote"
+    words = ["sync", f"file://{remote}", "--store", str(done / "store")]
     for kills in range(20):
-        code = child.finish(child.start(tmp_path, words, child.At(place, 2 + 5 * kills)))
+        code = child.finish(child.start(tmp_path, words, child.At(remote, 2 + 5 * kills)))
         # Whatever is there under its own name is whole.
-        for name, data in names(f"file://{place}").items():
+        for name, data in names(f"file://{remote}").items():
             assert name.endswith(".part") or data == (done / "store" / name).read_bytes()
         if code == 0:
             break
         assert code == -9, child.errors(tmp_path)
     assert code == 0 and kills > 2
     (tmp_path / "other").mkdir()
-    assert sync(tmp_path / "other", str(place)) == 0
+    assert sync(tmp_path / "other", str(remote)) == 0
     assert small.outcome(tmp_path / "other") == small.outcome(done)
 
 
@@ -119,7 +119,7 @@ def test_what_is_not_finished_stays(tmp_path, done, bucket):
 
 
 def test_names_that_would_leave_the_folder_are_not_fetched(tmp_path, bucket):
-    place = fsspec.filesystem("memory")
+    filesystem = fsspec.filesystem("memory")
     for name in (
         "cells/../../../up.json",
         "train/x/card.json",
@@ -127,7 +127,7 @@ def test_names_that_would_leave_the_folder_are_not_fetched(tmp_path, bucket):
         "evil.py",
         f"records/{'0' * 64}.parquet.py",
     ):
-        place.pipe_file(f"{bucket}/{name}", b"evil")
+        filesystem.pipe_file(f"{bucket}/{name}", b"evil")
     assert sync(tmp_path, bucket) == 0
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert not (tmp_path.parent / "up.json").exists()
@@ -146,48 +146,50 @@ def test_a_damaged_result_elsewhere_is_refused(tmp_path, done, bucket, capsys):
 @pytest.mark.parametrize("kind", ["records/", "train/"])
 def test_records_and_cards_that_are_damaged_elsewhere_are_refused(tmp_path, done, bucket, capsys, kind):
     assert sync(done, bucket) == 0
-    found = names(bucket)
-    name = next(name for name in found if name.startswith(kind) and not name.endswith(("safetensors", ".jsonl")))
-    fsspec.filesystem("memory").pipe_file(f"{bucket}/{name}", found[name][:-40] + b"1" + found[name][-39:])
+    contents = names(bucket)
+    name = next(name for name in contents if name.startswith(kind) and not name.endswith(("safetensors", ".jsonl")))
+    fsspec.filesystem("memory").pipe_file(f"{bucket}/{name}", contents[name][:-40] + b"1" + contents[name][-39:])
     assert sync(tmp_path, bucket) == 2
     said = capsys.readouterr().err
     assert f"{name}: " in said and "there\n" in said and len(complaints(said)) == 1
     assert not (tmp_path / "store" / name).exists()
 
 
-def test_beside_what_is_damaged_elsewhere_the_rest_is_carried(tmp_path, place, capsys):
-    victims = [min(place.glob("attack/*/*")), min(place.glob("train/*/weights.safetensors")), *place.glob("cells/*")][
-        :3
-    ]
+def test_beside_what_is_damaged_elsewhere_the_rest_is_carried(tmp_path, remote, capsys):
+    victims = [
+        min(remote.glob("attack/*/*")),
+        min(remote.glob("train/*/weights.safetensors")),
+        *remote.glob("cells/*"),
+    ][:3]
     for path in victims:
         path.write_bytes(path.read_bytes()[:-40])
-    lost = {str(path.relative_to(place)) for path in victims}
+    lost = {str(path.relative_to(remote)) for path in victims}
     # A card without its weights, and records without their result, would say nothing.
-    lost |= {str(path.relative_to(place)) for path in victims[1].parent.iterdir()}
+    lost |= {str(path.relative_to(remote)) for path in victims[1].parent.iterdir()}
     lost |= {f"records/{victims[2].stem}.parquet"}
-    whole = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()} - lost
-    assert sync(tmp_path / "new", str(place)) == 2
+    undamaged = {str(path.relative_to(remote)) for path in remote.rglob("*") if path.is_file()} - lost
+    assert sync(tmp_path / "new", str(remote)) == 2
     said = capsys.readouterr()
     root = tmp_path / "new" / "store"
-    assert {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} >= whole
+    assert {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} >= undamaged
     assert not [name for name in lost if (root / name).exists()]
     assert said.err.count("warning: ") == 3 and said.err.count("error: ") == 1 and "3 files there" in said.err
-    assert said.out.startswith(f"fetched {len(whole)} files")
+    assert said.out.startswith(f"fetched {len(undamaged)} files")
 
 
 def test_what_is_damaged_here_is_not_sent_but_fetched(tmp_path, done, bucket, caplog):
-    (tmp_path / "place").mkdir()
+    (tmp_path / "remote").mkdir()
     shutil.copytree(done / "store", tmp_path / "store")
     damaged = [min((tmp_path / "store").glob(pattern)) for pattern in ("records/*.parquet", "train/*/card.json")]
     for path in damaged:
         path.write_bytes(path.read_bytes()[:-9])
-    assert sync(tmp_path, str(tmp_path / "place")) == 0
+    assert sync(tmp_path, str(tmp_path / "remote")) == 0
     kept = [Store(tmp_path / "store").name(path) for path in damaged]
-    assert not [name for name in kept if (tmp_path / "place" / name).exists()]
+    assert not [name for name in kept if (tmp_path / "remote" / name).exists()]
     assert all(str(path) in caplog.text for path in damaged)
     # From a machine that has them whole they come back.
-    assert sync(done, str(tmp_path / "place")) == 0
-    assert sync(tmp_path, str(tmp_path / "place")) == 0
+    assert sync(done, str(tmp_path / "remote")) == 0
+    assert sync(tmp_path, str(tmp_path / "remote")) == 0
     assert [(tmp_path / "store" / name).read_bytes() for name in kept] == [
         (done / "store" / name).read_bytes() for name in kept
     ]
@@ -197,8 +199,8 @@ def test_a_result_replaces_what_another_machine_left_unfinished(tmp_path, done, 
     for name in ("records", "train"):
         for path in (done / "store" / name).rglob("*"):
             if path.is_file() and path.name != "card.json":
-                place = Store(done / "store").name(path)
-                fsspec.filesystem("memory").pipe_file(f"{bucket}/{place}", b"of another machine, cut off here")
+                name_there = Store(done / "store").name(path)
+                fsspec.filesystem("memory").pipe_file(f"{bucket}/{name_there}", b"of another machine, cut off here")
     assert sync(done, bucket) == 0
     assert sync(tmp_path, bucket) == 0
     assert small.run(tmp_path) == 0
@@ -206,10 +208,10 @@ def test_a_result_replaces_what_another_machine_left_unfinished(tmp_path, done, 
 
 
 @pytest.fixture
-def place(tmp_path, done):
+def remote(tmp_path, done):
     """A folder elsewhere that holds a whole run."""
-    assert sync(done, str(tmp_path / "place")) == 0
-    return tmp_path / "place"
+    assert sync(done, str(tmp_path / "remote")) == 0
+    return tmp_path / "remote"
 
 
 SECRET = b"a secret of this machine"
@@ -218,95 +220,95 @@ SECRET = b"a secret of this machine"
 @pytest.mark.parametrize(
     "pattern", ["attack/*/*", "train/*/weights.safetensors", "train/*/log.jsonl", "cells/*", "records/*"]
 )
-def test_no_link_out_of_the_place_is_followed(tmp_path, place, caplog, capsys, pattern):
+def test_no_link_out_of_the_place_is_followed(tmp_path, remote, caplog, capsys, pattern):
     (tmp_path / "secret").write_bytes(SECRET)
-    victim = min(place.glob(pattern))
+    victim = min(remote.glob(pattern))
     victim.unlink()
     victim.symlink_to(tmp_path / "secret")
-    assert sync(tmp_path / "new", str(place)) == 0
+    assert sync(tmp_path / "new", str(remote)) == 0
     assert not [path for path in (tmp_path / "new").rglob("*") if path.is_file() and path.read_bytes() == SECRET]
     assert "are links or no files" in caplog.text
-    name = victim.relative_to(place)
+    name = victim.relative_to(remote)
     assert not (tmp_path / "new" / "store" / name).exists()
 
 
 @pytest.mark.parametrize("name", ["attack", "cells"])
-def test_no_folder_that_is_a_link_is_entered_or_written_to(tmp_path, place, done, caplog, name):
-    (place / name).rename(tmp_path / "elsewhere")
-    (place / name).symlink_to(tmp_path / "elsewhere")
+def test_no_folder_that_is_a_link_is_entered_or_written_to(tmp_path, remote, done, caplog, name):
+    (remote / name).rename(tmp_path / "elsewhere")
+    (remote / name).symlink_to(tmp_path / "elsewhere")
     before = sorted((tmp_path / "elsewhere").rglob("*"))
     shutil.rmtree(before[0]) if before[0].is_dir() else before[0].unlink()
     left = sorted((tmp_path / "elsewhere").rglob("*"))
-    assert sync(tmp_path / "new", str(place)) == 0
+    assert sync(tmp_path / "new", str(remote)) == 0
     assert not (tmp_path / "new" / "store" / name).exists()
-    assert sync(done, str(place)) == 0
+    assert sync(done, str(remote)) == 0
     assert sorted((tmp_path / "elsewhere").rglob("*")) == left
     assert "is not sent: in its place" in caplog.text
 
 
-def test_a_folder_of_one_set_that_is_a_link_is_neither_entered_nor_written_to(tmp_path, place, done, caplog):
-    folder = min((place / "attack").iterdir())
+def test_a_folder_of_one_set_that_is_a_link_is_neither_entered_nor_written_to(tmp_path, remote, done, caplog):
+    folder = min((remote / "attack").iterdir())
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "000000-000128.safetensors").unlink(missing_ok=True)
     left = sorted((tmp_path / "elsewhere").rglob("*"))
-    assert sync(tmp_path / "new", str(place)) == 0
+    assert sync(tmp_path / "new", str(remote)) == 0
     assert not (tmp_path / "new" / "store" / "attack" / folder.name).exists()
-    assert sync(done, str(place)) == 0
+    assert sync(done, str(remote)) == 0
     assert sorted((tmp_path / "elsewhere").rglob("*")) == left
 
 
-def test_only_the_folders_of_a_store_are_looked_at(tmp_path, place, monkeypatch):
-    (place / "strangers").mkdir()
-    (place / "strangers" / "deep").mkdir()
-    (place / "attack" / ("f" * 64) / "more" / "levels").mkdir(parents=True)
+def test_only_the_folders_of_a_store_are_looked_at(tmp_path, remote, monkeypatch):
+    (remote / "strangers").mkdir()
+    (remote / "strangers" / "deep").mkdir()
+    (remote / "attack" / ("f" * 64) / "more" / "levels").mkdir(parents=True)
     looked = []
     monkeypatch.setattr(os, "scandir", lambda path, scandir=os.scandir: looked.append(str(path)) or scandir(path))
-    assert sync(tmp_path / "new", str(place)) == 0
-    assert str(place / "attack") in looked
+    assert sync(tmp_path / "new", str(remote)) == 0
+    assert str(remote / "attack") in looked
     assert not [path for path in looked if "strangers" in path or "levels" in path]
 
 
-def test_pipes_and_folders_there_are_not_waited_for(tmp_path, place, done, caplog):
-    pipe, folder = min(place.glob("cells/*")), max(place.glob("cells/*"))
+def test_pipes_and_folders_there_are_not_waited_for(tmp_path, remote, done, caplog):
+    pipe, folder = min(remote.glob("cells/*")), max(remote.glob("cells/*"))
     pipe.unlink()
     os.mkfifo(pipe)
     folder.unlink()
     folder.mkdir()
-    assert sync(tmp_path / "new", str(place)) == 0
-    assert sync(done, str(place)) == 0
+    assert sync(tmp_path / "new", str(remote)) == 0
+    assert sync(done, str(remote)) == 0
     assert f"{pipe.name} is not sent" in caplog.text and pipe.is_fifo()
 
 
 @pytest.mark.parametrize(
     "pattern", ["cells/*", "records/*", "attack/*/*", "train/*/weights.safetensors", "train/*/card.json"]
 )
-def test_a_file_of_terabytes_is_refused_before_it_is_read(tmp_path, place, capsys, pattern):
-    victim = min(place.glob(pattern))
+def test_a_file_of_terabytes_is_refused_before_it_is_read(tmp_path, remote, capsys, pattern):
+    victim = min(remote.glob(pattern))
     with victim.open("r+b") as file:
         file.truncate(2**40)
-    assert sync(tmp_path / "new", str(place)) == 2
+    assert sync(tmp_path / "new", str(remote)) == 2
     said = capsys.readouterr().err
     assert f"{victim.name}: it has 1,099,511,627,776 bytes" in said and len(complaints(said)) == 1
-    rest = [path.relative_to(place) for path in place.glob(pattern) if path != victim]
+    rest = [path.relative_to(remote) for path in remote.glob(pattern) if path != victim]
     fetched = tmp_path / "new" / "store"
-    assert not (fetched / victim.relative_to(place)).exists() and all((fetched / name).exists() for name in rest)
+    assert not (fetched / victim.relative_to(remote)).exists() and all((fetched / name).exists() for name in rest)
 
 
-def test_beside_what_is_too_large_there_what_is_new_here_is_sent(tmp_path, place, done, capsys):
-    large, gone = min(place.glob("attack/*/*")), max(place.glob("attack/*/*"))
+def test_beside_what_is_too_large_there_what_is_new_here_is_sent(tmp_path, remote, done, capsys):
+    large, gone = min(remote.glob("attack/*/*")), max(remote.glob("attack/*/*"))
     gone.unlink()
     with large.open("r+b") as file:
         file.truncate(2**40)
-    assert sync(done, str(place)) == 2
+    assert sync(done, str(remote)) == 2
     said = capsys.readouterr().err
     assert f"{large.name}: it has 1,099,511,627,776 bytes" in said and len(complaints(said)) == 1
-    assert gone.read_bytes() == (done / "store" / gone.relative_to(place)).read_bytes()
+    assert gone.read_bytes() == (done / "store" / gone.relative_to(remote)).read_bytes()
 
 
-def test_more_than_the_disk_has_room_for_is_refused_before_it_is_fetched(tmp_path, place, capsys, monkeypatch):
+def test_more_than_the_disk_has_room_for_is_refused_before_it_is_fetched(tmp_path, remote, capsys, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
-    assert sync(tmp_path / "new", str(place)) == 2
+    assert sync(tmp_path / "new", str(remote)) == 2
     assert "there is room for 1,000" in capsys.readouterr().err
     assert not (tmp_path / "new" / "store" / "attack").exists()
 
@@ -314,62 +316,62 @@ def test_more_than_the_disk_has_room_for_is_refused_before_it_is_fetched(tmp_pat
 @pytest.mark.parametrize(
     "pattern", ["cells/*", "records/*", "attack/*/*", "train/*/weights.safetensors", "train/*/card.json"]
 )
-def test_what_is_not_what_its_name_says_is_refused(tmp_path, place, capsys, pattern):
+def test_what_is_not_what_its_name_says_is_refused(tmp_path, remote, capsys, pattern):
     """Each is whole and sealed, but of another cell, set or training."""
-    victim = min(place.glob(pattern))
-    others = [path for path in place.glob(pattern) if path.read_bytes() != victim.read_bytes()]
+    victim = min(remote.glob(pattern))
+    others = [path for path in remote.glob(pattern) if path.read_bytes() != victim.read_bytes()]
     if pattern.startswith("train/"):
         victim.write_bytes(victim.read_bytes().replace(b"0", b"1"))
     else:
         victim.write_bytes(others[0].read_bytes())
-    assert sync(tmp_path / "new", str(place)) == 2
+    assert sync(tmp_path / "new", str(remote)) == 2
     said = capsys.readouterr().err
-    assert f"/{victim.relative_to(place)}: " in said and "delete it there" in said and len(complaints(said)) == 1
-    assert not (tmp_path / "new" / "store" / victim.relative_to(place)).exists()
+    assert f"/{victim.relative_to(remote)}: " in said and "delete it there" in said and len(complaints(said)) == 1
+    assert not (tmp_path / "new" / "store" / victim.relative_to(remote)).exists()
 
 
-def test_a_log_of_a_training_is_that_of_its_card(tmp_path, place, done):
-    log = min(place.glob("train/*/log.jsonl"))
+def test_a_log_of_a_training_is_that_of_its_card(tmp_path, remote, done):
+    log = min(remote.glob("train/*/log.jsonl"))
     log.write_bytes(b"somebody else's\x1b[2J\n")
-    assert sync(tmp_path / "new", str(place)) == 0
-    name = log.relative_to(place)
+    assert sync(tmp_path / "new", str(remote)) == 0
+    name = log.relative_to(remote)
     assert (tmp_path / "new" / "store" / name).read_bytes() == (done / "store" / name).read_bytes()
 
 
 @pytest.mark.parametrize("pattern", ["cells/*", "records/*", "attack/*/*", "train/*/weights.safetensors"])
-def test_a_folder_in_the_place_of_a_file_stays_as_it_is(tmp_path, place, done, caplog, capsys, pattern):
-    victim = min(place.glob(pattern))
+def test_a_folder_in_the_place_of_a_file_stays_as_it_is(tmp_path, remote, done, caplog, capsys, pattern):
+    victim = min(remote.glob(pattern))
     victim.unlink()
     victim.mkdir()
     for _ in range(2):
         caplog.clear()
         capsys.readouterr()
-        assert sync(done, str(place)) == 0
+        assert sync(done, str(remote)) == 0
         assert "sent 0 files" in capsys.readouterr().out
         assert list(victim.iterdir()) == []
-        assert f"{victim.relative_to(place)} is not sent: in its place at {place} is a folder" in caplog.text
-    assert not list(place.rglob("*.part"))
+        assert f"{victim.relative_to(remote)} is not sent: in its place at {remote} is a folder" in caplog.text
+    assert not list(remote.rglob("*.part"))
 
 
 @pytest.mark.parametrize("name", ["cells", "attack/*"])
-def test_a_file_in_the_place_of_a_folder_is_one_warning(tmp_path, place, done, caplog, name):
-    folder = min(place.glob(name))
+def test_a_file_in_the_place_of_a_folder_is_one_warning(tmp_path, remote, done, caplog, name):
+    folder = min(remote.glob(name))
     # Records stay with their results.
     count = len([path for path in folder.rglob("*") if path.is_file()]) * (2 if name == "cells" else 1)
     shutil.rmtree(folder)
     folder.write_bytes(SECRET)
     caplog.clear()
-    assert sync(done, str(place)) == 0
+    assert sync(done, str(remote)) == 0
     assert folder.read_bytes() == SECRET
     (said,) = [record.getMessage() for record in caplog.records if "is not sent" in record.getMessage()]
-    assert said.startswith(f"{folder.relative_to(place)} is not sent: in its place at {place} is a file")
+    assert said.startswith(f"{folder.relative_to(remote)} is not sent: in its place at {remote} is a file")
     assert count == 1 or f"{count} files stay here" in said
 
 
 def test_no_result_is_sent_where_its_records_cannot_be(tmp_path, done, caplog):
-    (tmp_path / "place").mkdir()
-    (tmp_path / "place" / "records").write_bytes(SECRET)
-    assert sync(done, str(tmp_path / "place")) == 0
+    (tmp_path / "remote").mkdir()
+    (tmp_path / "remote" / "records").write_bytes(SECRET)
+    assert sync(done, str(tmp_path / "remote")) == 0
     assert not list(tmp_path.glob("place/cells/*")) and list(tmp_path.glob("place/train/*/card.json"))
     assert caplog.text.count("is not sent") == 1
 
@@ -398,70 +400,70 @@ def test_on_an_object_store_an_object_named_like_a_folder_is_in_nobodys_way(tmp_
 @pytest.mark.parametrize(
     "pattern", ["cells/*", "records/*", "attack/*/*", "train/*/weights.safetensors", "train/*/card.json"]
 )
-def test_what_was_emptied_there_is_named_by_who_has_it(tmp_path, place, done, capsys, pattern):
-    victim = min(place.glob(pattern))
+def test_what_was_emptied_there_is_named_by_who_has_it(tmp_path, remote, done, capsys, pattern):
+    victim = min(remote.glob(pattern))
     size = victim.stat().st_size
     victim.write_bytes(b"")
-    assert sync(done, str(place)) == 2
+    assert sync(done, str(remote)) == 2
     said = capsys.readouterr().err
     assert said == f"error: {victim}: it has 0 bytes, and {size:,} here; delete it there\n"
     victim.unlink()
-    assert sync(done, str(place)) == 0
-    assert victim.read_bytes() == (done / "store" / victim.relative_to(place)).read_bytes()
+    assert sync(done, str(remote)) == 0
+    assert victim.read_bytes() == (done / "store" / victim.relative_to(remote)).read_bytes()
 
 
 @pytest.mark.parametrize("pattern", ["attack/*/*", "train/*/weights.safetensors"])
-def test_what_was_cut_short_there_is_named_by_who_has_it(tmp_path, place, done, capsys, pattern):
-    victim = min(place.glob(pattern))
+def test_what_was_cut_short_there_is_named_by_who_has_it(tmp_path, remote, done, capsys, pattern):
+    victim = min(remote.glob(pattern))
     victim.write_bytes(victim.read_bytes()[:-40])
-    assert sync(done, str(place)) == 2
+    assert sync(done, str(remote)) == 2
     said = capsys.readouterr().err
     assert f"{victim}: " in said and "delete" in said and len(complaints(said)) == 1
 
 
-def test_what_two_machines_made_alike_is_not_called_damaged(tmp_path, place):
+def test_what_two_machines_made_alike_is_not_called_damaged(tmp_path, remote):
     (tmp_path / "twin").mkdir()
     assert small.run(tmp_path / "twin") == 0
     # Seconds have other digits each time.
     assert any(
-        path.read_bytes() != (tmp_path / "twin/store/cells" / path.name).read_bytes() for path in place.glob("cells/*")
+        path.read_bytes() != (tmp_path / "twin/store/cells" / path.name).read_bytes() for path in remote.glob("cells/*")
     )
-    for log in place.glob("train/*/log.jsonl"):
+    for log in remote.glob("train/*/log.jsonl"):
         log.write_bytes(log.read_bytes() + b"{}\n")
-    assert sync(tmp_path / "twin", str(place)) == 0
+    assert sync(tmp_path / "twin", str(remote)) == 0
 
 
 @pytest.mark.parametrize(("pattern", "beside"), [("train/*/weights.safetensors", "card.json"), ("records/*", "")])
-def test_a_card_without_weights_and_a_result_without_records_stay_there(tmp_path, place, caplog, pattern, beside):
-    victim = min(place.glob(pattern))
+def test_a_card_without_weights_and_a_result_without_records_stay_there(tmp_path, remote, caplog, pattern, beside):
+    victim = min(remote.glob(pattern))
     victim.unlink()
-    assert sync(tmp_path / "new", str(place)) == 0
-    left = victim.with_name(beside) if beside else place / "cells" / f"{victim.stem}.json"
-    assert left.exists() and not (tmp_path / "new" / "store" / left.relative_to(place)).exists()
-    assert not beside or not (tmp_path / "new" / "store" / victim.relative_to(place)).parent.exists()
+    assert sync(tmp_path / "new", str(remote)) == 0
+    left = victim.with_name(beside) if beside else remote / "cells" / f"{victim.stem}.json"
+    assert left.exists() and not (tmp_path / "new" / "store" / left.relative_to(remote)).exists()
+    assert not beside or not (tmp_path / "new" / "store" / victim.relative_to(remote)).parent.exists()
     assert "without their records are not fetched: 1" in caplog.text
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_card_whose_weights_are_here_is_fetched(tmp_path, place, whole):
-    weights = min(place.glob("train/*/weights.safetensors"))
-    here = tmp_path / "store" / weights.relative_to(place)
+@pytest.mark.parametrize("intact", [True, False])
+def test_a_card_whose_weights_are_here_is_fetched(tmp_path, remote, intact):
+    weights = min(remote.glob("train/*/weights.safetensors"))
+    here = tmp_path / "store" / weights.relative_to(remote)
     here.parent.mkdir(parents=True)
-    here.write_bytes(weights.read_bytes() if whole else SECRET)
+    here.write_bytes(weights.read_bytes() if intact else SECRET)
     weights.unlink()
-    assert sync(tmp_path, str(place)) == 0
-    assert here.with_name("card.json").exists() == whole
+    assert sync(tmp_path, str(remote)) == 0
+    assert here.with_name("card.json").exists() == intact
 
 
-def test_weights_are_sent_with_the_card_that_they_are_of(tmp_path, place, done):
+def test_weights_are_sent_with_the_card_that_they_are_of(tmp_path, remote, done):
     """The one there is of another machine, whose weights are lost."""
-    weights = min(place.glob("train/*/weights.safetensors"))
+    weights = min(remote.glob("train/*/weights.safetensors"))
     weights.unlink()
     card = weights.with_name("card.json")
     card.write_bytes(b"of another machine")
-    assert sync(done, str(place)) == 0
+    assert sync(done, str(remote)) == 0
     assert [path.read_bytes() for path in (weights, card)] == [
-        (done / "store" / path.relative_to(place)).read_bytes() for path in (weights, card)
+        (done / "store" / path.relative_to(remote)).read_bytes() for path in (weights, card)
     ]
 
 

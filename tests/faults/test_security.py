@@ -69,9 +69,9 @@ def test_names_that_become_paths_are_checked(tmp_path, name):
 @pytest.mark.parametrize("key", ["../../etc/passwd", "0" * 63, "0" * 65, "g" * 64, "0" * 63 + "/", "0" * 64 + "\n"])
 def test_keys_that_become_paths_are_checked(tmp_path, key):
     store = Store(tmp_path)
-    for place in (store.cell_file, store.records, store.training, store.adversarial, store.get):
+    for method in (store.cell_file, store.records, store.training, store.adversarial, store.get):
         with pytest.raises(ValueError, match="is not a key"):
-            place(key)
+            method(key)
 
 
 def test_a_configuration_runs_no_code(tmp_path):

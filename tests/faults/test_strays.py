@@ -7,6 +7,7 @@ import socket
 import stat
 from contextlib import chdir
 from functools import partial
+from itertools import chain, product
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -102,8 +103,8 @@ def pipe(path):
 
 
 def sock(path):
-    with chdir(path.parent), socket.socket(socket.AF_UNIX) as made:
-        made.bind(path.name)
+    with chdir(path.parent), socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path.name)
 
 
 ANYTHING = (photo, vast, album, loop, dangling, folder_link, pipe, sock)
@@ -114,13 +115,13 @@ def first(store, pattern):
 
 
 def strays(store):
-    """Return a place for a stranger's thing in every folder of a store."""
+    """Return paths for a stranger's files in every folder of a store."""
     key = first(store, "cells/*.json").stem
     inside = [first(store, "train/*"), first(store, "attack/*"), first(store, "plans/*")]
     (store / "leases").mkdir(exist_ok=True)
     names = ["README.json", f"{key} (conflicted copy).json", ".DS_Store", os.fsdecode(b"caf\xe9.json")]
     tops = [store / name for name in ("cells", "records", "attack", "train", "plans", "leases", "log")]
-    return [place / name for place in (store, *tops, *inside) for name in names]
+    return [folder / name for folder, name in product((store, *tops, *inside), names)]
 
 
 def look(path):
@@ -141,17 +142,17 @@ def verbs(folder):
         ["show", "digits/small-cnn/fgsm-at/fgsm/white-box", *store],
         ["show", "--log", *store],
         ["run", toml, *store, "--report", str(folder / "report")],
-        ["sync", str(folder / "place"), *store],
+        ["sync", str(folder / "remote"), *store],
         ["gc", toml, *store, "--yes"],
     ]
 
 
 @pytest.mark.parametrize("put", ANYTHING)
 def test_strangers_are_said_and_left_by_every_verb(copy, caplog, capsys, put):
-    places = strays(copy / "store")
-    for path in places:
+    paths = strays(copy / "store")
+    for path in paths:
         put(path)
-    before = {path: look(path) for path in places}
+    before = {path: look(path) for path in paths}
     for words in verbs(copy):
         caplog.clear()
         assert main(words) == 0, words
@@ -159,12 +160,12 @@ def test_strangers_are_said_and_left_by_every_verb(copy, caplog, capsys, put):
         if words[0] != "gc" and "--log" not in words:
             # One line for each folder that all verbs look into.
             assert len(set(said)) == len(said) >= 9, words
-    assert {path: look(path) for path in places} == before
+    assert {path: look(path) for path in paths} == before
     assert look(copy / "elsewhere") == look_of_elsewhere()
     listed = capsys.readouterr().out
     assert all(
         f"left: not Crossfire's: {path}" in listed
-        for path in places
+        for path in paths
         if path.name == "README.json" and path.parent.name != "plans"
     )
 
@@ -174,7 +175,7 @@ def look_of_elsewhere():
     return stat.S_IFDIR, inside
 
 
-def our_places(store):
+def our_paths(store):
     """Return where files of our own lie, one of each kind."""
     training = first(store, "train/*")
     names = ("card.json", "weights.safetensors", "log.jsonl", "state.safetensors", "failed.json")
@@ -204,9 +205,9 @@ IN_OUR_PLACE = (photo, empty, deep, odd, vast, folder, album, loop, dangling, li
 
 @pytest.mark.parametrize("turn", range(len(IN_OUR_PLACE)))
 def test_whatever_stands_in_the_place_of_our_own_is_mended(done, copy, caplog, turn):
-    """Every place meets every kind: in each turn the kinds move on by one place."""
-    places = our_places(copy / "store")
-    kinds = {path: IN_OUR_PLACE[(turn + number) % len(IN_OUR_PLACE)] for number, path in enumerate(places)}
+    """Every path meets every kind: in each turn the kinds move on by one path."""
+    paths = our_paths(copy / "store")
+    kinds = {path: IN_OUR_PLACE[(turn + number) % len(IN_OUR_PLACE)] for number, path in enumerate(paths)}
     for path, put in kinds.items():
         clear(path)
         put(path)
@@ -239,7 +240,7 @@ def test_what_stands_in_the_place_of_our_folders_is_moved_aside(copy, caplog, pu
     assert main(["leaderboard", "--store", str(store)]) == 2
     assert small.run(copy) == 0
     assert all(path.is_dir() for path in tops)
-    moved = [look(path) for top in tops for path in store.glob(f"{top.name}.aside-*")]
+    moved = list(map(look, chain.from_iterable(store.glob(f"{top.name}.aside-*") for top in tops)))
     # A link to itself holds nothing and is gone.
     assert moved == ([] if put is loop else before)
     assert len([text for text in caplog.messages if "was moved to" in text]) == len(moved)
@@ -275,13 +276,13 @@ def test_gc_deletes_what_is_ours_beside_what_is_not(copy, capsys):
         photo(attack / "000000-000128.jpg")
     # Under names of ours, each where one of ours could be.
     other = sha256_hex("other")
-    for path in ("cells/{}.json", "records/{}.parquet", "train/{}/card.json", "attack/{}/000000-000128.safetensors",
+    for name in ("cells/{}.json", "records/{}.parquet", "train/{}/card.json", "attack/{}/000000-000128.safetensors",
                  "train/{}/weights.safetensors", "leases/cell-{}", "cells/.{}.json.part",
                  "cells/.{}.json.17.0123abcd.part", "train/{}/.state.safetensors.17.0123abcd.part",
                  "records/.{}.parquet.17.0123abcd.part", ".probe.17.0123abcd.part"):  # fmt: skip
-        place = store / path.format(other)
-        place.parent.mkdir(exist_ok=True)
-        photo(place)
+        path = store / name.format(other)
+        path.parent.mkdir(exist_ok=True)
+        photo(path)
     link(store / "cells" / f"{sha256_hex('link')}.json")
     folder_link(store / "train" / sha256_hex("folder"))
     strangers = all_of(store) - ours
@@ -307,24 +308,24 @@ def test_gc_deletes_what_is_ours_beside_what_is_not(copy, capsys):
 def test_gc_deletes_a_training_however_far_it_came(copy, capsys):
     """What a training leaves when it is killed at any of its writes is ours, as long as one of its files says so."""
     training = first(copy / "store", "train/*")
-    place = copy / "store" / "train"
+    trainings = copy / "store" / "train"
     state = checkpoint.serialised({})
     for number, names in enumerate([("card.json",), ("weights.safetensors", "log.jsonl"), ("log.jsonl",), ()]):
-        made = place / sha256_hex(str(number))
-        made.mkdir()
+        folder = trainings / sha256_hex(str(number))
+        folder.mkdir()
         for name in names:
-            shutil.copy(training / name, made)
-    checkpoint.write(place / sha256_hex("state") / "state.safetensors", {}, {"identity": "", "epoch": 1})
-    (place / sha256_hex("state") / "weights.safetensors").write_bytes(state)
+            shutil.copy(training / name, folder)
+    checkpoint.write(trainings / sha256_hex("state") / "state.safetensors", {}, {"identity": "", "epoch": 1})
+    (trainings / sha256_hex("state") / "weights.safetensors").write_bytes(state)
     assert main(["gc", less(copy), "--store", str(copy / "store"), "--yes"]) == 0
-    assert list(place.iterdir()) == [training]
+    assert list(trainings.iterdir()) == [training]
     assert "left" not in capsys.readouterr().out
 
 
 def test_gc_deletes_what_killed_processes_left_of_files(copy):
     """Whatever part of a file was written, also none, or, after a power cut, nothing but zeros."""
     store, parts = copy / "store", []
-    for path in (path for path in our_places(store) if path.is_file()):
+    for path in (path for path in our_paths(store) if path.is_file()):
         data = path.read_bytes()
         for number, part in enumerate((data[:1], data[:9], data[: len(data) // 2], b"", bytes(40))):
             parts.append(path.with_name(f".{path.name}.17.0123abc{number}.part"))
@@ -352,17 +353,17 @@ def strange_contents(store):
 
 
 def test_gc_leaves_what_only_looks_like_ours(copy, capsys):
-    places = list(strange_contents(copy / "store"))
+    paths = list(strange_contents(copy / "store"))
     (copy / "store" / "leases").mkdir(exist_ok=True)
-    for path, data in places:
+    for path, data in paths:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
     assert main(["gc", less(copy), "--store", str(copy / "store"), "--yes"]) == 0
-    assert [path.read_bytes() for path, _ in places] == [data for _, data in places]
+    assert [path.read_bytes() for path, _ in paths] == [data for _, data in paths]
     # The card that stood beside strange weights was ours.
-    assert [path.name for path in places[0][0].parent.iterdir()] == ["weights.safetensors"]
+    assert [path.name for path in paths[0][0].parent.iterdir()] == ["weights.safetensors"]
     listed = capsys.readouterr().out
-    assert all(f"left: damaged, or not Crossfire's: {path}\n" in listed for path, _ in places[:-1])
+    assert all(f"left: damaged, or not Crossfire's: {path}\n" in listed for path, _ in paths[:-1])
 
 
 def test_gc_leaves_records_to_which_somebody_added_a_column(copy, capsys):
@@ -401,7 +402,7 @@ def test_strangers_in_trainings_and_sets_are_one_line_each(copy, caplog):
 
 
 def test_gc_removes_links_to_themselves_and_empty_folders_in_our_places(copy, capsys):
-    for path in our_places(copy / "store")[:3]:
+    for path in our_paths(copy / "store")[:3]:
         clear(path)
         loop(path)
     folder(copy / "store" / "records" / f"{sha256_hex('x')}.parquet")
@@ -436,9 +437,9 @@ def test_a_training_in_the_place_of_another_does_not_count(copy, tmp_path, caplo
     (other,) = {path.name for path in (fresh / "store" / "train").iterdir()}
     first(copy / "store", "train/*").rename(copy / "store" / "train" / other)
     assert small.run(copy, "--only", "*/clean/*", text=text) == 0
-    found = small.outcome(copy)
+    outcome = small.outcome(copy)
     weights = f"train/{other}/weights.safetensors"
-    assert found[weights] == expected[weights]
+    assert outcome[weights] == expected[weights]
     assert "it is of another training" in caplog.text
 
 
@@ -456,10 +457,10 @@ def test_a_chunk_of_other_images_does_not_count(copy, caplog):
 def test_a_file_that_may_not_be_read_is_made_again(done, copy, monkeypatch, caplog):
     victim = first(copy / "store", "cells/*.json")
 
-    def denied(path, *more, real=os.open, **how):
+    def denied(path, *more, real=os.open, **options):
         if os.fspath(path) == str(victim) and not more[0] & os.O_WRONLY:
             raise PermissionError(13, "Permission denied", str(path))
-        return real(path, *more, **how)
+        return real(path, *more, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "open", denied)
@@ -504,10 +505,10 @@ def test_a_folder_that_cannot_be_entered_is_said_once(copy, monkeypatch, caplog)
     """As for a user who is not root."""
     cells = copy / "store" / "cells"
 
-    def denied(path, *more, real, **how):
+    def denied(path, *more, real, **options):
         if os.fspath(path).startswith(str(cells)):
             raise PermissionError(13, "Permission denied", str(path))
-        return real(path, *more, **how)
+        return real(path, *more, **options)
 
     with monkeypatch.context() as patched:
         for name in ("open", "listdir", "scandir", "stat"):

@@ -21,7 +21,11 @@ from tests.schedule import small
 
 ROOT = Path(__file__).parents[2]
 NEW_MOUNTS, NEW_USER = 0x20000, 0x10000000
-READ_ONLY, REMOUNT, BIND, WHOLE, PRIVATE = 1, 1 << 5, 1 << 12, 1 << 14, 1 << 18
+READ_ONLY = 1
+REMOUNT = 1 << 5
+BIND = 1 << 12
+RECURSIVE = 1 << 14
+PRIVATE = 1 << 18
 
 
 def system_call(name, *words):
@@ -43,7 +47,7 @@ def own_mounts():
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"0 {user} 1")
         Path("/proc/self/gid_map").write_text(f"0 {group} 1")
-    mount("none", "/", None, WHOLE | PRIVATE)
+    mount("none", "/", None, RECURSIVE | PRIVATE)
 
 
 def tmpfs(folder, options, flags=0):
@@ -130,8 +134,8 @@ def test_an_empty_cache_that_may_only_be_read_is_one_line(folder, mounts):
 def bare():
     """Take away what most processes have: shared memory, /proc, temporary files, many open files."""
     own_mounts()
-    for place in ("/dev/shm", "/proc"):
-        mount("none", place, "tmpfs", READ_ONLY)
+    for folder in ("/dev/shm", "/proc"):
+        mount("none", folder, "tmpfs", READ_ONLY)
     os.environ["TMPDIR"], tempfile.tempdir = "/nonexistent", None
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 

@@ -13,10 +13,10 @@ CASES = 250
 
 def cases(share: float = 1.0) -> settings:
     """Return hypothesis' settings for a property that is tried on a share of all cases."""
-    asked = int(os.environ.get("CROSSFIRE_FUZZ", "0"))
+    requested = int(os.environ.get("CROSSFIRE_FUZZ", "0"))
     return settings(
-        max_examples=max(1, round(share * (asked or CASES))),
-        derandomize=not asked,
+        max_examples=max(1, round(share * (requested or CASES))),
+        derandomize=not requested,
         database=None,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],

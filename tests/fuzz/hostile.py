@@ -2,6 +2,7 @@
 
 import datetime
 import math
+from itertools import chain
 from typing import Any
 
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from bench import registry
 from bench.config import overlay
 
 NAMES = [
-    *(name for kind in ("attack", "library", "recipe", "test-time", "network") for name in registry.entries(kind)),
+    *chain.from_iterable(map(registry.entries, ("attack", "library", "recipe", "test-time", "network"))),
     *overlay.presets(),
     *("digits", "cifar10", "static", "adaptive", "transfer", "linf", "l2", "auto", "cpu", "first", "preset", "tiny"),
 ]

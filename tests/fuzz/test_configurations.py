@@ -3,6 +3,7 @@
 import copy
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 from hypothesis import given
@@ -26,8 +27,8 @@ def planned(data, *variants):
     """Plan a configuration; what is wrong with it is one line and nothing else."""
     Path("t.toml").write_bytes(data if isinstance(data, bytes) else data.encode())
     try:
-        asked = sections.request("t.toml", dict(variants))
-        work = make(*asked.parts, name=asked.name)
+        request = sections.request("t.toml", dict(variants))
+        work = make(*request.parts, name=request.name)
     except UsageError as error:
         assert len(str(error).splitlines()) == 1 and 0 < len(str(error)) <= 2000
         assert "t.toml" in str(error)
@@ -39,50 +40,52 @@ def planned(data, *variants):
 # Altered presets.
 
 
-def nodes(value, place=()):
-    """Yield the place of every table, list and value in a configuration."""
-    if place:
-        yield place
+def nodes(value, path=()):
+    """Yield the path of every table, list and value in a configuration."""
+    if path:
+        yield path
     if isinstance(value, dict | list):
         for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from nodes(inside, (*place, key))
+            yield from nodes(inside, (*path, key))
 
 
-def holder(body, place):
-    for key in place[:-1]:
+def holder(body, path):
+    for key in path[:-1]:
         body = body[key]
-    return body, place[-1]
+    return body, path[-1]
 
 
 def alter(draw, body):
     """Change one node of a configuration in place."""
-    places = list(nodes(body))
-    if not places:
+    paths = list(nodes(body))
+    if not paths:
         return
-    inside, key = holder(body, draw(st.sampled_from(places)))
-    what = draw(st.sampled_from(["replace", "replace", "delete", "duplicate", "rename", "insert", "wrap", "move"]))
-    if what == "replace":
+    inside, key = holder(body, draw(st.sampled_from(paths)))
+    operation = draw(st.sampled_from(["replace", "replace", "delete", "duplicate", "rename", "insert", "wrap", "move"]))
+    if operation == "replace":
         inside[key] = draw(hostile.values)
-    elif what == "delete":
+    elif operation == "delete":
         del inside[key]
-    elif what == "wrap":
+    elif operation == "wrap":
         inside[key] = [inside[key]] if draw(st.booleans()) else {draw(st.sampled_from(hostile.NAMES)): inside[key]}
-    elif what == "move":
-        inside[key] = copy.deepcopy(_at(body, draw(st.sampled_from(places))))
+    elif operation == "move":
+        inside[key] = copy.deepcopy(_at(body, draw(st.sampled_from(paths))))
     elif isinstance(inside, list):
-        inside.insert(key, copy.deepcopy(inside[key]) if what == "duplicate" else draw(hostile.values))
+        inside.insert(key, copy.deepcopy(inside[key]) if operation == "duplicate" else draw(hostile.values))
     else:
         name = draw(st.one_of(st.sampled_from(hostile.NAMES), st.sampled_from(sorted(KEYS)), st.text(max_size=6)))
-        inside[name] = inside.pop(key) if what == "rename" else draw(hostile.values)
+        inside[name] = inside.pop(key) if operation == "rename" else draw(hostile.values)
 
 
-def _at(body, place):
-    inside, key = holder(body, place)
+def _at(body, path):
+    inside, key = holder(body, path)
     return inside[key]
 
 
 KEYS = {
-    *(key for section in (sections.Config, sections.DatasetConfig, sections.RunConfig) for key in section.model_fields),
+    *sections.Config.model_fields,
+    *sections.DatasetConfig.model_fields,
+    *sections.RunConfig.model_fields,
     *sections.AttackConfig.model_fields,
     *sections.DefenseConfig.model_fields,
     *Schedule.model_fields,
@@ -95,8 +98,9 @@ def altered(draw):
     body = tomllib.loads(PRESETS[draw(st.sampled_from(SMALL))])
     if "include" not in body and draw(st.integers(0, 9)):
         body["dataset"] = {**DIGITS, **{key: body["dataset"][key] for key in ("subset",) if key in body["dataset"]}}
-    kinds = body.get("variants", {}).items()
-    variants = [(kind, name) for kind, names in kinds for name in names if draw(st.integers(0, 3)) == 0]
+    variants = []
+    for kind, names in body.get("variants", {}).items():
+        variants += [(kind, name) for name in names if draw(st.integers(0, 3)) == 0]
     for _ in range(draw(st.integers(1, 2))):
         alter(draw, body)
     return hostile.document(body), variants
@@ -137,7 +141,8 @@ def of_type(schema):
 
 
 def tables(kinds, word, more):
-    entries = [entry for kind in kinds for entry in registry.entries(kind).values() if entry.available]
+    known_entries = chain.from_iterable(registry.entries(kind).values() for kind in kinds)
+    entries = [entry for entry in known_entries if entry.available]
 
     def of(entry):
         known = st.tuples(parameters(entry), st.fixed_dictionaries({}, optional=more))
@@ -178,7 +183,7 @@ configurations = st.fixed_dictionaries(
 
 
 @st.composite
-def made(draw):
+def generated(draw):
     body = copy.deepcopy(draw(configurations))
     for _ in range(draw(st.integers(0, 2))):
         alter(draw, body)
@@ -186,7 +191,7 @@ def made(draw):
 
 
 @cases(0.3)
-@given(made())
+@given(generated())
 def test_a_configuration_from_the_models_is_planned_or_refused_in_one_line(text):
     planned(text)
 
@@ -267,11 +272,11 @@ words = st.lists(
 
 @cases(0.1)
 @given(words)
-def test_flags_are_planned_with_or_refused_in_one_line(given_words):
+def test_flags_are_planned_with_or_refused_in_one_line(drawn_words):
     body = {"schema": 1, "name": "t", "dataset": DIGITS, "models": [{"arch": "small-cnn"}]}
     body |= {"defenses": [{"use": "standard"}, {"use": "jpeg"}], "attacks": [{"use": "pgd"}]}
     Path("t.toml").write_text(hostile.document(body))
-    line = ["plan", "t.toml", *(word for flag, value in given_words for word in (f"{flag}={value}",))]
+    line = ["plan", "t.toml", *(f"{flag}={value}" for flag, value in drawn_words)]
     try:
         _, work = options.work(_parser()[0].parse_args(line))
         assert work.plan.cells or "--shard" in str(line)
@@ -316,7 +321,7 @@ def test_a_damaged_method_is_read_or_refused_in_one_line(drawn):
     Path("m.py").write_text(text, encoding="utf-8")
     entry = next(entry for entry in registry._all().entries if entry.path == original)
     try:
-        found = registry.find(entry.kind, f"m.py:{entry.symbol}")
-        assert found.defaults() is not None and found.code_sha
+        damaged = registry.find(entry.kind, f"m.py:{entry.symbol}")
+        assert damaged.defaults() is not None and damaged.code_sha
     except UsageError as error:
         assert len(str(error).splitlines()) == 1 and len(str(error)) <= 2000

@@ -18,11 +18,11 @@ from tests.fuzz import cases
 
 def opened(name):
     try:
-        found = open_set(name, "test", folder=Path())
+        images = open_set(name, "test", folder=Path())
     except UsageError as error:
         assert len(str(error).splitlines()) == 1 and 0 < len(str(error)) <= 2000
         return
-    assert found.images.dtype == np.uint8 and len(found.images) == len(found.labels)
+    assert images.images.dtype == np.uint8 and len(images.images) == len(images.labels)
 
 
 def _image(kind, mode="RGB", **options):
@@ -45,9 +45,9 @@ IMAGES = {
 
 
 @st.composite
-def damaged(draw, whole):
+def damaged(draw, intact):
     """Return bytes with a few flipped, cut out, put in or repeated."""
-    data = bytearray(whole)
+    data = bytearray(intact)
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, max(0, len(data) - 1)))
         length = draw(st.sampled_from([0, 1, 1, 2, 4, 8, 100, len(data)]))
@@ -85,9 +85,9 @@ def _parquet(**options):
 @cases(0.2)
 @given(st.data())
 def test_damaged_tables(data):
-    whole = _parquet(labels=data.draw(st.sampled_from([[0, 1, 0, 1], ["a", "b", "a", "b"]])), names=["a", "b"])
+    intact = _parquet(labels=data.draw(st.sampled_from([[0, 1, 0, 1], ["a", "b", "a", "b"]])), names=["a", "b"])
     Path("table").mkdir(exist_ok=True)
-    (Path("table") / "test.parquet").write_bytes(data.draw(damaged(whole)))
+    (Path("table") / "test.parquet").write_bytes(data.draw(damaged(intact)))
     opened("parquet:table")
 
 
@@ -116,8 +116,8 @@ def test_odd_and_damaged_pickles(array, label, names, damage, data):
     folder = Path("cifar-10-batches-py")
     folder.mkdir(exist_ok=True)
     for name, body in (("test_batch", {"data": array, "labels": label}), ("batches.meta", {"label_names": names})):
-        whole = pickle.dumps(body, protocol=2)
-        (folder / name).write_bytes(data.draw(damaged(whole)) if damage else whole)
+        intact = pickle.dumps(body, protocol=2)
+        (folder / name).write_bytes(data.draw(damaged(intact)) if damage else intact)
     opened("cifar10")
 
 

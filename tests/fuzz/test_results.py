@@ -62,12 +62,13 @@ def commands(form, path, other):
     yield ["compare", other, path, "--format", kind]
 
 
-def places(value, path=()):
+def paths(value, path=()):
     """Yield the path of every value in a JSON document, from the outside in."""
     yield path
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, each in inner:
-        yield from places(each, (*path, key))
+    if not isinstance(value, dict | list):
+        return
+    for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from paths(each, (*path, key))
 
 
 def at(value, path):
@@ -175,18 +176,18 @@ edits = st.lists(
 def edited(bodies, changes):
     """Return results of which some values are others."""
     bodies = json.loads(json.dumps(bodies))
-    for number, where, how, value in changes:
+    for number, where, operation, value in changes:
         value = copy.deepcopy(value)
-        all_places = list(places(bodies[number]))
+        all_places = list(paths(bodies[number]))
         path = all_places[int(where * len(all_places))]
-        if how == "copy":
+        if operation == "copy":
             with contextlib.suppress(KeyError, IndexError, TypeError):
                 value = at(bodies[number - 1], path)
         if not path:
             bodies[number] = value
-        elif how == "delete":
+        elif operation == "delete":
             del at(bodies[number], path[:-1])[path[-1]]
-        elif how == "add" and isinstance(at(bodies[number], path), dict):
+        elif operation == "add" and isinstance(at(bodies[number], path), dict):
             at(bodies[number], path)[str(value)[:99]] = value
         else:
             at(bodies[number], path[:-1])[path[-1]] = value
@@ -194,10 +195,10 @@ def edited(bodies, changes):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("results")
-    written(made / "other.json", BASE)
-    return made
+def results_folder(tmp_path_factory):
+    results_folder = tmp_path_factory.mktemp("results")
+    written(results_folder / "other.json", BASE)
+    return results_folder
 
 
 @cases(0.4)
@@ -233,7 +234,7 @@ def odd(draw):
         access = draw(
             st.sampled_from(("white-box", "transfer") if step is None else ("static", "adaptive", "transfer"))
         )
-    made = result(
+    cell_result = result(
         draw(methods),
         attack,
         clean=clean,
@@ -261,7 +262,7 @@ def odd(draw):
         epochs=draw(st.sampled_from((0, 24))),
         finished=draw(st.sampled_from(("1970-01-01T00:00:00+00:00", "2199-12-31T23:59:59.5+00:00"))),
     )
-    body = jsonable(made)
+    body = jsonable(cell_result)
     lost = draw(st.sets(st.sampled_from(("clean_bits", "adversarial_bits", "cost", "defense_cost", "records_sha"))))
     body |= dict.fromkeys(lost)
     if body["defense_cost"]:

@@ -44,7 +44,9 @@ from tests.perf.peers import EPS, Case, art, foolbox, official, official_ensembl
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "perf"
 SCHEMA = 3
 STEP = 2 / 255
-LINF, L2, FLOW = Threat(), Threat(norm="l2", eps=None), Threat(norm="flow", eps=None)
+LINF = Threat()
+L2 = Threat(norm="l2", eps=None)
+FLOW = Threat(norm="flow", eps=None)
 MASS = Threat(norm="wasserstein", eps="1/200")
 
 
@@ -259,12 +261,12 @@ def right(net: nn.Module, images: Tensor, y: Tensor) -> Tensor:
         return net(images).argmax(1) == y
 
 
-def measure(row: Row, whole: Case, repeats: int, device: torch.device) -> dict[str, Any]:
+def measure(row: Row, full_case: Case, repeats: int, device: torch.device) -> dict[str, Any]:
     """Return one row of the report: for everyone the median time, over the floor where it has one."""
-    case = whole._replace(x=whole.x[: row.images], y=whole.y[: row.images])
+    case = full_case._replace(x=full_case.x[: row.images], y=full_case.y[: row.images])
     runs: dict[str, Callable[[], Any]] = {"crossfire": lambda: ours(row, case)}
     runs |= {name: (lambda peer=peer: peer_forwards(peer, case)) for name, peer in row.peers.items()}
-    made: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
     if not row.slow:
         # The first call of all loads kernels and finds memory.
         with quiet():
@@ -278,16 +280,17 @@ def measure(row: Row, whole: Case, repeats: int, device: torch.device) -> dict[s
         shuffled.shuffle(order)
         before = unit(case, device)
         for name in order:
-            taken[name].append(seconds(lambda name=name: made.update({name: runs[name]()}), device))
+            taken[name].append(seconds(lambda name=name: outputs.update({name: runs[name]()}), device))
             after = unit(case, device)
             one, both = ((a + b) / 2 for a, b in zip(before, after, strict=True))
             floors[name].append(taken[name][-1] / (row.backwards * both + (row.forwards - row.backwards) * one))
             before = after
-    images, forwards, backwards = made["crossfire"]
-    peers = {name: made[name] for name in row.peers}
+    _, forwards, backwards = outputs["crossfire"]
+    peers = {name: outputs[name] for name in row.peers}
     # Each is judged by the layout that it attacked: in TF32 another one moves images at the boundary back over it.
-    standing = {
-        name: right(case.fast if name == "crossfire" else case.net, found[0], case.y) for name, found in made.items()
+    robust = {
+        name: right(case.fast if name == "crossfire" else case.net, output[0], case.y)
+        for name, output in outputs.items()
     }
     over_floor = {name: statistics.median(values) for name, values in floors.items()}
     # Times over a unit taken beside them: a clock that drifts between two libraries favours neither.
@@ -300,10 +303,10 @@ def measure(row: Row, whole: Case, repeats: int, device: torch.device) -> dict[s
         "forwards": forwards,
         "backwards": backwards,
         "peer_forwards": {name: passed for name, (_, passed) in peers.items()},
-        "standing": {name: float(stands.float().mean()) for name, stands in standing.items()},
+        "standing": {name: float(is_robust.float().mean()) for name, is_robust in robust.items()},
         "same_verdicts": {
-            name: int((stands == standing["crossfire"]).sum())
-            for name, stands in standing.items()
+            name: int((is_robust == robust["crossfire"]).sum())
+            for name, is_robust in robust.items()
             if name != "crossfire"
         },
         "seconds": {name: statistics.median(values) for name, values in taken.items()},
@@ -313,10 +316,11 @@ def measure(row: Row, whole: Case, repeats: int, device: torch.device) -> dict[s
 
 
 def table(report: dict[str, Any]) -> str:
-    made = report["provenance"]
+    made_by = report["provenance"]
     lines = [
         "# Attacks: time over their floor, and over their peers\n",
-        f"{made['device']}, {made['threads']} threads, torch {made['packages']['torch']}, {made['finished']}; made by "
+        f"{made_by['device']}, {made_by['threads']} threads, torch {made_by['packages']['torch']}, "
+        f"{made_by['finished']}; made by "
         "`python -m tests.perf.attacks`. Rows of several runs on one machine stand together; each is one run.\n",
         (__doc__ or "").partition("\n\n")[2],
         "| network | images | attack | passes per image | robust | peers robust | over floor "
@@ -354,33 +358,33 @@ def main() -> None:
     parser.add_argument("--attack", action="append", help="only these")
     parser.add_argument("--slow", action="store_true", help="also AutoAttack and the Wasserstein attack of ART")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the report")
-    given = parser.parse_args()
-    if "trained" in (given.network or ()) and not given.weights:
+    args = parser.parse_args()
+    if "trained" in (args.network or ()) and not args.weights:
         parser.error("--network trained needs --weights FILE")
-    torch.set_num_threads(given.threads)
-    device = torch.device(given.device)
-    batch = given.batch or (512 if device.type == "cuda" else 32)
-    cases = CASES | ({"trained": partial(trained_case, "trained", given.weights)} if given.weights else {})
+    torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    batch = args.batch or (512 if device.type == "cuda" else 32)
+    cases = CASES | ({"trained": partial(trained_case, "trained", args.weights)} if args.weights else {})
     measured = []
-    for network in given.network or cases:
-        chosen = [row for row in rows() if network in row.networks and (given.slow or not row.slow)]
-        chosen = [row for row in chosen if given.attack is None or row.attack in given.attack]
+    for network in args.network or cases:
+        chosen = [row for row in rows() if network in row.networks and (args.slow or not row.slow)]
+        chosen = [row for row in chosen if args.attack is None or row.attack in args.attack]
         if not chosen:
             continue
-        made = cases[network](device, batch)
+        case = cases[network](device, batch)
         for row in chosen:
-            measured.append(measure(row, made, given.repeats, device))
+            measured.append(measure(row, case, args.repeats, device))
             print(network, row.attack, json.dumps(measured[-1]["over_floor"]), flush=True)
     made_by = provenance(device).model_dump(mode="json")
     name = re.sub(r"[^a-z0-9]+", "-", made_by["device"].lower()).strip("-")
-    given.out.mkdir(parents=True, exist_ok=True)
-    path = given.out / f"attacks-{name}.json"
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / f"attacks-{name}.json"
     before = json.loads(path.read_text()) if path.exists() else {"schema": SCHEMA, "rows": []}
     known = before["rows"] if before["schema"] == SCHEMA else []
     same = ("network", "images", "attack", "settings")
     named = [[row[key] for key in same] for row in measured]
     kept = [row for row in known if [row[key] for key in same] not in named]
-    measured = [{**row, "repeats": given.repeats, "commit": made_by["commit"]} for row in measured]
+    measured = [{**row, "repeats": args.repeats, "commit": made_by["commit"]} for row in measured]
     every = sorted(kept + measured, key=lambda row: [*CASES, "trained"].index(row["network"]))
     report = {"schema": SCHEMA, "provenance": made_by, "rows": every}
     path.write_text(json.dumps(report, indent=2) + "\n")

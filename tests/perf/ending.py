@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,8 +41,12 @@ ROOT = Path(__file__).parents[2]
 METHODS = ROOT / "tests" / "faults" / "hostile.py"
 #: Seconds within which a run must end, and a cell must be let go.
 PROMISED: Limits = {"seconds": (None, 5.0)}
-#: Seconds of a cell; of a run, beyond those after which the method of the case before had begun; and in place of these.
-TIMEOUT, BUDGET, FIRST = 4.0, 3.0, 8.0
+#: Seconds that a cell may take.
+TIMEOUT = 4.0
+#: Seconds that a run may take beyond those after which the method of the case before had begun.
+BUDGET = 3.0
+#: Seconds after which a method is taken to have begun in the first case.
+FIRST = 8.0
 #: Seconds after which a run that should have ended counts as one that hangs.
 HANGS = 60
 #: Of a Ray cluster: it is not there yet.
@@ -51,25 +56,25 @@ CODES = {"SIGTERM": 143, "SIGINT": 130, "budget": 0, "timeout": 3}
 
 
 class Case(NamedTuple):
-    """Where something never comes back, how, and what ends it."""
+    """Where a method never comes back, with which fault, and what ends it."""
 
     where: str
-    how: str
+    fault: str
     way: str
 
     def __str__(self) -> str:
-        return f"{self.where}/{self.how}/{self.way}"
+        return f"{self.where}/{self.fault}/{self.way}"
 
 
 def cases() -> Iterator[Case]:
-    for how in (each.__name__ for each in hostile.ENDLESS):
-        yield from (Case("attack", how, way) for way in WAYS)
+    for fault in (each.__name__ for each in hostile.ENDLESS):
+        yield from (Case("attack", fault, way) for way in WAYS)
     for where in ("recipe", "step", "put-on", "network", "factory", "import"):
-        for how in ("python", "swallow", "gil"):
-            yield from (Case(where, how, way) for way in ("SIGTERM", "budget", "timeout"))
+        for fault in ("python", "swallow", "gil"):
+            yield from (Case(where, fault, way) for way in ("SIGTERM", "budget", "timeout"))
     # In an attack again, in a worker of a Ray cluster; and while that cluster is started.
-    for how in ("sleep", "swallow", "gil", "stopped"):
-        yield from (Case("ray", how, way) for way in WAYS)
+    for fault in ("sleep", "swallow", "gil", "stopped"):
+        yield from (Case("ray", fault, way) for way in WAYS)
     yield from (Case("ray", JOINING, way) for way in ("SIGTERM", "SIGINT"))
 
 
@@ -79,21 +84,22 @@ def config(folder: Path, case: Case, timeout: float) -> str:
     plain = head.replace('\n[[defenses]]\nuse = "tpap"\nbeta = "0.1"\n', "")
     text, methods = f"{plain}\n[[attacks]]{attacks}", METHODS
     if case.where in ("attack", "ray"):
-        how = "sleep" if case.how == JOINING else case.how
-        text = f'{plain}\n[[attacks]]\nuse = "{METHODS}:hostile"\neps = "0.1"\nhow = "{how}"\n\n[[attacks]]{attacks}'
+        fault = "sleep" if case.fault == JOINING else case.fault
+        attack = f'\n[[attacks]]\nuse = "{METHODS}:hostile"\neps = "0.1"\nfault = "{fault}"\n'
+        text = f"{plain}{attack}\n[[attacks]]{attacks}"
     elif case.where in ("step", "put-on"):
         when = "answer" if case.where == "step" else "wrap"
-        step = f'\n[[defenses]]\nuse = "{METHODS}:Hostile"\nhow = "{case.how}"\nwhen = "{when}"\nbase = "fgsm-at"\n'
+        step = f'\n[[defenses]]\nuse = "{METHODS}:Hostile"\nfault = "{case.fault}"\nwhen = "{when}"\nbase = "fgsm-at"\n'
         text = f"{plain}{step}\n[[attacks]]{attacks}"
     elif case.where == "recipe":
-        text = text.replace('"fgsm-at"', f'"{METHODS}:endless"\nhow = "{case.how}"')
+        text = text.replace('"fgsm-at"', f'"{METHODS}:endless"\nfault = "{case.fault}"')
     elif case.where in ("network", "factory"):
         text = text.replace(
-            'arch = "small-cnn"\nchannels = 4\nhidden = 16', f'arch = "{METHODS}:{case.where}"\nhow = "{case.how}"'
+            'arch = "small-cnn"\nchannels = 4\nhidden = 16', f'arch = "{METHODS}:{case.where}"\nfault = "{case.fault}"'
         )
     else:
         methods = folder / "imported.py"
-        methods.write_text(METHODS.read_text() + f'\n\nharm("{case.how}")\n')
+        methods.write_text(METHODS.read_text() + f'\n\nharm("{case.fault}")\n')
         text = f'{plain}\n[[attacks]]\nuse = "{methods}:hostile"\neps = "0.1"\n\n[[attacks]]{attacks}'
     if case.way == "timeout":
         text += f'\n[run]\ntimeout = "{timeout}s"\n'
@@ -128,9 +134,9 @@ class Stopwatch:
         """Return how many seconds too late it ended, the exit code, and what it said last."""
         limit = TIMEOUT if case.way == "timeout" else self._starts + BUDGET
         # It may be over before the method has begun, on a machine that is busier than a moment ago.
-        while (found := self._once(case, folder, limit)) is None:
+        while (outcome := self._once(case, folder, limit)) is None:
             limit *= 2
-        return found
+        return outcome
 
     def _once(self, case: Case, folder: Path, limit: float) -> tuple[float, int, str] | None:
         words = [sys.executable, str(ROOT / "run_bench.py"), "run", config(folder, case, limit)]
@@ -156,7 +162,7 @@ class Stopwatch:
         begun = folder / "begun"
         while not begun.exists() and run.poll() is None:
             time.sleep(0.02)
-            if case.how == JOINING and any(" on Ray;" in line for _, line in list(heard.queue)):
+            if case.fault == JOINING and any(" on Ray;" in line for _, line in list(heard.queue)):
                 begun.touch()
         if not begun.exists():
             if case.way in ("budget", "timeout") and run.returncode == CODES[case.way] and limit < HANGS:
@@ -188,15 +194,15 @@ class Stopwatch:
 def failures(folder: Path) -> list[float]:
     """Return when cells failed."""
     logs = (folder / "store" / "log").glob("*.jsonl")
-    events = [json.loads(line) for path in logs for line in path.read_text().splitlines()]
+    events = map(json.loads, chain.from_iterable(path.read_text().splitlines() for path in logs))
     return [datetime.fromisoformat(e["time"]).timestamp() for e in events if "failed" in e["event"]]
 
 
 def finishing(folder: Path) -> int:
     """Return the exit code of the same command where methods come back."""
     (folder / "calm").touch()
-    places = ["--store", str(folder / "store"), "--report", str(folder / "report")]
-    return child.finish(child.start(folder, ["run", str(folder / "these.toml"), "--quiet", *places]), HANGS)
+    options = ["--store", str(folder / "store"), "--report", str(folder / "report")]
+    return child.finish(child.start(folder, ["run", str(folder / "these.toml"), "--quiet", *options]), HANGS)
 
 
 def done(commit: str | None) -> set[str]:
@@ -224,12 +230,12 @@ def wrong_of(case: Case, figures: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="of where/how/what ends it")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="of where/fault/what ends it")
     parser.add_argument("--resume", action="store_true", help="not what was measured at this commit and is as promised")
-    given = parser.parse_args()
-    known = done(source()[0]) if given.resume else set()
-    chosen = [case for case in cases() if fnmatch.fnmatchcase(str(case), given.only) and str(case) not in known]
-    found: dict[Case, float] = {}
+    args = parser.parse_args()
+    known = done(source()[0]) if args.resume else set()
+    chosen = [case for case in cases() if fnmatch.fnmatchcase(str(case), args.only) and str(case) not in known]
+    delays: dict[Case, float] = {}
     wrong = []
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="crossfire-ending-") as common:
@@ -241,7 +247,7 @@ def main() -> int:
                 load = os.getloadavg()[0]
                 seconds, code, said = stopwatch.measure(case, folder)
                 finished = finishing(folder) == 0
-            found[case] = seconds
+            delays[case] = seconds
             figures = {
                 "seconds": round(seconds, 2) if math.isfinite(seconds) else None,
                 "code": code,
@@ -253,9 +259,9 @@ def main() -> int:
             wrong += (of_case := wrong_of(case, figures))
             print(f"{case!s:28} {seconds:6.2f} s  {code:4}  {said}{'  WRONG' * bool(of_case)}", flush=True)
     for way in WAYS:
-        if times := [seconds for case, seconds in found.items() if case.way == way]:
+        if times := [seconds for case, seconds in delays.items() if case.way == way]:
             print(f"{way}: {len(times)} cases, at worst {max(times):.2f} s")
-    print(f"{len(known)} kept, {len(found)} measured in {(time.monotonic() - began) / 60:.1f} min")
+    print(f"{len(known)} kept, {len(delays)} measured in {(time.monotonic() - began) / 60:.1f} min")
     print("\n".join(wrong) or "all as promised")
     return int(bool(wrong))
 

@@ -17,11 +17,11 @@ RESULTS = Path(__file__).parents[2] / "results" / "perf"
 Limits = Mapping[str, tuple[float | None, float | None]]
 
 
-def missed(found: Mapping[str, float], limits: Limits) -> list[str]:
+def missed(figures: Mapping[str, float], limits: Limits) -> list[str]:
     """Return a line for each figure that is not what was promised."""
     lines = []
     for name, (least, most) in limits.items():
-        value = found[name]
+        value = figures[name]
         if not ((least is None or value >= least) and (most is None or value <= most)):
             lines.append(f"{name} is {value:.3g}, promised: " + f"{'' if least is None else least} to {most}".strip())
     return lines
@@ -31,7 +31,7 @@ def keep(name: str, parts: Mapping[str, Mapping[str, object]]) -> Path:
     """Write the figures of some parts; those of others stay, each with its own provenance."""
     path = RESULTS / f"{name}.json"
     body = json.loads(path.read_text()) if path.exists() else {"schema": 1, "parts": {}}
-    made = provenance(torch.device("cpu")).model_dump(mode="json")
-    body["parts"] |= {part: {"figures": figures, "provenance": made} for part, figures in parts.items()}
+    made_by = provenance(torch.device("cpu")).model_dump(mode="json")
+    body["parts"] |= {part: {"figures": figures, "provenance": made_by} for part, figures in parts.items()}
     write_atomically(path, (json.dumps(body, indent=1, sort_keys=True) + "\n").encode())
     return path

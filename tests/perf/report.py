@@ -133,19 +133,19 @@ def _shape(shape: str, folder: Path) -> list[str]:
         commands[f"compare {kind}"] = ["compare", base, str(head), "--format", kind]
     for name in FIGURES:
         commands[f"figures {name}"] = ["figures", name, "--store", base, "--out", str(folder)]
-    found, late = {}, []
+    figures, late = {}, []
     for name, words in commands.items():
         seconds, computing, peak, code = measured(*words, torch=name.startswith("figures"))
         # A figure that these results have nothing for is one line and exit code 2.
         assert code in ((0, 2) if name.startswith("figures") else (0, 1)), words
-        found[name] = {"seconds": seconds, "cpu_seconds": computing, "megabytes": peak / 2**20}
+        figures[name] = {"seconds": seconds, "cpu_seconds": computing, "megabytes": peak / 2**20}
         if name == "leaderboard html":
-            found[name]["page_megabytes"] = page.stat().st_size / 1e6
+            figures[name]["page_megabytes"] = page.stat().st_size / 1e6
         late += [
-            f"{shape}: {name}: {line}" for line in missed(found[name], PAGE if name.endswith("html") else PROMISED)
+            f"{shape}: {name}: {line}" for line in missed(figures[name], PAGE if name.endswith("html") else PROMISED)
         ]
         print(f"{shape:8} {name:26} {computing:6.2f} s computing {peak / 2**20:7.0f} MB", flush=True)
-    keep("report", {f"{shape}: {name}": each for name, each in found.items()})
+    keep("report", {f"{shape}: {name}": each for name, each in figures.items()})
     return late
 
 

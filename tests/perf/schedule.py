@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -100,30 +101,30 @@ def plan(folder: Path) -> dict[str, float]:
     """Plan 100,000 cells in every shape, each in a process of its own."""
     code = (
         "import resource, sys, time; sys.path.insert(0, sys.argv[2]); started = time.process_time()\n"
-        "from bench import config; from bench.schedule.plan import make\n"
-        "n = len(make(config.load(sys.argv[1])).plan.cells)\n"
+        "from bench.config import sections; from bench.schedule.plan import make\n"
+        "n = len(make(sections.load(sys.argv[1])).plan.cells)\n"
         "print(n, time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
     )
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for name, shape in SHAPES.items():
         path = folder / f"{name}.toml"
         path.write_text(shape(100_000, folder))
         words = [sys.executable, "-c", code, path, ROOT]
         out = subprocess.run(words, check=True, capture_output=True, text=True).stdout
         cells, seconds, megabytes = map(float, out.split())
-        found |= {f"{name}_cells": cells, f"{name}_cpu_seconds": seconds, f"{name}_megabytes": megabytes}
+        figures |= {f"{name}_cells": cells, f"{name}_cpu_seconds": seconds, f"{name}_megabytes": megabytes}
         print(f"{name:8} {cells:7.0f} cells {seconds:6.2f} s computing {megabytes:6.0f} MB", flush=True)
-    return found
+    return figures
 
 
 def listing(folder: Path) -> dict[str, float]:
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for name in ("budgets", "rows"):
         path = folder / f"{name}.toml"
         path.write_text(SHAPES[name](100_000, folder))
         cpu, megabytes = watched(["plan", str(path), "--store", str(folder / "store"), "--device", "cpu"])
-        found |= {f"{name}_cpu_seconds": cpu, f"{name}_megabytes": megabytes}
-    return found
+        figures |= {f"{name}_cpu_seconds": cpu, f"{name}_megabytes": megabytes}
+    return figures
 
 
 def noop(folder: Path, budgets: int = 25) -> dict[str, float]:
@@ -187,24 +188,24 @@ def watched(words: list[str]) -> tuple[float, float]:
 
 
 def memory(folder: Path) -> dict[str, float]:
-    found = {}
+    megabytes = {}
     rng = np.random.default_rng(0)
     for n in (256, 2560):
-        place = folder / f"images-{n}"
+        images = folder / f"images-{n}"
         for split, count in (("train", 64), ("test", n)):
             for i in range(count):
-                path = place / split / str(i % 2) / f"{i}.png"
+                path = images / split / str(i % 2) / f"{i}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
         (folder / f"{n}.toml").write_text(
             MANY.format(
                 defenses='\n[[defenses]]\nuse = "standard"\n', attacks='\n[[attacks]]\nuse = "pgd"\nsteps = 2\n'
             )
-            .replace('"digits"', f'"folder:{place}"')
+            .replace('"digits"', f'"folder:{images}"')
             .replace("n = 500\nimage_size = 16", f"n = {n}")
         )
         words = ["run", str(folder / f"{n}.toml"), "--store", str(folder / f"store-{n}"), "--device", "cpu"]
-        found[n] = watched([*words, "--report", str(folder / f"report-{n}")])[1]
+        megabytes[n] = watched([*words, "--report", str(folder / f"report-{n}")])[1]
     cells = {}
     for budgets in (2, 20):
         (folder / f"cells-{budgets}").mkdir()
@@ -212,9 +213,9 @@ def memory(folder: Path) -> dict[str, float]:
         cells[one["cells"]] = one["megabytes"]
     (few, small), (many, big) = cells.items()
     return {
-        "megabytes_256_images": found[256],
-        "megabytes_2560_images": found[2560],
-        "ratio_of_ten_times_the_images": found[2560] / found[256],
+        "megabytes_256_images": megabytes[256],
+        "megabytes_2560_images": megabytes[2560],
+        "ratio_of_ten_times_the_images": megabytes[2560] / megabytes[256],
         "kilobytes_a_cell": 1024 * (big - small) / (many - few),
     }
 
@@ -222,13 +223,13 @@ def memory(folder: Path) -> dict[str, float]:
 def share(folder: Path) -> dict[str, float]:
     spent = {}
     for steps in (1, len(STEPS)):
-        place = folder / str(steps)
-        place.mkdir()
+        case_folder = folder / str(steps)
+        case_folder.mkdir()
         defenses = "".join(f'\n[[defenses]]\nuse = "{step}"\nbase = "fgsm-at"\n' for step in STEPS[:steps])
         attacks = "".join(f'\n[[attacks]]\nuse = "{attack}"\naccess = ["static"]\n' for attack in ATTACKS)
-        (place / "many.toml").write_text(MANY.format(defenses=defenses, attacks=attacks))
-        run([str(place / "many.toml")], place)
-        spent[steps] = sum(event["seconds"] for event in events(place) if event["event"] == "crafted")
+        (case_folder / "many.toml").write_text(MANY.format(defenses=defenses, attacks=attacks))
+        run([str(case_folder / "many.toml")], case_folder)
+        spent[steps] = sum(event["seconds"] for event in events(case_folder) if event["event"] == "crafted")
     return {"one": spent[1], "eight": spent[8], "ratio": spent[8] / spent[1]}
 
 
@@ -237,33 +238,35 @@ def predict(folder: Path) -> dict[str, float]:
     out = subprocess.run([sys.executable, ROOT / "run_bench.py", *words], check=True, capture_output=True, text=True)
     predicted = sum(piece["seconds"] or 0 for piece in json.loads(out.stdout))
     run(["quick", "--device", "cpu"], folder)
-    found = sorted(events(folder), key=lambda event: str(event["time"]))
-    began, ended = (datetime.fromisoformat(str(found[i]["time"])) for i in (0, -1))
+    logged = sorted(events(folder), key=lambda event: str(event["time"]))
+    began, ended = (datetime.fromisoformat(str(logged[i]["time"])) for i in (0, -1))
     total = (ended - began).total_seconds()
-    told = [
+    estimates = [
         ((datetime.fromisoformat(str(event["time"])) - began).total_seconds(), float(event["seconds"]))  # type: ignore[arg-type]
-        for event in found
+        for event in logged
         if event["event"] == "remaining"
     ]
-    late = [(total - at, left) for at, left in told if 0.1 * total <= at <= 0.95 * total]
+    late = [(total - at, left) for at, left in estimates if 0.1 * total <= at <= 0.95 * total]
     worst = max((abs(left / true - 1) for true, left in late), default=float("nan"))
     return {"predicted_seconds": predicted, "seconds": total, "ratio": predicted / total, "worst_remaining": worst}
 
 
-def run(what: Iterable[str], folder: Path) -> None:
-    words = ["run", *what, "--store", str(folder / "store"), "--report", str(folder / "report")]
+def run(arguments: Iterable[str], folder: Path) -> None:
+    words = ["run", *arguments, "--store", str(folder / "store"), "--report", str(folder / "report")]
     subprocess.run([sys.executable, ROOT / "run_bench.py", *words], check=True, stdout=subprocess.DEVNULL)
 
 
 def events(folder: Path) -> list[dict[str, object]]:
     logs = (folder / "store" / "log").glob("*.jsonl")
-    return [json.loads(line) for path in logs for line in path.read_text().splitlines()]
+    lines = chain.from_iterable(path.read_text().splitlines() for path in logs)
+    return [json.loads(line) for line in lines]
 
 
 PARTS = {part.__name__: part for part in (plan, listing, noop, upkeep, share, predict, memory)}
 PROMISED: dict[str, Limits] = {
     "plan": {
-        f"{shape}_{what}": (None, most) for shape in SHAPES for what, most in (("cpu_seconds", 10), ("megabytes", 1024))
+        **{f"{shape}_cpu_seconds": (None, 10) for shape in SHAPES},
+        **{f"{shape}_megabytes": (None, 1024) for shape in SHAPES},
     },
     "listing": {"budgets_cpu_seconds": (None, 25), "rows_cpu_seconds": (None, 25)},
     "noop": {"cpu_seconds": (None, 6)},
@@ -277,9 +280,9 @@ PROMISED: dict[str, Limits] = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
-    given = parser.parse_args()
+    args = parser.parse_args()
     late = []
-    for name in given.parts or PARTS:
+    for name in args.parts or PARTS:
         with tempfile.TemporaryDirectory() as folder:
             busy = os.getloadavg()[0]
             figures = PARTS[name](Path(folder))

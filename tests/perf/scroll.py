@@ -79,18 +79,19 @@ def scroll() -> list[str]:
     if chromium is None:
         print("scroll: not measured, since Chromium or playwright is not installed")
         return []
-    found, late, busy = {}, [], os.getloadavg()[0]
+    measured, late = {}, []
+    busy = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=FLAGS)
         for name, shape in PAGES.items():
             page = write_report(build(shape(CELLS, IMAGES, "2026-11-22T00:00:00+00:00")), Path(folder) / name)
             passes = [_scrolled(browser, page.as_uri()) for _ in range(PASSES)]
-            found[name] = min(passes, key=lambda figures: figures["longest_ms"])
-            late += [f"scroll: {name}: {line}" for line in missed(found[name], PROMISED)]
-            print(f"{name:10}", *(f"{what} {value:.0f}" for what, value in found[name].items()), flush=True)
+            measured[name] = min(passes, key=lambda figures: figures["longest_ms"])
+            late += [f"scroll: {name}: {line}" for line in missed(measured[name], PROMISED)]
+            print(f"{name:10}", *(f"{figure} {value:.0f}" for figure, value in measured[name].items()), flush=True)
         browser.close()
     about = {"load_before": busy, "processors": os.cpu_count()}
-    keep("scroll", {name: {**figures, **about} for name, figures in found.items()})
+    keep("scroll", {name: {**figures, **about} for name, figures in measured.items()})
     return late
 
 
@@ -98,7 +99,8 @@ def _scrolled(browser: Any, address: str) -> dict[str, float]:
     """Return the figures of one pass over a page that is loaded anew."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto(address)
-    session, events, ended = page.context.new_cdp_session(page), [], []
+    session = page.context.new_cdp_session(page)
+    events, ended = [], []
     session.on("Tracing.dataCollected", lambda part: events.extend(part["value"]))
     session.on("Tracing.tracingComplete", lambda _: ended.append(True))
     session.send("Tracing.start", {"transferMode": "ReportEvents", "categories": "cc,toplevel"})

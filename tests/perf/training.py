@@ -32,7 +32,8 @@ from bench.training.loop import train
 from bench.types import DataRef, MethodRef, Schedule, TrainRef
 from tests.perf.kept import keep
 
-SHAPE, CLASSES, BATCH = (3, 32, 32), 10, 128
+SHAPE = (3, 32, 32)
+CLASSES, BATCH = 10, 128
 
 
 def images(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +137,7 @@ def ratio(over: Callable[[], float], under: Callable[[], float], repeats: int) -
 
 def step_costs(net: nn.Module, device: torch.device, repeats: int) -> dict[str, float]:
     x = torch.rand(BATCH, *SHAPE, device=device)
-    found = {}
+    costs = {}
     with torch.no_grad():
         for name, entry in entries("test-time").items():
             step = entry.load()(**entry.arguments({}))
@@ -145,12 +146,12 @@ def step_costs(net: nn.Module, device: torch.device, repeats: int) -> dict[str, 
             deployed = step.wrap(net).eval()
             deployed(x[:2])
             net(x[:2])
-            found[name] = ratio(
+            costs[name] = ratio(
                 lambda deployed=deployed: timed(lambda: deployed(x), device),
                 lambda: timed(lambda: net(x), device),
                 repeats,
             )
-    return found
+    return costs
 
 
 def main() -> None:
@@ -161,28 +162,28 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=0, help="of the plain DataLoader")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    device, n = torch.device(given.device), given.images // BATCH * BATCH
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device, n = torch.device(args.device), args.images // BATCH * BATCH
     tiny, narrow = network_ref("small-cnn", {"channels": 4}), network_ref("resnet18", {"width": 16})
     result = {
         "loader": {
             name: ratio(
-                lambda: plain_epoch(tiny, n, device, given.workers),
+                lambda: plain_epoch(tiny, n, device, args.workers),
                 lambda channels_last=channels_last: engine_epoch(
                     "standard", tiny, n, device, channels_last=channels_last
                 ),
-                given.repeats,
+                args.repeats,
             )
             for name, channels_last in {"defaults": False, "channels_last": True}.items()
         },
         "floor": ratio(
-            lambda: engine_epoch("fgsm-at", narrow, n, device), lambda: passes(narrow, n, device), given.repeats
+            lambda: engine_epoch("fgsm-at", narrow, n, device), lambda: passes(narrow, n, device), args.repeats
         ),
-        "steps": step_costs(build(narrow, CLASSES, SHAPE).to(device).eval(), device, given.repeats),
+        "steps": step_costs(build(narrow, CLASSES, SHAPE).to(device).eval(), device, args.repeats),
     }
     print(json.dumps(result, indent=2))
-    keep("training", {given.device: {**result, "images": n, "threads": given.threads}})
+    keep("training", {args.device: {**result, "images": n, "threads": args.threads}})
 
 
 if __name__ == "__main__":
