@@ -73,7 +73,7 @@ class Entry:
 
     @cached_property
     def code_sha(self) -> str:
-        """The hash of all that decides what the method does, but for its parameters."""
+        """The hash of everything that decides what the method does, except its parameters."""
         files = (_ROOT / "attacks" / f"{name.replace('-', '_')}.py" for name in self.meta.get("attacks") or ())
         return sha256_hex(self.code.sha, *(sources.code_of(file, _ROOT).sha for file in files if os.path.isfile(file)))
 
@@ -173,7 +173,7 @@ class Entry:
             raise UsageError(f"{self.kind} '{self.use or self.name}': {self.path} defines no {self.symbol}") from None
 
 
-#: What each kind of method is, for one that stands where another is wanted.
+#: What each kind of method is, for the error line of a method of the wrong kind.
 _ROLES = {
     "attack": "an attack",
     "library": "a library of attacks (write '{}:<Class>')",
@@ -191,7 +191,7 @@ _log = logging.getLogger("crossfire")
 
 
 def unknown(noun: str, name: str, known: Iterable[str]) -> str:
-    """Return the one line for a name that does not exist, with the nearest name that does."""
+    """Return the error line for a name that does not exist, with the nearest name that does."""
     names = sorted(known)
     by_letters = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(name[:_LONGEST_NAME].casefold(), by_letters, n=1, cutoff=0.5)
@@ -202,12 +202,12 @@ def unknown(noun: str, name: str, known: Iterable[str]) -> str:
 
 
 def unknown_method(noun: str, name: str, *kinds: str) -> str:
-    """Return the one line for a method that is of none of these kinds, but may be of another, or in a file left out.
+    """Return the error line for a method of none of these kinds; it may be of another kind, or in a file left out.
 
     Args:
         noun: of the kind that is wanted, such as ``base``.
         name: of the method.
-        kinds: the kinds of methods that could stand in its place.
+        kinds: the kinds of methods that are allowed.
     """
     for kind in kinds:
         if (line := _all().twice.get((kind, name))) is not None:
@@ -221,7 +221,7 @@ def unknown_method(noun: str, name: str, *kinds: str) -> str:
 
 
 def perhaps_in(name: str) -> str:
-    """Return what to add to the line about a name that nothing has: which file that was left out may define it."""
+    """Return the end of the line about an unknown name: which file that was left out may define it."""
     lines = unread()
     if not lines:
         return ""
@@ -392,7 +392,7 @@ class _All(NamedTuple):
 
 @cache
 def _all() -> _All:
-    """Read every file among the methods and every plug-in; each that cannot be read is said and left out alone."""
+    """Read every file of methods and every plug-in; one that cannot be read is left out with a warning."""
     registered: dict[tuple[str, str], Entry] = {}
     twice: dict[tuple[str, str], str] = {}
     lost: list[Unread] = []

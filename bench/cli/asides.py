@@ -51,7 +51,7 @@ def said_in_one_line() -> Iterator[None]:
 
 
 def _say(prefix: str, error: BaseException | None, at: TracebackType | None) -> None:
-    # Whatever is wrong here has nobody to go to either.
+    # There is nowhere to report an error of this report.
     with suppress(Exception):
         name = "an error" if error is None else type(error).__name__
         text = "" if error is None else (text_of(error).strip().splitlines() or [""])[0]

@@ -18,7 +18,7 @@ _NARROWEST, _WIDEST = 40, 1000
 
 
 class _AsItIs:
-    """A stream for a console, which writes colours and movements of its own round text that it has made visible."""
+    """A stream for a console, which adds its own colours and cursor movements to text that is already visible."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream

@@ -102,7 +102,7 @@ class Display:
     """Keeps what a command does, and shows nothing of it; a :class:`bench.schedule.progress.Reporter`.
 
     Args:
-        messages: writes what is logged meanwhile.
+        messages: writes the log messages of the command.
         clock: seconds, rising.
     """
 

@@ -89,7 +89,7 @@ class Lines(Display):
         now, patience = self._clock(), MINUTE if self._is_named else PATIENCE
         if now - self._last < patience:
             return
-        # On the minute, unless this process stood still meanwhile.
+        # On the minute, unless this process was suspended.
         self._last = self._last + patience if now - self._last < 2 * patience else now
         self._is_named = True
         self._say(self._in_hand(now))

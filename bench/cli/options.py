@@ -115,7 +115,7 @@ def work(args: argparse.Namespace) -> tuple[Request, Work]:
 
     chosen = request(args, args.what)
     selection = {"n": args.n, "seed": args.seed, "only": args.only, "shard": args.shard}
-    # What is verified must not stand on images that were altered in the cache.
+    # A verification must not use images that were altered in the cache.
     selection["thorough"] = getattr(args, "verify", None) is not None
     planned = make(*chosen.parts, name=chosen.name, data_folder=data_folder(args), lenient=True, **selection)
     if planned.unusable:
@@ -219,7 +219,7 @@ def number(text: str) -> int:
 
 
 def path(text: str) -> Path:
-    """Return the path that a flag names; whether something lies there is for its reader to say."""
+    """Return the path that a flag names; its reader checks whether it exists."""
     named(text)
     if "\0" in text:
         raise argparse.ArgumentTypeError(f"{shown(text)} cannot be a path: it has a byte 0")

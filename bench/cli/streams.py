@@ -59,7 +59,7 @@ class Stream:
                 self.below.flush()
 
     def close(self) -> None:
-        """Do nothing but flush: it is the process's, whoever asks."""
+        """Flush only: the stream belongs to the process, so no method closes it."""
         self.flush()
 
     @contextmanager
@@ -88,7 +88,7 @@ def _drop_what_waits(below: TextIO) -> None:
 class InTime(io.TextIOBase):
     """A text stream into a file of this process by its number, which waits for no reader longer than a moment.
 
-    A line that nobody takes, as where a pipe is full, is dropped. To be used in the main thread.
+    A line that is not read in time, as where a pipe is full, is dropped. For use in the main thread.
     """
 
     def __init__(self, number: int) -> None:

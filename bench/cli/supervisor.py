@@ -164,7 +164,7 @@ class _Supervisor:
             traceback.print_exc()
         finally:
             _flush()
-            # Where a method has closed or replaced its streams, nobody heard why it ends, or what it has found.
+            # If a method closed or replaced the child's streams, its last messages were lost.
             if needs.unheard() is None:
                 self.shared.ended(code)
             # Python would take down every module of torch, which takes seconds on a busy machine, and wait for threads.

@@ -18,7 +18,7 @@ from bench.types import UsageError, located, shown
 PRESETS = Path(__file__).parent / "presets"
 #: A configuration of more bytes than this is refused; 100,000 budgets take 1.2 MB.
 MOST_BYTES = 2**22
-#: How deep tables and lists may lie in one another, and how many files may extend one another.
+#: How deeply tables and lists may be nested, and how many files may extend one another.
 _DEEPEST = 12
 _MOST_LAYERS = 16
 _LONGEST_KEY, _LONGEST_TEXT = 200, 4_000
@@ -70,7 +70,7 @@ class Layered(NamedTuple):
 
 def _has(body: Any, key_path: Sequence[str | int]) -> bool:
     for key in key_path:
-        # What lies in a list came with the whole of it.
+        # A list is never merged: one layer gives all of it.
         if isinstance(body, list):
             return True
         if not isinstance(body, dict) or key not in body:

@@ -121,7 +121,7 @@ def _load(image: Image.Image, row: Row) -> None:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # an EXIF block that nobody can read turns no image; its pixels are whole
+    except Exception:  # an unreadable EXIF block rotates no image; the pixels are intact
         return 1
 
 

@@ -33,7 +33,7 @@ def regular(path: Path) -> Path:
 
 @contextmanager
 def one_line(prefix: str) -> Iterator[None]:
-    """Turn whatever reading a file raises into one line that begins with ``prefix``.
+    """Turn any error of reading a file into one line that begins with ``prefix``.
 
     Libraries raise anything over damaged files, and no list of it is complete.
 
@@ -52,7 +52,7 @@ def one_line(prefix: str) -> Iterator[None]:
 def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield each folder under ``folder``, links followed, with the sorted names of what it holds but folders.
 
-    A link to a folder that it lies in leads nowhere new, and is not followed.
+    A link to one of its own parent folders has nothing new, and is not followed.
 
     Raises:
         UsageError: there are more than ``MOST_FOLDERS`` folders.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<index>\d{5})-of-(?P<count>\d{5})\.parquet")
 _PREFIXES = ("train", "test", "val")
 # The names under which the hub's own copies of CIFAR-10 and CIFAR-100 keep the same two columns.
-#: Rows that are unpacked at once: the same large image may stand in many, and take no room in the file.
+#: Rows that are unpacked at once: a large image repeated in many rows takes little room in the file.
 _AT_ONCE, _LABELS_AT_ONCE = 64, 65_536
 _IMAGE, _LABEL = ("image", "img"), ("label", "fine_label")
 
@@ -172,7 +172,7 @@ def _names_in(schema: pa.Schema) -> tuple[str, ...] | None:
         for column in _LABEL:
             if listed := features.get(column, {}).get("names"):
                 return tuple(map(str, listed))
-    # What a stranger wrote there may be anything, and is no more than a hint.
+    # These metadata may be anything, so they are only a hint.
     except (ValueError, AttributeError, TypeError, RecursionError):
         return None
     return None

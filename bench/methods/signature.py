@@ -145,7 +145,7 @@ def _type(node: ast.expr, left: int) -> Any:
 
 
 def _argument(generic: str, index: int, node: ast.expr, left: int) -> Any:
-    """Return what stands at a place in the brackets of a type."""
+    """Return the value of an argument in the brackets of a type."""
     is_type = generic == "tuple" or (generic == "Annotated" and index == 0)
     if generic == "tuple" and isinstance(node, ast.Constant) and node.value is ...:
         return ...

@@ -1,4 +1,4 @@
-"""What the number of a method stands on besides its parameters: its sources, the packages behind them, data files.
+"""Everything besides its parameters that decides the numbers of a method: its sources, their packages, data files.
 
 Sources count as syntax trees without docstrings, comments, layout and the name of the method, so that only what runs
 changes a hash: a reference to a method names it beside its hash. torch and numpy are left out: they are under

@@ -168,7 +168,7 @@ def parse(data: bytes, key: str | None = None) -> dict[str, Any]:
     """
     card = unsealed(data)
     try:
-        # What was read is returned, not what validation makes of it, which lacks the words that nobody relies on.
+        # The card as it was read is returned, not its model, which drops the unused fields.
         read = _Card.model_validate_json(data, strict=True)
         model = _trained(card)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""A chunk of an adversarial set as it is kept: read, and checked, without torch."""
+"""A stored chunk of an adversarial set: read and checked without torch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bench.types import MAX_FLAGS, MAX_PASSES, MAX_SECONDS, MAX_WORD, Threat
 if TYPE_CHECKING:
     import numpy as np
 
-#: Bytes beside the images, and for what each took.
+#: Largest size of the header, and of the passes of one image, in bytes.
 _HEAD, _ROW = 2**20, 2**6
-#: What stands for the hash of a chunk, which has its own in it, where it is remembered that one was whole.
+#: Recorded instead of a hash for a chunk that was intact; a chunk carries its own hash.
 SEALED = "sealed"
 
 
 class Kept(NamedTuple):
-    """Adversarial images (N, C, H, W), passes for each (N,), seconds and notes of all, and the batch they went in."""
+    """Adversarial images (N, C, H, W), passes of each (N,), seconds and notes of the chunk, and its batch size."""
 
     images: np.ndarray
     forwards: np.ndarray
@@ -46,7 +46,7 @@ def read(path: Path, x: np.ndarray, threat: Threat) -> Kept:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is not whole, belongs elsewhere, or holds what no attack under the threat makes of ``x``.
+        ValueError: it is damaged, belongs elsewhere, or holds images that the threat does not allow for ``x``.
     """
     arrays, about = sealed_arrays(files.read(path, 8 * x.size + _ROW * len(x) + _HEAD))
     if about.get("of", chunk_id(path)) != chunk_id(path):
@@ -65,12 +65,12 @@ def _checked(arrays: dict[str, np.ndarray], about: dict[str, str], x: np.ndarray
     if images.shape != x.shape or images.dtype != x.dtype:
         raise ValueError(f"its images are not {x.shape} numbers of type {x.dtype}")
     for counts in passes:
-        # Of what is not a number neither holds.
+        # NaN satisfies neither comparison.
         if counts.shape != (len(x),) or counts.dtype.kind != "f" or not ((counts >= 0) & (counts <= MAX_PASSES)).all():
             raise ValueError(f"its passes are not {len(x)} counts each")
     seconds, batch = float(about["seconds"]), int(about["batch"])
     notes = document(about["notes"].encode())
-    # They become flags of a result, which holds no more.
+    # Notes become flags of a result, so they share its limits.
     are_notes = isinstance(notes, list) and all(isinstance(note, str) and len(note) <= MAX_WORD for note in notes)
     if not (are_notes and len(notes) <= MAX_FLAGS and 0 <= seconds <= MAX_SECONDS and batch > 0):
         raise ValueError("what it took is not a time, notes and a batch")

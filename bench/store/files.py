@@ -1,7 +1,7 @@
-"""Files in folders that others write to as well: read only where they are files, and written whole or not at all.
+"""Files in folders that others may write to: only regular files are read, and every write is atomic.
 
-Whatever may lie at a path (a folder, a pipe, a link that leads to itself, a file of a terabyte), reading it ends at
-once with the bytes or with the reason why there are none, and writing loses nothing that somebody else has put there.
+A path may be a folder, a pipe, a link to itself or a file of a terabyte. Reading it returns the bytes or the reason why
+it has none, without waiting. Writing never destroys what someone else put there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from io import BufferedReader
 from pathlib import Path
 
 _log = logging.getLogger("crossfire")
-#: What an operating system says of a path that is there and gives no bytes, whoever asks again.
+#: Errors of a path that exists and cannot be read, now or later.
 _UNREADABLE = {
     errno.ELOOP,
     errno.EISDIR,
@@ -28,13 +28,13 @@ _UNREADABLE = {
     errno.EIO,
     errno.ENAMETOOLONG,
 }
-#: What it says of the process that asks, and not of the path.
+#: Errors of the reading process and not of the path.
 _LACKS = {
     errno.EMFILE: "this process has too many files open; let it have more (ulimit -n)",
     errno.ENFILE: "the system has too many files open",
     errno.ENOMEM: "memory ran out; give the process more",
 }
-#: How often, and how far apart, a file is written to until it must have another time.
+#: How often, and at which interval, a file is written to until its time must have changed.
 _LOOKS, _LOOK_EVERY_S = 10, 0.005
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -97,7 +97,7 @@ def _unreadable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOTDIR or (error.errno in _UNREADABLE and not os.access(path.parent, os.X_OK)):
-            # It is the folder that is none or cannot be entered, and not each of its files that is damaged.
+            # The folder is missing or cannot be entered; its files are not damaged.
             raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
         if error.errno not in _UNREADABLE:
             raise
@@ -118,7 +118,7 @@ def read(path: Path, limit: int) -> bytes:
         Unreadable: what lies there is no regular file, is larger, or cannot be read.
     """
     with _unreadable(path), _number(path) as number:
-        # One that grows meanwhile is read as it was when it was looked at.
+        # A file that grows while it is read is cut at the size that was checked.
         size = _size_within(number, limit)
         data = os.read(number, size)
         while len(data) < size and (more := os.read(number, size - len(data))):
@@ -266,7 +266,7 @@ def flush_folder(path: Path) -> None:
 
 
 def move_aside(path: Path) -> None:
-    """Take what lies at a path out of the way, under a name beside it; an empty folder and a link to itself go.
+    """Rename what is at a path to a new name beside it; an empty folder or a link to itself is deleted.
 
     Raises:
         OSError: it cannot be moved.
@@ -314,7 +314,7 @@ def make_folders(path: Path) -> None:
 
 
 def make_folder(path: Path, root: Path) -> None:
-    """Make a folder inside ``root``, and those between; what lies in their way is moved aside, with a warning.
+    """Make a folder inside ``root``, and those between; anything in their way is moved aside, with a warning.
 
     Raises:
         OSError: it cannot be made, or ``root`` is no folder.

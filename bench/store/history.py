@@ -66,8 +66,8 @@ def write_run(results: Iterable[CellResult], root: Path, planned_tables: Iterabl
     """Write what holds for the code as it is now to ``root/results/runs/<machine>/<commit>.json``; return the file.
 
     A cell whose code did not change since an earlier commit belongs to this one too, with the provenance that it has.
-    What the file held before stays, but for the same cells and what the same plan asks of a table. With uncommitted
-    changes it is called ``<commit>-dirty``, outside a checkout ``no-commit``.
+    The earlier content of the file stays, except for the same cells and the same tables of a plan. With uncommitted
+    changes the file is called ``<commit>-dirty``, outside a checkout ``no-commit``.
 
     Raises:
         UsageError: the file is there and cannot be read, or cannot be written, or would be larger than what is read.
@@ -118,7 +118,7 @@ def parse(data: bytes, name: str) -> RunFile:
 
 
 def _lines(data: bytes) -> Iterator[bytes]:
-    """Yield lines one by one: the first of millions may well be the last that is looked at."""
+    """Yield lines one by one: a file of millions may be refused after its first."""
     start = 0
     while start < len(data) or start == 0:
         end = data.find(b"\n", start)

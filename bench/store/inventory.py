@@ -1,4 +1,4 @@
-"""What lies in a store: which names are the harness's own, and what else there is among them.
+"""The content of a store: which names are the harness's own, and which files are not.
 
 No link is followed, so nothing outside the store is looked at.
 """
@@ -33,7 +33,7 @@ FILES = {
     "run log": r"log/[0-9]{8}T[0-9]{6}\.[0-9]{6}-[A-Za-z0-9.-]+-[0-9]+\.jsonl",
     "known files": r"verified\.json",
 }
-#: Folders that stand in the root of a store.
+#: Folders in the root of a store.
 FOLDERS = ("cells", "records", "attack", "train", "plans", "leases", "log")
 _KINDS = tuple(FILES)
 _FILE = re.compile("|".join(f"(?P<k{number}>{name})" for number, name in enumerate(FILES.values())))

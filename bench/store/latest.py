@@ -30,7 +30,7 @@ def newest(results: Iterable[CellResult]) -> dict[str, CellResult]:
     """
     latest: dict[str, CellResult] = {}
     keys = Keys()
-    # Files of several machines may hold a cell twice, and what somebody made up another cell under its key.
+    # Files of several machines may hold a cell twice, and a forged file another cell under its key.
     for result in {each.key: each for each in results}.values():
         known = latest.setdefault(key := keys.comparison_key(result.cell), result)
         if (known.provenance.finished, known.key) < (result.provenance.finished, result.key):

@@ -35,7 +35,7 @@ def write_named(path: Path, data: bytes, *, option: str = "--out") -> bool:
 
     Raises:
         UsageError: it is a folder or a socket, a link into a folder that is not there, or cannot be written.
-        BrokenPipeError: nobody reads the pipe any more.
+        BrokenPipeError: the reader of the pipe has closed it.
     """
     with _unwritable(path, option):
         stream = _own_stream(path)
@@ -97,7 +97,7 @@ def _write_file(path: Path, about: os.stat_result | None, data: bytes, option: s
 
 def _own_stream(path: Path) -> int | None:
     """Return the number of the open stream of this process that a path names, such as /dev/stdout or /dev/fd/63."""
-    # Link by link: at the end of /proc/self/fd/1 stands a name that means nothing, or a file that others append to.
+    # Link by link: /proc/self/fd/1 resolves to a name that does not exist, or to a file that others append to.
     target = os.path.abspath(path)
     for _ in range(40):
         if target in _STANDARD:
@@ -139,7 +139,7 @@ def _file_to_create(path: Path) -> Path:
 
 
 def _replace(path: Path, data: bytes, mode: int | None) -> None:
-    # Short, for the user's own name may be as long as names can be.
+    # A short name: that of the user's file may have the largest length already.
     beside = path.with_name(f".{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         write_beside(beside, data, mode)

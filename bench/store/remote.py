@@ -53,7 +53,7 @@ _KINDS = tuple(
 )
 _FILE, _FOLDER = "a file", "a folder"
 _FOLDERS = ("attack", "train", "records", "cells")
-#: What is left of an address whose path stood in a variable that is not set; fsspec takes it for the current folder.
+#: An address whose path was an unset variable; fsspec would take it for the current folder.
 _NO_FOLDER = re.compile(r"(?:\w+::)*(?:file|local):(?://)?")
 
 _PASSWORD = re.compile(r"(//[^/@:\s]*):[^/@\s]*@")
@@ -212,7 +212,7 @@ def _send(store: Store, remote: _Remote, names: set[str], at: Callable[[str], No
 
 
 class _Failed(Exception):
-    """A file is, or belongs to, the result of a cell that failed, as in a remote that is somebody's own store."""
+    """A file is, or belongs to, the result of a failed cell, as in a remote that is a working store itself."""
 
 
 class _Damaged(UsageError):
@@ -220,7 +220,7 @@ class _Damaged(UsageError):
 
 
 class _Remote:
-    """What is at an address, with its size; what is not the file or folder that its name says is ``odd``.
+    """The files at an address, with their sizes; an entry that is not what its name says is ``odd``.
 
     Raises:
         _Damaged: by every method that reads, for a file that is too large, not whole, or not what its name says.
@@ -233,7 +233,7 @@ class _Remote:
         self._root = root.rstrip("/")
         #: ``None`` where the filesystem does not say.
         self.sizes: dict[str, int | None] = {}
-        #: What is there instead, in words.
+        #: By name, the kind of the entry that is there instead, in words.
         self.odd: dict[str, str] = {}
         self._cards: dict[str, dict[str, Any]] = {}
         filesystem.invalidate_cache()
@@ -250,7 +250,7 @@ class _Remote:
         for folder in _FOLDERS:
             if (about := tops.get(folder)) is None:
                 continue
-            # A folder at the end of a link may be any folder of that machine.
+            # A link may lead to any folder of that machine.
             if (kind := _kind_of_entry(about)) != _FOLDER:
                 self.odd[folder] = kind
                 continue
@@ -259,7 +259,7 @@ class _Remote:
             ).items():
                 if path.strip("/") != f"{self._root}/{folder}".strip("/"):
                     self._list(path, inner)
-        # Where folders are but parts of names, a file of the same name is in nobody's way.
+        # On object stores folders are only prefixes, so a file of the same name blocks nothing.
         above = {str(PurePosixPath(name).parent) for name in self.sizes}
         self.odd = {name: kind for name, kind in self.odd.items() if kind != _FILE or name not in above}
         if self.odd:
@@ -360,7 +360,7 @@ class _Remote:
         return result
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file so that whoever looks sees all of it or none."""
+        """Write a file atomically: a reader sees all of it or nothing."""
         folder, _, last = f"{self._root}/{name}".rpartition("/")
         beside = f"{folder}/.{last}.{secrets.token_hex(4)}.part"
         self._fs.makedirs(folder, exist_ok=True)

@@ -96,7 +96,7 @@ class Store:
             )
 
     def check_writable(self) -> None:
-        """Take what lies in the way of the store's own folders aside, with a warning.
+        """Move aside, with a warning, anything in the way of the store's own folders.
 
         Raises:
             UsageError: the root is no folder, or cannot be written to.
@@ -116,19 +116,19 @@ class Store:
             ) from None
 
     def stamps(self) -> dict[str, str]:
-        """Return for every result and failed training what changes when it is written again, by :meth:`name`."""
+        """Return the :meth:`stamp` of every result and failed training, by :meth:`name`."""
         paths = [self.cell_file(key) for key in self.all_keys()]
         paths += [self.training(key) / "failed.json" for key in inventory.keys(self.root / "train", "")]
         pairs = ((self.name(path), self.stamp(path)) for path in paths)
         return {name: stamp for name, stamp in pairs if stamp is not None}
 
     def stamp(self, path: Path) -> str | None:
-        """Return what changes when a file is written again; ``None`` where no file is."""
+        """Return a text that changes when a file is written again; ``None`` where there is no file."""
         try:
             now = files.status(path)
         except (FileNotFoundError, Unreadable):
             return None
-        # Where times stand still the new file has another number, for it was made while the old one was there.
+        # On a disk that keeps no times, the new file still has another inode: both existed at once.
         return f"{now.st_ino} {now.st_size} {now.st_mtime_ns}"
 
     def all_keys(self) -> list[str]:
@@ -136,7 +136,7 @@ class Store:
         return inventory.keys(self.root / "cells", ".json")
 
     def make_folder(self, folder: Path) -> None:
-        """Make a folder of the store; what lies in its way is moved aside, with a warning.
+        """Make a folder of the store; anything in its way is moved aside, with a warning.
 
         Raises:
             StoreError: it cannot be made.
@@ -145,7 +145,7 @@ class Store:
             files.make_folder(folder, self.root)
 
     def warn_of_strangers(self) -> None:
-        """Say in one line for each folder what in it is not the harness's own; of all trainings, or sets, in one."""
+        """Warn of foreign files: one line for each folder, and one for all trainings or all adversarial sets."""
         strangers = defaultdict(list)
         for entry in inventory.entries(self.root):
             if entry.kind is None or (entry.kind == "folder" and not (entry.is_folder or entry.path.is_dir())):
@@ -163,7 +163,7 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Turn what the operating system says of a store on a full, broken or read-only disk into one clear line.
+        """Turn the error of a full, broken or read-only disk under the store into one clear line.
 
         Raises:
             StoreError: instead of an ``OSError`` about a file of the store in the block.
@@ -171,7 +171,7 @@ class Store:
         try:
             yield
         except OSError as error:
-            # What a method cannot write elsewhere is its own failure, also where its disk is full.
+            # A method that cannot write outside the store has failed itself, even if its disk is full.
             where = files.about(error)
             if where is None or not Path(where).is_relative_to(self.root):
                 raise
