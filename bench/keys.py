@@ -26,8 +26,8 @@ from bench.types import (
 EVALUATION_VERSION = 2
 TRAINING_VERSION = 2
 
-Given = TypeVar("Given")
-Made = TypeVar("Made")
+Part = TypeVar("Part")
+Value = TypeVar("Value")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -164,21 +164,21 @@ def derive_seed(*words: str | int) -> int:
     return int(sha256_hex(*(str(word) for word in words))[:16], 16) >> 1
 
 
-class Once(Generic[Given, Made]):
+class Once(Generic[Part, Value]):
     """A function of parts of many cells that is called once for each object.
 
     Equal parts of one plan, or of one store, mostly are one object.
     """
 
-    def __init__(self, make: Callable[[Given], Made]) -> None:
+    def __init__(self, make: Callable[[Part], Value]) -> None:
         self._make = make
         # By identity: to hash a part takes as long as to write it. It is kept, so that its number is not used again.
-        self._made: dict[int, tuple[Given, Made]] = {}
+        self._values: dict[int, tuple[Part, Value]] = {}
 
-    def __call__(self, part: Given) -> Made:
-        known = self._made.get(id(part))
+    def __call__(self, part: Part) -> Value:
+        known = self._values.get(id(part))
         if known is None:
-            known = self._made[id(part)] = part, self._make(part)
+            known = self._values[id(part)] = part, self._make(part)
         return known[1]
 
 
@@ -218,9 +218,9 @@ def _pieces(value: Cell | AttackRef, written: Once[BaseModel, str]) -> list[byte
             return [_encoded(f"{{{rest}")]
         after = ",".join([_part(each, written) for each in value.after])
         return [b'{"after":[', _encoded(after), _encoded(f"],{rest}")]
-    made = [b"null"] if value.attack is None else _pieces(value.attack, written)
+    attack = [b"null"] if value.attack is None else _pieces(value.attack, written)
     rest = ",".join([f'"{name}":{_part(getattr(value, name), written)}' for name in _CELL_FIELDS])
-    return [f'{{"access":"{value.access}","attack":'.encode(), *made, _encoded(f",{rest}}}")]
+    return [f'{{"access":"{value.access}","attack":'.encode(), *attack, _encoded(f",{rest}}}")]
 
 
 def _part(value: BaseModel | str | int | None, written: Once[BaseModel, str]) -> str:

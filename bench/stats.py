@@ -113,8 +113,8 @@ def _counted(sets: Iterable[int]) -> list[int]:
     """Return how many of the sets each image is in, in binary: for each digit, the lowest first, where it is one."""
     digits: list[int] = []
     for carry in sets:
-        for place, digit in enumerate(digits):
-            digits[place], carry = digit ^ carry, digit & carry
+        for position, digit in enumerate(digits):
+            digits[position], carry = digit ^ carry, digit & carry
         if carry:
             digits.append(carry)
     return digits
@@ -186,5 +186,5 @@ def _at_most(p_value: float, changed: int) -> float:
         # Its p-values are so dense that the one at hand is hardly larger.
         return p_value
     values = _mcnemar_values(changed)
-    place = bisect_right(values, p_value)
-    return values[place - 1] if place else 0.0
+    position = bisect_right(values, p_value)
+    return values[position - 1] if position else 0.0

@@ -139,12 +139,12 @@ def _exact(value: str | float | Fraction) -> Fraction:
     if len(text) > longest or (power is not None and abs(int(power[1])) > _HIGHEST_POWER):
         raise ValueError(too_far)
     try:
-        found = Fraction(value) if isinstance(value, int | Fraction) else Fraction(text)
+        number = Fraction(value) if isinstance(value, int | Fraction) else Fraction(text)
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"{shown(value)} is not a number such as 0.25 or '8/255'") from None
-    if found and not Fraction(1, _FURTHEST) <= abs(found) <= _FURTHEST:
+    if number and not Fraction(1, _FURTHEST) <= abs(number) <= _FURTHEST:
         raise ValueError(too_far)
-    return found
+    return number
 
 
 @lru_cache
@@ -172,7 +172,8 @@ MAX_SECONDS = MAX_PASSES = 1e12
 #: Of accuracies that are compared; some are means in single precision.
 _ROUND_OFF = 1e-6
 
-_MAX_NAME, _MAX_CELL_NAME, MAX_WORD = 5_000, 20_000, 200
+_MAX_NAME, _MAX_CELL_NAME = 5_000, 20_000
+MAX_WORD = 200
 
 #: A path may be part of it.
 Name = Annotated[str, Field(max_length=_MAX_NAME)]
@@ -266,8 +267,8 @@ class Threat(Frozen):
         if self.eps < 0:
             raise ValueError(f"eps = {self.eps} is negative")
         if self.norm != "l2" and self.eps > 1:
-            whole = self.eps <= 255 and self.eps.denominator == 1
-            hint = f"; pixels are in [0, 1], did you mean '{self.eps}/255'?" if whole else ""
+            is_pixel_value = self.eps <= 255 and self.eps.denominator == 1
+            hint = f"; pixels are in [0, 1], did you mean '{self.eps}/255'?" if is_pixel_value else ""
             raise ValueError(f"eps = {self.eps} is above 1{hint}")
         if self.eps > _MAX_EPS:
             raise ValueError(f"eps = {shown(str(self.eps))} is above {_MAX_EPS:,}")
@@ -300,7 +301,7 @@ class DataRef(Frozen):
     image_shape: tuple[Side, Side, Side]
     num_classes: Classes
     classes: Annotated[tuple[Name, ...], FailFast()] = Field(
-        (), max_length=_MAX_CLASSES, exclude_if=lambda given: not given
+        (), max_length=_MAX_CLASSES, exclude_if=lambda classes: not classes
     )
     classes_present: Classes | None = Field(None, exclude_if=lambda count: count is None)
     interpolation: Literal["nearest", "bilinear"] = "bilinear"

@@ -196,7 +196,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _delete(entry: Path) -> None:
-    """Delete the files of an entry, and its folder if nobody has put others into it."""
+    """Delete the files of an entry, and its folder if it has no others."""
     with suppress(OSError):
         for path in (*(entry / name for name in (*_ARRAYS, _ABOUT)), *entry.glob(f".{_ABOUT}.*.part")):
             path.unlink(missing_ok=True)
