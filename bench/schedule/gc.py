@@ -212,7 +212,7 @@ class _Sorter:
         try:
             if card is not None:
                 sha, limit = card.get("weights_sha256", ""), cards.largest_weights(card)
-                return self._store.known.is_whole(entry.name, entry.path, sha, limit)
+                return self._store.known.is_intact(entry.name, entry.path, sha, limit)
             _metadata(entry.path)
         except (OSError, ValueError):
             return False

@@ -1,4 +1,4 @@
-"""Are adversarial images what their threat allows? One answer for those just made and for those read back."""
+"""Whether adversarial images keep to their threat: one check for those just crafted and for those read back."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ L2_SLACK = 1e-4
 
 
 def broken_rule(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Threat) -> str | None:
-    """Return what makes images no answer to a threat, such as ``left the box [0, 1] by 8``; ``None`` if nothing does.
+    """Return how images break their threat, such as ``left the box [0, 1] by 8``; ``None`` if they keep to it.
 
-    They are to be finite, in the box and, in Linf and L2 with a budget, in the ball. A flow or a transport plan cannot
+    They must be finite, in [0, 1] and, under Linf and L2 with a budget, in the ball. A flow or a transport plan cannot
     be recovered from the image; those attacks are checked in their own tests.
 
     Args:
@@ -29,7 +29,7 @@ def broken_rule(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Thre
     """
     highest, lowest = float(x_adv.max()), float(x_adv.min())
     if not (math.isfinite(highest) and math.isfinite(lowest)):
-        # What is not finite is not zero less itself.
+        # NaN - NaN and inf - inf are NaN, which is not 0.
         return f"returned a value that is not finite, at image {_worst(x_adv - x_adv != 0, len(x))}"
     if max(-lowest, highest - 1.0) > LINF_SLACK:
         at = _worst(x_adv if highest - 1.0 >= -lowest else -x_adv, len(x))

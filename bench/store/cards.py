@@ -1,4 +1,4 @@
-"""The card of a training: written last, so that weights with a card are finished ones, and sealed.
+"""The card of a training: sealed, and written last, so weights with a card are finished.
 
 It says what was trained, how (passes, seconds, FLOPs, the log of the epochs), how it ended, and the hash of its weights
 file.
@@ -41,11 +41,11 @@ LARGEST, _LARGEST_FAILURE = 64 * 2**20, 2**20
 
 
 Epoch = Annotated[int, Field(ge=0, le=1_000_000)]
-#: Of all images of an epoch, or of its passes.
+#: Totals over all images of an epoch, or over its passes.
 _Total = Annotated[float, Field(ge=0, le=1e18)]
 #: What an older version measured.
 _Difference = Annotated[float, Field(ge=-1, le=1)]
-#: Of means that are taken again.
+#: Tolerance of means that are computed again.
 _ROUND_OFF = 1e-9
 
 
@@ -88,7 +88,7 @@ class _Overfitting(_Read):
 
 
 class _Card(_Read):
-    """What readers of a card rely on, where it is there: cards of older versions lack some of it."""
+    """The fields of a card that are read; cards of older versions lack some."""
 
     version: Literal[1, 2] = Field(2, alias="schema")
     weights_sha256: Key = ""
@@ -108,7 +108,7 @@ class _Card(_Read):
     log: list[EpochLog] | None = None
 
     def contradiction(self, ref: TrainRef) -> str | None:
-        """Return what of the card cannot be of this training; ``None`` if all can."""
+        """Return what in the card contradicts this training; ``None`` if nothing does."""
         epochs, images = ref.schedule.epochs, ref.data.n - ref.schedule.holdout
         least = min(1, epochs) if ref.schedule.holdout else epochs
         if self.epochs != epochs or self.images_per_epoch != images:
@@ -117,7 +117,7 @@ class _Card(_Read):
             return "epoch_kept is none that is kept"
         if self.version == 2 and self.log is None:
             return "it lacks its log"
-        # Those of the first versions had none.
+        # Cards of the first version have no log.
         return None if self.log is None else self._contradicted_by(self.log, epochs, images)
 
     def _contradicted_by(self, log: Sequence[EpochLog], epochs: int, images: int) -> str | None:
@@ -145,7 +145,7 @@ def write(folder: Path, body: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path, key: str | None = None) -> dict[str, Any] | None:
-    """Return the card of a training; ``None`` where there is none or, with a warning, where it is not whole.
+    """Return the card of a training; ``None`` where there is none or, with a warning, where it is damaged.
 
     With a ``key`` it counts only if it is of the training of that key.
     """
@@ -163,7 +163,7 @@ def parse(data: bytes, key: str | None = None) -> dict[str, Any]:
     """Return what the file of a card says.
 
     Raises:
-        ValueError: it is not whole, says what no card says or what cannot be of the training that it names, or is of
+        ValueError: it is damaged, has an invalid value or one that contradicts the training that it names, or is of
             another training than that of the ``key``.
     """
     card = unsealed(data)
@@ -227,12 +227,12 @@ def largest_weights(card: Mapping[str, Any]) -> int:
 
 
 def is_there(folder: Path) -> bool:
-    """Say whether a training has a card, whole or not, or something in its place."""
+    """Say whether a training has a card, damaged or not, or something else under its name."""
     return os.path.lexists(folder / "card.json")
 
 
 def mend_log(folder: Path, card: Mapping[str, Any]) -> None:
-    """Write the log of a training from its card again, with a warning, where it is there and says something else."""
+    """Write the log of a training again from its card, with a warning, where there is one that differs."""
     path = folder / "log.jsonl"
     lines = "".join(canonical_json(row) + "\n" for row in card.get("log", ())).encode()
     try:
@@ -254,7 +254,7 @@ def write_failure(folder: Path, why: str) -> None:
 
 
 def failure(folder: Path) -> str | None:
-    """Return why the training in ``folder`` failed, if that is kept and whole."""
+    """Return why the training in ``folder`` failed, if that is kept and not damaged."""
     try:
         why = unsealed(files.read(folder / "failed.json", _LARGEST_FAILURE)).get("message")
     except (FileNotFoundError, ValueError):

@@ -1,7 +1,7 @@
-"""What a result says twice must agree, whatever its checksum: what it was made of, what it measured.
+"""The parts of a result must agree with each other, even if its checksum is right.
 
-Each value may be within its bounds (``bench/types.py``) and the whole still a claim that no measurement makes: an
-adaptive attack that never saw the step, half an image that is right, pixels moved by more than there is.
+Each value may be within its bounds (``bench/types.py``) and the result still impossible: an adaptive attack that never
+saw the step, half an image that is right, pixels that moved by more than 1.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from itertools import chain
 
 from bench.types import Cell, CellResult, DataRef, Kind, MethodRef, Metrics, TrainRef
 
-#: Of accuracies and distances, some of which are means in single precision.
+#: Tolerance of accuracies and distances; some are means in single precision.
 ROUND_OFF = 1e-6
 
 
 def contradiction(result: CellResult) -> str | None:
-    """Return in which point a result contradicts itself; ``None`` where it does not."""
+    """Return the first contradiction within a result; ``None`` where there is none."""
     cell, metrics = result.cell, result.metrics
     contradictions = chain(_of_methods(cell), _of_access(cell), _of_images(cell.data))
     if metrics is not None:
         contradictions = chain(
             contradictions, _of_distances(metrics, cell.data), _of_shares(metrics, clean=cell.attack is None)
         )
-    # Results of the first versions had the clean outcomes in both places.
+    # Results of the first versions have the clean outcomes in both fields.
     if cell.attack is None and result.adversarial_bits not in (None, result.clean_bits):
         contradictions = chain(contradictions, ["it is of clean images and has outcomes under attack"])
     return next(contradictions, None)

@@ -103,7 +103,7 @@ def is_keyed(name: str) -> bool:
 
 
 def finished_name(name: str) -> str:
-    """Return the name that a file has when it is whole, given that or the one under which it is written."""
+    """Return the final name of a file, given that or the temporary name under which it is written."""
     part = _PART.fullmatch(name)
     return part["folder"] + part["name"] if part else name
 

@@ -25,7 +25,7 @@ _STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 def write_named(path: Path, data: bytes, *, option: str = "--out") -> bool:
     """Write to what a user named, and say whether that is a regular file.
 
-    A regular file, also at the end of links, is replaced as a whole and keeps its permissions; the links stay. A pipe,
+    A regular file, also at the end of links, is replaced atomically and keeps its permissions; the links stay. A pipe,
     a device or a stream of this process is written to. Missing folders of a path without links are made.
 
     Args:

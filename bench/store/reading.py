@@ -1,7 +1,7 @@
-"""Where foreign bytes become our types: a limit of size, strict UTF-8, bounded JSON, then models with bounds.
+"""Foreign bytes become checked types: a size limit, strict UTF-8, bounded JSON, then models with bounds.
 
-Whatever was not written by this process may be anything: cut short, altered, or made up with a right checksum. It
-comes in here. Behind here every value is of its type, within the bounds of ``bench/types.py``, and agrees with others.
+A file that this process did not write may be cut short, altered, or forged with a right checksum. Every value that
+leaves this module has its type, is within the bounds of ``bench/types.py``, and agrees with the others.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from bench.types import (
 
 #: Bytes of a file of recorded results; hosts of git repositories take no larger ones.
 MAX_RUN_FILE = 95 * 2**20
-#: Bytes of one result: the outcomes of the most images that there may be, and some more.
+#: Bytes of one result: the outcomes of the largest number of images, and the rest.
 MAX_RESULT = 20 * 10**6
 #: Bytes of any other document: a card, a plan.
 MAX_DOCUMENT = 64 * 2**20
 
-# Some bytes of text become hundreds of memory where they are lists in lists.
+# A few bytes of nested lists take hundreds of bytes of memory.
 _MAX_CONTAINERS = 100_000
 _MAX_VALUES = 600_000
 _MAX_ERRORS = 1_000
@@ -67,7 +67,7 @@ def document(data: bytes) -> Any:
     Raises:
         ValueError: it is no JSON in UTF-8, or has NaN or infinities, more than 200 levels, or very many values.
     """
-    # A short text cannot have as many.
+    # A shorter text cannot have that many values.
     if len(data) > _MAX_CONTAINERS and (
         data.count(b"[") + data.count(b"{") > _MAX_CONTAINERS or data.count(b",") > _MAX_VALUES
     ):
@@ -81,10 +81,10 @@ def document(data: bytes) -> Any:
 
 
 def validated(model: type[Model], data: bytes) -> Model:
-    """Return a JSON text as a model, each value of just its type.
+    """Return a JSON text as a model; no value is converted from another type.
 
     Raises:
-        ValueError: it is none; one line that says which value is wrong.
+        ValueError: it does not match the model; one line says which value is wrong.
     """
     document(data)
     try:
@@ -94,26 +94,26 @@ def validated(model: type[Model], data: bytes) -> Model:
 
 
 def what_else(data: bytes) -> str:
-    """Return what a file that is not ours seems to be, with a semicolon before it; nothing where that is not known."""
+    """Return ``; `` and what a foreign file seems to be; an empty text where that is not known."""
     return next((f"; {kind}" for start, kind in _FOREIGN.items() if data.startswith(start)), "")
 
 
 def read_result(data: bytes | str, planned: PlannedCell | None = None, shared: SharedParts | None = None) -> CellResult:
     """Return the result in a line or file of JSON.
 
-    With the planned cell that it belongs to, that one and its names are taken and no equal one is parsed, so that the
-    results of a plan share what its cells have in common; others share what is in ``shared``. Where it was written
-    before there was an accuracy under attack, that follows from its outcomes, with its interval; where these are not
-    kept either, it is ``None``.
+    Given its planned cell, the result takes that cell and its names and parses no copy of them, so the results of a
+    plan share the parts that its cells have in common. Other results share the parts in ``shared``. A result from
+    before the accuracy under attack was kept gets it, with its interval, from its outcomes; without outcomes it is
+    ``None``.
 
     Raises:
-        ValueError: not a whole result: cut short, altered since it was written, of another schema, with a value that is
-            none, or in contradiction with itself. One line.
+        ValueError: it was cut short or altered since it was written, is of another schema, has an invalid value, or
+            contradicts itself. One line.
     """
     text = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     if len(text) > MAX_RESULT:
         raise ValueError(f"the result has {len(text):,} bytes, and at most {MAX_RESULT:,} are read")
-    # What was hashed is the canonical text without the hash, so the text itself can be checked, unparsed.
+    # The hash is of the canonical text without the hash itself, so it is checked before parsing.
     seal = _SEAL.search(text)
     body = (text[: seal.start("sha")] + text[seal.end("sha") :]).strip() if seal else b""
     if seal is None or seal["hash"].decode() != sha256_hex(body):
@@ -141,22 +141,22 @@ def _result(content: dict[str, Any], body: bytes, planned: PlannedCell | None, s
     try:
         return shared.result(content, planned)
     except ValidationError:
-        # The text itself says best what is wrong, and where.
+        # Validating the text gives the best message, with the location.
         return CellResult.model_validate_json(body, strict=True)
 
 
 class SharedParts:
-    """Parts that many results have in common: each is validated once, and then is one object in all of them."""
+    """Parts that many results have in common: each is validated once and becomes one object in all of them."""
 
     def __init__(self) -> None:
         # By their JSON, in which 1, 1.0 and true are not the same.
         self._known: dict[tuple[type[BaseModel], bytes], BaseModel] = {}
 
     def result(self, content: Mapping[str, Any], planned: PlannedCell | None) -> CellResult:
-        """Return an object of JSON as a result, with the cell and the names of a planned one where there is one.
+        """Return a JSON object as a result, with the cell and the names of a planned cell where there is one.
 
         Raises:
-            ValidationError: it is none; the locations that it names are those in the parts.
+            ValidationError: it does not match; the locations in the error are relative to the part.
         """
         lists = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
         cell = self._cell(content.get("cell")) if planned is None else planned.cell
@@ -178,7 +178,7 @@ class SharedParts:
         return {name: self._part(models[name], value) if name in models else value for name, value in content.items()}
 
     def _part(self, model: type[BaseModel], value: Any) -> Any:
-        """Return a JSON object as a model; anything else is right, or wrong, as it is."""
+        """Return a JSON object as a model, and any other value unchanged, for the model around it to check."""
         if not isinstance(value, dict):
             return value
         text = to_json(value)
@@ -188,7 +188,7 @@ class SharedParts:
         return known
 
     def _provenance(self, content: Any) -> Any:
-        """Return where a result was made, of which the time alone is its own."""
+        """Return the provenance of a result; results share all of it except the time."""
         if not isinstance(content, dict) or "finished" not in content:
             return content
         finished = _TIME.validate_python(content["finished"], strict=True)
@@ -196,7 +196,7 @@ class SharedParts:
 
 
 def _with_accuracy_under_attack(result: CellResult) -> CellResult:
-    """Return a result with what its outcomes say of accuracy under attack, if it has them."""
+    """Return a result with the accuracy under attack of its outcomes, if it has them."""
     outcomes, metrics = result.outcomes_under_attack, result.metrics
     if outcomes is None or metrics is None:
         return result
@@ -206,7 +206,7 @@ def _with_accuracy_under_attack(result: CellResult) -> CellResult:
 
 
 def _with_interval(result: CellResult) -> CellResult:
-    """Return a result whose interval is that of its accuracy, which is all that it can be."""
+    """Return a result with the interval that follows from its accuracy."""
     metrics = result.metrics
     if metrics is None or metrics.accuracy_under_attack is None or metrics.ci_low is None or metrics.ci_high is None:
         return result
@@ -219,7 +219,7 @@ def _with_interval(result: CellResult) -> CellResult:
 def _count_keys(value: dict[str, Any] | list[Any]) -> int:
     count, inner = (len(value), value.values()) if isinstance(value, dict) else (0, value)
     for each in inner:
-        # Most are neither, and a call for each would take longer than parsing.
+        # Most values are neither, and a call for each would take longer than parsing.
         if type(each) is dict or type(each) is list:
             count += _count_keys(each)
     return count
@@ -235,7 +235,7 @@ def _has_each_key_once(content: dict[str, Any], body: bytes) -> bool:
 def _first_of(error: ValidationError) -> str:
     """Return the first of the errors: which value, and what is wrong with it."""
     if (count := error.error_count()) > _MAX_ERRORS:
-        # To spell them all out takes minutes.
+        # Building the list of all errors would take minutes.
         return f"{count:,} values are wrong or do not belong there"
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = shortened(".".join(map(str, first["loc"])), 200)

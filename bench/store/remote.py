@@ -67,7 +67,7 @@ class Carried(NamedTuple):
 
 
 class Synced(NamedTuple):
-    """What was carried, and what is wrong with each file there that is not whole, or not what its name says."""
+    """The files that were copied, and what is wrong with each damaged or misnamed file on the remote."""
 
     fetched: Carried
     sent: Carried
@@ -108,7 +108,7 @@ def _without_password(text: str) -> str:
 
 
 def _fetch(store: Store, remote: _Remote, here: set[str], at: Callable[[str], None]) -> tuple[Carried, list[str]]:
-    """Fetch what is whole; return it with what is wrong with the rest."""
+    """Fetch every intact file; return the count, and what is wrong with the others."""
     finished = {name for name in remote.sizes if _done_by(name) in remote.sizes}
     names = list(_ordered(finished - here))
     total = sum(size for name in names if (size := remote.sizes[name] or 0) <= _kind(name).most)
@@ -168,7 +168,7 @@ def _wanted(remote: _Remote, here: set[str]) -> set[str]:
 
 
 def _unlike(store: Store, remote: _Remote, names: set[str], at: Callable[[str], None]) -> Iterator[str]:
-    """Say what is wrong with those there, of files that both have, whose size shows that they are not whole."""
+    """Say what is wrong with the files on the remote, of those that both have, whose size shows damage."""
     for name in _ordered(names):
         there = remote.sizes[name]
         try:
@@ -216,14 +216,14 @@ class _Failed(Exception):
 
 
 class _Damaged(UsageError):
-    """A file there is not whole, or not what its name says."""
+    """A file on the remote is damaged, or not what its name says."""
 
 
 class _Remote:
     """The files at an address, with their sizes; an entry that is not what its name says is ``odd``.
 
     Raises:
-        _Damaged: by every method that reads, for a file that is too large, not whole, or not what its name says.
+        _Damaged: by every method that reads, for a file that is too large, damaged, or not what its name says.
         UsageError: it is no folder.
     """
 

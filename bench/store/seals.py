@@ -1,4 +1,4 @@
-"""Seals: the hash in or beside a file by which it is known to be what was written."""
+"""Seals: a hash in a file, or beside it, that shows whether the file is what was written."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def arrays_digest(arrays: Mapping[str, np.ndarray], words: Mapping[str, Any]) ->
 
 
 class KnownFiles:
-    """Which files had the right hash, and their size and times then: one that has kept these is not read again.
+    """The files whose hash was right, with their size and times then: a file that has kept these is not hashed again.
 
-    Neither a copy nor a file that was written to has kept them. What a disk does behind their back only a full look
-    finds.
+    A copy, or a file that was written to, has other times. Damage on the disk itself changes neither size nor times, so
+    only hashing again finds it.
     """
 
     def __init__(self, data: bytes | None = None) -> None:
-        """Go on from what :meth:`merged` returned; from nothing where that is not whole."""
+        """Go on from what :meth:`merged` returned, or from nothing if that is damaged."""
         self._seen: dict[str, str] = {}
         self._new: dict[str, str | None] = {}
         try:
@@ -89,63 +89,64 @@ class KnownFiles:
         except ValueError:
             return
         if isinstance(seen, dict):
-            # Marks were lists before. Whatever else stands there equals no mark.
-            texts = {name: " ".join(map(str, mark)) for name, mark in seen.items() if isinstance(mark, list)}
-            self._seen = texts | {name: mark for name, mark in seen.items() if isinstance(mark, str)}
+            # Older versions kept fingerprints as lists. Any other value matches no fingerprint.
+            lists = {name: value for name, value in seen.items() if isinstance(value, list)}
+            texts = {name: value for name, value in seen.items() if isinstance(value, str)}
+            self._seen = {name: " ".join(map(str, value)) for name, value in lists.items()} | texts
 
-    def is_whole(self, name: str, path: Path, sha: str, limit: int) -> bool:
+    def is_intact(self, name: str, path: Path, sha: str, limit: int) -> bool:
         """Say whether the file at ``path``, known by ``name``, has this hash and at most ``limit`` bytes.
 
         Raises:
             FileNotFoundError: there is none.
-            Unreadable: what lies there is no regular file, is larger, or cannot be read.
+            Unreadable: it is no regular file, is larger, or cannot be read.
         """
         return self.holds(name, path, sha, lambda: files.file_sha256(path, limit) == sha)
 
-    def holds(self, name: str, path: Path, word: str, check: Callable[[], bool]) -> bool:
-        """Say whether ``check`` found the file at ``path`` whole, now or while it had its size and times of now.
+    def holds(self, name: str, path: Path, reference: str, check: Callable[[], bool]) -> bool:
+        """Say whether ``check`` passed for the file at ``path``, now or earlier with the same size and times.
 
         Args:
             name: by which it is known.
             path: of the file.
-            word: what it was checked against.
-            check: checks it; what it raises goes on, and then it does not count as whole.
+            reference: what it was checked against, such as a hash.
+            check: checks it; an exception counts as not passed, and is raised again.
 
         Raises:
             FileNotFoundError: there is none.
-            Unreadable: what lies there is no regular file.
+            Unreadable: it is no regular file.
         """
-        mark = _mark(path, word)
-        if self._seen.get(name) == mark:
+        fingerprint = _fingerprint(path, reference)
+        if self._seen.get(name) == fingerprint:
             return True
         self._remember(name, None)
         if check():
-            self._remember(name, mark)
+            self._remember(name, fingerprint)
             return True
         return False
 
     def note(self, name: str, path: Path, sha: str) -> None:
         """Remember a file that was just written."""
-        self._remember(name, _mark(path, sha))
+        self._remember(name, _fingerprint(path, sha))
 
-    def _remember(self, name: str, mark: str | None) -> None:
-        self._new[name] = mark
-        if mark is None:
+    def _remember(self, name: str, fingerprint: str | None) -> None:
+        self._new[name] = fingerprint
+        if fingerprint is None:
             self._seen.pop(name, None)
         else:
-            self._seen[name] = mark
+            self._seen[name] = fingerprint
 
     @property
     def has_news(self) -> bool:
         return bool(self._new)
 
     def merged(self, others: bytes | None) -> bytes:
-        """Return everything known as a document, laid over what other processes have kept in the meantime."""
+        """Return everything known as a document, together with what other processes have kept since."""
         known = {**KnownFiles(others)._seen, **self._new}
         self._new = {}
-        return sealed({"files": {name: mark for name, mark in known.items() if mark is not None}})
+        return sealed({"files": {name: fingerprint for name, fingerprint in known.items() if fingerprint is not None}})
 
 
-def _mark(path: Path, sha: str) -> str:
+def _fingerprint(path: Path, sha: str) -> str:
     now = files.status(path)
     return f"{now.st_ino} {now.st_size} {now.st_mtime_ns} {now.st_ctime_ns} {sha}"

@@ -1,14 +1,14 @@
 """The working store: one folder per trained network, one per adversarial set, one file per result.
 
-Every file is written beside its place, flushed to the disk and renamed; the file that says "done" comes last. So a
-reader never sees half a file, and whatever a dead process left behind is ignored.
+Every file is written under a temporary name, flushed to disk and renamed; the file that says "done" comes last. A
+reader never sees half a file, and the leftovers of a dead process are ignored.
 
     train/<key>/    state.safetensors, log.jsonl, weights.safetensors, card.json (last)
     attack/<key>/   <first>-<last>.safetensors, one for each chunk of images
     cells/<key>.json
     records/<key>.parquet
     plans/          what runs have planned (see bench/store/planned.py)
-    verified.json   size and times of the records that were found whole, so that they are hashed once
+    verified.json   size and times of the records that were intact, so that they are hashed once
     leases/         who works on what (see bench/store/lease.py)
     log/            what runs did (see bench/store/run_log.py)
 """
@@ -36,7 +36,7 @@ from bench.types import CellResult, PlannedCell, StoreError, UsageError, jsonabl
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger("crossfire")
-#: Bytes of what there is to say of two hundred thousand records.
+#: Largest size of ``verified.json`` in bytes: that of two hundred thousand records.
 _LARGEST_MEMORY = 64 * 2**20
 #: How many names a warning lists, and how many results that do not count are named.
 _NAMED, _SAID = 3, 100
@@ -51,7 +51,7 @@ RECORD_COLUMNS = (
 
 
 def largest_records(n: int) -> int:
-    """Return how many bytes the records of ``n`` images have at most: some 150 for each, and what is said of all."""
+    """Return the largest size of the records of ``n`` images in bytes: some 150 for each, and a header."""
     return 2**20 + 2**10 * n
 
 
@@ -63,8 +63,8 @@ def default_root() -> Path:
 class Store:
     """The store in a folder, which is made on the first write.
 
-    Records count as whole while they keep the size and the times with which they were last hashed. With ``trusting``
-    off every one is hashed again.
+    Records count as intact while they keep the size and the times with which they were last hashed. Without
+    ``trusting`` all of them are hashed again.
     """
 
     def __init__(self, root: Path, *, trusting: bool = True) -> None:
@@ -76,7 +76,7 @@ class Store:
 
     @cached_property
     def known(self) -> KnownFiles:
-        """Which of its files were found whole."""
+        """Which of its files were intact when they were last hashed."""
         return KnownFiles(self._remembered() if self._trusting else None)
 
     def _remembered(self) -> bytes | None:
@@ -132,7 +132,7 @@ class Store:
         return f"{now.st_ino} {now.st_size} {now.st_mtime_ns}"
 
     def all_keys(self) -> list[str]:
-        """Return the keys of all results, whole or not, sorted."""
+        """Return the keys of all results, damaged ones too, sorted."""
         return inventory.keys(self.root / "cells", ".json")
 
     def make_folder(self, folder: Path) -> None:
@@ -204,11 +204,11 @@ class Store:
             self.known.note(self.name(records), records, result.records_sha)
 
     def get(self, key: str) -> CellResult | None:
-        """Return the result under ``key``; ``None`` where there is none or, with a warning, where it is not whole."""
+        """Return the result under ``key``; ``None`` where there is none or, with a warning, where it is damaged."""
         return self._read(key, None)
 
     def finished(self, planned: PlannedCell) -> CellResult | None:
-        """Return the result of a cell that is done and has its records; ``None`` if anything of it is not whole."""
+        """Return the result of a cell that is done and has its records; ``None`` if any of these is damaged."""
         known = self._read(planned.key, planned)
         return known if known is not None and known.status == "done" and self.has_records(known) else None
 
@@ -219,7 +219,7 @@ class Store:
             return False
         try:
             n = result.cell.data.n
-            is_intact = self.known.is_whole(self.name(path), path, result.records_sha, largest_records(n))
+            is_intact = self.known.is_intact(self.name(path), path, result.records_sha, largest_records(n))
         except FileNotFoundError:
             return False
         except Unreadable as error:
@@ -232,12 +232,12 @@ class Store:
     def has_weights(self, folder: Path, card: Mapping[str, Any]) -> bool:
         """Say whether the weights of a training are those of its card, or not there; if altered, with a warning.
 
-        They are hashed where they were written to since they were found whole.
+        They are hashed again if their size or times have changed.
         """
         path = folder / "weights.safetensors"
         sha, limit = card.get("weights_sha256", ""), cards.largest_weights(card)
         try:
-            is_intact = self.known.is_whole(self.name(path), path, sha, limit)
+            is_intact = self.known.is_intact(self.name(path), path, sha, limit)
             why = "cut short or altered since it was written"
         except FileNotFoundError:
             return True
@@ -248,9 +248,9 @@ class Store:
         return is_intact
 
     def remember(self) -> None:
-        """Keep which records were found whole for later processes.
+        """Keep for later processes which records were intact.
 
-        A store that cannot be written goes without, and so does one where times say nothing of what is written.
+        Nothing is kept in a store that cannot be written, or on a disk that keeps no times.
         """
         path = self.root / "verified.json"
         before = self._remembered()

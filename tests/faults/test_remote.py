@@ -372,7 +372,7 @@ def test_no_result_is_sent_where_its_records_cannot_be(tmp_path, done, caplog):
     (tmp_path / "remote").mkdir()
     (tmp_path / "remote" / "records").write_bytes(SECRET)
     assert sync(done, str(tmp_path / "remote")) == 0
-    assert not list(tmp_path.glob("place/cells/*")) and list(tmp_path.glob("place/train/*/card.json"))
+    assert not list(tmp_path.glob("remote/cells/*")) and list(tmp_path.glob("remote/train/*/card.json"))
     assert caplog.text.count("is not sent") == 1
 
 
