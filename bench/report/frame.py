@@ -39,9 +39,9 @@ def load_results(source: str | Path | Iterable[CellResult] | None = None) -> pd.
     from bench.store.history import read
     from bench.store.working_store import default_root
 
-    given = default_root() if source is None else source
+    chosen = default_root() if source is None else source
     with no_collection():
-        board = build(read(given).results if isinstance(given, str | Path) else given)
+        board = build(read(chosen).results if isinstance(chosen, str | Path) else chosen)
     frame = pd.DataFrame(cell_rows(board))
     if "finished" in frame:
         frame["finished"] = pd.to_datetime(frame["finished"], utc=True, format="ISO8601")

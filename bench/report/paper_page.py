@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 from bench.report import figures
 from bench.report.figures import Missing, Source
 from bench.report.leaderboard.published import NOT_KNOWN, published
-from bench.report.leaderboard.summaries import WORST_CASE
+from bench.report.leaderboard.summaries import WORST_CASE, Value
 from bench.report.leaderboard.tables import COSTS, Column, Table, TableRow
 from bench.report.render import text
 from bench.report.render.markdown import escape_markdown, grid
 from bench.store.outputs import move_foreign_aside, write_into
-from bench.types import Cell, CellResult, TrainRef
+from bench.types import Access, Cell, CellResult, TrainRef
 from bench.visible import visible
 
 #: Images of this many pixels to a side are large.
@@ -51,7 +52,7 @@ def write(source: Source, out: Path) -> list[Path]:
     page = [_TITLE, "", _ABOUT, ""]
     for item in ITEMS:
         page += [f"## {item.title}", "", f"*The paper:* {item.shows}", ""]
-        found = list(item.tables(source)) if item.tables else []
+        section = list(item.tables(source)) if item.tables else []
         why = "no results in the store"
         if item.figure is not None:
             try:
@@ -60,9 +61,9 @@ def write(source: Source, out: Path) -> list[Path]:
                 why = str(missing)
             else:
                 files += drawn
-                found += _listed(item, out) if item.listed else []
-                found += [f"![{item.title}]({item.figure}.png)\n", f"{escape_markdown(_size(source.results))}\n"]
-        page += found or [f"Not measured yet: {escape_markdown(why)}.\n"]
+                section += _listed(item, out) if item.listed else []
+                section += [f"![{item.title}]({item.figure}.png)\n", f"{escape_markdown(_size(source.results))}\n"]
+        page += section or [f"Not measured yet: {escape_markdown(why)}.\n"]
     # ``--out .`` is not to cost the README of somebody's project.
     move_foreign_aside(out / "README.md", lambda head: head.startswith(_TITLE.encode()))
     write_into(out / "README.md", visible("\n".join(page), lines=True).encode())
@@ -85,9 +86,9 @@ def _motivation(source: Source) -> Iterator[str]:
     for table in sorted(fitting, key=lambda table: table.n)[-1:]:
         columns = [c for c in table.columns if _plain(c.label) in ("clean", "fgsm", "pgd") and c.unit == "accuracy"]
         attacked = [c.id for c in columns if c.group]
-        lines = [e for e in table.rows if _plain(e.defense) in _MOTIVATION and any(map(e.values.get, attacked))]
-        if lines:
-            yield from _table(source, table, lines, columns)
+        rows = [row for row in table.rows if _plain(row.defense) in _MOTIVATION and any(map(row.values.get, attacked))]
+        if rows:
+            yield from _table(source, table, rows, columns)
 
 
 def _main(source: Source) -> Iterator[str]:
@@ -102,11 +103,11 @@ def _mains(source: Source, *, large: bool) -> Iterator[str]:
     for table in source.board.tables:
         cells = _cells(source, table)
         shape = next(iter(cells.values())).data.image_shape
-        lines = [line for line in table.rows if _is_main(cells[line.defense])]
-        if (min(shape[1:]) >= LARGE) == large and len(lines) > 1:
+        rows = [row for row in table.rows if _is_main(cells[row.defense])]
+        if (min(shape[1:]) >= LARGE) == large and len(rows) > 1:
             columns = [column for column in table.columns if column.group != "cost"]
             yield f"### {escape_markdown(table.title)}\n"
-            yield from _table(source, table, lines, columns)
+            yield from _table(source, table, rows, columns)
 
 
 def _is_main(cell: Cell) -> bool:
@@ -133,84 +134,81 @@ def _preprocessing(source: Source) -> Iterator[str]:
         steps = {cell.step.name for cell in cells.values() if cell.step}
         if len(steps - {_PURIFIER}) > 1:
             usual = {step: _usual(step) for step in steps}
-            lines = [
-                line
-                for line in table.rows
-                if (step := cells[line.defense].step) is None or step.params == usual.get(step.name)
+            rows = [
+                row
+                for row in table.rows
+                if (step := cells[row.defense].step) is None or step.params == usual.get(step.name)
             ]
             columns = [column for column in table.columns if column.group != "cost"]
             yield f"### {escape_markdown(table.title)}\n"
-            yield from _table(source, table, lines, columns)
+            yield from _table(source, table, rows, columns)
 
 
 def _cost(source: Source) -> Iterator[str]:
     wanted = {cost.column.id for cost in COSTS}
     for table in source.board.tables:
         columns = [column for column in table.columns if column.id in wanted]
-        lines = {line.defense: line for line in table.rows if _is_main(_cells(source, table)[line.defense])}
-        if columns and lines:
+        cells = _cells(source, table)
+        rows = {row.defense: row for row in table.rows if _is_main(cells[row.defense])}
+        if columns and rows:
             yield f"### {escape_markdown(table.title)}\n"
-            yield from _table(source, table, list(lines.values()), columns, access=False)
+            yield from _table(source, table, list(rows.values()), columns, access=False)
 
 
 def _pairs(source: Source) -> Iterator[str]:
-    """Yield, for each line, the attacks that it met in several settings of which one is the paper's."""
+    """Yield, for each row, the attacks that it was measured under in several settings, one of them the paper's."""
     for table in source.board.tables:
-        for line in table.rows:
-            met: dict[str, list[tuple[Column, CellResult]]] = {}
-            for column in table.columns:
-                value = line.values.get(column.id)
-                results = [source.board.results[key] for key in value.keys] if value and column.group else []
-                if len(results) == 1 and results[0].cell.attack and results[0].metrics:
-                    met.setdefault(results[0].cell.attack.attack.name, []).append((column, results[0]))
-            pairs = [each for found in met.values() if len(found) > 1 for each in found]
-            if line.access in ("white-box", "static") and any("preset=tpap" in column.label for column, _ in pairs):
-                yield f"### {escape_markdown(f'{table.title} · {line.defense}, {line.access}')}\n"
+        for row in table.rows:
+            settings = _settings(source, table, row)
+            pairs = [*chain.from_iterable(same for same in settings.values() if len(same) > 1)]
+            if row.access in ("white-box", "static") and any("preset=tpap" in column.label for column, _ in pairs):
+                yield f"### {escape_markdown(f'{table.title} · {row.defense}, {row.access}')}\n"
                 heads = ("attack", "threat", "accuracy under attack", "robust accuracy", "mean L2", "mean L∞")
-                yield _grid(heads, [_setting(*e) for e in pairs], 2)
-                yield f"- {escape_markdown(_size(r for _, r in pairs))}\n"
+                yield _grid(heads, [_setting(*pair) for pair in pairs], 2)
+                yield f"- {escape_markdown(_size(result for _, result in pairs))}\n"
+
+
+def _settings(source: Source, table: Table, row: TableRow) -> dict[str, list[tuple[Column, CellResult]]]:
+    """Return the columns of a row with their results, by the name of the attack, where one result is behind each."""
+    settings: dict[str, list[tuple[Column, CellResult]]] = {}
+    for column in table.columns:
+        value = row.values.get(column.id)
+        results = [source.board.results[key] for key in value.keys] if value and column.group else []
+        if len(results) == 1 and results[0].cell.attack and results[0].metrics:
+            settings.setdefault(results[0].cell.attack.attack.name, []).append((column, results[0]))
+    return settings
 
 
 def _setting(column: Column, result: CellResult) -> list[str]:
     m = result.metrics
     assert m is not None
-    ends = (m.accuracy_under_attack, m.ci_low, m.ci_high)
-    share, low, high = (text.ABSENT if end is None else f"{100 * end:.1f}" for end in ends)
-    right = f"{share} [{low}, {high}]"
+    right = f"{_percent(m.accuracy_under_attack)} [{_percent(m.ci_low)}, {_percent(m.ci_high)}]"
     return [column.label, column.group, right, _percent(m.robust_accuracy), f"{m.mean_l2:.3f}", f"{m.mean_linf:.4f}"]
 
 
 def _listed(item: Item, out: Path) -> list[str]:
     assert item.listed is not None
-    key, words, values = item.listed
+    key, names, values = item.listed
     numbers = json.loads((out / f"{item.figure}.json").read_text(encoding="utf-8"))[key]
-    rows = [[*(str(row[each]) for each in words), *(_percent(row.get(each)) for each in values)] for row in numbers]
+    rows = [[*(str(row[name]) for name in names), *(_percent(row.get(value)) for value in values)] for row in numbers]
     heads = [value if value == "clean" else f"worst case, {value}" for value in values]
-    return [_grid([*words, *heads], rows, len(words))]
+    return [_grid([*names, *heads], rows, len(names))]
 
 
 def _table(
-    source: Source, table: Table, lines: Sequence[TableRow], columns: Sequence[Column], *, access: bool = True
+    source: Source, table: Table, rows: Sequence[TableRow], columns: Sequence[Column], *, access: bool = True
 ) -> Iterator[str]:
-    known = {
-        (line.defense, line.access, column.id): found
-        for line in lines
-        for column in columns
-        if (found := published(source.board, table, line, column))
-    }
+    known: dict[tuple[str, Access, str], tuple[float, str]] = {}
+    for row, column in product(rows, columns):
+        if (number := published(source.board, table, row, column)) is not None:
+            known[row.defense, row.access, column.id] = number
 
-    def cell(line: TableRow, column: Column) -> str:
-        value = line.values.get(column.id)
-        shown = text.plain(value, column, table.n)
-        if value is None or value.number is None or column.unit == "gap":
+    def cell(row: TableRow, column: Column) -> str:
+        value = row.values.get(column.id)
+        shown = _measured(value, column, table)
+        if not known or value is None or value.number is None or column.unit == "gap":
             return shown
-        if column.unit == "accuracy" and value.low is not None and value.high is not None:
-            shown += f" [{100 * value.low:.1f}, {100 * value.high:.1f}]"
-        if value.robust is not None and f"{value.robust:.3f}" != f"{value.number:.3f}":
-            shown += f" robust {100 * value.robust:.1f}"
-        if not known:
-            return shown
-        printed = known.get((line.defense, line.access, column.id))
+        printed = known.get((row.defense, row.access, column.id))
         if printed is None:
             return f"{shown} ({NOT_KNOWN})"
         scale = 100 if column.unit == "accuracy" else 1
@@ -219,37 +217,50 @@ def _table(
     many = len({column.group for column in columns} - {"", "cost"}) > 1
     heads = ["defense", *(["access"] if access else [])]
     names = [f"{c.label} {c.group}" if many and c.group else c.label for c in columns]
-    rows = [[line.defense, *([line.access] if access else []), *(cell(line, c) for c in columns)] for line in lines]
+    cells = [[row.defense, *([row.access] if access else []), *(cell(row, c) for c in columns)] for row in rows]
     if table.incomplete:
         yield f"**{escape_markdown(table.incomplete)}**\n"
-    yield _grid([*heads, *names], rows, len(heads))
-    about = [_size(source.board.results[key] for line in lines for v in line.values.values() for key in v.keys)]
+    yield _grid([*heads, *names], cells, len(heads))
+    about = [_size(source.board.results[key] for key in chain.from_iterable(row.keys for row in rows))]
     about += [f"Published: {each}." for each in dict.fromkeys(where for _, where in known.values())]
     about += [] if known else [f"Published: {NOT_KNOWN}, or not of a run of this size."]
-    said = text.by_row(table)
-    of_lines = {each for line in lines for each in said.get(line.defense, ())}
-    about += [f"{each}." for each in table.verdicts if each in of_lines]
-    about += [f"{each}." for each in said.get(None, ())]
+    notes = text.by_row(table)
+    of_rows = set(chain.from_iterable(notes.get(row.defense, ()) for row in rows))
+    about += [f"{verdict}." for verdict in table.verdicts if verdict in of_rows]
+    about += [f"{note}." for note in notes.get(None, ())]
     yield "\n".join(f"- {escape_markdown(each)}" for each in about) + "\n"
 
 
-def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> str:
+def _measured(value: Value | None, column: Column, table: Table) -> str:
+    """Return a number with its interval, and with robust accuracy where that reads otherwise."""
+    shown = text.plain(value, column, table.n)
+    if value is None or value.number is None or column.unit == "gap":
+        return shown
+    if column.unit == "accuracy" and value.low is not None and value.high is not None:
+        shown += f" [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+    if value.robust is not None and f"{value.robust:.3f}" != f"{value.number:.3f}":
+        shown += f" robust {100 * value.robust:.1f}"
+    return shown
+
+
+def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]], names: int) -> str:
+    """Return a Markdown table of which the first columns, so many as ``names``, hold text and the others numbers."""
     escaped = ([escape_markdown(cell) for cell in row] for row in rows)
-    align = "l" * words + "r" * (len(heads) - words)
+    align = "l" * names + "r" * (len(heads) - names)
     return "\n".join(grid([escape_markdown(head) for head in heads], escaped, align)) + "\n"
 
 
 def _size(results: Iterable[CellResult]) -> str:
     """Return how large the runs behind some numbers were, and where they were made."""
-    found = list(results)
-    tested = sorted({f"{r.cell.data.name} {r.cell.data.n:,}" for r in found})
+    results = list(results)
+    tested = sorted({f"{r.cell.data.name} {r.cell.data.n:,}" for r in results})
     trained = {
         f"{w.data.n:,} images of {w.data.name} for {w.schedule.epochs} epochs"
-        for r in found
+        for r in results
         if isinstance(w := r.cell.model.weights, TrainRef)
-    } | {f"elsewhere ({w.name})" for r in found if not isinstance(w := r.cell.model.weights, TrainRef)}
-    where = sorted({f"{r.provenance.machine} ({r.provenance.device})" for r in found})
-    commits = sorted({(r.provenance.commit or "no commit")[:10] for r in found})
+    } | {f"elsewhere ({w.name})" for r in results if not isinstance(w := r.cell.model.weights, TrainRef)}
+    where = sorted({f"{r.provenance.machine} ({r.provenance.device})" for r in results})
+    commits = sorted({(r.provenance.commit or "no commit")[:10] for r in results})
     return (
         f"Size: test images {', '.join(tested)}; trained on {', '.join(sorted(trained))}. "
         f"Measured on {', '.join(where)} at commit {', '.join(commits)}."
@@ -257,12 +268,8 @@ def _size(results: Iterable[CellResult]) -> str:
 
 
 def _cells(source: Source, table: Table) -> dict[str, Cell]:
-    return {
-        line.defense: source.board.results[key].cell
-        for line in table.rows
-        for value in line.values.values()
-        for key in value.keys
-    }
+    """Return a cell of each defense of a table."""
+    return {row.defense: source.board.results[row.keys[-1]].cell for row in table.rows}
 
 
 def _plain(label: str) -> str:

@@ -65,11 +65,11 @@ def _judged(threat: ThreatSummary, outcome: _Contest | str, p_values: Iterator[f
         return replace(threat, unjudged=outcome)
     p_value, over = next(p_values), outcome.over
     assert over.number is not None and over.low is not None and over.high is not None
-    made = verdict(Interval(over.number, over.low, over.high), p_value, outcome.reasons)
-    if outcome.spared and made not in ("holds", "upper bound only"):
+    conclusion = verdict(Interval(over.number, over.low, over.high), p_value, outcome.reasons)
+    if outcome.spared and conclusion not in ("holds", "upper bound only"):
         # Such attacks make the step look weaker than a base that they were not tried on.
         return replace(threat, unjudged=f"{outcome.base} was not attacked with {', '.join(outcome.spared)}")
-    return replace(threat, judgement=BaseComparison(made, outcome.base, over, p_value, outcome.reasons))
+    return replace(threat, judgement=BaseComparison(conclusion, outcome.base, over, p_value, outcome.reasons))
 
 
 def _outcome(step: PurifierRow, threat: ThreatSummary, attacks: Attacks) -> _Contest | str:
@@ -79,7 +79,7 @@ def _outcome(step: PurifierRow, threat: ThreatSummary, attacks: Attacks) -> _Con
     # What an attack without a budget leaves says how far it got, not how robust the step is.
     if threat.threat is None or threat.threat.eps is None:
         return ""
-    if not any(access == "adaptive" for access, _, _ in row.places.get(group, ())):
+    if not any(access == "adaptive" for access, _, _ in row.coords.get(group, ())):
         return ""
     if base is None or not _done(base, group):
         return "the classifier under it was not attacked"
@@ -96,8 +96,8 @@ def _contest(
 ) -> _Contest | None:
     value, survivors = row.worst_case(group, row.accesses, list(labels))
     # What only the base was attacked with would make it look weaker than the step.
-    met = {place[2] for place in row.places[group] if row.robust[place]}
-    _, base_survivors = base.worst_case(group, base.accesses, [each for each in labels if each in met])
+    evaluated = {attack for access, threat, attack in row.coords[group] if row.robust[access, threat, attack]}
+    _, base_survivors = base.worst_case(group, base.accesses, [attack for attack in labels if attack in evaluated])
     over = row.paired(survivors, base_survivors)
     if over.number is None or over.low is None or over.high is None:
         return None
@@ -105,7 +105,7 @@ def _contest(
         [(survivors[seed].bits, base_survivors[seed].bits) for seed in survivors if seed in base_survivors]
     )
     bounds = [note.removeprefix(_BOUND) for note in value.footnotes if note.startswith(_BOUND)]
-    failed = sum(r.status == "failed" for place in row.places[group] for r in row.cells[place])
+    failed = sum(result.status == "failed" for result in row.under(group))
     fell_out = [f"{failed} of its attacks failed"] if failed else []
     fell_out += [f"{missing} of its cells are missing"] if missing else []
     reasons = (*bounds, *fell_out, *lacking(_done(row, group)))
@@ -114,14 +114,14 @@ def _contest(
 
 def _done(row: DefenseCells, group: str) -> list[CellResult]:
     """Return the cells of a row under a threat that have an outcome."""
-    return [r for place in row.places.get(group, ()) for r in row.cells[place] if r.status == "done"]
+    return [result for result in row.under(group) if result.status == "done"]
 
 
 def _spared(row: DefenseCells, base: DefenseCells, group: str, labels: Mapping[str, str]) -> tuple[str, ...]:
     """Return the attacks that were run on a row and not on its base, though they can be run on both."""
     on_base = {_attack_of(r) for r in _done(base, group)}
     labels_of_row: list[str] = []
-    for coord in row.places[group]:
+    for coord in row.coords[group]:
         attack = coord[2]
         missing = any(r.status == "done" and _attack_of(r) not in on_base for r in row.cells[coord])
         if missing and attack not in row.conditional_attacks:
@@ -139,12 +139,12 @@ def _attack_of(result: CellResult) -> str:
 def verdict_lines(rows: Sequence[DefenseSummary]) -> Iterator[str]:
     """Yield the verdicts of a table in words, one line for all threats under which a step has the same."""
     for row in rows:
-        alike: dict[str, list[str]] = {}
-        for standing in row.threats:
-            if (found := standing.judgement) is not None:
-                why = f": {', '.join(found.reasons)}" if found.verdict == "upper bound only" else ""
-                alike.setdefault(found.verdict + why, []).append(_in_numbers(standing, found))
-        yield from (f"{row.name}: {words} ({'; '.join(_few(where))})" for words, where in alike.items())
+        threats: dict[str, list[str]] = {}
+        for threat in row.threats:
+            if (comparison := threat.judgement) is not None:
+                why = f": {', '.join(comparison.reasons)}" if comparison.verdict == "upper bound only" else ""
+                threats.setdefault(comparison.verdict + why, []).append(_in_numbers(threat, comparison))
+        yield from (f"{row.name}: {words} ({'; '.join(_few(under))})" for words, under in threats.items())
 
 
 def _few(threats: Sequence[str]) -> list[str]:
@@ -153,18 +153,21 @@ def _few(threats: Sequence[str]) -> list[str]:
     return list(threats) if more <= 0 else [*threats[:_THREATS], f"and {more:,} more threats"]
 
 
-def _in_numbers(standing: ThreatSummary, found: BaseComparison) -> str:
-    over, low, high = (
-        f"{100 * (value or 0):+.1f}" for value in (found.over_base.number, found.over_base.low, found.over_base.high)
-    )
-    count = len({attack for met in standing.evaluated_attacks.values() for attack in met})
+def _in_numbers(threat: ThreatSummary, comparison: BaseComparison) -> str:
+    over = comparison.over_base
+    low, high = _points(over.low), _points(over.high)
+    count = len(set(chain.from_iterable(threat.evaluated_attacks.values())))
     attacks = f"{count} attack{'s' * (count > 1)}"
-    share = 100 * (standing.worst["any"].number or 0)
-    p_value = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.2g}"
+    share = 100 * (threat.worst["any"].number or 0)
+    p_value = "p < 0.001" if comparison.p_value < 0.001 else f"p = {comparison.p_value:.2g}"
     return (
-        f"{standing.group}: {share:.1f} % survive {attacks}, {over} points over {found.base}, 95 % {low} to {high}, "
-        f"{p_value}"
+        f"{threat.group}: {share:.1f} % survive {attacks}, {_points(over.number)} points over {comparison.base}, "
+        f"95 % {low} to {high}, {p_value}"
     )
+
+
+def _points(share: float | None) -> str:
+    return f"{100 * (share or 0):+.1f}"
 
 
 def unjudged_lines(row: DefenseSummary) -> Iterator[str]:

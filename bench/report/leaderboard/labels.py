@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 from bench.keys import sha256_hex
@@ -38,17 +39,14 @@ def _method(what: Literal["defense", "attack"], result: CellResult) -> str:
 
 def unique(names: Mapping[str, tuple[str, Params]]) -> dict[str, str]:
     """Tell things of one name apart: by the few parameters that differ, or else by the first digits of their key."""
-    alike: dict[str, list[str]] = defaultdict(list)
+    namesakes: dict[str, list[str]] = defaultdict(list)
     for each, (name, _) in names.items():
-        alike[name].append(each)
+        namesakes[name].append(each)
     labels: dict[str, str] = {}
-    for name, group in alike.items():
-        given = [names[each][1] for each in group]
-        known = {key for params in given for key in params}
-        keys = sorted(key for key in known if len({str(params.get(key)) for params in given}) > 1)
-        shown = [
-            visible(",".join(f"{key}={params[key]}" for key in keys if params.get(key) is not None)) for params in given
-        ]
+    for name, group in namesakes.items():
+        params = [names[each][1] for each in group]
+        keys = _differing(params)
+        shown = [visible(",".join(f"{key}={own[key]}" for key in keys if own.get(key) is not None)) for own in params]
         plain = len(keys) <= MAX_LABEL_PARAMS and len(set(shown)) == len(group) and max(map(len, shown)) <= _LONGEST
         for each, about in zip(group, shown, strict=True):
             if len(group) > 1 and not plain:
@@ -58,6 +56,12 @@ def unique(names: Mapping[str, tuple[str, Params]]) -> dict[str, str]:
             else:
                 labels[each] = name
     return {each: labels[each] for each in names}
+
+
+def _differing(params: Sequence[Params]) -> list[str]:
+    """Return the names of the parameters that not all have with the same value."""
+    names = set(chain.from_iterable(params))
+    return sorted(name for name in names if len({str(own.get(name)) for own in params}) > 1)
 
 
 def attack_params(r: CellResult) -> Params:

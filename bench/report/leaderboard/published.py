@@ -48,27 +48,31 @@ class Beside:
 
 def beside(board: Board) -> list[Beside]:
     """Return every measured clean accuracy, accuracy under attack and cost, with what is published of it."""
-    return [row for table in board.tables for line in table.rows for row in _rows(board, table, line)]
+    rows: list[Beside] = []
+    for table in board.tables:
+        for row in table.rows:
+            rows += _beside(board, table, row)
+    return rows
 
 
-def published(board: Board, table: Table, line: TableRow, column: Column) -> tuple[float, str] | None:
+def published(board: Board, table: Table, row: TableRow, column: Column) -> tuple[float, str] | None:
     """Return the published number of a measured one and its source; ``None`` where it is not known."""
-    if line.access not in _ACCESSES:
+    if row.access not in _ACCESSES:
         return None
-    value = line.values.get(column.id)
-    defense, label = _bare(line.defense), _bare(column.label)
+    value = row.values.get(column.id)
+    defense, label = _bare(row.defense), _bare(column.label)
     for entry in _numbers()["published"]:
-        place = (table.dataset, table.model, _trained_on(board, line))
-        if (entry["dataset"], entry["model"], entry["train_images"]) == place and column.group in ("", _THREAT):
-            found = entry["accuracy"].get(defense, {}).get(label)
-            if found is not None and value and _same_parameters(board, value, entry.get("where", {}).get(label, {})):
-                return found, _numbers()["sources"][entry["source"]]
+        measured = (table.dataset, table.model, _trained_on(board, row))
+        if (entry["dataset"], entry["model"], entry["train_images"]) == measured and column.group in ("", _THREAT):
+            number = entry["accuracy"].get(defense, {}).get(label)
+            if number is not None and value and _same_parameters(board, value, entry.get("where", {}).get(label, {})):
+                return number, _numbers()["sources"][entry["source"]]
     for entry in _numbers()["costs"]:
         if (entry["dataset"], entry["model"], entry["defense"]) == (table.dataset, table.model, defense):
-            found = entry["numbers"].get(column.id)
-            same = not column.id.startswith("train") or _trained_on(board, line) == entry["train_images"]
-            if found is not None and same:
-                return found, _numbers()["sources"][entry["source"]]
+            number = entry["numbers"].get(column.id)
+            same = not column.id.startswith("train") or _trained_on(board, row) == entry["train_images"]
+            if number is not None and same:
+                return number, _numbers()["sources"][entry["source"]]
     return None
 
 
@@ -83,31 +87,31 @@ def _numbers() -> dict[str, Any]:
 
 
 def _same_parameters(board: Board, value: Value, wanted: dict[str, Any]) -> bool:
-    attacks = [made for key in value.keys if (made := board.results[key].cell.attack)]
-    return all(made.attack.params.get(name) == wish for made in attacks for name, wish in wanted.items())
+    attacks = [attack for key in value.keys if (attack := board.results[key].cell.attack)]
+    return all(wanted.items() <= attack.attack.params.items() for attack in attacks)
 
 
-def _trained_on(board: Board, line: TableRow) -> int | None:
-    """Return how many images an epoch of a line's training has."""
-    weights = next(board.results[key].cell.model.weights for value in line.values.values() for key in value.keys)
+def _trained_on(board: Board, row: TableRow) -> int | None:
+    """Return how many images an epoch of a row's training has."""
+    weights = board.results[row.keys[0]].cell.model.weights
     return weights.data.n - weights.schedule.holdout if isinstance(weights, TrainRef) else None
 
 
-def _rows(board: Board, table: Table, line: TableRow) -> Iterator[Beside]:
+def _beside(board: Board, table: Table, row: TableRow) -> Iterator[Beside]:
     costs = {cost.column.id for cost in COSTS}
     for column in table.columns:
-        value = line.values.get(column.id)
+        value = row.values.get(column.id)
         if value is None or value.number is None or column.unit == "gap" or column.label == "worst case":
             continue
         scale = 100.0 if column.unit == "accuracy" else 1.0
-        known = published(board, table, line, column)
+        known = published(board, table, row, column)
         low, high = (None if end is None else scale * end for end in (value.low, value.high))
         yield Beside(
             table.dataset,
             table.model,
             table.n,
-            line.defense,
-            line.access,
+            row.defense,
+            row.access,
             column.label if column.id in costs or not column.group else f"{column.label}, {column.group}",
             scale * value.number,
             low,
@@ -116,16 +120,16 @@ def _rows(board: Board, table: Table, line: TableRow) -> Iterator[Beside]:
             scale * value.number - known[0] if known else None,
             None if value.robust is None else scale * value.robust,
             known[1] if known else None,
-            tuple(_references(table, line, column)),
+            tuple(_references(table, row, column)),
             table.incomplete,
         )
 
 
-def _references(table: Table, line: TableRow, column: Column) -> Iterator[str]:
+def _references(table: Table, row: TableRow, column: Column) -> Iterator[str]:
     for entry in _numbers()["reference"]:
-        place = (entry["dataset"], entry["model"], entry["defense"])
-        if place == (table.dataset, table.model, _bare(line.defense)) and column.group in ("", _THREAT):
-            found = entry["percent"].get(_bare(column.label))
-            if found is not None and line.access in _ACCESSES:
+        reported = (entry["dataset"], entry["model"], entry["defense"])
+        if reported == (table.dataset, table.model, _bare(row.defense)) and column.group in ("", _THREAT):
+            percent = entry["percent"].get(_bare(column.label))
+            if percent is not None and row.access in _ACCESSES:
                 note = f", {entry['note']}" if "note" in entry else ""
-                yield f"{found:.2f} ({_numbers()['sources'][entry['source']]}{note})"
+                yield f"{percent:.2f} ({_numbers()['sources'][entry['source']]}{note})"

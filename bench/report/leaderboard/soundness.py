@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 from bench import registry
@@ -54,11 +54,11 @@ def unsound(attacks: Iterable[tuple[float, Collection[str]]]) -> tuple[str, ...]
     A flag of an attack that failed counts only if no attack does better: FGSM that stands still beside a PGD that does
     not proves nothing against the PGD.
     """
-    found = list(attacks)
-    strongest = min((accuracy for accuracy, _ in found), default=0.0)
-    misleading = {flag for _, flags in found for flag in flags if flag in MISLEADING}
+    attacks = list(attacks)
+    strongest = min((accuracy for accuracy, _ in attacks), default=0.0)
+    misleading = set(chain.from_iterable(flags for _, flags in attacks)).intersection(MISLEADING)
     # Where one of several equally strong attacks is sound, the figure is.
-    failing = [FAILING & set(flags) for accuracy, flags in found if accuracy == strongest]
+    failing = [FAILING & set(flags) for accuracy, flags in attacks if accuracy == strongest]
     return tuple(sorted(misleading | (set().union(*failing) if failing and all(failing) else set())))
 
 
@@ -75,7 +75,7 @@ class _Cell(NamedTuple):
         return self.result.cell.access in ("white-box", "adaptive")
 
     @property
-    def place(self) -> int:
+    def position(self) -> int:
         """How many attacks went before this one in its suite."""
         return len(self.result.cell.attack.after) if self.result.cell.attack else 0
 
@@ -90,22 +90,22 @@ def across(results: Iterable[CellResult]) -> dict[str, tuple[str, ...]]:
     half as many or, in a suite, than all attacks before it together.
     ``survives-any-eps``: accuracy does not fall to chance at a budget of half the pixel range or more.
     """
-    found: dict[str, set[str]] = defaultdict(set)
+    flags: dict[str, set[str]] = defaultdict(set)
     threats = Once(Threat.model_dump_json)
     for cells in _by(results).values():
         survivors = [cell.robust for cell in cells if _is_huge(cell.result) and cell.result.cell.access != "static"]
         chance = 1 / cells[0].result.cell.data.num_classes
         if survivors and right_in_all(survivors).count > chance * cells[0].robust.n:
             for cell in cells:
-                found[cell.result.key].add("survives-any-eps")
+                flags[cell.result.key].add("survives-any-eps")
         groups: dict[str, list[_Cell]] = defaultdict(list)
         for cell in cells:
-            if (made := cell.result.cell.attack) is not None:
-                groups[threats(made.threat)].append(cell)
+            if (attack := cell.result.cell.attack) is not None:
+                groups[threats(attack.threat)].append(cell)
         for group in groups.values():
             for key, flag in _among(group):
-                found[key].add(flag)
-    return {key: tuple(sorted(flags)) for key, flags in found.items()}
+                flags[key].add(flag)
+    return {key: tuple(sorted(raised)) for key, raised in flags.items()}
 
 
 def _among(cells: Sequence[_Cell]) -> Iterable[tuple[str, str]]:
@@ -131,20 +131,20 @@ def _among(cells: Sequence[_Cell]) -> Iterable[tuple[str, str]]:
         shorter = runs[at]
         # A suite's columns are running worst cases: what ran before is no merit of more steps. Runs of the same attack
         # that are hardly shorter do not count as before, or one more of them would hide what the longest gained.
-        before = fewest[min(run.place for run in runs[at + 1 :])]
+        before = fewest[min(run.position for run in runs[at + 1 :])]
         left = shorter.robust.count if before is None else before
         if left - most.robust.count > _CONVERGED_WITHIN * most.robust.n:
             yield from ((cell.result.key, "steps-not-converged") for cell in (most, shorter))
 
 
 def _fewest_before(cells: Iterable[_Cell]) -> dict[int, int | None]:
-    """Return, for each place in a suite, the fewest images that survive an attack of an earlier place, if there is."""
-    at: dict[int, int] = {}
+    """Return, for each position in a suite, the fewest images that survive an attack of an earlier one, if there is."""
+    fewest: dict[int, int] = {}
     for cell in cells:
-        at[cell.place] = min(at.get(cell.place, cell.robust.n), cell.robust.count)
-    places = sorted(at)
-    earlier = accumulate((at[place] for place in places), min)
-    return dict(zip(places, [None, *earlier], strict=False))
+        fewest[cell.position] = min(fewest.get(cell.position, cell.robust.n), cell.robust.count)
+    positions = sorted(fewest)
+    earlier = accumulate((fewest[position] for position in positions), min)
+    return dict(zip(positions, [None, *earlier], strict=False))
 
 
 def _clearly_shorter(runs: Sequence[_Cell], effort: str) -> int:
@@ -168,16 +168,17 @@ def families(results: Iterable[CellResult]) -> Iterator[tuple[str, list[CellResu
     """Yield runs of one attack that differ in one measure of effort only: that measure, and they, the longest last."""
     namesakes: dict[tuple[str, int, str], list[tuple[MethodRef, CellResult]]] = defaultdict(list)
     for result in results:
-        if (made := result.cell.attack) is not None:
-            namesakes[result.cell.access, made.eot, made.attack.name].append((made.attack, result))
+        if (attack_ref := result.cell.attack) is not None:
+            method = attack_ref.attack
+            namesakes[result.cell.access, attack_ref.eot, method.name].append((method, result))
     # Most attacks are alone, and to write out all of them would take the most of the time.
     for group in (group for group in namesakes.values() if len(group) > 1):
-        found: dict[tuple[str, str], dict[float, CellResult]] = defaultdict(dict)
+        by_effort: dict[tuple[str, str], dict[float, CellResult]] = defaultdict(dict)
         for attack, result in group:
             for effort in _EFFORTS:
                 if isinstance(length := attack.params.get(effort), int | float):
-                    found[effort, attack.model_dump_json(exclude={"params": {effort}})][float(length)] = result
-        for (effort, _), runs in found.items():
+                    by_effort[effort, attack.model_dump_json(exclude={"params": {effort}})][float(length)] = result
+        for (effort, _), runs in by_effort.items():
             if len(runs) > 1:
                 yield effort, [runs[length] for length in sorted(runs)]
 

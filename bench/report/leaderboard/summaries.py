@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain, product
 from statistics import fmean, median
 from typing import Literal
 
@@ -74,7 +75,7 @@ class RowIds:
         self._steps = Once(MethodRef.model_dump_json)
 
     def base(self, cell: Cell) -> str:
-        """Return the row of the classifier that a cell's defense stands on."""
+        """Return the row of the base classifier of a cell's defense."""
         return self._models(cell.model)
 
     def of(self, cell: Cell) -> str:
@@ -91,21 +92,21 @@ def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
     exact: dict[str, str] = {}
     loose: dict[str, str] = {}
     variants: dict[tuple[str, str, Access], set[str]] = defaultdict(set)
-    whole = Once(MethodRef.model_dump_json)
+    with_rule = Once(MethodRef.model_dump_json)
     without_rule = Once[MethodRef, str](lambda attack: attack.model_dump_json(exclude={"params": {"rule"}}))
     for r in results:
-        if (made := r.cell.attack) is None:
+        if (attack_ref := r.cell.attack) is None:
             continue
-        source = made.model.model_dump_json(exclude=EXCLUDE_SEED) if r.cell.access == "transfer" else ""
-        exact[r.key] = f"{whole(made.attack)} {made.eot} {source} {bool(made.after)}"
-        loose[r.key] = f"{r.names.attack} {without_rule(made.attack)} {source}"
-        variants[loose[r.key], threat_text(made.threat), r.cell.access].add(exact[r.key])
-    split = {attack for (attack, _, _), found in variants.items() if len(found) > 1}
+        source = attack_ref.model.model_dump_json(exclude=EXCLUDE_SEED) if r.cell.access == "transfer" else ""
+        exact[r.key] = f"{with_rule(attack_ref.attack)} {attack_ref.eot} {source} {bool(attack_ref.after)}"
+        loose[r.key] = f"{r.names.attack} {without_rule(attack_ref.attack)} {source}"
+        variants[loose[r.key], threat_text(attack_ref.threat), r.cell.access].add(exact[r.key])
+    split = {attack for (attack, _, _), ids in variants.items() if len(ids) > 1}
     return {key: exact[key] if attack in split else attack for key, attack in loose.items()}
 
 
 def conditional_attacks(results: Iterable[CellResult], ids: Mapping[str, str]) -> frozenset[str]:
-    """Return the ids of attacks that are no question to every line: those on purifiers, and transfers."""
+    """Return the ids of attacks that do not apply to every row: those on purifiers, and transfers."""
     attacked = [(r, r.cell.attack.attack.name) for r in results if r.cell.attack]
     known = registry.entries("attack")
     only = {name for _, name in attacked if name in known and known[name].meta.get("purifiers_only")}
@@ -164,12 +165,16 @@ class DefenseCells:
         )
 
     @cached_property
-    def places(self) -> Mapping[str, Sequence[CellCoord]]:
-        """Where it was attacked, by the text of the threat."""
-        found: dict[str, list[CellCoord]] = defaultdict(list)
-        for place in self.cells:
-            found[place[1]].append(place)
-        return dict(found)
+    def coords(self) -> Mapping[str, Sequence[CellCoord]]:
+        """The coordinates of its attacked cells, by the text of the threat."""
+        by_threat: dict[str, list[CellCoord]] = defaultdict(list)
+        for coord in self.cells:
+            by_threat[coord[1]].append(coord)
+        return dict(by_threat)
+
+    def under(self, group: str) -> Iterator[CellResult]:
+        """Yield all results under a threat, given by its text."""
+        return chain.from_iterable(self.cells[coord] for coord in self.coords.get(group, ()))
 
     def under_attack(self, results: Sequence[CellResult]) -> Value:
         """Return the accuracy under one attack, with the robust accuracy beside it."""
@@ -181,38 +186,39 @@ class DefenseCells:
 
     def worst_case(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Survivors:
         """Return the share of images that survive every attack, and these images for each seed."""
-        asked = [place for access in accesses for attack in attacks if (place := (access, group, attack)) in self.cells]
-        used = [place for place in asked if self.robust[place]]
-        met = len({place[2] for place in asked})
+        coords = [(access, group, attack) for access, attack in product(accesses, attacks)]
+        tried = [coord for coord in coords if coord in self.cells]
+        used = [coord for coord in tried if self.robust[coord]]
+        run = len({attack for _, _, attack in tried})
         wanted = len([attack for attack in attacks if self._applies(group, accesses, attack)])
-        seeds = [seed for seed in self.seeds if used and all(seed in self.robust[place] for place in used)]
-        survivors = {seed: right_in_all(self.robust[place][seed] for place in used) for seed in seeds}
-        lost = sum(any(r.metrics for r in self.cells[place]) for place in asked if not self.robust[place])
-        failed = len(asked) - len(used) - lost
+        seeds = [seed for seed in self.seeds if used and all(seed in self.robust[coord] for coord in used)]
+        survivors = {seed: right_in_all(self.robust[coord][seed] for coord in used) for seed in seeds}
+        lost = sum(any(r.metrics for r in self.cells[coord]) for coord in tried if not self.robust[coord])
+        failed = len(tried) - len(used) - lost
         footnotes = {
             f"without {failed} failed": failed > 0,
             f"without {lost} whose outcomes were not kept": lost > 0,
-            f"{met} of {wanted} attacks": 0 < met < wanted,
+            f"{run} of {wanted} attacks": 0 < run < wanted,
             f"{len(seeds)} of {len(self.seeds)} seeds": bool(used) and len(seeds) < len(self.seeds),
         }
-        results = [r for place in used for r in self.cells[place]]
+        results = list(chain.from_iterable(self.cells[coord] for coord in used))
         shares = [outcomes.share for outcomes in survivors.values()]
-        bound = unsound((self._accuracy(place), self._flags(place)) for place in used) if any(shares) else ()
+        bound = unsound((self._accuracy(coord), self._flags(coord)) for coord in used) if any(shares) else ()
         footnotes[f"upper bound only: {', '.join(bound)}"] = bool(bound)
         value = _mean(shares, self.n, results, [note for note, holds in footnotes.items() if holds], flags=False)
         return replace(value, partial=bool(value.footnotes)), survivors
 
     def _applies(self, group: str, accesses: Sequence[Access], attack: str) -> bool:
-        """Say whether a column of the table is a question to this line: transfers and purifiers are not for all."""
+        """Say whether a column applies to this row: attacks on purifiers and transfers do not apply to all."""
         if any((access, group, attack) in self.cells for access in accesses):
             return True
         return attack not in self.conditional_attacks and list(accesses) != ["transfer"]
 
-    def _flags(self, place: CellCoord) -> set[str]:
-        return {flag for r in self.cells[place] for flag in r.flags}
+    def _flags(self, coord: CellCoord) -> set[str]:
+        return set(chain.from_iterable(result.flags for result in self.cells[coord]))
 
-    def _accuracy(self, place: CellCoord) -> float:
-        return fmean(outcomes.share for outcomes in self.robust[place].values())
+    def _accuracy(self, coord: CellCoord) -> float:
+        return fmean(outcomes.share for outcomes in self.robust[coord].values())
 
     def paired(self, first: Mapping[int, Outcomes], second: Mapping[int, Outcomes]) -> Value:
         """Return the first share of surviving images minus the second, given which survive, by seed."""
@@ -231,11 +237,10 @@ class DefenseCells:
         gap = self.paired(static[1], adaptive[1])
         if gap.number is None:
             return gap
-        made = {
-            a: {attack for attack in attacks if self.robust.get((a, group, attack))} for a in ("static", "adaptive")
-        }
-        counts = f"{len(made['static'])} static, {len(made['adaptive'])} adaptive attacks"
-        footnotes = (counts,) if made["static"] != made["adaptive"] else ()
+        with_static = {attack for attack in attacks if self.robust.get(("static", group, attack))}
+        with_adaptive = {attack for attack in attacks if self.robust.get(("adaptive", group, attack))}
+        counts = f"{len(with_static)} static, {len(with_adaptive)} adaptive attacks"
+        footnotes = (counts,) if with_static != with_adaptive else ()
         return replace(gap, footnotes=footnotes, keys=static[0].keys + adaptive[0].keys)
 
 
@@ -313,8 +318,10 @@ def summarise(
         attacks: the labels of all columns of the table by their ids, by the text of their threat.
         threats: the threats of these texts.
     """
-    found = [_under(cells, threats[group], group, labels) for group, labels in attacks.items() if group in cells.places]
-    return DefenseSummary(cells, tuple(found) or (_under(cells, None, "", {}),))
+    summaries = [
+        _under(cells, threats[group], group, labels) for group, labels in attacks.items() if group in cells.coords
+    ]
+    return DefenseSummary(cells, tuple(summaries) or (_under(cells, None, "", {}),))
 
 
 def _under(cells: DefenseCells, threat: Threat | None, group: str, labels: Mapping[str, str]) -> ThreatSummary:
@@ -322,12 +329,12 @@ def _under(cells: DefenseCells, threat: Threat | None, group: str, labels: Mappi
     worst: dict[Access | Literal["any"], Value] = {}
     gap = Value(None)
     if threat is not None:
-        found = {access: cells.worst_case(group, [access], list(labels)) for access in cells.accesses}
-        worst.update({access: value for access, (value, _) in found.items()})
-        alone = len(found) == 1
+        worst_cases = {access: cells.worst_case(group, [access], list(labels)) for access in cells.accesses}
+        worst.update({access: value for access, (value, _) in worst_cases.items()})
+        alone = len(worst_cases) == 1
         worst["any"] = worst[cells.accesses[0]] if alone else cells.worst_case(group, cells.accesses, list(labels))[0]
-        if "static" in found and "adaptive" in found:
-            gap = cells.gap(group, list(labels), found["static"], found["adaptive"])
+        if "static" in worst_cases and "adaptive" in worst_cases:
+            gap = cells.gap(group, list(labels), worst_cases["static"], worst_cases["adaptive"])
     attacks = tuple(
         label for attack, label in labels.items() if any((access, group, attack) in cells.cells for access in ACCESSES)
     )
@@ -341,7 +348,7 @@ def _under(cells: DefenseCells, threat: Threat | None, group: str, labels: Mappi
 def _mean(
     shares: Sequence[float], n: int, results: Sequence[CellResult], footnotes: Iterable[str] = (), *, flags: bool = True
 ) -> Value:
-    raised = sorted({flag for r in results for flag in r.flags} - {"failed"}) if flags else []
+    raised = sorted(set(chain.from_iterable(r.flags for r in results)) - {"failed"}) if flags else []
     keys = tuple(r.key for r in results)
     failed = sum(r.status == "failed" for r in results)
     if not shares:

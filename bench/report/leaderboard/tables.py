@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -34,7 +34,7 @@ from bench.visible import visible
 
 Unit = Literal["accuracy", "gap", "seconds", "TFLOP", "millions"]
 
-#: Only these lines are ranked: a static attacker does not see the whole defense and so has not tried its best.
+#: Only these rows are ranked: a static attacker does not see the whole defense and so has not tried its best.
 RANKED: tuple[Access, ...] = ("white-box", "adaptive")
 
 
@@ -61,10 +61,15 @@ class TableRow:
     access: Access
     values: Mapping[str, Value]
 
+    @property
+    def keys(self) -> list[str]:
+        """The keys of all results that its numbers come from; a result is there once for each number."""
+        return list(chain.from_iterable(value.keys for value in self.values.values()))
+
 
 @dataclass(frozen=True)
 class Table:
-    """What may stand side by side: one list of images, one network, one protocol."""
+    """Rows that can be compared: one list of images, one network, one protocol."""
 
     dataset: str
     model: str
@@ -76,7 +81,7 @@ class Table:
     verdicts: tuple[str, ...]
     notes: tuple[str, ...]
     cells: Count
-    #: What it is of a larger table; nothing where it is whole.
+    #: Which part of a larger table it is; empty where it is all of it.
     part: str = ""
 
     @property
@@ -85,18 +90,18 @@ class Table:
 
     @property
     def incomplete(self) -> str:
-        """What the table lacks of what was asked for; nothing where it is whole."""
+        """What the table lacks of its plan; empty where it is complete."""
         return self.cells.incomplete
 
     @cached_property
     def best(self) -> Mapping[str, tuple[float | None, float | None]]:
-        """The best and the second-best accuracy of each column among the ranked lines, where they differ."""
-        ranked = [line for line in self.rows if line.access in RANKED]
+        """The best and the second-best accuracy of each column among the ranked rows, where they differ."""
+        ranked = [row for row in self.rows if row.access in RANKED]
         ends: dict[str, tuple[float | None, float | None]] = {}
         for column in self.columns:
-            values = (line.values.get(column.id) for line in ranked if column.unit == "accuracy")
-            found = sorted({v.number for v in values if v and v.number is not None and not v.partial}, reverse=True)
-            ends[column.id] = found[0] if len(found) > 1 else None, found[1] if len(found) > 2 else None
+            values = (row.values.get(column.id) for row in ranked if column.unit == "accuracy")
+            numbers = sorted({v.number for v in values if v and v.number is not None and not v.partial}, reverse=True)
+            ends[column.id] = numbers[0] if len(numbers) > 1 else None, numbers[1] if len(numbers) > 2 else None
         return ends
 
 
@@ -111,7 +116,7 @@ def first_columns(columns: Sequence[Column], attacks: int) -> tuple[Column, ...]
 
 def first_defenses(table: Table, defenses: int, attacks: int) -> Table:
     """Return a table of the most robust defenses under the first attacks; its title says so."""
-    names = list(dict.fromkeys(line.defense for line in table.rows))
+    names = list(dict.fromkeys(row.defense for row in table.rows))
     kept, columns = set(names[:defenses]), first_columns(table.columns, attacks)
     groups = {column.group for column in columns}
     parts = [
@@ -135,7 +140,7 @@ def first_defenses(table: Table, defenses: int, attacks: int) -> Table:
 
 @dataclass(frozen=True)
 class Board:
-    """Every table, the results they stand on by key, and the labels (defense, attack) that each result goes by."""
+    """Every table, the results behind them by key, and the label of each result (defense, attack)."""
 
     tables: tuple[Table, ...]
     results: Mapping[str, CellResult]
@@ -143,7 +148,7 @@ class Board:
     #: The evaluation protocol of each result.
     protocols: Mapping[str, str]
     superseded: int
-    #: Tables that were asked for and of which there is no cell: title, and how many cells they would have.
+    #: Tables that were planned and of which there is no cell: title, and how many cells they would have.
     absent: tuple[tuple[str, int], ...] = ()
 
 
@@ -169,23 +174,23 @@ COSTS = (
 )
 
 
-def build(results: Iterable[CellResult], asked: Iterable[PlannedTable] = ()) -> Board:
-    """Sort results into tables. An answer of code since edited gives way to the newest one to the same question.
+def build(results: Iterable[CellResult], planned: Iterable[PlannedTable] = ()) -> Board:
+    """Sort results into tables. Of results that differ in their code alone the newest counts.
 
     Args:
         results: all that is known.
-        asked: what runs were asked for; a table that lacks cells of it says so. Where nothing is known of a table, its
-            cells are those that were tried.
+        planned: the cells that runs planned; a table that lacks some of them says so. Where there is no plan for a
+            table, its cells are those that were tried.
     """
-    given = list(results)
-    status = {result.key: result.status for result in given}
+    results = list(results)
+    status = {result.key: result.status for result in results}
     plans: dict[str, dict[str, str]] = defaultdict(dict)
     titles: dict[str, str] = {}
-    for each in asked:
+    for each in planned:
         plans[each.table] |= each.keys
         titles[each.table] = each.title
-    answers = _checked(newest(given).values())
-    shelves: dict[tuple[str, str], dict[tuple[str, str, str], list[CellResult]]] = defaultdict(
+    answers = _checked(newest(results).values())
+    by_name: dict[tuple[str, str], dict[tuple[str, str, str], list[CellResult]]] = defaultdict(
         lambda: defaultdict(list)
     )
     protocols: dict[str, str] = {}
@@ -193,31 +198,31 @@ def build(results: Iterable[CellResult], asked: Iterable[PlannedTable] = ()) -> 
     for result in answers:
         cell, names = result.cell, result.names
         protocols[result.key] = protocol(result, keys)
-        made_by = (keys.text(cell.data), keys.text(cell.model.network), protocols[result.key])
-        shelves[names.dataset, names.model][made_by].append(result)
+        content = (keys.text(cell.data), keys.text(cell.model.network), protocols[result.key])
+        by_name[names.dataset, names.model][content].append(result)
     tables: list[Table] = []
     labels: dict[str, tuple[str, str]] = {}
-    for _, shelf in sorted(shelves.items()):
-        for made_by, found in sorted(shelf.items()):
-            titles.pop(identity := table_id(*made_by), None)
-            wanted = plans.get(identity) or {r.key: r.names.defense for r in found}
+    for _, namesakes in sorted(by_name.items()):
+        for content, own in sorted(namesakes.items()):
+            titles.pop(identity := table_id(*content), None)
+            wanted = plans.get(identity) or {r.key: r.names.defense for r in own}
             missing = Counter(defense for key, defense in wanted.items() if key not in status)
             count = Count.of(wanted, status)
-            table, named = _table(found, missing, count, protocol=made_by[2], alone=len(shelf) == 1)
+            table, named = _table(own, missing, count, protocol=content[2], alone=len(namesakes) == 1)
             tables.append(table)
             labels |= named
     kept = sorted(
         answers, key=lambda r: (r.names.dataset, r.names.model, *labels[r.key], r.names.access, r.cell.seed, r.key)
     )
     absent = tuple((title, len(plans[table])) for table, title in sorted(titles.items(), key=lambda each: each[1]))
-    return Board(tuple(tables), {r.key: r for r in kept}, labels, protocols, len(given) - len(answers), absent)
+    return Board(tuple(tables), {r.key: r for r in kept}, labels, protocols, len(results) - len(answers), absent)
 
 
 def _checked(results: Iterable[CellResult]) -> list[CellResult]:
-    found = list(results)
-    more = across(found)
+    results = list(results)
+    more = across(results)
     return [
-        r.model_copy(update={"flags": tuple(sorted({*r.flags, *more[r.key]}))}) if r.key in more else r for r in found
+        r.model_copy(update={"flags": tuple(sorted({*r.flags, *more[r.key]}))}) if r.key in more else r for r in results
     ]
 
 
@@ -235,77 +240,82 @@ def _table(
             threat = threat_text(result.cell.attack.threat)
             threats[threat] = result.cell.attack.threat
             by_attack[threat, ids[result.key]].append(result)
-    names = unique(
-        {each: (shortest_name("defense", found), defense_params(found[0])) for each, found in by_defense.items()}
-    )
-    suite: dict[str, dict[str, tuple[str, Params]]] = defaultdict(dict)
-    for threat, attack in sorted(by_attack, key=lambda each: (*column_order(by_attack[each]), each[1])):
-        made = by_attack[threat, attack]
-        suite[threat][attack] = (shortest_name("attack", made), attack_params(made[0]))
-    order = sorted(suite, key=lambda threat: (-len(suite[threat]), _severity(threats[threat])))
-    attacks = {threat: unique(suite[threat]) for threat in order}
-    labels = {
-        r.key: (
-            names[defense],
-            attacks[threat_text(r.cell.attack.threat)][ids[r.key]] if r.cell.attack else r.names.attack,
-        )
-        for defense, found in by_defense.items()
-        for r in found
-    }
+    names = unique({each: (shortest_name("defense", own), defense_params(own[0])) for each, own in by_defense.items()})
+    attacks = _attack_labels(by_attack, threats)
     conditional = conditional_attacks(results, ids)
-    of = {
-        each: summarise(DefenseCells.of(names[each], found, ids, conditional), attacks, threats)
-        for each, found in by_defense.items()
+    by_id = {
+        each: summarise(DefenseCells.of(names[each], own, ids, conditional), attacks, threats)
+        for each, own in by_defense.items()
     }
-    steps = {each: found[0].cell for each, found in by_defense.items() if found[0].cell.step is not None}
+    steps = {each: own[0].cell for each, own in by_defense.items() if own[0].cell.step is not None}
     lost = {each: sum(missing.get(name, 0) for name in {r.names.defense for r in by_defense[each]}) for each in steps}
-    purifiers = [PurifierRow(of[each], of.get(row_ids.base(cell)), lost[each]) for each, cell in steps.items()]
-    of |= zip(steps, judge(purifiers, attacks), strict=True)
-    rows = list(of.values())
-    rows.sort(key=lambda row: (*(-number for number in row.rank(RANKED)), row.name))
+    purifiers = [PurifierRow(by_id[each], by_id.get(row_ids.base(cell)), lost[each]) for each, cell in steps.items()]
+    by_id |= zip(steps, judge(purifiers, attacks), strict=True)
+    defenses = sorted(by_id.values(), key=lambda each: (*(-number for number in each.rank(RANKED)), each.name))
     first = results[0]
     table = Table(
         first.names.dataset,
         first.names.model,
         first.cell.data.n,
-        _columns(attacks, by_attack, rows),
-        tuple(TableRow(row.name, access, _values(row, access)) for row in rows for access in row.cells.accesses),
-        tuple(chain.from_iterable(row.threats for row in rows)),
-        tuple(verdict_lines(rows)),
-        tuple(_notes(results, rows, protocol=protocol, alone=alone)),
+        _columns(attacks, by_attack, defenses),
+        tuple(chain.from_iterable(map(_rows, defenses))),
+        tuple(chain.from_iterable(defense.threats for defense in defenses)),
+        tuple(verdict_lines(defenses)),
+        tuple(_notes(results, defenses, protocol=protocol, alone=alone)),
         count,
     )
-    return table, labels
+    return table, {r.key: (names[row_ids.of(r.cell)], _attack_label(r, attacks, ids)) for r in results}
+
+
+def _attack_labels(
+    by_attack: Mapping[tuple[str, str], Sequence[CellResult]], threats: Mapping[str, Threat]
+) -> dict[str, dict[str, str]]:
+    """Return the labels of the attacks by their ids, for each threat, in the order of the columns."""
+    suite: dict[str, dict[str, tuple[str, Params]]] = defaultdict(dict)
+    for threat, attack in sorted(by_attack, key=lambda each: (*column_order(by_attack[each]), each[1])):
+        results = by_attack[threat, attack]
+        suite[threat][attack] = (shortest_name("attack", results), attack_params(results[0]))
+    order = sorted(suite, key=lambda threat: (-len(suite[threat]), _severity(threats[threat])))
+    return {threat: unique(suite[threat]) for threat in order}
+
+
+def _attack_label(result: CellResult, attacks: Mapping[str, Mapping[str, str]], ids: Mapping[str, str]) -> str:
+    attack = result.cell.attack
+    return attacks[threat_text(attack.threat)][ids[result.key]] if attack else result.names.attack
+
+
+def _rows(defense: DefenseSummary) -> Iterator[TableRow]:
+    for access in defense.cells.accesses:
+        yield TableRow(defense.name, access, _values(defense, access))
 
 
 def _columns(
     attacks: Mapping[str, Mapping[str, str]],
     results: Mapping[tuple[str, str], Sequence[CellResult]],
-    rows: Sequence[DefenseSummary],
+    defenses: Sequence[DefenseSummary],
 ) -> tuple[Column, ...]:
     columns = [Column("clean", "clean", "accuracy", hint="accuracy of the deployed defense on clean images")]
-    with_gap = {s.group for row in rows for s in row.threats if s.gap.number is not None}
-    for group, found in attacks.items():
-        for attack, label in found.items():
+    threats = chain.from_iterable(defense.threats for defense in defenses)
+    with_gap = {threat.group for threat in threats if threat.gap.number is not None}
+    for group, labels in attacks.items():
+        for attack, label in labels.items():
             hint, rule = _described(results[group, attack])
-            columns.append(Column(_place(group, attack), label, "accuracy", group, hint, rule, under_attack=True))
-        if len(found) > 1 or len(columns) == 2:
+            columns.append(Column(_column_id(group, attack), label, "accuracy", group, hint, rule, under_attack=True))
+        if len(labels) > 1 or len(columns) == 2:
             hint = WORST_CASE
-            columns.append(Column(_place(group, "worst"), "worst case", "accuracy", group, hint))
+            columns.append(Column(_column_id(group, "worst"), "worst case", "accuracy", group, hint))
         if group in with_gap:
             hint = "static minus adaptive worst case, in points, with its paired interval"
-            columns.append(Column(_place(group, "gap"), "gap", "gap", group, hint))
-    measured = [
-        cost.column for cost in COSTS if any(row.cells.cost and cost.number(row.cells.cost) is not None for row in rows)
-    ]
-    return (*columns, *measured)
+            columns.append(Column(_column_id(group, "gap"), "gap", "gap", group, hint))
+    costs = [defense.cells.cost for defense in defenses if defense.cells.cost]
+    return (*columns, *(cost.column for cost in COSTS if any(cost.number(each) is not None for each in costs)))
 
 
 def _described(results: Sequence[CellResult]) -> tuple[str, str]:
     """Return the parameters of an attack, and which iterate it keeps under each access."""
-    made = [(r.cell.access, r.cell.attack) for r in results if r.cell.attack]
-    params = visible(", ".join(f"{key} {value}" for key, value in made[0][1].attack.params.items() if key != "rule"))
-    by_access = {access: visible(str(attack.attack.params.get("rule", ""))) for access, attack in made}
+    attacks = [(r.cell.access, r.cell.attack.attack) for r in results if r.cell.attack]
+    params = visible(", ".join(f"{key} {value}" for key, value in attacks[0][1].params.items() if key != "rule"))
+    by_access = {access: visible(str(attack.params.get("rule", ""))) for access, attack in attacks}
     kept = sorted(set(by_access.values()) - {""})
     if len(kept) < 2:
         return params, "".join(kept)
@@ -314,26 +324,25 @@ def _described(results: Sequence[CellResult]) -> tuple[str, str]:
     )
 
 
-def _values(row: DefenseSummary, access: Access) -> dict[str, Value]:
-    values = {"clean": row.cells.clean}
-    values |= {
-        _place(threat, attack): row.cells.under_attack(found)
-        for (seen, threat, attack), found in row.cells.cells.items()
-        if seen == access
-    }
-    for standing in row.threats:
-        if standing.threat and access in standing.worst:
-            values[_place(standing.group, "worst")] = standing.worst[access]
+def _values(defense: DefenseSummary, access: Access) -> dict[str, Value]:
+    cells = defense.cells
+    values = {"clean": cells.clean}
+    for (seen_by, threat, attack), results in cells.cells.items():
+        if seen_by == access:
+            values[_column_id(threat, attack)] = cells.under_attack(results)
+    for summary in defense.threats:
+        if summary.threat and access in summary.worst:
+            values[_column_id(summary.group, "worst")] = summary.worst[access]
             if access == "adaptive":
-                values[_place(standing.group, "gap")] = standing.gap
-    if row.cells.cost:
-        values |= {cost.column.id: Value(cost.number(row.cells.cost)) for cost in COSTS}
+                values[_column_id(summary.group, "gap")] = summary.gap
+    if cells.cost:
+        values |= {cost.column.id: Value(cost.number(cells.cost)) for cost in COSTS}
     return values
 
 
 def _notes(
-    results: Sequence[CellResult], rows: Sequence[DefenseSummary], *, protocol: str, alone: bool
-) -> Iterable[str]:
+    results: Sequence[CellResult], defenses: Sequence[DefenseSummary], *, protocol: str, alone: bool
+) -> Iterator[str]:
     data = results[0].cell.data
     suites = any(r.cell.attack and r.cell.attack.after for r in results)
     sets = {r.cell.attack.model_dump_json(): r for r in results if suites and r.cell.attack}
@@ -352,22 +361,24 @@ def _notes(
     if any(r.provenance.dirty for r in results):
         dirty = sum(r.provenance.dirty for r in results)
         yield f"{dirty} of {len(results)} results come from code with uncommitted changes"
-    if given := [spared for r in results if (spared := _spared(r, sets)) is not None]:
+    if spared := [share for r in results if (share := _spared(r, sets)) is not None]:
         yield (
             "worst-case mode: attacks ran cheapest first, each on images that the ones before it had not broken, which "
-            f"spared {100 * fmean(given):.0f} % of them"
+            f"spared {100 * fmean(spared):.0f} % of them"
         )
-    for row in rows:
-        yield from unjudged_lines(row)
-        # Where there is a verdict, it says so.
-        for standing in (each for each in row.threats if each.judgement is None):
-            lowest = min(
-                (v.number for k, v in standing.worst.items() if k != "any" and v.number is not None), default=None
-            )
-            total = standing.worst.get("any")
-            if standing.threat and total and total.number is not None and lowest is not None and total.number < lowest:
-                share = f"{100 * total.number:.1f} %"
-                yield f"{row.name}, {standing.group}: {share} survive all attacks of every access"
+    for defense in defenses:
+        yield from unjudged_lines(defense)
+        # A verdict says how many survive itself.
+        for summary in (each for each in defense.threats if each.judgement is None and each.threat is not None):
+            yield from _survivors_of_all(summary)
+
+
+def _survivors_of_all(summary: ThreatSummary) -> Iterator[str]:
+    """Yield how many images survive the attacks of all accesses together, where that is fewer than of any one."""
+    total = summary.worst["any"].number
+    shares = [v.number for access, v in summary.worst.items() if access != "any" and v.number is not None]
+    if total is not None and shares and total < min(shares):
+        yield f"{summary.defense}, {summary.group}: {100 * total:.1f} % survive all attacks of every access"
 
 
 def _spared(result: CellResult, sets: Mapping[str, CellResult]) -> float | None:
@@ -379,8 +390,8 @@ def _spared(result: CellResult, sets: Mapping[str, CellResult]) -> float | None:
     return 1 - before.metrics.accuracy_under_attack
 
 
-def _place(group: str, what: str) -> str:
-    return f"{group} {what}"
+def _column_id(group: str, column: str) -> str:
+    return f"{group} {column}"
 
 
 def _severity(threat: Threat) -> tuple[int, float]:
@@ -388,8 +399,7 @@ def _severity(threat: Threat) -> tuple[int, float]:
 
 
 def column_order(results: Sequence[CellResult]) -> tuple[int, float]:
-    """Return what attacks are ordered by: their place in a suite, and what they took."""
-    place = max(len(r.cell.attack.after) for r in results if r.cell.attack)
-    return place, median(
-        [r.cost.forwards_per_example + r.cost.backwards_per_example for r in results if r.cost] or [0.0]
-    )
+    """Return what attacks are ordered by: their position in a suite, and the passes that they took."""
+    position = max(len(r.cell.attack.after) for r in results if r.cell.attack)
+    passes = [r.cost.forwards_per_example + r.cost.backwards_per_example for r in results if r.cost]
+    return position, median(passes or [0.0])

@@ -82,14 +82,14 @@ def lacking(results: Iterable[CellResult]) -> tuple[str, ...]:
             :func:`bench.report.leaderboard.soundness.across`.
     """
     done = [r for r in results if r.status == "done" and r.cell.attack is not None]
-    found: dict[str, None] = {}
+    lacks: dict[str, None] = {}
     for seed in sorted({r.cell.seed for r in done}):
         seen = [r for r in done if r.cell.seed == seed and r.cell.access in ("white-box", "adaptive")]
-        found |= dict.fromkeys(_gradients(seen))
-        found |= dict.fromkeys(_short_of("black box", [r for r in seen if needs(r) in ("scores", "labels")]))
+        lacks |= dict.fromkeys(_gradients(seen))
+        lacks |= dict.fromkeys(_short_of("black box", [r for r in seen if needs(r) in ("scores", "labels")]))
     if any(_SHORTENED in r.flags for r in done):
-        found["AutoAttack was shortened"] = None
-    return tuple(found)
+        lacks["AutoAttack was shortened"] = None
+    return tuple(lacks)
 
 
 def only_noise(results: Iterable[CellResult]) -> bool:
@@ -98,19 +98,19 @@ def only_noise(results: Iterable[CellResult]) -> bool:
 
 
 def _gradients(seen: Sequence[CellResult]) -> list[str]:
-    made = [r for r in seen if needs(r) == "gradient" and _SHORTENED not in r.flags]
-    iterative = [r for r in made if _length(r, "steps") > 1]
-    return ["only one-step attacks"] if made and not iterative else _short_of("gradient", iterative)
+    attacked = [r for r in seen if needs(r) == "gradient" and _SHORTENED not in r.flags]
+    iterative = [r for r in attacked if _length(r, "steps") > 1]
+    return ["only one-step attacks"] if attacked and not iterative else _short_of("gradient", iterative)
 
 
-def _short_of(kind: Literal["gradient", "black box"], made: Sequence[CellResult]) -> list[str]:
+def _short_of(kind: Literal["gradient", "black box"], attacked: Sequence[CellResult]) -> list[str]:
     """Return the first thing that attacks of a kind lack, if any."""
     none, not_averaged, failed, one_length, short = _LACKING[kind]
     effort, least = ("steps", FEWEST_STEPS) if kind == "gradient" else ("queries", FEWEST_QUERIES)
-    averaged = [r for r in made if not _is_random(r) or _eot(r) > 1]
+    averaged = [r for r in attacked if not _is_random(r) or _eot(r) > 1]
     working = [r for r in averaged if not _has_failed(r)]
     pairs = [runs for by, runs in families(working) if _length(runs[-1], by) >= LONGER * _length(runs[0], by)]
-    if not made:
+    if not attacked:
         return [none]
     if not averaged:
         return [not_averaged]
@@ -123,8 +123,8 @@ def _short_of(kind: Literal["gradient", "black box"], made: Sequence[CellResult]
 
 def _length(result: CellResult, effort: str) -> float:
     assert result.cell.attack is not None
-    given = result.cell.attack.attack.params.get(effort)
-    return float(given) if isinstance(given, int | float) else 0.0
+    length = result.cell.attack.attack.params.get(effort)
+    return float(length) if isinstance(length, int | float) else 0.0
 
 
 def _eot(result: CellResult) -> int:
