@@ -1,4 +1,4 @@
-"""Network factories as people write them: each gets what its signature says, or is refused in one line."""
+"""Network factories as people write them: each gets the arguments in its signature, or one line refuses it."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from bench.types import UsageError
 
 CLASSES, SHAPE = 7, (3, 8, 8)
 
-#: What every file below starts with: a network that tells how wide and for how many classes it was made.
+#: The start of every file below: a network whose attributes show its width and its number of classes.
 NET = """
 import functools
 from functools import partial
@@ -41,12 +41,12 @@ def write(folder, text, name="mine.py"):
     return f"{path}:net"
 
 
-def made(folder, text, params=None, shape=SHAPE):
+def build_net(folder, text, params=None, shape=SHAPE):
     name = f"mine_{len(list(folder.iterdir()))}.py"
     return build(network_ref(write(folder, text, name), params or {}), CLASSES, shape)
 
 
-#: A factory, what the configuration gives, and the width that its signature then means.
+#: A factory, the parameters in the configuration, and the width that its signature gives for them.
 RIGHT = {
     "width first": ("def net(width=16, num_classes=10): return Net(num_classes, width)", {}, 16),
     "width first, given": ("def net(width=16, num_classes=10): return Net(num_classes, width)", {"width": 5}, 5),
@@ -75,7 +75,7 @@ RIGHT = {
         {},
         6,
     ),
-    "partial by place": ("net = partial(Net, 7)", {"width": 3}, 3),
+    "partial by position": ("net = partial(Net, 7)", {"width": 3}, 3),
     "class": (
         "class net(Net):\n    def __init__(self, width=5, num_classes=10): super().__init__(num_classes, width)",
         {},
@@ -164,7 +164,7 @@ RIGHT = {
 @pytest.mark.parametrize("case", RIGHT)
 def test_a_factory_gets_what_its_signature_says(tmp_path, case):
     text, params, width = RIGHT[case]
-    net = made(tmp_path, text, params)
+    net = build_net(tmp_path, text, params)
     assert net.eval()(torch.rand(2, *SHAPE)).shape == (2, CLASSES)
     if width is not None:
         assert (net.first.out_features, net.last.out_features) == (width, CLASSES)
@@ -172,20 +172,20 @@ def test_a_factory_gets_what_its_signature_says(tmp_path, case):
 
 def test_channels_and_size_go_where_they_are_named(tmp_path):
     text = "def net(image_size, in_channels=3, num_classes=10): return Net(num_classes, image_size[1], in_channels)"
-    assert made(tmp_path, text, shape=(1, 6, 9)).first.out_features == 9
-    assert made(tmp_path, text, shape=(1, 6, 9)).channels == 1
+    assert build_net(tmp_path, text, shape=(1, 6, 9)).first.out_features == 9
+    assert build_net(tmp_path, text, shape=(1, 6, 9)).channels == 1
     # A side, where that is what the signature says.
     side = "def net(num_classes, image_size: int): return Net(num_classes, image_size)"
-    assert made(tmp_path, side).first.out_features == 8
+    assert build_net(tmp_path, side).first.out_features == 8
     side = "def net(num_classes, image_size=224): return Net(num_classes, image_size)"
-    assert made(tmp_path, side).first.out_features == 8
+    assert build_net(tmp_path, side).first.out_features == 8
     # Nobody knows what any name would do with them; a configuration may.
     free = "def net(**all): return Net(all.pop('num_classes'), 4, **{'channels': all.pop('in_channels', 2), **all})"
-    assert made(tmp_path, free, shape=(3, 8, 8)).channels == 2
-    assert made(tmp_path, free, {"in_channels": 1}, shape=(1, 8, 8)).channels == 1
+    assert build_net(tmp_path, free, shape=(3, 8, 8)).channels == 2
+    assert build_net(tmp_path, free, {"in_channels": 1}, shape=(1, 8, 8)).channels == 1
 
 
-#: A factory, what the configuration gives, and the start of what is said when the plan is made.
+#: A factory, the parameters in the configuration, and the start of the error when the plan is made.
 REFUSED_AT_ONCE = {
     "a wrong name": ("def net(width=3): ...", {"widht": 3}, "network net: unknown key 'widht'; did you mean 'width'?"),
     "what the images have": ("def net(num_classes=10): ...", {"num_classes": 3}, "num_classes is what the images have"),
@@ -207,13 +207,13 @@ REFUSED_AT_ONCE = {
 
 @pytest.mark.parametrize("case", REFUSED_AT_ONCE)
 def test_what_can_be_read_is_refused_before_the_file_runs(tmp_path, case):
-    text, params, says = REFUSED_AT_ONCE[case]
+    text, params, message = REFUSED_AT_ONCE[case]
     with pytest.raises(UsageError) as caught:
         network_ref(write(tmp_path, text + "\nraise RuntimeError('the file was run')"), params)
-    assert says in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-#: A factory and what is said when it is called.
+#: A factory and the error when it is called.
 REFUSED = {
     "it raises": ("def net(num_classes): raise KeyError('x\\ny')", "cannot be built: KeyError"),
     "it leaves": ("import sys\ndef net(num_classes): sys.exit(0)", "cannot be built: SystemExit: 0"),
@@ -257,11 +257,11 @@ REFUSED = {
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_called_is_one_line(tmp_path, case):
-    text, says = REFUSED[case]
+    text, message = REFUSED[case]
     ref = network_ref(write(tmp_path, text), {})
     with pytest.raises(UsageError) as caught:
         build(ref, CLASSES, SHAPE)
-    assert says in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -283,12 +283,13 @@ def test_the_weights_of_another_training_are_not_handed_on(tmp_path, text):
 def test_new_weights_are_those_of_the_seed(tmp_path):
     ref = network_ref(write(tmp_path, "def net(num_classes): return Net(num_classes, 3)"), {})
 
-    def drawn(seed):
+    def first_weights(seed):
         torch.manual_seed(seed)
         return next(build(ref, CLASSES, SHAPE).parameters())
 
-    one, two, again = drawn(0), drawn(1), drawn(0)
-    assert torch.equal(one, again) and not torch.equal(one, two)
+    weights = first_weights(0)
+    assert not torch.equal(weights, first_weights(1))
+    assert torch.equal(weights, first_weights(0))
 
 
 RUN = """
@@ -307,13 +308,13 @@ def test_one_that_fails_fails_its_own_rows(tmp_path, capsys):
     bad = tmp_path / "bad.py"
     bad.write_text("def net(num_classes): raise ValueError('no such size')\n")
     (tmp_path / "t.toml").write_text(RUN.format(good=good, bad=f"{bad}:net"))
-    words = [str(tmp_path / "t.toml"), "--store", str(tmp_path / "store")]
-    assert main(["plan", *words]) == 3
-    assert main(["run", *words, "--report", str(tmp_path / "report")]) == 3
+    arguments = [str(tmp_path / "t.toml"), "--store", str(tmp_path / "store")]
+    assert main(["plan", *arguments]) == 3
+    assert main(["run", *arguments, "--report", str(tmp_path / "report")]) == 3
     results = Store(tmp_path / "store").results()
-    said = {
+    outcomes = {
         (r.status, r.error and r.error.message.partition("built: ")[2], r.cell.model.network.params.get("width"))
         for r in results
     }
-    assert said == {("done", None, 5), ("failed", "ValueError: no such size", None)}
+    assert outcomes == {("done", None, 5), ("failed", "ValueError: no such size", None)}
     assert "Traceback" not in "".join(capsys.readouterr())

@@ -29,17 +29,17 @@ def on_meta(name, num_classes=10, shape=(3, 32, 32)):
         return build(network_ref(name, {}), num_classes, shape).eval()
 
 
-def size(net):
+def num_params(net):
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def conv(channels, out, side, kernel=3):
+def conv_macs(channels, out, side, kernel=3):
     return kernel * kernel * channels * out * side * side
 
 
 def test_resnet18_is_the_one_of_the_published_cost_table():
     net = on_meta("resnet18")
-    assert size(net) == 11_173_962
+    assert num_params(net) == 11_173_962
     assert multiply_adds(net, (3, 32, 32)) == 555_422_720
     # 10,000 test images, two operations per multiply-add: 11.1 TFLOP.
     assert 2e4 * multiply_adds(net, (3, 32, 32)) == pytest.approx(11.108e12, rel=1e-3)
@@ -49,19 +49,21 @@ def test_vgg16_has_the_size_of_its_layers():
     layers = [(3, 64, 32), (64, 64, 32), (64, 128, 16), (128, 128, 16), (128, 256, 8), (256, 256, 8), (256, 256, 8)]
     layers += [(256, 512, 4), (512, 512, 4), (512, 512, 4), (512, 512, 2), (512, 512, 2), (512, 512, 2)]
     net = on_meta("vgg16")
-    assert size(net) == sum(9 * i * o + o + 2 * o for i, o, _ in layers) + 512 * 10 + 10 == 14_728_266
-    assert multiply_adds(net, (3, 32, 32)) == sum(conv(*layer) for layer in layers) + 5120
+    assert num_params(net) == sum(9 * i * o + o + 2 * o for i, o, _ in layers) + 512 * 10 + 10 == 14_728_266
+    assert multiply_adds(net, (3, 32, 32)) == sum(conv_macs(*layer) for layer in layers) + 5120
 
 
 def test_wrn_34_10_has_the_size_of_its_layers():
-    expected, channels = conv(3, 16, 32), 16
+    expected, channels = conv_macs(3, 16, 32), 16
     for out, side in ((160, 32), (320, 16), (640, 8)):
-        expected += conv(channels, out, side) + conv(out, out, side) + conv(channels, out, side, kernel=1)
-        expected += 4 * 2 * conv(out, out, side)
+        expected += (
+            conv_macs(channels, out, side) + conv_macs(out, out, side) + conv_macs(channels, out, side, kernel=1)
+        )
+        expected += 4 * 2 * conv_macs(out, out, side)
         channels = out
     net = on_meta("wrn-34-10")
     # The size published for the network of TRADES and MART: 46.16 M.
-    assert size(net) == 46_160_474
+    assert num_params(net) == 46_160_474
     assert multiply_adds(net, (3, 32, 32)) == expected + 640 * 10
 
 
@@ -97,24 +99,24 @@ def test_the_example_network_of_pyautoattack_fits_key_by_key():
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_made(monkeypatch):
-    from bench.models import build as building
+    from bench.models import build as build_module
 
     ref = network_ref("small-cnn", {"channels": 30_000})
     # The second layer alone: 60,000 x 30,000 kernels of nine weights, four bytes each.
     with pytest.raises(UsageError, match=r"small-cnn' has weights of [\d,.]+ GiB; to train it takes") as caught:
         build(ref, 10, (1, 8, 8))
     assert float(re.search(r"of ([\d,.]+) GiB", str(caught.value))[1].replace(",", "")) > 36 * 60_000 * 30_000 / 2**30
-    small, taken = network_ref("small-cnn", {"channels": 4, "hidden": 8}), []
-    monkeypatch.setattr(building, "available_memory", lambda: taken.append(1) or 10**9)
+    small, calls = network_ref("small-cnn", {"channels": 4, "hidden": 8}), []
+    monkeypatch.setattr(build_module, "available_memory", lambda: calls.append(1) or 10**9)
     torch.manual_seed(0)
-    net, drawn = build(small, 10, (1, 8, 8)), torch.rand(1)
-    size = 4 * sum(parameter.numel() for parameter in net.parameters())
-    monkeypatch.setattr(building, "available_memory", lambda: 3 * size - 1)
+    net, next_draw = build(small, 10, (1, 8, 8)), torch.rand(1)
+    num_bytes = 4 * sum(parameter.numel() for parameter in net.parameters())
+    monkeypatch.setattr(build_module, "available_memory", lambda: 3 * num_bytes - 1)
     with pytest.raises(UsageError, match="weights"):
         build(small, 10, (1, 8, 8))
     # Looking takes no random number.
-    monkeypatch.setattr(building, "_require_room", lambda name, make: None)
+    monkeypatch.setattr(build_module, "_require_room", lambda name, make: None)
     torch.manual_seed(0)
     other = build(small, 10, (1, 8, 8))
-    assert taken and drawn == torch.rand(1)
+    assert calls and next_draw == torch.rand(1)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))

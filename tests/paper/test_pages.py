@@ -23,7 +23,7 @@ def sections(tmp_path, results):
 
 
 @pytest.fixture
-def found(tmp_path):
+def page_sections(tmp_path):
     results = [
         cifar("pgd-at", adversarial=outcomes(0.5, 1000)),
         cifar("standard", "fgsm", adversarial=outcomes(0.1, 1000)),
@@ -32,8 +32,8 @@ def found(tmp_path):
     return sections(tmp_path, results)
 
 
-def test_the_motivation_table_has_published_measured_and_deviation(found):
-    rows = found["Motivation table"]
+def test_the_motivation_table_has_published_measured_and_deviation(page_sections):
+    rows = page_sections["Motivation table"]
     assert "| pgd-at | white-box | 85.0 [82.7, 87.1] (84.54, +0.46) |" in rows
     assert "| 10.0 [8.3, 12.0] (0, +10) |" in rows
     assert "my-own" not in rows
@@ -41,37 +41,37 @@ def test_the_motivation_table_has_published_measured_and_deviation(found):
 
 
 def test_robust_accuracy_stands_beside_what_is_compared_with_the_paper(tmp_path):
-    clean, under = [i < 400 for i in range(1000)], [100 <= i < 800 for i in range(1000)]
-    found = sections(tmp_path, [cifar("pgd-at", clean=clean, adversarial=under)])
-    assert "| 70.0 [67.1, 72.8] robust 30.0 (48.91, +21.1) |" in found["Motivation table"]
+    clean, correct = [i < 400 for i in range(1000)], [100 <= i < 800 for i in range(1000)]
+    page_sections = sections(tmp_path, [cifar("pgd-at", clean=clean, adversarial=correct)])
+    assert "| 70.0 [67.1, 72.8] robust 30.0 (48.91, +21.1) |" in page_sections["Motivation table"]
     assert "Worst case: right clean and under every attack of the line" in (tmp_path / "paper/README.md").read_text()
 
 
 def test_a_table_of_an_earlier_protocol_says_so(tmp_path):
-    found = sections(tmp_path, [cifar("pgd-at", version=1)])
+    page_sections = sections(tmp_path, [cifar("pgd-at", version=1)])
     for title in ("Motivation table", "Cost"):
-        assert "- measured with protocol 1, not comparable with new results" in found[title]
+        assert "- measured with protocol 1, not comparable with new results" in page_sections[title]
 
 
-def test_every_table_says_how_large_its_run_was(found):
+def test_every_table_says_how_large_its_run_was(page_sections):
     for title in ("Motivation table", "Main tables", "Cost"):
-        assert "Size: test images cifar10 1,000; trained on 50,000 images" in found[title]
-        assert "box (cpu: Xeon)" in found[title]
+        assert "Size: test images cifar10 1,000; trained on 50,000 images" in page_sections[title]
+        assert "box (cpu: Xeon)" in page_sections[title]
 
 
-def test_what_the_paper_prints_is_never_made_up(found):
-    (row,) = (line for line in found["Main tables"].splitlines() if line.startswith("| my-own"))
+def test_what_the_paper_prints_is_never_made_up(page_sections):
+    (row,) = (line for line in page_sections["Main tables"].splitlines() if line.startswith("| my-own"))
     assert "(not known)" in row
-    assert "Not measured yet" in found["Substitution"] and "|" not in found["Substitution"]
+    assert "Not measured yet" in page_sections["Substitution"] and "|" not in page_sections["Substitution"]
 
 
 def test_settings_of_one_attack_stand_as_pairs(tmp_path):
-    shipped = {"preset": "ddn[levels=16,preset=tpap]", "right": "ddn[levels=256,preset=tpap]"}
+    labels = {"preset": "ddn[levels=16,preset=tpap]", "right": "ddn[levels=256,preset=tpap]"}
     results = [
         cifar("pgd-at", "ddn", attack_params={"levels": levels}, label=label, norm="l2", eps="1", adversarial=outcome)
         for label, levels, outcome in (
-            (shipped["preset"], 16, outcomes(0.1, 1000)),
-            (shipped["right"], 256, outcomes(0.2, 1000)),
+            (labels["preset"], 16, outcomes(0.1, 1000)),
+            (labels["right"], 256, outcomes(0.2, 1000)),
         )
     ]
     rows = sections(tmp_path, results)["Attacks as shipped"].splitlines()
@@ -81,26 +81,26 @@ def test_settings_of_one_attack_stand_as_pairs(tmp_path):
 def test_the_verb_writes_the_folder(tmp_path, capsys):
     store = str(stored(tmp_path / "store", [cifar("pgd-at")]).root)
     assert main(["leaderboard", "--paper", "--store", store, "--out", str(tmp_path / "paper")]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == str(tmp_path / "paper" / "README.md")
-    assert all((tmp_path / "paper" / line).exists() for line in said)
+    output = capsys.readouterr().out.splitlines()
+    assert output[0] == str(tmp_path / "paper" / "README.md")
+    assert all((tmp_path / "paper" / line).exists() for line in output)
     assert {"cost.png", "cost.json"} <= {path.name for path in (tmp_path / "paper").iterdir()}
 
 
 def test_files_of_somebody_else_are_moved_aside(tmp_path, caplog):
-    theirs = {"README.md": "# My project\n", "cost.png": "a photo", "cost.pdf": "a letter", "cost.json": "[]"}
+    foreign_files = {"README.md": "# My project\n", "cost.png": "a photo", "cost.pdf": "a letter", "cost.json": "[]"}
     source = figures.source_of([cifar("pgd-at", adversarial=outcomes(0.5, 1000))], Store(tmp_path / "none"), paper=True)
     out = tmp_path / "out"
     out.mkdir()
-    for name, text in theirs.items():
+    for name, text in foreign_files.items():
         (out / name).write_text(text)
     for _ in range(2):
         paper_page.write(source, out)
         figures.draw("cost", source, out)
         moved = {path.name.partition(".aside-")[0]: path.read_text() for path in out.glob("*.aside-*")}
         # Once: the second time they are ours.
-        assert moved == theirs and len(list(out.glob("*.aside-*"))) == len(theirs)
-    assert caplog.text.count("moved to") == len(theirs)
+        assert moved == foreign_files and len(list(out.glob("*.aside-*"))) == len(foreign_files)
+    assert caplog.text.count("moved to") == len(foreign_files)
 
 
 def test_a_figure_that_was_cut_off_is_still_ours(tmp_path, caplog, monkeypatch):

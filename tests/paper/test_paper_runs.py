@@ -1,6 +1,7 @@
 """The whole paper, run at tiny scale through the command line, so that none of its presets can rot."""
 
 import json
+from itertools import chain
 
 import pytest
 
@@ -35,20 +36,20 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ran(data, tmp_path_factory):
-    """The folder in which the tiny paper was run, with its store and its report."""
+def paper_run(data, tmp_path_factory):
+    """The folder of a run of the tiny paper, with its store and its report."""
     folder = tmp_path_factory.mktemp("ran")
-    words = ["--data", str(data), "--store", str(folder / "store"), "--report", str(folder / "report")]
+    arguments = ["--data", str(data), "--store", str(folder / "store"), "--report", str(folder / "report")]
     with pytest.MonkeyPatch.context() as patch:
-        # To reckon how long a thousand such small cells will take takes half as long as to do them.
+        # Estimating the time of a thousand such small cells takes half as long as running them.
         patch.setattr("bench.schedule.progress._LONG", float("inf"))
-        assert main(["run", "paper", "--scale", "tiny", *words]) == 0
+        assert main(["run", "paper", "--scale", "tiny", *arguments]) == 0
     return folder
 
 
 def plan(name, data, **variants):
-    asked = sections.request(name, {"scale": "tiny", **variants})
-    return make(*asked.parts, name=asked.name, data_folder=data).plan
+    request = sections.request(name, {"scale": "tiny", **variants})
+    return make(*request.parts, name=request.name, data_folder=data).plan
 
 
 def test_the_presets_that_a_reader_looks_for_are_there():
@@ -57,10 +58,11 @@ def test_the_presets_that_a_reader_looks_for_are_there():
 
 @pytest.mark.parametrize("protocol", ["tpap", "sound"])
 def test_the_paper_is_its_presets_with_shared_work_done_once(data, protocol):
-    whole = [cell.key for cell in plan("paper", data, protocol=protocol).cells]
-    parts = [cell.key for name in INCLUDED for cell in plan(name, data, protocol=protocol).cells]
-    assert len(whole) == len(set(whole)) < len(parts)
-    assert set(whole) == set(parts)
+    paper_keys = [cell.key for cell in plan("paper", data, protocol=protocol).cells]
+    plans = [plan(name, data, protocol=protocol) for name in INCLUDED]
+    preset_keys = [cell.key for cell in chain.from_iterable(preset_plan.cells for preset_plan in plans)]
+    assert len(paper_keys) == len(set(paper_keys)) < len(preset_keys)
+    assert set(paper_keys) == set(preset_keys)
 
 
 def test_the_protocols_share_only_what_both_mean(data):
@@ -71,26 +73,26 @@ def test_the_protocols_share_only_what_both_mean(data):
     shared = {str(tpap[key]) for key in tpap.keys() & sound.keys()}
     assert {name.split("/")[2] for name in shared} == {"standard"}
     assert not {name.split("/")[3] for name in shared} & {"ddn[preset=tpap]", "pgd[preset=tpap]"}
-    # Of two cells with one name both would stand in one place of a table.
+    # Two cells with one name would share one cell of a table.
     different = {str(names) for key, names in tpap.items() if key not in sound}
     clash = different & {str(names) for key, names in sound.items() if key not in tpap}
     assert not clash
 
 
 def test_full_scale_is_what_the_paper_trains(data):
-    asked = sections.request("paper-cifar10")
-    (part,) = asked.parts
+    request = sections.request("paper-cifar10")
+    (part,) = request.parts
     assert [model.arch for model in part.models] == ["resnet18", "vgg16", "wrn-34-10"]
     schedules = {row.base.schedule for row in expand.defenses(part)}
     assert {(s.epochs, s.batch, s.lr, s.weight_decay, s.drops) for s in schedules} == {
         (100, 128, 0.01, 1e-3, (0.75, 0.9))
     }
-    slides = sections.request("paper-cifar10", epochs=150)
-    assert {row.base.schedule.epochs for row in expand.defenses(slides.parts[0])} == {150}
+    longer = sections.request("paper-cifar10", epochs=150)
+    assert {row.base.schedule.epochs for row in expand.defenses(longer.parts[0])} == {150}
 
 
-def test_everything_runs_and_comes_out_under_its_name(data, ran):
-    page = (ran / "report" / "paper" / "README.md").read_text(encoding="utf-8")
+def test_everything_runs_and_comes_out_under_its_name(data, paper_run):
+    page = (paper_run / "report" / "paper" / "README.md").read_text(encoding="utf-8")
     titles = [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")]
     assert titles == [
         "Motivation table",
@@ -112,10 +114,12 @@ def test_everything_runs_and_comes_out_under_its_name(data, ran):
     assert "trained on 20 images of cifar10 for 1 epochs" in page
 
 
-def test_a_second_run_finds_everything_done(data, ran, capsys):
-    words = ["paper", "--scale", "tiny", "--data", str(data), "--store", str(ran / "store")]
-    assert main(["run", *words, "--only", "paper-has-no-such-cell"]) == 2
+def test_a_second_run_finds_everything_done(data, paper_run, capsys):
+    arguments = ["paper", "--scale", "tiny", "--data", str(data), "--store", str(paper_run / "store")]
+    assert main(["run", *arguments, "--only", "paper-has-no-such-cell"]) == 2
     capsys.readouterr()
-    stored = {path.stem for path in (ran / "store" / "cells").glob("*.json")}
+    stored = {path.stem for path in (paper_run / "store" / "cells").glob("*.json")}
     assert stored == {cell.key for cell in plan("paper", data).cells}
-    assert all(json.loads(path.read_text())["status"] == "done" for path in (ran / "store" / "cells").glob("*.json"))
+    assert all(
+        json.loads(path.read_text())["status"] == "done" for path in (paper_run / "store" / "cells").glob("*.json")
+    )

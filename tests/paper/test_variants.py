@@ -1,4 +1,4 @@
-"""Variants: one configuration, laid over by the tables that a flag names, and never without a trace."""
+"""Variants: one configuration, overlaid by the tables that a flag names, and never without a trace."""
 
 import pytest
 
@@ -48,11 +48,11 @@ def plain(tmp_path):
     return str(path)
 
 
-def ddn(chosen):
-    return next(attack.method.params for attack in expand.attacks(chosen) if attack.method.name == "ddn")
+def ddn_params(config):
+    return next(attack.method.params for attack in expand.attacks(config) if attack.method.name == "ddn")
 
 
-def written(folder, text, name="t"):
+def write_config(folder, text, name="t"):
     (folder / f"{name}.toml").write_text(text)
     return str(folder / f"{name}.toml")
 
@@ -74,7 +74,7 @@ dataset.n = 16
 
 
 def test_a_variant_that_nobody_asked_for_does_not_count(tmp_path):
-    path = written(tmp_path, BARE)
+    path = write_config(tmp_path, BARE)
     assert sections.load(path).dataset.n == 64 and sections.load(path).train == {}
     assert sections.request(path).variants == ()
     assert sections.load(path, {"scale": "tiny"}).dataset.n == 8
@@ -83,7 +83,7 @@ def test_a_variant_that_nobody_asked_for_does_not_count(tmp_path):
 
 
 def test_a_default_counts_until_a_flag_says_otherwise(tmp_path, plain):
-    path = written(tmp_path, 'default = { scale = "tiny" }' + BARE)
+    path = write_config(tmp_path, 'default = { scale = "tiny" }' + BARE)
     assert (sections.load(path).name, sections.load(path).dataset.n) == ("bare", 8)
     assert sections.load(path, {"scale": "small"}).dataset.n == 16
     assert sections.load(path, {"scale": "small"}).train == {}
@@ -94,7 +94,7 @@ def test_a_default_counts_until_a_flag_says_otherwise(tmp_path, plain):
 
 
 @pytest.mark.parametrize(
-    ("more", "flags", "n", "epochs"),
+    ("toml", "flags", "n", "epochs"),
     [
         ("", {}, 8, 1),
         # What the file itself says lies over the default of what it extends.
@@ -111,14 +111,14 @@ def test_a_default_counts_until_a_flag_says_otherwise(tmp_path, plain):
         ("default.size = 'wide'\n[variants.size.wide]\ntrain.epochs = 7", {}, 8, 7),
     ],
 )
-def test_a_file_inherits_the_default_of_the_one_that_it_extends(tmp_path, more, flags, n, epochs):
-    under = written(tmp_path, 'default = { scale = "tiny" }' + BARE, "under")
-    found = sections.load(written(tmp_path, f'extends = "{under}"\n{more}\n'), flags)
-    assert (found.dataset.n, found.train.get("epochs")) == (n, epochs)
+def test_a_file_inherits_the_default_of_the_one_that_it_extends(tmp_path, toml, flags, n, epochs):
+    base_path = write_config(tmp_path, 'default = { scale = "tiny" }' + BARE, "under")
+    config = sections.load(write_config(tmp_path, f'extends = "{base_path}"\n{toml}\n'), flags)
+    assert (config.dataset.n, config.train.get("epochs")) == (n, epochs)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ('default = { scale = "tinny" }' + BARE, "t.toml: default: unknown scale 'tinny'; did you mean 'tiny'?"),
         (
@@ -133,10 +133,10 @@ def test_a_file_inherits_the_default_of_the_one_that_it_extends(tmp_path, more, 
         ('schema = 1\nname = "all"\ninclude = ["quick"]\ndefault.scale = "tiny"\n', "t.toml includes others"),
     ],
 )
-def test_a_wrong_default_gets_one_line(tmp_path, text, says):
+def test_a_wrong_default_gets_one_line(tmp_path, text, message):
     with pytest.raises(UsageError) as caught:
-        sections.request(written(tmp_path, text))
-    assert says in str(caught.value) and "\n" not in str(caught.value)
+        sections.request(write_config(tmp_path, text))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 #: Images, epochs and settings of every preset that has variants, by the flags.
@@ -171,13 +171,13 @@ SIZES = {
 
 @pytest.mark.parametrize(("name", "scale"), SIZES)
 def test_presets_are_of_the_size_that_is_asked_for(name, scale):
-    chosen = sections.load(name, {"scale": scale} if scale else {})
-    found = chosen.dataset.n, chosen.train.get("epochs"), chosen.attack.get("preset")
-    assert found == SIZES[name, scale]
+    config = sections.load(name, {"scale": scale} if scale else {})
+    size_and_preset = config.dataset.n, config.train.get("epochs"), config.attack.get("preset")
+    assert size_and_preset == SIZES[name, scale]
 
 
 def test_what_lies_over_a_configuration_is_said(tmp_path, capsys):
-    path = written(tmp_path, 'default = { scale = "tiny" }' + BARE)
+    path = write_config(tmp_path, 'default = { scale = "tiny" }' + BARE)
     assert main(["plan", path, "--store", str(tmp_path / "store")]) == 0
     assert "variants that lie over the configuration: scale tiny\n" in capsys.readouterr().out
 
@@ -188,16 +188,16 @@ def test_a_variant_is_laid_over_what_it_names_and_leaves_the_rest(plain):
         3,
         "digits",
     )
-    assert (ddn(full)["levels"], ddn(full)["steps"], ddn(full)["gamma"]) == (16, 20, 0.1)
-    assert (ddn(tiny)["levels"], ddn(tiny)["steps"], ddn(tiny)["gamma"]) == (256, 2, 0.1)
+    assert (ddn_params(full)["levels"], ddn_params(full)["steps"], ddn_params(full)["gamma"]) == (16, 20, 0.1)
+    assert (ddn_params(tiny)["levels"], ddn_params(tiny)["steps"], ddn_params(tiny)["gamma"]) == (256, 2, 0.1)
     assert [model.params for model in tiny.models] == [{"channels": [2]}]
 
 
 def test_what_was_asked_for_is_in_the_name(plain):
     assert sections.request(plain).name == "plain"
-    asked = sections.request(plain, {"protocol": "sound", "scale": "tiny"}, epochs=150)
-    assert asked.name == "plain.sound.tiny.150-epochs"
-    assert all(row.base.schedule.epochs == 150 for row in expand.defenses(asked.parts[0]))
+    request = sections.request(plain, {"protocol": "sound", "scale": "tiny"}, epochs=150)
+    assert request.name == "plain.sound.tiny.150-epochs"
+    assert all(row.base.schedule.epochs == 150 for row in expand.defenses(request.parts[0]))
 
 
 def test_a_preset_stands_beside_the_name_where_it_says_something(plain):
@@ -211,41 +211,41 @@ def test_a_preset_stands_beside_the_name_where_it_says_something(plain):
 def test_a_file_extends_another(plain, tmp_path):
     text = 'name = "more"\ndataset.n = 7\n[[attacks]]\nuse = "pgd"\n[variants.scale.tiny]\nseeds = [5]\n'
     (tmp_path / "more.toml").write_text(f'extends = "{plain}"\n{text}')
-    more = sections.load(str(tmp_path / "more.toml"), {"scale": "tiny"})
-    assert (more.dataset.n, more.dataset.name, more.seeds) == (3, "digits", [5])
-    assert [attack.use for attack in more.attacks] == ["pgd"]
+    extended = sections.load(str(tmp_path / "more.toml"), {"scale": "tiny"})
+    assert (extended.dataset.n, extended.dataset.name, extended.seeds) == (3, "digits", [5])
+    assert [attack.use for attack in extended.attacks] == ["pgd"]
 
 
 @pytest.mark.parametrize(
-    ("variants", "says"),
+    ("variants", "message"),
     [
         ({"scale": "tiney"}, "plain.toml: unknown scale 'tiney'; did you mean 'tiny'?"),
         ({"protocol": "x"}, "plain.toml: unknown protocol 'x'; there are: sound, tpap"),
         ({"size": "tiny"}, "plain.toml: unknown size 'tiny'; there is none; 'tiny' is a scale"),
     ],
 )
-def test_an_unknown_variant_gets_one_line(plain, variants, says):
+def test_an_unknown_variant_gets_one_line(plain, variants, message):
     with pytest.raises(UsageError) as caught:
         sections.load(plain, variants)
-    assert str(caught.value) == says
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("arguments", "message"),
     [
         (["plan", "paper-cifar10", "--scale", "huge"], "unknown scale 'huge'; there are: full, small, tiny"),
         (["run", "quick", "--protocol", "sound"], "quick.toml: unknown protocol 'sound'; there is none"),
         (["plan", "paper-cifar10", "--epochs", "-1"], "--epochs -1"),
     ],
 )
-def test_on_the_command_line_too(words, says, capsys):
-    assert main(words) == 2
-    said = capsys.readouterr().err
-    assert says in said and said.count("\n") == 1
+def test_on_the_command_line_too(arguments, message, capsys):
+    assert main(arguments) == 2
+    stderr = capsys.readouterr().err
+    assert message in stderr and stderr.count("\n") == 1
 
 
 def test_shared_settings_of_attacks_are_checked(plain, tmp_path):
-    for text, says in (
+    for text, message in (
         ("[attack.ddm]\nsteps = 3\n", "[attack.ddm]: unknown attack 'ddm'"),
         ("[attack]\nstepps = 3\n", "[attack]: unknown key 'stepps'; did you mean 'steps'?"),
         ("[attack.fgsm]\nsteps = 3\n", "steps"),
@@ -253,7 +253,7 @@ def test_shared_settings_of_attacks_are_checked(plain, tmp_path):
         (tmp_path / "t.toml").write_text(PLAIN.replace("[attack.ddn]\ngamma = 0.1\n", text))
         with pytest.raises(UsageError) as caught:
             expand.attacks(sections.load(str(tmp_path / "t.toml")))
-        assert says in str(caught.value) and "\n" not in str(caught.value)
+        assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_file_cannot_extend_itself(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Networks from a user's file and from libraries, and what is said where they cannot be had."""
+"""Networks from a user's file and from libraries, and the errors where they are not available."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ SHAPE = (3, 32, 32)
 
 
 @pytest.fixture
-def own(tmp_path):
+def own_file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
         "from torch import nn\n"
@@ -31,38 +31,38 @@ def own(tmp_path):
     return path
 
 
-def test_a_users_own_factory(own):
-    ref = network_ref(f"{own}:factory", {"hidden": 6})
+def test_a_users_own_factory(own_file):
+    ref = network_ref(f"{own_file}:factory", {"hidden": 6})
     assert ref.params == {"hidden": 6}
     net = build(ref, 5, SHAPE)
-    # Whole before it has seen an image: an optimiser can take it.
+    # Lazy layers are initialised before the first image, so an optimiser can take them.
     assert [tuple(parameter.shape) for parameter in net.parameters()] == [(6, 3 * 32 * 32), (6,), (5, 6), (5,)]
     assert net.training
     assert net(torch.rand(2, *SHAPE)).shape == (2, 5)
 
 
-def test_a_changed_file_is_another_network(own):
-    before = network_ref(f"{own}:factory", {}).code_sha
-    own.write_text(own.read_text() + "CHANGED = 1\n")
-    assert network_ref(f"{own}:factory", {}).code_sha != before
+def test_a_changed_file_is_another_network(own_file):
+    before = network_ref(f"{own_file}:factory", {}).code_sha
+    own_file.write_text(own_file.read_text() + "CHANGED = 1\n")
+    assert network_ref(f"{own_file}:factory", {}).code_sha != before
 
 
-def test_a_factory_that_returns_no_network(own):
+def test_a_factory_that_returns_no_network(own_file):
     with pytest.raises(UsageError, match="returned str, not a torch.nn.Module"):
-        build(network_ref(f"{own}:nothing", {}), 5, SHAPE)
+        build(network_ref(f"{own_file}:nothing", {}), 5, SHAPE)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("seven", "tells 7 classes apart, the images have 5"), ("maps", "returns no logits of shape")]
+    ("name", "message"), [("seven", "tells 7 classes apart, the images have 5"), ("maps", "returns no logits of shape")]
 )
-def test_a_factory_whose_network_gives_no_logit_for_each_class(own, name, said):
-    with pytest.raises(UsageError, match=said):
-        build(network_ref(f"{own}:{name}", {}), 5, SHAPE)
+def test_a_factory_whose_network_gives_no_logit_for_each_class(own_file, name, message):
+    with pytest.raises(UsageError, match=message):
+        build(network_ref(f"{own_file}:{name}", {}), 5, SHAPE)
 
 
-def test_a_factory_that_is_not_there(own):
+def test_a_factory_that_is_not_there(own_file):
     with pytest.raises(UsageError, match=r"mine\.py has no function factry$"):
-        network_ref(f"{own}:factry", {})
+        network_ref(f"{own_file}:factry", {})
 
 
 def test_torchvision_normalises_inside():
@@ -85,7 +85,7 @@ def test_timm_normalises_inside():
 
 
 @pytest.mark.parametrize(
-    ("arch", "params", "said"),
+    ("arch", "params", "message"),
     [
         ("resnet81", {}, "did you mean 'resnet18'"),
         ("torchvison:resnet18", {}, "did you mean 'torchvision'"),
@@ -96,14 +96,14 @@ def test_timm_normalises_inside():
         ("no/such/file.py:factory", {}, "no file"),
     ],
 )
-def test_a_wrong_name_is_told_before_anything_is_built(arch, params, said):
-    with pytest.raises(UsageError, match=said) as caught:
+def test_a_wrong_name_is_told_before_anything_is_built(arch, params, message):
+    with pytest.raises(UsageError, match=message) as caught:
         network_ref(arch, params)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("arch", "params", "shape", "said"),
+    ("arch", "params", "shape", "message"),
     [
         ("torchvision:resnet81", {}, SHAPE, "did you mean"),
         ("torchvision:resnet18", {"wdith": 3}, SHAPE, "wdith"),
@@ -112,8 +112,8 @@ def test_a_wrong_name_is_told_before_anything_is_built(arch, params, said):
         ("vgg16", {}, (3, 8, 8), "cannot take images of 3x8x8"),
     ],
 )
-def test_what_a_library_refuses_is_one_line(arch, params, shape, said):
-    with pytest.raises(UsageError, match=said) as caught:
+def test_what_a_library_refuses_is_one_line(arch, params, shape, message):
+    with pytest.raises(UsageError, match=message) as caught:
         build(network_ref(arch, params), 5, shape)
     assert "\n" not in str(caught.value)
 
@@ -163,16 +163,16 @@ def load_model(model_name, model_dir="./models", dataset=BenchmarkDataset.cifar_
 
 @pytest.fixture
 def robustbench(tmp_path, monkeypatch):
-    """A stand-in that pip knows; what it downloads comes from nowhere."""
+    """An installed stand-in package; its downloads need no network."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "robustbench"]:
         monkeypatch.delitem(sys.modules, name)
     for name, text in ROBUSTBENCH.items():
         path = tmp_path / "site" / "robustbench" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    known = tmp_path / "site" / "robustbench-1.1.1.dist-info" / "METADATA"
-    known.parent.mkdir()
-    known.write_text("Metadata-Version: 2.1\nName: robustbench\nVersion: 1.1.1\n")
+    metadata_path = tmp_path / "site" / "robustbench-1.1.1.dist-info" / "METADATA"
+    metadata_path.parent.mkdir()
+    metadata_path.write_text("Metadata-Version: 2.1\nName: robustbench\nVersion: 1.1.1\n")
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
@@ -184,16 +184,16 @@ def robustbench(tmp_path, monkeypatch):
 def test_robustbench_comes_with_its_weights_which_lie_in_the_cache(robustbench):
     net = build(network_ref("robustbench:Wong2020Fast", {}), 10, SHAPE)
     assert net.training
-    wanted = torch.full((1, 10), 0.01 * (3 * 32 * 32 + 1))
-    torch.testing.assert_close(net(torch.ones(1, *SHAPE)), wanted, rtol=1e-4, atol=0)
-    wanted = network_ref("robustbench:Rice2020Overfitting", {"dataset": "cifar100", "threat_model": "Linf"})
-    assert build(wanted, 100, SHAPE)[1].out_features == 100
+    expected = torch.full((1, 10), 0.01 * (3 * 32 * 32 + 1))
+    torch.testing.assert_close(net(torch.ones(1, *SHAPE)), expected, rtol=1e-4, atol=0)
+    ref = network_ref("robustbench:Rice2020Overfitting", {"dataset": "cifar100", "threat_model": "Linf"})
+    assert build(ref, 100, SHAPE)[1].out_features == 100
     assert {path.name for path in robustbench.iterdir()} == {"site", "cache"}
     assert len(list((robustbench / "cache" / "crossfire" / "robustbench").rglob("*.pt"))) == 2
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "shape", "said"),
+    ("name", "params", "shape", "message"),
     [
         ("Wong2020Fasst", {}, SHAPE, "did you mean 'Wong2020Fast'"),
         ("Rice2020Overfitting", {}, SHAPE, "cannot be had: KeyError: 'Rice2020Overfitting'"),
@@ -203,8 +203,8 @@ def test_robustbench_comes_with_its_weights_which_lie_in_the_cache(robustbench):
         ("Wong2020Fast", {}, (3, 64, 64), "shapes cannot be multiplied"),
     ],
 )
-def test_what_robustbench_refuses_is_one_line(robustbench, name, params, shape, said):
-    with pytest.raises(UsageError, match=said) as caught:
+def test_what_robustbench_refuses_is_one_line(robustbench, name, params, shape, message):
+    with pytest.raises(UsageError, match=message) as caught:
         build(network_ref(f"robustbench:{name}", params), 10, shape)
     assert "\n" not in str(caught.value)
 
@@ -236,16 +236,16 @@ def test_a_run_with_weights_as_they_are(robustbench):
     )
     store = robustbench / "store"
     assert main(["run", str(config), "--store", str(store), "--report", str(robustbench / "report")]) == 0
-    # The same weight everywhere: every class is as likely, and a tie is no right answer.
+    # All weights are equal, so all logits are; a tie is not a correct prediction.
     assert {r.names.attack: r.metrics.clean_accuracy for r in Store(store).results()} == {"clean": 0.0, "fgsm": 0.0}
 
 
 @pytest.mark.parametrize("library", ["timm", "robustbench"])
 def test_what_pip_does_not_know_is_not_installed(monkeypatch, library):
-    def unknown(name):
+    def package_not_found(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("importlib.metadata.version", unknown)
+    monkeypatch.setattr("importlib.metadata.version", package_not_found)
     with pytest.raises(UsageError, match=f"pip install {library}"):
         network_ref(f"{library}:anything", {})
 
@@ -255,5 +255,5 @@ def test_references_need_no_torch():
         "import sys; from bench.models.build import network_ref\n"
         "network_ref('torchvision:resnet18', {}); print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.strip() == "False"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert process.stdout.strip() == "False"
