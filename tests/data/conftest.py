@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-_GIVEN = os.environ.get("CROSSFIRE_DATA")
+_DATA_FOLDER = os.environ.get("CROSSFIRE_DATA")
 
 
 @pytest.fixture(autouse=True)
-def no_places(monkeypatch, tmp_path_factory):
-    """Every test has a cache of its own, no data folder by chance and no way out."""
+def isolated_environment(monkeypatch, tmp_path_factory):
+    """Give every test its own cache, no data folder and no network."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.delenv("CROSSFIRE_DATA", raising=False)
     monkeypatch.setenv("CROSSFIRE_OFFLINE", "1")
@@ -17,7 +17,7 @@ def no_places(monkeypatch, tmp_path_factory):
 @pytest.fixture
 def real():
     """The folder of real images: $CROSSFIRE_DATA, else data/ in a folder named shared beside the checkout."""
-    for folder in filter(None, (_GIVEN, Path(__file__).parents[3] / "shared" / "data")):
+    for folder in filter(None, (_DATA_FOLDER, Path(__file__).parents[3] / "shared" / "data")):
         if Path(folder).is_dir():
             return Path(folder)
     pytest.skip("no real images: set CROSSFIRE_DATA to a folder that holds them")

@@ -20,7 +20,7 @@ def tree(root, *classes, images=2, seed=0):
     return f"folder:{root}"
 
 
-def line_of(name, split="test", **options):
+def error_of(name, split="test", **options):
     with pytest.raises(UsageError) as caught:
         open_set(name, split, folder=None, **options)
     assert "\n" not in str(caught.value)
@@ -37,50 +37,50 @@ ONE_TO_TEN = tuple(map(str, range(1, 11)))
 
 def test_folders_named_by_numbers_are_in_the_order_of_numbers(tmp_path, caplog):
     name = tree(tmp_path, *ONE_TO_TEN)
-    ours, theirs = open_set(name, "test", folder=None), ImageFolder(tmp_path)
-    assert ours.class_names == ONE_TO_TEN
-    assert ours.labels.tolist() == [label for label in range(10) for _ in range(2)]
+    images, torchvision_images = open_set(name, "test", folder=None), ImageFolder(tmp_path)
+    assert images.class_names == ONE_TO_TEN
+    assert images.labels.tolist() == np.repeat(range(10), 2).tolist()
     for _ in range(2):
         open_set(name, "test", folder=None)
     assert caplog.text.count("in the order 1, 2, 3, ..., 10, not in torchvision's, 1, 10, 2, ..., 9") == 1
     assert 'classes = ["1", "10", "2", "3", "4", "5", "6", "7", "8", "9"] under [dataset]' in caplog.text
     caplog.clear()
-    as_theirs = open_set(name, "test", folder=None, classes=tuple(theirs.classes))
-    assert list(as_theirs.class_names) == theirs.classes
-    labelled = {(np.asarray(image).transpose(2, 0, 1).tobytes(), label) for image, label in theirs}
-    assert {(x.tobytes(), y) for x, y in zip(as_theirs.images, as_theirs.labels, strict=True)} == labelled
+    reordered = open_set(name, "test", folder=None, classes=tuple(torchvision_images.classes))
+    assert list(reordered.class_names) == torchvision_images.classes
+    labelled = {(np.asarray(image).transpose(2, 0, 1).tobytes(), label) for image, label in torchvision_images}
+    assert {(x.tobytes(), y) for x, y in zip(reordered.images, reordered.labels, strict=True)} == labelled
     assert "order" not in caplog.text
-    assert by_name(as_theirs) == by_name(ours) and as_theirs.sha != ours.sha
+    assert by_name(reordered) == by_name(images) and reordered.sha != images.sha
 
 
 @pytest.mark.parametrize(
     "names", [("0", "1", "9"), ("01", "02", "10"), ("class1", "class10", "class2"), ("1", "10", "b")]
 )
 def test_any_other_names_are_in_torchvisions_order_without_a_word(tmp_path, caplog, names):
-    ours = open_set(tree(tmp_path, *names), "test", folder=None)
-    assert list(ours.class_names) == ImageFolder(tmp_path).classes and "order" not in caplog.text
+    images = open_set(tree(tmp_path, *names), "test", folder=None)
+    assert list(images.class_names) == ImageFolder(tmp_path).classes and "order" not in caplog.text
 
 
 def test_the_user_orders_the_classes(tmp_path):
     name = tree(tmp_path, "ant", "bee", "cow")
     usual = open_set(name, "test", folder=None)
-    ours = open_set(name, "test", folder=None, classes=("cow", "ant", "bee"))
-    assert ours.labels.tolist() == [1, 1, 2, 2, 0, 0] and by_name(ours) == by_name(usual)
-    ref = data_ref(ours)
-    assert open_ref(ref, folder=None).labels.tolist() == ours.labels.tolist()
-    assert len(rows_of(ours, ref)) == 6 and ref.data_sha != data_ref(usual).data_sha
+    images = open_set(name, "test", folder=None, classes=("cow", "ant", "bee"))
+    assert images.labels.tolist() == [1, 1, 2, 2, 0, 0] and by_name(images) == by_name(usual)
+    ref = data_ref(images)
+    assert open_ref(ref, folder=None).labels.tolist() == images.labels.tolist()
+    assert len(rows_of(images, ref)) == 6 and ref.data_sha != data_ref(usual).data_sha
     named = open_set(name, "test", folder=None, classes=("ant", "bee", "cow"))
     assert named.sha == usual.sha and identity(data_ref(named)) == identity(data_ref(usual))
-    assert "classes = [...] leaves out cow; the set has ant, bee, cow" in line_of(name, classes=("ant", "bee"))
-    assert "classes = [...] names dog; the set" in line_of(name, classes=("ant", "bee", "cow", "dog"))
+    assert "classes = [...] leaves out cow; the set has ant, bee, cow" in error_of(name, classes=("ant", "bee"))
+    assert "classes = [...] names dog; the set" in error_of(name, classes=("ant", "bee", "cow", "dog"))
 
 
 def test_the_same_images_elsewhere_are_the_same_data(tmp_path):
     refs = []
-    for place in (tmp_path / "here", tmp_path / "far" / "away"):
-        tree(place / "train", "ant", "bee", images=3, seed=7)
+    for folder in (tmp_path / "here", tmp_path / "far" / "away"):
+        tree(folder / "train", "ant", "bee", images=3, seed=7)
         refs.append(
-            data_ref(open_set(tree(place / "test", "ant", "bee").removesuffix("/test"), "test", folder=None), 2)
+            data_ref(open_set(tree(folder / "test", "ant", "bee").removesuffix("/test"), "test", folder=None), 2)
         )
     assert refs[0].name != refs[1].name
     assert refs[0].model_copy(update={"name": ""}) == refs[1].model_copy(update={"name": ""})
@@ -88,28 +88,30 @@ def test_the_same_images_elsewhere_are_the_same_data(tmp_path):
 
 def test_images_one_folder_too_deep_are_refused(tmp_path):
     tree(tmp_path / "a" / "images", "ant", "bee")
-    line = line_of(f"folder:{tmp_path / 'a'}")
+    line = error_of(f"folder:{tmp_path / 'a'}")
     assert "all images lie in one class folder" in line and "<split>/<class>/" in line
     assert f"did you mean folder:{tmp_path / 'a' / 'images'}, which holds ant, bee?" in line
     tree(tmp_path / "b" / "photos" / "train", "ant", "bee")
-    assert f"did you mean folder:{tmp_path / 'b' / 'photos'}, which holds train?" in line_of(f"folder:{tmp_path / 'b'}")
+    assert f"did you mean folder:{tmp_path / 'b' / 'photos'}, which holds train?" in error_of(
+        f"folder:{tmp_path / 'b'}"
+    )
     tree(tmp_path / "c" / "test", "all")
-    assert f"in one class folder, {tmp_path / 'c' / 'test' / 'all'}; " in line_of(f"folder:{tmp_path / 'c'}")
+    assert f"in one class folder, {tmp_path / 'c' / 'test' / 'all'}; " in error_of(f"folder:{tmp_path / 'c'}")
     for split in ("train", "test"):
         tree(tmp_path / "d" / split / "images", "ant", "bee")
-    assert "in one class folder, " in line_of(f"folder:{tmp_path / 'd'}", "train")
+    assert "in one class folder, " in error_of(f"folder:{tmp_path / 'd'}", "train")
     for part in ("session1", "session2"):
         tree(tmp_path / "e" / part, "ant", "bee")
-    assert "each of session1, session2 holds the same folders, ant, bee" in line_of(f"folder:{tmp_path / 'e'}")
-    kept = open_set(f"folder:{tmp_path / 'e'}", "test", folder=None, classes=("session1", "session2"))
-    assert kept.labels.tolist() == [0] * 4 + [1] * 4
+    assert "each of session1, session2 holds the same folders, ant, bee" in error_of(f"folder:{tmp_path / 'e'}")
+    images = open_set(f"folder:{tmp_path / 'e'}", "test", folder=None, classes=("session1", "session2"))
+    assert images.labels.tolist() == [0] * 4 + [1] * 4
 
 
 def test_splits_whose_classes_do_not_agree_are_refused(tmp_path):
     tree(tmp_path / "train", "ant", "bee")
     name = tree(tmp_path / "test", "all").removesuffix("/test")
     for split in ("train", "test"):
-        assert "test has all, which" in line_of(name, split)
+        assert "test has all, which" in error_of(name, split)
     assert open_set(name, "test", folder=None, classes=("ant", "bee", "all")).labels.tolist() == [2, 2]
 
 
@@ -118,13 +120,13 @@ def test_folders_without_an_image_are_no_classes(tmp_path):
     name = tree(tmp_path / "test", "ant", "bee").removesuffix("/test")
     assert set(open_set(name, "test", folder=None).class_names) == {"ant", "bee", "cow"}
     (tmp_path / "train" / "annotations").mkdir()
-    assert "no image in annotations/" in line_of(name)
-    kept = open_set(name, "test", folder=None, classes=("ant", "annotations", "bee", "cow"))
-    assert kept.labels.tolist() == [0, 0, 2, 2]
+    assert "no image in annotations/" in error_of(name)
+    images = open_set(name, "test", folder=None, classes=("ant", "annotations", "bee", "cow"))
+    assert images.labels.tolist() == [0, 0, 2, 2]
 
 
 def test_split_folders_without_class_folders_are_no_classes(tmp_path):
-    assert "test/, train/ hold images, not class folders" in line_of(tree(tmp_path, "train", "test"))
+    assert "test/, train/ hold images, not class folders" in error_of(tree(tmp_path, "train", "test"))
     # A train may well be a class.
     assert open_set(tree(tmp_path / "b", "train", "plane"), "test", folder=None).class_names == ("plane", "train")
 
@@ -136,15 +138,18 @@ def test_splits_may_be_written_otherwise(tmp_path, train, test):
     tree(tmp_path / train, "ant", "bee", images=3)
     name = tree(tmp_path / test, "ant", "bee", seed=50).removesuffix(f"/{test}")
     for split, folder in (("train", train), ("test", test)):
-        ours, theirs = open_set(name, split, folder=None), ImageFolder(tmp_path / folder)
-        assert ours.labels.tolist() == theirs.targets and list(ours.class_names) == theirs.classes
-        assert np.array_equal(ours.images[0].transpose(1, 2, 0), np.asarray(theirs[0][0]))
+        images, torchvision_images = open_set(name, split, folder=None), ImageFolder(tmp_path / folder)
+        assert (
+            images.labels.tolist() == torchvision_images.targets
+            and list(images.class_names) == torchvision_images.classes
+        )
+        assert np.array_equal(images.images[0].transpose(1, 2, 0), np.asarray(torchvision_images[0][0]))
 
 
 def test_two_folders_that_could_be_one_split_are_refused(tmp_path):
     tree(tmp_path / "train", "ant", "bee")
     name = tree(tmp_path / "Training", "ant", "bee").removesuffix("/Training")
-    assert "Training/, train/ could all be the train split" in line_of(name, "train")
+    assert "Training/, train/ could all be the train split" in error_of(name, "train")
 
 
 @pytest.mark.parametrize("name", ["Test.parquet", "TEST-00000-of-00001.parquet", "VALID.parquet"])
@@ -184,11 +189,11 @@ def test_labels_from_zero_are_classes_as_they_are(tmp_path, caplog):
 @pytest.mark.parametrize("labels", [[0, 2, 3], [2, 3, 4], [7, 500, 12], [-1, 0, 1]])
 def test_labels_with_gaps_are_refused_until_the_classes_are_named(tmp_path, labels):
     name = table(tmp_path, labels)
-    assert "without names and not 0 to K-1 without a gap; if these are the classes, give classes" in line_of(name)
+    assert "without names and not 0 to K-1 without a gap; if these are the classes, give classes" in error_of(name)
     order = tuple(map(str, sorted(labels, reverse=True)))
     images = open_set(name, "test", folder=None, classes=order)
     assert [images.class_names[label] for label in images.labels] == [str(label) for label in labels]
-    assert "leaves out" in line_of(name, classes=order[1:])
+    assert "leaves out" in error_of(name, classes=order[1:])
 
 
 def test_labels_that_are_texts(tmp_path, caplog):
@@ -204,20 +209,22 @@ def test_labels_that_are_texts(tmp_path, caplog):
     assert open_set(table(tmp_path / "d", ["2", "10", "1"]), "test", folder=None).labels.tolist() == [1, 2, 0]
     assert "in the order 1, 2, 10, not 1, 10, 2" in caplog.text
     write_parquet(tmp_path / "a" / "train.parquet", [encode(noise(0))], [0])
-    assert "its labels are numbers, unlike those of" in line_of(f"parquet:{tmp_path / 'a'}").replace("texts", "numbers")
+    assert "its labels are numbers, unlike those of" in error_of(f"parquet:{tmp_path / 'a'}").replace(
+        "texts", "numbers"
+    )
 
 
 def test_names_in_a_table_are_ordered_by_the_user(tmp_path):
     name = table(tmp_path, [0, 2, 1], names=["ant", "bee", "cow"])
     images = open_set(name, "test", folder=None, classes=("cow", "bee", "ant"))
     assert images.labels.tolist() == [2, 0, 1] and images.class_names == ("cow", "bee", "ant")
-    assert "names dog" in line_of(name, classes=("ant", "bee", "cow", "dog"))
+    assert "names dog" in error_of(name, classes=("ant", "bee", "cow", "dog"))
 
 
 def test_a_table_of_one_class_and_one_with_a_class_that_was_not_trained_are_refused(tmp_path):
-    assert "all images are of one class, 0; two are needed" in line_of(table(tmp_path / "a", [0, 0]))
+    assert "all images are of one class, 0; two are needed" in error_of(table(tmp_path / "a", [0, 0]))
     write_parquet(tmp_path / "b" / "train.parquet", [encode(noise(i)) for i in range(2)], [0, 1])
-    assert "test has the labels 2, train has not" in line_of(table(tmp_path / "b", [0, 2]))
+    assert "test has the labels 2, train has not" in error_of(table(tmp_path / "b", [0, 2]))
 
 
 def test_a_named_set_has_the_classes_that_it_has_by_definition(tmp_path):

@@ -40,42 +40,42 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def written(tmp_path, name, dataset="", methods=METHODS):
+def write_config(tmp_path, name, dataset="", methods=METHODS):
     path = tmp_path / "my.toml"
     path.write_text(f'schema = 1\nname = "my"\n[dataset]\nname = "{name}"\n{dataset}\n{methods}')
     return path
 
 
-def planned(tmp_path, name, dataset=""):
-    return make(load(str(written(tmp_path, name, dataset)))).plan.cells[0].cell
+def planned_cell(tmp_path, name, dataset=""):
+    return make(load(str(write_config(tmp_path, name, dataset)))).plan.cells[0].cell
 
 
-def labels(ref):
+def class_counts(ref):
     images = open_ref(ref, folder=None)
     return np.bincount(images.labels[rows_of(images, ref)], minlength=len(images.class_names)).tolist()
 
 
 @pytest.mark.parametrize("kind", ["folder", "parquet"])
 def test_part_of_an_own_set_is_of_every_class_by_default(tmp_path, photos, kind):
-    place = photos
+    folder = photos
     if kind == "parquet":
-        place = tmp_path / "tables"
+        folder = tmp_path / "tables"
         for split in ("train", "test"):
             images = open_set(f"folder:{photos}", split, folder=None)
             files = [encode(np.ascontiguousarray(x.transpose(1, 2, 0))) for x in images.images]
-            write_parquet(place / f"{split}.parquet", files, images.labels.tolist())
-    cell = planned(tmp_path, f"{kind}:{place}", "n = 20\ntrain_n = 40")
-    assert labels(cell.data) == [2] * 10 and labels(cell.model.weights.data) == [4] * 10
+            write_parquet(folder / f"{split}.parquet", files, images.labels.tolist())
+    cell = planned_cell(tmp_path, f"{kind}:{folder}", "n = 20\ntrain_n = 40")
+    assert class_counts(cell.data) == [2] * 10 and class_counts(cell.model.weights.data) == [4] * 10
     assert (cell.data.subset, cell.data.classes_present) == ("stratified", None)
-    again = planned(tmp_path, f"{kind}:{place}", 'n = 20\ntrain_n = 40\nsubset = "stratified"')
+    again = planned_cell(tmp_path, f"{kind}:{folder}", 'n = 20\ntrain_n = 40\nsubset = "stratified"')
     assert again.data == cell.data and again.model == cell.model
-    first = planned(tmp_path, f"{kind}:{place}", 'n = 20\ntrain_n = 40\nsubset = "first"')
-    assert labels(first.data) == [3] * 6 + [2] + [0] * 3 and first.data.classes_present == 7
-    assert labels(first.model.weights.data) == [9] * 4 + [4] + [0] * 5
+    first = planned_cell(tmp_path, f"{kind}:{folder}", 'n = 20\ntrain_n = 40\nsubset = "first"')
+    assert class_counts(first.data) == [3] * 6 + [2] + [0] * 3 and first.data.classes_present == 7
+    assert class_counts(first.model.weights.data) == [9] * 4 + [4] + [0] * 5
 
 
 def test_a_named_set_in_mixed_order_keeps_its_first_and_a_sorted_one_is_stratified(tmp_path):
-    digits = planned(tmp_path, "digits", "n = 30\ntrain_n = 50")
+    digits = planned_cell(tmp_path, "digits", "n = 30\ntrain_n = 50")
     images = open_set("digits", "test", folder=None)
     assert digits.data.subset == "first" and rows_of(images, digits.data).tolist() == list(range(30))
     for number, split in enumerate(("train", "test")):
@@ -84,7 +84,7 @@ def test_a_named_set_in_mixed_order_keeps_its_first_and_a_sorted_one_is_stratifi
             folder.mkdir(parents=True)
             for index in range(4):
                 (folder / f"{index}.png").write_bytes(encode(noise(1000 * number + 10 * label + index)))
-    config = load(str(written(tmp_path, "svhn", "n = 10\ntrain_n = 20")))
+    config = load(str(write_config(tmp_path, "svhn", "n = 10\ntrain_n = 20")))
     cell = make(config, data_folder=tmp_path).plan.cells[0].cell
     assert cell.data.subset == cell.model.weights.data.subset == "stratified"
     sorted_set = open_set("svhn", "test", folder=tmp_path)
@@ -93,8 +93,8 @@ def test_a_named_set_in_mixed_order_keeps_its_first_and_a_sorted_one_is_stratifi
 
 def test_the_configuration_orders_classes_and_chooses_channels(tmp_path, photos):
     order = [f"class{label}" for label in reversed(range(10))]
-    cell = planned(tmp_path, f"folder:{photos}", f"classes = {order}\nchannels = 1")
-    usual = planned(tmp_path, f"folder:{photos}")
+    cell = planned_cell(tmp_path, f"folder:{photos}", f"classes = {order}\nchannels = 1")
+    usual = planned_cell(tmp_path, f"folder:{photos}")
     assert cell.data.image_shape == (1, 8, 8) and usual.data.image_shape == (3, 8, 8)
     assert open_ref(cell.data, folder=None).class_names == tuple(order)
     assert open_ref(cell.model.weights.data, folder=None).class_names == tuple(order)
@@ -113,7 +113,7 @@ def test_the_configuration_orders_classes_and_chooses_channels(tmp_path, photos)
 )
 def test_a_key_or_value_that_is_none_is_one_line(tmp_path, line, message):
     with pytest.raises(UsageError, match=message) as caught:
-        load(str(written(tmp_path, "digits", line)))
+        load(str(write_config(tmp_path, "digits", line)))
     assert "\n" not in str(caught.value)
 
 
@@ -121,14 +121,14 @@ def test_classes_may_be_written_as_numbers(tmp_path):
     for label in (1, 2, 10):
         (tmp_path / "tree" / str(label)).mkdir(parents=True)
         (tmp_path / "tree" / str(label) / "0.png").write_bytes(encode(noise(label)))
-    config = load(str(written(tmp_path, f"folder:{tmp_path / 'tree'}", "classes = [10, 1, 2]")))
+    config = load(str(write_config(tmp_path, f"folder:{tmp_path / 'tree'}", "classes = [10, 1, 2]")))
     assert config.dataset.classes == ("10", "1", "2")
 
 
 def run(tmp_path, name, dataset, *more):
     store = tmp_path / "store"
-    words = ["run", str(written(tmp_path, name, dataset)), "--store", str(store), "--device", "cpu"]
-    return main([*words, "--report", str(tmp_path / "report"), *more]), store
+    arguments = ["run", str(write_config(tmp_path, name, dataset)), "--store", str(store), "--device", "cpu"]
+    return main([*arguments, "--report", str(tmp_path / "report"), *more]), store
 
 
 def test_tables_say_which_classes_are_missing(tmp_path, photos, capsys):
@@ -138,22 +138,22 @@ def test_tables_say_which_classes_are_missing(tmp_path, photos, capsys):
     for kind in ("md", "csv", "tex"):
         capsys.readouterr()
         assert main(["leaderboard", "--store", str(store), "--format", kind]) == 0
-        said = capsys.readouterr().out
-        assert "the 10 test images are of 4 of 10 classes" in said
-        assert "the 20 training images are of 3 of 10 classes" in said
+        output = capsys.readouterr().out
+        assert "the 10 test images are of 4 of 10 classes" in output
+        assert "the 20 training images are of 3 of 10 classes" in output
     assert "4 of 10 classes" in (tmp_path / "report" / "index.html").read_text()
     assert {result.cell.data.classes_present for result in Store(store).results()} == {4}
     assert run(tmp_path, f"folder:{photos}", "n = 10")[0] == 0
-    whole = {r.cell.data.indices_sha: r.cell.data.classes_present for r in Store(store).results()}
-    assert sorted(whole.values(), key=str) == [4, None]
+    classes_present = {r.cell.data.indices_sha: r.cell.data.classes_present for r in Store(store).results()}
+    assert sorted(classes_present.values(), key=str) == [4, None]
 
 
 def test_verify_finds_images_that_were_altered_in_the_cache(tmp_path, photos, caplog, capsys):
     assert run(tmp_path, f"folder:{photos}", "n = 10")[0] == 0
-    wanted = open_set(f"folder:{photos}", "test", folder=None)
-    pixels = np.array(wanted.images)
+    original = open_set(f"folder:{photos}", "test", folder=None)
+    pixels = np.array(original.images)
     folders = (memo.cache_folder() / "decoded").iterdir()
-    (entry,) = (folder for folder in folders if memo.recall(folder / "about.json")["sha"] == wanted.sha)
+    (entry,) = (folder for folder in folders if memo.recall(folder / "about.json")["sha"] == original.sha)
     altered = np.load(entry / "images.npy", mmap_mode="r+")
     altered[:] = 255 - pixels
     altered.flush()

@@ -7,6 +7,7 @@ import shutil
 import socket
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from bench.types import UsageError
 from tests.data.image_files import encode, noise, write_parquet
 
 
-def make(folder, count=3, seed=0):
+def write_set(folder, count=3, seed=0):
     path = folder / "test.parquet"
     write_parquet(path, [encode(noise(seed + i)) for i in range(count)], [0] * count, names=["a", "b"])
     # As old as any file that a user has.
@@ -33,23 +34,23 @@ def calls(monkeypatch):
     counts = {"decode": 0, "_hash": 0}
     homes = {"decode": cache, "_hash": memo}
     for name in counts:
-        whole = getattr(homes[name], name)
+        original = getattr(homes[name], name)
 
-        def counted(*args, _name=name, _whole=whole, **kwargs):
+        def counted(*args, _name=name, _original=original, **kwargs):
             counts[_name] += 1
-            return _whole(*args, **kwargs)
+            return _original(*args, **kwargs)
 
         monkeypatch.setattr(homes[name], name, counted)
     return counts
 
 
-def entries():
+def cache_entries():
     folder = memo.cache_folder() / "decoded"
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 def test_the_second_time_nothing_is_decoded_or_hashed(tmp_path, calls):
-    name = make(tmp_path)
+    name = write_set(tmp_path)
     first = open_set(name, "test", folder=None)
     assert calls == {"decode": 3, "_hash": 1}
     second = open_set(name, "test", folder=None)
@@ -59,7 +60,7 @@ def test_the_second_time_nothing_is_decoded_or_hashed(tmp_path, calls):
 
 
 def test_a_touched_file_is_hashed_again_but_not_decoded(tmp_path, calls):
-    name = make(tmp_path)
+    name = write_set(tmp_path)
     open_set(name, "test", folder=None)
     os.utime(tmp_path / "test.parquet", (1_000_000, 1_000_000))
     open_set(name, "test", folder=None)
@@ -67,13 +68,13 @@ def test_a_touched_file_is_hashed_again_but_not_decoded(tmp_path, calls):
 
 
 def test_a_file_changed_within_a_tick_of_the_clock_is_noticed(tmp_path):
-    name = make(tmp_path)
+    name = write_set(tmp_path)
     stamp = time.time_ns()
     os.utime(tmp_path / "test.parquet", ns=(stamp, stamp))
     first = open_set(name, "test", folder=None)
     size = (tmp_path / "test.parquet").stat().st_size
     for seed in range(1, 200):
-        make(tmp_path, seed=seed)
+        write_set(tmp_path, seed=seed)
         if (tmp_path / "test.parquet").stat().st_size == size:
             break
     os.utime(tmp_path / "test.parquet", ns=(stamp, stamp))
@@ -81,14 +82,14 @@ def test_a_file_changed_within_a_tick_of_the_clock_is_noticed(tmp_path):
 
 
 def test_every_size_and_interpolation_is_kept_apart():
-    found = [
-        open_set("digits", "test", folder=None, image_size=size, interpolation=how).images
-        for size in ((16, 16), (12, 12))
-        for how in ("nearest", "bilinear")
-        for _ in range(2)
-    ]
-    assert all(np.array_equal(*found[i : i + 2]) for i in (0, 2, 4, 6))
-    assert not np.array_equal(found[0], found[2]) and not np.array_equal(found[4], found[6])
+    def open_digits(side, interpolation):
+        return open_set("digits", "test", folder=None, image_size=(side, side), interpolation=interpolation).images
+
+    for side in (16, 12):
+        nearest, bilinear = open_digits(side, "nearest"), open_digits(side, "bilinear")
+        assert np.array_equal(open_digits(side, "nearest"), nearest)
+        assert np.array_equal(open_digits(side, "bilinear"), bilinear)
+        assert not np.array_equal(nearest, bilinear)
 
 
 def test_a_source_that_announces_other_rows_than_it_has_is_not_kept(tmp_path):
@@ -99,15 +100,15 @@ def test_a_source_that_announces_other_rows_than_it_has_is_not_kept(tmp_path):
 
 
 def test_a_moved_set_is_the_same_set(tmp_path, calls):
-    open_set(make(tmp_path / "here"), "test", folder=None)
-    open_set(make(tmp_path / "there"), "test", folder=None)
-    assert calls["decode"] == 3 and len(entries()) == 1
+    open_set(write_set(tmp_path / "here"), "test", folder=None)
+    open_set(write_set(tmp_path / "there"), "test", folder=None)
+    assert calls["decode"] == 3 and len(cache_entries()) == 1
 
 
 def test_an_entry_cut_short_is_made_again(tmp_path):
-    name = make(tmp_path)
+    name = write_set(tmp_path)
     first = np.array(open_set(name, "test", folder=None).images)
-    (entry,) = entries()
+    (entry,) = cache_entries()
     for file, size in (("images.npy", 500), ("labels.npy", 0), ("about.json", 4)):
         path = memo.cache_folder() / "decoded" / entry / file
         with path.open("r+b") as handle:
@@ -115,115 +116,118 @@ def test_an_entry_cut_short_is_made_again(tmp_path):
         assert np.array_equal(open_set(name, "test", folder=None).images, first)
 
 
+class CachedSet(NamedTuple):
+    """A set in the cache; ``folder`` is that of its cache entry."""
+
+    name: str
+    pixels: np.ndarray
+    labels: np.ndarray
+    sha: str
+    folder: Path
+
+
 @pytest.fixture
-def kept(tmp_path):
-    """Images in the cache: their name, their pixels and labels, and the folder of the entry."""
-    images = open_set(make(tmp_path), "test", folder=None)
-    (entry,) = entries()
+def cached_set(tmp_path):
+    images = open_set(write_set(tmp_path), "test", folder=None)
+    (entry,) = cache_entries()
     folder = memo.cache_folder() / "decoded" / entry
-    return images.name, np.array(images.images), np.array(images.labels), images.sha, folder
+    return CachedSet(images.name, np.array(images.images), np.array(images.labels), images.sha, folder)
 
 
-def flip(path, place, *, secretly):
-    """Change one bit of a file; ``secretly``, with the time of its last change as before."""
+def flip(path, offset, *, keep_times):
+    """Change one bit of a file; ``keep_times`` sets its time of change back."""
     before = path.stat()
     data = bytearray(path.read_bytes())
-    data[place] ^= 1
+    data[offset] ^= 1
     path.write_bytes(data)
-    if secretly:
+    if keep_times:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 @pytest.mark.parametrize("file", ["images.npy", "labels.npy", "about.json"])
-@pytest.mark.parametrize(("part", "secretly"), [("head", False), ("middle", False), ("middle", True), ("end", True)])
-def test_a_flipped_bit_is_said_and_the_images_are_decoded_again(kept, caplog, file, part, secretly):
-    name, pixels, labels, sha, folder = kept
-    size = (folder / file).stat().st_size
-    # Of an array's head, every fifth byte: it may still be read, as another shape or type.
-    places = {"head": range(0, min(size, 120), 5), "middle": [size // 2], "end": [size - 1]}[part]
-    for place in places:
+@pytest.mark.parametrize(("part", "keep_times"), [("head", False), ("middle", False), ("middle", True), ("end", True)])
+def test_a_flipped_bit_is_said_and_the_images_are_decoded_again(cached_set, caplog, file, part, keep_times):
+    size = (cached_set.folder / file).stat().st_size
+    # Every fifth byte of an array's header: the array may still load, with another shape or type.
+    offsets = {"head": range(0, min(size, 120), 5), "middle": [size // 2], "end": [size - 1]}[part]
+    for offset in offsets:
         caplog.clear()
-        flip(folder / file, place, secretly=secretly)
-        found = open_set(name, "test", folder=None)
-        assert np.array_equal(found.images, pixels) and np.array_equal(found.labels, labels) and found.sha == sha
-        assert len(caplog.records) == 1, place
-        assert f"{folder} does not count: " in caplog.text and "decoded again" in caplog.text
-    assert len(entries()) == 1
+        flip(cached_set.folder / file, offset, keep_times=keep_times)
+        reopened = open_set(cached_set.name, "test", folder=None)
+        assert np.array_equal(reopened.images, cached_set.pixels)
+        assert np.array_equal(reopened.labels, cached_set.labels) and reopened.sha == cached_set.sha
+        assert len(caplog.records) == 1, offset
+        assert f"{cached_set.folder} does not count: " in caplog.text and "decoded again" in caplog.text
+    assert len(cache_entries()) == 1
 
 
-def test_inverted_images_are_noticed_though_every_time_is_set_back(kept, caplog, monkeypatch):
-    name, pixels, labels, _, folder = kept
-    inverted = np.load(folder / "images.npy", mmap_mode="r+")
-    inverted[:] = 255 - pixels
+def test_inverted_images_are_noticed_though_every_time_is_set_back(cached_set, caplog, monkeypatch):
+    inverted = np.load(cached_set.folder / "images.npy", mmap_mode="r+")
+    inverted[:] = 255 - cached_set.pixels
     inverted.flush()
     del inverted
-    about = memo.recall(folder / "about.json")
-    # Whoever can set back the time of the last status change can seal it anew as well.
-    memo.keep(folder / "about.json", {**about, "stamps": cache._stamps(folder)})
-    assert not np.array_equal(open_set(name, "test", folder=None).images, pixels)
-    found = open_set(name, "test", folder=None, thorough=True)
-    assert np.array_equal(found.images, pixels) and np.array_equal(found.labels, labels)
+    about = memo.recall(cached_set.folder / "about.json")
+    # A program that can set back the time of the last status change can also renew the stamps.
+    memo.keep(cached_set.folder / "about.json", {**about, "stamps": cache._stamps(cached_set.folder)})
+    assert not np.array_equal(open_set(cached_set.name, "test", folder=None).images, cached_set.pixels)
+    reopened = open_set(cached_set.name, "test", folder=None, thorough=True)
+    assert np.array_equal(reopened.images, cached_set.pixels) and np.array_equal(reopened.labels, cached_set.labels)
     assert "its times say nothing of it, so results may stand on it: run --verify 100% tells" in caplog.text
-    assert np.array_equal(open_set(name, "test", folder=None).images, pixels)
+    assert np.array_equal(open_set(cached_set.name, "test", folder=None).images, cached_set.pixels)
 
 
-def test_a_copied_cache_is_hashed_once_and_not_decoded(kept, calls, monkeypatch, tmp_path):
-    name, pixels, _, _, _ = kept
+def test_a_copied_cache_is_hashed_once_and_not_decoded(cached_set, calls, monkeypatch, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(memo.cache_folder().parent, copy)
     monkeypatch.setenv("XDG_CACHE_HOME", str(copy))
     hashed = []
-    whole = cache._content
-    monkeypatch.setattr(cache, "_content", lambda *arrays: hashed.append(1) or whole(*arrays))
+    original = cache._content
+    monkeypatch.setattr(cache, "_content", lambda *arrays: hashed.append(1) or original(*arrays))
     for _ in range(3):
-        assert np.array_equal(open_set(name, "test", folder=None).images, pixels)
+        assert np.array_equal(open_set(cached_set.name, "test", folder=None).images, cached_set.pixels)
     assert calls["decode"] == 0 and len(hashed) == 1
 
 
-def test_a_file_that_is_gone_is_made_again(kept, caplog):
-    name, pixels, _, _, folder = kept
+def test_a_file_that_is_gone_is_made_again(cached_set, caplog):
     for file in ("images.npy", "labels.npy", "about.json"):
-        (folder / file).unlink()
-        assert np.array_equal(open_set(name, "test", folder=None).images, pixels)
+        (cached_set.folder / file).unlink()
+        assert np.array_equal(open_set(cached_set.name, "test", folder=None).images, cached_set.pixels)
     assert caplog.text.count("a file is missing") == 3
 
 
-def test_several_processes_may_find_an_entry_damaged_at_once(kept):
-    name, pixels, _, sha, folder = kept
-    flip(folder / "images.npy", 200, secretly=False)
+def test_several_processes_may_find_an_entry_damaged_at_once(cached_set):
+    flip(cached_set.folder / "images.npy", 200, keep_times=False)
     context = multiprocessing.get_context("fork")
     barrier, queue = context.Barrier(4), context.Queue()
-    processes = [context.Process(target=_open, args=(name, barrier, queue)) for _ in range(4)]
+    processes = [context.Process(target=_open, args=(cached_set.name, barrier, queue)) for _ in range(4)]
     for process in processes:
         process.start()
     answers = {queue.get(timeout=60) for _ in processes}
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    assert answers == {(sha, int(pixels.astype(np.int64).sum()))}
+    assert answers == {(cached_set.sha, int(cached_set.pixels.astype(np.int64).sum()))}
 
 
-def test_a_damaged_memory_of_hashes_does_not_count(kept, calls):
-    name, _, _, sha, _ = kept
+def test_a_damaged_memory_of_hashes_does_not_count(cached_set, calls):
     (file,) = (memo.cache_folder() / "hashes").iterdir()
     text = file.read_text()
-    place = text.index('"hashes":["') + len('"hashes":["')
-    file.write_text(text[:place] + ("0" if text[place] != "0" else "1") + text[place + 1 :])
-    assert open_set(name, "test", folder=None).sha == sha and calls == {"decode": 0, "_hash": 1}
+    offset = text.index('"hashes":["') + len('"hashes":["')
+    file.write_text(text[:offset] + ("0" if text[offset] != "0" else "1") + text[offset + 1 :])
+    assert open_set(cached_set.name, "test", folder=None).sha == cached_set.sha and calls == {"decode": 0, "_hash": 1}
 
 
-def test_thorough_reads_the_files_again(kept, calls, caplog, tmp_path):
-    name, _, _, sha, _ = kept
-    assert open_set(name, "test", folder=None, thorough=True).sha == sha
+def test_thorough_reads_the_files_again(cached_set, calls, caplog, tmp_path):
+    assert open_set(cached_set.name, "test", folder=None, thorough=True).sha == cached_set.sha
     assert calls == {"decode": 0, "_hash": 1} and not caplog.records
     (file,) = (memo.cache_folder() / "hashes").iterdir()
     memo.keep(file, {"hashes": ["0" * 64]})
-    assert open_set(name, "test", folder=None, thorough=True).sha == sha
+    assert open_set(cached_set.name, "test", folder=None, thorough=True).sha == cached_set.sha
     assert "holds other bytes than before, though its size and times are the same" in caplog.text
 
 
 def test_a_death_while_writing_leaves_nothing_that_is_read(tmp_path, monkeypatch):
-    name = make(tmp_path)
+    name = write_set(tmp_path)
     with monkeypatch.context() as patch:
 
         def dies(*_):
@@ -232,34 +236,40 @@ def test_a_death_while_writing_leaves_nothing_that_is_read(tmp_path, monkeypatch
         patch.setattr(cache, "keep", dies)
         with pytest.raises(KeyboardInterrupt):
             open_set(name, "test", folder=None)
-    assert not [entry for entry in entries() if not entry.startswith(".")]
+    assert not [entry for entry in cache_entries() if not entry.startswith(".")]
     assert len(open_set(name, "test", folder=None)) == 3
 
 
 def test_leftovers_of_a_dead_process_are_swept_after_a_day(tmp_path):
     folder = memo.cache_folder() / "decoded"
-    old, young, filled = (f".{'0' * 64}.{pid}.0123abcd.part" for pid in (1, 2, 3))
-    ages = {old: 2, young: 0, filled: 2, ".photos.part": 2}
+
+    def part_folder(pid):
+        return f".{'0' * 64}.{pid}.0123abcd.part"
+
+    stale, recent = part_folder(1), part_folder(2)
+    with_foreign_file = part_folder(3)
+    ages = {stale: 2, recent: 0, with_foreign_file: 2, ".photos.part": 2}
     for name in ages:
         (folder / name).mkdir(parents=True)
         (folder / name / "images.npy").write_bytes(b"half")
-    (folder / filled / "sea.jpg").write_bytes(b"a stranger's")
+    (folder / with_foreign_file / "sea.jpg").write_bytes(b"a stranger's")
     for name, days in ages.items():
         then = time.time() - 24 * 3600 * days - 60
         os.utime(folder / name, (then, then))
-    open_set(make(tmp_path), "test", folder=None)
-    assert sorted(entry for entry in entries() if entry.startswith(".")) == sorted([young, filled, ".photos.part"])
-    assert os.listdir(folder / filled) == ["sea.jpg"] and os.listdir(folder / ".photos.part") == ["images.npy"]
+    open_set(write_set(tmp_path), "test", folder=None)
+    hidden = {entry for entry in cache_entries() if entry.startswith(".")}
+    assert hidden == {recent, with_foreign_file, ".photos.part"}
+    assert os.listdir(folder / with_foreign_file) == ["sea.jpg"]
+    assert os.listdir(folder / ".photos.part") == ["images.npy"]
 
 
 @pytest.mark.parametrize("file", ["images.npy", "labels.npy", "about.json", "hashes"])
-def test_whatever_is_in_the_place_of_a_file_of_the_cache_is_made_again(kept, file):
-    name, pixels, _, _, folder = kept
-    path = next((memo.cache_folder() / "hashes").iterdir()) if file == "hashes" else folder / file
-    for put in (os.mkfifo, os.mkdir, lambda path: path.symlink_to(path), lambda path: path.write_text("[" * 10**6)):
+def test_whatever_is_in_the_place_of_a_file_of_the_cache_is_made_again(cached_set, file):
+    path = next((memo.cache_folder() / "hashes").iterdir()) if file == "hashes" else cached_set.folder / file
+    for replace in (os.mkfifo, os.mkdir, lambda path: path.symlink_to(path), lambda path: path.write_text("[" * 10**6)):
         path.unlink()
-        put(path)
-        assert np.array_equal(open_set(name, "test", folder=None).images, pixels)
+        replace(path)
+        assert np.array_equal(open_set(cached_set.name, "test", folder=None).images, cached_set.pixels)
 
 
 def _open(name, barrier, queue):
@@ -269,7 +279,7 @@ def _open(name, barrier, queue):
 
 
 def test_several_processes_may_decode_the_same_set_at_once(tmp_path):
-    name = make(tmp_path, count=300)
+    name = write_set(tmp_path, count=300)
     context = multiprocessing.get_context("fork")
     barrier, queue = context.Barrier(4), context.Queue()
     processes = [context.Process(target=_open, args=(name, barrier, queue)) for _ in range(4)]
@@ -279,19 +289,19 @@ def test_several_processes_may_decode_the_same_set_at_once(tmp_path):
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    assert len(answers) == 1 and len(entries()) == 1
+    assert len(answers) == 1 and len(cache_entries()) == 1
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(UsageError, match="the cache cannot be written: .*; set XDG_CACHE_HOME"):
-        open_set(make(tmp_path / "set"), "test", folder=None)
+        open_set(write_set(tmp_path / "set"), "test", folder=None)
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, None])
-def test_an_entry_that_cannot_be_read_for_want_of_files_or_memory_stays(kept, caplog, monkeypatch, code):
-    name, folder = kept[0], kept[-1]
+def test_an_entry_that_cannot_be_read_for_want_of_files_or_memory_stays(cached_set, caplog, monkeypatch, code):
+    name, folder = cached_set.name, cached_set.folder
     before = folder.stat().st_ino
 
     def lacking(*_, **__):
@@ -302,11 +312,11 @@ def test_an_entry_that_cannot_be_read_for_want_of_files_or_memory_stays(kept, ca
         with pytest.raises(memo.CacheError, match=f"the cache cannot be read: {folder}: .*(files open|memory)"):
             open_set(name, "test", folder=None)
     assert folder.stat().st_ino == before and not caplog.records
-    assert np.array_equal(open_set(name, "test", folder=None).images, kept[1])
+    assert np.array_equal(open_set(name, "test", folder=None).images, cached_set.pixels)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
-    name = make(tmp_path)
+    name = write_set(tmp_path)
 
     def full(*_):
         raise OSError(28, "No space left on device", "images.npy")
@@ -315,12 +325,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
         patch.setattr(np, "save", full)
         with pytest.raises(UsageError, match="No space left on device"):
             open_set(name, "test", folder=None)
-    assert entries() == []
+    assert cache_entries() == []
 
 
 def test_the_first_place_that_has_any_split_is_the_one(tmp_path, monkeypatch):
-    for number, place in enumerate(("given", "variable", "cache/crossfire/data")):
-        write_parquet(tmp_path / place / "svhn" / "test.parquet", [encode(noise(number))], [number])
+    for number, data_folder in enumerate(("given", "variable", "cache/crossfire/data")):
+        write_parquet(tmp_path / data_folder / "svhn" / "test.parquet", [encode(noise(number))], [number])
     write_parquet(tmp_path / "variable" / "svhn" / "train.parquet", [encode(noise(0))], [0])
     monkeypatch.setenv("CROSSFIRE_DATA", str(tmp_path / "variable"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -361,10 +371,11 @@ def test_a_download_that_fails_is_part_of_that_line(monkeypatch):
 
 def test_what_is_downloaded_is_found_from_then_on(monkeypatch):
     monkeypatch.setenv("CROSSFIRE_OFFLINE", "0")
-    archive, asked, unpacked = b"what the publisher hands out", [], []
+    archive = b"what the publisher hands out"
+    requested, unpacked = [], []
 
     def download(url, root, file):
-        asked.append(url)
+        requested.append(url)
         (Path(root) / file).write_bytes(archive)
 
     def unpack(self, root, train, download):
@@ -378,12 +389,12 @@ def test_what_is_downloaded_is_found_from_then_on(monkeypatch):
     monkeypatch.setattr("torchvision.datasets.CIFAR10.__init__", unpack)
     assert len(open_set("cifar10", "test", folder=None)) == 1
     assert len(open_set("cifar10", "train", folder=None)) == 1
-    assert asked == ["https://publisher.test/images.tar"]
+    assert requested == ["https://publisher.test/images.tar"]
     assert unpacked == [True, False]
 
 
 def test_a_publishers_hash_is_held_against_the_file(tmp_path):
-    name = make(tmp_path)
+    name = write_set(tmp_path)
     open_set(name, "test", folder=None)
     about = {"splits": {"test": {"file": "test.parquet", "sha256": "0" * 64}}}
     (tmp_path / "meta.json").write_text(json.dumps(about))

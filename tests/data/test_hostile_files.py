@@ -18,7 +18,7 @@ from tests.data.image_files import encode, noise, write_parquet
 GOOD = encode(noise(0, 8, 8))
 
 
-def line_of(name, split="test", **options):
+def error_of(name, split="test", **options):
     with pytest.raises(UsageError) as caught:
         open_set(name, split, **{"folder": None, **options})
     assert len(str(caught.value).splitlines()) == 1
@@ -34,29 +34,34 @@ def tree(folder, classes=("ant", "bee")):
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop", "gone"])
 def test_what_is_no_file_among_the_images(tmp_path, kind):
-    name, odd = tree(tmp_path), tmp_path / "ant" / "2.png"
-    make = {
-        "pipe": lambda: os.mkfifo(odd),
-        "device": lambda: odd.symlink_to("/dev/zero"),
-        "folder": lambda: odd.mkdir(),
-        "loop": lambda: odd.symlink_to(odd),
-        "gone": lambda: odd.symlink_to(tmp_path / "gone"),
+    name, path = tree(tmp_path), tmp_path / "ant" / "2.png"
+    create = {
+        "pipe": lambda: os.mkfifo(path),
+        "device": lambda: path.symlink_to("/dev/zero"),
+        "folder": lambda: path.mkdir(),
+        "loop": lambda: path.symlink_to(path),
+        "gone": lambda: path.symlink_to(tmp_path / "gone"),
     }
-    make[kind]()
+    create[kind]()
     if kind == "folder":
         assert len(open_set(name, "test", folder=None)) == 2
         return
-    says = {"pipe": "is not a regular file", "device": "is not a regular file", "gone": "is missing"}
-    assert f"{odd} {says.get(kind, 'cannot be read')}" in line_of(name)
+    messages = {"pipe": "is not a regular file", "device": "is not a regular file", "gone": "is missing"}
+    assert f"{path} {messages.get(kind, 'cannot be read')}" in error_of(name)
 
 
 @pytest.mark.parametrize("file", ["test.parquet", "meta.json"])
 def test_what_is_no_file_among_tables(tmp_path, file):
     write_parquet(tmp_path / "test.parquet", [GOOD, GOOD], [0, 1], names=["a", "b"])
-    for make in (os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path), lambda path: os.symlink(path, path)):
+    for create in (
+        os.mkfifo,
+        os.mkdir,
+        lambda path: os.symlink("/dev/zero", path),
+        lambda path: os.symlink(path, path),
+    ):
         (tmp_path / file).unlink(missing_ok=True)
-        make(tmp_path / file)
-        assert f"{tmp_path / file} " in line_of(f"parquet:{tmp_path}")
+        create(tmp_path / file)
+        assert f"{tmp_path / file} " in error_of(f"parquet:{tmp_path}")
         (tmp_path / file).rmdir() if (tmp_path / file).is_dir() else (tmp_path / file).unlink()
 
 
@@ -67,7 +72,7 @@ def test_what_is_no_file_of_a_publisher(tmp_path, file):
     (folder / "test_batch").write_bytes(b"")
     (folder / file).unlink(missing_ok=True)
     os.mkfifo(folder / file)
-    assert "batches.meta" in line_of("cifar10", folder=tmp_path) or "not found" in line_of("cifar10", folder=tmp_path)
+    assert "batches.meta" in error_of("cifar10", folder=tmp_path) or "not found" in error_of("cifar10", folder=tmp_path)
 
 
 def test_links_that_lead_round_are_followed_once(tmp_path):
@@ -82,13 +87,13 @@ def test_links_that_lead_round_are_followed_once(tmp_path):
 
 def test_a_table_without_rows(tmp_path):
     write_parquet(tmp_path / "test.parquet", [], np.array([], np.int64))
-    assert line_of(f"parquet:{tmp_path}") == f"dataset parquet:{tmp_path}: it has no image"
+    assert error_of(f"parquet:{tmp_path}") == f"dataset parquet:{tmp_path}: it has no image"
 
 
 def test_what_pillow_gives_no_text_for(tmp_path, monkeypatch):
     name = tree(tmp_path)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: (_ for _ in ()).throw(MemoryError))
-    assert line_of(name).endswith(": a damaged image (MemoryError)")
+    assert error_of(name).endswith(": a damaged image (MemoryError)")
 
 
 def test_endless_folders_are_counted(tmp_path, monkeypatch):
@@ -102,25 +107,25 @@ def test_a_walk_is_that_of_the_standard_library(tmp_path):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "1.png").touch()
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    wanted = sorted((root, sorted(files)) for root, _, files in os.walk(tmp_path, followlinks=True))
-    assert sorted((str(root), files) for root, files in walk(tmp_path)) == wanted
+    expected = sorted((root, sorted(files)) for root, _, files in os.walk(tmp_path, followlinks=True))
+    assert sorted((str(root), files) for root, files in walk(tmp_path)) == expected
 
 
 def test_names_that_are_no_utf8(tmp_path):
     name = tree(tmp_path)
     (tmp_path / "ant" / os.fsdecode(b"\xff.png")).write_bytes(GOOD)
-    assert "its name is not UTF-8; rename it" in line_of(name)
+    assert "its name is not UTF-8; rename it" in error_of(name)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_what_may_not_be_read(tmp_path):
     name = tree(tmp_path)
     (tmp_path / "ant" / "1.png").chmod(0)
-    assert "Permission denied" in line_of(name)
+    assert "Permission denied" in error_of(name)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("[" * 100_000, "not readable as JSON (RecursionError"),
         ("9" * 5000, "not readable as JSON (ValueError"),
@@ -128,26 +133,28 @@ def test_what_may_not_be_read(tmp_path):
         ('{"splits": {"test": {"file": "test.parquet", "sha256": "0000"}}}', "meta.json beside it says 0000"),
     ],
 )
-def test_descriptions_that_are_none(tmp_path, text, says):
+def test_descriptions_that_are_none(tmp_path, text, message):
     write_parquet(tmp_path / "test.parquet", [GOOD, GOOD], [0, 1], names=["a", "b"])
     (tmp_path / "meta.json").write_text(text)
-    if says is None:
+    if message is None:
         assert len(open_set(f"parquet:{tmp_path}", "test", folder=None)) == 2
     else:
-        assert says in line_of(f"parquet:{tmp_path}")
+        assert message in error_of(f"parquet:{tmp_path}")
 
 
 def test_tables_of_more_rows_than_anyone_has(tmp_path, monkeypatch):
     write_parquet(tmp_path / "test.parquet", [GOOD, GOOD], [0, 1], names=["a", "b"])
     monkeypatch.setattr(parquet, "MAX_IMAGES", 1)
-    assert "test.parquet: 2 rows; at most 1 are read" in line_of(f"parquet:{tmp_path}")
+    assert "test.parquet: 2 rows; at most 1 are read" in error_of(f"parquet:{tmp_path}")
 
 
 def test_one_large_image_in_many_rows_is_unpacked_piece_by_piece(tmp_path):
     # In the file the value stands once; unpacked at once it would take 150 MB.
-    whole = encode(noise(0, 8, 8)) + bytes(2**19)
+    image_bytes = encode(noise(0, 8, 8)) + bytes(2**19)
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    table = pa.table({"image": pa.array([{"bytes": whole, "path": ""}] * 300, kind), "label": pa.array([0, 1] * 150)})
+    table = pa.table(
+        {"image": pa.array([{"bytes": image_bytes, "path": ""}] * 300, kind), "label": pa.array([0, 1] * 150)}
+    )
     pq.write_table(table, tmp_path / "test.parquet", use_dictionary=True)
     assert (tmp_path / "test.parquet").stat().st_size < 2**22
     before = pa.total_allocated_bytes()
@@ -162,17 +169,17 @@ def test_two_columns_of_one_name(tmp_path):
     image = pa.array([{"bytes": GOOD, "path": ""}] * 2, kind)
     table = pa.Table.from_arrays([image, image, pa.array([0, 1])], names=["image", "image", "label"])
     pq.write_table(table, tmp_path / "test.parquet")
-    assert "test.parquet: two columns are called 'image'" in line_of(f"parquet:{tmp_path}")
+    assert "test.parquet: two columns are called 'image'" in error_of(f"parquet:{tmp_path}")
 
 
 def test_labels_that_are_no_text_in_utf8(tmp_path):
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     image = pa.array([{"bytes": GOOD, "path": ""}] * 2, kind)
-    odd = pa.Array.from_buffers(
+    invalid_labels = pa.Array.from_buffers(
         pa.string(), 2, [None, pa.py_buffer(np.array([0, 1, 2], "<i4")), pa.py_buffer(b"\xff\xfe")]
     )
-    pq.write_table(pa.table({"image": image, "label": odd}), tmp_path / "test.parquet")
-    assert "test.parquet: damaged (UnicodeDecodeError" in line_of(f"parquet:{tmp_path}")
+    pq.write_table(pa.table({"image": image, "label": invalid_labels}), tmp_path / "test.parquet")
+    assert "test.parquet: damaged (UnicodeDecodeError" in error_of(f"parquet:{tmp_path}")
 
 
 def test_no_program_is_started_on_an_image(monkeypatch):
@@ -192,16 +199,16 @@ def test_tiny_imagenets_lists_may_hold_anything(tmp_path):
     for words in ("no tab\n\tx\nn1\tant\n", "\n"):
         (folder / "words.txt").write_text(words)
         (folder / "wnids.txt").write_text("n1\nn2\n")
-        assert "no train image" in line_of("tiny_imagenet", "train", folder=tmp_path)
+        assert "no train image" in error_of("tiny_imagenet", "train", folder=tmp_path)
     (folder / "words.txt").write_bytes(b"\xff\xfe\0")
-    assert "words.txt: not a text in UTF-8" in line_of("tiny_imagenet", "train", folder=tmp_path)
+    assert "words.txt: not a text in UTF-8" in error_of("tiny_imagenet", "train", folder=tmp_path)
 
 
 @pytest.mark.parametrize(
     "name", ["folder:" + "a" * 400, "folder:a\0b", "parquet:~nobody-here", "folder:/dev/null", "folder:"]
 )
 def test_folders_that_are_none(name):
-    assert "no folder " in line_of(name)
+    assert "no folder " in error_of(name)
 
 
 def test_listing_goes_on_over_a_broken_set(tmp_path, capsys):
@@ -210,8 +217,8 @@ def test_listing_goes_on_over_a_broken_set(tmp_path, capsys):
     for name in ("train", "training"):
         tree(tmp_path / "cifar10" / name)
     assert main(["list", "datasets", "--json", "--data", str(tmp_path)]) == 0
-    found = {row["name"]: row["available"] for row in json.loads(capsys.readouterr().out)["datasets"]}
-    assert not found["cifar10"] and found["digits"]
+    available = {row["name"]: row["available"] for row in json.loads(capsys.readouterr().out)["datasets"]}
+    assert not available["cifar10"] and available["digits"]
 
 
 def test_rows_are_decoded_in_parts_that_fit(tmp_path, monkeypatch):

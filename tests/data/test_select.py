@@ -30,13 +30,13 @@ def test_stratified_keeps_every_share_within_one(case):
     rows = select(image_set(labels), n, "stratified")
     assert len(rows) == n and rows.dtype == np.int64
     assert len(set(rows.tolist())) == n and rows.min() >= 0 and rows.max() < len(labels)
-    taken = np.bincount(np.array(labels)[rows], minlength=6)
+    selected_counts = np.bincount(np.array(labels)[rows], minlength=6)
     shares = np.bincount(labels, minlength=6) * n / len(labels)
-    assert np.all(np.abs(taken - shares) < 1)
+    assert np.all(np.abs(selected_counts - shares) < 1)
     # Of a set in mixed order, the first of each class.
     for value in range(6) if not image_set(labels).ordered else ():
         of_class = np.flatnonzero(np.array(labels) == value)
-        assert np.array_equal(rows[np.array(labels)[rows] == value], of_class[: taken[value]])
+        assert np.array_equal(rows[np.array(labels)[rows] == value], of_class[: selected_counts[value]])
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.sampled_from(["first", "stratified"]))

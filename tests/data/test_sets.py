@@ -35,12 +35,12 @@ def test_digits_are_scikit_learns_split_once_and_for_all():
     test, train = open_set("digits", "test", folder=None), open_set("digits", "train", folder=None)
     assert test.images.shape == (500, 1, 8, 8) and train.images.shape == (1297, 1, 8, 8)
     source = load_digits()
-    ours = np.concatenate([test.images, train.images])[:, 0].reshape(1797, 64)
-    ink = np.rint(ours.astype(float) * 16 / 255).astype(int)
-    mine = sorted((*row, label) for row, label in zip(ink, np.concatenate([test.labels, train.labels]), strict=True))
-    theirs = sorted((*row.astype(int), label) for row, label in zip(source.data, source.target, strict=True))
-    assert mine == theirs
-    assert ours.max() == 255 and ours.min() == 0
+    images = np.concatenate([test.images, train.images])[:, 0].reshape(1797, 64)
+    ink = np.rint(images.astype(float) * 16 / 255).astype(int)
+    rows = sorted((*row, label) for row, label in zip(ink, np.concatenate([test.labels, train.labels]), strict=True))
+    sklearn_rows = sorted((*row.astype(int), label) for row, label in zip(source.data, source.target, strict=True))
+    assert rows == sklearn_rows
+    assert images.max() == 255 and images.min() == 0
     share = np.bincount(source.target) * 500 / 1797
     assert np.abs(np.bincount(test.labels) - share).max() < 1
 
@@ -113,9 +113,9 @@ def test_cifar_as_torchvision_keeps_it(tmp_path, monkeypatch, name, files, label
     monkeypatch.setattr(reader, "_check_integrity", lambda self: True)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
     for split in ("train", "test"):
-        theirs, ours = reader(tmp_path, train=split == "train"), open_set(name, split, folder=tmp_path)
-        assert np.array_equal(ours.images.transpose(0, 2, 3, 1), theirs.data)
-        assert ours.labels.tolist() == theirs.targets and list(ours.class_names) == theirs.classes
+        torchvision_set, images = reader(tmp_path, train=split == "train"), open_set(name, split, folder=tmp_path)
+        assert np.array_equal(images.images.transpose(0, 2, 3, 1), torchvision_set.data)
+        assert images.labels.tolist() == torchvision_set.targets and list(images.class_names) == torchvision_set.classes
 
 
 def test_svhn_as_torchvision_keeps_it(tmp_path, monkeypatch):
@@ -124,26 +124,31 @@ def test_svhn_as_torchvision_keeps_it(tmp_path, monkeypatch):
         savemat(tmp_path / f"{split}_32x32.mat", {"X": pixels, "y": np.array([[10, 1, 2, 9, 10, 5, 4]]).T})
     monkeypatch.setattr(datasets.SVHN, "_check_integrity", lambda self: True)
     for split in ("train", "test"):
-        theirs, ours = datasets.SVHN(tmp_path, split=split), open_set("svhn", split, folder=tmp_path)
-        assert np.array_equal(ours.images, theirs.data)
-        assert ours.labels.tolist() == theirs.labels.tolist() == [0, 1, 2, 9, 0, 5, 4]
+        torchvision_set, images = datasets.SVHN(tmp_path, split=split), open_set("svhn", split, folder=tmp_path)
+        assert np.array_equal(images.images, torchvision_set.data)
+        assert images.labels.tolist() == torchvision_set.labels.tolist() == [0, 1, 2, 9, 0, 5, 4]
 
 
 def test_caltech_as_torchvision_keeps_it(tmp_path):
     root = tmp_path / "caltech101" / "101_ObjectCategories"
     write_tree(root, per_class=10, size=(40, 60), kind="jpg")
     (root / "BACKGROUND_Google").mkdir()
-    theirs = datasets.Caltech101(tmp_path)
+    torchvision_set = datasets.Caltech101(tmp_path)
     parts = {split: open_set("caltech101", split, folder=tmp_path) for split in ("train", "test")}
     assert {split: np.bincount(part.labels).tolist() for split, part in parts.items()} == {
         "train": [8, 8],
         "test": [2, 2],
     }
-    assert list(parts["test"].class_names) == theirs.categories == ["ant", "bee"]
-    wanted = {(np.asarray(i.resize((300, 200), Image.Resampling.BILINEAR)).tobytes(), label) for i, label in theirs}
-    ours = {(image.transpose(1, 2, 0).tobytes(), label) for part in parts.values()
-            for image, label in zip(part.images, part.labels, strict=True)}  # fmt: skip
-    assert ours == wanted and len(wanted) == 20
+    assert list(parts["test"].class_names) == torchvision_set.categories == ["ant", "bee"]
+    expected = {
+        (np.asarray(i.resize((300, 200), Image.Resampling.BILINEAR)).tobytes(), label) for i, label in torchvision_set
+    }
+    pixels_and_labels = set()
+    for part in parts.values():
+        pixels_and_labels |= {
+            (x.transpose(1, 2, 0).tobytes(), y) for x, y in zip(part.images, part.labels, strict=True)
+        }
+    assert pixels_and_labels == expected and len(expected) == 20
 
 
 @pytest.mark.parametrize("annotated", [True, False])
@@ -165,9 +170,9 @@ def test_tiny_imagenet_as_it_is_handed_out_and_as_it_is_often_sorted(tmp_path, a
     assert test.class_names == ("n01 ant", "n02 bee")
     assert sorted(train.labels.tolist()) == sorted(test.labels.tolist()) == [0, 1]
     for label, seed in ((1, 9), (0, 10)):
-        wanted = np.asarray(Image.open(io.BytesIO(encode(noise(seed, 64, 64), "JPEG"))))
+        expected = np.asarray(Image.open(io.BytesIO(encode(noise(seed, 64, 64), "JPEG"))))
         (image,) = test.images[test.labels == label]
-        assert np.array_equal(image.transpose(1, 2, 0), wanted)
+        assert np.array_equal(image.transpose(1, 2, 0), expected)
 
 
 @pytest.mark.parametrize("name", ["cifar100", "folder"])
@@ -177,10 +182,10 @@ def test_a_tree_of_folders_is_torchvisions_image_folder(tmp_path, name):
     write_tree(root / "val", per_class=2)
     (root / "val" / "bee" / "Thumbs.db").write_bytes(b"not an image")
     for split, folder in (("train", "train"), ("test", "val")):
-        ours = open_set(name if name == "cifar100" else f"folder:{root}", split, folder=tmp_path)
-        theirs = datasets.ImageFolder(root / folder)
-        assert np.array_equal(ours.images, as_nchw([image for image, _ in theirs]))
-        assert ours.labels.tolist() == theirs.targets and list(ours.class_names) == theirs.classes
+        images = open_set(name if name == "cifar100" else f"folder:{root}", split, folder=tmp_path)
+        torchvision_set = datasets.ImageFolder(root / folder)
+        assert np.array_equal(images.images, as_nchw([image for image, _ in torchvision_set]))
+        assert images.labels.tolist() == torchvision_set.targets and list(images.class_names) == torchvision_set.classes
 
 
 def test_a_class_absent_from_one_split_keeps_the_numbers_of_the_others(tmp_path):
@@ -196,8 +201,8 @@ def test_images_of_other_sizes_are_resized_as_pillow_does(tmp_path, interpolatio
     write_parquet(tmp_path / "test.parquet", [encode(p) for p in pixels], [0, 1])
     name = f"parquet:{tmp_path}"
     images = open_set(name, "test", folder=None, image_size=(24, 48), interpolation=interpolation)
-    wanted = [Image.fromarray(p).resize((48, 24), Image.Resampling[interpolation.upper()]) for p in pixels]
-    assert np.array_equal(images.images, as_nchw(wanted))
+    expected = [Image.fromarray(p).resize((48, 24), Image.Resampling[interpolation.upper()]) for p in pixels]
+    assert np.array_equal(images.images, as_nchw(expected))
     with pytest.raises(UsageError, match=r"test.parquet row 1 is 20x64, not 40x30 .* image_size"):
         open_set(name, "test", folder=None)
 
@@ -258,7 +263,7 @@ def test_real_sets_are_what_pillow_reads(real, name, counts, shape, classes):
         file = next(path for path in sorted((real / name).glob("*.parquet")) if path.name.startswith((split, "val"))
                     and not (split == "train" and path.name.startswith("val")))  # fmt: skip
         for index, row in enumerate(pq.read_table(file).slice(0, 20).to_pylist()):
-            wanted = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
-            wanted = wanted.resize((shape[2], shape[1]), Image.Resampling.BILINEAR)
-            assert np.array_equal(images.images[index].transpose(1, 2, 0), np.asarray(wanted))
+            expected = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
+            expected = expected.resize((shape[2], shape[1]), Image.Resampling.BILINEAR)
+            assert np.array_equal(images.images[index].transpose(1, 2, 0), np.asarray(expected))
             assert images.labels[index] == row["label"]
