@@ -46,7 +46,7 @@ def with_model(r: CellResult, **update) -> CellResult:
 def test_the_parameter_of_a_step_is_told():
     found = pair([jpeg(step_params={"quality": 75})], [new_jpeg(step_params={"quality": 10})])
     assert told(found) == [("jpeg", "jpeg", ["jpeg: quality 75 -> 10"])]
-    assert (found.unpaired, found.fresh) == ((), ())
+    assert (found.unpaired, found.only_head) == ((), ())
 
 
 def test_the_parameter_of_an_adaptively_attacked_step_is_told_once():
@@ -94,7 +94,7 @@ def test_other_images_budgets_norms_and_seeds_never_pair():
     base = cell(attack_params={"steps": 20})
     for other in ({"rows": "x"}, {"dataset": "svhn"}, {"eps": "4/255"}, {"norm": "l2"}, {"seed": 1}):
         found = pair([base], [new(attack_params={"steps": 10}, **other)])
-        assert (found.pairs, len(found.unpaired), len(found.fresh)) == ((), 1, 1)
+        assert (found.pairs, len(found.unpaired), len(found.only_head)) == ((), 1, 1)
 
 
 def test_swept_values_pair_by_what_their_labels_show():
@@ -133,7 +133,7 @@ def test_where_several_could_be_meant_none_is_taken():
 
     found = pair(rows(cell, [75]), rows(new, [10, 20]))
     assert found.pairs == ()
-    assert len(found.fresh) == 2
+    assert len(found.only_head) == 2
     ((first, *others),) = why(found)
     assert "no telling which" in first
     assert [line.partition(": ")[2] for line in others] == ["jpeg: quality 75 -> 10", "jpeg: quality 75 -> 20"]
@@ -154,14 +154,14 @@ def test_thousands_of_cells_of_one_label_are_not_each_held_against_each(monkeypa
     """Work grows with the number of cells, not with its square, and what cannot be told apart does not pair."""
     many, each_against_each = 150, 150 * 150
     asked = []
-    for place, name in ((pairing, "changed"), (pairing, "differences"), (pairing._Names, "may_be_renamed")):
+    for place, name in ((pairing, "changed"), (pairing, "differences"), (pairing._MethodNames, "may_be_renamed")):
         real = getattr(place, name)
         monkeypatch.setattr(place, name, lambda *given, real=real: (asked.append(given), real(*given))[1])
     swept = pair(*([make(attack_params={"steps": k}) for k in range(first, first + many)] for make, first in SIDES))
     renamed = pair(*([named(make(), f"{make is new}-{k}") for k in range(many)] for make, _ in SIDES))
     assert len(asked) < each_against_each / 2
     for found in (swept, renamed):
-        assert (len(found.pairs), len(found.unpaired), len(found.fresh)) == (0, many, many)
+        assert (len(found.pairs), len(found.unpaired), len(found.only_head)) == (0, many, many)
 
 
 def test_an_earlier_attack_of_a_suite_with_another_parameter_is_told():
@@ -183,7 +183,7 @@ def named(r: CellResult, name: str, code: str = "one file") -> CellResult:
 def test_a_renamed_attack_is_the_same_attack():
     found = pair([named(cell(), "pgd-old")], [named(new(), "pgd-linf")])
     assert told(found)[0][2] == ["attack renamed: pgd-old -> pgd-linf"]
-    assert (found.unpaired, found.fresh) == ((), ())
+    assert (found.unpaired, found.only_head) == ((), ())
 
 
 def test_a_renamed_attack_is_the_same_in_the_suites_of_others_too():
@@ -263,10 +263,10 @@ def test_in_a_store_of_both_sides_what_was_made_last_counts():
     old, last = jpeg(step_params={"quality": 75}), new_jpeg(step_params={"quality": 10})
     found = pair([old], [old, last])
     assert told(found) == [("jpeg", "jpeg", []), ("jpeg", "jpeg", ["jpeg: quality 75 -> 10"])]
-    assert found.fresh == ()
+    assert found.only_head == ()
     # Measured again, the old setting is one that the head's own plan has.
     again = new_jpeg(step_params={"quality": 75})
-    assert len(pair([old], [again, last]).fresh) == 1
+    assert len(pair([old], [again, last]).only_head) == 1
 
 
 def test_every_schedule_field_is_a_parameter():

@@ -1,4 +1,4 @@
-"""Two runs, image by image: what changed for sure, what it cost, and what cannot be compared."""
+"""Two runs, image by image: significant changes, changes of cost, and cells that cannot be compared."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from bench.store.latest import protocol
 from bench.types import CellResult
 
 ALPHA = 0.05
-#: The least change of accuracy, in points, that is called one.
+#: The smallest change of accuracy that counts, in percentage points.
 MIN_EFFECT = 0.5
-#: Seconds that no clock measures.
-_NO_TIME = 1e-12
+#: Below this, a time was not measured.
+_MIN_SECONDS = 1e-12
 
 ChangeVerdict = Literal["regression", "improvement", "same", "not comparable"]
 
@@ -58,13 +58,13 @@ class Lost:
 
     name: str
     base: float | None
-    #: What stands in its place; empty where nothing does.
+    #: The cells that may replace it, or why it cannot be compared; empty where there is nothing to say.
     why: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class CostChange:
-    """A cost that is counted, not timed, and is not what it was."""
+    """A cost that is counted, not timed, and that changed."""
 
     name: str
     what: str
@@ -90,24 +90,24 @@ class Comparison:
     head: str
     min_effect: float
     changes: tuple[Change, ...]
-    #: Coverage that the head lacks; without ``allow_lost`` the comparison fails for it.
+    #: Cells that only the base covers; without ``allow_lost`` the comparison fails because of them.
     lost: tuple[Lost, ...]
     allow_lost: bool
     costs: tuple[CostChange, ...]
     times: tuple[TimeChange, ...]
-    #: Cells whose measurement is one and the same in both.
+    #: Cells with the same measurement in both runs.
     identical: int
     only_head: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
     def only_base(self) -> tuple[str, ...]:
-        """The lost cells in whose place nothing stands."""
-        return tuple(each.name for each in self.lost if not each.why)
+        """The lost cells that nothing in the head may replace."""
+        return tuple(cell.name for cell in self.lost if not cell.why)
 
     @property
     def compared(self) -> bool:
-        """Say whether anything was: a cell tested, measured once for both, or one that fails now."""
+        """Say whether any cell was tested, was measured once for both, or fails now."""
         return self.identical > 0 or any(c.verdict != "not comparable" for c in self.changes)
 
     @property
@@ -116,18 +116,18 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Say whether cells were compared, none is worse, and none is missing, or may be."""
+        """Say whether cells were compared, none is worse, and none is missing without permission."""
         return self.compared and not self.regressed and (self.allow_lost or not self.lost)
 
 
 def judge(counts: Sequence[Counts], min_effect: float = MIN_EFFECT) -> list[tuple[ChangeVerdict, float, float]]:
-    """Return for each cell the verdict, the exact McNemar p-value, and Holm's over all cells given.
+    """Return for each cell the verdict, the exact McNemar p-value, and the p-value adjusted by Holm over all cells.
 
     Args:
         counts: images lost and gained, one entry for each cell.
-        min_effect: the least change, in points, that is called one.
+        min_effect: the smallest change that counts, in percentage points.
     """
-    adjusted_values = holm_mcnemar([(each.lost, each.gained) for each in counts])
+    adjusted_values = holm_mcnemar([(count.lost, count.gained) for count in counts])
     # As text, so that 0.5 points of 1,000 images are 5 images and not 4.999.
     least = Fraction(str(min_effect)) / 100
     verdicts: list[tuple[ChangeVerdict, float, float]] = []
@@ -144,8 +144,8 @@ def compare(base: Recorded, head: Recorded, min_effect: float = MIN_EFFECT, *, a
 
     Args:
         base: the run that the other is measured against.
-        head: the run in question.
-        min_effect: the least change, in points, that is called one.
+        head: the run to judge.
+        min_effect: the smallest change that counts, in percentage points.
         allow_lost: whether cells of the base may be missing from the head.
     """
     pairing = pair(base.results, head.results)
@@ -153,7 +153,7 @@ def compare(base: Recorded, head: Recorded, min_effect: float = MIN_EFFECT, *, a
     tested: list[Pair] = []
     others: list[Change] = []
     lost: list[Lost] = []
-    once: list[Pair] = []
+    measured_once: list[Pair] = []
     keys = Keys()
     for p in pairs:
         failed, obstacle = _failures(p.old, p.new), _obstacle(p.old, p.new, keys)
@@ -162,34 +162,33 @@ def compare(base: Recorded, head: Recorded, min_effect: float = MIN_EFFECT, *, a
         elif obstacle is not None:
             lost.append(Lost(_name(p.old), _share(p.old), (obstacle,)))
         elif _is_one_measurement(p):
-            once.append(p)
+            measured_once.append(p)
         else:
             tested.append(p)
-    for each in pairing.unpaired:
-        if each.old.error:
-            note = f"{_failed('base', each.old)}; the head does not have it"
-            others.append(Change(_name(each.old), "not comparable", notes=(note,)))
+    for old, why in pairing.unpaired:
+        if old.error:
+            note = f"{_failed('base', old)}; the head does not have it"
+            others.append(Change(_name(old), "not comparable", notes=(note,)))
         else:
-            lost.append(Lost(_name(each.old), _share(each.old), each.why))
+            lost.append(Lost(_name(old), _share(old), why))
     counts = [_counts(p.old, p.new) for p in tested]
     # A store that holds both sides of a changed default has such a cell twice: it was tested.
     also_tested = {p.old.key for p in tested}
-    judged = zip(tested, counts, judge(counts, min_effect), strict=True)
     changes = [
         replace(_change(p, verdict, *_notes(p, verdict)), counts=count, p=raw, adjusted_p=adjusted)
-        for p, count, (verdict, raw, adjusted) in judged
+        for p, count, (verdict, raw, adjusted) in zip(tested, counts, judge(counts, min_effect), strict=True)
     ]
     return Comparison(
         base=base.name,
         head=head.name,
         min_effect=min_effect,
         changes=(*changes, *others),
-        lost=tuple(sorted(lost, key=lambda each: each.name)),
+        lost=tuple(sorted(lost, key=lambda cell: cell.name)),
         allow_lost=allow_lost,
         costs=tuple(_costs(pairs)),
         times=tuple(_times(tested)),
-        identical=sum(p.old.key not in also_tested for p in once),
-        only_head=tuple(sorted(map(_name, pairing.fresh))),
+        identical=sum(p.old.key not in also_tested for p in measured_once),
+        only_head=tuple(sorted(map(_name, pairing.only_head))),
         notes=tuple(dict.fromkeys((*base.notes, *head.notes))),
     )
 
@@ -240,7 +239,7 @@ def _failed(side: str, r: CellResult) -> str:
 
 
 def _obstacle(old: CellResult, new: CellResult, keys: Keys) -> str | None:
-    """Return why two answers to one question cannot be compared."""
+    """Return why two results of one cell cannot be compared."""
     if old.key != new.key and (versions := (protocol(old, keys), protocol(new, keys)))[0] != versions[1]:
         return f"protocol {versions[0]} against {versions[1]}"
     for side, r in (("base", old), ("head", new)):
@@ -258,47 +257,48 @@ def _notes(p: Pair, verdict: ChangeVerdict) -> Iterator[str]:
 def _costs(pairs: Iterable[Pair]) -> Iterator[CostChange]:
     """Yield counted costs that changed.
 
-    What a defense costs may not rise. What an attack spends depends on when it breaks an image; it may not rise where
-    it was one whole number for all images, every outcome is what it was, and so are the attack's parameters.
+    The cost of a defense may not rise. The cost of an attack depends on when it breaks an image. It may not rise where
+    it was the same whole number of passes for all images, and neither the outcomes nor the attack's parameters changed.
     """
     reported = set()
     for p in pairs:
         old, new = p.old, p.new
         if old.cost and new.cost and old.metrics and new.metrics:
-            alike = (old.clean_bits, old.adversarial_bits) == (new.clean_bits, new.adversarial_bits)
-            alike = alike and not p.attack_changed
-            whole = old.cost.forwards_per_example.is_integer() and old.cost.backwards_per_example.is_integer()
-            for what in ("forwards_per_example", "backwards_per_example", "flops_per_example"):
-                yield from _cost(_name(new), what, old.cost, new.cost, counts=alike and whole)
+            same_outcomes = (old.clean_bits, old.adversarial_bits) == (new.clean_bits, new.adversarial_bits)
+            fixed = old.cost.forwards_per_example.is_integer() and old.cost.backwards_per_example.is_integer()
+            may_not_rise = same_outcomes and fixed and not p.attack_changed
+            for field in ("forwards_per_example", "backwards_per_example", "flops_per_example"):
+                yield from _cost(_name(new), field, old.cost, new.cost, may_not_rise=may_not_rise)
         if old.defense_cost and new.defense_cost:
             defense = f"{new.names.dataset}/{new.names.model}/{new.names.defense}"
-            for what in ("params", "train_flops_per_epoch", "test_flops", "test_forwards", "test_backwards"):
-                for change in _cost(defense, what, old.defense_cost, new.defense_cost, counts=True):
+            for field in ("params", "train_flops_per_epoch", "test_flops", "test_forwards", "test_backwards"):
+                for change in _cost(defense, field, old.defense_cost, new.defense_cost, may_not_rise=True):
                     if change not in reported:
                         reported.add(change)
                         yield change
 
 
-def _cost(name: str, what: str, old: object, new: object, *, counts: bool) -> Iterator[CostChange]:
-    before, after = getattr(old, what), getattr(new, what)
-    # Means over images; a billionth is the round-off of summing them in another order.
+def _cost(name: str, field: str, old: object, new: object, *, may_not_rise: bool) -> Iterator[CostChange]:
+    before, after = getattr(old, field), getattr(new, field)
+    # Costs are means over images; summing them in another order may change them by a billionth.
     if before is not None and after is not None and abs(after - before) > 1e-9 * max(abs(before), abs(after)):
-        yield CostChange(name, what, before, after, counts and after > before)
+        yield CostChange(name, field, before, after, may_not_rise and after > before)
 
 
 def _times(pairs: Iterable[Pair]) -> Iterator[TimeChange]:
-    """Yield seconds as ratios, one for each cell over its seeds, where machine, device and parameters are the same."""
+    """Yield a ratio of seconds for each cell, over its seeds, where machine, device and parameters are the same."""
     ratios: dict[str, list[float]] = defaultdict(list)
-    for old, new in ((p.old, p.new) for p in pairs if not p.changed):
-        same = (old.provenance.machine, old.provenance.device, old.provenance.threads) == (
-            new.provenance.machine,
-            new.provenance.device,
-            new.provenance.threads,
-        )
-        if not same or old.cost is None or new.cost is None:
+    for p in pairs:
+        old, new = p.old, p.new
+        same_hardware = _hardware(old) == _hardware(new)
+        if p.changed or not same_hardware or old.cost is None or new.cost is None:
             continue
         before, after = old.cost.seconds_per_example, new.cost.seconds_per_example
-        if min(before, after) > _NO_TIME:
+        if min(before, after) > _MIN_SECONDS:
             ratios[str(new.names)].append(after / before)
-    for name, found in ratios.items():
-        yield TimeChange(name, geometric_mean(found), min(found), max(found), len(found))
+    for name, repeats in ratios.items():
+        yield TimeChange(name, geometric_mean(repeats), min(repeats), max(repeats), len(repeats))
+
+
+def _hardware(r: CellResult) -> tuple[str, str, int]:
+    return r.provenance.machine, r.provenance.device, r.provenance.threads

@@ -1,4 +1,4 @@
-"""Which cell of the head answers which cell of the base: the same question, a changed parameter, or another name."""
+"""Which cell of the head belongs to which cell of the base: the same key, a changed parameter, or a renamed method."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, product
+from itertools import chain, islice, product
 from typing import Any, NamedTuple
 
 from bench import registry
-from bench.report.comparison.parts import SOURCE, Changed, Renames, changed, differences, methods, parts
+from bench.report.comparison.parts import SOURCE, Changed, Renames, all_methods, changed, differences, methods_by_part
 from bench.store.latest import newest
 from bench.types import Cell, CellResult, TrainRef
 
-#: The registry's word for each part of a cell.
+CellPair = tuple[CellResult, CellResult]
+
+#: The kind in the registry of each part of a cell.
 _KINDS = {"network": "network", "recipe": "recipe", "step": "test-time", "attack": "attack"}
 
-#: How many of the cells that may have taken the place of a lost one are told.
-_TOLD = 3
-#: Among more cells than this no nearest one is looked for, and no more candidates are looked at for one cell or method.
-#: Whoever makes results up may give thousands of them one label, and each would be held against every other.
-_MOST_RIVALS = 20
+#: Cells that are named as possible replacements of a lost one.
+_MAX_REPLACEMENTS = 3
+#: Candidates that are compared for one cell or method. Among more cells there is no nearest one: fabricated results may
+#: give thousands of cells one label, and comparing each with every other takes quadratic time.
+_MAX_RIVALS = 20
 
 
 class Renamed(NamedTuple):
-    """A method whose parameters and code are what they were under another name."""
+    """A method that has another name, with the same parameters and code."""
 
     part: str
     base: str
@@ -38,7 +40,7 @@ class Renamed(NamedTuple):
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers that are tested against each other, and in what their questions differ."""
+    """Two results that are tested against each other, and how their methods differ."""
 
     old: CellResult
     new: CellResult
@@ -47,12 +49,11 @@ class Pair:
 
     @property
     def attack_changed(self) -> bool:
-        return any(each.part == "attack" or each.part.startswith(SOURCE) for each in self.changed)
+        return any(change.part == "attack" or change.part.startswith(SOURCE) for change in self.changed)
 
 
-@dataclass(frozen=True)
-class Unpaired:
-    """A cell of the base without a partner, and what the head has in its place, one line each."""
+class Unpaired(NamedTuple):
+    """A cell of the base without a partner, and a line for each cell of the head that may replace it."""
 
     old: CellResult
     why: tuple[str, ...]
@@ -63,92 +64,110 @@ class Pairing:
     pairs: tuple[Pair, ...]
     unpaired: tuple[Unpaired, ...]
     #: Cells that only the head has.
-    fresh: tuple[CellResult, ...]
+    only_head: tuple[CellResult, ...]
 
 
 def pair(base: Iterable[CellResult], head: Iterable[CellResult]) -> Pairing:
-    """Pair the newest answers of two runs.
+    """Pair the newest results of two runs.
 
-    First come cells that ask the same. Of the others, those pair whose methods, images, threat, access and seeds are
-    the same, so that only parameters differ, and where no other cell could be meant as well. A method that was renamed
-    counts as the same if its parameters and its code are.
+    Cells with one comparison key come first. Of the others, two pair if their methods, images, threat, access and seeds
+    are the same, so that only parameters differ, and if no other cell is as likely. A renamed method counts as the same
+    if its parameters and its code are.
     """
     before, after = newest(base), newest(head)
-    exact = [Pair(before[asked], after[asked]) for asked in before if asked in after]
-    olds = [r for asked, r in before.items() if asked not in after]
-    news = [r for asked, r in after.items() if asked not in before]
-    names = _Names(before.values(), after.values())
+    exact = [Pair(before[key], after[key]) for key in before if key in after]
+    olds = [r for key, r in before.items() if key not in after]
+    news = [r for key, r in after.items() if key not in before]
+    names = _MethodNames(before.values(), after.values())
     renames = names.renames(olds, news) if olds and news else {}
-    first, second = _by_row(olds, renames), _by_row(news)
-    found: list[tuple[CellResult, CellResult]] = []
-    for row, cells in first.items():
-        found += _match(cells, second.get(row, []))
-    taken = {new.key for _, new in found}
-    found += _remade(exact, _by_row(r for r in news if r.key not in taken))
-    pairs = [*exact, *(_told(old, new, renames) for old, new in found)]
-    paired = {p.new.key for p in pairs}
-    fresh = [r for r in news if r.key not in paired]
-    paired = {p.old.key for p in pairs}
-    replacements = _Replacements(names, renames, fresh)
-    unpaired = [Unpaired(old, tuple(replacements.of(old))) for old in olds if old.key not in paired]
-    return Pairing(tuple(pairs), tuple(unpaired), tuple(fresh))
+    old_groups, new_groups = _by_method_names(olds, renames), _by_method_names(news)
+    matches: list[CellPair] = []
+    for group, cells in old_groups.items():
+        matches += _match(cells, new_groups.get(group, []))
+    taken = {new.key for _, new in matches}
+    matches += _measured_later(exact, _by_method_names(r for r in news if r.key not in taken))
+    pairs = [*exact, *(_with_changes(old, new, renames) for old, new in matches)]
+    paired_old = {p.old.key for p in pairs}
+    paired_new = {p.new.key for p in pairs}
+    only_head = [r for r in news if r.key not in paired_new]
+    replacements = _Replacements(names, renames, only_head)
+    unpaired = [Unpaired(old, tuple(replacements.of(old))) for old in olds if old.key not in paired_old]
+    return Pairing(tuple(pairs), tuple(unpaired), tuple(only_head))
 
 
-def _row(cell: Cell, renames: Renames | None = None) -> tuple[Any, ...]:
-    """Return what two cells share that differ in parameters alone."""
-    return *_place(cell), tuple((what, part.name) for what, part in parts(cell, renames).items())
-
-
-def _place(cell: Cell) -> tuple[Any, ...]:
+def _conditions(cell: Cell) -> tuple[Any, ...]:
     """Return the images, threat, access and seeds of a cell."""
-    # What the set is called, and how its rows were chosen, does not change the images.
-    data, made = cell.data, cell.attack
+    # The name of the set, and how its rows were chosen, do not change the images.
+    data, attack = cell.data, cell.attack
     images = (data.split, data.n, data.indices_sha, data.data_sha, data.image_shape, data.interpolation)
-    models = [cell.model, *([made.model] if made else [])]
+    models = [cell.model, *([attack.model] if attack else [])]
     seeds = tuple(model.weights.seed if isinstance(model.weights, TrainRef) else None for model in models)
-    threat = (made.threat, made.seed) if made else None
+    threat = (attack.threat, attack.seed) if attack else None
     return images, data.num_classes, cell.access, cell.seed, threat, seeds
 
 
-def _by_row(results: Iterable[CellResult], renames: Renames | None = None) -> dict[tuple[Any, ...], list[CellResult]]:
-    found: dict[tuple[Any, ...], list[CellResult]] = defaultdict(list)
+def _conditions_and_names(cell: Cell, renames: Renames | None = None) -> tuple[Any, ...]:
+    """Return what two cells share that differ in parameters alone."""
+    return *_conditions(cell), tuple((part, method.name) for part, method in methods_by_part(cell, renames).items())
+
+
+def _conditions_and_settings(cell: Cell, renames: Renames | None = None) -> tuple[Any, ...]:
+    """Return what two cells share that differ in names and code of methods alone."""
+    methods = methods_by_part(cell, renames).items()
+    return *_conditions(cell), tuple((part, repr(sorted(method.settings.items()))) for part, method in methods)
+
+
+def _by_method_names(
+    results: Iterable[CellResult], renames: Renames | None = None
+) -> dict[tuple[Any, ...], list[CellResult]]:
+    groups: dict[tuple[Any, ...], list[CellResult]] = defaultdict(list)
     for r in results:
-        found[_row(r.cell, renames)].append(r)
-    return found
+        groups[_conditions_and_names(r.cell, renames)].append(r)
+    return groups
 
 
-def _match(olds: Sequence[CellResult], news: Sequence[CellResult]) -> list[tuple[CellResult, CellResult]]:
-    """Pair cells of one row that differ in parameters.
+def _match(olds: Sequence[CellResult], news: Sequence[CellResult]) -> list[CellPair]:
+    """Pair cells that differ in parameters alone.
 
     Those of the same labels come first, then those whose labels show the same parameters. A label shows a parameter as
     soon as it is swept or tells two rows apart, so a changed default may change it too: of the others two pair if they
     are the last ones.
     """
-    found: list[tuple[CellResult, CellResult]] = []
+    matches: list[CellPair] = []
     left_old, left_new = list(olds), list(news)
-    for told in (_labels, _shown):
-        alike = _by(told, left_new)
-        for label, cells in _by(told, left_old).items():
-            found += _mutual(cells, alike.get(label, []))
-        taken = {r.key for both in found for r in both}
+    for label_of in (_labels, _label_parameters):
+        new_groups = _by_label(label_of, left_new)
+        for label, cells in _by_label(label_of, left_old).items():
+            matches += _mutually_nearest(cells, new_groups.get(label, []))
+        taken = {r.key for r in chain.from_iterable(matches)}
         left_old, left_new = ([r for r in cells if r.key not in taken] for cells in (left_old, left_new))
     if len(left_old) == len(left_new) == 1:
-        found.append((left_old[0], left_new[0]))
-    return found
+        matches.append((left_old[0], left_new[0]))
+    return matches
 
 
-def _by(told: Callable[[CellResult], object], results: Iterable[CellResult]) -> dict[str, list[CellResult]]:
-    found: dict[str, list[CellResult]] = defaultdict(list)
+def _by_label(label_of: Callable[[CellResult], object], results: Iterable[CellResult]) -> dict[str, list[CellResult]]:
+    groups: dict[str, list[CellResult]] = defaultdict(list)
     for r in results:
-        found[repr(told(r))].append(r)
-    return found
+        groups[repr(label_of(r))].append(r)
+    return groups
 
 
 def _labels(r: CellResult) -> tuple[str, str, str]:
     return r.names.model, r.names.defense, r.names.attack
 
 
-def _mutual(olds: Sequence[CellResult], news: Sequence[CellResult]) -> Iterator[tuple[CellResult, CellResult]]:
+def _label_parameters(r: CellResult) -> list[dict[str, str]]:
+    """Return the parameters that each label shows: ``jpeg[quality=50]`` shows ``{"quality": "50"}``."""
+    brackets = (re.search(r"\[(.*)\]", label) for label in _labels(r))
+    return [dict(re.findall(r"([\w.-]+)=([^,\]]*)", match[1])) if match else {} for match in brackets]
+
+
+def _labels_access_and_seed(r: CellResult) -> tuple[Any, ...]:
+    return *_labels(r), r.names.access, r.cell.seed
+
+
+def _mutually_nearest(olds: Sequence[CellResult], news: Sequence[CellResult]) -> Iterator[CellPair]:
     for old in olds:
         new = _nearest(old, news)
         if new is not None and _nearest(new, olds) is old:
@@ -159,46 +178,45 @@ def _nearest(to: CellResult, among: Sequence[CellResult]) -> CellResult | None:
     """Return the one cell whose parameters differ least; ``None`` where several do, or there are too many to say."""
     if len(among) < 2:
         return among[0] if among else None
-    if len(among) > _MOST_RIVALS:
+    if len(among) > _MAX_RIVALS:
         return None
-    counts = [len(changed(to.cell, each.cell)) for each in among]
+    counts = [len(changed(to.cell, candidate.cell)) for candidate in among]
     return among[counts.index(min(counts))] if counts.count(min(counts)) == 1 else None
 
 
-def _shown(r: CellResult) -> list[dict[str, str]]:
-    """Return the parameters that each label shows: ``jpeg[quality=50]`` shows ``{"quality": "50"}``."""
-    inside = (re.search(r"\[(.*)\]", label) for label in _labels(r))
-    return [dict(re.findall(r"([\w.-]+)=([^,\]]*)", found[1])) if found else {} for found in inside]
+def _measured_later(
+    exact: Iterable[Pair], unmatched: Mapping[tuple[Any, ...], Sequence[CellResult]]
+) -> Iterator[CellPair]:
+    """Yield cells of the base with the cell that the head measured later with other parameters.
 
+    A store in which both sides were run still holds the base's cells. The later measurement counts.
 
-def _remade(
-    exact: Iterable[Pair], left: Mapping[tuple[Any, ...], Sequence[CellResult]]
-) -> Iterator[tuple[CellResult, CellResult]]:
-    """Yield cells of the base with what the head measured later in their place, besides the base's own measurement.
-
-    A store in which both sides were run still holds the base's cells. What the last run made in their place counts.
+    Args:
+        exact: cells with one comparison key.
+        unmatched: other cells of the head, by conditions and names of methods.
     """
-    alike = {row: _by(_shown, cells) for row, cells in left.items()}
-    for p in exact if left else ():
+    groups = {names: _by_label(_label_parameters, cells) for names, cells in unmatched.items()}
+    for p in exact if unmatched else ():
         if p.old.key == p.new.key and p.old.provenance == p.new.provenance:
-            shown = alike.get(_row(p.old.cell), {}).get(repr(_shown(p.old)), [])
-            made = p.old.provenance.finished
-            later = list(islice((r for r in shown if r.provenance.finished > made), _MOST_RIVALS + 1))
-            if (last := _nearest(p.old, later)) is not None:
-                yield p.old, last
+            group = groups.get(_conditions_and_names(p.old.cell), {})
+            candidates = group.get(repr(_label_parameters(p.old)), [])
+            finished = p.old.provenance.finished
+            later = list(islice((r for r in candidates if r.provenance.finished > finished), _MAX_RIVALS + 1))
+            if (nearest := _nearest(p.old, later)) is not None:
+                yield p.old, nearest
 
 
-def _told(old: CellResult, new: CellResult, renames: Renames) -> Pair:
-    second = parts(new.cell)
+def _with_changes(old: CellResult, new: CellResult, renames: Renames) -> Pair:
+    new_methods = methods_by_part(new.cell)
     renamed = tuple(
-        Renamed(what, part.name, second[what].name)
-        for what, part in parts(old.cell).items()
-        if part.name != second[what].name
+        Renamed(part, method.name, new_methods[part].name)
+        for part, method in methods_by_part(old.cell).items()
+        if method.name != new_methods[part].name
     )
     return Pair(old, new, changed(old.cell, new.cell, renames), renamed)
 
 
-class _Names:
+class _MethodNames:
     """The names of all methods in two runs, and which of them may be one method."""
 
     def __init__(self, before: Collection[CellResult], after: Collection[CellResult]) -> None:
@@ -206,95 +224,92 @@ class _Names:
 
     @cached_property
     def _old(self) -> set[tuple[str, str]]:
-        return {(what, part.name) for r in self._before for what, part in methods(r.cell)}
+        return _part_names(self._before)
 
     @cached_property
     def _new(self) -> set[tuple[str, str]]:
-        return {(what, part.name) for r in self._after for what, part in methods(r.cell)}
+        return _part_names(self._after)
 
-    def may_be_renamed(self, what: str, old: str, new: str) -> bool:
-        """Say whether one name went and the other came, and whether these cannot be two methods that there are."""
-        if old == new or (what, old) in self._new or (what, new) in self._old:
+    def may_be_renamed(self, part: str, old: str, new: str) -> bool:
+        """Say whether one name went and the other came, and the registry does not list them as two methods."""
+        if old == new or (part, old) in self._new or (part, new) in self._old:
             return False
-        if what == "weights":
+        if part == "weights":
             return True
         if ".py:" in old and ".py:" in new:
-            # One file may hold several methods under one hash; it may lie elsewhere.
+            # A file with several methods has one hash, and it may have moved to another folder.
             return old.rpartition(":")[2] == new.rpartition(":")[2]
-        # All methods of a library have the hash of the door to it.
+        # All methods of a library have the hash of its adapter.
         if ":" in old or ":" in new:
             return False
-        known = registry.entries(_KINDS[what])
+        known = registry.entries(_KINDS[part])
         return not (old in known and new in known)
 
     def renames(self, olds: Iterable[CellResult], news: Iterable[CellResult]) -> Renames:
-        """Return the methods whose name alone changed: their code and parameters are those of just one that came."""
-        gone, come = _identities(olds), _identities(news)
+        """Return the renamed methods: code and parameters are those of exactly one method that came."""
+        gone, come = _names_by_content(olds), _names_by_content(news)
         candidates: set[tuple[str, str, str]] = set()
-        for (what, identity), old_names in gone.items():
-            new_names = come.get((what, identity), ())
-            if max(len(old_names), len(new_names)) > _MOST_RIVALS:
+        for (part, content), old_names in gone.items():
+            new_names = come.get((part, content), ())
+            if max(len(old_names), len(new_names)) > _MAX_RIVALS:
                 continue
             pairs = product(old_names, new_names)
-            candidates |= {(what, old, new) for old, new in pairs if self.may_be_renamed(what, old, new)}
-        went = Counter((what, old) for what, old, _ in candidates)
-        came = Counter((what, new) for what, _, new in candidates)
-        return {(what, old): new for what, old, new in candidates if went[what, old] == 1 and came[what, new] == 1}
+            candidates |= {(part, old, new) for old, new in pairs if self.may_be_renamed(part, old, new)}
+        went = Counter((part, old) for part, old, _ in candidates)
+        came = Counter((part, new) for part, _, new in candidates)
+        return {(part, old): new for part, old, new in candidates if went[part, old] == 1 and came[part, new] == 1}
 
 
-def _identities(results: Iterable[CellResult]) -> dict[tuple[str, str], set[str]]:
-    """Return the names of methods by their part and by what they are: code and settings."""
-    found: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for r in results:
-        for what, part in methods(r.cell):
-            settings = sorted((key, repr(value)) for key, value in part.settings.items())
-            found[what, f"{part.code} {settings}"].add(part.name)
-    return found
+def _part_names(results: Iterable[CellResult]) -> set[tuple[str, str]]:
+    """Return the part and name of every method."""
+    methods = chain.from_iterable(all_methods(r.cell) for r in results)
+    return {(part, method.name) for part, method in methods}
+
+
+def _names_by_content(results: Iterable[CellResult]) -> dict[tuple[str, str], set[str]]:
+    """Return the names of methods by their part and their content: code and settings."""
+    names: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for part, method in chain.from_iterable(all_methods(r.cell) for r in results):
+        settings = sorted((key, repr(value)) for key, value in method.settings.items())
+        names[part, f"{method.code} {settings}"].add(method.name)
+    return names
 
 
 class _Replacements:
-    """What the head has in the place of a cell that it does not have."""
+    """The cells that only the head has, which may replace a cell that it lacks."""
 
-    def __init__(self, names: _Names, renames: Renames, fresh: Sequence[CellResult]) -> None:
+    def __init__(self, names: _MethodNames, renames: Renames, only_head: Sequence[CellResult]) -> None:
         self._names, self._renames = names, renames
-        self._rows = _by_row(fresh)
-        self._settings: dict[tuple[Any, ...], list[CellResult]] = defaultdict(list)
-        self._namesakes: dict[tuple[Any, ...], list[CellResult]] = defaultdict(list)
-        for r in fresh:
-            self._settings[_settings(r.cell)].append(r)
-            self._namesakes[_seat(r)].append(r)
+        self._by_names = _by_method_names(only_head)
+        self._by_settings: dict[tuple[Any, ...], list[CellResult]] = defaultdict(list)
+        self._by_labels: dict[tuple[Any, ...], list[CellResult]] = defaultdict(list)
+        for r in only_head:
+            self._by_settings[_conditions_and_settings(r.cell)].append(r)
+            self._by_labels[_labels_access_and_seed(r)].append(r)
 
     def of(self, old: CellResult) -> Iterator[str]:
-        rivals = self._rows.get(_row(old.cell, self._renames), [])
+        """Yield a line for each cell that may replace this one."""
+        rivals = self._by_names.get(_conditions_and_names(old.cell, self._renames), [])
         if rivals:
             yield "other parameters under this name, and no telling which cell took its place"
-            for new in rivals[:_TOLD]:
+            for new in rivals[:_MAX_REPLACEMENTS]:
                 yield f"{new.names}: {'; '.join(map(str, changed(old.cell, new.cell, self._renames)))}"
             return
-        if namesakes := self._namesakes.get(_seat(old), [])[:_MOST_RIVALS]:
-            here = [r for r in namesakes if r.names.dataset == old.names.dataset] or namesakes
-            yield from min((list(differences(old.cell, r.cell)) for r in here), key=len)
+        if namesakes := self._by_labels.get(_labels_access_and_seed(old), [])[:_MAX_RIVALS]:
+            same_dataset = [r for r in namesakes if r.names.dataset == old.names.dataset] or namesakes
+            yield from min((list(differences(old.cell, r.cell)) for r in same_dataset), key=len)
             return
-        alike = self._settings.get(_settings(old.cell, self._renames), [])[:_MOST_RIVALS]
-        for new in islice((r for r in alike if self._alike(old.cell, r.cell)), _TOLD):
+        candidates = self._by_settings.get(_conditions_and_settings(old.cell, self._renames), [])[:_MAX_RIVALS]
+        renamed = (r for r in candidates if self._differs_in_one_name(old.cell, r.cell))
+        for new in islice(renamed, _MAX_REPLACEMENTS):
             yield f"perhaps renamed: {new.names} has the same parameters and other code"
 
-    def _alike(self, old: Cell, new: Cell) -> bool:
-        """Say whether two cells are the same but for the name of one method, and its code."""
-        first, second = parts(old, self._renames), parts(new)
-        if first.keys() != second.keys() or any(first[what].settings != second[what].settings for what in first):
+    def _differs_in_one_name(self, old: Cell, new: Cell) -> bool:
+        """Say whether two cells are the same except for the name of one method, and its code."""
+        before, after = methods_by_part(old, self._renames), methods_by_part(new)
+        if before.keys() != after.keys() or any(before[part].settings != after[part].settings for part in before):
             return False
-        other = [what for what in first if first[what].name != second[what].name]
-        return len(other) == 1 and all(
-            self._names.may_be_renamed(what.removeprefix(SOURCE), first[what].name, second[what].name) for what in other
+        renamed = [part for part in before if before[part].name != after[part].name]
+        return len(renamed) == 1 and self._names.may_be_renamed(
+            renamed[0].removeprefix(SOURCE), before[renamed[0]].name, after[renamed[0]].name
         )
-
-
-def _settings(cell: Cell, renames: Renames | None = None) -> tuple[Any, ...]:
-    """Return what two cells share that differ in names and code of methods alone."""
-    methods = parts(cell, renames).items()
-    return *_place(cell), tuple((what, repr(sorted(part.settings.items()))) for what, part in methods)
-
-
-def _seat(r: CellResult) -> tuple[Any, ...]:
-    return *_labels(r), r.names.access, r.cell.seed

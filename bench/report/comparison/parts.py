@@ -1,4 +1,4 @@
-"""What a cell is made of, method by method, and in what two cells differ."""
+"""The methods of a cell, part by part, and how two cells differ."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 
 from bench.types import AttackRef, Cell, CellResult, MethodRef, ModelRef, TrainRef
 
-#: Old names by the part that the method fills, and the new ones: ``{("attack", "pgd"): "pgd-linf"}``.
+#: The new name of a method by its part and old name: ``{("attack", "pgd"): "pgd-linf"}``.
 Renames = Mapping[tuple[str, str], str]
 
-#: Before the parts of the model that a transferred attack was made on.
+#: Prefix of the parts of the model that a transferred attack was crafted on.
 SOURCE = "source "
-
+#: The setting that lists the earlier attacks of a suite, and the prefix of their parameters.
 _AFTER = "after"
 
 
-class Part(NamedTuple):
-    """A method in a cell: its name, what it is set to, and the hash of its code."""
+class UsedMethod(NamedTuple):
+    """A method as a cell uses it: its name, its settings, and the hash of its code."""
 
     name: str
     settings: Mapping[str, Any]
@@ -39,106 +39,108 @@ class Changed(NamedTuple):
         return f"{self.method}: {self.parameter} {' -> '.join(values)}"
 
 
-def parts(cell: Cell, renames: Renames | None = None) -> dict[str, Part]:
-    """Return the methods of a cell by what they are for, renamed ones under their new names.
+def methods_by_part(cell: Cell, renames: Renames | None = None) -> dict[str, UsedMethod]:
+    """Return the methods of a cell by their part, renamed ones under their new names.
 
     The parts are network, recipe or weights, step and attack; where an attack is transferred also source network and
     source recipe or source weights.
     """
-    found = _of_model(cell.model)
+    methods = _of_model(cell.model)
     if cell.step is not None:
-        found["step"] = _part(cell.step)
-    if (made := cell.attack) is not None:
-        settings = {**made.attack.params, "eot": made.eot, **_suite(made, renames or {})}
-        found["attack"] = Part(made.attack.name, settings, made.attack.code_sha)
-        if made.model != cell.model:
-            found |= {f"{SOURCE}{what}": part for what, part in _of_model(made.model).items()}
+        methods["step"] = _used(cell.step)
+    if (attack := cell.attack) is not None:
+        settings = {**attack.attack.params, "eot": attack.eot, **_suite_settings(attack, renames or {})}
+        methods["attack"] = UsedMethod(attack.attack.name, settings, attack.attack.code_sha)
+        if attack.model != cell.model:
+            methods |= {f"{SOURCE}{part}": method for part, method in _of_model(attack.model).items()}
     if not renames:
-        return found
+        return methods
     return {
-        what: part._replace(name=renames.get((what.removeprefix(SOURCE), part.name), part.name))
-        for what, part in found.items()
+        part: method._replace(name=renames.get((part.removeprefix(SOURCE), method.name), method.name))
+        for part, method in methods.items()
     }
 
 
-def _of_model(model: ModelRef) -> dict[str, Part]:
-    weights = model.weights
+def _of_model(model: ModelRef) -> dict[str, UsedMethod]:
+    network, weights = _used(model.network), model.weights
     if not isinstance(weights, TrainRef):
-        found = Part(weights.name, {"file": f"#{weights.sha256[:16]}"}, weights.sha256)
-        return {"network": _part(model.network), "weights": found}
+        file = {"file": f"#{weights.sha256[:16]}"}
+        return {"network": network, "weights": UsedMethod(weights.name, file, weights.sha256)}
     schedule = {f"schedule.{key}": value for key, value in weights.schedule.model_dump(mode="json").items()}
     data = weights.data
     images = f"{data.subset} {data.n} (#{data.indices_sha[:8]} of #{data.data_sha[:8]})"
     settings = {**weights.recipe.params, **schedule, "training images": images}
-    return {"network": _part(model.network), "recipe": Part(weights.recipe.name, settings, weights.recipe.code_sha)}
+    return {"network": network, "recipe": UsedMethod(weights.recipe.name, settings, weights.recipe.code_sha)}
 
 
-def _part(method: MethodRef) -> Part:
-    return Part(method.name, method.params, method.code_sha)
+def _used(method: MethodRef) -> UsedMethod:
+    return UsedMethod(method.name, method.params, method.code_sha)
 
 
-def _suite(made: AttackRef, renames: Renames) -> dict[str, Any]:
-    """Return which attacks of a suite went before, and how they were set."""
-    met: Counter[str] = Counter()
+def _suite_settings(attack: AttackRef, renames: Renames) -> dict[str, Any]:
+    """Return the earlier attacks of a suite, and their parameters."""
+    counts: Counter[str] = Counter()
     settings: dict[str, Any] = {}
-    for each in made.after:
-        name = renames.get(("attack", each.attack.name), each.attack.name)
-        met[name] += 1
-        place = f"{_AFTER} {name}" if met[name] == 1 else f"{_AFTER} {name} ({met[name]})"
-        settings |= {f"{place}: {key}": value for key, value in {**each.attack.params, "eot": each.eot}.items()}
-    return {_AFTER: ", ".join(met.elements()) or None, **settings}
+    for earlier in attack.after:
+        name = renames.get(("attack", earlier.attack.name), earlier.attack.name)
+        counts[name] += 1
+        prefix = f"{_AFTER} {name}" if counts[name] == 1 else f"{_AFTER} {name} ({counts[name]})"
+        settings |= {f"{prefix}: {key}": value for key, value in {**earlier.attack.params, "eot": earlier.eot}.items()}
+    return {_AFTER: ", ".join(counts.elements()) or None, **settings}
 
 
-def methods(cell: Cell) -> Iterator[tuple[str, Part]]:
-    """Yield every method of a cell with its part, those of a transfer's source and of a suite's earlier attacks too."""
-    for what, part in parts(cell).items():
-        own = {key: value for key, value in part.settings.items() if not key.startswith(_AFTER)}
-        yield what.removeprefix(SOURCE), part._replace(settings=own)
-    for each in cell.attack.after if cell.attack else ():
-        yield "attack", Part(each.attack.name, {**each.attack.params, "eot": each.eot}, each.attack.code_sha)
+def all_methods(cell: Cell) -> Iterator[tuple[str, UsedMethod]]:
+    """Yield every method of a cell with its part, including a transfer's source and a suite's earlier attacks."""
+    for part, method in methods_by_part(cell).items():
+        own = {key: value for key, value in method.settings.items() if not key.startswith(_AFTER)}
+        yield part.removeprefix(SOURCE), method._replace(settings=own)
+    for earlier in cell.attack.after if cell.attack else ():
+        settings = {**earlier.attack.params, "eot": earlier.eot}
+        yield "attack", UsedMethod(earlier.attack.name, settings, earlier.attack.code_sha)
 
 
 def changed(old: Cell, new: Cell, renames: Renames | None = None) -> tuple[Changed, ...]:
-    """Return the parameters in which the methods of two cells differ that have the same parts."""
-    first, second = parts(old, renames), parts(new)
+    """Return the parameters in which the methods of two cells differ. The cells have the same parts."""
+    old_methods, new_methods = methods_by_part(old, renames), methods_by_part(new)
     changes: list[Changed] = []
-    for what, before in first.items():
-        after = second[what]
+    for part, before in old_methods.items():
+        after = new_methods[part]
         for key in dict.fromkeys((*before.settings, *after.settings)):
-            # An attack of one suite alone shows in the list of its attacks.
+            # An attack that only one of the suites has shows in the list of their attacks.
             in_one_suite = key.startswith(f"{_AFTER} ") and not (key in before.settings and key in after.settings)
             if before.settings.get(key) != after.settings.get(key) and not in_one_suite:
-                changes.append(Changed(what, after.name, key, before.settings.get(key), after.settings.get(key)))
+                changes.append(Changed(part, after.name, key, before.settings.get(key), after.settings.get(key)))
     return tuple(changes)
 
 
 def code_changes(old: CellResult, new: CellResult) -> Iterator[str]:
-    """Yield the methods of a pair whose code is not what it was."""
-    second = parts(new.cell)
-    for what, before in parts(old.cell).items():
-        after = second[what]
-        if what.removeprefix(SOURCE) != "weights" and before.code != after.code:
+    """Yield a line for every method of a pair whose code changed."""
+    new_methods = methods_by_part(new.cell)
+    for part, before in methods_by_part(old.cell).items():
+        after = new_methods[part]
+        if part.removeprefix(SOURCE) != "weights" and before.code != after.code:
             yield f"code of {after.name} changed"
 
 
 def differences(old: Cell, new: Cell) -> Iterator[str]:
-    """Yield in what any two cells differ, but for their code."""
+    """Yield a line for each difference between two cells, except in their code."""
     if (old.data.indices_sha, old.data.n) != (new.data.indices_sha, new.data.n):
         lists = [f"{data.subset} {data.n} (#{data.indices_sha[:4]})" for data in (old.data, new.data)]
         yield f"other example lists: {' against '.join(lists)}"
     elif old.data.data_sha != new.data.data_sha:
         yield f"other images: data #{old.data.data_sha[:4]} against #{new.data.data_sha[:4]}"
-    seen = {"data.indices_sha", "data.n", "data.subset", "data.data_sha"}
-    first, second = (dict(_flat(cell.model_dump(mode="json"))) for cell in (old, new))
-    for field in sorted(first.keys() | second.keys()):
-        repeated = field.startswith(("attack.model.", "attack.data.", "attack.step."))
-        if (
-            field not in seen
-            and not field.endswith("code_sha")
-            and not repeated
-            and first.get(field) != second.get(field)
-        ):
-            yield f"{field}: {_short(first.get(field))} against {_short(second.get(field))}"
+    old_fields, new_fields = (dict(_flat(cell.model_dump(mode="json"))) for cell in (old, new))
+    for field in sorted(old_fields.keys() | new_fields.keys()):
+        before, after = old_fields.get(field), new_fields.get(field)
+        if before != after and not _is_covered(field):
+            yield f"{field}: {_short(before)} against {_short(after)}"
+
+
+def _is_covered(field: str) -> bool:
+    """Say whether a field is code, or repeats what another line says."""
+    images = ("data.indices_sha", "data.n", "data.subset", "data.data_sha")
+    copies = ("attack.model.", "attack.data.", "attack.step.")
+    return field in images or field.endswith("code_sha") or field.startswith(copies)
 
 
 def _short(value: object) -> str:

@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from statistics import geometric_mean
 from typing import Any
 
-from bench.report.comparison.compare import ALPHA, Change, Comparison, CostChange, Lost
+from bench.report.comparison.compare import ALPHA, Change, ChangeVerdict, Comparison, CostChange, Lost
 from bench.report.render.markdown import escape_markdown, grid
 from bench.visible import json_text, visible
 
 _SIGNS = {"regression": "-", "improvement": "+", "same": "=", "not comparable": "?"}
-_SHOWN = 20
+#: Entries of one list in text and Markdown.
+_MAX_ENTRIES = 20
 
 
 def summary(c: Comparison) -> str:
     """Return the verdict in one sentence, which says how many cells of the base were not tested."""
     worse = sum(change.verdict == "regression" for change in c.changes)
-    dearer = sum(cost.regression for cost in c.costs)
+    rose = sum(cost.regression for cost in c.costs)
     failed = sum(change.verdict == "not comparable" for change in c.changes)
     missing = f"{_cells(len(c.lost))} of the base not tested"
-    found = {
+    problems = {
         f"{worse} regression{'s' * (worse != 1)}": worse,
-        f"{dearer} cost{'s' * (dearer != 1)} rose": dearer,
+        f"{rose} cost{'s' * (rose != 1)} rose": rose,
         f"coverage lost: {missing}": c.lost and not c.allow_lost,
     }
-    parts = [part for part, holds in found.items() if holds]
     if not c.compared:
         verdict = f"no cell could be compared{f', {missing}' if c.lost else ''}"
     else:
-        verdict = ", ".join(parts) or f"no regression in {_cells(_measured(c))}"
-    more = {
+        verdict = ", ".join(_holding(problems)) or f"no regression in {_cells(_measured(c))}"
+    remarks = {
         f"{missing}, which --allow-lost accepts": c.compared and c.lost and c.allow_lost,
         f"{_cells(failed)} failed in the base": failed,
     }
-    return "; ".join([verdict, *(part for part, holds in more.items() if holds)])
+    return "; ".join([verdict, *_holding(remarks)])
+
+
+def _holding(statements: dict[str, Any]) -> list[str]:
+    return [statement for statement, holds in statements.items() if holds]
 
 
 def _measured(c: Comparison) -> int:
@@ -50,13 +55,21 @@ def _header(c: Comparison) -> str:
     )
 
 
-def _questions(c: Comparison) -> Iterator[str]:
-    """Yield what the head asks otherwise in the cells tested, each with the number of these."""
-    told = Counter(str(each) for change in c.changes for each in (*change.renamed, *change.changed_parameters))
-    yield from (f"{text} ({_cells(count)})" for text, count in told.items())
+def _edits(c: Comparison) -> list[str]:
+    """Return the renamed methods and changed parameters, each with the number of cells that it affects."""
+    counts = Counter(str(edit) for edit in chain.from_iterable((*x.renamed, *x.changed_parameters) for x in c.changes))
+    return [f"{edit} ({_cells(count)})" for edit, count in counts.items()]
 
 
-def _about(change: Change) -> list[str]:
+def _with_verdict(c: Comparison, *verdicts: ChangeVerdict) -> list[Change]:
+    return [change for change in c.changes if change.verdict in verdicts]
+
+
+def _with_changed_images(changes: Iterable[Change]) -> list[Change]:
+    return [change for change in changes if change.counts and change.counts.lost + change.counts.gained]
+
+
+def _remarks(change: Change) -> list[str]:
     return [*map(str, change.renamed), *map(str, change.changed_parameters), *change.notes]
 
 
@@ -68,51 +81,56 @@ def as_text(c: Comparison) -> str:
     """Return the comparison for a terminal of 100 columns."""
     lines = [f"{c.base} -> {c.head}: {summary(c)}", _header(c), *(f"note: {note}" for note in c.notes), ""]
     if c.lost:
-        lines += [f"coverage lost: {_cells(len(c.lost))} of the base not tested"]
-        for each in c.lost[:_SHOWN]:
-            lines += [f"  ! {each.name} ({_percent(each.base)} in the base)", *(f"      {why}" for why in _why(each))]
-        lines += [*_more(len(c.lost)), ""]
-    if asked := list(_questions(c)):
-        lines += ["changed parameters and names", *(f"  {line}" for line in asked[:_SHOWN]), *_more(len(asked)), ""]
-    for verdict, title in (("regression", "regressions"), ("improvement", "improvements")):
-        if found := [change for change in c.changes if change.verdict == verdict]:
-            lines += [title, *(f"  {line}" for change in found for line in _lines(change)), ""]
-    if found := [change for change in c.changes if change.verdict == "same"]:
-        moved = [change for change in found if change.counts and change.counts.lost + change.counts.gained]
-        lines += [f"no clear change: {_cells(len(found))}, {len(moved)} of them with images that changed"]
-        lines += [*(f"  {line}" for change in _largest(moved) for line in _lines(change)), ""]
-    if found := [change for change in c.changes if change.verdict == "not comparable"]:
-        lines += [
-            "not comparable: they failed in the base",
-            *(f"  {line}" for change in found[:_SHOWN] for line in _lines(change)),
-            *_more(len(found)),
-            "",
-        ]
-    lines += [line for line in _costs_and_times(c)]
+        lines.append(f"coverage lost: {_cells(len(c.lost))} of the base not tested")
+        for cell in c.lost[:_MAX_ENTRIES]:
+            lines += [f"  ! {cell.name} ({_percent(cell.base)} in the base)", *(f"      {why}" for why in _why(cell))]
+        lines += [*_more(c.lost), ""]
+    if edits := _edits(c):
+        lines += ["changed parameters and names", *_indented(edits[:_MAX_ENTRIES]), *_more(edits), ""]
+    if regressions := _with_verdict(c, "regression"):
+        lines += ["regressions", *_entries(regressions), ""]
+    if improvements := _with_verdict(c, "improvement"):
+        lines += ["improvements", *_entries(improvements), ""]
+    if same := _with_verdict(c, "same"):
+        moved = _with_changed_images(same)
+        lines.append(f"no clear change: {_cells(len(same))}, {len(moved)} of them with images that changed")
+        lines += [*_entries(_clearest(moved)), ""]
+    if failed := _with_verdict(c, "not comparable"):
+        lines.append("not comparable: they failed in the base")
+        lines += [*_entries(failed[:_MAX_ENTRIES]), *_more(failed), ""]
+    lines += _costs_and_times(c)
     return "\n".join(map(visible, lines)).rstrip() + "\n"
 
 
-def _largest(changes: list[Change]) -> list[Change]:
-    return sorted(changes, key=lambda change: (change.p or 1.0, change.name))[:_SHOWN]
+def _clearest(changes: list[Change]) -> list[Change]:
+    return sorted(changes, key=lambda change: (change.p or 1.0, change.name))[:_MAX_ENTRIES]
 
 
-def _lines(change: Change) -> Iterator[str]:
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def _entries(changes: Iterable[Change]) -> list[str]:
+    return _indented(chain.from_iterable(map(_entry, changes)))
+
+
+def _entry(change: Change) -> Iterator[str]:
     yield f"{_SIGNS[change.verdict]} {change.name}"
     if change.counts:
         yield f"    {_numbers(change)}"
     elif change.base is not None or change.head is not None:
         yield f"    {_percent(change.base)} -> {_percent(change.head)}"
-    for note in _about(change):
-        yield f"    {note}"
+    for remark in _remarks(change):
+        yield f"    {remark}"
 
 
 def _numbers(change: Change) -> str:
     if change.base is None or change.head is None or change.counts is None:
         return ""
-    lost, gained, n = change.counts
+    counts = change.counts
     return (
         f"{_percent(change.base)} -> {_percent(change.head)} ({100 * (change.head - change.base):+.2f}), "
-        f"{lost} lost and {gained} gained of {n:,}, p {change.p:.2g}, Holm {change.adjusted_p:.2g}"
+        f"{counts.lost} lost and {counts.gained} gained of {counts.n:,}, p {change.p:.2g}, Holm {change.adjusted_p:.2g}"
     )
 
 
@@ -120,26 +138,28 @@ def _percent(share: float | None) -> str:
     return "failed" if share is None else f"{100 * share:.2f} %"
 
 
-def _more(count: int) -> list[str]:
-    return [f"  ... and {count - _SHOWN} more; --format json has all"] if count > _SHOWN else []
+def _more(entries: Sequence[object]) -> list[str]:
+    """Return a line about the entries that do not fit, if there are any."""
+    more = len(entries) - _MAX_ENTRIES
+    return [f"  ... and {more} more; --format json has all"] if more > 0 else []
 
 
 def _costs_and_times(c: Comparison) -> Iterator[str]:
     if c.costs:
         yield "costs, counted"
         names = list(dict.fromkeys(cost.name for cost in c.costs))
-        for name in names[:_SHOWN]:
-            found = [cost for cost in c.costs if cost.name == name]
-            yield f"  {'-' if any(cost.regression for cost in found) else ' '} {name}"
-            yield f"      {', '.join(map(_cost, found))}"
-        yield from _more(len(names))
+        for name in names[:_MAX_ENTRIES]:
+            costs = [cost for cost in c.costs if cost.name == name]
+            yield f"  {'-' if any(cost.regression for cost in costs) else ' '} {name}"
+            yield f"      {', '.join(map(_cost, costs))}"
+        yield from _more(names)
     elif c.changes:
         yield "costs, counted: FLOPs, passes and parameters are the same wherever both were measured"
     yield from _times(c)
     if c.only_head:
         yield f"only in {c.head}: {_cells(len(c.only_head))}"
-        yield from (f"  {name}" for name in c.only_head[:_SHOWN])
-        yield from _more(len(c.only_head))
+        yield from _indented(c.only_head[:_MAX_ENTRIES])
+        yield from _more(c.only_head)
 
 
 def _cost(cost: CostChange) -> str:
@@ -151,12 +171,12 @@ def _times(c: Comparison) -> Iterator[str]:
     if not c.times:
         yield "time: not compared, nothing was measured twice with the same parameters on one machine and device"
         return
-    slow = max(c.times, key=lambda time: time.ratio)
+    slowest = max(c.times, key=lambda time: time.ratio)
     mean = geometric_mean(time.ratio for time in c.times)
     yield f"time: x{mean:.2f} over {_cells(len(c.times))} on one machine and device; time alone is never a regression"
-    if slow.ratio > 1:
-        repeats = f"{slow.low:.2f} to {slow.high:.2f} over {_seeds(slow.repeats)}"
-        yield f"  slowest: x{slow.ratio:.2f} ({repeats}) {slow.name}"
+    if slowest.ratio > 1:
+        repeats = f"{slowest.low:.2f} to {slowest.high:.2f} over {_seeds(slowest.repeats)}"
+        yield f"  slowest: x{slowest.ratio:.2f} ({repeats}) {slowest.name}"
 
 
 def _seeds(count: int) -> str:
@@ -169,38 +189,32 @@ def _cells(count: int) -> str:
 
 def as_markdown(c: Comparison) -> str:
     """Return the comparison as a comment for a pull request."""
-    failed = "❌" if c.compared else "⚠️"
+    not_passed = "❌" if c.compared else "⚠️"
     lines = [
-        f"### {'✅' if c.passed else failed} Crossfire: {escape_markdown(summary(c))}",
+        f"### {'✅' if c.passed else not_passed} Crossfire: {escape_markdown(summary(c))}",
         "",
         f"{escape_markdown(c.base)} → {escape_markdown(c.head)}. {_header(c)}.",
         "",
         *(f"> {escape_markdown(note)}\n" for note in c.notes),
         *_markdown_lost(c),
     ]
-    if asked := list(_questions(c)):
-        lines += ["**Changed parameters and names**", "", *(f"- {escape_markdown(line)}" for line in asked[:_SHOWN])]
-        lines += [*_more(len(asked)), ""]
-    clear = [change for change in c.changes if change.verdict in ("regression", "improvement")]
-    moved = [
-        change
-        for change in c.changes
-        if change.verdict == "same" and change.counts and change.counts.lost + change.counts.gained
-    ]
-    if clear:
+    if edits := _edits(c):
+        items = [f"- {escape_markdown(edit)}" for edit in edits[:_MAX_ENTRIES]]
+        lines += ["**Changed parameters and names**", "", *items, *_more(edits), ""]
+    if clear := _with_verdict(c, "regression", "improvement"):
         lines += [*_markdown_table(clear), ""]
-    if moved:
-        lines += ["<details><summary>No clear change</summary>", "", *_markdown_table(_largest(moved)), ""]
-        lines += ["</details>", ""]
-    if refused := [change for change in c.changes if change.verdict == "not comparable"]:
-        lines += ["<details><summary>Not comparable: they failed in the base</summary>", ""]
-        lines += [
-            f"- {escape_markdown(change.name)}: {escape_markdown('; '.join(change.notes))}"
-            for change in refused[:_SHOWN]
-        ]
-        lines += [*_more(len(refused)), "", "</details>", ""]
+    if moved := _with_changed_images(_with_verdict(c, "same")):
+        lines += _details("No clear change", _markdown_table(_clearest(moved)))
+    if failed := _with_verdict(c, "not comparable"):
+        shown = failed[:_MAX_ENTRIES]
+        items = [f"- {escape_markdown(x.name)}: {escape_markdown('; '.join(x.notes))}" for x in shown]
+        lines += _details("Not comparable: they failed in the base", [*items, *_more(failed)])
     lines += map(_item, _costs_and_times(c))
     return "\n".join(lines) + "\n"
+
+
+def _details(title: str, lines: Iterable[str]) -> list[str]:
+    return [f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""]
 
 
 def _markdown_lost(c: Comparison) -> Iterator[str]:
@@ -208,50 +222,48 @@ def _markdown_lost(c: Comparison) -> Iterator[str]:
         return
     yield from (f"**Coverage lost: {_cells(len(c.lost))} of the base not tested**", "")
     rows = [
-        (escape_markdown(each.name), _percent(each.base), escape_markdown("; ".join(_why(each))))
-        for each in c.lost[:_SHOWN]
+        (escape_markdown(cell.name), _percent(cell.base), escape_markdown("; ".join(_why(cell))))
+        for cell in c.lost[:_MAX_ENTRIES]
     ]
     yield from grid(("cell", "base", "in the head"), rows, "lrl")
-    if more := _more(len(c.lost)):
+    if more := _more(c.lost):
         yield from ("", *(line.strip() for line in more))
     yield ""
 
 
 def _item(line: str) -> str:
-    """Return a line of the terminal's text as an item of a list, as deep as the line is indented."""
+    """Return a line of the terminal's text as a list item, as deep as the line is indented."""
     text = line.lstrip()
     depth = (len(line) - len(text) + 2) // 4
     return f"{'  ' * depth}- {escape_markdown(text.replace('- ', '🔻 ', 1) if text.startswith('- ') else text)}"
 
 
 def _markdown_table(changes: Iterable[Change]) -> Iterator[str]:
-    rows = []
-    for change in changes:
-        points = (
-            f"{100 * (change.head - change.base):+.2f}" if change.base is not None and change.head is not None else ""
-        )
-        lost, gained = (change.counts.lost, change.counts.gained) if change.counts else ("", "")
-        p = f"{change.adjusted_p:.2g}" if change.adjusted_p is not None else ""
-        mark = {"regression": "🔻", "improvement": "🔺"}.get(change.verdict, "")
-        cells = [
-            mark,
-            escape_markdown(change.name),
-            _percent(change.base),
-            _percent(change.head),
-            points,
-            lost,
-            gained,
-            p,
-        ]
-        rows.append([*cells, escape_markdown("; ".join(_about(change)))])
     heads = ("", "cell", "base", "head", "points", "lost", "gained", "p (Holm)", "")
-    yield from grid(heads, rows, "llrrrrrrl")
+    yield from grid(heads, map(_markdown_row, changes), "llrrrrrrl")
+
+
+def _markdown_row(change: Change) -> list[object]:
+    points = ""
+    if change.base is not None and change.head is not None:
+        points = f"{100 * (change.head - change.base):+.2f}"
+    return [
+        {"regression": "🔻", "improvement": "🔺"}.get(change.verdict, ""),
+        escape_markdown(change.name),
+        _percent(change.base),
+        _percent(change.head),
+        points,
+        change.counts.lost if change.counts else "",
+        change.counts.gained if change.counts else "",
+        f"{change.adjusted_p:.2g}" if change.adjusted_p is not None else "",
+        escape_markdown("; ".join(_remarks(change))),
+    ]
 
 
 def as_json(c: Comparison) -> str:
     verdict = {"passed": c.passed, "regressed": c.regressed, "summary": summary(c)}
     # Field by field: a deep copy of thousands of changes takes longer than comparing them.
-    flat = {part: [vars(each) for each in getattr(c, part)] for part in ("lost", "costs", "times")}
+    flat = {field: [vars(entry) for entry in getattr(c, field)] for field in ("lost", "costs", "times")}
     body = {"schema": 1, **verdict, **vars(c), "changes": list(map(_as_dict, c.changes)), **flat}
     return json_text({**body, "only_base": c.only_base}, indent=1) + "\n"
 
@@ -260,8 +272,8 @@ def _as_dict(change: Change) -> dict[str, Any]:
     return {
         **vars(change),
         "counts": change.counts._asdict() if change.counts else None,
-        "changed_parameters": [each._asdict() for each in change.changed_parameters],
-        "renamed": [each._asdict() for each in change.renamed],
+        "changed_parameters": [edit._asdict() for edit in change.changed_parameters],
+        "renamed": [edit._asdict() for edit in change.renamed],
     }
 
 
