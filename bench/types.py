@@ -566,6 +566,12 @@ class CellResult(Frozen):
             _require_outcomes(self.metrics, self.cell, self.clean_bits, self.adversarial_bits)
         return self
 
+    @classmethod
+    def failed(cls, planned: PlannedCell, error: CellError, provenance: Provenance) -> CellResult:
+        """Return the result of a cell that could not be measured."""
+        cell = {"key": planned.key, "names": planned.names, "cell": planned.cell}
+        return cls(**cell, status="failed", error=error, flags=("failed",), provenance=provenance)
+
     @property
     def clean_outcomes(self) -> Outcomes | None:
         """Which images were right clean; ``None`` where it was not kept."""

@@ -13,7 +13,7 @@ from bench.cli.display import Display
 from bench.visible import visible
 
 if TYPE_CHECKING:
-    from bench.schedule.estimate import Piece, RecipeCost
+    from bench.schedule.estimate import Node, RecipeCost
 
 #: How far apart the shortest and the longest time may lie before both are said.
 _WIDE = 1.2
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
 
         from bench.process.collection import no_collection
         from bench.schedule import unusable
-        from bench.schedule.estimate import costs, pieces
+        from bench.schedule.estimate import costs, forecast
 
     with display.phase("checking weights"):
         work = unusable.checked(work)
@@ -52,32 +52,37 @@ def main(args: argparse.Namespace) -> int:
         else:
             store.warn_of_strangers()
             with no_collection():
-                steps, failing = pieces(work.usable, store, device)
+                nodes, failing = forecast(work.usable, store, device)
     unusable.warn_of(failing)
     code = 3 if work.unusable or failing else 0
     if args.cost:
         _print_costs(rows, as_json=args.json)
         return code
     if args.json:
-        print(json.dumps([piece._asdict() for piece in steps], indent=2))
+        print(json.dumps([_as_json(node) for node in nodes], indent=2))
         return code
-    _print_pieces(steps, config.variants)
+    _print_nodes(nodes, config.variants)
     return code
 
 
-def _print_pieces(pieces: list[Piece], variants: Sequence[str]) -> None:
-    width = max((len(visible(piece.what)) for piece in pieces), default=0)
-    lines = (_line(piece, width) for piece in pieces)
+def _as_json(node: Node) -> dict[str, object]:
+    described = {"key": node.key, "what": node.what, "kind": node.kind, "method": node.method, "done": node.done}
+    return {**described, "tflop": node.tflop, "seconds": node.seconds, "between": node.between}
+
+
+def _print_nodes(nodes: list[Node], variants: Sequence[str]) -> None:
+    width = max((len(visible(node.what)) for node in nodes), default=0)
+    lines = (_line(node, width) for node in nodes)
     # A write for each of very many lines takes longer than to make them.
     while some := "\n".join(islice(lines, _AT_ONCE)):
         print(some)
-    todo = [piece for piece in pieces if not piece.done]
-    unknown = sum(1 for piece in todo if piece.tflop is None)
-    cells = sum(1 for piece in pieces if piece.what.startswith("evaluate "))
-    least, most = (sum(piece.between[end] if piece.between else piece.seconds or 0 for piece in todo) for end in (0, 1))
+    todo = [node for node in nodes if not node.done]
+    unknown = sum(1 for node in todo if node.tflop is None)
+    cells = sum(1 for node in nodes if node.kind == "evaluate")
+    least, most = (sum(node.between[end] if node.between else node.seconds or 0 for node in todo) for end in (0, 1))
     print(
-        f"\n{cells} cells; {len(pieces) - len(todo)} pieces done, {len(todo)} to do: about "
-        f"{sum(piece.tflop or 0 for piece in todo):.3g} TFLOP, {_time(sum(piece.seconds or 0 for piece in todo))}"
+        f"\n{cells} cells; {len(nodes) - len(todo)} pieces done, {len(todo)} to do: about "
+        f"{sum(node.tflop or 0 for node in todo):.3g} TFLOP, {_time(sum(node.seconds or 0 for node in todo))}"
         + (f", and {unknown} whose cost is not known" if unknown else "")
     )
     if variants:
@@ -86,10 +91,10 @@ def _print_pieces(pieces: list[Piece], variants: Sequence[str]) -> None:
         print(f"{_time(least)} if all images break at once, {_time(most)} if none: attacks leave broken ones alone")
 
 
-def _line(piece: Piece, width: int) -> str:
-    tflop = "unknown" if piece.tflop is None else f"{piece.tflop:.3g}"
-    seconds = "unknown" if piece.seconds is None else _time(piece.seconds)
-    return f"{'done ' if piece.done else 'to do'}  {visible(piece.what):<{width}}  {tflop:>9} TFLOP  {seconds:>8}"
+def _line(node: Node, width: int) -> str:
+    tflop = "unknown" if node.tflop is None else f"{node.tflop:.3g}"
+    seconds = "unknown" if node.seconds is None else _time(node.seconds)
+    return f"{'done ' if node.done else 'to do'}  {visible(node.what):<{width}}  {tflop:>9} TFLOP  {seconds:>8}"
 
 
 def _print_costs(rows: list[RecipeCost], *, as_json: bool) -> None:

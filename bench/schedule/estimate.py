@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -22,18 +22,33 @@ from bench.training.overfitting import MONITOR_ATTACKS
 from bench.types import AttackRef, Cell, ModelRef, Passes, PlannedCell, TrainRef
 
 
-class Piece(NamedTuple):
-    """One node of the graph: what it is, whether it is done, its TFLOP and seconds (``None`` where not known).
+class Node(NamedTuple):
+    """One node of the graph with its predicted cost.
 
-    ``between`` has the seconds if all images break early and if none does, of an attack that leaves broken ones alone.
+    Attributes:
+        key: that of the weights, the adversarial set or the cell.
+        kind: what is done there.
+        method: the recipe that trains, or the attack, by the name that the table gives it.
+        subject: the network that is trained, or the cell.
+        done: whether it is.
+        tflop: ``None`` where it is not known.
+        seconds: ``None`` where it is not known.
+        between: the seconds if all images break early and if none does, of an attack that stops early.
     """
 
     key: str
-    what: str
+    kind: Literal["train", "attack", "evaluate"]
+    method: str
+    subject: str
     done: bool
     tflop: float | None
     seconds: float | None
     between: tuple[float, float] | None = None
+
+    @property
+    def what(self) -> str:
+        """What it is, for people."""
+        return f"train {self.method} on {self.subject}" if self.kind == "train" else f"{self.kind} {self.subject}"
 
 
 class RecipeCost(NamedTuple):
@@ -64,7 +79,7 @@ _SURVIVE_ADAPTIVE = 0.3
 class Forecast(NamedTuple):
     """What a run would do, and which of its cells will or may fail."""
 
-    pieces: list[Piece]
+    nodes: list[Node]
     failing: list[tuple[PlannedCell, Problem]]
 
 
@@ -100,7 +115,7 @@ def _failing(work: Work, units: Units, done: Collection[str] = ()) -> list[tuple
     return [(planned, found) for planned in cells if (found := units.problem(planned.cell)) is not None]
 
 
-def pieces(work: Work, store: Store, device: torch.device) -> Forecast:
+def forecast(work: Work, store: Store, device: torch.device) -> Forecast:
     """Return what a run would do, node by node, with its predicted cost; what cannot be measured has none.
 
     A network, a test-time step and a recipe are each measured once, on grey images. An attack that leaves an image
@@ -113,13 +128,13 @@ def pieces(work: Work, store: Store, device: torch.device) -> Forecast:
         try:
             next(steps)
         except StopIteration as end:
-            nodes: list[Piece] = end.value
-            return Forecast(nodes, _failing(work, units, {piece.key for piece in nodes if piece.done}))
+            nodes: list[Node] = end.value
+            return Forecast(nodes, _failing(work, units, {node.key for node in nodes if node.done}))
 
 
-def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, list[Piece]]:
-    """Compute what :func:`pieces` returns in short steps, and return it at the end."""
-    nodes: dict[str, Piece] = {}
+def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, list[Node]]:
+    """Compute what :func:`forecast` returns in short steps, and return it at the end."""
+    nodes: dict[str, Node] = {}
     # Static sets are those of many cells.
     costs, key_of = _Costs(units), Once(Keys().of)
     crafted = set(inventory.keys(store.root / "attack", ""))
@@ -136,8 +151,8 @@ def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, 
                 continue
             if (key := costs.key(model)) not in nodes:
                 done = cards.has_weights(store.training(key), key)
-                what = f"train {model.weights.recipe.name} on {planned.names.model}"
-                nodes[key] = Piece(key, what, done, *costs.training(model, cell))
+                recipe, network = model.weights.recipe.name, planned.names.model
+                nodes[key] = Node(key, "train", recipe, network, done, *costs.training(model, cell))
                 trainings.add(key)
             if not finished:
                 needed.add(key)
@@ -148,8 +163,9 @@ def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, 
             last = f"{(n - 1) // CHUNK * CHUNK:06d}-{n:06d}.safetensors"
             done = finished or (at in crafted and files.is_regular(store.adversarial(at) / last))
             cost = costs.attack(cell.attack, cell, right.get(defense, _RIGHT))
-            nodes[at] = Piece(at, f"attack {planned.names}", done, *cost)
-        nodes[planned.key] = Piece(planned.key, f"evaluate {planned.names}", finished, *costs.evaluation(cell))
+            nodes[at] = Node(at, "attack", planned.names.attack, str(planned.names), done, *cost)
+        cost = costs.evaluation(cell)
+        nodes[planned.key] = Node(planned.key, "evaluate", planned.names.attack, str(planned.names), finished, *cost)
         yield
     # The result of a finished cell holds without the weights it was measured on.
     nodes |= {key: nodes[key]._replace(done=True) for key in trainings - needed}

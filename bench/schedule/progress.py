@@ -1,4 +1,4 @@
-"""What a run tells while it works: how far the piece at hand is and, once it has lasted, when all will be done."""
+"""What a run reports while it works: how far the current work is and, after a while, when all will be done."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Protocol
 
-from bench.schedule.estimate import Piece
+from bench.schedule.estimate import Node
 from bench.store.run_log import RunLog
 
 #: The share of the time so far that the estimate of the time left may take.
@@ -15,41 +15,41 @@ SHARE = 0.02
 # Seconds that a step of it is thought to take before one was seen.
 _STEP = 0.1
 # Seconds between two entries of the time left in the log.
-_LONG = 5.0
-# Seconds of prediction that weigh as much as experience does, for a kind of work and for one method of it.
+_LOG_EVERY = 5.0
+# Seconds of prediction that weigh as much as a measurement, for a kind of work and for one method of it.
 _DOUBT = 30.0
 
 
 class Reporter(Protocol):
-    """Where a run tells it."""
+    """Where a run reports its progress."""
 
     def cells(self, done: int, total: int, failed: int = 0) -> None:
         """Say how many cells are done, and how many of these failed."""
 
     def work(self, what: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
-        """Say how far the piece of work at hand is, if that is known, and in how many seconds all will be done."""
+        """Say how far the current work is, if that is known, and in how many seconds all will be done."""
 
 
 class Remaining:
-    """Follows a run piece by piece.
+    """The seconds that a run still takes, corrected by what its finished work took.
 
-    Predictions err alike for like work: all trainings, all attacks, and more so one attack on several networks; but a
-    training says nothing of attacks. So the ratio of what was taken to what was predicted is kept for each method,
-    leaning on that of its kind while it has seen little.
+    Predictions are off by similar factors for similar work: all trainings, all attacks, and more so one attack on
+    several networks; but a training says nothing about attacks. So the ratio of seconds taken to seconds predicted is
+    kept for each method. While little is known about a method, its ratio is close to that of its kind.
 
     Args:
-        pieces: of the plan, with their predicted seconds. One without is taken to be as dear as the others for its
-            FLOPs, or, where those are not known either, as the mean of the others.
+        nodes: of the plan, with their predicted seconds. A node without is assumed to take as long as the others for
+            its FLOPs, or, where those are not known either, as the mean of the others.
         clock: seconds, rising.
-        began: when the run did, on that clock; now by default.
+        began: when the run began, on that clock; now by default.
     """
 
     def __init__(
-        self, pieces: Iterable[Piece], clock: Callable[[], float] = time.monotonic, began: float | None = None
+        self, nodes: Iterable[Node], clock: Callable[[], float] = time.monotonic, began: float | None = None
     ) -> None:
-        todo = [piece for piece in pieces if not piece.done]
-        self._seconds = dict(zip((piece.key for piece in todo), _predicted(todo), strict=True))
-        self._kinds = {piece.key: _kinds(piece.what) for piece in todo}
+        todo = [node for node in nodes if not node.done]
+        self._seconds = dict(zip((node.key for node in todo), _predicted(todo), strict=True))
+        self._kinds = {node.key: (node.kind, f"{node.kind} {node.method}") for node in todo}
         self._shares: dict[str, float] = {}
         self._left: defaultdict[tuple[str, str], float] = defaultdict(float)
         for key, seconds in self._seconds.items():
@@ -60,16 +60,16 @@ class Remaining:
         self._last = clock() if began is None else began
 
     def at(self, key: str, share: float, now: float | None = None) -> None:
-        """Note that so much of a piece, in [0, 1], is done; the time since the last note went into it.
+        """Note that a share of a node, in [0, 1], is done; the time since the last note is counted for it.
 
         ``now`` is when that was so, where it is noted later.
         """
         now = self._clock() if now is None else now
         took, self._last = now - self._last, now
-        # A set that another cell has asked for before is looked through from its beginning again.
+        # A set that another cell needed before is gone through from its beginning again.
         if key not in self._seconds or share <= self._shares.get(key, -1.0):
             return
-        # What was done of it before anybody looked is no experience.
+        # What was done before the first note says nothing about speed.
         first = key not in self._shares
         done = (share - self._shares.get(key, 0.0)) * self._seconds[key]
         self._shares[key] = share
@@ -92,14 +92,14 @@ class Remaining:
 
 
 class TimeLeft:
-    """Makes the estimate of what is left, a little at a time, in at most a fiftieth of the time that the run has taken.
+    """Estimates what is left in short steps that take at most a fiftieth of the time that the run has taken.
 
     Args:
-        steps: return the pieces of the plan at their end; each takes a fraction of a second.
+        steps: return the nodes of the plan at their end; each takes a fraction of a second.
         clock: seconds, rising.
     """
 
-    def __init__(self, steps: Generator[None, None, Sequence[Piece]], clock: Callable[[], float] = time.monotonic):
+    def __init__(self, steps: Generator[None, None, Sequence[Node]], clock: Callable[[], float] = time.monotonic):
         self._steps = steps
         self._clock = clock
         self._began = clock()
@@ -110,7 +110,7 @@ class TimeLeft:
         self._over = False
 
     def at(self, key: str, share: float) -> float | None:
-        """Note that so much of a piece, in [0, 1], is done; return the seconds that are left, if that is known yet."""
+        """Note that a share of a node, in [0, 1], is done; return the seconds that are left, if that is known yet."""
         if self._remaining is not None:
             self._remaining.at(key, share)
             return self._remaining.seconds()
@@ -134,17 +134,17 @@ class TimeLeft:
         return None if self._remaining is None else self._remaining.seconds()
 
     def _note(self, key: str, share: float) -> None:
-        # Of what lies between the first and the last note of a piece nothing is kept: its time is the same without.
+        # Notes between the first and the last one of a node are dropped: its time is the same without them.
         if [each[0] for each in self._notes[-2:]] == [key, key] and self._notes[-2][1] < self._notes[-1][1] < share:
             self._notes.pop()
         self._notes.append((key, share, self._clock()))
 
-    def _follow(self, pieces: Sequence[Piece]) -> Remaining | None:
-        if all(piece.seconds is None for piece in pieces if not piece.done):
+    def _follow(self, nodes: Sequence[Node]) -> Remaining | None:
+        if all(node.seconds is None for node in nodes if not node.done):
             return None
-        # What was done while nothing was predicted yet is experience too, also where it was all done by then.
-        here = {key for key, _, _ in self._notes}
-        own = [piece._replace(done=False) if piece.key in here else piece for piece in pieces]
+        # Work done before the prediction was ready counts too, also where it was finished by then.
+        noted = {key for key, _, _ in self._notes}
+        own = [node._replace(done=False) if node.key in noted else node for node in nodes]
         remaining = Remaining(own, self._clock, self._notes[0][2])
         for key, share, now in self._notes:
             remaining.at(key, share, now)
@@ -152,42 +152,35 @@ class TimeLeft:
 
 
 class ProgressTracker:
-    """Tells a reporter and the run log.
+    """Passes progress on to a reporter and to the run log.
 
     Args:
-        reporter: where the run tells it.
+        reporter: where the run reports its progress.
         log: of the run.
-        estimate: of what is left; ``None`` for who does single pieces of another's plan.
+        estimate: of what is left; ``None`` for a worker, which does single nodes of another process's plan.
     """
 
     def __init__(self, reporter: Reporter, log: RunLog, estimate: TimeLeft | None) -> None:
         self._reporter = reporter
         self._log = log
         self._estimate = estimate
-        self._began = self._told = time.monotonic()
+        self._began = self._logged = time.monotonic()
 
     def __call__(self, what: str, key: str, done: float, total: float, note: str = "") -> None:
         left = None if self._estimate is None else self._estimate.at(key, done / total)
         if left is not None:
             now = time.monotonic()
-            if now - self._told > _LONG:
-                self._told = now
+            if now - self._logged > _LOG_EVERY:
+                self._logged = now
                 self._log.write("remaining", elapsed=round(now - self._began, 3), seconds=round(left, 3))
         self._reporter.work(what, done, total, note, left)
 
 
-def _predicted(pieces: Sequence[Piece]) -> list[float]:
-    """Return the seconds of each piece, known or guessed."""
-    known = [piece.seconds for piece in pieces if piece.seconds is not None]
+def _predicted(nodes: Sequence[Node]) -> list[float]:
+    """Return the seconds of each node, known or guessed."""
+    known = [node.seconds for node in nodes if node.seconds is not None]
     mean = sum(known) / len(known) if known else 0.0
-    both = [(piece.seconds, piece.tflop) for piece in pieces if piece.seconds is not None and piece.tflop]
+    both = [(node.seconds, node.tflop) for node in nodes if node.seconds is not None and node.tflop]
     rate = sum(seconds for seconds, _ in both) / sum(tflop for _, tflop in both) if both else None
-    guesses = (mean if rate is None or piece.tflop is None else rate * piece.tflop for piece in pieces)
-    return [guess if piece.seconds is None else piece.seconds for piece, guess in zip(pieces, guesses, strict=True)]
-
-
-def _kinds(what: str) -> tuple[str, str]:
-    """Return what sort of work a piece is, and by which method: ``attack`` and ``attack pgd``."""
-    kind, _, rest = what.partition(" ")
-    method = rest.split("/")[-2] if "/" in rest and kind != "train" else rest.partition(" on ")[0]
-    return kind, f"{kind} {method}"
+    guesses = (mean if rate is None or node.tflop is None else rate * node.tflop for node in nodes)
+    return [guess if node.seconds is None else node.seconds for node, guess in zip(nodes, guesses, strict=True)]

@@ -482,16 +482,8 @@ class _Lead:
         message = _first_line(cause)
         if isinstance(cause, ray.exceptions.RayError):
             message = f"Ray lost its task, also when it was run again: {message}"
-        failed = CellResult(
-            key=planned.key,
-            names=planned.names,
-            cell=planned.cell,
-            status="failed",
-            error=CellError.of(cause, message, str(error)),
-            flags=("failed",),
-            provenance=provenance(self.runner.device),
-        )
-        self.runner.store.put(failed)
+        failure = CellError.of(cause, message, str(error))
+        self.runner.store.put(CellResult.failed(planned, failure, provenance(self.runner.device)))
 
 
 def _took_its_process(task: Any) -> bool:

@@ -113,7 +113,7 @@ class Runner:
             return None
         units = Units(self.device, self.batch, _GLANCE, self.control)
 
-        def steps() -> Generator[None, None, list[estimate.Piece]]:
+        def steps() -> Generator[None, None, list[estimate.Node]]:
             # Of the plan as it is by then: weights that do not fit are known.
             return (yield from estimate.predicting(self.work.usable, self.store, units))
 
@@ -205,19 +205,9 @@ class Runner:
         except StoreError:
             raise
         except (Exception, Overtime) as error:
-            result = CellResult(
-                key=planned.key,
-                names=planned.names,
-                cell=planned.cell,
-                status="failed",
-                error=CellError.of(
-                    error,
-                    str(error).strip().partition("\n")[0] or type(error).__name__,
-                    "".join(traceback.format_exception(error)),
-                ),
-                flags=("failed",),
-                provenance=provenance(self.device),
-            )
+            message = str(error).strip().partition("\n")[0] or type(error).__name__
+            details = "".join(traceback.format_exception(error))
+            result = CellResult.failed(planned, CellError.of(error, message, details), provenance(self.device))
             self._put(result, started)
         finally:
             self.batch = batch

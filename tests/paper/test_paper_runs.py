@@ -42,7 +42,7 @@ def paper_run(data, tmp_path_factory):
     arguments = ["--data", str(data), "--store", str(folder / "store"), "--report", str(folder / "report")]
     with pytest.MonkeyPatch.context() as patch:
         # Estimating the time of a thousand such small cells takes half as long as running them.
-        patch.setattr("bench.schedule.progress._LONG", float("inf"))
+        patch.setattr("bench.schedule.progress._LOG_EVERY", float("inf"))
         assert main(["run", "paper", "--scale", "tiny", *arguments]) == 0
     return folder
 

@@ -6,40 +6,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.schedule.estimate import Piece
+from bench.schedule.estimate import Node
 from bench.schedule.progress import SHARE, Remaining, TimeLeft
 from tests.schedule import small
 
 
 def plan(draw):
     """Twelve base classifiers, each with a training, attacks and evaluations, of very different costs."""
-    found = []
+    nodes = []
     for base in range(12):
-        found.append(Piece(f"t{base}", f"train pgd-at on net{base}", False, 1, draw.uniform(50, 150)))
+        nodes.append(Node(f"t{base}", "train", "pgd-at", f"net{base}", False, 1, draw.uniform(50, 150)))
         for attack, cost in (("pgd", 20), ("autoattack", 60), ("cw", None)):
-            key = f"{base}{attack}"
-            found.append(Piece(f"a{key}", f"attack set/net{base}/d/{attack}/static", False, 1, cost))
-            found.append(Piece(f"e{key}", f"evaluate set/net{base}/d/{attack}/static", False, 1, 1))
-    return found
+            key, cell = f"{base}{attack}", f"set/net{base}/d/{attack}/static"
+            nodes.append(Node(f"a{key}", "attack", attack, cell, False, 1, cost))
+            nodes.append(Node(f"e{key}", "evaluate", attack, cell, False, 1, 1))
+    return nodes
 
 
 @pytest.mark.parametrize("slower", [0.2, 1, 5])
 @pytest.mark.parametrize("seed", range(5))
 def test_right_within_a_third_after_the_first_tenth(slower, seed):
     draw, now = random.Random(seed), [0.0]
-    pieces = plan(draw)
-    # Every method is mispredicted by its own factor, every piece a little more, and all of them by the machine.
+    nodes = plan(draw)
+    # Every method is mispredicted by its own factor, every node a little more, and all of them by the machine.
     of = {"train": 1.1, "pgd": 0.8, "autoattack": 0.85, "cw": 1.2, "evaluate": 3}
     takes = {}
-    for piece in pieces:
-        name = piece.what.split("/")[-2] if piece.what.startswith("attack") else piece.what.split()[0]
-        mean = 40 if piece.seconds is None else piece.seconds
-        takes[piece.key] = mean * slower * of[name] * draw.uniform(0.9, 1.1)
-    total, follow = sum(takes.values()), Remaining(pieces, lambda: now[0])
-    for piece in pieces:
+    for node in nodes:
+        name = node.method if node.kind == "attack" else node.kind
+        mean = 40 if node.seconds is None else node.seconds
+        takes[node.key] = mean * slower * of[name] * draw.uniform(0.9, 1.1)
+    total, follow = sum(takes.values()), Remaining(nodes, lambda: now[0])
+    for node in nodes:
         for step in range(11):
-            now[0] += takes[piece.key] / 10 * (step > 0)
-            follow.at(piece.key, step / 10)
+            now[0] += takes[node.key] / 10 * (step > 0)
+            follow.at(node.key, step / 10)
             left = total - now[0]
             if 0.1 * total < now[0] < 0.99 * total:
                 assert follow.seconds() == pytest.approx(left, rel=0.3)
@@ -48,8 +48,8 @@ def test_right_within_a_third_after_the_first_tenth(slower, seed):
 
 def test_what_is_done_takes_no_time_and_what_was_begun_is_no_experience():
     now = [0.0]
-    pieces = [Piece("a", "train x on y", True, 1, 100), Piece("b", "train z on y", False, 1, 100)]
-    follow = Remaining(pieces, lambda: now[0])
+    nodes = [Node("a", "train", "x", "y", True, 1, 100), Node("b", "train", "z", "y", False, 1, 100)]
+    follow = Remaining(nodes, lambda: now[0])
     assert follow.seconds() == 100
     follow.at("b", 0.5)
     assert follow.seconds() == 50
@@ -72,7 +72,7 @@ def test_the_estimate_takes_a_fiftieth_of_the_time_and_one_step(run):
             now[0] += each
             spent[0] += each
             yield
-        return [Piece("a", "train x on y", False, 1, 100)]
+        return [Node("a", "train", "x", "y", False, 1, 100)]
 
     estimate = TimeLeft(steps(), lambda: now[0])
     for apart, _ in run:
@@ -87,15 +87,15 @@ def test_the_estimate_takes_a_fiftieth_of_the_time_and_one_step(run):
 def test_an_estimate_that_comes_late_knows_what_was_done_meanwhile():
     """As if it had been there from the beginning, also of what was all done when it was looked at."""
     now, early = [0.0], [0.0]
-    pieces = [Piece(name, f"train {name} on y", False, 1, 100) for name in "abc"]
+    nodes = [Node(name, "train", name, "y", False, 1, 100) for name in "abc"]
 
     def steps():
         for _ in range(100):
             now[0] += 0.01
             yield
-        return [piece._replace(done=piece.key == "a") for piece in pieces]
+        return [node._replace(done=node.key == "a") for node in nodes]
 
-    estimate, follow = TimeLeft(steps(), lambda: now[0]), Remaining(pieces, lambda: early[0])
+    estimate, follow = TimeLeft(steps(), lambda: now[0]), Remaining(nodes, lambda: early[0])
     done = [("a", i / 20) for i in range(21)] + [("b", i / 200) for i in range(200)]
     for key, share in done:
         early[0] = now[0]
@@ -108,7 +108,7 @@ def test_an_estimate_that_comes_late_knows_what_was_done_meanwhile():
 
 
 def test_where_nothing_is_known_nothing_is_said():
-    estimate = TimeLeft(iter_of([Piece("a", "train x on y", False, 1, None)]), iter(range(0, 10**6, 1000)).__next__)
+    estimate = TimeLeft(iter_of([Node("a", "train", "x", "y", False, 1, None)]), iter(range(0, 10**6, 1000)).__next__)
     assert [estimate.at("a", share / 10) for share in range(10)] == [None] * 10
 
 
@@ -118,9 +118,9 @@ def iter_of(pieces):
 
 
 def test_a_long_run_says_when_it_will_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.schedule.progress._LONG", 0.0)
+    monkeypatch.setattr("bench.schedule.progress._LOG_EVERY", 0.0)
     monkeypatch.setattr("bench.schedule.progress.SHARE", 100.0)
     assert small.run(tmp_path) == 0
-    told = small.events(tmp_path, "remaining")
-    assert len(told) > 10 and all(event["seconds"] >= 0 for event in told)
-    assert told[-1]["seconds"] < 0.05 * max(event["seconds"] for event in told)
+    events = small.events(tmp_path, "remaining")
+    assert len(events) > 10 and all(event["seconds"] >= 0 for event in events)
+    assert events[-1]["seconds"] < 0.05 * max(event["seconds"] for event in events)
