@@ -1,4 +1,4 @@
-"""The climb of Auto-PGD (Croce and Hein, 2020, algorithm 1), and the losses that share it."""
+"""Auto-PGD (Croce and Hein, 2020, algorithm 1), and the losses that its variants maximise."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attacks._steps import budget, l2_norm, margin, per_image, project, steepest
+from attacks._steps import ActiveImages, budget, l2_norm, margin, per_image, project, steepest
 from bench.api import Gradient, Target, Threat
 
+#: The step size is halved where fewer than this share of the steps since the last checkpoint raised the loss.
 RHO = 0.75
+#: Weight of the gradient step against the previous move; the paper's alpha.
 MOMENTUM = 0.75
 
-Objective = Callable[[Tensor, Tensor], Tensor]
+LossFn = Callable[[Tensor, Tensor], Tensor]
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
@@ -30,150 +32,164 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 def targeted_dlr(logits: Tensor, classes: Tensor) -> Tensor:
     """Return -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2) of each row; ``classes`` (N, 2) are y and t."""
     ordered = logits.topk(4).values
-    true, aim = logits.gather(1, classes).unbind(1)
-    return (aim - true) / (ordered[:, 0] - 0.5 * (ordered[:, 2] + ordered[:, 3]) + 1e-12)
+    true_logit, target_logit = logits.gather(1, classes).unbind(1)
+    return (target_logit - true_logit) / (ordered[:, 0] - 0.5 * (ordered[:, 2] + ordered[:, 3]) + 1e-12)
 
 
-class Goal(NamedTuple):
-    """What to climb: ``objective(logits, args)``, ``args`` with a row for each image.
+class Objective(NamedTuple):
+    """What a run maximises: ``loss_fn(logits, args)``, ``args`` with a row for each image.
 
-    With ``on_base`` it is the sum of that and ``on_base(logits of the base classifier, args)``. With ``tau`` the
-    gradient is the second-order one of a purification, its sign smoothed over tau.
+    With ``base_loss_fn`` it is the sum of that and ``base_loss_fn(logits of the base classifier, args)``. With ``tau``
+    the gradient is the second-order one of a purification, its sign smoothed over tau.
     """
 
-    objective: Objective
+    loss_fn: LossFn
     args: Tensor
-    on_base: Objective | None = None
+    base_loss_fn: LossFn | None = None
     tau: float | None = None
 
 
-def strongest(
-    target: Target, x: Tensor, y: Tensor, threat: Threat, goals: Iterable[Goal], steps: int, rows: Tensor | None = None
+def apgd(
+    target: Target,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    objectives: Iterable[Objective],
+    steps: int,
+    active: Tensor | None = None,
 ) -> Tensor:
-    """Climb one goal after the other; an image keeps its first success, else the candidate of highest loss.
+    """Maximise one objective after the other; an image keeps its first success, else the iterate of highest loss.
 
-    Where the function is random one success proves nothing: every image climbs every goal, and keeps the candidate
-    with the largest margin over the draws of one more evaluation.
+    Where the function is random one success proves nothing: every image runs through every objective, and keeps the
+    candidate with the largest margin over the draws of one more evaluation.
 
     Args:
         target: the function under attack.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
         threat: Linf or L2 with its budget.
-        goals: each climbed from a start of its own.
-        steps: moves for each goal.
-        rows: which images are worth attacking; all by default.
+        objectives: each maximised from a start of its own.
+        steps: steps for each objective.
+        active: positions of the images to attack; all by default.
+
+    Returns:
+        Images shaped as ``x``, within the threat.
+
+    Raises:
+        MethodError: the threat is unbounded.
     """
-    result, best = x.clone(), x.new_full((len(x),), -torch.inf)
-    rows = torch.arange(len(x), device=x.device) if rows is None else rows
-    for goal in goals:
-        if len(rows) == 0:
+    x_best, best_loss = x.clone(), x.new_full((len(x),), -torch.inf)
+    active = torch.arange(len(x), device=x.device) if active is None else active
+    for objective in objectives:
+        if len(active) == 0:
             break
-        view, labels = target.rows(rows), y[rows]
-        found, height, fooled = climb(view, x[rows], labels, threat, goal._replace(args=goal.args[rows]), steps)
+        view, labels = target.rows(active), y[active]
+        objective = objective._replace(args=objective.args[active])
+        x_adv, loss, is_adv = apgd_run(view, x[active], labels, threat, objective, steps)
         if target.stochastic:
-            height, fooled = margin(view(found), labels), torch.zeros_like(fooled)
-        better = fooled | (height > best[rows])
-        result[rows[better]], best[rows[better]] = found[better], height[better]
-        rows = rows[~fooled]
-    return result
+            loss = margin(view(x_adv), labels)
+            is_adv = torch.zeros_like(is_adv)
+        improved = is_adv | (loss > best_loss[active])
+        x_best[active[improved]] = x_adv[improved]
+        best_loss[active[improved]] = loss[improved]
+        active = active[~is_adv]
+    return x_best
+
+
+class Run(NamedTuple):
+    """What one run returns for each image: the iterate it keeps, the loss there, and whether it is misclassified."""
+
+    x_best: Tensor
+    best_loss: Tensor
+    is_adv: Tensor
 
 
 @dataclass
-class Climbers:
-    """The images still climbing, one row each in every tensor."""
+class _State(ActiveImages):
+    """The variables of algorithm 1, for the images that are still attacked."""
 
-    rows: Tensor
-    origin: Tensor
     args: Tensor
-    current: Tensor
-    previous: Tensor
+    x_adv: Tensor
+    x_prev: Tensor
     grad: Tensor
-    best: Tensor
+    loss: Tensor
+    x_best: Tensor
     best_grad: Tensor
     best_loss: Tensor
-    last_loss: Tensor
-    checked_loss: Tensor
-    halved: Tensor
+    loss_at_checkpoint: Tensor
+    halved_at_checkpoint: Tensor
     rises: Tensor
-    size: Tensor
-
-    def drop(self, mask: Tensor) -> None:
-        for name, value in vars(self).items():
-            setattr(self, name, value[~mask])
+    eta: Tensor
 
 
-def climb(
-    target: Target, x: Tensor, y: Tensor, threat: Threat, goal: Goal, steps: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Climb a goal from a random start with steps that halve where progress stalls.
+def apgd_run(target: Target, x: Tensor, y: Tensor, threat: Threat, objective: Objective, steps: int) -> Run:
+    """Maximise one objective from a random start, by algorithm 1.
+
+    It takes ``steps + 1`` forwards and ``steps`` backwards, and none for an image once it is misclassified. Images of a
+    random function are never dropped.
+
+    Args:
+        target: the function under attack.
+        x: images (N, C, H, W) in [0, 1].
+        y: labels (N,).
+        threat: Linf or L2 with its budget.
+        objective: ``args`` with a row for each of ``x``.
+        steps: the paper's N_iter.
 
     Returns:
-        Per image: its first misclassified iterate, else the one of highest loss; that loss; whether it is broken.
-        It takes ``steps + 1`` forwards and ``steps`` backwards, none after an image is broken. Images of a random
-        function are never dropped.
+        For each image its first misclassified iterate, else the one of highest loss.
     """
-    eps, n = budget(threat), len(x)
-    result, loss, fooled = x.clone(), x.new_full((n,), -torch.inf), torch.zeros(n, dtype=torch.bool, device=x.device)
-    start, zeros, low = _start(target, x, threat), x.new_zeros(n), x.new_full((n,), -torch.inf)
-    rows = torch.arange(n, device=x.device)
-    # As in the authors' code: the first loss is compared with zero, and at the first check every image was just halved.
-    c = Climbers(rows, x, goal.args, start, start, x, x, x, low, zeros, low, zeros == 0, zeros, zeros + 2 * eps)
-    gap, since = max(int(0.22 * steps), 1), 0
-    for step in range(steps + 1):
-        if len(c.rows) == 0:
+    state = _initial_state(target, x, threat, objective.args)
+    run = Run(x.clone(), x.new_full((len(x),), -torch.inf), torch.zeros(len(x), dtype=torch.bool, device=x.device))
+    periods = _periods(steps)
+    for k in range(steps + 1):
+        if len(state.active) == 0:
             break
-        c.grad, logits, value = _look(target.rows(c.rows), c.current, goal, c.args, step < steps)
-        better = value > c.best_loss
-        c.best, c.best_grad = _where(better, c.current, c.best), _where(better, c.grad, c.best_grad)
-        c.best_loss = torch.maximum(value, c.best_loss)
-        if step == 0:
-            c.checked_loss = value
-        else:
-            c.rises = c.rises + (value > c.last_loss)
-            c.last_loss, since = value, since + 1
-        broken = logits.argmax(1) != y[c.rows]
-        fooled[c.rows] = broken
-        if not target.stochastic and bool(broken.any()):
-            result[c.rows[broken]], loss[c.rows[broken]] = c.current[broken], value[broken]
-            c.drop(broken)
-        if since == gap:
-            stalled = (c.rises <= RHO * gap) | (~c.halved & (c.checked_loss >= c.best_loss))
-            c.halved, c.checked_loss, c.rises = stalled, c.best_loss, torch.zeros_like(c.rises)
-            c.size = torch.where(stalled, c.size / 2, c.size)
-            c.current, c.grad = _where(stalled, c.best, c.current), _where(stalled, c.best_grad, c.grad)
-            gap, since = max(gap - max(int(0.03 * steps), 1), int(0.06 * steps), 1), 0
-        if step < steps:
-            c.previous, c.current = c.current, _move(c, threat, MOMENTUM if step else 1.0)
-    result[c.rows], loss[c.rows] = c.best, c.best_loss
-    return result, loss, fooled
+        gradient = _evaluate(target.rows(state.active), state.x_adv, objective, state.args, backward=k < steps)
+        _record(state, gradient, first=k == 0)
+        is_adv = gradient.logits.argmax(1) != y[state.active]
+        run.is_adv[state.active] = is_adv
+        if not target.stochastic and bool(is_adv.any()):
+            run.x_best[state.active[is_adv]] = state.x_adv[is_adv]
+            run.best_loss[state.active[is_adv]] = gradient.loss[is_adv]
+            state.drop(is_adv)
+        if k in periods:
+            _halve_where_stalled(state, periods[k])
+        if k < steps:
+            x_next = _step(state, threat, MOMENTUM if k else 1.0)
+            state.x_prev, state.x_adv = state.x_adv, x_next
+    run.x_best[state.active] = state.x_best
+    run.best_loss[state.active] = state.best_loss
+    return run
 
 
-def _look(target: Target, x: Tensor, goal: Goal, args: Tensor, climbing: bool) -> Gradient:
-    if not climbing:
-        logits = target(x)
-        loss = goal.objective(logits, args)
-        loss = loss if goal.on_base is None else loss + goal.on_base(target.base(x), args)
-        return Gradient(torch.zeros_like(x), logits, loss)
-    differentiable = target if goal.tau is None else target.smooth(goal.tau)
-    found = differentiable.gradient(x, goal.objective, args)
-    if goal.on_base is None:
-        return found
-    beside = target.base.gradient(x, goal.on_base, args)
-    return Gradient(found.grad + beside.grad, found.logits, found.loss + beside.loss)
+def _initial_state(target: Target, x: Tensor, threat: Threat, args: Tensor) -> _State:
+    eps = budget(threat)
+    x_adv = _random_start(target, x, threat)
+    zeros = x.new_zeros(len(x))
+    lowest = x.new_full((len(x),), -torch.inf)
+    return _State(
+        active=torch.arange(len(x), device=x.device),
+        x_orig=x,
+        args=args,
+        x_adv=x_adv,
+        x_prev=x_adv,
+        grad=x,
+        # As in the authors' code: the first loss is compared with zero, and at the first checkpoint every step size
+        # counts as just halved.
+        loss=zeros,
+        x_best=x,
+        best_grad=x,
+        best_loss=lowest,
+        loss_at_checkpoint=lowest,
+        halved_at_checkpoint=zeros == 0,
+        rises=zeros,
+        eta=zeros + 2 * eps,
+    )
 
 
-def _where(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(per_image(mask, yes), yes, no)
-
-
-def _move(c: Climbers, threat: Threat, weight: float) -> Tensor:
-    ahead = project(c.current + per_image(c.size, c.grad) * steepest(c.grad, threat), c.origin, threat)
-    kept = c.current + weight * (ahead - c.current) + (1 - weight) * (c.current - c.previous)
-    return project(kept, c.origin, threat)
-
-
-def _start(target: Target, x: Tensor, threat: Threat) -> Tensor:
+def _random_start(target: Target, x: Tensor, threat: Threat) -> Tensor:
+    """Return a random point on the sphere of radius eps around each image, clamped to the box."""
     if threat.norm == "linf":
         noise = target.uniform(x, -1.0, 1.0)
         length = noise.abs().flatten(1).amax(1)
@@ -181,3 +197,69 @@ def _start(target: Target, x: Tensor, threat: Threat) -> Tensor:
         noise = target.normal(x)
         length = l2_norm(noise)
     return (x + budget(threat) * noise / per_image(length.clamp_min(1e-12), x)).clamp(0.0, 1.0)
+
+
+def _periods(steps: int) -> dict[int, int]:
+    """Return the checkpoints w_j of a run, each with its distance to the one before, w_j - w_(j-1)."""
+    periods: dict[int, int] = {}
+    period = max(int(0.22 * steps), 1)
+    checkpoint = period
+    while checkpoint <= steps:
+        periods[checkpoint] = period
+        period = max(period - max(int(0.03 * steps), 1), int(0.06 * steps), 1)
+        checkpoint += period
+    return periods
+
+
+def _evaluate(target: Target, x: Tensor, objective: Objective, args: Tensor, *, backward: bool) -> Gradient:
+    """Return gradient, logits and loss of an objective; the gradient is zero without ``backward``."""
+    loss_fn, base_loss_fn = objective.loss_fn, objective.base_loss_fn
+    if not backward:
+        logits = target(x)
+        loss = loss_fn(logits, args)
+        loss = loss if base_loss_fn is None else loss + base_loss_fn(target.base(x), args)
+        return Gradient(torch.zeros_like(x), logits, loss)
+    differentiable = target if objective.tau is None else target.smooth(objective.tau)
+    gradient = differentiable.gradient(x, loss_fn, args)
+    if base_loss_fn is None:
+        return gradient
+    base_gradient = target.base.gradient(x, base_loss_fn, args)
+    return Gradient(gradient.grad + base_gradient.grad, gradient.logits, gradient.loss + base_gradient.loss)
+
+
+def _record(state: _State, gradient: Gradient, *, first: bool) -> None:
+    """Take the gradient and loss at the current iterate into the state, and keep the iterate where it is the best."""
+    improved = gradient.loss > state.best_loss
+    state.grad = gradient.grad
+    state.x_best = _where(improved, state.x_adv, state.x_best)
+    state.best_grad = _where(improved, gradient.grad, state.best_grad)
+    state.best_loss = torch.maximum(gradient.loss, state.best_loss)
+    if first:
+        state.loss_at_checkpoint = gradient.loss
+        return
+    state.rises = state.rises + (gradient.loss > state.loss)
+    state.loss = gradient.loss
+
+
+def _halve_where_stalled(state: _State, period: int) -> None:
+    """Halve eta and go back to the best iterate where condition 1 or condition 2 of the paper holds."""
+    few_rises = state.rises <= RHO * period
+    no_progress = ~state.halved_at_checkpoint & (state.loss_at_checkpoint >= state.best_loss)
+    stalled = few_rises | no_progress
+    state.halved_at_checkpoint = stalled
+    state.loss_at_checkpoint = state.best_loss
+    state.rises = torch.zeros_like(state.rises)
+    state.eta = torch.where(stalled, state.eta / 2, state.eta)
+    state.x_adv = _where(stalled, state.x_best, state.x_adv)
+    state.grad = _where(stalled, state.best_grad, state.grad)
+
+
+def _step(state: _State, threat: Threat, momentum: float) -> Tensor:
+    """Return the next iterate: a projected gradient step z, averaged with the previous move."""
+    x_adv, x_orig = state.x_adv, state.x_orig
+    z = project(x_adv + per_image(state.eta, state.grad) * steepest(state.grad, threat), x_orig, threat)
+    return project(x_adv + momentum * (z - x_adv) + (1 - momentum) * (x_adv - state.x_prev), x_orig, threat)
+
+
+def _where(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    return torch.where(per_image(mask, yes), yes, no)

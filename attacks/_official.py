@@ -1,4 +1,4 @@
-"""AutoAttack as its authors publish it, and a network that spares it the images that are broken already."""
+"""AutoAttack as its authors publish it, and a network that skips the images that are misclassified already."""
 
 import importlib
 import importlib.util
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from attacks._steps import per_image
 from bench.api import MethodError
 
-#: ``run(x, y)`` of Auto-PGD: best images, who stands, losses, and images that are broken.
-Run = Callable[..., tuple[Any, Any, Any, Tensor]]
+#: ``attack_single_run(x, y)`` of the package's Auto-PGD: images of best loss, robust mask, losses, adversarial images.
+SingleRun = Callable[..., tuple[Any, Any, Any, Tensor]]
 
 
-class Standing(nn.Module):
-    """Answers within a run for images that it has seen broken from memory: only those that stand cost passes.
+class SkipBroken(nn.Module):
+    """Repeats the last logits of an image once it is misclassified, so that within a run only the others cost passes.
 
-    An image that broke stays broken whatever becomes of it, and images of one run do not notice each other, so the same
-    ones stand at the end.
+    An image that was misclassified once counts as broken whatever follows, and images of one run do not influence each
+    other, so the run breaks the same images.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -32,36 +32,38 @@ class Standing(nn.Module):
         if self._labels is None:
             logits: Tensor = self.net(x)
             return logits
-        stands = ~self._broken
-        if self._answers is None:
+        active = ~self._is_adv
+        if self._last_logits is None:
             logits = self.net(x)
         else:
-            # Tied to x, for a package differentiates its loss even where nothing stands.
-            logits = self._answers + 0.0 * x.flatten(1)[:, :1]
-            if bool(stands.any()):
-                logits = logits.index_put((stands,), self.net(x[stands]))
-        self._answers = logits.detach()
-        falls = stands & (self._answers.max(1).indices != self._labels)
-        self._first[falls] = x.detach()[falls]
-        self._broken |= falls
+            # The package differentiates its loss also when no image is active, so the logits must depend on x.
+            logits = self._last_logits + 0.0 * x.flatten(1)[:, :1]
+            if bool(active.any()):
+                logits = logits.index_put((active,), self.net(x[active]))
+        self._last_logits = logits.detach()
+        newly_adv = active & (self._last_logits.max(1).indices != self._labels)
+        self._first_adv[newly_adv] = x.detach()[newly_adv]
+        self._is_adv |= newly_adv
         return logits
 
-    def spared(self, run: Run) -> Run:
-        """Return a run of images (N, C, H, W) with labels (N,) that returns broken ones as they first were."""
+    def skipping(self, run: SingleRun) -> SingleRun:
+        """Return ``run``, of images (N, C, H, W) with labels (N,), giving the first misclassified iterate of each."""
 
-        def begun(x: Tensor, y: Tensor) -> tuple[Any, Any, Any, Tensor]:
-            self._labels, self._first, self._answers = y, x.clone(), None
-            self._broken = torch.zeros_like(y, dtype=torch.bool)
+        def skipping_run(x: Tensor, y: Tensor) -> tuple[Any, Any, Any, Tensor]:
+            self._labels = y
+            self._first_adv = x.clone()
+            self._last_logits = None
+            self._is_adv = torch.zeros_like(y, dtype=torch.bool)
             try:
-                best, stands, losses, found = run(x, y)
+                best, robust, losses, x_adv = run(x, y)
             finally:
                 self._labels = None
-            return best, stands, losses, torch.where(per_image(self._broken, found), self._first, found)
+            return best, robust, losses, torch.where(per_image(self._is_adv, x_adv), self._first_adv, x_adv)
 
-        return begun
+        return skipping_run
 
 
-def package_of_authors() -> ModuleType:
+def authors_package() -> ModuleType:
     """Return pyautoattack, or autoattack where that is installed.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,10 +19,10 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the largest other logit minus the true one, shape (N,): above zero where the image is broken."""
-    true = logits.gather(1, y[:, None]).squeeze(1)
-    others = logits.scatter(1, y[:, None], -torch.inf)
-    return others.amax(1) - true
+    """Return the largest other logit minus the true one, shape (N,): above zero where it is misclassified."""
+    true_logit = logits.gather(1, y[:, None]).squeeze(1)
+    other_logits = logits.scatter(1, y[:, None], -torch.inf)
+    return other_logits.amax(1) - true_logit
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
@@ -46,7 +47,7 @@ def budget(threat: Threat) -> float:
 
 
 def project(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
-    """Return ``x_adv`` moved into the ball round ``x`` and then into [0, 1]; the box never leaves either ball."""
+    """Return ``x_adv`` moved into the ball around ``x``, then into [0, 1], which never leaves the ball."""
     eps, delta = budget(threat), x_adv - x
     if threat.norm == "linf":
         delta.clamp_(-eps, eps)
@@ -56,7 +57,7 @@ def project(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
 
 
 def uniform_start(target: Target, x: Tensor, threat: Threat) -> Tensor:
-    """Return a uniform point of the threat's ball round each image, then clamped to the box."""
+    """Return a uniform point of the threat's ball around each image, clamped to the box."""
     eps = budget(threat)
     if threat.norm == "linf":
         return project(x + target.uniform(x, -eps, eps), x, threat)
@@ -65,17 +66,17 @@ def uniform_start(target: Target, x: Tensor, threat: Threat) -> Tensor:
     return project(x + direction * per_image(radius / l2_norm(direction).clamp_min(1e-12), x), x, threat)
 
 
-def ascend(x_adv: Tensor, grad: Tensor, size: float, x: Tensor, threat: Threat) -> Tensor:
-    """Return ``x_adv`` after a step of length ``size`` that raises a linear loss most, projected."""
-    return project(torch.add(x_adv, steepest(grad, threat), alpha=size), x, threat)
+def ascend(x_adv: Tensor, grad: Tensor, alpha: float, x: Tensor, threat: Threat) -> Tensor:
+    """Return ``x_adv`` after a step of size ``alpha`` of steepest ascent, projected."""
+    return project(torch.add(x_adv, steepest(grad, threat), alpha=alpha), x, threat)
 
 
 def steepest(grad: Tensor, threat: Threat) -> Tensor:
-    """Return the unit step that raises a linear loss most: the sign in Linf, the normalised gradient in L2."""
-    return grad.sign() if threat.norm == "linf" else grad / per_image(slope(grad).clamp_min(1e-38), grad)
+    """Return the unit step of steepest ascent: the sign in Linf, the normalised gradient in L2."""
+    return grad.sign() if threat.norm == "linf" else grad / per_image(grad_norm(grad).clamp_min(1e-38), grad)
 
 
-def slope(grad: Tensor) -> Tensor:
+def grad_norm(grad: Tensor) -> Tensor:
     """Return the L2 norm of each image's gradient, shape (N,)."""
     # In double precision: a saturated softmax leaves gradients whose squares underflow.
     return torch.linalg.vector_norm(grad.flatten(1), dim=1, dtype=torch.float64).to(grad.dtype)
@@ -83,16 +84,16 @@ def slope(grad: Tensor) -> Tensor:
 
 def accumulate(momentum: Tensor, grad: Tensor, decay: float) -> Tensor:
     """Return, in place, ``decay * momentum + grad / mean|grad|``, the mean over an image (Dong et al., 2018, eq. 6)."""
-    size = grad.abs().flatten(1).mean(1).clamp_min(1e-30)
-    return momentum.mul_(decay).addcdiv_(grad, per_image(size, grad))
+    mean_abs = grad.abs().flatten(1).mean(1).clamp_min(1e-30)
+    return momentum.mul_(decay).addcdiv_(grad, per_image(mean_abs, grad))
 
 
-def adam(w: Tensor, grad: Tensor, mean: Tensor, square: Tensor, step: int, rate: float) -> None:
-    """Move ``w`` and its averages ``mean`` and ``square`` in place, by step 1, 2, ... of Adam (Kingma and Ba, 2015)."""
-    mean.lerp_(grad, 0.1)
-    square.mul_(0.999).addcmul_(grad, grad, value=0.001)
-    unbiased = math.sqrt(1 - 0.999**step)
-    w.addcdiv_(mean, square.sqrt().add_(1e-8 * unbiased), value=-rate * unbiased / (1 - 0.9**step))
+def adam_step(w: Tensor, grad: Tensor, m: Tensor, v: Tensor, t: int, learning_rate: float) -> None:
+    """Update ``w`` and its moments ``m`` and ``v`` in place, by step t = 1, 2, ... of Adam (Kingma and Ba, 2015)."""
+    m.lerp_(grad, 0.1)
+    v.mul_(0.999).addcmul_(grad, grad, value=0.001)
+    correction = math.sqrt(1 - 0.999**t)
+    w.addcdiv_(m, v.sqrt().add_(1e-8 * correction), value=-learning_rate * correction / (1 - 0.9**t))
 
 
 def best_of_restarts(
@@ -102,33 +103,47 @@ def best_of_restarts(
     restarts: int,
     search: Callable[[Target, Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> Tensor:
-    """Return the strongest result of several searches, each of the images that the ones before it did not break.
+    """Return for each image the result of largest margin; a restart gets the images that are not yet misclassified.
 
-    Of a random function every search gets every image, and the margin of a result is that of one evaluation more: what
-    a search kept is the luckiest of its answers.
+    With a random function every restart gets every image, and a result's margin comes from one more evaluation: the
+    one that the search saw is the luckiest of its draws.
 
     Args:
         target: the function under attack.
         x: images (N, C, H, W).
         y: labels (N,).
-        restarts: how many searches.
+        restarts: number of searches.
         search: target, images and labels to adversarial images and their margins (N,).
     """
-    result, best = x.clone(), x.new_full(y.shape, -torch.inf)
-    rows = torch.arange(len(x), device=x.device)
+    x_best, best_margin = x.clone(), x.new_full(y.shape, -torch.inf)
+    active = torch.arange(len(x), device=x.device)
     for _ in range(restarts):
-        if len(rows) == 0:
+        if len(active) == 0:
             break
-        view, labels = target.rows(rows), y[rows]
-        found, reached = search(view, x[rows], labels)
+        view, labels = target.rows(active), y[active]
+        x_adv, loss = search(view, x[active], labels)
         if target.stochastic and restarts > 1:
-            reached = margin(view(found), labels)
-        better = reached > best[rows]
-        result[rows[better]], best[rows[better]] = found[better], reached[better]
-        rows = rows if target.stochastic else rows[best[rows] <= 0]
-    return result
+            loss = margin(view(x_adv), labels)
+        improved = loss > best_margin[active]
+        x_best[active[improved]] = x_adv[improved]
+        best_margin[active[improved]] = loss[improved]
+        active = active if target.stochastic else active[best_margin[active] <= 0]
+    return x_best
 
 
 def keep(mask: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """Return the rows of every tensor where ``mask`` is true: the images an attack still works on."""
+    """Return the rows of every tensor where ``mask`` is true: the images that are still attacked."""
     return tuple(value[mask] for value in values)
+
+
+@dataclass
+class ActiveImages:
+    """The state of the images that are still attacked: in each field a tensor with one row for each of them."""
+
+    active: Tensor
+    x_orig: Tensor
+
+    def drop(self, mask: Tensor) -> None:
+        """Remove the images where ``mask`` is true."""
+        for name, value in vars(self).items():
+            setattr(self, name, value[~mask])

@@ -1,6 +1,6 @@
 from torch import Tensor
 
-from attacks._apgd import Goal, strongest
+from attacks._apgd import Objective, apgd
 from attacks._steps import cross_entropy
 from bench.api import Count, Target, Threat, attack
 
@@ -31,4 +31,4 @@ def apgd_ce(target: Target, x: Tensor, y: Tensor, threat: Threat, *, steps: Coun
     Raises:
         MethodError: the threat is unbounded.
     """
-    return strongest(target, x, y, threat, [Goal(cross_entropy, y)] * restarts, steps)
+    return apgd(target, x, y, threat, [Objective(cross_entropy, y)] * restarts, steps)

@@ -1,6 +1,6 @@
 from torch import Tensor
 
-from attacks._apgd import Goal, dlr, strongest
+from attacks._apgd import Objective, apgd, dlr
 from bench.api import Count, MethodError, Target, Threat, attack
 
 
@@ -35,4 +35,4 @@ def apgd_dlr(
     """
     if target.num_classes < 3:
         raise MethodError(f"the DLR loss needs 3 classes, the network has {target.num_classes}: use apgd-ce")
-    return strongest(target, x, y, threat, [Goal(dlr, y)] * restarts, steps)
+    return apgd(target, x, y, threat, [Objective(dlr, y)] * restarts, steps)

@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from attacks._apgd import Goal, strongest, targeted_dlr
+from attacks._apgd import Objective, apgd, targeted_dlr
 from bench.api import Count, MethodError, Target, Threat, attack
 
 
@@ -39,7 +39,7 @@ def apgd_t(target: Target, x: Tensor, y: Tensor, threat: Threat, *, steps: Count
         targets = target.num_classes - 1
         target.notes.append("classes-capped")
     logits = target(x)
-    aims = logits.scatter(1, y[:, None], -torch.inf).topk(targets).indices
-    goals = [Goal(targeted_dlr, torch.stack((y, aim), 1)) for aim in aims.unbind(1)]
-    right = None if target.stochastic else (logits.argmax(1) == y).nonzero().flatten()
-    return strongest(target, x, y, threat, goals, steps, right)
+    target_classes = logits.scatter(1, y[:, None], -torch.inf).topk(targets).indices
+    objectives = [Objective(targeted_dlr, torch.stack((y, t), 1)) for t in target_classes.unbind(1)]
+    active = None if target.stochastic else (logits.argmax(1) == y).nonzero().flatten()
+    return apgd(target, x, y, threat, objectives, steps, active)

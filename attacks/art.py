@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks._doors import arguments, find, in_ball
+from attacks._adapters import constructor_arguments, find_class, keep_in_ball
 from bench.api import Target, Threat, library
 
 # Classes that take one image at a time.
@@ -39,14 +39,14 @@ def art(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **pa
     from art.attacks import EvasionAttack, evasion
     from art.estimators.classification import PyTorchClassifier
 
-    maker = find("art", evasion, EvasionAttack, name)
+    attack_class = find_class("art", evasion, EvasionAttack, name)
     fixed: dict[str, Any] = {} if threat.eps is None else {"eps": float(threat.eps)}
     default = {"batch_size": 1 if name in _SINGLE else target.batch, "verbose": False}
     if threat.norm in ("linf", "l2"):
         fixed["norm"] = {"linf": "inf", "l2": 2}[threat.norm]
         if threat.eps is not None:
             default["eps_step"] = float(threat.eps) / 4
-    chosen = arguments(maker, parameters, fixed, default)
+    arguments = constructor_arguments(attack_class, parameters, fixed, default)
     classifier = PyTorchClassifier(
         nn.Sequential(target.module, nn.Softmax(1)) if name in _PROBABILITIES else target.module,
         loss=nn.CrossEntropyLoss(),
@@ -55,11 +55,11 @@ def art(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **pa
         clip_values=(0.0, 1.0),
         device_type="gpu" if x.is_cuda else "cpu",
     )
-    attack = maker(classifier, **chosen)
-    parts = [(x, y)] if name not in _SINGLE else zip(x.split(1), y.split(1), strict=True)
-    found = [
-        attack.generate(x=part.cpu().numpy().copy(), y=F.one_hot(label, target.num_classes).cpu().numpy())
-        for part, label in parts
+    attack = attack_class(classifier, **arguments)
+    batches = [(x, y)] if name not in _SINGLE else zip(x.split(1), y.split(1), strict=True)
+    generated = [
+        attack.generate(x=images.cpu().numpy().copy(), y=F.one_hot(labels, target.num_classes).cpu().numpy())
+        for images, labels in batches
     ]
-    images = torch.cat([torch.from_numpy(each) for each in found]).to(x)
-    return images if "eps" in chosen else in_ball(images, x, threat)
+    x_adv = torch.cat([torch.from_numpy(images) for images in generated]).to(x)
+    return x_adv if "eps" in arguments else keep_in_ball(x_adv, x, threat)

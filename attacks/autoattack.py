@@ -3,12 +3,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks._doors import contained
-from attacks._official import Standing, package_of_authors
+from attacks._adapters import contained
+from attacks._official import SkipBroken, authors_package
 from attacks._steps import budget, margin, per_image
 from bench.api import Count, Literal, Target, Threat, attack
 
-#: What the package says, and the note that it becomes.
+#: Words of the package's output, and the note that each becomes.
 FLAGS = {
     "randomized defense": "autoattack-randomised",
     "probability distribution": "autoattack-probabilities",
@@ -69,49 +69,52 @@ def autoattack(
     eps, norm = budget(threat), {"linf": "Linf", "l2": "L2"}[threat.norm]
     version = version or ("rand" if target.stochastic else "standard")
     seed = int(target.rows(torch.tensor([0], device=x.device)).uniform(x[:1, :1, :1, :1]) * 2**24)
-    with contained(x.device, logger="auto-attack") as said:
-        package = package_of_authors()
+    with contained(x.device, logger="auto-attack") as output:
+        package = authors_package()
         official = package.__name__ == "pyautoattack"
         verbosity = {} if official else {"verbose": False}
-        net = target.module if target.stochastic else Standing(target.module)
+        net = target.module if target.stochastic else SkipBroken(target.module)
         ensemble = package.AutoAttack(net, norm=norm, eps=eps, seed=seed, version=version, device=x.device, **verbosity)
         if steps < 100 or targets < 9 or queries < 5000:
             target.notes.append("autoattack-reduced")
-        for part in (ensemble.apgd, ensemble.apgd_targeted, ensemble.fab):
-            part.n_iter = steps
+        for member in (ensemble.apgd, ensemble.apgd_targeted, ensemble.fab):
+            member.n_iter = steps
         ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = targets
         ensemble.square.n_queries = queries
-        if isinstance(net, Standing):
-            for part in (ensemble.apgd, ensemble.apgd_targeted):
-                part.attack_single_run = net.spared(part.attack_single_run)
-        if _cap(ensemble, target.num_classes):
+        if isinstance(net, SkipBroken):
+            for member in (ensemble.apgd, ensemble.apgd_targeted):
+                member.attack_single_run = net.skipping(member.attack_single_run)
+        if _cap_classes(ensemble, target.num_classes):
             target.notes.append("classes-capped")
-        size = {"batch_size" if official else "bs": target.batch}
+        batch_size = {"batch_size" if official else "bs": target.batch}
         if target.stochastic:
-            runs = ensemble.run_standard_evaluation_individual(x.clone(), y.clone(), **size).values()
+            runs = ensemble.run_standard_evaluation_individual(x.clone(), y.clone(), **batch_size).values()
         else:
-            runs = [ensemble.run_standard_evaluation(x.clone(), y.clone(), **size)]
-    text = said.getvalue()
+            runs = [ensemble.run_standard_evaluation(x.clone(), y.clone(), **batch_size)]
+    text = output.getvalue()
     target.notes.extend(note for words, note in FLAGS.items() if words in text)
-    candidates = [found[0] if official else found for found in runs]
-    return _strongest(target, candidates, y) if target.stochastic else candidates[0]
+    candidates = [run[0] if official else run for run in runs]
+    return _largest_margin(target, candidates, y) if target.stochastic else candidates[0]
 
 
-def _strongest(target: Target, candidates: list[Tensor], y: Tensor) -> Tensor:
-    best, height = candidates[0], margin(target(candidates[0]), y)
-    for found in candidates[1:]:
-        reached = margin(target(found), y)
-        best = torch.where(per_image(reached > height, found), found, best)
-        height = torch.maximum(reached, height)
-    return best
+def _largest_margin(target: Target, candidates: list[Tensor], y: Tensor) -> Tensor:
+    """Return for each image the candidate of largest margin; the first of several equal ones."""
+    x_best = candidates[0]
+    best_margin = margin(target(x_best), y)
+    for x_adv in candidates[1:]:
+        loss = margin(target(x_adv), y)
+        x_best = torch.where(per_image(loss > best_margin, x_adv), x_adv, x_best)
+        best_margin = torch.maximum(loss, best_margin)
+    return x_best
 
 
-def _cap(ensemble: Any, classes: int) -> bool:
-    most = classes - 1
-    unfit = {name for name, least in (("apgd-t", 4), ("apgd-dlr", 3)) if classes < least}
-    capped = ensemble.apgd_targeted.n_target_classes > most or ensemble.fab.n_target_classes > most
+def _cap_classes(ensemble: Any, num_classes: int) -> bool:
+    """Fit an ensemble to the number of classes, and say whether that weakened it."""
+    max_targets = num_classes - 1
+    unfit = {name for name, min_classes in (("apgd-t", 4), ("apgd-dlr", 3)) if num_classes < min_classes}
+    capped = ensemble.apgd_targeted.n_target_classes > max_targets or ensemble.fab.n_target_classes > max_targets
     dropped = unfit & set(ensemble.attacks_to_run)
     ensemble.attacks_to_run = [name for name in ensemble.attacks_to_run if name not in unfit]
-    ensemble.apgd_targeted.n_target_classes = min(ensemble.apgd_targeted.n_target_classes, most)
-    ensemble.fab.n_target_classes = min(ensemble.fab.n_target_classes, most)
+    ensemble.apgd_targeted.n_target_classes = min(ensemble.apgd_targeted.n_target_classes, max_targets)
+    ensemble.fab.n_target_classes = min(ensemble.fab.n_target_classes, max_targets)
     return capped or bool(dropped)

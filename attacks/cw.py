@@ -1,7 +1,10 @@
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from attacks._steps import adam, keep, l2_norm, margin, per_image
+from attacks._steps import ActiveImages, adam_step, l2_norm, margin, per_image
 from bench.api import Count, NonNegative, Positive, Target, Threat, attack
 
 
@@ -50,41 +53,87 @@ def cw(
         Images shaped as ``x``; the input where no success was found.
     """
     eps = torch.inf if threat.eps is None else float(threat.eps)
-    result, nearest = x.clone(), x.new_full((len(x),), torch.inf)
-    c, low, high = (x.new_full((len(x),), value) for value in (first_c, 0.0, torch.inf))
-    anchor = torch.atanh((2 * x - 1) * 0.999999)
-    check, half, one = max(steps // 10, 1), x.new_tensor(0.5), x.new_tensor(1.0)
+    best = _Best(x.clone(), x.new_full((len(x),), torch.inf))
+    c = x.new_full((len(x),), first_c)
+    lower, upper = torch.zeros_like(c), torch.full_like(c, torch.inf)
+    w0 = torch.atanh((2 * x - 1) * 0.999999)
     for _ in range(searches):
-        solved = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        rows = (nearest > eps).nonzero().flatten() if eps < torch.inf else torch.arange(len(x), device=x.device)
-        origin, labels, weight, w = x[rows], y[rows], c[rows], anchor[rows]
-        mean, square, before = torch.zeros_like(w), torch.zeros_like(w), torch.full_like(weight, torch.inf)
-        for step in range(1, steps + 1):
-            if len(rows) == 0:
-                break
-            tanh = torch.tanh(w)
-            image = torch.add(half, tanh, alpha=0.5)
-            push, logits, reached = target.rows(rows).gradient(image, margin, labels)
-            delta = image - origin
-            distance = l2_norm(delta)
-            success = (logits.argmax(1) != labels) & (reached >= confidence)
-            solved[rows] |= success
-            if bool((better := success & (distance < nearest[rows])).any()):
-                result[rows[better]], nearest[rows[better]] = image[better], distance[better]
-            # Half the objective's gradient by the image, times twice the image's by w, which is (1 - tanh^2) / 2.
-            pressing = torch.where(reached < confidence, weight, 0.0)
-            grad = torch.addcmul(delta, push, per_image(pressing, w), value=-0.5)
-            adam(w, grad.mul_(torch.addcmul(one, tanh, tanh, value=-1)), mean, square, step, learning_rate)
-            done = (nearest[rows] <= eps) & (eps < torch.inf)
-            if abort_early and step % check == 0:
-                objective = distance**2 + weight * (confidence - reached).clamp_min(0)
-                done |= objective > 0.9999 * before
-                before = objective
-            if not target.stochastic and bool(done.any()):
-                rows, origin, labels, weight, w, mean, square, before = keep(
-                    ~done, rows, origin, labels, weight, w, mean, square, before
-                )
-        high = torch.where(solved, torch.minimum(high, c), high)
-        low = torch.where(solved, low, torch.maximum(low, c))
-        c = torch.where(high < torch.inf, (low + high) / 2, c * 10)
-    return torch.where(per_image(nearest <= eps, x) & per_image(nearest < torch.inf, x), result, x)
+        active = (best.l2 > eps).nonzero().flatten() if eps < torch.inf else torch.arange(len(x), device=x.device)
+        w = w0[active]
+        state = _State(
+            active=active,
+            x_orig=x[active],
+            y=y[active],
+            c=c[active],
+            w=w,
+            m=torch.zeros_like(w),
+            v=torch.zeros_like(w),
+            objective=torch.full_like(c[active], torch.inf),
+        )
+        is_adv = _minimise(target, state, best, eps, steps, confidence, learning_rate, abort_early)
+        upper = torch.where(is_adv, torch.minimum(upper, c), upper)
+        lower = torch.where(is_adv, lower, torch.maximum(lower, c))
+        c = torch.where(upper < torch.inf, (lower + upper) / 2, c * 10)
+    succeeded = per_image(best.l2 <= eps, x) & per_image(best.l2 < torch.inf, x)
+    return torch.where(succeeded, best.x, x)
+
+
+class _Best(NamedTuple):
+    """The nearest success of each image so far, updated in place, and its L2 distance, infinite where there is none."""
+
+    x: Tensor
+    l2: Tensor
+
+
+@dataclass
+class _State(ActiveImages):
+    """The variables of the inner minimisation; ``m`` and ``v`` are Adam's moments of ``w``."""
+
+    y: Tensor
+    c: Tensor
+    w: Tensor
+    m: Tensor
+    v: Tensor
+    objective: Tensor
+
+
+def _minimise(
+    target: Target,
+    state: _State,
+    best: _Best,
+    eps: float,
+    steps: int,
+    confidence: float,
+    learning_rate: float,
+    abort_early: bool,
+) -> Tensor:
+    """Minimise the penalised norm at the current c, and return for every image whether some iterate succeeded (N,)."""
+    succeeded = torch.zeros(len(best.l2), dtype=torch.bool, device=best.l2.device)
+    check_every = max(steps // 10, 1)
+    half, one = best.l2.new_tensor(0.5), best.l2.new_tensor(1.0)
+    for step in range(1, steps + 1):
+        if len(state.active) == 0:
+            break
+        tanh_w = torch.tanh(state.w)
+        x_adv = torch.add(half, tanh_w, alpha=0.5)
+        grad_margin, logits, loss = target.rows(state.active).gradient(x_adv, margin, state.y)
+        delta = x_adv - state.x_orig
+        l2 = l2_norm(delta)
+        is_adv = (logits.argmax(1) != state.y) & (loss >= confidence)
+        succeeded[state.active] |= is_adv
+        if bool((improved := is_adv & (l2 < best.l2[state.active])).any()):
+            best.x[state.active[improved]] = x_adv[improved]
+            best.l2[state.active[improved]] = l2[improved]
+        # Half the objective's gradient by the image, times twice the image's by w, which is (1 - tanh^2) / 2.
+        penalty = torch.where(loss < confidence, state.c, 0.0)
+        grad = torch.addcmul(delta, grad_margin, per_image(penalty, delta), value=-0.5)
+        grad.mul_(torch.addcmul(one, tanh_w, tanh_w, value=-1))
+        adam_step(state.w, grad, state.m, state.v, step, learning_rate)
+        done = (best.l2[state.active] <= eps) & (eps < torch.inf)
+        if abort_early and step % check_every == 0:
+            objective = l2**2 + state.c * (confidence - loss).clamp_min(0)
+            done |= objective > 0.9999 * state.objective
+            state.objective = objective
+        if not target.stochastic and bool(done.any()):
+            state.drop(done)
+    return succeeded

@@ -3,7 +3,7 @@ import math
 import torch
 from torch import Tensor
 
-from attacks._steps import cross_entropy, l2_norm, per_image, slope
+from attacks._steps import cross_entropy, grad_norm, l2_norm, per_image
 from bench.api import Count, Positive, Probability, Target, Threat, attack
 
 
@@ -48,26 +48,29 @@ def ddn(
     Returns:
         Images shaped as ``x``; the input where no success was found.
     """
-    result, nearest = x.clone(), x.new_full((len(x),), torch.inf)
-    norm, farthest = x.new_full((len(x),), first_norm), l2_norm(torch.maximum(x, 1 - x))
-    # Drawn once and for all images, so that what one image gets does not depend on its company.
-    anywhere = target.normal(x).to(x)
-    current, delta, distance = x, torch.zeros_like(x), torch.zeros_like(norm)
+    x_best, best_l2 = x.clone(), x.new_full((len(x),), torch.inf)
+    norm, max_norm = x.new_full((len(x),), first_norm), l2_norm(torch.maximum(x, 1 - x))
+    # Drawn once for all images, so that the draws of an image do not depend on its batch.
+    random_direction = target.normal(x).to(x)
+    x_adv, delta = x, torch.zeros_like(x)
+    l2 = torch.zeros_like(norm)
     for step in range(steps):
-        grad, logits, _ = target.gradient(current, cross_entropy, y)
-        broken = logits.argmax(1) != y
-        if bool((better := broken & (distance < nearest)).any()):
-            result[better], nearest[better] = current[better], distance[better]
-        size = slope(grad)
-        if bool((lost := size == 0).any()):
-            grad[lost] = anywhere[lost]
-            size = slope(grad)
-        delta.addcdiv_(grad, per_image(size, x), value=0.01 + 0.495 * (1 + math.cos(math.pi * step / steps)))
-        norm = torch.minimum(norm * torch.where(broken, 1 - gamma, 1 + gamma), farthest)
-        current = torch.addcmul(x, delta, per_image(norm / l2_norm(delta).clamp_min(1e-12), x))
+        grad, logits, _ = target.gradient(x_adv, cross_entropy, y)
+        is_adv = logits.argmax(1) != y
+        if bool((improved := is_adv & (l2 < best_l2)).any()):
+            x_best[improved] = x_adv[improved]
+            best_l2[improved] = l2[improved]
+        grad_l2 = grad_norm(grad)
+        if bool((vanished := grad_l2 == 0).any()):
+            grad[vanished] = random_direction[vanished]
+            grad_l2 = grad_norm(grad)
+        alpha = 0.01 + 0.495 * (1 + math.cos(math.pi * step / steps))
+        delta.addcdiv_(grad, per_image(grad_l2, x), value=alpha)
+        norm = torch.minimum(norm * torch.where(is_adv, 1 - gamma, 1 + gamma), max_norm)
+        x_adv = torch.addcmul(x, delta, per_image(norm / l2_norm(delta).clamp_min(1e-12), x))
         if levels is not None:
-            current.mul_(levels - 1).round_().div_(levels - 1)
-        torch.sub(current.clamp_(0.0, 1.0), x, out=delta)
-        distance = l2_norm(delta)
+            x_adv.mul_(levels - 1).round_().div_(levels - 1)
+        torch.sub(x_adv.clamp_(0.0, 1.0), x, out=delta)
+        l2 = l2_norm(delta)
     eps = torch.inf if threat.eps is None else float(threat.eps)
-    return torch.where(per_image(nearest <= eps, x), result, x)
+    return torch.where(per_image(best_l2 <= eps, x), x_best, x)

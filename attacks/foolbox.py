@@ -3,7 +3,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks._doors import arguments, batches, find
+from attacks._adapters import batches, constructor_arguments, find_class
 from attacks._steps import per_image
 from bench.api import MethodError, Target, Threat, library
 
@@ -33,24 +33,24 @@ def foolbox(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, 
     import foolbox as package
     from foolbox.attacks.base import Attack, AttackWithDistance, MinimizationAttack
 
-    maker = find("foolbox", package.attacks, Attack, name)
+    attack_class = find_class("foolbox", package.attacks, Attack, name)
     # Some classes minimise whatever distance they are given.
     distances = {"linf": package.distances.linf, "l2": package.distances.l2}
     fixed = {"distance": distances[threat.norm]} if threat.norm in distances else {}
-    attack = maker(**arguments(maker, parameters, fixed, {}))
+    attack = attack_class(**constructor_arguments(attack_class, parameters, fixed, {}))
     minimises = isinstance(attack, MinimizationAttack)
     model = package.PyTorchModel(target.module, bounds=(0, 1), device=x.device)
-    budget = None if threat.eps is None else float(threat.eps)
+    eps = None if threat.eps is None else float(threat.eps)
     if isinstance(attack, AttackWithDistance):
         distance = getattr(attack, "distance", "a distance of its own")
         norm = {1: "l1", 2: "l2", float("inf"): "linf"}.get(getattr(distance, "p", None), str(distance))
         if norm != threat.norm:
             raise MethodError(f"foolbox:{name} keeps to {norm}, the threat is {threat.norm}: set norm of the attack")
-        if budget is None and not minimises:
+        if eps is None and not minimises:
             raise MethodError(f"foolbox:{name} needs a bounded threat: set eps")
-    limit = {"epsilons": budget} if isinstance(attack, AttackWithDistance) else {}
-    parts = [attack(model, *part, **limit) for part in batches(target, x, y)]
-    raw, found, success = (torch.cat(column) for column in zip(*parts, strict=True))
+    budget = {"epsilons": eps} if isinstance(attack, AttackWithDistance) else {}
+    returned = [attack(model, images, labels, **budget) for images, labels in batches(target, x, y)]
+    raw, x_adv, is_adv = (torch.cat(column) for column in zip(*returned, strict=True))
     black = (raw.flatten(1).amax(1) == 0) & (x.flatten(1).amax(1) > 0)
-    failed = ~success | black | ~found.isfinite().flatten(1).all(1) if minimises else torch.zeros_like(black)
-    return torch.where(per_image(failed, x), x, found.detach())
+    failed = ~is_adv | black | ~x_adv.isfinite().flatten(1).all(1) if minimises else torch.zeros_like(black)
+    return torch.where(per_image(failed, x), x, x_adv.detach())

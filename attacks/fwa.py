@@ -2,10 +2,10 @@ import torch
 from torch import Tensor
 
 from attacks._steps import budget, cross_entropy, keep, per_image
-from attacks._transport import best_move
+from attacks._transport import linear_maximizer
 from bench.api import Annotated, Count, Field, Literal, Positive, Target, Threat, attack
 
-#: Plan entries worked on together, so that memory stays flat.
+#: Entries of transport plans held at once, so that memory stays flat.
 PLAN_ENTRIES = 2**23
 
 
@@ -58,20 +58,24 @@ def fwa(
         MethodError: the threat is unbounded.
     """
     eps = budget(threat)
-    drops = rule == "any-iterate" and not target.stochastic
-    result, rows, origin, current = x.clone(), torch.arange(len(x), device=x.device), x, x
-    part = max(1, PLAN_ENTRIES // (x[:1].numel() * kernel**2 or 1))
+    stops_early = rule == "any-iterate" and not target.stochastic
+    x_best = x.clone()
+    active = torch.arange(len(x), device=x.device)
+    x_orig, iterate = x, x
+    batch = max(1, PLAN_ENTRIES // (x[:1].numel() * kernel**2 or 1))
     for step in range(steps if eps > 0 else 0):
-        seen = current.clamp(0.0, 1.0)
-        grad, logits, _ = target.rows(rows).gradient(seen, cross_entropy, y[rows])
-        if drops and bool((broken := logits.argmax(1) != y[rows]).any()):
-            result[rows[broken]] = seen[broken]
-            rows, origin, current, grad = keep(~broken, rows, origin, current, grad)
-        if len(rows) == 0:
+        x_adv = iterate.clamp(0.0, 1.0)
+        grad, logits, _ = target.rows(active).gradient(x_adv, cross_entropy, y[active])
+        if stops_early and bool((is_adv := logits.argmax(1) != y[active]).any()):
+            x_best[active[is_adv]] = x_adv[is_adv]
+            active, x_orig, iterate, grad = keep(~is_adv, active, x_orig, iterate, grad)
+        if len(active) == 0:
             break
-        parts = zip(origin.split(part), grad.split(part), strict=True)
-        best = [best_move(*each, eps=eps, kernel=kernel, entropy=entropy, capacity=capacity) for each in parts]
-        pace = grad.flatten(1).any(1).to(grad.dtype) * (2.0 / (step + 2.0))
-        current = current.lerp(torch.cat(best), per_image(pace, grad))
-    result[rows] = current.clamp(0.0, 1.0)
-    return result
+        maximizers = [
+            linear_maximizer(images, slopes, eps=eps, kernel=kernel, entropy=entropy, capacity=capacity)
+            for images, slopes in zip(x_orig.split(batch), grad.split(batch), strict=True)
+        ]
+        eta = grad.flatten(1).any(1).to(grad.dtype) * (2.0 / (step + 2.0))
+        iterate = iterate.lerp(torch.cat(maximizers), per_image(eta, grad))
+    x_best[active] = iterate.clamp(0.0, 1.0)
+    return x_best

@@ -43,24 +43,27 @@ def inverse_purification(
     """
     eps = budget(threat)
     reach = (target.purified(x) - x).abs().flatten(1).amax(1)
-    wide = per_image(eps + reach, x)
-    low, high = (x - wide).clamp_min(0.0), (x + wide).clamp_max(1.0)
-    result, best = x.clone(), x.new_full((len(x),), -torch.inf)
-    rows = torch.arange(len(x), device=x.device)
+    wide_eps = per_image(eps + reach, x)
+    lower, upper = (x - wide_eps).clamp_min(0.0), (x + wide_eps).clamp_max(1.0)
+    x_best, best_margin = x.clone(), x.new_full((len(x),), -torch.inf)
+    active = torch.arange(len(x), device=x.device)
     for _ in range(restarts):
-        if len(rows) == 0:
+        if len(active) == 0:
             break
-        view, origin, labels = target.rows(rows), x[rows], y[rows]
-        goal = (origin + wide[rows] * view.uniform(origin, -1.0, 1.0)).clamp(0.0, 1.0)
+        view, labels = target.rows(active), y[active]
+        x_orig = x[active]
+        z = (x_orig + wide_eps[active] * view.uniform(x_orig, -1.0, 1.0)).clamp(0.0, 1.0)
         for _ in range(steps):
-            grad = view.base.gradient(goal, margin, labels).grad
-            goal = torch.maximum(torch.minimum(goal + 0.1 * wide[rows] * grad.sign(), high[rows]), low[rows])
-        current = project(goal, origin, threat)
+            grad = view.base.gradient(z, margin, labels).grad
+            z = z + 0.1 * wide_eps[active] * grad.sign()
+            z = torch.maximum(torch.minimum(z, upper[active]), lower[active])
+        x_adv = project(z, x_orig, threat)
         for _ in range(inversions):
-            given = view.purified(current)
-            reached = margin(view.base(given), labels)
-            better = reached > best[rows]
-            result[rows[better]], best[rows[better]] = current[better], reached[better]
-            current = project(goal - (given - current), origin, threat)
-        rows = rows if target.stochastic else rows[best[rows] <= 0]
-    return result
+            purified = view.purified(x_adv)
+            loss = margin(view.base(purified), labels)
+            improved = loss > best_margin[active]
+            x_best[active[improved]] = x_adv[improved]
+            best_margin[active[improved]] = loss[improved]
+            x_adv = project(z - (purified - x_adv), x_orig, threat)
+        active = active if target.stochastic else active[best_margin[active] <= 0]
+    return x_best

@@ -1,7 +1,9 @@
+from itertools import chain
+
 import torch
 from torch import Tensor
 
-from attacks._apgd import Goal, dlr, strongest, targeted_dlr
+from attacks._apgd import Objective, apgd, dlr, targeted_dlr
 from bench.api import Count, Literal, MethodError, Target, Threat, attack
 
 
@@ -47,19 +49,22 @@ def label_aware_apgd(
     """
     if target.num_classes < 4:
         raise MethodError(f"the targeted DLR loss needs 4 classes, the network has {target.num_classes}")
-    aims = target.base(x).scatter(1, y[:, None], -torch.inf).topk(min(targets, target.num_classes - 1)).indices
-    goals = {
-        "both-at-once": [Goal(dlr, y, on_base=dlr)],
-        "wrong-before": [Goal(targeted_dlr, torch.stack((y, aim), 1), on_base=_carried_over) for aim in aims.unbind(1)],
-        "right-before": [Goal(dlr, y, on_base=_held_right)],
+    other_logits = target.base(x).scatter(1, y[:, None], -torch.inf)
+    target_classes = other_logits.topk(min(targets, target.num_classes - 1)).indices
+    branches = {
+        "both-at-once": [Objective(dlr, y, dlr)],
+        "wrong-before": [
+            Objective(targeted_dlr, torch.stack((y, t), 1), _targeted_dlr_up_to_zero) for t in target_classes.unbind(1)
+        ],
+        "right-before": [Objective(dlr, y, _dlr_penalty_above_zero)],
     }
-    chosen = goals.values() if branch == "all" else [goals[branch]]
-    return strongest(target, x, y, threat, [goal for each in chosen for goal in each], steps)
+    objectives = chain.from_iterable(branches.values()) if branch == "all" else branches[branch]
+    return apgd(target, x, y, threat, objectives, steps)
 
 
-def _held_right(logits: Tensor, y: Tensor) -> Tensor:
+def _dlr_penalty_above_zero(logits: Tensor, y: Tensor) -> Tensor:
     return -dlr(logits, y).clamp_min(0)
 
 
-def _carried_over(logits: Tensor, classes: Tensor) -> Tensor:
+def _targeted_dlr_up_to_zero(logits: Tensor, classes: Tensor) -> Tensor:
     return targeted_dlr(logits, classes).clamp_max(0)

@@ -48,18 +48,20 @@ def mi_fgsm(
     Raises:
         MethodError: the threat is unbounded.
     """
-    size = float(step_size) if step_size is not None else budget(threat) / steps
-    drops = rule == "any-iterate" and not target.stochastic
-    result, rows, origin, current = x.clone(), torch.arange(len(x), device=x.device), x, x
+    alpha = float(step_size) if step_size is not None else budget(threat) / steps
+    stops_early = rule == "any-iterate" and not target.stochastic
+    x_best = x.clone()
+    active = torch.arange(len(x), device=x.device)
+    x_orig, x_adv = x, x
     momentum = torch.zeros_like(x)
     for _ in range(steps):
-        if len(rows) == 0:
+        if len(active) == 0:
             break
-        found = target.rows(rows).gradient(current, cross_entropy, y[rows])
-        momentum = accumulate(momentum, found.grad, decay)
-        if drops and bool((broken := found.logits.argmax(1) != y[rows]).any()):
-            result[rows[broken]] = current[broken]
-            rows, origin, current, momentum = keep(~broken, rows, origin, current, momentum)
-        current = ascend(current, momentum, size, origin, threat)
-    result[rows] = current
-    return result
+        grad, logits, _ = target.rows(active).gradient(x_adv, cross_entropy, y[active])
+        momentum = accumulate(momentum, grad, decay)
+        if stops_early and bool((is_adv := logits.argmax(1) != y[active]).any()):
+            x_best[active[is_adv]] = x_adv[is_adv]
+            active, x_orig, x_adv, momentum = keep(~is_adv, active, x_orig, x_adv, momentum)
+        x_adv = ascend(x_adv, momentum, alpha, x_orig, threat)
+    x_best[active] = x_adv
+    return x_best

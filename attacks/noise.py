@@ -19,5 +19,5 @@ def noise(target: Target, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
     Returns:
         Images shaped as ``x``, within the threat.
     """
-    move = target.uniform(x, -1.0, 1.0).sign() if threat.norm == "linf" else steepest(target.normal(x), threat)
-    return project(x + budget(threat) * move, x, threat)
+    direction = target.uniform(x, -1.0, 1.0).sign() if threat.norm == "linf" else steepest(target.normal(x), threat)
+    return project(x + budget(threat) * direction, x, threat)

@@ -59,51 +59,51 @@ def pgd(
     Raises:
         MethodError: the threat is unbounded.
     """
-    size = float(step_size) if step_size is not None else budget(threat) / 4
-    objective, anchor = _objective(target, x, y, loss)
-    drops = rule == "any-iterate" and not target.stochastic
+    alpha = float(step_size) if step_size is not None else budget(threat) / 4
+    loss_fn, loss_args = _loss_fn(target, x, y, loss)
+    stops_early = rule == "any-iterate" and not target.stochastic
     restarts = 1 if start == "clean" else restarts
-    result, best = x.clone(), x.new_full(y.shape, -torch.inf)
+    x_best, best_margin = x.clone(), x.new_full(y.shape, -torch.inf)
     active = torch.arange(len(x), device=x.device)
     for _ in range(restarts):
         if len(active) == 0:
             break
-        rows, origin = active, x[active]
-        current = _start(target.rows(rows), origin, threat, start)
+        x_orig = x[active]
+        x_adv = _start(target.rows(active), x_orig, threat, start)
         for _ in range(steps):
-            if len(rows) == 0:
+            if len(active) == 0:
                 break
-            found = target.rows(rows).gradient(current, objective, anchor[rows])
-            grad = found.grad
-            if drops and bool((broken := found.logits.argmax(1) != y[rows]).any()):
-                result[rows[broken]] = current[broken]
-                rows, origin, current, grad = keep(~broken, rows, origin, current, grad)
-            current = ascend(current, grad, size, origin, threat)
+            grad, logits, _ = target.rows(active).gradient(x_adv, loss_fn, loss_args[active])
+            if stops_early and bool((is_adv := logits.argmax(1) != y[active]).any()):
+                x_best[active[is_adv]] = x_adv[is_adv]
+                active, x_orig, x_adv, grad = keep(~is_adv, active, x_orig, x_adv, grad)
+            x_adv = ascend(x_adv, grad, alpha, x_orig, threat)
         if restarts == 1:
-            result[rows] = current
-        elif len(rows):
-            reached = margin(target.rows(rows)(current), y[rows])
-            better = reached > best[rows]
-            result[rows[better]], best[rows[better]] = current[better], reached[better]
-            rows = rows if target.stochastic else rows[reached <= 0]
-        active = rows
-    return result
+            x_best[active] = x_adv
+        elif len(active):
+            final_margin = margin(target.rows(active)(x_adv), y[active])
+            improved = final_margin > best_margin[active]
+            x_best[active[improved]] = x_adv[improved]
+            best_margin[active[improved]] = final_margin[improved]
+            active = active if target.stochastic else active[final_margin <= 0]
+    return x_best
 
 
-def _objective(target: Target, x: Tensor, y: Tensor, loss: str) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
+def _loss_fn(target: Target, x: Tensor, y: Tensor, loss: str) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
+    """Return the loss, and its second argument for all images."""
     if loss == "kl":
-        return _divergence, F.softmax(target(x), 1)
+        return _kl_divergence, F.softmax(target(x), 1)
     return (margin if loss == "margin" else cross_entropy), y
 
 
-def _divergence(logits: Tensor, clean: Tensor) -> Tensor:
-    return F.kl_div(F.log_softmax(logits, 1), clean, reduction="none").sum(1)
+def _kl_divergence(logits: Tensor, clean_probabilities: Tensor) -> Tensor:
+    return F.kl_div(F.log_softmax(logits, 1), clean_probabilities, reduction="none").sum(1)
 
 
 def _start(target: Target, x: Tensor, threat: Threat, start: str) -> Tensor:
     if start == "clean":
         return x
     if start in ("gaussian", "gaussian-unclipped"):
-        moved = x + 0.001 * target.normal(x)
-        return moved if start == "gaussian-unclipped" else project(moved, x, threat)
+        x_adv = x + 0.001 * target.normal(x)
+        return x_adv if start == "gaussian-unclipped" else project(x_adv, x, threat)
     return uniform_start(target, x, threat)

@@ -1,7 +1,9 @@
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from attacks._steps import budget, keep, per_image
+from attacks._steps import ActiveImages, budget, per_image
 from bench.api import Count, Target, Threat, attack
 
 #: Where a search for the boundary along a ray ends, as a fraction of eps.
@@ -38,59 +40,91 @@ def rays(target: Target, x: Tensor, y: Tensor, threat: Threat, *, queries: Count
     Raises:
         MethodError: the threat is unbounded.
     """
-    result, nearest = x.clone(), x.new_full((len(x),), torch.inf)
-    rows, eps = torch.arange(len(x), device=x.device), budget(threat)
+    x_best, best_radius = x.clone(), x.new_full((len(x),), torch.inf)
+    active, eps = torch.arange(len(x), device=x.device), budget(threat)
     for restart in range(restarts):
-        if len(rows) == 0:
+        if len(active) == 0:
             break
-        view, origin = target.rows(rows), x[rows]
-        start = torch.ones_like(origin) if restart == 0 else _random_ray(view, origin)
-        found, distance = _search(view, origin, y[rows], start, eps, queries)
-        better = (distance <= eps) & (distance < nearest[rows])
-        result[rows[better]], nearest[rows[better]] = found[better], distance[better]
-        rows = rows if target.stochastic else rows[nearest[rows] > eps]
-    return result
+        view, x_orig = target.rows(active), x[active]
+        ray = torch.ones_like(x_orig) if restart == 0 else _random_ray(view, x_orig)
+        x_adv, radius = _search(view, x_orig, y[active], ray, eps, queries)
+        improved = (radius <= eps) & (radius < best_radius[active])
+        x_best[active[improved]] = x_adv[improved]
+        best_radius[active[improved]] = radius[improved]
+        active = active if target.stochastic else active[best_radius[active] > eps]
+    return x_best
 
 
-def _search(target: Target, x: Tensor, y: Tensor, signs: Tensor, eps: float, queries: int) -> tuple[Tensor, Tensor]:
-    """Return each image moved along the best ray found from ``signs``, and the distance of its boundary."""
-    pixels = x[0].numel()
-    result, reached = x.clone(), x.new_full((len(x),), torch.inf)
-    place = torch.arange(pixels, device=x.device)
-    rows, origin = torch.arange(len(x), device=x.device), x
-    distance, low = x.new_full((len(x),), torch.inf), x.new_zeros(len(x))
-    level, block = torch.zeros_like(rows), torch.zeros_like(rows)
-    bisecting = torch.zeros_like(rows, dtype=torch.bool)
+@dataclass
+class _State(ActiveImages):
+    """The best ray so far of each image, in Linf: its boundary lies between ``lower`` and ``radius``.
+
+    The next signs to turn are block ``block`` of those at ``level``, which cuts the image into 2^level blocks.
+    """
+
+    ray: Tensor
+    radius: Tensor
+    lower: Tensor
+    level: Tensor
+    block: Tensor
+    bisecting: Tensor
+
+
+def _search(target: Target, x: Tensor, y: Tensor, ray: Tensor, eps: float, queries: int) -> tuple[Tensor, Tensor]:
+    """Return each image moved along the best ray found from ``ray``, and the radius of its boundary."""
+    x_best, best_radius = x.clone(), x.new_full((len(x),), torch.inf)
+    active = torch.arange(len(x), device=x.device)
+    state = _State(
+        active=active,
+        x_orig=x,
+        ray=ray,
+        radius=x.new_full((len(x),), torch.inf),
+        lower=x.new_zeros(len(x)),
+        level=torch.zeros_like(active),
+        block=torch.zeros_like(active),
+        bisecting=torch.zeros_like(active, dtype=torch.bool),
+    )
     for query in range(queries):
-        # The first query is of the ray as it is.
-        size = torch.ceil(pixels / 2.0**level)
-        turned = (torch.div(place, size[:, None], rounding_mode="floor") == block[:, None]) & (query > 0)
-        tried = torch.where(bisecting[:, None] | ~turned, signs.flatten(1), -signs.flatten(1)).view_as(signs)
-        radius = torch.where(bisecting, (low + distance) / 2, distance.clamp_max(1.0))
-        logits = target.rows(rows)((origin + per_image(radius, x) * tried).clamp(0.0, 1.0))
-        broken = logits.argmax(1) != y[rows]
-        signs = torch.where(per_image(broken, x), tried, signs)
-        low = torch.where(bisecting & ~broken, radius, torch.where(broken & ~bisecting, 0.0, low))
-        distance = torch.where(broken, radius, distance)
-        was, bisecting = bisecting, (bisecting | broken) & (distance - low > TOLERANCE * eps)
-        level, block = _next(level, block, size, pixels, (query > 0) & ~bisecting & (was | ~broken))
-        near = distance <= eps
-        moved = (origin + per_image(distance.clamp_max(eps), x) * signs).clamp(0.0, 1.0)
-        result[rows[near]], reached[rows[near]] = moved[near], distance[near]
+        _query(target.rows(state.active), state, y[state.active], eps, first=query == 0)
+        is_adv = state.radius <= eps
+        x_adv = (state.x_orig + per_image(state.radius.clamp_max(eps), x) * state.ray).clamp(0.0, 1.0)
+        x_best[state.active[is_adv]] = x_adv[is_adv]
+        best_radius[state.active[is_adv]] = state.radius[is_adv]
         if not target.stochastic:
-            state = (rows, origin, signs, distance, low, level, block, bisecting)
-            rows, origin, signs, distance, low, level, block, bisecting = keep(~near, *state)
-        if len(rows) == 0:
+            state.drop(is_adv)
+        if len(state.active) == 0:
             break
-    return result, reached
+    return x_best, best_radius
+
+
+def _query(target: Target, state: _State, y: Tensor, eps: float, *, first: bool) -> None:
+    """Ask for the class of one image per ray, to bisect its radius or to turn a block of its signs.
+
+    The first query is for the ray as it is.
+    """
+    pixels = state.ray[0].numel()
+    position = torch.arange(pixels, device=y.device)
+    size = torch.ceil(pixels / 2.0**state.level)
+    in_block = torch.div(position, size[:, None], rounding_mode="floor") == state.block[:, None]
+    turned = in_block & (not first)
+    signs = state.ray.flatten(1)
+    ray = torch.where(state.bisecting[:, None] | ~turned, signs, -signs).view_as(state.ray)
+    radius = torch.where(state.bisecting, (state.lower + state.radius) / 2, state.radius.clamp_max(1.0))
+    logits = target((state.x_orig + per_image(radius, ray) * ray).clamp(0.0, 1.0))
+    is_adv = logits.argmax(1) != y
+    state.ray = torch.where(per_image(is_adv, ray), ray, state.ray)
+    new_lower = torch.where(is_adv & ~state.bisecting, 0.0, state.lower)
+    state.lower = torch.where(state.bisecting & ~is_adv, radius, new_lower)
+    state.radius = torch.where(is_adv, radius, state.radius)
+    was_bisecting = state.bisecting
+    state.bisecting = (was_bisecting | is_adv) & (state.radius - state.lower > TOLERANCE * eps)
+    block_done = ~state.bisecting & (was_bisecting | ~is_adv) & (not first)
+    last = (state.block + 1) * size >= pixels
+    next_block = torch.where(last, 0, state.block + 1)
+    state.level = torch.where(block_done & last, state.level + 1, state.level)
+    state.block = torch.where(block_done, next_block, state.block)
 
 
 def _random_ray(target: Target, x: Tensor) -> Tensor:
     # Square's start, because single pixels of random sign are a direction to which networks are least sensitive.
     return torch.where(target.uniform(x[:, :, :1]) < 0.5, -1.0, 1.0).expand_as(x)
-
-
-def _next(level: Tensor, block: Tensor, size: Tensor, pixels: int, done: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the next part of the image to turn, of half the size where all parts of a size had their turn."""
-    last = (block + 1) * size >= pixels
-    return torch.where(done & last, level + 1, level), torch.where(done, torch.where(last, 0, block + 1), block)

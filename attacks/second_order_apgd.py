@@ -1,6 +1,6 @@
 from torch import Tensor
 
-from attacks._apgd import Goal, dlr, strongest
+from attacks._apgd import Objective, apgd, dlr
 from attacks._steps import cross_entropy
 from bench.api import Count, Literal, Positive, Target, Threat, attack
 
@@ -46,6 +46,6 @@ def second_order_apgd(
     Raises:
         MethodError: the function is no purifier, or the threat is unbounded.
     """
-    objective = dlr if loss == "dlr" else cross_entropy
-    goals = [Goal(objective, y, tau=tau / 10**i) for i in range(widths)]
-    return strongest(target, x, y, threat, goals, steps)
+    loss_fn = dlr if loss == "dlr" else cross_entropy
+    objectives = [Objective(loss_fn, y, tau=tau / 10**i) for i in range(widths)]
+    return apgd(target, x, y, threat, objectives, steps)

@@ -56,36 +56,38 @@ def smoothed_pgd(
     Raises:
         MethodError: the threat is unbounded.
     """
-    size = float(step_size) if step_size is not None else budget(threat) / 4
-    lengths = [size * _share(schedule, step, steps) for step in range(steps)]
+    first_alpha = float(step_size) if step_size is not None else budget(threat) / 4
+    alphas = [first_alpha * _decay(schedule, step, steps) for step in range(steps)]
 
-    def climb(view: Target, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return _climb(view, x, y, threat, lengths, samples, sigma)
+    def run(view: Target, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return _run(view, x, y, threat, alphas, samples, sigma)
 
-    return best_of_restarts(target, x, y, restarts, climb)
+    return best_of_restarts(target, x, y, restarts, run)
 
 
-def _climb(
-    target: Target, x: Tensor, y: Tensor, threat: Threat, lengths: list[float], samples: int, sigma: float
+def _run(
+    target: Target, x: Tensor, y: Tensor, threat: Threat, alphas: list[float], samples: int, sigma: float
 ) -> tuple[Tensor, Tensor]:
-    """Return of each image the iterate of largest margin, its first misclassified one if any, and that margin."""
-    result, best = x.clone(), x.new_full(y.shape, -torch.inf)
-    rows, origin = torch.arange(len(x), device=x.device), x
-    current = uniform_start(target, x, threat)
-    for length in lengths:
-        view = target.rows(rows)
-        current = ascend(current, _smoothed(view, current, y[rows], samples, sigma), length, origin, threat)
-        reached = margin(view(current), y[rows])
-        better = reached > best[rows]
-        result[rows[better]], best[rows[better]] = current[better], reached[better]
-        if not target.stochastic and bool((broken := reached > 0).any()):
-            rows, origin, current = keep(~broken, rows, origin, current)
-        if len(rows) == 0:
+    """Return for each image the iterate of largest margin, its first misclassified one if any, and that margin."""
+    x_best, best_margin = x.clone(), x.new_full(y.shape, -torch.inf)
+    active, x_orig = torch.arange(len(x), device=x.device), x
+    x_adv = uniform_start(target, x, threat)
+    for alpha in alphas:
+        view = target.rows(active)
+        grad = _smoothed_gradient(view, x_adv, y[active], samples, sigma)
+        x_adv = ascend(x_adv, grad, alpha, x_orig, threat)
+        loss = margin(view(x_adv), y[active])
+        improved = loss > best_margin[active]
+        x_best[active[improved]] = x_adv[improved]
+        best_margin[active[improved]] = loss[improved]
+        if not target.stochastic and bool((is_adv := loss > 0).any()):
+            active, x_orig, x_adv = keep(~is_adv, active, x_orig, x_adv)
+        if len(active) == 0:
             break
-    return result, best
+    return x_best, best_margin
 
 
-def _smoothed(target: Target, x: Tensor, y: Tensor, samples: int, sigma: float) -> Tensor:
+def _smoothed_gradient(target: Target, x: Tensor, y: Tensor, samples: int, sigma: float) -> Tensor:
     """Return the mean gradient of the margin over noisy copies of the images, each clamped to the box."""
     total = torch.zeros_like(x)
     for _ in range(samples):
@@ -94,5 +96,5 @@ def _smoothed(target: Target, x: Tensor, y: Tensor, samples: int, sigma: float) 
     return total / samples
 
 
-def _share(schedule: str, step: int, steps: int) -> float:
+def _decay(schedule: str, step: int, steps: int) -> float:
     return 1.0 if schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / steps))

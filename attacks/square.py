@@ -55,39 +55,49 @@ def square(
 def _search(
     target: Target, x: Tensor, y: Tensor, threat: Threat, queries: int, first_fraction: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the image of largest margin of one random search for each, and that margin."""
-    eps, (channels, height, width) = budget(threat), x.shape[1:]
-    current = project(x + eps * _signs(target.uniform(x[:, :, :1])), x, threat)
-    result, best = current.clone(), margin(target(current), y)
-    reached = best.clone()
-    rows, origin = torch.arange(len(x), device=x.device), x
-    across, down = torch.arange(width, device=x.device), torch.arange(height, device=x.device)
+    """Return for each image the iterate of largest margin of one random search, and that margin."""
+    eps = budget(threat)
+    channels, height, width = x.shape[1:]
+    x_adv = project(x + eps * _signs(target.uniform(x[:, :, :1])), x, threat)
+    loss = margin(target(x_adv), y)
+    x_best, best_margin = x_adv.clone(), loss.clone()
+    active, x_orig = torch.arange(len(x), device=x.device), x
     for query in range(1, queries):
-        if not target.stochastic and bool((broken := best > 0).any()):
-            result[rows[broken]], reached[rows[broken]] = current[broken], best[broken]
-            rows, origin, current, best = keep(~broken, rows, origin, current, best)
-        if len(rows) == 0:
+        if not target.stochastic and bool((is_adv := loss > 0).any()):
+            x_best[active[is_adv]] = x_adv[is_adv]
+            best_margin[active[is_adv]] = loss[is_adv]
+            active, x_orig, x_adv, loss = keep(~is_adv, active, x_orig, x_adv, loss)
+        if len(active) == 0:
             break
-        view = target.rows(rows)
+        view = target.rows(active)
         side = _side(first_fraction, query / queries, height, width)
-        draw = view.uniform(x.new_empty(len(rows), 2 + channels))
-        top, left = (torch.floor(draw[:, i] * (n - side + 1))[:, None] for i, n in enumerate((height, width)))
-        inside = ((down >= top) & (down < top + side))[:, None, :, None]
-        inside = inside & ((across >= left) & (across < left + side))[:, None, None, :]
-        move = 2 * eps * _signs(draw[:, 2:])[:, :, None, None]
-        tried = project(current + move * inside, origin, threat)
-        now = margin(view(tried), y[rows])
-        better = now > best
-        current, best = torch.where(per_image(better, tried), tried, current), torch.maximum(best, now)
-    result[rows], reached[rows] = current, best
-    return result, reached
+        draw = view.uniform(x.new_empty(len(active), 2 + channels))
+        delta = 2 * eps * _signs(draw[:, 2:])[:, :, None, None]
+        x_new = project(x_adv + delta * _squares(draw[:, :2], side, height, width), x_orig, threat)
+        new_loss = margin(view(x_new), y[active])
+        improved = new_loss > loss
+        x_adv = torch.where(per_image(improved, x_new), x_new, x_adv)
+        loss = torch.maximum(loss, new_loss)
+    x_best[active] = x_adv
+    best_margin[active] = loss
+    return x_best, best_margin
 
 
 def _signs(draw: Tensor) -> Tensor:
     return torch.where(draw < 0.5, -1.0, 1.0)
 
 
+def _squares(draw: Tensor, side: int, height: int, width: int) -> Tensor:
+    """Return a mask (N, 1, H, W) of one square for each image, its corner from uniform draws (N, 2)."""
+    top = torch.floor(draw[:, :1] * (height - side + 1))
+    left = torch.floor(draw[:, 1:] * (width - side + 1))
+    rows, columns = torch.arange(height, device=draw.device), torch.arange(width, device=draw.device)
+    in_rows = ((rows >= top) & (rows < top + side))[:, None, :, None]
+    in_columns = ((columns >= left) & (columns < left + side))[:, None, None, :]
+    return in_rows & in_columns
+
+
 def _side(fraction: float, progress: float, height: int, width: int) -> int:
-    halvings = sum(progress > at for at in (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8))
+    halvings = sum(progress > threshold for threshold in (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8))
     side = round((fraction / 2**halvings * height * width) ** 0.5)
     return min(max(side, 1), height, width)

@@ -2,7 +2,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks._steps import adam, margin, per_image
+from attacks._steps import adam_step, margin, per_image
 from bench.api import Count, NonNegative, Positive, Target, Threat, attack
 
 
@@ -51,26 +51,28 @@ def sta(
         Images shaped as ``x``, each pixel between the least and the greatest of its channel; the input, or black, where
         no success was found.
     """
-    result, smoothest = x.clone(), x.new_full((len(x),), torch.inf)
+    x_best, best_variation = x.clone(), x.new_full((len(x),), torch.inf)
     sides = x.new_tensor([x.shape[3], x.shape[2]]).view(2, 1, 1)
     limit = sides * (torch.inf if threat.eps is None else float(threat.eps))
     flow = x.new_zeros(len(x), 2, *x.shape[2:])
-    mean, square = torch.zeros_like(flow), torch.zeros_like(flow)
+    m, v = torch.zeros_like(flow), torch.zeros_like(flow)
     floor = x.new_full((len(x),), -confidence)
     for step in range(1, steps + 1):
         flow.requires_grad_()
         with torch.enable_grad():
-            moved, variation = _warp(x, flow), _variation(flow)
-        push, logits, _ = target.gradient(moved.detach(), _hinge, y, floor)
-        better = (logits.argmax(1) != y) & (variation.detach() < smoothest)
-        if bool(better.any()):
-            result[better], smoothest[better] = moved.detach()[better], variation.detach()[better]
-        (grad,) = torch.autograd.grad((moved, variation), flow, (push, torch.full_like(variation, smoothness)))
+            x_adv, variation = _warp(x, flow), _variation(flow)
+        grad_x, logits, _ = target.gradient(x_adv.detach(), _hinge, y, floor)
+        is_adv = logits.argmax(1) != y
+        improved = is_adv & (variation.detach() < best_variation)
+        if bool(improved.any()):
+            x_best[improved] = x_adv.detach()[improved]
+            best_variation[improved] = variation.detach()[improved]
+        (grad,) = torch.autograd.grad((x_adv, variation), flow, (grad_x, torch.full_like(variation, smoothness)))
         flow = flow.detach()
-        adam(flow, grad, mean, square, step, learning_rate)
+        adam_step(flow, grad, m, v, step, learning_rate)
         flow = flow.clamp_(-limit, limit)
     failed = torch.zeros_like(x) if black_failures else x
-    return torch.where(per_image(smoothest < torch.inf, x), result, failed)
+    return torch.where(per_image(best_variation < torch.inf, x), x_best, failed)
 
 
 def _hinge(logits: Tensor, y: Tensor, floor: Tensor) -> Tensor:
@@ -80,10 +82,11 @@ def _hinge(logits: Tensor, y: Tensor, floor: Tensor) -> Tensor:
 def _warp(x: Tensor, flow: Tensor) -> Tensor:
     """Return x(p + flow(p)) by bilinear sampling, the border repeated outside."""
     height, width = x.shape[2:]
-    lines = torch.meshgrid(torch.arange(width, device=x.device), torch.arange(height, device=x.device), indexing="xy")
-    place = torch.stack([flow[:, 0] + lines[0], flow[:, 1] + lines[1]], dim=3)
+    columns, rows = torch.arange(width, device=x.device), torch.arange(height, device=x.device)
+    u, v = torch.meshgrid(columns, rows, indexing="xy")
+    source = torch.stack([flow[:, 0] + u, flow[:, 1] + v], dim=3)
     scale = x.new_tensor([2.0 / max(width - 1, 1), 2.0 / max(height - 1, 1)])
-    return F.grid_sample(x, place * scale - 1, padding_mode="border", align_corners=True)
+    return F.grid_sample(x, source * scale - 1, padding_mode="border", align_corners=True)
 
 
 def _variation(flow: Tensor) -> Tensor:

@@ -57,46 +57,63 @@ def ti_dim(
     Raises:
         MethodError: an even kernel, or an unbounded threat.
     """
-    size = float(step_size) if step_size is not None else budget(threat) / steps
-    left, right = _smoothing(x, kernel)
-    drops = rule == "any-iterate" and not target.stochastic
-    result, rows, origin, current = x.clone(), torch.arange(len(x), device=x.device), x, x
+    alpha = float(step_size) if step_size is not None else budget(threat) / steps
+    blur_rows, blur_columns = _blur_matrices(x, kernel)
+    stops_early = rule == "any-iterate" and not target.stochastic
+    x_best = x.clone()
+    active = torch.arange(len(x), device=x.device)
+    x_orig, x_adv = x, x
     momentum = torch.zeros_like(x)
-    down, across, resized = _resizing.sources(target, x, steps, diversity, shrink)
+    resizing = _resizing.draw(target, x, steps, diversity, shrink)
     for step in range(steps):
-        if len(rows) == 0:
+        if len(active) == 0:
             break
-        view, moved = target.rows(rows), resized[rows, step]
+        view = target.rows(active)
         if diversity > 0:
-            places = _resizing.pixels(down[rows, step], across[rows, step], current)
-            found = view.gradient(_resizing.picked(current, places), cross_entropy, y[rows])
-            grad = left @ _resizing.put_back(found.grad, places) @ right
+            index = _resizing.pixel_index(resizing.rows[active, step], resizing.columns[active, step], x_adv)
+            grad, logits, _ = view.gradient(_resizing.resize(x_adv, index), cross_entropy, y[active])
+            grad = _resizing.resize_backward(grad, index)
         else:
-            found = view.gradient(current, cross_entropy, y[rows])
-            grad = left @ found.grad @ right
-        momentum = accumulate(momentum, grad, decay)
-        if drops and bool((broken := (found.logits.argmax(1) != y[rows]) & ~moved).any()):
-            result[rows[broken]] = current[broken]
-            rows, origin, current, momentum = keep(~broken, rows, origin, current, momentum)
-        current = ascend(current, momentum, size, origin, threat)
-    result[rows] = current
-    return result
+            grad, logits, _ = view.gradient(x_adv, cross_entropy, y[active])
+        momentum = accumulate(momentum, blur_rows @ grad @ blur_columns, decay)
+        is_adv = (logits.argmax(1) != y[active]) & ~resizing.resized[active, step]
+        if stops_early and bool(is_adv.any()):
+            x_best[active[is_adv]] = x_adv[is_adv]
+            active, x_orig, x_adv, momentum = keep(~is_adv, active, x_orig, x_adv, momentum)
+        x_adv = ascend(x_adv, momentum, alpha, x_orig, threat)
+    x_best[active] = x_adv
+    return x_best
 
 
-def _smoothing(x: Tensor, kernel: int | None) -> list[Tensor]:
-    """Return the matrices (H, H) and (W, W) that, on either side of an image, convolve it with the Gaussian."""
-    side = min(x.shape[-2:])
-    length = kernel if kernel is not None else 3 if side < 16 else 7 if side < 128 else 15
+def _blur_matrices(x: Tensor, kernel: int | None) -> tuple[Tensor, Tensor]:
+    """Return the matrices (H, H) and (W, W) that convolve an image with the Gaussian, as (H, H) @ image @ (W, W).
+
+    The Gaussian is separable, so a zero-padded convolution is a banded matrix on either side of the image.
+
+    Raises:
+        MethodError: an even kernel.
+    """
+    length = kernel if kernel is not None else _default_kernel(min(x.shape[-2:]))
     if length % 2 == 0:
         raise MethodError(f"kernel = {length} must be odd, such as {length - 1}")
-    # The Gaussian is separable, so a zero-padded convolution is a banded matrix on either side of the image.
-    line = torch.exp(-0.5 * torch.linspace(-3.0, 3.0, length, device=x.device) ** 2) if length > 1 else x.new_ones(1)
-    line = line / line.sum()
-    return [
-        sum(weight * torch.diag(x.new_ones(n - abs(shift)), shift) for shift, weight in _taps(line) if abs(shift) < n)
-        for n in x.shape[-2:]
-    ]
+    gaussian = torch.exp(-0.5 * torch.linspace(-3.0, 3.0, length, device=x.device) ** 2)
+    gaussian = gaussian if length > 1 else x.new_ones(1)
+    gaussian = gaussian / gaussian.sum()
+    height, width = x.shape[-2:]
+    return _banded(gaussian, height, x), _banded(gaussian, width, x)
 
 
-def _taps(line: Tensor) -> list[tuple[int, Tensor]]:
-    return list(zip(range(-(len(line) // 2), len(line) // 2 + 1), line, strict=True))
+def _default_kernel(side: int) -> int:
+    if side < 16:
+        return 3
+    return 7 if side < 128 else 15
+
+
+def _banded(gaussian: Tensor, n: int, like: Tensor) -> Tensor:
+    """Return the matrix (n, n) that convolves a vector with the Gaussian, zeros outside."""
+    matrix = like.new_zeros(n, n)
+    half = len(gaussian) // 2
+    for shift, weight in zip(range(-half, half + 1), gaussian, strict=True):
+        if abs(shift) < n:
+            matrix = matrix + weight * torch.diag(like.new_ones(n - abs(shift)), shift)
+    return matrix

@@ -3,10 +3,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks._doors import arguments, batches, find, in_ball
+from attacks._adapters import batches, constructor_arguments, find_class, keep_in_ball
 from bench.api import MethodError, Target, Threat, library
 
-# What classes call their budget.
+# Names that classes give to their budget.
 _BUDGETS = ("eps", "max_epsilon")
 # Classes whose eps is a distance in L2; they have no parameter that says so.
 _L2_ONLY = ("PGDL2", "PGDRSL2")
@@ -37,14 +37,15 @@ def torchattacks(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: 
     import torchattacks as package
     from torchattacks.attack import Attack
 
-    maker = find("torchattacks", package, Attack, name)
+    attack_class = find_class("torchattacks", package, Attack, name)
     if name in _L2_ONLY and threat.norm != "l2":
         raise MethodError(f"torchattacks:{name} keeps to l2, the threat is {threat.norm}: set norm of the attack")
     fixed: dict[str, Any] = {} if threat.eps is None else dict.fromkeys(_BUDGETS, float(threat.eps))
     if threat.norm in ("linf", "l2"):
         fixed["norm"] = {"linf": "Linf", "l2": "L2"}[threat.norm]
-    chosen = arguments(maker, parameters, fixed, {"n_classes": target.num_classes, "verbose": False})
-    attack = maker(target.module, **chosen)
+    default = {"n_classes": target.num_classes, "verbose": False}
+    arguments = constructor_arguments(attack_class, parameters, fixed, default)
+    attack = attack_class(target.module, **arguments)
     attack.set_device(x.device)
-    found = torch.cat([attack(*part).detach() for part in batches(target, x, y)])
-    return found if any(word in chosen for word in _BUDGETS) else in_ball(found, x, threat)
+    x_adv = torch.cat([attack(images, labels).detach() for images, labels in batches(target, x, y)])
+    return x_adv if any(name in arguments for name in _BUDGETS) else keep_in_ball(x_adv, x, threat)

@@ -207,11 +207,11 @@ def test_fwa_gains_within_5_percent_of_a_linear_program(brightest: float, kernel
 
 def test_fwa_looks_at_few_pixels_as_at_all(plain: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     # A GPU looks at all of them at once.
-    found = []
-    for few in (1 / 64, 1.0):
-        monkeypatch.setattr("attacks._transport.FEW", few)
-        found.append(drive(plain.net, "fwa", plain.x[:8], plain.y[:8], THREATS["wasserstein"], steps=1).images)
-    assert torch.allclose(*found, atol=1e-4)
+    x_adv = []
+    for share in (1 / 64, 1.0):
+        monkeypatch.setattr("attacks._transport.FIRST_SHARE", share)
+        x_adv.append(drive(plain.net, "fwa", plain.x[:8], plain.y[:8], THREATS["wasserstein"], steps=1).images)
+    assert torch.allclose(*x_adv, atol=1e-4)
 
 
 def test_fwa_without_capacity_loses_only_what_no_pixel_can_hold(plain: Case) -> None:
@@ -268,8 +268,8 @@ def test_sta_stays_within_a_displacement_that_bounds_it(plain: Case) -> None:
 def test_the_kernel_of_ti_dim_is_a_gaussian_that_sums_to_one(kernel: int, centre: float) -> None:
     spot = torch.zeros(1, 1, 33, 33)
     spot[0, 0, 16, 16] = 1
-    left, right = ti_dim._smoothing(spot, kernel)
-    weights = (left @ spot @ right)[0, 0]
+    blur_rows, blur_columns = ti_dim._blur_matrices(spot, kernel)
+    weights = (blur_rows @ spot @ blur_columns)[0, 0]
     assert float(weights[16, 16]) == pytest.approx(centre, abs=5e-5)
     assert float(weights.sum()) == pytest.approx(1, abs=1e-5)
     assert torch.allclose(weights, weights.flip(0))
@@ -278,36 +278,36 @@ def test_the_kernel_of_ti_dim_is_a_gaussian_that_sums_to_one(kernel: int, centre
 
 def test_ti_dim_smooths_as_a_zero_padded_convolution_does() -> None:
     grad = torch.randn(2, 3, 20, 33, generator=torch.Generator().manual_seed(0))
-    line = torch.exp(-0.5 * torch.linspace(-3, 3, 7) ** 2)
-    kernel = (line[:, None] * line) / (line.sum() ** 2)
+    gaussian = torch.exp(-0.5 * torch.linspace(-3, 3, 7) ** 2)
+    kernel = (gaussian[:, None] * gaussian) / (gaussian.sum() ** 2)
     expected = F.conv2d(grad, kernel.expand(3, 1, 7, 7), padding=3, groups=3)
-    left, right = ti_dim._smoothing(grad, 7)
-    assert torch.allclose(left @ grad @ right, expected, atol=1e-5)
+    blur_rows, blur_columns = ti_dim._blur_matrices(grad, 7)
+    assert torch.allclose(blur_rows @ grad @ blur_columns, expected, atol=1e-5)
 
 
 def test_ti_dim_resizes_as_another_function_does(plain: Case) -> None:
     x = torch.rand(40, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     with Meter(plain.net, 40) as meter:
         target = NetworkTarget(plain.net, meter, torch.arange(40), seed=0, num_classes=10, batch=40)
-        down, across, resized = _resizing.sources(target, x, 2, 0.6, 0.8)
-    assert not torch.equal(resized[:, 0], resized[:, 1]), "each step draws anew"
-    down, across, moved = down[:, 1], across[:, 1], resized[:, 1]
+        resizing = _resizing.draw(target, x, 2, 0.6, 0.8)
+    assert not torch.equal(resizing.resized[:, 0], resizing.resized[:, 1]), "each step draws anew"
+    source_rows, source_columns, resized = (field[:, 1] for field in resizing)
     x.requires_grad_()
-    places = _resizing.pixels(down, across, x)
-    seen = _resizing.picked(x, places)
+    index = _resizing.pixel_index(source_rows, source_columns, x)
+    x_resized = _resizing.resize(x, index)
     weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-    (grad,) = torch.autograd.grad((seen * weight).sum(), x)
-    assert torch.equal(_resizing.put_back(weight, places), grad)
-    assert 0.3 < float(moved.float().mean()) < 0.9
-    assert torch.equal(seen[~moved], x[~moved])
+    (grad,) = torch.autograd.grad((x_resized * weight).sum(), x)
+    assert torch.equal(_resizing.resize_backward(weight, index), grad)
+    assert 0.3 < float(resized.float().mean()) < 0.9
+    assert torch.equal(x_resized[~resized], x[~resized])
     sides = set()
-    for image, result, rows in zip(x[moved], seen[moved], down[moved], strict=True):
+    for image, image_resized, rows in zip(x[resized], x_resized[resized], source_rows[resized], strict=True):
         filled = (rows < 32).nonzero().flatten()
         side, top = len(filled), int(filled[0])
-        left = int((result.abs().sum((0, 1)) > 0).nonzero()[0])
+        left = int((image_resized.abs().sum((0, 1)) > 0).nonzero()[0])
         small = F.interpolate(image[None], size=(side, side), mode="nearest")[0]
         expected = F.pad(small, (left, 32 - side - left, top, 32 - side - top))
-        assert torch.equal(result, expected)
+        assert torch.equal(image_resized, expected)
         sides.add(side)
     assert min(sides) >= 26
     assert max(sides) <= 32

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from bench.api import Threat
 from bench.models.layout import fast_layout
 from tests.attacks.driving import Case, assert_within, drive, right
-from tests.attacks.test_doors import need
+from tests.attacks.test_adapters import need
 
 LINF, L2, FREE = Threat(eps="1/5"), Threat(norm="l2", eps="2"), Threat(norm="l2", eps=None)
 FLOW = Threat(norm="flow", eps=None)

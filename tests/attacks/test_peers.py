@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks._official import Standing
+from attacks._official import SkipBroken
 from bench.api import Threat
 from bench.evaluation.target import Meter, NetworkTarget
 from bench.process.isolation import frozen
@@ -233,10 +233,10 @@ def test_the_package_breaks_the_same_images_when_broken_ones_are_spared(
 ) -> None:
     base = pytest.importorskip("pyautoattack.autopgd_base")
     found, passes = [], []
-    for net in (robust.net, spared := Standing(robust.net)):
+    for net in (robust.net, skipping := SkipBroken(robust.net)):
         attack = getattr(base, name)(net, n_iter=50, norm=norm, eps=eps, seed=7, device="cpu")
-        if net is spared:
-            attack.attack_single_run = spared.spared(attack.attack_single_run)
+        if net is skipping:
+            attack.attack_single_run = skipping.skipping(attack.attack_single_run)
         with frozen(robust.net), torch.random.fork_rng(devices=[]), Meter(robust.net) as meter:
             found.append(attack.perturb(robust.x, robust.y))
         passes.append(meter.forwards)

@@ -42,7 +42,7 @@ def need(use: str) -> None:
 
 
 @pytest.mark.parametrize(("use", "threat", "settings"), REAL, ids=[row[0] for row in REAL])
-def test_an_attack_through_a_door_breaks_images_within_its_threat(
+def test_an_attack_through_an_adapter_breaks_images_within_its_threat(
     plain: Case, use: str, threat: Threat, settings: dict
 ) -> None:
     need(use)
@@ -55,7 +55,7 @@ def test_an_attack_through_a_door_breaks_images_within_its_threat(
     assert float(found.forwards.sum()) > 0, "its passes are counted"
 
 
-def test_art_wasserstein_runs_through_the_door(plain: Case) -> None:
+def test_art_wasserstein_runs_through_the_adapter(plain: Case) -> None:
     need("art:")
     x, y = plain.x[:3], plain.y[:3]
     settings = {"regularization": 50, "max_iter": 3, "eps_step": 0.2, "eps_iter": 2, "kernel_size": 3}
