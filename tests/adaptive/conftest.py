@@ -84,8 +84,8 @@ def board_of(results, *attacks):
     return table
 
 
-def standing(results, defense, *attacks):
-    """Return how a defense stands over some attacks only."""
+def summary_of(results, defense, *attacks):
+    """Return the row of a defense over some attacks only."""
     return next(s for s in board_of(results, *attacks).threats if s.defense.partition("@")[0] == defense)
 
 

@@ -17,7 +17,8 @@ class Then(nn.Module):
 
     def __init__(self, base, before=lambda x: x, after=lambda logits: logits):
         super().__init__()
-        self.base, self.before, self.after = base, before, after
+        self.base = base
+        self.before, self.after = before, after
 
     def forward(self, x):
         return self.after(self.base(self.before(x)))

@@ -1,6 +1,7 @@
 """Defenses whose truth is known: the verdict and the flags come out right for each."""
 
 from fractions import Fraction
+from itertools import chain
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from bench import draws
 from bench.data import open_set
 from bench.report.leaderboard.soundness import across
 from bench.report.leaderboard.tables import build
-from tests.adaptive.conftest import EPS, HEAD, KNOWN, N, fragile, means, robust, standing
+from tests.adaptive.conftest import EPS, HEAD, KNOWN, N, fragile, means, robust, summary_of
 from tests.adaptive.known import checkerboard
 
 EPSILON = float(Fraction(EPS))
@@ -20,9 +21,9 @@ ALL = ("noise", "pgd", "apgd-t", "square")
 
 @pytest.fixture(scope="module")
 def results(known):
-    code, found = known
+    code, run_results = known
     assert code == 3, "the detached step fails in its own cells, and the others go on"
-    return found
+    return run_results
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +35,13 @@ def images():
 def truly_robust(images, weight, bias, eps):
     """Return which images no change within eps and the box can break: a linear program with a closed form."""
     x, y = images[0].flatten(1), images[1]
-    low, high = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
-    stands = torch.ones(len(x), dtype=torch.bool)
+    lower, upper = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
+    robust_images = torch.ones(len(x), dtype=torch.bool)
     for k in range(10):
-        against = weight[k] - weight[y]
-        best = torch.maximum(against * low, against * high).sum(1) + bias[k] - bias[y]
-        stands &= (best < 0) | (y == k)
-    return stands
+        weight_diff = weight[k] - weight[y]
+        max_margin = torch.maximum(weight_diff * lower, weight_diff * upper).sum(1) + bias[k] - bias[y]
+        robust_images &= (max_margin < 0) | (y == k)
+    return robust_images
 
 
 def cells(results, defense, access, *attacks):
@@ -62,9 +63,9 @@ def survivors(results, defense, access):
 )
 def test_a_linear_network_is_as_robust_as_it_is(results, images, defense, linear):
     truth = truly_robust(images, *linear(), EPSILON)
-    found = survivors(results, defense, "white-box")
-    assert bool((found | ~truth).all()), "nothing breaks what cannot be broken"
-    assert int((found & ~truth).sum()) <= 1
+    measured = survivors(results, defense, "white-box")
+    assert bool((measured | ~truth).all()), "nothing breaks what cannot be broken"
+    assert int((measured & ~truth).sum()) <= 1
     assert 0.05 < float(truth.float().mean()) < 0.9
     assert all(not each.flags for each in cells(results, defense, "white-box"))
 
@@ -73,10 +74,10 @@ def test_a_step_that_is_robust_by_construction_is_as_robust_as_it_is(results, im
     weight, bias = fragile()
     board = checkerboard(torch.zeros(1, 1, 8, 8)).flatten()
     truth = truly_robust(images, weight - (weight @ board / 64)[:, None] * board, bias, EPSILON)
-    found = survivors(results, "projected", "adaptive")
-    assert bool((found | ~truth).all())
-    assert int((found & ~truth).sum()) <= 1
-    step = standing(results, "projected", *ALL)
+    measured = survivors(results, "projected", "adaptive")
+    assert bool((measured | ~truth).all())
+    assert int((measured & ~truth).sum()) <= 1
+    step = summary_of(results, "projected", *ALL)
     assert step.judgement.base == "weights:fragile.safetensors"
     assert step.worst["adaptive"].footnotes == ()
     # What attacked it here would hardly have shown that it falls.
@@ -86,7 +87,7 @@ def test_a_step_that_is_robust_by_construction_is_as_robust_as_it_is(results, im
 
 
 def test_a_step_that_is_robust_by_construction_holds(run, weights):
-    code, found = run(f"""worst_case = true
+    code, results = run(f"""worst_case = true
 {HEAD}
 [[defenses]]
 use = "weights:{weights / "fragile"}.safetensors"
@@ -104,28 +105,28 @@ eps = "{EPS}"
 queries = [300, 600]
 """)
     assert code == 0
-    (table,) = build(found).tables
+    (table,) = build(results).tables
     step = next(s for s in table.threats if s.defense.partition("@")[0] == "projected")
     assert (step.judgement.verdict, step.judgement.reasons) == ("holds", ())
 
 
 @pytest.mark.parametrize("defense", ["saturated", "quantised"])
 def test_masked_gradients_are_no_robustness(results, defense):
-    masked = standing(results, defense, "pgd")
+    masked = summary_of(results, defense, "pgd")
     assert masked.worst["adaptive"].number > 0.85, "or there would be nothing to be taken in by"
     assert "upper bound only: transfer-beats-adaptive, zero-gradient" in masked.worst["adaptive"].footnotes
     # The static images undo it already, and an attack without gradients does too.
     assert masked.judgement.verdict == "broken under adaptive attack"
     adaptive_only = [r for r in results if r.names.access != "static" or r.cell.attack is None]
-    assert standing(adaptive_only, defense, "pgd").judgement.verdict == "upper bound only"
-    assert standing(adaptive_only, defense, "pgd", "square").judgement.verdict != "holds"
-    assert "black-box-beats-gradient" in str(standing(results, defense, "pgd", "square").worst["adaptive"].footnotes)
+    assert summary_of(adaptive_only, defense, "pgd").judgement.verdict == "upper bound only"
+    assert summary_of(adaptive_only, defense, "pgd", "square").judgement.verdict != "holds"
+    assert "black-box-beats-gradient" in str(summary_of(results, defense, "pgd", "square").worst["adaptive"].footnotes)
 
 
 def test_a_loss_that_nothing_saturates_sees_through_saturation(results):
-    found = survivors(results, "saturated", "adaptive")
+    measured = survivors(results, "saturated", "adaptive")
     base = survivors(results, "weights:means.safetensors", "white-box")
-    assert int((found != base).sum()) <= 1
+    assert int((measured != base).sum()) <= 1
 
 
 def test_a_detached_purifier_fails_instead_of_looking_robust(results):
@@ -134,20 +135,20 @@ def test_a_detached_purifier_fails_instead_of_looking_robust(results):
     assert all("no gradient reaches the images" in each.error.message for each in failed)
     (square,) = cells(results, "detached", "adaptive", "square")
     assert square.status == "done" and "zero-gradient" in square.flags
-    found = standing(results, "detached", *ALL)
-    assert found.judgement.verdict == "broken under adaptive attack"
-    assert "without 2 failed" in found.worst["adaptive"].footnotes
+    summary = summary_of(results, "detached", *ALL)
+    assert summary.judgement.verdict == "broken under adaptive attack"
+    assert "without 2 failed" in summary.worst["adaptive"].footnotes
 
 
 def test_noise_that_is_always_the_same_is_a_shift(results, images):
     noise = 0.2 * draws.normal(0, torch.arange(1), 1, (1, 8, 8)).flatten()
     weight, bias = means()
     truth = truly_robust(images, weight, bias + weight @ noise, EPSILON)
-    found = survivors(results, "leaking", "adaptive")
-    assert bool((found | ~truth).all())
-    assert int((found & ~truth).sum()) <= 1
-    assert standing(results, "leaking", *ALL).judgement.verdict != "holds"
-    assert standing(results, "noisy", *ALL).judgement.verdict != "holds"
+    measured = survivors(results, "leaking", "adaptive")
+    assert bool((measured | ~truth).all())
+    assert int((measured & ~truth).sum()) <= 1
+    assert summary_of(results, "leaking", *ALL).judgement.verdict != "holds"
+    assert summary_of(results, "noisy", *ALL).judgement.verdict != "holds"
 
 
 def test_a_random_step_says_how_it_was_asked(results):
@@ -164,7 +165,7 @@ def test_a_random_step_says_how_it_was_asked(results):
 def test_hidden_randomness_and_probabilities_are_flagged(results):
     for defense, flag in (("secretive", "not-deterministic"), ("probable", "probabilities")):
         assert all(flag in each.flags for each in cells(results, defense, "adaptive"))
-        step = standing(results, defense, *ALL)
+        step = summary_of(results, defense, *ALL)
         assert any(mark.startswith("upper bound only") and flag in mark for mark in step.worst["adaptive"].footnotes)
         assert step.judgement.verdict != "holds"
 
@@ -181,7 +182,7 @@ def test_a_one_lipschitz_network_keeps_what_it_certifies(run, images, tmp_path):
     scale = 2 * weight.norm(dim=1)
     weight, bias = weight / scale[:, None], bias / scale
     save_file({"1.weight": weight.contiguous(), "1.bias": bias.contiguous()}, tmp_path / "net.safetensors")
-    code, found = run(f"""
+    code, results = run(f"""
 [dataset]
 name = "digits"
 n = {N}
@@ -201,14 +202,14 @@ targets = 9
     logits = F.linear(x.flatten(1), weight, bias)
     gap = logits.gather(1, y[:, None])[:, 0] - logits.scatter(1, y[:, None], -torch.inf).amax(1)
     certified = gap > 0.2
-    (cell,) = (each for each in found if each.cell.attack)
+    (cell,) = (each for each in results if each.cell.attack)
     assert bool((robust(cell) | ~certified).all())
     assert 0 < int(certified.sum()) <= int(robust(cell).sum()) < N
     assert cell.flags == ()
 
 
 def test_queries_that_are_too_few_say_so_and_enough_reach_the_truth(run, weights, images):
-    code, found = run(f"""
+    code, results = run(f"""
 [dataset]
 name = "digits"
 n = {N}
@@ -227,19 +228,19 @@ queries = 10
 restarts = 20
 """)
     assert code == 0
-    by = {}
-    for each in found:
+    by_effort = {}
+    for each in results:
         if each.cell.attack:
-            asked = each.cell.attack.attack.params
-            by[asked["queries"], asked["restarts"]] = each
-    left = {asked: int(robust(each).sum()) for asked, each in by.items()}
-    stands = int(truly_robust(images, *means(), EPSILON).sum())
+            params = each.cell.attack.attack.params
+            by_effort[params["queries"], params["restarts"]] = each
+    survivors_of = {effort: int(robust(each).sum()) for effort, each in by_effort.items()}
+    true_count = int(truly_robust(images, *means(), EPSILON).sum())
     # One image needs more luck than most draws have.
-    assert all(stands <= left[queries, 1] <= stands + 1 for queries in (1500, 3000))
-    assert stands + 5 < left[10, 20] < left[10, 1]
+    assert all(true_count <= survivors_of[queries, 1] <= true_count + 1 for queries in (1500, 3000))
+    assert true_count + 5 < survivors_of[10, 20] < survivors_of[10, 1]
 
-    def flagged(*asked):
-        return {flag for flags in across([by[each] for each in asked]).values() for flag in flags}
+    def flagged(*efforts):
+        return set(chain.from_iterable(across([by_effort[effort] for effort in efforts]).values()))
 
     assert flagged((10, 1), (1500, 1)) == flagged((10, 1), (10, 20)) == {"steps-not-converged"}
     assert flagged((10, 1), (1500, 1), (3000, 1)) == set()

@@ -14,17 +14,17 @@ CLEAN = [True] * 10
 @pytest.fixture(scope="module")
 def planned():
     """Made-up results of every adaptive cell at the preset's budget, by defense."""
-    found = {}
+    results = {}
     for each in make(sections.load("adaptive"), n=10).plan.cells:
         attack, step = each.cell.attack, each.cell.step
         if attack is None or str(attack.threat.eps) != "1/10" or each.cell.access not in ("white-box", "adaptive"):
             continue
         draws = step is not None and bool(registry.find("test-time", step.name).meta.get("randomised"))
-        made = result(clean=CLEAN, adversarial=CLEAN, flags=("randomised",) if draws else ())
-        found.setdefault(each.names.defense, []).append(
-            made.model_copy(update={"cell": each.cell, "names": each.names})
+        template = result(clean=CLEAN, adversarial=CLEAN, flags=("randomised",) if draws else ())
+        results.setdefault(each.names.defense, []).append(
+            template.model_copy(update={"cell": each.cell, "names": each.names})
         )
-    return found
+    return results
 
 
 def test_every_defense_is_attacked_by_what_could_deny_that_it_holds(planned):

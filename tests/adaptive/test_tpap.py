@@ -62,9 +62,9 @@ steps = 20
     }
     for attack in SUITE:
         body += f'[[attacks]]\nuse = "{attack}"\neps = "0.05"\naccess = ["adaptive"]\n{costs[attack]}\n'
-    code, found = run(body)
+    code, run_results = run(body)
     assert code == 0
-    return found
+    return run_results
 
 
 def tpap(results, *attacks):
@@ -116,32 +116,32 @@ class Curved(torch.nn.Module):
 
 def attacked(name, base, x, y, *, step="tpap", eps="1/10", stochastic_eot=5, **params):
     """Return the images of an attack on a step on a network, its notes, and which are still right."""
-    arguments = {"beta": "1/10"} if step == "tpap" else {"steps": 2} if step == "hedge" else {}
+    arguments = {"tpap": {"beta": "1/10"}, "hedge": {"steps": 2}}.get(step, {})
     entry = registry.find("attack", name)
-    made = deploy(base, registry.find("test-time", step).ref(arguments))
-    made.seed("attack")
+    defense = deploy(base, registry.find("test-time", step).ref(arguments))
+    defense.seed("attack")
     with frozen(base), Meter(base, len(x)) as meter:
         target = NetworkTarget(
-            made.surrogate, meter, torch.arange(len(x)), base=base, smooth=made.smooth, seed=0, num_classes=10,
-            batch=64, draws=made.draws, draws_averaged=1 if made.draws is None else stochastic_eot,
+            defense.surrogate, meter, torch.arange(len(x)), base=base, smooth=defense.smooth, seed=0, num_classes=10,
+            batch=64, draws=defense.draws, draws_averaged=1 if defense.draws is None else stochastic_eot,
         )  # fmt: skip
-        found = entry.load()(target, x, y, Threat(eps=eps), **entry.arguments(params))
-    labels = predict(made, base, found, y, 64, seed=("judge",)).labels
-    return found, target.notes, (labels == y).float().mean(0) > 0.5
+        x_adv = entry.load()(target, x, y, Threat(eps=eps), **entry.arguments(params))
+    labels = predict(defense, base, x_adv, y, 64, seed=("judge",)).labels
+    return x_adv, target.notes, (labels == y).float().mean(0) > 0.5
 
 
 @pytest.fixture(scope="module")
 def curved():
     """A curved network, images, and the labels that TPAP gives them, so that all are right when clean."""
     base, x = Curved().eval(), torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    made = deploy(base, registry.find("test-time", "tpap").ref({"beta": "1/10"}))
+    defense = deploy(base, registry.find("test-time", "tpap").ref({"beta": "1/10"}))
     with torch.no_grad():
-        return base, x, made.deployed(x).argmax(1)
+        return base, x, defense.deployed(x).argmax(1)
 
 
 def test_every_width_and_branch_is_an_attack_of_its_own(curved):
     base, x, y = curved
-    still = {
+    survives = {
         "bpda": attacked("apgd-dlr", base, x, y, steps=15)[2],
         **{f"tau {t}": attacked("second-order-apgd", base, x, y, steps=15, tau=t, widths=1)[2] for t in (10.0, 0.1)},
         **{
@@ -149,24 +149,24 @@ def test_every_width_and_branch_is_an_attack_of_its_own(curved):
             for branch in ("right-before", "wrong-before", "both-at-once")
         },
     }
-    assert all(float(found.float().mean()) < 0.8 for found in still.values()), still
-    everything = attacked("label-aware-apgd", base, x, y, steps=15)[2]
-    assert int(everything.sum()) <= min(int(found.sum()) for name, found in still.items() if "before" in name) + 1
+    assert all(float(mask.float().mean()) < 0.8 for mask in survives.values()), survives
+    all_branches = attacked("label-aware-apgd", base, x, y, steps=15)[2]
+    assert int(all_branches.sum()) <= min(int(survives[f"{label}-before"].sum()) for label in ("right", "wrong")) + 1
 
 
 def test_the_inverse_of_a_purification_reaches_beyond_the_budget(curved):
     base, x, y = curved
-    found, _, still = attacked("inverse-purification", base, x, y)
+    x_adv, _, survives = attacked("inverse-purification", base, x, y)
     purified = deploy(base, registry.find("test-time", "tpap").ref({"beta": "1/10"})).deployed
-    given = []
-    handle = base.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    base_inputs = []
+    handle = base.register_forward_pre_hook(lambda _, inputs: base_inputs.append(inputs[0]))
     with torch.no_grad():
-        purified(found)
+        purified(x_adv)
     handle.remove()
-    moved = (given[-1] - x).abs().flatten(1).amax(1)
-    assert float((found - x).abs().max()) <= 0.1 + 1e-6
-    assert float(moved[~still].max()) > 0.15
-    assert float(still.float().mean()) < 0.8
+    moved = (base_inputs[-1] - x).abs().flatten(1).amax(1)
+    assert float((x_adv - x).abs().max()) <= 0.1 + 1e-6
+    assert float(moved[~survives].max()) > 0.15
+    assert float(survives.float().mean()) < 0.8
 
 
 def test_autoattack_says_that_tpap_is_dynamic_and_that_hedge_is_random(curved):
@@ -188,15 +188,15 @@ def test_a_shortened_autoattack_costs_less_and_says_so(curved):
 
 def test_autoattack_attacks_a_random_step_by_its_own_version(curved, monkeypatch):
     package = pytest.importorskip("pyautoattack")
-    made = []
+    versions = []
     original = package.AutoAttack.__init__
     monkeypatch.setattr(
-        package.AutoAttack, "__init__", lambda s, *a, **k: made.append(k["version"]) or original(s, *a, **k)
+        package.AutoAttack, "__init__", lambda s, *a, **k: versions.append(k["version"]) or original(s, *a, **k)
     )
     base, x, y = curved
     attacked("autoattack", base, x[:2], y[:2], eps="1/2", step="hedge")
     attacked("autoattack", base, x[:2], y[:2], eps="1/2")
-    assert made == ["rand", "standard"]
+    assert versions == ["rand", "standard"]
 
 
 def test_one_lucky_answer_does_not_end_an_attack():
@@ -215,15 +215,16 @@ def test_one_lucky_answer_does_not_end_an_attack():
             return torch.nn.functional.one_hot(wrong.long(), 3).float()
 
     x, y = torch.full((30, 1, 8, 8), 0.5), torch.zeros(30, dtype=torch.int64)
-    coin, entry, chances = Coin().eval(), registry.find("attack", "square"), []
+    coin, entry = Coin().eval(), registry.find("attack", "square")
+    chances = []
     for believes_one in (True, False):
         with frozen(coin), Meter(coin, 30) as meter:
             target = NetworkTarget(
                 coin, meter, torch.arange(30), seed=0, num_classes=3, batch=64,
                 draws=None if believes_one else coin.draws, draws_averaged=1 if believes_one else 20,
             )  # fmt: skip
-            found = entry.load()(target, x, y, Threat(eps="1/10"), queries=400)
-        chances.append(float(coin.chance(found).mean()))
+            x_adv = entry.load()(target, x, y, Threat(eps="1/10"), queries=400)
+        chances.append(float(coin.chance(x_adv).mean()))
     assert chances[0] < 0.4, "it stopped at the first lucky answer"
     assert chances[1] > 0.5
 
@@ -252,5 +253,5 @@ def test_rays_finds_the_nearest_boundary_of_a_linear_network():
             with frozen(plane), Meter(plane, 1) as meter:
                 target = NetworkTarget(plane, meter, torch.arange(1), seed=0, num_classes=2, batch=1)
                 one = x[i : i + 1]
-                found = entry.load()(target, one, y[i : i + 1], Threat(eps=eps), queries=400)
-            assert int((found != one).any()) == expected, (i, eps)
+                x_adv = entry.load()(target, one, y[i : i + 1], Threat(eps=eps), queries=400)
+            assert int((x_adv != one).any()) == expected, (i, eps)

@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import chain
 
 import pytest
 
@@ -37,13 +38,13 @@ def lengths(make, attack, effort, short, long, survivors, **more):
     return [make(attack, survivors, attack_params={effort: length}, **more) for length in (short, long)]
 
 
-def whole(make, survivors, **more):
+def full_suite(make, survivors, **more):
     """Return a suite that could deny that a step holds, and that leaves so many images."""
-    found = lengths(make, "pgd", "steps", 20, 40, survivors, **more)
-    return found + lengths(make, "square", "queries", 200, 400, survivors, **more)
+    cells = lengths(make, "pgd", "steps", 20, 40, survivors, **more)
+    return cells + lengths(make, "square", "queries", 200, 400, survivors, **more)
 
 
-def standing(*results, defense="jpeg"):
+def summary_of(*results, defense="jpeg"):
     (table,) = build(results).tables
     return next(each for each in table.threats if each.defense == defense)
 
@@ -61,10 +62,10 @@ def standing(*results, defense="jpeg"):
 )
 def test_a_step_is_judged_by_its_worst_case_over_that_of_its_base(survivors, base, expected):
     static = stepped("pgd", 180, "static", attack_params={"steps": 20})
-    found = standing(*whole(bare, base), *whole(stepped, survivors), static)
-    assert found.judgement.verdict == expected
-    assert found.judgement.base == "standard"
-    over = found.judgement.over_base
+    summary = summary_of(*full_suite(bare, base), *full_suite(stepped, survivors), static)
+    assert summary.judgement.verdict == expected
+    assert summary.judgement.base == "standard"
+    over = summary.judgement.over_base
     both = min(survivors, base)
     wanted = paired_difference(both, survivors - both, base - both, N - max(survivors, base))
     assert (over.number, over.low, over.high) == wanted
@@ -73,40 +74,40 @@ def test_a_step_is_judged_by_its_worst_case_over_that_of_its_base(survivors, bas
 def test_every_attack_and_access_counts_towards_the_worst_case():
     others = [i >= 100 for i in range(N)]
     static = result("jpeg", "fgsm", clean=CLEAN, adversarial=others, access="static", step="jpeg")
-    found = standing(bare("pgd", 40), bare("fgsm", 60), stepped("pgd", 100), static)
-    assert found.worst["adaptive"].number == 0.5
-    assert found.worst["any"].number == 0.0
-    assert found.judgement.verdict == "weaker than its base"
+    summary = summary_of(bare("pgd", 40), bare("fgsm", 60), stepped("pgd", 100), static)
+    assert summary.worst["adaptive"].number == 0.5
+    assert summary.worst["any"].number == 0.0
+    assert summary.judgement.verdict == "weaker than its base"
 
 
 def test_an_attack_that_only_the_base_met_does_not_flatter_the_step():
-    found = standing(bare("pgd", 80), bare("autoattack", 20), stepped("pgd", 80))
-    assert found.judgement.over_base.number == 0.0
-    assert found.judgement.verdict == "broken under adaptive attack"
-    none = standing(bare("autoattack", 20), stepped("pgd", 80))
+    summary = summary_of(bare("pgd", 80), bare("autoattack", 20), stepped("pgd", 80))
+    assert summary.judgement.over_base.number == 0.0
+    assert summary.judgement.verdict == "broken under adaptive attack"
+    none = summary_of(bare("autoattack", 20), stepped("pgd", 80))
     assert (none.judgement, none.unjudged) == (None, "no attack was run on both it and standard with the same seed")
 
 
 def test_no_verdict_without_the_base_or_without_an_adaptive_attacker():
-    assert standing(stepped("pgd", 100)).judgement is None
+    assert summary_of(stepped("pgd", 100)).judgement is None
     assert "jpeg: no verdict, for the classifier under it was not attacked" in markdown(build([stepped("pgd", 100)]))
     assert "no verdict" not in markdown(build([stepped("pgd", 100, "static")]))
-    assert standing(bare("pgd", 40), stepped("pgd", 100, "static")).judgement is None
-    assert standing(bare("pgd", 40), defense="standard").judgement is None
+    assert summary_of(bare("pgd", 40), stepped("pgd", 100, "static")).judgement is None
+    assert summary_of(bare("pgd", 40), defense="standard").judgement is None
 
 
 def test_no_verdict_where_the_attack_has_no_budget():
-    found = standing(bare("sta", 40, eps=None, norm="flow"), stepped("sta", 120, eps=None, norm="flow"))
-    assert found.worst["adaptive"].number == 0.6
-    assert found.judgement is None
+    summary = summary_of(bare("sta", 40, eps=None, norm="flow"), stepped("sta", 120, eps=None, norm="flow"))
+    assert summary.worst["adaptive"].number == 0.6
+    assert summary.judgement is None
 
 
 def test_a_flag_of_the_function_makes_the_figure_an_upper_bound_and_nothing_holds_on_it():
     board = build([bare("pgd", 40), stepped("pgd", 150, flags=("zero-gradient",))])
-    (found,) = (s for s in board.tables[0].threats if s.defense == "jpeg")
-    assert found.judgement.verdict == "upper bound only"
-    assert "upper bound only: zero-gradient" in found.worst["adaptive"].footnotes
-    assert found.worst["adaptive"].partial, "it is not ranked"
+    (summary,) = (s for s in board.tables[0].threats if s.defense == "jpeg")
+    assert summary.judgement.verdict == "upper bound only"
+    assert "upper bound only: zero-gradient" in summary.worst["adaptive"].footnotes
+    assert summary.worst["adaptive"].partial, "it is not ranked"
     text = markdown(board)
     assert "upper bound only: zero-gradient" in text
     assert "jpeg: upper bound only: zero-gradient, gradient attacks at one length only, no black-box attack at" in text
@@ -119,18 +120,18 @@ def test_a_flag_of_the_function_makes_the_figure_an_upper_bound_and_nothing_hold
 
 
 def test_a_verdict_is_one_line_over_all_threats_of_which_it_is_true():
-    held = [each for eps in ("1/10", "1/5", "1/2") for each in whole(bare, 40, eps=eps)]
-    for eps, left in (("1/10", 120), ("1/5", 120), ("1/2", 10)):
-        held += whole(stepped, left, eps=eps)
-    (table,) = build(held).tables
+    cells = list(chain.from_iterable(full_suite(bare, 40, eps=eps) for eps in ("1/10", "1/5", "1/2")))
+    for eps, survivors in (("1/10", 120), ("1/5", 120), ("1/2", 10)):
+        cells += full_suite(stepped, survivors, eps=eps)
+    (table,) = build(cells).tables
     assert [line.partition(" (")[0] for line in table.verdicts] == ["jpeg: holds", "jpeg: weaker than its base"]
     assert table.verdicts[0].count("L∞") == 2
 
 
 def test_a_defense_known_to_fall_falls_whatever_its_flags():
-    found = standing(bare("pgd", 40), stepped("pgd", 39, flags=("zero-gradient",)))
-    assert found.judgement.verdict == "broken under adaptive attack"
-    assert standing(bare("pgd", 40), stepped("pgd", 0, flags=("zero-gradient",))).worst["adaptive"].footnotes == ()
+    summary = summary_of(bare("pgd", 40), stepped("pgd", 39, flags=("zero-gradient",)))
+    assert summary.judgement.verdict == "broken under adaptive attack"
+    assert summary_of(bare("pgd", 40), stepped("pgd", 0, flags=("zero-gradient",))).worst["adaptive"].footnotes == ()
 
 
 def test_a_failed_attack_matters_only_where_none_does_better():
@@ -155,14 +156,14 @@ def attacked_with(each, **changes):
     return each.model_copy(update={"cell": cell, "key": Keys().of(cell)})
 
 
-def reasons(*mine):
+def reasons(*step_results):
     """Return why a step that keeps far more than its base does not hold; nothing where it does."""
-    same = [r.cell.attack.attack for r in mine]
-    base = [bare(a.name, 40, attack_params=dict(a.params)) for a in same]
-    found = standing(*base, *mine).judgement
-    assert (found.verdict == "holds") == (not found.reasons), found
-    assert found.verdict in ("holds", "upper bound only")
-    return found.reasons
+    attacks = [r.cell.attack.attack for r in step_results]
+    base = [bare(a.name, 40, attack_params=dict(a.params)) for a in attacks]
+    judgement = summary_of(*base, *step_results).judgement
+    assert (judgement.verdict == "holds") == (not judgement.reasons), judgement
+    assert judgement.verdict in ("holds", "upper bound only")
+    return judgement.reasons
 
 
 GRADIENTS = lengths(stepped, "pgd", "steps", 20, 40, 120)
@@ -173,9 +174,9 @@ ONE_LENGTH, NO_BLACK_BOX = "gradient attacks at one length only", "no black-box 
 def test_a_short_autoattack_does_not_make_a_step_hold():
     short = {"version": None, "steps": 5, "targets": 9, "queries": 20}
     jpeg = stepped("autoattack", 120, attack_params=short, flags=("autoattack-reduced",))
-    found = standing(bare("autoattack", 0, attack_params=short, flags=("autoattack-reduced",)), jpeg)
-    assert found.judgement.verdict == "upper bound only"
-    assert found.judgement.reasons == ("no adaptive gradient attack", NO_BLACK_BOX, "AutoAttack was shortened")
+    summary = summary_of(bare("autoattack", 0, attack_params=short, flags=("autoattack-reduced",)), jpeg)
+    assert summary.judgement.verdict == "upper bound only"
+    assert summary.judgement.reasons == ("no adaptive gradient attack", NO_BLACK_BOX, "AutoAttack was shortened")
     # Nor does a suite hold under that name, whatever else is in it.
     assert reasons(*GRADIENTS, *QUERIES, jpeg) == ("AutoAttack was shortened",)
 
@@ -212,7 +213,10 @@ def test_a_whole_autoattack_is_one_length_of_everything():
         ),
         ([*GRADIENTS, *lengths(stepped, "torchattacks:Square", "n_queries", 200, 400, 120)], (NO_BLACK_BOX,)),
         ([*lengths(stepped, "torchattacks:PGD", "steps", 20, 40, 120), *QUERIES], ("no adaptive gradient attack",)),
-        ([*whole(stepped, 120, access="static"), stepped("noise", 120), *GRADIENTS[:1]], (ONE_LENGTH, NO_BLACK_BOX)),
+        (
+            [*full_suite(stepped, 120, access="static"), stepped("noise", 120), *GRADIENTS[:1]],
+            (ONE_LENGTH, NO_BLACK_BOX),
+        ),
     ],
 )  # fmt: skip
 def test_what_a_suite_needs_to_be_able_to_deny(suite, expected):
@@ -232,10 +236,10 @@ def guess(target, x, y, threat, *, queries: Count = 100):
 
 def test_an_attack_of_ones_own_counts_as_what_it_says_it_needs(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
-    mine = lengths(stepped, f"{tmp_path / 'own.py'}:guess", "queries", 200, 400, 120)
-    assert reasons(*GRADIENTS, *mine) == ()
-    gone = lengths(stepped, f"{tmp_path / 'gone.py'}:guess", "queries", 200, 400, 120)
-    assert reasons(*GRADIENTS, *gone) == (NO_BLACK_BOX,)
+    own = lengths(stepped, f"{tmp_path / 'own.py'}:guess", "queries", 200, 400, 120)
+    assert reasons(*GRADIENTS, *own) == ()
+    missing = lengths(stepped, f"{tmp_path / 'gone.py'}:guess", "queries", 200, 400, 120)
+    assert reasons(*GRADIENTS, *missing) == (NO_BLACK_BOX,)
 
 
 def test_restarts_are_a_length_too():
@@ -275,66 +279,71 @@ def test_attacks_that_failed_deny_nothing():
 
 
 def test_every_seed_needs_the_suite():
-    base = [each for seed in (0, 1) for each in whole(bare, 40, seed=seed)]
-    mine = whole(stepped, 120, seed=0) + lengths(stepped, "pgd", "steps", 20, 40, 120, seed=1)
-    assert standing(*base, *mine).judgement.reasons == (NO_BLACK_BOX,)
-    assert standing(*base, *whole(stepped, 120, seed=0), *whole(stepped, 120, seed=1)).judgement.verdict == "holds"
+    base = full_suite(bare, 40, seed=0) + full_suite(bare, 40, seed=1)
+    step_results = full_suite(stepped, 120, seed=0) + lengths(stepped, "pgd", "steps", 20, 40, 120, seed=1)
+    assert summary_of(*base, *step_results).judgement.reasons == (NO_BLACK_BOX,)
+    assert (
+        summary_of(*base, *full_suite(stepped, 120, seed=0), *full_suite(stepped, 120, seed=1)).judgement.verdict
+        == "holds"
+    )
 
 
 def test_no_verdict_stands_on_noise_alone():
     noise = stepped("noise", 190, attack_params={})
-    found = standing(bare("noise", 190, attack_params={}), noise)
-    assert (found.judgement, found.unjudged) == (None, "no adaptive attack but noise finished")
-    found = standing(bare("noise", 190, attack_params={}), noise, *whole(stepped, 20))
-    assert (found.judgement, found.unjudged) == (None, "no attack on standard but noise finished")
+    summary = summary_of(bare("noise", 190, attack_params={}), noise)
+    assert (summary.judgement, summary.unjudged) == (None, "no adaptive attack but noise finished")
+    summary = summary_of(bare("noise", 190, attack_params={}), noise, *full_suite(stepped, 20))
+    assert (summary.judgement, summary.unjudged) == (None, "no attack on standard but noise finished")
     failed = stepped("pgd", 0, status="failed")
-    found = standing(bare("pgd", 40), bare("noise", 190, attack_params={}), noise, failed)
-    assert found.judgement is None
+    summary = summary_of(bare("pgd", 40), bare("noise", 190, attack_params={}), noise, failed)
+    assert summary.judgement is None
     # Whatever breaks it without knowing it breaks it, but no attacker who knows it has come to an end.
-    assert standing(bare("pgd", 40), stepped("pgd", 10, "static"), noise).judgement is None
+    assert summary_of(bare("pgd", 40), stepped("pgd", 10, "static"), noise).judgement is None
 
 
 def test_a_base_that_was_spared_an_attack_does_not_make_its_step_look_weak():
     (table,) = build([bare("fgsm", 150, attack_params={}), stepped("fgsm", 140, attack_params={}), *GRADIENTS]).tables
     assert "jpeg: no verdict, for standard was not attacked with pgd[steps=20], pgd[steps=40]" in table.notes
     kept = [bare("fgsm", 40, attack_params={}), stepped("fgsm", 140, attack_params={}), *GRADIENTS, *QUERIES]
-    assert standing(*kept).judgement.verdict == "holds", "what only the step met makes it no stronger"
+    assert summary_of(*kept).judgement.verdict == "holds", "what only the step met makes it no stronger"
 
 
 def test_the_verdicts_of_a_table_are_corrected_together():
     # Alone 13 against 3 images is clear, one of ten such is not.
     def step(name, keeps):
-        mine = [i < 37 or 40 <= i < 40 + keeps for i in range(N)]
+        correct = [i < 37 or 40 <= i < 40 + keeps for i in range(N)]
         return [r.model_copy(update={"names": r.names.model_copy(update={"defense": name})}) for r in [
-            result(name, attack, clean=CLEAN, adversarial=mine, access="adaptive", step="jpeg",
+            result(name, attack, clean=CLEAN, adversarial=correct, access="adaptive", step="jpeg",
                    step_params={"quality": name}, attack_params=params)
             for attack, params in (("pgd", {"steps": 20}), ("pgd", {"steps": 40}),
                                    ("square", {"queries": 200}), ("square", {"queries": 400}))
         ]]  # fmt: skip
 
     assert mcnemar(13, 3) < 0.05 < 10 * mcnemar(13, 3)
-    alone = standing(*whole(bare, 40), *step("a", 13), defense="a").judgement
+    alone = summary_of(*full_suite(bare, 40), *step("a", 13), defense="a").judgement
     assert (alone.verdict, alone.p_value) == ("holds", mcnemar(13, 3))
-    many = [each for name in "abcdefghij" for each in step(name, 13 if name == "a" else 5)]
-    (table,) = build([*whole(bare, 40), *many]).tables
-    found = {s.defense: s.judgement for s in table.threats if s.judgement}
-    assert len(found) == 10
-    assert found["a"].over_base.low > 0, "the interval is of this one alone"
-    assert found["a"].verdict == "broken under adaptive attack"
+    many = list(chain.from_iterable(step(name, 13 if name == "a" else 5) for name in "abcdefghij"))
+    (table,) = build([*full_suite(bare, 40), *many]).tables
+    judgements = {s.defense: s.judgement for s in table.threats if s.judgement}
+    assert len(judgements) == 10
+    assert judgements["a"].over_base.low > 0, "the interval is of this one alone"
+    assert judgements["a"].verdict == "broken under adaptive attack"
     expected = holm_mcnemar([(13, 3), *[(5, 3)] * 9])
-    assert [found[name].p_value for name in "abcdefghij"] == pytest.approx(expected)
+    assert [judgements[name].p_value for name in "abcdefghij"] == pytest.approx(expected)
 
 
 def test_the_chance_that_any_of_many_null_defenses_is_said_to_hold_is_kept():
     # Each keeps an image as often as its base does: what is said to hold holds by chance.
-    rng, runs, defenses, images = random.Random(5), 400, 12, 150
+    rng = random.Random(5)
+    runs, defenses = 400, 12
+    images = 150
     together = single = 0
     for _ in range(runs):
         base = rng.getrandbits(images)
         changed = []
         for _ in range(defenses):
-            mine = rng.getrandbits(images)
-            changed.append(((mine & ~base).bit_count(), (base & ~mine).bit_count()))
+            step = rng.getrandbits(images)
+            changed.append(((step & ~base).bit_count(), (base & ~step).bit_count()))
         advantages = [paired_difference(0, first, second, images - first - second) for first, second in changed]
         adjusted = [verdict(a, p, ()) for a, p in zip(advantages, holm_mcnemar(changed), strict=True)]
         alone = [verdict(a, mcnemar(*c), ()) for a, c in zip(advantages, changed, strict=True)]
@@ -350,14 +359,16 @@ def test_over_seeds_an_image_has_one_vote():
     assert changed_images(pairs) == (1, 1)
     assert changed_images(pairs[:1]) == (1, 0)
     assert changed_images([(0, 0)]) == (0, 0) == changed_images([])
-    with_seeds = [each for seed in range(3) for each in (*whole(bare, 40, seed=seed), *whole(stepped, 50, seed=seed))]
+    with_seeds = []
+    for seed in range(3):
+        with_seeds += full_suite(bare, 40, seed=seed) + full_suite(stepped, 50, seed=seed)
     # The same ten images in each seed are ten images, not thirty.
-    assert standing(*with_seeds).judgement.p_value == mcnemar(10, 0)
+    assert summary_of(*with_seeds).judgement.p_value == mcnemar(10, 0)
 
 
 def flags_of(*results):
-    found = across(results)
-    return [found.get(each.key, ()) for each in results]
+    flags = across(results)
+    return [flags.get(each.key, ()) for each in results]
 
 
 def test_a_black_box_attack_that_beats_gradients_is_flagged_beyond_chance():
@@ -397,19 +408,17 @@ def test_only_the_longest_runs_need_have_converged():
 
 def in_a_suite(*results):
     """Return results of one function as a suite gives them: each attack after all before it."""
-    found = []
+    suite = []
     for each in results:
-        before = tuple(Earlier(attack=r.cell.attack.attack) for r in found)
-        found.append(attacked_with(each, after=before))
-    return found
+        earlier = tuple(Earlier(attack=r.cell.attack.attack) for r in suite)
+        suite.append(attacked_with(each, after=earlier))
+    return suite
 
 
 def test_in_a_suite_more_steps_get_no_blame_for_what_ran_between():
-    short, other, long = (
-        bare("pgd", 150, attack_params={"steps": 20}),
-        bare("apgd-ce", 60),
-        bare("pgd", 59, attack_params={"steps": 60}),
-    )
+    short = bare("pgd", 150, attack_params={"steps": 20})
+    other = bare("apgd-ce", 60)
+    long = bare("pgd", 59, attack_params={"steps": 60})
     assert flags_of(*in_a_suite(short, other, long)) == [()] * 3
     more = bare("pgd", 40, attack_params={"steps": 60})
     assert flags_of(*in_a_suite(short, other, more)) == [("steps-not-converged",), (), ("steps-not-converged",)]

@@ -67,13 +67,13 @@ def without_draws(text):
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """Results by name, once with every attack on all images and once as a suite, and the folder of the latter."""
-    found = []
+    """Results by name, once with every attack on all images and once as a suite, and the folder of the suite."""
+    runs = []
     for text in (without_draws(HEAD + ATTACKS), suite(without_draws(HEAD + ATTACKS))):
         folder = tmp_path_factory.mktemp("run")
         assert small.run(folder, text=text) == 0
-        found.append({str(result.names): result for result in Store(folder / "store").results()})
-    return *found, folder
+        runs.append({str(result.names): result for result in Store(folder / "store").results()})
+    return *runs, folder
 
 
 def robust(result):
@@ -84,15 +84,15 @@ def robust(result):
 @pytest.mark.parametrize("attacks", [("fgsm", "mi-fgsm"), ("ddn", "cw")])
 @pytest.mark.parametrize("defense", ["fgsm-at/{}/white-box", "tpap/{}/adaptive"])
 def test_the_last_attack_leaves_what_survives_all_of_them(both, attacks, defense):
-    whole, suite, _ = both
+    separate, suite, _ = both
     names = [f"digits/small-cnn/{defense.format(attack)}" for attack in attacks]
-    expected = [reduce(and_, (robust(whole[name]) for name in names[: i + 1])) for i in range(len(names))]
+    expected = [reduce(and_, (robust(separate[name]) for name in names[: i + 1])) for i in range(len(names))]
     assert [robust(suite[name]) for name in names] == expected
-    assert 0 < expected[-1].bit_count() < whole[names[0]].cell.data.n
+    assert 0 < expected[-1].bit_count() < separate[names[0]].cell.data.n
 
 
 def test_broken_images_cost_nothing_more_and_stay_as_they_are(both):
-    whole, suite, folder = both
+    separate, suite, folder = both
     store = Store(folder / "store")
     before, after = (suite[f"digits/small-cnn/tpap/{attack}/adaptive"] for attack in ("fgsm", "mi-fgsm"))
     assert SURVIVORS_ONLY in after.flags
@@ -101,16 +101,16 @@ def test_broken_images_cost_nothing_more_and_stay_as_they_are(both):
     broken = first.adversarial != first.label
     assert ((then.forwards == 0) == broken).all()
     assert (then.adversarial[broken] == first.adversarial[broken]).all()
-    alone = whole["digits/small-cnn/tpap/mi-fgsm/adaptive"]
+    alone = separate["digits/small-cnn/tpap/mi-fgsm/adaptive"]
     assert after.cost.flops_per_example < alone.cost.flops_per_example
 
 
 def test_a_static_set_and_the_first_attack_are_those_of_any_run(both):
-    whole, suite, _ = both
+    separate, suite, _ = both
     for name in ("tpap/fgsm/static", "tpap/fgsm/adaptive", "fgsm-at/fgsm/white-box"):
-        assert suite[f"digits/small-cnn/{name}"].key == whole[f"digits/small-cnn/{name}"].key
+        assert suite[f"digits/small-cnn/{name}"].key == separate[f"digits/small-cnn/{name}"].key
     name = "digits/small-cnn/tpap/mi-fgsm/adaptive"
-    assert suite[name].key != whole[name].key
+    assert suite[name].key != separate[name].key
 
 
 def test_the_table_says_what_was_spared(both):
@@ -149,14 +149,14 @@ def test_an_attack_that_fails_does_not_stop_the_suite(tmp_path):
     (tmp_path / "mine.py").write_text(FAILING)
     more = f'\n[[attacks]]\nuse = "{tmp_path}/mine.py:failing"\neps = "0.05"\naccess = ["adaptive"]\n'
     assert small.run(tmp_path, "--only", "tpap", text=suite(HEAD + ATTACKS + more)) == 3
-    found = {r.names.attack: r for r in Store(tmp_path / "store").results() if r.names.access == "adaptive"}
-    assert found["failing"].error.message == "not today"
-    assert {name: each.status for name, each in found.items() if name != "failing"} == dict.fromkeys(
+    results = {r.names.attack: r for r in Store(tmp_path / "store").results() if r.names.access == "adaptive"}
+    assert results["failing"].error.message == "not today"
+    assert {name: each.status for name, each in results.items() if name != "failing"} == dict.fromkeys(
         ("fgsm", "mi-fgsm", "apgd-dlr", "square"), "done"
     )
-    assert robust(found["mi-fgsm"]) & ~robust(found["fgsm"]) == 0
-    assert robust(found["square"]) & ~robust(found["apgd-dlr"]) == 0
-    assert any("earlier-attack-failed" in each.flags for each in found.values())
+    assert robust(results["mi-fgsm"]) & ~robust(results["fgsm"]) == 0
+    assert robust(results["square"]) & ~robust(results["apgd-dlr"]) == 0
+    assert any("earlier-attack-failed" in each.flags for each in results.values())
 
 
 RANDOM = '''
@@ -221,8 +221,8 @@ def test_of_a_random_function_the_strongest_image_stays(tmp_path):
         text += f'[[attacks]]\nuse = "{tmp_path}/mine.py:{name}"\neps = 1.0\naccess = ["adaptive"]\n'
     assert small.run(tmp_path, text=suite(text)) == 0
     store = Store(tmp_path / "store")
-    found = {r.names.attack: r for r in store.results() if r.cell.attack}
-    before, after = (pq.read_table(store.records(found[name].key)).to_pandas() for name in ("first", "second"))
+    results = {r.names.attack: r for r in store.results() if r.cell.attack}
+    before, after = (pq.read_table(store.records(results[name].key)).to_pandas() for name in ("first", "second"))
     low, high = (abs(before.linf - light) < 0.01 for light in (0.1, 0.9))
     assert min(low.sum(), high.sum()) > 40
     tried, stays = after.forwards > 0, abs(after.linf - before.linf) < 0.01
@@ -236,6 +236,6 @@ def test_of_a_random_function_the_strongest_image_stays(tmp_path):
 def test_nothing_is_attacked_where_nothing_is_left(tmp_path):
     text = HEAD + ATTACKS.replace('"0.05"', "1.0")
     assert small.run(tmp_path, "--only", "white-box", "--n", "20", text=suite(text)) == 0
-    found = {r.names.attack: r for r in Store(tmp_path / "store").results() if r.cell.attack and not r.cell.step}
-    assert found["square"].metrics.robust_accuracy == 0
-    assert min(each.cost.forwards_per_example for each in found.values()) == 0
+    results = {r.names.attack: r for r in Store(tmp_path / "store").results() if r.cell.attack and not r.cell.step}
+    assert results["square"].metrics.robust_accuracy == 0
+    assert min(each.cost.forwards_per_example for each in results.values()) == 0

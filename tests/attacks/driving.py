@@ -52,7 +52,7 @@ class Case(NamedTuple):
 
 
 class Driven(NamedTuple):
-    """What an attack returned, and its passes per image."""
+    """The adversarial images that an attack returned, and its passes per image."""
 
     images: Tensor
     forwards: Tensor
@@ -87,9 +87,9 @@ def drive(
         # The network by itself stands for a purifier that changes nothing.
         smooth = {"smooth": lambda tau: net}
         target = kind(net, meter, images, seed=seed, num_classes=classes, batch=batch, draws=draws, **smooth)
-        found = entry.load()(target, x, y, threat, **arguments)
+        x_adv = entry.load()(target, x, y, threat, **arguments)
         shared = meter.forwards - int(meter.forwards_of.sum()), meter.backwards - int(meter.backwards_of.sum())
-    return Driven(found, meter.forwards_of + shared[0] / len(x), meter.backwards_of + shared[1] / len(x), target.notes)
+    return Driven(x_adv, meter.forwards_of + shared[0] / len(x), meter.backwards_of + shared[1] / len(x), target.notes)
 
 
 def right(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -131,22 +131,22 @@ class Scaled(nn.Module):
         return self.net(x) * self.factor
 
 
-def assert_within(found: Tensor, x: Tensor, threat: Threat) -> None:
-    assert found.shape == x.shape
-    assert found.dtype == x.dtype
-    assert bool(torch.isfinite(found).all())
-    assert float(found.min()) >= 0
-    assert float(found.max()) <= 1
+def assert_within(x_adv: Tensor, x: Tensor, threat: Threat) -> None:
+    assert x_adv.shape == x.shape
+    assert x_adv.dtype == x.dtype
+    assert bool(torch.isfinite(x_adv).all())
+    assert float(x_adv.min()) >= 0
+    assert float(x_adv.max()) <= 1
     if threat.eps is None:
         return
     eps = float(threat.eps)
     if threat.norm == "linf":
-        assert float((found - x).abs().max()) <= eps + 1e-6
+        assert float((x_adv - x).abs().max()) <= eps + 1e-6
     elif threat.norm == "l2":
-        assert float((found - x).flatten(1).norm(dim=1).max()) <= eps * (1 + 1e-4) + 1e-6
+        assert float((x_adv - x).flatten(1).norm(dim=1).max()) <= eps * (1 + 1e-4) + 1e-6
     elif threat.norm == "wasserstein":
         # No plan within eps can shift the centre of mass of a channel by more than eps pixels.
-        assert torch.allclose(found.sum((2, 3)), x.sum((2, 3)), rtol=1e-4, atol=1e-4)
-        place = torch.arange(x.shape[3], dtype=x.dtype)
-        shift = (((found - x) * place).sum((2, 3))).abs().sum(1)
+        assert torch.allclose(x_adv.sum((2, 3)), x.sum((2, 3)), rtol=1e-4, atol=1e-4)
+        column = torch.arange(x.shape[3], dtype=x.dtype)
+        shift = (((x_adv - x) * column).sum((2, 3))).abs().sum(1)
         assert bool((shift <= eps * x.sum((1, 2, 3)) * (1 + 1e-3) + 1e-3).all())

@@ -46,85 +46,87 @@ def test_an_image_that_never_breaks_costs_exactly_the_formula(
     plain: Case, name: str, threat: Threat, settings: dict, forwards: int, backwards: int
 ) -> None:
     # A bias that no attack overcomes, and a gradient that does not vanish.
-    class Sure(nn.Module):
+    class AlwaysClass0(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return 1e-3 * plain.net(x) + nn.functional.one_hot(torch.zeros(len(x), dtype=torch.int64), 10)
 
-    found = drive(Sure(), name, plain.x[:7], torch.zeros(7, dtype=torch.int64), threat, batch=3, **settings)
-    assert found.forwards.tolist() == [forwards] * 7
-    assert found.backwards.tolist() == [backwards] * 7
+    driven = drive(AlwaysClass0(), name, plain.x[:7], torch.zeros(7, dtype=torch.int64), threat, batch=3, **settings)
+    assert driven.forwards.tolist() == [forwards] * 7
+    assert driven.backwards.tolist() == [backwards] * 7
 
 
 @pytest.mark.parametrize(("name", "threat", "settings", "forwards", "backwards"), FORMULAS)
 def test_no_image_costs_more_than_the_formula(
     robust: Case, name: str, threat: Threat, settings: dict, forwards: int, backwards: int
 ) -> None:
-    found = drive(robust.net, name, robust.x, robust.y, threat, **settings)
-    assert float(found.forwards.max()) <= forwards
-    assert float(found.backwards.max()) <= backwards
+    driven = drive(robust.net, name, robust.x, robust.y, threat, **settings)
+    assert float(driven.forwards.max()) <= forwards
+    assert float(driven.backwards.max()) <= backwards
 
 
-class Watched(NetworkTarget):
+class MisclassifiedOnce(NetworkTarget):
     """Remembers which images were ever seen misclassified, and checks that none of them is paid for again."""
 
     broken: set[int] = set()
 
     def rows(self, index: Tensor) -> NetworkTarget:
         view = super().rows(index)
-        view.__class__ = Watched
+        view.__class__ = MisclassifiedOnce
         return view
 
     def gradient(self, x, loss, *args):
         assert not self.broken & set(self._images.tolist())
-        found = super().gradient(x, loss, *args)
-        self.broken |= set(self._images[found.logits.argmax(1) != self.labels[self._images]].tolist())
-        return found
+        gradient = super().gradient(x, loss, *args)
+        is_adv = gradient.logits.argmax(1) != self.labels[self._images]
+        self.broken |= set(self._images[is_adv].tolist())
+        return gradient
 
 
 @pytest.mark.parametrize("name", ["pgd", "mi-fgsm", "apgd-ce", "apgd-t"])
 def test_a_broken_image_is_paid_for_no_more(robust: Case, name: str) -> None:
-    Watched.labels, Watched.broken = robust.y, set()
+    MisclassifiedOnce.labels, MisclassifiedOnce.broken = robust.y, set()
     settings = {"apgd-t": {"targets": 2, "steps": 20}, "apgd-ce": {"steps": 20}}.get(name, {"steps": 20})
-    found = drive(robust.net, name, robust.x, robust.y, LINF, kind=Watched, **settings)
-    assert 10 < len(Watched.broken) < 90
-    standing = right(robust.net, found.images, robust.y)
-    assert not bool(standing[sorted(Watched.broken)].any())
-    cheapest = float(found.backwards.min())
-    assert cheapest < float(found.backwards.mean()) < float(found.backwards.max())
+    driven = drive(robust.net, name, robust.x, robust.y, LINF, kind=MisclassifiedOnce, **settings)
+    assert 10 < len(MisclassifiedOnce.broken) < 90
+    correct = right(robust.net, driven.images, robust.y)
+    assert not bool(correct[sorted(MisclassifiedOnce.broken)].any())
+    cheapest = float(driven.backwards.min())
+    assert cheapest < float(driven.backwards.mean()) < float(driven.backwards.max())
 
 
 @pytest.mark.parametrize("name", ["pgd", "mi-fgsm"])
 def test_dropping_changes_no_verdict(robust: Case, name: str) -> None:
     # A full run of k steps ends at iterate k; an image breaks under any-iterate if it does at one of them.
-    net, x, y = copy.deepcopy(robust.net).double(), robust.x.double(), robust.y
+    net = copy.deepcopy(robust.net).double()
+    x, y = robust.x.double(), robust.y
     settings = {"step_size": "1/50", **({"start": "clean"} if name == "pgd" else {})}
     ever = ~right(net, x, y)
     for steps in range(1, 13):
         ends = drive(net, name, x, y, LINF, steps=steps, rule="last-iterate", **settings)
         assert float(ends.forwards.sum()) == 100 * steps
         ever |= ~right(net, ends.images, y)
-    found = drive(net, name, x, y, LINF, steps=12, rule="any-iterate", **settings)
+    driven = drive(net, name, x, y, LINF, steps=12, rule="any-iterate", **settings)
     assert 10 < int(ever.sum()) < 90
-    assert torch.equal(~right(net, found.images, y), ever)
-    assert float(found.forwards.sum()) < 100 * 12
+    assert torch.equal(~right(net, driven.images, y), ever)
+    assert float(driven.forwards.sum()) < 100 * 12
 
 
 @pytest.mark.parametrize("rule", ["any-iterate", "last-iterate"])
 def test_restarts_never_lose_a_success(robust: Case, rule: str) -> None:
-    broken = [
+    is_adv = [
         ~right(
             robust.net, drive(robust.net, "pgd", robust.x, robust.y, LINF, steps=4, restarts=n, rule=rule)[0], robust.y
         )
         for n in (1, 2, 4)
     ]
-    assert not bool((broken[0] & ~broken[1]).any())
-    assert not bool((broken[1] & ~broken[2]).any())
-    assert int(broken[2].sum()) > int(broken[0].sum())
+    assert not bool((is_adv[0] & ~is_adv[1]).any())
+    assert not bool((is_adv[1] & ~is_adv[2]).any())
+    assert int(is_adv[2].sum()) > int(is_adv[0].sum())
 
 
 def test_an_undefended_network_costs_a_fraction(plain: Case) -> None:
-    found = drive(plain.net, "pgd", plain.x, plain.y, Threat(eps="1/5"), steps=20)
-    assert float(found.backwards.mean()) <= 0.2 * 20
+    driven = drive(plain.net, "pgd", plain.x, plain.y, Threat(eps="1/5"), steps=20)
+    assert float(driven.backwards.mean()) <= 0.2 * 20
 
 
 def test_cw_leaves_an_image_once_it_is_within_the_budget(robust: Case) -> None:
@@ -139,5 +141,5 @@ def test_cw_leaves_an_image_once_it_is_within_the_budget(robust: Case) -> None:
 
 def test_a_constant_network_costs_a_searching_attack_no_more_than_its_steps() -> None:
     x, y = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(3, dtype=torch.int64)
-    found = drive(Constant(), "cw", x, y, L2, steps=40, searches=3)
-    assert float(found.backwards.max()) <= 3 * 40 / 2, "the search stalls at once"
+    driven = drive(Constant(), "cw", x, y, L2, steps=40, searches=3)
+    assert float(driven.backwards.max()) <= 3 * 40 / 2, "the search stalls at once"

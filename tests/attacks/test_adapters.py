@@ -49,10 +49,10 @@ def test_an_attack_through_an_adapter_breaks_images_within_its_threat(
     x, y = plain.x[:20], plain.y[:20]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        found = drive(plain.net, use, x, y, threat, **settings)
-    assert_within(found.images, x, threat)
-    assert int(right(plain.net, found.images, y).sum()) < 15
-    assert float(found.forwards.sum()) > 0, "its passes are counted"
+        driven = drive(plain.net, use, x, y, threat, **settings)
+    assert_within(driven.images, x, threat)
+    assert int(right(plain.net, driven.images, y).sum()) < 15
+    assert float(driven.forwards.sum()) > 0, "its passes are counted"
 
 
 def test_art_wasserstein_runs_through_the_adapter(plain: Case) -> None:
@@ -60,24 +60,24 @@ def test_art_wasserstein_runs_through_the_adapter(plain: Case) -> None:
     x, y = plain.x[:3], plain.y[:3]
     settings = {"regularization": 50, "max_iter": 3, "eps_step": 0.2, "eps_iter": 2, "kernel_size": 3}
     short = {"conjugate_sinkhorn_max_iter": 10, "projected_sinkhorn_max_iter": 10}
-    found = drive(plain.net, "art:Wasserstein", x, y, Threat(norm="wasserstein", eps="1/2"), **settings, **short).images
-    assert found.shape == x.shape
-    assert bool(torch.isfinite(found).all())
-    assert float((found - x).abs().max()) > 0.01
+    x_adv = drive(plain.net, "art:Wasserstein", x, y, Threat(norm="wasserstein", eps="1/2"), **settings, **short).images
+    assert x_adv.shape == x.shape
+    assert bool(torch.isfinite(x_adv).all())
+    assert float((x_adv - x).abs().max()) > 0.01
 
 
 @pytest.mark.parametrize("use", ["art:DeepFool", "torchattacks:CW", "foolbox:L2DeepFoolAttack"])
 def test_a_budget_holds_for_attacks_that_know_none(plain: Case, use: str) -> None:
     need(use)
     threat = Threat(norm="l2", eps="1/2")
-    found = drive(plain.net, use, plain.x[:20], plain.y[:20], threat).images
-    assert_within(found, plain.x[:20], threat)
+    x_adv = drive(plain.net, use, plain.x[:20], plain.y[:20], threat).images
+    assert_within(x_adv, plain.x[:20], threat)
 
 
 def test_foolbox_failures_are_the_image_and_never_black(plain: Case) -> None:
     need("foolbox:")
-    found = drive(plain.net, "foolbox:L2CarliniWagnerAttack", plain.x[:10], plain.y[:10], L2, steps=1).images
-    assert torch.equal(found, plain.x[:10])
+    x_adv = drive(plain.net, "foolbox:L2CarliniWagnerAttack", plain.x[:10], plain.y[:10], L2, steps=1).images
+    assert torch.equal(x_adv, plain.x[:10])
 
 
 @pytest.mark.parametrize(

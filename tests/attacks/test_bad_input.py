@@ -39,7 +39,7 @@ use = "standard"
 def test_an_attack_refuses_what_it_cannot_do_in_one_line(tmp_path, capsys, attack: str, says: str) -> None:
     (tmp_path / "bad.toml").write_text(HEAD + attack + "\n")
     assert main(["plan", str(tmp_path / "bad.toml"), "--store", str(tmp_path / "store")]) == 2
-    told = capsys.readouterr()
-    assert says in " ".join(told.err.split())
-    assert "Traceback" not in told.err
+    output = capsys.readouterr()
+    assert says in " ".join(output.err.split())
+    assert "Traceback" not in output.err
     assert not (tmp_path / "store").exists()

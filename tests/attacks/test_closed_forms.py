@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -42,8 +43,8 @@ def test_fgsm_is_exact_on_two_classes() -> None:
     weight = torch.randn(1, 48, generator=torch.Generator().manual_seed(0))
     net, x = Linear(torch.cat([-weight, weight]), torch.zeros(2)), torch.full((1, 3, 4, 4), 0.5)
     y = torch.zeros(1, dtype=torch.int64)
-    found = drive(net, "fgsm", x, y, Threat(eps="1/10")).images
-    assert torch.equal(found, x + 0.1 * weight.sign().view_as(x))
+    x_adv = drive(net, "fgsm", x, y, Threat(eps="1/10")).images
+    assert torch.equal(x_adv, x + 0.1 * weight.sign().view_as(x))
     l2 = drive(net, "fgsm", x, y, Threat(norm="l2", eps="1/10")).images
     assert torch.allclose(l2 - x, (0.1 * weight / weight.norm()).view_as(x), atol=1e-6)
 
@@ -56,8 +57,8 @@ def test_iterated_attacks_reach_the_corner_of_the_ball(name: str, norm: str) -> 
     net, x = Linear(torch.cat([-weight, weight]), torch.tensor([5.0, -5.0])), torch.full((1, 3, 4, 4), 0.5)
     net.weight.data *= 0.3
     plain = {"diversity": 0.0, "kernel": 1} if name == "ti-dim" else {}
-    found = drive(net, name, x, torch.zeros(1, dtype=torch.int64), Threat(norm=norm, eps="1/10"), steps=40, **plain)
-    delta = (found.images - x).flatten(1)
+    driven = drive(net, name, x, torch.zeros(1, dtype=torch.int64), Threat(norm=norm, eps="1/10"), steps=40, **plain)
+    delta = (driven.images - x).flatten(1)
     best = 0.1 * (weight.abs().sum() if norm == "linf" else weight.norm())
     assert float((delta * weight).sum()) >= 0.995 * float(best)
 
@@ -81,9 +82,9 @@ def test_minimum_norm_attacks_come_within_5_percent_of_the_least_l2(
     net = Linear(scale * net.weight.data[:classes], net.bias.data[:classes])
     with torch.no_grad():
         y = net(x).argmax(1)
-    found = drive(net, name, x, y, Threat(norm="l2", eps=None), **settings).images
-    assert not bool(right(net, found, y).any())
-    ratio = (found - x).flatten(1).norm(dim=1) / least_l2(net, x, y)
+    x_adv = drive(net, name, x, y, Threat(norm="l2", eps=None), **settings).images
+    assert not bool(right(net, x_adv, y).any())
+    ratio = (x_adv - x).flatten(1).norm(dim=1) / least_l2(net, x, y)
     assert float(ratio.min()) >= 1 - 1e-4, "nothing can be nearer than the plane"
     assert float(ratio.max()) <= 1.05
 
@@ -93,19 +94,19 @@ def test_a_budget_keeps_what_lies_within_it_and_gives_back_the_rest(linear, name
     net, x, y = linear
     least = least_l2(net, x, y)
     eps = float(least.median()) * 1.1
-    found = drive(net, name, x, y, Threat(norm="l2", eps=eps)).images
-    distance = (found - x).flatten(1).norm(dim=1)
+    x_adv = drive(net, name, x, y, Threat(norm="l2", eps=eps)).images
+    distance = (x_adv - x).flatten(1).norm(dim=1)
     reachable = least * 1.06 <= eps
     assert bool((distance <= eps * (1 + 1e-6)).all())
-    assert not bool((right(net, found, y) & reachable).any())
-    assert torch.equal(found[least > eps], x[least > eps])
+    assert not bool((right(net, x_adv, y) & reachable).any())
+    assert torch.equal(x_adv[least > eps], x[least > eps])
 
 
 def test_a_confident_cw_has_the_margin_it_was_asked_for(linear) -> None:
     net, x, y = linear
-    found = drive(net, "cw", x, y, Threat(norm="l2", eps=None), steps=100, confidence=2.0).images
+    x_adv = drive(net, "cw", x, y, Threat(norm="l2", eps=None), steps=100, confidence=2.0).images
     with torch.no_grad():
-        logits = net(found)
+        logits = net(x_adv)
     margin = logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None])[:, 0]
     assert bool((margin >= 2 - 1e-4).all())
 
@@ -116,16 +117,16 @@ def test_more_searches_never_take_cw_farther(robust: Case) -> None:
         for n in (4, 7)
     )
     far, near = ((images - robust.x[:30]).flatten(1).norm(dim=1) for images in (few, more))
-    found = ~right(robust.net, few, robust.y[:30])
-    assert bool(found.any())
-    assert bool((near[found] <= far[found] + 1e-6).all())
+    is_adv = ~right(robust.net, few, robust.y[:30])
+    assert bool(is_adv.any())
+    assert bool((near[is_adv] <= far[is_adv] + 1e-6).all())
 
 
 @pytest.mark.parametrize("levels", [16, 256])
 def test_ddn_keeps_to_the_grey_levels(plain: Case, levels: int) -> None:
-    found = drive(plain.net, "ddn", plain.x[:20], plain.y[:20], Threat(norm="l2", eps=None), levels=levels).images
-    moved = (found != plain.x[:20]).flatten(1).any(1)
-    grid = found[moved] * (levels - 1)
+    x_adv = drive(plain.net, "ddn", plain.x[:20], plain.y[:20], Threat(norm="l2", eps=None), levels=levels).images
+    moved = (x_adv != plain.x[:20]).flatten(1).any(1)
+    grid = x_adv[moved] * (levels - 1)
     assert bool(moved.any())
     assert torch.allclose(grid, grid.round(), atol=1e-4)
 
@@ -151,13 +152,10 @@ def gain_of_best_plan(x: np.ndarray, weight: np.ndarray, eps: float, kernel: int
     channels, height, width = x.shape
     reach = range(-(kernel // 2), (kernel - 1) // 2 + 1)
     at = np.arange(x.size).reshape(x.shape)
+    moves = itertools.product(range(channels), range(height), range(width), reach, reach)
     arcs = [
         (at[c, i, j], at[c, i + a, j + b], math.hypot(a, b))
-        for c in range(channels)
-        for i in range(height)
-        for j in range(width)
-        for a in reach
-        for b in reach
+        for c, i, j, a, b in moves
         if 0 <= i + a < height and 0 <= j + b < width
     ]
     source, sink, cost = (np.array(column) for column in zip(*arcs, strict=True))
@@ -172,15 +170,15 @@ def gain_of_best_plan(x: np.ndarray, weight: np.ndarray, eps: float, kernel: int
     return -solved.fun - float((x * weight).sum())
 
 
-def transport_cost(x: np.ndarray, found: np.ndarray) -> float:
-    """The least cost of moving the mass of ``x`` to where ``found`` has it, channel by channel, anywhere."""
+def transport_cost(x: np.ndarray, x_adv: np.ndarray) -> float:
+    """The least cost of moving the mass of ``x`` to where ``x_adv`` has it, channel by channel, anywhere."""
     total, (_, height, width) = 0.0, x.shape
-    place = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1).reshape(-1, 2)
-    cost = np.linalg.norm(place[:, None] - place[None], axis=2).ravel()
+    position = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1).reshape(-1, 2)
+    cost = np.linalg.norm(position[:, None] - position[None], axis=2).ravel()
     n = height * width
     leave = scipy.sparse.kron(scipy.sparse.eye(n), np.ones((1, n)))
     arrive = scipy.sparse.kron(np.ones((1, n)), scipy.sparse.eye(n))
-    for source, sink in zip(x, found, strict=True):
+    for source, sink in zip(x, x_adv, strict=True):
         sink = sink * (source.sum() / sink.sum())
         solved = linprog(cost, A_eq=scipy.sparse.vstack([leave, arrive]), b_eq=[*source.ravel(), *sink.ravel()])
         assert solved.success
@@ -197,12 +195,12 @@ def test_fwa_gains_within_5_percent_of_a_linear_program(brightest: float, kernel
     weight = torch.randn(128, generator=generator)
     net = Linear(torch.stack([-weight, weight]) * 0.1, torch.tensor([9.0, -9.0]))
     threat = Threat(norm="wasserstein", eps=eps)
-    found = drive(net, "fwa", x, torch.zeros(1, dtype=torch.int64), threat, steps=10, kernel=kernel).images
+    x_adv = drive(net, "fwa", x, torch.zeros(1, dtype=torch.int64), threat, steps=10, kernel=kernel).images
     best = gain_of_best_plan(x[0].double().numpy(), weight.view(2, 8, 8).double().numpy(), eps, kernel)
-    gained = float(((found - x).flatten() * weight).sum())
+    gained = float(((x_adv - x).flatten() * weight).sum())
     assert 0.95 * best <= gained <= best * (1 + 1e-3)
-    assert torch.allclose(found.sum((2, 3)), x.sum((2, 3)), rtol=1e-5)
-    assert transport_cost(x[0].double().numpy(), found[0].double().numpy()) <= eps * float(x.sum()) * (1 + 1e-3)
+    assert torch.allclose(x_adv.sum((2, 3)), x.sum((2, 3)), rtol=1e-5)
+    assert transport_cost(x[0].double().numpy(), x_adv[0].double().numpy()) <= eps * float(x.sum()) * (1 + 1e-3)
 
 
 def test_fwa_looks_at_few_pixels_as_at_all(plain: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,8 +228,8 @@ def test_sta_samples_as_another_library_does() -> None:
     x = torch.rand(1, 1, 9, 7, generator=generator)
     flow = 2 * torch.randn(1, 2, 9, 7, generator=generator)
     rows, columns = np.meshgrid(np.arange(9), np.arange(7), indexing="ij")
-    place = [rows + flow[0, 1].numpy(), columns + flow[0, 0].numpy()]
-    expected = scipy.ndimage.map_coordinates(x[0, 0].numpy(), place, order=1, mode="nearest")
+    source = [rows + flow[0, 1].numpy(), columns + flow[0, 0].numpy()]
+    expected = scipy.ndimage.map_coordinates(x[0, 0].numpy(), source, order=1, mode="nearest")
     assert np.allclose(sta._warp(x, flow)[0, 0].numpy(), expected, atol=1e-5)
     assert torch.allclose(sta._warp(x, torch.zeros_like(flow)), x, atol=1e-5)
 
@@ -246,12 +244,12 @@ def test_sta_charges_nothing_for_a_constant_flow_and_each_neighbour_twice() -> N
 
 def test_sta_moves_pixels_and_keeps_their_values(plain: Case) -> None:
     x, y = plain.x[:50], plain.y[:50]
-    found = drive(plain.net, "sta", x, y, Threat(norm="flow", eps=None), steps=60, learning_rate=0.05).images
-    broken = ~right(plain.net, found, y)
-    assert float(broken.float().mean()) >= 0.9
-    assert torch.equal(found[~broken], x[~broken])
+    x_adv = drive(plain.net, "sta", x, y, Threat(norm="flow", eps=None), steps=60, learning_rate=0.05).images
+    is_adv = ~right(plain.net, x_adv, y)
+    assert float(is_adv.float().mean()) >= 0.9
+    assert torch.equal(x_adv[~is_adv], x[~is_adv])
     low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
-    assert bool(((found >= low - 1e-6) & (found <= high + 1e-6)).all())
+    assert bool(((x_adv >= low - 1e-6) & (x_adv <= high + 1e-6)).all())
 
 
 def test_sta_stays_within_a_displacement_that_bounds_it(plain: Case) -> None:

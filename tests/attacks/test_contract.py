@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
+from itertools import chain, product
 
 import numpy as np
 import pytest
@@ -18,15 +19,16 @@ from bench.evaluation.target import Meter, NetworkTarget
 from bench.process.isolation import frozen
 from tests.attacks.driving import CHEAP, FEW, THREATS, Case, Constant, Driven, Scaled, assert_within, drive, right
 
-#: These draw once for a whole batch, so that an image's result depends on its company.
+#: These draw once for a whole batch, so that an image's result depends on the others.
 JOINT = {"autoattack"}
-ATTACKS = [
-    pytest.param(name, norm, id=f"{name}-{norm}")
+# Attacks on purifications refuse any other function; they are tested with the purifiers.
+NORMS = {
+    name: entry.meta["norms"]
     for name, entry in registry.entries("attack").items()
-    for norm in entry.meta["norms"]
-    # Attacks on purifications refuse any other function; they are tested with the purifiers.
     if entry.available and not entry.meta.get("purifiers_only")
-]
+}
+PAIRS = list(chain.from_iterable(product([name], norms) for name, norms in NORMS.items()))
+ATTACKS = [pytest.param(name, norm, id=f"{name}-{norm}") for name, norm in PAIRS]
 every_attack = pytest.mark.parametrize(("name", "norm"), ATTACKS)
 
 
@@ -44,8 +46,8 @@ def threats_for(name: str, norm: str) -> list[Threat]:
 def test_keeps_to_the_box_and_the_ball_and_leaves_its_inputs_alone(plain: Case, name: str, norm: str) -> None:
     for threat in threats_for(name, norm):
         x, y = plain.x[:20].clone(), plain.y[:20].clone()
-        found = cheap(plain.net, name, x, y, threat).images
-        assert_within(found, x, threat)
+        x_adv = cheap(plain.net, name, x, y, threat).images
+        assert_within(x_adv, x, threat)
         assert torch.equal(x, plain.x[:20])
         assert torch.equal(y, plain.y[:20])
 
@@ -58,8 +60,8 @@ def test_breaks_more_than_noise_does(plain: Case, name: str, norm: str) -> None:
         torch.rand(plain.x.shape, generator=torch.Generator().manual_seed(0)) < 0.5, -0.2, 0.2
     )
     floor = int(right(plain.net, noise.clamp(0, 1), plain.y).sum())
-    found = cheap(plain.net, name, plain.x, plain.y, THREATS[norm]).images
-    assert int(right(plain.net, found, plain.y).sum()) < floor
+    x_adv = cheap(plain.net, name, plain.x, plain.y, THREATS[norm]).images
+    assert int(right(plain.net, x_adv, plain.y).sum()) < floor
 
 
 @every_attack
@@ -93,7 +95,8 @@ def test_an_image_does_not_depend_on_its_company(plain: Case, name: str, norm: s
     if name in JOINT:
         pytest.skip("the package draws once for a whole batch")
     # In double precision, so that a sum taken in another order does not turn a sign.
-    net, x, y = copy.deepcopy(plain.net).double(), plain.x[:12].double(), plain.y[:12]
+    net = copy.deepcopy(plain.net).double()
+    x, y = plain.x[:12].double(), plain.y[:12]
     together = cheap(net, name, x, y, THREATS[norm]).images
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     shuffled = cheap(net, name, x[order], y[order], THREATS[norm], images=order, batch=5).images
@@ -106,12 +109,12 @@ def test_an_image_does_not_depend_on_its_company(plain: Case, name: str, norm: s
 def test_images_already_misclassified_stay_so(plain: Case, name: str, norm: str) -> None:
     wrong = (plain.y[:10] + 1) % 10
     for threat in threats_for(name, norm):
-        found = cheap(plain.net, name, plain.x[:10], wrong, threat).images
-        assert_within(found, plain.x[:10], threat)
+        x_adv = cheap(plain.net, name, plain.x[:10], wrong, threat).images
+        assert_within(x_adv, plain.x[:10], threat)
         if registry.find("attack", name).meta.get("needs") != "nothing":
-            assert not bool(right(plain.net, found, wrong).any())
+            assert not bool(right(plain.net, x_adv, wrong).any())
         if not registry.find("attack", name).meta.get("bounded", True):
-            assert torch.allclose(found, plain.x[:10], atol=1e-5), "the nearest misclassified image is the image itself"
+            assert torch.allclose(x_adv, plain.x[:10], atol=1e-5), "the nearest misclassified image is the image itself"
 
 
 @every_attack
@@ -120,9 +123,9 @@ def test_a_budget_of_nearly_nothing_changes_nearly_nothing(plain: Case, name: st
         pytest.skip("thousands of queries an image: one norm will do")
     x, y = (plain.x[:1], plain.y[:1]) if name in JOINT else (plain.x[:4], plain.y[:4])
     for eps in ("1/1000000",) if name in JOINT else ("0", "1/1000000"):
-        found = cheap(plain.net, name, x, y, Threat(norm=norm, eps=eps)).images
+        x_adv = cheap(plain.net, name, x, y, Threat(norm=norm, eps=eps)).images
         # A transport budget is a share of the image's mass, which is about 20 here.
-        assert float((found - x).abs().max()) <= (1e-4 if norm == "wasserstein" else 2e-6)
+        assert float((x_adv - x).abs().max()) <= (1e-4 if norm == "wasserstein" else 2e-6)
 
 
 @every_attack
@@ -142,11 +145,11 @@ def test_nothing_breaks_a_constant_network(plain: Case, name: str, norm: str) ->
     net, x = Constant(), plain.x[: 1 if name in JOINT else 2]
     threat = Threat(norm=norm, eps=None) if norm == "flow" else THREATS[norm]
     rightly, wrongly = torch.zeros(len(x), dtype=torch.int64), torch.ones(len(x), dtype=torch.int64)
-    found = cheap(net, name, x, rightly, threat).images
-    assert_within(found, x, threat)
-    assert bool(right(net, found, rightly).all())
+    x_adv = cheap(net, name, x, rightly, threat).images
+    assert_within(x_adv, x, threat)
+    assert bool(right(net, x_adv, rightly).all())
     if not registry.find("attack", name).meta.get("bounded", True):
-        assert torch.equal(found, x), "what fails returns the image"
+        assert torch.equal(x_adv, x), "what fails returns the image"
     assert_within(cheap(net, name, x, wrongly, threat).images, x, threat)
 
 
@@ -163,8 +166,8 @@ def test_any_channels_and_sizes(name: str, norm: str, shape: tuple[int, ...]) ->
         y = net(x).argmax(1)
     threat = Threat(norm="l2", eps=10) if norm == "l2" else THREATS[norm]
     few = {"autoattack": {"steps": 5, "targets": 2, "queries": 20}, "rays": {"queries": 40}}.get(name)
-    found = drive(net, name, x, y, threat, **few) if few else cheap(net, name, x, y, threat)
-    assert_within(found.images, x, threat)
+    driven = drive(net, name, x, y, threat, **few) if few else cheap(net, name, x, y, threat)
+    assert_within(driven.images, x, threat)
 
 
 @every_attack
@@ -172,26 +175,24 @@ def test_the_network_never_sees_more_images_than_the_device_holds(plain: Case, n
     few = FEW.get(name, {})
     if not few:
         pytest.skip("it takes one pass at most")
-    seen: list[int] = []
-    hook = plain.net.register_forward_hook(lambda _module, inputs, _logits: seen.append(len(inputs[0])))
+    batches: list[int] = []
+    hook = plain.net.register_forward_hook(lambda _module, inputs, _logits: batches.append(len(inputs[0])))
     # The driver looks at one image, to count the classes.
     drive(plain.net, name, plain.x[:17], plain.y[:17], THREATS[norm], batch=5, **few)
     hook.remove()
-    assert max(seen) == 5
+    assert max(batches) == 5
 
 
 @every_attack
 def test_a_random_function_gets_every_pass(plain: Case, name: str, norm: str) -> None:
     if name in JOINT:
         pytest.skip("the package decides for itself")
-    found = cheap(plain.net, name, plain.x[:6], plain.y[:6], THREATS[norm], draws=Draws())
-    assert_within(found.images, plain.x[:6], THREATS[norm])
-    assert len(set(found.forwards.tolist())) == 1, "no image may be dropped after one success"
+    driven = cheap(plain.net, name, plain.x[:6], plain.y[:6], THREATS[norm], draws=Draws())
+    assert_within(driven.images, plain.x[:6], THREATS[norm])
+    assert len(set(driven.forwards.tolist())) == 1, "no image may be dropped after one success"
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, norm in (p.values for p in ATTACKS) if norm in ("linf", "wasserstein")]
-)
+@pytest.mark.parametrize("name", [name for name, norm in PAIRS if norm in ("linf", "wasserstein")])
 def test_a_bounded_attack_refuses_an_unbounded_threat_in_one_line(plain: Case, name: str) -> None:
     norm = registry.find("attack", name).meta["norms"][0]
     with frozen(plain.net), Meter(plain.net, 2) as meter:

@@ -20,7 +20,8 @@ from bench.models.layout import fast_layout
 from tests.attacks.driving import Case, assert_within, drive, right
 from tests.attacks.test_adapters import need
 
-LINF, L2, FREE = Threat(eps="1/5"), Threat(norm="l2", eps="2"), Threat(norm="l2", eps=None)
+LINF = Threat(eps="1/5")
+L2, UNBOUNDED = Threat(norm="l2", eps="2"), Threat(norm="l2", eps=None)
 FLOW = Threat(norm="flow", eps=None)
 FEW = {"steps": 4}
 FEW_ART = {"max_iter": 4}
@@ -40,12 +41,12 @@ TORCHATTACKS: dict[str, tuple[Threat, dict[str, Any]]] = {
     "Square": (LINF, {"n_queries": 20}),
     "AutoAttack": (LINF, {}),
     **dict.fromkeys(("PGDL2", "PGDRSL2"), (L2, FEW)),
-    **dict.fromkeys(("CW", "DeepFool"), (FREE, FEW)),
-    **dict.fromkeys(("EADEN", "EADL1"), (FREE, {"max_iterations": 10, "binary_search_steps": 2})),
-    "SparseFool": (FREE, {"steps": 2}),
-    "OnePixel": (FREE, {"steps": 1, "popsize": 4}),
-    "Pixle": (FREE, {"restarts": 2, "max_iterations": 3}),
-    "JSMA": (FREE, {"gamma": 0.02}),
+    **dict.fromkeys(("CW", "DeepFool"), (UNBOUNDED, FEW)),
+    **dict.fromkeys(("EADEN", "EADL1"), (UNBOUNDED, {"max_iterations": 10, "binary_search_steps": 2})),
+    "SparseFool": (UNBOUNDED, {"steps": 2}),
+    "OnePixel": (UNBOUNDED, {"steps": 1, "popsize": 4}),
+    "Pixle": (UNBOUNDED, {"restarts": 2, "max_iterations": 3}),
+    "JSMA": (UNBOUNDED, {"gamma": 0.02}),
 }
 
 FOOLBOX: dict[str, tuple[Threat, dict[str, Any]]] = {
@@ -89,16 +90,16 @@ FOOLBOX: dict[str, tuple[Threat, dict[str, Any]]] = {
     ),
     **dict.fromkeys(
         ("DDNAttack", "L2CarliniWagnerAttack", "NewtonFoolAttack", "L2DeepFoolAttack", "L2FMNAttack", "BoundaryAttack"),
-        (FREE, FEW),
+        (UNBOUNDED, FEW),
     ),
-    "HopSkipJumpAttack": (FREE, {"steps": 2}),
-    "SaltAndPepperNoiseAttack": (FREE, FEW),
+    "HopSkipJumpAttack": (UNBOUNDED, {"steps": 2}),
+    "SaltAndPepperNoiseAttack": (UNBOUNDED, FEW),
     **dict.fromkeys(
         (
             *("InversionAttack", "BinarySearchContrastReductionAttack", "LinearSearchContrastReductionAttack"),
             *("GaussianBlurAttack", "LinearSearchBlendedUniformNoiseAttack"),
         ),
-        (FREE, {}),
+        (UNBOUNDED, {}),
     ),
     "SpatialAttack": (FLOW, {"num_rotations": 2, "num_translations": 2}),
 }
@@ -116,22 +117,24 @@ ART: dict[str, tuple[Threat, dict[str, Any]]] = {
     "UniversalPerturbation": (LINF, {"max_iter": 1, "attacker": "fgsm"}),
     **dict.fromkeys(
         ("BoundaryAttack", "CarliniL2Method", "DeepFool", "ElasticNet", "NewtonFool", "SignOPTAttack", "SimBA"),
-        (FREE, FEW_ART),
+        (UNBOUNDED, FEW_ART),
     ),
-    "HopSkipJump": (FREE, {"max_iter": 1, "max_eval": 20, "init_eval": 5}),
-    "VirtualAdversarialMethod": (FREE, FEW_ART),
-    "CarliniLInfMethod": (FREE, {"max_iter": 2}),
-    "CarliniL0Method": (FREE, {"max_iter": 1, "binary_search_steps": 1}),
-    "PixelAttack": (FREE, {"th": 1, "max_iter": 1}),
-    "SaliencyMapMethod": (FREE, {}),
-    "ShadowAttack": (FREE, {"nb_steps": 3}),
-    "ZooAttack": (FREE, {"max_iter": 2, "nb_parallel": 4}),
+    "HopSkipJump": (UNBOUNDED, {"max_iter": 1, "max_eval": 20, "init_eval": 5}),
+    "VirtualAdversarialMethod": (UNBOUNDED, FEW_ART),
+    "CarliniLInfMethod": (UNBOUNDED, {"max_iter": 2}),
+    "CarliniL0Method": (UNBOUNDED, {"max_iter": 1, "binary_search_steps": 1}),
+    "PixelAttack": (UNBOUNDED, {"th": 1, "max_iter": 1}),
+    "SaliencyMapMethod": (UNBOUNDED, {}),
+    "ShadowAttack": (UNBOUNDED, {"nb_steps": 3}),
+    "ZooAttack": (UNBOUNDED, {"max_iter": 2, "nb_parallel": 4}),
     "SpatialTransformation": (FLOW, {"max_translation": 10.0, "num_translations": 2}),
     "Wasserstein": (Threat(norm="wasserstein", eps="1/2"), {"max_iter": 1, "regularization": 50}),
 }
 
 CLASSES = {"torchattacks": TORCHATTACKS, "foolbox": FOOLBOX, "art": ART}
-ALL = [(f"{prefix}:{name}", *how) for prefix, known in CLASSES.items() for name, how in known.items()]
+ALL: list[tuple[str, Threat, dict[str, Any]]] = []
+for prefix, classes in CLASSES.items():
+    ALL += [(f"{prefix}:{name}", threat, settings) for name, (threat, settings) in classes.items()]
 
 #: What a class needs beyond images, labels, a budget and what the tests install.
 NEEDS_MORE = {
@@ -230,9 +233,9 @@ def test_a_class_runs_and_keeps_to_its_threat(
     need(use)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        found = drive(colours.net, use, colours.x, colours.y, threat, **settings)
-    assert_within(found.images, colours.x, threat)
-    assert float(found.forwards.sum()) > 0 or use in ("torchattacks:VANILA", "torchattacks:GN")
+        driven = drive(colours.net, use, colours.x, colours.y, threat, **settings)
+    assert_within(driven.images, colours.x, threat)
+    assert float(driven.forwards.sum()) > 0 or use in ("torchattacks:VANILA", "torchattacks:GN")
 
 
 @pytest.mark.parametrize(
@@ -273,8 +276,8 @@ def _library(prefix: str) -> tuple[Any, type]:
 def test_a_class_uses_the_budget_of_the_threat_whatever_it_calls_it(colours: Case, name: str) -> None:
     need("torchattacks:")
     for eps in ("1/50", "1/5"):
-        found = drive(colours.net, f"torchattacks:{name}", colours.x, colours.y, Threat(eps=eps)).images
-        assert float((found - colours.x).abs().max()) == pytest.approx(float(Threat(eps=eps).eps or 0), abs=1e-5)
+        x_adv = drive(colours.net, f"torchattacks:{name}", colours.x, colours.y, Threat(eps=eps)).images
+        assert float((x_adv - colours.x).abs().max()) == pytest.approx(float(Threat(eps=eps).eps or 0), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["PGDL2", "PGDRSL2"])

@@ -43,13 +43,13 @@ def test_libraries_too_get_half_the_batch_where_memory_runs_out(tmp_path, monkey
     ):
         if not (entry := registry.find(kind, name)).available:
             pytest.skip(f"{entry.requires} is not installed")
-    most = 20
-    monkeypatch.setenv("MOST", str(most))
+    max_batch = 20
+    monkeypatch.setenv("MOST", str(max_batch))
     text = hungry(tmp_path).split("[[attacks]]")[0].replace("n = 140", "n = 50")
     text = text.split('[[defenses]]\nuse = "tpap"')[0] + ATTACKS
     assert small.run(tmp_path, text=text) == 0
-    found = list(Store(tmp_path / "store").results())
-    assert len(found) == 5
-    assert all(r.status == "done" and r.metrics.n == 50 for r in found)
+    results = list(Store(tmp_path / "store").results())
+    assert len(results) == 5
+    assert all(r.status == "done" and r.metrics.n == 50 for r in results)
     batches = [event["batch"] for event in small.events(tmp_path, "out of memory")]
-    assert batches and min(batches) <= most
+    assert batches and min(batches) <= max_batch

@@ -44,12 +44,13 @@ def test_the_authors_repository_will_do(plain: Case, tmp_path: Path, monkeypatch
     entry = registry.find("attack", "autoattack")
     assert entry.available
     entry.ref({})
-    x, y, threat = plain.x[:8], plain.y[:8], Threat(eps="1/5")
-    found = drive(plain.net, "autoattack", x, y, threat, steps=5, targets=2, queries=20)
+    x, y = plain.x[:8], plain.y[:8]
+    threat = Threat(eps="1/5")
+    driven = drive(plain.net, "autoattack", x, y, threat, steps=5, targets=2, queries=20)
     assert "autoattack" in sys.modules
-    assert_within(found.images, x, threat)
-    assert not bool(right(plain.net, found.images, y).any())
-    assert not torch.equal(found.images, x)
+    assert_within(driven.images, x, threat)
+    assert not bool(right(plain.net, driven.images, y).any())
+    assert not torch.equal(driven.images, x)
 
 
 def test_without_either_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,9 +33,9 @@ def foolbox_of(case: Case, name: str, eps: float | None, **parameters: object) -
     package = pytest.importorskip("foolbox")
     with frozen(case.net):
         model = package.PyTorchModel(case.net, bounds=(0, 1), device="cpu")
-        raw, found, success = getattr(package.attacks, name)(**parameters)(model, case.x, case.y, epsilons=eps)
-    failed = ~success | (raw.flatten(1).amax(1) == 0)
-    return torch.where(failed[:, None, None, None], case.x, found) if eps is None else found
+        raw, x_adv, is_adv = getattr(package.attacks, name)(**parameters)(model, case.x, case.y, epsilons=eps)
+    failed = ~is_adv | (raw.flatten(1).amax(1) == 0)
+    return torch.where(failed[:, None, None, None], case.x, x_adv) if eps is None else x_adv
 
 
 def art_of(case: Case, name: str, **parameters: object) -> Tensor:
@@ -46,8 +46,8 @@ def art_of(case: Case, name: str, **parameters: object) -> Tensor:
         loss = torch.nn.CrossEntropyLoss()
         shape = tuple(case.x.shape[1:])
         net = PyTorchClassifier(case.net, loss, shape, 10, clip_values=(0.0, 1.0), device_type="cpu")
-        found = getattr(evasion, name)(net, **parameters).generate(case.x.numpy(), case.y.numpy())
-    return torch.from_numpy(found)
+        x_adv = getattr(evasion, name)(net, **parameters).generate(case.x.numpy(), case.y.numpy())
+    return torch.from_numpy(x_adv)
 
 
 @pytest.fixture(scope="module")
@@ -221,9 +221,9 @@ def test_apgd_breaks_the_images_that_its_authors_code_breaks(robust: Case, name:
         torch.manual_seed(7)
         threat = Threat(norm=norm, eps=eps)
         ours = drive(robust.net, name, robust.x, robust.y, threat, steps=50, kind=SameStart, **settings).images
-    standing = right(robust.net, ours, robust.y), right(robust.net, theirs, robust.y)
-    assert 0 < int(standing[1].sum()) < 100
-    assert torch.equal(*standing)
+    correct = right(robust.net, ours, robust.y), right(robust.net, theirs, robust.y)
+    assert 0 < int(correct[1].sum()) < 100
+    assert torch.equal(*correct)
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.15), ("L2", 0.9)])
@@ -232,18 +232,18 @@ def test_the_package_breaks_the_same_images_when_broken_ones_are_spared(
     robust: Case, name: str, norm: str, eps: float
 ) -> None:
     base = pytest.importorskip("pyautoattack.autopgd_base")
-    found, passes = [], []
+    x_adv, passes = [], []
     for net in (robust.net, skipping := SkipBroken(robust.net)):
         attack = getattr(base, name)(net, n_iter=50, norm=norm, eps=eps, seed=7, device="cpu")
         if net is skipping:
             attack.attack_single_run = skipping.skipping(attack.attack_single_run)
         with frozen(robust.net), torch.random.fork_rng(devices=[]), Meter(robust.net) as meter:
-            found.append(attack.perturb(robust.x, robust.y))
+            x_adv.append(attack.perturb(robust.x, robust.y))
         passes.append(meter.forwards)
-    standing = [right(robust.net, images, robust.y) for images in found]
-    assert 0 < int(standing[0].sum()) < 100
-    assert torch.equal(*standing)
-    assert float((found[1] - robust.x).detach().abs().max()) <= eps + 1e-6
+    correct = [right(robust.net, images, robust.y) for images in x_adv]
+    assert 0 < int(correct[0].sum()) < 100
+    assert torch.equal(*correct)
+    assert float((x_adv[1] - robust.x).detach().abs().max()) <= eps + 1e-6
     assert passes[1] < passes[0]
 
 
@@ -265,7 +265,8 @@ def test_square_is_as_strong_as_its_authors_code(plain: Case) -> None:
 
 def test_autoattack_is_its_authors_package_and_takes_no_more_passes(plain: Case) -> None:
     package = pytest.importorskip("pyautoattack")
-    x, y, eps = plain.x[:12], plain.y[:12], 0.14
+    x, y = plain.x[:12], plain.y[:12]
+    eps = 0.14
     ours = drive(plain.net, "autoattack", x, y, Threat(eps="14/100"), version="standard")
     counted = 0
 
@@ -278,8 +279,8 @@ def test_autoattack_is_its_authors_package_and_takes_no_more_passes(plain: Case)
         ensemble = package.AutoAttack(plain.net, eps=eps, seed=0, version="standard")
         theirs, _ = ensemble.run_standard_evaluation(x, y, batch_size=64)
         hook.remove()
-    standing = right(plain.net, ours.images, y), right(plain.net, theirs, y)
-    assert int((standing[0] != standing[1]).sum()) <= 1, "only the seed differs"
+    correct = right(plain.net, ours.images, y), right(plain.net, theirs, y)
+    assert int((correct[0] != correct[1]).sum()) <= 1, "only the seed differs"
     assert float(ours.forwards.sum()) < counted
     assert math.isclose(float((ours.images - x).abs().max()), eps, abs_tol=1e-6)
     assert not [note for note in ours.notes if note.startswith("autoattack-dynamic")]

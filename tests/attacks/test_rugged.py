@@ -48,29 +48,29 @@ def grey() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     t = torch.linspace(-0.05, 0.05, 40)
     # In Linf every t within eps can be reached, so the largest margin is that over an interval.
     best = t[:, None] + torch.linspace(-0.1, 0.1, 20001)
-    can = (best + wave(best)).amax(1) > THRESHOLD
-    return signs, 0.5 + t[:, None, None, None] * signs, torch.zeros(40, dtype=torch.int64), can
+    breakable = (best + wave(best)).amax(1) > THRESHOLD
+    return signs, 0.5 + t[:, None, None, None] * signs, torch.zeros(40, dtype=torch.int64), breakable
 
 
 def test_smoothing_finds_all_that_a_rugged_loss_hides_from_the_plain_gradient(grey) -> None:
-    signs, x, y, can = grey
+    signs, x, y, breakable = grey
     net = Rugged(signs)
-    assert 10 < int(can.sum()) < 35
+    assert 10 < int(breakable.sum()) < 35
     for settings in ({}, {"step_size": "1/100"}, {"start": "clean"}):
         plain = drive(net, "pgd", x, y, EPS, steps=60, loss="margin", **settings).images
-        assert int((~right(net, plain, y)).sum()) < int(can.sum()) / 4
-    found = drive(net, "smoothed-pgd", x, y, EPS).images
-    assert torch.equal(~right(net, found, y), can)
+        assert int((~right(net, plain, y)).sum()) < int(breakable.sum()) / 4
+    x_adv = drive(net, "smoothed-pgd", x, y, EPS).images
+    assert torch.equal(~right(net, x_adv, y), breakable)
 
 
 def test_smoothing_sees_through_a_random_function_too(grey) -> None:
-    signs, x, y, can = grey
+    signs, x, y, breakable = grey
     draws = Draws()
-    found = drive(Rugged(signs, draws), "smoothed-pgd", x, y, EPS, draws=draws).images
+    x_adv = drive(Rugged(signs, draws), "smoothed-pgd", x, y, EPS, draws=draws).images
     # Judged without the noise; one image nearer to the boundary than the noise is wide may fall to either side.
-    broken = ~right(Rugged(signs), found, y)
-    assert not bool((broken & ~can).any())
-    assert int(broken.sum()) >= int(can.sum()) - 3
+    is_adv = ~right(Rugged(signs), x_adv, y)
+    assert not bool((is_adv & ~breakable).any())
+    assert int(is_adv.sum()) >= int(breakable.sum()) - 3
 
 
 class Lock(nn.Module):
@@ -90,10 +90,10 @@ def test_every_restart_of_square_begins_with_stripes_of_its_own(restarts: int) -
     n = 2000
     x, y = torch.full((n, 1, 3, 3), 0.5), torch.zeros(n, dtype=torch.int64)
     net = Lock((1, -1, 1))
-    found = drive(net, "square", x, y, EPS, queries=1, restarts=restarts)
+    driven = drive(net, "square", x, y, EPS, queries=1, restarts=restarts)
     # One query is one of eight patterns of stripes.
     chance = 1 - (7 / 8) ** restarts
-    share = float((~right(net, found.images, y)).float().mean())
+    share = float((~right(net, driven.images, y)).float().mean())
     assert abs(share - chance) < 4 * math.sqrt(chance * (1 - chance) / n)
 
 
@@ -103,8 +103,8 @@ def test_rays_starts_from_all_signs_up_and_then_from_stripes() -> None:
     def share(key: tuple[int, ...], restarts: int) -> float:
         # Enough queries to bisect down to eps on a ray that is right at once, too few to turn three columns.
         net = Lock(key)
-        found = drive(net, "rays", x, y, EPS, queries=12, restarts=restarts)
-        return float((~right(net, found.images, y)).float().mean())
+        driven = drive(net, "rays", x, y, EPS, queries=12, restarts=restarts)
+        return float((~right(net, driven.images, y)).float().mean())
 
     assert share((1, 1, 1), 1) == 1
     assert share((1, -1, 1), 1) == 0
@@ -123,12 +123,13 @@ def test_rays_starts_from_all_signs_up_and_then_from_stripes() -> None:
 )
 def test_restarts_break_more_and_lose_nothing(robust: Case, name: str, settings: dict) -> None:
     # In double precision, as a user's network may be, and with images that nothing breaks.
-    net, x, y = copy.deepcopy(robust.net).double(), robust.x.double(), robust.y
-    made = [drive(net, name, x, y, Threat(eps="15/100"), restarts=n, **settings).images for n in (1, 2, 4)]
-    broken = [~right(net, each, y) for each in made]
-    assert not bool((broken[0] & ~broken[1]).any())
-    assert not bool((broken[1] & ~broken[2]).any())
-    assert int(broken[2].sum()) > int(broken[0].sum())
+    net = copy.deepcopy(robust.net).double()
+    x, y = robust.x.double(), robust.y
+    x_adv = [drive(net, name, x, y, Threat(eps="15/100"), restarts=n, **settings).images for n in (1, 2, 4)]
+    is_adv = [~right(net, images, y) for images in x_adv]
+    assert not bool((is_adv[0] & ~is_adv[1]).any())
+    assert not bool((is_adv[1] & ~is_adv[2]).any())
+    assert int(is_adv[2].sum()) > int(is_adv[0].sum())
     # The first search is the same with and without others after it.
     if name != "pgd":
-        assert torch.equal(made[2][broken[0]], made[0][broken[0]])
+        assert torch.equal(x_adv[2][is_adv[0]], x_adv[0][is_adv[0]])
