@@ -1,4 +1,4 @@
-"""From the name of a network to the network: registered ones, a user's own file, and the doors to three libraries."""
+"""From the name of a network to the network: registered ones, a user's own file, and adapters to three libraries."""
 
 from __future__ import annotations
 
