@@ -501,7 +501,7 @@ def test_a_place_that_cannot_be_looked_into_is_not_taken_for_an_empty_one(tmp_pa
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(fsspec.implementations.local.LocalFileSystem, "ls", refuse)
-    assert sync(tmp_path / "empty", f"file://{tmp_path}/place") == 2
+    assert sync(tmp_path / "empty", f"file://{tmp_path}/remote") == 2
     assert "Permission denied" in capsys.readouterr().err
 
 
