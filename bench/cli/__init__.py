@@ -39,7 +39,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-#: Verbs of which the same command goes on from what is finished.
+#: Verbs that resume: the same command again does only what is missing.
 _RESUMING = ("run", "train")
 
 
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _age() -> float:
-    """Return for how many seconds this process has been there, as far as the operating system says."""
+    """Return the age of this process in seconds, as far as the operating system reports it."""
     with suppress(OSError, ValueError, IndexError, AttributeError):
         started = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
         return time.clock_gettime(time.CLOCK_BOOTTIME) - int(started) / os.sysconf("SC_CLK_TCK")
@@ -69,7 +69,7 @@ def _age() -> float:
 
 
 def _end_at_once(number: int, _frame: object) -> None:
-    # Whoever does not read it must not hold this up.
+    # A reader that does not read must not block the end.
     print(f"{why_of(128 + number)} before anything was done", file=InTime(2))
     os._exit(128 + number)
 
@@ -82,7 +82,7 @@ def _said(streams: Guarded, do: Callable[[], int]) -> int:
         if streams.failure() is None:
             raise
         code = 0
-    # Who was ended by a signal, such as that its terminal is closed, has that code whatever was lost.
+    # A command ended by a signal (its terminal was closed, say) has that code even if output was lost.
     if (why := streams.failure()) is not None and code < 128:
         print(f"error: standard output cannot be written: {why}", file=sys.stderr)
         return 2
@@ -105,7 +105,7 @@ def _explained(do: Callable[[], int]) -> int:
         # A reader of the pipe that --out names has seen enough.
         return 0
     except OSError as error:
-        # What no verb foresaw of its surroundings: the operating system says what is wrong, and with which file.
+        # An unexpected error of the environment: the operating system says what is wrong, and with which file.
         where = about(error)
         said = error.strerror or str(error)
         # The linker gives a sentence without a number.
@@ -129,7 +129,7 @@ def _run(words: Sequence[str], streams: Guarded, began: float, *, alone: bool) -
     if not words[0].startswith("-") and words[0] not in VERBS:
         raise UsageError(unknown("verb", words[0], VERBS))
     _require_folder()
-    # argparse takes the second for a word in one place and for nothing in another.
+    # argparse treats a second '--' as an argument in some positions and drops it in others.
     if words.count("--") > 1:
         raise UsageError("'--' is given twice; a file of that name is ./--")
     parser, verbs = _parser()
@@ -169,7 +169,7 @@ def _require_folder() -> None:
     try:
         os.getcwd()
     except OSError:
-        # Every path given would mean something else or nothing, and libraries that look for it end the process.
+        # Without a current folder relative paths mean nothing, and libraries that look it up end the process.
         raise UsageError("the current folder is not there any more: change to another one") from None
 
 

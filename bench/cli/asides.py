@@ -1,7 +1,7 @@
 """Errors that reach no caller: one line each, where Python prints a traceback by itself.
 
-They come from the code of methods: a thread that fails, ``__del__``, what is called when the process ends, and a
-message that cannot be put together.
+They come from the code of methods: a thread that fails, ``__del__``, an exit handler, a log message that cannot be
+formatted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _log = logging.getLogger("crossfire")
 
 @contextmanager
 def said_in_one_line() -> Iterator[None]:
-    """Say such errors as warnings inside the block. The threads of the harness keep their traceback."""
+    """Log such errors as warnings inside the block. The threads of the harness keep their traceback."""
     before = threading.excepthook, sys.unraisablehook, logging.Handler.handleError
 
     def of_thread(args: threading.ExceptHookArgs) -> None:

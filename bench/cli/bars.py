@@ -17,7 +17,7 @@ from bench.cli.console import console
 from bench.cli.display import PATIENCE, Display, Messages, is_terminal, ticking, time_left
 from bench.visible import visible
 
-# Seconds between two pictures in a notebook, each of which travels to a browser.
+# Seconds between two updates in a notebook, each of which is sent to a browser.
 _PICTURE = 0.5
 
 
@@ -57,7 +57,7 @@ class Bars(Display):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        # Nobody shows what is not here.
+        # While it is paused there is no progress to update.
         progress, self._progress = self._progress, None
         shown = progress is not None and progress.live.is_started
         if progress is not None and shown:
@@ -137,7 +137,7 @@ class Notebook(Bars):
         if self._picture is not None and self.count is not None:
             self._draw(progress)
         elif self._picture is not None:
-            # Of a run the last picture stays; other work leaves its place empty.
+            # The last state of a run stays; other work clears its output.
             self._picture.update(Text())
         self._picture, self._drawn = None, float("-inf")
 

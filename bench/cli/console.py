@@ -13,7 +13,7 @@ from rich.segment import Segment
 from bench.cli.streams import Stream
 from bench.visible import visible
 
-#: Columns that a layout may count on: in fewer, tables would be cut away to nothing.
+#: Smallest width of a layout in columns: in fewer, tables would be cut to nothing.
 _NARROWEST, _WIDEST = 40, 1000
 
 
@@ -39,7 +39,7 @@ class _Console(Console):
 
 
 def console(*, stderr: bool = False, terminal: bool | None = None) -> Console:
-    """Return a console on standard output or error, whatever its surroundings say of its size.
+    """Return a console on standard output or error, even where the environment states an impossible size.
 
     Args:
         stderr: on standard error.
@@ -57,7 +57,7 @@ def console(*, stderr: bool = False, terminal: bool | None = None) -> Console:
         highlight=False,
         _environ=surroundings,
     )
-    # One whose width was set no longer follows its window, so that it is left alone where it may be.
+    # A console whose width is set no longer follows its window, so it is set only where it must be.
     if not _NARROWEST <= sized.width <= _WIDEST:
         sized.width = min(max(sized.width, _NARROWEST), _WIDEST)
     return sized

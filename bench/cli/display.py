@@ -20,7 +20,7 @@ LOOK = 0.25
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Say whether a stream ends on a screen on which lines can be written over."""
+    """Say whether a stream is a terminal on which lines can be overwritten."""
     # Rich says so of every file where FORCE_COLOR is set, as many CI services do.
     try:
         return stream is not None and stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
@@ -46,7 +46,7 @@ class Messages(logging.Handler):
 
     def __init__(self, stream: TextIO | None, *, stamped: bool, level: int = logging.NOTSET) -> None:
         super().__init__(level)
-        # The stream of now: a method may put another in its place while it runs.
+        # The stream at this moment: a method may replace it while it runs.
         self._stream = stream
         self._stamped = stamped
         said: set[str] = set()
@@ -54,7 +54,7 @@ class Messages(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         named = "warning: " if record.levelno == logging.WARNING else ""
-        # A line that cannot be written, or a clock of no year, is no reason to end a run.
+        # A line that cannot be written, or a clock without a valid year, does not end a run.
         with suppress(OSError, ValueError, OverflowError):
             stamp = time.strftime("%Y-%m-%d %H:%M:%S ", time.localtime(record.created)) if self._stamped else ""
             self.write(f"{stamp}{named}{record.getMessage()}")
@@ -70,7 +70,7 @@ class Piece:
     """A piece of work in hand.
 
     Attributes:
-        activity: it is.
+        activity: what is being done.
         done: how much of it is done.
         total: all of it; ``None`` where that is not known.
         note: more about it.
@@ -120,7 +120,7 @@ class Display:
         self._changed()
 
     def work(self, activity: str, done: float, total: float | None, note: str = "", left: float | None = None) -> None:
-        """Say how far the piece of work in hand is, and in how many seconds all will be done, if known."""
+        """Report the progress of the current piece of work, and in how many seconds all is done, if known."""
         now, before = self._clock(), self.piece
         since = before.since if before is not None and before.activity == activity else now
         self.piece = Piece(activity, done, total, note, since)
@@ -130,7 +130,7 @@ class Display:
 
     @property
     def left(self) -> float | None:
-        """Seconds until all is done, as far as that was said; below zero where it takes longer."""
+        """Seconds until all is done, if that was reported; below zero where it takes longer."""
         return None if self._ends is None else self._ends - self._clock()
 
     @contextmanager
@@ -210,5 +210,5 @@ def ticking(look: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        # One that waits for a reader who takes nothing is left behind.
+        # A thread that waits for a blocked reader is abandoned.
         thread.join(1)

@@ -35,7 +35,7 @@ class State:
     Attributes:
         count: how much of a run is done; ``None`` outside of one.
         piece: the piece of work in hand.
-        ends: when all is done, on the clock of the display, as far as that was said.
+        ends: when all is done, on the clock of the display, if that was reported.
         said: when a line was last said.
         begun: when the work that is shown was begun; ``None`` where nothing is shown.
     """
@@ -81,11 +81,11 @@ class Lines(Display):
         self._shown_headline: object = None
         self._shown_at = -math.inf
         self._is_named = False
-        # Asked for now: a method may silence the loggers of its process while it runs.
+        # Read at this moment: a method may silence the loggers of its process while it runs.
         self._is_heard = _log.isEnabledFor(logging.INFO) or _log.level == logging.NOTSET
 
     def look(self) -> None:
-        """Say what is in hand, if nothing was said for a minute or, of work not named yet, for a moment."""
+        """Log the current work if nothing was logged for a minute or, for work not named yet, for a moment."""
         now, patience = self._clock(), MINUTE if self._is_named else PATIENCE
         if now - self._last < patience:
             return
@@ -124,7 +124,7 @@ class Lines(Display):
     def _changed(self) -> None:
         if self._shared is None:
             return
-        # How far a piece is changes with every batch, and is looked at now and then.
+        # The progress of a piece changes with every batch, so it is shared only now and then.
         now, headline = self._clock(), (self.piece and self.piece.activity, self.count, self._last, self._begun)
         if headline != self._shown_headline or now >= self._shown_at + LOOK:
             self._shown_headline, self._shown_at = headline, now
@@ -137,7 +137,7 @@ class Lines(Display):
 
 
 class Relay(Lines):
-    """Says the lines of the minute of another process, whatever holds that one up.
+    """Logs the lines of the minute for another process, even while that one is blocked.
 
     Args:
         shared: memory in which it shows what it does.
@@ -154,7 +154,7 @@ class Relay(Lines):
         super().look()
 
     def see(self) -> None:
-        """Take in what the other process shows, and say nothing; what it showed last can be seen after it has ended."""
+        """Read the state of the other process without logging; its last state remains after it has ended."""
         packed = self._other.read().shown
         if packed is None:
             self._await("starting" if self.count is None else "starting again")
@@ -173,7 +173,7 @@ class Relay(Lines):
             self._begun, self._is_named = state.begun, state.count is not None
 
     def _await(self, activity: str) -> None:
-        """Take it that nothing is shown: what has been done is known from before."""
+        """Note that the other process shows nothing; the count of what is done stays."""
         if self._idle is None or self._idle.activity != activity:
             self._idle = Piece(activity, 0, None, "", self._clock())
         self.piece = self._idle
@@ -182,7 +182,7 @@ class Relay(Lines):
 
 
 def _described(piece: Piece, now: float) -> str:
-    """Return what a piece of work is, how far it is, and for how long it has been in hand, if for long."""
+    """Return the name and progress of a piece of work, and its age if it has taken more than a minute."""
     share = f" {piece.done / piece.total:.0%}" if piece.total else ""
     note = f", {piece.note}" if piece.note else ""
     since = f" (for {duration(now - piece.since)})" if now - piece.since >= MINUTE else ""

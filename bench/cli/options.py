@@ -89,7 +89,7 @@ def store_root(args: argparse.Namespace) -> Path:
         root.stat()
     except FileNotFoundError:
         pass
-    # A name that is too long, a folder below a file, a loop of links, a folder that is another user's.
+    # Too long a name, a folder below a file, a loop of links, or another user's folder.
     except OSError as error:
         raise UsageError(f"the store {root} cannot be reached: {error.strerror}; choose another with --store") from None
     return root
@@ -210,7 +210,7 @@ def share(text: str) -> float:
 
 
 def number(text: str) -> int:
-    """Return a whole number that is written with the digits 0 to 9 alone; its range is for its reader to check."""
+    """Return a whole number written with the digits 0 to 9 only; the caller checks its range."""
     if not re.fullmatch(r"-?[0-9]{1,100}", text):
         raise argparse.ArgumentTypeError(
             f"invalid int value: {shown(text)}; it takes digits from 0 to 9 alone, at most 100"
@@ -219,7 +219,7 @@ def number(text: str) -> int:
 
 
 def path(text: str) -> Path:
-    """Return the path that a flag names; its reader checks whether it exists."""
+    """Return the path that a flag names; the caller checks whether it exists."""
     named(text)
     if "\0" in text:
         raise argparse.ArgumentTypeError(f"{shown(text)} cannot be a path: it has a byte 0")

@@ -44,7 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from bench.process.collection import no_collection
 
-    # Plan and results live to the end, and are gone before anybody looks through them for garbage.
+    # Plan and results live until the end, so collecting garbage among them would free nothing.
     with no_collection():
         return _run(args)
 
@@ -61,7 +61,7 @@ def _run(args: argparse.Namespace) -> int:
     store = options.working_store(args, trusting=args.verify is None)
     with display.phase("reading the results"):
         planned_tables = planned.tables_of(work.plan.name, work.asked)
-        # What is not whole is not finished, so the run that follows says it.
+        # A damaged file counts as unfinished, so the run that follows warns of it.
         with _unheard():
             finished = [store.finished(cell) for cell in work.plan.cells]
         store.warn_of_strangers()
@@ -72,7 +72,7 @@ def _run(args: argparse.Namespace) -> int:
     args.control.count(len(results), len(finished))
     partly = args.only is not None or args.seed is not None
     verdict: VerifyReport | None = None
-    # Where nothing is left to do, nothing that computes is loaded.
+    # Where nothing is left to do, torch is not loaded.
     if len(results) < len(finished) or harm or args.verify is not None:
         keep = partial(planned.keep, store, planned_tables, partly=partly, check=args.control.check_run)
         with collection():
@@ -81,7 +81,7 @@ def _run(args: argparse.Namespace) -> int:
         try:
             planned.keep(store, planned_tables, partly=partly)
         except StoreError as error:
-            # Every cell is there, and a table of a store that others may read needs no more.
+            # Every cell is done, so the table needs no write to the store.
             print(f"warning: {error}", file=sys.stderr)
     page = _reported(args, config, results, planned_tables, store)
     if verdict is not None:
@@ -150,7 +150,7 @@ def _reported(
         terminal = console()
         terminal.print(leaderboard(board, width=terminal.width))
     with display.phase("writing the page"):
-        # What these results name is what the configuration does.
+        # The methods that these results name are those of the configuration, so they may be run.
         page = write_report(board, args.report, store=store, data_folder=args.data, trusted=True)
     written = []
     if config.paper:

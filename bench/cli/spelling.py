@@ -1,4 +1,4 @@
-"""Words of a command that are no option of its verb, said before any other fault of it, with the nearest option."""
+"""Unknown options of a command: reported before any other error, with the nearest option of its verb."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import chain
 from bench.registry import unknown
 from bench.types import UsageError
 
-#: What an option takes as a value, or argparse as no option: numbers, a lone dash, anything with a blank.
+#: Words that argparse does not take for options: numbers, a lone dash, anything with a blank.
 _VALUE = re.compile(r"-(\d+|\d*\.\d+)?|.*\s.*", re.DOTALL)
 
 

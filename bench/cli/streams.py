@@ -1,7 +1,7 @@
-"""Standard output and error, through which everything goes that this process shows.
+"""Standard output and error of this process, guarded.
 
-Nothing hidden gets through (:mod:`bench.visible`), whatever is printed and by whom, and no failure to write ends work:
-a full disk or a reader who has gone is found out, and said, when the command is done.
+Hidden characters are escaped (:mod:`bench.visible`) in everything that is printed. A failed write does not end the
+work: a full disk or a closed pipe is reported when the command is done.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ READS = 0.3
 
 
 class Stream:
-    """A text stream that takes any text and that writes what is seen of it.
+    """A text stream that takes any text and writes it with hidden characters escaped.
 
     Attributes:
         lost: why it can no longer be written to; ``None`` while it can.
@@ -43,7 +43,7 @@ class Stream:
         return len(text)
 
     def write_as_it_is(self, text: str) -> int:
-        """Write text in which everything hidden was meant, such as the movements of a progress bar."""
+        """Write text whose control characters are intended, such as the cursor movements of a progress bar."""
         if self.lost is None:
             with self._watching():
                 self.below.write(text)
@@ -76,7 +76,7 @@ class Stream:
 
 
 def _drop_what_waits(below: TextIO) -> None:
-    """Let what still waits to be written go nowhere, so that the interpreter does not fail on it once more."""
+    """Discard the rest of the buffer, so that the interpreter does not fail on it again at exit."""
     with suppress(OSError, ValueError):
         number = below.fileno()
         if number in (1, 2):
@@ -86,7 +86,7 @@ def _drop_what_waits(below: TextIO) -> None:
 
 
 class InTime(io.TextIOBase):
-    """A text stream into a file of this process by its number, which waits for no reader longer than a moment.
+    """A text stream into a file descriptor, which waits for a reader no longer than a moment.
 
     A line that is not read in time, as where a pipe is full, is dropped. For use in the main thread.
     """
@@ -99,11 +99,11 @@ class InTime(io.TextIOBase):
         return len(text)
 
     def write_as_it_is(self, text: str) -> None:
-        """Write text in which everything hidden was meant."""
+        """Write text whose control characters are intended."""
         data = text.encode(errors="backslashreplace")
         with suppress(OSError, _NobodyReads), _within(READS):
             while data:
-                # Of so much a pipe takes all or nothing.
+                # A pipe takes a write of this size as a whole or not at all.
                 data = data[os.write(self._number, data[:512]) :]
 
 
@@ -113,13 +113,13 @@ class _NobodyReads(Exception):
 
 @contextmanager
 def _within(seconds: float) -> Iterator[None]:
-    """Break off what waits longer, by the alarm of this process."""
+    """Interrupt a write that takes longer, by the alarm of this process."""
 
     def late(_number: int, _frame: FrameType | None) -> NoReturn:
         raise _NobodyReads
 
     before = signal.signal(signal.SIGALRM, late)
-    # Again and again, for the first may come just before it waits.
+    # Repeatedly, because the first alarm may come just before the write starts to wait.
     signal.setitimer(signal.ITIMER_REAL, seconds, 0.05)
     try:
         yield
@@ -169,7 +169,7 @@ def _on_one_line(record: logging.LogRecord) -> bool:
 
 
 def _open_what_is_closed() -> None:
-    """Give a process that was started without its streams ones that go nowhere, so that no file takes their numbers."""
+    """Open /dev/null for each closed standard stream, so that no other file gets its descriptor."""
     for number in range(3):
         try:
             os.fstat(number)

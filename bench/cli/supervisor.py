@@ -1,9 +1,9 @@
-"""A command in two processes: one works, and this one, which does nothing else, sees to it that it ends in time.
+"""A command in two processes: a child works, and this one only makes sure that the work ends in time.
 
-A method may never come back: a loop in C, a lock, code that swallows every exception. So the work is done in a child,
-forked before anything is loaded. Asked to end, or late with a piece that has a time limit, it is left a few seconds and
-then killed. Nothing finished is lost, since every file of the store is written at one stroke. What a killed or crashed
-child had in hand is handed to the next one, which records it as failed and goes on with the rest.
+A method may never return: a loop in C, a lock, code that swallows every exception. The work is therefore done in a
+child, forked before anything is loaded. When it must end, or is late with a piece that has a time limit, it gets a few
+seconds and is then killed. Nothing finished is lost, since every file of the store is written atomically. The next
+child records the piece that a killed or crashed child was working on as failed, and goes on with the rest.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from bench.cli.streams import InTime
 from bench.process.ending import ONCE, Lost, Needs, closing, end_with, how_it_ended, signals, unfinished
 from bench.process.shared import GRACE, Held, Shared, Words
 
-#: Seconds after which a child has seen that this process was stopped, and stands still too.
+#: Seconds after which a child has noticed that this process is suspended, and suspends itself.
 STOPS = 1.0
-#: Seconds for which processes that a child has left behind may end by themselves.
+#: Seconds in which the processes that a child left behind may end by themselves.
 MOMENT = 0.3
 #: Seconds between two looks.
 _LOOK = 0.25
@@ -99,7 +99,7 @@ class _Supervisor:
         self.charge = Charge(shared, deadline)
         self._relay = relay
         self._signals = signals()
-        # Nobody who does not read may hold up the one who sees to it that all ends.
+        # A reader that does not read must not block the process that ends the work.
         self._out, self._err = InTime(1), InTime(2)
         self._end_signals: list[int] = []
         self._end_requested_at, self._continued_at = math.inf, -math.inf
@@ -178,7 +178,7 @@ class _Supervisor:
         while True:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
-                # What it did since the last look must not be lost with it.
+                # Its last state must not be lost with it.
                 if self._relay is not None:
                     self._relay.see()
                 return os.waitstatus_to_exitcode(status)
@@ -186,7 +186,7 @@ class _Supervisor:
                 forwarded = self._end_signals[0]
                 os.kill(child, forwarded)
             if time.monotonic() < self._continued_at + 3 * STOPS:
-                # It has stopped itself while this process was stopped, or is about to.
+                # It has suspended itself while this process was suspended, or is about to.
                 os.kill(child, signal.SIGCONT)
             if len(self._end_signals) > 1:
                 self._kill(child, "ending")
@@ -202,7 +202,7 @@ class _Supervisor:
     def _late(self, since: dict[str, float]) -> Iterator[str]:
         """Yield why the child must be killed. ``since`` keeps from when on it was seen to be late, and with what.
 
-        What has passed while this process stood still too is counted from its return.
+        A limit that passed while this process was suspended counts from its return.
         """
         now, due = time.monotonic(), self.shared.due
         reasons = {
@@ -252,11 +252,11 @@ class _Supervisor:
         return 0 if time.monotonic() > self._deadline else None
 
     def _after_crash(self, ended: int, words: Words) -> int | None:
-        """Say what a child has died of, with what it had in hand."""
+        """Report why a child died, and what it was working on."""
         held = words.held[-1] if words.held else None
         self._killed[held] += 1
         if ended == -signal.SIGKILL and self._killed[held] == 1:
-            # Somebody may have meant the run and not what it had in hand, or the system was short of memory for once.
+            # The signal may have been meant for the run and not for its piece, or memory was short only once.
             self._warn("the process that does the work was killed; another goes on from what is finished")
             return None
         if held is None:
@@ -275,7 +275,7 @@ class _Supervisor:
         print(f"warning: {text}", file=self._err)
 
     def _restore_terminal(self) -> None:
-        # Bars that nobody has taken down: clear their line, and show the cursor that they hid.
+        # Bars that a dead child left: clear their line, and show the cursor that they hid.
         if sys.stderr.isatty():
             self._err.write_as_it_is("\r\x1b[K\x1b[?25h")
 

@@ -1,4 +1,4 @@
-"""Carry finished work between a store and a place elsewhere."""
+"""Copy finished work between a store and a remote."""
 
 from __future__ import annotations
 

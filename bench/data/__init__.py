@@ -78,8 +78,8 @@ class ImageSet:
     def ordered(self) -> bool:
         """Whether the order of the images may mean something, so that the first of them are no sample.
 
-        So it is with every set of the user's own (by class, by film, by difficulty), and with a named one whose labels
-        come class by class.
+        That holds for every set of the user's own (ordered by class, film or difficulty), and for a named set whose
+        labels come class by class.
         """
         return _is_own(self.name) or class_by_class(np.asarray(self.labels))
 
@@ -177,7 +177,7 @@ def select(images: ImageSet, n: int | None, subset: Subset | None = None) -> Num
 
 
 def default_subset(images: ImageSet) -> Subset:
-    """Return how images are chosen where nobody says how."""
+    """Return how images are chosen by default."""
     return "stratified" if images.ordered else "first"
 
 
@@ -206,7 +206,7 @@ def data_ref(images: ImageSet, n: int | None = None, subset: Subset | None = Non
 
 
 def open_ref(ref: DataRef, *, folder: Path | None) -> ImageSet:
-    """Return the set that a reference speaks of.
+    """Return the set of a reference.
 
     Raises:
         UsageError: as :func:`open_set`, or the set has changed since the reference was made.

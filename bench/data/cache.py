@@ -1,9 +1,9 @@
 """Decoded images, kept as one uint8 array per split under a key made of the files' content.
 
-An entry is a folder that is written beside its place and renamed, so it is either whole or not there; processes that
-decode the same split at the same time each write their own, and the first to finish is kept. It holds the SHA-256 of
-its content and the times at which its files were written. Where those differ, or under ``--verify``, the content is
-hashed again; an entry that was altered is said, and made again.
+An entry is a folder that is written under a temporary name and renamed, so it is complete or absent. Processes that
+decode the same split at the same time each write their own, and the first to finish is kept. An entry holds the SHA-256
+of its content and the times at which its files were written. Where the times differ, or under ``--verify``, the content
+is hashed again; an altered entry is made again, with a warning.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bench.types import UsageError
 
 _VERSION = "2"
 _AT_ONCE, _AT_ONCE_BYTES = 2048, 2**27
-# Below this many pixels an image is decoded sooner than threads can take turns at it.
+# Below this many pixels decoding an image is faster than switching threads.
 _WORTH_A_THREAD = 128 * 128
 _ABANDONED_AFTER_S = 24 * 3600
 # Several processes may find an entry damaged at once, and one sets aside what another has just made.
@@ -70,7 +70,7 @@ def decoded(
     """Return a split decoded at a size, from the cache where the same content has been decoded before.
 
     Args:
-        source: where its images lie.
+        source: of its images.
         channels: 1 or 3.
         size: height and width.
         interpolation: how images of another size are resized.
@@ -126,7 +126,7 @@ def _load(entry: Path, *, thorough: bool) -> Decoded:
             unseen = "; its times say nothing of it, so results may stand on it: run --verify 100% tells"
             raise ValueError(f"its arrays were altered{unseen if about['stamps'] == here else ''}")
         if about["stamps"] not in (None, here):
-            # One that cannot be stamped again is hashed at every use.
+            # Where the new times cannot be kept, it is hashed at every use.
             remember(entry / _ABOUT, {**about, "stamps": here})
     return Decoded(images, labels, about["sha"], about["resized"], about["transparent"])
 
@@ -156,7 +156,7 @@ def _content(images: Pixels, labels: Numbers) -> str:
 
 
 def _set_aside(entry: Path, reason: str) -> None:
-    """Say that an entry is damaged and take it away at one stroke, for others may be at it."""
+    """Warn that an entry is damaged and rename it atomically, since other processes may use it."""
     _log.warning("%s does not count: %s. Its images are decoded again", entry, reason)
     aside = entry.with_name(f".{entry.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:

@@ -68,7 +68,7 @@ def decode(row: Row, channels: int, size: tuple[int, int], interpolation: Interp
     images stand upright: they are turned as the orientation in their EXIF block says.
 
     Raises:
-        UsageError: not a whole image of eight bits a channel.
+        UsageError: it is damaged, or has no eight bits a channel.
     """
     with _open(row) as image, one_line(f"{row.where}: a damaged image"):
         _load(image, row)
@@ -92,7 +92,7 @@ def _open(row: Row) -> Image.Image:
         return Image.open(where, formats=_formats())
     except UnidentifiedImageError:
         raise UsageError(f"{row.where}: not an image (it is in no known format)") from None
-    # Pillow's readers of damaged files raise anything.
+    # Pillow raises many kinds of exceptions on damaged files.
     except Exception as error:
         raise UsageError(f"{row.where}: not an image ({str(error) or type(error).__name__})") from None
 
@@ -105,7 +105,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _load(image: Image.Image, row: Row) -> None:
-    # Pillow keeps the upper half of 16-bit colours without a word, so their raw mode is looked at too.
+    # Pillow silently keeps the upper half of 16-bit colours, so the raw mode is checked too.
     sixteen = next((str(tile[3]) for tile in getattr(image, "tile", ()) if ";16" in str(tile[3])), None)
     if image.mode not in _EIGHT_BIT or sixteen:
         pixel_format = f"mode {image.mode}" if image.mode not in _EIGHT_BIT else f"16 bits a channel ({image.mode})"

@@ -11,7 +11,7 @@ from bench.data.foreign import walk
 from bench.data.rows import IMAGE_SUFFIXES, DatasetLocation, Row, Rows, Source, Split, in_order, listed
 from bench.types import UsageError
 
-#: What folders of a split are called, in capitals or not. Of the test split, the first line that is there counts.
+#: Names of the folders of a split, in any case. For the test split, the first name that exists counts.
 _SPLITS: dict[Split, tuple[tuple[str, ...], ...]] = {
     "train": (("train", "training"),),
     "test": (("test", "testing"), ("val", "valid", "validation")),

@@ -1,4 +1,4 @@
-"""Files of the user's as they are: regular ones alone are read, and whatever their readers raise is one line."""
+"""The user's image files: only regular files are read, and any error of a reader becomes one line."""
 
 from __future__ import annotations
 

@@ -67,11 +67,11 @@ def keep(path: Path, body: dict[str, Any]) -> None:
 
 
 def remember(path: Path, body: dict[str, Any]) -> None:
-    """Keep what only saves time; a cache that others share and that we may only read goes without."""
+    """Keep a value that only saves time; nothing is kept in a cache that this user may only read."""
     try:
         keep(path, body)
     except CacheError as error:
-        # Who must write there says the same as an error.
+        # A caller that must write there raises the error instead.
         _log.debug("%s", error)
 
 
@@ -99,14 +99,14 @@ def hashes(files: tuple[Path, ...], *, thorough: bool = False) -> tuple[str, ...
     for path, before, now in zip(files, known or (), current, strict=False):
         if before != now:
             _log.warning("%s holds other bytes than before, though its size and times are the same", path)
-    # Where files have no times, nothing would tell that one was written to.
+    # Where files have no times, a later change could not be noticed.
     if all(stat.st_mtime_ns < time.time_ns() - _TICK_NS and stat.st_ctime_ns > 0 for stat in stats):
         remember(memo, {"hashes": list(current)})
     return current
 
 
 def stamp(stat: os.stat_result) -> list[int]:
-    """Return what changes when a file is written: its size and the times of its last changes."""
+    """Return a text that changes when a file is written: its size and the times of its last changes."""
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 

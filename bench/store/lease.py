@@ -1,4 +1,4 @@
-"""Who works on what, among processes and machines that share a store: one small file for each piece of work in hand.
+"""Leases: one small file for each piece of work in progress, so that processes and machines can share a store.
 
 A lease is made exclusively (``O_EXCL``), and every few seconds its owner touches it and adds a line end, for a file
 system may keep no times. It has expired when it has not changed while somebody watched it for :data:`EXPIRY` seconds of
@@ -126,7 +126,7 @@ class Leases:
         except OSError as error:
             if error.errno in BROKEN_DISK:
                 raise
-            # What one lease is refused, all are, but for what is in the place of one.
+            # An error of one lease is an error of all, unless something else has its name.
             where = error.filename if error.errno == errno.EEXIST else self.folder
             self._warn(f"{where} cannot hold a lease ({error.strerror})")
             yield
@@ -315,13 +315,13 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _clock() -> float:
-    """Return seconds of a clock that nobody sets; where there is such a one, it goes on while the machine sleeps."""
+    """Return seconds of a monotonic clock, which runs on while the machine sleeps where the system has such a clock."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 @cache
 def _machine() -> str:
-    """Return what this boot of this machine and its table of processes are called, and nothing else is."""
+    """Return a name that is unique to this boot of this machine and its process table."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
