@@ -330,10 +330,10 @@ def attack_named(text: str) -> Named:
         UsageError: there is no such attack, or the brackets cannot be read.
     """
     name, bracket, rest = text.partition("[")
-    words = [word.partition("=") for word in rest.strip().removesuffix("]").split(",")] if bracket else []
-    if bracket and not (rest.strip().endswith("]") and all(equals for _, equals, _ in words)):
+    settings = [setting.partition("=") for setting in rest.strip().removesuffix("]").split(",")] if bracket else []
+    if bracket and not (rest.strip().endswith("]") and all(equals for _, equals, _ in settings)):
         raise UsageError(f"attack '{text}' should read 'name[parameter=value, ...]'")
-    params: dict[str, Any] = {key.strip(): value.strip() for key, _, value in words}
+    params: dict[str, Any] = {key.strip(): value.strip() for key, _, value in settings}
     prefix, _, inside = name.strip().partition(":")
     if prefix in entries("library"):
         return Named(find("library", prefix), {**params, "name": inside})

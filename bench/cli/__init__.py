@@ -25,7 +25,7 @@ from bench.methods.unloadable import not_loaded, remedy
 from bench.process.ending import Control, closing, signals, unfinished, why_of
 from bench.process.shared import Shared
 from bench.registry import unknown
-from bench.store.files import about
+from bench.store.files import path_of
 from bench.types import UsageError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _explained(do: Callable[[], int]) -> int:
         return 0
     except OSError as error:
         # An unexpected error of the environment: the operating system says what is wrong, and with which file.
-        where = about(error)
+        where = path_of(error)
         said = error.strerror or str(error)
         # The linker gives a sentence without a number.
         what_to_do = remedy(said) if error.errno is None else None

@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
         if name not in known:
             raise UsageError(unknown("figure", name, list(known)))
     if args.list:
-        print("\n".join(f"{name:20} {about}" for name, about in known.items()))
+        print("\n".join(f"{name:20} {summary}" for name, summary in known.items()))
         return 0
     display: Display = args.display
     root = options.store_root(args)

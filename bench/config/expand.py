@@ -202,10 +202,10 @@ def require_few(axis: str, entries: Iterable[tuple[Mapping[str, Any], int]]) -> 
 
 def _with_shared(config: Config, config_entry: AttackConfig, entry: registry.Entry) -> AttackConfig:
     """Return an attack with what ``[attack]`` gives to all that know it, and to it by name, below its own words."""
-    words = {*AttackConfig.model_fields, *entry.parameters.model_fields}
+    known = {*AttackConfig.model_fields, *entry.parameters.model_fields}
     presets = entry.meta.get("presets") or {}
     shared = {
-        key: value for key, value in config.attack.items() if key in words or (key == "preset" and value in presets)
+        key: value for key, value in config.attack.items() if key in known or (key == "preset" and value in presets)
     }
     named = config.attack.get(entry.name)
     own = named if isinstance(named, dict) else {}
@@ -305,10 +305,10 @@ def _base(config: Config, use: str, overrides: Mapping[str, Any]) -> Base:
             raise UsageError(line) from None
 
 
-def _check_shared(section: str, kind: str, settings: Mapping[str, Any], words: Iterable[str]) -> None:
+def _check_shared(section: str, kind: str, settings: Mapping[str, Any], section_keys: Iterable[str]) -> None:
     """Raises UsageError: a shared section names no such method, or a key that no method of its kind has."""
     entries = registry.entries(kind)
-    known = {"preset", *words}.union(*(entry.parameters.model_fields for entry in entries.values()))
+    known = {"preset", *section_keys}.union(*(entry.parameters.model_fields for entry in entries.values()))
     if "preset" in settings and not isinstance(settings["preset"], str):
         raise UsageError(f"[{section}]: preset names one preset for all that have it, not {shown(settings['preset'])}")
     for key, value in settings.items():

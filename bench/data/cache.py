@@ -118,17 +118,17 @@ def all_grey(source: Source) -> bool:
 
 
 def _load(entry: Path, *, thorough: bool) -> Decoded:
-    about = recall(entry / _ABOUT)
+    record = recall(entry / _ABOUT)
     images, labels = (_array(entry / name) for name in _ARRAYS)
     here = _stamps(entry)
-    if thorough or about["stamps"] != here:
-        if _content(images, labels) != about["sha"]:
+    if thorough or record["stamps"] != here:
+        if _content(images, labels) != record["sha"]:
             unseen = "; its times say nothing of it, so results may stand on it: run --verify 100% tells"
-            raise ValueError(f"its arrays were altered{unseen if about['stamps'] == here else ''}")
-        if about["stamps"] not in (None, here):
+            raise ValueError(f"its arrays were altered{unseen if record['stamps'] == here else ''}")
+        if record["stamps"] not in (None, here):
             # Where the new times cannot be kept, it is hashed at every use.
-            remember(entry / _ABOUT, {**about, "stamps": here})
-    return Decoded(images, labels, about["sha"], about["resized"], about["transparent"])
+            remember(entry / _ABOUT, {**record, "stamps": here})
+    return Decoded(images, labels, record["sha"], record["resized"], record["transparent"])
 
 
 def _array(path: Path) -> Any:
@@ -247,8 +247,8 @@ def _write(
         file.flush()
         os.fsync(file.fileno())
     stamps = _stamps(folder) if keeps_times(folder) else None
-    about = {"sha": digest.hexdigest(), "resized": resized, "transparent": transparent, "stamps": stamps}
-    keep(folder / _ABOUT, about)
+    record = {"sha": digest.hexdigest(), "resized": resized, "transparent": transparent, "stamps": stamps}
+    keep(folder / _ABOUT, record)
 
 
 def _in_parts(items: Iterator[Row], most: int) -> Iterator[list[Row]]:

@@ -62,12 +62,12 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     while waiting:
         here, above = waiting.pop()
         try:
-            about = here.stat()
+            status = here.stat()
             entries = sorted(os.scandir(here), key=lambda entry: entry.name)
         except OSError:
             # As os.walk has it: what cannot be listed holds nothing.
             continue
-        if (known := (about.st_dev, about.st_ino)) in above:
+        if (known := (status.st_dev, status.st_ino)) in above:
             continue
         if (seen := seen + 1) > MOST_FOLDERS:
             raise UsageError(

@@ -121,8 +121,8 @@ def _value(node: ast.expr, left: int) -> Any:
             return _reckoned(_value(first, left - 1), operation, _value(second, left - 1), node)
         case ast.Call(func=ast.Name(id="Fraction"), args=args, keywords=[]) if 1 <= len(args) <= 2:
             return _fraction([_value(each, left - 1) for each in args], node)
-        case ast.Call(func=ast.Name(id="Field"), args=args, keywords=words):
-            return _field(args, words, node, left)
+        case ast.Call(func=ast.Name(id="Field"), args=args, keywords=keyword_nodes):
+            return _field(args, keyword_nodes, node, left)
     raise Unreadable(f"{_text(node)} is none")
 
 
@@ -152,10 +152,10 @@ def _argument(generic: str, index: int, node: ast.expr, left: int) -> Any:
     return _type(node, left) if is_type else _value(node, left)
 
 
-def _field(args: list[ast.expr], words: list[ast.keyword], node: ast.expr, left: int) -> Any:
-    if strange := sorted({str(word.arg or "**") for word in words} - _BOUNDS - {"default"}):
+def _field(args: list[ast.expr], keyword_nodes: list[ast.keyword], node: ast.expr, left: int) -> Any:
+    if strange := sorted({str(word.arg or "**") for word in keyword_nodes} - _BOUNDS - {"default"}):
         raise Unreadable(f"Field({strange[0]} = ...) is none; Field takes {', '.join(sorted(_BOUNDS))}")
-    bounds = {str(word.arg): _value(word.value, left - 1) for word in words}
+    bounds = {str(word.arg): _value(word.value, left - 1) for word in keyword_nodes}
     for name, bound in bounds.items():
         if (wanted := _lacks(name, bound)) is not None:
             raise Unfit(f"Field({name} = {shown(bound)}): {wanted}")

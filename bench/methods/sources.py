@@ -169,15 +169,15 @@ class Search:
 
 def _files(roots: list[Path], imported: Import) -> list[Path]:
     """Return the files that importing something from one of these folders runs, as far as they are there."""
-    words = imported.module.split(".") if imported.module else []
-    wanted = [words, *([*words, name] for name in imported.names)]
+    module_parts = imported.module.split(".") if imported.module else []
+    wanted = [module_parts, *([*module_parts, name] for name in imported.names)]
     files: dict[Path, None] = {}
     for root in roots:
         for parts in wanted:
             for depth in range(len(parts) + 1):
                 path = root.joinpath(*parts[:depth])
                 # A folder above the one that is imported from is not imported with it.
-                names = [path / "__init__.py"] if depth or not words else []
+                names = [path / "__init__.py"] if depth or not module_parts else []
                 if depth == len(parts) and depth:
                     names += [path.with_name(f"{path.name}{suffix}") for suffix in (".py", *EXTENSION_SUFFIXES)]
                 files |= {name.resolve(): None for name in names if os.path.isfile(name)}
@@ -305,10 +305,10 @@ def _sha_of_source(path: Path) -> str | None:
 
 
 def _sha_of(file: Path) -> str:
-    about = file.stat()
-    if about.st_size > MOST_HASHED:
+    status = file.stat()
+    if status.st_size > MOST_HASHED:
         raise UsageError(f"{file}: a method reads this file, which has over {MOST_HASHED:,} bytes; name a part")
-    return _sha_of_version(str(file.resolve()), about.st_size, about.st_mtime_ns)
+    return _sha_of_version(str(file.resolve()), status.st_size, status.st_mtime_ns)
 
 
 @cache

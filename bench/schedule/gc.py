@@ -25,7 +25,7 @@ from bench.store.files import Unreadable
 from bench.store.inventory import LEFTOVER, Entry
 from bench.store.lease import is_lease
 from bench.store.reading import document
-from bench.store.seals import metadata, unsealed
+from bench.store.seals import read_metadata, unsealed
 from bench.store.working_store import RECORD_COLUMNS, Store
 from bench.types import UsageError
 
@@ -310,7 +310,7 @@ def _metadata(path: Path) -> Mapping[str, str]:
         length = int.from_bytes(head, "little")
         if length > _LARGEST_HEAD:
             raise Unreadable("no safetensors file")
-        return metadata(head + file.read(length))
+        return read_metadata(head + file.read(length))
 
 
 def _are_records(path: Path) -> bool:

@@ -48,11 +48,11 @@ def read(path: Path, x: np.ndarray, threat: Threat) -> Kept:
         FileNotFoundError: there is none.
         ValueError: it is damaged, belongs elsewhere, or holds images that the threat does not allow for ``x``.
     """
-    arrays, about = sealed_arrays(files.read(path, 8 * x.size + _ROW * len(x) + _HEAD))
-    if about.get("of", chunk_id(path)) != chunk_id(path):
-        raise ValueError(f"it is that of {about['of']}")
+    arrays, metadata = sealed_arrays(files.read(path, 8 * x.size + _ROW * len(x) + _HEAD))
+    if metadata.get("of", chunk_id(path)) != chunk_id(path):
+        raise ValueError(f"it is that of {metadata['of']}")
     try:
-        kept = _checked(arrays, about, x)
+        kept = _checked(arrays, metadata, x)
     except (KeyError, TypeError) as error:
         raise ValueError(f"it lacks {error}") from None
     if (why := broken_rule(kept.images, x, threat)) is not None:
@@ -60,7 +60,7 @@ def read(path: Path, x: np.ndarray, threat: Threat) -> Kept:
     return kept
 
 
-def _checked(arrays: dict[str, np.ndarray], about: dict[str, str], x: np.ndarray) -> Kept:
+def _checked(arrays: dict[str, np.ndarray], metadata: dict[str, str], x: np.ndarray) -> Kept:
     images, passes = arrays["images"], (arrays["forwards"], arrays["backwards"])
     if images.shape != x.shape or images.dtype != x.dtype:
         raise ValueError(f"its images are not {x.shape} numbers of type {x.dtype}")
@@ -68,8 +68,8 @@ def _checked(arrays: dict[str, np.ndarray], about: dict[str, str], x: np.ndarray
         # NaN satisfies neither comparison.
         if counts.shape != (len(x),) or counts.dtype.kind != "f" or not ((counts >= 0) & (counts <= MAX_PASSES)).all():
             raise ValueError(f"its passes are not {len(x)} counts each")
-    seconds, batch = float(about["seconds"]), int(about["batch"])
-    notes = document(about["notes"].encode())
+    seconds, batch = float(metadata["seconds"]), int(metadata["batch"])
+    notes = document(metadata["notes"].encode())
     # Notes become flags of a result, so they share its limits.
     are_notes = isinstance(notes, list) and all(isinstance(note, str) and len(note) <= MAX_WORD for note in notes)
     if not (are_notes and len(notes) <= MAX_FLAGS and 0 <= seconds <= MAX_SECONDS and batch > 0):

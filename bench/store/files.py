@@ -104,10 +104,10 @@ def _unreadable(path: Path) -> Iterator[None]:
         raise Unreadable((error.strerror or type(error).__name__).lower()) from None
 
 
-def _require_regular(about: os.stat_result) -> os.stat_result:
-    if not stat.S_ISREG(about.st_mode):
-        raise Unreadable(f"it is {kind_of(about.st_mode)}, not a file")
-    return about
+def _require_regular(stat_result: os.stat_result) -> os.stat_result:
+    if not stat.S_ISREG(stat_result.st_mode):
+        raise Unreadable(f"it is {kind_of(stat_result.st_mode)}, not a file")
+    return stat_result
 
 
 def read(path: Path, limit: int) -> bytes:
@@ -203,7 +203,7 @@ def lacks(error: BaseException) -> str | None:
     return _LACKS.get(number or 0)
 
 
-def about(error: OSError) -> str | None:
+def path_of(error: OSError) -> str | None:
     """Return the path of the file that an error is about, where it says so."""
     # Of a file that was opened by its number it holds that.
     return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None

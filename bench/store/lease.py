@@ -292,14 +292,14 @@ def _look(path: Path) -> _Seen | None:
     except FileNotFoundError:
         return None
     except OSError:
-        about, data = path.lstat(), None
+        status, data = path.lstat(), None
     else:
         try:
-            about = os.fstat(file)
-            data = os.read(file, _LONGEST) if stat.S_ISREG(about.st_mode) else None
+            status = os.fstat(file)
+            data = os.read(file, _LONGEST) if stat.S_ISREG(status.st_mode) else None
         finally:
             os.close(file)
-    return _Seen(data, about.st_mode, about.st_size, about.st_mtime_ns)
+    return _Seen(data, status.st_mode, status.st_size, status.st_mtime_ns)
 
 
 def _is_ours(path: Path, text: bytes) -> bool:

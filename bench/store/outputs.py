@@ -42,12 +42,12 @@ def write_named(path: Path, data: bytes, *, option: str = "--out") -> bool:
         if stream is not None:
             _write_stream(stream, data)
             return False
-        about = _stat(path)
-        if about is not None and (stat.S_ISFIFO(about.st_mode) or stat.S_ISCHR(about.st_mode)):
+        existing = _stat(path)
+        if existing is not None and (stat.S_ISFIFO(existing.st_mode) or stat.S_ISCHR(existing.st_mode)):
             with path.open("wb") as file:
                 file.write(data)
             return False
-        _write_file(path, about, data, option)
+        _write_file(path, existing, data, option)
         return True
 
 
@@ -86,13 +86,13 @@ def _unwritable(path: Path, option: str) -> Iterator[None]:
         raise UsageError(f"{option} {path} cannot be written: {why}") from None
 
 
-def _write_file(path: Path, about: os.stat_result | None, data: bytes, option: str) -> None:
-    if about is None:
+def _write_file(path: Path, existing: os.stat_result | None, data: bytes, option: str) -> None:
+    if existing is None:
         _replace(_file_to_create(path), data, None)
-    elif stat.S_ISREG(about.st_mode):
-        _replace(Path(os.path.realpath(path)), data, stat.S_IMODE(about.st_mode))
+    elif stat.S_ISREG(existing.st_mode):
+        _replace(Path(os.path.realpath(path)), data, stat.S_IMODE(existing.st_mode))
     else:
-        raise UsageError(f"{option} {path} is {kind_of(about.st_mode)}; name a file")
+        raise UsageError(f"{option} {path} is {kind_of(existing.st_mode)}; name a file")
 
 
 def _own_stream(path: Path) -> int | None:

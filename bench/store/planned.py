@@ -188,10 +188,10 @@ def read_file(path: Path) -> PlannedTable | None:
     """Return the table in a file of :func:`paths`; ``None`` where it is gone or, with a warning, damaged."""
     try:
         head, _, body = files.read(path, _LARGEST).partition(b"\n")
-        about = document(head)
-        if not isinstance(about, dict) or not {"schema", "sha256"} <= about.keys():
+        header = document(head)
+        if not isinstance(header, dict) or not {"schema", "sha256"} <= header.keys():
             raise ValueError("it is no plan that Crossfire wrote: its first line does not begin as one")
-        if about["schema"] != SCHEMA or about["sha256"] != sha256_hex(body.rstrip(b"\n")):
+        if header["schema"] != SCHEMA or header["sha256"] != sha256_hex(body.rstrip(b"\n")):
             raise ValueError("it was cut short or altered since it was written, or is of another version")
         table = validated(PlannedTable, body)
         if table.table != path.stem:

@@ -99,8 +99,8 @@ def sync(store: Store, url: str, at: Callable[[str], None] = lambda _: None) -> 
     except UsageError:
         raise
     except Exception as error:  # each filesystem has errors of its own
-        about = (str(error).splitlines() or [""])[0]
-        raise UsageError(_without_password(f"{url}: {type(error).__name__}: {about}")) from error
+        line = (str(error).splitlines() or [""])[0]
+        raise UsageError(_without_password(f"{url}: {type(error).__name__}: {line}")) from error
 
 
 def _without_password(text: str) -> str:
@@ -143,8 +143,8 @@ def _fetch(store: Store, remote: _Remote, here: set[str], at: Callable[[str], No
     if failed:
         _log.warning("%s: cells that failed there are not fetched: %d", remote.url, failed)
     if alone:
-        about = "cards without their weights and results without their records are not fetched"
-        _log.warning("%s: %s: %d", remote.url, about, len(alone))
+        reason = "cards without their weights and results without their records are not fetched"
+        _log.warning("%s: %s: %d", remote.url, reason, len(alone))
     return Carried(count, size), list(bad)
 
 
@@ -243,15 +243,15 @@ class _Remote:
         except FileNotFoundError:
             listed = []
         # Object stores may list an empty object for a folder itself, whose name ends as that of a folder does.
-        listed = [about for about in listed if not (about["name"].endswith("/") and about.get("type") == "file")]
-        if any(about["name"] == self._root and about.get("type") == "file" for about in listed):
+        listed = [entry for entry in listed if not (entry["name"].endswith("/") and entry.get("type") == "file")]
+        if any(entry["name"] == self._root and entry.get("type") == "file" for entry in listed):
             raise UsageError(f"{url} is a file, not a folder")
-        tops = {PurePosixPath(about["name"]).name: about for about in listed}
+        tops = {PurePosixPath(entry["name"]).name: entry for entry in listed}
         for folder in _FOLDERS:
-            if (about := tops.get(folder)) is None:
+            if (entry := tops.get(folder)) is None:
                 continue
             # A link may lead to any folder of that machine.
-            if (kind := _kind_of_entry(about)) != _FOLDER:
+            if (kind := _kind_of_entry(entry)) != _FOLDER:
                 self.odd[folder] = kind
                 continue
             for path, inner in filesystem.find(
@@ -266,13 +266,13 @@ class _Remote:
             some = f"{len(self.odd)} names are links or no files, or not the folder that belongs there"
             _log.warning("%s: %s, such as %s; they are left alone", url, some, min(self.odd))
 
-    def _list(self, path: str, about: Mapping[str, Any]) -> None:
+    def _list(self, path: str, entry: Mapping[str, Any]) -> None:
         name = path.removeprefix(self._root).strip("/")
         kind = inventory.kind_of(name)
         # See above.
-        actual = _FOLDER if path.endswith("/") else _kind_of_entry(about)
+        actual = _FOLDER if path.endswith("/") else _kind_of_entry(entry)
         if actual == _FILE and _is_ours(name):
-            self.sizes[name] = about.get("size")
+            self.sizes[name] = entry.get("size")
         elif kind is not None and actual != (_FOLDER if kind == "folder" else _FILE):
             self.odd[name] = actual
 
@@ -303,8 +303,8 @@ class _Remote:
     def _read(self, name: str) -> bytes:
         size, most = self.sizes[name], _kind(name).most
         if size is not None and size > most:
-            about = f"it has {size:,} bytes, and at most {most:,} are read"
-            raise _Damaged(f"{self.url}/{name}: {about}; delete it there")
+            reason = f"it has {size:,} bytes, and at most {most:,} are read"
+            raise _Damaged(f"{self.url}/{name}: {reason}; delete it there")
         # One byte more than there is, so that what grows is noticed.
         end = 1 + (most if size is None else size)
         data: bytes = b"" if size == 0 else self._fs.cat_file(f"{self._root}/{name}", start=0, end=end)
@@ -315,9 +315,9 @@ class _Remote:
     def _check(self, name: str, data: bytes) -> None:
         folder, key = PurePosixPath(name).parts[:2]
         if folder == "attack":
-            _, about = sealed_arrays(data)
-            if about.get("of", of := f"{key}/{PurePosixPath(name).stem}") != of:
-                raise ValueError(f"it is that of {about['of']}")
+            _, metadata = sealed_arrays(data)
+            if metadata.get("of", of := f"{key}/{PurePosixPath(name).stem}") != of:
+                raise ValueError(f"it is that of {metadata['of']}")
         elif folder == "cells":
             self._result(name, data)
         elif folder == "records":
@@ -395,11 +395,11 @@ def _speaks_for(name: str) -> str | None:
     return f"{name.rpartition('/')[0]}/weights.safetensors" if name.endswith("/card.json") else None
 
 
-def _kind_of_entry(about: Mapping[str, Any]) -> str:
+def _kind_of_entry(entry: Mapping[str, Any]) -> str:
     """Return what an entry of a listing is, in words."""
-    if about.get("islink") or about.get("type") == "link":
+    if entry.get("islink") or entry.get("type") == "link":
         return "a link"
-    return {"directory": _FOLDER, "file": _FILE}.get(about.get("type", ""), "no file or folder")
+    return {"directory": _FOLDER, "file": _FILE}.get(entry.get("type", ""), "no file or folder")
 
 
 def _here(store: Store) -> Iterator[str]:

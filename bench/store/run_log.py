@@ -37,23 +37,23 @@ class RunLog:
         on_open: is given the file when it has appeared.
     """
 
-    def __init__(self, folder: Path, about: dict[str, Any], on_open: Callable[[Path], None] | None = None) -> None:
+    def __init__(self, folder: Path, header: dict[str, Any], on_open: Callable[[Path], None] | None = None) -> None:
         self._folder = folder
-        self._about = about
+        self._header = header
         self._on_open = on_open
         self._began = datetime.now(UTC)
         self._file: TextIO | None = None
         self._lost: OSError | None = None
 
-    def write(self, event: str, **words: Any) -> None:
+    def write(self, event: str, **fields: Any) -> None:
         """Append one event; every line is in the hands of the operating system before this returns."""
         if self._lost is not None:
             return
         try:
             if self._file is None:
                 self._file = self._opened()
-                self._write("started", self._began, host=platform.node(), pid=os.getpid(), **self._about)
-            self._write(event, datetime.now(UTC), **words)
+                self._write("started", self._began, host=platform.node(), pid=os.getpid(), **self._header)
+            self._write(event, datetime.now(UTC), **fields)
         except OSError as error:
             self._lost = error
 
@@ -80,10 +80,10 @@ class RunLog:
             self._on_open(path)
         return file
 
-    def _write(self, event: str, when: datetime, **words: Any) -> None:
+    def _write(self, event: str, when: datetime, **fields: Any) -> None:
         assert self._file is not None
         time = when.isoformat(timespec="milliseconds")
-        plain = {name: _plain(value) for name, value in words.items()}
+        plain = {name: _plain(value) for name, value in fields.items()}
         self._file.write(canonical_json({"time": time, "event": event, **plain}) + "\n")
 
     @contextmanager

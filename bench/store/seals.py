@@ -31,7 +31,7 @@ def unsealed(data: bytes) -> dict[str, Any]:
     return body
 
 
-def metadata(data: bytes) -> dict[str, str]:
+def read_metadata(data: bytes) -> dict[str, str]:
     """Return what the head of a safetensors file says of it, given the file or its beginning.
 
     Raises:
@@ -39,10 +39,10 @@ def metadata(data: bytes) -> dict[str, str]:
     """
     length = int.from_bytes(data[:8], "little")
     head = document(data[8 : 8 + length]) if len(data) >= 8 + length else None
-    about = head.get("__metadata__", {}) if isinstance(head, dict) else None
-    if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
+    metadata = head.get("__metadata__", {}) if isinstance(head, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("no whole safetensors file")
-    return about
+    return metadata
 
 
 def sealed_arrays(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -54,20 +54,20 @@ def sealed_arrays(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    about = metadata(data)
+    metadata = read_metadata(data)
     try:
         arrays = load(data)
     except (SafetensorError, KeyError, TypeError) as error:
         # Of a type that NumPy lacks, a KeyError says the name alone.
         raise ValueError(f"no safetensors file that NumPy reads: {error}") from None
-    if about.pop("sha256", None) != arrays_digest(arrays, about):
+    if metadata.pop("sha256", None) != arrays_digest(arrays, metadata):
         raise ValueError("cut short or altered since it was written")
-    return arrays, about
+    return arrays, metadata
 
 
-def arrays_digest(arrays: Mapping[str, np.ndarray], words: Mapping[str, Any]) -> str:
+def arrays_digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> str:
     """Return the hash of arrays by name, with their types and shapes, and of what is said of them."""
-    parts: list[str | bytes] = [canonical_json(words)]
+    parts: list[str | bytes] = [canonical_json(metadata)]
     for name, array in sorted(arrays.items()):
         parts += [canonical_json([name, str(array.dtype), list(array.shape)]), array.tobytes()]
     return sha256_hex(*parts)

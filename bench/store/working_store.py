@@ -172,7 +172,7 @@ class Store:
             yield
         except OSError as error:
             # A method that cannot write outside the store has failed itself, even if its disk is full.
-            where = files.about(error)
+            where = files.path_of(error)
             if where is None or not Path(where).is_relative_to(self.root):
                 raise
             raise StoreError(

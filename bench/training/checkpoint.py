@@ -15,7 +15,7 @@ from bench.keys import canonical_json, sha256_hex
 from bench.store import files
 from bench.store.files import write_atomically
 from bench.store.reading import document
-from bench.store.seals import metadata
+from bench.store.seals import read_metadata
 from bench.types import UsageError
 
 #: Bytes of the largest state that is read where the size of its network is not known.
@@ -49,7 +49,7 @@ def read(path: Path, limit: int = _LARGEST) -> State:
     """
     try:
         data = files.read(path, limit)
-        kept, words = load(data), document(metadata(data)["state"].encode())
+        kept, words = load(data), document(read_metadata(data)["state"].encode())
         if not isinstance(words, dict) or words.pop("sha256", None) != _digest(words, kept):
             raise ValueError("altered since it was written")
     except (SafetensorError, ValueError, KeyError) as error:
