@@ -29,12 +29,11 @@ def straight_through_jpeg(x: Tensor, quality: int) -> Tensor:
     coefficients near zero, where attacks with small steps make no progress.
     """
     height, width = x.shape[2:]
-    block_size = 8 if x.shape[1] == 1 else 16
-    pixels = F.pad(x * 255, [0, -width % block_size, 0, -height % block_size], mode="replicate") - 128
+    mcu_size = 8 if x.shape[1] == 1 else 16
+    pixels = F.pad(x * 255, [0, -width % mcu_size, 0, -height % mcu_size], mode="replicate") - 128
     if x.shape[1] == 1:
-        return ((_quantise_blocks(pixels, _quantisation_table(quality, False)) + 128) / 255)[
-            ..., :height, :width
-        ].clamp(0.0, 1.0)
+        grey = _quantise_blocks(pixels, _quantisation_table(quality, False))
+        return ((grey + 128) / 255)[..., :height, :width].clamp(0.0, 1.0)
     rgb_to_ycc = torch.tensor(_RGB_TO_YCC, dtype=x.dtype, device=x.device)
     # Grey of 128 has luma 128 and chroma 0, so pixels centred at zero need no offset.
     ycc = torch.einsum("ij,njhw->nihw", rgb_to_ycc, pixels)
@@ -46,6 +45,7 @@ def straight_through_jpeg(x: Tensor, quality: int) -> Tensor:
 
 
 def _quantise_blocks(plane: Tensor, table: tuple[tuple[int, ...], ...]) -> Tensor:
+    """Return a plane (N, C, H, W) after DCT, rounding to multiples of ``table`` and inverse DCT of its 8x8 blocks."""
     n, channels, height, width = plane.shape
     dct = torch.tensor(_dct_matrix(), dtype=plane.dtype, device=plane.device)
     steps = torch.tensor(table, dtype=plane.dtype, device=plane.device)
@@ -65,7 +65,7 @@ def _dct_matrix() -> tuple[tuple[float, ...], ...]:
 
 @cache
 def _quantisation_table(quality: int, chroma: bool) -> tuple[tuple[int, ...], ...]:
-    """Return the 8x8 quantisation steps that libjpeg uses at this quality."""
+    """Return the 8x8 quantisation steps of libjpeg at this quality."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
 
     def step(row: int, column: int) -> int:

@@ -8,7 +8,7 @@ from defenses._gradients import Preprocessed, PseudoLabelLoss, identity, sign_st
 class AntiAdversary:
     """Anti-adversary layer (Alfarra et al., 2022): sign steps that minimise the loss of the predicted label.
 
-    TPAP maximises it.
+    TPAP maximises that loss.
 
     Args:
         steps: sign steps, each clamped to [0, 1].

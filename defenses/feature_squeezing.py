@@ -16,8 +16,9 @@ Squeezer = Callable[[Tensor], Tensor]
 class FeatureSqueezing:
     """Feature squeezing (Xu et al., 2018): bit-depth reduction, then a median filter; a score detects attacks.
 
-    The deployed classifier predicts on the squeezed image. Its method ``score`` is the paper's detection score: how far
-    squeezing moves the prediction. It also uses non-local means; the defaults are the paper's for colour images.
+    The deployed classifier predicts on the squeezed image. Its method ``score`` is the paper's detection score, the
+    distance between the predictions before and after squeezing, for which non-local means are a squeezer as well. The
+    defaults are the paper's for colour images.
 
     Args:
         bits: per channel.

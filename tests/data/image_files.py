@@ -1,4 +1,4 @@
-"""Image files made up for tests."""
+"""Synthetic image files for tests."""
 
 import io
 import json

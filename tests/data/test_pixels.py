@@ -133,14 +133,14 @@ def test_images_stand_upright_as_their_exif_block_says(tmp_path, kind, orientati
     pixels = noise(0, 20, 30)
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
     data = encode_as(Image.fromarray(pixels), kind, exif=exif, **options)
-    # What each value means, from the EXIF standard: which side of what is seen the first row and column are.
+    # From the EXIF standard: the side of the upright image on which the first row and column are.
     upright = {1: lambda p: p, 2: lambda p: p[:, ::-1], 3: lambda p: p[::-1, ::-1], 4: lambda p: p[::-1],
               5: lambda p: p.transpose(1, 0, 2), 6: lambda p: np.rot90(p, -1),
               7: lambda p: p[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90}[orientation](pixels)  # fmt: skip
     assert np.array_equal(np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))), upright)
     images = open_images(tmp_path, data, data)
     assert np.array_equal(images.images, as_pixels(upright, upright))
-    # The size of the set is that of what is seen, so an upright image of that size fits, and one that lies does not.
+    # The size of the set is that of the upright image.
     assert open_images(tmp_path, data, encode(np.ascontiguousarray(upright))).images.shape == images.images.shape
     if orientation > 4:
         with pytest.raises(UsageError, match="row 1 is 20x30, not 30x20"):

@@ -125,10 +125,10 @@ def test_total_variation_of_great_weight_is_the_mean_of_the_kept_pixels():
 
 def test_tvm_keeps_the_share_it_says(purify, x, monkeypatch):
     monkeypatch.setattr("defenses.tvm.minimise_total_variation", lambda images, mask, *_: mask.expand_as(images))
-    kept = purify("tvm", x, keep=0.3)
-    assert set(kept.unique().tolist()) == {0.0, 1.0}
-    assert float(kept.mean()) == pytest.approx(0.3, abs=0.03)
-    assert torch.equal(kept[:, 0], kept[:, 2]) and not torch.equal(kept[0], kept[1])
+    mask = purify("tvm", x, keep=0.3)
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    assert float(mask.mean()) == pytest.approx(0.3, abs=0.03)
+    assert torch.equal(mask[:, 0], mask[:, 2]) and not torch.equal(mask[0], mask[1])
 
 
 @pytest.mark.parametrize("scale", [1.125, 1.5])

@@ -377,8 +377,8 @@ def test_a_state_with_a_right_seal_and_wrong_contents_is_named(run, tmp_path, me
     with pytest.raises(Ending):
         run(stop_before=6)
     path = tmp_path / "run" / "state.safetensors"
-    kept = checkpoint.read(path)
-    checkpoint.write(path, {**kept.tensors, **tensors}, {**kept.words, **metadata})
+    state = checkpoint.read(path)
+    checkpoint.write(path, {**state.tensors, **tensors}, {**state.words, **metadata})
     with pytest.raises(UsageError, match=rf"state\.safetensors is damaged \({reason}\)"):
         run()
 

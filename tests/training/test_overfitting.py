@@ -29,7 +29,7 @@ def log(*rows):
         ([(0.74, 0.53, 0.48), (0.77, 0.60, 0.51)], False, False),
         # Too little is left under one step to speak of resisting it.
         ([(0.10, 0.02, 0.02), (0.14, 0.0, 0.0)], False, False),
-        # It recovered: what counts is how it ended.
+        # It recovered: the last epoch counts.
         ([(0.9, 0.0, 0.0), (0.5, 0.45, 0.46)], False, False),
         # It fell on training images too: unstable, not overfitted.
         ([(0.58, 0.535, 0.588), (0.35, 0.30, 0.31)], False, False),
@@ -59,7 +59,7 @@ def test_a_mask_before_pgd_does_not_hide_a_collapse():
 
 
 def test_accuracies_of_a_network_whose_robustness_is_known():
-    # Two classes told apart by the mean pixel, the border at 1/2: an image at distance d falls to eps >= d.
+    # Two classes separated by the mean pixel at 1/2: an image at distance d is misclassified from eps >= d.
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     net[1].weight.data = torch.stack([-torch.ones(16), torch.ones(16)])
     net[1].bias.data = torch.tensor([8.0, -8.0])

@@ -407,7 +407,7 @@ def test_draws_of_a_step_belong_to_batch_call_and_image(net):
     ],
 )
 def test_adversarial_training_by_the_attacks_of_the_paper(net, twin, batch, inner, norm, bounded):
-    # Attacks that minimise a norm leave alone what is misclassified: take the labels that the network gives.
+    # Attacks that minimise a norm skip misclassified images, so the labels are the network's predictions.
     x, y = batch[0], twin.eval()(batch[0]).argmax(1)
     step = RecipeStep(net, 5, len(x))
     step.begin(ROWS, *SEED_PARTS)
