@@ -17,7 +17,7 @@ def apgd_t(target: Target, x: Tensor, y: Tensor, threat: Threat, *, steps: Count
     DLR = -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2), z_(i) being the i-th largest logit, so that scaling the logits
     hides nothing. The success rule is any-iterate: an image keeps its first misclassified iterate, to whatever class,
     and costs nothing more. One that never breaks keeps the iterate of highest loss. More targets than the network has
-    other classes are capped, which the note ``classes-capped`` says.
+    other classes are capped (note ``classes-capped``).
 
     Args:
         target: the function under attack; it must have four classes or more.

@@ -19,8 +19,8 @@ def art(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **pa
 
     ``eps`` and ``norm`` come from the threat wherever the class has a parameter for them, its step is a quarter of
     eps unless given (the toolbox's 0.1 is above most budgets), and its other parameters come from the configuration.
-    Of a class that knows no budget the images within the threat are kept. The toolbox works in NumPy, so images cross
-    to the CPU at each of its calls.
+    Where a class knows no budget, its images outside the threat are replaced by the input. The toolbox works in NumPy,
+    so images are copied to the CPU at each of its calls.
 
     Args:
         target: the function under attack, as a module.

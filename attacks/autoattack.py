@@ -41,14 +41,14 @@ def autoattack(
 ) -> Tensor:
     """AutoAttack (Croce and Hein, 2020) of its authors' package: APGD-CE, APGD-T, FAB-T and Square, one after another.
 
-    Each attack of the ensemble gets the images that still stand, and those that break during Auto-PGD cost no more
-    passes; the success rule is the package's, and the same images stand in the end. Of a random
-    function every attack gets every image, and an image keeps the candidate with the largest margin over several draws,
-    for the package would drop it after one lucky answer (auto-attack #56, #104, #105). What it warns of becomes notes:
+    Each attack of the ensemble gets the images that are not yet broken. An image that breaks during Auto-PGD costs no
+    more passes; the success rule is the package's, and the same images break in the end. With a random function every
+    attack gets every image, and an image keeps the candidate with the largest margin over several draws, since the
+    package would drop it after one lucky answer (auto-attack #56, #104, #105). The package's warnings become notes:
     ``autoattack-randomised``, ``-probabilities``, ``-zero-gradient``, ``-square-beats-gradient`` and ``-dynamic`` (the
     function differentiates itself when called). Where the network has too few classes for nine targets they are
-    capped, and below four the targeted DLR loss is left out; ``classes-capped`` says so. Fewer steps, targets or
-    queries than the authors' make it another, weaker attack, which the note ``autoattack-reduced`` says.
+    capped, and below four the targeted DLR loss is left out (note ``classes-capped``). Fewer steps, targets or queries
+    than the authors' make it another, weaker attack (note ``autoattack-reduced``).
 
     Args:
         target: the function under attack, as a module.

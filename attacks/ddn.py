@@ -33,14 +33,14 @@ def ddn(
     as a cosine, and is then set to a norm that is 1 - gamma times the last where the image is broken, 1 + gamma times
     where it is not, up to the farthest corner of the box. An image keeps its nearest success, itself if there is none.
     Where logits are so small that several classes stay likely at the boundary, the cross-entropy does not point to the
-    nearest one, and the result lies a few percent farther than the least, however many steps are taken.
+    nearest one, and the distance is a few percent above the least, however many steps are taken.
 
     Args:
         target: the function under attack.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
         threat: L2; unbounded, or with an eps that a success must keep to.
-        steps: gradient steps; the last move is never looked at, the first look is at the image itself.
+        steps: gradient steps; the first evaluates the image itself, and the last iterate is not evaluated.
         gamma: relative change of the norm at a step.
         first_norm: the norm at the start.
         levels: grey levels that iterates are rounded to, None for none. 256 is that of an image file.

@@ -35,8 +35,8 @@ def fwa(
     The ball holds the images that a transport plan makes of x by moving mass within a window, at a cost of mass times
     Euclidean pixel distance of at most eps * sum(x) over all channels. Each step moves by 2 / (t + 2) towards the image
     whose plan gains most along the gradient (scaled to a largest entry of 1) plus ``entropy`` times its entropy. That
-    plan is a softmax over each window; its price of distance is found by Newton's method on the cost. The plan need
-    not be kept: images and costs of a convex combination of plans are the same combination of theirs.
+    plan is a softmax over each window; its price of distance is found by Newton's method on the cost. Plans are
+    not stored: the image and the cost of a convex combination of plans are the same combination of their own.
 
     Args:
         target: the function under attack.
@@ -46,7 +46,7 @@ def fwa(
         steps: Frank-Wolfe steps.
         kernel: side of the window; an even one reaches one pixel less to the right and below.
         entropy: weight of the plan's entropy; the paper's gamma.
-        capacity: fill no pixel above 1 (plans are then made in rounds, full pixels being closed to the next), which
+        capacity: fill no pixel above 1 (plans are then made in rounds, and full pixels take no more), which
             keeps every channel's mass; otherwise pixels are clamped to 1 and their excess is lost.
         rule: ``any-iterate`` keeps the first iterate that is misclassified and stops paying for its image;
             ``last-iterate`` takes every step and keeps the last. Random functions always get the latter.

@@ -27,7 +27,7 @@ def inverse_purification(
     keeps the iterate that the base classifier misclassifies most once purified.
 
     Args:
-        target: the function under attack, whose purification is only looked at.
+        target: the function under attack; its purification is evaluated, never differentiated.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
         threat: Linf with its budget.

@@ -34,9 +34,9 @@ def pgd(
     """Projected gradient descent (Madry et al., 2018): steps up the loss, each projected back on the ball.
 
     x <- project(x + step_size * steepest(grad loss)), ``steps`` times from each of ``restarts`` starts. One restart
-    costs exactly ``steps`` forwards and backwards an image: its last iterate is returned unseen, for whoever judges
-    the result looks at it anyway. With several, the last iterate of each is looked at too (one forward more), so
-    that no success is lost to the next.
+    costs exactly ``steps`` forwards and backwards an image: its last iterate is returned unevaluated, since the
+    harness evaluates it anyway. With several, the last iterate of each is evaluated too (one forward more), so that no
+    success is lost to the next.
 
     Args:
         target: the function under attack.
@@ -49,7 +49,7 @@ def pgd(
             it if there is any. ``start = "clean"`` would repeat itself and takes one.
         start: uniform in the ball, 0.001 times a Gaussian (as TRADES starts), the same without clipping to [0, 1]
             before the first step (as the code of TRADES and MART does), or the image itself.
-        loss: what is climbed; ``kl`` is the divergence of the predictions from those on ``x`` (TRADES).
+        loss: the loss to maximise; ``kl`` is the divergence of the predictions from those on ``x`` (TRADES).
         rule: ``any-iterate`` keeps the first iterate that is misclassified and stops paying for its image;
             ``last-iterate`` takes every step and keeps the last. Random functions always get the latter.
 

@@ -21,7 +21,7 @@ def rays(target: Target, x: Tensor, y: Tensor, threat: Threat, *, queries: Count
     """RayS (Chen and Gu, 2020): the ray of +-1 with the nearest boundary, found by predicted labels alone.
 
     The signs of halves, quarters, and so on down to single pixels are turned in turn; a turn is kept where the image
-    at the present distance is still misclassified, and the boundary on the new ray is then found by bisection. Every
+    at the current distance is still misclassified, and the boundary on the new ray is then found by bisection. Every
     query is one image. The success rule is any-iterate: an image costs nothing more once it is broken within eps.
 
     Args:

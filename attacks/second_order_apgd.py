@@ -38,7 +38,7 @@ def second_order_apgd(
         steps: moves for each width.
         tau: the first width, in units of an image's mean slope.
         widths: how many are tried, each a tenth of the last.
-        loss: what is climbed.
+        loss: the loss to maximise.
 
     Returns:
         Images shaped as ``x``, within the threat.

@@ -28,11 +28,11 @@ def smoothed_pgd(
 ) -> Tensor:
     """PGD on a margin smoothed by Gaussian noise, for functions whose own gradient leads nowhere.
 
-    What is climbed is E[margin(f(clamp(x + sigma * n)))], n standard normal, by the mean gradient of ``samples`` fresh
+    It maximises E[margin(f(clamp(x + sigma * n)))], n standard normal, by the mean gradient of ``samples`` fresh
     draws at each step: the variance-reduced gradient of Wu et al. (2018), or expectation over transformation (Athalye
     et al., 2018) with noise as the transformation. A defense that shatters the loss into cells much smaller than the
     budget, as a sign or a quantisation under BPDA does, leaves the plain gradient to chance; its mean over cells still
-    says where margins fall. Each iterate itself is then looked at without noise. The success rule is any-iterate: an
+    says where margins fall. Each iterate is then evaluated without noise. The success rule is any-iterate: an
     image keeps its first misclassified iterate and costs nothing more, and one that never breaks the iterate of largest
     margin. So does every image of a random function; of several restarts it keeps the one with the largest margin in
     one evaluation more.

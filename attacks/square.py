@@ -25,7 +25,7 @@ def square(
 ) -> Tensor:
     """Square attack (Andriushchenko et al., 2020): random squares at the edge of the ball, kept if the margin falls.
 
-    It starts from vertical stripes of +-eps. Each query moves one square of an image, of random place and sign, by
+    It starts from vertical stripes of +-eps. Each query moves one square of an image, of random position and sign, by
     2 eps in every channel; the squares shrink by the authors' schedule, stretched from 10,000 to ``queries``. The
     success rule is any-iterate: an image costs nothing more once it is broken.
 
@@ -36,7 +36,7 @@ def square(
         threat: Linf with its budget.
         queries: forwards per image and restart; the schedule of the squares runs through in each.
         restarts: independent searches, each of the images that the ones before it did not break. An image keeps the
-            result with the largest margin, of a random function that of one evaluation more.
+            result with the largest margin; with a random function, the margin of one more evaluation.
         first_fraction: share of the pixels in the first squares; the paper's p.
 
     Returns:

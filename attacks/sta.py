@@ -40,7 +40,7 @@ def sta(
         y: labels (N,).
         threat: flow; unbounded, or with an eps that bounds how far a pixel moves along either axis, as a fraction of
             that side of the image.
-        steps: Adam steps; the last move is never looked at, the first look is at the image itself.
+        steps: Adam steps; the first evaluates the image itself, and the last iterate is not evaluated.
         smoothness: weight of the flow's total variation; the paper's tau.
         confidence: margin, in logits, beyond which breaking an image further brings nothing; the paper's kappa.
         learning_rate: Adam's, in pixels.

@@ -33,7 +33,7 @@ def ti_dim(
     A transfer attack. At each step an image is shrunk and padded at random with probability ``diversity``, its
     gradient is convolved with a Gaussian (translation invariance) and accumulated as in MI-FGSM. The preset ``tpap``
     is what that paper ran: no kernel, and a resizing that leaves every pixel where it was, so MI-FGSM. (Its code also
-    divides gradients by their mean over the whole batch, so that images depend on their company; here the mean is over
+    divides gradients by their mean over the whole batch, so that images depend on each other; here the mean is over
     one image, as in the authors' papers.)
 
     Args:

@@ -17,8 +17,9 @@ def torchattacks(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: 
     """Attacks of torchattacks (Kim, 2020), such as ``torchattacks:DIFGSM``.
 
     ``eps`` and ``norm`` come from the threat wherever the class has a parameter for them, the number of classes from
-    the network, and its other parameters from the configuration. Of a class that knows no budget the images within
-    the threat are kept. Its ``AutoAttack`` takes 10 steps where the authors' takes 100: use ``autoattack`` instead.
+    the network, and its other parameters from the configuration. Where a class knows no budget, its images outside
+    the threat are replaced by the input. The ``AutoAttack`` of torchattacks takes 10 steps where the authors' takes
+    100: use ``autoattack`` instead.
 
     Args:
         target: the function under attack, as a module.
