@@ -60,7 +60,7 @@ def _run(args: argparse.Namespace) -> int:
         config, work = options.work(args)
     store = options.working_store(args, trusting=args.verify is None)
     with display.phase("reading the results"):
-        planned_tables = planned.tables_of(work.plan.name, work.asked)
+        planned_tables = planned.tables_of(work.plan.name, work.requested)
         # A damaged file counts as unfinished, so the run that follows warns of it.
         with _unheard():
             finished = [store.finished(cell) for cell in work.plan.cells]

@@ -28,10 +28,14 @@ _log = logging.getLogger("crossfire")
 _CLEAN = {"clean": "iu", "clean_share": "f", "clean_margin": "f"}
 
 
-def write_chunk(path: Path, made: Crafted) -> None:
+def write_chunk(path: Path, crafted: Crafted) -> None:
     """Keep a chunk of an adversarial set with what it took."""
-    tensors = {"images": made.images.cpu().contiguous(), "forwards": made.forwards, "backwards": made.backwards}
-    about = {"seconds": repr(made.seconds), "notes": json.dumps(made.notes), "batch": str(made.batch)}
+    tensors = {
+        "images": crafted.images.cpu().contiguous(),
+        "forwards": crafted.forwards,
+        "backwards": crafted.backwards,
+    }
+    about = {"seconds": repr(crafted.seconds), "notes": json.dumps(crafted.notes), "batch": str(crafted.batch)}
     # So that one which came to lie in the place of another is noticed.
     about["of"] = chunk_file.chunk_id(path)
     digest = arrays_digest({name: value.numpy() for name, value in tensors.items()}, about)
@@ -50,7 +54,8 @@ def read_chunk(path: Path, x: Tensor, threat: Threat) -> Crafted | None:
         _log.warning("%s does not count and is made again: %s", path, error)
         return None
     # Copies, for what was read is not to be written to.
-    images, forwards, backwards = (torch.from_numpy(each.copy()) for each in kept[:3])
+    images = torch.from_numpy(kept.images.copy())
+    forwards, backwards = torch.from_numpy(kept.forwards.copy()), torch.from_numpy(kept.backwards.copy())
     return Crafted(images, forwards, backwards, kept.seconds, kept.notes, kept.batch)
 
 
@@ -72,18 +77,18 @@ class Records:
     seconds: float = 0.0
     notes: set[str] = field(default_factory=set)
 
-    def add(self, answer: Answer, y: Tensor, origin: Tensor, made: Crafted) -> None:
+    def add(self, answer: Answer, y: Tensor, x: Tensor, crafted: Crafted) -> None:
         """Add a chunk: what was answered, the true labels (N,), the clean images, and what was crafted from them."""
-        delta = (made.images.to(origin.device) - origin).flatten(1)
+        delta = (crafted.images.to(x.device) - x).flatten(1)
         self.labels.append(majority(answer.labels, y).cpu())
         self.share.append((answer.labels == y).float().mean(0).cpu())
         self.margins.append(answer.margins.mean(0).cpu())
         self.linf.append(delta.abs().amax(1).cpu())
         self.l2.append(delta.norm(dim=1).cpu())
-        self.forwards.append(made.forwards)
-        self.backwards.append(made.backwards)
-        self.seconds += made.seconds
-        self.notes |= set(made.notes)
+        self.forwards.append(crafted.forwards)
+        self.backwards.append(crafted.backwards)
+        self.seconds += crafted.seconds
+        self.notes |= set(crafted.notes)
 
     def column(self, name: str) -> np.ndarray:
         return torch.cat(getattr(self, name)).numpy()
@@ -110,11 +115,11 @@ class Clean(NamedTuple):
     margins: np.ndarray
 
     @classmethod
-    def of(cls, found: Records) -> Clean:
-        return cls(found.column("labels"), found.column("share"), found.column("margins"))
+    def of(cls, records: Records) -> Clean:
+        return cls(records.column("labels"), records.column("share"), records.column("margins"))
 
 
-def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: Clean, found: Records) -> str:
+def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: Clean, records: Records) -> str:
     """Write one Parquet row per example: row number, hash of pixels, answers, distances in [0, 1], passes, seconds.
 
     Returns:
@@ -129,12 +134,12 @@ def write_records(path: Path, images: Tensor, x: Tensor, y: Tensor, clean: Clean
             "clean": clean.labels,
             "clean_share": clean.share,
             "clean_margin": clean.margins,
-            "adversarial": found.column("labels"),
-            "adversarial_share": found.column("share"),
-            "adversarial_margin": found.column("margins"),
-            "robust": (clean.share > 0.5) & (found.column("share") > 0.5),
-            **{name: found.column(name) for name in ("linf", "l2", "forwards", "backwards")},
-            "seconds": np.full(n, found.seconds / n),
+            "adversarial": records.column("labels"),
+            "adversarial_share": records.column("share"),
+            "adversarial_margin": records.column("margins"),
+            "robust": (clean.share > 0.5) & (records.column("share") > 0.5),
+            **{name: records.column(name) for name in ("linf", "l2", "forwards", "backwards")},
+            "seconds": np.full(n, records.seconds / n),
         }
     )
     sink = pa.BufferOutputStream()

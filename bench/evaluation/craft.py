@@ -47,9 +47,14 @@ class Crafted(NamedTuple):
     @classmethod
     def joined(cls, group: Sequence[Crafted]) -> Crafted:
         """Return several as one."""
-        images, forwards, backwards = (torch.cat(column) for column in list(zip(*group, strict=True))[:3])
-        notes = sorted(set(chain.from_iterable(each.notes for each in group)))
-        return cls(images, forwards, backwards, sum(m.seconds for m in group), notes, min(m.batch for m in group))
+        return cls(
+            torch.cat([each.images for each in group]),
+            torch.cat([each.forwards for each in group]),
+            torch.cat([each.backwards for each in group]),
+            sum(each.seconds for each in group),
+            sorted(set(chain.from_iterable(each.notes for each in group))),
+            min(each.batch for each in group),
+        )
 
 
 def attack_group_size(image_shape: tuple[int, int, int], device: torch.device) -> int:

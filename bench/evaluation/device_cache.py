@@ -62,9 +62,9 @@ class Images:
         return _cut(slice(0, len(self.x)), attack_group_size(tuple(self.x.shape[1:]), self.x.device))  # type: ignore[arg-type]
 
 
-def _cut(whole: slice, length: int) -> Iterator[slice]:
-    for first in range(whole.start, whole.stop, length):
-        yield slice(first, min(first + length, whole.stop))
+def _cut(images: slice, length: int) -> Iterator[slice]:
+    for first in range(images.start, images.stop, length):
+        yield slice(first, min(first + length, images.stop))
 
 
 @dataclass
@@ -106,10 +106,10 @@ class DeviceCache:
                 flops = pass_flops(net.to(self.device).eval(), data.image_shape)
                 fast = fast_layout(net, self.test(data).x[:4].float() / 255)
             layout = "channels-last, " + (fast.note or "batch norm folded") + self._rounding()
-            made = Classifier(fast.net, flops, parameters(net), layout)
+            read = Classifier(fast.net, flops, parameters(net), layout)
             # Two are enough: the cells of a plan are grouped by classifier, and a transfer needs one more.
-            self._classifiers = dict([*self._classifiers.items()][-1:]) | {key: made}
-            self._seals[key] = checksums(made.net)
+            self._classifiers = dict([*self._classifiers.items()][-1:]) | {key: read}
+            self._seals[key] = checksums(read.net)
         return self._classifiers[key]
 
     def require_unchanged(self, model: ModelRef) -> None:

@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bench import registry
 from bench.evaluation.chunks import Clean, Records, read_clean, write_records
-from bench.evaluation.cost import deployed_cost, synchronize
+from bench.evaluation.cost import PassFlops, deployed_cost, synchronize
 from bench.evaluation.craft import Crafted
 from bench.evaluation.defense import DeployedDefense, deploy
 from bench.evaluation.device_cache import Classifier, DeviceCache
 from bench.evaluation.predict import DRAWS, predict
-from bench.evaluation.probe import Asked, of_function
+from bench.evaluation.probe import ProbeImages, function_flags
 from bench.keys import cell_key, clean_cell, seed_of, training_key
 from bench.outcomes import Outcomes
 from bench.stats import wilson
@@ -49,7 +50,7 @@ class Measure:
     check: Callable[[], None]
     batch: Callable[[DataRef], int]
     _costs: dict[str, DefenseCost] = field(default_factory=dict)
-    _probed: dict[str, tuple[Asked, set[str], Tensor]] = field(default_factory=dict)
+    _probed: dict[str, tuple[ProbeImages, set[str], Tensor]] = field(default_factory=dict)
 
     def cell(self, planned: PlannedCell, classifier: Classifier, crafted: Iterable[Crafted]) -> CellResult:
         """Return the result of a cell and keep its records.
@@ -60,72 +61,42 @@ class Measure:
             crafted: the adversarial set in chunks; nothing for a clean cell.
         """
         cell = planned.cell
-        base, flops = classifier.net, classifier.flops
+        base = classifier.net
         fresh = partial(deploy, base, cell.step, self.cache.training_images(cell.model))
         step, images = fresh(), self.cache.test(cell.data)
         if cell.attack is None:
-            found = self._clean(cell, base, step, fresh)
-            before = Clean.of(found)
+            records = self._clean(cell, base, step, fresh)
+            clean = Clean.of(records)
         else:
-            before = self._clean_answers(cell, base, fresh)
-            found = self._attacked(planned, base, step, crafted)
-        share = found.column("share")
-        right, survived = before.share > 0.5, share > 0.5
-        flags = found.notes | self._function_flags(cell, base, step, fresh) | self._regime(cell)
+            clean = self._clean_answers(cell, base, fresh)
+            records = self._attacked(planned, base, step, crafted)
+        flags = records.notes | self._function_flags(cell, base, step, fresh) | self._regime(cell)
+        flags |= _attack_flags(cell, clean, records)
         if step.draws is not None:
             flags.add("randomised")
-        tried = right if cell.attack is None or not cell.attack.after else right & (found.column("forwards") > 0)
-        if cell.attack is not None and tried.any():
-            if not found.column("linf")[tried].any():
-                flags.add("no-op")
-            # On what was attacked itself; a static set may well be undone by a step that it never saw.
-            elif (
-                cell.access in ("white-box", "adaptive") and not (found.column("margins") < before.margins)[tried].any()
-            ):
-                flags.add("loss-not-rising")
-        spent = self._defense_cost(cell, classifier, fresh)
-        forwards, backwards = found.mean("forwards"), found.mean("backwards")
-        n, under_attack = len(right), wilson(int(survived.sum()), len(right))
-        records_sha = write_records(self.store.records(planned.key), images.rows, images.x, images.y, before, found)
+        defense_cost = self._defense_cost(cell, classifier, fresh)
+        records_sha = write_records(self.store.records(planned.key), images.rows, images.x, images.y, clean, records)
         return CellResult(
             key=planned.key,
             names=planned.names,
             cell=cell,
             status="done",
-            metrics=Metrics(
-                n=n,
-                clean_accuracy=float(right.mean()),
-                accuracy_under_attack=under_attack.value,
-                robust_accuracy=float((right & survived).mean()),
-                ci_low=under_attack.low,
-                ci_high=under_attack.high,
-                mean_linf=found.mean("linf"),
-                mean_l2=found.mean("l2"),
-                protocol="deterministic" if step.draws is None else f"majority-of-{DRAWS}",
-                robust_mean=None if step.draws is None else float((right * share).mean()),
-                robust_worst=None if step.draws is None else float((right & (share == 1)).mean()),
-            ),
-            clean_bits=Outcomes.of(right.tolist()).encode(),
-            adversarial_bits=Outcomes.of(survived.tolist()).encode(),
+            metrics=_metrics(clean, records, is_random=step.draws is not None),
+            clean_bits=_encoded(clean.share),
+            adversarial_bits=_encoded(records.column("share")),
             flags=tuple(sorted(flags)),
             records_sha=records_sha,
-            cost=Cost(
-                forwards_per_example=forwards,
-                backwards_per_example=backwards,
-                seconds_per_example=found.seconds / n,
-                flops_per_example=flops.of(forwards, backwards),
-                peak_memory_bytes=_peak_memory(self.cache.device),
-            ),
-            defense_cost=spent,
+            cost=_cost(records, classifier.flops, self.cache.device),
+            defense_cost=defense_cost,
             provenance=provenance(self.cache.device, classifier.layout),
         )
 
     def _regime(self, cell: Cell) -> set[str]:
         """Return how the base classifier was overfitted, and whether a step lacks the overfitting that it relies on."""
-        found: dict[str, Any] | None = self._card(cell.model).get("overfitting")
-        if found is None:
+        overfitting: dict[str, Any] | None = self._card(cell.model).get("overfitting")
+        if overfitting is None:
             return set()
-        flags = {f"{kind}-overfitting" for kind in ("catastrophic", "robust") if found.get(kind)}
+        flags = {f"{kind}-overfitting" for kind in ("catastrophic", "robust") if overfitting.get(kind)}
         needed = None if cell.step is None else registry.entry_of(cell.step).meta.get("relies_on")
         return flags if needed is None or needed in flags else flags | {f"no-{needed}"}
 
@@ -144,25 +115,25 @@ class Measure:
         if key not in self._probed:
             _, x, y, _ = next(iter(self.cache.test(cell.data)))
             some = slice(0, min(64, self.batch(cell.data)))
-            asked = Asked(base, x[some], y[some], seed_of(clean_cell(cell)), "checks")
-            self._probed[key] = asked, *of_function(asked, fresh)
-        asked, flags, first = self._probed[key]
-        if not torch.equal(asked.answers(used, asked.few, "first"), first):
+            probe = ProbeImages(base, x[some], y[some], seed_of(clean_cell(cell)), "checks")
+            self._probed[key] = probe, *function_flags(probe, fresh)
+        probe, flags, first = self._probed[key]
+        if not torch.equal(probe.answers(used, probe.few, "first"), first):
             flags = flags | {"not-deterministic"}
         return flags - ({"zero-gradient"} if cell.access in ("static", "transfer") else set())
 
     def _clean_answers(self, cell: Cell, base: nn.Module, fresh: Callable[[], DeployedDefense]) -> Clean:
         key = cell_key(clean_cell(cell))
         result = self.store.get(key)
-        whole = result is not None and self.store.has_records(result)
-        known = read_clean(self.store.records(key), cell.data.n) if whole else None
+        is_kept = result is not None and self.store.has_records(result)
+        known = read_clean(self.store.records(key), cell.data.n) if is_kept else None
         return known or Clean.of(self._clean(cell, base, fresh(), fresh))
 
     def _clean(
         self, cell: Cell, base: nn.Module, step: DeployedDefense, fresh: Callable[[], DeployedDefense]
     ) -> Records:
         cell_seed = seed_of(clean_cell(cell))
-        batch, outcomes = self.batch(cell.data), Records()
+        batch, records = self.batch(cell.data), Records()
         for first, x, y, _ in self.cache.test(cell.data):
             self.check()
             if first == 0:
@@ -176,19 +147,19 @@ class Measure:
             forwards, backwards = (
                 torch.full((len(x),), count, dtype=torch.float64) for count in (answer.forwards, answer.backwards)
             )
-            outcomes.add(answer, y, x, Crafted(x, forwards, backwards, seconds, [], batch))
-        return outcomes
+            records.add(answer, y, x, Crafted(x, forwards, backwards, seconds, [], batch))
+        return records
 
     def _attacked(
         self, planned: PlannedCell, base: nn.Module, step: DeployedDefense, crafted: Iterable[Crafted]
     ) -> Records:
-        cell, outcomes = planned.cell, Records()
+        cell, records = planned.cell, Records()
         cell_seed = seed_of(cell)
         for (first, x, y, _), chunk in zip(self.cache.test(cell.data), crafted, strict=True):
             images, seed = chunk.images.to(self.cache.device), (cell_seed, "attacked", first)
             answer = predict(step, base, images, y, self.batch(cell.data), seed=seed, check=self.check)
-            outcomes.add(answer, y, x, chunk)
-        return outcomes
+            records.add(answer, y, x, chunk)
+        return records
 
     def _card(self, model: ModelRef) -> dict[str, Any]:
         if not isinstance(model.weights, TrainRef):
@@ -217,6 +188,57 @@ class Measure:
                 test_backwards=test.passes.backwards,
             )
         return self._costs[key]
+
+
+def _attack_flags(cell: Cell, clean: Clean, records: Records) -> set[str]:
+    """Return the flags of an attack that moved no image, or raised the loss at none."""
+    if cell.attack is None:
+        return set()
+    right = clean.share > 0.5
+    # In a suite only the survivors of earlier attacks are attacked.
+    tried = right & (records.column("forwards") > 0) if cell.attack.after else right
+    if not tried.any():
+        return set()
+    if not records.column("linf")[tried].any():
+        return {"no-op"}
+    # Only on the attacked function itself: a step may undo a static set, which was made without it.
+    is_own = cell.access in ("white-box", "adaptive")
+    return {"loss-not-rising"} if is_own and not (records.column("margins") < clean.margins)[tried].any() else set()
+
+
+def _metrics(clean: Clean, records: Records, *, is_random: bool) -> Metrics:
+    share = records.column("share")
+    right, survived = clean.share > 0.5, share > 0.5
+    under_attack = wilson(int(survived.sum()), len(right))
+    return Metrics(
+        n=len(right),
+        clean_accuracy=float(right.mean()),
+        accuracy_under_attack=under_attack.value,
+        robust_accuracy=float((right & survived).mean()),
+        ci_low=under_attack.low,
+        ci_high=under_attack.high,
+        mean_linf=records.mean("linf"),
+        mean_l2=records.mean("l2"),
+        protocol=f"majority-of-{DRAWS}" if is_random else "deterministic",
+        robust_mean=float((right * share).mean()) if is_random else None,
+        robust_worst=float((right & (share == 1)).mean()) if is_random else None,
+    )
+
+
+def _encoded(share: np.ndarray) -> str:
+    """Return which images are right in more than half of the draws, as a result keeps it."""
+    return Outcomes.of((share > 0.5).tolist()).encode()
+
+
+def _cost(records: Records, flops: PassFlops, device: torch.device) -> Cost:
+    forwards, backwards = records.mean("forwards"), records.mean("backwards")
+    return Cost(
+        forwards_per_example=forwards,
+        backwards_per_example=backwards,
+        seconds_per_example=records.seconds / len(records.column("labels")),
+        flops_per_example=flops.of(forwards, backwards),
+        peak_memory_bytes=_peak_memory(device),
+    )
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -23,8 +23,8 @@ FEW = 32
 _TENTH = 0.1
 
 
-class Asked:
-    """Puts a few images to instances of one deployed function.
+class ProbeImages:
+    """A few images, and what instances of one deployed function answer to them.
 
     Args:
         base: the classifier, on the device.
@@ -39,7 +39,7 @@ class Asked:
         self.few = torch.arange(min(FEW, len(x)))
 
     def answers(self, step: DeployedDefense, rows: Tensor, why: str) -> Tensor:
-        """Return the logits (len(rows), classes) of the images in these rows, asked as one batch.
+        """Return the logits (len(rows), classes) of the images in these rows, in one batch.
 
         Args:
             step: the instance.
@@ -60,44 +60,44 @@ class Asked:
             return torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
 
 
-def of_function(asked: Asked, fresh: Callable[[], DeployedDefense]) -> tuple[set[str], Tensor]:
+def function_flags(probe: ProbeImages, fresh: Callable[[], DeployedDefense]) -> tuple[set[str], Tensor]:
     """Return the flags of a deployed function itself, and what a fresh instance answers to the few images.
 
-    ``not-deterministic``: the same instance, or another, answers differently when asked again, with the same draws
-    where it is random. ``batch-dependent``: at a tenth of the images or more it answers differently in other company,
-    in a batch as large. ``probabilities``: it returns a distribution instead of logits, which flattens the losses that
-    attacks climb. ``zero-gradient``: at a tenth of the images or more the cross-entropy has no gradient at all, so
-    gradient attacks stand still there.
+    ``not-deterministic``: the same instance, or another, gives another answer the second time, with the same draws
+    where it is random. ``batch-dependent``: at a tenth of the images or more the answer depends on the other images in
+    a batch of the same size. ``probabilities``: it returns a distribution instead of logits, which flattens the losses
+    that attacks maximise. ``zero-gradient``: at a tenth of the images or more the cross-entropy has no gradient at all,
+    so gradient attacks do not move them.
 
     Args:
-        asked: the images.
+        probe: the images.
         fresh: makes an instance that has seen no image.
     """
     flags = set()
-    one, rows = fresh(), asked.few
-    first, again = asked.answers(one, rows, "first"), asked.answers(one, rows, "again")
-    other = asked.answers(fresh(), rows, "other")
+    one, rows = fresh(), probe.few
+    first, again = probe.answers(one, rows, "first"), probe.answers(one, rows, "again")
+    other = probe.answers(fresh(), rows, "other")
     if not (torch.equal(first, again) and torch.equal(first, other)):
         flags.add("not-deterministic")
-    elif _minds_company(asked, fresh):
+    elif _minds_company(probe, fresh):
         flags.add("batch-dependent")
     if bool((first >= 0).all()) and bool(((first.sum(1) - 1).abs() < 1e-3).all()):
         flags.add("probabilities")
-    grad = asked.gradients(fresh())
+    grad = probe.gradients(fresh())
     if grad is None or float((grad.flatten(1) == 0).all(1).float().mean()) >= _TENTH:
         flags.add("zero-gradient")
     return flags, first
 
 
-def _minds_company(asked: Asked, fresh: Callable[[], DeployedDefense]) -> bool:
+def _minds_company(probe: ProbeImages, fresh: Callable[[], DeployedDefense]) -> bool:
     """Say whether answers depend on the other images of the batch: two cuts of the same length, other neighbours."""
-    rows = asked.few[: len(asked.few) // 2 * 2]
+    rows = probe.few[: len(probe.few) // 2 * 2]
     if len(rows) < 4:
         return False
-    found = []
+    answers = []
     for cut in (rows.view(2, -1), rows.view(-1, 2).T):
         step = fresh()
-        logits = torch.cat([asked.answers(step, half.contiguous(), "company") for half in cut])
-        found.append(logits[cut.reshape(-1).argsort()])
-    differ = (found[0] - found[1]).abs().amax(1) > ROUND_OFF * found[0].abs().amax().clamp_min(1e-30)
+        logits = torch.cat([probe.answers(step, half.contiguous(), "company") for half in cut])
+        answers.append(logits[cut.reshape(-1).argsort()])
+    differ = (answers[0] - answers[1]).abs().amax(1) > ROUND_OFF * answers[0].abs().amax().clamp_min(1e-30)
     return float(differ.float().mean()) >= _TENTH

@@ -103,8 +103,8 @@ class Counted(nn.Module):
             distances = torch.cdist(x.detach().flatten(1).float(), self.truth.images.flatten(1))
             labels = self.truth.labels[distances.argmin(1)]
             set_oracle_labels(self.net, labels)
-        given = x.float()
-        logits = precise(self.net(_ContiguousGradient.apply(given)), given).contiguous()
+        images = x.float()
+        logits = precise(self.net(_ContiguousGradient.apply(images)), images).contiguous()
         return logits if labels is None or not self.margin else harder(logits, labels, self.margin)
 
 
@@ -185,15 +185,15 @@ class NetworkTarget:
         return view
 
     def purified(self, x: Tensor) -> Tensor:
-        given: list[Tensor] = []
-        hook = self._base.register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0].detach()))
+        received: list[Tensor] = []
+        hook = self._base.register_forward_pre_hook(lambda _module, inputs: received.append(inputs[0].detach()))
 
         def one(s: slice) -> tuple[Tensor]:
             with torch.no_grad():
                 self._forward(x[s], s)
-            if given[-1].shape != x[s].shape:
-                raise MethodError(f"the defense hands on images {tuple(given[-1].shape)}, not {tuple(x[s].shape)}")
-            return (given[-1],)
+            if received[-1].shape != x[s].shape:
+                raise MethodError(f"the defense hands on images {tuple(received[-1].shape)}, not {tuple(x[s].shape)}")
+            return (received[-1],)
 
         try:
             return torch.cat([part for (part,) in self._in_batches(len(x), one)])

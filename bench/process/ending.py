@@ -176,10 +176,10 @@ class Needs:
 def _file(number: int) -> tuple[int, int] | None:
     """Return what file a descriptor is; ``None`` if it is closed."""
     try:
-        found = _FILE_OF(number)
+        status = _FILE_OF(number)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _let_go(stream: object) -> bool:
@@ -319,7 +319,7 @@ class Control:
         if threading.current_thread() is not threading.main_thread():
             return do()
         self._base = sys._getframe()
-        before = {number: signal.signal(number, self._asked) for number in signals()}
+        before = {number: signal.signal(number, self._on_signal) for number in signals()}
         if _SIGNAL is not None:
             before[_SIGNAL] = signal.signal(_SIGNAL, self._interrupt)
         self._left.clear()
@@ -383,7 +383,7 @@ class Control:
 
     # In the handlers of signals.
 
-    def _asked(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.code is None:
             self._end(128 + number, time.monotonic())
         elif self._shared is not None or time.monotonic() < self._since + ONCE:

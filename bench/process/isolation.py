@@ -21,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
+from itertools import chain, product, starmap
 from typing import Any, NoReturn
 
 import numpy as np
@@ -141,9 +142,9 @@ def _set_folder(wanted: str | None) -> None:
 
 def _umask() -> int:
     # The system tells it only to who sets another. It is set to what it was last, so that no thread meets another one.
-    if (found := _UMASK(_LAST_UMASK[0])) != _LAST_UMASK[0]:
-        _set_umask(found)
-    return found
+    if (current := _UMASK(_LAST_UMASK[0])) != _LAST_UMASK[0]:
+        _set_umask(current)
+    return current
 
 
 def _set_umask(wanted: int) -> None:
@@ -245,15 +246,15 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
     (sys.getrecursionlimit, sys.setrecursionlimit),
     (sys.gettrace, sys.settrace),
     *(_attribute(sys, name) for name in ("stdin", "stdout", "stderr", "excepthook")),
-    *(_attribute(module, name) for module in _SYSTEM for name in ("_exit", "abort")),
+    *starmap(_attribute, product(_SYSTEM, ("_exit", "abort"))),
     # By these functions, which forget what loggers remember of who is heard.
     (partial(getattr, logging.root.manager, "disable"), logging.disable),
     *((partial(getattr, logger, "level"), logger.setLevel) for logger in _LOGGERS),
-    *(_attribute(logger, name) for logger in _LOGGERS for name in ("propagate", "disabled")),
+    *starmap(_attribute, product(_LOGGERS, ("propagate", "disabled"))),
 ]
 
 
-_CLOCKS = {f"{name}{ns}" for name in ("time", "perf_counter", "monotonic", "process_time") for ns in ("", "_ns")}
+_CLOCKS = set(map("".join, product(("time", "perf_counter", "monotonic", "process_time"), ("", "_ns"))))
 #: Of these the functions that were replaced are put back.
 _OWNERS = (torch, nn.functional, torch.autograd, torch.Tensor, builtins, time, os, signal)
 
@@ -318,14 +319,14 @@ def _functions(owners: Iterable[Any]) -> _Functions:
 
 def _replaced(functions: _Functions) -> list[tuple[Any, str, Any]]:
     """Return the owner, name and old value of each function that is another now; of a new one that hides another."""
-    found = []
+    replaced = []
     for owner, known in functions:
         now = vars(owner)
-        found += [(owner, name, value) for name, value in known.items() if now.get(name) is not value]
+        replaced += [(owner, name, value) for name, value in known.items() if now.get(name) is not value]
         if isinstance(owner, type) and len(now) > len(known):
             hiding = [n for n, v in now.items() if callable(v) and n not in known and hasattr(super(owner, owner), n)]
-            found += [(owner, name, _ABSENT) for name in hiding]
-    return found
+            replaced += [(owner, name, _ABSENT) for name in hiding]
+    return replaced
 
 
 def _define(owner: Any, name: str, value: Any) -> None:
@@ -399,9 +400,9 @@ def checksums(net: nn.Module) -> dict[str, int]:
     layouts = {name: (value.shape, value.stride(), str(value.dtype)) for name, value in tensors.items()}
     with torch.no_grad():
         for name, value in tensors.items():
-            found = [(piece.long() * _weights(piece.device)[: len(piece)]).sum() for piece in _elements(value)]
-            sums += found
-            pieces[name] = len(found)
+            sums_of_pieces = [(piece.long() * _weights(piece.device)[: len(piece)]).sum() for piece in _elements(value)]
+            sums += sums_of_pieces
+            pieces[name] = len(sums_of_pieces)
     numbers = iter(torch.stack([each.to(sums[0].device) for each in sums]).tolist() if sums else [])
     return {n: hash((layouts[n], *(next(numbers) for _ in range(count)))) for n, count in pieces.items()}
 
@@ -427,7 +428,8 @@ class _Network:
     def __init__(self, net: nn.Module) -> None:
         self._net, self._sums = net, checksums(net)
         self._modules = [(each, type(each), dict(vars(each)), _containers(vars(each))) for each in net.modules()]
-        classes = {owner for each in net.modules() for owner in type(each).__mro__ if issubclass(owner, nn.Module)}
+        bases = chain.from_iterable(type(each).__mro__ for each in net.modules())
+        classes = {owner for owner in bases if issubclass(owner, nn.Module)}
         self._classes = _functions(classes)
         self._parameters = [(each, each.requires_grad, each.grad, _hooks_of(each)) for each in net.parameters()]
 
@@ -464,10 +466,10 @@ class _Network:
             parameter.requires_grad_(required)
             parameter.grad = grad
             for name, held in hooks.items():
-                found = getattr(parameter, name)
-                if found is not None:
-                    found.clear()
-                    found.update(held)
+                hooks_now = getattr(parameter, name)
+                if hooks_now is not None:
+                    hooks_now.clear()
+                    hooks_now.update(held)
 
     def changed(self) -> str | None:
         """Return which parameter or buffer holds other numbers than before, if any does."""

@@ -18,7 +18,13 @@ from typing import Any, NamedTuple
 GRACE = 2.5
 _NUMBER = struct.Struct("d")
 _COUNT = struct.Struct("Q")
-_DUE, _ENDING, _WHY, _CODE, _WRITTEN, _FIRST = 0, 8, 16, 24, 32, 40
+# Offsets in bytes.
+_DUE = 0
+_ENDING = 8
+_WHY = 16
+_CODE = 24
+_WRITTEN = 32
+_FIRST = 40
 _ROOM = 2**16
 
 
@@ -112,12 +118,12 @@ class Shared:
     @property
     def ending_code(self) -> int | None:
         """The exit code of the end that it was asked for."""
-        return _whole(self._get(_WHY))
+        return _integer(self._get(_WHY))
 
     @property
     def code(self) -> int | None:
         """The exit code with which it ends, once it has done all that it will do."""
-        return _whole(self._get(_CODE))
+        return _integer(self._get(_CODE))
 
     def read(self) -> Words:
         """Return the words, also while the process writes others."""
@@ -152,5 +158,5 @@ class Shared:
         _NUMBER.pack_into(self._memory, at, value)
 
 
-def _whole(value: float) -> int | None:
+def _integer(value: float) -> int | None:
     return None if math.isnan(value) else int(value)

@@ -62,12 +62,12 @@ def _trainings(work: Work, store: Store) -> Iterator[tuple[ModelRef, PlannedCell
 
 
 def _chunks(work: Work, store: Store) -> Iterator[tuple[AttackRef, PlannedCell, Path]]:
-    made = set(inventory.keys(store.root / "attack", ""))
+    crafted = set(inventory.keys(store.root / "attack", ""))
     keys, seen = Keys(), set()
     opened = cache(partial(_opened, work))
-    for planned in work.plan.cells if made else ():
+    for planned in work.plan.cells if crafted else ():
         attack = planned.cell.attack
-        if attack is None or (key := keys.of(attack)) not in made or key in seen:
+        if attack is None or (key := keys.of(attack)) not in crafted or key in seen:
             continue
         seen.add(key)
         for path in inventory.chunks(store.adversarial(key)):

@@ -112,7 +112,7 @@ def costs(work: Work, device: torch.device) -> tuple[list[RecipeCost], list[tupl
 
 def _failing(work: Work, units: Units, done: Collection[str] = ()) -> list[tuple[PlannedCell, Problem]]:
     cells = (planned for planned in work.plan.cells if planned.key not in done)
-    return [(planned, found) for planned in cells if (found := units.problem(planned.cell)) is not None]
+    return [(planned, problem) for planned in cells if (problem := units.problem(planned.cell)) is not None]
 
 
 def forecast(work: Work, store: Store, device: torch.device) -> Forecast:
@@ -213,10 +213,10 @@ class _Cost(NamedTuple):
 _UNKNOWN = _Cost(None, None)
 
 
-def _shared(whole: _Cost, share: Share) -> _Cost:
-    assert whole.tflop is not None and whole.seconds is not None
-    between = (share.least * whole.seconds, share.most * whole.seconds) if share.least < share.most else None
-    return _Cost(share.expected * whole.tflop, share.expected * whole.seconds, between)
+def _shared(full: _Cost, share: Share) -> _Cost:
+    assert full.tflop is not None and full.seconds is not None
+    between = (share.least * full.seconds, share.most * full.seconds) if share.least < share.most else None
+    return _Cost(share.expected * full.tflop, share.expected * full.seconds, between)
 
 
 class _Costs:
@@ -252,16 +252,16 @@ class _Costs:
         if stated is None or unit is None:
             return _UNKNOWN
         if attack.step is None:
-            whole = _Cost(attack.data.n * unit.flops.of(*stated) / 1e12, attack.data.n * unit.seconds(stated))
-            return _shared(whole, share_of(attack, right=right))
+            full = _Cost(attack.data.n * unit.flops.of(*stated) / 1e12, attack.data.n * unit.seconds(stated))
+            return _shared(full, share_of(attack, right=right))
         if (step := self._units.step(attack.step, attack.model, cell)) is None:
             return _UNKNOWN
         averaged = step.random and meta.get("averages_draws", True)
         times = attack.data.n * (attack.eot if averaged else 1)
         inside = step.deployed.passes
         passes = Passes(stated.forwards * inside.forwards, stated.forwards * inside.backwards + stated.backwards)
-        whole = _Cost(times * unit.flops.of(*passes) / 1e12, times * step.surrogate.seconds(stated))
-        return _shared(whole, share_of(attack, random=averaged, right=right))
+        full = _Cost(times * unit.flops.of(*passes) / 1e12, times * step.surrogate.seconds(stated))
+        return _shared(full, share_of(attack, random=averaged, right=right))
 
     def evaluation(self, cell: Cell) -> _Cost:
         unit, n = self._units.net(cell.model, cell), cell.data.n
@@ -281,5 +281,5 @@ def _plus(passes: Passes, forwards: float) -> Passes:
 
 def _entry_passes(name: str, params: Mapping[str, Any]) -> Passes:
     entry = registry.find("attack", name)
-    found = passes_of(str(entry.meta.get("passes")), entry.arguments(params))
-    return found or Passes(0, 0)
+    passes = passes_of(str(entry.meta.get("passes")), entry.arguments(params))
+    return passes or Passes(0, 0)

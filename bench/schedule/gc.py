@@ -12,6 +12,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from bench.store.lease import is_lease
 from bench.store.reading import document
 from bench.store.seals import read_metadata, unsealed
 from bench.store.working_store import RECORD_COLUMNS, Store
-from bench.types import UsageError
+from bench.types import ModelRef, UsageError
 
 _log = logging.getLogger("crossfire")
 #: Bytes that are read to know a file: of documents all, of others the head.
@@ -80,7 +81,7 @@ def garbage(works: Iterable[Work], store: Store) -> Garbage:
         raise UsageError(f"the store {store.root} cannot be looked into: permission denied; name another with --store")
     if (name := store.leases.at_work()) is not None:
         raise UsageError(f"a run is at work on {store.root} ({name}); wait until it has ended")
-    needed = {store.name(path) for work in works for path in _needed(work, store)}
+    needed = {store.name(path) for path in chain.from_iterable(_needed(work, store) for work in works)}
     return _Sorter(store, needed).sorted()
 
 
@@ -102,19 +103,21 @@ def delete(unneeded: Iterable[Unneeded]) -> None:
 
 
 def _needed(work: Work, store: Store) -> Iterator[Path]:
-    keys, models, sets = Keys(), {}, set[str]()
+    keys = Keys()
+    models: dict[int, ModelRef] = {}
+    sets: set[str] = set()
     for each in work.plan.cells:
         cell = each.cell
         for key in (each.key, keys.of(clean_cell(cell))):
             yield store.cell_file(key)
             yield store.records(key)
         models[id(cell.model)] = cell.model
-        made = cell.attack
-        # What a set of a suite goes on from was looked at with that set.
-        while made is not None and (key := keys.of(made)) not in sets:
+        attack = cell.attack
+        # The earlier sets of a suite were visited with the first set that goes on from them.
+        while attack is not None and (key := keys.of(attack)) not in sets:
             sets.add(key)
             yield store.adversarial(key)
-            made = made.previous
+            attack = attack.previous
         if cell.attack is not None:
             models[id(cell.attack.model)] = cell.attack.model
     for model in models.values():
@@ -126,7 +129,7 @@ class _Sorter:
 
     def __init__(self, store: Store, needed: set[str]) -> None:
         self._store, self._needed = store, needed
-        self._found = Garbage([], [])
+        self._garbage = Garbage([], [])
         self._folders: dict[str, list[Entry]] = defaultdict(list)
 
     def sorted(self) -> Garbage:
@@ -134,11 +137,11 @@ class _Sorter:
             self._sort(entry)
         for name, inside in self._folders.items():
             self._sort_folder(name, inside)
-        # What misses its place may stand in a folder that goes; a result goes before what it speaks for.
+        # Misplaced entries may lie in a folder that is deleted; a result is deleted before its records.
         order = ["empty folder", "link to itself", "result", "records", *_IN_FOLDERS.values(), "plan", "left behind"]
-        self._found.unneeded.sort(key=lambda each: (order.index(each.what), each.path))
-        self._found.left.sort()
-        return self._found
+        self._garbage.unneeded.sort(key=lambda each: (order.index(each.what), each.path))
+        self._garbage.left.sort()
+        return self._garbage
 
     def _sort(self, entry: Entry) -> None:
         top, _, rest = entry.name.partition("/")
@@ -169,9 +172,9 @@ class _Sorter:
         if entry.kind in ("result", "records"):
             return None if entry.name in self._needed else entry.kind
         if entry.kind == "plan":
-            asked = planned.read_file(entry.path)
-            # What asks for a cell that goes would have its table lack it for ever.
-            stays = asked is not None and all(self._has_cell(key) for key in asked.keys)
+            table = planned.read_file(entry.path)
+            # A table whose plan names a deleted cell would count as incomplete for ever.
+            stays = table is not None and all(self._has_cell(key) for key in table.keys)
             return None if stays else "plan"
         if entry.kind == "training state":
             return "left behind" if files.is_regular(entry.path.parent / "card.json") else None
@@ -183,7 +186,7 @@ class _Sorter:
     def _sort_misplaced(self, entry: Entry) -> None:
         """Sort what is no file, or no folder, though one belongs there; what leads nowhere and holds nothing goes."""
         if entry.is_folder and not _has_anything(entry.path):
-            self._found.unneeded.append(Unneeded(entry.path, "empty folder", 0, ()))
+            self._garbage.unneeded.append(Unneeded(entry.path, "empty folder", 0, ()))
         elif entry.is_link and files.leads_to_itself(entry.path):
             self._drop(entry.path, "link to itself", [entry])
         elif entry.is_link:
@@ -220,10 +223,10 @@ class _Sorter:
 
     def _drop(self, path: Path, what: str, own: list[Entry]) -> None:
         size = sum(entry.size for entry in own)
-        self._found.unneeded.append(Unneeded(path, what, size, tuple(entry.path for entry in own)))
+        self._garbage.unneeded.append(Unneeded(path, what, size, tuple(entry.path for entry in own)))
 
     def _leave(self, entry: Entry, why: str) -> None:
-        self._found.left.append(Left(entry.path, why, entry.size))
+        self._garbage.left.append(Left(entry.path, why, entry.size))
 
 
 def _has_anything(folder: Path) -> bool:

@@ -50,33 +50,33 @@ class Hand:
         self._ours: Connection | None = None
         self._child = 0
 
-    def do(self, task: Any, lost: Sequence[Lost] = (), whole: tuple[str, str] | None = None) -> tuple[Lost, ...]:
+    def do(self, task: Any, lost: Sequence[Lost] = (), only_piece: tuple[str, str] | None = None) -> tuple[Lost, ...]:
         """Do a task to its end, in as many processes as that takes, and return all that was lost of it.
 
         Args:
             task: to do.
             lost: what was lost of it before.
-            whole: kind and key of the piece of work that is all of the task: once it is lost there is no more to do.
+            only_piece: kind and key of the piece that is the whole task: once it is lost there is no more to do.
 
         Raises:
             Exception: what the work raises.
             MethodError: the process ended while it had nothing in hand.
         """
-        found, killed = list(lost), Counter[Held | None]()
+        all_lost, killed = list(lost), Counter[Held | None]()
         while True:
             try:
-                what, said = self._attempt(task, found)
+                what, said = self._attempt(task, all_lost)
             except BaseException:
                 self._end()
                 raise
             if what == "done":
-                return tuple([*found, *said])
+                return tuple([*all_lost, *said])
             if what == "raised":
                 raise said
             if (piece := self._lost(said, killed)) is not None:
-                found.append(piece)
-                if (piece.kind, piece.key) == whole:
-                    return tuple(found)
+                all_lost.append(piece)
+                if (piece.kind, piece.key) == only_piece:
+                    return tuple(all_lost)
 
     def _attempt(self, task: Any, lost: Sequence[Lost]) -> tuple[str, Any]:
         """Return what the process answers, or ``("ended", N)``: how it ended, ``None`` where it was late and killed."""
@@ -96,8 +96,8 @@ class Hand:
                 except (EOFError, OSError):
                     # A method may have closed its files, and go on.
                     silent = True
-            found, status = os.waitpid(self._child, os.WNOHANG)
-            if found:
+            ended, status = os.waitpid(self._child, os.WNOHANG)
+            if ended:
                 last: tuple[str, Any] = "ended", os.waitstatus_to_exitcode(status)
                 with suppress(EOFError, OSError):
                     if not silent and self._ours.poll():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -52,8 +53,8 @@ class Work:
     plan: RunPlan
     data_folder: Path | None
     weights_files: Mapping[str, Path]
-    #: Every cell that was asked for, those of other shards too.
-    asked: tuple[PlannedCell, ...] = ()
+    #: Every cell of the configuration, those of other shards too.
+    requested: tuple[PlannedCell, ...] = ()
     #: Why weights trained elsewhere cannot be used, by the training key of each classifier that needs them.
     unusable: Mapping[str, str] = field(default_factory=dict)
 
@@ -138,31 +139,34 @@ def make(
     if seed is not None and not 0 <= seed < 2**63:
         raise UsageError(f"--seed {shown(seed)}: a whole number from 0 to 2^63 - 1 is needed")
     keys = Keys()
-    made = [_cells_of(config, data_folder, n, seed, keys, thorough=thorough) for config in configs]
-    files = {file.sha256: file for _, found in made for file in found}
+    cells: list[PlannedCell] = []
+    files: dict[str, WeightsFile] = {}
+    for config in configs:
+        cells_of_config, weights_files = _cells_of(config, data_folder, n, seed, keys, thorough=thorough)
+        cells += cells_of_config
+        files |= {file.sha256: file for file in weights_files}
     problems = {sha: file.problem for sha, file in files.items() if file.problem is not None}
     if problems and not lenient:
         raise UsageError(next(iter(problems.values())))
-    cells = [cell for found, _ in made for cell in found]
     if only is not None:
         kept = [cell for cell in cells if only in str(cell.names) or fnmatch.fnmatchcase(str(cell.names), only)]
         if not kept:
             raise UsageError(f"--only {only}: no cell matches; cells are named like {cells[0].names}")
         cells = kept
     unique = list({cell.key: cell for cell in cells}.values())
-    asked = tuple(unique)
+    requested = tuple(unique)
     if shard is not None:
         unique = _part(unique, *shard, keys)
     plan = RunPlan(name=name or configs[0].name, cells=tuple(unique))
     paths = {sha: file.path for sha, file in files.items() if file.path is not None}
-    return Work(plan, data_folder, paths, asked, _unusable(asked, problems))
+    return Work(plan, data_folder, paths, requested, _unusable(requested, problems))
 
 
 def _unusable(cells: tuple[PlannedCell, ...], problems: Mapping[str, str]) -> dict[str, str]:
     """Return the problems of weights files, by their SHA-256, for each classifier of the cells that needs one."""
     if not problems:
         return {}
-    models = {id(model): model for planned in cells for model in models_of(planned.cell)}.values()
+    models = {id(model): model for model in chain.from_iterable(models_of(planned.cell) for planned in cells)}.values()
     return {
         training_key(model): problems[model.weights.sha256]
         for model in models
@@ -251,7 +255,9 @@ def _by_base(defenses: list[Defense]) -> list[Defense]:
     by_base: dict[Base, list[Defense]] = {}
     for defense in defenses:
         by_base.setdefault(defense.base, []).append(defense)
-    return [defense._replace(base=base) for base, found in by_base.items() for defense in found]
+    for base, defenses_of_base in by_base.items():
+        by_base[base] = [defense._replace(base=base) for defense in defenses_of_base]
+    return list(chain.from_iterable(by_base.values()))
 
 
 @dataclass
@@ -277,7 +283,7 @@ class _Maker:
         shared = {attack.label for attack in attacks if attack.access == "static"}
         purifies = step is not None and bool(registry.find("test-time", step.name).meta.get("purifier"))
 
-        # A bare classifier has one cell for static and adaptive access, which stand on one set.
+        # A bare classifier has one cell for static and adaptive access, with one adversarial set.
         known: dict[tuple[int, Access], PlannedCell] = {}
 
         def planned(attack: AttackRef | None, name: str, access: Access) -> PlannedCell:
@@ -297,20 +303,20 @@ class _Maker:
             access = "white-box" if step is None and attack.access != "transfer" else attack.access
             if attack.purifiers_only and not (purifies and access == "adaptive"):
                 continue
-            made = self._set(attacked, attack, step, access)
-            # A set that static attackers use too is wanted whole.
+            attack_ref = self._set(attacked, attack, step, access)
+            # A set that static attackers use too needs every image.
             if chained and (access == "adaptive" or (access == "white-box" and attack.label not in shared)):
                 before = suites.get(attack.threat, ())
-                made = made.model_copy(update={"after": before})
-                suites[attack.threat] = self._longer(before, made)
-            yield planned(made, attack.label, access)
+                attack_ref = attack_ref.model_copy(update={"after": before})
+                suites[attack.threat] = self._longer(before, attack_ref)
+            yield planned(attack_ref, attack.label, access)
 
     def _set(self, model: ModelRef, attack: Attack, step: MethodRef | None, access: Access) -> AttackRef:
         stops_early = access in ("white-box", "adaptive") or attack.rule_given
-        place = (id(model), id(attack.method), id(attack.threat), stops_early)
-        if access != "adaptive" and place in self._sets:
-            return self._sets[place]
-        made = AttackRef(
+        identity = (id(model), id(attack.method), id(attack.threat), stops_early)
+        if access != "adaptive" and identity in self._sets:
+            return self._sets[identity]
+        attack_ref = AttackRef(
             model=model,
             step=step if access == "adaptive" else None,
             attack=attack.method if stops_early else _full_strength(attack.method),
@@ -320,18 +326,20 @@ class _Maker:
             eot=attack.eot if access == "adaptive" else 1,
         )
         if access != "adaptive":
-            self._sets[place] = made
-        return made
+            self._sets[identity] = attack_ref
+        return attack_ref
 
-    def _longer(self, before: tuple[Earlier, ...], made: AttackRef) -> tuple[Earlier, ...]:
+    def _longer(self, before: tuple[Earlier, ...], attack_ref: AttackRef) -> tuple[Earlier, ...]:
         """Return a suite with one more attack; of suites that began alike it is one object."""
-        link = self._links.get((id(made.attack), made.eot))
+        link = self._links.get((id(attack_ref.attack), attack_ref.eot))
         if link is None:
-            link = self._links[id(made.attack), made.eot] = Earlier(attack=made.attack, eot=made.eot)
-        place = id(before), id(link)
-        if place not in self._suites:
-            self._suites[place] = (*before, link)
-        return self._suites[place]
+            link = self._links[id(attack_ref.attack), attack_ref.eot] = Earlier(
+                attack=attack_ref.attack, eot=attack_ref.eot
+            )
+        identity = id(before), id(link)
+        if identity not in self._suites:
+            self._suites[identity] = (*before, link)
+        return self._suites[identity]
 
     def _model(self, base: Base, seed: int) -> ModelRef:
         if (id(base), seed) not in self._models:

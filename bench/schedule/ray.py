@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import chain
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -60,11 +61,17 @@ _IN_FLIGHT = 1000
 # A task of an adversarial set takes the chunks that are free; so many tasks share a set.
 _CHUNKS_A_TASK = 4
 _RETRIES = 3
-# Seconds until the run ends without an answer of the cluster's head (after 60 Ray ends its process itself), without any
-# machine that can hold a task (an autoscaler may start one), and without a word of the process that leads.
-_HEAD, _MACHINES, _SILENCE = 40.0, 180.0, 90.0
-# Seconds for an address to answer, for Ray to start or join a cluster, and to leave it.
-_ANSWER, _JOIN, _LEAVE = 10.0, 60.0, 2.0
+# Seconds until the run ends where the cluster's head does not answer; after 60 Ray ends its process itself.
+_HEAD = 40.0
+# Seconds until the run ends where no machine can hold a task; an autoscaler may start one.
+_MACHINES = 180.0
+# Seconds until the run ends where the leading process reports nothing.
+_SILENCE = 90.0
+# Seconds for an address to answer.
+_ANSWER = 10.0
+# Seconds for Ray to start or join a cluster, and to leave it.
+_JOIN = 60.0
+_LEAVE = 2.0
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -247,7 +254,7 @@ def _lead(
         _join(where)
         theirs.send(("joined", None))
         runner.stop_check, runner.reporter = check, voice
-        _Lead(runner, *_place(runner, device, cpus, gpus)).run()
+        _Lead(runner, *_context_of(runner, device, cpus, gpus)).run()
     except UsageError as error:
         said = ("error", error)
     except _Over:
@@ -286,35 +293,37 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _place(runner: Runner, device: str, cpus: int | None, gpus: float | None) -> tuple[WorkerContext, dict[str, float]]:
+def _context_of(
+    runner: Runner, device: str, cpus: int | None, gpus: float | None
+) -> tuple[WorkerContext, dict[str, float]]:
     if device == "auto":
         device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
-    asked = {"CPU": cpus or torch.get_num_threads(), "GPU": 0.0}
+    resources = {"CPU": cpus or torch.get_num_threads(), "GPU": 0.0}
     if device == "cuda":
-        asked["GPU"] = 1.0 if gpus is None else gpus
-    _require_fit(_machines(), asked)
-    place = WorkerContext(
+        resources["GPU"] = 1.0 if gpus is None else gpus
+    _require_fit(_machines(), resources)
+    context = WorkerContext(
         store=runner.store.root.resolve(),
         data_folder=runner.work.data_folder and runner.work.data_folder.resolve(),
         weights_files=tuple((sha, path.resolve()) for sha, path in runner.work.weights_files.items()),
         device=device,
         batch=runner.batch,
         timeout=runner.timeout,
-        threads=int(asked["CPU"]),
+        threads=int(resources["CPU"]),
         known_failures=tuple((runner.known_failures or {}).items()),
         folder=Path.cwd(),
         shared_data=os.environ.get("CROSSFIRE_DATA"),
     )
-    return place, asked
+    return context, resources
 
 
-def _require_fit(machines: list[dict[str, float]], asked: dict[str, float]) -> None:
+def _require_fit(machines: list[dict[str, float]], resources: dict[str, float]) -> None:
     """Raises UsageError: no machine can give what a task asks for."""
-    if not any(_fits(machine, asked) for machine in machines):
+    if not any(_fits(machine, resources) for machine in machines):
         most = ", ".join(sorted({f"{each.get('CPU', 0):g} CPUs and {each.get('GPU', 0):g} GPUs" for each in machines}))
         raise UsageError(
-            f"a task asks for {asked['CPU']:g} CPUs and {asked['GPU']:g} GPUs, but the machines of the cluster have "
-            f"{most}; set cpus and gpus in [run]"
+            f"a task asks for {resources['CPU']:g} CPUs and {resources['GPU']:g} GPUs, but the machines of the cluster "
+            f"have {most}; set cpus and gpus in [run]"
         )
 
 
@@ -322,15 +331,15 @@ def _machines() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _fits(machine: dict[str, float], asked: dict[str, float]) -> bool:
-    return all(machine.get(what, 0) >= count for what, count in asked.items())
+def _fits(machine: dict[str, float], resources: dict[str, float]) -> bool:
+    return all(machine.get(what, 0) >= count for what, count in resources.items())
 
 
 class _Watch:
     """Asks the head for its machines every second, in a thread of its own, for it may take for ever to answer."""
 
-    def __init__(self, asked: dict[str, float]) -> None:
-        self._asked = asked
+    def __init__(self, resources: dict[str, float]) -> None:
+        self._resources = resources
         self._heard = self._fitting = time.monotonic()
         Thread(target=self._look, name="watch the cluster", daemon=True).start()
 
@@ -347,19 +356,21 @@ class _Watch:
             time.sleep(1.0)
             machines = _machines()
             self._heard = time.monotonic()
-            if any(_fits(machine, self._asked) for machine in machines):
+            if any(_fits(machine, self._resources) for machine in machines):
                 self._fitting = self._heard
 
 
 class _Lead:
     """Hands the graph to Ray, a window at a time, and waits for its cells."""
 
-    def __init__(self, runner: Runner, place: WorkerContext, asked: dict[str, float]) -> None:
+    def __init__(self, runner: Runner, context: WorkerContext, resources: dict[str, float]) -> None:
         self.runner = runner
-        self.watch = _Watch(asked)
-        self.place = ray.put(place)
-        how = ray.remote(num_cpus=asked["CPU"], num_gpus=asked["GPU"], max_retries=_RETRIES)
-        self.train, self.attack, self.evaluate = how(_train), how(_attack), how(_evaluate)
+        self.watch = _Watch(resources)
+        self.context = ray.put(context)
+        remote = ray.remote(num_cpus=resources["CPU"], num_gpus=resources["GPU"], max_retries=_RETRIES)
+        self.train = remote(_train)
+        self.attack = remote(_attack)
+        self.evaluate = remote(_evaluate)
         self.keys = Keys()
         self.nodes: dict[str, Any] = {}
         self.pending: dict[Any, PlannedCell] = {}
@@ -393,7 +404,7 @@ class _Lead:
                 first.append(self.nodes[clean_key])
             first += self._attacked(planned, cell.attack)
         self.spared[planned.key] = frozenset(self.deadly)
-        task = self.evaluate.remote(self.place, planned, self.spared[planned.key], *first)
+        task = self.evaluate.remote(self.context, planned, self.spared[planned.key], *first)
         if cell.attack is None:
             self.nodes[planned.key] = task
         self.pending[task] = planned
@@ -407,10 +418,10 @@ class _Lead:
                 before += self._attacked(planned, earlier)
             tasks = -(-ref.data.n // (CHUNK * _CHUNKS_A_TASK))
             self.nodes[key] = [
-                self.attack.remote(self.place, planned, ref, frozenset(self.deadly), *before) for _ in range(tasks)
+                self.attack.remote(self.context, planned, ref, frozenset(self.deadly), *before) for _ in range(tasks)
             ]
-        found: list[Any] = self.nodes[key]
-        return found
+        tasks_of_set: list[Any] = self.nodes[key]
+        return tasks_of_set
 
     def _trained(self, planned: PlannedCell, *, attacked: bool) -> Any:
         model = planned.cell.attack.model if attacked and planned.cell.attack is not None else planned.cell.model
@@ -418,7 +429,7 @@ class _Lead:
             return None
         key = training_key(model)
         if key not in self.nodes:
-            self.nodes[key] = self.train.remote(self.place, planned, attacked)
+            self.nodes[key] = self.train.remote(self.context, planned, attacked)
         return self.nodes[key]
 
     def _wait(self) -> None:
@@ -511,30 +522,30 @@ def _has_failed(task: Any) -> bool:
 # of the cell, which meets it again; what takes too long or takes the process with it goes from task to task as lost.
 
 
-def _train(place: WorkerContext, planned: PlannedCell, attacked: bool) -> tuple[Lost, ...]:
-    return _hand(place).do((_do_training, planned, attacked))
+def _train(context: WorkerContext, planned: PlannedCell, attacked: bool) -> tuple[Lost, ...]:
+    return _hand(context).do((_do_training, planned, attacked))
 
 
 def _attack(
-    place: WorkerContext, planned: PlannedCell, ref: AttackRef, deadly: frozenset[str], *first: Sequence[Lost] | None
+    context: WorkerContext, planned: PlannedCell, ref: AttackRef, deadly: frozenset[str], *first: Sequence[Lost] | None
 ) -> tuple[Lost, ...]:
-    return _hand(place).do((_do_attack, planned, ref, deadly), _joined(first), ("set", attack_key(ref)))
+    return _hand(context).do((_do_attack, planned, ref, deadly), _joined(first), ("set", attack_key(ref)))
 
 
 def _evaluate(
-    place: WorkerContext, planned: PlannedCell, deadly: frozenset[str], *first: Sequence[Lost] | None
+    context: WorkerContext, planned: PlannedCell, deadly: frozenset[str], *first: Sequence[Lost] | None
 ) -> tuple[Lost, ...]:
-    return _hand(place).do((_do_evaluation, planned, deadly), _joined(first))
+    return _hand(context).do((_do_evaluation, planned, deadly), _joined(first))
 
 
 def _joined(first: Sequence[Sequence[Lost] | None]) -> list[Lost]:
-    return list(dict.fromkeys(lost for each in first for lost in each or ()))
+    return list(dict.fromkeys(chain.from_iterable(each or () for each in first)))
 
 
 @lru_cache(maxsize=1)
-def _hand(place: WorkerContext) -> Hand:
+def _hand(context: WorkerContext) -> Hand:
     """Return the process beside this worker, which keeps networks and images from task to task."""
-    return Hand(partial(_work, place))
+    return Hand(partial(_work, context))
 
 
 class _Silent:
@@ -545,22 +556,22 @@ class _Silent:
         pass
 
 
-def _work(place: WorkerContext, control: Control, task: tuple[Any, ...], lost: Sequence[Lost]) -> Sequence[Lost]:
+def _work(context: WorkerContext, control: Control, task: tuple[Any, ...], lost: Sequence[Lost]) -> Sequence[Lost]:
     do, planned, *more = task
-    runner = _prepared(place, planned, control)
+    runner = _prepared(context, planned, control)
     runner.lost = lost
     runner.leave_out({each.key for each in lost if each.kind == "set"})
-    found: Sequence[Lost] = do(runner, planned, *more)
-    return found
+    lost_now: Sequence[Lost] = do(runner, planned, *more)
+    return lost_now
 
 
 @lru_cache(maxsize=1)
-def _runner(place: WorkerContext, control: Control) -> Runner:
-    torch.set_num_threads(place.threads)
-    os.chdir(place.folder)
-    if place.shared_data is not None:
-        os.environ["CROSSFIRE_DATA"] = place.shared_data
-    work, parent = Work(RunPlan(name="ray", cells=()), place.data_folder, dict(place.weights_files)), os.getppid()
+def _runner(context: WorkerContext, control: Control) -> Runner:
+    torch.set_num_threads(context.threads)
+    os.chdir(context.folder)
+    if context.shared_data is not None:
+        os.environ["CROSSFIRE_DATA"] = context.shared_data
+    work, parent = Work(RunPlan(name="ray", cells=()), context.data_folder, dict(context.weights_files)), os.getppid()
 
     def check() -> None:
         if os.getppid() != parent:
@@ -569,24 +580,24 @@ def _runner(place: WorkerContext, control: Control) -> Runner:
 
     return Runner(
         work,
-        Store(place.store),
-        torch.device(place.device),
-        batch=place.batch,
+        Store(context.store),
+        torch.device(context.device),
+        batch=context.batch,
         stop_check=check,
         reporter=_Silent(),
-        timeout=place.timeout,
-        known_failures=dict(place.known_failures),
+        timeout=context.timeout,
+        known_failures=dict(context.known_failures),
         control=control,
     )
 
 
-def _prepared(place: WorkerContext, planned: PlannedCell, control: Control) -> Runner:
+def _prepared(context: WorkerContext, planned: PlannedCell, control: Control) -> Runner:
     """Return the runner of this process for a cell.
 
     Raises:
         UsageError: the code here is not that of the one who asks.
     """
-    runner, cell = _runner(place, control), planned.cell
+    runner, cell = _runner(context, control), planned.cell
     if changed(cell) is not None or cell_key(cell) != planned.key:
         raise UsageError(
             f"{platform.node()} has another version of the code, of a package behind it, or of a file that it reads; "

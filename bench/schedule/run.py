@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -103,7 +104,7 @@ class Runner:
         self._warm: set[str] = set()
         self._failed: set[str] = set()
         # Failures that an earlier process of this run recorded, and said.
-        self._said = {name for path in self.logs for name in failures(path)}
+        self._said = set(chain.from_iterable(map(failures, self.logs)))
         about = {"plan": self.work.plan.name, "cells": len(self.work.plan.cells), "device": str(self.device)}
         self.log = RunLog(self.store.root / "log", {**about, "commit": source()[0]}, self.control.logs)
         self._progress = ProgressTracker(self.reporter, self.log, self._estimate())
@@ -308,6 +309,31 @@ class Runner:
             raise MethodError(why)
         what = f"train {ref.recipe.name} {model.network.name}"
         self.reporter.work(what, 0, 1)
+        run = self._training_run(ref, model, watched, folder, what)
+        started = time.monotonic()
+        try:
+            with self.store.writing():
+                try:
+                    run()
+                except DamagedState as error:
+                    _log.warning("%s; training begins again", error)
+                    files.remove(folder / "state.safetensors")
+                    run()
+        except StoreError:
+            raise
+        except Exception as error:
+            # So that no other cell, nor another process, spends the same hours on the same end.
+            cards.write_failure(folder, str(error))
+            self.log.write("training failed", what=what, key=folder.name, error=str(error))
+            raise
+        files.remove(failed)
+        self._progress(what, folder.name, 1, 1)
+        self.log.write("trained", what=what, key=folder.name, seconds=round(time.monotonic() - started, 3))
+
+    def _training_run(
+        self, ref: TrainRef, model: ModelRef, watched: DataRef, folder: Path, what: str
+    ) -> Callable[[], None]:
+        """Return what trains into a folder, each step within the time limit; it goes on from the state there."""
         pixels, labels, _ = self.cache.rows(ref.data)
         test = self.cache.rows(watched)[:2]
 
@@ -330,25 +356,7 @@ class Runner:
             except Overtime as error:
                 raise MethodError(f"a step of the training {error}") from None
 
-        started = time.monotonic()
-        try:
-            with self.store.writing():
-                try:
-                    run()
-                except DamagedState as error:
-                    _log.warning("%s; training begins again", error)
-                    files.remove(folder / "state.safetensors")
-                    run()
-        except StoreError:
-            raise
-        except Exception as error:
-            # So that no other cell, nor another process, spends the same hours on the same end.
-            cards.write_failure(folder, str(error))
-            self.log.write("training failed", what=what, key=folder.name, error=str(error))
-            raise
-        files.remove(failed)
-        self._progress(what, folder.name, 1, 1)
-        self.log.write("trained", what=what, key=folder.name, seconds=round(time.monotonic() - started, 3))
+        return run
 
     def check_weights(self) -> None:
         """Find the weights files that do not fit their networks, before any work; their cells will fail.
@@ -440,7 +448,7 @@ class Runner:
             before = (
                 None if earlier is None else Crafted.joined([self._chunk_of(earlier, part) for part in paths.values()])
             )
-            made = craft(
+            crafted = craft(
                 ref,
                 base,
                 x,
@@ -455,14 +463,14 @@ class Runner:
             _require_unchanged(ref)
             self.cache.require_unchanged(ref.model)
             if earlier != ref.previous:
-                made.notes.append("earlier-attack-failed")
-            if made.batch < self._batch(ref.data):
+                crafted.notes.append("earlier-attack-failed")
+            if crafted.batch < self._batch(ref.data):
                 # Where memory ran out once it would run out again.
-                self.batch = made.batch
-                self.log.write("out of memory", set=key, batch=made.batch)
+                self.batch = crafted.batch
+                self.log.write("out of memory", set=key, batch=crafted.batch)
             self.store.leases.check()
             for path, part in paths.items():
-                write_chunk(path, made.part(slice(part.start - group.start, part.stop - group.start)))
+                write_chunk(path, crafted.part(slice(part.start - group.start, part.stop - group.start)))
                 self.store.known.note(self.store.name(path), path, chunk_file.SEALED)
         seconds = round(time.monotonic() - started, 3)
         of = f"{group.start:06d}-{group.stop:06d}"
@@ -531,8 +539,8 @@ class Runner:
         path, images = self._chunk(ref, part), self.cache.test(ref.data)
         x, _, _ = images.part(part)
         for _ in range(_ATTEMPTS):
-            if (made := read_chunk(path, x, ref.threat)) is not None:
-                return made
+            if (crafted := read_chunk(path, x, ref.threat)) is not None:
+                return crafted
             files.remove(path)
             self._craft(ref, next(group for group in images.groups() if part.start < group.stop))
         raise MethodError(f"{path} was made {_ATTEMPTS} times, and what is read back is not what was made")

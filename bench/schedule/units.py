@@ -123,8 +123,8 @@ class Units:
 
     def net(self, model: ModelRef, cell: Cell) -> Unit | None:
         """Return the cost of a network; ``None`` if it could not be measured."""
-        found = self._nets.get(self._texts.network(model, cell))
-        return None if found is None else found[1]
+        measured = self._nets.get(self._texts.network(model, cell))
+        return None if measured is None else measured[1]
 
     def step(self, step: MethodRef, model: ModelRef, cell: Cell) -> StepUnit | None:
         """Return the cost of a test-time step on a network; ``None`` if it could not be measured."""
@@ -145,8 +145,8 @@ class Units:
             names = [self._texts.network(model, cell)]
             names += [self._texts.training(model, cell)] if isinstance(model.weights, TrainRef) else []
             names += [] if step is None else [self._texts.step(step, model, cell)]
-            if (found := next((self._problems[name] for name in names if name in self._problems), None)) is not None:
-                return found._replace(of_attack=of_attack)
+            if (problem := next((self._problems[name] for name in names if name in self._problems), None)) is not None:
+                return problem._replace(of_attack=of_attack)
         return None
 
     def measuring(self, cell: Cell) -> Generator[None]:
@@ -296,14 +296,14 @@ class Units:
         assert once is not None
         most = min(self._batch or auto_batch(shape, self._device), attack_group_size(shape, self._device))
         count = max(2, min(most, int(self._patience / max(sum(once), 1e-9))))
-        found = []
+        measured = []
         for _ in range(5 if self._hurry is None else 3):
             timed = self._attempt(partial(_both, base, function, shape, self._device, count))
             yield
             if timed is None:
                 break
-            found.append(timed)
-        return Unit(flops, *(statistics.median(column) for column in zip(*(found or [once]), strict=True)))
+            measured.append(timed)
+        return Unit(flops, *(statistics.median(column) for column in zip(*(measured or [once]), strict=True)))
 
 
 def _why(error: BaseException, who: str) -> str:
@@ -358,10 +358,10 @@ class _Texts:
         return self._written(_training, model, cell.data)
 
     def _written(self, write: Callable[..., str], *parts: BaseModel) -> str:
-        place = (write, *map(id, parts))
-        if place not in self._known:
-            self._known[place] = parts, write(*parts)
-        return self._known[place][1]
+        identity = (write, *map(id, parts))
+        if identity not in self._known:
+            self._known[identity] = parts, write(*parts)
+        return self._known[identity][1]
 
 
 def _network(network: MethodRef, data: DataRef) -> str:

@@ -41,7 +41,7 @@ def checked(work: Work, attempt: Attempt = _call) -> Work:
             could not be found out in time.
 
     Raises:
-        UsageError: every cell that was asked for needs a weights file that cannot be used.
+        UsageError: every requested cell needs a weights file that cannot be used.
     """
     unusable: dict[str, str] = {}
     seen: set[int] = set()
@@ -53,10 +53,10 @@ def checked(work: Work, attempt: Attempt = _call) -> Work:
             if (key := training_key(model)) not in work.unusable:
                 problem = attempt(key, partial(_problem, model, work, planned.cell.data))
                 unusable |= {} if problem is None else {key: problem}
-    found = replace(work, unusable={**work.unusable, **unusable})
+    checked_work = replace(work, unusable={**work.unusable, **unusable})
     if unusable:
-        warn(found, unusable)
-    return found
+        warn(checked_work, unusable)
+    return checked_work
 
 
 def _problem(model: ModelRef, work: Work, data: DataRef) -> str | None:
@@ -85,9 +85,9 @@ def warn(work: Work, unusable: Mapping[str, str]) -> None:
         unusable: why each of them cannot be used, by the training key of the classifier that needs it.
 
     Raises:
-        UsageError: every cell that was asked for needs a weights file that cannot be used.
+        UsageError: every requested cell needs a weights file that cannot be used.
     """
-    reasons = {planned.key: work.why_not(planned.cell) for planned in work.asked}
+    reasons = {planned.key: work.why_not(planned.cell) for planned in work.requested}
     if None not in reasons.values():
         first, *others = dict.fromkeys(map(str, reasons.values()))
         more = f" (and {len(others)} more such reasons)" if others else ""

@@ -54,10 +54,10 @@ def _differences(before: CellResult, after: CellResult) -> list[str]:
     words = [f"{name} was {_short(one[name])}, is {_short(two[name])}" for name in one if one[name] != two[name]]
     if not words:
         return []
-    made, here = before.provenance, after.provenance
-    elsewhere = (made.machine, made.device, made.threads) != (here.machine, here.device, here.threads)
-    place = f" (measured on {made.machine}, {made.device}, {made.threads} threads)" if elsewhere else ""
-    return [f"{before.names} differs{place}: {'; '.join(words)}"]
+    then, now = before.provenance, after.provenance
+    elsewhere = (then.machine, then.device, then.threads) != (now.machine, now.device, now.threads)
+    where = f" (measured on {then.machine}, {then.device}, {then.threads} threads)" if elsewhere else ""
+    return [f"{before.names} differs{where}: {'; '.join(words)}"]
 
 
 def _outcome(result: CellResult) -> dict[str, Any]:

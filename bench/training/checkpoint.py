@@ -35,9 +35,9 @@ class State(NamedTuple):
 
 def write(path: Path, tensors: Mapping[str, Tensor], words: Mapping[str, Any]) -> None:
     """Write a state with the hash of all that is in it."""
-    whole = {name: _whole(value) for name, value in tensors.items()}
-    sealed = {**words, "sha256": _digest(words, whole)}
-    write_atomically(path, save(whole, {"state": canonical_json(sealed)}))
+    contiguous = {name: _contiguous(value) for name, value in tensors.items()}
+    sealed = {**words, "sha256": _digest(words, contiguous)}
+    write_atomically(path, save(contiguous, {"state": canonical_json(sealed)}))
 
 
 def read(path: Path, limit: int = _LARGEST) -> State:
@@ -59,10 +59,10 @@ def read(path: Path, limit: int = _LARGEST) -> State:
 
 def serialised(tensors: Mapping[str, Tensor]) -> bytes:
     """Return the bytes of a safetensors file."""
-    return save({name: _whole(value) for name, value in tensors.items()})
+    return save({name: _contiguous(value) for name, value in tensors.items()})
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def _contiguous(tensor: Tensor) -> Tensor:
     # A copy, for the format refuses tensors that share memory or are not contiguous.
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 

@@ -43,7 +43,9 @@ SAVE_EVERY = 60.0
 SLOW_BATCH, _KEEPING = 1.0, 0.05
 _WAYS = ("forwards", "backwards")
 # After each epoch this share of the training set's size is measured, within limits, on training and on test images.
-_WATCHED = (1 / 50, 100, 512)
+_WATCHED_SHARE = 1 / 50
+_FEWEST_WATCHED = 100
+_MOST_WATCHED = 512
 
 
 class _Epoch(BaseModel):
@@ -131,8 +133,7 @@ def train(
 
 def watched_images(rows: int) -> int:
     """Return on how many training images, and as many test images, each epoch of a training on ``rows`` is measured."""
-    share, least, most = _WATCHED
-    return int(min(max(share * rows, least), most))
+    return int(min(max(_WATCHED_SHARE * rows, _FEWEST_WATCHED), _MOST_WATCHED))
 
 
 def batches_per_epoch(rows: int, batch: int) -> int:
@@ -262,10 +263,10 @@ class _Training:
                 rate = self._batch(order)
                 if self.step % _LOOK_EVERY.get(self.device.type, 1) == 0 or self.step == self.steps:
                     loss = self._look()
-                    told = time.perf_counter()
+                    reported = time.perf_counter()
                     on_progress(Progress(self.epoch, self.ref.schedule.epochs, self.step, self.steps, loss, rate))
-                    # Whoever is told may do something long, such as reckon when all will be done.
-                    started += time.perf_counter() - told
+                    # The callback may take long, for example to estimate when the run will end.
+                    started += time.perf_counter() - reported
                 self.seconds = before + time.perf_counter() - started
                 if self._is_due(time.monotonic() - begun):
                     self._look()
@@ -402,7 +403,9 @@ class _Training:
         }
         average = self.average.state_dict() if self.average is not None else {}
         groups = {"net": self.net.state_dict(), "average": average, "best": self.best}
-        named = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
+        named: dict[str, Tensor] = {}
+        for group, values in groups.items():
+            named |= {f"{group}.{name}": value for name, value in values.items()}
         return named | momentum | {"epoch.losses": self.losses, "epoch.right": self.right}
 
     def _identity(self) -> str:
@@ -455,9 +458,9 @@ class _Training:
         parts |= {f"best.{name}": value for name, value in self.net.state_dict().items()}
         expected = self._tensors()
         for name, value in (parts | expected).items():
-            given = kept.get(name)
-            if (name in expected or given is not None) and (
-                given is None or given.shape != value.shape or given.dtype != value.dtype
+            stored = kept.get(name)
+            if (name in expected or stored is not None) and (
+                stored is None or stored.shape != value.shape or stored.dtype != value.dtype
             ):
                 return f"{name} is not what the network has"
         best = {name for name in kept if name.startswith("best.")}

@@ -75,11 +75,11 @@ def measure(
     with frozen(net), torch.no_grad():
         for label in right:
             for s in parts(len(part.labels), batch):
-                if (place := f"{label} {s.start}") not in found:
+                if (batch_id := f"{label} {s.start}") not in found:
                     if check is not None:
                         check()
-                    found[place] = _right(net, part, s, threat, label, batch)
-                right[label] += found[place]
+                    found[batch_id] = _right(net, part, s, threat, label, batch)
+                right[label] += found[batch_id]
     return {label: count / len(part.labels) for label, count in right.items()}
 
 

@@ -110,7 +110,7 @@ def test_what_takes_the_process_with_it_is_lost_in_one_attempt(made, tmp_path, h
 
 
 def test_a_task_is_over_with_the_piece_that_is_all_of_it(made, tmp_path):
-    assert len(made.do((segmentation, None), whole=("set", "a"))) == len(attempts(tmp_path)) == 1
+    assert len(made.do((segmentation, None), only_piece=("set", "a"))) == len(attempts(tmp_path)) == 1
     assert made._ours is None, "no other process was started"
 
 
