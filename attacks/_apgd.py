@@ -67,7 +67,7 @@ def apgd(
         target: the function under attack.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: Linf or L2 with its budget.
+        threat: L∞ or L2 with its budget.
         objectives: each maximised from a start of its own.
         steps: steps for each objective.
         active: positions of the images to attack; all by default.
@@ -132,7 +132,7 @@ def apgd_run(target: Target, x: Tensor, y: Tensor, threat: Threat, objective: Ob
         target: the function under attack.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: Linf or L2 with its budget.
+        threat: L∞ or L2 with its budget.
         objective: ``args`` with a row for each of ``x``.
         steps: the paper's N_iter.
 

@@ -72,7 +72,7 @@ def ascend(x_adv: Tensor, grad: Tensor, alpha: float, x: Tensor, threat: Threat)
 
 
 def steepest(grad: Tensor, threat: Threat) -> Tensor:
-    """Return the unit step of steepest ascent: the sign in Linf, the normalised gradient in L2."""
+    """Return the unit step of steepest ascent: the sign in L∞, the normalised gradient in L2."""
     return grad.sign() if threat.norm == "linf" else grad / per_image(grad_norm(grad).clamp_min(1e-38), grad)
 
 

@@ -21,7 +21,7 @@ def apgd_ce(target: Target, x: Tensor, y: Tensor, threat: Threat, *, steps: Coun
         target: the function under attack.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: Linf or L2 with its budget.
+        threat: L∞ or L2 with its budget.
         steps: moves per restart.
         restarts: independent starts on the sphere of radius eps.
 

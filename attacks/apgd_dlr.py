@@ -23,7 +23,7 @@ def apgd_dlr(
         target: the function under attack; it must have three classes or more.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: Linf or L2 with its budget.
+        threat: L∞ or L2 with its budget.
         steps: moves per restart.
         restarts: independent starts on the sphere of radius eps.
 

@@ -23,7 +23,7 @@ def apgd_t(target: Target, x: Tensor, y: Tensor, threat: Threat, *, steps: Count
         target: the function under attack; it must have four classes or more.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: Linf or L2 with its budget.
+        threat: L∞ or L2 with its budget.
         steps: moves per target class.
         targets: how many classes are aimed at, the likeliest on the clean image first.
 

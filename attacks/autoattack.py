@@ -54,7 +54,7 @@ def autoattack(
         target: the function under attack, as a module.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: Linf or L2 with its budget.
+        threat: L∞ or L2 with its budget.
         version: the package's; by default ``rand`` for a random function and ``standard`` for any other.
         steps: of APGD and FAB.
         targets: classes that APGD-T and FAB-T aim at.

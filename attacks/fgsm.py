@@ -19,7 +19,7 @@ def fgsm(target: Target, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         target: the function under attack.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: Linf or L2 with its budget.
+        threat: L∞ or L2 with its budget.
 
     Returns:
         Images shaped as ``x``, within the threat.

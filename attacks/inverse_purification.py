@@ -30,7 +30,7 @@ def inverse_purification(
         target: the function under attack; its purification is evaluated, never differentiated.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: Linf with its budget.
+        threat: L∞ with its budget.
         steps: PGD steps to z, each a tenth of the widened budget.
         inversions: fixed-point iterations from z to x.
         restarts: independent starts.

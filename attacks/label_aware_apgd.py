@@ -36,7 +36,7 @@ def label_aware_apgd(
         target: the function under attack.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: Linf or L2 with its budget.
+        threat: L∞ or L2 with its budget.
         steps: moves for each branch and class.
         targets: classes of ``wrong-before``, the likeliest of the base classifier on the clean image first.
         branch: one of them alone, to see which breaks what.

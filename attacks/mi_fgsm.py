@@ -35,7 +35,7 @@ def mi_fgsm(
         target: the function under attack.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: Linf or L2 with its budget.
+        threat: L∞ or L2 with its budget.
         steps: gradient steps.
         step_size: length of a step in the threat's norm; eps / steps by default, as in the paper.
         decay: the paper's mu.

@@ -8,13 +8,13 @@ from bench.api import Target, Threat, attack
 def noise(target: Target, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
     """Uniform random noise of the whole budget: the floor that every attack must beat.
 
-    In Linf every pixel moves by +-eps at random, in L2 the image moves by eps in a random direction.
+    In L∞ every pixel moves by +-eps at random, in L2 the image moves by eps in a random direction.
 
     Args:
         target: the function under attack; only its draws are used.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: Linf or L2 with its budget.
+        threat: L∞ or L2 with its budget.
 
     Returns:
         Images shaped as ``x``, within the threat.

@@ -42,7 +42,7 @@ def pgd(
         target: the function under attack.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: Linf or L2 with its budget.
+        threat: L∞ or L2 with its budget.
         steps: gradient steps per restart.
         step_size: length of a step in the threat's norm; a quarter of eps by default, 2/255 at 8/255.
         restarts: independent starts, of which an image keeps the iterate with the largest margin, so one that breaks

@@ -28,7 +28,7 @@ def rays(target: Target, x: Tensor, y: Tensor, threat: Threat, *, queries: Count
         target: the function under attack; only the predicted class is used.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: Linf with its budget.
+        threat: L∞ with its budget.
         queries: forwards per image and restart.
         restarts: independent searches, each of the images that the ones before it did not break: the first from the
             ray of all signs up, the others from vertical stripes of random sign. Of a random function the image with
@@ -57,7 +57,7 @@ def rays(target: Target, x: Tensor, y: Tensor, threat: Threat, *, queries: Count
 
 @dataclass
 class _State(ActiveImages):
-    """The best ray so far of each image, in Linf: its boundary lies between ``lower`` and ``radius``.
+    """The best ray so far of each image, in L∞: its boundary lies between ``lower`` and ``radius``.
 
     The next signs to turn are block ``block`` of those at ``level``, which cuts the image into 2^level blocks.
     """

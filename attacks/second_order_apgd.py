@@ -34,7 +34,7 @@ def second_order_apgd(
         target: the function under attack, a purifier.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: Linf or L2 with its budget.
+        threat: L∞ or L2 with its budget.
         steps: moves for each width.
         tau: the first width, in units of an image's mean slope.
         widths: how many are tried, each a tenth of the last.

@@ -41,7 +41,7 @@ def smoothed_pgd(
         target: the function under attack.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: Linf or L2 with its budget.
+        threat: L∞ or L2 with its budget.
         steps: gradient steps per restart.
         samples: noisy copies of an image whose gradients one step averages.
         sigma: standard deviation of the noise in each pixel; wider than the cells of the loss, and not much wider than

@@ -33,7 +33,7 @@ def square(
         target: the function under attack; only its logits are used.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: Linf with its budget.
+        threat: L∞ with its budget.
         queries: forwards per image and restart; the schedule of the squares runs through in each.
         restarts: independent searches, each of the images that the ones before it did not break. An image keeps the
             result with the largest margin; with a random function, the margin of one more evaluation.

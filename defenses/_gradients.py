@@ -89,7 +89,7 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def uniform_start(x: Tensor, eps: float, draws: Draws) -> Tensor:
-    """Return a uniform point of the Linf ball around each image, clamped to [0, 1]; its derivative is the identity."""
+    """Return a uniform point of the L∞ ball around each image, clamped to [0, 1]; its derivative is the identity."""
     noise = draws.uniform(x) * 2 - 1
     return bpda((x + eps * noise).clamp(0.0, 1.0), x)
 
@@ -117,7 +117,7 @@ def sign_steps(
         loss_fn: images to a scalar, the sum over images.
         alpha: step size in each pixel; a negative one minimises the loss.
         steps: number of steps.
-        eps: each step is projected onto this Linf ball around ``x`` and onto [0, 1].
+        eps: each step is projected onto this L∞ ball around ``x`` and onto [0, 1].
         x_init: images to start from instead of ``x``; a function of ``x``.
         tau: width of the smoothed sign, in units of an image's mean absolute gradient.
         backward_loss_fn: the loss to differentiate twice instead of ``loss_fn``: one whose gradient has the same signs

@@ -24,7 +24,7 @@ def fgsm_at(
         step: the optimiser step.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        eps: the Linf budget and the step size.
+        eps: the L∞ budget and the step size.
         mixed_batch_norm: forward the clean batch as well, as the code of the TPAP paper does, so the running statistics
             of batch norm mix clean and adversarial images; its loss is not used.
 

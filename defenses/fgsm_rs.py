@@ -29,7 +29,7 @@ def fgsm_rs(
         step: the optimiser step.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        eps: the Linf budget.
+        eps: the L∞ budget.
         alpha: the step size as a multiple of eps.
         craft_mode: mode of the network while x' is crafted.
 

@@ -11,7 +11,7 @@ class Hedge:
     The summed loss falls slowest along the true class, so maximising it leaves the other classes faster.
 
     Args:
-        radius: the Linf budget of the purification.
+        radius: the L∞ budget of the purification.
         steps: sign steps.
         step_size: their length.
     """

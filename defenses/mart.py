@@ -44,7 +44,7 @@ def mart(
         step: the optimiser step.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        eps: the Linf budget.
+        eps: the L∞ budget.
         weight: of the KL term, lambda in the paper.
         inner: the attack that crafts x'.
         steps: gradient steps of PGD.

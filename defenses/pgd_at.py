@@ -32,7 +32,7 @@ def pgd_at(
         step: the optimiser step.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        eps: the Linf budget.
+        eps: the L∞ budget.
         steps: gradient steps.
         step_size: length of a step; a quarter of eps by default, 2/255 at 8/255.
         start: uniform in the ball, or 0.001 times a Gaussian; the code of the TPAP paper does not clip it to [0, 1].

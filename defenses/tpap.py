@@ -14,7 +14,7 @@ class Tpap:
     the identity there, too.
 
     Args:
-        beta: the Linf budget of the purification.
+        beta: the L∞ budget of the purification.
         steps: sign steps, each projected onto the ball around the image and onto [0, 1].
         step_size: length of a step; beta / steps by default.
         label: the label whose loss is maximised: the predicted class of the received image, the least likely one, a

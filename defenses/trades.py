@@ -43,7 +43,7 @@ def trades(
         step: the optimiser step.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        eps: the Linf budget.
+        eps: the L∞ budget.
         weight: of the KL term; 1 / lambda in the paper, beta in its code.
         inner: the attack that crafts x'; ``pgd-kl`` maximises the KL divergence, as in the paper.
         steps: gradient steps of PGD.

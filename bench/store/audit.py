@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-#: Round-off allowed in a ball: absolute in Linf, relative in L2.
+#: Round-off allowed in a ball: absolute in L∞, relative in L2.
 LINF_SLACK = 1e-6
 L2_SLACK = 1e-4
 
@@ -19,7 +19,7 @@ L2_SLACK = 1e-4
 def broken_rule(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Threat) -> str | None:
     """Return how images break their threat, such as ``left the box [0, 1] by 8``; ``None`` if they keep to it.
 
-    They must be finite, in [0, 1] and, under Linf and L2 with a budget, in the ball. A flow or a transport plan cannot
+    They must be finite, in [0, 1] and, under L∞ and L2 with a budget, in the ball. A flow or a transport plan cannot
     be recovered from the image; those attacks are checked in their own tests.
 
     Args:

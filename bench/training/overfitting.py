@@ -38,7 +38,7 @@ class Part(NamedTuple):
 
 
 def watched_threat(recipe: MethodRef) -> Threat:
-    """Return what is watched during a recipe: its own threat, else 8/255 in Linf.
+    """Return what is watched during a recipe: its own threat, else 8/255 in L∞.
 
     Its own is one whose norm FGSM and PGD know, and whose ``eps`` is a budget.
     """
