@@ -55,8 +55,10 @@ def unsplit(folder: Path) -> bool:
 
 def _splits(folder: Path) -> dict[Split, tuple[Path, ...]]:
     files = sorted(folder.glob("*.parquet"))
-    train, test, val = (tuple(f for f in files if f.name.lower().startswith(prefix)) for prefix in _PREFIXES)
-    splits: dict[Split, tuple[Path, ...]] = {"train": train, "test": test or val or (() if train else tuple(files))}
+    by_prefix = {prefix: tuple(f for f in files if f.name.lower().startswith(prefix)) for prefix in _PREFIXES}
+    train = by_prefix["train"]
+    test = by_prefix["test"] or by_prefix["val"] or (() if train else tuple(files))
+    splits: dict[Split, tuple[Path, ...]] = {"train": train, "test": test}
     return {split: paths for split, paths in splits.items() if paths}
 
 
@@ -67,9 +69,18 @@ def _source(
     _check_shards(files)
     described = _described(folder)
     expected = tuple((part["file"], part["sha256"]) for part in _parts(described))
-    names, numbers, doubt, remark, numbered = _classes(folder, splits, described, num_classes)
-    recipe = "parquet" if numbers is None else f"parquet {json.dumps(list(numbers))}"
-    return Source(files, recipe, names, lambda: _read(files, numbers), expected, doubt, remark, numbered)
+    classes = _classes(folder, splits, described, num_classes)
+    recipe = "parquet" if classes.numbers is None else f"parquet {json.dumps(list(classes.numbers))}"
+    return Source(
+        files,
+        recipe,
+        classes.names,
+        lambda: _read(files, classes.numbers),
+        expected,
+        classes.doubt,
+        classes.remark,
+        classes.numbered,
+    )
 
 
 def _check_shards(files: tuple[Path, ...]) -> None:

@@ -7,7 +7,7 @@ said to hold where what attacked it could have shown that it does not (:func:`la
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bench.report.leaderboard.soundness import families, needs
 from bench.stats import Interval
@@ -27,20 +27,32 @@ FEWEST_STEPS = 20
 FEWEST_QUERIES = 100
 
 _SHORTENED = "autoattack-reduced"
+
+
+class _Reasons(NamedTuple):
+    """What is said of the attacks of one kind where they lack something."""
+
+    none: str
+    not_averaged: str
+    failed: str
+    one_length: str
+    short: str
+
+
 _LACKING = {
-    "gradient": (
-        "no adaptive gradient attack",
-        "the gradients of a random defense were not averaged (eot = 1)",
-        "its gradient attacks failed",
-        "gradient attacks at one length only",
-        f"no gradient attack of {FEWEST_STEPS} steps or more",
+    "gradient": _Reasons(
+        none="no adaptive gradient attack",
+        not_averaged="the gradients of a random defense were not averaged (eot = 1)",
+        failed="its gradient attacks failed",
+        one_length="gradient attacks at one length only",
+        short=f"no gradient attack of {FEWEST_STEPS} steps or more",
     ),
-    "black box": (
-        "no black-box attack at two lengths",
-        "the answers of a random defense were not averaged in black-box attacks (eot = 1)",
-        "its black-box attacks failed",
-        "no black-box attack at two lengths",
-        f"no black-box attack of {FEWEST_QUERIES} queries or more",
+    "black box": _Reasons(
+        none="no black-box attack at two lengths",
+        not_averaged="the answers of a random defense were not averaged in black-box attacks (eot = 1)",
+        failed="its black-box attacks failed",
+        one_length="no black-box attack at two lengths",
+        short=f"no black-box attack of {FEWEST_QUERIES} queries or more",
     ),
 }
 
@@ -105,20 +117,20 @@ def _gradients(seen: Sequence[CellResult]) -> list[str]:
 
 def _short_of(kind: Literal["gradient", "black box"], attacked: Sequence[CellResult]) -> list[str]:
     """Return the first thing that attacks of a kind lack, if any."""
-    none, not_averaged, failed, one_length, short = _LACKING[kind]
+    reasons = _LACKING[kind]
     effort, least = ("steps", FEWEST_STEPS) if kind == "gradient" else ("queries", FEWEST_QUERIES)
     averaged = [r for r in attacked if not _is_random(r) or _eot(r) > 1]
     working = [r for r in averaged if not _has_failed(r)]
     pairs = [runs for by, runs in families(working) if _length(runs[-1], by) >= LONGER * _length(runs[0], by)]
     if not attacked:
-        return [none]
+        return [reasons.none]
     if not averaged:
-        return [not_averaged]
+        return [reasons.not_averaged]
     if not working:
-        return [failed]
+        return [reasons.failed]
     if not pairs:
-        return [one_length]
-    return [] if any(_length(runs[-1], effort) >= least for runs in pairs) else [short]
+        return [reasons.one_length]
+    return [] if any(_length(runs[-1], effort) >= least for runs in pairs) else [reasons.short]
 
 
 def _length(result: CellResult, effort: str) -> float:
