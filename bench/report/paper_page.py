@@ -224,7 +224,7 @@ def _table(
     about = [_size(source.board.results[key] for key in chain.from_iterable(row.keys for row in rows))]
     about += [f"Published: {each}." for each in dict.fromkeys(where for _, where in known.values())]
     about += [] if known else [f"Published: {NOT_KNOWN}, or not of a run of this size."]
-    notes = text.by_row(table)
+    notes = text.by_defense(table)
     of_rows = set(chain.from_iterable(notes.get(row.defense, ()) for row in rows))
     about += [f"{verdict}." for verdict in table.verdicts if verdict in of_rows]
     about += [f"{note}." for note in notes.get(None, ())]

@@ -177,7 +177,7 @@ def test_a_page_that_comes_out_too_large_shows_less(tmp_path, monkeypatch):
     whole, _, details = page_of(failed, tmp_path)
     assert len(details["cells"]) == 60
     assert {len(cell["error"]["traceback"]) for cell in details["cells"].values()} == {4_004}, "the end of it"
-    monkeypatch.setattr("bench.report.render.html._LARGEST", len(whole) // 2)
+    monkeypatch.setattr("bench.report.render.html._MAX_PAGE_BYTES", len(whole) // 2)
     text, _, details = page_of(failed, tmp_path)
     assert len(text.encode()) <= len(whole) // 2
     assert 0 < len(details["cells"]) < 60
@@ -218,7 +218,7 @@ def test_what_is_laid_out_while_the_page_scrolls_is_little_at_a_time(tmp_path):
 
 
 def test_of_very_many_tables_the_page_shows_the_first_and_names_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.report.render.html._TABLES", 3)
+    monkeypatch.setattr("bench.report.render.html._MAX_TABLES", 3)
     text, _, _ = page_of([result(clean=[True], dataset=f"data-{i}") for i in range(5)], tmp_path)
     assert text.count("<section") == 3
     left_out = re.search(r"Left out, csv, md and json have them: (.*?)\.</p>", text)[1]

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from bench.report.figures import Missing, Source
-from bench.report.leaderboard.summaries import ThreatSummary, Value, threat_text
+from bench.report.leaderboard.summaries import ThreatSummary, Value
 from bench.report.leaderboard.tables import Column, Table, first_defenses
 from bench.types import Access
 
@@ -102,12 +102,6 @@ def measured(value: Value | None) -> dict[str, Any]:
     return {"value": value.number, "low": value.low, "high": value.high, **more}
 
 
-def seen(standing: ThreatSummary, access: Access) -> Value | None:
-    """Return a worst case; where there is no test-time step, every attacker is one with white-box access."""
-    value = standing.worst.get(access) or standing.worst.get("white-box")
-    return value if value and value.number is not None else None
-
-
 class CommonAttacks(NamedTuple):
     """Worst cases that compare: each over the attacks that all of them met, of those that met any."""
 
@@ -134,17 +128,6 @@ def over_common_attacks(standings: Sequence[ThreatSummary]) -> CommonAttacks:
         for standing, kind, own, found in zip(standings, kinds, met, worst, strict=True):
             found[access] = standing.worst_under(kind, attacks[access]) if own and attacks[access] else None
     return CommonAttacks(attacks, worst)
-
-
-def primary(table: Table) -> list[ThreatSummary]:
-    """Return how defenses stand under the threat with the most attacks."""
-    threats = [standing.threat for standing in table.threats if standing.threat]
-    if not threats:
-        return []
-    order = list(dict.fromkeys(column.group for column in table.columns))
-    place = {group: at for at, group in enumerate(order)}
-    first = min(threats, key=lambda threat: place[threat_text(threat)])
-    return [standing for standing in table.threats if standing.threat == first]
 
 
 def heatmap(

@@ -17,10 +17,9 @@ from bench.report.figures._plot import (
     measured,
     name_rows,
     need,
-    primary,
-    seen,
     tables,
 )
+from bench.report.leaderboard.pareto import full_knowledge, primary
 from bench.report.leaderboard.summaries import ThreatSummary, threat_text
 from bench.report.leaderboard.tables import Table
 
@@ -51,7 +50,7 @@ def _draw_table(axis: Axes, table: Table) -> dict[str, Any]:
     """Draw the defenses of a table, the smallest gap below, and return their numbers."""
     standings = sorted(primary(table), key=lambda s: (_gap(s), s.defense))
     for y, s in enumerate(standings):
-        static, full = s.worst.get("static"), seen(s, "adaptive")
+        static, full = s.worst.get("static"), full_knowledge(s)
         if static and full and static.number is not None and full.number is not None:
             axis.plot([100 * full.number, 100 * static.number], [y, y], color=SOFT, linewidth=2, alpha=0.5, zorder=1)
         access_points(axis, y, static, full, horizontal=True)
@@ -68,7 +67,7 @@ def _draw_table(axis: Axes, table: Table) -> dict[str, Any]:
         {
             "defense": s.defense,
             "static": measured(s.worst.get("static")),
-            "adaptive": measured(seen(s, "adaptive")),
+            "adaptive": measured(full_knowledge(s)),
             "gap": measured(s.gap),
         }
         for s in standings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import itemgetter
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -20,12 +19,10 @@ from bench.report.figures._plot import (
     measured,
     need,
     panels,
-    primary,
-    seen,
     tables,
 )
-from bench.report.leaderboard.pareto import pareto_front
-from bench.report.leaderboard.summaries import ThreatSummary, threat_text
+from bench.report.leaderboard.pareto import cost_front, full_knowledge, primary
+from bench.report.leaderboard.summaries import ThreatSummary
 from bench.report.leaderboard.tables import Table
 
 
@@ -51,10 +48,9 @@ def _draw_table(axis: Axes, table: Table, key: dict[str, str]) -> dict[str, Any]
         table: of the leaderboard.
         key: the numbers that stand for names, where these are long.
     """
-    points = [_draw_point(axis, s) for s in primary(table) if s.cost and s.threat]
-    ranked = [p for p in points if p["adaptive"]["value"] is not None]
-    costs_and_shares = [(p["flops"], p["adaptive"]["value"]) for p in ranked]
-    front = pareto_front(costs_and_shares, itemgetter(0), itemgetter(1))
+    summaries = [s for s in primary(table) if s.cost]
+    points = [_draw_point(axis, s) for s in summaries]
+    front = cost_front(summaries)
     axis.step(
         [x for x, _ in front],
         [100 * y for _, y in front],
@@ -69,16 +65,15 @@ def _draw_table(axis: Axes, table: Table, key: dict[str, str]) -> dict[str, Any]
         axis.set_xlabel(f"inference FLOPs per image\n{about}", fontsize=6)
     log_axis(axis, [p["flops"] for p in points])
     # A defense that only static attackers attacked has its name at its static worst case.
-    heights = [(p, p["adaptive"]["value"] if p in ranked else p["static"]["value"]) for p in points]
+    heights = [(p, p["static" if p["adaptive"]["value"] is None else "adaptive"]["value"]) for p in points]
     label_apart(
         axis,
         [(p["flops"], 100 * y, key.get(p["defense"], p["defense"])) for p, y in heights if y is not None],
     )
-    threat = next(s.threat for s in primary(table) if s.threat)
     return {
         "dataset": table.dataset,
         "model": table.model,
-        "threat": threat_text(threat),
+        "threat": summaries[0].group,
         "points": points,
         "front": front,
     }
@@ -87,7 +82,8 @@ def _draw_table(axis: Axes, table: Table, key: dict[str, str]) -> dict[str, Any]
 def _draw_point(axis: Axes, s: ThreatSummary) -> dict[str, Any]:
     """Draw one defense, its static and adaptive worst case joined by a line, and return its numbers."""
     assert s.cost is not None
-    full, static, flops = seen(s, "adaptive"), s.worst.get("static"), s.cost.test_flops
+    full, static = full_knowledge(s), s.worst.get("static")
+    flops = s.cost.test_flops
     access_points(axis, flops, static, full)
     if full and static and full.number is not None and static.number is not None:
         axis.plot(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from bench.report.leaderboard.summaries import WORST_CASE, ThreatSummary, Value
-from bench.report.leaderboard.tables import Board, Table
+from bench.report.leaderboard.tables import Board, Column, Table, TableRow
 from bench.report.render import text
 from bench.report.render.latex import latex
 from bench.report.render.markdown import markdown
@@ -19,105 +19,108 @@ from bench.visible import json_text, visible
 
 SCHEMA = 1
 
-#: What spreadsheets begin a formula with, the wide forms of East Asian keyboards among them.
+#: Characters that begin a formula in a spreadsheet, including the wide forms of East Asian keyboards.
 _FORMULA = "=+\\-@\uff1d\uff0b\uff0d\uff20"
-#: Where one may begin: in front, and behind a semicolon, which many spreadsheets take for the end of a cell.
-_BEGINS = re.compile(rf"^(?=\s*[{_FORMULA}])|(?<=;)(?=[\s\"]*[{_FORMULA}])")
+#: Where a formula may begin: at the start, and after a semicolon, which many spreadsheets read as the end of a cell.
+_FORMULA_START = re.compile(rf"^(?=\s*[{_FORMULA}])|(?<=;)(?=[\s\"]*[{_FORMULA}])")
 
 
 def _escape_csv(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    return _BEGINS.sub("'", visible(value))
+    return _FORMULA_START.sub("'", visible(value))
 
 
 def comma_separated(board: Board) -> str:
     """Return one row for each defense and access, accuracies as fractions, absent values empty.
 
-    An attack has its accuracy under attack, the ends of its interval, and the robust accuracy beside them. What a table
-    lacks stands in the column ``incomplete`` of each of its rows, so that the text stays one table. ``notes`` has what
-    is said of the row and of the table as a whole.
+    An attack has its accuracy under attack, the ends of its interval, and the robust accuracy beside them. The column
+    ``incomplete`` repeats in each row what its table lacks, and ``notes`` what is known of the row and of the table.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    A text that a spreadsheet would read as a formula begins with an apostrophe.
     """
-    heads: dict[str, tuple[str, str]] = {}
-    rows: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for table in board.tables:
-        about = text.by_row(table)
-        worst = [f"worst case: {WORST_CASE}"] if any(c.label == "worst case" for c in table.columns) else []
-        for line in table.rows:
-            row: dict[str, Any] = {
-                "dataset": table.dataset,
-                "model": table.model,
-                "n": table.n,
-                "incomplete": table.incomplete,
-                "defense": line.defense,
-                "access": line.access,
-            }
-            for column in table.columns:
-                name = f"{column.label} ({column.group})" if column.group not in ("", "cost") else column.label
-                value = line.values.get(column.id) or Value(None)
-                row[name] = value.number
-                if column.unit in ("accuracy", "gap"):
-                    row |= {f"{name} low": value.low, f"{name} high": value.high}
-                if column.under_attack:
-                    row[f"{name} robust accuracy"] = value.robust
-                row.setdefault("footnotes", [])
-                row["footnotes"] += [
-                    f"{name}: {'failed' if value.failed else note}"
-                    for note in (value.footnotes or ("",) * value.failed)
-                ]
-            row["notes"] = [*row.pop("footnotes"), *about.get(line.defense, ()), *about.get(None, ()), *worst]
-            rows.append(row)
-            heads |= dict.fromkeys(row)  # type: ignore[arg-type]
+        remarks = text.by_defense(table)
+        general = remarks.get(None, [])
+        if any(column.label == "worst case" for column in table.columns):
+            general = [*general, f"worst case: {WORST_CASE}"]
+        records += (_csv_record(table, row, [*remarks.get(row.defense, ()), *general]) for row in table.rows)
+    names: dict[str, None] = {}
+    for record in records:
+        names |= dict.fromkeys(record)
     out = io.StringIO()
-    always = ["dataset", "model", "n", "incomplete", "defense", "access"]
-    writer = csv.DictWriter(out, list(heads) or always, lineterminator="\n")
+    default = ["dataset", "model", "n", "incomplete", "defense", "access"]
+    writer = csv.DictWriter(out, list(names) or default, lineterminator="\n")
     writer.writerow({name: _escape_csv(name) for name in writer.fieldnames})
-    writer.writerows(
-        {key: _escape_csv("; ".join(v) if isinstance(v, list) else v) for key, v in row.items()} for row in rows
-    )
+    writer.writerows({name: _escape_csv(value) for name, value in record.items()} for record in records)
     return out.getvalue()
 
 
+def _csv_record(table: Table, row: TableRow, remarks: list[str]) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "dataset": table.dataset,
+        "model": table.model,
+        "n": table.n,
+        "incomplete": table.incomplete,
+        "defense": row.defense,
+        "access": row.access,
+    }
+    footnotes: list[str] = []
+    for column in table.columns:
+        name = f"{column.label} ({column.group})" if column.group not in ("", "cost") else column.label
+        value = row.values.get(column.id) or Value(None)
+        record |= _csv_numbers(name, column, value)
+        notes = value.footnotes or ("",) * value.failed
+        footnotes += (f"{name}: {'failed' if value.failed else note}" for note in notes)
+    return {**record, "notes": "; ".join([*footnotes, *remarks])}
+
+
+def _csv_numbers(name: str, column: Column, value: Value) -> Iterator[tuple[str, float | None]]:
+    yield name, value.number
+    if column.unit in ("accuracy", "gap"):
+        yield f"{name} low", value.low
+        yield f"{name} high", value.high
+    if column.under_attack:
+        yield f"{name} robust accuracy", value.robust
+
+
 def as_json(board: Board) -> str:
-    """Return the JSON format, one table, cell or defense a line."""
+    """Return the JSON format, with one table, cell or defense on each line."""
     body = payload(board)
-    lists = (f'"{name}": [\n' + ",\n".join(map(_line, body[name])) + "\n]" for name in ("tables", "cells", "defenses"))
+    fields = ("tables", "cells", "defenses")
+    lists = (f'"{field}": [\n' + ",\n".join(map(json_text, body[field])) + "\n]" for field in fields)
     return '{"schema": ' + str(body["schema"]) + ",\n" + ",\n".join(lists) + "}\n"
-
-
-def _line(value: Any) -> str:
-    return json_text(value)
 
 
 def payload(board: Board) -> dict[str, Any]:
     """Return the object of the JSON format: fractions in [0, 1], FLOPs 2 per multiply-add, absent values ``None``."""
+    defenses: list[dict[str, Any]] = []
+    for table in board.tables:
+        defenses += (_defense(table, summary) for summary in table.threats)
     return {
         "schema": SCHEMA,
-        "tables": [*map(_about, board.tables), *(_none_of(*each) for each in board.absent)],
+        "tables": [
+            *(_table(table.title, table.cells, table.verdicts, table.notes) for table in board.tables),
+            *(_table(title, Count(cells, 0, 0)) for title, cells in board.absent),
+        ],
         "cells": cell_rows(board),
-        "defenses": [_defense(table, standing) for table in board.tables for standing in table.threats],
+        "defenses": defenses,
     }
 
 
-def _about(table: Table) -> dict[str, Any]:
+def _table(title: str, cells: Count, verdicts: Iterable[str] = (), notes: Iterable[str] = ()) -> dict[str, Any]:
     return {
-        "title": table.title,
-        "incomplete": table.incomplete or None,
-        **table.cells._asdict(),
-        "verdicts": list(table.verdicts),
-        "notes": list(table.notes),
+        "title": title,
+        "incomplete": cells.incomplete or None,
+        **cells._asdict(),
+        "verdicts": list(verdicts),
+        "notes": list(notes),
     }
-
-
-def _none_of(title: str, asked: int) -> dict[str, Any]:
-    count = Count(asked, 0, 0)
-    return {"title": title, "incomplete": count.incomplete, **count._asdict(), "verdicts": [], "notes": []}
 
 
 def cell_rows(board: Board) -> list[dict[str, Any]]:
-    """Return every cell as the JSON format has it, under the labels of the leaderboard."""
+    """Return the cells of the JSON format, with the labels of the leaderboard."""
     return [_cell(r, *board.labels[key], board.protocols[key]) for key, r in board.results.items()]
 
 
@@ -165,10 +168,10 @@ def _cell(r: CellResult, defense: str, attack: str, protocol: str) -> dict[str, 
 
 
 def _defense(table: Table, s: ThreatSummary) -> dict[str, Any]:
-    seen = s.worst.get("white-box", Value(None))
-    static, adaptive = s.worst.get("static", seen), s.worst.get("adaptive", seen)
+    white_box = s.worst.get("white-box", Value(None))
+    static, adaptive = s.worst.get("static", white_box), s.worst.get("adaptive", white_box)
     overall = s.worst.get("any", Value(None))
-    over = s.judgement.over_base if s.judgement else Value(None)
+    over_base = s.judgement.over_base if s.judgement else Value(None)
     eps = s.threat.eps if s.threat else None
     return {
         "dataset": table.dataset,
@@ -193,9 +196,9 @@ def _defense(table: Table, s: ThreatSummary) -> dict[str, Any]:
         "gap_high": s.gap.high,
         "verdict": s.judgement.verdict if s.judgement else None,
         "base": s.judgement.base if s.judgement else None,
-        "over_base": over.number,
-        "over_base_low": over.low,
-        "over_base_high": over.high,
+        "over_base": over_base.number,
+        "over_base_low": over_base.low,
+        "over_base_high": over_base.high,
         "over_base_p": s.judgement.p_value if s.judgement else None,
         "verdict_reasons": list(s.judgement.reasons) if s.judgement else [],
         "params": s.cost.params if s.cost else None,

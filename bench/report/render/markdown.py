@@ -1,4 +1,4 @@
-"""The leaderboard as Markdown, and what all our Markdown is made of: escapes and tables."""
+"""The leaderboard as Markdown, and helpers for all other Markdown: escapes and tables."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from bench.report.leaderboard.tables import Board, Table
 from bench.report.render import text
 from bench.visible import visible
 
-#: What Markdown takes for more than itself: some marks anywhere, others where a line or an item of a list begins.
+#: Characters that Markdown reads as markup: some anywhere, others at the beginning of a line or list item.
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]|~$]|^[#+=-](?=[#+= -]|$)|(?<=^\d)[.)](?= |$)|(?<=^\d\d)[.)](?= |$)")
 
 
 def escape_markdown(value: str) -> str:
-    """Return a text as Markdown shows it: what would be markup is escaped."""
+    """Return a text with all markup escaped."""
     return (
         _MARKDOWN.sub(r"\\\g<0>", visible(value).strip())
         .replace("&", "&amp;")
@@ -30,8 +30,8 @@ def grid(heads: Sequence[object], rows: Iterable[Sequence[object]], align: str) 
     """Yield the lines of a table of Markdown.
 
     Args:
-        heads: of the columns. What Markdown would take for more than itself is escaped already, in rows too.
-        rows: their cells.
+        heads: of the columns, already escaped.
+        rows: their cells, already escaped.
         align: a letter for each column: ``l`` for words, ``r`` for numbers.
     """
     for row in (heads, [_RULES[side] for side in align], *rows):
@@ -41,7 +41,7 @@ def grid(heads: Sequence[object], rows: Iterable[Sequence[object]], align: str) 
 def markdown(board: Board) -> str:
     """Return the tables for a README or a pull request: best in bold, second best underlined."""
     parts = [_markdown_table(table, board) for table in board.tables] or ["No results yet.\n"]
-    absent = [f"**{escape_markdown(each)}**\n" for each in text.absent(board)]
+    absent = [f"**{escape_markdown(line)}**\n" for line in text.absent(board)]
     return "\n".join([*absent, *parts, escape_markdown(text.FOOT), *text.superseded(board)]) + "\n"
 
 
@@ -53,20 +53,14 @@ def _markdown_table(table: Table, board: Board) -> str:
     lines = [f"### {escape_markdown(table.title)}", ""]
     lines += [f"**{escape_markdown(table.incomplete)}**", ""] if table.incomplete else []
     rows = []
-    for line in table.rows:
+    for row in table.rows:
         cells = [
-            text.ranked(table, line, column, "**{}**", "<u>{}</u>", str)
-            + text.footnotes(line, column, legend, "<sup>{}</sup>")
+            text.ranked(table, row, column, "**{}**", "<u>{}</u>", str)
+            + text.footnotes(row, column, legend, "<sup>{}</sup>")
             for column in table.columns
         ]
-        rows.append([escape_markdown(line.defense), line.access, *cells])
+        rows.append([escape_markdown(row.defense), row.access, *cells])
     lines += grid(["defense", "access", *heads], rows, "ll" + "r" * len(heads))
-    about = [
-        *table.verdicts,
-        *(f"{letter}: {note}" for note, letter in legend.items()),
-        *text.rules(table),
-        *text.precision(table),
-        *table.notes,
-        *text.failures(table, board),
-    ]
-    return "\n".join([*lines, "", *(f"- {escape_markdown(each)}" for each in about), ""])
+    footnotes = (f"{letter}: {note}" for note, letter in legend.items())
+    items = (*table.verdicts, *footnotes, *text.remarks(table, board))
+    return "\n".join([*lines, "", *(f"- {escape_markdown(item)}" for item in items), ""])

@@ -12,29 +12,30 @@ from bench.visible import json_text, visible
 
 def as_text(rows: Iterable[Beside]) -> str:
     """Return the comparison for a terminal."""
-    found = list(rows)
-    if not found:
+    rows = list(rows)
+    if not rows:
         return "nothing was measured\n"
-    names = [f"{row.defense}/{row.access} {row.what}" for row in found]
+    names = [f"{row.defense}/{row.access} {row.what}" for row in rows]
     lines = ["measured  published  deviation  robust"]
-    title = ""
-    for name, row in zip(names, found, strict=True):
-        if (new := f"{row.dataset} · {row.model} · {row.n:,} images") != title:
-            lines += ["", title := new, *([row.incomplete] if row.incomplete else [])]
+    last_title = ""
+    for name, row in zip(names, rows, strict=True):
+        title = f"{row.dataset} · {row.model} · {row.n:,} images"
+        if title != last_title:
+            lines += ["", title, *([row.incomplete] if row.incomplete else [])]
+            last_title = title
         lines.append(
-            f"{row.measured:8.4g}  {_text(row.published):>9}  {_signed(row.deviation):>9}  {_beside(row):>6}  {name}"
+            f"{row.measured:8.4g}  {_text(row.published):>9}  {_signed(row.deviation):>9}  {_robust(row):>6}  {name}"
         )
-    known = sum(row.published is not None for row in found)
+    known = sum(row.published is not None for row in rows)
     lines += [
         "",
-        f"{known} of {len(found)} numbers are published; accuracies in percent, costs as in the leaderboard. Measured "
+        f"{known} of {len(rows)} numbers are published; accuracies in percent, costs as in the leaderboard. Measured "
         "and published alike are accuracy under attack: right under the attack, whatever the clean answer. robust: "
         "robust accuracy, right clean as well, as measured.",
     ]
-    lines += [f"published: {source}" for source in dict.fromkeys(row.source for row in found if row.source)]
-    lines += [
-        f"reference for {name}: {each}" for name, row in zip(names, found, strict=True) for each in row.references
-    ]
+    lines += [f"published: {source}" for source in dict.fromkeys(row.source for row in rows if row.source)]
+    for name, row in zip(names, rows, strict=True):
+        lines += [f"reference for {name}: {reference}" for reference in row.references]
     return "\n".join(map(visible, lines)) + "\n"
 
 
@@ -44,20 +45,25 @@ def as_markdown(rows: Iterable[Beside]) -> str:
         "data set, network, images, defense, access, number, measured, published, deviation, robust accuracy, source, "
         "others"
     )
-    lines = []
-    for row in rows:
-        images = f"{row.n:,} ({row.incomplete})" if row.incomplete else f"{row.n:,}"
-        cells = [row.dataset, row.model, images, row.defense, row.access, row.what]
-        cells += [
-            f"{row.measured:.4g}",
-            _text(row.published),
-            _signed(row.deviation),
-            _beside(row),
-            row.source or "",
-            "; ".join(row.references),
-        ]
-        lines.append([escape_markdown(cell) for cell in cells])
-    return "\n".join(grid(heads.split(", "), lines, "llrlllrrrrll")) + "\n"
+    return "\n".join(grid(heads.split(", "), map(_markdown_cells, rows), "llrlllrrrrll")) + "\n"
+
+
+def _markdown_cells(row: Beside) -> list[str]:
+    cells = [
+        row.dataset,
+        row.model,
+        f"{row.n:,} ({row.incomplete})" if row.incomplete else f"{row.n:,}",
+        row.defense,
+        row.access,
+        row.what,
+        f"{row.measured:.4g}",
+        _text(row.published),
+        _signed(row.deviation),
+        _robust(row),
+        row.source or "",
+        "; ".join(row.references),
+    ]
+    return list(map(escape_markdown, cells))
 
 
 def as_json(rows: Iterable[Beside]) -> str:
@@ -66,7 +72,7 @@ def as_json(rows: Iterable[Beside]) -> str:
     return json_text(body, indent=1) + "\n"
 
 
-def _beside(row: Beside) -> str:
+def _robust(row: Beside) -> str:
     return "" if row.robust_accuracy is None else f"{row.robust_accuracy:.4g}"
 
 

@@ -19,10 +19,14 @@ from bench.store.working_store import Store
 from bench.types import AttackRef, CellResult, DataRef, Threat, UsageError
 
 _log = logging.getLogger("crossfire")
-#: Images of each set, their largest side in pixels, and how many sets are shown: some kilobytes each.
-_IMAGES, _SIDE, SETS = 8, 64, 400
-#: Rows that may be looked at: as many as the first chunk of a set can hold.
-_FIRST = 4096
+#: Adversarial sets of one page; the picture of a set has some kilobytes.
+MAX_SETS = 400
+#: Images of each set.
+_IMAGES_PER_SET = 8
+#: Largest height of an image, in pixels.
+_MAX_HEIGHT = 64
+#: Images that the first chunk of a set can hold.
+_MAX_CHUNK_IMAGES = 4096
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -31,65 +35,57 @@ def samples(
     store: Store,
     data_folder: Path | None = None,
     *,
-    most: int = SETS,
+    limit: int = MAX_SETS,
     trusted: bool = False,
 ) -> dict[str, str]:
-    """Return pictures of at most so many sets, as data addresses by the key of the result.
+    """Return pictures of at most ``limit`` adversarial sets, as data URLs by the key of the result.
 
-    There is none where a set or its images are not here, nor, with a warning, where their folder is one that the
-    results name and nobody says that these are ``trusted``.
+    A set has no picture if it or its clean images are not on this machine. If the results name a folder of images and
+    are not ``trusted``, its sets have no picture either, and there is a warning.
     """
-    sheets: dict[str, str | None] = {}
-    sources: dict[str, Pixels | None] = {}
-    found: dict[str, str] = {}
-    closed: dict[str, None] = {}
+    pictures: dict[str, str | None] = {}
+    clean: dict[str, Pixels | None] = {}
+    by_result: dict[str, str] = {}
+    untrusted: dict[str, None] = {}
     keys = Keys()
     for r in results:
-        if (made := r.cell.attack) is None or r.metrics is None or len(sheets) >= most:
+        if (attack := r.cell.attack) is None or r.metrics is None or len(pictures) >= limit:
             continue
-        key = keys.of(made)
-        if key not in sheets:
-            sheets[key] = _sheet(r, made, store.adversarial(key), sources, data_folder, trusted)
-            if sheets[key] is None and not trusted and (name := named_by(made.data)) is not None:
-                closed[name] = None
-        if (sheet := sheets[key]) is not None:
-            found[r.key] = sheet
-    if closed:
+        key = keys.of(attack)
+        if key not in pictures:
+            data = attack.data.model_dump_json()
+            first_chunk = next(iter(inventory.chunks(store.adversarial(key))), None)
+            if first_chunk is not None and data not in clean:
+                clean[data] = _clean(attack.data, data_folder, trusted=trusted)
+            pictures[key] = _picture(r, attack, first_chunk, clean.get(data))
+            if pictures[key] is None and not trusted and (name := named_by(attack.data)) is not None:
+                untrusted[name] = None
+        if (picture := pictures[key]) is not None:
+            by_result[r.key] = picture
+    if untrusted:
         _log.warning(
             "the results name %s, %s not opened, so no images of it are shown; if they are yours, add --trust",
-            next(iter(closed)),
-            "which is" if len(closed) == 1 else f"and {len(closed) - 1:,} more folders, which are",
+            next(iter(untrusted)),
+            "which is" if len(untrusted) == 1 else f"and {len(untrusted) - 1:,} more folders, which are",
         )
-    return found
+    return by_result
 
 
-def _sheet(
-    r: CellResult,
-    made: AttackRef,
-    folder: Path,
-    sources: dict[str, Pixels | None],
-    data_folder: Path | None,
-    trusted: bool,
-) -> str | None:
-    first = next(iter(inventory.chunks(folder)), None)
-    if first is None:
+def _picture(r: CellResult, attack: AttackRef, first_chunk: Path | None, clean: Pixels | None) -> str | None:
+    """Return images of one set as a data URL: misclassified ones if there are enough, in the order of the set."""
+    if first_chunk is None or clean is None:
         return None
-    name = made.data.model_dump_json()
-    if name not in sources:
-        sources[name] = _clean(made.data, data_folder, trusted=trusted)
-    if (clean := sources[name]) is None or (attacked := _attacked(first, clean, made.threat)) is None:
+    adversarial = _adversarial(first_chunk, clean, attack.threat)
+    if adversarial is None or (outcomes := r.outcomes_under_attack) is None:
         return None
-    if (outcomes := r.outcomes_under_attack) is None:
-        return None
-    # Images that the attack has misclassified come first.
-    right = list(outcomes)[: len(attacked)]
-    order = sorted(range(len(right)), key=lambda i: (right[i], i))[:_IMAGES]
-    lines = (np.concatenate([part[i] for i in sorted(order)], axis=2) for part in (clean, attacked))
-    return _png(np.concatenate(list(lines), axis=1))
+    right = list(outcomes)[: len(adversarial)]
+    chosen = sorted(sorted(range(len(right)), key=lambda i: (right[i], i))[:_IMAGES_PER_SET])
+    rows = [np.concatenate([images[i] for i in chosen], axis=2) for images in (clean, adversarial)]
+    return _png(np.concatenate(rows, axis=1))
 
 
-def _attacked(path: Path, clean: Pixels, threat: Threat) -> Pixels | None:
-    """Return the images of the first chunk of a set; ``None`` if it is not the first or, with a warning, not whole."""
+def _adversarial(path: Path, clean: Pixels, threat: Threat) -> Pixels | None:
+    """Return the images of the first chunk of a set; ``None`` if it is not the first or, with a warning, is damaged."""
     first, last = (int(number) for number in path.stem.split("-"))
     if first > 0 or last > len(clean):
         return None
@@ -113,17 +109,17 @@ def _clean(data: DataRef, folder: Path | None, *, trusted: bool) -> Pixels | Non
         return None
     except UsageError:
         return None
-    return np.asarray(images.images[rows[:_FIRST]])
+    return np.asarray(images.images[rows[:_MAX_CHUNK_IMAGES]])
 
 
 def _png(pixels: Pixels) -> str:
-    """Return pixels (C, H, W) as the address of a PNG, made smaller where images are large."""
+    """Return pixels (C, H, W), two images high, as the data URL of a PNG; large images are scaled down."""
     from PIL import Image
 
     height = pixels.shape[1] // 2
     image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-    if height > _SIDE:
-        image = image.resize((image.width * _SIDE // height, 2 * _SIDE), Image.Resampling.BOX)
+    if height > _MAX_HEIGHT:
+        image = image.resize((image.width * _MAX_HEIGHT // height, 2 * _MAX_HEIGHT), Image.Resampling.BOX)
     buffer = BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -17,22 +17,21 @@ from bench.visible import visible
 
 _RAISED = str.maketrans("abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ")
 _GUTTER = 2
-# Lines of a block, and blocks of columns; who has more than that reads the page.
-_LINES = 40
-_BLOCKS = 12
+#: Rows and blocks of columns of one table in a terminal; the page shows more.
+_MAX_ROWS = 40
+_MAX_BLOCKS = 12
 
 
 def leaderboard(results: Iterable[CellResult] | Board, *, width: int = 100) -> RenderableType:
-    """Return the tables laid out for a terminal of ``width`` columns; what does not fit goes into a further block."""
+    """Return the tables for a terminal of ``width`` characters; columns that do not fit follow in further blocks."""
     board = results if isinstance(results, Board) else build(results)
-    parts: list[RenderableType] = [_text(each, style="bold red") for each in text.absent(board)]
+    parts: list[RenderableType] = [_text(line, style="bold red") for line in text.absent(board)]
     if not board.tables:
         return Group(*parts, _text("no results yet"))
     for table in board.tables:
         parts += [*_table(table, board, width), _text()]
     parts.append(_text(text.FOOT, style="dim"))
-    if board.superseded:
-        parts.append(_text(f"{board.superseded} older results of code since edited are left out.", style="dim"))
+    parts += [_text(line, style="dim") for line in text.superseded(board)]
     return Group(*parts)
 
 
@@ -41,35 +40,30 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
     yield _text(table.title, style="bold")
     if table.incomplete:
         yield _text(table.incomplete, style="bold red")
-    scores = [column for column in table.columns if column.group != "cost"]
-    pages = list(_pages(table, scores, legend, width))
-    for page in pages[:_BLOCKS]:
-        met = [
-            line
-            for line in table.rows
-            if page[0] is scores[0] and len(scores) == 1 or any(c.id in line.values for c in page[1:])
-        ]
-        yield _grid(table, page, met[:_LINES], legend)
+    accuracies = [column for column in table.columns if column.group != "cost"]
     costs = [column for column in table.columns if column.group == "cost"]
+    blocks = list(_blocks(table, accuracies, legend, width))
+    for block in blocks[:_MAX_BLOCKS]:
+        rows = [row for row in table.rows if len(accuracies) == 1 or any(c.id in row.values for c in block[1:])]
+        yield _grid(table, block, rows[:_MAX_ROWS], legend)
     if costs:
         yield _text()
-        yield _grid(table, costs, list({line.defense: line for line in table.rows}.values())[:_LINES], legend)
-    for what, most, count in (("lines", _LINES, len(table.rows)), ("blocks of columns", _BLOCKS, len(pages))):
-        if count > most:
-            yield _text(f"! the first {most} of {count} {what}; --format csv, md, tex and json have all of them")
-    for each in text.first(table.verdicts, _LINES, "verdicts: --format md or json has all"):
-        yield _text(f"> {each}", style="bold")
-    for note in text.first(
-        [*table.notes, *text.failures(table, board)], _LINES, "notes and failures: --format md or json has all"
-    ):
+        yield _grid(table, costs, list({row.defense: row for row in table.rows}.values())[:_MAX_ROWS], legend)
+    for noun, limit, count in (("lines", _MAX_ROWS, len(table.rows)), ("blocks of columns", _MAX_BLOCKS, len(blocks))):
+        if count > limit:
+            yield _text(f"! the first {limit} of {count} {noun}; --format csv, md, tex and json have all of them")
+    for verdict in text.first(table.verdicts, _MAX_ROWS, "verdicts: --format md or json has all"):
+        yield _text(f"> {verdict}", style="bold")
+    notes = [*table.notes, *text.failures(table, board)]
+    for note in text.first(notes, _MAX_ROWS, "notes and failures: --format md or json has all"):
         yield _text(f"! {note}", style="yellow")
-    about = [f"{letter.translate(_RAISED)} {note}" for note, letter in legend.items()]
-    rules = text.first(text.rules(table), _LINES, "attacks with a rule")
-    if found := [*about, *rules, *text.precision(table)]:
-        yield _text(" · ".join(found), style="dim")
+    footnotes = [f"{letter.translate(_RAISED)} {note}" for note, letter in legend.items()]
+    rules = text.first(text.rules(table), _MAX_ROWS, "attacks with a rule")
+    if remarks := [*footnotes, *rules, *text.precision(table)]:
+        yield _text(" · ".join(remarks), style="dim")
 
 
-def _grid(table: Table, columns: Sequence[Column], lines: Sequence[TableRow], legend: dict[str, str]) -> Grid:
+def _grid(table: Table, columns: Sequence[Column], rows: Sequence[TableRow], legend: dict[str, str]) -> Grid:
     grid = Grid(
         box=SIMPLE_HEAD,
         padding=(0, _GUTTER - 1, 0, 0),
@@ -79,39 +73,41 @@ def _grid(table: Table, columns: Sequence[Column], lines: Sequence[TableRow], le
         border_style="dim",
     )
     labels = [text.pieces(column.label) for column in columns]
-    deep = max(map(len, labels))
-    grid.add_column("\n" * deep + "defense", no_wrap=True)
-    scores = columns[0].group != "cost"
-    if scores:
-        grid.add_column("\n" * deep + "access", no_wrap=True)
-    for above, label in zip(_groups(columns), labels, strict=True):
+    height = max(map(len, labels))
+    grid.add_column("\n" * height + "defense", no_wrap=True)
+    with_access = columns[0].group != "cost"
+    if with_access:
+        grid.add_column("\n" * height + "access", no_wrap=True)
+    for group, label in zip(_groups(columns), labels, strict=True):
         # As text: the brackets of swept parameters are no markup.
-        grid.add_column(_text("\n".join([above, *[""] * (deep - len(label)), *label])), justify="right", no_wrap=True)
-    before = ""
-    for line in lines:
-        style = "" if line.access in RANKED or not scores else "dim"
-        head = [_text("" if line.defense == before else line.defense)] + [_text(line.access, style=style)] * scores
-        grid.add_row(*head, *(_cell(table, line, column, legend) for column in columns))
-        before = line.defense
+        lines = [group, *[""] * (height - len(label)), *label]
+        grid.add_column(_text("\n".join(lines)), justify="right", no_wrap=True)
+    last_defense = ""
+    for row in rows:
+        names = [_text("" if row.defense == last_defense else row.defense)]
+        if with_access:
+            names.append(_text(row.access, style="" if row.access in RANKED else "dim"))
+        grid.add_row(*names, *(_cell(table, row, column, legend) for column in columns))
+        last_defense = row.defense
     return grid
 
 
 def _groups(columns: Sequence[Column]) -> list[str]:
     """Return the group of each column where it begins, else nothing."""
-    before = ["", *(column.group for column in columns)]
-    return [column.group if column.group != last else "" for column, last in zip(columns, before, strict=False)]
+    previous = ["", *(column.group for column in columns)]
+    return [column.group if column.group != before else "" for column, before in zip(columns, previous, strict=False)]
 
 
-def _cell(table: Table, line: TableRow, column: Column, legend: dict[str, str]) -> Text:
-    value = line.values.get(column.id)
-    number, letters = _words(table, line, column, legend)
+def _cell(table: Table, row: TableRow, column: Column, legend: dict[str, str]) -> Text:
+    value = row.values.get(column.id)
+    number, letters = _number_and_letters(table, row, column, legend)
     shown = _text(number)
     if value is None:
         return shown
     best, second = table.best[column.id]
     if value.failed:
         shown.stylize("bold red")
-    elif line.access not in RANKED and column.group != "cost":
+    elif row.access not in RANKED and column.group != "cost":
         shown.stylize("dim")
     elif best is not None and value.number == best:
         shown.stylize("bold green")
@@ -120,31 +116,32 @@ def _cell(table: Table, line: TableRow, column: Column, legend: dict[str, str]) 
     return shown.append(letters, style="yellow")
 
 
-def _words(table: Table, line: TableRow, column: Column, legend: dict[str, str]) -> tuple[str, str]:
+def _number_and_letters(table: Table, row: TableRow, column: Column, legend: dict[str, str]) -> tuple[str, str]:
     """Return a number as text, and the letters of its footnotes."""
-    value = line.values.get(column.id)
+    value = row.values.get(column.id)
     return text.number(value, column, table.n), text.letters(value, legend).translate(_RAISED) if value else ""
 
 
-def _pages(table: Table, columns: Sequence[Column], legend: dict[str, str], width: int) -> Iterator[list[Column]]:
+def _blocks(table: Table, columns: Sequence[Column], legend: dict[str, str], width: int) -> Iterator[list[Column]]:
     """Yield the columns in blocks that fit, clean accuracy first in each."""
-    access = max(len("access"), *(len(line.access) for line in table.rows))
-    taken = max(len("defense"), *(cell_len(line.defense) for line in table.rows)) + access + 2 * _GUTTER
-    clean, *rest = columns
-    page = [clean]
-    for column in rest:
-        if len(page) > 1 and taken + sum(_width(table, c, legend) for c in [*page, column]) > width:
-            yield page
-            page = [clean]
-        page.append(column)
-    yield page
+    access = max(len("access"), *(len(row.access) for row in table.rows))
+    names = max(len("defense"), *(cell_len(row.defense) for row in table.rows)) + access + 2 * _GUTTER
+    clean, *others = columns
+    block = [clean]
+    for column in others:
+        if len(block) > 1 and names + sum(_width(table, c, legend) for c in [*block, column]) > width:
+            yield block
+            block = [clean]
+        block.append(column)
+    yield block
 
 
 def _width(table: Table, column: Column, legend: dict[str, str]) -> int:
     heads = (*map(cell_len, text.pieces(column.label)), cell_len(column.group) if column.unit == "accuracy" else 0)
-    return _GUTTER + max(*heads, *(cell_len("".join(_words(table, line, column, legend))) for line in table.rows))
+    cells = ("".join(_number_and_letters(table, row, column, legend)) for row in table.rows)
+    return _GUTTER + max(*heads, *map(cell_len, cells))
 
 
 def _text(content: str = "", *, style: str = "") -> Text:
-    """Return text that holds nothing hidden, on whatever console it is shown; brackets in it are no markup."""
+    """Return text without hidden characters; brackets in it are no markup."""
     return Text(visible(content, lines=True), style)

@@ -1,30 +1,31 @@
-"""How a number reads, the same in every format."""
+"""Numbers and remarks as text, the same in every format."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, product
 from string import ascii_lowercase
 
 from bench.report.leaderboard.summaries import WORST_CASE, Value
 from bench.report.leaderboard.tables import RANKED, Board, Column, Table, TableRow
 
 ABSENT = "–"
-#: Letters that a label has on one line.
-_LONG = 16
+#: A label with more letters is broken into several lines.
+_LABEL_LETTERS = 16
 
 
 def number(value: Value | None, column: Column, n: int) -> str:
     """Return a number as text: accuracies in percent, gaps in points with sign and interval, costs to 4 digits.
 
-    Behind an accuracy under attack the robust accuracy follows in brackets, where it reads otherwise.
+    The robust accuracy follows an accuracy under attack in brackets, where its text differs.
     """
     shown = plain(value, column, n)
     if value is None or value.number is None or value.robust is None:
         return shown
-    beside = f"{100 * value.robust:.{_digits(n)}f}"
-    return shown if beside == f"{100 * value.number:.{_digits(n)}f}" else f"{shown} ({beside})"
+    robust = f"{100 * value.robust:.{_digits(n)}f}"
+    return shown if robust == f"{100 * value.number:.{_digits(n)}f}" else f"{shown} ({robust})"
 
 
 def plain(value: Value | None, column: Column, n: int) -> str:
@@ -35,12 +36,11 @@ def plain(value: Value | None, column: Column, n: int) -> str:
         return "failed"
     digits = _digits(n)
     if column.unit == "accuracy":
-        return f"{100 * value.number:.{digits}f}" + (
-            f"±{100 * value.spread:.{digits}f}" if value.spread is not None else ""
-        )
+        spread = "" if value.spread is None else f"±{100 * value.spread:.{digits}f}"
+        return f"{100 * value.number:.{digits}f}{spread}"
     if column.unit == "gap":
-        found = [f"{100 * end:+.{digits}f}" for end in (value.number, value.low, value.high) if end is not None]
-        return f"{found[0]} [{', '.join(found[1:])}]" if len(found) == 3 else found[0]
+        points = [f"{100 * end:+.{digits}f}" for end in (value.number, value.low, value.high) if end is not None]
+        return f"{points[0]} [{', '.join(points[1:])}]" if len(points) == 3 else points[0]
     return f"{value.number:.4g}" if value.number < 1000 else f"{value.number:.0f}"
 
 
@@ -54,11 +54,12 @@ def interval(value: Value) -> str:
 
 
 def precision(table: Table) -> list[str]:
-    """Return how far intervals reach, for formats that have no room for each."""
-    shown = (line.values.get(column.id) for line in table.rows for column in table.columns if column.unit == "accuracy")
+    """Return how far the widest interval reaches, for formats that have no room for each."""
+    accuracies = [column for column in table.columns if column.unit == "accuracy"]
+    values = (row.values.get(column.id) for row, column in product(table.rows, accuracies))
     reach = [
         max(value.high - value.number, value.number - value.low)
-        for value in shown
+        for value in values
         if value and value.number is not None and value.low is not None and value.high is not None
     ]
     if not reach:
@@ -67,18 +68,17 @@ def precision(table: Table) -> list[str]:
 
 
 def pieces(label: str) -> list[str]:
-    """Return a long label in pieces, where it may go on in a new line: before its parameters and after each of them."""
-    return re.split(r"(?=[\[@])|(?<=,)", label) if len(label) > _LONG else [label]
+    """Return a long label in pieces, to be broken between them: before its parameters and after each of them."""
+    return re.split(r"(?=[\[@])|(?<=,)", label) if len(label) > _LABEL_LETTERS else [label]
 
 
 def legend(table: Table) -> dict[str, str]:
     """Return a letter for every note that the table carries, in the order of reading."""
     letter_of: dict[str, str] = {}
-    for line in table.rows:
-        for column in table.columns:
-            value = line.values.get(column.id)
-            for note in value.footnotes if value else ():
-                letter_of.setdefault(note, _letter(len(letter_of)))
+    for row, column in product(table.rows, table.columns):
+        value = row.values.get(column.id)
+        for note in value.footnotes if value else ():
+            letter_of.setdefault(note, _letter(len(letter_of)))
     return letter_of
 
 
@@ -99,43 +99,45 @@ def letters(value: Value, legend: Mapping[str, str]) -> str:
 
 
 def rules(table: Table) -> list[str]:
-    """Return what tells one iterative attack from another of its name: the rule that it keeps."""
-    return [f"{column.label}: {column.rule}" for column in _attacks(table.columns) if column.rule]
-
-
-def _attacks(columns: Iterable[Column]) -> Iterable[Column]:
-    seen = set()
-    for column in columns:
-        if (column.label, column.rule) not in seen:
-            seen.add((column.label, column.rule))
-            yield column
+    """Return which iterate each iterative attack keeps, once for each label."""
+    return list(dict.fromkeys(f"{column.label}: {column.rule}" for column in table.columns if column.rule))
 
 
 def failures(table: Table, board: Board) -> list[str]:
-    """Return a line for every failed cell of a table, saying why."""
-    keys = dict.fromkeys(key for line in table.rows for value in line.values.values() for key in value.keys)
-    found = (board.results[key] for key in keys)
-    return [f"failed: {r.names}: {r.error.kind}: {(r.error.message.splitlines() or [''])[0]}" for r in found if r.error]
+    """Return a line for every failed cell of a table, with its error."""
+    keys = dict.fromkeys(chain.from_iterable(row.keys for row in table.rows))
+    results = (board.results[key] for key in keys)
+    return [
+        f"failed: {r.names}: {r.error.kind}: {(r.error.message.splitlines() or [''])[0]}" for r in results if r.error
+    ]
 
 
-def by_row(table: Table) -> dict[str | None, list[str]]:
+def remarks(table: Table, board: Board) -> Iterator[str]:
+    """Yield the lines below a table, after its verdicts and its legend."""
+    yield from rules(table)
+    yield from precision(table)
+    yield from table.notes
+    yield from failures(table, board)
+
+
+def by_defense(table: Table) -> dict[str | None, list[str]]:
     """Return verdicts and notes by the defense that they are about; under ``None`` those about the table."""
-    names = {line.defense for line in table.rows}
-    found: dict[str | None, list[str]] = defaultdict(list)
-    for each in (*table.verdicts, *table.notes):
-        ends = (at.start() for at in re.finditer("[:,]", each))
-        found[next((each[:end] for end in ends if each[:end] in names), None)].append(each)
-    return dict(found)
+    names = {row.defense for row in table.rows}
+    lines: dict[str | None, list[str]] = defaultdict(list)
+    for line in (*table.verdicts, *table.notes):
+        beginnings = (line[: match.start()] for match in re.finditer("[:,]", line))
+        lines[next((beginning for beginning in beginnings if beginning in names), None)].append(line)
+    return dict(lines)
 
 
-def first(lines: Sequence[str], most: int, what: str) -> list[str]:
-    """Return the first of many lines and how many more there are of what."""
-    more = len(lines) - most
-    return list(lines) if more <= 0 else [*lines[:most], f"and {more:,} more {what}"]
+def first(lines: Sequence[str], limit: int, noun: str) -> list[str]:
+    """Return the first lines, and one that says how many more there are."""
+    more = len(lines) - limit
+    return list(lines) if more <= 0 else [*lines[:limit], f"and {more:,} more {noun}"]
 
 
 def absent(board: Board) -> list[str]:
-    """Return a line for every table that was asked for and of which there is no cell."""
+    """Return a line for every table that was planned and of which there is no cell."""
     return [f"{title}: incomplete: 0 of {cells:,} cells" for title, cells in board.absent]
 
 
@@ -144,27 +146,27 @@ def has_several_threats(table: Table) -> bool:
     return len({column.group for column in table.columns} - {"", "cost"}) > 1
 
 
-def ranked(table: Table, line: TableRow, column: Column, bold: str, under: str, escape: Callable[[str], str]) -> str:
+def ranked(table: Table, row: TableRow, column: Column, bold: str, under: str, escape: Callable[[str], str]) -> str:
     """Return a number with the form ``bold`` if it is the best of its column, ``under`` if it is the second best."""
-    value = line.values.get(column.id)
+    value = row.values.get(column.id)
     shown = escape(number(value, column, table.n))
     best, second = table.best[column.id]
-    if value is None or value.number is None or line.access not in RANKED:
+    if value is None or value.number is None or row.access not in RANKED:
         return shown
     if value.number == best:
         return bold.format(shown)
     return under.format(shown) if value.number == second else shown
 
 
-def footnotes(line: TableRow, column: Column, legend: dict[str, str], form: str) -> str:
+def footnotes(row: TableRow, column: Column, legend: dict[str, str], form: str) -> str:
     """Return the letters of the notes on a number in a form of a format; empty where it has none."""
-    value = line.values.get(column.id)
+    value = row.values.get(column.id)
     shown = letters(value, legend) if value else ""
     return form.format(shown) if shown else ""
 
 
 def superseded(board: Board) -> Sequence[str]:
-    """Return a line about results that later ones replace, if there are any."""
+    """Return a line about results that newer ones replace, if there are any."""
     return [f"{board.superseded} older results of code since edited are left out."] if board.superseded else []
 
 
