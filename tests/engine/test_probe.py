@@ -10,7 +10,7 @@ from torch import nn
 from bench import registry
 from bench.cli import main
 from bench.evaluation.defense import deploy
-from bench.evaluation.probe import Asked, of_function
+from bench.evaluation.probe import ProbeImages, function_flags
 from bench.store.working_store import Store
 from tests.engine import tiny
 
@@ -31,11 +31,11 @@ def flags(base, name, **params):
     y = torch.randint(5, (48,), generator=generator)
     training = lambda: (x * 255).to(torch.uint8)  # noqa: E731
     fresh = partial(deploy, base, registry.find("test-time", name).ref(params), training)
-    return of_function(Asked(base, x, y, "checks"), fresh)[0]
+    return function_flags(ProbeImages(base, x, y, "checks"), fresh)[0]
 
 
 @pytest.mark.parametrize(
-    ("name", "found"),
+    ("name", "expected"),
     [
         ("Remembers", {"not-deterministic"}),
         ("Cheats", {"not-deterministic"}),
@@ -44,8 +44,8 @@ def flags(base, name, **params):
         ("Alters", set()),
     ],
 )
-def test_what_is_no_function_of_the_image_is_flagged(base, name, found):
-    assert flags(base, f"{FILE}:{name}") - {"zero-gradient"} == found
+def test_what_is_no_function_of_the_image_is_flagged(base, name, expected):
+    assert flags(base, f"{FILE}:{name}") - {"zero-gradient"} == expected
 
 
 @pytest.mark.parametrize("name", registry.entries("test-time"))
