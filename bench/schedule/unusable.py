@@ -99,8 +99,8 @@ def warn(work: Work, unusable: Mapping[str, str]) -> None:
             places[why].append(f"row {names.model}/{names.defense}")
         elif cell.attack is not None and (why := unusable.get(training_key(cell.attack.model))) is not None:
             places[why].append(f"column {names.attack}")
-    for why, found in places.items():
-        _log.warning("%s will fail (%d cells): %s", _named(found), len(found), why)
+    for why, rows_or_columns in places.items():
+        _log.warning("%s will fail (%d cells): %s", _named(rows_or_columns), len(rows_or_columns), why)
 
 
 def warn_of(failing: Iterable[tuple[PlannedCell, Problem]]) -> None:
@@ -110,8 +110,14 @@ def warn_of(failing: Iterable[tuple[PlannedCell, Problem]]) -> None:
         names = planned.names
         where = f"column {names.attack}" if of_attack else f"row {names.model}/{names.defense}"
         places[why, certain].append(where)
-    for (why, certain), found in places.items():
-        _log.warning("%s %s fail (%d cells): %s", _named(found), "will" if certain else "may", len(found), why)
+    for (why, certain), rows_or_columns in places.items():
+        _log.warning(
+            "%s %s fail (%d cells): %s",
+            _named(rows_or_columns),
+            "will" if certain else "may",
+            len(rows_or_columns),
+            why,
+        )
 
 
 def _named(places: list[str]) -> str:

@@ -69,17 +69,17 @@ def measure(
         check: called before every batch; what it raises goes on.
         known: counts of earlier calls that were ended, by attack and first image of a batch; new ones are added.
     """
-    found = {} if known is None else known
+    counts = {} if known is None else known
     batch = auto_batch(tuple(part.images.shape[1:]), part.images.device)  # type: ignore[arg-type]
     right = dict.fromkeys(("clean", *MONITOR_ATTACKS), 0)
     with frozen(net), torch.no_grad():
         for label in right:
             for s in parts(len(part.labels), batch):
-                if (batch_id := f"{label} {s.start}") not in found:
+                if (batch_id := f"{label} {s.start}") not in counts:
                     if check is not None:
                         check()
-                    found[batch_id] = _right(net, part, s, threat, label, batch)
-                right[label] += found[batch_id]
+                    counts[batch_id] = _right(net, part, s, threat, label, batch)
+                right[label] += counts[batch_id]
     return {label: count / len(part.labels) for label, count in right.items()}
 
 

@@ -110,8 +110,8 @@ class Coin(Own):
     def answer(self, step, x):
         truth = (x.flatten(1)[:, 0] * 255).round().long()
         right = self.draws.uniform(x[:, 0, 0, 0]) < self.chance
-        given = torch.where(right, truth, (truth + 1) % 3)
-        return F.one_hot(given, 3).float() + 0 * step.base(x)[:, :3]
+        labels = torch.where(right, truth, (truth + 1) % 3)
+        return F.one_hot(labels, 3).float() + 0 * step.base(x)[:, :3]
 
 
 @defense(kind="test-time", randomised=True)
@@ -134,5 +134,5 @@ def bisect(target, x, y, threat):
         middle = (good + bad) / 2
         broken = target(torch.lerp(x, other, middle[:, None, None, None])).argmax(1) != y
         good, bad = torch.where(broken, good, middle), torch.where(broken, middle, bad)
-    found = torch.lerp(x, other, bad[:, None, None, None])
-    return torch.where((target(found).argmax(1) != y)[:, None, None, None], found, x)
+    x_adv = torch.lerp(x, other, bad[:, None, None, None])
+    return torch.where((target(x_adv).argmax(1) != y)[:, None, None, None], x_adv, x)

@@ -156,13 +156,13 @@ def settings(how):
 def harm(target, x, y, threat, *, how: str):
     """Takes a step of FGSM, then does harm."""
     step = target.gradient(x, lambda logits, labels: F.cross_entropy(logits, labels, reduction="none"), y).grad.sign()
-    found = (x + float(threat.eps) * step).clamp(0, 1)
+    x_adv = (x + float(threat.eps) * step).clamp(0, 1)
     net = target.module.net
     ended(how)
     settings(how)
     rewired(net, how)
     changed_numbers(net, how)
-    return found
+    return x_adv
 
 
 class Through(nn.Module):

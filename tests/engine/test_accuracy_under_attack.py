@@ -121,13 +121,13 @@ base = "weights:{folder}/net.safetensors"
 def test_both_measures_are_the_known_counts(done):
     _, results, truth = done
     for attack in ("clean", *ATTACKS):
-        found, right = results[attack].metrics, int(truth[attack].sum())
+        metrics, right = results[attack].metrics, int(truth[attack].sum())
         both = int((truth["clean"] & truth[attack]).sum())
         interval = binomtest(right, N).proportion_ci(method="wilson")
-        assert found.accuracy_under_attack == pytest.approx(right / N)
-        assert found.robust_accuracy == pytest.approx(both / N)
-        assert (found.ci_low, found.ci_high) == pytest.approx((interval.low, interval.high))
-        assert found.clean_accuracy == pytest.approx(int(truth["clean"].sum()) / N)
+        assert metrics.accuracy_under_attack == pytest.approx(right / N)
+        assert metrics.robust_accuracy == pytest.approx(both / N)
+        assert (metrics.ci_low, metrics.ci_high) == pytest.approx((interval.low, interval.high))
+        assert metrics.clean_accuracy == pytest.approx(int(truth["clean"].sum()) / N)
     assert int((truth["some"] & ~truth["clean"]).sum()) > 5, "or the two measures would hardly differ"
 
 

@@ -34,9 +34,9 @@ def rows(tmp_path, text):
 
 def test_every_preset_is_valid():
     for name in overlay.presets():
-        asked = sections.request(name)
-        assert asked.name == name and overlay.presets()[name]
-        assert all(expand.defenses(part) and expand.attacks(part) for part in asked.parts)
+        request = sections.request(name)
+        assert request.name == name and overlay.presets()[name]
+        assert all(expand.defenses(part) and expand.attacks(part) for part in request.parts)
 
 
 def test_a_list_sweeps_and_the_swept_parameter_names_the_row(tmp_path):

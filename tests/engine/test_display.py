@@ -135,19 +135,19 @@ def test_what_takes_a_moment_is_not_named_and_what_takes_longer_is(lines, caplog
 def test_another_process_says_the_same_lines(lines, caplog):
     """Also when the one that works holds its lock, ends, or shows nothing yet."""
     shared = Shared()
-    made, relay = Lines(lines._clock, shared), Relay(shared, lines._clock)
+    shown_display, relay = Lines(lines._clock, shared), Relay(shared, lines._clock)
     relay._is_heard = False
     wait(relay, 60)
     assert caplog.messages == ["starting (for 1 min 0 s)"]
-    with made.run("quick", 84, "; store s"):
+    with shown_display.run("quick", 84, "; store s"):
         assert caplog.messages[1:] == ["quick: 84 cells; store s"]
-        made.cells(3, 84, 1)
-        made.work("train pgd-at " + "net" * 1000, 7, 20, "loss 0.412", left=300)
+        shown_display.cells(3, 84, 1)
+        shown_display.work("train pgd-at " + "net" * 1000, 7, 20, "loss 0.412", left=300)
         wait(relay, 60)
         (said,) = caplog.messages[2:]
         words = r"3 of 84 cells, 1 failed; train pgd-at net.* 35%, loss 0.412 \(for 1 min 0 s\); about 4 min left"
         assert re.fullmatch(words, said) and len(said) < 700
-        with made.phase("checking weights"):
+        with shown_display.phase("checking weights"):
             wait(relay, 60)
             assert caplog.messages[-1].startswith("3 of 84 cells, 1 failed; checking weights (for 1 min 0 s); about ")
         # The process is killed, and another one begins.
@@ -260,7 +260,10 @@ class Full(io.StringIO):
 def test_a_stream_that_cannot_be_written_ends_nothing(monkeypatch):
     for stream in (Full(), None):
         monkeypatch.setattr(sys, "stderr", stream)
-        with progress.shown(argparse.Namespace(progress="plain", quiet=False)) as made, made.run("quick", 1, ""):
+        with (
+            progress.shown(argparse.Namespace(progress="plain", quiet=False)) as shown_display,
+            shown_display.run("quick", 1, ""),
+        ):
             LOG.error("failed")
 
 
@@ -288,8 +291,8 @@ def test_how_work_is_shown(monkeypatch, stream, flags, environment, kind):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with progress.shown(argparse.Namespace(**{"progress": None, "quiet": False, **flags})) as made:
-        assert type(made) is kind
+    with progress.shown(argparse.Namespace(**{"progress": None, "quiet": False, **flags})) as shown_display:
+        assert type(shown_display) is kind
 
 
 def test_bars_on_a_terminal(monkeypatch):
@@ -299,17 +302,17 @@ def test_bars_on_a_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setattr(display, "LOOK", 0.02)
-    with progress.shown(argparse.Namespace(progress=None, quiet=False)) as made:
-        with made.phase("planning"):
+    with progress.shown(argparse.Namespace(progress=None, quiet=False)) as shown_display:
+        with shown_display.phase("planning"):
             time.sleep(0.1)
         assert screen.getvalue() == ""
-        with made.run("quick", 8, ""):
-            made.cells(1, 8, 1)
-            made.work("train \x1b]0;net", 3, 10, "loss 0.4", left=300)
+        with shown_display.run("quick", 8, ""):
+            shown_display.cells(1, 8, 1)
+            shown_display.work("train \x1b]0;net", 3, 10, "loss 0.4", left=300)
             LOG.error("failed: [red]one[/red]")
             print("a path")
             time.sleep(0.3)
-            with made.paused():
+            with shown_display.paused():
                 before = screen.getvalue()
                 time.sleep(0.2)
                 assert screen.getvalue() == before
@@ -334,25 +337,31 @@ def test_a_notebook_shows_a_bar(tmp_path, capsys, monkeypatch):
         Handle().update(picture)
         return Handle()
 
-    place = types.ModuleType("IPython.display")
-    place.display = show
+    display_module = types.ModuleType("IPython.display")
+    display_module.display = show
     monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
-    monkeypatch.setitem(sys.modules, "IPython.display", place)
+    monkeypatch.setitem(sys.modules, "IPython.display", display_module)
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
-    with progress.shown(argparse.Namespace(progress=None, quiet=False)) as made:
-        assert type(made) is Notebook
+    with progress.shown(argparse.Namespace(progress=None, quiet=False)) as shown_display:
+        assert type(shown_display) is Notebook
     monkeypatch.setattr("bench.cli.bars._PICTURE", 0.05)
     monkeypatch.setattr(display, "LOOK", 0.02)
-    with progress.shown(argparse.Namespace(progress=None, quiet=False)) as made, made.run("tiny", 8, ""):
+    with (
+        progress.shown(argparse.Namespace(progress=None, quiet=False)) as shown_display,
+        shown_display.run("tiny", 8, ""),
+    ):
         for done in range(8):
-            made.cells(done, 8)
-            made.work("train <net>", done, 8)
+            shown_display.cells(done, 8)
+            shown_display.work("train <net>", done, 8)
             time.sleep(0.06)
-        made.cells(8, 8)
-        made.work("train <net>", 8, 8)
-    with progress.shown(argparse.Namespace(progress=None, quiet=False)) as made, made.phase("planning"):
-        made._since -= 3
-        made.look()
+        shown_display.cells(8, 8)
+        shown_display.work("train <net>", 8, 8)
+    with (
+        progress.shown(argparse.Namespace(progress=None, quiet=False)) as shown_display,
+        shown_display.phase("planning"),
+    ):
+        shown_display._since -= 3
+        shown_display.look()
         assert "planning" in pictures[-1]["text/html"]
     assert "planning" not in pictures.pop()["text/html"] and "planning" in pictures.pop()["text/html"]
     assert len(pictures) > 4

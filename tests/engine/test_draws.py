@@ -37,37 +37,37 @@ def test_the_mixer_is_that_of_splitmix64(seed):
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63 - 1])
 def test_uniform_draws_are_uniform(seed):
-    found = draws.uniform(seed, torch.arange(400), 1, SHAPE).numpy().astype(np.float64).ravel()
-    assert found.min() >= 0 and found.max() < 1
-    assert np.array_equal(found * 2**24, np.round(found * 2**24))
-    assert stats.kstest(found, "uniform").pvalue > 1e-3
+    values = draws.uniform(seed, torch.arange(400), 1, SHAPE).numpy().astype(np.float64).ravel()
+    assert values.min() >= 0 and values.max() < 1
+    assert np.array_equal(values * 2**24, np.round(values * 2**24))
+    assert stats.kstest(values, "uniform").pvalue > 1e-3
     for bins in (2, 16, 256):
-        counts, _ = np.histogram(found, bins, (0, 1))
+        counts, _ = np.histogram(values, bins, (0, 1))
         assert stats.chisquare(counts).pvalue > 1e-3
     # The lowest of the 24 bits as well as the highest.
     for bit in (1, 2, 2**22):
-        ones = int(((found * 2**24).astype(np.int64) & bit).astype(bool).sum())
-        assert stats.binomtest(ones, len(found)).pvalue > 1e-3
+        ones = int(((values * 2**24).astype(np.int64) & bit).astype(bool).sum())
+        assert stats.binomtest(ones, len(values)).pvalue > 1e-3
 
 
 def test_normal_draws_are_normal():
-    found = draws.normal(7, torch.arange(400), 3, SHAPE).numpy().astype(np.float64).ravel()
-    assert np.isfinite(found).all()
-    assert stats.kstest(found, "norm").pvalue > 1e-3
-    assert abs(stats.kurtosis(found)) < 5 * np.sqrt(24 / len(found))
+    values = draws.normal(7, torch.arange(400), 3, SHAPE).numpy().astype(np.float64).ravel()
+    assert np.isfinite(values).all()
+    assert stats.kstest(values, "norm").pvalue > 1e-3
+    assert abs(stats.kurtosis(values)) < 5 * np.sqrt(24 / len(values))
 
 
 @given(seeds, image_lists, st.integers(0, 100), st.randoms(use_true_random=False))
 @settings(max_examples=40)
 @pytest.mark.parametrize("draw", [draws.uniform, draws.normal])
 def test_a_draw_depends_neither_on_the_batch_nor_on_its_order(draw, seed, images, call, random):
-    whole = draw(seed, torch.tensor(images), call, SHAPE)
-    assert whole.shape == (len(images), *SHAPE) and whole.dtype == torch.float32
+    all_values = draw(seed, torch.tensor(images), call, SHAPE)
+    assert all_values.shape == (len(images), *SHAPE) and all_values.dtype == torch.float32
     order = list(range(len(images)))
     random.shuffle(order)
-    assert torch.equal(draw(seed, torch.tensor(images)[order], call, SHAPE), whole[order])
+    assert torch.equal(draw(seed, torch.tensor(images)[order], call, SHAPE), all_values[order])
     for row, image in enumerate(images):
-        assert torch.equal(draw(seed, torch.tensor([image]), call, SHAPE)[0], whole[row])
+        assert torch.equal(draw(seed, torch.tensor([image]), call, SHAPE)[0], all_values[row])
 
 
 def test_the_same_image_twice_draws_the_same():
@@ -93,14 +93,14 @@ def test_neighbouring_streams_are_uncorrelated(other):
 
 
 def test_pixels_of_one_image_are_uncorrelated_with_their_neighbours():
-    found = draws.uniform(11, torch.arange(300), 1, torch.Size((256,))).numpy().astype(np.float64)
+    values = draws.uniform(11, torch.arange(300), 1, torch.Size((256,))).numpy().astype(np.float64)
     for lag in (1, 2, 16):
-        assert stats.pearsonr(found[:, lag:].ravel(), found[:, :-lag].ravel()).pvalue > 1e-3
+        assert stats.pearsonr(values[:, lag:].ravel(), values[:, :-lag].ravel()).pvalue > 1e-3
 
 
 def test_no_two_images_share_a_stream():
-    found = draws.uniform(0, torch.arange(20_000), 1, torch.Size((4,)))
-    assert len(np.unique(found.numpy(), axis=0)) == 20_000
+    values = draws.uniform(0, torch.arange(20_000), 1, torch.Size((4,)))
+    assert len(np.unique(values.numpy(), axis=0)) == 20_000
 
 
 @pytest.mark.parametrize("extreme", [0.0, 1.0 - 2.0**-24])
@@ -121,11 +121,11 @@ def test_the_global_random_state_is_left_alone():
 def test_a_steps_draws_belong_to_the_images_that_it_is_told(draw, function):
     like, own = torch.rand(6, *SHAPE), draws.Draws()
     own.begin(3, torch.arange(10, 16))
-    whole, again = draw(own, like), draw(own, like)
+    all_values, again = draw(own, like), draw(own, like)
     own.begin(3, torch.tensor([14, 11]))
-    assert torch.equal(draw(own, like[:2]), whole[[4, 1]])
+    assert torch.equal(draw(own, like[:2]), all_values[[4, 1]])
     assert torch.equal(draw(own, like[:2]), again[[4, 1]])
-    assert not torch.equal(whole, again), "each call draws anew"
+    assert not torch.equal(all_values, again), "each call draws anew"
     with pytest.raises(MethodError, match="draws 6 rows for a batch of 2 images"):
         draw(own, like)
     own.begin(3)

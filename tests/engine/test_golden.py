@@ -32,8 +32,10 @@ def net():
 
 @pytest.fixture(scope="module")
 def images():
-    found = open_set("cifar10", "test", folder=FOLDER)
-    return torch.from_numpy(found.images[:2000].copy()).float() / 255, torch.from_numpy(found.labels[:2000].copy())
+    image_set = open_set("cifar10", "test", folder=FOLDER)
+    return torch.from_numpy(image_set.images[:2000].copy()).float() / 255, torch.from_numpy(
+        image_set.labels[:2000].copy()
+    )
 
 
 def correct(net, x, y):
@@ -87,6 +89,6 @@ access = ["static"]
 """)
     places = ["--store", str(tmp_path / "store"), "--report", str(tmp_path / "report"), "--data", str(FOLDER)]
     assert main(["run", str(tmp_path / "harm.toml"), "--device", "cpu", *places]) == 0
-    (found,) = (r.metrics for r in Store(tmp_path / "store").results() if r.cell.attack)
-    assert found.accuracy_under_attack * 200 == pytest.approx(61, abs=1)
-    assert found.robust_accuracy * 200 == pytest.approx(17, abs=1)
+    (metrics,) = (r.metrics for r in Store(tmp_path / "store").results() if r.cell.attack)
+    assert metrics.accuracy_under_attack * 200 == pytest.approx(61, abs=1)
+    assert metrics.robust_accuracy * 200 == pytest.approx(17, abs=1)

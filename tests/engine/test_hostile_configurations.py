@@ -163,8 +163,8 @@ def test_what_nobody_means_is_one_line(kind):
 def test_a_right_name_in_the_wrong_place_says_what_it_is(change, says):
     said = line(SOUND.replace(*change))
     assert says in said
-    _, _, given = said.partition("'")
-    assert f"did you mean '{given.partition(chr(39))[0]}'" not in said
+    _, _, name = said.partition("'")
+    assert f"did you mean '{name.partition(chr(39))[0]}'" not in said
 
 
 # What is too many is counted, not made.

@@ -71,22 +71,22 @@ def poisoned(tmp_path_factory):
     """One run in which every poison goes before the attacks that must not be harmed."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     threads, folder, output = torch.get_num_threads(), Path.cwd(), sys.stdout
-    code, found = run(tmp_path_factory.mktemp("poisoned"), [*UNDONE, *SAID])
+    code, results = run(tmp_path_factory.mktemp("poisoned"), [*UNDONE, *SAID])
     assert {number: signal.getsignal(number) for number in before} == before
     assert (torch.get_num_threads(), Path.cwd(), sys.stdout) == (threads, folder, output)
-    return code, found
+    return code, results
 
 
-def of(found, how):
-    (result,) = (r for name, r in found.items() if re.search(rf"harm\b.*how={how}\]", name))
+def of(results, how):
+    (result,) = (r for name, r in results.items() if re.search(rf"harm\b.*how={how}\]", name))
     return result
 
 
 def test_what_comes_after_is_what_it_is_alone(alone, poisoned):
-    code, found = poisoned
+    code, results = poisoned
     assert code == 3
     for name, result in alone.items():
-        assert outcome(found[name]) == outcome(result), name
+        assert outcome(results[name]) == outcome(result), name
         assert result.status == "done"
     assert alone["standard/fgsm"].metrics.clean_accuracy > 0.1, "the network has learnt something that can be lost"
 
@@ -122,12 +122,12 @@ def harmed(tmp_path_factory):
 @pytest.mark.parametrize("when", ["wrap", "answer"])
 @pytest.mark.parametrize("how", HARMS)
 def test_a_defense_that_changes_the_network_fails_alone(alone, harmed, how, when):
-    code, found = harmed
+    code, results = harmed
     assert code == 3
-    cells = [r for name, r in found.items() if f"how={how}" in name and f"when={when}" in name]
+    cells = [r for name, r in results.items() if f"how={how}" in name and f"when={when}" in name]
     assert cells and {result.status for result in cells} == {"done" if how == "dtype" else "failed"}
     for name, result in alone.items():
-        assert outcome(found[name]) == outcome(result), name
+        assert outcome(results[name]) == outcome(result), name
 
 
 def small():
@@ -143,10 +143,10 @@ def test_a_checksum_sees_every_bit_and_every_exchange(dtype):
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
-        place = tuple(int(torch.randint(n, (), generator=generator)) for n in weight.shape)
+        position = tuple(int(torch.randint(n, (), generator=generator)) for n in weight.shape)
         bit = int(torch.randint(8 * weight.element_size() - 1, (), generator=generator))
         old = weight.clone()
-        weight.view(integers)[place] ^= 1 << bit
+        weight.view(integers)[position] ^= 1 << bit
         now = checksums(net)
         assert {name for name in before if now[name] != before[name]} == {"parameter 3.weight"}
         weight.copy_(old)
@@ -278,15 +278,15 @@ def test_limits_of_resources_and_the_mask_of_new_files_are_as_they_were():
 
 
 def test_a_hard_limit_that_cannot_be_raised_again_is_said(monkeypatch):
-    found = resource.getrlimit(resource.RLIMIT_CORE)
+    limits = resource.getrlimit(resource.RLIMIT_CORE)
 
     def refused(_number, wanted):
         raise ValueError("not allowed to raise maximum limit")
 
-    monkeypatch.setattr(resource, "getrlimit", lambda _: found)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
     monkeypatch.setattr(resource, "setrlimit", refused)
     with pytest.raises(MethodError, match="it lowered RLIMIT_"), isolated("it"):
-        found = (7, 7)
+        limits = (7, 7)
 
 
 @pytest.mark.parametrize("name", ["time", "perf_counter", "monotonic_ns", "process_time"])
@@ -358,9 +358,9 @@ def test_no_number_stands_on_weights_that_change_behind_the_back_of_a_call(alone
                 parameter.data.zero_()
 
     def crafting(ref, base, *args, **kwargs):
-        made = craft(ref, base, *args, **kwargs)
+        crafted = craft(ref, base, *args, **kwargs)
         zeroed_once(base, where == "craft")
-        return made
+        return crafted
 
     def measuring(self, planned, classifier, crafted):
         result = measured(self, planned, classifier, crafted)
@@ -370,12 +370,12 @@ def test_no_number_stands_on_weights_that_change_behind_the_back_of_a_call(alone
     craft, measured = bench.schedule.run.craft, Measure.cell
     monkeypatch.setattr(bench.schedule.run, "craft", crafting)
     monkeypatch.setattr(Measure, "cell", measuring)
-    code, found = run(tmp_path, [])
-    failed = [result for result in found.values() if result.status == "failed"]
+    code, results = run(tmp_path, [])
+    failed = [result for result in results.values() if result.status == "failed"]
     assert code == 3 and len(failed) == 1
     assert "were changed meanwhile" in failed[0].error.message
     for name, result in alone.items():
-        assert found[name].status == "failed" or outcome(found[name]) == outcome(result), name
+        assert results[name].status == "failed" or outcome(results[name]) == outcome(result), name
 
 
 SWALLOWS = '''

@@ -73,14 +73,14 @@ def test_a_random_defense_is_judged_by_the_majority_of_its_draws(chance):
     x[:, 0, 0, 0] = y / 255
     answer = predict(step_of("Coin", base, chance=chance), base, x, y, 128, seed=("coin",))
     assert answer.labels.shape == (DRAWS, 3000)
-    found = Records()
-    found.add(answer, y, x, Crafted(x, torch.zeros(3000), torch.zeros(3000), 0.0, [], 128))
-    share = torch.tensor(found.column("share"))
+    records = Records()
+    records.add(answer, y, x, Crafted(x, torch.zeros(3000), torch.zeros(3000), 0.0, [], 128))
+    share = torch.tensor(records.column("share"))
     expected = sum(comb(5, k) * chance**k * (1 - chance) ** (5 - k) for k in (3, 4, 5))
     assert float((share > 0.5).float().mean()) == pytest.approx(expected, abs=0.03)
     assert float(share.mean()) == pytest.approx(chance, abs=0.02)
     assert float((share == 1).float().mean()) == pytest.approx(chance**5, abs=0.03)
-    assert torch.equal(torch.tensor(found.column("labels")) == y, share > 0.5)
+    assert torch.equal(torch.tensor(records.column("labels")) == y, share > 0.5)
 
 
 # Precision.
@@ -96,19 +96,19 @@ def run(folder, arch, extra="", defense="fgsm-at"):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_logits_of_few_bits_are_judged_and_attacked_in_float32(tmp_path, precision):
-    code, found = run(tmp_path / "a", "rounded", f'returned = "{precision}"')
+    code, results = run(tmp_path / "a", "rounded", f'returned = "{precision}"')
     # The same numbers, rounded by the network itself and returned as float32.
     _, wanted = run(tmp_path / "b", "rounded", f'through = "{precision}"')
-    assert code == 0 and len(found) == 8 and found.keys() == wanted.keys()
-    for name, result in found.items():
+    assert code == 0 and len(results) == 8 and results.keys() == wanted.keys()
+    for name, result in results.items():
         if "pgd" not in name:  # Its random start belongs to its network, by name and parameters.
             assert result.metrics == wanted[name].metrics, name
             assert result.adversarial_bits == wanted[name].adversarial_bits, name
 
 
 def test_double_logits_are_judged_in_float32_too(tmp_path):
-    code, found = run(tmp_path, "rounded", 'returned = "float64"')
-    assert code == 0 and all(result.status == "done" for result in found.values())
+    code, results = run(tmp_path, "rounded", 'returned = "float64"')
+    assert code == 0 and all(result.status == "done" for result in results.values())
 
 
 def test_a_network_of_half_weights_that_takes_no_float32_is_one_line(tmp_path, capsys):
@@ -168,14 +168,14 @@ def test_what_an_attack_calls_a_success_is_one_when_it_is_judged(monkeypatch, at
 
     def returned():
         """How many images of those that the attack broke come back, judged in batches of another length."""
-        made = craft(ref, net, x, y, torch.arange(120), key="it", batch=50)
-        broken = (made.images != x).flatten(1).any(1)
+        crafted = craft(ref, net, x, y, torch.arange(120), key="it", batch=50)
+        broken = (crafted.images != x).flatten(1).any(1)
         assert int(broken.sum()) > 80
         back = torch.zeros(120, dtype=torch.bool)
         for batch in (1, 17, 120):
             with frozen(net):
-                back |= predict(DeployedDefense(net, net), net, made.images, y, batch, seed=("it",)).labels[0] == y
-        return int((back & broken).sum()), made.images
+                back |= predict(DeployedDefense(net, net), net, crafted.images, y, batch, seed=("it",)).labels[0] == y
+        return int((back & broken).sum()), crafted.images
 
     lost, images = returned()
     assert lost == 0

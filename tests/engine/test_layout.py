@@ -35,12 +35,12 @@ def logits_and_gradient(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 def test_every_network_keeps_its_logits_and_gradients(name: str) -> None:
     # In double precision, so that round-off turns no unit on or off.
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
-    factory, given = registry.find("network", name).load(), SMALL.get(name, {"image_size": (32, 32)})
-    net = settled(factory(10, in_channels=3, **given)).double()
+    factory, arguments = registry.find("network", name).load(), SMALL.get(name, {"image_size": (32, 32)})
+    net = settled(factory(10, in_channels=3, **arguments)).double()
     before = copy.deepcopy(net.state_dict())
     fast = fast_layout(net, x[:2])
-    for found, expected in zip(logits_and_gradient(fast.net, x), logits_and_gradient(net, x), strict=True):
-        assert float((found - expected).abs().max()) <= 1e-4 * max(1.0, float(expected.abs().max()))
+    for actual, expected in zip(logits_and_gradient(fast.net, x), logits_and_gradient(net, x), strict=True):
+        assert float((actual - expected).abs().max()) <= 1e-4 * max(1.0, float(expected.abs().max()))
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
     left = sum(isinstance(module, nn.BatchNorm2d) for module in fast.net.modules())
     assert fast.folded == norms - left

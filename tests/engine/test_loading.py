@@ -84,8 +84,8 @@ def test_a_stranger_that_is_imported_already_does_not_run(tmp_path, before):
         "method = registry.find('attack', 'pgd').load()\n"
         "print(sys.modules[method.__module__].__file__, sys.modules['attacks._steps'].__file__, sep='\\n')\n"
     )
-    found = python(code, stranger(tmp_path / "other"), ROOT, cwd=tmp_path).split()
-    assert found == [str(ROOT / "attacks" / "pgd.py"), str(ROOT / "attacks" / "_steps.py")]
+    paths = python(code, stranger(tmp_path / "other"), ROOT, cwd=tmp_path).split()
+    assert paths == [str(ROOT / "attacks" / "pgd.py"), str(ROOT / "attacks" / "_steps.py")]
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ def test_a_stranger_that_is_imported_already_does_not_run(tmp_path, before):
     ],
 )
 def test_files_of_one_name_have_their_own_helpers(tmp_path, imports, value):
-    made = []
+    attacks = []
     for folder, number in ((tmp_path / "a", 1), (tmp_path / "b", 2)):
         (folder / "parts").mkdir(parents=True)
         for name in ("helper.py", "parts/deep.py"):
             (folder / name).write_text(f"number = {number}\n")
         (folder / "chain.py").write_text("from helper import number\n")
-        made.append(attack(folder, imports, value))
-    first, second = made
+        attacks.append(attack(folder, imports, value))
+    first, second = attacks
     assert [answer(first), answer(second), answer(first)] == [1, 2, 1]
     assert first.code_sha != second.code_sha
 

@@ -32,10 +32,10 @@ def test_formulas(formula, params, passes):
 @pytest.mark.parametrize("name", registry.entries("attack"))
 def test_every_attack_of_the_zoo_states_what_it_costs(name):
     entry = registry.entries("attack")[name]
-    found = passes_of(entry.meta["passes"], entry.defaults())
+    passes = passes_of(entry.meta["passes"], entry.defaults())
     needs = entry.meta.get("needs", "gradient")
-    assert found is not None and (found.forwards >= 1) == (needs != "nothing")
-    assert found is not None and (found.backwards > 0) == (needs == "gradient")
+    assert passes is not None and (passes.forwards >= 1) == (needs != "nothing")
+    assert passes is not None and (passes.backwards > 0) == (needs == "gradient")
 
 
 def test_images_that_are_wrong_clean_are_not_reckoned_to_be_attacked(tmp_path, capsys):
@@ -44,8 +44,8 @@ def test_images_that_are_wrong_clean_are_not_reckoned_to_be_attacked(tmp_path, c
     def planned():
         capsys.readouterr()
         assert main(["plan", small.write(tmp_path), "--store", str(tmp_path / "store"), "--json"]) == 0
-        found = {each["what"]: each["tflop"] for each in json.loads(capsys.readouterr().out)}
-        return {name: next(v for what, v in found.items() if what.endswith(name)) for name in attacks}
+        tflops = {each["what"]: each["tflop"] for each in json.loads(capsys.readouterr().out)}
+        return {name: next(v for what, v in tflops.items() if what.endswith(name)) for name in attacks}
 
     before = planned()
     assert small.run(tmp_path, "--only", "*/clean/*") == 0

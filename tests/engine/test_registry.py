@@ -33,7 +33,7 @@ def write(folder, name="push.py", text=ATTACK, imports="", requires=None, raises
     return path
 
 
-def found(path, symbol="big_push", kind="attack"):
+def entry_of(path, symbol="big_push", kind="attack"):
     return registry.find(kind, f"{path}:{symbol}")
 
 
@@ -45,16 +45,16 @@ def line(call, *args, **kwargs):
 
 
 def test_the_signature_is_the_schema_and_the_file_is_not_run(tmp_path):
-    entry = found(write(tmp_path))
+    entry = entry_of(write(tmp_path))
     assert (entry.kind, entry.name, entry.symbol) == ("attack", "big-push", "big_push")
     assert entry.summary == "Push hard (Nobody, 2020): one line."
     assert entry.defaults() == {"steps": 20, "size": "8/255", "rule": "a"}
     assert entry.meta["norms"] == ("l2", "linf")
-    assert found(tmp_path / "push.py", "big-push").symbol == "big_push"
+    assert entry_of(tmp_path / "push.py", "big-push").symbol == "big_push"
 
 
 def test_a_reference_spells_every_parameter_out(tmp_path):
-    entry = found(write(tmp_path))
+    entry = entry_of(write(tmp_path))
     ref = entry.ref({"size": 0.5, "preset": "slow"})
     wanted = {"steps": 500, "size": "1/2", "rule": "a"}
     name = f"{entry.path}:big_push"
@@ -75,14 +75,14 @@ def test_a_reference_spells_every_parameter_out(tmp_path):
     ],
 )
 def test_a_bad_parameter_is_one_line(tmp_path, params, says):
-    assert says in line(found(write(tmp_path)).ref, params)
+    assert says in line(entry_of(write(tmp_path)).ref, params)
 
 
 def test_a_missing_package_is_named(tmp_path):
-    entry = found(write(tmp_path, requires="no-such-package"))
+    entry = entry_of(write(tmp_path, requires="no-such-package"))
     assert not entry.available
     assert line(entry.ref, {}) == "attack big-push needs a package: pip install no-such-package"
-    assert found(write(tmp_path, "other.py", requires="scikit-learn")).available
+    assert entry_of(write(tmp_path, "other.py", requires="scikit-learn")).available
 
 
 @pytest.mark.parametrize(
@@ -101,20 +101,20 @@ def test_what_is_not_registered_is_one_line(tmp_path, use, says):
 
 
 def test_a_file_that_is_not_python_is_one_line(tmp_path):
-    assert "is not valid Python" in line(found, write(tmp_path, text="def f(:\n"))
+    assert "is not valid Python" in line(entry_of, write(tmp_path, text="def f(:\n"))
     (tmp_path / "bytes.py").write_bytes(b"\xff\xfe\x00")
-    assert "is not valid Python" in line(found, tmp_path / "bytes.py")
+    assert "is not valid Python" in line(entry_of, tmp_path / "bytes.py")
 
 
 def test_a_default_that_only_running_the_file_could_tell_is_refused(tmp_path):
     text = "import os\n@attack(norms=('linf',), passes='')\ndef f(t, x, y, h, *, n: int = os.getpid()): ...\n"
     path = write(tmp_path, text=text)
-    assert f"{path}:3: parameter n of f: annotations and defaults must be literals" in line(found, path, "f")
+    assert f"{path}:3: parameter n of f: annotations and defaults must be literals" in line(entry_of, path, "f")
 
 
 def test_a_network_of_ones_own_needs_no_decorator(tmp_path):
     path = write(tmp_path, text="def build(num_classes, *, in_channels, width: int = 8): ...\n")
-    assert found(path, "build", "network").defaults() == {"width": 8}
+    assert entry_of(path, "build", "network").defaults() == {"width": 8}
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_the_hash_of_the_code_follows_helpers_and_crafted_attacks_and_nothing_el
     )
 
     def hashes():
-        return found(attack).code_sha, found(recipe, "adv", "recipe").code_sha
+        return entry_of(attack).code_sha, entry_of(recipe, "adv", "recipe").code_sha
 
     before = hashes()
     (house / "attacks" / "_other.py").write_text("x = 2\n")
@@ -267,7 +267,7 @@ def test_a_plug_in_is_registered_by_its_entry_point(house, monkeypatch):
 
 def test_loading_gives_the_decorated_object_once(tmp_path):
     path = write(tmp_path, raises="")
-    method = found(path).load()
+    method = entry_of(path).load()
     # The decorator hands back the function itself: parameters and defaults are those of the file.
     assert isinstance(method, types.FunctionType) and method.__module__ != __name__
     assert method.__name__ == "big_push" and method.__kwdefaults__ == {
@@ -276,7 +276,7 @@ def test_loading_gives_the_decorated_object_once(tmp_path):
         "rule": "a",
     }
     assert method(None, None, None, None) is None
-    assert found(path).load() is method
+    assert entry_of(path).load() is method
 
 
 def test_the_real_house_loads_whole():
@@ -292,11 +292,11 @@ def test_the_real_house_loads_whole():
 
 def test_user_modules_do_not_shadow_packages(tmp_path):
     path = write(tmp_path, "json.py", raises="")
-    method = found(path).load()
+    method = entry_of(path).load()
     assert method.__module__.startswith("crossfire_user_")
     assert Path(importlib.import_module("json").__file__).parent.name == "json"
 
 
 def test_the_reference_to_a_method_in_a_file_finds_it_again(tmp_path):
-    ref = found(write(tmp_path)).ref({})
+    ref = entry_of(write(tmp_path)).ref({})
     assert registry.find(ref.kind, ref.name).code_sha == ref.code_sha

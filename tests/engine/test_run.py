@@ -266,10 +266,12 @@ def test_attacks_on_an_oracle_and_on_a_random_step_are_foretold_as_they_are_done
     assert main(["run", *words, "--report", str(tmp_path / "report")]) == 0
     for result in Store(tmp_path / "store").results():
         if result.names.attack == "pgd":
-            done, told = result.cost.flops_per_example * 40 / 1e12, foretold[f"attack {result.names}"]
+            done, predicted = result.cost.flops_per_example * 40 / 1e12, foretold[f"attack {result.names}"]
             # A random step takes every draw of every gradient; how many images the oracle keeps is reckoned only.
             assert (
-                told == pytest.approx(done, rel=0.01) if "random" in str(result.names) else done / 4 < told < 4 * done
+                predicted == pytest.approx(done, rel=0.01)
+                if "random" in str(result.names)
+                else done / 4 < predicted < 4 * done
             )
 
 
@@ -297,10 +299,10 @@ def test_an_oracle_is_told_the_truth_wherever_it_is_asked(tmp_path):
     places = ["--store", str(tmp_path / "store"), "--report", str(tmp_path / "report")]
     for only in ("label=true", "fgsm-at/fgsm/"):
         assert main(["run", str(tmp_path / "oracle.toml"), "--only", only, *places]) == 0
-    found = {f"{r.names.defense}/{r.names.attack}/{r.names.access}": r for r in Store(tmp_path / "store").results()}
+    results = {f"{r.names.defense}/{r.names.attack}/{r.names.access}": r for r in Store(tmp_path / "store").results()}
     oracle = "tpap[label=true]/{}"
     ends = ("clean/static", "fgsm/static", "pgd/static", "fgsm/adaptive", "pgd/adaptive")
-    assert {oracle.format(end) for end in ends} <= set(found)
-    assert all(result.status == "done" for result in found.values())
+    assert {oracle.format(end) for end in ends} <= set(results)
+    assert all(result.status == "done" for result in results.values())
     # To purify a clean image away from its true label is to attack it by FGSM.
-    assert found[oracle.format("clean/static")].clean_bits == found["fgsm-at/fgsm/white-box"].adversarial_bits
+    assert results[oracle.format("clean/static")].clean_bits == results["fgsm-at/fgsm/white-box"].adversarial_bits

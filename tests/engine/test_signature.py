@@ -65,13 +65,13 @@ values = st.recursive(
 @given(values)
 def test_what_has_a_value_has_the_one_that_python_gives_it(text):
     try:
-        found = signature.value(node(text))
+        value = signature.value(node(text))
     except signature.Unreadable:
         # Refused because Python refuses too, or because the number is none that a key may hold.
         return
     # Safe here alone: the text is made of nothing but the grammar above.
     wanted = eval(text, {"__builtins__": {}, "Fraction": Fraction})
-    assert repr(found) == repr(wanted)
+    assert repr(value) == repr(wanted)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_what_methods_write_is_read(text):
 )
 def test_a_type_is_the_one_that_python_makes_of_it(text):
     wanted = eval(text, {"__builtins__": {}, **NAMES})
-    for found in (signature.annotation(node(text)), signature.annotation(node(repr(text)))):
-        assert repr(found) == repr(wanted) and type(found) is type(wanted)
+    for value in (signature.annotation(node(text)), signature.annotation(node(repr(text)))):
+        assert repr(value) == repr(wanted) and type(value) is type(wanted)
     assert isinstance(signature.annotation(node("int | None")), UnionType)
 
 
@@ -150,11 +150,11 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("position", PLACES)
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_no_expression_runs_when_a_signature_is_read(tmp_path, place, hostile):
+def test_no_expression_runs_when_a_signature_is_read(tmp_path, position, hostile):
     fired, path = tmp_path / "fired", tmp_path / "mine.py"
-    path.write_text(PLACES[place].format(HOSTILE[hostile].format(fired=str(fired))))
+    path.write_text(PLACES[position].format(HOSTILE[hostile].format(fired=str(fired))))
     said = line(registry.find, "attack", f"{path}:f")
     assert not fired.exists()
     assert str(path) in said and "literals" in said or "is not valid Python" in said

@@ -217,12 +217,12 @@ def test_a_file_that_a_parameter_names_counts(folder, monkeypatch, tmp_path_fact
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.chdir(elsewhere)
     plain = sha(folder)
-    for place, name in ((elsewhere, "a.npy"), (folder, "b.npy"), (elsewhere, str(folder / "c.npy"))):
+    for directory, name in ((elsewhere, "a.npy"), (folder, "b.npy"), (elsewhere, str(folder / "c.npy"))):
         assert sha(folder, images=name) == plain
-        (place / name).write_bytes(b"1111")
+        (directory / name).write_bytes(b"1111")
         before = sha(folder, images=name)
         assert before != plain
-        (place / name).write_bytes(b"1112")
+        (directory / name).write_bytes(b"1112")
         assert sha(folder, images=name) != before
     assert sha(folder) == plain
 
@@ -231,12 +231,12 @@ def test_a_folder_that_a_parameter_names_is_its_names_and_contents(folder, monke
     data = folder / "data"
     (data / "deep").mkdir(parents=True)
     (data / "deep" / "1.npy").write_bytes(b"1")
-    found = [sha(folder, images="data")]
+    shas = [sha(folder, images="data")]
     (data / "deep" / "1.npy").write_bytes(b"2")
-    found.append(sha(folder, images="data"))
+    shas.append(sha(folder, images="data"))
     (data / "deep" / "1.npy").rename(data / "2.npy")
-    found.append(sha(folder, images="data"))
-    assert len(set(found)) == 3
+    shas.append(sha(folder, images="data"))
+    assert len(set(shas)) == 3
     monkeypatch.setattr(sources, "MOST_FILES", 1)
     (data / "3.npy").write_bytes(b"2")
     with pytest.raises(UsageError, match="over 1 files; name a part"):

@@ -53,11 +53,11 @@ def test_the_gradient_is_autograds_whatever_the_batch():
     values = loss(logits, y)
     (wanted,) = torch.autograd.grad(values.sum(), leaf)
     for batch in (1, 3, 5, 10, 64):
-        found = target_of(net, batch=batch)[0].gradient(x, loss, y)
-        torch.testing.assert_close(found.grad, wanted)
-        torch.testing.assert_close(found.logits, logits.detach())
-        torch.testing.assert_close(found.loss, values.detach())
-        assert not any(part.requires_grad for part in found)
+        outputs = target_of(net, batch=batch)[0].gradient(x, loss, y)
+        torch.testing.assert_close(outputs.grad, wanted)
+        torch.testing.assert_close(outputs.logits, logits.detach())
+        torch.testing.assert_close(outputs.loss, values.detach())
+        assert not any(part.requires_grad for part in outputs)
     assert not x.requires_grad and x.grad is None
 
 
@@ -189,10 +189,10 @@ def test_a_random_functions_gradient_is_the_mean_over_draws():
     alone, _ = target_of(Noisy())
     singles = [alone.gradient(x, loss, y) for _ in range(3)]
     target, meter = target_of(Noisy(), draws_averaged=3, draws=Draws())
-    found = target.gradient(x, loss, y)
+    outputs = target.gradient(x, loss, y)
     for part in ("grad", "logits", "loss"):
         wanted = sum(getattr(single, part) for single in singles) / 3
-        torch.testing.assert_close(getattr(found, part), wanted)
+        torch.testing.assert_close(getattr(outputs, part), wanted)
     assert meter.forwards_of.tolist() == meter.backwards_of.tolist() == [3] * N
 
 
@@ -207,7 +207,7 @@ def test_a_random_functions_draws_do_not_depend_on_the_batch(batch):
             noise = self.draws.normal(x) * self.draws.uniform(x[:, :, :1, :1])
             return self.net(x + noise)
 
-    def found(batch):
+    def outputs(batch):
         net = Noisy()
         net.draws.begin(9)
         target, _ = target_of(net, batch=batch, draws=net.draws, draws_averaged=2)
@@ -216,7 +216,7 @@ def test_a_random_functions_draws_do_not_depend_on_the_batch(batch):
         return [*first, target(x), *target.rows(some).gradient(x[some], loss, y[some]), target.module(x[:2])]
 
     x, y = images()
-    for one, other in zip(found(N), found(batch), strict=True):
+    for one, other in zip(outputs(N), outputs(batch), strict=True):
         torch.testing.assert_close(one, other)
 
 
@@ -251,13 +251,13 @@ def test_a_random_function_is_judged_by_its_mean_logits():
 
 def test_random_draws_stay_with_their_images():
     x, _ = images()
-    whole, view = target_of(Net())[0], target_of(Net())[0]
+    all_rows, view = target_of(Net())[0], target_of(Net())[0]
     chosen = torch.tensor([8, 3])
-    assert torch.equal(view.rows(chosen).uniform(x[chosen], -2.0, 5.0), whole.uniform(x, -2.0, 5.0)[chosen])
-    assert torch.equal(view.rows(chosen).normal(x[chosen]), whole.normal(x)[chosen])
-    drawn = whole.uniform(x, -2.0, 5.0)
+    assert torch.equal(view.rows(chosen).uniform(x[chosen], -2.0, 5.0), all_rows.uniform(x, -2.0, 5.0)[chosen])
+    assert torch.equal(view.rows(chosen).normal(x[chosen]), all_rows.normal(x)[chosen])
+    drawn = all_rows.uniform(x, -2.0, 5.0)
     assert drawn.min() >= -2 and drawn.max() < 5 and drawn.dtype == torch.float32
-    assert not torch.equal(whole.uniform(x), whole.uniform(x)), "the next call draws anew"
+    assert not torch.equal(all_rows.uniform(x), all_rows.uniform(x)), "the next call draws anew"
 
 
 def test_an_oracle_is_told_the_label_of_each_image_also_by_a_library_that_cuts_its_own_batches():
@@ -265,15 +265,15 @@ def test_an_oracle_is_told_the_label_of_each_image_also_by_a_library_that_cuts_i
         labels = None
 
         def forward(self, x):
-            told.append(self.labels)
+            labels_seen.append(self.labels)
             return super().forward(x)
 
     x, y = images()
-    target, told = target_of(Oracle(), truth=Truth(x, y))[0], []
+    target, labels_seen = target_of(Oracle(), truth=Truth(x, y))[0], []
     target.rows(torch.tensor([7, 2]))(x[[7, 2]])
     some = torch.tensor([4, 9, 0])
     target.module((x[some] + 8 / 255 * torch.randn(3, 1, 6, 6).sign()).clamp(0, 1))
-    assert [labels.tolist() for labels in told] == [y[[7, 2]].tolist(), y[some].tolist()]
+    assert [labels.tolist() for labels in labels_seen] == [y[[7, 2]].tolist(), y[some].tolist()]
 
 
 def test_frozen_gives_back_what_it_took():

@@ -78,8 +78,8 @@ def test_json_reads_back_as_it_was_given_and_hides_nothing(value):
     text.encode()
     assert visible(text) == text
     # Two halves side by side are one character to every reader of JSON.
-    whole = json.loads(json.dumps(value))
-    assert json.loads(text) == whole
+    value_read = json.loads(json.dumps(value))
+    assert json.loads(text) == value_read
 
 
 def test_values_deep_in_data_are_made_visible():

@@ -97,9 +97,9 @@ def config(folder, names):
 
 @pytest.mark.parametrize(("name", "says"), SEEN.items(), ids=lambda text: text[:20])
 def test_what_can_be_seen_of_a_file_without_torch(folder, name, says):
-    found = weights.inspect(f"weights:{folder / name}")
-    assert says in found.problem and "\n" not in found.problem
-    assert found.path is None and len(found.sha256) == 64
+    inspected = weights.inspect(f"weights:{folder / name}")
+    assert says in inspected.problem and "\n" not in inspected.problem
+    assert inspected.path is None and len(inspected.sha256) == 64
 
 
 def test_it_is_seen_without_torch(folder):

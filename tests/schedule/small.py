@@ -99,13 +99,13 @@ def events(folder: Path, *kinds: str) -> list[dict]:
 def outcome(folder: Path) -> dict[str, object]:
     """Return everything a run made that is not a time: results, records, adversarial images, final weights."""
     store = Store(folder / "store")
-    found: dict[str, object] = {}
+    contents: dict[str, object] = {}
     for result in store.results():
         body = result.model_dump(include={"status", "metrics", "clean_bits", "adversarial_bits", "flags"})
         passes = result.cost and (result.cost.forwards_per_example, result.cost.backwards_per_example)
         rows = pq.read_table(store.records(result.key)).drop_columns(["seconds"]).to_pydict()
-        found[str(result.names)] = (body, passes, rows)
+        contents[str(result.names)] = (body, passes, rows)
     for path in sorted(store.root.glob("*/*/[!s]*.safetensors")):
         tensors = load_file(path)
-        found[store.name(path)] = {name: tensors[name].numpy().tobytes() for name in sorted(tensors)}
-    return found
+        contents[store.name(path)] = {name: tensors[name].numpy().tobytes() for name in sorted(tensors)}
+    return contents

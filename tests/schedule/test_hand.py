@@ -15,12 +15,12 @@ from bench.types import MethodError, StoreError
 
 
 @pytest.fixture
-def made(tmp_path, monkeypatch):
+def worker(tmp_path, monkeypatch):
     """A process that does what it is given in a piece of work, and says by a line that it has begun; none is left."""
     monkeypatch.setattr(hand, "GRACE", 0.2)
-    found = hand.Hand(partial(in_hand, tmp_path / "begun"))
-    yield found
-    found._end()
+    process = hand.Hand(partial(in_hand, tmp_path / "begun"))
+    yield process
+    process._end()
 
 
 def in_hand(begun, control, task, lost):
@@ -90,11 +90,11 @@ def refused(error):
 
 
 @pytest.mark.parametrize("how", [in_python, in_c, stopped, deaf])
-def test_what_never_comes_back_is_ended_in_one_attempt_and_the_next_task_is_done(made, tmp_path, how):
-    (lost,) = made.do((how, 0.1))
+def test_what_never_comes_back_is_ended_in_one_attempt_and_the_next_task_is_done(worker, tmp_path, how):
+    (lost,) = worker.do((how, 0.1))
     assert (lost.kind, lost.key, lost.late) == ("set", "a", True)
     assert len(attempts(tmp_path)) == 1
-    assert made.do((nothing, None)) == ()
+    assert worker.do((nothing, None)) == ()
 
 
 @pytest.mark.parametrize(
@@ -104,38 +104,38 @@ def test_what_never_comes_back_is_ended_in_one_attempt_and_the_next_task_is_done
         (left, "ended the process (exit code 0)"),
     ],
 )
-def test_what_takes_the_process_with_it_is_lost_in_one_attempt(made, tmp_path, how, why):
-    assert made.do((how, None)) == (hand.Lost("set", "a", why),)
+def test_what_takes_the_process_with_it_is_lost_in_one_attempt(worker, tmp_path, how, why):
+    assert worker.do((how, None)) == (hand.Lost("set", "a", why),)
     assert len(attempts(tmp_path)) == 1
 
 
-def test_a_task_is_over_with_the_piece_that_is_all_of_it(made, tmp_path):
-    assert len(made.do((segmentation, None), only_piece=("set", "a"))) == len(attempts(tmp_path)) == 1
-    assert made._ours is None, "no other process was started"
+def test_a_task_is_over_with_the_piece_that_is_all_of_it(worker, tmp_path):
+    assert len(worker.do((segmentation, None), only_piece=("set", "a"))) == len(attempts(tmp_path)) == 1
+    assert worker._ours is None, "no other process was started"
 
 
-def test_what_is_killed_counts_as_lost_the_second_time(made, tmp_path):
-    (lost,) = made.do((killed, None))
+def test_what_is_killed_counts_as_lost_the_second_time(worker, tmp_path):
+    (lost,) = worker.do((killed, None))
     assert "twice" in lost.why and len(attempts(tmp_path)) == 2
-    assert made.do((partial(killed_once, tmp_path / "mark"), None)) == ()
+    assert worker.do((partial(killed_once, tmp_path / "mark"), None)) == ()
     assert len(attempts(tmp_path)) == 4
 
 
-def test_tasks_go_to_one_process_and_what_was_lost_before_goes_with_them(made, tmp_path):
+def test_tasks_go_to_one_process_and_what_was_lost_before_goes_with_them(worker, tmp_path):
     before = (hand.Lost("cell", "b", "why"),)
-    assert made.do((nothing, None), before) == before
-    made.do((nothing, None))
+    assert worker.do((nothing, None), before) == before
+    worker.do((nothing, None))
     first, second = attempts(tmp_path)
     assert first == second != str(os.getpid())
     os.kill(int(first), signal.SIGKILL)
-    assert made.do((nothing, None)) == ()
+    assert worker.do((nothing, None)) == ()
 
 
-def test_errors_arrive_and_the_process_stays(made, tmp_path):
+def test_errors_arrive_and_the_process_stays(worker, tmp_path):
     with pytest.raises(StoreError, match="the disk is full"):
-        made.do((partial(refused, StoreError("the disk is full")), None))
+        worker.do((partial(refused, StoreError("the disk is full")), None))
     with pytest.raises(MethodError, match="no number"):
-        made.do((partial(refused, ValueError("no number")), None))
+        worker.do((partial(refused, ValueError("no number")), None))
     first, second = attempts(tmp_path)
     assert first == second, "what is raised ends nothing but the task"
 

@@ -52,8 +52,8 @@ def test_where_memory_runs_out_half_the_batch_is_taken(tmp_path, monkeypatch):
         folder.mkdir()
         monkeypatch.setenv("MOST", str(most))
         assert small.run(folder, text=text) == 0
-        found = Store(folder / "store").results()
-        results.append({(r.names.defense, r.names.attack, r.names.access): r for r in found})
+        cell_results = Store(folder / "store").results()
+        results.append({(r.names.defense, r.names.attack, r.names.access): r for r in cell_results})
     enough, little = results
     assert len(enough) == 13 and enough.keys() == little.keys()
     for name, one in enough.items():

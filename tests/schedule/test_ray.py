@@ -137,10 +137,10 @@ def cluster():
 
     # A dead node is noticed within seconds, and a slow one is not taken for dead.
     system = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
-    made = Cluster(initialize_head=True, head_node_args=small_node(num_cpus=0, _system_config=system))
-    made.machine = made.add_node(**small_node(num_cpus=1))
-    yield made
-    for node in made.list_all_nodes():
+    cluster = Cluster(initialize_head=True, head_node_args=small_node(num_cpus=0, _system_config=system))
+    cluster.machine = cluster.add_node(**small_node(num_cpus=1))
+    yield cluster
+    for node in cluster.list_all_nodes():
         # At once, for a head that is gone would be asked for half a minute first.
         node.kill_all_processes(check_alive=False, allow_graceful=False)
     # The helpers of a machine that is killed outlive it.
@@ -150,7 +150,7 @@ def cluster():
 
 def rays(group):
     """Return the processes of Ray that are running in a group of processes."""
-    found = {}
+    command_lines = {}
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         try:
             if os.getpgid(pid) != group:
@@ -159,8 +159,8 @@ def rays(group):
         except OSError:
             continue
         if "/ray/" in line or line.startswith("ray::"):
-            found[pid] = line[:80]
-    return found
+            command_lines[pid] = line[:80]
+    return command_lines
 
 
 def descendants(pid):
@@ -342,10 +342,10 @@ def test_a_machine_with_other_code_refuses(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     work = make(sections.load(configured(tmp_path)))
     threads = torch.get_num_threads()
-    place = executor.WorkerContext(tmp_path / "store", None, (), "cpu", None, None, threads, (), tmp_path, None)
+    context = executor.WorkerContext(tmp_path / "store", None, (), "cpu", None, None, threads, (), tmp_path, None)
     planned = work.plan.cells[-1]
     control = Control()
-    executor._prepared(place, planned, control)
+    executor._prepared(context, planned, control)
     attack = planned.cell.attack
     for update in (
         {"attack": attack.model_copy(update={"attack": attack.attack.model_copy(update={"code_sha": "0"})})},
@@ -353,6 +353,6 @@ def test_a_machine_with_other_code_refuses(tmp_path, monkeypatch):
     ):
         cell = planned.cell.model_copy(update=update)
         with pytest.raises(UsageError, match="another version of the code"):
-            executor._prepared(place, planned.model_copy(update={"cell": cell, "key": cell_key(cell)}), control)
+            executor._prepared(context, planned.model_copy(update={"cell": cell, "key": cell_key(cell)}), control)
     with pytest.raises(UsageError, match="another version of the code"):
-        executor._prepared(place, planned.model_copy(update={"key": "0" * 64}), control)
+        executor._prepared(context, planned.model_copy(update={"key": "0" * 64}), control)

@@ -13,7 +13,7 @@ from bench.store.working_store import Store
 from tests.perf.shapes import SHAPES
 
 
-def calls(do, *given):
+def calls(do, *args):
     """Return what a function returns, and how many were called meanwhile, those of Python and those of C."""
     count = 0
 
@@ -23,10 +23,10 @@ def calls(do, *given):
 
     sys.setprofile(see)
     try:
-        made = do(*given)
+        value = do(*args)
     finally:
         sys.setprofile(None)
-    return made, count
+    return value, count
 
 
 def growth(counts):
@@ -37,15 +37,15 @@ def growth(counts):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_planning_takes_calls_in_proportion_to_the_cells(shape, tmp_path):
-    found = []
+    plans = []
     for cells in (220, 440, 880):
         path = tmp_path / f"{cells}.toml"
         path.write_text(SHAPES[shape](cells, tmp_path))
         configuration = sections.load(str(path))
         # What is read once, such as sources of methods, is no part of the growth.
         make(configuration)
-        found.append(calls(make, configuration))
-    cells, counts = [len(work.plan.cells) for work, _ in found], [count for _, count in found]
+        plans.append(calls(make, configuration))
+    cells, counts = [len(work.plan.cells) for work, _ in plans], [count for _, count in plans]
     assert 1.7 < growth(cells) < 2.3
     assert growth(counts) < 2.5, counts
     assert counts[-1] < 400 * cells[-1]

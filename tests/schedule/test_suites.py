@@ -31,7 +31,7 @@ def last(runner):
 
 
 @pytest.fixture
-def made(runner, monkeypatch):
+def lengths(runner, monkeypatch):
     """How many attacks stand before each set that is asked for; what is in ``broken`` cannot be made."""
     lengths, broken = [], {LENGTH - 7}
 
@@ -51,26 +51,26 @@ def begun(ref, length):
     return ref
 
 
-def test_a_suite_may_be_longer_than_the_stack_is_deep(runner, last, made):
+def test_a_suite_may_be_longer_than_the_stack_is_deep(runner, last, lengths):
     runner.make_set(last.cell.attack, last)
-    assert made == [*range(LENGTH + 1)]
+    assert lengths == [*range(LENGTH + 1)]
     assert runner._failed == {attack_key(begun(last.cell.attack, LENGTH - 7))}, (
         "the sets after it go on from the one before it"
     )
 
 
-def test_of_a_suite_only_what_comes_after_its_last_whole_set_is_made(runner, last, made):
+def test_of_a_suite_only_what_comes_after_its_last_whole_set_is_made(runner, last, lengths):
     folder = runner.store.adversarial(attack_key(begun(last.cell.attack, LENGTH - 3)))
     folder.mkdir(parents=True)
     (folder / "000000-000128.safetensors").write_bytes(b"")
     runner.make_set(last.cell.attack, last)
-    assert len(made) > 3, "of two chunks one was there"
-    made.clear()
+    assert len(lengths) > 3, "of two chunks one was there"
+    lengths.clear()
     (folder / "000128-000140.safetensors").write_bytes(b"")
     runner.make_set(last.cell.attack, last)
-    assert made == [LENGTH - 2, LENGTH - 1, LENGTH]
+    assert lengths == [LENGTH - 2, LENGTH - 1, LENGTH]
 
 
-def test_the_last_set_of_a_suite_says_why_it_cannot_be_made(runner, last, made):
+def test_the_last_set_of_a_suite_says_why_it_cannot_be_made(runner, last, lengths):
     with pytest.raises(MethodError, match="broken"):
         runner.make_set(begun(last.cell.attack, LENGTH - 7), last)
