@@ -79,7 +79,7 @@ def function_flags(probe: ProbeImages, fresh: Callable[[], DeployedDefense]) -> 
     other = probe.answers(fresh(), rows, "other")
     if not (torch.equal(first, again) and torch.equal(first, other)):
         flags.add("not-deterministic")
-    elif _minds_company(probe, fresh):
+    elif _depends_on_batch(probe, fresh):
         flags.add("batch-dependent")
     if bool((first >= 0).all()) and bool(((first.sum(1) - 1).abs() < 1e-3).all()):
         flags.add("probabilities")
@@ -89,7 +89,7 @@ def function_flags(probe: ProbeImages, fresh: Callable[[], DeployedDefense]) -> 
     return flags, first
 
 
-def _minds_company(probe: ProbeImages, fresh: Callable[[], DeployedDefense]) -> bool:
+def _depends_on_batch(probe: ProbeImages, fresh: Callable[[], DeployedDefense]) -> bool:
     """Say whether answers depend on the other images of the batch: two cuts of the same length, other neighbours."""
     rows = probe.few[: len(probe.few) // 2 * 2]
     if len(rows) < 4:

@@ -83,8 +83,8 @@ class ClusterError(UsageError):
         return cls(f"{why}; what is finished is kept, and the same command goes on once the cluster works")
 
 
-class _Over(Ending):
-    """Nobody follows the process that leads any more."""
+class _ParentGone(Ending):
+    """The process that follows this one has ended."""
 
 
 _log = logging.getLogger("crossfire")
@@ -167,24 +167,24 @@ def _follow(ours: Connection, leader: BaseProcess, runner: Runner, where: str) -
             continue
         heard = time.monotonic()
         try:
-            what, said = ours.recv()
+            topic, content = ours.recv()
         except (EOFError, OSError):
             leader.join(1.0)
             gone = "its head was restarted or has ended, or this machine has lost its part in it"
             why = gone if limit == _SILENCE else "it ended while it was joined"
             raise ClusterError.of(f"the Ray cluster was lost: {why}") from None
-        if what == "joined":
+        if topic == "joined":
             limit = _SILENCE
-        elif what == "cells":
-            done, total, failed = said
+        elif topic == "cells":
+            done, total, failed = content
             runner.control.count(done - failed, total)
             runner.reporter.cells(done, total, failed)
-        elif what == "work":
-            runner.reporter.work(*said)
-        elif what == "log":
-            _log.handle(said)
-        elif what == "error":
-            raise said
+        elif topic == "work":
+            runner.reporter.work(*content)
+        elif topic == "log":
+            _log.handle(content)
+        elif topic == "error":
+            raise content
         else:
             return
 
@@ -206,7 +206,7 @@ def _end(leader: BaseProcess, patience: float) -> None:
 # What runs in the process that leads.
 
 
-class _Voice(QueueHandler):
+class _PipeReporter(QueueHandler):
     """Tells the process that follows how far the work is, and what is logged."""
 
     def __init__(self, theirs: Connection) -> None:
@@ -242,27 +242,27 @@ def _lead(
     # Ray's own threads print what becomes of a cluster, and the last lines of its logs.
     for stream in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    voice = _Voice(theirs)
-    _log.handlers[:] = [voice]
+    pipe_reporter = _PipeReporter(theirs)
+    _log.handlers[:] = [pipe_reporter]
 
     def check() -> None:
         if os.getppid() != parent:
-            raise _Over
+            raise _ParentGone
 
-    said: tuple[str, object] = ("done", None)
+    last_message: tuple[str, object] = ("done", None)
     try:
         _join(where)
         theirs.send(("joined", None))
-        runner.stop_check, runner.reporter = check, voice
-        _Lead(runner, *_context_of(runner, device, cpus, gpus)).run()
+        runner.stop_check, runner.reporter = check, pipe_reporter
+        _Driver(runner, *_context_of(runner, device, cpus, gpus)).run()
     except UsageError as error:
-        said = ("error", error)
-    except _Over:
+        last_message = ("error", error)
+    except _ParentGone:
         pass
     except Exception as error:
-        said = ("error", ClusterError.of(f"Ray gave up: {_first_line(error)}"))
+        last_message = ("error", ClusterError.of(f"Ray gave up: {_first_line(error)}"))
     with suppress(OSError):
-        theirs.send(said)
+        theirs.send(last_message)
     ray.shutdown()
 
 
@@ -360,7 +360,7 @@ class _Watch:
                 self._fitting = self._heard
 
 
-class _Lead:
+class _Driver:
     """Hands the graph to Ray, a window at a time, and waits for its cells."""
 
     def __init__(self, runner: Runner, context: WorkerContext, resources: dict[str, float]) -> None:
@@ -385,10 +385,10 @@ class _Lead:
         for planned in cells:
             self.runner.check()
             if self.runner.store.finished(planned) is not None:
-                self._one_more()
+                self._count_cell()
                 continue
             if self.runner.work.why_not(planned.cell) is not None:
-                self._one_more(self.runner.cell(planned))  # It fails at once.
+                self._count_cell(self.runner.cell(planned))  # It fails at once.
                 continue
             self._submit(planned)
             while len(self.pending) >= _IN_FLIGHT:
@@ -445,17 +445,17 @@ class _Lead:
             except ray.exceptions.LocalRayletDiedError:
                 raise ClusterError.of("this machine has lost its part in the Ray cluster") from None
             except ray.exceptions.RayError as error:
-                if self._goes_round(planned):
+                if self._retry_without_lost_sets(planned):
                     continue
                 self._lost(planned, error)
             self.here += 1
-            self._one_more(self.runner.store.get(planned.key))
+            self._count_cell(self.runner.store.get(planned.key))
         if self.pending:
             first = next(iter(self.pending.values())).names
             what = f"{len(self.pending)} cells with Ray, the first {first}"
             self.runner.reporter.work(what, 0, None, left=self._seconds_left())
 
-    def _goes_round(self, planned: PlannedCell) -> bool:
+    def _retry_without_lost_sets(self, planned: PlannedCell) -> bool:
         """Do a cell again whose set goes on from one whose attack took its process with it, without that one."""
         if (own := planned.cell.attack) is None:
             return False
@@ -474,7 +474,7 @@ class _Lead:
             yield previous
             ref = previous
 
-    def _one_more(self, result: CellResult | None = None) -> None:
+    def _count_cell(self, result: CellResult | None = None) -> None:
         self.done += 1
         self.failed += result is not None and log_failure(result)
         self.runner.reporter.cells(self.done, len(self.runner.work.plan.cells), self.failed)

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -394,7 +394,7 @@ class Runner:
             Busy: another process still has one in hand.
         """
         missing = [ref]
-        while (earlier := self._previous(missing[-1])) is not None and not self._is_whole(earlier):
+        while (earlier := self._previous(missing[-1])) is not None and not self._is_complete(earlier):
             missing.append(earlier)
         for each in reversed(missing):
             try:
@@ -409,7 +409,7 @@ class Runner:
                 self.log.write("left out of a suite", set=attack_key(each), attack=each.attack.name, error=why)
                 self._failed.add(attack_key(each))
 
-    def _is_whole(self, ref: AttackRef) -> bool:
+    def _is_complete(self, ref: AttackRef) -> bool:
         folder = self.store.adversarial(attack_key(ref))
         return all(files.is_regular(folder / _chunk_name(part)) for part in self.cache.test(ref.data).chunks())
 
@@ -445,9 +445,7 @@ class Runner:
                 self._warm.add(key)
             started = time.monotonic()
             earlier = self._previous(ref)
-            before = (
-                None if earlier is None else Crafted.joined([self._chunk_of(earlier, part) for part in paths.values()])
-            )
+            before = None if earlier is None else self._crafted_before(earlier, paths.values())
             crafted = craft(
                 ref,
                 base,
@@ -468,13 +466,21 @@ class Runner:
                 # Where memory ran out once it would run out again.
                 self.batch = crafted.batch
                 self.log.write("out of memory", set=key, batch=crafted.batch)
-            self.store.leases.check()
-            for path, part in paths.items():
-                write_chunk(path, crafted.part(slice(part.start - group.start, part.stop - group.start)))
-                self.store.known.note(self.store.name(path), path, chunk_file.SEALED)
+            self._write_chunks(paths, crafted, group)
         seconds = round(time.monotonic() - started, 3)
         of = f"{group.start:06d}-{group.stop:06d}"
         self.log.write("crafted", attack=ref.attack.name, key=key, images=of, seconds=seconds)
+
+    def _crafted_before(self, earlier: AttackRef, parts: Iterable[slice]) -> Crafted:
+        """Return the images of an earlier attack of a suite that the next one starts from."""
+        return Crafted.joined([self._chunk_of(earlier, part) for part in parts])
+
+    def _write_chunks(self, paths: Mapping[Path, slice], crafted: Crafted, group: slice) -> None:
+        """Write each chunk of a group, which this process must still hold the lease on."""
+        self.store.leases.check()
+        for path, part in paths.items():
+            write_chunk(path, crafted.part(slice(part.start - group.start, part.stop - group.start)))
+            self.store.known.note(self.store.name(path), path, chunk_file.SEALED)
 
     @property
     def _late(self) -> str:
