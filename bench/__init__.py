@@ -3,7 +3,7 @@
 import os
 import sys
 
-# Python looks on PYTHONPATH first: a json.py there would stand in for its own.
+# Python looks on PYTHONPATH first: a json.py there would replace Python's own.
 _LIBRARY = os.path.dirname(os.__file__)
 sys.path.sort(key=lambda folder: folder not in (_LIBRARY, f"{_LIBRARY}/lib-dynload"))
 

@@ -59,7 +59,7 @@ class Draws:
     """The random numbers of one test-time step.
 
     The engine sets which images come next. Without that, images are identified by their position in the batch, and
-    every call draws anew.
+    every call draws again.
     """
 
     def __init__(self) -> None:

@@ -161,7 +161,7 @@ def holm_mcnemar(pairs: Sequence[tuple[int, int]]) -> list[float]:
     """Return the p-values of exact McNemar tests adjusted for all tests made, in the order given.
 
     Holm's procedure (1979) with the bound of Westfall and Wolfinger (The American Statistician 51, 1997, 3-8): a test
-    adds the largest p-value it can give that is not above the one at hand, and not that one itself. So a pair in which
+    adds the largest p-value it can give that is not above its own, and not its own. So a pair in which
     hardly anything changed, and which no outcome could make clear, costs the others nothing. The chance of any false
     rejection is at most that of plain Holm's bound, whatever the dependence, and every adjusted value at most Holm's.
 
@@ -183,7 +183,7 @@ def holm_mcnemar(pairs: Sequence[tuple[int, int]]) -> list[float]:
 
 def _at_most(p_value: float, changed: int) -> float:
     if changed > _COUNTED:
-        # Its p-values are so dense that the one at hand is hardly larger.
+        # Its p-values are so dense that the largest below is almost the same.
         return p_value
     values = _mcnemar_values(changed)
     position = bisect_right(values, p_value)

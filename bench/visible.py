@@ -23,7 +23,7 @@ _HIDDEN = (
 )
 _PICTURES = r"\u2190-\u2bff\U0001f000-\U0001faff"
 _BEFORE_SELECTOR = rf"[0-9#*\xa9\xae\u203c\u2049\u2122\u2139\u3030\u303d\u3297\u3299{_PICTURES}]"
-# What makes one picture of several: a joiner between two of them, and the mark that asks for colour.
+# These make one picture of several characters: a joiner between two, and the mark for colour.
 _JOINS = re.compile(
     rf"(?:(?<=[{_PICTURES}])|(?<={_BEFORE_SELECTOR}\ufe0f))\u200d(?=[{_PICTURES}])|(?<={_BEFORE_SELECTOR})\ufe0f"
 )

@@ -1,4 +1,4 @@
-"""The axes of a table: what rows and columns a configuration asks for, each checked against the registry."""
+"""The rows and columns of a table that a configuration describes, each checked against the registry."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def _with_shared(config: Config, config_entry: AttackConfig, entry: registry.Ent
 
 
 def _telling(entry: registry.Entry, preset: str | None) -> str | None:
-    """Return the preset if it is one of several different ones, so that it must stand beside the name."""
+    """Return the preset if there are several, so that the name must show it."""
     presets = entry.meta.get("presets") or {}
     return preset if [*presets.values()].count(presets.get(preset)) == 1 and presets.get(preset) else None
 

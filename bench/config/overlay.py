@@ -82,7 +82,7 @@ def _has(body: Any, key_path: Sequence[str | int]) -> bool:
 def read(name_or_file: str, variants: Mapping[str, str], *, alone: bool = False) -> Layered:
     """Return a TOML file, laid over the one that it extends, with the variants that were asked for laid over both.
 
-    A variant that nobody asked for counts only where a file names it in ``default``. It then lies over that file, and
+    A variant that was not chosen applies only where a file names it in ``default``. It then applies to that file, and
     under those that extend it, as if they had been written over the file with its defaults.
 
     Args:
@@ -115,12 +115,12 @@ def _with_defaults(name_or_file: str, decided: frozenset[str], above: tuple[str,
     if name_or_file in above:
         raise UsageError(f"{name_or_file} extends itself: {' -> '.join([*above, name_or_file])}")
     if len(above) > _MOST_LAYERS:
-        raise UsageError(f"{above[0]} stands on more than {_MOST_LAYERS} files that extend one another")
+        raise UsageError(f"{above[0]} extends a chain of more than {_MOST_LAYERS} files")
     path, body = _parsed(name_or_file)
     own = _variants(body.pop("variants", {}), path)
     named = _defaults(body.pop("default", {}), path)
     if "include" in body and (own or named):
-        raise UsageError(f"{path.name} includes others: variants and their default stand in those, not in it")
+        raise UsageError(f"{path.name} includes others: write variants and their default in those, not in it")
     kinds = own
     inherited: dict[str, str] = {}
     under: tuple[Layer, ...] = ()
@@ -135,7 +135,7 @@ def _with_defaults(name_or_file: str, decided: frozenset[str], above: tuple[str,
         inherited, under = lower.defaults, lower.layers
     layers = [*under, Layer(path.name, body)]
     for kind, wanted in inherited.items():
-        # What the extended file has of it already lies underneath.
+        # The extended file's part of it is already below.
         layers.append(Layer(f"{path.name}, {kind} {wanted}", own.get(kind, {}).get(wanted, {})))
     for kind, wanted in named.items():
         _check(kind, wanted, kinds, where=f"{path.name}: default")
@@ -246,7 +246,7 @@ def _problem(value: Any) -> str | None:
         return None if value >= -_LARGEST else "is too small; a whole number is at least -2^63"
     if isinstance(value, float):
         return None if math.isfinite(value) else "is no finite number"
-    return "is a date or time, which no setting takes; a text stands in quotes"
+    return "is a date or time, which no setting takes; write texts in quotes"
 
 
 def _where(key_path: tuple[str | int, ...], path: Path) -> str:

@@ -92,7 +92,7 @@ def _texts(value: object) -> object:
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise ValueError(f"'{twice[0]}' stands there twice")
+        raise ValueError(f"'{twice[0]}' is given twice")
     return names
 
 
@@ -143,7 +143,7 @@ class RunConfig(_Section):
     batch: Annotated[Literal["auto"] | int, BeforeValidator(_batch)] = "auto"
     #: Seconds, or a text such as ``30m``, that a cell may take, training apart.
     timeout: Duration | None = None
-    #: What the ray executor asks for each task: processors (by default the threads of this process), and GPUs or a
+    #: What the ray executor requests for each task: processors (by default the threads of this process), and GPUs or a
     #: fraction of one (by default one where the device is a GPU).
     cpus: int | None = Field(None, gt=0, le=_MOST)
     gpus: float | None = Field(None, ge=0, le=_MOST)
@@ -203,12 +203,12 @@ class _Collection(_Section):
 
 
 class Request(NamedTuple):
-    """What a preset or a file asks for: a name, how to run, and its configurations."""
+    """A preset or a file: a name, how to run, and its configurations."""
 
     name: str
     run: RunConfig
     parts: tuple[Config, ...]
-    #: What lies over the files, such as ``scale tiny``: asked for, or the default that a file names.
+    #: The variants applied to the files, such as ``scale tiny``: chosen, or the default that a file names.
     variants: tuple[str, ...] = ()
 
     @property

@@ -34,7 +34,7 @@ class Decoded(NamedTuple):
 
 
 def native_size(row: Row) -> tuple[int, int]:
-    """Return height and width of an image as it is seen, that is, after the rotation that its EXIF block asks for.
+    """Return height and width of an image as it is seen, that is, after the rotation in its EXIF block.
 
     Raises:
         UsageError: as :func:`decode`.
@@ -65,7 +65,7 @@ def decode(row: Row, channels: int, size: tuple[int, int], interpolation: Interp
     """Return an image as uint8 (channels, *size); 3 channels are RGB, 1 is its luma, whatever the file holds.
 
     Colours are converted as Pillow, and so torchvision, does: the alpha channel is dropped. Unlike in torchvision,
-    images stand upright: they are turned as the orientation in their EXIF block says.
+    images are upright: they are rotated as their EXIF block says.
 
     Raises:
         UsageError: it is damaged, or has no eight bits a channel.

@@ -74,7 +74,7 @@ class NamedSet:
     uneven: bool = False
 
     def available(self, folder: Path | None) -> bool:
-        """Say whether it is at hand without a download; looks at names of files only."""
+        """Say whether it is here without a download; only file names are checked."""
         if self.name == "digits":
             return find_spec("sklearn") is not None
         try:
@@ -84,7 +84,7 @@ class NamedSet:
 
 
 class Search(NamedTuple):
-    """``location`` is where the set lies, or ``None``; ``looked`` names every folder that was looked into."""
+    """``location`` is the folder of the set, or ``None``; ``looked`` names every folder that was searched."""
 
     location: DatasetLocation | None
     looked: tuple[str, ...]
@@ -182,12 +182,12 @@ def _roots(folder: Path | None) -> Iterator[tuple[Path, str]]:
 
 
 def locate(entry: NamedSet, folder: Path | None) -> DatasetLocation:
-    """Return where a set lies, downloading it into the cache where it lies nowhere yet.
+    """Return the folder of a set; it is downloaded into the cache if it is nowhere.
 
     ``CROSSFIRE_OFFLINE=1`` forbids downloads.
 
     Raises:
-        UsageError: it lies nowhere and cannot be downloaded; the line says what was looked for and where.
+        UsageError: it is nowhere and cannot be downloaded; the line says what was searched for and where.
     """
     search_result = search(entry, folder)
     if search_result.location is not None:
@@ -219,7 +219,7 @@ def _download(entry: NamedSet) -> str | None:
         with _connect_timeout():
             kept = _fetch(entry.torchvision, beside)
         kept.rename(target)
-    except Exception as error:  # whatever it is, the user is told where else the set may come from
+    except Exception as error:  # for any error the message says where else the set may come from
         return f"failed ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -145,7 +145,7 @@ def _lettered(names: tuple[str, ...]) -> _Classes:
 
 
 def _counted(folder: Path, labels: list[int]) -> _Classes:
-    """Return classes that have no names: those of the labels 0 to K-1, or 1 to K, of which the user is told."""
+    """Return classes that have no names: those of the labels 0 to K-1, or 1 to K, which a warning says."""
     names = tuple(map(str, labels))
     if not labels or labels == list(range(len(labels))):
         return _Classes(names, numbered=True)

@@ -1,4 +1,4 @@
-"""Whether images fit: the memory and the disk that they take, told before any of them is decoded."""
+"""Whether images fit: the memory and disk space that they take, known before any of them is decoded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def require_room(total: int, wanted: int | None, shape: tuple[int, int, int], fo
 
     Args:
         total: images of the split, all of which are decoded.
-        wanted: how many of them a run asks for; ``None`` for all.
+        wanted: how many of them a run needs; ``None`` for all.
         shape: channels, height and width.
         folder: where they will be kept.
 

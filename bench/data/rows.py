@@ -21,7 +21,7 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".t
 
 
 class Row(NamedTuple):
-    """One image: encoded bytes, the path of an image file, or raw pixels (H, W) or (H, W, 3); and where it lies."""
+    """One image: encoded bytes, the path of an image file, or raw pixels (H, W) or (H, W, 3); and its location."""
 
     where: str
     label: int

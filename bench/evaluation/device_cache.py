@@ -84,7 +84,7 @@ class DeviceCache:
     def classifier(self, model: ModelRef, data: DataRef, path: Callable[[], Path]) -> Classifier:
         """Return a base classifier; ``path`` gives its weights where they must be read.
 
-        One whose parameters or buffers are no longer those that were read is read anew.
+        One whose parameters or buffers have changed since is read again.
 
         Raises:
             UsageError: a weights file does not fit, or is not the one that the plan was made for.
@@ -92,7 +92,7 @@ class DeviceCache:
         key = training_key(model)
         known = self._classifiers.get(key)
         if known is not None and checksums(known.net) != self._seals[key]:
-            _log.warning("a method changed the weights of %s; they are read anew", model.network.name)
+            _log.warning("a method changed the weights of %s; they are read again", model.network.name)
             del self._classifiers[key]
         if key not in self._classifiers:
             file = path()

@@ -15,7 +15,7 @@ from bench.models.logits import harder, precise
 
 
 class Meter:
-    """Counts the images that a classifier sees forwards and backwards, whoever calls it.
+    """Counts the images that a classifier sees forwards and backwards.
 
     While ``rows`` is set, counts also go to those images; a batch of another length is counted in the totals only.
     ``check`` is called at every pass; an exception that it raises ends the work at once.

@@ -48,8 +48,8 @@ def canonical(node: object) -> str:
     """Return a syntax tree as a text that is the same in every version of Python.
 
     ``ast.dump`` and ``ast.unparse`` are not: new versions add fields, and quote f-strings otherwise. So a node is its
-    name and those of its fields that are not empty, which new fields are in old code. Left out are strings that stand
-    alone, docstrings among them, and what the parser notes about a node's use (``ctx``) or spelling (``kind``).
+    name and those of its fields that are not empty, which new fields are in old code. Strings that are statements,
+    docstrings among them, are left out, and so are a node's use (``ctx``) and spelling (``kind``).
     """
     if isinstance(node, ast.Constant):
         return f"{type(node.value).__name__} {node.value!a}"

@@ -1,7 +1,7 @@
 """Importing methods, so that the sources that were hashed are the ones that run.
 
 The harness's own methods are ``attacks.*``, ``defenses.*`` and ``bench.models.*``, from its own folder whatever else is
-on the path of Python or imported already. A user's file and what lies beside it are a package of their own, so files
+on the path of Python or imported already. A user's file and the files next to it are a package of their own, so files
 of one name in two folders, or before and after an edit, are different modules.
 """
 
@@ -86,7 +86,7 @@ class _House:
     package: str = ""
 
     def importing(self, source: Path) -> Callable[..., Any]:
-        """Return the ``__import__`` of a user's source: what lies beside it comes from its own package."""
+        """Return the ``__import__`` of a user's source: files next to it come from its own package."""
         search, package = self.search, self.package
         assert search is not None
 
@@ -204,6 +204,6 @@ def _of_user(path: Path, code: Code, search: Search) -> ModuleType:
     except (Exception, SystemExit) as error:
         for each in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
             del sys.modules[each]
-        said = (text_of(error).strip().splitlines() or ["it says no more"])[0]
+        said = (text_of(error).strip().splitlines() or ["no message"])[0]
         raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {said}") from error
     return module

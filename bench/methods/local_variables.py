@@ -72,7 +72,7 @@ class _Scope:
     numbers: dict[str, str] = field(default_factory=dict)
 
     def inside(self, bound: Iterable[str], kept: Iterable[str] = (), *, is_class: bool = False) -> _Scope:
-        """Return the scope of what stands in this one; it does not see the names of a class."""
+        """Return a scope inside this one; it does not see the names of a class."""
         outer = self.outer if self.is_class else self
         return _Scope(self.in_texts, frozenset(bound), frozenset(kept), outer, is_class, self.depth + 1)
 

@@ -62,7 +62,7 @@ class Unreadable(ValueError):
 
 
 class Unfit(Unreadable):
-    """An expression that could be read, but for a value that does not fit its place; the text says what does."""
+    """An expression with a value that does not fit; the text says what does."""
 
 
 def value(node: ast.expr) -> Any:
@@ -216,7 +216,7 @@ def _number(number: Any, node: ast.expr) -> int | float | Fraction:
 
 
 def _bounded(constant: Any, node: ast.expr) -> Any:
-    """Return a value if it is of a known kind and may stand in a key.
+    """Return a value if it is of a known kind and can be part of a key.
 
     Raises:
         Unreadable: it is of no known kind, or too large, not finite, or a text that UTF-8 cannot write.
@@ -254,7 +254,7 @@ def _parsed(text: str, node: ast.expr) -> ast.expr:
 
 def _check_depth(node: ast.expr, left: int) -> None:
     if left < 0:
-        raise Unreadable(f"more than {_DEEPEST} expressions in one another")
+        raise Unreadable(f"more than {_DEEPEST} nested expressions")
 
 
 def _text(node: ast.expr) -> str:

@@ -67,7 +67,7 @@ class Code:
 def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
     """Return the code of the method in a file: every source behind it, package versions, and data files it names.
 
-    Followed is every import, wherever it stands, of a source outside the installed packages. Of an installed package
+    Every import of a source outside the installed packages is followed, also inside functions. Of an installed package
     the version counts. Of a text in a source that names a file, from the folder of the source or, in a user's own,
     from the current one, the content counts.
 
@@ -118,7 +118,7 @@ def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
 class Search:
     """Where the imports of a method lead.
 
-    The same rules hold when it runs (:mod:`bench.methods.loading`): what lies beside a user's own file comes first, but
+    The same rules hold when it runs (:mod:`bench.methods.loading`): files next to a user's own file come first, except
     for the standard library, the harness, torch and numpy; ``attacks`` and ``defenses`` are the harness's; the rest is
     what Python finds.
     """

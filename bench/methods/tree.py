@@ -50,7 +50,7 @@ def parsed(source: bytes) -> ast.Module:
     except SyntaxError as error:
         where = f"line {error.lineno}: " if error.lineno else ""
         raise ValueError(f"{where}{shortened(error.msg, 200)}") from None
-    # The parser gives up on brackets and operators in one another as if memory had run out.
+    # For deeply nested brackets and operators the parser raises MemoryError.
     except (RecursionError, MemoryError):
         raise ValueError(TOO_DEEP) from None
 

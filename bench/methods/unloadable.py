@@ -7,7 +7,7 @@ def not_loaded(error: ImportError) -> str:
     """Return the one line for a package that is not whole, for which there is no memory, or that another hides."""
     package = f"{error.name or 'a package'}{f' ({error.path})' if error.path else ''}"
     said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    what_to_do = remedy(str(error)) or "install it anew, and see that PYTHONPATH has no other file of its name"
+    what_to_do = remedy(str(error)) or "install it again, and check that PYTHONPATH has no other file of its name"
     return f"{package} cannot be loaded: {said}; {what_to_do}"
 
 

@@ -86,7 +86,7 @@ def _checked(network: MethodRef, num_classes: int, image_shape: tuple[int, int, 
     net = _build(network, num_classes, image_shape).eval()
     device = next((parameter.device for parameter in net.parameters()), None)
     try:
-        # One image: the parameters of lazy modules are made by it, and what does not fit is told before any work.
+        # One image: the parameters of lazy modules are made by it, and a mismatch is reported before any work.
         with torch.no_grad():
             logits = net(torch.zeros(1, *image_shape, device=device))
     except Exception as error:

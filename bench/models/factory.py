@@ -60,7 +60,7 @@ def make(
     try:
         net = factory(*first, **arguments)
     except (Exception, SystemExit) as error:
-        said = (text_of(error).strip().splitlines() or ["it says no more"])[0]
+        said = (text_of(error).strip().splitlines() or ["no message"])[0]
         raise UsageError(f"network '{name}' cannot be built: {type(error).__name__}: {said}") from error
     if inspect.iscoroutine(net):
         net.close()

@@ -40,7 +40,7 @@ PATIENCE = 1.0
 #: Seconds between two looks of the thread, and for which what was raised is left to do its work.
 _LOOK = 0.2
 _AGAIN = 1.0
-#: Exit code of a process from which a method took what it needs; its last piece in hand says what that is.
+#: Exit code of a process from which a method took what it needs; the piece being worked on says what that is.
 _WITHOUT_NEEDS = 70
 # Taken now: while a method runs the first is refused, and the second may be another.
 _EXIT, _FILE_OF = os._exit, os.fstat
@@ -53,7 +53,7 @@ _LIMITS = {
     for name in (f"RLIMIT_{each}" for each in ("NOFILE", "FSIZE", "AS", "DATA", "STACK", "CORE", "CPU", "NPROC"))
     if hasattr(_RESOURCE, name)
 }
-#: Nothing means anything by it unless it is told to, and a process without a handler ignores it.
+#: No program uses it by default, and a process without a handler ignores it.
 _SIGNAL = getattr(signal, "SIGURG", None)
 # Code that must not be left half way: files of the store, leases, and what puts a process back as it was.
 _PROTECTED = {
@@ -89,10 +89,10 @@ class Overtime(Ending):
 
 @dataclass
 class Piece:
-    """A piece of work in hand: what it is, its key, and how many seconds it may take.
+    """A piece of work that a process is doing: its kind, its key, and how many seconds it may take.
 
     ``None`` seconds are those of the piece around it; of a piece with its own, the time does not count for that one.
-    After ``patience`` more it is broken off; a supervisor waits for ``mercy`` more before it reckons it late.
+    After ``patience`` more it is interrupted; a supervisor counts it as late after ``mercy`` more.
     """
 
     kind: Kind
@@ -105,13 +105,13 @@ class Piece:
     frame: FrameType | None = field(default=None, repr=False)
 
     def restart(self) -> None:
-        """Begin its time anew."""
+        """Start its time again."""
         self.due = math.inf if self.seconds is None else time.monotonic() + self.seconds
 
 
 @dataclass(frozen=True)
 class Lost:
-    """A piece of work that ended a process which had it in hand, and why; ``late`` if it took longer than it may."""
+    """A piece of work that ended the process doing it, and why; ``late`` if it exceeded its time."""
 
     kind: str
     key: str
@@ -120,13 +120,13 @@ class Lost:
 
     @classmethod
     def late_with(cls, held: Sequence[Held]) -> Lost | None:
-        """Return the innermost piece in hand that has a time of its own, whose process had to be killed."""
+        """Return the innermost piece with its own time limit, whose process had to be killed."""
         timed = next((each for each in reversed(held) if each.timed), None)
         return timed and cls(timed.kind, timed.key, "took too long, and its process had to be killed", late=True)
 
     @classmethod
     def ended_with(cls, held: Held, ended: int) -> Lost:
-        """Return the piece in hand of a process that ended so, from :func:`os.waitstatus_to_exitcode`."""
+        """Return the piece that a process was doing when it ended with this :func:`os.waitstatus_to_exitcode`."""
         return cls(held.kind, held.key, held.taken or f"ended the process ({how_it_ended(ended)})")
 
 
@@ -235,7 +235,7 @@ class Control:
         self._left = threading.Event()
 
     def check(self) -> None:
-        """Raise what ends the run, or the piece in hand."""
+        """Raise what ends the run, or the current piece."""
         self.check_run()
         self.check_piece()
 
@@ -246,7 +246,7 @@ class Control:
             raise Stop
 
     def check_piece(self) -> None:
-        """Raises Overtime: the piece in hand took longer than it may."""
+        """Raises Overtime: the current piece exceeded its time."""
         if (piece := self._timed()) is not None and time.monotonic() > piece.due:
             self._raised = time.monotonic()
             raise Overtime(piece.says)
@@ -263,7 +263,7 @@ class Control:
             self._shared.log(str(path.resolve()))
 
     def within(self, piece: Piece, do: Callable[[], T]) -> T:
-        """Return what ``do`` returns, with a piece of work in hand.
+        """Return what ``do`` returns, as a piece of work.
 
         Raises:
             Overtime: it took longer than it may.
@@ -286,7 +286,7 @@ class Control:
 
     def _leave(self, shared: Shared, taken: str) -> NoReturn:
         """End this process, from which nobody would hear any more, or which can do little: other files of it may be
-        closed as well. What was in hand is lost with it, and said by the one that watches.
+        closed as well. The current piece is lost with it, and the watching process reports that.
         """
         try:
             *outer, last = self._held()
@@ -295,7 +295,7 @@ class Control:
             _EXIT(_WITHOUT_NEEDS)
 
     def restart(self) -> None:
-        """Begin the time of the piece in hand anew: a step of it is done that may take as long itself."""
+        """Start the time of the current piece again: the limit holds for each of its steps."""
         if (piece := self._timed()) is not None:
             piece.restart()
             if self._shared is not None:
@@ -423,12 +423,12 @@ def closing(code: int, counted: tuple[int, int] | None) -> str:
 
 
 def unfinished(code: int, verb: str) -> str:
-    """Return what is said of a verb that ended before its time, and with which no other goes on, by its exit code."""
+    """Return the message for a verb that ended early and cannot be continued, by its exit code."""
     return f"{why_of(code)} before {_DOES.get(verb, verb)} was finished"
 
 
 def _may_be_left(frame: FrameType | None, base: FrameType, *, importing: bool) -> bool:
-    """Say whether the code that runs lies inside the call ``base`` and may be left half way.
+    """Say whether the running code is inside the call ``base`` and may be interrupted.
 
     Only where the process ends with it that may be an import: half a package stays behind, and does not work.
     """

@@ -141,7 +141,7 @@ def _set_folder(wanted: str | None) -> None:
 
 
 def _umask() -> int:
-    # The system tells it only to who sets another. It is set to what it was last, so that no thread meets another one.
+    # It can only be read by setting it. It is set to its last known value, so that no thread sees another one.
     if (current := _UMASK(_LAST_UMASK[0])) != _LAST_UMASK[0]:
         _set_umask(current)
     return current

@@ -29,9 +29,9 @@ _ROOM = 2**16
 
 
 class Held(NamedTuple):
-    """A piece of work in hand, as :class:`bench.process.ending.Piece`; ``timed`` if it has a time of its own.
+    """A piece of work that a process is doing, as :class:`bench.process.ending.Piece`.
 
-    ``taken`` says what it took from the process, where that had to end for it.
+    ``timed`` says whether it has its own time limit, ``taken`` what it took from a process that it ended.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class Held(NamedTuple):
 
 
 class Words(NamedTuple):
-    """The pieces in hand, the innermost last; ``(done, total)`` cells of the plan; where the log of the run is; what is
+    """The current pieces, the innermost last; ``(done, total)`` cells of the plan; where the log of the run is; what is
     shown of the work (:class:`bench.cli.lines.State`).
     """
 
@@ -80,7 +80,7 @@ class Shared:
         self._set(_CODE, code)
 
     def hold(self, pieces: Sequence[Held]) -> None:
-        """Note which pieces of work are in hand, the innermost last."""
+        """Note the current pieces of work, the innermost last."""
         self._words["held"] = pieces
         self._write()
 
@@ -103,7 +103,7 @@ class Shared:
 
     @property
     def due(self) -> float:
-        """When the piece in hand must be done, on the monotonic clock; infinity where nothing is to be."""
+        """When the current piece must be done, on the monotonic clock; infinity without a limit."""
         return self._get(_DUE)
 
     @due.setter

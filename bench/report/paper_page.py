@@ -1,6 +1,6 @@
 """The tables and figures of the TPAP paper from stored results: a page, and a file for each figure.
 
-Each table says how large the run behind it was, and where a number is published it stands beside the measured one.
+Each table says how large the run behind it was, and shows published numbers next to the measured ones.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What one image costs: through a network, through a test-time step on it, and in a training; measured on grey images.
 
-Measuring goes step by step, so that whoever has little time can spread it.
+Measuring goes in short steps, so that a caller can spread it over time.
 """
 
 from __future__ import annotations

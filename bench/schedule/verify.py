@@ -23,13 +23,13 @@ class VerifyReport(NamedTuple):
 def verify(runner: Runner, share: float) -> VerifyReport:
     """Compute a random ``share`` of the finished cells of a plan again, at least one, and compare.
 
-    Weights are those of the store; adversarial sets are made anew. Times are not compared, nor is anything written to
+    Weights are those of the store; adversarial sets are made again. Times are not compared, nor is anything written to
     the store but what :meth:`Runner.train` finds missing.
     """
     known = ((planned, runner.store.get(planned.key)) for planned in runner.work.plan.cells)
     done = [(planned, result) for planned, result in known if result is not None and result.status == "done"]
     chosen = random.SystemRandom().sample(done, min(len(done), max(1, round(share * len(done)))))
-    # In the order of the plan, in which cells of one classifier stand together.
+    # In the order of the plan, which groups cells by classifier.
     chosen.sort(key=done.index)
     for planned, _ in chosen:
         for model in {id(m): m for m in (planned.cell.model, *_attacked(planned))}.values():

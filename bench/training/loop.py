@@ -36,7 +36,7 @@ from bench.types import MethodError, MethodRef, Schedule, TrainRef, UsageError, 
 
 # Batches between two looks at the losses: each look waits for the device.
 _LOOK_EVERY = {"cpu": 1, "cuda": 20}
-#: Seconds after which the state is kept in the middle of an epoch too: no more is lost when the process is killed.
+#: Seconds after which the state is also kept within an epoch, so that a kill loses no more than that.
 SAVE_EVERY = 60.0
 #: Batches that take as many seconds are seldom over when the run must end, so the state is kept as soon as keeping it
 #: took no more than a twentieth of the time.
@@ -112,7 +112,7 @@ def train(
         folder: of this training alone.
         device: where to train.
         check: called before every batch, of what is measured after an epoch too; when it raises, the state is kept and
-            the exception goes on.
+            the exception passes through.
         on_progress: called after batches.
         test: images and labels, as above; on the first of them every epoch is measured, which does not influence it.
 
@@ -371,7 +371,7 @@ class _Training:
         }
         judged = self.net if self.average is None else self.average
         parts = self.watched | ({} if self.held is None else {"holdout": self.held})
-        # An epoch that is ended here is whole but for this, and goes on from the batches that are measured.
+        # An epoch that is interrupted here lacks only this, and continues after the batches already measured.
         with self._kept():
             try:
                 for name, part in parts.items():

@@ -22,7 +22,7 @@ from bench.process.isolation import frozen
 from bench.types import MethodRef, Threat
 
 #: The attacks after each epoch, with the parameters that differ from their own defaults. The gradient of a network that
-#: FGSM training has overfitted can vanish at an image: PGD stands still there, momentum carries MI-FGSM on.
+#: FGSM training has overfitted can vanish at an image: PGD does not move there; momentum carries MI-FGSM further.
 MONITOR_ATTACKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "fgsm": ("fgsm", {}),
     "pgd20": CHOOSING,
@@ -66,7 +66,7 @@ def measure(
         net: the network.
         part: what is measured.
         threat: of the attacks.
-        check: called before every batch; what it raises goes on.
+        check: called before every batch; its exceptions pass through.
         known: counts of earlier calls that were ended, by attack and first image of a batch; new ones are added.
     """
     counts = {} if known is None else known

@@ -104,7 +104,7 @@ def test_the_configuration_orders_classes_and_chooses_channels(tmp_path, photos)
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('classes = ["a", "a"]', "'a' stands there twice"),
+        ('classes = ["a", "a"]', "'a' is given twice"),
         ('classes = ["a"]', "classes"),
         ("channels = 2", "channels"),
         ('subset = "last"', "subset"),

@@ -170,14 +170,14 @@ def test_a_home_that_is_a_file_is_one_line(folder, monkeypatch, capsys, kind):
         ("libc10.so: cannot create shared object descriptor: Cannot allocate memory", "memory ran out"),
         ("libc10.so: cannot open shared object file: Too many open files", "ulimit -n"),
         # Of these there is no more for more memory.
-        ("libgomp.so: cannot allocate memory in static TLS block", "install it anew"),
-        ("libc10.so: failed to map segment from shared object: Operation not permitted", "install it anew"),
-        ("libc10.so: invalid ELF header", "install it anew"),
+        ("libgomp.so: cannot allocate memory in static TLS block", "install it again"),
+        ("libc10.so: failed to map segment from shared object: Operation not permitted", "install it again"),
+        ("libc10.so: invalid ELF header", "install it again"),
     ],
 )
 def test_a_package_that_finds_no_memory_or_files_is_not_called_damaged(says, remedy):
     said = not_loaded(ImportError(says, name="_C", path="/x/_C.so"))
-    assert says in said and remedy in said and (remedy == "install it anew") == ("install it anew" in said)
+    assert says in said and remedy in said and (remedy == "install it again") == ("install it again" in said)
 
 
 @pytest.mark.parametrize("name", ["json", "bench", "numpy", "pydantic"])

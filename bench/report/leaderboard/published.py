@@ -26,7 +26,7 @@ class Beside:
 
     dataset: str
     model: str
-    #: Test images; lists of other lengths stand in tables of their own.
+    #: Test images; each number of images has its own table.
     n: int
     defense: str
     access: str

@@ -51,8 +51,8 @@ _EFFORTS = ("steps", "restarts", "queries")
 def unsound(attacks: Iterable[tuple[float, Collection[str]]]) -> tuple[str, ...]:
     """Return the flags that make the worst case over attacks, given by accuracy and flags, an upper bound only.
 
-    A flag of an attack that failed counts only if no attack does better: FGSM that stands still beside a PGD that does
-    not proves nothing against the PGD.
+    A flag of an attack that failed counts only if no attack does better: that FGSM
+    does not move an image says nothing about a PGD that does.
     """
     attacks = list(attacks)
     strongest = min((accuracy for accuracy, _ in attacks), default=0.0)

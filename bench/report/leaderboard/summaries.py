@@ -31,7 +31,7 @@ NO_OUTCOMES = "only robust accuracy was kept"
 
 @dataclass(frozen=True)
 class Value:
-    """One number of a table: a mean over seeds with its 95 % interval, and the keys of the cells it stands on."""
+    """One number of a table: a mean over seeds with its 95 % interval, and the keys of the cells behind it."""
 
     number: float | None
     low: float | None = None

@@ -61,7 +61,7 @@ def verdict(advantage: Interval, p_value: float, reasons: Collection[str]) -> Ro
     """Return what adaptive evaluation makes of a test-time step.
 
     Args:
-        advantage: worst-case accuracy of the defense minus that of the classifier that it stands on, on the same
+        advantage: worst-case accuracy of the defense minus that of its base classifier, on the same
             images, with its interval.
         p_value: that the two are equal, adjusted for all verdicts of the table.
         reasons: why the defense's own figure is an upper bound only.
@@ -86,8 +86,8 @@ def lacking(results: Iterable[CellResult]) -> tuple[str, ...]:
     - no AutoAttack that was shortened.
 
     That the longest run of each has converged is a flag of its own, ``steps-not-converged``. An attack that did worse
-    than noise, changed nothing or never lowered a margin does not count, nor does one of which is not known what it
-    looks at (:func:`bench.report.leaderboard.soundness.needs`). AutoAttack is one attack of one length.
+    than noise, changed nothing or never lowered a margin does not count; neither does one that reads
+    something unknown (:func:`bench.report.leaderboard.soundness.needs`). AutoAttack is one attack of one length.
 
     Args:
         results: all cells of the defense under the threat, with the flags of
@@ -105,7 +105,7 @@ def lacking(results: Iterable[CellResult]) -> tuple[str, ...]:
 
 
 def only_noise(results: Iterable[CellResult]) -> bool:
-    """Say whether no attack came to an end but those that look at nothing, so that no verdict can stand on them."""
+    """Say whether only attacks that read nothing of the target finished, which is not enough for a verdict."""
     return all(needs(r) == "nothing" for r in results if r.status == "done" and r.cell.attack is not None)
 
 
