@@ -4,10 +4,10 @@ from hypothesis import settings
 settings.register_profile("crossfire", deadline=None, derandomize=True)
 settings.load_profile("crossfire")
 
-# Begun first, so that at the end no process is left alone with one of them.
+# They run first; otherwise one worker would still be busy with them after all others have ended.
 LONGEST = ("paper/test_paper_runs.py", "schedule/test_ray.py", "engine/test_golden.py", "faults/test_kills.py")
 
 
 def pytest_collection_modifyitems(items):
-    places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(LONGEST)))
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get("/".join(item.path.parts[-2:]), len(LONGEST)))

@@ -54,7 +54,7 @@ def test_a_stranger_on_the_path_of_python_changes_no_number(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([*first, str(ROOT)])}
-        words = small.words(folder, "--report", str(folder / "report"), text=text)
+        words = small.command_line(folder, "--report", str(folder / "report"), text=text)
         done = subprocess.run([*command, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, done.stdout + done.stderr
         outcomes.append(small.outcome(folder))

@@ -41,7 +41,7 @@ def undisturbed(tmp_path_factory):
 )
 def test_a_store_that_cannot_be_written(undisturbed, tmp_path, fault, says):
     store = tmp_path / "store"
-    process = child.start(tmp_path, small.words(tmp_path, "--quiet"), fault(store))
+    process = child.start(tmp_path, small.command_line(tmp_path, "--quiet"), fault(store))
     assert child.finish(process) == 2, child.errors(tmp_path)
     # That a store cannot be locked any more is a warning.
     said = [line for line in child.errors(tmp_path).splitlines() if line.strip() and "warning: " not in line]

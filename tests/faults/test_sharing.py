@@ -36,7 +36,7 @@ def work_together(tmp_path, count, fault=None):
     for folder in folders:
         folder.mkdir()
         (folder / "store").symlink_to(tmp_path / "store")
-    return folders, [child.start(folder, small.words(folder), fault) for folder in folders]
+    return folders, [child.start(folder, small.command_line(folder), fault) for folder in folders]
 
 
 def times_done(tmp_path):
@@ -469,7 +469,7 @@ def without_locks():
 
 
 def test_a_store_that_cannot_be_locked_is_worked_on_with_one_warning(tmp_path, alone):
-    process = child.start(tmp_path, small.words(tmp_path), without_locks)
+    process = child.start(tmp_path, small.command_line(tmp_path), without_locks)
     assert child.finish(process) == 0, child.errors(tmp_path)
     (said,) = [line for line in child.errors(tmp_path).splitlines() if "warning: " in line]
     assert "cannot hold a lease (No locks available)" in said

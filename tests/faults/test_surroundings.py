@@ -81,7 +81,7 @@ def folder(tmp_path):
 
 def ended(folder, fault, *more, words=None):
     """Run a command after a fault; return its exit code and what it wrote as its last line of errors."""
-    words = words or small.words(folder, "--quiet", *more, text=small.ONE)
+    words = words or small.command_line(folder, "--quiet", *more, text=small.ONE)
     code = child.finish(child.start(folder / "logs", words, fault))
     said = child.errors(folder / "logs")
     assert "Traceback" not in said

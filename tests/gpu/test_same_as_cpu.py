@@ -1,4 +1,4 @@
-"""On a GPU everything comes out as it does on a CPU, and the same each time; skipped where there is none."""
+"""Results on a GPU equal those on a CPU, and do not vary between runs; skipped without a GPU."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 
 @pytest.fixture(scope="module")
 def case() -> Case:
-    """A network and images in double precision, so that a sum taken in another order turns no sign."""
+    """A network and images in double precision: the order of a sum then flips no sign."""
     net, x, y = trained(0.0, 8)
     return Case(net.double(), x[:12].double(), y[:12])
 
 
-def there(net: nn.Module) -> nn.Module:
+def to_gpu(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net).to(GPU)
 
 
@@ -39,32 +39,37 @@ def there(net: nn.Module) -> nn.Module:
 def test_attacks(case: Case, name: str, norm: str) -> None:
     if name == "autoattack":
         case = Case(copy.deepcopy(case.net).float(), case.x.float(), case.y)
-    net, settings = there(case.net), FEW.get(name, {})
-    here = drive(case.net, name, case.x, case.y, THREATS[norm], **settings)
-    found = drive(net, name, case.x.to(GPU), case.y.to(GPU), THREATS[norm], images=torch.arange(12).to(GPU), **settings)
-    assert found.images.device.type == "cuda"
-    assert_within(found.images.cpu(), case.x, THREATS[norm])
+    net, settings = to_gpu(case.net), FEW.get(name, {})
+    on_cpu = drive(case.net, name, case.x, case.y, THREATS[norm], **settings)
+    on_gpu = drive(
+        net, name, case.x.to(GPU), case.y.to(GPU), THREATS[norm], images=torch.arange(12).to(GPU), **settings
+    )
+    assert on_gpu.images.device.type == "cuda"
+    assert_within(on_gpu.images.cpu(), case.x, THREATS[norm])
     if name == "autoattack":
         # The package draws from each device's own generator.
         assert (
-            abs(int(right(net, found.images, case.y.to(GPU)).sum()) - int(right(case.net, here.images, case.y).sum()))
+            abs(
+                int(right(net, on_gpu.images, case.y.to(GPU)).sum()) - int(right(case.net, on_cpu.images, case.y).sum())
+            )
             < 3
         )
     else:
-        # The flow attack divides each gradient by its own size, so that in time round-off becomes a step.
-        assert torch.allclose(found.images.cpu(), here.images, atol=0.05 if norm == "flow" else 1e-5)
-        assert torch.equal(right(net, found.images, case.y.to(GPU)).cpu(), right(case.net, here.images, case.y))
-        assert torch.equal(found.forwards, here.forwards)
+        # The flow attack divides each gradient by its norm, which amplifies round-off over the steps.
+        assert torch.allclose(on_gpu.images.cpu(), on_cpu.images, atol=0.05 if norm == "flow" else 1e-5)
+        assert torch.equal(right(net, on_gpu.images, case.y.to(GPU)).cpu(), right(case.net, on_cpu.images, case.y))
+        assert torch.equal(on_gpu.forwards, on_cpu.forwards)
 
 
 @pytest.mark.parametrize("use", ["art:SquareAttack", "torchattacks:PGD", "foolbox:LinfPGD"])
 def test_attacks_of_libraries(case: Case, use: str) -> None:
     if not registry.find("library", use.partition(":")[0]).available:
         pytest.skip("not installed")
-    net, x, y = there(case.net).float(), case.x.float().to(GPU), case.y.to(GPU)
-    found = drive(net, use, x, y, THREATS["linf"], images=torch.arange(12).to(GPU))
-    assert_within(found.images.cpu(), x.cpu(), THREATS["linf"])
-    assert int(right(net, found.images, y).sum()) < 12
+    net = to_gpu(case.net).float()
+    x, y = case.x.float().to(GPU), case.y.to(GPU)
+    crafted = drive(net, use, x, y, THREATS["linf"], images=torch.arange(12).to(GPU))
+    assert_within(crafted.images.cpu(), x.cpu(), THREATS["linf"])
+    assert int(right(net, crafted.images, y).sum()) < 12
 
 
 @pytest.mark.parametrize("name", sorted(registry.entries("test-time")))
@@ -90,7 +95,8 @@ def test_steps(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(registry.entries("recipe")))
 def test_recipes(case: Case, name: str) -> None:
-    entry, losses, grads = registry.entries("recipe")[name], [], []
+    entry = registry.entries("recipe")[name]
+    losses, grads = [], []
     for device in (torch.device("cpu"), GPU):
         net = copy.deepcopy(case.net).to(device).train()
         step = RecipeStep(net, 10, len(case.x))
@@ -110,7 +116,7 @@ def test_batch_norm_is_folded_though_convolutions_round_to_tf32() -> None:
 
 
 def test_a_run_is_the_same_each_time_and_close_to_one_on_a_cpu(tmp_path) -> None:
-    found = []
+    outcomes = []
     for name, device in (("one", "cuda"), ("two", "cuda"), ("cpu", "cpu")):
         store = str(tmp_path / name)
         assert (
@@ -118,12 +124,12 @@ def test_a_run_is_the_same_each_time_and_close_to_one_on_a_cpu(tmp_path) -> None
             == 0
         )
         results = {str(result.names): result for result in Store(tmp_path / name).results()}
-        found.append({names: (r.metrics, r.clean_bits, r.adversarial_bits, r.flags) for names, r in results.items()})
+        outcomes.append({names: (r.metrics, r.clean_bits, r.adversarial_bits, r.flags) for names, r in results.items()})
         if device == "cuda":
             assert all(r.provenance.deterministic and "folded" in r.provenance.layout for r in results.values())
             assert not any("not-deterministic" in r.flags for r in results.values())
-    once, again, elsewhere = found
-    assert once == again
-    assert once.keys() == elsewhere.keys()
-    for names, (metrics, *_) in once.items():
-        assert metrics.robust_accuracy == pytest.approx(elsewhere[names][0].robust_accuracy, abs=0.15), names
+    first, second, on_cpu = outcomes
+    assert first == second
+    assert first.keys() == on_cpu.keys()
+    for names, (metrics, *_) in first.items():
+        assert metrics.robust_accuracy == pytest.approx(on_cpu[names][0].robust_accuracy, abs=0.15), names

@@ -1,4 +1,4 @@
-"""The smallest run that has everything: two chunks of images, a training, static, adaptive and shared sets."""
+"""The smallest run with every kind of work: two chunks of images, a training, static, adaptive and shared sets."""
 
 import json
 from functools import cache
@@ -57,10 +57,10 @@ steps = 2
 """
 
 
-#: Of its attacks.
+#: The threat of its attacks.
 THREAT = Threat(eps="0.1")
 
-#: One row and one column of it, which take a second.
+#: One row and one column of the run; they take a second.
 ONE = (
     CONFIG.replace("n = 140", "n = 24").replace("epochs = 2", "epochs = 1").partition('[[defenses]]\nuse = "tpap"')[0]
     + '[[attacks]]\nuse = "fgsm"\neps = "0.1"\n'
@@ -81,23 +81,26 @@ def write(folder: Path, text: str = CONFIG) -> str:
     return str(path)
 
 
-def words(folder: Path, *more: str, text: str = CONFIG) -> list[str]:
-    """Return the command that runs a configuration into a folder."""
-    return ["run", write(folder, text), "--store", str(folder / "store"), "--report", str(folder / "report"), *more]
+def command_line(folder: Path, *options: str, text: str = CONFIG) -> list[str]:
+    """Return the arguments of the run of a configuration into a folder."""
+    return ["run", write(folder, text), "--store", str(folder / "store"), "--report", str(folder / "report"), *options]
 
 
-def run(folder: Path, *more: str, text: str = CONFIG) -> int:
-    return main(words(folder, *more, text=text))
+def run(folder: Path, *options: str, text: str = CONFIG) -> int:
+    return main(command_line(folder, *options, text=text))
 
 
 def events(folder: Path, *kinds: str) -> list[dict]:
-    """Return what the logs of a store say, of some kinds."""
-    lines = (line for path in (folder / "store" / "log").glob("*.jsonl") for line in path.read_text().splitlines())
-    return [event for event in map(json.loads, lines) if event["event"] in kinds]
+    """Return the events of some kinds in the logs of a store."""
+    matches: list[dict] = []
+    for path in (folder / "store" / "log").glob("*.jsonl"):
+        logged = map(json.loads, path.read_text().splitlines())
+        matches += [event for event in logged if event["event"] in kinds]
+    return matches
 
 
 def outcome(folder: Path) -> dict[str, object]:
-    """Return everything a run made that is not a time: results, records, adversarial images, final weights."""
+    """Return everything that a run stores except times: results, records, adversarial images, final weights."""
     store = Store(folder / "store")
     contents: dict[str, object] = {}
     for result in store.results():

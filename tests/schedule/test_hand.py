@@ -1,4 +1,4 @@
-"""The process beside a worker: what never comes back or takes it along is lost alone, in one attempt, and is said."""
+"""The process beside a worker: a task that hangs or kills it fails alone, after one attempt, and is reported."""
 
 import ctypes
 import faulthandler
@@ -16,7 +16,7 @@ from bench.types import MethodError, StoreError
 
 @pytest.fixture
 def worker(tmp_path, monkeypatch):
-    """A process that does what it is given in a piece of work, and says by a line that it has begun; none is left."""
+    """A process that runs each task as one piece of work and logs a line when it begins; it is ended afterwards."""
     monkeypatch.setattr(hand, "GRACE", 0.2)
     process = hand.Hand(partial(in_hand, tmp_path / "begun"))
     yield process
@@ -24,14 +24,14 @@ def worker(tmp_path, monkeypatch):
 
 
 def in_hand(begun, control, task, lost):
-    do, seconds = task
+    run, seconds = task
     if any(each.key == "a" for each in lost):
         return ()
     with begun.open("a") as file:
         file.write(f"{os.getpid()}\n")
     piece = Piece("set", "a", seconds, "took too long", 0.1)
     try:
-        control.within(piece, do)
+        control.within(piece, run)
     except Overtime as error:
         return (hand.Lost("set", "a", str(error), late=True),)
     return ()
@@ -51,7 +51,7 @@ def in_python():
 
 
 def in_c():
-    """Sleeps in C, with Python's lock."""
+    """Sleeps in C and holds the GIL."""
     ctypes.PyDLL(None).sleep(1000)
 
 
@@ -60,7 +60,7 @@ def stopped():
 
 
 def deaf():
-    """Has closed its files, and hears no signal."""
+    """Closes its files and blocks all signals."""
     os.closerange(3, 1000)
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     time.sleep(1000)
@@ -89,23 +89,23 @@ def refused(error):
     raise error
 
 
-@pytest.mark.parametrize("how", [in_python, in_c, stopped, deaf])
-def test_what_never_comes_back_is_ended_in_one_attempt_and_the_next_task_is_done(worker, tmp_path, how):
-    (lost,) = worker.do((how, 0.1))
+@pytest.mark.parametrize("hang", [in_python, in_c, stopped, deaf])
+def test_what_never_comes_back_is_ended_in_one_attempt_and_the_next_task_is_done(worker, tmp_path, hang):
+    (lost,) = worker.do((hang, 0.1))
     assert (lost.kind, lost.key, lost.late) == ("set", "a", True)
     assert len(attempts(tmp_path)) == 1
     assert worker.do((nothing, None)) == ()
 
 
 @pytest.mark.parametrize(
-    ("how", "why"),
+    ("crash", "why"),
     [
         (segmentation, f"ended the process ({signal.strsignal(signal.SIGSEGV)})"),
         (left, "ended the process (exit code 0)"),
     ],
 )
-def test_what_takes_the_process_with_it_is_lost_in_one_attempt(worker, tmp_path, how, why):
-    assert worker.do((how, None)) == (hand.Lost("set", "a", why),)
+def test_what_takes_the_process_with_it_is_lost_in_one_attempt(worker, tmp_path, crash, why):
+    assert worker.do((crash, None)) == (hand.Lost("set", "a", why),)
     assert len(attempts(tmp_path)) == 1
 
 

@@ -1,4 +1,4 @@
-"""Memory that runs out, and time that does: the cell alone pays."""
+"""Memory or time that runs out fails one cell only."""
 
 import json
 
@@ -18,9 +18,9 @@ from bench.models.small_cnn import small_cnn
 
 
 class Hungry(torch.nn.Module):
-    def __init__(self, **words):
+    def __init__(self, **shape):
         super().__init__()
-        self.net = small_cnn(10, **words)
+        self.net = small_cnn(10, **shape)
 
     def forward(self, x):
         if len(x) > int(os.environ["MOST"]):
@@ -34,7 +34,7 @@ def hungry(num_classes, *, in_channels: int = 3, image_size: int = 32):
 
 
 def hungry(folder):
-    """A configuration with a network that takes no more images at once than the environment says: not by its key."""
+    """A configuration whose network limits its batch by an environment variable, which is no part of its key."""
     (folder / "net.py").write_text(HUNGRY)
     torch.manual_seed(0)
     net = small_cnn(10, in_channels=1, image_size=8, channels=4, hidden=16)
@@ -47,19 +47,19 @@ def hungry(folder):
 def test_where_memory_runs_out_half_the_batch_is_taken(tmp_path, monkeypatch):
     text = f'{hungry(tmp_path)}\n[[defenses]]\nuse = "hedge"\nsteps = 2\nbase = "weights:{tmp_path}/w.safetensors"\n'
     results = []
-    for most in (1000, 20):
-        folder = tmp_path / str(most)
+    for max_batch in (1000, 20):
+        folder = tmp_path / str(max_batch)
         folder.mkdir()
-        monkeypatch.setenv("MOST", str(most))
+        monkeypatch.setenv("MOST", str(max_batch))
         assert small.run(folder, text=text) == 0
         cell_results = Store(folder / "store").results()
         results.append({(r.names.defense, r.names.attack, r.names.access): r for r in cell_results})
     enough, little = results
     assert len(enough) == 13 and enough.keys() == little.keys()
-    for name, one in enough.items():
-        two = little[name]
-        assert (one.clean_bits, one.adversarial_bits) == (two.clean_bits, two.adversarial_bits), name
-        assert one.metrics == two.metrics, name
+    for name, expected in enough.items():
+        halved = little[name]
+        assert (expected.clean_bits, expected.adversarial_bits) == (halved.clean_bits, halved.adversarial_bits), name
+        assert expected.metrics == halved.metrics, name
     batches = [event["batch"] for event in small.events(tmp_path / "20", "out of memory")]
     assert batches and min(batches) <= 20
     assert not small.events(tmp_path / "1000", "out of memory")
@@ -72,13 +72,13 @@ from bench.api import Target, Threat, attack
 
 @attack(norms=("linf",), passes="0 forwards")
 def greedy(target, x, y, threat):
-    """Never has enough."""
+    """Always runs out of memory."""
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 EiB")
 
 
 @attack(norms=("linf",), passes="0 forwards")
 def endless(target, x, y, threat):
-    """Never ends, and takes no exception for an answer."""
+    """Never ends, and swallows every exception."""
     while True:
         try:
             target(x)
@@ -131,8 +131,9 @@ def test_a_timeout_that_is_none(tmp_path, capsys, timeout):
 
 
 def test_chunks_that_a_gpu_attacks_together_come_out_as_they_do_one_by_one(tmp_path, monkeypatch):
-    # 140 images are two chunks; of the two attacks the second goes on from the first.
-    text, outcomes = small.CONFIG.replace('name = "small"', 'name = "small"\nworst_case = true'), []
+    # 140 images are two chunks; the second attack continues from the images of the first.
+    text = small.CONFIG.replace('name = "small"', 'name = "small"\nworst_case = true')
+    outcomes = []
     for images in (128, 256):
         size = lambda shape, device, images=images: images  # noqa: E731
         monkeypatch.setattr("bench.evaluation.device_cache.attack_group_size", size)

@@ -1,5 +1,7 @@
 """Plans: keys of many cells at once, and the parts of a job array."""
 
+from itertools import chain
+
 import pytest
 
 from bench.cli import main
@@ -29,7 +31,7 @@ def test_keys_made_together_are_those_made_alone(configuration):
 def test_shards_are_the_plan_cut_once(configuration, n):
     all_keys = [planned.key for planned in make(configuration).plan.cells]
     parts = [[planned.key for planned in make(configuration, shard=(i, n)).plan.cells] for i in range(1, n + 1)]
-    assert sorted(key for part in parts for key in part) == sorted(all_keys)
+    assert sorted(chain.from_iterable(parts)) == sorted(all_keys)
     assert all(part == [key for key in all_keys if key in set(part)] for part in parts)
     assert n > 3 or max(map(len, parts)) <= 2 * min(map(len, parts))
 

@@ -1,4 +1,4 @@
-"""On a cluster whose machines die, in the middle of their work: the same results as in one process, each made once."""
+"""A run on a cluster whose machines die at work has the results of one process, each computed once."""
 
 import os
 import re
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from tests.schedule import small
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'crossfire-bench[ray]'")
 
-# Each says by a file that it has begun, and waits until it is let go on. By then its machine has been killed.
+# Each method touches a file when it begins, then waits for another file. Meanwhile the test kills its machine.
 METHODS = '''
 import ctypes, os, signal, time
 from pathlib import Path
@@ -58,7 +59,7 @@ def patient(step, x, y):
 
 @attack(norms=("linf",), passes="1 forward")
 def slow(target, x, y, threat, *, name: str = "attack"):
-    """Moves at random, once it may."""
+    """Moves at random after the pause."""
     pause(name)
     target(x)
     return (x + float(threat.eps) * (2 * target.uniform(x) - 1)).clamp(0, 1)
@@ -73,7 +74,7 @@ def deadly(target, x, y, threat):
 
 @attack(norms=("linf",), passes="1 forward")
 def greedy(target, x, y, threat):
-    """Has its worker killed, as Ray kills one where memory runs short."""
+    """Kills its worker, as Ray does when memory runs short."""
     begin("greedy")
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(1000)
@@ -81,11 +82,11 @@ def greedy(target, x, y, threat):
 
 @attack(norms=("linf",), passes="1 forward")
 def endless(target, x, y, threat):
-    """Sleeps in C, with Python's lock."""
+    """Sleeps in C and holds the GIL."""
     begin("endless")
     ctypes.PyDLL(None).sleep(1000)
 '''
-# With suites, in which a set stands on another.
+# With suites, in which a set continues from another.
 CONFIG = (
     f"""
 schema = 1
@@ -132,24 +133,24 @@ def small_node(**more):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head without processors of its own, so that all work is done on machines that can be killed."""
+    """A head without processors: all work runs on machines that a test can kill."""
     from ray.cluster_utils import Cluster
 
-    # A dead node is noticed within seconds, and a slow one is not taken for dead.
+    # Ray notices a dead node within seconds, and does not take a slow one for dead.
     system = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
     cluster = Cluster(initialize_head=True, head_node_args=small_node(num_cpus=0, _system_config=system))
     cluster.machine = cluster.add_node(**small_node(num_cpus=1))
     yield cluster
     for node in cluster.list_all_nodes():
-        # At once, for a head that is gone would be asked for half a minute first.
+        # A graceful end would wait half a minute for a head that is gone.
         node.kill_all_processes(check_alive=False, allow_graceful=False)
-    # The helpers of a machine that is killed outlive it.
+    # The helper processes of a killed machine outlive it.
     for pid in rays(os.getpgrp()):
         os.kill(pid, signal.SIGKILL)
 
 
 def rays(group):
-    """Return the processes of Ray that are running in a group of processes."""
+    """Return the Ray processes of a process group: command line by pid."""
     command_lines = {}
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         try:
@@ -181,21 +182,10 @@ def go(folder, *names):
 
 
 def started(config, store, address):
-    words = [
-        "run",
-        config,
-        "--executor",
-        "ray",
-        "--store",
-        str(store),
-        "--device",
-        "cpu",
-        "--report",
-        f"{store}-report",
-    ]
+    argv = ["run", config, "--executor", "ray", "--store", str(store), "--device", "cpu", "--report", f"{store}-report"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": address}
     return subprocess.Popen(
-        [sys.executable, "-c", LEAD, *words],
+        [sys.executable, "-c", LEAD, *argv],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -217,13 +207,13 @@ def test_machines_die_in_a_training_and_in_an_attack_and_nothing_is_lost_or_done
             cluster.remove_node(cluster.machine, allow_graceful=False)
             go(tmp_path, name)
             cluster.machine = cluster.add_node(**small_node(num_cpus=1))
-        said, _ = run.communicate(timeout=300)
-    assert run.returncode == 0, said
+        output, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, output
     for event in ("done", "trained", "crafted"):
         times = Counter((each["key"], each.get("images")) for each in small.events(tmp_path, event))
         assert times and set(times.values()) == {1}, event
     before = small.outcome(tmp_path)
-    (tmp_path / "store").rename(tmp_path / "made by ray")
+    (tmp_path / "store").rename(tmp_path / "store of ray")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     assert main(["run", config, "--store", str(tmp_path / "store"), "--report", str(tmp_path / "report")]) == 0
@@ -231,7 +221,7 @@ def test_machines_die_in_a_training_and_in_an_attack_and_nothing_is_lost_or_done
     assert small.outcome(tmp_path) == before
 
 
-#: Attacks that do harm, and how often each is tried.
+#: Harmful attacks, and the number of attempts at each.
 HARMS = {"deadly": 1, "endless": 1, "greedy": 2}
 
 
@@ -258,19 +248,19 @@ access = ["static"]
 timeout = "10s"
 '''
     with started(configured(tmp_path, attack="deadly", more=more), tmp_path / "store", cluster.address) as run:
-        said, _ = run.communicate(timeout=300)
-    assert run.returncode == 3, said
+        output, _ = run.communicate(timeout=300)
+    assert run.returncode == 3, output
     results = {(each.names.defense, each.names.attack): each for each in Store(tmp_path / "store").results()}
-    failed = {name: each.error.message for name, each in results.items() if each.status == "failed"}
-    of = {which: {why for (_, name), why in failed.items() if which in name} for which in HARMS}
-    assert of["deadly"] == {f"ended the process ({signal.strsignal(signal.SIGSEGV)})"}
-    assert of["endless"] == {"took longer than timeout = 10 s; the next run goes on from what is finished"}
-    assert all(why.startswith("Ray lost its task, also when it was run again: ") for why in of["greedy"])
-    # The sets that go on from them go on from the one before, as they do after an attack that fails otherwise.
+    failures = {name: each.error.message for name, each in results.items() if each.status == "failed"}
+    errors = {harm: {error for (_, name), error in failures.items() if harm in name} for harm in HARMS}
+    assert errors["deadly"] == {f"ended the process ({signal.strsignal(signal.SIGSEGV)})"}
+    assert errors["endless"] == {"took longer than timeout = 10 s; the next run goes on from what is finished"}
+    assert all(error.startswith("Ray lost its task, also when it was run again: ") for error in errors["greedy"])
+    # Later sets skip the failed one and continue from the one before it.
     done = {attack for (_, attack), each in results.items() if each.status == "done"}
-    assert done == {"clean", "fgsm", "pgd"} and len(failed) == 2 * len(HARMS)
-    for which, times in HARMS.items():
-        assert (tmp_path / f"begun-{which}").read_text() == times * "begun, ", "for all rows that need it"
+    assert done == {"clean", "fgsm", "pgd"} and len(failures) == 2 * len(HARMS)
+    for harm, attempts in HARMS.items():
+        assert (tmp_path / f"begun-{harm}").read_text() == attempts * "begun, ", "for all rows that need it"
 
 
 def test_the_head_restarts_and_the_run_ends_with_one_line_and_goes_on_elsewhere(cluster, tmp_path):
@@ -280,10 +270,10 @@ def test_the_head_restarts_and_the_run_ends_with_one_line_and_goes_on_elsewhere(
         await_mark(run, tmp_path / "at-attack")
         cluster.head_node.kill_gcs_server(check_alive=False)
         cluster.head_node.start_gcs_server()
-        said, _ = run.communicate(timeout=120)
+        output, _ = run.communicate(timeout=120)
     assert run.returncode == 2
-    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert "the Ray cluster was lost" in line and "the same command goes on" in line and "Traceback" not in said
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "the Ray cluster was lost" in line and "the same command goes on" in line and "Traceback" not in output
     assert small.events(tmp_path, "trained")
     go(tmp_path, "attack")
     assert small.run(tmp_path, text=Path(config).read_text()) == 0
@@ -299,16 +289,16 @@ def test_a_run_on_a_cluster_ends_when_asked_and_leaves_nothing(tmp_path):
         while not list(Store(tmp_path / "store").results()):
             assert run.poll() is None
             time.sleep(0.2)
-        # The leader is told of it by Ray.
+        # Ray needs a moment to report the result to the leader.
         time.sleep(2)
         run.send_signal(signal.SIGTERM)
-        said, _ = run.communicate(timeout=120)
+        output, _ = run.communicate(timeout=120)
     assert run.returncode == 143
-    counted = re.search(r"(\d+) of \d+ cells are done; the same command goes on from here", said.replace("\n", " "))
+    counted = re.search(r"(\d+) of \d+ cells are done; the same command goes on from here", output.replace("\n", " "))
     assert 0 < int(counted[1]) <= len(list(Store(tmp_path / "store").results()))
     assert all(result.status == "done" for result in Store(tmp_path / "store").results())
     until = time.monotonic() + 30
-    while left := [process for group in groups for process in rays(group).items()]:
+    while left := list(chain.from_iterable(rays(group).items() for group in groups)):
         assert time.monotonic() < until, left
         time.sleep(0.2)
 
@@ -319,8 +309,8 @@ def test_a_run_on_a_cluster_ends_when_asked_and_leaves_nothing(tmp_path):
 def test_where_no_cluster_answers(tmp_path, monkeypatch, capsys, address, says):
     go(tmp_path, "training", "attack")
     monkeypatch.setenv("RAY_ADDRESS", address)
-    words = ["run", configured(tmp_path), "--executor", "ray", "--store", str(tmp_path / "store"), "--device", "cpu"]
-    assert main(words) == 2
+    argv = ["run", configured(tmp_path), "--executor", "ray", "--store", str(tmp_path / "store"), "--device", "cpu"]
+    assert main(argv) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: RAY_ADDRESS={address}: ") and says in line
 

@@ -65,27 +65,28 @@ def test_what_is_done_takes_no_time_and_what_was_begun_is_no_experience():
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.floats(0, 1)), min_size=1, max_size=200))
 def test_the_estimate_takes_a_fiftieth_of_the_time_and_one_step(run):
-    now, spent, took = [0.0], [0.0], iter([second for _, second in run])
+    now, spent = [0.0], [0.0]
+    step_seconds = iter([second for _, second in run])
 
     def steps():
-        for each in took:
-            now[0] += each
-            spent[0] += each
+        for seconds in step_seconds:
+            now[0] += seconds
+            spent[0] += seconds
             yield
         return [Node("a", "train", "x", "y", False, 1, 100)]
 
     estimate = TimeLeft(steps(), lambda: now[0])
-    for apart, _ in run:
-        now[0] += apart
+    for pause, _ in run:
+        now[0] += pause
         before = spent[0]
         left = estimate.at("a", 0.0)
-        # What it took before it began its last step was within the share, so more than that is one step.
+        # The time before the last step was within the share, so only one step can exceed it.
         assert spent[0] == before or spent[0] <= SHARE * now[0] + 1.0
-        assert left is None or next(took, None) is None
+        assert left is None or next(step_seconds, None) is None
 
 
 def test_an_estimate_that_comes_late_knows_what_was_done_meanwhile():
-    """As if it had been there from the beginning, also of what was all done when it was looked at."""
+    """It is the same as an early one, also for work that was finished before it began."""
     now, early = [0.0], [0.0]
     nodes = [Node(name, "train", name, "y", False, 1, 100) for name in "abc"]
 

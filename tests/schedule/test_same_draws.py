@@ -142,7 +142,7 @@ def test_results_of_the_first_protocol_are_said_kept_and_measured_anew(folder, c
     store = Store(folder / "store")
     results = list(store.results())
     for result in results:
-        # Not of the same second as the new ones, between which the tables could not tell.
+        # Tables order results by the second, so the old ones need an earlier one.
         earlier = result.provenance.model_copy(update={"finished": "2026-01-01T00:00:00+00:00"})
         key = key_under(jsonable(result.cell), version=1)
         old = result.model_copy(update={"key": key, "provenance": earlier})
@@ -150,11 +150,13 @@ def test_results_of_the_first_protocol_are_said_kept_and_measured_anew(folder, c
         store.put(old)
     capsys.readouterr()
     run(folder)
-    said = capsys.readouterr().out
-    assert f"{len(results)} results of an older evaluation protocol are kept, shown as such, and not used here" in said
+    output = capsys.readouterr().out
+    assert (
+        f"{len(results)} results of an older evaluation protocol are kept, shown as such, and not used here" in output
+    )
     versions = sorted(version_of(r.key, r.cell) for r in store.results())
     assert versions == [1] * len(results) + [2] * len(results)
-    # The new ones have taken the place of the old ones in the tables.
+    # The tables show the new results instead of the old ones.
     assert {table.notes for table in build(store.results()).tables} == {
         table.notes for table in build(r for r in store.results() if version_of(r.key, r.cell) == 2).tables
     }
@@ -187,7 +189,7 @@ def cells(tmp_path_factory):
 
 
 def moved(value, **names):
-    """Return a part of a cell with its images and weights found under other names."""
+    """Return a part of a cell whose images and weights have other names."""
     if isinstance(value, DataRef):
         return value.model_copy(update=names)
     if isinstance(value, tuple):
@@ -197,7 +199,7 @@ def moved(value, **names):
 
 
 def edited(value):
-    """Return a part of a cell as if the code of all its methods were other code."""
+    """Return a part of a cell as if all its methods had other code."""
     if isinstance(value, tuple):
         return tuple(map(edited, value))
     if "code_sha" in getattr(type(value), "model_fields", ()):

@@ -1,4 +1,4 @@
-"""Work on many cells grows as their number does: calls are counted, so that no clock decides."""
+"""Work grows in proportion to the number of cells; the tests count calls, because clocks vary."""
 
 import sys
 
@@ -13,8 +13,8 @@ from bench.store.working_store import Store
 from tests.perf.shapes import SHAPES
 
 
-def calls(do, *args):
-    """Return what a function returns, and how many were called meanwhile, those of Python and those of C."""
+def calls(function, *args):
+    """Return the value of a call, and the number of Python and C calls inside it."""
     count = 0
 
     def see(frame, event, argument):
@@ -23,16 +23,16 @@ def calls(do, *args):
 
     sys.setprofile(see)
     try:
-        value = do(*args)
+        value = function(*args)
     finally:
         sys.setprofile(None)
     return value, count
 
 
 def growth(counts):
-    """Return what the second doubling added over what the first did: 2 for what grows in proportion, 4 for squares."""
-    one, two, four = counts
-    return (four - two) / (two - one)
+    """Return the increase of the second doubling over that of the first: 2 if growth is linear, 4 if quadratic."""
+    first, doubled, quadrupled = counts
+    return (quadrupled - doubled) / (doubled - first)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -42,7 +42,7 @@ def test_planning_takes_calls_in_proportion_to_the_cells(shape, tmp_path):
         path = tmp_path / f"{cells}.toml"
         path.write_text(SHAPES[shape](cells, tmp_path))
         configuration = sections.load(str(path))
-        # What is read once, such as sources of methods, is no part of the growth.
+        # A first call reads what is cached afterwards, such as sources of methods.
         make(configuration)
         plans.append(calls(make, configuration))
     cells, counts = [len(work.plan.cells) for work, _ in plans], [count for _, count in plans]
@@ -53,12 +53,13 @@ def test_planning_takes_calls_in_proportion_to_the_cells(shape, tmp_path):
 
 def test_estimating_takes_few_calls_a_cell(tmp_path, monkeypatch):
     monkeypatch.setattr(Units, "_attempt", lambda self, do, *blamed, **certain: None)
-    path, counts, cells = tmp_path / "budgets.toml", [], []
+    path = tmp_path / "budgets.toml"
+    counts, cells = [], []
     for number in (220, 440, 880):
         path.write_text(SHAPES["budgets"](number, tmp_path))
         work = make(sections.load(str(path)))
         units = Units(torch.device("cpu"), None)
-        # What is formatted once is no part of the growth.
+        # A first call formats what is cached afterwards.
         for _ in range(2):
             steps = predicting(work, Store(tmp_path / "store"), units)
             _, count = calls(lambda steps=steps: sum(1 for _ in steps))

@@ -1,4 +1,4 @@
-"""Worst-case suites, in which a set goes on from that of the attack before."""
+"""Worst-case suites, in which a set continues from that of the previous attack."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def last(runner):
 
 @pytest.fixture
 def lengths(runner, monkeypatch):
-    """How many attacks stand before each set that is asked for; what is in ``broken`` cannot be made."""
+    """The number of earlier attacks of each requested set; a number in ``broken`` raises."""
     lengths, broken = [], {LENGTH - 7}
 
     def make_chunks(ref, planned):
@@ -44,8 +44,8 @@ def lengths(runner, monkeypatch):
     return lengths
 
 
-def begun(ref, length):
-    """The set of a suite that has so many attacks before it."""
+def prefix(ref, length):
+    """The set of a suite with this number of attacks before it."""
     while len(ref.after) > length:
         ref = ref.previous
     return ref
@@ -54,13 +54,13 @@ def begun(ref, length):
 def test_a_suite_may_be_longer_than_the_stack_is_deep(runner, last, lengths):
     runner.make_set(last.cell.attack, last)
     assert lengths == [*range(LENGTH + 1)]
-    assert runner._failed == {attack_key(begun(last.cell.attack, LENGTH - 7))}, (
-        "the sets after it go on from the one before it"
+    assert runner._failed == {attack_key(prefix(last.cell.attack, LENGTH - 7))}, (
+        "the sets after it continue from the one before it"
     )
 
 
 def test_of_a_suite_only_what_comes_after_its_last_whole_set_is_made(runner, last, lengths):
-    folder = runner.store.adversarial(attack_key(begun(last.cell.attack, LENGTH - 3)))
+    folder = runner.store.adversarial(attack_key(prefix(last.cell.attack, LENGTH - 3)))
     folder.mkdir(parents=True)
     (folder / "000000-000128.safetensors").write_bytes(b"")
     runner.make_set(last.cell.attack, last)
@@ -73,4 +73,4 @@ def test_of_a_suite_only_what_comes_after_its_last_whole_set_is_made(runner, las
 
 def test_the_last_set_of_a_suite_says_why_it_cannot_be_made(runner, last, lengths):
     with pytest.raises(MethodError, match="broken"):
-        runner.make_set(begun(last.cell.attack, LENGTH - 7), last)
+        runner.make_set(prefix(last.cell.attack, LENGTH - 7), last)

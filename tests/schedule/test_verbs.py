@@ -35,9 +35,9 @@ def test_a_result_that_nobody_measured_is_found(done, capsys):
     store.put(honest.model_copy(update={"cost": cheaper}))
     assert small.run(done) == 0
     assert small.run(done, "--verify", "100%") == 3
-    said = capsys.readouterr().out
-    assert f"{honest.names} differs: forwards_per_example was 0.875, is " in said
-    assert "8 cells computed again, 1 differ" in said
+    output = capsys.readouterr().out
+    assert f"{honest.names} differs: forwards_per_example was 0.875, is " in output
+    assert "8 cells computed again, 1 differ" in output
 
 
 @pytest.mark.parametrize(("share", "cells"), [("1%", 1), ("0.5", 4), ("50%", 4)])
@@ -78,7 +78,7 @@ def test_gc_lists_and_deletes_what_no_plan_needs(done, capsys):
     assert json.loads(capsys.readouterr().out) == []
     kept = files(done)
     assert main(["run", other_plan(done), *store, "--report", str(done / "report")]) == 0
-    # What asked for cells that went is forgotten, until a run asks again.
+    # gc removed the plans that needed deleted cells; a run stores its plan again.
     assert {path: mark for path, mark in files(done).items() if "plans" not in path.parts} == kept
     assert main(["gc", other_plan(done), *store, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == []
@@ -122,7 +122,7 @@ def test_a_training_without_its_weights_is_done_only_where_no_cell_needs_it(done
 
     capsys.readouterr()
     (weights,) = (done / "store" / "train").glob("*/weights.safetensors")
-    (training,) = [what for what in pieces() if what.startswith("train ")]
+    (training,) = [name for name in pieces() if name.startswith("train ")]
     assert pieces()[training]
     weights.unlink()
     assert pieces()[training]
@@ -137,13 +137,13 @@ def test_a_line_that_a_dying_process_cut_is_left_out(done, capsys):
     assert "ended" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("word", ['"event":null', '"event":["x"]', '"event":1', '"time":null', '"cell":{}'])
-def test_a_line_of_somebody_else_in_a_log_ends_nothing(tmp_path, capsys, word):
+@pytest.mark.parametrize("odd_field", ['"event":null', '"event":["x"]', '"event":1', '"time":null', '"cell":{}'])
+def test_a_line_of_somebody_else_in_a_log_ends_nothing(tmp_path, capsys, odd_field):
     log = tmp_path / "log" / "20261127T074451.174616-vm-31172.jsonl"
     log.parent.mkdir()
     event = {"time": "2026-01-01T00:00:00.000+00:00", "event": "done", "cell": "a"}
-    odd = json.dumps(event | json.loads(f"{{{word}}}"))
-    log.write_text(f"{odd}\n{json.dumps(event)}\n")
+    line = json.dumps(event | json.loads(f"{{{odd_field}}}"))
+    log.write_text(f"{line}\n{json.dumps(event)}\n")
     assert main(["show", "--log", "--store", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith(event["time"])
 
