@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
         with no_collection():
             folder = options.data_folder(args)
             source = figures.source_of(
-                recorded.results, Store(root), asked=recorded.planned_tables, data_folder=folder, trusted=args.trust
+                recorded.results, Store(root), planned=recorded.planned_tables, data_folder=folder, trusted=args.trust
             )
         for done, name in enumerate(names):
             at(done, name)

@@ -81,7 +81,7 @@ def _write_paper(args: argparse.Namespace, recorded: Recorded, root: Path) -> No
         source = figures.source_of(
             recorded.results,
             Store(root),
-            asked=recorded.planned_tables,
+            planned=recorded.planned_tables,
             data_folder=options.data_folder(args),
             paper=True,
             trusted=args.trust,

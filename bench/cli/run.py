@@ -158,7 +158,7 @@ def _reported(
 
         with collection(), display.phase("drawing the figures of the paper"):
             source = figures.source_of(
-                results, store, asked=planned_tables, data_folder=args.data, paper=True, trusted=True
+                results, store, planned=planned_tables, data_folder=args.data, paper=True, trusted=True
             )
             written.append(str(paper_page.write(source, args.report / "paper")[0].resolve()))
     if args.record:

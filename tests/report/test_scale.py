@@ -62,7 +62,7 @@ def test_figures_of_many_defenses_and_budgets_show_the_first_and_say_so(tmp_path
         picture, _, numbers = figures.draw(name, source, tmp_path)
         assert max(Image.open(picture).size) < 4_500, name
         assert numbers.read_text().count('"defense"') <= 40, name
-    table = figures.importlib.import_module("bench.report.figures._plot").tables(source)[0]
+    table = figures.importlib.import_module("bench.report.figures._plot").tables(source, lambda table: True, "")[0]
     assert table.part == "the first 40 of 45 defenses and the first 37 of 39 columns"
     assert table.title == f"digits · small-cnn · 8 images ({table.part})"
     assert figures.draw("eps-sweep", source, tmp_path)[2].read_text().count('"defense"') == 2

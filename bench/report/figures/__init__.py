@@ -30,26 +30,25 @@ _HERE = Path(__file__).parent
 STYLE = _HERE / "crossfire.mplstyle"
 _log = logging.getLogger("crossfire")
 
-
-#: Letters that a figure has room for, where a name has more.
-_LONGEST_NAME = 100
-#: Inches of the longer side, beyond which there is no picture that a program would show.
-_LARGEST = 120
+#: Letters of a name that a figure has room for.
+_MAX_NAME_LETTERS = 100
+#: Inches of the longer side. Programs do not show larger pictures.
+_MAX_INCHES = 120
 
 
 class Missing(Exception):
-    """The store does not hold what a figure needs; the text says what, and how to make it."""
+    """The store does not hold what a figure needs; the message says what, and how to get it."""
 
 
 class Drawing(NamedTuple):
     figure: Figure
-    #: Everything that the picture shows, as JSON.
+    #: All numbers of the picture, for the JSON file beside it.
     numbers: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What figures are drawn from: results, the store they are from, and where images may be found."""
+    """The input of figures: results, their store, and the folder of image sets."""
 
     board: Board
     store: Store
@@ -68,28 +67,28 @@ def source_of(
     results: Sequence[CellResult],
     store: Store,
     *,
-    asked: Iterable[PlannedTable] = (),
+    planned: Iterable[PlannedTable] = (),
     data_folder: Path | None = None,
     paper: bool = False,
     trusted: bool = False,
 ) -> Source:
-    """Return what figures are drawn from; a name of a cell that is longer than a line is cut in its middle."""
-    return Source(build(map(_short_named, results), asked), store, data_folder, paper, trusted)
+    """Return the input of figures; names of cells that are longer than a line are shortened in the middle."""
+    return Source(build(map(_with_short_names, results), planned), store, data_folder, paper, trusted)
 
 
-def _short_named(result: CellResult) -> CellResult:
-    given = result.names.model_dump()
-    short = {what: shortened(name, _LONGEST_NAME) for what, name in given.items()}
-    return result if short == given else result.model_copy(update={"names": result.names.model_copy(update=short)})
+def _with_short_names(result: CellResult) -> CellResult:
+    names = result.names.model_dump()
+    short = {field: shortened(name, _MAX_NAME_LETTERS) for field, name in names.items()}
+    return result if short == names else result.model_copy(update={"names": result.names.model_copy(update=short)})
 
 
 def summaries() -> dict[str, str]:
-    """Return every figure with what it shows, read without importing it."""
-    found = {}
+    """Return the summary of every figure by its name, read without importing it."""
+    summary_of = {}
     for path in sorted(_HERE.glob("[!_]*.py")):
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        found[path.stem.replace("_", "-")] = text.splitlines()[0].rstrip(".")
-    return found
+        summary_of[path.stem.replace("_", "-")] = text.splitlines()[0].rstrip(".")
+    return summary_of
 
 
 def draw(name: str, source: Source, out: Path) -> list[Path]:
@@ -107,19 +106,19 @@ def draw(name: str, source: Source, out: Path) -> list[Path]:
     from matplotlib import pyplot
 
     module = importlib.import_module(f"bench.report.figures.{name.replace('-', '_')}")
-    with pyplot.style.context(str(STYLE)), warnings.catch_warnings(record=True) as said:
+    with pyplot.style.context(str(STYLE)), warnings.catch_warnings(record=True) as raised:
         try:
             drawing: Drawing = module.draw(source)
-            if (side := max(drawing.figure.get_size_inches())) > _LARGEST:
+            if (side := max(drawing.figure.get_size_inches())) > _MAX_INCHES:
                 raise Missing(
                     f"it would be {side:,.0f} inches long; name fewer cells, or take leaderboard --format html"
                 )
             files = _write(name, drawing, out)
         finally:
             pyplot.close("all")
-    # Of the glyphs that the font lacks, and of names too long for the page.
-    for text in dict.fromkeys(str(each.message) for each in said):
-        _log.warning("figure %s: %s", name, text)
+    # Matplotlib warns of glyphs that the font lacks, and of names that are too long for the page.
+    for message in dict.fromkeys(str(warning.message) for warning in raised):
+        _log.warning("figure %s: %s", name, message)
     return files
 
 
@@ -127,24 +126,24 @@ def _write(name: str, drawing: Drawing, out: Path) -> list[Path]:
     from io import BytesIO
 
     _move_foreign_aside(name, out)
-    # First, since they say whose the pictures are, also where the rest is not written any more.
+    # The JSON file comes first. It marks the pictures as ours, even if writing them fails.
     numbers = json_text({"schema": 1, "figure": name, **drawing.numbers}, indent=1) + "\n"
     write_into(out / f"{name}.json", numbers.encode())
-    # Dates and versions would make every file another one.
+    # Without dates and versions, the same results give the same bytes.
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
     }
-    for kind, about in metadata.items():
+    for suffix, fields in metadata.items():
         buffer = BytesIO()
-        drawing.figure.savefig(buffer, format=kind, metadata=about)
-        write_into(out / f"{name}.{kind}", buffer.getvalue())
-    return [out / f"{name}.{kind}" for kind in (*metadata, "json")]
+        drawing.figure.savefig(buffer, format=suffix, metadata=fields)
+        write_into(out / f"{name}.{suffix}", buffer.getvalue())
+    return [out / f"{name}.{suffix}" for suffix in (*metadata, "json")]
 
 
 def _move_foreign_aside(name: str, out: Path) -> None:
-    """Move somebody else's files of these names aside; a picture is ours if the numbers beside it say so."""
+    """Move somebody else's files of these names aside; a picture is ours if its JSON file names the figure."""
     numbers = out / f"{name}.json"
     move_foreign_aside(numbers, lambda head: f'"figure": "{name}"'.encode() in head)
-    for kind in ("png", "pdf"):
-        move_foreign_aside(out / f"{name}.{kind}", lambda _: is_regular(numbers))
+    for suffix in ("png", "pdf"):
+        move_foreign_aside(out / f"{name}.{suffix}", lambda _: is_regular(numbers))

@@ -1,14 +1,15 @@
-"""What the figures share: colours, a heat map, labels that keep apart, and the words for numbers."""
+"""Helpers that figures share: colours, panels, legends, a heat map, labels that do not overlap, numbers as JSON."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from textwrap import fill, wrap
 from typing import Any, NamedTuple
 
 from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -20,35 +21,46 @@ from bench.report.leaderboard.summaries import ThreatSummary, Value
 from bench.report.leaderboard.tables import Column, Table, first_defenses
 from bench.types import Access
 
-#: Colours of Okabe and Ito: whoever sees the whole defense is blue, whoever does not is vermilion.
+#: Colours of Okabe and Ito: an attacker who sees the whole defense is blue, one who does not is vermilion.
 COLOUR = {"white-box": "#0072B2", "adaptive": "#0072B2", "static": "#D55E00", "transfer": "#CC79A7"}
-INK, SOFT, RULE = "#1c1e21", "#5f666f", "#e4e6e9"
+WRONG = "#D55E00"
+INK = "#1c1e21"
+SOFT = "#5f666f"
+RULE = "#e4e6e9"
 HEAT = LinearSegmentedColormap.from_list("crossfire", ["#f2f5f8", "#9dbbd8", "#08457e"])
-#: Full text width of a two-column page, in inches.
+#: Inches: the full text width of a two-column page.
 WIDTH = 7.0
 #: Letters that a row's name may have on one line.
-ROW = 30
-#: Letters of a title on one line, where three panels stand side by side.
-NARROW = 30
-#: Inches that a character of a label takes.
-LETTER = 0.065
-#: Inches within which two points look like one.
-DOT = 0.04
-#: Tables, and defenses and attacks of each, that stay legible in one figure.
-TABLES, DEFENSES, ATTACKS = 6, 40, 30
-#: Panels side by side and below one another, and lines of one panel.
-PANELS, LINES = 12, 12
-#: What a figure says of the number in a cell, and of a worst case.
+ROW_LETTERS = 30
+#: Letters of a title on one line, where three panels are side by side.
+_NARROW_TITLE_LETTERS = 30
+#: Width of one letter of a label.
+LETTER_INCHES = 0.065
+#: Two points nearer than this look like one.
+_OVERLAP_INCHES = 0.04
+#: Tables, and defenses and attacks of each, that are legible in one figure.
+_MAX_TABLES = 6
+_MAX_DEFENSES = 40
+_MAX_ATTACKS = 30
+#: Panels of a figure, and curves of one panel.
+MAX_PANELS = 12
+MAX_CURVES = 12
 UNDER_ATTACK = "accuracy under attack"
 WORST = "worst case (clean counts as an attack)"
 
 
-def tables(source: Source, fits: Callable[[Table], bool] = lambda table: True) -> list[Table]:
-    """Return the first of each table that fits, as many as stay legible; the titles say what is left out."""
-    found = [table for table in source.board.tables if fits(table)]
-    shown = [first_defenses(table, DEFENSES, ATTACKS) for table in found[:TABLES]]
-    if len(found) > TABLES:
-        part = f"the last of {len(found):,} tables that is shown"
+def tables(source: Source, suits: Callable[[Table], bool], missing: str) -> list[Table]:
+    """Return the suitable tables, as many as are legible; the titles say what is left out.
+
+    Raises:
+        Missing: there is none; ``missing`` is the message.
+    """
+    suitable = [table for table in source.board.tables if suits(table)]
+    if not suitable:
+        raise Missing(missing)
+    shown = [first_defenses(table, _MAX_DEFENSES, _MAX_ATTACKS) for table in suitable[:_MAX_TABLES]]
+    if len(suitable) > _MAX_TABLES:
+        part = f"the last of {len(suitable):,} tables that is shown"
         shown[-1] = replace(shown[-1], part=f"{shown[-1].part}; {part}" if shown[-1].part else part)
     return shown
 
@@ -58,40 +70,85 @@ def attacked(table: Table) -> list[Column]:
     return [column for column in table.columns if column.unit == "accuracy" and column.group]
 
 
-def panels(count: int, across: int, figsize: tuple[float, float]) -> tuple[Figure, Any]:
-    """Return a figure of ``count`` panels that share their y axis, and its axes as an array (rows, across)."""
+def panels(count: int, across: int, figsize: tuple[float, float], ylabel: str) -> tuple[Figure, list[Axes]]:
+    """Return a figure of ``count`` panels that share their y axis, ``across`` of them side by side, and its axes."""
     figure, axes = plt.subplots(-(-count // across), across, figsize=figsize, squeeze=False, sharey=True)
+    for row in axes:
+        row[0].set_ylabel(ylabel)
     for unused in axes.flat[count:]:
         unused.set_visible(False)
-    return figure, axes
+    return figure, list(axes.flat[:count])
+
+
+def three_across(
+    count: int, ylabel: str, *, single: float = WIDTH / 2, below: float = 0.3
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of panels, three side by side.
+
+    Args:
+        count: of panels.
+        ylabel: of all panels.
+        single: inches, the width of a figure with one panel.
+        below: inches, the height of the legend.
+    """
+    across = min(3, count)
+    down = -(-count // across)
+    return panels(count, across, (WIDTH if across > 1 else single, 2.3 * down + below), ylabel)
+
+
+def stacked(ratios: Sequence[float], height: float, across: int = 1, *, sharex: bool = False) -> tuple[Figure, Any]:
+    """Return a figure with a row of panels for each table, and its axes as an array (rows, across).
+
+    Args:
+        ratios: the heights of the rows, relative to one another.
+        height: of the figure, in inches.
+        across: panels of a row.
+        sharex: whether panels of a column share their x axis.
+    """
+    return plt.subplots(
+        len(ratios), across, figsize=(WIDTH, height), squeeze=False, height_ratios=list(ratios), sharex=sharex
+    )
 
 
 def access_points(
     axes: Axes, at: float, static: Value | None, adaptive: Value | None, *, horizontal: bool = False
 ) -> None:
     """Draw the worst cases of one defense, in percent: static as a ring, adaptive as a disc, with their intervals."""
-    for kind, value in (("static", static), ("adaptive", adaptive)):
+    for access, value in (("static", static), ("adaptive", adaptive)):
         if value is None or value.number is None:
             continue
-        whisker(axes, at, value, COLOUR[kind], horizontal=horizontal)
-        place = (100 * value.number, at) if horizontal else (at, 100 * value.number)
-        if kind == "static":
-            axes.plot(*place, "o", color=COLOUR[kind], markerfacecolor="white", zorder=3)
+        colour = COLOUR[access]
+        whisker(axes, at, value, colour, horizontal=horizontal)
+        xy = (100 * value.number, at) if horizontal else (at, 100 * value.number)
+        if access == "static":
+            axes.plot(*xy, "o", color=colour, markerfacecolor="white", zorder=3)
         else:
-            axes.plot(*place, "o", color=COLOUR[kind], zorder=4)
+            axes.plot(*xy, "o", color=colour, zorder=4)
 
 
 def access_legend(figure: Figure, adaptive: str) -> None:
-    """Say below a figure what the points of :func:`access_points` are."""
-    handles = [
-        Line2D([], [], marker="o", linestyle="", color=COLOUR["adaptive"], label=adaptive),
-        Line2D([], [], marker="o", linestyle="", color=COLOUR["static"], markerfacecolor="white", label="static"),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    """Explain the points of :func:`access_points` below a figure."""
+    handles = [marker(adaptive, COLOUR["adaptive"]), marker("static", COLOUR["static"], "white")]
+    legend_below(figure, handles, 2)
+
+
+def marker(label: str, colour: str, face: str | None = None, shape: str = "o") -> Line2D:
+    """Return a point for a legend."""
+    return Line2D([], [], marker=shape, linestyle="", color=colour, markerfacecolor=face or colour, label=label)
+
+
+def legend_below(figure: Figure, handles: Iterable[Artist], columns: int, title: str | None = None) -> None:
+    """Write a legend below a figure."""
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, title=title, title_fontsize=7)
+
+
+def caption(figure: Figure, text: str, size: float = 7) -> None:
+    """Write a remark below a figure."""
+    figure.supxlabel(text, fontsize=size, color=SOFT)
 
 
 def measured(value: Value | None) -> dict[str, Any]:
-    """Return a number for the JSON beside a figure; beside an accuracy under attack stands the robust accuracy."""
+    """Return a number for the JSON of a figure; an accuracy under attack comes with the robust accuracy."""
     if value is None:
         return {"value": None, "low": None, "high": None}
     more: dict[str, Any] = {}
@@ -103,31 +160,35 @@ def measured(value: Value | None) -> dict[str, Any]:
 
 
 class CommonAttacks(NamedTuple):
-    """Worst cases that compare: each over the attacks that all of them met, of those that met any."""
+    """Worst cases that can be compared: each over the attacks that all defenses have in common."""
 
+    #: The common attacks, by access.
     attacks: Mapping[str, Sequence[str]]
+    #: The worst cases of each defense, by access.
     worst: Sequence[Mapping[str, Value | None]]
 
-    def describe_attacks(self, found: Mapping[str, object]) -> str:
-        """Say how many attacks stand behind each of these worst cases."""
-        return ", ".join(f"{len(made)} {access}" for access, made in self.attacks.items() if found.get(access))
+    def describe_attacks(self, worst: Mapping[str, object]) -> str:
+        """Say how many attacks these worst cases are over, for each access."""
+        return ", ".join(f"{len(attacks)} {access}" for access, attacks in self.attacks.items() if worst.get(access))
 
 
-def over_common_attacks(standings: Sequence[ThreatSummary]) -> CommonAttacks:
-    """Return static and adaptive worst cases; where there is no test-time step, white-box stands for both."""
-    attacks: dict[str, list[str]] = {}
-    worst: list[dict[str, Value | None]] = [{} for _ in standings]
+def over_common_attacks(summaries: Sequence[ThreatSummary]) -> CommonAttacks:
+    """Return static and adaptive worst cases; where there is no test-time step, white-box stands for both.
+
+    A defense that was not attacked with one access has no worst case for it, and does not restrict the common attacks.
+    """
+    common: dict[str, list[str]] = {}
+    worst: list[dict[str, Value | None]] = [{} for _ in summaries]
     accesses: tuple[Access, ...] = ("static", "adaptive")
     for access in accesses:
-        kinds: list[Access] = [
-            access if access in standing.evaluated_attacks else "white-box" for standing in standings
-        ]
-        met = [standing.evaluated_attacks.get(kind, ()) for standing, kind in zip(standings, kinds, strict=True)]
-        most = next((each for each in met if each), ())
-        attacks[access] = [attack for attack in most if all(attack in each for each in met if each)]
-        for standing, kind, own, found in zip(standings, kinds, met, worst, strict=True):
-            found[access] = standing.worst_under(kind, attacks[access]) if own and attacks[access] else None
-    return CommonAttacks(attacks, worst)
+        used: list[Access] = [access if access in summary.evaluated_attacks else "white-box" for summary in summaries]
+        evaluated = [summary.evaluated_attacks.get(kind, ()) for summary, kind in zip(summaries, used, strict=True)]
+        restricting = [attacks for attacks in evaluated if attacks]
+        first = restricting[0] if restricting else ()
+        common[access] = [attack for attack in first if all(attack in attacks for attacks in restricting)]
+        for summary, kind, attacks, row in zip(summaries, used, evaluated, worst, strict=True):
+            row[access] = summary.worst_under(kind, common[access]) if attacks and common[access] else None
+    return CommonAttacks(common, worst)
 
 
 def heatmap(
@@ -142,19 +203,21 @@ def heatmap(
     """Draw accuracies in [0, 1] with their numbers in percent, and small notes below these; absent ones stay empty.
 
     Args:
-        axes: where.
-        rows: their labels.
-        columns: their labels.
+        axes: to draw on.
+        rows: labels.
+        columns: labels.
         shares: accuracies by row and column.
         notes: texts by row and column.
-        width: of the axes in inches, about.
+        width: of the axes, about, in inches.
     """
     import numpy as np
 
     grid = np.array([[np.nan if share is None else 100 * share for share in row] for row in shares], dtype=float)
     axes.imshow(grid, cmap=HEAT, vmin=0, vmax=100, aspect="auto")
-    flat = level(columns, width)
-    axes.set_xticks(range(len(columns)), columns, rotation=0 if flat else 35, ha="center" if flat else "right")
+    horizontal = fit_side_by_side(columns, width)
+    axes.set_xticks(
+        range(len(columns)), columns, rotation=0 if horizontal else 35, ha="center" if horizontal else "right"
+    )
     name_rows(axes, rows)
     axes.tick_params(length=0)
     axes.grid(False)
@@ -163,30 +226,32 @@ def heatmap(
     axes.set_yticks(np.arange(-0.5, len(rows)), minor=True)
     axes.grid(which="minor", color="white", linewidth=2)
     axes.tick_params(which="minor", length=0)
-    for y, row in enumerate(shares):
-        for x, share in enumerate(row):
-            note = notes[y][x] if notes else ""
-            text = "–" if share is None else f"{100 * share:.1f}"
-            colour = SOFT
-            if share is not None:
-                colour = "white" if share > 0.55 else INK
-            axes.text(x, y - 0.14 * bool(note), text, ha="center", va="center", color=colour, fontsize=7.5)
-            if note:
-                axes.text(x, y + 0.24, note, ha="center", va="center", color=colour, fontsize=5.5)
+    for y, x in np.ndindex(grid.shape):
+        _heat_text(axes, x, y, shares[y][x], notes[y][x] if notes else "")
 
 
-def level(labels: Sequence[str], width: float) -> bool:
-    """Say whether labels, evenly spaced over so many inches, can be written without turning them."""
-    return max(map(len, labels)) * LETTER < width / len(labels)
+def _heat_text(axes: Axes, x: int, y: int, share: float | None, note: str) -> None:
+    colour = SOFT
+    if share is not None:
+        colour = "white" if share > 0.55 else INK
+    text = "–" if share is None else f"{100 * share:.1f}"
+    axes.text(x, y - 0.14 * bool(note), text, ha="center", va="center", color=colour, fontsize=7.5)
+    if note:
+        axes.text(x, y + 0.24, note, ha="center", va="center", color=colour, fontsize=5.5)
+
+
+def fit_side_by_side(labels: Sequence[str], width: float) -> bool:
+    """Say whether labels, evenly spaced over ``width`` inches, can be written without turning them."""
+    return max(map(len, labels)) * LETTER_INCHES < width / len(labels)
 
 
 def without_eps(label: str) -> str:
-    """Return the label of an attack without its budget, which stands beside it."""
+    """Return the label of an attack without its budget, which the figure writes beside it."""
     return re.sub(r"\[\]", "", re.sub(r"(?<=[\[,])eps=[^,\]]*,?", "", label)).replace(",]", "]")
 
 
 def folded(label: str, letters: int) -> str:
-    """Return a label in lines of about so many letters, broken at brackets, commas, hyphens, and "=" if it must be."""
+    """Return a label in lines of about ``letters`` letters, broken at brackets, commas, hyphens, or at last at "="."""
     if len(label) <= letters:
         return label
     words = label.replace("[", " [").replace(",", ", ").split()
@@ -196,7 +261,7 @@ def folded(label: str, letters: int) -> str:
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Name the rows of axes; long names, such as those of swept defenses, on two small lines."""
-    long = max(map(len, names)) > ROW
+    long = max(map(len, names)) > ROW_LETTERS
     axes.set_yticks(
         range(len(names)),
         [_on_two_lines(name) for name in names],
@@ -206,19 +271,20 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _on_two_lines(name: str) -> str:
-    lines = (folded(name, width) for width in range(ROW + 4, ROW + 4 + len(name) + 1))
-    return next(text for text in lines if text.count("\n") < 2)
+    shortest = ROW_LETTERS + 4
+    foldings = (folded(name, letters) for letters in range(shortest, shortest + len(name) + 1))
+    return next(text for text in foldings if text.count("\n") < 2)
 
 
 def trained_with(recipe: str, params: Mapping[str, Any]) -> str:
-    """Return a recipe, with the attack that it crafts with where that is one of its parameters."""
+    """Return a recipe, with its attack in training where that is one of its parameters."""
     inner = params.get("inner")
     return recipe if inner is None else f"{recipe} {str(inner).partition('[')[0]}"
 
 
 def narrow_title(axes: Axes, text: str) -> None:
     """Give a title to one of three panels side by side."""
-    axes.set_title("\n".join(fill(line, NARROW) for line in text.splitlines()), fontsize=7.5)
+    axes.set_title("\n".join(fill(line, _NARROW_TITLE_LETTERS) for line in text.splitlines()), fontsize=7.5)
 
 
 def whisker(axes: Axes, x: float, value: Value, colour: str, *, horizontal: bool = False) -> None:
@@ -246,8 +312,28 @@ def log_axis(axes: Axes, flops: Sequence[float]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
+class _Box(NamedTuple):
+    """The box of a label, in shares of the axes: its left edge, the middle of its height, and its size."""
+
+    left: float
+    middle: float
+    width: float
+    height: float
+
+    def meets(self, other: _Box) -> bool:
+        return (
+            abs(self.middle - other.middle) < (self.height + other.height) / 2
+            and self.left < other.left + other.width
+            and other.left < self.left + self.width
+        )
+
+    @property
+    def is_inside(self) -> bool:
+        return self.left >= 0 and self.left + self.width <= 1 and 0 <= self.middle <= 1
+
+
 def label_apart(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write names beside points, as near as they may stand without lying on one another or leaving the axes.
+    """Write names beside points, as near as possible without overlaps and without leaving the axes.
 
     Points that lie on one another share a label.
 
@@ -255,49 +341,68 @@ def label_apart(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
         axes: whose limits are final, and whose y axis is in percent.
         points: x, y in data units, and the name.
     """
-    to_share = axes.transData + axes.transAxes.inverted()
     # Inches without the room that ticks and labels will take.
-    across, up = axes.bbox.width / axes.figure.dpi, axes.bbox.height / axes.figure.dpi
-    line, beside = 0.14 / up, 0.08 / across
-    together: dict[tuple[float, float], list[str]] = {}
-    for left, height, name in sorted(points, key=lambda point: (-abs(point[1] - 50), *point)):
-        x, y = to_share.transform((left, height))
-        close = (at for at in together if abs(at[0] - x) * across < DOT and abs(at[1] - y) * up < DOT)
-        together.setdefault(next(close, (x, y)), []).append(name)
-    placed: list[tuple[float, float, float, float]] = []
-    for (x, y), names in together.items():
-        text = "\n".join(wrap(", ".join(names), ROW, break_long_words=False, break_on_hyphens=False))
-        width = LETTER * max(map(len, text.splitlines())) / across
-        lines = line * (1 + text.count("\n"))
-        above = min(max(x - width / 2, 0.0), max(1 - width, 0.0))
-        free = [
-            (abs(shift), start, y + shift)
-            for shift in (line * step / 2 for step in range(-40, 41))
-            for start in (x + beside, x - beside - width, *([above] if abs(shift) >= line else []))
-            if start >= 0 and start + width <= 1 and 0 <= y + shift <= 1
-            if all(
-                abs(y + shift - b) >= (lines + tall) / 2 or start >= a + w or a >= start + width
-                for a, b, w, tall in placed
-            )
-        ]
-        _, start, height = min(free, default=(0.0, above, y), key=lambda place: place[0])
-        placed.append((start, height, width, lines))
-        if abs(height - y) > line / 2 and lines == line or abs(height - y) > lines:
-            near = min(max(x, start), start + width)
-            axes.plot([x, near], [y, height], transform=axes.transAxes, color=SOFT, linewidth=0.4, zorder=1)
-        before = start + width <= x
-        axes.text(
-            start + width * before,
-            height,
-            text,
-            transform=axes.transAxes,
-            ha="right" if before else "left",
-            va="center",
-            fontsize=7.5,
+    width, height = axes.bbox.width / axes.figure.dpi, axes.bbox.height / axes.figure.dpi
+    line, gap = 0.14 / height, 0.08 / width
+    placed: list[_Box] = []
+    for (x, y), names in _names_of_points(axes, points, width, height).items():
+        text = "\n".join(wrap(", ".join(names), ROW_LETTERS, break_long_words=False, break_on_hyphens=False))
+        size = LETTER_INCHES * max(map(len, text.splitlines())) / width, line * (1 + text.count("\n"))
+        box = _free_box(x, y, size, line, gap, placed)
+        placed.append(box)
+        _draw_label(axes, x, y, text, box, line)
+
+
+def _names_of_points(
+    axes: Axes, points: Sequence[tuple[float, float, str]], width: float, height: float
+) -> dict[tuple[float, float], list[str]]:
+    """Return the names at each point, in shares of the axes, those at the top and bottom first."""
+    to_share = axes.transData + axes.transAxes.inverted()
+    names: dict[tuple[float, float], list[str]] = {}
+    for data_x, data_y, name in sorted(points, key=lambda point: (-abs(point[1] - 50), *point)):
+        x, y = to_share.transform((data_x, data_y))
+        near = (
+            at for at in names if abs(at[0] - x) * width < _OVERLAP_INCHES and abs(at[1] - y) * height < _OVERLAP_INCHES
         )
+        names.setdefault(next(near, (x, y)), []).append(name)
+    return names
 
 
-def need(found: Sequence[Any], what: str) -> None:
-    """Raises Missing: nothing was found."""
-    if not found:
-        raise Missing(what)
+def _free_box(x: float, y: float, size: tuple[float, float], line: float, gap: float, placed: Sequence[_Box]) -> _Box:
+    """Return the nearest free box to the right or left of a point, or above or below it.
+
+    Args:
+        x: of the point, as all lengths in shares of the axes.
+        y: of the point.
+        size: width and height of the label.
+        line: height of one line.
+        gap: between a point and its label.
+        placed: the boxes of other labels.
+    """
+    width, height = size
+    centred = min(max(x - width / 2, 0.0), max(1 - width, 0.0))
+    for step in sorted(range(-40, 41), key=abs):
+        shift = line * step / 2
+        for left in (x + gap, x - gap - width, *([centred] if abs(shift) >= line else [])):
+            box = _Box(left, y + shift, width, height)
+            if box.is_inside and not any(map(box.meets, placed)):
+                return box
+    return _Box(centred, y, width, height)
+
+
+def _draw_label(axes: Axes, x: float, y: float, text: str, box: _Box, line: float) -> None:
+    """Write a label into its box, with a line to its point where it is not next to it."""
+    shift = abs(box.middle - y)
+    if shift > line / 2 and box.height == line or shift > box.height:
+        near = min(max(x, box.left), box.left + box.width)
+        axes.plot([x, near], [y, box.middle], transform=axes.transAxes, color=SOFT, linewidth=0.4, zorder=1)
+    left_of_point = box.left + box.width <= x
+    axes.text(
+        box.left + box.width * left_of_point,
+        box.middle,
+        text,
+        transform=axes.transAxes,
+        ha="right" if left_of_point else "left",
+        va="center",
+        fontsize=7.5,
+    )

@@ -1,4 +1,4 @@
-"""What the figures about purification have in common: worst cases by the parameters of the step and its network."""
+"""Helpers of the figures about TPAP: its settings in the store, and how they differ."""
 
 from __future__ import annotations
 
@@ -13,44 +13,46 @@ STEP = "tpap"
 
 
 class Setting(NamedTuple):
-    """A purified network, or a bare one (no step), and how it stands under the first threat of its table."""
+    """A purified network, or a bare one (no step), with its summary under its first threat."""
 
     table: int
-    #: Of the table: data set, network and images.
+    #: Title of the table.
     title: str
     step: Mapping[str, Any] | None
     recipe: str
     training: Mapping[str, Any]
-    standing: ThreatSummary
+    summary: ThreatSummary
 
 
 def settings(source: Source) -> list[Setting]:
-    """Return every purified network and every bare one in its table that carries the same weights."""
-    found = []
+    """Return every network with TPAP, and every bare network of the same table with the same weights."""
+    chosen: list[Setting] = []
     for number, table in enumerate(source.board.tables):
-        first = {s.defense: s for s in reversed(table.threats) if s.threat and s.clean.keys}
-        cells = {name: source.board.results[standing.clean.keys[0]] for name, standing in first.items()}
-        purified = {_weights(r) for r in cells.values() if r.cell.step and r.cell.step.name == STEP}
-        for name, r in cells.items():
-            if _weights(r) not in purified or (r.cell.step and r.cell.step.name != STEP):
-                continue
-            weights, step = r.cell.model.weights, r.cell.step.params if r.cell.step else None
-            recipe, training = (
-                (weights.recipe.name, weights.recipe.params) if isinstance(weights, TrainRef) else (weights.name, {})
-            )
-            found.append(Setting(number, table.title, step, recipe, training, first[name]))
-    return found
+        summaries = {s.defense: s for s in reversed(table.threats) if s.threat and s.clean.keys}
+        results = {name: source.board.results[summary.clean.keys[0]] for name, summary in summaries.items()}
+        purified = {_weights(r) for r in results.values() if r.cell.step and r.cell.step.name == STEP}
+        for name, r in results.items():
+            if _weights(r) in purified and (r.cell.step is None or r.cell.step.name == STEP):
+                recipe, training = _recipe(r)
+                params = r.cell.step.params if r.cell.step else None
+                chosen.append(Setting(number, table.title, params, recipe, training, summaries[name]))
+    return chosen
 
 
-def reference(found: list[Setting]) -> Setting:
+def _recipe(r: CellResult) -> tuple[str, Mapping[str, Any]]:
+    weights = r.cell.model.weights
+    return (weights.recipe.name, weights.recipe.params) if isinstance(weights, TrainRef) else (weights.name, {})
+
+
+def reference(settings: list[Setting]) -> Setting:
     """Return the purified setting that most others differ from in one parameter, of several the shortest name."""
 
     def neighbours(setting: Setting) -> int:
-        return sum(len(differences(setting, other)) == 1 for other in found if other.step is not None)
+        return sum(len(differences(setting, other)) == 1 for other in settings if other.step is not None)
 
     return max(
-        (s for s in found if s.step is not None),
-        key=lambda s: (neighbours(s), -len(s.standing.defense), s.standing.defense),
+        (s for s in settings if s.step is not None),
+        key=lambda s: (neighbours(s), -len(s.summary.defense), s.summary.defense),
     )
 
 
@@ -61,9 +63,10 @@ def differences(one: Setting, other: Setting) -> set[tuple[str, str]]:
         "training": (one.training, other.training),
         "": ({"recipe": one.recipe}, {"recipe": other.recipe}),
     }
-    return {
-        (where, name) for where, (a, b) in parts.items() for name in a.keys() | b.keys() if a.get(name) != b.get(name)
-    }
+    different: set[tuple[str, str]] = set()
+    for part, (a, b) in parts.items():
+        different |= {(part, name) for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
+    return different
 
 
 def _weights(r: CellResult) -> str:

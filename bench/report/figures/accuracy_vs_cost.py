@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import (
     COLOUR,
-    ROW,
+    ROW_LETTERS,
     WIDTH,
     WORST,
     access_legend,
@@ -17,7 +17,6 @@ from bench.report.figures._plot import (
     label_apart,
     log_axis,
     measured,
-    need,
     panels,
     tables,
 )
@@ -27,15 +26,14 @@ from bench.report.leaderboard.tables import Table
 
 
 def draw(source: Source) -> Drawing:
-    shown = tables(source, lambda table: len([s for s in primary(table) if s.cost]) > 1)
-    need(shown, "no data set has two defenses with a measured cost")
+    shown = tables(
+        source, lambda table: len(_with_cost(table)) > 1, "no data set has two defenses with a measured cost"
+    )
     across = min(2, len(shown))
     keys = [_key(table) for table in shown]
     height = sum(2.7 + 0.12 * max(map(len, keys[row : row + across])) for row in range(0, len(shown), across)) + 0.3
-    figure, axes = panels(len(shown), across, (WIDTH * across / 2, height))
-    numbers = [_draw_table(axis, table, key) for axis, table, key in zip(axes.flat, shown, keys, strict=False)]
-    for row in axes:
-        row[0].set_ylabel(f"{WORST}, %")
+    figure, axes = panels(len(shown), across, (WIDTH * across / 2, height), f"{WORST}, %")
+    numbers = [_draw_table(axis, table, key) for axis, table, key in zip(axes, shown, keys, strict=True)]
     access_legend(figure, "white-box or adaptive")
     return Drawing(figure, {"tables": numbers})
 
@@ -44,11 +42,11 @@ def _draw_table(axis: Axes, table: Table, key: dict[str, str]) -> dict[str, Any]
     """Draw the defenses of a table with their Pareto front, and return their numbers.
 
     Args:
-        axis: where.
+        axis: to draw on.
         table: of the leaderboard.
-        key: the numbers that stand for names, where these are long.
+        key: a number for each defense, to write instead of a long name.
     """
-    summaries = [s for s in primary(table) if s.cost]
+    summaries = _with_cost(table)
     points = [_draw_point(axis, s) for s in summaries]
     front = cost_front(summaries)
     axis.step(
@@ -61,10 +59,10 @@ def _draw_table(axis: Axes, table: Table, key: dict[str, str]) -> dict[str, Any]
     )
     axis.set(xscale="log", ylim=(-5, 105), xlabel="inference FLOPs per image", title=table.title)
     if key:
-        about = "\n".join(f"{number}  {name}" for name, number in key.items())
-        axis.set_xlabel(f"inference FLOPs per image\n{about}", fontsize=6)
+        legend = "\n".join(f"{number}  {name}" for name, number in key.items())
+        axis.set_xlabel(f"inference FLOPs per image\n{legend}", fontsize=6)
     log_axis(axis, [p["flops"] for p in points])
-    # A defense that only static attackers attacked has its name at its static worst case.
+    # A defense with static attacks alone has its name at its static worst case.
     heights = [(p, p["static" if p["adaptive"]["value"] is None else "adaptive"]["value"]) for p in points]
     label_apart(
         axis,
@@ -82,22 +80,20 @@ def _draw_table(axis: Axes, table: Table, key: dict[str, str]) -> dict[str, Any]
 def _draw_point(axis: Axes, s: ThreatSummary) -> dict[str, Any]:
     """Draw one defense, its static and adaptive worst case joined by a line, and return its numbers."""
     assert s.cost is not None
-    full, static = full_knowledge(s), s.worst.get("static")
+    adaptive, static = full_knowledge(s), s.worst.get("static")
     flops = s.cost.test_flops
-    access_points(axis, flops, static, full)
-    if full and static and full.number is not None and static.number is not None:
-        axis.plot(
-            [flops] * 2,
-            [100 * full.number, 100 * static.number],
-            ":",
-            color=COLOUR["static"],
-            linewidth=1,
-            zorder=1,
-        )
-    return {"defense": s.defense, "flops": flops, "adaptive": measured(full), "static": measured(static)}
+    access_points(axis, flops, static, adaptive)
+    if adaptive and static and adaptive.number is not None and static.number is not None:
+        ends = [100 * adaptive.number, 100 * static.number]
+        axis.plot([flops] * 2, ends, ":", color=COLOUR["static"], linewidth=1, zorder=1)
+    return {"defense": s.defense, "flops": flops, "adaptive": measured(adaptive), "static": measured(static)}
+
+
+def _with_cost(table: Table) -> list[ThreatSummary]:
+    return [s for s in primary(table) if s.cost]
 
 
 def _key(table: Table) -> dict[str, str]:
     """Return a number for each defense where their names are too long to stand beside points."""
-    names = list(dict.fromkeys(s.defense for s in primary(table) if s.cost))
-    return {name: str(i) for i, name in enumerate(names, start=1)} if max(map(len, names)) > ROW else {}
+    names = list(dict.fromkeys(s.defense for s in _with_cost(table)))
+    return {name: str(i) for i, name in enumerate(names, start=1)} if max(map(len, names)) > ROW_LETTERS else {}

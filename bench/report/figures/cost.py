@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Source
-from bench.report.figures._plot import INK, WIDTH, name_rows, need, tables
+from bench.report.figures._plot import INK, name_rows, stacked, tables
 from bench.report.leaderboard.published import published
 from bench.report.leaderboard.tables import COSTS, Table
 
@@ -22,12 +22,9 @@ _TITLES = {
 
 
 def draw(source: Source) -> Drawing:
-    shown = tables(source, lambda table: any(s.cost for s in table.threats))
-    need(shown, "no cell in the store has a measured cost")
+    shown = tables(source, lambda table: any(s.cost for s in table.threats), "no cell in the store has a measured cost")
     rows = [max(2, len({s.defense for s in table.threats})) for table in shown]
-    figure, axes = plt.subplots(
-        len(shown), 4, figsize=(WIDTH, sum(0.65 + 0.22 * n for n in rows)), squeeze=False, height_ratios=rows
-    )
+    figure, axes = stacked(rows, sum(0.65 + 0.22 * n for n in rows), len(_SHOWN))
     numbers = [_draw_table(row, table, source) for row, table in zip(axes, shown, strict=True)]
     return Drawing(figure, {"units": "FLOPs count 2 per multiply-add", "tables": numbers})
 
@@ -36,10 +33,10 @@ def _draw_table(row: Any, table: Table, source: Source) -> dict[str, Any]:
     """Draw the costs of a table's defenses, a panel for each kind of cost, and return them."""
     costs = {s.defense: s.cost for s in table.threats if s.cost}
     papers = _published(source, table, list(costs))
-    for axis, kind in zip(row, _SHOWN, strict=True):
-        values = {name: kind.number(cost) for name, cost in costs.items()}
-        printed = {name: papers.get((name, kind.column.id)) for name in costs}
-        _draw_panel(axis, values, printed, kind.column.id)
+    for axis, shown in zip(row, _SHOWN, strict=True):
+        values = {name: shown.number(cost) for name, cost in costs.items()}
+        printed = {name: papers.get((name, shown.column.id)) for name in costs}
+        _draw_panel(axis, values, printed, shown.column.id)
         name_rows(axis, list(costs) if axis is row[0] else [""] * len(costs))
     row[0].annotate(
         table.title,
@@ -63,21 +60,20 @@ def _draw_table(row: Any, table: Table, source: Source) -> dict[str, Any]:
 
 def _published(source: Source, table: Table, names: list[str]) -> dict[tuple[str, str], float]:
     """Return the published costs, by defense and the id of the column."""
-    lines = {each.defense: each for each in reversed(table.rows)}
+    rows = {row.defense: row for row in reversed(table.rows)}
     papers = {}
-    for name in names:
-        for cost in COSTS:
-            if known := published(source.board, table, lines[name], cost.column):
-                papers[name, cost.column.id] = known[0]
+    for name, cost in product(names, COSTS):
+        if number_and_source := published(source.board, table, rows[name], cost.column):
+            papers[name, cost.column.id] = number_and_source[0]
     return papers
 
 
-def _draw_panel(axis: Axes, values: dict[str, float | None], printed: dict[str, float | None], kind: str) -> None:
-    """Draw one kind of cost, a bar for each defense, with what is published."""
+def _draw_panel(axis: Axes, values: dict[str, float | None], printed: dict[str, float | None], cost: str) -> None:
+    """Draw one kind of cost, a bar for each defense, with the published number."""
     axis.barh(
         range(len(values)),
         [value or 0 for value in values.values()],
-        color="#0072B2" if "train" in kind else "#009E73",
+        color="#0072B2" if "train" in cost else "#009E73",
         height=0.62,
     )
     top = max((value for value in [*values.values(), *printed.values()] if value), default=1.0)
@@ -94,4 +90,4 @@ def _draw_panel(axis: Axes, values: dict[str, float | None], printed: dict[str, 
     axis.grid(False)
     axis.spines["bottom"].set_visible(False)
     # Two empty lines for the name of the table, which may be wider than the first panel.
-    axis.set_title(f"\n\n{_TITLES[kind]}", fontsize=7, fontweight="normal")
+    axis.set_title(f"\n\n{_TITLES[cost]}", fontsize=7, fontweight="normal")

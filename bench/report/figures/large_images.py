@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from bench.report.figures import Drawing, Source
-from bench.report.figures._plot import attacked, need, tables
-from bench.report.figures.accuracy_heatmap import panels
+from bench.report.figures._plot import attacked, tables
+from bench.report.figures.accuracy_heatmap import draw_tables
 
-LARGE = 96
+#: Pixels of the shorter side.
+_LARGE = 96
 
 
 def draw(source: Source) -> Drawing:
     large = {
         (r.names.dataset, r.names.model, r.cell.data.n)
         for r in source.results
-        if min(r.cell.data.image_shape[1:]) >= LARGE
+        if min(r.cell.data.image_shape[1:]) >= _LARGE
     }
-    found = tables(source, lambda table: (table.dataset, table.model, table.n) in large and bool(attacked(table)))
-    need(found, f"no attacked cell has images of {LARGE} pixels or more: run a preset on caltech101, for instance")
-    return panels(source, found)
+    shown = tables(
+        source,
+        lambda table: (table.dataset, table.model, table.n) in large and bool(attacked(table)),
+        f"no attacked cell has images of {_LARGE} pixels or more: run a preset on caltech101, for instance",
+    )
+    return draw_tables(source, shown)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from bench.report.figures import Drawing, Source
 from bench.report.figures._plot import (
@@ -16,14 +14,15 @@ from bench.report.figures._plot import (
     INK,
     SOFT,
     UNDER_ATTACK,
-    WIDTH,
     WORST,
     attacked,
     folded,
+    legend_below,
+    marker,
     measured,
     name_rows,
-    need,
     over_common_attacks,
+    stacked,
     tables,
     whisker,
     without_eps,
@@ -33,114 +32,125 @@ from bench.report.leaderboard.summaries import RowIds, Value
 from bench.report.leaderboard.tables import RANKED, Column, Table
 from bench.types import Access
 
-_STEPS = 2
-_ATTACKS = 5
+#: Kinds of test-time steps that a data set must have to be shown.
+_MIN_STEPS = 2
+_MAX_ATTACKS = 5
+_Values = Mapping[Access, Value | None]
+
+
+class _Panels(NamedTuple):
+    """A row of panels: one for each column of a table, with the defenses that it shows."""
+
+    table: Table
+    columns: list[Column]
+    defenses: list[str]
+
+    @property
+    def extra_lines(self) -> int:
+        """Lines of the highest title beyond two."""
+        return max(_title(column).count("\n") for column in self.columns) - 1
 
 
 def draw(source: Source) -> Drawing:
     chosen = _chosen(source)
-    found = tables(source, lambda t: (t.dataset, t.model) in chosen and bool(attacked(t)))
-    need(found, f"no data set has {_STEPS} kinds of test-time steps")
-    defenses = [_defenses(table, chosen[table.dataset, table.model]) for table in found]
-    rows = [len(names) for names in defenses]
-    most = max(len(_shown(table)) for table in found)
-    heads = [[_head(column) for column in _shown(table)] for table in found]
-    above = [max(head.count("\n") for head in row) - 1 for row in heads]
-    figure, axes = plt.subplots(
-        len(found),
-        most,
-        figsize=(WIDTH, sum(0.7 + 0.2 * n for n in rows) + 0.11 * sum(above) + 0.3),
-        squeeze=False,
-        sharex=True,
-        height_ratios=[n + 1.5 for n in rows],
+    shown = tables(
+        source,
+        lambda table: (table.dataset, table.model) in chosen and bool(attacked(table)),
+        f"no data set has {_MIN_STEPS} kinds of test-time steps",
     )
+    rows = [_Panels(table, _columns(table), _defenses(table, chosen[table.dataset, table.model])) for table in shown]
+    height = sum(0.7 + 0.2 * len(row.defenses) for row in rows) + 0.11 * sum(row.extra_lines for row in rows) + 0.3
+    ratios = [len(row.defenses) + 1.5 for row in rows]
+    figure, axes = stacked(ratios, height, max(len(row.columns) for row in rows), sharex=True)
     numbers: list[dict[str, Any]] = []
-    for line, table, row, names in zip(axes, found, heads, defenses, strict=True):
-        shown = _shown(table)
-        for axis in line[len(shown) :]:
-            axis.set_visible(False)
-        group = shown[-1].group
-        standings = {s.defense: s for s in table.threats if s.group == group and s.defense in names}
-        worst = dict(zip(standings, over_common_attacks(list(standings.values())).worst, strict=True))
-        for axis, column, head in zip(line, shown, row, strict=False):
-            for y, name in enumerate(names):
-                lines = [each for each in table.rows if each.defense == name]
-                values = {each.access: each.values.get(column.id) for each in lines}
-                if column.label == "worst case" and name in worst:
-                    values = {a: worst[name].get("adaptive" if a == "white-box" else a) for a in values}
-                _row(axis, y, values, clean=column.id == "clean")
-                for each in lines:
-                    numbers.append(
-                        {
-                            "dataset": table.dataset,
-                            "model": table.model,
-                            "attack": column.label,
-                            "threat": column.group,
-                            "defense": name,
-                            "access": each.access,
-                            "accuracy": measured(values[each.access]),
-                        }
-                    )
-            axis.set(xlim=(-4, 104), ylim=(len(names) - 0.4, -0.6))
-            axis.set_title(head, fontsize=7)
-            name_rows(axis, names if axis is line[0] else [""] * len(names))
-            axis.tick_params(axis="y", length=0)
-        line[0].set_ylabel(table.title.replace(" · ", "\n"))
+    for line, row in zip(axes, rows, strict=True):
+        numbers += _draw_panels(line, row)
     _legend(figure)
     return Drawing(figure, {"accuracies": numbers})
 
 
+def _draw_panels(axes: Sequence[Axes], panels: _Panels) -> list[dict[str, Any]]:
+    """Draw the defenses of a table, a panel for each column, and return their numbers."""
+    table, columns, defenses = panels
+    worst = _worst_cases(panels)
+    numbers: list[dict[str, Any]] = []
+    for axis, column in zip(axes, columns, strict=False):
+        head = {"dataset": table.dataset, "model": table.model, "attack": column.label, "threat": column.group}
+        for y, name in enumerate(defenses):
+            values: _Values = {row.access: row.values.get(column.id) for row in table.rows if row.defense == name}
+            if column.label == "worst case" and name in worst:
+                values = {access: worst[name].get("adaptive" if access == "white-box" else access) for access in values}
+            _draw_defense(axis, y, values, clean=column.id == "clean")
+            numbers += (
+                {**head, "defense": name, "access": access, "accuracy": measured(value)}
+                for access, value in values.items()
+            )
+        axis.set(xlim=(-4, 104), ylim=(len(defenses) - 0.4, -0.6))
+        axis.set_title(_title(column), fontsize=7)
+        name_rows(axis, defenses if axis is axes[0] else [""] * len(defenses))
+        axis.tick_params(axis="y", length=0)
+    for unused in axes[len(columns) :]:
+        unused.set_visible(False)
+    axes[0].set_ylabel(table.title.replace(" · ", "\n"))
+    return numbers
+
+
+def _worst_cases(panels: _Panels) -> dict[str, Mapping[str, Value | None]]:
+    """Return the worst cases of each defense over the attacks that all of them have in common."""
+    group = panels.columns[-1].group
+    summaries = {s.defense: s for s in panels.table.threats if s.group == group and s.defense in panels.defenses}
+    return dict(zip(summaries, over_common_attacks(list(summaries.values())).worst, strict=True))
+
+
 def _legend(figure: Figure) -> None:
-    marks = {
-        "adaptive, or white-box for a bare network": (COLOUR["adaptive"], COLOUR["adaptive"]),
-        "static": (COLOUR["static"], "white"),
-        "clean": (INK, "white"),
-    }
     handles = [
-        Line2D(
-            [], [], marker="s" if name == "clean" else "o", linestyle="", color=edge, markerfacecolor=face, label=name
-        )
-        for name, (edge, face) in marks.items()
+        marker("adaptive, or white-box for a bare network", COLOUR["adaptive"]),
+        marker("static", COLOUR["static"], "white"),
+        marker("clean", INK, "white", shape="s"),
     ]
-    title = f"% of all images; under one attack: {UNDER_ATTACK}; {WORST}"
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, title=title, title_fontsize=7)
+    legend_below(figure, handles, 3, f"% of all images; under one attack: {UNDER_ATTACK}; {WORST}")
 
 
-def _head(column: Column) -> str:
+def _title(column: Column) -> str:
     return f"{folded(without_eps(column.label), 12)}\n{column.group}"
 
 
-def _shown(table: Table) -> list[Column]:
-    """Return clean accuracy, the attacks of the first threat that most lines met, and their worst case."""
+def _columns(table: Table) -> list[Column]:
+    """Return clean accuracy, the attacks of the first threat that most rows have, and their worst case."""
     first = [column for column in attacked(table) if column.group == attacked(table)[0].group]
-    met = {c.id: sum(c.id in line.values for line in table.rows if line.access != "transfer") for c in first}
-    widest = sorted(first, key=lambda c: (c.label != "worst case", -met[c.id]))[:_ATTACKS]
+    rows = [row for row in table.rows if row.access != "transfer"]
+    counts = {column.id: sum(column.id in row.values for row in rows) for column in first}
+    widest = sorted(first, key=lambda column: (column.label != "worst case", -counts[column.id]))[:_MAX_ATTACKS]
     return [table.columns[0], *(column for column in first if column in widest)]
 
 
 def _chosen(source: Source) -> Mapping[tuple[str, str], set[str]]:
     """Return the defenses to show, by data set and network, where there are several kinds of steps.
 
-    TPAP has a figure of its own for its settings. Here the plainest name stands for all on its weights, and only on
-    weights that carry another kind of step, too, or where no name is plainer.
+    TPAP has a figure of its own for its settings. Here it has one setting for each network, that of the plainest name,
+    and only on networks that have another kind of step, too, or on that of the plainest name of all.
     """
-    places: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
+    defenses: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
     ids = RowIds()
     for r in source.results:
-        of = places.setdefault((r.names.dataset, r.names.model), {})
-        of[source.board.labels[r.key][0]] = ids.base(r.cell), r.cell.step.name if r.cell.step else ""
-    found: dict[tuple[str, str], set[str]] = {}
-    for group, of in places.items():
-        if len({kind for _, kind in of.values()} - {""}) < _STEPS:
-            continue
-        plainest: dict[str, str] = {}
-        for name in sorted((name for name, (_, kind) in of.items() if kind == STEP), key=_plainness):
-            plainest.setdefault(of[name][0], name)
-        carrying = {weights for weights, kind in of.values() if kind not in ("", STEP)}
-        carrying |= set(list(plainest)[:1])
-        found[group] = {name for name, (_, kind) in of.items() if kind != STEP}
-        found[group] |= {name for weights, name in plainest.items() if weights in carrying}
-    return found
+        network_and_step = ids.base(r.cell), r.cell.step.name if r.cell.step else ""
+        defenses.setdefault((r.names.dataset, r.names.model), {})[source.board.labels[r.key][0]] = network_and_step
+    return {
+        group: _one_tpap_for_each_network(networks_and_steps)
+        for group, networks_and_steps in defenses.items()
+        if len({step for _, step in networks_and_steps.values()} - {""}) >= _MIN_STEPS
+    }
+
+
+def _one_tpap_for_each_network(defenses: Mapping[str, tuple[str, str]]) -> set[str]:
+    """Choose defenses from names with their network and step."""
+    plainest: dict[str, str] = {}
+    for name in sorted((name for name, (_, step) in defenses.items() if step == STEP), key=_plainness):
+        plainest.setdefault(defenses[name][0], name)
+    networks = {network for network, step in defenses.values() if step not in ("", STEP)}
+    networks |= set(list(plainest)[:1])
+    others = {name for name, (_, step) in defenses.items() if step != STEP}
+    return others | {name for network, name in plainest.items() if network in networks}
 
 
 def _plainness(name: str) -> tuple[bool, int, str]:
@@ -149,13 +159,14 @@ def _plainness(name: str) -> tuple[bool, int, str]:
 
 def _defenses(table: Table, chosen: Collection[str]) -> list[str]:
     """Return bare networks first, then those with a test-time step, each in the order of the leaderboard."""
-    names = dict.fromkeys(line.defense for line in table.rows if line.defense in chosen)
-    bare = {line.defense for line in table.rows if line.access == "white-box"}
+    names = dict.fromkeys(row.defense for row in table.rows if row.defense in chosen)
+    bare = {row.defense for row in table.rows if row.access == "white-box"}
     return sorted(names, key=lambda name: name not in bare)
 
 
-def _row(axis: Axes, y: int, found: Mapping[Access, Value | None], *, clean: bool) -> None:
-    values = {a: value for a, value in found.items() if a != "transfer" and value and value.number is not None}
+def _draw_defense(axis: Axes, y: int, accuracies: _Values, *, clean: bool) -> None:
+    """Draw the accuracies of one defense by access, joined by a line; of clean accuracies the first."""
+    values = {a: value for a, value in accuracies.items() if a != "transfer" and value and value.number is not None}
     if clean:
         for value in list(values.values())[:1]:
             axis.plot(100 * (value.number or 0), y, "s", color=INK, markerfacecolor="white", zorder=3, clip_on=False)

@@ -12,84 +12,88 @@ from bench.report.figures import Drawing, Missing, Source
 from bench.report.figures._plot import (
     COLOUR,
     INK,
-    WIDTH,
     WORST,
+    legend_below,
     measured,
     narrow_title,
     over_common_attacks,
-    panels,
+    three_across,
     whisker,
 )
 from bench.report.figures._tpap import STEP, Setting, differences, reference, settings
 from bench.report.leaderboard.summaries import Value
 from bench.types import eps_text, exact
 
-#: Panel: (where the parameter lives, its name, what the axis says).
-_PANELS = (
-    ("step", "on", "purification"),
-    ("step", "beta", "beta"),
-    ("step", "steps", "steps"),
-    ("step", "label", "label"),
-    ("step", "direction", "direction"),
-    ("training", "eps", "eps in training"),
+
+class _Parameter(NamedTuple):
+    """A parameter of the step or of the training, and the title of its panel."""
+
+    part: str
+    name: str
+    title: str
+
+
+_PARAMETERS = (
+    _Parameter("step", "on", "purification"),
+    _Parameter("step", "beta", "beta"),
+    _Parameter("step", "steps", "steps"),
+    _Parameter("step", "label", "label"),
+    _Parameter("step", "direction", "direction"),
+    _Parameter("training", "eps", "eps in training"),
 )
 
 
-class Panel(NamedTuple):
-    """One parameter: the table's title, the parameter's name and title, and its settings with their labels."""
+class _Panel(NamedTuple):
+    """One parameter in one table: its values, each with the setting that has it."""
 
     table: str
-    parameter: str
-    title: str
+    parameter: _Parameter
     bars: list[tuple[str, Setting]]
 
 
 def draw(source: Source) -> Drawing:
     compared = settings(source)
-    groups = sorted({(s.table, s.title) for s in compared if s.step is not None})
-    shown = [panel for group in groups for panel in _panels(compared, *group)]
+    tables = sorted({(s.table, s.title) for s in compared if s.step is not None})
+    shown: list[_Panel] = []
+    for number, title in tables:
+        shown += _panels(title, [s for s in compared if s.table == number])
     if not shown:
         raise Missing(f"no two settings of {STEP} differ in one parameter, and none stands beside its bare network")
-    across = min(3, len(shown))
-    down = -(-len(shown) // across)
-    figure, axes = panels(len(shown), across, (WIDTH if across > 1 else WIDTH / 2, 2.3 * down + 0.3))
-    numbers = []
-    for axis, panel in zip(axes.flat, shown, strict=False):
-        numbers += _draw_panel(axis, panel, several_tables=len(groups) > 1)
-    for row in axes:
-        row[0].set_ylabel("clean accuracy or worst case, %")
+    figure, axes = three_across(len(shown), "clean accuracy or worst case, %")
+    numbers: list[dict[str, Any]] = []
+    for axis, panel in zip(axes, shown, strict=True):
+        numbers += _draw_panel(axis, panel, several_tables=len(tables) > 1)
     _legend(figure)
     return Drawing(figure, {"settings": numbers})
 
 
-def _panels(compared: list[Setting], table: int, title: str) -> list[Panel]:
+def _panels(table: str, compared: list[Setting]) -> list[_Panel]:
     """Return the parameters in which settings of one table differ."""
-    mine = [s for s in compared if s.table == table]
-    every = [Panel(title, panel[1], panel[2], _bars(mine, panel)) for panel in _PANELS]
-    return [panel for panel in every if len(panel.bars) > 1]
+    panels = [_Panel(table, parameter, _bars(compared, parameter)) for parameter in _PARAMETERS]
+    return [panel for panel in panels if len(panel.bars) > 1]
 
 
-def _draw_panel(axis: Axes, panel: Panel, *, several_tables: bool) -> list[dict[str, Any]]:
+def _draw_panel(axis: Axes, panel: _Panel, *, several_tables: bool) -> list[dict[str, Any]]:
     """Draw the settings of one parameter side by side, and return their numbers."""
-    compared = over_common_attacks([s.standing for _, s in panel.bars])
+    compared = over_common_attacks([s.summary for _, s in panel.bars])
     numbers = []
-    for x, ((name, s), under) in enumerate(zip(panel.bars, compared.worst, strict=True)):
-        values: dict[str, Value | None] = {"clean": s.standing.clean, **under}
+    for x, ((name, s), worst) in enumerate(zip(panel.bars, compared.worst, strict=True)):
+        values: dict[str, Value | None] = {"clean": s.summary.clean, **worst}
         _draw_bars(axis, x, values)
         numbers.append(
             {
                 "table": panel.table,
-                "parameter": panel.parameter,
+                "parameter": panel.parameter.name,
                 "value": name,
-                "attacks": compared.describe_attacks(under),
+                "attacks": compared.describe_attacks(worst),
                 **{kind: measured(value) for kind, value in values.items()},
             }
         )
     names = [name for name, _ in panel.bars]
     axis.set_xticks(range(len(names)), names, rotation=30 if max(map(len, names)) * len(names) > 28 else 0)
-    heading = [panel.title, *([panel.table] if several_tables else [])]
+    heading = [panel.parameter.title, *([panel.table] if several_tables else [])]
     if len({frozenset(attacks) for attacks in compared.attacks.values()}) > 1:
-        # Else a bare network with bars of two heights would puzzle.
+        # This explains why a bare network has bars of two heights.
         heading.append(f"{compared.describe_attacks(compared.attacks)} attacks")
     narrow_title(axis, "\n".join(heading))
     axis.grid(axis="x", visible=False)
@@ -121,24 +125,22 @@ def _legend(figure: Figure) -> None:
         Rectangle((0, 0), 1, 1, color=COLOUR["static"], label="worst case, static"),
         Rectangle((0, 0), 1, 1, color=COLOUR["adaptive"], label="worst case, adaptive"),
     ]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=3, title=f"% of all images; {WORST}", title_fontsize=7
-    )
+    legend_below(figure, handles, 3, f"% of all images; {WORST}")
 
 
-def _bars(found: list[Setting], panel: tuple[str, str, str]) -> list[tuple[str, Setting]]:
-    """Return the settings that differ from the usual one in nothing but one parameter, in its order."""
-    where, parameter, _ = panel
-    if all(s.step is None for s in found):
+def _bars(compared: list[Setting], parameter: _Parameter) -> list[tuple[str, Setting]]:
+    """Return the settings that differ from the usual one only in one parameter, in the order of its values."""
+    part, name = parameter.part, parameter.name
+    if all(s.step is None for s in compared):
         return []
-    usual = reference(found)
-    if parameter == "on":
-        bare = [s for s in found if s.step is None and (s.recipe, s.training) == (usual.recipe, usual.training)]
+    usual = reference(compared)
+    if name == "on":
+        bare = [s for s in compared if s.step is None and (s.recipe, s.training) == (usual.recipe, usual.training)]
         return [*(("without", s) for s in bare[:1]), ("with", usual)]
-    chosen = [s for s in found if s.step is not None and differences(s, usual) <= {(where, parameter)}]
-    values = [((s.step or {}) if where == "step" else s.training).get(parameter) for s in chosen]
+    chosen = [s for s in compared if s.step is not None and differences(s, usual) <= {(part, name)}]
+    values = [((s.step or {}) if part == "step" else s.training).get(name) for s in chosen]
     pairs = [(value, s) for value, s in zip(values, chosen, strict=True) if value is not None]
-    return [(_text(value, parameter), s) for value, s in sorted(pairs, key=lambda pair: _order(pair[0], parameter))]
+    return [(_text(value, name), s) for value, s in sorted(pairs, key=lambda pair: _order(pair[0], name))]
 
 
 def _order(value: Any, parameter: str) -> tuple[float, str]:
