@@ -1,4 +1,4 @@
-"""What the figures that look inside a network share: weights, images, adversarial sets and purified images."""
+"""Helpers of the figures that run a network: weights, images, adversarial sets and purified images."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from bench.store.cards import is_trained
 from bench.store.files import file_sha256
 from bench.types import AttackRef, CellResult, DataRef, MethodError, MethodRef, ModelRef, TrainRef, UsageError
 
-#: Images pushed through at once.
-_BATCH = 256
+#: Images that a network gets at once.
+_BATCH_IMAGES = 256
 
 
 @contextmanager
 def _missing() -> Iterator[None]:
-    """Turn what cannot be read, opened or made into what a figure lacks."""
+    """Turn errors about weights, images and methods into :class:`Missing`."""
     try:
         yield
     except (UsageError, MethodError) as error:
@@ -48,7 +48,7 @@ def network(source: Source, model: ModelRef, data: DataRef) -> nn.Module:
     """Return a base classifier with its weights, in evaluation mode.
 
     Raises:
-        Missing: the weights are not here, or the network cannot be made, or is not Crossfire's own and not trusted.
+        Missing: the weights are not here, or the network cannot be built, or is not Crossfire's own and not trusted.
     """
     with _missing():
         require_own(model, trusted=source.trusted)
@@ -71,7 +71,7 @@ def clean_images(source: Source, data: DataRef) -> Images:
     """Return the images of a cell.
 
     Raises:
-        Missing: they are not on this machine, or others, or in a folder that nobody trusts.
+        Missing: they are not on this machine, or are other images, or lie in a folder that is not trusted.
     """
     pixels, labels = _pixels(source, data)
     return Images(pixels.float() / 255, labels)
@@ -80,50 +80,51 @@ def clean_images(source: Source, data: DataRef) -> Images:
 def _pixels(source: Source, data: DataRef) -> tuple[Tensor, Tensor]:
     """Return images uint8 (N, C, H, W) and their labels int64 (N,)."""
     with _missing():
-        images, rows = outside.images(data, source.data_folder, trusted=source.trusted)
-    return torch.from_numpy(images.images[rows]), torch.from_numpy(np.asarray(images.labels[rows])).long()
+        image_set, rows = outside.images(data, source.data_folder, trusted=source.trusted)
+    return torch.from_numpy(image_set.images[rows]), torch.from_numpy(np.asarray(image_set.labels[rows])).long()
 
 
 def adversarial(source: Source, attack: AttackRef) -> Tensor:
     """Return an adversarial set (N, C, H, W).
 
     Raises:
-        Missing: it is not whole in this store, or its clean images are missing.
+        Missing: it is not complete in this store, or its clean images are missing.
     """
     folder, n = source.store.adversarial(attack_key(attack)), attack.data.n
-    x, chunks = clean_images(source, attack.data).x, []
+    x = clean_images(source, attack.data).x
+    chunks: list[Tensor] = []
     for first in range(0, n, CHUNK):
         last = min(first + CHUNK, n)
-        made = read_chunk(folder / f"{first:06d}-{last:06d}.safetensors", x[first:last], attack.threat)
-        if made is None:
+        chunk = read_chunk(folder / f"{first:06d}-{last:06d}.safetensors", x[first:last], attack.threat)
+        if chunk is None:
             raise Missing(
                 f"the adversarial images of {attack.attack.name} are not in this store: figures of networks need the "
                 "store that they were made in"
             )
-        chunks.append(made.images)
+        chunks.append(chunk.images)
     return torch.cat(chunks)
 
 
 def purified(p: Purification, x: Tensor) -> Tensor:
-    """Return what a test-time step hands to the network in the end, for images (N, C, H, W).
+    """Return the images that the network gets from a test-time step, for images (N, C, H, W).
 
     Raises:
-        Missing: the step does not change images once for each, so there is no such image; or it is fitted on training
-            images that are not here.
+        Missing: the step does not give the network one image for each, or it is fitted on training images that are not
+            on this machine.
     """
     try:
-        put = deploy(p.net, p.step, p.training)
+        defense = deploy(p.net, p.step, p.training)
     except MethodError as error:
         raise Missing(str(error)) from None
-    put.seed("figures")
-    handed: list[Tensor] = []
-    with _watching(p.net, lambda inputs: handed.append(inputs.detach())), torch.no_grad():
-        found = []
-        for part in torch.split(x, _BATCH):
-            put.deployed(part)
-            found.append(handed[-1])
-            handed.clear()
-    images = torch.cat(found)
+    defense.seed("figures")
+    inputs: list[Tensor] = []
+    last_inputs: list[Tensor] = []
+    with _watching(p.net, lambda received: inputs.append(received.detach())), torch.no_grad():
+        for part in torch.split(x, _BATCH_IMAGES):
+            defense.deployed(part)
+            last_inputs.append(inputs[-1])
+            inputs.clear()
+    images = torch.cat(last_inputs)
     if images.shape != x.shape:
         raise Missing(f"{p.step.name} does not hand one image of the same size for each to the network")
     return images
@@ -143,12 +144,12 @@ def _watching(module: nn.Module, see: Callable[[Tensor], None]) -> Iterator[None
 
 @torch.no_grad()
 def predictions(net: nn.Module, x: Tensor) -> Tensor:
-    return torch.cat([net(part).argmax(1) for part in torch.split(x, _BATCH)])
+    return torch.cat([net(part).argmax(1) for part in torch.split(x, _BATCH_IMAGES)])
 
 
 @torch.no_grad()
 def penultimate(net: nn.Module, x: Tensor) -> np.ndarray:
-    """Return what goes into the last linear layer, (N, features).
+    """Return the input of the last linear layer, (N, features).
 
     Raises:
         Missing: the network has no linear layer.
@@ -156,24 +157,24 @@ def penultimate(net: nn.Module, x: Tensor) -> np.ndarray:
     linear = [module for module in net.modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise Missing("the network has no linear layer, so no penultimate features")
-    seen: list[Tensor] = []
-    with _watching(linear[-1], lambda inputs: seen.append(inputs.flatten(1))):
-        for part in torch.split(x, _BATCH):
+    features: list[Tensor] = []
+    with _watching(linear[-1], lambda inputs: features.append(inputs.flatten(1))):
+        for part in torch.split(x, _BATCH_IMAGES):
             net(part)
-    return torch.cat(seen).numpy()
+    return torch.cat(features).numpy()
 
 
 def last_map(net: nn.Module, x: Tensor) -> nn.Module:
-    """Return the last module that gives a map (N, C, h, w) with more than one place, for Grad-CAM.
+    """Return the last module that gives a map (N, C, h, w) of more than one pixel, for Grad-CAM.
 
     Raises:
         Missing: no module does.
     """
-    found: list[nn.Module] = []
+    with_map: list[nn.Module] = []
 
     def hook(module: nn.Module, _: tuple[Tensor, ...], output: object) -> None:
         if isinstance(output, Tensor) and output.dim() == 4 and output.shape[2] * output.shape[3] > 1:
-            found.append(module)
+            with_map.append(module)
 
     handles = [module.register_forward_hook(hook) for module in net.modules()]
     try:
@@ -182,9 +183,9 @@ def last_map(net: nn.Module, x: Tensor) -> nn.Module:
     finally:
         for handle in handles:
             handle.remove()
-    if not found:
+    if not with_map:
         raise Missing("the network has no layer that gives a map")
-    return found[-1]
+    return with_map[-1]
 
 
 class Purification(NamedTuple):
@@ -197,16 +198,45 @@ class Purification(NamedTuple):
     net: nn.Module
     images: Images
     adversarial: Tensor
-    #: Gives the images that its network was trained on, uint8; none where it was trained elsewhere.
+    #: Gives the images that its network was trained on, uint8; ``None`` where it was trained elsewhere.
     training: Callable[[], Tensor] | None
+    #: The title of a figure.
+    title: str
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Its data set, network, defense and attack, for the JSON of a figure."""
+        names = self.cell.names
+        return {"dataset": names.dataset, "model": names.model, "defense": self.name, "attack": names.attack}
 
 
 def purification(source: Source) -> Purification:
-    """Return the step that static attacks flatter the most on the longest list of images, and all it takes to look.
+    """Return the step that static attacks flatter the most, on the longest list of images.
 
     Raises:
-        Missing: no such cell, or its weights, images or adversarial set are not here.
+        Missing: there is none, or its weights, images or adversarial set are not here.
     """
+    best = _most_flattered(source)
+    assert best.cell.attack is not None and best.cell.step is not None
+    with _missing():
+        require_own(best.cell.step, trusted=source.trusted)
+    defense, attack = source.board.labels[best.key]
+    weights = best.cell.model.weights
+    return Purification(
+        name=defense,
+        cell=best,
+        attack=best.cell.attack,
+        step=best.cell.step,
+        net=network(source, best.cell.model, best.cell.data),
+        images=clean_images(source, best.cell.data),
+        adversarial=adversarial(source, best.cell.attack),
+        training=(lambda: _pixels(source, weights.data)[0]) if isinstance(weights, TrainRef) else None,
+        title=f"{defense} on {best.names.dataset} · {best.names.model}, {attack}",
+    )
+
+
+def _most_flattered(source: Source) -> CellResult:
+    """Return the static cell whose robust accuracy is the most above that of its bare network."""
     cells = [
         r
         for r in source.results
@@ -219,28 +249,23 @@ def purification(source: Source) -> Purification:
     if not cells:
         raise Missing("no test-time step was attacked with static access under a budget")
 
-    def met(r: CellResult) -> str:
-        assert r.cell.attack is not None
-        cell = r.cell
-        return f"{cell.data.indices_sha} {cell.model.model_dump_json()} {r.names.attack} {r.cell.attack.threat}"
+    bare = {_attacked(r): _robust(r) for r in source.results if r.cell.step is None and r.cell.attack}
 
-    def robust(r: CellResult) -> float:
-        return r.metrics.robust_accuracy if r.metrics else 0.0
+    def order(r: CellResult) -> tuple[int, float, float, str]:
+        return r.cell.data.n, round(_robust(r) - bare.get(_attacked(r), _robust(r)), 9), _robust(r), r.key
 
-    bare = {met(r): robust(r) for r in source.results if r.cell.step is None and r.cell.attack}
-    best = max(
-        cells, key=lambda r: (r.cell.data.n, round(robust(r) - bare.get(met(r), robust(r)), 9), robust(r), r.key)
-    )
-    assert best.cell.attack is not None and best.cell.step is not None
-    with _missing():
-        require_own(best.cell.step, trusted=source.trusted)
-    net = network(source, best.cell.model, best.cell.data)
-    images = clean_images(source, best.cell.data)
-    found = adversarial(source, best.cell.attack)
-    trained = best.cell.model.weights
-    training = (lambda: _pixels(source, trained.data)[0]) if isinstance(trained, TrainRef) else None
-    name = source.board.labels[best.key][0]
-    return Purification(name, best, best.cell.attack, best.cell.step, net, images, found, training)
+    return max(cells, key=order)
+
+
+def _attacked(r: CellResult) -> str:
+    """Return the images, the network and the attack of a cell."""
+    assert r.cell.attack is not None
+    cell = r.cell
+    return f"{cell.data.indices_sha} {cell.model.model_dump_json()} {r.names.attack} {r.cell.attack.threat}"
+
+
+def _robust(r: CellResult) -> float:
+    return r.metrics.robust_accuracy if r.metrics else 0.0
 
 
 def show(axis: Axes, image: Tensor) -> None:
@@ -261,7 +286,7 @@ def blank(axis: Axes) -> None:
 
 
 def of_many_classes(scores: Tensor, labels: Tensor, count: int) -> list[int]:
-    """Return the rows (N,) of highest score, each of another class while there are such."""
+    """Return the rows with the highest scores (N,), each of another class as long as there are more classes."""
     order = torch.argsort(scores, descending=True, stable=True).tolist()
     firsts = list({int(labels[index]): index for index in reversed(order)}.values())
     best = sorted(firsts, key=order.index)[:count]

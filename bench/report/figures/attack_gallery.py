@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._plot import SOFT, WIDTH, folded, without_eps
+from bench.report.figures._plot import SOFT, WIDTH, WRONG, caption, folded, without_eps
 from bench.report.leaderboard.summaries import threat_text
 from bench.types import AttackRef, CellResult
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from bench.report.figures._network import Images
 
-_IMAGES, _ATTACKS = 4, 10
-#: Half a grey level of an image of eight bits.
-_UNSEEN = 0.5 / 255
+_IMAGES = 4
+_MAX_ATTACKS = 10
+#: Half a grey level of an image of eight bits: smaller changes are not visible.
+_INVISIBLE = 0.5 / 255
 
 
 class _Set(NamedTuple):
@@ -38,7 +39,7 @@ def draw(source: Source) -> Drawing:
     net, images = network(source, first.model, first.data), clean_images(source, first.data)
     sets = _sets(source, cells)
     right = predictions(net, images.x) == images.y
-    broken = sum((predictions(net, each.x_adv) != images.y).int() for each in sets) * right
+    broken = sum((predictions(net, attack_set.x_adv) != images.y).int() for attack_set in sets) * right
     chosen = of_many_classes(broken, images.y, _IMAGES)
     width = min(WIDTH, 0.95 * (len(sets) + 1))
     figure, axes = plt.subplots(
@@ -54,10 +55,10 @@ def draw(source: Source) -> Drawing:
             above, below = axes[2 * i][column], axes[2 * i + 1][column]
             heading = "" if i else f"{folded(without_eps(each.name), 14)}\n{_threat_lines(each)}\n"
             rows.append(_draw_attacked(above, below, net, images, index, each, heading))
-    figure.supxlabel(
+    caption(
+        figure,
         "above an image: the class predicted, coloured where it is wrong; below: what was added, so many times larger",
-        fontsize=6.5,
-        color=SOFT,
+        6.5,
     )
     names = cells[0].names
     figure.suptitle(
@@ -122,8 +123,8 @@ def _draw_attacked(
     largest = float(delta.abs().max())
     show(above, x_adv)
     # Grey is no change; the largest change of the image reaches black or white.
-    seen = largest >= _UNSEEN
-    show(below, (0.5 + delta / (2 * largest)).clamp(0, 1) if seen else torch.full_like(delta, 0.5))
+    visible = largest >= _INVISIBLE
+    show(below, (0.5 + delta / (2 * largest)).clamp(0, 1) if visible else torch.full_like(delta, 0.5))
     label = int(predictions(net, each.x_adv[index : index + 1]))
     above.set_title(
         f"{heading}{label}",
@@ -131,9 +132,9 @@ def _draw_attacked(
         fontweight="normal",
         loc="center",
         pad=2,
-        color="#D55E00" if label != truth else SOFT,
+        color=WRONG if label != truth else SOFT,
     )
-    times = f"x{0.5 / largest:.{0 if largest < 0.05 else 1}f}" if seen else "below 1/510"
+    times = f"x{0.5 / largest:.{0 if largest < 0.05 else 1}f}" if visible else "below 1/510"
     below.set_xlabel(times if largest else "no change", fontsize=6, labelpad=1)
     return {
         "image": index,
@@ -157,10 +158,10 @@ def _cells(source: Source) -> list[CellResult]:
     if not groups:
         raise Missing("no bare network was attacked")
 
-    def strength(found: dict[str, CellResult]) -> tuple[int, float]:
-        return len(found), -sum(r.metrics.robust_accuracy for r in found.values() if r.metrics)
+    def strength(cells: dict[str, CellResult]) -> tuple[int, float]:
+        return len(cells), -sum(r.metrics.robust_accuracy for r in cells.values() if r.metrics)
 
     return sorted(
         max(groups.values(), key=strength).values(),
         key=lambda r: (r.cost.forwards_per_example if r.cost else 0.0, r.key),
-    )[:_ATTACKS]
+    )[:_MAX_ATTACKS]

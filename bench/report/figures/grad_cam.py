@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from matplotlib import pyplot as plt
 
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._plot import SOFT
+from bench.report.figures._plot import SOFT, WRONG, caption
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from torch import Tensor, nn
+
+    from bench.report.figures._network import Purification
 
 _IMAGES = 4
 _COLUMNS = ("clean", "adversarial", "clean, purified", "adversarial, purified")
@@ -27,7 +30,7 @@ def saliency(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
         classes: whose logits are explained, (N,).
 
     Returns:
-        Maps (N, H, W) in [0, 1], the highest place of each at 1 unless nothing speaks for the class.
+        Maps (N, H, W) in [0, 1], the maximum of each is 1, or 0 if no pixel supports the class.
 
     Raises:
         Missing: captum is not installed, or the network has no such layer.
@@ -49,51 +52,46 @@ def saliency(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
 
 
 def draw(source: Source) -> Drawing:
-    import torch
-
-    from bench.report.figures._network import of_many_classes, predictions, purification, purified, show
+    from bench.report.figures._network import predictions, purification, purified
 
     p = purification(source)
-    x, y = p.images
-    before, after = predictions(p.net, x), predictions(p.net, p.adversarial)
-    rescued = predictions(p.net, purified(p, p.adversarial)) == y
-    telling = (before == y).int() + (after != y).int() + rescued.int()
-    chosen = torch.tensor(of_many_classes(telling, y, _IMAGES))
-    stages = [x[chosen], p.adversarial[chosen]]
+    chosen = _telling(p)
+    stages = [p.images.x[chosen], p.adversarial[chosen]]
     stages += [purified(p, stage) for stage in stages]
     figure, axes = plt.subplots(len(chosen), 4, figsize=(4.6, 1.15 * len(chosen) + 0.5), squeeze=False)
-    rows: list[dict[str, Any]] = []
-    for column, (name, stage) in enumerate(zip(_COLUMNS, stages, strict=True)):
+    maps: list[dict[str, Any]] = []
+    for name, stage, column in zip(_COLUMNS, stages, axes.T, strict=True):
         classes = predictions(p.net, stage)
-        maps = saliency(p.net, stage, classes)
+        heat = saliency(p.net, stage, classes)
         for row, index in enumerate(chosen.tolist()):
-            axis = axes[row][column]
-            show(axis, stage[row])
-            heat = maps[row].numpy()
-            axis.imshow(heat, cmap="inferno", alpha=0.15 + 0.5 * heat, vmin=0, vmax=1)
-            label, truth = int(classes[row]), int(y[index])
-            axis.set_xlabel(f"{label}", fontsize=7, labelpad=1, color="#D55E00" if label != truth else SOFT)
-            if row == 0:
-                axis.set_title(name.replace(", ", ",\n"), fontsize=7.5, loc="center", fontweight="normal")
-            if column == 0:
-                axis.set_ylabel(f"class {truth}", fontsize=7)
-            rows.append(
-                {
-                    "image": index,
-                    "class": truth,
-                    "column": name,
-                    "predicted": label,
-                    "map": [[round(v, 4) for v in line] for line in maps[row].tolist()],
-                }
-            )
-    figure.supxlabel("below an image: the class predicted, coloured where it is wrong", fontsize=6.5, color=SOFT)
-    names = p.cell.names
-    figure.suptitle(
-        fill(f"{p.name} on {names.dataset} · {names.model}, {source.board.labels[p.cell.key][1]}", 60),
-        fontsize=8,
-        fontweight="bold",
-    )
-    return Drawing(
-        figure,
-        {"dataset": names.dataset, "model": names.model, "defense": p.name, "attack": names.attack, "maps": rows},
-    )
+            label, truth = int(classes[row]), int(p.images.y[index])
+            _draw_image(column[row], stage[row], heat[row], label, truth)
+            rounded = [[round(v, 4) for v in line] for line in heat[row].tolist()]
+            maps.append({"image": index, "class": truth, "column": name, "predicted": label, "map": rounded})
+        column[0].set_title(name.replace(", ", ",\n"), fontsize=7.5, loc="center", fontweight="normal")
+    for axis, index in zip(axes[:, 0], chosen.tolist(), strict=True):
+        axis.set_ylabel(f"class {int(p.images.y[index])}", fontsize=7)
+    caption(figure, "below an image: the class predicted, coloured where it is wrong", 6.5)
+    figure.suptitle(fill(p.title, 60), fontsize=8, fontweight="bold")
+    return Drawing(figure, {**p.names, "maps": maps})
+
+
+def _telling(p: Purification) -> Tensor:
+    """Return the rows of images that the network gets right, the attack breaks and purification rescues."""
+    import torch
+
+    from bench.report.figures._network import of_many_classes, predictions, purified
+
+    x, y = p.images
+    right, broken = predictions(p.net, x) == y, predictions(p.net, p.adversarial) != y
+    rescued = predictions(p.net, purified(p, p.adversarial)) == y
+    return torch.tensor(of_many_classes(right.int() + broken.int() + rescued.int(), y, _IMAGES))
+
+
+def _draw_image(axis: Axes, image: Tensor, saliency: Tensor, label: int, truth: int) -> None:
+    from bench.report.figures._network import show
+
+    show(axis, image)
+    heat = saliency.numpy()
+    axis.imshow(heat, cmap="inferno", alpha=0.15 + 0.5 * heat, vmin=0, vmax=1)
+    axis.set_xlabel(f"{label}", fontsize=7, labelpad=1, color=WRONG if label != truth else SOFT)

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
     from bench.report.figures._network import Images
 
-_IMAGES, _POINTS, _NETWORKS = 64, 17, 4
+_MAX_IMAGES = 64
+_MAX_NETWORKS = 4
+#: Steps on each axis of the surface.
+_STEPS = 17
 
 
 class Surface(NamedTuple):
@@ -32,7 +35,7 @@ class Surface(NamedTuple):
     accuracy: np.ndarray
 
 
-def surface(net: nn.Module, images: Images, eps: float, *, points: int = _POINTS, seed: int = 0) -> Surface:
+def surface(net: nn.Module, images: Images, eps: float, *, points: int = _STEPS, seed: int = 0) -> Surface:
     """Measure a network on clamp(x + a * eps * sign(grad CE) + b * eps * r), r random signs, for a and b in [0, 1].
 
     Returns:
@@ -63,7 +66,7 @@ def draw(source: Source) -> Drawing:
     eps: Fraction = max(set(budgets), key=budgets.count)
     surfaces = [(source.board.labels[r.key][0], _surface_of(source, r, float(eps))) for r in chosen]
     figure = _draw_surfaces(surfaces)
-    names, images = chosen[0].names, min(_IMAGES, chosen[0].cell.data.n)
+    names, images = chosen[0].names, min(_MAX_IMAGES, chosen[0].cell.data.n)
     figure.suptitle(f"{names.dataset} · {names.model}, eps {eps_text(eps)}, {images} images", fontsize=8)
     body: list[dict[str, Any]] = [
         {"defense": name, "loss": each.loss.round(6).tolist(), "accuracy": each.accuracy.round(6).tolist()}
@@ -94,15 +97,15 @@ def _networks(source: Source) -> list[CellResult]:
         groups.setdefault((r.names.dataset, r.names.model, r.cell.data.model_dump_json()), []).append(r)
     if not groups:
         raise Missing("no bare network was attacked in L∞ under a budget")
-    largest = max(groups.values(), key=lambda found: (len(found), found[0].cell.data.n))
-    return sorted(largest, key=lambda r: source.board.labels[r.key][0])[:_NETWORKS]
+    largest = max(groups.values(), key=lambda cells: (len(cells), cells[0].cell.data.n))
+    return sorted(largest, key=lambda r: source.board.labels[r.key][0])[:_MAX_NETWORKS]
 
 
 def _surface_of(source: Source, r: CellResult, eps: float) -> Surface:
     from bench.report.figures._network import Images, clean_images, network
 
     images = clean_images(source, r.cell.data)
-    first = Images(images.x[:_IMAGES], images.y[:_IMAGES])
+    first = Images(images.x[:_MAX_IMAGES], images.y[:_MAX_IMAGES])
     return surface(network(source, r.cell.model, r.cell.data), first, eps)
 
 
@@ -111,7 +114,7 @@ def _draw_surfaces(surfaces: Sequence[tuple[str, Surface]]) -> Figure:
     figure, axes = plt.subplots(
         2,
         len(surfaces),
-        figsize=(max(0.5, len(surfaces) / _NETWORKS) * WIDTH, 3.9),
+        figsize=(max(0.5, len(surfaces) / _MAX_NETWORKS) * WIDTH, 3.9),
         squeeze=False,
         sharex=True,
         sharey=True,

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from bench.report.figures import Drawing, Missing, Source
 from bench.report.figures._plot import SOFT, WIDTH
 
-_IMAGES = 240
+_MAX_IMAGES = 240
 _NEIGHBOURS = 5
-# Tol's muted palette and grey: ten classes that the colour-blind can tell apart.
+#: Tol's muted palette and grey: ten classes that colour-blind readers can tell apart.
 _CLASSES = (
     "#332288",
     "#88CCEE",
@@ -30,7 +30,7 @@ _CLASSES = (
 
 
 def separability(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Say how far classes keep apart.
+    """Measure how well classes are separated.
 
     Args:
         features: (N, D).
@@ -60,52 +60,37 @@ def draw(source: Source) -> Drawing:
     p = purification(source)
     labels = p.images.y.numpy()
     common = np.argsort(-np.bincount(labels), kind="stable")[: len(_CLASSES)]
-    rows = np.flatnonzero(np.isin(labels, common))[:_IMAGES]
+    rows = np.flatnonzero(np.isin(labels, common))[:_MAX_IMAGES]
     y = labels[rows]
     if len(rows) < 10 or len(set(y.tolist())) < 2:
         raise Missing(f"{len(rows)} images are too few for t-SNE")
     stages = {"clean": p.images.x[rows], "adversarial": p.adversarial[rows]}
     stages["adversarial, purified"] = purified(p, stages["adversarial"])
     features = {name: penultimate(p.net, x) for name, x in stages.items()}
-    together = np.concatenate(list(features.values()))
-    # One embedding for all three, so that their places can be compared; exact, so that threads do not matter.
-    places = TSNE(2, perplexity=min(30, len(y) / 4), init="pca", method="exact", random_state=0).fit_transform(
-        together.astype(np.float64)
-    )
-    figure, body = _draw_stages(features, np.split(places, 3), y)
-    names = p.cell.names
-    figure.suptitle(
-        f"{p.name} on {names.dataset} · {names.model}, {source.board.labels[p.cell.key][1]}", fontsize=8, color=SOFT
-    )
-    return Drawing(
-        figure,
-        {
-            "dataset": names.dataset,
-            "model": names.model,
-            "defense": p.name,
-            "attack": names.attack,
-            "classes": y.tolist(),
-            "stages": body,
-        },
-    )
+    # One embedding for all stages, so that positions can be compared; exact, so that threads do not matter.
+    tsne = TSNE(2, perplexity=min(30, len(y) / 4), init="pca", method="exact", random_state=0)
+    positions = tsne.fit_transform(np.concatenate(list(features.values())).astype(np.float64))
+    figure, numbers = _draw_stages(features, np.split(positions, 3), y)
+    figure.suptitle(p.title, fontsize=8, color=SOFT)
+    return Drawing(figure, {**p.names, "classes": y.tolist(), "stages": numbers})
 
 
 def _draw_stages(
-    features: Mapping[str, np.ndarray], places: Sequence[np.ndarray], y: np.ndarray
+    features: Mapping[str, np.ndarray], positions: Sequence[np.ndarray], y: np.ndarray
 ) -> tuple[Figure, list[dict[str, Any]]]:
     """Draw each stage, and return the figure with their numbers.
 
     Args:
         features: (N, D) of each stage.
-        places: where its points are in the plane, (N, 2).
+        positions: of its points in the plane, (N, 2).
         y: their classes (N,).
     """
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 2.9), sharex=True, sharey=True)
-    body: list[dict[str, Any]] = []
-    for axis, (name, part), spots in zip(axes, features.items(), places, strict=True):
-        measure = separability(part, y)
+    numbers: list[dict[str, Any]] = []
+    for axis, (name, vectors), points in zip(axes, features.items(), positions, strict=True):
+        measure = separability(vectors, y)
         for colour, label in zip(_CLASSES, sorted(set(y.tolist())), strict=False):
-            axis.scatter(*spots[y == label].T, s=9, color=colour, linewidths=0, label=str(label))
+            axis.scatter(*points[y == label].T, s=9, color=colour, linewidths=0, label=str(label))
         axis.set(
             title=name,
             xticks=[],
@@ -114,7 +99,8 @@ def _draw_stages(
             f"silhouette {measure['silhouette']:+.2f}",
         )
         axis.spines[:].set(visible=True, color="#c9ced4")
-        body.append({"stage": name, **measure, "places": [[round(float(v), 3) for v in spot] for spot in spots]})
+        rounded = [[round(float(v), 3) for v in point] for point in points]
+        numbers.append({"stage": name, **measure, "places": rounded})
     figure.legend(
         *axes[0].get_legend_handles_labels(),
         loc="outside lower center",
@@ -124,4 +110,4 @@ def _draw_stages(
         handletextpad=0.1,
         columnspacing=1,
     )
-    return figure, body
+    return figure, numbers
