@@ -1,4 +1,4 @@
-"""Results made up from outcomes, consistent in themselves, so that every table has a known answer."""
+"""Fabricated results, consistent in themselves, so that every table has a known answer."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -32,9 +32,9 @@ ITERATIVE = {"pgd": {"steps": 20, "rule": "any-iterate"}, "apgd-ce": {"steps": 1
 
 def outcomes(share: float, n: int, seed: int = 0) -> list[bool]:
     """Return ``n`` outcomes of which exactly ``round(share * n)`` are true, in an order of their own."""
-    found = [i < round(share * n) for i in range(n)]
-    random.Random(seed).shuffle(found)
-    return found
+    right = [i < round(share * n) for i in range(n)]
+    random.Random(seed).shuffle(right)
+    return right
 
 
 def method(kind: Any, name: str, params: dict[str, Any] | None = None, code: str = "1") -> MethodRef:
@@ -136,10 +136,10 @@ def result(
     )
     stepped = method("test-time", step, step_params) if step else None
     access = access or ("static" if step else "white-box")
-    made = None
+    attack_ref = None
     if attack is not None:
         params = ITERATIVE.get(attack, {}) if attack_params is None else attack_params
-        made = AttackRef(
+        attack_ref = AttackRef(
             model=model,
             step=stepped if access == "adaptive" else None,
             attack=method("attack", attack, params, code),
@@ -147,7 +147,7 @@ def result(
             data=data,
             seed=seed,
         )
-    cell = Cell(data=data, model=model, step=stepped, access=access, attack=made, seed=seed)
+    cell = Cell(data=data, model=model, step=stepped, access=access, attack=attack_ref, seed=seed)
     if status == "done":
         body = _measured(clean, clean if adversarial is None else adversarial, attack is not None, forwards, seconds)
         body["defense_cost"] = _defense_cost(recipe, step)
@@ -200,17 +200,17 @@ STORY = {
 
 def story(n: int = 500, **more: Any) -> list[CellResult]:
     """Return the paper's story in miniature: five defenses, two attacks, every access."""
-    found = []
+    results = []
     for index, (defense, (recipe, step, clean_share, accesses)) in enumerate(STORY.items()):
         clean = outcomes(clean_share, n, index)
         common = {"recipe": recipe, "step": step, **more}
-        found.append(result(defense, None, clean=clean, **common))
+        results.append(result(defense, None, clean=clean, **common))
         for access, attacks in accesses.items():
             for attack, share in attacks.items():
                 hits = [i for i in range(n) if clean[i]][: round(share * n)]
                 adversarial = [i in set(hits) for i in range(n)]
-                found.append(result(defense, attack, clean=clean, adversarial=adversarial, access=access, **common))
-    return found
+                results.append(result(defense, attack, clean=clean, adversarial=adversarial, access=access, **common))
+    return results
 
 
 def stored(root: Any, results: Iterable[CellResult]) -> Store:

@@ -55,9 +55,9 @@ def test_a_cell_is_right_under_attack_and_says_how_much_of_it_is_right_clean():
     lucky = result(clean=[False, True, True, True], adversarial=[True, True, True, False])
     other = result(attack="fgsm", clean=[False, True, True, True], adversarial=[True, False, True, True])
     (table,) = build([lucky, other]).tables
-    found = value(table, "standard", "white-box", "pgd")
-    assert (found.number, found.robust) == (0.75, 0.5)
-    assert (found.low, found.high) == pytest.approx(wilson(3, 4)[1:])
+    accuracy = value(table, "standard", "white-box", "pgd")
+    assert (accuracy.number, accuracy.robust) == (0.75, 0.5)
+    assert (accuracy.low, accuracy.high) == pytest.approx(wilson(3, 4)[1:])
     # Only the third image is right clean, too: the worst case is below every cell, and no note takes that for news.
     assert value(table, "standard", "white-box", "worst case").number == 0.25
     assert value(table, "standard", "white-box", "worst case").robust is None
@@ -140,8 +140,8 @@ def test_of_the_names_of_one_thing_the_shortest_counts_in_any_order():
         result("jpeg", step="jpeg", attack="fgsm", clean=clean),
         result("jpeg[quality=75]", step="jpeg", clean=clean),
     ]
-    for given in (cells, cells[::-1]):
-        (table,) = build(given).tables
+    for ordered in (cells, cells[::-1]):
+        (table,) = build(ordered).tables
         assert {each.defense for each in table.rows} == {"jpeg"}
 
 
@@ -178,9 +178,9 @@ def test_seeds_give_mean_and_spread():
         result(seed=s, clean=[True] * 100, adversarial=outcomes(share, 100)) for s, share in enumerate((0.4, 0.5, 0.6))
     ]
     (table,) = build(cells).tables
-    found = value(table, "standard", "white-box", "pgd")
-    assert (found.number, found.spread) == pytest.approx((0.5, 0.1))
-    assert (found.low, found.high) == pytest.approx(wilson(50, 100)[1:])
+    accuracy = value(table, "standard", "white-box", "pgd")
+    assert (accuracy.number, accuracy.spread) == pytest.approx((0.5, 0.1))
+    assert (accuracy.low, accuracy.high) == pytest.approx(wilson(50, 100)[1:])
     assert len(table.rows) == 1
 
 
@@ -241,14 +241,14 @@ def test_cells_of_one_row_that_contradict_each_other_are_marked():
     assert marks in value(build(mixed).tables[0], "standard", "white-box", "clean").footnotes
     costs = [each.defense_cost.model_copy(update={"params": 100 + i}) for i, each in enumerate(agreeing)]
     sized = [each.model_copy(update={"defense_cost": cost}) for each, cost in zip(agreeing, costs, strict=True)]
-    found = value(build(sized).tables[0], "standard", "white-box", "clean").footnotes
-    assert "cells have different numbers of parameters" in found
+    notes = value(build(sized).tables[0], "standard", "white-box", "clean").footnotes
+    assert "cells have different numbers of parameters" in notes
     flops = [
         agreeing[0],
         agreeing[1].model_copy(update={"defense_cost": costs[1].model_copy(update={"test_flops": 1})}),
     ]
-    found = value(build(flops).tables[0], "standard", "white-box", "clean").footnotes
-    assert "cells of one seed have different FLOPs of testing" in found
+    notes = value(build(flops).tables[0], "standard", "white-box", "clean").footnotes
+    assert "cells of one seed have different FLOPs of testing" in notes
 
 
 def test_a_row_has_the_name_of_its_method_though_one_cell_has_a_shorter_one():

@@ -71,8 +71,8 @@ IMPOSSIBLE = [
     *({"log": log} for log in ([], ROWS[:1], ROWS[::-1], None)),
     *({"log": [ROWS[0], ROWS[1] | {name: -2}]} for name in ("seconds", "flops", "forwards", "learning_rate")),
     *(
-        {"overfitting": found}
-        for found in ({"regime": "mild"}, {"best_pgd20": 2}, {"catastrophic": "yes"}, {"robust": 3})
+        {"overfitting": overfitting}
+        for overfitting in ({"regime": "mild"}, {"best_pgd20": 2}, {"catastrophic": "yes"}, {"robust": 3})
     ),
     *({name: value} for name in ("training", "network") for value in ({}, None, 3)),
     {"training": {"name": "w.pt", "sha256": "0" * 64}},

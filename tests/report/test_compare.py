@@ -94,8 +94,8 @@ def churned(rng, churn, cells, repeats, loss=0.0):
 def test_false_alarms_are_at_most_5_percent_of_comparisons(churn, cells):
     # The bound itself is shown without chance in tests/test_stats.py; here two standard errors are allowed for.
     repeats = 1500
-    found = [judge(row) for row in churned(np.random.default_rng(0), churn, cells, repeats)]
-    alarms = np.mean([any(verdict != "same" for verdict, _, _ in row) for row in found])
+    verdicts = [judge(row) for row in churned(np.random.default_rng(0), churn, cells, repeats)]
+    alarms = np.mean([any(verdict != "same" for verdict, _, _ in row) for row in verdicts])
     assert alarms <= 0.05 + 2 * (0.05 * 0.95 / repeats) ** 0.5
 
 
@@ -214,8 +214,8 @@ def test_a_changed_default_is_tested_image_by_image():
     assert (c.lost, c.only_head) == ((), ())
     assert "jpeg: quality 75 -> 10 (1 cell)" in as_text(c)
     assert "jpeg: quality 75 -&gt; 10 (1 cell)" in as_markdown(c)
-    (told,) = json.loads(as_json(c))["changes"][0]["changed_parameters"]
-    assert told == {"part": "step", "method": "jpeg", "parameter": "quality", "base": 75, "head": 10}
+    (parameter,) = json.loads(as_json(c))["changes"][0]["changed_parameters"]
+    assert parameter == {"part": "step", "method": "jpeg", "parameter": "quality", "base": 75, "head": 10}
 
 
 def test_a_weaker_attack_is_no_better_defense():

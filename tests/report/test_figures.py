@@ -62,9 +62,9 @@ def harmed(*more_budgets):
     under = [10 <= i < 80 for i in range(100)]
     common = {"step": "tpap", "clean": clean, "adversarial": under}
     places = [("static", "8/255"), ("adaptive", "8/255"), *(("static", eps) for eps in more_budgets)]
-    found = [result("tpap", access=access, eps=eps, **common) for access, eps in places]
+    stepped = [result("tpap", access=access, eps=eps, **common) for access, eps in places]
     bare = [result("plain", None, clean=clean, recipe="plain"), result("plain", clean=clean, recipe="plain")]
-    return [*found, *bare, result("jpeg", step="jpeg", clean=clean, recipe="plain", access="adaptive")]
+    return [*stepped, *bare, result("jpeg", step="jpeg", clean=clean, recipe="plain", access="adaptive")]
 
 
 def words(name, results, tmp_path):
@@ -152,7 +152,7 @@ def test_names_beside_points_stay_apart_and_inside():
     label_apart(axes, points)
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in axes.texts]
-    # Points in one place share a label, and every one is named once.
+    # Points that lie on one another share a label, and each is named once.
     assert sorted(", ".join(" ".join(text.get_text().split()) for text in axes.texts).split(", ")) == sorted(
         name for _, _, name in points
     )
@@ -231,9 +231,9 @@ def test_settings_are_compared_under_the_attacks_that_all_of_them_met(tmp_path):
         *purified(0.1, steps=10, attack="cw"),
     ]
     rows = {(row["parameter"], row["value"]): row for row in drawn("tpap-ablation", cells, tmp_path)["settings"]}
-    assert rows["beta", "1/4"]["static"]["value"] == 0.9, "the other beta has not met cw"
+    assert rows["beta", "1/4"]["static"]["value"] == 0.9, "the other beta was not attacked with cw"
     assert rows["beta", "1/4"]["attacks"] == "1 static, 1 adaptive"
-    assert rows["steps", "1"]["static"]["value"] == 0.0, "both have met it"
+    assert rows["steps", "1"]["static"]["value"] == 0.0, "both were attacked with it"
     assert rows["steps", "10"]["static"]["value"] == 0.1
     assert rows["steps", "10"]["attacks"] == "2 static, 2 adaptive"
     (static_only, _) = purified(0.6, steps=5)
@@ -279,10 +279,10 @@ def test_substitution_tells_trainings_of_one_recipe_apart(tmp_path):
 
 def test_preprocessing_shows_every_step_under_every_access(tmp_path):
     rows = drawn("preprocessing", story(), tmp_path)["accuracies"]
-    found = {(row["defense"], row["access"]): row["accuracy"]["value"] for row in rows if row["attack"] == "pgd"}
-    assert found["tpap", "static"] == 0.970
-    assert found["jpeg", "adaptive"] == 0.016
-    assert found["pgd-at", "white-box"] == 0.842
+    accuracies = {(row["defense"], row["access"]): row["accuracy"]["value"] for row in rows if row["attack"] == "pgd"}
+    assert accuracies["tpap", "static"] == 0.970
+    assert accuracies["jpeg", "adaptive"] == 0.016
+    assert accuracies["pgd-at", "white-box"] == 0.842
 
 
 def test_steps_are_compared_under_the_attacks_that_all_defenses_met(tmp_path):
@@ -296,9 +296,11 @@ def test_steps_are_compared_under_the_attacks_that_all_defenses_met(tmp_path):
         *purified(0.8, "pgd-at"),
     ]
     rows = drawn("preprocessing", cells, tmp_path)["accuracies"]
-    found = {(r["defense"], r["access"]): r["accuracy"]["value"] for r in rows if r["attack"] == "worst case"}
-    assert found["standard", "white-box"] == 0.3
-    assert {name for name, _ in found} == {"standard", "jpeg", "tpap{}standard", "tpap{}pgd-at"}, "TPAP of one setting"
+    accuracies = {(r["defense"], r["access"]): r["accuracy"]["value"] for r in rows if r["attack"] == "worst case"}
+    assert accuracies["standard", "white-box"] == 0.3
+    assert {name for name, _ in accuracies} == {"standard", "jpeg", "tpap{}standard", "tpap{}pgd-at"}, (
+        "TPAP of one setting"
+    )
 
 
 def test_the_curves_are_the_log_of_the_training(tmp_path):

@@ -22,10 +22,10 @@ def test_markdown_has_a_line_per_defense_and_access_with_the_best_marked():
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")
     ]
     assert rows[0][:7] == ["defense", "access", "clean", "fgsm", "pgd", "worst case", "gap"]
-    found = {(row[0], row[1]): row[2:7] for row in rows[2:]}
-    assert found["pgd-at", "white-box"] == ["97.4", "<u>88.0</u>", "**84.2**", "**84.2**", "–"]
-    assert found["tpap", "static"] == ["98.4", "41.8", "97.0", "41.8", "–"]
-    assert found["tpap", "adaptive"] == ["98.4", "30.0", "2.6", "2.6", "+39.2 [+34.9, +43.5]"]
+    numbers = {(row[0], row[1]): row[2:7] for row in rows[2:]}
+    assert numbers["pgd-at", "white-box"] == ["97.4", "<u>88.0</u>", "**84.2**", "**84.2**", "–"]
+    assert numbers["tpap", "static"] == ["98.4", "41.8", "97.0", "41.8", "–"]
+    assert numbers["tpap", "adaptive"] == ["98.4", "30.0", "2.6", "2.6", "+39.2 [+34.9, +43.5]"]
     assert "- pgd: any-iterate" in text
 
 

@@ -57,10 +57,17 @@ KINDS = {
 def everywhere(text, n=40):
     """Results with a text in each place that a stored result has for one, but for those that say what it is."""
     clean, attacked = outcomes(0.9, n), outcomes(0.4, n, 1)
-    whole = text.encode("utf-8", "replace").decode()
-    common = {"clean": clean, "dataset": whole, "network": whole, "machine": text, "device": text, "commit": text}
-    params = {"mode": whole, "steps": 7}
-    found = [
+    encodable = text.encode("utf-8", "replace").decode()
+    common = {
+        "clean": clean,
+        "dataset": encodable,
+        "network": encodable,
+        "machine": text,
+        "device": text,
+        "commit": text,
+    }
+    params = {"mode": encodable, "steps": 7}
+    results = [
         result(text, None, **common, step="jpeg", step_params=params),
         result(text, "pgd", adversarial=attacked, label=text, attack_params=params, flags=(text,), **common),
         result(text, "fgsm", adversarial=attacked, label=f"{text}2", attack_params={}, flags=(text,), **common),
@@ -71,9 +78,9 @@ def everywhere(text, n=40):
     ]
     failed = result(text, "cw", label="cw", status="failed", flags=("failed", text), **common)
     error = CellError(kind=text, message=text, traceback=f"Traceback\n{text}")
-    found.append(failed.model_copy(update={"error": error}))
-    names = [r.names.model_copy(update={"dataset": visible(text), "model": visible(text)}) for r in found]
-    return [r.model_copy(update={"names": name}) for r, name in zip(found, names, strict=True)]
+    results.append(failed.model_copy(update={"error": error}))
+    names = [r.names.model_copy(update={"dataset": visible(text), "model": visible(text)}) for r in results]
+    return [r.model_copy(update={"names": name}) for r, name in zip(results, names, strict=True)]
 
 
 def assert_harmless(text):
@@ -100,9 +107,9 @@ def test_nothing_hidden_reaches_a_file(board, kind):
 
 
 def test_json_keeps_what_it_was_given(board, text):
-    found = json.loads(FORMATS["json"](board))
-    assert {cell["status"] for cell in found["cells"]} == {"done", "failed"}
-    assert {cell["dataset"] for cell in found["cells"]} == {visible(text)}
+    document = json.loads(FORMATS["json"](board))
+    assert {cell["status"] for cell in document["cells"]} == {"done", "failed"}
+    assert {cell["dataset"] for cell in document["cells"]} == {visible(text)}
 
 
 def test_csv_begins_no_formula_and_keeps_its_columns(board):

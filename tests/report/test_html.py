@@ -174,22 +174,22 @@ def test_a_page_that_comes_out_too_large_shows_less(tmp_path, monkeypatch):
         )
         for i in range(60)
     ]
-    whole, _, details = page_of(failed, tmp_path)
+    page, _, details = page_of(failed, tmp_path)
     assert len(details["cells"]) == 60
     assert {len(cell["error"]["traceback"]) for cell in details["cells"].values()} == {4_004}, "the end of it"
-    monkeypatch.setattr("bench.report.render.html._MAX_PAGE_BYTES", len(whole) // 2)
+    monkeypatch.setattr("bench.report.render.html._MAX_PAGE_BYTES", len(page) // 2)
     text, _, details = page_of(failed, tmp_path)
-    assert len(text.encode()) <= len(whole) // 2
+    assert len(text.encode()) <= len(page) // 2
     assert 0 < len(details["cells"]) < 60
     assert f"the first {len(details['cells'])} of 60 lines" in text
 
 
 def elements_of_sections(text):
     """The elements of each section of a page, apart for those that are laid out while it scrolls and while it loads."""
-    found = {"lazy": [], "": []}
+    counts = {"lazy": [], "": []}
     for name, body in re.findall(r'<section(?: class="(lazy)")? data-dataset.*?>(.*?)</section>', text, re.S):
-        found[name].append(len(Page(body).tags))
-    return found
+        counts[name].append(len(Page(body).tags))
+    return counts
 
 
 def test_what_is_laid_out_while_the_page_scrolls_is_little_at_a_time(tmp_path):
@@ -208,9 +208,9 @@ def test_what_is_laid_out_while_the_page_scrolls_is_little_at_a_time(tmp_path):
         for steps in range(columns)
     ]
     text, _, _ = page_of(cells, tmp_path)
-    found = elements_of_sections(text)
-    assert len(found["lazy"]) == 2 and max(found["lazy"]) < 1_000
-    assert len(found[""]) == 1 and found[""][0] > 1_000, "a large one is laid out before anyone scrolls"
+    counts = elements_of_sections(text)
+    assert len(counts["lazy"]) == 2 and max(counts["lazy"]) < 1_000
+    assert len(counts[""]) == 1 and counts[""][0] > 1_000, "a large one is laid out before anyone scrolls"
     style = re.search(r"<style>(.*?)</style>", text, re.S)[1]
     assert re.findall(r"([^{}]*)\{[^{}]*content-visibility[^{}]*\}", style) == ["\n.lazy "]
     assert re.search(r"\.lazy \{[^}]*contain-intrinsic-size", style), "a section has a height before it is laid out"

@@ -1,4 +1,4 @@
-"""A table says what it lacks of what was asked for, in every format."""
+"""A table says which of its planned cells it lacks, in every format."""
 
 import csv
 import io
@@ -42,7 +42,7 @@ def terminal(board):
 
 @pytest.fixture
 def board():
-    """Fourteen cells that were asked for, of which three are missing and one has failed."""
+    """Fourteen planned cells, of which three are missing and one has failed."""
     cells = [each for each in story(40) if each.names.defense != "pgd-at"]
     failed = result(clean=CLEAN, attack="cw", status="failed")
     return build([*cells[3:], failed], plan_of([*cells, failed]))
@@ -50,8 +50,8 @@ def board():
 
 def test_every_format_says_it_before_the_first_number(board):
     (table,) = board.tables
-    asked = len(table.rows) and table.cells.asked
-    said = f"incomplete: {asked - 4} of {asked} cells, 1 failed"
+    total = len(table.rows) and table.cells.asked
+    said = f"incomplete: {total - 4} of {total} cells, 1 failed"
     assert table.incomplete == said
     texts = {
         "terminal": (terminal(board), "defense"),
@@ -69,16 +69,16 @@ def test_every_format_says_it_before_the_first_number(board):
     assert list(rows[0]).index("incomplete") < list(rows[0]).index("clean")
     body = json.loads(as_json(board))
     assert list(body)[:2] == ["schema", "tables"]
-    about = {name: body["tables"][0][name] for name in ("incomplete", "asked", "done", "failed")}
-    assert about == {"incomplete": said, "asked": asked, "done": asked - 4, "failed": 1}
+    counts = {name: body["tables"][0][name] for name in ("incomplete", "asked", "done", "failed")}
+    assert counts == {"incomplete": said, "asked": total, "done": total - 4, "failed": 1}
 
 
 def test_a_whole_table_says_nothing():
-    whole = build(story(40), plan_of(story(40)))
-    assert whole.tables[0].incomplete == ""
-    assert "incomplete" not in terminal(whole) + markdown(whole) + latex(whole)
-    assert {row["incomplete"] for row in csv.DictReader(io.StringIO(comma_separated(whole)))} == {""}
-    assert json.loads(as_json(whole))["tables"][0]["incomplete"] is None
+    complete = build(story(40), plan_of(story(40)))
+    assert complete.tables[0].incomplete == ""
+    assert "incomplete" not in terminal(complete) + markdown(complete) + latex(complete)
+    assert {row["incomplete"] for row in csv.DictReader(io.StringIO(comma_separated(complete)))} == {""}
+    assert json.loads(as_json(complete))["tables"][0]["incomplete"] is None
     # Of results that no plan is known of, what was tried counts.
     assert build(story(40)).tables[0].incomplete == ""
     failed = [*story(40), result(clean=CLEAN, attack="cw", status="failed")]
@@ -103,7 +103,7 @@ def test_a_plan_is_of_one_list_of_images_and_one_network():
         assert len(board.absent) == 1
 
 
-def test_the_same_cells_under_another_name_were_asked_for_once():
+def test_the_same_cells_under_another_name_are_planned_once():
     cells = story(40)
     renamed = [r.model_copy(update={"names": r.names.model_copy(update={"dataset": "folder:/moved"})}) for r in cells]
     board = build(cells, plan_of(renamed))
@@ -128,8 +128,8 @@ def test_nothing_holds_where_cells_of_it_are_missing():
     cells = [*of({}, 5), *of(jpeg, 30)]
     later = result(attack="apgd-t", clean=CLEAN, **jpeg)
     judged = [
-        next(s.judgement for s in build(cells, plan_of(asked)).tables[0].threats if s.judgement)
-        for asked in (cells, [*cells, later])
+        next(s.judgement for s in build(cells, plan_of(wanted)).tables[0].threats if s.judgement)
+        for wanted in (cells, [*cells, later])
     ]
     assert [each.verdict for each in judged] == ["holds", "upper bound only"]
     assert judged[1].reasons == ("1 of its cells are missing",)
@@ -142,9 +142,9 @@ def tables(folder, capsys, *more):
     return [each["incomplete"] for each in json.loads(capsys.readouterr().out)["tables"]]
 
 
-def test_the_leaderboard_of_a_store_knows_what_its_runs_were_asked_for(tmp_path, capsys):
+def test_the_leaderboard_of_a_store_knows_what_its_runs_planned(tmp_path, capsys):
     assert small.run(tmp_path, "--only", "/pgd/") == 0
-    assert tables(tmp_path, capsys) == [None], "what was asked for is there"
+    assert tables(tmp_path, capsys) == [None], "all planned cells are there"
     assert small.run(tmp_path) == 0
     assert tables(tmp_path, capsys) == [None]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
@@ -157,7 +157,7 @@ def test_the_leaderboard_of_a_store_knows_what_its_runs_were_asked_for(tmp_path,
     for kind in (None, *FORMATS, "html"):
         assert main(["leaderboard", "--store", str(tmp_path / "store"), *(["--format", kind] if kind else [])]) == 0
         assert "incomplete: 5 of 8 cells" in capsys.readouterr().out
-    # The rest of the plan is still wanted when a part of it is asked for again.
+    # The rest of the plan is still wanted when a part of it is planned again.
     assert small.run(tmp_path, "--only", "/fgsm/") == 0
     assert "incomplete" not in capsys.readouterr().out
     assert tables(tmp_path, capsys) == ["incomplete: 5 of 8 cells"]
@@ -175,7 +175,7 @@ def test_a_shard_is_a_part_of_the_whole(tmp_path, capsys):
     assert tables(tmp_path, capsys) == [None]
 
 
-def test_recorded_runs_carry_what_was_asked_for(tmp_path, capsys):
+def test_recorded_runs_carry_their_plans(tmp_path, capsys):
     cells = story(40)
     path = write_run(cells[:5], tmp_path, plan_of(cells))
     capsys.readouterr()
@@ -195,10 +195,10 @@ def test_recorded_runs_carry_what_was_asked_for(tmp_path, capsys):
 
 def test_a_plan_that_is_not_whole_does_not_count_and_says_so(tmp_path, caplog):
     store = stored(tmp_path, story(40)[:4])
-    (asked,) = plan_of(story(40))
-    planned.keep(store, [asked], partly=False)
-    path = planned.path_of(store, asked)
-    assert planned.read(store) == [asked]
+    (table,) = plan_of(story(40))
+    planned.keep(store, [table], partly=False)
+    path = planned.path_of(store, table)
+    assert planned.read(store) == [table]
     path.write_text(path.read_text().replace('"pgd/', '"cw/'))
     with caplog.at_level(logging.WARNING, "crossfire"):
         assert planned.read(store) == []
@@ -222,19 +222,19 @@ def test_parts_of_a_plan_that_begin_at_once_are_all_kept(tmp_path):
         each.start()
     for each in runs:
         each.join()
-    (asked,) = planned.read(store)
-    assert set(asked.keys) == {each.key for each in cells}
+    (table,) = planned.read(store)
+    assert set(table.keys) == {each.key for each in cells}
 
 
 def test_two_things_of_one_name_are_two_cells():
     cells = [result("a", recipe=recipe, clean=CLEAN) for recipe in ("one", "other")]
-    (asked,) = plan_of(cells)
-    assert set(asked.keys) == {each.key for each in cells}
+    (table,) = plan_of(cells)
+    assert set(table.keys) == {each.key for each in cells}
 
 
 def test_a_plan_of_many_cells_is_small():
     cells = {
         f"jpeg[quality={q}]": {f"pgd[steps={k}]/adaptive/0": f"{q:032}{k:032}" for k in range(100)} for q in range(100)
     }
-    asked = PlannedTable(plan="quick", table="0" * 16, dataset="digits", model="small-cnn", n=500, cells=cells)
-    assert len(planned.text_of(asked)) / 10_000 < 120
+    planned_table = PlannedTable(plan="quick", table="0" * 16, dataset="digits", model="small-cnn", n=500, cells=cells)
+    assert len(planned.text_of(planned_table)) / 10_000 < 120

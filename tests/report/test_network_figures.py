@@ -92,10 +92,10 @@ def test_the_surface_of_a_linear_network_is_known():
     with torch.no_grad():
         net[1].weight.copy_(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]))
     images = _network.Images(torch.full((3, 1, 2, 2), 0.5), torch.zeros(3, dtype=torch.long))
-    found = surface(net, images, 0.1, points=3)
-    for a, step in enumerate(found.steps):
-        assert found.loss[0, a] == pytest.approx(np.log1p(np.exp(-4 * (0.5 - 0.1 * step))), rel=1e-5)
-    assert found.accuracy.min() == 1.0
+    measured = surface(net, images, 0.1, points=3)
+    for a, step in enumerate(measured.steps):
+        assert measured.loss[0, a] == pytest.approx(np.log1p(np.exp(-4 * (0.5 - 0.1 * step))), rel=1e-5)
+    assert measured.accuracy.min() == 1.0
 
 
 def test_the_last_map_is_that_before_the_linear_layers():
@@ -142,8 +142,8 @@ def source(tmp_path_factory):
             ("tpap", registry.find("test-time", "tpap").ref({}), "static"),
         ):
             cell = Cell(data=data, model=model, step=step, access=access, attack=attack, seed=0)
-            made = result(defense, name, clean=[True] * N, adversarial=outcomes(0.5, N), access=access)
-            results.append(made.model_copy(update={"cell": cell, "key": Keys().of(cell)}))
+            attacked = result(defense, name, clean=[True] * N, adversarial=outcomes(0.5, N), access=access)
+            results.append(attacked.model_copy(update={"cell": cell, "key": Keys().of(cell)}))
     return figures.source_of(results, store)
 
 
@@ -162,23 +162,23 @@ def test_the_gallery_measures_what_it_shows(source, tmp_path):
 
 def test_purified_images_are_what_the_network_gets(source):
     p = _network.purification(source)
-    found = _network.purified(p, p.images.x)
-    moved = (found - p.images.x).abs()
+    received = _network.purified(p, p.images.x)
+    moved = (received - p.images.x).abs()
     assert 0 < float(moved.max()) <= 8 / 255 + 1e-6
     deployed = (
         registry.find("test-time", "tpap")
         .load()(beta=registry.find("test-time", "tpap").arguments(p.step.params)["beta"])
         .wrap(p.net)
     )
-    torch.testing.assert_close(p.net(found), deployed(p.images.x))
+    torch.testing.assert_close(p.net(received), deployed(p.images.x))
 
 
 def test_a_step_that_is_fitted_gets_the_training_images(source):
     p = _network.purification(source)._replace(step=registry.find("test-time", "quilting").ref({"patch": 5}))
     trained = p.training()
     assert trained.dtype == torch.uint8 and len(trained) == p.cell.cell.model.weights.data.n
-    found = _network.purified(p, p.images.x[:2])
-    assert found.shape == (2, 1, 16, 16) and 0 < float((found - p.images.x[:2]).abs().max()) <= 1
+    received = _network.purified(p, p.images.x[:2])
+    assert received.shape == (2, 1, 16, 16) and 0 < float((received - p.images.x[:2]).abs().max()) <= 1
     with pytest.raises(figures.Missing, match="trained elsewhere"):
         _network.purified(p._replace(training=None), p.images.x[:2])
 

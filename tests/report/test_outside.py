@@ -67,29 +67,31 @@ def carried(root, data, network, weights=None):
         seed=0,
     )
     cell = Cell(data=data, model=model, step=None, access="white-box", attack=attack, seed=0)
-    made = result(clean=[True] * N, adversarial=[False] * N).model_copy(update={"cell": cell, "key": Keys().of(cell)})
-    store.put(made)
+    attacked = result(clean=[True] * N, adversarial=[False] * N).model_copy(
+        update={"cell": cell, "key": Keys().of(cell)}
+    )
+    store.put(attacked)
     grey = torch.full((N, *data.image_shape), 0.5)
     write_chunk(
         store.adversarial(attack_key(attack)) / f"000000-{N:06d}.safetensors",
         Crafted(grey, torch.ones(N), torch.ones(N), 0.1, [], N),
     )
-    return store, made
+    return store, attacked
 
 
 @pytest.fixture
 def looked(monkeypatch):
     """Every path that is looked at."""
-    found = []
+    opened = []
     for name in ("stat", "scandir", "open"):
         real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda path, *a, real=real, **k: found.append(str(path)) or real(path, *a, **k))
-    return found
+        monkeypatch.setattr(os, name, lambda path, *a, real=real, **k: opened.append(str(path)) or real(path, *a, **k))
+    return opened
 
 
 def test_a_folder_that_results_name_is_shown_to_those_only_who_trust_them(tmp_path, photos, looked, capsys, caplog):
     data = data_ref(open_set(f"folder:{photos}", "test", folder=None, channels=1))
-    store, made = carried(tmp_path / "store", data, network_ref("small-cnn", {}))
+    store, attacked = carried(tmp_path / "store", data, network_ref("small-cnn", {}))
     words = ["leaderboard", "--store", str(store.root), "--format", "html"]
     looked.clear()
     assert main(words) == 0
@@ -98,7 +100,7 @@ def test_a_folder_that_results_name_is_shown_to_those_only_who_trust_them(tmp_pa
     assert str(store.root) in "".join(looked) and not [path for path in looked if path.startswith(str(photos))]
     assert main([*words, "--trust"]) == 0
     assert "data:image/png" in capsys.readouterr().out
-    assert samples([made], store, trusted=True).keys() == {made.key}
+    assert samples([attacked], store, trusted=True).keys() == {attacked.key}
 
 
 def test_a_network_that_results_name_is_not_run(tmp_path, photos, looked, capsys):
@@ -106,9 +108,9 @@ def test_a_network_that_results_name_is_not_run(tmp_path, photos, looked, capsys
     file.write_text(NETWORK)
     data = data_ref(open_set(f"folder:{photos}", "test", folder=None, channels=1))
     network = network_ref(f"{file}:mine", {})
-    store, made = carried(tmp_path / "store", data, network)
+    store, attacked = carried(tmp_path / "store", data, network)
     weights = save(build(network, 2, SHAPE).state_dict())
-    folder = store.training(training_key(made.cell.model))
+    folder = store.training(training_key(attacked.cell.model))
     write_atomically(folder / "weights.safetensors", weights)
     cards.write(folder, {"weights_sha256": hashlib.sha256(weights).hexdigest()})
     (tmp_path / "ran").unlink()
@@ -125,24 +127,24 @@ def test_a_network_that_results_name_is_not_run(tmp_path, photos, looked, capsys
 @pytest.mark.parametrize("name", ["weights:secret.pt", "secret.pt"])
 def test_weights_that_results_name_are_not_read(tmp_path, name):
     data = data_ref(open_set("digits", "test", folder=None, image_size=(16, 16)), N)
-    store, made = carried(
+    store, attacked = carried(
         tmp_path, data, network_ref("small-cnn", {}), WeightsRef(name=name, sha256=sha256_hex("anything"))
     )
     with pytest.raises(figures.Missing, match=f"the results name '{name}', which is not opened"):
-        figures.draw("attack-gallery", figures.source_of([made], store), tmp_path / "out")
+        figures.draw("attack-gallery", figures.source_of([attacked], store), tmp_path / "out")
     # Nor does a figure end the others over weights that are not there.
     with pytest.raises(figures.Missing, match="no file"):
-        figures.draw("attack-gallery", figures.source_of([made], store, trusted=True), tmp_path / "out")
+        figures.draw("attack-gallery", figures.source_of([attacked], store, trusted=True), tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["evil.py:Step", "/dev/zero.py:f", "art:Anything"])
 def test_a_step_that_results_name_is_not_run(tmp_path, name):
     data = data_ref(open_set("digits", "test", folder=None, image_size=(16, 16)), N)
-    store, made = carried(tmp_path, data, network_ref("small-cnn", {}))
+    store, attacked = carried(tmp_path, data, network_ref("small-cnn", {}))
     step = registry.find("test-time", "jpeg").ref({}).model_copy(update={"name": name})
-    cell = made.cell.model_copy(update={"step": step, "access": "static"})
-    foreign = made.model_copy(
-        update={"cell": cell, "key": Keys().of(cell), "names": made.names.model_copy(update={"access": "static"})}
+    cell = attacked.cell.model_copy(update={"step": step, "access": "static"})
+    foreign = attacked.model_copy(
+        update={"cell": cell, "key": Keys().of(cell), "names": attacked.names.model_copy(update={"access": "static"})}
     )
     with pytest.raises(figures.Missing, match=f"the results name '{name}', which is not opened"):
         figures.draw("grad-cam", figures.source_of([foreign], store), tmp_path / "out")

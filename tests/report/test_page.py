@@ -40,14 +40,14 @@ def browser():
 @pytest.fixture
 def page(browser, address):
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
-    wrong, asked = [], []
+    wrong, requested = [], []
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     opened.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    opened.on("request", lambda request: asked.append(request.url))
+    opened.on("request", lambda request: requested.append(request.url))
     opened.goto(address)
     yield opened
     assert wrong == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert [url for url in requested if not url.startswith(("file:", "data:"))] == []
     opened.close()
 
 

@@ -17,16 +17,16 @@ jpeg = partial(cell, "jpeg", step="jpeg")
 new_jpeg = partial(new, "jpeg", step="jpeg")
 
 
-def told(found):
+def edits(paired):
     """Pairs as (label of the base, label of the head, what is other)."""
     return [
         (p.old.names.defense, p.new.names.defense, [str(each) for each in (*p.renamed, *p.changed)])
-        for p in found.pairs
+        for p in paired.pairs
     ]
 
 
-def why(found):
-    return [each.why for each in found.unpaired]
+def reasons(paired):
+    return [each.why for each in paired.unpaired]
 
 
 def with_attack(r: CellResult, **update) -> CellResult:
@@ -38,31 +38,31 @@ def with_attack(r: CellResult, **update) -> CellResult:
 def with_model(r: CellResult, **update) -> CellResult:
     """A result of another base classifier, attacked itself."""
     model = r.cell.model.model_copy(update=update)
-    made = r.cell.attack.model_copy(update={"model": model}) if r.cell.attack else None
-    changed = r.cell.model_copy(update={"model": model, "attack": made})
+    attack_ref = r.cell.attack.model_copy(update={"model": model}) if r.cell.attack else None
+    changed = r.cell.model_copy(update={"model": model, "attack": attack_ref})
     return r.model_copy(update={"cell": changed, "key": sha256_hex(changed.model_dump_json())})
 
 
 def test_the_parameter_of_a_step_is_told():
-    found = pair([jpeg(step_params={"quality": 75})], [new_jpeg(step_params={"quality": 10})])
-    assert told(found) == [("jpeg", "jpeg", ["jpeg: quality 75 -> 10"])]
-    assert (found.unpaired, found.only_head) == ((), ())
+    paired = pair([jpeg(step_params={"quality": 75})], [new_jpeg(step_params={"quality": 10})])
+    assert edits(paired) == [("jpeg", "jpeg", ["jpeg: quality 75 -> 10"])]
+    assert (paired.unpaired, paired.only_head) == ((), ())
 
 
 def test_the_parameter_of_an_adaptively_attacked_step_is_told_once():
-    found = pair(
+    paired = pair(
         [jpeg(step_params={"quality": 75}, access="adaptive")],
         [new_jpeg(step_params={"quality": 10}, access="adaptive")],
     )
-    assert told(found) == [("jpeg", "jpeg", ["jpeg: quality 75 -> 10"])]
+    assert edits(paired) == [("jpeg", "jpeg", ["jpeg: quality 75 -> 10"])]
 
 
 def test_parameters_of_recipe_and_schedule_are_told():
-    found = pair(
+    paired = pair(
         [cell("pgd-at", recipe="pgd-at", recipe_params={"steps": 10})],
         [new("pgd-at", recipe="pgd-at", recipe_params={"steps": 7}, epochs=12)],
     )
-    assert told(found) == [("pgd-at", "pgd-at", ["pgd-at: steps 10 -> 7", "pgd-at: schedule.epochs 24 -> 12"])]
+    assert edits(paired) == [("pgd-at", "pgd-at", ["pgd-at: steps 10 -> 7", "pgd-at: schedule.epochs 24 -> 12"])]
 
 
 def test_fewer_training_images_are_told():
@@ -73,8 +73,8 @@ def test_fewer_training_images_are_told():
 
 
 def test_a_parameter_that_came_and_one_that_went_are_told():
-    found = pair([jpeg(step_params={"quality": 75})], [new_jpeg(step_params={"q": 75, "subsampling": 2})])
-    assert told(found)[0][2] == [
+    paired = pair([jpeg(step_params={"quality": 75})], [new_jpeg(step_params={"q": 75, "subsampling": 2})])
+    assert edits(paired)[0][2] == [
         "jpeg: quality 75 -> none",
         "jpeg: q none -> 75",
         "jpeg: subsampling none -> 2",
@@ -87,32 +87,32 @@ def test_another_file_of_weights_by_the_same_name_is_told():
         for r, sha in ((cell("net"), "1"), (new("net"), "2"))
     )
     hashes = [sha256_hex(sha)[:16] for sha in "12"]
-    assert told(pair([base], [head]))[0][2] == [f"weights:net.safetensors: file #{hashes[0]} -> #{hashes[1]}"]
+    assert edits(pair([base], [head]))[0][2] == [f"weights:net.safetensors: file #{hashes[0]} -> #{hashes[1]}"]
 
 
 def test_other_images_budgets_norms_and_seeds_never_pair():
     base = cell(attack_params={"steps": 20})
     for other in ({"rows": "x"}, {"dataset": "svhn"}, {"eps": "4/255"}, {"norm": "l2"}, {"seed": 1}):
-        found = pair([base], [new(attack_params={"steps": 10}, **other)])
-        assert (found.pairs, len(found.unpaired), len(found.only_head)) == ((), 1, 1)
+        paired = pair([base], [new(attack_params={"steps": 10}, **other)])
+        assert (paired.pairs, len(paired.unpaired), len(paired.only_head)) == ((), 1, 1)
 
 
 def test_swept_values_pair_by_what_their_labels_show():
     def row(make, quality, kept):
         return make(f"jpeg[quality={quality}]", step="jpeg", step_params={"quality": quality, "subsampling": kept})
 
-    found = pair([row(cell, 50, 0), row(cell, 75, 0)], [row(new, 75, 2), row(new, 50, 2)])
-    assert sorted(told(found)) == [
+    paired = pair([row(cell, 50, 0), row(cell, 75, 0)], [row(new, 75, 2), row(new, 50, 2)])
+    assert sorted(edits(paired)) == [
         (f"jpeg[quality={q}]", f"jpeg[quality={q}]", ["jpeg: subsampling 0 -> 2"]) for q in (50, 75)
     ]
 
 
 def test_a_label_that_began_to_show_its_default_is_the_same_row():
-    found = pair(
+    paired = pair(
         [jpeg(step_params={"quality": 75})],
         [new("jpeg[quality=10]", step="jpeg", step_params={"quality": 10})],
     )
-    assert told(found) == [("jpeg", "jpeg[quality=10]", ["jpeg: quality 75 -> 10"])]
+    assert edits(paired) == [("jpeg", "jpeg[quality=10]", ["jpeg: quality 75 -> 10"])]
 
 
 def test_the_default_among_swept_rows_is_the_one_left():
@@ -120,8 +120,8 @@ def test_the_default_among_swept_rows_is_the_one_left():
     def rows(make, default):
         return [make(f"jpeg[quality={q}]", step="jpeg", step_params={"quality": q}) for q in (50, default)]
 
-    found = pair(rows(cell, 75), rows(new, 10))
-    assert sorted(told(found)) == [
+    paired = pair(rows(cell, 75), rows(new, 10))
+    assert sorted(edits(paired)) == [
         ("jpeg[quality=50]", "jpeg[quality=50]", []),
         ("jpeg[quality=75]", "jpeg[quality=10]", ["jpeg: quality 75 -> 10"]),
     ]
@@ -131,10 +131,10 @@ def test_where_several_could_be_meant_none_is_taken():
     def rows(make, values):
         return [make(f"jpeg[quality={q}]", step="jpeg", step_params={"quality": q}) for q in values]
 
-    found = pair(rows(cell, [75]), rows(new, [10, 20]))
-    assert found.pairs == ()
-    assert len(found.only_head) == 2
-    ((first, *others),) = why(found)
+    paired = pair(rows(cell, [75]), rows(new, [10, 20]))
+    assert paired.pairs == ()
+    assert len(paired.only_head) == 2
+    ((first, *others),) = reasons(paired)
     assert "no telling which" in first
     assert [line.partition(": ")[2] for line in others] == ["jpeg: quality 75 -> 10", "jpeg: quality 75 -> 20"]
 
@@ -146,22 +146,24 @@ def test_of_several_cells_of_one_label_the_nearest_pair():
             for steps, restarts in ((10, 1), (40, 5))
         ]
 
-    found = pair(rows(cell, "1/255"), rows(new, "2/255"))
-    assert [told(found)[i][2] for i in (0, 1)] == [["pgd: step_size 1/255 -> 2/255"]] * 2
+    paired = pair(rows(cell, "1/255"), rows(new, "2/255"))
+    assert [edits(paired)[i][2] for i in (0, 1)] == [["pgd: step_size 1/255 -> 2/255"]] * 2
 
 
 def test_thousands_of_cells_of_one_label_are_not_each_held_against_each(monkeypatch):
     """Work grows with the number of cells, not with its square, and what cannot be told apart does not pair."""
     many, each_against_each = 150, 150 * 150
-    asked = []
-    for place, name in ((pairing, "changed"), (pairing, "differences"), (pairing._MethodNames, "may_be_renamed")):
-        real = getattr(place, name)
-        monkeypatch.setattr(place, name, lambda *given, real=real: (asked.append(given), real(*given))[1])
+    compared = []
+    for owner, name in ((pairing, "changed"), (pairing, "differences"), (pairing._MethodNames, "may_be_renamed")):
+        real = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda *arguments, real=real: (compared.append(arguments), real(*arguments))[1]
+        )
     swept = pair(*([make(attack_params={"steps": k}) for k in range(first, first + many)] for make, first in SIDES))
     renamed = pair(*([named(make(), f"{make is new}-{k}") for k in range(many)] for make, _ in SIDES))
-    assert len(asked) < each_against_each / 2
-    for found in (swept, renamed):
-        assert (len(found.pairs), len(found.unpaired), len(found.only_head)) == (0, many, many)
+    assert len(compared) < each_against_each / 2
+    for paired in (swept, renamed):
+        assert (len(paired.pairs), len(paired.unpaired), len(paired.only_head)) == (0, many, many)
 
 
 def test_an_earlier_attack_of_a_suite_with_another_parameter_is_told():
@@ -169,9 +171,9 @@ def test_an_earlier_attack_of_a_suite_with_another_parameter_is_told():
         earlier = [method("attack", "fgsm"), method("attack", "pgd", {"steps": steps}), *more]
         return with_attack(make(attack="apgd-ce"), after=tuple(Earlier(attack=each) for each in earlier))
 
-    assert told(pair([suite(cell, 10)], [suite(new, 7)]))[0][2] == ["apgd-ce: after pgd: steps 10 -> 7"]
+    assert edits(pair([suite(cell, 10)], [suite(new, 7)]))[0][2] == ["apgd-ce: after pgd: steps 10 -> 7"]
     longer = pair([suite(cell, 10)], [suite(new, 10, method("attack", "square", {"queries": 100}))])
-    assert told(longer)[0][2] == ["apgd-ce: after fgsm, pgd -> fgsm, pgd, square"]
+    assert edits(longer)[0][2] == ["apgd-ce: after fgsm, pgd -> fgsm, pgd, square"]
 
 
 def named(r: CellResult, name: str, code: str = "one file") -> CellResult:
@@ -181,9 +183,9 @@ def named(r: CellResult, name: str, code: str = "one file") -> CellResult:
 
 
 def test_a_renamed_attack_is_the_same_attack():
-    found = pair([named(cell(), "pgd-old")], [named(new(), "pgd-linf")])
-    assert told(found)[0][2] == ["attack renamed: pgd-old -> pgd-linf"]
-    assert (found.unpaired, found.only_head) == ((), ())
+    paired = pair([named(cell(), "pgd-old")], [named(new(), "pgd-linf")])
+    assert edits(paired)[0][2] == ["attack renamed: pgd-old -> pgd-linf"]
+    assert (paired.unpaired, paired.only_head) == ((), ())
 
 
 def test_a_renamed_attack_is_the_same_in_the_suites_of_others_too():
@@ -191,12 +193,12 @@ def test_a_renamed_attack_is_the_same_in_the_suites_of_others_too():
         first = named(make(), name)
         return [first, with_attack(make(attack="square"), after=(Earlier(attack=first.cell.attack.attack),))]
 
-    found = pair(suite(cell, "pgd-old"), suite(new, "pgd-linf"))
-    assert [each[2] for each in told(found)] == [["attack renamed: pgd-old -> pgd-linf"], []]
+    paired = pair(suite(cell, "pgd-old"), suite(new, "pgd-linf"))
+    assert [each[2] for each in edits(paired)] == [["attack renamed: pgd-old -> pgd-linf"], []]
 
 
 def test_a_renamed_recipe_and_step_are_the_same():
-    def made(make, recipe, step):
+    def deployed(make, recipe, step):
         r = make(step, step=step, recipe=recipe, step_params={"quality": 75})
         weights = r.cell.model.weights
         weights = weights.model_copy(
@@ -206,33 +208,33 @@ def test_a_renamed_recipe_and_step_are_the_same():
         changed = r.cell.model_copy(update={"step": r.cell.step.model_copy(update={"code_sha": sha256_hex("step")})})
         return r.model_copy(update={"cell": changed, "key": sha256_hex(changed.model_dump_json())})
 
-    found = pair([made(cell, "plain", "jpeg-old")], [made(new, "ordinary", "jpeg-new")])
-    assert told(found)[0][2] == ["recipe renamed: plain -> ordinary", "step renamed: jpeg-old -> jpeg-new"]
+    paired = pair([deployed(cell, "plain", "jpeg-old")], [deployed(new, "ordinary", "jpeg-new")])
+    assert edits(paired)[0][2] == ["recipe renamed: plain -> ordinary", "step renamed: jpeg-old -> jpeg-new"]
 
 
 def test_another_method_never_passes_for_a_renamed_one():
     # Other code; both in the table before; both registered; two classes of one library; two functions of one file.
     other = pair([named(cell(), "pgd-old")], [named(new(), "pgd-linf", code="other")])
     assert (other.pairs, len(other.unpaired)) == ((), 1)
-    assert why(other) == [
+    assert reasons(other) == [
         ("perhaps renamed: digits/small-cnn/standard/pgd-linf/white-box has the same parameters and other code",)
     ]
     both = [named(cell(), "pgd-old"), named(cell(), "pgd-linf")]
     assert len(pair(both, [named(new(), "pgd-linf")]).unpaired) == 1
     for old, late in (("fgsm", "mi-fgsm"), ("art:A", "art:B"), ("a.py:one", "a.py:two"), ("a.py:one", "art:A")):
-        found = pair([named(cell(), old)], [named(new(), late)])
-        assert (found.pairs, why(found)) == ((), [()]), (old, late)
+        paired = pair([named(cell(), old)], [named(new(), late)])
+        assert (paired.pairs, reasons(paired)) == ((), [()]), (old, late)
 
 
 def test_a_name_that_two_could_have_had_is_nobodys():
-    found = pair([named(cell(), "one"), named(cell(), "two")], [named(new(), "three")])
-    assert found.pairs == ()
-    assert len(found.unpaired) == 2
+    paired = pair([named(cell(), "one"), named(cell(), "two")], [named(new(), "three")])
+    assert paired.pairs == ()
+    assert len(paired.unpaired) == 2
 
 
 def test_a_file_that_lies_elsewhere_holds_the_same_method():
-    found = pair([named(cell(), "old/mine.py:pgd")], [named(new(), "new/mine.py:pgd")])
-    assert told(found)[0][2] == ["attack renamed: old/mine.py:pgd -> new/mine.py:pgd"]
+    paired = pair([named(cell(), "old/mine.py:pgd")], [named(new(), "new/mine.py:pgd")])
+    assert edits(paired)[0][2] == ["attack renamed: old/mine.py:pgd -> new/mine.py:pgd"]
 
 
 def test_equal_images_under_another_path_are_the_same():
@@ -253,17 +255,17 @@ def test_equal_images_under_another_path_are_the_same():
             }
         )
 
-    found = pair([at(cell, "folder:/a")], [at(new, "folder:/b")])
-    assert told(found) == [("standard", "standard", [])]
+    paired = pair([at(cell, "folder:/a")], [at(new, "folder:/b")])
+    assert edits(paired) == [("standard", "standard", [])]
     changed = pair([at(cell, "folder:/a", epochs=24)], [at(new, "folder:/b", epochs=12)])
-    assert told(changed)[0][2] == ["standard: schedule.epochs 24 -> 12"]
+    assert edits(changed)[0][2] == ["standard: schedule.epochs 24 -> 12"]
 
 
 def test_in_a_store_of_both_sides_what_was_made_last_counts():
     old, last = jpeg(step_params={"quality": 75}), new_jpeg(step_params={"quality": 10})
-    found = pair([old], [old, last])
-    assert told(found) == [("jpeg", "jpeg", []), ("jpeg", "jpeg", ["jpeg: quality 75 -> 10"])]
-    assert found.only_head == ()
+    paired = pair([old], [old, last])
+    assert edits(paired) == [("jpeg", "jpeg", []), ("jpeg", "jpeg", ["jpeg: quality 75 -> 10"])]
+    assert paired.only_head == ()
     # Measured again, the old setting is one that the head's own plan has.
     again = new_jpeg(step_params={"quality": 75})
     assert len(pair([old], [again, last]).only_head) == 1

@@ -18,12 +18,12 @@ def cifar(defense="pgd-at", attack="pgd", **more):
     return result(defense, attack, **{**how, **more})
 
 
-def found(results):
+def by_name(results):
     return {(row.defense, row.access, row.what): row for row in beside(build(results))}
 
 
 def test_published_numbers_stand_beside_measured_ones_with_source_and_deviation():
-    rows = found([cifar(adversarial=outcomes(0.5, 1000)), cifar(attack="fgsm")])
+    rows = by_name([cifar(adversarial=outcomes(0.5, 1000)), cifar(attack="fgsm")])
     clean = rows["pgd-at", "white-box", "clean"]
     assert (clean.measured, clean.published) == (85.0, 84.54)
     assert clean.deviation == pytest.approx(0.46)
@@ -37,7 +37,7 @@ def test_published_numbers_stand_beside_measured_ones_with_source_and_deviation(
 def test_what_compares_with_a_published_number_is_the_accuracy_under_attack():
     # Right under attack on 700 images, of which 300 are right clean: the paper would print 70.
     clean, under = [i < 400 for i in range(1000)], [100 <= i < 800 for i in range(1000)]
-    row = found([cifar(clean=clean, adversarial=under)])["pgd-at", "white-box", "pgd, L∞ ε=8/255"]
+    row = by_name([cifar(clean=clean, adversarial=under)])["pgd-at", "white-box", "pgd, L∞ ε=8/255"]
     assert (row.measured, row.robust_accuracy) == (70.0, 30.0)
     assert row.deviation == pytest.approx(70 - 48.91)
     assert "| 70 | 48.91 | +21.1 | 30 |" in as_markdown([row])
@@ -55,7 +55,7 @@ def test_lists_of_other_lengths_are_told_apart():
 
 def test_a_training_compares_with_one_on_as_many_images():
     for images, epoch, clean in ((50_000, 1831.5, 84.54), (1000, None, None)):
-        rows = found([cifar(train_n=images)])
+        rows = by_name([cifar(train_n=images)])
         assert rows["pgd-at", "white-box", "train TFLOP"].published == epoch
         assert rows["pgd-at", "white-box", "clean"].published == clean
         assert rows["pgd-at", "white-box", "test TFLOP"].published == 11.1

@@ -67,20 +67,20 @@ def test_results_that_share_parts_are_what_each_is_alone():
 
 def test_parts_that_are_equal_to_python_alone_are_not_shared():
     shared = SharedParts()
-    given = [1, 1.0, True, "1", 0, 0.0, False, -0.0, None]
-    lines = [sealed(changed("cell.attack.attack.params", {"x": value})) for value in given]
+    values = [1, 1.0, True, "1", 0, 0.0, False, -0.0, None]
+    lines = [sealed(changed("cell.attack.attack.params", {"x": value})) for value in values]
     read = [read_result(line, shared=shared).cell.attack.attack.params["x"] for line in lines]
-    assert list(map(repr, read)) == list(map(repr, given))
+    assert list(map(repr, read)) == list(map(repr, values))
 
 
 def test_results_that_differ_in_their_time_alone_keep_it():
     shared = SharedParts()
     times = [f"2026-11-22T10:00:0{second}+00:00" for second in range(3)]
     lines = [sealed(changed("provenance.finished", time)) for time in times]
-    made = [read_result(line, shared=shared).provenance for line in lines]
-    assert [each.finished for each in made] == times
-    assert len({id(each.packages) for each in made}) == 1
-    assert jsonable(made[0]) == BODY["provenance"] | {"finished": times[0]}
+    provenances = [read_result(line, shared=shared).provenance for line in lines]
+    assert [each.finished for each in provenances] == times
+    assert len({id(each.packages) for each in provenances}) == 1
+    assert jsonable(provenances[0]) == BODY["provenance"] | {"finished": times[0]}
 
 
 HOSTILE = [
@@ -177,9 +177,9 @@ def test_of_thousands_of_errors_none_is_spelled_out():
 
 
 def test_a_suite_of_thousands_is_refused():
-    made = {"attack": BODY["cell"]["attack"]["attack"], "eot": 1}
+    earlier = {"attack": BODY["cell"]["attack"]["attack"], "eot": 1}
     with pytest.raises(ValueError, match="cell.attack.after: "):
-        read_result(sealed(changed("cell.attack.after", [made] * 5000)))
+        read_result(sealed(changed("cell.attack.after", [earlier] * 5000)))
 
 
 @pytest.mark.parametrize(
@@ -235,14 +235,14 @@ def test_files_that_are_no_run_files_are_one_line(tmp_path, capsys, data, messag
         assert message in said and said.count("\n") == 1
 
 
-@pytest.mark.parametrize("asked", [
+@pytest.mark.parametrize("table", [
     {"plan": "p", "table": "../../x", "dataset": "d", "model": "m", "n": 4, "cells": {}},
     {"plan": "p", "table": "0" * 16, "dataset": "d", "model": "m", "n": 10**9, "cells": {}},
     {"plan": "p", "table": "0" * 16, "dataset": "d", "model": "m", "n": 4, "cells": {"a": {"b": "no key"}}},
     {"plan": "p" * 10_000, "table": "0" * 16, "dataset": "d", "model": "m", "n": 4, "cells": {}},
 ])  # fmt: skip
-def test_plans_with_absurd_contents_are_refused(tmp_path, asked):
-    head = json.dumps({"format": "crossfire-run", "schema": 1, "asked": [asked]}).encode()
+def test_plans_with_absurd_contents_are_refused(tmp_path, table):
+    head = json.dumps({"format": "crossfire-run", "schema": 1, "asked": [table]}).encode()
     (tmp_path / "file.json").write_bytes(head + b"\n" + sealed(BODY) + b"\n")
     with pytest.raises(UsageError, match="line 1: what was asked for is damaged: asked.0"):
         history.read(tmp_path / "file.json")
@@ -264,9 +264,9 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path):
 
 def test_what_is_no_file_is_never_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for place in (tmp_path, tmp_path / "pipe"):
+    for path in (tmp_path, tmp_path / "pipe"):
         with pytest.raises(ValueError, match="not a file"):
-            files.read(place, 100)
+            files.read(path, 100)
     with pytest.raises(UsageError, match="no commit, run file or store"):
         history.read(str(tmp_path / "pipe"))
     with pytest.raises(UsageError, match="no commit, run file or store"):

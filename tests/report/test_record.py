@@ -60,24 +60,24 @@ def test_recording_adds_to_a_file_and_is_the_same_every_time(tmp_path, monkeypat
     cells = story(50)
     path = record.write_run(cells, tmp_path)
     assert path.name.endswith("-dirty.json")
-    whole = path.read_bytes()
+    data = path.read_bytes()
     path.unlink()
     record.write_run(cells[:5], tmp_path)
-    assert record.write_run(cells[3:], tmp_path).read_bytes() == whole
+    assert record.write_run(cells[3:], tmp_path).read_bytes() == data
 
 
 def test_a_file_of_schema_1_stays_readable():
-    found = record.read(FIXTURES / "run-schema-1.json").results
-    assert [str(r.names) for r in found] == [
+    stored = record.read(FIXTURES / "run-schema-1.json").results
+    assert [str(r.names) for r in stored] == [
         "digits/small-cnn/standard/clean/white-box",
         "digits/small-cnn/standard/pgd/white-box",
     ]
-    assert found[1].metrics.robust_accuracy == 0.5
+    assert stored[1].metrics.robust_accuracy == 0.5
 
 
-def old(made, **more):
+def old(new, **more):
     """Return the line of a result as it was written before there was an accuracy under attack."""
-    body = jsonable(made)
+    body = jsonable(new)
     del body["metrics"]["accuracy_under_attack"]
     body["metrics"] |= {"ci_low": 0.25, "ci_high": 0.75}
     body |= more
@@ -102,10 +102,10 @@ def test_where_outcomes_were_not_kept_nothing_is_guessed(tmp_path):
     first = result(attack="fgsm", clean=[True] * 4, adversarial=[True, False, True, True])
     lines = [old(lucky, adversarial_bits=None), old(first)]
     (tmp_path / "old.json").write_text("\n".join(['{"format":"crossfire-run","schema":1}', *lines]))
-    found = record.read(tmp_path / "old.json").results
-    assert (found[0].metrics.accuracy_under_attack, found[0].metrics.ci_low, found[0].metrics.ci_high) == (None,) * 3
-    assert found[0].metrics.robust_accuracy == 0.5
-    board = build(found)
+    stored = record.read(tmp_path / "old.json").results
+    assert (stored[0].metrics.accuracy_under_attack, stored[0].metrics.ci_low, stored[0].metrics.ci_high) == (None,) * 3
+    assert stored[0].metrics.robust_accuracy == 0.5
+    board = build(stored)
     (line,) = board.tables[0].rows
     (pgd, worst) = (line.values[c.id] for c in board.tables[0].columns if c.label in ("pgd", "worst case"))
     assert (pgd.number, pgd.footnotes) == (None, ("only robust accuracy was kept",))
@@ -229,12 +229,12 @@ def share(right):
 def history(repository):
     """Commits from old to new: code (1 of 4 right), its results, other code (2 of 4), its results."""
     folder, git, _ = repository
-    found = History(folder, git)
-    found.code = found.commit("code.py", "a")
-    found.record(share(1))
-    found.other = found.commit("code.py", "b")
-    found.record(share(2))
-    return found
+    recorded = History(folder, git)
+    recorded.code = recorded.commit("code.py", "a")
+    recorded.record(share(1))
+    recorded.other = recorded.commit("code.py", "b")
+    recorded.record(share(2))
+    return recorded
 
 
 def test_results_committed_by_themselves_belong_to_the_code_before_them(history):
@@ -279,10 +279,10 @@ def test_code_that_was_taken_back_has_the_results_it_had(history):
 def test_what_was_recorded_later_for_the_same_code_is_added(history):
     head = history.record(result(attack="fgsm", clean=[True] * 4))
     for name in (head, "HEAD~1"):
-        found = record.read(name, repository=history.folder)
-        assert {r.names.attack for r in found.results} == {"pgd", "fgsm"}
+        run = record.read(name, repository=history.folder)
+        assert {r.names.attack for r in run.results} == {"pgd", "fgsm"}
     assert {r.names.attack for r in record.read(history.other, repository=history.folder).results} == {"pgd"}
-    assert found.notes[0].endswith(f" has results; those of {history.other[:10]} are of the same code")
+    assert run.notes[0].endswith(f" has results; those of {history.other[:10]} are of the same code")
 
 
 def test_code_that_was_never_recorded_has_no_results(history):
@@ -327,9 +327,9 @@ def test_a_store_reads_and_says_which_files_are_damaged(tmp_path):
     store = stored(tmp_path / "store", story(50))
     some = sorted((tmp_path / "store" / "cells").glob("*.json"))[3]
     some.write_text(some.read_text()[:100])
-    found = record.read(store.root)
-    assert len(found.results) == len(story(50)) - 1
-    assert found.notes == (f"1 damaged result files in {store.root} are left out: {some.stem[:12]}",)
+    run = record.read(store.root)
+    assert len(run.results) == len(story(50)) - 1
+    assert run.notes == (f"1 damaged result files in {store.root} are left out: {some.stem[:12]}",)
     for path in (tmp_path / "store" / "cells").glob("*.json"):
         path.unlink()
     with pytest.raises(UsageError, match="holds no results"):

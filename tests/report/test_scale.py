@@ -1,5 +1,7 @@
 """Reports on many results: work in proportion to their number, figures that stay legible. Calls are counted."""
 
+from itertools import product
+
 import pytest
 from PIL import Image
 
@@ -18,13 +20,13 @@ from tests.schedule.test_scale import calls, growth
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_tables_take_calls_in_proportion_to_the_results(shape):
-    found = []
+    counts = []
     for cells in (120, 240, 480):
         results = list(SHAPES[shape](cells, 40, "2026-11-22T00:00:00+00:00"))
         assert 0.8 * cells <= len(results) <= cells
         build(results)
-        found.append(calls(build, results)[1])
-    assert growth(found) < 2.5, found
+        counts.append(calls(build, results)[1])
+    assert growth(counts) < 2.5, counts
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -45,9 +47,10 @@ def test_comparing_writes_out_each_part_of_the_cells_once(shape, monkeypatch):
 def _parts(run):
     """Return how many parts the cells of a run are made of, equal ones counted once."""
     cells = [r.cell for r in run.results]
-    found = [getattr(of, name) for cell in cells for of in (cell, cell.attack) for name in ("data", "model", "step")]
-    found += [part for cell in cells for part in (cell.attack.attack, cell.attack.threat)]
-    return len({repr(part) for part in found if part is not None})
+    attacks = [cell.attack for cell in cells]
+    parts = [getattr(of, name) for of, name in product((*cells, *attacks), ("data", "model", "step"))]
+    parts += [getattr(attack, name) for attack, name in product(attacks, ("attack", "threat"))]
+    return len({repr(part) for part in parts if part is not None})
 
 
 def test_figures_of_many_defenses_and_budgets_show_the_first_and_say_so(tmp_path):

@@ -76,22 +76,22 @@ def test_a_damaged_result_is_told(store, tmp_path, capsys):
 
 
 def test_show_reads_a_run_file_as_it_reads_a_store(store, tmp_path, capsys):
-    whole = tmp_path / "run.json"
-    whole.write_text(history.serialise(story(50)))
+    run_file = tmp_path / "run.json"
+    run_file.write_text(history.serialise(story(50)))
     cell = story(50)[0]
     shown = []
-    for place in (store, str(whole)):
+    for origin in (store, str(run_file)):
         for words in ([cell.key, "--json"], [str(cell.names)]):
-            assert main(["show", *words, "--store", place]) == 0
+            assert main(["show", *words, "--store", origin]) == 0
             shown.append(capsys.readouterr().out)
     assert shown[:2] == shown[2:] and json.loads(shown[0])["key"] == cell.key
-    (tmp_path / "half.json").write_bytes(whole.read_bytes()[:-100])
+    (tmp_path / "half.json").write_bytes(run_file.read_bytes()[:-100])
     said = []
     for words in (["show", cell.key], ["leaderboard"], ["figures"]):
         assert main([*words, "--store", str(tmp_path / "half.json")]) == 2
         said.append(capsys.readouterr().err)
     assert said[0] == said[1] == said[2] and said[0].startswith("error: ") and said[0].count("\n") == 1
-    assert main(["show", "--log", "--store", str(whole)]) == 2
+    assert main(["show", "--log", "--store", str(run_file)]) == 2
     assert main(["show", "--log", "--store", str(tmp_path / "nowhere")]) == 2
 
 

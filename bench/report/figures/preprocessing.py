@@ -71,7 +71,8 @@ def draw(source: Source) -> Drawing:
 
 def _draw_panels(axes: Sequence[Axes], panels: _Panels) -> list[dict[str, Any]]:
     """Draw the defenses of a table, a panel for each column, and return their numbers."""
-    table, columns, defenses = panels
+    table, columns = panels.table, panels.columns
+    defenses = panels.defenses
     worst = _worst_cases(panels)
     numbers: list[dict[str, Any]] = []
     for axis, column in zip(axes, columns, strict=False):
