@@ -1,5 +1,5 @@
-"""How a process stays in order whatever a method does in it: time limits, signals, global state put back.
+"""Keeping a process in order whatever a method does in it: time limits, signals, global state put back.
 
 May import: `types`.
-Start at ``isolation`` (what is put back after a method) and ``ending`` (when work must end, and how).
+Start at ``isolation`` (restores state after a method) and ``ending`` (decides when work must end, and ends it).
 """

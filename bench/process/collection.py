@@ -1,4 +1,4 @@
-"""When to look for garbage, and when not."""
+"""Switching the garbage collector off and on."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Keep the garbage collector out: all of many small objects live to the end, and it would take half the time."""
+    """Disable the garbage collector: many small objects all live to the end, and scanning them takes half the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        # Else all of them, being young, would be looked through at once.
+        # Otherwise the next collection would scan all of these young objects at once.
         gc.freeze()
         gc.unfreeze()
         if enabled:
@@ -24,7 +24,7 @@ def no_collection() -> Iterator[None]:
 
 @contextmanager
 def collection() -> Iterator[None]:
-    """Let the garbage collector work in a part of a block that keeps it out: one that takes long or holds much."""
+    """Enable the garbage collector in a part of a :func:`no_collection` block that takes long or needs much memory."""
     gc.enable()
     try:
         yield

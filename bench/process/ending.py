@@ -1,9 +1,9 @@
 """When work must end, and how it is ended in time.
 
-A run ends when it is asked to or its time is used, a cell when it takes too long. Whoever works looks often
-(:meth:`Control.check`). Where nobody has looked for a while, such as in a method that never calls the network, a thread
-sends this process a signal, and its handler raises the end in the code that runs, again and again until it is left.
-What even that does not end, :mod:`bench.cli.supervisor` ends from outside.
+A run ends on request or when its time is used, a cell when it takes too long. Working code checks this often
+(:meth:`Control.check`). If nothing has checked for a while, as in a method that never calls the network, a thread sends
+this process a signal. Its handler raises the exception in the running code, repeatedly, until that code is left.
+If even that fails, :mod:`bench.cli.supervisor` ends the process from outside.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from bench.types import Ending
 T = TypeVar("T")
 
 _WHY = {0: "time budget used", 129: "the terminal was closed", 130: "interrupted", 143: "terminated"}
-#: What a verb makes, where that says more than its name.
+#: What a verb produces, where that is clearer than the verb.
 _DOES = {"plan": "the plan"}
-#: Seconds in which one who sends a signal twice, as ``timeout`` does to a command and to its group, means one.
+#: Seconds within which two signals count as one: ``timeout`` signals both a command and its group.
 ONCE = 0.05
-#: Seconds for which work that looks often is left to end by itself.
+#: Seconds that work which checks often gets to end by itself.
 PATIENCE = 1.0
-#: Seconds between two looks of the thread, and for which what was raised is left to do its work.
+#: Seconds between two checks of the thread, and between two exceptions that it causes.
 _LOOK = 0.2
 _AGAIN = 1.0
-#: Exit code of a process from which a method took what it needs; the piece being worked on says what that is.
+#: Exit code of a process from which a method took something it needs; the current piece records what.
 _WITHOUT_NEEDS = 70
-# Taken now: while a method runs the first is refused, and the second may be another.
+# Saved now: while a method runs, the first is refused and the second may have been replaced.
 _EXIT, _FILE_OF = os._exit, os.fstat
 # Not every system has it.
 _RESOURCE: Any = None
@@ -55,7 +55,7 @@ _LIMITS = {
 }
 #: No program uses it by default, and a process without a handler ignores it.
 _SIGNAL = getattr(signal, "SIGURG", None)
-# Code that must not be left half way: files of the store, leases, and what puts a process back as it was.
+# Code that must not be interrupted: it writes files of the store, holds leases or restores the process.
 _PROTECTED = {
     str(Path(bench.__file__).parent / f"{name}.py")
     for name in (
@@ -73,14 +73,14 @@ _PROTECTED = {
         "training/checkpoint",
     )
 }
-# Of these it matters only where they run themselves: on the way in or out of a block whose end must not be skipped.
+# These are protected only as the innermost frame: entering or leaving a block whose exit must not be skipped.
 _EDGES = {contextlib.__file__, __file__}
 
 Kind = Literal["cell", "training", "set", "network", "estimate"]
 
 
 class Stop(Ending):
-    """The run was asked to end, or its time is used."""
+    """The run was requested to end, or its time is used."""
 
 
 class Overtime(Ending):
@@ -91,8 +91,8 @@ class Overtime(Ending):
 class Piece:
     """A piece of work that a process is doing: its kind, its key, and how many seconds it may take.
 
-    ``None`` seconds are those of the piece around it; of a piece with its own, the time does not count for that one.
-    After ``patience`` more it is interrupted; a supervisor counts it as late after ``mercy`` more.
+    With ``None`` seconds the limit of the enclosing piece applies; a piece with its own limit does not use up that one.
+    It is interrupted ``patience`` seconds after its limit; a supervisor counts it as late ``mercy`` seconds after it.
     """
 
     kind: Kind
@@ -105,7 +105,7 @@ class Piece:
     frame: FrameType | None = field(default=None, repr=False)
 
     def restart(self) -> None:
-        """Start its time again."""
+        """Restart its time limit."""
         self.due = math.inf if self.seconds is None else time.monotonic() + self.seconds
 
 
@@ -131,7 +131,7 @@ class Lost:
 
 
 def end_with(parent: int) -> None:
-    """See to it, on Linux, that this process ends when its parent does, whatever it is at."""
+    """Ensure, on Linux, that this process ends when its parent does, whatever it is doing."""
     if sys.platform == "linux":
         import ctypes
 
@@ -142,7 +142,7 @@ def end_with(parent: int) -> None:
 
 
 class Needs:
-    """What this process needs to go on, as it is now: standard output and error, and its limits of resources."""
+    """What this process needs to continue, as it is now: standard output and error, and its resource limits."""
 
     def __init__(self) -> None:
         self._streams = [
@@ -152,7 +152,7 @@ class Needs:
         self._limits = {name: _RESOURCE.getrlimit(number) for name, number in _LIMITS.items()}
 
     def taken(self) -> str | None:
-        """Put the limits back, and return in words what was taken and cannot be had again; ``None`` if nothing was."""
+        """Restore the limits; describe what was taken and cannot be restored, ``None`` if nothing was."""
         limits = [name for name, wanted in self._limits.items() if not _limited(_LIMITS[name], wanted)]
         if (streams := self.unheard()) is not None:
             return streams
@@ -161,9 +161,9 @@ class Needs:
         return None
 
     def unheard(self) -> str | None:
-        """Return in words which streams were taken; ``None`` if none was.
+        """Return a description of the streams that were taken; ``None`` if none was.
 
-        One that was closed before is none: whichever file is opened next may have its number.
+        A stream that was closed before does not count: the next file that is opened may get its number.
         """
         names = [
             name
@@ -183,17 +183,17 @@ def _file(number: int) -> tuple[int, int] | None:
 
 
 def _let_go(stream: object) -> bool:
-    """Say whether :mod:`bench.cli.streams` itself has put nothing in the place of a stream, as where a disk is full."""
+    """Return whether :mod:`bench.cli.streams` itself gave up a stream, as when a disk is full."""
     lost = getattr(stream, "lost", None)
     return isinstance(lost, OSError) and lost.errno != errno.EBADF
 
 
 def _limited(number: int, wanted: tuple[int, int]) -> bool:
-    """Put a limit back; return whether it is as wanted."""
+    """Restore a limit; return whether that succeeded."""
     soft, hard = _RESOURCE.getrlimit(number)
     if (soft, hard) == wanted:
         return True
-    # Where the hard limit may not be raised again, the soft one goes as far as it can.
+    # If the hard limit cannot be raised again, the soft one is set as close as possible.
     nearest = min(wanted[0], hard) if _RESOURCE.RLIM_INFINITY not in (wanted[0], hard) else hard
     for limits in (wanted, (nearest, hard)):
         with contextlib.suppress(OSError, ValueError):
@@ -203,9 +203,9 @@ def _limited(number: int, wanted: tuple[int, int]) -> bool:
 
 
 def how_it_ended(ended: int) -> str:
-    """Return in words how a process ended that was asked for nothing, from :func:`os.waitstatus_to_exitcode`.
+    """Describe how a process ended unexpectedly, from :func:`os.waitstatus_to_exitcode`.
 
-    One that was killed counts as such the second time only: the first may be meant for no piece of work.
+    Only a second kill is blamed on the piece of work: the first may have had another cause.
     """
     if ended >= 0:
         return f"exit code {ended}"
@@ -214,11 +214,11 @@ def how_it_ended(ended: int) -> str:
 
 
 class Control:
-    """Says when the work of this process must end.
+    """Decides when the work of this process must end.
 
     Args:
-        deadline: of everything, on the monotonic clock.
-        shared: with the process that watches over this one, if any; then signals count once, since it counts them.
+        deadline: of the run, on the monotonic clock.
+        shared: memory shared with the supervising process, if any; that one then handles repeated signals.
     """
 
     def __init__(self, deadline: float | None = None, shared: Shared | None = None) -> None:
@@ -235,12 +235,12 @@ class Control:
         self._left = threading.Event()
 
     def check(self) -> None:
-        """Raise what ends the run, or the current piece."""
+        """Raise the exception that ends the run or the current piece, if one must end."""
         self.check_run()
         self.check_piece()
 
     def check_run(self) -> None:
-        """Raises Stop: the run was asked to end, or its time is used."""
+        """Raises Stop: the run was requested to end, or its time is used."""
         if self._is_ending():
             self._raised = time.monotonic()
             raise Stop
@@ -252,13 +252,13 @@ class Control:
             raise Overtime(piece.says)
 
     def count(self, done: int, total: int) -> None:
-        """Note how many cells of the plan are done."""
+        """Record how many cells of the plan are done."""
         self.counted = done, total
         if self._shared is not None:
             self._shared.count(done, total)
 
     def logs(self, path: Path) -> None:
-        """Note where the log of the run is."""
+        """Record where the log of the run is."""
         if self._shared is not None:
             self._shared.log(str(path.resolve()))
 
@@ -285,8 +285,9 @@ class Control:
             self._tell()
 
     def _leave(self, shared: Shared, taken: str) -> NoReturn:
-        """End this process, from which nobody would hear any more, or which can do little: other files of it may be
-        closed as well. The current piece is lost with it, and the watching process reports that.
+        """End this process, whose output is lost or which can do little: its other files may be closed as well.
+
+        The current piece is lost with it; the supervising process reports that.
         """
         try:
             *outer, last = self._held()
@@ -295,7 +296,7 @@ class Control:
             _EXIT(_WITHOUT_NEEDS)
 
     def restart(self) -> None:
-        """Start the time of the current piece again: the limit holds for each of its steps."""
+        """Restart the time limit of the current piece: the limit applies to each of its steps."""
         if (piece := self._timed()) is not None:
             piece.restart()
             if self._shared is not None:
@@ -303,7 +304,7 @@ class Control:
 
     @contextmanager
     def looked_after(self) -> Iterator[None]:
-        """In this block somebody calls :meth:`check` often, and keeps what must be kept when it raises."""
+        """Declare that this block calls :meth:`check` often, and saves its state when that raises."""
         self._looked_after = True
         try:
             yield
@@ -311,10 +312,10 @@ class Control:
             self._looked_after = False
 
     def watch(self, do: Callable[[], T]) -> T | None:
-        """Return what ``do`` returns, or ``None`` where it was ended: :attr:`code` is then its exit code.
+        """Return what ``do`` returns, or ``None`` if it was ended: :attr:`code` is then the exit code.
 
-        Ctrl-C, SIGTERM and the end of its terminal end it (exit codes 130, 143 and 129), so does the deadline (0).
-        Outside of the main thread, where Python takes no signals, nobody is watched.
+        Ctrl-C, SIGTERM, closing the terminal (exit codes 130, 143 and 129) and the deadline (0) end it.
+        Outside of the main thread, where Python handles no signals, ``do`` simply runs.
         """
         if threading.current_thread() is not threading.main_thread():
             return do()
@@ -329,7 +330,7 @@ class Control:
         except Stop:
             return None
         except Exception as error:
-            # Until 3.12 Python makes a RuntimeError of what is raised while it makes the attributes of a class.
+            # Before 3.12 Python wraps exceptions from ``__set_name__`` in a RuntimeError.
             if not isinstance(error.__cause__, Stop):
                 raise
             return None
@@ -350,7 +351,7 @@ class Control:
             self._shared.ending(code)
 
     def _timed(self) -> Piece | None:
-        """Return the innermost piece that has a time of its own."""
+        """Return the innermost piece that has its own time limit."""
         return next((piece for piece in reversed(self._pieces) if piece.seconds is not None), None)
 
     def _held(self) -> list[Held]:
@@ -370,7 +371,7 @@ class Control:
                 os.kill(os.getpid(), _SIGNAL or signal.SIGINT)
 
     def _late(self) -> tuple[Ending, FrameType] | None:
-        """Return what is to be raised by now, and inside of which call, where those who work had time to look."""
+        """Return the exception that is due and the call in which to raise it, once working code had time to check."""
         now = time.monotonic()
         if now < self._raised + _AGAIN:
             return None
@@ -403,19 +404,19 @@ class Control:
 
 
 def signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that ask this process to end; under ``nohup`` the end of its terminal is none."""
+    """Return the signals that end this process; under ``nohup`` SIGHUP is not one of them."""
     hangup = getattr(signal, "SIGHUP", None)
     hears = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
     return (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hears else ()))
 
 
 def why_of(code: int | None) -> str:
-    """Return why a run ended before its time, in words, by its exit code."""
+    """Return why a run ended early, in words, from its exit code."""
     return "ended" if code is None else _WHY.get(code, f"ended by signal {code - 128}")
 
 
 def closing(code: int, counted: tuple[int, int] | None) -> str:
-    """Return what is said of a run that ended before its time, with this exit code."""
+    """Return the message for a run that ended early with this exit code."""
     why = why_of(code)
     if counted is None:
         return f"{why}; the same command goes on from here."
@@ -428,15 +429,15 @@ def unfinished(code: int, verb: str) -> str:
 
 
 def _may_be_left(frame: FrameType | None, base: FrameType, *, importing: bool) -> bool:
-    """Say whether the running code is inside the call ``base`` and may be interrupted.
+    """Return whether the running code is inside the call ``base`` and may be interrupted.
 
-    Only where the process ends with it that may be an import: half a package stays behind, and does not work.
+    An import may be interrupted only if the process then ends: it leaves a half-imported package that does not work.
     """
     if frame is not None and frame.f_code.co_filename in _EDGES:
         return False
     while frame is not None and frame is not base:
         code = frame.f_code
-        # What is raised while an object is taken down goes nowhere but to the terminal.
+        # Python only prints exceptions raised in ``__del__``.
         if code.co_filename in _PROTECTED or code.co_name == "__del__":
             return False
         if not importing and code.co_filename.startswith("<frozen importlib"):

@@ -1,4 +1,4 @@
-"""Foreign code kept apart: whatever a method does to the process or to a network, the next one finds both unchanged.
+"""Isolation of foreign code: whatever a method does to the process or to a network, the next one finds both unchanged.
 
 Three things go round every call of an attack, a defense, a recipe or a network: :func:`isolated` for the process,
 :func:`frozen` for the network, and :func:`checksums`, by which a network whose weights were changed is known. What can
@@ -33,9 +33,9 @@ from torch.utils import _python_dispatch as _dispatch
 from bench.process.ending import Needs
 from bench.types import Ending, MethodError, text_of
 
-# Taken now, as a method may put others in their place.
+# Saved now, as a method may replace them.
 _EXIT, _PROCESS = os._exit, os.getpid
-# ``os``, and the module that it takes the ways to end a process from.
+# ``os``, and the module from which it imports the functions that end a process.
 _SYSTEM = (os, importlib.import_module(os.name))
 _PIECE = 2**18
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -44,16 +44,16 @@ _ABSENT = object()
 
 @contextmanager
 def isolated(who: str, *, seed: int | None = None) -> Iterator[None]:
-    """Run a method's code and put the process back as it was: its settings, its folder, every global generator.
+    """Run a method's code and restore the process: its settings, its working folder, every global generator.
 
     Args:
         who: the method, as its user calls it.
         seed: of the global generators inside the block, for code that draws from them.
 
     Raises:
-        MethodError: the code asked to end the process, closed its standard output or error, lowered a limit of it that
-            cannot be raised again, replaced its clocks, or raised what is no ``Exception``. What ends the work from
-            outside (:class:`bench.types.Ending`, and Ctrl-C where nobody handles it) goes on as it is.
+        MethodError: the code tried to end the process, closed its standard output or error, lowered a limit that cannot
+            be raised again, replaced its clocks, or raised something other than an ``Exception``. Exceptions that end
+            the work from outside (:class:`bench.types.Ending`, and an unhandled Ctrl-C) pass through.
     """
     process = os.getpid()
     before, needs = _Process(), Needs()
@@ -76,7 +76,7 @@ def isolated(who: str, *, seed: int | None = None) -> Iterator[None]:
         try:
             str(error)
         except Exception:
-            # So that what says why the method failed does not fail too.
+            # Reporting why the method failed must not fail too.
             raise MethodError(f"{who} raised {text_of(error)}") from error
         raise
     except BaseException as error:
@@ -86,9 +86,9 @@ def isolated(who: str, *, seed: int | None = None) -> Iterator[None]:
         raise MethodError(f"{who} {words}: {type(error).__name__}({text_of(error)})") from error
     finally:
         if _PROCESS() != process:
-            # A copy of this process that the method made and left running would go on with the run beside it.
+            # A fork that the method left running would continue the run in parallel.
             _EXIT(70)
-        # The limits first: while they hold, what follows may find no file or memory.
+        # The limits first: while they are lowered, the following steps may get no file or memory.
         needs.taken()
         before.restore()
 
@@ -123,7 +123,7 @@ def _set_path(wanted: list[str]) -> None:
 
 def _set_filters(wanted: list[Any]) -> None:
     warnings.filters[:] = wanted  # type: ignore[index]
-    # Leaving such a block tells Python that its memory of what was already shown no longer holds.
+    # Leaving such a block makes Python drop its record of warnings already shown.
     with warnings.catch_warnings():
         pass
 
@@ -247,7 +247,7 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
     (sys.gettrace, sys.settrace),
     *(_attribute(sys, name) for name in ("stdin", "stdout", "stderr", "excepthook")),
     *starmap(_attribute, product(_SYSTEM, ("_exit", "abort"))),
-    # By these functions, which forget what loggers remember of who is heard.
+    # These functions clear the loggers' cache of enabled levels.
     (partial(getattr, logging.root.manager, "disable"), logging.disable),
     *((partial(getattr, logger, "level"), logger.setLevel) for logger in _LOGGERS),
     *starmap(_attribute, product(_LOGGERS, ("propagate", "disabled"))),
@@ -255,12 +255,12 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
 
 
 _CLOCKS = set(map("".join, product(("time", "perf_counter", "monotonic", "process_time"), ("", "_ns"))))
-#: Of these the functions that were replaced are put back.
+#: Replaced functions of these are restored.
 _OWNERS = (torch, nn.functional, torch.autograd, torch.Tensor, builtins, time, os, signal)
 
 
 def _read(get: Callable[[], Any]) -> Any:
-    # Where both of torch's ways to set the rounding of products were used, it refuses to tell.
+    # If both of torch's ways to set the precision of matrix products were used, reading it raises.
     with suppress(RuntimeError):
         return get()
     return _ABSENT
@@ -280,7 +280,7 @@ class _Process:
         self._handlers = [list(logger.handlers) for logger in _LOGGERS]
 
     def replaced_clocks(self) -> list[str]:
-        """Return the clocks that are others now: what was measured by them is no time."""
+        """Return the clocks that were replaced: times measured with them are invalid."""
         of_time = [(owner, known) for owner, known in self._functions if owner is time]
         return sorted(f"time.{name}" for _, name, _ in _replaced(of_time) if name in _CLOCKS)
 
@@ -313,12 +313,12 @@ _Functions = list[tuple[Any, dict[str, Any]]]
 
 
 def _functions(owners: Iterable[Any]) -> _Functions:
-    """Return what modules and classes define, the functions among it."""
+    """Return the functions that modules and classes define."""
     return [(owner, {name: v for name, v in vars(owner).items() if callable(v)}) for owner in owners]
 
 
 def _replaced(functions: _Functions) -> list[tuple[Any, str, Any]]:
-    """Return the owner, name and old value of each function that is another now; of a new one that hides another."""
+    """Return the owner, name and old value of each function that was replaced, or hidden by a new one."""
     replaced = []
     for owner, known in functions:
         now = vars(owner)
@@ -340,7 +340,7 @@ _Containers = list[tuple[Any, Any]]
 
 
 def _containers(values: dict[str, Any], start: str = "") -> _Containers:
-    """Return the dicts, lists and sets among some values, each with a copy of what it holds."""
+    """Return the dicts, lists and sets among some values, each with a copy of its contents."""
     kinds = (dict, OrderedDict, list, set)
     return [(v, v.copy()) for name, v in values.items() if type(v) in kinds and name.startswith(start)]
 
@@ -362,11 +362,11 @@ def frozen(net: nn.Module, *, strict: bool = False) -> Iterator[nn.Module]:
 
     Args:
         net: the network; it is yielded.
-        strict: what ran inside may not lean on what is undone: a hook, another module, another function.
+        strict: also refuse changes that are undone afterwards: a hook, another module, another function.
 
     Raises:
-        MethodError: what ran inside changed a parameter or a buffer, such as a batch-norm statistic; or, if ``strict``,
-            the network in another way that decides its answers.
+        MethodError: the block changed a parameter or a buffer, such as a batch-norm statistic; or, if ``strict``, it
+            changed the network in another way that affects its outputs.
     """
     before = _Network(net)
     net.eval()
@@ -383,10 +383,10 @@ def frozen(net: nn.Module, *, strict: bool = False) -> Iterator[nn.Module]:
 
 
 def checksums(net: nn.Module) -> dict[str, int]:
-    """Return a number for each parameter, buffer and other tensor of a network, which a change of any bit changes.
+    """Return a checksum of each parameter, buffer and other tensor of a network; a change of any bit changes it.
 
-    It is the sum of the bits of each element times an odd weight for its place, modulo 2**64: no single change, and no
-    exchange of two elements, leaves it as it was.
+    It is the sum of the bits of each element times an odd weight for its index, modulo 2**64: any single change, and
+    any exchange of two elements, changes it.
     """
     tensors: dict[str, Tensor] = {
         f"parameter {name}": value for name, value in net.named_parameters(remove_duplicate=False)
@@ -413,7 +413,7 @@ def _weights(device: torch.device) -> Tensor:
 
 
 def _elements(value: Tensor) -> tuple[Tensor, ...]:
-    """Return the bits of a tensor as whole numbers, in the order in which they lie in memory, in pieces."""
+    """Return the bits of a tensor as integers, in memory order, in chunks."""
     plain = (value if value.layout is torch.strided else value.to_dense()).detach()
     if plain.is_complex():
         plain = torch.view_as_real(plain)
@@ -423,7 +423,7 @@ def _elements(value: Tensor) -> tuple[Tensor, ...]:
 
 
 class _Network:
-    """What a network is made of: its modules with all they hold, what their classes define, its parameters' state."""
+    """A snapshot of a network: its modules with their attributes, the functions of their classes, its parameters."""
 
     def __init__(self, net: nn.Module) -> None:
         self._net, self._sums = net, checksums(net)
@@ -434,7 +434,7 @@ class _Network:
         self._parameters = [(each, each.requires_grad, each.grad, _hooks_of(each)) for each in net.parameters()]
 
     def rewired(self) -> str | None:
-        """Return in words what else than numbers was changed that decides what the network answers, if anything."""
+        """Describe a change other than to numbers that affects the network's outputs, if there is one."""
         for module, kind, held, containers in self._modules:
             name = kind.__name__
             if type(module) is not kind:
@@ -472,7 +472,7 @@ class _Network:
                     hooks_now.update(held)
 
     def changed(self) -> str | None:
-        """Return which parameter or buffer holds other numbers than before, if any does."""
+        """Return a parameter or buffer whose numbers changed, if any."""
         now = checksums(self._net)
         return next((name for name, value in self._sums.items() if now.get(name) != value), None)
 

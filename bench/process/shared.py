@@ -1,7 +1,6 @@
-"""What a process that works shows the one that watches over it.
+"""State that a working process shows to its supervisor.
 
-It lies in memory that both have, which needs no file, cannot be full, and can still be read when the process is stuck
-or dead.
+It is in shared memory, which needs no file, cannot be full, and can still be read when the process is stuck or dead.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-#: Seconds from the moment at which a process should end, or let go of a piece, to the moment at which it is killed.
+#: Seconds between the time at which a process should end, or leave a piece, and the time at which it is killed.
 GRACE = 2.5
 _NUMBER = struct.Struct("d")
 _COUNT = struct.Struct("Q")
@@ -52,7 +51,7 @@ class Words(NamedTuple):
 
 
 class Shared:
-    """The memory. Numbers are written at one stroke, words into one of two slots in turn, which are then counted."""
+    """The shared memory. Numbers are written atomically, words into two slots in turn, followed by a write counter."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _FIRST + 2 * _ROOM)
@@ -60,7 +59,7 @@ class Shared:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what the last process has shown."""
+        """Clear the state of the last process."""
         for at in (_DUE, _ENDING):
             self._set(at, math.inf)
         for at in (_WHY, _CODE):
@@ -71,31 +70,31 @@ class Shared:
     # Written by the process that works.
 
     def ending(self, code: int) -> None:
-        """Note that it has been asked to end, with which exit code."""
+        """Record that the process was requested to end, with this exit code."""
         self._set(_WHY, code)
         self._set(_ENDING, time.monotonic())
 
     def ended(self, code: int) -> None:
-        """Note that it has done all that it will do, and has only to end."""
+        """Record that the process has finished its work and only has to exit."""
         self._set(_CODE, code)
 
     def hold(self, pieces: Sequence[Held]) -> None:
-        """Note the current pieces of work, the innermost last."""
+        """Record the current pieces of work, the innermost last."""
         self._words["held"] = pieces
         self._write()
 
     def count(self, done: int, total: int) -> None:
-        """Note how many cells of the plan are done."""
+        """Record how many cells of the plan are done."""
         self._words["count"] = done, total
         self._write()
 
     def log(self, path: str) -> None:
-        """Note where the log of the run is."""
+        """Record where the log of the run is."""
         self._words["log"] = path
         self._write()
 
     def show(self, shown: dict[str, Any]) -> None:
-        """Note what is shown of the work; text and numbers of at most some ten thousand characters."""
+        """Record the displayed state of the work: text and numbers, at most about ten thousand characters."""
         self._words["shown"] = shown
         self._write()
 
@@ -112,27 +111,27 @@ class Shared:
 
     @property
     def ending_since(self) -> float:
-        """When the process noticed that it must end; infinity where it has not."""
+        """When the process noticed that it must end; infinity if it has not."""
         return self._get(_ENDING)
 
     @property
     def ending_code(self) -> int | None:
-        """The exit code of the end that it was asked for."""
+        """The exit code of the requested end."""
         return _integer(self._get(_WHY))
 
     @property
     def code(self) -> int | None:
-        """The exit code with which it ends, once it has done all that it will do."""
+        """The exit code of the process, once it has finished its work."""
         return _integer(self._get(_CODE))
 
     def read(self) -> Words:
-        """Return the words, also while the process writes others."""
+        """Return the words, also while the process writes new ones."""
         while True:
             written = self._written
             at = _FIRST + _ROOM * (written % 2)
             length = int.from_bytes(self._memory[at : at + 4], "little")
             text = self._memory[at + 4 : at + 4 + length]
-            # The slot is written to again only after the other one was counted.
+            # A slot is reused only after the write to the other one was counted.
             if self._written == written:
                 break
         words = json.loads(text)
