@@ -1,4 +1,4 @@
-"""Damage to what the finished cells of a plan stand on: no cell that is missing would find it, so it is looked for.
+"""Damage to what the finished cells of a plan depend on: no missing cell would detect it, so it is searched for.
 
 What was deleted is no damage: results stand without the weights and the adversarial images that they were made with.
 """
@@ -25,7 +25,7 @@ _log = logging.getLogger("crossfire")
 
 
 class Damage(NamedTuple):
-    """Trainings that are not whole, each with a cell that needs it, and chunks of adversarial sets likewise."""
+    """Damaged trainings, each with a cell that needs it, and damaged chunks of adversarial sets likewise."""
 
     trainings: list[tuple[ModelRef, PlannedCell]]
     chunks: list[tuple[AttackRef, PlannedCell, Path]]
@@ -35,10 +35,10 @@ class Damage(NamedTuple):
 
 
 def damage(work: Work, store: Store) -> Damage:
-    """Return what of a plan is there and not whole, each said in one line.
+    """Return the damaged files of a plan, each reported in one line.
 
-    A file that has kept its size and times since it was found whole is not read again. A damaged log of a training is
-    written again at once.
+    A file whose size and times are unchanged since it was found intact is not read again. A damaged log of a training
+    is rewritten at once.
     """
     return Damage(list(_trainings(work, store)), list(_chunks(work, store)))
 

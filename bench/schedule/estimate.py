@@ -62,7 +62,7 @@ class RecipeCost(NamedTuple):
     test_images: int
 
 
-# The share of its passes that an image takes which breaks early, and one whose search stalls.
+# The share of its passes that an image takes that breaks early, and one whose search stalls.
 _BROKEN_TAKE = 0.15
 # The same of a suite of attacks, of which the first breaks most images that break.
 _BROKEN_TAKE_OF_SUITE = 0.05
@@ -173,7 +173,7 @@ def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, 
 
 
 class Share(NamedTuple):
-    """Of the passes that an attack states: what it takes if all images break early, what is expected, and if none."""
+    """Shares of an attack's stated passes: taken if all images break early, expected, and taken if none does."""
 
     least: float
     expected: float
@@ -183,8 +183,8 @@ class Share(NamedTuple):
 def share_of(attack: AttackRef, *, random: bool = False, right: float = 1.0) -> Share:
     """Return the share of its stated passes that an attack is expected to take.
 
-    One where it takes every step of every image, as on a ``random`` function. Otherwise images that break spare most of
-    theirs, and those that never were ``right`` all. Of the others all are assumed to break on a plainly trained
+    1 if it takes every step of every image, as on a ``random`` function. Otherwise images that break save most of
+    theirs, and images that were never ``right`` save all. Of the others all are assumed to break on a plainly trained
     network, half on one trained against an adversary, more through a test-time step on that; as many are assumed to
     be left for an attack on the survivors of earlier ones. A search that leaves stalled images takes half. What a run
     took is in its log.

@@ -1,4 +1,4 @@
-"""What a store keeps that no plan needs, and what in it is not the harness's own.
+"""Files of a store that no plan needs, and files in it that are not the harness's own.
 
 Whatever is deleted is the harness's own by its name and by its contents: a seal, a format, a place in a folder that a
 seal speaks for. A stranger's file is left, also under such a name or in such a folder, and so is one of ours that is
@@ -31,7 +31,7 @@ from bench.store.working_store import RECORD_COLUMNS, Store
 from bench.types import ModelRef, UsageError
 
 _log = logging.getLogger("crossfire")
-#: Bytes that are read to know a file: of documents all, of others the head.
+#: Bytes that are read to recognize a file: all of a document, the head of any other.
 _LARGEST_DOCUMENT, _LARGEST_HEAD = 2**28, 2**24
 #: Columns of records, those that are written now and those of the first versions; others are somebody's own.
 _NEW = {"clean_share", "clean_margin", "adversarial_share", "adversarial_margin"}
@@ -41,7 +41,7 @@ _IN_FOLDERS = {"attack": "adversarial set", "train": "training"}
 
 
 class Unneeded(NamedTuple):
-    """What a plan does not need: a file or folder, what it is, the size in bytes and the files that are to be deleted.
+    """Something no plan needs: a file or folder, its kind, its size in bytes and the files to delete.
 
     A folder goes with its last file; if a stranger's is in it too, it stays.
     """
@@ -53,7 +53,7 @@ class Unneeded(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What is left alone though no plan needs it, why, and its own size in bytes."""
+    """Something that is kept though no plan needs it, why, and its own size in bytes."""
 
     path: Path
     why: str
@@ -61,7 +61,7 @@ class Left(NamedTuple):
 
 
 class Garbage(NamedTuple):
-    """What no plan needs, and what else lies in the store."""
+    """What no plan needs, and what else is in the store."""
 
     unneeded: list[Unneeded]
     left: list[Left]
@@ -70,11 +70,11 @@ class Garbage(NamedTuple):
 def garbage(works: Iterable[Work], store: Store) -> Garbage:
     """Return what no plan needs, and what is left alone.
 
-    The first are results, records, adversarial sets, trainings, what runs were asked for beyond the plans, and what
+    The first are results, records, adversarial sets, trainings, what runs requested beyond the plans, and what
     dead processes left behind.
 
     Raises:
-        UsageError: a run is at work on the store, or it is no folder that can be looked into.
+        UsageError: a run is using the store, or it is not a readable folder.
     """
     store.require_folder()
     if store.root.is_dir() and not _may_look(store.root):
@@ -89,7 +89,7 @@ def delete(unneeded: Iterable[Unneeded]) -> None:
     """Delete what no plan needs.
 
     Raises:
-        OSError: something cannot be deleted; what comes before it is gone.
+        OSError: something cannot be deleted; everything before it is already deleted.
     """
     for each in unneeded:
         for file in each.files:
@@ -113,7 +113,7 @@ def _needed(work: Work, store: Store) -> Iterator[Path]:
             yield store.records(key)
         models[id(cell.model)] = cell.model
         attack = cell.attack
-        # The earlier sets of a suite were visited with the first set that goes on from them.
+        # The earlier sets of a suite were visited with the first set that continues from them.
         while attack is not None and (key := keys.of(attack)) not in sets:
             sets.add(key)
             yield store.adversarial(key)
@@ -125,7 +125,7 @@ def _needed(work: Work, store: Store) -> Iterator[Path]:
 
 
 class _Sorter:
-    """Sorts what lies in a store into what is needed, what is not, and what is left alone."""
+    """Sorts the entries of a store into needed, unneeded and left alone."""
 
     def __init__(self, store: Store, needed: set[str]) -> None:
         self._store, self._needed = store, needed
@@ -137,7 +137,7 @@ class _Sorter:
             self._sort(entry)
         for name, inside in self._folders.items():
             self._sort_folder(name, inside)
-        # Misplaced entries may lie in a folder that is deleted; a result is deleted before its records.
+        # Misplaced entries may be in a folder that is deleted; a result is deleted before its records.
         order = ["empty folder", "link to itself", "result", "records", *_IN_FOLDERS.values(), "plan", "left behind"]
         self._garbage.unneeded.sort(key=lambda each: (order.index(each.what), each.path))
         self._garbage.left.sort()
@@ -149,7 +149,7 @@ class _Sorter:
             self._leave(entry, "not Crossfire's")
         elif entry.kind == "folder":
             if not entry.is_folder and top == "plans" and rest:
-                # Any name may be that of a plan, so it says nothing.
+                # A plan may have any name, so the name proves nothing.
                 self._leave(entry, "not Crossfire's")
             elif not entry.is_folder:
                 self._sort_misplaced(entry)
@@ -184,7 +184,7 @@ class _Sorter:
         return self._store.name(self._store.cell_file(key)) in self._needed
 
     def _sort_misplaced(self, entry: Entry) -> None:
-        """Sort what is no file, or no folder, though one belongs there; what leads nowhere and holds nothing goes."""
+        """Sort an entry of the wrong type, where a file or folder belongs; empty folders and self-links go."""
         if entry.is_folder and not _has_anything(entry.path):
             self._garbage.unneeded.append(Unneeded(entry.path, "empty folder", 0, ()))
         elif entry.is_link and files.leads_to_itself(entry.path):
@@ -203,14 +203,14 @@ class _Sorter:
                 proven.add(entry.name)
             if entry.name not in proven:
                 self._leave(entry, "damaged, or not Crossfire's")
-        # Weights before the card that speaks for them.
+        # Weights before the card that describes them.
         own = [entry for entry in reversed(inside) if entry.name in proven]
         folder = self._store.root / name
         if own or not _has_anything(folder):
             self._drop(folder, _IN_FOLDERS[name.partition("/")[0]], own)
 
     def _are_weights(self, entry: Entry, *, sealed: bool) -> bool:
-        """Say whether weights are those of a training: by the hash on its card, without one by being weights at all."""
+        """Return whether weights are those of a training: by the hash on its card, else by being weights at all."""
         card = cards.read(entry.path.parent) if sealed else None
         try:
             if card is not None:
@@ -237,7 +237,7 @@ def _has_anything(folder: Path) -> bool:
 
 
 def _is_ours(entry: Entry) -> bool:
-    """Say whether a file under one of our names is ours by its contents; an empty one holds nobody's."""
+    """Return whether a file with one of our names is ours by its contents; an empty file counts as ours."""
     if entry.size == 0:
         return True
     try:
@@ -250,7 +250,7 @@ def _is_ours(entry: Entry) -> bool:
 
 
 def _is_begun(entry: Entry) -> bool:
-    """Say whether what a killed process left of a file begins as that file would have; a power cut leaves zeros."""
+    """Return whether the remains of a file, left by a killed process, begin as it would; a power cut leaves zeros."""
     with files.opened(entry.path) as file:
         head = file.read(16)
     kind = inventory.unfinished(entry.name)

@@ -1,4 +1,4 @@
-"""A process beside a worker in which methods run, so that the worker lives and is in time whatever these do.
+"""A child process of a worker in which methods run, so the worker survives and stays on time whatever they do.
 
 A method that never comes back, or that takes its process with it, is lost there alone: the worker ends the process
 where it is late, notes what it had in hand as lost, and goes on in another one. So nobody else has to know how long a
@@ -25,16 +25,16 @@ from bench.process.ending import Control, Lost, end_with, how_it_ended
 from bench.process.shared import Held, Shared
 from bench.types import Ending, MethodError, UsageError, text_of
 
-#: Does a task in the process, with what was lost of it before, and returns what it has lost now.
+#: Does a task in the process, given the pieces lost before, and returns the pieces lost now.
 Work = Callable[[Control, Any, Sequence[Lost]], Sequence[Lost]]
-# As :data:`bench.process.shared.GRACE`, but for a second in which the failure gets from task to task and is recorded.
+# :data:`bench.process.shared.GRACE` less a second, in which the failure is passed between tasks and recorded.
 GRACE = shared.GRACE - 1.0
-# Seconds between two looks at a process that says nothing.
+# Seconds between two checks of a process that sends nothing.
 _LOOK = 0.2
 
 
 class Abandoned(Ending):
-    """Nobody waits for the work of this process any more."""
+    """The result of this process is no longer needed."""
 
 
 class Hand:
@@ -56,11 +56,11 @@ class Hand:
         Args:
             task: to do.
             lost: what was lost of it before.
-            only_piece: kind and key of the piece that is the whole task: once it is lost there is no more to do.
+            only_piece: kind and key of the piece that is the entire task: once it is lost nothing is left to do.
 
         Raises:
             Exception: what the work raises.
-            MethodError: the process ended while it had nothing in hand.
+            MethodError: the process ended while it had no current piece.
         """
         all_lost, killed = list(lost), Counter[Held | None]()
         while True:
@@ -82,7 +82,7 @@ class Hand:
         """Return what the process answers, or ``("ended", N)``: how it ended, ``None`` where it was late and killed."""
         if self._ours is None:
             self._ours = self._start()
-        # One that has ended since it last answered says so where it is asked after.
+        # Sending fails if the process has ended since its last answer; the loop below reports that.
         with suppress(OSError):
             self._ours.send((task, tuple(lost)))
         silent, late = False, (math.inf, math.inf)
@@ -94,7 +94,7 @@ class Hand:
                     answer: tuple[str, Any] = self._ours.recv()
                     return answer
                 except (EOFError, OSError):
-                    # A method may have closed its files, and go on.
+                    # A method may have closed its files and still be running.
                     silent = True
             ended, status = os.waitpid(self._child, os.WNOHANG)
             if ended:
@@ -108,7 +108,7 @@ class Hand:
             if now <= due:
                 late = math.inf, math.inf
             elif due != late[0]:
-                # From when on it was seen to be late: this process may have stood still too.
+                # Counted from when it was first seen late: this process may have been suspended too.
                 late = due, now
             elif now > late[1] + GRACE:
                 self._end()
@@ -119,7 +119,7 @@ class Hand:
         ours, theirs = Pipe()
         parent = os.getpid()
         with warnings.catch_warnings():
-            # That a copy of a process has none of its threads: it calls nothing that they serve.
+            # Ignore the warning that a fork has no threads: it uses nothing that they serve.
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:
@@ -129,14 +129,14 @@ class Hand:
         return ours
 
     def _lost(self, ended: int | None, killed: Counter[Held | None]) -> Lost | None:
-        """Return the piece of work that is lost with a process; ``None`` where it may be tried once more."""
+        """Return the piece of work that is lost with a process; ``None`` if it may be tried again."""
         held = self._shared.read().held
         if ended is None:
             return Lost.late_with(held)
         last = held[-1] if held else None
         killed[last] += 1
         if ended == -signal.SIGKILL and killed[last] == 1:
-            # Somebody may have meant the process and not what it had in hand, or memory was short for once.
+            # The kill may have been aimed at the process and not its current piece, or memory was briefly short.
             return None
         if last is None:
             raise MethodError(f"the process that does the work ended by itself ({how_it_ended(ended)})")
@@ -156,14 +156,14 @@ class Hand:
 
 
 def _live(theirs: Connection, ours: Connection, parent: int, shown: Shared, work: Work) -> NoReturn:
-    """Do what is asked for until nobody asks any more."""
+    """Serve requests until the worker sends no more."""
     code = 1
     try:
         end_with(parent)
         ours.close()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        # What the worker keeps is the worker's: taken down here it would call what is not there.
+        # Objects of the worker must not be finalized here: they would call what this process lacks.
         gc.freeze()
         control = Control(shared=shown)
         control.watch(lambda: _serve(theirs, control, work))
@@ -183,5 +183,5 @@ def _serve(theirs: Connection, control: Control, work: Work) -> None:
         except Abandoned:
             return
         except Exception as error:
-            # These are made of their text alone, so that they arrive.
+            # These errors are built from their text alone, so they can be pickled.
             theirs.send(("raised", error if isinstance(error, UsageError) else MethodError(text_of(error))))

@@ -21,10 +21,10 @@ _OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.
 def passes_of(formula: str, params: Mapping[str, Scalar]) -> Passes | None:
     """Return the passes per image that a formula such as ``"steps forwards + 2 x steps backwards"`` states.
 
-    What follows a comma or stands in brackets at the end is commentary. ``None`` where the formula cannot be computed
+    Text after a comma or in brackets at the end is commentary. ``None`` if the formula cannot be computed
     from the parameters.
     """
-    # A method's author writes it: it may be no formula, nested without end, or give more than a float holds.
+    # A method's author writes it: it may be invalid, nested without limit, or exceed the range of a float.
     try:
         counts = [_evaluate(part, params) for part in _parsed(formula)]
     except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):

@@ -42,7 +42,7 @@ from bench.types import (
     shown,
 )
 
-#: More are refused before one is made.
+#: A larger plan is refused before any cell is made.
 MOST_CELLS = 1_000_000
 
 
@@ -76,7 +76,7 @@ class Work:
 
 
 def changed(value: Cell | AttackRef) -> MethodRef | None:
-    """Return a method that is no more what its reference was made of: its code, packages, or files that it reads."""
+    """Return a method that has changed since its reference was made: its code, packages, or files that it reads."""
     return next((ref for ref in _methods(value) if _code_now(ref) != ref.code_sha), None)
 
 
@@ -96,7 +96,7 @@ def _methods(value: Cell | AttackRef) -> Iterator[MethodRef]:
 
 
 def _code_now(ref: MethodRef) -> str:
-    """Return the hash of all that decides what a method does now, but for its parameters."""
+    """Return the hash of everything that determines what a method does now, except its parameters."""
     if ref.kind == "network" and ":" in ref.name and ".py:" not in ref.name:
         return network_ref(ref.name, ref.params).code_sha
     entry = registry.entry_of(ref)
@@ -126,9 +126,9 @@ def make(
         seed: the one seed, instead of the configuration's.
         only: a pattern; only cells whose ``dataset/model/defense/attack/access`` holds it, or matches it with
             wildcards, are kept.
-        shard: ``(i, n)`` keeps the i-th of n parts, counted from 1; together they are the plan. Cells that stand on one
-            adversarial set, or on sets of one suite, are in one part.
-        thorough: hash the images again, and what was decoded of them, however unchanged they look.
+        shard: ``(i, n)`` keeps the i-th of n parts, counted from 1; together they are the plan. Cells that use one
+            adversarial set, or sets of one suite, are in one part.
+        thorough: hash the images and their decoded copies again, even if they look unchanged.
         lenient: plan the cells of weights files that cannot be used too, so that these fail and the others are done.
 
     Raises:
@@ -180,7 +180,7 @@ def _cells_of(
     """Return the cells of one configuration, and the files of weights trained elsewhere.
 
     Raises:
-        UsageError: what it asks for cannot be planned; the line names its file.
+        UsageError: the requested cells cannot be planned; the line names its file.
     """
     with config.located():
         try:
@@ -394,7 +394,7 @@ def _first(attack: AttackRef) -> AttackRef:
 
 
 def _part(cells: list[PlannedCell], i: int, n: int, keys: Keys) -> list[PlannedCell]:
-    # Dealt out like cards, set by set, so that every part gets some of each classifier's cheap and dear attacks.
+    # Dealt out in turn, set by set: every part gets some of each classifier's cheap and expensive attacks.
     sets = [
         keys.of(_first(each.cell.attack)) if each.cell.attack is not None else training_key(each.cell.model)
         for each in cells

@@ -157,7 +157,7 @@ class ProgressTracker:
     Args:
         reporter: where the run reports its progress.
         log: of the run.
-        estimate: of what is left; ``None`` for a worker, which does single nodes of another process's plan.
+        estimate: of the remaining time; ``None`` for a worker, which does single nodes of another process's plan.
     """
 
     def __init__(self, reporter: Reporter, log: RunLog, estimate: TimeLeft | None) -> None:

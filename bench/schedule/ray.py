@@ -76,7 +76,7 @@ _FORK = multiprocessing.get_context("fork")
 
 
 class ClusterError(UsageError):
-    """The cluster was lost: the run ends, everything finished is kept, and the same command goes on."""
+    """The cluster was lost: the run ends, everything finished is kept, and the same command continues."""
 
     @classmethod
     def of(cls, why: str) -> ClusterError:
@@ -102,7 +102,7 @@ class WorkerContext:
     timeout: float | None
     threads: int
     known_failures: tuple[tuple[str, str], ...]
-    #: Of the one who asks: where relative names start, and where image sets are looked for.
+    #: Folders of the submitting process: the base of relative names, and where image sets are searched.
     folder: Path
     shared_data: str | None
 
@@ -118,7 +118,7 @@ def run(runner: Runner, *, device: str, cpus: int | None, gpus: float | None) ->
         gpus: GPUs, or a fraction of one, for each task; by default one where the device is a GPU.
 
     Raises:
-        UsageError: no cluster answers, or no machine of it can give what a task asks for.
+        UsageError: no cluster answers, or no machine of it has the resources that a task needs.
         ClusterError: the head of the cluster, this machine's part in it or every machine that can hold a task was lost.
     """
     address = os.environ.get("RAY_ADDRESS", "")
@@ -207,7 +207,7 @@ def _end(leader: BaseProcess, patience: float) -> None:
 
 
 class _PipeReporter(QueueHandler):
-    """Tells the process that follows how far the work is, and what is logged."""
+    """Reports progress and log lines to the process that follows the run."""
 
     def __init__(self, theirs: Connection) -> None:
         super().__init__(Queue())
@@ -318,7 +318,7 @@ def _context_of(
 
 
 def _require_fit(machines: list[dict[str, float]], resources: dict[str, float]) -> None:
-    """Raises UsageError: no machine can give what a task asks for."""
+    """Raises UsageError: no machine has the resources that a task needs."""
     if not any(_fits(machine, resources) for machine in machines):
         most = ", ".join(sorted({f"{each.get('CPU', 0):g} CPUs and {each.get('GPU', 0):g} GPUs" for each in machines}))
         raise UsageError(
@@ -336,7 +336,7 @@ def _fits(machine: dict[str, float], resources: dict[str, float]) -> bool:
 
 
 class _Watch:
-    """Asks the head for its machines every second, in a thread of its own, for it may take for ever to answer."""
+    """Queries the head for its machines every second, in its own thread, as it may never answer."""
 
     def __init__(self, resources: dict[str, float]) -> None:
         self._resources = resources
@@ -376,7 +376,7 @@ class _Driver:
         self.pending: dict[Any, PlannedCell] = {}
         self.done = self.failed = self.here = 0
         self.began = time.monotonic()
-        #: Keys of adversarial sets whose attack took its process with it, and those that a cell's tasks were told of.
+        #: Keys of adversarial sets whose attack ended its process, and those that were passed to a cell's tasks.
         self.deadly: set[str] = set()
         self.spared: dict[str, frozenset[str]] = {}
 
@@ -456,7 +456,7 @@ class _Driver:
             self.runner.reporter.work(what, 0, None, left=self._seconds_left())
 
     def _retry_without_lost_sets(self, planned: PlannedCell) -> bool:
-        """Do a cell again whose set goes on from one whose attack took its process with it, without that one."""
+        """Redo a cell whose set continues from one whose attack ended its process, without that one."""
         if (own := planned.cell.attack) is None:
             return False
         chain = {self.keys.of(ref): ref for ref in self._earlier(own)}
@@ -498,7 +498,7 @@ class _Driver:
 
 
 def _took_its_process(task: Any) -> bool:
-    """Say whether a task ended without a word, and not for what it stands on."""
+    """Return whether a task ended without a report, and not because of a task that it depends on."""
     try:
         ray.get(task, timeout=0)
     except (ray.exceptions.RayTaskError, ray.exceptions.GetTimeoutError):
@@ -595,7 +595,7 @@ def _prepared(context: WorkerContext, planned: PlannedCell, control: Control) ->
     """Return the runner of this process for a cell.
 
     Raises:
-        UsageError: the code here is not that of the one who asks.
+        UsageError: the code here is not that of the submitting process.
     """
     runner, cell = _runner(context, control), planned.cell
     if changed(cell) is not None or cell_key(cell) != planned.key:

@@ -1,7 +1,7 @@
 """From a plan to results, in this process: what is missing is done, what is done is left alone.
 
-The work is a graph (train -> attack -> evaluate). Each method of :class:`Runner` is one kind of node and asks for the
-nodes that it stands on, so a static adversarial set is made once and serves every test-time step on its network.
+The work is a graph (train -> attack -> evaluate). Each method of :class:`Runner` is one kind of node and requests the
+nodes that it depends on, so a static adversarial set is made once and serves every test-time step on its network.
 Processes on one store share the work by leases: on a training, on a chunk of an adversarial set, on a cell.
 """
 
@@ -61,11 +61,11 @@ from bench.types import (
 _log = logging.getLogger("crossfire")
 T = TypeVar("T")
 R = TypeVar("R")
-# How often a chunk is made before what is made is to blame; another process may take one away for damaged.
+# How often a chunk is made before it counts as unreadable; another process may remove one as damaged.
 _ATTEMPTS = 3
-# Seconds between two looks at what other processes have in hand.
+# Seconds between two checks of the work that other processes hold.
 _PATIENCE = 0.5
-# Seconds for each batch that the estimate of the time left times.
+# Seconds to time each batch for the estimate of the time left.
 _GLANCE = 0.1
 
 
@@ -92,7 +92,7 @@ class Runner:
     #: What ended the processes that worked on this plan before, in the same run, and their logs.
     lost: Sequence[Lost] = ()
     logs: Sequence[Path] = ()
-    #: Keys of cells known to be done, of which the control is told how many there are; ``None`` tells it nothing.
+    #: Keys of cells known to be done, whose number is reported to the control; ``None`` reports nothing.
     done: set[str] | None = None
     cache: DeviceCache = field(init=False)
     log: RunLog = field(init=False)
@@ -103,7 +103,7 @@ class Runner:
         self._limit = math.inf if self.timeout is None else self.timeout
         self._warm: set[str] = set()
         self._failed: set[str] = set()
-        # Failures that an earlier process of this run recorded, and said.
+        # Failures that an earlier process of this run recorded and reported.
         self._said = set(chain.from_iterable(map(failures, self.logs)))
         about = {"plan": self.work.plan.name, "cells": len(self.work.plan.cells), "device": str(self.device)}
         self.log = RunLog(self.store.root / "log", {**about, "commit": source()[0]}, self.control.logs)
@@ -115,7 +115,7 @@ class Runner:
         units = Units(self.device, self.batch, _GLANCE, self.control)
 
         def steps() -> Generator[None, None, list[estimate.Node]]:
-            # Of the plan as it is by then: weights that do not fit are known.
+            # Uses the plan at that time: weights that do not fit are known by then.
             return (yield from estimate.predicting(self.work.usable, self.store, units))
 
         return TimeLeft(steps())
@@ -128,7 +128,7 @@ class Runner:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """In this block the plan is worked on: with its end, the log says how it ended."""
+        """Run the plan inside this block; on leaving, log how it ended."""
         try:
             with self.control.looked_after():
                 yield
@@ -158,13 +158,13 @@ class Runner:
         return [results[planned.key] for planned in cells]
 
     def note(self, result: CellResult) -> None:
-        """Tell the control of a cell of the plan that is done."""
+        """Report a finished cell of the plan to the control."""
         if self.done is not None:
             self.done |= {result.key} if result.status == "done" else set()
             self.control.count(len(self.done), len(self.work.plan.cells))
 
     def each(self, items: Sequence[T], do: Callable[[T], R]) -> Iterator[R]:
-        """Yield what ``do`` returns for every item; those that another process has in hand come last."""
+        """Yield what ``do`` returns for every item; those that another process holds come last."""
         if self.known_failures is None:
             self.known_failures = {name: stamp for name, stamp in self.store.stamps().items() if name not in self._said}
         while items:
@@ -183,10 +183,10 @@ class Runner:
             items = busy
 
     def cell(self, planned: PlannedCell) -> CellResult:
-        """Return the result of one cell, from the store where it is done; one that failed before is tried again.
+        """Return the result of one cell, from the store if it is done; one that failed before is tried again.
 
         Raises:
-            Busy: another process has it, or what it stands on, in hand.
+            Busy: another process holds it, or something it depends on.
             StoreError: the store cannot be written.
         """
         result = self._known(planned) or self._run_cell(planned)
@@ -195,10 +195,10 @@ class Runner:
         return result
 
     def _run_cell(self, planned: PlannedCell) -> CellResult:
-        """Do a cell and keep its result, or why there is none."""
+        """Compute a cell and store its result, or why it failed."""
         started, batch = time.monotonic(), self.batch
         try:
-            # Round every call of a method there is one more, with its name; this one is for what lies between them.
+            # Every call of a method is isolated under its own name; this block covers the code between them.
             with self.store.writing(), isolated("a method"):
                 self._require_not_lost("cell", planned.key)
                 piece = Piece("cell", planned.key, self._limit, self._late)
@@ -224,14 +224,14 @@ class Runner:
         return known if known is not None and known.status == "failed" else None
 
     def _is_new(self, path: Path) -> bool:
-        """Say whether a failure came after this run had begun, from whichever process: then once is enough."""
+        """Return whether a failure is from this run, of any process: such a cell is not tried again."""
         stamp = self.store.stamp(path)
         if stamp is None or self.known_failures is None:
             return False
         return self.known_failures.get(self.store.name(path)) != stamp
 
     def _compute_cell(self, planned: PlannedCell) -> CellResult:
-        """Make what a cell stands on, then the cell."""
+        """Make what a cell depends on, then the cell."""
         cell, started = planned.cell, time.monotonic()
         if (problem := self.work.why_not(cell)) is not None:
             raise UsageError(problem)
@@ -263,7 +263,7 @@ class Runner:
         self.log.write(result.status, cell=str(result.names), key=result.key, seconds=seconds, **why)
 
     def _with_memory(self, planned: PlannedCell, do: Callable[[PlannedCell], R]) -> R:
-        """Do it; where memory runs out, again with half the batch, down to single images."""
+        """Do it; if memory runs out, retry with half the batch, down to single images."""
         while True:
             try:
                 return do(planned)
@@ -284,7 +284,7 @@ class Runner:
             raise MethodError(f"without an attack already: {result.error.message}")
 
     def train(self, model: ModelRef, watched: DataRef) -> Path:
-        """Return the weights of a base classifier, trained here where they are missing.
+        """Return the weights of a base classifier, trained here if they are missing.
 
         The log of its epochs also measures the first of the ``watched`` test images.
         """
@@ -322,7 +322,7 @@ class Runner:
         except StoreError:
             raise
         except Exception as error:
-            # So that no other cell, nor another process, spends the same hours on the same end.
+            # Other cells and processes need not spend the same hours on the same failure.
             cards.write_failure(folder, str(error))
             self.log.write("training failed", what=what, key=folder.name, error=str(error))
             raise
@@ -333,7 +333,7 @@ class Runner:
     def _training_run(
         self, ref: TrainRef, model: ModelRef, watched: DataRef, folder: Path, what: str
     ) -> Callable[[], None]:
-        """Return what trains into a folder, each step within the time limit; it goes on from the state there."""
+        """Return a function that trains into a folder, continuing from its state, each step within the time limit."""
         pixels, labels, _ = self.cache.rows(ref.data)
         test = self.cache.rows(watched)[:2]
 
@@ -362,7 +362,7 @@ class Runner:
         """Find the weights files that do not fit their networks, before any work; their cells will fail.
 
         Raises:
-            UsageError: every cell that was asked for needs a weights file that cannot be used.
+            UsageError: every requested cell needs a weights file that cannot be used.
         """
 
         def attempt(key: str, find: Callable[[], str | None]) -> str | None:
@@ -375,10 +375,10 @@ class Runner:
         self.work = unusable.checked(self.work, attempt)
 
     def make_set_alone(self, ref: AttackRef, planned: PlannedCell) -> None:
-        """Make an adversarial set in no cell's time, but in as much of its own.
+        """Make an adversarial set within a time limit of its own, as long as a cell's.
 
         Raises:
-            Busy: another process still has a part of it in hand.
+            Busy: another process still holds a part of it.
             Overtime: it took longer than a cell may.
         """
         piece = Piece("set", attack_key(ref), self._limit, self._late)
@@ -387,11 +387,11 @@ class Runner:
     def make_set(self, ref: AttackRef, planned: PlannedCell) -> None:
         """Make the chunks of an adversarial set that are missing; several processes make different ones.
 
-        Those of a suite that it goes on from are made first, from the last one that is whole; what cannot be made is
+        Earlier sets of its suite are made first, starting after the last complete one; sets that cannot be made are
         left out.
 
         Raises:
-            Busy: another process still has one in hand.
+            Busy: another process still holds one.
         """
         missing = [ref]
         while (earlier := self._previous(missing[-1])) is not None and not self._is_complete(earlier):
@@ -404,7 +404,7 @@ class Runner:
             except Exception as error:
                 if each is ref or out_of_memory(error):
                     raise
-                # Its own cell fails with the reason; where that cell is not in the plan, the log alone has it.
+                # Its own cell fails with the reason; if that cell is not in the plan, only the log has it.
                 why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
                 self.log.write("left out of a suite", set=attack_key(each), attack=each.attack.name, error=why)
                 self._failed.add(attack_key(each))
@@ -430,7 +430,7 @@ class Runner:
             raise Busy
 
     def _craft(self, ref: AttackRef, group: slice) -> None:
-        """Make every chunk of a group, also those that are there: what libraries draw depends on an image's company."""
+        """Make every chunk of a group, also existing ones: draws of libraries depend on the other images in a batch."""
         key, images = attack_key(ref), self.cache.test(ref.data)
         paths = {self._chunk(ref, part): part for part in images.chunks(group)}
         base = self._classifier(ref.model, ref.data).net
@@ -463,7 +463,7 @@ class Runner:
             if earlier != ref.previous:
                 crafted.notes.append("earlier-attack-failed")
             if crafted.batch < self._batch(ref.data):
-                # Where memory ran out once it would run out again.
+                # Memory that ran out once would run out again.
                 self.batch = crafted.batch
                 self.log.write("out of memory", set=key, batch=crafted.batch)
             self._write_chunks(paths, crafted, group)
@@ -487,7 +487,7 @@ class Runner:
         return f"took longer than timeout = {self._limit:g} s; the next run goes on from what is finished"
 
     def _require_not_lost(self, kind: str, key: str) -> None:
-        """Raises Overtime or MethodError: this piece of work ended a process that had it in hand before."""
+        """Raises Overtime or MethodError: this piece of work ended a process that was doing it before."""
         for lost in self.lost:
             if (lost.kind, lost.key) != (kind, key):
                 continue
@@ -496,7 +496,7 @@ class Runner:
             raise MethodError(lost.why)
 
     def mend(self, damage: Damage) -> None:
-        """Make again what finished cells stand on and is not whole; what cannot be is said."""
+        """Remake damaged files that finished cells depend on; report those that cannot be remade."""
         pieces: list[tuple[PlannedCell, Callable[[], object]]] = []
         pieces += [(planned, partial(self.train, model, planned.cell.data)) for model, planned in damage.trainings]
         pieces += [(planned, partial(self._mend_chunk, ref, path)) for ref, planned, path in damage.chunks]
@@ -530,11 +530,11 @@ class Runner:
         self.reporter.work(str(planned.names), ref.data.n, ref.data.n)
 
     def leave_out(self, sets: Collection[str]) -> None:
-        """Have suites go on without the adversarial sets of some keys, as if their attacks had failed here."""
+        """Let suites continue without the adversarial sets of some keys, as if their attacks had failed here."""
         self._failed.update(sets)
 
     def _previous(self, ref: AttackRef) -> AttackRef | None:
-        """Return the set that one of a suite goes on from: that of the last attack before it that did not fail."""
+        """Return the set that one of a suite continues from: that of the last attack before it that did not fail."""
         earlier = ref.previous
         # The key of a set in a long suite takes as long as the suite.
         while earlier is not None and self._failed and attack_key(earlier) in self._failed:

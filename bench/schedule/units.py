@@ -1,4 +1,4 @@
-"""What one image costs: through a network, through a test-time step on it, and in a training; measured on grey images.
+"""The cost of one image through a network, a test-time step on it, and a training; measured on grey images.
 
 Measuring goes in short steps, so that a caller can spread it over time.
 """
@@ -49,10 +49,10 @@ T = TypeVar("T")
 Shape = tuple[int, int, int]
 # A gradient costs about as much as three forward passes.
 _GRADIENT = 3.0
-#: Seconds that a step of measuring may take where it is hurried, and after which it is broken off.
+#: Seconds that a step of measuring may take when hurried, and after which it is interrupted.
 _HURRIED = 0.6
 _BREAK = 0.2
-#: Seconds more for an import, which is not broken off.
+#: Additional seconds for an import, which is not interrupted.
 _IMPORT = 30.0
 
 
@@ -85,9 +85,9 @@ class RecipeUnit(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Why a cell fails: it is ``certain`` where a network cannot be built, else a method raised on grey images.
+    """Why a cell fails: ``certain`` if a network cannot be built; else a method raised on grey images.
 
-    ``of_attack`` says that it is the classifier that is attacked, not the one that is defended.
+    ``of_attack`` means that the problem is in the attacked classifier, not in the defended one.
     """
 
     why: str
@@ -135,7 +135,7 @@ class Units:
         return self._recipes.get(self._texts.training(model, cell))
 
     def problem(self, cell: Cell) -> Problem | None:
-        """Return what was found while measuring that a cell will or may fail of; nothing is where it is hurried."""
+        """Return the problem found while measuring that will or may make a cell fail; none is found when hurried."""
         if not self._problems:
             return None
         attack = cell.attack
@@ -150,7 +150,7 @@ class Units:
         return None
 
     def measuring(self, cell: Cell) -> Generator[None]:
-        """Measure what the costs of a cell stand on and is not known yet, a little at each step."""
+        """Measure the unknown unit costs of a cell, a little at each step."""
         attack = cell.attack
         parts = (cell.data, cell.model, cell.step, attack and attack.model, attack and attack.step)
         if (seen := tuple(map(id, parts))) in self._seen:
@@ -168,17 +168,17 @@ class Units:
     def _attempt(
         self, do: Callable[[], T], who: str = "a method", name: str | None = None, *, certain: bool = False
     ) -> T | None:
-        """Return what a step of measuring returns, or ``None`` where it fails.
+        """Return what a step of measuring returns, or ``None`` if it fails.
 
         Args:
             do: the step.
-            who: whose code it runs, as its user calls that.
+            who: the method whose code it runs, as named to its user.
             name: what fails with it, as one of :class:`_Texts` says it; :meth:`problem` knows it then, unless this is
                 hurried, for the cells of a run say it themselves.
-            certain: what fails here fails in every cell, also where memory ran out.
+            certain: a failure here occurs in every cell, even if memory ran out.
         """
         try:
-            # What is warned of on grey images is no news of the cells.
+            # Warnings about grey images do not concern the cells.
             with isolated(who), warnings.catch_warnings(record=True):
                 if self._hurry is None:
                     return do()
@@ -270,13 +270,13 @@ class Units:
     def _timing(
         self, function: nn.Module, flops: PassFlops, shape: Shape, net: nn.Module | None = None
     ) -> Generator[None, None, Unit | None]:
-        """Time a function, and a step of PGD through it, on a batch of grey images, or on fewer where those take long.
+        """Time a function, and a step of PGD through it, on a batch of grey images, or on fewer if those take long.
 
         Args:
-            function: what is timed.
+            function: the function to time.
             flops: of a pass.
             shape: of an image.
-            net: the network inside, to be left as it is; the function itself by default.
+            net: the network inside, which is kept frozen; the function itself by default.
         """
         base = function if net is None else net
         one = None

@@ -23,8 +23,8 @@ class VerifyReport(NamedTuple):
 def verify(runner: Runner, share: float) -> VerifyReport:
     """Compute a random ``share`` of the finished cells of a plan again, at least one, and compare.
 
-    Weights are those of the store; adversarial sets are made again. Times are not compared, nor is anything written to
-    the store but what :meth:`Runner.train` finds missing.
+    Weights are those of the store; adversarial sets are made again. Times are not compared, and nothing is written to
+    the store except what :meth:`Runner.train` finds missing.
     """
     known = ((planned, runner.store.get(planned.key)) for planned in runner.work.plan.cells)
     done = [(planned, result) for planned, result in known if result is not None and result.status == "done"]
