@@ -85,7 +85,7 @@ def test_an_image_has_one_vote_for_all_runs(runs: list[tuple[list[bool], list[bo
 
 
 def test_the_values_of_a_whole_family_follow_holm() -> None:
-    # Holm's rule by hand, for pairs of 12 examples each of which can give the same p-values: 4 x, 3 x, 2 x, 1 x.
+    # Holm's rule by hand, for pairs with 12 changed examples, which share the possible p-values: 4 x, 3 x, 2 x, 1 x.
     pairs = [(11, 1), (2, 10), (12, 0), (3, 9)]
     p = [binomtest(a, 12).pvalue for a, _ in pairs]
     assert holm_mcnemar(pairs) == pytest.approx([3 * p[0], 2 * p[1], 4 * p[2], max(p[3], 2 * p[1])])
@@ -113,7 +113,7 @@ def test_adjusted_values_are_between_the_single_one_and_holms() -> None:
 
 @pytest.mark.parametrize("changed", [(6, 12), (3, 7, 9), (5, 8, 11, 12), (10, 10, 10)])
 def test_the_family_wise_error_is_kept_exactly(changed: tuple[int, ...]) -> None:
-    # Every outcome of as many changed examples, with its chance where each changes either way like a coin.
+    # Every outcome of these numbers of changed examples, with its probability under the null: a fair coin each.
     false = 0.0
     for losses in itertools.product(*(range(m + 1) for m in changed)):
         if min(holm_mcnemar([(a, m - a) for a, m in zip(losses, changed, strict=True)])) < 0.05:

@@ -1,4 +1,4 @@
-"""Networks and test-time steps that are judged at an edge, as a user's own file."""
+"""Networks and test-time steps whose answers are hard to judge, as a user's own file."""
 
 import torch
 from torch import nn
@@ -9,11 +9,11 @@ from bench.models.small_cnn import small_cnn
 
 
 class Rounded(nn.Module):
-    """A small network that returns logits of a given precision, and by default rounds them to another first."""
+    """A small network that rounds its logits to the precision ``through``, then returns them as ``returned``."""
 
-    def __init__(self, returned, through, **words):
+    def __init__(self, returned, through, **shape):
         super().__init__()
-        self.net = small_cnn(10, channels=4, hidden=16, **words)
+        self.net = small_cnn(10, channels=4, hidden=16, **shape)
         self.returned, self.through = returned, through
 
     def forward(self, x):
@@ -21,8 +21,8 @@ class Rounded(nn.Module):
 
 
 def rounded(num_classes, *, in_channels: int = 3, image_size: int = 32, returned: str = "float32", through: str = ""):
-    words = {"in_channels": in_channels, "image_size": image_size}
-    return Rounded(getattr(torch, returned), getattr(torch, through or returned), **words)
+    shape = {"in_channels": in_channels, "image_size": image_size}
+    return Rounded(getattr(torch, returned), getattr(torch, through or returned), **shape)
 
 
 def halved(num_classes, *, in_channels: int = 3, image_size: int = 32):
@@ -39,7 +39,7 @@ class Step(nn.Module):
 
 
 class Own:
-    """What the steps below have in common: deployed and surrogate are one function."""
+    """Base of the steps below: deployed and surrogate function are the same."""
 
     def wrap(self, base):
         return Step(base, self.answer)
@@ -50,7 +50,7 @@ class Own:
 
 @defense(kind="test-time")
 class Remembers(Own):
-    """Answers by the classifier the first time that it sees an image, and turned round the next."""
+    """Returns the logits of the base for an image that it sees first, and their negatives afterwards."""
 
     def __init__(self):
         self.seen = set()
@@ -66,7 +66,7 @@ class Remembers(Own):
 
 @defense(kind="test-time")
 class Drifts(Own):
-    """Answers another way after a few calls; how many images it is asked does not matter."""
+    """Doubles the logits after a few calls, whatever the size of the batches."""
 
     def __init__(self, *, after: int = 3):
         self.calls, self.after = 0, after
@@ -78,7 +78,7 @@ class Drifts(Own):
 
 @defense(kind="test-time")
 class Normalises(Own):
-    """Subtracts the mean image of the batch, so that an answer depends on who is asked beside."""
+    """Subtracts the mean image of the batch: an answer depends on the other images."""
 
     def answer(self, step, x):
         return step.base(x - x.mean(0, keepdim=True) + 0.5)
@@ -86,7 +86,7 @@ class Normalises(Own):
 
 @defense(kind="test-time")
 class Alters(Own):
-    """Darkens the very images that it is given."""
+    """Darkens its input images in place."""
 
     def answer(self, step, x):
         return step.base(x.mul_(0.9) if not x.requires_grad else x * 0.9)
@@ -94,7 +94,7 @@ class Alters(Own):
 
 @defense(kind="test-time")
 class Halves(Own):
-    """Returns half precision whatever the classifier gives."""
+    """Returns logits in half precision."""
 
     def answer(self, step, x):
         return step.base(x).half()
@@ -102,7 +102,7 @@ class Halves(Own):
 
 @defense(kind="test-time", randomised=True)
 class Coin(Own):
-    """Gives the true class with a known chance, else the next; the base is not asked what it sees."""
+    """Returns the true class with a known probability, else the next; the logits of the base do not count."""
 
     def __init__(self, *, chance: float = 0.5):
         self.draws, self.chance = Draws(), chance
@@ -116,7 +116,7 @@ class Coin(Own):
 
 @defense(kind="test-time", randomised=True)
 class Cheats(Own):
-    """Says that it draws, but draws from the global generator."""
+    """Declares itself randomised, but draws from the global generator."""
 
     def __init__(self):
         self.draws = Draws()
@@ -127,7 +127,7 @@ class Cheats(Own):
 
 @attack(norms=("l2",), bounded=False, needs="labels", passes="32 forwards")
 def bisect(target, x, y, threat):
-    """Goes along a line to the nearest wrong image, as near as numbers allow."""
+    """Bisects a line for the nearest adversarial example, down to the precision of floats."""
     good, bad = torch.zeros(len(x)), torch.ones(len(x))
     other = 1 - x
     for _ in range(30):

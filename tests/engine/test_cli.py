@@ -1,9 +1,10 @@
-"""What a user types wrong gets one line and exit code 2, before any work starts."""
+"""A wrong command gets one line and exit code 2, before any work starts."""
 
 import json
 import os
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("argv", "says"),
     [
         (["rnu"], "unknown verb 'rnu'; did you mean 'run'?"),
         (["run", "quik"], "unknown preset 'quik'; did you mean 'quick'?"),
@@ -49,9 +50,9 @@ ROOT = Path(__file__).resolve().parents[2]
         (["list", "atacks"], "atacks"),
     ],
 )
-def test_one_line_and_exit_code_2(words, says, capsys, tmp_path, monkeypatch):
+def test_one_line_and_exit_code_2(argv, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(words) == 2
+    assert main(argv) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert says in captured.err and captured.err.count("\n") == 1
@@ -63,30 +64,30 @@ def test_no_verb_that_writes_to_a_store_takes_what_is_no_folder(store, capsys, t
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
     Path("link").symlink_to("nowhere")
-    what = tiny.write(tmp_path)
-    said = set()
-    for words in (["plan", what], ["run", what], ["train", what], ["gc", what], ["sync", "elsewhere"]):
-        assert main([*words, "--store", store]) == 2
+    config = tiny.write(tmp_path)
+    errors = set()
+    for argv in (["plan", config], ["run", config], ["train", config], ["gc", config], ["sync", "elsewhere"]):
+        assert main([*argv, "--store", store]) == 2
         captured = capsys.readouterr()
         assert captured.out == "" and "Traceback" not in captured.err
-        said.add(captured.err.splitlines()[-1])
-    assert len(said) == 1 and said.pop().startswith(f"error: the store {store} cannot be ")
+        errors.add(captured.err.splitlines()[-1])
+    assert len(errors) == 1 and errors.pop().startswith(f"error: the store {store} cannot be ")
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_option_that_no_verb_has_is_said_before_what_else_is_wrong(verb, capsys):
-    for words in ([verb, "--nosuch=1"], [verb, "x", "--nosuch", "-5"], ["--nosuch", verb]):
-        assert main(words) == 2
+    for argv in ([verb, "--nosuch=1"], [verb, "x", "--nosuch", "-5"], ["--nosuch", verb]):
+        assert main(argv) == 2
         assert capsys.readouterr().err.startswith("error: unknown option '--nosuch'")
 
 
 def test_what_looks_like_an_option_may_be_a_value_or_come_after_two_dashes(capsys):
-    for words, says in (
+    for argv, says in (
         (["run", "--n", "-5"], "--n -5"),
         (["run", "--", "--nosuch"], "unknown preset '--nosuch'"),
         (["run", "--only", "-a b", "--n", "-1"], "--n -1"),
     ):
-        assert main(words) == 2
+        assert main(argv) == 2
         assert says in capsys.readouterr().err
 
 
@@ -97,8 +98,8 @@ def test_cuda_where_there_is_none(capsys, tmp_path):
         pytest.skip("this machine has a CUDA device")
     assert main(["run", tiny.write(tmp_path), "--device", "cuda", "--store", str(tmp_path / "store")]) == 2
     assert "error: --device cuda: torch sees no CUDA device" in capsys.readouterr().err
-    words = ["run", tiny.write(tmp_path, '[run]\ndevice = "cuda"\n'), "--store", str(tmp_path / "store")]
-    assert main(words) == 2
+    argv = ["run", tiny.write(tmp_path, '[run]\ndevice = "cuda"\n'), "--store", str(tmp_path / "store")]
+    assert main(argv) == 2
     assert 'error: tiny.toml: run.device = "cuda": torch sees no CUDA device' in capsys.readouterr().err
     assert not (tmp_path / "store").exists()
 
@@ -117,12 +118,12 @@ def test_a_store_that_is_a_file(capsys, tmp_path):
 
 
 def test_help_and_list_import_no_torch():
-    for words in (["--help"], ["list"], ["run", "--help"], ["leaderboard", "--help"]):
+    for argv in (["--help"], ["list"], ["run", "--help"], ["leaderboard", "--help"]):
         code = (
             "import sys; from bench.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
             "assert 'torch' not in sys.modules"
         )
-        subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-c", code, *argv], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
 def test_list_names_everything_that_the_design_fixes(capsys):
@@ -173,7 +174,7 @@ def test_list_names_everything_that_the_design_fixes(capsys):
     assert names["datasets"] == set(["digits", "cifar10", "cifar100", "svhn", "tiny_imagenet", "caltech101"])
     assert names["models"] >= set(["resnet18", "vgg16", "wrn-34-10", "small-cnn"])
     assert names["presets"] >= {"quick", "cifar10-reference"}
-    assert all(row["summary"] and isinstance(row["available"], bool) for rows in listed.values() for row in rows)
+    assert all(row["summary"] and isinstance(row["available"], bool) for row in chain.from_iterable(listed.values()))
 
 
 def test_every_verb_has_help(capsys):
@@ -184,7 +185,7 @@ def test_every_verb_has_help(capsys):
     assert "--time-budget" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["compare", "a.json", "--", "--"], ["sync", "--", "--"], ["plan", "--", "--"]])
-def test_two_dashes_twice_are_one_line(words, capsys):
-    assert main(words) == 2
+@pytest.mark.parametrize("argv", [["compare", "a.json", "--", "--"], ["sync", "--", "--"], ["plan", "--", "--"]])
+def test_two_dashes_twice_are_one_line(argv, capsys):
+    assert main(argv) == 2
     assert capsys.readouterr().err == "error: '--' is given twice; a file of that name is ./--\n"

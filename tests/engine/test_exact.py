@@ -1,4 +1,4 @@
-"""Numbers as their text means them, whatever the text; and messages that stay one line."""
+"""Numbers have exactly the value of their text, and messages stay one line."""
 
 import pickle
 from decimal import Decimal

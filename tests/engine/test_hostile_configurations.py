@@ -1,4 +1,4 @@
-"""Each kind of configuration that nobody means, and the one line that it gets."""
+"""Each kind of wrong configuration, and the one line that it gets."""
 
 import os
 from pathlib import Path
@@ -161,13 +161,13 @@ def test_what_nobody_means_is_one_line(kind):
     ],
 )
 def test_a_right_name_in_the_wrong_place_says_what_it_is(change, says):
-    said = line(SOUND.replace(*change))
-    assert says in said
-    _, _, name = said.partition("'")
-    assert f"did you mean '{name.partition(chr(39))[0]}'" not in said
+    message = line(SOUND.replace(*change))
+    assert says in message
+    _, _, name = message.partition("'")
+    assert f"did you mean '{name.partition(chr(39))[0]}'" not in message
 
 
-# What is too many is counted, not made.
+# Products that are too large are counted, not built.
 
 
 def test_a_product_of_lists_is_refused_by_its_count():
@@ -238,8 +238,8 @@ def test_files_that_are_none(through):
     }
     for name, text in says.items():
         Path("over.toml").write_text(f'extends = "{name}.toml"\n{SOUND}')
-        said = refused("over.toml" if through else f"{name}.toml")
-        assert text in said and said.startswith("over.toml: extends: " if through else ""), name
+        message = refused("over.toml" if through else f"{name}.toml")
+        assert text in message and message.startswith("over.toml: extends: " if through else ""), name
     assert "cannot be read" in refused("a\0b.toml")
 
 
@@ -252,10 +252,10 @@ ANYWHERE = ["empty eps", "empty base", "empty sweep", "true drops", "holdout", "
 def test_what_another_file_asks_for_is_said_with_both_names(kind):
     text, says = WRONG[kind]
     Path("other.toml").write_text(text)
-    said = line('extends = "other.toml"\nname = "top"\n')
-    assert said.startswith(("t.toml (from other.toml): ", "t.toml: extends: other.toml")) and says in said
-    said = line('schema = 1\nname = "top"\ninclude = ["other.toml"]\n')
-    assert said.startswith("t.toml: include: other.toml") and says.replace("t.toml", "other.toml") in said
+    message = line('extends = "other.toml"\nname = "top"\n')
+    assert message.startswith(("t.toml (from other.toml): ", "t.toml: extends: other.toml")) and says in message
+    message = line('schema = 1\nname = "top"\ninclude = ["other.toml"]\n')
+    assert message.startswith("t.toml: include: other.toml") and says.replace("t.toml", "other.toml") in message
 
 
 @pytest.mark.parametrize("variants", [{}, {"scale": "tiny"}])
@@ -346,7 +346,7 @@ def test_a_flag_that_nobody_means_is_one_line(capsys, flags, says):
     Path("t.toml").write_text(SOUND)
     assert main(["plan", "t.toml", *flags]) == 2
     out, err = capsys.readouterr()
-    # On a slow machine what it does is said before, line by line.
+    # On a slow machine progress lines come before it.
     assert says in err.splitlines()[-1] and err.count("error: ") == 1 and "Traceback" not in err and not out
 
 

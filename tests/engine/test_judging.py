@@ -1,4 +1,4 @@
-"""What counts as a right answer: ties, majorities, precision, and successes at the boundary."""
+"""Which answers count as right: ties, majorities, precision, and adversarial examples at the boundary."""
 
 from math import comb
 from pathlib import Path
@@ -113,8 +113,8 @@ def test_double_logits_are_judged_in_float32_too(tmp_path):
 
 def test_a_network_of_half_weights_that_takes_no_float32_is_one_line(tmp_path, capsys):
     run(tmp_path, "halved")
-    said = capsys.readouterr()
-    assert "images are float32, weights torch.float16" in " ".join((said.out + said.err).split())
+    captured = capsys.readouterr()
+    assert "images are float32, weights torch.float16" in " ".join((captured.out + captured.err).split())
 
 
 def test_a_step_that_returns_half_precision_is_judged_in_float32():
@@ -135,7 +135,7 @@ def test_what_a_step_does_to_its_images_it_does_to_its_own_copy():
 
 
 class ByBatch(nn.Module):
-    """A linear network whose last digits depend on the length of the batch, as kernels' do."""
+    """A linear network whose last digits depend on the batch size, as with real kernels."""
 
     def __init__(self):
         super().__init__()
@@ -167,7 +167,7 @@ def test_what_an_attack_calls_a_success_is_one_when_it_is_judged(monkeypatch, at
     )
 
     def returned():
-        """How many images of those that the attack broke come back, judged in batches of another length."""
+        """Count the adversarial examples that are right again in batches of another size."""
         crafted = craft(ref, net, x, y, torch.arange(120), key="it", batch=50)
         broken = (crafted.images != x).flatten(1).any(1)
         assert int(broken.sum()) > 80

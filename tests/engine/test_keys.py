@@ -55,12 +55,12 @@ def test_the_hash_is_sha256_over_lengths_and_parts():
 
 
 @given(st.lists(st.text() | st.integers(), min_size=1, max_size=4))
-def test_a_seed_is_in_range_and_depends_on_every_word(words):
-    seed = derive_seed(*words)
-    assert 0 <= seed < 2**63 and seed == derive_seed(*words)
-    for i in range(len(words)):
-        assert derive_seed(*words[:i], f"{words[i]}x", *words[i + 1 :]) != seed
-    assert derive_seed(*words, "more") != seed
+def test_a_seed_is_in_range_and_depends_on_every_word(parts):
+    seed = derive_seed(*parts)
+    assert 0 <= seed < 2**63 and seed == derive_seed(*parts)
+    for i in range(len(parts)):
+        assert derive_seed(*parts[:i], f"{parts[i]}x", *parts[i + 1 :]) != seed
+    assert derive_seed(*parts, "more") != seed
 
 
 def test_seeds_fill_their_range():

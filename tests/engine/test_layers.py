@@ -1,4 +1,4 @@
-"""Who may import whom: arrows point down, and what starts at once never imports torch."""
+"""Imports between packages point down, and commands that must start fast never import torch."""
 
 import ast
 import re
@@ -40,19 +40,19 @@ TORCH_FREE = (
     "report",
     "cli",
 )
-#: What report's own packages may import of each other.
+#: Imports allowed between the packages of bench.report.
 REPORT = {"leaderboard": set(), "render": {"leaderboard"}, "comparison": {"leaderboard", "render"}}
 
 
 class Import(NamedTuple):
     module: str
     line: int
-    #: Done when the file is imported: not inside a function, not for the type checker alone.
+    #: Whether it runs when the file is imported: neither inside a function nor for the type checker only.
     at_once: bool
 
 
 def imports(path: Path) -> Iterator[Import]:
-    """Yield everything that a file imports, wherever in it."""
+    """Yield every import of a file, at any depth."""
 
     def walk(node: ast.AST, at_once: bool) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
@@ -78,8 +78,8 @@ def package(path: Path) -> str:
     return path.relative_to(ROOT / "bench").parts[0].removesuffix(".py")
 
 
-def named(path: Path, each: Import) -> str:
-    return f"{path.relative_to(ROOT)}:{each.line} imports {each.module}"
+def location(path: Path, statement: Import) -> str:
+    return f"{path.relative_to(ROOT)}:{statement.line} imports {statement.module}"
 
 
 def modules(*packages: str) -> list[str]:
@@ -96,12 +96,11 @@ def test_the_table_names_every_package_of_bench_and_no_other():
 
 
 def test_imports_point_down():
-    wrong = [
-        f"{name} may import {other}"
-        for name, layer in LAYERS.items()
-        for other in layer.may_import
-        if other not in LAYERS or LAYERS[other].height > layer.height or name in LAYERS[other].may_import
-    ]
+    wrong = []
+    for name, layer in LAYERS.items():
+        for other in layer.may_import:
+            if other not in LAYERS or LAYERS[other].height > layer.height or name in LAYERS[other].may_import:
+                wrong.append(f"{name} may import {other}")
     assert not wrong
     heights = [layer.height for layer in LAYERS.values()]
     assert heights == sorted(heights, reverse=True)
@@ -118,7 +117,7 @@ def test_a_package_imports_what_the_table_says_and_the_table_says_no_more():
                 continue
             used[package(path)].add(rest[0])
             if rest[0] not in LAYERS[package(path)].may_import:
-                wrong.append(named(path, each))
+                wrong.append(location(path, each))
     assert not wrong
     assert used == {name: set(layer.may_import) for name, layer in LAYERS.items()}
 
@@ -130,7 +129,7 @@ def test_the_packages_of_the_report_import_down():
             for each in imports(path):
                 top, *rest = each.module.split(".")
                 if [top, *rest[:1]] == ["bench", "report"] and rest[1] not in {part} | allowed:
-                    wrong.append(named(path, each))
+                    wrong.append(location(path, each))
     assert not wrong
 
 
@@ -138,12 +137,12 @@ def test_the_report_stands_on_the_store_alone():
     wrong = []
     for path in sources("bench/report"):
         if path.name == "_network.py":
-            # Figures that look inside a network; the others reach it from inside a function only.
+            # Figures that need a network; other modules import it inside a function.
             continue
         for each in imports(path):
             top, *rest = each.module.split(".")
             if each.at_once and top == "bench" and rest[0] in ("models", "evaluation", "training", "schedule"):
-                wrong.append(named(path, each))
+                wrong.append(location(path, each))
     assert not wrong
 
 
@@ -153,8 +152,8 @@ def test_every_package_says_what_it_holds_what_it_may_import_and_where_to_start(
             text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
             assert re.search(r"^May import: ", text, re.MULTILINE), path
             allowed = re.split(r"[.;]\s", text.partition("May import:")[2])[0]
-            named = set(re.findall(r"(?<!`)`(\w+)`(?!`)", allowed))
-            assert named <= LAYERS[path.parent.name].may_import, f"{path} names {named}"
+            mentioned = set(re.findall(r"(?<!`)`(\w+)`(?!`)", allowed))
+            assert mentioned <= LAYERS[path.parent.name].may_import, f"{path} names {mentioned}"
             start = re.search(r"^Start at ``([\w.]+)``", text, re.MULTILINE)
             assert start, path
             module, *rest = start[1].split(".")
@@ -173,16 +172,19 @@ def test_a_method_uses_bench_api_torch_and_private_helpers_beside_it(folder):
             elif top in ("attacks", "defenses"):
                 allowed = top == folder and rest[0].startswith("_")
             else:
-                # A third party's package is imported by the function that needs it, so that listing needs none.
+                # Third-party packages are imported by the function that uses them: `list` then needs none.
                 allowed = top == "torch" or top in sys.stdlib_module_names or not each.at_once
             if not allowed:
-                wrong.append(named(path, each))
+                wrong.append(location(path, each))
     assert not wrong
 
 
 def test_nothing_in_bench_names_an_attack_or_a_defense_module():
-    wrong = [named(path, each) for path in sources("bench") for each in imports(path)
-             if each.module.split(".")[0] in ("attacks", "defenses")]  # fmt: skip
+    wrong = []
+    for path in sources("bench"):
+        for each in imports(path):
+            if each.module.split(".")[0] in ("attacks", "defenses"):
+                wrong.append(location(path, each))
     assert not wrong
 
 

@@ -14,7 +14,7 @@ SMALL = {"resnet18": {"width": 8}, "vgg16": {"width": 8}, "wrn-34-10": {"widen":
 
 
 def settled(net: nn.Module) -> nn.Module:
-    """Give batch norms statistics and scales of their own, so that folding them wrongly shows."""
+    """Give batch norms non-trivial statistics and scales: a wrong fold then changes the output."""
     generator = torch.Generator().manual_seed(0)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -33,7 +33,7 @@ def logits_and_gradient(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", sorted(registry.entries("network")))
 def test_every_network_keeps_its_logits_and_gradients(name: str) -> None:
-    # In double precision, so that round-off turns no unit on or off.
+    # Double precision: round-off then switches no ReLU.
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
     factory, arguments = registry.find("network", name).load(), SMALL.get(name, {"image_size": (32, 32)})
     net = settled(factory(10, in_channels=3, **arguments)).double()
@@ -62,7 +62,9 @@ class Shared(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)

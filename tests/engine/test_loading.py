@@ -1,4 +1,4 @@
-"""The sources that were hashed are the ones that run, whatever else is on the path, imported, or edited since."""
+"""The hashed sources are the ones that run, even if other modules shadow them or the files change later."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ def answer(entry):
 
 
 def stranger(folder):
-    """Write packages by the names of ours, whose modules do nothing or fail."""
+    """Write packages with the names of ours, whose modules do nothing or fail."""
     for name in ("attacks/__init__.py", "defenses/__init__.py"):
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_text("")
@@ -54,8 +54,8 @@ def test_a_stranger_on_the_path_of_python_changes_no_number(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([*first, str(ROOT)])}
-        words = small.command_line(folder, "--report", str(folder / "report"), text=text)
-        done = subprocess.run([*command, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=500)
+        argv = small.command_line(folder, "--report", str(folder / "report"), text=text)
+        done = subprocess.run([*command, *argv], cwd=folder, env=env, capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, done.stdout + done.stderr
         outcomes.append(small.outcome(folder))
         assert all(result.metrics is not None for result in Store(folder / "store").results())
@@ -145,7 +145,7 @@ def test_what_was_hashed_runs_though_the_file_was_edited_since(tmp_path):
     assert answer(before) == 1
     after = registry.find("attack", ref.name)
     assert (answer(after), answer(before)) == (2, 1)
-    # The reference means the code that it was made of.
+    # The reference means the code that it was built from.
     assert answer(registry.entry_of(ref)) == 1
     assert answer(registry.entry_of(after.ref({}))) == 2
 
@@ -199,7 +199,7 @@ CALLS = []
 
 @attack(norms=("linf",), passes="1 forwards")
 def saved(target, x, y, threat, *, images: str):
-    """Adds what a file says, and changes the file in its second call."""
+    """Adds the number in a file, and changes the file in its second call."""
     CALLS.append(1)
     if len(CALLS) == 2:
         open(images, "w").write("0.1")
@@ -218,7 +218,7 @@ def test_a_file_edited_while_an_attack_reads_it_fails_the_cell(tmp_path):
     assert small.run(tmp_path, text=text) == 3
     (failed,) = [result for result in Store(tmp_path / "store").results() if result.status == "failed"]
     assert "or a file that it reads, was edited while this ran; run again" in failed.error.message
-    # The first chunk was made with the old file and counts for it alone.
+    # The first chunk was crafted with the old file and stays under its key.
     assert small.run(tmp_path, text=text) == 0
     (done,) = [r for r in Store(tmp_path / "store").results() if r.status == "done" and r.cell.attack is not None]
     assert done.metrics.mean_linf == pytest.approx(0.1, abs=1e-6)

@@ -3,13 +3,14 @@
 import ast
 import random
 import symtable
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from bench.methods.syntax import syntax
 
-SOURCES = sorted(path for folder in ("attacks", "defenses") for path in Path(folder).glob("*.py"))
+SOURCES = sorted([*Path("attacks").glob("*.py"), *Path("defenses").glob("*.py")])
 
 SAME = {
     "assigned": ("def f(x):\n    y = x\n    return y", "def f(x):\n    x_adv = x\n    return x_adv"),
@@ -167,7 +168,8 @@ def test_a_use_of_another_variable_changes_the_hash(path):
     for index in draws.sample(range(len(functions)), min(8, len(functions))):
         tree = ast.parse(text)
         function = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)][index]
-        uses = [node for statement in function.body for node in ast.walk(statement) if isinstance(node, ast.Name)]
+        nodes = chain.from_iterable(map(ast.walk, function.body))
+        uses = [node for node in nodes if isinstance(node, ast.Name)]
         others = sorted({node.id for node in uses})
         loads = [node for node in uses if isinstance(node.ctx, ast.Load)]
         if len(others) > 1 and loads:

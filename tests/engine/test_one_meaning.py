@@ -1,4 +1,4 @@
-"""The parameters that are read and the code that runs are of one definition, or the method does not count."""
+"""A method counts only if the parameters that are read belong to the code that runs."""
 
 import pytest
 

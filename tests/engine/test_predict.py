@@ -1,4 +1,4 @@
-"""The passes that a method states are numbers that a plan can reckon with."""
+"""A plan computes costs from the passes that a method declares."""
 
 import json
 import warnings
@@ -45,7 +45,7 @@ def test_images_that_are_wrong_clean_are_not_reckoned_to_be_attacked(tmp_path, c
         capsys.readouterr()
         assert main(["plan", small.write(tmp_path), "--store", str(tmp_path / "store"), "--json"]) == 0
         tflops = {each["what"]: each["tflop"] for each in json.loads(capsys.readouterr().out)}
-        return {name: next(v for what, v in tflops.items() if what.endswith(name)) for name in attacks}
+        return {name: next(v for piece, v in tflops.items() if piece.endswith(name)) for name in attacks}
 
     before = planned()
     assert small.run(tmp_path, "--only", "*/clean/*") == 0
@@ -104,13 +104,11 @@ def failing(folder):
 
 @pytest.mark.parametrize("flag", [[], ["--cost"]], ids=["pieces", "costs"])
 def test_what_cannot_be_built_or_fails_where_it_is_measured_is_said_with_its_rows(tmp_path, capsys, caplog, flag):
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         assert main(["plan", failing(tmp_path), "--store", str(tmp_path / "store"), *flag]) == 3
-    assert [str(each.message) for each in said if "of a" in str(each.message)] == []
-    here, messages = (
-        f"{tmp_path}/methods.py",
-        {message.split(" fail (")[1]: message for message in caplog.messages if " fail (" in message},
-    )
+    assert [str(each.message) for each in caught if "of a" in str(each.message)] == []
+    here = f"{tmp_path}/methods.py"
+    messages = {message.split(" fail (")[1]: message for message in caplog.messages if " fail (" in message}
     assert not any("\n" in message for message in messages)
     (none,) = (each for each in messages if "returned NoneType" in each)
     (nosuch,) = (each for each in messages if "unknown torchvision classifier 'nosuch'" in each)

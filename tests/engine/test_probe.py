@@ -1,4 +1,4 @@
-"""Is a deployed function one? Probes on fresh instances see steps that remember, drift, or mind who is asked beside."""
+"""Probes on fresh instances detect steps with memory or drift, or whose answers depend on the batch."""
 
 from functools import partial
 from pathlib import Path
@@ -84,5 +84,5 @@ def test_a_step_that_remembers_images_is_flagged_in_every_cell(results, attack):
 
 
 def test_a_step_that_drifts_with_its_calls_is_flagged_where_it_did(results):
-    # Three calls are as many as the probe and a clean cell make; the attack of three steps makes more.
+    # The probe and a clean cell make three calls; the attack of three steps makes more.
     assert "not-deterministic" in of(results, "drifts", "pgd", "adaptive").flags

@@ -1,4 +1,4 @@
-"""A number says which commit made it, and an installed package holds every file that it reads."""
+"""A result records its commit, and an installed package contains every file that it reads."""
 
 import fnmatch
 import subprocess

@@ -119,7 +119,7 @@ def test_a_network_of_ones_own_needs_no_decorator(tmp_path):
 
 @pytest.fixture
 def house(tmp_path, monkeypatch):
-    """An empty house in place of the real one."""
+    """An empty repository instead of the real one."""
     for folder in ("attacks", "defenses", "bench/models"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.setattr(registry, "_ROOT", tmp_path)
@@ -178,10 +178,10 @@ def test_a_file_that_cannot_be_read_is_said_and_left_out_alone(house, folder, ki
     broken = write(house / folder, "my_own.py", text)
     forget()
     assert [entry.code_sha for entry in registry.entries("attack").values()] == [wanted]
-    (said,) = caplog.messages
-    assert said.startswith(f"{broken}{says}") and said.endswith(": its methods are left out")
-    assert registry.unread() == ((broken, said.removesuffix(": its methods are left out")),)
-    # Whatever is not known may be in it.
+    (message,) = caplog.messages
+    assert message.startswith(f"{broken}{says}") and message.endswith(": its methods are left out")
+    assert registry.unread() == ((broken, message.removesuffix(": its methods are left out")),)
+    # Any unknown name may be defined in that file.
     for wanted_kind in ("attack", "library", "recipe", "test-time", "network"):
         for name in ("my-own", "my_own", "anything"):
             assert f" (a file left out may define it: {broken}{says}" in line(registry.find, wanted_kind, name)
@@ -199,7 +199,7 @@ def test_of_several_files_left_out_the_one_of_that_name_is_said(house):
 
 
 def test_the_files_of_the_house_are_all_read_and_register_something():
-    # What is left out of the registry is left out of the tests of whatever is registered.
+    # Methods that the registry leaves out are missing from the tests of all registered methods.
     assert registry.unread() == () and not registry._all().twice
     registered = {entry.path for entry in registry._all().entries}
     for folder in ("attacks", "defenses"):
@@ -258,10 +258,10 @@ def test_a_plug_in_is_registered_by_its_entry_point(house, monkeypatch):
         "": ": no module ",
     }
     points["crossfire.defenses"] = [importlib.metadata.EntryPoint("x", value, "crossfire.defenses") for value in says]
-    # Each is left out alone.
+    # Only the broken entry points are left out.
     assert list(registry.entries("attack")) == ["big-push"]
-    for (_, said), text in zip(registry.unread(), says.values(), strict=True):
-        assert text in said
+    for (_, message), text in zip(registry.unread(), says.values(), strict=True):
+        assert text in message
     assert "plug-in crossfire.defenses 'x': no module no_such_module" in line(registry.find, "recipe", "no-such-module")
 
 

@@ -1,4 +1,4 @@
-"""A signature is read by a small interpreter: right where Python is, and nothing of a file ever runs."""
+"""A small interpreter reads signatures: it agrees with Python, and never runs code of the file."""
 
 import ast
 import os
@@ -32,7 +32,7 @@ def line(call, *args):
     return str(caught.value)
 
 
-# Right where Python is.
+# Agreement with Python.
 
 numbers = st.one_of(
     st.integers(0, 2**40).map(str),
@@ -67,9 +67,9 @@ def test_what_has_a_value_has_the_one_that_python_gives_it(text):
     try:
         value = signature.value(node(text))
     except signature.Unreadable:
-        # Refused because Python refuses too, or because the number is none that a key may hold.
+        # Python refuses it too, or a key cannot hold the number.
         return
-    # Safe here alone: the text is made of nothing but the grammar above.
+    # eval is safe here: the grammar above generated the text.
     wanted = eval(text, {"__builtins__": {}, "Fraction": Fraction})
     assert repr(value) == repr(wanted)
 
@@ -138,7 +138,7 @@ HOSTILE = {
     "union": f"int | {FIRE}",
     "set": f"{{{{{FIRE}}}}}",
 }
-PLACES = {
+POSITIONS = {
     "annotation": "@attack(norms=('linf',), passes='')\ndef f(t, x, y, h, *, n: {} = 1): ...\n",
     "text annotation": "@attack(norms=('linf',), passes='')\ndef f(t, x, y, h, *, n: {!r} = 1): ...\n",
     "default": "@attack(norms=('linf',), passes='')\ndef f(t, x, y, h, *, n: int = {}): ...\n",
@@ -150,14 +150,14 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("position", PLACES)
+@pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_no_expression_runs_when_a_signature_is_read(tmp_path, position, hostile):
     fired, path = tmp_path / "fired", tmp_path / "mine.py"
-    path.write_text(PLACES[position].format(HOSTILE[hostile].format(fired=str(fired))))
-    said = line(registry.find, "attack", f"{path}:f")
+    path.write_text(POSITIONS[position].format(HOSTILE[hostile].format(fired=str(fired))))
+    message = line(registry.find, "attack", f"{path}:f")
     assert not fired.exists()
-    assert str(path) in said and "literals" in said or "is not valid Python" in said
+    assert str(path) in message and "literals" in message or "is not valid Python" in message
 
 
 @pytest.mark.parametrize(
@@ -201,14 +201,14 @@ def test_looking_for_a_package_runs_none(tmp_path, monkeypatch):
 
 
 def test_bench_evaluates_no_text():
-    # What a figure or a verb of the harness's own is called is looked up; nothing else becomes code.
+    # Names of figures and verbs are looked up; no other text becomes code.
     for path in ROOT.glob("bench/**/*.py"):
         for each in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = each.func.id if isinstance(each, ast.Call) and isinstance(each.func, ast.Name) else ""
             assert name not in ("eval", "exec", "compile", "__import__"), f"{path}:{each.lineno}"
 
 
-# One line, whatever stands there.
+# One line for any wrong text.
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,8 @@ def test_bench_evaluates_no_text():
 def test_a_default_that_is_none_is_one_line_with_its_place(tmp_path, default, says):
     path = tmp_path / "mine.py"
     path.write_text(f"\n@attack(norms=('linf',), passes='')\ndef f(t, x, y, h, *, n: Count = {default}): ...\n")
-    said = line(registry.find, "attack", f"{path}:f")
-    assert f"{path}:3: " in said and says in said
+    message = line(registry.find, "attack", f"{path}:f")
+    assert f"{path}:3: " in message and says in message
 
 
 @pytest.mark.parametrize(
@@ -327,9 +327,9 @@ def test_a_source_that_cannot_be_parsed_is_one_line(tmp_path, name):
     method = b"\n@attack(norms=('linf',), passes='')\ndef f(t, x, y, h): ...\n"
     path = tmp_path / "mine.py"
     path.write_bytes(SOURCES[name] + method)
-    # Some are nested too deeply to be hashed only, which is done when the method is planned with.
-    said = line(lambda: registry.find("attack", f"{path}:f").ref({}))
-    assert f"{path} is not valid Python: " in said and len(said) < 500
+    # Some parse but are too deep to hash; the hash is computed when a plan uses the method.
+    message = line(lambda: registry.find("attack", f"{path}:f").ref({}))
+    assert f"{path} is not valid Python: " in message and len(message) < 500
     (tmp_path / "helper.py").write_bytes(SOURCES[name])
     path.write_bytes(b"import helper" + method)
     assert "helper.py is not valid Python: " in line(registry.find("attack", f"{path}:f").ref, {})
@@ -390,14 +390,14 @@ def test_every_source_of_a_method_is_read_within_bounds(tmp_path, caplog):
 
 def test_plan_ends_with_one_line_and_without_a_traceback(tmp_path):
     fired = tmp_path / "fired"
-    (tmp_path / "mine.py").write_text(PLACES["default"].format(FIRE.format(fired=str(fired))))
+    (tmp_path / "mine.py").write_text(POSITIONS["default"].format(FIRE.format(fired=str(fired))))
     (tmp_path / "t.toml").write_text(
         'schema = 1\nname = "t"\n[dataset]\nname = "digits"\nn = 10\n[[models]]\narch = "small-cnn"\n'
         f'[[defenses]]\nuse = "standard"\n[[attacks]]\nuse = "{tmp_path}/mine.py:f"\n'
     )
-    words = [sys.executable, str(ROOT / "run_bench.py"), "plan", "t.toml"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    # On a slow machine what it does is said before, line by line.
+    argv = [sys.executable, str(ROOT / "run_bench.py"), "plan", "t.toml"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    # On a slow machine progress lines come before it.
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and "Traceback" not in done.stderr and not fired.exists()
     assert last.startswith("error: t.toml: attacks[0]")

@@ -1,4 +1,4 @@
-"""What a key is made of besides parameters: syntax, helpers, versions of packages, files of data."""
+"""The parts of a key besides parameters: syntax, helpers, versions of packages, data files."""
 
 import importlib.metadata
 import subprocess
@@ -78,7 +78,7 @@ def test_the_name_of_a_method_is_no_part_of_its_code(folder):
     before = sha(folder)
     (folder / "mine.py").write_text(ATTACK.replace("def mine", "def yours"))
     assert entry(folder, "yours").ref({}).code_sha == before
-    # What calls it by its name would call another.
+    # A caller by that name would call another function.
     (folder / "mine.py").write_text(ATTACK.replace("def mine", "def yours") + "\nalias = yours\n")
     other = entry(folder, "yours").ref({}).code_sha
     (folder / "mine.py").write_text(ATTACK + "\nalias = mine\n")
@@ -90,7 +90,7 @@ def test_of_two_methods_in_a_file_the_names_count(folder):
     both = f"{ATTACK}\n@attack{second}"
     (folder / "mine.py").write_text(both)
     before = sha(folder)
-    # Each now runs what the other did.
+    # Each now runs the code of the other.
     swapped = both.replace("def mine", "def x").replace("def yours", "def mine").replace("def x", "def yours")
     (folder / "mine.py").write_text(swapped)
     assert sha(folder) != before
@@ -145,7 +145,7 @@ def test_every_local_source_counts(tmp_path, monkeypatch, line, file):
         (folder / name).write_text("x = 1\n")
     (folder / "via.py").write_text("from helper import x\n")
     (folder / "mine.py").write_text(ATTACK.replace("from helper import step", line))
-    # On the path of Python, not beside the file.
+    # On Python's path, not next to the file.
     monkeypatch.syspath_prepend(str(tmp_path))
     before = sha(folder)
     (folder / "unrelated.py").write_text("x = 2\n")
@@ -171,7 +171,7 @@ def test_a_helper_that_is_not_python_is_one_line(folder):
 
 
 def released(monkeypatch, **versions):
-    """Make packages seem to be of other versions."""
+    """Pretend that packages have other versions."""
     real = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: versions.get(name.replace("-", "_")) or real(name))
 
@@ -208,7 +208,7 @@ def test_torch_numpy_and_the_build_of_a_release_do_not_count(folder, monkeypatch
 
 def test_a_package_imported_under_another_name_is_found(folder, monkeypatch):
     assert sources.version("PIL").partition(" ")[0] == "pillow"
-    # Under a name that no table has, by what the installed packages hold.
+    # A name that is in no table is looked up in the installed packages.
     assert sources.version("dateutil") == f"python-dateutil {importlib.metadata.version('python-dateutil')}"
     assert sources.version("no_such_package_at_all") is None
 
@@ -282,7 +282,7 @@ def test_words_that_are_choices_are_no_files(folder, monkeypatch):
     assert sha(folder, rule="b") == before
 
 
-# Calculated by hand, so that no version of Python may differ from them.
+# Written by hand: every version of Python must give these texts.
 FORMS = {
     "x: int = 1": "Module(body=[AnnAssign(annotation=Name(id='int'),simple=1,target=Name(id='x'),value=int 1)])",
     "def f(*, a=None): 'doc'": (

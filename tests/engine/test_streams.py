@@ -1,4 +1,4 @@
-"""What a command says, and where: full disks, closed streams, readers who go, terminals of any size and encoding."""
+"""Output of commands: full disks, closed streams and pipes, terminals of any size and encoding."""
 
 import io
 import logging
@@ -24,15 +24,15 @@ def store(tmp_path_factory):
     return stored(tmp_path_factory.mktemp("store"), story(40))
 
 
-def cli(*words, shell="", env=None, **more):
-    """Run a command with what a shell puts behind it, such as ``>/dev/full``."""
+def cli(*arguments, shell="", env=None, **kwargs):
+    """Run a command with a redirection or pipe of the shell, such as ``>/dev/full``."""
     line = f'exec "$0" -c "$1" "${{@:2}}" {shell}'
     return subprocess.run(
-        ["bash", "-c", line, sys.executable, RUN, *map(os.fspath, words)],
+        ["bash", "-c", line, sys.executable, RUN, *map(os.fspath, arguments)],
         capture_output=True,
         env={**os.environ, **(env or {})},
         timeout=120,
-        **more,
+        **kwargs,
     )
 
 
@@ -49,7 +49,7 @@ def test_closed_streams_stop_nothing(tmp_path, shell, store):
     out = tmp_path / "table.json"
     done = cli("leaderboard", "--store", store.root, "--out", out, shell=shell)
     assert done.returncode == 0 and done.stderr == b""
-    # No file took the number of a stream that was closed.
+    # No file got the descriptor of a closed stream.
     assert out.read_text(encoding="utf-8").startswith('{"schema"') and out.read_text().endswith("}\n")
 
 
@@ -95,8 +95,8 @@ def test_the_plain_locale_of_posix_is_enough(store):
 def test_words_of_the_command_line_come_back_visible(capsys, text):
     from bench.visible import visible
 
-    for words in ([text], ["leaderboard", "--store", text], ["leaderboard", f"--{text}"], ["list", text]):
-        assert main(words) == 2
+    for argv in ([text], ["leaderboard", "--store", text], ["leaderboard", f"--{text}"], ["list", text]):
+        assert main(argv) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.startswith("error: ") and err.count("\n") == 1
         assert visible(err, lines=True) == err and "\\" in err
@@ -186,7 +186,7 @@ def test_errors_that_reach_no_caller_are_one_line_each(capsys):
 
 
 @pytest.mark.parametrize(
-    "words",
+    "argv",
     [
         ("sync", ""),
         ("compare", "", "HEAD"),
@@ -198,6 +198,6 @@ def test_errors_that_reach_no_caller_are_one_line_each(capsys):
         ("figures", "--out", ""),
     ],
 )
-def test_an_empty_path_is_not_the_current_folder(words, capsys):
-    assert main(words) == 2
+def test_an_empty_path_is_not_the_current_folder(argv, capsys):
+    assert main(argv) == 2
     assert "is empty" in capsys.readouterr().err

@@ -12,7 +12,7 @@ N, CLASSES = 10, 3
 
 
 class Net(nn.Module):
-    """A small smooth network that notes the length of every batch and can run out of memory."""
+    """A small smooth network that records the size of every batch and can run out of memory."""
 
     def __init__(self, limit=None, classes=CLASSES):
         super().__init__()

@@ -27,7 +27,7 @@ def test_every_character_of_unicode_that_is_not_seen_is_escaped_and_no_letter_or
         if is_hidden(mark):
             assert shown.isascii() and shown.isprintable() and shown != mark, hex(code)
         elif shown != mark and unicodedata.category(mark) != "Cn":
-            # Beside those: what Unicode ignores by default, such as the fillers of Hangul and the variation selectors.
+            # Also the characters that Unicode ignores by default, such as Hangul fillers and variation selectors.
             blank = {0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, *range(0x180B, 0x1810)}
             assert code in blank or 0xFE00 <= code <= 0xFE0F or 0xE0000 <= code < 0xE1000, hex(code)
 
@@ -77,7 +77,7 @@ def test_json_reads_back_as_it_was_given_and_hides_nothing(value):
     text = json_text(value)
     text.encode()
     assert visible(text) == text
-    # Two halves side by side are one character to every reader of JSON.
+    # Readers of JSON join two adjacent surrogates into one character.
     value_read = json.loads(json.dumps(value))
     assert json.loads(text) == value_read
 

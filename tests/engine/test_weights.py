@@ -1,4 +1,4 @@
-"""Weights files that cannot be used: their own rows fail, with the reason said before any work, and the others run."""
+"""Unusable weights files: their rows fail, the reason is printed before any work, and the other rows run."""
 
 import json
 import os
@@ -35,7 +35,7 @@ hidden = 16
 use = "fgsm"
 eps = "0.1"
 """
-#: What each damaged file is said to be; those of the first list without torch.
+#: The message of each damaged file; the first list is detected without torch.
 SEEN = {
     "gone.safetensors": "no file",
     "folder.safetensors": "is a folder",
@@ -111,7 +111,7 @@ def test_it_is_seen_without_torch(folder):
 def test_bad_rows_fail_alone_and_are_said_before_any_work(folder, tmp_path, capsys, caplog, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = [*SEEN, "good.safetensors", *LOADED]
-    words = [config(folder, names), "--store", str(tmp_path / "store")]
+    argv = [config(folder, names), "--store", str(tmp_path / "store")]
     says = {**SEEN, **LOADED}
 
     def check(lines):
@@ -120,14 +120,14 @@ def test_bad_rows_fail_alone_and_are_said_before_any_work(folder, tmp_path, caps
             assert reason in line
         assert not any("good.safetensors" in line for line in lines)
 
-    assert main(["plan", *words]) == 3
+    assert main(["plan", *argv]) == 3
     out, _ = capsys.readouterr()
     check(caplog.messages)
     assert "2 cells" in out and "good.safetensors" in out and "nan.safetensors" not in out
     assert not (tmp_path / "store").exists()
 
     caplog.clear()
-    assert main(["run", *words, "--report", str(tmp_path / "report")]) == 3
+    assert main(["run", *argv, "--report", str(tmp_path / "report")]) == 3
     out, _ = capsys.readouterr()
     check(caplog.messages)
     results = named(tmp_path)

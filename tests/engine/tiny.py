@@ -1,4 +1,4 @@
-"""The smallest true run: digits, a network of a few thousand weights, one epoch."""
+"""The smallest real run: digits, a network of a few thousand weights, one epoch."""
 
 from pathlib import Path
 
