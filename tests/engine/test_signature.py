@@ -227,7 +227,7 @@ def test_bench_evaluates_no_text():
         ("b'x'", "is no text"),
         ("1j", "is no text"),
         ("..." + "", "is no text"),
-        ("1" + " + 1" * 200, "more than 50 expressions"),
+        ("1" + " + 1" * 200, "more than 50 nested expressions"),
         ("Field(default_factory=1)", "Field(default_factory = ...) is none"),
         ("{1: 2}", "the keys of a dict are texts"),
         ("os.getpid()", "os.getpid() is none"),
