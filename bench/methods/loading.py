@@ -68,7 +68,7 @@ def _require_same(source: Path, current: bytes, hashed: bytes) -> None:
 
 def _does_the_same(current: bytes, hashed: bytes) -> bool:
     try:
-        return syntax(current).sha == syntax(hashed).sha
+        return syntax(current, with_names=True).sha == syntax(hashed, with_names=True).sha
     # It was edited, and is no Python now.
     except ValueError:
         return False

@@ -84,7 +84,6 @@ def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
     packages: set[str] = set()
     data: set[tuple[str, str]] = set()
     absent: set[str] = set()
-    parts: list[str] = []
     queue = [path.resolve()]
     while queue:
         source = queue.pop(0)
@@ -93,14 +92,12 @@ def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
         try:
             texts[source] = text_of(source) if source.suffix == ".py" else source.read_bytes()
             if source.suffix != ".py":
-                parts.append(hashlib.sha256(texts[source]).hexdigest())
                 continue
             parsed = syntax(texts[source])
         except OSError as error:
             raise UsageError(f"{source} cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise UsageError(f"{source} is not valid Python: {error}") from None
-        parts.append(parsed.sha)
         needs = [Import(needed)] if needed is not None and len(texts) == 1 else []
         for each in (*parsed.imports, *needs):
             files, package = search.files(each, source)
@@ -110,8 +107,18 @@ def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
                 absent |= {package.removesuffix(_ABSENT)} if package.endswith(_ABSENT) else set()
         folders = [source.parent] if search.is_bundled(source) else [source.parent, Path()]
         data |= {(text, sha) for text in parsed.strings if (sha := _named_in_code(text, folders)) is not None}
-    sha = sha256_hex(*parts, *sorted(packages), *chain.from_iterable(sorted(data)))
+    sha = sha256_hex(*_hashes(texts), *sorted(packages), *chain.from_iterable(sorted(data)))
     return Code(sha, texts, frozenset(absent))
+
+
+def _hashes(texts: Mapping[Path, bytes]) -> list[str]:
+    """Return the hash of each source; names of local variables count in all of them if one may read its callers'."""
+    is_python = {source: source.suffix == ".py" for source in texts}
+    with_names = any(syntax(text).reads_names for source, text in texts.items() if is_python[source])
+    return [
+        syntax(text, with_names=with_names).sha if is_python[source] else hashlib.sha256(text).hexdigest()
+        for source, text in texts.items()
+    ]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from bench.keys import sha256_hex
 from bench.methods.canonical import canonical_code
+from bench.methods.local_variables import may_read_names
 from bench.methods.tree import TOO_DEEP, called_name, parsed
 
 _IMPORTING = {"import_module", "__import__"}
@@ -25,16 +26,24 @@ class Import(NamedTuple):
 
 
 class Syntax(NamedTuple):
-    """A source file: the hash of what it does, what it imports, and its strings that could name a file."""
+    """A source file: the hash of what it does, what it imports, and its strings that could name a file.
+
+    ``reads_names`` says that it may look up names of variables as it runs, also those of the code that calls it.
+    """
 
     sha: str
+    reads_names: bool
     imports: tuple[Import, ...]
     strings: tuple[str, ...]
 
 
 @lru_cache(maxsize=4096)
-def syntax(source: bytes) -> Syntax:
+def syntax(source: bytes, *, with_names: bool = False) -> Syntax:
     """Return what counts of a source text.
+
+    Args:
+        source: the text.
+        with_names: the names of local variables are part of the hash, as they always are if the file may read them.
 
     Raises:
         ValueError: it is not valid Python, too long, or nested too deeply.
@@ -50,11 +59,12 @@ def syntax(source: bytes) -> Syntax:
         elif isinstance(node, ast.Call) and called_name(node.func) in _IMPORTING and (name := _text(node.args[:1])):
             imports.append(Import(name.lstrip("."), (), len(name) - len(name.lstrip("."))))
         strings |= dict.fromkeys(_paths(node))
+    reads_names = may_read_names(tree)
     try:
-        sha = sha256_hex(canonical_code(tree))
+        sha = sha256_hex(canonical_code(tree, with_names=with_names or reads_names))
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
-    return Syntax(sha, tuple(imports), tuple(strings))
+    return Syntax(sha, reads_names, tuple(imports), tuple(strings))
 
 
 def _text(nodes: list[ast.expr]) -> str | None:
