@@ -91,7 +91,7 @@ class Target(Protocol):
 
     @property
     def base(self) -> Target:
-        """The base classifier inside a deployed defense, as a target of its own; the same function without a step."""
+        """The base classifier inside a deployed defense, as a separate target; the same function without a step."""
 
     def smooth(self, tau: float) -> Target:
         """Return the deployed values with the second-order gradient of the purification, its sign smoothed over tau.
@@ -186,12 +186,12 @@ def attack(
 
     Args:
         norms: threat norms it can keep to, the default first.
-        needs: what it asks of the target.
+        needs: what it requires of the target.
         passes: its cost per image as a formula over its parameters, such as ``"steps forwards + steps backwards"``.
         early_exit: when it stops working on an image before its last step: once the image is ``misclassified``, once
             one attack of a ``suite`` has had it misclassified, or once the search for it has ``stalled``. From
             ``passes``, ``early_exit`` and ``averages_draws`` a cost is predicted; they change no result.
-        averages_draws: on a random function it takes as many draws a step as the configuration asks for; ``False``
+        averages_draws: on a random function it takes as many draws a step as the configuration sets; ``False``
             where it takes one.
         purifiers_only: it attacks the purification, so it is left out against any other defense.
         bounded: it keeps to ``threat.eps``; ``False`` where it minimises the norm itself.

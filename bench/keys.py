@@ -31,7 +31,7 @@ Value = TypeVar("Value")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-# Images and weights are known by their hashes: where they lie, and how their classes were ordered, is no part of a key.
+# Images and weights are identified by their hashes: their location and the order of their classes are not in a key.
 _NAME = {"name": True, "classes": True}
 _WEIGHTS = {"name": True, "data": _NAME}
 _MODEL = {"weights": _WEIGHTS}
@@ -56,7 +56,7 @@ def _without(method: dict[str, Any]) -> dict[type[BaseModel], dict[str, Any]]:
 
 
 _NAMES_AND_CODE = _without({"code_sha": True})
-# Nor what a method is called or where its file lies: one that was renamed meets the random numbers that it met before.
+# Excludes a method's name and file location too: a renamed method gets the same random numbers as before.
 _ALL_BUT_NUMBERS = _without({"code_sha": True, "name": True})
 
 
@@ -98,14 +98,14 @@ def key_of(value: Any, *, version: int) -> str:
 
 
 def identity(value: BaseModel) -> dict[str, Any]:
-    """Return what the key of a cell, or of a part of one, is made of: all but where its images and weights lie."""
+    """Return the content of the key of a cell, or a part of one: all except the location of images and weights."""
     return value.model_dump(mode="json", by_alias=True, exclude=_NAMES.get(type(value)))
 
 
 def comparison_key(value: Cell | AttackRef) -> str:
-    """Return what a cell or an adversarial set asks, whatever the code that answers, as canonical JSON.
+    """Return the question of a cell or an adversarial set, without the code of its methods, as canonical JSON.
 
-    It is equal across edits of an attack, a recipe or a network, and wherever images and weights lie.
+    It does not change with edits of an attack, a recipe or a network, or with the location of images and weights.
     """
     return Keys().comparison_key(value)
 
@@ -113,8 +113,8 @@ def comparison_key(value: Cell | AttackRef) -> str:
 def seed_of(value: Cell | AttackRef) -> str:
     """Return the word (64 hexadecimal digits) from which every random draw of a cell or adversarial set derives.
 
-    It is made of images, weights, parameters, threat and seed, not of the code that answers nor of what it is called,
-    so that two commits meet the same random numbers.
+    It depends on images, weights, parameters, threat and seed, not on the code or name of a method, so two commits
+    get the same random numbers.
     """
     body = value.model_dump(mode="json", by_alias=True, exclude=_ALL_BUT_NUMBERS[type(value)])
     return sha256_hex(canonical_json(body))
@@ -131,7 +131,7 @@ def version_of(key: str, cell: Cell, keys: Keys | None = None) -> int | None:
     Args:
         key: that of a result.
         cell: that of the same result.
-        keys: what makes the keys where many are asked for.
+        keys: computes the keys, if many are needed.
     """
     if (keys or Keys()).of(cell) == key:
         return EVALUATION_VERSION
@@ -140,12 +140,12 @@ def version_of(key: str, cell: Cell, keys: Keys | None = None) -> int | None:
 
 
 def cell_key(cell: Cell) -> str:
-    """Return the key of a cell, under which its result lies."""
+    """Return the key of a cell, under which its result is stored."""
     return Keys().of(cell)
 
 
 def attack_key(attack: AttackRef) -> str:
-    """Return the key of an adversarial set, under which its images lie."""
+    """Return the key of an adversarial set, under which its images are stored."""
     return Keys().of(attack)
 
 
@@ -231,6 +231,6 @@ def _part(value: BaseModel | str | int | None, written: Once[BaseModel, str]) ->
     return str(value) if type(value) is int else canonical_json(value)
 
 
-# In the order of canonical JSON. What stands before them is written out where they are used.
+# In the order of canonical JSON. The preceding keys are written out where these are used.
 _ATTACK_FIELDS = sorted(AttackRef.model_fields.keys() - {"after"})
 _CELL_FIELDS = sorted(Cell.model_fields.keys() - {"access", "attack"})

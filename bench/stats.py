@@ -13,7 +13,7 @@ from typing import NamedTuple
 #: The 97.5 % point of the standard normal distribution.
 Z95 = 1.959963984540054
 
-#: Up to so many changed examples, p-values are sums of whole numbers.
+#: Up to this many changed examples, p-values are exact integer sums.
 _COUNTED = 1_000
 
 
@@ -37,7 +37,7 @@ def wilson(successes: float, n: float) -> Interval:
     """Return a proportion with its 95 % score interval (Wilson, 1927).
 
     Args:
-        successes: in [0, n]; not whole where it is a mean over seeds.
+        successes: in [0, n]; fractional if it is a mean over seeds.
         n: trials, at least 1.
 
     Raises:
@@ -61,7 +61,7 @@ def paired_difference(both: float, first_only: float, second_only: float, neithe
     with the correlation of the pairs and its continuity correction.
 
     Args:
-        both: examples that succeed both times; counts are not whole where they are means over seeds.
+        both: examples that succeed both times; counts are fractional if they are means over seeds.
         first_only: those that succeed the first time only.
         second_only: those that succeed the second time only.
         neither: those that succeed neither time.
@@ -98,7 +98,7 @@ def changed_images(pairs: Sequence[tuple[int, int]]) -> tuple[int, int]:
     which is the same test of them.
 
     Args:
-        pairs: for each run which images succeed, as the bits of one whole number each.
+        pairs: for each run which images succeed, as the bits of one integer each.
     """
     for_first = _counted(first & ~second for first, second in pairs)
     for_second = _counted(second & ~first for first, second in pairs)
@@ -133,7 +133,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
 def _mcnemar_values(changed: int) -> list[float]:
     """Return every p-value that as many changed examples can give, rising, by how many changed the rarer way.
 
-    The sums are whole numbers, so each is right to the last digit.
+    The sums are integers, so each is exact.
     """
     term = total = 1
     values = []
@@ -146,7 +146,7 @@ def _mcnemar_values(changed: int) -> list[float]:
 
 @lru_cache(maxsize=65536)
 def _mcnemar_of_many(rarer: int, changed: int) -> float:
-    """Return the p-value where whole numbers would be too long, right to seven digits for 50 million images."""
+    """Return the p-value where integers would be too long, accurate to seven digits for 50 million images."""
     log_term = lgamma(changed + 1) - lgamma(rarer + 1) - lgamma(changed - rarer + 1) - changed * log(2)
     term = total = 1.0
     for k in range(rarer, 0, -1):

@@ -19,7 +19,7 @@ CHOOSING: tuple[str, Mapping[str, Any]] = ("pgd", {"steps": 20})
 
 
 class Base(NamedTuple):
-    """Where base weights come from: a recipe with its schedule and the preset that tells it apart, or a file."""
+    """Where base weights come from: a recipe with its schedule and the preset that distinguishes it, or a file."""
 
     recipe: MethodRef | None
     schedule: Schedule | None
@@ -113,7 +113,7 @@ def _deployed(config: Config, each: DefenseConfig, entry: registry.Entry) -> Ite
 
 
 def attacks(config: Config) -> list[Attack]:
-    """Return the columns: every attack under each access asked for, sweeps spread out.
+    """Return the columns: every attack under each requested access, sweeps expanded.
 
     Raises:
         UsageError: a name or value that is not allowed.
@@ -146,7 +146,7 @@ def attacks(config: Config) -> list[Attack]:
 
 class _Column(NamedTuple):
     attack: Attack
-    #: The one that tells the attack apart.
+    #: The one that distinguishes the attack.
     preset: str | None
     swept: frozenset[str]
 
@@ -190,7 +190,7 @@ def require_few(axis: str, entries: Iterable[tuple[Mapping[str, Any], int]]) -> 
 
     Args:
         axis: what it is made of, for the message.
-        entries: the parameters of each entry, and how often each combination of them is asked for.
+        entries: the parameters of each entry, and how often each combination of them is requested.
 
     Raises:
         UsageError: it is longer.

@@ -1,4 +1,4 @@
-"""TOML files laid over one another: presets, the files that extend them, and the variants that they hold."""
+"""Layered TOML files: presets, the files that extend them, and their variants."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.types import UsageError, located, shown
 PRESETS = Path(__file__).parent / "presets"
 #: A configuration of more bytes than this is refused; 100,000 budgets take 1.2 MB.
 MOST_BYTES = 2**22
-#: How deeply tables and lists may be nested, and how many files may extend one another.
+#: How deeply tables and lists may be nested, and how long a chain of ``extends`` may be.
 _DEEPEST = 12
 _MOST_LAYERS = 16
 _LONGEST_KEY, _LONGEST_TEXT = 200, 4_000
@@ -37,7 +37,7 @@ def presets() -> dict[str, str]:
 
 
 class Layer(NamedTuple):
-    """One of the tables that lie over one another; ``name`` says which file it is, or which variant of one."""
+    """One layer of tables; ``name`` is its file, or a variant of one."""
 
     name: str
     body: dict[str, Any]
@@ -49,7 +49,7 @@ class Layered(NamedTuple):
     path: Path
     #: Lowest first.
     layers: tuple[Layer, ...]
-    #: The variant of each kind that is part of it: asked for, or a default.
+    #: The variant of each kind that is part of it: requested, or a default.
     variants: dict[str, str]
 
     @property
@@ -80,7 +80,7 @@ def _has(body: Any, key_path: Sequence[str | int]) -> bool:
 
 
 def read(name_or_file: str, variants: Mapping[str, str], *, alone: bool = False) -> Layered:
-    """Return a TOML file, laid over the one that it extends, with the variants that were asked for laid over both.
+    """Return a TOML file, merged over the one that it extends, with the requested variants merged over both.
 
     A variant that was not chosen applies only where a file names it in ``default``. It then applies to that file, and
     under those that extend it, as if they had been written over the file with its defaults.

@@ -153,7 +153,7 @@ class RunConfig(_Section):
 class _Source:
     """What a configuration was read from; ``within`` is the file that includes it, if one does.
 
-    It is not compared: it is no part of what is asked for.
+    It is not compared: it does not change the request.
     """
 
     layered: overlay.Layered = field(compare=False)
@@ -184,10 +184,10 @@ class Config(_Section):
     _source: _Source | None = PrivateAttr(None)
 
     def located(self, *key_path: str | int) -> AbstractContextManager[None]:
-        """Return the block inside which what is wrong is said with the file that it comes from.
+        """Return a context in which errors are reported with the file that they come from.
 
         Args:
-            key_path: of the key whose value is looked at inside, from the top of the file; none for the whole.
+            key_path: of the key whose value is checked inside, from the top of the file; none for the entire file.
         """
         return located(self._source.where(key_path) if self._source else self.name, ConfigurationError)
 
@@ -248,9 +248,9 @@ def load(name_or_file: str, variants: Mapping[str, str] | None = None, *, epochs
     """Return the checked configuration of a preset or of a TOML file.
 
     A file that ``extends`` another is laid over it: tables are merged key by key, lists are replaced. So are its
-    variants: of every table ``[variants.KIND]`` the entry that is asked for is laid over the whole. One that is not
-    asked for counts only where a file names it, as in ``default = {scale = "full"}``; see
-    :func:`bench.config.overlay.read`. The name of a configuration ends with what was asked for.
+    variants: the requested entry of every table ``[variants.KIND]`` is merged over the result. An entry that is not
+    requested applies only if a file names it, as in ``default = {scale = "full"}``; see
+    :func:`bench.config.overlay.read`. The name of a configuration ends with the requested variants.
 
     Raises:
         UsageError: no such preset, file or variant, not TOML, or a key or value that is not allowed.

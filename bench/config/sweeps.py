@@ -1,4 +1,4 @@
-"""Lists of values that sweep, and labels that tell apart what comes of them."""
+"""Lists of swept values, and labels that distinguish the resulting methods."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sweep(params: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], frozenset
 
 
 def labels_of(parts: Sequence[tuple[str, Mapping[str, Any], frozenset[str]]]) -> list[str]:
-    """Return each name with the parameters in brackets that were swept or that tell it from its namesakes."""
+    """Return each name with, in brackets, the parameters that were swept or distinguish it from its namesakes."""
     params_by_name: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for name, params, _ in parts:
         params_by_name[name].append(params)

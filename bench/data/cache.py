@@ -126,7 +126,7 @@ def _load(entry: Path, *, thorough: bool) -> Decoded:
             unseen = "; its times say nothing of it, so results may stand on it: run --verify 100% tells"
             raise ValueError(f"its arrays were altered{unseen if record['stamps'] == here else ''}")
         if record["stamps"] not in (None, here):
-            # Where the new times cannot be kept, it is hashed at every use.
+            # If the new times cannot be stored, it is hashed at every use.
             remember(entry / _ABOUT, {**record, "stamps": here})
     return Decoded(images, labels, record["sha"], record["resized"], record["transparent"])
 
@@ -137,7 +137,7 @@ def _array(path: Path) -> Any:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, MemoryError):
         raise
-    except Exception:  # NumPy takes the head apart with Python's tokenizer, which raises errors of its own
+    except Exception:  # NumPy parses the header with Python's tokenizer, which raises its own errors
         raise ValueError(f"{path.name} was cut short or altered") from None
 
 

@@ -38,7 +38,7 @@ def find(folder: Path) -> DatasetLocation | None:
 
 
 def find_unsplit(folder: Path) -> DatasetLocation | None:
-    """Return the set whose class folders lie in ``folder`` itself; it has a test split only."""
+    """Return the set whose class folders are in ``folder`` itself; it has a test split only."""
     if not classes(folder):
         return None
     return DatasetLocation(folder, frozenset({"test"}), lambda split: _source(folder, {"test": folder}, split))

@@ -20,7 +20,7 @@ from bench.types import UsageError
 
 # A file changed twice within one tick of the clock keeps its stamp: a hash that young is not remembered.
 _TICK_NS = 2 * 10**9
-#: Bytes of what is remembered of one set: a hash for each of its files.
+#: Largest size in bytes of the memo of one set: a hash for each of its files.
 _LARGEST = 2**28
 _log = logging.getLogger("crossfire")
 

@@ -60,7 +60,7 @@ _PUBLISHED = {
 class NamedSet:
     """A named set. ``image_shape`` is (C, H, W); ``splits`` counts the images of its publisher's whole splits.
 
-    ``uneven``: its images have many sizes, so that they are resized to ``image_shape`` unless told otherwise.
+    ``uneven``: its images have many sizes, so they are resized to ``image_shape`` unless configured otherwise.
     ``files`` says in words what its publisher's own files are; ``torchvision`` is the class that downloads them.
     """
 

@@ -71,7 +71,7 @@ def _read_cifar(paths: tuple[Path, ...], label: str) -> Rows:
 
 
 def _rows_of_all(parts: Iterable[tuple[Path, Pixels, list[int]]]) -> Iterator[Row]:
-    # A generator, so that who stops early can close it.
+    # A generator, so that a caller that stops early can close it.
     for part in parts:
         yield from _raw_rows(*part)
 

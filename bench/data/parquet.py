@@ -28,7 +28,7 @@ _IMAGE, _LABEL = ("image", "img"), ("label", "fine_label")
 
 
 class _Classes(NamedTuple):
-    """Names of the classes, the number of each label as it is written (or no change), and what is to be said."""
+    """Names of the classes, the number of each label as written (or no change), and messages to report."""
 
     names: tuple[str, ...]
     numbers: Mapping[int | str, int] | None = None
@@ -38,7 +38,7 @@ class _Classes(NamedTuple):
 
 
 def find(folder: Path, num_classes: int | None = None) -> DatasetLocation | None:
-    """Return the set whose Parquet files lie in ``folder``; files of no split by their name serve as test.
+    """Return the set whose Parquet files are in ``folder``; files whose name gives no split are the test split.
 
     ``num_classes``: how many classes it has by definition, with labels from 0, where its files do not name them.
     """

@@ -1,4 +1,4 @@
-"""What every layout of image files is read as: a source of rows, each one encoded or raw image and its label."""
+"""The common form of every layout of image files: a source of rows, each an encoded or raw image and its label."""
 
 from __future__ import annotations
 

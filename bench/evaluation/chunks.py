@@ -36,7 +36,7 @@ def write_chunk(path: Path, crafted: Crafted) -> None:
         "backwards": crafted.backwards,
     }
     about = {"seconds": repr(crafted.seconds), "notes": json.dumps(crafted.notes), "batch": str(crafted.batch)}
-    # So that one which came to lie in the place of another is noticed.
+    # Detects a chunk that was moved to the path of another.
     about["of"] = chunk_file.chunk_id(path)
     digest = arrays_digest({name: value.numpy() for name, value in tensors.items()}, about)
     write_atomically(path, save(tensors, {**about, "sha256": digest}))

@@ -67,7 +67,7 @@ def parameters(net: nn.Module) -> int:
 
 
 class DeployedCost(NamedTuple):
-    """One image through what is deployed: passes of the base classifier inside, and seconds."""
+    """One image through the deployed defense: passes of the base classifier inside, and seconds."""
 
     passes: Passes
     seconds: float
@@ -93,6 +93,6 @@ def deployed_cost(base: nn.Module, deployed: nn.Module, image_shape: tuple[int, 
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device, so that a clock read next tells the truth."""
+    """Wait for the device, so that a clock read next is accurate."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -30,7 +30,7 @@ SURVIVORS_ONLY = "survivors-only"
 
 
 class Crafted(NamedTuple):
-    """Adversarial images (N, C, H, W), passes of the base classifier for each, and what the whole chunk took."""
+    """Adversarial images (N, C, H, W), passes of the base classifier for each, and the cost of the entire chunk."""
 
     images: Tensor
     forwards: Tensor
@@ -91,8 +91,8 @@ def craft(
         check: called at every pass; what it raises ends the attack.
         training: as for :func:`deploy`.
         before: what earlier attacks of a suite made of the images. Those that the attacked function now gets wrong, and
-            a random one in every one of :data:`DRAWS` draws, stay so and cost nothing; what it makes of the clean
-            images does not matter, so that the set's accuracy under attack is that of the whole suite.
+            a random one in every one of :data:`DRAWS` draws, stay so and cost nothing; its answers on clean images
+            do not matter, so the set's accuracy under attack is that of the entire suite.
 
     Raises:
         MethodError: the attack raised, or returned a wrong shape, a non-finite value, or an image out of its threat.
@@ -199,7 +199,7 @@ def _timed(
     synchronize(x.device)
     seconds = time.perf_counter() - started
     if check is not None:
-        # Raised again for a method that caught it as an exception of its own.
+        # Raised again in case the method caught it.
         check()
     if not (torch.equal(x_copy, x) and torch.equal(y_copy, y)):
         raise MethodError(f"{ref.attack.name} changed the images or labels that it was given")
@@ -214,12 +214,12 @@ def _per_image(total: int, counted: Tensor) -> Tensor:
 def _margin(
     ref: AttackRef, entry: registry.Entry, step: DeployedDefense, base: nn.Module, device: torch.device
 ) -> float:
-    """Return the margin that a success must have, relative to the largest logit, so that it still is one when judged.
+    """Return the margin that a success needs, relative to the largest logit, to remain a success when judged.
 
-    An attack that seeks the least change ends where two classes are as likely, up to round-off, and looks at its images
-    in batches of its own; in the batches in which they are judged some would come back. So it is shown a function that
-    is harder to break by as much as batches differ. Others leave the boundary behind them and see the function as it
-    is; so do all on a random one, whose draws differ by more.
+    An attack that minimizes the change ends where two classes are equally likely, up to round-off, and evaluates images
+    in its own batches; in the batches in which they are judged, some would no longer succeed. It therefore attacks a
+    function that is harder to break by as much as batches differ. Other attacks cross the boundary clearly and get the
+    function unchanged; so do all attacks on a random function, whose draws differ by more.
     """
     at_boundary = ref.threat.eps is None or entry.kind == "library" or entry.meta.get("needs") == "labels"
     if step.draws is not None or not (at_boundary or entry.meta.get("bounded") is False):

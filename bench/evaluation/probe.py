@@ -16,10 +16,10 @@ from bench.models.layout import ROUND_OFF
 from bench.models.logits import precise
 from bench.process.isolation import frozen, isolated
 
-#: Images that are asked several times.
+#: Images that are queried several times.
 FEW = 32
 
-# Of the images a share of at least so much must show what is flagged.
+# The least share of the images that must show a property for it to be flagged.
 _TENTH = 0.1
 
 

@@ -84,11 +84,11 @@ class _ContiguousGradient(torch.autograd.Function):
 
 
 class Counted(nn.Module):
-    """A target as a module; a batch goes through whole, so a library's own graph stays whole too.
+    """A target as a module; batches are not split, so a library's own graph stays intact too.
 
     Logits and gradients are contiguous, whatever the layout of the network, and images of other precision become
-    float32. A library passes images on in batches of its own making, so the label that an oracle is told, and that a
-    margin is for, is that of the nearest clean one.
+    float32. A library forms its own batches, so an oracle gets, and a margin uses, the label of the nearest clean
+    image.
     """
 
     def __init__(self, net: nn.Module, truth: Truth | None, margin: float = 0.0) -> None:

@@ -26,7 +26,7 @@ class Signature(NamedTuple):
     doc: str
     #: Type and default of each whose default is a number, a text, true, false or none; ``...`` if it has none.
     fields: dict[str, tuple[Any, Any]]
-    #: Further ones, whose default only Python can tell: they are passed where they are given.
+    #: Further ones, whose default only Python knows: they are passed if they are given.
     others: frozenset[str]
     #: Whether there may be more: the function takes any name, or its signature is known only once the file has run.
     is_open: bool
@@ -75,7 +75,7 @@ def read(tree: ast.Module, path: Path, symbol: str) -> Signature | None:
 
 
 def lacks(missing: Iterable[str]) -> str:
-    """Return what is said of a factory whose parameters ``missing`` nobody gives."""
+    """Return the message for a factory whose parameters ``missing`` are not given."""
     return (
         f"its factory needs {', '.join(missing)}: give that in the configuration, or call the parameter num_classes, "
         "in_channels or image_size if it is what the images have"
@@ -83,7 +83,7 @@ def lacks(missing: Iterable[str]) -> str:
 
 
 def _arguments(node: ast.stmt) -> ast.arguments | None:
-    """Return what a call of the factory takes, or ``None`` where only running the file can tell."""
+    """Return the parameters of the factory, or ``None`` if only running the file can determine them."""
     if isinstance(node, ast.FunctionDef):
         return None if node.decorator_list else node.args
     if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):

@@ -186,7 +186,7 @@ def _lacks(name: str, bound: Any) -> str | None:
 
 
 def plain(error: Exception) -> str:
-    """Return the one line of an error of pydantic's that says what is wrong, without what it was building."""
+    """Return a pydantic error in one line, without the object that it was building."""
     last = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
     return re.sub(r"^(?:[A-Za-z]*[Ee]rror: )+", "", last)
 

@@ -73,7 +73,7 @@ def _text(nodes: list[ast.expr]) -> str | None:
 
 
 def _paths(node: ast.AST) -> Iterator[str]:
-    """Yield what in a node could be a path; what is put together as one ends with a slash, so it may be a folder's."""
+    """Yield strings in a node that could be paths; a joined path ends with a slash, as it may be a folder's."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         # A bare word counts only where it may be what a call opens.
         if "." in node.value or "/" in node.value:

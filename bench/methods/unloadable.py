@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def not_loaded(error: ImportError) -> str:
-    """Return the one line for a package that is not whole, for which there is no memory, or that another hides."""
+    """Return the one-line message for a package that is incomplete, too large for memory, or hidden by another."""
     package = f"{error.name or 'a package'}{f' ({error.path})' if error.path else ''}"
     said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     what_to_do = remedy(str(error)) or "install it again, and check that PYTHONPATH has no other file of its name"

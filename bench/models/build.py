@@ -49,7 +49,7 @@ def network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
         raise UsageError(f"network '{arch}' lacks the name of a model, as in '{library}:resnet50'")
     try:
         code = sha256_hex(library, release(library))
-    # Others ship a robustbench of their own, with which nothing can be loaded: what counts is what pip installed.
+    # Other packages bundle a robustbench that can load nothing: only a pip-installed one counts.
     except importlib.metadata.PackageNotFoundError:
         raise UsageError(f"network '{arch}' needs a package: pip install {library}") from None
     try:
@@ -59,7 +59,7 @@ def network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
 
 
 def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """Return the network with its initial (or, where asked for, its library's) weights, in training mode.
+    """Return the network with its initial (or, if requested, its library's) weights, in training mode.
 
     The initial weights are drawn from torch's global generator: seed it before. The call leaves it as it was.
 
@@ -71,7 +71,7 @@ def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
     Raises:
         UsageError: the library does not know the model or the parameter, a factory cannot be called or makes no new
             network, or the network cannot take these images or does not give a logit for each class.
-        MethodError: a factory or its network asked to end the process.
+        MethodError: a factory or its network tried to end the process.
     """
     from bench.process.isolation import isolated
 

@@ -22,7 +22,7 @@ class _Signature(NamedTuple):
     named: dict[str, inspect.Parameter]
     #: Whether any further name may be given.
     is_open: bool
-    #: Whether Python itself must say what is missing: a decorator may fill it in.
+    #: Whether only Python can report missing arguments: a decorator may fill them in.
     is_wrapped: bool
 
 

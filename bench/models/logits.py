@@ -1,4 +1,4 @@
-"""What a network returns, as it is judged: in the precision of the images, and a tie is no right answer."""
+"""Logits as they are judged: in the precision of the images; a tie counts as wrong."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def precise(logits: Any, images: Tensor, who: str = "the network") -> Tensor:
     """Return logits in the precision of the images, whatever they were computed in.
 
     Raises:
-        MethodError: ``who`` returned something else than a tensor.
+        MethodError: ``who`` returned something other than a tensor.
     """
     if not isinstance(logits, Tensor):
         raise MethodError(f"{who} returned {type(logits).__name__}, not logits of shape (images, classes)")

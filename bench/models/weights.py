@@ -66,7 +66,7 @@ class WeightsFile(NamedTuple):
 
 
 def inspect(name: str) -> WeightsFile:
-    """Find a weights file and check what can be checked without torch: that it can be read and is whole."""
+    """Find a weights file and check without torch that it is readable and complete."""
     try:
         path = find(name)
         sha = file_sha256(path)
@@ -81,7 +81,7 @@ def inspect(name: str) -> WeightsFile:
 
 
 def _check_whole(path: Path) -> None:
-    """Raises UsageError: the file is empty, cut short or, where its form tells, holds something else."""
+    """Raises UsageError: the file is empty, truncated or recognizably something else."""
     from safetensors import SafetensorError, safe_open
 
     if path.stat().st_size == 0:
@@ -109,7 +109,7 @@ def load(path: Path, net: nn.Module) -> None:
 
     try:
         with warnings.catch_warnings():
-            # torch tells how long it checks sparse tensors, which no network here takes.
+            # torch warns that checking sparse tensors is slow; no network here uses them.
             warnings.simplefilter("ignore")
             state = (
                 load_safetensors(path.read_bytes())
@@ -118,7 +118,7 @@ def load(path: Path, net: nn.Module) -> None:
             )
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
         raise UsageError(f"{path} is no readable weights file: {_line(error)}") from None
-    except Exception as error:  # torch raises pickle's own errors where a file asks for code
+    except Exception as error:  # torch raises pickle's own errors if a file requests code
         match = re.search(r"GLOBAL (\S+)", str(error))
         reason = f": it asks for {match[1]}" if match else ""
         raise UsageError(f"{path} is damaged or holds more than tensors, and is not loaded{reason}") from None

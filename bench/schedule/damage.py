@@ -1,6 +1,6 @@
 """Damage to what the finished cells of a plan depend on: no missing cell would detect it, so it is searched for.
 
-What was deleted is no damage: results stand without the weights and the adversarial images that they were made with.
+Deleted files are not damage: results stay valid without the weights and adversarial images they were made with.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A child process of a worker in which methods run, so the worker survives and stays on time whatever they do.
 
 A method that never comes back, or that takes its process with it, is lost there alone: the worker ends the process
-where it is late, notes what it had in hand as lost, and goes on in another one. So nobody else has to know how long a
+where it is late, records its current piece as lost, and continues in another one. So nobody else has to know how long a
 piece may take, and no two clocks are compared.
 """
 

@@ -1,6 +1,6 @@
 """The same work on a Ray cluster: each node of the graph is a task, and results go through the shared store alone.
 
-Ray decides where and when a task runs, by what it asks for and what it stands on, and runs a lost one again elsewhere.
+Ray decides where and when a task runs, from its resources and dependencies, and reruns a lost one elsewhere.
 Tasks hold the same leases as any process does, so nothing is done twice whoever else works on the store.
 
 A cluster may lose any machine but two: its head, and the one that this process runs on. Without these Ray waits for

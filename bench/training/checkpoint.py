@@ -1,4 +1,4 @@
-"""The state of a training to go on from, sealed."""
+"""The sealed state from which a training continues."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read(path: Path, limit: int = _LARGEST) -> State:
 
     Raises:
         FileNotFoundError: nothing.
-        DamagedState: the file is not whole.
+        DamagedState: the file is damaged.
     """
     try:
         data = files.read(path, limit)

@@ -76,7 +76,7 @@ class _Metadata(BaseModel):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training run is: ``epoch`` whole epochs, and ``step`` batches of the next."""
+    """Progress of a training run: ``epoch`` completed epochs, and ``step`` batches of the next."""
 
     epoch: int
     epochs: int
@@ -98,27 +98,27 @@ def train(
     on_progress: Callable[[Progress], None],
     test: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
-    """Train ``network`` by the recipe of ``ref`` into ``folder``, going on from where an earlier call ended.
+    """Train ``network`` by the recipe of ``ref`` into ``folder``, continuing where an earlier call ended.
 
     The folder gets ``state.safetensors`` after every epoch, every minute and when stopped, ``log.jsonl`` with a row per
-    epoch, at the end ``weights.safetensors``, and last of all ``card.json`` (see :mod:`bench.store.cards`), which says
-    that the weights are whole.
+    epoch, at the end ``weights.safetensors``, and last of all ``card.json`` (see :mod:`bench.store.cards`), which marks
+    the weights as complete.
 
     Args:
         ref: recipe, schedule, images and seed.
-        network: what is trained.
+        network: the network to train.
         images: uint8 (N, C, H, W).
         labels: int64 (N,).
         folder: of this training alone.
         device: where to train.
-        check: called before every batch, of what is measured after an epoch too; when it raises, the state is kept and
+        check: called before every batch, also when measuring after an epoch; if it raises, the state is saved and
             the exception passes through.
         on_progress: called after batches.
         test: images and labels, as above; on the first of them every epoch is measured, which does not influence it.
 
     Raises:
         MethodError: the loss is not finite, or the recipe breaks its contract.
-        DamagedState: the state in the folder is not whole, or of another training.
+        DamagedState: the state in the folder is incomplete, or of another training.
         UsageError: the schedule does not fit the images or the network.
     """
     if cards.read(folder) is not None:
@@ -243,7 +243,7 @@ class _Training:
     def _begin_epoch(self) -> None:
         self.step = self.looked = 0
         self.seconds = 0.0
-        #: Of what is measured after the epoch, how many images of each batch are right.
+        #: Correctly classified images of each batch measured after the epoch.
         self.measured: dict[str, dict[str, int]] = {}
         self.losses = torch.zeros(self.steps, device=self.device)
         self.right = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -284,7 +284,7 @@ class _Training:
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
-        """Keep the state when what is done in the block, which must not change it, is ended."""
+        """Save the state if the block, which must not change it, is interrupted."""
         try:
             yield
         except BaseException:

@@ -65,12 +65,12 @@ def _differing(params: Sequence[Params]) -> list[str]:
 
 
 def attack_params(r: CellResult) -> Params:
-    """Return the parameters of an attack that may tell it from a namesake."""
+    """Return the parameters of an attack that may distinguish it from a namesake."""
     return {} if r.cell.attack is None else {k: v for k, v in r.cell.attack.attack.params.items() if k != "rule"}
 
 
 def defense_params(r: CellResult) -> Params:
-    """Return the parameters of a recipe, its training and a step that may tell them from a namesake."""
+    """Return the parameters of a recipe, its training and a step that may distinguish them from a namesake."""
     weights, step = r.cell.model.weights, r.cell.step.params if r.cell.step else {}
     if not isinstance(weights, TrainRef):
         return step

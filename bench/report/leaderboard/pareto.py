@@ -36,7 +36,7 @@ def primary(table: Table) -> list[ThreatSummary]:
 
 
 def full_knowledge(summary: ThreatSummary) -> Value | None:
-    """Return the worst case under an attacker who sees the whole defense: adaptive, or white-box without a step."""
+    """Return the worst case under an attacker that sees the entire defense: adaptive, or white-box without a step."""
     value = summary.worst.get("adaptive") or summary.worst.get("white-box")
     return value if value and value.number is not None else None
 

@@ -22,7 +22,7 @@ _THREAT = "L∞ ε=8/255"
 
 @dataclass(frozen=True)
 class Beside:
-    """A measured number and what is published of it; accuracies in percent, costs in their own unit."""
+    """A measured number and its published counterpart; accuracies in percent, costs in their own unit."""
 
     dataset: str
     model: str
@@ -47,7 +47,7 @@ class Beside:
 
 
 def beside(board: Board) -> list[Beside]:
-    """Return every measured clean accuracy, accuracy under attack and cost, with what is published of it."""
+    """Return every measured clean accuracy, accuracy under attack and cost, with its published counterpart."""
     rows: list[Beside] = []
     for table in board.tables:
         for row in table.rows:

@@ -71,7 +71,7 @@ class _Cell(NamedTuple):
 
     @property
     def is_seen(self) -> bool:
-        """Whether its attacker saw the whole defense."""
+        """Whether its attacker saw the entire defense."""
         return self.result.cell.access in ("white-box", "adaptive")
 
     @property

@@ -1,4 +1,4 @@
-"""The leaderboard as data: results in, tables out. Every format renders these and computes nothing of its own."""
+"""The leaderboard as data: results in, tables out. Every format renders these and computes nothing itself."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from bench.visible import visible
 
 Unit = Literal["accuracy", "gap", "seconds", "TFLOP", "millions"]
 
-#: Only these rows are ranked: a static attacker does not see the whole defense and so has not tried its best.
+#: Only these rows are ranked: a static attacker does not see the entire defense, so it is too weak.
 RANKED: tuple[Access, ...] = ("white-box", "adaptive")
 
 

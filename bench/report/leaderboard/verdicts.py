@@ -76,7 +76,7 @@ def verdict(advantage: Interval, p_value: float, reasons: Collection[str]) -> Ro
 def lacking(results: Iterable[CellResult]) -> tuple[str, ...]:
     """Return why the attacks on a defense under one threat could not have denied that it holds; nothing if they could.
 
-    What is needed, in every seed, from attackers who know the whole defense:
+    Required, in every seed, from attackers with full knowledge of the defense:
 
     - an iterative gradient attack at two lengths (steps or restarts), the longest of 20 steps or more and at least
       twice as long as the shortest;
@@ -85,7 +85,7 @@ def lacking(results: Iterable[CellResult]) -> tuple[str, ...]:
     - where the defense draws, both over more than one draw (``eot``);
     - no AutoAttack that was shortened.
 
-    That the longest run of each has converged is a flag of its own, ``steps-not-converged``. An attack that did worse
+    Whether the longest run of each has converged is a separate flag, ``steps-not-converged``. An attack that did worse
     than noise, changed nothing or never lowered a margin does not count; neither does one that reads
     something unknown (:func:`bench.report.leaderboard.soundness.needs`). AutoAttack is one attack of one length.
 
