@@ -12,7 +12,7 @@ from torch import Tensor
 from attacks._steps import ActiveImages, budget, l2_norm, margin, per_image, project, steepest
 from bench.api import Gradient, Target, Threat
 
-#: The step size is halved where fewer than this share of the steps since the last checkpoint raised the loss.
+#: The step size is halved where at most this share of the steps since the last checkpoint raised the loss.
 RHO = 0.75
 #: Weight of the gradient step against the previous move; the paper's alpha.
 MOMENTUM = 0.75

@@ -31,7 +31,7 @@ def cw(
     learning_rate: Positive = 0.01,
     abort_early: bool = True,
 ) -> Tensor:
-    """Carlini and Wagner's L2 attack (2017): the least perturbation, by Adam on a penalty found by binary search.
+    """Carlini and Wagner's L2 attack (2017): Adam on norm plus c times a penalty, and a binary search for c.
 
     It minimises ||x' - x||^2 + c * max(z_y - max_{i != y} z_i + confidence, 0) with x' = (tanh(w) + 1) / 2, for
     ``searches`` values of c per image: half-way between the largest that failed and the smallest that succeeded, ten
@@ -47,7 +47,8 @@ def cw(
         confidence: margin, in logits, that a success must have; the paper's kappa.
         first_c: the c tried first.
         learning_rate: Adam's, on w.
-        abort_early: every tenth of the steps, leave an image whose objective fell by less than 0.01 % since.
+        abort_early: every tenth of the steps, leave an image whose objective fell by less than 0.01 % since the last
+            check.
 
     Returns:
         Images shaped as ``x``; the input where no success was found.

@@ -1,6 +1,7 @@
 """The command line: one file per verb. No verb imports torch before its arguments are checked.
 
-May import: every package.
+May import: `report`, `schedule`, `evaluation`, `models`, `data`, `config`, `store`, `registry`, `methods`, `process`,
+`keys`, `types`, `visible`.
 Start at ``run``, the verb that does most; ``options`` has what several verbs share, ``supervisor`` the parent process.
 """
 

@@ -1,5 +1,5 @@
 """From a configuration to a plan, and from a plan to results.
 
-May import: `training`, `evaluation`, `config` and what is below them; never `report`.
+May import: `training`, `evaluation`, `models`, `data`, `config`, `store`, `registry`, `process`, `keys`, `types`.
 Start at ``plan.make`` (every cell and its key), then ``run.Runner`` (what is missing is computed).
 """

@@ -196,7 +196,7 @@ class Store:
         return self.root / "cells" / f"{_checked(key)}.json"
 
     def put(self, result: CellResult) -> None:
-        """Keep a result; it is then done, or failed, for every later run."""
+        """Keep a result: later runs return it if it is done, and try again if it failed."""
         body = jsonable(result)
         text = canonical_json({**body, "sha256": sha256_hex(canonical_json(body))})
         write_atomically(self.cell_file(result.key), text.encode() + b"\n")

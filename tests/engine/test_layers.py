@@ -153,7 +153,7 @@ def test_every_package_says_what_it_holds_what_it_may_import_and_where_to_start(
             assert re.search(r"^May import: ", text, re.MULTILINE), path
             allowed = re.split(r"[.;]\s", text.partition("May import:")[2])[0]
             mentioned = set(re.findall(r"(?<!`)`(\w+)`(?!`)", allowed))
-            assert mentioned <= LAYERS[path.parent.name].may_import, f"{path} names {mentioned}"
+            assert mentioned == LAYERS[path.parent.name].may_import, f"{path} names {mentioned}"
             start = re.search(r"^Start at ``([\w.]+)``", text, re.MULTILINE)
             assert start, path
             module, *rest = start[1].split(".")
