@@ -21,7 +21,7 @@ from pydantic_core import SchemaError
 
 from bench.keys import sha256_hex
 from bench.methods import factories, loading, signature, sources
-from bench.methods.declarations import dashed, declarations, tree_of
+from bench.methods.declarations import Declaration, dashed, declarations, tree_of
 from bench.types import Kind, MethodRef, UsageError, shortened, shown
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -40,16 +40,9 @@ def imported_as(package: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Declaration):
     """One registered method, not yet imported."""
 
-    kind: str
-    name: str
-    doc: str
-    path: Path
-    symbol: str
-    meta: Mapping[str, Any]
-    parameters: type[BaseModel]
     #: How to find it again where that is not by its name: ``path/to/file.py:name``.
     use: str | None = None
 
@@ -453,7 +446,7 @@ def _plugged_in(where: str, module: str, symbol: str) -> _File:
 def _read(path: Path) -> _File:
     file = _File([], [])
     for declaration, ambiguity in declarations(path):
-        entry = Entry(*declaration)
+        entry = Entry(**vars(declaration))
         if ambiguity is None:
             file.entries.append(entry)
         else:

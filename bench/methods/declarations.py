@@ -6,9 +6,10 @@ import ast
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -24,7 +25,8 @@ _MOST_PARAMETERS = 500
 _RESERVED = {"network": frozenset({"in_channels", "image_size"}), "library": frozenset({"name"})}
 
 
-class Declaration(NamedTuple):
+@dataclass(frozen=True)
+class Declaration:
     """A method as its decorator and its signature declare it.
 
     Attributes:

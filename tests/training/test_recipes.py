@@ -151,6 +151,17 @@ def test_trades(net, twin, batch, inner):
     assert_same_step(net, twin, loss, F.cross_entropy(logits, y) + 6.0 * kl)
 
 
+def mart_loss(logits, logits_adv, y, weight):
+    """Return the loss of MART as its authors' code computes it."""
+    probs_adv, probs_clean = F.softmax(logits_adv, dim=1), F.softmax(logits, dim=1)
+    top_two = torch.argsort(probs_adv, dim=1)[:, -2:]
+    other_class = torch.where(top_two[:, -1] == y, top_two[:, -2], top_two[:, -1])
+    bce = F.cross_entropy(logits_adv, y) + F.nll_loss(torch.log(1.0001 - probs_adv + 1e-12), other_class)
+    true_prob = probs_clean.gather(1, y[:, None]).squeeze(1)
+    kl = nn.KLDivLoss(reduction="none")(torch.log(probs_adv + 1e-12), probs_clean).sum(1)
+    return bce + weight * (kl * (1.0000001 - true_prob)).mean()
+
+
 @pytest.mark.parametrize("inner", ["pgd", "fgsm"])
 def test_mart(net, twin, batch, inner):
     x, y = batch
@@ -164,13 +175,7 @@ def test_mart(net, twin, batch, inner):
     else:
         x_adv = signed_ascent(twin, x, (x + 0.001 * noise(x, "normal")).clamp(0, 1), cross_entropy, 4, 0.03)
     logits, logits_adv = twin(x), twin(x_adv)
-    probs_adv, probs_clean = F.softmax(logits_adv, dim=1), F.softmax(logits, dim=1)
-    top_two = torch.argsort(probs_adv, dim=1)[:, -2:]
-    other_class = torch.where(top_two[:, -1] == y, top_two[:, -2], top_two[:, -1])
-    bce = F.cross_entropy(logits_adv, y) + F.nll_loss(torch.log(1.0001 - probs_adv + 1e-12), other_class)
-    true_prob = probs_clean.gather(1, y[:, None]).squeeze(1)
-    kl = nn.KLDivLoss(reduction="none")(torch.log(probs_adv + 1e-12), probs_clean).sum(1)
-    assert_same_step(net, twin, loss, bce + 5.0 * (kl * (1.0000001 - true_prob)).mean())
+    assert_same_step(net, twin, loss, mart_loss(logits, logits_adv, y, 5.0))
 
 
 def crafted_in_training_mode(net, x, y, start, steps, alpha):
@@ -248,14 +253,8 @@ def test_mart_as_its_authors_train(net, twin, batch, scale):
     loss = recipe_loss("mart", net, (x, y), **reference("mart", eps=str(EPS), step_size="0.03", steps=4))
     x_adv = unclipped_ascent(twin, x, lambda z: F.cross_entropy(z, y), 4, 0.03)
     logits, logits_adv = twin(x), twin(x_adv)
-    probs_adv, probs_clean = F.softmax(logits_adv, dim=1), F.softmax(logits, dim=1)
-    top_two = torch.argsort(probs_adv, dim=1)[:, -2:]
-    other_class = torch.where(top_two[:, -1] == y, top_two[:, -2], top_two[:, -1])
-    bce = F.cross_entropy(logits_adv, y) + F.nll_loss(torch.log(1.0001 - probs_adv + 1e-12), other_class)
-    true_prob = probs_clean.gather(1, y[:, None]).squeeze(1)
-    kl = nn.KLDivLoss(reduction="none")(torch.log(probs_adv + 1e-12), probs_clean).sum(1)
-    assert_same_step(net, twin, loss, bce + 5.0 * (kl * (1.0000001 - true_prob)).mean())
-    assert (float(probs_adv.detach().min()) < 1e-12) == (scale > 1)
+    assert_same_step(net, twin, loss, mart_loss(logits, logits_adv, y, 5.0))
+    assert (float(F.softmax(logits_adv.detach(), dim=1).min()) < 1e-12) == (scale > 1)
 
 
 def test_an_unclipped_start_is_not_the_clipped_one(net, twin, batch):
