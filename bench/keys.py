@@ -159,9 +159,9 @@ def models_of(cell: Cell) -> list[ModelRef]:
     return [cell.model] if cell.attack is None else [cell.model, cell.attack.model]
 
 
-def derive_seed(*words: str | int) -> int:
-    """Return a seed in [0, 2**63) that depends on every word and on nothing else."""
-    return int(sha256_hex(*(str(word) for word in words))[:16], 16) >> 1
+def derive_seed(*seed_parts: str | int) -> int:
+    """Return a seed in [0, 2**63) that depends on every part and on nothing else."""
+    return int(sha256_hex(*(str(part) for part in seed_parts))[:16], 16) >> 1
 
 
 class Once(Generic[Part, Value]):

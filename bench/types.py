@@ -557,8 +557,8 @@ class CellResult(Frozen):
             raise ValueError(f"it is called {self.names.access} and was measured {self.cell.access}")
         done = self.status == "done"
         if (self.metrics is not None, self.error is not None) != (done, not done):
-            said = "no metrics, or an error" if done else "metrics, or no error"
-            raise ValueError(f"it is {self.status} and has {said}")
+            contradiction = "no metrics, or an error" if done else "metrics, or no error"
+            raise ValueError(f"it is {self.status} and has {contradiction}")
         if self.metrics is None:
             if self.clean_bits is not None or self.adversarial_bits is not None:
                 raise ValueError("it failed and has outcomes")

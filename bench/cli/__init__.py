@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 regression, 2 bad usage, 3 some cells failed.
 
     Args:
-        argv: the words of the command. By default those of this process: then it is its own, and the work is done in a
-            process beside it (:mod:`bench.cli.supervisor`).
+        argv: the arguments of the command. By default those of this process, and a child process does the work
+            (:mod:`bench.cli.supervisor`).
     """
     alone = argv is None
     began = time.monotonic() - (_age() if alone else 0.0)
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in signals():
             signal.signal(number, _end_at_once)
     with guarded() as streams, said_in_one_line():
-        words = [*(sys.argv[1:] if argv is None else argv)] or ["run", "quick"]
-        return _said(streams, lambda: _run(words, streams, began, alone=alone))
+        command_line = [*(sys.argv[1:] if argv is None else argv)] or ["run", "quick"]
+        return _said(streams, lambda: _run(command_line, streams, began, alone=alone))
 
 
 def _age() -> float:
@@ -108,34 +108,34 @@ def _explained(do: Callable[[], int]) -> int:
     except OSError as error:
         # An unexpected error of the environment: the operating system says what is wrong, and with which file.
         where = path_of(error)
-        said = error.strerror or str(error)
+        message = error.strerror or str(error)
         # The linker gives a sentence without a number.
-        what_to_do = remedy(said) if error.errno is None else None
-        said = f"{said}; {what_to_do}" if what_to_do else said
-        print(f"error: {UsageError(f'{where}: {said}' if where else said)}", file=sys.stderr)
+        what_to_do = remedy(message) if error.errno is None else None
+        message = f"{message}; {what_to_do}" if what_to_do else message
+        print(f"error: {UsageError(f'{where}: {message}' if where else message)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
 
 
-def _run(words: Sequence[str], streams: Guarded, began: float, *, alone: bool) -> int:
+def _run(command_line: Sequence[str], streams: Guarded, began: float, *, alone: bool) -> int:
     """Run a command.
 
     Args:
-        words: of the command.
+        command_line: its arguments.
         streams: to which it writes.
         began: when, on the monotonic clock.
         alone: this process does nothing else.
     """
-    if not words[0].startswith("-") and words[0] not in VERBS:
-        raise UsageError(unknown("verb", words[0], VERBS))
+    if not command_line[0].startswith("-") and command_line[0] not in VERBS:
+        raise UsageError(unknown("verb", command_line[0], VERBS))
     _require_folder()
     # argparse treats a second '--' as an argument in some positions and drops it in others.
-    if words.count("--") > 1:
+    if command_line.count("--") > 1:
         raise UsageError("'--' is given twice; a file of that name is ./--")
     parser, verbs = _parser()
-    require_options(words, verbs)
-    args = parser.parse_args(words)
+    require_options(command_line, verbs)
+    args = parser.parse_args(command_line)
     from bench.cli import supervisor
 
     budget: float | None = getattr(args, "time_budget", None)

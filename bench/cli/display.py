@@ -49,8 +49,8 @@ class Messages(logging.Handler):
         # The stream at this moment: a method may replace it while it runs.
         self._stream = stream
         self._stamped = stamped
-        said: set[str] = set()
-        self.addFilter(lambda record: record.levelno < logging.WARNING or once(record, said))
+        shown: set[str] = set()
+        self.addFilter(lambda record: record.levelno < logging.WARNING or once(record, shown))
 
     def emit(self, record: logging.LogRecord) -> None:
         named = "warning: " if record.levelno == logging.WARNING else ""

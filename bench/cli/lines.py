@@ -36,14 +36,14 @@ class State:
         count: how much of a run is done; ``None`` outside of one.
         piece: the piece of work in hand.
         ends: when all is done, on the clock of the display, if that was reported.
-        said: when a line was last said.
+        last_line_at: when a line was last written.
         begun: when the work that is shown was begun; ``None`` where nothing is shown.
     """
 
     count: Count | None
     piece: Piece | None
     ends: float | None
-    said: float
+    last_line_at: float
     begun: float | None
 
     def packed(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class Relay(Lines):
             self._take(State.unpacked(packed))
 
     def _take(self, state: State) -> None:
-        self._last = max(self._last, state.said)
+        self._last = max(self._last, state.last_line_at)
         if state.begun is None:
             self._await("at work")
             return

@@ -52,8 +52,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def variants(parser: argparse.ArgumentParser) -> None:
-    for kind, words in _VARIANTS.items():
-        parser.add_argument(f"--{kind}", metavar="NAME", help=f"{words}, where the configuration has such variants")
+    for kind, help_text in _VARIANTS.items():
+        parser.add_argument(f"--{kind}", metavar="NAME", help=f"{help_text}, where the configuration has such variants")
     parser.add_argument("--epochs", type=number, metavar="N", help="of every training, instead of the configuration's")
 
 

@@ -84,8 +84,8 @@ def _log(root: Path, cell: str | None, *, as_json: bool) -> int:
 
     events = sorted(run_log.read(root / "log"), key=lambda event: str(event.get("time")))
     for event in events:
-        words = [str(event.get(name, "")) for name in ("cell", "key")]
-        if cell is not None and not any(word.startswith(cell) for word in words):
+        values = [str(event.get(name, "")) for name in ("cell", "key")]
+        if cell is not None and not any(word.startswith(cell) for word in values):
             continue
         if as_json:
             print(json.dumps(event))

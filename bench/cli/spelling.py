@@ -14,19 +14,19 @@ from bench.types import UsageError
 _VALUE = re.compile(r"-(\d+|\d*\.\d+)?|.*\s.*", re.DOTALL)
 
 
-def require_options(words: Sequence[str], verbs: Mapping[str, argparse.ArgumentParser]) -> None:
+def require_options(command_line: Sequence[str], verbs: Mapping[str, argparse.ArgumentParser]) -> None:
     """Check that every word which looks like an option is one of the verb that comes first.
 
     Args:
-        words: of the command.
+        command_line: the arguments of the command.
         verbs: the parser of each verb.
 
     Raises:
         UsageError: an option is none of the verb, or comes before it.
     """
-    verb = words[0] if words[0] in verbs else None
+    verb = command_line[0] if command_line[0] in verbs else None
     own = set(chain.from_iterable(_options(verbs[name]) for name in ([verb] if verb else verbs)))
-    for word in words:
+    for word in command_line:
         if word == "--":
             return
         if not word.startswith("-") or _VALUE.fullmatch(word):
@@ -36,7 +36,7 @@ def require_options(words: Sequence[str], verbs: Mapping[str, argparse.ArgumentP
             help_of = f"run_bench.py {verb}" if verb else "run_bench.py"
             raise UsageError(f"{unknown('option', word.partition('=')[0], own)} (see {help_of} --help)")
         if verb is None and name not in ("-h", "--help"):
-            meant = next((each for each in words if each in verbs), "run")
+            meant = next((each for each in command_line if each in verbs), "run")
             raise UsageError(f"option '{name}' stands before its verb; right is: run_bench.py {meant} … {name} …")
 
 

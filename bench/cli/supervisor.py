@@ -28,7 +28,7 @@ from typing import NoReturn
 from bench.cli.lines import Relay
 from bench.cli.streams import InTime
 from bench.process.ending import ONCE, Lost, Needs, closing, end_with, how_it_ended, signals, unfinished
-from bench.process.shared import GRACE, Held, Shared, Words
+from bench.process.shared import GRACE, Held, Report, Shared
 
 #: Seconds after which a child has noticed that this process is suspended, and suspends itself.
 STOPS = 1.0
@@ -227,19 +227,19 @@ class _Supervisor:
         """Return the exit code of the command, or ``None`` where another child must go on."""
         if self.shared.code is not None:
             return self.shared.code
-        words, why = self.shared.read(), self._killed_for
+        report, why = self.shared.read(), self._killed_for
         if (code := self._end()) is not None and (why is not None or ended < 0 or ended == code):
             self._restore_terminal()
             if self._resumes:
-                print(closing(code, words.counted), file=self._out)
+                print(closing(code, report.counted), file=self._out)
             else:
                 print(unfinished(code, self._verb), file=self._err)
             return code
-        if words.log is not None:
-            self.charge.logs.append(Path(words.log))
+        if report.log is not None:
+            self.charge.logs.append(Path(report.log))
         if why is None:
-            return self._after_crash(ended, words)
-        if (lost := Lost.late_with(words.held)) is not None:
+            return self._after_crash(ended, report)
+        if (lost := Lost.late_with(report.held)) is not None:
             self._lose(lost)
         return None
 
@@ -251,9 +251,9 @@ class _Supervisor:
             return self.shared.ending_code
         return 0 if time.monotonic() > self._deadline else None
 
-    def _after_crash(self, ended: int, words: Words) -> int | None:
+    def _after_crash(self, ended: int, report: Report) -> int | None:
         """Report why a child died, and what it was working on."""
-        held = words.held[-1] if words.held else None
+        held = report.held[-1] if report.held else None
         self._killed[held] += 1
         if ended == -signal.SIGKILL and self._killed[held] == 1:
             # The signal may have been meant for the run and not for its piece, or memory was short only once.

@@ -209,8 +209,8 @@ def parsed(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise UsageError(f"{path} is not a readable TOML file: lists or tables are nested too deeply") from None
     except ValueError as error:
-        said = "a number of thousands of digits" if "integer string conversion" in str(error) else error
-        raise UsageError(f"{path} is not a readable TOML file: {said}") from None
+        reason = "a number of thousands of digits" if "integer string conversion" in str(error) else error
+        raise UsageError(f"{path} is not a readable TOML file: {reason}") from None
     _check_plain(body, (), path)
     return body
 

@@ -148,10 +148,10 @@ def _order(names: tuple[str, ...]) -> str:
     texts = sorted(names)
     if list(names) == texts:
         return ""
-    words = listed([f'"{name}"' for name in texts])
+    names_in_order = listed([f'"{name}"' for name in texts])
     return (
         f"its class folders are numbers, in the order {listed(names, 4)}, not in torchvision's, {listed(texts, 4)}; "
-        f"for that one, give classes = [{words}] under [dataset]"
+        f"for that one, give classes = [{names_in_order}] under [dataset]"
     )
 
 

@@ -45,8 +45,8 @@ def one_line(prefix: str) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:
-        said = str(error).strip().partition("\n")[0]
-        raise UsageError(f"{prefix} ({type(error).__name__}{': ' if said else ''}{said})") from None
+        message = str(error).strip().partition("\n")[0]
+        raise UsageError(f"{prefix} ({type(error).__name__}{': ' if message else ''}{message})") from None
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:

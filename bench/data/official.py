@@ -140,9 +140,9 @@ def _tiny_imagenet(root: Path) -> DatasetLocation | None:
 
 
 def _tiny_source(folder: Path, split: Split) -> Source:
-    words = dict(line.partition("\t")[::2] for line in _lines(folder / "words.txt"))
+    names_of = dict(line.partition("\t")[::2] for line in _lines(folder / "words.txt"))
     wnids = sorted(_lines(folder / "wnids.txt"))
-    names = tuple(f"{wnid} {words.get(wnid, '').partition(',')[0]}".strip() for wnid in wnids)
+    names = tuple(f"{wnid} {names_of.get(wnid, '').partition(',')[0]}".strip() for wnid in wnids)
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     annotations = folder / "val" / "val_annotations.txt"
     if split == "test" and os.path.isfile(annotations):

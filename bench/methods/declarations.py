@@ -55,7 +55,7 @@ def declarations(path: Path) -> Iterator[tuple[Declaration, str | None]]:
         UsageError: the file cannot be read, or a decorator, annotation or default is not one that is allowed.
     """
     tree = tree_of(path)
-    lines, said = meanings(tree), dict[str, str]()
+    lines, texts = meanings(tree), dict[str, str]()
     for node in tree.body:
         call = _registering(node)
         if call is None or not isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -67,7 +67,7 @@ def declarations(path: Path) -> Iterator[tuple[Declaration, str | None]]:
             yield declared, None
         else:
             text = f"{path}:{numbers[0]}: {name} is given another meaning in line {numbers[1]}"
-            yield declared, said.setdefault(name, text)
+            yield declared, texts.setdefault(name, text)
 
 
 def _registering(node: ast.stmt) -> ast.Call | None:

@@ -204,6 +204,6 @@ def _of_user(path: Path, code: Code, search: Search) -> ModuleType:
     except (Exception, SystemExit) as error:
         for each in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
             del sys.modules[each]
-        said = (text_of(error).strip().splitlines() or ["no message"])[0]
-        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {said}") from error
+        message = (text_of(error).strip().splitlines() or ["no message"])[0]
+        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {message}") from error
     return module

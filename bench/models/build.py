@@ -90,12 +90,14 @@ def _checked(network: MethodRef, num_classes: int, image_shape: tuple[int, int, 
         with torch.no_grad():
             logits = net(torch.zeros(1, *image_shape, device=device))
     except Exception as error:
-        said = (text_of(error).strip().splitlines() or [type(error).__name__])[0]
+        message = (text_of(error).strip().splitlines() or [type(error).__name__])[0]
         shape = "x".join(map(str, image_shape))
         other = sorted({str(p.dtype) for p in net.parameters()} - {"torch.float32"})
         if other:
-            said += f"; images are float32, weights {', '.join(other)}: convert images in its forward, or its weights"
-        raise UsageError(f"network '{network.name}' cannot take images of {shape}: {said}") from error
+            message += (
+                f"; images are float32, weights {', '.join(other)}: convert images in its forward, or its weights"
+            )
+        raise UsageError(f"network '{network.name}' cannot take images of {shape}: {message}") from error
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != 1:
         raise UsageError(f"network '{network.name}' returns no logits of shape (images, classes)")
     if logits.shape[1] != num_classes:
@@ -180,8 +182,8 @@ def _robustbench(name: str, params: dict[str, Any], num_classes: int, image_shap
         net: nn.Module = load_model(model_name=name, **{"model_dir": cache_folder() / "robustbench", **params})
     # Besides wrong parameters: a model of another set, a refused download.
     except Exception as error:
-        said = (text_of(error).strip().splitlines() or [""])[0]
-        raise UsageError(f"{arch} cannot be had: {type(error).__name__}: {said}") from error
+        message = (text_of(error).strip().splitlines() or [""])[0]
+        raise UsageError(f"{arch} cannot be had: {type(error).__name__}: {message}") from error
     return net
 
 

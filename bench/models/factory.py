@@ -60,8 +60,8 @@ def make(
     try:
         net = factory(*first, **arguments)
     except (Exception, SystemExit) as error:
-        said = (text_of(error).strip().splitlines() or ["no message"])[0]
-        raise UsageError(f"network '{name}' cannot be built: {type(error).__name__}: {said}") from error
+        message = (text_of(error).strip().splitlines() or ["no message"])[0]
+        raise UsageError(f"network '{name}' cannot be built: {type(error).__name__}: {message}") from error
     if inspect.iscoroutine(net):
         net.close()
     if not isinstance(net, nn.Module):

@@ -39,7 +39,7 @@ class Held(NamedTuple):
     taken: str = ""
 
 
-class Words(NamedTuple):
+class Report(NamedTuple):
     """The current pieces, the innermost last; ``(done, total)`` cells of the plan; where the log of the run is; what is
     shown of the work (:class:`bench.cli.lines.State`).
     """
@@ -55,7 +55,7 @@ class Shared:
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _FIRST + 2 * _ROOM)
-        self._words: dict[str, Any] = {}
+        self._report: dict[str, Any] = {}
         self.clear()
 
     def clear(self) -> None:
@@ -64,7 +64,7 @@ class Shared:
             self._set(at, math.inf)
         for at in (_WHY, _CODE):
             self._set(at, math.nan)
-        self._words = {}
+        self._report = {}
         self._write()
 
     # Written by the process that works.
@@ -80,22 +80,22 @@ class Shared:
 
     def hold(self, pieces: Sequence[Held]) -> None:
         """Record the current pieces of work, the innermost last."""
-        self._words["held"] = pieces
+        self._report["held"] = pieces
         self._write()
 
     def count(self, done: int, total: int) -> None:
         """Record how many cells of the plan are done."""
-        self._words["count"] = done, total
+        self._report["count"] = done, total
         self._write()
 
     def log(self, path: str) -> None:
         """Record where the log of the run is."""
-        self._words["log"] = path
+        self._report["log"] = path
         self._write()
 
     def show(self, shown: dict[str, Any]) -> None:
         """Record the displayed state of the work: text and numbers, at most about ten thousand characters."""
-        self._words["shown"] = shown
+        self._report["shown"] = shown
         self._write()
 
     # Read by either.
@@ -124,7 +124,7 @@ class Shared:
         """The exit code of the process, once it has finished its work."""
         return _integer(self._get(_CODE))
 
-    def read(self) -> Words:
+    def read(self) -> Report:
         """Return the words, also while the process writes new ones."""
         while True:
             written = self._written
@@ -134,17 +134,17 @@ class Shared:
             # A slot is reused only after the write to the other one was counted.
             if self._written == written:
                 break
-        words = json.loads(text)
-        count = words.get("count")
-        held = tuple(Held(*each) for each in words.get("held", ()))
-        return Words(held, None if count is None else (count[0], count[1]), words.get("log"), words.get("shown"))
+        report = json.loads(text)
+        count = report.get("count")
+        held = tuple(Held(*each) for each in report.get("held", ()))
+        return Report(held, None if count is None else (count[0], count[1]), report.get("log"), report.get("shown"))
 
     @property
     def _written(self) -> int:
         return int(_COUNT.unpack_from(self._memory, _WRITTEN)[0])
 
     def _write(self) -> None:
-        text = json.dumps(self._words).encode()
+        text = json.dumps(self._report).encode()
         written = self._written + 1
         at = _FIRST + _ROOM * (written % 2)
         self._memory[at : at + 4 + len(text)] = len(text).to_bytes(4, "little") + text

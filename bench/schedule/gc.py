@@ -303,8 +303,8 @@ def _is_chunk(path: Path) -> bool:
 
 
 def _is_state(path: Path) -> bool:
-    words = document(_metadata(path)["state"].encode())
-    return isinstance(words, dict) and {"identity", "epoch", "sha256"} <= words.keys()
+    state = document(_metadata(path)["state"].encode())
+    return isinstance(state, dict) and {"identity", "epoch", "sha256"} <= state.keys()
 
 
 def _metadata(path: Path) -> Mapping[str, str]:

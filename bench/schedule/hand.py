@@ -65,15 +65,15 @@ class Hand:
         all_lost, killed = list(lost), Counter[Held | None]()
         while True:
             try:
-                what, said = self._attempt(task, all_lost)
+                what, answer = self._attempt(task, all_lost)
             except BaseException:
                 self._end()
                 raise
             if what == "done":
-                return tuple([*all_lost, *said])
+                return tuple([*all_lost, *answer])
             if what == "raised":
-                raise said
-            if (piece := self._lost(said, killed)) is not None:
+                raise answer
+            if (piece := self._lost(answer, killed)) is not None:
                 all_lost.append(piece)
                 if (piece.kind, piece.key) == only_piece:
                     return tuple(all_lost)

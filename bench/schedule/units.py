@@ -308,11 +308,11 @@ class Units:
 
 def _why(error: BaseException, who: str) -> str:
     """Return in one line why measuring failed."""
-    said = (text_of(error).strip().splitlines() or ["it says no more"])[0]
+    message = (text_of(error).strip().splitlines() or ["it says no more"])[0]
     if isinstance(error, UsageError):
-        return said
+        return message
     kind = "" if isinstance(error, MethodError) else f"{type(error).__name__}: "
-    return f"{who} fails on grey images: {kind}{said}"
+    return f"{who} fails on grey images: {kind}{message}"
 
 
 def initial(model: ModelRef, cell: Cell, device: torch.device) -> nn.Module:

@@ -51,13 +51,13 @@ def _attacked(planned: PlannedCell) -> list[Any]:
 
 def _differences(before: CellResult, after: CellResult) -> list[str]:
     one, two = _outcome(before), _outcome(after)
-    words = [f"{name} was {_short(one[name])}, is {_short(two[name])}" for name in one if one[name] != two[name]]
-    if not words:
+    differences = [f"{name} was {_short(one[name])}, is {_short(two[name])}" for name in one if one[name] != two[name]]
+    if not differences:
         return []
     then, now = before.provenance, after.provenance
     elsewhere = (then.machine, then.device, then.threads) != (now.machine, now.device, now.threads)
     where = f" (measured on {then.machine}, {then.device}, {then.threads} threads)" if elsewhere else ""
-    return [f"{before.names} differs{where}: {'; '.join(words)}"]
+    return [f"{before.names} differs{where}: {'; '.join(differences)}"]
 
 
 def _outcome(result: CellResult) -> dict[str, Any]:

@@ -350,5 +350,5 @@ def _started(pid: int) -> str | None:
     except OSError:
         return None
     # After the name, which may hold blanks and brackets: the state is the first word, the start the twentieth.
-    words = text.rpartition(")")[2].split()
-    return "" if words[0] in "ZX" else words[19]
+    fields = text.rpartition(")")[2].split()
+    return "" if fields[0] in "ZX" else fields[19]

@@ -105,10 +105,10 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
-def once(record: logging.LogRecord, said: set[str]) -> bool:
+def once(record: logging.LogRecord, seen: set[str]) -> bool:
     """Say whether a message was not ``said`` before: several cells may need one damaged file."""
-    new = record.getMessage() not in said
-    said.add(record.getMessage())
+    new = record.getMessage() not in seen
+    seen.add(record.getMessage())
     return new
 
 
@@ -116,9 +116,9 @@ class _Warnings(logging.Handler):
     def __init__(self, log: RunLog) -> None:
         super().__init__(logging.WARNING)
         self._log = log
-        said: set[str] = set()
+        seen: set[str] = set()
         # A cell that failed has an event of its own.
-        self.addFilter(lambda record: record.levelno == logging.WARNING and once(record, said))
+        self.addFilter(lambda record: record.levelno == logging.WARNING and once(record, seen))
 
     def emit(self, record: logging.LogRecord) -> None:
         self._log.write("warning", message=record.getMessage())

@@ -30,13 +30,13 @@ class State(NamedTuple):
     """What was written: tensors by name, and words that JSON can hold."""
 
     tensors: dict[str, Tensor]
-    words: dict[str, Any]
+    metadata: dict[str, Any]
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], words: Mapping[str, Any]) -> None:
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a state with the hash of all that is in it."""
     contiguous = {name: _contiguous(value) for name, value in tensors.items()}
-    sealed = {**words, "sha256": _digest(words, contiguous)}
+    sealed = {**metadata, "sha256": _digest(metadata, contiguous)}
     write_atomically(path, save(contiguous, {"state": canonical_json(sealed)}))
 
 
@@ -49,12 +49,12 @@ def read(path: Path, limit: int = _LARGEST) -> State:
     """
     try:
         data = files.read(path, limit)
-        kept, words = load(data), document(read_metadata(data)["state"].encode())
-        if not isinstance(words, dict) or words.pop("sha256", None) != _digest(words, kept):
+        kept, metadata = load(data), document(read_metadata(data)["state"].encode())
+        if not isinstance(metadata, dict) or metadata.pop("sha256", None) != _digest(metadata, kept):
             raise ValueError("altered since it was written")
     except (SafetensorError, ValueError, KeyError) as error:
         raise DamagedState(f"{path} is damaged ({error}); delete it to train from the start") from None
-    return State(kept, words)
+    return State(kept, metadata)
 
 
 def serialised(tensors: Mapping[str, Tensor]) -> bytes:
@@ -67,8 +67,8 @@ def _contiguous(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def _digest(words: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    parts: list[str | bytes] = [canonical_json(words)]
+def _digest(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    parts: list[str | bytes] = [canonical_json(metadata)]
     for name, value in sorted(tensors.items()):
         parts.append(canonical_json([name, str(value.dtype), list(value.shape)]))
         parts.append(value.flatten().view(torch.uint8).numpy().tobytes())

@@ -378,7 +378,7 @@ def test_a_state_with_a_right_seal_and_wrong_contents_is_named(run, tmp_path, me
         run(stop_before=6)
     path = tmp_path / "run" / "state.safetensors"
     state = checkpoint.read(path)
-    checkpoint.write(path, {**state.tensors, **tensors}, {**state.words, **metadata})
+    checkpoint.write(path, {**state.tensors, **tensors}, {**state.metadata, **metadata})
     with pytest.raises(UsageError, match=rf"state\.safetensors is damaged \({reason}\)"):
         run()
 

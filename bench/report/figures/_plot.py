@@ -254,8 +254,8 @@ def folded(label: str, letters: int) -> str:
     """Return a label in lines of about ``letters`` letters, broken at brackets, commas, hyphens, or at last at "="."""
     if len(label) <= letters:
         return label
-    words = label.replace("[", " [").replace(",", ", ").split()
-    short = (word if len(word) <= letters else word.replace("=", "= ") for word in words)
+    parts = label.replace("[", " [").replace(",", ", ").split()
+    short = (word if len(word) <= letters else word.replace("=", "= ") for word in parts)
     return "\n".join(wrap(" ".join(short), letters, break_long_words=False)).replace("= ", "=")
 
 

@@ -81,11 +81,11 @@ def _outcome(step: PurifierRow, threat: ThreatSummary, attacks: Attacks) -> _Con
         return ""
     if not any(access == "adaptive" for access, _, _ in row.coords.get(group, ())):
         return ""
-    if base is None or not _done(base, group):
+    if base is None or not _finished(base, group):
         return "the classifier under it was not attacked"
-    if only_noise(r for r in _done(row, group) if r.cell.access == "adaptive"):
+    if only_noise(r for r in _finished(row, group) if r.cell.access == "adaptive"):
         return "no adaptive attack but noise finished"
-    if only_noise(_done(base, group)):
+    if only_noise(_finished(base, group)):
         return f"no attack on {base.name} but noise finished"
     contest = _contest(row, base, group, attacks[group], step.missing)
     return contest or f"no attack was run on both it and {base.name} with the same seed"
@@ -108,18 +108,18 @@ def _contest(
     failed = sum(result.status == "failed" for result in row.under(group))
     fell_out = [f"{failed} of its attacks failed"] if failed else []
     fell_out += [f"{missing} of its cells are missing"] if missing else []
-    reasons = (*bounds, *fell_out, *lacking(_done(row, group)))
+    reasons = (*bounds, *fell_out, *lacking(_finished(row, group)))
     return _Contest(base.name, over, changed, reasons, _spared(row, base, group, labels))
 
 
-def _done(row: DefenseCells, group: str) -> list[CellResult]:
+def _finished(row: DefenseCells, group: str) -> list[CellResult]:
     """Return the cells of a row under a threat that have an outcome."""
     return [result for result in row.under(group) if result.status == "done"]
 
 
 def _spared(row: DefenseCells, base: DefenseCells, group: str, labels: Mapping[str, str]) -> tuple[str, ...]:
     """Return the attacks that were run on a row and not on its base, though they can be run on both."""
-    on_base = {_attack_of(r) for r in _done(base, group)}
+    on_base = {_attack_of(r) for r in _finished(base, group)}
     labels_of_row: list[str] = []
     for coord in row.coords[group]:
         attack = coord[2]
@@ -144,7 +144,7 @@ def verdict_lines(rows: Sequence[DefenseSummary]) -> Iterator[str]:
             if (comparison := threat.judgement) is not None:
                 why = f": {', '.join(comparison.reasons)}" if comparison.verdict == "upper bound only" else ""
                 threats.setdefault(comparison.verdict + why, []).append(_in_numbers(threat, comparison))
-        yield from (f"{row.name}: {words} ({'; '.join(_few(under))})" for words, under in threats.items())
+        yield from (f"{row.name}: {conclusion} ({'; '.join(_few(under))})" for conclusion, under in threats.items())
 
 
 def _few(threats: Sequence[str]) -> list[str]:
@@ -173,9 +173,9 @@ def _points(share: float | None) -> str:
 def unjudged_lines(row: DefenseSummary) -> Iterator[str]:
     """Yield why a row has no verdict, where one was to be expected."""
     why: dict[str, list[str]] = {}
-    for standing in row.threats:
-        if standing.unjudged:
-            why.setdefault(standing.unjudged, []).append(standing.group)
+    for threat in row.threats:
+        if threat.unjudged:
+            why.setdefault(threat.unjudged, []).append(threat.group)
     for reason, groups in why.items():
         where = "" if len(why) == 1 and not any(s.judgement for s in row.threats) else f", {', '.join(_few(groups))}"
         yield f"{row.name}{where}: no verdict, for {reason}"
