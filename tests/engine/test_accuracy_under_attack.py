@@ -1,4 +1,4 @@
-"""A step that harms clean images: what is right under attack and what is right both times differ by a known count."""
+"""A step that harms clean images: accuracy under attack and robust accuracy differ by a known count."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ from bench.api import Target, Threat, attack, defense
 
 
 class Suspicious(nn.Module):
-    """Turns the answer round for bright images that are black in the upper left corner, as every digit is."""
+    """Negates the logits of bright images whose upper left corner is black, as in every digit."""
 
     def __init__(self, base):
         super().__init__()
@@ -56,14 +56,14 @@ def some(target: Target, x, y, threat: Threat):
 
 @attack(norms=("linf",), passes="2 forwards")
 def every(target: Target, x, y, threat: Threat):
-    """Lights the corner of every digit that it is given."""
+    """Lights the corner of every digit."""
     target(x)
     return lit(x, y, 10)
 
 
 @attack(norms=("linf",), passes="3 forwards")
 def nothing(target: Target, x, y, threat: Threat):
-    """Leaves every image that it is given as it is."""
+    """Returns the images unchanged."""
     target(x)
     return x.clone()
 '''
@@ -72,7 +72,7 @@ ATTACKS = ("some", "every", "nothing")
 
 @pytest.fixture(scope="module")
 def known_right():
-    """Which images are right clean and under each attack, by mode, from the linear network alone."""
+    """Masks of the images that are right clean and under each attack, by mode, computed from the linear weights."""
     data = open_set("digits", "test", folder=None, image_size=None, interpolation="bilinear")
     x, y = torch.from_numpy(data.images[:N].copy()).float() / 255, torch.from_numpy(data.labels[:N].copy())
     weight, bias = means()
@@ -85,7 +85,7 @@ def known_right():
     some, every = x.clone(), x.clone()
     some[y < 5, 0, 0, 0], every[:, 0, 0, 0] = 0.1, 0.1
     apart = {"clean": right(x), "some": right(some), "every": right(every), "nothing": right(x)}
-    # In a suite an attack is given what is right under those before it, and the rest stays as they left it.
+    # In a suite an attack runs on the images that survive the earlier attacks; the others keep their x_adv.
     running = {"some": apart["some"], "every": apart["some"] & apart["every"]}
     return apart, apart | running | {"nothing": running["every"] & apart["clean"]}
 
@@ -112,8 +112,8 @@ base = "weights:{folder}/net.safetensors"
     for name in ATTACKS:
         text += f'[[attacks]]\nuse = "{folder}/mine.py:{name}"\neps = "0.1"\naccess = ["adaptive"]\n'
     (folder / "this.toml").write_text(text)
-    places = ["--store", str(folder / "store"), "--report", str(folder / "report"), "--device", "cpu"]
-    assert main(["run", str(folder / "this.toml"), *places]) == 0
+    folders = ["--store", str(folder / "store"), "--report", str(folder / "report"), "--device", "cpu"]
+    assert main(["run", str(folder / "this.toml"), *folders]) == 0
     results = {r.names.attack: r for r in Store(folder / "store").results()}
     return folder / "store", results, known_right[request.param]
 

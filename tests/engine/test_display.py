@@ -1,4 +1,4 @@
-"""What a command shows while it works, and where: lines in a log, bars on a terminal and in a notebook."""
+"""The progress display of a command: lines in a log, bars on a terminal and in a notebook."""
 
 import argparse
 import errno
@@ -54,14 +54,14 @@ class Clock:
 
 @pytest.fixture
 def lines(caplog, monkeypatch):
-    """Lines on a clock of our own, which nobody looks at but the test."""
+    """Lines on a fake clock that only the test advances."""
     monkeypatch.setattr(display, "LOOK", 3600)
     caplog.set_level(logging.INFO, "crossfire")
     return Lines(Clock())
 
 
 def wait(lines, seconds):
-    """Let time pass, with the looks of the thread."""
+    """Advance the clock, and look as often as the thread does."""
     for _ in range(round(seconds * 4)):
         lines._clock.now += 0.25
         lines.look()
@@ -74,11 +74,11 @@ def test_a_line_a_minute_says_what_is_in_hand_though_nobody_calls(lines, caplog)
         wait(lines, 59)
         assert caplog.messages == ["quick: 84 cells; store s"]
         wait(lines, 1)
-        said = "3 of 84 cells, 1 failed; train pgd-at net 35%, loss 0.412 (for 1 min 0 s); "
-        assert caplog.messages[1:] == [said + "about 4 min left"]
+        prefix = "3 of 84 cells, 1 failed; train pgd-at net 35%, loss 0.412 (for 1 min 0 s); "
+        assert caplog.messages[1:] == [prefix + "about 4 min left"]
         wait(lines, 19 * 60)
         assert len(caplog.messages) == 21
-        assert caplog.messages[-1] == said.replace("for 1 min", "for 20 min") + "takes longer than estimated"
+        assert caplog.messages[-1] == prefix.replace("for 1 min", "for 20 min") + "takes longer than estimated"
         lines.work("attack", 0, 0)
         lines.cells(84, 84, 1)
         wait(lines, 60)
@@ -123,7 +123,7 @@ def test_what_takes_a_moment_is_not_named_and_what_takes_longer_is(lines, caplog
         at(3, "examples")
         wait(lines, 60)
         assert caplog.messages[1:] == ["drawing figures 75%, examples (for 1 min 0 s)"]
-    # Work inside of a run is its piece in hand, and gives the place back.
+    # A phase inside a run shows as its current activity; afterwards the previous activity is back.
     with lines.run("quick", 2, ""):
         lines.work("outer", 0, 1)
         with lines.phase("checking weights"):
@@ -133,7 +133,7 @@ def test_what_takes_a_moment_is_not_named_and_what_takes_longer_is(lines, caplog
 
 
 def test_another_process_says_the_same_lines(lines, caplog):
-    """Also when the one that works holds its lock, ends, or shows nothing yet."""
+    """Also while the working process holds its lock, has ended, or shows nothing yet."""
     shared = Shared()
     shown_display, relay = Lines(lines._clock, shared), Relay(shared, lines._clock)
     relay._is_heard = False
@@ -144,13 +144,13 @@ def test_another_process_says_the_same_lines(lines, caplog):
         shown_display.cells(3, 84, 1)
         shown_display.work("train pgd-at " + "net" * 1000, 7, 20, "loss 0.412", left=300)
         wait(relay, 60)
-        (said,) = caplog.messages[2:]
-        words = r"3 of 84 cells, 1 failed; train pgd-at net.* 35%, loss 0.412 \(for 1 min 0 s\); about 4 min left"
-        assert re.fullmatch(words, said) and len(said) < 700
+        (message,) = caplog.messages[2:]
+        pattern = r"3 of 84 cells, 1 failed; train pgd-at net.* 35%, loss 0.412 \(for 1 min 0 s\); about 4 min left"
+        assert re.fullmatch(pattern, message) and len(message) < 700
         with shown_display.phase("checking weights"):
             wait(relay, 60)
             assert caplog.messages[-1].startswith("3 of 84 cells, 1 failed; checking weights (for 1 min 0 s); about ")
-        # The process is killed, and another one begins.
+        # The process is killed, and another one starts.
         shared.clear()
         wait(relay, 120)
         assert caplog.messages[-2:] == [
@@ -168,8 +168,8 @@ def test_a_method_that_silences_all_loggers_does_not_silence_the_log(tmp_path, c
             lines._last -= 60
             lines.look()
         LOG.warning("heard again")
-    said = [line[20:] for line in capsys.readouterr().err.splitlines()]
-    assert said[:3] == ["quick: 2 cells", "0 of 2 cells; time left not known yet", "warning: heard again"]
+    messages = [line[20:] for line in capsys.readouterr().err.splitlines()]
+    assert messages[:3] == ["quick: 2 cells", "0 of 2 cells; time left not known yet", "warning: heard again"]
 
 
 @pytest.mark.parametrize(
@@ -179,18 +179,19 @@ def test_a_duration(seconds, says):
     assert display.duration(seconds) == says
 
 
-def run(folder, *words, extra=""):
+def run(folder, *options, extra=""):
     (folder / "methods.py").write_text(METHODS)
-    return main(["run", tiny.write(folder, extra), "--store", str(folder / "s"), "--report", str(folder / "r"), *words])
+    folders = ["--store", str(folder / "s"), "--report", str(folder / "r")]
+    return main(["run", tiny.write(folder, extra), *folders, *options])
 
 
 def test_a_captured_run_has_its_lines_and_leaves_logging_as_it_was(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("bench.cli.lines.MINUTE", 0.05)
     monkeypatch.setattr(display, "LOOK", 0.02)
-    heard = []
-    mine = logging.Handler()
-    mine.emit = heard.append
-    LOG.addHandler(mine)
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    LOG.addHandler(handler)
     try:
         before = LOG.level, LOG.handlers[:], logging.root.level, logging.root.handlers[:]
         attacks = "".join(f'\n[[attacks]]\nuse = "{tmp_path}/methods.py:{name}"\n' for name in ("boom", "asleep"))
@@ -198,23 +199,23 @@ def test_a_captured_run_has_its_lines_and_leaves_logging_as_it_was(tmp_path, cap
         assert (LOG.level, LOG.handlers[:], logging.root.level, logging.root.handlers[:]) == before
         assert "crossfire-progress" not in [thread.name for thread in threading.enumerate()]
     finally:
-        LOG.removeHandler(mine)
+        LOG.removeHandler(handler)
     out, err = capsys.readouterr()
-    said = err.splitlines()
-    assert all(re.match(STAMP, line) for line in said)
-    said = [line[20:] for line in said]
-    assert [record.getMessage() for record in heard] == said
-    start = said.index(f"tiny.1-epochs: 14 cells, 0 of them done; device cpu; store {(tmp_path / 's').resolve()}")
-    failed = [line for line in said if line.startswith("failed: ")]
+    messages = err.splitlines()
+    assert all(re.match(STAMP, line) for line in messages)
+    messages = [line[20:] for line in messages]
+    assert [record.getMessage() for record in records] == messages
+    start = messages.index(f"tiny.1-epochs: 14 cells, 0 of them done; device cpu; store {(tmp_path / 's').resolve()}")
+    failed = [line for line in messages if line.startswith("failed: ")]
     assert failed == [
         f"failed: digits/small-cnn/{line}: ValueError: no luck"
         for line in ("fgsm-at/boom/white-box", "tpap/boom/static", "tpap/boom/adaptive")
     ]
-    minutes = [line for line in said[start:] if re.match(r"\d+ of 14 cells", line)]
+    minutes = [line for line in messages[start:] if re.match(r"\d+ of 14 cells", line)]
     assert len(minutes) > 3
     assert any("train fgsm-at small-cnn" in line for line in minutes)
     assert any(re.search(r"fgsm-at/asleep/white-box .*\(for ", line) for line in minutes)
-    assert re.fullmatch(r"tiny\.1-epochs: 14 of 14 cells, 3 failed, in .*", said[-1])
+    assert re.fullmatch(r"tiny\.1-epochs: 14 of 14 cells, 3 failed, in .*", messages[-1])
     assert "worst" in out
 
     only = ("--epochs", "1", "--only", "boom")
@@ -318,14 +319,14 @@ def test_bars_on_a_terminal(monkeypatch):
                 assert screen.getvalue() == before
     shown = screen.getvalue()
     assert "failed: [red]one[/red]\n" in shown and r"train \x1b]0;net" in shown and "\x1b]" not in shown
-    for words in ("1/8", "1 failed", "loss 0.4, about 5 min left"):
-        assert words in shown
-    # What goes to a file is not for the screen.
+    for expected in ("1/8", "1 failed", "loss 0.4, about 5 min left"):
+        assert expected in shown
+    # Standard output goes to a file, not to the screen.
     assert out.getvalue() == "a path\n"
 
 
 def test_a_notebook_shows_a_bar(tmp_path, capsys, monkeypatch):
-    """IPython is stood in for by what it offers here: a place that is shown once and then updated."""
+    """A fake of IPython has the one part that is used: a display that is shown once and then updated."""
     pictures = []
 
     class Handle:
@@ -378,7 +379,7 @@ def test_every_verb_has_the_flags(verb, capsys):
 
 
 def test_every_verb_that_may_take_long_says_what_it_does(tmp_path, capsys, monkeypatch):
-    """With no patience at all every piece of work is named when it begins."""
+    """Without a delay, every activity is named when it begins."""
 
     def at_once(lines):
         lines._is_named, lines._last = lines.count is not None, float("-inf")
@@ -390,21 +391,21 @@ def test_every_verb_that_may_take_long_says_what_it_does(tmp_path, capsys, monke
     monkeypatch.setattr(display, "LOOK", 3600)
     config, store = tiny.write(tmp_path), str(tmp_path / "s")
 
-    def names(*words):
+    def activities(*argv):
         capsys.readouterr()
-        assert main([*words]) in (0, 2)
+        assert main([*argv]) in (0, 2)
         return [line[20:] for line in capsys.readouterr().err.splitlines() if re.match(STAMP, line)]
 
     only = ("--only", "clean", "--epochs", "0")
-    ran = names("run", config, "--store", store, "--report", str(tmp_path / "r"), *only)
-    assert {"planning", "reading the results", "loading torch", "making the table", "writing the page"} <= {*ran}
-    assert names("plan", config, "--store", store, *only)[-1] == "estimating"
-    assert names("leaderboard", "--store", store, "--format", "html") == [
+    of_run = activities("run", config, "--store", store, "--report", str(tmp_path / "r"), *only)
+    assert {"planning", "reading the results", "loading torch", "making the table", "writing the page"} <= {*of_run}
+    assert activities("plan", config, "--store", store, *only)[-1] == "estimating"
+    assert activities("leaderboard", "--store", store, "--format", "html") == [
         "reading the results", "making the tables", "writing the tables"]  # fmt: skip
-    assert names("figures", "eps-sweep", "--store", store)[-1] == "drawing figures 0%"
-    assert names("sync", str(tmp_path / "remote"), "--store", store) == ["carrying files"]
-    assert names("gc", config, "--store", store) == ["planning", "looking through the store"]
-    assert names("show", "digits/small-cnn/tpap/clean/static", "--store", store) == ["looking for the cell"]
+    assert activities("figures", "eps-sweep", "--store", store)[-1] == "drawing figures 0%"
+    assert activities("sync", str(tmp_path / "remote"), "--store", store) == ["carrying files"]
+    assert activities("gc", config, "--store", store) == ["planning", "looking through the store"]
+    assert activities("show", "digits/small-cnn/tpap/clean/static", "--store", store) == ["looking for the cell"]
 
 
 @pytest.mark.parametrize("kind", ["a folder that cannot be", "a disk that is full later"])

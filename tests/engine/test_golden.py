@@ -87,8 +87,8 @@ use = "fgsm"
 eps = "1/255"
 access = ["static"]
 """)
-    places = ["--store", str(tmp_path / "store"), "--report", str(tmp_path / "report"), "--data", str(FOLDER)]
-    assert main(["run", str(tmp_path / "harm.toml"), "--device", "cpu", *places]) == 0
+    folders = ["--store", str(tmp_path / "store"), "--report", str(tmp_path / "report"), "--data", str(FOLDER)]
+    assert main(["run", str(tmp_path / "harm.toml"), "--device", "cpu", *folders]) == 0
     (metrics,) = (r.metrics for r in Store(tmp_path / "store").results() if r.cell.attack)
     assert metrics.accuracy_under_attack * 200 == pytest.approx(61, abs=1)
     assert metrics.robust_accuracy * 200 == pytest.approx(17, abs=1)

@@ -1,5 +1,6 @@
-"""A method cannot poison what comes after it: whatever it does, the others measure what they measure without it."""
+"""A method cannot change the results of later methods, whatever it damages."""
 
+import itertools
 import os
 import random
 import re
@@ -40,11 +41,11 @@ SAID = {
 
 
 def config(folder, attacks, steps=""):
-    """Write the tiny run with other attacks, all on the network itself, before and after the usual ones."""
+    """Write the tiny run on the undefended network, with these attacks before its own."""
     text = tiny.CONFIG.replace("epochs = 2", "epochs = 10").replace("batch = 50", "batch = 10")
     head, _, usual = text.replace("fgsm-at", "standard").partition("\n[[attacks]]")
     head = head.replace('\n[[defenses]]\nuse = "tpap"\nbeta = "0.1"\n', steps)
-    more = "".join(f'\n[[attacks]]\nuse = "{POISON}:harm"\neps = "0.1"\nhow = "{how}"\n' for how in attacks)
+    more = "".join(f'\n[[attacks]]\nuse = "{POISON}:harm"\neps = "0.1"\ndamage = "{damage}"\n' for damage in attacks)
     path = folder / "these.toml"
     path.write_text(f"{head}{more}\n[[attacks]]{usual}")
     return str(path)
@@ -52,8 +53,8 @@ def config(folder, attacks, steps=""):
 
 def run(folder, attacks, steps=""):
     folder.mkdir(exist_ok=True)
-    places = ["--store", str(folder / "store"), "--report", str(folder / "report")]
-    code = main(["run", config(folder, attacks, steps), *places])
+    folders = ["--store", str(folder / "store"), "--report", str(folder / "report")]
+    code = main(["run", config(folder, attacks, steps), *folders])
     return code, {f"{r.names.defense}/{r.names.attack}": r for r in Store(folder / "store").results()}
 
 
@@ -68,17 +69,17 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory):
-    """One run in which every poison goes before the attacks that must not be harmed."""
+    """One run in which every damage comes before the attacks of the tiny run."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
-    threads, folder, output = torch.get_num_threads(), Path.cwd(), sys.stdout
+    process = (torch.get_num_threads(), Path.cwd(), sys.stdout)
     code, results = run(tmp_path_factory.mktemp("poisoned"), [*UNDONE, *SAID])
     assert {number: signal.getsignal(number) for number in before} == before
-    assert (torch.get_num_threads(), Path.cwd(), sys.stdout) == (threads, folder, output)
+    assert (torch.get_num_threads(), Path.cwd(), sys.stdout) == process
     return code, results
 
 
-def of(results, how):
-    (result,) = (r for name, r in results.items() if re.search(rf"harm\b.*how={how}\]", name))
+def result_of(results, damage):
+    (result,) = (r for name, r in results.items() if re.search(rf"harm\b.*damage={damage}\]", name))
     return result
 
 
@@ -91,18 +92,18 @@ def test_what_comes_after_is_what_it_is_alone(alone, poisoned):
     assert alone["standard/fgsm"].metrics.clean_accuracy > 0.1, "the network has learnt something that can be lost"
 
 
-@pytest.mark.parametrize("how", UNDONE)
-def test_what_can_be_undone_is(alone, poisoned, how):
-    result = of(poisoned[1], how)
+@pytest.mark.parametrize("damage", UNDONE)
+def test_what_can_be_undone_is(alone, poisoned, damage):
+    result = result_of(poisoned[1], damage)
     assert result.status == "done", result.error
     assert result.adversarial_bits == alone["standard/fgsm"].adversarial_bits
 
 
-@pytest.mark.parametrize("how", SAID)
-def test_what_cannot_be_undone_fails_its_own_cell_in_one_line(poisoned, how):
-    result = of(poisoned[1], how)
+@pytest.mark.parametrize("damage", SAID)
+def test_what_cannot_be_undone_fails_its_own_cell_in_one_line(poisoned, damage):
+    result = result_of(poisoned[1], damage)
     assert result.status == "failed"
-    assert SAID[how] in result.error.message and "\n" not in result.error.message
+    assert SAID[damage] in result.error.message and "\n" not in result.error.message
 
 
 HARMS = ("data", "hook", "module", "forward", "class", "sys-exit", "interrupt", "dtype")
@@ -110,22 +111,21 @@ HARMS = ("data", "hook", "module", "forward", "class", "sys-exit", "interrupt", 
 
 @pytest.fixture(scope="module")
 def harmed(tmp_path_factory):
-    """One run in which every such defense goes before the network without one."""
+    """One run in which every damaging defense comes before the undefended network."""
     steps = "".join(
-        f'\n[[defenses]]\nuse = "{POISON}:Harming"\nbase = "standard"\nhow = "{how}"\nwhen = "{when}"\n'
-        for when in ("wrap", "answer")
-        for how in HARMS
+        f'\n[[defenses]]\nuse = "{POISON}:Harming"\nbase = "standard"\ndamage = "{damage}"\nwhen = "{when}"\n'
+        for when, damage in itertools.product(("wrap", "answer"), HARMS)
     )
     return run(tmp_path_factory.mktemp("harmed"), [], steps)
 
 
 @pytest.mark.parametrize("when", ["wrap", "answer"])
-@pytest.mark.parametrize("how", HARMS)
-def test_a_defense_that_changes_the_network_fails_alone(alone, harmed, how, when):
+@pytest.mark.parametrize("damage", HARMS)
+def test_a_defense_that_changes_the_network_fails_alone(alone, harmed, damage, when):
     code, results = harmed
     assert code == 3
-    cells = [r for name, r in results.items() if f"how={how}" in name and f"when={when}" in name]
-    assert cells and {result.status for result in cells} == {"done" if how == "dtype" else "failed"}
+    cells = [r for name, r in results.items() if f"damage={damage}" in name and f"when={when}" in name]
+    assert cells and {result.status for result in cells} == {"done" if damage == "dtype" else "failed"}
     for name, result in alone.items():
         assert outcome(results[name]) == outcome(result), name
 
@@ -170,16 +170,16 @@ def test_a_tensor_that_is_no_parameter_counts_too():
         net.scale *= 0
 
 
-@pytest.mark.parametrize("how", ["hook", "module", "forward", "class", "call", "kind", "parameter"])
-def test_a_strict_look_refuses_what_a_lenient_one_undoes(how):
+@pytest.mark.parametrize("damage", ["hook", "module", "forward", "class", "call", "kind", "parameter"])
+def test_a_strict_look_refuses_what_a_lenient_one_undoes(damage):
     net = small()
     x = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(1))
     wanted = net.eval()(x)
     with frozen(net):
-        poison.rewired(net, how)
+        poison.rewired(net, damage)
     assert torch.equal(net(x), wanted)
     with pytest.raises(MethodError, match=r"of the network|was replaced"), frozen(net, strict=True):
-        poison.rewired(net, how)
+        poison.rewired(net, damage)
     assert torch.equal(net(x), wanted)
 
 
@@ -194,7 +194,7 @@ def test_hooks_and_gradients_of_parameters_go():
 
 
 def state():
-    """Return what a method might change of this process, as far as Python shows it."""
+    """Return the state of this process that a method might change and Python can read."""
     return (
         random.getstate(), tuple(np.random.get_state()[1]), torch.get_rng_state().tolist(), os.getcwd(),
         dict(os.environ), [path for path in sys.path if path != "/nowhere"],
@@ -210,7 +210,7 @@ def state():
 
 
 @pytest.mark.parametrize(
-    "how",
+    "damage",
     [
         "functional",
         "builtin",
@@ -225,14 +225,14 @@ def state():
         "random",
     ],
 )
-def test_the_process_is_as_it_was(how):
+def test_the_process_is_as_it_was(damage):
     before = state()
     with isolated("it"):
-        poison.settings(how)
+        poison.settings(damage)
     assert state() == before
-    assert sys.path[-1] == "/nowhere" or how != "process", "what was added may be needed later, and hides nothing"
+    assert sys.path[-1] == "/nowhere" or damage != "process", "what was added may be needed later, and hides nothing"
     with pytest.raises(ZeroDivisionError), isolated("it"):
-        poison.settings(how)
+        poison.settings(damage)
         _ = 1 / 0
     assert state() == before
 
@@ -292,7 +292,7 @@ def test_a_hard_limit_that_cannot_be_raised_again_is_said(monkeypatch):
 @pytest.mark.parametrize("name", ["time", "perf_counter", "monotonic_ns", "process_time"])
 def test_a_clock_that_was_replaced_comes_back_and_is_said(name, monkeypatch):
     before = getattr(time, name)
-    # Should it fail, the other tests go on.
+    # It restores the clock for the other tests when this one fails.
     monkeypatch.setattr(time, name, before)
     with pytest.raises(MethodError, match=rf"it replaced time\.{name}, by which"), isolated("it"):
         setattr(time, name, lambda: 0)
@@ -321,7 +321,7 @@ def test_a_stream_that_is_closed_or_replaced_is_said_and_one_that_comes_back_is_
         os.dup2(kept, number)
         with pytest.raises(MethodError, match=f"it closed or replaced {name}, of which"), isolated("it"):
             os.close(number)
-        # What was closed before may be the number of any file.
+        # A descriptor that was closed before may now belong to any file.
         with isolated("it"):
             os.dup2(nowhere, number)
     finally:
@@ -348,7 +348,7 @@ def test_a_child_process_and_a_pool_work_inside(tmp_path):
 
 @pytest.mark.parametrize("where", ["craft", "measure"])
 def test_no_number_stands_on_weights_that_change_behind_the_back_of_a_call(alone, tmp_path, monkeypatch, where):
-    """As a thread does that a method left behind: after the last look at the network, before the number is kept."""
+    """A thread that a method leaves behind may change weights after the last check, before the result is stored."""
     done = []
 
     def zeroed_once(net, wanted):
@@ -384,13 +384,13 @@ from bench.api import attack
 
 @attack(norms=("linf",), passes="1 forward")
 def deaf(target, x, y, threat):
-    """Does not take the first three exceptions for an answer, then returns its images."""
-    heard = 0
-    while heard < 3:
+    """Swallows the first three exceptions, then returns its images."""
+    swallowed = 0
+    while swallowed < 3:
         try:
             target(x)
         except BaseException:
-            heard += 1
+            swallowed += 1
     return x
 '''
 
@@ -400,7 +400,7 @@ def test_time_that_runs_out_counts_also_for_who_swallows_it(tmp_path):
     text = tiny.CONFIG.replace("epochs = 2", "epochs = 1")
     more = f'\n[[attacks]]\nuse = "{tmp_path}/deaf.py:deaf"\neps = "0.1"\n\n[run]\ntimeout = "1s"\n'
     (tmp_path / "t.toml").write_text(text + more)
-    places = ["--store", str(tmp_path / "store"), "--report", str(tmp_path / "report")]
-    assert main(["run", str(tmp_path / "t.toml"), "--only", "/fgsm-at/deaf/", *places]) == 3
+    folders = ["--store", str(tmp_path / "store"), "--report", str(tmp_path / "report")]
+    assert main(["run", str(tmp_path / "t.toml"), "--only", "/fgsm-at/deaf/", *folders]) == 3
     (result,) = (r for r in Store(tmp_path / "store").results() if r.names.attack.startswith("deaf"))
     assert "longer than timeout = 1 s" in result.error.message

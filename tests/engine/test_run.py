@@ -1,4 +1,4 @@
-"""A run from configuration to results: what it measures, what it never does twice, and what it does not let sink it."""
+"""A run from configuration to results: its metrics, resuming, and the failures that it survives."""
 
 import json
 import math
@@ -27,10 +27,9 @@ def done(tmp_path_factory):
     return folder, code, named(folder)
 
 
-def run(folder, *words, extra=""):
-    return main(
-        ["run", tiny.write(folder, extra), "--store", str(folder / "store"), "--report", str(folder / "report"), *words]
-    )
+def run(folder, *options, extra=""):
+    folders = ["--store", str(folder / "store"), "--report", str(folder / "report")]
+    return main(["run", tiny.write(folder, extra), *folders, *options])
 
 
 def named(folder):
@@ -38,7 +37,7 @@ def named(folder):
 
 
 def outcome(result):
-    """What must not depend on when and how often a run was stopped."""
+    """Return the part of a result that must not depend on interruptions of the run."""
     body = result.model_dump(
         mode="json", include={"key", "status", "metrics", "clean_bits", "adversarial_bits", "flags"}
     )
@@ -175,7 +174,7 @@ def sparse(target, x, y, threat):
 
 @attack(norms=("linf",), passes="0 forwards")
 def attached(target, x, y, threat):
-    """Right images that still ask for gradients."""
+    """Right images that still require gradients."""
     return x.clone().requires_grad_()
 '''
 
@@ -260,14 +259,14 @@ def test_plan_foretells_and_runs_nothing(done, tmp_path, capsys):
 def test_attacks_on_an_oracle_and_on_a_random_step_are_foretold_as_they_are_done(tmp_path, capsys):
     steps = "".join(f'\n[[defenses]]\nuse = "tpap"\nbeta = "0.1"\nlabel = "{label}"\n' for label in ("true", "random"))
     (tmp_path / "few.toml").write_text(tiny.CONFIG.replace("\n[[attacks]]", f"{steps}\n[[attacks]]", 1))
-    words = [str(tmp_path / "few.toml"), "--only", "*label=*/pgd/adaptive", "--store", str(tmp_path / "store")]
-    assert main(["plan", *words, "--json"]) == 0
+    argv = [str(tmp_path / "few.toml"), "--only", "*label=*/pgd/adaptive", "--store", str(tmp_path / "store")]
+    assert main(["plan", *argv, "--json"]) == 0
     foretold = {piece["what"]: piece["tflop"] for piece in json.loads(capsys.readouterr().out)}
-    assert main(["run", *words, "--report", str(tmp_path / "report")]) == 0
+    assert main(["run", *argv, "--report", str(tmp_path / "report")]) == 0
     for result in Store(tmp_path / "store").results():
         if result.names.attack == "pgd":
             done, predicted = result.cost.flops_per_example * 40 / 1e12, foretold[f"attack {result.names}"]
-            # A random step takes every draw of every gradient; how many images the oracle keeps is reckoned only.
+            # A random step costs every draw of every gradient; the number of images that the oracle keeps is estimated.
             assert (
                 predicted == pytest.approx(done, rel=0.01)
                 if "random" in str(result.names)
@@ -296,9 +295,9 @@ def test_an_oracle_is_told_the_truth_wherever_it_is_asked(tmp_path):
     oracle = '\n[[defenses]]\nuse = "tpap"\nbeta = "0.1"\nlabel = "true"\n'
     text = tiny.CONFIG.replace("\n[[attacks]]", f"{oracle}\n[[attacks]]", 1)
     (tmp_path / "oracle.toml").write_text(text)
-    places = ["--store", str(tmp_path / "store"), "--report", str(tmp_path / "report")]
+    folders = ["--store", str(tmp_path / "store"), "--report", str(tmp_path / "report")]
     for only in ("label=true", "fgsm-at/fgsm/"):
-        assert main(["run", str(tmp_path / "oracle.toml"), "--only", only, *places]) == 0
+        assert main(["run", str(tmp_path / "oracle.toml"), "--only", only, *folders]) == 0
     results = {f"{r.names.defense}/{r.names.attack}/{r.names.access}": r for r in Store(tmp_path / "store").results()}
     oracle = "tpap[label=true]/{}"
     ends = ("clean/static", "fgsm/static", "pgd/static", "fgsm/adaptive", "pgd/adaptive")
