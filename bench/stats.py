@@ -160,10 +160,11 @@ def _mcnemar_of_many(rarer: int, changed: int) -> float:
 def holm_mcnemar(pairs: Sequence[tuple[int, int]]) -> list[float]:
     """Return the p-values of exact McNemar tests adjusted for all tests made, in the order given.
 
-    Holm's procedure (1979) with the bound of Westfall and Wolfinger (The American Statistician 51, 1997, 3-8): a test
-    adds the largest p-value it can give that is not above its own, and not its own. So a pair in which
-    hardly anything changed, and which no outcome could make clear, costs the others nothing. The chance of any false
-    rejection is at most that of plain Holm's bound, whatever the dependence, and every adjusted value at most Holm's.
+    Holm's procedure (1979) with the bound of Westfall and Wolfinger (The American Statistician 51, 1997, 3-8). To
+    adjust a p-value, every test adds the largest p-value that it can give without exceeding that one, instead of that
+    one. So a pair in which hardly anything changed, and which no outcome could make clear, costs the others nothing.
+    The chance of any false rejection is at most that of plain Holm's bound, whatever the dependence, and every
+    adjusted value at most Holm's.
 
     Args:
         pairs: examples that succeed the first time only, and the second time only.

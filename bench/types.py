@@ -60,7 +60,7 @@ class ConfigurationError(UsageError):
 
 
 class StoreError(UsageError):
-    """The store cannot be written: the run ends, everything finished is kept, and the same command goes on."""
+    """The store cannot be written: the run ends, everything finished is kept, and the same command continues."""
 
 
 @contextmanager
@@ -398,7 +398,7 @@ class AttackRef(Frozen):
 
     @property
     def previous(self) -> AttackRef | None:
-        """The set that this one goes on from, where it is one of a suite."""
+        """The set that this one continues from, where it is one of a suite."""
         if not self.after:
             return None
         last = self.after[-1]

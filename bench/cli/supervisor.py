@@ -3,7 +3,7 @@
 A method may never return: a loop in C, a lock, code that swallows every exception. The work is therefore done in a
 child, forked before anything is loaded. When it must end, or is late with a piece that has a time limit, it gets a few
 seconds and is then killed. Nothing finished is lost, since every file of the store is written atomically. The next
-child records the piece that a killed or crashed child was working on as failed, and goes on with the rest.
+child records the piece that a killed or crashed child was working on as failed, and continues with the rest.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def supervise(
         deadline: on the monotonic clock; when it has passed, the command ends with 0.
         relay: says the lines of the minute.
         verb: the first word of the command.
-        resumes: the same command goes on from what is finished, which is said where it ends before its time.
+        resumes: the same command continues from what is finished, which is said where it ends before its time.
     """
     supervisor, began = _Supervisor(shared, deadline, relay, verb, resumes), time.monotonic()
     adopts = _adopt()
@@ -257,7 +257,7 @@ class _Supervisor:
         self._killed[held] += 1
         if ended == -signal.SIGKILL and self._killed[held] == 1:
             # The signal may have been meant for the run and not for its piece, or memory was short only once.
-            self._warn("the process that does the work was killed; another goes on from what is finished")
+            self._warn("the process that does the work was killed; another continues from what is finished")
             return None
         if held is None:
             self._restore_terminal()
@@ -268,7 +268,7 @@ class _Supervisor:
 
     def _lose(self, lost: Lost) -> None:
         self.charge.lost.append(lost)
-        self._warn(f"{_NAMES[lost.kind]} {lost.why}; another process goes on with the rest")
+        self._warn(f"{_NAMES[lost.kind]} {lost.why}; another process continues with the rest")
 
     def _warn(self, text: str) -> None:
         self._restore_terminal()

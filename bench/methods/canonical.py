@@ -9,9 +9,8 @@ from __future__ import annotations
 import ast
 
 from bench.methods.local_variables import number_local_variables
-from bench.methods.tree import called_name
+from bench.methods.tree import called_name, registration
 
-_REGISTERING = {"attack", "defense", "network"}
 #: Keywords of the decorator ``attack`` from which a cost is predicted; no result depends on them.
 COST_KEYWORDS = frozenset({"passes", "early_exit", "averages_draws"})
 
@@ -28,25 +27,17 @@ def canonical_code(tree: ast.Module, *, with_names: bool) -> str:
     Raises:
         RecursionError: the tree is too deep.
     """
-    methods = [node for node in tree.body if _registration(node) is not None]
-    for method in methods:
-        call = _registration(method)
-        if call is not None and called_name(call.func) == "attack":
+    calls = {node: call for node in tree.body if (call := registration(node)) is not None}
+    for call in calls.values():
+        if called_name(call.func) == "attack":
             call.keywords = [word for word in call.keywords if word.arg not in COST_KEYWORDS]
     if not with_names:
         number_local_variables(tree)
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    if len(methods) == 1 and isinstance(methods[0], ast.FunctionDef | ast.ClassDef) and methods[0].name not in used:
-        methods[0].name = ""
+    for method in calls if len(calls) == 1 else ():
+        if isinstance(method, ast.FunctionDef | ast.ClassDef) and method.name not in used:
+            method.name = ""
     return canonical(tree)
-
-
-def _registration(node: ast.stmt) -> ast.Call | None:
-    """Return the decorator that registers a method; ``None`` where the statement defines none."""
-    for decorator in node.decorator_list if isinstance(node, ast.FunctionDef | ast.ClassDef) else ():
-        if isinstance(decorator, ast.Call) and called_name(decorator.func) in _REGISTERING:
-            return decorator
-    return None
 
 
 def canonical(node: object) -> str:

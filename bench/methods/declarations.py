@@ -14,11 +14,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from bench.methods import signature
-from bench.methods.tree import meanings, parsed, text_of
+from bench.methods.tree import meanings, parsed, registration, text_of
 from bench.types import UsageError
 
 _log = logging.getLogger("crossfire")
-_DECORATORS = {"attack", "library", "defense", "network"}
 #: A method with more parameters than this is refused; each takes time to read.
 _MOST_PARAMETERS = 500
 #: Arguments that are no parameters, by kind.
@@ -57,7 +56,7 @@ def declarations(path: Path) -> Iterator[tuple[Declaration, str | None]]:
     tree = tree_of(path)
     lines, texts = meanings(tree), dict[str, str]()
     for node in tree.body:
-        call = _registering(node)
+        call = registration(node)
         if call is None or not isinstance(node, ast.FunctionDef | ast.ClassDef):
             continue
         name = node.name
@@ -68,15 +67,6 @@ def declarations(path: Path) -> Iterator[tuple[Declaration, str | None]]:
         else:
             text = f"{path}:{numbers[0]}: {name} is given another meaning in line {numbers[1]}"
             yield declared, texts.setdefault(name, text)
-
-
-def _registering(node: ast.stmt) -> ast.Call | None:
-    """Return the call of the decorator that registers a function or class; ``None`` where it has none."""
-    decorators = node.decorator_list if isinstance(node, ast.FunctionDef | ast.ClassDef) else ()
-    for each in decorators:
-        if isinstance(each, ast.Call) and isinstance(each.func, ast.Name) and each.func.id in _DECORATORS:
-            return each
-    return None
 
 
 def tree_of(path: Path) -> ast.Module:

@@ -111,14 +111,15 @@ def code_of(path: Path, root: Path, needed: str | None = None) -> Code:
     return Code(sha, texts, frozenset(absent))
 
 
-def _hashes(texts: Mapping[Path, bytes]) -> list[str]:
-    """Return the hash of each source; names of local variables count in all of them if one may read its callers'."""
-    is_python = {source: source.suffix == ".py" for source in texts}
-    with_names = any(syntax(text).reads_names for source, text in texts.items() if is_python[source])
-    return [
-        syntax(text, with_names=with_names).sha if is_python[source] else hashlib.sha256(text).hexdigest()
-        for source, text in texts.items()
-    ]
+def _hashes(texts: Mapping[Path, bytes]) -> Iterator[str]:
+    """Yield the hash of each source; names of local variables count in all of them if one may read its callers'."""
+    with_names = any(syntax(text).reads_names for source, text in texts.items() if source.suffix == ".py")
+    for source, text in texts.items():
+        if source.suffix != ".py":
+            yield hashlib.sha256(text).hexdigest()
+        else:
+            # Without the argument it is the answer that is known already.
+            yield (syntax(text, with_names=True) if with_names else syntax(text)).sha
 
 
 @dataclass(frozen=True)

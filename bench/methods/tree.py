@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench.types import shortened
 
+_DECORATORS = {"attack", "library", "defense", "network"}
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _OF_BLOCKS = (ast.stmt, ast.ExceptHandler, ast.match_case)
 #: A source of more bytes than this is refused: as a tree it may take a thousand times its size in memory.
@@ -107,6 +108,15 @@ def meanings(tree: ast.Module) -> dict[str, list[int]]:
         for name in names(node):
             lines.setdefault(name, []).append(node.lineno)
     return lines
+
+
+def registration(node: ast.stmt) -> ast.Call | None:
+    """Return the call of the decorator that registers a function or class; ``None`` where it has none."""
+    decorators = node.decorator_list if isinstance(node, ast.FunctionDef | ast.ClassDef) else ()
+    for each in decorators:
+        if isinstance(each, ast.Call) and isinstance(each.func, ast.Name) and each.func.id in _DECORATORS:
+            return each
+    return None
 
 
 def called_name(function: ast.expr) -> str:

@@ -419,8 +419,8 @@ def closing(code: int, counted: tuple[int, int] | None) -> str:
     """Return the message for a run that ended early with this exit code."""
     why = why_of(code)
     if counted is None:
-        return f"{why}; the same command goes on from here."
-    return f"{why}: {counted[0]} of {counted[1]} cells are done; the same command goes on from here."
+        return f"{why}; the same command continues from here."
+    return f"{why}: {counted[0]} of {counted[1]} cells are done; the same command continues from here."
 
 
 def unfinished(code: int, verb: str) -> str:

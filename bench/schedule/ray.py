@@ -80,7 +80,7 @@ class ClusterError(UsageError):
 
     @classmethod
     def of(cls, why: str) -> ClusterError:
-        return cls(f"{why}; what is finished is kept, and the same command goes on once the cluster works")
+        return cls(f"{why}; what is finished is kept, and the same command continues once the cluster works")
 
 
 class _ParentGone(Ending):

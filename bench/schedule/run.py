@@ -178,7 +178,7 @@ class Runner:
                 else:
                     yield done
             if len(busy) == len(items):
-                self.reporter.work("waiting for what other processes have in hand", 0, None)
+                self.reporter.work("waiting for work that other processes hold", 0, None)
                 time.sleep(_PATIENCE)
             items = busy
 
@@ -484,7 +484,7 @@ class Runner:
 
     @property
     def _late(self) -> str:
-        return f"took longer than timeout = {self._limit:g} s; the next run goes on from what is finished"
+        return f"took longer than timeout = {self._limit:g} s; the next run continues from what is finished"
 
     def _require_not_lost(self, kind: str, key: str) -> None:
         """Raises Overtime or MethodError: this piece of work ended a process that was doing it before."""
@@ -514,7 +514,7 @@ class Runner:
         except StoreError:
             raise
         except (Exception, Overtime) as error:
-            _log.warning("what %s stands on cannot be made again: %s", planned.names, error)
+            _log.warning("what %s depends on cannot be made again: %s", planned.names, error)
 
     def _mend_chunk(self, ref: AttackRef, path: Path) -> None:
         for part in self.cache.test(ref.data).chunks():

@@ -4,7 +4,7 @@ A lease is made exclusively (``O_EXCL``), and every few seconds its owner touche
 system may keep no times. It has expired when it has not changed while somebody watched it for :data:`EXPIRY` seconds of
 their own monotonic clock, or at once when its owner was a process of this machine that has ended. No two clocks are
 ever compared, so a clock that jumps changes nothing. Work is named by its content, so the rare lease that is held twice
-costs time and never a result. For the same reason work goes on without a lease where none can be had.
+costs time and never a result. For the same reason work continues without a lease where none can be had.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class Leases:
     def _warn(self, why: str) -> None:
         if why not in self._warned:
             self._warned.add(why)
-            _log.warning("%s; the work goes on, but another process may do the same", why)
+            _log.warning("%s; the work continues, but another process may do the same", why)
 
     def _valid(self, path: Path) -> _Seen | None:
         """Return a look at a lease that may still be held."""

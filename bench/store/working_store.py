@@ -177,7 +177,7 @@ class Store:
                 raise
             raise StoreError(
                 f"the store {self.root} cannot be written: {error.strerror} ({self._below(where)}); what is finished "
-                "is kept, and the same command goes on once it can"
+                "is kept, and the same command continues once it can"
             ) from error
 
     def _below(self, path: str) -> str:

@@ -240,7 +240,7 @@ def test_stopped_at_any_moment_the_same_command_ends_with_the_same_results(done,
 
 def test_a_time_budget_ends_cleanly_and_the_next_run_goes_on(done, tmp_path, capsys):
     assert run(tmp_path, "--time-budget", "0.01s") == 0
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "the same command continues" in capsys.readouterr().out
     assert run(tmp_path) == 0
     assert {n: outcome(r) for n, r in named(tmp_path).items()} == {n: outcome(r) for n, r in done[2].items()}
 

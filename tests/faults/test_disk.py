@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or broken: one line, exit code 2, nothing half-written, and the next run goes on."""
+"""A disk that is full, read-only or broken: one line, exit code 2, nothing half-written, and the next run continues."""
 
 import resource
 import signal

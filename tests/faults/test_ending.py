@@ -27,7 +27,7 @@ from tests.engine import tiny
 from tests.faults import child, hostile
 
 METHODS = hostile.__file__
-CLOSING = "cells are done; the same command goes on from here."
+CLOSING = "cells are done; the same command continues from here."
 #: Seconds after which a run that should have ended counts as one that hangs.
 HANGS = 100
 
@@ -375,7 +375,7 @@ def test_a_training_that_never_steps_fails_its_cells_once(tmp_path):
     assert end(start(tmp_path)) == 3, child.errors(tmp_path)
     results = list(Store(tmp_path / "store").results())
     assert len(results) == 3 and all("a step of the training took longer" in r.error.message for r in results)
-    assert child.errors(tmp_path).count("another process goes on") == 1
+    assert child.errors(tmp_path).count("another process continues") == 1
 
 
 def test_who_kills_the_supervisor_kills_the_work(workspace):

@@ -435,7 +435,7 @@ def test_what_is_no_lease_stays_and_the_work_goes_on(tmp_path, make, caplog):
     assert leases.at_work() is None
     assert path.lstat() == before and (tmp_path / "contract.pdf").read_bytes() == b"signed"
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said.startswith(f"{path} cannot hold a lease (something else is in its place); the work goes on")
+    assert said.startswith(f"{path} cannot hold a lease (something else is in its place); the work continues")
 
 
 def test_only_what_has_the_name_and_the_words_of_a_lease_is_one(tmp_path):

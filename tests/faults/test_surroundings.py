@@ -90,7 +90,7 @@ def ended(folder, fault, *more, words=None):
 
 FULL = (
     r"cannot be written: No space left on device \((records|(records|cells)/[0-9a-f]{64}\.(json|parquet))\); what is "
-    "finished is kept, and the same command goes on once it can"
+    "finished is kept, and the same command continues once it can"
 )
 
 

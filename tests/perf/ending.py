@@ -185,7 +185,7 @@ class Stopwatch:
         listener.join()
         said = [heard.get() for _ in range(heard.qsize())]
         if case.way == "timeout":
-            let_go = [when for when, line in said if "another process goes on" in line]
+            let_go = [when for when, line in said if "another process continues" in line]
             ended = min(let_go + [when for when in failures(folder) if when > started], default=ended)
         last = (out.strip().splitlines() or [line for _, line in said] or [""])[-1]
         return ended - due, run.returncode, last

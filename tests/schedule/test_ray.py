@@ -254,7 +254,7 @@ timeout = "10s"
     failures = {name: each.error.message for name, each in results.items() if each.status == "failed"}
     errors = {harm: {error for (_, name), error in failures.items() if harm in name} for harm in HARMS}
     assert errors["deadly"] == {f"ended the process ({signal.strsignal(signal.SIGSEGV)})"}
-    assert errors["endless"] == {"took longer than timeout = 10 s; the next run goes on from what is finished"}
+    assert errors["endless"] == {"took longer than timeout = 10 s; the next run continues from what is finished"}
     assert all(error.startswith("Ray lost its task, also when it was run again: ") for error in errors["greedy"])
     # Later sets skip the failed one and continue from the one before it.
     done = {attack for (_, attack), each in results.items() if each.status == "done"}
@@ -273,7 +273,7 @@ def test_the_head_restarts_and_the_run_ends_with_one_line_and_goes_on_elsewhere(
         output, _ = run.communicate(timeout=120)
     assert run.returncode == 2
     (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert "the Ray cluster was lost" in line and "the same command goes on" in line and "Traceback" not in output
+    assert "the Ray cluster was lost" in line and "the same command continues" in line and "Traceback" not in output
     assert small.events(tmp_path, "trained")
     go(tmp_path, "attack")
     assert small.run(tmp_path, text=Path(config).read_text()) == 0
@@ -294,7 +294,7 @@ def test_a_run_on_a_cluster_ends_when_asked_and_leaves_nothing(tmp_path):
         run.send_signal(signal.SIGTERM)
         output, _ = run.communicate(timeout=120)
     assert run.returncode == 143
-    counted = re.search(r"(\d+) of \d+ cells are done; the same command goes on from here", output.replace("\n", " "))
+    counted = re.search(r"(\d+) of \d+ cells are done; the same command continues from here", output.replace("\n", " "))
     assert 0 < int(counted[1]) <= len(list(Store(tmp_path / "store").results()))
     assert all(result.status == "done" for result in Store(tmp_path / "store").results())
     until = time.monotonic() + 30
