@@ -1,7 +1,7 @@
 """The command line: one file per verb. No verb imports torch before its arguments are checked.
 
-May import: `report`, `schedule`, `evaluation`, `models`, `data`, `config`, `store`, `registry`, `methods`, `process`,
-`keys`, `types`, `visible`.
+May import: `report`, `schedule`, `evaluation`, `models`, `data`, `config`, `store`, `registry`, `methods`,
+`display`, `process`, `keys`, `types`, `visible`.
 Start at ``run``, the verb that does most; ``options`` has what several verbs share, ``supervisor`` the parent process.
 """
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from bench.cli import progress
 from bench.cli.asides import said_in_one_line
 from bench.cli.spelling import require_options
-from bench.cli.streams import Guarded, InTime, guarded
+from bench.display.streams import Guarded, InTime, guarded
 from bench.methods.unloadable import not_loaded, remedy
 from bench.process.ending import Control, closing, signals, unfinished, why_of
 from bench.process.shared import Shared

@@ -7,7 +7,7 @@ import re
 import sys
 
 from bench.cli import options
-from bench.cli.display import Display
+from bench.display.base import Display
 from bench.types import shown
 
 SUMMARY = "two runs (commit, file or store) paired example by example; exit code 1 on a regression or lost coverage"

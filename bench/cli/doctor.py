@@ -11,7 +11,7 @@ import time
 from itertools import chain
 
 from bench.cli import options
-from bench.cli.display import Display
+from bench.display.base import Display
 
 SUMMARY = "environment, devices, optional packages, image sets found, and a cell that takes seconds"
 _PACKAGES = (

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bench.cli import options
-from bench.cli.display import Display
+from bench.display.base import Display
 from bench.visible import visible
 
 SUMMARY = "the figures, PNG and PDF, each with the JSON of its numbers"

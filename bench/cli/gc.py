@@ -7,7 +7,7 @@ import json
 from collections import Counter
 
 from bench.cli import options
-from bench.cli.display import Display
+from bench.display.base import Display
 from bench.visible import visible
 
 SUMMARY = "what no plan needs: lists it; deletes it only with --yes"

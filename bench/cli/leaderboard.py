@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli import options
-from bench.cli.display import Display
+from bench.display.base import Display
 from bench.visible import visible
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _write_paper(args: argparse.Namespace, recorded: Recorded, root: Path) -> No
 
 
 def _print_board(board: Board) -> None:
-    from bench.cli.console import console
+    from bench.display.console import console
     from bench.report.render.terminal import leaderboard
 
     terminal = console()

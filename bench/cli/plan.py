@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from bench.cli import options
-from bench.cli.display import Display
+from bench.display.base import Display
 from bench.visible import visible
 
 if TYPE_CHECKING:

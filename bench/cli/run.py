@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli import options
-from bench.cli.display import Display
+from bench.display.base import Display
 from bench.visible import visible
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _reported(
     store: Store,
 ) -> Path:
     """Print the table, write the page and whatever else was asked for, and return where the page is."""
-    from bench.cli.console import console
+    from bench.display.console import console
     from bench.process.collection import collection
     from bench.report.leaderboard.tables import build
     from bench.report.render.html import write_report

@@ -25,8 +25,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from bench.cli.lines import Relay
-from bench.cli.streams import InTime
+from bench.display.lines import Relay
+from bench.display.streams import InTime
 from bench.process.ending import ONCE, Lost, Needs, closing, end_with, how_it_ended, signals, unfinished
 from bench.process.shared import GRACE, Held, Report, Shared
 

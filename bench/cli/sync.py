@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from bench.cli import options
-from bench.cli.display import Display
+from bench.display.base import Display
 
 _MOST_NAMED = 20
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli import options
-from bench.cli.display import Display
+from bench.display.base import Display
 from bench.types import StoreError, UsageError
 
 if TYPE_CHECKING:

@@ -59,8 +59,8 @@ _SIGNAL = getattr(signal, "SIGURG", None)
 _PROTECTED = {
     str(Path(bench.__file__).parent / f"{name}.py")
     for name in (
-        "cli/bars",
-        "cli/display",
+        "display/bars",
+        "display/base",
         "process/isolation",
         "store/cards",
         "store/files",
@@ -183,7 +183,7 @@ def _file(number: int) -> tuple[int, int] | None:
 
 
 def _let_go(stream: object) -> bool:
-    """Return whether :mod:`bench.cli.streams` itself gave up a stream, as when a disk is full."""
+    """Return whether :mod:`bench.display.streams` itself gave up a stream, as when a disk is full."""
     lost = getattr(stream, "lost", None)
     return isinstance(lost, OSError) and lost.errno != errno.EBADF
 

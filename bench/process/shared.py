@@ -41,7 +41,7 @@ class Held(NamedTuple):
 
 class Report(NamedTuple):
     """The current pieces, the innermost last; ``(done, total)`` cells of the plan; where the log of the run is; what is
-    shown of the work (:class:`bench.cli.lines.State`).
+    shown of the work (:class:`bench.display.lines.State`).
     """
 
     held: tuple[Held, ...] = ()

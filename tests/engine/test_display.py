@@ -12,10 +12,11 @@ import types
 
 import pytest
 
-from bench.cli import VERBS, display, main, progress
-from bench.cli.bars import Bars, Notebook
-from bench.cli.display import Display
-from bench.cli.lines import Lines, Relay
+from bench.cli import VERBS, main, progress
+from bench.display import base as display
+from bench.display.bars import Bars, Notebook
+from bench.display.base import Display
+from bench.display.lines import Lines, Relay
 from bench.process.isolation import isolated
 from bench.process.shared import Shared
 from bench.store import run_log
@@ -186,7 +187,7 @@ def run(folder, *options, extra=""):
 
 
 def test_a_captured_run_has_its_lines_and_leaves_logging_as_it_was(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("bench.cli.lines.MINUTE", 0.05)
+    monkeypatch.setattr("bench.display.lines.MINUTE", 0.05)
     monkeypatch.setattr(display, "LOOK", 0.02)
     records = []
     handler = logging.Handler()
@@ -345,7 +346,7 @@ def test_a_notebook_shows_a_bar(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     with progress.shown(argparse.Namespace(progress=None, quiet=False)) as shown_display:
         assert type(shown_display) is Notebook
-    monkeypatch.setattr("bench.cli.bars._PICTURE", 0.05)
+    monkeypatch.setattr("bench.display.bars._PICTURE", 0.05)
     monkeypatch.setattr(display, "LOOK", 0.02)
     with (
         progress.shown(argparse.Namespace(progress=None, quiet=False)) as shown_display,

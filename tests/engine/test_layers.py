@@ -38,6 +38,7 @@ TORCH_FREE = (
     "store",
     "data",
     "report",
+    "display",
     "cli",
 )
 #: Imports allowed between the packages of bench.report.

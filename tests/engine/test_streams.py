@@ -11,8 +11,8 @@ import pytest
 
 from bench.cli import main
 from bench.cli.asides import said_in_one_line
-from bench.cli.console import console
-from bench.cli.streams import Stream, guarded
+from bench.display.console import console
+from bench.display.streams import Stream, guarded
 from bench.store.working_store import Store
 from tests.report.fabricate import stored, story
 

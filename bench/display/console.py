@@ -10,7 +10,7 @@ from typing import Any, TextIO, cast
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from bench.cli.streams import Stream
+from bench.display.streams import Stream
 from bench.visible import visible
 
 #: Smallest width of a layout in columns: in fewer, tables would be cut to nothing.

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from bench.cli.console import console
-from bench.cli.display import PATIENCE, Display, Messages, is_terminal, ticking, time_left
+from bench.display.base import PATIENCE, Display, Messages, is_terminal, ticking, time_left
+from bench.display.console import console
 from bench.visible import visible
 
 # Seconds between two updates in a notebook, each of which is sent to a browser.

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Self, TextIO, cast
 
-from bench.cli.display import LOOK, PATIENCE, Count, Display, Messages, Piece, duration, ticking, time_left
-from bench.cli.streams import InTime
+from bench.display.base import LOOK, PATIENCE, Count, Display, Messages, Piece, duration, ticking, time_left
+from bench.display.streams import InTime
 from bench.process.shared import Shared
 from bench.types import shortened
 
