@@ -5,6 +5,7 @@ Nothing here imports torch, so plans, leaderboards and comparisons start at once
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -433,6 +434,10 @@ class Names(Frozen):
 
     def __str__(self) -> str:
         return "/".join((self.dataset, self.model, self.defense, self.attack, self.access))
+
+    def match(self, pattern: str) -> bool:
+        """Say whether ``dataset/model/defense/attack/access`` holds a text, or matches it with wildcards."""
+        return pattern in str(self) or fnmatch.fnmatchcase(str(self), pattern)
 
 
 class Metrics(Frozen):

@@ -32,7 +32,7 @@ from bench.types import UsageError
 if TYPE_CHECKING:
     from bench.cli.supervisor import Charge
 
-VERBS = ("run", "train", "plan", "list", "show", "leaderboard", "compare", "figures", "gc", "sync", "doctor")
+VERBS = ("run", "train", "plan", "list", "show", "leaderboard", "compare", "figures", "export", "gc", "sync", "doctor")
 
 
 class _Parser(argparse.ArgumentParser):

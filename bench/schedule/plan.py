@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -149,7 +148,7 @@ def make(
     if problems and not lenient:
         raise UsageError(next(iter(problems.values())))
     if only is not None:
-        kept = [cell for cell in cells if only in str(cell.names) or fnmatch.fnmatchcase(str(cell.names), only)]
+        kept = [cell for cell in cells if cell.names.match(only)]
         if not kept:
             raise UsageError(f"--only {only}: no cell matches; cells are named like {cells[0].names}")
         cells = kept

@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from bench.store.files import Unreadable, flush_folder, kind_of, make_folders, move_aside, opened, write_beside
 from bench.types import UsageError
@@ -59,6 +61,61 @@ def write_into(path: Path, data: bytes, *, option: str = "--out") -> None:
     """
     with _unwritable(path, option):
         _write_file(path, _stat(path), data, option)
+
+
+@contextmanager
+def new_file(path: Path, *, option: str = "--out") -> Iterator[BinaryIO]:
+    """Yield a file to write a new one with; it appears under its name, whole, once the block ends without an error.
+
+    Missing folders are made.
+
+    Args:
+        path: of the file.
+        option: how the user named it, for messages.
+
+    Raises:
+        UsageError: something lies there already, or it cannot be written, such as on a full disk.
+    """
+    with _new(path, option) as beside, beside.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def new_folder(path: Path, *, option: str = "--out") -> Iterator[Path]:
+    """Yield a folder to write a new one with, as :func:`new_file` does a file."""
+    with _new(path, option) as beside:
+        beside.mkdir()
+        yield beside
+
+
+def require_new(path: Path, *, option: str = "--out") -> None:
+    """Raises UsageError: something lies at a path already, or it cannot be looked at."""
+    with _unwritable(path, option):
+        try:
+            path.lstat()
+        except FileNotFoundError:
+            return
+    raise UsageError(f"{option} {path} is there already and is not overwritten; delete it, or name another")
+
+
+@contextmanager
+def _new(path: Path, option: str) -> Iterator[Path]:
+    """Yield the path under which something new is written before it is renamed, and remove it if that fails."""
+    # A short name: that of the user's file may have the largest length already.
+    beside = path.with_name(f".{os.getpid()}.{secrets.token_hex(4)}.part")
+    with _unwritable(path, option):
+        make_folders(path.parent)
+        try:
+            yield beside
+            require_new(path, option=option)
+            beside.replace(path)
+        finally:
+            if beside.is_dir():
+                shutil.rmtree(beside, ignore_errors=True)
+            beside.unlink(missing_ok=True)
+        flush_folder(path.parent)
 
 
 def move_foreign_aside(path: Path, is_ours: Callable[[bytes], bool]) -> None:
