@@ -32,6 +32,7 @@ Norm = Literal["linf", "l2", "wasserstein", "flow"]
 Access = Literal["white-box", "static", "adaptive", "transfer"]
 Kind = Literal["attack", "recipe", "test-time", "network"]
 Status = Literal["done", "failed"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Scalar = str | int | float | bool | None
 
 
@@ -204,6 +205,8 @@ Images = Annotated[int, Field(gt=0, le=MAX_IMAGES)]
 Whole = Annotated[int, Field(ge=-_MAX_WHOLE, le=_MAX_WHOLE)]
 Count = Annotated[int, Field(ge=0, le=10**18)]
 Side = Annotated[int, Field(ge=1, le=100_000)]
+#: Of one channel of a pixel.
+Level = Annotated[int, Field(ge=0, le=255)]
 Classes = Annotated[int, Field(ge=1, le=1_000_000)]
 #: Base64 of a bit for each image.
 Bits = Annotated[str, Field(max_length=MAX_IMAGES // 6 + 8)]
@@ -288,11 +291,45 @@ class MethodRef(Frozen):
         return hash((self.kind, self.name, frozenset(self.params.items()), self.code_sha))
 
 
+class Preprocessing(Frozen):
+    """How an image is resized and then cropped in its center, as torchvision and timm do it.
+
+    ``resize`` is the length of the shorter side, or height and width. ``center`` keeps the ratio of the sides and
+    covers ``resize``, ``squash`` resizes both sides, and ``border`` keeps the ratio, fits into ``resize`` and pads with
+    the color ``fill``.
+    """
+
+    resize: Side | tuple[Side, Side]
+    crop_mode: Literal["center", "squash", "border"] = "center"
+    fill: tuple[Level, Level, Level] | None = Field(None, exclude_if=lambda fill: fill is None)
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Preprocessing:
+        if self.crop_mode != "center" and isinstance(self.resize, int):
+            raise ValueError(f"{self.crop_mode} needs the height and the width of resize")
+        if (self.crop_mode == "border") != (self.fill is not None):
+            raise ValueError("a color to fill with belongs to border")
+        return self
+
+    def words(self, size: tuple[int, int], interpolation: Interpolation) -> str:
+        """Return what is done to images, as a table says it: ``resized to 256 (bicubic), center crop 224``."""
+        crop, resize = _sides(size), self.resize
+        to = f"{resize if isinstance(resize, int) else _sides(resize)} ({interpolation})"
+        if self.crop_mode == "border":
+            return f"fitted into {to}, padded to {crop}"
+        return f"{'squashed' if self.crop_mode == 'squash' else 'resized'} to {to}, center crop {crop}"
+
+
+def _sides(size: tuple[int, int]) -> str:
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
+
+
 class DataRef(Frozen):
     """An exact list of images: which set, which split, which rows, after which resizing.
 
     ``classes`` is the order of the classes where the user gave one, and ``classes_present`` how many of them have an
-    image in the list, where that is not all.
+    image in the list, where that is not all. ``preprocessing`` is how images came to ``image_shape`` where they were
+    not merely resized to it; ``data_sha`` then is of the images in the list, and else of the split.
     """
 
     name: Name
@@ -305,9 +342,16 @@ class DataRef(Frozen):
         (), max_length=_MAX_CLASSES, exclude_if=lambda classes: not classes
     )
     classes_present: Classes | None = Field(None, exclude_if=lambda count: count is None)
-    interpolation: Literal["nearest", "bilinear"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
+    preprocessing: Preprocessing | None = Field(None, exclude_if=lambda preprocessing: preprocessing is None)
     indices_sha: Digest
     data_sha: Digest
+
+    @property
+    def prepared(self) -> str | None:
+        """What was done to the images before they were cropped, if they were, as a table says it."""
+        size = self.image_shape[1:]
+        return None if self.preprocessing is None else self.preprocessing.words(size, self.interpolation)
 
 
 class Schedule(Frozen):

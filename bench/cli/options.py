@@ -6,10 +6,12 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import registry
+from bench.display.base import Display, time_left
 from bench.types import UsageError, shown
 
 if TYPE_CHECKING:
@@ -110,6 +112,7 @@ def working_store(args: argparse.Namespace, *, trusting: bool = True) -> Store:
 
 def work(args: argparse.Namespace) -> tuple[Request, Work]:
     """Return what is asked for and its plan, with a warning for each weights file that cannot be used."""
+    from bench.data.cache import reported
     from bench.schedule import unusable
     from bench.schedule.plan import make
 
@@ -117,10 +120,19 @@ def work(args: argparse.Namespace) -> tuple[Request, Work]:
     selection = {"n": args.n, "seed": args.seed, "only": args.only, "shard": args.shard}
     # A verification must not use images that were altered in the cache.
     selection["thorough"] = getattr(args, "verify", None) is not None
-    planned = make(*chosen.parts, name=chosen.name, data_folder=data_folder(args), lenient=True, **selection)
+    with reported(partial(_show_decoding, args.display)):
+        planned = make(*chosen.parts, name=chosen.name, data_folder=data_folder(args), lenient=True, **selection)
     if planned.unusable:
         unusable.warn(planned, planned.unusable)
     return chosen, planned
+
+
+def _show_decoding(display: Display, done: int, total: int, seconds: float) -> None:
+    if done == total:
+        display.work("planning", 0, None)
+        return
+    rate = done / max(seconds, 1e-3)
+    display.work("decoding images", done, total, f"{rate:,.0f} images/s, {time_left((total - done) / rate)}")
 
 
 def data_folder(args: argparse.Namespace) -> Path | None:

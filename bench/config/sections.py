@@ -23,7 +23,7 @@ from pydantic import (
 
 from bench import registry
 from bench.config import overlay
-from bench.types import ConfigurationError, Norm, UsageError, located, shown
+from bench.types import MAX_WORD, ConfigurationError, Interpolation, Norm, UsageError, located, shown
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -96,6 +96,10 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _both(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    return (size, size) if isinstance(size, int) else size
+
+
 class DatasetConfig(_Section):
     name: str
     n: int | None = Field(None, gt=0, le=_MOST)
@@ -109,11 +113,33 @@ class DatasetConfig(_Section):
     #: 3 for RGB, 1 for grey; by default a named set's own, and of another set 1 where all its files are grey.
     channels: Literal[1, 3] | None = None
     image_size: int | tuple[int, int] | None = None
-    interpolation: Literal["nearest", "bilinear"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
+    #: A number is the length of the shorter side, two are height and width; of the result the center is cropped.
+    resize: int | tuple[int, int] | None = None
+    crop: int | tuple[int, int] | None = None
+    #: The crop's share of what the image is resized to, instead of ``resize``.
+    crop_pct: float | None = None
+    #: ``torchvision:NAME`` or ``timm:NAME``, whose card says how to resize and crop, or ``model``: the networks' own.
+    preprocessing: Annotated[str, Field(min_length=1, max_length=MAX_WORD)] | None = None
 
     @property
     def size(self) -> tuple[int, int] | None:
-        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+        return _both(self.image_size)
+
+    @model_validator(mode="after")
+    def _is_prepared_in_one_way(self) -> Self:
+        if self.preprocessing is not None:
+            both = [key for key in ("resize", "crop", "crop_pct", "interpolation") if key in self.model_fields_set]
+            if both:
+                raise ValueError(f"preprocessing takes {both[0]} from the card: leave out one of the two")
+            return self
+        if self.crop is None and (self.resize is not None or self.crop_pct is not None):
+            raise ValueError("resize and crop_pct need crop, the size that is cut out; image_size alone crops nothing")
+        if self.crop is not None and (self.resize is None) == (self.crop_pct is None):
+            raise ValueError("crop needs one of resize and crop_pct, such as resize = 256")
+        if self.crop is not None and self.size not in (None, _both(self.crop)):
+            raise ValueError(f"image_size = {shown(self.image_size)} contradicts crop = {shown(self.crop)}")
+        return self
 
 
 class ModelConfig(_Method):

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -19,10 +20,10 @@ import numpy as np
 from bench.data import folders, parquet
 from bench.data.foreign import one_line
 from bench.data.named import NAMED, NamedSet, locate
+from bench.data.resizing import Resizing
 from bench.data.room import require_size
 from bench.data.rows import (
     DatasetLocation,
-    Interpolation,
     Numbers,
     Pixels,
     Row,
@@ -31,13 +32,15 @@ from bench.data.rows import (
     Split,
     class_by_class,
     held_out,
+    labels_of,
     listed,
+    part_of,
     renumbered,
+    sha_of_rows,
     stratified,
 )
-from bench.keys import sha256_hex
 from bench.registry import unknown
-from bench.types import DataRef, UsageError
+from bench.types import DataRef, Interpolation, Preprocessing, UsageError
 
 __all__ = ["NAMED", "ImageSet", "NamedSet", "Subset", "data_ref", "open_ref", "open_set", "rows_of", "select"]
 
@@ -45,6 +48,28 @@ _log = logging.getLogger("crossfire")
 _said: set[str] = set()
 
 Subset = Literal["first", "stratified"]
+#: Images whose headers are read before the files of a set are hashed.
+_FEW = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some rows of a split, in their order, and how they were chosen."""
+
+    rows: Numbers
+    subset: Subset
+
+    def places(self, rows: Numbers) -> Numbers:
+        """Return where rows of the split are among these.
+
+        Raises:
+            KeyError: a row is not among them.
+        """
+        order = np.argsort(self.rows)
+        nearest = order[np.searchsorted(self.rows, rows, sorter=order).clip(max=len(order) - 1)]
+        if not np.array_equal(self.rows[nearest], rows):
+            raise KeyError("a row is not in this part of the set")
+        return np.asarray(nearest, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +85,9 @@ class ImageSet:
         sha: SHA-256 of the pixels and labels as they are here, whatever files they came from.
         interpolation: how images of another size were resized.
         classes: the order of the classes as the user gave it, if he did.
+        preprocessing: how images were resized and cropped, if they were not merely resized.
+        part: the rows that are here, if these are not all of the split; then ``images``, ``labels`` and ``sha`` are
+            theirs alone.
     """
 
     name: str
@@ -70,9 +98,25 @@ class ImageSet:
     sha: str
     interpolation: Interpolation = "bilinear"
     classes: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+    part: Part | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def at(self, rows: Numbers) -> tuple[Pixels, Numbers]:
+        """Return pixels (n, C, H, W) and labels (n,) of rows of the split.
+
+        Pixels of a part that lie together are not copied, and are read-only.
+
+        Raises:
+            KeyError: a row is not here.
+        """
+        places = rows if self.part is None else self.part.places(rows)
+        labels = self.labels[places]
+        if self.part is not None and len(places) and bool((np.diff(places) == 1).all()):
+            return self.images[int(places[0]) : int(places[-1]) + 1], labels
+        return self.images[places], labels
 
     @property
     def ordered(self) -> bool:
@@ -81,7 +125,7 @@ class ImageSet:
         That holds for every set of the user's own (ordered by class, film or difficulty), and for a named set whose
         labels come class by class.
         """
-        return _is_own(self.name) or class_by_class(np.asarray(self.labels))
+        return _is_ordered(self.name, self.labels)
 
 
 def open_set(
@@ -91,9 +135,11 @@ def open_set(
     folder: Path | None,
     image_size: tuple[int, int] | None = None,
     interpolation: Interpolation = "bilinear",
+    preprocessing: Preprocessing | None = None,
     channels: int | None = None,
     classes: tuple[str, ...] = (),
     n: int | None = None,
+    subset: Subset | None = None,
     thorough: bool = False,
 ) -> ImageSet:
     """Return one split of a set; it is decoded the first time and memory-mapped from the user's cache ever after.
@@ -104,10 +150,13 @@ def open_set(
         split: ``"train"`` or ``"test"``; a set without a test split tests on ``val``.
         folder: where named sets are looked for first, before ``$CROSSFIRE_DATA`` and the user's cache.
         image_size: height and width that every image is resized to; the set's own by default.
-        interpolation: how; bilinear is antialiased when it shrinks.
+        interpolation: how; all but nearest are antialiased when they shrink.
+        preprocessing: how images are resized and then cropped to ``image_size``; by default they are resized to it.
         channels: 3 (RGB) or 1 (grey); by default the named set's, and of one's own set 1 where every file is grey.
         classes: the names of the classes in the order of their labels; the set's own order by default.
-        n: how many of its images will be used, for an estimate of the memory that they take; all by default.
+        n: how many of its images will be used, all by default. With ``preprocessing`` these alone are decoded, else
+            they are for an estimate of the memory that they take.
+        subset: which; see :func:`select`.
         thorough: hash files and decoded arrays again, however unchanged they look.
 
     Raises:
@@ -118,6 +167,8 @@ def open_set(
 
     if image_size is not None:
         require_size(image_size)
+    if preprocessing is not None and image_size is None:
+        raise UsageError(f"dataset {name}: a preprocessing needs the size that it ends with")
     with one_line(f"dataset {name}: its files cannot be read"):
         location = _location(name, folder)
         if split not in location.splits:
@@ -127,9 +178,19 @@ def open_set(
         source = _source(name, location, split, classes)
         if channels is None:
             channels = _channels(name, location, source)
+        if preprocessing is not None and preprocessing.fill is not None and channels == 1:
+            raise UsageError(f"dataset {name}: its images are grey, and the preprocessing pads them with a color")
         size = image_size or (NAMED[name].image_shape[1:] if name in NAMED else None) or _size_of_first(source)
         require_size(size)
-        arrays = decoded(source, channels, size, interpolation, wanted=n, thorough=thorough)
+        part = None if preprocessing is None else _part(name, split, source, n, subset)
+        arrays = decoded(
+            source if part is None else part_of(source, part.rows),
+            channels,
+            Resizing(size, interpolation, preprocessing),
+            # Parts are read from their map; only training copies them.
+            wanted=0 if part is not None and split == "test" else n,
+            thorough=thorough,
+        )
     uneven = name in NAMED and NAMED[name].uneven
     if arrays.resized and image_size is None and not uneven:
         raise UsageError(
@@ -147,9 +208,19 @@ def open_set(
         source.class_names,
         arrays.sha,
         # Keys must not differ by an option that had no effect.
-        interpolation if arrays.resized else "bilinear",
+        interpolation if arrays.resized or preprocessing else "bilinear",
         classes,
+        preprocessing,
+        part,
     )
+
+
+def _part(name: str, split: Split, source: Source, n: int | None, subset: Subset | None) -> Part:
+    labels = labels_of(source)
+    _require_count(name, split, n, len(labels))
+    ordered = _is_ordered(name, labels)
+    subset = subset or _usual_subset(ordered=ordered)
+    return Part(_chosen(labels, n, subset, ordered=ordered), subset)
 
 
 def select(images: ImageSet, n: int | None, subset: Subset | None = None) -> Numbers:
@@ -157,7 +228,7 @@ def select(images: ImageSet, n: int | None, subset: Subset | None = None) -> Num
 
     Args:
         images: the set.
-        n: how many; ``None`` for all.
+        n: how many; ``None`` for all. Of a part of a split all are taken.
         subset: ``"first"`` takes the first ``n``, as the field does; ``"stratified"`` as many of every class as is its
             share: the first of each where the order of the set is mixed, else drawn with a fixed seed and in random
             order. By default, the second where the order of the set may mean something, else the first.
@@ -165,20 +236,37 @@ def select(images: ImageSet, n: int | None, subset: Subset | None = None) -> Num
     Raises:
         UsageError: ``n`` is below 1 or above what the set has.
     """
+    if images.part is not None:
+        return images.part.rows
+    _require_count(images.name, images.split, n, len(images))
+    return _chosen(np.asarray(images.labels), n, subset or default_subset(images), ordered=images.ordered)
+
+
+def _require_count(name: str, split: Split, n: int | None, total: int) -> None:
     if n is not None and n < 1:
         raise UsageError(f"n = {n}: at least one image is needed")
-    if n is not None and n > len(images):
-        raise UsageError(f"n = {n}: {images.name} has {len(images)} {images.split} images")
-    count = len(images) if n is None else n
-    if (subset or default_subset(images)) == "first":
+    if n is not None and n > total:
+        raise UsageError(f"n = {n}: {name} has {total} {split} images")
+
+
+def _chosen(labels: Numbers, n: int | None, subset: Subset, *, ordered: bool) -> Numbers:
+    count = len(labels) if n is None else n
+    if subset == "first":
         return np.arange(count, dtype=np.int64)
-    labels = np.asarray(images.labels)
-    return held_out(labels, count)["test"] if images.ordered else stratified(labels, count)
+    return held_out(labels, count)["test"] if ordered else stratified(labels, count)
 
 
 def default_subset(images: ImageSet) -> Subset:
     """Return how images are chosen by default."""
-    return "stratified" if images.ordered else "first"
+    return images.part.subset if images.part else _usual_subset(ordered=images.ordered)
+
+
+def _usual_subset(*, ordered: bool) -> Subset:
+    return "stratified" if ordered else "first"
+
+
+def _is_ordered(name: str, labels: Numbers) -> bool:
+    return _is_own(name) or class_by_class(np.asarray(labels))
 
 
 def data_ref(images: ImageSet, n: int | None = None, subset: Subset | None = None) -> DataRef:
@@ -189,7 +277,7 @@ def data_ref(images: ImageSet, n: int | None = None, subset: Subset | None = Non
     """
     rows = select(images, n, subset)
     channels, height, width = images.images.shape[1:]
-    present, classes = len(np.unique(images.labels[rows])), len(images.class_names)
+    present, classes = len(np.unique(images.at(rows)[1])), len(images.class_names)
     return DataRef(
         name=images.name,
         split=images.split,
@@ -200,7 +288,8 @@ def data_ref(images: ImageSet, n: int | None = None, subset: Subset | None = Non
         classes=images.classes,
         classes_present=None if present == classes else present,
         interpolation=images.interpolation,
-        indices_sha=_sha_of_rows(rows),
+        preprocessing=images.preprocessing,
+        indices_sha=sha_of_rows(rows),
         data_sha=images.sha,
     )
 
@@ -217,9 +306,11 @@ def open_ref(ref: DataRef, *, folder: Path | None) -> ImageSet:
         folder=folder,
         image_size=ref.image_shape[1:],
         interpolation=ref.interpolation,
+        preprocessing=ref.preprocessing,
         channels=ref.image_shape[0],
         classes=ref.classes,
         n=ref.n,
+        subset=ref.subset,
     )
     rows_of(images, ref)
     return images
@@ -233,13 +324,9 @@ def rows_of(images: ImageSet, ref: DataRef) -> Numbers:
     """
     if images.sha == ref.data_sha:
         rows = select(images, ref.n, ref.subset)
-        if _sha_of_rows(rows) == ref.indices_sha:
+        if sha_of_rows(rows) == ref.indices_sha:
             return rows
     raise UsageError(f"{ref.name} {ref.split}: the images are not those that the plan was made for; run it again")
-
-
-def _sha_of_rows(rows: Numbers) -> str:
-    return sha256_hex(rows.astype("<i8").tobytes())
 
 
 def _size_of_first(source: Source) -> tuple[int, int]:
@@ -284,7 +371,11 @@ def _channels(name: str, location: DatasetLocation, source: Source) -> int:
     if name in NAMED:
         return NAMED[name].image_shape[0]
     from bench.data.cache import all_grey
+    from bench.data.decode import is_grey
 
+    # Most sets of colors are known by their first images, before any file is hashed.
+    if not all(map(is_grey, islice(source.read().items, _FEW))):
+        return 3
     # Over all splits, since one network takes the images of each.
     grey = all_grey(source) and all(all_grey(location.source(split)) for split in sorted(location.splits))
     return 1 if grey else 3

@@ -10,30 +10,36 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from bench.data.decode import Decoded as DecodedImage
 from bench.data.decode import decode, is_grey
 from bench.data.memo import CacheError, cache_folder, hashes, keep, recall, remember, stamp, unwritable
+from bench.data.resizing import Resizing
 from bench.data.room import require_room
-from bench.data.rows import Interpolation, Numbers, Pixels, Row, Rows, Source
+from bench.data.rows import Numbers, Pixels, Row, Rows, Source
 from bench.keys import sha256_hex
 from bench.store.files import keeps_times, lacks, make_folders, status
 from bench.types import UsageError
 
 _VERSION = "2"
-_AT_ONCE, _AT_ONCE_BYTES = 2048, 2**27
+#: Images, and bytes of images, that are in memory at a time, encoded and again decoded.
+_AT_ONCE, _AT_ONCE_BYTES = 2048, 2**24
 # Below this many pixels decoding an image is faster than switching threads.
 _WORTH_A_THREAD = 128 * 128
 _ABANDONED_AFTER_S = 24 * 3600
@@ -43,6 +49,19 @@ _ARRAYS, _ABOUT = ("images.npy", "labels.npy"), "about.json"
 #: An entry that is being written, or was set aside.
 _PART = re.compile(r"\.[0-9a-f]{64}\.\d+\.[0-9a-f]{8}\.part")
 _log = logging.getLogger("crossfire")
+#: Takes how many images of how many are decoded, and the seconds that took.
+Report = Callable[[int, int, float], None]
+_report: ContextVar[Report] = ContextVar("report", default=lambda done, total, seconds: None)
+
+
+@contextmanager
+def reported(report: Report) -> Iterator[None]:
+    """Let ``report`` be called while images are decoded inside."""
+    token = _report.set(report)
+    try:
+        yield
+    finally:
+        _report.reset(token)
 
 
 class Decoded(NamedTuple):
@@ -61,8 +80,7 @@ class Decoded(NamedTuple):
 def decoded(
     source: Source,
     channels: int,
-    size: tuple[int, int],
-    interpolation: Interpolation,
+    how: Resizing,
     *,
     wanted: int | None = None,
     thorough: bool = False,
@@ -72,9 +90,8 @@ def decoded(
     Args:
         source: of its images.
         channels: 1 or 3.
-        size: height and width.
-        interpolation: how images of another size are resized.
-        wanted: how many images will be used; all by default.
+        how: images come to one size.
+        wanted: how many images will be held in memory; all by default.
         thorough: hash the files and the decoded arrays again, however unchanged they look.
 
     Raises:
@@ -83,7 +100,7 @@ def decoded(
     """
     shas = hashes(source.files, thorough=thorough)
     _check_expected(source, shas)
-    shape = f"{channels}x{size[0]}x{size[1]} {interpolation} {len(source.class_names)}"
+    shape = f"{channels}x{how.text} {len(source.class_names)}"
     entry = cache_folder() / "decoded" / sha256_hex(_VERSION, source.recipe, shape, *shas)
     for _ in range(_TRIES):
         try:
@@ -96,8 +113,8 @@ def decoded(
                 raise CacheError(f"the cache cannot be read: {entry}: {lacks(error)}") from None
             _set_aside(entry, str(error))
         rows = source.read()
-        require_room(rows.total, wanted, (channels, *size), entry.parent)
-        _make(entry, source, rows, channels, size, interpolation)
+        require_room(rows.total, wanted, (channels, *how.size), entry.parent)
+        _make(entry, source, rows, channels, how)
     return _load(entry, thorough=thorough)
 
 
@@ -168,14 +185,12 @@ def _set_aside(entry: Path, reason: str) -> None:
     _delete(aside)
 
 
-def _make(
-    entry: Path, source: Source, rows: Rows, channels: int, size: tuple[int, int], interpolation: Interpolation
-) -> None:
+def _make(entry: Path, source: Source, rows: Rows, channels: int, how: Resizing) -> None:
     beside = entry.with_name(f".{entry.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         make_folders(beside)
         _sweep(entry.parent)
-        _write(beside, source, rows, channels, size, interpolation)
+        _write(beside, source, rows, channels, how)
         try:
             beside.rename(entry)
         except OSError:
@@ -203,52 +218,71 @@ def _delete(entry: Path) -> None:
         entry.rmdir()
 
 
-def _write(
-    folder: Path, source: Source, images: Rows, channels: int, size: tuple[int, int], interpolation: Interpolation
-) -> None:
-    total, items = images
-    if total == 0:
+def _write(folder: Path, source: Source, images: Rows, channels: int, how: Resizing) -> None:
+    if images.total == 0:
         raise UsageError(f"{source.files[0]}: no images" if source.files else "no images")
-    shape = (total, channels, *size)
-    labels: list[int] = []
+    written = _Written()
+    with (folder / "images.npy").open("wb") as file:
+        _write_images(file, source, images, channels, how, written)
+        _flush(file)
+    if len(written.labels) != images.total:
+        raise UsageError(f"{source.files[0]}: {len(written.labels)} images where {images.total} were announced")
+    labels = np.empty(images.total, dtype="<i8")
+    labels[slice(None) if images.positions is None else images.positions] = written.labels
+    with (folder / "labels.npy").open("wb") as file:
+        np.save(file, labels)
+        _flush(file)
+    stamps = _stamps(folder) if keeps_times(folder) else None
+    sha = _content(_array(folder / "images.npy"), labels)
+    record = {"sha": sha, "resized": written.resized, "transparent": written.transparent, "stamps": stamps}
+    keep(folder / _ABOUT, record)
+
+
+@dataclass
+class _Written:
+    """The labels of images in the order in which they were read, and what :class:`Decoded` says of them."""
+
+    labels: list[int] = field(default_factory=list)
     resized: str | None = None
     transparent: str | None = None
-    digest = hashlib.sha256(repr(shape).encode())
-    to_pixels = partial(decode, channels=channels, size=size, interpolation=interpolation)
-    with (folder / "images.npy").open("wb") as file, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        apply = pool.map if size[0] * size[1] >= _WORTH_A_THREAD else map
-        # Written in order, not through a map: a full disk is then an error and not a bus fault.
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for rows in _in_parts(items, _AT_ONCE_BYTES // (channels * size[0] * size[1])):
+
+    def add(self, row: Row, image: DecodedImage, size: tuple[int, int]) -> None:
+        self.labels.append(row.label)
+        if self.resized is None and image.native != size:
+            self.resized = f"{row.where} is {image.native[0]}x{image.native[1]}"
+        if self.transparent is None and image.transparent:
+            self.transparent = row.where
+
+
+def _write_images(
+    file: BinaryIO, source: Source, images: Rows, channels: int, how: Resizing, written: _Written
+) -> None:
+    shape = (images.total, channels, *how.size)
+    each = math.prod(shape[1:])
+    # Written one by one, not through a map: a full disk is then an error and not a bus fault.
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    first, began = file.tell(), time.monotonic()
+    to_pixels = partial(decode, channels=channels, how=how)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        apply = pool.map if math.prod(how.size) >= _WORTH_A_THREAD else map
+        for rows in _in_parts(images.items, _AT_ONCE_BYTES // each):
             for row in rows:
                 if not 0 <= row.label < len(source.class_names):
                     raise UsageError(
                         f"{row.where}: label {row.label} is not one of the {len(source.class_names)} classes"
                     )
-            results = list(apply(to_pixels, rows))
-            part = np.stack([result.pixels for result in results]).tobytes()
-            digest.update(part)
-            file.write(part)
-            labels += [row.label for row in rows]
-            for row, result in zip(rows, results, strict=True):
-                if resized is None and result.native != size:
-                    resized = f"{row.where} is {result.native[0]}x{result.native[1]}"
-                if transparent is None and result.transparent:
-                    transparent = row.where
-        file.flush()
-        os.fsync(file.fileno())
-    if len(labels) != total:
-        raise UsageError(f"{source.files[0]}: {len(labels)} images where {total} were announced")
-    numbers = np.array(labels, dtype="<i8")
-    digest.update(numbers.tobytes())
-    with (folder / "labels.npy").open("wb") as file:
-        np.save(file, numbers)
-        file.flush()
-        os.fsync(file.fileno())
-    stamps = _stamps(folder) if keeps_times(folder) else None
-    record = {"sha": digest.hexdigest(), "resized": resized, "transparent": transparent, "stamps": stamps}
-    keep(folder / _ABOUT, record)
+            for row, image in zip(rows, apply(to_pixels, rows), strict=True):
+                if images.positions is not None:
+                    file.seek(first + each * int(images.positions[len(written.labels)]))
+                file.write(np.ascontiguousarray(image.pixels).data)
+                written.add(row, image, how.size)
+            _report.get()(len(written.labels), images.total, time.monotonic() - began)
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _in_parts(items: Iterator[Row], most: int) -> Iterator[list[Row]]:

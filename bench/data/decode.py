@@ -11,13 +11,13 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from bench.data.foreign import one_line, regular
-from bench.data.rows import Interpolation, Pixels, Row
-from bench.types import UsageError
+from bench.data.resizing import Resizing, resized
+from bench.data.rows import Pixels, Row
+from bench.types import UsageError, located
 
 # Pillow warns, in lines of Python, of blocks beside the pixels that it cannot read.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-_FILTERS = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
 _EIGHT_BIT = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
 _GREY = frozenset({"1", "L", "LA", "La", "I", "F"})
 #: Pillow hands these to Ghostscript and to Windows.
@@ -42,7 +42,7 @@ def native_size(row: Row) -> tuple[int, int]:
     if isinstance(row.image, np.ndarray):
         return row.image.shape[0], row.image.shape[1]
     with _open(row) as image:
-        _load(image, row)
+        _load(image, row, upright=True)
         return image.height, image.width
 
 
@@ -61,26 +61,26 @@ def is_grey(row: Row) -> bool:
         return image.mode in _GREY or image.mode.startswith("I;16")
 
 
-def decode(row: Row, channels: int, size: tuple[int, int], interpolation: Interpolation) -> Decoded:
-    """Return an image as uint8 (channels, *size); 3 channels are RGB, 1 is its luma, whatever the file holds.
+def decode(row: Row, channels: int, how: Resizing) -> Decoded:
+    """Return an image as uint8 (channels, *how.size); 3 channels are RGB, 1 is its luma, whatever the file holds.
 
     Colours are converted as Pillow, and so torchvision, does: the alpha channel is dropped. Unlike in torchvision,
-    images are upright: they are rotated as their EXIF block says.
+    images are upright: they are rotated as their EXIF block says. With a preprocessing they are not, so that networks
+    see the pixels that they see elsewhere.
 
     Raises:
-        UsageError: it is damaged, or has no eight bits a channel.
+        UsageError: it is damaged, or has no eight bits a channel, or its sides differ too much.
     """
     with _open(row) as image, one_line(f"{row.where}: a damaged image"):
-        _load(image, row)
+        _load(image, row, upright=how.preprocessing is None)
         native, mode = (image.height, image.width), "RGB" if channels == 3 else "L"
         transparent = _is_transparent(image)
         try:
             shown = image if image.mode == mode else image.convert(mode)
         except ValueError as error:
             raise UsageError(f"{row.where}: an image of mode {image.mode} ({error})") from None
-        if native != size:
-            shown = shown.resize((size[1], size[0]), _FILTERS[interpolation])
-        pixels = np.asarray(shown)
+        with located(row.where):
+            pixels = np.asarray(resized(shown, how))
     return Decoded(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1), native, transparent)
 
 
@@ -104,7 +104,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in Image.ID if name not in _HANDED_ON)
 
 
-def _load(image: Image.Image, row: Row) -> None:
+def _load(image: Image.Image, row: Row, *, upright: bool) -> None:
     # Pillow silently keeps the upper half of 16-bit colours, so the raw mode is checked too.
     sixteen = next((str(tile[3]) for tile in getattr(image, "tile", ()) if ";16" in str(tile[3])), None)
     if image.mode not in _EIGHT_BIT or sixteen:
@@ -114,7 +114,7 @@ def _load(image: Image.Image, row: Row) -> None:
         image.load()
     except Exception as error:
         raise UsageError(f"{row.where}: a damaged image ({str(error) or type(error).__name__})") from None
-    if not isinstance(row.image, np.ndarray) and _orientation(image) != 1:
+    if upright and not isinstance(row.image, np.ndarray) and _orientation(image) != 1:
         ImageOps.exif_transpose(image, in_place=True)
 
 

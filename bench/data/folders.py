@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
 from bench.data.foreign import walk
-from bench.data.rows import IMAGE_SUFFIXES, DatasetLocation, Row, Rows, Source, Split, in_order, listed
+from bench.data.rows import IMAGE_SUFFIXES, DatasetLocation, Numbers, Row, Rows, Source, Split, in_order, listed
 from bench.types import UsageError
 
 #: Names of the folders of a split, in any case. For the test split, the first name that exists counts.
@@ -77,7 +80,11 @@ def of_files(labelled: Iterable[tuple[Path, int]], class_names: tuple[str, ...],
     def read() -> Rows:
         return Rows(len(pairs), (Row(str(path), label, path) for path, label in pairs))
 
-    return Source(tuple(path for path, _ in pairs), f"{recipe}\n{listing}", class_names, read)
+    def all_labels() -> Numbers:
+        return np.array([label for _, label in pairs], dtype=np.int64)
+
+    files = tuple(path for path, _ in pairs)
+    return Source(files, f"{recipe}\n{listing}", class_names, read, labels=all_labels, file_each=True)
 
 
 def classes(folder: Path) -> tuple[str, ...]:
@@ -101,7 +108,7 @@ def _source(folder: Path, splits: dict[Split, Path], split: Split) -> Source:
     source = of_files(labelled, names, "folder")
     present = {names[label] for _, label in labelled}
     doubt = _doubt(folder, splits, names, present)
-    return Source(source.files, source.recipe, names, source.read, doubt=doubt, remark=_order(names))
+    return replace(source, doubt=doubt, remark=_order(names))
 
 
 def _one_class(folder: Path, splits: dict[Split, Path], name: str) -> str:

@@ -30,8 +30,8 @@ def require_room(total: int, wanted: int | None, shape: tuple[int, int, int], fo
     """Check that images can be decoded and used.
 
     Args:
-        total: images of the split, all of which are decoded.
-        wanted: how many of them a run needs; ``None`` for all.
+        total: images that are decoded.
+        wanted: how many of them a run holds in memory; ``None`` for all.
         shape: channels, height and width.
         folder: where they will be kept.
 
@@ -44,10 +44,11 @@ def require_room(total: int, wanted: int | None, shape: tuple[int, int, int], fo
     if total * each > (free := _free(folder)):
         raise UsageError(f"{total:,} {shape_text} take {gib(total * each)} in {folder}, which has {gib(free)} free")
     used = total if wanted is None else min(wanted, total)
+    images_text = f"{used:,} {shape_text}" if used else shape_text
     needed, available = used * each + _PASS_BYTES * height * width, available_memory()
     if needed > available:
         raise UsageError(
-            f"{used:,} {shape_text} and a network's pass take at least {gib(needed)} of memory, {gib(available)} are "
+            f"{images_text} and a network's pass take at least {gib(needed)} of memory, {gib(available)} are "
             "available; ask for fewer images (n, train_n) or a smaller image_size"
         )
 

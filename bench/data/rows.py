@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from bench.keys import sha256_hex
 from bench.types import UsageError
 
 Split = Literal["train", "test"]
-Interpolation = Literal["nearest", "bilinear"]
 Pixels = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.int64]
 
@@ -29,8 +29,11 @@ class Row(NamedTuple):
 
 
 class Rows(NamedTuple):
+    """``positions`` says where each of the ``items`` goes; by default one after the other."""
+
     total: int
     items: Iterator[Row]
+    positions: Numbers | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Source:
     ``files`` hold all its content; ``recipe`` says what else decides which rows come out, and ``expected`` maps file
     names to the SHA-256 that their publisher gave. Where its classes are not sure to be those that are meant, ``doubt``
     says why it is refused, and ``remark`` what the user must know, unless he names the classes himself. ``numbered``:
-    its classes are bare numbers, so there may be more than occur.
+    its classes are bare numbers, so there may be more than occur. ``labels`` returns those of all rows without reading
+    images, where that is possible, and ``file_each`` says that each row is the file in its place.
     """
 
     files: tuple[Path, ...]
@@ -51,6 +55,8 @@ class Source:
     doubt: str = ""
     remark: str = ""
     numbered: bool = False
+    labels: Callable[[], Numbers] | None = None
+    file_each: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,11 +97,39 @@ def renumbered(source: Source, classes: tuple[str, ...]) -> Source:
         return sure
 
     def read() -> Rows:
-        total, items = source.read()
+        total, items, _ = source.read()
         return Rows(total, (row._replace(label=new_labels.get(row.label, row.label)) for row in items))
 
+    def labels() -> Numbers:
+        return np.array([new_labels.get(label, label) for label in labels_of(source).tolist()], dtype=np.int64)
+
     order = ",".join(map(str, new_labels.values()))
-    return replace(sure, recipe=f"{source.recipe}\nclasses {order}", read=read)
+    return replace(sure, recipe=f"{source.recipe}\nclasses {order}", read=read, labels=labels)
+
+
+def labels_of(source: Source) -> Numbers:
+    """Return the labels of all rows; no image is decoded for them."""
+    if source.labels is not None:
+        return source.labels()
+    return np.array([row.label for row in source.read().items], dtype=np.int64)
+
+
+def part_of(source: Source, rows: Numbers) -> Source:
+    """Return a source of some rows, in the order in which they are named."""
+
+    def read() -> Rows:
+        total, items, _ = source.read()
+        wanted = np.zeros(total, dtype=bool)
+        wanted[rows] = True
+        return Rows(len(rows), (row for number, row in enumerate(items) if wanted[number]), np.argsort(rows))
+
+    files = tuple(source.files[row] for row in rows.tolist()) if source.file_each else source.files
+    return replace(source, files=files, recipe=f"{source.recipe}\nrows {sha_of_rows(rows)}", read=read, labels=None)
+
+
+def sha_of_rows(rows: Numbers) -> str:
+    """Return the SHA-256 of row numbers in their order."""
+    return sha256_hex(rows.astype("<i8").tobytes())
 
 
 def class_by_class(labels: Numbers) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,13 @@ def _cut(images: slice, length: int) -> Iterator[slice]:
         yield slice(first, min(first + length, images.stop))
 
 
+def read_only(array: np.ndarray) -> Tensor:
+    """Return an array as a tensor that is never written to, without a copy: it may be the map of a file."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
 @dataclass
 class DeviceCache:
     """Reads images and weights at the first need, and keeps what the next cells need again."""
@@ -126,18 +134,18 @@ class DeviceCache:
         return ", convolutions in TF32" if self.device.type == "cuda" and rounds else ""
 
     def rows(self, ref: DataRef) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return pixels, labels and row numbers of a list of images."""
+        """Return pixels, labels and row numbers of a list of images; the pixels may be read-only."""
         images = open_ref(ref, folder=self.data_folder)
         rows = rows_of(images, ref)
-        return images.images[rows], images.labels[rows], rows
+        return *images.at(rows), rows
 
     def test(self, ref: DataRef) -> Images:
         """Return test images on the device."""
         if (key := ref.data_sha + ref.indices_sha) not in self._images:
-            self._images[key] = Images(*(torch.from_numpy(each).to(self.device) for each in self.rows(ref)))
+            self._images[key] = Images(*(read_only(each).to(self.device) for each in self.rows(ref)))
         return self._images[key]
 
     def training_images(self, model: ModelRef) -> Callable[[], Tensor] | None:
         """Return what reads the images uint8 (N, C, H, W) that a classifier was trained on, if it was trained here."""
         ref = model.weights
-        return (lambda: torch.from_numpy(self.rows(ref.data)[0])) if isinstance(ref, TrainRef) else None
+        return (lambda: torch.from_numpy(np.array(self.rows(ref.data)[0]))) if isinstance(ref, TrainRef) else None

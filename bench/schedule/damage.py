@@ -88,7 +88,7 @@ def _is_whole(
 ) -> bool:
     def check() -> bool:
         images, rows = clean()
-        chunk_file.read(path, images.images[rows[part]].astype(np.float32) / 255, threat)
+        chunk_file.read(path, images.at(rows[part])[0].astype(np.float32) / 255, threat)
         return True
 
     try:

@@ -15,7 +15,8 @@ from bench.config import expand
 from bench.config.expand import Attack, Base, Defense
 from bench.config.sections import Config
 from bench.config.sweeps import labels_of, sweep
-from bench.data import data_ref, open_set
+from bench.data import cards, data_ref, open_set
+from bench.data.resizing import Resizing
 from bench.keys import Keys, models_of, training_key
 from bench.models import weights
 from bench.models.build import network_ref
@@ -235,18 +236,43 @@ def _data(
 ) -> DataRef:
     wanted = config.dataset
     with config.located("dataset"), located("[dataset]"):
+        how = _prepared(config)
         images = open_set(
             wanted.name,
             split,
             folder=folder,
-            image_size=wanted.size,
-            interpolation=wanted.interpolation,
+            image_size=how.size if how else wanted.size,
+            interpolation=how.interpolation if how else wanted.interpolation,
+            preprocessing=how and how.preprocessing,
             channels=wanted.channels,
             classes=wanted.classes,
             n=n,
+            subset=wanted.subset,
             thorough=thorough,
         )
         return data_ref(images, n, wanted.subset)
+
+
+def _prepared(config: Config) -> Resizing | None:
+    """Return how images are resized and cropped, if they are not merely resized."""
+    wanted = config.dataset
+    if wanted.crop is not None:
+        return cards.resizing(
+            wanted.crop,
+            resize=wanted.resize,
+            crop_pct=wanted.crop_pct,
+            crop_mode="squash" if isinstance(wanted.resize, tuple) else "center",
+            interpolation=wanted.interpolation,
+        )
+    if wanted.preprocessing is None:
+        return None
+    if wanted.preprocessing == "model":
+        card = cards.of_networks((each.arch, each.params) for each in config.models)
+    else:
+        card = cards.read(wanted.preprocessing)
+    if wanted.size not in (None, card.size):
+        raise UsageError(f"image_size = {shown(wanted.image_size)} contradicts the card: {card.words}")
+    return card
 
 
 def _by_base(defenses: list[Defense]) -> list[Defense]:

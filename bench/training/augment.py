@@ -24,7 +24,7 @@ class Batches:
         self._height, self._width = images.shape[2:]
         self._pad = PAD if augment == "crop-flip" else 0
         self._flip = augment != "none"
-        self._images = F.pad(images, [self._pad] * 4)
+        self._images = F.pad(images, [self._pad] * 4) if self._pad else images
 
     def __call__(self, rows: Tensor, seed: int) -> Tensor:
         """Return the images of ``rows`` (int64, on the CPU) as float32 in [0, 1], augmented by draws of ``seed``."""

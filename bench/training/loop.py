@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from bench import registry
 from bench.evaluation.cost import parameters, pass_flops, synchronize
+from bench.evaluation.device_cache import read_only
 from bench.keys import canonical_json, derive_seed, identity, sha256_hex
 from bench.models.build import build
 from bench.models.logits import with_precise_logits
@@ -175,7 +176,7 @@ class _Training:
         self.recipe, self.arguments = entry.load(), entry.arguments(ref.recipe.params)
         self.threat = overfitting.watched_threat(ref.recipe)
 
-        self.images, self.labels = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
+        self.images, self.labels = read_only(images).to(device), torch.from_numpy(labels).to(device)
         self._split()
         self.steps = batches_per_epoch(len(self.rows), plan.batch)
         self.batches = Batches(self.images, plan.augment)
@@ -207,7 +208,7 @@ class _Training:
     def _watched(self, images: np.ndarray, labels: np.ndarray) -> dict[str, overfitting.Part]:
         """Return the training images and the test images on which each epoch is measured."""
         size = watched_images(len(self.rows))
-        test = overfitting.Part(*(torch.from_numpy(part[:size]).to(self.device) for part in (images, labels)))
+        test = overfitting.Part(*(read_only(part[:size]).to(self.device) for part in (images, labels)))
         return {"train": self._part(self.rows[: len(test[0])]), "test": test}
 
     def _built(self) -> nn.Module:

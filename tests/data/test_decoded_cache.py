@@ -15,6 +15,7 @@ import pytest
 import bench.data.cache as cache
 import bench.data.memo as memo
 from bench.data import NAMED, open_set
+from bench.data.resizing import Resizing
 from bench.data.rows import Row, Rows, Source
 from bench.types import UsageError
 from tests.data.image_files import encode, noise, write_parquet
@@ -96,7 +97,7 @@ def test_a_source_that_announces_other_rows_than_it_has_is_not_kept(tmp_path):
     rows = [Row("row 0", 0, noise(0))]
     source = Source((tmp_path,), "made up", ("a",), lambda: Rows(2, iter(rows)))
     with pytest.raises(UsageError, match="1 images where 2 were announced"):
-        cache._write(tmp_path, source, source.read(), 3, (32, 32), "bilinear")
+        cache._write(tmp_path, source, source.read(), 3, Resizing((32, 32)))
 
 
 def test_a_moved_set_is_the_same_set(tmp_path, calls):

@@ -11,6 +11,7 @@ import pytest
 
 from bench.data import decode, open_set, parquet
 from bench.data.foreign import walk
+from bench.data.resizing import Resizing
 from bench.data.rows import Row
 from bench.types import UsageError
 from tests.data.image_files import encode, noise, write_parquet
@@ -189,7 +190,7 @@ def test_no_program_is_started_on_an_image(monkeypatch):
     monkeypatch.setattr("subprocess.Popen.__init__", lambda *args, **_: started.append(args))
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
     with pytest.raises(UsageError, match="it is in no known format"):
-        decode.decode(Row("row 0", 0, postscript), 3, (8, 8), "bilinear")
+        decode.decode(Row("row 0", 0, postscript), 3, Resizing((8, 8)))
     assert not started and "EPS" in Image.ID
 
 

@@ -99,7 +99,8 @@ def _conditions(cell: Cell) -> tuple[Any, ...]:
     """Return the images, threat, access and seeds of a cell."""
     # The name of the set, and how its rows were chosen, do not change the images.
     data, attack = cell.data, cell.attack
-    images = (data.split, data.n, data.indices_sha, data.data_sha, data.image_shape, data.interpolation)
+    resizing = (data.image_shape, data.interpolation, data.preprocessing)
+    images = (data.split, data.n, data.indices_sha, data.data_sha, *resizing)
     models = [cell.model, *([attack.model] if attack else [])]
     seeds = tuple(model.weights.seed if isinstance(model.weights, TrainRef) else None for model in models)
     threat = (attack.threat, attack.seed) if attack else None

@@ -81,7 +81,8 @@ def _pixels(source: Source, data: DataRef) -> tuple[Tensor, Tensor]:
     """Return images uint8 (N, C, H, W) and their labels int64 (N,)."""
     with _missing():
         image_set, rows = outside.images(data, source.data_folder, trusted=source.trusted)
-    return torch.from_numpy(image_set.images[rows]), torch.from_numpy(np.asarray(image_set.labels[rows])).long()
+    pixels, labels = image_set.at(rows)
+    return torch.from_numpy(np.array(pixels)), torch.from_numpy(np.array(labels)).long()
 
 
 def adversarial(source: Source, attack: AttackRef) -> Tensor:

@@ -349,6 +349,8 @@ def _notes(
     if not alone:
         listed = f"images #{data.indices_sha[:4]} of {data.subset} {data.n}"
         yield f"another image list, network or protocol than its namesake: {listed}"
+    if data.prepared is not None:
+        yield f"images are {data.prepared}"
     if data.classes_present is not None:
         yield f"the {data.n:,} test images are of {data.classes_present} of {data.num_classes} classes"
     trained = dict.fromkeys(r.cell.model.weights.data for r in results if isinstance(r.cell.model.weights, TrainRef))

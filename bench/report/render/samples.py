@@ -109,7 +109,7 @@ def _clean(data: DataRef, folder: Path | None, *, trusted: bool) -> Pixels | Non
         return None
     except UsageError:
         return None
-    return np.asarray(images.images[rows[:_MAX_CHUNK_IMAGES]])
+    return np.asarray(images.at(rows[:_MAX_CHUNK_IMAGES])[0])
 
 
 def _png(pixels: Pixels) -> str:

@@ -75,7 +75,7 @@ class AdversarialSet:
 
     @property
     def labels(self) -> Array:
-        return np.asarray(self.images.labels[self.rows])
+        return np.asarray(self.images.at(self.rows)[1])
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -93,7 +93,7 @@ class AdversarialSet:
         for path in self.chunks:
             positions = _positions(path)
             rows = self.rows[positions]
-            clean, labels = np.asarray(self.images.images[rows]), np.asarray(self.images.labels[rows])
+            clean, labels = map(np.asarray, self.images.at(rows))
             try:
                 chunk = chunk_file.read(path, clean.astype(np.float32) / 255, attack.threat)
             except (FileNotFoundError, ValueError) as error:
