@@ -7,7 +7,6 @@ import os
 import shutil
 import tracemalloc
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from bench.cli import main
-from bench.data import open_set
+from bench.data import ImageSet, open_set
 from bench.evaluation.chunks import write_chunk
 from bench.evaluation.craft import Crafted
 from bench.report.sets import kept, npz
@@ -206,7 +205,7 @@ def test_memory_does_not_grow_with_the_set(folder, tmp_path):
         attack = result.cell.attack.model_copy(update={"data": data, "threat": Threat()})
         cell_of_n = result.cell.model_copy(update={"data": data, "attack": attack})
         result_of_n = result.model_copy(update={"cell": cell_of_n})
-        images = SimpleNamespace(images=pixels, labels=np.zeros(64, np.int64), class_names=("a", "b"))
+        images = ImageSet("a set", "test", pixels, np.zeros(64, np.int64), ("a", "b"), "")
         tracemalloc.start()
         with (tmp_path / f"{n}.npz").open("wb") as file:
             npz.write(AdversarialSet(result_of_n, images, rows, tuple(paths), None), file)
