@@ -324,6 +324,16 @@ def _sides(size: tuple[int, int]) -> str:
     return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
 
 
+#: Keys of ``[[models]]`` that surround a network, and the names of its parameters that keep them: with a dot, none of
+#: these can be a parameter of its factory.
+NETWORK_KEYS = {
+    "mean": "input.mean",
+    "std": "input.std",
+    "output": "output.field",
+    "one_logit": "output.one_logit",
+}
+
+
 class DataRef(Frozen):
     """An exact list of images: which set, which split, which rows, after which resizing.
 

@@ -17,13 +17,15 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    Strict,
     ValidationError,
     model_validator,
 )
 
 from bench import registry
 from bench.config import overlay
-from bench.types import MAX_WORD, ConfigurationError, Interpolation, Norm, UsageError, located, shown
+from bench.config.network_keys import channel_means, channel_stds, output_name
+from bench.types import MAX_WORD, NETWORK_KEYS, ConfigurationError, Interpolation, Norm, UsageError, located, shown
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -144,6 +146,28 @@ class DatasetConfig(_Section):
 
 class ModelConfig(_Method):
     arch: str
+    #: Of the images that the network expects, which is then given (images - mean) / std.
+    mean: Annotated[str | None, BeforeValidator(channel_means)] = None
+    std: Annotated[str | None, BeforeValidator(channel_stds)] = None
+    #: Which of several outputs holds the logits.
+    output: Annotated[str | None, BeforeValidator(output_name)] = None
+    #: The network returns one number for an image, the logit of the second of two classes.
+    one_logit: Annotated[bool, Strict()] = False
+
+    @model_validator(mode="after")
+    def _one_of_a_pair(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            only, other = ("mean", "std") if self.std is None else ("std", "mean")
+            raise ValueError(f"{only} is given without {other}; a network that expects normalised images needs both")
+        if reserved := sorted((self.model_extra or {}).keys() & NETWORK_KEYS.values()):
+            raise ValueError(f"unknown key '{reserved[0]}'; it is {reserved[0].rpartition('.')[2]} in a configuration")
+        return self
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the network, and under names that none of its own can have those that surround it."""
+        around = {name: getattr(self, key) for key, name in NETWORK_KEYS.items()}
+        return super().params | {name: value for name, value in around.items() if value not in (None, False)}
 
 
 class DefenseConfig(_Method):

@@ -82,6 +82,11 @@ def lacks(missing: Iterable[str]) -> str:
     )
 
 
+def is_own_too(name: str) -> str:
+    """Return the message for a key of ``[[models]]`` that the factory has as a parameter of its own as well."""
+    return f"{name} is a key of [[models]], and its factory has a parameter of that name; rename the parameter"
+
+
 def _arguments(node: ast.stmt) -> ast.arguments | None:
     """Return the parameters of the factory, or ``None`` if only running the file can determine them."""
     if isinstance(node, ast.FunctionDef):

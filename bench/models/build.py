@@ -1,30 +1,30 @@
-"""From the name of a network to the network: registered ones, a user's own file, and adapters to three libraries."""
+"""From the name of a network to the network: registered ones, a user's own file, and those of other libraries."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Mapping
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from bench.data.memo import cache_folder
 from bench.data.room import available_memory, gib
 from bench.keys import sha256_hex
+from bench.methods.factories import is_own_too
 from bench.methods.sources import release
 from bench.registry import entry_of, explain, find, unknown
-from bench.types import MethodRef, Scalar, UsageError, text_of
+from bench.types import NETWORK_KEYS, MethodRef, Scalar, UsageError, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from bench.models.libraries import Opened
+
 #: Of each weight while it is trained: itself, its gradient and its momentum.
 _COPIES = 3
-_LIBRARIES = ("torchvision", "timm", "robustbench")
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+LIBRARIES = ("torchvision", "timm", "robustbench")
+_KEYS_BY_NAME = {name: key for key, name in NETWORK_KEYS.items()}
 
 
 def network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
@@ -33,18 +33,35 @@ def network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
     Args:
         arch: a registered name, ``path/to/file.py:factory``, or ``torchvision:``, ``timm:`` or ``robustbench:`` with
             the name that the library gives it.
-        params: keyword arguments. ``pretrained = true`` takes the weights that torchvision or timm offers;
+        params: keyword arguments, and what surrounds the network, under the names of
+            :data:`bench.types.NETWORK_KEYS`. ``pretrained = true`` takes the weights that torchvision or timm offers;
             robustbench always does, and takes ``dataset`` and ``threat_model``. Such weights stay as they are under
             the recipe ``standard`` with ``epochs = 0``.
 
     Raises:
         UsageError: an unknown network or parameter, a value out of range, or a package that is not installed.
     """
+    own, around = _divided(params)
+    ref = _named_ref(arch, own, around)
+    surrounding = {NETWORK_KEYS[key]: value for key, value in around.items()}
+    return ref.model_copy(update={"params": {**ref.params, **surrounding}}) if around else ref
+
+
+def has_card(arch: str) -> bool:
+    """Say whether a network normalises images as the card of its library's model says, unless a configuration does."""
+    library, colon, _ = arch.partition(":")
+    return bool(colon) and ".py:" not in arch and library != "robustbench"
+
+
+def _named_ref(arch: str, params: dict[str, Scalar], around: Mapping[str, Scalar]) -> MethodRef:
     library, colon, name = arch.partition(":")
     if not colon or ".py:" in arch:
-        return find("network", arch).ref(params, name=arch)
-    if library not in _LIBRARIES:
-        raise UsageError(unknown("network library", library, _LIBRARIES))
+        entry = find("network", arch)
+        if clash := sorted(around.keys() & entry.parameters.model_fields.keys()):
+            raise UsageError(f"network '{arch}': {is_own_too(clash[0])}")
+        return entry.ref(params, name=arch)
+    if library not in LIBRARIES:
+        raise UsageError(unknown("network library", library, LIBRARIES))
     if not name:
         raise UsageError(f"network '{arch}' lacks the name of a model, as in '{library}:resnet50'")
     try:
@@ -53,9 +70,41 @@ def network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
     except importlib.metadata.PackageNotFoundError:
         raise UsageError(f"network '{arch}' needs a package: pip install {library}") from None
     try:
-        return MethodRef(kind="network", name=arch, params=dict(params), code_sha=code)
+        return MethodRef(kind="network", name=arch, params=params, code_sha=code)
     except ValidationError as error:
         raise UsageError(explain(error, where=f"network '{arch}'", known=())) from None
+
+
+def _divided(params: Mapping[str, Scalar]) -> tuple[dict[str, Scalar], dict[str, Scalar]]:
+    """Return the parameters of a network itself, and what surrounds it under the keys of its configuration."""
+    own = {name: value for name, value in params.items() if name not in _KEYS_BY_NAME}
+    return own, {_KEYS_BY_NAME[name]: value for name, value in params.items() if name in _KEYS_BY_NAME}
+
+
+def normalised_with(network: MethodRef, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return the means and standard deviations that a configuration gives for a network; ``None`` if it gives none.
+
+    Args:
+        network: what :func:`network_ref` returned.
+        channels: of the images.
+
+    Raises:
+        UsageError: there are neither one number nor as many as channels.
+    """
+    texts = [network.params.get(NETWORK_KEYS[key]) for key in ("mean", "std")]
+    if texts == [None, None]:
+        return None
+    try:
+        mean, std = (tuple(float(number) for number in str(text).split()) for text in texts)
+    except ValueError:
+        raise UsageError(f"network '{network.name}': its mean and std are no numbers") from None
+    for key, numbers in (("mean", mean), ("std", std)):
+        if len(numbers) not in (1, channels):
+            raise UsageError(
+                f"network '{network.name}': {key} has {len(numbers)} numbers, the images have {channels} "
+                f"channel{'s' * (channels != 1)}"
+            )
+    return mean, std
 
 
 def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
@@ -82,43 +131,86 @@ def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
 
 def _checked(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     import torch
+    from torch.nn.parameter import is_lazy
 
-    net = _build(network, num_classes, image_shape).eval()
+    from bench.models.adapted import problem_of
+
+    net = _adapted(network, num_classes, image_shape).eval()
     device = next((parameter.device for parameter in net.parameters()), None)
+    # Lazy ones are made by the first image; on the meta device there are no numbers.
+    buffers = {name: each.clone() for name, each in net.named_buffers() if not is_lazy(each) and not each.is_meta}
     try:
         # One image: the parameters of lazy modules are made by it, and a mismatch is reported before any work.
         with torch.no_grad():
             logits = net(torch.zeros(1, *image_shape, device=device))
+    except UsageError as error:
+        raise UsageError(f"network '{network.name}': {error}") from error
     except Exception as error:
-        message = (text_of(error).strip().splitlines() or [type(error).__name__])[0]
         shape = "x".join(map(str, image_shape))
-        other = sorted({str(p.dtype) for p in net.parameters()} - {"torch.float32"})
-        if other:
-            message += (
-                f"; images are float32, weights {', '.join(other)}: convert images in its forward, or its weights"
-            )
-        raise UsageError(f"network '{network.name}' cannot take images of {shape}: {message}") from error
-    if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != 1:
-        raise UsageError(f"network '{network.name}' returns no logits of shape (images, classes)")
-    if logits.shape[1] != num_classes:
+        raise UsageError(f"network '{network.name}' cannot take images of {shape}: {_reason(error, net)}") from error
+    if changed := [name for name, each in net.named_buffers() if name in buffers and _differ(each, buffers[name])]:
         raise UsageError(
-            f"network '{network.name}' tells {logits.shape[1]} classes apart, the images have {num_classes}"
+            f"network '{network.name}' changes its buffer {changed[0]} in evaluation mode, so its answers may depend "
+            "on earlier images; change it only while self.training is true"
         )
+    one_logit = NETWORK_KEYS["one_logit"] in network.params
+    if (problem := problem_of(logits, num_classes, one_logit=one_logit)) is not None:
+        raise UsageError(f"network '{network.name}' {problem}")
     return net.train()
 
 
-def _build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+def _differ(buffer: Tensor, before: Tensor) -> bool:
+    return buffer.shape != before.shape or not bool(((buffer == before) | (before != before)).all())
+
+
+def _reason(error: Exception, net: nn.Module) -> str:
+    """Return why a network could not take images, in one line."""
+    lines = text_of(error).strip().splitlines() or [type(error).__name__]
+    # What torch.jit raises ends with the reason.
+    reason = lines[-1] if "TorchScript interpreter" in lines[0] else lines[0]
+    if other := sorted({str(each.dtype) for each in net.parameters()} - {"torch.float32"}):
+        return (
+            f"{reason}; images are float32, weights {', '.join(other)}: convert images in its forward, or its weights "
+            "with net.float()"
+        )
+    return reason
+
+
+def _adapted(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    """Return the network with what its configuration, or its library's card, says of images and outputs."""
+    import torch
+
+    from bench.models.adapted import Adapted, Normalisation, plain
+
+    params, around = _divided(network.params)
+    opened = _opened(network.model_copy(update={"params": params}), num_classes, image_shape, around)
+    net, normalisation = plain(opened.net), opened.normalisation
+    if (given := normalised_with(network, image_shape[0])) is not None:
+        normalisation = Normalisation(*given)
+    output = None if "output" not in around else str(around["output"])
+    # A copy of one has weights that cannot be frozen.
+    if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
+        raise UsageError(f"network '{network.name}' holds TorchScript; return the torch.nn.Module that it was made of")
+    if normalisation is None and not around:
+        return net
+    return Adapted(net, normalisation, output=output, one_logit="one_logit" in around)
+
+
+def _opened(
+    network: MethodRef, num_classes: int, image_shape: tuple[int, int, int], around: Mapping[str, Scalar]
+) -> Opened:
+    from bench.models.factory import make
+    from bench.models.libraries import Opened, open_network
+
     library, colon, name = network.name.partition(":")
     if colon and ".py:" not in network.name:
-        return _OPENED[library](name, dict(network.params), num_classes, image_shape)
-    from bench.models.factory import make
-
+        return open_network(library, name, dict(network.params), num_classes, image_shape)
     entry = entry_of(network)
     factory, params = entry.load(), entry.arguments(network.params)
     # A user's own factory may do more than make a network, and is called once.
     if entry.use is None:
         _require_room(network.name, lambda: make(network.name, factory, num_classes, image_shape, params))
-    return make(network.name, factory, num_classes, image_shape, params)
+    return Opened(make(network.name, factory, num_classes, image_shape, params, around), None)
 
 
 def _require_room(name: str, make: Callable[[], nn.Module]) -> None:
@@ -133,86 +225,3 @@ def _require_room(name: str, make: Callable[[], nn.Module]) -> None:
             f"network '{name}' has weights of {gib(weights)}; to train it takes {gib(needed)} of memory, and "
             f"{gib(available)} are available"
         )
-
-
-def _torchvision(name: str, params: dict[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    from torchvision import models
-
-    if name not in (known := models.list_models(module=models)):
-        raise UsageError(unknown("torchvision classifier", name, known))
-    if image_shape[0] != 3:
-        raise UsageError(f"torchvision:{name} takes images of 3 channels, these have {image_shape[0]}")
-    chosen = models.get_model_weights(name).DEFAULT if params.pop("pretrained", False) else None
-    if chosen is None:
-        net = _call(f"torchvision:{name}", models.get_model, name, weights=None, num_classes=num_classes, **params)
-        return _normalised(net, _IMAGENET_MEAN, _IMAGENET_STD)
-    if (offered := len(chosen.meta["categories"])) != num_classes:
-        raise UsageError(f"torchvision:{name} is pretrained for {offered} classes, the images have {num_classes}")
-    net = _call(f"torchvision:{name}", models.get_model, name, weights=chosen, **params)
-    shown = chosen.transforms()
-    return _normalised(net, shown.mean, shown.std)
-
-
-def _timm(name: str, params: dict[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    import timm
-
-    if not timm.is_model(name.partition(".")[0]):
-        raise UsageError(unknown("timm model", name, timm.list_models()))
-    channels = image_shape[0]
-    net = _call(f"timm:{name}", timm.create_model, name, num_classes=num_classes, in_chans=channels, **params)
-    shown = net.default_cfg
-    if len(shown["mean"]) != channels:
-        middle = (0.5,) * channels
-        return _normalised(net, middle, middle)
-    return _normalised(net, shown["mean"], shown["std"])
-
-
-def _robustbench(name: str, params: dict[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    arch = f"network 'robustbench:{name}'"
-    try:
-        from robustbench.model_zoo import model_dicts
-        from robustbench.utils import load_model
-    except ImportError as error:
-        raise UsageError(f"{arch}: the installed robustbench cannot be imported: {error}") from error
-    by_threat = chain.from_iterable(by.values() for by in model_dicts.values())
-    if name not in (known := set(chain.from_iterable(by_threat))):
-        raise UsageError(unknown("RobustBench model", name, known))
-    try:
-        # RobustBench's models take pixels in [0, 1] and normalise inside.
-        net: nn.Module = load_model(model_name=name, **{"model_dir": cache_folder() / "robustbench", **params})
-    # Besides wrong parameters: a model of another set, a refused download.
-    except Exception as error:
-        message = (text_of(error).strip().splitlines() or [""])[0]
-        raise UsageError(f"{arch} cannot be had: {type(error).__name__}: {message}") from error
-    return net
-
-
-_OPENED = {"torchvision": _torchvision, "timm": _timm, "robustbench": _robustbench}
-
-
-def _call(arch: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    try:
-        return make(*args, **kwargs)
-    except (TypeError, ValueError, KeyError) as error:
-        raise UsageError(f"network '{arch}' cannot be built: {str(error).splitlines()[0]}") from error
-
-
-def _normalised(net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
-    from torch import nn, tensor
-
-    class Normalised(nn.Module):
-        mean: Tensor
-        std: Tensor
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = net
-            # Constants of the network, not weights: they are rebuilt with it and stay out of its checkpoints.
-            self.register_buffer("mean", tensor(mean).view(-1, 1, 1), persistent=False)
-            self.register_buffer("std", tensor(std).view(-1, 1, 1), persistent=False)
-
-        def forward(self, x: Tensor) -> Tensor:
-            logits: Tensor = self.net((x - self.mean) / self.std)
-            return logits
-
-    return Normalised()

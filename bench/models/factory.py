@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 from torch import nn
 
-from bench.methods.factories import lacks
+from bench.methods.factories import is_own_too, lacks
 from bench.registry import unknown
 from bench.types import Scalar, UsageError, text_of
 
@@ -27,7 +27,12 @@ class _Signature(NamedTuple):
 
 
 def make(
-    name: str, factory: Any, num_classes: int, image_shape: tuple[int, int, int], params: Mapping[str, Scalar]
+    name: str,
+    factory: Any,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    params: Mapping[str, Scalar],
+    around: Iterable[str] = (),
 ) -> nn.Module:
     """Return the network that a factory makes.
 
@@ -42,11 +47,14 @@ def make(
         num_classes: length of a row of logits.
         image_shape: channels, height and width of the images.
         params: what the configuration gives.
+        around: keys of the configuration that surround the network, which no parameter may be called.
 
     Raises:
         UsageError: it cannot be called so, fails, returns no network, or returns one with the weights of another.
     """
     signature = _signature(name, factory)
+    if clash := sorted(signature.named.keys() & set(around)):
+        raise UsageError(f"network '{name}': {is_own_too(clash[0])}")
     offered = _offered(name, signature, num_classes, image_shape)
     if clash := sorted(offered.keys() & params.keys()):
         raise UsageError(f"network '{name}': {clash[0]} is what the images have; leave it out of the configuration")

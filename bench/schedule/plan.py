@@ -13,17 +13,18 @@ from pydantic import ValidationError
 from bench import registry
 from bench.config import expand
 from bench.config.expand import Attack, Base, Defense
-from bench.config.sections import Config
+from bench.config.sections import Config, ModelConfig
 from bench.config.sweeps import labels_of, sweep
 from bench.data import cards, data_ref, open_set
 from bench.data.resizing import Resizing
 from bench.keys import Keys, models_of, training_key
 from bench.models import weights
-from bench.models.build import network_ref
+from bench.models.build import has_card, network_ref, normalised_with
 from bench.models.weights import WeightsFile
 from bench.process.collection import no_collection
 from bench.schedule.passes import passes_of
 from bench.types import (
+    NETWORK_KEYS,
     Access,
     AttackRef,
     Cell,
@@ -97,7 +98,7 @@ def _methods(value: Cell | AttackRef) -> Iterator[MethodRef]:
 
 def _code_now(ref: MethodRef) -> str:
     """Return the hash of everything that determines what a method does now, except its parameters."""
-    if ref.kind == "network" and ":" in ref.name and ".py:" not in ref.name:
+    if ref.kind == "network":
         return network_ref(ref.name, ref.params).code_sha
     entry = registry.entry_of(ref)
     # Parameters take part where they name files or other methods. Checking those of a long suite takes far longer.
@@ -206,6 +207,9 @@ def _cells(
     test = _data(config, "test", data_folder, n if n is not None else config.dataset.n, thorough=thorough)
     bases = [defense.base for defense in defenses] + [attack.source for attack in attacks if attack.source]
     needs_training = any(base.recipe for base in bases)
+    with config.located("models"):
+        for _, network, _ in networks:
+            normalised_with(network, test.image_shape[0])
     train = _data(config, "train", data_folder, config.dataset.train_n, thorough=thorough) if needs_training else None
     files = {name: weights.inspect(name) for name in dict.fromkeys(base.weights for base in bases if base.weights)}
     hashes = {name: file.sha256 for name, file in files.items()}
@@ -228,7 +232,13 @@ def _networks(config: Config) -> Iterator[tuple[str, MethodRef, frozenset[str]]]
         for index, each in enumerate(config.models):
             with located(f"models[{index}] ({each.arch})"):
                 for params, swept in sweep(each.params):
-                    yield each.arch, network_ref(each.arch, params), swept
+                    yield each.arch, network_ref(each.arch, params), swept | _replaced(each)
+
+
+def _replaced(entry: ModelConfig) -> frozenset[str]:
+    """Return the parameters that replace what the card of a library's model says, which the name of a row shows."""
+    names = {NETWORK_KEYS[key] for key in ("mean", "std")}
+    return frozenset(names & entry.params.keys()) if has_card(entry.arch) else frozenset()
 
 
 def _data(
