@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from bench.cli import progress
+from bench.cli import command, progress
 from bench.cli.asides import said_in_one_line
 from bench.cli.spelling import require_options
 from bench.display.streams import Guarded, InTime, guarded
@@ -183,11 +183,12 @@ def _shown(args: argparse.Namespace, shared: Shared | None) -> int:
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """Return the parser of commands, and that of each verb."""
     parser = _Parser(
-        prog="run_bench.py",
+        prog=command.name(),
         description="Cross adversarial defenses with attacks. Without a verb: run the quick preset.",
         epilog="exit codes: 0 done, 1 regression found, 2 bad usage or a store that cannot be written, 3 some cells "
         "failed, differ or, of a plan, will fail, 130 interrupted, 143 terminated, 128 + N ended by signal N",
     )
+    parser.add_argument("-V", "--version", action="version", version=command.version())
     verbs: dict[str, argparse.ArgumentParser] = {}
     added = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name in VERBS:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli import options
+from bench.cli import command, options
 from bench.visible import visible
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _listed(data: str | None) -> dict[str, list[dict[str, Any]]]:
     datasets = []
     for name, named in NAMED.items():
         here = named.available(folder)
-        needs = None if here else "no files found; see run_bench.py doctor"
+        needs = None if here else f"no files found; see {command.name()} doctor"
         datasets.append({"name": name, "summary": named.summary, "available": here, "needs": needs})
     return {
         "attacks": attacks + adapters,

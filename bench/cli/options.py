@@ -17,6 +17,7 @@ from bench.types import UsageError, shown
 if TYPE_CHECKING:
     import torch
 
+    from bench.config.overrides import Setting
     from bench.config.sections import Request
     from bench.schedule.plan import Work
     from bench.schedule.progress import Reporter
@@ -57,6 +58,14 @@ def variants(parser: argparse.ArgumentParser) -> None:
     for kind, help_text in _VARIANTS.items():
         parser.add_argument(f"--{kind}", metavar="NAME", help=f"{help_text}, where the configuration has such variants")
     parser.add_argument("--epochs", type=number, metavar="N", help="of every training, instead of the configuration's")
+    parser.add_argument(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one setting instead of the configuration's, as in attacks.pgd.steps=50; may be repeated",
+    )
 
 
 def request(args: argparse.Namespace, name_or_file: str) -> Request:
@@ -66,7 +75,10 @@ def request(args: argparse.Namespace, name_or_file: str) -> Request:
     if args.epochs is not None and args.epochs < 0:
         raise UsageError(f"--epochs {args.epochs}: a number of epochs, 0 or more, is needed")
     variants = {kind: name for kind in _VARIANTS if (name := getattr(args, kind)) is not None}
-    return sections.request(name_or_file, variants, epochs=args.epochs)
+    for option, path in (("n", "dataset.n"), ("seed", "seeds"), ("device", "run.device"), ("epochs", "train.epochs")):
+        if getattr(args, option, None) is not None and any(".".join(each.path) == path for each in args.set):
+            raise UsageError(f"--{option} and --set {path} say the same; give one of them")
+    return sections.request(name_or_file, variants, epochs=args.epochs, settings=args.set)
 
 
 def store(parser: argparse.ArgumentParser) -> None:
@@ -249,6 +261,12 @@ def named(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("it is empty; the current folder is '.'")
     return text
+
+
+def _setting(text: str) -> Setting:
+    from bench.config.overrides import setting
+
+    return setting(text)
 
 
 def _shard(text: str) -> tuple[int, int]:

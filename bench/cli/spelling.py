@@ -7,11 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
+from bench.cli import command
 from bench.registry import unknown
 from bench.types import UsageError
 
 #: Words that argparse does not take for options: numbers, a lone dash, anything with a blank.
 _VALUE = re.compile(r"-(\d+|\d*\.\d+)?|.*\s.*", re.DOTALL)
+
+_WITHOUT_VERB = ("-h", "--help", "-V", "--version")
 
 
 def require_options(command_line: Sequence[str], verbs: Mapping[str, argparse.ArgumentParser]) -> None:
@@ -26,6 +29,7 @@ def require_options(command_line: Sequence[str], verbs: Mapping[str, argparse.Ar
     """
     verb = command_line[0] if command_line[0] in verbs else None
     own = set(chain.from_iterable(_options(verbs[name]) for name in ([verb] if verb else verbs)))
+    own |= set() if verb else set(_WITHOUT_VERB)
     for word in command_line:
         if word == "--":
             return
@@ -33,11 +37,11 @@ def require_options(command_line: Sequence[str], verbs: Mapping[str, argparse.Ar
             continue
         name = word.partition("=")[0] if word.startswith("--") else word[:2]
         if not any(option == name or (name.startswith("--") and option.startswith(name)) for option in own):
-            help_of = f"run_bench.py {verb}" if verb else "run_bench.py"
+            help_of = f"{command.name()} {verb}" if verb else command.name()
             raise UsageError(f"{unknown('option', word.partition('=')[0], own)} (see {help_of} --help)")
-        if verb is None and name not in ("-h", "--help"):
+        if verb is None and name not in _WITHOUT_VERB:
             meant = next((each for each in command_line if each in verbs), "run")
-            raise UsageError(f"option '{name}' stands before its verb; right is: run_bench.py {meant} … {name} …")
+            raise UsageError(f"option '{name}' stands before its verb; right is: {command.name()} {meant} … {name} …")
 
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:

@@ -21,7 +21,7 @@ MOST_BYTES = 2**22
 #: How deeply tables and lists may be nested, and how long a chain of ``extends`` may be.
 _DEEPEST = 12
 _MOST_LAYERS = 16
-_LONGEST_KEY, _LONGEST_TEXT = 200, 4_000
+LONGEST_KEY, _LONGEST_TEXT = 200, 4_000
 #: Whole numbers are those that TOML promises to keep: 64 bits with a sign.
 _LARGEST = 2**63
 # tomllib takes time and memory by the square of the parts of a dotted key.
@@ -37,10 +37,24 @@ def presets() -> dict[str, str]:
 
 
 class Layer(NamedTuple):
-    """One layer of tables; ``name`` is its file, or a variant of one."""
+    """One layer of tables; ``name`` is its file, a variant of one, or an option of the command.
+
+    ``changed``: of a layer that repeats lists of the layers below, the key paths that are its own.
+    """
 
     name: str
     body: dict[str, Any]
+    changed: tuple[tuple[str | int, ...], ...] | None = None
+
+    def gives(self, key_path: Sequence[str | int]) -> bool:
+        """Whether the value of a key comes from this layer."""
+        if self.changed is None:
+            return _has(self.body, key_path)
+        return any(tuple(key_path[: len(own)]) == own for own in self.changed)
+
+    def changes_below(self, key_path: Sequence[str | int]) -> bool:
+        """Whether this layer changes something inside a value that another layer gives."""
+        return any(own[: len(key_path)] == tuple(key_path) for own in self.changed or () if len(own) > len(key_path))
 
 
 class Layered(NamedTuple):
@@ -64,7 +78,10 @@ class Layered(NamedTuple):
             key_path: of the key, from the top of the file.
         """
         own = self.path.name
-        giving = next((layer.name for layer in reversed(self.layers) if _has(layer.body, key_path)), own)
+        giving = next((layer.name for layer in reversed(self.layers) if layer.gives(key_path)), own)
+        below = [layer.name for layer in self.layers if layer.changes_below(key_path)]
+        if giving == own and key_path and below:
+            return f"{own} with {', '.join(below)}"
         return own if giving == own else f"{own} (from {giving})"
 
 
@@ -211,24 +228,33 @@ def parsed(path: Path) -> dict[str, Any]:
     except ValueError as error:
         reason = "a number of thousands of digits" if "integer string conversion" in str(error) else error
         raise UsageError(f"{path} is not a readable TOML file: {reason}") from None
-    _check_plain(body, (), path)
+    require_plain(body, (), path.name)
     return body
 
 
-def _check_plain(value: Any, key_path: tuple[str | int, ...], path: Path) -> None:
-    """Raises UsageError: a value, or one inside it, is nothing that a setting takes."""
+def require_plain(value: Any, key_path: tuple[str | int, ...], where: str) -> None:
+    """Check a value from TOML, and those inside it.
+
+    Args:
+        value: to check.
+        key_path: of the value.
+        where: the file, or the option, that it is from.
+
+    Raises:
+        UsageError: it is nothing that a setting takes.
+    """
     if isinstance(value, dict | list):
         if len(key_path) >= _DEEPEST:
-            raise UsageError(f"{_where(key_path, path)}: lists or tables are nested too deeply")
+            raise UsageError(f"{_where(key_path, where)}: lists or tables are nested too deeply")
         if isinstance(value, dict) and (
-            odd := [key for key in value if len(key) > _LONGEST_KEY or _CONTROL.search(key)]
+            odd := [key for key in value if len(key) > LONGEST_KEY or _CONTROL.search(key)]
         ):
-            raise UsageError(f"{_where(key_path, path)}: {shown(odd[0])} cannot be a key")
+            raise UsageError(f"{_where(key_path, where)}: {shown(odd[0])} cannot be a key")
         for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
-            _check_plain(inside, (*key_path, key), path)
+            require_plain(inside, (*key_path, key), where)
         return
     if (problem := _problem(value)) is not None:
-        raise UsageError(f"{_where(key_path, path)}: {shown(value)} {problem}")
+        raise UsageError(f"{_where(key_path, where)}: {shown(value)} {problem}")
 
 
 def _problem(value: Any) -> str | None:
@@ -249,8 +275,8 @@ def _problem(value: Any) -> str | None:
     return "is a date or time, which no setting takes; write texts in quotes"
 
 
-def _where(key_path: tuple[str | int, ...], path: Path) -> str:
-    return f"{path.name}: {'.'.join(map(str, key_path))}" if key_path else path.name
+def _where(key_path: tuple[str | int, ...], where: str) -> str:
+    return f"{where}: {'.'.join(map(str, key_path))}" if key_path else where
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

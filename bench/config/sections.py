@@ -23,8 +23,9 @@ from pydantic import (
 )
 
 from bench import registry
-from bench.config import overlay
+from bench.config import overlay, overrides
 from bench.config.network_keys import channel_means, channel_stds, output_name
+from bench.config.overrides import Setting
 from bench.types import MAX_WORD, NETWORK_KEYS, ConfigurationError, Interpolation, Norm, UsageError, located, shown
 
 Section = TypeVar("Section", bound=BaseModel)
@@ -267,31 +268,44 @@ class Request(NamedTuple):
         return any(part.paper for part in self.parts)
 
 
-def request(name_or_file: str, variants: Mapping[str, str] | None = None, *, epochs: int | None = None) -> Request:
+def request(
+    name_or_file: str,
+    variants: Mapping[str, str] | None = None,
+    *,
+    epochs: int | None = None,
+    settings: Sequence[Setting] = (),
+) -> Request:
     """Return every checked configuration of a preset or a TOML file; one that ``include``s others has several.
 
     Args:
         name_or_file: a preset, or a file that ends with ``.toml``.
         variants: of each kind of variant the one that is wanted, such as ``{"scale": "tiny"}``; see :func:`load`.
         epochs: of every training, instead of the configuration's ``[train]``.
+        settings: what else is changed, in every configuration that has the entry which is named.
 
     Raises:
-        UsageError: as :func:`load`; or a configuration has another ``[run]`` than the one that includes it.
+        UsageError: as :func:`load`; a configuration has another ``[run]`` than the one that includes it; or a setting
+            names an entry that no configuration has.
     """
     file = overlay.read(name_or_file, {})
-    name = file.path.name
+    name, changes = file.path.name, _Changes(variants or {}, epochs, tuple(settings))
     if "include" not in file.body:
-        only, over = _loaded(name_or_file, variants or {}, epochs)
-        return Request(only.name, only.run, (only,), over)
+        only = _loaded(name_or_file, changes)
+        _require_used([only], changes)
+        return Request(only.config.name, only.config.run, (only.config,), only.variants)
+    of_run = [each for each in settings if each.path[0] == "run"]
+    layers, _ = overrides.applied(file.body, of_run)
+    file = file._replace(layers=(*file.layers, *layers))
     collection = _validated(_Collection, file.body, _Source(file))
     with located(f"{name}: include"):
-        loaded = [_loaded(each, variants or {}, epochs, within=f"{name}: include: ") for each in collection.include]
-    parts = tuple(part for part, _ in loaded)
+        loaded = [_loaded(each, changes, within=f"{name}: include: ") for each in collection.include]
+    _require_used(loaded, changes)
+    parts = tuple(each.config for each in loaded)
     for part in parts:
         if part.run != collection.run:
             raise UsageError(f"{name} includes {part.name}, whose [run] differs from its own; give both the same")
-    over = tuple(dict.fromkeys(chain.from_iterable(texts for _, texts in loaded)))
-    return Request(collection.name + _name_suffix(variants, epochs), collection.run, parts, over)
+    over = tuple(dict.fromkeys(chain.from_iterable(each.variants for each in loaded)))
+    return Request(collection.name + changes.suffix, collection.run, parts, over)
 
 
 def load(name_or_file: str, variants: Mapping[str, str] | None = None, *, epochs: int | None = None) -> Config:
@@ -305,25 +319,51 @@ def load(name_or_file: str, variants: Mapping[str, str] | None = None, *, epochs
     Raises:
         UsageError: no such preset, file or variant, not TOML, or a key or value that is not allowed.
     """
-    return _loaded(name_or_file, variants or {}, epochs)[0]
+    return _loaded(name_or_file, _Changes(variants or {}, epochs)).config
 
 
-def _loaded(
-    name_or_file: str, variants: Mapping[str, str], epochs: int | None, within: str = ""
-) -> tuple[Config, tuple[str, ...]]:
-    layered = overlay.read(name_or_file, variants, alone=True)
-    if epochs is not None:
-        override = overlay.Layer("--epochs", {"train": {"epochs": epochs}})
+class _Changes(NamedTuple):
+    """What a command changes in the files that it reads."""
+
+    variants: Mapping[str, str]
+    epochs: int | None = None
+    settings: tuple[Setting, ...] = ()
+
+    @property
+    def suffix(self) -> str:
+        """What the name of a configuration ends with."""
+        epochs = [] if self.epochs is None else [f"{self.epochs}-epochs"]
+        return "".join(f".{each}" for each in [*self.variants.values(), *epochs])
+
+
+class _Loaded(NamedTuple):
+    config: Config
+    #: Such as ``scale tiny``.
+    variants: tuple[str, ...]
+    body: Mapping[str, Any]
+    #: Settings that name an entry which it does not have.
+    unused: Sequence[Setting]
+
+
+def _loaded(name_or_file: str, changes: _Changes, within: str = "") -> _Loaded:
+    layered = overlay.read(name_or_file, changes.variants, alone=True)
+    if changes.epochs is not None:
+        override = overlay.Layer("--epochs", {"train": {"epochs": changes.epochs}})
         layered = layered._replace(layers=(*layered.layers, override))
+    layers, unused = overrides.applied(layered.body, changes.settings)
+    layered = layered._replace(layers=(*layered.layers, *layers))
     body, source = layered.body, _Source(layered, within)
-    chosen = _validated(Config, {**body, "name": str(body.get("name", "")) + _name_suffix(variants, epochs)}, source)
-    chosen._source = source
-    return chosen, tuple(f"{kind} {name}" for kind, name in sorted(layered.variants.items()))
+    config = _validated(Config, {**body, "name": str(body.get("name", "")) + changes.suffix}, source)
+    config._source = source
+    over = tuple(f"{kind} {name}" for kind, name in sorted(layered.variants.items()))
+    return _Loaded(config, over, body, unused)
 
 
-def _name_suffix(variants: Mapping[str, str] | None, epochs: int | None) -> str:
-    chosen = [*(variants or {}).values(), *([f"{epochs}-epochs"] if epochs is not None else [])]
-    return "".join(f".{each}" for each in chosen)
+def _require_used(loaded: Sequence[_Loaded], changes: _Changes) -> None:
+    """Raises UsageError: a setting names an entry that no configuration has."""
+    for each in changes.settings:
+        if all(each in one.unused for one in loaded):
+            raise overrides.nowhere([one.body for one in loaded], each)
 
 
 def _validated(kind: type[Section], body: Mapping[str, Any], source: _Source) -> Section:
