@@ -373,21 +373,33 @@ class Schedule(Frozen):
     ``compile`` are ways to compute: they change the last digits, so they are part of the name of the weights.
     """
 
-    epochs: int = Field(100, ge=0, le=1_000_000)
-    batch: int = Field(128, gt=0, le=MAX_IMAGES)
-    optimizer: Literal["sgd"] = "sgd"
-    lr: Rate = Field(0.01, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: Rate = Field(1e-3, ge=0)
-    schedule: Literal["multistep", "one-cycle"] = "multistep"
-    drops: Annotated[tuple[float, ...], FailFast()] = Field((0.75, 0.9), max_length=1_000)
-    drop_factor: float = Field(0.1, gt=0, le=1)
-    augment: Literal["none", "flip", "crop-flip"] = "none"
-    ema: float = Field(0.0, ge=0, lt=1)
-    holdout: int = Field(0, ge=0, le=MAX_IMAGES)
-    bf16: bool = False
-    channels_last: bool = False
-    compile: bool = False
+    epochs: int = Field(100, ge=0, le=1_000_000, description="0 keeps the weights that the network is made with")
+    batch: int = Field(128, gt=0, le=MAX_IMAGES, description="of a step", json_schema_extra={"unit": "images"})
+    optimizer: Literal["sgd"] = Field("sgd", description="stochastic gradient descent")
+    lr: Rate = Field(0.01, gt=0, description="learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of the gradient")
+    weight_decay: Rate = Field(1e-3, ge=0, description="L2 penalty on all weights")
+    schedule: Literal["multistep", "one-cycle"] = Field(
+        "multistep", description="the rate drops at `drops`, or rises linearly until half the run and falls to zero"
+    )
+    drops: Annotated[tuple[float, ...], FailFast()] = Field(
+        (0.75, 0.9), max_length=1_000, description="where the rate drops, as rising fractions of the run"
+    )
+    drop_factor: float = Field(0.1, gt=0, le=1, description="what the rate is multiplied with at each drop")
+    augment: Literal["none", "flip", "crop-flip"] = Field(
+        "none", description="of training images: mirrored, and shifted by up to 4 pixels"
+    )
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of an average of the weights, which then is kept; 0 is none")
+    holdout: int = Field(
+        0,
+        ge=0,
+        le=MAX_IMAGES,
+        description="training images set aside; the epoch that is most robust on them is kept, at 0 the last",
+        json_schema_extra={"unit": "images"},
+    )
+    bf16: bool = Field(False, description="compute in bfloat16; changes the last digits")
+    channels_last: bool = Field(False, description="lay images out channels-last; changes the last digits")
+    compile: bool = Field(False, description="use torch.compile; changes the last digits")
 
     @model_validator(mode="after")
     def _drops_are_fractions(self) -> Schedule:

@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     PrivateAttr,
     Strict,
     ValidationError,
@@ -45,7 +46,7 @@ def seconds(text: object) -> float:
 
 
 _LONGEST_S = 10 * 365 * 24 * 3600
-Duration = Annotated[float, BeforeValidator(seconds)]
+Duration = Annotated[float, BeforeValidator(seconds, json_schema_input_type=float | str)]
 
 
 def _not_empty(value: object) -> object:
@@ -62,6 +63,10 @@ def _batch(value: object) -> object:
 
 #: Of images, epochs and the like: far above what anyone can have.
 _MOST = 10**9
+#: Units, for the reference of the configuration and its JSON Schema.
+_IMAGES: dict[str, JsonValue] = {"unit": "images"}
+_PIXELS: dict[str, JsonValue] = {"unit": "pixels"}
+_PerChannel = float | str | list[float | str]
 Some = BeforeValidator(_not_empty)
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -104,26 +109,58 @@ def _both(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
 
 
 class DatasetConfig(_Section):
-    name: str
-    n: int | None = Field(None, gt=0, le=_MOST)
-    #: By default, stratified where the order of the images may mean something, else the first.
-    subset: Literal["first", "stratified"] | None = None
-    train_n: int | None = Field(None, gt=0, le=_MOST)
-    #: The names of the classes in the order of their labels; by default the set's own.
-    classes: Annotated[tuple[str, ...], BeforeValidator(_texts), AfterValidator(_distinct)] = Field(
-        (), min_length=2, max_length=100_000
+    """The images."""
+
+    name: str = Field(description="a named set (`list datasets`), `folder:DIR` or `parquet:DIR`")
+    n: int | None = Field(None, gt=0, le=_MOST, description="test images; all by default", json_schema_extra=_IMAGES)
+    subset: Literal["first", "stratified"] | None = Field(
+        None,
+        description="which `n` images: the first, or of each class its share; by default stratified where the order of "
+        "the images may mean something, else the first",
     )
-    #: 3 for RGB, 1 for grey; by default a named set's own, and of another set 1 where all its files are grey.
-    channels: Literal[1, 3] | None = None
-    image_size: int | tuple[int, int] | None = None
-    interpolation: Interpolation = "bilinear"
-    #: A number is the length of the shorter side, two are height and width; of the result the center is cropped.
-    resize: int | tuple[int, int] | None = None
-    crop: int | tuple[int, int] | None = None
-    #: The crop's share of what the image is resized to, instead of ``resize``.
-    crop_pct: float | None = None
-    #: ``torchvision:NAME`` or ``timm:NAME``, whose card says how to resize and crop, or ``model``: the networks' own.
-    preprocessing: Annotated[str, Field(min_length=1, max_length=MAX_WORD)] | None = None
+    train_n: int | None = Field(
+        None,
+        gt=0,
+        le=_MOST,
+        description="training images, chosen as `subset` says; all by default",
+        json_schema_extra=_IMAGES,
+    )
+    classes: Annotated[
+        tuple[str, ...], BeforeValidator(_texts, json_schema_input_type=list[str | int]), AfterValidator(_distinct)
+    ] = Field(
+        (),
+        min_length=2,
+        max_length=100_000,
+        description="the names of the classes in the order of their labels; by default the set's own",
+    )
+    channels: Literal[1, 3] | None = Field(
+        None,
+        description="3 for RGB, 1 for grey; by default a named set's own, of another set 1 where every file is grey",
+    )
+    image_size: int | tuple[int, int] | None = Field(
+        None,
+        description="height and width, or one number for both, that every image is resized to; the set's own by default",
+        json_schema_extra=_PIXELS,
+    )
+    interpolation: Interpolation = Field("bilinear", description="how images of another size are resized")
+    resize: int | tuple[int, int] | None = Field(
+        None,
+        description="before `crop`: the length of the shorter side, or height and width",
+        json_schema_extra=_PIXELS,
+    )
+    crop: int | tuple[int, int] | None = Field(
+        None,
+        description="height and width, or one number for both, of the center that is cut out after resizing",
+        json_schema_extra=_PIXELS,
+    )
+    crop_pct: float | None = Field(
+        None, description="instead of `resize`: the crop's share of what the image is resized to"
+    )
+    preprocessing: Annotated[str, Field(min_length=1, max_length=MAX_WORD)] | None = Field(
+        None,
+        description="`torchvision:NAME` or `timm:NAME`, whose card says how to resize and crop, or `model`: the "
+        "networks' own",
+    )
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -146,14 +183,25 @@ class DatasetConfig(_Section):
 
 
 class ModelConfig(_Method):
-    arch: str
-    #: Of the images that the network expects, which is then given (images - mean) / std.
-    mean: Annotated[str | None, BeforeValidator(channel_means)] = None
-    std: Annotated[str | None, BeforeValidator(channel_stds)] = None
-    #: Which of several outputs holds the logits.
-    output: Annotated[str | None, BeforeValidator(output_name)] = None
-    #: The network returns one number for an image, the logit of the second of two classes.
-    one_logit: Annotated[bool, Strict()] = False
+    """A network; its parameters are further keys, and a list sweeps."""
+
+    arch: str = Field(
+        description="a network (`list models`), `FILE.py:FACTORY`, `torchvision:NAME`, `timm:NAME` or `robustbench:NAME`"
+    )
+    mean: Annotated[str | None, BeforeValidator(channel_means, json_schema_input_type=_PerChannel)] = Field(
+        None,
+        description="of a network that expects normalised images: it is given (image - mean) / std; one number, or one "
+        "for each channel, for pixels in [0, 1]",
+    )
+    std: Annotated[str | None, BeforeValidator(channel_stds, json_schema_input_type=_PerChannel)] = Field(
+        None, description="goes with `mean`"
+    )
+    output: Annotated[str | None, BeforeValidator(output_name, json_schema_input_type=str | int)] = Field(
+        None, description="which of several outputs holds the logits: the name of a field, or its place in a tuple"
+    )
+    one_logit: Annotated[bool, Strict()] = Field(
+        False, description="the network returns one number for an image: the logit of the second of two classes"
+    )
 
     @model_validator(mode="after")
     def _one_of_a_pair(self) -> Self:
@@ -172,32 +220,84 @@ class ModelConfig(_Method):
 
 
 class DefenseConfig(_Method):
-    use: str
-    base: Annotated[str | list[str] | None, Some] = None
-    train: dict[str, Any] = {}
+    """A row: a training recipe, weights, or a test-time step; its parameters are further keys, and a list sweeps."""
+
+    use: str = Field(
+        description="a recipe or test-time step (`list defenses`), `FILE.py:NAME`, or `weights:FILE`: a network that is "
+        "trained already"
+    )
+    base: Annotated[str | list[str] | None, Some] = Field(
+        None,
+        description="under a test-time step: the recipe or `weights:FILE`, or several; by default the step's own",
+    )
+    train: dict[str, Any] = Field({}, description="of the recipe: other settings than `[train]` has")
 
 
 class AttackConfig(_Method):
-    use: str
-    eps: Annotated[Any, Some] = None
-    norm: Norm | None = None
-    access: list[Literal["static", "adaptive", "transfer"]] = Field(["static", "adaptive"], min_length=1, max_length=3)
-    source: Annotated[str | list[str] | None, Some] = None
-    source_seed: Seed | None = None
-    #: Overrides of the source's training, as a defense has them: other epochs, another rate.
-    source_train: dict[str, Any] = {}
-    eot: int = Field(20, ge=1, le=_MOST)
+    """A column; the parameters of the attack are further keys, and a list sweeps."""
+
+    use: str = Field(
+        description="an attack (`list attacks`), `FILE.py:NAME`, or `LIBRARY:NAME`, such as `art:SquareAttack`"
+    )
+    eps: Annotated[Any, Some] = Field(
+        None,
+        description='the budget, exact, such as `"8/255"`; a list sweeps; by default 8/255 (L∞), 1/2 (L2) or 1/200 '
+        "(Wasserstein), and none for an attack that needs none",
+        json_schema_extra={"unit": "pixels in [0, 1]"},
+    )
+    norm: Norm | None = Field(None, description="by default the first that the attack keeps to")
+    access: list[Literal["static", "adaptive", "transfer"]] = Field(
+        ["static", "adaptive"],
+        min_length=1,
+        max_length=3,
+        description="what the attacker sees: the bare network, the defense as deployed, or the network of `source`",
+    )
+    source: Annotated[str | list[str] | None, Some] = Field(
+        None, description="with access `transfer`: the recipe or `weights:FILE` that is attacked instead, or several"
+    )
+    source_seed: Seed | None = Field(None, description="of the source's training; by default the cell's")
+    source_train: dict[str, Any] = Field(
+        {}, description="of the source's recipe: other settings than `[train]` has, such as `epochs`"
+    )
+    eot: int = Field(
+        20,
+        ge=1,
+        le=_MOST,
+        description="of a random defense under adaptive attack: over how many draws each gradient is averaged",
+        json_schema_extra={"unit": "draws"},
+    )
 
 
 class RunConfig(_Section):
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    batch: Annotated[Literal["auto"] | int, BeforeValidator(_batch)] = "auto"
-    #: Seconds, or a text such as ``30m``, that a cell may take, training apart.
-    timeout: Duration | None = None
-    #: What the ray executor requests for each task: processors (by default the threads of this process), and GPUs or a
-    #: fraction of one (by default one where the device is a GPU).
-    cpus: int | None = Field(None, gt=0, le=_MOST)
-    gpus: float | None = Field(None, ge=0, le=_MOST)
+    """How to run; none of it changes a number."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto` takes a GPU where there is one")
+    batch: Annotated[Literal["auto"] | int, BeforeValidator(_batch, json_schema_input_type=Literal["auto"] | int)] = (
+        Field(
+            "auto",
+            description="how many images pass the network at once; halved where memory runs out",
+            json_schema_extra=_IMAGES,
+        )
+    )
+    timeout: Duration | None = Field(
+        None,
+        description="how long a cell may take, training apart, such as `90s`, `30m` or `2h`; by default without limit",
+        json_schema_extra={"unit": "seconds"},
+    )
+    cpus: int | None = Field(
+        None,
+        gt=0,
+        le=_MOST,
+        description="on a Ray cluster, for each task; by default the threads of the process that leads",
+        json_schema_extra={"unit": "processors"},
+    )
+    gpus: float | None = Field(
+        None,
+        ge=0,
+        le=_MOST,
+        description="on a Ray cluster, for each task: a number, or a fraction of one; by default 1 on a GPU",
+        json_schema_extra={"unit": "GPUs"},
+    )
 
 
 @dataclass(frozen=True)
@@ -215,22 +315,37 @@ class _Source:
 
 
 class Config(_Section):
-    schema_: Literal[1] = Field(alias="schema")
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=200)
-    summary: str = ""
-    seeds: list[Seed] = Field([0], min_length=1, max_length=10_000)
-    #: Attacks on one deployed function run cheapest first, each on what the earlier ones left: columns are running
-    #: worst cases.
-    worst_case: bool = False
+    """One table: its rows, its columns, and how they are run."""
+
+    schema_: Literal[1] = Field(alias="schema", description="the version of this format")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_.-]*$",
+        max_length=200,
+        description="of the table: small letters, digits, `-`, `_` and `.`",
+    )
+    summary: str = Field("", description="one line that says what it is for")
+    seeds: list[Seed] = Field(
+        [0],
+        min_length=1,
+        max_length=10_000,
+        description="every cell is measured once for each, with its own training and its own draws",
+    )
+    worst_case: bool = Field(
+        False,
+        description="attacks on one deployed defense run cheapest first, each on what the earlier ones left: columns are "
+        "running worst cases",
+    )
     dataset: DatasetConfig
     models: list[ModelConfig] = Field(min_length=1)
     defenses: list[DefenseConfig] = Field(min_length=1)
     attacks: list[AttackConfig] = Field(min_length=1)
-    #: What all attacks, or all recipes, are given that know it; tables inside are for one of them.
-    attack: dict[str, Any] = {}
-    train: dict[str, Any] = {}
-    #: Beside the leaderboard, write the tables and figures of the TPAP paper.
-    paper: bool = False
+    attack: dict[str, Any] = Field(
+        {}, description="settings for all attacks that know them; a table inside, `[attack.pgd]`, is for one"
+    )
+    train: dict[str, Any] = Field(
+        {}, description="settings for all recipes that know them; a table inside, `[train.pgd-at]`, is for one"
+    )
+    paper: bool = Field(False, description="beside the leaderboard, write the tables and figures of the TPAP paper")
     run: RunConfig = RunConfig()
     _source: _Source | None = PrivateAttr(None)
 
@@ -249,7 +364,7 @@ class _Collection(_Section):
     schema_: Literal[1] = Field(alias="schema")
     name: str
     summary: str = ""
-    include: list[str] = Field(min_length=1, max_length=200)
+    include: list[str] = Field(min_length=1, max_length=200, description="presets and files that are run as one plan")
     run: RunConfig = RunConfig()
 
 
