@@ -139,7 +139,7 @@ class DatasetConfig(_Section):
     )
     image_size: int | tuple[int, int] | None = Field(
         None,
-        description="height and width, or one number for both, that every image is resized to; the set's own by default",
+        description="height and width, or one number for both, of every image after resizing; by default the set's own",
         json_schema_extra=_PIXELS,
     )
     interpolation: Interpolation = Field("bilinear", description="how images of another size are resized")
@@ -186,7 +186,7 @@ class ModelConfig(_Method):
     """A network; its parameters are further keys, and a list sweeps."""
 
     arch: str = Field(
-        description="a network (`list models`), `FILE.py:FACTORY`, `torchvision:NAME`, `timm:NAME` or `robustbench:NAME`"
+        description="a network (`list models`), `FILE.py:FACTORY`, or a name of a library, such as `timm:resnet18`"
     )
     mean: Annotated[str | None, BeforeValidator(channel_means, json_schema_input_type=_PerChannel)] = Field(
         None,
@@ -223,8 +223,8 @@ class DefenseConfig(_Method):
     """A row: a training recipe, weights, or a test-time step; its parameters are further keys, and a list sweeps."""
 
     use: str = Field(
-        description="a recipe or test-time step (`list defenses`), `FILE.py:NAME`, or `weights:FILE`: a network that is "
-        "trained already"
+        description="a recipe or test-time step (`list defenses`), `FILE.py:NAME`, or `weights:FILE`, a network that "
+        "is trained already"
     )
     base: Annotated[str | list[str] | None, Some] = Field(
         None,
@@ -332,8 +332,8 @@ class Config(_Section):
     )
     worst_case: bool = Field(
         False,
-        description="attacks on one deployed defense run cheapest first, each on what the earlier ones left: columns are "
-        "running worst cases",
+        description="attacks on one deployed defense run cheapest first, each on what the earlier ones left: columns "
+        "are running worst cases",
     )
     dataset: DatasetConfig
     models: list[ModelConfig] = Field(min_length=1)
