@@ -47,6 +47,7 @@ _NAMES: dict[type[BaseModel], dict[str, Any]] = {
 
 def _without(method: dict[str, Any]) -> dict[type[BaseModel], dict[str, Any]]:
     """Return what to leave out where of every method ``method`` is left out, and all that keys leave out."""
+    method = {**method, "members": {"__all__": method}}
     recipe = {"recipe": method, "chosen_by": method}
     model = {"network": method, "weights": {**_WEIGHTS, **recipe}}
     earlier = {"attack": method}

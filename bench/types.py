@@ -164,6 +164,7 @@ MAX_PARAMS = 1_000
 _MAX_MESSAGE, _MAX_TRACEBACK = 10_000, 200_000
 _MAX_TEXT = 10_000
 _MAX_SUITE = 1_000
+MAX_MEMBERS = 100
 _MAX_CLASSES = 30_000
 _MAX_PACKAGES = 1_000
 _MAX_EPS = 10**6
@@ -280,15 +281,27 @@ class Threat(Frozen):
 
 
 class MethodRef(Frozen):
-    """One attack, recipe, test-time step or network with every parameter spelled out."""
+    """One attack, recipe, test-time step or network with every parameter spelled out.
+
+    ``members`` are the networks of an ensemble.
+    """
 
     kind: Kind
     name: Name
     params: Params = {}
     code_sha: Digest
+    members: Annotated[tuple[MethodRef, ...], FailFast()] = Field(
+        (), max_length=MAX_MEMBERS, exclude_if=lambda members: not members
+    )
 
     def __hash__(self) -> int:
-        return hash((self.kind, self.name, frozenset(self.params.items()), self.code_sha))
+        return hash((self.kind, self.name, frozenset(self.params.items()), self.code_sha, self.members))
+
+    @model_validator(mode="after")
+    def _is_flat(self) -> MethodRef:
+        if any(member.members or member.kind != "network" for member in self.members):
+            raise ValueError("a member of an ensemble is a network, and no ensemble")
+        return self
 
 
 class Preprocessing(Frozen):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -27,7 +27,17 @@ from bench import registry
 from bench.config import overlay, overrides
 from bench.config.network_keys import channel_means, channel_stds, output_name
 from bench.config.overrides import Setting
-from bench.types import MAX_WORD, NETWORK_KEYS, ConfigurationError, Interpolation, Norm, UsageError, located, shown
+from bench.types import (
+    MAX_MEMBERS,
+    MAX_WORD,
+    NETWORK_KEYS,
+    ConfigurationError,
+    Interpolation,
+    Norm,
+    UsageError,
+    located,
+    shown,
+)
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -185,8 +195,9 @@ class DatasetConfig(_Section):
 class ModelConfig(_Method):
     """A network; its parameters are further keys, and a list sweeps."""
 
-    arch: str = Field(
-        description="a network (`list models`), `FILE.py:FACTORY`, or a name of a library, such as `timm:resnet18`"
+    arch: str | list[Any] = Field(
+        description="a network (`list models`), `FILE.py:FACTORY`, or a name of a library, such as `timm:resnet18`; a "
+        "list of these, or of tables with an `arch` and its parameters, is an ensemble"
     )
     mean: Annotated[str | None, BeforeValidator(channel_means, json_schema_input_type=_PerChannel)] = Field(
         None,
@@ -202,21 +213,68 @@ class ModelConfig(_Method):
     one_logit: Annotated[bool, Strict()] = Field(
         False, description="the network returns one number for an image: the logit of the second of two classes"
     )
+    combine: Literal["logits", "probabilities"] | None = Field(
+        None, description="what an ensemble takes the mean of; of logits by default"
+    )
+    _members: tuple[ModelConfig, ...] = PrivateAttr(())
 
     @model_validator(mode="after")
-    def _one_of_a_pair(self) -> Self:
+    def _is_consistent(self) -> Self:
         if (self.mean is None) != (self.std is None):
             only, other = ("mean", "std") if self.std is None else ("std", "mean")
             raise ValueError(f"{only} is given without {other}; a network that expects normalised images needs both")
         if reserved := sorted((self.model_extra or {}).keys() & NETWORK_KEYS.values()):
             raise ValueError(f"unknown key '{reserved[0]}'; it is {reserved[0].rpartition('.')[2]} in a configuration")
+        if isinstance(self.arch, str) and self.combine is not None:
+            raise ValueError("combine belongs to an ensemble, a list of networks such as arch = ['resnet18', 'vgg16']")
+        if isinstance(self.arch, list):
+            self._members = tuple(_member(index, each) for index, each in enumerate(self.arch))
+            if not 2 <= len(self._members) <= MAX_MEMBERS:
+                raise ValueError(f"arch lists {len(self._members)} networks; an ensemble has 2 to {MAX_MEMBERS}")
         return self
+
+    @property
+    def members(self) -> tuple[ModelConfig, ...]:
+        """The networks of an ensemble; none where the entry is a network."""
+        return self._members
 
     @property
     def params(self) -> dict[str, Any]:
         """The parameters of the network, and under names that none of its own can have those that surround it."""
         around = {name: getattr(self, key) for key, name in NETWORK_KEYS.items()}
         return super().params | {name: value for name, value in around.items() if value not in (None, False)}
+
+    @property
+    def params_of_members(self) -> dict[str, Any]:
+        """What single members of an ensemble have of their own, by their number and its name."""
+        numbered = enumerate(self._members, start=1)
+        return dict(chain.from_iterable(each._params_of_member(number) for number, each in numbered))
+
+    def _params_of_member(self, number: int) -> Iterator[tuple[str, Any]]:
+        yield from ((f"{number}.{name}", value) for name, value in self.params.items())
+
+    @property
+    def title(self) -> str:
+        """The name, or the names of the members, for what is said."""
+        return " + ".join(str(each.arch) for each in self._members) or str(self.arch)
+
+
+def _member(index: int, body: object) -> ModelConfig:
+    """Return a member of an ensemble.
+
+    Raises:
+        ValueError: it is neither a name nor a table that describes one network.
+    """
+    where = f"arch[{index}]"
+    if not isinstance(body, str | dict):
+        raise ValueError(f"{where} is the name of a network or a table with its arch, not {shown(body)}")
+    try:
+        member = ModelConfig.model_validate({"arch": body} if isinstance(body, str) else body)
+    except ValidationError as error:
+        raise ValueError(registry.explain(error, where=where, known=ModelConfig.model_fields)) from None
+    if not isinstance(member.arch, str) or any(isinstance(value, list) for value in member.params.values()):
+        raise ValueError(f"{where} is one network with one value of each parameter")
+    return member
 
 
 class DefenseConfig(_Method):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -45,6 +46,26 @@ def network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
     ref = _named_ref(arch, own, around)
     surrounding = {NETWORK_KEYS[key]: value for key, value in around.items()}
     return ref.model_copy(update={"params": {**ref.params, **surrounding}}) if around else ref
+
+
+def ensemble_ref(members: Sequence[MethodRef], combine: str) -> MethodRef:
+    """Return the reference of an ensemble, called ``2 x resnet18 + vgg16``.
+
+    Args:
+        members: what :func:`network_ref` returned for each, in order.
+        combine: see :class:`bench.models.ensemble.Ensemble`.
+
+    Raises:
+        pydantic.ValidationError: its name is too long for a result.
+    """
+    counts = [(name, len(list(same))) for name, same in groupby(member.name for member in members)]
+    return MethodRef(
+        kind="network",
+        name=" + ".join(name if count == 1 else f"{count} x {name}" for name, count in counts),
+        params={"combine": combine},
+        code_sha=sha256_hex("ensemble", *(member.code_sha for member in members)),
+        members=tuple(members),
+    )
 
 
 def has_card(arch: str) -> bool:
@@ -113,7 +134,7 @@ def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
     The initial weights are drawn from torch's global generator: seed it before. The call leaves it as it was.
 
     Args:
-        network: what :func:`network_ref` returned.
+        network: what :func:`network_ref` or :func:`ensemble_ref` returned.
         num_classes: length of a row of logits.
         image_shape: channels, height and width of the images.
 
@@ -126,7 +147,12 @@ def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
 
     # Of what does not work out the error says more, and in one line.
     with isolated(f"network {network.name}"), warnings.catch_warnings(record=True):
-        return _checked(network, num_classes, image_shape)
+        if not network.members:
+            return _checked(network, num_classes, image_shape)
+        from bench.models.ensemble import Ensemble
+
+        members = [_checked(member, num_classes, image_shape) for member in network.members]
+        return Ensemble(members, str(network.params.get("combine")))
 
 
 def _checked(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -19,7 +19,7 @@ from bench.data import cards, data_ref, open_set
 from bench.data.resizing import Resizing
 from bench.keys import Keys, models_of, training_key
 from bench.models import weights
-from bench.models.build import has_card, network_ref, normalised_with
+from bench.models.build import ensemble_ref, has_card, network_ref, normalised_with
 from bench.models.weights import WeightsFile
 from bench.process.collection import no_collection
 from bench.schedule.passes import passes_of
@@ -82,7 +82,7 @@ def changed(value: Cell | AttackRef) -> MethodRef | None:
 
 
 def _methods(value: Cell | AttackRef) -> Iterator[MethodRef]:
-    yield value.model.network
+    yield from value.model.network.members or (value.model.network,)
     if isinstance(value.model.weights, TrainRef):
         yield value.model.weights.recipe
         if value.model.weights.chosen_by is not None:
@@ -203,13 +203,14 @@ def _cells(
             f"{config.name} has {count:,} cells: {len(networks):,} networks x {len(seeds):,} seeds x "
             f"{len(defenses):,} defenses x {len(attacks) + 1:,} columns; a plan takes at most {MOST_CELLS:,}"
         )
-    labels = labels_of([(arch, ref.params, swept) for arch, ref, swept in networks])
+    labels = labels_of([(ref.name, params, swept) for ref, params, swept in networks])
     test = _data(config, "test", data_folder, n if n is not None else config.dataset.n, thorough=thorough)
     bases = [defense.base for defense in defenses] + [attack.source for attack in attacks if attack.source]
     needs_training = any(base.recipe for base in bases)
     with config.located("models"):
-        for _, network, _ in networks:
-            normalised_with(network, test.image_shape[0])
+        for network, _, _ in networks:
+            for each in network.members or (network,):
+                normalised_with(each, test.image_shape[0])
     train = _data(config, "train", data_folder, config.dataset.train_n, thorough=thorough) if needs_training else None
     files = {name: weights.inspect(name) for name in dict.fromkeys(base.weights for base in bases if base.weights)}
     hashes = {name: file.sha256 for name, file in files.items()}
@@ -218,7 +219,7 @@ def _cells(
         attacks = sorted(attacks, key=suite_order)
     with config.located("train"):
         cells: list[PlannedCell] = []
-        for label, (_, network, _) in zip(labels, networks, strict=True):
+        for label, (network, _, _) in zip(labels, networks, strict=True):
             for s in seeds:
                 maker = _Maker(label, network, s, test, train, hashes, keys)
                 for defense in rows:
@@ -226,19 +227,38 @@ def _cells(
     return cells, list(files.values())
 
 
-def _networks(config: Config) -> Iterator[tuple[str, MethodRef, frozenset[str]]]:
+def _networks(config: Config) -> Iterator[tuple[MethodRef, Mapping[str, Any], frozenset[str]]]:
+    """Yield each network with what its name in a table may show: parameters, and which of these it always shows."""
     with config.located("models"):
         expand.require_few("models", ((each.params, 1) for each in config.models))
         for index, each in enumerate(config.models):
-            with located(f"models[{index}] ({each.arch})"):
+            with located(f"models[{index}] ({each.title})"):
                 for params, swept in sweep(each.params):
-                    yield each.arch, network_ref(each.arch, params), swept | _replaced(each)
+                    if not each.members:
+                        ref = network_ref(str(each.arch), params)
+                        yield ref, ref.params, swept | _replaced(each)
+                        continue
+                    ref = ensemble_ref([_member(member, params) for member in each.members], each.combine or "logits")
+                    of_members = each.params_of_members
+                    shown_params = {**params, **ref.params, **of_members}
+                    yield ref, shown_params, swept | _replaced(each) | _normalising(of_members)
+
+
+def _member(member: ModelConfig, shared: Mapping[str, Any]) -> MethodRef:
+    """Return a network of an ensemble: what the entry says holds for each that does not say it itself."""
+    with located(str(member.arch)):
+        return network_ref(str(member.arch), {**shared, **member.params})
 
 
 def _replaced(entry: ModelConfig) -> frozenset[str]:
     """Return the parameters that replace what the card of a library's model says, which the name of a row shows."""
-    names = {NETWORK_KEYS[key] for key in ("mean", "std")}
-    return frozenset(names & entry.params.keys()) if has_card(entry.arch) else frozenset()
+    archs = [str(each.arch) for each in entry.members or (entry,)]
+    return _normalising(entry.params) if any(map(has_card, archs)) else frozenset()
+
+
+def _normalising(params: Mapping[str, Any]) -> frozenset[str]:
+    names = NETWORK_KEYS["mean"], NETWORK_KEYS["std"]
+    return frozenset(name for name in params if name.endswith(names))
 
 
 def _data(
@@ -277,7 +297,8 @@ def _prepared(config: Config) -> Resizing | None:
     if wanted.preprocessing is None:
         return None
     if wanted.preprocessing == "model":
-        card = cards.of_networks((each.arch, each.params) for each in config.models)
+        entries = chain.from_iterable(each.members or (each,) for each in config.models)
+        card = cards.of_networks((str(each.arch), each.params) for each in entries)
     else:
         card = cards.read(wanted.preprocessing)
     if wanted.size not in (None, card.size):

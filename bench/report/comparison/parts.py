@@ -62,7 +62,7 @@ def methods_by_part(cell: Cell, renames: Renames | None = None) -> dict[str, Use
 
 
 def _of_model(model: ModelRef) -> dict[str, UsedMethod]:
-    network, weights = _used(model.network), model.weights
+    network, weights = _used_network(model.network), model.weights
     if not isinstance(weights, TrainRef):
         file = {"file": f"#{weights.sha256[:16]}"}
         return {"network": network, "weights": UsedMethod(weights.name, file, weights.sha256)}
@@ -75,6 +75,14 @@ def _of_model(model: ModelRef) -> dict[str, UsedMethod]:
 
 def _used(method: MethodRef) -> UsedMethod:
     return UsedMethod(method.name, method.params, method.code_sha)
+
+
+def _used_network(network: MethodRef) -> UsedMethod:
+    """Return a network; the parameters of an ensemble include those of its members, by their number."""
+    settings = dict(network.params)
+    for number, member in enumerate(network.members, start=1):
+        settings |= {f"{number}.{key}": value for key, value in {"network": member.name, **member.params}.items()}
+    return UsedMethod(network.name, settings, network.code_sha)
 
 
 def _suite_settings(attack: AttackRef, renames: Renames) -> dict[str, Any]:

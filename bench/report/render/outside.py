@@ -24,8 +24,9 @@ def named_by(ref: DataRef | ModelRef | MethodRef) -> str | None:
     """Return the name in a reference that is not Crossfire's own, or ``None``."""
     if isinstance(ref, ModelRef):
         return ref.weights.name if isinstance(ref.weights, WeightsRef) else named_by(ref.network)
+    members = ref.members if isinstance(ref, MethodRef) else ()
     # Names that Crossfire gives hold no colon; folder:DIR, file.py:name and timm:name do.
-    return ref.name if ":" in ref.name else None
+    return next((each.name for each in (*members, ref) if ":" in each.name), None)
 
 
 def require_own(ref: DataRef | ModelRef | MethodRef, *, trusted: bool) -> None:
