@@ -436,10 +436,11 @@ class TrainRef(Frozen):
 
 
 class WeightsRef(Frozen):
-    """Weights trained elsewhere, by the SHA-256 of their file."""
+    """Weights trained elsewhere, by the SHA-256 of their file; ``key`` is which of its state dicts, if one is named."""
 
     name: Name
     sha256: Digest
+    key: Name | None = Field(None, exclude_if=lambda key: key is None)
 
 
 class ModelRef(Frozen):

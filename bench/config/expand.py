@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,12 +20,16 @@ CHOOSING: tuple[str, Mapping[str, Any]] = ("pgd", {"steps": 20})
 
 
 class Base(NamedTuple):
-    """Where base weights come from: a recipe with its schedule and the preset that distinguishes it, or a file."""
+    """Where base weights come from: a recipe with its schedule and the preset that distinguishes it, or a file.
+
+    ``key`` is which of the state dicts in the file.
+    """
 
     recipe: MethodRef | None
     schedule: Schedule | None
     weights: str | None
     preset: str | None = None
+    key: str | None = None
 
 
 class Defense(NamedTuple):
@@ -72,7 +77,13 @@ def defenses(config: Config) -> list[Defense]:
             with located(f"defenses[{index}] ({each.use})"):
                 step = _step(each.use)
                 rows += _classifiers(config, each) if step is None else _deployed(config, each, step)
-    labels = labels_of([(row.name, {**row.params, "preset": row.base.preset}, row.swept | {"preset"}) for row in rows])
+    shown_of_base = {"preset", "key"}
+    labels = labels_of(
+        [
+            (row.name, {**row.params, "preset": row.base.preset, "key": row.base.key}, row.swept | shown_of_base)
+            for row in rows
+        ]
+    )
     deduplicated: dict[tuple[Base, MethodRef | None], Defense] = {}
     for label, row in zip(labels, rows, strict=True):
         deduplicated.setdefault((row.base, row.step), Defense(label, row.base, row.step))
@@ -97,19 +108,35 @@ def _step(use: str) -> registry.Entry | None:
 def _classifiers(config: Config, each: DefenseConfig) -> Iterator[_Row]:
     if each.base is not None:
         raise UsageError(f"base belongs to a test-time step; '{each.use}' makes base weights itself")
+    if not each.use.startswith("weights:"):
+        _require_no_key(each)
     for params, swept in sweep(each.params):
-        base = _base(config, each.use, {**each.train, **params})
-        yield _Row(_base_label(each.use), base, None, {**params, **each.train}, swept)
+        for base in _with_keys(_base(config, each.use, {**each.train, **params}), each):
+            yield _Row(_base_label(each.use), base, None, {**params, **each.train}, swept)
 
 
 def _deployed(config: Config, each: DefenseConfig, entry: registry.Entry) -> Iterator[_Row]:
     default = str(entry.meta.get("base") or "standard")
-    for name in _listed(each.base) or [default]:
-        base = _base(config, name, each.train)
+    bases = [(name, _base(config, name, each.train)) for name in _listed(each.base) or [default]]
+    if not any(base.weights for _, base in bases):
+        _require_no_key(each)
+    for name, base in bases:
         label = entry.name if name == default else f"{entry.name}@{_base_label(name)}"
-        for params, swept in sweep(each.params):
+        for chosen, (params, swept) in itertools.product(_with_keys(base, each), sweep(each.params)):
             ref = entry.ref(params)
-            yield _Row(label, base, ref, {**ref.params, **each.train}, swept)
+            yield _Row(label, chosen, ref, {**ref.params, **each.train}, swept)
+
+
+def _with_keys(base: Base, each: DefenseConfig) -> list[Base]:
+    """Return base weights once for each state dict that is named in their file; those of a recipe as they are."""
+    if base.weights is None:
+        return [base]
+    return [base._replace(key=key) for key in _listed(each.key)] or [base]
+
+
+def _require_no_key(each: DefenseConfig) -> None:
+    if each.key is not None:
+        raise UsageError(f"key chooses among the state dicts of a weights file (weights:...); '{each.use}' has none")
 
 
 def attacks(config: Config) -> list[Attack]:
@@ -230,13 +257,19 @@ def _transfers(config: Config, each: AttackConfig, attack: Attack) -> Iterator[A
         raise UsageError("access 'transfer' and source, the recipe or weights to attack instead, go together")
     if each.source_train and not sources:
         raise UsageError("source_train changes the training of source, which is missing")
+    if each.source_key is not None and not any(source.startswith("weights:") for source in sources):
+        raise UsageError("source_key chooses among the state dicts of a source that is a weights file (weights:...)")
     other = "".join(f" {key} {value}" for key, value in each.source_train.items())
     for source in sources:
+        base = _base(config, source, each.source_train)
+        if base.weights is not None:
+            base = base._replace(key=each.source_key)
+        key = "" if base.key is None else f" key {base.key}"
         seed = other + ("" if each.source_seed is None else f" seed {each.source_seed}")
         yield attack._replace(
-            label=f"{attack.label} from {_base_label(source)}{seed}",
+            label=f"{attack.label} from {_base_label(source)}{key}{seed}",
             access="transfer",
-            source=_base(config, source, each.source_train),
+            source=base,
             source_seed=each.source_seed,
         )
 

@@ -288,6 +288,11 @@ class DefenseConfig(_Method):
         None,
         description="under a test-time step: the recipe or `weights:FILE`, or several; by default the step's own",
     )
+    key: Annotated[str | list[str] | None, Some] = Field(
+        None,
+        description="of a weights file that holds several state dicts: the name of the one that is meant, such as "
+        "`ema`; a list makes a row for each",
+    )
     train: dict[str, Any] = Field({}, description="of the recipe: other settings than `[train]` has")
 
 
@@ -314,6 +319,9 @@ class AttackConfig(_Method):
         None, description="with access `transfer`: the recipe or `weights:FILE` that is attacked instead, or several"
     )
     source_seed: Seed | None = Field(None, description="of the source's training; by default the cell's")
+    source_key: str | None = Field(
+        None, description="of a source that is a weights file with several state dicts: which one is meant"
+    )
     source_train: dict[str, Any] = Field(
         {}, description="of the source's recipe: other settings than `[train]` has, such as `epochs`"
     )

@@ -22,7 +22,6 @@ from bench.models import weights
 from bench.models.build import build
 from bench.models.layout import fast_layout
 from bench.process.isolation import checksums, isolated
-from bench.store.files import file_sha256
 from bench.types import DataRef, MethodError, ModelRef, TrainRef, UsageError
 
 _log = logging.getLogger("crossfire")
@@ -104,11 +103,11 @@ class DeviceCache:
             del self._classifiers[key]
         if key not in self._classifiers:
             file = path()
-            if not isinstance(model.weights, TrainRef) and file_sha256(file) != model.weights.sha256:
+            if not isinstance(model.weights, TrainRef) and weights.sha256(file) != model.weights.sha256:
                 raise UsageError(f"{file} has changed since the plan was made; run it again")
             with isolated(f"network {model.network.name}"):
                 net = build(model.network, data.num_classes, data.image_shape)
-                weights.load(file, net)
+                weights.load(file, net, None if isinstance(model.weights, TrainRef) else model.weights.key)
                 # Counted before the layout changes: torch 2.15 corrupts memory in the weight gradient of one large
                 # image whose weights are channels-last.
                 flops = pass_flops(net.to(self.device).eval(), data.image_shape)

@@ -401,7 +401,7 @@ class _Maker:
         if (id(base), seed) not in self._models:
             source: TrainRef | WeightsRef
             if base.weights is not None:
-                source = WeightsRef(name=base.weights, sha256=self.hashes[base.weights])
+                source = WeightsRef(name=base.weights, sha256=self.hashes[base.weights], key=base.key)
             else:
                 assert base.recipe is not None and base.schedule is not None and self.train is not None
                 if base.schedule.holdout >= self.train.n:

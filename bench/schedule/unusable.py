@@ -67,7 +67,8 @@ def _problem(model: ModelRef, work: Work, data: DataRef) -> str | None:
         with isolated(f"network {model.network.name}"):
             net = build(model.network, data.num_classes, data.image_shape)
             path = work.weights_files[model.weights.sha256]
-            weights.load(path, net)
+            for remark in weights.load(path, net, model.weights.key):
+                _log.warning("%s", remark)
             weights.check_finite(path, net)
     except UsageError as error:
         return str(error)

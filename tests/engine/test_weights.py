@@ -42,7 +42,7 @@ SEEN = {
     "loop.safetensors": "cannot be read: Too many levels",
     "pipe.pt": "is no plain file",
     "x" * 300 + ".pt": "cannot be read: File name too long",
-    "net.bin": "not '.bin'",
+    "net.onnx": "not '.onnx' (a graph of ONNX",
     "empty.safetensors": "is empty",
     "empty.pt": "is empty",
     "cut.safetensors": "not fully covered",
@@ -55,7 +55,7 @@ LOADED = {
     "code.pt": "more than tensors, and is not loaded: it asks for",
     "list.pt": "not a state dict",
     "numbered.pt": "not a state dict",
-    "sparse.pt": "cannot be loaded into the network",
+    "sparse.pt": "'features.0.weight' is a sparse tensor (sparse_coo)",
 }
 
 
@@ -76,7 +76,7 @@ def folder(tmp_path_factory):
     (folder / "folder.safetensors").mkdir()
     (folder / "loop.safetensors").symlink_to("loop.safetensors")
     os.mkfifo(folder / "pipe.pt")
-    (folder / "net.bin").write_bytes(b"weights")
+    (folder / "net.onnx").write_bytes(b"weights")
     torch.save({"weight": Fires()}, folder / "code.pt")
     (folder / "pickle.safetensors").write_bytes((folder / "code.pt").read_bytes())
     save_file(small_cnn(10, in_channels=1, image_size=8, channels=5).state_dict(), folder / "other.safetensors")
@@ -118,7 +118,7 @@ def test_bad_rows_fail_alone_and_are_said_before_any_work(folder, tmp_path, caps
         for name, reason in says.items():
             (line,) = (line for line in lines if f"row small-cnn/weights:{name} will fail" in line)
             assert reason in line
-        assert not any("good.safetensors" in line for line in lines)
+        assert not any("row small-cnn/weights:good.safetensors" in line for line in lines)
 
     assert main(["plan", *argv]) == 3
     out, _ = capsys.readouterr()
@@ -183,3 +183,42 @@ def test_a_row_whose_file_was_mended_is_no_longer_failed(folder, tmp_path, capsy
     net.write_bytes((folder / "good.safetensors").read_bytes())
     assert run() == 0
     assert statuses() == [*good, *[("weights:net.safetensors", "done")] * 2]
+
+
+def test_key_chooses_a_state_dict_and_is_part_of_the_key_of_a_cell(folder, tmp_path, capsys, caplog):
+    from bench.config import sections
+
+    raw, average = (small_cnn(10, in_channels=1, image_size=8, channels=4, hidden=16).state_dict() for _ in range(2))
+    torch.save({"model": raw, "ema": average}, net := tmp_path / "net.pt")
+    path = tmp_path / "weights.toml"
+
+    def planned(*rows):
+        path.write_text(HEAD + "".join(f"[[defenses]]\n{row}\n" for row in rows))
+        return make(*sections.request(str(path), {}).parts)
+
+    work = planned(
+        f'use = "weights:{net}"\nkey = ["model", "ema"]', f'use = "jpeg"\nbase = "weights:{net}"\nkey = "ema"'
+    )
+    labels = [cell.names.defense for cell in work.plan.cells if cell.names.attack == "clean"]
+    assert labels == ["weights:net.pt[key=model]", "weights:net.pt[key=ema]", "jpeg@weights:net.pt[key=ema]"]
+    assert len({cell.key for cell in work.plan.cells}) == len(work.plan.cells)
+    for row, says in (
+        ('use = "standard"\nkey = "ema"', "key chooses"),
+        ('use = "jpeg"\nkey = "ema"', "'jpeg' has none"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            planned(row)
+
+    transfer = f'access = ["transfer"]\nsource = "weights:{net}"\nsource_key = "ema"\n'
+    path.write_text(HEAD + transfer + f'[[defenses]]\nuse = "weights:{folder}/good.pt"\n')
+    sources = [
+        cell.cell.attack.model.weights.key for cell in make(*sections.request(str(path), {}).parts).plan.cells[1:]
+    ]
+    assert sources == ["ema"]
+
+    path.write_text(HEAD + f'[[defenses]]\nuse = "weights:{net}"\n')
+    assert main(["plan", str(path), "--store", str(tmp_path / "store")]) == 2
+    assert '2 state dicts: "model", "ema"; say which with key' in capsys.readouterr().err
+    path.write_text(HEAD + f'[[defenses]]\nuse = "weights:{net}"\nkey = "ema"\n')
+    assert main(["run", str(path), "--store", str(tmp_path / "store"), "--report", str(tmp_path / "report")]) == 0
+    assert f"{net}: the state dict 'ema' is used" in caplog.messages

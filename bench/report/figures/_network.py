@@ -21,7 +21,6 @@ from bench.report.figures import Missing, Source
 from bench.report.render import outside
 from bench.report.render.outside import require_own
 from bench.store.cards import is_trained
-from bench.store.files import file_sha256
 from bench.types import AttackRef, CellResult, DataRef, MethodError, MethodRef, ModelRef, TrainRef, UsageError
 
 #: Images that a network gets at once.
@@ -59,11 +58,11 @@ def network(source: Source, model: ModelRef, data: DataRef) -> nn.Module:
                 raise Missing(f"the weights of {model.network.name} are not in this store, or not whole ({path})")
         else:
             path = weights.find(model.weights.name)
-            if file_sha256(path) != model.weights.sha256:
+            if weights.sha256(path) != model.weights.sha256:
                 raise Missing(f"{path} has changed since it was measured")
         with torch.random.fork_rng(devices=[]):
             net = build(model.network, data.num_classes, data.image_shape)
-        weights.load(path, net)
+        weights.load(path, net, None if isinstance(model.weights, TrainRef) else model.weights.key)
     return net.eval().requires_grad_(False)
 
 

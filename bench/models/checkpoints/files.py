@@ -1,0 +1,184 @@
+"""Where weights trained elsewhere lie, and their hash: one file, or an index of shards. torch is not imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import stat
+from collections import Counter
+from pathlib import Path
+
+from bench.keys import sha256_hex
+from bench.models.checkpoints import formats
+from bench.registry import unknown
+from bench.store.files import file_sha256, read
+from bench.types import UsageError, shown
+
+#: Networks that come inside packages, by the name of the package.
+_INSIDE = {"pyautoattack": "examples/model_test.pt"}
+_INDEX = ".safetensors.index.json"
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
+_KINDS = ".safetensors, .pt, .pth, .ckpt, .bin or .pth.tar files"
+_MAX_INDEX_BYTES = 64 * 2**20
+
+
+def find(name: str) -> Path:
+    """Return the file of ``weights:<file>`` or ``weights:<package>``; of sharded weights it is their index.
+
+    ``~`` is the home folder. A folder stands for the one index of shards in it.
+
+    Raises:
+        UsageError: no such file, or not one that can be read safely.
+    """
+    source = name.removeprefix("weights:")
+    if source in _INSIDE:
+        return _inside(name, source)
+    path = Path(os.path.expanduser(source))
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise UsageError(f"{name}: no file {absolute(path)}{_nearest(path)}") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{name}: {absolute(path)} cannot be read: {reason(error)}") from None
+    if stat.S_ISDIR(mode):
+        return _index_in(name, path)
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{name}: {absolute(path)} is no plain file; weights are {_KINDS}")
+    if not is_index(path) and path.suffix.lower() not in _SUFFIXES:
+        kind = formats.of_suffix(path)
+        raise UsageError(f"{name}: weights are {_KINDS}, not '{path.suffix}'{f' ({kind})' if kind else ''}")
+    return path
+
+
+def _inside(name: str, package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise UsageError(f"{name} needs a package: pip install {package}")
+    path = Path(spec.origin).parent / _INSIDE[package]
+    if not path.is_file():
+        raise UsageError(f"{name}: the installed {package} comes without its example network {_INSIDE[package]}")
+    return path
+
+
+def _nearest(path: Path) -> str:
+    """Return a hint at the file of the most similar name beside one that is missing."""
+    try:
+        beside = [each.name for each in path.parent.iterdir() if each.suffix.lower() in _SUFFIXES]
+    except (OSError, ValueError):
+        return ""
+    question = unknown("file", path.name, beside).partition("did you mean")
+    return f"; did you mean{question[2]}" if question[1] else ""
+
+
+def _index_in(name: str, folder: Path) -> Path:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise UsageError(f"{name}: {absolute(folder)} cannot be read: {reason(error)}") from None
+    indices = [each for each in names if each.endswith(_INDEX)]
+    if len(indices) == 1:
+        return folder / indices[0]
+    if indices:
+        raise UsageError(f"{name}: {absolute(folder)} holds several indices of shards: name one of {_few(indices)}")
+    weights = [each for each in names if Path(each).suffix.lower() in _SUFFIXES]
+    inside = f"name a file in it, such as {weights[0]}" if weights else f"weights are {_KINDS}"
+    raise UsageError(f"{name}: {absolute(folder)} is a folder without an index of shards (*{_INDEX}); {inside}")
+
+
+def is_index(path: Path) -> bool:
+    """Say whether a file is the index of sharded weights, by its name."""
+    return path.name.endswith(_INDEX)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a weights file; of an index that of all its shards, in whatever files they lie.
+
+    Raises:
+        UsageError: the index, or a shard, is missing or not as it should be.
+        OSError: a file cannot be read.
+        bench.store.files.Unreadable: a file is no regular one, or cannot be read.
+    """
+    if not is_index(path):
+        return file_sha256(path)
+    return sha256_hex("shards", *sorted(file_sha256(shard) for shard in shards(path)))
+
+
+def shards(index: Path) -> list[Path]:
+    """Return the files of sharded weights, which lie beside their index.
+
+    Raises:
+        UsageError: the index cannot be read, names files elsewhere, or shards are missing or too many.
+    """
+    weight_map = _weight_map(index)
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        if not re.fullmatch(r"[^/\\\0]+\.safetensors", name):
+            raise UsageError(f"{index} names {shown(name)}: shards are .safetensors files beside their index")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise UsageError(f"{index}: {len(missing)} of its {len(names)} shards are missing: {_few(missing)}")
+    numbered = re.compile(re.escape(index.name.removesuffix(_INDEX)) + r"-\d+-of-\d+\.safetensors")
+    surplus = sorted(each for each in os.listdir(index.parent) if numbered.fullmatch(each) and each not in names)
+    if surplus:
+        raise UsageError(
+            f"{index} does not name {_few(surplus)}, which lies beside it: remove it, or restore the index"
+        )
+    return [index.parent / name for name in names]
+
+
+def require_shards_whole(index: Path) -> None:
+    """Raises UsageError: a shard cannot be read, or the tensors in it are not those that the index says."""
+    from safetensors import SafetensorError, safe_open
+
+    stated = Counter(_weight_map(index).items())
+    present = Counter[tuple[str, str]]()
+    for shard in shards(index):
+        try:
+            with safe_open(shard, framework="numpy") as file:
+                present.update((tensor, shard.name) for tensor in file.keys())  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UsageError(f"{shard} is no readable weights file: {first_line(error)}") from None
+    for difference, words in ((stated - present, "lacks"), (present - stated, "holds, against its index,")):
+        for tensor, name in sorted(difference):
+            raise UsageError(f"{index.parent / name} {words} the tensor {shown(tensor)}")
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        body = json.loads(read(index, _MAX_INDEX_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{index} is no readable index of shards: {first_line(error)}") from None
+    weight_map = body.get("weight_map") if isinstance(body, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
+        raise UsageError(f"{index} is no index of shards: its weight_map, from tensors to files, is missing or empty")
+    return weight_map
+
+
+def size(path: Path) -> int:
+    """Return how many bytes weights take on disk, all shards together."""
+    return sum(each.stat().st_size for each in (shards(path) if is_index(path) else [path]))
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(shown(name).strip("'") for name in names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def absolute(path: Path) -> str:
+    """Return where a path leads from the current folder."""
+    try:
+        return os.path.abspath(path)
+    except OSError:  # the current folder is gone
+        return str(path)
+
+
+def reason(error: Exception) -> str:
+    """Return what an error says, without the path."""
+    return (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what a library says, without the codes that colour it."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().partition("\n")[0]
+    return text[:200] or type(error).__name__

@@ -1,0 +1,321 @@
+"""Checkpoints as they lie around: each gives, to the bit, the logits of the plain state dict inside, or one line."""
+
+import argparse
+import json
+import re
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from bench.models import weights
+from bench.models.build import build, network_ref
+from bench.models.resnet18 import resnet18
+from bench.models.small_cnn import small_cnn
+from bench.types import UsageError
+
+NETWORK = {"in_channels": 1, "image_size": 8, "channels": 4, "hidden": 16}
+IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def network(seed=None, classes=10, **sizes):
+    """Return a small network with random weights, or with weights that no file has."""
+    torch.manual_seed(99 if seed is None else seed)
+    return small_cnn(classes, **{**NETWORK, **sizes}).eval()
+
+
+RAW, EMA = (network(seed).state_dict() for seed in (1, 2))
+
+
+def prefixed(prefix, state=RAW):
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def expected(state=RAW):
+    net = network()
+    net.load_state_dict(state)
+    return net(IMAGES)
+
+
+def loaded(path, key=None, net=None):
+    net = network() if net is None else net
+    remarks = weights.load(path, net, key)
+    assert all("\n" not in remark and str(path) in remark for remark in remarks)
+    return net.eval()(IMAGES), [remark.removeprefix(f"{path}: ") for remark in remarks]
+
+
+def refusal(path, key=None, net=None):
+    """Return the one line with which a file is refused; the network is left as it was."""
+    net = network() if net is None else net
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(UsageError) as caught:
+        weights.load(path, net, key)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    line = str(caught.value)
+    assert "\n" not in line and "\x1b" not in line and "\\x1b" not in line and str(path.name) in line
+    return line.replace(str(path), "FILE")
+
+
+def optimizer():
+    net = network(1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    net(IMAGES).sum().backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+class Lightning(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = network(1)
+        self.loss_fn = nn.CrossEntropyLoss(weight=torch.ones(10))
+
+
+SAVED = {
+    "plain.pt": (RAW, None, ""),
+    "parallel.pth": (prefixed("module."), None, "prefix 'module.' taken off"),
+    "compiled.pt": (prefixed("_orig_mod."), None, "prefix '_orig_mod.' taken off"),
+    "both.pt": (prefixed("module._orig_mod."), None, "prefix 'module._orig_mod.' taken off"),
+    "inside.pt": (
+        {name.replace("features.", "features.module."): value for name, value in RAW.items()},
+        None,
+        "names of wrappers (module, _orig_mod) taken out",
+    ),
+    "imagenet.pth.tar": (
+        {"epoch": 3, "arch": "x", "state_dict": prefixed("module."), "best_acc1": torch.tensor(0.5), "optimizer": {}},
+        None,
+        "the state dict 'state_dict' is used; prefix 'module.' taken off",
+    ),
+    "numpy.pt": (
+        {"state_dict": RAW, "best": np.float64(0.5), "epoch": np.int64(7), "is_best": np.bool_(True)},
+        None,
+        "the state dict 'state_dict' is used",
+    ),
+    "kuangliu.pth": ({"net": prefixed("module."), "acc": 93.0, "epoch": 1}, None, "the state dict 'net' is used"),
+    "tutorial.tar": (
+        {"model_state_dict": OrderedDict(RAW), "optimizer_state_dict": optimizer(), "loss": torch.tensor(0.3)},
+        None,
+        "the state dict 'model_state_dict' is used",
+    ),
+    "beside.pt": ({**RAW, "epoch": 4}, None, "'epoch' beside its tensors left out"),
+    "timm.pth": ({"model": RAW, "model_ema": EMA, "epoch": 1}, "model", "the state dict 'model' is used"),
+    "lightning.ckpt": (
+        {
+            "state_dict": Lightning().state_dict(),
+            "hyper_parameters": {"lr": 0.1},
+            "optimizer_states": [optimizer()],
+            "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(1.0)}},
+        },
+        None,
+        "prefix 'model.' taken off; 1 tensors beside 'model.' left out (loss_fn.weight)",
+    ),
+    "twice.pt": ({**prefixed("model."), **prefixed("attacker.model.")}, None, "prefix 'model.' taken off"),
+    "double.pt": ({name: value.double() for name, value in RAW.items()}, None, "float64 read as float32"),
+}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_the_same_logits_from_every_wrapping(name, tmp_path):
+    content, key, says = SAVED[name]
+    torch.save(content, tmp_path / name)
+    logits, remarks = loaded(tmp_path / name, key)
+    assert torch.equal(logits, expected())
+    assert says in "; ".join(remarks) and bool(says) == bool(remarks)
+    assert weights.inspect(f"weights:{tmp_path / name}").problem is None
+
+
+def test_counters_of_batch_norm_may_be_missing_and_nothing_else(tmp_path):
+    torch.manual_seed(0)
+    full, net = resnet18(10, width=2), resnet18(10, width=2)
+    state = full.state_dict()
+    uncounted = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    torch.save(uncounted, path := tmp_path / "old.pt")
+    x = torch.rand(2, 3, 16, 16)
+    assert weights.load(path, net) == () and torch.equal(net.eval()(x), full.eval()(x))
+    del uncounted["layer1.0.bn1.running_mean"]
+    torch.save(uncounted, path)
+    assert "1 keys missing (layer1.0.bn1.running_mean)" in refusal(path, net=net)
+
+
+@pytest.mark.parametrize("names", [("model", "model_ema"), ("state_dict", "ema"), ("net", "ema_state_dict")])
+def test_an_average_beside_raw_weights_is_asked_for_by_key(names, tmp_path):
+    raw, average = names
+    torch.save({raw: RAW, average: EMA}, path := tmp_path / "both.pt")
+    asked = refusal(path)
+    assert f'2 state dicts: "{raw}", "{average}"' in asked and "key" in asked
+    assert torch.equal(loaded(path, raw)[0], expected(RAW))
+    assert torch.equal(loaded(path, average)[0], expected(EMA))
+    assert torch.equal(loaded(path, "ema")[0], expected(EMA))
+    assert "unknown state dict 'emo'" in refusal(path, "emo")
+    torch.save({**prefixed("model."), **prefixed("ema_model.", EMA)}, path)
+    assert 'key = "model" or key = "ema_model" chooses' in refusal(path)
+    assert torch.equal(loaded(path, "ema_model")[0], expected(EMA))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_as_it_was_rounded(kind, tmp_path):
+    rounded = {name: value.to(kind) if value.is_floating_point() else value for name, value in RAW.items()}
+    torch.save(rounded, tmp_path / "half.pt")
+    save_file(rounded, tmp_path / "half.safetensors", metadata={"format": "pt"})
+    for path in (tmp_path / "half.pt", tmp_path / "half.safetensors"):
+        logits, remarks = loaded(path)
+        assert torch.equal(logits, expected({name: value.float() for name, value in rounded.items()}))
+        assert remarks == [f"{str(kind).removeprefix('torch.')} read as float32"]
+
+
+def shard(folder, state=RAW):
+    names, weight_map = sorted(state), {}
+    for index, part in enumerate((names[:3], names[3:]), 1):
+        file = f"model-0000{index}-of-00002.safetensors"
+        save_file({name: state[name] for name in part}, folder / file)
+        weight_map |= dict.fromkeys(part, file)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return index, weight_map
+
+
+def test_shards_are_read_and_hashed_together(tmp_path):
+    index, _ = shard(tmp_path)
+    assert weights.find(f"weights:{tmp_path}") == index
+    assert torch.equal(loaded(index)[0], expected())
+    before = weights.inspect(f"weights:{index}")
+    assert before.problem is None
+    save_file({name: RAW[name] + 1 for name in sorted(RAW)[3:]}, tmp_path / "model-00002-of-00002.safetensors")
+    assert weights.inspect(f"weights:{index}").sha256 != before.sha256
+
+
+def test_shards_that_do_not_agree_with_their_index_are_refused(tmp_path):
+    index, weight_map = shard(tmp_path)
+    last = tmp_path / "model-00002-of-00002.safetensors"
+
+    def problem(changed=weight_map):
+        index.write_text(json.dumps({"weight_map": changed}))
+        return weights.inspect(f"weights:{index}").problem
+
+    (tmp_path / "model-00003-of-00003.safetensors").write_bytes(last.read_bytes())
+    assert "does not name model-00003-of-00003.safetensors" in problem()
+    (tmp_path / "model-00003-of-00003.safetensors").unlink()
+    for escape in ("../x.safetensors", "/etc/passwd", "x.pt", "..\\x.safetensors"):
+        assert "shards are .safetensors files beside their index" in problem({**weight_map, "more": escape})
+    assert "lacks the tensor 'more'" in problem({**weight_map, "more": last.name})
+    fewer = dict(list(weight_map.items())[:-1])
+    assert "holds, against its index, the tensor" in problem(fewer)
+    assert "weight_map" in problem({}) and "weight_map" in problem([])
+    last.unlink()
+    assert "1 of its 2 shards are missing: model-00002-of-00002.safetensors" in problem()
+    index.write_text("[" * 100_000)
+    assert "no readable index" in weights.inspect(f"weights:{index}").problem
+
+
+def test_a_home_folder_is_expanded_and_variables_are_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save(RAW, tmp_path / "x.pt")
+    assert weights.find("weights:~/x.pt") == tmp_path / "x.pt"
+    with pytest.raises(UsageError, match="no file"):
+        weights.find("weights:$HOME/x.pt")
+    with pytest.raises(UsageError, match=r"did you mean 'x\.pt'"):
+        weights.find("weights:~/y.pt")
+
+
+def changed(name, value):
+    return {**RAW, name: value}
+
+
+FIRST = "features.0.weight"
+REFUSED = {
+    "namespace.pt": ({"state_dict": RAW, "args": argparse.Namespace(lr=1)}, "asks for argparse.Namespace"),
+    "array.pt": ({"state_dict": RAW, "history": np.zeros(3)}, "asks for numpy"),
+    "module.pt": (
+        nn.Linear(2, 2),
+        "a whole network would run code; if you trust the file, save a plain state dict of it first",
+    ),
+    "quantised.pt": (
+        changed(FIRST, torch.quantize_per_tensor(RAW[FIRST], 0.1, 0, torch.qint8)),
+        f"'{FIRST}' is quantised",
+    ),
+    "int8.pt": (changed(FIRST, RAW[FIRST].to(torch.int8)), f"'{FIRST}' is int8, as quantised weights are"),
+    "fp8.pt": (changed(FIRST, RAW[FIRST].to(torch.float8_e4m3fn)), f"'{FIRST}' is float8_e4m3fn"),
+    "complex.pt": (changed(FIRST, RAW[FIRST].to(torch.complex64)), f"'{FIRST}' is complex (complex64)"),
+    "meta.pt": (changed(FIRST, RAW[FIRST].to("meta")), f"'{FIRST}' is a meta tensor"),
+    "expanded.pt": (
+        changed(FIRST, torch.zeros(1).expand(2**20, 2**20)),
+        f"'{FIRST}' is an expanded tensor, of fewer numbers than places",
+    ),
+    "empty.pt": ({}, "not a state dict (names to tensors): it is empty"),
+    "optimizer.pt": (optimizer(), "but that of an optimizer"),
+    "only-optimizer.pt": ({"optimizer": optimizer(), "epoch": 1}, 'it holds "optimizer", "epoch"'),
+    "tensor.pt": (torch.zeros(3), "but a Tensor"),
+    "classes.pt": (network(1, classes=7).state_dict(), "it tells 7 classes apart, the images have 10"),
+    "channels.pt": (network(1, in_channels=3).state_dict(), "it takes images of 3 channels, these have 1"),
+    "width.pt": (network(1, channels=6).state_dict(), "another width"),
+    "other.pt": (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).state_dict(), "another architecture"),
+    "features.pt": ({n: v for n, v in RAW.items() if not n.startswith("linear")}, "lacks the layer"),
+    "thop.pt": ({**RAW, "total_ops": torch.zeros(1)}, "profiler (thop)"),
+    "loss.pt": ({**RAW, "criterion.weight": torch.ones(10)}, "what training used, under no prefix"),
+    "ema.pt": ({**RAW, "ema.decay": torch.ones(1)}, "an average of weights (EMA)"),
+    "layer.pt": ({**prefixed("1."), "0.weight": torch.ones(3, 3)}, "a larger network; 1 keys too many (0.weight)"),
+    "both.pt": ({**RAW, **prefixed("module.", EMA)}, "twice, with different weights, under no prefix and 'module.'"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_dense_network_of_this_shape_is_refused_in_one_line(name, tmp_path):
+    content, says = REFUSED[name]
+    torch.save(content, tmp_path / name)
+    assert says in refusal(tmp_path / name)
+
+
+def test_a_misfit_names_the_first_three_keys_of_each_side(tmp_path):
+    torch.save({f"layer.{i}.w": torch.zeros(1) for i in range(5)}, tmp_path / "x.pt")
+    own = [name for name in RAW if not name.endswith("num_batches_tracked")]
+    line = refusal(tmp_path / "x.pt")
+    assert f"{len(own)} keys missing ({', '.join(own[:3])}, ...)" in line
+    assert "5 too many (layer.0.w, layer.1.w, layer.2.w, ...)" in line
+    torch.save(network(1, channels=6).state_dict(), tmp_path / "x.pt")
+    assert re.search(
+        r"of another shape \(features\.0\.weight is 6x1x3x3, the network's 4x1x3x3", refusal(tmp_path / "x.pt")
+    )
+
+
+FOREIGN = {
+    "pointer.pt": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
+    "page.pth": (b"\n<!DOCTYPE html><html>404</html>", "a web page"),
+    "page.safetensors": (b"<html>404</html>", "a web page"),
+    "keras.ckpt": (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
+    "zeros.pt": (bytes(5000), "nothing but zeros"),
+    "packed.pt": (b"\x1f\x8b\x08" + bytes(100), "gzip"),
+    "pickle.bin": (b"\x80\x04}\x94.", "a plain pickle"),
+    "json.pt": (b'{"error": "gated"}', "text, such as JSON"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_only_has_the_name_of_weights_is_told_apart(name, tmp_path):
+    content, says = FOREIGN[name]
+    (tmp_path / name).write_bytes(content)
+    assert says in weights.inspect(f"weights:{tmp_path / name}").problem
+    assert says in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_a_plain_state_dict_of_a_library_loads_into_its_network(name, tmp_path):
+    timm = pytest.importorskip("timm", reason="timm is not installed (pip install timm)")
+    from torchvision import models
+
+    name_of_timm = {"mobilenet_v2": "mobilenetv2_100"}.get(name, name)
+    x = torch.rand(2, 3, 32, 32)
+    for arch, inner in (
+        (f"torchvision:{name}", models.get_model(name, num_classes=10)),
+        (f"timm:{name_of_timm}", timm.create_model(name_of_timm, num_classes=10)),
+    ):
+        torch.save({"state_dict": prefixed("module.", inner.state_dict())}, path := tmp_path / "plain.pt")
+        net = build(network_ref(arch, {}), 10, (3, 32, 32))
+        remarks = weights.load(path, net)
+        assert any("prefix 'net.' put in front" in remark for remark in remarks)
+        mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+        with torch.no_grad():
+            assert torch.equal(net.eval()(x), inner.eval()((x - mean) / std))
