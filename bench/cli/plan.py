@@ -14,6 +14,7 @@ from bench.visible import visible
 
 if TYPE_CHECKING:
     from bench.schedule.estimate import Node, RecipeCost
+    from bench.schedule.plan import Work
 
 #: How far apart the shortest and the longest time may lie before both are said.
 _WIDE = 1.2
@@ -62,6 +63,7 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps([_as_json(node) for node in nodes], indent=2))
         return code
     _print_nodes(nodes, config.variants)
+    _print_preparations(work)
     return code
 
 
@@ -89,6 +91,12 @@ def _print_nodes(nodes: list[Node], variants: Sequence[str]) -> None:
         print(visible(f"variants that lie over the configuration: {', '.join(variants)}"))
     if most > _WIDE * least:
         print(f"{_time(least)} if all images break at once, {_time(most)} if none: attacks leave broken ones alone")
+
+
+def _print_preparations(work: Work) -> None:
+    refs = dict.fromkeys(planned.cell.data for planned in work.plan.cells)
+    for ref in (each for each in refs if each.prepared is not None):
+        print(visible(f"{ref.name}: images are {ref.prepared}"))
 
 
 def _line(node: Node, width: int) -> str:

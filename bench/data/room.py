@@ -12,6 +12,7 @@ from bench.types import UsageError
 MOST_PIXELS = 4096**2
 #: What a network keeps of a pixel in one pass, at the least: 64 channels in and 64 out, four bytes each.
 _PASS_BYTES = 512
+_CONTAINER = Path("/sys/fs/cgroup")
 
 
 def require_size(size: tuple[int, int]) -> None:
@@ -65,13 +66,13 @@ def available_memory() -> int:
 
 def _of_container() -> list[int]:
     try:
-        most, now = (
-            int(Path(f"/sys/fs/cgroup/memory.{word}").read_text(encoding="ascii")) for word in ("max", "current")
-        )
+        most, now = (int((_CONTAINER / f"memory.{word}").read_text(encoding="ascii")) for word in ("max", "current"))
+        counts = dict(line.split() for line in (_CONTAINER / "memory.stat").read_text(encoding="ascii").splitlines())
     # No container, or one without a limit.
     except (OSError, ValueError):
         return []
-    return [max(0, most - now)]
+    # Of files that were read, as of decoded images, the copies in memory are dropped when memory is needed.
+    return [max(0, most - now + int(counts.get("inactive_file", 0)))]
 
 
 def _free(folder: Path) -> int:

@@ -297,13 +297,18 @@ def _prepared(config: Config) -> Resizing | None:
     if wanted.preprocessing is None:
         return None
     if wanted.preprocessing == "model":
-        entries = chain.from_iterable(each.members or (each,) for each in config.models)
-        card = cards.of_networks((str(each.arch), each.params) for each in entries)
+        card = cards.of_networks(chain.from_iterable(map(_archs_with_parameters, config.models)))
     else:
         card = cards.read(wanted.preprocessing)
     if wanted.size not in (None, card.size):
         raise UsageError(f"image_size = {shown(wanted.image_size)} contradicts the card: {card.words}")
     return card
+
+
+def _archs_with_parameters(entry: ModelConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the name and the parameters of a network, or of each member of an ensemble."""
+    for each in entry.members or (entry,):
+        yield str(each.arch), {**entry.params, **each.params}
 
 
 def _by_base(defenses: list[Defense]) -> list[Defense]:

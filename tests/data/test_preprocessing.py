@@ -10,12 +10,15 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torchvision import models
 
+from bench.cli import main
 from bench.config.sections import load
 from bench.data import cards, data_ref, open_ref, open_set, rows_of
 from bench.data.memo import cache_folder
+from bench.keys import identity
 from bench.schedule.plan import make
+from bench.store.working_store import Store
 from bench.types import Preprocessing, UsageError
-from tests.data.image_files import noise
+from tests.data.image_files import noise, write_parquet
 from tests.data.test_configured_sets import METHODS
 
 #: Height and width: landscape, portrait, smaller than any crop, a square, exactly a crop, one pixel wide and high.
@@ -231,6 +234,36 @@ def test_only_the_images_that_are_used_are_opened(tmp_path, photos):
     paths[few.part.rows[0]].write_bytes(paths[few.part.rows[1]].read_bytes())
     with pytest.raises(UsageError, match="the images are not those that the plan was made for"):
         open_ref(ref, folder=None)
+
+
+def test_a_table_of_images_is_the_same_set_as_their_folder(tmp_path, photos):
+    labels = [int(path.parent.name[-1]) for path in photos[1]]
+    names = ["class0", "class1"]
+    write_parquet(tmp_path / "test.parquet", [path.read_bytes() for path in photos[1]], labels, names=names)
+    how = {"image_size": (32, 32), "preprocessing": Preprocessing(resize=40)}
+    for options in ({}, {"n": 5}, {"n": 5, "subset": "first"}, {"n": 5, "classes": ("class1", "class0")}):
+        table, folder = (
+            data_ref(open_set(name, "test", folder=None, **how, **options))
+            for name in (f"parquet:{tmp_path}", f"folder:{photos[0]}")
+        )
+        assert identity(table) == identity(folder) and table.n == options.get("n", len(labels))
+        assert open_ref(table, folder=None).sha == table.data_sha
+
+
+def test_tables_and_plans_say_what_was_done_to_images(tmp_path, photos, capsys):
+    text = f'schema = 1\nname = "my"\n[dataset]\nname = "folder:{photos[0]}"\nresize = 18\ncrop = 16\nn = 4\n'
+    (tmp_path / "my.toml").write_text(text + METHODS)
+    shutil.copytree(photos[0] / "val", photos[0] / "train")
+    said = "images are resized to 18 (bilinear), center crop 16"
+    store = ["--store", str(tmp_path / "store")]
+    assert main(["plan", str(tmp_path / "my.toml"), *store]) == 0
+    assert f"folder:{photos[0]}: {said}" in capsys.readouterr().out
+    assert main(["run", str(tmp_path / "my.toml"), *store]) == 0
+    assert f"! {said}" in capsys.readouterr().out
+    result = next(iter(Store(tmp_path / "store").results()))
+    assert result.cell.data.preprocessing == result.cell.model.weights.data.preprocessing == Preprocessing(resize=18)
+    assert main(["show", result.key, *store]) == 0
+    assert "resize 18" in capsys.readouterr().out
 
 
 def test_an_image_that_cannot_be_resized_is_one_line(tmp_path):
