@@ -14,6 +14,7 @@ from bench.data.room import available_memory, gib
 from bench.keys import sha256_hex
 from bench.methods.factories import is_own_too
 from bench.methods.sources import release
+from bench.models import huggingface
 from bench.registry import entry_of, explain, find, unknown
 from bench.types import NETWORK_KEYS, MethodRef, Scalar, UsageError, text_of
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 #: Of each weight while it is trained: itself, its gradient and its momentum.
 _COPIES = 3
-LIBRARIES = ("torchvision", "timm", "robustbench")
+LIBRARIES = ("torchvision", "timm", "robustbench", "huggingface")
+#: Packages, where they are not called like the library.
+_PACKAGES = {"huggingface": "transformers"}
 _KEYS_BY_NAME = {name: key for key, name in NETWORK_KEYS.items()}
 
 
@@ -32,8 +35,8 @@ def network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
     """Return the reference of a network with every parameter spelled out; torch is not imported.
 
     Args:
-        arch: a registered name, ``path/to/file.py:factory``, or ``torchvision:``, ``timm:`` or ``robustbench:`` with
-            the name that the library gives it.
+        arch: a registered name, ``path/to/file.py:factory``, or ``torchvision:``, ``timm:``, ``robustbench:`` or
+            ``huggingface:`` with the name that the library gives it, or with the folder where a Hugging Face model is.
         params: keyword arguments, and what surrounds the network, under the names of
             :data:`bench.types.NETWORK_KEYS`. ``pretrained = true`` takes the weights that torchvision or timm offers;
             robustbench always does, and takes ``dataset`` and ``threat_model``. Such weights stay as they are under
@@ -85,11 +88,14 @@ def _named_ref(arch: str, params: dict[str, Scalar], around: Mapping[str, Scalar
         raise UsageError(unknown("network library", library, LIBRARIES))
     if not name:
         raise UsageError(f"network '{arch}' lacks the name of a model, as in '{library}:resnet50'")
+    package = _PACKAGES.get(library, library)
     try:
-        code = sha256_hex(library, release(library))
+        code = sha256_hex(library, release(package))
     # Other packages bundle a robustbench that can load nothing: only a pip-installed one counts.
     except importlib.metadata.PackageNotFoundError:
-        raise UsageError(f"network '{arch}' needs a package: pip install {library}") from None
+        raise UsageError(f"network '{arch}' needs a package: pip install {package}") from None
+    if library == "huggingface":
+        params, code = huggingface.reference(arch, name, params, code)
     try:
         return MethodRef(kind="network", name=arch, params=params, code_sha=code)
     except ValidationError as error:
@@ -213,11 +219,13 @@ def _adapted(network: MethodRef, num_classes: int, image_shape: tuple[int, int, 
     net, normalisation = plain(opened.net), opened.normalisation
     if (given := normalised_with(network, image_shape[0])) is not None:
         normalisation = Normalisation(*given)
-    output = None if "output" not in around else str(around["output"])
+    elif opened.problem is not None:
+        raise UsageError(opened.problem)
+    output = str(around["output"]) if "output" in around else opened.output
     # A copy of one has weights that cannot be frozen.
     if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
         raise UsageError(f"network '{network.name}' holds TorchScript; return the torch.nn.Module that it was made of")
-    if normalisation is None and not around:
+    if normalisation is None and output is None and not around:
         return net
     return Adapted(net, normalisation, output=output, one_logit="one_logit" in around)
 

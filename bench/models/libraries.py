@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from bench.data.memo import cache_folder
+from bench.models import huggingface
 from bench.models.adapted import Normalisation
 from bench.registry import unknown
 from bench.types import UsageError, text_of
@@ -17,10 +18,15 @@ _IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Opened(NamedTuple):
-    """A network of a library, and the normalised images that it expects; ``None`` where it normalises itself."""
+    """A network of a library, and the normalised images that it expects; ``None`` where it normalises itself.
+
+    ``output`` is the one of several that holds its logits, and ``problem`` why its normalisation is not known.
+    """
 
     net: nn.Module
     normalisation: Normalisation | None
+    output: str | None = None
+    problem: str | None = None
 
 
 def open_network(
@@ -62,7 +68,8 @@ def _torchvision(name: str, params: dict[str, Any], num_classes: int, image_shap
 def _timm(name: str, params: dict[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> Opened:
     import timm
 
-    if not timm.is_model(name.partition(".")[0]):
+    # Names with a colon are of the hub, or folders: hf-hub:timm/resnet18.a1_in1k.
+    if ":" not in name and not timm.is_model(name.partition(".")[0]):
         raise UsageError(unknown("timm model", name, timm.list_models()))
     channels = image_shape[0]
     net = _call(f"timm:{name}", timm.create_model, name, num_classes=num_classes, in_chans=channels, **params)
@@ -96,11 +103,14 @@ _OPENERS: dict[str, Callable[..., Opened]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "robustbench": _robustbench,
+    "huggingface": huggingface.open_network,
 }
 
 
 def _call(arch: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     try:
         return make(*args, **kwargs)
-    except (TypeError, ValueError, KeyError) as error:
-        raise UsageError(f"network '{arch}' cannot be built: {str(error).splitlines()[0]}") from error
+    # Besides wrong parameters: a refused download.
+    except Exception as error:
+        message = (text_of(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"network '{arch}' cannot be built: {message}") from error
