@@ -1,5 +1,6 @@
 """The harness: it crosses defenses with attacks, measures, and reports. It names no attack and no defense."""
 
+import importlib
 import os
 import sys
 
@@ -10,15 +11,23 @@ sys.path.sort(key=lambda folder: folder not in (_LIBRARY, f"{_LIBRARY}/lib-dynlo
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
 if TYPE_CHECKING:
-    from bench.report.frame import load_results
+    from bench.library.craft import attack
+    from bench.library.evaluate import Evaluation, evaluate
+    from bench.report.frame import load_records, load_results
 
-__all__ = ["load_results"]
+__all__ = ["Evaluation", "attack", "evaluate", "load_records", "load_results"]
+
+#: Where each is defined. Pandas and torch are only paid for by those who ask for what needs them.
+_MODULES = {
+    "Evaluation": "bench.library.evaluate",
+    "attack": "bench.library.craft",
+    "evaluate": "bench.library.evaluate",
+    "load_records": "bench.report.frame",
+    "load_results": "bench.report.frame",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Pandas is only paid for by those who ask for it.
-    if name == "load_results":
-        from bench.report.frame import load_results
-
-        return load_results
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'bench' has no attribute '{name}'")

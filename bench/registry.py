@@ -7,10 +7,11 @@ import importlib.metadata
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, cached_property, partial
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -22,7 +23,7 @@ from pydantic_core import SchemaError
 from bench.keys import sha256_hex
 from bench.methods import factories, loading, signature, sources
 from bench.methods.declarations import Declaration, dashed, declarations, tree_of
-from bench.types import Kind, MethodRef, UsageError, shortened, shown
+from bench.types import Cell, Kind, MethodRef, UsageError, shortened, shown
 
 _ROOT = Path(__file__).resolve().parent.parent
 # The import names of a package where they are not the name that pip knows; any of them will do.
@@ -166,6 +167,62 @@ class Entry(Declaration):
             raise UsageError(f"{self.kind} '{self.use or self.name}': {self.path} defines no {self.symbol}") from None
 
 
+@dataclass(frozen=True)
+class LiveEntry(Entry):
+    """A method that was handed over as a Python object: ``value`` is what :meth:`load` returns."""
+
+    value: Any = None
+    sha: str = ""
+
+    @cached_property
+    def code_sha(self) -> str:
+        return self.sha
+
+    def load(self) -> Any:
+        return self.value
+
+
+#: What the name begins with of everything that was handed over as a Python object, and ends with its process.
+LIVE = "live:"
+_live: dict[tuple[str, str], Entry] = {}
+
+
+@contextmanager
+def offered(entry: LiveEntry) -> Iterator[str]:
+    """Register a method for the time of a block; its name, as a configuration gives it, is yielded.
+
+    Another method of that name gets a number behind it.
+    """
+    same = chain((entry.name,), (f"{entry.name}-{number}" for number in count(2)))
+    name = next(name for name in same if (entry.kind, f"{LIVE}{name}") not in _live)
+    use = f"{LIVE}{name}"
+    named = replace(entry, name=name, use=use)
+    _live[entry.kind, use] = named
+    try:
+        yield use
+    finally:
+        del _live[entry.kind, use]
+        for ref in [ref for ref, known in _entry_of_ref.items() if known is named]:
+            del _entry_of_ref[ref]
+
+
+def live_names(cell: Cell) -> list[str]:
+    """Return the names in a cell of what was handed over as Python objects, so that it cannot be measured again."""
+    attack = cell.attack
+    names = [cell.data.name, cell.model.network.name]
+    names += [] if cell.step is None else [cell.step.name]
+    names += [] if attack is None else [attack.attack.name, attack.model.network.name]
+    return [name for name in dict.fromkeys(names) if name.startswith(LIVE)]
+
+
+def ended(kind: str, name: str) -> UsageError:
+    """Return the error of what was handed over as a Python object, in another process or an earlier call."""
+    return UsageError(
+        f"{kind} '{name}' was a Python object and ended with its process, so nothing can run it again from here; "
+        "call bench.evaluate with it again"
+    )
+
+
 #: What each kind of method is, for the error line of a method of the wrong kind.
 _ROLES = {
     "attack": "an attack",
@@ -289,6 +346,10 @@ def find(kind: str, use: str) -> Entry:
     if ".py:" in use:
         path, _, symbol = use.rpartition(":")
         return _from_file(Path(path), symbol, kind)
+    if use.startswith(LIVE):
+        if (live := _live.get((kind, use))) is None:
+            raise ended(_CALLED.get(kind, kind), use)
+        return live
     known = entries(kind)
     if use not in known:
         raise UsageError(unknown_method(_CALLED.get(kind, kind), use, kind))

@@ -31,6 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from bench.keys import training_key
     from bench.process.collection import no_collection
+    from bench.registry import live_names
     from bench.store import cards
     from bench.store.history import read
     from bench.store.working_store import Store
@@ -62,6 +63,8 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(body, indent=2))
         return 0
     print(f"{result.names}\nkey {result.key}\nstatus {result.status}")
+    if objects := live_names(result.cell):
+        print(f"cannot be run again from here: {', '.join(objects)} ended with the Python process that called bench")
     if isinstance(result.cell.model.weights, TrainRef):
         card = cards.read(Store(root).training(training_key(result.cell.model)))
         body["overfitting of the network"] = card and card.get("overfitting")

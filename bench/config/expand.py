@@ -98,6 +98,8 @@ def _step(use: str) -> registry.Entry | None:
     """
     if ".py:" in use:
         return registry.find("test-time", use) if _is_file_step(use) else None
+    if use.startswith(registry.LIVE):
+        return registry.find("test-time", use)
     if (entry := registry.entries("test-time").get(use)) is not None:
         return entry
     if use.startswith("weights:") or use in registry.entries("recipe"):

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench.data import folders, parquet
+from bench.data import folders, memory, parquet
 from bench.data.foreign import one_line
 from bench.data.named import NAMED, NamedSet, locate
 from bench.data.resizing import Resizing
@@ -39,7 +39,7 @@ from bench.data.rows import (
     sha_of_rows,
     stratified,
 )
-from bench.registry import unknown
+from bench.registry import LIVE, unknown
 from bench.types import DataRef, Interpolation, Preprocessing, UsageError
 
 __all__ = ["NAMED", "ImageSet", "NamedSet", "Subset", "data_ref", "open_ref", "open_set", "rows_of", "select"]
@@ -165,6 +165,8 @@ def open_set(
     """
     from bench.data.cache import decoded
 
+    if name.startswith(LIVE):
+        return memory.opened(name, split)
     if image_size is not None:
         require_size(image_size)
     if preprocessing is not None and image_size is None:

@@ -139,7 +139,7 @@ def _load(entry: Path, *, thorough: bool) -> Decoded:
     images, labels = (_array(entry / name) for name in _ARRAYS)
     here = _stamps(entry)
     if thorough or record["stamps"] != here:
-        if _content(images, labels) != record["sha"]:
+        if content_sha(images, labels) != record["sha"]:
             unseen = "; its times say nothing of it, so results may stand on it: run --verify 100% tells"
             raise ValueError(f"its arrays were altered{unseen if record['stamps'] == here else ''}")
         if record["stamps"] not in (None, here):
@@ -162,7 +162,8 @@ def _stamps(entry: Path) -> dict[str, Any]:
     return {name: stamp((entry / name).stat()) for name in _ARRAYS}
 
 
-def _content(images: Pixels, labels: Numbers) -> str:
+def content_sha(images: Pixels, labels: Numbers) -> str:
+    """Return the SHA-256 of pixels and labels, by which a set is known; nothing of arrays of other types."""
     if images.dtype != np.uint8 or labels.dtype != np.int64 or not images.flags.c_contiguous:
         return ""
     digest = hashlib.sha256(repr(images.shape).encode())
@@ -233,7 +234,7 @@ def _write(folder: Path, source: Source, images: Rows, channels: int, how: Resiz
         np.save(file, labels)
         _flush(file)
     stamps = _stamps(folder) if keeps_times(folder) else None
-    sha = _content(_array(folder / "images.npy"), labels)
+    sha = content_sha(_array(folder / "images.npy"), labels)
     record = {"sha": sha, "resized": written.resized, "transparent": written.transparent, "stamps": stamps}
     keep(folder / _ABOUT, record)
 

@@ -63,6 +63,20 @@ def console(*, stderr: bool = False, terminal: bool | None = None) -> Console:
     return sized
 
 
+def plain_console(file: TextIO, width: int) -> Console:
+    """Return a console that writes plain text of some width to a stream, whatever the surroundings say."""
+    return _Console(
+        file=file,
+        width=width,
+        force_terminal=False,
+        color_system=None,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        _environ={},
+    )
+
+
 _SIZES = ("COLUMNS", "LINES", "JUPYTER_COLUMNS", "JUPYTER_LINES")
 
 

@@ -18,11 +18,11 @@ from bench.data import open_ref, rows_of
 from bench.evaluation.cost import PassFlops, parameters, pass_flops
 from bench.evaluation.craft import CHUNK, attack_group_size
 from bench.keys import training_key
-from bench.models import weights
+from bench.models import live, weights
 from bench.models.build import build
 from bench.models.layout import fast_layout
 from bench.process.isolation import checksums, isolated
-from bench.types import DataRef, MethodError, ModelRef, TrainRef, UsageError
+from bench.types import DataRef, MethodError, ModelRef, TrainRef, UsageError, WeightsRef
 
 _log = logging.getLogger("crossfire")
 
@@ -102,12 +102,14 @@ class DeviceCache:
             _log.warning("a method changed the weights of %s; they are read again", model.network.name)
             del self._classifiers[key]
         if key not in self._classifiers:
-            file = path()
-            if not isinstance(model.weights, TrainRef) and weights.sha256(file) != model.weights.sha256:
+            ref = model.weights
+            file = None if isinstance(ref, WeightsRef) and live.is_live(ref.name) else path()
+            if file is not None and isinstance(ref, WeightsRef) and weights.sha256(file) != ref.sha256:
                 raise UsageError(f"{file} has changed since the plan was made; run it again")
             with isolated(f"network {model.network.name}"):
                 net = build(model.network, data.num_classes, data.image_shape)
-                weights.load(file, net, None if isinstance(model.weights, TrainRef) else model.weights.key)
+                if file is not None:
+                    weights.load(file, net, ref.key if isinstance(ref, WeightsRef) else None)
                 # Counted before the layout changes: torch 2.15 corrupts memory in the weight gradient of one large
                 # image whose weights are channels-last.
                 flops = pass_flops(net.to(self.device).eval(), data.image_shape)

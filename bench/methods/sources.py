@@ -43,7 +43,7 @@ MOST_FILES = 100_000
 MOST_HASHED = 2**34
 
 _NO_FILES = ("/proc", "/sys", "/dev")
-_NOT_COUNTED = {*sys.stdlib_module_names, "bench", "numpy", "torch"}
+NOT_COUNTED = {*sys.stdlib_module_names, "bench", "numpy", "torch"}
 # The same release, built for a CPU or for one GPU or another.
 _BUILD = re.compile(r"\+(cpu|cu\d+|rocm[\d.]+|xpu)$")
 
@@ -142,7 +142,7 @@ class Search:
     def beside(self, top: str, source: Path) -> Path | None:
         """Return the folder in which a source finds a module beside the user's own file; ``None`` if not there."""
         folder = self.path.resolve().parent
-        if top in _NOT_COUNTED or self.is_bundled(self.path) or not source.resolve().is_relative_to(folder):
+        if top in NOT_COUNTED or self.is_bundled(self.path) or not source.resolve().is_relative_to(folder):
             return None
         own = folder / f"{top}.py"
         if os.path.isfile(own):
@@ -161,14 +161,14 @@ class Search:
             return _files([folder_of_it], imported), None
         if top in ("attacks", "defenses") or imported.module.startswith("bench.models"):
             return _files([self.root], imported), None
-        if top in _NOT_COUNTED:
+        if top in NOT_COUNTED:
             return [], None
         spec = find_top(top)
         if spec is None:
             return [], f"{top}{_ABSENT}"
         origin = Path(spec.origin) if spec.has_location and spec.origin else None
         folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-        if any(map(_is_installed, folders or [origin or Path()])) and (known := version(top)) is not None:
+        if any(map(is_installed, folders or [origin or Path()])) and (known := version(top)) is not None:
             return [], known
         if folders:
             return _files([folder.parent for folder in folders], imported), None
@@ -250,7 +250,7 @@ def _installed_in() -> tuple[Path, ...]:
     return tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platlib", "purelib")})
 
 
-def _is_installed(path: Path) -> bool:
+def is_installed(path: Path) -> bool:
     if {"site-packages", "dist-packages"} & set(path.parts):
         return True
     return any(path.resolve().is_relative_to(folder) for folder in _installed_in())

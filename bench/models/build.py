@@ -14,8 +14,8 @@ from bench.data.room import available_memory, gib
 from bench.keys import sha256_hex
 from bench.methods.factories import is_own_too
 from bench.methods.sources import release
-from bench.models import huggingface
-from bench.registry import entry_of, explain, find, unknown
+from bench.models import huggingface, live
+from bench.registry import LIVE, entry_of, explain, find, unknown
 from bench.types import NETWORK_KEYS, MethodRef, Scalar, UsageError, text_of
 
 if TYPE_CHECKING:
@@ -74,11 +74,13 @@ def ensemble_ref(members: Sequence[MethodRef], combine: str) -> MethodRef:
 def has_card(arch: str) -> bool:
     """Say whether a network normalises images as the card of its library's model says, unless a configuration does."""
     library, colon, _ = arch.partition(":")
-    return bool(colon) and ".py:" not in arch and library != "robustbench"
+    return bool(colon) and ".py:" not in arch and not arch.startswith(LIVE) and library != "robustbench"
 
 
 def _named_ref(arch: str, params: dict[str, Scalar], around: Mapping[str, Scalar]) -> MethodRef:
     library, colon, name = arch.partition(":")
+    if arch.startswith(LIVE):
+        return live.network_ref(arch)
     if not colon or ".py:" in arch:
         entry = find("network", arch)
         if clash := sorted(around.keys() & entry.parameters.model_fields.keys()):
@@ -237,6 +239,8 @@ def _opened(
     from bench.models.libraries import Opened, open_network
 
     library, colon, name = network.name.partition(":")
+    if network.name.startswith(LIVE):
+        return Opened(live.copy_of(network.name), None)
     if colon and ".py:" not in network.name:
         return open_network(library, name, dict(network.params), num_classes, image_shape)
     entry = entry_of(network)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.keys import sha256_hex
+from bench.models import live
 from bench.models.checkpoints import files, reading
 from bench.models.checkpoints.files import find, sha256
 from bench.store.files import Unreadable
@@ -32,6 +33,8 @@ class WeightsFile(NamedTuple):
 
 def inspect(name: str) -> WeightsFile:
     """Find a weights file and check without torch that it is readable and complete."""
+    if live.is_live(name):
+        return WeightsFile(None, live.weights_sha(name))
     try:
         path = find(name)
         sha = sha256(path)

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.types import CellResult
+from bench.registry import unknown
+from bench.store import files
+from bench.store.files import Unreadable
+from bench.store.working_store import Store, default_root, largest_records
+from bench.types import CellResult, UsageError, eps_text
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: Of the records, those that :func:`load_records` returns, by their names there.
+_RECORDS = {name: name for name in ("index", "label")} | {
+    "clean": "clean_prediction",
+    "adversarial": "adversarial_prediction",
+    **{name: name for name in ("robust", "linf", "l2", "forwards", "backwards", "seconds")},
+}
+_CELL = ("dataset", "model", "defense", "attack", "access", "norm", "eps", "seed")
 
 
 def load_results(source: str | Path | Iterable[CellResult] | None = None) -> pd.DataFrame:
@@ -37,7 +51,6 @@ def load_results(source: str | Path | Iterable[CellResult] | None = None) -> pd.
     from bench.report.leaderboard.tables import build
     from bench.report.render.export import cell_rows
     from bench.store.history import read
-    from bench.store.working_store import default_root
 
     chosen = default_root() if source is None else source
     with no_collection():
@@ -46,3 +59,81 @@ def load_results(source: str | Path | Iterable[CellResult] | None = None) -> pd.
     if "finished" in frame:
         frame["finished"] = pd.to_datetime(frame["finished"], utc=True, format="ISO8601")
     return frame
+
+
+def load_records(store: str | Path | None = None, *, cell: str | Iterable[str] | None = None) -> pd.DataFrame:
+    """Return what became of every image, with one row for each image of each cell.
+
+    Columns: ``dataset model defense attack access norm eps seed`` of the cell, as in :func:`load_results`; ``index``,
+    the row of the image in its set; ``label``; ``clean_prediction`` and ``adversarial_prediction`` of the deployed
+    defense (of a random one that of most draws; in a clean cell both are alike); ``robust``, right clean and under the
+    attack; ``linf l2``, how far the attack moved the image, in units of pixels in [0, 1]; ``forwards backwards``, the
+    passes that it took; ``seconds``, the mean of its cell; and ``key`` of the cell.
+
+    Args:
+        store: the folder of a working store; the default store if left out.
+        cell: the start of a key, or a name ``dataset/model/defense/attack/access`` with wildcards such as
+            ``*/jpeg/*/adaptive``; or several of these. By default every finished cell.
+
+    Raises:
+        UsageError: there is no store, no such cell, or its records are gone or were altered.
+    """
+    import pandas as pd
+
+    root = default_root() if store is None else Path(store)
+    if not root.is_dir():
+        kind = "is a file, and only stores have" if root.exists() else "is not there, so it has no"
+        raise UsageError(f"{root} {kind} records of single images; name the folder of a store")
+    source = Store(root)
+    wanted = [cell] if isinstance(cell, str) else cell
+    done = [result for result in source.results() if result.status == "done"]
+    if wanted is not None:
+        done = _chosen(done, list(wanted), root)
+    frames = [_records(source, result) for result in done]
+    columns = [*_CELL, *_RECORDS.values(), "key"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def _chosen(results: list[CellResult], wanted: list[str], root: Path) -> list[CellResult]:
+    """Return the results that any of some texts name, each once.
+
+    Raises:
+        UsageError: one of them names none.
+    """
+    chosen: dict[str, CellResult] = {}
+    for text in wanted:
+        named = [r for r in results if r.key.startswith(text) or fnmatchcase(str(r.names), text)]
+        if not named:
+            names = [str(result.names) for result in results]
+            raise UsageError(unknown(f"cell of {root}", text, names))
+        chosen |= {result.key: result for result in named}
+    return list(chosen.values())
+
+
+def _records(store: Store, result: CellResult) -> pd.DataFrame:
+    """Return the records of one cell.
+
+    Raises:
+        UsageError: they are gone, or are not those that were written with the result.
+    """
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = store.records(result.key)
+    try:
+        data = files.read(path, largest_records(result.cell.data.n))
+    except (FileNotFoundError, Unreadable) as error:
+        why = "is not there" if isinstance(error, FileNotFoundError) else str(error)
+        raise UsageError(f"the records of {result.names} cannot be read: {path} {why}; run again") from None
+    if hashlib.sha256(data).hexdigest() != result.records_sha:
+        raise UsageError(f"the records of {result.names} do not count: {path} was altered since; run again")
+    table = pq.read_table(pa.BufferReader(data), columns=list(_RECORDS))
+    frame: pd.DataFrame = table.to_pandas().rename(columns=_RECORDS)
+    attack = result.cell.attack
+    threat = None if attack is None else attack.threat
+    eps = None if threat is None or threat.eps is None else eps_text(threat.eps)
+    names = {**result.names.model_dump(), "norm": threat and threat.norm, "eps": eps, "seed": result.cell.seed}
+    cell = pd.DataFrame({name: [names[name]] * len(frame) for name in _CELL})
+    joined: pd.DataFrame = pd.concat([cell, frame.assign(key=result.key)], axis="columns")
+    return joined

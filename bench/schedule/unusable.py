@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.keys import models_of, training_key
-from bench.models import weights
+from bench.models import live, weights
 from bench.models.build import build
 from bench.schedule.plan import Work
 from bench.types import DataRef, MethodError, ModelRef, PlannedCell, UsageError, WeightsRef
@@ -66,6 +66,9 @@ def _problem(model: ModelRef, work: Work, data: DataRef) -> str | None:
     try:
         with isolated(f"network {model.network.name}"):
             net = build(model.network, data.num_classes, data.image_shape)
+            if live.is_live(model.weights.name):
+                live.check_finite(model.network.name, net)
+                return None
             path = work.weights_files[model.weights.sha256]
             for remark in weights.load(path, net, model.weights.key):
                 _log.warning("%s", remark)

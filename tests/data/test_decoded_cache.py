@@ -182,8 +182,8 @@ def test_a_copied_cache_is_hashed_once_and_not_decoded(cached_set, calls, monkey
     shutil.copytree(memo.cache_folder().parent, copy)
     monkeypatch.setenv("XDG_CACHE_HOME", str(copy))
     hashed = []
-    original = cache._content
-    monkeypatch.setattr(cache, "_content", lambda *arrays: hashed.append(1) or original(*arrays))
+    original = cache.content_sha
+    monkeypatch.setattr(cache, "content_sha", lambda *arrays: hashed.append(1) or original(*arrays))
     for _ in range(3):
         assert np.array_equal(open_set(cached_set.name, "test", folder=None).images, cached_set.pixels)
     assert calls["decode"] == 0 and len(hashed) == 1

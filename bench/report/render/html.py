@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -22,12 +22,17 @@ from bench.store.working_store import Store
 from bench.types import AttackRef, CellError, CellResult, Cost, Metrics, jsonable
 from bench.visible import visible, visible_values
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 _TEMPLATES = Path(__file__).parent / "templates"
 #: Bytes of a page that a browser opens at once and scrolls smoothly.
 _MAX_PAGE_BYTES = 14 * 10**6
 #: Numbers in the tables of a page. While the page is larger than that, half of them, but not fewer than the minimum.
 _MAX_NUMBERS = 8_000
 _MIN_NUMBERS = 100
+#: Of a piece for another page.
+_MAX_FRAGMENT_NUMBERS = 2_000
 _MAX_TABLES = 200
 #: Of one table.
 _MAX_ROWS = 300
@@ -92,21 +97,12 @@ def render(board: Board, store: Store | None = None, data_folder: Path | None = 
 
 def _page(board: Board, pictures: Callable[..., dict[str, str]] | None, numbers: int, sets: int) -> str:
     """Return the page with at most ``numbers`` numbers and the images of ``sets`` adversarial sets."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
     tables, left_out = _tables(board, numbers)
     columns = list(chain.from_iterable(view["columns"] for view in tables))
     accesses = {row.access for row in chain.from_iterable(table.rows for table in board.tables)}
     results = _results(board, tables)
-    page = environment.get_template("leaderboard.html").render(
+    page = _template("leaderboard.html").render(
+        live=True,
         board=board,
         tables=tables,
         facts=_facts(board),
@@ -123,6 +119,29 @@ def _page(board: Board, pictures: Callable[..., dict[str, str]] | None, numbers:
         foot=text.FOOT,
     )
     return visible(page, lines=True)
+
+
+def fragment(board: Board) -> str:
+    """Return the tables as a piece of HTML for a page of somebody else's, such as a notebook: no script, own styles."""
+    tables, _ = _tables(board, _MAX_FRAGMENT_NUMBERS)
+    piece = _template("fragment.html").render(
+        live=False, tables=tables, pieces=text.pieces, absent=text.absent(board), foot=text.FOOT
+    )
+    return visible(piece, lines=True)
+
+
+def _template(name: str) -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
+    return environment.get_template(name)
 
 
 class Cell(NamedTuple):

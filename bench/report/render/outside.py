@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.registry import LIVE, ended
 from bench.types import DataRef, MethodRef, ModelRef, UsageError, WeightsRef
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ _MAX_DECODED_BYTES = 2**30
 
 def named_by(ref: DataRef | ModelRef | MethodRef) -> str | None:
     """Return the name in a reference that is not Crossfire's own, or ``None``."""
+    if is_live(ref):
+        return None
     if isinstance(ref, ModelRef):
         return ref.weights.name if isinstance(ref.weights, WeightsRef) else named_by(ref.network)
     members = ref.members if isinstance(ref, MethodRef) else ()
@@ -29,8 +32,19 @@ def named_by(ref: DataRef | ModelRef | MethodRef) -> str | None:
     return next((each.name for each in (*members, ref) if ":" in each.name), None)
 
 
+def is_live(ref: DataRef | ModelRef | MethodRef) -> bool:
+    """Say whether a reference is of something that was handed over as a Python object, and ended with its process."""
+    return _name(ref).startswith(LIVE)
+
+
+def _name(ref: DataRef | ModelRef | MethodRef) -> str:
+    return ref.network.name if isinstance(ref, ModelRef) else ref.name
+
+
 def require_own(ref: DataRef | ModelRef | MethodRef, *, trusted: bool) -> None:
-    """Raises UsageError: the results are not trusted, and a reference in them is not Crossfire's own."""
+    """Raises UsageError: a reference is not Crossfire's own in results that are not trusted, or of a Python object."""
+    if is_live(ref):
+        raise ended("network" if isinstance(ref, ModelRef) else "dataset", _name(ref))
     if not trusted and (name := named_by(ref)) is not None:
         raise UsageError(f"the results name '{name}', which is not opened; if they are yours, add --trust")
 

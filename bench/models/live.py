@@ -1,0 +1,101 @@
+"""Networks that were handed over as Python objects, with the weights that they have: found by name while they live."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench.keys import sha256_hex
+from bench.methods.identity import identity_of
+from bench.registry import LIVE, ended
+from bench.types import MethodRef, UsageError, shown, text_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_WEIGHTS = f"weights:{LIVE}"
+
+
+class _Network(NamedTuple):
+    net: nn.Module
+    ref: MethodRef
+    weights_sha: str
+
+
+_networks: dict[str, _Network] = {}
+
+
+@contextmanager
+def offered(net: nn.Module, name: str) -> Iterator[str]:
+    """Let a network be found by its name for the time of a block; what a configuration calls it is yielded.
+
+    Its key holds a hash of its parameters and buffers (names, types, shapes, bytes), and one of its code: the sources
+    of its classes, the tree of its modules and their other attributes.
+
+    Raises:
+        UsageError: a part of it cannot be hashed.
+    """
+    arch = f"{LIVE}{name}"
+    tensors = chain(net.named_parameters(remove_duplicate=False), net.named_buffers(remove_duplicate=False))
+    weights = [(key, tensor.detach()) for key, tensor in tensors]
+    code = sha256_hex(repr(net), identity_of(net, f"network '{name}'", weights=False))
+    ref = MethodRef(kind="network", name=arch, params={}, code_sha=code)
+    _networks[arch] = _Network(net, ref, identity_of(weights, f"network '{name}'"))
+    try:
+        yield arch
+    finally:
+        del _networks[arch]
+
+
+def is_live(name: str) -> bool:
+    """Say whether a name of weights means those that a network was handed over with."""
+    return name.startswith(_WEIGHTS)
+
+
+def network_ref(arch: str) -> MethodRef:
+    """Return the reference of a network that was handed over.
+
+    Raises:
+        UsageError: it was in another process, or an earlier call.
+    """
+    return _known(arch).ref
+
+
+def weights_sha(name: str) -> str:
+    """Return the hash of the weights of a network that was handed over.
+
+    Raises:
+        UsageError: as :func:`network_ref`.
+    """
+    return _known(name.removeprefix("weights:")).weights_sha
+
+
+def copy_of(arch: str) -> nn.Module:
+    """Return a copy of a network that was handed over, with its weights.
+
+    Raises:
+        UsageError: as :func:`network_ref`, or it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(_known(arch).net)
+    except UsageError:
+        raise
+    except Exception as error:
+        why = (text_of(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"network '{arch}' cannot be copied (copy.deepcopy): {shown(why, 200)}") from None
+
+
+def check_finite(name: str, net: nn.Module) -> None:
+    """Raises UsageError: a parameter of a network holds NaN or infinities."""
+    for key, value in net.named_parameters():
+        if count := int((~value.isfinite()).sum()):
+            raise UsageError(f"network '{name}': {count} of the {value.numel()} numbers of {key} are NaN or infinite")
+
+
+def _known(arch: str) -> _Network:
+    if arch not in _networks:
+        raise ended("network", arch)
+    return _networks[arch]
