@@ -11,8 +11,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from bench.data.foreign import one_line, regular
-from bench.data.rows import DatasetLocation, Row, Rows, Source, Split, in_order, listed
+from bench.data.rows import DatasetLocation, Numbers, Row, Rows, Source, Split, in_order, listed
 from bench.types import MAX_IMAGES, UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ def _source(
         classes.doubt,
         classes.remark,
         classes.numbered,
+        lambda: _all_labels(files, classes.numbers),
     )
 
 
@@ -242,6 +245,28 @@ def _columns(path: Path, schema: pa.Schema) -> tuple[str, str]:
     return image, label
 
 
+def _all_labels(files: tuple[Path, ...], numbers: Mapping[int | str, int] | None) -> Numbers:
+    """Return the label of each row; no image is read."""
+    labels: list[int] = []
+    for path in files:
+        with _open(path) as file, one_line(f"{path}: damaged"):
+            _, column = _columns(path, file.schema_arrow)
+            batches = file.iter_batches(_LABELS_AT_ONCE, columns=[column])
+            written = chain.from_iterable(batch.column(0).to_pylist() for batch in batches)
+            labels += [_number(f"{path} row {row}", label, numbers) for row, label in enumerate(written)]
+    return np.array(labels, dtype=np.int64)
+
+
+def _number(where: str, label: int | str | None, numbers: Mapping[int | str, int] | None) -> int:
+    if label is None:
+        raise UsageError(f"{where}: no label")
+    if numbers is None:
+        return int(label)
+    if label not in numbers:
+        raise UsageError(f"{where}: label '{label}' is not one of {listed(list(map(str, numbers)))}")
+    return numbers[label]
+
+
 def _read(files: tuple[Path, ...], numbers: Mapping[int | str, int] | None) -> Rows:
     count = 0
     for path in files:
@@ -271,9 +296,5 @@ def _rows(path: Path, numbers: Mapping[int | str, int] | None) -> Iterator[Row]:
                 where = f"{path} row {row}"
                 if value is None or value["bytes"] is None:
                     raise UsageError(f"{where}: no image bytes")
-                if number is None:
-                    raise UsageError(f"{where}: no label")
-                if numbers is not None and number not in numbers:
-                    raise UsageError(f"{where}: label '{number}' is not one of {listed(list(map(str, numbers)))}")
-                yield Row(where, number if numbers is None else numbers[number], value["bytes"])
+                yield Row(where, _number(where, number, numbers), value["bytes"])
                 row += 1

@@ -66,7 +66,7 @@ def images(data: DataRef, folder: Path | None, *, trusted: bool) -> tuple[ImageS
     if (named := NAMED.get(data.name)) is not None:
         if not named.available(folder):
             raise UsageError(f"the images of {data.name} are not on this machine; name their folder with --data")
-        size = named.splits[data.split] * math.prod(data.image_shape)
+        size = (data.n if data.preprocessing else named.splits[data.split]) * _bytes_of_each(data)
         if size > _MAX_DECODED_BYTES and not trusted:
             shape = "x".join(map(str, data.image_shape))
             raise UsageError(
@@ -74,3 +74,11 @@ def images(data: DataRef, folder: Path | None, *, trusted: bool) -> tuple[ImageS
             )
     image_set = open_ref(data, folder=folder)
     return image_set, rows_of(image_set, data)
+
+
+def _bytes_of_each(data: DataRef) -> int:
+    """Return how many bytes an image takes, before it is cropped if it is."""
+    channels, *size = data.image_shape
+    resize = size if data.preprocessing is None else data.preprocessing.resize
+    sides = (resize, resize) if isinstance(resize, int) else resize
+    return channels * max(math.prod(size), math.prod(sides))
