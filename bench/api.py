@@ -204,8 +204,20 @@ def attack(
     return _unchanged
 
 
-def library(*, prefix: str, requires: str) -> Callable[[Method], Method]:
-    """Register ``f(target, x, y, threat, *, name, **parameters) -> Tensor`` as the adapter ``prefix:<name>``."""
+def library(
+    *, prefix: str, requires: str | None = None, passes: str | None = None, reads_images: bool = False
+) -> Callable[[Method], Method]:
+    """Register ``f(target, x, y, threat, *, name, **parameters) -> Tensor`` as the adapter ``prefix:<name>``.
+
+    Args:
+        prefix: before the colon.
+        requires: a package it cannot do without, named as pip names it.
+        passes: as for :func:`attack`, where all that it adapts cost the same.
+        reads_images: ``name`` is a file of adversarial images. The harness reads it, and checks it against the images
+            of the cell; the function is given ``images``, those that belong to ``x``, shaped and typed as ``x``, and
+            has the parameters ``sha256`` and ``array`` that :mod:`attacks.images` has. Such images adapt to nothing, so
+            they are static or transferred.
+    """
     return _unchanged
 
 

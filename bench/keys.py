@@ -33,15 +33,19 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Images and weights are identified by their hashes: their location and the order of their classes are not in a key.
 _NAME = {"name": True, "classes": True}
+_FILE = {"file": True}
 _WEIGHTS = {"name": True, "data": _NAME}
 _MODEL = {"weights": _WEIGHTS}
+_ATTACK = {"data": _NAME, "model": _MODEL, "attack": _FILE, "after": {"__all__": {"attack": _FILE}}}
 _NAMES: dict[type[BaseModel], dict[str, Any]] = {
     DataRef: _NAME,
     WeightsRef: _NAME,
     TrainRef: {"data": _NAME},
     ModelRef: _MODEL,
-    AttackRef: {"data": _NAME, "model": _MODEL},
-    Cell: {"data": _NAME, "model": _MODEL, "attack": {"data": _NAME, "model": _MODEL}},
+    MethodRef: _FILE,
+    Earlier: {"attack": _FILE},
+    AttackRef: _ATTACK,
+    Cell: {"data": _NAME, "model": _MODEL, "attack": _ATTACK},
 }
 
 
@@ -56,9 +60,9 @@ def _without(method: dict[str, Any]) -> dict[type[BaseModel], dict[str, Any]]:
     return {DataRef: _NAME, ModelRef: model, MethodRef: method, Earlier: earlier, AttackRef: attack, Cell: cell}
 
 
-_NAMES_AND_CODE = _without({"code_sha": True})
+_NAMES_AND_CODE = _without({"code_sha": True, "file": True})
 # Excludes a method's name and file location too: a renamed method gets the same random numbers as before.
-_ALL_BUT_NUMBERS = _without({"code_sha": True, "name": True})
+_ALL_BUT_NUMBERS = _without({"code_sha": True, "file": True, "name": True})
 
 
 # Kept, since ``json.dumps`` would make one for each of many short texts.

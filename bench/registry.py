@@ -52,6 +52,13 @@ class Entry(Declaration):
         return self.doc.strip().partition("\n")[0]
 
     @property
+    def pattern(self) -> str:
+        """How a configuration names it; of an adapter, with what stands for the name after its prefix."""
+        if self.kind != "library":
+            return self.use or self.name
+        return f"{self.name}:<file>" if self.meta.get("reads_images") else f"{self.name}:<Class>"
+
+    @property
     def requires(self) -> str | None:
         package: str | None = self.meta.get("requires")
         return package
@@ -226,7 +233,7 @@ def ended(kind: str, name: str) -> UsageError:
 #: What each kind of method is, for the error line of a method of the wrong kind.
 _ROLES = {
     "attack": "an attack",
-    "library": "a library of attacks (write '{}:<Class>')",
+    "library": "a library of attacks (write '{}')",
     "recipe": "a training recipe",
     "test-time": "a test-time step",
     "network": "a network",
@@ -267,7 +274,8 @@ def unknown_method(noun: str, name: str, *kinds: str) -> str:
     if other is None:
         return unknown(noun, name, names) + perhaps_in(name)
     a = "an" if noun[0] in "aeiou" else "a"
-    return f"'{name}' is {_ROLES[other].format(name)}, not {a} {noun}; there are: {', '.join(names)}"
+    role = _ROLES[other].format(entries(other)[name].pattern)
+    return f"'{name}' is {role}, not {a} {noun}; there are: {', '.join(names)}"
 
 
 def perhaps_in(name: str) -> str:

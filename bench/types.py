@@ -283,7 +283,8 @@ class Threat(Frozen):
 class MethodRef(Frozen):
     """One attack, recipe, test-time step or network with every parameter spelled out.
 
-    ``members`` are the networks of an ensemble.
+    ``members`` are the networks of an ensemble. ``file`` is where saved images lie that an attack reads; it is not part
+    of any key, as their hash is a parameter.
     """
 
     kind: Kind
@@ -293,6 +294,12 @@ class MethodRef(Frozen):
     members: Annotated[tuple[MethodRef, ...], FailFast()] = Field(
         (), max_length=MAX_MEMBERS, exclude_if=lambda members: not members
     )
+    file: Name | None = Field(None, exclude_if=lambda file: file is None)
+
+    @property
+    def use(self) -> str:
+        """What a configuration calls it."""
+        return self.name if self.file is None else f"{self.name}:{self.file}"
 
     def __hash__(self) -> int:
         return hash((self.kind, self.name, frozenset(self.params.items()), self.code_sha, self.members))

@@ -51,7 +51,10 @@ def attacks_page() -> str:
         for entry in attacks
     ]
     sections = [_section(entry) for entry in attacks]
-    sections += ["## Other libraries\n", *(_section(entry, level="###") for entry in entries("library").values())]
+    sections += [
+        "## Other libraries, and saved images\n",
+        *(_section(entry, level="###") for entry in entries("library").values()),
+    ]
     return _INTRODUCTION + "\n".join(lines) + "\n\n" + "\n".join(sections)
 
 
@@ -62,7 +65,7 @@ def _norms(entry: Entry) -> str:
 
 def _section(entry: Entry, level: str = "##") -> str:
     parts = _parts(entry.doc)
-    title = f"{entry.name}:<Class>" if entry.kind == "library" else entry.name
+    title = entry.pattern
     text = [f"{level} {title}\n", parts["summary"] + "\n", *([parts["body"] + "\n"] if parts["body"] else [])]
     if (threat := parts["args"].get("threat")) and entry.kind == "attack":
         text.append(f"*Threat:* {threat}\n")

@@ -68,7 +68,7 @@ def _listed(data: str | None) -> dict[str, list[dict[str, Any]]]:
         )
         for entry in registry.entries("attack").values()
     ]
-    adapters = [{**_row(entry), "name": f"{entry.name}:<Class>"} for entry in registry.entries("library").values()]
+    adapters = [{**_row(entry), "name": entry.pattern} for entry in registry.entries("library").values()]
     recipes = [_row(entry, kind="recipe") for entry in registry.entries("recipe").values()]
     steps = [_row(entry, kind="test-time") for entry in registry.entries("test-time").values()]
     datasets = []

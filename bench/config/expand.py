@@ -162,7 +162,13 @@ def attacks(config: Config) -> list[Attack]:
     parts = [
         (
             f"{a.label}\n{a.access}",
-            {**a.method.params, "norm": a.threat.norm, "eps": str(a.threat.eps), "preset": preset},
+            {
+                **a.method.params,
+                "norm": a.threat.norm,
+                "eps": str(a.threat.eps),
+                "preset": preset,
+                "file": a.method.file,
+            },
             shown,
         )
         for a, preset, shown in columns
@@ -185,13 +191,12 @@ def _columns(config: Config, each: AttackConfig, entry: registry.Entry) -> Itera
     norm = each.norm or norms[0]
     if norm not in norms:
         raise UsageError(f"norm '{norm}' is not one that {entry.name} keeps to: {', '.join(norms)}")
-    is_library = entry.kind == "library"
     for params, swept in sweep(_swept(each)):
         eps = params.pop("eps", each.eps)
-        method = entry.ref(params, name=each.use if is_library else None)
+        method = _method(entry, each.use, params)
         preset = _telling(entry, params.get("preset"))
         threat = _threat(norm, eps, bounded=bool(entry.meta.get("bounded", True)))
-        label = each.use if is_library else entry.name
+        label = _attack_label(entry, each.use)
         ruled = "rule" in params or "rule" in (entry.meta.get("presets") or {}).get(params.get("preset"), {})
         attack = Attack(label, method, threat, "static", each.eot, ruled, bool(entry.meta.get("purifiers_only")))
         columns = [attack._replace(access=access) for access in each.access if access != "transfer"]
@@ -199,11 +204,43 @@ def _columns(config: Config, each: AttackConfig, entry: registry.Entry) -> Itera
             yield _Column(column, preset, swept | {"preset"})
 
 
+def _method(entry: registry.Entry, use: str, params: Mapping[str, Any]) -> MethodRef:
+    if not entry.meta.get("reads_images"):
+        return entry.ref(params, name=use if entry.kind == "library" else None)
+    # The plan adds the hash of the file; its place is no part of what is attacked.
+    return entry.ref(params).model_copy(update={"file": use.partition(":")[2]})
+
+
+def _attack_label(entry: registry.Entry, use: str) -> str:
+    if entry.meta.get("reads_images"):
+        return f"{entry.name}:{Path(use.partition(':')[2]).name}"
+    return use if entry.kind == "library" else entry.name
+
+
 def _with_entry(config: Config, attack: AttackConfig) -> tuple[AttackConfig, registry.Entry]:
     prefix = attack.use.partition(":")[0]
     is_library = attack.use != prefix and prefix in registry.entries("library")
     entry = registry.find("library" if is_library else "attack", prefix if is_library else attack.use)
-    return _with_shared(config, attack, entry), entry
+    with_shared = _with_shared(config, attack, entry)
+    return (_fixed(with_shared, attack) if entry.meta.get("reads_images") else with_shared), entry
+
+
+def _fixed(with_shared: AttackConfig, own: AttackConfig) -> AttackConfig:
+    """Return an attack whose images are fixed: it is static or transferred, and needs no source.
+
+    Raises:
+        UsageError: it asks for what fixed images cannot be.
+    """
+    if not own.use.partition(":")[2]:
+        raise UsageError(f"'{own.use}' names no file; right is: {own.use}adv.npz")
+    if "access" in own.model_fields_set and "adaptive" in own.access:
+        raise UsageError(
+            "saved images adapt to no defense: access is 'static', or 'transfer' if they were made on another network"
+        )
+    if own.source is not None or own.source_train or own.source_seed is not None:
+        raise UsageError("source belongs to an attack that is run; saved images are already made")
+    access = [each for each in with_shared.access if each != "adaptive"]
+    return with_shared.model_copy(update={"access": access or ["static"], "source": None})
 
 
 def _swept(each: AttackConfig) -> dict[str, Any]:
@@ -255,6 +292,9 @@ def _telling(entry: registry.Entry, preset: str | None) -> str | None:
 
 def _transfers(config: Config, each: AttackConfig, attack: Attack) -> Iterator[Attack]:
     sources = _listed(each.source)
+    if attack.method.file is not None:
+        yield from [attack._replace(access="transfer")] if "transfer" in each.access else []
+        return
     if ("transfer" in each.access) != bool(sources):
         raise UsageError("access 'transfer' and source, the recipe or weights to attack instead, go together")
     if each.source_train and not sources:

@@ -19,7 +19,7 @@ from bench.evaluation.target import Meter, NetworkTarget, Truth, auto_batch
 from bench.keys import derive_seed
 from bench.models.logits import round_off
 from bench.process.isolation import frozen, isolated
-from bench.store.audit import broken_rule
+from bench.store.audit import broken_rule, rounding_explains
 from bench.types import AttackRef, MethodError, Threat
 
 #: Images kept together.
@@ -77,6 +77,7 @@ def craft(
     check: Callable[[], None] | None = None,
     training: Callable[[], Tensor] | None = None,
     before: Crafted | None = None,
+    saved: Callable[[Tensor], Tensor] | None = None,
 ) -> Crafted:
     """Run one attack on one group of images and audit what comes back.
 
@@ -93,13 +94,14 @@ def craft(
         before: what earlier attacks of a suite made of the images. Those that the attacked function now gets wrong, and
             a random one in every one of :data:`DRAWS` draws, stay so and cost nothing; its answers on clean images
             do not matter, so the set's accuracy under attack is that of the entire suite.
+        saved: gives the saved images of identities to an attack that reads such.
 
     Raises:
         MethodError: the attack raised, or returned a wrong shape, a non-finite value, or an image out of its threat.
     """
     method = _bound(ref)
     fresh = partial(deploy, base, ref.step, training)
-    attack = partial(_attack, ref, method, base, fresh, key=key, batch=batch, check=check)
+    attack = partial(_attack, ref, method, base, fresh, key=key, batch=batch, check=check, saved=saved)
     if before is None:
         return attack(x, y, images)
     return _on_survivors(attack, fresh, base, x, y, images, key=key, batch=batch, before=before)
@@ -112,13 +114,13 @@ def _bound(ref: AttackRef) -> Callable[[NetworkTarget, Tensor, Tensor, Threat], 
         method = entry.load()
     arguments = entry.arguments(ref.attack.params)
     if entry.kind == "library":
-        arguments["name"] = ref.attack.name.partition(":")[2]
+        arguments["name"] = ref.attack.use.partition(":")[2]
     return partial(method, **arguments)
 
 
 def _attack(
     ref: AttackRef,
-    method: Callable[[NetworkTarget, Tensor, Tensor, Threat], object],
+    method: Callable[..., object],
     base: nn.Module,
     fresh: Callable[[], DeployedDefense],
     x: Tensor,
@@ -128,10 +130,13 @@ def _attack(
     key: str,
     batch: int,
     check: Callable[[], None] | None,
+    saved: Callable[[Tensor], Tensor] | None,
 ) -> Crafted:
     """Run an attack on all images of a group against a fresh instance of the defense, and audit the result."""
     step = fresh()
-    first, name = int(images[0]), ref.attack.name
+    first, name = int(images[0]), ref.attack.use
+    if saved is not None:
+        method = partial(method, images=saved(images).to(x.device))
     # A step whose state changes under attack is not a function, and results on it do not hold for what is deployed.
     few = (base, x[:8], y[:8], images[:8])
     logits = partial(ask, step, step.surrogate, *few, (key, "shown", first), "shown")
@@ -202,7 +207,7 @@ def _timed(
         # Raised again in case the method caught it.
         check()
     if not (torch.equal(x_copy, x) and torch.equal(y_copy, y)):
-        raise MethodError(f"{ref.attack.name} changed the images or labels that it was given")
+        raise MethodError(f"{ref.attack.use} changed the images or labels that it was given")
     return x_adv, seconds
 
 
@@ -279,4 +284,4 @@ def audit(x_adv: object, x: Tensor, threat: Threat, name: str) -> None:
     if x_adv.dtype != x.dtype or x_adv.device != x.device:
         raise MethodError(f"{name} returned {x_adv.dtype} on {x_adv.device}, not {x.dtype} on {x.device}")
     if (why := broken_rule(x_adv, x, threat)) is not None:
-        raise MethodError(f"{name} {why}")
+        raise MethodError(f"{name} {why}{rounding_explains(x_adv, x, threat)}")

@@ -21,7 +21,7 @@ _log = logging.getLogger("crossfire")
 #: A method with more parameters than this is refused; each takes time to read.
 _MOST_PARAMETERS = 500
 #: Arguments that are no parameters, by kind.
-_RESERVED = {"network": frozenset({"in_channels", "image_size"}), "library": frozenset({"name"})}
+_RESERVED = {"network": frozenset({"in_channels", "image_size"}), "library": frozenset({"name", "images"})}
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def _declaration(path: Path, node: ast.FunctionDef | ast.ClassDef, call: ast.Cal
     arguments = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True) if function else ()
     kept = {argument: default for argument, default in arguments if argument.arg not in reserved}
     name = meta["prefix"] if kind == "library" else dashed(node.name)
-    parameters = _parameters(path, node, kept, extra="allow" if kind == "library" else "forbid")
+    is_open = kind == "library" and function is not None and function.args.kwarg is not None
+    parameters = _parameters(path, node, kept, extra="allow" if is_open else "forbid")
     inner = meta.get("inner")
     if inner is not None and inner not in parameters.model_fields:
         raise UsageError(f"{path}:{call.lineno}: inner = '{inner}' names no parameter of {node.name}")

@@ -15,7 +15,7 @@ from bench.config import expand
 from bench.config.expand import Attack, Base, Defense
 from bench.config.sections import Config, ModelConfig
 from bench.config.sweeps import labels_of, sweep
-from bench.data import cards, data_ref, open_set
+from bench.data import cards, data_ref, open_ref, open_set, rows_of, saved
 from bench.data.resizing import Resizing
 from bench.keys import Keys, models_of, training_key
 from bench.models import weights
@@ -205,6 +205,7 @@ def _cells(
         )
     labels = labels_of([(ref.name, params, swept) for ref, params, swept in networks])
     test = _data(config, "test", data_folder, n if n is not None else config.dataset.n, thorough=thorough)
+    attacks = _with_hashes(config, attacks, test, data_folder)
     bases = [defense.base for defense in defenses] + [attack.source for attack in attacks if attack.source]
     needs_training = any(base.recipe for base in bases)
     with config.located("models"):
@@ -309,6 +310,27 @@ def _archs_with_parameters(entry: ModelConfig) -> Iterator[tuple[str, Mapping[st
     """Yield the name and the parameters of a network, or of each member of an ensemble."""
     for each in entry.members or (entry,):
         yield str(each.arch), {**entry.params, **each.params}
+
+
+def _with_hashes(config: Config, attacks: list[Attack], data: DataRef, folder: Path | None) -> list[Attack]:
+    """Return the attacks; those that read saved images get the hash of their file, which is checked.
+
+    Raises:
+        UsageError: a file cannot be used for the images of the plan.
+    """
+    methods = {id(attack.method): attack.method for attack in attacks if attack.method.file is not None}
+    if not methods:
+        return attacks
+    images = open_ref(data, folder=folder)
+    rows = rows_of(images, data)
+    hashed: dict[int, MethodRef] = {}
+    for number, method in methods.items():
+        with config.located("attacks"), located(f"attacks ({method.use})"):
+            sha = saved.checked(saved.path_of(str(method.file)), images, rows, str(method.params["array"]))
+            if method.params["sha256"] not in ("", sha):
+                raise UsageError(f'its SHA-256 is {sha}, and sha256 = "{method.params["sha256"]}"')
+            hashed[number] = method.model_copy(update={"params": {**method.params, "sha256": sha}})
+    return [attack._replace(method=hashed.get(id(attack.method), attack.method)) for attack in attacks]
 
 
 def _by_base(defenses: list[Defense]) -> list[Defense]:

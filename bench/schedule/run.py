@@ -23,9 +23,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from bench.data import saved
+from bench.data.saved import SavedImages
 from bench.evaluation.chunks import read_chunk, write_chunk
 from bench.evaluation.craft import Crafted, craft
-from bench.evaluation.device_cache import Classifier, DeviceCache
+from bench.evaluation.device_cache import Classifier, DeviceCache, Images
 from bench.evaluation.measure import Measure
 from bench.evaluation.target import auto_batch, out_of_memory
 from bench.keys import attack_key, cell_key, clean_cell, seed_of, training_key
@@ -103,6 +105,7 @@ class Runner:
         self._limit = math.inf if self.timeout is None else self.timeout
         self._warm: set[str] = set()
         self._failed: set[str] = set()
+        self._saved: dict[str, SavedImages] = {}
         # Failures that an earlier process of this run recorded and reported.
         self._said = set(chain.from_iterable(map(failures, self.logs)))
         about = {"plan": self.work.plan.name, "cells": len(self.work.plan.cells), "device": str(self.device)}
@@ -457,6 +460,7 @@ class Runner:
                 check=self.check,
                 training=self.cache.training_images(ref.model),
                 before=before,
+                saved=self._saved_images(ref, images),
             )
             _require_unchanged(ref)
             self.cache.require_unchanged(ref.model)
@@ -470,6 +474,24 @@ class Runner:
         seconds = round(time.monotonic() - started, 3)
         of = f"{group.start:06d}-{group.stop:06d}"
         self.log.write("crafted", attack=ref.attack.name, key=key, images=of, seconds=seconds)
+
+    def _saved_images(self, ref: AttackRef, images: Images) -> Callable[[Tensor], Tensor] | None:
+        """Return what gives the saved images of row numbers, float32 (N, C, H, W), where an attack reads such.
+
+        Raises:
+            UsageError: their file has changed since the plan was made, or cannot be read any more.
+        """
+        if (file := ref.attack.file) is None:
+            return None
+        path, key = saved.path_of(file), attack_key(ref)
+        if saved.content_sha(path) != ref.attack.params["sha256"]:
+            raise UsageError(f"{path} has changed since the plan was made; run it again")
+        if key not in self._saved:
+            rows = images.rows.cpu().numpy()
+            array = str(ref.attack.params["array"])
+            # One is enough: the groups of a set follow each other.
+            self._saved = {key: saved.matched(path, ref.data.image_shape, rows, array)}
+        return lambda numbers: torch.from_numpy(self._saved[key].of(numbers.cpu().numpy()))
 
     def _crafted_before(self, earlier: AttackRef, parts: Iterable[slice]) -> Crafted:
         """Return the images of an earlier attack of a suite that the next one starts from."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 #: Round-off allowed in a ball: absolute in L∞, relative in L2.
 LINF_SLACK = 1e-6
 L2_SLACK = 1e-4
+#: How far from a whole number a pixel of 8 bit is, times 255.
+_ON_A_LEVEL = 1e-3
 
 
 def broken_rule(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Threat) -> str | None:
@@ -48,6 +50,28 @@ def broken_rule(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Thre
         f"left its budget: {threat.norm} distance {farthest:.6g} above eps {eps_text(threat.eps)}, at image "
         f"{_worst(abs(moved), len(x))}"
     )
+
+
+def rounding_explains(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Threat) -> str:
+    """Return the end of the line about images that left their budget, if rounding to 8 bit may be the reason.
+
+    It may be where every value is one of 8 bit, and the distance above the budget is what rounding adds at most.
+    """
+    if threat.eps is None or threat.norm not in ("linf", "l2"):
+        return ""
+    levels = x_adv * 255
+    inside = float(x_adv.max()) <= 1 and float(x_adv.min()) >= 0
+    if not inside or float(abs(levels - levels.round()).max()) > _ON_A_LEVEL:
+        return ""
+    moved, half = x_adv - x, 0.5 / 255
+    if threat.norm == "linf":
+        farthest, most = float(abs(moved).max()), half
+    else:
+        squares = (moved * moved).reshape(len(x), -1)
+        farthest, most = math.sqrt(float(squares.sum(1).max())), half * math.sqrt(squares.shape[1])
+    if farthest > float(threat.eps) + most + LINF_SLACK:
+        return ""
+    return "; its images are of 8 bit, and rounding explains it: floats would keep to the budget"
 
 
 def _worst(values: Tensor | np.ndarray, n: int) -> int:

@@ -23,7 +23,7 @@ def test_every_parameter_is_explained_and_every_attack_names_its_source(name: st
     page = attacks_page()
     kind = "attack" if name in registry.entries("attack") else "library"
     entry = registry.find(kind, name)
-    section = page.split(f"# {name}\n" if kind == "attack" else f"# {name}:<Class>\n")[1].split("\n## ")[0]
+    section = page.split(f"# {entry.pattern}\n")[1].split("\n## ")[0]
     assert entry.summary.replace("``", "`") in section
     for parameter in entry.parameters.model_fields:
         row = next(line for line in section.splitlines() if line.startswith(f"| `{parameter}` |"))

@@ -92,12 +92,16 @@ def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
     exact: dict[str, str] = {}
     loose: dict[str, str] = {}
     variants: dict[tuple[str, str, Access], set[str]] = defaultdict(set)
-    with_rule = Once(MethodRef.model_dump_json)
-    without_rule = Once[MethodRef, str](lambda attack: attack.model_dump_json(exclude={"params": {"rule"}}))
+    with_rule = Once[MethodRef, str](lambda attack: attack.model_dump_json(exclude={"file": True}))
+    without_rule = Once[MethodRef, str](
+        lambda attack: attack.model_dump_json(exclude={"file": True, "params": {"rule"}})
+    )
     for r in results:
         if (attack_ref := r.cell.attack) is None:
             continue
-        source = attack_ref.model.model_dump_json(exclude=EXCLUDE_SEED) if r.cell.access == "transfer" else ""
+        # Saved images that were transferred name no classifier that they were made on.
+        is_named = r.cell.access == "transfer" and attack_ref.model != r.cell.model
+        source = attack_ref.model.model_dump_json(exclude=EXCLUDE_SEED) if is_named else ""
         exact[r.key] = f"{with_rule(attack_ref.attack)} {attack_ref.eot} {source} {bool(attack_ref.after)}"
         loose[r.key] = f"{r.names.attack} {without_rule(attack_ref.attack)} {source}"
         variants[loose[r.key], threat_text(attack_ref.threat), r.cell.access].add(exact[r.key])
