@@ -19,7 +19,6 @@ from bench.evaluation.cost import PassFlops, parameters, pass_flops
 from bench.evaluation.craft import CHUNK, attack_group_size
 from bench.keys import training_key
 from bench.models import live, weights
-from bench.models.build import build
 from bench.models.layout import fast_layout
 from bench.process.isolation import checksums, isolated
 from bench.types import DataRef, MethodError, ModelRef, TrainRef, UsageError, WeightsRef
@@ -107,9 +106,7 @@ class DeviceCache:
             if file is not None and isinstance(ref, WeightsRef) and weights.sha256(file) != ref.sha256:
                 raise UsageError(f"{file} has changed since the plan was made; run it again")
             with isolated(f"network {model.network.name}"):
-                net = build(model.network, data.num_classes, data.image_shape)
-                if file is not None:
-                    weights.load(file, net, ref.key if isinstance(ref, WeightsRef) else None)
+                net = weights.classifier(model, data, file).net
                 # Counted before the layout changes: torch 2.15 corrupts memory in the weight gradient of one large
                 # image whose weights are channels-last.
                 flops = pass_flops(net.to(self.device).eval(), data.image_shape)

@@ -6,17 +6,18 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench import registry
 from bench.keys import sha256_hex
 from bench.models import live
 from bench.models.checkpoints import files, reading
 from bench.models.checkpoints.files import find, sha256
 from bench.store.files import Unreadable
-from bench.types import UsageError
+from bench.types import DataRef, ModelRef, TrainRef, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["WeightsFile", "check_finite", "find", "inspect", "load", "sha256"]
+__all__ = ["Loaded", "WeightsFile", "check_finite", "classifier", "find", "inspect", "load", "sha256"]
 
 
 class WeightsFile(NamedTuple):
@@ -66,7 +67,48 @@ def load(path: Path, net: nn.Module, key: str | None = None) -> tuple[str, ...]:
     from bench.models.checkpoints import contents, fitting
 
     state = contents.choose(path, reading.read(path), key)
-    return tuple(f"{path}: {remark}" for remark in fitting.fit(str(path), state, net))
+    return tuple(f"{path}: {remark}" for remark in fitting.fit(str(path), state, net).remarks)
+
+
+class Loaded(NamedTuple):
+    """A network with its weights, and lines that say what was done to their file to make it fit."""
+
+    net: nn.Module
+    remarks: tuple[str, ...]
+
+
+def classifier(model: ModelRef, data: DataRef, path: Path | None) -> Loaded:
+    """Return the network of a base classifier with its weights, in training mode.
+
+    Where the file holds a normalisation of images, it is put in front of a network that comes with Crossfire, and must
+    be that of any other network.
+
+    Args:
+        model: the classifier.
+        data: the images that it takes.
+        path: the file of its weights; ``None`` for a network that was handed over with them.
+
+    Raises:
+        UsageError: the network cannot be built, or the file cannot be used for it.
+        MethodError: the network's factory breaks its contract.
+    """
+    from bench.models.build import build
+
+    net = build(model.network, data.num_classes, data.image_shape)
+    if path is None:
+        return Loaded(net, ())
+    if isinstance(model.weights, TrainRef):
+        return Loaded(net, load(path, net))
+    from bench.models.checkpoints import contents, fitting, normalising
+
+    state = contents.choose(path, reading.read(path), model.weights.key)
+    remarks, normalisation = fitting.fit(str(path), state, net, data.image_shape[0])
+    if normalisation is not None:
+        name = model.network.name
+        is_own = name in registry.entries("network") and not model.network.members
+        net = normalising.normalised(str(path), net, name, normalisation, is_own=is_own)
+        remarks.append(f"images are normalised as the file says: {normalising.described(normalisation)}")
+    return Loaded(net, tuple(f"{path}: {remark}" for remark in remarks))
 
 
 def check_finite(path: Path, net: nn.Module) -> None:

@@ -65,14 +65,14 @@ def _problem(model: ModelRef, work: Work, data: DataRef) -> str | None:
     assert isinstance(model.weights, WeightsRef)
     try:
         with isolated(f"network {model.network.name}"):
-            net = build(model.network, data.num_classes, data.image_shape)
             if live.is_live(model.weights.name):
-                live.check_finite(model.network.name, net)
+                live.check_finite(model.network.name, build(model.network, data.num_classes, data.image_shape))
                 return None
             path = work.weights_files[model.weights.sha256]
-            for remark in weights.load(path, net, model.weights.key):
+            loaded = weights.classifier(model, data, path)
+            weights.check_finite(path, loaded.net)
+            for remark in loaded.remarks:
                 _log.warning("%s", remark)
-            weights.check_finite(path, net)
     except UsageError as error:
         return str(error)
     except MethodError:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import warnings as python_warnings
 from collections import OrderedDict
 
 import numpy as np
@@ -15,7 +16,7 @@ from bench.models import weights
 from bench.models.build import build, network_ref
 from bench.models.resnet18 import resnet18
 from bench.models.small_cnn import small_cnn
-from bench.types import UsageError
+from bench.types import NETWORK_KEYS, DataRef, ModelRef, UsageError, WeightsRef
 
 NETWORK = {"in_channels": 1, "image_size": 8, "channels": 4, "hidden": 16}
 IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -225,6 +226,8 @@ def changed(name, value):
 
 
 FIRST = "features.0.weight"
+with python_warnings.catch_warnings(action="ignore"):
+    QUANTISED = torch.quantize_per_tensor(RAW[FIRST], 0.1, 0, torch.qint8)
 REFUSED = {
     "namespace.pt": ({"state_dict": RAW, "args": argparse.Namespace(lr=1)}, "asks for argparse.Namespace"),
     "array.pt": ({"state_dict": RAW, "history": np.zeros(3)}, "asks for numpy"),
@@ -233,7 +236,7 @@ REFUSED = {
         "a whole network would run code; if you trust the file, save a plain state dict of it first",
     ),
     "quantised.pt": (
-        changed(FIRST, torch.quantize_per_tensor(RAW[FIRST], 0.1, 0, torch.qint8)),
+        changed(FIRST, QUANTISED),
         f"'{FIRST}' is quantised",
     ),
     "int8.pt": (changed(FIRST, RAW[FIRST].to(torch.int8)), f"'{FIRST}' is int8, as quantised weights are"),
@@ -319,3 +322,79 @@ def test_a_plain_state_dict_of_a_library_loads_into_its_network(name, tmp_path):
         mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
         with torch.no_grad():
             assert torch.equal(net.eval()(x), inner.eval()((x - mean) / std))
+
+
+MU, SIGMA = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2471, 0.2435, 0.2616])
+FACTORY = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, num_classes))
+    def forward(self, x):
+        return self.inner(x)
+
+class Buffered(Net):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        import torch
+        self.register_buffer("mu", torch.zeros(1, 3, 1, 1))
+        self.register_buffer("sigma", torch.ones(1, 3, 1, 1))
+    def forward(self, x):
+        return self.inner((x - self.mu) / self.sigma)
+"""
+DATA = DataRef(
+    name="x", split="test", n=4, image_shape=(3, 16, 16), num_classes=10, indices_sha="0" * 64, data_sha="0" * 64
+)
+
+
+def classifier(path, arch, **params):
+    params = {NETWORK_KEYS.get(name, name): value for name, value in params.items()}
+    model = ModelRef(network=network_ref(arch, params), weights=WeightsRef(name="weights:x.pt", sha256="0" * 64))
+    net, remarks = weights.classifier(model, DATA, path)
+    return net.eval(), remarks
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1, 1), (1, 3, 1, 1)])
+@pytest.mark.parametrize(
+    "names", [("mu", "sigma", ""), ("normalize.mean", "normalize.std", "model."), ("0.mean", "0.std", "1.")]
+)
+def test_the_normalisation_in_a_file_is_put_in_front_of_a_network_of_crossfire(shape, names, tmp_path):
+    mean, std, prefix = names
+    torch.manual_seed(0)
+    inner = resnet18(10, width=2).eval()
+    content = {mean: MU.view(shape), std: SIGMA.view(shape), **prefixed(prefix, inner.state_dict())}
+    torch.save(content, path := tmp_path / "x.pt")
+    net, remarks = classifier(path, "resnet18", width=2)
+    x = torch.rand(4, 3, 16, 16)
+    assert torch.equal(net(x), inner((x - MU.view(3, 1, 1)) / SIGMA.view(3, 1, 1)))
+    assert "mean = [0.4914, 0.4822, 0.4465] and std = [0.2471, 0.2435, 0.2616]" in remarks[-1]
+    same, _ = classifier(path, "resnet18", width=2, mean="0.4914 0.4822 0.4465", std="0.2471 0.2435 0.2616")
+    assert torch.equal(same(x), net(x))
+    with pytest.raises(
+        UsageError, match=r"network 'resnet18' by mean = \[0\.5\] and std = \[0\.25\]; give that of the"
+    ):
+        classifier(path, "resnet18", width=2, mean="0.5", std="0.25")
+
+
+def test_the_normalisation_in_a_file_must_be_that_of_a_network_of_somebody_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(FACTORY)
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
+    content = {"mu": MU.view(1, 3, 1, 1), "sigma": SIGMA.view(1, 3, 1, 1), **prefixed("inner.", inner.state_dict())}
+    torch.save(content, path := tmp_path / "x.pt")
+    x = torch.rand(4, 3, 16, 16)
+    expected = inner((x - MU.view(3, 1, 1)) / SIGMA.view(3, 1, 1))
+    net, remarks = classifier(path, "nets.py:Buffered")
+    assert torch.equal(net(x), expected) and remarks == ()
+    with pytest.raises(UsageError, match=r"does not, give mean = \[0\.4914, .* in \[\[models\]\]"):
+        classifier(path, "nets.py:Net")
+    net, _ = classifier(path, "nets.py:Net", mean="0.4914 0.4822 0.4465", std="0.2471 0.2435 0.2616")
+    assert torch.equal(net(x), expected)
+    torch.save({**content, "mu": 255 * content["mu"]}, path)
+    with pytest.raises(UsageError, match="for pixels from 0 to 255"):
+        classifier(path, "nets.py:Net")
+    torch.save({**content, "sigma": 0 * content["sigma"]}, path)
+    with pytest.raises(UsageError, match="none that can be divided by"):
+        classifier(path, "nets.py:Net")

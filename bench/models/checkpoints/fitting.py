@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from bench.models.checkpoints import matching
+from bench.models.adapted import Normalisation
+from bench.models.checkpoints import matching, normalising
 from bench.models.checkpoints.contents import StateDict
 from bench.models.checkpoints.files import first_line
 from bench.models.checkpoints.matching import Match
@@ -20,13 +21,21 @@ if TYPE_CHECKING:
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def fit(where: str, state: StateDict, net: nn.Module) -> list[str]:
-    """Load a state dict into a network and return what was done to it, in a line each.
+class Fit(NamedTuple):
+    """What was done to a state dict, in a line each, and the normalisation of images that it held, if any."""
+
+    remarks: list[str]
+    normalisation: Normalisation | None
+
+
+def fit(where: str, state: StateDict, net: nn.Module, channels: int | None = None) -> Fit:
+    """Load a state dict into a network.
 
     Args:
         where: the file, for what is said.
         state: that of the file.
         net: it gets the tensors; where they do not fit it is left as it was.
+        channels: of the images, where a normalisation of images in the file may be left to the caller.
 
     Raises:
         UsageError: they do not fit, or there are several ways in which they would.
@@ -37,6 +46,9 @@ def fit(where: str, state: StateDict, net: nn.Module) -> list[str]:
     converted = _conversions(where, own, state, match)
     matching.require_complete(where, own, state, match)
     surplus = tuple(name for name in match.surplus if not _is_made(net, match, state, name))
+    scale = None if channels is None else normalising.pair(surplus, state.tensors, channels)
+    normalisation = scale and normalising.read(where, *(state.tensors[name] for name in scale))
+    surplus = tuple(name for name in surplus if name not in (scale or ()))
     left_out = matching.require_no_surplus(where, match, surplus)
     remarks = [
         *([f"the state dict {shown(state.name)} is used"] if state.name is not None else []),
@@ -51,7 +63,7 @@ def fit(where: str, state: StateDict, net: nn.Module) -> list[str]:
         net.load_state_dict(tensors, strict=False)
     except Exception as error:  # A network may load its state in a way of its own.
         raise UsageError(f"{where} cannot be loaded into the network: {first_line(error)}") from None
-    return remarks
+    return Fit(remarks, normalisation)
 
 
 def _require_dense(where: str, tensors: Mapping[str, Tensor]) -> None:

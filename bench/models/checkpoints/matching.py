@@ -209,6 +209,8 @@ def _cause(own: Mapping[str, Tensor], state: StateDict, found: Match, differing:
         if mine[2:] == other[2:]:
             return f"it takes images of {other[1]} channels, these have {mine[1]}"
         return "its first convolution is another, as for images of another size"
+    if all(len(mine) == len(other) == 2 and mine[0] == other[0] for mine, other in pairs):
+        return "it was trained on images of another size"
     return "it belongs to another architecture, or one of another width or for images of another size"
 
 

@@ -16,7 +16,6 @@ from bench.evaluation.craft import CHUNK
 from bench.evaluation.defense import deploy
 from bench.keys import attack_key, training_key
 from bench.models import weights
-from bench.models.build import build
 from bench.report.figures import Missing, Source
 from bench.report.render import outside
 from bench.report.render.outside import require_own
@@ -61,8 +60,7 @@ def network(source: Source, model: ModelRef, data: DataRef) -> nn.Module:
             if weights.sha256(path) != model.weights.sha256:
                 raise Missing(f"{path} has changed since it was measured")
         with torch.random.fork_rng(devices=[]):
-            net = build(model.network, data.num_classes, data.image_shape)
-        weights.load(path, net, None if isinstance(model.weights, TrainRef) else model.weights.key)
+            net = weights.classifier(model, data, path).net
     return net.eval().requires_grad_(False)
 
 
