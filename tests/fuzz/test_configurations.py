@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import registry
-from bench.cli import _parser, options
+from bench.cli import _parser, options, progress
 from bench.config import overlay, sections
 from bench.schedule.plan import make
 from bench.types import Schedule, UsageError
@@ -265,6 +265,14 @@ words = st.lists(
             st.sampled_from(hostile.FLOATS).map(str),
             st.sampled_from(hostile.NAMES),
         ),
+    )
+    | st.tuples(
+        st.just("--set"),
+        st.builds(
+            "{}={}".format,
+            st.sampled_from(["attacks.pgd.steps", "dataset.n", "defenses.jpeg", "seeds", "run", 'a."b=c"', "x..y", ""]),
+            st.sampled_from([*hostile.TEXTS, "{a = [", "[1, 2]", "{}", "[[[]]]", "1e999", "-inf", "0x10"]),
+        ),
     ),
     max_size=3,
 )
@@ -278,7 +286,9 @@ def test_flags_are_planned_with_or_refused_in_one_line(drawn_words):
     Path("t.toml").write_text(hostile.document(body))
     line = ["plan", "t.toml", *(f"{flag}={value}" for flag, value in drawn_words)]
     try:
-        _, work = options.work(_parser()[0].parse_args(line))
+        args = _parser()[0].parse_args(line)
+        with progress.shown(args, None) as args.display:
+            _, work = options.work(args)
         assert work.plan.cells or "--shard" in str(line)
     except UsageError as error:
         assert len(str(error).splitlines()) == 1 and len(str(error)) <= 2000
