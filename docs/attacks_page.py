@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
+from bench.methods import docstrings
 from bench.registry import Entry, entries
 
 _GENERAL = {"target", "x", "y", "threat", "name", "**parameters"}
@@ -64,13 +63,13 @@ def _norms(entry: Entry) -> str:
 
 
 def _section(entry: Entry, level: str = "##") -> str:
-    parts = _parts(entry.doc)
+    said = docstrings.read(entry.doc)
     title = entry.pattern
-    text = [f"{level} {title}\n", parts["summary"] + "\n", *([parts["body"] + "\n"] if parts["body"] else [])]
-    if (threat := parts["args"].get("threat")) and entry.kind == "attack":
+    text = [f"{level} {title}\n", said.summary + "\n", *([said.body + "\n"] if said.body else [])]
+    if (threat := said.arguments.get("threat")) and entry.kind == "attack":
         text.append(f"*Threat:* {threat}\n")
     rows = [
-        f"| `{name}` | {_type(field.annotation)} | `{_default(field.default)}` | {parts['args'].get(name, '')} |"
+        f"| `{name}` | {_type(field.annotation)} | `{_default(field.default)}` | {_meaning(said, name)} |"
         for name, field in entry.parameters.model_fields.items()
         if name not in _GENERAL
     ]
@@ -88,18 +87,8 @@ def _section(entry: Entry, level: str = "##") -> str:
     return "\n".join(text)
 
 
-def _parts(doc: str) -> dict[str, Any]:
-    """Return summary, body and the ``Args`` of a Google docstring, in Markdown."""
-    text = re.sub(r"``(.+?)``", r"`\1`", inspect.cleandoc(doc))
-    head = re.split(r"\n(?=(?:Args|Returns|Raises):)", text)[0].strip()
-    summary, _, body = head.partition("\n")
-    args: dict[str, str] = {}
-    if match := re.search(r"\nArgs:\n((?:    .*\n?|\n)+)", text):
-        for item in re.split(r"\n(?=    \S)", "\n" + match[1].rstrip()):
-            name, colon, meaning = item.strip().partition(":")
-            if colon:
-                args[name] = re.sub(r"\s+", " ", meaning).strip().replace("|", "\\|")
-    return {"summary": summary.strip(), "body": body.strip(), "args": args}
+def _meaning(said: docstrings.Docstring, name: str) -> str:
+    return said.arguments.get(name, "").replace("|", "\\|")
 
 
 def _type(annotation: Any) -> str:

@@ -32,7 +32,10 @@ from bench.types import UsageError
 if TYPE_CHECKING:
     from bench.cli.supervisor import Charge
 
-VERBS = ("run", "train", "plan", "list", "show", "leaderboard", "compare", "figures", "export", "gc", "sync", "doctor")
+VERBS = (
+    *("init", "run", "train", "plan", "list", "show", "leaderboard", "compare", "figures", "export", "gc", "sync"),
+    *("doctor", "schema", "completion"),
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -133,7 +136,7 @@ def _run(command_line: Sequence[str], streams: Guarded, began: float, *, alone: 
     # argparse treats a second '--' as an argument in some positions and drops it in others.
     if command_line.count("--") > 1:
         raise UsageError("'--' is given twice; a file of that name is ./--")
-    parser, verbs = _parser()
+    parser, verbs = parsers(command.name())
     require_options(command_line, verbs)
     args = parser.parse_args(command_line)
     from bench.cli import supervisor
@@ -180,10 +183,14 @@ def _shown(args: argparse.Namespace, shared: Shared | None) -> int:
         return int(args.main(args))
 
 
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """Return the parser of commands, and that of each verb."""
+def parsers(program: str) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser of commands, and that of each verb.
+
+    Args:
+        program: how it is called in messages.
+    """
     parser = _Parser(
-        prog=command.name(),
+        prog=program,
         description="Cross adversarial defenses with attacks. Without a verb: run the quick preset.",
         epilog="exit codes: 0 done, 1 regression found, 2 bad usage or a store that cannot be written, 3 some cells "
         "failed, differ or, of a plan, will fail, 130 interrupted, 143 terminated, 128 + N ended by signal N",

@@ -6,12 +6,17 @@ import importlib.metadata
 import sys
 from pathlib import Path
 
-_INSTALLED, _CHECKOUT = "crossfire", "run_bench.py"
+INSTALLED, _CHECKOUT = "crossfire", "run_bench.py"
 
 
 def name() -> str:
     """Return ``crossfire`` where the installed command was started so, else ``run_bench.py``."""
-    return _INSTALLED if Path(sys.argv[0]).stem == _INSTALLED else _CHECKOUT
+    return INSTALLED if Path(sys.argv[0]).stem == INSTALLED else _CHECKOUT
+
+
+def called() -> str:
+    """Return the command as it is typed into a shell."""
+    return INSTALLED if name() == INSTALLED else f"python {_CHECKOUT}"
 
 
 def version() -> str:

@@ -424,7 +424,7 @@ class Config(_Section):
         return located(self._source.where(key_path) if self._source else self.name, ConfigurationError)
 
 
-class _Collection(_Section):
+class Collection(_Section):
     """Several configurations as one plan, in which what they share is done once."""
 
     schema_: Literal[1] = Field(alias="schema")
@@ -477,7 +477,7 @@ def request(
     of_run = [each for each in settings if each.path[0] == "run"]
     layers, _ = overrides.applied(file.body, of_run)
     file = file._replace(layers=(*file.layers, *layers))
-    collection = _validated(_Collection, file.body, _Source(file))
+    collection = _validated(Collection, file.body, _Source(file))
     with located(f"{name}: include"):
         loaded = [_loaded(each, changes, within=f"{name}: include: ") for each in collection.include]
     _require_used(loaded, changes)

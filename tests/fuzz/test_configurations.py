@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import registry
-from bench.cli import _parser, options, progress
+from bench.cli import options, parsers, progress
 from bench.config import overlay, sections
 from bench.schedule.plan import make
 from bench.types import Schedule, UsageError
@@ -286,7 +286,7 @@ def test_flags_are_planned_with_or_refused_in_one_line(drawn_words):
     Path("t.toml").write_text(hostile.document(body))
     line = ["plan", "t.toml", *(f"{flag}={value}" for flag, value in drawn_words)]
     try:
-        args = _parser()[0].parse_args(line)
+        args = parsers("run_bench.py")[0].parse_args(line)
         with progress.shown(args, None) as args.display:
             _, work = options.work(args)
         assert work.plan.cells or "--shard" in str(line)
