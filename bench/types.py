@@ -351,7 +351,10 @@ NETWORK_KEYS = {
     "std": "input.std",
     "output": "output.field",
     "one_logit": "output.one_logit",
+    "initial_weights": "initial.weights",
 }
+#: The hash of the initial weights.
+INITIAL_SHA = "initial.sha256"
 
 
 class DataRef(Frozen):

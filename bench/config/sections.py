@@ -28,6 +28,7 @@ from bench.config import overlay, overrides
 from bench.config.network_keys import channel_means, channel_stds, output_name
 from bench.config.overrides import Setting
 from bench.types import (
+    INITIAL_SHA,
     MAX_MEMBERS,
     MAX_WORD,
     NETWORK_KEYS,
@@ -213,6 +214,11 @@ class ModelConfig(_Method):
     one_logit: Annotated[bool, Strict()] = Field(
         False, description="the network returns one number for an image: the logit of the second of two classes"
     )
+    initial_weights: Annotated[str | list[str] | None, Some] = Field(
+        None,
+        description="a file of weights that training starts with, and that `epochs = 0` leaves as they are; of an "
+        "ensemble a list with a file for each member",
+    )
     combine: Literal["logits", "probabilities"] | None = Field(
         None, description="what an ensemble takes the mean of; of logits by default"
     )
@@ -223,15 +229,35 @@ class ModelConfig(_Method):
         if (self.mean is None) != (self.std is None):
             only, other = ("mean", "std") if self.std is None else ("std", "mean")
             raise ValueError(f"{only} is given without {other}; a network that expects normalised images needs both")
-        if reserved := sorted((self.model_extra or {}).keys() & NETWORK_KEYS.values()):
-            raise ValueError(f"unknown key '{reserved[0]}'; it is {reserved[0].rpartition('.')[2]} in a configuration")
-        if isinstance(self.arch, str) and self.combine is not None:
-            raise ValueError("combine belongs to an ensemble, a list of networks such as arch = ['resnet18', 'vgg16']")
+        if reserved := sorted((self.model_extra or {}).keys() & {*NETWORK_KEYS.values(), INITIAL_SHA}):
+            raise ValueError(f"unknown key '{reserved[0]}', which is a name inside of results")
         if isinstance(self.arch, list):
-            self._members = tuple(_member(index, each) for index, each in enumerate(self.arch))
-            if not 2 <= len(self._members) <= MAX_MEMBERS:
-                raise ValueError(f"arch lists {len(self._members)} networks; an ensemble has 2 to {MAX_MEMBERS}")
+            self._members = self._ensemble(self.arch)
+        elif self.combine is not None or isinstance(self.initial_weights, list):
+            key = "combine" if self.combine is not None else "a list of initial_weights"
+            raise ValueError(f"{key} belongs to an ensemble, a list of networks such as arch = ['resnet18', 'vgg16']")
         return self
+
+    def _ensemble(self, networks: list[Any]) -> tuple[ModelConfig, ...]:
+        """Return the members; ``initial_weights`` go to them in order.
+
+        Raises:
+            ValueError: there are too few or too many networks or files, or one that is no network.
+        """
+        if not 2 <= len(networks) <= MAX_MEMBERS:
+            raise ValueError(f"arch lists {len(networks)} networks; an ensemble has 2 to {MAX_MEMBERS}")
+        if "weights" in (self.model_extra or {}):
+            raise ValueError("the weights of the networks of an ensemble are initial_weights = ['a.pt', 'b.pt']")
+        members = [_member(index, each) for index, each in enumerate(networks)]
+        if self.initial_weights is None:
+            return tuple(members)
+        if isinstance(self.initial_weights, str) or len(self.initial_weights) != len(members):
+            raise ValueError(
+                f"initial_weights of an ensemble is a list with a file for each of its {len(members)} networks; one "
+                "file with the weights of all is a row, use = 'weights:FILE'"
+            )
+        files = zip(members, self.initial_weights, strict=True)
+        return tuple(member.model_copy(update={"initial_weights": file}) for member, file in files)
 
     @property
     def members(self) -> tuple[ModelConfig, ...]:
@@ -242,7 +268,9 @@ class ModelConfig(_Method):
     def params(self) -> dict[str, Any]:
         """The parameters of the network, and under names that none of its own can have those that surround it."""
         around = {name: getattr(self, key) for key, name in NETWORK_KEYS.items()}
-        return super().params | {name: value for name, value in around.items() if value not in (None, False)}
+        # Those of an ensemble are with its members.
+        single = {name: value for name, value in around.items() if not isinstance(value, list | bool | None)}
+        return super().params | single | ({NETWORK_KEYS["one_logit"]: True} if self.one_logit else {})
 
     @property
     def params_of_members(self) -> dict[str, Any]:

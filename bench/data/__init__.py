@@ -42,7 +42,18 @@ from bench.data.rows import (
 from bench.registry import LIVE, unknown
 from bench.types import DataRef, Interpolation, Preprocessing, UsageError
 
-__all__ = ["NAMED", "ImageSet", "NamedSet", "Subset", "data_ref", "open_ref", "open_set", "rows_of", "select"]
+__all__ = [
+    "NAMED",
+    "ImageSet",
+    "NamedSet",
+    "Subset",
+    "data_ref",
+    "has_split",
+    "open_ref",
+    "open_set",
+    "rows_of",
+    "select",
+]
 
 _log = logging.getLogger("crossfire")
 _said: set[str] = set()
@@ -126,6 +137,16 @@ class ImageSet:
         labels come class by class.
         """
         return _is_ordered(self.name, self.labels)
+
+
+def has_split(name: str, split: Split, folder: Path | None) -> bool:
+    """Say whether a set has a split, without reading an image; the arguments are those of :func:`open_set`.
+
+    Raises:
+        UsageError: no such set, or it cannot be found.
+    """
+    with one_line(f"dataset {name}: its files cannot be read"):
+        return split in _location(name, folder).splits
 
 
 def open_set(

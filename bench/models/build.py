@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
@@ -14,9 +15,9 @@ from bench.data.room import available_memory, gib
 from bench.keys import sha256_hex
 from bench.methods.factories import is_own_too
 from bench.methods.sources import release
-from bench.models import huggingface, live
+from bench.models import huggingface, live, weights
 from bench.registry import LIVE, entry_of, explain, find, unknown
-from bench.types import NETWORK_KEYS, MethodRef, Scalar, UsageError, text_of
+from bench.types import INITIAL_SHA, NETWORK_KEYS, MethodRef, Scalar, UsageError, located, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,6 +29,8 @@ _COPIES = 3
 LIBRARIES = ("torchvision", "timm", "robustbench", "huggingface")
 #: Packages, where they are not called like the library.
 _PACKAGES = {"huggingface": "transformers"}
+_log = logging.getLogger("crossfire")
+_SAID: set[str] = set()
 _KEYS_BY_NAME = {name: key for key, name in NETWORK_KEYS.items()}
 
 
@@ -47,8 +50,25 @@ def network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
     """
     own, around = _divided(params)
     ref = _named_ref(arch, own, around)
+    if not around:
+        return ref
     surrounding = {NETWORK_KEYS[key]: value for key, value in around.items()}
-    return ref.model_copy(update={"params": {**ref.params, **surrounding}}) if around else ref
+    if "initial_weights" in around:
+        file = weights.inspect(f"weights:{around['initial_weights']}")
+        if file.problem is not None:
+            raise UsageError(f"initial_weights: {file.problem.removeprefix('weights:')}")
+        surrounding[INITIAL_SHA] = file.sha256
+    return ref.model_copy(update={"params": {**ref.params, **surrounding}})
+
+
+def code_of(network: MethodRef) -> str:
+    """Return the hash of the code that a network, other than an ensemble, has now.
+
+    Raises:
+        UsageError: there is no such network.
+    """
+    own, _ = _divided(network.params)
+    return network_ref(network.name, own).code_sha
 
 
 def ensemble_ref(members: Sequence[MethodRef], combine: str) -> MethodRef:
@@ -106,7 +126,7 @@ def _named_ref(arch: str, params: dict[str, Scalar], around: Mapping[str, Scalar
 
 def _divided(params: Mapping[str, Scalar]) -> tuple[dict[str, Scalar], dict[str, Scalar]]:
     """Return the parameters of a network itself, and what surrounds it under the keys of its configuration."""
-    own = {name: value for name, value in params.items() if name not in _KEYS_BY_NAME}
+    own = {name: value for name, value in params.items() if name not in _KEYS_BY_NAME and name != INITIAL_SHA}
     return own, {_KEYS_BY_NAME[name]: value for name, value in params.items() if name in _KEYS_BY_NAME}
 
 
@@ -190,7 +210,23 @@ def _checked(network: MethodRef, num_classes: int, image_shape: tuple[int, int, 
     one_logit = NETWORK_KEYS["one_logit"] in network.params
     if (problem := problem_of(logits, num_classes, one_logit=one_logit)) is not None:
         raise UsageError(f"network '{network.name}' {problem}")
+    if (file := network.params.get(NETWORK_KEYS["initial_weights"])) is not None:
+        _load(network, str(file), net)
     return net.train()
+
+
+def _load(network: MethodRef, file: str, net: nn.Module) -> None:
+    """Raises UsageError: the initial weights have changed since they were hashed, or do not fit."""
+    with located(f"network '{network.name}': initial_weights"):
+        path = weights.find(f"weights:{file}")
+        if weights.sha256(path) != network.params.get(INITIAL_SHA):
+            raise UsageError(f"{path} has changed since the plan was made; run it again")
+        for remark in weights.load(path, net):
+            # A network is built several times.
+            if remark not in _SAID:
+                _log.warning("%s", remark)
+                _SAID.add(remark)
+        weights.check_finite(path, net)
 
 
 def _differ(buffer: Tensor, before: Tensor) -> bool:
@@ -227,7 +263,7 @@ def _adapted(network: MethodRef, num_classes: int, image_shape: tuple[int, int, 
     # A copy of one has weights that cannot be frozen.
     if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
         raise UsageError(f"network '{network.name}' holds TorchScript; return the torch.nn.Module that it was made of")
-    if normalisation is None and output is None and not around:
+    if normalisation is None and output is None and "one_logit" not in around:
         return net
     return Adapted(net, normalisation, output=output, one_logit="one_logit" in around)
 

@@ -15,15 +15,16 @@ from bench.config import expand
 from bench.config.expand import Attack, Base, Defense
 from bench.config.sections import Config, ModelConfig
 from bench.config.sweeps import labels_of, sweep
-from bench.data import cards, data_ref, open_ref, open_set, rows_of, saved
+from bench.data import cards, data_ref, has_split, open_ref, open_set, rows_of, saved
 from bench.data.resizing import Resizing
 from bench.keys import Keys, models_of, training_key
 from bench.models import weights
-from bench.models.build import ensemble_ref, has_card, network_ref, normalised_with
+from bench.models.build import code_of, ensemble_ref, has_card, network_ref, normalised_with
 from bench.models.weights import WeightsFile
 from bench.process.collection import no_collection
 from bench.schedule.passes import passes_of
 from bench.types import (
+    INITIAL_SHA,
     NETWORK_KEYS,
     Access,
     AttackRef,
@@ -99,7 +100,7 @@ def _methods(value: Cell | AttackRef) -> Iterator[MethodRef]:
 def _code_now(ref: MethodRef) -> str:
     """Return the hash of everything that determines what a method does now, except its parameters."""
     if ref.kind == "network":
-        return network_ref(ref.name, ref.params).code_sha
+        return code_of(ref)
     entry = registry.entry_of(ref)
     # Parameters take part where they name files or other methods. Checking those of a long suite takes far longer.
     return ref.code_sha if entry.code_sha == ref.code_sha else entry.ref(ref.params).code_sha
@@ -203,16 +204,18 @@ def _cells(
             f"{config.name} has {count:,} cells: {len(networks):,} networks x {len(seeds):,} seeds x "
             f"{len(defenses):,} defenses x {len(attacks) + 1:,} columns; a plan takes at most {MOST_CELLS:,}"
         )
-    labels = labels_of([(ref.name, params, swept) for ref, params, swept in networks])
+    without_hashes = [{k: v for k, v in params.items() if k != INITIAL_SHA} for _, params, _ in networks]
+    labels = labels_of(
+        [(ref.name, params, swept) for (ref, _, swept), params in zip(networks, without_hashes, strict=True)]
+    )
     test = _data(config, "test", data_folder, n if n is not None else config.dataset.n, thorough=thorough)
     attacks = _with_hashes(config, attacks, test, data_folder)
     bases = [defense.base for defense in defenses] + [attack.source for attack in attacks if attack.source]
-    needs_training = any(base.recipe for base in bases)
     with config.located("models"):
         for network, _, _ in networks:
             for each in network.members or (network,):
                 normalised_with(each, test.image_shape[0])
-    train = _data(config, "train", data_folder, config.dataset.train_n, thorough=thorough) if needs_training else None
+    train = _training_data(config, bases, test, data_folder, thorough=thorough)
     files = {name: weights.inspect(name) for name in dict.fromkeys(base.weights for base in bases if base.weights)}
     hashes = {name: file.sha256 for name, file in files.items()}
     rows = _by_base(defenses)
@@ -282,6 +285,21 @@ def _data(
             thorough=thorough,
         )
         return data_ref(images, n, wanted.subset)
+
+
+def _training_data(
+    config: Config, bases: list[Base], test: DataRef, folder: Path | None, *, thorough: bool
+) -> DataRef | None:
+    """Return the training images; ``None`` where weights have been trained already."""
+    schedules = [base.schedule for base in bases if base.schedule is not None]
+    if not schedules:
+        return None
+    # Weights that stay as they are need no images, and a set may have none to train on: any stand for them.
+    if all(schedule.epochs == 0 for schedule in schedules):
+        with config.located("dataset"), located("[dataset]"):
+            if not has_split(config.dataset.name, "train", folder):
+                return test
+    return _data(config, "train", folder, config.dataset.train_n, thorough=thorough)
 
 
 def _prepared(config: Config) -> Resizing | None:

@@ -225,7 +225,7 @@ WRONG = {
     "channels": ("mean = [0.5, 0.5], std = 0.5", "mean has 2 numbers, the images have 1 channel$"),
     "no output": ("output = []", "is neither the name of an output"),
     "a text": ('one_logit = "yes"', "should be a valid boolean"),
-    "from within": ('"input.mean" = 0.5', "unknown key 'input.mean'; it is mean"),
+    "from within": ('"input.mean" = 0.5', "unknown key 'input.mean', which is a name inside"),
     "a typing error": ("men = 0.5", "unknown key 'men'"),
 }
 

@@ -7,11 +7,12 @@ says that they trust the results.
 from __future__ import annotations
 
 import math
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.registry import LIVE, ended
-from bench.types import DataRef, MethodRef, ModelRef, UsageError, WeightsRef
+from bench.types import NETWORK_KEYS, DataRef, MethodRef, ModelRef, UsageError, WeightsRef
 
 if TYPE_CHECKING:
     from bench.data import ImageSet
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 #: Bytes of the largest split that is decoded for pictures alone.
 _MAX_DECODED_BYTES = 2**30
+_INITIAL_WEIGHTS = NETWORK_KEYS["initial_weights"]
 
 
 def named_by(ref: DataRef | ModelRef | MethodRef) -> str | None:
@@ -28,8 +30,10 @@ def named_by(ref: DataRef | ModelRef | MethodRef) -> str | None:
     if isinstance(ref, ModelRef):
         return ref.weights.name if isinstance(ref.weights, WeightsRef) else named_by(ref.network)
     members = ref.members if isinstance(ref, MethodRef) else ()
+    networks = [each for each in (*members, ref) if isinstance(each, MethodRef)]
+    files = [str(each.params[_INITIAL_WEIGHTS]) for each in networks if _INITIAL_WEIGHTS in each.params]
     # Names that Crossfire gives hold no colon; folder:DIR, file.py:name and timm:name do.
-    return next((each.name for each in (*members, ref) if ":" in each.name), None)
+    return next(chain((each.name for each in (*members, ref) if ":" in each.name), files), None)
 
 
 def is_live(ref: DataRef | ModelRef | MethodRef) -> bool:
