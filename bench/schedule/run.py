@@ -463,6 +463,7 @@ class Runner:
                 saved=self._saved_images(ref, images),
             )
             _require_unchanged(ref)
+            _require_same_images(ref)
             self.cache.require_unchanged(ref.model)
             if earlier != ref.previous:
                 crafted.notes.append("earlier-attack-failed")
@@ -484,8 +485,7 @@ class Runner:
         if (file := ref.attack.file) is None:
             return None
         path, key = saved.path_of(file), attack_key(ref)
-        if saved.content_sha(path) != ref.attack.params["sha256"]:
-            raise UsageError(f"{path} has changed since the plan was made; run it again")
+        _require_same_images(ref)
         if key not in self._saved:
             rows = images.rows.cpu().numpy()
             array = str(ref.attack.params["array"])
@@ -597,6 +597,12 @@ def log_failure(result: CellResult) -> bool:
 def _require_unchanged(value: Cell | AttackRef) -> None:
     if (method := changed(value)) is not None:
         raise MethodError(f"{method.name}: its code, or a file that it reads, was edited while this ran; run again")
+
+
+def _require_same_images(ref: AttackRef) -> None:
+    """Raises UsageError: the file of saved images that an attack reads has changed since the plan was made."""
+    if ref.attack.file is not None and saved.content_sha(saved.path_of(ref.attack.file)) != ref.attack.params["sha256"]:
+        raise UsageError(f"{ref.attack.file} has changed since the plan was made; run it again")
 
 
 def _warm_up(base: nn.Module, x: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Saved images are judged as the attack that made them was, audited like any attack, and known by their content."""
 
+import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from bench.cli import main
 from bench.config import sections
+from bench.data import saved
 from bench.evaluation.craft import audit
 from bench.evaluation.device_cache import DeviceCache
 from bench.keys import training_key
@@ -139,10 +141,10 @@ def test_fixed_images_are_never_called_adaptive(here):
 
 
 def test_images_out_of_the_ball_fail_their_cells_with_the_distance(here, tmp_path, capsys):
-    saved = dict(np.load("fgsm.npz"))
-    np.savez("rounded.npz", x_adv=np.rint(saved["x_adv"] * 255).astype(np.uint8), rows=saved["rows"])
-    further = saved["x"] / 255 + 2 * (saved["x_adv"] - saved["x"] / 255)
-    np.savez("double.npz", x_adv=further.clip(0, 1), rows=saved["rows"])
+    fgsm = dict(np.load("fgsm.npz"))
+    np.savez("rounded.npz", x_adv=np.rint(fgsm["x_adv"] * 255).astype(np.uint8), rows=fgsm["rows"])
+    further = fgsm["x"] / 255 + 2 * (fgsm["x_adv"] - fgsm["x"] / 255)
+    np.savez("double.npz", x_adv=further.clip(0, 1), rows=fgsm["rows"])
     text = BASE + attack("images:rounded.npz") + attack("images:double.npz") + attack("images:fgsm.npz")
     assert small.run(here, text=text) == 3
     cells = results(here)
@@ -210,3 +212,22 @@ def test_what_autoattack_saves_has_the_accuracy_that_autoattack_says(here, tmp_p
     ours = cells[f"standard/images:{path.name}/white-box"].metrics.accuracy_under_attack
     assert ours == pytest.approx(float((net(x_adv).argmax(1) == y).float().mean()))
     assert ours < cells["standard/clean/white-box"].metrics.clean_accuracy - 0.1
+
+
+def test_what_the_page_shows_works(here):
+    page = (Path(__file__).parents[2] / "docs" / "adversarial-sets.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    (block,) = re.findall(r"```toml\n# saved.toml\n(.*?)```", page, re.DOTALL)
+    Path("saved.toml").write_text(block)
+    cells = make(sections.load("saved.toml")).plan.cells
+    assert {str(each.names).split("/", 2)[2] for each in cells if each.cell.attack} == {
+        "standard/images:theirs.npz/white-box",
+        "jpeg/images:theirs.npz/static",
+    }
+    # The keys that the page lists are those that are read.
+    rows = {row[0].strip(): row[1] for row in re.findall(r"^\| ([a-z ]+) \| (.*?) \|$", page, re.MULTILINE)}
+    listed = {name: tuple(re.findall(r"`(\w+)`", rows[name])) for name in ("adversarial images", "labels")}
+    assert listed["adversarial images"][: len(saved.ADVERSARIAL)] == saved.ADVERSARIAL
+    assert listed["labels"] == saved.LABELS
