@@ -19,6 +19,7 @@ import numpy as np
 
 from bench.data import folders, memory, parquet
 from bench.data.foreign import one_line
+from bench.data.mapped import forget
 from bench.data.named import NAMED, NamedSet, locate
 from bench.data.resizing import Resizing
 from bench.data.room import require_size
@@ -118,11 +119,13 @@ class ImageSet:
     def at(self, rows: Numbers) -> tuple[Pixels, Numbers]:
         """Return pixels (n, C, H, W) and labels (n,) of rows of the split.
 
-        Pixels of a part that lie together are not copied, and are read-only.
+        Pixels of a part that lie together are not copied, and are read-only. What earlier calls read from the disk does
+        not stay in memory.
 
         Raises:
             KeyError: a row is not here.
         """
+        forget(self.images)
         places = rows if self.part is None else self.part.places(rows)
         labels = self.labels[places]
         if self.part is not None and len(places) and bool((np.diff(places) == 1).all()):

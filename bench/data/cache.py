@@ -29,6 +29,7 @@ import numpy as np
 
 from bench.data.decode import Decoded as DecodedImage
 from bench.data.decode import decode, is_grey
+from bench.data.mapped import forget
 from bench.data.memo import CacheError, cache_folder, hashes, keep, recall, remember, stamp, unwritable
 from bench.data.resizing import Resizing
 from bench.data.room import require_room
@@ -167,8 +168,10 @@ def content_sha(images: Pixels, labels: Numbers) -> str:
     if images.dtype != np.uint8 or labels.dtype != np.int64 or not images.flags.c_contiguous:
         return ""
     digest = hashlib.sha256(repr(images.shape).encode())
-    for start in range(0, len(images), _AT_ONCE):
-        digest.update(images[start : start + _AT_ONCE].data)
+    at_once = max(1, _AT_ONCE_BYTES // max(1, math.prod(images.shape[1:])))
+    for start in range(0, len(images), at_once):
+        digest.update(images[start : start + at_once].data)
+        forget(images)
     digest.update(labels.astype("<i8").tobytes())
     return digest.hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import warnings
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.data import open_ref, rows_of
+from bench.data.mapped import forget
 from bench.evaluation.cost import PassFlops, parameters, pass_flops
 from bench.evaluation.craft import CHUNK, attack_group_size
 from bench.keys import training_key
@@ -42,6 +44,8 @@ class Images:
     x: Tensor
     y: Tensor
     rows: Tensor
+    #: The array that ``x`` is, where it may be the map of a file.
+    mapped: np.ndarray | None = None
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         """Yield chunks: the first row, float32 pixels in [0, 1], labels, row numbers."""
@@ -50,7 +54,20 @@ class Images:
 
     def part(self, s: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Return float32 pixels in [0, 1], labels and row numbers, as copies."""
-        return self.x[s].float() / 255, self.y[s].clone(), self.rows[s].clone()
+        pixels = self.x[s].float() / 255
+        self._forget()
+        return pixels, self.y[s].clone(), self.rows[s].clone()
+
+    def hashes(self) -> Iterator[str]:
+        """Yield the first 16 hexadecimal digits of the SHA-256 of the pixels of each image."""
+        for s in self.chunks():
+            for image in self.x[s].cpu().numpy():
+                yield hashlib.sha256(image.tobytes()).hexdigest()[:16]
+            self._forget()
+
+    def _forget(self) -> None:
+        if self.mapped is not None:
+            forget(self.mapped)
 
     def chunks(self, within: slice | None = None) -> Iterator[slice]:
         """Yield the chunks of all images, or of a group."""
@@ -140,7 +157,9 @@ class DeviceCache:
     def test(self, ref: DataRef) -> Images:
         """Return test images on the device."""
         if (key := ref.data_sha + ref.indices_sha) not in self._images:
-            self._images[key] = Images(*(read_only(each).to(self.device) for each in self.rows(ref)))
+            pixels, labels, rows = self.rows(ref)
+            x, y, numbers = (read_only(each).to(self.device) for each in (pixels, labels, rows))
+            self._images[key] = Images(x, y, numbers, pixels)
         return self._images[key]
 
     def training_images(self, model: ModelRef) -> Callable[[], Tensor] | None:

@@ -75,7 +75,9 @@ class Measure:
         if step.draws is not None:
             flags.add("randomised")
         defense_cost = self._defense_cost(cell, classifier, fresh)
-        records_sha = write_records(self.store.records(planned.key), images.rows, images.x, images.y, clean, records)
+        records_sha = write_records(
+            self.store.records(planned.key), images.rows, images.hashes(), images.y, clean, records
+        )
         return CellResult(
             key=planned.key,
             names=planned.names,
