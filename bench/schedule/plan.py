@@ -99,11 +99,13 @@ def _methods(value: Cell | AttackRef) -> Iterator[MethodRef]:
 
 def _code_now(ref: MethodRef) -> str:
     """Return the hash of everything that determines what a method does now, except its parameters."""
-    if ref.kind == "network":
+    if ref.kind == "network" and ":" in ref.name and ".py:" not in ref.name:
         return code_of(ref)
     entry = registry.entry_of(ref)
     # Parameters take part where they name files or other methods. Checking those of a long suite takes far longer.
-    return ref.code_sha if entry.code_sha == ref.code_sha else entry.ref(ref.params).code_sha
+    if entry.code_sha == ref.code_sha:
+        return ref.code_sha
+    return code_of(ref) if ref.kind == "network" else entry.ref(ref.params).code_sha
 
 
 @no_collection()

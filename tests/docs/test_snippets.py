@@ -1,5 +1,6 @@
 """What the documents tell a reader to type works as it stands."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -11,18 +12,21 @@ from torch import nn
 
 from bench import registry
 from bench.config import sections
+from bench.data import open_set
 from bench.evaluation.craft import audit
 from bench.evaluation.defense import deploy
 from bench.evaluation.target import Meter, NetworkTarget
+from bench.models.build import build, network_ref
 from bench.schedule.plan import make
 from bench.schedule.run import Runner
 from bench.store.working_store import Store
-from bench.types import Threat
+from bench.types import Threat, UsageError
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "CONTRIBUTING.md", ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(python|toml)\n# (\S+\.(?:py|toml))\n(.*?)^```", re.MULTILINE | re.DOTALL)
-ADDING = [ROOT / "docs" / f"add-{kind}.md" for kind in ("an-attack", "a-defense", "a-dataset")]
+ADDING = [ROOT / "docs" / f"add-{kind}.md" for kind in ("an-attack", "a-defense", "a-network", "a-dataset")]
+NETWORKS = (ROOT / "docs" / "add-a-network.md").read_text(encoding="utf-8")
 SNIPPETS = BLOCK.findall("\n".join(path.read_text(encoding="utf-8") for path in ADDING))
 
 
@@ -84,6 +88,54 @@ def test_the_table_runs_from_images_to_results(written):
     assert {result.names.attack for result in results} == {"clean", "sign-noise"}
     assert [result.error for result in results] == [None] * len(results)
     assert all(result.metrics.n == 16 for result in results)
+
+
+def run(folder, name):
+    work = make(sections.load(name))
+    return Runner(work, Store(folder / "store"), torch.device("cpu"), None, lambda: None, Silent()).run()
+
+
+def test_networks_of_ones_own_run(written):
+    results = run(written, "my-networks.toml")
+    assert [result.error for result in results] == [None] * len(results)
+    assert {(result.names.model, result.names.defense) for result in results} == {
+        (model, defense)
+        for model, defense in itertools.product(("nets.py:TwoHeads", "nets.py:plain + small-cnn"), ("standard", "jpeg"))
+    }
+
+
+def test_weights_for_each_member_are_measured_as_they_are(written):
+    for seed, name in enumerate(("a.pt", "b.pt")):
+        torch.manual_seed(seed)
+        torch.save({"1.weight": torch.randn(10, 64), "1.bias": torch.zeros(10)}, written / name)
+    results = run(written, "as-it-is.toml")
+    files = [torch.load(written / name) for name in ("a.pt", "b.pt")]
+    x, y = (torch.from_numpy(each[:100]) for each in digits())
+    logits = sum(x.flatten(1).float() / 255 @ file["1.weight"].T + file["1.bias"] for file in files) / 2
+    expected = (logits.argmax(1) == y).float().mean().item()
+    (accuracy,) = {result.metrics.clean_accuracy for result in results}
+    assert accuracy == pytest.approx(expected)
+
+
+def digits():
+    images = open_set("digits", "test", folder=None)
+    return np.array(images.images), np.array(images.labels)
+
+
+def test_the_ensemble_is_one_network(written):
+    (text,) = (text for text in re.findall(r"^```toml\n(.*?)^```", NETWORKS, re.M | re.S) if not text.startswith("# "))
+    start = (written / "my-networks.toml").read_text().partition("[[models]]")[0]
+    rows = '[[defenses]]\nuse = "standard"\n[[attacks]]\nuse = "fgsm"\n'
+    (written / "ensemble.toml").write_text(f"{start}{text}{rows}")
+    (network,) = {planned.cell.model.network for planned in make(sections.load("ensemble.toml")).plan.cells}
+    assert network.name == "2 x resnet18 + nets.py:TwoHeads" and network.params == {"combine": "probabilities"}
+
+
+def test_the_line_about_two_outputs_is_the_one_that_is_printed(written):
+    text = " ".join(re.search(r"^```text\n(.*?)^```", NETWORKS, re.M | re.S)[1].split())
+    with pytest.raises(UsageError) as caught:
+        build(network_ref("nets.py:TwoHeads", {}), 10, (1, 8, 8))
+    assert str(caught.value) == text
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
