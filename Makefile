@@ -21,8 +21,9 @@ lint: .venv/.test
 .venv/.test: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	# A peer that tests and benchmarks compare with; it asks for an old requests, which it does without.
-	$(BIN)/python -m pip install --quiet --no-deps torchattacks
+	# Peers that tests and benchmarks compare with. torchattacks asks for an old requests, and adv-lib for visdom, which
+	# current setuptools do not build; both do without.
+	$(BIN)/python -m pip install --quiet --no-deps torchattacks adv-lib
 	touch $@ .venv/.bench
 
 perf: .venv/.test

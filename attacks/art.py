@@ -4,29 +4,49 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks._adapters import constructor_arguments, find_class, keep_in_ball
+from attacks._adapters import constructor_arguments, find_class, keep_in_ball, require_meaning
 from bench.api import Target, Threat, library
 
 # Classes that take one image at a time.
 _SINGLE = ("ShadowAttack", "SimBA")
+# What the toolbox calls its norms.
+_NORMS = {"linf": "inf", "l2": 2, "l1": 1}
 # Classes that refuse logits.
 _PROBABILITIES = ("SimBA", "VirtualAdversarialMethod")
 
 
-@library(prefix="art", requires="adversarial-robustness-toolbox")
+@library(
+    prefix="art",
+    requires="adversarial-robustness-toolbox",
+    minimises={
+        "BoundaryAttack": ("l2",),
+        "CarliniL0Method": ("l0",),
+        "CarliniL2Method": ("l2",),
+        "CarliniLInfMethod": ("linf",),
+        "DeepFool": ("l2",),
+        "ElasticNet": ("l1",),
+        "GeoDA": ("l2", "linf", "l1"),
+        "HopSkipJump": ("l2", "linf"),
+        "NewtonFool": ("l2",),
+        "SaliencyMapMethod": ("l0",),
+        "SignOPTAttack": ("l2",),
+        "ZooAttack": ("l2",),
+    },
+)
 def art(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **parameters: Any) -> Tensor:
     """Evasion attacks of the Adversarial Robustness Toolbox (Nicolae et al., 2018), such as ``art:SquareAttack``.
 
     ``eps`` and ``norm`` come from the threat wherever the class has a parameter for them, its step is a quarter of
     eps unless given (the toolbox's 0.1 is above most budgets), and its other parameters come from the configuration.
-    Where a class knows no budget, its images outside the threat are replaced by the input. The toolbox works in NumPy,
-    so images are copied to the CPU at each of its calls.
+    Where a class knows no budget, its images outside the threat are replaced by the input; one that minimises a norm
+    needs none. ``ElasticNet`` keeps the image of least L1. The toolbox works in NumPy, so images are copied to the CPU
+    at each of its calls.
 
     Args:
         target: the function under attack, as a module.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: any norm and budget that the class can keep to.
+        threat: any norm that the class can keep to, with a budget if the class has a parameter for one.
         name: class in ``art.attacks.evasion``.
         **parameters: of its constructor.
 
@@ -34,16 +54,19 @@ def art(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **pa
         Images shaped as ``x``.
 
     Raises:
-        MethodError: an unknown class or parameter.
+        MethodError: an unknown class or parameter, a norm that the class does not have, or a budget that is missing.
     """
     from art.attacks import EvasionAttack, evasion
     from art.estimators.classification import PyTorchClassifier
 
     attack_class = find_class("art", evasion, EvasionAttack, name)
+    require_meaning(f"art:{name}", attack_class, threat, budgets=("eps",), norms=(*_NORMS, "wasserstein"))
     fixed: dict[str, Any] = {} if threat.eps is None else {"eps": float(threat.eps)}
     default = {"batch_size": 1 if name in _SINGLE else target.batch, "verbose": False}
-    if threat.norm in ("linf", "l2"):
-        fixed["norm"] = {"linf": "inf", "l2": 2}[threat.norm]
+    if threat.norm == "l1":
+        default["decision_rule"] = "L1"
+    if threat.norm in _NORMS:
+        fixed["norm"] = _NORMS[threat.norm]
         if threat.eps is not None:
             default["eps_step"] = float(threat.eps) / 4
     arguments = constructor_arguments(attack_class, parameters, fixed, default)

@@ -205,7 +205,12 @@ def attack(
 
 
 def library(
-    *, prefix: str, requires: str | None = None, passes: str | None = None, reads_images: bool = False
+    *,
+    prefix: str,
+    requires: str | None = None,
+    passes: str | None = None,
+    minimises: dict[str, tuple[Norm, ...]] | None = None,
+    reads_images: bool = False,
 ) -> Callable[[Method], Method]:
     """Register ``f(target, x, y, threat, *, name, **parameters) -> Tensor`` as the adapter ``prefix:<name>``.
 
@@ -213,6 +218,8 @@ def library(
         prefix: before the colon.
         requires: a package it cannot do without, named as pip names it.
         passes: as for :func:`attack`, where all that it adapts cost the same.
+        minimises: the attacks that minimise a norm, each with the norms that it can minimise, its default first.
+            Without an eps these are unbounded.
         reads_images: ``name`` is a file of adversarial images. The harness reads it, and checks it against the images
             of the cell; the function is given ``images``, those that belong to ``x``, shaped and typed as ``x``, and
             has the parameters ``sha256`` and ``array`` that :mod:`attacks.images` has. Such images adapt to nothing, so

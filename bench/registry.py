@@ -33,6 +33,10 @@ _IMPORT_NAMES = {
 }
 
 
+#: Packages that pip installs alone only: what they ask for besides is not built by current tools, and not needed.
+_ALONE = frozenset({"adv-lib"})
+
+
 def imported_as(package: str) -> str | None:
     """Return the name under which an installed package is imported; ``None`` where it is not installed."""
     # Looking for a module inside a package would run the package.
@@ -62,6 +66,11 @@ class Entry(Declaration):
     def requires(self) -> str | None:
         package: str | None = self.meta.get("requires")
         return package
+
+    @property
+    def installation(self) -> str | None:
+        """The command that installs what it requires."""
+        return self.requires and f"pip install {'--no-deps ' if self.requires in _ALONE else ''}{self.requires}"
 
     @property
     def available(self) -> bool:
@@ -107,7 +116,7 @@ class Entry(Declaration):
             UsageError: an unknown parameter or preset, a value out of range, or a package that is not installed.
         """
         if not self.available:
-            raise UsageError(f"{self.kind} {self.name} needs a package: pip install {self.requires}")
+            raise UsageError(f"{self.kind} {self.name} needs a package: {self.installation}")
         settings = dict(params)
         presets: dict[str, dict[str, Any]] = self.meta.get("presets") or {}
         if (chosen := settings.pop("preset", None)) is not None:

@@ -28,7 +28,7 @@ from pydantic import (
 from bench.outcomes import Outcomes
 from bench.visible import visible, without_surrogates
 
-Norm = Literal["linf", "l2", "wasserstein", "flow"]
+Norm = Literal["linf", "l2", "l1", "l0", "wasserstein", "flow"]
 Access = Literal["white-box", "static", "adaptive", "transfer"]
 Kind = Literal["attack", "recipe", "test-time", "network"]
 Status = Literal["done", "failed"]
@@ -259,7 +259,8 @@ class Passes(NamedTuple):
 class Threat(Frozen):
     """What the attacker may change: a norm and a budget; pixels always stay in [0, 1].
 
-    ``eps`` is exact. ``None`` means unbounded, for attacks that minimise the norm themselves.
+    ``eps`` is exact. ``None`` means unbounded, for attacks that minimise the norm themselves. L0 counts the values that
+    change: three in a pixel of three channels.
     """
 
     norm: Norm = "linf"
@@ -271,7 +272,7 @@ class Threat(Frozen):
             return self
         if self.eps < 0:
             raise ValueError(f"eps = {self.eps} is negative")
-        if self.norm != "l2" and self.eps > 1:
+        if self.norm not in ("l2", "l1", "l0") and self.eps > 1:
             is_pixel_value = self.eps <= 255 and self.eps.denominator == 1
             hint = f"; pixels are in [0, 1], did you mean '{self.eps}/255'?" if is_pixel_value else ""
             raise ValueError(f"eps = {self.eps} is above 1{hint}")

@@ -9,7 +9,7 @@ from bench.methods import docstrings
 from bench.registry import Entry, entries
 
 _GENERAL = {"target", "x", "y", "threat", "name", "**parameters"}
-_NORMS = {"linf": "L∞", "l2": "L2", "wasserstein": "Wasserstein", "flow": "flow"}
+_NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0", "wasserstein": "Wasserstein", "flow": "flow"}
 _NEEDS = {"gradient": "gradients", "scores": "logits", "labels": "labels", "nothing": "nothing"}
 _INTRODUCTION = """# Attacks
 
@@ -82,13 +82,23 @@ def _section(entry: Entry, level: str = "##") -> str:
         text.append(f"- preset `{preset}`: {shown}")
     if entry.meta.get("presets"):
         text.append("")
+    if minimises := entry.meta.get("minimises"):
+        text.append("Without `eps` these minimise a norm, the first unless `norm` says another: " + _minimised(minimises))
     if entry.requires:
-        text.append(f"Needs `pip install {entry.requires}`.\n")
+        text.append(f"Needs `{entry.installation}`.\n")
     return "\n".join(text)
 
 
 def _meaning(said: docstrings.Docstring, name: str) -> str:
     return said.arguments.get(name, "").replace("|", "\\|")
+
+
+def _minimised(minimises: dict[str, tuple[str, ...]]) -> str:
+    """Return which attacks minimise which norms, those with the same norms together."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, norms in minimises.items():
+        groups.setdefault(norms, []).append(f"`{name}`")
+    return "; ".join(f"{', '.join(_NORMS[norm] for norm in norms)}: {', '.join(names)}" for norms, names in groups.items()) + ".\n"
 
 
 def _type(annotation: Any) -> str:

@@ -21,6 +21,8 @@ _PACKAGES = (
     "adversarial-robustness-toolbox",
     "foolbox",
     "torchattacks",
+    "adv-lib",
+    "secml-torch",
     "timm",
 )
 

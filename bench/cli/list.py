@@ -101,7 +101,7 @@ def _named(name: str, kind: str | None) -> Entry:
 
 def _row(entry: Entry, **more: Any) -> dict[str, Any]:
     """Return the row of a method of the registry; ``more`` is put before its parameters."""
-    needs = None if entry.available else f"pip install {entry.requires}"
+    needs = None if entry.available else entry.installation
     return {
         "name": entry.name,
         "summary": entry.summary,

@@ -18,6 +18,10 @@ from bench.types import Access, MethodRef, Norm, Schedule, Threat, UsageError, l
 #: The attack, with its parameters, that chooses the epoch of an adversarial recipe on images set aside.
 CHOOSING: tuple[str, Mapping[str, Any]] = ("pgd", {"steps": 20})
 
+#: The norms that the images of a library are checked in, its default first.
+_LIBRARY_NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
+_DEFAULT_EPS: Mapping[Norm, str | None] = {"linf": "8/255", "l2": "1/2", "wasserstein": "1/200", "flow": None}
+
 
 class Base(NamedTuple):
     """Where base weights come from: a recipe with its schedule and the preset that distinguishes it, or a file.
@@ -187,15 +191,11 @@ class _Column(NamedTuple):
 
 
 def _columns(config: Config, each: AttackConfig, entry: registry.Entry) -> Iterator[_Column]:
-    norms: Sequence[Norm] = entry.meta.get("norms") or ("linf", "l2")
-    norm = each.norm or norms[0]
-    if norm not in norms:
-        raise UsageError(f"norm '{norm}' is not one that {entry.name} keeps to: {', '.join(norms)}")
     for params, swept in sweep(_swept(each)):
         eps = params.pop("eps", each.eps)
         method = _method(entry, each.use, params)
         preset = _telling(entry, params.get("preset"))
-        threat = _threat(norm, eps, bounded=bool(entry.meta.get("bounded", True)))
+        threat = _threat(entry, each, eps)
         label = _attack_label(entry, each.use)
         ruled = "rule" in params or "rule" in (entry.meta.get("presets") or {}).get(params.get("preset"), {})
         attack = Attack(label, method, threat, "static", each.eot, ruled, bool(entry.meta.get("purifiers_only")))
@@ -316,14 +316,30 @@ def _transfers(config: Config, each: AttackConfig, attack: Attack) -> Iterator[A
         )
 
 
-def _threat(norm: Norm, eps: Any, *, bounded: bool) -> Threat:
-    if eps is None and not bounded:
+def _threat(entry: registry.Entry, each: AttackConfig, eps: Any) -> Threat:
+    norms: Sequence[Norm] = entry.meta.get("norms") or _LIBRARY_NORMS
+    minimised = _minimised(entry, each.use)
+    norm = each.norm or (minimised if eps is None and minimised else norms)[0]
+    if norm not in norms:
+        raise UsageError(f"norm '{norm}' is not one that {entry.name} keeps to: {', '.join(norms)}")
+    if eps is None and minimised:
+        if norm not in minimised:
+            raise UsageError(f"without eps, {each.use} minimises {' or '.join(minimised)}, not {norm}: set eps or norm")
         return Threat(norm=norm, eps=None)
-    defaults = {"linf": "8/255", "l2": "1/2", "wasserstein": "1/200", "flow": None}
+    if eps is None and norm not in _DEFAULT_EPS:
+        raise UsageError(f"{each.use} has no default budget in {norm}: set eps")
     try:
-        return Threat(norm=norm, eps=defaults[norm] if eps is None else eps)
+        return Threat(norm=norm, eps=_DEFAULT_EPS[norm] if eps is None else eps)
     except ValidationError as error:
         raise UsageError(registry.explain(error, known=Threat.model_fields)) from None
+
+
+def _minimised(entry: registry.Entry, use: str) -> Sequence[Norm]:
+    """Return the norms that an attack minimises where it has no budget, its default first; none if it needs one."""
+    if entry.kind != "library":
+        return () if entry.meta.get("bounded", True) else entry.meta["norms"]
+    norms: Sequence[Norm] = (entry.meta.get("minimises") or {}).get(use.partition(":")[2], ())
+    return norms
 
 
 def _base_label(use: str) -> str:

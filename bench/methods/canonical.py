@@ -1,7 +1,7 @@
 """What a source file does, as a text: the same for two files that differ only in how they are written.
 
 Comments, layout, docstrings and the names of local variables are left out, and so are the keywords of ``@attack`` from
-which a cost is predicted.
+which a cost is predicted, and of ``@library`` from which a threat follows.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from bench.methods.tree import called_name, registration
 
 #: Keywords of the decorator ``attack`` from which a cost is predicted; no result depends on them.
 COST_KEYWORDS = frozenset({"passes", "early_exit", "averages_draws"})
+#: By decorator, the keywords that no result depends on: what a library minimises decides the threat, which has a name.
+_LEFT_OUT = {"attack": COST_KEYWORDS, "library": frozenset({"minimises"})}
 
 
 def canonical_code(tree: ast.Module, *, with_names: bool) -> str:
@@ -29,8 +31,8 @@ def canonical_code(tree: ast.Module, *, with_names: bool) -> str:
     """
     calls = {node: call for node in tree.body if (call := registration(node)) is not None}
     for call in calls.values():
-        if called_name(call.func) == "attack":
-            call.keywords = [word for word in call.keywords if word.arg not in COST_KEYWORDS]
+        left_out = _LEFT_OUT.get(called_name(call.func), frozenset())
+        call.keywords = [word for word in call.keywords if word.arg not in left_out]
     if not with_names:
         number_local_variables(tree)
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

@@ -34,6 +34,7 @@ DISTRIBUTIONS = {
     "cv2": "opencv-python",
     "PIL": "pillow",
     "pywt": "PyWavelets",
+    "secmlt": "secml-torch",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
 }

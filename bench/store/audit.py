@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-#: Round-off allowed in a ball: absolute in L∞, relative in L2.
+#: Round-off allowed in a ball: absolute in L∞, relative in L2 and L1; none in L0, which counts.
 LINF_SLACK = 1e-6
 L2_SLACK = 1e-4
 #: How far from a whole number a pixel of 8 bit is, times 255.
@@ -21,7 +21,7 @@ _ON_A_LEVEL = 1e-3
 def broken_rule(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Threat) -> str | None:
     """Return how images break their threat, such as ``left the box [0, 1] by 8``; ``None`` if they keep to it.
 
-    They must be finite, in [0, 1] and, under L∞ and L2 with a budget, in the ball. A flow or a transport plan cannot
+    They must be finite, in [0, 1] and, under L∞, L2, L1 and L0 with a budget, in the ball. A flow or a transport plan cannot
     be recovered from the image; those attacks are checked in their own tests.
 
     Args:
@@ -36,14 +36,20 @@ def broken_rule(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Thre
     if max(-lowest, highest - 1.0) > LINF_SLACK:
         at = _worst(x_adv if highest - 1.0 >= -lowest else -x_adv, len(x))
         return f"left the box [0, 1] by {max(-lowest, highest - 1.0):.3g}, at image {at}"
-    if threat.eps is None or threat.norm not in ("linf", "l2"):
+    if threat.eps is None or threat.norm not in ("linf", "l2", "l1", "l0"):
         return None
     moved, eps = x_adv - x, float(threat.eps)
     if threat.norm == "linf":
         farthest, limit = max(float(moved.max()), -float(moved.min())), eps + LINF_SLACK
-    else:
+    elif threat.norm == "l2":
         moved = (moved * moved).reshape(len(x), -1).sum(1)
         farthest, limit = math.sqrt(float(moved.max())), eps * (1 + L2_SLACK) + LINF_SLACK
+    elif threat.norm == "l1":
+        moved = abs(moved).reshape(len(x), -1).sum(1)
+        farthest, limit = float(moved.max()), eps * (1 + L2_SLACK) + LINF_SLACK
+    else:
+        moved = (1.0 * (moved != 0)).reshape(len(x), -1).sum(1)
+        farthest, limit = float(moved.max()), eps
     if farthest <= limit:
         return None
     return (

@@ -144,6 +144,10 @@ def assert_within(x_adv: Tensor, x: Tensor, threat: Threat) -> None:
         assert float((x_adv - x).abs().max()) <= eps + 1e-6
     elif threat.norm == "l2":
         assert float((x_adv - x).flatten(1).norm(dim=1).max()) <= eps * (1 + 1e-4) + 1e-6
+    elif threat.norm == "l1":
+        assert float((x_adv - x).flatten(1).abs().sum(1).max()) <= eps * (1 + 1e-4) + 1e-6
+    elif threat.norm == "l0":
+        assert int((x_adv != x).flatten(1).sum(1).max()) <= eps
     elif threat.norm == "wasserstein":
         # No plan within eps can shift the centre of mass of a channel by more than eps pixels.
         assert torch.allclose(x_adv.sum((2, 3)), x.sum((2, 3)), rtol=1e-4, atol=1e-4)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,6 +15,7 @@ from tests.attacks.driving import Case, assert_within, drive, right
 
 LINF, FLOW = Threat(eps="1/5"), Threat(norm="flow", eps=None)
 L2 = Threat(norm="l2", eps=None)
+L0 = Threat(norm="l0", eps=None)
 REAL = [
     ("art:SquareAttack", LINF, {"max_iter": 100}),
     (
@@ -32,6 +37,10 @@ REAL = [
         L2,
         {"steps": 60, "stepsize": 0.05, "binary_search_steps": 3, "initial_const": 1.0},
     ),
+    ("advlib:ddn", L2, {"steps": 30}),
+    ("advlib:sigma_zero", L0, {"num_steps": 60}),
+    ("secml:PGD", LINF, {"num_steps": 10}),
+    ("secml:FMN", L0, {"num_steps": 30}),
 ]
 
 
@@ -66,12 +75,79 @@ def test_art_wasserstein_runs_through_the_adapter(plain: Case) -> None:
     assert float((x_adv - x).abs().max()) > 0.01
 
 
-@pytest.mark.parametrize("use", ["art:DeepFool", "torchattacks:CW", "foolbox:L2DeepFoolAttack"])
+@pytest.mark.parametrize("use", ["art:DeepFool", "torchattacks:CW", "foolbox:L2DeepFoolAttack", "advlib:ddn"])
 def test_a_budget_holds_for_attacks_that_know_none(plain: Case, use: str) -> None:
     need(use)
     threat = Threat(norm="l2", eps="1/2")
     x_adv = drive(plain.net, use, plain.x[:20], plain.y[:20], threat).images
     assert_within(x_adv, plain.x[:20], threat)
+
+
+@pytest.mark.parametrize(
+    ("use", "norm", "settings"),
+    [
+        ("advlib:fmn", "l0", {"steps": 30}),
+        ("advlib:ddn", "l2", {"steps": 30}),
+        ("secml:FMN", "l1", {"num_steps": 30}),
+        ("foolbox:L0FMNAttack", "l0", {"steps": 30}),
+        ("torchattacks:FAB", "l2", {"steps": 5}),
+    ],
+)
+def test_a_budget_keeps_what_the_search_without_one_found_inside_it(
+    plain: Case, use: str, norm: Any, settings: dict
+) -> None:
+    need(use)
+    x, y = plain.x[:20], plain.y[:20]
+    free = drive(plain.net, use, x, y, Threat(norm=norm, eps=None), **settings).images
+    assert int(right(plain.net, free, y).sum()) < 10
+    distance = (free - x).flatten(1).norm(p=float(norm[1:]), dim=1)
+    eps = Fraction(float(distance.median())).limit_denominator(100) + Fraction(1, 100)
+    bounded = drive(plain.net, use, x, y, Threat(norm=norm, eps=eps), **settings).images
+    inside = distance <= float(eps)
+    assert 0 < int(inside.sum()) < 20
+    assert torch.equal(bounded[inside], free[inside])
+    if use != "torchattacks:FAB":
+        assert torch.equal(bounded[~inside], x[~inside])
+
+
+def test_images_of_adversarial_library_are_those_it_makes_when_called_itself(plain: Case) -> None:
+    need("advlib:")
+    x, y = plain.x[:20], plain.y[:20]
+    ours = {
+        "fmn": drive(plain.net, "advlib:fmn", x, y, L0, steps=30, gamma_init=0.1, batch=7).images,
+        "alma": drive(plain.net, "advlib:alma", x, y, L2, num_steps=40, penalty="P3").images,
+        "df": drive(plain.net, "advlib:df", x, y, Threat(norm="linf", eps=None)).images,
+    }
+    from adv_lib import attacks
+    from adv_lib.utils.lagrangian_penalties import all_penalties
+
+    pieces = zip(x.split(7), y.split(7), strict=True)
+    fmn = [attacks.fmn(plain.net, images, labels, norm=0, steps=30, γ_init=0.1) for images, labels in pieces]
+    assert torch.equal(ours["fmn"], torch.cat(fmn).clamp(0, 1))
+    assert torch.equal(ours["alma"], attacks.alma(plain.net, x, y, num_steps=40, penalty=all_penalties["P3"]))
+    assert torch.equal(ours["df"], attacks.df(plain.net, x, y, norm=math.inf).detach())
+
+
+def test_images_of_secml_are_those_it_makes_when_called_itself(plain: Case) -> None:
+    need("secml:")
+    x, y = plain.x[:20], plain.y[:20]
+    ours = [
+        drive(plain.net, "secml:FMN", x, y, L2, num_steps=20, step_size=0.5, batch=7).images,
+        drive(plain.net, "secml:PGD", x, y, LINF, num_steps=8).images,
+    ]
+    from secmlt.adv.evasion.fmn import FMN
+    from secmlt.adv.evasion.pgd import PGD
+    from secmlt.models.pytorch.base_pytorch_nn import BasePyTorchClassifier
+    from torch.utils.data import DataLoader, TensorDataset
+
+    def called(attack: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loader = DataLoader(TensorDataset(images.clone(), labels), batch_size=20)
+        return next(attack(BasePyTorchClassifier(plain.net), loader, stream=True))[0].detach()
+
+    pieces = zip(x.split(7), y.split(7), strict=True)
+    fmn = [called(FMN("l2", 20, 0.5, backend="native"), images, labels) for images, labels in pieces]
+    assert torch.equal(ours[0], torch.cat(fmn).clamp(0, 1))
+    assert torch.equal(ours[1], called(PGD("linf", 0.2, 8, 0.05, backend="native"), x, y).clamp(0, 1))
 
 
 def test_foolbox_failures_are_the_image_and_never_black(plain: Case) -> None:
@@ -91,6 +167,17 @@ def test_foolbox_failures_are_the_image_and_never_black(plain: Case) -> None:
         ("foolbox:LinfPDG", LINF, {}, "did you mean 'LinfPGD'"),
         ("foolbox:L2PGD", LINF, {}, "keeps to l2, the threat is linf"),
         ("foolbox:LinfPGD", Threat(eps=None), {}, "needs a bounded threat"),
+        ("advlib:fnm", L2, {}, "advlib has no attack 'fnm'; did you mean 'fmn'"),
+        ("advlib:ddn", L2, {"gama": 0.1}, "ddn has no parameter 'gama'; did you mean 'gamma'"),
+        ("advlib:ddn", L2, {"targeted": True}, "ddn has no parameter 'targeted'"),
+        ("advlib:ddn", LINF, {}, "advlib:ddn keeps to l2, the threat is linf: set norm"),
+        ("advlib:fmn", L2, {"norm": 1}, "norm of fmn follows from the threat"),
+        ("advlib:alma", L2, {"penalty": "P0"}, "alma has no penalty 'P0'"),
+        ("secml:FNM", L2, {}, "secml has no attack 'FNM'; did you mean 'FMN'"),
+        ("secml:FMN", L2, {"num_step": 3}, "FMN has no parameter 'num_step'; did you mean 'num_steps'"),
+        ("secml:FMN", L2, {}, "secml:FMN has no default for num_steps"),
+        ("secml:DDN", LINF, {"num_steps": 3}, "secml:DDN keeps to l2, the threat is linf"),
+        ("secml:CW", L2, {"backend": "native"}, "secml:CW has no backend 'native'; it has: foolbox, advlib"),
     ],
 )
 def test_a_wrong_name_is_one_clear_line(plain: Case, use: str, threat: Threat, settings: dict, message: str) -> None:

@@ -1,13 +1,20 @@
-"""Every attack class of torchattacks, Foolbox and ART that takes images and labels alone, tried on a small network.
+"""Every attack of the libraries that takes images and labels alone, tried on a small network.
 
 The network is in the layout that runs use: channels-last, with batch norm folded.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import inspect
+import math
+import pkgutil
+import sys
+from itertools import chain
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,6 +22,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
+from bench import registry
 from bench.api import Threat
 from bench.models.layout import fast_layout
 from tests.attacks.driving import Case, assert_within, drive, right
@@ -22,6 +30,8 @@ from tests.attacks.test_adapters import need
 
 LINF = Threat(eps="1/5")
 L2, UNBOUNDED = Threat(norm="l2", eps="2"), Threat(norm="l2", eps=None)
+L1, L0 = Threat(norm="l1", eps="4"), Threat(norm="l0", eps=40)
+LEAST_LINF, LEAST_L1, LEAST_L0 = (Threat(norm=norm, eps=None) for norm in ("linf", "l1", "l0"))
 FLOW = Threat(norm="flow", eps=None)
 FEW = {"steps": 4}
 FEW_ART = {"max_iter": 4}
@@ -42,11 +52,12 @@ TORCHATTACKS: dict[str, tuple[Threat, dict[str, Any]]] = {
     "AutoAttack": (LINF, {}),
     **dict.fromkeys(("PGDL2", "PGDRSL2"), (L2, FEW)),
     **dict.fromkeys(("CW", "DeepFool"), (UNBOUNDED, FEW)),
-    **dict.fromkeys(("EADEN", "EADL1"), (UNBOUNDED, {"max_iterations": 10, "binary_search_steps": 2})),
-    "SparseFool": (UNBOUNDED, {"steps": 2}),
+    "EADEN": (L1, {"max_iterations": 10, "binary_search_steps": 2}),
+    "EADL1": (LEAST_L1, {"max_iterations": 10, "binary_search_steps": 2}),
+    "SparseFool": (LEAST_L1, {"steps": 2}),
     "OnePixel": (UNBOUNDED, {"steps": 1, "popsize": 4}),
     "Pixle": (UNBOUNDED, {"restarts": 2, "max_iterations": 3}),
-    "JSMA": (UNBOUNDED, {"gamma": 0.02}),
+    "JSMA": (LEAST_L0, {"gamma": 0.02}),
 }
 
 FOOLBOX: dict[str, tuple[Threat, dict[str, Any]]] = {
@@ -58,7 +69,7 @@ FOOLBOX: dict[str, tuple[Threat, dict[str, Any]]] = {
                 "LinfBasicIterativeAttack",
             ),
             *("LinfAdamBasicIterativeAttack", "LinfMomentumIterativeFastGradientMethod", "LinfPGD", "PGD", "MIFGSM"),
-            *("LinfAdamPGD", "AdamPGD", "LinfDeepFoolAttack", "LInfFMNAttack"),
+            *("LinfAdamPGD", "AdamPGD"),
         ),
         (LINF, FEW),
     ),
@@ -79,6 +90,19 @@ FOOLBOX: dict[str, tuple[Threat, dict[str, Any]]] = {
         ),
         (L2, {}),
     ),
+    **dict.fromkeys(
+        (
+            *("L1ProjectedGradientDescentAttack", "L1AdamProjectedGradientDescentAttack", "L1BasicIterativeAttack"),
+            *("L1AdamBasicIterativeAttack", "L1MomentumIterativeFastGradientMethod", "L1PGD", "L1AdamPGD"),
+            "SparseL1DescentAttack",
+        ),
+        (L1, FEW),
+    ),
+    "L1FastGradientAttack": (L1, {}),
+    **dict.fromkeys(("LinfDeepFoolAttack", "LInfFMNAttack"), (LEAST_LINF, FEW)),
+    "L1FMNAttack": (LEAST_L1, FEW),
+    "EADAttack": (LEAST_L1, {"steps": 10, "binary_search_steps": 2, "initial_const": 1.0}),
+    "L0FMNAttack": (L0, FEW),
     "VirtualAdversarialAttack": (L2, FEW),
     **dict.fromkeys(
         (
@@ -116,22 +140,61 @@ ART: dict[str, tuple[Threat, dict[str, Any]]] = {
     "FastGradientMethod": (LINF, {}),
     "UniversalPerturbation": (LINF, {"max_iter": 1, "attacker": "fgsm"}),
     **dict.fromkeys(
-        ("BoundaryAttack", "CarliniL2Method", "DeepFool", "ElasticNet", "NewtonFool", "SignOPTAttack", "SimBA"),
+        ("BoundaryAttack", "CarliniL2Method", "DeepFool", "NewtonFool", "SignOPTAttack", "SimBA"),
         (UNBOUNDED, FEW_ART),
     ),
+    "ElasticNet": (LEAST_L1, FEW_ART),
     "HopSkipJump": (UNBOUNDED, {"max_iter": 1, "max_eval": 20, "init_eval": 5}),
-    "VirtualAdversarialMethod": (UNBOUNDED, FEW_ART),
-    "CarliniLInfMethod": (UNBOUNDED, {"max_iter": 2}),
-    "CarliniL0Method": (UNBOUNDED, {"max_iter": 1, "binary_search_steps": 1}),
+    "VirtualAdversarialMethod": (L2, {"max_iter": 1}),
+    "CarliniLInfMethod": (LEAST_LINF, {"max_iter": 2}),
+    "CarliniL0Method": (LEAST_L0, {"max_iter": 1, "binary_search_steps": 1}),
     "PixelAttack": (UNBOUNDED, {"th": 1, "max_iter": 1}),
-    "SaliencyMapMethod": (UNBOUNDED, {}),
+    "SaliencyMapMethod": (LEAST_L0, {}),
     "ShadowAttack": (UNBOUNDED, {"nb_steps": 3}),
     "ZooAttack": (UNBOUNDED, {"max_iter": 2, "nb_parallel": 4}),
     "SpatialTransformation": (FLOW, {"max_translation": 10.0, "num_translations": 2}),
     "Wasserstein": (Threat(norm="wasserstein", eps="1/2"), {"max_iter": 1, "regularization": 50}),
 }
 
-CLASSES = {"torchattacks": TORCHATTACKS, "foolbox": FOOLBOX, "art": ART}
+ADVLIB: dict[str, tuple[Threat, dict[str, Any]]] = {
+    "alma": (UNBOUNDED, {"num_steps": 20, "penalty": "P3"}),
+    "apgd": (L1, {"n_iter": 4}),
+    "apgd_targeted": (LINF, {"n_iter": 4, "num_targets": 2}),
+    "carlini_wagner_l2": (UNBOUNDED, {"max_iterations": 10, "binary_search_steps": 2, "initial_const": 1.0}),
+    "carlini_wagner_linf": (LEAST_LINF, {"max_iterations": 4}),
+    "ddn": (UNBOUNDED, {"steps": 10, "gamma": 0.1}),
+    "df": (LEAST_LINF, FEW),
+    "fab": (LEAST_L1, {"n_iter": 4, "alpha_max": 0.2}),
+    **dict.fromkeys(("fga", "vfga"), (L0, {})),
+    "fmn": (L0, {"steps": 10}),
+    "pdgd": (UNBOUNDED, {"num_steps": 20}),
+    "pdpgd": (LEAST_LINF, {"num_steps": 20}),
+    "perc_al": (L2, {"max_iterations": 4}),
+    "pgd_linf": (LINF, FEW),
+    "sdf": (UNBOUNDED, FEW),
+    "sigma_zero": (LEAST_L0, {"num_steps": 20}),
+    "str_attack": (L2, {"max_iterations": 1, "binary_search_steps": 1, "retrain": False}),
+    "tr": (UNBOUNDED, {"iter": 10, "c": 3}),
+}
+
+SECML: dict[str, tuple[Threat, dict[str, Any]]] = {
+    "AdditiveNoise": (LINF, {"noise_type": "uniform"}),
+    "BoundaryAttack": (UNBOUNDED, FEW),
+    "ContrastReduction": (L2, {}),
+    "CW": (UNBOUNDED, {"num_steps": 10, "backend": "advlib"}),
+    "DDN": (UNBOUNDED, {"num_steps": 20, "eps_init": 0.5}),
+    "DeepFool": (UNBOUNDED, {"num_steps": 4}),
+    "FGSM": (LINF, {}),
+    "FMN": (LEAST_L0, {"num_steps": 10}),
+    "GaussianBlur": (UNBOUNDED, FEW),
+    "HopSkipJump": (LEAST_LINF, {"steps": 2}),
+    "PGD": (L1, {"num_steps": 4}),
+    "SaltAndPepperNoise": (UNBOUNDED, FEW),
+    "SpatialAttack": (FLOW, {"num_rotations": 2, "num_translations": 2}),
+    "VAT": (L2, FEW),
+}
+
+CLASSES = {"torchattacks": TORCHATTACKS, "foolbox": FOOLBOX, "art": ART, "advlib": ADVLIB, "secml": SECML}
 ALL: list[tuple[str, Threat, dict[str, Any]]] = []
 for prefix, classes in CLASSES.items():
     ALL += [(f"{prefix}:{name}", threat, settings) for name, (threat, settings) in classes.items()]
@@ -149,15 +212,9 @@ NEEDS_MORE = {
             ("L0BrendelBethgeAttack", "L1BrendelBethgeAttack", "L2BrendelBethgeAttack", "LinfinityBrendelBethgeAttack"),
             "numba",
         ),
-        **dict.fromkeys(
-            (
-                *("L1ProjectedGradientDescentAttack", "L1AdamProjectedGradientDescentAttack", "L1BasicIterativeAttack"),
-                *("L1AdamBasicIterativeAttack", "L1MomentumIterativeFastGradientMethod", "L1FastGradientAttack"),
-                *("SparseL1DescentAttack", "EADAttack", "L0FMNAttack", "L1FMNAttack", "L1PGD", "L1AdamPGD"),
-            ),
-            "a threat in L1 or L0",
-        ),
     },
+    "advlib": {},
+    "secml": {},
     "art": {
         **dict.fromkeys(
             ("AdversarialPatch", "AdversarialPatchNumpy", "AdversarialPatchPyTorch", "AdversarialTexturePyTorch"),
@@ -244,16 +301,41 @@ def test_a_class_runs_and_keeps_to_its_threat(
         ("torchattacks", "torchattacks", "3.5.1"),
         ("foolbox", "foolbox", "3.3.4"),
         ("art", "adversarial-robustness-toolbox", "1.20.1"),
+        ("advlib", "adv-lib", "0.2.8"),
+        ("secml", "secml-torch", "1.5"),
     ],
 )
 def test_no_class_of_a_library_is_left_out(prefix: str, package: str, version: str) -> None:
     need(f"{prefix}:")
     if importlib.metadata.version(package) != version:
         pytest.skip(f"the list is of {package} {version}")
-    module, base = _library(prefix)
-    known = {name for name, value in vars(module).items() if inspect.isclass(value) and issubclass(value, base)}
+    known = set(_attacks(prefix))
     assert known == CLASSES[prefix].keys() | NEEDS_MORE[prefix].keys()
     assert not CLASSES[prefix].keys() & NEEDS_MORE[prefix].keys()
+
+
+def _attacks(prefix: str) -> dict[str, Any]:
+    """Return what a library exports that is an attack, by name."""
+    if prefix == "advlib":
+        # visdom, which it imports to draw, is not installed.
+        with patch.dict(sys.modules, {"visdom": ModuleType("visdom")}):
+            from adv_lib import attacks
+        return {name: value for name, value in vars(attacks).items() if inspect.isfunction(value)}
+    if prefix == "secml":
+        from secmlt.adv import evasion
+        from secmlt.adv.evasion.base_evasion_attack import BaseEvasionAttackCreator
+
+        files = [name for _, name, _ in pkgutil.iter_modules(evasion.__path__, "secmlt.adv.evasion.")]
+        known = list(map(importlib.import_module, files))
+        base: type = BaseEvasionAttackCreator
+        attacks_of = chain.from_iterable(vars(module).items() for module in known)
+        return {name: each for name, each in attacks_of if _is_attack(each, base) and each is not base}
+    module, base = _library(prefix)
+    return {name: value for name, value in vars(module).items() if _is_attack(value, base)}
+
+
+def _is_attack(value: Any, base: type) -> bool:
+    return inspect.isclass(value) and issubclass(value, base)
 
 
 def _library(prefix: str) -> tuple[Any, type]:
@@ -270,6 +352,51 @@ def _library(prefix: str) -> tuple[Any, type]:
     from art.attacks import EvasionAttack, evasion
 
     return evasion, EvasionAttack
+
+
+def test_what_foolbox_minimises_is_stated_as_its_classes_have_it() -> None:
+    need("foolbox:")
+    from foolbox.attacks.base import FlexibleDistanceMinimizationAttack, MinimizationAttack
+    from foolbox.attacks.brendel_bethge import BrendelBethgeAttack
+
+    stated = registry.find("library", "foolbox").meta["minimises"]
+    starts = {"DatasetAttack", "PointwiseAttack", "BinarizationRefinementAttack"}
+    classes = {name: each for name, each in _attacks("foolbox").items() if _is_attack(each, MinimizationAttack)}
+    assert stated.keys() == classes.keys() - starts
+    for name, each in classes.items():
+        if name in starts or issubclass(each, BrendelBethgeAttack) or name == "HopSkipJumpAttack":
+            continue
+        if issubclass(each, FlexibleDistanceMinimizationAttack):
+            assert set(stated[name]) == {"l2", "linf", "l1", "l0"}
+        else:
+            (norm,) = stated[name]
+            assert each.distance.p == {"l2": 2, "linf": math.inf, "l1": 1, "l0": 0}[norm]
+
+
+@pytest.mark.parametrize("prefix", CLASSES)
+def test_every_attack_that_is_said_to_minimise_a_norm_is_one_of_the_library(prefix: str) -> None:
+    need(f"{prefix}:")
+    stated = registry.find("library", prefix).meta["minimises"]
+    assert stated
+    assert stated.keys() <= CLASSES[prefix].keys() | NEEDS_MORE[prefix].keys()
+    tried = {name: threat for name, (threat, _) in CLASSES[prefix].items() if name in stated}
+    assert all(threat.norm in stated[name] for name, threat in tried.items())
+
+
+@pytest.mark.parametrize(
+    ("use", "threat"),
+    [
+        ("torchattacks:PGD", LEAST_LINF),
+        ("art:ProjectedGradientDescent", LEAST_LINF),
+        ("advlib:pgd_linf", LEAST_LINF),
+        ("advlib:perc_al", UNBOUNDED),
+        ("secml:FGSM", LEAST_LINF),
+    ],
+)
+def test_a_class_never_falls_back_on_a_budget_of_its_own(colours: Case, use: str, threat: Threat) -> None:
+    need(use)
+    with pytest.raises(Exception, match="needs a bounded threat: set eps"):
+        drive(colours.net, use, colours.x, colours.y, threat)
 
 
 @pytest.mark.parametrize("name", ["PIFGSM", "PIFGSMPP", "FGSM"])

@@ -1,8 +1,12 @@
 """What a configuration means, and the one line that a wrong one gets."""
 
+import re
+from fractions import Fraction
+
 import pytest
 
 from bench.config import expand, overlay, sections
+from bench.registry import find
 from bench.types import UsageError
 
 HEAD = """
@@ -125,3 +129,35 @@ def test_a_newer_schema_is_refused(tmp_path):
 def test_no_such_preset():
     with pytest.raises(UsageError, match="did you mean 'quick'"):
         sections.load("quik")
+
+
+@pytest.mark.parametrize(
+    ("attack", "threat"),
+    [
+        ('use = "foolbox:L1FMNAttack"', ("l1", None)),
+        ('use = "foolbox:HopSkipJumpAttack"\nnorm = "linf"', ("linf", None)),
+        ('use = "foolbox:L2FMNAttack"\nnorm = "l2"\neps = "1/4"', ("l2", Fraction(1, 4))),
+        ('use = "art:DeepFool"\neps = "1/4"', ("linf", Fraction(1, 4))),
+        ('use = "foolbox:L0FMNAttack"\nnorm = "l0"\neps = 12', ("l0", Fraction(12))),
+        ('use = "foolbox:LinfPGD"', ("linf", Fraction(8, 255))),
+    ],
+)
+def test_an_attack_of_a_library_that_minimises_a_norm_has_no_budget_unless_it_is_set(tmp_path, attack, threat):
+    if not find("library", attack.partition('"')[2].partition(":")[0]).available:
+        pytest.skip("the library is not installed")
+    _, attacks = rows(tmp_path, f'[[defenses]]\nuse = "standard"\n[[attacks]]\n{attack}\naccess = ["static"]\n')
+    assert [(each.threat.norm, each.threat.eps) for each in attacks] == [threat]
+
+
+@pytest.mark.parametrize(
+    ("attack", "why"),
+    [
+        ('use = "art:DeepFool"\nnorm = "linf"', "without eps, art:DeepFool minimises l2, not linf: set eps or norm"),
+        ('use = "art:ProjectedGradientDescent"\nnorm = "l1"', "art:ProjectedGradientDescent has no default budget in l1"),
+        ('use = "art:DeepFool"\nnorm = "flow"', "norm 'flow' is not one that art keeps to: linf, l2, l1, l0"),
+        ('use = "pgd"\nnorm = "l1"', "norm 'l1' is not one that pgd keeps to: linf, l2"),
+    ],
+)
+def test_a_norm_that_an_attack_has_not_is_one_line(tmp_path, attack, why):
+    with pytest.raises(UsageError, match=re.escape(why)):
+        rows(tmp_path, f'[[defenses]]\nuse = "standard"\n[[attacks]]\n{attack}\n')

@@ -19,7 +19,7 @@ from bench.stats import paired_difference, spread, wilson
 from bench.types import Access, Cell, CellResult, DefenseCost, MethodRef, ModelRef, Threat, eps_text
 
 ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
-NORMS = {"linf": "L∞", "l2": "L2", "wasserstein": "Wasserstein", "flow": "flow"}
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0", "wasserstein": "Wasserstein", "flow": "flow"}
 EXCLUDE_SEED = {"weights": {"seed"}}
 
 #: What a worst case counts, in every format.
