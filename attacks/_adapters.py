@@ -102,7 +102,9 @@ def keep_in_ball(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
 def require_norm(attack: str, norms: Collection[str], threat: Threat) -> None:
     """Raises MethodError: the threat's norm is none of ``norms``, those that an attack has a meaning in."""
     if threat.norm not in norms:
-        raise MethodError(f"{attack} keeps to {' or '.join(norms)}, the threat is {threat.norm}: set norm of the attack")
+        raise MethodError(
+            f"{attack} keeps to {' or '.join(norms)}, the threat is {threat.norm}: set norm of the attack"
+        )
 
 
 def require_meaning(

@@ -34,8 +34,8 @@ def torchattacks(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: 
 
     ``eps`` and ``norm`` come from the threat wherever the class has a parameter for them, the number of classes from
     the network, and its other parameters from the configuration. Where a class knows no budget, its images outside
-    the threat are replaced by the input; one that minimises a norm needs none. The ``AutoAttack`` of torchattacks takes 10 steps where the authors' takes
-    100: use ``autoattack`` instead.
+    the threat are replaced by the input; one that minimises a norm needs none. The ``AutoAttack`` of torchattacks takes
+    10 steps where the authors' takes 100: use ``autoattack`` instead.
 
     Args:
         target: the function under attack, as a module.

@@ -83,7 +83,9 @@ def _section(entry: Entry, level: str = "##") -> str:
     if entry.meta.get("presets"):
         text.append("")
     if minimises := entry.meta.get("minimises"):
-        text.append("Without `eps` these minimise a norm, the first unless `norm` says another: " + _minimised(minimises))
+        text.append(
+            "Without `eps` these minimise a norm, the first unless `norm` says another: " + _minimised(minimises)
+        )
     if entry.requires:
         text.append(f"Needs `{entry.installation}`.\n")
     return "\n".join(text)
@@ -98,7 +100,10 @@ def _minimised(minimises: dict[str, tuple[str, ...]]) -> str:
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, norms in minimises.items():
         groups.setdefault(norms, []).append(f"`{name}`")
-    return "; ".join(f"{', '.join(_NORMS[norm] for norm in norms)}: {', '.join(names)}" for norms, names in groups.items()) + ".\n"
+    return (
+        "; ".join(f"{', '.join(_NORMS[norm] for norm in norms)}: {', '.join(names)}" for norms, names in groups.items())
+        + ".\n"
+    )
 
 
 def _type(annotation: Any) -> str:

@@ -21,8 +21,8 @@ _ON_A_LEVEL = 1e-3
 def broken_rule(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Threat) -> str | None:
     """Return how images break their threat, such as ``left the box [0, 1] by 8``; ``None`` if they keep to it.
 
-    They must be finite, in [0, 1] and, under L∞, L2, L1 and L0 with a budget, in the ball. A flow or a transport plan cannot
-    be recovered from the image; those attacks are checked in their own tests.
+    They must be finite, in [0, 1] and, under L∞, L2, L1 and L0 with a budget, in the ball. A flow or a transport plan
+    cannot be recovered from the image; those attacks are checked in their own tests.
 
     Args:
         x_adv: adversarial images float32 (N, C, H, W), N at least 1: tensors, or arrays of NumPy.

@@ -153,7 +153,10 @@ def test_an_attack_of_a_library_that_minimises_a_norm_has_no_budget_unless_it_is
     ("attack", "why"),
     [
         ('use = "art:DeepFool"\nnorm = "linf"', "without eps, art:DeepFool minimises l2, not linf: set eps or norm"),
-        ('use = "art:ProjectedGradientDescent"\nnorm = "l1"', "art:ProjectedGradientDescent has no default budget in l1"),
+        (
+            'use = "art:ProjectedGradientDescent"\nnorm = "l1"',
+            "art:ProjectedGradientDescent has no default budget in l1",
+        ),
         ('use = "art:DeepFool"\nnorm = "flow"', "norm 'flow' is not one that art keeps to: linf, l2, l1, l0"),
         ('use = "pgd"\nnorm = "l1"', "norm 'l1' is not one that pgd keeps to: linf, l2"),
     ],

@@ -270,7 +270,8 @@ def test_forged_adversarial_images_are_made_again(done, tmp_path, capfd, unfinis
 def test_images_are_allowed_or_not_whether_tensors_or_arrays():
     """Against each rule written out image by image in double precision."""
     draws = np.random.default_rng(0)
-    for norm, eps in [("linf", "1/4"), ("l2", "2"), ("flow", "1/4"), ("linf", None), ("l2", None)]:
+    bounded = [("linf", "1/4"), ("l2", "2"), ("l1", 12), ("flow", "1/4")]
+    for norm, eps in [*bounded, ("linf", None), ("l2", None)]:
         threat, seen = Threat(norm=norm, eps=eps), set()
         for radius in (0.24, 0.26):
             x = draws.uniform(0.3, 0.7, (5, 3, 4, 4)).astype(np.float32)
@@ -280,13 +281,24 @@ def test_images_are_allowed_or_not_whether_tensors_or_arrays():
             steps = step * np.array([0.5, 0.9, 1, 0.8, 0])[:, None, None, None]
             x_adv = (x + steps * draws.choice([-1, 1], x.shape)).astype(np.float32)
             moved = np.abs(x_adv.astype(np.float64) - x).reshape(5, -1)
-            distances = {"linf": moved.max(1), "l2": np.sqrt((moved**2).sum(1))}.get(norm)
+            distances = {"linf": moved.max(1), "l2": np.sqrt((moved**2).sum(1)), "l1": moved.sum(1)}.get(norm)
             said = broken_rule(x_adv, x, threat)
             assert said == broken_rule(torch.from_numpy(x_adv), torch.from_numpy(x), threat)
             assert (said is None) == (eps is None or distances is None or distances.max() <= float(threat.eps) + 1e-5)
             assert said is None or said.endswith("at image 2")
             seen.add(said is None)
         assert seen == ({True, False} if norm != "flow" and eps is not None else {True})
+
+
+def test_changed_values_are_counted_exactly():
+    x = np.full((3, 3, 4, 4), 0.5, np.float32)
+    x_adv = x.copy()
+    x_adv[1, :, 0, 0] = 0.75
+    for images in (x_adv, torch.from_numpy(x_adv)):
+        clean = torch.from_numpy(x) if isinstance(images, torch.Tensor) else x
+        assert broken_rule(images, clean, Threat(norm="l0", eps=3)) is None
+        why = broken_rule(images, clean, Threat(norm="l0", eps=2))
+        assert why == "left its budget: l0 distance 3 above eps 2, at image 1"
 
 
 def test_damaged_images_are_not_shown(done, tmp_path, caplog):
