@@ -1,6 +1,8 @@
 # Two commands to know: make bench, make test.
 PYTHON ?= python3
 BIN := .venv/bin
+# Without compiling: Python compiles a module when it is first used, and most of these never are.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 
 .PHONY: bench test lint perf clean
 
@@ -15,15 +17,15 @@ lint: .venv/.test
 
 .venv/.bench: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable .
+	$(INSTALL) --editable .
 	touch $@
 
 .venv/.test: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(INSTALL) --editable ".[dev]"
 	# Peers that tests and benchmarks compare with. torchattacks asks for an old requests, and adv-lib for visdom, which
 	# current setuptools do not build; both do without.
-	$(BIN)/python -m pip install --quiet --no-deps torchattacks adv-lib
+	$(INSTALL) --no-deps torchattacks adv-lib
 	touch $@ .venv/.bench
 
 perf: .venv/.test

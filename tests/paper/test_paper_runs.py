@@ -10,6 +10,8 @@ from bench.config import expand, sections
 from bench.schedule.plan import make
 from tests.paper import stand_in
 
+#: Half of the images that the tiny scale takes: what comes out under its name does not depend on them.
+N = 10
 INCLUDED = [part.name for part in sections.request("paper").parts]
 NAMED = {
     "paper-cifar10",
@@ -40,6 +42,7 @@ def paper_run(data, tmp_path_factory):
     """The folder of a run of the tiny paper, with its store and its report."""
     folder = tmp_path_factory.mktemp("ran")
     arguments = ["--data", str(data), "--store", str(folder / "store"), "--report", str(folder / "report")]
+    arguments += ["--n", str(N)]
     with pytest.MonkeyPatch.context() as patch:
         # Estimating the time of a thousand such small cells takes half as long as running them.
         patch.setattr("bench.schedule.progress._LOG_EVERY", float("inf"))
@@ -49,7 +52,7 @@ def paper_run(data, tmp_path_factory):
 
 def plan(name, data, **variants):
     request = sections.request(name, {"scale": "tiny", **variants})
-    return make(*request.parts, name=request.name, data_folder=data).plan
+    return make(*request.parts, name=request.name, data_folder=data, n=N).plan
 
 
 def test_the_presets_that_a_reader_looks_for_are_there():
@@ -115,7 +118,7 @@ def test_everything_runs_and_comes_out_under_its_name(data, paper_run):
 
 
 def test_a_second_run_finds_everything_done(data, paper_run, capsys):
-    arguments = ["paper", "--scale", "tiny", "--data", str(data), "--store", str(paper_run / "store")]
+    arguments = ["paper", "--scale", "tiny", "--data", str(data), "--store", str(paper_run / "store"), "--n", str(N)]
     assert main(["run", *arguments, "--only", "paper-has-no-such-cell"]) == 2
     capsys.readouterr()
     stored = {path.stem for path in (paper_run / "store" / "cells").glob("*.json")}
