@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from bench.data.foreign import one_line
+from bench.data.memo import cache_folder, recall, remember
 from bench.data.resizing import Resizing, Size
 from bench.data.room import require_size
 from bench.data.rows import listed
+from bench.keys import sha256_hex
 from bench.registry import unknown
 from bench.types import Interpolation, Preprocessing, UsageError, shown
 
@@ -114,15 +118,29 @@ def of_networks(networks: Iterable[tuple[str, Mapping[str, Any]]]) -> Resizing:
 
 def _cards(library: str, model: str, *, every: bool) -> dict[str, Resizing]:
     """Return the card of weights, or of a network's default weights, by their name; with ``every``, of all it has."""
-    if find_spec(library) is None:
-        raise UsageError(f"the card of {library}:{model} needs a package: pip install {library}")
-    read_cards = _torchvision if library == "torchvision" else _timm
+    try:
+        release = version(library)
+    except PackageNotFoundError:
+        raise UsageError(f"the card of {library}:{model} needs a package: pip install {library}") from None
+    # A library that is installed and cannot be imported raises anything.
+    with one_line(f"the card of {library}:{model} cannot be read"):
+        numbers = _numbers(library, release, model, every=every)
     cards: dict[str, Resizing] = {}
-    for weights, card in read_cards(model, every=every).items():
+    for weights, card in numbers.items():
         try:
             cards[weights] = resizing(**card)
         except UsageError as error:
             raise UsageError(f"the card of {library}:{weights} cannot be followed: {error}; {_INSTEAD}") from None
+    return cards
+
+
+def _numbers(library: str, release: str, model: str, *, every: bool) -> dict[str, dict[str, Any]]:
+    """Return what cards say, by the name of the weights; remembered, since the libraries take seconds to load."""
+    memo = cache_folder() / "cards" / f"{sha256_hex(library, release, model, str(every))}.json"
+    with suppress(OSError, ValueError, KeyError):
+        return dict(recall(memo)["cards"])
+    cards = _torchvision(model, every=every) if library == "torchvision" else _timm(model, every=every)
+    remember(memo, {"cards": cards})
     return cards
 
 

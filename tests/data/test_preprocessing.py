@@ -1,7 +1,9 @@
 """Resizing and cropping as torchvision and timm do it: every pixel against their own transforms."""
 
+import importlib.metadata
 import io
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -208,10 +210,28 @@ def test_a_card_that_makes_no_sense_is_one_line(monkeypatch, field, value, messa
         cards.read("timm:resnet50.a1_in1k")
 
 
-def test_an_absent_package_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(cards, "find_spec", lambda name: None)
+def test_a_card_that_was_read_is_remembered(monkeypatch):
+    names = ["timm:resnet50.a1_in1k", "torchvision:vit_b_16", "timm:deepseek_vit_412m.deepseek_v4_flash_vision_exp"]
+    first = [cards.read(name) for name in names]
+    monkeypatch.setattr(cards, "_timm", None)
+    monkeypatch.setattr(cards, "_torchvision", None)
+    assert [cards.read(name) for name in names] == first
+    monkeypatch.setattr(cards, "version", lambda library: "another")
+    with pytest.raises(UsageError, match="TypeError"):
+        cards.read(names[0])
+
+
+def test_an_absent_package_says_how_to_install_it_and_a_broken_one_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UsageError, match="the card of timm:resnet50 cannot be read .ModuleNotFoundError: .*timm"):
+        cards.read("timm:resnet50")
+    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", absent)
     with pytest.raises(UsageError, match="the card of timm:resnet50 needs a package: pip install timm"):
         cards.read("timm:resnet50")
+
+
+def absent(name):
+    raise importlib.metadata.PackageNotFoundError(name)
 
 
 def test_only_the_images_that_are_used_are_opened(tmp_path, photos):
