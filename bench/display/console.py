@@ -69,6 +69,8 @@ def plain_console(file: TextIO, width: int) -> Console:
         file=file,
         width=width,
         force_terminal=False,
+        # Else it would show in a notebook what is to be a text.
+        force_jupyter=False,
         color_system=None,
         markup=False,
         emoji=False,

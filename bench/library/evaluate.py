@@ -120,7 +120,7 @@ def evaluate(
     attacks: object = ("pgd", "autoattack"),
     eps: str | float | None = None,
     norm: str | None = None,
-    access: Access | Iterable[Access] = ("static", "adaptive"),
+    access: Access | Iterable[Access] | None = None,
     n: int | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -155,7 +155,8 @@ def evaluate(
         eps: the budget, exact as text: ``"8/255"``. Without ``norm`` it is that of the attacks that keep to
             L-infinity. By default 8/255, and 1/2 in L2.
         norm: ``"linf"`` or ``"l2"``, for all attacks; by default each has its own.
-        access: what the attacker of a test-time step sees: ``"static"`` the classifier, ``"adaptive"`` all of it.
+        access: what the attacker of a test-time step sees: ``"static"`` the classifier, ``"adaptive"`` all of it; by
+            default both are run.
         n: how many images, the first ones; all by default.
         seed: of every random draw, at least 0.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.

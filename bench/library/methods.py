@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, create_model
 from torch import nn
@@ -26,13 +26,13 @@ from bench.methods.declarations import dashed
 from bench.methods.identity import identity_of
 from bench.methods.tree import parsed, registration
 from bench.registry import LiveEntry
-from bench.types import ExactFraction, UsageError, shown
+from bench.types import ExactFraction, Norm, UsageError, shown
 
 #: An entry of a list of a configuration, such as ``[[attacks]]``.
 Entry = dict[str, Any]
 
 _NAME = re.compile(r"[\w.()-][\w .()-]{0,99}")
-_NORMS = ("linf", "l2", "wasserstein", "flow")
+_NORMS: tuple[str, ...] = get_args(Norm)
 
 
 def checked_name(name: str | None, default: str) -> str:
@@ -126,16 +126,21 @@ def attack_entry(value: object, stack: ExitStack, known: dict[int, str]) -> Entr
     return {"use": known[id(use)], **params}
 
 
-def attack_meta(use: str) -> Mapping[str, Any]:
-    """Return what an attack states of itself, given what a configuration calls it.
+def own_norm(use: str) -> str | None:
+    """Return the norm that an attack keeps to by default; nothing of one that minimises its norm without a budget.
+
+    Args:
+        use: what a configuration calls the attack.
 
     Raises:
         UsageError: there is none.
     """
-    prefix = use.partition(":")[0]
-    if use != prefix and prefix in registry.entries("library"):
-        return {}
-    return registry.find("attack", use).meta
+    prefix, _, inside = use.partition(":")
+    is_library = use != prefix and prefix in registry.entries("library")
+    meta = (registry.find("library", prefix) if is_library else registry.find("attack", use)).meta
+    if not meta.get("bounded", True) or inside in (meta.get("minimises") or {}):
+        return None
+    return str((meta.get("norms") or _NORMS)[0])
 
 
 def _named(value: str | tuple[Any, ...] | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -99,7 +99,7 @@ def _classifier(
 
 
 def attack_entries(
-    attacks: object, *, eps: object, norm: str | None, access: str | Iterable[str], stack: ExitStack
+    attacks: object, *, eps: object, norm: str | None, access: str | Iterable[str] | None, stack: ExitStack
 ) -> list[methods.Entry]:
     """Return the ``[[attacks]]`` entries of some attacks.
 
@@ -108,8 +108,10 @@ def attack_entries(
     entries = _distinct(attacks, stack)
     if not entries:
         raise UsageError("attacks is empty: name at least one, such as 'pgd'")
-    accesses = [access] if isinstance(access, str) else list(access)
-    return [_with_budget(each, eps, norm, accesses) for each in entries]
+    if access is not None:
+        accesses = [access] if isinstance(access, str) else list(access)
+        entries = [{"access": accesses, **entry} for entry in entries]
+    return [_with_budget(each, eps, norm) for each in entries]
 
 
 def _distinct(attacks: object, stack: ExitStack) -> list[methods.Entry]:
@@ -123,15 +125,12 @@ def _is_pair(value: list[Any] | tuple[Any, ...]) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Mapping)
 
 
-def _with_budget(entry: methods.Entry, eps: object, norm: str | None, access: list[str]) -> methods.Entry:
-    meta = methods.attack_meta(entry["use"])
-    body = {**entry, "access": entry.get("access", access)}
-    if norm is not None:
-        body.setdefault("norm", norm)
-    own = body.get("norm") or (meta.get("norms") or ("linf",))[0]
-    if eps is not None and "eps" not in body and (norm is not None or (own == "linf" and meta.get("bounded", True))):
-        body["eps"] = eps
-    return body
+def _with_budget(entry: methods.Entry, eps: object, norm: str | None) -> methods.Entry:
+    body = {**entry} if norm is None else {"norm": norm, **entry}
+    if eps is None or "eps" in body:
+        return body
+    is_linf = body.get("norm", methods.own_norm(body["use"])) == "linf"
+    return {**body, "eps": eps} if norm is not None or is_linf else body
 
 
 def images_of(
