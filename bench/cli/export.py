@@ -66,6 +66,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"no store at {root}: run first, or name another with --store")
     store, display = Store(root), _display(args)
     with display.phase("reading the results"):
+        store.warn_of_strangers()
         results = kept.attacked(store.results(), args.pattern)
     if args.what is None or args.list:
         _list(store, results, as_json=args.json, shortly=args.what is None and not args.list)

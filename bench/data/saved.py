@@ -174,6 +174,8 @@ def matched(
     arrays = _arrays(path)
     stored = _adversarial(path, arrays, array)
     layout = _layout(path, stored, image_shape)
+    if stored.shape[0] == 0:
+        raise UsageError(f"{_called(path, stored)} has no images")
     if stored.shape[0] > most:
         raise UsageError(f"{_called(path, stored)} has {stored.shape[0]:,} images, and the set {most:,} at most")
     order = _order(path, stored, arrays, rows)

@@ -93,6 +93,7 @@ def test_the_first_label_or_clean_image_that_differs_is_named(digits, x_adv, tmp
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [
+        (lambda x: {"x_adv": x[:0], "rows": ROWS[:0]}, "'x_adv' has no images"),
         (lambda x: {"x_adv": x[:4]}, "has 4 images and the cell 5"),
         (lambda x: {"x_adv": x[:4], "rows": ROWS[:4]}, "lacks 1 of the 5 images of the cell; the first is row 12"),
         (lambda x: {"x_adv": x, "rows": ROWS * 0}, "row 0 is in 'rows' twice"),

@@ -130,12 +130,16 @@ def test_nothing_unpacks_archives_or_opens_connections():
     # Image sets are fetched by torchvision, on request, in bench/data/named.py alone.
     forbidden = {"tarfile", "urllib", "http", "requests", "ftplib", "gdown", "wget"}
     risky = {"ZipFile", "unpack_archive", "extractall", "download_url", "load_state_dict_from_url"}
+    # Arrays of npz files, and what a checkpoint says of its records: their names become no paths.
+    places = ("data/saved.py", "report/sets/npz.py", "models/checkpoints/formats.py")
+    readers = {ROOT / "bench" / place for place in places}
     for path in (*ROOT.glob("bench/**/*.py"), *ROOT.glob("attacks/*.py"), *ROOT.glob("defenses/*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not {name.split(".")[0] for name in names} & forbidden, path
-            assert not (isinstance(node, ast.Attribute) and node.attr in risky), f"{path}:{node.lineno}"
+            here = risky - {"ZipFile"} if path in readers else risky
+            assert not (isinstance(node, ast.Attribute) and node.attr in here), f"{path}:{node.lineno}"
             assert not (
                 isinstance(node, ast.Attribute) and node.attr == "load" and ast.unparse(node) == "pickle.load"
             ), path

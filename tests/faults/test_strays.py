@@ -141,6 +141,7 @@ def verbs(folder):
         ["leaderboard", *store, "--format", "json"],
         ["show", "digits/small-cnn/fgsm-at/fgsm/white-box", *store],
         ["show", "--log", *store],
+        ["export", "sets", "--list", *store],
         ["run", toml, *store, "--report", str(folder / "report")],
         ["sync", str(folder / "remote"), *store],
         ["gc", toml, *store, "--yes"],

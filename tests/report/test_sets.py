@@ -108,6 +108,23 @@ def test_a_set_that_has_gone_says_how_to_make_it_again_and_that_gives_the_same_f
     assert export(other, "fgsm", "--out", str(tmp_path / "all")) == 3
 
 
+def test_a_damaged_chunk_is_one_line_and_the_same_run_mends_it(folder, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    result = cell(other, "standard/fgsm")
+    last = sorted((other / "store" / "attack" / kept.attack_key(result.cell.attack)).iterdir())[-1]
+    data = bytearray(last.read_bytes())
+    data[-1] ^= 1
+    last.write_bytes(data)
+    capsys.readouterr()
+    assert export(other, "standard/fgsm", "--out", str(tmp_path / "a.npz")) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{last} does not count: cut short or altered" in error
+    assert not list(tmp_path.glob("*.npz")) and not list(tmp_path.glob(".*"))
+    assert small.run(other, text=CONFIG) == 0 and export(other, "standard/fgsm", "--out", str(tmp_path / "a.npz")) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["x_adv"], chunks(folder, result))
+
+
 def test_the_same_store_gives_the_same_file(folder, tmp_path):
     for kind in ("npz", "parquet"):
         paths = [tmp_path / f"{which}.{kind}" for which in ("a", "b")]

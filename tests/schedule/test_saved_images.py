@@ -11,9 +11,10 @@ import pyautoattack
 import pytest
 import torch
 
+import bench
 from bench.cli import main
 from bench.config import sections
-from bench.data import saved
+from bench.data import open_set, saved
 from bench.evaluation.craft import audit
 from bench.evaluation.device_cache import DeviceCache
 from bench.keys import training_key
@@ -231,3 +232,19 @@ def test_what_the_page_shows_works(here):
     listed = {name: tuple(re.findall(r"`(\w+)`", rows[name])) for name in ("adversarial images", "labels")}
     assert listed["adversarial images"][: len(saved.ADVERSARIAL)] == saved.ADVERSARIAL
     assert listed["labels"] == saved.LABELS
+
+
+def test_from_python_saved_images_are_judged_beside_other_attacks(tmp_path):
+    digits = open_set("digits", "test", folder=None)
+    x, y = torch.from_numpy(digits.images[:40].copy()).float() / 255, torch.from_numpy(digits.labels[:40].copy())
+    # As accurate as one step of gradient descent makes it.
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.nn.functional.one_hot(y, 10).float().T @ (x.flatten(1) - x.flatten(1).mean(0)))
+    x_adv = bench.attack(net, x, y, "fgsm", eps="0.2")
+    torch.save((x_adv, y), tmp_path / "adv.pt")
+    frame = bench.evaluate(net, x, y, attacks=["fgsm", f"images:{tmp_path}/adv.pt"], eps="0.2").frame
+    accuracy = dict(zip(frame["attack"], frame["accuracy_under_attack"], strict=True))
+    expected = float((net(x_adv).argmax(1) == y).float().mean())
+    assert accuracy["images:adv.pt"] == accuracy["fgsm"] == pytest.approx(expected)
+    assert expected < accuracy["clean"] and set(frame["access"]) == {"white-box"}

@@ -97,7 +97,8 @@ class AdversarialSet:
             try:
                 chunk = chunk_file.read(path, clean.astype(np.float32) / 255, attack.threat)
             except (FileNotFoundError, ValueError) as error:
-                raise NotKept(f"{self.result.names}: {path} does not count: {error}") from None
+                why = f"{path} does not count: {error}; its run, started again, makes it again"
+                raise NotKept(f"{self.result.names}: {why}") from None
             yield Part(positions, rows, labels, clean, chunk.images)
 
     def metadata(self, arrays: Mapping[str, str]) -> dict[str, Any]:
