@@ -13,7 +13,7 @@ from itertools import chain
 from bench.cli import options
 from bench.display.base import Display
 
-SUMMARY = "environment, devices, optional packages, image sets found, and a cell that takes seconds"
+SUMMARY = "is this machine ready? Of a checkpoint: what it holds, and which network fits"
 _PACKAGES = (
     "torch",
     "torchvision",
@@ -28,6 +28,12 @@ _PACKAGES = (
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="a checkpoint; by default: environment, devices, packages, image sets, and a cell that takes seconds",
+    )
     options.store(parser)
     parser.add_argument("--data", type=options.path, metavar="DIR", help="where to look for image sets first")
 
@@ -42,6 +48,10 @@ def _print_packages() -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.file is not None:
+        from bench.cli import checkpoint
+
+        return checkpoint.main(args)
     from bench import registry
     from bench.data import NAMED
 

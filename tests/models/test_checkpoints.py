@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import tomllib
 import warnings as python_warnings
 from collections import OrderedDict
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from bench.cli import main
 from bench.models import weights
 from bench.models.build import build, network_ref
 from bench.models.resnet18 import resnet18
@@ -398,3 +400,72 @@ def test_the_normalisation_in_a_file_must_be_that_of_a_network_of_somebody_else(
     torch.save({**content, "sigma": 0 * content["sigma"]}, path)
     with pytest.raises(UsageError, match="none that can be divided by"):
         classifier(path, "nets.py:Net")
+
+
+def diagnosis(capsys, path, code=0):
+    assert main(["doctor", str(path)]) == code
+    out, err = capsys.readouterr()
+    return err if code else out
+
+
+def pasted(out):
+    """Return the TOML in what doctor printed, of its last state dict."""
+    return tomllib.loads(out[out.rindex("[[models]]") :])
+
+
+def test_doctor_says_what_a_checkpoint_holds_and_its_lines_load_it(tmp_path, capsys):
+    torch.manual_seed(0)
+    raw, average = resnet18(7, in_channels=1, width=6).eval(), resnet18(7, in_channels=1, width=6).eval()
+    content = {
+        "epoch": 3,
+        "best": np.float64(0.5),
+        "optimizer": {},
+        "state_dict": prefixed("module.", raw.state_dict()),
+    }
+    torch.save({**content, "ema": average.state_dict()}, path := tmp_path / "net.pth.tar")
+    out = diagnosis(capsys, path)
+    parameters = sum(each.numel() for each in raw.parameters())
+    for line in (
+        "epoch = 3, best = 0.5, optimizer",
+        "state dicts    2: 'state_dict', 'ema'",
+        f"tensors      122, {parameters:,} parameters, float32",
+        "prefix       'module.'",
+        "classes      7, by the last linear layer, linear.weight (7x48)",
+        "channels     1, by the first convolution, conv1.weight (6x1x3x3)",
+        "fits         resnet18 (width = 6)",
+    ):
+        assert line in out
+    toml = pasted(out)
+    assert toml == {
+        "models": [{"arch": "resnet18", "width": 6}],
+        "defenses": [{"use": f"weights:{path}", "key": "ema"}],
+    }
+    net = resnet18(7, in_channels=1, width=toml["models"][0]["width"])
+    weights.load(weights.find(toml["defenses"][0]["use"]), net, toml["defenses"][0]["key"])
+    x = torch.rand(2, 1, 16, 16)
+    assert torch.equal(net.eval()(x), average(x))
+
+
+def test_doctor_finds_sizes_and_the_networks_of_libraries(tmp_path, capsys):
+    from torchvision import models
+
+    path = tmp_path / "x.pt"
+    torch.save(network(1, classes=4, image_size=28, channels=6, hidden=20).state_dict(), path)
+    assert "small-cnn (channels = 6, hidden = 20) for images of 28x28" in diagnosis(capsys, path)
+    torch.save({"mu": MU, "sigma": SIGMA, **models.squeezenet1_1(num_classes=10).half().state_dict()}, path)
+    out = diagnosis(capsys, path)
+    assert pasted(out)["models"] == [{"arch": "torchvision:squeezenet1_1"}] and "fits         torchvision" in out
+    assert "normalises   mean = [0.4914, 0.4822, 0.4465] and std = [0.2471, 0.2435, 0.2616]" in out
+    torch.save(nn.Linear(3, 3).state_dict(), path)
+    assert "fits         no network" in diagnosis(capsys, path)
+    torch.save({"w\x1b[2J": torch.full((2, 2), torch.nan)}, path)
+    out = diagnosis(capsys, path)
+    assert "holds NaN or infinite" in out and "\x1b" not in out
+
+
+def test_doctor_says_what_is_no_checkpoint_in_one_line(tmp_path, capsys):
+    for name, says in (("my.toml", "is a configuration"), ("x.npz", "looks like images"), ("no.pt", "no file")):
+        line = diagnosis(capsys, tmp_path / name, code=2)
+        assert says in line and line.count("\n") == 1
+    torch.save({"optimizer": optimizer()}, tmp_path / "o.pt")
+    assert "holds no state dict of a network" in diagnosis(capsys, tmp_path / "o.pt", code=2)

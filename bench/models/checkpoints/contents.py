@@ -90,7 +90,7 @@ def choose(path: Path, content: Any, key: str | None) -> StateDict:
     """
     known = state_dicts(content)
     if not known:
-        raise UsageError(f"{path} is not a state dict (names to tensors){_instead(content)}")
+        raise UsageError(f"{path} is not a state dict (names to tensors){instead(content)}")
     if key is not None:
         return _named(path, known, key)
     if len(known) == 1:
@@ -121,7 +121,7 @@ def _part(state: StateDict, key: str) -> StateDict | None:
     return StateDict(start, tensors) if tensors else None
 
 
-def _instead(content: Any) -> str:
+def instead(content: Any) -> str:
     """Return what a file holds that has no state dict, for the end of a line."""
     if not isinstance(content, Mapping):
         return f", but a {type(content).__name__}"

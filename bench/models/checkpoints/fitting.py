@@ -41,7 +41,7 @@ def fit(where: str, state: StateDict, net: nn.Module, channels: int | None = Non
         UsageError: they do not fit, or there are several ways in which they would.
     """
     own = net.state_dict()
-    _require_dense(where, state.tensors)
+    require_dense(where, state.tensors)
     match = matching.match(where, own, state)
     converted = _conversions(where, own, state, match)
     matching.require_complete(where, own, state, match)
@@ -66,7 +66,7 @@ def fit(where: str, state: StateDict, net: nn.Module, channels: int | None = Non
     return Fit(remarks, normalisation)
 
 
-def _require_dense(where: str, tensors: Mapping[str, Tensor]) -> None:
+def require_dense(where: str, tensors: Mapping[str, Tensor]) -> None:
     """Raises UsageError: a tensor has no numbers of its own for each of its places."""
     for name, tensor in tensors.items():
         if (kind := _kind(tensor)) is not None:

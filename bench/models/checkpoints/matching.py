@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 #: Names that wrappers put in front of the names of what they wrap, or between them.
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 #: Parts of a larger module that hold the classifier: what lies beside them is no layer of it.
-_HOLDERS = (*_WRAPPERS, "model", "net", "network", "classifier", "backbone", "student")
+HOLDERS = (*_WRAPPERS, "model", "net", "network", "classifier", "backbone", "student")
 #: Batches that batch norm has seen. It never uses the number to predict, and files of before torch 0.4.1 lack it.
 _COUNTER = "num_batches_tracked"
 #: Names that a line repeats of many.
@@ -240,7 +240,7 @@ def require_no_surplus(where: str, found: Match, surplus: tuple[str, ...]) -> st
         return None
     holder = found.file_prefix.rstrip(".").rpartition(".")[2]
     outside = bool(found.file_prefix) and not any(name.startswith(found.file_prefix) for name in surplus)
-    if outside and (holder in _HOLDERS or all(map(is_auxiliary, surplus))):
+    if outside and (holder in HOLDERS or all(map(is_auxiliary, surplus))):
         return f"{len(surplus)} tensors beside {shown(found.file_prefix)} left out ({_few(surplus)})"
     raise UsageError(f"{where} does not fit the network: {_cause_of_surplus(surplus)}; {_too_many(surplus)}")
 
