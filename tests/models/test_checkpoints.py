@@ -6,6 +6,7 @@ import re
 import tomllib
 import warnings as python_warnings
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -469,3 +470,17 @@ def test_doctor_says_what_is_no_checkpoint_in_one_line(tmp_path, capsys):
         assert says in line and line.count("\n") == 1
     torch.save({"optimizer": optimizer()}, tmp_path / "o.pt")
     assert "holds no state dict of a network" in diagnosis(capsys, tmp_path / "o.pt", code=2)
+
+
+def test_the_table_of_the_page_is_planned(tmp_path, monkeypatch, capsys, caplog):
+    page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    (toml,) = re.findall(r"^```toml\n# my-checkpoint\.toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Path("my-checkpoint.toml").write_text(toml, encoding="utf-8")
+    raw, average = (resnet18(10, in_channels=1, width=16).state_dict() for _ in range(2))
+    torch.save({"model": raw, "model_ema": average}, "net.pth")
+    assert main(["plan", "my-checkpoint.toml"]) == 0
+    out, _ = capsys.readouterr()
+    assert "weights:net.pth[key=ema]" in out and "jpeg@weights:net.pth[key=ema]" in out
+    assert "net.pth: the state dict 'model_ema' is used" in caplog.messages

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -135,7 +136,7 @@ def _ratios(net: nn.Module, state: StateDict) -> set[float] | None:
     pairs = _pairs(net, state)
     if pairs is None or any(len(mine) != len(other) for mine, other in pairs):
         return None
-    sizes = {each for mine, other in pairs for each in zip(mine, other, strict=True)}
+    sizes = set(chain.from_iterable(zip(mine, other, strict=True) for mine, other in pairs))
     return {other / mine for mine, other in sizes if mine != other}
 
 
@@ -151,7 +152,7 @@ def of_libraries(state: StateDict, shape: summary.Summary, stated: str | None) -
     families = [each for each in _FAMILIES if any(re.match(each[0], name) for name in core)]
     names = []
     for library, column in (("torchvision", 1), ("timm", 2)):
-        patterns = [pattern for each in families for pattern in each[column]]
+        patterns = list(chain.from_iterable(each[column] for each in families))
         if (not patterns and stated is None) or find_top(library) is None:
             continue
         known = _known(library)

@@ -83,12 +83,11 @@ def problem(state: StateDict) -> str | None:
 
 def natural(names: Iterable[str]) -> list[str]:
     """Return names in the order of the numbers in them: ``features.2`` before ``features.10``."""
-    return sorted(
-        names,
-        key=lambda name: [
-            (part.isdecimal(), int(part) if part.isdecimal() else part) for part in re.split(r"(\d+)", name)
-        ],
-    )
+    return sorted(names, key=lambda name: [_ordinal(part) for part in re.split(r"([0-9]{1,9})", name)])
+
+
+def _ordinal(part: str) -> tuple[int, str]:
+    return (int(part), "") if part.isascii() and part.isdecimal() else (-1, part)
 
 
 def _prefix(tensors: Mapping[str, Tensor]) -> str:
@@ -120,8 +119,10 @@ def _is_linear(tensor: Tensor) -> bool:
 def _first_convolution(tensors: Mapping[str, Tensor]) -> Layer | None:
     kernels = natural(name for name in tensors if tensors[name].dim() == 4 and tensors[name].shape[-1] > 1)
     # Of one channel are also the kernels of depthwise convolutions.
-    first = [name for count in (3, 1) for name in kernels if tensors[name].shape[1] == count] or kernels
-    return _layer(tensors, first[0], 1) if first else None
+    colour = [name for name in kernels if tensors[name].shape[1] == 3]
+    grey = [name for name in kernels if tensors[name].shape[1] == 1]
+    first = next(iter(colour or grey or kernels), None)
+    return None if first is None else _layer(tensors, first, 1)
 
 
 def _layer(tensors: Mapping[str, Tensor], name: str, dimension: int) -> Layer:
