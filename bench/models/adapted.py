@@ -43,22 +43,25 @@ class Adapted(nn.Module):
         self.net = net
         self.output = output
         self.one_logit = one_logit
+        # A factory may have put it on a GPU.
+        device = next((parameter.device for parameter in net.parameters()), None)
         # Constants of the network, not weights: they are rebuilt with it and stay out of its checkpoints.
         for name in Normalisation._fields:
             numbers = None if normalisation is None else getattr(normalisation, name)
-            constant = None if numbers is None else torch.tensor(numbers).view(-1, 1, 1)
+            constant = None if numbers is None else torch.tensor(numbers, device=device).view(-1, 1, 1)
             self.register_buffer(name, constant, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, classes) of images (N, C, H, W) in [0, 1].
 
         Raises:
-            UsageError: the network returns no output of that name, or more than one number for an image.
+            UsageError: the network returns no output of that name, or in training mode one tensor alone.
         """
         if self.mean is not None and self.std is not None:
             x = (x - self.mean) / self.std
         logits = self.net(x)
-        if self.output is not None:
+        # Some networks return several outputs only while they are trained.
+        if self.output is not None and (self.training or not isinstance(logits, Tensor)):
             logits = selected(logits, self.output)
         return two_logits(logits) if self.one_logit else logits
 
@@ -71,7 +74,7 @@ def selected(outputs: Any, name: str) -> Any:
         TypeError: the outputs are a symbol of a trace.
     """
     if isinstance(outputs, Tensor):
-        raise UsageError(f"it returns one tensor; leave out output = {shown(name)}")
+        raise UsageError(f"the network returns one tensor; leave out output = {shown(name)}")
     if isinstance(outputs, fx.Proxy):
         raise TypeError("a trace does not know what kind of outputs this is")
     try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bench import draws, registry
 from bench.evaluation.target import Meter, NetworkTarget
 from bench.keys import derive_seed
+from bench.models.adapted import described
 from bench.types import MethodError, Threat
 
 
@@ -81,7 +82,12 @@ class RecipeStep:
         for parameter in self._parameters:
             parameter.requires_grad_(requires_grad)
 
-    def _keep(self, module: nn.Module, _inputs: Any, logits: Tensor) -> None:
+    def _keep(self, module: nn.Module, _inputs: Any, logits: Any) -> None:
+        if not isinstance(logits, Tensor):
+            raise MethodError(
+                f"while it is trained, the network returns {described(logits)}; name the logits in its [[models]] "
+                "entry, as in output = 0"
+            )
         if module.training and logits.requires_grad:
             self.logits = logits.detach()
 

@@ -59,6 +59,10 @@ class Features(Net):
     def outputs(self, logits, features):
         return features
 
+class Auxiliary(Net):
+    def outputs(self, logits, features):
+        return (logits, features) if self.training else logits
+
 class One(Net):
     def __init__(self):
         super().__init__(1)
@@ -149,6 +153,14 @@ def test_the_named_output_is_the_logits(nets, name, output):
     torch.testing.assert_close(fast_layout(net, x).net(x), expected)
 
 
+def test_outputs_beside_the_logits_that_only_training_has(nets):
+    net, x = made(nets, "Auxiliary", **{"output.field": "0"}), torch.rand(5, *SHAPE)
+    assert net(x).shape == net.train()(x).shape == (5, CLASSES)
+    torch.testing.assert_close(net(x), net.eval()(x))
+    with pytest.raises(UsageError, match="returns one tensor; leave out output = '0'"):
+        made(nets, "Net", **{"output.field": "0"}).train()(x)
+
+
 @pytest.mark.parametrize("name", ["One", "Flat"])
 def test_two_logits_of_one_are_its_sigmoid(nets, name):
     net, x = made(nets, name, 2, **{"output.one_logit": True}), torch.rand(5, *SHAPE)
@@ -169,7 +181,6 @@ REFUSED = {
     "a dataclass": ("Record", {}, 4, "an? Answer with 'features', 'logits'; say which"),
     "no such key": ("Table", {"output.field": "logit"}, 4, "output = 'logit' is none of them"),
     "no such place": ("Two", {"output.field": "2"}, 4, "output = '2' is none of them"),
-    "one tensor": ("Net", {"output.field": "0"}, 4, "it returns one tensor; leave out output"),
     "features": ("Features", {}, 4, r"tells 84 classes apart, the images have 4; .*nn.Linear\(84, 4\)"),
     "a logit, unsaid": ("One", {}, 2, "write one_logit = true"),
     "a flat logit, unsaid": ("Flat", {}, 2, "write one_logit = true"),
@@ -272,6 +283,13 @@ def test_what_replaces_a_card_shows_in_the_name(tmp_path):
     net = build(network_ref("torchvision:resnet18", {"input.mean": "0.5", "input.std": "0.5"}), 5, (3, 32, 32)).eval()
     x = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(net(x), net.net((x - 0.5) / 0.5), rtol=0, atol=0)
+
+
+def test_a_network_that_returns_more_while_it_is_trained_needs_to_say_what(nets, capsys):
+    path, store = config(nets.parent, f'{{ arch = "{nets}:Auxiliary" }}'), nets.parent / "store"
+    assert main(["run", str(path), "--store", str(store), "--report", str(nets.parent / "report")]) == 3
+    messages = {r.error.message for r in Store(store).results()}
+    assert len(messages) == 1 and "while it is trained, the network returns a tuple of 2" in messages.pop()
 
 
 def test_a_run_of_a_network_of_several_outputs(nets):
