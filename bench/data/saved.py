@@ -44,8 +44,8 @@ _LARGEST_VALUE, _ROOM = 8, 2**26
 _PICKLED = "holds pickled Python objects, which are not opened"
 #: Images of the file of a split of which only a part is decoded, so that its own number is not known.
 _MOST_OF_A_PART = 100_000
-#: Images that are looked at together.
-_AT_ONCE = 256
+#: Values that are looked at together.
+_AT_ONCE = 2**22
 #: Values far outside [0, 1] are of another scale; nearer ones are left to the audit, which says how far they are.
 _SCALE_LOW, _SCALE_HIGH = -0.25, 1.5
 
@@ -287,7 +287,7 @@ def _require_clean(saved: SavedImages, images: ImageSet) -> None:
         )
     layout = _layout(saved.path, stored, images.images.shape[1:])
     clean = replace(saved, name=name, stored=_loaded(saved.path, stored), layout=layout)
-    for part in _parts(len(saved.rows)):
+    for part in _parts(saved):
         pixels = images.at(saved.rows[part])[0].astype(np.float32)
         # What is not finite differs from everything.
         same = (np.abs(clean.take(part) * 255 - pixels) < 0.5).reshape(len(pixels), -1).all(1)
@@ -308,7 +308,7 @@ def _require_scale(saved: SavedImages) -> None:
     if saved.stored.dtype == np.uint8:
         return
     lowest, highest = math.inf, -math.inf
-    for part in _parts(len(saved.rows)):
+    for part in _parts(saved):
         images = saved.take(part)
         finite = images[np.isfinite(images)]
         if finite.size:
@@ -324,9 +324,12 @@ def _require_scale(saved: SavedImages) -> None:
         )
 
 
-def _parts(count: int) -> Iterator[slice]:
-    for first in range(0, count, _AT_ONCE):
-        yield slice(first, min(first + _AT_ONCE, count))
+def _parts(saved: SavedImages) -> Iterator[slice]:
+    """Yield the positions of the cell's images, as many at once as take little memory."""
+    count = len(saved.rows)
+    step = max(1, _AT_ONCE // math.prod(saved.stored.shape[1:]))
+    for first in range(0, count, step):
+        yield slice(first, min(first + step, count))
 
 
 def _channels_first(images: Array, layout: str) -> Array:

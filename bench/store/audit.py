@@ -36,8 +36,9 @@ def broken_rule(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Thre
     if max(-lowest, highest - 1.0) > LINF_SLACK:
         at = _worst(x_adv if highest - 1.0 >= -lowest else -x_adv, len(x))
         return f"left the box [0, 1] by {max(-lowest, highest - 1.0):.3g}, at image {at}"
-    if threat.eps is None or threat.norm not in ("linf", "l2", "l1", "l0"):
+    if not has_ball(threat):
         return None
+    assert threat.eps is not None
     moved, eps = x_adv - x, float(threat.eps)
     if threat.norm == "linf":
         farthest, limit = max(float(moved.max()), -float(moved.min())), eps + LINF_SLACK
@@ -56,6 +57,11 @@ def broken_rule(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Thre
         f"left its budget: {threat.norm} distance {farthest:.6g} above eps {eps_text(threat.eps)}, at image "
         f"{_worst(abs(moved), len(x))}"
     )
+
+
+def has_ball(threat: Threat) -> bool:
+    """Say whether images can be checked against the budget of a threat."""
+    return threat.eps is not None and threat.norm in ("linf", "l2", "l1", "l0")
 
 
 def rounding_explains(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Threat) -> str:
@@ -77,7 +83,7 @@ def rounding_explains(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat
         farthest, most = math.sqrt(float(squares.sum(1).max())), half * math.sqrt(squares.shape[1])
     if farthest > float(threat.eps) + most + LINF_SLACK:
         return ""
-    return "; its images are of 8 bit, and rounding explains it: floats would keep to the budget"
+    return "; its images are of 8 bit, and rounding can explain that: save floats"
 
 
 def _worst(values: Tensor | np.ndarray, n: int) -> int:

@@ -151,7 +151,7 @@ def test_images_out_of_the_ball_fail_their_cells_with_the_distance(here, tmp_pat
     cells = results(here)
     # A tenth is 25.5 of 255.
     rounded = cells["standard/images:rounded.npz/white-box"].error.message
-    assert "linf distance 0.101961 above eps 1/10" in rounded and "8 bit, and rounding explains it" in rounded
+    assert "linf distance 0.101961 above eps 1/10" in rounded and "8 bit, and rounding can explain that" in rounded
     double = cells["standard/images:double.npz/white-box"].error.message
     assert "0.2 above eps 1/10" in double and "8 bit" not in double
     assert cells["jpeg/images:fgsm.npz/static"].status == "done"

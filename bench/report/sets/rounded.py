@@ -7,7 +7,7 @@ from io import BytesIO
 import numpy as np
 
 from bench.report.sets.kept import Array, Part
-from bench.store.audit import broken_rule
+from bench.store.audit import broken_rule, has_ball
 from bench.types import Threat, eps_text
 
 
@@ -39,10 +39,10 @@ class Rounding:
         )
 
     def _consequence(self) -> str:
-        norm, eps = self._threat.norm, self._threat.eps
-        if eps is None or norm not in ("linf", "l2"):
+        eps = self._threat.eps
+        if eps is None or not has_ball(self._threat):
             return "they have no budget to be checked against"
-        budget = f"their budget of {norm} {eps_text(eps)}"
+        budget = f"their budget of {self._threat.norm} {eps_text(eps)}"
         return f"{self.outside:,} are then outside {budget}" if self.outside else f"all are still inside {budget}"
 
 
