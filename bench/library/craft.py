@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,8 @@ def attack(
     batch: int | str = "auto",
     layout: Layout | None = None,
     num_classes: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     progress: bool = False,
     **params: Any,
 ) -> Any:
@@ -55,7 +58,7 @@ def attack(
         x: images (N, C, H, W) or (N, H, W, C), a float32 or float64 tensor or array in [0, 1].
         y: labels (N,), whole numbers.
         attack: a name, or a function ``f(target, x, y, threat, *, ...)``.
-        eps: the budget, exact as text: ``"8/255"``; by default 8/255, and 1/2 in L2.
+        eps: the budget, as text or a number: ``"8/255"``, 8 / 255; by default 8/255, and 1/2 in L2.
         norm: ``"linf"`` or ``"l2"``; by default that of the attack.
         access: what the attacker of a test-time step sees: ``"adaptive"`` all of it, ``"static"`` the classifier.
         base: the classifier under a test-time step.
@@ -65,6 +68,8 @@ def attack(
         batch: images at a time; ``"auto"`` takes what fits.
         layout: ``"NCHW"`` or ``"NHWC"``, where the shape does not tell.
         num_classes: of a network given by name; by default the largest label and one.
+        mean: of a network that expects normalised images, as for :func:`bench.evaluate`.
+        std: goes with ``mean``.
         progress: show a bar.
         params: parameters of the attack, such as ``steps=50``; ``eot`` of a randomised defense.
 
@@ -91,6 +96,7 @@ def attack(
         dataset = request.own_set(
             own, asked, n=None, num_classes=num_classes, images_name="images", stack=stack, exact=exact
         )
+        asked = asked.normalised(mean, std)
         config, work = request.planned(asked, dataset, entries, seed=seed, batch=batch, data_folder=None)
         chosen = None if batch == "auto" else int(config.run.batch)
         runner = _Attack(work, _attack_ref(work), request.device_named(device), chosen)

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from bench.display import choice
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 _WIDTH = 120
 #: A call puts settings of the process aside, so there is one at a time.
 _one_at_a_time = threading.Lock()
+_here = threading.local()
 
 
 @dataclass(frozen=True, repr=False)
@@ -130,6 +132,8 @@ def evaluate(
     quantize: bool = False,
     layout: Layout | None = None,
     num_classes: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     name: str | None = None,
     images_name: str = "images",
     data: str | Path | None = None,
@@ -152,8 +156,8 @@ def evaluate(
         weights: the file with the state dict of a network that is given by name.
         attacks: names, pairs of a name and its parameters, tables as in ``[[attacks]]`` of a configuration, such as
             ``{"use": "pgd", "steps": 50}``, or functions ``f(target, x, y, threat, *, ...)``; one or a list.
-        eps: the budget, exact as text: ``"8/255"``. Without ``norm`` it is that of the attacks that keep to
-            L-infinity. By default 8/255, and 1/2 in L2.
+        eps: the budget, as text or a number: ``"8/255"``, 8 / 255. Without ``norm`` it is that of the attacks that keep
+            to L-infinity. By default 8/255, and 1/2 in L2.
         norm: ``"linf"`` or ``"l2"``, for all attacks; by default each has its own.
         access: what the attacker of a test-time step sees: ``"static"`` the classifier, ``"adaptive"`` all of it; by
             default both are run.
@@ -166,6 +170,9 @@ def evaluate(
         quantize: round images that are no multiples of 1/255, which are refused otherwise.
         layout: ``"NCHW"`` or ``"NHWC"``, where the shape does not tell.
         num_classes: of a network given by name; by default the largest label and one.
+        mean: of a network that expects normalised images: it is given (image - mean) / std; one number, or one for each
+            channel, for pixels in [0, 1].
+        std: goes with ``mean``.
         name: of the network or step in tables; by default that of its class.
         images_name: of the images in tables.
         data: the folder where named sets are looked for first.
@@ -193,6 +200,7 @@ def evaluate(
                 data_folder=folder,
                 stack=stack,
             )
+            asked = asked.normalised(mean, std)
             config, work = request.planned(asked, dataset, entries, seed=seed, batch=batch, data_folder=folder)
         root = temporary_store() if store is None else Path(store).expanduser()
         runs_on = request.device_named(device)
@@ -206,7 +214,7 @@ def _run(work: Work, store: Store, device: torch.device, batch: Any, display: Di
     runner = Runner(work, store, device, batch, lambda: None, display)
     total = len(work.plan.cells)
     with runner.at_work():
-        runner.check_weights()
+        _check_network(runner)
         try:
             with display.run(work.plan.name, total, f"; device {device}"):
                 results = runner.run()
@@ -217,12 +225,44 @@ def _run(work: Work, store: Store, device: torch.device, batch: Any, display: Di
     return Evaluation(tuple(results), store.root, tuple(tables))
 
 
+def _check_network(runner: Runner) -> None:
+    """Raises UsageError: the network cannot be built, or its weights cannot be used."""
+    try:
+        runner.check_weights()
+    except UsageError as error:
+        # There is one network, so this says nothing.
+        raise UsageError(str(error).removeprefix("every cell needs weights that cannot be used: ")) from None
+
+
 @contextmanager
 def undisturbed(*, progress: bool) -> Iterator[Display]:
-    """Leave the process as it was: its settings, its random states and its loggers are restored afterwards."""
+    """Put the settings of the process aside, so that they change no number, and restore them afterwards.
+
+    Raises:
+        UsageError: it is inside another such block of the same thread.
+    """
+    if getattr(_here, "busy", False):
+        raise UsageError("a defense or an attack that is evaluated cannot call bench itself")
     mode = choice.default_mode() if progress else "none"
     with _one_at_a_time, choice.shown(mode) as display, isolated("bench.evaluate"):
-        yield display
+        _here.busy = True
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                _set_defaults()
+                yield display
+        finally:
+            _here.busy = False
+
+
+def _set_defaults() -> None:
+    """Give torch and NumPy the settings that they begin with, as a command has them."""
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_float32_matmul_precision("highest")
+    torch.use_deterministic_algorithms(False)
+    for device in ("cpu", "cuda"):
+        torch.set_autocast_enabled(device, False)
+    np.seterr(divide="warn", over="warn", under="ignore", invalid="warn")
 
 
 def _copy(source: Store, target: Store, result: CellResult) -> None:

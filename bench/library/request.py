@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from bench.library import images as own_images
 from bench.library import methods
 from bench.library.images import LabelledImages
 from bench.models import live
+from bench.models.adapted import plain
 from bench.process.isolation import frozen, isolated
 from bench.schedule import plan
 from bench.schedule.plan import Work
@@ -46,6 +47,21 @@ class Subject:
     steps: list[methods.Entry]
     net: nn.Module | None
     shown: Mapping[str, str]
+    #: Further keys of its ``[[models]]`` entry.
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+    def normalised(self, mean: object, std: object) -> Subject:
+        """Return it as a network that is given (image - mean) / std; itself where both are ``None``."""
+        given = {"mean": mean, "std": std}
+        keys = {key: _plain(value) for key, value in given.items() if value is not None}
+        return replace(self, keys=keys) if keys else self
+
+
+def _plain(value: object) -> object:
+    """Return numbers of a tensor, an array or a tuple as a list."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return value.reshape(-1).tolist()
+    return list(value) if isinstance(value, tuple) else value
 
 
 def subject(
@@ -84,6 +100,7 @@ def _classifier(
     if isinstance(net, nn.Module):
         if weights is not None:
             raise UsageError("weights belong to a network given by name; this one has its weights already")
+        net = plain(net)
         called = methods.network_name(net, name)
         arch = stack.enter_context(live.offered(net, called))
         label = f"weights:{Path(arch).name}"
@@ -91,8 +108,9 @@ def _classifier(
     if not isinstance(net, str):
         if isinstance(net, type):
             raise UsageError(f"{net.__name__} is a class: give an instance of it, {net.__name__}()")
-        kind = f"a {type(net).__name__}"
-        raise UsageError(f"{kind} is no network: give a torch.nn.Module, or the name of a network with weights = FILE")
+        raise UsageError(
+            f"{shown(net)} is no network: give a torch.nn.Module, or the name of a network with weights = FILE"
+        )
     if weights is None:
         raise UsageError(f"network '{net}' needs weights = FILE, a state dict as .safetensors, .pt or .pth")
     return Subject(net, f"weights:{weights}", steps, None, {})
@@ -127,10 +145,21 @@ def _is_pair(value: list[Any] | tuple[Any, ...]) -> bool:
 
 def _with_budget(entry: methods.Entry, eps: object, norm: str | None) -> methods.Entry:
     body = {**entry} if norm is None else {"norm": norm, **entry}
-    if eps is None or "eps" in body:
-        return body
-    is_linf = body.get("norm", methods.own_norm(body["use"])) == "linf"
-    return {**body, "eps": eps} if norm is not None or is_linf else body
+    if eps is not None and "eps" not in body:
+        is_linf = body.get("norm", methods.own_norm(body["use"])) == "linf"
+        body |= {"eps": eps} if norm is not None or is_linf else {}
+    if "eps" in body:
+        each = body["eps"]
+        body["eps"] = [_exact(one) for one in each] if isinstance(each, list | tuple) else _exact(each)
+    return body
+
+
+def _exact(eps: object) -> object:
+    """Return the budget that a number means: 8 / 255, which no float is, where it is the float nearest to that."""
+    if not isinstance(eps, float):
+        return eps
+    levels = round(eps * 255) if 0 <= eps <= 1 else 0
+    return f"{levels}/255" if levels / 255 == eps else float(eps)
 
 
 def images_of(
@@ -230,7 +259,7 @@ def planned(
         "name": PLAN,
         "seeds": [seed],
         "dataset": dataset,
-        "models": [{"arch": asked.arch}],
+        "models": [{"arch": asked.arch, **asked.keys}],
         # A step is judged against the classifier under it, so that is always there.
         "defenses": [{"use": asked.base}, *({**step, "base": asked.base} for step in asked.steps)],
         "attacks": attacks,

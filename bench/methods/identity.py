@@ -244,6 +244,11 @@ class _Identity:
         if isinstance(value, BuiltinFunctionType):
             self._write("builtin", str(value.__module__), value.__qualname__)
             return
+        if callable(getattr(value, "__wrapped__", None)):
+            # A cache around a function, say, which would be copied by its name.
+            self._write("wrapped", type(value).__qualname__)
+            self.add(value.__wrapped__, path)
+            return
         try:
             # What a copy of it would be made of.
             reduced = value.__reduce_ex__(4)

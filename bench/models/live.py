@@ -36,9 +36,10 @@ def offered(net: nn.Module, name: str) -> Iterator[str]:
     of its classes, the tree of its modules and their other attributes.
 
     Raises:
-        UsageError: a part of it cannot be hashed.
+        UsageError: a part of it cannot be hashed, it holds TorchScript, or parameters that do not exist yet.
     """
     arch = f"{LIVE}{name}"
+    _require_usable(net, name)
     tensors = chain(net.named_parameters(remove_duplicate=False), net.named_buffers(remove_duplicate=False))
     weights = [(key, tensor.detach()) for key, tensor in tensors]
     code = sha256_hex(repr(net), identity_of(net, f"network '{name}'", weights=False))
@@ -48,6 +49,16 @@ def offered(net: nn.Module, name: str) -> Iterator[str]:
         yield arch
     finally:
         del _networks[arch]
+
+
+def _require_usable(net: nn.Module, name: str) -> None:
+    import torch
+    from torch.nn.parameter import is_lazy
+
+    if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
+        raise UsageError(f"network '{name}' holds TorchScript; hand over the torch.nn.Module that it was made of")
+    if any(map(is_lazy, chain(net.parameters(), net.buffers()))):
+        raise UsageError(f"network '{name}' has lazy parameters that do not exist yet; call it once with images before")
 
 
 def is_live(name: str) -> bool:

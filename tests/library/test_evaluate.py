@@ -9,6 +9,8 @@ import random
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from html.parser import HTMLParser
 
 import numpy as np
@@ -201,6 +203,57 @@ def test_the_process_and_the_network_are_left_as_they_were(net, digits):
     net.eval()
 
 
+def test_settings_of_the_caller_change_no_number(net, digits):
+    x, y = digits
+    plain = bench.evaluate(net, x[:10], y[:10], attacks=PGD, eps=8 / 255, progress=False)
+    assert {r.cell.attack.threat.eps for r in plain.results if r.cell.attack} == {Fraction(8, 255)}
+    store = bench.evaluate(net, x[:1], y[:1], attacks=PGD, progress=False).store
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.autocast("cpu"):
+            again = bench.evaluate(net, x[:10], y[:10], attacks=PGD, eps="8/255", store=store / "other", progress=False)
+            assert torch.is_inference_mode_enabled() and torch.is_autocast_enabled("cpu")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert [(r.key, r.metrics) for r in again.results] == [(r.key, r.metrics) for r in plain.results]
+
+
+def test_a_network_that_expects_normalised_images_is_given_them(net, digits):
+    x, y = digits
+    inside = nn.Sequential(Shifted(), net).eval()
+    # It draws nothing: what a network is called decides random numbers.
+    attack = {"attacks": "mi-fgsm", "eps": "0.15", "progress": False}
+    one = bench.evaluate(inside, x[:40], y[:40], **attack)
+    two = bench.evaluate(net, x[:40], y[:40], mean=[0.1], std=torch.tensor([0.5]), **attack)
+    bare = bench.evaluate(net, x[:40], y[:40], **attack)
+    assert bare.results[-1].metrics.mean_l2 != one.results[-1].metrics.mean_l2
+    assert [r.metrics.accuracy_under_attack for r in one.results] == [
+        r.metrics.accuracy_under_attack for r in two.results
+    ]
+    with pytest.raises(UsageError, match="mean is given without std"):
+        bench.evaluate(net, x[:20], y[:20], attacks=PGD, mean=0.1, progress=False)
+
+
+class Shifted(nn.Module):
+    def forward(self, x):
+        return (x - 0.1) / 0.5
+
+
+def test_bench_cannot_be_called_from_inside_and_works_afterwards(net, digits):
+    x, y = digits
+
+    def nested(target, x, y, threat):
+        bench.evaluate(net, x, y, attacks=PGD, progress=False)
+
+    result = bench.evaluate(net, x[:4], y[:4], attacks=nested, progress=False)
+    (row,) = result.frame[result.frame["status"] == "failed"].itertuples()
+    assert "cannot call bench itself" in row.error
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(bench.evaluate, net, x[:4], y[:4], attacks=PGD, progress=False) for _ in range(2)]
+    assert len({call.result().results[-1].key for call in calls}) == 1
+
+
 def test_a_key_changes_with_weights_code_and_state_and_with_nothing_else(net, digits):
     x, y = digits
 
@@ -312,6 +365,13 @@ def test_it_works_inside_a_running_event_loop_and_with_a_loader(net, digits):
     assert {r.key for r in bench.evaluate(net, last, y[:30], attacks=PGD, progress=False).results} == keys
 
 
+def with_nan(net):
+    broken = copy.deepcopy(net)
+    with torch.no_grad():
+        broken[0].weight[0, 0, 0, 0] = torch.nan
+    return broken
+
+
 def test_what_is_wrong_is_one_line_and_says_what_would_be_right(net, digits):
     x, y = digits
     x, y = x[:8], y[:8]
@@ -336,6 +396,10 @@ def test_what_is_wrong_is_one_line_and_says_what_would_be_right(net, digits):
         "needs weights = FILE": ("resnet18", x, y),
         "call net.float()": (copy.deepcopy(net).double(), x, y),
         "did you mean 'jpeg'": ("jpg", x, y),
+        "holds TorchScript": (torch.jit.trace(net, x), x, y),
+        "lazy parameters": (nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), x, y),
+        "network 'live:Sequential': 1 of the 36 numbers of 0.weight are NaN": (with_nan(net), x, y),
+        "None is no network": (None, x, y),
     }
     for words, call in cases.items():
         with pytest.raises(UsageError) as error:
