@@ -353,6 +353,7 @@ NETWORK_KEYS = {
     "output": "output.field",
     "one_logit": "output.one_logit",
     "initial_weights": "initial.weights",
+    "initial_key": "initial.key",
 }
 #: The hash of the initial weights.
 INITIAL_SHA = "initial.sha256"

@@ -219,6 +219,10 @@ class ModelConfig(_Method):
         description="a file of weights that training starts with, and that `epochs = 0` leaves as they are; of an "
         "ensemble a list with a file for each member",
     )
+    initial_key: str | None = Field(
+        None,
+        description="of initial weights whose file holds several state dicts: which one is meant, such as `ema`",
+    )
     combine: Literal["logits", "probabilities"] | None = Field(
         None, description="what an ensemble takes the mean of; of logits by default"
     )

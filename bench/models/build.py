@@ -53,6 +53,10 @@ def network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
     if not around:
         return ref
     surrounding = {NETWORK_KEYS[key]: value for key, value in around.items()}
+    if "initial_key" in around and "initial_weights" not in around:
+        raise UsageError(
+            f"network '{arch}': initial_key chooses among the state dicts of initial_weights, which it lacks"
+        )
     if "initial_weights" in around:
         file = weights.inspect(f"weights:{around['initial_weights']}")
         if file.problem is not None:
@@ -217,11 +221,12 @@ def _checked(network: MethodRef, num_classes: int, image_shape: tuple[int, int, 
 
 def _load(network: MethodRef, file: str, net: nn.Module) -> None:
     """Raises UsageError: the initial weights have changed since they were hashed, or do not fit."""
-    with located(f"network '{network.name}': initial_weights"):
+    with located(f"network '{network.name}': initial_weights (with initial_key as key)"):
         path = weights.find(f"weights:{file}")
         if weights.sha256(path) != network.params.get(INITIAL_SHA):
             raise UsageError(f"{path} has changed since the plan was made; run it again")
-        for remark in weights.load(path, net):
+        key = network.params.get(NETWORK_KEYS["initial_key"])
+        for remark in weights.load(path, net, None if key is None else str(key)):
             # A network is built several times.
             if remark not in _SAID:
                 _log.warning("%s", remark)

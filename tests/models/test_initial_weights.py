@@ -83,6 +83,18 @@ def test_they_fit_a_network_with_something_around_it(folder):
     torch.testing.assert_close(net(x)[:, 1], ((x - 0.5) / 0.5).flatten(1).sum(1) - 96)
 
 
+def test_one_of_several_state_dicts_is_named(folder):
+    states = {name: torch.load(folder / f"{file}.pt")["state_dict"] for name, file in (("model", "a"), ("ema", "b"))}
+    torch.save(states, folder / "both.pt")
+    x = torch.rand(4, *SHAPE)
+    for key, file in (("model", "a.pt"), ("ema", "b.pt")):
+        chosen = network_ref("mine.py:linear", {"initial.weights": "both.pt", "initial.key": key})
+        alone = network_ref("mine.py:linear", {"initial.weights": file})
+        torch.testing.assert_close(build(chosen, 2, SHAPE).eval()(x), build(alone, 2, SHAPE).eval()(x))
+    with pytest.raises(UsageError, match=r"with initial_key as key.*both.pt holds 2 state dicts"):
+        build(network_ref("mine.py:linear", {"initial.weights": "both.pt"}), 2, SHAPE)
+
+
 def test_the_contents_are_in_the_key_and_looked_at_again(folder):
     before = network_ref("mine.py:linear", {"initial.weights": "a.pt"})
     assert named_by(before.model_copy(update={"name": "small-cnn"})) == "a.pt"
@@ -104,6 +116,7 @@ WRONG = {
         "a file for each of its 2",
     ),
     "two for one": ('arch = "mine.py:linear", initial_weights = ["a.pt", "b.pt"]', "belongs to an ensemble"),
+    "a key alone": ('arch = "mine.py:linear", initial_key = "ema"', "initial_weights, which it lacks"),
     "another name": (
         'arch = ["mine.py:linear", "mine.py:linear"], weights = ["a.pt", "b.pt"]',
         "are initial_weights",
@@ -126,6 +139,6 @@ def test_training_needs_training_images(folder):
 
 def test_weights_of_another_network_are_one_line(folder):
     ref = network_ref("small-cnn", {"initial.weights": "a.pt"})
-    with pytest.raises(UsageError, match="network 'small-cnn': initial_weights: a.pt") as caught:
+    with pytest.raises(UsageError, match="network 'small-cnn': initial_weights .*: a.pt") as caught:
         build(ref, 2, SHAPE)
     assert "\n" not in str(caught.value)
