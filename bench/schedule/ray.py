@@ -305,7 +305,7 @@ def _context_of(
     context = WorkerContext(
         store=runner.store.root.resolve(),
         data_folder=runner.work.data_folder and runner.work.data_folder.resolve(),
-        weights_files=tuple((sha, path.resolve()) for sha, path in runner.work.weights_files.items()),
+        weights_files=tuple((sha, path.absolute()) for sha, path in runner.work.weights_files.items()),
         device=device,
         batch=runner.batch,
         timeout=runner.timeout,

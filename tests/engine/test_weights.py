@@ -52,7 +52,7 @@ SEEN = {
 LOADED = {
     "other.safetensors": "belongs to another architecture",
     "nan.safetensors": "1 of the 36 numbers of features.0.weight are NaN or infinite",
-    "code.pt": "more than tensors, and is not loaded: it asks for",
+    "code.pt": "more than tensors, and is not loaded: it asks for getattr, which no network needs",
     "list.pt": "not a state dict",
     "numbered.pt": "not a state dict",
     "sparse.pt": "'features.0.weight' is a sparse tensor (sparse_coo)",

@@ -5,6 +5,7 @@ import json
 import re
 import tomllib
 import warnings as python_warnings
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from bench.models import weights
 from bench.models.build import build, network_ref
 from bench.models.resnet18 import resnet18
 from bench.models.small_cnn import small_cnn
+from bench.models.wrn_34_10 import wrn_34_10
 from bench.types import NETWORK_KEYS, DataRef, ModelRef, UsageError, WeightsRef
 
 NETWORK = {"in_channels": 1, "image_size": 8, "channels": 4, "hidden": 16}
@@ -236,7 +238,7 @@ REFUSED = {
     "array.pt": ({"state_dict": RAW, "history": np.zeros(3)}, "asks for numpy"),
     "module.pt": (
         nn.Linear(2, 2),
-        "a whole network would run code; if you trust the file, save a plain state dict of it first",
+        "a whole network would run code; if you trust the file, read it with torch.load('module.pt'",
     ),
     "quantised.pt": (
         changed(FIRST, QUANTISED),
@@ -287,6 +289,17 @@ def test_a_misfit_names_the_first_three_keys_of_each_side(tmp_path):
     )
 
 
+def test_changed_bytes_and_compressed_entries_are_seen(tmp_path):
+    torch.save(RAW, path := tmp_path / "x.pt")
+    content = path.read_bytes()
+    at = content.index(RAW[FIRST].numpy().tobytes())
+    path.write_bytes(content[:at] + bytes(8) + content[at + 8 :])
+    assert "damaged: the bytes of its entry 'x/data/0' are not those that were written" in refusal(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("x/data.pkl", bytes(10**6))
+    assert "compressed or overlap" in refusal(path)
+
+
 FOREIGN = {
     "pointer.pt": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
     "page.pth": (b"\n<!DOCTYPE html><html>404</html>", "a web page"),
@@ -295,6 +308,7 @@ FOREIGN = {
     "zeros.pt": (bytes(5000), "nothing but zeros"),
     "packed.pt": (b"\x1f\x8b\x08" + bytes(100), "gzip"),
     "pickle.bin": (b"\x80\x04}\x94.", "a plain pickle"),
+    "noise.pt": (bytes(range(200, 256)) * 20, "no file of torch.save or safetensors"),
     "json.pt": (b'{"error": "gated"}', "text, such as JSON"),
 }
 
@@ -484,3 +498,60 @@ def test_the_table_of_the_page_is_planned(tmp_path, monkeypatch, capsys, caplog)
     out, _ = capsys.readouterr()
     assert "weights:net.pth[key=ema]" in out and "jpeg@weights:net.pth[key=ema]" in out
     assert "net.pth: the state dict 'model_ema' is used" in caplog.messages
+
+
+class PreActivation(nn.Module):
+    """A block of a WideResNet with the names of its first implementation in PyTorch, which TRADES and MART have."""
+
+    def __init__(self, channels, out, stride):
+        super().__init__()
+        self.bn1, self.bn2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(out)
+        self.conv1 = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
+        if channels != out:
+            self.convShortcut = nn.Conv2d(channels, out, 1, stride, bias=False)
+
+    def forward(self, x):
+        active = self.bn1(x).relu()
+        skipped = self.convShortcut(active) if hasattr(self, "convShortcut") else x
+        return skipped + self.conv2(self.bn2(self.conv1(active)).relu())
+
+
+class Stage(nn.Module):
+    def __init__(self, channels, out, stride):
+        super().__init__()
+        self.layer = nn.Sequential(
+            PreActivation(channels, out, stride), *(PreActivation(out, out, 1) for _ in range(4))
+        )
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class PublishedWideResNet(nn.Module):
+    """WideResNet-34-2, with the stage that TRADES makes beside it and never calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.block1, self.block2, self.block3 = Stage(16, 32, 1), Stage(32, 64, 2), Stage(64, 128, 2)
+        self.sub_block1 = Stage(16, 32, 1)
+        self.bn1, self.fc = nn.BatchNorm2d(128), nn.Linear(128, 10)
+
+    def forward(self, x):
+        x = self.bn1(self.block3(self.block2(self.block1(self.conv1(x))))).relu()
+        return self.fc(x.mean((2, 3)))
+
+
+def test_a_published_wide_resnet_loads_into_that_of_crossfire(tmp_path):
+    torch.manual_seed(0)
+    published = PublishedWideResNet().eval()
+    for each in published.modules():
+        if isinstance(each, nn.BatchNorm2d):
+            nn.init.uniform_(each.running_mean, -0.5, 0.5), nn.init.uniform_(each.running_var, 0.5, 2)
+    torch.save(prefixed("module.", published.state_dict()), path := tmp_path / "x.pt")
+    net = wrn_34_10(10, widen=2)
+    said = "; ".join(weights.load(path, net))
+    assert "convShortcut shortcut, fc linear" in said and "of sub_block1, which predicts nothing, left out" in said
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(net.eval()(x), published(x), rtol=1e-4, atol=1e-5)

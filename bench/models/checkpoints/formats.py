@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 _HEAD_BYTES = 1024
+_PIECE_BYTES = 2**20
 #: The number with which torch's older format begins, as pickle writes it.
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _SAVE = "save the state dict of the network with torch.save(net.state_dict(), 'plain.pt')"
@@ -89,7 +90,7 @@ def _fault_of_text(head: bytes) -> str | None:
     return None
 
 
-def _fault_of_bytes(head: bytes) -> str | None:
+def _fault_of_bytes(head: bytes) -> str:
     if not any(head):
         return "it begins with nothing but zeros: its contents were lost, download it again"
     if head[257:262] == b"ustar":
@@ -98,7 +99,7 @@ def _fault_of_bytes(head: bytes) -> str | None:
         return f"it is a plain pickle, not a file of torch.save: {_SAVE}"
     if head[0] == 0x08 and head[2:3] in (b"\x12", b"\x3a"):
         return f"it looks like a graph of ONNX: {_SAVE}"
-    return None
+    return "it is no file of torch.save or safetensors"
 
 
 def _fault_of_zip(path: Path) -> str | None:
@@ -120,4 +121,27 @@ def _fault_of_zip(path: Path) -> str | None:
     is_compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if is_compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
         return "its entries are compressed or overlap, which torch.save never writes; it is not unpacked"
+    return None
+
+
+def changed_entry(path: Path) -> str | None:
+    """Return the name of an entry of a file of torch.save whose bytes are not those that were written, if there is one.
+
+    torch does not compare checksums when it reads. It may be told to write none; they are 0 then, and nothing is known.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.CRC == 0:
+                continue
+            try:
+                with archive.open(entry) as file:
+                    while file.read(_PIECE_BYTES):
+                        pass
+            except (zipfile.BadZipFile, EOFError, ValueError):
+                return entry.filename
     return None

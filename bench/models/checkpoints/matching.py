@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +19,8 @@ _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 HOLDERS = (*_WRAPPERS, "model", "net", "network", "classifier", "backbone", "student")
 #: Batches that batch norm has seen. It never uses the number to predict, and files of before torch 0.4.1 lack it.
 _COUNTER = "num_batches_tracked"
+#: A part that the WideResNet of TRADES has, and never calls.
+_UNUSED = "sub_block1"
 #: Names that a line repeats of many.
 _NAMED = 3
 
@@ -32,7 +34,7 @@ class Match(NamedTuple):
         surplus: tensors of the file that the network lacks.
         own_prefix: what is put in front of the file's names.
         file_prefix: what is taken from their front.
-        is_unwrapped: whether names of wrappers between others are taken out.
+        renaming: what was done to names besides, in words.
     """
 
     names: Mapping[str, str]
@@ -40,14 +42,12 @@ class Match(NamedTuple):
     surplus: tuple[str, ...]
     own_prefix: str = ""
     file_prefix: str = ""
-    is_unwrapped: bool = False
+    renaming: str = ""
 
     @property
     def remarks(self) -> list[str]:
         """What was done to names, in words."""
-        words = []
-        if self.is_unwrapped:
-            words.append("names of wrappers (module, _orig_mod) taken out")
+        words = [self.renaming] if self.renaming else []
         if self.file_prefix and self.file_prefix != self.own_prefix:
             words.append(f"prefix {shown(self.file_prefix)} taken off")
         if self.own_prefix and self.file_prefix != self.own_prefix:
@@ -66,8 +66,8 @@ def match(where: str, own: Mapping[str, Tensor], state: StateDict) -> Match:
     Raises:
         UsageError: there are several ways, and their tensors differ.
     """
-    for unwrapped in (False, True):
-        candidates = list(_candidates(own, state.tensors, unwrapped))
+    for rename, words in _RENAMINGS:
+        candidates = [each._replace(renaming=words) for each in _candidates(own, state.tensors, rename)]
         complete = [each for each in candidates if not each.missing]
         if complete:
             return _only(where, complete, state)
@@ -99,10 +99,12 @@ def _same(one: Tensor, other: Tensor) -> bool:
         return False
 
 
-def _candidates(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], unwrapped: bool) -> Iterator[Match]:
+def _candidates(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], rename: Callable[[str], str]
+) -> Iterator[Match]:
     """Yield every pair of prefixes under which a name of the network is one of the file; each mapping once."""
-    by_name = {_without_wrappers(name) if unwrapped else name: name for name in tensors}
-    if len(by_name) < len(tensors) or (unwrapped and all(name == plain for plain, name in by_name.items())):
+    by_name = {rename(name): name for name in tensors}
+    if len(by_name) < len(tensors):
         return
     seen = []
     # The longest first, so that what lies in a file beside a prefix that both share is seen to lie beside it.
@@ -113,9 +115,7 @@ def _candidates(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], unwrap
             if names in seen:
                 continue
             seen.append(names)
-            yield _matched(own, tensors, names)._replace(
-                own_prefix=own_prefix, file_prefix=file_prefix, is_unwrapped=unwrapped
-            )
+            yield _matched(own, tensors, names)._replace(own_prefix=own_prefix, file_prefix=file_prefix)
 
 
 def _matched(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> Match:
@@ -124,8 +124,29 @@ def _matched(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], names: Ma
     return Match(names, missing, tuple(name for name in tensors if name not in used))
 
 
+def _as_it_is(name: str) -> str:
+    return name
+
+
 def _without_wrappers(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _of_wide_resnet(name: str) -> str:
+    """Return a name of the WideResNet of TRADES, MART and RobustBench as Crossfire's has it."""
+    name = re.sub(r"(block\d\.)layer\.", r"\1", _without_wrappers(name))
+    return re.sub(r"(^|\.)fc\.", r"\1linear.", name.replace(".convShortcut.", ".shortcut."))
+
+
+#: What is tried with names, in this order, and what it is called.
+_RENAMINGS = (
+    (_as_it_is, ""),
+    (_without_wrappers, "names of wrappers (module, _orig_mod) taken out"),
+    (
+        _of_wide_resnet,
+        "layers of WideResNet called as here: block1.layer.0 is block1.0, convShortcut shortcut, fc linear",
+    ),
+)
 
 
 def _common_prefixes(own: Mapping[str, Tensor]) -> list[str]:
@@ -238,6 +259,11 @@ def require_no_surplus(where: str, found: Match, surplus: tuple[str, ...]) -> st
     """
     if not surplus:
         return None
+    unused = tuple(name for name in surplus if found.renaming and _UNUSED in name.split("."))
+    if unused:
+        rest = require_no_surplus(where, found, tuple(name for name in surplus if name not in unused))
+        said = f"{len(unused)} tensors of {_UNUSED}, which predicts nothing, left out"
+        return f"{said}; {rest}" if rest else said
     holder = found.file_prefix.rstrip(".").rpartition(".")[2]
     outside = bool(found.file_prefix) and not any(name.startswith(found.file_prefix) for name in surplus)
     if outside and (holder in HOLDERS or all(map(is_auxiliary, surplus))):

@@ -14,6 +14,11 @@ from bench.types import UsageError, shown
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: Functions by which a pickle can do anything.
+_SUSPECT = re.compile(
+    r"(builtins\.|__builtin__\.)?(eval|exec|compile|getattr|setattr|open|__import__)$"
+    r"|(os|posix|nt|sys|subprocess|shutil|socket|runpy|importlib|webbrowser|ctypes|pty)\b"
+)
 #: Of single numbers and texts of NumPy: a best accuracy beside the weights, say.
 _SCALAR_CODES = "?bhilqBHILQefdgUS"
 
@@ -58,8 +63,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         tensors: dict[str, Tensor] = load(path.read_bytes())
-    # Of a type that torch does not have, it is the name that is not found.
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+    except KeyError as error:
+        raise UsageError(f"{path} holds tensors of type {error}, which torch does not have here") from None
+    except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path} is no readable weights file: {files.first_line(error)}") from None
     return tensors
 
@@ -67,6 +73,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> Any:
     import torch
 
+    if (entry := formats.changed_entry(path)) is not None:
+        raise UsageError(f"{path} is damaged: the bytes of its entry {shown(entry)} are not those that were written")
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
             # torch warns of checks that are slow and of types that will go; both are judged here.
@@ -87,13 +95,14 @@ def _unsafe(path: Path, error: Exception) -> str | None:
     if match is None:
         return None
     name = match[1] or match[2]
+    if _SUSPECT.match(name):
+        return f"{shown(name)[1:-1]}, which no network needs: this file may be an attack; do not unpickle it"
     is_network = any(each.startswith(("torch.nn.modules.", "torch.nn.parallel.")) for each in (name, *_globals(path)))
-    old = f"torch.load({shown(path.name)}, weights_only=False)"
-    state = f"{old}.state_dict()" if is_network else f"{old}['state_dict']"
-    what = "a whole network" if is_network else "it"
+    what, state = ("a whole network", "net.state_dict()") if is_network else ("it", "checkpoint['state_dict']")
     return (
-        f"{shown(name).strip(chr(39))}; to unpickle {what} would run code; if you"
-        f" trust the file, save a plain state dict of it first: torch.save({state}, 'plain.pt')"
+        f"{shown(name)[1:-1]}, and to unpickle {what} would run code; if you trust the file, read it with "
+        f"torch.load({shown(path.name)}, weights_only=False), and save a plain state dict: "
+        f"torch.save({state}, 'plain.pt')"
     )
 
 
