@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bench.schedule.plan import Work
     from bench.schedule.progress import Reporter
     from bench.schedule.run import Runner
+    from bench.schedule.tracking import Tracking
     from bench.store.working_store import Store
     from bench.types import CellResult
 
@@ -129,6 +130,10 @@ def work(args: argparse.Namespace) -> tuple[Request, Work]:
     from bench.schedule.plan import make
 
     chosen = request(args, args.what)
+    if chosen.run.log:
+        from bench.schedule.tracking import require_packages
+
+        require_packages(chosen.run.log)
     selection = {"n": args.n, "seed": args.seed, "only": args.only, "shard": args.shard}
     # A verification must not use images that were altered in the cache.
     selection["thorough"] = getattr(args, "verify", None) is not None
@@ -171,7 +176,7 @@ def device(args: argparse.Namespace, config: Request) -> torch.device:
 
 
 def runner(
-    args: argparse.Namespace, config: Request, work: Work, done: Iterable[str] = ()
+    args: argparse.Namespace, config: Request, work: Work, tracking: Tracking, done: Iterable[str] = ()
 ) -> Callable[[Reporter], Runner]:
     """Return what makes the runner of this process; with ``--executor ray`` it only leads, and needs no GPU itself.
 
@@ -179,6 +184,7 @@ def runner(
         args: of the command.
         config: what is asked for.
         work: its plan.
+        tracking: where epochs and cells are logged as well.
         done: keys of cells known to be done.
     """
     if args.executor == "ray" and registry.imported_as("ray") is None:
@@ -197,7 +203,20 @@ def runner(
         lost=charge.lost,
         logs=charge.logs,
         done=set(done),
+        tracking=tracking,
     )
+
+
+def tracking(config: Request, work: Work, store: Store) -> Tracking:
+    """Return what logs epochs and cells where ``[run] log`` says, once it is entered."""
+    from bench.schedule.tracking import Tracking
+    from bench.store.provenance import source
+
+    if not config.run.log:
+        return Tracking((), store.root, plan=work.plan.name, commit=None, config={})
+    parts = [part.model_dump(mode="json", exclude_defaults=True) for part in config.parts]
+    plain = {"run": config.run.model_dump(mode="json", exclude_defaults=True), "configurations": parts}
+    return Tracking(config.run.log, store.root, plan=work.plan.name, commit=source()[0], config=plain)
 
 
 def where(args: argparse.Namespace, config: Request, runner: Runner) -> str:

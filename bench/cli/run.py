@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bench.config.sections import Request
     from bench.schedule.damage import Damage
     from bench.schedule.plan import Work
+    from bench.schedule.tracking import Tracking
     from bench.schedule.verify import VerifyReport
     from bench.store.planned import PlannedTable
     from bench.store.working_store import Store
@@ -73,16 +74,22 @@ def _run(args: argparse.Namespace) -> int:
     partly = args.only is not None or args.seed is not None
     verdict: VerifyReport | None = None
     # Where nothing is left to do, torch is not loaded.
-    if len(results) < len(finished) or harm or args.verify is not None:
-        keep = partial(planned.keep, store, planned_tables, partly=partly, check=args.control.check_run)
-        with collection():
-            results, verdict = _measured(args, config, work, store, keep, results, harm)
-    else:
-        try:
-            planned.keep(store, planned_tables, partly=partly)
-        except StoreError as error:
-            # Every cell is done, so the table needs no write to the store.
-            print(f"warning: {error}", file=sys.stderr)
+    with options.tracking(config, work, store) as tracking:
+        if len(results) < len(finished) or harm or args.verify is not None:
+            keep = partial(planned.keep, store, planned_tables, partly=partly, check=args.control.check_run)
+            with collection():
+                results, verdict = _measured(args, config, work, store, tracking, keep, results, harm)
+        else:
+            try:
+                planned.keep(store, planned_tables, partly=partly)
+            except StoreError as error:
+                # Every cell is done, so the table needs no write to the store.
+                print(f"warning: {error}", file=sys.stderr)
+        for result in results:
+            tracking.cell(result)
+        if config.run.log:
+            with display.phase("writing the logs"):
+                tracking.close()
     page = _reported(args, config, results, planned_tables, store)
     if verdict is not None:
         _print_verdict(verdict, quiet=args.quiet)
@@ -96,6 +103,7 @@ def _measured(
     config: Request,
     work: Work,
     store: Store,
+    tracking: Tracking,
     keep: Callable[[], None],
     known: Sequence[CellResult],
     harm: Damage,
@@ -103,7 +111,7 @@ def _measured(
     """Do what is missing, and return all results and what verifying showed."""
     display: Display = args.display
     with display.phase("loading torch"):
-        start = options.runner(args, config, work, (result.key for result in known))
+        start = options.runner(args, config, work, tracking, (result.key for result in known))
 
         from bench.schedule.verify import verify
 

@@ -30,9 +30,10 @@ def main(args: argparse.Namespace) -> int:
         config, work = options.work(args)
     if args.executor == "ray":
         raise UsageError("train works with --executor inline; run --executor ray also trains what is missing")
+    tracking = options.tracking(config, work, options.working_store(args))
     with display.phase("loading torch"):
-        start = options.runner(args, config, work)
-    with (runner := start(display)).at_work():
+        start = options.runner(args, config, work, tracking)
+    with tracking, (runner := start(display)).at_work():
         wanted = _trainings(work)
         facts = f"; {options.where(args, config, runner)}"
         runner.store.check_writable()
@@ -66,6 +67,7 @@ def _train(wanted: list[tuple[Cell, TrainRef]], runner: Runner, display: Display
     display.cells(0, len(wanted))
     done = runner.each(wanted, lambda each: (*each, train(each[0])))
     for count, (cell, ref, outcome) in enumerate(done, start=1):
+        runner.tracking.training(cell.model)
         label = f"{ref.recipe.name} on {cell.model.network.name}"
         if isinstance(outcome, Exception):
             failed += 1

@@ -396,6 +396,9 @@ class RunConfig(_Section):
         description="on a Ray cluster, for each task: a number, or a fraction of one; by default 1 on a GPU",
         json_schema_extra={"unit": "GPUs"},
     )
+    log: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(
+        [], max_length=4, description="where epochs and cells are logged as well; see the page on trackers"
+    )
 
 
 @dataclass(frozen=True)

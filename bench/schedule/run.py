@@ -37,6 +37,7 @@ from bench.schedule import estimate, unusable
 from bench.schedule.damage import Damage
 from bench.schedule.plan import Work, changed
 from bench.schedule.progress import ProgressTracker, Reporter, TimeLeft
+from bench.schedule.tracking import NOWHERE, Tracking
 from bench.schedule.units import Units
 from bench.store import cards, chunk_file, files
 from bench.store.cards import is_trained
@@ -96,6 +97,8 @@ class Runner:
     logs: Sequence[Path] = ()
     #: Keys of cells known to be done, whose number is reported to the control; ``None`` reports nothing.
     done: set[str] | None = None
+    #: Where epochs and cells are logged as well.
+    tracking: Tracking = NOWHERE
     cache: DeviceCache = field(init=False)
     log: RunLog = field(init=False)
 
@@ -152,6 +155,7 @@ class Runner:
                 for result in self.each(cells, self.cell):
                     results[result.key] = result
                     self.note(result)
+                    self.tracking.cell(result)
                     failed += result.status == "failed"
                     if self.store.name(self.store.cell_file(result.key)) not in self._said:
                         log_failure(result)
@@ -340,7 +344,14 @@ class Runner:
         pixels, labels, _ = self.cache.rows(ref.data)
         test = self.cache.rows(watched)[:2]
 
+        logged = -1
+
         def progress(at: Progress) -> None:
+            nonlocal logged
+            if at.epoch > logged:
+                # The epochs before this one are in the log of the training.
+                logged = at.epoch
+                self.tracking.training(model)
             self._progress(what, folder.name, at.epoch + at.step / at.steps, at.epochs, f"loss {at.loss:.3f}")
 
         def check() -> None:

@@ -32,12 +32,14 @@ FILES = {
     "lease": rf"leases/\.?(?:(?:cell|train|plan)-{KEY}|attack-{KEY}-[0-9]{{6,}})(?:\.[0-9a-f]{{8}})?",
     "run log": r"log/[0-9]{8}T[0-9]{6}\.[0-9]{6}-[A-Za-z0-9.-]+-[0-9]+\.jsonl",
     "known files": r"verified\.json",
+    "event file": r"tensorboard/[A-Za-z0-9_.-]+/(?:events\.out\.tfevents\.[^/]+|written\.jsonl)",
+    "list of what was logged": r"trackers/[a-z]+-[0-9a-f]{12}-[A-Za-z0-9_.-]+\.jsonl",
 }
 #: Folders in the root of a store.
 FOLDERS = ("cells", "records", "attack", "train", "plans", "leases", "log")
 _KINDS = tuple(FILES)
 _FILE = re.compile("|".join(f"(?P<k{number}>{name})" for number, name in enumerate(FILES.values())))
-_FOLDER = re.compile(rf"{'|'.join(FOLDERS)}|(?:attack|train)/{KEY}|plans/[A-Za-z0-9_.-]+")
+_FOLDER = re.compile(rf"{'|'.join(FOLDERS)}|(?:attack|train)/{KEY}|(?:plans|tensorboard)/[A-Za-z0-9_.-]+|trackers|tensorboard")
 _KEYED = re.compile(rf"(?:attack|train)/{KEY}")
 #: What a process that was killed while it wrote a file leaves beside it.
 _PART = re.compile(r"(?P<folder>(?:.*/)?)\.(?P<name>[^/]+?)(?:\.[0-9]+)?\.[0-9a-f]{8}\.part")
