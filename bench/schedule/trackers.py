@@ -66,7 +66,8 @@ class TensorBoard:
 
         folder = about.store / "tensorboard" / about.folder
         self.ledger = folder / "written.jsonl"
-        self._event, self._summary, self._writer = Event, Summary, EventFileWriter(str(folder))
+        self._writer = EventFileWriter(str(folder))
+        self._event, self._summary = Event, Summary
         self._metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
         self._tensor = TensorProto
         if not self.ledger.exists():
@@ -153,7 +154,8 @@ class MLflow:
         from mlflow import MlflowClient, get_tracking_uri
         from mlflow.entities import Metric, RunTag
 
-        self._client, self._metric, self._tag = MlflowClient(), Metric, RunTag
+        self._client = MlflowClient()
+        self._metric, self._tag = Metric, RunTag
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", "crossfire")
         there = self._client.get_experiment_by_name(experiment)
         number = self._client.create_experiment(experiment) if there is None else there.experiment_id
@@ -173,9 +175,7 @@ class MLflow:
         now = int(time.time() * 1000)
         for point in points:
             series = "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in point.series)
-            metrics = [
-                self._metric(f"{series}/{name}", value, now, point.step) for name, value in point.values.items()
-            ]
+            metrics = [self._metric(f"{series}/{name}", value, now, point.step) for name, value in point.values.items()]
             tag = self._tag(f"{series}/key {point.step}"[:250], point.key)
             self._client.log_batch(self._run, metrics=metrics, tags=[tag])
 
@@ -250,7 +250,9 @@ class _Guarded:
             yield
         except (Exception, SystemExit) as error:
             self._tracker = None
-            self._say({"failed": self._name, "why": " ".join(f"{type(error).__name__}: {text_of(error)}".split())[:300]})
+            self._say(
+                {"failed": self._name, "why": " ".join(f"{type(error).__name__}: {text_of(error)}".split())[:300]}
+            )
 
     def write(self, points: Sequence[Point]) -> None:
         if self._tracker is not None and self._ledger is not None and self._ledger.lacks(points):

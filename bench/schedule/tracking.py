@@ -1,7 +1,7 @@
 """What a run finishes is also sent to a tracker: TensorBoard, Weights & Biases, Trackio or MLflow.
 
-The trackers are in a process of their own (:mod:`bench.schedule.trackers`), which reads lines of JSON. So a tracker that
-hangs, draws random numbers or changes its process cannot slow, change or end the run.
+The trackers are in a process of their own (:mod:`bench.schedule.trackers`), which reads lines of JSON. So a tracker
+that hangs, draws random numbers or changes its process cannot slow, change or end the run.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ class Tracking:
         self._process: subprocess.Popen[str] | None = None
         self._threads: list[Thread] = []
         self._closing = False
+        #: Networks of finished cells, whose epochs are all sent.
+        self._trained: set[ModelRef] = set()
 
     def __enter__(self) -> Tracking:
         if self._names:
@@ -150,8 +152,11 @@ class Tracking:
         """Send the numbers of a finished cell, and the epochs of its network."""
         if self._process is None or result.metrics is None:
             return
-        self.training(result.cell.model)
-        names, metrics, attack = result.names, result.metrics, result.cell.attack
+        if result.cell.model not in self._trained:
+            self._trained.add(result.cell.model)
+            self.training(result.cell.model)
+        names, metrics = result.names, result.metrics
+        attack = result.cell.attack
         threat = ""
         if attack is not None:
             eps = "unbounded" if attack.threat.eps is None else eps_text(attack.threat.eps)

@@ -39,7 +39,9 @@ FILES = {
 FOLDERS = ("cells", "records", "attack", "train", "plans", "leases", "log")
 _KINDS = tuple(FILES)
 _FILE = re.compile("|".join(f"(?P<k{number}>{name})" for number, name in enumerate(FILES.values())))
-_FOLDER = re.compile(rf"{'|'.join(FOLDERS)}|(?:attack|train)/{KEY}|(?:plans|tensorboard)/[A-Za-z0-9_.-]+|trackers|tensorboard")
+_FOLDER = re.compile(
+    rf"{'|'.join(FOLDERS)}|(?:attack|train)/{KEY}|(?:plans|tensorboard)/[A-Za-z0-9_.-]+|trackers|tensorboard"
+)
 _KEYED = re.compile(rf"(?:attack|train)/{KEY}")
 #: What a process that was killed while it wrote a file leaves beside it.
 _PART = re.compile(r"(?P<folder>(?:.*/)?)\.(?P<name>[^/]+?)(?:\.[0-9]+)?\.[0-9a-f]{8}\.part")

@@ -81,7 +81,10 @@ def package(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("raise RuntimeError('no network\\nat all')", "wandb failed and is off for the rest of this run: RuntimeError: no"),
+        (
+            "raise RuntimeError('no network\\nat all')",
+            "wandb failed and is off for the rest of this run: RuntimeError: no",
+        ),
         ("import os; os._exit(3)", "the process of wandb has ended"),
         ("import time; time.sleep(60)", "wandb took over 0.5 s to end and was stopped"),
     ],
