@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +143,7 @@ def _normalised(arch: str, net: Any, name: str, params: Mapping[str, Any], chann
         return Opened(net, None, output="logits", problem=problem)
     try:
         normalisation = _of_card(card, channels)
-    except (TypeError, ValueError, ZeroDivisionError):
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         problem = f"network '{arch}': its card's mean and std cannot be read; give both in its [[models]] entry"
         return Opened(net, None, output="logits", problem=problem)
     return Opened(net, normalisation, output="logits")
@@ -165,8 +166,8 @@ def _of_card(card: Mapping[str, Any], channels: int) -> Any:
         mean, std = ([float(number) for number in card[key]] for key in ("image_mean", "image_std"))
     if factor == 1.0 and not offset and not card.get("do_normalize", True):
         return None
-    if not {len(mean), len(std)} <= {1, channels} or not all(std):
-        raise ValueError("one number for each channel")
+    if not {len(mean), len(std)} <= {1, channels} or not all(map(isfinite, (*mean, *std, factor))) or min(std) <= 0:
+        raise ValueError("there is not one number for each channel, or one that cannot divide images")
     return Normalisation(tuple((m + offset) / factor for m in mean), tuple(s / factor for s in std))
 
 
