@@ -62,12 +62,10 @@ def load(path: Path, net: nn.Module, key: str | None = None) -> tuple[str, ...]:
         Lines that say what was done to the file to make it fit: what was unwrapped, renamed, converted, left out.
 
     Raises:
-        UsageError: the file is corrupt, holds more than tensors and plain values, or belongs to another network.
+        UsageError: the file is corrupt, holds more than tensors and plain values, belongs to another network, or
+            normalises images otherwise than the network.
     """
-    from bench.models.checkpoints import contents, fitting
-
-    state = contents.choose(path, reading.read(path), key)
-    return tuple(f"{path}: {remark}" for remark in fitting.fit(str(path), state, net).remarks)
+    return _loaded(path, net, key, "the network", None, is_own=False).remarks
 
 
 class Loaded(NamedTuple):
@@ -99,13 +97,17 @@ def classifier(model: ModelRef, data: DataRef, path: Path | None) -> Loaded:
         return Loaded(net, ())
     if isinstance(model.weights, TrainRef):
         return Loaded(net, load(path, net))
+    name = model.network.name
+    is_own = name in registry.entries("network") and not model.network.members
+    return _loaded(path, net, model.weights.key, f"network '{name}'", data.image_shape[0], is_own=is_own)
+
+
+def _loaded(path: Path, net: nn.Module, key: str | None, name: str, channels: int | None, *, is_own: bool) -> Loaded:
     from bench.models.checkpoints import contents, fitting, normalising
 
-    state = contents.choose(path, reading.read(path), model.weights.key)
-    remarks, normalisation = fitting.fit(str(path), state, net, data.image_shape[0])
+    state = contents.choose(path, reading.read(path), key)
+    remarks, normalisation = fitting.fit(str(path), state, net, channels)
     if normalisation is not None:
-        name = model.network.name
-        is_own = name in registry.entries("network") and not model.network.members
         net = normalising.normalised(str(path), net, name, normalisation, is_own=is_own)
         remarks.append(f"images are normalised as the file says: {normalising.described(normalisation)}")
     return Loaded(net, tuple(f"{path}: {remark}" for remark in remarks))

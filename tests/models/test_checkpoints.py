@@ -555,3 +555,15 @@ def test_a_published_wide_resnet_loads_into_that_of_crossfire(tmp_path):
     assert "convShortcut shortcut, fc linear" in said and "of sub_block1, which predicts nothing, left out" in said
     x = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(net.eval()(x), published(x), rtol=1e-4, atol=1e-5)
+
+
+def test_initial_weights_may_hold_the_normalisation_that_the_network_has(tmp_path):
+    inner = resnet18(10, width=2).eval()
+    torch.save({"mu": MU, "sigma": SIGMA, **inner.state_dict()}, path := tmp_path / "x.pt")
+    entry = {NETWORK_KEYS["initial_weights"]: str(path), "width": 2}
+    with pytest.raises(UsageError, match=r"give mean = \[0\.4914, 0\.4822, 0\.4465\] and std = .* in \[\[models\]\]"):
+        build(network_ref("resnet18", entry), 10, (3, 16, 16))
+    given = {NETWORK_KEYS["mean"]: "0.4914 0.4822 0.4465", NETWORK_KEYS["std"]: "0.2471 0.2435 0.2616"}
+    net = build(network_ref("resnet18", {**entry, **given}), 10, (3, 16, 16)).eval()
+    x = torch.rand(2, 3, 16, 16)
+    assert torch.equal(net(x), inner((x - MU.view(3, 1, 1)) / SIGMA.view(3, 1, 1)))

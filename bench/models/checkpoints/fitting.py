@@ -22,7 +22,10 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Fit(NamedTuple):
-    """What was done to a state dict, in a line each, and the normalisation of images that it held, if any."""
+    """What was done to a state dict, in a line each, and the normalisation of images that it holds, if any.
+
+    The normalisation is left to the caller.
+    """
 
     remarks: list[str]
     normalisation: Normalisation | None
@@ -35,7 +38,7 @@ def fit(where: str, state: StateDict, net: nn.Module, channels: int | None = Non
         where: the file, for what is said.
         state: that of the file.
         net: it gets the tensors; where they do not fit it is left as it was.
-        channels: of the images, where a normalisation of images in the file may be left to the caller.
+        channels: of the images, if that is known.
 
     Raises:
         UsageError: they do not fit, or there are several ways in which they would.
@@ -46,7 +49,7 @@ def fit(where: str, state: StateDict, net: nn.Module, channels: int | None = Non
     converted = _conversions(where, own, state, match)
     matching.require_complete(where, own, state, match)
     surplus = tuple(name for name in match.surplus if not _is_made(net, match, state, name))
-    scale = None if channels is None else normalising.pair(surplus, state.tensors, channels)
+    scale = normalising.pair(surplus, state.tensors, channels)
     normalisation = scale and normalising.read(where, *(state.tensors[name] for name in scale))
     surplus = tuple(name for name in surplus if name not in (scale or ()))
     left_out = matching.require_no_surplus(where, match, surplus)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.models.adapted import Adapted, Normalisation
-from bench.types import UsageError, shown
+from bench.types import UsageError
 
 #: Names of means, and the last words of the names of the standard deviations that belong to them.
 _MEAN = re.compile(r"(?:^|.*\.)(?:new_|image_|pixel_|norm_)?(mean|mu|means)$")
@@ -20,13 +20,13 @@ _TOLERANCE = 1e-6
 _BRIGHTEST = 1.5
 
 
-def pair(names: Sequence[str], tensors: Mapping[str, Tensor], channels: int) -> tuple[str, str] | None:
+def pair(names: Sequence[str], tensors: Mapping[str, Tensor], channels: int | None) -> tuple[str, str] | None:
     """Return the names of the means and standard deviations among tensors that are no weights, if they are there.
 
     Args:
         names: of the tensors that a network lacks.
         tensors: of the file.
-        channels: of the images; each is one number for a channel, or one for all.
+        channels: of the images, if that is known; each is one number for a channel, or one for all.
     """
     for name in names:
         if (match := _MEAN.match(name)) is None:
@@ -38,9 +38,9 @@ def pair(names: Sequence[str], tensors: Mapping[str, Tensor], channels: int) -> 
     return None
 
 
-def _is_per_channel(tensor: Tensor, channels: int) -> bool:
+def _is_per_channel(tensor: Tensor, channels: int | None) -> bool:
     sizes = [size for size in tensor.shape if size != 1]
-    return tensor.is_floating_point() and sizes in ([], [channels]) and tensor.dim() <= 4
+    return tensor.is_floating_point() and sizes in ([], [channels or 3]) and tensor.dim() <= 4
 
 
 def read(where: str, mean: Tensor, std: Tensor) -> Normalisation:
@@ -79,7 +79,7 @@ def normalised(where: str, net: nn.Module, arch: str, normalisation: Normalisati
     Args:
         where: the file, for what is said.
         net: the network with its weights.
-        arch: its name, for what is said.
+        arch: what it is called, for what is said.
         normalisation: that of the file.
         is_own: it comes with Crossfire, so that it takes images in [0, 1] unless a configuration says otherwise.
 
@@ -90,14 +90,14 @@ def normalised(where: str, net: nn.Module, arch: str, normalisation: Normalisati
         present = Normalisation(*(tuple(each.flatten().tolist()) for each in (net.mean, net.std)))
         if not _are_same(present, normalisation):
             raise UsageError(
-                f"{where} normalises images by {described(normalisation)}, network '{shown(arch)[1:-1]}' by "
+                f"{where} normalises images by {described(normalisation)}, {arch} by "
                 f"{described(present)}; give that of the file in [[models]]"
             )
         return net
     if not is_own:
         raise UsageError(
-            f"{where} normalises images, and whether network '{shown(arch)[1:-1]}' does so too is not known; if it "
-            f"does not, give {described(normalisation)} in [[models]]"
+            f"{where} normalises images, and whether {arch} does so too is not known; if it does not, give "
+            f"{described(normalisation)} in [[models]]"
         )
     return Adapted(net, normalisation)
 
