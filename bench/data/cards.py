@@ -176,6 +176,11 @@ def _one_number(value: object) -> int | None:
 def _timm(model: str, *, every: bool) -> dict[str, dict[str, Any]]:
     import timm
 
+    if ":" in model:
+        raise UsageError(
+            f"the card of timm:{model} is not read; name the same weights as timm does, such as "
+            f"'timm:resnet50.a1_in1k', or {_INSTEAD}"
+        )
     library: Any = timm
     name, _, tag = model.partition(".")
     if not timm.is_model(name):

@@ -170,6 +170,7 @@ def test_a_card_and_the_same_numbers_are_the_same_images(tmp_path, photos):
         ('preprocessing = "torchvision:resnet5"', "unknown torchvision network 'resnet5'; did you mean 'resnet50'?"),
         ('preprocessing = "torchvision:ResNet50_Weights.V3"', "torchvision has no weights ResNet50_Weights.V3"),
         ('preprocessing = "torchvision:fcn_resnet50"', "no image classifier: its card has no resize and center crop"),
+        ('preprocessing = "timm:hf-hub:timm/resnet18.a1_in1k"', "is not read; name the same weights as timm does"),
         ('preprocessing = "timm:volo_d5_512"', "the card of timm:volo_d5_512 cannot be followed: crop_pct = 1.15"),
     ],
 )
