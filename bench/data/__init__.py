@@ -22,7 +22,7 @@ from bench.data.foreign import one_line
 from bench.data.mapped import forget
 from bench.data.named import NAMED, NamedSet, locate
 from bench.data.resizing import Resizing
-from bench.data.room import require_size
+from bench.data.room import HELD_BYTES, require_size
 from bench.data.rows import (
     DatasetLocation,
     Numbers,
@@ -116,6 +116,14 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def places(self, rows: Numbers) -> Numbers:
+        """Return where in ``images`` rows of the split are.
+
+        Raises:
+            KeyError: a row is not here.
+        """
+        return rows if self.part is None else self.part.places(rows)
+
     def at(self, rows: Numbers) -> tuple[Pixels, Numbers]:
         """Return pixels (n, C, H, W) and labels (n,) of rows of the split.
 
@@ -126,7 +134,7 @@ class ImageSet:
             KeyError: a row is not here.
         """
         forget(self.images)
-        places = rows if self.part is None else self.part.places(rows)
+        places = self.places(rows)
         labels = self.labels[places]
         if self.part is not None and len(places) and bool((np.diff(places) == 1).all()):
             return self.images[int(places[0]) : int(places[-1]) + 1], labels
@@ -213,8 +221,8 @@ def open_set(
             source if part is None else part_of(source, part.rows),
             channels,
             Resizing(size, interpolation, preprocessing),
-            # Parts are read from their map; only training copies them.
-            wanted=0 if part is not None and split == "test" else n,
+            wanted=n,
+            held=HELD_BYTES if split == "test" else None,
             thorough=thorough,
         )
     uneven = name in NAMED and NAMED[name].uneven

@@ -84,6 +84,7 @@ def decoded(
     how: Resizing,
     *,
     wanted: int | None = None,
+    held: int | None = None,
     thorough: bool = False,
 ) -> Decoded:
     """Return a split decoded at a size, from the cache where the same content has been decoded before.
@@ -92,7 +93,8 @@ def decoded(
         source: of its images.
         channels: 1 or 3.
         how: images come to one size.
-        wanted: how many images will be held in memory; all by default.
+        wanted: how many images will be used; all by default.
+        held: bytes of images above which they are not held in memory; as many as they are by default.
         thorough: hash the files and the decoded arrays again, however unchanged they look.
 
     Raises:
@@ -114,7 +116,7 @@ def decoded(
                 raise CacheError(f"the cache cannot be read: {entry}: {lacks(error)}") from None
             _set_aside(entry, str(error))
         rows = source.read()
-        require_room(rows.total, wanted, (channels, *how.size), entry.parent)
+        require_room(rows.total, wanted, (channels, *how.size), entry.parent, held)
         _make(entry, source, rows, channels, how)
     return _load(entry, thorough=thorough)
 

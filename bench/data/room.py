@@ -12,6 +12,8 @@ from bench.types import UsageError
 MOST_PIXELS = 4096**2
 #: What a network keeps of a pixel in one pass, at the least: 64 channels in and 64 out, four bytes each.
 _PASS_BYTES = 512
+#: Test images of a run that take more than this are read from their file where they are needed.
+HELD_BYTES = 2**26
 _CONTAINER = Path("/sys/fs/cgroup")
 
 
@@ -27,14 +29,17 @@ def require_size(size: tuple[int, int]) -> None:
         )
 
 
-def require_room(total: int, wanted: int | None, shape: tuple[int, int, int], folder: Path) -> None:
+def require_room(
+    total: int, wanted: int | None, shape: tuple[int, int, int], folder: Path, held: int | None = None
+) -> None:
     """Check that images can be decoded and used.
 
     Args:
         total: images that are decoded.
-        wanted: how many of them a run holds in memory; ``None`` for all.
+        wanted: how many of them a run needs; ``None`` for all.
         shape: channels, height and width.
         folder: where they will be kept.
+        held: bytes of them above which they are not held in memory; as many as they are by default.
 
     Raises:
         UsageError: the disk has no room for all of them, or the memory none for those that are wanted and a pass.
@@ -45,6 +50,8 @@ def require_room(total: int, wanted: int | None, shape: tuple[int, int, int], fo
     if total * each > (free := _free(folder)):
         raise UsageError(f"{total:,} {shape_text} take {gib(total * each)} in {folder}, which has {gib(free)} free")
     used = total if wanted is None else min(wanted, total)
+    if held is not None and used * each > held:
+        used = 0
     images_text = f"{used:,} {shape_text}" if used else shape_text
     needed, available = used * each + _PASS_BYTES * height * width, available_memory()
     if needed > available:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from bench.data import open_ref, rows_of
 from bench.data.mapped import forget
+from bench.data.room import HELD_BYTES
 from bench.evaluation.cost import PassFlops, parameters, pass_flops
 from bench.evaluation.craft import CHUNK, attack_group_size
 from bench.keys import training_key
@@ -38,14 +40,39 @@ class Classifier(NamedTuple):
 
 
 @dataclass
+class MappedPixels:
+    """Pixels uint8 (N, C, H, W) of many or large images, read from the map of their file where they are needed.
+
+    Attributes:
+        images: the map, of at least these images.
+        places: where they are in it (N,).
+    """
+
+    images: np.ndarray
+    places: np.ndarray
+
+    device = torch.device("cpu")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.places), *self.images.shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, s: slice) -> Tensor:
+        pixels = torch.from_numpy(self.images[self.places[s]])
+        forget(self.images)
+        return pixels
+
+
+@dataclass
 class Images:
     """Test images on the device: uint8 pixels (N, C, H, W), labels (N,), and their row numbers in the set (N,)."""
 
-    x: Tensor
+    x: Tensor | MappedPixels
     y: Tensor
     rows: Tensor
-    #: The array that ``x`` is, where it may be the map of a file.
-    mapped: np.ndarray | None = None
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         """Yield chunks: the first row, float32 pixels in [0, 1], labels, row numbers."""
@@ -54,20 +81,13 @@ class Images:
 
     def part(self, s: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Return float32 pixels in [0, 1], labels and row numbers, as copies."""
-        pixels = self.x[s].float() / 255
-        self._forget()
-        return pixels, self.y[s].clone(), self.rows[s].clone()
+        return self.x[s].float() / 255, self.y[s].clone(), self.rows[s].clone()
 
     def hashes(self) -> Iterator[str]:
         """Yield the first 16 hexadecimal digits of the SHA-256 of the pixels of each image."""
         for s in self.chunks():
             for image in self.x[s].cpu().numpy():
                 yield hashlib.sha256(image.tobytes()).hexdigest()[:16]
-            self._forget()
-
-    def _forget(self) -> None:
-        if self.mapped is not None:
-            forget(self.mapped)
 
     def chunks(self, within: slice | None = None) -> Iterator[slice]:
         """Yield the chunks of all images, or of a group."""
@@ -157,10 +177,21 @@ class DeviceCache:
     def test(self, ref: DataRef) -> Images:
         """Return test images on the device."""
         if (key := ref.data_sha + ref.indices_sha) not in self._images:
-            pixels, labels, rows = self.rows(ref)
-            x, y, numbers = (read_only(each).to(self.device) for each in (pixels, labels, rows))
-            self._images[key] = Images(x, y, numbers, pixels)
+            images = open_ref(ref, folder=self.data_folder)
+            rows = rows_of(images, ref)
+            places = images.places(rows)
+            y, numbers = (torch.from_numpy(each).to(self.device) for each in (images.labels[places], rows))
+            self._images[key] = Images(self._pixels(MappedPixels(images.images, places)), y, numbers)
         return self._images[key]
+
+    def _pixels(self, mapped: MappedPixels) -> Tensor | MappedPixels:
+        """Return the pixels on the device; on the CPU, those that take much memory stay in their file."""
+        if self.device.type == "cpu" and math.prod(mapped.shape) > HELD_BYTES:
+            return mapped
+        pixels = torch.empty(mapped.shape, dtype=torch.uint8, device=self.device)
+        for s in _cut(slice(0, len(mapped)), CHUNK):
+            pixels[s] = mapped[s].to(self.device)
+        return pixels
 
     def training_images(self, model: ModelRef) -> Callable[[], Tensor] | None:
         """Return what reads the images uint8 (N, C, H, W) that a classifier was trained on, if it was trained here."""

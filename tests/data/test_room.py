@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from bench.data import cache, open_set, room
+from bench.data import cache, data_ref, open_set, room, rows_of
+from bench.evaluation import device_cache
+from bench.evaluation.device_cache import DeviceCache, MappedPixels
 from bench.types import Preprocessing, UsageError
 from tests.data.image_files import noise
 
@@ -43,6 +46,7 @@ from bench.types import Preprocessing
 # A quarter of what is done at a time, so that fewer images show it.
 device_cache.CHUNK //= 4
 cache._AT_ONCE_BYTES //= 4
+device_cache.HELD_BYTES //= 4
 most, over = 0, threading.Event()
 
 def watch():
@@ -60,6 +64,7 @@ for folder in sys.argv[1:]:
     count = sum(len(x) for _, x, _, _ in images)
     assert len(set(images.hashes())) == 8
     print(count, decoding, most)
+    del images
 over.set()
 """
 
@@ -85,14 +90,20 @@ def test_a_part_needs_the_room_of_its_images_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(room, "_free", lambda folder: 10 * EACH)
     with pytest.raises(UsageError, match="40 images of 3x224x224 take"):
         open_set(name, "test", folder=None, **HOW)
-    # Test images are mapped, so the memory must only hold a pass.
-    monkeypatch.setattr(room, "available_memory", lambda: 512 * 224 * 224)
+    monkeypatch.setattr(room, "available_memory", lambda: 512 * 224 * 224 + 10 * EACH)
     with cache.reported(lambda done, total, seconds: reports.append((done, total, seconds >= 0))):
         assert len(open_set(name, "test", folder=None, n=10, **HOW)) == 10
     assert reports[-1] == (10, 10, True)
-    monkeypatch.setattr(room, "available_memory", lambda: 512 * 224 * 224 - 1)
-    with pytest.raises(UsageError, match="^images of 3x224x224 and a network's pass take at least 0.0 GiB"):
+    monkeypatch.setattr(room, "available_memory", lambda: 512 * 224 * 224 + 9 * EACH - 1)
+    with pytest.raises(UsageError, match="^9 images of 3x224x224 and a network's pass take at least 0.0 GiB"):
         open_set(name, "test", folder=None, n=9, **HOW)
+    # Of many test images the memory must hold none, only a pass.
+    monkeypatch.setattr("bench.data.HELD_BYTES", 9 * EACH - 1)
+    with pytest.raises(UsageError, match="^images of 3x224x224 and a network's pass take at least 0.0 GiB"):
+        monkeypatch.setattr(room, "available_memory", lambda: 512 * 224 * 224 - 1)
+        open_set(name, "test", folder=None, n=9, **HOW)
+    monkeypatch.setattr(room, "available_memory", lambda: 512 * 224 * 224)
+    assert len(open_set(name, "test", folder=None, n=9, **HOW)) == 9
 
 
 def test_copies_of_files_do_not_count_against_the_limit_of_a_container(tmp_path, monkeypatch):
@@ -113,3 +124,19 @@ def test_rows_of_a_part_are_found_wherever_they_lie(tmp_path):
     assert np.array_equal(pixels, images.images[places]) and np.array_equal(labels, shuffled // 12)
     with pytest.raises(KeyError):
         images.at(np.setdiff1d(np.arange(24), images.part.rows)[:1])
+
+
+@pytest.mark.parametrize("options", [{"n": 12}, {"n": 12, "subset": "first"}, {}])
+@pytest.mark.parametrize("cropped", [True, False])
+def test_images_that_stay_in_their_file_are_those_that_are_held(tmp_path, monkeypatch, options, cropped):
+    how = {**HOW, "preprocessing": HOW["preprocessing"] if cropped else None}
+    images = open_set(photographs(tmp_path / "set", 24), "test", folder=None, **how, **options)
+    ref = data_ref(images, *options.values())
+    held = DeviceCache(torch.device("cpu"), None).test(ref)
+    monkeypatch.setattr(device_cache, "HELD_BYTES", 0)
+    mapped = DeviceCache(torch.device("cpu"), None).test(ref)
+    assert isinstance(held.x, torch.Tensor) and isinstance(mapped.x, MappedPixels)
+    assert np.array_equal(held.x.numpy(), images.at(rows_of(images, ref))[0]) and torch.equal(mapped.x[:], held.x)
+    assert mapped.x.shape == held.x.shape and list(mapped.hashes()) == list(held.hashes())
+    for kept, read in zip(held, mapped, strict=True):
+        assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(kept, read, strict=True))
