@@ -44,6 +44,31 @@ def output_name(value: object) -> str:
     raise ValueError(f"{shown(value)} is neither the name of an output, such as 'logits', nor its place, such as 0")
 
 
+def one_or_several(value: object) -> object:
+    """Return a network, or the list of an ensemble's, as it is.
+
+    Raises:
+        ValueError: the value is neither.
+    """
+    if isinstance(value, str | list):
+        return value
+    raise ValueError(
+        f"{shown(value)} is neither the name of a network, such as 'resnet18', nor a list of an ensemble's"
+    )
+
+
+def files(value: object) -> object:
+    """Return the name of a file, or a list of such names, as it is.
+
+    Raises:
+        ValueError: the value is neither, or empty.
+    """
+    names = value if isinstance(value, list) else [value]
+    if names and all(isinstance(name, str) and name for name in names):
+        return value
+    raise ValueError(f"{shown(value)} is neither the name of a file nor a list of them")
+
+
 def _listed(key: str, value: object) -> list[object]:
     values = value if isinstance(value, list) else [value]
     if not 0 < len(values) <= _MOST_CHANNELS:

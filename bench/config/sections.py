@@ -25,7 +25,7 @@ from pydantic import (
 
 from bench import registry
 from bench.config import overlay, overrides
-from bench.config.network_keys import channel_means, channel_stds, output_name
+from bench.config.network_keys import channel_means, channel_stds, files, one_or_several, output_name
 from bench.config.overrides import Setting
 from bench.types import (
     INITIAL_SHA,
@@ -196,7 +196,7 @@ class DatasetConfig(_Section):
 class ModelConfig(_Method):
     """A network; its parameters are further keys, and a list sweeps."""
 
-    arch: str | list[Any] = Field(
+    arch: Annotated[str | list[Any], BeforeValidator(one_or_several, json_schema_input_type=str | list[Any])] = Field(
         description="a network (`list models`), `FILE.py:FACTORY`, or a name of a library, such as `timm:resnet18`; a "
         "list of these, or of tables with an `arch` and its parameters, is an ensemble"
     )
@@ -214,7 +214,9 @@ class ModelConfig(_Method):
     one_logit: Annotated[bool, Strict()] = Field(
         False, description="the network returns one number for an image: the logit of the second of two classes"
     )
-    initial_weights: Annotated[str | list[str] | None, Some] = Field(
+    initial_weights: Annotated[
+        str | list[str] | None, BeforeValidator(files, json_schema_input_type=str | list[str])
+    ] = Field(
         None,
         description="a file of weights that training starts with, and that `epochs = 0` leaves as they are; of an "
         "ensemble a list with a file for each member",

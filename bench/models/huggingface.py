@@ -44,10 +44,22 @@ def reference(arch: str, name: str, params: Mapping[str, Scalar], code: str) -> 
     if surplus := sorted(params.keys() - set(known)):
         raise UsageError(f"network '{arch}': {unknown('parameter', surplus[0], known)}")
     if is_folder:
-        return {}, sha256_hex(code, content(name, (Path(),)) or "")
+        return {}, sha256_hex(code, *_hashes(arch, Path(name)))
     if name.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise UsageError(f"network '{arch}': there is no folder {name}")
     return {"revision": _commit(arch, name, str(params.get("revision", "main")))}, code
+
+
+def _hashes(arch: str, folder: Path) -> list[str]:
+    """Return the name and the hash of each file that is read of a model.
+
+    Raises:
+        UsageError: the folder holds no model.
+    """
+    names = {path.name for path in (*folder.glob("*.safetensors"), *folder.glob("*.json"))}
+    if "config.json" not in names:
+        raise UsageError(f"network '{arch}': the folder {folder} has no config.json, as save_pretrained writes it")
+    return [f"{name} {content(str(folder / name), (Path(),))}" for name in sorted(names)]
 
 
 @cache

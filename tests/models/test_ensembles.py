@@ -161,6 +161,7 @@ WRONG = {
         r"arch\[1\] is one network with one",
     ),
     "a number": ('arch = ["small-cnn", 3]', r"arch\[1\] is the name of a network or a table"),
+    "no network": ("arch = 3", "models.0.arch: 3 is neither the name of a network"),
     "no arch": ('arch = ["small-cnn", { channels = 3 }]', r"arch\[1\]: arch: Field required"),
     "unknown": ('arch = ["small-cnn", "smal-cnn"]', "smal-cnn: unknown network 'smal-cnn'; did you mean 'small-cnn'"),
     "a parameter": ('arch = ["small-cnn", "small-cnn"], chanels = 3', "did you mean 'channels'"),

@@ -208,6 +208,8 @@ def test_a_name_that_is_nowhere(hub):
         network_ref("huggingface:mine", {})
     with pytest.raises(UsageError, match="there is no folder ./mine"):
         network_ref("huggingface:./mine", {})
+    with pytest.raises(UsageError, match="the folder .* has no config.json"):
+        network_ref(f"huggingface:{hub.parent}", {})
     ref = network_ref("huggingface:some/body", {"revision": COMMIT})
     for _ in range(2):
         with pytest.raises(UsageError, match="cannot be had: OSError: We couldn't connect to") as caught:

@@ -116,6 +116,10 @@ WRONG = {
         "a file for each of its 2",
     ),
     "two for one": ('arch = "mine.py:linear", initial_weights = ["a.pt", "b.pt"]', "belongs to an ensemble"),
+    "no name": (
+        'arch = "mine.py:linear", initial_weights = ""',
+        "models.0.initial_weights: '' is neither the name of a",
+    ),
     "a key alone": ('arch = "mine.py:linear", initial_key = "ema"', "initial_weights, which it lacks"),
     "another name": (
         'arch = ["mine.py:linear", "mine.py:linear"], weights = ["a.pt", "b.pt"]',
