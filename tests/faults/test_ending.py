@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli import lines, main
+from bench.cli import main
+from bench.display import lines
 from bench.process.ending import Control, Overtime, Piece, Stop
 from bench.process.isolation import isolated
 from bench.process.shared import Shared
