@@ -116,7 +116,7 @@ SAVED = {
             "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(1.0)}},
         },
         None,
-        "prefix 'model.' taken off; 1 tensors beside 'model.' left out (loss_fn.weight)",
+        "prefix 'model.' taken off; 1 key beside 'model.' left out (loss_fn.weight)",
     ),
     "twice.pt": ({**prefixed("model."), **prefixed("attacker.model.")}, None, "prefix 'model.' taken off"),
     "double.pt": ({name: value.double() for name, value in RAW.items()}, None, "float64 read as float32"),
@@ -143,7 +143,7 @@ def test_counters_of_batch_norm_may_be_missing_and_nothing_else(tmp_path):
     assert weights.load(path, net) == () and torch.equal(net.eval()(x), full.eval()(x))
     del uncounted["layer1.0.bn1.running_mean"]
     torch.save(uncounted, path)
-    assert "1 keys missing (layer1.0.bn1.running_mean)" in refusal(path, net=net)
+    assert "1 key missing (layer1.0.bn1.running_mean)" in refusal(path, net=net)
 
 
 @pytest.mark.parametrize("names", [("model", "model_ema"), ("state_dict", "ema"), ("net", "ema_state_dict")])
@@ -264,7 +264,10 @@ REFUSED = {
     "thop.pt": ({**RAW, "total_ops": torch.zeros(1)}, "profiler (thop)"),
     "loss.pt": ({**RAW, "criterion.weight": torch.ones(10)}, "what training used, under no prefix"),
     "ema.pt": ({**RAW, "ema.decay": torch.ones(1)}, "an average of weights (EMA)"),
-    "layer.pt": ({**prefixed("1."), "0.weight": torch.ones(3, 3)}, "a larger network; 1 keys too many (0.weight)"),
+    "layer.pt": (
+        {**prefixed("1."), "0.weight": torch.ones(3, 3)},
+        "a larger or deeper network (doctor FILE says which one fits); 1 key too many (0.weight)",
+    ),
     "both.pt": ({**RAW, **prefixed("module.", EMA)}, "twice, with different weights, under no prefix and 'module.'"),
 }
 

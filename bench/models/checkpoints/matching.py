@@ -196,7 +196,7 @@ def require_complete(where: str, own: Mapping[str, Tensor], state: StateDict, fo
         return
     parts = []
     if found.missing:
-        parts.append(f"{len(found.missing)} keys missing ({_few(found.missing)})")
+        parts.append(f"{_keys(found.missing)} missing ({_few(found.missing)})")
     if found.missing and found.surplus:
         parts.append(f"{len(found.surplus)} too many ({_few(found.surplus)})")
     if differing:
@@ -232,7 +232,10 @@ def _cause(own: Mapping[str, Tensor], state: StateDict, found: Match, differing:
         return "its first convolution is another, as for images of another size"
     if all(len(mine) == len(other) == 2 and mine[0] == other[0] for mine, other in pairs):
         return "it was trained on images of another size"
-    return "it belongs to another architecture, or one of another width or for images of another size"
+    return (
+        "it belongs to another architecture, or one of another width or for images of another size (doctor FILE says "
+        "which one fits)"
+    )
 
 
 def _cause_of_missing(found: Match) -> str:
@@ -267,12 +270,16 @@ def require_no_surplus(where: str, found: Match, surplus: tuple[str, ...]) -> st
     holder = found.file_prefix.rstrip(".").rpartition(".")[2]
     outside = bool(found.file_prefix) and not any(name.startswith(found.file_prefix) for name in surplus)
     if outside and (holder in HOLDERS or all(map(is_auxiliary, surplus))):
-        return f"{len(surplus)} tensors beside {shown(found.file_prefix)} left out ({_few(surplus)})"
+        return f"{_keys(surplus)} beside {shown(found.file_prefix)} left out ({_few(surplus)})"
     raise UsageError(f"{where} does not fit the network: {_cause_of_surplus(surplus)}; {_too_many(surplus)}")
 
 
 def _too_many(surplus: tuple[str, ...]) -> str:
-    return f"{len(surplus)} keys too many ({_few(surplus)})"
+    return f"{_keys(surplus)} too many ({_few(surplus)})"
+
+
+def _keys(names: tuple[str, ...]) -> str:
+    return f"{len(names)} key{'s' * (len(names) != 1)}"
 
 
 def _cause_of_surplus(surplus: tuple[str, ...]) -> str:
@@ -284,4 +291,4 @@ def _cause_of_surplus(surplus: tuple[str, ...]) -> str:
         return "it also holds an average of weights (EMA), under no prefix of its own; key chooses one"
     if all(re.search(r"(scale|zero_point|SCB|absmax|quant\w*)$", name) for name in surplus):
         return "it is quantised"
-    return "it belongs to a larger network"
+    return "it belongs to a larger or deeper network (doctor FILE says which one fits)"
