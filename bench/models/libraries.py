@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -68,12 +70,20 @@ def _torchvision(name: str, params: dict[str, Any], num_classes: int, image_shap
 def _timm(name: str, params: dict[str, Any], num_classes: int, image_shape: tuple[int, int, int]) -> Opened:
     import timm
 
-    # Names with a colon are of the hub, or folders: hf-hub:timm/resnet18.a1_in1k.
-    if ":" not in name and not timm.is_model(name.partition(".")[0]):
+    where, colon, _ = name.partition(":")
+    # The contents of a folder would be in no key.
+    if colon and where not in ("hf-hub", "hf_hub"):
+        raise UsageError(f"timm:{name} is no name of timm or its hub (hf-hub:...); weights of a file: initial_weights")
+    if not colon and not timm.is_model(name.partition(".")[0]):
         raise UsageError(unknown("timm model", name, timm.list_models()))
     channels = image_shape[0]
     net = _call(f"timm:{name}", timm.create_model, name, num_classes=num_classes, in_chans=channels, **params)
     shown = net.default_cfg
+    if params.get("pretrained") and shown.get("num_classes", num_classes) != num_classes:
+        _warn(
+            f"timm:{name} is pretrained for {shown['num_classes']} classes, the images have {num_classes}: its last "
+            "layer is new and must be trained"
+        )
     if len(shown["mean"]) != channels:
         return Opened(net, Normalisation((0.5,) * channels, (0.5,) * channels))
     return Opened(net, Normalisation(tuple(shown["mean"]), tuple(shown["std"])))
@@ -97,6 +107,12 @@ def _robustbench(name: str, params: dict[str, Any], num_classes: int, image_shap
         message = (text_of(error).strip().splitlines() or [""])[0]
         raise UsageError(f"{arch} cannot be had: {type(error).__name__}: {message}") from error
     return Opened(net, None)
+
+
+@cache
+def _warn(line: str) -> None:
+    """Warn once: a network is built several times."""
+    logging.getLogger("crossfire").warning("%s", line)
 
 
 _OPENERS: dict[str, Callable[..., Opened]] = {

@@ -84,6 +84,15 @@ def test_timm_normalises_inside():
     assert build(network_ref("timm:resnet10t", {}), 4, (1, 32, 32)).eval()(torch.rand(2, 1, 32, 32)).shape == (2, 4)
 
 
+def test_a_new_last_layer_of_a_pretrained_network_is_said(monkeypatch, caplog):
+    timm = pytest.importorskip("timm")
+    net = timm.create_model("resnet10t", num_classes=4)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: net)
+    with caplog.at_level("WARNING", "crossfire"):
+        build(network_ref("timm:resnet10t", {"pretrained": True}), 4, SHAPE)
+    assert "is pretrained for 1000 classes, the images have 4: its last layer is new" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("arch", "params", "message"),
     [
@@ -107,6 +116,7 @@ def test_a_wrong_name_is_told_before_anything_is_built(arch, params, message):
     [
         ("torchvision:resnet81", {}, SHAPE, "did you mean"),
         ("torchvision:resnet18", {"wdith": 3}, SHAPE, "wdith"),
+        ("timm:local-dir:net", {}, SHAPE, "is no name of timm or its hub"),
         ("torchvision:resnet18", {}, (1, 32, 32), "3 channels"),
         ("torchvision:resnet18", {"pretrained": True}, SHAPE, "1000 classes"),
         ("vgg16", {}, (3, 8, 8), "cannot take images of 3x8x8"),
