@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from bench.library.craft import attack
     from bench.library.evaluate import Evaluation, evaluate
     from bench.report.frame import load_records, load_results
+    from bench.types import UsageError
 
-__all__ = ["Evaluation", "attack", "evaluate", "load_records", "load_results"]
+__all__ = ["Evaluation", "UsageError", "attack", "evaluate", "load_records", "load_results"]
 
 #: Where each is defined. Pandas and torch are only paid for by those who ask for what needs them.
 _MODULES = {
     "Evaluation": "bench.library.evaluate",
+    "UsageError": "bench.types",
     "attack": "bench.library.craft",
     "evaluate": "bench.library.evaluate",
     "load_records": "bench.report.frame",

@@ -402,7 +402,7 @@ def test_what_is_wrong_is_one_line_and_says_what_would_be_right(net, digits):
         "None is no network": (None, x, y),
     }
     for words, call in cases.items():
-        with pytest.raises(UsageError) as error:
+        with pytest.raises(bench.UsageError) as error:
             bench.evaluate(*call, attacks=PGD, progress=False, **({"base": net} if call[0] == "jpg" else {}))
         assert words in str(error.value) and "\n" not in str(error.value), (words, str(error.value))
     settings = {
