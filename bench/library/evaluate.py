@@ -231,7 +231,7 @@ def _check_network(runner: Runner) -> None:
         runner.check_weights()
     except UsageError as error:
         # There is one network, so this says nothing.
-        raise UsageError(str(error).removeprefix("every cell needs weights that cannot be used: ")) from None
+        raise UsageError(str(error).removeprefix("no cell can be measured: ")) from None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,10 +13,10 @@ from bench.models import live
 from bench.models.checkpoints import files, reading
 from bench.models.checkpoints.files import find, sha256
 from bench.store.files import Unreadable
-from bench.types import DataRef, ModelRef, TrainRef, UsageError
+from bench.types import NETWORK_KEYS, DataRef, ModelRef, TrainRef, UsageError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 __all__ = ["Loaded", "WeightsFile", "check_finite", "classifier", "find", "inspect", "load", "sha256"]
 
@@ -90,7 +91,9 @@ def classifier(model: ModelRef, data: DataRef, path: Path | None) -> Loaded:
         UsageError: the network cannot be built, or the file cannot be used for it.
         MethodError: the network's factory breaks its contract.
     """
+    from bench.models.adapted import Adapted
     from bench.models.build import build
+    from bench.models.checkpoints import normalising
 
     net = build(model.network, data.num_classes, data.image_shape)
     if path is None:
@@ -99,25 +102,53 @@ def classifier(model: ModelRef, data: DataRef, path: Path | None) -> Loaded:
         return Loaded(net, load(path, net))
     name = model.network.name
     is_own = name in registry.entries("network") and not model.network.members
-    return _loaded(path, net, model.weights.key, f"network '{name}'", data.image_shape[0], is_own=is_own)
+    loaded = _loaded(path, net, model.weights.key, f"network '{name}'", data.image_shape[0], is_own=is_own)
+    if not isinstance(net, Adapted) or net.mean is None or NETWORK_KEYS["mean"] in model.network.params:
+        return loaded
+    used = normalising.described(normalising.of(net))
+    return loaded._replace(
+        remarks=(
+            *loaded.remarks,
+            f"{path}: images are normalised as the card of network '{name}' says, {used}; if these weights were "
+            "trained otherwise, give mean and std in [[models]]",
+        )
+    )
 
 
 def _loaded(path: Path, net: nn.Module, key: str | None, name: str, channels: int | None, *, is_own: bool) -> Loaded:
     from bench.models.checkpoints import contents, fitting, normalising
 
-    state = contents.choose(path, reading.read(path), key)
+    content = reading.read(path)
+    state = contents.choose(path, content, key)
     remarks, normalisation = fitting.fit(str(path), state, net, channels)
     if normalisation is not None:
         net = normalising.normalised(str(path), net, name, normalisation, is_own=is_own)
         remarks.append(f"images are normalised as the file says: {normalising.described(normalisation)}")
+    elif not normalising.is_normalised(net) and (where := contents.stated_normalisation(content, state)) is not None:
+        remarks.append(
+            f"{where} state a normalisation, which is not used; if the network needs it, give it in [[models]]"
+        )
     return Loaded(net, tuple(f"{path}: {remark}" for remark in remarks))
 
 
 def check_finite(path: Path, net: nn.Module) -> None:
-    """Raises UsageError: a parameter loaded from ``path`` holds NaN or infinities, or a buffer NaN."""
-    # A buffer may hold infinities for a reason, as a mask of attention does.
+    """Raises UsageError: weights loaded from ``path`` are no numbers that a network can compute with.
+
+    That are parameters with NaN or infinities, buffers with NaN, and running statistics of batch norm that are infinite
+    or variances below zero. Other buffers may hold infinities for a reason, as a mask of attention does.
+    """
     parameters = ((name, ~value.isfinite()) for name, value in net.named_parameters())
-    buffers = ((name, value.isnan()) for name, value in net.named_buffers())
-    for name, mask in chain(parameters, buffers):
+    for name, mask in chain(parameters, _faults_of_buffers(net)):
         if count := int(mask.sum()):
-            raise UsageError(f"{path}: {count} of the {mask.numel()} numbers of {name} are NaN or infinite")
+            what = "no variances" if name.endswith("running_var") else "NaN or infinite"
+            raise UsageError(f"{path}: {count} of the {mask.numel()} numbers of {name} are {what}")
+
+
+def _faults_of_buffers(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, value in net.named_buffers():
+        if name.endswith("running_var"):
+            yield name, ~(value.isfinite() & (value >= 0))
+        elif name.endswith("running_mean"):
+            yield name, ~value.isfinite()
+        else:
+            yield name, value.isnan()

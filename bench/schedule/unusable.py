@@ -95,7 +95,7 @@ def warn(work: Work, unusable: Mapping[str, str]) -> None:
     if None not in reasons.values():
         first, *others = dict.fromkeys(map(str, reasons.values()))
         more = f" (and {len(others)} more such reasons)" if others else ""
-        raise UsageError(f"every cell needs weights that cannot be used: {first}{more}")
+        raise UsageError(f"no cell can be measured: {first}{more}")
     places: dict[str, list[str]] = defaultdict(list)
     for planned in work.plan.cells:
         cell, names = planned.cell, planned.names

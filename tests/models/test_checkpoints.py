@@ -17,6 +17,7 @@ from torch import nn
 
 from bench.cli import main
 from bench.models import weights
+from bench.models.adapted import Adapted, Normalisation
 from bench.models.build import build, network_ref
 from bench.models.resnet18 import resnet18
 from bench.models.small_cnn import small_cnn
@@ -119,6 +120,21 @@ SAVED = {
         "prefix 'model.' taken off; 1 key beside 'model.' left out (loss_fn.weight)",
     ),
     "twice.pt": ({**prefixed("model."), **prefixed("attacker.model.")}, None, "prefix 'model.' taken off"),
+    "arguments.pth": (
+        {"model": RAW, "args": argparse.Namespace(lr=1, out=Path("runs")), "epoch": 3},
+        None,
+        "the state dict 'model' is used",
+    ),
+    "stated.pt": (
+        {"state_dict": RAW, "mean": [0.3], "std": [0.35]},
+        None,
+        "'mean' and 'std' state a normalisation, which is not used; if the network needs it, give it in [[models]]",
+    ),
+    "lightning-stated.ckpt": (
+        {"state_dict": RAW, "hyper_parameters": {"mean": 0.3, "std": 0.35}},
+        None,
+        "'mean' and 'std' in 'hyper_parameters' state a normalisation, which is not used",
+    ),
     "double.pt": ({name: value.double() for name, value in RAW.items()}, None, "float64 read as float32"),
 }
 
@@ -234,7 +250,14 @@ FIRST = "features.0.weight"
 with python_warnings.catch_warnings(action="ignore"):
     QUANTISED = torch.quantize_per_tensor(RAW[FIRST], 0.1, 0, torch.qint8)
 REFUSED = {
-    "namespace.pt": ({"state_dict": RAW, "args": argparse.Namespace(lr=1)}, "asks for argparse.Namespace"),
+    "sequential.pt": (prefixed("1.module."), "so something came before the network"),
+    "normaliser.pt": (
+        {**prefixed("model."), "norm.weight": torch.ones(1), "norm.bias": torch.ones(1)},
+        "beside 'model.' it holds 2 keys (norm.weight, norm.bias); if they change no prediction, as a normalisation "
+        'would, key = "model" takes the network alone',
+    ),
+    "bias.pt": ({n: v for n, v in RAW.items() if n != "linear.bias"}, "it lacks tensors of layers of which it has"),
+    "shard-00001-of-00002.pt": ({"linear.bias": RAW["linear.bias"]}, "one of several shards: name their index"),
     "array.pt": ({"state_dict": RAW, "history": np.zeros(3)}, "asks for numpy"),
     "module.pt": (
         nn.Linear(2, 2),
@@ -278,6 +301,40 @@ def test_what_is_no_dense_network_of_this_shape_is_refused_in_one_line(name, tmp
     content, says = REFUSED[name]
     torch.save(content, tmp_path / name)
     assert says in refusal(tmp_path / name)
+
+
+def test_what_came_before_or_lies_beside_a_network_is_told_by_the_user(tmp_path):
+    torch.save(prefixed("1.module."), path := tmp_path / "x.pt")
+    normalisation = Normalisation((0.3,), (0.35,))
+    logits, _ = loaded(path, net=Adapted(network(), normalisation).eval())
+    net = network()
+    net.load_state_dict(RAW)
+    assert torch.equal(logits, net((IMAGES - torch.tensor(0.3)) / torch.tensor(0.35)))
+    assert torch.equal(loaded(path, net=Adapted(network(), Normalisation((0.0,), (1.0,))).eval())[0], expected())
+    # A network whose own names have the number was saved with what comes before it.
+    assert torch.equal(loaded(path, net=nn.Sequential(nn.Identity(), network()).eval())[0], expected())
+    torch.save({**prefixed("model."), "norm.weight": torch.ones(1)}, path)
+    assert torch.equal(loaded(path, key="model")[0], expected())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("running_var", float("inf")), ("running_var", -1.0), ("running_mean", float("-inf"))]
+)
+def test_statistics_that_are_none_are_refused(name, value, tmp_path):
+    torch.save(resnet18(10, width=2).state_dict(), path := tmp_path / "x.pt")
+    net = resnet18(10, width=2)
+    weights.load(path, net)
+    weights.check_finite(path, net)
+    net.get_buffer(f"bn1.{name}")[1] = value
+    with pytest.raises(UsageError, match=f"1 of the 2 numbers of bn1.{name} are"):
+        weights.check_finite(path, net)
+
+
+def test_statistics_that_are_missing_are_named(tmp_path):
+    state = {name: value for name, value in resnet18(10, width=2).state_dict().items() if "running_" not in name}
+    torch.save(state, path := tmp_path / "x.pt")
+    with pytest.raises(UsageError, match="lacks the running statistics of batch norm"):
+        weights.load(path, resnet18(10, width=2))
 
 
 def test_a_misfit_names_the_first_three_keys_of_each_side(tmp_path):

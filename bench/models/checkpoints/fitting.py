@@ -53,6 +53,8 @@ def fit(where: str, state: StateDict, net: nn.Module, channels: int | None = Non
     normalisation = scale and normalising.read(where, *(state.tensors[name] for name in scale))
     surplus = tuple(name for name in surplus if name not in (scale or ()))
     left_out = matching.require_no_surplus(where, match, surplus)
+    if normalisation is None and not normalising.is_normalised(net):
+        matching.require_nothing_before(where, match)
     remarks = [
         *([f"the state dict {shown(state.name)} is used"] if state.name is not None else []),
         *([f"{', '.join(map(shown, state.beside[:3]))} beside its tensors left out"] if state.beside else []),

@@ -21,6 +21,9 @@ HOLDERS = (*_WRAPPERS, "model", "net", "network", "classifier", "backbone", "stu
 _COUNTER = "num_batches_tracked"
 #: A part that the WideResNet of TRADES has, and never calls.
 _UNUSED = "sub_block1"
+#: One of the files of sharded weights.
+_SHARD = re.compile(r"-\d+-of-\d+\.\w+$")
+_OF_SHARD = "it is one of several shards: name their index, or their folder"
 #: Names that a line repeats of many.
 _NAMED = 3
 
@@ -202,7 +205,22 @@ def require_complete(where: str, own: Mapping[str, Tensor], state: StateDict, fo
     if differing:
         shapes = [_shapes(name, own[name], state.tensors[found.names[name]]) for name in differing[:_NAMED]]
         parts.append(f"{len(differing)} of another shape ({', '.join(shapes)})")
-    raise UsageError(f"{where} does not fit the network: {_cause(own, state, found, differing)}; {', '.join(parts)}")
+    cause = _OF_SHARD if _SHARD.search(where) else _cause(own, state, found, differing)
+    raise UsageError(f"{where} does not fit the network: {cause}; {', '.join(parts)}")
+
+
+def require_nothing_before(where: str, found: Match) -> None:
+    """Raises UsageError: in what was saved something came before the network that the file does not hold.
+
+    The parts of ``nn.Sequential`` are numbered. A part without weights, such as a normalisation, leaves no other trace.
+    """
+    own_parts = found.own_prefix.split(".")
+    if any(part.isdecimal() and int(part) > 0 and part not in own_parts for part in found.file_prefix.split(".")):
+        raise UsageError(
+            f"{where}: its names begin with {shown(found.file_prefix)}, so something came before the network that has "
+            "no weights, such as a normalisation: give its mean and std in [[models]], or mean = 0 and std = 1 if it "
+            "changed nothing"
+        )
 
 
 def _shapes(name: str, own: Tensor, tensor: Tensor) -> str:
@@ -219,7 +237,7 @@ def _few(names: tuple[str, ...]) -> str:
 
 def _cause(own: Mapping[str, Tensor], state: StateDict, found: Match, differing: list[str]) -> str:
     if found.missing:
-        return _cause_of_missing(found)
+        return _cause_of_missing(own, found)
     pairs = [(own[name].shape, state.tensors[found.names[name]].shape) for name in differing]
     outputs = {(mine[:1], other[:1]) for mine, other in pairs if mine[1:] == other[1:] and mine and other}
     if len(outputs) == 1 and all(mine[1:] == other[1:] for mine, other in pairs) and len(pairs) <= _NAMED + 1:
@@ -238,12 +256,16 @@ def _cause(own: Mapping[str, Tensor], state: StateDict, found: Match, differing:
     )
 
 
-def _cause_of_missing(found: Match) -> str:
+def _cause_of_missing(own: Mapping[str, Tensor], found: Match) -> str:
     if not found.names:
         return "it belongs to another architecture (doctor FILE says which one fits)"
     layers = {name.rpartition(".")[0] for name in found.missing}
-    if not found.surplus and len(layers) == 1:
+    if not found.surplus and len(layers) == 1 and not any(name.rpartition(".")[0] in layers for name in found.names):
         return f"it lacks the layer {shown(layers.pop())[1:-1]}, as features without a classifier do"
+    if not found.surplus and all(name.rpartition(".")[2].startswith("running_") for name in found.missing):
+        return "it lacks the running statistics of batch norm, as a list of parameters does; save net.state_dict()"
+    if not found.surplus and all(any(name.rpartition(".")[0] == layer for name in found.names) for layer in layers):
+        return "it lacks tensors of layers of which it has others"
     if all(re.search(r"lora|adapter", name, re.IGNORECASE) for name in found.surplus) and found.surplus:
         return "it holds an adapter alone, not the network"
     return "it belongs to another architecture, or one of another depth (doctor FILE says which one fits)"
@@ -269,8 +291,14 @@ def require_no_surplus(where: str, found: Match, surplus: tuple[str, ...]) -> st
         return f"{said}; {rest}" if rest else said
     holder = found.file_prefix.rstrip(".").rpartition(".")[2]
     outside = bool(found.file_prefix) and not any(name.startswith(found.file_prefix) for name in surplus)
-    if outside and (holder in HOLDERS or all(map(is_auxiliary, surplus))):
+    if outside and all(map(is_auxiliary, surplus)):
         return f"{_keys(surplus)} beside {shown(found.file_prefix)} left out ({_few(surplus)})"
+    if outside and holder in HOLDERS:
+        part = shown(found.file_prefix.rstrip("."))[1:-1]
+        raise UsageError(
+            f"{where}: beside {shown(found.file_prefix)} it holds {_keys(surplus)} ({_few(surplus)}); if they change "
+            f'no prediction, as a normalisation would, key = "{part}" takes the network alone'
+        )
     raise UsageError(f"{where} does not fit the network: {_cause_of_surplus(surplus)}; {_too_many(surplus)}")
 
 

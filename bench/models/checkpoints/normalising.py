@@ -14,6 +14,8 @@ from bench.types import UsageError
 #: Names of means, and the last words of the names of the standard deviations that belong to them.
 _MEAN = re.compile(r"(?:^|.*\.)(?:new_|image_|pixel_|norm_)?(mean|mu|means)$")
 _STD = {"mean": ("std", "sigma"), "mu": ("sigma", "std"), "means": ("stds", "sds")}
+#: That which changes nothing.
+IDENTITY = Normalisation((0.0,), (1.0,))
 #: Of two normalisations that count as the same: some are written with these digits.
 _TOLERANCE = 1e-6
 #: Means of pixels from 0 to 255 are above this, unless all images are black.
@@ -60,6 +62,17 @@ def read(where: str, mean: Tensor, std: Tensor) -> Normalisation:
     return found
 
 
+def is_normalised(net: nn.Module) -> bool:
+    """Say whether a network is given normalised images by what a configuration or a card says."""
+    return isinstance(net, Adapted) and net.mean is not None
+
+
+def of(net: Adapted) -> Normalisation:
+    """Return the normalisation of a network that has one."""
+    assert net.mean is not None and net.std is not None
+    return Normalisation(*(tuple(each.flatten().tolist()) for each in (net.mean, net.std)))
+
+
 def described(normalisation: Normalisation) -> str:
     """Return a normalisation as ``[[models]]`` takes it."""
     mean, std = ([_shortest(number) for number in numbers] for numbers in normalisation)
@@ -86,8 +99,11 @@ def normalised(where: str, net: nn.Module, arch: str, normalisation: Normalisati
     Raises:
         UsageError: the network has another normalisation, or it is not known whether it has one.
     """
-    if isinstance(net, Adapted) and net.mean is not None and net.std is not None:
-        present = Normalisation(*(tuple(each.flatten().tolist()) for each in (net.mean, net.std)))
+    if isinstance(net, Adapted) and net.mean is not None:
+        present = of(net)
+        # Said of a network that normalises images itself.
+        if not is_own and _are_same(present, IDENTITY):
+            return net
         if not _are_same(present, normalisation):
             raise UsageError(
                 f"{where} normalises images by {described(normalisation)}, {arch} by "
@@ -97,7 +113,7 @@ def normalised(where: str, net: nn.Module, arch: str, normalisation: Normalisati
     if not is_own:
         raise UsageError(
             f"{where} normalises images, and whether {arch} does so too is not known; if it does not, give "
-            f"{described(normalisation)} in [[models]]"
+            f"{described(normalisation)} in [[models]], and if it does, mean = 0 and std = 1"
         )
     return Adapted(net, normalisation)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import warnings
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any
 
 from bench.data.room import available_memory, gib
@@ -76,7 +77,7 @@ def _read_torch(path: Path) -> Any:
     if (entry := formats.changed_entry(path)) is not None:
         raise UsageError(f"{path} is damaged: the bytes of its entry {shown(entry)} are not those that were written")
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_plain_values()):
             # torch warns of checks that are slow and of types that will go; both are judged here.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -117,10 +118,14 @@ def _globals(path: Path) -> list[str]:
         return []
 
 
-def _numpy_scalars() -> list[Any]:
-    """Return what pickle needs for single numbers of NumPy, by the names that older and newer versions give it."""
+def _plain_values() -> list[Any]:
+    """Return what pickle needs for arguments of a script, and single numbers of NumPy by their older and newer names.
+
+    None of it does more than hold what it is given.
+    """
     import numpy as np
 
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")
-    return [*((scalar, name) for name in names), np.dtype, *{type(np.dtype(code)) for code in _SCALAR_CODES}]
+    numbers = [np.dtype, *{type(np.dtype(code)) for code in _SCALAR_CODES}]
+    return [*((scalar, name) for name in names), *numbers, argparse.Namespace, PosixPath]
