@@ -103,6 +103,11 @@ class _Method(BaseModel):
         return dict(self.model_extra or {})
 
 
+def _small_letters(value: object) -> object:
+    """Other libraries write Linf and L2."""
+    return value.lower() if isinstance(value, str) else value
+
+
 def _texts(value: object) -> object:
     """Folders and labels that are numbers may be written as numbers."""
     bare = isinstance(value, list) and all(isinstance(each, int) and not isinstance(each, bool) for each in value)
@@ -342,7 +347,9 @@ class AttackConfig(_Method):
         "(Wasserstein), and none for an attack that needs none",
         json_schema_extra={"unit": "pixels in [0, 1]"},
     )
-    norm: Norm | None = Field(None, description="by default the first that the attack keeps to")
+    norm: Annotated[Norm | None, BeforeValidator(_small_letters)] = Field(
+        None, description="by default the first that the attack keeps to"
+    )
     access: list[Literal["static", "adaptive", "transfer"]] = Field(
         ["static", "adaptive"],
         min_length=1,

@@ -54,8 +54,11 @@ def pass_flops(net: nn.Module, image_shape: tuple[int, int, int]) -> PassFlops:
         net.requires_grad_(True)
         with torch.enable_grad(), _counting() as both:
             leaf = image.clone().requires_grad_()
-            wanted = [leaf, *net.parameters()]
-            torch.autograd.grad(net(leaf).logsumexp(1).sum(), wanted, allow_unused=True)
+            wanted = [each for each in (leaf, *net.parameters()) if each.requires_grad]
+            value = net(leaf).logsumexp(1).sum()
+            # A network may compute without gradients; attacks on scores need none.
+            if value.requires_grad:
+                torch.autograd.grad(value, wanted, allow_unused=True)
         net.requires_grad_(False)
     one = float(forward.get_total_flops())
     return PassFlops(one, float(both.get_total_flops()) - one)

@@ -80,6 +80,8 @@ def subject(
     all_of_them = methods.listed(net_or_defense)
     steps = [each for each in all_of_them if methods.is_step(each) or methods.is_step_name(each)]
     if not steps:
+        if base is not None and not isinstance(net_or_defense, nn.Module | str | list | tuple | dict):
+            methods.step_entry(net_or_defense, name, stack)
         if base is not None:
             raise UsageError("base is the classifier under a test-time step, and a network was given; leave base out")
         if len(all_of_them) != 1:

@@ -14,8 +14,9 @@ import inspect
 import sys
 import textwrap
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -38,28 +39,48 @@ _BOOKKEEPING = frozenset(
 _PARTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 
 
-def identity_of(value: object, what: str, *, weights: bool = True) -> str:
+def identity_of(value: object, what: str) -> str:
     """Return a hash (64 hexadecimal digits) of everything that decides what an object does.
 
     Args:
         value: a module, an instance, a function, or plain data.
         what: it is, for the message.
-        weights: of modules of torch the numbers of parameters and buffers count too, not their names and shapes alone.
 
     Raises:
         UsageError: a part of it cannot be hashed; the line names the part.
     """
-    identity = _Identity(what, weights=weights)
+    identity = _Identity(what)
     identity.add(value, "")
+    return identity.hexdigest()
+
+
+def code_of(net: Any, what: str) -> str:
+    """Return a hash of everything that decides what a network of torch does, except the numbers of its state.
+
+    Of its parameters and buffers types and shapes count. Every module that it uses must be a part of it: torch does not
+    move, freeze or put into evaluation mode what it does not see.
+
+    Raises:
+        UsageError: as :func:`identity_of`, or it uses a module with weights that is no part of it.
+    """
+    parts = {id(module) for module in net.modules()}
+    state = {id(tensor) for tensor in chain(net.parameters(), net.buffers())}
+    identity = _Identity(what, state=state, parts=parts)
+    identity.add(net, "")
     return identity.hexdigest()
 
 
 class _Identity:
     """Writes an object into a hash, part by part; an object that is met again is written as its number."""
 
-    def __init__(self, what: str, *, weights: bool) -> None:
+    def __init__(self, what: str, *, state: Collection[int] = (), parts: Collection[int] | None = None) -> None:
         self._what = what
-        self._with_weights = weights
+        # Identities of tensors whose numbers do not count, and of the modules that alone may have weights.
+        self._state = state
+        self._parts = parts
+        # Names that the function in which a value was met uses, and those of each source module written so far.
+        self._names: frozenset[str] = frozenset()
+        self._of_modules: set[tuple[int, str]] = set()
         self._digest = hashlib.sha256()
         # Objects are kept, so that their numbers are not used again.
         self._seen: dict[int, tuple[int, object]] = {}
@@ -72,6 +93,9 @@ class _Identity:
         """Write a value that is found at ``path``, an expression that begins with the object."""
         if isinstance(value, _SCALARS):
             self._write(type(value).__name__, repr(value))
+            return
+        if isinstance(value, ModuleType):
+            self._source_module(value, path)
             return
         if id(value) in self._seen:
             self._write("again", str(self._seen[id(value)][0]))
@@ -97,7 +121,6 @@ class _Identity:
             (MethodType, self._method),
             (functools.partial, self._partial),
             (type, self._class),
-            (ModuleType, self._source_module),
             (CodeType, self._code),
             (Draws, self._named),
         ]
@@ -139,7 +162,12 @@ class _Identity:
 
     def _set(self, value: Iterable[Any], path: str) -> None:
         # In the order of their hashes, as a set has none of its own.
-        self._write("set", *sorted(identity_of(item, self._what, weights=self._with_weights) for item in value))
+        self._write("set", *sorted(self._identity_of(item, path) for item in value))
+
+    def _identity_of(self, item: object, path: str) -> str:
+        identity = _Identity(self._what, state=self._state, parts=self._parts)
+        identity.add(item, path)
+        return identity.hexdigest()
 
     def _mapping(self, value: Mapping[Any, Any], path: str) -> None:
         self._write("dict", str(len(value)))
@@ -160,9 +188,14 @@ class _Identity:
             # A variable that is assigned later, as of a function that calls itself.
             if _is_filled(cell):
                 self.add(cell.cell_contents, f"{path}.{name}")
+        outer, self._names = self._names, frozenset(_names_in(value.__code__))
         for name in sorted(set(_globals_of(value.__code__)) & value.__globals__.keys()):
             self._write(name)
             self.add(value.__globals__[name], f"{path}.{name}")
+        for name in sorted(set(_imports_of(value.__code__)) & sys.modules.keys()):
+            self._write(name)
+            self.add(sys.modules[name], f"{path}.{name}")
+        self._names = outer
 
     def _source_of(self, value: FunctionType, path: str) -> None:
         try:
@@ -202,12 +235,18 @@ class _Identity:
                 self.add(_bare(member), f"{path}.{name}")
 
     def _source_module(self, value: ModuleType, path: str) -> None:
+        """Write the source of a user's module, and what those of its names mean now that the function at hand uses."""
         if self._installed(value):
             return
         try:
             self._write("module", syntax(Path(value.__file__ or "").read_bytes()).sha)
         except (OSError, ValueError):
             raise self._refused(value, path, f"the source of {value.__name__} cannot be read") from None
+        for name in sorted(self._names & vars(value).keys()):
+            if (id(value), name) not in self._of_modules:
+                self._of_modules.add((id(value), name))
+                self._write(name)
+                self.add(vars(value)[name], f"{path}.{name}")
 
     def _installed(self, value: Any) -> bool:
         """Write the name and version of what comes from an installed package; say whether it does."""
@@ -226,6 +265,12 @@ class _Identity:
         self._write(type(value).__qualname__)
 
     def _module(self, value: Any, path: str) -> None:
+        if self._parts is not None and id(value) not in self._parts and _has_state(self._torch, value):
+            raise UsageError(
+                f"{self._what} uses a module that is no part of it ({type(value).__name__} at {path.lstrip('.')}), so "
+                "torch does not move, freeze or put it into evaluation mode; make it an attribute, or a member of an "
+                "nn.ModuleList that is one"
+            )
         self.add(type(value), path)
         own = {name: item for name, item in vars(value).items() if name not in _module_attributes(self._torch)}
         self._mapping(own, path)
@@ -235,7 +280,7 @@ class _Identity:
             for name, item in items.items():
                 # Hooks have numbers, which go on from network to network.
                 self._write("" if part.endswith("hooks") else str(name))
-                if part in ("_parameters", "_buffers") and item is not None and not self._with_weights:
+                if id(item) in self._state:
                     self._write(str(item.dtype), str(tuple(item.shape)))
                 else:
                     self.add(item, f"{path}.{name}")
@@ -273,12 +318,39 @@ def _bare(member: Any) -> Any:
 
 def _globals_of(code: CodeType) -> Iterator[str]:
     """Yield the names of the globals that some code reads, also inside the functions that it defines."""
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            yield str(instruction.argval)
+    for each in _codes(code):
+        for instruction in dis.get_instructions(each):
+            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                yield str(instruction.argval)
+
+
+def _imports_of(code: CodeType) -> Iterator[str]:
+    """Yield the names of the modules that some code imports while it runs."""
+    for each in _codes(code):
+        names = (instruction for instruction in dis.get_instructions(each) if instruction.opname == "IMPORT_NAME")
+        yield from (str(instruction.argval) for instruction in names)
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    """Yield every name and text in some code, and so every attribute that it may look up."""
+    for each in _codes(code):
+        yield from each.co_names
+        yield from (constant for constant in each.co_consts if isinstance(constant, str))
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """Yield some code, and that of the functions which it defines."""
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _globals_of(constant)
+            yield from _codes(constant)
+
+
+def _has_state(torch: Any, module: Any) -> bool:
+    """Say whether a module has weights, or does something else in training mode."""
+    tensors = chain(module.parameters(), module.buffers())
+    dropout = torch.nn.modules.dropout._DropoutNd
+    return next(tensors, None) is not None or any(isinstance(each, dropout) for each in module.modules())
 
 
 def _is_filled(cell: Any) -> bool:

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.keys import sha256_hex
-from bench.methods.identity import identity_of
+from bench.methods.identity import code_of, identity_of
 from bench.registry import LIVE, ended
 from bench.types import MethodRef, UsageError, shown, text_of
 
@@ -36,13 +36,14 @@ def offered(net: nn.Module, name: str) -> Iterator[str]:
     of its classes, the tree of its modules and their other attributes.
 
     Raises:
-        UsageError: a part of it cannot be hashed, it holds TorchScript, or parameters that do not exist yet.
+        UsageError: a part of it cannot be hashed, it uses modules that are no part of it, it holds TorchScript, or
+            parameters that do not exist yet.
     """
     arch = f"{LIVE}{name}"
     _require_usable(net, name)
     tensors = chain(net.named_parameters(remove_duplicate=False), net.named_buffers(remove_duplicate=False))
     weights = [(key, tensor.detach()) for key, tensor in tensors]
-    code = sha256_hex(repr(net), identity_of(net, f"network '{name}'", weights=False))
+    code = sha256_hex(repr(net), code_of(net, f"network '{name}'"))
     ref = MethodRef(kind="network", name=arch, params={}, code_sha=code)
     _networks[arch] = _Network(net, ref, identity_of(weights, f"network '{name}'"))
     try:
@@ -96,7 +97,8 @@ def copy_of(arch: str) -> nn.Module:
         raise
     except Exception as error:
         why = (text_of(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"network '{arch}' cannot be copied (copy.deepcopy): {shown(why, 200)}") from None
+        pruned = "; of a pruned network, call torch.nn.utils.prune.remove first" if "graph leaves" in why else ""
+        raise UsageError(f"network '{arch}' cannot be copied (copy.deepcopy){pruned}: {shown(why, 200)}") from None
 
 
 def check_finite(name: str, net: nn.Module) -> None:

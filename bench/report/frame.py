@@ -12,7 +12,7 @@ from bench.registry import unknown
 from bench.store import files
 from bench.store.files import Unreadable
 from bench.store.working_store import Store, default_root, largest_records
-from bench.types import CellResult, UsageError, eps_text
+from bench.types import CellResult, UsageError, eps_text, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +80,8 @@ def load_records(store: str | Path | None = None, *, cell: str | Iterable[str] |
     """
     import pandas as pd
 
+    if not isinstance(store, str | Path | None):
+        raise UsageError(f"store = {shown(store)}: the folder of a store is needed, as a text or a path")
     root = default_root() if store is None else Path(store)
     if not root.is_dir():
         kind = "is a file, and only stores have" if root.exists() else "is not there, so it has no"

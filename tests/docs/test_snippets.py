@@ -78,6 +78,19 @@ def test_the_step_is_found_and_is_what_it_says(written):
     torch.testing.assert_close(step.surrogate(x), step.deployed(x))
 
 
+def test_the_purifier_rounds_and_its_surrogate_has_the_gradient_of_the_rounded_image(written):
+    entry = registry.find("test-time", "defenses/few_levels.py:FewLevels")
+    base = nn.Sequential(nn.Flatten(), nn.Linear(192, 2), nn.Sigmoid()).eval()
+    step = deploy(base, entry.ref({"levels": 3}))
+    x = torch.rand(4, 3, 8, 8, requires_grad=True)
+    near = torch.where(x < 0.25, 0.0, torch.where(x < 0.75, 0.5, 1.0)).detach().requires_grad_()
+    torch.testing.assert_close(step.deployed(x), base(near))
+    torch.testing.assert_close(step.surrogate(x), base(near))
+    (through,) = torch.autograd.grad(step.surrogate(x).sum(), x)
+    (wanted,) = torch.autograd.grad(base(near).sum(), near)
+    torch.testing.assert_close(through, wanted)
+
+
 def test_the_table_runs_from_images_to_results(written):
     make_photos(written / "photos")
     work = make(sections.load("my-table.toml"))

@@ -43,6 +43,11 @@ class Purifier:
         return Rounded(base, self.levels)
 
 
+class HalfAStep:
+    def wrap(self, base):
+        return base
+
+
 class Rounded(nn.Module):
     def __init__(self, base, levels):
         super().__init__()
@@ -274,6 +279,82 @@ def test_a_key_changes_with_weights_code_and_state_and_with_nothing_else(net, di
     assert key(net, seed=1) != first
 
 
+class Mean(nn.Module):
+    """The mean of networks that it holds in a list of Python's, or of torch's."""
+
+    def __init__(self, nets):
+        super().__init__()
+        self.nets = nets
+
+    def forward(self, x):
+        return torch.stack([net(x) for net in self.nets]).mean(0)
+
+
+def test_a_module_that_torch_does_not_see_is_refused_before_it_runs(net, digits):
+    x, y = digits[0][:8], digits[1][:8]
+    hidden = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+    before = copy.deepcopy(hidden.state_dict())
+
+    def called(x):
+        return hidden(x)
+
+    bare = nn.Module()
+    bare.forward = called
+    for subject in (Mean([hidden]), Mean((hidden,)), Mean([hidden.forward]), bare):
+        with pytest.raises(UsageError, match="uses a module that is no part of it"):
+            bench.evaluate(subject, x, y, attacks=PGD, progress=False)
+    assert all(torch.equal(value, before[name]) for name, value in hidden.state_dict().items()) and hidden.training
+    listed = bench.evaluate(Mean(nn.ModuleList([net])), x, y, attacks="fgsm", progress=False)
+    alone = bench.evaluate(net, x, y, attacks="fgsm", progress=False)
+    assert listed.frame["accuracy_under_attack"].tolist() == alone.frame["accuracy_under_attack"].tolist()
+
+
+def test_a_key_holds_what_a_local_module_means_now(digits, tmp_path, monkeypatch):
+    (tmp_path / "settings_of_a_test.py").write_text("SIGN, UNUSED = 1.0, 0\n\ndef sign():\n    return SIGN\n")
+    (tmp_path / "nets_of_a_test.py").write_text(
+        "from torch import nn\nimport settings_of_a_test\n\n\nclass Signed(nn.Module):\n"
+        "    def __init__(self, net):\n        super().__init__()\n        self.net = net\n\n"
+        "    def forward(self, x):\n        return self.net(x) * settings_of_a_test.sign()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import nets_of_a_test
+    import settings_of_a_test
+
+    x, y = digits[0][:8], digits[1][:8]
+    signed = nets_of_a_test.Signed(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+
+    def evaluated():
+        result = bench.evaluate(signed, x, y, attacks="fgsm", progress=False)
+        with torch.no_grad():
+            clean = (signed(x).argmax(1) == y).float().mean().item()
+        assert result.results[0].metrics.clean_accuracy == pytest.approx(clean)
+        return result.results[0].key
+
+    first = evaluated()
+    settings_of_a_test.UNUSED = 1
+    assert evaluated() == first
+    settings_of_a_test.SIGN = -1.0
+    assert evaluated() != first
+
+
+def test_a_network_without_gradients_has_its_clean_accuracy_and_attacks_on_labels(net, digits):
+    class NoGradient(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            with torch.no_grad():
+                return self.net(x)
+
+    x, y = digits[0][:8], digits[1][:8]
+    attacks = ("rays", {"queries": 20})
+    frame = bench.evaluate(NoGradient(), x, y, attacks=attacks, progress=False).frame.set_index("attack")
+    assert frame["status"].tolist() == ["done", "done"]
+    with torch.no_grad():
+        assert frame.loc["clean", "clean_accuracy"] == (net.eval()(x).argmax(1) == y).float().mean().item()
+
+
 def test_an_attack_may_be_a_function_with_parameters_of_its_own(net, digits):
     x, y = digits
 
@@ -392,6 +473,7 @@ def test_what_is_wrong_is_one_line_and_says_what_would_be_right(net, digits):
         "holds no image": (net, x[:0], y[:0]),
         "cannot take float32 images of 3x8x8": (net, x.expand(-1, 3, -1, -1), y),
         "is a class: give an instance": (Purifier, x, y),
+        "it needs wrap(base) and surrogate(base)": (HalfAStep(), x, y),
         "give it as base = net": (Purifier(8), x, y),
         "needs weights = FILE": ("resnet18", x, y),
         "call net.float()": (copy.deepcopy(net).double(), x, y),
@@ -402,8 +484,9 @@ def test_what_is_wrong_is_one_line_and_says_what_would_be_right(net, digits):
         "None is no network": (None, x, y),
     }
     for words, call in cases.items():
+        on_net = {"base": net} if call[0] == "jpg" or isinstance(call[0], HalfAStep) else {}
         with pytest.raises(bench.UsageError) as error:
-            bench.evaluate(*call, attacks=PGD, progress=False, **({"base": net} if call[0] == "jpg" else {}))
+            bench.evaluate(*call, attacks=PGD, progress=False, **on_net)
         assert words in str(error.value) and "\n" not in str(error.value), (words, str(error.value))
     settings = {
         "did you mean 'pgd'": {"attacks": "pgdd"},
