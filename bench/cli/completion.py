@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.cli import command
 
-SUMMARY = "the script that completes crossfire's commands in bash, zsh or fish"
+SUMMARY = "the script that completes commands in bash, zsh or fish"
 SHELLS = ("bash", "zsh", "fish")
 _HOW = {
     "bash": 'eval "$(crossfire completion bash)"',
