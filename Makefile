@@ -1,8 +1,7 @@
 # Two commands to know: make bench, make test.
 PYTHON ?= python3
 BIN := .venv/bin
-# Without compiling: Python compiles a module when it is first used, and most of these never are.
-INSTALL := $(BIN)/python -m pip install --quiet --no-compile
+INSTALL := $(BIN)/python -m pip install --quiet
 
 .PHONY: bench test lint perf clean
 

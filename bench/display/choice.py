@@ -60,4 +60,5 @@ def _in_notebook() -> bool:
         return False
     from rich.console import Console
 
-    return Console().is_jupyter
+    # Its size is not asked for: rich fails at a COLUMNS that is no number.
+    return Console(width=80, height=25).is_jupyter

@@ -7,11 +7,14 @@ import pytest
 
 from bench.cli import main
 from bench.config import expand, sections
+from bench.config.overrides import setting
 from bench.schedule.plan import make
 from tests.paper import stand_in
 
-#: Half of the images that the tiny scale takes: what comes out under its name does not depend on them.
+#: Less than the tiny scale takes: what comes out under its name does not depend on it.
 N = 10
+LESS = ["attack.eot=1", "defenses.hedge.steps=1", "defenses.tvm.steps=5", "defenses.quilting.bank=50"]
+OPTIONS = ["--scale", "tiny", "--n", str(N), *chain.from_iterable(("--set", each) for each in LESS)]
 INCLUDED = [part.name for part in sections.request("paper").parts]
 NAMED = {
     "paper-cifar10",
@@ -42,16 +45,17 @@ def paper_run(data, tmp_path_factory):
     """The folder of a run of the tiny paper, with its store and its report."""
     folder = tmp_path_factory.mktemp("ran")
     arguments = ["--data", str(data), "--store", str(folder / "store"), "--report", str(folder / "report")]
-    arguments += ["--n", str(N)]
     with pytest.MonkeyPatch.context() as patch:
         # Estimating the time of a thousand such small cells takes half as long as running them.
         patch.setattr("bench.schedule.progress._LOG_EVERY", float("inf"))
-        assert main(["run", "paper", "--scale", "tiny", *arguments]) == 0
+        assert main(["run", "paper", *OPTIONS, *arguments]) == 0
     return folder
 
 
 def plan(name, data, **variants):
-    request = sections.request(name, {"scale": "tiny", **variants})
+    settings = [setting(each) for each in LESS]
+    used = [each for each in settings if each.path[0] != "defenses" or name in ("paper", "paper-preprocessing")]
+    request = sections.request(name, {"scale": "tiny", **variants}, settings=used)
     return make(*request.parts, name=request.name, data_folder=data, n=N).plan
 
 
@@ -118,7 +122,7 @@ def test_everything_runs_and_comes_out_under_its_name(data, paper_run):
 
 
 def test_a_second_run_finds_everything_done(data, paper_run, capsys):
-    arguments = ["paper", "--scale", "tiny", "--data", str(data), "--store", str(paper_run / "store"), "--n", str(N)]
+    arguments = ["paper", *OPTIONS, "--data", str(data), "--store", str(paper_run / "store")]
     assert main(["run", *arguments, "--only", "paper-has-no-such-cell"]) == 2
     capsys.readouterr()
     stored = {path.stem for path in (paper_run / "store" / "cells").glob("*.json")}
