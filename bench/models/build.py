@@ -226,7 +226,8 @@ def _load(network: MethodRef, file: str, net: nn.Module) -> None:
         if weights.sha256(path) != network.params.get(INITIAL_SHA):
             raise UsageError(f"{path} has changed since the plan was made; run it again")
         key = network.params.get(NETWORK_KEYS["initial_key"])
-        for remark in weights.load(path, net, None if key is None else str(key)):
+        remarks = weights.load(path, net, None if key is None else str(key))
+        for remark in (*remarks, *weights.card_remarks(path, network, net)):
             # A network is built several times.
             if remark not in _SAID:
                 _log.warning("%s", remark)

@@ -101,13 +101,6 @@ def copy_of(arch: str) -> nn.Module:
         raise UsageError(f"network '{arch}' cannot be copied (copy.deepcopy){pruned}: {shown(why, 200)}") from None
 
 
-def check_finite(name: str, net: nn.Module) -> None:
-    """Raises UsageError: a parameter of a network holds NaN or infinities."""
-    for key, value in net.named_parameters():
-        if count := int((~value.isfinite()).sum()):
-            raise UsageError(f"network '{name}': {count} of the {value.numel()} numbers of {key} are NaN or infinite")
-
-
 def _known(arch: str) -> _Network:
     if arch not in _networks:
         raise ended("network", arch)

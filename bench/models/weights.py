@@ -13,12 +13,12 @@ from bench.models import live
 from bench.models.checkpoints import files, reading
 from bench.models.checkpoints.files import find, sha256
 from bench.store.files import Unreadable
-from bench.types import NETWORK_KEYS, DataRef, ModelRef, TrainRef, UsageError
+from bench.types import NETWORK_KEYS, DataRef, MethodRef, ModelRef, TrainRef, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Loaded", "WeightsFile", "check_finite", "classifier", "find", "inspect", "load", "sha256"]
+__all__ = ["Loaded", "WeightsFile", "card_remarks", "check_finite", "classifier", "find", "inspect", "load", "sha256"]
 
 
 class WeightsFile(NamedTuple):
@@ -91,9 +91,7 @@ def classifier(model: ModelRef, data: DataRef, path: Path | None) -> Loaded:
         UsageError: the network cannot be built, or the file cannot be used for it.
         MethodError: the network's factory breaks its contract.
     """
-    from bench.models.adapted import Adapted
     from bench.models.build import build
-    from bench.models.checkpoints import normalising
 
     net = build(model.network, data.num_classes, data.image_shape)
     if path is None:
@@ -103,16 +101,20 @@ def classifier(model: ModelRef, data: DataRef, path: Path | None) -> Loaded:
     name = model.network.name
     is_own = name in registry.entries("network") and not model.network.members
     loaded = _loaded(path, net, model.weights.key, f"network '{name}'", data.image_shape[0], is_own=is_own)
-    if not isinstance(net, Adapted) or net.mean is None or NETWORK_KEYS["mean"] in model.network.params:
-        return loaded
+    return loaded._replace(remarks=(*loaded.remarks, *card_remarks(path, model.network, net)))
+
+
+def card_remarks(path: Path, network: MethodRef, net: nn.Module) -> list[str]:
+    """Return what is said of weights in a network that normalises images by its card, which may not be theirs."""
+    from bench.models.checkpoints import normalising
+
+    if not normalising.is_normalised(net) or NETWORK_KEYS["mean"] in network.params:
+        return []
     used = normalising.described(normalising.of(net))
-    return loaded._replace(
-        remarks=(
-            *loaded.remarks,
-            f"{path}: images are normalised as the card of network '{name}' says, {used}; if these weights were "
-            "trained otherwise, give mean and std in [[models]]",
-        )
-    )
+    return [
+        f"{path}: images are normalised as the card of network '{network.name}' says, {used}; if these weights were "
+        "trained otherwise, give mean and std in [[models]]"
+    ]
 
 
 def _loaded(path: Path, net: nn.Module, key: str | None, name: str, channels: int | None, *, is_own: bool) -> Loaded:
@@ -124,15 +126,15 @@ def _loaded(path: Path, net: nn.Module, key: str | None, name: str, channels: in
     if normalisation is not None:
         net = normalising.normalised(str(path), net, name, normalisation, is_own=is_own)
         remarks.append(f"images are normalised as the file says: {normalising.described(normalisation)}")
-    elif not normalising.is_normalised(net) and (where := contents.stated_normalisation(content, state)) is not None:
+    elif not normalising.is_normalised(net) and (where := normalising.stated(content, state)) is not None:
         remarks.append(
             f"{where} state a normalisation, which is not used; if the network needs it, give it in [[models]]"
         )
     return Loaded(net, tuple(f"{path}: {remark}" for remark in remarks))
 
 
-def check_finite(path: Path, net: nn.Module) -> None:
-    """Raises UsageError: weights loaded from ``path`` are no numbers that a network can compute with.
+def check_finite(where: Path | str, net: nn.Module) -> None:
+    """Raises UsageError: the weights of a network, which are from ``where``, are no numbers that it can compute with.
 
     That are parameters with NaN or infinities, buffers with NaN, and running statistics of batch norm that are infinite
     or variances below zero. Other buffers may hold infinities for a reason, as a mask of attention does.
@@ -141,7 +143,7 @@ def check_finite(path: Path, net: nn.Module) -> None:
     for name, mask in chain(parameters, _faults_of_buffers(net)):
         if count := int(mask.sum()):
             what = "no variances" if name.endswith("running_var") else "NaN or infinite"
-            raise UsageError(f"{path}: {count} of the {mask.numel()} numbers of {name} are {what}")
+            raise UsageError(f"{where}: {count} of the {mask.numel()} numbers of {name} are {what}")
 
 
 def _faults_of_buffers(net: nn.Module) -> Iterator[tuple[str, Tensor]]:

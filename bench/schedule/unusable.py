@@ -66,7 +66,8 @@ def _problem(model: ModelRef, work: Work, data: DataRef) -> str | None:
     try:
         with isolated(f"network {model.network.name}"):
             if live.is_live(model.weights.name):
-                live.check_finite(model.network.name, build(model.network, data.num_classes, data.image_shape))
+                net = build(model.network, data.num_classes, data.image_shape)
+                weights.check_finite(f"network '{model.network.name}'", net)
                 return None
             path = work.weights_files[model.weights.sha256]
             loaded = weights.classifier(model, data, path)

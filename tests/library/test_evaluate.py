@@ -453,6 +453,13 @@ def with_nan(net):
     return broken
 
 
+def with_variance(value):
+    """A network whose batch norm has one such variance."""
+    subject = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
+    subject[1].running_var[2] = value
+    return subject
+
+
 def test_what_is_wrong_is_one_line_and_says_what_would_be_right(net, digits):
     x, y = digits
     x, y = x[:8], y[:8]
@@ -481,6 +488,7 @@ def test_what_is_wrong_is_one_line_and_says_what_would_be_right(net, digits):
         "holds TorchScript": (torch.jit.trace(net, x), x, y),
         "lazy parameters": (nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), x, y),
         "network 'live:Sequential': 1 of the 36 numbers of 0.weight are NaN": (with_nan(net), x, y),
+        "1 of the 4 numbers of 1.running_var are no variances": (with_variance(float("inf")), x, y),
         "None is no network": (None, x, y),
     }
     for words, call in cases.items():

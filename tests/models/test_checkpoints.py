@@ -330,6 +330,17 @@ def test_statistics_that_are_none_are_refused(name, value, tmp_path):
         weights.check_finite(path, net)
 
 
+def test_the_normalisation_of_a_card_is_said_of_weights_from_elsewhere(tmp_path, caplog):
+    from torchvision import models
+
+    torch.save(models.get_model("mobilenet_v2", num_classes=10).state_dict(), path := tmp_path / "x.pt")
+    says = "images are normalised as the card of network 'torchvision:mobilenet_v2' says, mean = [0.485, 0.456, 0.406]"
+    _, remarks = classifier(path, "torchvision:mobilenet_v2")
+    assert says in "; ".join(remarks)
+    build(network_ref("torchvision:mobilenet_v2", {NETWORK_KEYS["initial_weights"]: str(path)}), 10, (3, 32, 32))
+    assert says in caplog.text
+
+
 def test_statistics_that_are_missing_are_named(tmp_path):
     state = {name: value for name, value in resnet18(10, width=2).state_dict().items() if "running_" not in name}
     torch.save(state, path := tmp_path / "x.pt")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,8 +19,6 @@ _AUXILIARY = re.compile(
     r"|args|callbacks?|loops|metrics?|history|meters?)([._-]|$)",
     re.IGNORECASE,
 )
-#: Names of means and standard deviations of images among plain values.
-_NORMALISATIONS = (("mean", "std"), ("mu", "sigma"), ("image_mean", "image_std"), ("pixel_mean", "pixel_std"))
 #: How deep state dicts are looked for: ``{"ema": {"module": ...}}`` has two levels.
 _LEVELS = 2
 #: The name of a state dict that is the file itself, where others lie beside its tensors.
@@ -101,20 +98,6 @@ def choose(path: Path, content: Any, key: str | None) -> StateDict:
     names = [str(each.name) for each in known]
     example = f"key = {_quoted(names[0])}"
     raise UsageError(f"{path} holds {len(known)} state dicts: {_listed(names)}; say which with key, such as {example}")
-
-
-def stated_normalisation(content: Any, state: StateDict) -> str | None:
-    """Return where a file states means and standard deviations beside a state dict; ``None`` if it does not."""
-    if not isinstance(content, Mapping):
-        return None
-    for name, value in {"it": content, **content}.items():
-        body = vars(value) if isinstance(value, Namespace) else value
-        if not isinstance(body, Mapping):
-            continue
-        for mean, std in _NORMALISATIONS:
-            if mean in body and std in body and mean not in state.tensors and not isinstance(body[mean], Mapping):
-                return f"{shown(mean)} and {shown(std)}" + ("" if value is content else f" in {shown(name)}")
-    return None
 
 
 def _named(path: Path, known: list[StateDict], key: str) -> StateDict:

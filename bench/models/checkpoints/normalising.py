@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bench.models.adapted import Adapted, Normalisation
-from bench.types import UsageError
+from bench.models.checkpoints.contents import StateDict
+from bench.types import UsageError, shown
 
 #: Names of means, and the last words of the names of the standard deviations that belong to them.
 _MEAN = re.compile(r"(?:^|.*\.)(?:new_|image_|pixel_|norm_)?(mean|mu|means)$")
@@ -31,12 +34,29 @@ def pair(names: Sequence[str], tensors: Mapping[str, Tensor], channels: int | No
         channels: of the images, if that is known; each is one number for a channel, or one for all.
     """
     for name in names:
-        if (match := _MEAN.match(name)) is None:
-            continue
-        word = match[1]
-        for other in (name.removesuffix(word) + std for std in _STD[word]):
+        for other in _partners(name):
             if other in names and all(_is_per_channel(tensors[each], channels) for each in (name, other)):
                 return name, other
+    return None
+
+
+def _partners(name: str) -> list[str]:
+    """Return what the standard deviations may be called that belong to means; nothing if the name is not of means."""
+    match = _MEAN.match(name)
+    return [] if match is None else [name.removesuffix(match[1]) + std for std in _STD[match[1]]]
+
+
+def stated(content: Any, state: StateDict) -> str | None:
+    """Return where a file states means and standard deviations beside a state dict; ``None`` if it does not."""
+    if not isinstance(content, Mapping):
+        return None
+    for place, value in {None: content, **content}.items():
+        body = vars(value) if isinstance(value, Namespace) else value
+        if not isinstance(body, Mapping):
+            continue
+        for mean in (name for name in body if isinstance(name, str) and name not in state.tensors):
+            if not isinstance(body[mean], Mapping) and (std := next(filter(body.__contains__, _partners(mean)), None)):
+                return f"{shown(mean)} and {shown(std)}" + ("" if place is None else f" in {shown(place)}")
     return None
 
 
@@ -67,9 +87,9 @@ def is_normalised(net: nn.Module) -> bool:
     return isinstance(net, Adapted) and net.mean is not None
 
 
-def of(net: Adapted) -> Normalisation:
+def of(net: nn.Module) -> Normalisation:
     """Return the normalisation of a network that has one."""
-    assert net.mean is not None and net.std is not None
+    assert isinstance(net, Adapted) and net.mean is not None and net.std is not None
     return Normalisation(*(tuple(each.flatten().tolist()) for each in (net.mean, net.std)))
 
 
