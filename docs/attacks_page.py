@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
+from bench.config.described import described
+from bench.config.schema import parameters
 from bench.methods import docstrings
 from bench.registry import Entry, entries
 
-_GENERAL = {"target", "x", "y", "threat", "name", "**parameters"}
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0", "wasserstein": "Wasserstein", "flow": "flow"}
 _NEEDS = {"gradient": "gradients", "scores": "logits", "labels": "labels", "nothing": "nothing"}
 _INTRODUCTION = """# Attacks
@@ -69,9 +69,8 @@ def _section(entry: Entry, level: str = "##") -> str:
     if (threat := said.arguments.get("threat")) and entry.kind == "attack":
         text.append(f"*Threat:* {threat}\n")
     rows = [
-        f"| `{name}` | {_type(field.annotation)} | `{_default(field.default)}` | {_meaning(said, name)} |"
-        for name, field in entry.parameters.model_fields.items()
-        if name not in _GENERAL
+        f"| `{each.name}` | {_cell(each.values)} | `{each.default or 'none'}` | {_cell(each.text)} |"
+        for each in described(parameters(entry))
     ]
     if rows:
         text.append(
@@ -91,8 +90,12 @@ def _section(entry: Entry, level: str = "##") -> str:
     return "\n".join(text)
 
 
-def _meaning(said: docstrings.Docstring, name: str) -> str:
-    return said.arguments.get(name, "").replace("|", "\\|")
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _default(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _minimised(minimises: dict[str, tuple[str, ...]]) -> str:
@@ -104,21 +107,6 @@ def _minimised(minimises: dict[str, tuple[str, ...]]) -> str:
         "; ".join(f"{', '.join(_NORMS[norm] for norm in norms)}: {', '.join(names)}" for norms, names in groups.items())
         + ".\n"
     )
-
-
-def _type(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(annotation))
-    if inner := get_args(annotation):
-        return " or ".join(dict.fromkeys(_type(part) for part in inner if not isinstance(part, str)))
-    names = {int: "whole number", float: "number", bool: "true, false", str: "text", NoneType: "none"}
-    return names.get(annotation, "exact fraction")
-
-
-def _default(value: Any) -> str:
-    if value is None:
-        return "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 if __name__ == "__main__":
