@@ -21,6 +21,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=options.path, default=Path("figures"), metavar="DIR", help="default: figures")
     parser.add_argument("--data", type=options.path, metavar="DIR", help="where to look for image sets first")
     options.trust(parser)
+    parser.add_argument(
+        "--width",
+        choices=("page", "column"),
+        default="page",
+        help="page (7 inches, default) or column (3.25 inches, one of two): laid out anew, letters keep their size",
+    )
     parser.add_argument("--list", action="store_true", help="name the figures and what they show")
 
 
@@ -50,7 +56,12 @@ def main(args: argparse.Namespace) -> int:
         with no_collection():
             folder = options.data_folder(args)
             source = figures.source_of(
-                recorded.results, Store(root), planned=recorded.planned_tables, data_folder=folder, trusted=args.trust
+                recorded.results,
+                Store(root),
+                planned=recorded.planned_tables,
+                data_folder=folder,
+                trusted=args.trust,
+                width=figures.WIDTHS[args.width],
             )
         for done, name in enumerate(names):
             at(done, name)

@@ -30,6 +30,8 @@ _HERE = Path(__file__).parent
 STYLE = _HERE / "crossfire.mplstyle"
 _log = logging.getLogger("crossfire")
 
+#: Inches: the text width of a page and the width of one of its two columns. Letters have the same size in both.
+WIDTHS = {"page": 7.0, "column": 3.25}
 #: Letters of a name that a figure has room for.
 _MAX_NAME_LETTERS = 100
 #: Inches of the longer side. Programs do not show larger pictures.
@@ -57,6 +59,8 @@ class Source:
     paper: bool = False
     #: Whether folders, weights and Python files that the results name may be opened.
     trusted: bool = False
+    #: Inches: the width of a figure.
+    width: float = WIDTHS["page"]
 
     @property
     def results(self) -> list[CellResult]:
@@ -71,9 +75,10 @@ def source_of(
     data_folder: Path | None = None,
     paper: bool = False,
     trusted: bool = False,
+    width: float = WIDTHS["page"],
 ) -> Source:
     """Return the input of figures; names of cells that are longer than a line are shortened in the middle."""
-    return Source(build(map(_with_short_names, results), planned), store, data_folder, paper, trusted)
+    return Source(build(map(_with_short_names, results), planned), store, data_folder, paper, trusted, width)
 
 
 def _with_short_names(result: CellResult) -> CellResult:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from itertools import chain
 from textwrap import fill, wrap
 from typing import Any, NamedTuple
 
@@ -13,7 +15,9 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from bench.report.figures import Missing, Source
@@ -30,6 +34,12 @@ RULE = "#e4e6e9"
 HEAT = LinearSegmentedColormap.from_list("crossfire", ["#f2f5f8", "#9dbbd8", "#08457e"])
 #: Inches: the full text width of a two-column page.
 WIDTH = 7.0
+#: Inches: the least width of one of several panels side by side.
+_PANEL_INCHES = 1.6
+#: Parts of a text between which lines are broken: at blanks, before brackets, after commas.
+_WORDS = re.compile(r"[\[(]?[^\s\[(,]*,?\s*")
+#: Parts of a word that is longer than a line.
+_WORD_PARTS = re.compile(r"[^-=_/:·]*[-=_/:·]?\s*")
 #: Letters that a row's name may have on one line.
 ROW_LETTERS = 30
 #: Letters of a title on one line, where three panels are side by side.
@@ -81,33 +91,70 @@ def panels(count: int, across: int, figsize: tuple[float, float], ylabel: str) -
 
 
 def three_across(
-    count: int, ylabel: str, *, single: float = WIDTH / 2, below: float = 0.3
+    count: int, ylabel: str, *, width: float = WIDTH, single: float = WIDTH / 2, below: float = 0.3
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure of panels, three side by side.
+    """Return a figure of panels: three side by side on a page, two in a column.
 
     Args:
         count: of panels.
         ylabel: of all panels.
-        single: inches, the width of a figure with one panel.
+        width: inches, of the figure.
+        single: inches, the width of a figure with one panel, where ``width`` is not less.
         below: inches, the height of the legend.
     """
-    across = min(3, count)
+    across = min(count, 3, max(1, int(width / _PANEL_INCHES)))
     down = -(-count // across)
-    return panels(count, across, (WIDTH if across > 1 else single, 2.3 * down + below), ylabel)
+    return panels(count, across, (width if across > 1 else min(width, single), 2.3 * down + below), ylabel)
 
 
-def stacked(ratios: Sequence[float], height: float, across: int = 1, *, sharex: bool = False) -> tuple[Figure, Any]:
+def stacked(
+    ratios: Sequence[float], height: float, across: int = 1, *, width: float = WIDTH, sharex: bool = False
+) -> tuple[Figure, Any]:
     """Return a figure with a row of panels for each table, and its axes as an array (rows, across).
 
     Args:
         ratios: the heights of the rows, relative to one another.
         height: of the figure, in inches.
         across: panels of a row.
+        width: of the figure, in inches.
         sharex: whether panels of a column share their x axis.
     """
     return plt.subplots(
-        len(ratios), across, figsize=(WIDTH, height), squeeze=False, height_ratios=list(ratios), sharex=sharex
+        len(ratios), across, figsize=(width, height), squeeze=False, height_ratios=list(ratios), sharex=sharex
     )
+
+
+@lru_cache(maxsize=20_000)
+def text_width(text: str, points: float, weight: str = "normal") -> float:
+    """Return the width of one line of text, in inches."""
+    font = FontProperties(size=points, weight=weight)
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
+
+
+def fold(text: str, inches: float, points: float, weight: str = "normal") -> str:
+    """Return a text in lines that are at most ``inches`` wide.
+
+    Lines are broken between words and before brackets; words that are too long, after hyphens and the like; parts of
+    these that are still too long, anywhere. Line breaks in the text stay.
+    """
+    return "\n".join("\n".join(_lines(line, inches, points, weight)) for line in text.split("\n"))
+
+
+def _lines(text: str, inches: float, points: float, weight: str) -> list[str]:
+    """Return the lines of one line that is too long."""
+
+    def fits(line: str) -> bool:
+        return text_width(line.strip(), points, weight) <= inches
+
+    lines = [""]
+    for word in _WORDS.findall(text):
+        parts = [word] if fits(word) else _WORD_PARTS.findall(word)
+        for part in chain.from_iterable([part] if fits(part) else part for part in parts):
+            if fits(lines[-1] + part):
+                lines[-1] += part
+            else:
+                lines.append(part)
+    return [line.strip() for line in lines if line.strip()] or [""]
 
 
 def access_points(
