@@ -84,7 +84,9 @@ _ABOUT = (
 def _motivation(source: Source) -> Iterator[str]:
     fitting = [t for t in source.board.tables if t.dataset == "cifar10" and t.model.startswith("resnet18")]
     for table in sorted(fitting, key=lambda table: table.n)[-1:]:
-        columns = [c for c in table.columns if _plain(c.label) in ("clean", "fgsm", "pgd") and c.unit == "accuracy"]
+        columns = [
+            c for c in table.columns if c.kind == "clean" or (c.kind == "attack" and _plain(c.label) in ("fgsm", "pgd"))
+        ]
         attacked = [c.id for c in columns if c.group]
         rows = [row for row in table.rows if _plain(row.defense) in _MOTIVATION and any(map(row.values.get, attacked))]
         if rows:

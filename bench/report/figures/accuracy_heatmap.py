@@ -63,7 +63,7 @@ def draw_tables(source: Source, shown: list[Table]) -> Drawing:
     figure, axes = stacked([len(panel.rows) for panel in panels], height)
     for axis, panel in zip(axes[:, 0], panels, strict=True):
         _draw_panel(axis, source, panel)
-    worst = any(column.label == "worst case" for column in chain.from_iterable(panel.columns for panel in panels))
+    worst = any(column.kind == "worst" for column in chain.from_iterable(panel.columns for panel in panels))
     caption(figure, f"{UNDER_ATTACK}, % of all images" + f"; {WORST}" * worst)
     return Drawing(figure, {"tables": [_numbers(source, table) for table in shown]})
 

@@ -79,7 +79,7 @@ def _draw_panels(axes: Sequence[Axes], panels: _Panels) -> list[dict[str, Any]]:
         head = {"dataset": table.dataset, "model": table.model, "attack": column.label, "threat": column.group}
         for y, name in enumerate(defenses):
             values: _Values = {row.access: row.values.get(column.id) for row in table.rows if row.defense == name}
-            if column.label == "worst case" and name in worst:
+            if column.kind == "worst" and name in worst:
                 values = {access: worst[name].get("adaptive" if access == "white-box" else access) for access in values}
             _draw_defense(axis, y, values, clean=column.id == "clean")
             numbers += (
@@ -121,7 +121,7 @@ def _columns(table: Table) -> list[Column]:
     first = [column for column in attacked(table) if column.group == attacked(table)[0].group]
     rows = [row for row in table.rows if row.access != "transfer"]
     counts = {column.id: sum(column.id in row.values for row in rows) for column in first}
-    widest = sorted(first, key=lambda column: (column.label != "worst case", -counts[column.id]))[:_MAX_ATTACKS]
+    widest = sorted(first, key=lambda column: (column.kind != "worst", -counts[column.id]))[:_MAX_ATTACKS]
     return [table.columns[0], *(column for column in first if column in widest)]
 
 

@@ -60,7 +60,7 @@ def published(board: Board, table: Table, row: TableRow, column: Column) -> tupl
     if row.access not in _ACCESSES:
         return None
     value = row.values.get(column.id)
-    defense, label = _bare(row.defense), _bare(column.label)
+    defense, label = _bare(row.defense), _measure(column)
     for entry in _numbers()["published"]:
         measured = (table.dataset, table.model, _trained_on(board, row))
         if (entry["dataset"], entry["model"], entry["train_images"]) == measured and column.group in ("", _THREAT):
@@ -79,6 +79,11 @@ def published(board: Board, table: Table, row: TableRow, column: Column) -> tupl
 def _bare(label: str) -> str:
     """Return a label without the preset that it names: a number is published for a method, in whose settings or not."""
     return re.sub(r"\[preset=[\w-]+\]$", "", label)
+
+
+def _measure(column: Column) -> str:
+    """Return what published numbers call a column: ``clean``, or an attack."""
+    return "clean" if column.kind == "clean" else _bare(column.label)
 
 
 @cache
@@ -101,7 +106,7 @@ def _beside(board: Board, table: Table, row: TableRow) -> Iterator[Beside]:
     costs = {cost.column.id for cost in COSTS}
     for column in table.columns:
         value = row.values.get(column.id)
-        if value is None or value.number is None or column.unit == "gap" or column.label == "worst case":
+        if value is None or value.number is None or column.unit == "gap" or column.kind == "worst":
             continue
         scale = 100.0 if column.unit == "accuracy" else 1.0
         known = published(board, table, row, column)
@@ -129,7 +134,7 @@ def _references(table: Table, row: TableRow, column: Column) -> Iterator[str]:
     for entry in _numbers()["reference"]:
         reported = (entry["dataset"], entry["model"], entry["defense"])
         if reported == (table.dataset, table.model, _bare(row.defense)) and column.group in ("", _THREAT):
-            percent = entry["percent"].get(_bare(column.label))
+            percent = entry["percent"].get(_measure(column))
             if percent is not None and row.access in _ACCESSES:
                 note = f", {entry['note']}" if "note" in entry else ""
                 yield f"{percent:.2f} ({_numbers()['sources'][entry['source']]}{note})"

@@ -46,6 +46,8 @@ class Value:
     partial: bool = False
     #: Of an accuracy under attack: robust accuracy, the share that is right clean as well.
     robust: float | None = None
+    #: What stands in place of a number, in a column of words.
+    words: str = ""
 
 
 @dataclass(frozen=True)

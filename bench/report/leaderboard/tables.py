@@ -27,12 +27,27 @@ from bench.report.leaderboard.summaries import (
     summarise,
     threat_text,
 )
+from bench.report.leaderboard.verdicts import RobustnessVerdict
 from bench.store.latest import newest, protocol
 from bench.store.planned import Count, PlannedTable, table_id
 from bench.types import Access, CellResult, DefenseCost, Threat, TrainRef
 from bench.visible import visible
 
-Unit = Literal["accuracy", "gap", "seconds", "TFLOP", "millions"]
+Unit = Literal["accuracy", "gap", "words", "seconds", "TFLOP", "millions"]
+
+#: What a column holds: ``attack`` is the accuracy under one attack, ``worst`` the worst case over all of a threat.
+Kind = Literal["clean", "attack", "worst", "gap", "verdict", "cost"]
+
+#: The heading of the worst case under a threat.
+WORST_LABEL = "robust accuracy, worst case"
+
+#: Verdicts in the words of a column; the lines below a table have the reasons and the numbers.
+VERDICT_WORDS: Mapping[RobustnessVerdict, str] = {
+    "holds": "holds",
+    "weaker than its base": "weaker",
+    "broken under adaptive attack": "broken",
+    "upper bound only": "upper bound",
+}
 
 #: Only these rows are ranked: a static attacker does not see the entire defense, so it is too weak.
 RANKED: tuple[Access, ...] = ("white-box", "adaptive")
@@ -45,12 +60,11 @@ class Column:
     id: str
     label: str
     unit: Unit
+    kind: Kind
     group: str = ""
     hint: str = ""
     #: Which iterate an iterative attack keeps.
     rule: str = ""
-    #: It holds the accuracy under one attack.
-    under_attack: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,10 +121,10 @@ class Table:
 
 def first_columns(columns: Sequence[Column], attacks: int) -> tuple[Column, ...]:
     """Return the columns of the first attacks, worst case and gap beside them, and those of no attack."""
-    kept = {column.id for column in [column for column in columns if column.under_attack][:attacks]}
+    kept = {column.id for column in [column for column in columns if column.kind == "attack"][:attacks]}
     groups = {column.group for column in columns if column.id in kept} | {"", "cost"}
     return tuple(
-        column for column in columns if column.id in kept or (not column.under_attack and column.group in groups)
+        column for column in columns if column.id in kept or (column.kind != "attack" and column.group in groups)
     )
 
 
@@ -157,20 +171,22 @@ class _Cost(NamedTuple):
     number: Callable[[DefenseCost], float | None]
 
 
+def _cost_column(identity: str, label: str, unit: Unit, hint: str = "") -> Column:
+    return Column(identity, label, unit, "cost", "cost", hint)
+
+
 COSTS = (
+    _Cost(_cost_column("train_seconds", "training s/epoch", "seconds"), lambda c: c.train_seconds_per_epoch),
     _Cost(
-        Column("train_seconds", "train s", "seconds", "cost", "seconds to train for an epoch"),
-        lambda c: c.train_seconds_per_epoch,
-    ),
-    _Cost(
-        Column("train_tflop", "train TFLOP", "TFLOP", "cost", "TFLOP to train for an epoch, 2 per multiply-add"),
+        _cost_column("train_tflop", "training TFLOP/epoch", "TFLOP", "2 FLOP per multiply-add"),
         lambda c: None if c.train_flops_per_epoch is None else c.train_flops_per_epoch / 1e12,
     ),
+    _Cost(_cost_column("test_seconds", "inference s/10k images", "seconds"), lambda c: c.test_seconds * 1e4),
     _Cost(
-        Column("test_seconds", "test s", "seconds", "cost", "seconds for 10,000 images"), lambda c: c.test_seconds * 1e4
+        _cost_column("test_tflop", "inference TFLOP/10k images", "TFLOP", "2 FLOP per multiply-add"),
+        lambda c: c.test_flops / 1e8,
     ),
-    _Cost(Column("test_tflop", "test TFLOP", "TFLOP", "cost", "TFLOP for 10,000 images"), lambda c: c.test_flops / 1e8),
-    _Cost(Column("params", "params", "millions", "cost", "parameters, in millions"), lambda c: c.params / 1e6),
+    _Cost(_cost_column("params", "parameters, M", "millions", "in millions"), lambda c: c.params / 1e6),
 )
 
 
@@ -294,19 +310,23 @@ def _columns(
     results: Mapping[tuple[str, str], Sequence[CellResult]],
     defenses: Sequence[DefenseSummary],
 ) -> tuple[Column, ...]:
-    columns = [Column("clean", "clean", "accuracy", hint="accuracy of the deployed defense on clean images")]
-    threats = chain.from_iterable(defense.threats for defense in defenses)
+    hint = "accuracy of the deployed defense on clean images"
+    columns = [Column("clean", "clean accuracy", "accuracy", "clean", hint=hint)]
+    threats = list(chain.from_iterable(defense.threats for defense in defenses))
     with_gap = {threat.group for threat in threats if threat.gap.number is not None}
+    with_verdict = {threat.group for threat in threats if threat.judgement is not None}
     for group, labels in attacks.items():
         for attack, label in labels.items():
             hint, rule = _described(results[group, attack])
-            columns.append(Column(_column_id(group, attack), label, "accuracy", group, hint, rule, under_attack=True))
+            columns.append(Column(_column_id(group, attack), label, "accuracy", "attack", group, hint, rule))
         if len(labels) > 1 or len(columns) == 2:
-            hint = WORST_CASE
-            columns.append(Column(_column_id(group, "worst"), "worst case", "accuracy", group, hint))
+            columns.append(Column(_column_id(group, "worst"), WORST_LABEL, "accuracy", "worst", group, WORST_CASE))
         if group in with_gap:
-            hint = "static minus adaptive worst case, in points, with its paired interval"
-            columns.append(Column(_column_id(group, "gap"), "gap", "gap", group, hint))
+            hint = "gray-box (static) minus adaptive worst case, in points, with its paired interval"
+            columns.append(Column(_column_id(group, "gap"), "gap, static − adaptive", "gap", "gap", group, hint))
+        if group in with_verdict:
+            hint = "a test-time step against the classifier under it, on the same images"
+            columns.append(Column(_column_id(group, "verdict"), "verdict", "words", "verdict", group, hint))
     costs = [defense.cells.cost for defense in defenses if defense.cells.cost]
     return (*columns, *(cost.column for cost in COSTS if any(cost.number(each) is not None for each in costs)))
 
@@ -335,9 +355,18 @@ def _values(defense: DefenseSummary, access: Access) -> dict[str, Value]:
             values[_column_id(summary.group, "worst")] = summary.worst[access]
             if access == "adaptive":
                 values[_column_id(summary.group, "gap")] = summary.gap
+                values |= _verdict(summary)
     if cells.cost:
         values |= {cost.column.id: Value(cost.number(cells.cost)) for cost in COSTS}
     return values
+
+
+def _verdict(summary: ThreatSummary) -> dict[str, Value]:
+    """Return the verdict on a step as a number of its adaptive line; nothing where there is none."""
+    judgement = summary.judgement
+    if judgement is None:
+        return {}
+    return {_column_id(summary.group, "verdict"): Value(None, words=VERDICT_WORDS[judgement.verdict])}
 
 
 def _notes(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from bench.report.leaderboard.summaries import WORST_CASE, ThreatSummary, Value
-from bench.report.leaderboard.tables import Board, Column, Table, TableRow
+from bench.report.leaderboard.tables import WORST_LABEL, Board, Column, Table, TableRow
 from bench.report.render import text
 from bench.report.render.latex import latex
 from bench.report.render.markdown import markdown
@@ -43,8 +43,8 @@ def comma_separated(board: Board) -> str:
     for table in board.tables:
         remarks = text.by_defense(table)
         general = remarks.get(None, [])
-        if any(column.label == "worst case" for column in table.columns):
-            general = [*general, f"worst case: {WORST_CASE}"]
+        if any(column.kind == "worst" for column in table.columns):
+            general = [*general, f"{WORST_LABEL}: {WORST_CASE}"]
         records += (_csv_record(table, row, [*remarks.get(row.defense, ()), *general]) for row in table.rows)
     names: dict[str, None] = {}
     for record in records:
@@ -81,7 +81,7 @@ def _csv_numbers(name: str, column: Column, value: Value) -> Iterator[tuple[str,
     if column.unit in ("accuracy", "gap"):
         yield f"{name} low", value.low
         yield f"{name} high", value.high
-    if column.under_attack:
+    if column.kind == "attack":
         yield f"{name} robust accuracy", value.robust
 
 

@@ -111,7 +111,7 @@ def _page(board: Board, pictures: Callable[..., dict[str, str]] | None, numbers:
         threats=list(dict.fromkeys(c.group for c in columns if c.group not in ("", "cost"))),
         pieces=text.pieces,
         accesses=[access for access in ACCESSES if access in accesses],
-        optional=list(dict.fromkeys(c.label for c in columns if c.label != "clean")),
+        optional=list(dict.fromkeys(c.label for c in columns if c.kind != "clean")),
         left_out=left_out,
         # Inside the data hidden characters are JSON escapes, which the script would read back.
         details=visible_values(_details(board, results, pictures(results, limit=sets) if pictures else {})),
@@ -263,7 +263,7 @@ def _cell(table: Table, row: TableRow, column: Column, legend: Mapping[str, str]
 
 def _hint(value: Value, column: Column) -> str:
     robust = "" if value.robust is None else f"robust accuracy {100 * value.robust:.2f} %"
-    parts = (column.under_attack * "accuracy under attack", text.interval(value), robust, *value.footnotes)
+    parts = ((column.kind == "attack") * "accuracy under attack", text.interval(value), robust, *value.footnotes)
     return ", ".join(part for part in parts if part)
 
 

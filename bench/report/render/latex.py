@@ -14,7 +14,7 @@ _TEXT_WIDTH_LETTERS = 78
 
 _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "·": r"$\cdot$",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", "−": "$-$", "·": r"$\cdot$",
     "∞": r"$\infty$", "ε": r"$\varepsilon$",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
 }  # fmt: skip
@@ -57,9 +57,7 @@ def _latex_blocks(table: Table, legend: dict[str, str]) -> list[list[Column]]:
     used = names
     for column in table.columns:
         cells = (_latex_cell(table, row, column, legend) for row in table.rows)
-        width = 2 + max(
-            *map(len, text.pieces(column.label)), *(len(re.sub(r"\\[a-z]+|[{}$^]", "", cell)) for cell in cells)
-        )
+        width = 2 + max(*map(len, text.heading(column)), *(len(re.sub(r"\\[a-z]+|[{}$^]", "", cell)) for cell in cells))
         if used + width > _TEXT_WIDTH_LETTERS and blocks[-1]:
             blocks.append([])
             used = names
@@ -73,8 +71,8 @@ def _latex_cell(table: Table, row: TableRow, column: Column, legend: dict[str, s
     return number + text.footnotes(row, column, legend, "$^{{{}}}$")
 
 
-def _latex_head(label: str) -> str:
-    pieces = [_escape_latex(piece) for piece in text.pieces(label)]
+def _latex_head(column: Column) -> str:
+    pieces = [_escape_latex(piece) for piece in text.heading(column)]
     return r"\shortstack[r]{" + r"\\".join(pieces) + "}" if len(pieces) > 1 else pieces[0]
 
 
@@ -95,7 +93,7 @@ def _tabular(table: Table, columns: Sequence[Column], legend: dict[str, str], nu
         + r" \\"
     )
     rules = "".join(rf"\cmidrule(lr){{{a}-{b}}}" for group, a, b in spans if group)
-    heads = " & ".join(["defense", "access", *(_latex_head(column.label) for column in columns)]) + r" \\"
+    heads = " & ".join(["defense", "access", *(_latex_head(column) for column in columns)]) + r" \\"
     return [
         r"\begin{table}[htbp]",
         r"\centering",

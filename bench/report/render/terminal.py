@@ -72,7 +72,7 @@ def _grid(table: Table, columns: Sequence[Column], rows: Sequence[TableRow], leg
         header_style="dim",
         border_style="dim",
     )
-    labels = [text.pieces(column.label) for column in columns]
+    labels = [text.heading(column) for column in columns]
     height = max(map(len, labels))
     grid.add_column("\n" * height + "defense", no_wrap=True)
     with_access = columns[0].group != "cost"
@@ -137,7 +137,7 @@ def _blocks(table: Table, columns: Sequence[Column], legend: dict[str, str], wid
 
 
 def _width(table: Table, column: Column, legend: dict[str, str]) -> int:
-    heads = (*map(cell_len, text.pieces(column.label)), cell_len(column.group) if column.unit == "accuracy" else 0)
+    heads = (*map(cell_len, text.heading(column)), cell_len(column.group) if column.unit == "accuracy" else 0)
     cells = ("".join(_number_and_letters(table, row, column, legend)) for row in table.rows)
     return _GUTTER + max(*heads, *map(cell_len, cells))
 

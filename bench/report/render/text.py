@@ -30,6 +30,8 @@ def number(value: Value | None, column: Column, n: int) -> str:
 
 def plain(value: Value | None, column: Column, n: int) -> str:
     """Return a number as text, without the robust accuracy beside it."""
+    if value is not None and value.words:
+        return value.words
     if value is None or (value.number is None and not value.failed):
         return ABSENT
     if value.number is None:
@@ -70,6 +72,18 @@ def precision(table: Table) -> list[str]:
 def pieces(label: str) -> list[str]:
     """Return a long label in pieces, to be broken between them: before its parameters and after each of them."""
     return re.split(r"(?=[\[@])|(?<=,)", label) if len(label) > _LABEL_LETTERS else [label]
+
+
+def heading(column: Column) -> list[str]:
+    """Return the label of a column in pieces: words of the table one below another, names of attacks as they are."""
+    return (
+        pieces(column.label) if column.kind == "attack" else re.split(r"(?<=,) | (?=accuracy|s/|TFLOP/)", column.label)
+    )
+
+
+def access(row: TableRow) -> str:
+    """Return who attacks, in the words of the field."""
+    return "gray-box (static)" if row.access == "static" else row.access
 
 
 def legend(table: Table) -> dict[str, str]:

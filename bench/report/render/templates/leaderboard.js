@@ -24,13 +24,12 @@
     const text = words(), threat = chosenIn("threat"), access = chosenIn("access");
     const byDefense = [...defenses].some((name) => name.includes(text));
     const off = new Set(boxes.filter((box) => !box.checked).map((box) => box.value));
-    const fixed = new Set(["clean", "worst case", "gap"]);
     let any = false;
     for (const section of all("main > section")) {
       const fits = (!chosenIn("dataset") || section.dataset.dataset === chosenIn("dataset")) && (!chosenIn("model") || section.dataset.model === chosenIn("model"));
       for (const cell of all("[data-label]", section)) {
-        const { group, label } = cell.dataset;
-        const otherAttack = text && !byDefense && group !== "cost" && !fixed.has(label) && !label.toLowerCase().includes(text);
+        const { group, kind, label } = cell.dataset;
+        const otherAttack = text && !byDefense && kind === "attack" && !label.toLowerCase().includes(text);
         cell.hidden = off.has(label) || (threat && group && group !== "cost" && group !== threat) || otherAttack;
       }
       for (const head of all(".groups th[data-group]", section)) {
@@ -38,7 +37,7 @@
         head.hidden = width === 0;
         head.colSpan = Math.max(width, 1);
       }
-      const attackFits = byDefense || all(".heads th[data-label]", section).some((cell) => cell.dataset.group && cell.dataset.group !== "cost" && !fixed.has(cell.dataset.label) && !cell.hidden);
+      const attackFits = byDefense || all(".heads th[data-label]", section).some((cell) => cell.dataset.kind === "attack" && !cell.hidden);
       const rows = all("tbody tr", section);
       for (const row of rows) row.hidden = (access && row.dataset.access !== access) || (byDefense && !row.dataset.defense.toLowerCase().includes(text)) || !attackFits;
       section.hidden = !fits || rows.every((row) => row.hidden);
