@@ -164,7 +164,7 @@ def _pairs(source: Source) -> Iterator[str]:
             settings = _settings(source, table, row)
             pairs = [*chain.from_iterable(same for same in settings.values() if len(same) > 1)]
             if row.access in ("white-box", "static") and any("preset=tpap" in column.label for column, _ in pairs):
-                yield f"### {escape_markdown(f'{table.title} · {row.defense}, {row.access}')}\n"
+                yield f"### {escape_markdown(f'{table.title} · {row.defense}, {text.access(row)}')}\n"
                 heads = ("attack", "threat", "accuracy under attack", "robust accuracy", "mean L2", "mean L∞")
                 yield _grid(heads, [_setting(*pair) for pair in pairs], 2)
                 yield f"- {escape_markdown(_size(result for _, result in pairs))}\n"
@@ -193,7 +193,7 @@ def _listed(item: Item, out: Path) -> list[str]:
     key, names, values = item.listed
     numbers = json.loads((out / f"{item.figure}.json").read_text(encoding="utf-8"))[key]
     rows = [[*(str(row[name]) for name in names), *(_percent(row.get(value)) for value in values)] for row in numbers]
-    heads = [value if value == "clean" else f"worst case, {value}" for value in values]
+    heads = ["clean accuracy" if value == "clean" else f"worst case, {text.access_words(value)}" for value in values]
     return [_grid([*names, *heads], rows, len(names))]
 
 
@@ -219,7 +219,7 @@ def _table(
     many = len({column.group for column in columns} - {"", "cost"}) > 1
     heads = ["defense", *(["access"] if access else [])]
     names = [f"{c.label} {c.group}" if many and c.group else c.label for c in columns]
-    cells = [[row.defense, *([row.access] if access else []), *(cell(row, c) for c in columns)] for row in rows]
+    cells = [[row.defense, *([text.access(row)] if access else []), *(cell(row, c) for c in columns)] for row in rows]
     if table.incomplete:
         yield f"**{escape_markdown(table.incomplete)}**\n"
     yield _grid([*heads, *names], cells, len(heads))

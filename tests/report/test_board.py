@@ -2,9 +2,11 @@ from fractions import Fraction
 
 import pytest
 
-from bench.report.leaderboard.tables import build
+from bench.report.leaderboard.tables import WORST_LABEL, build
 from bench.stats import paired_difference, wilson
 from tests.report.fabricate import outcomes, result, story
+
+GAP = "gap, static − adaptive"
 
 
 def line(table, defense, access):
@@ -18,7 +20,7 @@ def value(table, defense, access, label, group="L∞ ε=8/255"):
 
 def test_the_story_in_one_table():
     (table,) = build(story()).tables
-    assert [c.label for c in table.columns[:5]] == ["clean", "fgsm", "pgd", "worst case", "gap"]
+    assert [c.label for c in table.columns[:5]] == ["clean accuracy", "fgsm", "pgd", "robust accuracy, worst case", GAP]
     assert [(each.defense, each.access) for each in table.rows] == [
         ("pgd-at", "white-box"),
         ("fgsm-at", "white-box"),
@@ -30,7 +32,7 @@ def test_the_story_in_one_table():
     ]
     assert value(table, "tpap", "static", "pgd").number == 0.970
     assert value(table, "tpap", "adaptive", "pgd").number == 0.026
-    assert value(table, "pgd-at", "white-box", "clean").number == 0.974
+    assert value(table, "pgd-at", "white-box", "clean accuracy").number == 0.974
 
 
 def test_worst_case_is_per_image_not_the_least_accuracy():
@@ -40,7 +42,7 @@ def test_worst_case_is_per_image_not_the_least_accuracy():
     (table,) = build([one, two]).tables
     assert value(table, "standard", "white-box", "fgsm").number == 0.5
     assert value(table, "standard", "white-box", "pgd").number == 0.5
-    worst = value(table, "standard", "white-box", "worst case")
+    worst = value(table, "standard", "white-box", WORST_LABEL)
     assert (worst.number, worst.low, worst.high) == pytest.approx(wilson(0, 8))
     assert set(worst.keys) == {one.key, two.key}
 
@@ -48,7 +50,7 @@ def test_worst_case_is_per_image_not_the_least_accuracy():
 def test_an_image_wrong_when_clean_is_never_robust():
     lucky = result(clean=[False, True, True, True], adversarial=[True, True, False, False])
     (table,) = build([lucky]).tables
-    assert value(table, "standard", "white-box", "worst case").number == 0.25
+    assert value(table, "standard", "white-box", WORST_LABEL).number == 0.25
 
 
 def test_a_cell_is_right_under_attack_and_says_how_much_of_it_is_right_clean():
@@ -59,8 +61,8 @@ def test_a_cell_is_right_under_attack_and_says_how_much_of_it_is_right_clean():
     assert (accuracy.number, accuracy.robust) == (0.75, 0.5)
     assert (accuracy.low, accuracy.high) == pytest.approx(wilson(3, 4)[1:])
     # Only the third image is right clean, too: the worst case is below every cell, and no note takes that for news.
-    assert value(table, "standard", "white-box", "worst case").number == 0.25
-    assert value(table, "standard", "white-box", "worst case").robust is None
+    assert value(table, "standard", "white-box", WORST_LABEL).number == 0.25
+    assert value(table, "standard", "white-box", WORST_LABEL).robust is None
     assert table.notes == ()
 
 
@@ -71,9 +73,9 @@ def test_the_gap_is_paired():
         "tpap", step="tpap", access="adaptive", clean=clean, adversarial=[20 <= i < 95 for i in range(100)]
     )
     (table,) = build([static, adaptive]).tables
-    gap = value(table, "tpap", "adaptive", "gap")
+    gap = value(table, "tpap", "adaptive", GAP)
     assert (gap.number, gap.low, gap.high) == pytest.approx(paired_difference(70, 20, 5, 5))
-    assert value(table, "tpap", "static", "gap") is None
+    assert value(table, "tpap", "static", GAP) is None
     assert any("70.0 % survive" in note for note in table.notes)
 
 
@@ -85,11 +87,11 @@ def test_a_gap_of_different_suites_says_so():
         result("jpeg", "pgd", step="jpeg", access="adaptive", clean=clean, adversarial=[False] * 10),
     ]
     (table,) = build(cells).tables
-    gap = value(table, "jpeg", "adaptive", "gap")
+    gap = value(table, "jpeg", "adaptive", GAP)
     # The reader sees both worst cases beside it: what it is between is these.
     assert gap.number == 1.0
     assert gap.footnotes == ("1 static, 2 adaptive attacks",)
-    assert value(table, "jpeg", "static", "worst case").footnotes == ("1 of 2 attacks",)
+    assert value(table, "jpeg", "static", WORST_LABEL).footnotes == ("1 of 2 attacks",)
 
 
 def test_other_budgets_never_share_a_worst_case():
@@ -192,7 +194,7 @@ def test_a_failed_cell_is_seen_and_left_out_of_the_worst_case():
     ]
     (table,) = build(cells).tables
     assert value(table, "standard", "white-box", "pgd").failed
-    worst = value(table, "standard", "white-box", "worst case")
+    worst = value(table, "standard", "white-box", WORST_LABEL)
     assert worst.number == 0.7
     assert worst.footnotes == ("without 1 failed",)
 
@@ -229,25 +231,25 @@ def test_one_attack_is_one_column_though_the_static_one_keeps_another_iterate():
     (table,) = build(cells).tables
     (column,) = (c for c in table.columns if c.label == "pgd")
     assert column.rule == "any-iterate (adaptive), last-iterate (static)"
-    assert value(table, "tpap", "adaptive", "gap").number == 1.0
+    assert value(table, "tpap", "adaptive", GAP).number == 1.0
 
 
 def test_cells_of_one_row_that_contradict_each_other_are_marked():
     clean, other = [True] * 10, [True] * 9 + [False]
     agreeing = [result(clean=clean, adversarial=other), result(attack=None, clean=clean), result(clean=other, seed=1)]
     marks = "cells of one seed have different clean outcomes"
-    assert marks not in value(build(agreeing).tables[0], "standard", "white-box", "clean").footnotes
+    assert marks not in value(build(agreeing).tables[0], "standard", "white-box", "clean accuracy").footnotes
     mixed = [*agreeing, result(attack="fgsm", clean=other)]
-    assert marks in value(build(mixed).tables[0], "standard", "white-box", "clean").footnotes
+    assert marks in value(build(mixed).tables[0], "standard", "white-box", "clean accuracy").footnotes
     costs = [each.defense_cost.model_copy(update={"params": 100 + i}) for i, each in enumerate(agreeing)]
     sized = [each.model_copy(update={"defense_cost": cost}) for each, cost in zip(agreeing, costs, strict=True)]
-    notes = value(build(sized).tables[0], "standard", "white-box", "clean").footnotes
+    notes = value(build(sized).tables[0], "standard", "white-box", "clean accuracy").footnotes
     assert "cells have different numbers of parameters" in notes
     flops = [
         agreeing[0],
         agreeing[1].model_copy(update={"defense_cost": costs[1].model_copy(update={"test_flops": 1})}),
     ]
-    notes = value(build(flops).tables[0], "standard", "white-box", "clean").footnotes
+    notes = value(build(flops).tables[0], "standard", "white-box", "clean accuracy").footnotes
     assert "cells of one seed have different FLOPs of testing" in notes
 
 

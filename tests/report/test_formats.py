@@ -7,12 +7,13 @@ import subprocess
 
 import pytest
 
-from bench.report.leaderboard.tables import build
+from bench.report.leaderboard.tables import WORST_LABEL, build
 from bench.report.render.export import as_json, comma_separated, payload
 from bench.report.render.latex import latex
 from bench.report.render.markdown import markdown
 from tests.report.fabricate import outcomes, result, story
 
+GAP = "gap, static − adaptive"
 NASTY = r'=x|*a*_b_&<i>%$#{}\~^"-'
 
 
@@ -21,11 +22,12 @@ def test_markdown_has_a_line_per_defense_and_access_with_the_best_marked():
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")
     ]
-    assert rows[0][:7] == ["defense", "access", "clean", "fgsm", "pgd", "worst case", "gap"]
-    numbers = {(row[0], row[1]): row[2:7] for row in rows[2:]}
-    assert numbers["pgd-at", "white-box"] == ["97.4", "<u>88.0</u>", "**84.2**", "**84.2**", "–"]
-    assert numbers["tpap", "static"] == ["98.4", "41.8", "97.0", "41.8", "–"]
-    assert numbers["tpap", "adaptive"] == ["98.4", "30.0", "2.6", "2.6", "+39.2 [+34.9, +43.5]"]
+    assert rows[0][2:8] == ["clean accuracy", "fgsm", "pgd", WORST_LABEL, GAP, "verdict"]
+    assert rows[0][:2] == ["defense", "access"]
+    numbers = {(row[0], row[1]): row[2:8] for row in rows[2:]}
+    assert numbers["pgd-at", "white-box"] == ["97.4", "<u>88.0</u>", "**84.2**", "**84.2**", "–", "–"]
+    assert numbers["tpap", "gray-box (static)"] == ["98.4", "41.8", "97.0", "41.8", "–", "–"]
+    assert numbers["tpap", "adaptive"] == ["98.4", "30.0", "2.6", "2.6", "+39.2 [+34.9, +43.5]", "broken"]
     assert "- pgd: any-iterate" in text
 
 
@@ -41,8 +43,9 @@ def test_csv_reads_back_and_starts_no_formula():
     rows = list(csv.DictReader(io.StringIO(comma_separated(board))))
     tpap = next(row for row in rows if (row["defense"], row["access"]) == ("tpap", "adaptive"))
     assert float(tpap["pgd (L∞ ε=8/255)"]) == 0.026
-    assert float(tpap["gap (L∞ ε=8/255)"]) == pytest.approx(0.392)
-    assert float(tpap["gap (L∞ ε=8/255) low"]) < 0.392 < float(tpap["gap (L∞ ε=8/255) high"])
+    assert float(tpap[f"{GAP} (L∞ ε=8/255)"]) == pytest.approx(0.392)
+    assert float(tpap[f"{GAP} (L∞ ε=8/255) low"]) < 0.392 < float(tpap[f"{GAP} (L∞ ε=8/255) high"])
+    assert tpap["verdict (L∞ ε=8/255)"] == "broken"
     assert {"'" + NASTY, "'@set"} <= {value for row in rows for value in row.values()}
     assert not any(value[:1] in "=+@" for row in rows for value in row.values() if value)
 
@@ -50,9 +53,9 @@ def test_csv_reads_back_and_starts_no_formula():
 def test_latex_is_booktabs_with_the_best_bold_and_everything_escaped():
     text = latex(build([*story(), result(NASTY, clean=[True] * 4, step="x", rows="other")]))
     # The story is wider than a page: its costs go on in a table of their own.
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\caption") == 4
-    assert text.count("continued") == 2
-    assert r"pgd-at & white-box & 97.4 & \underline{88.0} & \textbf{84.2} & \textbf{84.2} & --" in text
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\caption") == 8
+    assert text.count("continued") == 6
+    assert r"pgd-at & white-box & 97.4 & \underline{88.0} & \textbf{84.2} & \textbf{84.2}" in text
     assert (
         r"=x\textbar{}*a*\_b\_\&\textless{}i\textgreater{}\%\$\#\{\}\textbackslash{}\textasciitilde{}\textasciicircum{}"
         in text
@@ -82,10 +85,10 @@ def test_long_names_of_attacks_are_heads_of_several_lines_within_the_text():
         for i, name in enumerate(names)
     ]
     text = latex(build(cells))
-    heads = re.findall(r"\\shortstack\[r\]{(.*?)}(?= [&\\])", text)
+    heads = [head for head in re.findall(r"\\shortstack\[r\]{(.*?)}(?= [&\\])", text) if "ti-dim" in head]
     assert [head.replace(r"\\", "").removeprefix("{}").replace("{}", "") for head in heads] == names
     widths = [max(len(line) for line in head.split(r"\\")) for head in heads]
-    per_table = [part.count("shortstack") for part in text.split(r"\midrule")[:-1]]
+    per_table = [part.count("ti-dim") for part in text.split(r"\midrule")[:-1]]
     assert sum(per_table) == 6
     assert max(per_table) * max(widths) < 90
 
@@ -129,11 +132,11 @@ def harmed():
 
 def test_every_format_has_both_measures_where_they_differ():
     board = build([harmed()])
-    assert "| tpap | static | 40.0 | 70.0 (30.0) | 30.0 |" in markdown(board)
-    assert r"tpap & static & 40.0 & 70.0 (30.0) & 30.0" in latex(board)
+    assert "| tpap | gray-box (static) | 40.0 | 70.0 (30.0) | 30.0 |" in markdown(board)
+    assert r"tpap & gray-box (static) & 40.0 & 70.0 (30.0) & 30.0" in latex(board)
     (row,) = csv.DictReader(io.StringIO(comma_separated(board)))
     assert [float(row[f"pgd (L∞ ε=8/255){end}"]) for end in ("", " robust accuracy")] == [0.7, 0.3]
-    assert float(row["worst case (L∞ ε=8/255)"]) == 0.3
+    assert float(row[f"{WORST_LABEL} (L∞ ε=8/255)"]) == 0.3
     (cell,) = payload(board)["cells"]
     assert (cell["accuracy_under_attack"], cell["robust_accuracy"], cell["clean_accuracy"]) == (0.7, 0.3, 0.4)
     assert cell["ci_low"] < 0.7 < cell["ci_high"] and cell["ci_low"] > 0.3

@@ -24,13 +24,13 @@ def by_name(results):
 
 def test_published_numbers_stand_beside_measured_ones_with_source_and_deviation():
     rows = by_name([cifar(adversarial=outcomes(0.5, 1000)), cifar(attack="fgsm")])
-    clean = rows["pgd-at", "white-box", "clean"]
+    clean = rows["pgd-at", "white-box", "clean accuracy"]
     assert (clean.measured, clean.published) == (85.0, 84.54)
     assert clean.deviation == pytest.approx(0.46)
     assert "slides" in clean.source
     assert rows["pgd-at", "white-box", "pgd, L∞ ε=8/255"].published == 48.91
     assert rows["pgd-at", "white-box", "fgsm, L∞ ε=8/255"].published == 55.11
-    assert rows["pgd-at", "white-box", "test TFLOP"].published == 11.1
+    assert rows["pgd-at", "white-box", "inference TFLOP/10k images"].published == 11.1
     assert any("41.2" in each or "84.74" in each for each in clean.references)
 
 
@@ -56,9 +56,9 @@ def test_lists_of_other_lengths_are_told_apart():
 def test_a_training_compares_with_one_on_as_many_images():
     for images, epoch, clean in ((50_000, 1831.5, 84.54), (1000, None, None)):
         rows = by_name([cifar(train_n=images)])
-        assert rows["pgd-at", "white-box", "train TFLOP"].published == epoch
-        assert rows["pgd-at", "white-box", "clean"].published == clean
-        assert rows["pgd-at", "white-box", "test TFLOP"].published == 11.1
+        assert rows["pgd-at", "white-box", "training TFLOP/epoch"].published == epoch
+        assert rows["pgd-at", "white-box", "clean accuracy"].published == clean
+        assert rows["pgd-at", "white-box", "inference TFLOP/10k images"].published == 11.1
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 import bench
 from bench.keys import canonical_json, sha256_hex
-from bench.report.leaderboard.tables import build
+from bench.report.leaderboard.tables import WORST_LABEL, build
 from bench.report.render import html
 from bench.report.render.export import as_json, comma_separated
 from bench.report.render.latex import latex
@@ -107,7 +107,7 @@ def test_where_outcomes_were_not_kept_nothing_is_guessed(tmp_path):
     assert stored[0].metrics.robust_accuracy == 0.5
     board = build(stored)
     (line,) = board.tables[0].rows
-    (pgd, worst) = (line.values[c.id] for c in board.tables[0].columns if c.label in ("pgd", "worst case"))
+    (pgd, worst) = (line.values[c.id] for c in board.tables[0].columns if c.label in ("pgd", WORST_LABEL))
     assert (pgd.number, pgd.footnotes) == (None, ("only robust accuracy was kept",))
     assert (worst.number, worst.footnotes) == (0.75, ("without 1 whose outcomes were not kept",))
     assert "| 75.0 | –<sup>a</sup> | 75.0<sup>b</sup> |" in markdown(board)

@@ -17,11 +17,13 @@ def test_first_sight_shows_clean_attacks_worst_case_and_gap_within_100_columns()
     assert max(len(line) for line in text.splitlines()) <= 100
     assert "digits · small-cnn · 500 images" in text
     header = next(line for line in text.splitlines() if line.startswith("defense"))
-    assert header.split() == ["defense", "access", "clean", "fgsm", "pgd", "worst", "case", "gap"]
+    assert header.split() == ["defense", "access", "accuracy", "fgsm", "pgd", "worst", "case", "adaptive", "verdict"]
+    assert all(words in text for words in ("clean", "robust", "accuracy,", "gap,", "static −"))
     rows = text.splitlines()
     static = next(i for i, line in enumerate(rows) if line.startswith("tpap"))
-    assert rows[static].split() == ["tpap", "static", "98.4", "41.8", "97.0", "41.8", "–"]
-    assert rows[static + 1].split() == ["adaptive", "98.4", "30.0", "2.6", "2.6", "+39.2", "[+34.9,", "+43.5]"]
+    assert rows[static].split() == ["tpap", "gray-box", "(static)", "98.4", "41.8", "97.0", "41.8", "–", "–"]
+    assert rows[static + 1].split()[:5] == ["adaptive", "98.4", "30.0", "2.6", "2.6"]
+    assert rows[static + 1].split()[5:] == ["+39.2", "[+34.9,", "+43.5]", "broken"]
     assert "pgd: any-iterate" in text
 
 
@@ -29,7 +31,7 @@ def test_a_cell_has_robust_accuracy_in_brackets_where_it_differs():
     clean = [i < 4 for i in range(10)]
     text = shown([result("tpap", step="tpap", clean=clean, adversarial=[1 <= i < 8 for i in range(10)])])
     row = next(line.split() for line in text.splitlines() if line.startswith("tpap"))
-    assert row == ["tpap", "static", "40.0", "70.0", "(30.0)", "30.0"]
+    assert row == ["tpap", "gray-box", "(static)", "40.0", "70.0", "(30.0)", "30.0"]
     words = " ".join(text.split())
     assert "Worst case: right clean and under every attack of the line: doing nothing is one of the attacks" in words
 

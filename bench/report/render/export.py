@@ -76,8 +76,8 @@ def _csv_record(table: Table, row: TableRow, remarks: list[str]) -> dict[str, An
     return {**record, "notes": "; ".join([*footnotes, *remarks])}
 
 
-def _csv_numbers(name: str, column: Column, value: Value) -> Iterator[tuple[str, float | None]]:
-    yield name, value.number
+def _csv_numbers(name: str, column: Column, value: Value) -> Iterator[tuple[str, float | str | None]]:
+    yield name, value.words or value.number
     if column.unit in ("accuracy", "gap"):
         yield f"{name} low", value.low
         yield f"{name} high", value.high

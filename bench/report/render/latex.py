@@ -52,7 +52,7 @@ def _latex_table(table: Table, board: Board) -> str:
 
 def _latex_blocks(table: Table, legend: dict[str, str]) -> list[list[Column]]:
     """Return the columns in blocks of about the width of a column of text."""
-    names = max(len(row.defense) + len(row.access) for row in table.rows) + 4
+    names = max(len(row.defense) + len(text.access(row)) for row in table.rows) + 4
     blocks: list[list[Column]] = [[]]
     used = names
     for column in table.columns:
@@ -78,7 +78,9 @@ def _latex_head(column: Column) -> str:
 
 def _tabular(table: Table, columns: Sequence[Column], legend: dict[str, str], number: int) -> list[str]:
     rows = [
-        " & ".join([_escape_latex(row.defense), row.access, *(_latex_cell(table, row, c, legend) for c in columns)])
+        " & ".join(
+            [_escape_latex(row.defense), text.access(row), *(_latex_cell(table, row, c, legend) for c in columns)]
+        )
         + r" \\"
         for row in table.rows
         if any(column.id in row.values for column in columns)

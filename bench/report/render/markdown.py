@@ -59,7 +59,7 @@ def _markdown_table(table: Table, board: Board) -> str:
             + text.footnotes(row, column, legend, "<sup>{}</sup>")
             for column in table.columns
         ]
-        rows.append([escape_markdown(row.defense), row.access, *cells])
+        rows.append([escape_markdown(row.defense), text.access(row), *cells])
     lines += grid(["defense", "access", *heads], rows, "ll" + "r" * len(heads))
     footnotes = (f"{letter}: {note}" for note, letter in legend.items())
     items = (*table.verdicts, *footnotes, *text.remarks(table, board))

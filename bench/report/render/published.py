@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from bench.report.leaderboard.published import NOT_KNOWN, Beside
+from bench.report.render import text
 from bench.report.render.markdown import escape_markdown, grid
 from bench.visible import json_text, visible
 
@@ -54,7 +55,7 @@ def _markdown_cells(row: Beside) -> list[str]:
         row.model,
         f"{row.n:,} ({row.incomplete})" if row.incomplete else f"{row.n:,}",
         row.defense,
-        row.access,
+        text.access_words(row.access),
         row.what,
         f"{row.measured:.4g}",
         _text(row.published),

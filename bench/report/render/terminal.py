@@ -20,6 +20,8 @@ _GUTTER = 2
 #: Rows and blocks of columns of one table in a terminal; the page shows more.
 _MAX_ROWS = 40
 _MAX_BLOCKS = 12
+#: Columns of a terminal that has room for an access in full.
+_WIDE = 100
 
 
 def leaderboard(results: Iterable[CellResult] | Board, *, width: int = 100) -> RenderableType:
@@ -45,10 +47,11 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
     blocks = list(_blocks(table, accuracies, legend, width))
     for block in blocks[:_MAX_BLOCKS]:
         rows = [row for row in table.rows if len(accuracies) == 1 or any(c.id in row.values for c in block[1:])]
-        yield _grid(table, block, rows[:_MAX_ROWS], legend)
+        yield _grid(table, block, rows[:_MAX_ROWS], legend, width)
     if costs:
         yield _text()
-        yield _grid(table, costs, list({row.defense: row for row in table.rows}.values())[:_MAX_ROWS], legend)
+        defenses = list({row.defense: row for row in table.rows}.values())
+        yield _grid(table, costs, defenses[:_MAX_ROWS], legend, width)
     for noun, limit, count in (("lines", _MAX_ROWS, len(table.rows)), ("blocks of columns", _MAX_BLOCKS, len(blocks))):
         if count > limit:
             yield _text(f"! the first {limit} of {count} {noun}; --format csv, md, tex and json have all of them")
@@ -63,7 +66,9 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
         yield _text(" · ".join(remarks), style="dim")
 
 
-def _grid(table: Table, columns: Sequence[Column], rows: Sequence[TableRow], legend: dict[str, str]) -> Grid:
+def _grid(
+    table: Table, columns: Sequence[Column], rows: Sequence[TableRow], legend: dict[str, str], width: int
+) -> Grid:
     grid = Grid(
         box=SIMPLE_HEAD,
         padding=(0, _GUTTER - 1, 0, 0),
@@ -86,10 +91,15 @@ def _grid(table: Table, columns: Sequence[Column], rows: Sequence[TableRow], leg
     for row in rows:
         names = [_text("" if row.defense == last_defense else row.defense)]
         if with_access:
-            names.append(_text(row.access, style="" if row.access in RANKED else "dim"))
+            names.append(_text(_access(row, width), style="" if row.access in RANKED else "dim"))
         grid.add_row(*names, *(_cell(table, row, column, legend) for column in columns))
         last_defense = row.defense
     return grid
+
+
+def _access(row: TableRow, width: int) -> str:
+    """Return who attacks a row; a narrow terminal leaves out what the line below all tables explains."""
+    return "gray-box" if row.access == "static" and width < _WIDE else text.access(row)
 
 
 def _groups(columns: Sequence[Column]) -> list[str]:
@@ -124,20 +134,27 @@ def _number_and_letters(table: Table, row: TableRow, column: Column, legend: dic
 
 def _blocks(table: Table, columns: Sequence[Column], legend: dict[str, str], width: int) -> Iterator[list[Column]]:
     """Yield the columns in blocks that fit, clean accuracy first in each."""
-    access = max(len("access"), *(len(row.access) for row in table.rows))
+    access = max(len("access"), *(len(_access(row, width)) for row in table.rows))
     names = max(len("defense"), *(cell_len(row.defense) for row in table.rows)) + access + 2 * _GUTTER
     clean, *others = columns
     block = [clean]
     for column in others:
-        if len(block) > 1 and names + sum(_width(table, c, legend) for c in [*block, column]) > width:
+        if len(block) > 1 and names + _total_width(table, [*block, column], legend) > width:
             yield block
             block = [clean]
         block.append(column)
     yield block
 
 
+def _total_width(table: Table, columns: Sequence[Column], legend: dict[str, str]) -> int:
+    groups = map(cell_len, _groups(columns))
+    # The last column has no gutter.
+    widths = (max(_width(table, c, legend), group + _GUTTER) for c, group in zip(columns, groups, strict=True))
+    return sum(widths) - _GUTTER
+
+
 def _width(table: Table, column: Column, legend: dict[str, str]) -> int:
-    heads = (*map(cell_len, text.heading(column)), cell_len(column.group) if column.unit == "accuracy" else 0)
+    heads = map(cell_len, text.heading(column))
     cells = ("".join(_number_and_letters(table, row, column, legend)) for row in table.rows)
     return _GUTTER + max(*heads, *map(cell_len, cells))
 

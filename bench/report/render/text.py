@@ -14,6 +14,8 @@ from bench.report.leaderboard.tables import RANKED, Board, Column, Table, TableR
 ABSENT = "–"
 #: A label with more letters is broken into several lines.
 _LABEL_LETTERS = 16
+#: Where the heading of a column that is no attack may be broken.
+_WORDS_BREAK = re.compile(r"(?<=[,−]) | (?=accuracy|s/|TFLOP/)")
 
 
 def number(value: Value | None, column: Column, n: int) -> str:
@@ -76,14 +78,17 @@ def pieces(label: str) -> list[str]:
 
 def heading(column: Column) -> list[str]:
     """Return the label of a column in pieces: words of the table one below another, names of attacks as they are."""
-    return (
-        pieces(column.label) if column.kind == "attack" else re.split(r"(?<=,) | (?=accuracy|s/|TFLOP/)", column.label)
-    )
+    return pieces(column.label) if column.kind == "attack" else _WORDS_BREAK.split(column.label)
 
 
 def access(row: TableRow) -> str:
-    """Return who attacks, in the words of the field."""
-    return "gray-box (static)" if row.access == "static" else row.access
+    """Return who attacks a row, in the words of the field."""
+    return access_words(row.access)
+
+
+def access_words(access: str) -> str:
+    """Return an access in the words of the field."""
+    return "gray-box (static)" if access == "static" else access
 
 
 def legend(table: Table) -> dict[str, str]:
@@ -185,10 +190,9 @@ def superseded(board: Board) -> Sequence[str]:
 
 
 FOOT = (
-    "Percent of all images. Under an attack: accuracy under attack, whatever the clean answer; in brackets, where it "
-    f"reads otherwise, robust accuracy: right clean and under attack. Worst case: {WORST_CASE}. "
-    "Static attackers see the network only, adaptive ones the whole defense; gap = static - adaptive, in points. "
-    "A step holds if its worst case over all accesses is above that of its base by more than chance (p, for all "
-    "verdicts of the table together) and its attackers could have shown otherwise; else that is an upper bound only. "
-    "Ranked are white-box and adaptive lines. Costs: training per epoch, testing per 10,000 images, params in millions."
+    "Percent of all images. White-box and adaptive attackers see the whole defense; gray-box (static) ones see only "
+    "the network under it, and their lines are not ranked. Under an attack, in brackets, where it differs: right clean "
+    f"as well. Worst case: {WORST_CASE}. Gap: in points. Verdict: a step holds if its worst case over all accesses is "
+    "above that of its base by more than chance (p, for all verdicts of the table together) and its attackers could "
+    "have shown otherwise; else that is an upper bound only."
 )
