@@ -16,14 +16,17 @@ if TYPE_CHECKING:
     from bench.store.history import Recorded
     from bench.store.working_store import Store
 
-SUMMARY = "the tables: in the terminal, or as Markdown, CSV, LaTeX, HTML or JSON"
+SUMMARY = "the tables: in the terminal, or as Markdown, CSV, LaTeX, HTML, JSON or model cards of RobustBench"
 FORMATS = ("md", "csv", "tex", "html", "json")
+CARDS = "robustbench"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.store(parser)
     parser.add_argument(
-        "--format", choices=FORMATS, help="default: what --out ends with, else a table for the terminal"
+        "--format",
+        choices=(*FORMATS, CARDS),
+        help="default: what --out ends with, else a table for the terminal; robustbench: their model cards, as JSON",
     )
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     parser.add_argument("--data", type=options.path, metavar="DIR", help="where to look for image sets first")
@@ -33,7 +36,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="published numbers beside the measured ones; with --out FOLDER, all tables and figures of the paper",
     )
-    parser.add_argument("--out", type=options.path, metavar="FILE", help="write to a file instead of the terminal")
+    parser.add_argument(
+        "--out",
+        type=options.path,
+        metavar="FILE",
+        help="write to a file, model cards to a folder, instead of the terminal",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -51,6 +59,8 @@ def _show(args: argparse.Namespace) -> int:
     display: Display = args.display
     file_format = args.format or (args.out.suffix.removeprefix(".") if args.out else None)
     is_folder = args.paper and args.out is not None and not file_format
+    if args.format == CARDS:
+        return _write_cards(args)
     if args.out and file_format not in FORMATS and not is_folder:
         raise UsageError(f"--out {args.out}: say --format {'|'.join(FORMATS)}, or let the name end with one of them")
     root = options.store_root(args)
@@ -69,6 +79,31 @@ def _show(args: argparse.Namespace) -> int:
         _print_board(board)
     else:
         _write_board(args, board, file_format, root)
+    return 0
+
+
+def _write_cards(args: argparse.Namespace) -> int:
+    """Write RobustBench's model cards into the folder of ``--out`` and print their paths, or all on standard output."""
+    from bench.report.leaderboard.tables import build
+    from bench.report.render import robustbench
+    from bench.store.history import read
+    from bench.types import UsageError
+
+    out: Path | None = args.out
+    if args.paper:
+        raise UsageError("--paper has no model cards of RobustBench; leave it out, or choose another --format")
+    if out is not None and out.suffix.removeprefix(".") in FORMATS and not out.is_dir():
+        raise UsageError(f"--out {out}: --format {CARDS} writes a folder of model cards; name a folder")
+    with args.display.phase("reading the results"):
+        recorded = read(options.store_root(args))
+    with args.display.phase("making the cards"):
+        cards = robustbench.model_cards(build(recorded.results, recorded.planned_tables))
+    if out is None:
+        sys.stdout.write(robustbench.as_json(cards))
+    else:
+        print("\n".join(visible(str(path)) for path in robustbench.write(cards, out)))
+    for note in (*recorded.notes, *robustbench.remarks(cards)):
+        print(f"warning: {note}", file=sys.stderr)
     return 0
 
 

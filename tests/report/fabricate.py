@@ -114,13 +114,14 @@ def result(
     label: str | None = None,
     train_n: int | None = None,
     epochs: int = 24,
+    image_shape: tuple[int, int, int] = (1, 16, 16),
 ) -> CellResult:
     n = len(clean)
     data = DataRef(
         name=dataset,
         split="test",
         n=n,
-        image_shape=(1, 16, 16),
+        image_shape=image_shape,
         num_classes=10,
         indices_sha=sha256_hex(rows, str(n)),
         data_sha=sha256_hex(dataset),
