@@ -287,6 +287,7 @@ def test_foreign_names_stay_in_their_folder_and_apart(tmp_path):
     assert {path.parent for path in paths} == {folder / "cifar10" / "Linf"}
     for path in paths:
         assert re.fullmatch(r"[A-Za-z0-9@+][A-Za-z0-9@.+_-]{0,150}\.json", path.name)
+        assert "_resnet18" in path.name
         assert "<" not in path.read_text()
 
 

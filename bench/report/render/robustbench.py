@@ -75,7 +75,7 @@ BY_HAND: Mapping[str, type] = {
     "reported": str,
 }
 _UNKNOWN = "link, name, authors, venue, reported (empty) and additional_data (null)"
-_LONGEST_NAME, _LONGEST_BUDGET = 100, 20
+_LONGEST_NAME, _LONGEST_BUDGET = 80, 20
 _LONGEST_TEXT = 200
 _MOST_LABELS, _MOST_ROWS = 10, 3
 _MAX_CARD_BYTES = 10**6
@@ -480,10 +480,14 @@ def _paths(evaluations: Sequence[_Evaluation]) -> list[str]:
 def _stem(evaluation: _Evaluation, *, is_alone: bool) -> str:
     threat = evaluation.summary.threat
     assert threat is not None and evaluation.dataset is not None
-    called = f"{evaluation.summary.defense}_{evaluation.table.model}"
-    plain = re.sub(r"[^A-Za-z0-9@.+-]+", "_", called).strip("._-")[:_LONGEST_NAME].rstrip("._-") or "defense"
+    plain = f"{_plain(evaluation.summary.defense) or 'defense'}_{_plain(evaluation.table.model) or 'network'}"
     if not is_alone and isinstance(evaluation.model.weights, TrainRef):
         plain += f"_seed{evaluation.model.weights.seed}"
     if threat.eps != BUDGETS[evaluation.dataset, threat.norm]:
         plain += f"_eps_{re.sub('[^0-9]', '_', _budget(evaluation.summary))[:_LONGEST_BUDGET]}"
     return f"{evaluation.dataset}/{_THREATS[threat.norm]}/{plain}"
+
+
+def _plain(name: str) -> str:
+    """Return a name in letters that every file system takes, without a dot at its ends."""
+    return re.sub(r"[^A-Za-z0-9@.+-]+", "_", name).strip("._-")[:_LONGEST_NAME].rstrip("._-")
