@@ -1,5 +1,7 @@
 # Two commands to know: make bench, make test.
 PYTHON ?= python3
+# The container of .devcontainer sets --system-site-packages, for its image has the large packages.
+VENV_FLAGS ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet
 
@@ -15,12 +17,12 @@ lint: .venv/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 .venv/.bench: pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV_FLAGS) .venv
 	$(INSTALL) --editable .
 	touch $@
 
 .venv/.test: pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV_FLAGS) .venv
 	$(INSTALL) --editable ".[dev]"
 	# Peers that tests and benchmarks compare with. torchattacks asks for an old requests, and adv-lib for visdom, which
 	# current setuptools do not build; both do without.
