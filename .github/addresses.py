@@ -1,0 +1,52 @@
+"""Writes the addresses of the repository that releases into what it releases.
+
+Run by release.yml, in its own checkout, before the build:
+
+    python .github/addresses.py REPOSITORY TAG PAGES
+
+The package index shows README.md away from the repository, so links and pictures there become absolute, at the tag.
+pyproject.toml gets [project.urls]. Nothing here names a host; a fork that releases points to itself.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[1]
+# `[text](target)` and `![text](target)`, but no address, no anchor of the page itself.
+_LINK = re.compile(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)\s]+)\)")
+
+
+def readme(text: str, repository: str, tag: str) -> str:
+    """Return a Markdown text whose links and pictures lead to a tag of a repository."""
+
+    def absolute(link: re.Match[str]) -> str:
+        mark, words, target = link.groups()
+        view = "raw" if mark else "blob"
+        return f"{mark}[{words}]({repository}/{view}/{tag}/{target})"
+
+    return _LINK.sub(absolute, text)
+
+
+def urls(repository: str, tag: str, pages: str) -> str:
+    """Return the table of addresses in the metadata of the package."""
+    addresses = {
+        "Homepage": repository,
+        "Documentation": pages,
+        "Changelog": f"{repository}/blob/{tag}/CHANGELOG.md",
+        "Issues": f"{repository}/issues",
+    }
+    return "\n[project.urls]\n" + "".join(f'{name} = "{address}"\n' for name, address in addresses.items())
+
+
+def main(repository: str, tag: str, pages: str) -> None:
+    """Change README.md and pyproject.toml."""
+    page, project = _ROOT / "README.md", _ROOT / "pyproject.toml"
+    page.write_text(readme(page.read_text(encoding="utf-8"), repository, tag), encoding="utf-8")
+    project.write_text(project.read_text(encoding="utf-8") + urls(repository, tag, pages), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,91 @@
+"""What release.yml does on a tag, as far as it can be done without publishing."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in (ROOT / ".github/workflows").glob("*.yml")}
+RELEASE = WORKFLOWS["release"]["jobs"]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+REPOSITORY = "https://forge.example/someone/something"
+
+
+def _addresses():
+    spec = importlib.util.spec_from_file_location("addresses", ROOT / ".github" / "addresses.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _needed(job: str) -> set[str]:
+    """Return the jobs that must have passed before a job starts."""
+    needs = RELEASE[job].get("needs", [])
+    direct = {needs} if isinstance(needs, str) else set(needs)
+    return direct.union(*map(_needed, direct))
+
+
+def test_nothing_is_published_before_everything_has_passed():
+    assert _needed("publish") == {"audit", "build", "site", "test"}
+    assert _needed("pages") == {*_needed("publish"), "publish"}
+    # The weekly audit stops there: what the others need is skipped, and so are they.
+    assert {name for name, job in RELEASE.items() if "if" not in job and not job.get("needs")} == {"audit"}
+    assert {RELEASE[name]["if"] for name in ("test", "site")} == {"github.ref_type == 'tag'"}
+
+
+def test_only_the_jobs_that_publish_may_identify_themselves():
+    identified = {name for name, job in RELEASE.items() if job.get("permissions", {}).get("id-token") == "write"}
+    assert identified == {"publish", "pages"}
+    assert RELEASE["publish"]["environment"]["name"] == "pypi"
+    assert RELEASE["pages"]["environment"]["name"] == "github-pages"
+    assert WORKFLOWS["release"]["permissions"] == {"contents": "read"}
+
+
+@pytest.mark.parametrize("tag", [f"v{VERSION}", f"v{VERSION}.post1", "v9", VERSION])
+def test_a_tag_of_another_version_is_refused(tag):
+    (step,) = [step for step in RELEASE["audit"]["steps"] if "GITHUB_REF_NAME" in step.get("run", "")]
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "GITHUB_REF_NAME": tag}, capture_output=True, text=True)
+    assert (done.returncode == 0) == (tag == f"v{VERSION}")
+    assert ("::error::" in done.stdout) == (tag != f"v{VERSION}")
+
+
+def test_every_link_and_picture_of_the_readme_leads_to_the_repository_where_the_index_shows_it():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    relative = [target for target in re.findall(r"\]\(([^)]+)\)", text) if not re.match("[a-z]+:|#", target)]
+    assert relative
+    assert not [target for target in relative if not (ROOT / target.partition("#")[0]).exists()]
+    absolute = _addresses().readme(text, REPOSITORY, "v1")
+    assert not [target for target in re.findall(r"\]\(([^)]+)\)", absolute) if not re.match("https:|#", target)]
+    assert f"]({REPOSITORY}/blob/v1/docs/paper.md)" in absolute
+    assert f"![The leaderboard of the quick preset]({REPOSITORY}/raw/v1/docs/pictures/leaderboard.png)" in absolute
+    # Links apart nothing changes.
+    assert re.sub(r"\]\([^)]+\)", "", absolute) == re.sub(r"\]\([^)]+\)", "", text)
+
+
+def test_the_package_gets_the_addresses_of_the_repository_that_releases():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text + _addresses().urls(REPOSITORY, "v1", "https://pages.example"))["project"]
+    assert project["urls"] == {
+        "Homepage": REPOSITORY,
+        "Documentation": "https://pages.example",
+        "Changelog": f"{REPOSITORY}/blob/v1/CHANGELOG.md",
+        "Issues": f"{REPOSITORY}/issues",
+    }
+    assert project["name"] == "crossfire-bench"
+
+
+def test_every_action_is_pinned_to_a_major_version():
+    action = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+    jobs = [action["runs"], *chain.from_iterable(workflow["jobs"].values() for workflow in WORKFLOWS.values())]
+    steps = chain.from_iterable(job["steps"] for job in jobs)
+    used = {step["uses"] for step in steps if "uses" in step}
+    assert "./" in used
+    assert not [each for each in used - {"./"} if not re.fullmatch(r"[\w-]+/[\w-]+@(v\d+|release/v\d+)", each)]
