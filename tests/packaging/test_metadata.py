@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -56,6 +57,7 @@ def imports(path: Path) -> Iterator[str]:
                 yield name.partition(".")[0]
 
 
+@cache
 def imported() -> dict[str, set[str]]:
     """Return the packages of others that the harness and its methods import, with the files that do."""
     found: dict[str, set[str]] = {}
