@@ -34,8 +34,12 @@ preset = "reference"
 
 ![The same image under every attack, with the difference magnified](figures/attack-gallery.png)
 
-The picture is made by `python run_bench.py run gallery`, then `python run_bench.py figures attack-gallery`. Above each
-image is the class that the network predicts, in orange where it is wrong.
+Four images of CIFAR-10, and the ResNet-18 that comes inside `pyautoattack`. The picture is made by these two commands:
+
+```sh
+python run_bench.py run gallery --data DIR
+python run_bench.py figures attack-gallery --data DIR --trust
+```
 
 """
 

@@ -91,8 +91,7 @@ def test_the_surface_of_a_linear_network_is_known():
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False)).eval()
     with torch.no_grad():
         net[1].weight.copy_(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]))
-    images = _network.Images(torch.full((3, 1, 2, 2), 0.5), torch.zeros(3, dtype=torch.long))
-    measured = surface(net, images, 0.1, points=3)
+    measured = surface(net, torch.full((3, 1, 2, 2), 0.5), torch.zeros(3, dtype=torch.long), 0.1, points=3)
     for a, step in enumerate(measured.steps):
         assert measured.loss[0, a] == pytest.approx(np.log1p(np.exp(-4 * (0.5 - 0.1 * step))), rel=1e-5)
     assert measured.accuracy.min() == 1.0

@@ -17,10 +17,25 @@ from bench.evaluation.defense import deploy
 from bench.keys import attack_key, training_key
 from bench.models import weights
 from bench.report.figures import Missing, Source
+from bench.report.figures._plot import SOFT, WRONG, without_eps
+from bench.report.figures._text import fitted, fitted_name
+from bench.report.leaderboard.summaries import threat_text
 from bench.report.render import outside
+from bench.report.render.class_names import class_labels
 from bench.report.render.outside import require_own
 from bench.store.cards import is_trained
-from bench.types import AttackRef, CellResult, DataRef, MethodError, MethodRef, ModelRef, TrainRef, UsageError
+from bench.types import (
+    AttackRef,
+    CellResult,
+    DataRef,
+    MethodError,
+    MethodRef,
+    ModelRef,
+    TrainRef,
+    UsageError,
+    shortened,
+    text_of,
+)
 
 #: Images that a network gets at once.
 _BATCH_IMAGES = 256
@@ -35,11 +50,58 @@ def _missing() -> Iterator[None]:
         raise Missing(str(error)) from None
 
 
+@contextmanager
+def running(what: str) -> Iterator[None]:
+    """Turn whatever a network or a step raises on images into :class:`Missing`."""
+    try:
+        yield
+    except Missing:
+        raise
+    except Exception as error:
+        said = " ".join(text_of(error).split())
+        raise Missing(f"{what} cannot be run on these images: {shortened(said, 300)}") from error
+
+
+class ShownClass(NamedTuple):
+    """A predicted class as a picture shows it."""
+
+    text: str
+    colour: str
+
+
 class Images(NamedTuple):
-    """Pixels float32 (N, C, H, W) in [0, 1] and labels int64 (N,)."""
+    """Pixels float32 (N, C, H, W) in [0, 1], labels int64 (N,), and the names of the classes."""
 
     x: Tensor
     y: Tensor
+    #: The name of each class, as the set has it.
+    class_names: tuple[str, ...]
+    #: The same for pictures: on one line, and all different.
+    class_labels: tuple[str, ...]
+
+    def class_name(self, number: int) -> str | None:
+        """Return the name of a class; ``None`` for an output of the network that is no class of the set."""
+        return self.class_names[number] if number < len(self.class_names) else None
+
+    def fitted_class(self, number: int, inches: float, size: float, lines: int, *, before: str = "") -> str:
+        """Return how a class is shown, after the words ``before``, in at most so many lines of this width.
+
+        Args:
+            number: of the class.
+            inches: the width of a line.
+            size: of the letters, in points.
+            lines: as many as there may be.
+            before: words before the name.
+        """
+        if number < len(self.class_labels):
+            return fitted_name(number, self.class_labels, inches, size, lines, before=before)
+        return fitted(f"{before}class {number}", inches, size, lines)
+
+    def prediction(self, row: int, number: int, inches: float, size: float, lines: int) -> ShownClass:
+        """Return the class that is predicted for an image of this row; ``wrong:`` is before it where it is."""
+        wrong = number != int(self.y[row])
+        text = self.fitted_class(number, inches, size, lines, before="wrong: " if wrong else "")
+        return ShownClass(text, WRONG if wrong else SOFT)
 
 
 def network(source: Source, model: ModelRef, data: DataRef) -> nn.Module:
@@ -70,16 +132,18 @@ def clean_images(source: Source, data: DataRef) -> Images:
     Raises:
         Missing: they are not on this machine, or are other images, or lie in a folder that is not trusted.
     """
-    pixels, labels = _pixels(source, data)
-    return Images(pixels.float() / 255, labels)
-
-
-def _pixels(source: Source, data: DataRef) -> tuple[Tensor, Tensor]:
-    """Return images uint8 (N, C, H, W) and their labels int64 (N,)."""
     with _missing():
         image_set, rows = outside.images(data, source.data_folder, trusted=source.trusted)
     pixels, labels = image_set.at(rows)
-    return torch.from_numpy(np.array(pixels)), torch.from_numpy(np.array(labels)).long()
+    x, y = torch.from_numpy(np.array(pixels)), torch.from_numpy(np.array(labels))
+    return Images(x.float() / 255, y.long(), image_set.class_names, class_labels(image_set.class_names))
+
+
+def _training_images(source: Source, data: DataRef) -> Tensor:
+    """Return images uint8 (N, C, H, W)."""
+    with _missing():
+        image_set, rows = outside.images(data, source.data_folder, trusted=source.trusted)
+    return torch.from_numpy(np.array(image_set.at(rows)[0]))
 
 
 def adversarial(source: Source, attack: AttackRef) -> Tensor:
@@ -110,14 +174,16 @@ def purified(p: Purification, x: Tensor) -> Tensor:
         Missing: the step does not give the network one image for each, or it is fitted on training images that are not
             on this machine.
     """
-    try:
+    with _missing():
         defense = deploy(p.net, p.step, p.training)
-    except MethodError as error:
-        raise Missing(str(error)) from None
     defense.seed("figures")
     inputs: list[Tensor] = []
     last_inputs: list[Tensor] = []
-    with _watching(p.net, lambda received: inputs.append(received.detach())), torch.no_grad():
+    with (
+        running(p.step.name),
+        _watching(p.net, lambda received: inputs.append(received.detach())),
+        torch.no_grad(),
+    ):
         for part in torch.split(x, _BATCH_IMAGES):
             defense.deployed(part)
             last_inputs.append(inputs[-1])
@@ -142,7 +208,13 @@ def _watching(module: nn.Module, see: Callable[[Tensor], None]) -> Iterator[None
 
 @torch.no_grad()
 def predictions(net: nn.Module, x: Tensor) -> Tensor:
-    return torch.cat([net(part).argmax(1) for part in torch.split(x, _BATCH_IMAGES)])
+    """Return the predicted classes (N,).
+
+    Raises:
+        Missing: the network cannot be run on these images.
+    """
+    with running("the network"):
+        return torch.cat([net(part).argmax(1) for part in torch.split(x, _BATCH_IMAGES)])
 
 
 @torch.no_grad()
@@ -156,7 +228,7 @@ def penultimate(net: nn.Module, x: Tensor) -> np.ndarray:
     if not linear:
         raise Missing("the network has no linear layer, so no penultimate features")
     features: list[Tensor] = []
-    with _watching(linear[-1], lambda inputs: features.append(inputs.flatten(1))):
+    with running("the network"), _watching(linear[-1], lambda inputs: features.append(inputs.flatten(1))):
         for part in torch.split(x, _BATCH_IMAGES):
             net(part)
     return torch.cat(features).numpy()
@@ -176,7 +248,7 @@ def last_map(net: nn.Module, x: Tensor) -> nn.Module:
 
     handles = [module.register_forward_hook(hook) for module in net.modules()]
     try:
-        with torch.no_grad():
+        with running("the network"), torch.no_grad():
             net(x[:1])
     finally:
         for handle in handles:
@@ -228,8 +300,9 @@ def purification(source: Source) -> Purification:
         net=network(source, best.cell.model, best.cell.data),
         images=clean_images(source, best.cell.data),
         adversarial=adversarial(source, best.cell.attack),
-        training=(lambda: _pixels(source, weights.data)[0]) if isinstance(weights, TrainRef) else None,
-        title=f"{defense} on {best.names.dataset} · {best.names.model}, {attack}",
+        training=(lambda: _training_images(source, weights.data)) if isinstance(weights, TrainRef) else None,
+        title=f"{defense} on {best.names.dataset} · {best.names.model}, under {without_eps(attack)}, "
+        f"{threat_text(best.cell.attack.threat)}",
     )
 
 

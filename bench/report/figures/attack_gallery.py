@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._plot import SOFT, WIDTH, WRONG, caption, folded, without_eps
+from bench.report.figures._plot import SOFT, without_eps
+from bench.report.figures._sheet import EDGE, Sheet
+from bench.report.figures._text import fitted, line_inches
 from bench.report.leaderboard.summaries import threat_text
 from bench.types import AttackRef, CellResult
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bench.report.figures._network import Images
+    from bench.report.figures._network import Images, ShownClass
 
 _IMAGES = 4
-_MAX_ATTACKS = 10
+#: Inches: the least and the greatest width of a column, what lies between two, and a title of one line.
+_MIN_COLUMN, _MAX_COLUMN = 0.62, 0.95
+_GAP = 0.06
+_MIN_WIDTH = 3.25
+#: Points: the letters of headings, and those of single images.
+_HEADING, _LABEL = 6.5, 6.0
+#: Lines of a predicted and a true class, and of the name of an attack and its threat.
+_CLASS_LINES, _TRUTH_LINES = 2, 4
+_NAME_LINES, _THREAT_LINES = 3, 2
 #: Half a grey level of an image of eight bits: smaller changes are not visible.
 _INVISIBLE = 0.5 / 255
 
@@ -31,44 +41,40 @@ class _Set(NamedTuple):
     x_adv: Tensor
 
 
+class _Picture(NamedTuple):
+    """One adversarial image (C, H, W), what was added to the clean one, and the class that the network predicts."""
+
+    x_adv: Tensor
+    delta: Tensor
+    predicted: int
+
+    @property
+    def largest(self) -> float:
+        return float(self.delta.abs().max())
+
+
 def draw(source: Source) -> Drawing:
     from bench.report.figures._network import clean_images, network, of_many_classes, predictions
 
     cells = _cells(source)
     first = cells[0].cell
     net, images = network(source, first.model, first.data), clean_images(source, first.data)
-    sets = _sets(source, cells)
-    right = predictions(net, images.x) == images.y
-    broken = sum((predictions(net, attack_set.x_adv) != images.y).int() for attack_set in sets) * right
+    sets = _sets(source, cells, int(source.width / _MIN_COLUMN) - 1)
+    labels = predictions(net, images.x)
+    broken = sum((predictions(net, attack_set.x_adv) != images.y).int() for attack_set in sets) * (labels == images.y)
     chosen = of_many_classes(broken, images.y, _IMAGES)
-    width = min(WIDTH, 0.95 * (len(sets) + 1))
-    figure, axes = plt.subplots(
-        2 * len(chosen),
-        len(sets) + 1,
-        figsize=(width, 2 * len(chosen) * 0.93 * width / (len(sets) + 1) + 0.45),
-        squeeze=False,
-    )
-    rows: list[dict[str, Any]] = []
-    for i, index in enumerate(chosen):
-        _draw_clean(axes[2 * i][0], axes[2 * i + 1][0], images, index)
-        for column, each in enumerate(sets, start=1):
-            above, below = axes[2 * i][column], axes[2 * i + 1][column]
-            heading = "" if i else f"{folded(without_eps(each.name), 14)}\n{_threat_lines(each)}\n"
-            rows.append(_draw_attacked(above, below, net, images, index, each, heading))
-    caption(
-        figure,
-        "above an image: the class predicted, coloured where it is wrong; below: what was added, so many times larger",
-        6.5,
-    )
+    pictures = {index: [_picture(net, images, index, each) for each in sets] for index in chosen}
     names = cells[0].names
-    figure.suptitle(
-        f"{names.dataset} · {names.model} · {source.board.labels[cells[0].key][0]}", fontsize=8, fontweight="bold"
-    )
+    title = f"{names.dataset} · {names.model} · {source.board.labels[cells[0].key][0]}"
+    figure = _Gallery(source.width, images, labels, sets).draw(pictures, title, _caption(len(sets), len(cells)))
+    rows: list[dict[str, Any]] = []
+    for index, row in pictures.items():
+        rows += (_numbers(images, index, each, picture) for each, picture in zip(sets, row, strict=True))
     return Drawing(figure, {"dataset": names.dataset, "model": names.model, "defense": names.defense, "images": rows})
 
 
-def _sets(source: Source, cells: list[CellResult]) -> list[_Set]:
-    """Return the adversarial sets that the store still holds.
+def _sets(source: Source, cells: list[CellResult], most: int) -> list[_Set]:
+    """Return at most so many adversarial sets that the store still holds.
 
     Raises:
         Missing: it holds none of them.
@@ -83,72 +89,131 @@ def _sets(source: Source, cells: list[CellResult]) -> list[_Set]:
             sets.append(_Set(source.board.labels[r.key][1], r.cell.attack, adversarial(source, r.cell.attack)))
         except Missing as error:
             missing = str(error)
+        if len(sets) == most:
+            break
     if not sets:
         raise Missing(missing)
     return sets
 
 
-def _threat_lines(each: _Set) -> str:
-    return folded(threat_text(each.attack.threat), 11)
+def _picture(net: nn.Module, images: Images, index: int, each: _Set) -> _Picture:
+    from bench.report.figures._network import predictions
+
+    x_adv = each.x_adv[index]
+    return _Picture(x_adv, x_adv - images.x[index], int(predictions(net, each.x_adv[index : index + 1])))
 
 
-def _draw_clean(above: Axes, below: Axes, images: Images, index: int) -> None:
-    """Draw a clean image, with its class below."""
-    from bench.report.figures._network import blank, show
-
-    show(above, images.x[index])
-    blank(below)
-    below.text(
-        0.5,
-        0.85,
-        f"class {int(images.y[index])}",
-        ha="center",
-        va="top",
-        fontsize=6,
-        color=SOFT,
-        transform=below.transAxes,
+def _caption(shown: int, attacks: int) -> str:
+    text = (
+        "Above each image: the class that the network predicts. Below: the perturbation, magnified as written, on grey "
+        "(no change)."
     )
+    if shown == attacks:
+        return text
+    return f"{text} Shown: {shown} of {attacks:,} attacks, those of the fewest passes whose images this store holds."
 
 
-def _draw_attacked(
-    above: Axes, below: Axes, net: nn.Module, images: Images, index: int, each: _Set, heading: str
-) -> dict[str, Any]:
-    """Draw an adversarial image, below it the perturbation, magnified; return their numbers."""
+class _Gallery:
+    """The picture: a row for each image, clean first, then under each attack.
+
+    Args:
+        width: inches, of the page or column.
+        images: the clean images.
+        labels: the classes that the network predicts for them, (N,).
+        sets: the attacks.
+    """
+
+    def __init__(self, width: float, images: Images, labels: Tensor, sets: Sequence[_Set]) -> None:
+        self.images = images
+        self.labels = labels
+        self.column = min(_MAX_COLUMN, (width - 2 * EDGE) / (len(sets) + 1))
+        self.side = self.column - _GAP
+        self.headings = ["clean", *(_heading(each, self.side) for each in sets)]
+        self.width = max(min(width, _MIN_WIDTH), self.column * len(self.headings) + 2 * EDGE)
+
+    def draw(self, pictures: Mapping[int, Sequence[_Picture]], title: str, caption: str) -> Figure:
+        """Draw some images, by their rows in the set."""
+        head = line_inches(_HEADING, max(heading.count("\n") for heading in self.headings) + 1) + 0.06
+        rows = [self._labels(index, attacked) for index, attacked in pictures.items()]
+        # What is above an image, both images, and what is below them.
+        above = [line_inches(_LABEL, max(label.text.count("\n") for label in row) + 1) + 0.05 for row in rows]
+        rest = 2 * self.side + _GAP + line_inches(_LABEL) + 0.08
+        sheet = Sheet(self.width, head + sum(above) + rest * len(rows), title, caption)
+        for place, heading in enumerate(self.headings):
+            sheet.write(self._middle(place), sheet.top + head - 0.04, heading, _HEADING, va="bottom")
+        y = sheet.top + head
+        for (index, attacked), labels, height in zip(pictures.items(), rows, above, strict=True):
+            y += height
+            self._draw_row(sheet, y, index, attacked, labels)
+            y += rest
+        return sheet.figure
+
+    def _labels(self, index: int, attacked: Sequence[_Picture]) -> list[ShownClass]:
+        """Return the predicted classes of an image, clean and under each attack."""
+        predicted = [int(self.labels[index]), *(picture.predicted for picture in attacked)]
+        return [self.images.prediction(index, label, self.side, _LABEL, _CLASS_LINES) for label in predicted]
+
+    def _middle(self, place: int) -> float:
+        return EDGE + self.column * (place + 0.5)
+
+    def _draw_row(
+        self, sheet: Sheet, y: float, index: int, attacked: Sequence[_Picture], labels: Sequence[ShownClass]
+    ) -> None:
+        """Draw the images of a row from ``y`` on, and their predicted classes above."""
+        for place, label in enumerate(labels):
+            sheet.write(self._middle(place), y - 0.02, label.text, _LABEL, va="bottom", color=label.colour)
+        left, below = EDGE + _GAP / 2, y + self.side + _GAP
+        sheet.show(left, y, self.side, self.images.x[index])
+        truth = self.images.fitted_class(int(self.images.y[index]), self.side, _LABEL, _TRUTH_LINES)
+        sheet.write(self._middle(0), below, f"true class:\n{truth}", _LABEL, color=SOFT)
+        for place, picture in enumerate(attacked, start=1):
+            x = left + self.column * place
+            sheet.show(x, y, self.side, picture.x_adv)
+            sheet.show(x, below, self.side, _magnified(picture))
+            sheet.write(self._middle(place), below + self.side + 0.03, _times(picture), _LABEL)
+
+
+def _heading(each: _Set, inches: float) -> str:
+    name = fitted(without_eps(each.name), inches, _HEADING, _NAME_LINES)
+    return f"{name}\n{fitted(threat_text(each.attack.threat), inches, _HEADING, _THREAT_LINES)}"
+
+
+def _magnified(picture: _Picture) -> Tensor:
+    """Return a perturbation on grey, whose largest change reaches black or white."""
     import torch
 
-    from bench.report.figures._network import predictions, show
+    if picture.largest < _INVISIBLE:
+        return torch.full_like(picture.delta, 0.5)
+    return (0.5 + picture.delta / (2 * picture.largest)).clamp(0, 1)
 
-    x_adv, truth = each.x_adv[index], int(images.y[index])
-    delta = x_adv - images.x[index]
-    largest = float(delta.abs().max())
-    show(above, x_adv)
-    # Grey is no change; the largest change of the image reaches black or white.
-    visible = largest >= _INVISIBLE
-    show(below, (0.5 + delta / (2 * largest)).clamp(0, 1) if visible else torch.full_like(delta, 0.5))
-    label = int(predictions(net, each.x_adv[index : index + 1]))
-    above.set_title(
-        f"{heading}{label}",
-        fontsize=6.5,
-        fontweight="normal",
-        loc="center",
-        pad=2,
-        color=WRONG if label != truth else SOFT,
-    )
-    times = f"x{0.5 / largest:.{0 if largest < 0.05 else 1}f}" if visible else "below 1/510"
-    below.set_xlabel(times if largest else "no change", fontsize=6, labelpad=1)
+
+def _times(picture: _Picture) -> str:
+    """Say how many times larger a perturbation is drawn than it is."""
+    if picture.largest == 0:
+        return "no change"
+    if picture.largest < _INVISIBLE:
+        return "< 0.5/255"
+    times = 0.5 / picture.largest
+    return f"×{times:,.0f}" if times >= 9.95 else f"×{times:.1f}"
+
+
+def _numbers(images: Images, index: int, each: _Set, picture: _Picture) -> dict[str, Any]:
+    truth = int(images.y[index])
     return {
         "image": index,
         "class": truth,
+        "class_name": images.class_name(truth),
         "attack": each.name,
         "threat": threat_text(each.attack.threat),
-        "predicted": label,
-        "linf": largest,
-        "l2": float(delta.norm()),
+        "predicted": picture.predicted,
+        "predicted_name": images.class_name(picture.predicted),
+        "linf": picture.largest,
+        "l2": float(picture.delta.norm()),
     }
 
 
 def _cells(source: Source) -> list[CellResult]:
-    """Return the attacked cells of the bare network that most attacks broke, one for each attack."""
+    """Return the attacked cells of the bare network that most attacks broke, one for each attack, cheapest first."""
     groups: dict[str, dict[str, CellResult]] = {}
     for r in source.results:
         if r.cell.attack and r.cell.step is None and r.metrics:
@@ -164,4 +229,4 @@ def _cells(source: Source) -> list[CellResult]:
     return sorted(
         max(groups.values(), key=strength).values(),
         key=lambda r: (r.cost.forwards_per_example if r.cost else 0.0, r.key),
-    )[:_MAX_ATTACKS]
+    )

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import importlib.util
-from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._plot import SOFT, WRONG, caption
+from bench.report.figures._sheet import EDGE, Sheet
+from bench.report.figures._text import fitted, line_inches
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from torch import Tensor, nn
 
-    from bench.report.figures._network import Purification
+    from bench.report.figures._network import Images, Purification
 
 _IMAGES = 4
+#: Inches: the greatest width of a column, what lies between two, and the most that the true class takes.
+_MAX_COLUMN, _GAP = 1.15, 0.08
+_TRUTH_INCHES = 0.75
+#: Points: the letters of headings, and those below images.
+_HEADING, _LABEL = 6.5, 6.0
+_CLASS_LINES = 2
+_CAPTION = (
+    "Below each image: the class that the network predicts. Bright: the pixels that speak for it (Grad-CAM), dark: "
+    "those that do not."
+)
 _COLUMNS = ("clean", "adversarial", "clean, purified", "adversarial, purified")
+
+
+class _Column(NamedTuple):
+    """A stage of images (N, C, H, W), with their maps (N, H, W) and the predicted classes."""
+
+    name: str
+    x: Tensor
+    maps: Tensor
+    classes: list[int]
 
 
 def saliency(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
@@ -41,11 +60,11 @@ def saliency(net: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
     from captum.attr import LayerGradCam  # type: ignore[import-untyped]
     from torch.nn import functional as F
 
-    from bench.report.figures._network import last_map
+    from bench.report.figures._network import last_map, running
 
-    maps = LayerGradCam(net, last_map(net, x)).attribute(
-        x.clone().requires_grad_(), target=classes, relu_attributions=True
-    )
+    layer = last_map(net, x)
+    with running("Grad-CAM"):
+        maps = LayerGradCam(net, layer).attribute(x.clone().requires_grad_(), target=classes, relu_attributions=True)
     large: Tensor = F.interpolate(maps.detach(), size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     highest = large.amax((1, 2), keepdim=True)
     return torch.where(highest > 0, large / highest.clamp_min(torch.finfo(large.dtype).tiny), large)
@@ -58,22 +77,61 @@ def draw(source: Source) -> Drawing:
     chosen = _telling(p)
     stages = [p.images.x[chosen], p.adversarial[chosen]]
     stages += [purified(p, stage) for stage in stages]
-    figure, axes = plt.subplots(len(chosen), 4, figsize=(4.6, 1.15 * len(chosen) + 0.5), squeeze=False)
-    maps: list[dict[str, Any]] = []
-    for name, stage, column in zip(_COLUMNS, stages, axes.T, strict=True):
+    columns: list[_Column] = []
+    for name, stage in zip(_COLUMNS, stages, strict=True):
         classes = predictions(p.net, stage)
-        heat = saliency(p.net, stage, classes)
-        for row, index in enumerate(chosen.tolist()):
-            label, truth = int(classes[row]), int(p.images.y[index])
-            _draw_image(column[row], stage[row], heat[row], label, truth)
-            rounded = [[round(v, 4) for v in line] for line in heat[row].tolist()]
-            maps.append({"image": index, "class": truth, "column": name, "predicted": label, "map": rounded})
-        column[0].set_title(name.replace(", ", ",\n"), fontsize=7.5, loc="center", fontweight="normal")
-    for axis, index in zip(axes[:, 0], chosen.tolist(), strict=True):
-        axis.set_ylabel(f"class {int(p.images.y[index])}", fontsize=7)
-    caption(figure, "below an image: the class predicted, coloured where it is wrong", 6.5)
-    figure.suptitle(fill(p.title, 60), fontsize=8, fontweight="bold")
+        columns.append(_Column(name, stage, saliency(p.net, stage, classes), classes.tolist()))
+    figure = _draw(source.width, p, chosen.tolist(), columns)
+    maps: list[dict[str, Any]] = []
+    for column in columns:
+        maps += (_numbers(p.images, index, column, row) for row, index in enumerate(chosen.tolist()))
     return Drawing(figure, {**p.names, "maps": maps})
+
+
+def _numbers(images: Images, index: int, column: _Column, row: int) -> dict[str, Any]:
+    truth, label = int(images.y[index]), column.classes[row]
+    return {
+        "image": index,
+        "class": truth,
+        "class_name": images.class_name(truth),
+        "column": column.name,
+        "predicted": label,
+        "predicted_name": images.class_name(label),
+        "map": [[round(v, 4) for v in line] for line in column.maps[row].tolist()],
+    }
+
+
+def _draw(width: float, p: Purification, chosen: Sequence[int], columns: Sequence[_Column]) -> Figure:
+    """Draw a row for each image, its true class on the left and the predicted one below each stage.
+
+    Args:
+        width: inches, of the page or column.
+        p: the purified network.
+        chosen: the rows of the images in their set.
+        columns: the stages, of the chosen images.
+    """
+    beside = min(_TRUTH_INCHES, 0.17 * width)
+    column = min(_MAX_COLUMN, (width - 2 * EDGE - beside) / len(columns))
+    side = column - _GAP
+    headings = [fitted(each.name, side, _HEADING, 2) for each in columns]
+    head = line_inches(_HEADING, max(heading.count("\n") for heading in headings) + 1) + 0.08
+    below = line_inches(_LABEL, _CLASS_LINES) + 0.06
+    left, row_height = EDGE + beside, side + below
+    sheet = Sheet(left + column * len(columns) + EDGE, head + row_height * len(chosen), p.title, _CAPTION)
+    for place, heading in enumerate(headings):
+        sheet.write(left + column * place + side / 2, sheet.top + head - 0.05, heading, _HEADING, va="bottom")
+    for row, index in enumerate(chosen):
+        y = sheet.top + head + row * row_height
+        truth = p.images.fitted_class(int(p.images.y[index]), beside - 0.05, _LABEL, 5)
+        sheet.write(EDGE, y + side / 2, f"true class:\n{truth}", _LABEL, va="center", ha="left")
+        for place, each in enumerate(columns):
+            x = left + column * place
+            heat = each.maps[row].numpy()
+            axes = sheet.show(x, y, side, each.x[row])
+            axes.imshow(heat, cmap="inferno", alpha=0.15 + 0.5 * heat, vmin=0, vmax=1)
+            label = p.images.prediction(index, each.classes[row], side, _LABEL, _CLASS_LINES)
+            sheet.write(x + side / 2, y + side + 0.02, label.text, _LABEL, color=label.colour)
+    return sheet.figure
 
 
 def _telling(p: Purification) -> Tensor:
@@ -82,16 +140,7 @@ def _telling(p: Purification) -> Tensor:
 
     from bench.report.figures._network import of_many_classes, predictions, purified
 
-    x, y = p.images
+    x, y = p.images.x, p.images.y
     right, broken = predictions(p.net, x) == y, predictions(p.net, p.adversarial) != y
     rescued = predictions(p.net, purified(p, p.adversarial)) == y
     return torch.tensor(of_many_classes(right.int() + broken.int() + rescued.int(), y, _IMAGES))
-
-
-def _draw_image(axis: Axes, image: Tensor, saliency: Tensor, label: int, truth: int) -> None:
-    from bench.report.figures._network import show
-
-    show(axis, image)
-    heat = saliency.numpy()
-    axis.imshow(heat, cmap="inferno", alpha=0.15 + 0.5 * heat, vmin=0, vmax=1)
-    axis.set_xlabel(f"{label}", fontsize=7, labelpad=1, color=WRONG if label != truth else SOFT)

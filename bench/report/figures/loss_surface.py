@@ -19,8 +19,6 @@ from bench.types import CellResult, eps_text
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bench.report.figures._network import Images
-
 _MAX_IMAGES = 64
 _MAX_NETWORKS = 4
 #: Steps on each axis of the surface.
@@ -35,7 +33,7 @@ class Surface(NamedTuple):
     accuracy: np.ndarray
 
 
-def surface(net: nn.Module, images: Images, eps: float, *, points: int = _STEPS, seed: int = 0) -> Surface:
+def surface(net: nn.Module, x: Tensor, y: Tensor, eps: float, *, points: int = _STEPS, seed: int = 0) -> Surface:
     """Measure a network on clamp(x + a * eps * sign(grad CE) + b * eps * r), r random signs, for a and b in [0, 1].
 
     Returns:
@@ -44,7 +42,6 @@ def surface(net: nn.Module, images: Images, eps: float, *, points: int = _STEPS,
     import torch
     from torch.nn import functional as F
 
-    x, y = images
     leaf = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(net(leaf), y, reduction="sum"), leaf)
     generator = torch.Generator().manual_seed(derive_seed(seed, "loss-surface"))
@@ -102,11 +99,12 @@ def _networks(source: Source) -> list[CellResult]:
 
 
 def _surface_of(source: Source, r: CellResult, eps: float) -> Surface:
-    from bench.report.figures._network import Images, clean_images, network
+    from bench.report.figures._network import clean_images, network, running
 
     images = clean_images(source, r.cell.data)
-    first = Images(images.x[:_MAX_IMAGES], images.y[:_MAX_IMAGES])
-    return surface(network(source, r.cell.model, r.cell.data), first, eps)
+    net = network(source, r.cell.model, r.cell.data)
+    with running(source.board.labels[r.key][0]):
+        return surface(net, images.x[:_MAX_IMAGES], images.y[:_MAX_IMAGES], eps)
 
 
 def _draw_surfaces(surfaces: Sequence[tuple[str, Surface]]) -> Figure:
