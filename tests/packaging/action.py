@@ -20,6 +20,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 ACTION: dict[str, Any] = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+REPOSITORY = "someone/something"
 _EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}")
 _NAME = re.compile(r"'[^']*'|(?:inputs|github|steps)(?:\.[\w-]+)+")
 
@@ -64,7 +65,7 @@ class Job:
             **os.environ,
             "GITHUB_ACTION_PATH": str(ROOT),
             "GITHUB_OUTPUT": str(outputs),
-            "GITHUB_REPOSITORY": "someone/something",
+            "GITHUB_REPOSITORY": REPOSITORY,
             "GITHUB_RUN_ID": "17",
             "GITHUB_SERVER_URL": "https://forge.example",
             "GITHUB_STEP_SUMMARY": str(self.temp / "summary.md"),
@@ -92,7 +93,7 @@ class Job:
         first, *rest = name.split(".")
         known: Any = {
             "inputs": self.inputs,
-            "github": {"event": self.event, "token": "a-token"},
+            "github": {"event": self.event, "repository": REPOSITORY, "token": "a-token"},
             "steps": {step: {"outputs": outputs} for step, outputs in self.outputs.items()},
         }[first]
         for part in rest:

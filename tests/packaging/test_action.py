@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.action import ACTION, ROOT, Job
+from tests.packaging.action import ACTION, REPOSITORY, ROOT, Job
 
 # The table says how `run` ends; FAKE_COMPARE says how `compare` does.
 HARNESS = """#!/usr/bin/env bash
@@ -54,13 +54,14 @@ class Stranger:
         git(self.origin, "commit", "--quiet", "--allow-empty", "--message", table)
         return git(self.origin, "rev-parse", "HEAD").strip()
 
-    def job(self, base: str, inputs: dict[str, str], **environment: str) -> Job:
+    def job(self, base: str, inputs: dict[str, str], fork: str = "", **environment: str) -> Job:
         """Check out the last commit alone, as actions/checkout does."""
         git(self.folder, "clone", "--quiet", "--depth", "1", f"file://{self.origin}", "checkout")
         git(self.origin, "config", "uploadpack.allowAnySHA1InWant", "true")
         told = {"CALLS": str(self.folder / "calls"), "FAKE_COMPARE": "0", "FAKE_REPORT": "fine", "EXISTING": ""}
         path = {"PATH": f"{self.bin}:/usr/local/bin:/usr/bin:/bin"}
-        event = {"pull_request": {"number": 7, "base": {"sha": base}}} if base else {"before": "0" * 40}
+        head = {"repo": {"full_name": fork or REPOSITORY}}
+        event = {"pull_request": {"number": 7, "base": {"sha": base}, "head": head}} if base else {"before": "0" * 40}
         temp = self.folder / "temp"
         temp.mkdir()
         job = Job(self.folder / "checkout", temp, {"config": "table.toml", **inputs}, event, told | path | environment)
@@ -120,11 +121,17 @@ def test_the_next_run_replaces_its_own_comment_and_a_long_report_is_left_in_the_
     assert job.summary.count("long") == 20_000
 
 
-@pytest.mark.parametrize("comment", ["false", "true"])
-def test_without_a_pull_request_nobody_is_told(stranger, comment):
+def test_a_push_is_compared_with_the_input_base_and_nobody_is_told(stranger):
     base = stranger.commit("0")
-    job = stranger.job("", {"comment": comment, "base": base})
+    job = stranger.job("", {"comment": "true", "base": base})
     assert run(job) == 0
+    assert not (stranger.folder / "calls.gh").exists()
+
+
+@pytest.mark.parametrize(("comment", "fork"), [("false", ""), ("true", "somebody/something")])
+def test_nobody_is_told_who_did_not_ask_or_whose_token_may_not_write(stranger, comment, fork):
+    base = stranger.commit("0")
+    assert run(stranger.job(base, {"comment": comment}, fork)) == 0
     assert not (stranger.folder / "calls.gh").exists()
 
 
