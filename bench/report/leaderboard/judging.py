@@ -142,9 +142,20 @@ def verdict_lines(rows: Sequence[DefenseSummary]) -> Iterator[str]:
         threats: dict[str, list[str]] = {}
         for threat in row.threats:
             if (comparison := threat.judgement) is not None:
-                why = f": {', '.join(comparison.reasons)}" if comparison.verdict == "upper bound only" else ""
-                threats.setdefault(comparison.verdict + why, []).append(_in_numbers(threat, comparison))
+                threats.setdefault(_conclusion(comparison), []).append(_in_numbers(threat, comparison))
         yield from (f"{row.name}: {conclusion} ({'; '.join(_few(under))})" for conclusion, under in threats.items())
+
+
+def verdict_sentence(threat: ThreatSummary) -> str:
+    """Return the verdict on a step under one threat with its numbers; empty where there is none."""
+    comparison = threat.judgement
+    return "" if comparison is None else f"{_conclusion(comparison)} ({_in_numbers(threat, comparison)})"
+
+
+def _conclusion(comparison: BaseComparison) -> str:
+    """Return a verdict, and why it is an upper bound only where it is."""
+    why = f": {', '.join(comparison.reasons)}" if comparison.verdict == "upper bound only" else ""
+    return comparison.verdict + why
 
 
 def _few(threats: Sequence[str]) -> list[str]:

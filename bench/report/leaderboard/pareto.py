@@ -29,8 +29,8 @@ def pareto_front(points: Iterable[T], cost: Callable[[T], float], score: Callabl
 
 def primary(table: Table) -> list[ThreatSummary]:
     """Return the defenses under the threat with the most attacks."""
-    attacked = [summary for summary in table.threats if summary.threat]
     groups = list(dict.fromkeys(column.group for column in table.columns))
+    attacked = [summary for summary in table.threats if summary.threat and summary.group in groups]
     first = min((groups.index(summary.group) for summary in attacked), default=None)
     return [summary for summary in attacked if groups.index(summary.group) == first]
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from bench.keys import Once
-from bench.report.leaderboard.summaries import ACCESSES, Value, threat_text
-from bench.report.leaderboard.tables import RANKED, Board, Column, Table, TableRow, build, first_columns
+from bench.report.leaderboard.summaries import ACCESSES, threat_text
+from bench.report.leaderboard.tables import Board, build
 from bench.report.render import text
+from bench.report.render.names import short_names
 from bench.report.render.samples import MAX_SETS, samples
-from bench.report.render.scatter import first_keys, scatter
+from bench.report.render.view import views
 from bench.store.outputs import move_foreign_aside, write_into
 from bench.store.working_store import Store
 from bench.types import AttackRef, CellError, CellResult, Cost, Metrics, jsonable
@@ -33,24 +33,13 @@ _MAX_NUMBERS = 8_000
 _MIN_NUMBERS = 100
 #: Of a piece for another page.
 _MAX_FRAGMENT_NUMBERS = 2_000
-_MAX_TABLES = 200
-#: Of one table.
-_MAX_ROWS = 300
-_MAX_ATTACKS = 100
-#: Of the heat map of one table.
-_MAX_HEAT_ROWS = 40
-_MAX_HEAT_COLUMNS = 30
-#: Numbers, points and letters of a section that a browser lays out within one frame. A section of no more is laid out
-#: when it comes near the window. A larger one would hold up scrolling, so it is laid out while the page loads.
-_MAX_LAZY_NUMBERS = 300
-#: Verdicts or notes of a table that are visible at first, and all of them.
-_OPEN_LINES = 20
-_MAX_LINES = 200
+#: With more tables, a page begins with links to them.
+_FEW_TABLES = 2
+_LINK_LETTERS = 48
 #: Letters of a traceback, counted from its end.
 _MAX_TRACEBACK_LETTERS = 4_000
 #: Among the first bytes of every page that Crossfire writes.
 _TITLE = b"<title>Crossfire leaderboard</title>"
-_ELSEWHERE = "This page shows a part, csv, md and json have all"
 
 
 def write_report(
@@ -97,20 +86,21 @@ def render(board: Board, store: Store | None = None, data_folder: Path | None = 
 
 def _page(board: Board, pictures: Callable[..., dict[str, str]] | None, numbers: int, sets: int) -> str:
     """Return the page with at most ``numbers`` numbers and the images of ``sets`` adversarial sets."""
-    tables, left_out = _tables(board, numbers)
-    columns = list(chain.from_iterable(view["columns"] for view in tables))
+    tables, left_out = views(board, numbers)
+    columns = [head.column for head in chain.from_iterable(view["heads"] for view in tables)]
     accesses = {row.access for row in chain.from_iterable(table.rows for table in board.tables)}
     results = _results(board, tables)
     page = _template("leaderboard.html").render(
         live=True,
         board=board,
         tables=tables,
+        index=_index(tables),
         facts=_facts(board),
         datasets=sorted({view["table"].dataset for view in tables}),
         models=sorted({view["table"].model for view in tables}),
         threats=list(dict.fromkeys(c.group for c in columns if c.group not in ("", "cost"))),
-        pieces=text.pieces,
-        accesses=[access for access in ACCESSES if access in accesses],
+        access=text.access,
+        accesses=[(access, text.access_words(access)) for access in ACCESSES if access in accesses],
         optional=list(dict.fromkeys(c.label for c in columns if c.kind != "clean")),
         left_out=left_out,
         # Inside the data hidden characters are JSON escapes, which the script would read back.
@@ -123,11 +113,24 @@ def _page(board: Board, pictures: Callable[..., dict[str, str]] | None, numbers:
 
 def fragment(board: Board) -> str:
     """Return the tables as a piece of HTML for a page of somebody else's, such as a notebook: no script, own styles."""
-    tables, _ = _tables(board, _MAX_FRAGMENT_NUMBERS)
+    tables, _ = views(board, _MAX_FRAGMENT_NUMBERS)
     piece = _template("fragment.html").render(
-        live=False, tables=tables, pieces=text.pieces, absent=text.absent(board), foot=text.FOOT
+        live=False, tables=tables, access=text.access, absent=text.absent(board), foot=text.FOOT
     )
     return visible(piece, lines=True)
+
+
+def _index(tables: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the titles of tables, and what links to them say; none where a reader sees all tables at once."""
+    if len(tables) <= _FEW_TABLES:
+        return {}
+    titles: list[str] = []
+    counts: dict[str, int] = {}
+    for view in tables:
+        title = view["title"]
+        counts[title] = counts.get(title, 0) + 1
+        titles.append(title if counts[title] == 1 else f"{title} ({counts[title]})")
+    return short_names(titles, _LINK_LETTERS)
 
 
 def _template(name: str) -> Template:
@@ -144,60 +147,6 @@ def _template(name: str) -> Template:
     return environment.get_template(name)
 
 
-class Cell(NamedTuple):
-    text: str
-    #: The text without the robust accuracy in brackets.
-    plain: str
-    value: Value | None
-    column: Column
-    #: ``best``, ``second``, or nothing.
-    rank: str
-    letters: str
-    hint: str
-    #: The keys of its first results, and how many more there are.
-    keys: str
-    more: int
-
-
-class _Excerpt(NamedTuple):
-    """The part of a table that the page shows, and a remark about the rest."""
-
-    columns: tuple[Column, ...]
-    rows: tuple[TableRow, ...]
-    remark: str
-
-
-def _tables(board: Board, numbers: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the tables as far as there is room for so many numbers, and the titles of the others."""
-    views: list[dict[str, Any]] = []
-    left_out: list[str] = []
-    tables = board.tables[:_MAX_TABLES]
-    for index, table in enumerate(tables):
-        # Later tables share what a small table leaves of its part.
-        excerpt = _excerpt(table, numbers // (len(tables) - index))
-        if excerpt.rows:
-            numbers -= len(excerpt.columns) * len(excerpt.rows)
-            views.append(_table(table, excerpt))
-        else:
-            left_out.append(table.title)
-    return views, [*left_out, *(table.title for table in board.tables[_MAX_TABLES:])]
-
-
-def _excerpt(table: Table, numbers: int) -> _Excerpt:
-    """Return the first rows and columns; worst case and gap are beside the attacks, and costs at the end."""
-    columns = first_columns(table.columns, _MAX_ATTACKS)
-    rows = table.rows[: min(_MAX_ROWS, numbers // max(1, len(columns)))]
-    parts = [
-        f"the first {shown:,} of {count:,} {noun}"
-        for shown, count, noun in (
-            (len(rows), len(table.rows), "lines, the most robust first"),
-            (len(columns), len(table.columns), "columns"),
-        )
-        if shown < count
-    ]
-    return _Excerpt(columns, rows, f"{_ELSEWHERE}: {' and '.join(parts)}" if parts else "")
-
-
 def _results(board: Board, tables: Sequence[Mapping[str, Any]]) -> list[CellResult]:
     """Return the results that numbers of the page lead to."""
     keys: set[str] = set()
@@ -206,70 +155,6 @@ def _results(board: Board, tables: Sequence[Mapping[str, Any]]) -> list[CellResu
         for number in (*chain.from_iterable(cells for _, cells in view["rows"]), *points):
             keys.update(number.keys.split())
     return [result for key, result in board.results.items() if key in keys]
-
-
-def _table(table: Table, excerpt: _Excerpt) -> dict[str, Any]:
-    columns, rows = excerpt.columns, excerpt.rows
-    shown = replace(table, columns=columns, rows=rows)
-    legend = text.legend(shown)
-    attacked = [column for column in columns if column.group not in ("", "cost") and column.unit == "accuracy"]
-    heat_columns, heat_rows = attacked[:_MAX_HEAT_COLUMNS], rows[:_MAX_HEAT_ROWS]
-    all_in_heat = len(heat_columns) == len(attacked) and len(heat_rows) == len(rows)
-    cost_scatter = scatter(table)
-    points = len(cost_scatter["points"]) if cost_scatter else 0
-    numbers = len(columns) * len(rows) + len(heat_columns) * len(heat_rows) + points + len(legend)
-    return {
-        "table": table,
-        "columns": columns,
-        "about": excerpt.remark,
-        "groups": _spans(columns),
-        "rows": [(row, [_cell(table, row, column, legend) for column in columns]) for row in rows],
-        "heat": heat_columns,
-        "heat_rows": [(row, [_cell(table, row, column, legend) for column in heat_columns]) for row in heat_rows],
-        "heat_about": "" if all_in_heat else f"the first {len(heat_rows)} lines and {len(heat_columns)} columns",
-        "legend": legend,
-        "rules": text.first(text.rules(shown), _OPEN_LINES, "attacks with a rule"),
-        "verdicts": _folded(table.verdicts),
-        "notes": _folded(table.notes),
-        "scatter": cost_scatter,
-        "lazy": numbers <= _MAX_LAZY_NUMBERS,
-    }
-
-
-def _folded(lines: Sequence[str]) -> dict[str, Any]:
-    """Return the visible lines, the folded ones, and how many are left out."""
-    kept = lines[:_MAX_LINES]
-    return {"open": kept[:_OPEN_LINES], "folded": kept[_OPEN_LINES:], "left_out": len(lines) - len(kept)}
-
-
-def _cell(table: Table, row: TableRow, column: Column, legend: Mapping[str, str]) -> Cell:
-    value = row.values.get(column.id)
-    best, second = table.best[column.id]
-    rank = ""
-    if value and value.number is not None and row.access in RANKED and value.number in (best, second):
-        rank = "best" if value.number == best else "second"
-    known = value if value and (value.number is not None or value.failed or value.footnotes) else None
-    return Cell(
-        text.number(value, column, table.n),
-        text.plain(value, column, table.n),
-        known,
-        column,
-        rank,
-        text.letters(value, legend) if value else "",
-        _hint(value, column) if value else "",
-        *first_keys(known),
-    )
-
-
-def _hint(value: Value, column: Column) -> str:
-    robust = "" if value.robust is None else f"robust accuracy {100 * value.robust:.2f} %"
-    parts = ((column.kind == "attack") * "accuracy under attack", text.interval(value), robust, *value.footnotes)
-    return ", ".join(part for part in parts if part)
-
-
-def _spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
-    """Return each group of neighboring columns with its width."""
-    return [(group, len(list(span))) for group, span in groupby(columns, lambda column: column.group)]
 
 
 def _facts(board: Board) -> list[str]:
@@ -281,7 +166,7 @@ def _facts(board: Board) -> list[str]:
     commits = sorted({(p.commit or "no commit")[:10] + ("+edits" if p.dirty else "") for p in provenance})
     machines = sorted({f"{p.machine} ({p.device})" for p in provenance})
     facts = [
-        f"{len(provenance):,} cells" + (f", {failed} failed" if failed else ""),
+        f"{len(provenance):,} cell{'s' * (len(provenance) > 1)}" + (f", {failed} failed" if failed else ""),
         f"{'commit' if len(commits) == 1 else f'{len(commits)} commits:'} {_few(commits)}",
         _few(machines),
         f"finished {max(p.finished for p in provenance)[:16].replace('T', ' ')} UTC",
@@ -324,7 +209,7 @@ def _details(board: Board, results: Iterable[CellResult], pictures: Mapping[str,
         defense, attack_label = board.labels[r.key]
         attack = r.cell.attack
         cells[r.key] = {
-            "title": [r.names.dataset, r.names.model, defense, attack_label, r.names.access],
+            "title": [r.names.dataset, r.names.model, defense, attack_label, text.access_words(r.names.access)],
             "status": r.status,
             "seed": r.cell.seed,
             "flags": r.flags,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import pairwise, product
 from math import log10
 from typing import Any, NamedTuple
 
@@ -11,6 +11,8 @@ from bench.report.leaderboard.pareto import cost_front, primary
 from bench.report.leaderboard.summaries import ThreatSummary, Value
 from bench.report.leaderboard.tables import RANKED, Table
 from bench.report.render import text
+from bench.report.render.names import width_of
+from bench.report.render.placement import Box, Labels, Spot, mark, place
 
 _MAX_DEFENSES = 80
 #: Keys of results that one number leads to.
@@ -18,16 +20,13 @@ _MAX_KEYS = 40
 #: Size of the view box, and its margins.
 _WIDTH = 480
 _HEIGHT = 320
-_LEFT = 50
+_LEFT = 54
 _RIGHT = 16
 _TOP = 12
-_BOTTOM = 48
-#: Size of the letters of a label.
-_LABEL_HEIGHT = 16
-_LETTER_WIDTH = 8
-#: Two points nearer than this look like one.
-_OVERLAP = 4
-_MAX_TICKS = 7
+_BOTTOM = 56
+#: Size of the letters of a tick, and the least space between two of them.
+_TICK_FONT = 15
+_TICK_SPACE = 12
 
 
 class ScatterPoint(NamedTuple):
@@ -40,16 +39,11 @@ class ScatterPoint(NamedTuple):
     high: float
     #: The attacker does not see the whole defense.
     open: bool
-    label: str
-    label_y: float
-    #: The label is to the left of the point.
-    left: bool
+    defense: str
     hint: str
     #: The keys of its first results, and how many more there are.
     keys: str
     more: int
-    #: The label as far as there is room for it.
-    shown: str = ""
 
 
 class _Axes(NamedTuple):
@@ -72,11 +66,22 @@ class _Axes(NamedTuple):
     def y(self, share: float) -> float:
         return _TOP + (1 - share) * (_HEIGHT - _TOP - _BOTTOM)
 
-    def ticks(self) -> list[float]:
-        """Return costs to mark: 1, 2 and 5 of each decade, or whole decades where these are too many."""
-        steps = (m * 10.0**e for e, m in product(range(int(self.low) - 1, int(self.high) + 2), (1, 2, 5)))
-        ticks = [tick for tick in steps if self.low <= log10(tick) <= self.high]
-        return ticks if len(ticks) <= _MAX_TICKS else [tick for tick in ticks if f"{tick:e}".startswith("1")]
+    def ticks(self) -> list[tuple[float, str]]:
+        """Return where to mark costs, and their labels: 1, 2 and 5 of each decade, or as few decades as have room."""
+        decades = range(int(self.low) - 1, int(self.high) + 2)
+        steps = [m * 10.0**e for e, m in product(decades, (1, 2, 5))]
+        marks = [self._marks(steps)] + [self._marks([10.0**e for e in decades[::every]]) for every in (1, 2, 3)]
+        return next(filter(_have_room, marks), marks[-1][:1])
+
+    def _marks(self, costs: Sequence[float]) -> list[tuple[float, str]]:
+        return [(self.x(cost), _flops(cost)) for cost in costs if self.low <= log10(cost) <= self.high]
+
+
+def _have_room(marks: Sequence[tuple[float, str]]) -> bool:
+    """Say whether the labels of an axis, each in the middle below its mark, are apart and inside the picture."""
+    ends = [(x - _TICK_FONT * width_of(label) / 2, x + _TICK_FONT * width_of(label) / 2) for x, label in marks]
+    apart = all(first[1] + _TICK_SPACE <= second[0] for first, second in pairwise(ends))
+    return bool(ends) and apart and ends[0][0] >= 0 and ends[-1][1] <= _WIDTH
 
 
 def scatter(table: Table) -> dict[str, Any] | None:
@@ -89,18 +94,30 @@ def scatter(table: Table) -> dict[str, Any] | None:
     points: list[ScatterPoint] = []
     for summary in shown:
         points += _points(summary, axes)
-    points = _with_labels(points)
     static, ranked = [p for p in points if p.open], [p for p in points if not p.open]
+    labels = _labels(points)
     return {
         "threat": shown[0].group,
         "about": f"the first {_MAX_DEFENSES} of {len(defenses):,} defenses" if len(defenses) > len(shown) else "",
         "points": points,
-        "links": [(a, b) for a, b in product(static, ranked) if a.label == b.label],
+        "has_open": bool(static),
+        "labels": labels.labels,
+        "numbered": labels.numbered,
+        "links": [(a, b) for a, b in product(static, ranked) if a.defense == b.defense],
         "front": _front(shown, axes),
-        "x_ticks": [(axes.x(tick), _flops(tick)) for tick in axes.ticks()],
+        "x_ticks": axes.ticks(),
         "y_ticks": [(axes.y(share), f"{100 * share:.0f}") for share in (0, 0.25, 0.5, 0.75, 1)],
         "box": (_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM),
     }
+
+
+def _labels(points: Sequence[ScatterPoint]) -> Labels:
+    """Return the names of the defenses, each at its solid point, or at its open point if it has no other."""
+    solid = {point.defense for point in points if not point.open}
+    named = [point for point in points if not point.open or point.defense not in solid]
+    area = Box(_LEFT + 2, _WIDTH - 2, 0, _HEIGHT - _BOTTOM + 8)
+    marks = [mark(point.x, point.low, point.high) for point in points]
+    return place([Spot(point.x, point.y, (point.defense,)) for point in named], marks, area)
 
 
 def first_keys(value: Value | None) -> tuple[str, int]:
@@ -124,72 +141,17 @@ def _points(summary: ThreatSummary, axes: _Axes) -> Iterator[ScatterPoint]:
         if access == "any" or value.number is None or value.low is None or value.high is None or summary.cost is None:
             continue
         score = f"{100 * value.number:.1f} % ({text.interval(value)})"
-        hint = f"{summary.defense}, {access}: {score}, {_flops(summary.cost.test_flops)} per image"
-        x, y = axes.x(summary.cost.test_flops), axes.y(value.number)
+        hint = f"{summary.defense}, {text.access_words(access)}: {score}, {_flops(summary.cost.test_flops)} per image"
         yield ScatterPoint(
-            x,
-            y,
+            axes.x(summary.cost.test_flops),
+            axes.y(value.number),
             axes.y(value.low),
             axes.y(value.high),
             access not in RANKED,
             summary.defense,
-            y,
-            x > 0.72 * _WIDTH,
             hint,
             *first_keys(value),
         )
-
-
-def _with_labels(points: Sequence[ScatterPoint]) -> list[ScatterPoint]:
-    """Write each name at the nearest free height beside its point; where there is none, only the hint has it.
-
-    Points that lie on one another share a label.
-    """
-    order = sorted(points, key=lambda p: (-abs(2 * p.y - _HEIGHT), p.label))
-    names = _names(order)
-    placed: list[ScatterPoint] = []
-    for point in order:
-        label = ", ".join(names.get(point, []))
-        room = int(((point.x - _LEFT) if point.left else (_WIDTH - point.x)) / _LETTER_WIDTH) - 2
-        named = point._replace(shown=label if len(label) <= room else f"{label[: room - 1]}…")
-        placed.append(_at_free_height(named, placed) or point if label else point)
-    return placed
-
-
-def _names(points: Sequence[ScatterPoint]) -> dict[ScatterPoint, list[str]]:
-    """Return the points that have a label, with the names of all points that lie on them.
-
-    A defense is named at its solid point, or at its open point if it has no other.
-    """
-    solid = {point.label for point in points if not point.open}
-    names: dict[ScatterPoint, list[str]] = {}
-    for point in points:
-        if not point.open or point.label not in solid:
-            near = (p for p in names if abs(p.x - point.x) < _OVERLAP and abs(p.y - point.y) < _OVERLAP)
-            names.setdefault(next(near, point), []).append(point.label)
-    return names
-
-
-def _at_free_height(point: ScatterPoint, placed: Sequence[ScatterPoint]) -> ScatterPoint | None:
-    """Return the point with its label at the nearest height where it meets no other label."""
-    for step, sign in product(range(19), (-1, 1)):
-        label_y = point.y + sign * step * _LABEL_HEIGHT / 2
-        meets = (p for p in placed if abs(label_y - p.label_y) < _LABEL_HEIGHT and _meet(point, p))
-        if _TOP <= label_y <= _HEIGHT - _BOTTOM and not any(meets):
-            return point._replace(label_y=label_y)
-    return None
-
-
-def _meet(one: ScatterPoint, other: ScatterPoint) -> bool:
-    """Say whether two labels would meet if they had one height."""
-    (start, end), (other_start, other_end) = _extent(one), _extent(other)
-    return start < other_end and other_start < end
-
-
-def _extent(point: ScatterPoint) -> tuple[float, float]:
-    """Return where the label of a point starts and ends."""
-    width = _LETTER_WIDTH * (len(point.shown) + 2) if point.shown else 0
-    return (point.x - width, point.x) if point.left else (point.x, point.x + width)
 
 
 def _flops(value: float) -> str:

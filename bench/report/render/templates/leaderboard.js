@@ -15,11 +15,56 @@
     keep(root.dataset.theme);
   });
 
+  // A table that fits into the window stays open, and its headings follow the page. A wider one is set closer
+  // and in smaller type; where that is not enough, it scrolls in its own card, and its edges say so.
+  const bar = document.querySelector(".filters");
+  const frames = all(".frame");
+  function fit(frame) {
+    const card = frame.querySelector(".card"), scroll = frame.querySelector(".scroll"), table = scroll.firstElementChild;
+    if (!table.checkVisibility?.({ contentVisibilityAuto: true })) return;
+    const excess = () => table.offsetWidth / frame.clientWidth;
+    card.classList.remove("snug", "dense");
+    const far = excess() > 2;
+    card.classList.toggle("snug", excess() > 1);
+    card.classList.toggle("dense", far || excess() > 1);
+    card.classList.toggle("fits", excess() <= 1);
+    edges(card, scroll);
+  }
+  function edges(card, scroll) {
+    card.classList.toggle("more-left", scroll.scrollLeft > 1);
+    card.classList.toggle("more-right", scroll.scrollLeft + scroll.clientWidth < scroll.scrollWidth - 1);
+  }
+  const observer = new ResizeObserver((entries) => { for (const entry of entries) fit(entry.target.parentNode); });
+  for (const frame of frames) {
+    observer.observe(frame.querySelector(".ruler"));
+    const scroll = frame.querySelector(".scroll");
+    scroll.addEventListener("scroll", () => edges(scroll.parentNode, scroll), { passive: true });
+  }
+  if (bar) new ResizeObserver(() => {
+    const follows = getComputedStyle(bar).position === "sticky";
+    root.style.setProperty("--bar", `${follows ? bar.offsetHeight : 0}px`);
+  }).observe(bar);
+
   // Filters: rows by defense and access, columns by threat, by choice and by attack; a section with no row goes.
   const chosenIn = (id) => get(id)?.value ?? "";
   const words = () => get("search")?.value.trim().toLowerCase() ?? "";
   const boxes = all(".menu input");
   const defenses = new Set(all(".board tbody tr").map((row) => row.dataset.defense.toLowerCase()));
+  // Columns in which no row that is left has anything go too, and so does the threat above no column.
+  function fold(table) {
+    const rows = [...table.tBodies[0].rows].filter((row) => !row.hidden);
+    const heads = all(".heads [data-label]", table);
+    for (const head of heads) {
+      const place = head.cellIndex;
+      if (head.hidden || !rows.length || rows.some((row) => !row.cells[place].classList.contains("none"))) continue;
+      for (const row of [head.parentNode, ...rows]) row.cells[place].hidden = true;
+    }
+    for (const group of all(".groups [data-group]", table)) {
+      const width = heads.filter((head) => head.dataset.group === group.dataset.group && !head.hidden).length;
+      group.hidden = width === 0;
+      group.colSpan = Math.max(width, 1);
+    }
+  }
   function apply() {
     const text = words(), threat = chosenIn("threat"), access = chosenIn("access");
     const byDefense = [...defenses].some((name) => name.includes(text));
@@ -32,17 +77,16 @@
         const otherAttack = text && !byDefense && kind === "attack" && !label.toLowerCase().includes(text);
         cell.hidden = off.has(label) || (threat && group && group !== "cost" && group !== threat) || otherAttack;
       }
-      for (const head of all(".groups th[data-group]", section)) {
-        const width = all(".heads th[data-label]", section).filter((cell) => cell.dataset.group === head.dataset.group && !cell.hidden).length;
-        head.hidden = width === 0;
-        head.colSpan = Math.max(width, 1);
-      }
-      const attackFits = byDefense || all(".heads th[data-label]", section).some((cell) => cell.dataset.kind === "attack" && !cell.hidden);
+      const attackFits = byDefense || all(".board .heads [data-label]", section).some((cell) => cell.dataset.kind === "attack" && !cell.hidden);
       const rows = all("tbody tr", section);
       for (const row of rows) row.hidden = (access && row.dataset.access !== access) || (byDefense && !row.dataset.defense.toLowerCase().includes(text)) || !attackFits;
+      for (const table of all("table", section)) fold(table);
       section.hidden = !fits || rows.every((row) => row.hidden);
       any ||= !section.hidden;
+      const link = document.querySelector(`.index a[href="#${section.id}"]`);
+      if (link) link.hidden = section.hidden;
     }
+    for (const frame of frames) fit(frame);
     if (get("reset")) get("reset").hidden = !(text || off.size || ["dataset", "model", "threat", "access"].some(chosenIn));
     get("nothing").hidden = any || all("main > section").length === 0;
   }
@@ -55,12 +99,12 @@
   document.addEventListener("click", (event) => { for (const menu of all(".menu[open]")) if (!menu.contains(event.target)) menu.open = false; });
 
   // Sorting: numbers from the best, names from A; absent values stay last.
-  for (const head of all(".heads th")) head.querySelector("button").addEventListener("click", () => {
-    const table = head.closest("table"), place = [...head.parentNode.children].indexOf(head), isNumber = head.classList.contains("n");
+  for (const head of all(".board .heads th")) head.querySelector("button").addEventListener("click", () => {
+    const table = head.closest("table"), place = [...head.parentNode.children].indexOf(head), isNumber = head.classList.contains("n") && head.dataset.kind !== "verdict";
     const now = head.getAttribute("aria-sort"), down = now === "none" ? isNumber : now === "ascending";
     for (const other of all(".heads th", table)) other.setAttribute("aria-sort", "none");
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const value = (row) => (isNumber ? row.children[place].dataset.value : row.children[place].textContent.trim());
+    const value = (row) => (isNumber ? row.children[place].dataset.value : row.children[place].classList.contains("none") ? "" : row.children[place].textContent.trim());
     const body = table.tBodies[0];
     const rows = [...body.rows].sort((a, b) => {
       const x = value(a), y = value(b);
@@ -84,9 +128,10 @@
     for (const [name, text] of flat(value)) list.append(make("dt", name), make("dd", text));
     article.append(make("h4", title), list);
   }
-  function show({ keys, more }) {
+  function show({ keys, more }, verdict) {
     const place = get("cell").querySelector("div");
     place.replaceChildren();
+    if (verdict) place.append(make("p", verdict, "conclusion"));
     for (const key of keys.split(" ")) {
       const cell = details.cells[key];
       if (!cell) continue;
@@ -123,13 +168,14 @@
     get("cell").showModal();
     get("cell").scrollTop = 0;
   }
+  const open = (place) => show(place.dataset, place.closest("[data-kind=verdict]") && `${place.closest("tr").dataset.defense}: ${place.title}`);
   document.addEventListener("click", (event) => {
     const place = event.target.closest?.("[data-keys]");
-    if (place) show(place.dataset);
+    if (place) open(place);
     if (event.target === get("cell") || event.target.closest?.(".close")) get("cell").close();
   });
   document.addEventListener("keydown", (event) => {
     const place = event.target.closest?.("[data-keys]");
-    if (place && (event.key === "Enter" || event.key === " ")) { event.preventDefault(); show(place.dataset); }
+    if (place && (event.key === "Enter" || event.key === " ")) { event.preventDefault(); open(place); }
   });
 })();
