@@ -13,12 +13,15 @@ from bench.visible import visible
 
 if TYPE_CHECKING:
     from bench.report.leaderboard.tables import Board
+    from bench.report.leaderboard.view import View
     from bench.store.history import Recorded
     from bench.store.working_store import Store
 
 SUMMARY = "the tables: in the terminal, or as Markdown, CSV, LaTeX, HTML, JSON or model cards of RobustBench"
 FORMATS = ("md", "csv", "tex", "html", "json")
 CARDS = "robustbench"
+#: Options of what tables show.
+_VIEW = ("columns", "rows", "rename", "sort", "caption", "short")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +39,59 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="published numbers beside the measured ones; with --out FOLDER, all tables and figures of the paper",
     )
+    _view_arguments(parser.add_argument_group("what the tables show; not for JSON and --paper"))
     parser.add_argument(
         "--out",
         type=options.path,
         metavar="FILE",
         help="write to a file, model cards to a folder, instead of the terminal",
     )
+
+
+def _view_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="in this order: labels, a label with its threat ('pgd* L2*'), or clean, attack, worst, gap, verdict, cost",
+    )
+    group.add_argument(
+        "--rows", nargs="+", default=[], metavar="PATTERN", help="in this order: defenses, or DEFENSE/ACCESS"
+    )
+    group.add_argument(
+        "--rename",
+        nargs="+",
+        default=[],
+        metavar="OLD=NEW",
+        help="names of defenses, attacks, data sets and networks; the other options go by the new ones",
+    )
+    group.add_argument(
+        "--sort", default="", metavar="COLUMN", help="the best first, or by defense; --sort=-COLUMN the other way round"
+    )
+    group.add_argument("--caption", default="", metavar="TEXT", help="the title; in LaTeX the caption")
+    group.add_argument(
+        "--short", action="store_true", help="a row for each defense: clean, worst static and adaptive, gap, verdict"
+    )
+
+
+def _view(args: argparse.Namespace, file_format: str | None) -> View:
+    """Return what the tables are to show.
+
+    Raises:
+        UsageError: it cannot be said of a format that holds everything.
+    """
+    from bench.report.leaderboard.view import View
+    from bench.types import UsageError
+
+    asked = [option for option in _VIEW if getattr(args, option)]
+    if asked and (args.paper or file_format in ("json", CARDS)):
+        what = "--paper" if args.paper else f"--format {file_format}"
+        raise UsageError(
+            f"--{asked[0]} is for tables in a terminal, md, csv, tex or html; {what} has everything in forms of its own"
+        )
+    lists = {option: tuple(getattr(args, option)) for option in ("columns", "rows", "rename")}
+    return View(**lists, sort=args.sort, caption=args.caption, short=args.short)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -52,13 +102,14 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from bench.report.leaderboard.tables import build
+    from bench.report.leaderboard.view import build
     from bench.store.history import read
     from bench.types import UsageError
 
     display: Display = args.display
     file_format = args.format or (args.out.suffix.removeprefix(".") if args.out else None)
     is_folder = args.paper and args.out is not None and not file_format
+    view = _view(args, file_format)
     if args.format == CARDS:
         return _write_cards(args)
     if args.out and file_format not in FORMATS and not is_folder:
@@ -74,7 +125,7 @@ def _show(args: argparse.Namespace) -> int:
         _write_paper(args, recorded, root)
         return 0
     with display.phase("making the tables"):
-        board = build(recorded.results, recorded.planned_tables)
+        board = build(recorded.results, recorded.planned_tables, view)
     if file_format is None and not args.paper:
         _print_board(board)
     else:

@@ -16,7 +16,7 @@ from bench.report import figures
 from bench.report.figures import Missing, Source
 from bench.report.leaderboard.published import NOT_KNOWN, published
 from bench.report.leaderboard.summaries import WORST_CASE, Value
-from bench.report.leaderboard.tables import COSTS, Column, Table, TableRow
+from bench.report.leaderboard.tables import COSTS, Column, Table, TableRow, lines_by_defense
 from bench.report.render import text
 from bench.report.render.markdown import escape_markdown, grid
 from bench.store.outputs import move_foreign_aside, write_into
@@ -226,7 +226,7 @@ def _table(
     about = [_size(source.board.results[key] for key in chain.from_iterable(row.keys for row in rows))]
     about += [f"Published: {each}." for each in dict.fromkeys(where for _, where in known.values())]
     about += [] if known else [f"Published: {NOT_KNOWN}, or not of a run of this size."]
-    notes = text.by_defense(table)
+    notes = lines_by_defense(table)
     of_rows = set(chain.from_iterable(notes.get(row.defense, ()) for row in rows))
     about += [f"{verdict}." for verdict in table.verdicts if verdict in of_rows]
     about += [f"{note}." for note in notes.get(None, ())]

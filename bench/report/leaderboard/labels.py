@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
 
@@ -17,6 +18,10 @@ Params = Mapping[str, Any]
 MAX_LABEL_PARAMS = 3
 #: Letters that these may take.
 _LONGEST = 200
+#: Fields that a note on two namesakes lists, letters of a value, and digits of a hash.
+_MAX_FIELDS = 6
+_MAX_VALUE = 60
+_HASH_DIGITS = 8
 
 
 def shortest_name(what: Literal["defense", "attack"], results: Sequence[CellResult]) -> str:
@@ -56,6 +61,46 @@ def unique(names: Mapping[str, tuple[str, Params]]) -> dict[str, str]:
             else:
                 labels[each] = name
     return {each: labels[each] for each in names}
+
+
+def distinctions(labels: Mapping[str, str], content: Callable[[str], Mapping[str, Any]]) -> dict[str, str]:
+    """Return what distinguishes things that only the digits of their key tell apart: the fields in which they differ.
+
+    Args:
+        labels: from :func:`unique`.
+        content: returns all that one is made of, as data.
+    """
+    namesakes: dict[str, list[str]] = defaultdict(list)
+    for each, label in labels.items():
+        if label.endswith(suffix := f" #{sha256_hex(each)[:4]}"):
+            namesakes[label.removesuffix(suffix)].append(each)
+    texts: dict[str, str] = {}
+    for group in namesakes.values():
+        fields = [dict(_fields(content(each))) for each in group]
+        keys = _differing(fields)
+        more = f" and {len(keys) - _MAX_FIELDS} more fields" if len(keys) > _MAX_FIELDS else ""
+        for each, own in zip(group, fields, strict=True):
+            parts = (f"{key} {_brief(own.get(key))}" for key in keys[:_MAX_FIELDS])
+            texts[each] = visible(", ".join(parts)) + more
+    return texts
+
+
+def _fields(content: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested data, each with the names that lead to it."""
+    for name, value in content.items():
+        where = path if name == "params" else f"{path} {name}".strip()
+        if isinstance(value, Mapping):
+            yield from _fields(value, where)
+        else:
+            yield where, value
+
+
+def _brief(value: Any) -> str:
+    """Return a value in few letters: of a hash the first digits."""
+    text = "none" if value is None else str(value)
+    if re.fullmatch("[0-9a-f]{32,}", text):
+        return text[:_HASH_DIGITS]
+    return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}…"
 
 
 def _differing(params: Sequence[Params]) -> list[str]:

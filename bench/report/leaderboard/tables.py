@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from statistics import fmean, median
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bench.keys import EVALUATION_VERSION, Keys
 from bench.report.leaderboard.judging import PurifierRow, judge, unjudged_lines, verdict_lines
-from bench.report.leaderboard.labels import Params, attack_params, defense_params, shortest_name, unique
+from bench.report.leaderboard.labels import (
+    Params,
+    attack_params,
+    defense_params,
+    distinctions,
+    shortest_name,
+    unique,
+)
 from bench.report.leaderboard.soundness import across
 from bench.report.leaderboard.summaries import (
+    EXCLUDE_SEED,
     NORMS,
     WORST_CASE,
     DefenseCells,
@@ -65,6 +74,8 @@ class Column:
     hint: str = ""
     #: Which iterate an iterative attack keeps.
     rule: str = ""
+    #: Whether its best and second-best number are marked.
+    ranked: bool = True
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,15 @@ class Table:
     cells: Count
     #: Which part of a larger table it is; empty where it is all of it.
     part: str = ""
+    #: What stands above it instead of its title; the title then is among its notes.
+    caption: str = ""
+    #: Whether a row is one access; in the short form a row is all accesses of its defense.
+    has_access: bool = True
+
+    @property
+    def heading(self) -> str:
+        """What stands above it."""
+        return self.caption or self.title
 
     @property
     def title(self) -> str:
@@ -113,7 +133,7 @@ class Table:
         ranked = [row for row in self.rows if row.access in RANKED]
         ends: dict[str, tuple[float | None, float | None]] = {}
         for column in self.columns:
-            values = (row.values.get(column.id) for row in ranked if column.unit == "accuracy")
+            values = (row.values.get(column.id) for row in ranked if column.unit == "accuracy" and column.ranked)
             numbers = sorted({v.number for v in values if v and v.number is not None and not v.partial}, reverse=True)
             ends[column.id] = numbers[0] if len(numbers) > 1 else None, numbers[1] if len(numbers) > 2 else None
         return ends
@@ -150,6 +170,16 @@ def first_defenses(table: Table, defenses: int, attacks: int) -> Table:
         threats=tuple(s for s in table.threats if s.defense in kept and (not s.threat or s.group in groups)),
         part=" and ".join(parts),
     )
+
+
+def lines_by_defense(table: Table) -> dict[str | None, list[str]]:
+    """Return verdicts and notes by the defense that they are about; under ``None`` those about the table."""
+    names = {row.defense for row in table.rows}
+    lines: dict[str | None, list[str]] = defaultdict(list)
+    for line in (*table.verdicts, *table.notes):
+        beginnings = (line[: match.start()] for match in re.finditer("[:,]", line))
+        lines[next((beginning for beginning in beginnings if beginning in names), None)].append(line)
+    return dict(lines)
 
 
 @dataclass(frozen=True)
@@ -190,21 +220,25 @@ COSTS = (
 )
 
 
-def build(results: Iterable[CellResult], planned: Iterable[PlannedTable] = ()) -> Board:
+def build(
+    results: Iterable[CellResult], planned: Iterable[PlannedTable] = (), rename: Mapping[str, str] | None = None
+) -> Board:
     """Sort results into tables. Of results that differ in their code alone the newest counts.
 
     Args:
         results: all that is known.
         planned: the cells that runs planned; a table that lacks some of them says so. Where there is no plan for a
             table, its cells are those that were tried.
+        rename: new names by the old ones, for defenses, attacks, data sets and networks.
     """
-    results = list(results)
+    results, rename = list(results), rename or {}
     status = {result.key: result.status for result in results}
     plans: dict[str, dict[str, str]] = defaultdict(dict)
     titles: dict[str, str] = {}
     for each in planned:
         plans[each.table] |= each.keys
-        titles[each.table] = each.title
+        renamed = {"dataset": rename.get(each.dataset, each.dataset), "model": rename.get(each.model, each.model)}
+        titles[each.table] = each.model_copy(update=renamed).title
     answers = _checked(newest(results).values())
     by_name: dict[tuple[str, str], dict[tuple[str, str, str], list[CellResult]]] = defaultdict(
         lambda: defaultdict(list)
@@ -224,7 +258,7 @@ def build(results: Iterable[CellResult], planned: Iterable[PlannedTable] = ()) -
             wanted = plans.get(identity) or {r.key: r.names.defense for r in own}
             missing = Counter(defense for key, defense in wanted.items() if key not in status)
             count = Count.of(wanted, status)
-            table, named = _table(own, missing, count, protocol=content[2], alone=len(namesakes) == 1)
+            table, named = _table(own, missing, count, rename, protocol=content[2], alone=len(namesakes) == 1)
             tables.append(table)
             labels |= named
     kept = sorted(
@@ -243,7 +277,13 @@ def _checked(results: Iterable[CellResult]) -> list[CellResult]:
 
 
 def _table(
-    results: Sequence[CellResult], missing: Mapping[str, int], count: Count, *, protocol: str, alone: bool
+    results: Sequence[CellResult],
+    missing: Mapping[str, int],
+    count: Count,
+    rename: Mapping[str, str],
+    *,
+    protocol: str,
+    alone: bool,
 ) -> tuple[Table, dict[str, tuple[str, str]]]:
     """Return a table and the labels of its results, given how many cells of each defense are missing."""
     ids, row_ids = attack_ids(results), RowIds()
@@ -256,8 +296,10 @@ def _table(
             threat = threat_text(result.cell.attack.threat)
             threats[threat] = result.cell.attack.threat
             by_attack[threat, ids[result.key]].append(result)
-    names = unique({each: (shortest_name("defense", own), defense_params(own[0])) for each, own in by_defense.items()})
-    attacks = _attack_labels(by_attack, threats)
+    labels = unique({each: (shortest_name("defense", own), defense_params(own[0])) for each, own in by_defense.items()})
+    names = {each: rename.get(label, label) for each, label in labels.items()}
+    attack_labels = _attack_labels(by_attack, threats)
+    attacks = {t: {each: rename.get(name, name) for each, name in own.items()} for t, own in attack_labels.items()}
     conditional = conditional_attacks(results, ids)
     by_id = {
         each: summarise(DefenseCells.of(names[each], own, ids, conditional), attacks, threats)
@@ -270,14 +312,21 @@ def _table(
     defenses = sorted(by_id.values(), key=lambda each: (*(-number for number in each.rank(RANKED)), each.name))
     first = results[0]
     table = Table(
-        first.names.dataset,
-        first.names.model,
+        rename.get(first.names.dataset, first.names.dataset),
+        rename.get(first.names.model, first.names.model),
         first.cell.data.n,
         _columns(attacks, by_attack, defenses),
         tuple(chain.from_iterable(map(_rows, defenses))),
         tuple(chain.from_iterable(defense.threats for defense in defenses)),
         tuple(verdict_lines(defenses)),
-        tuple(_notes(results, defenses, protocol=protocol, alone=alone)),
+        (
+            *_notes(results, defenses, protocol=protocol, alone=alone),
+            *_distinctions(labels, {each: own[0] for each, own in by_defense.items()}, rename, _deployed),
+            *chain.from_iterable(
+                _distinctions(own, {each: by_attack[t, each][0] for each in own}, rename, _attacking)
+                for t, own in attack_labels.items()
+            ),
+        ),
         count,
     )
     return table, {r.key: (names[row_ids.of(r.cell)], _attack_label(r, attacks, ids)) for r in results}
@@ -318,15 +367,15 @@ def _columns(
     for group, labels in attacks.items():
         for attack, label in labels.items():
             hint, rule = _described(results[group, attack])
-            columns.append(Column(_column_id(group, attack), label, "accuracy", "attack", group, hint, rule))
+            columns.append(Column(column_id(group, attack), label, "accuracy", "attack", group, hint, rule))
         if len(labels) > 1 or len(columns) == 2:
-            columns.append(Column(_column_id(group, "worst"), WORST_LABEL, "accuracy", "worst", group, WORST_CASE))
+            columns.append(Column(column_id(group, "worst"), WORST_LABEL, "accuracy", "worst", group, WORST_CASE))
         if group in with_gap:
             hint = "gray-box (static) minus adaptive worst case, in points, with its paired interval"
-            columns.append(Column(_column_id(group, "gap"), "gap, static − adaptive", "gap", "gap", group, hint))
+            columns.append(Column(column_id(group, "gap"), "gap, static − adaptive", "gap", "gap", group, hint))
         if group in with_verdict:
             hint = "a test-time step against the classifier under it, on the same images"
-            columns.append(Column(_column_id(group, "verdict"), "verdict", "words", "verdict", group, hint))
+            columns.append(Column(column_id(group, "verdict"), "verdict", "words", "verdict", group, hint))
     costs = [defense.cells.cost for defense in defenses if defense.cells.cost]
     return (*columns, *(cost.column for cost in COSTS if any(cost.number(each) is not None for each in costs)))
 
@@ -349,12 +398,12 @@ def _values(defense: DefenseSummary, access: Access) -> dict[str, Value]:
     values = {"clean": cells.clean}
     for (seen_by, threat, attack), results in cells.cells.items():
         if seen_by == access:
-            values[_column_id(threat, attack)] = cells.under_attack(results)
+            values[column_id(threat, attack)] = cells.under_attack(results)
     for summary in defense.threats:
         if summary.threat and access in summary.worst:
-            values[_column_id(summary.group, "worst")] = summary.worst[access]
+            values[column_id(summary.group, "worst")] = summary.worst[access]
             if access == "adaptive":
-                values[_column_id(summary.group, "gap")] = summary.gap
+                values[column_id(summary.group, "gap")] = summary.gap
                 values |= _verdict(summary)
     if cells.cost:
         values |= {cost.column.id: Value(cost.number(cells.cost)) for cost in COSTS}
@@ -366,7 +415,7 @@ def _verdict(summary: ThreatSummary) -> dict[str, Value]:
     judgement = summary.judgement
     if judgement is None:
         return {}
-    return {_column_id(summary.group, "verdict"): Value(None, words=VERDICT_WORDS[judgement.verdict])}
+    return {column_id(summary.group, "verdict"): Value(None, words=VERDICT_WORDS[judgement.verdict])}
 
 
 def _notes(
@@ -404,6 +453,33 @@ def _notes(
             yield from _survivors_of_all(summary)
 
 
+def _distinctions(
+    labels: Mapping[str, str],
+    results: Mapping[str, CellResult],
+    rename: Mapping[str, str],
+    content: Callable[[CellResult], Mapping[str, Any]],
+) -> Iterator[str]:
+    """Yield what distinguishes defenses or attacks that only the digits of their key tell apart."""
+    for each, difference in distinctions(labels, lambda each: content(results[each])).items():
+        yield f"{rename.get(labels[each], labels[each])}: {difference}"
+
+
+def _deployed(result: CellResult) -> dict[str, Any]:
+    """Return what a row is made of, as data."""
+    step = result.cell.step
+    return {
+        **result.cell.model.model_dump(mode="json", exclude=EXCLUDE_SEED),
+        "step": step and step.model_dump(mode="json"),
+    }
+
+
+def _attacking(result: CellResult) -> dict[str, Any]:
+    """Return what an attack column is made of, as data."""
+    attack = result.cell.attack
+    assert attack is not None
+    return attack.model_dump(mode="json", include={"attack", "eot"})
+
+
 def _survivors_of_all(summary: ThreatSummary) -> Iterator[str]:
     """Yield how many images survive the attacks of all accesses together, where that is fewer than of any one."""
     total = summary.worst["any"].number
@@ -421,7 +497,8 @@ def _spared(result: CellResult, sets: Mapping[str, CellResult]) -> float | None:
     return 1 - before.metrics.accuracy_under_attack
 
 
-def _column_id(group: str, column: str) -> str:
+def column_id(group: str, column: str) -> str:
+    """Return the id of a column under a threat; ``worst``, ``gap`` and ``verdict`` are those of all attacks."""
     return f"{group} {column}"
 
 

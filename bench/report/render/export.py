@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from bench.report.leaderboard.summaries import WORST_CASE, ThreatSummary, Value
-from bench.report.leaderboard.tables import WORST_LABEL, Board, Column, Table, TableRow
-from bench.report.render import text
+from bench.report.leaderboard.tables import WORST_LABEL, Board, Column, Table, TableRow, lines_by_defense
 from bench.report.render.latex import latex
 from bench.report.render.markdown import markdown
 from bench.store.planned import Count
@@ -34,18 +33,23 @@ def _escape_csv(value: Any) -> Any:
 def comma_separated(board: Board) -> str:
     """Return one row for each defense and access, accuracies as fractions, absent values empty.
 
-    An attack has its accuracy under attack, the ends of its interval, and the robust accuracy beside them. The column
-    ``incomplete`` repeats in each row what its table lacks, and ``notes`` what is known of the row and of the table.
+    An attack has its accuracy under attack, the ends of its interval, and the robust accuracy beside them. ``notes``
+    has what is known of the row alone; what is said of a defense is at its adaptive row. The columns ``incomplete``,
+    ``table notes`` and, where it has one, ``caption`` repeat in each row what its table lacks, says and is called.
 
     A text that a spreadsheet would read as a formula begins with an apostrophe.
     """
     records: list[dict[str, Any]] = []
     for table in board.tables:
-        remarks = text.by_defense(table)
+        remarks = lines_by_defense(table)
         general = remarks.get(None, [])
         if any(column.kind == "worst" for column in table.columns):
             general = [*general, f"{WORST_LABEL}: {WORST_CASE}"]
-        records += (_csv_record(table, row, [*remarks.get(row.defense, ()), *general]) for row in table.rows)
+        speaking = {row.defense: row.access for row in table.rows[::-1]}
+        speaking |= {row.defense: row.access for row in table.rows if row.access == "adaptive"}
+        for row in table.rows:
+            own = remarks.get(row.defense, []) if row.access == speaking[row.defense] else []
+            records.append({**_csv_record(table, row, own), "table notes": "; ".join(general)})
     names: dict[str, None] = {}
     for record in records:
         names |= dict.fromkeys(record)
@@ -62,9 +66,10 @@ def _csv_record(table: Table, row: TableRow, remarks: list[str]) -> dict[str, An
         "dataset": table.dataset,
         "model": table.model,
         "n": table.n,
+        **({"caption": table.caption} if table.caption else {}),
         "incomplete": table.incomplete,
         "defense": row.defense,
-        "access": row.access,
+        **({"access": row.access} if table.has_access else {}),
     }
     footnotes: list[str] = []
     for column in table.columns:

@@ -1,16 +1,16 @@
-"""The leaderboard as LaTeX, for booktabs."""
+"""The leaderboard as LaTeX, for booktabs: one float for a table wherever it fits a page."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
 
 from bench.report.leaderboard.tables import Board, Column, Table, TableRow
 from bench.report.render import text
 from bench.visible import visible
-
-#: Letters of footnote size that fit the width of the text.
-_TEXT_WIDTH_LETTERS = 78
 
 _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
@@ -19,101 +19,330 @@ _LATEX = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
 }  # fmt: skip
 
+#: Points of a table across two columns and in one of them. Article has 469 and 229, IEEEtran 516 and 252; what is wider
+#: is made smaller to fit.
+_TEXT_WIDTH = 500
+_COLUMN_WIDTH = 270
+#: Points that a float may be high, caption included, so that it fits a page of article.
+_PAGE_HEIGHT = 555
+_LINE = 9.5
+_CAPTION, _RULES = 36, 14
+#: A table that goes on on another page has more rows than these.
+_FEW_ROWS = 8
+#: Points of the space on both sides of a column.
+_GUTTER = 6
+#: Letters of a line of a heading, and of the name of a defense.
+_HEAD_LETTERS, _NAME_LETTERS = 14, 26
+#: Letters of a word that LaTeX may break anywhere, and of its pieces.
+_LONG_WORD, _PIECE = 24, 8
+#: Floats that LaTeX can hold back at once, with room for others.
+_MAX_FLOATS = 10
+
+# Widths of letters of Computer Modern at 8 points, in classes; Times is narrower.
+_WIDTHS = {
+    **dict.fromkeys("ijl.,:;'|![]ᵃ", 2.4),
+    **dict.fromkeys('frst()-" ', 3.4),
+    **dict.fromkeys("mw#%=+−±∞@MW", 7.1),
+    **dict.fromkeys("ABCDEFGHIJKLNOPQRSTUVXYZ", 5.8),
+}
+_USUAL_WIDTH = 4.5
+
+_MINUS = re.compile(r"(?<![^ \[(])-(?=\d)")
+
+_PACKAGES = (
+    r"% \usepackage{booktabs}, and \usepackage{graphicx}, which makes a table smaller that is wider than the text"
+)
+
 
 def _escape_latex(value: str) -> str:
     # LaTeX reads a bracket or a star after the end of a row as an argument.
     return "{}" * value.startswith(("[", "*")) + "".join(_LATEX.get(letter, letter) for letter in visible(value))
 
 
-def latex(board: Board) -> str:
-    """Return booktabs tables: best in bold, second best underlined. Needs the package booktabs.
+def _escape_signed(value: str) -> str:
+    """Return text in which a hyphen before a digit is a minus sign."""
+    return _escape_latex(_MINUS.sub("−", value))
 
-    Columns that do not fit the width of the text follow in further tables. Verdicts and notes follow as text.
+
+def _escape_text(value: str) -> str:
+    """Return running text, in which words too long for a line may be broken."""
+    return " ".join(_breakable(word) for word in _MINUS.sub("−", visible(value)).split(" "))
+
+
+def _breakable(word: str) -> str:
+    if len(word) <= _LONG_WORD:
+        return _escape_latex(word)
+    return r"\allowbreak{}".join(map(_escape_latex, _lines([word], _PIECE)))
+
+
+def latex(board: Board) -> str:
+    """Return booktabs tables: best in bold, second best underlined.
+
+    A table is one float of one column if it is narrow, else of the width of the text; what does not fit side by side is
+    stacked in it, and costs are below. Only what fits no page goes on in further floats. Notes are inside the last
+    float, or after it where a page has no room for them.
     """
-    absent = [rf"{{\noindent\bfseries {_escape_latex(line)}.\par}}" + "\n" for line in text.absent(board)]
+    absent = [rf"{{\noindent\bfseries {_escape_text(line)}.\par}}" + "\n" for line in text.absent(board)]
     if not board.tables:
         return "\n".join([*absent, "% no results yet\n"])
-    return "\n".join([*absent, *(_latex_table(table, board) for table in board.tables)])
+    counts: Counter[str] = Counter()
+    parts: list[str] = []
+    for table in board.tables:
+        counts[slug := _slug(table)] += 1
+        label = slug if counts[slug] == 1 else f"{slug}-{counts[slug]}"
+        parts.append(_latex_table(table, board, label))
+    return "\n".join([_PACKAGES, *absent, *parts])
 
 
-def _latex_table(table: Table, board: Board) -> str:
-    legend = text.legend(table)
-    notes = [
-        *map(_escape_latex, (text.FOOT, *table.verdicts)),
-        *(f"$^{{{letter}}}$ {_escape_latex(note)}" for note, letter in legend.items()),
-        *map(_escape_latex, text.remarks(table, board)),
-    ]
+def _slug(table: Table) -> str:
+    """Return the label of a table, which stays the same while it is of the same images and network."""
+    words = f"{table.dataset} {table.model} {table.n}" + " short" * (not table.has_access)
+    return "tab:" + re.sub("[^a-z0-9]+", "-", words.lower()).strip("-")[:60]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A table, the letters of its notes, and whether the intervals of gaps are among these."""
+
+    table: Table
+    legend: dict[str, str]
+    is_compact: bool
+
+    def number(self, row: TableRow, column: Column) -> str:
+        """Return a number with its marks as LaTeX; the interval of a gap is smaller."""
+        escape = _escape_signed if column.unit == "gap" else _escape_latex
+        shown = text.ranked(self.table, row, column, r"\textbf{{{}}}", r"\underline{{{}}}", escape)
+        gap, bracket, ends = shown.partition(" [")
+        if column.unit == "gap" and bracket:
+            shown = gap if self.is_compact else rf"{gap} {{\scriptsize[{ends}}}"
+        return shown + text.footnotes(row, column, self.legend, "$^{{{}}}$")
+
+    def width(self, column: Column) -> float:
+        """Return how wide a column is, in points."""
+        cells = [re.sub(r"\\[a-z]+ ?|[{}$^]", "", self.number(row, column)) for row in self.table.rows]
+        return _GUTTER + max(map(_width, [*_head(column), *cells]))
+
+    def names_width(self) -> float:
+        """Return how wide the columns are that name a row, in points."""
+        names = chain.from_iterable(_lines([row.defense], _NAME_LETTERS) for row in self.table.rows)
+        width = _GUTTER + max(map(_width, ["defense", *names]))
+        if self.table.has_access:
+            width += _GUTTER + max(map(_width, ["access", *map(text.access, self.table.rows)]))
+        return width
+
+
+def _width(line: str) -> float:
+    return sum(_WIDTHS.get(letter, _USUAL_WIDTH) for letter in line)
+
+
+def _lines(pieces: Iterable[str], letters: int) -> list[str]:
+    """Return pieces of a name in lines of at most so many letters, broken after a mark where there is one."""
     lines: list[str] = []
-    for number, block in enumerate(_latex_blocks(table, legend)):
-        lines += _tabular(table, block, legend, number)
-    joined = "; ".join(note.rstrip(".") for note in notes)
-    return "\n".join([*lines, rf"{{\footnotesize\raggedright\noindent {joined}.\par}}", ""])
+    for piece in pieces:
+        line = ""
+        for word in re.findall(r"[^-_/.,:@ ]*[-_/.,:@ ]|[^-_/.,:@ ]+$", piece):
+            parts = [word[at : at + letters] for at in range(0, len(word), letters)]
+            for part in parts:
+                if line and len(line) + len(part) > letters:
+                    lines.append(line)
+                    line = ""
+                line += part
+        lines.append(line)
+    return lines
 
 
-def _latex_blocks(table: Table, legend: dict[str, str]) -> list[list[Column]]:
-    """Return the columns in blocks of about the width of a column of text."""
-    names = max(len(row.defense) + len(text.access(row)) for row in table.rows) + 4
-    blocks: list[list[Column]] = [[]]
-    used = names
-    for column in table.columns:
-        cells = (_latex_cell(table, row, column, legend) for row in table.rows)
-        width = 2 + max(*map(len, text.heading(column)), *(len(re.sub(r"\\[a-z]+|[{}$^]", "", cell)) for cell in cells))
-        if used + width > _TEXT_WIDTH_LETTERS and blocks[-1]:
-            blocks.append([])
-            used = names
-        blocks[-1].append(column)
-        used += width
-    return blocks
+def _head(column: Column) -> list[str]:
+    return _lines(text.heading(column), _HEAD_LETTERS)
 
 
-def _latex_cell(table: Table, row: TableRow, column: Column, legend: dict[str, str]) -> str:
-    number = text.ranked(table, row, column, r"\textbf{{{}}}", r"\underline{{{}}}", _escape_latex)
-    return number + text.footnotes(row, column, legend, "$^{{{}}}$")
+@dataclass(frozen=True)
+class _Panel:
+    """Columns side by side, of some rows: a tabular."""
+
+    columns: list[Column]
+    rows: list[TableRow]
+
+    @property
+    def height(self) -> float:
+        lines = sum(len(_lines([row.defense], _NAME_LETTERS)) for row in self.rows)
+        return _LINE * (lines + 1 + _head_lines(self.columns)) + _RULES
 
 
-def _latex_head(column: Column) -> str:
-    pieces = [_escape_latex(piece) for piece in text.heading(column)]
-    return r"\shortstack[r]{" + r"\\".join(pieces) + "}" if len(pieces) > 1 else pieces[0]
+def _head_lines(columns: Sequence[Column]) -> int:
+    return max(len(_head(column)) for column in columns)
 
 
-def _tabular(table: Table, columns: Sequence[Column], legend: dict[str, str], number: int) -> list[str]:
-    rows = [
-        " & ".join(
-            [_escape_latex(row.defense), text.access(row), *(_latex_cell(table, row, c, legend) for c in columns)]
-        )
-        + r" \\"
-        for row in table.rows
-        if any(column.id in row.values for column in columns)
-    ]
-    groups = [column.group for column in columns]
-    starts = [i for i, group in enumerate(groups) if i == 0 or groups[i - 1] != group]
-    # The first two columns name the row, and LaTeX counts from one.
-    spans = [(groups[a], a + 3, b + 2) for a, b in zip(starts, [*starts[1:], len(groups)], strict=True)]
-    above = (
-        " & & "
-        + " & ".join(rf"\multicolumn{{{b - a + 1}}}{{c}}{{{_escape_latex(group)}}}" for group, a, b in spans)
-        + r" \\"
+def _latex_table(table: Table, board: Board, label: str) -> str:
+    legend = text.legend(table)
+    layouts = [_Layout(table, legend, is_compact) for is_compact in (False, True)]
+    blocks = [_blocks(layout, _COLUMN_WIDTH) for layout in layouts]
+    is_narrow = any(len(each) == 1 and _fits(layouts[i], each[0], _COLUMN_WIDTH) for i, each in enumerate(blocks))
+    if not is_narrow:
+        blocks = [_blocks(layout, _TEXT_WIDTH) for layout in layouts]
+    # Intervals are left to the notes where fewer threats are broken then.
+    at = min((0, 1), key=lambda i: sum(len({column.group for column in block}) for block in blocks[i]))
+    width = _COLUMN_WIDTH if is_narrow else _TEXT_WIDTH
+    floats = _floats(table, blocks[at])
+    notes = (
+        " ".join([_escape_text(text.FOOT), "; ".join(note.rstrip(".") for note in _notes(layouts[at], board))]).strip()
+        + "."
     )
-    rules = "".join(rf"\cmidrule(lr){{{a}-{b}}}" for group, a, b in spans if group)
-    heads = " & ".join(["defense", "access", *(_latex_head(column) for column in columns)]) + r" \\"
+    notes_height = _LINE * (1 + _width(notes) / width)
+    has_room = sum(panel.height for panel in floats[-1]) + _CAPTION + notes_height <= _PAGE_HEIGHT
+    inside = [r"\par\smallskip", rf"\begin{{minipage}}{{\linewidth}}\raggedright {notes}\end{{minipage}}"]
+    lines: list[str] = []
+    for number, panels in enumerate(floats):
+        is_last = number == len(floats) - 1
+        lines += _float(layouts[at], panels, label, number, is_narrow, inside if is_last and has_room else [])
+        lines += [r"\clearpage"] if (number + 1) % _MAX_FLOATS == 0 else []
+    if not has_room:
+        lines.append(rf"{{\footnotesize\raggedright\noindent Notes on Table~\ref{{{label}}}: {notes}\par}}")
+    return "\n".join([*lines, ""])
+
+
+def _notes(layout: _Layout, board: Board) -> Iterator[str]:
+    table = layout.table
+    yield from map(_escape_text, table.verdicts)
+    if layout.is_compact:
+        yield from map(_escape_text, _gap_intervals(table))
+    yield from (f"$^{{{letter}}}$ {_escape_text(note)}" for note, letter in layout.legend.items())
+    # Where the others are is nothing to readers of a paper.
+    yield from (_escape_text(remark.partition("; csv")[0]) for remark in text.remarks(table, board))
+
+
+def _gap_intervals(table: Table) -> Iterator[str]:
+    """Yield the 95 % intervals of the gaps, for a table that has no room for them."""
+    for column in table.columns:
+        if column.unit == "gap":
+            shown = ((row.defense, text.number(row.values.get(column.id), column, table.n)) for row in table.rows)
+            ends = [f"{defense} [{number.partition(' [')[2]}" for defense, number in shown if " [" in number]
+            yield f"95 % intervals of the gap under {column.group}: {', '.join(ends)}"
+
+
+def _blocks(layout: _Layout, limit: float) -> list[list[Column]]:
+    """Return the columns in blocks of a width in points, costs in blocks of their own."""
+    costs = [column for column in layout.table.columns if column.group == "cost"]
+    others = [column for column in layout.table.columns if column.group != "cost"]
+    parts = [others, costs] if layout.table.has_access else [layout.table.columns]
+    return list(chain.from_iterable(text.blocks(part, lambda block: _fits(layout, block, limit)) for part in parts))
+
+
+def _fits(layout: _Layout, block: Sequence[Column], limit: float) -> bool:
+    width = layout.names_width()
+    for group, run in groupby(block, lambda column: column.group):
+        width += max(sum(layout.width(column) for column in run), _GUTTER + _width(group))
+    return width <= limit
+
+
+def _floats(table: Table, blocks: Iterable[list[Column]]) -> list[list[_Panel]]:
+    """Return blocks of columns with their rows, by the float that they are in: as many as a page has room for."""
+    room = _PAGE_HEIGHT - _CAPTION
+    floats: list[list[_Panel]] = [[]]
+    for columns in blocks:
+        left = room - sum(panel.height for panel in floats[-1])
+        for panel in _panels(columns, _shown_rows(table, columns), left, room):
+            if floats[-1] and sum(each.height for each in [*floats[-1], panel]) > room:
+                floats.append([])
+            floats[-1].append(panel)
+    return floats
+
+
+def _shown_rows(table: Table, columns: Sequence[Column]) -> list[TableRow]:
+    """Return the rows that have something in some columns; costs have a row for each defense."""
+    if columns[0].group == "cost":
+        return list({row.defense: row for row in table.rows}.values())
+    return [row for row in table.rows if any(column.id in row.values for column in columns)]
+
+
+def _panels(columns: list[Column], rows: Sequence[TableRow], left: float, room: float) -> Iterator[_Panel]:
+    """Yield columns with as many rows as fit what is left of a page and then whole ones, each defense in one piece.
+
+    Args:
+        columns: side by side.
+        rows: of these.
+        left: points that are left of the first page; what fits a page as a whole does not begin there to be broken.
+        room: points of a whole page.
+    """
+    panel, whole = _Panel(columns, []), _Panel(columns, list(rows)).height
+    limit = left if whole > room and left > panel.height + _FEW_ROWS * _LINE else room
+    for _, run in groupby(rows, lambda row: row.defense):
+        own = list(run)
+        if panel.rows and _Panel(columns, [*panel.rows, *own]).height > limit:
+            yield panel
+            panel, limit = _Panel(columns, []), room
+        panel.rows.extend(own)
+    yield panel
+
+
+def _float(
+    layout: _Layout, panels: Sequence[_Panel], label: str, number: int, is_narrow: bool, notes: Sequence[str]
+) -> list[str]:
+    environment = "table" if is_narrow else "table*"
+    heading = layout.table.heading
+    caption = f"{heading} ({layout.table.incomplete})" if layout.table.incomplete else heading
+    bodies: list[str] = []
+    for panel in panels:
+        bodies += [r"\par\medskip"] * bool(bodies) + _tabular(layout, panel)
     return [
-        r"\begin{table}[htbp]",
+        rf"\begin{{{environment}}}[{'htbp' if is_narrow else 'tp'}]",
         r"\centering",
-        rf"\caption{{{_escape_latex(_caption(table))}{', continued' if number else ''}.}}",
+        rf"\caption{{{_escape_text(caption.rstrip('.'))}{', continued' if number else ''}.}}",
+        rf"\label{{{label}{f'-part-{number + 1}' if number else ''}}}",
         r"\footnotesize",
         r"\setlength{\tabcolsep}{3pt}",
-        rf"\begin{{tabular}}{{ll{'r' * len(columns)}}}",
-        r"\toprule",
-        *([above, rules] if rules else []),
-        heads,
-        r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
+        *bodies,
+        *notes,
+        rf"\end{{{environment}}}",
         "",
     ]
 
 
-def _caption(table: Table) -> str:
-    return f"{table.title} ({table.incomplete})" if table.incomplete else table.title
+def _tabular(layout: _Layout, panel: _Panel) -> list[str]:
+    columns = panel.columns
+    with_access = layout.table.has_access and columns[0].group != "cost"
+    named = ["defense", "access"] if with_access else ["defense"]
+    rows: list[str] = []
+    last_defense: str | None = None
+    for row in panel.rows:
+        defense = "" if row.defense == last_defense else _stack(_lines([row.defense], _NAME_LETTERS), "l", "t")
+        access = [text.access(row)] if with_access else []
+        numbers = (layout.number(row, column) for column in columns)
+        rows.append(" & ".join([defense, *access, *numbers]) + r" \\")
+        last_defense = row.defense
+    heads = " & ".join([*named, *(_stack(_head(column), _side(column)) for column in columns)]) + r" \\"
+    spec = "l" * len(named) + "".join(map(_side, columns))
+    return [
+        rf"\sbox0{{\begin{{tabular}}{{@{{}}{spec}@{{}}}}",
+        r"\toprule",
+        *_group_heads(columns, len(named)),
+        heads,
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}}%",
+        r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
+    ]
+
+
+def _side(column: Column) -> str:
+    return "l" if column.unit == "words" else "r"
+
+
+def _stack(lines: Sequence[str], side: str, position: str = "b") -> str:
+    """Return lines one below another, of which the last (``b``) or first (``t``) is level with the row."""
+    escaped = list(map(_escape_latex, lines))
+    if len(escaped) == 1:
+        return escaped[0]
+    return rf"\begin{{tabular}}[{position}]{{@{{}}{side}@{{}}}}" + r"\\".join(escaped) + r"\end{tabular}"
+
+
+def _group_heads(columns: Sequence[Column], first: int) -> list[str]:
+    """Return a row with the threat above its columns, and the rules below it; nothing where there is none."""
+    cells, rules, at = [""] * first, "", first
+    for group, run in groupby(columns, lambda column: column.group):
+        width = len(list(run))
+        cells.append(rf"\multicolumn{{{width}}}{{c}}{{{_escape_latex(group)}}}")
+        # LaTeX counts columns from one.
+        rules += rf"\cmidrule(lr){{{at + 1}-{at + width}}}" if group else ""
+        at += width
+    return [" & ".join(cells) + r" \\", rules] if rules else []

@@ -50,7 +50,7 @@ def _markdown_table(table: Table, board: Board) -> str:
     several = text.has_several_threats(table)
     names = (f"{column.label} {column.group}" if several and column.group else column.label for column in table.columns)
     heads = [escape_markdown(name) for name in names]
-    lines = [f"### {escape_markdown(table.title)}", ""]
+    lines = [f"### {escape_markdown(table.heading)}", ""]
     lines += [f"**{escape_markdown(table.incomplete)}**", ""] if table.incomplete else []
     rows = []
     for row in table.rows:
@@ -59,8 +59,10 @@ def _markdown_table(table: Table, board: Board) -> str:
             + text.footnotes(row, column, legend, "<sup>{}</sup>")
             for column in table.columns
         ]
-        rows.append([escape_markdown(row.defense), text.access(row), *cells])
-    lines += grid(["defense", "access", *heads], rows, "ll" + "r" * len(heads))
+        rows.append([*map(escape_markdown, text.row_names(table, row)), *cells])
+    names_of_rows = text.row_heads(table)
+    align = "".join("l" if column.unit == "words" else "r" for column in table.columns)
+    lines += grid([*names_of_rows, *heads], rows, "l" * len(names_of_rows) + align)
     footnotes = (f"{letter}: {note}" for note, letter in legend.items())
     items = (*table.verdicts, *footnotes, *text.remarks(table, board))
     return "\n".join([*lines, "", *(f"- {escape_markdown(item)}" for item in items), ""])

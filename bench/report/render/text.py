@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain, product
+from itertools import chain, groupby, product
 from string import ascii_lowercase
 
 from bench.report.leaderboard.summaries import WORST_CASE, Value
@@ -15,7 +14,7 @@ ABSENT = "–"
 #: A label with more letters is broken into several lines.
 _LABEL_LETTERS = 16
 #: Where the heading of a column that is no attack may be broken.
-_WORDS_BREAK = re.compile(r"(?<=[,−]) | (?=accuracy|s/|TFLOP/)")
+_WORDS_BREAK = re.compile(r"(?<=[,−]) | (?=accuracy|\(static\)|or adaptive|s/|TFLOP/)")
 
 
 def number(value: Value | None, column: Column, n: int) -> str:
@@ -81,6 +80,38 @@ def heading(column: Column) -> list[str]:
     return pieces(column.label) if column.kind == "attack" else _WORDS_BREAK.split(column.label)
 
 
+def blocks(
+    columns: Sequence[Column], fits: Callable[[Sequence[Column]], bool], first: Sequence[Column] = ()
+) -> Iterator[list[Column]]:
+    """Yield the columns in blocks that fit side by side, each of them after the columns ``first``.
+
+    A threat begins another block where it does not fit as a whole; only what fits in no block is broken within.
+    """
+    block = list(first)
+    for group in _runs([column for column in columns if column not in first]):
+        if len(block) > len(first) and not fits([*block, *group]):
+            yield block
+            block = list(first)
+        for column in group:
+            if len(block) > len(first) and not fits([*block, column]):
+                yield block
+                block = list(first)
+            block.append(column)
+    if block:
+        yield block
+
+
+def _runs(columns: Sequence[Column]) -> list[list[Column]]:
+    """Return the columns of each threat; clean accuracy is with those after it."""
+    runs: list[list[Column]] = []
+    for _, run in groupby(columns, lambda column: column.group):
+        if runs and runs[-1][-1].kind == "clean":
+            runs[-1].extend(run)
+        else:
+            runs.append(list(run))
+    return runs
+
+
 def access(row: TableRow) -> str:
     """Return who attacks a row, in the words of the field."""
     return access_words(row.access)
@@ -89,6 +120,16 @@ def access(row: TableRow) -> str:
 def access_words(access: str) -> str:
     """Return an access in the words of the field."""
     return "gray-box (static)" if access == "static" else access
+
+
+def row_heads(table: Table) -> list[str]:
+    """Return the headings of what names a row."""
+    return ["defense", "access"] if table.has_access else ["defense"]
+
+
+def row_names(table: Table, row: TableRow) -> list[str]:
+    """Return what names a row: a defense, and the access where each has a row of its own."""
+    return [row.defense, access(row)] if table.has_access else [row.defense]
 
 
 def legend(table: Table) -> dict[str, str]:
@@ -139,16 +180,6 @@ def remarks(table: Table, board: Board) -> Iterator[str]:
     yield from failures(table, board)
 
 
-def by_defense(table: Table) -> dict[str | None, list[str]]:
-    """Return verdicts and notes by the defense that they are about; under ``None`` those about the table."""
-    names = {row.defense for row in table.rows}
-    lines: dict[str | None, list[str]] = defaultdict(list)
-    for line in (*table.verdicts, *table.notes):
-        beginnings = (line[: match.start()] for match in re.finditer("[:,]", line))
-        lines[next((beginning for beginning in beginnings if beginning in names), None)].append(line)
-    return dict(lines)
-
-
 def first(lines: Sequence[str], limit: int, noun: str) -> list[str]:
     """Return the first lines, and one that says how many more there are."""
     more = len(lines) - limit
@@ -170,7 +201,7 @@ def ranked(table: Table, row: TableRow, column: Column, bold: str, under: str, e
     value = row.values.get(column.id)
     shown = escape(number(value, column, table.n))
     best, second = table.best[column.id]
-    if value is None or value.number is None or row.access not in RANKED:
+    if value is None or value.number is None or value.partial or row.access not in RANKED:
         return shown
     if value.number == best:
         return bold.format(shown)

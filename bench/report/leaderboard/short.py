@@ -1,0 +1,78 @@
+"""The short form of a table: one row for each defense, with clean accuracy, worst cases, gap and verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from bench.report.leaderboard.summaries import WORST_CASE, Value
+from bench.report.leaderboard.tables import RANKED, Column, Table, TableRow, column_id
+
+STATIC_LABEL = "robust accuracy, gray-box (static)"
+FULL_LABEL = "robust accuracy, white-box or adaptive"
+#: Names of attacks that a note lists.
+_LISTED = 12
+
+
+def shortened(table: Table) -> Table:
+    """Return a table with one row for each defense, and for each threat worst cases, gap and verdict side by side.
+
+    What a static attacker leaves stands beside what is left when the whole defense is seen, which without a test-time
+    step is white-box. Lines under ``transfer`` are left out.
+    """
+    groups = list(dict.fromkeys(column.group for column in table.columns if column.kind == "attack"))
+    by_defense: dict[str, list[TableRow]] = {}
+    for row in table.rows:
+        by_defense.setdefault(row.defense, []).append(row)
+    columns = [column for column in table.columns if column.kind == "clean"]
+    for group in groups:
+        columns += _columns(table, group)
+    return replace(
+        table,
+        columns=tuple(columns),
+        rows=tuple(_row(rows, groups) for rows in by_defense.values()),
+        notes=(*_notes(table, groups), *table.notes),
+        has_access=False,
+    )
+
+
+def _columns(table: Table, group: str) -> Iterator[Column]:
+    worst = column_id(group, "worst")
+    accesses = {row.access for row in table.rows if worst in row.values}
+    if "static" in accesses:
+        # Nobody is ranked by what an attacker finds who does not see the defense.
+        yield Column(_static(group), STATIC_LABEL, "accuracy", "worst", group, WORST_CASE, ranked=False)
+    if accesses.intersection(RANKED):
+        yield Column(worst, FULL_LABEL, "accuracy", "worst", group, WORST_CASE)
+    yield from (column for column in table.columns if column.group == group and column.kind in ("gap", "verdict"))
+
+
+def _static(group: str) -> str:
+    return column_id(group, "worst static")
+
+
+def _row(rows: Sequence[TableRow], groups: Sequence[str]) -> TableRow:
+    """Return one row from those of a defense; its access is that of the attacker who sees the most."""
+    seen = next((row for row in rows if row.access in RANKED), None)
+    static = next((row for row in rows if row.access == "static"), None)
+    values: dict[str, Value] = dict(seen.values if seen is not None else _clean(rows[0]))
+    for group in groups:
+        if static is not None and (value := static.values.get(column_id(group, "worst"))) is not None:
+            values[_static(group)] = value
+    return TableRow(rows[0].defense, (seen or static or rows[0]).access, values)
+
+
+def _clean(row: TableRow) -> Mapping[str, Value]:
+    return {name: value for name, value in row.values.items() if name == "clean"}
+
+
+def _notes(table: Table, groups: Sequence[str]) -> Iterator[str]:
+    lists: list[str] = []
+    for group in groups:
+        attacks = [column.label for column in table.columns if column.kind == "attack" and column.group == group]
+        more = f" and {len(attacks) - _LISTED} more" if len(attacks) > _LISTED else ""
+        lists.append(f"{', '.join(attacks[:_LISTED])}{more} under {group}")
+    if lists:
+        yield f"robust accuracy is the worst case over all attacks of a threat: {'; '.join(lists)}"
+    if any(row.access == "transfer" for row in table.rows):
+        yield "what transfers from other networks is left out"
