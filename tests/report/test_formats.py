@@ -4,10 +4,13 @@ import json
 import re
 import shutil
 import subprocess
+from itertools import product
 
+import pandas
 import pytest
 
 from bench.report.leaderboard.tables import WORST_LABEL, build
+from bench.report.leaderboard.view import View, shown
 from bench.report.render.export import as_json, comma_separated, payload
 from bench.report.render.latex import latex
 from bench.report.render.markdown import markdown
@@ -52,30 +55,85 @@ def test_csv_reads_back_and_starts_no_formula():
 
 def test_latex_is_booktabs_with_the_best_bold_and_everything_escaped():
     text = latex(build([*story(), result(NASTY, clean=[True] * 4, step="x", rows="other")]))
-    # The story is wider than a page: its costs go on in a table of their own.
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\caption") == 8
-    assert text.count("continued") == 6
-    assert r"pgd-at & white-box & 97.4 & \underline{88.0} & \textbf{84.2} & \textbf{84.2}" in text
+    # One float for each table, costs below the accuracies.
+    assert text.count(r"\begin{table*}") + text.count(r"\begin{table}") == text.count(r"\caption") == 2
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 4
+    assert r"pgd-at & white-box & 97.4 & \underline{88.0} & \textbf{84.2} & \textbf{84.2} & -- & --" in text
+    # The name of a defense is in its first line, and a long interval is smaller.
+    assert r" & adaptive & 98.4 & 30.0 & 2.6 & 2.6 & +39.2 {\scriptsize[+34.9, +43.5]} & broken" in text
     assert (
         r"=x\textbar{}*a*\_b\_\&\textless{}i\textgreater{}\%\$\#\{\}\textbackslash{}\textasciitilde{}\textasciicircum{}"
         in text
     )
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
-    for body in re.findall(r"\\begin{tabular}{(l+r+)}.*?\\midrule(.*?)\\bottomrule", text, re.S):
-        for row in body[1].strip().splitlines():
-            assert len(re.split(r"(?<!\\)&", row)) == len(body[0])
+    bodies = re.findall(r"\\begin{tabular}{@{}(l[lr]+)@{}}\n.*?\\midrule(.*?)\\bottomrule", text, re.S)
+    assert len(bodies) == 4
+    for columns, body in bodies:
+        for row in body.strip().splitlines():
+            assert len(re.split(r"(?<!\\)&", row)) == len(columns)
+
+
+def test_each_latex_table_has_a_label_that_stays():
+    cells = [*story(), *story(rows="other"), *story(network="vgg 16")]
+    labels = re.findall(r"\\label{(.*?)}", latex(build(cells)))
+    assert labels == ["tab:digits-small-cnn-500", "tab:digits-small-cnn-500-2", "tab:digits-vgg-16-500"]
+    assert r"\label{tab:digits-small-cnn-500-short}" in latex(shown(build(story()), View(short=True)))
+
+
+def four():
+    """Four defenses under four attacks, two of them steps with static and adaptive lines: what a paper has."""
+    clean = outcomes(0.95, 400, 3)
+    cells = []
+    for name, step in (("standard", None), ("pgd-at", None), ("jpeg", "jpeg"), ("feature-squeezing", "x")):
+        for access in ("static", "adaptive") if step else ("white-box",):
+            for i, attack in enumerate(("fgsm", "pgd", "apgd-ce", "square")):
+                hits = [a and b for a, b in zip(clean, outcomes(0.5 - i / 20, 400, i), strict=True)]
+                recipe = "standard" if step else name
+                cells.append(
+                    result(name, attack, clean=clean, adversarial=hits, access=access, step=step, recipe=recipe)
+                )
+    return cells
+
+
+def many(rows, attacks, name="defense"):
+    clean = outcomes(0.9, 100)
+    bits = [outcomes(0.5, 100, i) for i in range(attacks)]
+    kinds = [(f"{name}-{r:02}", f"attack-{i:02}", bits[i]) for r, i in product(range(rows), range(attacks))]
+    return [result(d, a, recipe=d[-30:], clean=clean, adversarial=hits) for d, a, hits in kinds]
+
+
+def long_names(letters=120):
+    """Names that are long and end differently, with and without marks to break them at, in every place."""
+    clean = outcomes(0.9, 100)
+    words = [("weights:a-very-long_name/of.a.file," * 4)[: letters - 1] + end for end in "ab"] + ["q" * letters]
+    common = {"clean": clean, "dataset": "d" * letters, "network": "n" * letters, "flags": ("f" * letters,)}
+    return [
+        result(words[r], a, label=words[a == "pgd"] + "x", recipe=f"r{r}", adversarial=outcomes(0.5, 100, r), **common)
+        for r, a in product(range(3), ("pgd", "fgsm"))
+    ]
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_latex_compiles(tmp_path):
-    body = latex(build([*story(), result(NASTY, clean=[True] * 4, flags=("no-op",), rows="other")]))
-    (tmp_path / "t.tex").write_text(
-        r"\documentclass{article}\usepackage{booktabs}\begin{document}" + body + r"\end{document}"
-    )
-    done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True
-    )
+@pytest.mark.parametrize("document", ["[twocolumn]{article}", "{article}", "[conference]{IEEEtran}"])
+def test_latex_fits_the_page_of_a_paper(tmp_path, document):
+    short = shown(build(four()), View(short=True))
+    nasty = build([result(NASTY, clean=[True] * 4, flags=("no-op",), rows="other")])
+    floats = [(build(four()), 1), (short, 1), (nasty, 1), (build(many(60, 3)), 3), (build(many(3, 24)), 1)]
+    floats += [(build(many(2, 100)), 2), (build(long_names()), 2)]
+    texts = [latex(board) for board, _ in floats]
+    # A short table is in one of two columns, four defenses under four attacks across both; neither is in pieces.
+    assert r"\begin{table}" in texts[1] and r"\begin{table*}" in texts[0]
+    assert [text.count(r"\caption{") for text in texts] == [count for _, count in floats]
+    body = "\\usepackage{booktabs,graphicx}\\begin{document}Text." + "\\clearpage ".join(texts)
+    (tmp_path / "t.tex").write_text(rf"\documentclass{document}{body}\end{{document}}")
+    call = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True)
+    if b"IEEEtran.cls' not found" in done.stdout:
+        pytest.skip("IEEEtran is not installed")
     assert done.returncode == 0, done.stdout[-2000:]
+    log = (tmp_path / "t.log").read_text(errors="replace")
+    assert [float(points) for points in re.findall(r"Overfull .hbox \((.*?)pt", log) if float(points) > 3] == []
+    assert "Float too large" not in log
 
 
 def test_long_names_of_attacks_are_heads_of_several_lines_within_the_text():
@@ -85,12 +143,11 @@ def test_long_names_of_attacks_are_heads_of_several_lines_within_the_text():
         for i, name in enumerate(names)
     ]
     text = latex(build(cells))
-    heads = [head for head in re.findall(r"\\shortstack\[r\]{(.*?)}(?= [&\\])", text) if "ti-dim" in head]
-    assert [head.replace(r"\\", "").removeprefix("{}").replace("{}", "") for head in heads] == names
-    widths = [max(len(line) for line in head.split(r"\\")) for head in heads]
-    per_table = [part.count("ti-dim") for part in text.split(r"\midrule")[:-1]]
-    assert sum(per_table) == 6
-    assert max(per_table) * max(widths) < 90
+    stacks = re.findall(r"\\begin{tabular}\[b\]{@{}r@{}}(.*?)\\end{tabular}", text)
+    heads = [stack.split(r"\\") for stack in stacks if "ti-dim" in stack]
+    assert ["".join(head).replace("{}", "") for head in heads] == names
+    assert max(len(line) for head in heads for line in head) <= 16
+    assert text.count(r"\caption{") == 1
 
 
 @pytest.mark.parametrize("name", ["[bracket", "*star"])
@@ -180,21 +237,59 @@ def test_no_results_and_one_result_are_tables_too(form):
     assert form(build([result(attack=None, clean=[True])]))
 
 
-def test_a_row_of_csv_has_what_is_said_of_it_and_of_the_table_but_nothing_of_other_rows():
-    board = build(
-        [
-            *story(),
-            result(
-                "jpeg[quality=1,x=2]", step="jpeg", recipe="other", access="adaptive", clean=[True] * 500, dirty=True
-            ),
-        ]
-    )
-    rows = {
-        (row["defense"], row["access"]): row["notes"] for row in csv.DictReader(io.StringIO(comma_separated(board)))
-    }
+def csv_rows(board):
+    """Return the rows as pandas reads them back, by defense and access."""
+    frame = pandas.read_csv(io.StringIO(comma_separated(board)), keep_default_na=False)
+    return {(row["defense"], row["access"]): row for row in frame.to_dict("records")}
+
+
+def test_notes_of_csv_belong_to_their_row_and_what_the_table_says_is_a_column_of_its_own():
+    step = {"step": "jpeg", "recipe": "other", "clean": [True] * 500}
+    name = "jpeg[quality=1,x=2]"
+    static, adaptive = (result(name, access=a, **step) for a in ("static", "adaptive"))
+    flagged = static.model_copy(update={"flags": ("no-op",)})
+    board = build([*story(dirty=True), flagged, adaptive])
+    rows = csv_rows(board)
     verdicts = {line.partition(":")[0]: line for line in board.tables[0].verdicts}
     assert set(verdicts) == {"jpeg", "tpap"}
-    for (defense, _), notes in rows.items():
-        assert all((line in notes) == (name == defense) for name, line in verdicts.items())
-        assert "1 of 20 results come from code with uncommitted changes" in notes
-        assert ("jpeg[quality=1,x=2]: no verdict" in notes) == (defense == "jpeg[quality=1,x=2]")
+    for (defense, access), row in rows.items():
+        # What is said of a defense is said once, where the attacker sees all of it.
+        for about, line in verdicts.items():
+            assert (line in row["notes"]) == ((defense, access) == (about, "adaptive"))
+        assert (f"{name}: no verdict" in row["notes"]) == ((defense, access) == (name, "adaptive"))
+        assert ("no-op" in row["notes"]) == ((defense, access) == (name, "static"))
+        assert "uncommitted" not in row["notes"]
+    assert len({row["table notes"] for row in rows.values()}) == 1
+    assert "19 of 21 results come from code with uncommitted changes" in rows["tpap", "static"]["table notes"]
+    assert rows["standard", "white-box"]["notes"] == rows["pgd-at", "white-box"]["notes"] == ""
+
+
+def test_csv_gives_pandas_the_numbers_of_the_table():
+    board = build(story())
+    (table,) = board.tables
+    frame = pandas.read_csv(io.StringIO(comma_separated(board))).set_index(["defense", "access"])
+    assert len(frame) == len(table.rows)
+    for row, column in product(table.rows, table.columns):
+        value = row.values.get(column.id)
+        name = f"{column.label} ({column.group})" if column.group not in ("", "cost") else column.label
+        wanted = None if value is None else value.words or value.number
+        read = frame.loc[(row.defense, row.access), name]
+        assert read == wanted or (wanted is None and pandas.isna(read))
+
+
+def test_namesakes_that_only_a_digit_of_their_key_tells_apart_say_what_distinguishes_them():
+    clean = [True] * 10
+    params = {"one": {"a": 1, "b": 2, "c": 3, "d": 4}, "two": {"a": 5, "b": 6, "c": 7, "d": 8}}
+    cells = [result("x", recipe="r", recipe_params=own, clean=clean) for own in params.values()]
+    cells += [result("x", "fgsm", recipe="r", recipe_params=params["one"], clean=clean, code=c) for c in "12"]
+    board = build(cells)
+    (table,) = board.tables
+    names = sorted({row.defense for row in table.rows})
+    assert all(name.startswith("x #") for name in names) and len(names) == 2
+    notes = {note.partition(": ")[0]: note.partition(": ")[2] for note in table.notes}
+    assert {notes[name] for name in names} == {
+        "weights recipe a 1, weights recipe b 2, weights recipe c 3, weights recipe d 4",
+        "weights recipe a 5, weights recipe b 6, weights recipe c 7, weights recipe d 8",
+    }
+    for form in (markdown, latex, comma_separated, as_json):
+        assert "weights recipe a 5" in form(board)

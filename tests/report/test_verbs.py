@@ -25,7 +25,7 @@ def test_the_leaderboard_is_a_table_in_the_terminal(store, capsys):
     [
         ("md", "### digits"),
         ("csv", "dataset,model"),
-        ("tex", "\\begin{table}"),
+        ("tex", "% \\usepackage{booktabs}"),
         ("html", "<!doctype html>"),
         ("json", "{"),
     ],

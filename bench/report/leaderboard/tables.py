@@ -140,9 +140,11 @@ class Table:
 
 
 def first_columns(columns: Sequence[Column], attacks: int) -> tuple[Column, ...]:
-    """Return the columns of the first attacks, worst case and gap beside them, and those of no attack."""
-    kept = {column.id for column in [column for column in columns if column.kind == "attack"][:attacks]}
-    groups = {column.group for column in columns if column.id in kept} | {"", "cost"}
+    """Return the columns of the first attacks, those beside them, and those of threats that show no attack."""
+    attacked = [column for column in columns if column.kind == "attack"]
+    kept = {column.id for column in attacked[:attacks]}
+    groups = {column.group for column in attacked[:attacks]}
+    groups |= {column.group for column in columns} - {column.group for column in attacked}
     return tuple(
         column for column in columns if column.id in kept or (column.kind != "attack" and column.group in groups)
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby
+from math import ceil
 
 from bench.report.leaderboard.tables import Board, Column, Table, TableRow
 from bench.report.render import text
@@ -25,14 +26,17 @@ _TEXT_WIDTH = 500
 _COLUMN_WIDTH = 270
 #: Points that a float may be high, caption included, so that it fits a page of article.
 _PAGE_HEIGHT = 555
+#: Points of a line, of one of a caption, and of the rules and spaces of a panel.
 _LINE = 9.5
-_CAPTION, _RULES = 36, 14
+_CAPTION_LINE, _RULES = 12, 22
 #: A table that goes on on another page has more rows than these.
 _FEW_ROWS = 8
 #: Points of the space on both sides of a column.
 _GUTTER = 6
 #: Letters of a line of a heading, and of the name of a defense.
 _HEAD_LETTERS, _NAME_LETTERS = 14, 26
+#: The same where a table may only then be in one of two columns.
+_FEW_NAME_LETTERS = 14
 #: Letters of a word that LaTeX may break anywhere, and of its pieces.
 _LONG_WORD, _PIECE = 24, 8
 #: Floats that LaTeX can hold back at once, with room for others.
@@ -107,6 +111,10 @@ class _Layout:
     table: Table
     legend: dict[str, str]
     is_compact: bool
+    #: Whether it is in one of two columns of text.
+    is_narrow: bool = False
+    #: Letters of a line of the name of a defense.
+    name_letters: int = _NAME_LETTERS
 
     def number(self, row: TableRow, column: Column) -> str:
         """Return a number with its marks as LaTeX; the interval of a gap is smaller."""
@@ -117,6 +125,22 @@ class _Layout:
             shown = gap if self.is_compact else rf"{gap} {{\scriptsize[{ends}}}"
         return shown + text.footnotes(row, column, self.legend, "$^{{{}}}$")
 
+    @property
+    def text_width(self) -> float:
+        """How wide the text is, in points."""
+        return _COLUMN_WIDTH if self.is_narrow else _TEXT_WIDTH
+
+    @property
+    def room(self) -> float:
+        """How much of a page its caption leaves, in points."""
+        # Captions are a quarter larger than what is in a table.
+        lines = ceil(1.25 * _width(_caption(self.table)) / self.text_width)
+        return _PAGE_HEIGHT - _CAPTION_LINE * (1 + lines)
+
+    def name(self, row: TableRow) -> list[str]:
+        """Return the lines of the name of a defense."""
+        return _lines([row.defense], self.name_letters)
+
     def width(self, column: Column) -> float:
         """Return how wide a column is, in points."""
         cells = [re.sub(r"\\[a-z]+ ?|[{}$^]", "", self.number(row, column)) for row in self.table.rows]
@@ -124,7 +148,7 @@ class _Layout:
 
     def names_width(self) -> float:
         """Return how wide the columns are that name a row, in points."""
-        names = chain.from_iterable(_lines([row.defense], _NAME_LETTERS) for row in self.table.rows)
+        names = chain.from_iterable(self.name(row) for row in self.table.rows)
         width = _GUTTER + max(map(_width, ["defense", *names]))
         if self.table.has_access:
             width += _GUTTER + max(map(_width, ["access", *map(text.access, self.table.rows)]))
@@ -159,12 +183,13 @@ def _head(column: Column) -> list[str]:
 class _Panel:
     """Columns side by side, of some rows: a tabular."""
 
+    layout: _Layout
     columns: list[Column]
     rows: list[TableRow]
 
     @property
     def height(self) -> float:
-        lines = sum(len(_lines([row.defense], _NAME_LETTERS)) for row in self.rows)
+        lines = sum(len(self.layout.name(row)) for row in self.rows)
         return _LINE * (lines + 1 + _head_lines(self.columns)) + _RULES
 
 
@@ -173,31 +198,35 @@ def _head_lines(columns: Sequence[Column]) -> int:
 
 
 def _latex_table(table: Table, board: Board, label: str) -> str:
-    legend = text.legend(table)
-    layouts = [_Layout(table, legend, is_compact) for is_compact in (False, True)]
-    blocks = [_blocks(layout, _COLUMN_WIDTH) for layout in layouts]
-    is_narrow = any(len(each) == 1 and _fits(layouts[i], each[0], _COLUMN_WIDTH) for i, each in enumerate(blocks))
-    if not is_narrow:
-        blocks = [_blocks(layout, _TEXT_WIDTH) for layout in layouts]
-    # Intervals are left to the notes where fewer threats are broken then.
-    at = min((0, 1), key=lambda i: sum(len({column.group for column in block}) for block in blocks[i]))
-    width = _COLUMN_WIDTH if is_narrow else _TEXT_WIDTH
-    floats = _floats(table, blocks[at])
-    notes = (
-        " ".join([_escape_text(text.FOOT), "; ".join(note.rstrip(".") for note in _notes(layouts[at], board))]).strip()
-        + "."
-    )
-    notes_height = _LINE * (1 + _width(notes) / width)
-    has_room = sum(panel.height for panel in floats[-1]) + _CAPTION + notes_height <= _PAGE_HEIGHT
+    layout, blocks = _laid_out(table)
+    floats = _floats(layout, blocks)
+    remarks = [note.rstrip(".") for note in _notes(layout, board)]
+    notes = _escape_text(text.FOOT) + (f" {'; '.join(remarks)}." if remarks else "")
+    notes_height = _LINE * (1 + _width(notes) / layout.text_width)
+    has_room = sum(panel.height for panel in floats[-1]) + notes_height <= layout.room
     inside = [r"\par\smallskip", rf"\begin{{minipage}}{{\linewidth}}\raggedright {notes}\end{{minipage}}"]
     lines: list[str] = []
     for number, panels in enumerate(floats):
         is_last = number == len(floats) - 1
-        lines += _float(layouts[at], panels, label, number, is_narrow, inside if is_last and has_room else [])
+        lines += _float(layout, panels, label, number, inside if is_last and has_room else [])
         lines += [r"\clearpage"] if (number + 1) % _MAX_FLOATS == 0 else []
     if not has_room:
         lines.append(rf"{{\footnotesize\raggedright\noindent Notes on Table~\ref{{{label}}}: {notes}\par}}")
     return "\n".join([*lines, ""])
+
+
+def _laid_out(table: Table) -> tuple[_Layout, list[list[Column]]]:
+    """Return how a table is laid out, and its columns in blocks: in one column of text if all fit there."""
+    legend = text.legend(table)
+    for is_compact, letters in ((False, _NAME_LETTERS), (True, _NAME_LETTERS), (True, _FEW_NAME_LETTERS)):
+        layout = _Layout(table, legend, is_compact, is_narrow=True, name_letters=letters)
+        blocks = _blocks(layout, _COLUMN_WIDTH)
+        if len(blocks) == 1 and _fits(layout, blocks[0], _COLUMN_WIDTH):
+            return layout, blocks
+    layouts = [_Layout(table, legend, is_compact) for is_compact in (False, True)]
+    wide = [(layout, _blocks(layout, _TEXT_WIDTH)) for layout in layouts]
+    # Intervals are left to the notes where fewer threats are broken then.
+    return min(wide, key=lambda each: sum(len({column.group for column in block}) for block in each[1]))
 
 
 def _notes(layout: _Layout, board: Board) -> Iterator[str]:
@@ -234,13 +263,13 @@ def _fits(layout: _Layout, block: Sequence[Column], limit: float) -> bool:
     return width <= limit
 
 
-def _floats(table: Table, blocks: Iterable[list[Column]]) -> list[list[_Panel]]:
+def _floats(layout: _Layout, blocks: Iterable[list[Column]]) -> list[list[_Panel]]:
     """Return blocks of columns with their rows, by the float that they are in: as many as a page has room for."""
-    room = _PAGE_HEIGHT - _CAPTION
+    room = layout.room
     floats: list[list[_Panel]] = [[]]
     for columns in blocks:
         left = room - sum(panel.height for panel in floats[-1])
-        for panel in _panels(columns, _shown_rows(table, columns), left, room):
+        for panel in _panels(_Panel(layout, columns, _shown_rows(layout.table, columns)), left, room):
             if floats[-1] and sum(each.height for each in [*floats[-1], panel]) > room:
                 floats.append([])
             floats[-1].append(panel)
@@ -254,37 +283,33 @@ def _shown_rows(table: Table, columns: Sequence[Column]) -> list[TableRow]:
     return [row for row in table.rows if any(column.id in row.values for column in columns)]
 
 
-def _panels(columns: list[Column], rows: Sequence[TableRow], left: float, room: float) -> Iterator[_Panel]:
-    """Yield columns with as many rows as fit what is left of a page and then whole ones, each defense in one piece.
+def _panels(whole: _Panel, left: float, room: float) -> Iterator[_Panel]:
+    """Yield a panel in parts: what fits the rest of a page, and then whole pages; a defense stays in one piece.
 
     Args:
-        columns: side by side.
-        rows: of these.
+        whole: with all rows.
         left: points that are left of the first page; what fits a page as a whole does not begin there to be broken.
         room: points of a whole page.
     """
-    panel, whole = _Panel(columns, []), _Panel(columns, list(rows)).height
-    limit = left if whole > room and left > panel.height + _FEW_ROWS * _LINE else room
-    for _, run in groupby(rows, lambda row: row.defense):
+    panel = replace(whole, rows=[])
+    limit = left if whole.height > room and left > panel.height + _FEW_ROWS * _LINE else room
+    for _, run in groupby(whole.rows, lambda row: row.defense):
         own = list(run)
-        if panel.rows and _Panel(columns, [*panel.rows, *own]).height > limit:
+        if panel.rows and replace(panel, rows=[*panel.rows, *own]).height > limit:
             yield panel
-            panel, limit = _Panel(columns, []), room
+            panel, limit = replace(whole, rows=[]), room
         panel.rows.extend(own)
     yield panel
 
 
-def _float(
-    layout: _Layout, panels: Sequence[_Panel], label: str, number: int, is_narrow: bool, notes: Sequence[str]
-) -> list[str]:
-    environment = "table" if is_narrow else "table*"
-    heading = layout.table.heading
-    caption = f"{heading} ({layout.table.incomplete})" if layout.table.incomplete else heading
+def _float(layout: _Layout, panels: Sequence[_Panel], label: str, number: int, notes: Sequence[str]) -> list[str]:
+    environment = "table" if layout.is_narrow else "table*"
+    caption = _caption(layout.table)
     bodies: list[str] = []
     for panel in panels:
-        bodies += [r"\par\medskip"] * bool(bodies) + _tabular(layout, panel)
+        bodies += [r"\par\medskip"] * bool(bodies) + _tabular(panel)
     return [
-        rf"\begin{{{environment}}}[{'htbp' if is_narrow else 'tp'}]",
+        rf"\begin{{{environment}}}[{'htbp' if layout.is_narrow else 'tp'}]",
         r"\centering",
         rf"\caption{{{_escape_text(caption.rstrip('.'))}{', continued' if number else ''}.}}",
         rf"\label{{{label}{f'-part-{number + 1}' if number else ''}}}",
@@ -297,14 +322,19 @@ def _float(
     ]
 
 
-def _tabular(layout: _Layout, panel: _Panel) -> list[str]:
+def _caption(table: Table) -> str:
+    return f"{table.heading} ({table.incomplete})" if table.incomplete else table.heading
+
+
+def _tabular(panel: _Panel) -> list[str]:
+    layout = panel.layout
     columns = panel.columns
     with_access = layout.table.has_access and columns[0].group != "cost"
     named = ["defense", "access"] if with_access else ["defense"]
     rows: list[str] = []
     last_defense: str | None = None
     for row in panel.rows:
-        defense = "" if row.defense == last_defense else _stack(_lines([row.defense], _NAME_LETTERS), "l", "t")
+        defense = "" if row.defense == last_defense else _stack(layout.name(row), "l", "t")
         access = [text.access(row)] if with_access else []
         numbers = (layout.number(row, column) for column in columns)
         rows.append(" & ".join([defense, *access, *numbers]) + r" \\")
@@ -338,7 +368,8 @@ def _stack(lines: Sequence[str], side: str, position: str = "b") -> str:
 
 def _group_heads(columns: Sequence[Column], first: int) -> list[str]:
     """Return a row with the threat above its columns, and the rules below it; nothing where there is none."""
-    cells, rules, at = [""] * first, "", first
+    cells, rules = [""] * first, ""
+    at = first
     for group, run in groupby(columns, lambda column: column.group):
         width = len(list(run))
         cells.append(rf"\multicolumn{{{width}}}{{c}}{{{_escape_latex(group)}}}")

@@ -138,7 +138,7 @@ def _view(table: Table, excerpt: _Excerpt) -> dict[str, Any]:
     lines = [(row, [numbers.cell(row, column) for column in columns]) for row in rows]
     return {
         "table": table,
-        "title": f"{plain_name(table.dataset)} · {plain_name(table.model)}",
+        "title": table.caption or f"{plain_name(table.dataset)} · {plain_name(table.model)}",
         "subtitle": _subtitle(shown),
         "names": short_names((row.defense for row in rows), _NAME_LETTERS),
         "about": excerpt.remark,
