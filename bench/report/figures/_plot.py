@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
+from math import floor, log10
 from textwrap import fill, wrap
 from typing import Any, NamedTuple
 
@@ -36,27 +37,36 @@ HEAT = LinearSegmentedColormap.from_list("crossfire", ["#f2f5f8", "#9dbbd8", "#0
 WIDTH = 7.0
 #: Inches: the least width of one of several panels side by side.
 _PANEL_INCHES = 1.6
-#: Parts of a text between which lines are broken: at blanks, before brackets, after commas.
-_WORDS = re.compile(r"[\[(]?[^\s\[(,]*,?\s*")
+#: Parts of a text between which lines are broken: at blanks but those that do not break, at brackets, commas.
+_WORDS = re.compile(r"[\[(]?[^ \[(,]*,? *")
 #: Parts of a word that is longer than a line.
-_WORD_PARTS = re.compile(r"[^-=_/:·]*[-=_/:·]?\s*")
+_WORD_PARTS = re.compile(r"[^-=_/:·]*[-=_/:·]? *")
 #: Letters that a row's name may have on one line.
 ROW_LETTERS = 30
 #: Letters of a title on one line, where three panels are side by side.
 _NARROW_TITLE_LETTERS = 30
 #: Width of one letter of a label.
 LETTER_INCHES = 0.065
-#: Two points nearer than this look like one.
-_OVERLAP_INCHES = 0.04
 #: Tables, and defenses and attacks of each, that are legible in one figure.
 _MAX_TABLES = 6
 _MAX_DEFENSES = 40
-_MAX_ATTACKS = 30
+MAX_DEFENSES = 60
+MAX_ATTACKS = 30
 #: Panels of a figure, and curves of one panel.
 MAX_PANELS = 12
 MAX_CURVES = 12
 UNDER_ATTACK = "accuracy under attack"
-WORST = "worst case (clean counts as an attack)"
+#: A worst case: of every chart's axis, and what it counts.
+ROBUST = "robust accuracy"
+ROBUST_MEANS = "robust accuracy: right clean and under every attack of the line"
+WORST = ROBUST
+#: The accesses in the words of tables.
+ACCESS_WORDS: Mapping[str, str] = {
+    "white-box": "white-box",
+    "static": "gray-box (static)",
+    "adaptive": "adaptive",
+    "transfer": "transfer",
+}
 
 
 def tables(source: Source, suits: Callable[[Table], bool], missing: str) -> list[Table]:
@@ -65,14 +75,31 @@ def tables(source: Source, suits: Callable[[Table], bool], missing: str) -> list
     Raises:
         Missing: there is none; ``missing`` is the message.
     """
+    suitable, remark = suitable_tables(source, suits, missing)
+    shown = [first_defenses(table, _MAX_DEFENSES, MAX_ATTACKS) for table in suitable]
+    if remark:
+        shown[-1] = replace(shown[-1], part=f"{shown[-1].part}; {remark}" if shown[-1].part else remark)
+    return shown
+
+
+class Suitable(NamedTuple):
+    """The tables of a figure, complete, and what is left out, in words."""
+
+    tables: list[Table]
+    remark: str
+
+
+def suitable_tables(source: Source, suits: Callable[[Table], bool], missing: str) -> Suitable:
+    """Return the suitable tables, at most six.
+
+    Raises:
+        Missing: there is none; ``missing`` is the message.
+    """
     suitable = [table for table in source.board.tables if suits(table)]
     if not suitable:
         raise Missing(missing)
-    shown = [first_defenses(table, _MAX_DEFENSES, _MAX_ATTACKS) for table in suitable[:_MAX_TABLES]]
-    if len(suitable) > _MAX_TABLES:
-        part = f"the last of {len(suitable):,} tables that is shown"
-        shown[-1] = replace(shown[-1], part=f"{shown[-1].part}; {part}" if shown[-1].part else part)
-    return shown
+    left_out = f"the first {_MAX_TABLES} of {len(suitable):,} tables" if len(suitable) > _MAX_TABLES else ""
+    return Suitable(suitable[:_MAX_TABLES], left_out)
 
 
 def attacked(table: Table) -> list[Column]:
@@ -126,9 +153,9 @@ def stacked(
 
 @lru_cache(maxsize=20_000)
 def text_width(text: str, points: float, weight: str = "normal") -> float:
-    """Return the width of one line of text, in inches."""
+    """Return the width of one line of text, in inches, which a picture's grid of pixels may widen by 3 %."""
     font = FontProperties(size=points, weight=weight)
-    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
+    return 1.03 * float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
 
 
 def fold(text: str, inches: float, points: float, weight: str = "normal") -> str:
@@ -192,6 +219,33 @@ def legend_below(figure: Figure, handles: Iterable[Artist], columns: int, title:
 def caption(figure: Figure, text: str, size: float = 7) -> None:
     """Write a remark below a figure."""
     figure.supxlabel(text, fontsize=size, color=SOFT)
+
+
+def unbroken(text: str) -> str:
+    """Return a text that stays on one line, such as a threat."""
+    return text.replace(" ", "\xa0")
+
+
+def signed(points: float) -> str:
+    """Return a difference in points, with its sign."""
+    return f"{points:+.1f}".replace("-", "−")
+
+
+def number_text(number: float, digits: int = 3) -> str:
+    """Return a number to so many digits as people read it: no exponent, thousands apart, millions in words."""
+    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if abs(number) >= 0.9995 * size:
+            return f"{_rounded(number / size, digits)} {word}"
+    return _rounded(number, digits)
+
+
+def _rounded(number: float, digits: int) -> str:
+    """Return a number to so many digits, those before the point all kept."""
+    if number == 0:
+        return "0"
+    places = max(0, digits - 1 - floor(log10(abs(number))))
+    text = f"{number:,.{places}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def measured(value: Value | None) -> dict[str, Any]:
@@ -357,99 +411,3 @@ def log_axis(axes: Axes, flops: Sequence[float]) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 100 else (1.0,)))
     axes.xaxis.set_major_formatter(EngFormatter(unit="FLOP", sep=" "))
     axes.xaxis.set_minor_locator(NullLocator())
-
-
-class _Box(NamedTuple):
-    """The box of a label, in shares of the axes: its left edge, the middle of its height, and its size."""
-
-    left: float
-    middle: float
-    width: float
-    height: float
-
-    def meets(self, other: _Box) -> bool:
-        return (
-            abs(self.middle - other.middle) < (self.height + other.height) / 2
-            and self.left < other.left + other.width
-            and other.left < self.left + self.width
-        )
-
-    @property
-    def is_inside(self) -> bool:
-        return self.left >= 0 and self.left + self.width <= 1 and 0 <= self.middle <= 1
-
-
-def label_apart(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write names beside points, as near as possible without overlaps and without leaving the axes.
-
-    Points that lie on one another share a label.
-
-    Args:
-        axes: whose limits are final, and whose y axis is in percent.
-        points: x, y in data units, and the name.
-    """
-    # Inches without the room that ticks and labels will take.
-    width, height = axes.bbox.width / axes.figure.dpi, axes.bbox.height / axes.figure.dpi
-    line, gap = 0.14 / height, 0.08 / width
-    placed: list[_Box] = []
-    for (x, y), names in _names_of_points(axes, points, width, height).items():
-        text = "\n".join(wrap(", ".join(names), ROW_LETTERS, break_long_words=False, break_on_hyphens=False))
-        size = LETTER_INCHES * max(map(len, text.splitlines())) / width, line * (1 + text.count("\n"))
-        box = _free_box(x, y, size, line, gap, placed)
-        placed.append(box)
-        _draw_label(axes, x, y, text, box, line)
-
-
-def _names_of_points(
-    axes: Axes, points: Sequence[tuple[float, float, str]], width: float, height: float
-) -> dict[tuple[float, float], list[str]]:
-    """Return the names at each point, in shares of the axes, those at the top and bottom first."""
-    to_share = axes.transData + axes.transAxes.inverted()
-    names: dict[tuple[float, float], list[str]] = {}
-    for data_x, data_y, name in sorted(points, key=lambda point: (-abs(point[1] - 50), *point)):
-        x, y = to_share.transform((data_x, data_y))
-        near = (
-            at for at in names if abs(at[0] - x) * width < _OVERLAP_INCHES and abs(at[1] - y) * height < _OVERLAP_INCHES
-        )
-        names.setdefault(next(near, (x, y)), []).append(name)
-    return names
-
-
-def _free_box(x: float, y: float, size: tuple[float, float], line: float, gap: float, placed: Sequence[_Box]) -> _Box:
-    """Return the nearest free box to the right or left of a point, or above or below it.
-
-    Args:
-        x: of the point, as all lengths in shares of the axes.
-        y: of the point.
-        size: width and height of the label.
-        line: height of one line.
-        gap: between a point and its label.
-        placed: the boxes of other labels.
-    """
-    width, height = size
-    centred = min(max(x - width / 2, 0.0), max(1 - width, 0.0))
-    for step in sorted(range(-40, 41), key=abs):
-        shift = line * step / 2
-        for left in (x + gap, x - gap - width, *([centred] if abs(shift) >= line else [])):
-            box = _Box(left, y + shift, width, height)
-            if box.is_inside and not any(map(box.meets, placed)):
-                return box
-    return _Box(centred, y, width, height)
-
-
-def _draw_label(axes: Axes, x: float, y: float, text: str, box: _Box, line: float) -> None:
-    """Write a label into its box, with a line to its point where it is not next to it."""
-    shift = abs(box.middle - y)
-    if shift > line / 2 and box.height == line or shift > box.height:
-        near = min(max(x, box.left), box.left + box.width)
-        axes.plot([x, near], [y, box.middle], transform=axes.transAxes, color=SOFT, linewidth=0.4, zorder=1)
-    left_of_point = box.left + box.width <= x
-    axes.text(
-        box.left + box.width * left_of_point,
-        box.middle,
-        text,
-        transform=axes.transAxes,
-        ha="right" if left_of_point else "left",
-        va="center",
-        fontsize=7.5,
-    )

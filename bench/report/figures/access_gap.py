@@ -1,65 +1,148 @@
-"""How far static attacks flatter: worst case static against adaptive, for each defense."""
+"""How far static attacks flatter: robust accuracy under static and under adaptive attacks, for each defense."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Source
+from bench.report.figures._layout import (
+    DENSE_ROW,
+    EDGE,
+    GAP,
+    LEGEND_POINTS,
+    NAME_POINTS,
+    Block,
+    Foot,
+    Labels,
+    axes_at,
+    beside_rows,
+    fitting,
+    row_height,
+    stack,
+    stack_height,
+    write_rows,
+)
 from bench.report.figures._plot import (
+    ACCESS_WORDS,
+    COLOUR,
+    MAX_DEFENSES,
+    ROBUST,
+    ROBUST_MEANS,
     SOFT,
-    WORST,
-    access_legend,
     access_points,
+    marker,
     measured,
-    name_rows,
-    stacked,
-    tables,
+    signed,
+    suitable_tables,
+    unbroken,
 )
 from bench.report.leaderboard.pareto import full_knowledge, primary
 from bench.report.leaderboard.summaries import ThreatSummary
 from bench.report.leaderboard.tables import Table
 
+#: Shares of the width of the figure: for names, and for gaps with their intervals.
+_NAMES, _GAPS = 0.35, 0.35
+#: Inches: ticks and the label of the x axis, and the heading above the gaps.
+_TICKS, _HEADING = 0.36, 0.13
 
-def _gap(summary: ThreatSummary) -> float:
-    return summary.gap.number if summary.gap.number is not None else -1.0
+
+class _Rows(NamedTuple):
+    """Defenses of a table, the largest gap first, with what is written beside them."""
+
+    table: Table
+    title: str
+    summaries: list[ThreatSummary]
+    names: Labels
+    gaps: Labels
+
+    @property
+    def threat(self) -> str:
+        return self.summaries[0].group
 
 
 def draw(source: Source) -> Drawing:
-    shown = tables(
+    width = source.width
+    suitable, left_out = suitable_tables(
         source,
         lambda table: any(s.gap.number is not None for s in primary(table)),
         "no test-time step was attacked both with static and with adaptive access",
     )
-    rows = [len(primary(table)) for table in shown]
-    height = sum(0.75 + 0.24 * n for n in rows) + 0.3
-    figure, axes = stacked([n + 1 for n in rows], height, sharex=True)
-    numbers = [_draw_table(axis, table) for axis, table in zip(axes[:, 0], shown, strict=True)]
-    axes[-1][0].set_xlabel(f"{WORST}, %")
-    access_legend(figure, "adaptive (white-box where there is no test-time step)")
+    foot = _foot(width, left_out)
+
+    def height(shown: Sequence[_Rows], row: float) -> float:
+        return stack_height(_blocks(shown, row), width, foot.height)
+
+    most = min(MAX_DEFENSES, max(len(primary(table)) for table in suitable))
+    count = fitting(most, lambda count: height([_rows(table, count, width) for table in suitable], DENSE_ROW))
+    shown = [_rows(table, count, width) for table in suitable]
+    blocks = _blocks(shown, row_height(lambda row: height(shown, row)))
+    left, right = max(rows.names.width for rows in shown), max(rows.gaps.width for rows in shown)
+    figure, boxes = stack(blocks, width, left=EDGE + left + GAP, right=right + 2 * GAP, foot=foot.height)
+    numbers = [_draw_table(axes_at(figure, box), rows) for box, rows in zip(boxes, shown, strict=True)]
+    for axis in figure.axes[:-1]:
+        axis.tick_params(labelbottom=False)
+    figure.axes[-1].set_xlabel(f"{ROBUST}, %", fontsize=NAME_POINTS)
+    foot.draw(figure)
     return Drawing(figure, {"tables": numbers})
 
 
-def _draw_table(axis: Axes, table: Table) -> dict[str, Any]:
-    """Draw the defenses of a table, the smallest gap below, and return their numbers."""
-    summaries = sorted(primary(table), key=lambda s: (_gap(s), s.defense))
-    for y, s in enumerate(summaries):
+def _rows(table: Table, count: int, width: float) -> _Rows:
+    """Return the first defenses of a table, the smallest gap below, with their texts."""
+    every = sorted(primary(table), key=_gap, reverse=True)
+    summaries = every[:count]
+    part = f" (the first {count:,} of {len(every):,} defenses)" if count < len(every) else ""
+    names = beside_rows([s.defense for s in summaries], _NAMES * width)
+    gaps = beside_rows(list(map(_gap_text, summaries)), _GAPS * width)
+    return _Rows(table, f"{table.title}, {unbroken(every[0].group)}{part}", summaries, names, gaps)
+
+
+def _gap(summary: ThreatSummary) -> tuple[float, str]:
+    return summary.gap.number if summary.gap.number is not None else -1.0, summary.defense
+
+
+def _gap_text(summary: ThreatSummary) -> str:
+    gap = summary.gap
+    if gap.number is None or gap.low is None or gap.high is None:
+        return ""
+    text = f"{signed(100 * gap.number)} [{signed(100 * gap.low)}, {signed(100 * gap.high)}]"
+    return ", ".join([text, *gap.footnotes])
+
+
+def _blocks(shown: Sequence[_Rows], row: float) -> list[Block]:
+    blocks = []
+    for rows in shown:
+        height = max(row, rows.names.height, rows.gaps.height)
+        below = _TICKS if rows is shown[-1] else GAP
+        blocks.append(Block(rows.title, height * len(rows.summaries), above=_HEADING, below=below))
+    return blocks
+
+
+def _foot(width: float, left_out: str) -> Foot:
+    handles = [
+        marker("adaptive (white-box where there is no test-time step)", COLOUR["adaptive"]),
+        marker(ACCESS_WORDS["static"], COLOUR["static"], "white"),
+    ]
+    remark = "; ".join(filter(None, [ROBUST_MEANS, "gap: static minus adaptive, with its 95 % interval", left_out]))
+    return Foot(width, handles, remark)
+
+
+def _draw_table(axis: Axes, rows: _Rows) -> dict[str, Any]:
+    """Draw the defenses of a table, and return their numbers."""
+    for y, s in enumerate(rows.summaries):
         static, adaptive = s.worst.get("static"), full_knowledge(s)
         if static and adaptive and static.number is not None and adaptive.number is not None:
-            axis.plot(
-                [100 * adaptive.number, 100 * static.number], [y, y], color=SOFT, linewidth=2, alpha=0.5, zorder=1
-            )
+            ends = [100 * adaptive.number, 100 * static.number]
+            axis.plot(ends, [y, y], color=SOFT, linewidth=2, alpha=0.5, zorder=1)
         access_points(axis, y, static, adaptive, horizontal=True)
-        if s.gap.number is not None and s.gap.low is not None and s.gap.high is not None:
-            text = f"{100 * s.gap.number:+.1f}  [{100 * s.gap.low:+.1f}, {100 * s.gap.high:+.1f}]"
-            _beside(axis, y, ", ".join([text, *s.gap.footnotes]), va="center")
-    name_rows(axis, [s.defense for s in summaries])
-    axis.set(xlim=(-2, 102), ylim=(-0.6, len(summaries) + 0.1))
+        _beside(axis, y, rows.gaps.texts[y], rows.gaps.points, va="center")
+    write_rows(axis, rows.names)
+    axis.set(xlim=(-2, 102), ylim=(len(rows.summaries) - 0.5, -0.5), xticks=range(0, 101, 25))
+    axis.tick_params(axis="x", labelsize=LEGEND_POINTS)
     axis.grid(axis="y", visible=False)
-    threat = summaries[0].group
-    axis.set_title(f"{table.title}, {threat}")
-    _beside(axis, len(summaries) - 0.4, "gap, points", color=SOFT)
+    _beside(axis, -0.5, "gap, points", LEGEND_POINTS, va="bottom", color=SOFT)
     body = [
         {
             "defense": s.defense,
@@ -67,19 +150,21 @@ def _draw_table(axis: Axes, table: Table) -> dict[str, Any]:
             "adaptive": measured(full_knowledge(s)),
             "gap": measured(s.gap),
         }
-        for s in summaries
+        # The smallest gap comes first in the file.
+        for s in reversed(rows.summaries)
     ]
-    return {"dataset": table.dataset, "model": table.model, "threat": threat, "defenses": body}
+    return {"dataset": rows.table.dataset, "model": rows.table.model, "threat": rows.threat, "defenses": body}
 
 
-def _beside(axis: Axes, y: float, text: str, **style: Any) -> None:
+def _beside(axis: Axes, y: float, text: str, points: float, **style: Any) -> None:
     """Write a text to the right of the axes."""
     axis.annotate(
         text,
         (1, y),
-        (6, 0),
+        (72 * GAP, 0),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
-        fontsize=7,
+        fontsize=points,
+        linespacing=1.1,
         **style,
     )

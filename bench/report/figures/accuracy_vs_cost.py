@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Source
+from bench.report.figures._labels import label_apart
 from bench.report.figures._plot import (
     COLOUR,
     ROW_LETTERS,
@@ -14,7 +15,6 @@ from bench.report.figures._plot import (
     WORST,
     access_legend,
     access_points,
-    label_apart,
     log_axis,
     measured,
     panels,

@@ -1,59 +1,136 @@
-"""What each defense costs: seconds and FLOPs, to train for an epoch and to test 10,000 images."""
+"""What each defense costs: seconds and TFLOP, to train for an epoch and to test 10,000 images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Source
-from bench.report.figures._plot import INK, name_rows, stacked, tables
+from bench.report.figures._layout import (
+    DENSE_ROW,
+    EDGE,
+    GAP,
+    LEGEND_POINTS,
+    SMALL_POINTS,
+    Block,
+    Box,
+    Foot,
+    Labels,
+    axes_at,
+    beside_rows,
+    fitting,
+    row_height,
+    stack,
+    stack_height,
+    text_height,
+    write_rows,
+)
+from bench.report.figures._plot import INK, MAX_DEFENSES, SOFT, fold, number_text, suitable_tables, text_width
 from bench.report.leaderboard.published import published
 from bench.report.leaderboard.tables import COSTS, Table
+from bench.types import DefenseCost
 
 _SHOWN = COSTS[:4]
-_TITLES = {
-    "train_seconds": "train an epoch,\ns",
-    "train_tflop": "train an epoch,\nTFLOP",
-    "test_seconds": "test 10,000 images,\ns",
-    "test_tflop": "test 10,000 images,\nTFLOP",
-}
+#: Share of the width of the figure for names: beside four panels, and beside two.
+_NAMES = {4: 0.3, 2: 0.42}
+#: Inches: the width of a figure of four panels side by side, what is between two, and the height of a bar.
+_WIDE, _BETWEEN, _BAR = 5.0, 0.1, 0.15
+_NOT_MEASURED = "not measured"
+
+
+class _Costs(NamedTuple):
+    """The first defenses of a table and what they cost, by name."""
+
+    table: Table
+    title: str
+    costs: dict[str, DefenseCost]
+    names: Labels
 
 
 def draw(source: Source) -> Drawing:
-    shown = tables(source, lambda table: any(s.cost for s in table.threats), "no cell in the store has a measured cost")
-    rows = [max(2, len({s.defense for s in table.threats})) for table in shown]
-    figure, axes = stacked(rows, sum(0.65 + 0.22 * n for n in rows), len(_SHOWN))
-    numbers = [_draw_table(row, table, source) for row, table in zip(axes, shown, strict=True)]
+    width = source.width
+    suitable, left_out = suitable_tables(
+        source, lambda table: any(s.cost for s in table.threats), "no cell in the store has a measured cost"
+    )
+    across = _across(width)
+    panel = ((1 - _NAMES[across]) * width - across * _BETWEEN) / across
+    heads = [fold(cost.column.label, panel, LEGEND_POINTS) for cost in _SHOWN]
+    above = max(text_height(head, LEGEND_POINTS) for head in heads)
+    foot = Foot(width, remark="; ".join(filter(None, ["1 multiply-add is 2 FLOP", left_out])))
+
+    def blocks(shown: Sequence[_Costs], row: float) -> list[Block]:
+        every = []
+        for costs in shown:
+            height = max(row, costs.names.height) * len(costs.costs)
+            every.append(Block(costs.title, height, above=above + GAP))
+            every += [Block("", height, above=above)] * (len(_SHOWN) // across - 1)
+        return every
+
+    def height(shown: Sequence[_Costs], row: float) -> float:
+        return stack_height(blocks(shown, row), width, foot.height)
+
+    most = min(MAX_DEFENSES, max(len(_all_costs(table)) for table in suitable))
+    count = fitting(most, lambda count: height([_costs(table, count, width) for table in suitable], DENSE_ROW))
+    shown = [_costs(table, count, width) for table in suitable]
+    laid_out = blocks(shown, row_height(lambda row: height(shown, row)))
+    left = EDGE + max(costs.names.width for costs in shown) + GAP
+    figure, boxes = stack(laid_out, width, left=left, foot=foot.height)
+    places = [part for box in boxes for part in _beside_each_other(box, across)]
+    numbers = []
+    for index, costs in enumerate(shown):
+        axes = [axes_at(figure, box) for box in places[index * len(_SHOWN) : (index + 1) * len(_SHOWN)]]
+        numbers.append(_draw_table(axes, costs, source, heads, across))
+    foot.draw(figure)
     return Drawing(figure, {"units": "FLOPs count 2 per multiply-add", "tables": numbers})
 
 
-def _draw_table(row: Any, table: Table, source: Source) -> dict[str, Any]:
+def _across(width: float) -> int:
+    """Return how many panels are side by side."""
+    return 4 if width >= _WIDE else 2
+
+
+def _beside_each_other(box: Box, across: int) -> list[Box]:
+    """Return the places of panels that share the room of one."""
+    width = (box.width - (across - 1) * _BETWEEN) / across
+    return [box._replace(left=box.left + index * (width + _BETWEEN), width=width) for index in range(across)]
+
+
+def _all_costs(table: Table) -> dict[str, DefenseCost]:
+    return {s.defense: s.cost for s in table.threats if s.cost}
+
+
+def _costs(table: Table, count: int, width: float) -> _Costs:
+    every = _all_costs(table)
+    first = dict(list(every.items())[:count])
+    part = f" (the first {count:,} of {len(every):,} defenses)" if count < len(every) else ""
+    return _Costs(table, f"{table.title}{part}", first, beside_rows(list(first), _NAMES[_across(width)] * width))
+
+
+def _draw_table(
+    axes: Sequence[Axes], costs: _Costs, source: Source, heads: Sequence[str], across: int
+) -> dict[str, Any]:
     """Draw the costs of a table's defenses, a panel for each kind of cost, and return them."""
-    costs = {s.defense: s.cost for s in table.threats if s.cost}
-    papers = _published(source, table, list(costs))
-    for axis, shown in zip(row, _SHOWN, strict=True):
-        values = {name: shown.number(cost) for name, cost in costs.items()}
-        printed = {name: papers.get((name, shown.column.id)) for name in costs}
+    table = costs.table
+    papers = _published(source, table, list(costs.costs))
+    for index, (axis, shown) in enumerate(zip(axes, _SHOWN, strict=True)):
+        values = {name: shown.number(cost) for name, cost in costs.costs.items()}
+        printed = {name: papers.get((name, shown.column.id)) for name in costs.costs}
         _draw_panel(axis, values, printed, shown.column.id)
-        name_rows(axis, list(costs) if axis is row[0] else [""] * len(costs))
-    row[0].annotate(
-        table.title,
-        (0, 1),
-        (0, 30),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        fontweight="bold",
-        fontsize=9,
-    ).set_in_layout(False)
+        axis.set_title(heads[index], fontsize=LEGEND_POINTS, fontweight="normal", pad=72 * GAP / 2)
+        if index % across == 0:
+            write_rows(axis, costs.names)
+        else:
+            axis.set_yticks([])
     body = [
         {
             "defense": name,
             **{c.column.id: c.number(cost) for c in COSTS},
             "published": {c.column.id: papers[name, c.column.id] for c in COSTS if (name, c.column.id) in papers},
         }
-        for name, cost in costs.items()
+        for name, cost in costs.costs.items()
     ]
     return {"dataset": table.dataset, "model": table.model, "defenses": body}
 
@@ -70,24 +147,28 @@ def _published(source: Source, table: Table, names: list[str]) -> dict[tuple[str
 
 def _draw_panel(axis: Axes, values: dict[str, float | None], printed: dict[str, float | None], cost: str) -> None:
     """Draw one kind of cost, a bar for each defense, with the published number."""
-    axis.barh(
-        range(len(values)),
-        [value or 0 for value in values.values()],
-        color="#0072B2" if "train" in cost else "#009E73",
-        height=0.62,
-    )
+    colour = "#0072B2" if "train" in cost else "#009E73"
+    texts = {name: _text(value, printed[name]) for name, value in values.items()}
     top = max((value for value in [*values.values(), *printed.values()] if value), default=1.0)
+    # In units of the axis: the bars leave the longest text its room.
+    inches = axis.get_window_extent().transformed(axis.figure.dpi_scale_trans.inverted())
+    size, row = inches.width, inches.height / len(values)
+    room = max(text_width(text, SMALL_POINTS) for text in texts.values()) + 2 * GAP
+    scale = top / max(size - room, 0.25 * size)
+    axis.set(xlim=(0, scale * size), ylim=(len(values) - 0.5, -0.5))
     for y, (name, value) in enumerate(values.items()):
         paper = printed[name]
-        text = "–" if value is None else f"{value:.3g}"
+        if value is not None:
+            axis.barh(y, value, color=colour, height=min(0.7, _BAR / row))
         if paper is not None:
-            text += f" (paper {paper:.4g})"
             axis.plot([paper], [y], "D", color=INK, markerfacecolor="white", markersize=3.5, zorder=3)
-        axis.text(max(value or 0, paper or 0) + 0.07 * top, y, text, va="center", fontsize=6.5, color=INK)
-    axis.set(xlim=(0, (2.0 if any(printed.values()) else 1.35) * top), ylim=(len(values) - 0.4, -0.6))
+        end = max(value or 0, paper or 0) + scale * GAP
+        axis.text(end, y, texts[name], va="center", fontsize=SMALL_POINTS, color=SOFT if value is None else INK)
     axis.set_xticks([])
-    axis.tick_params(length=0)
     axis.grid(False)
     axis.spines["bottom"].set_visible(False)
-    # Two empty lines for the name of the table, which may be wider than the first panel.
-    axis.set_title(f"\n\n{_TITLES[cost]}", fontsize=7, fontweight="normal")
+
+
+def _text(value: float | None, paper: float | None) -> str:
+    text = _NOT_MEASURED if value is None else number_text(value)
+    return text if paper is None else f"{text} (paper {number_text(paper, 4)})"
