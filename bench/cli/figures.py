@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.cli import options
 from bench.display.base import Display
 from bench.visible import visible
+
+if TYPE_CHECKING:
+    from bench.report.figures import Source
 
 SUMMARY = "the figures, PNG and PDF, each with the JSON of its numbers"
 
@@ -51,28 +56,38 @@ def main(args: argparse.Namespace) -> int:
         recorded = read(root)
     for note in recorded.notes:
         print(f"warning: {note}", file=sys.stderr)
-    names = args.names or list(known)
+    with display.phase("making the tables"), no_collection():
+        source = figures.source_of(
+            recorded.results,
+            Store(root),
+            planned=recorded.planned_tables,
+            data_folder=options.data_folder(args),
+            trusted=args.trust,
+            width=figures.WIDTHS[args.width],
+        )
+    return _draw(args, source, args.names or list(known))
+
+
+def _draw(args: argparse.Namespace, source: Source, names: Sequence[str]) -> int:
+    """Draw figures, each whatever becomes of the others, and return the exit code."""
+    from bench.report import figures
+
+    display: Display = args.display
+    code = 0
     with display.phase("drawing figures", len(names)) as at:
-        with no_collection():
-            folder = options.data_folder(args)
-            source = figures.source_of(
-                recorded.results,
-                Store(root),
-                planned=recorded.planned_tables,
-                data_folder=folder,
-                trusted=args.trust,
-                width=figures.WIDTHS[args.width],
-            )
         for done, name in enumerate(names):
             at(done, name)
             try:
                 paths = figures.draw(name, source, args.out)
-            except figures.Missing as missing:
-                if args.names:
-                    raise UsageError(f"{name}: {missing}") from None
+            except figures.NotDrawn as reason:
+                failed = isinstance(reason, figures.Failed)
+                # What was asked for by name and is not there is bad usage; a failure counts more.
+                code = max(code, 3 if failed else 2 * bool(args.names))
+                what = "failed" if failed else "left out"
+                line = f"error: {name}: {reason}" if args.names else f"{what} {name}: {reason}"
                 with display.paused():
-                    print(f"left out {name}: {missing}", file=sys.stderr)
+                    print(visible(line), file=sys.stderr)
                 continue
             with display.paused():
                 print("\n".join(visible(str(path)) for path in paths))
-    return 0
+    return code

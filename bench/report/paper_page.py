@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import figures
-from bench.report.figures import Missing, Source
+from bench.report.figures import NotDrawn, Source
 from bench.report.leaderboard.published import NOT_KNOWN, published
 from bench.report.leaderboard.summaries import WORST_CASE, Value
 from bench.report.leaderboard.tables import COSTS, Column, Table, TableRow, lines_by_defense
@@ -57,7 +57,7 @@ def write(source: Source, out: Path) -> list[Path]:
         if item.figure is not None:
             try:
                 drawn = figures.draw(item.figure, source, out)
-            except Missing as missing:
+            except NotDrawn as missing:
                 why = str(missing)
             else:
                 files += drawn

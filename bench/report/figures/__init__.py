@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +21,7 @@ from bench.store.files import is_regular
 from bench.store.outputs import move_foreign_aside, write_into
 from bench.store.planned import PlannedTable
 from bench.store.working_store import Store
-from bench.types import CellResult, shortened
+from bench.types import CellResult, MethodError, UsageError, shortened, text_of
 from bench.visible import json_text
 
 if TYPE_CHECKING:
@@ -34,12 +35,22 @@ _log = logging.getLogger("crossfire")
 WIDTHS = {"page": 7.0, "column": 3.25}
 #: Letters of a name that a figure has room for.
 _MAX_NAME_LETTERS = 100
+#: Letters of the reason why a figure failed.
+_MAX_REASON_LETTERS = 400
 #: Inches of the longer side. Programs do not show larger pictures.
 _MAX_INCHES = 120
 
 
-class Missing(Exception):
+class NotDrawn(Exception):
+    """A figure is not drawn; the message says why, in one line."""
+
+
+class Missing(NotDrawn):
     """The store does not hold what a figure needs; the message says what, and how to get it."""
+
+
+class Failed(NotDrawn):
+    """The results are there and cannot be drawn: they name what this installation does not know, or an error came."""
 
 
 class Drawing(NamedTuple):
@@ -103,6 +114,7 @@ def draw(name: str, source: Source, out: Path) -> list[Path]:
 
     Raises:
         Missing: the store does not hold what the figure needs.
+        Failed: it cannot be drawn. No file has changed.
         UsageError: the files cannot be written.
     """
     import matplotlib
@@ -110,40 +122,60 @@ def draw(name: str, source: Source, out: Path) -> list[Path]:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    module = importlib.import_module(f"bench.report.figures.{name.replace('-', '_')}")
     with pyplot.style.context(str(STYLE)), warnings.catch_warnings(record=True) as raised:
         try:
-            drawing: Drawing = module.draw(source)
-            if (side := max(drawing.figure.get_size_inches())) > _MAX_INCHES:
-                raise Missing(
-                    f"it would be {side:,.0f} inches long; name fewer cells, or take leaderboard --format html"
-                )
-            files = _write(name, drawing, out)
+            files = _rendered(name, source)
+        except NotDrawn:
+            raise
+        # One figure that fails does not cost the others.
+        except Exception as error:
+            _log.debug("figure %s", name, exc_info=True)
+            raise Failed(_reason(error)) from error
         finally:
             pyplot.close("all")
     # Matplotlib warns of glyphs that the font lacks, and of names that are too long for the page.
     for message in dict.fromkeys(str(warning.message) for warning in raised):
         _log.warning("figure %s: %s", name, message)
-    return files
-
-
-def _write(name: str, drawing: Drawing, out: Path) -> list[Path]:
-    from io import BytesIO
-
     _move_foreign_aside(name, out)
     # The JSON file comes first. It marks the pictures as ours, even if writing them fails.
+    for suffix, data in files.items():
+        write_into(out / f"{name}.{suffix}", data)
+    return [out / f"{name}.{suffix}" for suffix in ("png", "pdf", "json")]
+
+
+def _reason(error: Exception) -> str:
+    """Return why a figure failed, in one line."""
+    if isinstance(error, UsageError | MethodError):
+        text = text_of(error)
+    elif isinstance(error, MemoryError):
+        text = "memory ran out"
+    else:
+        text = f"{type(error).__name__}: {text_of(error)}"
+    return shortened(" ".join(text.split()), _MAX_REASON_LETTERS)
+
+
+def _rendered(name: str, source: Source) -> dict[str, bytes]:
+    """Return the files of a figure by their suffixes."""
+    from matplotlib import pyplot
+
+    module = importlib.import_module(f"bench.report.figures.{name.replace('-', '_')}")
+    drawing: Drawing = module.draw(source)
+    if (side := max(drawing.figure.get_size_inches())) > _MAX_INCHES:
+        raise Missing(f"it would be {side:,.0f} inches long; name fewer cells, or take leaderboard --format html")
     numbers = json_text({"schema": 1, "figure": name, **drawing.numbers}, indent=1) + "\n"
-    write_into(out / f"{name}.json", numbers.encode())
+    files = {"json": numbers.encode()}
     # Without dates and versions, the same results give the same bytes.
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
     }
-    for suffix, fields in metadata.items():
-        buffer = BytesIO()
-        drawing.figure.savefig(buffer, format=suffix, metadata=fields)
-        write_into(out / f"{name}.{suffix}", buffer.getvalue())
-    return [out / f"{name}.{suffix}" for suffix in (*metadata, "json")]
+    # After each picture Matplotlib sets the layout again, to what the style says where the figure has none.
+    with pyplot.rc_context({"figure.constrained_layout.use": False}):
+        for suffix, fields in metadata.items():
+            buffer = BytesIO()
+            drawing.figure.savefig(buffer, format=suffix, metadata=fields)
+            files[suffix] = buffer.getvalue()
+    return files
 
 
 def _move_foreign_aside(name: str, out: Path) -> None:

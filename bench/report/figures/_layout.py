@@ -163,10 +163,9 @@ def _title_height(title: str) -> float:
 
 
 def _figure(width: float, height: float) -> Figure:
-    figure = plt.figure(figsize=(width, height))
     # The style would have Matplotlib lay out the axes.
-    figure.set_layout_engine("none")
-    return figure
+    with plt.rc_context({"figure.constrained_layout.use": False}):
+        return plt.figure(figsize=(width, height))
 
 
 def axes_at(figure: Figure, box: Box) -> Axes:
@@ -270,7 +269,7 @@ class Grid:
             heading: above all of them.
         """
         panel = (width - cls.LEFT - EDGE - (across - 1) * cls.BETWEEN) / across
-        folded = [fold(title, panel, NAME_POINTS) for title in titles]
+        folded = [fold(title, panel, NAME_POINTS, "bold") for title in titles]
         above = max(text_height(title, NAME_POINTS) for title in folded) + GAP
         return cls(
             len(titles),
@@ -314,6 +313,35 @@ class Grid:
                 axis.set_ylabel(ylabel, fontsize=NAME_POINTS)
             axes.append(axis)
         return figure, axes
+
+
+class Listing:
+    """Texts in columns below a figure, read from top to bottom."""
+
+    _BETWEEN = 0.15
+    _MOST_COLUMNS = 4
+
+    def __init__(self, texts: Sequence[str], width: float) -> None:
+        """Measure.
+
+        Args:
+            texts: one for each entry.
+            width: of the figure, in inches.
+        """
+        room = width - 2 * EDGE
+        longest = widest(texts, LEAST_POINTS) + self._BETWEEN
+        # Long entries are folded: rather two columns on a page, one in a column of it.
+        columns = max(1, min(int(room / longest), self._MOST_COLUMNS, len(texts)), int(room / 3))
+        self._step = room / columns
+        folded = [fold(text, self._step - self._BETWEEN, LEAST_POINTS).replace("\n", "\n     ") for text in texts]
+        each = max(1, -(-len(texts) // columns))
+        self._columns = ["\n".join(folded[first : first + each]) for first in range(0, len(texts), each)]
+        self.height = max((text_height(text, LEAST_POINTS) for text in self._columns), default=-GAP) + GAP
+
+    def draw(self, figure: Figure, top: float) -> None:
+        """Write the texts below ``top``, in inches from the bottom of the figure."""
+        for index, text in enumerate(self._columns):
+            write(figure, EDGE + index * self._step, top, text, LEAST_POINTS, va="top", linespacing=1.1)
 
 
 def fitting(most: int, height: Callable[[int], float]) -> int:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import chain
-from math import floor, log10
+from itertools import chain, product
+from math import ceil, floor, log10
 from textwrap import fill, wrap
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
-from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, NullLocator
 
 from bench.report.figures import Missing, Source
 from bench.report.leaderboard.summaries import ThreatSummary, Value
@@ -86,7 +86,7 @@ class Suitable(NamedTuple):
     """The tables of a figure, complete, and what is left out, in words."""
 
     tables: list[Table]
-    remark: str
+    left_out: str
 
 
 def suitable_tables(source: Source, suits: Callable[[Table], bool], missing: str) -> Suitable:
@@ -105,6 +105,11 @@ def suitable_tables(source: Source, suits: Callable[[Table], bool], missing: str
 def attacked(table: Table) -> list[Column]:
     """Return the columns that hold accuracies under attack, worst cases among them."""
     return [column for column in table.columns if column.unit == "accuracy" and column.group]
+
+
+def column_name(column: Column) -> str:
+    """Return what the JSON of figures calls a column."""
+    return {"clean": "clean", "worst": "worst case"}.get(column.kind, column.label)
 
 
 def panels(count: int, across: int, figsize: tuple[float, float], ylabel: str) -> tuple[Figure, list[Axes]]:
@@ -311,20 +316,27 @@ def heatmap(
         notes: texts by row and column.
         width: of the axes, about, in inches.
     """
-    import numpy as np
-
-    grid = np.array([[np.nan if share is None else 100 * share for share in row] for row in shares], dtype=float)
-    axes.imshow(grid, cmap=HEAT, vmin=0, vmax=100, aspect="auto")
+    heat_cells(axes, shares, notes)
     horizontal = fit_side_by_side(columns, width)
     axes.set_xticks(
         range(len(columns)), columns, rotation=0 if horizontal else 35, ha="center" if horizontal else "right"
     )
     name_rows(axes, rows)
     axes.tick_params(length=0)
+
+
+def heat_cells(
+    axes: Axes, shares: Sequence[Sequence[float | None]], notes: Sequence[Sequence[str]] | None = None
+) -> None:
+    """Draw accuracies as :func:`heatmap` does, without labels."""
+    import numpy as np
+
+    grid = np.array([[np.nan if share is None else 100 * share for share in row] for row in shares], dtype=float)
+    axes.imshow(grid, cmap=HEAT, vmin=0, vmax=100, aspect="auto")
     axes.grid(False)
     axes.spines[:].set_visible(False)
-    axes.set_xticks(np.arange(-0.5, len(columns)), minor=True)
-    axes.set_yticks(np.arange(-0.5, len(rows)), minor=True)
+    axes.set_xticks(np.arange(-0.5, grid.shape[1]), minor=True)
+    axes.set_yticks(np.arange(-0.5, grid.shape[0]), minor=True)
     axes.grid(which="minor", color="white", linewidth=2)
     axes.tick_params(which="minor", length=0)
     for y, x in np.ndindex(grid.shape):
@@ -407,7 +419,22 @@ def log_axis(axes: Axes, flops: Sequence[float]) -> None:
     """Give a logarithmic x axis of FLOPs room for its labels: at least a decade, few ticks, units in words."""
     low, high = min(flops) / 1.6, max(flops) * 1.6
     stretch = max(1.0, (10 / (high / low)) ** 0.5)
-    axes.set_xlim(low / stretch, high * stretch)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 100 else (1.0,)))
+    low, high = low / stretch, high * stretch
+    axes.set_xlim(low, high)
+    inches = axes.get_window_extent().transformed(axes.figure.dpi_scale_trans.inverted()).width
+    # A label such as 100 MFLOP, with blanks.
+    most = max(2, int(inches / 0.65))
+    axes.set_xticks(_decades(low, high, most))
     axes.xaxis.set_major_formatter(EngFormatter(unit="FLOP", sep=" "))
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _decades(low: float, high: float, most: int) -> list[float]:
+    """Return at most so many ticks between two numbers: powers of ten, or also three times these."""
+    exponents = range(floor(log10(low)), ceil(log10(high)) + 1)
+    for subs in ((1.0,), (1.0, 3.0)):
+        ticks = [sub * 10.0**exponent for exponent, sub in product(exponents, subs)]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) > 1:
+            break
+    return inside[:: ceil(len(inside) / most)]

@@ -2,86 +2,187 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, groupby, product
-from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Source
+from bench.report.figures._layout import (
+    DENSE_ROW,
+    EDGE,
+    GAP,
+    SMALL_POINTS,
+    Block,
+    Foot,
+    Labels,
+    above_columns,
+    axes_at,
+    beside_rows,
+    fitting,
+    row_height,
+    stack,
+    stack_height,
+    text_height,
+    write_rows,
+)
 from bench.report.figures._plot import (
-    LETTER_INCHES,
-    ROW_LETTERS,
+    ACCESS_WORDS,
+    MAX_ATTACKS,
+    MAX_DEFENSES,
+    ROBUST_MEANS,
     RULE,
     SOFT,
     UNDER_ATTACK,
-    WIDTH,
-    WORST,
+    Suitable,
     attacked,
-    caption,
-    fit_side_by_side,
-    heatmap,
+    column_name,
+    heat_cells,
     measured,
-    stacked,
-    tables,
+    suitable_tables,
+    text_width,
+    unbroken,
     without_eps,
 )
 from bench.report.leaderboard.published import published
-from bench.report.leaderboard.tables import Column, Table, TableRow
+from bench.report.leaderboard.tables import Column, Table, TableRow, first_defenses
 from bench.report.render.text import has_several_threats
 
-#: Columns of one panel; a table with more continues in the next.
-_MAX_COLUMNS = 11
+#: Share of the width of the figure for names.
+_NAMES = 0.36
+#: Inches: the least width of a column, also of one with published numbers, and the height of a row with these.
+_COLUMN, _COLUMN_WITH_NOTES, _ROW_WITH_NOTES = 0.37, 0.52, 0.27
 
 
-class _Panel(NamedTuple):
+@dataclass(frozen=True)
+class _Panel:
+    """Columns of a table, as many as fit side by side, and the rows that have numbers in them."""
+
     table: Table
+    title: str
     columns: list[Column]
     rows: list[TableRow]
-    title: str
+    #: Published numbers in percent, by row and column.
+    papers: list[list[float | None]]
     #: Ids of columns that are named with their threat, since there is no room for it above them.
     with_threat: set[str]
-    #: Inches of the map itself.
-    width: float
+    names: Labels
+    heads: Labels
+    #: Share of the width of the widest panel of the table.
+    share: float
 
-    def column_label(self, column: Column) -> str:
-        name = without_eps(column.label)
-        return f"{name}, {column.group}" if column.id in self.with_threat else name
+    @property
+    def threats_above(self) -> bool:
+        return any(column.group and column.id not in self.with_threat for column in self.columns)
 
-    def row_label(self, row: TableRow) -> str:
-        return row.defense + (f" ({row.access})" if row.access != "white-box" else "")
+    def block(self, row: float) -> Block:
+        """Return its room on the figure, where rows are at least ``row`` inches high."""
+        has_notes = any(paper is not None for paper in chain.from_iterable(self.papers))
+        height = max(row, self.names.height, _ROW_WITH_NOTES * has_notes)
+        several = has_several_threats(self.table) and self.threats_above
+        above = self.heads.height + GAP + (text_height("", SMALL_POINTS) + GAP) * several
+        return Block(self.title, height * len(self.rows), above=above)
 
 
 def draw(source: Source) -> Drawing:
-    return draw_tables(source, tables(source, lambda table: bool(attacked(table)), "no attacked cell is in the store"))
+    suitable = suitable_tables(source, lambda table: bool(attacked(table)), "no attacked cell is in the store")
+    return draw_tables(source, suitable)
 
 
-def draw_tables(source: Source, shown: list[Table]) -> Drawing:
+def draw_tables(source: Source, suitable: Suitable) -> Drawing:
     """Draw heat maps for each table, clean accuracy first, published numbers below the measured ones."""
-    panels = list(chain.from_iterable(map(_panels, shown)))
-    height = sum(_height(source, panel) for panel in panels) + 0.2
-    figure, axes = stacked([len(panel.rows) for panel in panels], height)
-    for axis, panel in zip(axes[:, 0], panels, strict=True):
-        _draw_panel(axis, source, panel)
-    worst = any(column.kind == "worst" for column in chain.from_iterable(panel.columns for panel in panels))
-    caption(figure, f"{UNDER_ATTACK}, % of all images" + f"; {WORST}" * worst)
-    return Drawing(figure, {"tables": [_numbers(source, table) for table in shown]})
+    width = source.width
+    columns = list(chain.from_iterable(table.columns for table in suitable.tables))
+    worst = ROBUST_MEANS if any(column.kind == "worst" for column in columns) else ""
+    foot = Foot(width, remark="; ".join(filter(None, [f"{UNDER_ATTACK}, % of all images", worst, suitable.left_out])))
+    # A column has room for the panels of fewer attacks.
+    attacks = int(MAX_ATTACKS * min(1.0, width / 6))
+
+    def first(count: int) -> list[Table]:
+        return [first_defenses(table, count, attacks) for table in suitable.tables]
+
+    def height(panels: Sequence[_Panel], row: float) -> float:
+        return stack_height([panel.block(row) for panel in panels], width, foot.height)
+
+    most = min(MAX_DEFENSES, max(len({row.defense for row in table.rows}) for table in suitable.tables))
+    count = fitting(most, lambda count: height(_all_panels(source, first(count)), DENSE_ROW))
+    panels = _all_panels(source, first(count))
+    row = row_height(lambda row: height(panels, row))
+    left = EDGE + max(panel.names.width for panel in panels) + GAP
+    figure, boxes = stack([panel.block(row) for panel in panels], width, left=left, foot=foot.height)
+    for box, panel in zip(boxes, panels, strict=True):
+        _draw_panel(axes_at(figure, box._replace(width=box.width * panel.share)), panel)
+    foot.draw(figure)
+    return Drawing(figure, {"tables": [_numbers(source, table) for table in first(count)]})
 
 
-def _draw_panel(axis: Axes, source: Source, panel: _Panel) -> None:
+def _draw_panel(axis: Axes, panel: _Panel) -> None:
     shares: list[list[float | None]] = []
-    notes: list[list[str]] = []
     for row in panel.rows:
         values = [row.values.get(column.id) for column in panel.columns]
         shares.append([value.number if value else None for value in values])
-        papers = [_published(source, panel.table, row, column) for column in panel.columns]
-        notes.append(["" if paper is None else f"paper {paper:.1f}" for paper in papers])
-    rows, columns = list(map(panel.row_label, panel.rows)), list(map(panel.column_label, panel.columns))
-    heatmap(axis, rows, columns, shares, notes, width=panel.width)
-    several_threats = has_several_threats(panel.table)
-    if several_threats:
+    notes = [["" if paper is None else f"paper {paper:.1f}" for paper in papers] for papers in panel.papers]
+    heat_cells(axis, shares, notes)
+    write_rows(axis, panel.names)
+    heads = panel.heads
+    axis.set_xticks(
+        range(len(panel.columns)),
+        heads.texts,
+        rotation=90 if heads.turned else 0,
+        fontsize=heads.points,
+        linespacing=1.1,
+        va="bottom",
+    )
+    axis.tick_params(axis="x", length=0, pad=72 * GAP / 2, labelbottom=False, labeltop=True)
+    if has_several_threats(panel.table):
         _write_threats(axis, panel)
-    axis.set_title(panel.title, pad=18 if several_threats else 6)
+
+
+def _all_panels(source: Source, tables: Sequence[Table]) -> list[_Panel]:
+    """Return the panels of some tables; their maps are equally wide."""
+    names = {id(table): beside_rows(list(map(_row_label, table.rows)), _NAMES * source.width) for table in tables}
+    room = source.width - 2 * EDGE - GAP - max(labels.width for labels in names.values())
+    panels: list[_Panel] = []
+    for table in tables:
+        panels += _panels(source, table, room)
+    return panels
+
+
+def _row_label(row: TableRow) -> str:
+    return row.defense if row.access == "white-box" else f"{row.defense}, {unbroken(ACCESS_WORDS[row.access])}"
+
+
+def _panels(source: Source, table: Table, room: float) -> Iterator[_Panel]:
+    """Yield the panels of a table, whose maps are ``room`` inches wide."""
+    columns = [table.columns[0], *attacked(table)]
+    has_notes = any(_published(source, table, *cell) is not None for cell in product(table.rows, columns))
+    least = _COLUMN_WITH_NOTES if has_notes else _COLUMN
+    several = has_several_threats(table)
+    blocks = _blocks(columns, max(2, int(room / least)))
+    most = max(map(len, blocks))
+    for number, block in enumerate(blocks):
+        rows = [row for row in table.rows if any(column.id in row.values for column in block)]
+        papers = [[_published(source, table, row, column) for column in block] for row in rows]
+        with_threat = _without_room(block, room / most) if several else set[str]()
+        heads = [_head(column, with_threat=column.id in with_threat) for column in block]
+        title = table.title if several else f"{table.title}, {unbroken(columns[1].group)}"
+        yield _Panel(
+            table,
+            title + (", continued" if number else ""),
+            block,
+            rows,
+            papers,
+            with_threat,
+            beside_rows(list(map(_row_label, rows)), _NAMES * source.width),
+            above_columns(heads, room / most),
+            len(block) / most,
+        )
+
+
+def _head(column: Column, *, with_threat: bool) -> str:
+    name = without_eps(column.label)
+    return f"{name}, {unbroken(column.group)}" if with_threat else name
 
 
 def _published(source: Source, table: Table, row: TableRow, column: Column) -> float | None:
@@ -90,51 +191,38 @@ def _published(source: Source, table: Table, row: TableRow, column: Column) -> f
     return number_and_source[0] if number_and_source else None
 
 
-def _panels(table: Table) -> list[_Panel]:
-    columns = [table.columns[0], *attacked(table)]
-    letters = min(ROW_LETTERS, max(len(row.defense) + len(row.access) for row in table.rows)) + 3
-    width = WIDTH - LETTER_INCHES * letters
-    panels: list[_Panel] = []
-    for number, block in enumerate(_blocks(columns)):
-        rows = [row for row in table.rows if any(column.id in row.values for column in block)]
-        if has_several_threats(table):
-            title = table.title + (", continued" if number else "")
-            panels.append(_Panel(table, block, rows, title, _without_room(block, width), width))
-        else:
-            panels.append(_Panel(table, block, rows, f"{table.title}, {columns[1].group}", set(), width))
-    return panels
-
-
-def _without_room(columns: Sequence[Column], width: float) -> set[str]:
-    """Return the ids of the columns whose threat does not fit above them."""
+def _without_room(columns: Sequence[Column], room: float) -> set[str]:
+    """Return the ids of the columns, each ``room`` inches wide, whose threat does not fit above them."""
     ids: set[str] = set()
-    room = width / len(columns)
     for threat, group in groupby(columns, lambda column: column.group):
         span = list(group)
-        if threat and len(span) * room < LETTER_INCHES * len(threat):
+        if threat and len(span) * room < text_width(threat, SMALL_POINTS) + GAP:
             ids |= {column.id for column in span}
     return ids
 
 
-def _blocks(columns: Sequence[Column]) -> list[list[Column]]:
-    """Return the columns in blocks that fit, a threat in one block where possible."""
+def _blocks(columns: Sequence[Column], most: int) -> list[list[Column]]:
+    """Return the columns in blocks of at most ``most``, about equally many, a threat in one block where possible."""
+    most = -(-len(columns) // -(-len(columns) // most))
     blocks: list[list[Column]] = [[]]
     for _, group in groupby(columns, lambda column: column.group):
         left = list(group)
-        if len(blocks[-1]) + len(left) > _MAX_COLUMNS and len(blocks[-1]) > 1:
+        if len(blocks[-1]) + len(left) > most and len(blocks[-1]) > 1:
             blocks.append([])
         while left:
-            if len(blocks[-1]) == _MAX_COLUMNS:
+            if len(blocks[-1]) == most:
                 blocks.append([])
-            room = _MAX_COLUMNS - len(blocks[-1])
+            room = most - len(blocks[-1])
             blocks[-1] += left[:room]
             left = left[room:]
     return blocks
 
 
 def _write_threats(axis: Axes, panel: _Panel) -> None:
-    """Write each threat once, above its columns."""
+    """Write each threat once, above the headings of its columns."""
     axis.autoscale(False)
+    height = axis.get_window_extent().transformed(axis.figure.dpi_scale_trans.inverted()).height
+    line = 1 + (panel.heads.height + GAP) / height
     above = axis.get_xaxis_transform()
     start = 0
     for threat, group in groupby(panel.columns, lambda column: column.group):
@@ -142,20 +230,11 @@ def _write_threats(axis: Axes, panel: _Panel) -> None:
         if threat and span[0].id not in panel.with_threat:
             ends = [start - 0.45, start + len(span) - 0.55]
             axis.annotate(
-                threat, (sum(ends) / 2, 1), (0, 5), xycoords=above, textcoords="offset points", ha="center",
-                color=SOFT, fontsize=7.5,
+                threat, (sum(ends) / 2, line), (0, 1), xycoords=above, textcoords="offset points", ha="center",
+                color=SOFT, fontsize=SMALL_POINTS,
             )  # fmt: skip
-            axis.plot(ends, [1.0, 1.0], color=RULE, linewidth=1.5, transform=above, clip_on=False)
+            axis.plot(ends, [line, line], color=RULE, linewidth=1.5, transform=above, clip_on=False)
         start += len(span)
-
-
-def _height(source: Source, panel: _Panel) -> float:
-    """Return the height of a panel, in inches."""
-    cells = product(panel.rows, panel.columns)
-    with_notes = any(_published(source, panel.table, row, column) is not None for row, column in cells)
-    labels = list(map(panel.column_label, panel.columns))
-    turned = 0.0 if fit_side_by_side(labels, panel.width) else 0.6 * LETTER_INCHES * max(map(len, labels))
-    return 0.65 + (0.15 + turned) + (0.34 if with_notes else 0.26) * len(panel.rows)
 
 
 def _numbers(source: Source, table: Table) -> dict[str, object]:
@@ -171,6 +250,6 @@ def _numbers(source: Source, table: Table) -> dict[str, object]:
         "dataset": table.dataset,
         "model": table.model,
         "n": table.n,
-        "columns": [{"attack": column.label, "threat": column.group, "rule": column.rule} for column in columns],
+        "columns": [{"attack": column_name(column), "threat": column.group, "rule": column.rule} for column in columns],
         "rows": rows,
     }

@@ -1,52 +1,125 @@
-"""Worst-case accuracy against inference FLOPs per image, with the Pareto front."""
+"""Robust accuracy against the FLOP that an image takes, with the Pareto front."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Source
-from bench.report.figures._labels import label_apart
+from bench.report.figures._labels import Whisker, label_apart
+from bench.report.figures._layout import (
+    EDGE,
+    LEGEND_POINTS,
+    NAME_POINTS,
+    Foot,
+    Grid,
+    Listing,
+    fitting,
+    widest,
+)
 from bench.report.figures._plot import (
+    ACCESS_WORDS,
     COLOUR,
-    ROW_LETTERS,
-    WIDTH,
-    WORST,
-    access_legend,
+    MAX_DEFENSES,
+    ROBUST,
+    ROBUST_MEANS,
     access_points,
     log_axis,
+    marker,
     measured,
-    panels,
-    tables,
+    suitable_tables,
+    unbroken,
 )
 from bench.report.leaderboard.pareto import cost_front, full_knowledge, primary
 from bench.report.leaderboard.summaries import ThreatSummary
 from bench.report.leaderboard.tables import Table
 
+#: Panels with more points, or with longer names (inches), have numbers beside the points and the names below.
+_MOST_NAMED, _LONGEST_NAME = 10, 1.1
+#: Inches: the height of the axes of a panel, where there is one row of panels, and where there are more.
+_HIGH, _LOW = 2.4, 1.65
+#: Points of a panel that numbers stand beside: for each square inch of it, and at least.
+_DENSEST, _LEAST_POINTS = 4, 12
+
+
+class _Panel(NamedTuple):
+    """The first defenses of a table."""
+
+    table: Table
+    title: str
+    summaries: list[ThreatSummary]
+
+
+class _Sheet(NamedTuple):
+    """A figure before it is drawn."""
+
+    panels: list[_Panel]
+    grid: Grid
+    #: What stands beside a point, by defense.
+    labels: dict[str, str]
+    #: The names of the numbers beside points; empty where names stand there.
+    listing: Listing
+
 
 def draw(source: Source) -> Drawing:
-    shown = tables(
+    suitable, left_out = suitable_tables(
         source, lambda table: len(_with_cost(table)) > 1, "no data set has two defenses with a measured cost"
     )
-    across = min(2, len(shown))
-    keys = [_key(table) for table in shown]
-    height = sum(2.7 + 0.12 * max(map(len, keys[row : row + across])) for row in range(0, len(shown), across)) + 0.3
-    figure, axes = panels(len(shown), across, (WIDTH * across / 2, height), f"{WORST}, %")
-    numbers = [_draw_table(axis, table, key) for axis, table, key in zip(axes, shown, keys, strict=True)]
-    access_legend(figure, "white-box or adaptive")
+    foot = _foot(source.width, left_out)
+    whole = _sheet(suitable, 1, source.width, foot).grid
+    legible = max(_LEAST_POINTS, int(_DENSEST * whole.panel * whole.height))
+    most = min(MAX_DEFENSES, legible, max(len(_with_cost(table)) for table in suitable))
+    count = fitting(most, lambda count: _sheet(suitable, count, source.width, foot).grid.total)
+    sheet = _sheet(suitable, count, source.width, foot)
+    figure, axes = sheet.grid.draw(f"{ROBUST}, %")
+    numbers = [_draw_panel(axis, panel, sheet.labels) for axis, panel in zip(axes, sheet.panels, strict=True)]
+    sheet.listing.draw(figure, EDGE + sheet.grid.foot)
+    foot.draw(figure)
     return Drawing(figure, {"tables": numbers})
 
 
-def _draw_table(axis: Axes, table: Table, key: dict[str, str]) -> dict[str, Any]:
-    """Draw the defenses of a table with their Pareto front, and return their numbers.
+def _foot(width: float, left_out: str) -> Foot:
+    handles = [
+        marker("white-box or adaptive", COLOUR["adaptive"]),
+        marker(ACCESS_WORDS["static"], COLOUR["static"], "white"),
+    ]
+    front = "line: the Pareto front of white-box and adaptive"
+    return Foot(width, handles, "; ".join(filter(None, [ROBUST_MEANS, front, left_out])))
+
+
+def _sheet(tables: Sequence[Table], count: int, width: float, foot: Foot) -> _Sheet:
+    """Lay out the first ``count`` defenses of each table."""
+    panels = [_panel(table, count) for table in tables]
+    names = list(dict.fromkeys(s.defense for s in chain.from_iterable(panel.summaries for panel in panels)))
+    crowded = max(len(panel.summaries) for panel in panels) > _MOST_NAMED
+    labels = {name: name for name in names}
+    if crowded or widest(names, LEGEND_POINTS) > _LONGEST_NAME:
+        labels = {name: str(number) for number, name in enumerate(names, start=1)}
+    listing = Listing([f"{labels[name]}  {name}" for name in names if labels[name] != name], width)
+    across = min(2, len(panels)) if width > 5 or len(panels) > 2 else 1
+    height = _HIGH if len(panels) <= 2 else _LOW
+    grid = Grid.of([panel.title for panel in panels], width, across, height, foot.height + listing.height)
+    return _Sheet(panels, grid, labels, listing)
+
+
+def _panel(table: Table, count: int) -> _Panel:
+    every = _with_cost(table)
+    part = f" (the first {count:,} of {len(every):,} defenses)" if count < len(every) else ""
+    return _Panel(table, f"{table.title}, {unbroken(every[0].group)}{part}", every[:count])
+
+
+def _draw_panel(axis: Axes, panel: _Panel, labels: dict[str, str]) -> dict[str, Any]:
+    """Draw defenses with their Pareto front, and return their numbers.
 
     Args:
         axis: to draw on.
-        table: of the leaderboard.
-        key: a number for each defense, to write instead of a long name.
+        panel: the defenses.
+        labels: what stands beside a point, by defense.
     """
-    summaries = _with_cost(table)
+    summaries = panel.summaries
     points = [_draw_point(axis, s) for s in summaries]
     front = cost_front(summaries)
     axis.step(
@@ -57,24 +130,34 @@ def _draw_table(axis: Axes, table: Table, key: dict[str, str]) -> dict[str, Any]
         alpha=0.35,
         zorder=1,
     )
-    axis.set(xscale="log", ylim=(-5, 105), xlabel="inference FLOPs per image", title=table.title)
-    if key:
-        legend = "\n".join(f"{number}  {name}" for name, number in key.items())
-        axis.set_xlabel(f"inference FLOPs per image\n{legend}", fontsize=6)
+    axis.set_xscale("log")
+    axis.set_xlabel("inference FLOP/image", fontsize=NAME_POINTS)
     log_axis(axis, [p["flops"] for p in points])
-    # A defense with static attacks alone has its name at its static worst case.
+    # A defense with static attacks alone has its name at its static robust accuracy.
     heights = [(p, p["static" if p["adaptive"]["value"] is None else "adaptive"]["value"]) for p in points]
     label_apart(
         axis,
-        [(p["flops"], 100 * y, key.get(p["defense"], p["defense"])) for p, y in heights if y is not None],
+        [(p["flops"], 100 * y, labels[p["defense"]]) for p, y in heights if y is not None],
+        list(chain.from_iterable(map(_whiskers, points))),
     )
     return {
-        "dataset": table.dataset,
-        "model": table.model,
+        "dataset": panel.table.dataset,
+        "model": panel.table.model,
         "threat": summaries[0].group,
         "points": points,
         "front": front,
     }
+
+
+def _whiskers(point: dict[str, Any]) -> Iterator[Whisker]:
+    """Yield the lines of a point that no name may cover: its intervals, and what joins static and adaptive."""
+    shares = [point[access]["value"] for access in ("static", "adaptive")]
+    if None not in shares:
+        yield Whisker(point["flops"], 100 * min(shares), 100 * max(shares))
+    for access in ("static", "adaptive"):
+        low, high = point[access]["low"], point[access]["high"]
+        if low is not None and high is not None:
+            yield Whisker(point["flops"], 100 * low, 100 * high)
 
 
 def _draw_point(axis: Axes, s: ThreatSummary) -> dict[str, Any]:
@@ -90,10 +173,5 @@ def _draw_point(axis: Axes, s: ThreatSummary) -> dict[str, Any]:
 
 
 def _with_cost(table: Table) -> list[ThreatSummary]:
-    return [s for s in primary(table) if s.cost]
-
-
-def _key(table: Table) -> dict[str, str]:
-    """Return a number for each defense where their names are too long to stand beside points."""
-    names = list(dict.fromkeys(s.defense for s in _with_cost(table)))
-    return {name: str(i) for i, name in enumerate(names, start=1)} if max(map(len, names)) > ROW_LETTERS else {}
+    # The axis is logarithmic.
+    return [s for s in primary(table) if s.cost and s.cost.test_flops > 0]

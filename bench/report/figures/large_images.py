@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.report.figures import Drawing, Source
-from bench.report.figures._plot import attacked, tables
+from bench.report.figures._plot import attacked, suitable_tables
 from bench.report.figures.accuracy_heatmap import draw_tables
 
 #: Pixels of the shorter side.
@@ -16,9 +16,9 @@ def draw(source: Source) -> Drawing:
         for r in source.results
         if min(r.cell.data.image_shape[1:]) >= _LARGE
     }
-    shown = tables(
+    suitable = suitable_tables(
         source,
         lambda table: (table.dataset, table.model, table.n) in large and bool(attacked(table)),
         f"no attacked cell has images of {_LARGE} pixels or more: run a preset on caltech101, for instance",
     )
-    return draw_tables(source, shown)
+    return draw_tables(source, suitable)
