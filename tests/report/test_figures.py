@@ -3,18 +3,24 @@ from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from PIL import Image
 
 from bench.cli import main
 from bench.keys import training_key
 from bench.report import figures
-from bench.report.figures._plot import folded, label_apart
+from bench.report.figures._labels import label_apart
+from bench.report.figures._plot import folded, number_text
 from bench.report.figures.accuracy_heatmap import _blocks
 from bench.report.leaderboard.tables import Column
 from bench.store import cards
 from bench.store.working_store import Store
+from bench.types import UsageError
+from bench.visible import visible
 from tests.report.fabricate import outcomes, result, stored, story
 
 CLEAN = [True] * 100
@@ -95,11 +101,12 @@ def test_cells_of_figures_are_accuracy_under_attack_and_worst_cases_are_not(tmp_
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("accuracy-heatmap", ("accuracy under attack, % of all images", "worst case (clean counts as an attack)")),
-        ("preprocessing", ("under one attack: accuracy under attack", "worst case (clean counts as an attack)")),
-        ("eps-sweep", ("accuracy under attack, %",)),
-        ("access-gap", ("worst case (clean counts as an attack), %",)),
-        ("accuracy-vs-cost", ("worst case (clean counts as an attack), %",)),
+        ("accuracy-heatmap", ("accuracy under attack, % of all images", "robust accuracy: right clean and under")),
+        ("preprocessing", ("under one attack: accuracy under attack", "robust accuracy")),
+        ("eps-sweep", ("accuracy under attack, %", "L∞ budget ε")),
+        ("access-gap", ("robust accuracy, %", "robust accuracy: right clean and under every attack")),
+        ("accuracy-vs-cost", ("robust accuracy, %", "inference FLOP/image")),
+        ("cost", ("training s/epoch", "inference TFLOP/10k images")),
     ],
 )
 def test_a_figure_says_which_measure_it_shows(tmp_path, name, said):
@@ -107,10 +114,10 @@ def test_a_figure_says_which_measure_it_shows(tmp_path, name, said):
     assert all(each in text for each in said), text
 
 
-def test_ablation_and_substitution_say_that_clean_counts_as_an_attack(tmp_path):
+def test_ablation_and_substitution_say_that_worst_cases_are_robust_accuracy(tmp_path):
     settings = [*purified(0.5), *purified(0.4, steps=10), *purified(0.3, recipe="pgd-at")]
     for name in ("tpap-ablation", "substitution"):
-        assert "worst case (clean counts as an attack)" in words(name, settings, tmp_path)
+        assert "robust accuracy" in words(name, settings, tmp_path)
 
 
 def test_the_pareto_front_holds_no_point_that_a_cheaper_one_beats(tmp_path):
@@ -169,17 +176,24 @@ def test_heads_of_panels_fit_their_columns():
     assert "".join(lines).replace(" ", "") == "ti-dim[diversity=0.0,kernel=1,preset=reference,step_size=3/1000]"
 
 
-def test_a_wide_table_goes_on_in_the_next_panel():
-    columns = [Column("clean", "clean", "accuracy")]
+@pytest.mark.parametrize("most", [5, 11])
+def test_a_wide_table_goes_on_in_the_next_panel(most):
+    columns = [Column("clean", "clean", "accuracy", "clean")]
     columns += [
-        Column(f"{g} {i}", f"a{i}", "accuracy", g)
+        Column(f"{g} {i}", f"a{i}", "accuracy", "attack", g)
         for g, count in (("one", 8), ("two", 4), ("three", 25))
         for i in range(count)
     ]
-    blocks = _blocks(columns)
+    blocks = _blocks(columns, most)
     assert [column for block in blocks for column in block] == columns
-    assert max(map(len, blocks)) <= 11
-    assert [{c.group for c in block} for block in blocks][:2] == [{"", "one"}, {"two"}]
+    assert max(map(len, blocks)) <= most
+    assert max(map(len, blocks)) - min(map(len, blocks)) <= most / 2
+
+
+def test_a_threat_is_in_one_panel_where_that_takes_no_more_panels():
+    columns = [Column("clean", "clean", "accuracy", "clean")]
+    columns += [Column(f"{g} {i}", "a", "accuracy", "attack", g) for g in ("one", "two") for i in range(3)]
+    assert [{c.group for c in block} for block in _blocks(columns, 5)] == [{"", "one"}, {"two"}]
 
 
 def purified(share, recipe="fgsm-at", training=None, attack="pgd", **params):
@@ -362,3 +376,189 @@ def test_bad_input_is_one_clear_line(tmp_path, capsys, words, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def many(rows, letters, sets, n=12):
+    """Results of many defenses, every second with a step, under two budgets; names as long as people make them."""
+    results = []
+    for i in range(rows):
+        name = f"d{i:02}" + "-purify[strength=0.5,schedule=cosine_with_warmup,kernel=gaussian]@pgd-at" * 2
+        name = name[: letters - 2] + f"{i:02}"
+        clean = outcomes(0.8, n, i)
+        step = "jpeg" if i % 2 else None
+        common = {"recipe": f"recipe-{i}", "step": step, "step_params": {"quality": i} if step else None}
+        for data in range(sets):
+            where = common | {"dataset": f"folder:/home/somebody/sets/{data}"[-letters:]}
+            costs = {"test_flops": 10 ** (5 + i * 7 % 13 / 3), "test_seconds": 0.0 if i == 1 else 0.3 * i}
+            cells = [result(name, None, clean=clean, **where)]
+            for access in ("static", "adaptive") if step else ("white-box",):
+                for attack, eps in (("pgd", "8/255"), ("fgsm", "8/255"), ("pgd", "4/255")):
+                    under = [right and (i + data + k) % 3 > 0 for k, right in enumerate(clean)]
+                    cells.append(result(name, attack, clean=clean, adversarial=under, access=access, eps=eps, **where))
+            for each in cells:
+                cost = each.defense_cost.model_copy(update=costs)
+                results.append(each.model_copy(update={"defense_cost": cost}))
+    return results
+
+
+def trained(tmp_path, count):
+    """Return results and the store of many trainings, with their logs."""
+    cells = [
+        result(f"r{i}", clean=CLEAN, recipe="pgd-at", recipe_params={"eps": "8/255"}, seed=i) for i in range(count)
+    ]
+    store = stored(tmp_path / "trained", cells)
+    shares = {"clean": 0.5, "fgsm": 0.4, "pgd20": 0.1}
+    for each in cells:
+        log = [{"epoch": e, "train": shares, "test": shares} for e in (1, 2_000, 30_000)]
+        cards.write(store.training(training_key(each.cell.model)), {"log": log})
+    return cells, store
+
+
+def drawn_texts(figure):
+    """Return the texts that a figure shows, each with its box in pixels; ticks beyond the axes are not shown."""
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    hidden = set()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+            if not low <= tick.get_loc() <= high:
+                hidden |= {tick.label1, tick.label2}
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    return [(text, text.get_window_extent(renderer)) for text in texts if text not in hidden]
+
+
+def shrunk(box):
+    """Return a box without the pixel at each side that rounding may add."""
+    return Bbox.from_extents(box.x0 + 1, box.y0 + 1, box.x1 - 1, box.y1 - 1)
+
+
+def assert_legible(figure, width):
+    assert figure.get_figwidth() == width
+    assert figure.get_figheight() <= 9.3, "longer than a page"
+    texts = drawn_texts(figure)
+    for text, box in texts:
+        assert text.get_fontsize() >= 5.5, text
+        inside = figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+        assert inside and figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, f"{text} leaves the figure"
+    # As Bbox.overlaps for every pair, without the pixel at each side that rounding may add.
+    low, high = (np.array([corner(box) for _, box in texts]) for corner in (lambda b: b.p0 + 1, lambda b: b.p1 - 1))
+    covered = np.all((low[:, None] <= high) & (low <= high[:, None]), axis=2)
+    pairs = [(texts[a][0], texts[b][0]) for a, b in np.argwhere(np.triu(covered, 1))]
+    assert pairs == [], "one covers the other"
+
+
+def intervals(axes):
+    """Return the boxes of the vertical lines that are drawn over data."""
+    lines = (line for line in axes.lines if line.get_transform() == axes.transData and len(line.get_xdata()) == 2)
+    return [line.get_window_extent() for line in lines if len(set(line.get_xdata())) == 1]
+
+
+CHARTS = ("access-gap", "accuracy-heatmap", "accuracy-vs-cost", "cost", "eps-sweep")
+
+
+@pytest.mark.parametrize("width", figures.WIDTHS.values(), ids=figures.WIDTHS)
+@pytest.mark.parametrize(("rows", "letters", "sets"), [(2, 5, 1), (12, 120, 1), (9, 5, 6), (60, 5, 1), (3, 120, 6)])
+def test_every_text_of_a_chart_has_its_place(tmp_path, rows, letters, sets, width):
+    source = figures.source_of(many(rows, letters, sets), Store(tmp_path / "no-store"), width=width)
+    for name in CHARTS:
+        with plt.style.context(str(figures.STYLE)), plt.rc_context({"figure.dpi": 200}):
+            drawing = import_module(f"bench.report.figures.{name.replace('-', '_')}").draw(source)
+            assert_legible(drawing.figure, width)
+        if name == "accuracy-vs-cost":
+            for axes in drawing.figure.axes:
+                boxes = [shrunk(text.get_window_extent()) for text in axes.texts]
+                assert not any(box.overlaps(line) for box in boxes for line in intervals(axes)), "over an error bar"
+        plt.close(drawing.figure)
+
+
+@pytest.mark.parametrize("width", figures.WIDTHS.values(), ids=figures.WIDTHS)
+def test_many_trainings_are_one_page(tmp_path, width):
+    cells, store = trained(tmp_path, 14)
+    source = figures.source_of(cells, store, width=width)
+    with plt.style.context(str(figures.STYLE)), plt.rc_context({"figure.dpi": 200}):
+        drawing = import_module("bench.report.figures.overfitting_curves").draw(source)
+        assert_legible(drawing.figure, width)
+    text = " ".join(text.get_text() for text, _ in drawn_texts(drawing.figure)).replace("\n", " ")
+    assert f"the first {len(drawing.numbers['runs'])} of 14 trained networks" in text
+    assert "30,000" in text
+    plt.close(drawing.figure)
+
+
+@pytest.mark.parametrize("digits", [3, 4])
+def test_numbers_have_no_exponent_and_read_back(digits):
+    expected = {0.0: "0", 2e3: "2,000", 999_960.0: "1 million", 1.5e6: "1.5 million", 2.5e-5: "0.000025"}
+    assert {number: number_text(number, 3) for number in expected} == expected
+    words = {"": 1, "million": 1e6, "billion": 1e9, "trillion": 1e12}
+    for number in (sign * 1.2345678 * 10**k for k in range(-7, 16) for sign in (1, -1)):
+        shown, _, word = number_text(number, digits).partition(" ")
+        assert float(shown.replace(",", "")) * words[word] == pytest.approx(number, rel=10 ** (1 - digits))
+        assert "e" not in shown
+
+
+def test_a_cost_of_zero_is_not_one_that_was_not_measured(tmp_path):
+    cells = [result(name, clean=CLEAN, recipe=name) for name in ("free", "unknown", "costly")]
+    for i, seconds in enumerate((0.0, None, 2_000.0)):
+        cost = cells[i].defense_cost.model_copy(update={"train_seconds_per_epoch": seconds})
+        cells[i] = cells[i].model_copy(update={"defense_cost": cost})
+    text = f" {words('cost', cells, tmp_path)} "
+    assert all(f" {each} " in text for each in ("0", "not measured", "2,000"))
+    (table,) = drawn("cost", cells, tmp_path)["tables"]
+    assert {row["defense"]: row["train_seconds"] for row in table["defenses"]} == {
+        "free": 0.0,
+        "unknown": None,
+        "costly": 2_000.0,
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Glyph .* missing from font")
+def test_charts_show_any_name_as_it_is(tmp_path):
+    names = ["$\\frac{1}{$", "a_b^{c}%", "one\ntwo", "防御 ε", "x" * 400, "%s{}", " "]
+    cells = [
+        result(name, attack, clean=CLEAN, recipe=str(i)) for i, name in enumerate(names) for attack in ("cw", "pgd")
+    ]
+    text = "".join(words("accuracy-heatmap", cells, tmp_path).split())
+    assert all("".join(visible(name).split())[:20] in text for name in names)
+    drawn("cost", cells, tmp_path)
+
+
+def test_a_figure_that_fails_leaves_the_others(tmp_path, capsys, monkeypatch):
+    def fails(source):
+        raise KeyError("a method of\nanother name")
+
+    def is_unknown(source):
+        raise UsageError("unknown network 'small-cnn'")
+
+    names = ("accuracy-heatmap", "accuracy-vs-cost", "cost", "access-gap")
+    monkeypatch.setattr(figures, "summaries", lambda: dict.fromkeys(names, "") | {"eps-sweep": ""})
+    monkeypatch.setattr(import_module("bench.report.figures.accuracy_heatmap"), "draw", fails)
+    monkeypatch.setattr(import_module("bench.report.figures.cost"), "draw", is_unknown)
+    store, out = str(stored(tmp_path / "store", story(20)).root), tmp_path / "f"
+    assert main(["figures", "--store", store, "--out", str(out), "--quiet"]) == 3
+    captured = capsys.readouterr()
+    assert {path.stem for path in out.iterdir()} == {"access-gap", "accuracy-vs-cost"}
+    lines = captured.err.splitlines()
+    assert r"failed accuracy-heatmap: KeyError: 'a method of\nanother name'" in lines
+    assert "failed cost: unknown network 'small-cnn'" in lines
+    assert "Traceback" not in captured.err
+    # What is asked for by name and is not there does not stop the rest either.
+    names = ["eps-sweep", "access-gap"]
+    assert main(["figures", *names, "--store", store, "--out", str(out), "--quiet"]) == 2
+    assert [Path(line).stem for line in capsys.readouterr().out.splitlines()] == ["access-gap"] * 3
+
+
+def test_a_figure_that_fails_while_it_is_written_out_changes_no_file(tmp_path, monkeypatch):
+    drawn("cost", story(20), tmp_path)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr(figures, "json_text", lambda *_, **__: 1 / 0)
+    with pytest.raises(figures.Failed, match="ZeroDivisionError"):
+        drawn("cost", story(30), tmp_path)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_the_width_is_that_of_a_page_or_a_column(tmp_path):
+    store = str(stored(tmp_path / "store", story(20)).root)
+    for width, pixels in (("page", 1400), ("column", 650)):
+        out = tmp_path / width
+        assert main(["figures", "cost", "--store", store, "--out", str(out), "--width", width, "--quiet"]) == 0
+        assert Image.open(out / "cost.png").width == pixels

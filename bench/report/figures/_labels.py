@@ -16,6 +16,8 @@ from bench.report.figures._plot import SOFT, fold
 _OVERLAP = 0.04
 #: Inches: half of a marker, and between a point and its name.
 _MARKER, _SPACE = 0.04, 0.07
+#: Inches: a label is next to its point up to this distance, and between two dots along a line to a label farther away.
+_NEXT, _DOT = 0.14, 0.05
 #: Places that are tried: half lines above and below a point, and columns to its right and left.
 _STEPS, _COLUMNS = 40, 4
 
@@ -64,7 +66,7 @@ def label_apart(
     for (x, y), own in names.items():
         text = fold(", ".join(own), min(letters, size.width), LEGEND_POINTS)
         label = _free(x, y, widest([text], LEGEND_POINTS), text_height(text, LEGEND_POINTS), size, taken)
-        taken.append(label)
+        taken += [label, *_leader(x, y, label)]
         _write(axes, x, y, text, label)
 
 
@@ -98,11 +100,29 @@ def _names_of_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> 
 
 def _free(x: float, y: float, width: float, height: float, size: Bbox, taken: Sequence[_Label]) -> _Label:
     """Return the nearest free place for a label of some width and height; one beside its point where there is none."""
-    places = sorted(_places(x, y, width, height, size), key=lambda place: place[0])
-    for _, label in places:
-        if not any(map(label.meets, taken)):
-            return label
-    return places[0][1]
+    nearest = [label for _, label in sorted(_places(x, y, width, height, size), key=lambda place: place[0])]
+    free = [label for label in nearest if not any(map(label.meets, taken))]
+    uncrossed = (label for label in free if not _crosses(x, y, label, taken))
+    return next(uncrossed, next(iter(free), nearest[0]))
+
+
+def _leader(x: float, y: float, label: _Label) -> list[_Label]:
+    """Return small boxes along the line from a point to its label; none where the label is next to the point."""
+    near_x = min(max(x, label.left), label.left + label.width)
+    near_y = min(max(y, label.middle - label.height / 2), label.middle + label.height / 2)
+    length = abs(near_x - x) + abs(near_y - y)
+    if length <= _NEXT:
+        return []
+    count = int(length / _DOT)
+    # The ends touch the point and the label.
+    shares = [step / count for step in range(2, count - 1)]
+    return [_Label(x + share * (near_x - x), y + share * (label.middle - y), _DOT / 4, _DOT / 4) for share in shares]
+
+
+def _crosses(x: float, y: float, label: _Label, taken: Sequence[_Label]) -> bool:
+    """Say whether the line to a label crosses another name."""
+    names = [each for each in taken if each.width > 2 * _MARKER]
+    return any(dot.meets(name) for dot, name in product(_leader(x, y, label), names))
 
 
 def _places(x: float, y: float, width: float, height: float, size: Bbox) -> Iterator[tuple[float, _Label]]:
@@ -123,10 +143,9 @@ def _write(axes: Axes, x: float, y: float, text: str, label: _Label) -> None:
     """Write a label, with a line to its point where it is not next to it."""
     size = _inches(axes)
     left_of_point = label.left + label.width <= x
-    near_x = min(max(x, label.left), label.left + label.width)
-    near_y = min(max(y, label.middle - label.height / 2), label.middle + label.height / 2)
-    if abs(near_x - x) + abs(near_y - y) > 2 * _SPACE:
-        ends = [x / size.width, near_x / size.width], [y / size.height, label.middle / size.height]
+    if _leader(x, y, label):
+        near = min(max(x, label.left), label.left + label.width)
+        ends = [x / size.width, near / size.width], [y / size.height, label.middle / size.height]
         axes.plot(*ends, transform=axes.transAxes, color=SOFT, linewidth=0.4, zorder=1)
     axes.text(
         (label.left + label.width * left_of_point) / size.width,

@@ -12,7 +12,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.report.figures._plot import SOFT, fold, text_width
+from bench.report.figures._plot import SOFT, Suitable, fold, text_width
 
 #: Inches: the text height of a page. A chart shows as many rows as fit.
 PAGE_HEIGHT = 9.2
@@ -26,10 +26,11 @@ SMALL_POINTS = 6.5
 LEAST_POINTS = 6.0
 #: Inches: the height of a row, and of one in a chart of many.
 ROW, DENSE_ROW = 0.24, 0.135
-#: Defenses of each table that are shown even where they take more than a page.
+#: Defenses of each of several tables; where these take more than a page, fewer tables are shown.
 _LEAST_DEFENSES = 3
-#: A legend, in sizes of its text: a handle with its blanks, between columns, between lines.
-_HANDLE, _COLUMN_SPACING, _LINE_SPACING = 2.8, 1.6, 0.45
+#: A legend, in sizes of its text: a handle with its blanks, and what is between columns and between lines.
+_HANDLE = 2.8
+_COLUMN_SPACING, _LINE_SPACING = 1.6, 0.45
 #: A heading above its column is on at most so many lines, and turned where that does not do.
 _HEAD_LINES = 3
 
@@ -72,7 +73,7 @@ def beside_rows(names: Sequence[str], room: float) -> Labels:
 def above_columns(names: Sequence[str], room: float) -> Labels:
     """Return headings for columns that are ``room`` inches wide: side by side, or turned where words would be split."""
     points = SMALL_POINTS
-    level = [fold(name, room - GAP, points) for name in names]
+    level = [fold(name, room - GAP / 2, points) for name in names]
     if max(text.count("\n") for text in level) < _HEAD_LINES and not any(map(_splits_words, names, level)):
         return Labels.of(level, points)
     lines = max(1, int(room / text_height("", points)))
@@ -197,12 +198,12 @@ class Foot:
         labels = [fold(str(handle.get_label()), width - 2 * EDGE - _HANDLE * em, LEGEND_POINTS) for handle in handles]
         for handle, label in zip(handles, labels, strict=True):
             handle.set_label(label)
-        self._columns = max(
-            1, min(len(labels), int(width / (widest(labels, LEGEND_POINTS) + (_HANDLE + _COLUMN_SPACING) * em)))
-        )
+        entry = widest(labels, LEGEND_POINTS) + (_HANDLE + _COLUMN_SPACING) * em
+        rows = -(-len(labels) // max(1, int(width / entry)))
+        # Equally long columns.
+        self._columns = -(-len(labels) // max(1, rows))
         self._legend = 0.0
         if labels:
-            rows = -(-len(labels) // self._columns)
             lines = max(text_height(label, LEGEND_POINTS) for label in labels)
             self._legend = rows * lines + (rows - 1) * _LINE_SPACING * em + GAP
         self._remark_height = text_height(self._remark, SMALL_POINTS) + GAP if remark else 0.0
@@ -249,10 +250,21 @@ class Grid:
     foot: float
     heading: str = ""
 
-    #: Left of the first axes, between two, and below each.
+    #: Left of the first axes, right of the last, between two, and below each.
     LEFT = 0.5
-    BETWEEN = 0.14
+    RIGHT = 0.2
+    BETWEEN = 0.2
     BELOW = 0.4
+
+    @classmethod
+    def panel_width(cls, width: float, across: int) -> float:
+        """Return the width of axes of which so many are side by side."""
+        return (width - cls.LEFT - cls.RIGHT - (across - 1) * cls.BETWEEN) / across
+
+    @staticmethod
+    def across_of(count: int, width: float) -> int:
+        """Return how many of ``count`` small panels are side by side: three on a page, two in a column."""
+        return min(count, 3 if width > 5 else 2)
 
     @classmethod
     def of(
@@ -268,7 +280,7 @@ class Grid:
             foot: what is below all of them.
             heading: above all of them.
         """
-        panel = (width - cls.LEFT - EDGE - (across - 1) * cls.BETWEEN) / across
+        panel = cls.panel_width(width, across)
         folded = [fold(title, panel, NAME_POINTS, "bold") for title in titles]
         above = max(text_height(title, NAME_POINTS) for title in folded) + GAP
         return cls(
@@ -344,14 +356,29 @@ class Listing:
             write(figure, EDGE + index * self._step, top, text, LEAST_POINTS, va="top", linespacing=1.1)
 
 
-def fitting(most: int, height: Callable[[int], float]) -> int:
-    """Return how many defenses of each table fit a page.
+def fitting(most: int, height: Callable[[int], float], least: int = 1) -> int:
+    """Return how many fit a page, at least ``least``.
 
     Args:
         most: that are legible.
         height: of the figure of so many, in inches.
+        least: that are shown even where they take more.
     """
-    return next((count for count in range(most, _LEAST_DEFENSES, -1) if height(count) <= PAGE_HEIGHT), _LEAST_DEFENSES)
+    return next((count for count in range(most, least, -1) if height(count) <= PAGE_HEIGHT), least)
+
+
+def fitting_tables(suitable: Suitable, most: int, height: Callable[[Suitable, int], float]) -> tuple[Suitable, int]:
+    """Return the tables that fit a page, and how many defenses of each.
+
+    Args:
+        suitable: all tables.
+        most: defenses that are legible.
+        height: of the figure of tables with so many defenses, in inches.
+    """
+    least = min(most, _LEAST_DEFENSES)
+    number = fitting(len(suitable.tables), lambda number: height(suitable.first(number), least))
+    shown = suitable.first(number)
+    return shown, fitting(most, lambda count: height(shown, count), least if number > 1 else 1)
 
 
 def row_height(height: Callable[[float], float], most: float = ROW) -> float:

@@ -75,18 +75,27 @@ def tables(source: Source, suits: Callable[[Table], bool], missing: str) -> list
     Raises:
         Missing: there is none; ``missing`` is the message.
     """
-    suitable, remark = suitable_tables(source, suits, missing)
-    shown = [first_defenses(table, _MAX_DEFENSES, MAX_ATTACKS) for table in suitable]
-    if remark:
+    suitable = suitable_tables(source, suits, missing)
+    shown = [first_defenses(table, _MAX_DEFENSES, MAX_ATTACKS) for table in suitable.tables]
+    if remark := suitable.left_out:
         shown[-1] = replace(shown[-1], part=f"{shown[-1].part}; {remark}" if shown[-1].part else remark)
     return shown
 
 
 class Suitable(NamedTuple):
-    """The tables of a figure, complete, and what is left out, in words."""
+    """The tables of a figure, complete, and how many there are in all."""
 
     tables: list[Table]
-    left_out: str
+    total: int
+
+    def first(self, count: int) -> Suitable:
+        """Return fewer of them."""
+        return Suitable(self.tables[:count], self.total)
+
+    @property
+    def left_out(self) -> str:
+        """What is left out, in words."""
+        return f"the first {len(self.tables):,} of {self.total:,} tables" if len(self.tables) < self.total else ""
 
 
 def suitable_tables(source: Source, suits: Callable[[Table], bool], missing: str) -> Suitable:
@@ -98,8 +107,7 @@ def suitable_tables(source: Source, suits: Callable[[Table], bool], missing: str
     suitable = [table for table in source.board.tables if suits(table)]
     if not suitable:
         raise Missing(missing)
-    left_out = f"the first {_MAX_TABLES} of {len(suitable):,} tables" if len(suitable) > _MAX_TABLES else ""
-    return Suitable(suitable[:_MAX_TABLES], left_out)
+    return Suitable(suitable[:_MAX_TABLES], len(suitable))
 
 
 def attacked(table: Table) -> list[Column]:
@@ -416,15 +424,17 @@ def whisker(axes: Axes, x: float, value: Value, colour: str, *, horizontal: bool
 
 
 def log_axis(axes: Axes, flops: Sequence[float]) -> None:
-    """Give a logarithmic x axis of FLOPs room for its labels: at least a decade, few ticks, units in words."""
+    """Give a logarithmic x axis of FLOPs room for its labels: more than a decade, few ticks, units in words."""
     low, high = min(flops) / 1.6, max(flops) * 1.6
-    stretch = max(1.0, (10 / (high / low)) ** 0.5)
+    stretch = max(1.0, (20 / (high / low)) ** 0.5)
     low, high = low / stretch, high * stretch
     axes.set_xlim(low, high)
     inches = axes.get_window_extent().transformed(axes.figure.dpi_scale_trans.inverted()).width
     # A label such as 100 MFLOP, with blanks.
     most = max(2, int(inches / 0.65))
-    axes.set_xticks(_decades(low, high, most))
+    # A label at the end would leave the figure.
+    last = high / (high / low) ** (0.12 / inches)
+    axes.set_xticks(_decades(low, last, most))
     axes.xaxis.set_major_formatter(EngFormatter(unit="FLOP", sep=" "))
     axes.xaxis.set_minor_locator(NullLocator())
 

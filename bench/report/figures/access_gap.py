@@ -19,7 +19,7 @@ from bench.report.figures._layout import (
     Labels,
     axes_at,
     beside_rows,
-    fitting,
+    fitting_tables,
     row_height,
     stack,
     stack_height,
@@ -32,6 +32,7 @@ from bench.report.figures._plot import (
     ROBUST,
     ROBUST_MEANS,
     SOFT,
+    Suitable,
     access_points,
     marker,
     measured,
@@ -65,20 +66,20 @@ class _Rows(NamedTuple):
 
 def draw(source: Source) -> Drawing:
     width = source.width
-    suitable, left_out = suitable_tables(
+    suitable = suitable_tables(
         source,
         lambda table: any(s.gap.number is not None for s in primary(table)),
         "no test-time step was attacked both with static and with adaptive access",
     )
-    foot = _foot(width, left_out)
 
-    def height(shown: Sequence[_Rows], row: float) -> float:
-        return stack_height(_blocks(shown, row), width, foot.height)
+    def height(tables: Suitable, count: int, row: float = DENSE_ROW) -> float:
+        foot = _foot(width, tables.left_out)
+        return stack_height(_blocks(_all_rows(tables, count, width), row), width, foot.height)
 
-    most = min(MAX_DEFENSES, max(len(primary(table)) for table in suitable))
-    count = fitting(most, lambda count: height([_rows(table, count, width) for table in suitable], DENSE_ROW))
-    shown = [_rows(table, count, width) for table in suitable]
-    blocks = _blocks(shown, row_height(lambda row: height(shown, row)))
+    most = min(MAX_DEFENSES, max(len(primary(table)) for table in suitable.tables))
+    fitted, count = fitting_tables(suitable, most, height)
+    shown, foot = _all_rows(fitted, count, width), _foot(width, fitted.left_out)
+    blocks = _blocks(shown, row_height(lambda row: height(fitted, count, row)))
     left, right = max(rows.names.width for rows in shown), max(rows.gaps.width for rows in shown)
     figure, boxes = stack(blocks, width, left=EDGE + left + GAP, right=right + 2 * GAP, foot=foot.height)
     numbers = [_draw_table(axes_at(figure, box), rows) for box, rows in zip(boxes, shown, strict=True)]
@@ -87,6 +88,10 @@ def draw(source: Source) -> Drawing:
     figure.axes[-1].set_xlabel(f"{ROBUST}, %", fontsize=NAME_POINTS)
     foot.draw(figure)
     return Drawing(figure, {"tables": numbers})
+
+
+def _all_rows(tables: Suitable, count: int, width: float) -> list[_Rows]:
+    return [_rows(table, count, width) for table in tables.tables]
 
 
 def _rows(table: Table, count: int, width: float) -> _Rows:

@@ -20,7 +20,7 @@ from bench.report.figures._layout import (
     above_columns,
     axes_at,
     beside_rows,
-    fitting,
+    fitting_tables,
     row_height,
     stack,
     stack_height,
@@ -31,6 +31,7 @@ from bench.report.figures._plot import (
     ACCESS_WORDS,
     MAX_ATTACKS,
     MAX_DEFENSES,
+    ROBUST,
     ROBUST_MEANS,
     RULE,
     SOFT,
@@ -51,8 +52,10 @@ from bench.report.render.text import has_several_threats
 
 #: Share of the width of the figure for names.
 _NAMES = 0.36
-#: Inches: the least width of a column, also of one with published numbers, and the height of a row with these.
-_COLUMN, _COLUMN_WITH_NOTES, _ROW_WITH_NOTES = 0.37, 0.52, 0.27
+#: Inches: the least width of a column.
+_COLUMN = 0.37
+#: Inches: the least width of a column with published numbers, and the height of a row with them.
+_COLUMN_WITH_NOTES, _ROW_WITH_NOTES = 0.52, 0.27
 
 
 @dataclass(frozen=True)
@@ -93,28 +96,34 @@ def draw(source: Source) -> Drawing:
 def draw_tables(source: Source, suitable: Suitable) -> Drawing:
     """Draw heat maps for each table, clean accuracy first, published numbers below the measured ones."""
     width = source.width
-    columns = list(chain.from_iterable(table.columns for table in suitable.tables))
-    worst = ROBUST_MEANS if any(column.kind == "worst" for column in columns) else ""
-    foot = Foot(width, remark="; ".join(filter(None, [f"{UNDER_ATTACK}, % of all images", worst, suitable.left_out])))
-    # A column has room for the panels of fewer attacks.
-    attacks = int(MAX_ATTACKS * min(1.0, width / 6))
 
-    def first(count: int) -> list[Table]:
-        return [first_defenses(table, count, attacks) for table in suitable.tables]
-
-    def height(panels: Sequence[_Panel], row: float) -> float:
-        return stack_height([panel.block(row) for panel in panels], width, foot.height)
+    def height(tables: Suitable, count: int, row: float = DENSE_ROW) -> float:
+        blocks = [panel.block(row) for panel in _all_panels(source, _first(tables, count, width))]
+        return stack_height(blocks, width, _foot(width, tables).height)
 
     most = min(MAX_DEFENSES, max(len({row.defense for row in table.rows}) for table in suitable.tables))
-    count = fitting(most, lambda count: height(_all_panels(source, first(count)), DENSE_ROW))
-    panels = _all_panels(source, first(count))
-    row = row_height(lambda row: height(panels, row))
+    fitted, count = fitting_tables(suitable, most, height)
+    shown, foot = _first(fitted, count, width), _foot(width, fitted)
+    panels = _all_panels(source, shown)
+    row = row_height(lambda row: height(fitted, count, row))
     left = EDGE + max(panel.names.width for panel in panels) + GAP
     figure, boxes = stack([panel.block(row) for panel in panels], width, left=left, foot=foot.height)
     for box, panel in zip(boxes, panels, strict=True):
         _draw_panel(axes_at(figure, box._replace(width=box.width * panel.share)), panel)
     foot.draw(figure)
-    return Drawing(figure, {"tables": [_numbers(source, table) for table in first(count)]})
+    return Drawing(figure, {"tables": [_numbers(source, table) for table in shown]})
+
+
+def _foot(width: float, tables: Suitable) -> Foot:
+    columns = chain.from_iterable(table.columns for table in tables.tables)
+    worst = ROBUST_MEANS if any(column.kind == "worst" for column in columns) else ""
+    return Foot(width, remark="; ".join(filter(None, [f"{UNDER_ATTACK}, % of all images", worst, tables.left_out])))
+
+
+def _first(tables: Suitable, count: int, width: float) -> list[Table]:
+    """Return the first defenses under the first attacks; a column has room for the panels of fewer attacks."""
+    attacks = int(MAX_ATTACKS * min(1.0, width / 6))
+    return [first_defenses(table, count, attacks) for table in tables.tables]
 
 
 def _draw_panel(axis: Axes, panel: _Panel) -> None:
@@ -181,7 +190,7 @@ def _panels(source: Source, table: Table, room: float) -> Iterator[_Panel]:
 
 
 def _head(column: Column, *, with_threat: bool) -> str:
-    name = without_eps(column.label)
+    name = ROBUST if column.kind == "worst" else without_eps(column.label)
     return f"{name}, {unbroken(column.group)}" if with_threat else name
 
 
@@ -202,20 +211,21 @@ def _without_room(columns: Sequence[Column], room: float) -> set[str]:
 
 
 def _blocks(columns: Sequence[Column], most: int) -> list[list[Column]]:
-    """Return the columns in blocks of at most ``most``, about equally many, a threat in one block where possible."""
-    most = -(-len(columns) // -(-len(columns) // most))
+    """Return the columns in blocks of at most ``most``, about equally many.
+
+    The columns of a threat are in one block, unless that takes more blocks.
+    """
+    count = -(-len(columns) // most)
+    each = -(-len(columns) // count)
     blocks: list[list[Column]] = [[]]
     for _, group in groupby(columns, lambda column: column.group):
-        left = list(group)
-        if len(blocks[-1]) + len(left) > most and len(blocks[-1]) > 1:
+        span = list(group)
+        if len(blocks[-1]) + len(span) > most and len(blocks[-1]) > 1:
             blocks.append([])
-        while left:
-            if len(blocks[-1]) == most:
-                blocks.append([])
-            room = most - len(blocks[-1])
-            blocks[-1] += left[:room]
-            left = left[room:]
-    return blocks
+        blocks[-1] += span
+    if len(blocks) <= count and max(map(len, blocks)) <= most:
+        return blocks
+    return [list(columns[first : first + each]) for first in range(0, len(columns), each)]
 
 
 def _write_threats(axis: Axes, panel: _Panel) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from bench.report.figures._layout import (
     Foot,
     Grid,
     Listing,
-    fitting,
+    fitting_tables,
     widest,
 )
 from bench.report.figures._plot import (
@@ -26,6 +26,7 @@ from bench.report.figures._plot import (
     MAX_DEFENSES,
     ROBUST,
     ROBUST_MEANS,
+    Suitable,
     access_points,
     log_axis,
     marker,
@@ -37,8 +38,9 @@ from bench.report.leaderboard.pareto import cost_front, full_knowledge, primary
 from bench.report.leaderboard.summaries import ThreatSummary
 from bench.report.leaderboard.tables import Table
 
-#: Panels with more points, or with longer names (inches), have numbers beside the points and the names below.
-_MOST_NAMED, _LONGEST_NAME = 10, 1.1
+#: Panels with more points in a square inch, or with longer names (inches), have numbers beside the points and the names
+#: below.
+_MOST_NAMED, _LONGEST_NAME = 1.5, 1.1
 #: Inches: the height of the axes of a panel, where there is one row of panels, and where there are more.
 _HIGH, _LOW = 2.4, 1.65
 #: Points of a panel that numbers stand beside: for each square inch of it, and at least.
@@ -62,22 +64,23 @@ class _Sheet(NamedTuple):
     labels: dict[str, str]
     #: The names of the numbers beside points; empty where names stand there.
     listing: Listing
+    foot: Foot
 
 
 def draw(source: Source) -> Drawing:
-    suitable, left_out = suitable_tables(
+    width = source.width
+    suitable = suitable_tables(
         source, lambda table: len(_with_cost(table)) > 1, "no data set has two defenses with a measured cost"
     )
-    foot = _foot(source.width, left_out)
-    whole = _sheet(suitable, 1, source.width, foot).grid
-    legible = max(_LEAST_POINTS, int(_DENSEST * whole.panel * whole.height))
-    most = min(MAX_DEFENSES, legible, max(len(_with_cost(table)) for table in suitable))
-    count = fitting(most, lambda count: _sheet(suitable, count, source.width, foot).grid.total)
-    sheet = _sheet(suitable, count, source.width, foot)
+    one = _sheet(suitable, 1, width).grid
+    legible = max(_LEAST_POINTS, int(_DENSEST * one.panel * one.height))
+    most = min(MAX_DEFENSES, legible, max(len(_with_cost(table)) for table in suitable.tables))
+    fitted, count = fitting_tables(suitable, most, lambda tables, count: _sheet(tables, count, width).grid.total)
+    sheet = _sheet(fitted, count, width)
     figure, axes = sheet.grid.draw(f"{ROBUST}, %")
     numbers = [_draw_panel(axis, panel, sheet.labels) for axis, panel in zip(axes, sheet.panels, strict=True)]
     sheet.listing.draw(figure, EDGE + sheet.grid.foot)
-    foot.draw(figure)
+    sheet.foot.draw(figure)
     return Drawing(figure, {"tables": numbers})
 
 
@@ -90,19 +93,21 @@ def _foot(width: float, left_out: str) -> Foot:
     return Foot(width, handles, "; ".join(filter(None, [ROBUST_MEANS, front, left_out])))
 
 
-def _sheet(tables: Sequence[Table], count: int, width: float, foot: Foot) -> _Sheet:
+def _sheet(tables: Suitable, count: int, width: float) -> _Sheet:
     """Lay out the first ``count`` defenses of each table."""
-    panels = [_panel(table, count) for table in tables]
+    panels = [_panel(table, count) for table in tables.tables]
     names = list(dict.fromkeys(s.defense for s in chain.from_iterable(panel.summaries for panel in panels)))
-    crowded = max(len(panel.summaries) for panel in panels) > _MOST_NAMED
+    across = min(2, len(panels)) if width > 5 or len(panels) > 2 else 1
+    height = _HIGH if len(panels) <= 2 else _LOW
+    most = _MOST_NAMED * Grid.panel_width(width, across) * height
+    crowded = max(len(panel.summaries) for panel in panels) > min(_LEAST_POINTS, most)
     labels = {name: name for name in names}
     if crowded or widest(names, LEGEND_POINTS) > _LONGEST_NAME:
         labels = {name: str(number) for number, name in enumerate(names, start=1)}
     listing = Listing([f"{labels[name]}  {name}" for name in names if labels[name] != name], width)
-    across = min(2, len(panels)) if width > 5 or len(panels) > 2 else 1
-    height = _HIGH if len(panels) <= 2 else _LOW
+    foot = _foot(width, tables.left_out)
     grid = Grid.of([panel.title for panel in panels], width, across, height, foot.height + listing.height)
-    return _Sheet(panels, grid, labels, listing)
+    return _Sheet(panels, grid, labels, listing, foot)
 
 
 def _panel(table: Table, count: int) -> _Panel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -21,14 +21,23 @@ from bench.report.figures._layout import (
     Labels,
     axes_at,
     beside_rows,
-    fitting,
+    fitting_tables,
     row_height,
     stack,
     stack_height,
     text_height,
     write_rows,
 )
-from bench.report.figures._plot import INK, MAX_DEFENSES, SOFT, fold, number_text, suitable_tables, text_width
+from bench.report.figures._plot import (
+    INK,
+    MAX_DEFENSES,
+    SOFT,
+    Suitable,
+    fold,
+    number_text,
+    suitable_tables,
+    text_width,
+)
 from bench.report.leaderboard.published import published
 from bench.report.leaderboard.tables import COSTS, Table
 from bench.types import DefenseCost
@@ -36,8 +45,10 @@ from bench.types import DefenseCost
 _SHOWN = COSTS[:4]
 #: Share of the width of the figure for names: beside four panels, and beside two.
 _NAMES = {4: 0.3, 2: 0.42}
-#: Inches: the width of a figure of four panels side by side, what is between two, and the height of a bar.
-_WIDE, _BETWEEN, _BAR = 5.0, 0.1, 0.15
+#: Inches: the least width of a figure of four panels side by side.
+_WIDE = 5.0
+#: Inches: what is between two panels, and the height of a bar.
+_BETWEEN, _BAR = 0.1, 0.15
 _NOT_MEASURED = "not measured"
 
 
@@ -51,40 +62,49 @@ class _Costs(NamedTuple):
 
 
 def draw(source: Source) -> Drawing:
-    width = source.width
-    suitable, left_out = suitable_tables(
+    width, across = source.width, _across(source.width)
+    suitable = suitable_tables(
         source, lambda table: any(s.cost for s in table.threats), "no cell in the store has a measured cost"
     )
-    across = _across(width)
     panel = ((1 - _NAMES[across]) * width - across * _BETWEEN) / across
-    heads = [fold(cost.column.label, panel, LEGEND_POINTS) for cost in _SHOWN]
+    heads = [fold(cost.column.label.replace("10k ", "10k\xa0"), panel, LEGEND_POINTS) for cost in _SHOWN]
     above = max(text_height(head, LEGEND_POINTS) for head in heads)
-    foot = Foot(width, remark="; ".join(filter(None, ["1 multiply-add is 2 FLOP", left_out])))
 
-    def blocks(shown: Sequence[_Costs], row: float) -> list[Block]:
-        every = []
-        for costs in shown:
-            height = max(row, costs.names.height) * len(costs.costs)
-            every.append(Block(costs.title, height, above=above + GAP))
-            every += [Block("", height, above=above)] * (len(_SHOWN) // across - 1)
-        return every
+    def height(tables: Suitable, count: int, row: float = DENSE_ROW) -> float:
+        blocks = _blocks(_all_shown(tables, count, width), row, above, across)
+        return stack_height(blocks, width, _foot(width, tables).height)
 
-    def height(shown: Sequence[_Costs], row: float) -> float:
-        return stack_height(blocks(shown, row), width, foot.height)
-
-    most = min(MAX_DEFENSES, max(len(_all_costs(table)) for table in suitable))
-    count = fitting(most, lambda count: height([_costs(table, count, width) for table in suitable], DENSE_ROW))
-    shown = [_costs(table, count, width) for table in suitable]
-    laid_out = blocks(shown, row_height(lambda row: height(shown, row)))
+    most = min(MAX_DEFENSES, max(len(_all_costs(table)) for table in suitable.tables))
+    fitted, count = fitting_tables(suitable, most, height)
+    shown, foot = _all_shown(fitted, count, width), _foot(width, fitted)
+    row = row_height(lambda row: height(fitted, count, row))
     left = EDGE + max(costs.names.width for costs in shown) + GAP
-    figure, boxes = stack(laid_out, width, left=left, foot=foot.height)
-    places = [part for box in boxes for part in _beside_each_other(box, across)]
+    figure, boxes = stack(_blocks(shown, row, above, across), width, left=left, foot=foot.height)
+    places = list(chain.from_iterable(_beside_each_other(box, across) for box in boxes))
     numbers = []
     for index, costs in enumerate(shown):
         axes = [axes_at(figure, box) for box in places[index * len(_SHOWN) : (index + 1) * len(_SHOWN)]]
         numbers.append(_draw_table(axes, costs, source, heads, across))
     foot.draw(figure)
     return Drawing(figure, {"units": "FLOPs count 2 per multiply-add", "tables": numbers})
+
+
+def _foot(width: float, tables: Suitable) -> Foot:
+    return Foot(width, remark="; ".join(filter(None, ["1 multiply-add is 2 FLOP", tables.left_out])))
+
+
+def _blocks(shown: Sequence[_Costs], row: float, above: float, across: int) -> list[Block]:
+    """Return the rows of panels: one or two for each table, whose headings are ``above`` inches high."""
+    blocks = []
+    for costs in shown:
+        height = max(row, costs.names.height) * len(costs.costs)
+        blocks.append(Block(costs.title, height, above=above + GAP))
+        blocks += [Block("", height, above=above)] * (len(_SHOWN) // across - 1)
+    return blocks
+
+
+def _all_shown(tables: Suitable, count: int, width: float) -> list[_Costs]:
+    return [_costs(table, count, width) for table in tables.tables]
 
 
 def _across(width: float) -> int:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import chain
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from bench.report.figures import Drawing, Missing, Source
+from bench.report.figures._layout import GAP, LEGEND_POINTS, NAME_POINTS, Foot, Grid, fitting
 from bench.report.figures._plot import (
+    ACCESS_WORDS,
     MAX_CURVES,
     MAX_PANELS,
-    SOFT,
-    WIDTH,
-    legend_below,
-    three_across,
+    UNDER_ATTACK,
+    text_width,
     whisker,
     without_eps,
 )
@@ -26,8 +27,10 @@ from bench.report.leaderboard.summaries import NORMS, Value
 from bench.stats import Interval, wilson
 from bench.types import eps_text
 
-#: Budgets of one curve that have a marker, an interval and a tick each.
+#: Budgets of one curve that have a marker and an interval each.
 _MAX_MARKERS = 25
+#: Inches: the height of the axes of one panel, and of each of several.
+_HIGH, _LOW = 2.4, 1.5
 
 
 class _Panel(NamedTuple):
@@ -52,25 +55,70 @@ def draw(source: Source) -> Drawing:
     swept = _swept(source)
     if not swept:
         raise Missing("no attack was run with several budgets: give eps as a list in the configuration")
-    shown = {panel: dict(sorted(curves.items())[:MAX_CURVES]) for panel, curves in sorted(swept.items())[:MAX_PANELS]}
-    columns = 4 if len(shown) > 1 else 2
-    different = set(chain.from_iterable(shown.values()))
-    legend = 0.18 * -(-len(different) // columns)
-    figure, axes = three_across(len(shown), "accuracy under attack, %", single=WIDTH / 1.6, below=legend)
-    names = sorted({curve.defense for curve in different})
-    looks = {name: (f"C{i % 7}", "os^D"[i // 7 % 4]) for i, name in enumerate(names)}
+    first = {panel: dict(sorted(curves.items())[:MAX_CURVES]) for panel, curves in sorted(swept.items())[:MAX_PANELS]}
+    count = fitting(len(first), lambda count: _laid_out(swept, first, count, source.width)[0].total)
+    grid, foot = _laid_out(swept, first, count, source.width)
+    shown = dict(list(first.items())[:count])
+    looks = _looks(shown)
+    figure, axes = grid.draw(f"{UNDER_ATTACK}, %")
     numbers: list[dict[str, Any]] = []
     for axis, (panel, curves) in zip(axes, shown.items(), strict=True):
         numbers += _draw_panel(axis, panel, curves, looks)
-    drawn, total = sum(map(len, shown.values())), sum(map(len, swept.values()))
-    if drawn < total:
-        remark = f"the first {drawn:,} of {total:,} curves by name, in {len(shown):,} of {len(swept):,} panels"
-        figure.suptitle(remark, fontsize=8, color=SOFT)
-    handles = {
-        line.get_label(): line for line in chain.from_iterable(axis.get_legend_handles_labels()[0] for axis in axes)
-    }
-    legend_below(figure, handles.values(), columns)
+    foot.draw(figure)
     return Drawing(figure, {"curves": numbers})
+
+
+def _laid_out(
+    swept: Mapping[_Panel, Mapping[_Curve, _Points]],
+    first: Mapping[_Panel, Mapping[_Curve, _Points]],
+    count: int,
+    width: float,
+) -> tuple[Grid, Foot]:
+    """Return the layout of ``count`` panels.
+
+    Args:
+        swept: all panels.
+        first: those that may be shown, with the curves that are legible.
+        count: how many of these.
+        width: of the figure, in inches.
+    """
+    shown = dict(list(first.items())[:count])
+    drawn, total = sum(map(len, shown.values())), sum(map(len, swept.values()))
+    several = len({panel.table for panel in shown}) > 1
+    heading = "" if several else next(iter(shown)).table
+    if drawn < total:
+        left_out = f"the first {drawn:,} of {total:,} curves by name"
+        if len(shown) < len(swept):
+            left_out += f", in {len(shown):,} of {len(swept):,} panels"
+        heading = f"{heading}: {left_out}" if heading else left_out
+    titles = [f"{panel.attack}\n{panel.table}" if several else panel.attack for panel in shown]
+    looks = _looks(shown)
+    handles = [_line(curve, looks[curve.defense]) for curve in sorted(set(chain.from_iterable(shown.values())))]
+    foot = Foot(width, handles)
+    height = _HIGH if len(shown) == 1 else _LOW
+    return Grid.of(titles, width, Grid.across_of(len(shown), width), height, foot.height, heading), foot
+
+
+def _looks(shown: Mapping[_Panel, Mapping[_Curve, _Points]]) -> dict[str, _Look]:
+    """Return the colour and the marker of each defense."""
+    names = sorted({curve.defense for curve in chain.from_iterable(shown.values())})
+    return {name: (f"C{i % 7}", "os^D"[i // 7 % 4]) for i, name in enumerate(names)}
+
+
+def _line(curve: _Curve, look: _Look) -> Line2D:
+    """Return a line of the looks of a curve, without points."""
+    colour, marker = look
+    limited = curve.access in ("static", "transfer")
+    return Line2D(
+        [],
+        [],
+        color=colour,
+        marker=marker,
+        markersize=4,
+        markerfacecolor="white" if limited else colour,
+        linestyle="--" if limited else "-",
+        label=curve.defense + (f", {ACCESS_WORDS[curve.access]}" if curve.access != "white-box" else ""),
+    )
 
 
 def _draw_panel(
@@ -90,29 +138,36 @@ def _draw_panel(
                 "accuracy": [accuracy._asdict() for accuracy in accuracies.values()],
             }
         )
-    axis.set(title=f"{panel.attack}, {panel.norm}", xlabel=f"eps ({panel.table})", ylim=(-3, 103))
-    budgets = sorted(set(chain.from_iterable(curves.values())))
-    ticks = budgets[:: -(-len(budgets) // _MAX_MARKERS)]
-    labels = list(map(eps_text, ticks))
-    axis.set_xticks(list(map(float, ticks)), labels, rotation=40 if len(ticks) > 5 else 0, fontsize=7)
+    axis.set_xlabel(f"{panel.norm} budget ε", fontsize=NAME_POINTS)
+    budgets = _with_room(axis, sorted(set(chain.from_iterable(curves.values()))))
+    axis.set_xticks(list(map(float, budgets)), list(map(eps_text, budgets)), fontsize=LEGEND_POINTS)
     return numbers
+
+
+def _with_room(axis: Axes, budgets: Sequence[Fraction]) -> list[Fraction]:
+    """Return the budgets whose names have room below the axis; the largest is always one."""
+    low, high = axis.get_xlim()
+    inches = axis.get_window_extent().transformed(axis.figure.dpi_scale_trans.inverted()).width
+    free = float("inf")
+    named: list[Fraction] = []
+    for budget in reversed(budgets):
+        middle, width = (float(budget) - low) / (high - low) * inches, text_width(eps_text(budget), LEGEND_POINTS)
+        if middle + width / 2 < free and middle > width / 2 - GAP:
+            named.append(budget)
+            free = middle - width / 2 - GAP
+    return named[::-1]
 
 
 def _draw_curve(axis: Axes, curve: _Curve, accuracies: Mapping[Fraction, Interval], look: _Look) -> None:
     """Draw accuracies by budget, with their intervals."""
-    colour, marker = look
-    limited = curve.access in ("static", "transfer")
     few = len(accuracies) <= _MAX_MARKERS
     budgets = list(map(float, accuracies))
-    axis.plot(
-        budgets,
-        [100 * accuracy.value for accuracy in accuracies.values()],
-        color=colour,
-        marker=marker if few else "",
-        markerfacecolor="white" if limited else colour,
-        linestyle="--" if limited else "-",
-        label=curve.defense + (f" ({curve.access})" if curve.access != "white-box" else ""),
-    )
+    line = _line(curve, look)
+    line.set_data(budgets, [100 * accuracy.value for accuracy in accuracies.values()])
+    if not few:
+        line.set_marker("")
+    axis.add_line(line)
+    colour, _ = look
     if few:
         for budget, accuracy in zip(budgets, accuracies.values(), strict=True):
             whisker(axis, budget, Value(*accuracy), colour)
@@ -120,6 +175,7 @@ def _draw_curve(axis: Axes, curve: _Curve, accuracies: Mapping[Fraction, Interva
         lows = [100 * accuracy.low for accuracy in accuracies.values()]
         highs = [100 * accuracy.high for accuracy in accuracies.values()]
         axis.fill_between(budgets, lows, highs, color=colour, alpha=0.15, linewidth=0)
+    axis.autoscale_view(scaley=False)
 
 
 def _swept(source: Source) -> dict[_Panel, dict[_Curve, _Points]]:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice, product
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from bench.keys import training_key
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._plot import MAX_PANELS, SOFT, legend_below, narrow_title, three_across, trained_with
+from bench.report.figures._layout import NAME_POINTS, Foot, Grid, fitting
+from bench.report.figures._plot import MAX_PANELS, SOFT, trained_with, unbroken
 from bench.report.leaderboard.summaries import threat_text
 from bench.store import cards
 from bench.types import TrainRef
 
 _CURVES = {
-    "clean": ("clean", "#333333"),
-    "fgsm": ("FGSM", "#0072B2"),
-    "pgd20": ("PGD-20", "#D55E00"),
-    "mi10": ("MI-FGSM-10", "#CC79A7"),
+    "clean": ("clean accuracy", "#333333"),
+    "fgsm": ("under FGSM", "#0072B2"),
+    "pgd20": ("under PGD-20", "#D55E00"),
+    "mi10": ("under MI-FGSM-10", "#CC79A7"),
 }
-_LINE_STYLES = {"train": "--", "test": "-"}
+#: What each kind of images is called, with its line.
+_IMAGES = {"train": "training images", "test": "test images"}
+_LINE_STYLES: Mapping[str, Literal["--", "-"]] = {"train": "--", "test": "-"}
+#: Inches: the height of the axes of one panel, and of each of several.
+_HIGH, _LOW = 2.4, 1.5
 
 
 class _Network(NamedTuple):
@@ -40,31 +46,55 @@ class _Run(NamedTuple):
 
 def draw(source: Source) -> Drawing:
     networks = _networks(source)
-    runs = list(islice(_runs(source, networks), MAX_PANELS))
-    if not runs:
+    first = list(islice(_runs(source, networks), MAX_PANELS))
+    if not first:
         raise Missing("no trained network in the store has a log with accuracies on train and test images")
-    figure, axes = three_across(len(runs), "accuracy under attack, %\n(or clean)")
+    more = len(first) == MAX_PANELS and len(networks) > MAX_PANELS
+    total = len(networks) if more else len(first)
+    foot = Foot(source.width, _handles(first))
+    count = fitting(len(first), lambda count: _grid(first[:count], total, source.width, foot).total)
+    runs = first[:count]
+    figure, axes = _grid(runs, total, source.width, foot).draw("accuracy, %")
     for axis, run in zip(axes, runs, strict=True):
         _draw_run(axis, run)
-    if len(runs) == MAX_PANELS < len(networks):
-        figure.suptitle(f"the first {MAX_PANELS} of {len(networks):,} trained networks by name", fontsize=8, color=SOFT)
-    handles = {line.get_label(): line for line in chain.from_iterable(axis.lines for axis in axes)}
-    legend_below(figure, handles.values(), 4)
+    foot.draw(figure)
     numbers = [{"title": run.network.title, "threat": run.network.threat, "epochs": run.epochs} for run in runs]
     return Drawing(figure, {"runs": numbers})
 
 
+def _grid(runs: Sequence[_Run], total: int, width: float, foot: Foot) -> Grid:
+    """Lay out some of ``total`` runs."""
+    titles = [_unbroken(run.network) for run in runs]
+    left_out = f"the first {len(runs):,} of {total:,} trained networks by name" if len(runs) < total else ""
+    height = _HIGH if len(runs) == 1 else _LOW
+    return Grid.of(titles, width, Grid.across_of(len(runs), width), height, foot.height, left_out)
+
+
+def _unbroken(network: _Network) -> str:
+    return network.title.replace(network.threat, unbroken(network.threat))
+
+
+def _handles(runs: Sequence[_Run]) -> list[Line2D]:
+    """Return what a legend explains: a colour for each measure, and a line for each kind of images."""
+    rows = list(chain.from_iterable(run.epochs for run in runs))
+    shown = [look for measure, look in _CURVES.items() if any(measure in row["train"] | row["test"] for row in rows)]
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in shown]
+    for images, style in _LINE_STYLES.items():
+        handles.append(Line2D([], [], color=SOFT, linestyle=style, label=_IMAGES[images]))
+    return handles
+
+
 def _draw_run(axis: Axes, run: _Run) -> None:
     for measure, images in product(_CURVES, _LINE_STYLES):
-        name, colour = _CURVES[measure]
+        _, colour = _CURVES[measure]
         points = [(row["epoch"], 100 * row[images][measure]) for row in run.epochs if measure in row[images]]
         # An older log lacks the attacks that training measures by now.
         if points:
             (line,) = axis.plot(*zip(*points, strict=True), _LINE_STYLES[images], color=colour, linewidth=1.3)
-            line.set(label=f"{name}, {images}", marker="o" if len(points) == 1 else "", markersize=3)
-    axis.set(ylim=(-3, 103), xlabel="epoch")
-    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-    narrow_title(axis, run.network.title)
+            line.set(marker="o" if len(points) == 1 else "", markersize=3)
+    axis.set_xlabel("epoch", fontsize=NAME_POINTS)
+    axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+    axis.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def _networks(source: Source) -> dict[str, _Network]:

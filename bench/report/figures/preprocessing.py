@@ -16,6 +16,7 @@ from bench.report.figures._plot import (
     UNDER_ATTACK,
     WORST,
     attacked,
+    column_name,
     folded,
     legend_below,
     marker,
@@ -76,7 +77,7 @@ def _draw_panels(axes: Sequence[Axes], panels: _Panels) -> list[dict[str, Any]]:
     worst = _worst_cases(panels)
     numbers: list[dict[str, Any]] = []
     for axis, column in zip(axes, columns, strict=False):
-        head = {"dataset": table.dataset, "model": table.model, "attack": column.label, "threat": column.group}
+        head = {"dataset": table.dataset, "model": table.model, "attack": column_name(column), "threat": column.group}
         for y, name in enumerate(defenses):
             values: _Values = {row.access: row.values.get(column.id) for row in table.rows if row.defense == name}
             if column.kind == "worst" and name in worst:
