@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain, groupby
 from math import ceil
 
@@ -141,13 +142,18 @@ class _Layout:
         """Return the lines of the name of a defense."""
         return _lines([row.defense], self.name_letters)
 
-    def width(self, column: Column) -> float:
-        """Return how wide a column is, in points."""
+    @cached_property
+    def widths(self) -> Mapping[str, float]:
+        """How wide each column is, in points, by its id."""
+        return {column.id: self._width(column) for column in self.table.columns}
+
+    def _width(self, column: Column) -> float:
         cells = [re.sub(r"\\[a-z]+ ?|[{}$^]", "", self.number(row, column)) for row in self.table.rows]
         return _GUTTER + max(map(_width, [*_head(column), *cells]))
 
+    @cached_property
     def names_width(self) -> float:
-        """Return how wide the columns are that name a row, in points."""
+        """How wide the columns are that name a row, in points."""
         names = chain.from_iterable(self.name(row) for row in self.table.rows)
         width = _GUTTER + max(map(_width, ["defense", *names]))
         if self.table.has_access:
@@ -257,9 +263,9 @@ def _blocks(layout: _Layout, limit: float) -> list[list[Column]]:
 
 
 def _fits(layout: _Layout, block: Sequence[Column], limit: float) -> bool:
-    width = layout.names_width()
+    width = layout.names_width
     for group, run in groupby(block, lambda column: column.group):
-        width += max(sum(layout.width(column) for column in run), _GUTTER + _width(group))
+        width += max(sum(layout.widths[column.id] for column in run), _GUTTER + _width(group))
     return width <= limit
 
 
