@@ -142,6 +142,12 @@ def test_rows_are_sorted_the_best_first_and_each_defense_stays_in_one_piece(sort
     assert list(dict.fromkeys(row.defense for row in few.rows)) == [name for name in defenses if name in kept]
 
 
+def test_the_short_form_is_sorted_by_what_is_ranked():
+    table = table_of(short=True, sort="worst")
+    assert [row.defense for row in table.rows][:2] == ["pgd-at", "fgsm-at"]
+    assert f"sorted by robust accuracy, white-box or adaptive, {GROUP}" in table.notes
+
+
 def test_what_is_sorted_by_is_said():
     assert f"sorted by pgd, {GROUP}" in table_of(sort="pgd").notes
 
@@ -170,13 +176,15 @@ def test_two_names_may_be_exchanged():
     }
 
 
-def test_a_caption_is_the_title_and_the_title_a_note():
+def test_a_caption_is_the_title_and_what_it_replaces_is_said_beside_it():
     board = viewed(story(), [], View(caption="What $holds$"))
     assert markdown(board).startswith("### What \\$holds\\$\n")
     assert r"\caption{What \$holds\$.}" in latex(board)
-    assert in_terminal(board).startswith("What $holds$\n")
+    assert in_terminal(board).startswith("What $holds$\ndigits · small-cnn · 500 images\n")
+    assert "\n- digits · small-cnn · 500 images\n" in markdown(board)
+    assert r"digits $\cdot$ small-cnn $\cdot$ 500 images" in latex(board)
+    assert "digits · small-cnn · 500 images. Accuracy" in render(board)
     assert {row["caption"] for row in csv.DictReader(io.StringIO(comma_separated(board)))} == {"What $holds$"}
-    assert board.tables[0].notes[0] == "digits · small-cnn · 500 images"
     two = viewed([*story(50), *story(50, network="vgg16")], [], View(caption="All"))
     assert [table.heading for table in two.tables] == [
         "All (digits · small-cnn · 50 images)",

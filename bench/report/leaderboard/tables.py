@@ -108,7 +108,7 @@ class Table:
     cells: Count
     #: Which part of a larger table it is; empty where it is all of it.
     part: str = ""
-    #: What stands above it instead of its title; the title then is among its notes.
+    #: What stands above it instead of its title, which is then said beside it.
     caption: str = ""
     #: Whether a row is one access; in the short form a row is all accesses of its defense.
     has_access: bool = True

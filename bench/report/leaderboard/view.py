@@ -197,7 +197,7 @@ def _part(table: Table, view: View) -> Table:
         rows=tuple(replace(row, values={k: v for k, v in row.values.items() if k in ids}) for row in rows),
         threats=tuple(s for s in table.threats if s.defense in defenses and (not s.threat or s.group in groups)),
         verdicts=tuple(line for line in table.verdicts if line in kept),
-        notes=(*_about(table, view, columns, rows), *(line for line in table.notes if line in kept)),
+        notes=(*_about(table, view.sort, columns, rows), *(line for line in table.notes if line in kept)),
     )
 
 
@@ -205,10 +205,8 @@ def _is_known(value: Value | None) -> bool:
     return value is not None and (value.number is not None or value.failed or bool(value.words))
 
 
-def _about(table: Table, view: View, columns: Sequence[Column], rows: Sequence[TableRow]) -> Iterator[str]:
+def _about(table: Table, sort: str, columns: Sequence[Column], rows: Sequence[TableRow]) -> Iterator[str]:
     """Yield notes on what is hidden, what the numbers are over all the same, and what the rows are sorted by."""
-    if view.caption:
-        yield table.title
     parts = [
         f"{shown} of {count} {noun}"
         for shown, count, noun in (
@@ -227,16 +225,17 @@ def _about(table: Table, view: View, columns: Sequence[Column], rows: Sequence[T
             hidden.append(f"{shown} of {len(attacks)} under {group}")
     if hidden:
         yield f"robust accuracy, gap and verdict are over all attacks, of which are shown {', '.join(hidden)}"
-    if view.sort and (column := _sort_column(table, view.sort)) is not None:
+    if sort and (column := _sort_column(table, sort)) is not None:
         yield f"sorted by {column.label}" + (f", {column.group}" if column.group not in ("", "cost") else "")
 
 
 def _sort_column(table: Table, sort: str) -> Column | None:
-    """Return the first column of a table that ``sort`` matches."""
+    """Return the first column of a table that ``sort`` matches, one with ranks if there is."""
     for pattern in (sort, sort.removeprefix("-")):
-        for column in table.columns:
-            if _is_there(pattern, _column_names(column)):
-                return column
+        found = [column for column in table.columns if _is_there(pattern, _column_names(column))]
+        if found:
+            # Of two worst cases the one that counts.
+            return next((column for column in found if column.ranked), found[0])
     return None
 
 

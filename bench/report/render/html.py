@@ -88,7 +88,7 @@ def _page(board: Board, pictures: Callable[..., dict[str, str]] | None, numbers:
     """Return the page with at most ``numbers`` numbers and the images of ``sets`` adversarial sets."""
     tables, left_out = views(board, numbers)
     columns = [head.column for head in chain.from_iterable(view["heads"] for view in tables)]
-    accesses = {row.access for row in chain.from_iterable(table.rows for table in board.tables)}
+    accesses = {row.access for row in chain.from_iterable(table.rows for table in board.tables if table.has_access)}
     results = _results(board, tables)
     page = _template("leaderboard.html").render(
         live=True,

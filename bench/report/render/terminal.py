@@ -67,6 +67,8 @@ class _Layout:
 def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
     layout = _Layout(table, text.legend(table), width)
     yield _text(table.heading, style="bold")
+    if table.caption:
+        yield _text(table.title, style="dim")
     if table.incomplete:
         yield _text(table.incomplete, style="bold red")
     accuracies = [column for column in table.columns if column.group != "cost"]

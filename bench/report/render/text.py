@@ -174,6 +174,8 @@ def failures(table: Table, board: Board) -> list[str]:
 
 def remarks(table: Table, board: Board) -> Iterator[str]:
     """Yield the lines below a table, after its verdicts and its legend."""
+    if table.caption:
+        yield table.title
     yield from rules(table)
     yield from precision(table)
     yield from table.notes

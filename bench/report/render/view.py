@@ -139,7 +139,7 @@ def _view(table: Table, excerpt: _Excerpt) -> dict[str, Any]:
     return {
         "table": table,
         "title": table.caption or f"{plain_name(table.dataset)} · {plain_name(table.model)}",
-        "subtitle": _subtitle(shown),
+        "subtitle": f"{table.title}. {_subtitle(shown)}" if table.caption else _subtitle(shown),
         "names": short_names((row.defense for row in rows), _NAME_LETTERS),
         "about": excerpt.remark,
         "groups": _spans(heads),
