@@ -26,6 +26,8 @@ SMALL_POINTS = 6.5
 LEAST_POINTS = 6.0
 #: Inches: the height of a row, and of one in a chart of many.
 ROW, DENSE_ROW = 0.24, 0.135
+#: Inches: between two names of several lines.
+_BETWEEN_NAMES = 0.04
 #: Defenses of each of several tables; where these take more than a page, fewer tables are shown.
 _LEAST_DEFENSES = 3
 #: A legend, in sizes of its text: a handle with its blanks, and what is between columns and between lines.
@@ -67,7 +69,8 @@ def beside_rows(names: Sequence[str], room: float) -> Labels:
     for points in (NAME_POINTS, SMALL_POINTS):
         if widest(names, points) <= room:
             return Labels.of(names, points)
-    return Labels.of([fold(name, room, LEAST_POINTS) for name in names], LEAST_POINTS)
+    labels = Labels.of([fold(name, room, LEAST_POINTS) for name in names], LEAST_POINTS)
+    return labels._replace(height=labels.height + _BETWEEN_NAMES)
 
 
 def above_columns(names: Sequence[str], room: float) -> Labels:

@@ -20,6 +20,7 @@ from bench.report.figures._layout import (
     above_columns,
     axes_at,
     beside_rows,
+    fitting,
     fitting_tables,
     row_height,
     stack,
@@ -52,6 +53,8 @@ from bench.report.render.text import has_several_threats
 
 #: Share of the width of the figure for names.
 _NAMES = 0.36
+#: Defenses that fit, if need be under fewer attacks.
+_ENOUGH = 8
 #: Inches: the least width of a column.
 _COLUMN = 0.37
 #: Inches: the least width of a column with published numbers, and the height of a row with them.
@@ -97,15 +100,17 @@ def draw_tables(source: Source, suitable: Suitable) -> Drawing:
     """Draw heat maps for each table, clean accuracy first, published numbers below the measured ones."""
     width = source.width
 
-    def height(tables: Suitable, count: int, row: float = DENSE_ROW) -> float:
-        blocks = [panel.block(row) for panel in _all_panels(source, _first(tables, count, width))]
+    def height(tables: Suitable, count: int, attacks: int, row: float = DENSE_ROW) -> float:
+        blocks = [panel.block(row) for panel in _all_panels(source, _first(tables, count, attacks))]
         return stack_height(blocks, width, _foot(width, tables).height)
 
+    # A column has room for the panels of fewer attacks, and long names leave less of it.
+    attacks = fitting(int(MAX_ATTACKS * min(1.0, width / 6)), lambda most: height(suitable.first(1), _ENOUGH, most))
     most = min(MAX_DEFENSES, max(len({row.defense for row in table.rows}) for table in suitable.tables))
-    fitted, count = fitting_tables(suitable, most, height)
-    shown, foot = _first(fitted, count, width), _foot(width, fitted)
+    fitted, count = fitting_tables(suitable, most, lambda tables, count: height(tables, count, attacks))
+    shown, foot = _first(fitted, count, attacks), _foot(width, fitted)
     panels = _all_panels(source, shown)
-    row = row_height(lambda row: height(fitted, count, row))
+    row = row_height(lambda row: height(fitted, count, attacks, row))
     left = EDGE + max(panel.names.width for panel in panels) + GAP
     figure, boxes = stack([panel.block(row) for panel in panels], width, left=left, foot=foot.height)
     for box, panel in zip(boxes, panels, strict=True):
@@ -120,9 +125,8 @@ def _foot(width: float, tables: Suitable) -> Foot:
     return Foot(width, remark="; ".join(filter(None, [f"{UNDER_ATTACK}, % of all images", worst, tables.left_out])))
 
 
-def _first(tables: Suitable, count: int, width: float) -> list[Table]:
-    """Return the first defenses under the first attacks; a column has room for the panels of fewer attacks."""
-    attacks = int(MAX_ATTACKS * min(1.0, width / 6))
+def _first(tables: Suitable, count: int, attacks: int) -> list[Table]:
+    """Return the first defenses under the first attacks."""
     return [first_defenses(table, count, attacks) for table in tables.tables]
 
 
