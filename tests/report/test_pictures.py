@@ -165,9 +165,9 @@ def test_classes_have_the_names_of_their_set_and_numbers_where_it_has_none(tmp_p
     drawn = drawing("tsne", gallery(tmp_path, ("_ant", "bee", "cow"), ["pgd"]), 7.0)
     assert drawn.numbers["class_names"] == {"0": "_ant", "1": "bee", "2": "cow"}
     assert {"_ant", "bee", "cow"} <= {each.text for each in written(drawn.figure)}
-    assert class_labels(("0", "1", "2")) == ("class 0", "class 1", "class 2")
+    assert class_labels(("0", "1", "2")) == ("class\xa00", "class\xa01", "class\xa02")
     numbers = drawing("grad-cam", gallery(tmp_path / "numbers", "012", ["pgd"]), 7.0)
-    assert {"true class:\nclass 0", "true class:\nclass 1"} <= {each.text for each in written(numbers.figure)}
+    assert {"true class:\nclass\xa00", "true class:\nclass\xa01"} <= {each.text for each in written(numbers.figure)}
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_classes_have_the_names_of_their_set_and_numbers_where_it_has_none(tmp_p
         (("n01698640 American alligator", "n02129165 lion"), ("American alligator", "lion")),
         (("n01698640", "n02129165"), ("n01698640", "n02129165")),
         (("n02129165 lion", "lion cub"), ("n02129165 lion", "lion cub")),
-        (("crane", "ant", "crane"), ("crane (0)", "ant", "crane (2)")),
-        (("", "a\u202eb\n"), ("class 0", "a\\u202eb\\n")),
+        (("crane", "ant", "crane"), ("crane\xa0(0)", "ant", "crane\xa0(2)")),
+        (("", "a\u202eb\n"), ("class\xa00", "a\\u202eb\\n")),
         ((), ()),
     ],
 )

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from bench.report.figures._plot import fold, text_width
 
-#: Letters on a screen are moved to whole pixels, so lines may be a little wider than measured.
-_TOLERANCE = 1.03
 #: Of a longer text only the beginning is looked at; no figure has room for more.
 _MAX_LETTERS = 1000
 
@@ -30,7 +28,6 @@ def fitted(text: str, inches: float, size: float, lines: int, *, weight: str = "
         weight: of the letters.
         end: of a text that is cut.
     """
-    inches /= _TOLERANCE
     broken = fold(text[:_MAX_LETTERS], inches, size, weight).split("\n")
     if len(broken) <= lines and len(text) <= _MAX_LETTERS:
         return "\n".join(broken)

@@ -128,7 +128,7 @@ class _Gallery:
         self.labels = labels
         self.column = min(_MAX_COLUMN, (width - 2 * EDGE) / (len(sets) + 1))
         self.side = self.column - _GAP
-        self.headings = ["clean", *(_heading(each, self.side) for each in sets)]
+        self.headings = ["clean", *(_heading(each, self.column - 0.02) for each in sets)]
         self.width = max(min(width, _MIN_WIDTH), self.column * len(self.headings) + 2 * EDGE)
 
     def draw(self, pictures: Mapping[int, Sequence[_Picture]], title: str, caption: str) -> Figure:

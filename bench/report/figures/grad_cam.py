@@ -113,7 +113,7 @@ def _draw(width: float, p: Purification, chosen: Sequence[int], columns: Sequenc
     beside = min(_TRUTH_INCHES, 0.17 * width)
     column = min(_MAX_COLUMN, (width - 2 * EDGE - beside) / len(columns))
     side = column - _GAP
-    headings = [fitted(each.name, side, _HEADING, 2) for each in columns]
+    headings = [fitted(each.name, column - 0.02, _HEADING, 2) for each in columns]
     head = line_inches(_HEADING, max(heading.count("\n") for heading in headings) + 1) + 0.08
     below = line_inches(_LABEL, _CLASS_LINES) + 0.06
     left, row_height = EDGE + beside, side + below

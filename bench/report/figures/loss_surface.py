@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.keys import derive_seed
 from bench.report.figures import Drawing, Missing, Source
-from bench.report.figures._plot import HEAT, WIDTH
+from bench.report.figures._plot import HEAT
+from bench.report.figures._text import fitted
 from bench.types import CellResult, eps_text
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 _MAX_IMAGES = 64
 _MAX_NETWORKS = 4
+#: Inches: the least and the greatest width of a panel, and what labels and bars of colour take.
+_PANEL, _MAX_PANEL = 1.0, 2.2
+_SIDES = 1.1
+#: Points: the names of networks, and labels.
+_TITLE, _LABEL = 7.5, 7.0
 #: Steps on each axis of the surface.
 _STEPS = 17
 
@@ -58,13 +64,17 @@ def surface(net: nn.Module, x: Tensor, y: Tensor, eps: float, *, points: int = _
 
 
 def draw(source: Source) -> Drawing:
-    chosen = _networks(source)
+    every = _networks(source)
+    chosen = every[: min(_MAX_NETWORKS, int((source.width - _SIDES) / _PANEL))]
     budgets = [r.cell.attack.threat.eps for r in chosen if r.cell.attack and r.cell.attack.threat.eps]
     eps: Fraction = max(set(budgets), key=budgets.count)
     surfaces = [(source.board.labels[r.key][0], _surface_of(source, r, float(eps))) for r in chosen]
-    figure = _draw_surfaces(surfaces)
+    figure = _draw_surfaces(surfaces, source.width)
     names, images = chosen[0].names, min(_MAX_IMAGES, chosen[0].cell.data.n)
-    figure.suptitle(f"{names.dataset} · {names.model}, eps {eps_text(eps)}, {images} images", fontsize=8)
+    parts = [f"{names.dataset} · {names.model}", f"L∞ ε={eps_text(eps)}", f"{images:,} images"]
+    if len(chosen) < len(every):
+        parts.append(f"{len(chosen)} of {len(every):,} networks")
+    figure.suptitle(fitted(", ".join(parts), source.width - 0.1, 8, 3), fontsize=8)
     body: list[dict[str, Any]] = [
         {"defense": name, "loss": each.loss.round(6).tolist(), "accuracy": each.accuracy.round(6).tolist()}
         for name, each in surfaces
@@ -95,7 +105,7 @@ def _networks(source: Source) -> list[CellResult]:
     if not groups:
         raise Missing("no bare network was attacked in L∞ under a budget")
     largest = max(groups.values(), key=lambda cells: (len(cells), cells[0].cell.data.n))
-    return sorted(largest, key=lambda r: source.board.labels[r.key][0])[:_MAX_NETWORKS]
+    return sorted(largest, key=lambda r: source.board.labels[r.key][0])
 
 
 def _surface_of(source: Source, r: CellResult, eps: float) -> Surface:
@@ -107,29 +117,35 @@ def _surface_of(source: Source, r: CellResult, eps: float) -> Surface:
         return surface(net, images.x[:_MAX_IMAGES], images.y[:_MAX_IMAGES], eps)
 
 
-def _draw_surfaces(surfaces: Sequence[tuple[str, Surface]]) -> Figure:
+def _draw_surfaces(surfaces: Sequence[tuple[str, Surface]], width: float) -> Figure:
     """Draw mean loss above and accuracy below, a column for each network."""
+    panel = min(_MAX_PANEL, (width - _SIDES) / len(surfaces))
     figure, axes = plt.subplots(
         2,
         len(surfaces),
-        figsize=(max(0.5, len(surfaces) / _MAX_NETWORKS) * WIDTH, 3.9),
+        figsize=(_SIDES + panel * len(surfaces), 2 * min(panel, 1.6) + 1.0),
         squeeze=False,
         sharex=True,
         sharey=True,
     )
     highest = max(float(each.loss.max()) for _, each in surfaces)
-    levels = MaxNLocator(12).tick_values(0, highest or 1)
+    levels = MaxNLocator(8).tick_values(0, highest or 1)
     for column, (name, each) in enumerate(surfaces):
         losses = axes[0][column].contourf(each.steps, each.steps, each.loss, levels=levels, cmap="cividis")
         shares = axes[1][column].contourf(
             each.steps, each.steps, 100 * each.accuracy, levels=np.linspace(0, 100, 11), cmap=HEAT
         )
-        axes[0][column].set_title(name)
-        axes[1][column].set_xlabel("FGSM direction / eps")
-    for row, drawn, word in zip(axes, (losses, shares), ("mean loss", "accuracy, %"), strict=True):
-        figure.colorbar(drawn, ax=row, label=word, pad=0.01, aspect=16)
-        row[0].set_ylabel("random direction / eps")
+        title = fitted(name, panel - 0.12, _TITLE, 4, weight="bold")
+        axes[0][column].set_title(title, fontsize=_TITLE, loc="center")
+    for row, drawn, word in zip(axes, (losses, shares), ("mean cross-entropy, nats", "accuracy, %"), strict=True):
+        bar = figure.colorbar(drawn, ax=row, pad=0.01, aspect=16)
+        bar.set_label(word, fontsize=_LABEL)
+        bar.ax.tick_params(labelsize=_LABEL)
         for axis in row:
             axis.grid(False)
             axis.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+            axis.set_xticklabels(["0", "½", "1"], fontsize=_LABEL)
+            axis.set_yticklabels(["0", "½", "1"], fontsize=_LABEL)
+    figure.supxlabel("step along the FGSM direction, times ε", fontsize=_LABEL + 0.5)
+    figure.supylabel("step along a random direction, times ε", fontsize=_LABEL + 0.5)
     return figure

@@ -6,25 +6,46 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from bench.report.figures import Drawing, Source
+from bench.report.figures._layout import (
+    DENSE_ROW,
+    EDGE,
+    GAP,
+    LEAST_POINTS,
+    LEGEND_POINTS,
+    NAME_POINTS,
+    Block,
+    Box,
+    Foot,
+    Labels,
+    above_columns,
+    axes_at,
+    beside_rows,
+    fitting_tables,
+    row_height,
+    stack,
+    stack_height,
+    write,
+    write_rows,
+)
 from bench.report.figures._plot import (
+    ACCESS_WORDS,
     COLOUR,
     INK,
+    MAX_DEFENSES,
+    ROBUST,
+    ROBUST_MEANS,
     SOFT,
     UNDER_ATTACK,
-    WORST,
+    Suitable,
     attacked,
     column_name,
-    folded,
-    legend_below,
     marker,
     measured,
-    name_rows,
     over_common_attacks,
-    stacked,
-    tables,
+    suitable_tables,
+    unbroken,
     whisker,
     without_eps,
 )
@@ -35,65 +56,127 @@ from bench.types import Access
 
 #: Kinds of test-time steps that a data set must have to be shown.
 _MIN_STEPS = 2
+#: Accuracies under attack of one table, robust accuracy among them.
 _MAX_ATTACKS = 5
+#: Share of the width of the figure for names.
+_NAMES = 0.36
+#: Inches: the least width of a panel, between two, right of the last, and ticks with their label.
+_PANEL, _BETWEEN = 0.7, 0.17
+_RIGHT, _TICKS = 0.12, 0.36
 _Values = Mapping[Access, Value | None]
+#: The defenses to show, by data set and network.
+_Chosen = Mapping[tuple[str, str], Collection[str]]
 
 
 class _Panels(NamedTuple):
     """A row of panels: one for each column of a table, with the defenses that it shows."""
 
     table: Table
+    title: str
     columns: list[Column]
     defenses: list[str]
+    names: Labels
+    heads: Labels
 
-    @property
-    def extra_lines(self) -> int:
-        """Lines of the highest title beyond two."""
-        return max(_title(column).count("\n") for column in self.columns) - 1
+    def block(self, row: float, *, last: bool) -> Block:
+        """Return its room on the figure, where rows are at least ``row`` inches high; the last has the ticks."""
+        height = max(row, self.names.height) * len(self.defenses)
+        return Block(self.title, height, above=self.heads.height + GAP, below=_TICKS if last else GAP)
 
 
 def draw(source: Source) -> Drawing:
-    chosen = _chosen(source)
-    shown = tables(
+    width, chosen = source.width, _chosen(source)
+    suitable = suitable_tables(
         source,
         lambda table: (table.dataset, table.model) in chosen and bool(attacked(table)),
         f"no data set has {_MIN_STEPS} kinds of test-time steps",
     )
-    rows = [_Panels(table, _columns(table), _defenses(table, chosen[table.dataset, table.model])) for table in shown]
-    height = sum(0.7 + 0.2 * len(row.defenses) for row in rows) + 0.11 * sum(row.extra_lines for row in rows) + 0.3
-    ratios = [len(row.defenses) + 1.5 for row in rows]
-    figure, axes = stacked(ratios, height, max(len(row.columns) for row in rows), sharex=True)
+
+    def height(tables: Suitable, count: int, row: float = DENSE_ROW) -> float:
+        return stack_height(_blocks(_rows(tables, chosen, count, width), row), width, _foot(width, tables).height)
+
+    most = min(MAX_DEFENSES, max(len(chosen[table.dataset, table.model]) for table in suitable.tables))
+    fitted, count = fitting_tables(suitable, most, height)
+    foot, rows = _foot(width, fitted), _rows(fitted, chosen, count, width)
+    blocks = _blocks(rows, row_height(lambda row: height(fitted, count, row)))
+    left = EDGE + max(row.names.width for row in rows) + 2 * GAP
+    figure, boxes = stack(blocks, width, left=left, right=_RIGHT, foot=foot.height)
     numbers: list[dict[str, Any]] = []
-    for line, row in zip(axes, rows, strict=True):
-        numbers += _draw_panels(line, row)
-    _legend(figure)
+    for box, row in zip(boxes, rows, strict=True):
+        axes = [axes_at(figure, part) for part in _side_by_side(box, len(row.columns))]
+        numbers += _draw_panels(axes, row)
+        for axis in axes:
+            axis.tick_params(axis="x", labelsize=LEGEND_POINTS, labelbottom=row is rows[-1])
+    middle = boxes[-1].left + boxes[-1].width / 2
+    write(figure, middle, boxes[-1].bottom - _TICKS + 0.02, "% of all images", NAME_POINTS, ha="center", va="bottom")
+    foot.draw(figure)
     return Drawing(figure, {"accuracies": numbers})
+
+
+def _rows(tables: Suitable, chosen: _Chosen, count: int, width: float) -> list[_Panels]:
+    """Return the first defenses of each table, with panels as wide as the names of all leave room for."""
+    shown = [_defenses(table, chosen[table.dataset, table.model], count) for table in tables.tables]
+    names = [beside_rows(defenses, _NAMES * width) for defenses in shown]
+    room = width - EDGE - 2 * GAP - _RIGHT - max(labels.width for labels in names)
+    rows: list[_Panels] = []
+    for table, defenses, labels in zip(tables.tables, shown, names, strict=True):
+        every = _columns(table, _MAX_ATTACKS)
+        columns = _columns(table, min(_MAX_ATTACKS, int((room + _BETWEEN) / (_PANEL + _BETWEEN)) - 1))
+        panel = (room + _BETWEEN) / len(columns) - _BETWEEN
+        heads = above_columns([_head(column) for column in columns], panel + GAP)
+        parts = [
+            f"{some:,} of {total:,} {what}"
+            for some, total, what in (
+                (len(defenses), len(chosen[table.dataset, table.model]), "defenses"),
+                (len(columns) - 2, _attacks(table), "attacks"),
+            )
+            if some < total and len(every) > 1
+        ]
+        title = f"{table.title}, {unbroken(columns[-1].group)}" + (f" ({', '.join(parts)})" if parts else "")
+        rows.append(_Panels(table, title, columns, defenses, labels, heads))
+    return rows
+
+
+def _blocks(rows: Sequence[_Panels], height: float) -> list[Block]:
+    return [row.block(height, last=row is rows[-1]) for row in rows]
+
+
+def _side_by_side(box: Box, count: int) -> list[Box]:
+    each = (box.width + _BETWEEN) / count
+    return [box._replace(left=box.left + each * place, width=each - _BETWEEN) for place in range(count)]
 
 
 def _draw_panels(axes: Sequence[Axes], panels: _Panels) -> list[dict[str, Any]]:
     """Draw the defenses of a table, a panel for each column, and return their numbers."""
-    table, columns = panels.table, panels.columns
-    defenses = panels.defenses
+    table, defenses = panels.table, panels.defenses
     worst = _worst_cases(panels)
     numbers: list[dict[str, Any]] = []
-    for axis, column in zip(axes, columns, strict=False):
+    for axis, column, heading in zip(axes, panels.columns, panels.heads.texts, strict=True):
         head = {"dataset": table.dataset, "model": table.model, "attack": column_name(column), "threat": column.group}
         for y, name in enumerate(defenses):
             values: _Values = {row.access: row.values.get(column.id) for row in table.rows if row.defense == name}
             if column.kind == "worst" and name in worst:
                 values = {access: worst[name].get("adaptive" if access == "white-box" else access) for access in values}
-            _draw_defense(axis, y, values, clean=column.id == "clean")
+            _draw_defense(axis, y, values, clean=column.kind == "clean")
             numbers += (
                 {**head, "defense": name, "access": access, "accuracy": measured(value)}
                 for access, value in values.items()
             )
-        axis.set(xlim=(-4, 104), ylim=(len(defenses) - 0.4, -0.6))
-        axis.set_title(_title(column), fontsize=7)
-        name_rows(axis, defenses if axis is axes[0] else [""] * len(defenses))
+        axis.set(xlim=(-4, 104), ylim=(len(defenses) - 0.4, -0.6), xticks=(0, 50, 100))
+        axis.set_title(
+            heading,
+            fontsize=panels.heads.points,
+            fontweight="normal",
+            loc="center",
+            rotation=90 if panels.heads.turned else 0,
+            pad=72 * GAP / 2,
+            linespacing=1.1,
+        )
+        if axis is axes[0]:
+            write_rows(axis, panels.names)
+        else:
+            axis.set_yticks(range(len(defenses)), [""] * len(defenses))
         axis.tick_params(axis="y", length=0)
-    for unused in axes[len(columns) :]:
-        unused.set_visible(False)
-    axes[0].set_ylabel(table.title.replace(" · ", "\n"))
     return numbers
 
 
@@ -104,26 +187,44 @@ def _worst_cases(panels: _Panels) -> dict[str, Mapping[str, Value | None]]:
     return dict(zip(summaries, over_common_attacks(list(summaries.values())).worst, strict=True))
 
 
-def _legend(figure: Figure) -> None:
+def _foot(width: float, tables: Suitable) -> Foot:
     handles = [
-        marker("adaptive, or white-box for a bare network", COLOUR["adaptive"]),
-        marker("static", COLOUR["static"], "white"),
+        marker("adaptive (white-box where there is no test-time step)", COLOUR["adaptive"]),
+        marker(ACCESS_WORDS["static"], COLOUR["static"], "white"),
         marker("clean", INK, "white", shape="s"),
     ]
-    legend_below(figure, handles, 3, f"% of all images; under one attack: {UNDER_ATTACK}; {WORST}")
+    remarks = [f"under one attack: {UNDER_ATTACK}", ROBUST_MEANS, "–: not measured", tables.left_out]
+    return Foot(width, handles, "; ".join(filter(None, remarks)))
 
 
-def _title(column: Column) -> str:
-    return f"{folded(without_eps(column.label), 12)}\n{column.group}"
+def _head(column: Column) -> str:
+    return {"clean": "clean", "worst": ROBUST}.get(column.kind, without_eps(column.label))
 
 
-def _columns(table: Table) -> list[Column]:
-    """Return clean accuracy, the attacks of the first threat that most rows have, and their worst case."""
+def _attacks(table: Table) -> int:
+    """Return how many attacks the first threat of a table has."""
+    first = attacked(table)[0].group
+    return sum(column.group == first and column.kind != "worst" for column in attacked(table))
+
+
+def _columns(table: Table, most: int) -> list[Column]:
+    """Return clean accuracy, and of the first threat robust accuracy and the attacks that most rows have.
+
+    Args:
+        table: whose columns they are.
+        most: accuracies under attack, at least one.
+    """
     first = [column for column in attacked(table) if column.group == attacked(table)[0].group]
     rows = [row for row in table.rows if row.access != "transfer"]
     counts = {column.id: sum(column.id in row.values for row in rows) for column in first}
-    widest = sorted(first, key=lambda column: (column.kind != "worst", -counts[column.id]))[:_MAX_ATTACKS]
-    return [table.columns[0], *(column for column in first if column in widest)]
+    rights = {
+        column.id: sum(row.values[column.id].number or 0.0 for row in rows if column.id in row.values)
+        for column in first
+    }
+    # Of attacks that as many rows have, those that break more come first.
+    widest = sorted(first, key=lambda column: (column.kind != "worst", -counts[column.id], rights[column.id]))
+    kept = widest[: max(1, most)]
+    return [table.columns[0], *(column for column in first if column in kept)]
 
 
 def _chosen(source: Source) -> Mapping[tuple[str, str], set[str]]:
@@ -159,9 +260,9 @@ def _plainness(name: str) -> tuple[bool, int, str]:
     return "@" in name, len(name), name
 
 
-def _defenses(table: Table, chosen: Collection[str]) -> list[str]:
-    """Return bare networks first, then those with a test-time step, each in the order of the leaderboard."""
-    names = dict.fromkeys(row.defense for row in table.rows if row.defense in chosen)
+def _defenses(table: Table, chosen: Collection[str], count: int) -> list[str]:
+    """Return the first defenses of the leaderboard: bare networks, then those with a test-time step."""
+    names = [name for name in dict.fromkeys(row.defense for row in table.rows) if name in chosen][:count]
     bare = {row.defense for row in table.rows if row.access == "white-box"}
     return sorted(names, key=lambda name: name not in bare)
 
@@ -169,6 +270,9 @@ def _defenses(table: Table, chosen: Collection[str]) -> list[str]:
 def _draw_defense(axis: Axes, y: int, accuracies: _Values, *, clean: bool) -> None:
     """Draw the accuracies of one defense by access, joined by a line; of clean accuracies the first."""
     values = {a: value for a, value in accuracies.items() if a != "transfer" and value and value.number is not None}
+    if not values:
+        failed = any(value is not None and value.failed for value in accuracies.values())
+        axis.text(50, y, "failed" if failed else "–", ha="center", va="center", fontsize=LEAST_POINTS, color=SOFT)
     if clean:
         for value in list(values.values())[:1]:
             axis.plot(100 * (value.number or 0), y, "s", color=INK, markerfacecolor="white", zorder=3, clip_on=False)

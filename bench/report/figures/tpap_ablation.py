@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from bench.report.figures import Drawing, Missing, Source
+from bench.report.figures._layout import (
+    DENSE_ROW,
+    EDGE,
+    GAP,
+    LEAST_POINTS,
+    LEGEND_POINTS,
+    NAME_POINTS,
+    Block,
+    Foot,
+    Labels,
+    axes_at,
+    beside_rows,
+    fitting,
+    row_height,
+    stack,
+    stack_height,
+    write_rows,
+)
 from bench.report.figures._plot import (
+    ACCESS_WORDS,
     COLOUR,
     INK,
-    WORST,
-    legend_below,
+    MAX_PANELS,
+    ROBUST_MEANS,
+    SOFT,
+    access_points,
+    marker,
     measured,
-    narrow_title,
     over_common_attacks,
-    three_across,
     whisker,
 )
 from bench.report.figures._tpap import STEP, Setting, differences, reference, settings
 from bench.report.leaderboard.summaries import Value
 from bench.types import eps_text, exact
+
+#: Share of the width of the figure for names, and values of one parameter that are legible.
+_NAMES = 0.36
+_MAX_VALUES = 40
+#: Inches: right of the axes, and ticks with the label of the x axis.
+_RIGHT, _TICKS = 0.14, 0.36
 
 
 class _Parameter(NamedTuple):
@@ -35,11 +61,11 @@ class _Parameter(NamedTuple):
 
 _PARAMETERS = (
     _Parameter("step", "on", "purification"),
-    _Parameter("step", "beta", "beta"),
-    _Parameter("step", "steps", "steps"),
-    _Parameter("step", "label", "label"),
-    _Parameter("step", "direction", "direction"),
-    _Parameter("training", "eps", "eps in training"),
+    _Parameter("step", "beta", "budget β of purification"),
+    _Parameter("step", "steps", "steps of purification"),
+    _Parameter("step", "label", "label in purification"),
+    _Parameter("step", "direction", "direction of purification"),
+    _Parameter("training", "eps", "budget ε in training"),
 )
 
 
@@ -51,81 +77,126 @@ class _Panel(NamedTuple):
     bars: list[tuple[str, Setting]]
 
 
+class _Rows(NamedTuple):
+    """The first values of a parameter, with their names and accuracies."""
+
+    panel: _Panel
+    title: str
+    names: Labels
+    #: Clean, static and adaptive, by value.
+    values: list[dict[str, Value | None]]
+    attacks: list[str]
+
+    def block(self, row: float, *, last: bool) -> Block:
+        """Return its room on the figure, where rows are at least ``row`` inches high; the last has the ticks."""
+        return Block(self.title, max(row, self.names.height) * len(self.values), below=_TICKS if last else GAP)
+
+
 def draw(source: Source) -> Drawing:
     compared = settings(source)
     tables = sorted({(s.table, s.title) for s in compared if s.step is not None})
-    shown: list[_Panel] = []
+    every: list[_Panel] = []
     for number, title in tables:
-        shown += _panels(title, [s for s in compared if s.table == number])
-    if not shown:
+        every += _panels(title, [s for s in compared if s.table == number])
+    if not every:
         raise Missing(f"no two settings of {STEP} differ in one parameter, and none stands beside its bare network")
-    figure, axes = three_across(len(shown), "clean accuracy or worst case, %")
+    width = source.width
+
+    def height(panels: int, values: int, row: float = DENSE_ROW) -> float:
+        return stack_height(
+            _blocks(_rows(every[:panels], values, width), row), width, _foot(width, panels, every).height
+        )
+
+    shown = fitting(min(MAX_PANELS, len(every)), lambda panels: height(panels, 2))
+    most = min(_MAX_VALUES, max(len(panel.bars) for panel in every))
+    count = fitting(most, lambda values: height(shown, values), 2)
+    foot, rows = _foot(width, shown, every), _rows(every[:shown], count, width)
+    blocks = _blocks(rows, row_height(lambda row: height(shown, count, row)))
+    left = EDGE + max(each.names.width for each in rows) + GAP
+    figure, boxes = stack(blocks, width, left=left, right=_RIGHT, foot=foot.height)
     numbers: list[dict[str, Any]] = []
-    for axis, panel in zip(axes, shown, strict=True):
-        numbers += _draw_panel(axis, panel, several_tables=len(tables) > 1)
-    _legend(figure)
+    for box, each in zip(boxes, rows, strict=True):
+        numbers += _draw_rows(axes_at(figure, box), each, last=each is rows[-1])
+    foot.draw(figure)
     return Drawing(figure, {"settings": numbers})
+
+
+def _blocks(rows: Sequence[_Rows], height: float) -> list[Block]:
+    return [each.block(height, last=each is rows[-1]) for each in rows]
+
+
+def _foot(width: float, panels: int, every: Sequence[_Panel]) -> Foot:
+    handles = [
+        marker("clean", INK, "white", shape="s"),
+        marker(ACCESS_WORDS["static"], COLOUR["static"], "white"),
+        marker("adaptive (white-box without purification)", COLOUR["adaptive"]),
+    ]
+    left_out = f"the first {panels:,} of {len(every):,} parameters" if panels < len(every) else ""
+    return Foot(width, handles, "; ".join(filter(None, [ROBUST_MEANS, "–: not measured", left_out])))
+
+
+def _rows(panels: Sequence[_Panel], count: int, width: float) -> list[_Rows]:
+    """Return the first values of each parameter; the first title of each table names it."""
+    rows: list[_Rows] = []
+    for panel in panels:
+        bars = panel.bars[:count]
+        compared = over_common_attacks([s.summary for _, s in bars])
+        heading = [panel.parameter.title]
+        if not rows or rows[-1].panel.table != panel.table:
+            heading.insert(0, panel.table)
+        if len({frozenset(attacks) for attacks in compared.attacks.values()}) > 1:
+            # This explains why a bare network has two robust accuracies.
+            heading.append(f"{compared.describe_attacks(compared.attacks)} attacks")
+        if count < len(panel.bars):
+            heading.append(f"{count:,} of {len(panel.bars):,} values")
+        values: list[dict[str, Value | None]] = [
+            {"clean": s.summary.clean, **worst} for (_, s), worst in zip(bars, compared.worst, strict=True)
+        ]
+        names = beside_rows([name for name, _ in bars], _NAMES * width)
+        attacks = [compared.describe_attacks(worst) for worst in compared.worst]
+        rows.append(_Rows(panel, " · ".join(heading), names, values, attacks))
+    return rows
+
+
+def _draw_rows(axis: Axes, rows: _Rows, *, last: bool) -> list[dict[str, Any]]:
+    """Draw the values of a parameter below each other, and return their numbers."""
+    numbers = []
+    for y, (values, attacks) in enumerate(zip(rows.values, rows.attacks, strict=True)):
+        _draw_setting(axis, y, values)
+        name, _ = rows.panel.bars[y]
+        numbers.append(
+            {
+                "table": rows.panel.table,
+                "parameter": rows.panel.parameter.name,
+                "value": name,
+                "attacks": attacks,
+                **{kind: measured(value) for kind, value in values.items()},
+            }
+        )
+    write_rows(axis, rows.names)
+    axis.set(xlim=(-2, 102), ylim=(len(rows.values) - 0.5, -0.5), xticks=range(0, 101, 25))
+    axis.tick_params(axis="x", labelsize=LEGEND_POINTS, labelbottom=last)
+    if last:
+        axis.set_xlabel("clean accuracy or robust accuracy, %", fontsize=NAME_POINTS)
+    return numbers
+
+
+def _draw_setting(axis: Axes, y: int, values: dict[str, Value | None]) -> None:
+    """Draw clean accuracy and both robust accuracies of one setting, with their intervals."""
+    clean = values["clean"]
+    if clean is not None and clean.number is not None:
+        whisker(axis, y, clean, INK, horizontal=True)
+        axis.plot(100 * clean.number, y, "s", color=INK, markerfacecolor="white", zorder=3, clip_on=False)
+    under_attack = [values["static"], values["adaptive"]]
+    if all(value is None or value.number is None for value in under_attack):
+        axis.text(50, y, "–", ha="center", va="center", fontsize=LEAST_POINTS, color=SOFT)
+    access_points(axis, y, *under_attack, horizontal=True)
 
 
 def _panels(table: str, compared: list[Setting]) -> list[_Panel]:
     """Return the parameters in which settings of one table differ."""
     panels = [_Panel(table, parameter, _bars(compared, parameter)) for parameter in _PARAMETERS]
     return [panel for panel in panels if len(panel.bars) > 1]
-
-
-def _draw_panel(axis: Axes, panel: _Panel, *, several_tables: bool) -> list[dict[str, Any]]:
-    """Draw the settings of one parameter side by side, and return their numbers."""
-    compared = over_common_attacks([s.summary for _, s in panel.bars])
-    numbers = []
-    for x, ((name, s), worst) in enumerate(zip(panel.bars, compared.worst, strict=True)):
-        values: dict[str, Value | None] = {"clean": s.summary.clean, **worst}
-        _draw_bars(axis, x, values)
-        numbers.append(
-            {
-                "table": panel.table,
-                "parameter": panel.parameter.name,
-                "value": name,
-                "attacks": compared.describe_attacks(worst),
-                **{kind: measured(value) for kind, value in values.items()},
-            }
-        )
-    names = [name for name, _ in panel.bars]
-    axis.set_xticks(range(len(names)), names, rotation=30 if max(map(len, names)) * len(names) > 28 else 0)
-    heading = [panel.parameter.title, *([panel.table] if several_tables else [])]
-    if len({frozenset(attacks) for attacks in compared.attacks.values()}) > 1:
-        # This explains why a bare network has bars of two heights.
-        heading.append(f"{compared.describe_attacks(compared.attacks)} attacks")
-    narrow_title(axis, "\n".join(heading))
-    axis.grid(axis="x", visible=False)
-    axis.set_ylim(0, 105)
-    return numbers
-
-
-def _draw_bars(axis: Axes, x: float, values: dict[str, Value | None]) -> None:
-    """Draw clean accuracy and the two worst cases of one setting, with their intervals."""
-    for offset, (kind, value) in zip((-0.26, 0, 0.26), values.items(), strict=True):
-        if value is None or value.number is None:
-            continue
-        colour = INK if kind == "clean" else COLOUR[kind]
-        axis.bar(
-            x + offset,
-            100 * value.number,
-            0.24,
-            color="white" if kind == "clean" else colour,
-            edgecolor=colour,
-            linewidth=1,
-            alpha=1 if kind != "clean" else 0.8,
-        )
-        whisker(axis, x + offset, value, INK)
-
-
-def _legend(figure: Figure) -> None:
-    handles = [
-        Rectangle((0, 0), 1, 1, facecolor="white", edgecolor=INK, label="clean"),
-        Rectangle((0, 0), 1, 1, color=COLOUR["static"], label="worst case, static"),
-        Rectangle((0, 0), 1, 1, color=COLOUR["adaptive"], label="worst case, adaptive"),
-    ]
-    legend_below(figure, handles, 3, f"% of all images; {WORST}")
 
 
 def _bars(compared: list[Setting], parameter: _Parameter) -> list[tuple[str, Setting]]:
@@ -144,8 +215,18 @@ def _bars(compared: list[Setting], parameter: _Parameter) -> list[tuple[str, Set
 
 
 def _order(value: Any, parameter: str) -> tuple[float, str]:
-    return (float(exact(value)), "") if parameter in ("beta", "steps", "eps") else (0.0, str(value))
+    number = _number(value) if parameter in ("beta", "steps", "eps") else None
+    return (float("inf") if number is None else float(number), str(value))
 
 
 def _text(value: Any, parameter: str) -> str:
-    return eps_text(exact(value)) if parameter in ("beta", "eps") else str(value)
+    number = _number(value) if parameter in ("beta", "eps") else None
+    return str(value) if number is None else eps_text(number)
+
+
+def _number(value: Any) -> Fraction | None:
+    """Return a number of a configuration; ``None`` for words, which results of other versions may hold."""
+    try:
+        return exact(value)
+    except (ValueError, TypeError, ZeroDivisionError):
+        return None

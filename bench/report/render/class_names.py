@@ -26,10 +26,11 @@ def class_labels(names: Sequence[str]) -> tuple[str, ...]:
     words = [visible(_WORDNET_NUMBER.sub("", name, count=1) if numbered else name).strip() for name in names]
     labels = [_label(word, number) for number, word in enumerate(words)]
     counts = Counter(labels)
-    return tuple(label if counts[label] == 1 else f"{label} ({number})" for number, label in enumerate(labels))
+    return tuple(label if counts[label] == 1 else f"{label}\xa0({number})" for number, label in enumerate(labels))
 
 
 def _label(word: str, number: int) -> str:
+    # Blanks that do not break keep a number beside its word.
     if not word:
-        return f"class {number}"
-    return f"class {word}" if word.isdecimal() else word
+        return f"class\xa0{number}"
+    return f"class\xa0{word}" if word.isdecimal() else word
