@@ -54,20 +54,28 @@ def _view_arguments(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=[],
         metavar="PATTERN",
-        help="in this order: labels, a label with its threat ('pgd* L2*'), or clean, attack, worst, gap, verdict, cost",
+        help="columns, in this order: patterns of labels ('pgd*') or of a label and its threat ('pgd L2*'), or clean, "
+        "attack, worst, gap, verdict, cost",
     )
     group.add_argument(
-        "--rows", nargs="+", default=[], metavar="PATTERN", help="in this order: defenses, or DEFENSE/ACCESS"
+        "--rows",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="rows, in this order: patterns of DEFENSE or DEFENSE/ACCESS",
     )
     group.add_argument(
         "--rename",
         nargs="+",
         default=[],
         metavar="OLD=NEW",
-        help="names of defenses, attacks, data sets and networks; the other options go by the new ones",
+        help="new names for defenses, attacks, data sets and networks; the other options go by these",
     )
     group.add_argument(
-        "--sort", default="", metavar="COLUMN", help="the best first, or by defense; --sort=-COLUMN the other way round"
+        "--sort",
+        default="",
+        metavar="COLUMN",
+        help="the best defense first, or by name with defense; --sort=-COLUMN is the other way round",
     )
     group.add_argument("--caption", default="", metavar="TEXT", help="the title; in LaTeX the caption")
     group.add_argument(

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from itertools import product
+from itertools import chain, product
 
 import pandas
 import pytest
@@ -134,6 +134,17 @@ def test_latex_fits_the_page_of_a_paper(tmp_path, document):
     log = (tmp_path / "t.log").read_text(errors="replace")
     assert [float(points) for points in re.findall(r"Overfull .hbox \((.*?)pt", log) if float(points) > 3] == []
     assert "Float too large" not in log
+
+
+def test_latex_stacks_threats_in_one_float_and_breaks_none_that_fits():
+    cells = [*four(), *chain.from_iterable(story(400, norm="l2", eps=eps) for eps in ("1/2", "3/2"))]
+    text = latex(build(cells))
+    assert text.count(r"\caption{") == 1
+    bodies = re.findall(r"\\toprule\n(.*?)\\midrule", text, re.S)
+    groups = [re.findall(r"\\multicolumn{\d+}{c}{(.+?)}(?= [&\\])", body) for body in bodies]
+    flat = list(chain.from_iterable(groups))
+    assert len(flat) == len(set(flat)) == 4
+    assert groups[-1] == ["cost"]
 
 
 def test_long_names_of_attacks_are_heads_of_several_lines_within_the_text():

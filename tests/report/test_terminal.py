@@ -82,3 +82,19 @@ def test_a_screen_holds_the_first_lines_and_says_how_many_there_are():
     assert sum(line.startswith("defense-") and "white-box" in line for line in text.splitlines()) == 40
     assert "defense-59" in text and "defense-10" not in text
     assert "the first 40 of 60 lines" in text
+
+
+def test_a_narrow_terminal_shows_one_threat_in_one_piece_and_says_what_it_leaves_out():
+    text = shown(story(), 80)
+    assert max(len(line) for line in text.splitlines()) <= 80
+    row = next(line.split() for line in text.splitlines() if line.startswith("tpap  "))
+    assert row == ["tpap", "gray-box", "98.4", "41.8", "97.0", "41.8", "–", "–"]
+    assert ["adaptive", "98.4", "30.0", "2.6", "2.6", "+39.2", "broken"] in [line.split() for line in text.splitlines()]
+    assert "a terminal of 100 columns shows the 95 % interval of each gap" in " ".join(text.split())
+    assert "a terminal of" not in shown(story())
+
+
+def test_columns_are_broken_between_threats_where_that_is_enough():
+    text = shown([*story(50), *story(50, norm="l2", eps="1/2")], 100)
+    heads = [line.split() for line in text.splitlines() if "ε=" in line and ":" not in line]
+    assert heads == [["L∞", "ε=8/255"], ["L2", "ε=1/2"]]

@@ -59,7 +59,7 @@ def build(results: Iterable[CellResult], planned: Iterable[PlannedTable], view: 
     """
     results, planned = list(results), list(planned)
     board = tables.build(results, planned)
-    if view.rename:
+    if view.rename and board.tables:
         board = tables.build(results, planned, new_names(board, view.rename))
     return shown(board, view)
 
