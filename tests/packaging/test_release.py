@@ -89,3 +89,15 @@ def test_every_action_is_pinned_to_a_major_version():
     used = {step["uses"] for step in steps if "uses" in step}
     assert "./" in used
     assert not [each for each in used - {"./"} if not re.fullmatch(r"[\w-]+/[\w-]+@(v\d+|release/v\d+)", each)]
+
+
+def test_the_newest_version_in_the_changelog_is_that_of_the_package_and_of_the_documentation():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (\S+)(?: \((\d{4}-\d\d-\d\d)\))?$", text, re.MULTILINE)
+    released = [heading for heading in headings if heading[0] != "Unreleased"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert released[0] == (VERSION, str(citation["date-released"]))
+    assert len(headings) - len(released) <= 1  # One heading for what comes next, at the top.
+    assert ("Unreleased", "") not in headings[1:]
+    page = (ROOT / "docs" / "continuous-integration.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"OWNER/REPOSITORY@(\S+)", page)) == {f"v{VERSION}"}
