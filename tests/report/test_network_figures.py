@@ -186,7 +186,7 @@ def test_the_page_shows_the_images_themselves(source):
     addresses = samples(source.results, source.store)
     assert set(addresses) == {r.key for r in source.results}
     (pgd,) = {addresses[r.key] for r in source.results if r.names.attack == "pgd"}
-    sheet = np.asarray(Image.open(BytesIO(base64.b64decode(pgd.partition(",")[2])))) / 255
+    sheet = np.asarray(Image.open(BytesIO(base64.b64decode(pgd.url.partition(",")[2])))) / 255
     assert sheet.shape == (2 * 16, 8 * 16)
     clean, attacked = sheet[:16], sheet[16:]
     assert np.abs(attacked - clean).max() == pytest.approx(0.2, abs=1 / 255)
@@ -194,6 +194,9 @@ def test_the_page_shows_the_images_themselves(source):
     first = [i for i, right in enumerate(broken.robust_outcomes) if not right][:8]
     x = clean_images(source, broken.cell.data).x[:, 0].numpy()
     np.testing.assert_allclose(clean, np.concatenate(x[first], axis=1), atol=1e-6)
+    assert pgd.classes == tuple(
+        f"class\xa0{label}" for label in clean_images(source, broken.cell.data).y[first].tolist()
+    )
 
 
 def test_images_that_are_not_here_are_left_out(source, tmp_path):

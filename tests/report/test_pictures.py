@@ -22,7 +22,10 @@ from bench.report import figures
 from bench.report.figures._network import running
 from bench.report.figures._plot import WRONG
 from bench.report.render.class_names import class_labels
+from bench.report.render.html import render
 from bench.report.render.outside import images as images_of
+from bench.report.render.samples import samples
+from bench.report.sets.pictures import _folders
 from bench.store import cards
 from bench.store.files import write_atomically
 from bench.store.working_store import Store
@@ -238,3 +241,35 @@ def test_an_attack_whose_images_have_gone_is_not_counted_as_shown(tmp_path, monk
     assert {row["attack"] for row in drawn.numbers["images"]} == {"first", "third"}
     assert any("2 of 3 attacks" in " ".join(each.text.split()) for each in written(drawn.figure))
     assert json.dumps(drawn.numbers) and np.isfinite([row["l2"] for row in drawn.numbers["images"]]).all()
+
+
+def test_the_page_names_the_classes_of_its_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = gallery(tmp_path, ("ant", "</script>", "x" * 120), ["pgd"])
+    page = render(source.board, source.store, trusted=True)
+    sampled = samples(source.results, source.store, trusted=True)
+    first = next(iter(sampled.values()))
+    assert len(first.classes) == 8 and {"ant", "</script>"} < set(first.classes) and max(map(len, first.classes)) <= 60
+    assert first.url in page and "\\u003c/script\\u003e" in page
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (("ant", "bee"), True),
+        (("St. Bernard", "jack-o'-lantern"), True),
+        (("great white shark, white shark, man-eater, man-eating shark, Carcharodon caharias (a fish)", "tench"), True),
+        (("Ant", "ant"), False),
+        (("..", "ant"), False),
+        (("ant.", "bee"), False),
+        (("a/b", "ant"), False),
+        (("", "ant"), False),
+        (("\u4e00" * 100, "ant"), False),
+    ],
+)
+def test_folders_of_exported_pictures_are_classes_where_every_system_takes_their_names(names, kept, tmp_path):
+    folders = _folders(names)
+    assert folders == (list(names) if kept else ["00000", "00001"])
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(folders)

@@ -15,7 +15,7 @@ from bench.report.leaderboard.summaries import ACCESSES, threat_text
 from bench.report.leaderboard.tables import Board, build
 from bench.report.render import text
 from bench.report.render.names import short_names
-from bench.report.render.samples import MAX_SETS, samples
+from bench.report.render.samples import MAX_SETS, Sample, samples
 from bench.report.render.view import views
 from bench.store.outputs import move_foreign_aside, write_into
 from bench.store.working_store import Store
@@ -84,7 +84,7 @@ def render(board: Board, store: Store | None = None, data_folder: Path | None = 
         numbers, sets = numbers // 2, sets // 2
 
 
-def _page(board: Board, pictures: Callable[..., dict[str, str]] | None, numbers: int, sets: int) -> str:
+def _page(board: Board, pictures: Callable[..., dict[str, Sample]] | None, numbers: int, sets: int) -> str:
     """Return the page with at most ``numbers`` numbers and the images of ``sets`` adversarial sets."""
     tables, left_out = views(board, numbers)
     columns = [head.column for head in chain.from_iterable(view["heads"] for view in tables)]
@@ -191,8 +191,8 @@ class _SharedParts:
             return None
         return self._index(type(part).__name__ + self._json(part), partial(jsonable, part))
 
-    def index_of_picture(self, url: str | None) -> int | None:
-        return None if url is None else self._index(url, lambda: url)
+    def index_of_sample(self, sample: Sample | None) -> int | None:
+        return None if sample is None else self._index(sample.url, sample._asdict)
 
     def _index(self, identity: str, value: Callable[[], Any]) -> int:
         if identity not in self._indices:
@@ -201,7 +201,7 @@ class _SharedParts:
         return self._indices[identity]
 
 
-def _details(board: Board, results: Iterable[CellResult], pictures: Mapping[str, str]) -> dict[str, Any]:
+def _details(board: Board, results: Iterable[CellResult], pictures: Mapping[str, Sample]) -> dict[str, Any]:
     """Return results as data for the script of the page."""
     shared = _SharedParts()
     cells = {}
@@ -223,7 +223,7 @@ def _details(board: Board, results: Iterable[CellResult], pictures: Mapping[str,
             "own_cost": shared.index(r.defense_cost),
             "provenance": shared.index(r.provenance),
             "error": _error(r.error) if r.error else None,
-            "sample": shared.index_of_picture(pictures.get(r.key)),
+            "sample": shared.index_of_sample(pictures.get(r.key)),
         }
     return {"shared": shared.parts, "cells": cells}
 

@@ -7,16 +7,17 @@ import logging
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bench.keys import Keys
+from bench.report.render.class_names import class_labels
 from bench.report.render.outside import images as images_of
 from bench.report.render.outside import named_by
 from bench.store import chunk_file, inventory
 from bench.store.working_store import Store
-from bench.types import AttackRef, CellResult, DataRef, Threat, UsageError
+from bench.types import AttackRef, CellResult, DataRef, Threat, UsageError, shortened
 
 _log = logging.getLogger("crossfire")
 #: Adversarial sets of one page; the picture of a set has some kilobytes.
@@ -27,7 +28,25 @@ _IMAGES_PER_SET = 8
 _MAX_HEIGHT = 64
 #: Images that the first chunk of a set can hold.
 _MAX_CHUNK_IMAGES = 4096
+#: Letters of the name of a class.
+_MAX_NAME_LETTERS = 60
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class Sample(NamedTuple):
+    """Images of one adversarial set, clean above and attacked below."""
+
+    #: The picture, as a data URL.
+    url: str
+    #: The true classes of the images, from the left.
+    classes: tuple[str, ...]
+
+
+class _Clean(NamedTuple):
+    """Clean images (N, C, H, W), uint8, and the names of their true classes."""
+
+    pixels: Pixels
+    classes: list[str]
 
 
 def samples(
@@ -37,15 +56,15 @@ def samples(
     *,
     limit: int = MAX_SETS,
     trusted: bool = False,
-) -> dict[str, str]:
-    """Return pictures of at most ``limit`` adversarial sets, as data URLs by the key of the result.
+) -> dict[str, Sample]:
+    """Return pictures of at most ``limit`` adversarial sets, by the key of the result.
 
     A set has no picture if it or its clean images are not on this machine. If the results name a folder of images and
     are not ``trusted``, its sets have no picture either, and there is a warning.
     """
-    pictures: dict[str, str | None] = {}
-    clean: dict[str, Pixels | None] = {}
-    by_result: dict[str, str] = {}
+    pictures: dict[str, Sample | None] = {}
+    clean: dict[str, _Clean | None] = {}
+    by_result: dict[str, Sample] = {}
     untrusted: dict[str, None] = {}
     keys = Keys()
     for r in results:
@@ -71,17 +90,17 @@ def samples(
     return by_result
 
 
-def _picture(r: CellResult, attack: AttackRef, first_chunk: Path | None, clean: Pixels | None) -> str | None:
-    """Return images of one set as a data URL: misclassified ones if there are enough, in the order of the set."""
+def _picture(r: CellResult, attack: AttackRef, first_chunk: Path | None, clean: _Clean | None) -> Sample | None:
+    """Return images of one set: misclassified ones if there are enough, in the order of the set."""
     if first_chunk is None or clean is None:
         return None
-    adversarial = _adversarial(first_chunk, clean, attack.threat)
+    adversarial = _adversarial(first_chunk, clean.pixels, attack.threat)
     if adversarial is None or (outcomes := r.outcomes_under_attack) is None:
         return None
     right = list(outcomes)[: len(adversarial)]
     chosen = sorted(sorted(range(len(right)), key=lambda i: (right[i], i))[:_IMAGES_PER_SET])
-    rows = [np.concatenate([images[i] for i in chosen], axis=2) for images in (clean, adversarial)]
-    return _png(np.concatenate(rows, axis=1))
+    rows = [np.concatenate([images[i] for i in chosen], axis=2) for images in (clean.pixels, adversarial)]
+    return Sample(_png(np.concatenate(rows, axis=1)), tuple(clean.classes[i] for i in chosen))
 
 
 def _adversarial(path: Path, clean: Pixels, threat: Threat) -> Pixels | None:
@@ -99,7 +118,7 @@ def _adversarial(path: Path, clean: Pixels, threat: Threat) -> Pixels | None:
     return np.asarray(images * 255).round().clip(0, 255).astype(np.uint8)
 
 
-def _clean(data: DataRef, folder: Path | None, *, trusted: bool) -> Pixels | None:
+def _clean(data: DataRef, folder: Path | None, *, trusted: bool) -> _Clean | None:
     from bench.data.memo import CacheError
 
     try:
@@ -109,7 +128,9 @@ def _clean(data: DataRef, folder: Path | None, *, trusted: bool) -> Pixels | Non
         return None
     except UsageError:
         return None
-    return np.asarray(images.at(rows[:_MAX_CHUNK_IMAGES])[0])
+    pixels, labels = images.at(rows[:_MAX_CHUNK_IMAGES])
+    names = class_labels(images.class_names)
+    return _Clean(np.asarray(pixels), [shortened(names[label], _MAX_NAME_LETTERS) for label in labels])
 
 
 def _png(pixels: Pixels) -> str:

@@ -12,7 +12,10 @@ from bench.report.sets.kept import AdversarialSet, Array
 from bench.report.sets.rounded import Rounding, png
 from bench.store.files import make_folders, write_beside
 
-_PLAIN = re.compile(r"[\w][\w ()+,-]{0,99}")
+#: A name that is the same folder on every system: none hidden, none that another could stand for.
+_PLAIN = re.compile(r"\w(?:[\w ()+,'.&-]{0,198}[\w)+'])?")
+#: File systems take names of 255 bytes.
+_MAX_NAME_BYTES = 240
 
 
 def write(adversarial: AdversarialSet, folder: Path) -> str:
@@ -50,6 +53,6 @@ def _predictions(adversarial: AdversarialSet) -> dict[str, Array]:
 def _folders(class_names: tuple[str, ...]) -> list[str]:
     """Return a folder name for each class: its own, or numbers where a name could be another path."""
     distinct = len({name.casefold() for name in class_names}) == len(class_names)
-    if distinct and all(_PLAIN.fullmatch(name) for name in class_names):
+    if distinct and all(_PLAIN.fullmatch(name) and len(name.encode()) <= _MAX_NAME_BYTES for name in class_names):
         return list(class_names)
     return [f"{label:05d}" for label in range(len(class_names))]

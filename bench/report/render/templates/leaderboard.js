@@ -147,10 +147,11 @@
       for (const flag of cell.flags) article.append(make("span", flag, "flag"));
       if (cell.error) article.append(make("h4", "failed"), make("div", `${cell.error.kind}: ${cell.error.message}`), make("pre", cell.error.traceback));
       if (cell.sample !== null) {
-        const figure = make("figure", undefined, "samples"), image = make("img");
-        image.src = at(cell.sample);
-        image.alt = "clean images above, attacked below";
-        figure.append(image, make("figcaption", "clean above, attacked below"));
+        const figure = make("figure", undefined, "samples"), image = make("img"), sample = at(cell.sample);
+        const what = `clean above, attacked below; true classes from the left: ${sample.classes.join(" · ")}`;
+        image.src = sample.url;
+        image.alt = what;
+        figure.append(image, make("figcaption", what));
         article.append(figure);
       }
       part(article, "attack", cell.attack);
