@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from itertools import product
 
 import pytest
 
@@ -189,3 +190,118 @@ def test_text_stands_out_in_both_themes(browser, address):
         page.goto(address)
         assert page.evaluate(CONTRAST) == [], scheme
         page.close()
+
+
+def like_the_quick_preset():
+    """Results with the names, threats, accesses and flags of the quick preset, whose table has 25 columns."""
+    attacks = [
+        *product(("fgsm", "autoattack", "ti-dim", "pgd"), [("linf", "1/4")]),
+        *product(("ddn", "cw"), [("l2", "3/2")]),
+    ]
+    attacks += [("fwa", ("wasserstein", "1/10")), ("sta", ("flow", None))]
+    steps = {"tpap": "fgsm-at", "jpeg": "standard", "bit-depth": "standard", "median": "standard"}
+    clean = outcomes(0.985, 400)
+    for index, defense in enumerate(("pgd-at", "fgsm-at", "fgsm-rs", "standard", *steps)):
+        step = defense if defense in steps else None
+        for (attack, (norm, eps)), access in product(attacks, ("static", "adaptive") if step else (None,)):
+            share = {"static": 0.95, "adaptive": 0.3, None: 0.45}[access]
+            yield result(
+                defense,
+                attack,
+                clean=clean,
+                adversarial=outcomes(share - 0.01 * index, 400, index),
+                access=access,
+                recipe=steps.get(defense, defense),
+                step=step,
+                norm=norm,
+                eps=eps,
+                flags=("autoattack-dynamic", "autoattack-reduced", "catastrophic-overfitting")[: len(attack) // 3 - index % 2],
+            )
+
+
+@pytest.fixture(scope="module")
+def quick(browser, tmp_path_factory):
+    path = write_report(like_the_quick_preset(), tmp_path_factory.mktemp("quick"))
+    # As wide as a window of 1400 pixels is beside a scroll bar.
+    opened = browser.new_page(viewport={"width": 1385, "height": 900})
+    opened.goto(path.as_uri())
+    yield opened
+    opened.close()
+
+
+def test_every_column_of_the_quick_preset_is_in_view_at_1400_pixels(quick):
+    quick.locator("section .card.fits").first.wait_for()
+    heads = quick.locator("section").first.locator(".board .heads th")
+    assert heads.count() == 25
+    ends = [(box["x"], box["x"] + box["width"]) for box in (heads.nth(i).bounding_box() for i in range(25))]
+    assert ends[0][0] >= 0 and ends[-1][1] <= 1385
+    sizes = quick.locator(".board tbody td").evaluate_all(
+        "cells => cells.map(cell => parseFloat(getComputedStyle(cell).fontSize))"
+    )
+    assert min(sizes) >= 11.5, "and readable"
+
+
+def test_digits_of_a_column_are_below_one_another_whatever_marks_they_have(quick):
+    ends = quick.locator(".board tbody [data-label=autoattack] .num").evaluate_all(
+        """cells => cells.map(cell => {
+          const range = document.createRange(), text = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT).nextNode();
+          range.selectNodeContents(text);
+          return [Math.round(range.getBoundingClientRect().right), cell.querySelector("sup")?.textContent ?? ""];
+        })"""
+    )
+    assert len({end for end, _ in ends}) == 1
+    assert len({marks for _, marks in ends}) > 1
+
+
+def test_a_verdict_is_a_word_whose_sentence_opens(quick):
+    verdict = quick.locator("tr[data-defense=jpeg][data-access=adaptive] [data-kind=verdict] .num").first
+    sentence = verdict.get_attribute("title")
+    assert verdict.inner_text() == "weaker"
+    assert sentence.startswith("weaker than its base (L∞ ε=1/4: ") and "points over standard" in sentence
+    assert not quick.get_by_text(f"jpeg: {sentence[:40]}").first.is_visible(), "lines above the table are folded"
+    verdict.click()
+    assert quick.locator("dialog .conclusion").inner_text() == f"jpeg: {sentence}"
+    quick.keyboard.press("Escape")
+    quick.get_by_text("verdicts in full").click()
+    assert quick.get_by_text(f"jpeg: {sentence[:40]}").first.is_visible()
+    quick.get_by_text("verdicts in full").click()
+
+
+def test_columns_without_anything_in_the_rows_that_are_left_fold_away(quick):
+    def kinds():
+        heads = quick.locator("section").first.locator(".board .heads [data-kind]:visible")
+        return set(heads.evaluate_all("heads => heads.map(head => head.dataset.kind)"))
+
+    assert {"gap", "verdict"} <= kinds()
+    quick.select_option("#access", "white-box")
+    assert kinds() == {"clean", "attack", "worst", "cost"}
+    quick.select_option("#access", "")
+    assert {"gap", "verdict"} <= kinds()
+
+
+def test_many_tables_can_be_reached_from_the_top(browser, tmp_path):
+    tables = [result(clean=[True] * 9, dataset=f"images-{i}") for i in range(6)]
+    page = browser.new_page(viewport={"width": 1280, "height": 400})
+    page.goto(write_report(tables, tmp_path).as_uri())
+    links = page.locator(".index a")
+    assert links.all_inner_texts() == [f"images-{i} · small-cnn" for i in range(6)]
+    links.nth(4).click()
+    top = page.locator("section").nth(4).locator("h2").bounding_box()["y"]
+    assert page.locator(".filters").bounding_box()["height"] <= top < 200, "below the bar"
+    page.select_option("#dataset", "images-2")
+    assert links.locator("visible=true").all_inner_texts() == ["images-2 · small-cnn"]
+    page.close()
+
+
+def test_zero_differs_from_what_was_not_measured_in_the_heat_map(browser, tmp_path):
+    clean = [True] * 9
+    cells = [
+        result("a", "pgd", clean=clean, adversarial=[False] * 9, recipe="a"),
+        result("b", "fgsm", clean=clean, recipe="b"),
+    ]
+    page = browser.new_page()
+    page.goto(write_report(cells, tmp_path).as_uri())
+    look = "cells => cells.map(cell => [cell.textContent.trim(), getComputedStyle(cell).backgroundColor])"
+    grounds = dict(page.locator(".heat tbody td").evaluate_all(look))
+    assert grounds["–"] == "rgba(0, 0, 0, 0)" and grounds["0.0"] != grounds["–"]
+    page.close()
