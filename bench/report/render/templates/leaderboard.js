@@ -18,10 +18,20 @@
   // A table that fits into the window stays open, and its headings follow the page. A wider one is set closer
   // and in smaller type; where that is not enough, it scrolls in its own card, and its edges say so.
   const bar = document.querySelector(".filters");
-  const frames = all(".frame");
+  let height = 0;
+  function follow() {
+    const now = getComputedStyle(bar).position === "sticky" ? bar.offsetHeight : 0;
+    if (now !== height) root.style.setProperty("--bar", `${height = now}px`);
+  }
+  if (bar) {
+    follow();
+    new ResizeObserver(follow).observe(bar);
+  }
+  const frames = all(".frame"), widths = new Map();
   function fit(frame) {
     const card = frame.querySelector(".card"), scroll = frame.querySelector(".scroll"), table = scroll.firstElementChild;
     if (!table.checkVisibility?.({ contentVisibilityAuto: true })) return;
+    widths.set(frame, frame.clientWidth);
     const excess = () => table.offsetWidth / frame.clientWidth;
     card.classList.remove("snug", "dense");
     const far = excess() > 2;
@@ -34,16 +44,16 @@
     card.classList.toggle("more-left", scroll.scrollLeft > 1);
     card.classList.toggle("more-right", scroll.scrollLeft + scroll.clientWidth < scroll.scrollWidth - 1);
   }
-  const observer = new ResizeObserver((entries) => { for (const entry of entries) fit(entry.target.parentNode); });
+  const observer = new ResizeObserver((entries) => {
+    for (const frame of entries.map((entry) => entry.target.parentNode)) if (widths.get(frame) !== frame.clientWidth) fit(frame);
+  });
   for (const frame of frames) {
+    // What is laid out while the page loads is fitted then, too, and not while somebody scrolls.
+    if (!frame.closest(".lazy")) fit(frame);
     observer.observe(frame.querySelector(".ruler"));
     const scroll = frame.querySelector(".scroll");
     scroll.addEventListener("scroll", () => edges(scroll.parentNode, scroll), { passive: true });
   }
-  if (bar) new ResizeObserver(() => {
-    const follows = getComputedStyle(bar).position === "sticky";
-    root.style.setProperty("--bar", `${follows ? bar.offsetHeight : 0}px`);
-  }).observe(bar);
 
   // Filters: rows by defense and access, columns by threat, by choice and by attack; a section with no row goes.
   const chosenIn = (id) => get(id)?.value ?? "";
