@@ -192,6 +192,9 @@ def test_text_stands_out_in_both_themes(browser, address):
         page.close()
 
 
+FLAGS_OF_CELLS = ("autoattack-dynamic", "autoattack-reduced", "catastrophic-overfitting")
+
+
 def like_the_quick_preset():
     """Results with the names, threats, accesses and flags of the quick preset, whose table has 25 columns."""
     attacks = [
@@ -215,7 +218,7 @@ def like_the_quick_preset():
                 step=step,
                 norm=norm,
                 eps=eps,
-                flags=("autoattack-dynamic", "autoattack-reduced", "catastrophic-overfitting")[: len(attack) // 3 - index % 2],
+                flags=FLAGS_OF_CELLS[: len(attack) // 3 - index % 2],
             )
 
 

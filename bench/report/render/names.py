@@ -95,7 +95,7 @@ def breakable(label: str) -> list[str]:
 
 def _pieces(label: str) -> list[str]:
     if " " in label:
-        return re.split(r"(?<=\w\w/)", label)
+        return re.split(r"(?<= )|(?<=\w\w/)", label)
     if len(label) <= _PIECE_LETTERS:
         return [label]
     parts = re.split(r"(?<=[-_.=:;@/])(?=[^\W\d])", label)

@@ -186,7 +186,9 @@ def _conclusions(rows: Sequence[TableRow], columns: Sequence[Column]) -> dict[st
 
 def _subtitle(table: Table) -> str:
     """Return in one line what the numbers of a table are, and what its attackers see."""
-    accesses = {row.access for row in table.rows}
+    # Where a row is all accesses of its defense, only the columns say whether any attacker is static.
+    has_gap = not table.has_access and any(column.kind == "gap" for column in table.columns)
+    accesses = {row.access for row in table.rows} | ({"static"} if has_gap else set())
     has_steps = bool(accesses & {"static", "adaptive"})
     full = [access for access in RANKED if access in accesses]
     seen = {
@@ -196,7 +198,7 @@ def _subtitle(table: Table) -> str:
     }
     first, *others = [f"{who} {{}} {what}" for who, what in seen.items() if who] or [""]
     parts = [first.format("attackers see"), *(other.format("ones") for other in others)]
-    sentence = ", ".join(parts) if any(column.kind == "attack" for column in table.columns) else ""
+    sentence = ", ".join(parts) if any(column.kind in ("attack", "worst") for column in table.columns) else ""
     about = f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
     return f"Accuracy in percent of {table.n:,} images. {about}".rstrip()
 
