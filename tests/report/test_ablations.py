@@ -1,7 +1,6 @@
 """Figures that take defenses apart, of any number of defenses with names of any length, at both widths."""
 
 from dataclasses import replace
-from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from tests.report.layout import faults, written
 
 CLEAN = [True] * 100
 USUAL = {"beta": "1/4", "steps": 1, "label": "predicted"}
-WIDTHS = pytest.mark.parametrize("width", figures.WIDTHS.values(), ids=figures.WIDTHS)
-SIZES = pytest.mark.parametrize(("count", "letters"), [(2, 5), (12, 120), (60, 120)])
+PAGE, COLUMN = figures.WIDTHS.values()
+SIZES = pytest.mark.parametrize(("width", "count", "letters"), [(COLUMN, 2, 5), (PAGE, 12, 120), (COLUMN, 60, 120)])
 
 
 def name_of(number, letters):
@@ -64,7 +63,6 @@ def bare(recipe, share=0.3):
     yield result(recipe, clean=CLEAN, adversarial=outcomes(share, 100), recipe=recipe)
 
 
-@lru_cache(maxsize=1)
 def ablation(count, letters):
     cells = [*bare("fgsm-at"), *purified("usual", 0.5, "fgsm-at")]
     for number in range(count):
@@ -74,7 +72,6 @@ def ablation(count, letters):
 
 
 @SIZES
-@WIDTHS
 def test_ablations_of_any_size_are_legible(width, count, letters):
     drawn = drawn_from("tpap-ablation", ablation(count, letters), width)
     legible(drawn, width)
@@ -82,7 +79,6 @@ def test_ablations_of_any_size_are_legible(width, count, letters):
     assert shown == count + 1 or f"{shown} of {count + 1} values" in said(drawn)
 
 
-@lru_cache(maxsize=1)
 def crossed(count, letters):
     cells = []
     for number in range(count):
@@ -94,7 +90,6 @@ def crossed(count, letters):
 
 
 @SIZES
-@WIDTHS
 def test_crossed_recipes_of_any_number_are_legible(width, count, letters):
     drawn = drawn_from("substitution", crossed(count, letters), width)
     legible(drawn, width)
@@ -113,7 +108,6 @@ def test_nothing_survived_is_not_nothing_measured():
     assert "robust accuracy, gray-box" in said(drawn) and "not measured" in said(drawn)
 
 
-@lru_cache(maxsize=1)
 def stepped(count, letters):
     cells = []
     for number in range(count):
@@ -129,7 +123,6 @@ def stepped(count, letters):
 
 
 @SIZES
-@WIDTHS
 def test_steps_of_any_number_are_legible(width, count, letters):
     drawn = drawn_from("preprocessing", stepped(count, letters), width)
     legible(drawn, width)

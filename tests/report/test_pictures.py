@@ -21,6 +21,7 @@ from bench.models.build import build, network_ref
 from bench.report import figures
 from bench.report.figures._network import running
 from bench.report.figures._plot import WRONG
+from bench.report.figures.loss_surface import Surface, _draw_surfaces, surface
 from bench.report.render.class_names import class_labels
 from bench.report.render.html import render
 from bench.report.render.outside import images as images_of
@@ -35,14 +36,14 @@ from tests.report.fabricate import method, outcomes, result
 from tests.report.layout import faults, written
 
 N, SIDE = 12, 8
-WIDTHS = pytest.mark.parametrize("width", figures.WIDTHS.values(), ids=figures.WIDTHS)
+PAGE, COLUMN = figures.WIDTHS.values()
 LONG = "great white shark, white shark, man-eater, man-eating shark, Carcharodon carcharias of the deep ocean, number "
 
 
-def model_of(store: Store, data: DataRef, name: str) -> ModelRef:
+def model_of(store: Store, data: DataRef, name: str, epochs: int = 1) -> ModelRef:
     """Return a small network of random weights by some name, which the store has as trained."""
     recipe, network = registry.find("recipe", "fgsm-at").ref({}), network_ref("small-cnn", {})
-    trained = TrainRef(recipe=recipe, schedule=Schedule(epochs=1), data=data, seed=0)
+    trained = TrainRef(recipe=recipe, schedule=Schedule(epochs=epochs), data=data, seed=0)
     model = ModelRef(network=network.model_copy(update={"name": name}), weights=trained)
     torch.manual_seed(0)
     weights = save(build(network, data.num_classes, data.image_shape).state_dict())
@@ -102,8 +103,7 @@ def closed():
     plt.close("all")
 
 
-@WIDTHS
-@pytest.mark.parametrize(("count", "letters"), [(2, 5), (12, 120), (60, 120)])
+@pytest.mark.parametrize(("width", "count", "letters"), [(PAGE, 2, 5), (COLUMN, 12, 120), (PAGE, 60, 120)])
 def test_a_gallery_of_any_size_is_legible(tmp_path, monkeypatch, width, count, letters):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     names = [f"{letter}-{LONG}"[: letters - 1] + letter for letter in "abcd"]
@@ -112,7 +112,7 @@ def test_a_gallery_of_any_size_is_legible(tmp_path, monkeypatch, width, count, l
     assert faults(drawn.figure) == []
     assert drawn.figure.get_figwidth() <= width + 1e-6 and drawn.figure.get_figheight() < 11
     shown = len({row["attack"] for row in drawn.numbers["images"]})
-    assert shown == min(count, 10 if width == 7 else 4)
+    assert shown == min(count, 10 if width == PAGE else 4)
     said = " ".join(" ".join(each.text.split()) for each in written(drawn.figure))
     assert (f"{shown} of {count} attacks" in said) == (shown < count)
 
@@ -146,9 +146,10 @@ def test_how_many_times_larger_is_what_the_numbers_say(tmp_path, monkeypatch):
     assert [each.text for each in written(tiny.figure)].count("< 0.5/255") == 4
 
 
-@WIDTHS
-@pytest.mark.parametrize("letters", [5, 120])
-@pytest.mark.parametrize("name", ["grad-cam", "tsne"])
+@pytest.mark.parametrize(
+    ("name", "width", "letters"),
+    [("grad-cam", PAGE, 120), ("grad-cam", COLUMN, 120), ("tsne", PAGE, 120), ("tsne", COLUMN, 120), ("tsne", PAGE, 5)],
+)
 def test_what_the_network_sees_is_legible_with_any_names(tmp_path, monkeypatch, name, width, letters):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     names = [f"{LONG[: letters - 1]}{letter}" for letter in "abcd"]
@@ -273,3 +274,26 @@ def test_folders_of_exported_pictures_are_classes_where_every_system_takes_their
     for folder in folders:
         (tmp_path / folder).mkdir()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(folders)
+
+
+@pytest.mark.parametrize(("width", "count"), [(PAGE, 4), (COLUMN, 2), (COLUMN, 1)])
+def test_surfaces_of_networks_of_long_names_are_legible(width, count):
+    steps = np.linspace(0, 1, 3)
+    flat = Surface(steps, np.full((3, 3), 2000.0), np.zeros((3, 3)))
+    with plt.style.context(str(figures.STYLE)):
+        figure = _draw_surfaces([(f"{LONG}{number}", flat) for number in range(count)], width)
+    assert faults(figure) == []
+    assert figure.get_figwidth() <= width + 1e-6
+
+
+def test_networks_without_a_surface_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(surface.__kwdefaults__, "points", 3)
+    store, data = Store(tmp_path / "store"), photos(tmp_path / "photos", "abc")
+    results = []
+    for epochs in range(1, 6):
+        model = model_of(store, data, "small-cnn", epochs)
+        results += attacked(store, data, model, "pgd", 1, defense=f"net{epochs}")
+    drawn = drawing("loss-surface", figures.source_of(results, store, trusted=True), COLUMN)
+    assert faults(drawn.figure) == [] and len(drawn.numbers["networks"]) == 2
+    assert "2 of 5 networks" in " ".join(" ".join(each.text.split()) for each in written(drawn.figure))
