@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby, product
 
 from matplotlib.axes import Axes
@@ -126,8 +126,17 @@ def _foot(width: float, tables: Suitable) -> Foot:
 
 
 def _first(tables: Suitable, count: int, attacks: int) -> list[Table]:
-    """Return the first defenses under the first attacks."""
-    return [first_defenses(table, count, attacks) for table in tables.tables]
+    """Return the first defenses under the first attacks; the titles say what is left out."""
+    pairs = [(table, first_defenses(table, count, attacks)) for table in tables.tables]
+    return [replace(first, part=_part(table, first)) for table, first in pairs]
+
+
+def _part(table: Table, first: Table) -> str:
+    """Return which part of a table another is, in words."""
+    defenses = (len({row.defense for row in each.rows}) for each in (first, table))
+    attacks = (sum(column.kind == "attack" for column in each.columns) for each in (first, table))
+    counts = {"defenses": tuple(defenses), "attacks": tuple(attacks)}
+    return " and ".join(f"the first {some:,} of {of:,} {what}" for what, (some, of) in counts.items() if some < of)
 
 
 def _draw_panel(axis: Axes, panel: _Panel) -> None:
