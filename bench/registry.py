@@ -354,6 +354,10 @@ def unread() -> tuple[Unread, ...]:
     return _all().unread
 
 
+class UnknownMethod(UsageError):
+    """No method has this name, or has it any more."""
+
+
 def find(kind: str, use: str) -> Entry:
     """Return the entry that ``use`` names: a registered name or ``path/to/file.py:name``.
 
@@ -369,7 +373,7 @@ def find(kind: str, use: str) -> Entry:
         return live
     known = entries(kind)
     if use not in known:
-        raise UsageError(unknown_method(_CALLED.get(kind, kind), use, kind))
+        raise UnknownMethod(unknown_method(_CALLED.get(kind, kind), use, kind))
     return known[use]
 
 

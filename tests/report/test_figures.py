@@ -562,3 +562,13 @@ def test_the_width_is_that_of_a_page_or_a_column(tmp_path):
         out = tmp_path / width
         assert main(["figures", "cost", "--store", store, "--out", str(out), "--width", width, "--quiet"]) == 0
         assert Image.open(out / "cost.png").width == pixels
+
+
+def test_a_method_that_is_gone_costs_the_figures_that_run_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("bench.report.figures._network.is_trained", lambda folder: True)
+    store = str(stored(tmp_path / "store", story(20, network="old-cnn")).root)
+    names = ["attack-gallery", "cost"]
+    assert main(["figures", *names, "--store", store, "--out", str(tmp_path / "f"), "--quiet"]) == 3
+    captured = capsys.readouterr()
+    assert "error: attack-gallery: unknown network 'old-cnn'" in captured.err and captured.err.count("\n") == 1
+    assert [Path(line).name for line in captured.out.splitlines()] == ["cost.png", "cost.pdf", "cost.json"]

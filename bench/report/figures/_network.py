@@ -16,7 +16,8 @@ from bench.evaluation.craft import CHUNK
 from bench.evaluation.defense import deploy
 from bench.keys import attack_key, training_key
 from bench.models import weights
-from bench.report.figures import Missing, Source
+from bench.registry import UnknownMethod
+from bench.report.figures import Failed, Missing, NotDrawn, Source
 from bench.report.figures._plot import SOFT, WRONG, without_eps
 from bench.report.figures._text import fitted, fitted_name
 from bench.report.leaderboard.summaries import threat_text
@@ -43,23 +44,25 @@ _BATCH_IMAGES = 256
 
 @contextmanager
 def _missing() -> Iterator[None]:
-    """Turn errors about weights, images and methods into :class:`Missing`."""
+    """Turn errors about weights, images and methods into :class:`Missing`; a name that no method has is a failure."""
     try:
         yield
+    except UnknownMethod as error:
+        raise Failed(str(error)) from None
     except (UsageError, MethodError) as error:
         raise Missing(str(error)) from None
 
 
 @contextmanager
 def running(what: str) -> Iterator[None]:
-    """Turn whatever a network or a step raises on images into :class:`Missing`."""
+    """Turn whatever a network or a step raises on images into :class:`Failed`."""
     try:
         yield
-    except Missing:
+    except NotDrawn:
         raise
     except Exception as error:
         said = " ".join(text_of(error).split())
-        raise Missing(f"{what} cannot be run on these images: {shortened(said, 300)}") from error
+        raise Failed(f"{what} cannot be run on these images: {shortened(said, 300)}") from error
 
 
 class ShownClass(NamedTuple):
