@@ -14,7 +14,7 @@ from bench.cli import main
 from bench.keys import training_key
 from bench.report import figures
 from bench.report.figures._labels import label_apart
-from bench.report.figures._plot import folded, number_text
+from bench.report.figures._plot import fold, number_text, text_width
 from bench.report.figures.accuracy_heatmap import _blocks
 from bench.report.leaderboard.tables import Column
 from bench.store import cards
@@ -170,10 +170,14 @@ def test_names_beside_points_stay_apart_and_inside():
     plt.close(figure)
 
 
-def test_heads_of_panels_fit_their_columns():
-    lines = folded("ti-dim[diversity=0.0,kernel=1,preset=reference,step_size=3/1000]", 12).splitlines()
-    assert max(map(len, lines)) <= 12
-    assert "".join(lines).replace(" ", "") == "ti-dim[diversity=0.0,kernel=1,preset=reference,step_size=3/1000]"
+def test_texts_are_folded_where_words_end_and_long_words_anywhere():
+    name = "ti-dim[diversity=0.0,kernel=1,preset=reference,step_size=3/1000]"
+    for inches in (0.3, 0.6, 1.0, 9.0):
+        lines = fold(name, inches, 7).split("\n")
+        assert max(text_width(line, 7) for line in lines) <= inches
+        assert "".join(lines) == name
+    assert fold(name, 1.0, 7).split("\n")[:2] == ["ti-dim", "[diversity=0.0,"]
+    assert fold("L∞\xa0ε=8/255 and more", 0.6, 7) == "L∞\xa0ε=8/255\nand more"
 
 
 @pytest.mark.parametrize("most", [5, 11])
@@ -371,7 +375,17 @@ def test_the_verb_draws_what_it_can_and_says_the_rest(tmp_path, capsys):
 def test_bad_input_is_one_clear_line(tmp_path, capsys, words, message):
     store = str(stored(tmp_path / "store", story(20)).root)
     assert (
-        main(["figures", *words, "--store", store, *([] if "--out" in words else ["--out", str(tmp_path / "f")])]) == 2
+        main(
+            [
+                "figures",
+                *words,
+                "--quiet",
+                "--store",
+                store,
+                *([] if "--out" in words else ["--out", str(tmp_path / "f")]),
+            ]
+        )
+        == 2
     )
     error = capsys.readouterr().err
     assert message in error
@@ -458,7 +472,7 @@ CHARTS = ("access-gap", "accuracy-heatmap", "accuracy-vs-cost", "cost", "eps-swe
 
 
 @pytest.mark.parametrize("width", figures.WIDTHS.values(), ids=figures.WIDTHS)
-@pytest.mark.parametrize(("rows", "letters", "sets"), [(2, 5, 1), (12, 120, 1), (9, 5, 6), (60, 5, 1), (3, 120, 6)])
+@pytest.mark.parametrize(("rows", "letters", "sets"), [(2, 5, 1), (12, 120, 1), (5, 5, 6), (60, 5, 1), (2, 120, 6)])
 def test_every_text_of_a_chart_has_its_place(tmp_path, rows, letters, sets, width):
     source = figures.source_of(many(rows, letters, sets), Store(tmp_path / "no-store"), width=width)
     for name in CHARTS:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, product
 from math import ceil, floor, log10
-from textwrap import fill, wrap
 from typing import Any, NamedTuple
 
-from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -23,7 +20,7 @@ from matplotlib.ticker import EngFormatter, NullLocator
 
 from bench.report.figures import Missing, Source
 from bench.report.leaderboard.summaries import ThreatSummary, Value
-from bench.report.leaderboard.tables import Column, Table, first_defenses
+from bench.report.leaderboard.tables import Column, Table
 from bench.types import Access
 
 #: Colours of Okabe and Ito: an attacker who sees the whole defense is blue, one who does not is vermilion.
@@ -33,23 +30,12 @@ INK = "#1c1e21"
 SOFT = "#5f666f"
 RULE = "#e4e6e9"
 HEAT = LinearSegmentedColormap.from_list("crossfire", ["#f2f5f8", "#9dbbd8", "#08457e"])
-#: Inches: the full text width of a two-column page.
-WIDTH = 7.0
-#: Inches: the least width of one of several panels side by side.
-_PANEL_INCHES = 1.6
 #: Parts of a text between which lines are broken: at blanks but those that do not break, at brackets, commas.
 _WORDS = re.compile(r"[\[(]?[^ \[(,]*,? *")
 #: Parts of a word that is longer than a line.
 _WORD_PARTS = re.compile(r"[^-=_/:·]*[-=_/:·]? *")
-#: Letters that a row's name may have on one line.
-ROW_LETTERS = 30
-#: Letters of a title on one line, where three panels are side by side.
-_NARROW_TITLE_LETTERS = 30
-#: Width of one letter of a label.
-LETTER_INCHES = 0.065
 #: Tables, and defenses and attacks of each, that are legible in one figure.
 _MAX_TABLES = 6
-_MAX_DEFENSES = 40
 MAX_DEFENSES = 60
 MAX_ATTACKS = 30
 #: Panels of a figure, and curves of one panel.
@@ -59,7 +45,6 @@ UNDER_ATTACK = "accuracy under attack"
 #: A worst case: of every chart's axis, and what it counts.
 ROBUST = "robust accuracy"
 ROBUST_MEANS = "robust accuracy: right clean and under every attack of the line"
-WORST = ROBUST
 #: The accesses in the words of tables.
 ACCESS_WORDS: Mapping[str, str] = {
     "white-box": "white-box",
@@ -67,19 +52,6 @@ ACCESS_WORDS: Mapping[str, str] = {
     "adaptive": "adaptive",
     "transfer": "transfer",
 }
-
-
-def tables(source: Source, suits: Callable[[Table], bool], missing: str) -> list[Table]:
-    """Return the suitable tables, as many as are legible; the titles say what is left out.
-
-    Raises:
-        Missing: there is none; ``missing`` is the message.
-    """
-    suitable = suitable_tables(source, suits, missing)
-    shown = [first_defenses(table, _MAX_DEFENSES, MAX_ATTACKS) for table in suitable.tables]
-    if remark := suitable.left_out:
-        shown[-1] = replace(shown[-1], part=f"{shown[-1].part}; {remark}" if shown[-1].part else remark)
-    return shown
 
 
 class Suitable(NamedTuple):
@@ -118,50 +90,6 @@ def attacked(table: Table) -> list[Column]:
 def column_name(column: Column) -> str:
     """Return what the JSON of figures calls a column."""
     return {"clean": "clean", "worst": "worst case"}.get(column.kind, column.label)
-
-
-def panels(count: int, across: int, figsize: tuple[float, float], ylabel: str) -> tuple[Figure, list[Axes]]:
-    """Return a figure of ``count`` panels that share their y axis, ``across`` of them side by side, and its axes."""
-    figure, axes = plt.subplots(-(-count // across), across, figsize=figsize, squeeze=False, sharey=True)
-    for row in axes:
-        row[0].set_ylabel(ylabel)
-    for unused in axes.flat[count:]:
-        unused.set_visible(False)
-    return figure, list(axes.flat[:count])
-
-
-def three_across(
-    count: int, ylabel: str, *, width: float = WIDTH, single: float = WIDTH / 2, below: float = 0.3
-) -> tuple[Figure, list[Axes]]:
-    """Return a figure of panels: three side by side on a page, two in a column.
-
-    Args:
-        count: of panels.
-        ylabel: of all panels.
-        width: inches, of the figure.
-        single: inches, the width of a figure with one panel, where ``width`` is not less.
-        below: inches, the height of the legend.
-    """
-    across = min(count, 3, max(1, int(width / _PANEL_INCHES)))
-    down = -(-count // across)
-    return panels(count, across, (width if across > 1 else min(width, single), 2.3 * down + below), ylabel)
-
-
-def stacked(
-    ratios: Sequence[float], height: float, across: int = 1, *, width: float = WIDTH, sharex: bool = False
-) -> tuple[Figure, Any]:
-    """Return a figure with a row of panels for each table, and its axes as an array (rows, across).
-
-    Args:
-        ratios: the heights of the rows, relative to one another.
-        height: of the figure, in inches.
-        across: panels of a row.
-        width: of the figure, in inches.
-        sharex: whether panels of a column share their x axis.
-    """
-    return plt.subplots(
-        len(ratios), across, figsize=(width, height), squeeze=False, height_ratios=list(ratios), sharex=sharex
-    )
 
 
 @lru_cache(maxsize=20_000)
@@ -213,12 +141,6 @@ def access_points(
             axes.plot(*xy, "o", color=colour, zorder=4)
 
 
-def access_legend(figure: Figure, adaptive: str) -> None:
-    """Explain the points of :func:`access_points` below a figure."""
-    handles = [marker(adaptive, COLOUR["adaptive"]), marker("static", COLOUR["static"], "white")]
-    legend_below(figure, handles, 2)
-
-
 def marker(label: str, colour: str, face: str | None = None, shape: str = "o") -> Line2D:
     """Return a point for a legend."""
     return Line2D([], [], marker=shape, linestyle="", color=colour, markerfacecolor=face or colour, label=label)
@@ -227,11 +149,6 @@ def marker(label: str, colour: str, face: str | None = None, shape: str = "o") -
 def legend_below(figure: Figure, handles: Iterable[Artist], columns: int, title: str | None = None) -> None:
     """Write a legend below a figure."""
     figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, title=title, title_fontsize=7)
-
-
-def caption(figure: Figure, text: str, size: float = 7) -> None:
-    """Write a remark below a figure."""
-    figure.supxlabel(text, fontsize=size, color=SOFT)
 
 
 def unbroken(text: str) -> str:
@@ -305,38 +222,16 @@ def over_common_attacks(summaries: Sequence[ThreatSummary]) -> CommonAttacks:
     return CommonAttacks(common, worst)
 
 
-def heatmap(
-    axes: Axes,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    shares: Sequence[Sequence[float | None]],
-    notes: Sequence[Sequence[str]] | None = None,
-    *,
-    width: float = WIDTH - 1.8,
+def heat_cells(
+    axes: Axes, shares: Sequence[Sequence[float | None]], notes: Sequence[Sequence[str]] | None = None
 ) -> None:
     """Draw accuracies in [0, 1] with their numbers in percent, and small notes below these; absent ones stay empty.
 
     Args:
-        axes: to draw on.
-        rows: labels.
-        columns: labels.
+        axes: to draw on, whose labels are written elsewhere.
         shares: accuracies by row and column.
         notes: texts by row and column.
-        width: of the axes, about, in inches.
     """
-    heat_cells(axes, shares, notes)
-    horizontal = fit_side_by_side(columns, width)
-    axes.set_xticks(
-        range(len(columns)), columns, rotation=0 if horizontal else 35, ha="center" if horizontal else "right"
-    )
-    name_rows(axes, rows)
-    axes.tick_params(length=0)
-
-
-def heat_cells(
-    axes: Axes, shares: Sequence[Sequence[float | None]], notes: Sequence[Sequence[str]] | None = None
-) -> None:
-    """Draw accuracies as :func:`heatmap` does, without labels."""
     import numpy as np
 
     grid = np.array([[np.nan if share is None else 100 * share for share in row] for row in shares], dtype=float)
@@ -361,51 +256,15 @@ def _heat_text(axes: Axes, x: int, y: int, share: float | None, note: str) -> No
         axes.text(x, y + 0.24, note, ha="center", va="center", color=colour, fontsize=5.5)
 
 
-def fit_side_by_side(labels: Sequence[str], width: float) -> bool:
-    """Say whether labels, evenly spaced over ``width`` inches, can be written without turning them."""
-    return max(map(len, labels)) * LETTER_INCHES < width / len(labels)
-
-
 def without_eps(label: str) -> str:
     """Return the label of an attack without its budget, which the figure writes beside it."""
     return re.sub(r"\[\]", "", re.sub(r"(?<=[\[,])eps=[^,\]]*,?", "", label)).replace(",]", "]")
-
-
-def folded(label: str, letters: int) -> str:
-    """Return a label in lines of about ``letters`` letters, broken at brackets, commas, hyphens, or at last at "="."""
-    if len(label) <= letters:
-        return label
-    parts = label.replace("[", " [").replace(",", ", ").split()
-    short = (word if len(word) <= letters else word.replace("=", "= ") for word in parts)
-    return "\n".join(wrap(" ".join(short), letters, break_long_words=False)).replace("= ", "=")
-
-
-def name_rows(axes: Axes, names: Sequence[str]) -> None:
-    """Name the rows of axes; long names, such as those of swept defenses, on two small lines."""
-    long = max(map(len, names)) > ROW_LETTERS
-    axes.set_yticks(
-        range(len(names)),
-        [_on_two_lines(name) for name in names],
-        fontsize=6 if long else 8,
-        linespacing=0.95,
-    )
-
-
-def _on_two_lines(name: str) -> str:
-    shortest = ROW_LETTERS + 4
-    foldings = (folded(name, letters) for letters in range(shortest, shortest + len(name) + 1))
-    return next(text for text in foldings if text.count("\n") < 2)
 
 
 def trained_with(recipe: str, params: Mapping[str, Any]) -> str:
     """Return a recipe, with its attack in training where that is one of its parameters."""
     inner = params.get("inner")
     return recipe if inner is None else f"{recipe} {str(inner).partition('[')[0]}"
-
-
-def narrow_title(axes: Axes, text: str) -> None:
-    """Give a title to one of three panels side by side."""
-    axes.set_title("\n".join(fill(line, _NARROW_TITLE_LETTERS) for line in text.splitlines()), fontsize=7.5)
 
 
 def whisker(axes: Axes, x: float, value: Value, colour: str, *, horizontal: bool = False) -> None:
