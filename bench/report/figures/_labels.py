@@ -63,9 +63,11 @@ def label_apart(
     names = _names_of_points(axes, points)
     taken = [_Label(x - _MARKER, y, 2 * _MARKER, 2 * _MARKER) for x, y in names]
     taken += [_covered(axes, whisker) for whisker in whiskers]
+    labels: list[_Label] = []
     for (x, y), own in names.items():
         text = fold(", ".join(own), min(letters, size.width), LEGEND_POINTS)
-        label = _free(x, y, widest([text], LEGEND_POINTS), text_height(text, LEGEND_POINTS), size, taken)
+        label = _free(x, y, widest([text], LEGEND_POINTS), text_height(text, LEGEND_POINTS), size, taken, labels)
+        labels.append(label)
         taken += [label, *_leader(x, y, label)]
         _write(axes, x, y, text, label)
 
@@ -85,7 +87,8 @@ def _within(axes: Axes, x: float, y: float) -> tuple[float, float]:
 def _covered(axes: Axes, whisker: Whisker) -> _Label:
     x, low = _within(axes, whisker.x, whisker.low)
     _, high = _within(axes, whisker.x, whisker.high)
-    return _Label(x - _MARKER / 2, (low + high) / 2, _MARKER, abs(high - low))
+    # A marker may be at either end.
+    return _Label(x - _MARKER, (low + high) / 2, 2 * _MARKER, abs(high - low) + _MARKER)
 
 
 def _names_of_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> dict[tuple[float, float], list[str]]:
@@ -98,11 +101,13 @@ def _names_of_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> 
     return names
 
 
-def _free(x: float, y: float, width: float, height: float, size: Bbox, taken: Sequence[_Label]) -> _Label:
+def _free(
+    x: float, y: float, width: float, height: float, size: Bbox, taken: Sequence[_Label], labels: Sequence[_Label]
+) -> _Label:
     """Return the nearest free place for a label of some width and height; one beside its point where there is none."""
     nearest = [label for _, label in sorted(_places(x, y, width, height, size), key=lambda place: place[0])]
     free = [label for label in nearest if not any(map(label.meets, taken))]
-    uncrossed = (label for label in free if not _crosses(x, y, label, taken))
+    uncrossed = (label for label in free if not _crosses(x, y, label, labels))
     return next(uncrossed, next(iter(free), nearest[0]))
 
 
@@ -119,10 +124,9 @@ def _leader(x: float, y: float, label: _Label) -> list[_Label]:
     return [_Label(x + share * (near_x - x), y + share * (label.middle - y), _DOT / 4, _DOT / 4) for share in shares]
 
 
-def _crosses(x: float, y: float, label: _Label, taken: Sequence[_Label]) -> bool:
-    """Say whether the line to a label crosses another name."""
-    names = [each for each in taken if each.width > 2 * _MARKER]
-    return any(dot.meets(name) for dot, name in product(_leader(x, y, label), names))
+def _crosses(x: float, y: float, label: _Label, others: Sequence[_Label]) -> bool:
+    """Say whether the line to a label crosses another."""
+    return any(dot.meets(other) for dot, other in product(_leader(x, y, label), others))
 
 
 def _places(x: float, y: float, width: float, height: float, size: Bbox) -> Iterator[tuple[float, _Label]]:

@@ -379,7 +379,12 @@ def fitting_tables(suitable: Suitable, most: int, height: Callable[[Suitable, in
         height: of the figure of tables with so many defenses, in inches.
     """
     least = min(most, _LEAST_DEFENSES)
-    number = fitting(len(suitable.tables), lambda number: height(suitable.first(number), least))
+
+    def shortest(number: int) -> float:
+        # Titles that say what is left out are longer.
+        return min(height(suitable.first(number), count) for count in (least, most))
+
+    number = fitting(len(suitable.tables), shortest)
     shown = suitable.first(number)
     return shown, fitting(most, lambda count: height(shown, count), least if number > 1 else 1)
 

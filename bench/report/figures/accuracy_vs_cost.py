@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -43,6 +43,8 @@ from bench.report.leaderboard.tables import Table
 _MOST_NAMED, _LONGEST_NAME = 1.5, 1.1
 #: Inches: the height of the axes of a panel, where there is one row of panels, and where there are more.
 _HIGH, _LOW = 2.4, 1.65
+#: Inches: the height of one row of panels with more points than these.
+_TALL, _MANY = 3.6, 30
 #: Points of a panel that numbers stand beside: for each square inch of it, and at least.
 _DENSEST, _LEAST_POINTS = 4, 12
 
@@ -98,7 +100,7 @@ def _sheet(tables: Suitable, count: int, width: float) -> _Sheet:
     panels = [_panel(table, count) for table in tables.tables]
     names = list(dict.fromkeys(s.defense for s in chain.from_iterable(panel.summaries for panel in panels)))
     across = min(2, len(panels)) if width > 5 or len(panels) > 2 else 1
-    height = _HIGH if len(panels) <= 2 else _LOW
+    height = _height(panels)
     most = _MOST_NAMED * Grid.panel_width(width, across) * height
     crowded = max(len(panel.summaries) for panel in panels) > min(_LEAST_POINTS, most)
     labels = {name: name for name in names}
@@ -108,6 +110,13 @@ def _sheet(tables: Suitable, count: int, width: float) -> _Sheet:
     foot = _foot(width, tables.left_out)
     grid = Grid.of([panel.title for panel in panels], width, across, height, foot.height + listing.height)
     return _Sheet(panels, grid, labels, listing, foot)
+
+
+def _height(panels: Sequence[_Panel]) -> float:
+    """Return the height of the axes of each panel, in inches."""
+    if len(panels) > 2:
+        return _LOW
+    return _TALL if max(len(panel.summaries) for panel in panels) > _MANY else _HIGH
 
 
 def _panel(table: Table, count: int) -> _Panel:
