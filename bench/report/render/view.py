@@ -92,7 +92,7 @@ def views(board: Board, numbers: int) -> tuple[list[dict[str, Any]], list[str]]:
     return shown, [*left_out, *(table.title for table in board.tables[_MAX_TABLES:])]
 
 
-def plain_name(name: str) -> str:
+def _plain_name(name: str) -> str:
     """Return what a set of images or a network is called, whether a file or a running program holds it."""
     return name.removeprefix(LIVE)
 
@@ -138,15 +138,15 @@ def _view(table: Table, excerpt: _Excerpt) -> dict[str, Any]:
     lines = [(row, [numbers.cell(row, column) for column in columns]) for row in rows]
     return {
         "table": table,
-        "title": table.caption or f"{plain_name(table.dataset)} · {plain_name(table.model)}",
+        "title": table.caption or f"{_plain_name(table.dataset)} · {_plain_name(table.model)}",
         "subtitle": f"{table.title}. {_subtitle(shown)}" if table.caption else _subtitle(shown),
         "names": short_names((row.defense for row in rows), _NAME_LETTERS),
         "about": excerpt.remark,
         "groups": _spans(heads),
         "heads": heads,
         "rows": lines,
-        "has_ranks": any(cell.rank for cell in numbers_of(lines)),
-        "has_brackets": any(cell.second and cell.column.kind == "attack" for cell in numbers_of(lines)),
+        "has_ranks": any(cell.rank for cell in _cells_of(lines)),
+        "has_brackets": any(cell.second and cell.column.kind == "attack" for cell in _cells_of(lines)),
         "heat": heat,
         "heat_groups": _spans(heat),
         "heat_rows": [(row, [numbers.cell(row, head.column) for head in heat]) for row in heat_rows],
@@ -172,8 +172,8 @@ def _first(lines: Sequence[str]) -> dict[str, Any]:
     return {"lines": lines[:_MAX_LINES], "left_out": max(0, len(lines) - _MAX_LINES)}
 
 
-def numbers_of(lines: Sequence[tuple[TableRow, Sequence[Cell]]]) -> Iterator[Cell]:
-    """Yield every number of some lines."""
+def _cells_of(lines: Sequence[tuple[TableRow, Sequence[Cell]]]) -> Iterator[Cell]:
+    """Yield every cell of some lines."""
     return chain.from_iterable(cells for _, cells in lines)
 
 
