@@ -44,7 +44,8 @@ def test_robust_accuracy_stands_beside_what_is_compared_with_the_paper(tmp_path)
     clean, correct = [i < 400 for i in range(1000)], [100 <= i < 800 for i in range(1000)]
     page_sections = sections(tmp_path, [cifar("pgd-at", clean=clean, adversarial=correct)])
     assert "| 70.0 [67.1, 72.8] robust 30.0 (48.91, +21.1) |" in page_sections["Motivation table"]
-    assert "Worst case: right clean and under every attack of the line" in (tmp_path / "paper/README.md").read_text()
+    page = (tmp_path / "paper/README.md").read_text()
+    assert "Worst case: right when clean and under every attack of the row" in page
 
 
 def test_a_table_of_an_earlier_protocol_says_so(tmp_path):

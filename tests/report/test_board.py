@@ -35,6 +35,21 @@ def test_the_story_in_one_table():
     assert value(table, "pgd-at", "white-box", "clean accuracy").number == 0.974
 
 
+def test_what_is_right_only_under_attack_does_not_make_a_defense_the_best():
+    clean = [True] * 10
+    harmful = [i < 3 for i in range(10)]
+    cells = [
+        result("honest", recipe="a", clean=clean, adversarial=[i < 6 for i in range(10)]),
+        result("weak", recipe="b", clean=clean, adversarial=[i < 2 for i in range(10)]),
+        # Right under attack on nine, of which three are right when clean.
+        result("odd", recipe="c", step="x", access="adaptive", clean=harmful, adversarial=[i < 9 for i in range(10)]),
+    ]
+    (table,) = build(cells).tables
+    (column,) = (column for column in table.columns if column.kind == "attack")
+    marks = {row.defense: table.mark(row, column) for row in table.rows}
+    assert marks == {"honest": "best", "odd": "second", "weak": ""}
+
+
 def test_worst_case_is_per_image_not_the_least_accuracy():
     clean = [True] * 8
     one = result(attack="fgsm", clean=clean, adversarial=[True] * 4 + [False] * 4)

@@ -28,7 +28,7 @@ def test_markdown_has_a_line_per_defense_and_access_with_the_best_marked():
     assert rows[0][2:8] == ["clean accuracy", "fgsm", "pgd", WORST_LABEL, GAP, "verdict"]
     assert rows[0][:2] == ["defense", "access"]
     numbers = {(row[0], row[1]): row[2:8] for row in rows[2:]}
-    assert numbers["pgd-at", "white-box"] == ["97.4", "<u>88.0</u>", "**84.2**", "**84.2**", "–", "–"]
+    assert numbers["pgd-at", "white-box"] == ["97.4", "<ins>88.0</ins>", "**84.2**", "**84.2**", "–", "–"]
     assert numbers["tpap", "gray-box (static)"] == ["98.4", "41.8", "97.0", "41.8", "–", "–"]
     assert numbers["tpap", "adaptive"] == ["98.4", "30.0", "2.6", "2.6", "+39.2 [+34.9, +43.5]", "broken"]
     assert "- pgd: any-iterate" in text
@@ -39,6 +39,40 @@ def test_markdown_keeps_nasty_names_in_their_column():
     (row,) = (line for line in text.splitlines() if line.startswith("| =x"))
     assert len(re.split(r"(?<!\\)\|", row)) == len(re.split(r"(?<!\\)\|", text.splitlines()[2]))
     assert "<i>" not in text
+
+
+def test_markdown_names_every_threat_and_gives_costs_none():
+    one = markdown(shown(build(story()), View(caption="Mine")))
+    assert "### Mine\n" in one and "| pgd L∞ ε=8/255 |" in one
+    assert "### digits · small-cnn · 500 images · L∞ ε=8/255\n" in markdown(build(story()))
+    several = markdown(build([*story(), *story(norm="l2", eps="1/2")]))
+    head = next(row for row in several.splitlines() if row.startswith("| defense"))
+    assert "| pgd L∞ ε=8/255 |" in head and "| pgd L2 ε=1/2 |" in head
+    assert head.endswith("| inference TFLOP/10k images | parameters, M |")
+    assert "### digits · small-cnn · 500 images\n" in several
+
+
+@pytest.mark.parametrize("form", [markdown, latex])
+def test_bold_and_underlined_are_explained_where_there_are_some(form):
+    assert "bold: best of its column, underlined: second best" in form(build(story()))
+    assert "bold" not in form(build([result(clean=[True] * 4)])).replace("textbf", "")
+
+
+@pytest.mark.parametrize("form", [markdown, latex])
+def test_a_spread_is_explained_with_the_number_of_seeds(form):
+    cells = [result(seed=s, clean=[True] * 100, adversarial=outcomes(x / 10, 100)) for s, x in enumerate((4, 5, 6))]
+    said = re.compile(r"a (±|\$\\pm\$) b: mean \1 standard deviation over 3 seeds")
+    assert said.search(form(build(cells)))
+    assert not said.search(form(build(cells[:1])))
+
+
+def test_csv_has_spread_and_count_of_seeds_where_there_are_several():
+    cells = [result(seed=s, clean=[True] * 100, adversarial=outcomes(x / 10, 100)) for s, x in enumerate((4, 5, 6))]
+    (row,) = csv.DictReader(io.StringIO(comma_separated(build(cells))))
+    # The standard deviation of 0.4, 0.5 and 0.6.
+    assert float(row["pgd (L∞ ε=8/255) spread"]) == pytest.approx(0.1)
+    assert (row["seeds"], float(row["clean accuracy spread"])) == ("3", 0.0)
+    assert "seeds" not in comma_separated(build(cells[:1]))
 
 
 def test_csv_reads_back_and_starts_no_formula():
@@ -214,7 +248,7 @@ def test_every_format_has_both_measures_where_they_differ():
 
 @pytest.mark.parametrize("form", [markdown, latex, comma_separated, as_json])
 def test_every_format_says_that_a_worst_case_counts_the_clean_answer(form):
-    said = "right clean and under every attack of the line: doing nothing is one of the attacks"
+    said = "right when clean and under every attack of the row"
     assert said in form(build([harmed()]))
 
 

@@ -57,7 +57,7 @@ def test_a_number_has_both_measures_in_its_cell_and_in_its_hint(tmp_path):
     hint = "accuracy under attack, 95 % 39.7 to 89.2, robust accuracy 30.00 %"
     assert text.count(f'title="{hint}"') == 2
     assert details["cells"][harmed.key]["metrics"]["accuracy_under_attack"] == 0.7
-    assert 'title="right clean and under every attack of the line: doing nothing is one of the attacks"' in text
+    assert 'title="right when clean and under every attack of the row"' in text
 
 
 def test_one_page_with_tables_heat_map_and_scatter_that_needs_nothing_else(tmp_path):

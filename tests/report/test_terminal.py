@@ -33,7 +33,7 @@ def test_a_cell_has_robust_accuracy_in_brackets_where_it_differs():
     row = next(line.split() for line in text.splitlines() if line.startswith("tpap"))
     assert row == ["tpap", "gray-box", "(static)", "40.0", "70.0", "(30.0)", "30.0"]
     words = " ".join(text.split())
-    assert "Worst case: right clean and under every attack of the line: doing nothing is one of the attacks" in words
+    assert "Worst case: right when clean and under every attack of the row" in words
 
 
 def test_nothing_is_cut_off_whatever_the_number_of_attacks():

@@ -23,7 +23,7 @@ NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0", "wasserstein": "Was
 EXCLUDE_SEED = {"weights": {"seed"}}
 
 #: What a worst case counts, in every format.
-WORST_CASE = "right clean and under every attack of the line: doing nothing is one of the attacks"
+WORST_CASE = "right when clean and under every attack of the row"
 
 #: Mark of a cell that was measured before accuracy under attack was kept, and whose outcomes are not kept.
 NO_OUTCOMES = "only robust accuracy was kept"
@@ -48,6 +48,11 @@ class Value:
     robust: float | None = None
     #: What stands in place of a number, in a column of words.
     words: str = ""
+
+    @property
+    def merit(self) -> float | None:
+        """What it is ranked by: the robust accuracy where there is one, for an attacker may also do nothing."""
+        return self.number if self.number is None or self.robust is None else self.robust
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,9 @@ Unit = Literal["accuracy", "gap", "words", "seconds", "TFLOP", "millions"]
 #: What a column holds: ``attack`` is the accuracy under one attack, ``worst`` the worst case over all of a threat.
 Kind = Literal["clean", "attack", "worst", "gap", "verdict", "cost"]
 
+#: The place of a number in its column, where that is marked.
+Mark = Literal["best", "second", ""]
+
 #: The heading of the worst case under a threat.
 WORST_LABEL = "robust accuracy, worst case"
 
@@ -127,6 +130,16 @@ class Table:
         """What the table lacks of its plan; empty where it is complete."""
         return self.cells.incomplete
 
+    def mark(self, row: TableRow, column: Column) -> Mark:
+        """Return the place of a number in its column among the ranked rows, judged by its robust accuracy."""
+        value = row.values.get(column.id)
+        if value is None or value.merit is None or value.partial or row.access not in RANKED:
+            return ""
+        best, second = self.best[column.id]
+        if value.merit == best:
+            return "best"
+        return "second" if value.merit == second else ""
+
     @cached_property
     def best(self) -> Mapping[str, tuple[float | None, float | None]]:
         """The best and the second-best accuracy of each column among the ranked rows, where they differ."""
@@ -134,7 +147,7 @@ class Table:
         ends: dict[str, tuple[float | None, float | None]] = {}
         for column in self.columns:
             values = (row.values.get(column.id) for row in ranked if column.unit == "accuracy" and column.ranked)
-            numbers = sorted({v.number for v in values if v and v.number is not None and not v.partial}, reverse=True)
+            numbers = sorted({v.merit for v in values if v and v.merit is not None and not v.partial}, reverse=True)
             ends[column.id] = numbers[0] if len(numbers) > 1 else None, numbers[1] if len(numbers) > 2 else None
         return ends
 

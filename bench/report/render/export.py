@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from bench.report.leaderboard.summaries import WORST_CASE, ThreatSummary, Value
@@ -34,7 +34,8 @@ def comma_separated(board: Board) -> str:
     """Return one row for each defense and access, accuracies as fractions, absent values empty.
 
     An attack has its accuracy under attack, the ends of its interval, and the robust accuracy beside them. ``notes``
-    has what is known of the row alone; what is said of a defense is at its adaptive row. The columns ``incomplete``,
+    has what is known of the row alone; what is said of a defense is at its adaptive row. Where there are several seeds,
+    ``seeds`` counts them, and ``... spread`` is the standard deviation over them. The columns ``incomplete``,
     ``table notes`` and, where it has one, ``caption`` repeat in each row what its table lacks, says and is called.
 
     A text that a spreadsheet would read as a formula begins with an apostrophe.
@@ -42,6 +43,7 @@ def comma_separated(board: Board) -> str:
     records: list[dict[str, Any]] = []
     for table in board.tables:
         remarks = lines_by_defense(table)
+        seeds = _seeds(table)
         general = remarks.get(None, [])
         if any(column.kind == "worst" for column in table.columns):
             general = [*general, f"{WORST_LABEL}: {WORST_CASE}"]
@@ -49,7 +51,7 @@ def comma_separated(board: Board) -> str:
         speaking |= {row.defense: row.access for row in table.rows if row.access == "adaptive"}
         for row in table.rows:
             own = remarks.get(row.defense, []) if row.access == speaking[row.defense] else []
-            records.append({**_csv_record(table, row, own), "table notes": "; ".join(general)})
+            records.append({**_csv_record(table, row, own, seeds), "table notes": "; ".join(general)})
     names: dict[str, None] = {}
     for record in records:
         names |= dict.fromkeys(record)
@@ -61,7 +63,13 @@ def comma_separated(board: Board) -> str:
     return out.getvalue()
 
 
-def _csv_record(table: Table, row: TableRow, remarks: list[str]) -> dict[str, Any]:
+def _seeds(table: Table) -> dict[str, int]:
+    """Return how many seeds each defense has; nothing where none has several."""
+    seeds = {threat.defense: len(threat.cells.seeds) for threat in table.threats}
+    return seeds if max(seeds.values(), default=1) > 1 else {}
+
+
+def _csv_record(table: Table, row: TableRow, remarks: list[str], seeds: Mapping[str, int]) -> dict[str, Any]:
     record: dict[str, Any] = {
         "dataset": table.dataset,
         "model": table.model,
@@ -70,22 +78,27 @@ def _csv_record(table: Table, row: TableRow, remarks: list[str]) -> dict[str, An
         "incomplete": table.incomplete,
         "defense": row.defense,
         **({"access": row.access} if table.has_access else {}),
+        **({"seeds": seeds[row.defense]} if seeds else {}),
     }
     footnotes: list[str] = []
     for column in table.columns:
         name = f"{column.label} ({column.group})" if column.group not in ("", "cost") else column.label
         value = row.values.get(column.id) or Value(None)
-        record |= _csv_numbers(name, column, value)
+        record |= _csv_numbers(name, column, value, with_spread=bool(seeds))
         notes = value.footnotes or ("",) * value.failed
         footnotes += (f"{name}: {'failed' if value.failed else note}" for note in notes)
     return {**record, "notes": "; ".join([*footnotes, *remarks])}
 
 
-def _csv_numbers(name: str, column: Column, value: Value) -> Iterator[tuple[str, float | str | None]]:
+def _csv_numbers(
+    name: str, column: Column, value: Value, *, with_spread: bool
+) -> Iterator[tuple[str, float | str | None]]:
     yield name, value.words or value.number
     if column.unit in ("accuracy", "gap"):
         yield f"{name} low", value.low
         yield f"{name} high", value.high
+        if with_spread:
+            yield f"{name} spread", value.spread
     if column.kind == "attack":
         yield f"{name} robust accuracy", value.robust
 

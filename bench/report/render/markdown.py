@@ -39,7 +39,7 @@ def grid(heads: Sequence[object], rows: Iterable[Sequence[object]], align: str) 
 
 
 def markdown(board: Board) -> str:
-    """Return the tables for a README or a pull request: best in bold, second best underlined."""
+    """Return the tables for a README or a pull request: best in bold, second best underlined (GitHub drops ``<u>``)."""
     parts = [_markdown_table(table, board) for table in board.tables] or ["No results yet.\n"]
     absent = [f"**{escape_markdown(line)}**\n" for line in text.absent(board)]
     return "\n".join([*absent, *parts, escape_markdown(text.FOOT), *text.superseded(board)]) + "\n"
@@ -47,15 +47,18 @@ def markdown(board: Board) -> str:
 
 def _markdown_table(table: Table, board: Board) -> str:
     legend = text.legend(table)
-    several = text.has_several_threats(table)
-    names = (f"{column.label} {column.group}" if several and column.group else column.label for column in table.columns)
+    threats = text.threats(table)
+    # A title names the only threat once; below somebody's own caption, and of several, each column names its own.
+    in_heads = threats if len(threats) > 1 or table.caption else []
+    names = (f"{column.label} {column.group}" if column.group in in_heads else column.label for column in table.columns)
     heads = [escape_markdown(name) for name in names]
-    lines = [f"### {escape_markdown(table.heading)}", ""]
+    title = table.heading if in_heads else " · ".join([table.heading, *threats])
+    lines = [f"### {escape_markdown(title)}", ""]
     lines += [f"**{escape_markdown(table.incomplete)}**", ""] if table.incomplete else []
     rows = []
     for row in table.rows:
         cells = [
-            text.ranked(table, row, column, "**{}**", "<u>{}</u>", str)
+            text.ranked(table, row, column, "**{}**", "<ins>{}</ins>", str)
             + text.footnotes(row, column, legend, "<sup>{}</sup>")
             for column in table.columns
         ]

@@ -142,14 +142,14 @@ def _cell(layout: _Layout, row: TableRow, column: Column) -> Text:
     shown = _text(number)
     if value is None:
         return shown
-    best, second = layout.table.best[column.id]
+    mark = layout.table.mark(row, column)
     if value.failed:
         shown.stylize("bold red")
     elif row.access not in RANKED and column.group != "cost":
         shown.stylize("dim")
-    elif best is not None and value.number == best and not value.partial:
+    elif mark == "best":
         shown.stylize("bold green")
-    elif second is not None and value.number == second and not value.partial:
+    elif mark == "second":
         shown.stylize("underline")
     return shown.append(letters, style="yellow")
 

@@ -8,7 +8,7 @@ from itertools import chain, groupby, product
 from string import ascii_lowercase
 
 from bench.report.leaderboard.summaries import WORST_CASE, Value
-from bench.report.leaderboard.tables import RANKED, Board, Column, Table, TableRow
+from bench.report.leaderboard.tables import Board, Column, Table, TableRow
 
 ABSENT = "–"
 #: A label with more letters is broken into several lines.
@@ -176,6 +176,8 @@ def remarks(table: Table, board: Board) -> Iterator[str]:
     """Yield the lines below a table, after its verdicts and its legend."""
     if table.caption:
         yield table.title
+    yield from ranking(table)
+    yield from spreads(table)
     yield from rules(table)
     yield from precision(table)
     yield from table.notes
@@ -193,21 +195,47 @@ def absent(board: Board) -> list[str]:
     return [f"{title}: incomplete: 0 of {cells:,} cells" for title, cells in board.absent]
 
 
+def threats(table: Table) -> list[str]:
+    """Return the threats of the columns."""
+    return list(dict.fromkeys(column.group for column in table.columns if column.group not in ("", "cost")))
+
+
 def has_several_threats(table: Table) -> bool:
     """Say whether a column must name its threat."""
-    return len({column.group for column in table.columns} - {"", "cost"}) > 1
+    return len(threats(table)) > 1
 
 
 def ranked(table: Table, row: TableRow, column: Column, bold: str, under: str, escape: Callable[[str], str]) -> str:
     """Return a number with the form ``bold`` if it is the best of its column, ``under`` if it is the second best."""
     value = row.values.get(column.id)
     shown = escape(number(value, column, table.n))
-    best, second = table.best[column.id]
-    if value is None or value.number is None or value.partial or row.access not in RANKED:
-        return shown
-    if value.number == best:
-        return bold.format(shown)
-    return under.format(shown) if value.number == second else shown
+    return {"best": bold, "second": under, "": "{}"}[table.mark(row, column)].format(shown)
+
+
+def ranking(table: Table) -> list[str]:
+    """Return what bold and underlined numbers are, for formats that have both; nothing where none is marked."""
+    marks = {table.mark(row, column) for row, column in product(table.rows, table.columns)}
+    if "best" not in marks:
+        return []
+    second = ", underlined: second best" * ("second" in marks)
+    by = ", by the number in brackets where there is one" * _has_brackets(table)
+    return [f"bold: best of its column{second}{by}"]
+
+
+def _has_brackets(table: Table) -> bool:
+    shown = ((row.values.get(column.id), column) for row, column in product(table.rows, table.columns))
+    return any(number(value, column, table.n) != plain(value, column, table.n) for value, column in shown)
+
+
+def spreads(table: Table) -> list[str]:
+    """Return what stands behind ± where several seeds were measured."""
+    accuracies = [column for column in table.columns if column.unit == "accuracy"]
+    values = (row.values.get(column.id) for row, column in product(table.rows, accuracies))
+    if not any(value is not None and value.spread is not None for value in values):
+        return []
+    shown = {row.defense for row in table.rows}
+    counts = sorted({len(s.cells.seeds) for s in table.threats if s.defense in shown} - {1})
+    return [f"a ± b: mean ± standard deviation over {' or '.join(map(str, counts)) or 'several'} seeds"]
 
 
 def footnotes(row: TableRow, column: Column, legend: dict[str, str], form: str) -> str:
@@ -224,8 +252,8 @@ def superseded(board: Board) -> Sequence[str]:
 
 FOOT = (
     "Percent of all images. White-box and adaptive attackers see the whole defense; gray-box (static) ones see only "
-    "the network under it, and their lines are not ranked. Under an attack, in brackets, where it differs: right clean "
-    f"as well. Worst case: {WORST_CASE}. Gap: in points. Verdict: a step holds if its worst case over all accesses is "
-    "above that of its base by more than chance (p, for all verdicts of the table together) and its attackers could "
-    "have shown otherwise; else that is an upper bound only."
+    "the network under it, and their rows are not ranked. Under an attack, in brackets, where it differs: also right "
+    f"when clean. Worst case: {WORST_CASE}. Gap: in points. Verdict: a step holds if its worst case over all accesses "
+    "is above that of its base by more than chance (p, for all verdicts of the table together) and its attackers "
+    "could have shown otherwise; else that is an upper bound only."
 )

@@ -236,10 +236,7 @@ class _Numbers:
             return Cell(text.ABSENT, "", None, column, "", "", "", "", 0)
         if value.words:
             return self._verdict(row, column, value)
-        best, second = self._table.best[column.id]
-        rank = ""
-        if value.number is not None and row.access in RANKED and value.number in (best, second):
-            rank = "best" if value.number == best else "second"
+        rank = self._table.mark(row, column)
         number, _, bracket = _compact(value, column, self._table.n).partition(" ")
         marks = _marks(value, self._legend)
         return Cell(number, bracket, value, column, rank, marks, _hint(value, column), *first_keys(value))
