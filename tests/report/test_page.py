@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 
+from bench.report.leaderboard.view import View, build
 from bench.report.render.html import write_report
 from tests.report.fabricate import outcomes, result, story
 
@@ -73,14 +74,34 @@ def heads(page):
     return [h.split()[0] for h in page.locator("section[data-dataset=digits] .heads th:visible").all_inner_texts()]
 
 
-def test_columns_sort_from_the_best_and_back(page):
-    head = page.locator("section[data-dataset=digits] .heads button", has_text="clean").first
-    head.click()
-    assert rows(page)[0][0] == "fgsm-at"
-    head.click()
-    assert rows(page)[0][0] == "pgd-at"
-    page.locator("section[data-dataset=digits] .heads button", has_text="defense").click()
-    assert [name for name, _ in rows(page)] == sorted(name for name, _ in rows(page))
+SORT = """table => [...table.querySelectorAll(".heads button")].flatMap((button) => [0, 1].map(() => {
+  button.click();
+  const { label, group } = button.parentNode.dataset;
+  return [label ?? "defense", group ?? "", [...table.tBodies[0].rows].map((row) => [row.dataset.defense, row.dataset.access])];
+}))"""  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("results", "images"), [(story, 500), (lambda: like_the_quick_preset(), 400)], ids=["story", "quick"]
+)
+def test_a_click_sorts_as_the_command_line_does_from_the_best_and_back(browser, tmp_path, results, images):
+    page = browser.new_page()
+    cells = [*results(), result("fgsm-at", "pgd", clean=[True] * images, status="failed", norm="l1", eps="9")]
+    page.goto(write_report(cells, tmp_path).as_uri())
+    orders = page.locator(".board").first.evaluate(SORT)
+    assert len(orders) >= 16
+    for index, (label, group, order) in enumerate(orders):
+        column = label if group in ("", "cost") else f"{label} {group}"
+        board = build(cells, (), View(sort="-" * (index % 2) + column))
+        assert order == [[row.defense, row.access] for row in board.tables[0].rows], (column, index % 2)
+    page.close()
+
+
+def test_what_is_sorted_by_is_seen_among_the_rows_that_are_left(page):
+    page.locator("section[data-dataset=digits] .heads button", has_text="pgd").first.click()
+    assert rows(page)[-1] == ["standard", "white-box"]
+    page.select_option("#access", "static")
+    assert rows(page) == [["tpap", "static"], ["jpeg", "static"]]
 
 
 def test_filters_choose_rows_columns_and_tables(page):

@@ -33,12 +33,12 @@ _NAME_LETTERS = 28
 _HEAD_LETTERS = 48
 #: Of the marks behind a number; the hint has all.
 _MARK_LETTERS = 5
-#: What the words of a verdict mean, for a reader who has not met them.
+#: What the words of a verdict mean, for a reader who has not met them; from the best verdict to the worst.
 _CONCLUSIONS = {
     "holds": "more robust than the network under it",
-    "weaker": "less robust than the network under it",
-    "broken": "no more robust than the network under it",
     "upper bound": "its attacks were too weak for a verdict",
+    "broken": "no more robust than the network under it",
+    "weaker": "less robust than the network under it",
 }
 _ELSEWHERE = "This page shows a part, csv, md and json have all"
 
@@ -57,6 +57,18 @@ class Cell(NamedTuple):
     keys: str
     more: int
 
+    @property
+    def sorted_by(self) -> str | None:
+        """What the script sorts by: a number, the place of a verdict, or nothing where an attack failed.
+
+        ``None`` where nothing is known.
+        """
+        if self.value is None or not (self.value.number is not None or self.value.failed or self.value.words):
+            return None
+        if self.value.words:
+            return str(tuple(_CONCLUSIONS).index(self.value.words))
+        return "" if self.value.number is None else repr(self.value.number)
+
 
 class Head(NamedTuple):
     """The heading of a column: its label, as far as there is room, in pieces."""
@@ -66,6 +78,11 @@ class Head(NamedTuple):
     hint: str
     #: How many marks the numbers below it carry at most.
     marks: int
+
+    @property
+    def best(self) -> str:
+        """In which direction the column is sorted when the best comes first."""
+        return "descending" if self.column.unit == "accuracy" else "ascending"
 
 
 class _Excerpt(NamedTuple):

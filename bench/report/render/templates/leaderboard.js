@@ -91,6 +91,7 @@
       const rows = all("tbody tr", section);
       for (const row of rows) row.hidden = (access && row.dataset.access !== access) || (byDefense && !row.dataset.defense.toLowerCase().includes(text)) || !attackFits;
       for (const table of all("table", section)) fold(table);
+      for (const table of all(".board", section)) sort(table);
       section.hidden = !fits || rows.every((row) => row.hidden);
       any ||= !section.hidden;
       const link = document.querySelector(`.index a[href="#${section.id}"]`);
@@ -108,20 +109,32 @@
   });
   document.addEventListener("click", (event) => { for (const menu of all(".menu[open]")) if (!menu.contains(event.target)) menu.open = false; });
 
-  // Sorting: numbers from the best, names from A; absent values stay last.
-  for (const head of all(".board .heads th")) head.querySelector("button").addEventListener("click", () => {
-    const table = head.closest("table"), place = [...head.parentNode.children].indexOf(head), isNumber = head.classList.contains("n") && head.dataset.kind !== "verdict";
-    const now = head.getAttribute("aria-sort"), down = now === "none" ? isNumber : now === "ascending";
-    for (const other of all(".heads th", table)) other.setAttribute("aria-sort", "none");
-    head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const value = (row) => (isNumber ? row.children[place].dataset.value : row.children[place].classList.contains("none") ? "" : row.children[place].textContent.trim());
-    const body = table.tBodies[0];
-    const rows = [...body.rows].sort((a, b) => {
-      const x = value(a), y = value(b);
-      if (x === "" || y === "") return (x === "") - (y === "");
-      return (isNumber ? x - y : x.localeCompare(y)) * (down ? -1 : 1);
-    });
-    body.append(...rows);
+  // Sorting, as leaderboard --sort does: the best first, then the other way round. The rows of a defense stay together.
+  // What counts is its first row that is shown and whose attacker sees all of it; what is unknown stays last.
+  const initial = new Map(all(".board").map((table) => [table, [...table.tBodies[0].rows]]));
+  function rank(rows, head) {
+    const place = head.cellIndex, isKnown = (cell) => cell.dataset.rank !== undefined;
+    const ranked = (row) => row.dataset.access === "white-box" || row.dataset.access === "adaptive";
+    const cells = [...rows.filter(ranked), ...rows.filter((row) => !ranked(row))].map((row) => row.cells[place]);
+    const value = cells.find(isKnown)?.dataset.rank ?? "";
+    return value === "" ? null : Number(value);
+  }
+  function sort(table) {
+    const head = table.querySelector(".heads [aria-sort=ascending], .heads [aria-sort=descending]");
+    if (!head) return;
+    const own = new Map(), byName = head.classList.contains("pin");
+    for (const row of initial.get(table)) own.set(row.dataset.defense, [...(own.get(row.dataset.defense) ?? []), row]);
+    const shown = (rows) => { const left = rows.filter((row) => !row.hidden); return left.length ? left : rows; };
+    const order = [...own].map(([name, rows]) => [byName ? name.toLowerCase() : rank(shown(rows), head), rows]);
+    const sign = head.getAttribute("aria-sort") === "ascending" ? 1 : -1;
+    const compare = (x, y) => (x === null || y === null ? (x === null) - (y === null) : sign * ((x > y) - (x < y)));
+    table.tBodies[0].append(...order.sort(([x], [y]) => compare(x, y)).flatMap(([, rows]) => rows));
+  }
+  for (const button of all(".board .heads button")) button.addEventListener("click", () => {
+    const head = button.closest("th"), { best } = head.dataset, isBest = head.getAttribute("aria-sort") === best;
+    for (const other of all("[aria-sort]", head.parentNode)) other.setAttribute("aria-sort", "none");
+    head.setAttribute("aria-sort", isBest ? { ascending: "descending", descending: "ascending" }[best] : best);
+    sort(head.closest("table"));
   });
 
   // A number opens to its cells.
