@@ -54,8 +54,8 @@ def _view_arguments(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=[],
         metavar="PATTERN",
-        help="columns, in this order: patterns of labels ('pgd*') or of a label and its threat ('pgd L2*'), or clean, "
-        "attack, worst, gap, verdict, cost",
+        help="columns, in this order: patterns of labels ('pgd*'), of threats ('L2*', 'Linf*') or of both ('pgd L2*'); "
+        "clean, attack, worst, gap, verdict and cost count as labels; small and capital letters are the same",
     )
     group.add_argument(
         "--rows",
@@ -73,11 +73,10 @@ def _view_arguments(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--sort",
-        default="",
         metavar="COLUMN",
         help="the best defense first, or by name with defense; --sort=-COLUMN is the other way round",
     )
-    group.add_argument("--caption", default="", metavar="TEXT", help="the title; in LaTeX the caption")
+    group.add_argument("--caption", metavar="TEXT", help="the title; in LaTeX the caption, and what the label is of")
     group.add_argument(
         "--short", action="store_true", help="a row for each defense: clean, worst static and adaptive, gap, verdict"
     )
@@ -87,11 +86,15 @@ def _view(args: argparse.Namespace, file_format: str | None) -> View:
     """Return what the tables are to show.
 
     Raises:
-        UsageError: it cannot be said of a format that holds everything.
+        UsageError: it cannot be said of a format that holds everything, or is empty.
     """
     from bench.report.leaderboard.view import View
     from bench.types import UsageError
 
+    for option, wanted in (("sort", "a column, or defense"), ("caption", "a text")):
+        given = getattr(args, option)
+        if given is not None and not given.strip():
+            raise UsageError(f"--{option}: it is empty; name {wanted}")
     asked = [option for option in _VIEW if getattr(args, option)]
     if asked and (args.paper or file_format in ("json", CARDS)):
         what = "--paper" if args.paper else f"--format {file_format}"
@@ -99,7 +102,7 @@ def _view(args: argparse.Namespace, file_format: str | None) -> View:
             f"--{asked[0]} is for tables in a terminal, md, csv, tex or html; {what} has everything in forms of its own"
         )
     lists = {option: tuple(getattr(args, option)) for option in ("columns", "rows", "rename")}
-    return View(**lists, sort=args.sort, caption=args.caption, short=args.short)
+    return View(**lists, sort=args.sort or "", caption=args.caption or "", short=args.short)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -122,6 +125,9 @@ def _show(args: argparse.Namespace) -> int:
         return _write_cards(args)
     if args.out and file_format not in FORMATS and not is_folder:
         raise UsageError(f"--out {args.out}: say --format {'|'.join(FORMATS)}, or let the name end with one of them")
+    ending = args.out.suffix.removeprefix(".") if args.out else ""
+    if ending in FORMATS and ending != file_format:
+        raise UsageError(f"--out {args.out}: the name ends with .{ending}, and --format is {file_format}; choose one")
     root = options.store_root(args)
     with display.phase("reading the results"):
         recorded = read(root)

@@ -114,6 +114,37 @@ def test_each_latex_table_has_a_label_that_stays():
     assert r"\label{tab:digits-small-cnn-500-short}" in latex(shown(build(story()), View(short=True)))
 
 
+def test_each_view_of_a_store_has_a_label_of_its_own_which_stays():
+    views = [View(), View(short=True), View(columns=("clean",)), View(columns=("pgd",)), View(rows=("tpap",))]
+    views += [View(sort="pgd"), View(caption="Clean & robust"), View(caption="Clean + robust"), View(caption="表1")]
+    views += [View(caption="表2"), View(caption="word " * 50 + "a"), View(caption="word " * 50 + "b")]
+    texts = [latex(shown(build(story(20)), view)) for view in views]
+    labels = [re.findall(r"\\label{(.*?)}", text) for text in texts]
+    flat = list(chain.from_iterable(labels))
+    assert len(flat) == len(set(flat)) == len(views)
+    assert all(re.fullmatch("tab:[a-z0-9-]{1,67}", label) for label in flat)
+    # More images of a class, or other results, are the same view.
+    again = [latex(shown(build(story(20, norm="l2")[:-2]), View(columns=("pgd",))))]
+    assert re.findall(r"\\label{(.*?)}", again[0]) == labels[3]
+    assert r"\label{tab:robust-in-l2}" in latex(shown(build(story(20)), View(caption="Robust in L2?")))
+    # Two tables of one output, and one that is named as the second of them would be.
+    cells = [*story(20), *story(20, rows="x"), *story(20, network="small-cnn-20-2")]
+    several = re.findall(r"\\label{(.*?)}", latex(build(cells)))
+    assert len(several) == len(set(several)) == 3
+
+
+@pytest.mark.parametrize("end", "?!.")
+def test_a_caption_ends_with_one_mark(end):
+    text = latex(shown(build(story(20)), View(caption=f"What holds{end}")))
+    assert rf"\caption{{What holds{end}}}" in text
+
+
+def test_names_that_pdflatex_has_no_letters_for_are_said_at_the_top():
+    hint = "% letters other than Latin ones need xelatex or lualatex"
+    assert hint not in latex(build(story(20))) and hint not in latex(shown(build(story(20)), View(caption="“Ü” – ß…")))
+    assert hint in latex(shown(build(story(20)), View(caption="精度"))).partition(r"\begin")[0]
+
+
 def four():
     """Four defenses under four attacks, two of them steps with static and adaptive lines: what a paper has."""
     clean = outcomes(0.95, 400, 3)

@@ -8,8 +8,8 @@ from itertools import product
 import pytest
 
 from bench.cli import main
-from bench.report.leaderboard.tables import build
-from bench.report.leaderboard.view import View, shown
+from bench.report.leaderboard.tables import WORST_LABEL, build
+from bench.report.leaderboard.view import View, new_names, shown
 from bench.report.leaderboard.view import build as viewed
 from bench.report.render.export import FORMATS, comma_separated
 from bench.report.render.html import render
@@ -70,6 +70,29 @@ def test_columns_of_a_threat_stay_together():
         ("attack", "L∞ ε=8/255"),
         ("clean", ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "columns"),
+    [
+        ("worst L2*", [f"{WORST_LABEL} L2 ε=1/2"]),
+        ("gap L2*", ["gap, static − adaptive L2 ε=1/2"]),
+        ("gap, static - adaptive l2 eps=1/2", ["gap, static − adaptive L2 ε=1/2"]),
+        ("VERDICT Linf*", [f"verdict {GROUP}"]),
+        ("attack linf eps=8/255", [f"fgsm {GROUP}", f"pgd {GROUP}"]),
+        ("PGD", [f"pgd {GROUP}", "pgd L2 ε=1/2"]),
+        (
+            "L2*",
+            [f"{label} L2 ε=1/2" for label in ("fgsm", "pgd", WORST_LABEL, "gap, static − adaptive", "verdict")],
+        ),
+    ],
+)
+def test_columns_go_by_threats_as_they_are_typed(pattern, columns):
+    results = [*story(50), *story(50, norm="l2", eps="1/2")]
+    table = table_of(results, columns=(pattern,))
+    assert [f"{column.label} {column.group}" for column in table.columns] == columns
+    if pattern.startswith(("worst", "L2")):
+        assert f"sorted by {WORST_LABEL}, L2 ε=1/2" in table_of(results, sort=pattern).notes
 
 
 @pytest.mark.parametrize(
@@ -166,14 +189,33 @@ def test_a_new_name_is_everywhere():
     assert [list(row.values.values()) for row in table.rows] == plain
 
 
-def test_two_names_may_be_exchanged():
-    table = table_of(rename=("tpap=jpeg", "jpeg=tpap"))
-    old = {row.defense: row.values["clean"] for row in table_of().rows}
-    assert {row.defense: row.values["clean"] for row in table.rows} == {
-        **old,
-        "tpap": old["jpeg"],
-        "jpeg": old["tpap"],
-    }
+def _csv_names(**view):
+    return set(next(csv.reader(io.StringIO(comma_separated(viewed(story(50), [], View(**view)))))))
+
+
+def test_a_new_name_is_nothing_that_tables_files_and_options_use():
+    own = _csv_names() | _csv_names(short=True) | set(heads(table_of())) | set(heads(table_of(short=True)))
+    kinds = {column.kind for column in table_of().columns}
+    board = build(story(50))
+    # What follows the name of an attack in CSV, and a number's ends, cannot be taken for another column.
+    for name in {
+        name for name in own if not name.startswith(("fgsm", "pgd")) and name[-4:] not in (" low", "high")
+    } | kinds:
+        for old in ("pgd", "tpap", "digits"):
+            with pytest.raises(UsageError, match="the tables use .* for something else") as refused:
+                new_names(board, [f"{old}={name}"])
+            assert "\n" not in str(refused.value)
+    with pytest.raises(UsageError, match="the tables use Worst for"):
+        new_names(board, ["pgd=Worst"])
+
+
+@pytest.mark.parametrize("results", [story(50), [*story(50), *story(50, norm="l2", eps="1/2")]])
+def test_a_new_name_takes_no_column_of_csv(results):
+    before, after = (
+        next(csv.reader(io.StringIO(comma_separated(viewed(results, [], View(rename=rename))))))
+        for rename in ((), ("pgd=fgsm robust accuracy", "tpap=P", "digits=clean accuracy low"))
+    )
+    assert len(set(after)) == len(after) == len(before)
 
 
 def test_a_caption_is_the_title_and_what_it_replaces_is_said_beside_it():
@@ -185,6 +227,8 @@ def test_a_caption_is_the_title_and_what_it_replaces_is_said_beside_it():
     assert r"digits $\cdot$ small-cnn $\cdot$ 500 images" in latex(board)
     assert "digits · small-cnn · 500 images. Accuracy" in render(board)
     assert {row["caption"] for row in csv.DictReader(io.StringIO(comma_separated(board)))} == {"What $holds$"}
+    (table,) = viewed(story(50), [], View(caption=" What\nholds?\r\n")).tables
+    assert table.caption == "What holds?"
     two = viewed([*story(50), *story(50, network="vgg16")], [], View(caption="All"))
     assert [table.heading for table in two.tables] == [
         "All (digits · small-cnn · 50 images)",
@@ -251,6 +295,34 @@ def test_tables_without_what_is_asked_for_are_left_out_and_that_is_said():
     assert "1 of 2 tables have what is shown; the others are left out" in table.notes
 
 
+def test_patterns_that_match_in_no_table_together_are_refused_before_anything_is_written(tmp_path, capsys):
+    other = [result("mine", "square", recipe="mine", network="vgg16", clean=[True] * 10)]
+    call = ["leaderboard", "--store", str(stored(tmp_path / "s", [*story(20), *other]).root)]
+    out = tmp_path / "t.tex"
+    assert main([*call, "--rows", "mine", "--columns", "verdict", "--out", str(out)]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: --rows and --columns: ") and printed.err.count("\n") == 1
+    assert printed.out == "" and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sort", ""], "error: --sort: it is empty; name a column, or defense"),
+        (["--caption", " "], "error: --caption: it is empty; name a text"),
+        (["--format", "tex", "--out", "x.csv"], "error: --out x.csv: the name ends with .csv, and --format is tex"),
+        (["--json", "--out", "x.md"], "error: --out x.md: the name ends with .md, and --format is json"),
+    ],
+)
+def test_empty_texts_and_names_of_other_formats_are_refused(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    stored(tmp_path / "s", story(10))
+    assert main(["leaderboard", "--store", "s", *options]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(message) and printed.err.count("\n") == 1
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["s"]
+
+
 @pytest.mark.parametrize(
     ("view", "message"),
     [
@@ -260,8 +332,13 @@ def test_tables_without_what_is_asked_for_are_left_out_and_that_is_said():
         ({"rename": ("cw=CW",)}, "--rename cw=CW: say OLD=NEW, with one of these as OLD: digits; small-cnn; pgd-at; "),
         ({"rename": ("tpap",)}, "--rename tpap: say OLD=NEW"),
         ({"rename": ("tpap= ",)}, "--rename tpap= : the new name is empty"),
-        ({"rename": ("tpap=jpeg",)}, "--rename: the defenses jpeg and tpap would both be called jpeg"),
-        ({"rename": ("pgd=x", "fgsm=x")}, "--rename: the attacks fgsm and pgd would both be called x"),
+        ({"rename": ("tpap=jpeg",)}, "--rename tpap=jpeg: jpeg is the name of something else; choose another name"),
+        ({"rename": ("tpap=pgd",)}, "--rename tpap=pgd: pgd is the name of something else"),
+        ({"rename": ("tpap=jpeg", "jpeg=tpap")}, "--rename tpap=jpeg: jpeg is the name of something else"),
+        ({"rename": ("tpap=X", "tpap=Y")}, "--rename tpap=Y: tpap is also renamed to X; give it one new name"),
+        ({"rename": ("pgd=x", "fgsm=x")}, "--rename: fgsm and pgd would both be called x"),
+        ({"rename": ("digits=x", "tpap=x")}, "--rename: digits and tpap would both be called x"),
+        ({"caption": "x" * 1001}, "--caption: 1,001 letters; a caption has at most 1,000"),
     ],
 )
 def test_what_is_not_there_is_one_line_that_says_what_is(view, message):

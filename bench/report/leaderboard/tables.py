@@ -52,6 +52,8 @@ Mark = Literal["best", "second", ""]
 
 #: The heading of the worst case under a threat.
 WORST_LABEL = "robust accuracy, worst case"
+#: That of what a static attacker's worst case flatters by.
+GAP_LABEL = "gap, static − adaptive"
 
 #: Verdicts in the words of a column; the lines below a table have the reasons and the numbers.
 VERDICT_WORDS: Mapping[RobustnessVerdict, str] = {
@@ -115,6 +117,8 @@ class Table:
     caption: str = ""
     #: Whether a row is one access; in the short form a row is all accesses of its defense.
     has_access: bool = True
+    #: What tells a view of chosen columns and rows from others of the same table; empty where all is shown.
+    view: str = ""
 
     @property
     def heading(self) -> str:
@@ -387,7 +391,7 @@ def _columns(
             columns.append(Column(column_id(group, "worst"), WORST_LABEL, "accuracy", "worst", group, WORST_CASE))
         if group in with_gap:
             hint = "gray-box (static) minus adaptive worst case, in points, with its paired interval"
-            columns.append(Column(column_id(group, "gap"), "gap, static − adaptive", "gap", "gap", group, hint))
+            columns.append(Column(column_id(group, "gap"), GAP_LABEL, "gap", "gap", group, hint))
         if group in with_verdict:
             hint = "a test-time step against the classifier under it, on the same images"
             columns.append(Column(column_id(group, "verdict"), "verdict", "words", "verdict", group, hint))

@@ -8,15 +8,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cache
 from itertools import chain
-from typing import TypeVar
+from typing import TypeVar, get_args
 
+from bench.keys import sha256_hex
 from bench.report.leaderboard import tables
-from bench.report.leaderboard.short import shortened
+from bench.report.leaderboard.short import FULL_LABEL, STATIC_LABEL, shortened
 from bench.report.leaderboard.summaries import Value
-from bench.report.leaderboard.tables import RANKED, VERDICT_WORDS, Board, Column, Table, TableRow, lines_by_defense
+from bench.report.leaderboard.tables import (
+    COSTS,
+    GAP_LABEL,
+    RANKED,
+    VERDICT_WORDS,
+    WORST_LABEL,
+    Board,
+    Column,
+    Kind,
+    Table,
+    TableRow,
+    lines_by_defense,
+)
 from bench.store.planned import PlannedTable
-from bench.types import CellResult, UsageError
+from bench.types import Access, CellResult, UsageError
 
 #: Names that a message lists.
 _LISTED = 20
@@ -27,6 +41,20 @@ _VERDICT_ORDER = tuple(
 )
 #: What ``sort`` calls the names of the defenses.
 _BY_NAME = "defense"
+#: Letters of a caption, and digits of what tells views apart.
+_CAPTION_LETTERS = 1000
+_VIEW_DIGITS = 4
+
+#: Names that tables, their files and patterns use themselves, whatever a board holds.
+_WORDS = (
+    *get_args(Kind),
+    *get_args(Access),
+    *(cost.column.label for cost in COSTS),
+    *("clean accuracy", "robust accuracy", WORST_LABEL, STATIC_LABEL, FULL_LABEL, GAP_LABEL),
+    *("defense", "access", "dataset", "model", "n", "incomplete", "caption", "notes", "table notes", "rank"),
+)
+#: What is written in two ways: as tables have it, and as it is typed.
+_TYPED = {"linf": "l∞", "eps=": "ε=", "−": "-"}
 
 _T = TypeVar("_T")
 
@@ -46,9 +74,16 @@ class View:
     rename: tuple[str, ...] = ()
     #: A column, the best first, or ``defense``; the other way round after a ``-``.
     sort: str = ""
+    #: Line ends in it count as spaces.
     caption: str = ""
     #: Whether each defense has one row: clean, worst cases, gap and verdict.
     short: bool = False
+
+    @property
+    def digits(self) -> str:
+        """Digits that other views have not; empty where nothing is chosen, ordered or named."""
+        chosen = (self.columns, self.rows, self.rename, self.sort)
+        return sha256_hex(*map(repr, chosen))[:_VIEW_DIGITS] if any(chosen) else ""
 
 
 def build(results: Iterable[CellResult], planned: Iterable[PlannedTable], view: View) -> Board:
@@ -70,14 +105,19 @@ def shown(board: Board, view: View) -> Board:
     Tables in which no row or no column matches are left out, and the others say so.
 
     Raises:
-        UsageError: a pattern matches nothing.
+        UsageError: a pattern matches nothing, patterns match in no table together, or the caption is too long.
     """
+    caption = " ".join(view.caption.split())
+    if len(caption) > _CAPTION_LETTERS:
+        raise UsageError(f"--caption: {len(caption):,} letters; a caption has at most {_CAPTION_LETTERS:,}")
     whole = [shortened(table) for table in board.tables] if view.short else list(board.tables)
     _check(whole, view)
     parts = [part for part in (_part(table, view) for table in whole) if part.rows and part.columns]
-    if view.caption:
+    if whole and not parts:
+        raise UsageError("--rows and --columns: each matches something, but no table has such a row and such a column")
+    if caption:
         several = len(parts) > 1
-        parts = [replace(t, caption=f"{view.caption} ({t.title})" if several else view.caption) for t in parts]
+        parts = [replace(t, caption=f"{caption} ({t.title})" if several else caption) for t in parts]
     if len(parts) < len(whole):
         note = f"{len(parts)} of {len(whole)} tables have what is shown; the others are left out"
         parts = [replace(table, notes=(note, *table.notes)) for table in parts]
@@ -88,10 +128,12 @@ def new_names(board: Board, pairs: Sequence[str]) -> dict[str, str]:
     """Return new names by the old ones, from pairs ``OLD=NEW``.
 
     Raises:
-        UsageError: nothing has the old name, the new one is empty, or two things would have it.
+        UsageError: nothing has the old name or it has two new ones; a new one is empty, a word of the tables, or a name
+            that something else has or had.
     """
-    kinds = list(_names_by_kind(board))
-    known = dict.fromkeys(chain.from_iterable(names for _, names in kinds))
+    together = list(_names_together(board))
+    known = dict.fromkeys(chain.from_iterable(together))
+    words = {_folded(word) for word in _table_words(board)}
     names: dict[str, str] = {}
     for pair in pairs:
         # Names may hold an equals sign, too, as ``jpeg[quality=50]`` does.
@@ -101,23 +143,40 @@ def new_names(board: Board, pairs: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--rename {pair}: say OLD=NEW, with one of these as OLD: {_listed(known)}")
         if not new.strip():
             raise UsageError(f"--rename {pair}: the new name is empty")
+        if old in names:
+            raise UsageError(f"--rename {pair}: {old} is also renamed to {names[old]}; give it one new name")
+        if _folded(new) in words:
+            raise UsageError(f"--rename {pair}: the tables use {new} for something else; choose another name")
+        if new in known and new != old:
+            raise UsageError(f"--rename {pair}: {new} is the name of something else; choose another name")
         names[old] = new
-    for kind, own in kinds:
+    for own in together:
         first: dict[str, str] = {}
         for old in own:
             new = names.get(old, old)
             if first.setdefault(new, old) != old:
-                raise UsageError(f"--rename: the {kind} {first[new]} and {old} would both be called {new}")
+                raise UsageError(f"--rename: {first[new]} and {old} would both be called {new}")
     return names
 
 
-def _names_by_kind(board: Board) -> Iterator[tuple[str, list[str]]]:
-    """Yield what must keep names of their own: the defenses and the attacks of each table, data sets and networks."""
-    yield "data sets", list(dict.fromkeys(table.dataset for table in board.tables))
-    yield "networks", list(dict.fromkeys(table.model for table in board.tables))
+def _names_together(board: Board) -> Iterator[list[str]]:
+    """Yield names that must stay different: all data sets and networks, and those in one table."""
+    titles = [(table.dataset, table.model) for table in board.tables]
+    yield list(dict.fromkeys(chain.from_iterable(titles)))
     for table in board.tables:
-        yield "defenses", list(dict.fromkeys(row.defense for row in table.rows))
-        yield "attacks", list(dict.fromkeys(column.label for column in table.columns if column.kind == "attack"))
+        names = [table.dataset, table.model, *(row.defense for row in table.rows)]
+        names += (column.label for column in table.columns if column.kind == "attack")
+        yield list(dict.fromkeys(names))
+
+
+def _table_words(board: Board) -> Iterator[str]:
+    """Yield what the tables, their files and the options call their own columns, threats and accesses."""
+    yield from _WORDS
+    for table in board.tables:
+        for column in (*table.columns, *shortened(table).columns):
+            yield from (column.group, f"{column.kind} {column.group}")
+            if column.kind != "attack":
+                yield from (column.label, f"{column.label} {column.group}", f"{column.label} ({column.group})")
 
 
 def _check(whole: Sequence[Table], view: View) -> None:
@@ -128,9 +187,9 @@ def _check(whole: Sequence[Table], view: View) -> None:
     rows = set(chain.from_iterable(map(_row_names, all_rows)))
     labels = dict.fromkeys(chain((column.kind for column in all_columns), (column.label for column in all_columns)))
     lists = {
-        "--columns": f"{_listed(labels)}, or one of these and a threat",
+        "--columns": f"{_listed(labels)}, or one of these and a threat, or a threat",
         "--rows": f"{_listed(row.defense for row in all_rows)}, or one of these, / and an access",
-        "--sort": f"{_listed((_BY_NAME, *labels))}, or one of these and a threat",
+        "--sort": f"{_listed((_BY_NAME, *labels))}, or one of these and a threat, or a threat",
     }
     asked = [("--columns", pattern, columns) for pattern in view.columns]
     asked += [("--rows", pattern, rows) for pattern in view.rows]
@@ -152,8 +211,10 @@ def _listed(names: Iterable[str]) -> str:
 
 def _column_names(column: Column) -> list[str]:
     """Return what a column may be asked for by."""
-    threat = [f"{column.label} {column.group}"] if column.group not in ("", "cost") else []
-    return [column.kind, column.label, *threat]
+    names = [column.kind, column.label]
+    if column.group not in ("", "cost"):
+        names += [column.group, f"{column.label} {column.group}", f"{column.kind} {column.group}"]
+    return names
 
 
 def _row_names(row: TableRow) -> list[str]:
@@ -162,7 +223,17 @@ def _row_names(row: TableRow) -> list[str]:
 
 def _is_there(pattern: str, names: Iterable[str]) -> bool:
     # A name with brackets is itself, whatever these mean in a pattern.
-    return any(pattern == name or fnmatchcase(name, pattern) for name in names)
+    wanted = _folded(pattern)
+    return any(wanted == name or fnmatchcase(name, wanted) for name in map(_folded, names))
+
+
+@cache
+def _folded(name: str) -> str:
+    """Return a name or a pattern as it is compared: in small letters, and what few can type as it is in tables."""
+    folded = name.casefold()
+    for typed, shown in _TYPED.items():
+        folded = folded.replace(typed, shown)
+    return folded
 
 
 def _chosen(items: Sequence[_T], patterns: Sequence[str], names: Callable[[_T], Iterable[str]]) -> list[_T]:
@@ -196,6 +267,7 @@ def _part(table: Table, view: View) -> Table:
         columns=tuple(columns),
         rows=tuple(replace(row, values={k: v for k, v in row.values.items() if k in ids}) for row in rows),
         threats=tuple(s for s in table.threats if s.defense in defenses and (not s.threat or s.group in groups)),
+        view=view.digits,
         verdicts=tuple(line for line in table.verdicts if line in kept),
         notes=(*_about(table, view.sort, columns, rows), *(line for line in table.notes if line in kept)),
     )
@@ -234,8 +306,9 @@ def _sort_column(table: Table, sort: str) -> Column | None:
     for pattern in (sort, sort.removeprefix("-")):
         found = [column for column in table.columns if _is_there(pattern, _column_names(column))]
         if found:
-            # Of two worst cases the one that counts.
-            return next((column for column in found if column.ranked), found[0])
+            # Of two worst cases the one that counts, which also stands for a threat.
+            counting = [column for column in found if column.ranked]
+            return next((column for column in counting if column.kind == "worst"), (counting or found)[0])
     return None
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, groupby
+from itertools import chain, count, groupby
 from math import ceil
 
+from bench.keys import sha256_hex
 from bench.report.leaderboard.tables import Board, Column, Table, TableRow
 from bench.report.render import text
 from bench.visible import visible
@@ -43,6 +43,11 @@ _LONG_WORD, _PIECE = 24, 8
 #: Floats that LaTeX can hold back at once, with room for others.
 _MAX_FLOATS = 10
 
+#: Letters of a label, and digits that stand for what these leave out.
+_LABEL_LETTERS, _LABEL_DIGITS = 60, 6
+#: What tells captions apart and is not in their labels.
+_TELLING = re.compile(r"[^a-zA-Z0-9 .,:;!?'()/_·-]")
+
 # Widths of letters of Computer Modern at 8 points, in classes; Times is narrower.
 _WIDTHS = {
     **dict.fromkeys("ijl.,:;'|![]ᵃ", 2.4),
@@ -57,6 +62,9 @@ _MINUS = re.compile(r"(?<![^ \[(])-(?=\d)")
 _PACKAGES = (
     r"% \usepackage{booktabs}, and \usepackage{graphicx}, which makes a table smaller that is wider than the text"
 )
+#: What pdflatex has no letters for: all but Latin scripts and dashes, quotation marks and dots.
+_NOT_LATIN = re.compile("[^\x00-\u017f\u2010-\u2026]")
+_OTHER_LETTERS = "% letters other than Latin ones need xelatex or lualatex, and a font that has them"
 
 
 def _escape_latex(value: str) -> str:
@@ -90,19 +98,31 @@ def latex(board: Board) -> str:
     absent = [rf"{{\noindent\bfseries {_escape_text(line)}.\par}}" + "\n" for line in text.absent(board)]
     if not board.tables:
         return "\n".join([*absent, "% no results yet\n"])
-    counts: Counter[str] = Counter()
-    parts: list[str] = []
+    parts: dict[str, str] = {}
     for table in board.tables:
-        counts[slug := _slug(table)] += 1
-        label = slug if counts[slug] == 1 else f"{slug}-{counts[slug]}"
-        parts.append(_latex_table(table, board, label))
-    return "\n".join([_PACKAGES, *absent, *parts])
+        label = _free(_slug(table), parts)
+        parts[label] = _latex_table(table, board, label)
+    text_of_all = "\n".join([*absent, *parts.values()])
+    hints = [_PACKAGES] + [_OTHER_LETTERS] * bool(_NOT_LATIN.search(text_of_all))
+    return "\n".join([*hints, text_of_all])
 
 
 def _slug(table: Table) -> str:
-    """Return the label of a table, which stays the same while it is of the same images and network."""
-    words = f"{table.dataset} {table.model} {table.n}" + " short" * (not table.has_access)
-    return "tab:" + re.sub("[^a-z0-9]+", "-", words.lower()).strip("-")[:60]
+    """Return the label of a table: of its caption, or else of its images, its network and what is shown of it.
+
+    It stays the same while these do. Digits stand for what is left out of it.
+    """
+    short = " short" * (not table.has_access)
+    words = table.caption or f"{table.dataset} {table.model} {table.n}{short} {table.view}"
+    slug = re.sub("[^a-z0-9]+", "-", words.lower()).strip("-")
+    if _TELLING.search(words) or not 0 < len(slug) <= _LABEL_LETTERS:
+        slug = f"{slug[:_LABEL_LETTERS]}-{sha256_hex(words)[:_LABEL_DIGITS]}".strip("-")
+    return f"tab:{slug}"
+
+
+def _free(slug: str, taken: Collection[str]) -> str:
+    """Return a label that no other table of the output has."""
+    return next(label for label in chain([slug], (f"{slug}-{i}" for i in count(2))) if label not in taken)
 
 
 @dataclass(frozen=True)
@@ -317,8 +337,8 @@ def _float(layout: _Layout, panels: Sequence[_Panel], label: str, number: int, n
     return [
         rf"\begin{{{environment}}}[{'htbp' if layout.is_narrow else 'tp'}]",
         r"\centering",
-        rf"\caption{{{_escape_text(caption.rstrip('.'))}{', continued' if number else ''}.}}",
-        rf"\label{{{label}{f'-part-{number + 1}' if number else ''}}}",
+        rf"\caption{{{_escape_text(_sentence(caption, ' (continued)' * bool(number)))}}}",
+        rf"\label{{{_label(label, number)}}}",
         r"\footnotesize",
         r"\setlength{\tabcolsep}{3pt}",
         *bodies,
@@ -326,6 +346,18 @@ def _float(layout: _Layout, panels: Sequence[_Panel], label: str, number: int, n
         rf"\end{{{environment}}}",
         "",
     ]
+
+
+def _label(label: str, number: int) -> str:
+    """Return the label of a float of a table: a label of its own, with a colon, which no caption gives."""
+    return f"{label}:part-{number + 1}" if number else label
+
+
+def _sentence(caption: str, end: str) -> str:
+    """Return a caption that ends as a sentence does, with one mark."""
+    if end:
+        caption = caption.removesuffix(".") + end
+    return caption if caption.endswith((".", "!", "?")) else f"{caption}."
 
 
 def _caption(table: Table) -> str:
