@@ -24,6 +24,7 @@ from bench.visible import visible
 from tests.report.fabricate import outcomes, result, stored, story
 
 CLEAN = [True] * 100
+RECIPES = {"fgsm-at": {"eps": "1/4"}, "standard": {}}
 
 
 def drawn(name, results, tmp_path, store=None):
@@ -73,9 +74,9 @@ def harmed(*more_budgets):
     return [*stepped, *bare, result("jpeg", step="jpeg", clean=clean, recipe="plain", access="adaptive")]
 
 
-def words(name, results, tmp_path):
+def words(name, results, tmp_path, store=None):
     """Return everything that is written on a figure, as one line."""
-    source = figures.source_of(results, Store(tmp_path / "no-store"))
+    source = figures.source_of(results, store or Store(tmp_path / "no-store"))
     drawing = import_module(f"bench.report.figures.{name.replace('-', '_')}").draw(source)
     try:
         return " ".join(" ".join(text.get_text() for text in drawing.figure.findobj(Text)).split())
@@ -332,9 +333,27 @@ def test_the_curves_are_the_log_of_the_training(tmp_path):
         for e in range(3)
     ]
     store = stored(tmp_path / "store", [cell])
-    cards.write(store.training(training_key(cell.cell.model)), {"log": rows})
+    folder = store.training(training_key(cell.cell.model))
+    cards.write(folder, {"log": rows, "images_per_epoch": 1_297})
     (run,) = drawn("overfitting-curves", [cell], tmp_path, store)["runs"]
-    assert run == {"title": "fgsm-at, L∞ ε=8/255", "threat": "L∞ ε=8/255", "epochs": rows}
+    assert run == {"title": "fgsm-at, L∞ ε=8/255", "threat": "L∞ ε=8/255", "images": 100, "epochs": rows}
+    # A version that watched another number of images wrote this share.
+    rows[2]["test"]["clean"] = 1 / 3
+    cards.write(folder, {"log": rows, "images_per_epoch": 1_297})
+    (run,) = drawn("overfitting-curves", [cell], tmp_path, store)["runs"]
+    assert run["images"] is None
+
+
+def test_panels_of_curves_say_their_budget_and_their_images(tmp_path):
+    cells = [result(name, clean=CLEAN, recipe=name, recipe_params=eps) for name, eps in RECIPES.items()]
+    store = stored(tmp_path / "store", cells)
+    for cell in cells:
+        card = {"log": [{"epoch": 1, "train": {"clean": 0.5}, "test": {"clean": 0.25}}], "images_per_epoch": 10_000}
+        cards.write(store.training(training_key(cell.cell.model)), card)
+    text = words("overfitting-curves", cells, tmp_path, store)
+    assert "fgsm-at L∞ ε=1/4, 200 images each" in text and "standard L∞ ε=8/255, 200 images each" in text
+    assert "different budgets" in text
+    assert "different budgets" not in words("overfitting-curves", cells[:1], tmp_path, store)
 
 
 @pytest.mark.parametrize(
@@ -494,7 +513,7 @@ def test_many_trainings_are_one_page(tmp_path, width):
         drawing = import_module("bench.report.figures.overfitting_curves").draw(source)
         assert_legible(drawing.figure, width)
     text = " ".join(text.get_text() for text, _ in drawn_texts(drawing.figure)).replace("\n", " ")
-    assert f"the first {len(drawing.numbers['runs'])} of 14 trained networks" in text
+    assert f"{len(drawing.numbers['runs'])} of 14 trained networks" in text
     assert "30,000" in text
     plt.close(drawing.figure)
 

@@ -147,7 +147,8 @@ def source(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["attack-gallery", "grad-cam", "tsne", "loss-surface"])
-def test_a_figure_of_a_network_is_drawn_the_same_twice(source, tmp_path, name):
+def test_a_figure_of_a_network_is_drawn_the_same_twice(source, tmp_path, monkeypatch, name):
+    monkeypatch.setitem(surface.__kwdefaults__, "points", 3)
     first = [path.read_bytes() for path in figures.draw(name, source, tmp_path / "a")]
     assert [path.read_bytes() for path in figures.draw(name, source, tmp_path / "b")] == first
     assert json.loads(first[2])["figure"] == name
@@ -157,6 +158,20 @@ def test_the_gallery_measures_what_it_shows(source, tmp_path):
     body = json.loads(figures.draw("attack-gallery", source, tmp_path)[2].read_text())
     largest = {row["attack"]: row["linf"] for row in body["images"]}
     assert largest == {"fgsm": pytest.approx(0.1), "pgd": pytest.approx(0.2)}
+
+
+def test_a_purified_network_is_shown_with_what_adaptive_attacks_leave_of_it(source):
+    p = _network.purification(source)
+    assert p.names["access"] == "static" and p.names["accuracy_under_attack"] == {"static": 0.5, "adaptive": None}
+    assert p.title.startswith("gray-box (static)") and "adaptive: not measured" in p.accuracies
+    adaptive = []
+    for share, attack in ((0.25, p.cell.names.attack), (0.0, "another")):
+        made = result("tpap", attack, clean=[True] * N, adversarial=outcomes(share, N), access="adaptive")
+        cell = p.cell.cell.model_copy(update={"access": "adaptive"})
+        adaptive.append(made.model_copy(update={"cell": cell, "key": attack}))
+    p = _network.purification(figures.source_of([*source.results, *adaptive], source.store))
+    assert p.names["accuracy_under_attack"] == {"static": 0.5, "adaptive": 0.25}
+    assert "gray-box (static): 50.0 %; adaptive: 25.0 %" in p.accuracies
 
 
 def test_purified_images_are_what_the_network_gets(source):

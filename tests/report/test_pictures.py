@@ -148,7 +148,7 @@ def test_how_many_times_larger_is_what_the_numbers_say(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "width", "letters"),
-    [("grad-cam", PAGE, 120), ("grad-cam", COLUMN, 120), ("tsne", PAGE, 120), ("tsne", COLUMN, 120), ("tsne", PAGE, 5)],
+    [("grad-cam", COLUMN, 120), ("tsne", PAGE, 5), ("tsne", COLUMN, 120)],
 )
 def test_what_the_network_sees_is_legible_with_any_names(tmp_path, monkeypatch, name, width, letters):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -159,6 +159,8 @@ def test_what_the_network_sees_is_legible_with_any_names(tmp_path, monkeypatch, 
     assert drawn.figure.get_figwidth() <= width + 1e-6
     # Names that begin alike stay apart, by their numbers.
     texts = {" ".join(each.text.split()) for each in written(drawn.figure)}
+    assert any(text.startswith("gray-box (static)") for text in texts)
+    assert any("gray-box (static): 50.0 %; adaptive: not measured" in text for text in texts)
     shown = drawn.numbers["classes"] if name == "tsne" else {row["class"] for row in drawn.numbers["maps"]}
     for label in set(shown):
         assert any(names[label] in text or f"({label})" in text for text in texts), (label, texts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from bench.keys import attack_key, training_key
 from bench.models import weights
 from bench.registry import UnknownMethod
 from bench.report.figures import Failed, Missing, NotDrawn, Source
-from bench.report.figures._plot import SOFT, WRONG, without_eps
+from bench.report.figures._plot import ACCESS_WORDS, SOFT, WRONG, without_eps
 from bench.report.figures._text import fitted, fitted_name
 from bench.report.leaderboard.summaries import threat_text
 from bench.report.render import outside
@@ -275,12 +275,28 @@ class Purification(NamedTuple):
     training: Callable[[], Tensor] | None
     #: The title of a figure.
     title: str
+    #: Accuracy under this attack, in [0, 1], where it sees the step; ``None`` where that was not measured.
+    adaptive: float | None
 
     @property
-    def names(self) -> dict[str, str]:
-        """Its data set, network, defense and attack, for the JSON of a figure."""
+    def names(self) -> dict[str, Any]:
+        """Its data set, network, defense and attack, and accuracy under it by access, for the JSON of a figure."""
         names = self.cell.names
-        return {"dataset": names.dataset, "model": names.model, "defense": self.name, "attack": names.attack}
+        return {
+            "dataset": names.dataset,
+            "model": names.model,
+            "defense": self.name,
+            "attack": names.attack,
+            "threat": threat_text(self.attack.threat),
+            "access": names.access,
+            "accuracy_under_attack": {"static": _under_attack(self.cell), "adaptive": self.adaptive},
+        }
+
+    @property
+    def accuracies(self) -> str:
+        """What a static attack flatters, in one sentence."""
+        static, adaptive = _percent(_under_attack(self.cell)), _percent(self.adaptive)
+        return f"Accuracy under this attack, gray-box (static): {static}; adaptive: {adaptive}."
 
 
 def purification(source: Source) -> Purification:
@@ -304,9 +320,33 @@ def purification(source: Source) -> Purification:
         images=clean_images(source, best.cell.data),
         adversarial=adversarial(source, best.cell.attack),
         training=(lambda: _training_images(source, weights.data)) if isinstance(weights, TrainRef) else None,
-        title=f"{defense} on {best.names.dataset} · {best.names.model}, under {without_eps(attack)}, "
-        f"{threat_text(best.cell.attack.threat)}",
+        # It comes first, since long titles are cut at their end.
+        title=f"{ACCESS_WORDS['static']}, {without_eps(attack)}, {threat_text(best.cell.attack.threat)}: "
+        f"{defense} on {best.names.dataset} · {best.names.model}",
+        adaptive=_adaptive(source, best),
     )
+
+
+def _adaptive(source: Source, static: CellResult) -> float | None:
+    """Return the accuracy under the attack of a static cell where it sees the step, too: the least of several."""
+    shares = (
+        _under_attack(r)
+        for r in source.results
+        if r.names.access == "adaptive" and r.cell.step == static.cell.step and _attacked(r) == _attacked(static)
+    )
+    return min((share for share in shares if share is not None), default=None)
+
+
+def _under_attack(r: CellResult) -> float | None:
+    """Return the accuracy under the attack of a cell, or robust accuracy where only that was kept."""
+    if r.metrics is None:
+        return None
+    share = r.metrics.accuracy_under_attack
+    return r.metrics.robust_accuracy if share is None else share
+
+
+def _percent(share: float | None) -> str:
+    return "not measured" if share is None else f"{100 * share:.1f} %"
 
 
 def _most_flattered(source: Source) -> CellResult:
@@ -332,10 +372,11 @@ def _most_flattered(source: Source) -> CellResult:
 
 
 def _attacked(r: CellResult) -> str:
-    """Return the images, the network and the attack of a cell."""
-    assert r.cell.attack is not None
+    """Return the images, the network and the attack of a cell; of one without attack, what no other has."""
     cell = r.cell
-    return f"{cell.data.indices_sha} {cell.model.model_dump_json()} {r.names.attack} {r.cell.attack.threat}"
+    if cell.attack is None:
+        return r.key
+    return f"{cell.data.indices_sha} {cell.model.model_dump_json()} {r.names.attack} {cell.attack.threat}"
 
 
 def _robust(r: CellResult) -> float:

@@ -117,7 +117,8 @@ def _draw(width: float, p: Purification, chosen: Sequence[int], columns: Sequenc
     head = line_inches(_HEADING, max(heading.count("\n") for heading in headings) + 1) + 0.08
     below = line_inches(_LABEL, _CLASS_LINES) + 0.06
     left, row_height = EDGE + beside, side + below
-    sheet = Sheet(left + column * len(columns) + EDGE, head + row_height * len(chosen), p.title, _CAPTION)
+    size = left + column * len(columns) + EDGE, head + row_height * len(chosen)
+    sheet = Sheet(*size, p.title, f"{p.accuracies} {_CAPTION}")
     for place, heading in enumerate(headings):
         sheet.write(left + column * place + side / 2, sheet.top + head - 0.05, heading, _HEADING, va="bottom")
     for row, index in enumerate(chosen):

@@ -42,6 +42,8 @@ class _Run(NamedTuple):
     network: _Network
     #: The log, a row for each epoch.
     epochs: list[dict[str, Any]]
+    #: Training images, and as many test images, that each epoch was measured on; ``None`` where that is not known.
+    images: int | None
 
 
 def draw(source: Source) -> Drawing:
@@ -58,20 +60,30 @@ def draw(source: Source) -> Drawing:
     for axis, run in zip(axes, runs, strict=True):
         _draw_run(axis, run)
     foot.draw(figure)
-    numbers = [{"title": run.network.title, "threat": run.network.threat, "epochs": run.epochs} for run in runs]
+    numbers = [
+        {"title": run.network.title, "threat": run.network.threat, "images": run.images, "epochs": run.epochs}
+        for run in runs
+    ]
     return Drawing(figure, {"runs": numbers})
 
 
 def _grid(runs: Sequence[_Run], total: int, width: float, foot: Foot) -> Grid:
     """Lay out some of ``total`` runs."""
-    titles = [_unbroken(run.network) for run in runs]
-    left_out = f"the first {len(runs):,} of {total:,} trained networks by name" if len(runs) < total else ""
+    titles = list(map(_title, runs))
+    remarks = []
+    if len({run.network.threat for run in runs}) > 1:
+        remarks.append("attacked with different budgets: curves under attack of two panels are not comparable")
+    if len(runs) < total:
+        remarks.append(f"{len(runs):,} of {total:,} trained networks")
     height = _HIGH if len(runs) == 1 else _LOW
-    return Grid.of(titles, width, Grid.across_of(len(runs), width), height, foot.height, left_out)
+    return Grid.of(titles, width, Grid.across_of(len(runs), width), height, foot.height, "; ".join(remarks))
 
 
-def _unbroken(network: _Network) -> str:
-    return network.title.replace(network.threat, unbroken(network.threat))
+def _title(run: _Run) -> str:
+    """Return the recipe, and below it the budget and the number of images."""
+    network = run.network
+    images = "" if run.images is None else f", {run.images:,}\xa0images each"
+    return network.title.replace(f", {network.threat}", f"\n{unbroken(network.threat)}{images}")
 
 
 def _handles(runs: Sequence[_Run]) -> list[Line2D]:
@@ -120,4 +132,17 @@ def _runs(source: Source, networks: Mapping[str, _Network]) -> Iterator[_Run]:
         card = cards.read(source.store.training(key))
         epochs = [row for row in (card or {}).get("log", []) if {"epoch", "train", "test"} <= row.keys()]
         if epochs:
-            yield _Run(network, epochs)
+            yield _Run(network, epochs, _watched(card or {}, epochs))
+
+
+def _watched(card: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return how many images a training was measured on; ``None`` where its accuracies are not shares of so many."""
+    from bench.training.loop import watched_images
+
+    rows = card.get("images_per_epoch")
+    if not isinstance(rows, int):
+        return None
+    images = watched_images(rows)
+    shares = chain.from_iterable(row[kind].values() for row, kind in product(epochs, _LINE_STYLES))
+    counts = [images * share for share in shares]
+    return images if all(abs(count - round(count)) < 1e-6 for count in counts) else None

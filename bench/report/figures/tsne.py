@@ -77,7 +77,8 @@ def draw(source: Source) -> Drawing:
     tsne = TSNE(2, perplexity=min(30, len(y) / 4), init="pca", method="exact", random_state=0)
     positions = tsne.fit_transform(np.concatenate(list(features.values())).astype(np.float64))
     figure, numbers = _draw_stages(source.width, features, np.split(positions, 3), y)
-    figure.suptitle(fitted(p.title, source.width - 0.1, 8, 3), fontsize=8, color=SOFT)
+    head = (fitted(text, source.width - 0.1, 8, 3) for text in (p.title, p.accuracies))
+    figure.suptitle("\n".join(head), fontsize=8, color=SOFT)
     _legend(figure, p.images, sorted(set(y.tolist())), len(y))
     names = {str(label): p.images.class_name(label) for label in sorted(set(y.tolist()))}
     return Drawing(figure, {**p.names, "classes": y.tolist(), "class_names": names, "stages": numbers})
