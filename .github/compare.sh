@@ -4,24 +4,48 @@
 # Ends with 0 whatever it finds, so that later steps run; the verdict is the output `exit-code`.
 set -o pipefail
 
-work=$RUNNER_TEMP/crossfire
+# A job may use the action several times: each use has a folder of its own, and no report replaces another.
+work=$(mktemp -d "$RUNNER_TEMP/crossfireXXXXXXXX") || exit 2
 report=$work/comparison.md
-rm -rf "$work" && mkdir -p "$work" || exit 2
-read -r -d '' -a command <<< "$CROSSFIRE"
-read -r -d '' -a arguments <<< "$RUN_ARGS"
+compared=false
 
 # finish CODE: write the report into the summary of the job, and the verdict into the outputs.
 finish() {
     cat "$report" >> "$GITHUB_STEP_SUMMARY"
-    printf 'exit-code=%s\nreport=%s\n' "$1" "$report" >> "$GITHUB_OUTPUT"
+    printf '%s\n' "exit-code=$1" "compared=$compared" "report=$report" >> "$GITHUB_OUTPUT"
     exit 0
 }
 
 # give_up CODE REASON: say in one line why there is no comparison, in the log as an error and in the report.
 give_up() {
-    echo "::error title=Crossfire::$2"
-    printf '### Crossfire: nothing was compared\n\n    %s\n' "$2" > "$report"
+    local reason
+    reason=$(with_commits <<< "$2")
+    echo "::error title=Crossfire::${reason//%/%25}"
+    printf '### Crossfire: nothing was compared\n\n    %s\n' "$reason" > "$report"
     finish "$1"
+}
+
+# not_yet REASON: the base has no such table, which is no fault of a pull request that adds it.
+not_yet() {
+    echo "::notice title=Crossfire::nothing to compare with yet: ${1//%/%25}"
+    printf '### Crossfire: nothing to compare with yet\n\n    %s\n' "$1" > "$report"
+    finish 0
+}
+
+# with_commits: filter a text; where it names the stores, which nobody will see, it then names what was measured.
+with_commits() {
+    local folder="[^ '\"]*/${work##*/}" end='([^-[:alnum:]]|$)'
+    sed -E -e "s#$folder/base$end#base ${commit:0:10}\1#g" -e "s#$folder/head$end#$head_name\1#g"
+}
+
+# split NAME TEXT: divide a text into the array NAME as a shell does, with its quotes, and run nothing of it.
+split() {
+    local word
+    words=()
+    [[ $2 == *[![:space:]]* ]] || return 0
+    xargs printf '%s\0' <<< "$2" > "$work/words" 2> "$work/errors" \
+        || give_up 2 "the input '$1' has a quote without its end: $2"
+    while IFS= read -r -d '' word; do words+=("$word"); done < "$work/words"
 }
 
 # keeping_errors COMMAND...: run it, and keep the last line of its standard error, where the reason of a failure is.
@@ -32,38 +56,97 @@ keeping_errors() {
     return "$code"
 }
 
-run_setup() {
-    cd "$1" && eval "$SETUP"
+# fetch REFERENCE OPTION...: the commit is FETCH_HEAD then.
+fetch() {
+    keeping_errors git fetch --quiet --no-tags "${@:2}" -- origin "$1"
 }
 
-run_table() {
-    cd "$1" && "${command[@]}" run "$CONFIG" --store "$work/$2" --report "$work/$2-report" "${arguments[@]}"
+is_shallow() {
+    [ "$(git rev-parse --is-shallow-repository)" = true ]
+}
+
+# Sets `base` for a pull request. The head alone may lack what the base branch got since: that would look like a loss.
+choose_base_of_pull_request() {
+    local parents options=()
+    # The commit itself names its parents, also in a shallow clone, which has none.
+    read -r -d '' -a parents < <(git cat-file commit HEAD | sed -n -e '/^$/q' -e 's/^parent //p')
+    if [ "${#parents[@]}" = 2 ] && [ "${parents[1]}" = "$PULL_HEAD" ]; then
+        base=${parents[0]}
+        head_name="$head_name (${PULL_HEAD:0:10} merged into the base)"
+        return
+    fi
+    ! is_shallow || options=(--unshallow)
+    fetch "refs/heads/$PULL_BASE" "${options[@]}" || give_up 2 "the base branch $PULL_BASE cannot be fetched: $why"
+    base=$(git merge-base FETCH_HEAD HEAD) || give_up 2 "HEAD and the base branch $PULL_BASE have no commit in common"
+    [ "$base" != "$(git rev-parse HEAD)" ] \
+        || give_up 2 "the base branch $PULL_BASE contains what is checked out: check out the pull request"
+}
+
+# Sets `commit`, and fetches it where the clone lacks it.
+find_base() {
+    local options=()
+    commit=$(git rev-parse --quiet --verify "$base^{commit}") && git cat-file -e "$commit" 2> /dev/null && return
+    # In a full clone this option would cut the history off.
+    ! is_shallow || options=(--depth 1)
+    fetch "$base" "${options[@]}" && commit=$(git rev-parse --quiet --verify 'FETCH_HEAD^{commit}') \
+        || give_up 2 "the base $base is neither here nor at origin, as a branch, a tag or a full hash: $why"
+}
+
+# has COMMIT PATH: whether git has it there, seen from the current folder.
+has() {
+    git cat-file -e "$1:./$2" 2> /dev/null
+}
+
+in_folder() {
+    cd "$1" && "${@:2}"
 }
 
 # measure FOLDER SIDE: returns 3 where cells failed, which is for the comparison to judge.
 measure() {
     local code
     echo "::group::Measure the $2"
-    keeping_errors run_setup "$1" || give_up 2 "$2: the setup failed: $why"
-    keeping_errors run_table "$1" "$2"
+    keeping_errors in_folder "$1" bash --noprofile --norc -e -o pipefail -c "$SETUP"
+    code=$?
+    if [ "$code" != 0 ]; then
+        echo "::endgroup::"
+        give_up 2 "$2: the setup failed with exit code $code${why:+: $why}"
+    fi
+    keeping_errors in_folder "$1" "${command[@]}" run "$CONFIG" \
+        --store "$work/$2" --report "$work/$2-report" "${arguments[@]}"
     code=$?
     echo "::endgroup::"
     [ "$code" = 0 ] || [ "$code" = 3 ] || give_up "$code" "$2: $why"
     return "$code"
 }
 
+split command "$CROSSFIRE"
+command=("${words[@]}")
+split args "$RUN_ARGS"
+arguments=("${words[@]}")
+cd "$DIRECTORY" 2> /dev/null || give_up 2 "the input 'working-directory': there is no folder $DIRECTORY"
+folder=$(git rev-parse --show-prefix 2> "$work/errors") \
+    || give_up 2 "git finds no repository in $PWD: $(tr -s '[:space:]' ' ' < "$work/errors")"
+head_name=$(git rev-parse HEAD 2> /dev/null) || give_up 2 "the repository in $PWD has no commit yet"
+head_name="head ${head_name:0:10}"
+
+base=$BASE
+[ -n "$base" ] || [ -z "$PULL_HEAD" ] || choose_base_of_pull_request
 # The commit before a push that creates a branch is all zeros.
-[ -n "${BASE//0/}" ] || give_up 2 "no commit to compare with: give the input 'base', or run on pull_request"
-git cat-file -e "$BASE^{commit}" 2> /dev/null \
-    || git fetch --quiet --no-tags --depth 1 origin "$BASE" \
-    || give_up 2 "the base $BASE is not in the repository"
-git worktree add --quiet --detach "$work/tree" "$BASE" || give_up 2 "the base $BASE cannot be checked out"
+base=${base:-$BEFORE}
+[ -n "${base//0/}" ] || give_up 2 "no commit to compare with: give the input 'base', or run on pull_request"
+find_base
+
+# A table that git does not have on either side is a preset, or is made by the setup.
+! has HEAD "$CONFIG" || has "$commit" "$CONFIG" || not_yet "the base ${commit:0:10} has no $folder$CONFIG"
+! has HEAD "" || has "$commit" "" || not_yet "the base ${commit:0:10} has no folder $folder"
+keeping_errors git worktree add --quiet --detach "$work/tree" "$commit" \
+    || give_up 2 "the base ${commit:0:10} cannot be checked out: $why"
 trap 'git worktree remove --force "$work/tree"' EXIT
 
 # The head comes first, because a new mistake in the table is there.
 measure "$PWD" head
 head=$?
-measure "$work/tree" base
+measure "$work/tree/$folder" base
 
 lost=()
 [ "$ALLOW_LOST" != true ] || lost=(--allow-lost)
@@ -71,6 +154,9 @@ keeping_errors "${command[@]}" compare "$work/base" "$work/head" \
     --format md --out "$report" --min-effect "$MIN_EFFECT" "${lost[@]}"
 code=$?
 [ -s "$report" ] || give_up "$((code > 0 ? code : 2))" "${why:-no report was written}"
+{ with_commits < "$report"; printf '\nMeasured on both sides:\n\n    run %s %s\n' "$CONFIG" "${arguments[*]}"; } \
+    > "$work/named.md" && mv "$work/named.md" "$report"
 cat "$report"
+[ "$code" = 2 ] || compared=true
 [ "$code" != 0 ] || code=$head
 finish "$code"
