@@ -303,6 +303,29 @@ def test_columns_without_anything_in_the_rows_that_are_left_fold_away(quick):
     assert {"gap", "verdict"} <= kinds()
 
 
+PRINTED = """() => ({
+  right: Math.max(...[...document.querySelectorAll(".board tr > :last-child, .heat tr > :last-child, svg, .num, p")].filter((node) => node.checkVisibility()).map((node) => node.getBoundingClientRect().right)),
+  top: document.querySelector(".board").getBoundingClientRect().top,
+  ground: getComputedStyle(document.body).backgroundColor,
+  hot: getComputedStyle(document.querySelector(".heat td.hot")).printColorAdjust,
+  seen: [...document.querySelectorAll(".filters, #theme, details:not([open])")].filter((node) => node.checkVisibility()).length,
+})"""  # noqa: E501
+
+
+def test_a_printed_page_has_every_column_on_white_and_colours_of_the_heat_map(quick):
+    # Two centimetres less than a landscape page of A4.
+    quick.set_viewport_size({"width": 1046, "height": 718})
+    quick.emulate_media(media="print", color_scheme="dark")
+    quick.evaluate("dispatchEvent(new Event('beforeprint'))")
+    printed = quick.evaluate(PRINTED)
+    quick.evaluate("dispatchEvent(new Event('afterprint'))")
+    quick.emulate_media(media="screen", color_scheme="light")
+    quick.set_viewport_size({"width": 1385, "height": 900})
+    assert 800 < printed["right"] <= 1046
+    assert printed["top"] < 300, "the first page has the table"
+    assert (printed["ground"], printed["hot"], printed["seen"]) == ("rgb(255, 255, 255)", "exact", 0)
+
+
 def test_many_tables_can_be_reached_from_the_top(browser, tmp_path):
     tables = [result(clean=[True] * 9, dataset=f"images-{i}") for i in range(6)]
     page = browser.new_page(viewport={"width": 1280, "height": 400})

@@ -28,11 +28,11 @@
     new ResizeObserver(follow).observe(bar);
   }
   const frames = all(".frame"), widths = new Map();
-  function fit(frame) {
+  function fit(frame, room = frame.clientWidth) {
     const card = frame.querySelector(".card"), scroll = frame.querySelector(".scroll"), table = scroll.firstElementChild;
     if (!table.checkVisibility?.({ contentVisibilityAuto: true })) return;
     widths.set(frame, frame.clientWidth);
-    const excess = () => table.offsetWidth / frame.clientWidth;
+    const excess = () => table.offsetWidth / room;
     card.classList.remove("snug", "dense");
     const far = excess() > 2;
     card.classList.toggle("snug", excess() > 1);
@@ -54,6 +54,25 @@
     const scroll = frame.querySelector(".scroll");
     scroll.addEventListener("scroll", () => edges(scroll.parentNode, scroll), { passive: true });
   }
+
+  // On paper every table is set as close as the page needs, and shrunk where it is wider even so. Folded notes open.
+  const PAPER = 970; // pixels of a landscape page of Letter, which is narrower than A4
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    root.classList.add("printing");
+    for (const more of (folded = all(".more:not([open]):has(.note)"))) more.open = true;
+    for (const frame of frames) {
+      const room = PAPER - (frame.closest("figure") ? 40 : 0), card = frame.querySelector(".card"), table = frame.querySelector("table");
+      fit(frame, room);
+      card.style.setProperty("--room", room);
+      card.style.setProperty("--natural", table.offsetWidth);
+    }
+  });
+  addEventListener("afterprint", () => {
+    root.classList.remove("printing");
+    for (const more of folded) more.open = false;
+    for (const frame of frames) fit(frame);
+  });
 
   // Filters: rows by defense and access, columns by threat, by choice and by attack; a section with no row goes.
   const chosenIn = (id) => get(id)?.value ?? "";
