@@ -1,12 +1,13 @@
 # One image for CPU and CUDA: the torch of PyPI runs on both, and `--gpus all` passes the GPUs on.
 #
 #   docker build --tag crossfire .
-#   docker run --rm --init --volume "$PWD":/work crossfire run my-table.toml
-#   docker run --rm --init --gpus all --volume "$PWD":/work --volume ~/images:/data crossfire run my-table.toml
+#   docker run --rm --init --user "$(id -u):$(id -g)" --volume "$PWD":/work crossfire run my-table.toml
+#
+# `--gpus all` for GPUs, `--volume ~/images:/data` for image sets of your own.
 #
 # /work has your tables, the store (.crossfire) and the report, as the current folder has without a container; /data is
-# where image sets are looked for, and /cache keeps what was downloaded or decoded. Files in /work belong to user 1000;
-# `--user "$(id -u):$(id -g)"` makes them yours.
+# where image sets are looked for, and /cache keeps what was downloaded or decoded. Files in /work belong to who `--user` names; without it the
+# user is 1000, who may not be able to write there.
 ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim AS wheel
