@@ -1,7 +1,16 @@
 import io
+import re
+from collections import Counter
+from itertools import product
 
+import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
+from bench.report.leaderboard.tables import build
+from bench.report.leaderboard.view import View
+from bench.report.leaderboard.view import shown as viewed
+from bench.report.render import text as words
 from bench.report.render.terminal import leaderboard
 from tests.report.fabricate import outcomes, result, story
 
@@ -81,7 +90,7 @@ def test_a_screen_holds_the_first_lines_and_says_how_many_there_are():
     text = shown(runs)
     assert sum(line.startswith("defense-") and "white-box" in line for line in text.splitlines()) == 40
     assert "defense-59" in text and "defense-10" not in text
-    assert "the first 40 of 60 lines" in text
+    assert "the first 40 of 60 rows" in text
 
 
 def test_a_narrow_terminal_shows_one_threat_in_one_piece_and_says_what_it_leaves_out():
@@ -98,3 +107,51 @@ def test_columns_are_broken_between_threats_where_that_is_enough():
     text = shown([*story(50), *story(50, norm="l2", eps="1/2")], 100)
     heads = [line.split() for line in text.splitlines() if "ε=" in line and ":" not in line]
     assert heads == [["L∞", "ε=8/255"], ["L2", "ε=1/2"]]
+
+
+def named(letters, kind):
+    """Steps and recipes whose long names differ in the middle or at the end, over seeds, threats and accesses."""
+    signs = "猫" if kind == "wide" else "ab-[c=1],"
+    names = [(signs * letters)[: letters - 1 - at] + str(i) + "x" * at for i, at in enumerate((0, 0, letters // 2, 3))]
+    clean = outcomes(0.9, 100)
+    for name, (seed, attack, norm) in product(names, product((1, 2), ("pgd", "fgsm"), ("linf", "wasserstein"))):
+        is_step = name in names[:2]
+        for i, access in enumerate(("static", "adaptive") if is_step else ("white-box",)):
+            hits = outcomes(0.3 + 0.1 * i + 0.05 * seed, 100, i)
+            more = {"recipe": f"r{names.index(name)}", "step": "s" if is_step else None, "seed": seed, "norm": norm}
+            label = attack + names[0] if kind == "attacks too" else attack
+            yield result(name, attack, label=label, clean=clean, adversarial=hits, access=access, **more)
+
+
+@pytest.mark.parametrize("kind", ["narrow", "wide", "attacks too"])
+@pytest.mark.parametrize(("width", "letters", "short"), [*product((80, 120, 200), (5, 40, 120), (False, True))])
+def test_long_names_give_way_and_numbers_accesses_and_threats_never_do(width, letters, short, kind):
+    board = viewed(build(named(letters, kind)), View(short=short))
+    (table,) = board.tables
+    output = shown(board, width)
+    assert max(map(cell_len, output.splitlines())) <= width
+    # Each name is there as it is, or a line below says what it was cut to.
+    flat = "".join(output.split())
+    cut = re.findall(r"^(\S*…\S*(?: \(\d+\))?) =", output, re.M)
+    defenses = {row.defense for row in table.rows}
+    assert len(set(cut)) == len(cut) == sum(f"={defense}" in flat for defense in defenses)
+    assert all(defense in flat for defense in defenses)
+    for name in sorted(cut, key=len, reverse=True):
+        output = output.replace(name, "")
+    assert "…" not in output
+    found = Counter(token.rstrip("ᵃᵇᶜᵈᵉᶠᵍ") for token in output.split())
+    assert not Counter(numbers_of(table)) - found
+    if table.has_access:
+        assert not Counter(row.access.replace("static", "gray-box") for row in table.rows) - found
+    for threat in words.threats(table):
+        assert any(threat in line and ":" not in line for line in output.splitlines())
+
+
+def numbers_of(table):
+    """Yield every number of a table without its interval; costs are said once for each defense."""
+    seen = set()
+    for row, column in product(table.rows, table.columns):
+        value = row.values.get(column.id)
+        if value is not None and not (column.kind == "cost" and (row.defense, column.id) in seen):
+            seen.add((row.defense, column.id))
+            yield from words.number(value, column, table.n).partition(" [")[0].replace("–", "").split()

@@ -161,7 +161,7 @@ def _conclusion(comparison: BaseComparison) -> str:
 def _few(threats: Sequence[str]) -> list[str]:
     """Return the first of many threats, and how many more there are; JSON has the verdict under each."""
     more = len(threats) - _THREATS
-    return list(threats) if more <= 0 else [*threats[:_THREATS], f"and {more:,} more threats"]
+    return list(threats) if more <= 0 else [*threats[:_THREATS], f"and {more:,} more threat{'s' * (more > 1)}"]
 
 
 def _in_numbers(threat: ThreatSummary, comparison: BaseComparison) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
@@ -14,6 +17,7 @@ from rich.text import Text
 
 from bench.report.leaderboard.tables import RANKED, Board, Column, Table, TableRow, build
 from bench.report.render import text
+from bench.report.render.names import breakable, short_names
 from bench.types import CellResult
 from bench.visible import visible
 
@@ -24,6 +28,10 @@ _MAX_ROWS = 40
 _MAX_BLOCKS = 12
 #: Columns of a terminal that has room for accesses in full and for the intervals of gaps.
 _WIDE = 100
+#: Letters of a name that is cut: at least, so that names stay apart, whatever the width.
+_FEWEST_LETTERS = 12
+#: Letters of one line of a heading at most.
+_HEAD_LETTERS = 20
 
 
 def leaderboard(results: Iterable[CellResult] | Board, *, width: int = 100) -> RenderableType:
@@ -41,7 +49,7 @@ def leaderboard(results: Iterable[CellResult] | Board, *, width: int = 100) -> R
 
 @dataclass(frozen=True)
 class _Layout:
-    """A table, the letters of its notes, and the columns of the terminal."""
+    """A table, the letters of its notes, and the columns of the terminal: names give way, numbers never."""
 
     table: Table
     legend: dict[str, str]
@@ -63,6 +71,40 @@ class _Layout:
             number = number.partition(" [")[0]
         return number, text.letters(value, self.legend).translate(_RAISED) if value else ""
 
+    @cached_property
+    def widths(self) -> Mapping[str, int]:
+        """The width of each column by its id, with its gutter, without the threat above it."""
+        return {column.id: _width(self, column) for column in self.table.columns}
+
+    def width_of(self, block: Sequence[Column]) -> int:
+        """Return the width of some columns side by side, and of the accesses before them."""
+        groups = map(cell_len, _groups(block))
+        wide = sum(max(self.widths[c.id], group + _GUTTER) for c, group in zip(block, groups, strict=True))
+        # The last column has no gutter.
+        return wide - _GUTTER + (self.access_width if self.has_access(block) else 0)
+
+    @cached_property
+    def access_width(self) -> int:
+        """The width of the accesses, with their gutter."""
+        return _GUTTER + max(len("access"), *(len(self.access(row)) for row in self.table.rows))
+
+    def has_access(self, block: Sequence[Column]) -> bool:
+        """Say whether accesses stand before a block: costs are the same under each."""
+        return self.table.has_access and block[0].group != "cost"
+
+    @cached_property
+    def first(self) -> list[Column]:
+        """What each block of accuracies begins with."""
+        return [column for column in self.table.columns[:1] if column.kind == "clean"]
+
+    @cached_property
+    def name_width(self) -> int:
+        """The width of the names: all of them, or half the terminal, or less where a number needs it."""
+        blocks = ([column] if column.group == "cost" else [*self.first, column] for column in self.table.columns[1:])
+        most = self.width - _GUTTER - max(map(self.width_of, blocks), default=self.width_of(self.table.columns))
+        longest = max(len("defense"), *(cell_len(visible(row.defense)) for row in self.table.rows))
+        return min(longest, max(_FEWEST_LETTERS, min(self.width // 2, most)))
+
 
 def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
     layout = _Layout(table, text.legend(table), width)
@@ -71,28 +113,52 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
         yield _text(table.title, style="dim")
     if table.incomplete:
         yield _text(table.incomplete, style="bold red")
-    accuracies = [column for column in table.columns if column.group != "cost"]
-    costs = [column for column in table.columns if column.group == "cost"]
-    blocks = list(_blocks(layout, accuracies))
-    for block in blocks[:_MAX_BLOCKS]:
-        own = [column for column in block if column.kind != "clean"] or block
-        rows = [row for row in table.rows if any(column.id in row.values for column in own)]
-        yield _grid(layout, block, rows[:_MAX_ROWS])
-    if costs:
-        yield _text()
-        yield _grid(layout, costs, list({row.defense: row for row in table.rows}.values())[:_MAX_ROWS])
-    for noun, limit, count in (("lines", _MAX_ROWS, len(table.rows)), ("blocks of columns", _MAX_BLOCKS, len(blocks))):
-        if count > limit:
-            yield _text(f"! the first {limit} of {count} {noun}; --format csv, md and tex have all of them")
-    for verdict in text.first(table.verdicts, _MAX_ROWS, "verdicts: --format md or json has all"):
+    yield from _grids(layout)
+    for verdict in text.first(table.verdicts, _MAX_ROWS, "verdicts", "md or json"):
         yield _text(f"> {verdict}", style="bold")
     notes = [*table.notes, *text.failures(table, board)]
-    for note in text.first(notes, _MAX_ROWS, "notes and failures: --format md or json has all"):
+    for note in text.first(notes, _MAX_ROWS, "notes and failures", "md or json"):
         yield _text(f"! {note}", style="yellow")
     footnotes = [f"{letter.translate(_RAISED)} {note}" for note, letter in layout.legend.items()]
-    rules = text.first(text.rules(table), _MAX_ROWS, "attacks with a rule")
-    if remarks := [*footnotes, *rules, *text.precision(table), *_without_intervals(layout)]:
+    rules = text.first(text.rules(table), _MAX_ROWS, "attacks with a rule", "md")
+    precision = [*text.spreads(table), *text.precision(table), *_without_intervals(layout)]
+    if remarks := [*footnotes, *rules, *precision]:
         yield _text(" · ".join(remarks), style="dim")
+
+
+def _grids(layout: _Layout) -> Iterator[RenderableType]:
+    """Yield the numbers in blocks that fit, costs last, and below them the names that were cut."""
+    rows = layout.table.rows
+    accuracies = [column for column in layout.table.columns if column.group != "cost"]
+    costs = [column for column in layout.table.columns if column.group == "cost"]
+    blocks: list[Sequence[Column]] = [*_blocks(layout, accuracies, layout.first)]
+    shown: list[tuple[Sequence[Column], Sequence[TableRow]]] = []
+    for block in blocks[:_MAX_BLOCKS]:
+        own = [column for column in block if column.kind != "clean"] or block
+        shown.append((block, [row for row in rows if any(column.id in row.values for column in own)][:_MAX_ROWS]))
+    once = list({row.defense: row for row in rows}.values())[:_MAX_ROWS]
+    shown += ((block, once) for block in _blocks(layout, costs))
+    names = _names((row.defense for _, some in shown for row in some), layout.name_width)
+    for block, some in shown:
+        if block[0].group == "cost":
+            yield _text()
+        yield _grid(layout, block, some, names)
+    for noun, limit, count in (("rows", _MAX_ROWS, len(rows)), ("blocks of columns", _MAX_BLOCKS, len(blocks))):
+        if count > limit:
+            yield _text(f"! the first {limit} of {count} {noun}; --format csv, md and tex have all of them")
+    for defense, name in names.items():
+        if name != visible(defense):
+            yield _text(f"{name} = {defense}", style="dim")
+
+
+def _names(defenses: Iterable[str], width: int) -> dict[str, str]:
+    """Return each name in at most so many columns of the terminal, different names in different letters."""
+    full = {defense: visible(defense) for defense in defenses}
+    if all(cell_len(name) <= width for name in full.values()):
+        return full
+    is_wide = any(cell_len(name) > len(name) for name in full.values())
+    short = short_names(full.values(), width // 2 if is_wide else width)
+    return {defense: short[name] for defense, name in full.items()}
 
 
 def _without_intervals(layout: _Layout) -> Iterator[str]:
@@ -100,7 +166,7 @@ def _without_intervals(layout: _Layout) -> Iterator[str]:
         yield f"a terminal of {_WIDE} columns shows the 95 % interval of each gap"
 
 
-def _grid(layout: _Layout, columns: Sequence[Column], rows: Sequence[TableRow]) -> Grid:
+def _grid(layout: _Layout, columns: Sequence[Column], rows: Sequence[TableRow], short_names: Mapping[str, str]) -> Grid:
     grid = Grid(
         box=SIMPLE_HEAD,
         padding=(0, _GUTTER - 1, 0, 0),
@@ -109,10 +175,10 @@ def _grid(layout: _Layout, columns: Sequence[Column], rows: Sequence[TableRow]) 
         header_style="dim",
         border_style="dim",
     )
-    labels = [text.heading(column) for column in columns]
+    labels = [_head(column) for column in columns]
     height = max(map(len, labels))
     grid.add_column("\n" * height + "defense", no_wrap=True)
-    with_access = layout.table.has_access and columns[0].group != "cost"
+    with_access = layout.has_access(columns)
     if with_access:
         grid.add_column("\n" * height + "access", no_wrap=True)
     for column, group, label in zip(columns, _groups(columns), labels, strict=True):
@@ -122,7 +188,7 @@ def _grid(layout: _Layout, columns: Sequence[Column], rows: Sequence[TableRow]) 
         grid.add_column(_text("\n".join(lines)), justify=side, no_wrap=True)
     last_defense = ""
     for row in rows:
-        names = [_text("" if row.defense == last_defense else row.defense)]
+        names = [_text("" if row.defense == last_defense else short_names[row.defense])]
         if with_access:
             names.append(_text(layout.access(row), style="" if row.access in RANKED else "dim"))
         grid.add_row(*names, *(_cell(layout, row, column) for column in columns))
@@ -154,25 +220,29 @@ def _cell(layout: _Layout, row: TableRow, column: Column) -> Text:
     return shown.append(letters, style="yellow")
 
 
-def _blocks(layout: _Layout, columns: Sequence[Column]) -> Iterator[list[Column]]:
-    """Yield the columns in blocks that fit, clean accuracy first in each where it is first."""
-    rows = layout.table.rows
-    names = max(len("defense"), *(cell_len(row.defense) for row in rows)) + _GUTTER
-    if layout.table.has_access:
-        names += max(len("access"), *(len(layout.access(row)) for row in rows)) + _GUTTER
-    widths = {column.id: _width(layout, column) for column in columns}
+def _blocks(layout: _Layout, columns: Sequence[Column], first: Sequence[Column] = ()) -> Iterator[list[Column]]:
+    """Yield the columns in blocks that fit, the ``first`` ones first in each."""
 
     def fits(block: Sequence[Column]) -> bool:
-        groups = map(cell_len, _groups(block))
-        wide = (max(widths[c.id], group + _GUTTER) for c, group in zip(block, groups, strict=True))
-        # The last column has no gutter.
-        return names + sum(wide) - _GUTTER <= layout.width
+        return layout.name_width + _GUTTER + layout.width_of(block) <= layout.width
 
-    return text.blocks(columns, fits, [column for column in columns[:1] if column.kind == "clean"])
+    return text.blocks(columns, fits, first)
+
+
+def _head(column: Column) -> list[str]:
+    """Return the lines of the heading of a column."""
+    return list(chain.from_iterable(map(_folded, text.heading(column))))
+
+
+def _folded(piece: str) -> list[str]:
+    if len(piece) <= _HEAD_LETTERS:
+        return [piece]
+    parts = (re.findall(rf".{{1,{_HEAD_LETTERS}}}", part) for part in breakable(visible(piece)))
+    return list(chain.from_iterable(parts))
 
 
 def _width(layout: _Layout, column: Column) -> int:
-    heads = map(cell_len, text.heading(column))
+    heads = map(cell_len, _head(column))
     cells = ("".join(layout.number_and_letters(row, column)) for row in layout.table.rows)
     return _GUTTER + max(*heads, *map(cell_len, cells))
 

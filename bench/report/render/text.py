@@ -184,10 +184,11 @@ def remarks(table: Table, board: Board) -> Iterator[str]:
     yield from failures(table, board)
 
 
-def first(lines: Sequence[str], limit: int, noun: str) -> list[str]:
-    """Return the first lines, and one that says how many more there are."""
+def first(lines: Sequence[str], limit: int, noun: str, formats: str = "") -> list[str]:
+    """Return the first lines, and one that says how many are left out, and which formats have them."""
     more = len(lines) - limit
-    return list(lines) if more <= 0 else [*lines[:limit], f"and {more:,} more {noun}"]
+    where = f"; --format {formats} has all" if formats else ""
+    return list(lines) if more <= 0 else [*lines[:limit], f"{noun} left out: {more:,}{where}"]
 
 
 def absent(board: Board) -> list[str]:
