@@ -138,7 +138,7 @@ def _grids(layout: _Layout) -> Iterator[RenderableType]:
         shown.append((block, [row for row in rows if any(column.id in row.values for column in own)][:_MAX_ROWS]))
     once = list({row.defense: row for row in rows}.values())[:_MAX_ROWS]
     shown += ((block, once) for block in _blocks(layout, costs))
-    names = _names((row.defense for _, some in shown for row in some), layout.name_width)
+    names = _names(chain.from_iterable(some for _, some in shown), layout.name_width)
     for block, some in shown:
         if block[0].group == "cost":
             yield _text()
@@ -151,9 +151,9 @@ def _grids(layout: _Layout) -> Iterator[RenderableType]:
             yield _text(f"{name} = {defense}", style="dim")
 
 
-def _names(defenses: Iterable[str], width: int) -> dict[str, str]:
-    """Return each name in at most so many columns of the terminal, different names in different letters."""
-    full = {defense: visible(defense) for defense in defenses}
+def _names(rows: Iterable[TableRow], width: int) -> dict[str, str]:
+    """Return each defense in at most so many columns of the terminal, different names in different letters."""
+    full = {row.defense: visible(row.defense) for row in rows}
     if all(cell_len(name) <= width for name in full.values()):
         return full
     is_wide = any(cell_len(name) > len(name) for name in full.values())
