@@ -16,7 +16,7 @@ from bench.report.render.html import render
 from bench.report.render.latex import latex
 from bench.report.render.markdown import markdown
 from bench.types import UsageError
-from tests.report.fabricate import result, stored, story
+from tests.report.fabricate import outcomes, result, stored, story
 from tests.report.test_terminal import shown as in_terminal
 
 GROUP = "L∞ ε=8/255"
@@ -118,7 +118,7 @@ def test_a_name_with_brackets_is_itself():
 def test_what_is_hidden_changes_no_number_and_is_said():
     whole, part = table_of(), table_of(columns=("fgsm", "worst", "gap", "verdict"), rows=("tpap", "pgd-at"))
     assert numbers(part).items() <= numbers(whole).items()
-    assert "shown are 3 of 7 lines and 4 of 11 columns; best and second best are of the lines shown" in part.notes
+    assert "shown are 3 of 7 rows and 4 of 11 columns; best and second best are of the rows shown" in part.notes
     said = f"robust accuracy, gap and verdict are over all attacks, of which are shown 1 of 2 under {GROUP}"
     assert said in part.notes
     # What is said of hidden defenses goes with them.
@@ -128,6 +128,58 @@ def test_what_is_hidden_changes_no_number_and_is_said():
     board = viewed(story(), [], View(columns=("fgsm", "worst")))
     for text in (markdown(board), latex(board), comma_separated(board), in_terminal(board)):
         assert "over all attacks, of which are shown 1 of 2" in " ".join(text.split()).replace("\\", "")
+
+
+def test_notes_are_on_the_threats_rows_and_attacks_that_are_shown():
+    results = [*story(50), *story(50, norm="l2", eps="1/2")]
+    # Two attacks of one name are told apart by the digits of a key, and a note says what these mean.
+    clean = [True] * 50
+    attacked = {"norm": "l2", "eps": "1/2", "recipe": "pgd-at", "clean": clean}
+    results += [result("pgd-at", "cw", attack_params=dict.fromkeys("abcd", i), **attacked) for i in (1, 2)]
+    # Right after every attack of each access in another half: what survives all of them is less.
+    flow = {"norm": "flow", "eps": None, "step": "tpap", "recipe": "fgsm-at", "clean": clean}
+    results += [
+        result("tpap", "sta", access=a, adversarial=[(i % 2 == 0) == (a == "static") for i in range(50)], **flow)
+        for a in ("static", "adaptive")
+    ]
+    whole = table_of(results)
+    lines = [*whole.verdicts, *whole.notes]
+    assert any(line.startswith("cw #") for line in lines)
+    assert any(line.startswith("tpap, flow unbounded: 0.0 % survive") for line in lines)
+    for short in (False, True):
+        table = table_of(results, columns=("clean", "*L∞*"), short=short)
+        lines = [*table.verdicts, *table.notes]
+        assert not any(other in line for line in lines for other in ("L2", "flow", "cw #")), lines
+        assert sorted(line.partition(":")[0] for line in table.verdicts) == ["jpeg", "tpap"]
+        assert [line.count(GROUP) for line in table.verdicts] == [1, 1]
+        table = table_of(results, columns=("flow*", "L2*"), rows=("tpap",), short=short)
+        lines = [*table.verdicts, *table.notes]
+        assert not any(other in line for line in lines for other in (GROUP, "jpeg"))
+        assert any(line.startswith("tpap, flow unbounded: 0.0 % survive") for line in lines)
+        assert any(line.startswith("cw #") for line in lines)
+        # Whoever leaves the verdict out reads nothing of it, but of what survives.
+        table = table_of(results, columns=("clean", "worst", "*flow*"), short=short)
+        assert table.verdicts == ()
+        assert any(line.startswith("tpap, flow unbounded: 0.0 % survive") for line in table.notes)
+
+
+def test_why_there_is_no_verdict_is_said_of_the_threats_that_are_shown():
+    step = {"step": "jpeg", "recipe": "other", "clean": [True] * 50}
+    threats = [("linf", "8/255"), ("l2", "1/2"), ("l1", "9")]
+    cells = [
+        result("jpeg", access=access, norm=norm, eps=eps, **step)
+        for (norm, eps), access in product(threats, ("static", "adaptive"))
+    ]
+    reason = "no verdict, for the classifier under it was not attacked"
+    assert f"jpeg: {reason}" in table_of(cells).notes
+    base = result(clean=[True] * 50, recipe="other", adversarial=outcomes(0.5, 50))
+    for results, columns, about in (
+        ([*cells, base], ("L2*", "Linf*"), "jpeg, L2 ε=1/2"),
+        ([*cells, base], ("L2*",), "jpeg"),
+        (cells, ("L1*",), "jpeg"),
+    ):
+        notes = table_of(results, columns=columns).notes
+        assert [note for note in notes if "no verdict" in note] == [f"{about}: {reason}"]
 
 
 def test_best_and_second_best_are_of_the_rows_shown():

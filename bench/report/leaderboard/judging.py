@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, groupby
 from typing import NamedTuple
 
 from bench.report.leaderboard.summaries import BaseComparison, DefenseCells, DefenseSummary, ThreatSummary, Value
@@ -136,14 +136,18 @@ def _attack_of(result: CellResult) -> str:
     return f"{attack.name} {sorted((key, str(value)) for key, value in attack.params.items() if key != 'rule')}"
 
 
-def verdict_lines(rows: Sequence[DefenseSummary]) -> Iterator[str]:
-    """Yield the verdicts of a table in words, one line for all threats under which a step has the same."""
-    for row in rows:
-        threats: dict[str, list[str]] = {}
-        for threat in row.threats:
+def verdict_lines(threats: Iterable[ThreatSummary]) -> Iterator[str]:
+    """Yield the verdicts of a table in words, one line for all threats under which a step has the same.
+
+    Args:
+        threats: each defense under each threat, those of a defense together.
+    """
+    for name, own in groupby(threats, lambda threat: threat.defense):
+        by_words: dict[str, list[str]] = {}
+        for threat in own:
             if (comparison := threat.judgement) is not None:
-                threats.setdefault(_conclusion(comparison), []).append(_in_numbers(threat, comparison))
-        yield from (f"{row.name}: {conclusion} ({'; '.join(_few(under))})" for conclusion, under in threats.items())
+                by_words.setdefault(_conclusion(comparison), []).append(_in_numbers(threat, comparison))
+        yield from (f"{name}: {conclusion} ({'; '.join(_few(under))})" for conclusion, under in by_words.items())
 
 
 def verdict_sentence(threat: ThreatSummary) -> str:
@@ -181,12 +185,12 @@ def _points(share: float | None) -> str:
     return f"{100 * (share or 0):+.1f}"
 
 
-def unjudged_lines(row: DefenseSummary) -> Iterator[str]:
-    """Yield why a row has no verdict, where one was to be expected."""
+def unjudged_lines(threats: Sequence[ThreatSummary]) -> Iterator[str]:
+    """Yield why a defense has no verdict under some threats, where one was to be expected."""
     why: dict[str, list[str]] = {}
-    for threat in row.threats:
+    for threat in threats:
         if threat.unjudged:
             why.setdefault(threat.unjudged, []).append(threat.group)
     for reason, groups in why.items():
-        where = "" if len(why) == 1 and not any(s.judgement for s in row.threats) else f", {', '.join(_few(groups))}"
-        yield f"{row.name}{where}: no verdict, for {reason}"
+        where = "" if len(why) == 1 and not any(s.judgement for s in threats) else f", {', '.join(_few(groups))}"
+        yield f"{threats[0].defense}{where}: no verdict, for {reason}"

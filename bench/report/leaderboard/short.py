@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from bench.report.leaderboard.summaries import WORST_CASE, Value
@@ -31,7 +31,6 @@ def shortened(table: Table) -> Table:
         table,
         columns=tuple(columns),
         rows=tuple(_row(rows, groups) for rows in by_defense.values()),
-        notes=(*_notes(table, groups), *table.notes),
         has_access=False,
     )
 
@@ -66,7 +65,14 @@ def _clean(row: TableRow) -> Mapping[str, Value]:
     return {name: value for name, value in row.values.items() if name == "clean"}
 
 
-def _notes(table: Table, groups: Sequence[str]) -> Iterator[str]:
+def about_short(table: Table, groups: Sequence[str], defenses: Collection[str]) -> Iterator[str]:
+    """Yield what the worst cases of the short form of a table are over, and what it leaves out.
+
+    Args:
+        table: not in the short form.
+        groups: the threats whose worst cases are shown.
+        defenses: that are shown.
+    """
     lists: list[str] = []
     for group in groups:
         attacks = [column.label for column in table.columns if column.kind == "attack" and column.group == group]
@@ -74,5 +80,5 @@ def _notes(table: Table, groups: Sequence[str]) -> Iterator[str]:
         lists.append(f"{', '.join(attacks[:_LISTED])}{more} under {group}")
     if lists:
         yield f"robust accuracy is the worst case over all attacks of a threat: {'; '.join(lists)}"
-    if any(row.access == "transfer" for row in table.rows):
+    if any(row.access == "transfer" and row.defense in defenses for row in table.rows):
         yield "what transfers from other networks is left out"

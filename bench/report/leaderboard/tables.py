@@ -337,7 +337,7 @@ def _table(
         _columns(attacks, by_attack, defenses),
         tuple(chain.from_iterable(map(_rows, defenses))),
         tuple(chain.from_iterable(defense.threats for defense in defenses)),
-        tuple(verdict_lines(defenses)),
+        tuple(verdict_lines(chain.from_iterable(defense.threats for defense in defenses))),
         (
             *_notes(results, defenses, protocol=protocol, alone=alone),
             *_distinctions(labels, {each: own[0] for each, own in by_defense.items()}, rename, _deployed),
@@ -466,7 +466,7 @@ def _notes(
             f"spared {100 * fmean(spared):.0f} % of them"
         )
     for defense in defenses:
-        yield from unjudged_lines(defense)
+        yield from unjudged_lines(defense.threats)
         # A verdict says how many survive itself.
         for summary in (each for each in defense.threats if each.judgement is None and each.threat is not None):
             yield from _survivors_of_all(summary)

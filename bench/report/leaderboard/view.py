@@ -13,8 +13,9 @@ from itertools import chain
 from typing import TypeVar, get_args
 
 from bench.keys import sha256_hex
-from bench.report.leaderboard import tables
-from bench.report.leaderboard.short import FULL_LABEL, STATIC_LABEL, shortened
+from bench.report.leaderboard import tables, view_notes
+from bench.report.leaderboard.judging import verdict_lines
+from bench.report.leaderboard.short import FULL_LABEL, STATIC_LABEL, about_short, shortened
 from bench.report.leaderboard.summaries import Value
 from bench.report.leaderboard.tables import (
     COSTS,
@@ -27,7 +28,6 @@ from bench.report.leaderboard.tables import (
     Kind,
     Table,
     TableRow,
-    lines_by_defense,
 )
 from bench.store.planned import PlannedTable
 from bench.types import Access, CellResult, UsageError
@@ -112,7 +112,8 @@ def shown(board: Board, view: View) -> Board:
         raise UsageError(f"--caption: {len(caption):,} letters; a caption has at most {_CAPTION_LETTERS:,}")
     whole = [shortened(table) for table in board.tables] if view.short else list(board.tables)
     _check(whole, view)
-    parts = [part for part in (_part(table, view) for table in whole) if part.rows and part.columns]
+    parts = [_part(table, view, full) for table, full in zip(whole, board.tables, strict=True)]
+    parts = [part for part in parts if part.rows and part.columns]
     if whole and not parts:
         raise UsageError("--rows and --columns: each matches something, but no table has such a row and such a column")
     if caption:
@@ -246,8 +247,14 @@ def _chosen(items: Sequence[_T], patterns: Sequence[str], names: Callable[[_T], 
     return list(found.values())
 
 
-def _part(table: Table, view: View) -> Table:
-    """Return what a view shows of a table, with notes on the rest."""
+def _part(table: Table, view: View, full: Table) -> Table:
+    """Return what a view shows of a table, with notes on that and on the rest.
+
+    Args:
+        table: in the short form where that is asked for.
+        view: what to show.
+        full: the same, never in the short form.
+    """
     rows = _chosen(_sorted(table, view.sort), view.rows, _row_names)
     if view.sort:
         rows = [row for row in _sorted(table, view.sort) if any(row is each for each in rows)]
@@ -260,45 +267,36 @@ def _part(table: Table, view: View) -> Table:
         columns = [column for column in columns if any(_is_known(row.values.get(column.id)) for row in rows)]
     ids = {column.id for column in columns}
     defenses = {row.defense for row in rows}
-    lines = lines_by_defense(table)
-    kept = set(chain.from_iterable(lines.get(name, ()) for name in (None, *defenses)))
+    judged = _judged(table, view, columns)
+    threats = tuple(s for s in table.threats if s.defense in defenses and (not s.threat or s.group in groups))
+    attacks = {column.label for column in columns if column.kind == "attack"}
+    said = list(view_notes.about(table, columns, rows, _sort_column(table, view.sort) if view.sort else None))
+    if view.short:
+        worst = list(dict.fromkeys(column.group for column in columns if column.kind == "worst"))
+        said += about_short(full, worst, defenses)
+        attacks |= {column.label for column in full.columns if column.group in worst}
     return replace(
         table,
         columns=tuple(columns),
         rows=tuple(replace(row, values={k: v for k, v in row.values.items() if k in ids}) for row in rows),
-        threats=tuple(s for s in table.threats if s.defense in defenses and (not s.threat or s.group in groups)),
+        threats=threats,
         view=view.digits,
-        verdicts=tuple(line for line in table.verdicts if line in kept),
-        notes=(*_about(table, view.sort, columns, rows), *(line for line in table.notes if line in kept)),
+        verdicts=tuple(verdict_lines(summary for summary in threats if summary.group in judged)),
+        notes=(*said, *view_notes.kept(full, threats, judged, attacks)),
     )
+
+
+def _judged(table: Table, view: View, columns: Sequence[Column]) -> set[str]:
+    """Return the threats whose verdicts are said: not where somebody left their column out."""
+    groups = {column.group for column in columns}
+    if not view.columns:
+        return groups
+    shown, all_of = ({column.group for column in each if column.kind == "verdict"} for each in (columns, table.columns))
+    return groups - (all_of - shown)
 
 
 def _is_known(value: Value | None) -> bool:
     return value is not None and (value.number is not None or value.failed or bool(value.words))
-
-
-def _about(table: Table, sort: str, columns: Sequence[Column], rows: Sequence[TableRow]) -> Iterator[str]:
-    """Yield notes on what is hidden, what the numbers are over all the same, and what the rows are sorted by."""
-    parts = [
-        f"{shown} of {count} {noun}"
-        for shown, count, noun in (
-            (len(rows), len(table.rows), "lines"),
-            (len(columns), len(table.columns), "columns"),
-        )
-        if shown < count
-    ]
-    if parts:
-        yield f"shown are {' and '.join(parts)}; best and second best are of the lines shown"
-    hidden: list[str] = []
-    for group in dict.fromkeys(column.group for column in columns if column.kind in ("worst", "gap", "verdict")):
-        attacks = [column for column in table.columns if column.kind == "attack" and column.group == group]
-        shown = sum(column in columns for column in attacks)
-        if shown < len(attacks):
-            hidden.append(f"{shown} of {len(attacks)} under {group}")
-    if hidden:
-        yield f"robust accuracy, gap and verdict are over all attacks, of which are shown {', '.join(hidden)}"
-    if sort and (column := _sort_column(table, sort)) is not None:
-        yield f"sorted by {column.label}" + (f", {column.group}" if column.group not in ("", "cost") else "")
 
 
 def _sort_column(table: Table, sort: str) -> Column | None:
