@@ -23,7 +23,7 @@ from pydantic_core import SchemaError
 from bench.keys import sha256_hex
 from bench.methods import factories, loading, signature, sources
 from bench.methods.declarations import Declaration, dashed, declarations, tree_of
-from bench.types import Cell, Kind, MethodRef, UsageError, shortened, shown
+from bench.types import Cell, Kind, MethodRef, UnknownMethod, UsageError, shortened, shown
 
 _ROOT = Path(__file__).resolve().parent.parent
 # The import names of a package where they are not the name that pip knows; any of them will do.
@@ -352,10 +352,6 @@ def entries(kind: str) -> Mapping[str, Entry]:
 def unread() -> tuple[Unread, ...]:
     """Return the files among the methods that cannot be read, or plug-ins that cannot be found, each with a line."""
     return _all().unread
-
-
-class UnknownMethod(UsageError):
-    """No method has this name, or has it any more."""
 
 
 def find(kind: str, use: str) -> Entry:

@@ -65,6 +65,10 @@ class StoreError(UsageError):
     """The store cannot be written: the run ends, everything finished is kept, and the same command continues."""
 
 
+class UnknownMethod(UsageError):
+    """No method has this name, or has it any more."""
+
+
 @contextmanager
 def located(where: str, kind: type[UsageError] = UsageError) -> Iterator[None]:
     """Let the line about what the user gave wrong begin with where it stands, such as a file or a key.
@@ -78,7 +82,7 @@ def located(where: str, kind: type[UsageError] = UsageError) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        if type(error) is not UsageError:
+        if type(error) not in (UsageError, UnknownMethod):
             raise
         raise kind(f"{where}: {error}") from None
 

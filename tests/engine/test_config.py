@@ -116,6 +116,18 @@ def test_one_clear_line(tmp_path, text, says):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (BODY.replace("pgd", "pdg"), r"attacks\[0\]"),
+        (BODY.replace('"standard"', '"at"\ninner = "pdg"'), r"defenses\[0\] \(at\)"),
+    ],
+)
+def test_a_method_that_does_not_exist_is_named_with_its_place(tmp_path, text, where):
+    with pytest.raises(UsageError, match=rf"\.toml: {where}.*unknown attack 'pdg'; did you mean 'pgd'"):
+        rows(tmp_path, text)
+
+
 def test_no_budget_is_proposed_that_is_none(tmp_path):
     with pytest.raises(UsageError, match="eps = 3/2 is above 1$"):
         rows(tmp_path, BODY + "eps = 1.5\n")

@@ -16,7 +16,6 @@ from bench.evaluation.craft import CHUNK
 from bench.evaluation.defense import deploy
 from bench.keys import attack_key, training_key
 from bench.models import weights
-from bench.registry import UnknownMethod
 from bench.report.figures import Failed, Missing, NotDrawn, Source
 from bench.report.figures._plot import ACCESS_WORDS, SOFT, WRONG, without_eps
 from bench.report.figures._text import fitted, fitted_name
@@ -33,6 +32,7 @@ from bench.types import (
     MethodRef,
     ModelRef,
     TrainRef,
+    UnknownMethod,
     UsageError,
     shortened,
     text_of,
