@@ -248,13 +248,18 @@ def _all_owners() -> Mapping[str, list[str]]:
 
 @cache
 def _installed_in() -> tuple[Path, ...]:
-    return tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platlib", "purelib")})
+    named = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platlib", "purelib")}
+    # Such as the folder of ``pip install --target``: whatever installs a package leaves its metadata beside it.
+    with_metadata = {Path(entry).resolve() for entry in sys.path if any(Path(entry or ".").glob("*.dist-info"))}
+    return tuple(named | with_metadata)
 
 
 def is_installed(path: Path) -> bool:
-    if {"site-packages", "dist-packages"} & set(path.parts):
+    """Say whether a file belongs to Python or to an installed package, also where only a link leads to it."""
+    real = path.resolve()
+    if {"site-packages", "dist-packages"} & {*path.parts, *real.parts}:
         return True
-    return any(path.resolve().is_relative_to(folder) for folder in _installed_in())
+    return any(real.is_relative_to(folder) for folder in _installed_in())
 
 
 # Data.

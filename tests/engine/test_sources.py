@@ -318,3 +318,27 @@ def test_hashing_every_method_imports_none():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=registry._ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("layout", ["target", "link"])
+def test_a_package_counts_by_its_version_wherever_it_was_installed(tmp_path, monkeypatch, layout):
+    """As ``pip install --target`` and tools that link to one copy of a package lay it out."""
+    real = tmp_path / ("site" if layout == "target" else "cache/site-packages")
+    package = real / "farmed"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("VALUE = 1\n")
+    (tmp_path / "own.py").write_text("VALUE = 1\n")
+    site = tmp_path / "site"
+    site.mkdir(exist_ok=True)
+    if layout == "link":
+        (site / "farmed").symlink_to(package)
+    else:
+        (site / "farmed-1.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    sources._installed_in.cache_clear()
+    try:
+        assert sources.is_installed(site / "farmed" / "__init__.py")
+        assert not sources.is_installed(tmp_path / "own.py")
+    finally:
+        monkeypatch.undo()
+        sources._installed_in.cache_clear()
