@@ -132,7 +132,22 @@ def test_search_finds_defenses_and_attacks(page):
     assert page.locator("#nothing").is_visible()
 
 
+def test_words_of_a_search_may_be_of_defenses_and_of_attacks(page):
+    page.fill("#search", "JPEG  fgsm")
+    assert "fgsm" in heads(page) and "pgd" not in heads(page)
+    assert {name for name, _ in rows(page)} == {"jpeg"}
+    solid = page.locator("section[data-dataset=digits] .mark.solid:not(.away)")
+    assert solid.evaluate_all("marks => marks.map(mark => mark.dataset.defense)") == ["jpeg"]
+    page.fill("#search", "tpap jpeg")
+    assert [name for name, _ in rows(page)] == ["tpap", "tpap", "jpeg", "jpeg"]
+    page.fill("#search", "tpap otherwise")
+    assert page.locator("#nothing").is_visible()
+
+
 def test_columns_can_be_put_away(page):
+    page.click(".menu summary")
+    page.keyboard.press("Escape")
+    assert not page.locator(".menu div").is_visible()
     page.click(".menu summary")
     page.uncheck(".menu input[value='training s/epoch']")
     assert "training" in heads(page)
@@ -193,11 +208,13 @@ def test_a_long_name_of_an_attack_takes_several_lines_and_not_the_screen(browser
     page.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_it_without_sideways_scrolling(browser, address, scheme):
-    page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+def test_a_phone_shows_it_without_sideways_scrolling_and_the_access_below_the_name(browser, address):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(address)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator(".scroll").first.evaluate("scroll => scroll.scrollLeft = 300")
+    names = [name.split() for name in page.locator("section[data-dataset=digits] .board tbody .pin").all_inner_texts()]
+    assert ["tpap", "gray-box", "(static)"] in names and ["tpap", "adaptive"] in names
     page.locator(".num").first.click()
     box = page.locator("dialog").bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= 390
@@ -206,11 +223,12 @@ def test_a_phone_shows_it_without_sideways_scrolling(browser, address, scheme):
 
 def test_text_stands_out_in_both_themes(browser, address):
     """WCAG 2.1 AA: at least 4.5 to 1 between text and what lies behind it."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(address)
     for scheme in ("light", "dark"):
-        page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
-        page.goto(address)
+        page.emulate_media(color_scheme=scheme)
         assert page.evaluate(CONTRAST) == [], scheme
-        page.close()
+    page.close()
 
 
 FLAGS_OF_CELLS = ("autoattack-dynamic", "autoattack-reduced", "catastrophic-overfitting")

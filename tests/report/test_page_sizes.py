@@ -15,8 +15,7 @@ SIZES = {
     "one row of a hundred attacks": (1, 100, 120, 1),
     "six sets of long names": (8, 8, 120, 6),
     "eight rows of 24 attacks": (8, 24, 5, 1),
-    "sixty rows": (60, 8, 5, 1),
-    "four hundred rows": (400, 1, 120, 1),
+    "three hundred rows": (300, 2, 120, 1),
 }
 WIDTHS = (390, 1400, 2200)
 

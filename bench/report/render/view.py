@@ -168,6 +168,8 @@ def _view(table: Table, excerpt: _Excerpt) -> dict[str, Any]:
         "heat_groups": _spans(heat),
         "heat_rows": [(row, [numbers.cell(row, head.column) for head in heat]) for row in heat_rows],
         "heat_about": "" if all_in_heat else f"the first {len(heat_rows)} lines and {len(heat)} columns",
+        "has_unranked": any(row.access not in RANKED for row in rows),
+        "has_gap": any(column.kind == "gap" for column in columns),
         "has_worst": any(column.kind == "worst" for column in columns),
         "conclusions": _conclusions(rows, columns),
         "legend": legend,

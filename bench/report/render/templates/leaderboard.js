@@ -33,11 +33,12 @@
     if (!table.checkVisibility?.({ contentVisibilityAuto: true })) return;
     widths.set(frame, frame.clientWidth);
     const excess = () => table.offsetWidth / room;
-    card.classList.remove("snug", "dense");
+    card.classList.remove("snug", "dense", "scrolls");
     const far = excess() > 2;
     card.classList.toggle("snug", excess() > 1);
     card.classList.toggle("dense", far || excess() > 1);
     card.classList.toggle("fits", excess() <= 1);
+    card.classList.toggle("scrolls", excess() > 1);
     edges(card, scroll);
   }
   function edges(card, scroll) {
@@ -76,9 +77,24 @@
 
   // Filters: rows by defense and access, columns by threat, by choice and by attack; a section with no row goes.
   const chosenIn = (id) => get(id)?.value ?? "";
-  const words = () => get("search")?.value.trim().toLowerCase() ?? "";
+  const words = () => (get("search")?.value.toLowerCase() ?? "").split(/\s+/).filter(Boolean);
   const boxes = all(".menu input");
-  const defenses = new Set(all(".board tbody tr").map((row) => row.dataset.defense.toLowerCase()));
+  // Whether the attacker of a row sees the whole defense.
+  const sees = (row) => ["white-box", "adaptive"].includes(row.dataset.access);
+  const names = (query, label) => new Set(all(query).map((node) => node.dataset[label].toLowerCase()));
+  const defenses = names(".board tbody tr", "defense"), attacks = names(".board .heads [data-kind=attack]", "label");
+  // Defenses that have every word of a search; where there is none, words of attacks choose columns, and others rows.
+  function search(text) {
+    const has = (name) => (word) => name.includes(word), isIn = (known) => (word) => [...known].some((name) => name.includes(word));
+    if ([...defenses].some((name) => text.every(has(name)))) return { row: (name) => text.every(has(name)), column: () => true, byAttack: false };
+    const ofAttacks = text.filter(isIn(attacks)), ofDefenses = text.filter((word) => !ofAttacks.includes(word));
+    const isKnown = ofDefenses.every(isIn(defenses));
+    return {
+      row: (name) => isKnown && (!ofDefenses.length || ofDefenses.some(has(name))),
+      column: (name) => !ofAttacks.length || ofAttacks.some(has(name)),
+      byAttack: ofAttacks.length > 0,
+    };
+  }
   // Columns in which no row that is left has anything go too, and so does the threat above no column.
   function fold(table) {
     const rows = [...table.tBodies[0].rows].filter((row) => !row.hidden);
@@ -96,28 +112,30 @@
   }
   function apply() {
     const text = words(), threat = chosenIn("threat"), access = chosenIn("access");
-    const byDefense = [...defenses].some((name) => name.includes(text));
+    const found = search(text);
     const off = new Set(boxes.filter((box) => !box.checked).map((box) => box.value));
     let any = false;
     for (const section of all("main > section")) {
       const fits = (!chosenIn("dataset") || section.dataset.dataset === chosenIn("dataset")) && (!chosenIn("model") || section.dataset.model === chosenIn("model"));
       for (const cell of all("[data-label]", section)) {
         const { group, kind, label } = cell.dataset;
-        const otherAttack = text && !byDefense && kind === "attack" && !label.toLowerCase().includes(text);
+        const otherAttack = kind === "attack" && !found.column(label.toLowerCase());
         cell.hidden = off.has(label) || (threat && group && group !== "cost" && group !== threat) || otherAttack;
       }
-      const attackFits = byDefense || all(".board .heads [data-label]", section).some((cell) => cell.dataset.kind === "attack" && !cell.hidden);
+      const attackFits = !found.byAttack || all(".board .heads [data-kind=attack]", section).some((head) => !head.hidden);
       const rows = all("tbody tr", section);
-      for (const row of rows) row.hidden = (access && row.dataset.access !== access) || (byDefense && !row.dataset.defense.toLowerCase().includes(text)) || !attackFits;
+      for (const row of rows) row.hidden = (access && row.dataset.access !== access) || !found.row(row.dataset.defense.toLowerCase()) || !attackFits;
       for (const table of all("table", section)) fold(table);
       for (const table of all(".board", section)) sort(table);
+      const left = new Set(rows.filter((row) => !row.hidden).map((row) => `${sees(row)} ${row.dataset.defense}`));
+      for (const mark of all(".mark", section)) mark.classList.toggle("away", !left.has(`${mark.classList.contains("solid")} ${mark.dataset.defense}`));
       section.hidden = !fits || rows.every((row) => row.hidden);
       any ||= !section.hidden;
       const link = document.querySelector(`.index a[href="#${section.id}"]`);
       if (link) link.hidden = section.hidden;
     }
     for (const frame of frames) fit(frame);
-    if (get("reset")) get("reset").hidden = !(text || off.size || ["dataset", "model", "threat", "access"].some(chosenIn));
+    if (get("reset")) get("reset").hidden = !(text.length || off.size || ["dataset", "model", "threat", "access"].some(chosenIn));
     get("nothing").hidden = any || all("main > section").length === 0;
   }
   for (const control of all(".filters input, .filters select")) control.addEventListener("input", apply);
@@ -127,14 +145,19 @@
     apply();
   });
   document.addEventListener("click", (event) => { for (const menu of all(".menu[open]")) if (!menu.contains(event.target)) menu.open = false; });
+  document.addEventListener("keydown", (event) => {
+    for (const menu of event.key === "Escape" ? all(".menu[open]") : []) {
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    }
+  });
 
   // Sorting, as leaderboard --sort does: the best first, then the other way round. The rows of a defense stay together.
   // What counts is its first row that is shown and whose attacker sees all of it; what is unknown stays last.
   const initial = new Map(all(".board").map((table) => [table, [...table.tBodies[0].rows]]));
   function rank(rows, head) {
     const place = head.cellIndex, isKnown = (cell) => cell.dataset.rank !== undefined;
-    const ranked = (row) => row.dataset.access === "white-box" || row.dataset.access === "adaptive";
-    const cells = [...rows.filter(ranked), ...rows.filter((row) => !ranked(row))].map((row) => row.cells[place]);
+    const cells = [...rows.filter(sees), ...rows.filter((row) => !sees(row))].map((row) => row.cells[place]);
     const value = cells.find(isKnown)?.dataset.rank ?? "";
     return value === "" ? null : Number(value);
   }
