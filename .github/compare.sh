@@ -105,8 +105,11 @@ in_folder() {
 measure() {
     local code
     echo "::group::Measure the $2"
-    keeping_errors in_folder "$1" bash --noprofile --norc -e -o pipefail -c "$SETUP"
+    # Into a file: a pipe would be held open by a server that the setup leaves behind.
+    (in_folder "$1" bash --noprofile --norc -e -o pipefail -c "$SETUP") 2> "$work/errors"
     code=$?
+    cat "$work/errors" >&2
+    why=$(tail -n 1 "$work/errors")
     if [ "$code" != 0 ]; then
         echo "::endgroup::"
         give_up 2 "$2: the setup failed with exit code $code${why:+: $why}"
@@ -154,7 +157,7 @@ keeping_errors "${command[@]}" compare "$work/base" "$work/head" \
     --format md --out "$report" --min-effect "$MIN_EFFECT" "${lost[@]}"
 code=$?
 [ -s "$report" ] || give_up "$((code > 0 ? code : 2))" "${why:-no report was written}"
-{ with_commits < "$report"; printf '\nMeasured on both sides:\n\n    run %s %s\n' "$CONFIG" "${arguments[*]}"; } \
+{ with_commits < "$report"; printf '\nMeasured on both sides:\n\n    %s\n' "run $CONFIG${arguments[*]:+ ${arguments[*]}}"; } \
     > "$work/named.md" && mv "$work/named.md" "$report"
 cat "$report"
 [ "$code" = 2 ] || compared=true

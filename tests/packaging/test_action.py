@@ -1,8 +1,11 @@
 """The steps of action.yml in a stranger's repository; its harness and its `gh` only write down what they are told."""
 
 import json
+import os
 import re
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +366,18 @@ def test_a_setup_stops_at_its_first_failure_as_a_step_does(stranger, setup, line
     assert errors(job) == [f"head: the setup failed with {line}"]
     assert job.log.count("::group::") == job.log.count("::endgroup::") == 1
     assert not (stranger.folder / "calls").exists()
+
+
+def test_what_a_setup_leaves_running_does_not_hold_the_measurement_up(stranger):
+    base = stranger.commit("0")
+    job = stranger.job(
+        {"base": base, "setup": 'sleep 60 > /dev/null & echo $! >> "$STARTED"'}, STARTED=str(stranger.folder / "s")
+    )
+    start = time.monotonic()
+    assert run(job) == 0
+    for process in (stranger.folder / "s").read_text(encoding="utf-8").split():
+        os.kill(int(process), signal.SIGTERM)  # Both are still there.
+    assert time.monotonic() - start < 60
 
 
 def test_what_a_setup_sets_stays_in_the_setup(stranger):
