@@ -111,7 +111,7 @@ def test_a_flag_of_the_function_makes_the_figure_an_upper_bound_and_nothing_hold
     text = markdown(board)
     assert "upper bound only: zero-gradient" in text
     assert "jpeg: upper bound only: zero-gradient, gradient attacks at one length only, no black-box attack at" in text
-    assert "(L∞ ε=8/255: 75.0 % survive 1 attack, +55.0 points over standard, 95 % +" in text
+    assert "(L∞ ε=8/255: 75.0 % right when clean and under 1 attack, +55.0 points over standard, 95 % +" in text
     row = next(each for each in json.loads(as_json(board))["defenses"] if each["defense"] == "jpeg")
     assert (row["verdict"], row["base"], row["over_base"]) == ("upper bound only", "standard", pytest.approx(0.55))
     assert row["verdict_reasons"][0] == "zero-gradient"

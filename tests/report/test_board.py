@@ -91,7 +91,8 @@ def test_the_gap_is_paired():
     gap = value(table, "tpap", "adaptive", GAP)
     assert (gap.number, gap.low, gap.high) == pytest.approx(paired_difference(70, 20, 5, 5))
     assert value(table, "tpap", "static", GAP) is None
-    assert any("70.0 % survive" in note for note in table.notes)
+    said = "70.0 % right when clean and under all gray-box and adaptive attacks together"
+    assert any(said in note for note in table.notes)
 
 
 def test_a_gap_of_different_suites_says_so():

@@ -59,6 +59,12 @@ def test_bold_and_underlined_are_explained_where_there_are_some(form):
 
 
 @pytest.mark.parametrize("form", [markdown, latex])
+def test_a_flag_is_explained_where_its_letter_is(form):
+    text = form(build([result(clean=[True] * 4, flags=("autoattack-reduced",))]))
+    assert "autoattack-reduced (with fewer steps, targets or queries than its authors'" in text
+
+
+@pytest.mark.parametrize("form", [markdown, latex])
 def test_a_spread_is_explained_with_the_number_of_seeds(form):
     cells = [result(seed=s, clean=[True] * 100, adversarial=outcomes(x / 10, 100)) for s, x in enumerate((4, 5, 6))]
     said = re.compile(r"a (±|\$\\pm\$) b: mean \1 standard deviation over 3 seeds")

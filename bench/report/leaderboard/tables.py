@@ -504,7 +504,9 @@ def _survivors_of_all(summary: ThreatSummary) -> Iterator[str]:
     total = summary.worst["any"].number
     shares = [v.number for access, v in summary.worst.items() if access != "any" and v.number is not None]
     if total is not None and shares and total < min(shares):
-        yield f"{summary.defense}, {summary.group}: {100 * total:.1f} % survive all attacks of every access"
+        accesses = ["gray-box" if access == "static" else access for access in summary.worst if access != "any"]
+        together = f"under all {' and '.join(accesses)} attacks together"
+        yield f"{summary.defense}, {summary.group}: {100 * total:.1f} % right when clean and {together}"
 
 
 def _spared(result: CellResult, sets: Mapping[str, CellResult]) -> float | None:

@@ -10,6 +10,7 @@ from itertools import chain, count, groupby
 from math import ceil
 
 from bench.keys import sha256_hex
+from bench.report.leaderboard.flags import explained
 from bench.report.leaderboard.tables import Board, Column, Table, TableRow
 from bench.report.render import text
 from bench.visible import visible
@@ -260,7 +261,7 @@ def _notes(layout: _Layout, board: Board) -> Iterator[str]:
     yield from map(_escape_text, table.verdicts)
     if layout.is_compact:
         yield from map(_escape_text, _gap_intervals(table))
-    yield from (f"$^{{{letter}}}$ {_escape_text(note)}" for note, letter in layout.legend.items())
+    yield from (f"$^{{{letter}}}$ {_escape_text(explained(note))}" for note, letter in layout.legend.items())
     # Where the others are is nothing to readers of a paper.
     yield from (_escape_text(remark.partition("; csv")[0]) for remark in text.remarks(table, board))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from bench.report.leaderboard.flags import explained
 from bench.report.leaderboard.tables import Board, Table
 from bench.report.render import text
 from bench.visible import visible
@@ -66,6 +67,6 @@ def _markdown_table(table: Table, board: Board) -> str:
     names_of_rows = text.row_heads(table)
     align = "".join("l" if column.unit == "words" else "r" for column in table.columns)
     lines += grid([*names_of_rows, *heads], rows, "l" * len(names_of_rows) + align)
-    footnotes = (f"{letter}: {note}" for note, letter in legend.items())
+    footnotes = (f"{letter}: {explained(note)}" for note, letter in legend.items())
     items = (*table.verdicts, *footnotes, *text.remarks(table, board))
     return "\n".join([*lines, "", *(f"- {escape_markdown(item)}" for item in items), ""])

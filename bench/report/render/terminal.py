@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
+from bench.report.leaderboard.flags import explained
 from bench.report.leaderboard.tables import RANKED, Board, Column, Table, TableRow, build
 from bench.report.render import text
 from bench.report.render.names import breakable, short_names
@@ -119,7 +120,7 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
     notes = [*table.notes, *text.failures(table, board)]
     for note in text.first(notes, _MAX_ROWS, "notes and failures", "md or json"):
         yield _text(f"! {note}", style="yellow")
-    footnotes = [f"{letter.translate(_RAISED)} {note}" for note, letter in layout.legend.items()]
+    footnotes = [f"{letter.translate(_RAISED)} {explained(note)}" for note, letter in layout.legend.items()]
     rules = text.first(text.rules(table), _MAX_ROWS, "attacks with a rule", "md")
     precision = [*text.spreads(table), *text.precision(table), *_without_intervals(layout)]
     if remarks := [*footnotes, *rules, *precision]:

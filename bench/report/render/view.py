@@ -8,6 +8,7 @@ from itertools import chain, groupby
 from typing import Any, NamedTuple
 
 from bench.registry import LIVE
+from bench.report.leaderboard.flags import explained
 from bench.report.leaderboard.judging import verdict_sentence
 from bench.report.leaderboard.summaries import Value
 from bench.report.leaderboard.tables import RANKED, Board, Column, Table, TableRow, first_columns
@@ -172,7 +173,7 @@ def _view(table: Table, excerpt: _Excerpt) -> dict[str, Any]:
         "has_gap": any(column.kind == "gap" for column in columns),
         "has_worst": any(column.kind == "worst" for column in columns),
         "conclusions": _conclusions(rows, columns),
-        "legend": legend,
+        "legend": {explained(note): letter for note, letter in legend.items()},
         "rules": text.first(text.rules(shown), _MAX_RULES, "attacks with a rule"),
         "verdicts": _first(table.verdicts),
         "notes": _first(table.notes),

@@ -1,0 +1,37 @@
+"""What each flag of a cell means, in the few words that fit a legend; ``docs/reading-the-tables.md`` says more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MEANINGS: Mapping[str, str] = {
+    "autoattack-dynamic": "AutoAttack warns that the defense computes gradients or changes when it predicts",
+    "autoattack-probabilities": "AutoAttack warns that the defense returns probabilities, which flatten its losses",
+    "autoattack-randomised": "AutoAttack warns that the defense draws random numbers",
+    "autoattack-reduced": "with fewer steps, targets or queries than its authors': weaker than that of papers",
+    "autoattack-square-beats-gradient": "AutoAttack warns that Square broke images that its gradient attacks did not",
+    "autoattack-zero-gradient": "AutoAttack warns that gradients are zero",
+    "batch-dependent": "answers depend on the other images of the batch",
+    "black-box-beats-gradient": "attacks without gradients broke images that gradient attacks did not",
+    "catastrophic-overfitting": "training left a network that resists FGSM only",
+    "classes-capped": "fewer classes than the attack is to aim at",
+    "earlier-attack-failed": "an attack before it in its suite failed",
+    "loss-not-rising": "the attack never lowered a margin",
+    "no-catastrophic-overfitting": "the step relies on a network that resists FGSM only, and did not get one",
+    "no-op": "the attack changed none of the images that it was to break",
+    "not-deterministic": "answers differ from call to call with the same draws",
+    "probabilities": "the defense returns probabilities, which flatten the losses",
+    "randomised": "the defense draws random numbers: other draws differ within chance",
+    "robust-overfitting": "in training, accuracy under attack fell on test images while it rose on training images",
+    "steps-not-converged": "the longest run of an attack still broke more than a shorter one",
+    "survives-any-eps": "accuracy stays above chance at a budget of half the pixel range or more",
+    "survivors-only": "right under this attack and all before it",
+    "transfer-beats-adaptive": "images made on another network broke more than the best adaptive attack",
+    "weaker-than-noise": "the attack did less harm than random noise",
+    "zero-gradient": "many images have no gradient",
+}
+
+
+def explained(note: str) -> str:
+    """Return a note on a number, with the meaning in brackets if it is a flag."""
+    return f"{note} ({MEANINGS[note]})" if note in MEANINGS else note
