@@ -13,6 +13,7 @@ from PIL import Image
 from bench.cli import main
 from bench.keys import training_key
 from bench.report import figures
+from bench.report.figures._choice import natural
 from bench.report.figures._labels import label_apart
 from bench.report.figures._plot import fold, number_text, text_width
 from bench.report.figures.accuracy_heatmap import _blocks
@@ -76,10 +77,15 @@ def harmed(*more_budgets):
 
 def words(name, results, tmp_path, store=None):
     """Return everything that is written on a figure, as one line."""
+    return words_and_numbers(name, results, tmp_path, store)[0]
+
+
+def words_and_numbers(name, results, tmp_path, store=None):
     source = figures.source_of(results, store or Store(tmp_path / "no-store"))
     drawing = import_module(f"bench.report.figures.{name.replace('-', '_')}").draw(source)
     try:
-        return " ".join(" ".join(text.get_text() for text in drawing.figure.findobj(Text)).split())
+        said = " ".join(" ".join(text.get_text() for text in drawing.figure.findobj(Text)).split())
+        return said, drawing.numbers
     finally:
         plt.close(drawing.figure)
 
@@ -140,6 +146,61 @@ def test_the_budget_sweep_has_a_curve_for_each_defense(tmp_path):
     (curve,) = drawn("eps-sweep", cells, tmp_path)["curves"]
     assert curve["eps"] == ["2/255", "6/255", "16/255"]
     assert [point["value"] for point in curve["accuracy"]] == [0.9, 0.7, 0.2]
+
+
+def many_curves():
+    """A standard network, one with a step on it, and many that are more robust, under two budgets each."""
+    weak, strong = outcomes(0.1, 100), outcomes(0.9, 100)
+    for eps in ("4/255", "8/255"):
+        yield result("zz-standard", clean=CLEAN, adversarial=weak, eps=eps)
+        for access in ("static", "adaptive"):
+            yield result("zz-jpeg", step="jpeg", access=access, clean=CLEAN, adversarial=weak, eps=eps)
+        for i in range(1, 65):
+            yield result(f"at-{i}", recipe=f"at-{i}", clean=CLEAN, adversarial=strong, eps=eps)
+
+
+def test_what_is_left_out_is_neither_the_baseline_nor_a_step(tmp_path):
+    results = list(many_curves())
+    said, numbers = words_and_numbers("eps-sweep", results, tmp_path)
+    curves = [(each["defense"], each["access"]) for each in numbers["curves"]]
+    assert len(curves) == 12 and curves[-3:] == [
+        ("zz-jpeg", "adaptive"),
+        ("zz-jpeg", "static"),
+        ("zz-standard", "white-box"),
+    ]
+    assert "12 of 67 curves, baselines and test-time steps first" in said
+    names = [name for name, _ in curves[:-3]]
+    assert names == sorted(names, key=lambda name: int(name.removeprefix("at-")))
+    for name, row in (("accuracy-heatmap", "rows"), ("cost", "defenses"), ("accuracy-vs-cost", "points")):
+        said, numbers = words_and_numbers(name, results, tmp_path)
+        (table,) = numbers["tables"]
+        assert {"zz-standard", "zz-jpeg"} < {each["defense"] for each in table[row]}, name
+        assert "of 66 defenses, baselines and test-time steps first" in said
+
+
+def test_names_are_in_the_order_of_their_numbers():
+    names = ["a", "a 0.05", "a 0.1", "a 2", "a 10", "b1[x=9]", "b1[x=10]", "10"]
+    assert sorted(reversed(names), key=natural) == ["10", *names[:-1]]
+
+
+def test_every_threat_that_has_a_gap_has_a_panel(tmp_path):
+    results = [result("standard", clean=CLEAN, adversarial=outcomes(0.5, 100), eps=eps) for eps in ("4/255", "8/255")]
+    for eps, static in (("4/255", 0.9), ("8/255", 0.6)):
+        for access, share in (("static", static), ("adaptive", 0.2)):
+            under = outcomes(share, 100)
+            results.append(result("jpeg", step="jpeg", access=access, clean=CLEAN, adversarial=under, eps=eps))
+    results.append(result("standard", clean=CLEAN, adversarial=outcomes(0.5, 100), norm="l2", eps="1/2"))
+    _, numbers = words_and_numbers("access-gap", results, tmp_path)
+    tables = numbers["tables"]
+    gaps = {table["threat"]: table["defenses"][-1]["gap"]["value"] for table in tables}
+    assert gaps == {"L∞ ε=4/255": pytest.approx(0.7), "L∞ ε=8/255": pytest.approx(0.4)}
+    assert "1 of 3 threats" in words("accuracy-vs-cost", results, tmp_path)
+    many_threats = [
+        result("jpeg", step="jpeg", access=access, clean=CLEAN, eps=f"{i}/255")
+        for access in ("static", "adaptive")
+        for i in range(1, 9)
+    ]
+    assert "the first 6 of 8 panels" in words("access-gap", many_threats, tmp_path)
 
 
 def test_accuracies_of_other_image_lists_are_never_on_one_curve(tmp_path):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
+from bench.report.figures._choice import natural
 from bench.report.figures._layout import LEGEND_POINTS, text_height, widest
 from bench.report.figures._plot import SOFT, fold
 
@@ -65,7 +66,7 @@ def label_apart(
     taken += [_covered(axes, whisker) for whisker in whiskers]
     labels: list[_Label] = []
     for (x, y), own in names.items():
-        text = fold(", ".join(own), min(letters, size.width), LEGEND_POINTS)
+        text = fold(", ".join(sorted(own, key=natural)), min(letters, size.width), LEGEND_POINTS)
         label = _free(x, y, widest([text], LEGEND_POINTS), text_height(text, LEGEND_POINTS), size, taken, labels)
         labels.append(label)
         taken += [label, *_leader(x, y, label)]

@@ -35,7 +35,7 @@ _WORDS = re.compile(r"[\[(]?[^ \[(,]*,? *")
 #: Parts of a word that is longer than a line.
 _WORD_PARTS = re.compile(r"[^-=_/:·]*[-=_/:·]? *")
 #: Tables, and defenses and attacks of each, that are legible in one figure.
-_MAX_TABLES = 6
+MAX_TABLES = 6
 MAX_DEFENSES = 60
 MAX_ATTACKS = 30
 #: Panels of a figure, and curves of one panel.
@@ -59,15 +59,17 @@ class Suitable(NamedTuple):
 
     tables: list[Table]
     total: int
+    #: What each of them is called.
+    word: str = "tables"
 
     def first(self, count: int) -> Suitable:
         """Return fewer of them."""
-        return Suitable(self.tables[:count], self.total)
+        return self._replace(tables=self.tables[:count])
 
     @property
     def left_out(self) -> str:
         """What is left out, in words."""
-        return f"the first {len(self.tables):,} of {self.total:,} tables" if len(self.tables) < self.total else ""
+        return f"the first {len(self.tables):,} of {self.total:,} {self.word}" if len(self.tables) < self.total else ""
 
 
 def suitable_tables(source: Source, suits: Callable[[Table], bool], missing: str) -> Suitable:
@@ -79,7 +81,19 @@ def suitable_tables(source: Source, suits: Callable[[Table], bool], missing: str
     suitable = [table for table in source.board.tables if suits(table)]
     if not suitable:
         raise Missing(missing)
-    return Suitable(suitable[:_MAX_TABLES], len(suitable))
+    return Suitable(suitable[:MAX_TABLES], len(suitable))
+
+
+def threats_text(table: Table) -> str:
+    """Say that a figure shows one threat of several; nothing where there is one."""
+    count = len({summary.group for summary in table.threats if summary.threat})
+    return f"1 of {count} threats" if count > 1 else ""
+
+
+def in_brackets(*parts: str) -> str:
+    """Return what stands behind a title: the parts that say something."""
+    said = list(filter(None, parts))
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def attacked(table: Table) -> list[Column]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
-from bench.report.figures import Drawing, Source
+from bench.report.figures import Drawing, Missing, Source
+from bench.report.figures._choice import Precedence, kept, natural, of_defenses_text, precedence
 from bench.report.figures._layout import (
     DENSE_ROW,
     EDGE,
@@ -29,15 +31,16 @@ from bench.report.figures._plot import (
     ACCESS_WORDS,
     COLOUR,
     MAX_DEFENSES,
+    MAX_TABLES,
     ROBUST,
     ROBUST_MEANS,
     SOFT,
     Suitable,
     access_points,
+    in_brackets,
     marker,
     measured,
     signed,
-    suitable_tables,
     unbroken,
 )
 from bench.report.leaderboard.pareto import full_knowledge, primary
@@ -51,7 +54,7 @@ _TICKS, _HEADING = 0.36, 0.13
 
 
 class _Rows(NamedTuple):
-    """Defenses of a table, the largest gap first, with what is written beside them."""
+    """Defenses of a table under one threat, the largest gap first, with what is written beside them."""
 
     table: Table
     title: str
@@ -65,20 +68,16 @@ class _Rows(NamedTuple):
 
 
 def draw(source: Source) -> Drawing:
-    width = source.width
-    suitable = suitable_tables(
-        source,
-        lambda table: any(s.gap.number is not None for s in primary(table)),
-        "no test-time step was attacked both with static and with adaptive access",
-    )
+    width, first = source.width, precedence(source)
+    suitable = _suitable(source)
 
     def height(tables: Suitable, count: int, row: float = DENSE_ROW) -> float:
         foot = _foot(width, tables.left_out)
-        return stack_height(_blocks(_all_rows(tables, count, width), row), width, foot.height)
+        return stack_height(_blocks(_all_rows(tables, count, width, first), row), width, foot.height)
 
     most = min(MAX_DEFENSES, max(len(primary(table)) for table in suitable.tables))
     fitted, count = fitting_tables(suitable, most, height)
-    shown, foot = _all_rows(fitted, count, width), _foot(width, fitted.left_out)
+    shown, foot = _all_rows(fitted, count, width, first), _foot(width, fitted.left_out)
     blocks = _blocks(shown, row_height(lambda row: height(fitted, count, row)))
     left, right = max(rows.names.width for rows in shown), max(rows.gaps.width for rows in shown)
     figure, boxes = stack(blocks, width, left=EDGE + left + GAP, right=right + 2 * GAP, foot=foot.height)
@@ -90,22 +89,45 @@ def draw(source: Source) -> Drawing:
     return Drawing(figure, {"tables": numbers})
 
 
-def _all_rows(tables: Suitable, count: int, width: float) -> list[_Rows]:
-    return [_rows(table, count, width) for table in tables.tables]
+def _suitable(source: Source) -> Suitable:
+    """Return tables of one threat each that has a gap: those of the first threats, then those of the second, and so on.
+
+    Raises:
+        Missing: there is none.
+    """
+    tables = list(map(list, map(_of_one_threat, source.board.tables)))
+    most = max(map(len, tables), default=0)
+    panels = [threats[place] for place in range(most) for threats in tables if place < len(threats)]
+    if not panels:
+        raise Missing("no test-time step was attacked both with static and with adaptive access")
+    return Suitable(panels[:MAX_TABLES], len(panels), "panels")
 
 
-def _rows(table: Table, count: int, width: float) -> _Rows:
-    """Return the first defenses of a table, the smallest gap below, with their texts."""
+def _of_one_threat(table: Table) -> Iterator[Table]:
+    """Yield a table for each threat that has a gap, with what is measured under this threat."""
+    for group in dict.fromkeys(column.group for column in table.columns):
+        summaries = tuple(s for s in table.threats if s.threat and s.group == group)
+        if any(s.gap.number is not None for s in summaries):
+            yield replace(table, threats=summaries)
+
+
+def _all_rows(tables: Suitable, count: int, width: float, first: Precedence) -> list[_Rows]:
+    return [_rows(table, count, width, first) for table in tables.tables]
+
+
+def _rows(table: Table, count: int, width: float, first: Precedence) -> _Rows:
+    """Return defenses of a table, the smallest gap below, with their texts."""
     every = sorted(primary(table), key=_gap, reverse=True)
-    summaries = every[:count]
-    part = f" (the first {count:,} of {len(every):,} defenses)" if count < len(every) else ""
+    names_kept = kept([s.defense for s in every], count, first)
+    summaries = [s for s in every if s.defense in names_kept]
+    part = in_brackets(of_defenses_text(len(summaries), len(every)))
     names = beside_rows([s.defense for s in summaries], _NAMES * width)
     gaps = beside_rows(list(map(_gap_text, summaries)), _GAPS * width)
     return _Rows(table, f"{table.title}, {unbroken(every[0].group)}{part}", summaries, names, gaps)
 
 
-def _gap(summary: ThreatSummary) -> tuple[float, str]:
-    return summary.gap.number if summary.gap.number is not None else -1.0, summary.defense
+def _gap(summary: ThreatSummary) -> tuple[float, list[tuple[float, str]]]:
+    return summary.gap.number if summary.gap.number is not None else -1.0, natural(summary.defense)
 
 
 def _gap_text(summary: ThreatSummary) -> str:

@@ -9,6 +9,7 @@ from itertools import chain, groupby, product
 from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Source
+from bench.report.figures._choice import KEPT, Precedence, kept, of_defenses, precedence
 from bench.report.figures._layout import (
     DENSE_ROW,
     EDGE,
@@ -98,17 +99,17 @@ def draw(source: Source) -> Drawing:
 
 def draw_tables(source: Source, suitable: Suitable) -> Drawing:
     """Draw heat maps for each table, clean accuracy first, published numbers below the measured ones."""
-    width = source.width
+    width, order = source.width, precedence(source)
 
     def height(tables: Suitable, count: int, attacks: int, row: float = DENSE_ROW) -> float:
-        blocks = [panel.block(row) for panel in _all_panels(source, _first(tables, count, attacks))]
+        blocks = [panel.block(row) for panel in _all_panels(source, _first(tables, count, attacks, order))]
         return stack_height(blocks, width, _foot(width, tables).height)
 
     # A column has room for the panels of fewer attacks, and long names leave less of it.
     attacks = fitting(int(MAX_ATTACKS * min(1.0, width / 6)), lambda most: height(suitable.first(1), _ENOUGH, most))
     most = min(MAX_DEFENSES, max(len({row.defense for row in table.rows}) for table in suitable.tables))
     fitted, count = fitting_tables(suitable, most, lambda tables, count: height(tables, count, attacks))
-    shown, foot = _first(fitted, count, attacks), _foot(width, fitted)
+    shown, foot = _first(fitted, count, attacks, order), _foot(width, fitted)
     panels = _all_panels(source, shown)
     row = row_height(lambda row: height(fitted, count, attacks, row))
     left = EDGE + max(panel.names.width for panel in panels) + GAP
@@ -125,18 +126,22 @@ def _foot(width: float, tables: Suitable) -> Foot:
     return Foot(width, remark="; ".join(filter(None, [f"{UNDER_ATTACK}, % of all images", worst, tables.left_out])))
 
 
-def _first(tables: Suitable, count: int, attacks: int) -> list[Table]:
-    """Return the first defenses under the first attacks; the titles say what is left out."""
-    pairs = [(table, first_defenses(table, count, attacks)) for table in tables.tables]
-    return [replace(first, part=_part(table, first)) for table, first in pairs]
+def _first(tables: Suitable, count: int, attacks: int, order: Precedence) -> list[Table]:
+    """Return some defenses under the first attacks; the titles say what is left out."""
+    shown = []
+    for table in tables.tables:
+        names = kept(list(dict.fromkeys(row.defense for row in table.rows)), count, order)
+        first = first_defenses(of_defenses(table, names), count, attacks)
+        shown.append(replace(first, part=_part(table, first)))
+    return shown
 
 
 def _part(table: Table, first: Table) -> str:
     """Return which part of a table another is, in words."""
     defenses = (len({row.defense for row in each.rows}) for each in (first, table))
     attacks = (sum(column.kind == "attack" for column in each.columns) for each in (first, table))
-    counts = {"defenses": tuple(defenses), "attacks": tuple(attacks)}
-    return " and ".join(f"the first {some:,} of {of:,} {what}" for what, (some, of) in counts.items() if some < of)
+    counts = {"attacks": tuple(attacks), f"defenses, {KEPT}": tuple(defenses)}
+    return "; ".join(f"{some:,} of {of:,} {what}" for what, (some, of) in counts.items() if some < of)
 
 
 def _draw_panel(axis: Axes, panel: _Panel) -> None:

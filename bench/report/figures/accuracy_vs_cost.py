@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Source
+from bench.report.figures._choice import Precedence, kept, of_defenses_text, precedence
 from bench.report.figures._labels import Whisker, label_apart
 from bench.report.figures._layout import (
     EDGE,
@@ -28,10 +29,12 @@ from bench.report.figures._plot import (
     ROBUST_MEANS,
     Suitable,
     access_points,
+    in_brackets,
     log_axis,
     marker,
     measured,
     suitable_tables,
+    threats_text,
     unbroken,
 )
 from bench.report.leaderboard.pareto import cost_front, full_knowledge, primary
@@ -70,15 +73,15 @@ class _Sheet(NamedTuple):
 
 
 def draw(source: Source) -> Drawing:
-    width = source.width
+    width, first = source.width, precedence(source)
     suitable = suitable_tables(
         source, lambda table: len(_with_cost(table)) > 1, "no data set has two defenses with a measured cost"
     )
-    one = _sheet(suitable, 1, width).grid
+    one = _sheet(suitable, 1, width, first).grid
     legible = max(_LEAST_POINTS, int(_DENSEST * one.panel * one.height))
     most = min(MAX_DEFENSES, legible, max(len(_with_cost(table)) for table in suitable.tables))
-    fitted, count = fitting_tables(suitable, most, lambda tables, count: _sheet(tables, count, width).grid.total)
-    sheet = _sheet(fitted, count, width)
+    fitted, count = fitting_tables(suitable, most, lambda tables, count: _sheet(tables, count, width, first).grid.total)
+    sheet = _sheet(fitted, count, width, first)
     figure, axes = sheet.grid.draw(f"{ROBUST}, %")
     numbers = [_draw_panel(axis, panel, sheet.labels) for axis, panel in zip(axes, sheet.panels, strict=True)]
     sheet.listing.draw(figure, EDGE + sheet.grid.foot)
@@ -86,18 +89,19 @@ def draw(source: Source) -> Drawing:
     return Drawing(figure, {"tables": numbers})
 
 
-def _foot(width: float, left_out: str) -> Foot:
+def _foot(width: float, panels: Sequence[_Panel], left_out: str) -> Foot:
     handles = [
         marker("white-box or adaptive", COLOUR["adaptive"]),
         marker(ACCESS_WORDS["static"], COLOUR["static"], "white"),
     ]
-    front = "line: the Pareto front of white-box and adaptive"
+    has_line = any(len(cost_front(panel.summaries)) > 1 for panel in panels)
+    front = "line: the Pareto front of white-box and adaptive" if has_line else ""
     return Foot(width, handles, "; ".join(filter(None, [ROBUST_MEANS, front, left_out])))
 
 
-def _sheet(tables: Suitable, count: int, width: float) -> _Sheet:
-    """Lay out the first ``count`` defenses of each table."""
-    panels = [_panel(table, count) for table in tables.tables]
+def _sheet(tables: Suitable, count: int, width: float, first: Precedence) -> _Sheet:
+    """Lay out ``count`` defenses of each table."""
+    panels = [_panel(table, count, first) for table in tables.tables]
     names = list(dict.fromkeys(s.defense for s in chain.from_iterable(panel.summaries for panel in panels)))
     across = min(2, len(panels)) if width > 5 or len(panels) > 2 else 1
     height = _height(panels)
@@ -106,8 +110,8 @@ def _sheet(tables: Suitable, count: int, width: float) -> _Sheet:
     labels = {name: name for name in names}
     if crowded or widest(names, LEGEND_POINTS) > _LONGEST_NAME:
         labels = {name: str(number) for number, name in enumerate(names, start=1)}
-    listing = Listing([f"{labels[name]}  {name}" for name in names if labels[name] != name], width)
-    foot = _foot(width, tables.left_out)
+    listing = Listing([f"{labels[name]}\xa0\xa0{name}" for name in names if labels[name] != name], width)
+    foot = _foot(width, panels, tables.left_out)
     grid = Grid.of([panel.title for panel in panels], width, across, height, foot.height + listing.height)
     return _Sheet(panels, grid, labels, listing, foot)
 
@@ -119,10 +123,12 @@ def _height(panels: Sequence[_Panel]) -> float:
     return _TALL if max(len(panel.summaries) for panel in panels) > _MANY else _HIGH
 
 
-def _panel(table: Table, count: int) -> _Panel:
+def _panel(table: Table, count: int, first: Precedence) -> _Panel:
     every = _with_cost(table)
-    part = f" (the first {count:,} of {len(every):,} defenses)" if count < len(every) else ""
-    return _Panel(table, f"{table.title}, {unbroken(every[0].group)}{part}", every[:count])
+    names = kept([s.defense for s in every], count, first)
+    part = in_brackets(threats_text(table), of_defenses_text(len(names), len(every)))
+    title = f"{table.title}, {unbroken(every[0].group)}{part}"
+    return _Panel(table, title, [s for s in every if s.defense in names])
 
 
 def _draw_panel(axis: Axes, panel: _Panel, labels: dict[str, str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Source
+from bench.report.figures._choice import Precedence, kept, of_defenses_text, precedence
 from bench.report.figures._layout import (
     DENSE_ROW,
     EDGE,
@@ -34,6 +35,7 @@ from bench.report.figures._plot import (
     SOFT,
     Suitable,
     fold,
+    in_brackets,
     number_text,
     suitable_tables,
     text_width,
@@ -53,7 +55,7 @@ _NOT_MEASURED = "not measured"
 
 
 class _Costs(NamedTuple):
-    """The first defenses of a table and what they cost, by name."""
+    """Defenses of a table and what they cost, by name."""
 
     table: Table
     title: str
@@ -62,7 +64,7 @@ class _Costs(NamedTuple):
 
 
 def draw(source: Source) -> Drawing:
-    width, across = source.width, _across(source.width)
+    width, across, first = source.width, _across(source.width), precedence(source)
     suitable = suitable_tables(
         source, lambda table: any(s.cost for s in table.threats), "no cell in the store has a measured cost"
     )
@@ -71,12 +73,12 @@ def draw(source: Source) -> Drawing:
     above = max(text_height(head, LEGEND_POINTS) for head in heads)
 
     def height(tables: Suitable, count: int, row: float = DENSE_ROW) -> float:
-        blocks = _blocks(_all_shown(tables, count, width), row, above, across)
+        blocks = _blocks(_all_shown(tables, count, width, first), row, above, across)
         return stack_height(blocks, width, _foot(width, tables).height)
 
     most = min(MAX_DEFENSES, max(len(_all_costs(table)) for table in suitable.tables))
     fitted, count = fitting_tables(suitable, most, height)
-    shown, foot = _all_shown(fitted, count, width), _foot(width, fitted)
+    shown, foot = _all_shown(fitted, count, width, first), _foot(width, fitted)
     row = row_height(lambda row: height(fitted, count, row))
     left = EDGE + max(costs.names.width for costs in shown) + GAP
     figure, boxes = stack(_blocks(shown, row, above, across), width, left=left, foot=foot.height)
@@ -103,8 +105,8 @@ def _blocks(shown: Sequence[_Costs], row: float, above: float, across: int) -> l
     return blocks
 
 
-def _all_shown(tables: Suitable, count: int, width: float) -> list[_Costs]:
-    return [_costs(table, count, width) for table in tables.tables]
+def _all_shown(tables: Suitable, count: int, width: float, first: Precedence) -> list[_Costs]:
+    return [_costs(table, count, width, first) for table in tables.tables]
 
 
 def _across(width: float) -> int:
@@ -122,11 +124,12 @@ def _all_costs(table: Table) -> dict[str, DefenseCost]:
     return {s.defense: s.cost for s in table.threats if s.cost}
 
 
-def _costs(table: Table, count: int, width: float) -> _Costs:
+def _costs(table: Table, count: int, width: float, first: Precedence) -> _Costs:
     every = _all_costs(table)
-    first = dict(list(every.items())[:count])
-    part = f" (the first {count:,} of {len(every):,} defenses)" if count < len(every) else ""
-    return _Costs(table, f"{table.title}{part}", first, beside_rows(list(first), _NAMES[_across(width)] * width))
+    names = kept(list(every), count, first)
+    title = table.title + in_brackets(of_defenses_text(len(names), len(every)))
+    shown = {name: every[name] for name in names}
+    return _Costs(table, title, shown, beside_rows(names, _NAMES[_across(width)] * width))
 
 
 def _draw_table(

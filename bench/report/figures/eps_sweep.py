@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from bench.report.figures import Drawing, Missing, Source
+from bench.report.figures._choice import KEPT, Precedence, natural, precedence
 from bench.report.figures._layout import GAP, LEGEND_POINTS, NAME_POINTS, Foot, Grid, fitting
 from bench.report.figures._plot import (
     ACCESS_WORDS,
@@ -55,7 +56,9 @@ def draw(source: Source) -> Drawing:
     swept = _swept(source)
     if not swept:
         raise Missing("no attack was run with several budgets: give eps as a list in the configuration")
-    first = {panel: dict(sorted(curves.items())[:MAX_CURVES]) for panel, curves in sorted(swept.items())[:MAX_PANELS]}
+    order = precedence(source)
+    panels = sorted(swept, key=lambda panel: list(map(natural, panel)))[:MAX_PANELS]
+    first = {panel: _kept(swept[panel], order) for panel in panels}
     count = fitting(len(first), lambda count: _laid_out(swept, first, count, source.width)[0].total)
     grid, foot = _laid_out(swept, first, count, source.width)
     shown = dict(list(first.items())[:count])
@@ -66,6 +69,16 @@ def draw(source: Source) -> Drawing:
         numbers += _draw_panel(axis, panel, curves, looks)
     foot.draw(figure)
     return Drawing(figure, {"curves": numbers})
+
+
+def _kept(curves: Mapping[_Curve, _Points], order: Precedence) -> dict[_Curve, _Points]:
+    """Return as many curves as are legible, in the order of their names."""
+    some = sorted(curves, key=lambda curve: (order[curve.defense], curve.access))[:MAX_CURVES]
+    return {curve: curves[curve] for curve in sorted(some, key=_by_name)}
+
+
+def _by_name(curve: _Curve) -> tuple[list[tuple[float, str]], str]:
+    return natural(curve.defense), curve.access
 
 
 def _laid_out(
@@ -87,13 +100,15 @@ def _laid_out(
     several = len({panel.table for panel in shown}) > 1
     heading = "" if several else next(iter(shown)).table
     if drawn < total:
-        left_out = f"the first {drawn:,} of {total:,} curves by name"
+        left_out = f"{drawn:,} of {total:,} curves, {KEPT}"
         if len(shown) < len(swept):
             left_out += f", in {len(shown):,} of {len(swept):,} panels"
         heading = f"{heading}: {left_out}" if heading else left_out
     titles = [f"{panel.attack}\n{panel.table}" if several else panel.attack for panel in shown]
     looks = _looks(shown)
-    handles = [_line(curve, looks[curve.defense]) for curve in sorted(set(chain.from_iterable(shown.values())))]
+    handles = [
+        _line(curve, looks[curve.defense]) for curve in sorted(set(chain.from_iterable(shown.values())), key=_by_name)
+    ]
     foot = Foot(width, handles)
     height = _HIGH if len(shown) == 1 else _LOW
     return Grid.of(titles, width, Grid.across_of(len(shown), width), height, foot.height, heading), foot
@@ -101,7 +116,7 @@ def _laid_out(
 
 def _looks(shown: Mapping[_Panel, Mapping[_Curve, _Points]]) -> dict[str, _Look]:
     """Return the colour and the marker of each defense."""
-    names = sorted({curve.defense for curve in chain.from_iterable(shown.values())})
+    names = sorted({curve.defense for curve in chain.from_iterable(shown.values())}, key=natural)
     return {name: (f"C{i % 7}", "os^D"[i // 7 % 4]) for i, name in enumerate(names)}
 
 

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.keys import derive_seed
 from bench.report.figures import Drawing, Missing, Source
+from bench.report.figures._choice import KEPT, natural, precedence
 from bench.report.figures._plot import HEAT
 from bench.report.figures._text import fitted
 from bench.types import CellResult, eps_text
@@ -65,7 +66,8 @@ def surface(net: nn.Module, x: Tensor, y: Tensor, eps: float, *, points: int = _
 
 def draw(source: Source) -> Drawing:
     every = _networks(source)
-    chosen = every[: min(_MAX_NETWORKS, int((source.width - _SIDES) / _PANEL))]
+    most = min(_MAX_NETWORKS, int((source.width - _SIDES) / _PANEL))
+    chosen = sorted(every[:most], key=lambda r: natural(source.board.labels[r.key][0]))
     budgets = [r.cell.attack.threat.eps for r in chosen if r.cell.attack and r.cell.attack.threat.eps]
     eps: Fraction = max(set(budgets), key=budgets.count)
     surfaces = [(source.board.labels[r.key][0], _surface_of(source, r, float(eps))) for r in chosen]
@@ -73,7 +75,7 @@ def draw(source: Source) -> Drawing:
     names, images = chosen[0].names, min(_MAX_IMAGES, chosen[0].cell.data.n)
     parts = [f"{names.dataset} · {names.model}", f"L∞ ε={eps_text(eps)}", f"{images:,} images"]
     if len(chosen) < len(every):
-        parts.append(f"{len(chosen)} of {len(every):,} networks")
+        parts.append(f"{len(chosen)} of {len(every):,} networks, {KEPT}")
     figure.suptitle(fitted(", ".join(parts), source.width - 0.1, 8, 3), fontsize=8)
     body: list[dict[str, Any]] = [
         {"defense": name, "loss": each.loss.round(6).tolist(), "accuracy": each.accuracy.round(6).tolist()}
@@ -92,7 +94,10 @@ def draw(source: Source) -> Drawing:
 
 
 def _networks(source: Source) -> list[CellResult]:
-    """Return an attacked cell for each bare network, of the images and architecture with the most of them."""
+    """Return an attacked cell for each bare network, of the images and architecture with the most of them.
+
+    Those to be kept first come first.
+    """
     cells: dict[str, CellResult] = {}
     for r in source.results:
         if r.cell.step is None and r.cell.attack and r.cell.attack.threat.norm == "linf" and r.cell.attack.threat.eps:
@@ -105,7 +110,8 @@ def _networks(source: Source) -> list[CellResult]:
     if not groups:
         raise Missing("no bare network was attacked in L∞ under a budget")
     largest = max(groups.values(), key=lambda cells: (len(cells), cells[0].cell.data.n))
-    return sorted(largest, key=lambda r: source.board.labels[r.key][0])
+    order = precedence(source)
+    return sorted(largest, key=lambda r: order[source.board.labels[r.key][0]])
 
 
 def _surface_of(source: Source, r: CellResult, eps: float) -> Surface:

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.keys import training_key
 from bench.report.figures import Drawing, Missing, Source
+from bench.report.figures._choice import KEPT, natural, precedence
 from bench.report.figures._layout import NAME_POINTS, Foot, Grid, fitting
 from bench.report.figures._plot import MAX_PANELS, SOFT, trained_with, unbroken
 from bench.report.leaderboard.summaries import threat_text
@@ -36,6 +37,8 @@ class _Network(NamedTuple):
 
     title: str
     threat: str
+    #: What is kept first has the least.
+    precedence: tuple[int, int]
 
 
 class _Run(NamedTuple):
@@ -55,7 +58,7 @@ def draw(source: Source) -> Drawing:
     total = len(networks) if more else len(first)
     foot = Foot(source.width, _handles(first))
     count = fitting(len(first), lambda count: _grid(first[:count], total, source.width, foot).total)
-    runs = first[:count]
+    runs = sorted(first[:count], key=lambda run: natural(run.network.title))
     figure, axes = _grid(runs, total, source.width, foot).draw("accuracy, %")
     for axis, run in zip(axes, runs, strict=True):
         _draw_run(axis, run)
@@ -74,7 +77,7 @@ def _grid(runs: Sequence[_Run], total: int, width: float, foot: Foot) -> Grid:
     if len({run.network.threat for run in runs}) > 1:
         remarks.append("attacked with different budgets: curves under attack of two panels are not comparable")
     if len(runs) < total:
-        remarks.append(f"{len(runs):,} of {total:,} trained networks")
+        remarks.append(f"{len(runs):,} of {total:,} trained networks, {KEPT}")
     height = _HIGH if len(runs) == 1 else _LOW
     return Grid.of(titles, width, Grid.across_of(len(runs), width), height, foot.height, "; ".join(remarks))
 
@@ -113,6 +116,7 @@ def _networks(source: Source) -> dict[str, _Network]:
     """Return every trained network by the key of its training."""
     from bench.training.overfitting import watched_threat
 
+    order = precedence(source)
     networks: dict[str, _Network] = {}
     several = len({(r.names.dataset, r.names.model) for r in source.results}) > 1
     for r in source.results:
@@ -122,13 +126,15 @@ def _networks(source: Source) -> dict[str, _Network]:
             recipe = trained_with(weights.recipe.name, weights.recipe.params)
             seed = f", seed {weights.seed}" if weights.seed else ""
             images = f"\n{r.names.dataset} · {r.names.model}" if several else ""
-            networks[training_key(r.cell.model)] = _Network(f"{recipe}{seed}, {threat}{images}", threat)
+            key, first = training_key(r.cell.model), order[source.board.labels[r.key][0]]
+            first = min(first, networks[key].precedence) if key in networks else first
+            networks[key] = _Network(f"{recipe}{seed}, {threat}{images}", threat, first)
     return networks
 
 
 def _runs(source: Source, networks: Mapping[str, _Network]) -> Iterator[_Run]:
-    """Yield the training runs that are in the store, by title."""
-    for key, network in sorted(networks.items(), key=lambda item: item[1].title):
+    """Yield the training runs that are in the store, those to be kept first."""
+    for key, network in sorted(networks.items(), key=lambda item: (item[1].precedence, natural(item[1].title))):
         card = cards.read(source.store.training(key))
         epochs = [row for row in (card or {}).get("log", []) if {"epoch", "train", "test"} <= row.keys()]
         if epochs:

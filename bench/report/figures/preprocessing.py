@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Source
+from bench.report.figures._choice import KEPT, Precedence, kept, precedence
 from bench.report.figures._layout import (
     DENSE_ROW,
     EDGE,
@@ -41,10 +42,12 @@ from bench.report.figures._plot import (
     Suitable,
     attacked,
     column_name,
+    in_brackets,
     marker,
     measured,
     over_common_attacks,
     suitable_tables,
+    threats_text,
     unbroken,
     whisker,
     without_eps,
@@ -85,7 +88,7 @@ class _Panels(NamedTuple):
 
 
 def draw(source: Source) -> Drawing:
-    width, chosen = source.width, _chosen(source)
+    width, chosen, first = source.width, _chosen(source), precedence(source)
     suitable = suitable_tables(
         source,
         lambda table: (table.dataset, table.model) in chosen and bool(attacked(table)),
@@ -93,11 +96,13 @@ def draw(source: Source) -> Drawing:
     )
 
     def height(tables: Suitable, count: int, row: float = DENSE_ROW) -> float:
-        return stack_height(_blocks(_rows(tables, chosen, count, width), row), width, _foot(width, tables).height)
+        return stack_height(
+            _blocks(_rows(tables, chosen, count, width, first), row), width, _foot(width, tables).height
+        )
 
     most = min(MAX_DEFENSES, max(len(chosen[table.dataset, table.model]) for table in suitable.tables))
     fitted, count = fitting_tables(suitable, most, height)
-    foot, rows = _foot(width, fitted), _rows(fitted, chosen, count, width)
+    foot, rows = _foot(width, fitted), _rows(fitted, chosen, count, width, first)
     blocks = _blocks(rows, row_height(lambda row: height(fitted, count, row)))
     left = EDGE + max(row.names.width for row in rows) + 2 * GAP
     figure, boxes = stack(blocks, width, left=left, right=_RIGHT, foot=foot.height)
@@ -113,13 +118,14 @@ def draw(source: Source) -> Drawing:
     return Drawing(figure, {"accuracies": numbers})
 
 
-def _rows(tables: Suitable, chosen: _Chosen, count: int, width: float) -> list[_Panels]:
-    """Return the first defenses of each table, with panels as wide as the names of all leave room for."""
-    shown = [_defenses(table, chosen[table.dataset, table.model], count) for table in tables.tables]
+def _rows(tables: Suitable, chosen: _Chosen, count: int, width: float, first: Precedence) -> list[_Panels]:
+    """Return defenses of each table, with panels as wide as the names of all leave room for."""
+    all_names = [_defenses(table, chosen[table.dataset, table.model]) for table in tables.tables]
+    shown = [kept(names, count, first) for names in all_names]
     names = [beside_rows(defenses, _NAMES * width) for defenses in shown]
     room = width - EDGE - 2 * GAP - _RIGHT - max(labels.width for labels in names)
     rows: list[_Panels] = []
-    for table, defenses, labels in zip(tables.tables, shown, names, strict=True):
+    for table, known, defenses, labels in zip(tables.tables, all_names, shown, names, strict=True):
         every = _columns(table, _MAX_ATTACKS)
         columns = _columns(table, min(_MAX_ATTACKS, int((room + _BETWEEN) / (_PANEL + _BETWEEN)) - 1))
         panel = (room + _BETWEEN) / len(columns) - _BETWEEN
@@ -127,12 +133,12 @@ def _rows(tables: Suitable, chosen: _Chosen, count: int, width: float) -> list[_
         parts = [
             f"{some:,} of {total:,} {what}"
             for some, total, what in (
-                (len(defenses), len(chosen[table.dataset, table.model]), "defenses"),
                 (len(columns) - 2, _attacks(table), "attacks"),
+                (len(defenses), len(known), f"defenses, {KEPT}"),
             )
             if some < total and len(every) > 1
         ]
-        title = f"{table.title}, {unbroken(columns[-1].group)}" + (f" ({', '.join(parts)})" if parts else "")
+        title = f"{table.title}, {unbroken(columns[-1].group)}{in_brackets(threats_text(table), *parts)}"
         rows.append(_Panels(table, title, columns, defenses, labels, heads))
     return rows
 
@@ -260,9 +266,9 @@ def _plainness(name: str) -> tuple[bool, int, str]:
     return "@" in name, len(name), name
 
 
-def _defenses(table: Table, chosen: Collection[str], count: int) -> list[str]:
-    """Return the first defenses of the leaderboard: bare networks, then those with a test-time step."""
-    names = [name for name in dict.fromkeys(row.defense for row in table.rows) if name in chosen][:count]
+def _defenses(table: Table, chosen: Collection[str]) -> list[str]:
+    """Return the chosen defenses that a table has: bare networks, then those with a test-time step."""
+    names = [name for name in dict.fromkeys(row.defense for row in table.rows) if name in chosen]
     bare = {row.defense for row in table.rows if row.access == "white-box"}
     return sorted(names, key=lambda name: name not in bare)
 

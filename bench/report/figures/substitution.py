@@ -224,7 +224,9 @@ def _groups(every: list[Setting]) -> list[_Group]:
     groups: list[_Group] = []
     for table in sorted({s.table for s in every}):
         comparable = _comparable([s for s in every if s.table == table])
-        recipes = list(dict.fromkeys(_recipe(s) for s in comparable if s.step is not None))
+        # The baseline is kept first.
+        names = dict.fromkeys(_recipe(s) for s in comparable if s.step is not None)
+        recipes = sorted(names, key=lambda name: name != "standard")
         purifiers = sorted({_purifier(s) for s in comparable}, key=lambda name: (name != "none", len(name), name))
         if len(recipes) > 1 and len(purifiers) > 1:
             cells: dict[tuple[str, str], Setting] = {}

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 
 from bench.report.figures import Drawing, Missing, Source
+from bench.report.figures._choice import natural
 from bench.report.figures._layout import (
     DENSE_ROW,
     EDGE,
@@ -214,9 +215,9 @@ def _bars(compared: list[Setting], parameter: _Parameter) -> list[tuple[str, Set
     return [(_text(value, name), s) for value, s in sorted(pairs, key=lambda pair: _order(pair[0], name))]
 
 
-def _order(value: Any, parameter: str) -> tuple[float, str]:
+def _order(value: Any, parameter: str) -> tuple[float, list[tuple[float, str]]]:
     number = _number(value) if parameter in ("beta", "steps", "eps") else None
-    return (float("inf") if number is None else float(number), str(value))
+    return (float("inf") if number is None else float(number), natural(str(value)))
 
 
 def _text(value: Any, parameter: str) -> str:
