@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -95,9 +96,8 @@ def _suitable(source: Source) -> Suitable:
     Raises:
         Missing: there is none.
     """
-    tables = list(map(list, map(_of_one_threat, source.board.tables)))
-    most = max(map(len, tables), default=0)
-    panels = [threats[place] for place in range(most) for threats in tables if place < len(threats)]
+    by_place = zip_longest(*map(_of_one_threat, source.board.tables))
+    panels = [table for table in chain.from_iterable(by_place) if table is not None]
     if not panels:
         raise Missing("no test-time step was attacked both with static and with adaptive access")
     return Suitable(panels[:MAX_TABLES], len(panels), "panels")

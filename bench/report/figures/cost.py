@@ -64,7 +64,8 @@ class _Costs(NamedTuple):
 
 
 def draw(source: Source) -> Drawing:
-    width, across, first = source.width, _across(source.width), precedence(source)
+    width, across = source.width, _across(source.width)
+    first = precedence(source)
     suitable = suitable_tables(
         source, lambda table: any(s.cost for s in table.threats), "no cell in the store has a measured cost"
     )

@@ -88,7 +88,8 @@ class _Panels(NamedTuple):
 
 
 def draw(source: Source) -> Drawing:
-    width, chosen, first = source.width, _chosen(source), precedence(source)
+    width, chosen = source.width, _chosen(source)
+    first = precedence(source)
     suitable = suitable_tables(
         source,
         lambda table: (table.dataset, table.model) in chosen and bool(attacked(table)),
