@@ -172,13 +172,11 @@ def _in_numbers(threat: ThreatSummary, comparison: BaseComparison) -> str:
     over = comparison.over_base
     low, high = _points(over.low), _points(over.high)
     count = len(set(chain.from_iterable(threat.evaluated_attacks.values())))
-    attacks = f"all {count} attacks" if count > 1 else "1 attack"
-    words = ["gray-box" if access == "static" else access for access, run in threat.evaluated_attacks.items() if run]
-    accesses = f", {' and '.join(words)}," if len(words) > 1 else ","
+    attacks = {1: "1 attack", 2: "both attacks"}.get(count, f"all {count} attacks")
     share = 100 * (threat.worst["any"].number or 0)
     p_value = "p < 0.001" if comparison.p_value < 0.001 else f"p = {comparison.p_value:.2g}"
     return (
-        f"{threat.group}: {share:.1f} % right when clean and under {attacks}{accesses} {_points(over.number)} points "
+        f"{threat.group}: {share:.1f} % right when clean and under {attacks}, {_points(over.number)} points "
         f"over {comparison.base}, 95 % {low} to {high}, {p_value}"
     )
 

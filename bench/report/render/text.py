@@ -254,7 +254,7 @@ def superseded(board: Board) -> Sequence[str]:
 FOOT = (
     "Percent of all images. White-box and adaptive attackers see the whole defense; gray-box (static) ones see only "
     "the network under it, and their rows are not ranked. Under an attack, in brackets, where it differs: also right "
-    f"when clean. Worst case: {WORST_CASE}. Gap: in points. Verdict: a step holds if its worst case over all accesses "
-    "is above that of its base by more than chance (p, for all verdicts of the table together) and its attackers "
-    "could have shown otherwise; else that is an upper bound only."
+    f"when clean. Worst case: {WORST_CASE}. Gap: in points. Verdict: a step holds if its worst case over all its "
+    "attacks together (gray-box, adaptive, transfer) is above that of its base by more than chance (p, for all "
+    "verdicts of the table together) and its attackers could have shown otherwise; else that is an upper bound only."
 )
