@@ -105,6 +105,18 @@ def test_names_cannot_leave_their_place(tmp_path):
     assert next(iter(details["cells"].values()))["title"][2] == nasty
 
 
+def test_a_note_is_said_and_others_are_counted(tmp_path):
+    clean = [i < 8 for i in range(10)]
+    steps = [
+        result(f"d{i}", step=f"s{i}", access=access, clean=clean, adversarial=[j < 2 for j in range(10)])
+        for i in range(3)
+        for access in ("static", "adaptive")
+    ]
+    for count, more in ((4, "and 1 more note<"), (6, "and 2 more notes<")):
+        text, _, _ = page_of(steps[:count], tmp_path)
+        assert text.count('<p class="note">') == count // 2 - 1 and more in text.replace("</span>", "<")
+
+
 def test_the_page_is_the_same_every_time(tmp_path):
     first = write_report(story(), tmp_path / "a").read_bytes()
     assert write_report(reversed(story()), tmp_path / "b").read_bytes() == first
