@@ -132,6 +132,21 @@ def test_steps_of_any_number_are_legible(width, count, letters):
     assert len(rows) == known or f"{len(rows)} of {known} defenses" in said(drawn)
 
 
+@pytest.mark.parametrize("attacks", [1, 0])
+def test_tables_with_other_panels_have_ticks_of_their_own(attacks):
+    cells = []
+    for step in ("jpeg", "median"):
+        for dataset, more in (("digits", 0), ("other", attacks)):
+            for attack in ("pgd", *("cw", "fgsm")[: 1 + more]):
+                common = {"step": step, "dataset": dataset, "clean": CLEAN, "access": "adaptive"}
+                cells.append(result(step, attack, adversarial=outcomes(0.5, 100), **common))
+    figure = draw("preprocessing", cells, PAGE).figure
+    figure.canvas.draw()
+    labelled = [axes for axes in figure.axes if any(label.get_text() for label in axes.get_xticklabels())]
+    shown = [axes for axes in labelled if axes.xaxis.get_tick_params()["labelbottom"]]
+    assert len(shown) == (len(figure.axes) if attacks else len(figure.axes) // 2)
+
+
 def test_parameters_of_other_versions_are_words():
     cells = [*purified("usual", 0.5, "fgsm-at"), *purified("odd", 0.4, "fgsm-at", beta="auto"), *bare("fgsm-at")]
     cells += purified("many", 0.4, "fgsm-at", steps="many")

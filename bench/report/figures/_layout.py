@@ -73,19 +73,26 @@ def beside_rows(names: Sequence[str], room: float) -> Labels:
     return labels._replace(height=labels.height + _BETWEEN_NAMES)
 
 
-def above_columns(names: Sequence[str], room: float) -> Labels:
-    """Return headings for columns that are ``room`` inches wide: side by side, or turned where words would be split."""
+def above_columns(names: Sequence[str], room: float, *, turned: bool = False) -> Labels:
+    """Return headings for columns that are ``room`` inches wide: side by side, or turned where words would be split.
+
+    Args:
+        names: of the columns.
+        room: of one of them.
+        turned: whether they are turned in any case, as those of another panel are.
+    """
     points = SMALL_POINTS
     level = [fold(name, room - GAP / 2, points) for name in names]
-    if max(text.count("\n") for text in level) < _HEAD_LINES and not any(map(_splits_words, names, level)):
+    fits = max(text.count("\n") for text in level) < _HEAD_LINES and not any(map(_splits_words, names, level))
+    if fits and not turned:
         return Labels.of(level, points)
     lines = max(1, int(room / text_height("", points)))
     length = max(1.0, 1.15 * widest(names, points) / lines)
-    turned = [fold(name, length, points) for name in names]
-    while max(text.count("\n") for text in turned) >= lines:
+    upright = [fold(name, length, points) for name in names]
+    while max(text.count("\n") for text in upright) >= lines:
         length *= 1.1
-        turned = [fold(name, length, points) for name in names]
-    return Labels.of(turned, points, turned=True)
+        upright = [fold(name, length, points) for name in names]
+    return Labels.of(upright, points, turned=True)
 
 
 def _splits_words(name: str, folded: str) -> bool:

@@ -263,11 +263,22 @@ def heat_cells(
 def _heat_text(axes: Axes, x: int, y: int, share: float | None, note: str) -> None:
     colour = SOFT
     if share is not None:
-        colour = "white" if share > 0.55 else INK
+        colour = _legible_on(HEAT(share))
     text = "–" if share is None else f"{100 * share:.1f}"
     axes.text(x, y - 0.14 * bool(note), text, ha="center", va="center", color=colour, fontsize=7.5)
     if note:
         axes.text(x, y + 0.24, note, ha="center", va="center", color=colour, fontsize=5.5)
+
+
+def _legible_on(ground: tuple[float, ...]) -> str:
+    """Return white or black, whichever has the higher contrast (WCAG 2) to a colour in [0, 1]."""
+    middle = _luminance(ground[:3])
+    return "white" if 1.05 / (middle + 0.05) > (middle + 0.05) / 0.05 else "black"
+
+
+def _luminance(colour: Sequence[float]) -> float:
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
 def without_eps(label: str) -> str:

@@ -75,13 +75,19 @@ class _Panel:
     #: Ids of columns that are named with their threat, since there is no room for it above them.
     with_threat: set[str]
     names: Labels
+    #: Headings as they are written, the same on one line each, and the width of a column in inches.
     heads: Labels
+    headings: list[str]
+    column: float
     #: Share of the width of the widest panel of the table.
     share: float
 
     @property
     def threats_above(self) -> bool:
         return any(column.group and column.id not in self.with_threat for column in self.columns)
+
+    def with_heads_turned(self) -> _Panel:
+        return replace(self, heads=above_columns(self.headings, self.column, turned=True))
 
     def block(self, row: float) -> Block:
         """Return its room on the figure, where rows are at least ``row`` inches high."""
@@ -173,6 +179,9 @@ def _all_panels(source: Source, tables: Sequence[Table]) -> list[_Panel]:
     panels: list[_Panel] = []
     for table in tables:
         panels += _panels(source, table, room)
+    if len({panel.heads.turned for panel in panels}) > 1:
+        # Headings of all panels are read in one direction.
+        panels = [panel.with_heads_turned() for panel in panels]
     return panels
 
 
@@ -203,6 +212,8 @@ def _panels(source: Source, table: Table, room: float) -> Iterator[_Panel]:
             with_threat,
             beside_rows(list(map(_row_label, rows)), _NAMES * source.width),
             above_columns(heads, room / most),
+            heads,
+            room / most,
             len(block) / most,
         )
 

@@ -1,4 +1,4 @@
-"""Images under each attack, with what the attack added, magnified."""
+"""Images under each attack, with what the attack added, of full contrast."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ _HEADING, _LABEL = 6.5, 6.0
 #: Lines of a predicted and a true class, and of the name of an attack and its threat.
 _CLASS_LINES, _TRUTH_LINES = 2, 4
 _NAME_LINES, _THREAT_LINES = 3, 2
+_CHOSEN = "Of the networks without a test-time step: the one with the most attacks, of several the least robust."
 #: Half a grey level of an image of eight bits: smaller changes are not visible.
 _INVISIBLE = 0.5 / 255
 
@@ -105,8 +106,8 @@ def _picture(net: nn.Module, images: Images, index: int, each: _Set) -> _Picture
 
 def _caption(shown: int, attacks: int) -> str:
     text = (
-        "Above each image: the class that the network predicts. Below: the perturbation, magnified as written, on grey "
-        "(no change)."
+        "Above each image: the class that the network predicts. Below: the perturbation on grey (no change), times the "
+        f"factor below it, so that its largest change is black or white. {_CHOSEN}"
     )
     if shown == attacks:
         return text
@@ -194,7 +195,7 @@ def _times(picture: _Picture) -> str:
     if picture.largest < _INVISIBLE:
         return "< 0.5/255"
     times = 0.5 / picture.largest
-    return f"×{times:,.0f}" if times >= 9.95 else f"×{times:.1f}"
+    return f"×{times:,.0f}" if times >= 9.95 else f"×{times:.2g}"
 
 
 def _numbers(images: Images, index: int, each: _Set, picture: _Picture) -> dict[str, Any]:

@@ -81,10 +81,10 @@ class _Panels(NamedTuple):
     names: Labels
     heads: Labels
 
-    def block(self, row: float, *, last: bool) -> Block:
-        """Return its room on the figure, where rows are at least ``row`` inches high; the last has the ticks."""
+    def block(self, row: float, *, ticks: bool) -> Block:
+        """Return its room on the figure, where rows are at least ``row`` inches high."""
         height = max(row, self.names.height) * len(self.defenses)
-        return Block(self.title, height, above=self.heads.height + GAP, below=_TICKS if last else GAP)
+        return Block(self.title, height, above=self.heads.height + GAP, below=_TICKS if ticks else GAP)
 
 
 def draw(source: Source) -> Drawing:
@@ -112,7 +112,7 @@ def draw(source: Source) -> Drawing:
         axes = [axes_at(figure, part) for part in _side_by_side(box, len(row.columns))]
         numbers += _draw_panels(axes, row)
         for axis in axes:
-            axis.tick_params(axis="x", labelsize=LEGEND_POINTS, labelbottom=row is rows[-1])
+            axis.tick_params(axis="x", labelsize=LEGEND_POINTS, labelbottom=_has_ticks(row, rows))
     middle = boxes[-1].left + boxes[-1].width / 2
     write(figure, middle, boxes[-1].bottom - _TICKS + 0.02, "% of all images", NAME_POINTS, ha="center", va="bottom")
     foot.draw(figure)
@@ -145,7 +145,12 @@ def _rows(tables: Suitable, chosen: _Chosen, count: int, width: float, first: Pr
 
 
 def _blocks(rows: Sequence[_Panels], height: float) -> list[Block]:
-    return [row.block(height, last=row is rows[-1]) for row in rows]
+    return [row.block(height, ticks=_has_ticks(row, rows)) for row in rows]
+
+
+def _has_ticks(row: _Panels, rows: Sequence[_Panels]) -> bool:
+    """Say whether a row has ticks of its own: the last, and every one where they have other panels."""
+    return row is rows[-1] or len({len(each.columns) for each in rows}) > 1
 
 
 def _side_by_side(box: Box, count: int) -> list[Box]:
