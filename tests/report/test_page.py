@@ -283,6 +283,8 @@ def test_every_column_of_the_quick_preset_is_in_view_at_1400_pixels(quick):
         "cells => cells.map(cell => parseFloat(getComputedStyle(cell).fontSize))"
     )
     assert min(sizes) >= 11.5, "and readable"
+    assert not quick.locator("td[data-kind=gap] small").first.is_visible()
+    assert quick.locator("section > .legend").get_by_text("hover or click for its interval").is_visible()
 
 
 def test_digits_of_a_column_are_below_one_another_whatever_marks_they_have(quick):
