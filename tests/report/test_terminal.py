@@ -123,8 +123,11 @@ def named(letters, kind):
             yield result(name, attack, label=label, clean=clean, adversarial=hits, access=access, **more)
 
 
+SIZES = [*product((80, 120, 200), (5, 40, 120), (False, True)), (45, 120, False)]
+
+
 @pytest.mark.parametrize("kind", ["narrow", "wide", "attacks too"])
-@pytest.mark.parametrize(("width", "letters", "short"), [*product((80, 120, 200), (5, 40, 120), (False, True))])
+@pytest.mark.parametrize(("width", "letters", "short"), SIZES)
 def test_long_names_give_way_and_numbers_accesses_and_threats_never_do(width, letters, short, kind):
     board = viewed(build(named(letters, kind)), View(short=short))
     (table,) = board.tables

@@ -430,7 +430,7 @@ def _values(defense: DefenseSummary, access: Access) -> dict[str, Value]:
 
 
 def _verdict(summary: ThreatSummary) -> dict[str, Value]:
-    """Return the verdict on a step as a number of its adaptive line; nothing where there is none."""
+    """Return the verdict on a step as a number of its adaptive row; nothing where there is none."""
     judgement = summary.judgement
     if judgement is None:
         return {}

@@ -95,8 +95,11 @@ class _Layout:
 
     @cached_property
     def first(self) -> list[Column]:
-        """What each block of accuracies begins with."""
-        return [column for column in self.table.columns[:1] if column.kind == "clean"]
+        """What each block of accuracies begins with: the clean accuracy, where there is room for one more number."""
+        clean = [column for column in self.table.columns[:1] if column.kind == "clean"]
+        others = [column for column in self.table.columns[1:] if column.group != "cost"]
+        widest = max((self.width_of([*clean, column]) for column in others), default=0)
+        return clean if _FEWEST_LETTERS + _GUTTER + widest <= self.width else []
 
     @cached_property
     def name_width(self) -> int:
