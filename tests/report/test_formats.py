@@ -189,7 +189,7 @@ def long_names(letters=120):
 def test_latex_fits_the_page_of_a_paper(tmp_path, document):
     short = shown(build(four()), View(short=True))
     nasty = build([result(NASTY, clean=[True] * 4, flags=("no-op",), rows="other")])
-    floats = [(build(four()), 1), (short, 1), (nasty, 1), (build(many(60, 3)), 3), (build(many(3, 24)), 1)]
+    floats = [(build(four()), 1), (short, 1), (nasty, 1), (build(many(60, 24)), 7), (build(many(3, 24)), 1)]
     floats += [(build(many(2, 100)), 2), (build(long_names()), 2)]
     texts = [latex(board) for board, _ in floats]
     # A short table is in one of two columns, four defenses under four attacks across both; neither is in pieces.
@@ -205,6 +205,38 @@ def test_latex_fits_the_page_of_a_paper(tmp_path, document):
     log = (tmp_path / "t.log").read_text(errors="replace")
     assert [float(points) for points in re.findall(r"Overfull .hbox \((.*?)pt", log) if float(points) > 3] == []
     assert "Float too large" not in log
+
+
+def test_each_float_of_a_table_has_its_notes_or_says_where_they_are():
+    for board in (build(four()), build(many(60, 24)), build(many(90, 40))):
+        text = latex(board)
+        floats = re.findall(r"\\begin{table\*?}.*?\\end{table\*?}", text, re.S)
+        label = re.search(r"\\label{(.*?)}", floats[-1])[1]
+        outside = re.search(r"\\label{(.*?:notes)}Notes on Table", text)
+        for each in floats:
+            if outside:
+                assert rf"Notes: in the text on page~\pageref{{{outside[1]}}}." in each
+            else:
+                assert (rf"Notes: below Table~\ref{{{label}}}." in each) == (each is not floats[-1])
+                assert ("Percent of all images." in each) == (each is floats[-1])
+
+
+def test_latex_defines_words_that_the_table_has_after_its_letters_and_no_others():
+    words = {
+        "Percent of all": "clean", "gray-box (static) ones": "clean", "in brackets": "fgsm", "Worst case:": "worst",
+        "Gap: in points": "gap", "Verdict: a step": "verdict",
+    }  # fmt: skip
+    cells = [*story(50), harmed()]
+    for word, column in words.items():
+        assert word in latex(shown(build(cells), View(columns=(column, "pgd"))))
+    text = latex(shown(build(story(50)), View(columns=("clean", "pgd"), rows=("*-at",))))
+    assert [word for word in words if word in text] == ["Percent of all"]
+    assert "White-box" not in text
+    costs = latex(shown(build(story(50)), View(columns=("cost",), rows=("*-at",))))
+    assert not any(word in costs for word in words)
+    flagged = [result("pgd-at", clean=[True] * 4, flags=("no-op",))]
+    notes = latex(build(flagged)).partition("minipage")[2]
+    assert notes.index("no-op") < notes.index("Percent of all")
 
 
 def test_latex_stacks_threats_in_one_float_and_breaks_none_that_fits():

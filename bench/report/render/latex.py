@@ -26,10 +26,15 @@ _LATEX = {
 #: is made smaller to fit.
 _TEXT_WIDTH = 500
 _COLUMN_WIDTH = 270
+#: Points of what is not made smaller, captions and notes: article has a text of 345 points where it has one column.
+_LEAST_TEXT_WIDTH = 345
+_LEAST_COLUMN_WIDTH = 229
 #: Points that a float may be high, caption included, so that it fits a page of article.
 _PAGE_HEIGHT = 555
 #: Points of a line, of one of a caption, and of the rules and spaces of a panel.
 _LINE = 9.5
+#: Points of the line that says where the notes are.
+_POINTER = 14
 _CAPTION_LINE, _RULES = 12, 22
 #: A table that goes on on another page has more rows than these.
 _FEW_ROWS = 8
@@ -40,7 +45,7 @@ _HEAD_LETTERS, _NAME_LETTERS = 14, 26
 #: The same where a table may only then be in one of two columns.
 _FEW_NAME_LETTERS = 14
 #: Letters of a word that LaTeX may break anywhere, and of its pieces.
-_LONG_WORD, _PIECE = 24, 8
+_LONG_WORD, _PIECE = 24, 16
 #: Floats that LaTeX can hold back at once, with room for others.
 _MAX_FLOATS = 10
 
@@ -149,8 +154,8 @@ class _Layout:
 
     @property
     def text_width(self) -> float:
-        """How wide the text is, in points."""
-        return _COLUMN_WIDTH if self.is_narrow else _TEXT_WIDTH
+        """How wide captions and notes are at least, in points."""
+        return _LEAST_COLUMN_WIDTH if self.is_narrow else _LEAST_TEXT_WIDTH
 
     @property
     def room(self) -> float:
@@ -227,19 +232,30 @@ def _head_lines(columns: Sequence[Column]) -> int:
 def _latex_table(table: Table, board: Board, label: str) -> str:
     layout, blocks = _laid_out(table)
     floats = _floats(layout, blocks)
-    remarks = [note.rstrip(".") for note in _notes(layout, board)]
-    notes = _escape_text(text.FOOT) + (f" {'; '.join(remarks)}." if remarks else "")
-    notes_height = _LINE * (1 + _width(notes) / layout.text_width)
-    has_room = sum(panel.height for panel in floats[-1]) + notes_height <= layout.room
-    inside = [r"\par\smallskip", rf"\begin{{minipage}}{{\linewidth}}\raggedright {notes}\end{{minipage}}"]
+    notes = _notes(layout, board)
+    has_room = sum(panel.height for panel in floats[-1]) + _notes_height(notes, layout) <= layout.room
+    last = _label(label, len(floats) - 1)
+    # Floats move: only LaTeX knows the page of text that stands between them.
+    below, after = rf"Notes: below Table~\ref{{{last}}}.", rf"Notes: in the text on page~\pageref{{{label}:notes}}."
     lines: list[str] = []
     for number, panels in enumerate(floats):
-        is_last = number == len(floats) - 1
-        lines += _float(layout, panels, label, number, inside if is_last and has_room else [])
+        inside = below if has_room else after
+        if has_room and number == len(floats) - 1:
+            inside = notes
+        lines += _float(layout, panels, label, number, inside)
         lines += [r"\clearpage"] if (number + 1) % _MAX_FLOATS == 0 else []
     if not has_room:
-        lines.append(rf"{{\footnotesize\raggedright\noindent Notes on Table~\ref{{{label}}}: {notes}\par}}")
+        about = rf"Table~\ref{{{label}}}" if len(floats) == 1 else rf"Tables~\ref{{{label}}} to~\ref{{{last}}}"
+        begin = rf"\footnotesize\raggedright\noindent\label{{{label}:notes}}"
+        lines.append(rf"{{{begin}Notes on {about}: {notes}\par}}")
     return "\n".join([*lines, ""])
+
+
+def _notes_height(notes: str, layout: _Layout) -> float:
+    """Return how high notes are, in points."""
+    letters = re.sub(r"\\[a-z]+ ?", "m", re.sub(r"\\allowbreak|[{}$^]", "", notes))
+    # Lines with an uneven end hold less.
+    return _LINE * (1 + ceil(1.06 * _width(letters) / layout.text_width))
 
 
 def _laid_out(table: Table) -> tuple[_Layout, list[list[Column]]]:
@@ -256,14 +272,16 @@ def _laid_out(table: Table) -> tuple[_Layout, list[list[Column]]]:
     return min(wide, key=lambda each: sum(len({column.group for column in block}) for block in each[1]))
 
 
-def _notes(layout: _Layout, board: Board) -> Iterator[str]:
+def _notes(layout: _Layout, board: Board) -> str:
+    """Return the notes on a table: letters, words, verdicts, and the rest."""
     table = layout.table
-    yield from map(_escape_text, table.verdicts)
-    if layout.is_compact:
-        yield from map(_escape_text, _gap_intervals(table))
-    yield from (f"$^{{{letter}}}$ {_escape_text(explained(note))}" for note, letter in layout.legend.items())
+    letters = [f"$^{{{letter}}}$ {_escape_text(explained(note))}" for note, letter in layout.legend.items()]
+    others = [*table.verdicts, *(_gap_intervals(table) if layout.is_compact else ())]
     # Where the others are is nothing to readers of a paper.
-    yield from (_escape_text(remark.partition("; csv")[0]) for remark in text.remarks(table, board))
+    others += (remark.partition("; csv")[0] for remark in text.remarks(table, board))
+    lists = [letters, [_escape_text(text.foot([table]))], list(map(_escape_text, others))]
+    joined = ("; ".join(note.rstrip(".") for note in each if note) for each in lists)
+    return " ".join(f"{each}." for each in joined if each)
 
 
 def _gap_intervals(table: Table) -> Iterator[str]:
@@ -292,7 +310,7 @@ def _fits(layout: _Layout, block: Sequence[Column], limit: float) -> bool:
 
 def _floats(layout: _Layout, blocks: Iterable[list[Column]]) -> list[list[_Panel]]:
     """Return blocks of columns with their rows, by the float that they are in: as many as a page has room for."""
-    room = layout.room
+    room = layout.room - _POINTER
     floats: list[list[_Panel]] = [[]]
     for columns in blocks:
         left = room - sum(panel.height for panel in floats[-1])
@@ -329,7 +347,7 @@ def _panels(whole: _Panel, left: float, room: float) -> Iterator[_Panel]:
     yield panel
 
 
-def _float(layout: _Layout, panels: Sequence[_Panel], label: str, number: int, notes: Sequence[str]) -> list[str]:
+def _float(layout: _Layout, panels: Sequence[_Panel], label: str, number: int, notes: str) -> list[str]:
     environment = "table" if layout.is_narrow else "table*"
     caption = _caption(layout.table)
     bodies: list[str] = []
@@ -343,7 +361,8 @@ def _float(layout: _Layout, panels: Sequence[_Panel], label: str, number: int, n
         r"\footnotesize",
         r"\setlength{\tabcolsep}{3pt}",
         *bodies,
-        *notes,
+        r"\par\smallskip",
+        rf"\begin{{minipage}}{{\linewidth}}\raggedright {notes}\end{{minipage}}",
         rf"\end{{{environment}}}",
         "",
     ]

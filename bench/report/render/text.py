@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain, groupby, product
 from string import ascii_lowercase
 
@@ -251,10 +251,37 @@ def superseded(board: Board) -> Sequence[str]:
     return [f"{board.superseded} older results of code since edited are left out."] if board.superseded else []
 
 
-FOOT = (
-    "Percent of all images. White-box and adaptive attackers see the whole defense; gray-box (static) ones see only "
-    "the network under it, and their rows are not ranked. Under an attack, in brackets, where it differs: also right "
-    f"when clean. Worst case: {WORST_CASE}. Gap: in points. Verdict: a step holds if its worst case over all its "
-    "attacks together (gray-box, adaptive, transfer) is above that of its base by more than chance (p, for all "
-    "verdicts of the table together) and its attackers could have shown otherwise; else that is an upper bound only."
+_PERCENT = "Percent of all images."
+_SEEING_ALL = "White-box and adaptive attackers see the whole defense"
+_STATIC = f"{_SEEING_ALL}; gray-box (static) ones see only the network under it, and their rows are not ranked."
+_BRACKETS = "Under an attack, in brackets, where it differs: also right when clean."
+_WORST = f"Worst case: {WORST_CASE}."
+_GAP = "Gap: in points."
+_VERDICT = (
+    "Verdict: a step holds if its worst case over all its attacks together (gray-box, adaptive, transfer) is above "
+    "that of its base by more than chance (p, for all verdicts of the table together) and its attackers could have "
+    "shown otherwise; else that is an upper bound only."
 )
+#: What all words below tables are, for a page whose reader chooses what it shows.
+FOOT = " ".join((_PERCENT, _STATIC, _BRACKETS, _WORST, _GAP, _VERDICT))
+
+
+def foot(tables: Collection[Table]) -> str:
+    """Return what the words of some tables mean; of words that they do not have, nothing."""
+    columns = list(chain.from_iterable(table.columns for table in tables))
+    kinds = {column.kind for column in columns}
+    accesses = {row.access for row in chain.from_iterable(table.rows for table in tables)}
+    # In the short form what a static attacker leaves is a column, and no row is his.
+    with_access = chain.from_iterable(table.rows for table in tables if table.has_access)
+    is_static = any(row.access == "static" for row in with_access)
+    is_static = is_static or any(column.kind == "worst" and not column.ranked for column in columns)
+    sentences = {
+        _PERCENT: any(column.unit == "accuracy" for column in columns),
+        _STATIC: is_static,
+        f"{_SEEING_ALL}.": not is_static and "adaptive" in accesses,
+        _BRACKETS: any(map(_has_brackets, tables)),
+        _WORST: bool(kinds & {"worst", "gap", "verdict"}),
+        _GAP: "gap" in kinds,
+        _VERDICT: "verdict" in kinds or any(table.verdicts for table in tables),
+    }
+    return " ".join(sentence for sentence, is_needed in sentences.items() if is_needed)
