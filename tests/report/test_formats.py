@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from itertools import chain, product
 
 import pandas
@@ -184,6 +185,13 @@ def long_names(letters=120):
     ]
 
 
+def noted(rows, notes):
+    """A table of some rows with many notes, which together nearly fill a page."""
+    board = build(many(rows, 3))
+    lines = tuple(f"a note of some words that says what is known of row {i} and nothing more" for i in range(notes))
+    return replace(board, tables=(replace(board.tables[0], notes=lines),))
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 @pytest.mark.parametrize("document", ["[twocolumn]{article}", "{article}", "[conference]{IEEEtran}"])
 def test_latex_fits_the_page_of_a_paper(tmp_path, document):
@@ -195,6 +203,7 @@ def test_latex_fits_the_page_of_a_paper(tmp_path, document):
     # A short table is in one of two columns, four defenses under four attacks across both; neither is in pieces.
     assert r"\begin{table}" in texts[1] and r"\begin{table*}" in texts[0]
     assert [text.count(r"\caption{") for text in texts] == [count for _, count in floats]
+    texts += [latex(noted(*counts)) for counts in ((9, 27), (13, 16), (25, 29), (33, 16))]
     body = "\\usepackage{booktabs,graphicx}\\begin{document}Text." + "\\clearpage ".join(texts)
     (tmp_path / "t.tex").write_text(rf"\documentclass{document}{body}\end{{document}}")
     call = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
