@@ -203,34 +203,34 @@ def test_a_method_that_has_gone_ends_one_figure_in_one_line(tmp_path, monkeypatc
     words = ["figures", "--store", str(source.store.root), "--out", str(tmp_path / "out"), "--trust"]
     assert main([*words, "attack-gallery"]) == 0
     capsys.readouterr()
-    assert main([*words, "grad-cam"]) == 2
+    assert main([*words, "grad-cam"]) == 3
     said = capsys.readouterr().err
     assert "grad-cam: " in said and "tpap-of-old" in said and said.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["attack-gallery", "grad-cam", "loss-surface"])
 @pytest.mark.parametrize(
-    ("hurt", "said"),
+    ("name", "hurt", "said", "kind"),
     [
-        ("weights", "not in this store, or not whole"),
-        ("network", "net-of-old"),
-        ("forward", "cannot take images of 1x8x8"),
+        ("attack-gallery", "weights", "not in this store, or not whole", figures.Missing),
+        ("attack-gallery", "network", "net-of-old", figures.Failed),
+        ("loss-surface", "network", "net-of-old", figures.Failed),
+        ("grad-cam", "forward", "cannot take images of 1x8x8", figures.Missing),
     ],
 )
-def test_a_network_that_cannot_be_used_is_one_clear_line(tmp_path, monkeypatch, name, hurt, said):
+def test_a_network_that_cannot_be_used_is_one_clear_line(tmp_path, monkeypatch, name, hurt, said, kind):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     source = gallery(tmp_path, "abc", ["pgd"], network="net-of-old" if hurt == "network" else "small-cnn")
     if hurt == "weights":
         (source.store.training(training_key(source.results[0].cell.model)) / "weights.safetensors").write_bytes(b"")
     if hurt == "forward":
         monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: x.reshape(7, 7))
-    with pytest.raises(figures.Missing, match=said) as caught:
+    with pytest.raises(kind, match=said) as caught:
         drawing(name, source, 7.0)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 def test_what_a_network_raises_on_images_is_one_line():
-    with pytest.raises(figures.Missing, match="^tpap cannot be run on these images: first second$"), running("tpap"):
+    with pytest.raises(figures.Failed, match="^tpap cannot be run on these images: first second$"), running("tpap"):
         raise RuntimeError("first\nsecond")
 
 
