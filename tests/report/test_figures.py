@@ -125,7 +125,8 @@ def test_a_figure_says_which_measure_it_shows(tmp_path, name, said):
 def test_ablation_and_substitution_say_that_worst_cases_are_robust_accuracy(tmp_path):
     settings = [*purified(0.5), *purified(0.4, steps=10), *purified(0.3, recipe="pgd-at")]
     for name in ("tpap-ablation", "substitution"):
-        assert "robust accuracy" in words(name, settings, tmp_path)
+        text = words(name, settings, tmp_path)
+        assert "robust accuracy" in text and "under the first threat of each table: L∞ ε=8/255" in text
 
 
 def test_the_pareto_front_holds_no_point_that_a_cheaper_one_beats(tmp_path):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from bench.report.figures import Source
+from bench.report.figures._plot import unbroken
 from bench.report.leaderboard.summaries import ThreatSummary
 from bench.types import CellResult, TrainRef
 
@@ -37,6 +38,12 @@ def settings(source: Source) -> list[Setting]:
                 params = r.cell.step.params if r.cell.step else None
                 chosen.append(Setting(number, table.title, params, recipe, training, summaries[name]))
     return chosen
+
+
+def threats_remark(shown: Iterable[Setting]) -> str:
+    """Say under which threat robust accuracies are."""
+    groups = dict.fromkeys(unbroken(s.summary.group) for s in shown)
+    return f"under the first threat of each table: {', '.join(groups)}"
 
 
 def _recipe(r: CellResult) -> tuple[str, Mapping[str, Any]]:

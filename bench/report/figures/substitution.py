@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ from bench.report.figures._plot import (
     trained_with,
     unbroken,
 )
-from bench.report.figures._tpap import STEP, Setting, differences, reference, settings
+from bench.report.figures._tpap import STEP, Setting, differences, reference, settings, threats_remark
 from bench.report.leaderboard.summaries import Value
 
 #: Tables of one figure.
@@ -134,7 +134,9 @@ def draw(source: Source) -> Drawing:
 
 def _foot(width: float, groups: int, every: Sequence[_Group]) -> Foot:
     left_out = f"the first {groups:,} of {len(every):,} tables" if groups < len(every) else ""
-    return Foot(width, remark="; ".join(filter(None, ["% of all images", ROBUST_MEANS, "–: not measured", left_out])))
+    threats = threats_remark(chain.from_iterable(group.settings.values() for group in every[:groups]))
+    remarks = ["% of all images", ROBUST_MEANS, threats, "–: not measured", left_out]
+    return Foot(width, remark="; ".join(filter(None, remarks)))
 
 
 def _all_maps(groups: Sequence[_Group], recipes: int, width: float) -> list[_Maps]:

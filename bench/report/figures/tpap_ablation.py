@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import chain
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -41,7 +42,7 @@ from bench.report.figures._plot import (
     over_common_attacks,
     whisker,
 )
-from bench.report.figures._tpap import STEP, Setting, differences, reference, settings
+from bench.report.figures._tpap import STEP, Setting, differences, reference, settings, threats_remark
 from bench.report.leaderboard.summaries import Value
 from bench.types import eps_text, exact
 
@@ -133,7 +134,8 @@ def _foot(width: float, panels: int, every: Sequence[_Panel]) -> Foot:
         marker("adaptive (white-box without purification)", COLOUR["adaptive"]),
     ]
     left_out = f"the first {panels:,} of {len(every):,} parameters" if panels < len(every) else ""
-    return Foot(width, handles, "; ".join(filter(None, [ROBUST_MEANS, "–: not measured", left_out])))
+    threats = threats_remark(s for _, s in chain.from_iterable(panel.bars for panel in every[:panels]))
+    return Foot(width, handles, "; ".join(filter(None, [ROBUST_MEANS, threats, "–: not measured", left_out])))
 
 
 def _rows(panels: Sequence[_Panel], count: int, width: float) -> list[_Rows]:
