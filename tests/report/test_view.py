@@ -76,6 +76,8 @@ def test_columns_of_a_threat_stay_together():
     ("pattern", "columns"),
     [
         ("worst L2*", [f"{WORST_LABEL} L2 ε=1/2"]),
+        ("worst L2", [f"{WORST_LABEL} L2 ε=1/2"]),
+        ("verdict Linf", [f"verdict {GROUP}"]),
         ("gap L2*", ["gap, static − adaptive L2 ε=1/2"]),
         ("gap, static - adaptive l2 eps=1/2", ["gap, static − adaptive L2 ε=1/2"]),
         ("VERDICT Linf*", [f"verdict {GROUP}"]),

@@ -175,7 +175,7 @@ def _table_words(board: Board) -> Iterator[str]:
     yield from _WORDS
     for table in board.tables:
         for column in (*table.columns, *shortened(table).columns):
-            yield from (column.group, f"{column.kind} {column.group}")
+            yield from (column.group, column.group.partition(" ")[0], f"{column.kind} {column.group}")
             if column.kind != "attack":
                 yield from (column.label, f"{column.label} {column.group}", f"{column.label} ({column.group})")
 
@@ -214,7 +214,9 @@ def _column_names(column: Column) -> list[str]:
     """Return what a column may be asked for by."""
     names = [column.kind, column.label]
     if column.group not in ("", "cost"):
-        names += [column.group, f"{column.label} {column.group}", f"{column.kind} {column.group}"]
+        # A threat, or its norm alone.
+        for threat in (column.group, column.group.partition(" ")[0]):
+            names += [threat, f"{column.label} {threat}", f"{column.kind} {threat}"]
     return names
 
 
