@@ -91,10 +91,10 @@ def _view(args: argparse.Namespace, file_format: str | None) -> View:
     from bench.report.leaderboard.view import View
     from bench.types import UsageError
 
-    for option, wanted in (("sort", "a column, or defense"), ("caption", "a text")):
+    for option, wanted in (("sort", "name a column, or defense"), ("caption", "leave it out for the usual title")):
         given = getattr(args, option)
         if given is not None and not given.strip():
-            raise UsageError(f"--{option}: it is empty; name {wanted}")
+            raise UsageError(f"--{option}: it is empty; {wanted}")
     asked = [option for option in _VIEW if getattr(args, option)]
     if asked and (args.paper or file_format in ("json", CARDS)):
         what = "--paper" if args.paper else f"--format {file_format}"

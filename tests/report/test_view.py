@@ -363,7 +363,7 @@ def test_patterns_that_match_in_no_table_together_are_refused_before_anything_is
     ("options", "message"),
     [
         (["--sort", ""], "error: --sort: it is empty; name a column, or defense"),
-        (["--caption", " "], "error: --caption: it is empty; name a text"),
+        (["--caption", " "], "error: --caption: it is empty; leave it out"),
         (["--format", "tex", "--out", "x.csv"], "error: --out x.csv: the name ends with .csv, and --format is tex"),
         (["--json", "--out", "x.md"], "error: --out x.md: the name ends with .md, and --format is json"),
     ],

@@ -275,7 +275,7 @@ def _laid_out(table: Table) -> tuple[_Layout, list[list[Column]]]:
 def _notes(layout: _Layout, board: Board) -> str:
     """Return the notes on a table: letters, words, verdicts, and the rest."""
     table = layout.table
-    letters = [f"$^{{{letter}}}$ {_escape_text(explained(note))}" for note, letter in layout.legend.items()]
+    letters = [f"$^{{{letter}}}$~{_escape_text(explained(note))}" for note, letter in layout.legend.items()]
     others = [*table.verdicts, *(_gap_intervals(table) if layout.is_compact else ())]
     # Where the others are is nothing to readers of a paper.
     others += (remark.partition("; csv")[0] for remark in text.remarks(table, board))
