@@ -430,3 +430,14 @@ def test_the_verb_shows_what_it_is_asked_for(tmp_path, capsys):
         assert text.index("PURE") < text.index("pgd-at"), kind
     assert main([*call[:3], "--json"]) == 0
     assert {row["defense"] for row in json.loads(capsys.readouterr().out)["defenses"]} >= {"tpap", "jpeg"}
+
+
+def test_sorting_goes_by_what_is_right_when_clean_as_well():
+    """An attack that repairs what a step breaks does not put it before a network that is right more often."""
+    clean = [True] * 4 + [False] * 6
+    repaired = [True] * 2 + [False] * 2 + [True] * 6
+    cells = [
+        result("repaired", clean=clean, adversarial=repaired, recipe="a"),
+        result("plain", clean=[True] * 10, adversarial=[True] * 5 + [False] * 5, recipe="b"),
+    ]
+    assert names(table_of(cells, sort="pgd")) == ["plain/white-box", "repaired/white-box"]

@@ -44,7 +44,7 @@ MAX_CURVES = 12
 UNDER_ATTACK = "accuracy under attack"
 #: A worst case: of every chart's axis, and what it counts.
 ROBUST = "robust accuracy"
-ROBUST_MEANS = "robust accuracy: right clean and under every attack of the line"
+ROBUST_MEANS = "robust accuracy: right when clean and under every attack"
 #: The accesses in the words of tables.
 ACCESS_WORDS: Mapping[str, str] = {
     "white-box": "white-box",

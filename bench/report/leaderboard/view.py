@@ -337,6 +337,6 @@ def _rank(rows: Sequence[TableRow], column: Column) -> float | None:
     value = next((v for row in seen if _is_known(v := row.values.get(column.id))), None)
     if value is not None and value.words in _VERDICT_ORDER:
         return _VERDICT_ORDER.index(value.words)
-    if value is None or value.number is None:
+    if value is None or value.merit is None:
         return None
-    return -value.number if column.unit == "accuracy" else value.number
+    return -value.merit if column.unit == "accuracy" else value.merit

@@ -68,7 +68,7 @@ class Cell(NamedTuple):
             return None
         if self.value.words:
             return str(tuple(_CONCLUSIONS).index(self.value.words))
-        return "" if self.value.number is None else repr(self.value.number)
+        return "" if self.value.merit is None else repr(self.value.merit)
 
 
 class Head(NamedTuple):
