@@ -115,7 +115,7 @@ def fragment(board: Board) -> str:
     """Return the tables as a piece of HTML for a page of somebody else's, such as a notebook: no script, own styles."""
     tables, _ = views(board, _MAX_FRAGMENT_NUMBERS)
     piece = _template("fragment.html").render(
-        live=False, tables=tables, access=text.access, absent=text.absent(board), foot=text.FOOT
+        live=False, tables=tables, access=text.access, absent=text.absent(board), foot=text.foot(board.tables)
     )
     return visible(piece, lines=True)
 

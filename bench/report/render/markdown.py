@@ -43,7 +43,7 @@ def markdown(board: Board) -> str:
     """Return the tables for a README or a pull request: best in bold, second best underlined (GitHub drops ``<u>``)."""
     parts = [_markdown_table(table, board) for table in board.tables] or ["No results yet.\n"]
     absent = [f"**{escape_markdown(line)}**\n" for line in text.absent(board)]
-    return "\n".join([*absent, *parts, escape_markdown(text.FOOT), *text.superseded(board)]) + "\n"
+    return "\n".join([*absent, *parts, escape_markdown(text.foot(board.tables)), *text.superseded(board)]) + "\n"
 
 
 def _markdown_table(table: Table, board: Board) -> str:

@@ -43,7 +43,7 @@ def leaderboard(results: Iterable[CellResult] | Board, *, width: int = 100) -> R
         return Group(*parts, _text("no results yet"))
     for table in board.tables:
         parts += [*_table(table, board, width), _text()]
-    parts.append(_text(text.FOOT, style="dim"))
+    parts.append(_text(text.foot(board.tables), style="dim"))
     parts += [_text(line, style="dim") for line in text.superseded(board)]
     return Group(*parts)
 
