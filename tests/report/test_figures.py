@@ -109,10 +109,10 @@ def test_cells_of_figures_are_accuracy_under_attack_and_worst_cases_are_not(tmp_
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("accuracy-heatmap", ("accuracy under attack, % of all images", "robust accuracy: right clean and under")),
+        ("accuracy-heatmap", ("accuracy under attack, % of all images", "robust accuracy: right when clean and under")),
         ("preprocessing", ("under one attack: accuracy under attack", "robust accuracy")),
         ("eps-sweep", ("accuracy under attack, %", "L∞ budget ε")),
-        ("access-gap", ("robust accuracy, %", "robust accuracy: right clean and under every attack")),
+        ("access-gap", ("robust accuracy, %", "robust accuracy: right when clean and under every attack")),
         ("accuracy-vs-cost", ("robust accuracy, %", "inference FLOP/image")),
         ("cost", ("training s/epoch", "inference TFLOP/10k images")),
     ],

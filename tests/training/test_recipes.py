@@ -243,9 +243,9 @@ def test_trades_as_its_authors_train(net, twin, batch):
     assert int(net[1].num_batches_tracked) == 3
 
 
-@pytest.mark.parametrize("scale", [1.0, 60.0])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_mart_as_its_authors_train(net, twin, batch, scale):
-    """Scaled logits saturate the softmax, where the authors' 1e-12 decides."""
+    """Scaled logits saturate the softmax, where the authors' 1e-12 decides, but not so far that rounding does."""
     x, y = saturated_pixels(batch)
     with torch.no_grad():
         for network in (net, twin):
@@ -260,7 +260,7 @@ def test_mart_as_its_authors_train(net, twin, batch, scale):
 def test_an_unclipped_start_is_not_the_clipped_one(net, twin, batch):
     x, y = saturated_pixels(batch)
     clipped, unclipped = (
-        recipe_loss("trades", network, (x, y), eps=str(EPS), steps=1, step_size="1e-4", start=start).item()
+        recipe_loss("trades", network, (x, y), eps=str(EPS), steps=1, step_size="3e-3", start=start).item()
         for network, start in ((net, "gaussian"), (twin, "gaussian-unclipped"))
     )
     assert clipped != unclipped
