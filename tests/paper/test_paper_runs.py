@@ -1,6 +1,7 @@
 """The whole paper, run at tiny scale through the command line, so that none of its presets can rot."""
 
 import json
+import os
 from itertools import chain
 
 import pytest
@@ -16,6 +17,9 @@ N = 10
 LESS = ["attack.eot=1", "defenses.hedge.steps=1", "defenses.tvm.steps=5", "defenses.quilting.bank=50"]
 OPTIONS = ["--scale", "tiny", "--n", str(N), *chain.from_iterable(("--set", each) for each in LESS)]
 INCLUDED = [part.name for part in sections.request("paper").parts]
+#: These differ from CIFAR-10's in settings alone. They are planned here and run before a release (CROSSFIRE_PAPER=all).
+SETS_ALIKE = ("paper-cifar100", "paper-svhn", "paper-tiny-imagenet")
+RUN = [name for name in INCLUDED if name not in SETS_ALIKE or os.environ.get("CROSSFIRE_PAPER") == "all"]
 NAMED = {
     "paper-cifar10",
     "paper-cifar100",
@@ -41,20 +45,29 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def paper_run(data, tmp_path_factory):
+def paper(tmp_path_factory):
+    """The file of the presets that are run."""
+    file = tmp_path_factory.mktemp("asked") / "paper.toml"
+    file.write_text(f'schema = 1\nname = "paper"\ninclude = {json.dumps(RUN)}\n')
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def paper_run(data, paper, tmp_path_factory):
     """The folder of a run of the tiny paper, with its store and its report."""
     folder = tmp_path_factory.mktemp("ran")
     arguments = ["--data", str(data), "--store", str(folder / "store"), "--report", str(folder / "report")]
     with pytest.MonkeyPatch.context() as patch:
         # Estimating the time of a thousand such small cells takes half as long as running them.
         patch.setattr("bench.schedule.progress._LOG_EVERY", float("inf"))
-        assert main(["run", "paper", *OPTIONS, *arguments]) == 0
+        assert main(["run", paper, *OPTIONS, *arguments]) == 0
     return folder
 
 
 def plan(name, data, **variants):
     settings = [setting(each) for each in LESS]
-    used = [each for each in settings if each.path[0] != "defenses" or name in ("paper", "paper-preprocessing")]
+    without = {*INCLUDED} - {"paper-preprocessing"}
+    used = [each for each in settings if each.path[0] != "defenses" or name not in without]
     request = sections.request(name, {"scale": "tiny", **variants}, settings=used)
     return make(*request.parts, name=request.name, data_folder=data, n=N).plan
 
@@ -115,18 +128,19 @@ def test_everything_runs_and_comes_out_under_its_name(data, paper_run):
         "t-SNE",
         "Attacks as shipped",
     ]
-    for name in stand_in.SIZES:
+    left_out = {name.removeprefix("paper-").replace("-", "_") for name in {*INCLUDED} - {*RUN}}
+    for name in stand_in.SIZES.keys() - left_out:
         assert f"### {name.replace('_', chr(92) + '_')} · " in page
     assert "Not measured yet" not in page
     assert "trained on 20 images of cifar10 for 1 epochs" in page
 
 
-def test_a_second_run_finds_everything_done(data, paper_run, capsys):
-    arguments = ["paper", *OPTIONS, "--data", str(data), "--store", str(paper_run / "store")]
+def test_a_second_run_finds_everything_done(data, paper, paper_run, capsys):
+    arguments = [paper, *OPTIONS, "--data", str(data), "--store", str(paper_run / "store")]
     assert main(["run", *arguments, "--only", "paper-has-no-such-cell"]) == 2
     capsys.readouterr()
     stored = {path.stem for path in (paper_run / "store" / "cells").glob("*.json")}
-    assert stored == {cell.key for cell in plan("paper", data).cells}
+    assert stored == {cell.key for cell in plan(paper, data).cells}
     assert all(
         json.loads(path.read_text())["status"] == "done" for path in (paper_run / "store" / "cells").glob("*.json")
     )
