@@ -6,8 +6,8 @@
 # `--gpus all` for GPUs, `--volume ~/images:/data` for image sets of your own.
 #
 # /work has your tables, the store (.crossfire) and the report, as the current folder has without a container; /data is
-# where image sets are looked for, and /cache keeps what was downloaded or decoded. Files in /work belong to who `--user` names; without it the
-# user is 1000, who may not be able to write there.
+# where image sets are looked for, and /cache keeps what was downloaded or decoded. Files in /work belong to who `--user`
+# names; without it the user is 1000, who may not be able to write there.
 ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim AS wheel
