@@ -161,7 +161,7 @@ def test_of_a_large_table_the_page_shows_a_part_and_says_so(tmp_path):
         for seed in range(2)
     ]
     text, page, details = page_of([*many, *wide], tmp_path)
-    assert "csv, md and json have all: the first 300 of 320 lines, the most robust first" in text
+    assert "csv, md and json have all: the first 300 of 320 rows, the most robust first" in text
     assert "csv, md and json have all: the first 107 of 137 columns" in text
     assert len(re.findall('<tr [^>]*data-defense="defense-', text)) == 340, "300 in the table and 40 in its heat map"
     assert re.search(r'class="num" data-keys="[^"]*" data-more="220"', text), "a worst case of 260 cells opens to 40"
@@ -184,7 +184,7 @@ def test_a_page_that_comes_out_too_large_shows_less(tmp_path, monkeypatch):
     text, _, details = page_of(failed, tmp_path)
     assert len(text.encode()) <= len(page) // 2
     assert 0 < len(details["cells"]) < 60
-    assert f"the first {len(details['cells'])} of 60 lines" in text
+    assert f"the first {len(details['cells'])} of 60 rows" in text
 
 
 def elements_of_sections(text):

@@ -13,9 +13,10 @@ IMAGES = 50
 SIZES = {
     "one number": (1, 1, 5, 1),
     "one row of a hundred attacks": (1, 100, 120, 1),
-    "four sets of long names": (8, 8, 120, 4),
+    "six sets of long names": (8, 8, 120, 6),
     "eight rows of 24 attacks": (8, 24, 5, 1),
-    "two hundred rows": (200, 1, 120, 1),
+    "sixty rows": (60, 8, 5, 1),
+    "four hundred rows": (400, 1, 120, 1),
 }
 WIDTHS = (390, 1400, 2200)
 

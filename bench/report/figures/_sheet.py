@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib import pyplot as plt
 
+from bench.report.figures._layout import text_height
 from bench.report.figures._plot import INK, SOFT
-from bench.report.figures._text import fitted, line_inches
+from bench.report.figures._text import fitted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +40,8 @@ class Sheet:
         inside = width - 2 * EDGE
         title = fitted(title, inside, _TITLE_POINTS, _TITLE_LINES, weight="bold")
         caption = fitted(caption, inside, _CAPTION_POINTS, _CAPTION_LINES)
-        self.top = EDGE + line_inches(_TITLE_POINTS, title.count("\n") + 1) + 0.04
-        below = line_inches(_CAPTION_POINTS, caption.count("\n") + 1) + EDGE
+        self.top = EDGE + text_height(title, _TITLE_POINTS) + 0.04
+        below = text_height(caption, _CAPTION_POINTS) + EDGE
         self._size = width, self.top + height + below
         self.figure = plt.figure(figsize=self._size)
         # Everything has its place. Asked for no layout at once, matplotlib takes that of the style when it saves.

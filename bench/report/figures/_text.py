@@ -10,11 +10,6 @@ from bench.report.figures._plot import fold, text_width
 _MAX_LETTERS = 1000
 
 
-def line_inches(size: float, lines: int = 1) -> float:
-    """Return the height of lines of text at ``size`` points."""
-    return lines * size * 1.2 / 72
-
-
 def fitted(text: str, inches: float, size: float, lines: int, *, weight: str = "normal", end: str = "…") -> str:
     """Return a text in at most so many lines, none of them wider than ``inches``.
 

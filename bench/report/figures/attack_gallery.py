@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matplotlib.figure import Figure
 
 from bench.report.figures import Drawing, Missing, Source
+from bench.report.figures._layout import text_height
 from bench.report.figures._plot import SOFT, without_eps
 from bench.report.figures._sheet import EDGE, Sheet
-from bench.report.figures._text import fitted, line_inches
+from bench.report.figures._text import fitted
 from bench.report.leaderboard.summaries import threat_text
 from bench.types import AttackRef, CellResult
 
@@ -134,11 +135,11 @@ class _Gallery:
 
     def draw(self, pictures: Mapping[int, Sequence[_Picture]], title: str, caption: str) -> Figure:
         """Draw some images, by their rows in the set."""
-        head = line_inches(_HEADING, max(heading.count("\n") for heading in self.headings) + 1) + 0.06
+        head = max(text_height(heading, _HEADING) for heading in self.headings) + 0.06
         rows = [self._labels(index, attacked) for index, attacked in pictures.items()]
         # What is above an image, both images, and what is below them.
-        above = [line_inches(_LABEL, max(label.text.count("\n") for label in row) + 1) + 0.05 for row in rows]
-        rest = 2 * self.side + _GAP + line_inches(_LABEL) + 0.08
+        above = [max(text_height(label.text, _LABEL) for label in row) + 0.05 for row in rows]
+        rest = 2 * self.side + _GAP + text_height("", _LABEL) + 0.08
         sheet = Sheet(self.width, head + sum(above) + rest * len(rows), title, caption)
         for place, heading in enumerate(self.headings):
             sheet.write(self._middle(place), sheet.top + head - 0.04, heading, _HEADING, va="bottom")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matplotlib.figure import Figure
 
 from bench.report.figures import Drawing, Missing, Source
+from bench.report.figures._layout import text_height
 from bench.report.figures._sheet import EDGE, Sheet
-from bench.report.figures._text import fitted, line_inches
+from bench.report.figures._text import fitted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -114,8 +115,8 @@ def _draw(width: float, p: Purification, chosen: Sequence[int], columns: Sequenc
     column = min(_MAX_COLUMN, (width - 2 * EDGE - beside) / len(columns))
     side = column - _GAP
     headings = [fitted(each.name, column - 0.02, _HEADING, 2) for each in columns]
-    head = line_inches(_HEADING, max(heading.count("\n") for heading in headings) + 1) + 0.08
-    below = line_inches(_LABEL, _CLASS_LINES) + 0.06
+    head = max(text_height(heading, _HEADING) for heading in headings) + 0.08
+    below = _CLASS_LINES * text_height("", _LABEL) + 0.06
     left, row_height = EDGE + beside, side + below
     size = left + column * len(columns) + EDGE, head + row_height * len(chosen)
     sheet = Sheet(*size, p.title, f"{p.accuracies} {_CAPTION}")

@@ -55,13 +55,15 @@ WORST_LABEL = "robust accuracy, worst case"
 #: That of what a static attacker's worst case flatters by.
 GAP_LABEL = "gap, static − adaptive"
 
-#: Verdicts in the words of a column; the lines below a table have the reasons and the numbers.
+#: Verdicts in the words of a column, from the best; the lines below a table have the reasons and the numbers.
 VERDICT_WORDS: Mapping[RobustnessVerdict, str] = {
     "holds": "holds",
-    "weaker than its base": "weaker",
-    "broken under adaptive attack": "broken",
     "upper bound only": "upper bound",
+    "broken under adaptive attack": "broken",
+    "weaker than its base": "weaker",
 }
+#: The same words alone, in that order.
+VERDICT_ORDER = tuple(VERDICT_WORDS.values())
 
 #: Only these rows are ranked: a static attacker does not see the entire defense, so it is too weak.
 RANKED: tuple[Access, ...] = ("white-box", "adaptive")

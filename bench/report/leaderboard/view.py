@@ -21,7 +21,7 @@ from bench.report.leaderboard.tables import (
     COSTS,
     GAP_LABEL,
     RANKED,
-    VERDICT_WORDS,
+    VERDICT_ORDER,
     WORST_LABEL,
     Board,
     Column,
@@ -34,11 +34,6 @@ from bench.types import Access, CellResult, UsageError
 
 #: Names that a message lists.
 _LISTED = 20
-#: From the best verdict to the worst.
-_VERDICT_ORDER = tuple(
-    VERDICT_WORDS[each]
-    for each in ("holds", "upper bound only", "broken under adaptive attack", "weaker than its base")
-)
 #: What ``sort`` calls the names of the defenses.
 _BY_NAME = "defense"
 #: Letters of a caption, and digits of what tells views apart.
@@ -335,8 +330,8 @@ def _rank(rows: Sequence[TableRow], column: Column) -> float | None:
     """Return what a defense is sorted by, less for what is better: its value where the attacker sees all, if it has."""
     seen = sorted(rows, key=lambda row: row.access not in RANKED)
     value = next((v for row in seen if _is_known(v := row.values.get(column.id))), None)
-    if value is not None and value.words in _VERDICT_ORDER:
-        return _VERDICT_ORDER.index(value.words)
+    if value is not None and value.words in VERDICT_ORDER:
+        return VERDICT_ORDER.index(value.words)
     if value is None or value.merit is None:
         return None
     return -value.merit if column.unit == "accuracy" else value.merit

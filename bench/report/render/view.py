@@ -11,7 +11,7 @@ from bench.registry import LIVE
 from bench.report.leaderboard.flags import explained
 from bench.report.leaderboard.judging import verdict_sentence
 from bench.report.leaderboard.summaries import Value
-from bench.report.leaderboard.tables import RANKED, Board, Column, Table, TableRow, first_columns
+from bench.report.leaderboard.tables import RANKED, VERDICT_ORDER, Board, Column, Table, TableRow, first_columns
 from bench.report.render import text
 from bench.report.render.names import CUT, breakable, short_names
 from bench.report.render.scatter import first_keys, scatter
@@ -34,7 +34,7 @@ _NAME_LETTERS = 28
 _HEAD_LETTERS = 48
 #: Of the marks behind a number; the hint has all.
 _MARK_LETTERS = 5
-#: What the words of a verdict mean, for a reader who has not met them; from the best verdict to the worst.
+#: What the words of a verdict mean, for a reader who has not met them.
 _CONCLUSIONS = {
     "holds": "more robust than the network under it",
     "upper bound": "its attacks were too weak for a verdict",
@@ -67,7 +67,7 @@ class Cell(NamedTuple):
         if self.value is None or not (self.value.number is not None or self.value.failed or self.value.words):
             return None
         if self.value.words:
-            return str(tuple(_CONCLUSIONS).index(self.value.words))
+            return str(VERDICT_ORDER.index(self.value.words))
         return "" if self.value.merit is None else repr(self.value.merit)
 
 
@@ -125,7 +125,7 @@ def _excerpt(table: Table, numbers: int) -> _Excerpt:
     parts = [
         f"the first {shown:,} of {count:,} {noun}"
         for shown, count, noun in (
-            (len(rows), len(table.rows), "lines, the most robust first"),
+            (len(rows), len(table.rows), "rows, the most robust first"),
             (len(columns), len(table.columns), "columns"),
         )
         if shown < count
@@ -168,7 +168,7 @@ def _view(table: Table, excerpt: _Excerpt) -> dict[str, Any]:
         "heat": heat,
         "heat_groups": _spans(heat),
         "heat_rows": [(row, [numbers.cell(row, head.column) for head in heat]) for row in heat_rows],
-        "heat_about": "" if all_in_heat else f"the first {len(heat_rows)} lines and {len(heat)} columns",
+        "heat_about": "" if all_in_heat else f"the first {len(heat_rows)} rows and {len(heat)} columns",
         "has_unranked": any(row.access not in RANKED for row in rows),
         "has_gap": any(column.kind == "gap" for column in columns),
         "has_worst": any(column.kind == "worst" for column in columns),
