@@ -252,9 +252,11 @@ def _part(table: Table, view: View, full: Table) -> Table:
         view: what to show.
         full: the same, never in the short form.
     """
-    rows = _chosen(_sorted(table, view.sort), view.rows, _row_names)
+    in_order = _sorted(table, view.sort)
+    rows = _chosen(in_order, view.rows, _row_names)
     if view.sort:
-        rows = [row for row in _sorted(table, view.sort) if any(row is each for each in rows)]
+        chosen = set(map(id, rows))
+        rows = [row for row in in_order if id(row) in chosen]
     columns = _chosen(table.columns, view.columns, _column_names)
     # A threat is one heading, so what is under it stays together.
     groups = list(dict.fromkeys(column.group for column in columns))
