@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from bench import registry
 from bench.models.layout import fast_layout
 
-SMALL = {"resnet18": {"width": 8}, "vgg16": {"width": 8}, "wrn-34-10": {"widen": 1}}
+SMALL = {"resnet18": {"width": 8}, "vgg16": {"width": 8}, "wrn-34-10": {"widen": 1}, "small-resnet": {"width": 8}}
 
 
 def settled(net: nn.Module) -> nn.Module:

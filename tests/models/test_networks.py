@@ -9,12 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.models.build import build, network_ref
 from bench.types import UsageError
 
-NAMES = ("resnet18", "vgg16", "wrn-34-10", "small-cnn")
+NAMES = ("resnet18", "vgg16", "wrn-34-10", "small-cnn", "small-resnet")
 NARROW = {
     "resnet18": {"width": 4},
     "vgg16": {"width": 4},
     "wrn-34-10": {"widen": 1},
     "small-cnn": {"channels": 4, "hidden": 8},
+    "small-resnet": {"width": 4},
 }
 
 
@@ -67,6 +68,19 @@ def test_wrn_34_10_has_the_size_of_its_layers():
     assert multiply_adds(net, (3, 32, 32)) == expected + 640 * 10
 
 
+def test_small_resnet_has_the_size_of_its_layers():
+    # Input and output channels, side of the output, and whether the shortcut is a convolution.
+    blocks = [(24, 24, 16, False), (24, 48, 8, True), (48, 96, 4, True), (96, 96, 4, False)]
+    params, macs = 27 * 24 + 2 * 24 + 96 * 10 + 10, conv_macs(3, 24, 16) + 960
+    for channels, out, side, projects in blocks:
+        params += 9 * channels * out + 9 * out * out + 4 * out + projects * (channels * out + 2 * out)
+        macs += conv_macs(channels, out, side) + conv_macs(out, out, side)
+        macs += projects * conv_macs(channels, out, side, kernel=1)
+    net = on_meta("small-resnet")
+    assert num_params(net) == params == 340_546
+    assert multiply_adds(net, (3, 32, 32)) == macs == 9_604_032
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("channels", "height", "width"), [(3, 32, 32), (3, 64, 64), (1, 40, 60)])
 def test_any_image_size_and_class_count(name, channels, height, width):
@@ -77,7 +91,7 @@ def test_any_image_size_and_class_count(name, channels, height, width):
     assert bool(torch.isfinite(logits).all())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg16", "wrn-34-10"])
+@pytest.mark.parametrize("name", ["resnet18", "vgg16", "wrn-34-10", "small-resnet"])
 def test_large_images_are_averaged(name):
     assert build(network_ref(name, NARROW[name]), 5, (3, 300, 200)).eval()(torch.rand(1, 3, 300, 200)).shape == (1, 5)
 
