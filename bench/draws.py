@@ -30,25 +30,27 @@ def _mix(z: Tensor) -> Tensor:
     return z ^ _shift(z, 31)
 
 
-def uniform(seed: int, images: Tensor, call: int, shape: tuple[int, ...]) -> Tensor:
+def uniform(seed: int | Tensor, images: Tensor, call: int, shape: tuple[int, ...]) -> Tensor:
     """Return float32 draws in [0, 1), of shape (len(images), *shape), each a multiple of 2**-24.
 
     Args:
-        seed: in [0, 2**63).
+        seed: in [0, 2**63), a number or an int64 scalar on the device of the images.
         images: int64 identities of the images, on the device wanted.
         call: which draw of this seed.
         shape: the shape for one image.
     """
     import torch
 
-    stream = _mix(_mix(torch.tensor([seed], device=images.device)) + call * 2 + 1)
+    # Filled in on the device: a number that is copied there makes the host wait.
+    start = seed if isinstance(seed, torch.Tensor) else torch.full((1,), seed, dtype=torch.int64, device=images.device)
+    stream = _mix(_mix(start) + call * 2 + 1)
     keys = _mix(stream + _mix(images * _GOLDEN))
     counter = torch.arange(1, math.prod(shape) + 1, device=images.device)
     bits = _shift(_mix(keys[:, None] + counter[None] * _GOLDEN), 40)
     return (bits.to(torch.float32) * 2.0**-24).view(len(images), *shape)
 
 
-def normal(seed: int, images: Tensor, call: int, shape: tuple[int, ...]) -> Tensor:
+def normal(seed: int | Tensor, images: Tensor, call: int, shape: tuple[int, ...]) -> Tensor:
     """Return standard normal draws of shape (len(images), *shape) (Box and Muller, 1958)."""
     pair = uniform(seed, images, call, (2, *shape))
     radius = (-2.0 * (-pair[:, 0]).log1p()).sqrt()

@@ -70,6 +70,13 @@ def test_a_draw_depends_neither_on_the_batch_nor_on_its_order(draw, seed, images
         assert torch.equal(draw(seed, torch.tensor([image]), call, SHAPE)[0], all_values[row])
 
 
+@given(seeds)
+def test_a_seed_may_lie_on_the_device(seed):
+    images = torch.tensor([3, 1, 4])
+    for draw in (draws.uniform, draws.normal):
+        assert torch.equal(draw(torch.tensor(seed), images, 2, SHAPE), draw(seed, images, 2, SHAPE))
+
+
 def test_the_same_image_twice_draws_the_same():
     twice = draws.uniform(3, torch.tensor([5, 5]), 1, SHAPE)
     assert torch.equal(twice[0], twice[1])
