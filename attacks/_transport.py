@@ -204,25 +204,59 @@ def _solve_dual(gain: Tensor, distances: Tensor, mass: Tensor, budget: Tensor) -
     distances, gain = F.pad(distances, (1, 0))[:, None, None], F.pad(gain, (0, 0, 0, 0, 1, 0))
     powers = torch.cat([distances**power for power in range(3)], 1)[..., 0].mT
     lower, upper = torch.zeros_like(lam), torch.full_like(lam, torch.inf)
-    converged = budget <= 0
+    dual = _Dual(lam, lower, upper, budget <= 0)
+    budget = budget.clamp_min(1e-30)
     for _ in range(DUAL_STEPS):
-        weights = gain - distances * lam[:, None]
-        weights = _exp(weights.sub_(weights.amax(0)))
-        total, mean, mean_square = (powers @ weights.flatten(1)).view(3, *weights.shape[1:])
-        mean, mean_square = mean / total, mean_square / total
-        cost = (mass * mean).sum(1).clamp_min(1e-30)
-        log_excess = (cost / budget.clamp_min(1e-30)).log()
-        converged = converged | (log_excess.abs() < 5e-3) | ((lam == 0) & (log_excess <= 0))
-        if bool(converged.all()):
+        lam = dual.lam
+        dual = _Dual(*_dual_step(gain, distances, powers, mass, budget, *dual))
+        if bool(dual.converged.all()):
             break
-        lower, upper = torch.where(log_excess > 0, lam, lower), torch.where(log_excess > 0, upper, lam)
-        # The cost falls about exponentially at the lambdas where a pixel starts to move, and is flat between two of
-        # them: Newton's method on its logarithm, in bounded steps, and bisection where that leaves the bracket.
-        slope = (mass * (mean_square - mean**2)).sum(1).clamp_min(1e-30)
-        newton = lam + (log_excess * cost / slope).clamp(-8.0, 8.0)
-        newton = torch.where((newton > lower) & (newton < upper), newton, (lower + upper) / 2)
-        lam = torch.where(converged, lam, newton)
-    return weights[1:] / total, lam
+    weights = _weights(gain, distances, lam)
+    total = (powers @ weights.flatten(1))[0].view(weights.shape[1:])
+    return weights[1:] / total, dual.lam
+
+
+class _Dual(NamedTuple):
+    """The search for the dual variable lambda of each image (N,), between ``lower`` and ``upper``."""
+
+    lam: Tensor
+    lower: Tensor
+    upper: Tensor
+    converged: Tensor
+
+
+def _weights(gain: Tensor, distances: Tensor, lam: Tensor) -> Tensor:
+    """Return the shares (R, N, K) of rings at the price ``lam``, not yet scaled to a sum of 1."""
+    weights = gain - distances * lam[:, None]
+    return _exp(weights.sub_(weights.amax(0)))
+
+
+def _dual_step(
+    gain: Tensor,
+    distances: Tensor,
+    powers: Tensor,
+    mass: Tensor,
+    budget: Tensor,
+    lam: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    converged: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the state of a search after a step, as :class:`_Dual` has it; an image that converged stays as it is."""
+    weights = _weights(gain, distances, lam)
+    total, mean, mean_square = (powers @ weights.flatten(1)).view(3, *weights.shape[1:])
+    mean, mean_square = mean / total, mean_square / total
+    cost = (mass * mean).sum(1).clamp_min(1e-30)
+    log_excess = (cost / budget).log()
+    converged = converged | (log_excess.abs() < 5e-3) | ((lam == 0) & (log_excess <= 0))
+    too_dear = log_excess > 0
+    lower, upper = torch.where(too_dear, lam, lower), torch.where(too_dear, upper, lam)
+    # The cost falls about exponentially at the lambdas where a pixel starts to move, and is flat between two of
+    # them: Newton's method on its logarithm, in bounded steps, and bisection where that leaves the bracket.
+    slope = (mass * (mean_square - mean**2)).sum(1).clamp_min(1e-30)
+    newton = lam + (log_excess * cost / slope).clamp(-8.0, 8.0)
+    newton = torch.where((newton > lower) & (newton < upper), newton, (lower + upper) / 2)
+    return torch.where(converged, lam, newton), lower, upper, converged
 
 
 def _lambda_without_entropy(gain: Tensor, distances: Tensor, mass: Tensor, budget: Tensor) -> Tensor:

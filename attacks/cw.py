@@ -66,6 +66,8 @@ def cw(
             x_orig=x[active],
             y=y[active],
             c=c[active],
+            x_best=best.x[active],
+            best_l2=best.l2[active],
             w=w,
             m=torch.zeros_like(w),
             v=torch.zeros_like(w),
@@ -79,23 +81,30 @@ def cw(
     return torch.where(succeeded, best.x, x)
 
 
-class _Best(NamedTuple):
-    """The nearest success of each image so far, updated in place, and its L2 distance, infinite where there is none."""
-
-    x: Tensor
-    l2: Tensor
-
-
 @dataclass
 class _State(ActiveImages):
     """The variables of the inner minimisation; ``m`` and ``v`` are Adam's moments of ``w``."""
 
     y: Tensor
     c: Tensor
+    x_best: Tensor
+    best_l2: Tensor
     w: Tensor
     m: Tensor
     v: Tensor
     objective: Tensor
+
+
+class _Best(NamedTuple):
+    """The nearest success of each image so far, updated in place, and its L2 distance, infinite where there is none."""
+
+    x: Tensor
+    l2: Tensor
+
+    def update(self, state: _State, mask: Tensor) -> None:
+        """Take what a minimisation found for the images where ``mask`` is true."""
+        self.x[state.active[mask]] = state.x_best[mask]
+        self.l2[state.active[mask]] = state.best_l2[mask]
 
 
 def _minimise(
@@ -122,19 +131,23 @@ def _minimise(
         l2 = l2_norm(delta)
         is_adv = (logits.argmax(1) != state.y) & (loss >= confidence)
         succeeded[state.active] |= is_adv
-        if bool((improved := is_adv & (l2 < best.l2[state.active])).any()):
-            best.x[state.active[improved]] = x_adv[improved]
-            best.l2[state.active[improved]] = l2[improved]
+        # Without asking whether any improved: a GPU would wait for the answer at every step.
+        improved = is_adv & (l2 < state.best_l2)
+        state.x_best = torch.where(per_image(improved, x_adv), x_adv, state.x_best)
+        state.best_l2 = torch.where(improved, l2, state.best_l2)
         # Half the objective's gradient by the image, times twice the image's by w, which is (1 - tanh^2) / 2.
         penalty = torch.where(loss < confidence, state.c, 0.0)
         grad = torch.addcmul(delta, grad_margin, per_image(penalty, delta), value=-0.5)
         grad.mul_(torch.addcmul(one, tanh_w, tanh_w, value=-1))
         adam_step(state.w, grad, state.m, state.v, step, learning_rate)
-        done = (best.l2[state.active] <= eps) & (eps < torch.inf)
-        if abort_early and step % check_every == 0:
+        checks = abort_early and step % check_every == 0
+        done = (state.best_l2 <= eps) & (eps < torch.inf)
+        if checks:
             objective = l2**2 + state.c * (confidence - loss).clamp_min(0)
             done |= objective > 0.9999 * state.objective
             state.objective = objective
-        if not target.stochastic and bool(done.any()):
+        if (checks or eps < torch.inf) and not target.stochastic and bool(done.any()):
+            best.update(state, done)
             state.drop(done)
+    best.update(state, torch.ones_like(state.active, dtype=torch.bool))
     return succeeded

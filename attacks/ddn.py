@@ -48,22 +48,24 @@ def ddn(
     Returns:
         Images shaped as ``x``; the input where no success was found.
     """
-    x_best, best_l2 = x.clone(), x.new_full((len(x),), torch.inf)
+    x_best, best_l2 = x, x.new_full((len(x),), torch.inf)
     norm, max_norm = x.new_full((len(x),), first_norm), l2_norm(torch.maximum(x, 1 - x))
     # Drawn once for all images, so that the draws of an image do not depend on its batch.
     random_direction = target.normal(x).to(x)
+    random_l2 = grad_norm(random_direction)
     x_adv, delta = x, torch.zeros_like(x)
     l2 = torch.zeros_like(norm)
     for step in range(steps):
         grad, logits, _ = target.gradient(x_adv, cross_entropy, y)
         is_adv = logits.argmax(1) != y
-        if bool((improved := is_adv & (l2 < best_l2)).any()):
-            x_best[improved] = x_adv[improved]
-            best_l2[improved] = l2[improved]
+        # Without asking whether any improved, or vanished: a GPU would wait for the answer at every step.
+        improved = is_adv & (l2 < best_l2)
+        x_best = torch.where(per_image(improved, x), x_adv, x_best)
+        best_l2 = torch.where(improved, l2, best_l2)
         grad_l2 = grad_norm(grad)
-        if bool((vanished := grad_l2 == 0).any()):
-            grad[vanished] = random_direction[vanished]
-            grad_l2 = grad_norm(grad)
+        vanished = grad_l2 == 0
+        grad = torch.where(per_image(vanished, x), random_direction, grad)
+        grad_l2 = torch.where(vanished, random_l2, grad_l2)
         alpha = 0.01 + 0.495 * (1 + math.cos(math.pi * step / steps))
         delta.addcdiv_(grad, per_image(grad_l2, x), value=alpha)
         norm = torch.minimum(norm * torch.where(is_adv, 1 - gamma, 1 + gamma), max_norm)

@@ -87,11 +87,12 @@ def _search(target: Target, x: Tensor, y: Tensor, ray: Tensor, eps: float, queri
     for query in range(queries):
         _query(target.rows(state.active), state, y[state.active], eps, first=query == 0)
         is_adv = state.radius <= eps
-        x_adv = (state.x_orig + per_image(state.radius.clamp_max(eps), x) * state.ray).clamp(0.0, 1.0)
-        x_best[state.active[is_adv]] = x_adv[is_adv]
-        best_radius[state.active[is_adv]] = state.radius[is_adv]
-        if not target.stochastic:
-            state.drop(is_adv)
+        if bool(is_adv.any()):
+            x_adv = (state.x_orig + per_image(state.radius.clamp_max(eps), x) * state.ray).clamp(0.0, 1.0)
+            x_best[state.active[is_adv]] = x_adv[is_adv]
+            best_radius[state.active[is_adv]] = state.radius[is_adv]
+            if not target.stochastic:
+                state.drop(is_adv)
         if len(state.active) == 0:
             break
     return x_best, best_radius

@@ -63,18 +63,18 @@ def _search(
     x_best, best_margin = x_adv.clone(), loss.clone()
     active, x_orig = torch.arange(len(x), device=x.device), x
     for query in range(1, queries):
+        # Made before it is known which images just fell, so that a GPU has work while that is read.
+        draw = target.rows(active).uniform(x.new_empty(len(active), 2 + channels))
+        side = _side(first_fraction, query / queries, height, width)
+        delta = 2 * eps * _signs(draw[:, 2:])[:, :, None, None]
+        x_new = project(x_adv + delta * _squares(draw[:, :2], side, height, width), x_orig, threat)
         if not target.stochastic and bool((is_adv := loss > 0).any()):
             x_best[active[is_adv]] = x_adv[is_adv]
             best_margin[active[is_adv]] = loss[is_adv]
-            active, x_orig, x_adv, loss = keep(~is_adv, active, x_orig, x_adv, loss)
+            active, x_orig, x_adv, loss, x_new = keep(~is_adv, active, x_orig, x_adv, loss, x_new)
         if len(active) == 0:
             break
-        view = target.rows(active)
-        side = _side(first_fraction, query / queries, height, width)
-        draw = view.uniform(x.new_empty(len(active), 2 + channels))
-        delta = 2 * eps * _signs(draw[:, 2:])[:, :, None, None]
-        x_new = project(x_adv + delta * _squares(draw[:, :2], side, height, width), x_orig, threat)
-        new_loss = margin(view(x_new), y[active])
+        new_loss = margin(target.rows(active)(x_new), y[active])
         improved = new_loss > loss
         x_adv = torch.where(per_image(improved, x_new), x_new, x_adv)
         loss = torch.maximum(loss, new_loss)

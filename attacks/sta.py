@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -56,18 +58,18 @@ def sta(
     limit = sides * (torch.inf if threat.eps is None else float(threat.eps))
     flow = x.new_zeros(len(x), 2, *x.shape[2:])
     m, v = torch.zeros_like(flow), torch.zeros_like(flow)
-    floor = x.new_full((len(x),), -confidence)
+    floor, weight = x.new_full((len(x),), -confidence), x.new_full((len(x),), smoothness)
+    grid = _grid(x)
     for step in range(1, steps + 1):
         flow.requires_grad_()
         with torch.enable_grad():
-            x_adv, variation = _warp(x, flow), _variation(flow)
+            x_adv, variation = _warp(x, flow, grid), _variation(flow)
         grad_x, logits, _ = target.gradient(x_adv.detach(), _hinge, y, floor)
-        is_adv = logits.argmax(1) != y
-        improved = is_adv & (variation.detach() < best_variation)
-        if bool(improved.any()):
-            x_best[improved] = x_adv.detach()[improved]
-            best_variation[improved] = variation.detach()[improved]
-        (grad,) = torch.autograd.grad((x_adv, variation), flow, (grad_x, torch.full_like(variation, smoothness)))
+        # Without asking whether any improved: a GPU would wait for the answer at every step.
+        improved = (logits.argmax(1) != y) & (variation.detach() < best_variation)
+        x_best = torch.where(per_image(improved, x), x_adv.detach(), x_best)
+        best_variation = torch.where(improved, variation.detach(), best_variation)
+        (grad,) = torch.autograd.grad((x_adv, variation), flow, (grad_x, weight))
         flow = flow.detach()
         adam_step(flow, grad, m, v, step, learning_rate)
         flow = flow.clamp_(-limit, limit)
@@ -79,14 +81,25 @@ def _hinge(logits: Tensor, y: Tensor, floor: Tensor) -> Tensor:
     return torch.maximum(-margin(logits, y), floor)
 
 
-def _warp(x: Tensor, flow: Tensor) -> Tensor:
-    """Return x(p + flow(p)) by bilinear sampling, the border repeated outside."""
+class _Grid(NamedTuple):
+    """The column and the row of each pixel (H, W), and what scales both to the units of ``grid_sample`` (2,)."""
+
+    columns: Tensor
+    rows: Tensor
+    scale: Tensor
+
+
+def _grid(x: Tensor) -> _Grid:
     height, width = x.shape[2:]
     columns, rows = torch.arange(width, device=x.device), torch.arange(height, device=x.device)
-    u, v = torch.meshgrid(columns, rows, indexing="xy")
-    source = torch.stack([flow[:, 0] + u, flow[:, 1] + v], dim=3)
     scale = x.new_tensor([2.0 / max(width - 1, 1), 2.0 / max(height - 1, 1)])
-    return F.grid_sample(x, source * scale - 1, padding_mode="border", align_corners=True)
+    return _Grid(*torch.meshgrid(columns, rows, indexing="xy"), scale)
+
+
+def _warp(x: Tensor, flow: Tensor, grid: _Grid) -> Tensor:
+    """Return x(p + flow(p)) by bilinear sampling, the border repeated outside."""
+    source = torch.stack([flow[:, 0] + grid.columns, flow[:, 1] + grid.rows], dim=3)
+    return F.grid_sample(x, source * grid.scale - 1, padding_mode="border", align_corners=True)
 
 
 def _variation(flow: Tensor) -> Tensor:

@@ -14,6 +14,38 @@ from bench.draws import Draws
 from bench.models.logits import harder, precise
 
 
+class _Tally:
+    """How often each of some images was passed; rows on a GPU are read only when it is asked, so that none waits."""
+
+    #: Passes kept before they are counted, so that memory stays bounded.
+    _LIMIT = 1024
+
+    def __init__(self, images: int) -> None:
+        self._counts = torch.zeros(images, dtype=torch.int64)
+        self._pending: list[tuple[Tensor, int]] = []
+
+    def add(self, rows: Tensor) -> None:
+        """Count one pass of the images in these rows, a tensor that is not changed afterwards."""
+        last, times = self._pending.pop() if self._pending else (rows, 0)
+        if last is not rows:
+            self._pending.append((last, times))
+            times = 0
+        self._pending.append((rows, times + 1))
+        if len(self._pending) > self._LIMIT:
+            self.counts()
+
+    def counts(self) -> Tensor:
+        """Return the passes of each image (N,), on the CPU."""
+        if self._pending:
+            rows = torch.cat([rows for rows, _ in self._pending]).cpu()
+            for part, (_, times) in zip(
+                torch.split(rows, [len(each) for each, _ in self._pending]), self._pending, strict=True
+            ):
+                self._counts[part] += times
+            self._pending.clear()
+        return self._counts
+
+
 class Meter:
     """Counts the images that a classifier sees forwards and backwards.
 
@@ -25,10 +57,19 @@ class Meter:
         self.forwards = 0
         self.backwards = 0
         self.rows: Tensor | None = None
-        self.forwards_of = torch.zeros(images, dtype=torch.int64)
-        self.backwards_of = torch.zeros(images, dtype=torch.int64)
+        self._forwards_of, self._backwards_of = _Tally(images), _Tally(images)
         self._check = check
         self._handle = net.register_forward_hook(self._forward)
+
+    @property
+    def forwards_of(self) -> Tensor:
+        """Forwards of each image (N,), on the CPU."""
+        return self._forwards_of.counts()
+
+    @property
+    def backwards_of(self) -> Tensor:
+        """Backwards of each image (N,), on the CPU."""
+        return self._backwards_of.counts()
 
     def close(self) -> None:
         self._handle.remove()
@@ -47,12 +88,12 @@ class Meter:
         n, rows = len(logits), self.rows
         self.forwards += n
         if rows is not None and len(rows) == n:
-            self.forwards_of[rows] += 1
+            self._forwards_of.add(rows)
 
         def backward(_grad: Tensor) -> None:
             self.backwards += n
             if rows is not None and len(rows) == n:
-                self.backwards_of[rows] += 1
+                self._backwards_of.add(rows)
 
         if logits.requires_grad:
             logits.register_hook(backward)  # type: ignore[no-untyped-call]
@@ -151,7 +192,8 @@ class NetworkTarget:
         self._smooth = smooth
         self._meter = meter
         self._images = images
-        self._rows = torch.arange(len(images))
+        self._rows = torch.arange(len(images), device=images.device)
+        self._latest: tuple[Tensor, int, NetworkTarget] | None = None
         self._draws = Draws() if draws is None else draws
         self._draws_averaged = draws_averaged
         self._truth = truth
@@ -203,12 +245,18 @@ class NetworkTarget:
     def _copy(self) -> NetworkTarget:
         view = object.__new__(NetworkTarget)
         view.__dict__.update(self.__dict__)
+        view._latest = None
         return view
 
     def rows(self, index: Tensor) -> NetworkTarget:
+        # Attacks ask at every step, and images rarely fall.
+        version = -1 if index.is_inference() else index._version
+        if self._latest is not None and self._latest[0] is index and self._latest[1] == version >= 0:
+            return self._latest[2]
         view = self._copy()
         view._images = self._images[index]
-        view._rows = self._rows[index.cpu()]
+        view._rows = self._rows[index]
+        self._latest = index, version, view
         return view
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -255,7 +303,9 @@ class NetworkTarget:
         return logits / self._draws_averaged if self._draws_averaged > 1 else logits
 
     def _forward(self, x: Tensor, s: slice) -> Tensor:
-        self._meter.rows = self._rows[s] if len(x) == len(self._rows[s]) else None
+        # The whole is not sliced: a meter knows the same rows again by the tensor.
+        rows = self._rows if (s.start, s.stop) == (0, len(self._rows)) else self._rows[s]
+        self._meter.rows = rows if len(x) == len(rows) else None
         self._draws.images = None if self._meter.rows is None else self._images[s]
         labels = None
         if self._truth is not None and self._meter.rows is not None:

@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules import module as _every_module
 from torch.utils import _python_dispatch as _dispatch
 
@@ -38,6 +39,8 @@ _EXIT, _PROCESS = os._exit, os.getpid
 # ``os``, and the module from which it imports the functions that end a process.
 _SYSTEM = (os, importlib.import_module(os.name))
 _PIECE = 2**18
+#: Elements that are summed together on a GPU.
+_GROUP = 2**24
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ABSENT = object()
 
@@ -395,16 +398,43 @@ def checksums(net: nn.Module) -> dict[str, int]:
     for path, module in net.named_modules():
         plain = ((name, value) for name, value in vars(module).items() if isinstance(value, Tensor))
         tensors.update((f"tensor {path}.{name}".replace(" .", " "), value) for name, value in plain)
-    sums: list[Tensor] = []
-    pieces: dict[str, int] = {}
+    pieces = {name: _elements(value) for name, value in tensors.items()}
     layouts = {name: (value.shape, value.stride(), str(value.dtype)) for name, value in tensors.items()}
     with torch.no_grad():
-        for name, value in tensors.items():
-            sums_of_pieces = [(piece.long() * _weights(piece.device)[: len(piece)]).sum() for piece in _elements(value)]
-            sums += sums_of_pieces
-            pieces[name] = len(sums_of_pieces)
-    numbers = iter(torch.stack([each.to(sums[0].device) for each in sums]).tolist() if sums else [])
-    return {n: hash((layouts[n], *(next(numbers) for _ in range(count)))) for n, count in pieces.items()}
+        numbers = iter(_sums(list(chain.from_iterable(pieces.values()))))
+    return {n: hash((layouts[n], *(next(numbers) for _ in of_tensor))) for n, of_tensor in pieces.items()}
+
+
+def _sums(pieces: list[Tensor]) -> list[int]:
+    """Return the sum of each piece of bits times its weights."""
+    sums: list[int] = [0] * len(pieces)
+    placed: dict[tuple[torch.device, torch.dtype, int], list[int]] = {}
+    length = 0
+    for i, piece in enumerate(pieces):
+        length += len(piece)
+        group = length // _GROUP if piece.device.type == "cuda" else -1
+        placed.setdefault((piece.device, piece.dtype, group), []).append(i)
+    for (device, *_), members in placed.items():
+        of_device = _sums_joined if device.type == "cuda" else _sums_one_by_one
+        for i, value in zip(members, of_device([pieces[i] for i in members]).tolist(), strict=True):
+            sums[i] = value
+    return sums
+
+
+def _sums_one_by_one(pieces: list[Tensor]) -> Tensor:
+    """Return the sums of pieces of one device (P,), in the least memory."""
+    return torch.stack([(piece.long() * _weights(piece.device)[: len(piece)]).sum() for piece in pieces])
+
+
+def _sums_joined(pieces: list[Tensor]) -> Tensor:
+    """Return the same by a few large operators: on a GPU, hundreds of small ones take as long as a pass."""
+    bits = torch.cat(pieces).long()
+    lengths = torch.tensor([0, *map(len, pieces)], device=bits.device)
+    ends = lengths.cumsum(0)
+    weights = torch.arange(len(bits), device=bits.device) * 2 + 1
+    plain, weighted = (F.pad(values.cumsum(0), (1, 0))[ends].diff() for values in (bits, bits * weights))
+    # The weights of a piece begin at 1, not where it lies in the whole.
+    return weighted - 2 * ends[:-1] * plain
 
 
 @lru_cache

@@ -20,6 +20,7 @@ import bench.schedule.run
 from bench.api import MethodError
 from bench.cli import main
 from bench.evaluation.measure import Measure
+from bench.process import isolation
 from bench.process.isolation import checksums, frozen, isolated
 from bench.store.working_store import Store
 from tests.engine import poison, tiny
@@ -152,6 +153,18 @@ def test_a_checksum_sees_every_bit_and_every_exchange(dtype):
         weight.copy_(old)
     weight[0], weight[1] = weight[1].clone(), weight[0].clone()
     assert checksums(net) != before
+
+
+def test_sums_are_the_same_however_they_are_worked_out():
+    generator = torch.Generator().manual_seed(0)
+    pieces = [
+        torch.randint(-(2**31), 2**31, (n,), generator=generator).to(dtype)
+        for dtype in (torch.int8, torch.int32)
+        for n in (5, 0, 1, 3000)
+    ]
+    for some in (pieces[:4], pieces[4:]):
+        assert torch.equal(isolation._sums_joined(some), isolation._sums_one_by_one(some))
+    assert isolation._sums(pieces) == [sum(int(b) * (2 * i + 1) for i, b in enumerate(each)) for each in pieces]
 
 
 def test_a_checksum_does_not_depend_on_who_asks_and_sees_the_layout():

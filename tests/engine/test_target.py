@@ -311,3 +311,31 @@ def test_auto_batch_is_about_the_same_number_of_pixels():
     assert auto_batch((3, 200, 300), cpu) == 2
     assert auto_batch((3, 3000, 3000), cpu) == 1
     assert auto_batch((1, 8, 8), cpu) == 1024
+
+
+def test_rows_asked_for_again_are_the_same_view_until_the_index_changes():
+    x, y = images()
+    target, meter = target_of(Net())
+    index = torch.tensor([4, 1])
+    view = target.rows(index)
+    assert target.rows(index) is view
+    target.rows(index)(x[index])
+    index[0] = 9
+    target.rows(index)(x[index])
+    with torch.inference_mode():
+        fixed = torch.tensor([4, 1])
+        target.rows(fixed)(x[fixed])
+    assert target.rows(index.clone()) is not target.rows(index.clone())
+    wanted = [0, 3, 0, 0, 2, 0, 0, 0, 0, 1]
+    assert meter.forwards_of.tolist() == wanted
+
+
+def test_counts_are_exact_however_many_passes_nobody_asked_after():
+    x, _ = images()
+    target, meter = target_of(Net())
+    some = torch.tensor([2, 5])
+    for _ in range(1500):
+        meter.rows = torch.tensor([2, 5])
+        meter._forward(meter, (), torch.zeros(2, 3))
+    target.rows(some)(x[some])
+    assert meter.forwards_of.tolist() == [0, 0, 1501, 0, 0, 1501, 0, 0, 0, 0]
