@@ -400,6 +400,7 @@ class Schedule(Frozen):
     average of the weights, which then is what is kept. ``holdout`` training images are set aside, and the epoch that is
     most robust (accurate, without an adversary) on them is kept; at 0 it is the last. ``bf16``, ``channels_last`` and
     ``compile`` are ways to compute: they change the last digits, so they are part of the name of the weights.
+    ``measure_every`` is how seldom the log has accuracies on watched images; it does not influence the weights.
     """
 
     epochs: int = Field(100, ge=0, le=1_000_000, description="0 keeps the weights that the network is made with")
@@ -429,6 +430,15 @@ class Schedule(Frozen):
     bf16: bool = Field(False, description="compute in bfloat16; changes the last digits")
     channels_last: bool = Field(False, description="lay images out channels-last; changes the last digits")
     compile: bool = Field(False, description="use torch.compile; changes the last digits")
+    measure_every: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="epochs between two measurements of the curves in the log, and the first and the last; "
+        "by default every epoch of up to 10,000 images, of more at most 3 % of the passes",
+        json_schema_extra={"unit": "epochs"},
+        exclude_if=lambda epochs: epochs is None,
+    )
 
     @model_validator(mode="after")
     def _drops_are_fractions(self) -> Schedule:

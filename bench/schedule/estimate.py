@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Collection, Generator
+from typing import Literal, NamedTuple
 
 import torch
 
 from bench import registry
 from bench.evaluation.cost import parameters, pass_flops
 from bench.evaluation.craft import CHUNK
+from bench.evaluation.passes import passes_of
 from bench.evaluation.predict import DRAWS
 from bench.keys import Keys, Once, models_of, training_key
-from bench.schedule.passes import passes_of
 from bench.schedule.plan import Work
 from bench.schedule.units import Problem, Units
 from bench.store import cards, files, inventory
 from bench.store.working_store import Store
-from bench.training.loop import watched_images
-from bench.training.overfitting import MONITOR_ATTACKS
+from bench.training import overfitting
 from bench.types import AttackRef, Cell, ModelRef, Passes, PlannedCell, TrainRef
 
 
@@ -232,18 +231,19 @@ class _Costs:
         return self._keys[id(model)][1]
 
     def training(self, model: ModelRef, cell: Cell) -> _Cost:
-        """Return the cost of a training, and of watching it on a few images after each epoch."""
+        """Return the cost of a training, and of measuring it on a few images after some of its epochs."""
         ref = model.weights
         assert isinstance(ref, TrainRef)
         unit, one = self._units.net(model, cell), self._units.recipe(model, cell)
         if unit is None or one is None:
             return _UNKNOWN
         rows, epochs = ref.data.n - ref.schedule.holdout, ref.schedule.epochs
-        watched = 2 * watched_images(rows) + ref.schedule.holdout
-        looks = [Passes(2, 0), *(_plus(_entry_passes(name, params), 1) for name, params in MONITOR_ATTACKS.values())]
-        watching = watched * sum(unit.seconds(look) for look in looks)
+        every = overfitting.measuring_interval(ref.schedule, rows, rows * sum(one.passes))
+        watched = 2 * overfitting.watched_images(rows) * overfitting.measurements(epochs, every)
+        watched += ref.schedule.holdout * epochs
+        watching = watched * unit.seconds(overfitting.passes_per_image())
         tflop = unit.flops.of(*one.passes) / 1e12
-        return _Cost(epochs * rows * tflop, epochs * (rows * one.seconds + watching))
+        return _Cost(epochs * rows * tflop, epochs * rows * one.seconds + watching)
 
     def attack(self, attack: AttackRef, cell: Cell, right: float) -> _Cost:
         meta = registry.entry_of(attack.attack).meta
@@ -273,13 +273,3 @@ class _Costs:
             return _UNKNOWN
         times = n * (DRAWS if step.random else 1)
         return _Cost(times * unit.flops.of(*step.deployed.passes) / 1e12, times * step.deployed.seconds)
-
-
-def _plus(passes: Passes, forwards: float) -> Passes:
-    return Passes(passes.forwards + forwards, passes.backwards)
-
-
-def _entry_passes(name: str, params: Mapping[str, Any]) -> Passes:
-    entry = registry.find("attack", name)
-    passes = passes_of(str(entry.meta.get("passes")), entry.arguments(params))
-    return passes or Passes(0, 0)

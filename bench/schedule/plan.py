@@ -17,12 +17,12 @@ from bench.config.sections import Config, ModelConfig
 from bench.config.sweeps import labels_of, sweep
 from bench.data import cards, data_ref, has_split, open_ref, open_set, rows_of, saved
 from bench.data.resizing import Resizing
+from bench.evaluation.passes import passes_of
 from bench.keys import Keys, models_of, training_key
 from bench.models import weights
 from bench.models.build import code_of, ensemble_ref, has_card, network_ref, normalised_with
 from bench.models.weights import WeightsFile
 from bench.process.collection import no_collection
-from bench.schedule.passes import passes_of
 from bench.types import (
     INITIAL_SHA,
     NETWORK_KEYS,

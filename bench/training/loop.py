@@ -43,10 +43,6 @@ SAVE_EVERY = 60.0
 #: took no more than a twentieth of the time.
 SLOW_BATCH, _KEEPING = 1.0, 0.05
 _WAYS = ("forwards", "backwards")
-# After each epoch this share of the training set's size is measured, within limits, on training and on test images.
-_WATCHED_SHARE = 1 / 50
-_FEWEST_WATCHED = 100
-_MOST_WATCHED = 512
 
 
 class _Epoch(BaseModel):
@@ -115,7 +111,8 @@ def train(
         check: called before every batch, also when measuring after an epoch; if it raises, the state is saved and
             the exception passes through.
         on_progress: called after batches.
-        test: images and labels, as above; on the first of them every epoch is measured, which does not influence it.
+        test: images and labels, as above; on the first of them, and on as many training images, epochs are measured
+            (see :func:`bench.training.overfitting.measuring_interval`), which does not influence the training.
 
     Raises:
         MethodError: the loss is not finite, or the recipe breaks its contract.
@@ -130,11 +127,6 @@ def train(
         run.resume()
         run.epochs(check, on_progress)
         run.finish()
-
-
-def watched_images(rows: int) -> int:
-    """Return on how many training images, and as many test images, each epoch of a training on ``rows`` is measured."""
-    return int(min(max(_WATCHED_SHARE * rows, _FEWEST_WATCHED), _MOST_WATCHED))
 
 
 def batches_per_epoch(rows: int, batch: int) -> int:
@@ -206,8 +198,8 @@ class _Training:
         self.held = self._part(held) if holdout else None
 
     def _watched(self, images: np.ndarray, labels: np.ndarray) -> dict[str, overfitting.Part]:
-        """Return the training images and the test images on which each epoch is measured."""
-        size = watched_images(len(self.rows))
+        """Return the training images and the test images on which epochs are measured."""
+        size = overfitting.watched_images(len(self.rows))
         test = overfitting.Part(*(read_only(part[:size]).to(self.device) for part in (images, labels)))
         return {"train": self._part(self.rows[: len(test[0])]), "test": test}
 
@@ -371,7 +363,7 @@ class _Training:
             "backwards": backwards,
         }
         judged = self.net if self.average is None else self.average
-        parts = self.watched | ({} if self.held is None else {"holdout": self.held})
+        parts = self._measured_parts(forwards + backwards)
         # An epoch that is interrupted here lacks only this, and continues after the batches already measured.
         with self._kept():
             try:
@@ -392,6 +384,15 @@ class _Training:
         log = self.folder / "log.jsonl"
         with files.named(log), log.open("a", encoding="utf-8") as file:
             file.write(canonical_json(row) + "\n")
+
+    def _measured_parts(self, passes: int) -> dict[str, overfitting.Part]:
+        """Return the images that this epoch of so many passes is measured on, by name."""
+        plan = self.ref.schedule
+        # Always that of the first epoch, so that a resumed training measures the same epochs.
+        first = self.log[0]["forwards"] + self.log[0]["backwards"] if self.log else passes
+        interval = overfitting.measuring_interval(plan, len(self.rows), first)
+        watched = self.watched if overfitting.is_measured(self.epoch + 1, plan.epochs, interval) else {}
+        return watched | ({} if self.held is None else {"holdout": self.held})
 
     # What is kept.
 

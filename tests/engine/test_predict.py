@@ -7,7 +7,7 @@ import pytest
 
 from bench import registry
 from bench.cli import main
-from bench.schedule.estimate import passes_of
+from bench.evaluation.passes import passes_of
 from bench.store.working_store import Store
 from tests.schedule import small
 

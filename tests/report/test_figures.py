@@ -422,6 +422,24 @@ def test_the_curves_are_the_log_of_the_training(tmp_path):
     assert run["images"] is None
 
 
+def test_curves_mark_the_epochs_that_were_measured_where_not_all_were(tmp_path):
+    cell = result(clean=CLEAN, recipe="fgsm-at")
+    store = stored(tmp_path / "store", [cell])
+    accuracies = {"train": {"clean": 0.5}, "test": {"clean": 0.25}}
+
+    def lines(*measured):
+        rows = [{"epoch": epoch, "loss": 1.0} | (accuracies if epoch in measured else {}) for epoch in range(1, 9)]
+        cards.write(store.training(training_key(cell.cell.model)), {"log": rows, "images_per_epoch": 50_000})
+        drawing = import_module("bench.report.figures.overfitting_curves").draw(figures.source_of([cell], store))
+        (axis,) = drawing.figure.axes
+        shown = [([int(x) for x in line.get_xdata()], line.get_marker()) for line in axis.lines]
+        assert len(shown) == 2 and shown[0] == shown[1]
+        return shown[0]
+
+    assert lines(1, 4, 8) == ([1, 4, 8], "o")
+    assert lines(*range(1, 9)) == (list(range(1, 9)), "")
+
+
 def test_panels_of_curves_say_their_budget_and_their_images(tmp_path):
     cells = [result(name, clean=CLEAN, recipe=name, recipe_params=eps) for name, eps in RECIPES.items()]
     store = stored(tmp_path / "store", cells)

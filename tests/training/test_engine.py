@@ -201,6 +201,36 @@ def test_measuring_does_not_influence(run, images):
     assert same_weights(run("a", epochs=2).weights, run("b", epochs=2, test=images).weights)
 
 
+def test_of_many_images_only_some_epochs_are_measured(run, images, monkeypatch):
+    monkeypatch.setattr(bench.training.overfitting, "_EVERY_EPOCH_UP_TO", 50)
+    every = run("every", epochs=4, test=images, holdout=20, measure_every=1)
+    some = run("some", epochs=4, test=images, holdout=20)
+    assert [row["epoch"] for row in some.log if "test" in row and "train" in row] == [1, 4]
+    # The epoch that is kept is chosen among all of them.
+    assert all("holdout" in row for row in some.log) and some.card["epoch_kept"] == every.card["epoch_kept"]
+    assert same_weights(some.weights, every.weights)
+    dropped = [
+        row if row["epoch"] in (1, 4) else {name: row[name] for name in row.keys() - {"train", "test"}}
+        for row in every.untimed_log()
+    ]
+    assert some.untimed_log() == dropped
+    assert some.card["overfitting"]["last_pgd20"] == every.card["overfitting"]["last_pgd20"]
+
+
+def test_which_epochs_are_measured_survives_a_stop(run, images):
+    settings = {"epochs": 5, "test": images, "measure_every": 2}
+    whole = run("whole", **settings)
+    assert [row["epoch"] for row in whole.log if "test" in row] == [1, 2, 4, 5]
+    finished = False
+    while not finished:
+        try:
+            run("piecewise", stop_before=3, **settings)
+            finished = True
+        except Ending:
+            continue
+    assert run("piecewise", **settings).untimed_log() == whole.untimed_log()
+
+
 def test_global_random_states_are_left_alone_and_not_used(run):
     before = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())
     first = run("a", epochs=1).weights

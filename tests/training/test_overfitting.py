@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from bench.evaluation.target import Meter
 from bench.registry import find
+from bench.training import overfitting
 from bench.training.overfitting import Part, measure, verdict, watched_threat
-from bench.types import Threat
+from bench.types import Schedule, Threat
 
 
 def log(*rows):
@@ -56,6 +58,57 @@ def test_a_mask_before_pgd_does_not_hide_a_collapse():
     assert not verdict(rows, monitored=400)["catastrophic"]
     rows[-1]["test"]["mi10"] = 0.2225
     assert verdict(rows, monitored=400)["catastrophic"]
+
+
+def test_epochs_that_were_not_measured_change_no_verdict():
+    rows = log((0.58, 0.535, 0.588), (0.53, 0.456, 0.811))
+    between = [{"epoch": 2, "loss": 1.0}, {"epoch": 3, "loss": 1.0, "holdout": {"pgd20": 1.0}}]
+    assert verdict([rows[0], *between, rows[1] | {"epoch": 4}], 512) == verdict(rows, 512)
+
+
+@pytest.mark.parametrize("passes_per_image", [2, 4, 22, 1_000])
+@pytest.mark.parametrize("rows", [100, 10_000, 10_001, 50_000])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 15, 30, 100, 200])
+def test_measuring_takes_at_most_three_percent_of_the_passes(epochs, rows, passes_per_image):
+    interval = overfitting.measuring_interval(Schedule(epochs=epochs), rows, rows * passes_per_image)
+    measured = [epoch for epoch in range(1, epochs + 1) if overfitting.is_measured(epoch, epochs, interval)]
+    assert overfitting.measurements(epochs, interval) == len(measured)
+    assert {1, epochs} <= set(measured)
+    if rows <= 10_000:
+        assert len(measured) == epochs
+        return
+    one = 2 * overfitting.watched_images(rows) * sum(overfitting.passes_per_image())
+    assert len(measured) <= 2 or len(measured) * one <= 0.03 * epochs * rows * passes_per_image
+    if interval > 1:
+        oftener = {epoch for epoch in range(1, epochs + 1) if epoch % (interval - 1) == 0}
+        assert (len(oftener) + 2) * one > 0.03 * epochs * rows * passes_per_image
+
+
+@pytest.mark.parametrize(("epochs", "interval"), [(epochs, every) for epochs in range(8) for every in range(1, 10)])
+def test_measurements_are_counted(epochs, interval):
+    measured = [epoch for epoch in range(1, epochs + 1) if overfitting.is_measured(epoch, epochs, interval)]
+    assert overfitting.measurements(epochs, interval) == len(measured)
+
+
+def test_the_passes_of_measuring_are_those_that_are_counted(monkeypatch):
+    meters = []
+
+    class Counting(Meter):
+        def __init__(self, *args):
+            super().__init__(*args)
+            meters.append(self)
+
+    monkeypatch.setattr(overfitting, "Meter", Counting)
+    # No image ever breaks: the logits do not depend on it, so no attack ends early.
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    net[1].weight.data.zero_()
+    net[1].bias.data = torch.tensor([1.0, 0.0])
+    labels = torch.zeros(8, dtype=torch.int64)
+    measure(net, Part(torch.zeros(8, 1, 4, 4, dtype=torch.uint8), labels), Threat())
+    stated = overfitting.passes_per_image()
+    # Besides, one image goes forwards in each of the four looks, for the number of classes.
+    assert sum(meter.forwards for meter in meters) == 8 * stated.forwards + 4
+    assert sum(meter.backwards for meter in meters) == 8 * stated.backwards
 
 
 def test_accuracies_of_a_network_whose_robustness_is_known():

@@ -43,9 +43,9 @@ class _Network(NamedTuple):
 
 class _Run(NamedTuple):
     network: _Network
-    #: The log, a row for each epoch.
+    #: The log, a row for each epoch that was measured.
     epochs: list[dict[str, Any]]
-    #: Training images, and as many test images, that each epoch was measured on; ``None`` where that is not known.
+    #: Training images, and as many test images, that these were measured on; ``None`` where that is not known.
     images: int | None
 
 
@@ -106,7 +106,9 @@ def _draw_run(axis: Axes, run: _Run) -> None:
         # An older log lacks the attacks that training measures by now.
         if points:
             (line,) = axis.plot(*zip(*points, strict=True), _LINE_STYLES[images], color=colour, linewidth=1.3)
-            line.set(marker="o" if len(points) == 1 else "", markersize=3)
+            # Between two points that are not marked there is no epoch.
+            every_epoch = 1 < len(points) == points[-1][0] - points[0][0] + 1
+            line.set(marker="" if every_epoch else "o", markersize=3)
     axis.set_xlabel("epoch", fontsize=NAME_POINTS)
     axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     axis.xaxis.set_major_formatter("{x:,.0f}")
@@ -143,7 +145,7 @@ def _runs(source: Source, networks: Mapping[str, _Network]) -> Iterator[_Run]:
 
 def _watched(card: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> int | None:
     """Return how many images a training was measured on; ``None`` where its accuracies are not shares of so many."""
-    from bench.training.loop import watched_images
+    from bench.training.overfitting import watched_images
 
     rows = card.get("images_per_epoch")
     if not isinstance(rows, int):
