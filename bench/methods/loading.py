@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +28,8 @@ from bench.types import MethodError, UsageError, text_of
 _PACKAGES = ("attacks", "defenses", "bench.models")
 # Sources of the harness's own methods as they were first hashed in this process.
 _bundled: dict[Path, bytes] = {}
+# The modules of these packages, by the folder of the harness that they were last seen to come from.
+_owned: dict[Path, dict[str, ModuleType]] = {}
 
 
 def load(path: Path, code: Code, root: Path) -> ModuleType:
@@ -45,8 +48,7 @@ def load(path: Path, code: Code, root: Path) -> ModuleType:
     for source, text in code.texts.items():
         if search.is_bundled(source):
             _require_same(source, _bundled.setdefault(source, text), text)
-    for package in _PACKAGES:
-        _own(package, root.resolve())
+    _own_packages(root.resolve())
     if search.is_bundled(path):
         return importlib.import_module(".".join(path.relative_to(search.root).with_suffix("").parts))
     module = _of_user(path, code, search)
@@ -156,9 +158,22 @@ def _install() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
+def _own_packages(root: Path) -> None:
+    """Make each package of the harness's methods the one in its folder, if it is not already."""
+    _install()
+    ours = tuple(chain.from_iterable((package, f"{package}.") for package in _PACKAGES))
+    loaded = {name: module for name, module in sys.modules.items() if name.startswith(ours)}
+    # Nearly always nothing was imported since.
+    if _owned.get(root) == loaded:
+        return
+    for package in _PACKAGES:
+        _own(package, root)
+    _owned.clear()
+    _owned[root] = {name: module for name, module in sys.modules.items() if name.startswith(ours)}
+
+
 def _own(package: str, root: Path) -> None:
     """Make a package of the harness's methods the one in its folder, and forget modules of others by its name."""
-    _install()
     folder = root.joinpath(*package.split("."))
     if not folder.is_dir():
         return

@@ -8,8 +8,10 @@ be undone is undone. What cannot, fails the call that did it.
 from __future__ import annotations
 
 import builtins
+import hashlib
 import importlib
 import logging
+import operator
 import os
 import random
 import signal
@@ -18,9 +20,9 @@ import threading
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from functools import partial
 from itertools import chain, product, starmap
 from typing import Any, NoReturn
 
@@ -159,15 +161,20 @@ _UMASK, _LAST_UMASK = os.umask, [0o022]
 
 
 def _handlers() -> dict[int, Any]:
-    return {number: signal.getsignal(number) for number in signal.valid_signals()}
+    return {number: _HANDLER_OF(number) for number in _SIGNALS}
 
 
 def _set_handlers(wanted: dict[int, Any]) -> None:
     # Python lets its main thread alone do so, for a method as for us.
     if threading.current_thread() is threading.main_thread():
         for number, handler in wanted.items():
-            if handler is not None and signal.getsignal(number) is not handler:
+            if handler is not None and _HANDLER_OF(number) is not handler:
                 signal.signal(number, handler)
+
+
+# What `signal.getsignal` calls: it makes an enumeration of each answer, which takes longer than all that is asked here.
+_HANDLER_OF: Callable[[int], Any] = importlib.import_module("_signal").getsignal
+_SIGNALS = signal.valid_signals()
 
 
 def _mask() -> set[Any]:
@@ -316,8 +323,8 @@ _Functions = list[tuple[Any, dict[str, Any]]]
 
 
 def _functions(owners: Iterable[Any]) -> _Functions:
-    """Return the functions that modules and classes define."""
-    return [(owner, {name: v for name, v in vars(owner).items() if callable(v)}) for owner in owners]
+    """Return what modules and classes define, of which :func:`_replaced` looks at the functions."""
+    return [(owner, dict(vars(owner))) for owner in owners]
 
 
 def _replaced(functions: _Functions) -> list[tuple[Any, str, Any]]:
@@ -325,8 +332,10 @@ def _replaced(functions: _Functions) -> list[tuple[Any, str, Any]]:
     replaced = []
     for owner, known in functions:
         now = vars(owner)
-        replaced += [(owner, name, value) for name, value in known.items() if now.get(name) is not value]
-        if isinstance(owner, type) and len(now) > len(known):
+        if _same(now, known):
+            continue
+        replaced += [(owner, n, value) for n, value in known.items() if now.get(n) is not value and callable(value)]
+        if isinstance(owner, type):
             hiding = [n for n, v in now.items() if callable(v) and n not in known and hasattr(super(owner, owner), n)]
             replaced += [(owner, name, _ABSENT) for name in hiding]
     return replaced
@@ -348,8 +357,21 @@ def _containers(values: dict[str, Any], start: str = "") -> _Containers:
     return [(v, v.copy()) for name, v in values.items() if type(v) in kinds and name.startswith(start)]
 
 
+def _holds(container: Any, held: Any) -> bool:
+    """Say whether a container has what its copy has, in its order."""
+    if not container and not held:
+        return True
+    if isinstance(container, dict):
+        return _same_in_order(container, held)
+    if isinstance(container, set):
+        return bool(container == held)
+    return len(container) == len(held) and all(map(operator.is_, container, held))
+
+
 def _put_back(containers: _Containers) -> None:
     for container, held in containers:
+        if _holds(container, held):
+            continue
         if isinstance(container, list):
             container[:] = held
         else:
@@ -388,21 +410,37 @@ def frozen(net: nn.Module, *, strict: bool = False) -> Iterator[nn.Module]:
 def checksums(net: nn.Module) -> dict[str, int]:
     """Return a checksum of each parameter, buffer and other tensor of a network; a change of any bit changes it.
 
-    It is the sum of the bits of each element times an odd weight for its index, modulo 2**64: any single change, and
-    any exchange of two elements, changes it.
+    On a CPU it is the SHA-256 of the bytes. Elsewhere, where these would have to be copied, it is the sum of the bits
+    of each element times an odd weight for its index, modulo 2**64: any single change, and any exchange of two
+    elements, changes it.
     """
-    tensors: dict[str, Tensor] = {
-        f"parameter {name}": value for name, value in net.named_parameters(remove_duplicate=False)
-    }
-    tensors.update((f"buffer {name}", value) for name, value in net.named_buffers(remove_duplicate=False))
+    tensors: dict[str, Tensor] = {}
     for path, module in net.named_modules():
-        plain = ((name, value) for name, value in vars(module).items() if isinstance(value, Tensor))
-        tensors.update((f"tensor {path}.{name}".replace(" .", " "), value) for name, value in plain)
-    pieces = {name: _elements(value) for name, value in tensors.items()}
-    layouts = {name: (value.shape, value.stride(), str(value.dtype)) for name, value in tensors.items()}
+        prefix = f"{path}." if path else ""
+        for kind, values in (
+            ("parameter", module._parameters),
+            ("buffer", module._buffers),
+            ("tensor", vars(module)),
+        ):
+            for name, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{kind} {prefix}{name}"] = value
+    elsewhere = {name: _elements(value) for name, value in tensors.items() if value.device.type != "cpu"}
     with torch.no_grad():
-        numbers = iter(_sums(list(chain.from_iterable(pieces.values()))))
-    return {n: hash((layouts[n], *(next(numbers) for _ in of_tensor))) for n, of_tensor in pieces.items()}
+        numbers = iter(_sums(list(chain.from_iterable(elsewhere.values()))))
+        sums = {
+            name: tuple(next(numbers) for _ in elsewhere[name]) if name in elsewhere else _digest(value)
+            for name, value in tensors.items()
+        }
+    return {n: hash((value.shape, value.stride(), value.dtype, sums[n])) for n, value in tensors.items()}
+
+
+def _digest(value: Tensor) -> bytes:
+    """Return the SHA-256 of the bytes of a tensor on the CPU, in memory order."""
+    plain = value.is_contiguous() and not value.is_complex()
+    flat = value.detach().reshape(-1) if plain else _in_memory_order(value)
+    array: Any = flat.view(torch.uint8).numpy()
+    return hashlib.sha256(array).digest()
 
 
 def _sums(pieces: list[Tensor]) -> list[int]:
@@ -412,22 +450,15 @@ def _sums(pieces: list[Tensor]) -> list[int]:
     length = 0
     for i, piece in enumerate(pieces):
         length += len(piece)
-        group = length // _GROUP if piece.device.type == "cuda" else -1
-        placed.setdefault((piece.device, piece.dtype, group), []).append(i)
-    for (device, *_), members in placed.items():
-        of_device = _sums_joined if device.type == "cuda" else _sums_one_by_one
-        for i, value in zip(members, of_device([pieces[i] for i in members]).tolist(), strict=True):
+        placed.setdefault((piece.device, piece.dtype, length // _GROUP), []).append(i)
+    for members in placed.values():
+        for i, value in zip(members, _sums_joined([pieces[i] for i in members]).tolist(), strict=True):
             sums[i] = value
     return sums
 
 
-def _sums_one_by_one(pieces: list[Tensor]) -> Tensor:
-    """Return the sums of pieces of one device (P,), in the least memory."""
-    return torch.stack([(piece.long() * _weights(piece.device)[: len(piece)]).sum() for piece in pieces])
-
-
 def _sums_joined(pieces: list[Tensor]) -> Tensor:
-    """Return the same by a few large operators: on a GPU, hundreds of small ones take as long as a pass."""
+    """Return the sums of pieces of a device (P,), by a few operators: hundreds of small ones take as long as a pass."""
     bits = torch.cat(pieces).long()
     lengths = torch.tensor([0, *map(len, pieces)], device=bits.device)
     ends = lengths.cumsum(0)
@@ -437,19 +468,19 @@ def _sums_joined(pieces: list[Tensor]) -> Tensor:
     return weighted - 2 * ends[:-1] * plain
 
 
-@lru_cache
-def _weights(device: torch.device) -> Tensor:
-    return torch.arange(_PIECE, device=device, dtype=torch.int64) * 2 + 1
-
-
 def _elements(value: Tensor) -> tuple[Tensor, ...]:
     """Return the bits of a tensor as integers, in memory order, in chunks."""
+    flat = _in_memory_order(value)
+    return torch.split(flat.view(_INTEGERS[flat.element_size()]), _PIECE)
+
+
+def _in_memory_order(value: Tensor) -> Tensor:
+    """Return the elements of a tensor (N,) as they lie in memory; a complex one has two."""
     plain = (value if value.layout is torch.strided else value.to_dense()).detach()
     if plain.is_complex():
         plain = torch.view_as_real(plain)
     bits = plain.reshape(1) if plain.dim() == 0 else plain
-    in_memory = bits.permute(sorted(range(bits.dim()), key=bits.stride, reverse=True)).reshape(-1)
-    return torch.split(in_memory.view(_INTEGERS[plain.element_size()]), _PIECE)
+    return bits.permute(sorted(range(bits.dim()), key=bits.stride, reverse=True)).reshape(-1)
 
 
 class _Network:
@@ -466,6 +497,8 @@ class _Network:
     def rewired(self) -> str | None:
         """Describe a change other than to numbers that affects the network's outputs, if there is one."""
         for module, kind, held, containers in self._modules:
+            if type(module) is kind and _same(vars(module), held) and all(starmap(_holds, containers)):
+                continue
             name = kind.__name__
             if type(module) is not kind:
                 return f"a {name} of the network was made a {type(module).__name__}"
@@ -511,5 +544,15 @@ def _hooks_of(parameter: Tensor) -> dict[str, dict[Any, Any]]:
     return {n: dict(getattr(parameter, n) or {}) for n in ("_backward_hooks", "_post_accumulate_grad_hooks")}
 
 
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
+def _same(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+    """Say whether both have the same names for the same objects."""
+    # Nearly always in one order, which takes a tenth of looking up each name.
+    return _same_in_order(one, other) or (one.keys() == other.keys() and all(one[name] is other[name] for name in one))
+
+
+def _same_in_order(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+    return (
+        len(one) == len(other)
+        and all(map(operator.is_, one.values(), other.values()))
+        and all(map(operator.eq, one, other))
+    )

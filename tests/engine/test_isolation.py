@@ -155,15 +155,13 @@ def test_a_checksum_sees_every_bit_and_every_exchange(dtype):
     assert checksums(net) != before
 
 
-def test_sums_are_the_same_however_they_are_worked_out():
+def test_sums_of_many_pieces_are_those_of_each():
     generator = torch.Generator().manual_seed(0)
     pieces = [
         torch.randint(-(2**31), 2**31, (n,), generator=generator).to(dtype)
         for dtype in (torch.int8, torch.int32)
         for n in (5, 0, 1, 3000)
     ]
-    for some in (pieces[:4], pieces[4:]):
-        assert torch.equal(isolation._sums_joined(some), isolation._sums_one_by_one(some))
     assert isolation._sums(pieces) == [sum(int(b) * (2 * i + 1) for i, b in enumerate(each)) for each in pieces]
 
 
