@@ -128,7 +128,14 @@ class Target(Protocol):
 
 
 class TrainingStep(Protocol):
-    """One optimiser step as a recipe sees it."""
+    """One optimiser step as a recipe sees it.
+
+    On a GPU the step of a recipe is recorded once and replayed for every batch: its operations on tensors are repeated,
+    its Python is not. So a recipe keeps no state from batch to batch and draws its random numbers from the step, not
+    from ``random`` or numpy: that would be frozen. A comparison of a few batches at the start notices where it shows in
+    their losses. Such a recipe, and one that reads values of tensors to decide what to do, runs without a recording:
+    slower, with the same result.
+    """
 
     net: nn.Module
     """The network, in training mode."""

@@ -176,7 +176,7 @@ class NetworkTarget:
         *,
         base: nn.Module | None = None,
         smooth: Callable[[float], nn.Module] | None = None,
-        seed: int,
+        seed: int | Tensor,
         num_classes: int,
         batch: int,
         draws: Draws | None = None,
@@ -348,7 +348,7 @@ def parts(n: int, batch: int) -> Iterator[slice]:
 class _Shared:
     """What all row views of one target have in common."""
 
-    def __init__(self, seed: int, batch: int) -> None:
+    def __init__(self, seed: int | Tensor, batch: int) -> None:
         self.seed = seed
         self.batch = batch
         self.calls = 0

@@ -102,9 +102,9 @@ class Captured:
         """Return the results, in tensors that the next call overwrites; ``inputs`` have one shape at all calls."""
         if self._inputs is None:
             self.prepare(*inputs)
-        self._place(inputs)
         if self._graph is None:
-            return self.eager()
+            return self.eager(*inputs)
+        self._place(inputs)
         self._graph.replay()
         return self._outputs
 
@@ -114,20 +114,19 @@ class Captured:
         if self.why is not None:
             return
         with HostReads() as reads:
-            self.eager()
+            self.eager(*self._inputs)
         self.why = reads.why
         if self.why is None:
             self._capture()
 
-    def eager(self) -> tuple[Tensor, ...]:
-        """Call the function on the inputs as they lie, whether it was captured or not."""
-        assert self._inputs is not None
+    def eager(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Call the function as it is, whether it was captured or not."""
         if self._stream is None:
-            return self._function(*self._inputs)
+            return self._function(*inputs)
         # On the stream of the capture: autograd accumulates where it first met a parameter.
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            outputs = self._function(*self._inputs)
+            outputs = self._function(*inputs)
         torch.cuda.current_stream().wait_stream(self._stream)
         return outputs
 
@@ -143,7 +142,7 @@ class Captured:
         expected: list[Tensor] = []
         for _ in range(WARM_UP):
             self._place(tuple(before))
-            expected = [each.clone() for each in self.eager()]
+            expected = [each.clone() for each in self.eager(*self._inputs)]
         graph = torch.cuda.CUDAGraph()
         self._place(tuple(before))
         try:

@@ -25,19 +25,28 @@ class Batches:
         self._pad = PAD if augment == "crop-flip" else 0
         self._flip = augment != "none"
         self._images = F.pad(images, [self._pad] * 4) if self._pad else images
+        device = images.device
+        self._lines, self._columns = torch.arange(self._height, device=device), torch.arange(self._width, device=device)
 
-    def __call__(self, rows: Tensor, seed: int) -> Tensor:
-        """Return the images of ``rows`` (int64, on the CPU) as float32 in [0, 1], augmented by draws of ``seed``."""
-        device = self._images.device
+    def crops(self, n: int, seed: int) -> Tensor:
+        """Return the draws of ``seed`` for a batch of ``n`` images: int64 (3, n), on the CPU.
+
+        They are the first row and column of each crop and whether it is mirrored; (0, n) where nothing is drawn.
+        """
         if not self._flip:
-            return self._images[rows.to(device)].float() / 255
+            return torch.empty(0, n, dtype=torch.int64)
         generator = torch.Generator().manual_seed(seed)
-        top, left = torch.randint(2 * self._pad + 1, (2, len(rows)), generator=generator)
-        mirrored = torch.rand(len(rows), generator=generator) < 0.5
-        across = torch.arange(self._width)
-        columns = left[:, None] + torch.where(mirrored[:, None], self._width - 1 - across, across)
-        lines = top[:, None] + torch.arange(self._height)
-        chosen = (rows[:, None, None], lines[:, :, None], columns[:, None, :])
+        corners = torch.randint(2 * self._pad + 1, (2, n), generator=generator)
+        mirrored = torch.rand(n, generator=generator) < 0.5
+        return torch.cat((corners, mirrored[None]))
+
+    def __call__(self, rows: Tensor, crops: Tensor) -> Tensor:
+        """Return the images of ``rows`` (int64) as float32 in [0, 1], cut by ``crops``; all on the images' device."""
+        if not self._flip:
+            return self._images[rows].float() / 255
+        top, left, mirrored = crops
+        across = torch.where(mirrored[:, None] > 0, self._width - 1 - self._columns, self._columns)
+        chosen = rows[:, None, None], (top[:, None] + self._lines)[:, :, None], (left[:, None] + across)[:, None, :]
         # Indexing round the channels leaves them last: (N, H, W, C).
-        picked = self._images.permute(0, 2, 3, 1)[tuple(index.to(device, non_blocking=True) for index in chosen)]
+        picked = self._images.permute(0, 2, 3, 1)[chosen]
         return (picked.float() / 255).permute(0, 3, 1, 2).contiguous()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -31,6 +32,61 @@ class State(NamedTuple):
 
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
+
+
+class _Epoch(BaseModel):
+    """What the end of a training reads of the log of its epochs."""
+
+    epoch: int
+    seconds: float
+    flops: float
+    forwards: float
+    backwards: float
+    test: dict[str, float] = {}
+    train: dict[str, float] = {}
+
+
+class _Metadata(BaseModel):
+    """What a state says beside its tensors."""
+
+    epoch: int = Field(ge=0)
+    step: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    forwards: int = Field(ge=0)
+    backwards: int = Field(ge=0)
+    best_score: float
+    best_epoch: int = Field(ge=0)
+    log: list[_Epoch]
+    measured: dict[str, dict[str, int]] = {}
+
+
+def mismatch(
+    kept: Mapping[str, Tensor], metadata: Mapping[str, Any], tensors: Mapping[str, Tensor], epochs: int, steps: int
+) -> str | None:
+    """Return what of a state is not as its training would have written it; ``None`` if all is.
+
+    Args:
+        kept: the tensors that were read.
+        metadata: what was read beside them.
+        tensors: those of the training, by name; momentum may be missing, and a best epoch may be there besides.
+        epochs: of its schedule.
+        steps: batches of an epoch.
+    """
+    try:
+        at = _Metadata.model_validate(metadata)
+    except ValidationError as error:
+        return f"{'.'.join(map(str, error.errors()[0]['loc']))} is not what a state says"
+    if not (at.epoch == len(at.log) <= epochs and at.step <= steps):
+        return "its epochs and batches are not those of the schedule"
+    best = {name.replace("net.", "best.", 1): value for name, value in tensors.items() if name.startswith("net.")}
+    for name, value in (best | dict(tensors)).items():
+        stored = kept.get(name)
+        if stored is None and name.startswith(("best.", "momentum.")):
+            continue
+        if stored is None or stored.shape != value.shape or stored.dtype != value.dtype:
+            return f"{name} is not what the network has"
+    kept_best = {name for name in kept if name.startswith("best.")}
+    return "its best epoch is not whole" if kept_best and kept_best != best.keys() else None
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

@@ -6,69 +6,42 @@ with the weights of one that was not, to the bit, on one machine.
 
 from __future__ import annotations
 
-import copy
 import hashlib
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench import registry
-from bench.evaluation.cost import parameters, pass_flops, synchronize
+from bench.evaluation.cost import PassFlops, parameters, pass_flops, synchronize
 from bench.evaluation.device_cache import read_only
 from bench.keys import canonical_json, derive_seed, identity, sha256_hex
-from bench.models.build import build
-from bench.models.logits import with_precise_logits
 from bench.process.isolation import isolated
 from bench.store import cards, files
 from bench.store.files import write_atomically
 from bench.training import checkpoint, overfitting
 from bench.training.augment import Batches
 from bench.training.checkpoint import DamagedState
-from bench.training.step import Bf16, RecipeStep
-from bench.types import MethodError, MethodRef, Schedule, TrainRef, UsageError, exact, jsonable
+from bench.training.epoch import EpochTables, learning_rate
+from bench.training.losses import LossReader
+from bench.training.precision import Precision, built, compile_cache
+from bench.training.update import Updates
+from bench.types import MethodError, MethodRef, TrainRef, UsageError, jsonable
 
-# Batches between two looks at the losses: each look waits for the device.
-_LOOK_EVERY = {"cpu": 1, "cuda": 20}
 #: Seconds after which the state is also kept within an epoch, so that a kill loses no more than that.
 SAVE_EVERY = 60.0
 #: Batches that take as many seconds are seldom over when the run must end, so the state is kept as soon as keeping it
 #: took no more than a twentieth of the time.
 SLOW_BATCH, _KEEPING = 1.0, 0.05
 _WAYS = ("forwards", "backwards")
-
-
-class _Epoch(BaseModel):
-    """What the end of a training reads of the log of its epochs."""
-
-    epoch: int
-    seconds: float
-    flops: float
-    forwards: float
-    backwards: float
-    test: dict[str, float] = {}
-    train: dict[str, float] = {}
-
-
-class _Metadata(BaseModel):
-    """What a state says beside its tensors."""
-
-    epoch: int = Field(ge=0)
-    step: int = Field(ge=0)
-    seconds: float = Field(ge=0)
-    forwards: int = Field(ge=0)
-    backwards: int = Field(ge=0)
-    best_score: float
-    best_epoch: int = Field(ge=0)
-    log: list[_Epoch]
-    measured: dict[str, dict[str, int]] = {}
+#: In the folder of a training, until it ends: what torch.compile made.
+_COMPILED = "compiled"
 
 
 @dataclass(frozen=True)
@@ -122,28 +95,11 @@ def train(
     if cards.read(folder) is not None:
         return
     exact_kernels = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-    with isolated(f"recipe {ref.recipe.name}", seed=ref.seed), exact_kernels:
+    with isolated(f"recipe {ref.recipe.name}", seed=ref.seed), exact_kernels, compile_cache(folder / _COMPILED):
         run = _Training(ref, network, images, labels, folder, device, test)
         run.resume()
         run.epochs(check, on_progress)
         run.finish()
-
-
-def batches_per_epoch(rows: int, batch: int) -> int:
-    """Return how many batches an epoch of ``rows`` images has.
-
-    A last batch of a single image, of which batch norm has no variance, is part of the one before.
-    """
-    return max(1, -(-rows // batch) - (rows % batch == 1))
-
-
-def learning_rate(schedule: Schedule, epoch: int, step: int, steps: int) -> float:
-    """Return the learning rate of one batch, of ``steps`` in each epoch; both count from zero."""
-    if schedule.schedule == "one-cycle":
-        done = (epoch * steps + step + 1) / (schedule.epochs * steps + 1)
-        return schedule.lr * min(2 * done, 2 - 2 * done)
-    passed = sum(epoch >= exact(drop) * schedule.epochs for drop in schedule.drops)
-    return schedule.lr * schedule.drop_factor**passed
 
 
 class _Training:
@@ -164,27 +120,20 @@ class _Training:
             raise UsageError(f"holdout = {plan.holdout} leaves none of the {len(images)} training images")
         self.ref, self.network = ref, network
         self.folder, self.device = folder, device
-        entry = registry.entry_of(ref.recipe)
-        self.recipe, self.arguments = entry.load(), entry.arguments(ref.recipe.params)
         self.threat = overfitting.watched_threat(ref.recipe)
+        self.precision = Precision.of(plan, device)
 
         self.images, self.labels = read_only(images).to(device), torch.from_numpy(labels).to(device)
         self._split()
-        self.steps = batches_per_epoch(len(self.rows), plan.batch)
-        self.batches = Batches(self.images, plan.augment)
         self.watched = {} if test is None else self._watched(*test)
 
-        self.net = self._built()
-        self.average = copy.deepcopy(self.net).requires_grad_(False) if plan.ema else None
-        self.step_of = RecipeStep(self._in_precision(), ref.data.num_classes, plan.batch + 1)
-        self.optimizer = torch.optim.SGD(
-            [parameter for parameter in self.net.parameters() if parameter.requires_grad],
-            lr=plan.lr,
-            momentum=plan.momentum,
-            weight_decay=plan.weight_decay,
-            fused=True,
-        )
-        self.epoch = self.step = 0
+        self.net = built(ref, network, device)
+        tables = EpochTables(plan, ref.seed, self.rows, Batches(self.images, plan.augment), device)
+        self.steps = tables.steps
+        self.updates = Updates(ref, self.net, self.precision, tables, self.labels)
+        self.losses = LossReader(self.updates.losses)
+        self.flops: PassFlops | None = None
+        self.epoch = 0
         self.log: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
         self.best_score, self.best_epoch = -1.0, 0
@@ -203,29 +152,6 @@ class _Training:
         test = overfitting.Part(*(read_only(part[:size]).to(self.device) for part in (images, labels)))
         return {"train": self._part(self.rows[: len(test[0])]), "test": test}
 
-    def _built(self) -> nn.Module:
-        """Return the network with its first weights, in the memory layout of the schedule.
-
-        Raises:
-            UsageError: torch cannot run it in that layout.
-        """
-        ref, plan = self.ref, self.ref.schedule
-        torch.manual_seed(derive_seed(ref.seed, "init"))
-        net = build(self.network, ref.data.num_classes, ref.data.image_shape).to(self.device).train()
-        if plan.channels_last and self.device.type == "cpu" and any(map(_overruns, net.modules())):
-            raise UsageError(
-                "channels_last = true: torch overruns memory on the CPU in strided 1x1 convolutions of fewer than 16 "
-                f"channels, and {self.network.name} has one; leave it out, or make the network wider"
-            )
-        return net.to(memory_format=torch.channels_last) if plan.channels_last else net
-
-    def _in_precision(self) -> nn.Module:
-        """Return the network as the batches run it: in bfloat16 or with precise logits, compiled if requested."""
-        plan = self.ref.schedule
-        example = torch.zeros(1, *self.ref.data.image_shape, device=self.device)
-        run: nn.Module = Bf16(self.net) if plan.bf16 else with_precise_logits(self.net, example)
-        return cast(nn.Module, torch.compile(run)) if plan.compile else run
-
     def _part(self, rows: Tensor) -> overfitting.Part:
         there = rows.to(self.device)
         return overfitting.Part(self.images[there], self.labels[there])
@@ -234,28 +160,27 @@ class _Training:
         return torch.Generator().manual_seed(derive_seed(self.ref.seed, *seed_parts))
 
     def _begin_epoch(self) -> None:
-        self.step = self.looked = 0
+        self.step = 0
         self.seconds = 0.0
         #: Correctly classified images of each batch measured after the epoch.
         self.measured: dict[str, dict[str, int]] = {}
-        self.losses = torch.zeros(self.steps, device=self.device)
-        self.right = torch.zeros((), dtype=torch.int64, device=self.device)
-        self.step_of.meter.forwards = self.step_of.meter.backwards = 0
+        self.losses.begin(0)
+        self.updates.forget()
 
     # The loop.
 
     def epochs(self, check: Callable[[], None], on_progress: Callable[[Progress], None]) -> None:
         self.saved, self.saving = time.monotonic(), 0.0
         while self.epoch < self.ref.schedule.epochs:
-            order = self.rows[torch.randperm(len(self.rows), generator=self._generator(self.epoch, "order"))]
+            self.updates.begin(self.epoch, self.step)
             started, before = time.perf_counter(), self.seconds
             while self.step < self.steps:
                 with self._kept():
                     check()
                 begun = time.monotonic()
-                rate = self._batch(order)
-                if self.step % _LOOK_EVERY.get(self.device.type, 1) == 0 or self.step == self.steps:
-                    loss = self._look()
+                self._batch()
+                if self.step % self.losses.every == 0 or self.step == self.steps:
+                    loss, rate = self._look(wait=self.step == self.steps), self._rate(self.step - 1)
                     reported = time.perf_counter()
                     on_progress(Progress(self.epoch, self.ref.schedule.epochs, self.step, self.steps, loss, rate))
                     # The callback may take long, for example to estimate when the run will end.
@@ -285,58 +210,23 @@ class _Training:
             self._save()
             raise
 
-    def _batch(self, order: Tensor) -> float:
-        plan, at = self.ref.schedule, self.step * self.ref.schedule.batch
-        rows = order[at:] if self.step == self.steps - 1 else order[at : at + plan.batch]
-        seed_parts = (self.ref.seed, self.epoch, self.step)
-        # Networks with dropout, and libraries, draw from the global generators; a resumed run must find them the same.
-        torch.manual_seed(derive_seed(*seed_parts, "global"))
-        x = self.batches(rows, derive_seed(*seed_parts, "augment"))
-        if plan.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        there = rows.to(self.device, non_blocking=True)
-        y = self.labels[there]
-        self.step_of.begin(there, *seed_parts, "draws")
-        loss = self.recipe(self.step_of, x, y, **self.arguments)
-        if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
-            raise MethodError(f"recipe {self.ref.recipe.name} returned no scalar loss that can be differentiated")
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        rate = learning_rate(plan, self.epoch, self.step, self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        if self.average is not None:
-            self._average(plan.ema)
-        self.losses[self.step] = loss.detach()
-        if self.step_of.logits is not None and len(self.step_of.logits) == len(y):
-            self.right += (self.step_of.logits.argmax(1) == y).sum()
+    def _batch(self) -> None:
+        self.updates(self.step)
         self.step += 1
-        return rate
 
-    @torch.no_grad()
-    def _average(self, decay: float) -> None:
-        assert self.average is not None
-        pairs = zip(self.average.state_dict().values(), self.net.state_dict().values(), strict=True)
-        for kept, new in pairs:
-            if kept.is_floating_point():
-                kept.lerp_(new, 1 - decay)
-            else:
-                kept.copy_(new)
+    def _rate(self, step: int) -> float:
+        return learning_rate(self.ref.schedule, self.epoch, step, self.steps)
 
-    def _look(self) -> float:
-        """Return the last loss.
+    def _look(self, *, wait: bool = True) -> float:
+        """Return the last loss that is known; without ``wait`` it may be one of some batches ago.
 
         Raises:
             MethodError: a loss since the last look is not finite.
         """
-        seen = self.losses[self.looked : self.step].tolist()
-        for step, loss in enumerate(seen, self.looked):
+        for step, loss in self.losses.read(self.step, wait=wait):
             if not np.isfinite(loss):
-                rate = learning_rate(self.ref.schedule, self.epoch, step, self.steps)
-                raise self._diverged(f"loss {loss}", step, rate)
-        self.looked = self.step
-        return seen[-1] if seen else float("nan")
+                raise self._diverged(f"loss {loss}", step, self._rate(step))
+        return self.losses.last
 
     def _diverged(self, what: str, step: int, rate: float) -> MethodError:
         return MethodError(
@@ -348,21 +238,24 @@ class _Training:
         return "eps" in self.ref.recipe.params
 
     def _end_epoch(self, check: Callable[[], None]) -> None:
-        rate = learning_rate(self.ref.schedule, self.epoch, self.steps - 1, self.steps)
+        rate = self._rate(self.steps - 1)
         if not all(bool(value.isfinite().all()) for value in self.net.state_dict().values()):
             raise self._diverged("a weight that is not finite", self.steps - 1, rate)
-        forwards, backwards = self.step_of.meter.forwards, self.step_of.meter.backwards
+        meter, average = self.updates.step_of.meter, self.updates.average
+        forwards, backwards = meter.forwards, meter.backwards
+        if self.flops is None:
+            self.flops = pass_flops(self.net, self.ref.data.image_shape)
         row: dict[str, Any] = {
             "epoch": self.epoch + 1,
-            "loss": float(self.losses.double().mean()),
-            "train_accuracy": int(self.right) / len(self.rows),
+            "loss": float(self.updates.losses.double().mean()),
+            "train_accuracy": int(self.updates.right) / len(self.rows),
             "learning_rate": rate,
             "seconds": self.seconds,
-            "flops": pass_flops(self.net, self.ref.data.image_shape).of(forwards, backwards),
+            "flops": self.flops.of(forwards, backwards),
             "forwards": forwards,
             "backwards": backwards,
         }
-        judged = self.net if self.average is None else self.average
+        judged = self.net if average is None else average
         parts = self._measured_parts(forwards + backwards)
         # An epoch that is interrupted here lacks only this, and continues after the batches already measured.
         with self._kept():
@@ -372,7 +265,7 @@ class _Training:
                     row[name] = overfitting.measure(judged, part, self.threat, check, known)
             finally:
                 # What is measured goes through the same network.
-                self.step_of.meter.forwards, self.step_of.meter.backwards = forwards, backwards
+                meter.forwards, meter.backwards = forwards, backwards
         score = 0.0 if self.held is None else row["holdout"]["pgd20" if self._adversarial() else "clean"]
         if self.held is not None and score > self.best_score:
             self.best_score, self.best_epoch = score, self.epoch + 1
@@ -398,17 +291,7 @@ class _Training:
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the state, by reference."""
-        momentum = {
-            f"momentum.{name}": self.optimizer.state[parameter]["momentum_buffer"]
-            for name, parameter in self.net.named_parameters()
-            if self.optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
-        }
-        average = self.average.state_dict() if self.average is not None else {}
-        groups = {"net": self.net.state_dict(), "average": average, "best": self.best}
-        named: dict[str, Tensor] = {}
-        for group, values in groups.items():
-            named |= {f"{group}.{name}": value for name, value in values.items()}
-        return named | momentum | {"epoch.losses": self.losses, "epoch.right": self.right}
+        return self.updates.state() | {f"best.{name}": value for name, value in self.best.items()}
 
     def _identity(self) -> str:
         return sha256_hex(canonical_json(identity(self.ref)), canonical_json(jsonable(self.network)))
@@ -419,8 +302,8 @@ class _Training:
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
-            "forwards": self.step_of.meter.forwards,
-            "backwards": self.step_of.meter.backwards,
+            "forwards": self.updates.step_of.meter.forwards,
+            "backwards": self.updates.step_of.meter.backwards,
             "best_score": self.best_score,
             "best_epoch": self.best_epoch,
             "log": self.log,
@@ -438,7 +321,8 @@ class _Training:
             kept, metadata = checkpoint.read(path, self._largest_state())
             if metadata.get("identity") != self._identity():
                 raise DamagedState(f"{path} is the state of another training; delete it or choose another folder")
-            if (why := self._differing(kept, metadata)) is not None:
+            expected, schedule = self.updates.state(), (self.ref.schedule.epochs, self.steps)
+            if (why := checkpoint.mismatch(kept, metadata, expected, *schedule)) is not None:
                 raise DamagedState(f"{path} is damaged ({why}); delete it to train from the start")
             self._restore(kept, metadata)
         lines = "".join(canonical_json(row) + "\n" for row in self.log)
@@ -448,48 +332,29 @@ class _Training:
         # Network, average, best and momentum, with room for names; and a row of some 600 bytes for each epoch.
         return 8 * sum(value.nbytes for value in self._tensors().values()) + 2**16 * (self.ref.schedule.epochs + 256)
 
-    def _differing(self, kept: dict[str, Tensor], metadata: dict[str, Any]) -> str | None:
-        """Return what of a state is not as this training would have written it; ``None`` if all is."""
-        try:
-            at = _Metadata.model_validate(metadata)
-        except ValidationError as error:
-            return f"{'.'.join(map(str, error.errors()[0]['loc']))} is not what a state says"
-        if not (at.epoch == len(at.log) <= self.ref.schedule.epochs and at.step <= self.steps):
-            return "its epochs and batches are not those of the schedule"
-        parts = {f"momentum.{name}": value for name, value in self.net.named_parameters() if value.requires_grad}
-        parts |= {f"best.{name}": value for name, value in self.net.state_dict().items()}
-        expected = self._tensors()
-        for name, value in (parts | expected).items():
-            stored = kept.get(name)
-            if (name in expected or stored is not None) and (
-                stored is None or stored.shape != value.shape or stored.dtype != value.dtype
-            ):
-                return f"{name} is not what the network has"
-        best = {name for name in kept if name.startswith("best.")}
-        return "its best epoch is not whole" if best and best != {n for n in parts if n.startswith("best.")} else None
-
     @torch.no_grad()
     def _restore(self, kept: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         self.epoch = metadata["epoch"]
-        self.step = self.looked = metadata["step"]
+        self.step = metadata["step"]
+        self.losses.begin(self.step)
         self.seconds, self.log = metadata["seconds"], metadata["log"]
         self.measured = metadata.get("measured", {})
         self.best_score, self.best_epoch = metadata["best_score"], metadata["best_epoch"]
-        meter = self.step_of.meter
+        meter = self.updates.step_of.meter
         meter.forwards, meter.backwards = metadata["forwards"], metadata["backwards"]
-        for name, parameter in self.net.named_parameters():
-            if f"momentum.{name}" in kept:
-                self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter)
         best = {name: value for name, value in kept.items() if name.startswith("best.")}
         self.best = {
             name.removeprefix("best."): torch.empty_like(value, device=self.device) for name, value in best.items()
         }
         for name, value in self._tensors().items():
-            value.copy_(kept[name])
+            # A parameter without a gradient so far has no momentum in states of earlier versions.
+            if name in kept:
+                value.copy_(kept[name])
 
     def finish(self) -> None:
         """Write the weights and, last, the card."""
-        chosen = self.best or (self.net if self.average is None else self.average).state_dict()
+        average = self.updates.average
+        chosen = self.best or (self.net if average is None else average).state_dict()
         weights = checkpoint.serialised(chosen)
         write_atomically(self.folder / "weights.safetensors", weights)
         epochs = len(self.log)
@@ -513,6 +378,7 @@ class _Training:
             "flops_per_epoch": mean("flops"),
             "device": str(self.device),
             "torch": torch.__version__,
+            "computation": self.precision._asdict() | {"captured": self.updates.captured, "why": self.updates.why},
             "overfitting": None,
             "log": self.log,
         }
@@ -520,13 +386,4 @@ class _Training:
             card["overfitting"] = overfitting.verdict(self.log, len(self.watched["test"].labels))
         cards.write(self.folder, card)
         (self.folder / "state.safetensors").unlink(missing_ok=True)
-
-
-def _overruns(module: nn.Module) -> bool:
-    # Seen in torch 2.15, in the weight gradient on maps of 64x64 and more: a segmentation fault, or corrupt memory.
-    return (
-        isinstance(module, nn.Conv2d)
-        and module.kernel_size == (1, 1)
-        and max(module.stride) > 1
-        and module.in_channels < 16
-    )
+        shutil.rmtree(self.folder / _COMPILED, ignore_errors=True)

@@ -6,22 +6,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from bench import draws, registry
 from bench.evaluation.target import Meter, NetworkTarget
-from bench.keys import derive_seed
 from bench.models.adapted import described
 from bench.types import MethodError, Threat
+
+
+class TotalPasses(Meter):
+    """Counts passes, and not of which images they were: a GPU would have to be asked for those."""
+
+    @property
+    def rows(self) -> None:
+        """No images."""
+        return None
+
+    @rows.setter
+    def rows(self, rows: Tensor | None) -> None:
+        pass
 
 
 class RecipeStep:
     """The :class:`bench.api.TrainingStep` of each batch in turn."""
 
-    def __init__(self, net: nn.Module, num_classes: int, batch: int) -> None:
+    def __init__(self, net: nn.Module, num_classes: int) -> None:
         self.net = net
-        self.meter = Meter(net, batch)
+        self.meter = TotalPasses(net)
         self.logits: Tensor | None = None
         self._num_classes = num_classes
         self._modules = list(net.modules())
@@ -29,9 +40,14 @@ class RecipeStep:
         self._resolved: dict[tuple[Any, ...], tuple[Callable[..., Tensor], dict[str, Any]]] = {}
         net.register_forward_hook(self._keep)
 
-    def begin(self, rows: Tensor, *seed_parts: str | int) -> None:
-        """Enter the batch of these training images; ``seed_parts`` make its random draws its own."""
-        self._rows, self._seed_parts = rows, seed_parts
+    def begin(self, rows: Tensor, seed_of: Callable[[int], int | Tensor]) -> None:
+        """Enter the batch of these training images.
+
+        Args:
+            rows: int64 identities of the images (N,), on the device.
+            seed_of: the seed of each random draw of the batch, which count from one: a number, or an int64 scalar.
+        """
+        self._rows, self._seed_of = rows, seed_of
         self._calls, self.logits = 0, None
 
     def attack(
@@ -53,9 +69,9 @@ class RecipeStep:
     def normal(self, like: Tensor) -> Tensor:
         return draws.normal(self._seed(), self._rows, 0, like.shape[1:])
 
-    def _seed(self) -> int:
+    def _seed(self) -> int | Tensor:
         self._calls += 1
-        return derive_seed(*self._seed_parts, self._calls)
+        return self._seed_of(self._calls)
 
     def _method(self, name: str, params: dict[str, Any]) -> tuple[Callable[..., Tensor], dict[str, Any]]:
         wanted = (name, *sorted(params.items()))
@@ -90,16 +106,3 @@ class RecipeStep:
             )
         if module.training and logits.requires_grad:
             self.logits = logits.detach()
-
-
-class Bf16(nn.Module):
-    """A network under autocast to bfloat16, with float32 logits."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16):
-            logits: Tensor = self.net(x)
-        return logits.float()

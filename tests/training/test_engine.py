@@ -21,7 +21,7 @@ import bench.training.loop
 import bench.training.overfitting
 from bench.models.build import build, network_ref
 from bench.training import checkpoint
-from bench.training.loop import batches_per_epoch, learning_rate
+from bench.training.epoch import batches_per_epoch, learning_rate
 from bench.types import Ending, MethodError, Schedule, UsageError
 from tests.training.patterns import CLASSES, NETWORK, SHAPE, reference
 
@@ -58,7 +58,7 @@ def test_standard_training_is_plain_sgd(run, images):
 def test_a_last_batch_of_one_image_joins_the_one_before(run, images, monkeypatch, rows, batch, sizes):
     batch_sizes = []
 
-    def record_batch(self, rows, seed):
+    def record_batch(self, rows, crops):
         batch_sizes.append(len(rows))
         return self._images[rows].float() / 255
 
@@ -124,12 +124,12 @@ def test_what_is_killed_within_an_epoch_goes_on_from_the_last_batch_that_was_kep
         monkeypatch.setattr(bench.training.loop, name, value)
     batches = 0
 
-    def killed_in_batch(self, order):
+    def killed_in_batch(self):
         nonlocal batches
         if (batches := batches + 1) == 3:
             # Unlike what `check` raises, it comes in the middle of a batch.
             raise RuntimeError("killed")
-        return batch(self, order)
+        return batch(self)
 
     batch = bench.training.loop._Training._batch
     with monkeypatch.context() as patch:

@@ -17,6 +17,11 @@ EPS = 0.1
 SEED_PARTS = ("a", "batch")
 
 
+def seeds(*seed_parts):
+    """Return the seed of each draw of a batch."""
+    return lambda call: derive_seed(*seed_parts, call)
+
+
 @pytest.fixture
 def net():
     with torch.random.fork_rng():
@@ -46,8 +51,8 @@ ROWS = torch.arange(100, 112)
 def recipe_loss(name, net, batch, **params):
     """Return the loss of a recipe, with its gradients in ``net``."""
     entry = entries("recipe")[name]
-    step = RecipeStep(net, 5, len(batch[0]))
-    step.begin(ROWS, *SEED_PARTS)
+    step = RecipeStep(net, 5)
+    step.begin(ROWS, seeds(*SEED_PARTS))
     loss = entry.load()(step, *batch, **entry.arguments(params))
     loss.backward()
     return loss
@@ -368,8 +373,8 @@ def test_crafting_sees_a_frozen_network_in_evaluation_mode(net, batch, monkeypat
 
     monkeypatch.setattr("attacks.fgsm.fgsm", spy)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    step = RecipeStep(net, 5, 12)
-    step.begin(ROWS, *SEED_PARTS)
+    step = RecipeStep(net, 5)
+    step.begin(ROWS, seeds(*SEED_PARTS))
     step.attack("fgsm", *batch, Threat())
     assert modes == [(False, False)]
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
@@ -378,15 +383,15 @@ def test_crafting_sees_a_frozen_network_in_evaluation_mode(net, batch, monkeypat
 
 def test_draws_of_a_step_belong_to_batch_call_and_image(net):
     x = torch.zeros(12, 1, 8, 8)
-    step = RecipeStep(net, 5, 12)
-    step.begin(ROWS, *SEED_PARTS)
+    step = RecipeStep(net, 5)
+    step.begin(ROWS, seeds(*SEED_PARTS))
     first, second = step.uniform(x, -1, 1), step.uniform(x, -1, 1)
-    step.begin(ROWS, *SEED_PARTS)
+    step.begin(ROWS, seeds(*SEED_PARTS))
     assert torch.equal(step.uniform(x, -1, 1), first)
     assert not torch.equal(first, second)
-    step.begin(ROWS.flip(0), *SEED_PARTS)
+    step.begin(ROWS.flip(0), seeds(*SEED_PARTS))
     assert torch.equal(step.uniform(x, -1, 1), first.flip(0))
-    step.begin(ROWS, "another", "batch")
+    step.begin(ROWS, seeds("another", "batch"))
     assert not torch.equal(step.uniform(x, -1, 1), first)
     assert -1 <= float(first.min()) < -0.95
     assert 0.95 < float(first.max()) < 1
@@ -408,8 +413,8 @@ def test_draws_of_a_step_belong_to_batch_call_and_image(net):
 def test_adversarial_training_by_the_attacks_of_the_paper(net, twin, batch, inner, norm, bounded):
     # Attacks that minimise a norm skip misclassified images, so the labels are the network's predictions.
     x, y = batch[0], twin.eval()(batch[0]).argmax(1)
-    step = RecipeStep(net, 5, len(x))
-    step.begin(ROWS, *SEED_PARTS)
+    step = RecipeStep(net, 5)
+    step.begin(ROWS, seeds(*SEED_PARTS))
     x_adv = step.attack(inner, x, y, Threat(norm=norm, eps="0.3" if bounded else None))
     assert F.cross_entropy(twin(x_adv), y) > F.cross_entropy(twin(x), y) + 1e-4
     loss = recipe_loss("at", net, (x, y), inner=inner, norm=norm, eps="0.3", bounded=bounded)
