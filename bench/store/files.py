@@ -186,6 +186,28 @@ def write_atomically(path: Path, data: bytes) -> None:
     flush_folder(path.parent)
 
 
+def link(path: Path, other: Path) -> None:
+    """Let ``other`` also name the file at ``path``, as it is now, in place of what it named; both are in one folder.
+
+    On a file system without hard links it becomes a copy.
+
+    Raises:
+        FileNotFoundError: nothing is at ``path``.
+        OSError: it cannot be done.
+    """
+    beside = other.with_name(f".{other.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        try:
+            os.link(path, beside)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            write_beside(beside, path.read_bytes())
+        beside.replace(other)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 @contextmanager
 def named(path: Path) -> Iterator[None]:
     """Let an ``OSError`` inside the block say which file it is about: what fails in the middle of one does not."""

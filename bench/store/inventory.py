@@ -22,7 +22,7 @@ FILES = {
     "result": rf"cells/{KEY}\.json",
     "records": rf"records/{KEY}\.parquet",
     "adversarial images": rf"attack/{KEY}/{CHUNK}",
-    "training state": rf"train/{KEY}/state\.safetensors",
+    "training state": rf"train/{KEY}/(?:state|epoch)\.safetensors",
     "weights": rf"train/{KEY}/weights\.safetensors",
     "training log": rf"train/{KEY}/log\.jsonl",
     "card": rf"train/{KEY}/card\.json",

@@ -3,7 +3,7 @@
 Every file is written under a temporary name, flushed to disk and renamed; the file that says "done" comes last. A
 reader never sees half a file, and the leftovers of a dead process are ignored.
 
-    train/<key>/    state.safetensors, log.jsonl, weights.safetensors, card.json (last)
+    train/<key>/    state.safetensors, epoch.safetensors, log.jsonl, weights.safetensors, card.json (last)
     attack/<key>/   <first>-<last>.safetensors, one for each chunk of images
     cells/<key>.json
     records/<key>.parquet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,10 @@ from bench.store.reading import document
 from bench.store.seals import read_metadata
 from bench.types import UsageError
 
+#: The state to continue from, and the last one at the end of an epoch where the former lies within the next.
+STATE, EPOCH = "state.safetensors", "epoch.safetensors"
+#: What a state may hold of a network, the one to keep first: of the best epoch, averaged, as trained.
+_GROUPS = ("best", "average", "net")
 #: Bytes of the largest state that is read where the size of its network is not known.
 _LARGEST = 2**36
 
@@ -111,6 +116,23 @@ def read(path: Path, limit: int = _LARGEST) -> State:
     except (SafetensorError, ValueError, KeyError) as error:
         raise DamagedState(f"{path} is damaged ({error}); delete it to train from the start") from None
     return State(kept, metadata)
+
+
+def keep_epoch(folder: Path) -> None:
+    """Keep the state in ``folder``, that at the end of an epoch, beside the one that is about to replace it.
+
+    Raises:
+        OSError: it cannot be kept.
+    """
+    with suppress(FileNotFoundError):
+        files.link(folder / STATE, folder / EPOCH)
+
+
+def weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a state that are the weights to keep, by their names in the network."""
+    chosen = next((group for group in _GROUPS if any(name.startswith(f"{group}.") for name in tensors)), "net")
+    named = {name: value for name, value in tensors.items() if name.startswith(f"{chosen}.")}
+    return {name.removeprefix(f"{chosen}."): value for name, value in named.items()}
 
 
 def serialised(tensors: Mapping[str, Tensor]) -> bytes:

@@ -70,9 +70,10 @@ def train(
 ) -> None:
     """Train ``network`` by the recipe of ``ref`` into ``folder``, continuing where an earlier call ended.
 
-    The folder gets ``state.safetensors`` after every epoch, every minute and when stopped, ``log.jsonl`` with a row per
-    epoch, at the end ``weights.safetensors``, and last of all ``card.json`` (see :mod:`bench.store.cards`), which marks
-    the weights as complete.
+    The folder gets ``state.safetensors`` after every epoch, every minute and when stopped, ``epoch.safetensors``, the
+    state at the end of an epoch, once a state within the next one replaces it, ``log.jsonl`` with a row per epoch, at
+    the end ``weights.safetensors``, and last of all ``card.json`` (see :mod:`bench.store.cards`), which marks the
+    weights as complete.
 
     Args:
         ref: recipe, schedule, images and seed.
@@ -137,6 +138,8 @@ class _Training:
         self.log: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
         self.best_score, self.best_epoch = -1.0, 0
+        #: Whether the state in the folder is that at the end of an epoch.
+        self.ended_epoch = False
         self._begin_epoch()
 
     def _split(self) -> None:
@@ -299,6 +302,8 @@ class _Training:
     def _save(self) -> None:
         metadata = {
             "identity": self._identity(),
+            "training": jsonable(self.ref),
+            "network": jsonable(self.network),
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
@@ -310,12 +315,15 @@ class _Training:
             "measured": self.measured,
         }
         began = time.monotonic()
-        checkpoint.write(self.folder / "state.safetensors", self._tensors(), metadata)
+        if self.step and self.ended_epoch:
+            checkpoint.keep_epoch(self.folder)
+        checkpoint.write(self.folder / checkpoint.STATE, self._tensors(), metadata)
+        self.ended_epoch = self.step == 0
         self.saved = time.monotonic()
         self.saving = self.saved - began
 
     def resume(self) -> None:
-        path = self.folder / "state.safetensors"
+        path = self.folder / checkpoint.STATE
         files.make_folders(self.folder)
         if files.is_regular(path):
             kept, metadata = checkpoint.read(path, self._largest_state())
@@ -325,6 +333,7 @@ class _Training:
             if (why := checkpoint.mismatch(kept, metadata, expected, *schedule)) is not None:
                 raise DamagedState(f"{path} is damaged ({why}); delete it to train from the start")
             self._restore(kept, metadata)
+            self.ended_epoch = self.step == 0
         lines = "".join(canonical_json(row) + "\n" for row in self.log)
         write_atomically(self.folder / "log.jsonl", lines.encode())
 
@@ -353,9 +362,7 @@ class _Training:
 
     def finish(self) -> None:
         """Write the weights and, last, the card."""
-        average = self.updates.average
-        chosen = self.best or (self.net if average is None else average).state_dict()
-        weights = checkpoint.serialised(chosen)
+        weights = checkpoint.serialised(checkpoint.weights(self._tensors()))
         write_atomically(self.folder / "weights.safetensors", weights)
         epochs = len(self.log)
 
@@ -385,5 +392,6 @@ class _Training:
         if self.watched and self._adversarial() and epochs:
             card["overfitting"] = overfitting.verdict(self.log, len(self.watched["test"].labels))
         cards.write(self.folder, card)
-        (self.folder / "state.safetensors").unlink(missing_ok=True)
+        for name in (checkpoint.STATE, checkpoint.EPOCH):
+            (self.folder / name).unlink(missing_ok=True)
         shutil.rmtree(self.folder / _COMPILED, ignore_errors=True)

@@ -1,5 +1,6 @@
 """The training loop: its computation, and that a stopped and resumed run equals an uninterrupted one."""
 
+import errno
 import itertools
 import json
 import os
@@ -377,6 +378,44 @@ def test_the_last_good_state_is_kept(run, tmp_path, monkeypatch):
         run("bad", epochs=2, **settings)
     state = load_file(tmp_path / "bad" / "state.safetensors")
     assert same_weights({key.removeprefix("net."): state[key] for key in state if key.startswith("net.")}, good)
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"ema": 0.5}, {"holdout": 20, "batch": 25}])
+def test_the_weights_of_the_last_finished_epoch_are_kept_while_the_next_is_trained(
+    run, tmp_path, monkeypatch, settings, has_links
+):
+    def refuse(*paths):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    # A schedule that drops nothing: the first epoch of three is that of one.
+    settings = {**settings, "drops": ()}
+    first = run("first", epochs=1, **settings)
+    folder = tmp_path / "stopped"
+
+    def kept_after(epochs):
+        path = folder / checkpoint.EPOCH
+        while not path.exists() or checkpoint.read(path).metadata["epoch"] < epochs:
+            with pytest.raises(Ending):
+                run("stopped", epochs=3, stop_before=4, **settings)
+        return checkpoint.read(path)
+
+    ended, within = kept_after(1), checkpoint.read(folder / checkpoint.STATE)
+    assert (within.metadata["epoch"], ended.metadata["epoch"], ended.metadata["step"]) == (1, 1, 0)
+    assert within.metadata["step"] > 0
+    assert same_weights(checkpoint.weights(ended.tensors), first.weights)
+    assert ended.metadata["training"]["recipe"]["name"] == "fgsm-at"
+    assert kept_after(2).metadata["step"] == 0
+    assert same_weights(run("stopped", epochs=3, **settings).weights, run("whole", epochs=3, **settings).weights)
+    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "log.jsonl", "weights.safetensors"]
+
+
+def test_within_the_first_epoch_none_is_kept(run, tmp_path):
+    with pytest.raises(Ending):
+        run(stop_before=3)
+    assert not (tmp_path / "run" / checkpoint.EPOCH).exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
