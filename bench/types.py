@@ -399,7 +399,8 @@ class Schedule(Frozen):
     ``one-cycle`` raises lr linearly to its value at half the run and lowers it to zero. ``ema`` is the decay of an
     average of the weights, which then is what is kept. ``holdout`` training images are set aside, and the epoch that is
     most robust (accurate, without an adversary) on them is kept; at 0 it is the last. ``bf16``, ``channels_last`` and
-    ``compile`` are ways to compute: they change the last digits, so they are part of the name of the weights.
+    ``compile`` are ways to compute: they change the last digits, so they are part of the name of the weights. That of
+    weights trained with ``auto`` leaves open what the device made of it, which their card says.
     ``measure_every`` is how seldom the log has accuracies on watched images; it does not influence the weights.
     """
 
@@ -427,8 +428,16 @@ class Schedule(Frozen):
         description="training images set aside; the epoch that is most robust on them is kept, at 0 the last",
         json_schema_extra={"unit": "images"},
     )
-    bf16: bool = Field(False, description="compute in bfloat16; changes the last digits")
-    channels_last: bool = Field(False, description="lay images out channels-last; changes the last digits")
+    bf16: bool | Literal["auto"] = Field(
+        "auto",
+        description="compute in bfloat16; changes the last digits; `auto` is true on CUDA",
+        exclude_if=lambda value: value == "auto",
+    )
+    channels_last: bool | Literal["auto"] = Field(
+        "auto",
+        description="lay images out channels-last; changes the last digits; `auto` is true on CUDA",
+        exclude_if=lambda value: value == "auto",
+    )
     compile: bool = Field(False, description="use torch.compile; changes the last digits")
     measure_every: int | None = Field(
         None,

@@ -96,7 +96,8 @@ class Captured:
 
     def abandon(self, why: str) -> None:
         """Never replay again, for this reason."""
-        self.why, self._graph, self._outputs = why, None, ()
+        self.why, self._graph = why, None
+        self._outputs = ()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the results, in tensors that the next call overwrites; ``inputs`` have one shape at all calls."""

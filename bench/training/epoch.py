@@ -47,7 +47,8 @@ class EpochTables:
         self.steps = batches_per_epoch(len(rows), schedule.batch)
         #: The batch that comes next, (1,); batches advance it themselves.
         self.counter = torch.zeros(1, dtype=torch.int64, device=device)
-        self._schedule, self._seed, self._rows, self._batches = schedule, seed, rows, batches
+        self._schedule, self._seed = schedule, seed
+        self._rows, self._batches = rows, batches
         self._epoch, self._device = 0, device
         # A GPU's optimiser reads its rate in float32, a CPU's as Python has it.
         precision = torch.float32 if device.type == "cuda" else torch.float64

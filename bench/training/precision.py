@@ -122,13 +122,15 @@ class _Cast(torch.autograd.Function):
 
 def _cast_by_autocast(net: nn.Module) -> dict[str, nn.Parameter]:
     owners = Counter(id(value) for _, value in net.named_parameters(remove_duplicate=False))
-    return {
-        f"{path}.{name}" if path else name: value
-        for path, module in net.named_modules()
-        if type(module) in _CAST
-        for name, value in module.named_parameters(recurse=False)
-        if name in _CAST_NAMES and value.dtype == torch.float32 and owners[id(value)] == 1
-    }
+    weights: dict[str, nn.Parameter] = {}
+    for path, module in net.named_modules():
+        own = module.named_parameters(path, recurse=False) if type(module) in _CAST else ()
+        weights |= {
+            name: value
+            for name, value in own
+            if name.rpartition(".")[2] in _CAST_NAMES and value.dtype == torch.float32 and owners[id(value)] == 1
+        }
+    return weights
 
 
 def _overruns(module: nn.Module) -> bool:

@@ -55,7 +55,8 @@ class Updates:
         self._name, self._recipe = ref.recipe.name, entry.load()
         self._arguments = entry.arguments(ref.recipe.params)
         self._schedule, self._precision = plan, precision
-        self._tables, self._labels, self._device = tables, labels, device
+        self._tables, self._labels = tables, labels
+        self._device = device
         self.net = net
         self.average = copy.deepcopy(net).requires_grad_(False) if plan.ema else None
         self._run = in_precision(net, precision, ref.data.image_shape, device)
@@ -100,8 +101,10 @@ class Updates:
         """Return every tensor that a step changes and a later one reads, by reference."""
         average = {} if self.average is None else self.average.state_dict()
         groups = {"net": self.net.state_dict(), "average": average, "momentum": self.momentum()}
-        named = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
-        return named | {"epoch.losses": self.losses, "epoch.right": self.right}
+        named = {"epoch.losses": self.losses, "epoch.right": self.right}
+        for group, values in groups.items():
+            named |= {f"{group}.{name}": value for name, value in values.items()}
+        return named
 
     def begin(self, epoch: int, step: int) -> None:
         """Make ready for the batches of an epoch from ``step`` on; both count from zero."""

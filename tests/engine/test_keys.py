@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.keys import canonical_json, derive_seed, key_of, sha256_hex
+from bench.keys import canonical_json, derive_seed, key_of, sha256_hex, training_key
+from bench.types import DataRef, MethodRef, ModelRef, Schedule, TrainRef
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -67,3 +68,24 @@ def test_seeds_fill_their_range():
     seeds = np.array([derive_seed("cell", i) for i in range(4000)], dtype=np.float64) / 2**63
     assert len(set(seeds)) == 4000
     assert abs(seeds.mean() - 0.5) < 5 / math.sqrt(12 * 4000)
+
+
+def key_of_training(**schedule):
+    data = DataRef(
+        name="noise", split="train", n=9, image_shape=(1, 8, 8), num_classes=4, indices_sha="a", data_sha="b"
+    )
+    recipe, network = (MethodRef(kind=kind, name=kind, code_sha="c" * 64) for kind in ("recipe", "network"))
+    trained = TrainRef(recipe=recipe, schedule=Schedule(**schedule), data=data, seed=0)
+    return training_key(ModelRef(network=network, weights=trained))
+
+
+def test_weights_trained_in_a_precision_that_is_named_keep_their_key():
+    # As version 0.2.0 computed them, where `false` was the default.
+    named = {"bf16": False, "channels_last": False}
+    assert key_of_training(**named) == "9fe6d4ead45d557c4e7636070ef4701382a0e01f9193fba61dffb6a2792d953c"
+    assert (
+        key_of_training(bf16=True, channels_last=True)
+        == "d5da65a75492b15f745eaa9c4f62c564beeb739e1ac878a34609c5ceda33a7d4"
+    )
+    assert key_of_training() == key_of_training(bf16="auto", channels_last="auto")
+    assert len({key_of_training(), key_of_training(bf16=False), key_of_training(**named)}) == 3
