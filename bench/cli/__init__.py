@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from bench.cli import command, progress
+from bench.cli import command, options, progress
 from bench.cli.asides import said_in_one_line
 from bench.cli.spelling import require_options
 from bench.display.streams import Guarded, InTime, guarded
@@ -26,6 +26,7 @@ from bench.methods.unloadable import not_loaded, remedy
 from bench.process.ending import Control, closing, signals, unfinished, why_of
 from bench.process.shared import Shared
 from bench.registry import unknown
+from bench.store import account
 from bench.store.files import path_of
 from bench.types import UsageError
 
@@ -130,6 +131,7 @@ def _run(command_line: Sequence[str], streams: Guarded, began: float, *, alone: 
         began: when, on the monotonic clock.
         alone: this process does nothing else.
     """
+    account.begin(began)
     if not command_line[0].startswith("-") and command_line[0] not in VERBS:
         raise UsageError(unknown("verb", command_line[0], VERBS))
     _require_folder()
@@ -163,6 +165,7 @@ def _controlled(args: argparse.Namespace, charge: Charge) -> int:
         return done
     assert control.code is not None
     if args.verb in _RESUMING:
+        options.say_time(args)
         print(closing(control.code, control.counted), flush=True)
     else:
         print(unfinished(control.code, args.verb), file=sys.stderr, flush=True)

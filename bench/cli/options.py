@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from bench import registry
 from bench.display.base import Display, time_left
+from bench.store import account
+from bench.store.account import spending
 from bench.types import UsageError, shown
 
 if TYPE_CHECKING:
@@ -123,6 +125,7 @@ def working_store(args: argparse.Namespace, *, trusting: bool = True) -> Store:
     return store
 
 
+@spending("planning")
 def work(args: argparse.Namespace) -> tuple[Request, Work]:
     """Return what is asked for and its plan, with a warning for each weights file that cannot be used."""
     from bench.data.cache import reported
@@ -142,6 +145,12 @@ def work(args: argparse.Namespace) -> tuple[Request, Work]:
     if planned.unusable:
         unusable.warn(planned, planned.unusable)
     return chosen, planned
+
+
+def say_time(args: argparse.Namespace) -> None:
+    """Print in one line where the time of this process went, if it trained or attacked."""
+    if not args.quiet and (line := account.line()) is not None:
+        print(line, flush=True)
 
 
 def _show_decoding(display: Display, done: int, total: int, seconds: float) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from bench.cli import options
 from bench.display.base import Display
+from bench.store.account import spending
 from bench.visible import visible
 
 if TYPE_CHECKING:
@@ -90,9 +91,11 @@ def _run(args: argparse.Namespace) -> int:
         if config.run.log:
             with display.phase("writing the logs"):
                 tracking.close()
-    page = _reported(args, config, results, planned_tables, store)
+    with spending("reporting"):
+        page = _reported(args, config, results, planned_tables, store)
     if verdict is not None:
         _print_verdict(verdict, quiet=args.quiet)
+    options.say_time(args)
     print(visible(str(page.resolve())), flush=True)
     failed = any(result.status == "failed" for result in results)
     return 3 if failed or (verdict is not None and verdict.differing) else 0
@@ -110,7 +113,7 @@ def _measured(
 ) -> tuple[list[CellResult], VerifyReport | None]:
     """Do what is missing, and return all results and what verifying showed."""
     display: Display = args.display
-    with display.phase("loading torch"):
+    with display.phase("loading torch"), spending("starting"):
         start = options.runner(args, config, work, tracking, (result.key for result in known))
 
         from bench.schedule.verify import verify

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bench.cli import options
 from bench.display.base import Display
+from bench.store.account import spending
 from bench.types import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
     if args.executor == "ray":
         raise UsageError("train works with --executor inline; run --executor ray also trains what is missing")
     tracking = options.tracking(config, work, options.working_store(args))
-    with display.phase("loading torch"):
+    with display.phase("loading torch"), spending("starting"):
         start = options.runner(args, config, work, tracking)
     with tracking, (runner := start(display)).at_work():
         wanted = _trainings(work)
@@ -40,6 +41,7 @@ def main(args: argparse.Namespace) -> int:
         runner.store.warn_of_strangers()
         with display.run(work.plan.name, len(wanted), facts, "trainings", began=args.charge.began):
             failed = _train(wanted, runner, display)
+    options.say_time(args)
     return 3 if failed else 0
 
 

@@ -41,6 +41,7 @@ from bench.data.rows import (
     stratified,
 )
 from bench.registry import LIVE, unknown
+from bench.store.account import spending
 from bench.types import DataRef, Interpolation, Preprocessing, UsageError
 
 __all__ = [
@@ -160,6 +161,7 @@ def has_split(name: str, split: Split, folder: Path | None) -> bool:
         return split in _location(name, folder).splits
 
 
+@spending("images")
 def open_set(
     name: str,
     split: Split,

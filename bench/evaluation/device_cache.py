@@ -25,6 +25,7 @@ from bench.keys import training_key
 from bench.models import live, weights
 from bench.models.layout import fast_layout
 from bench.process.isolation import checksums, isolated
+from bench.store.account import spending
 from bench.types import DataRef, MethodError, ModelRef, TrainRef, UsageError, WeightsRef
 
 _log = logging.getLogger("crossfire")
@@ -142,7 +143,7 @@ class DeviceCache:
             file = None if isinstance(ref, WeightsRef) and live.is_live(ref.name) else path()
             if file is not None and isinstance(ref, WeightsRef) and weights.sha256(file) != ref.sha256:
                 raise UsageError(f"{file} has changed since the plan was made; run it again")
-            with isolated(f"network {model.network.name}"):
+            with spending("networks"), isolated(f"network {model.network.name}"):
                 net = weights.classifier(model, data, file).net
                 # Counted before the layout changes: torch 2.15 corrupts memory in the weight gradient of one large
                 # image whose weights are channels-last.
@@ -168,12 +169,14 @@ class DeviceCache:
         rounds = torch.backends.cudnn.allow_tf32 and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"
         return ", convolutions in TF32" if self.device.type == "cuda" and rounds else ""
 
+    @spending("images")
     def rows(self, ref: DataRef) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return pixels, labels and row numbers of a list of images; the pixels may be read-only."""
         images = open_ref(ref, folder=self.data_folder)
         rows = rows_of(images, ref)
         return *images.at(rows), rows
 
+    @spending("images")
     def test(self, ref: DataRef) -> Images:
         """Return test images on the device."""
         if (key := ref.data_sha + ref.indices_sha) not in self._images:

@@ -25,6 +25,7 @@ from bench.keys import cell_key, clean_cell, seed_of, training_key
 from bench.outcomes import Outcomes
 from bench.stats import wilson
 from bench.store import cards
+from bench.store.account import spending
 from bench.store.provenance import provenance
 from bench.store.working_store import Store
 from bench.types import (
@@ -52,6 +53,7 @@ class Measure:
     _costs: dict[str, DefenseCost] = field(default_factory=dict)
     _probed: dict[str, tuple[ProbeImages, set[str], Tensor]] = field(default_factory=dict)
 
+    @spending("evaluating")
     def cell(self, planned: PlannedCell, classifier: Classifier, crafted: Iterable[Crafted]) -> CellResult:
         """Return the result of a cell and keep its records.
 

@@ -17,6 +17,7 @@ from bench.methods.factories import is_own_too
 from bench.methods.sources import release
 from bench.models import huggingface, live, weights
 from bench.registry import LIVE, entry_of, explain, find, unknown
+from bench.store.account import spending
 from bench.types import INITIAL_SHA, NETWORK_KEYS, MethodRef, Scalar, UsageError, located, text_of
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ def normalised_with(network: MethodRef, channels: int) -> tuple[tuple[float, ...
     return mean, std
 
 
+@spending("networks")
 def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     """Return the network with its initial (or, if requested, its library's) weights, in training mode.
 

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bench.models.logits import with_precise_logits
+from bench.store.account import spending
 
 # Folding rounds differently: relative to the largest logit, this much is round-off and more is a mistake.
 ROUND_OFF = 1e-4
@@ -23,6 +24,7 @@ class FastLayout(NamedTuple):
     note: str
 
 
+@spending("networks")
 def fast_layout(net: nn.Module, example: Tensor) -> FastLayout:
     """Return a channels-last copy of a network in evaluation mode, with batch norm folded where that is safe.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Protocol
 
 from bench.schedule.estimate import Node
+from bench.store.account import spending
 from bench.store.run_log import RunLog
 
 #: The share of the time so far that the estimate of the time left may take.
@@ -167,7 +168,8 @@ class ProgressTracker:
         self._began = self._logged = time.monotonic()
 
     def __call__(self, what: str, key: str, done: float, total: float, note: str = "") -> None:
-        left = None if self._estimate is None else self._estimate.at(key, done / total)
+        with spending("estimating"):
+            left = None if self._estimate is None else self._estimate.at(key, done / total)
         if left is not None:
             now = time.monotonic()
             if now - self._logged > _LOG_EVERY:

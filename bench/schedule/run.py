@@ -12,7 +12,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -39,7 +39,8 @@ from bench.schedule.plan import Work, changed
 from bench.schedule.progress import ProgressTracker, Reporter, TimeLeft
 from bench.schedule.tracking import NOWHERE, Tracking
 from bench.schedule.units import Units
-from bench.store import cards, chunk_file, files
+from bench.store import account, cards, chunk_file, files
+from bench.store.account import spending
 from bench.store.cards import is_trained
 from bench.store.lease import Busy
 from bench.store.provenance import provenance, source
@@ -139,9 +140,9 @@ class Runner:
             with self.control.looked_after():
                 yield
         except Stop:
-            self.log.close(why_of(self.control.code))
+            self.log.close(why_of(self.control.code), spent=account.seconds())
             raise
-        self.log.close("finished")
+        self.log.close("finished", spent=account.seconds())
 
     def run(self) -> list[CellResult]:
         """Do every cell that has no result yet and return all results, in the order of the plan."""
@@ -361,12 +362,15 @@ class Runner:
         def run() -> None:
             args = (ref, model.network, pixels, labels, folder)
             # The first optimizer would import it, which takes seconds that are not the recipe's.
-            self.control.within(Piece("training", folder.name, math.inf), partial(import_module, "torch._dynamo"))
+            with spending("starting"):
+                self.control.within(Piece("training", folder.name, math.inf), partial(import_module, "torch._dynamo"))
+            _count_compiling()
             piece = Piece("training", folder.name, self._limit, self._late)
             work = partial(train, *args, device=self.device, check=check, on_progress=progress, test=test)
             try:
                 self._require_not_lost("training", folder.name)
-                self.control.within(piece, work)
+                with spending("training"):
+                    self.control.within(piece, work)
             except Overtime as error:
                 raise MethodError(f"a step of the training {error}") from None
 
@@ -460,19 +464,20 @@ class Runner:
             started = time.monotonic()
             earlier = self._previous(ref)
             before = None if earlier is None else self._crafted_before(earlier, paths.values())
-            crafted = craft(
-                ref,
-                base,
-                x,
-                y,
-                rows,
-                key=seed_of(ref),
-                batch=self._batch(ref.data),
-                check=self.check,
-                training=self.cache.training_images(ref.model),
-                before=before,
-                saved=self._saved_images(ref, images),
-            )
+            with spending("attacks"):
+                crafted = craft(
+                    ref,
+                    base,
+                    x,
+                    y,
+                    rows,
+                    key=seed_of(ref),
+                    batch=self._batch(ref.data),
+                    check=self.check,
+                    training=self.cache.training_images(ref.model),
+                    before=before,
+                    saved=self._saved_images(ref, images),
+                )
             _require_unchanged(ref)
             _require_same_images(ref)
             self.cache.require_unchanged(ref.model)
@@ -592,6 +597,26 @@ class Runner:
 
     def _chunk(self, ref: AttackRef, part: slice) -> Path:
         return self.store.adversarial(attack_key(ref)) / _chunk_name(part)
+
+
+def _count_compiling() -> None:
+    """Count what ``torch.compile`` compiles from now on as such, where this version of torch says when it does."""
+    handler = getattr(getattr(torch._dynamo, "callback", None), "callback_handler", None)
+    if handler is None or _compiling_began in handler.start_callbacks:
+        return
+    handler.register_start_callback(_compiling_began)
+    handler.register_end_callback(_compiling_ended)
+
+
+def _compiling_began(_: object) -> None:
+    _COMPILING.enter_context(spending("compiling"))
+
+
+def _compiling_ended(_: object) -> None:
+    _COMPILING.close()
+
+
+_COMPILING = ExitStack()
 
 
 def _chunk_name(part: slice) -> str:

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
+from bench.store.account import spending
+
 _log = logging.getLogger("crossfire")
 #: Errors of a path that exists and cannot be read, now or later.
 _UNREADABLE = {
@@ -254,6 +256,7 @@ def keeps_times(folder: Path) -> bool:
         probe.unlink(missing_ok=True)
 
 
+@spending("saving")
 def write_beside(beside: Path, data: bytes, mode: int | None = None) -> None:
     """Write a new file, with this mode where one is given, and flush it to disk.
 
@@ -268,6 +271,7 @@ def write_beside(beside: Path, data: bytes, mode: int | None = None) -> None:
         os.fsync(file.fileno())
 
 
+@spending("saving")
 def flush_folder(path: Path) -> None:
     """Flush the entries of a folder to disk, so that a renamed file survives a power cut.
 

@@ -57,10 +57,10 @@ class RunLog:
         except OSError as error:
             self._lost = error
 
-    def close(self, why: str) -> None:
+    def close(self, why: str, **fields: Any) -> None:
         """Write how the run ended, if it did anything."""
         if self._file is not None:
-            self.write("ended", why=why)
+            self.write("ended", why=why, **fields)
             try:
                 self._file.close()
             except OSError as error:

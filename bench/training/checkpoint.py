@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.keys import canonical_json, sha256_hex
 from bench.store import files
+from bench.store.account import spending
 from bench.store.files import write_atomically
 from bench.store.reading import document
 from bench.store.seals import read_metadata
@@ -94,6 +95,7 @@ def mismatch(
     return "its best epoch is not whole" if kept_best and kept_best != best.keys() else None
 
 
+@spending("saving")
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a state with the hash of all that is in it."""
     contiguous = {name: _contiguous(value) for name, value in tensors.items()}

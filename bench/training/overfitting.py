@@ -20,6 +20,7 @@ from bench.evaluation.passes import passes_of
 from bench.evaluation.target import Meter, NetworkTarget, auto_batch, parts
 from bench.models.logits import judged
 from bench.process.isolation import frozen
+from bench.store.account import spending
 from bench.types import MethodRef, Passes, Schedule, Threat
 
 #: The attacks after an epoch, with the parameters that differ from their own defaults. The gradient of a network that
@@ -106,6 +107,7 @@ def measurements(epochs: int, interval: int) -> int:
     return min(epochs, epochs // interval + (interval > 1) + (epochs % interval > 0))
 
 
+@spending("measuring")
 def measure(
     net: nn.Module,
     part: Part,
