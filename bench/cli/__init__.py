@@ -46,6 +46,8 @@ class _Parser(argparse.ArgumentParser):
 
 #: Verbs that resume: the same command again does only what is missing.
 _RESUMING = ("run", "train")
+#: Of a time budget this share, and at most so many seconds, is left for saving the state and ending.
+_RESERVE_SHARE, _RESERVE = 0.02, 3.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,7 +146,7 @@ def _run(command_line: Sequence[str], streams: Guarded, began: float, *, alone: 
     from bench.cli import supervisor
 
     budget: float | None = getattr(args, "time_budget", None)
-    deadline = None if budget is None else began + budget
+    deadline = None if budget is None else began + budget - min(_RESERVE_SHARE * budget, _RESERVE)
     if alone and hasattr(os, "fork"):
 
         def work(charge: Charge) -> int:

@@ -60,6 +60,28 @@ def test_the_second_time_nothing_is_decoded_or_hashed(tmp_path, calls):
     assert isinstance(second.images, np.memmap)
 
 
+def test_data_that_arrives_in_parts_is_named_until_it_is_there_and_decoded_once(tmp_path, calls):
+    def arrive(file, count):
+        write_parquet(tmp_path / file, [encode(noise(i)) for i in range(count)], [0] * count, names=["a", "b"])
+        os.utime(tmp_path / file, (time.time() - 60, time.time() - 60))
+
+    arrive("test.parquet", 1)
+    arrive("train-00000-of-00002.parquet", 2)
+    name = f"parquet:{tmp_path}"
+    assert len(open_set(name, "test", folder=None)) == 1
+    before = dict(calls)
+    with pytest.raises(UsageError) as error:
+        open_set(name, "train", folder=None)
+    assert str(error.value) == (
+        f"{tmp_path}/train-00001-of-00002.parquet is missing: train-00000-of-00002.parquet says that there are 2"
+    )
+    assert calls == before == {"decode": 1, "_hash": 1}
+    arrive("train-00001-of-00002.parquet", 3)
+    for _ in range(2):
+        assert len(open_set(name, "train", folder=None)) == 5 and len(open_set(name, "test", folder=None)) == 1
+        assert calls == {"decode": 1 + 5, "_hash": 1 + 2}
+
+
 def test_a_touched_file_is_hashed_again_but_not_decoded(tmp_path, calls):
     name = write_set(tmp_path)
     open_set(name, "test", folder=None)

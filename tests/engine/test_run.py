@@ -238,6 +238,14 @@ def test_stopped_at_any_moment_the_same_command_ends_with_the_same_results(done,
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
 
 
+@pytest.mark.parametrize(("budget", "seconds"), [("9m", 537), ("100s", 98), ("1h", 3597)])
+def test_a_time_budget_includes_saving_and_ending(tmp_path, monkeypatch, budget, seconds):
+    monkeypatch.setattr("bench.cli._controlled", lambda args, charge: deadlines.append(charge.deadline) or 0)
+    deadlines, began = [], time.monotonic()
+    assert run(tmp_path, "--time-budget", budget) == 0
+    assert began + seconds <= deadlines[0] <= time.monotonic() + seconds
+
+
 def test_a_time_budget_ends_cleanly_and_the_next_run_goes_on(done, tmp_path, capsys):
     assert run(tmp_path, "--time-budget", "0.01s") == 0
     assert "the same command continues" in capsys.readouterr().out
