@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from itertools import chain, groupby, product
 from math import hypot
@@ -23,6 +24,7 @@ NEGLIGIBLE = 20.0
 FIRST_SHARE = 1 / 64
 
 Offset = tuple[int, int]
+Repeated = Callable[..., tuple[Tensor, ...]]
 
 
 class _Window(NamedTuple):
@@ -65,7 +67,9 @@ class _Plan(NamedTuple):
     lam: Tensor
 
 
-def linear_maximizer(x: Tensor, grad: Tensor, *, eps: float, kernel: int, entropy: float, capacity: bool) -> Tensor:
+def linear_maximizer(
+    x: Tensor, grad: Tensor, *, eps: float, kernel: int, entropy: float, capacity: bool, repeated: Repeated
+) -> Tensor:
     """Return images of (nearly) the largest entropic gain along ``grad`` among those at cost eps * sum(x) or less.
 
     The plan is a softmax over each window of gain minus lambda times distance. Where pixels have a capacity of 1, plans
@@ -79,6 +83,7 @@ def linear_maximizer(x: Tensor, grad: Tensor, *, eps: float, kernel: int, entrop
         kernel: side of the window.
         entropy: weight of the entropy, relative to the largest gain.
         capacity: fill no pixel above 1.
+        repeated: calls a step that is taken again and again (:meth:`bench.api.Target.repeated`).
     """
     height, width = x.shape[2:]
     before, after = kernel // 2, kernel - 1 - kernel // 2
@@ -97,10 +102,10 @@ def linear_maximizer(x: Tensor, grad: Tensor, *, eps: float, kernel: int, entrop
     sources = _choose_sources(worth, gain, window, n_sources)
     for round_ in range(ROUNDS if capacity else 1):
         room = 1 - kept - arrived
-        plan = _plan(gain, kept, room if round_ else None, remaining, sources, window)
+        plan = _plan(gain, kept, room if round_ else None, remaining, sources, window, repeated)
         while not _enough(sources, worth, plan, remaining):
             sources = _choose_sources(worth, gain, window, min(2 * sources.index.shape[1], worth.shape[1]))
-            plan = _plan(gain, kept, room if round_ else None, remaining, sources, window)
+            plan = _plan(gain, kept, room if round_ else None, remaining, sources, window, repeated)
         for ring, leaving in zip(plan.rings, plan.leaving[:, :, None], strict=True):
             ring.mul_(leaving)
         landed = torch.zeros_like(gain).scatter_add_(1, sources.sinks, plan.flows.flatten(1))
@@ -172,7 +177,15 @@ def _enough(sources: _Sources, worth: Tensor, plan: _Plan, budget: Tensor) -> bo
     return bool(((sources.least_worth <= plan.lam - NEGLIGIBLE) | (budget <= 0)).all())
 
 
-def _plan(gain: Tensor, mass: Tensor, room: Tensor | None, budget: Tensor, sources: _Sources, window: _Window) -> _Plan:
+def _plan(
+    gain: Tensor,
+    mass: Tensor,
+    room: Tensor | None,
+    budget: Tensor,
+    sources: _Sources,
+    window: _Window,
+    repeated: Repeated,
+) -> _Plan:
     """Return the entropic plan that costs ``budget`` (N,), without sinks that have no ``room`` (N, pixels) left."""
     source_mass = mass.gather(1, sources.index)
     flows = gain.gather(1, sources.sinks)
@@ -184,11 +197,14 @@ def _plan(gain: Tensor, mass: Tensor, room: Tensor | None, budget: Tensor, sourc
     best = [ring.amax(1, keepdim=True) for ring in rings]
     rings = [_exp(ring.sub_(ring_best)) for ring, ring_best in zip(rings, best, strict=True)]
     sums = torch.stack([ring.sum(1) for ring in rings])
-    shares, lam = _solve_dual(torch.stack(best)[:, :, 0] + sums.log(), window.distances, source_mass, budget)
+    of_rings = torch.stack(best)[:, :, 0] + sums.log()
+    shares, lam = _solve_dual(of_rings, window.distances, source_mass, budget, repeated)
     return _Plan(source_mass, flows, rings, source_mass * shares / sums, lam)
 
 
-def _solve_dual(gain: Tensor, distances: Tensor, mass: Tensor, budget: Tensor) -> tuple[Tensor, Tensor]:
+def _solve_dual(
+    gain: Tensor, distances: Tensor, mass: Tensor, budget: Tensor, repeated: Repeated
+) -> tuple[Tensor, Tensor]:
     """Return the shares (R, N, K) of rings in a plan that costs ``budget`` (N,), and its dual variable lambda (N,).
 
     Lambda is the price of distance, 0 where everything is affordable.
@@ -198,6 +214,7 @@ def _solve_dual(gain: Tensor, distances: Tensor, mass: Tensor, budget: Tensor) -
         distances: of the rings (R,).
         mass: of the sources (N, K).
         budget: mass times distance (N,).
+        repeated: calls a step that is taken again and again.
     """
     lam = _lambda_without_entropy(gain, distances, mass, budget)
     # Staying is a ring of its own, at distance 0 with gain 0.
@@ -208,7 +225,7 @@ def _solve_dual(gain: Tensor, distances: Tensor, mass: Tensor, budget: Tensor) -
     budget = budget.clamp_min(1e-30)
     for _ in range(DUAL_STEPS):
         lam = dual.lam
-        dual = _Dual(*_dual_step(gain, distances, powers, mass, budget, *dual))
+        dual = _Dual(*repeated(_dual_step, gain, distances, powers, mass, budget, *dual))
         if bool(dual.converged.all()):
             break
     weights = _weights(gain, distances, lam)

@@ -73,7 +73,15 @@ def fwa(
         if len(active) == 0:
             break
         maximizers = [
-            linear_maximizer(images, slopes, eps=eps, kernel=kernel, entropy=entropy, capacity=capacity)
+            linear_maximizer(
+                images,
+                slopes,
+                eps=eps,
+                kernel=kernel,
+                entropy=entropy,
+                capacity=capacity,
+                repeated=target.repeated,
+            )
             for images, slopes in zip(x_orig.split(batch), grad.split(batch), strict=True)
         ]
         eta = grad.flatten(1).any(1).to(grad.dtype) * (2.0 / (step + 2.0))

@@ -89,6 +89,13 @@ class Target(Protocol):
         Tensors in ``args`` have one row per image. Where the function is random all three are means over draws.
         """
 
+    def repeated(self, step: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return ``step(*tensors)`` of a step that an attack takes again and again; a GPU may record and replay it.
+
+        ``step`` is a function of a module, without closure, of tensors alone. It changes none of them, reads nothing
+        back, and no gradient flows through it.
+        """
+
     @property
     def base(self) -> Target:
         """The base classifier inside a deployed defense, as a separate target; the same function without a step."""

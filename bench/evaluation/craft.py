@@ -15,6 +15,7 @@ from bench import registry
 from bench.evaluation.cost import synchronize
 from bench.evaluation.defense import DeployedDefense, deploy
 from bench.evaluation.predict import Answer, ask, predict
+from bench.evaluation.replays import Replays
 from bench.evaluation.target import Meter, NetworkTarget, Truth, auto_batch
 from bench.keys import derive_seed
 from bench.models.logits import round_off
@@ -78,6 +79,7 @@ def craft(
     training: Callable[[], Tensor] | None = None,
     before: Crafted | None = None,
     saved: Callable[[Tensor], Tensor] | None = None,
+    replays: Replays | None = None,
 ) -> Crafted:
     """Run one attack on one group of images and audit what comes back.
 
@@ -95,13 +97,14 @@ def craft(
             a random one in every one of :data:`DRAWS` draws, stay so and cost nothing; its answers on clean images
             do not matter, so the set's accuracy under attack is that of the entire suite.
         saved: gives the saved images of identities to an attack that reads such.
+        replays: records passes that recur, where the device has graphs; afterwards it says how many were replayed.
 
     Raises:
         MethodError: the attack raised, or returned a wrong shape, a non-finite value, or an image out of its threat.
     """
     method = _bound(ref)
     fresh = partial(deploy, base, ref.step, training)
-    attack = partial(_attack, ref, method, base, fresh, key=key, batch=batch, check=check, saved=saved)
+    attack = partial(_attack, ref, method, base, fresh, key=key, batch=batch, check=check, saved=saved, replays=replays)
     if before is None:
         return attack(x, y, images)
     return _on_survivors(attack, fresh, base, x, y, images, key=key, batch=batch, before=before)
@@ -131,6 +134,7 @@ def _attack(
     batch: int,
     check: Callable[[], None] | None,
     saved: Callable[[Tensor], Tensor] | None,
+    replays: Replays | None,
 ) -> Crafted:
     """Run an attack on all images of a group against a fresh instance of the defense, and audit the result."""
     step = fresh()
@@ -144,7 +148,9 @@ def _attack(
     step.seed(key, "defense", first)
     libraries = derive_seed(key, "libraries", first)
     with isolated(name, seed=libraries), frozen(base), Meter(base, len(x), check) as meter:
-        target = _target(ref, step, meter, base, x, y, images, seed=derive_seed(key, "attack"), batch=batch)
+        target = _target(
+            ref, step, meter, base, x, y, images, seed=derive_seed(key, "attack"), batch=batch, replays=replays
+        )
         x_adv, seconds = _timed(partial(method, target), x, y, ref, check)
     # Images that still require gradients make torch warn wherever one of their values is read.
     x_adv = x_adv.detach() if isinstance(x_adv, Tensor) else x_adv
@@ -168,6 +174,7 @@ def _target(
     *,
     seed: int,
     batch: int,
+    replays: Replays | None,
 ) -> NetworkTarget:
     return NetworkTarget(
         step.surrogate,
@@ -182,6 +189,7 @@ def _target(
         draws_averaged=ref.eot if step.draws is not None else 1,
         truth=Truth(x, y),
         margin=_margin(ref, registry.entry_of(ref.attack), step, base, x.device),
+        replays=replays,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,10 @@ from bench import draws
 from bench.api import Gradient, MethodError
 from bench.draws import Draws
 from bench.models.logits import harder, precise
+from bench.process.capture import is_plain
+
+if TYPE_CHECKING:
+    from bench.evaluation.replays import Replays
 
 
 class _Tally:
@@ -59,6 +65,7 @@ class Meter:
         self.rows: Tensor | None = None
         self._forwards_of, self._backwards_of = _Tally(images), _Tally(images)
         self._check = check
+        self._recorded: list[tuple[bool, int]] | None = None
         self._handle = net.register_forward_hook(self._forward)
 
     @property
@@ -80,23 +87,42 @@ class Meter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @contextmanager
+    def recording(self) -> Iterator[list[tuple[bool, int]]]:
+        """Yield the passes in this block, for :meth:`repeat`, instead of counting them."""
+        before, self._recorded = self._recorded, []
+        try:
+            yield self._recorded
+        finally:
+            self._recorded = before
+
+    def repeat(self, passes: Sequence[tuple[bool, int]]) -> None:
+        """Count passes as if they happened: whether backwards, and of how many images."""
+        for is_backward, n in passes:
+            if self._check is not None and not is_backward:
+                self._check()
+            self._count(is_backward, n, self.rows)
+
     def _forward(self, _module: nn.Module, _inputs: Any, logits: Any) -> None:
         if not isinstance(logits, Tensor):
             return
         if self._check is not None:
             self._check()
         n, rows = len(logits), self.rows
-        self.forwards += n
-        if rows is not None and len(rows) == n:
-            self._forwards_of.add(rows)
-
-        def backward(_grad: Tensor) -> None:
-            self.backwards += n
-            if rows is not None and len(rows) == n:
-                self._backwards_of.add(rows)
-
+        self._count(False, n, rows)
         if logits.requires_grad:
-            logits.register_hook(backward)  # type: ignore[no-untyped-call]
+            logits.register_hook(lambda _: self._count(True, n, rows))  # type: ignore[no-untyped-call]
+
+    def _count(self, is_backward: bool, n: int, rows: Tensor | None) -> None:
+        if self._recorded is not None:
+            self._recorded.append((is_backward, n))
+            return
+        if is_backward:
+            self.backwards += n
+        else:
+            self.forwards += n
+        if rows is not None and len(rows) == n:
+            (self._backwards_of if is_backward else self._forwards_of).add(rows)
 
 
 def set_oracle_labels(function: nn.Module, labels: Tensor) -> None:
@@ -166,6 +192,7 @@ class NetworkTarget:
         truth: of the same images, for a function that is an oracle, and for ``margin``.
         margin: by how much, relative to the largest, the true logit is raised, so that what an attack takes for a
             success is one by more than round-off (:func:`bench.models.logits.round_off`).
+        replays: records passes that recur; without it every one is launched kernel by kernel.
     """
 
     def __init__(
@@ -183,9 +210,10 @@ class NetworkTarget:
         draws_averaged: int = 1,
         truth: Truth | None = None,
         margin: float = 0.0,
+        replays: Replays | None = None,
     ) -> None:
         self.num_classes = num_classes
-        self.stochastic = draws is not None
+        self.stochastic = self._random = draws is not None
         self.notes: list[str] = []
         self._net = net
         self._base = net if base is None else base
@@ -198,11 +226,13 @@ class NetworkTarget:
         self._draws_averaged = draws_averaged
         self._truth = truth
         self._margin = margin
+        self._replays = replays
         self._shared = _Shared(seed=seed, batch=batch)
 
     @property
     def module(self) -> nn.Module:
         self._meter.rows = None
+        self._say("a library calls its network by itself")
         return Counted(self._net, self._truth, self._margin).eval()
 
     @property
@@ -261,31 +291,36 @@ class NetworkTarget:
 
     def __call__(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
+            self._say("the attack differentiates its network by itself")
             return self._mean(x, slice(0, len(x)))
-        return torch.cat([part for (part,) in self._in_batches(len(x), lambda s: (self._mean(x[s], s).detach(),))])
+
+        def one(s: slice) -> tuple[Tensor]:
+            if self._draws_averaged > 1:
+                return (self._mean(x[s], s).detach(),)
+            (logits,) = self._run(None, lambda x, labels: (self._answer(x, labels),), x[s].detach(), s)
+            return (logits.detach(),)
+
+        return torch.cat([part for (part,) in self._in_batches(len(x), one)])
 
     def gradient(self, x: Tensor, loss: Callable[..., Tensor], *args: Tensor) -> Gradient:
         # Laid out in memory as the images are, whatever the network prefers: attacks mix the two at every step.
         grad = torch.empty_like(x)
 
         def one(s: slice) -> tuple[Tensor, Tensor]:
-            total: list[Tensor] = []
+            total: tuple[Tensor, ...] = ()
             for _ in range(self._draws_averaged):
-                images = x[s].detach().requires_grad_()
-                with torch.enable_grad():
-                    logits = self._forward(images, s)
-                    values = loss(logits, *(arg[s] for arg in args))
-                    if not values.requires_grad:
-                        raise MethodError("no gradient reaches the images: the attacked function detaches them")
-                    draw = [*torch.autograd.grad(values.sum(), images), logits.detach(), values.detach()]
-                total = draw if not total else [a + b for a, b in zip(total, draw, strict=True)]
+                draw = self._run(loss, partial(self._differentiated, loss), x[s].detach(), s, *(arg[s] for arg in args))
+                total = tuple(a + b for a, b in zip(total, draw, strict=True)) if total else draw
             if self._draws_averaged > 1:
-                total = [value / self._draws_averaged for value in total]
+                total = tuple(value / self._draws_averaged for value in total)
             grad[s] = total[0]
             return total[1], total[2]
 
         parts = list(self._in_batches(len(x), one))
         return Gradient(grad, *(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def repeated(self, step: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        return step(*tensors) if self._replays is None else self._replays(step, step, tensors)
 
     def uniform(self, like: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
         return (
@@ -303,19 +338,79 @@ class NetworkTarget:
         return logits / self._draws_averaged if self._draws_averaged > 1 else logits
 
     def _forward(self, x: Tensor, s: slice) -> Tensor:
+        labels = self._begin(len(x), s)
+        logits = self._answer(x, labels)
+        self._draws.images = None
+        return logits
+
+    def _run(
+        self,
+        loss: Callable[..., Tensor] | None,
+        function: Callable[..., tuple[Tensor, ...]],
+        x: Tensor,
+        s: slice,
+        *args: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Return ``function(x, labels, *args)``, of the rows ``s``, replayed where it can be."""
+        labels = self._begin(len(x), s)
+        bare = labels is None
+        if self._replays is None or not self._may_replay(loss):
+            results = function(x, labels, *args)
+        else:
+            inputs = (x, *args) if labels is None else (x, *args, labels)
+            results = self._replays(
+                (self._net, loss, bare, torch.is_grad_enabled()),
+                lambda x, *rest: function(x, None, *rest) if bare else function(x, rest[-1], *rest[:-1]),
+                inputs,
+                self._net,
+                self._meter,
+            )
+        self._draws.images = None
+        return results
+
+    def _may_replay(self, loss: Callable[..., Tensor] | None) -> bool:
+        # Also where only the step on the base is random: what that is made of is not known here.
+        if self._random:
+            return self._say("its network draws random numbers")
+        if hasattr(self._net, "labels"):
+            return self._say("its network is an oracle")
+        return loss is None or is_plain(loss) or self._say("its loss is no function of a module, without closure")
+
+    def _say(self, reason: str) -> bool:
+        if self._replays is not None:
+            self._replays.say(reason)
+        return False
+
+    def _begin(self, n: int, s: slice) -> Tensor | None:
+        """Make the pass of ``n`` images one of the rows ``s``; return their labels if logits are to be made harder."""
         # The whole is not sliced: a meter knows the same rows again by the tensor.
         rows = self._rows if (s.start, s.stop) == (0, len(self._rows)) else self._rows[s]
-        self._meter.rows = rows if len(x) == len(rows) else None
+        self._meter.rows = rows if n == len(rows) else None
         self._draws.images = None if self._meter.rows is None else self._images[s]
-        labels = None
-        if self._truth is not None and self._meter.rows is not None:
-            labels = self._truth.labels[self._meter.rows.to(self._truth.labels.device)]
-            set_oracle_labels(self._net, labels)
+        if self._truth is None or self._meter.rows is None:
+            return None
+        labels = self._truth.labels[self._meter.rows.to(self._truth.labels.device)]
+        set_oracle_labels(self._net, labels)
+        return labels if self._margin else None
+
+    def _answer(self, x: Tensor, labels: Tensor | None) -> Tensor:
         logits = precise(self._net(x), x)
-        self._draws.images = None
         if logits.shape != (len(x), self.num_classes):
             raise MethodError(f"the network returned {tuple(logits.shape)}, not ({len(x)}, {self.num_classes})")
-        return logits if labels is None or not self._margin else harder(logits, labels, self._margin)
+        return logits if labels is None else harder(logits, labels, self._margin)
+
+    def _differentiated(
+        self, loss: Callable[..., Tensor], x: Tensor, labels: Tensor | None, *args: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradient of the summed loss, logits and losses."""
+        images = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = self._answer(images, labels)
+            values = loss(logits, *args)
+            if not values.requires_grad:
+                raise MethodError("no gradient reaches the images: the attacked function detaches them")
+            (grad,) = torch.autograd.grad(values.sum(), images)
+        return grad, logits.detach(), values.detach()
 
     def _in_batches(self, n: int, one: Callable[[slice], tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
         start, calls = 0, self._draws.calls
@@ -326,7 +421,11 @@ class NetworkTarget:
             try:
                 yield one(s)
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or self._shared.batch == 1:
+                if not out_of_memory(error):
+                    raise
+                if self._replays is not None and self._replays.release():
+                    continue
+                if self._shared.batch == 1:
                     raise
                 self._shared.batch = max(1, min(self._shared.batch, s.stop - s.start) // 2)
                 continue

@@ -6,7 +6,10 @@ recorded: it reads nothing back, its shapes depend on no value, and its inputs s
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -48,8 +51,8 @@ class HostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def graphs(device: torch.device) -> bool:
-    """Say whether a device can record graphs."""
-    return device.type == "cuda"
+    """Say whether a device can record graphs, and ``CROSSFIRE_GRAPHS=0``, for looking for errors, forbids none."""
+    return device.type == "cuda" and os.environ.get("CROSSFIRE_GRAPHS", "1") != "0"
 
 
 def _reads_host(func: Any, name: str, args: Any, result: Any) -> bool:
@@ -93,6 +96,11 @@ class Captured:
     def captured(self) -> bool:
         """Whether calls are replays of a graph."""
         return self._graph is not None
+
+    @property
+    def places(self) -> tuple[Tensor, ...]:
+        """Where the inputs lie, once prepared; one that is given as an input is not copied."""
+        return self._inputs or ()
 
     def abandon(self, why: str) -> None:
         """Never replay again, for this reason."""
@@ -156,6 +164,13 @@ class Captured:
             self.why = f"capturing failed: {(str(error) or type(error).__name__).splitlines()[0]}"
         if self.why is None:
             self._graph, self._outputs = graph, outputs
+
+
+def is_plain(function: Callable[..., Any]) -> bool:
+    """Say whether a function is one of a module, without a closure: what is recorded of it then holds at every call."""
+    if not isinstance(function, FunctionType) or function.__closure__:
+        return False
+    return getattr(sys.modules.get(function.__module__), function.__qualname__, None) is function
 
 
 def differing(expected: list[Tensor], received: list[Tensor], tolerance: float = ROUND_OFF) -> str | None:

@@ -29,8 +29,10 @@ from bench.evaluation.chunks import read_chunk, write_chunk
 from bench.evaluation.craft import Crafted, craft
 from bench.evaluation.device_cache import Classifier, DeviceCache, Images
 from bench.evaluation.measure import Measure
+from bench.evaluation.replays import Replays
 from bench.evaluation.target import auto_batch, out_of_memory
 from bench.keys import attack_key, cell_key, clean_cell, seed_of, training_key
+from bench.process.capture import graphs
 from bench.process.ending import Control, Lost, Overtime, Piece, Stop, why_of
 from bench.process.isolation import frozen, isolated
 from bench.schedule import estimate, unusable
@@ -464,6 +466,7 @@ class Runner:
             started = time.monotonic()
             earlier = self._previous(ref)
             before = None if earlier is None else self._crafted_before(earlier, paths.values())
+            replays = Replays(self.device) if graphs(self.device) else None
             with spending("attacks"):
                 crafted = craft(
                     ref,
@@ -477,6 +480,7 @@ class Runner:
                     training=self.cache.training_images(ref.model),
                     before=before,
                     saved=self._saved_images(ref, images),
+                    replays=replays,
                 )
             _require_unchanged(ref)
             _require_same_images(ref)
@@ -490,7 +494,8 @@ class Runner:
             self._write_chunks(paths, crafted, group)
         seconds = round(time.monotonic() - started, 3)
         of = f"{group.start:06d}-{group.stop:06d}"
-        self.log.write("crafted", attack=ref.attack.name, key=key, images=of, seconds=seconds)
+        more = {} if replays is None else {"replayed": replays.replayed, "not replayed": replays.reasons}
+        self.log.write("crafted", attack=ref.attack.name, key=key, images=of, seconds=seconds, **more)
 
     def _saved_images(self, ref: AttackRef, images: Images) -> Callable[[Tensor], Tensor] | None:
         """Return what gives the saved images of row numbers, float32 (N, C, H, W), where an attack reads such.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bench import registry
 from bench.api import Threat
 from bench.draws import Draws
+from bench.evaluation.replays import Replays
 from bench.evaluation.target import Meter, NetworkTarget
 from bench.process.isolation import frozen
 
@@ -72,6 +73,7 @@ def drive(
     draws: Draws | None = None,
     images: Tensor | None = None,
     kind: type[NetworkTarget] = NetworkTarget,
+    replays: Replays | None = None,
     **parameters: Any,
 ) -> Driven:
     """Run attack ``use``, a registered name or ``prefix:Class``, with ``parameters`` and an optional ``preset``."""
@@ -85,8 +87,8 @@ def drive(
             classes = net(x[:1]).shape[1]
         meter.forwards = 0
         # The network by itself stands for a purifier that changes nothing.
-        smooth = {"smooth": lambda tau: net}
-        target = kind(net, meter, images, seed=seed, num_classes=classes, batch=batch, draws=draws, **smooth)
+        more: dict[str, Any] = {"smooth": lambda tau: net, "replays": replays}
+        target = kind(net, meter, images, seed=seed, num_classes=classes, batch=batch, draws=draws, **more)
         x_adv = entry.load()(target, x, y, threat, **arguments)
         shared = meter.forwards - int(meter.forwards_of.sum()), meter.backwards - int(meter.backwards_of.sum())
     return Driven(x_adv, meter.forwards_of + shared[0] / len(x), meter.backwards_of + shared[1] / len(x), target.notes)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bench import registry
 from bench.cli import main
 from bench.evaluation.defense import deploy
+from bench.evaluation.replays import Replays
 from bench.models.build import build, network_ref
 from bench.models.layout import fast_layout
 from bench.store.working_store import Store
@@ -18,6 +19,7 @@ from bench.training.step import RecipeStep
 from tests.attacks.conftest import trained
 from tests.attacks.driving import FEW, THREATS, Case, assert_within, drive, right
 from tests.attacks.test_contract import every_attack
+from tests.attacks.test_replays import NEVER
 from tests.engine import tiny
 
 GPU = torch.device("cuda")
@@ -59,6 +61,22 @@ def test_attacks(case: Case, name: str, norm: str) -> None:
         assert torch.allclose(on_gpu.images.cpu(), on_cpu.images, atol=0.05 if norm == "flow" else 1e-5)
         assert torch.equal(right(net, on_gpu.images, case.y.to(GPU)).cpu(), right(case.net, on_cpu.images, case.y))
         assert torch.equal(on_gpu.forwards, on_cpu.forwards)
+
+
+@every_attack
+def test_replayed_passes_change_no_bit(case: Case, name: str, norm: str) -> None:
+    net, settings = to_gpu(case.net).float(), FEW.get(name, {})
+    x, y, images = case.x.float().to(GPU), case.y.to(GPU), torch.arange(12).to(GPU)
+    replays = Replays(GPU, recurs=2, always=True)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        eager = drive(net, name, x, y, THREATS[norm], images=images, batch=5, **settings)
+        replayed = drive(net, name, x, y, THREATS[norm], images=images, batch=5, replays=replays, **settings)
+    assert torch.equal(eager.images, replayed.images)
+    assert torch.equal(eager.forwards, replayed.forwards)
+    assert torch.equal(eager.backwards, replayed.backwards)
+    assert eager.notes == replayed.notes
+    if name not in NEVER:
+        assert replays.replayed > 0, replays.reasons
 
 
 @pytest.mark.parametrize("use", ["art:SquareAttack", "torchattacks:PGD", "foolbox:LinfPGD"])

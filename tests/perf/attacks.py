@@ -4,7 +4,8 @@ One run, everything interleaved, medians. The unit is one forward and backward p
 layout, parameters frozen, re-measured round every attack. *over floor* is an attack's time over the passes that its
 settings need times the unit; *over peer* that number over the fastest other library's, leaving out one that stopped
 before it had taken as many passes. Attacks get the fast layout, as in the harness; peers get the network as it is,
-parameters frozen (with trainable ones, as users have them, several are slower still). FWA works out a transport plan at
+parameters frozen (with trainable ones, as users have them, several are slower still). On a GPU passes that recur are
+replayed as graphs where that pays, and *eager* is the same attack without. FWA works out a transport plan at
 every step, which costs the same whatever the network, so its time over the floor is largest on the small one.
 """
 
@@ -32,10 +33,12 @@ from torch.nn import functional as F
 
 from bench.api import Threat
 from bench.data import open_set
+from bench.evaluation.replays import Replays
 from bench.evaluation.target import Meter, NetworkTarget
 from bench.models import weights
 from bench.models.build import build, network_ref
 from bench.models.layout import fast_layout
+from bench.process.capture import graphs
 from bench.process.isolation import frozen
 from bench.registry import find
 from bench.store.provenance import provenance
@@ -190,13 +193,14 @@ CASES = {
 }
 
 
-def ours(row: Row, case: Case) -> tuple[Tensor, float, float]:
+def ours(row: Row, case: Case, replays: Replays | None = None) -> tuple[Tensor, float, float]:
     """Return the images and the forwards and backwards per image."""
     entry = find("attack", row.attack)
     arguments, attack = entry.arguments(row.settings), entry.load()
     with frozen(case.fast), Meter(case.fast, len(case.x)) as meter:
         identities = torch.arange(len(case.x), device=case.x.device)
-        target = NetworkTarget(case.fast, meter, identities, seed=0, num_classes=10, batch=len(case.x))
+        options = {"seed": 0, "num_classes": 10, "batch": len(case.x), "replays": replays}
+        target = NetworkTarget(case.fast, meter, identities, **options)
         images = attack(target, case.x, case.y, row.threat, **arguments)
     return images, meter.forwards / len(case.x), meter.backwards / len(case.x)
 
@@ -264,7 +268,16 @@ def right(net: nn.Module, images: Tensor, y: Tensor) -> Tensor:
 def measure(row: Row, full_case: Case, repeats: int, device: torch.device) -> dict[str, Any]:
     """Return one row of the report: for everyone the median time, over the floor where it has one."""
     case = full_case._replace(x=full_case.x[: row.images], y=full_case.y[: row.images])
-    runs: dict[str, Callable[[], Any]] = {"crossfire": lambda: ours(row, case)}
+    replays: list[Replays] = []
+
+    def replaying() -> tuple[Tensor, float, float]:
+        # New ones each time, as the harness has them: recording is part of the cost.
+        replays.append(Replays(device))
+        return ours(row, case, replays[-1])
+
+    on_graphs = graphs(device)
+    runs: dict[str, Callable[[], Any]] = {"crossfire": replaying if on_graphs else lambda: ours(row, case)}
+    runs |= {"eager": lambda: ours(row, case)} if on_graphs else {}
     runs |= {name: (lambda peer=peer: peer_forwards(peer, case)) for name, peer in row.peers.items()}
     outputs: dict[str, Any] = {}
     if not row.slow:
@@ -289,7 +302,7 @@ def measure(row: Row, full_case: Case, repeats: int, device: torch.device) -> di
     peers = {name: outputs[name] for name in row.peers}
     # Each is judged by the layout that it attacked: in TF32 another one moves images at the boundary back over it.
     robust = {
-        name: right(case.fast if name == "crossfire" else case.net, output[0], case.y)
+        name: right(case.fast if name in ("crossfire", "eager") else case.net, output[0], case.y)
         for name, output in outputs.items()
     }
     over_floor = {name: statistics.median(values) for name, values in floors.items()}
@@ -309,6 +322,8 @@ def measure(row: Row, full_case: Case, repeats: int, device: torch.device) -> di
             for name, is_robust in robust.items()
             if name != "crossfire"
         },
+        "replayed": replays[-1].replayed if replays else None,
+        "not_replayed": replays[-1].reasons if replays else [],
         "seconds": {name: statistics.median(values) for name, values in taken.items()},
         "over_floor": over_floor,
         "over_fastest_peer": None if fastest is None else over_floor["crossfire"] / fastest,
@@ -323,9 +338,9 @@ def table(report: dict[str, Any]) -> str:
         f"{made_by['finished']}; made by "
         "`python -m tests.perf.attacks`. Rows of several runs on one machine stand together; each is one run.\n",
         (__doc__ or "").partition("\n\n")[2],
-        "| network | images | attack | passes per image | robust | peers robust | over floor "
+        "| network | images | attack | passes per image | robust | peers robust | over floor | eager "
         "| peers over floor (forwards) | over peer | repeats, commit |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in report["rows"]:
         settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
@@ -336,12 +351,13 @@ def table(report: dict[str, Any]) -> str:
             f"{name} {row['standing'][name]:.2f} ({same}/{row['images']} same)"
             for name, same in row["same_verdicts"].items()
         )
+        eager = f"{floor['eager']:.2f}" if "eager" in floor else "–"
         over = "–" if row["over_fastest_peer"] is None else f"{row['over_fastest_peer']:.2f}"
         name = f"{row['attack']} ({settings})" if settings else row["attack"]
         lines.append(
             f"| {row['network']} | {row['images']} | {name} | {row['forwards']:.1f} + {row['backwards']:.1f} "
-            f"| {row['standing']['crossfire']:.2f} | {robust or '–'} | {floor['crossfire']:.2f} | {peers} | {over} "
-            f"| {row['repeats']}, {(row['commit'] or 'no commit')[:9]} |"
+            f"| {row['standing']['crossfire']:.2f} | {robust or '–'} | {floor['crossfire']:.2f} | {eager} | {peers} "
+            f"| {over} | {row['repeats']}, {(row['commit'] or 'no commit')[:9]} |"
         )
     return "\n".join(lines) + "\n"
 
