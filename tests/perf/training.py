@@ -4,6 +4,9 @@
    with ``channels_last``. More is better.
 2. ``floor``: the engine's epoch over its passes alone, on one batch again and again. Nearer to 1 is better.
 3. ``steps``: each test-time step, base network included, over one forward pass of the base network.
+4. ``engine``, on CUDA only: FGSM-AT and PGD-AT of ResNet-18 in bfloat16, recorded as a graph (``captured``) and
+   launched kernel by kernel (``eager``): seconds an epoch, TFLOP/s, and their share of what a product of 8192 x 8192
+   matrices reaches. An epoch has ``--images`` images; 50,000 make CIFAR-10's.
 
 The figures are kept in ``results/perf``.
 """
@@ -27,6 +30,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from bench.models.build import build, network_ref
+from bench.process import capture
 from bench.registry import entries, find
 from bench.training.loop import train
 from bench.types import DataRef, MethodRef, Schedule, TrainRef
@@ -42,13 +46,13 @@ def images(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def engine_epoch(
-    recipe: str, network: MethodRef, n: int, device: torch.device, *, channels_last: bool = False
-) -> float:
-    """Return the seconds of the second epoch; the first warms up."""
+    recipe: str, network: MethodRef, n: int, device: torch.device, *, channels_last: bool = False, bf16: bool = False
+) -> dict[str, float]:
+    """Return what the log says of the second epoch; the first warms up."""
     data = DataRef(
         name="noise", split="train", n=n, image_shape=SHAPE, num_classes=CLASSES, indices_sha="a", data_sha="b"
     )
-    schedule = Schedule(epochs=2, batch=BATCH, augment="crop-flip", channels_last=channels_last)
+    schedule = Schedule(epochs=2, batch=BATCH, augment="crop-flip", channels_last=channels_last, bf16=bf16)
     ref = TrainRef(recipe=find("recipe", recipe).ref({}), schedule=schedule, data=data, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         train(
@@ -60,7 +64,31 @@ def engine_epoch(
             check=lambda: None,
             on_progress=lambda progress: None,
         )
-        return json.loads((Path(folder) / "log.jsonl").read_text().splitlines()[1])["seconds"]
+        row: dict[str, float] = json.loads((Path(folder) / "log.jsonl").read_text().splitlines()[1])
+        return row
+
+
+def peak(device: torch.device) -> float:
+    """Return the FLOP/s of the product of two matrices of 8192 x 8192 in bfloat16, the best of five."""
+    a, b = torch.rand(2, 8192, 8192, device=device, dtype=torch.bfloat16)
+    a @ b
+    return 2 * 8192**3 / min(timed(lambda: a @ b, device) for _ in range(5))
+
+
+def engines(n: int, device: torch.device) -> dict[str, dict[str, float]]:
+    """Return seconds, TFLOP/s and share of the peak of each recipe, captured and eager."""
+    network, highest = network_ref("resnet18", {}), peak(device)
+    figures = {}
+    for recipe in ("fgsm-at", "pgd-at"):
+        for way, graphs in (("captured", capture.graphs), ("eager", lambda device: False)):
+            kept, capture.graphs = capture.graphs, graphs
+            try:
+                row = engine_epoch(recipe, network, n, device, channels_last=True, bf16=True)
+            finally:
+                capture.graphs = kept
+            rate = row["flops"] / row["seconds"]
+            figures[f"{recipe} {way}"] = {"seconds": row["seconds"], "tflops": rate / 1e12, "share": rate / highest}
+    return figures
 
 
 def plain_epoch(network: MethodRef, n: int, device: torch.device, workers: int) -> float:
@@ -172,16 +200,20 @@ def main() -> None:
                 lambda: plain_epoch(tiny, n, device, args.workers),
                 lambda channels_last=channels_last: engine_epoch(
                     "standard", tiny, n, device, channels_last=channels_last
-                ),
+                )["seconds"],
                 args.repeats,
             )
             for name, channels_last in {"defaults": False, "channels_last": True}.items()
         },
         "floor": ratio(
-            lambda: engine_epoch("fgsm-at", narrow, n, device), lambda: passes(narrow, n, device), args.repeats
+            lambda: engine_epoch("fgsm-at", narrow, n, device)["seconds"],
+            lambda: passes(narrow, n, device),
+            args.repeats,
         ),
         "steps": step_costs(build(narrow, CLASSES, SHAPE).to(device).eval(), device, args.repeats),
     }
+    if device.type == "cuda":
+        result["engine"] = engines(n, device)
     print(json.dumps(result, indent=2))
     keep("training", {args.device: {**result, "images": n, "threads": args.threads}})
 

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from functools import partial
 
 import pytest
 import torch
@@ -245,6 +246,16 @@ def test_a_loss_that_is_no_number_stops_a_recorded_training(run, monkeypatch):
     simulate(monkeypatch)
     with pytest.raises(MethodError, match=r"diverged: loss nan at epoch 1, batch \d of 9, learning rate 1e\+09"):
         run(recipe="standard", **CAPTURED | {"lr": 1e9, "momentum": 0.0, "drops": ()})
+
+
+def test_a_compiled_step_is_recorded(run, monkeypatch):
+    # The tracing is PyTorch's own; only the C++ compiler behind it is left out, which takes a minute.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    expected = run("as it is", compile=True, bf16=True, **CAPTURED)
+    simulate(monkeypatch)
+    recorded = run("recorded", compile=True, bf16=True, **CAPTURED)
+    assert recorded.card["computation"]["captured"] is True
+    assert_same(recorded.weights, expected.weights)
 
 
 def test_few_batches_are_not_recorded(run, monkeypatch):
