@@ -37,12 +37,15 @@ def main(args: argparse.Namespace) -> int:
     path = weights.find(name)
     display: Display = args.display
     with display.phase("loading torch"):
-        from bench.models.checkpoints import contents, files, reading
+        from bench.models.checkpoints import contents, files, hashes, reading
     with display.phase(f"reading {path.name}"):
         content = reading.read(path)
         states = contents.state_dicts(content)
         sha = weights.sha256(path)
+        card = hashes.exported(path.parent)
     _say("file", f"{path}, {files.size(path):,} bytes, SHA-256 {sha[:16]}")
+    if card is not None:
+        _say("exported", _exported(card))
     if not states:
         raise UsageError(f"{path} holds no state dict of a network{contents.instead(content)}")
     if (values := _values(content, states)) != "":
@@ -65,6 +68,12 @@ def _require_checkpoint(path: Path) -> None:
 
 def _say(title: str, text: str) -> None:
     print(visible(f"{title:<14} {text}"))
+
+
+def _exported(card: Mapping[str, Any]) -> str:
+    """Return what the card beside exported weights says that they are."""
+    epochs = f"epoch {shown(card.get('epoch'), 20)} of {shown(card.get('epochs_planned'), 20)}"
+    return f"{shown(card.get('name'))[1:-1]}, {epochs}, training {shown(card.get('key'))[1:13]}; its hashes are right"
 
 
 def _values(content: Any, states: Sequence[StateDict]) -> str:

@@ -1,4 +1,4 @@
-"""What a store holds, written for others: the adversarial sets of finished cells."""
+"""What a store holds, written for others: the adversarial sets of finished cells, and trained networks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench.cli import options
+from bench.cli import options, weights
 from bench.display.base import Display
 from bench.registry import unknown
 from bench.types import UsageError
@@ -20,51 +20,62 @@ if TYPE_CHECKING:
     from bench.store.working_store import Store
     from bench.types import CellResult
 
-SUMMARY = "adversarial sets as files: images, clean images, labels, predictions, key and hashes"
-WHAT = ("sets",)
+SUMMARY = "adversarial sets and trained networks as files for others, with keys and hashes"
+WHAT = ("sets", "weights")
 FORMATS = ("npz", "parquet", "png")
 #: Characters of a name that a file may be called by.
 _LONGEST_NAME = 150
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="?", metavar="sets", help="what to export; without it, says what there is")
     parser.add_argument(
-        "pattern", nargs="?", metavar="PATTERN", help="only cells whose dataset/model/defense/attack/access match"
+        "what", nargs="?", metavar="sets|weights", help="what to export; without it, says what there is"
+    )
+    parser.add_argument(
+        "pattern",
+        nargs="?",
+        metavar="PATTERN",
+        help="only cells whose dataset/model/defense/attack/access match; of weights the beginning of the key of a "
+        "training, or trainings whose dataset/network/recipe match",
     )
     options.store(parser)
     parser.add_argument("--data", type=options.path, metavar="DIR", help="where to look for image sets first")
     options.trust(parser)
-    parser.add_argument("--list", action="store_true", help="the sets that are kept, one line each; writes nothing")
+    parser.add_argument("--list", action="store_true", help="what is kept, one line each; writes nothing")
     parser.add_argument("--json", action="store_true", help="with --list: as JSON")
     parser.add_argument(
         "--format",
         choices=FORMATS,
-        help="npz: every bit, for NumPy; parquet: every bit, and pictures as Hugging Face has them; png: a folder of "
-        "pictures, rounded to 8 bit, which changes images. Default: what --out ends with, else npz",
+        help="of sets. npz: every bit, for NumPy; parquet: every bit, and pictures as Hugging Face has them; png: a "
+        "folder of pictures, rounded to 8 bit, which changes images. Default: what --out ends with, else npz",
     )
     parser.add_argument(
         "--out",
         type=options.path,
         metavar="DIR|FILE",
-        help="a file for one cell, else a folder; nothing is overwritten",
+        help="a file for one cell, a new folder for the key of one training, else a folder; nothing is overwritten",
     )
+    weights.arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     from bench.report.sets import kept
+    from bench.report.weights.kept import trainings
     from bench.store.working_store import Store
 
     if args.what is not None and args.what not in WHAT:
         raise UsageError(unknown("thing to export", args.what, WHAT))
-    if args.json and not args.list:
-        raise UsageError("--json goes with --list")
-    if args.what is not None and not args.list and args.out is None:
+    _require_options(args)
+    if args.what == "sets" and not args.list and args.out is None:
         raise UsageError("where to? give --out DIR, or --out FILE.npz for one cell; --list shows what there is")
     root = options.store_root(args)
     if not root.is_dir():
         raise UsageError(f"no store at {root}: run first, or name another with --store")
     store, display = Store(root), _display(args)
+    if args.what == "weights":
+        return weights.main(args, store)
+    if args.what is None and not args.list:
+        print(weights.in_a_line(trainings(store)))
     with display.phase("reading the results"):
         store.warn_of_strangers()
         results = kept.attacked(store.results(), args.pattern)
@@ -72,6 +83,19 @@ def main(args: argparse.Namespace) -> int:
         _list(store, results, as_json=args.json, shortly=args.what is None and not args.list)
         return 0
     return _export(args, store, results)
+
+
+def _require_options(args: argparse.Namespace) -> None:
+    """Raises UsageError: options that do not go together."""
+    if args.json and not args.list:
+        raise UsageError("--json goes with --list")
+    if args.what == "weights":
+        if args.format is not None:
+            raise UsageError("--format is of export sets: weights are safetensors")
+        if args.pattern is not None and not args.list and args.out is None:
+            raise UsageError("where to? give --out DIR; --list shows what there is")
+    elif args.half or args.part_size is not None:
+        raise UsageError(f"{'--half' if args.half else '--part-size'} is of export weights")
 
 
 def _display(args: argparse.Namespace) -> Display:

@@ -22,11 +22,10 @@ import pyarrow.parquet as pq
 from bench.keys import Keys, clean_cell, training_key
 from bench.schedule.plan import Work
 from bench.store import cards, files, inventory, planned
-from bench.store.files import Unreadable
 from bench.store.inventory import LEFTOVER, Entry
 from bench.store.lease import is_lease
 from bench.store.reading import document
-from bench.store.seals import read_metadata, unsealed
+from bench.store.seals import head_metadata, unsealed
 from bench.store.working_store import RECORD_COLUMNS, Store
 from bench.types import ModelRef, UsageError
 
@@ -308,12 +307,7 @@ def _is_state(path: Path) -> bool:
 
 
 def _metadata(path: Path) -> Mapping[str, str]:
-    with files.opened(path) as file:
-        head = file.read(8)
-        length = int.from_bytes(head, "little")
-        if length > _LARGEST_HEAD:
-            raise Unreadable("no safetensors file")
-        return read_metadata(head + file.read(length))
+    return head_metadata(path, _LARGEST_HEAD)
 
 
 def _are_records(path: Path) -> bool:

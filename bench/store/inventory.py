@@ -17,6 +17,8 @@ from bench.store.files import lacks
 _log = logging.getLogger("crossfire")
 KEY = r"[0-9a-f]{64}"
 CHUNK = r"[0-9]{6,}-[0-9]{6,}\.safetensors"
+#: The state that a training continues from; the one at the end of its last epoch, once the former lies within the next.
+STATE, EPOCH = "state.safetensors", "epoch.safetensors"
 #: The names of the harness's own files below the root of a store, by what they are.
 FILES = {
     "result": rf"cells/{KEY}\.json",

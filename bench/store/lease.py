@@ -149,6 +149,10 @@ class Leases:
         if self._lost:
             raise Busy
 
+    def is_held(self, name: str) -> bool:
+        """Say whether the owner of a lease may live; of one on another machine that is not known at once."""
+        return self._valid(self.folder / name) is not None
+
     def at_work(self) -> str | None:
         """Return the name of a lease whose owner lives, if there is one.
 

@@ -45,6 +45,21 @@ def read_metadata(data: bytes) -> dict[str, str]:
     return metadata
 
 
+def head_metadata(path: Path, limit: int) -> dict[str, str]:
+    """Return :func:`read_metadata` of a file of which only the head is read, of at most ``limit`` bytes.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it has no such head, or a larger one, or cannot be read.
+    """
+    with files.opened(path) as file:
+        head = file.read(8)
+        length = int.from_bytes(head, "little")
+        if length > limit:
+            raise ValueError("no safetensors file")
+        return read_metadata(head + file.read(length))
+
+
 def sealed_arrays(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Return the arrays of a safetensors file and what it says of them, without the seal.
 

@@ -14,15 +14,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from bench.keys import canonical_json, sha256_hex
-from bench.store import files
+from bench.store import files, inventory
 from bench.store.account import spending
 from bench.store.files import write_atomically
 from bench.store.reading import document
 from bench.store.seals import read_metadata
 from bench.types import UsageError
 
-#: The state to continue from, and the last one at the end of an epoch where the former lies within the next.
-STATE, EPOCH = "state.safetensors", "epoch.safetensors"
+STATE, EPOCH = inventory.STATE, inventory.EPOCH
 #: What a state may hold of a network, the one to keep first: of the best epoch, averaged, as trained.
 _GROUPS = ("best", "average", "net")
 #: Bytes of the largest state that is read where the size of its network is not known.

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import stat
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bench.keys import sha256_hex
-from bench.models.checkpoints import formats
+from bench.models.checkpoints import formats, hashes
 from bench.registry import unknown
-from bench.store.files import file_sha256, read
+from bench.store.files import Unreadable, file_sha256, read
+from bench.store.reading import document
 from bench.types import UsageError, shown
 
 #: Networks that come inside packages, by the name of the package.
 _INSIDE = {"pyautoattack": "examples/model_test.pt"}
 _INDEX = ".safetensors.index.json"
+#: The one file of weights in a folder of Hugging Face's layout that has no index.
+_WHOLE = "model.safetensors"
+#: One of several files of weights: the name of the network, and how many there are.
+_PART = re.compile(r"(?P<net>.+)-[0-9]+-of-(?P<parts>[0-9]+)\.safetensors")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 _KINDS = ".safetensors, .pt, .pth, .ckpt, .bin or .pth.tar files"
 _MAX_INDEX_BYTES = 64 * 2**20
@@ -27,7 +33,8 @@ _MAX_INDEX_BYTES = 64 * 2**20
 def find(name: str) -> Path:
     """Return the file of ``weights:<file>`` or ``weights:<package>``; of sharded weights it is their index.
 
-    ``~`` is the home folder. A folder stands for the one index of shards in it.
+    ``~`` is the home folder. A folder stands for the one index of shards in it, or for its ``model.safetensors``, and
+    one of several shards for the index beside it.
 
     Raises:
         UsageError: no such file, or not one that can be read safely.
@@ -49,7 +56,21 @@ def find(name: str) -> Path:
     if not is_index(path) and path.suffix.lower() not in _SUFFIXES:
         kind = formats.of_suffix(path)
         raise UsageError(f"{name}: weights are {_KINDS}, not '{path.suffix}'{f' ({kind})' if kind else ''}")
-    return path
+    return _index_of(name, path) or path
+
+
+def _index_of(name: str, path: Path) -> Path | None:
+    """Return the index beside a file that is one of several; ``None`` of any other."""
+    match = _PART.fullmatch(path.name)
+    if match is None or int(match["parts"][:9]) == 1:
+        return None
+    index = path.with_name(match["net"] + _INDEX)
+    if not index.is_file():
+        raise UsageError(
+            f"{name}: {absolute(path)} is one of {int(match['parts'][:9]):,} shards of weights, and their index "
+            f"{index.name} is not beside it"
+        )
+    return index
 
 
 def _inside(name: str, package: str) -> Path:
@@ -82,6 +103,8 @@ def _index_in(name: str, folder: Path) -> Path:
         return folder / indices[0]
     if indices:
         raise UsageError(f"{name}: {absolute(folder)} holds several indices of shards: name one of {_few(indices)}")
+    if _WHOLE in names:
+        return folder / _WHOLE
     weights = [each for each in names if Path(each).suffix.lower() in _SUFFIXES]
     inside = f"name a file in it, such as {weights[0]}" if weights else f"weights are {_KINDS}"
     raise UsageError(f"{name}: {absolute(folder)} is a folder without an index of shards (*{_INDEX}); {inside}")
@@ -96,13 +119,34 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a weights file; of an index that of all its shards, in whatever files they lie.
 
     Raises:
-        UsageError: the index, or a shard, is missing or not as it should be.
+        UsageError: the index, or a shard, is missing or not as it should be, or a file is not the one whose hash is
+            stated beside it.
         OSError: a file cannot be read.
         bench.store.files.Unreadable: a file is no regular one, or cannot be read.
     """
-    if not is_index(path):
-        return file_sha256(path)
-    return sha256_hex("shards", *sorted(file_sha256(shard) for shard in shards(path)))
+    stated = stated_hashes(path)
+    digests = []
+    for file in shards(path) if is_index(path) else [path]:
+        digests.append(file_sha256(file))
+        hashes.require(file, digests[-1], stated)
+    return sha256_hex("shards", *sorted(digests)) if is_index(path) else digests[0]
+
+
+def stated_hashes(path: Path) -> Mapping[str, str]:
+    """Return the hashes of files by name that the index of weights and the card beside them state; there may be none.
+
+    Raises:
+        UsageError: they are no hashes, or those of the card are not those of the index.
+    """
+    by_card = dict(hashes.of_files(path))
+    metadata = _index(path).get("metadata") if is_index(path) else None
+    if not isinstance(metadata, dict) or "sha256" not in metadata:
+        return by_card
+    by_index = hashes.checked(path, metadata["sha256"])
+    for name in by_card.keys() & by_index.keys():
+        if by_card[name] != by_index[name]:
+            raise UsageError(f"{path} and the card beside it state different hashes of {shown(name)}")
+    return by_card | by_index
 
 
 def shards(index: Path) -> list[Path]:
@@ -146,14 +190,21 @@ def require_shards_whole(index: Path) -> None:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        body = json.loads(read(index, _MAX_INDEX_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{index} is no readable index of shards: {first_line(error)}") from None
-    weight_map = body.get("weight_map") if isinstance(body, dict) else None
+    weight_map = _index(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise UsageError(f"{index} is no index of shards: its weight_map, from tensors to files, is missing or empty")
     return weight_map
+
+
+def _index(index: Path) -> dict[str, Any]:
+    """Return what an index of shards says; of what is none, nothing."""
+    try:
+        body = document(read(index, _MAX_INDEX_BYTES))
+    except Unreadable as error:
+        raise UsageError(f"{index} cannot be read: {error}") from None
+    except ValueError as error:
+        raise UsageError(f"{index} is no readable index of shards: {first_line(error)}") from None
+    return body if isinstance(body, dict) else {}
 
 
 def size(path: Path) -> int:

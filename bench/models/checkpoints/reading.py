@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path, PosixPath
 from typing import TYPE_CHECKING, Any
 
 from bench.data.room import available_memory, gib
-from bench.models.checkpoints import files, formats
+from bench.models.checkpoints import files, formats, hashes
 from bench.types import UsageError, shown
 
 if TYPE_CHECKING:
@@ -50,20 +52,24 @@ def read(path: Path) -> Any:
     require_whole(path)
     if (needed := files.size(path)) > (available := available_memory()):
         raise UsageError(f"{path} takes {gib(needed)} of memory to read, and {gib(available)} are available")
+    stated = files.stated_hashes(path)
     if files.is_index(path):
         tensors: dict[str, Tensor] = {}
         for shard in files.shards(path):
-            tensors |= _read_safetensors(shard)
+            tensors |= _read_safetensors(shard, stated)
         return tensors
-    return _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
+    return _read_safetensors(path, stated) if path.suffix.lower() == ".safetensors" else _read_torch(path)
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path, stated: Mapping[str, str]) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        tensors: dict[str, Tensor] = load(path.read_bytes())
+        data = path.read_bytes()
+        if stated:
+            hashes.require(path, hashlib.sha256(data).hexdigest(), stated)
+        tensors: dict[str, Tensor] = load(data)
     except KeyError as error:
         raise UsageError(f"{path} holds tensors of type {error}, which torch does not have here") from None
     except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError) as error:

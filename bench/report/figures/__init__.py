@@ -10,7 +10,7 @@ import ast
 import importlib
 import logging
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -117,6 +117,21 @@ def draw(name: str, source: Source, out: Path) -> list[Path]:
         Failed: it cannot be drawn. No file has changed.
         UsageError: the files cannot be written.
     """
+    files = drawn(name, lambda: _drawing(name, source))
+    _move_foreign_aside(name, out)
+    # The JSON file comes first. It marks the pictures as ours, even if writing them fails.
+    for suffix, data in files.items():
+        write_into(out / f"{name}.{suffix}", data)
+    return [out / f"{name}.{suffix}" for suffix in ("png", "pdf", "json")]
+
+
+def drawn(name: str, make: Callable[[], Drawing]) -> dict[str, bytes]:
+    """Return the files of a figure by their suffixes: ``png``, ``pdf``, ``json``.
+
+    Raises:
+        Missing: what it needs is not there.
+        Failed: it cannot be drawn.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -124,7 +139,7 @@ def draw(name: str, source: Source, out: Path) -> list[Path]:
 
     with pyplot.style.context(str(STYLE)), warnings.catch_warnings(record=True) as raised:
         try:
-            files = _rendered(name, source)
+            files = _rendered(name, make())
         except NotDrawn:
             raise
         # One figure that fails does not cost the others.
@@ -136,11 +151,7 @@ def draw(name: str, source: Source, out: Path) -> list[Path]:
     # Matplotlib warns of glyphs that the font lacks, and of names that are too long for the page.
     for message in dict.fromkeys(str(warning.message) for warning in raised):
         _log.warning("figure %s: %s", name, message)
-    _move_foreign_aside(name, out)
-    # The JSON file comes first. It marks the pictures as ours, even if writing them fails.
-    for suffix, data in files.items():
-        write_into(out / f"{name}.{suffix}", data)
-    return [out / f"{name}.{suffix}" for suffix in ("png", "pdf", "json")]
+    return files
 
 
 def _reason(error: Exception) -> str:
@@ -154,12 +165,16 @@ def _reason(error: Exception) -> str:
     return shortened(" ".join(text.split()), _MAX_REASON_LETTERS)
 
 
-def _rendered(name: str, source: Source) -> dict[str, bytes]:
+def _drawing(name: str, source: Source) -> Drawing:
+    module = importlib.import_module(f"bench.report.figures.{name.replace('-', '_')}")
+    drawing: Drawing = module.draw(source)
+    return drawing
+
+
+def _rendered(name: str, drawing: Drawing) -> dict[str, bytes]:
     """Return the files of a figure by their suffixes."""
     from matplotlib import pyplot
 
-    module = importlib.import_module(f"bench.report.figures.{name.replace('-', '_')}")
-    drawing: Drawing = module.draw(source)
     if (side := max(drawing.figure.get_size_inches())) > _MAX_INCHES:
         raise Missing(f"it would be {side:,.0f} inches long; name fewer cells, or take leaderboard --format html")
     numbers = json_text({"schema": 1, "figure": name, **drawing.numbers}, indent=1) + "\n"

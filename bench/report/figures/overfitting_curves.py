@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from bench.keys import training_key
 from bench.report.figures import Drawing, Missing, Source
 from bench.report.figures._choice import KEPT, natural, precedence
-from bench.report.figures._layout import NAME_POINTS, Foot, Grid, fitting
+from bench.report.figures._layout import LEGEND_POINTS, NAME_POINTS, Block, Foot, Grid, axes_at, fitting, stack
 from bench.report.figures._plot import MAX_PANELS, SOFT, trained_with, unbroken
 from bench.report.leaderboard.summaries import threat_text
 from bench.store import cards
@@ -70,6 +70,46 @@ def draw(source: Source) -> Drawing:
     return Drawing(figure, {"runs": numbers})
 
 
+def of_training(title: str, ref: TrainRef, log: Sequence[Mapping[str, Any]], width: float) -> Drawing:
+    """Return the curves of one training, finished or not: its accuracies, and below them its loss.
+
+    Args:
+        title: of the training.
+        ref: its recipe.
+        log: a row for each epoch that is done.
+        width: of the figure, in inches.
+
+    Raises:
+        Missing: no epoch is done.
+    """
+    from bench.training.overfitting import watched_threat
+
+    if not log:
+        raise Missing("no epoch of the training is done")
+    threat = threat_text(watched_threat(ref.recipe))
+    epochs = [dict(row) for row in log if {"epoch", "train", "test"} <= row.keys()]
+    images = _watched({"images_per_epoch": ref.data.n - ref.schedule.holdout}, epochs)
+    run = _Run(_Network(f"{title}, {threat}", threat, (0, 0)), epochs, images)
+    foot = Foot(width, _handles([run]) if epochs else ())
+    accuracies = [Block(_title(run), _HIGH, below=Grid.BELOW)] if epochs else []
+    blocks = [*accuracies, Block("" if epochs else _title(run), _LOW, below=Grid.BELOW)]
+    figure, boxes = stack(blocks, width, left=Grid.LEFT, right=Grid.RIGHT, foot=foot.height)
+    axes = [axes_at(figure, box) for box in boxes]
+    if epochs:
+        axes[0].set(ylim=(-4, 104), yticks=range(0, 101, 25))
+        axes[0].set_ylabel("accuracy, %", fontsize=NAME_POINTS)
+        _draw_run(axes[0], run)
+    losses = [(row["epoch"], row["loss"]) for row in log]
+    axes[-1].plot(*zip(*losses, strict=True), color=SOFT, linewidth=1.3, marker="o" if len(losses) == 1 else "")
+    axes[-1].set_ylabel("training loss", fontsize=NAME_POINTS)
+    for axis in axes:
+        _count_epochs(axis)
+        axis.set_xlim(axes[-1].get_xlim())
+        axis.tick_params(labelsize=LEGEND_POINTS)
+    foot.draw(figure)
+    return Drawing(figure, {"title": title, "threat": threat, "images": images, "epochs": [dict(row) for row in log]})
+
+
 def _grid(runs: Sequence[_Run], total: int, width: float, foot: Foot) -> Grid:
     """Lay out some of ``total`` runs."""
     titles = list(map(_title, runs))
@@ -109,6 +149,10 @@ def _draw_run(axis: Axes, run: _Run) -> None:
             # Between two points that are not marked there is no epoch.
             every_epoch = 1 < len(points) == points[-1][0] - points[0][0] + 1
             line.set(marker="" if every_epoch else "o", markersize=3)
+    _count_epochs(axis)
+
+
+def _count_epochs(axis: Axes) -> None:
     axis.set_xlabel("epoch", fontsize=NAME_POINTS)
     axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     axis.xaxis.set_major_formatter("{x:,.0f}")
