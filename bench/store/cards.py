@@ -36,6 +36,8 @@ from bench.types import (
 )
 
 _log = logging.getLogger("crossfire")
+#: What the card of weights that were exported says that it is, and its version.
+EXPORTED, EXPORTED_SCHEMA = "crossfire-weights", 1
 #: Bytes of the largest card, which has a row of some 600 bytes for each epoch, and of the word of why one failed.
 LARGEST, _LARGEST_FAILURE = 64 * 2**20, 2**20
 

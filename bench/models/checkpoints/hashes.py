@@ -12,8 +12,6 @@ from bench.store.reading import document
 from bench.store.seals import unsealed
 from bench.types import UsageError
 
-#: What the card of exported weights says that it is, and its version.
-FORMAT, SCHEMA = "crossfire-weights", 1
 CARD = "card.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -26,9 +24,9 @@ def exported(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / CARD
     body = _body(path)
-    if body is None or body.get("format") != FORMAT:
+    if body is None or body.get("format") != cards.EXPORTED:
         return None
-    if body.get("schema") != SCHEMA:
+    if body.get("schema") != cards.EXPORTED_SCHEMA:
         raise UsageError(f"{path} is of a later version of Crossfire, which is needed to read it")
     return _unsealed(path)
 
@@ -42,7 +40,7 @@ def of_files(path: Path) -> Mapping[str, str]:
     body = _body(path.parent / CARD)
     if body is None:
         return {}
-    if body.get("format") == FORMAT:
+    if body.get("format") == cards.EXPORTED:
         card = exported(path.parent) or {}
         weights = card.get("weights")
         return checked(path.parent / CARD, weights.get("files") if isinstance(weights, dict) else None)

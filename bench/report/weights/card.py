@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.models.checkpoints.hashes import FORMAT, SCHEMA
 from bench.report.leaderboard.summaries import threat_text
 from bench.report.weights.kept import Training, Weights
 from bench.report.weights.parts import Halved, Written
-from bench.training.overfitting import watched_images, watched_threat
+from bench.store.cards import EXPORTED, EXPORTED_SCHEMA
 from bench.types import INITIAL_SHA, NETWORK_KEYS, MethodRef, Scalar
 from bench.visible import visible
 
@@ -54,8 +53,8 @@ def body(export: Export) -> dict[str, Any]:
     """Return the card: the training's own, and what was exported; it names no path, machine or time."""
     training, weights, halved = export.training, export.weights, export.halved
     return {
-        "format": FORMAT,
-        "schema": SCHEMA,
+        "format": EXPORTED,
+        "schema": EXPORTED_SCHEMA,
         "key": training.key,
         "name": training.name,
         "epoch": weights.epoch,
@@ -114,6 +113,8 @@ def page(export: Export, source: str) -> str:
 
 def configuration(training: Training, source: str) -> Iterable[str]:
     """Return the lines of a configuration that judges the weights under PGD."""
+    from bench.training.overfitting import watched_threat
+
     data = training.ref.data
     yield from ("schema = 1", 'name = "exported"', "", "[dataset]", f"name = {_toml(data.name)}", "n = 100", "")
     yield "[[models]]"
@@ -155,6 +156,8 @@ def _numbers(export: Export) -> str:
 
 
 def _accuracies(export: Export) -> list[str]:
+    from bench.training.overfitting import watched_images, watched_threat
+
     rows = [row for row in export.training.log if row.get("test") and row["epoch"] <= export.weights.epochs]
     if not rows:
         return ["None was measured."]

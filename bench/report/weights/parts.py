@@ -6,14 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
-
-import torch
-from safetensors.torch import save
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from bench.store.files import write_beside
 from bench.types import UsageError, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: Bytes of the head of a file: of itself, and of each tensor beside its name.
@@ -52,6 +51,8 @@ def halved(tensors: Mapping[str, Tensor]) -> Halved:
     A number above 65,504 is too large, and near zero float16 has fewer digits. That matters where an output channel,
     or a single number of a vector such as a running variance, changes by more than the round-off of 2^-11.
     """
+    import torch
+
     changed, kept, largest = dict(tensors), dict[str, str](), 0.0
     for name, tensor in tensors.items():
         if tensor.dtype not in (torch.float32, torch.float64):
@@ -70,6 +71,8 @@ def halved(tensors: Mapping[str, Tensor]) -> Halved:
 
 
 def _relative_error(tensor: Tensor, half: Tensor) -> float:
+    import torch
+
     if not tensor.numel():
         return 0.0
     rows = tensor.double().reshape(tensor.shape[0] if tensor.dim() else 1, -1)
@@ -88,6 +91,8 @@ def write(tensors: Mapping[str, Tensor], folder: Path, most: int | None) -> Writ
         UsageError: a tensor is larger than a file may be.
         OSError: the folder cannot be written.
     """
+    from safetensors.torch import save
+
     groups = list(_groups(tensors, most))
     names = [WHOLE] if len(groups) == 1 else _numbered(len(groups))
     hashes: dict[str, str] = {}
