@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.display.base import Display
-from bench.types import shown
+from bench.types import UsageError, shown
 from bench.visible import visible
 
 if TYPE_CHECKING:
@@ -101,24 +101,25 @@ def _export(args: argparse.Namespace, store: Store, chosen: list[Training], by_k
     if by_key:
         require_new(args.out)
     display: Display = args.display
-    missing: list[kept.NotKept] = []
+    failed: list[UsageError] = []
     for training in chosen:
         with display.phase(f"writing {training.name}"):
             try:
                 weights = kept.read(store, training)
-            except kept.NotKept as error:
-                missing.append(error)
+                path = args.out if by_key else args.out / _folder_name(training, weights)
+                export = _write(args, training, weights, path)
+            # Such as one that was exported before: the others may have trained on since.
+            except UsageError as error:
+                failed.append(error)
                 continue
-            path = args.out if by_key else args.out / _folder_name(training, weights)
-            export = _write(args, training, weights, path)
         print(visible(str(path)))
         for remark in _remarks(export):
             print(visible(f"{path}: {remark}"), file=sys.stderr)
-    if len(missing) == len(chosen) == 1:
-        raise missing[0]
-    for each in missing:
+    if len(failed) == len(chosen) == 1:
+        raise failed[0]
+    for each in failed:
         print(f"error: {each}", file=sys.stderr)
-    return 3 if missing else 0
+    return 3 if failed else 0
 
 
 def _folder_name(training: Training, weights: Weights) -> str:

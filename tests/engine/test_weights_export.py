@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -277,8 +278,12 @@ def test_nothing_is_overwritten_and_a_pattern_gives_each_training_a_folder(folde
     folders = sorted(path.name for path in (tmp_path / "all").iterdir())
     keys = {recipe: trained(folder, recipe).name[:12] for recipe in ("fgsm-at", "standard")}
     assert folders == [f"digits-small-cnn-{recipe}-{key}" for recipe, key in keys.items()]
-    assert export(folder, "small-cnn", "--out", tmp_path / "all") == 2
-    assert "is there already and is not overwritten" in capsys.readouterr().err
+    assert export(folder, "small-cnn", "--out", tmp_path / "all") == 3
+    assert capsys.readouterr().err.count("is there already and is not overwritten") == 2
+    # What is there does not keep the others from being written.
+    shutil.rmtree(tmp_path / "all" / folders[1])
+    assert export(folder, "small-cnn", "--out", tmp_path / "all") == 3
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == folders
 
 
 def test_weights_that_are_gone_or_altered_are_one_line_and_the_others_are_written(folder, tmp_path, capsys):
