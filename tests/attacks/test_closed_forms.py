@@ -230,8 +230,9 @@ def test_sta_samples_as_another_library_does() -> None:
     rows, columns = np.meshgrid(np.arange(9), np.arange(7), indexing="ij")
     source = [rows + flow[0, 1].numpy(), columns + flow[0, 0].numpy()]
     expected = scipy.ndimage.map_coordinates(x[0, 0].numpy(), source, order=1, mode="nearest")
-    assert np.allclose(sta._warp(x, flow)[0, 0].numpy(), expected, atol=1e-5)
-    assert torch.allclose(sta._warp(x, torch.zeros_like(flow)), x, atol=1e-5)
+    grid = sta._grid(x)
+    assert np.allclose(sta._warp(x, flow, grid)[0, 0].numpy(), expected, atol=1e-5)
+    assert torch.allclose(sta._warp(x, torch.zeros_like(flow), grid), x, atol=1e-5)
 
 
 def test_sta_charges_nothing_for_a_constant_flow_and_each_neighbour_twice() -> None:
