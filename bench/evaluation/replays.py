@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -221,14 +222,15 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 def _hooked(net: nn.Module) -> bool:
     """Say whether hooks other than a meter's are on a network: in a replay they would not be called."""
-    hooks = (hook for module in net.modules() for name in _HOOKS for hook in getattr(module, name).values())
+    registries = (getattr(module, name) for module, name in product(net.modules(), _HOOKS))
+    hooks = chain.from_iterable(registry.values() for registry in registries)
     return any(not isinstance(getattr(hook, "__self__", None), Meter) for hook in hooks)
 
 
 def _attributes(net: nn.Module | None) -> dict[str, tuple[int, int]]:
     """Return which object each attribute of a network's modules is, and the length of those that grow."""
-    return {
-        f"{path}.{name}": (id(value), len(value) if isinstance(value, list | dict | set) else 0)
-        for path, module in (() if net is None else net.named_modules())
-        for name, value in vars(module).items()
-    }
+    attributes: dict[str, tuple[int, int]] = {}
+    for path, module in () if net is None else net.named_modules():
+        for name, value in vars(module).items():
+            attributes[f"{path}.{name}"] = id(value), len(value) if isinstance(value, list | dict | set) else 0
+    return attributes
