@@ -51,7 +51,8 @@ class Export:
 
 def body(export: Export) -> dict[str, Any]:
     """Return the card: the training's own, and what was exported; it names no path, machine or time."""
-    training, weights, halved = export.training, export.weights, export.halved
+    training, weights = export.training, export.weights
+    halved = export.halved
     return {
         "format": EXPORTED,
         "schema": EXPORTED_SCHEMA,

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: Bytes of the head of a file: of itself, and of each tensor beside its name.
-_HEAD, _HEAD_OF_TENSOR, _HEAD_OF_AXIS = 64, 96, 24
+_HEAD = 64
+_HEAD_OF_TENSOR, _HEAD_OF_AXIS = 96, 24
 #: The largest relative error of a number that float16 holds with all of its digits.
 ROUND_OFF = 2.0**-11
 _METADATA = {"format": "pt"}
@@ -53,7 +54,8 @@ def halved(tensors: Mapping[str, Tensor]) -> Halved:
     """
     import torch
 
-    changed, kept, largest = dict(tensors), dict[str, str](), 0.0
+    changed, kept = dict(tensors), dict[str, str]()
+    largest = 0.0
     for name, tensor in tensors.items():
         if tensor.dtype not in (torch.float32, torch.float64):
             continue
@@ -96,17 +98,19 @@ def write(tensors: Mapping[str, Tensor], folder: Path, most: int | None) -> Writ
     groups = list(_groups(tensors, most))
     names = [WHOLE] if len(groups) == 1 else _numbered(len(groups))
     hashes: dict[str, str] = {}
+    places: dict[str, str] = {}
     for name, group in zip(names, groups, strict=True):
         data = save({each: tensors[each].detach().cpu().clone().contiguous() for each in group}, _METADATA)
         assert most is None or len(data) <= most
         write_beside(folder / name, data)
         hashes[name] = hashlib.sha256(data).hexdigest()
+        places |= dict.fromkeys(group, name)
     size = sum(tensor.nbytes for tensor in tensors.values())
     if len(groups) == 1:
         return Written(WHOLE, hashes, size)
     body = {
         "metadata": {"total_size": size, "sha256": hashes},
-        "weight_map": {each: name for name, group in zip(names, groups, strict=True) for each in group},
+        "weight_map": places,
     }
     write_beside(folder / INDEX, json.dumps(body, indent=2, ensure_ascii=True).encode() + b"\n")
     return Written(INDEX, hashes, size)
