@@ -139,9 +139,9 @@ class TrainingStep(Protocol):
 
     On a GPU the step of a recipe is recorded once and replayed for every batch: its operations on tensors are repeated,
     its Python is not. So a recipe keeps no state from batch to batch and draws its random numbers from the step, not
-    from ``random`` or numpy: that would be frozen. A comparison of a few batches at the start notices where it shows in
-    their losses. Such a recipe, and one that reads values of tensors to decide what to do, runs without a recording:
-    slower, with the same result.
+    from ``random`` or numpy: that would be frozen. A comparison of the first batches notices it only where it shows in
+    their losses or weights, so what a recipe does from a later epoch on must not be decided in Python. A recipe that is
+    noticed, and one that reads values of tensors to decide what to do, runs without a recording, which is slower.
     """
 
     net: nn.Module

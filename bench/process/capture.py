@@ -51,7 +51,7 @@ class HostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def graphs(device: torch.device) -> bool:
-    """Say whether a device can record graphs, and ``CROSSFIRE_GRAPHS=0``, for looking for errors, forbids none."""
+    """Say whether graphs are recorded on a device: on CUDA, unless ``CROSSFIRE_GRAPHS=0`` forbids it."""
     return device.type == "cuda" and os.environ.get("CROSSFIRE_GRAPHS", "1") != "0"
 
 
