@@ -21,8 +21,8 @@ INCLUDED = [part.name for part in sections.request("paper").parts]
 #: (CROSSFIRE_PAPER=all).
 AT_RELEASE = ("paper-cifar100", "paper-svhn", "paper-tiny-imagenet", "paper-as-shipped", "paper-substitution")
 RUN = [name for name in INCLUDED if name not in AT_RELEASE or os.environ.get("CROSSFIRE_PAPER") == "all"]
-#: Their sections of the page.
-SECTIONS = {"paper-as-shipped": "Attacks as shipped", "paper-substitution": "Substitution"}
+#: The sections of the page that nothing else fills.
+SECTIONS = {"paper-as-shipped": "Attacks as shipped"}
 NAMED = {
     "paper-cifar10",
     "paper-cifar100",
