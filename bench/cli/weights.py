@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bench.report.weights.kept import Training, Weights
     from bench.store.working_store import Store
 
-_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _MOST_BYTES = 2**50
 #: Characters of a name that a folder may be called by.
 _LONGEST_NAME = 150
@@ -204,9 +204,8 @@ def _software() -> dict[str, str | None]:
 
 def _size(text: str) -> int:
     """Return a size such as ``15MB`` in bytes."""
-    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kKMG]i?B)", text)
-    unit = _UNITS.get(match[2]) if match else None
-    size = 0 if match is None or unit is None else int(Fraction(match[1]) * unit)
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kmg]i?b)", text.lower())
+    size = int(Fraction(match[1]) * _UNITS[match[2]]) if match else 0
     if not 0 < size <= _MOST_BYTES:
         raise argparse.ArgumentTypeError(f"{shown(text)} is no size such as 15MB or 16MiB")
     return size
