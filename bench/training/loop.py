@@ -7,10 +7,9 @@ with the weights of one that was not, to the bit, on one machine.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,6 @@ SAVE_EVERY = 60.0
 #: took no more than a twentieth of the time.
 SLOW_BATCH, _KEEPING = 1.0, 0.05
 _WAYS = ("forwards", "backwards")
-#: In the folder of a training, until it ends: what torch.compile made.
-_COMPILED = "compiled"
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,8 @@ def train(
     if cards.read(folder) is not None:
         return
     exact_kernels = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-    with isolated(f"recipe {ref.recipe.name}", seed=ref.seed), exact_kernels, compile_cache(folder / _COMPILED):
+    compiled = compile_cache() if ref.schedule.compile else nullcontext()
+    with isolated(f"recipe {ref.recipe.name}", seed=ref.seed), exact_kernels, compiled:
         run = _Training(ref, network, images, labels, folder, device, test)
         run.resume()
         run.epochs(check, on_progress)
@@ -394,4 +392,3 @@ class _Training:
         cards.write(self.folder, card)
         for name in (checkpoint.STATE, checkpoint.EPOCH):
             (self.folder / name).unlink(missing_ok=True)
-        shutil.rmtree(self.folder / _COMPILED, ignore_errors=True)

@@ -6,13 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bench.data.memo import cache_folder
 from bench.keys import derive_seed
 from bench.models.build import build
 from bench.models.logits import with_precise_logits
@@ -68,8 +68,15 @@ def in_precision(
 
 
 @contextmanager
-def compile_cache(folder: Path) -> Iterator[None]:
-    """Have torch.compile keep what it makes in ``folder``, unless the user named another: a resumed run finds it."""
+def compile_cache() -> Iterator[None]:
+    """Have torch.compile keep what it makes in the user's cache, where later runs find it, or where the user says.
+
+    Never in a store: others may have written one, and this is code that is run.
+
+    Raises:
+        CacheError: this user has no home folder.
+    """
+    folder = cache_folder() / "compiled"
     names = {"TORCHINDUCTOR_CACHE_DIR": folder, "TRITON_CACHE_DIR": folder / "triton"}
     added = {name: str(path) for name, path in names.items() if name not in os.environ}
     os.environ.update(added)

@@ -346,13 +346,14 @@ def test_losses_are_read_a_look_behind(monkeypatch):
     assert reader.read(5, wait=True) == [(3, 4.0), (4, 5.0)]
 
 
-def test_a_compiled_network_lies_in_the_folder_of_its_training(tmp_path, monkeypatch):
+def test_a_compiled_network_lies_in_the_users_cache_and_in_no_store(tmp_path, monkeypatch):
     import os
 
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.setenv("TRITON_CACHE_DIR", "mine")
-    with compile_cache(tmp_path):
-        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with compile_cache():
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "crossfire" / "compiled")
         assert os.environ["TRITON_CACHE_DIR"] == "mine"
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ and os.environ["TRITON_CACHE_DIR"] == "mine"
 
