@@ -158,11 +158,7 @@ def _export(args: argparse.Namespace, store: Store, results: list[CellResult]) -
         print(visible(str(path)))
         if remark is not None:
             print(visible(f"{path}: {remark}"), file=sys.stderr)
-    if len(missing) == len(results) == 1:
-        raise missing[0]
-    for each in missing:
-        print(f"error: {each}", file=sys.stderr)
-    return 3 if missing else 0
+    return options.not_written(missing, len(results))
 
 
 def _format(args: argparse.Namespace) -> str:

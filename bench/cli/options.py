@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,6 +146,19 @@ def work(args: argparse.Namespace) -> tuple[Request, Work]:
     if planned.unusable:
         unusable.warn(planned, planned.unusable)
     return chosen, planned
+
+
+def not_written(errors: Sequence[UsageError], of: int) -> int:
+    """Say which of several exports were not written, and return the exit code: 3 if any, else 0.
+
+    Raises:
+        UsageError: it is the only one.
+    """
+    if len(errors) == of == 1:
+        raise errors[0]
+    for each in errors:
+        print(f"error: {each}", file=sys.stderr)
+    return 3 if errors else 0
 
 
 def say_time(args: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.cli import options
 from bench.display.base import Display
 from bench.types import UsageError, shown
 from bench.visible import visible
@@ -115,11 +116,7 @@ def _export(args: argparse.Namespace, store: Store, chosen: list[Training], by_k
         print(visible(str(path)))
         for remark in _remarks(export):
             print(visible(f"{path}: {remark}"), file=sys.stderr)
-    if len(failed) == len(chosen) == 1:
-        raise failed[0]
-    for each in failed:
-        print(f"error: {each}", file=sys.stderr)
-    return 3 if failed else 0
+    return options.not_written(failed, len(chosen))
 
 
 def _folder_name(training: Training, weights: Weights) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from itertools import chain, product
 from typing import Any
@@ -158,7 +158,7 @@ class _Recorded:
         self._captured = Captured(function, device)
         self._meter = meter
         self._passes: list[tuple[bool, int]] = []
-        self._last: list[tuple[Tensor, int]] = []
+        self._last: Sequence[tuple[Tensor | None, int]] = []
 
     def prepare(self, inputs: tuple[Tensor, ...], expected: list[Tensor], net: nn.Module | None) -> str | None:
         """Record the function; return why it cannot be replayed with the results ``expected``, if so."""
@@ -195,18 +195,11 @@ class _Recorded:
     def __call__(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the results for new inputs, in tensors of their own, and count the passes."""
         now = [(each, -1 if each.is_inference() else each._version) for each in inputs]
-        kept = (
-            [
-                known is each and version == last >= 0
-                for (each, version), (known, last) in zip(now, self._last, strict=True)
-            ]
-            if self._last
-            else [False] * len(now)
-        )
-        self._last = now
-        for is_kept, place, each in zip(kept, self._captured.places, inputs, strict=True):
-            if not is_kept:
+        last = self._last or [(None, -1)] * len(now)
+        for place, (each, version), (known, earlier) in zip(self._captured.places, now, last, strict=True):
+            if known is not each or not version == earlier >= 0:
                 place.copy_(each)
+        self._last = now
         with self._uncounted():
             results = self._captured(*self._captured.places)
         if self._meter is not None:

@@ -265,6 +265,27 @@ def right(net: nn.Module, images: Tensor, y: Tensor) -> Tensor:
         return net(images).argmax(1) == y
 
 
+def timed(
+    runs: dict[str, Callable[[], Any]], row: Row, case: Case, repeats: int, device: torch.device
+) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, Any]]:
+    """Return the seconds of each run, these over its floor, and its last result, in an order drawn anew each time."""
+    outputs: dict[str, Any] = {}
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    floors: dict[str, list[float]] = {name: [] for name in runs}
+    shuffled = random.Random(0)
+    for _ in range(repeats):
+        order = list(runs)
+        shuffled.shuffle(order)
+        before = unit(case, device)
+        for name in order:
+            taken[name].append(seconds(lambda name=name: outputs.update({name: runs[name]()}), device))
+            after = unit(case, device)
+            one, both = ((a + b) / 2 for a, b in zip(before, after, strict=True))
+            floors[name].append(taken[name][-1] / (row.backwards * both + (row.forwards - row.backwards) * one))
+            before = after
+    return taken, floors, outputs
+
+
 def measure(row: Row, full_case: Case, repeats: int, device: torch.device) -> dict[str, Any]:
     """Return one row of the report: for everyone the median time, over the floor where it has one."""
     case = full_case._replace(x=full_case.x[: row.images], y=full_case.y[: row.images])
@@ -279,25 +300,12 @@ def measure(row: Row, full_case: Case, repeats: int, device: torch.device) -> di
     runs: dict[str, Callable[[], Any]] = {"crossfire": replaying if on_graphs else lambda: ours(row, case)}
     runs |= {"eager": lambda: ours(row, case)} if on_graphs else {}
     runs |= {name: (lambda peer=peer: peer_forwards(peer, case)) for name, peer in row.peers.items()}
-    outputs: dict[str, Any] = {}
     if not row.slow:
         # The first call of all loads kernels and finds memory.
         with quiet():
             for run in runs.values():
                 run()
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    floors: dict[str, list[float]] = {name: [] for name in runs}
-    shuffled = random.Random(0)
-    for _ in range(repeats):
-        order = list(runs)
-        shuffled.shuffle(order)
-        before = unit(case, device)
-        for name in order:
-            taken[name].append(seconds(lambda name=name: outputs.update({name: runs[name]()}), device))
-            after = unit(case, device)
-            one, both = ((a + b) / 2 for a, b in zip(before, after, strict=True))
-            floors[name].append(taken[name][-1] / (row.backwards * both + (row.forwards - row.backwards) * one))
-            before = after
+    taken, floors, outputs = timed(runs, row, case, repeats, device)
     _, forwards, backwards = outputs["crossfire"]
     peers = {name: outputs[name] for name in row.peers}
     # Each is judged by the layout that it attacked: in TF32 another one moves images at the boundary back over it.
