@@ -2,6 +2,7 @@
 
 import copy
 import random
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -36,6 +37,8 @@ RECIPES |= {
 #: These read values: which images are broken, so far.
 BRANCHING = {"at", "at cw"}
 every_recipe = pytest.mark.parametrize("recipe", sorted(RECIPES))
+#: Deep learning kernels made for CPUs with bfloat16 units do not give equal bits for equal numbers; PyTorch's own do.
+plain_kernels = partial(torch.backends.mkldnn.flags, enabled=False)
 SETTINGS = [
     {},
     {"batch": 25},
@@ -140,9 +143,9 @@ def test_every_recipe_trains_as_a_plain_loop_does_to_the_bit(run, images, recipe
 def test_every_setting_trains_as_a_plain_loop_does_to_the_bit(run, images, recipe, settings):
     name, params = RECIPES[recipe]
     ref = reference(name, params, **{"epochs": 1 if "holdout" in settings else 2, "drops": (0.5,), **settings})
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), plain_kernels() if ref.schedule.bf16 is True else nullcontext():
         expected = plain_training(ref, images)
-    assert_same(run(ref=ref).weights, expected)
+        assert_same(run(ref=ref).weights, expected)
 
 
 @every_recipe
@@ -295,7 +298,10 @@ class Shared(nn.Module):
         return self.last(self.other(F.relu(self.one(x.flatten(1)))))
 
 
-def test_weights_cast_once_give_what_autocast_gives_to_the_bit():
+@pytest.mark.parametrize(
+    ("kernels", "rounding"), [(plain_kernels, 0.0), (nullcontext, 2**-5)], ids=["to the bit", "as installed"]
+)
+def test_weights_cast_once_give_what_autocast_gives(kernels, rounding):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net, x, y = Shared(), torch.rand(3, 6, *SHAPE), torch.arange(6) % CLASSES
@@ -305,17 +311,18 @@ def test_weights_cast_once_give_what_autocast_gives_to_the_bit():
         results = []
         for module in (once, plain):
             # The gradients of three passes are added, of which one is not differentiated.
+            with kernels():
+                with torch.no_grad():
+                    module(x[0])
+                losses = torch.stack([F.cross_entropy(module(part), y) for part in x[1:]])
+                losses.sum().backward()
+            assert all(value.grad.dtype == torch.float32 for value in module.parameters())
+            gradient = nn.utils.parameters_to_vector([value.grad for value in module.parameters()])
+            results.append(torch.cat([losses.detach(), gradient]))
             with torch.no_grad():
-                module(x[0])
-            losses = [F.cross_entropy(module(part), y) for part in x[1:]]
-            sum(losses).backward()
-            results.append(losses)
-        assert results[0] == results[1]
-        for one, other in zip(net.parameters(), twin.parameters(), strict=True):
-            assert torch.equal(one.grad, other.grad) and one.grad.dtype == torch.float32
-            with torch.no_grad():
-                one -= 0.1 * one.grad
-                other -= 0.1 * other.grad
+                for value in module.parameters():
+                    value -= 0.1 * value.grad
+        assert (results[0] - results[1]).norm() <= rounding * results[1].norm()
         once.cast()
 
 
