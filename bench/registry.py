@@ -309,9 +309,20 @@ def explain(error: ValidationError, *, where: str = "", known: Iterable[str]) ->
         least = first["ctx"]["min_length"]
         return _joined(where, path, f"an empty list asks for nothing; at least {least} is needed")
     message = first["msg"].removeprefix("Value error, ")
+    wanted = _alternatives(error)
+    if len(wanted) > 1:
+        path, message = path.rpartition(".")[0], f"Input should be {' or '.join(wanted)}"
     contrast = "" if first["type"] in ("missing", "value_error") else f", not {shown(first['input'])}"
     message = message[:1].lower() + message[1:] if message.startswith("Input") else message
     return _joined(where, path, f"{message}{contrast}")
+
+
+def _alternatives(error: ValidationError) -> list[str]:
+    """Return what each type of a union asks for, where the first error is one of a union, whose types end its path."""
+    first, *others = error.errors()
+    same = [each for each in others if each["input"] is first["input"] and each["loc"][:-1] == first["loc"][:-1]]
+    asked = [each["msg"].partition("Input should be ")[2].partition(", ")[0] for each in (first, *same)]
+    return asked if all(asked) else []
 
 
 def _joined(*parts: str) -> str:

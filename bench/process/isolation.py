@@ -67,9 +67,7 @@ def isolated(who: str, *, seed: int | None = None) -> Iterator[None]:
         module._exit = module.abort = partial(_refuse_to_end, process)  # type: ignore[attr-defined]
     try:
         if seed is not None:
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
+            seed_generators(seed)
         yield
         if (taken := needs.taken()) is not None:
             raise MethodError(f"{who} {taken}")
@@ -96,6 +94,13 @@ def isolated(who: str, *, seed: int | None = None) -> Iterator[None]:
         # The limits first: while they are lowered, the following steps may get no file or memory.
         needs.taken()
         before.restore()
+
+
+def seed_generators(seed: int) -> None:
+    """Seed every global generator that a method may draw from: those of Python, NumPy and torch."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 def _refuse_to_end(process: int, status: int = 1) -> NoReturn:

@@ -31,7 +31,7 @@ from bench.training.epoch import EpochTables, learning_rate
 from bench.training.losses import LossReader
 from bench.training.precision import Precision, built, compile_cache
 from bench.training.update import Updates
-from bench.types import MethodError, MethodRef, TrainRef, UsageError, jsonable
+from bench.types import MethodError, MethodRef, TrainRef, UsageError, jsonable, text_of
 
 #: Seconds after which the state is also kept within an epoch, so that a kill loses no more than that.
 SAVE_EVERY = 60.0
@@ -212,7 +212,15 @@ class _Training:
             raise
 
     def _batch(self) -> None:
-        self.updates(self.step)
+        try:
+            self.updates(self.step)
+        except (MethodError, UsageError):
+            raise
+        except Exception as error:
+            raise MethodError(
+                f"recipe {self.ref.recipe.name} raised {type(error).__name__} at epoch {self.epoch + 1}, batch "
+                f"{self.step + 1} of {self.steps}: {text_of(error)}"
+            ) from error
         self.step += 1
 
     def _rate(self, step: int) -> float:

@@ -71,20 +71,30 @@ def in_precision(
 def compile_cache() -> Iterator[None]:
     """Have torch.compile keep what it makes in the user's cache, where later runs find it, or where the user says.
 
-    Never in a store: others may have written one, and this is code that is run.
+    Never in a store: others may have written one, and this is code that is run. Nor where torch puts it by default, a
+    name in the folder for temporary files that others could take first.
 
     Raises:
         CacheError: this user has no home folder.
     """
     folder = cache_folder() / "compiled"
     names = {"TORCHINDUCTOR_CACHE_DIR": folder, "TRITON_CACHE_DIR": folder / "triton"}
-    added = {name: str(path) for name, path in names.items() if name not in os.environ}
+    # This takes two seconds. It also sets the first of the names to torch's default, as if the user had.
+    from torch._inductor import config
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    added = {name: str(path) for name, path in names.items() if os.environ.get(name) in (None, default_cache_dir())}
+    before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
     try:
-        yield
+        # Torch compiles headers into that folder for temporary files, whatever the cache is.
+        with config.patch(cpp_cache_precompile_headers=False):
+            yield
     finally:
-        for name in added:
+        for name, value in before.items():
             os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 class Bf16(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bench import registry
 from bench.process.capture import WARM_UP, Captured, differing
+from bench.process.isolation import seed_generators
 from bench.training.epoch import EpochTables
 from bench.training.precision import Bf16, Precision, in_precision
 from bench.training.step import RecipeStep
@@ -126,7 +127,7 @@ class Updates:
         if size == self._schedule.batch and not self._prepared:
             self._prepare()
         # Networks with dropout, and libraries, draw from the global generators; a resumed run must find them the same.
-        torch.manual_seed(self._tables.global_seed(step))
+        seed_generators(self._tables.global_seed(step))
         if size != self._schedule.batch:
             self._update(size)
         elif self.captured:
@@ -204,7 +205,7 @@ class Updates:
     def _from_first(self, before: list[Tensor], batches: int, run: Callable[[], object]) -> None:
         self._restore(before, counter=0)
         for step in range(batches):
-            torch.manual_seed(self._tables.global_seed(step))
+            seed_generators(self._tables.global_seed(step))
             run()
 
     def _places(self) -> list[Tensor]:

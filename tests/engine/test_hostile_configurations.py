@@ -58,6 +58,10 @@ WRONG = {
     ),
     "batch 0": (SOUND + "[run]\nbatch = 0\n", "run.batch: 0 is neither 'auto' nor a number of images, at least 1"),
     "batch -1": (SOUND + "[run]\nbatch = -1\n", "run.batch: -1 is neither 'auto'"),
+    "precision": (
+        SOUND + '[train]\nbf16 = "Auto"\n',
+        "train: bf16: input should be a valid boolean or 'auto', not 'Auto'",
+    ),
     "training batch": (SOUND + "[train]\nbatch = 0\n", "train: batch: input should be greater than 0"),
     "epochs": (SOUND + "[train]\nepochs = 9000000000000000000\n", "epochs: input should be less than or equal to"),
     "holdout": (SOUND + "[train]\nholdout = 20\n", "train: holdout = 20 leaves none of the 20 training images"),

@@ -118,6 +118,20 @@ def test_stopped_at_every_batch_is_the_same_to_the_bit(run, images):
     assert run("piecewise", **settings).untimed_log() == uninterrupted.untimed_log()
 
 
+def test_a_recipe_that_raises_says_where(run, monkeypatch):
+    calls = 0
+
+    def failing(step, x, y):
+        nonlocal calls
+        if (calls := calls + 1) == 4 + 2:
+            raise ValueError("no luck")
+        return F.cross_entropy(step.net(x), y)
+
+    monkeypatch.setattr("defenses.standard.standard", failing)
+    with pytest.raises(MethodError, match=r"^recipe standard raised ValueError at epoch 2, batch 2 of 4: no luck$"):
+        run(recipe="standard")
+
+
 @pytest.mark.parametrize("limits", [{"SAVE_EVERY": 0}, {"SLOW_BATCH": 0, "_KEEPING": 1e9}])
 def test_what_is_killed_within_an_epoch_goes_on_from_the_last_batch_that_was_kept(run, images, monkeypatch, limits):
     uninterrupted = run("whole", epochs=2)

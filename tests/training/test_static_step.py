@@ -1,10 +1,13 @@
 """The optimiser step on tensors that stay in place: against a plain loop, and recorded as a (simulated) graph."""
 
 import copy
+import os
 import random
+import tempfile
 from contextlib import nullcontext
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -218,6 +221,18 @@ def test_dropout_draws_anew_in_every_replay(run, monkeypatch, tmp_path):
     assert_same(recorded.weights, expected.weights)
 
 
+@pytest.mark.parametrize("draw", [random.random, np.random.random], ids=["Python", "NumPy"])
+def test_a_recipe_that_draws_from_global_generators_is_resumed_to_the_bit(run, monkeypatch, draw):
+    monkeypatch.setattr("defenses.standard.standard", lambda step, x, y: plain_loss(step, x + draw(), y))
+    expected = run("whole", recipe="standard")
+    for stop in (3, 4):
+        with pytest.raises(Ending):
+            run("parts", recipe="standard", stop_before=stop)
+        random.seed(stop)
+        np.random.seed(stop)
+    assert_same(run("parts", recipe="standard").weights, expected.weights)
+
+
 def plain_loss(step, x, y):
     return F.cross_entropy(step.net(x), y)
 
@@ -353,16 +368,25 @@ def test_losses_are_read_a_look_behind(monkeypatch):
     assert reader.read(5, wait=True) == [(3, 4.0), (4, 5.0)]
 
 
-def test_a_compiled_network_lies_in_the_users_cache_and_in_no_store(tmp_path, monkeypatch):
-    import os
-
+@pytest.mark.parametrize("by_torch", [False, True], ids=["unset", "set by torch"])
+def test_a_compiled_network_lies_in_the_users_cache_and_in_no_store(tmp_path, monkeypatch, by_torch):
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.setenv("TRITON_CACHE_DIR", "mine")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if by_torch:
+        torch._inductor.runtime.cache_dir_utils.cache_dir()
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"].startswith(f"{tempfile.gettempdir()}/torchinductor_")
+    before = dict(os.environ)
     with compile_cache():
         assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "crossfire" / "compiled")
         assert os.environ["TRITON_CACHE_DIR"] == "mine"
-    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ and os.environ["TRITON_CACHE_DIR"] == "mine"
+    assert dict(os.environ) == before
+
+
+def test_a_cache_that_the_user_names_is_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with compile_cache():
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path)
 
 
 def test_graphs_are_recorded_on_cuda_only():
