@@ -39,7 +39,7 @@ _MERGING = """## How files, variants and options combine
 
 From the lowest layer to the highest; a higher one wins. Tables are merged key by key, lists are replaced.
 
-1. The file that `extends` names, with all of this list inside it.
+1. The file that `extends` names, relative to the current folder like every other path, with all of this list inside it.
 2. The file itself.
 3. Variants: `[variants.KIND.NAME]` holds settings. `--scale NAME` and `--protocol NAME` choose those of these kinds.
    Without the flag, the variant applies that the file names in `default`, and none if it names none.

@@ -211,7 +211,8 @@ def parsed(path: Path) -> dict[str, Any]:
             size = os.fstat(file.fileno()).st_size
             data = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
-        raise UsageError(f"no configuration file {path}") from None
+        inside = "" if path.is_absolute() else f" in {os.getcwd()}"
+        raise UsageError(f"no configuration file {path}{inside}") from None
     # A byte 0 in the name is a ValueError.
     except (OSError, ValueError) as error:
         raise UsageError(f"{shown(str(path))} cannot be read: {getattr(error, 'strerror', error)}") from None

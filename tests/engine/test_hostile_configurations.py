@@ -237,7 +237,7 @@ def test_files_that_are_none(through):
         "latin1": "is not a readable TOML file",
         "nul": "is not a readable TOML file",
         "bytes": "is not a readable TOML file",
-        "gone": "no configuration file gone.toml",
+        "gone": f"no configuration file gone.toml in {os.getcwd()}",
         "a" * 300: "cannot be read: File name too long",
     }
     for name, text in says.items():
