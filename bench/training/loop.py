@@ -257,7 +257,7 @@ class _Training:
         row: dict[str, Any] = {
             "epoch": self.epoch + 1,
             "loss": float(self.updates.losses.double().mean()),
-            "train_accuracy": int(self.updates.right) / len(self.rows),
+            "train_accuracy": None if self.updates.right < 0 else int(self.updates.right) / len(self.rows),
             "learning_rate": rate,
             "seconds": self.seconds,
             "flops": self.flops.of(forwards, backwards),

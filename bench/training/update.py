@@ -28,6 +28,8 @@ CHECKED = 4
 FEWEST = WARM_UP + CHECKED
 #: By how much the change of the weights over those batches may differ, relative to its norm.
 _CHANGE = 2.0**-4
+# Less than any number of images; more right answers keep it below zero.
+_NOT_COUNTED = -(2**40)
 
 
 class Passes(NamedTuple):
@@ -73,6 +75,7 @@ class Updates:
             for parameter in trained:
                 self._optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self.losses = torch.zeros(tables.steps, device=device)
+        #: Images answered right in this epoch; below zero if the recipe's logits are not those of the batch alone.
         self.right = torch.zeros((), dtype=torch.int64, device=device)
         self._whole = Captured(lambda: self._update(plan.batch), device)
         self._prepared, self._passes = False, Passes(0, 0)
@@ -157,6 +160,8 @@ class Updates:
         self.losses.index_copy_(0, tables.counter, loss.detach().to(self.losses).view(1))
         if self.step_of.logits is not None and len(self.step_of.logits) == len(y):
             self.right += (self.step_of.logits.argmax(1) == y).sum()
+        else:
+            self.right.fill_(_NOT_COUNTED)
         tables.counter += 1
         return ()
 

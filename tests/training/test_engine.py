@@ -118,6 +118,13 @@ def test_stopped_at_every_batch_is_the_same_to_the_bit(run, images):
     assert run("piecewise", **settings).untimed_log() == uninterrupted.untimed_log()
 
 
+def test_the_accuracy_on_training_images_is_left_out_where_logits_are_not_those_of_the_batch(run, monkeypatch):
+    monkeypatch.setattr(
+        "defenses.standard.standard", lambda step, x, y: F.cross_entropy(step.net(torch.cat([x, x])), torch.cat([y, y]))
+    )
+    assert [row["train_accuracy"] for row in run(recipe="standard").log] == [None] * 3
+
+
 def test_a_recipe_that_raises_says_where(run, monkeypatch):
     calls = 0
 
