@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
         content = reading.read(path)
         states = contents.state_dicts(content)
         sha = weights.sha256(path)
-        card = hashes.exported(path.parent)
+        card = hashes.exported(path)
     _say("file", f"{path}, {files.size(path):,} bytes, SHA-256 {sha[:16]}")
     if card is not None:
         _say("exported", _exported(card))

@@ -437,6 +437,8 @@ def test_a_part_that_is_missing_or_alone_is_named(divided, tmp_path):
     assert f"shards are missing: {first.name}" in weights.inspect(f"weights:{out}").problem
     second = min(out.glob("model-*.safetensors"))
     (out / INDEX).unlink()
+    problem = weights.inspect(f"weights:{out}").problem
+    assert problem.endswith(f"holds parts of weights, such as {second.name}, without their index {INDEX}")
     problem = weights.inspect(f"weights:{second}").problem
     assert "is one of" in problem and f"{INDEX} is not beside it" in problem
 
@@ -453,9 +455,77 @@ def test_the_card_guards_a_single_file_and_is_guarded_itself(folder, tmp_path):
     card.write_bytes(sealed({**unsealed(text), "weights": {"files": {"model.safetensors": "none"}}}))
     assert "are not the hashes of files" in weights.inspect(f"weights:{path}").problem
     # Somebody's own file of that name says nothing of weights.
-    for theirs in (b'{"format": "mine"}', b"[]", b"\xff", b""):
+    for theirs in (b'{"format": "mine"}', b"{}"):
         card.write_bytes(theirs)
         assert weights.inspect(f"weights:{path}").problem is None
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda text: text[:500],
+        lambda text: text[:-2],
+        lambda text: b"[]",
+        lambda text: b"\xff",
+        lambda text: b"",
+        # Whole JSON that says of itself nothing that is known.
+        lambda text: text.replace(b'"format":"crossfire-weights"', b'"format":"crossfire-weightz"'),
+        lambda text: text.replace(b'"format"', b'"formas"', 1),
+        None,
+    ],
+)
+def test_a_damaged_card_is_refused_and_a_deleted_one_is_not(divided, tmp_path, capsys, damaged):
+    out = copied(divided, tmp_path / "o")
+    card, index = out / "card.json", out / INDEX
+    text = card.read_bytes()
+    card.unlink()
+    assert weights.inspect(f"weights:{out}").problem is None
+    if damaged is None:
+        card.mkdir()
+    else:
+        assert damaged(text) != text
+        card.write_bytes(damaged(text))
+    for source in (out, index, min(out.glob("model-*.safetensors"))):
+        problem = weights.inspect(f"weights:{source}").problem
+        assert str(card) in problem and "does not count" in problem and "\n" not in problem
+    with pytest.raises(UsageError, match="does not count"):
+        weights.load(index, torch.nn.Linear(1, 1))
+    assert main(["doctor", str(out)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    # What torch saved is never exported, so that no card can be one of it.
+    torch.save({"weight": torch.ones(1, 1)}, out / "net.pt")
+    assert weights.inspect(f"weights:{out / 'net.pt'}").problem is None
+
+
+def test_a_file_that_a_card_does_not_list_is_refused_with_what_would_be_right(folder, divided, tmp_path):
+    assert export(folder, trained(folder, "standard").name, "--out", tmp_path / "o") == 0
+    one = (tmp_path / "o" / "model.safetensors").rename(tmp_path / "o" / "net.safetensors")
+    assert "is 'model.safetensors' by its SHA-256" in weights.inspect(f"weights:{one}").problem
+    out = copied(divided, tmp_path / "parts")
+    last = max(out.glob("model-*.safetensors"))
+    part = last.rename(out / "part2.safetensors")
+    assert f"is '{last.name}' by its SHA-256" in weights.inspect(f"weights:{part}").problem
+    part.rename(last)
+    # A file of other weights beside parts: the folder has two answers, and the card is of one of them.
+    other = out / "model.safetensors"
+    other.write_bytes(one.read_bytes())
+    problem = weights.inspect(f"weights:{out}").problem
+    assert "holds two answers, model.safetensors and the parts of " + INDEX in problem
+    problem = weights.inspect(f"weights:{other}").problem
+    assert "is not of the exported weights whose card.json lies beside it" in problem and "\n" not in problem
+    with pytest.raises(UsageError, match="is not of the exported weights"):
+        weights.load(other, torch.nn.Linear(1, 1))
+    assert weights.inspect(f"weights:{out / INDEX}").problem is None
+    (out / "card.json").unlink()
+    assert weights.inspect(f"weights:{other}").problem is None
+    # An index that names the one file of a folder is no second answer.
+    (tmp_path / "hub").mkdir()
+    save_file({"a": torch.ones(1)}, tmp_path / "hub" / "model.safetensors")
+    (tmp_path / "hub" / INDEX).write_text(json.dumps({"weight_map": {"a": "model.safetensors"}}))
+    assert weights.inspect(f"weights:{tmp_path / 'hub'}").problem is None
+    kept = copied(trained(folder, "standard"), tmp_path / "kept")
+    mine = (kept / "weights.safetensors").rename(kept / "mine.safetensors")
+    assert "is 'weights.safetensors' by its SHA-256" in weights.inspect(f"weights:{mine}").problem
 
 
 def test_the_weights_of_a_store_are_guarded_by_its_card(folder, tmp_path):

@@ -61,14 +61,14 @@ def find(name: str) -> Path:
 
 def _index_of(name: str, path: Path) -> Path | None:
     """Return the index beside a file that is one of several; ``None`` of any other."""
-    match = _PART.fullmatch(path.name)
-    if match is None or int(match["parts"][:9]) == 1:
+    net = _net_of_part(path.name)
+    if net is None:
         return None
-    index = path.with_name(match["net"] + _INDEX)
+    index = path.with_name(net + _INDEX)
     if not index.is_file():
         raise UsageError(
-            f"{name}: {absolute(path)} is one of {int(match['parts'][:9]):,} shards of weights, and their index "
-            f"{index.name} is not beside it"
+            f"{name}: {absolute(path)} is one of several shards of weights, and their index {index.name} is not beside "
+            "it"
         )
     return index
 
@@ -100,14 +100,39 @@ def _index_in(name: str, folder: Path) -> Path:
         raise UsageError(f"{name}: {absolute(folder)} cannot be read: {reason(error)}") from None
     indices = [each for each in names if each.endswith(_INDEX)]
     if len(indices) == 1:
-        return folder / indices[0]
+        index = folder / indices[0]
+        if _WHOLE in names and _WHOLE not in _weight_map(index).values():
+            raise UsageError(
+                f"{name}: {absolute(folder)} holds two answers, {_WHOLE} and the parts of {indices[0]}: name one of "
+                "the two files, or remove one"
+            )
+        return index
     if indices:
         raise UsageError(f"{name}: {absolute(folder)} holds several indices of shards: name one of {_few(indices)}")
     if _WHOLE in names:
         return folder / _WHOLE
+    raise UsageError(f"{name}: {absolute(folder)} {_without_index(names)}")
+
+
+def _without_index(names: list[str]) -> str:
+    """Return what is wrong with a folder of such files, which has neither an index nor a file of all weights."""
     weights = [each for each in names if Path(each).suffix.lower() in _SUFFIXES]
-    inside = f"name a file in it, such as {weights[0]}" if weights else f"weights are {_KINDS}"
-    raise UsageError(f"{name}: {absolute(folder)} is a folder without an index of shards (*{_INDEX}); {inside}")
+    alone = [each for each in weights if _net_of_part(each) is None]
+    if weights and not alone:
+        return f"holds parts of weights, such as {_few(weights[:1])}, without their index {_few(_indices_of(weights))}"
+    inside = f"name a file in it, such as {_few(alone[:1])}" if alone else f"weights are {_KINDS}"
+    return f"is a folder without an index of shards (*{_INDEX}); {inside}"
+
+
+def _indices_of(parts: list[str]) -> list[str]:
+    """Return the names of the indices that some parts need."""
+    return sorted({f"{_net_of_part(each)}{_INDEX}" for each in parts})
+
+
+def _net_of_part(name: str) -> str | None:
+    """Return the name of the network of which a file has a part, by its name; ``None`` of a file that has all."""
+    match = _PART.fullmatch(name)
+    return None if match is None or int(match["parts"][:9]) == 1 else match["net"]
 
 
 def is_index(path: Path) -> bool:
@@ -126,7 +151,7 @@ def sha256(path: Path) -> str:
     """
     stated = stated_hashes(path)
     digests = []
-    for file in shards(path) if is_index(path) else [path]:
+    for file in _files(path):
         digests.append(file_sha256(file))
         hashes.require(file, digests[-1], stated)
     return sha256_hex("shards", *sorted(digests)) if is_index(path) else digests[0]
@@ -136,9 +161,10 @@ def stated_hashes(path: Path) -> Mapping[str, str]:
     """Return the hashes of files by name that the index of weights and the card beside them state; there may be none.
 
     Raises:
-        UsageError: they are no hashes, or those of the card are not those of the index.
+        UsageError: they are no hashes, those of the card are not those of the index, or the card is damaged or does not
+            list the files of these weights.
     """
-    by_card = dict(hashes.of_files(path))
+    by_card = dict(hashes.of_files(path, [file.name for file in _files(path)]))
     metadata = _index(path).get("metadata") if is_index(path) else None
     if not isinstance(metadata, dict) or "sha256" not in metadata:
         return by_card
@@ -209,7 +235,11 @@ def _index(index: Path) -> dict[str, Any]:
 
 def size(path: Path) -> int:
     """Return how many bytes weights take on disk, all shards together."""
-    return sum(each.stat().st_size for each in (shards(path) if is_index(path) else [path]))
+    return sum(each.stat().st_size for each in _files(path))
+
+
+def _files(path: Path) -> list[Path]:
+    return shards(path) if is_index(path) else [path]
 
 
 def _few(names: list[str]) -> str:
