@@ -87,6 +87,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _require_options(args: argparse.Namespace) -> None:
     """Raises UsageError: options that do not go together."""
+    if args.pattern is not None and not args.pattern.strip():
+        raise UsageError("the pattern is empty, such as a shell variable that is not set; without one, all is meant")
     if args.json and not args.list:
         raise UsageError("--json goes with --list")
     if args.what == "weights":

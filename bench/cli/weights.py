@@ -61,9 +61,10 @@ def main(args: argparse.Namespace, store: Store) -> int:
 def in_a_line(known: list[Training]) -> str:
     """Return how many trainings a store has."""
     finished = sum(each.is_finished for each in known)
+    trainings = "1 training" if len(known) == 1 else f"{len(known):,} trainings"
     return (
-        f"weights: {len(known):,} trainings, {finished:,} of them finished; export weights --list names them, export "
-        "weights KEY --out DIR writes one"
+        f"weights: {trainings}, {finished:,} of them finished; export weights --list names them, export weights KEY "
+        "--out DIR writes one"
     )
 
 
@@ -147,9 +148,14 @@ def _write(args: argparse.Namespace, training: Training, weights: Weights, path:
         log = "".join(canonical_json(row) + "\n" for row in training.log)
         write_beside(folder / "log.jsonl", log.encode())
         _write_curve(training, folder)
-        write_beside(folder / "README.md", card.page(export, f"weights:{path / written.entry}").encode())
+        write_beside(folder / "README.md", card.page(export, _source(path)).encode())
         write_beside(folder / "card.json", sealed(card.body(export)))
     return export
+
+
+def _source(path: Path) -> str:
+    """Return what a configuration calls an exported folder: as it was named, but without folders of this machine."""
+    return f"weights:{path.name if path.is_absolute() else path}"
 
 
 def _write_curve(training: Training, folder: Path) -> None:
@@ -177,8 +183,8 @@ def _remarks(export: Export) -> list[str]:
         if halved.kept:
             first, why = next(iter(halved.kept.items()))
             remarks.append(
-                f"{len(halved.kept):,} of {len(halved.tensors):,} tensors stay as they were trained, such as "
-                f"{shown(first)}: {why}"
+                f"as it was trained stays what float16 cannot hold, {len(halved.kept):,} of {len(halved.tensors):,} "
+                f"tensors, such as {shown(first)}: {why}"
             )
     return remarks
 

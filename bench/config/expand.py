@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,6 +22,8 @@ CHOOSING: tuple[str, Mapping[str, Any]] = ("pgd", {"steps": 20})
 #: The norms that the images of a library are checked in, its default first.
 _LIBRARY_NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
 _DEFAULT_EPS: Mapping[Norm, str | None] = {"linf": "8/255", "l2": "1/2", "wasserstein": "1/200", "flow": None}
+#: Files of weights that are called alike in every folder: all of a network, a part of it, and the index of its parts.
+_OF_FOLDER = re.compile(r"model\.safetensors|.+-[0-9]+-of-[0-9]+\.safetensors|.+\.safetensors\.index\.json")
 
 
 class Base(NamedTuple):
@@ -343,9 +346,10 @@ def _minimised(entry: registry.Entry, use: str) -> Sequence[Norm]:
 
 
 def _base_label(use: str) -> str:
-    """Return a recipe's name, a file's name for weights, and the function's for a recipe in a user's own file."""
+    """Return a recipe's name, that of a file or folder of weights, or the function's for one in a user's own file."""
     if use.startswith("weights:"):
-        return f"weights:{Path(use.removeprefix('weights:')).name}"
+        path = Path(use.removeprefix("weights:"))
+        return f"weights:{(path.parent.name if _OF_FOLDER.fullmatch(path.name) else '') or path.name}"
     return use.rpartition(".py:")[2]
 
 

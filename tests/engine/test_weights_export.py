@@ -18,10 +18,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file
 
 from bench.cli import main
-from bench.config import sections
+from bench.config import expand, sections
 from bench.models import weights
 from bench.models.build import build
-from bench.report.weights import parts
+from bench.report.weights import kept, parts
 from bench.schedule.plan import make
 from bench.schedule.run import Runner
 from bench.store.seals import sealed, unsealed
@@ -204,13 +204,35 @@ def test_numbers_that_float16_cannot_hold_stay_as_they_are():
 def test_the_page_has_the_configuration_that_reads_it_again(folder, divided, tmp_path, monkeypatch):
     text = (divided / "README.md").read_text()
     block = re.search(r"```toml\n(.*?)```", text, re.DOTALL)[1]
-    assert tomllib.loads(block)["defenses"] == [{"use": f"weights:{divided / INDEX}"}]
+    # No folder of this machine is told to others.
+    assert tomllib.loads(block)["defenses"] == [{"use": f"weights:{divided.name}"}]
+    assert str(divided.parent) not in text
     (tmp_path / "again.toml").write_text(block)
+    monkeypatch.chdir(divided.parent)
     work = make(sections.load(tmp_path / "again.toml"), lenient=True)
+    assert {each.names.defense for each in work.plan.cells} == {f"weights:{divided.name}"}
     assert not work.unusable and {each.names.attack for each in work.plan.cells} == {"clean", "pgd"}
     log = [json.loads(line) for line in (divided / "log.jsonl").read_text().splitlines()]
     for row in log:
         assert f"| {row['epoch']} | {100 * row['test']['clean']:.1f} | {100 * row['test']['fgsm']:.1f} |" in text
+
+
+def test_the_page_names_the_folder_as_it_was_named(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert export(folder, "standard", "--out", "ex") == 0
+    (out,) = Path("ex").iterdir()
+    block = re.search(r"```toml\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)[1]
+    assert tomllib.loads(block)["defenses"] == [{"use": f"weights:ex/{out.name}"}]
+
+
+@pytest.mark.parametrize("inside", ["", "/" + INDEX, "/model-00001-of-00003.safetensors", "/model.safetensors"])
+def test_a_row_is_called_by_the_folder_of_files_that_are_called_alike(inside, tmp_path):
+    (tmp_path / "c.toml").write_text(CONFIG.replace('use = "standard"', f'use = "weights:a/net{inside}"'))
+    assert [each.label for each in expand.defenses(sections.load(tmp_path / "c.toml"))] == ["fgsm-at", "weights:net"]
+    (tmp_path / "c.toml").write_text(CONFIG.replace('use = "standard"', 'use = "weights:a/net.safetensors"'))
+    assert expand.defenses(sections.load(tmp_path / "c.toml"))[1].label == "weights:net.safetensors"
+    (tmp_path / "c.toml").write_text(CONFIG.replace('use = "standard"', 'use = "weights:model.safetensors"'))
+    assert expand.defenses(sections.load(tmp_path / "c.toml"))[1].label == "weights:model.safetensors"
 
 
 def test_an_exported_network_is_judged_as_that_of_the_store(folder, divided, tmp_path):
@@ -245,6 +267,8 @@ def test_what_is_there_is_named(folder, capsys):
         (["nothing-like-it", "--out", "o"], "'nothing-like-it': no training has a key that begins so, or a name"),
         (["standard"], "where to?"),
         (["standard", "--out", "o", "--part-size", "100 kB", "--format", "npz"], "weights are safetensors"),
+        (["", "--out", "o"], "the pattern is empty"),
+        ([" ", "--list"], "the pattern is empty"),
         (["standard", "--out", "o", "--part-size", "1kB"], "a tensor is not divided, so give at least that"),
         (["standard", "--out", "there.txt"], "cannot be written: "),
         (["KEY", "--out", "there.txt"], "there.txt is there already and is not overwritten"),
@@ -259,6 +283,29 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(options, says, folder
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
     assert [path for path in Path().rglob("*") if path.is_file()] == [Path("there.txt")]
+
+
+def test_a_size_that_is_too_small_is_refused_with_one_that_is_enough(folder, tmp_path, capsys):
+    key = trained(folder, "standard").name
+    assert export(folder, key, "--out", tmp_path / "o", "--part-size", "0.3kB") == 2
+    needed = re.search(r"alone, the largest tensor, takes ([0-9,]+) bytes", capsys.readouterr().err)[1]
+    assert export(folder, key, "--out", tmp_path / "o", "--part-size", f"{int(needed.replace(',', '')) / 1000}kB") == 0
+
+
+def test_a_key_is_known_by_four_letters_of_either_case(folder, tmp_path, monkeypatch, capsys):
+    known = kept.trainings(Store(folder / "store"))
+    key = trained(folder, "fgsm-at").name
+    for wanted in (key, key[:4], key[:12].upper()):
+        (found,), by_key = kept.chosen(known, wanted)
+        assert by_key and found.key == key
+    assert export(folder, key[:3], "--out", tmp_path / "o") == 2
+    error = capsys.readouterr().err
+    assert f"'{key[:3]}': give at least 4 letters of a key; those that begin so: {key[:12]} digits" in error
+    twice = [each._replace(key=f"ABCD{number}".lower() + each.key[5:]) for number, each in enumerate(known)]
+    with pytest.raises(UsageError, match=r"'ABCD' begins the keys of 2 trainings: abcd0.*; abcd1"):
+        kept.chosen(twice, "ABCD")
+    # Few letters may be in names, which go first.
+    assert [each.ref.recipe.name for each in kept.chosen(known, "fg")[0]] == ["fgsm-at"]
 
 
 @pytest.mark.parametrize("size", ["15", "0MB", "15m", "-1MB", "1e3MB", "999999999999999GB", ""])

@@ -127,7 +127,8 @@ def configuration(training: Training, source: str) -> Iterable[str]:
         if value is not None and name != INITIAL_SHA and not key.startswith("initial_"):
             yield f"{key} = {_toml(_listed(key, value))}"
     threat = watched_threat(training.ref.recipe)
-    yield from ("", "[[defenses]]", f"use = {_toml(source)}", "", "[[attacks]]", 'use = "pgd"')
+    yield from ("", "[[defenses]]", "# The folder of this page, seen from where you run.", f"use = {_toml(source)}")
+    yield from ("", "[[attacks]]", 'use = "pgd"')
     yield f"norm = {_toml(threat.norm)}"
     yield f"eps = {_toml(str(threat.eps))}"
 
@@ -151,8 +152,8 @@ def _numbers(export: Export) -> str:
     size = f"{export.written.size / 1e6:,.2f} MB, {' and '.join(export.dtypes)}"
     if export.halved is None:
         return f"{size}, as they were trained"
-    kept = len(export.halved.kept)
-    also = f"; {kept:,} tensors stay as they were trained, see card.json" if kept else ""
+    kept, of = len(export.halved.kept), len(export.halved.tensors)
+    also = f"; {kept:,} of {of:,} tensors as they were trained, see card.json" if kept else ""
     return f"{size}; changed by at most {export.halved.error:.1e} of a channel's own size{also}"
 
 

@@ -29,8 +29,9 @@ _log = logging.getLogger("crossfire")
 _LARGEST_HEAD = 2**26
 #: How often files are looked for that a training replaces at that moment.
 _LOOKS = 5
-#: Letters of the beginning of a key.
-_KEY_START = re.compile(r"[0-9a-f]{4,64}")
+#: The beginning of a key, and how many letters it has at least: fewer also lie in many a name.
+_KEY_START = re.compile(r"[0-9a-f]{1,64}", re.IGNORECASE)
+_FEWEST_LETTERS = 4
 
 
 class NotKept(UsageError):
@@ -130,13 +131,16 @@ def chosen(known: list[Training], wanted: str | None) -> tuple[list[Training], b
         raise UsageError("no training is in this store: there are no weights to export; train first")
     if wanted is None:
         return known, False
-    by_key = [each for each in known if _KEY_START.fullmatch(wanted) and each.key.startswith(wanted)]
-    if len(by_key) > 1:
-        near = "; ".join(f"{each.key[:12]} {each.name}" for each in by_key[:5])
+    by_key = [each for each in known if _KEY_START.fullmatch(wanted) and each.key.startswith(wanted.lower())]
+    near = "; ".join(f"{each.key[:12]} {each.name}" for each in by_key[:5]) + ("; ..." if len(by_key) > 5 else "")
+    is_long = len(wanted) >= _FEWEST_LETTERS
+    if is_long and len(by_key) > 1:
         raise UsageError(f"'{wanted}' begins the keys of {len(by_key)} trainings: {near}")
-    if by_key:
+    if is_long and by_key:
         return by_key, True
     matching = [each for each in known if wanted in each.name or fnmatch.fnmatchcase(each.name, wanted)]
+    if not matching and by_key:
+        raise UsageError(f"'{wanted}': give at least {_FEWEST_LETTERS} letters of a key; those that begin so: {near}")
     if not matching:
         raise UsageError(
             f"'{wanted}': no training has a key that begins so, or a name that matches; they are named like "

@@ -95,6 +95,8 @@ def write(tensors: Mapping[str, Tensor], folder: Path, most: int | None) -> Writ
     """
     from safetensors.torch import save
 
+    if most is not None:
+        _require_fitting(tensors, most)
     groups = list(_groups(tensors, most))
     names = [WHOLE] if len(groups) == 1 else _numbered(len(groups))
     hashes: dict[str, str] = {}
@@ -120,16 +122,26 @@ def _numbered(count: int) -> list[str]:
     return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
+def _require_fitting(tensors: Mapping[str, Tensor], most: int) -> None:
+    """Raises UsageError: the largest tensor does not go into a file of at most ``most`` bytes."""
+    name = max(tensors, key=lambda name: _bytes_of(name, tensors[name]), default=None)
+    if name is not None and (needed := _HEAD + _bytes_of(name, tensors[name])) > most:
+        raise UsageError(
+            f"--part-size: {shown(name)} alone, the largest tensor, takes {needed:,} bytes, and a part may have "
+            f"{most:,}; a tensor is not divided, so give at least that"
+        )
+
+
+def _bytes_of(name: str, tensor: Tensor) -> int:
+    """Return at most how many bytes of a file a tensor takes."""
+    return tensor.nbytes + _HEAD_OF_TENSOR + _HEAD_OF_AXIS * tensor.dim() + len(json.dumps(name))
+
+
 def _groups(tensors: Mapping[str, Tensor], most: int | None) -> Iterator[list[str]]:
     """Yield the names of the tensors of each file, in the order of the network."""
     group, size = list[str](), _HEAD
     for name, tensor in tensors.items():
-        needed = tensor.nbytes + _HEAD_OF_TENSOR + _HEAD_OF_AXIS * tensor.dim() + len(json.dumps(name))
-        if most is not None and _HEAD + needed > most:
-            raise UsageError(
-                f"--part-size: {shown(name)} alone takes {_HEAD + needed:,} bytes, and a part may have {most:,}; "
-                "a tensor is not divided, so give at least that"
-            )
+        needed = _bytes_of(name, tensor)
         if most is not None and group and size + needed > most:
             yield group
             group, size = [], _HEAD
