@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -44,6 +45,7 @@ from bench.types import (
     shown,
 )
 
+_log = logging.getLogger("crossfire")
 #: A larger plan is refused before any cell is made.
 MOST_CELLS = 1_000_000
 
@@ -157,7 +159,10 @@ def make(
         if not kept:
             raise UsageError(f"--only {only}: no cell matches; cells are named like {cells[0].names}")
         cells = kept
-    unique = list({cell.key: cell for cell in cells}.values())
+    by_key: dict[str, PlannedCell] = {}
+    for cell in cells:
+        by_key.setdefault(cell.key, cell)
+    unique = list(by_key.values())
     requested = tuple(unique)
     if shard is not None:
         unique = _part(unique, *shard, keys)
@@ -220,6 +225,7 @@ def _cells(
     train = _training_data(config, bases, test, data_folder, thorough=thorough)
     files = {name: weights.inspect(name) for name in dict.fromkeys(base.weights for base in bases if base.weights)}
     hashes = {name: file.sha256 for name, file in files.items()}
+    _warn_of_copies(hashes)
     rows = _by_base(defenses)
     if config.worst_case:
         attacks = sorted(attacks, key=suite_order)
@@ -231,6 +237,16 @@ def _cells(
                 for defense in rows:
                     cells += maker.cells(defense, attacks, chained=config.worst_case)
     return cells, list(files.values())
+
+
+def _warn_of_copies(hashes: Mapping[str, str]) -> None:
+    """Say which weights are those of another name: results have keys by contents, so that such rows are one."""
+    first: dict[str, str] = {}
+    copies = [(name, first[sha]) for name, sha in hashes.items() if first.setdefault(sha, name) != name]
+    if copies:
+        others = f", and so on with {len(copies) - 1:,} more" if len(copies) > 1 else ""
+        of_first = "%s holds the same weights as %s%s: equal rows are one, under the name that comes first"
+        _log.warning(of_first, *copies[0], others)
 
 
 def _networks(config: Config) -> Iterator[tuple[MethodRef, Mapping[str, Any], frozenset[str]]]:

@@ -245,6 +245,29 @@ def test_an_exported_network_is_judged_as_that_of_the_store(folder, divided, tmp
     assert copy.adversarial_bits == own.adversarial_bits and copy.metrics == own.metrics
 
 
+def test_copies_are_one_row_under_the_first_name_and_a_line_says_so(divided, tmp_path, caplog):
+    first, second = (copied(divided, tmp_path / name) for name in ("first", "second"))
+    (tmp_path / "c.toml").write_text(
+        CONFIG.replace('use = "fgsm-at"', f'use = "weights:{first}"').replace(
+            'use = "standard"', f'use = "weights:{second / INDEX}"'
+        )
+    )
+    work = make(sections.load(tmp_path / "c.toml"))
+    assert [str(each.names).split("/", 2)[2] for each in work.plan.cells] == [
+        f"weights:first/{attack}" for attack in ("clean/white-box", "fgsm/white-box")
+    ]
+    (line,) = caplog.messages
+    assert line.startswith(f"weights:{second / INDEX} holds the same weights as weights:{first}: ")
+    caplog.clear()
+    # Other bytes are another row.
+    save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
+    (tmp_path / "c.toml").write_text(
+        CONFIG.replace('use = "standard"', f'use = "weights:{tmp_path / "a.safetensors"}"')
+    )
+    make(sections.load(tmp_path / "c.toml"))
+    assert not caplog.messages
+
+
 def test_what_is_there_is_named(folder, capsys):
     assert export(folder) == 0
     assert capsys.readouterr().out.startswith("weights: 2 trainings, 2 of them finished; ")
