@@ -218,8 +218,8 @@ class _Training:
             raise
         except Exception as error:
             raise MethodError(
-                f"recipe {self.ref.recipe.name} raised {type(error).__name__} at epoch {self.epoch + 1}, batch "
-                f"{self.step + 1} of {self.steps}: {text_of(error)}"
+                f"recipe {self.ref.recipe.name}, epoch {self.epoch + 1}, batch {self.step + 1} of {self.steps}: "
+                f"{type(error).__name__}: {text_of(error)}"
             ) from error
         self.step += 1
 

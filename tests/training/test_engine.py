@@ -135,7 +135,7 @@ def test_a_recipe_that_raises_says_where(run, monkeypatch):
         return F.cross_entropy(step.net(x), y)
 
     monkeypatch.setattr("defenses.standard.standard", failing)
-    with pytest.raises(MethodError, match=r"^recipe standard raised ValueError at epoch 2, batch 2 of 4: no luck$"):
+    with pytest.raises(MethodError, match=r"^recipe standard, epoch 2, batch 2 of 4: ValueError: no luck$"):
         run(recipe="standard")
 
 
