@@ -318,11 +318,15 @@ def explain(error: ValidationError, *, where: str = "", known: Iterable[str]) ->
 
 
 def _alternatives(error: ValidationError) -> list[str]:
-    """Return what each type of a union asks for, where the first error is one of a union, whose types end its path."""
+    """Return what each type of a union with words asks for, where the first error is of one; else nothing.
+
+    Its types end the path, the words as ``literal[...]``; equal values of several keys have no such end.
+    """
     first, *others = error.errors()
     same = [each for each in others if each["input"] is first["input"] and each["loc"][:-1] == first["loc"][:-1]]
     asked = [each["msg"].partition("Input should be ")[2].partition(", ")[0] for each in (first, *same)]
-    return asked if all(asked) else []
+    has_words = any("".join(map(str, each["loc"][-1:])).startswith("literal[") for each in same)
+    return asked if has_words and all(asked) else []
 
 
 def _joined(*parts: str) -> str:

@@ -58,6 +58,10 @@ WRONG = {
     ),
     "batch 0": (SOUND + "[run]\nbatch = 0\n", "run.batch: 0 is neither 'auto' nor a number of images, at least 1"),
     "batch -1": (SOUND + "[run]\nbatch = -1\n", "run.batch: -1 is neither 'auto'"),
+    "two below": (
+        SOUND + "[train]\nholdout = -1\nbatch = -1\n",
+        "train: batch: input should be greater than 0, not -1",
+    ),
     "precision": (
         SOUND + '[train]\nbf16 = "Auto"\n',
         "train: bf16: input should be a valid boolean or 'auto', not 'Auto'",
