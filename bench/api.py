@@ -140,12 +140,16 @@ class TrainingStep(Protocol):
     On a GPU the step of a recipe is recorded once and replayed for every batch: its operations on tensors are repeated,
     its Python is not. So a recipe keeps no state from batch to batch and draws its random numbers from the step, not
     from ``random`` or numpy: that would be frozen. A comparison of the first batches notices it only where it shows in
-    their losses or weights, so what a recipe does from a later epoch on must not be decided in Python. A recipe that is
-    noticed, and one that reads values of tensors to decide what to do, runs without a recording, which is slower.
+    their losses or weights, so what a recipe does from a later epoch on must not be decided in Python: it is computed
+    from ``progress``, as in ``weight * (step.progress >= 0.5)``. A recipe that is noticed, and one that reads values of
+    tensors to decide what to do, runs without a recording, which is slower.
     """
 
     net: nn.Module
     """The network, in training mode."""
+
+    progress: Tensor
+    """The share of the training's batches that are done, in [0, 1): a float64 scalar on the device."""
 
     def attack(
         self, name: str, x: Tensor, y: Tensor, threat: Threat, *, mode: Literal["eval", "train"] = "eval", **params: Any

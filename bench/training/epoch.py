@@ -50,6 +50,8 @@ class EpochTables:
         self._schedule, self._seed = schedule, seed
         self._rows, self._batches = rows, batches
         self._epoch, self._device = 0, device
+        #: Batches of earlier epochs, (1,).
+        self._before = torch.zeros_like(self.counter)
         # A GPU's optimiser reads its rate in float32, a CPU's as Python has it.
         precision = torch.float32 if device.type == "cuda" else torch.float64
         self._rates = torch.zeros(self.steps, dtype=precision, device=device)
@@ -76,6 +78,7 @@ class EpochTables:
         self._rates.copy_(torch.tensor(rates, dtype=torch.float64))
         for call, seeds in enumerate(self._seeds, 1):
             seeds.copy_(self._seeds_of(call))
+        self._before.fill_(epoch * self.steps)
         self.counter.fill_(step)
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
@@ -87,6 +90,10 @@ class EpochTables:
     def rate(self) -> Tensor:
         """Return the learning rate of the batch that the counter names, a scalar."""
         return self._rates[self.counter][0]
+
+    def progress(self) -> Tensor:
+        """Return the share of all batches that come before the one that the counter names, a float64 scalar."""
+        return ((self._before + self.counter).double() / (self._schedule.epochs * self.steps))[0]
 
     def seed(self, call: int) -> Tensor:
         """Return the seed of a draw of the batch that the counter names, an int64 scalar; draws count from one."""

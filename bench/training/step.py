@@ -40,14 +40,16 @@ class RecipeStep:
         self._resolved: dict[tuple[Any, ...], tuple[Callable[..., Tensor], dict[str, Any]]] = {}
         net.register_forward_hook(self._keep)
 
-    def begin(self, rows: Tensor, seed_of: Callable[[int], int | Tensor]) -> None:
+    def begin(self, rows: Tensor, seed_of: Callable[[int], int | Tensor], progress: Tensor) -> None:
         """Enter the batch of these training images.
 
         Args:
             rows: int64 identities of the images (N,), on the device.
             seed_of: the seed of each random draw of the batch, which count from one: a number, or an int64 scalar.
+            progress: the share of the training's batches that are done, a float64 scalar on the device.
         """
         self._rows, self._seed_of = rows, seed_of
+        self.progress = progress
         self._calls, self.logits = 0, None
 
     def attack(

@@ -147,7 +147,7 @@ class Updates:
         if self._precision.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         y = self._labels[rows]
-        self.step_of.begin(rows, tables.seed)
+        self.step_of.begin(rows, tables.seed, tables.progress())
         loss = self._recipe(self.step_of, x, y, **self._arguments)
         if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
             raise MethodError(f"recipe {self._name} returned no scalar loss that can be differentiated")

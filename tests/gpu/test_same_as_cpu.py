@@ -118,7 +118,7 @@ def test_recipes(case: Case, name: str) -> None:
     for device in (torch.device("cpu"), GPU):
         net = copy.deepcopy(case.net).to(device).train()
         step = RecipeStep(net, 10)
-        step.begin(torch.arange(12).to(device), lambda call: call)
+        step.begin(torch.arange(12).to(device), lambda call: call, torch.zeros((), dtype=torch.float64, device=device))
         loss: Tensor = entry.load()(step, case.x.to(device), case.y.to(device), **entry.arguments({}))
         loss.backward()
         losses.append(loss.item())

@@ -48,11 +48,16 @@ def batch():
 ROWS = torch.arange(100, 112)
 
 
-def recipe_loss(name, net, batch, **params):
-    """Return the loss of a recipe, with its gradients in ``net``."""
+def share(done):
+    """Return the progress of a training as its step says it."""
+    return torch.tensor(done, dtype=torch.float64)
+
+
+def recipe_loss(name, net, batch, done=0.0, **params):
+    """Return the loss of a recipe, with its gradients in ``net``, when a share of its training is done."""
     entry = entries("recipe")[name]
     step = RecipeStep(net, 5)
-    step.begin(ROWS, seeds(*SEED_PARTS))
+    step.begin(ROWS, seeds(*SEED_PARTS), share(done))
     loss = entry.load()(step, *batch, **entry.arguments(params))
     loss.backward()
     return loss
@@ -101,6 +106,17 @@ def test_fgsm_at(net, twin, batch, mixed):
     if mixed:
         twin(x)
     assert_same_step(net, twin, loss, F.cross_entropy(twin(x_adv), y))
+
+
+@pytest.mark.parametrize(("done", "weight"), [(0.0, 0.0), (0.59, 0.0), (0.6, 0.3), (0.99, 0.3)])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_fgsm_at_with_clean_images_from_a_time_on(net, twin, batch, done, weight, mixed):
+    x, y = batch
+    params = {"eps": str(EPS), "clean_weight": 0.3, "clean_from": 0.6, "mixed_batch_norm": mixed}
+    loss = recipe_loss("fgsm-at", net, batch, done, **params)
+    x_adv = (x + EPS * gradient(twin, x, lambda z: F.cross_entropy(z, y)).sign()).clamp(0, 1)
+    clean = F.cross_entropy(twin(x), y)
+    assert_same_step(net, twin, loss, weight * clean + (1 - weight) * F.cross_entropy(twin(x_adv), y))
 
 
 def test_the_preset_of_the_paper_updates_the_statistics_twice(net, batch):
@@ -374,7 +390,7 @@ def test_crafting_sees_a_frozen_network_in_evaluation_mode(net, batch, monkeypat
     monkeypatch.setattr("attacks.fgsm.fgsm", spy)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     step = RecipeStep(net, 5)
-    step.begin(ROWS, seeds(*SEED_PARTS))
+    step.begin(ROWS, seeds(*SEED_PARTS), share(0.0))
     step.attack("fgsm", *batch, Threat())
     assert modes == [(False, False)]
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
@@ -384,14 +400,14 @@ def test_crafting_sees_a_frozen_network_in_evaluation_mode(net, batch, monkeypat
 def test_draws_of_a_step_belong_to_batch_call_and_image(net):
     x = torch.zeros(12, 1, 8, 8)
     step = RecipeStep(net, 5)
-    step.begin(ROWS, seeds(*SEED_PARTS))
+    step.begin(ROWS, seeds(*SEED_PARTS), share(0.0))
     first, second = step.uniform(x, -1, 1), step.uniform(x, -1, 1)
-    step.begin(ROWS, seeds(*SEED_PARTS))
+    step.begin(ROWS, seeds(*SEED_PARTS), share(0.0))
     assert torch.equal(step.uniform(x, -1, 1), first)
     assert not torch.equal(first, second)
-    step.begin(ROWS.flip(0), seeds(*SEED_PARTS))
+    step.begin(ROWS.flip(0), seeds(*SEED_PARTS), share(0.0))
     assert torch.equal(step.uniform(x, -1, 1), first.flip(0))
-    step.begin(ROWS, seeds("another", "batch"))
+    step.begin(ROWS, seeds("another", "batch"), share(0.0))
     assert not torch.equal(step.uniform(x, -1, 1), first)
     assert -1 <= float(first.min()) < -0.95
     assert 0.95 < float(first.max()) < 1
@@ -414,7 +430,7 @@ def test_adversarial_training_by_the_attacks_of_the_paper(net, twin, batch, inne
     # Attacks that minimise a norm skip misclassified images, so the labels are the network's predictions.
     x, y = batch[0], twin.eval()(batch[0]).argmax(1)
     step = RecipeStep(net, 5)
-    step.begin(ROWS, seeds(*SEED_PARTS))
+    step.begin(ROWS, seeds(*SEED_PARTS), share(0.0))
     x_adv = step.attack(inner, x, y, Threat(norm=norm, eps="0.3" if bounded else None))
     assert F.cross_entropy(twin(x_adv), y) > F.cross_entropy(twin(x), y) + 1e-4
     loss = recipe_loss("at", net, (x, y), inner=inner, norm=norm, eps="0.3", bounded=bounded)

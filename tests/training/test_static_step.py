@@ -35,6 +35,7 @@ RECIPES |= {
 RECIPES |= {
     "at fgsm": ("at", {"inner": "fgsm"}),
     "at last iterate": ("at", {"inner": "pgd[steps=2, rule=last-iterate]"}),
+    "fgsm-at late clean images": ("fgsm-at", {"clean_weight": 0.4, "clean_from": 0.5}),
     "at cw": ("at", {"inner": "cw[steps=3]", "norm": "l2", "eps": "1/2"}),
 }
 #: These read values: which images are broken, so far.
@@ -109,7 +110,8 @@ def plain_training(ref, images):
         for i, batch in enumerate(batches):
             seed = ref.seed, epoch, i
             torch.manual_seed(derive_seed(*seed, "global"))
-            step.begin(batch, lambda call, seed=seed: derive_seed(*seed, "draws", call))
+            done = torch.tensor((epoch * len(batches) + i) / (plan.epochs * len(batches)), dtype=torch.float64)
+            step.begin(batch, lambda call, seed=seed: derive_seed(*seed, "draws", call), done)
             images_of = plain_batch(x, batch, plan, derive_seed(*seed, "augment"))
             loss = entry.load()(step, images_of, y[batch], **entry.arguments(ref.recipe.params))
             optimizer.zero_grad()
@@ -158,7 +160,7 @@ def test_recipes_that_read_values_are_known(images, recipe):
     x, y = torch.from_numpy(images[0][:12]).float() / 255, torch.from_numpy(images[1][:12])
     with torch.random.fork_rng():
         step = RecipeStep(build(NETWORK, CLASSES, SHAPE).train(), CLASSES)
-    step.begin(torch.arange(12), lambda call: torch.full((), 7 + call))
+    step.begin(torch.arange(12), lambda call: torch.full((), 7 + call), torch.tensor(0.5, dtype=torch.float64))
     with HostReads() as reads:
         entry.load()(step, x, y, **entry.arguments(params)).backward()
     assert (reads.why is not None) == (recipe in BRANCHING), reads.found
@@ -194,9 +196,11 @@ def test_a_recorded_step_trains_as_one_that_is_not_in_every_setting(run, monkeyp
     assert recorded.untimed_log() == expected.untimed_log()
 
 
-def test_a_recorded_step_is_stopped_and_resumed_to_the_bit(run, monkeypatch, images):
+@pytest.mark.parametrize("recipe", ["fgsm-rs", "fgsm-at late clean images"])
+def test_a_recorded_step_is_stopped_and_resumed_to_the_bit(run, monkeypatch, images, recipe):
     simulate(monkeypatch)
-    settings = {"recipe": "fgsm-rs", "ema": 0.9, "holdout": 10, "test": images, **CAPTURED, "batch": 10}
+    ref = reference(*RECIPES[recipe], ema=0.9, holdout=10, **CAPTURED | {"batch": 10})
+    settings = {"ref": ref, "test": images}
     expected = run("whole", **settings)
     for stop in (3, 6, 6):
         with pytest.raises(Ending):
