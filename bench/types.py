@@ -396,11 +396,13 @@ class DataRef(Frozen):
 class Schedule(Frozen):
     """How a recipe is trained: stochastic gradient descent with momentum, lr dropped at fractions of the run.
 
-    ``one-cycle`` raises lr linearly to its value at half the run and lowers it to zero. ``ema`` is the decay of an
-    average of the weights, which then is what is kept. ``holdout`` training images are set aside, and the epoch that is
-    most robust (accurate, without an adversary) on them is kept; at 0 it is the last. ``bf16``, ``channels_last`` and
-    ``compile`` are ways to compute: they change the last digits, so they are part of the name of the weights. That of
-    weights trained with ``auto`` leaves open what the device made of it, which their card says.
+    ``one-cycle`` raises lr linearly to its value at half the run and lowers it to zero; several ``cycles`` do so in
+    equal parts of the run, each to half the peak of the one before (triangular2 of Smith, 2017). ``ema`` is the
+    decay of an average of the weights, which then is what is kept. ``holdout`` training images are set aside, and
+    the epoch that is most robust (accurate, without an adversary) on them is kept; at 0 it is the last. ``bf16``,
+    ``channels_last`` and ``compile`` are ways to compute: they change the last digits, so they are part of the name
+    of the weights. That of weights trained with ``auto`` leaves open what the device made of it, which their card
+    says.
     ``measure_every`` is how seldom the log has accuracies on watched images; it does not influence the weights.
     """
 
@@ -412,6 +414,13 @@ class Schedule(Frozen):
     weight_decay: Rate = Field(1e-3, ge=0, description="L2 penalty on all weights")
     schedule: Literal["multistep", "one-cycle"] = Field(
         "multistep", description="the rate drops at `drops`, or rises linearly until half the run and falls to zero"
+    )
+    cycles: int = Field(
+        1,
+        ge=1,
+        le=1_000,
+        description="of `one-cycle`: how often the rate rises and falls, each time to half the peak of the time before",
+        exclude_if=lambda cycles: cycles == 1,
     )
     drops: Annotated[tuple[float, ...], FailFast()] = Field(
         (0.75, 0.9), max_length=1_000, description="where the rate drops, as rising fractions of the run"
@@ -453,6 +462,14 @@ class Schedule(Frozen):
     def _drops_are_fractions(self) -> Schedule:
         if any(not 0 < drop < 1 for drop in self.drops) or list(self.drops) != sorted(self.drops):
             raise ValueError(f"drops = {list(self.drops)} must be rising fractions of the run, such as [0.75, 0.9]")
+        return self
+
+    @model_validator(mode="after")
+    def _cycles_are_of_a_cycle(self) -> Schedule:
+        if self.cycles > 1 and self.schedule != "one-cycle":
+            raise ValueError(f'cycles = {self.cycles} is of schedule = "one-cycle", not of "{self.schedule}"')
+        if self.cycles > max(self.epochs, 1):
+            raise ValueError(f"cycles = {self.cycles} is above epochs = {self.epochs}; a cycle takes an epoch or more")
         return self
 
 

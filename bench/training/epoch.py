@@ -24,8 +24,11 @@ def batches_per_epoch(rows: int, batch: int) -> int:
 def learning_rate(schedule: Schedule, epoch: int, step: int, steps: int) -> float:
     """Return the learning rate of one batch, of ``steps`` in each epoch; both count from zero."""
     if schedule.schedule == "one-cycle":
-        done = (epoch * steps + step + 1) / (schedule.epochs * steps + 1)
-        return schedule.lr * min(2 * done, 2 - 2 * done)
+        batch, batches = epoch * steps + step, schedule.epochs * steps
+        cycle = batch * schedule.cycles // batches
+        first, next_first = (-(-each * batches // schedule.cycles) for each in (cycle, cycle + 1))
+        done = (batch - first + 1) / (next_first - first + 1)
+        return schedule.lr * min(2 * done, 2 - 2 * done) / 2**cycle
     passed = sum(epoch >= exact(drop) * schedule.epochs for drop in schedule.drops)
     return schedule.lr * schedule.drop_factor**passed
 

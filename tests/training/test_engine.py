@@ -335,6 +335,43 @@ def test_one_cycle_is_a_triangle():
     assert rates[0] > 0
 
 
+@pytest.mark.parametrize(("epochs", "cycles"), [(6, 2), (6, 3), (4, 4)])
+def test_each_cycle_has_half_the_peak_of_the_one_before(epochs, cycles):
+    plan = Schedule(epochs=epochs, lr=0.4, schedule="one-cycle", cycles=cycles)
+    steps = 6
+    rates = [learning_rate(plan, epoch, step, steps) for epoch, step in itertools.product(range(epochs), range(steps))]
+    # torch's cycles begin at a rate of zero, which ours leave out.
+    length = epochs * steps // cycles
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    cyclic = torch.optim.lr_scheduler.CyclicLR(
+        optimizer, 0.0, 0.4, step_size_up=(length + 1) / 2, mode="triangular2", cycle_momentum=False
+    )
+    expected = []
+    for step in range(cycles * (length + 1)):
+        expected += [optimizer.param_groups[0]["lr"]] if step % (length + 1) else []
+        optimizer.step()
+        cyclic.step()
+    assert rates == pytest.approx(expected)
+
+
+def test_cycles_of_unequal_length_fill_the_run():
+    plan = Schedule(epochs=7, lr=1.0, schedule="one-cycle", cycles=3)
+    rates = [learning_rate(plan, epoch, step, 5) for epoch, step in itertools.product(range(7), range(5))]
+    assert min(rates) > 0
+    peaks = [b for a, b, c in zip(rates, rates[1:], rates[2:], strict=False) if a <= b > c]
+    assert len(peaks) == 3
+    assert [0.9 < peak * 2**cycle <= 1 for cycle, peak in enumerate(peaks)] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [({"cycles": 2}, "is of schedule"), ({"cycles": 4, "epochs": 3, "schedule": "one-cycle"}, "above epochs = 3")],
+)
+def test_cycles_that_cannot_be_are_refused(settings, says):
+    with pytest.raises(ValueError, match=says):
+        Schedule(**settings)
+
+
 def test_the_average_of_weights_is_exponential(run):
     weights_after = [
         run(f"after{epochs}", recipe="standard", batch=100, epochs=epochs, drops=()).weights for epochs in range(4)
