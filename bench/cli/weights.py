@@ -69,14 +69,18 @@ def in_a_line(known: list[Training]) -> str:
 
 
 def _list(known: list[Training], *, as_json: bool) -> None:
+    from bench.report.weights import kept
+
+    settings_of = kept.distinctions(known)
     if as_json:
-        print(json.dumps([_row(each) for each in known], indent=2))
+        print(json.dumps([_row(each) | {"differs_in": settings_of[each.key]} for each in known], indent=2))
         return
     for each in known:
         size = f"{each.size / 1e6:>10.2f} MB" if each.lacks is None else f"{'not kept':>13}"
         epochs = f"{each.epochs:,} of {each.ref.schedule.epochs:,} epochs"
-        seed = f", seed {each.ref.seed}" if each.ref.seed else ""
-        print(visible(f"{each.key[:12]}  {epochs:>24}  {size}  {each.name}{seed}  {each.state}"))
+        differing = ", ".join(f"{name} = {value}" for name, value in settings_of[each.key].items())
+        name = f"{each.name} ({differing})" if differing else each.name
+        print(visible(f"{each.key[:12]}  {epochs:>24}  {size}  {name}  {each.state}"))
 
 
 def _row(each: Training) -> dict[str, object]:

@@ -284,6 +284,27 @@ def test_what_is_there_is_named(folder, capsys):
     assert "weights: 2 trainings" in capsys.readouterr().out
 
 
+def test_trainings_of_one_name_are_told_apart_by_what_they_differ_in(folder, tmp_path, capsys):
+    (tmp_path / "c.toml").write_text(CONFIG)
+    for more in ([], ["--set", "train.eps=1/5"], ["--set", "train.eps=1/5", "--set", "train.cycles=3"]):
+        more = more and ["--set", "train.schedule=one-cycle", *more]
+        assert main(["train", str(tmp_path / "c.toml"), "--store", str(tmp_path / "store"), "--quiet", *more]) == 0
+    capsys.readouterr()
+    assert export(tmp_path, "--list", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    differing = {json.dumps(row["differs_in"], sort_keys=True) for row in rows if row["recipe"] == "fgsm-at"}
+    assert differing == {
+        '{"cycles": 1, "eps": "1/10", "schedule": "multistep"}',
+        '{"cycles": 1, "eps": "1/5", "schedule": "one-cycle"}',
+        '{"cycles": 3, "eps": "1/5", "schedule": "one-cycle"}',
+    }
+    assert export(tmp_path, "fgsm-at", "--list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("fgsm-at (cycles = 3, eps = 1/5, schedule = one-cycle)  finished" in line for line in lines) == 1
+    assert export(folder, "--list") == 0
+    assert "(" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -117,6 +117,27 @@ def trainings(store: Store) -> list[Training]:
     return sorted((each for each in found if each is not None), key=lambda each: (each.name, each.ref.seed, each.key))
 
 
+def distinctions(known: list[Training]) -> dict[str, dict[str, Any]]:
+    """Return for the key of each training the settings in which those of the same name differ, with its own values."""
+    settings = {each.key: _settings(each) for each in known}
+    result: dict[str, dict[str, Any]] = {}
+    for each in known:
+        others = [settings[other.key] for other in known if other.name == each.name]
+        names = sorted(set().union(*others))
+        values = {name: settings[each.key].get(name) for name in names}
+        result[each.key] = {
+            name: value for name, value in values.items() if any(other.get(name) != value for other in others)
+        }
+    return result
+
+
+def _settings(training: Training) -> dict[str, Any]:
+    ref, network = training.ref, training.model.network
+    # A dump leaves out some defaults.
+    schedule = {name: getattr(ref.schedule, name) for name in type(ref.schedule).model_fields}
+    return {"seed": ref.seed, "images": ref.data.n, **schedule, **network.params, **ref.recipe.params}
+
+
 def chosen(known: list[Training], wanted: str | None) -> tuple[list[Training], bool]:
     """Return the trainings that are meant, and whether the key of one was given.
 
