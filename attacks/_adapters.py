@@ -17,16 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attacks._steps import l2_norm, per_image
+from attacks._balls import distance
+from attacks._steps import per_image
 from bench.api import MethodError, Target, Threat
 
-#: The distance of each image in a norm, (N,), from its change (N, C, H, W).
-_DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {
-    "linf": lambda delta: delta.abs().flatten(1).amax(1),
-    "l2": l2_norm,
-    "l1": lambda delta: delta.abs().flatten(1).sum(1),
-    "l0": lambda delta: (delta != 0).flatten(1).sum(1),
-}
+#: The norms that have a ball.
+_NORMS = ("linf", "l2", "l1", "l0")
 
 
 def find_class(prefix: str, module: ModuleType | SimpleNamespace, base: type, name: str) -> type:
@@ -94,9 +90,9 @@ def checked_arguments(
 
 def keep_in_ball(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
     """Return ``x_adv``, and the input where it is out of the ball: for attacks that know no budget."""
-    if threat.eps is None or threat.norm not in _DISTANCES:
+    if threat.eps is None or threat.norm not in _NORMS:
         return x_adv
-    return torch.where(per_image(_DISTANCES[threat.norm](x_adv - x) <= float(threat.eps), x), x_adv, x)
+    return torch.where(per_image(distance(x_adv - x, threat.norm) <= float(threat.eps), x), x_adv, x)
 
 
 def require_norm(attack: str, norms: Collection[str], threat: Threat) -> None:

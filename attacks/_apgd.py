@@ -1,7 +1,8 @@
-"""Auto-PGD (Croce and Hein, 2020, algorithm 1), and the losses that its variants maximise."""
+"""Auto-PGD (Croce and Hein, 2020, algorithm 1; in L1: 2021), and the losses that its variants maximise."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,13 +10,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attacks._steps import ActiveImages, budget, l2_norm, margin, per_image, project, steepest
+from attacks._balls import distance, project, sparse_sign, steepest
+from attacks._steps import ActiveImages, budget, l2_norm, margin, per_image
 from bench.api import Gradient, Target, Threat
 
 #: The step size is halved where at most this share of the steps since the last checkpoint raised the loss.
 RHO = 0.75
 #: Weight of the gradient step against the previous move; the paper's alpha.
 MOMENTUM = 0.75
+#: In L1, the largest step over the least; and how much shorter a step gets while the best iterate gets no sparser.
+STEP_RANGE = 10.0
+STEP_CUT = 1.5
+#: In L1 a step moves this many times fewer values than the best iterate has moved.
+SPARSER = 1.5
 
 LossFn = Callable[[Tensor, Tensor], Tensor]
 
@@ -67,7 +74,7 @@ def apgd(
         target: the function under attack.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: L∞ or L2 with its budget.
+        threat: L∞, L2 or L1 with its budget.
         objectives: each maximised from a start of its own.
         steps: steps for each objective.
         active: positions of the images to attack; all by default.
@@ -120,28 +127,58 @@ class _State(ActiveImages):
     halved_at_checkpoint: Tensor
     rises: Tensor
     eta: Tensor
+    # Used in L1 alone: the share of values that a step moves, and the values moved at the last checkpoint.
+    density: Tensor
+    moved_at_checkpoint: Tensor
 
 
 def apgd_run(target: Target, x: Tensor, y: Tensor, threat: Threat, objective: Objective, steps: int) -> Run:
     """Maximise one objective from a random start, by algorithm 1.
 
-    It takes ``steps + 1`` forwards and ``steps`` backwards, and none for an image once it is misclassified. Images of a
-    random function are never dropped.
+    It takes ``steps + 1`` forwards and ``steps`` backwards, in L1 two forwards more, and none for an image once it is
+    misclassified within the budget. Images of a random function are never dropped.
+
+    In L1 the first three tenths of the steps have three times the budget, the next three twice, and each part starts
+    from the best iterate of the one before, moved into its ball (Croce and Hein, 2021, as AutoAttack does).
 
     Args:
         target: the function under attack.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: L∞ or L2 with its budget.
+        threat: L∞, L2 or L1 with its budget.
         objective: ``args`` with a row for each of ``x``.
         steps: the paper's N_iter.
 
     Returns:
         For each image its first misclassified iterate, else the one of highest loss.
     """
-    state = _initial_state(target, x, threat, objective.args)
+    x_start = _random_start(target, x, threat)
+    if threat.norm != "l1" or threat.eps is None:
+        return _climb(target, x, y, threat, objective, steps, x_start)
+    # At least one step is left for the budget itself.
+    wider_steps = min(math.ceil(0.3 * steps), (steps - 1) // 2)
+    for factor in (3, 2):
+        wider = threat.model_copy(update={"eps": factor * threat.eps})
+        x_start = project(x_start, x, wider)
+        x_start = _climb(target, x, y, wider, objective, wider_steps, x_start, stops=False).x_best
+    return _climb(target, x, y, threat, objective, steps - 2 * wider_steps, project(x_start, x, threat))
+
+
+def _climb(
+    target: Target,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    objective: Objective,
+    steps: int,
+    x_start: Tensor,
+    *,
+    stops: bool = True,
+) -> Run:
+    """Maximise one objective from ``x_start``; without ``stops`` no image is dropped, and each keeps the best."""
+    state = _initial_state(x, x_start, threat, objective.args)
     run = Run(x.clone(), x.new_full((len(x),), -torch.inf), torch.zeros(len(x), dtype=torch.bool, device=x.device))
-    periods = _periods(steps)
+    periods = _periods(steps, threat)
     for k in range(steps + 1):
         if len(state.active) == 0:
             break
@@ -149,12 +186,12 @@ def apgd_run(target: Target, x: Tensor, y: Tensor, threat: Threat, objective: Ob
         _record(state, gradient, first=k == 0)
         is_adv = gradient.logits.argmax(1) != y[state.active]
         run.is_adv[state.active] = is_adv
-        if not target.stochastic and bool(is_adv.any()):
+        if stops and not target.stochastic and bool(is_adv.any()):
             run.x_best[state.active[is_adv]] = state.x_adv[is_adv]
             run.best_loss[state.active[is_adv]] = gradient.loss[is_adv]
             state.drop(is_adv)
         if k in periods:
-            _halve_where_stalled(state, periods[k])
+            _adapt(state, periods[k], threat)
         if k < steps:
             x_next = _step(state, threat, MOMENTUM if k else 1.0)
             state.x_prev, state.x_adv = state.x_adv, x_next
@@ -163,9 +200,8 @@ def apgd_run(target: Target, x: Tensor, y: Tensor, threat: Threat, objective: Ob
     return run
 
 
-def _initial_state(target: Target, x: Tensor, threat: Threat, args: Tensor) -> _State:
-    eps = budget(threat)
-    x_adv = _random_start(target, x, threat)
+def _initial_state(x: Tensor, x_adv: Tensor, threat: Threat, args: Tensor) -> _State:
+    moved = _moved(x_adv, x)
     zeros = x.new_zeros(len(x))
     lowest = x.new_full((len(x),), -torch.inf)
     return _State(
@@ -184,12 +220,16 @@ def _initial_state(target: Target, x: Tensor, threat: Threat, args: Tensor) -> _
         loss_at_checkpoint=lowest,
         halved_at_checkpoint=zeros == 0,
         rises=zeros,
-        eta=zeros + 2 * eps,
+        eta=zeros + (1 if threat.norm == "l1" else 2) * budget(threat),
+        density=moved / x.shape[1:].numel() / SPARSER,
+        moved_at_checkpoint=moved,
     )
 
 
 def _random_start(target: Target, x: Tensor, threat: Threat) -> Tensor:
-    """Return a random point on the sphere of radius eps around each image, clamped to the box."""
+    """Return a random point on the sphere of radius eps around each image, clamped to the box; in L1 anywhere."""
+    if threat.norm == "l1":
+        return x + target.normal(x)
     if threat.norm == "linf":
         noise = target.uniform(x, -1.0, 1.0)
         length = noise.abs().flatten(1).amax(1)
@@ -199,8 +239,11 @@ def _random_start(target: Target, x: Tensor, threat: Threat) -> Tensor:
     return (x + budget(threat) * noise / per_image(length.clamp_min(1e-12), x)).clamp(0.0, 1.0)
 
 
-def _periods(steps: int) -> dict[int, int]:
+def _periods(steps: int, threat: Threat) -> dict[int, int]:
     """Return the checkpoints w_j of a run, each with its distance to the one before, w_j - w_(j-1)."""
+    if threat.norm == "l1":
+        period = max(int(0.04 * steps), 1)
+        return dict.fromkeys(range(period, steps + 1, period), period)
     periods: dict[int, int] = {}
     period = max(int(0.22 * steps), 1)
     checkpoint = period
@@ -241,6 +284,14 @@ def _record(state: _State, gradient: Gradient, *, first: bool) -> None:
     state.loss = gradient.loss
 
 
+def _adapt(state: _State, period: int, threat: Threat) -> None:
+    """Adapt steps at a checkpoint: their length, in L1 also how many values they move."""
+    if threat.norm == "l1":
+        _follow_sparsity(state, budget(threat))
+    else:
+        _halve_where_stalled(state, period)
+
+
 def _halve_where_stalled(state: _State, period: int) -> None:
     """Halve eta and go back to the best iterate where condition 1 or condition 2 of the paper holds."""
     few_rises = state.rises <= RHO * period
@@ -254,9 +305,28 @@ def _halve_where_stalled(state: _State, period: int) -> None:
     state.grad = _where(stalled, state.best_grad, state.grad)
 
 
+def _follow_sparsity(state: _State, eps: float) -> None:
+    """Go back to the best iterate with full steps where that got 5 % sparser, else shorten the steps."""
+    moved = _moved(state.x_best, state.x_orig)
+    sparser = moved < 0.95 * state.moved_at_checkpoint
+    state.density = moved / state.x_orig.shape[1:].numel() / SPARSER
+    state.moved_at_checkpoint = moved
+    state.eta = torch.where(sparser, eps, (state.eta / STEP_CUT).clamp_min(eps / STEP_RANGE))
+    state.x_adv = _where(sparser, state.x_best, state.x_adv)
+    state.grad = _where(sparser, state.best_grad, state.grad)
+
+
+def _moved(x_adv: Tensor, x: Tensor) -> Tensor:
+    """Return how many values of each image differ, shape (N,), as floating point."""
+    return distance(x_adv - x, "l0")
+
+
 def _step(state: _State, threat: Threat, momentum: float) -> Tensor:
-    """Return the next iterate: a projected gradient step z, averaged with the previous move."""
+    """Return the next iterate: a projected gradient step z, averaged with the previous move; in L1 a sparse step."""
     x_adv, x_orig = state.x_adv, state.x_orig
+    if threat.norm == "l1":
+        step = sparse_sign(state.grad, state.density)
+        return project(x_adv + per_image(state.eta, step) * step, x_orig, threat)
     z = project(x_adv + per_image(state.eta, state.grad) * steepest(state.grad, threat), x_orig, threat)
     return project(x_adv + momentum * (z - x_adv) + (1 - momentum) * (x_adv - state.x_prev), x_orig, threat)
 

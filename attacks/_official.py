@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from attacks._steps import per_image
 from bench.api import MethodError
 
-#: ``attack_single_run(x, y)`` of the package's Auto-PGD: images of best loss, robust mask, losses, adversarial images.
+#: ``attack_single_run(x, y, x_init)`` of the package's Auto-PGD: images of best loss, robust mask, losses, adversarial
+#: images.
 SingleRun = Callable[..., tuple[Any, Any, Any, Tensor]]
 
 
@@ -46,16 +47,23 @@ class SkipBroken(nn.Module):
         self._is_adv |= newly_adv
         return logits
 
-    def skipping(self, run: SingleRun) -> SingleRun:
-        """Return ``run``, of images (N, C, H, W) with labels (N,), giving the first misclassified iterate of each."""
+    def skipping(self, attack: Any) -> SingleRun:
+        """Return ``attack_single_run`` of an Auto-PGD, of images (N, C, H, W) with labels (N,).
 
-        def skipping_run(x: Tensor, y: Tensor) -> tuple[Any, Any, Any, Tensor]:
+        It gives the first misclassified iterate of each. A run at a larger radius than the budget, as in L1, skips
+        nothing: a success there is none.
+        """
+        run = attack.attack_single_run
+
+        def skipping_run(x: Tensor, y: Tensor, x_init: Tensor | None = None) -> tuple[Any, Any, Any, Tensor]:
+            if attack.eps > attack.eps_orig:
+                return run(x, y, x_init=x_init)
             self._labels = y
             self._first_adv = x.clone()
             self._last_logits = None
             self._is_adv = torch.zeros_like(y, dtype=torch.bool)
             try:
-                best, robust, losses, x_adv = run(x, y)
+                best, robust, losses, x_adv = run(x, y, x_init=x_init)
             finally:
                 self._labels = None
             return best, robust, losses, torch.where(per_image(self._is_adv, x_adv), self._first_adv, x_adv)

@@ -1,4 +1,4 @@
-"""Steps that several attacks share: losses per image, moves and projections in a threat's ball, the active set."""
+"""Steps that several attacks share: losses per image, norms of gradients, restarts, the active set."""
 
 from __future__ import annotations
 
@@ -44,36 +44,6 @@ def budget(threat: Threat) -> float:
     if threat.eps is None:
         raise MethodError("this attack needs a bounded threat: set eps")
     return float(threat.eps)
-
-
-def project(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
-    """Return ``x_adv`` moved into the ball around ``x``, then into [0, 1], which never leaves the ball."""
-    eps, delta = budget(threat), x_adv - x
-    if threat.norm == "linf":
-        delta.clamp_(-eps, eps)
-    else:
-        delta.mul_(per_image((eps / l2_norm(delta).clamp_min(1e-12)).clamp_max(1.0), delta))
-    return delta.add_(x).clamp_(0.0, 1.0)
-
-
-def uniform_start(target: Target, x: Tensor, threat: Threat) -> Tensor:
-    """Return a uniform point of the threat's ball around each image, clamped to the box."""
-    eps = budget(threat)
-    if threat.norm == "linf":
-        return project(x + target.uniform(x, -eps, eps), x, threat)
-    direction = target.normal(x)
-    radius = eps * target.uniform(x[:, :1, :1, :1]).flatten() ** (1.0 / x[0].numel())
-    return project(x + direction * per_image(radius / l2_norm(direction).clamp_min(1e-12), x), x, threat)
-
-
-def ascend(x_adv: Tensor, grad: Tensor, alpha: float, x: Tensor, threat: Threat) -> Tensor:
-    """Return ``x_adv`` after a step of size ``alpha`` of steepest ascent, projected."""
-    return project(torch.add(x_adv, steepest(grad, threat), alpha=alpha), x, threat)
-
-
-def steepest(grad: Tensor, threat: Threat) -> Tensor:
-    """Return the unit step of steepest ascent: the sign in L∞, the normalised gradient in L2."""
-    return grad.sign() if threat.norm == "linf" else grad / per_image(grad_norm(grad).clamp_min(1e-38), grad)
 
 
 def grad_norm(grad: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ from bench.api import Count, MethodError, Target, Threat, attack
 
 
 @attack(
-    norms=("linf", "l2"),
-    passes="restarts x (steps + 1) forwards + restarts x steps backwards, fewer where images break early",
+    norms=("linf", "l2", "l1"),
+    passes="restarts x (steps + 1) forwards + restarts x steps backwards (in L1 2 x restarts forwards more), "
+    "fewer where images break early",
     early_exit="misclassified",
     presets={"reference": {"steps": 100, "restarts": 5}},
 )
@@ -19,13 +20,16 @@ def apgd_dlr(
     any-iterate: an image keeps its first misclassified iterate and costs nothing more. One that never breaks keeps the
     iterate of highest loss.
 
+    In L1 (Croce and Hein, 2021) a step moves few values, fewer the sparser the best iterate is, and ends at the nearest
+    point of ball and box. The first three tenths of the steps have three times the budget, the next three twice.
+
     Args:
         target: the function under attack; it must have three classes or more.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: L∞ or L2 with its budget.
+        threat: L∞, L2 or L1 with its budget.
         steps: moves per restart.
-        restarts: independent starts on the sphere of radius eps.
+        restarts: independent starts, on the sphere of radius eps in L∞ and L2.
 
     Returns:
         Images shaped as ``x``, within the threat.

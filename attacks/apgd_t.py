@@ -6,8 +6,9 @@ from bench.api import Count, MethodError, Target, Threat, attack
 
 
 @attack(
-    norms=("linf", "l2"),
-    passes="1 + targets x (steps + 1) forwards + targets x steps backwards, fewer where images break early",
+    norms=("linf", "l2", "l1"),
+    passes="1 + targets x (steps + 1) forwards + targets x steps backwards (in L1 2 x targets forwards more), "
+    "fewer where images break early",
     early_exit="misclassified",
     presets={"reference": {"steps": 100, "targets": 9}},
 )
@@ -19,11 +20,14 @@ def apgd_t(target: Target, x: Tensor, y: Tensor, threat: Threat, *, steps: Count
     and costs nothing more. One that never breaks keeps the iterate of highest loss. More targets than the network has
     other classes are capped (note ``classes-capped``).
 
+    In L1 (Croce and Hein, 2021) a step moves few values, fewer the sparser the best iterate is, and ends at the nearest
+    point of ball and box. The first three tenths of the steps have three times the budget, the next three twice.
+
     Args:
         target: the function under attack; it must have four classes or more.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: L∞ or L2 with its budget.
+        threat: L∞, L2 or L1 with its budget.
         steps: moves per target class.
         targets: how many classes are aimed at, the likeliest on the clean image first.
 

@@ -16,13 +16,15 @@ FLAGS = {
     "Square Attack has decreased": "autoattack-square-beats-gradient",
     "dynamic defense": "autoattack-dynamic",
 }
+#: Classes that APGD-T aims at in the standard version of L1.
+L1_TARGETS = 5
 
 
 @attack(
-    norms=("linf", "l2"),
+    norms=("linf", "l2", "l1"),
     requires="pyautoattack",
     passes="at most steps + 1 + targets x (4 x steps + 2) + queries forwards "
-    "+ steps + 1 + targets x (2 x steps + 1) backwards (standard), none once an image is broken, "
+    "+ steps + 1 + targets x (2 x steps + 1) backwards (standard, in L1 about as many), none once an image is broken, "
     "one draw of a random function at a time",
     early_exit="suite",
     averages_draws=False,
@@ -48,13 +50,14 @@ def autoattack(
     ``autoattack-randomised``, ``-probabilities``, ``-zero-gradient``, ``-square-beats-gradient`` and ``-dynamic`` (the
     function differentiates itself when called). Where the network has too few classes for nine targets they are
     capped, and below four the targeted DLR loss is left out (note ``classes-capped``). Fewer steps, targets or queries
-    than the authors' make it another, weaker attack (note ``autoattack-reduced``).
+    than the authors' make it another, weaker attack (note ``autoattack-reduced``). In L1 the standard version starts
+    APGD-CE five times, aims APGD-T at five classes at most, and has both try larger radii first (Croce and Hein, 2021).
 
     Args:
         target: the function under attack, as a module.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: L∞ or L2 with its budget.
+        threat: L∞, L2 or L1 with its budget.
         version: the package's; by default ``rand`` for a random function and ``standard`` for any other.
         steps: of APGD and FAB.
         targets: classes that APGD-T and FAB-T aim at.
@@ -66,7 +69,7 @@ def autoattack(
     Raises:
         MethodError: the threat is unbounded.
     """
-    eps, norm = budget(threat), {"linf": "Linf", "l2": "L2"}[threat.norm]
+    eps, norm = budget(threat), {"linf": "Linf", "l2": "L2", "l1": "L1"}[threat.norm]
     version = version or ("rand" if target.stochastic else "standard")
     seed = int(target.rows(torch.tensor([0], device=x.device)).uniform(x[:1, :1, :1, :1]) * 2**24)
     with contained(x.device, logger="auto-attack") as output:
@@ -77,13 +80,11 @@ def autoattack(
         ensemble = package.AutoAttack(net, norm=norm, eps=eps, seed=seed, version=version, device=x.device, **verbosity)
         if steps < 100 or targets < 9 or queries < 5000:
             target.notes.append("autoattack-reduced")
-        for member in (ensemble.apgd, ensemble.apgd_targeted, ensemble.fab):
-            member.n_iter = steps
-        ensemble.apgd_targeted.n_target_classes = ensemble.fab.n_target_classes = targets
+        _cut(ensemble, steps, targets)
         ensemble.square.n_queries = queries
         if isinstance(net, SkipBroken):
             for member in (ensemble.apgd, ensemble.apgd_targeted):
-                member.attack_single_run = net.skipping(member.attack_single_run)
+                member.attack_single_run = net.skipping(member)
         if _cap_classes(ensemble, target.num_classes):
             target.notes.append("classes-capped")
         batch_size = {"batch_size" if official else "bs": target.batch}
@@ -106,6 +107,16 @@ def _largest_margin(target: Target, candidates: list[Tensor], y: Tensor) -> Tens
         x_best = torch.where(per_image(loss > best_margin, x_adv), x_adv, x_best)
         best_margin = torch.maximum(loss, best_margin)
     return x_best
+
+
+def _cut(ensemble: Any, steps: int, targets: int) -> None:
+    """Set how many steps and targets an ensemble takes; APGD-T gets no more than :data:`L1_TARGETS` in L1."""
+    for member in (ensemble.apgd, ensemble.apgd_targeted):
+        # Where larger radii come first, the package goes by the second.
+        member.n_iter = member.n_iter_orig = steps
+    ensemble.fab.n_iter, ensemble.fab.n_target_classes = steps, targets
+    larger_radii = ensemble.apgd_targeted.use_largereps
+    ensemble.apgd_targeted.n_target_classes = min(targets, L1_TARGETS) if larger_radii else targets
 
 
 def _cap_classes(ensemble: Any, num_classes: int) -> bool:

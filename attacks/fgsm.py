@@ -1,6 +1,7 @@
 from torch import Tensor
 
-from attacks._steps import ascend, budget, cross_entropy
+from attacks._balls import ascend
+from attacks._steps import budget, cross_entropy
 from bench.api import Target, Threat, attack
 
 

@@ -1,7 +1,8 @@
 import torch
 from torch import Tensor
 
-from attacks._steps import budget, margin, per_image, project
+from attacks._balls import project
+from attacks._steps import budget, margin, per_image
 from bench.api import Count, Target, Threat, attack
 
 

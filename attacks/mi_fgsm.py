@@ -1,7 +1,8 @@
 import torch
 from torch import Tensor
 
-from attacks._steps import accumulate, ascend, budget, cross_entropy, keep
+from attacks._balls import ascend
+from attacks._steps import accumulate, budget, cross_entropy, keep
 from bench.api import Budget, Count, Literal, NonNegative, Target, Threat, attack
 
 

@@ -1,6 +1,7 @@
 from torch import Tensor
 
-from attacks._steps import budget, project, steepest
+from attacks._balls import project, steepest
+from attacks._steps import budget
 from bench.api import Target, Threat, attack
 
 

@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks._steps import ascend, budget, cross_entropy, keep, margin, project, uniform_start
+from attacks._balls import ascend, project, uniform_start
+from attacks._steps import budget, cross_entropy, keep, margin
 from bench.api import Budget, Count, Literal, Target, Threat, attack
 
 
 @attack(
-    norms=("linf", "l2"),
+    norms=("linf", "l2", "l1"),
     passes="restarts x steps forwards + restarts x steps backwards (+ restarts forwards if more than one), "
     "fewer where images break early",
     early_exit="misclassified",
@@ -36,13 +37,14 @@ def pgd(
     x <- project(x + step_size * steepest(grad loss)), ``steps`` times from each of ``restarts`` starts. One restart
     costs exactly ``steps`` forwards and backwards an image: its last iterate is returned unevaluated, since the
     harness evaluates it anyway. With several, the last iterate of each is evaluated too (one forward more), so that no
-    success is lost to the next.
+    success is lost to the next. In L1 a step moves the hundredth of the values with the largest slope, all by the same
+    amount (Tramèr and Boneh, 2019), and ends at the nearest point of ball and box.
 
     Args:
         target: the function under attack.
         x: images (N, C, H, W) in [0, 1].
         y: labels (N,).
-        threat: L∞ or L2 with its budget.
+        threat: L∞, L2 or L1 with its budget.
         steps: gradient steps per restart.
         step_size: length of a step in the threat's norm; a quarter of eps by default, 2/255 at 8/255.
         restarts: independent starts, of which an image keeps the iterate with the largest margin, so one that breaks

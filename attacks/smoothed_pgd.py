@@ -3,7 +3,8 @@ import math
 import torch
 from torch import Tensor
 
-from attacks._steps import ascend, best_of_restarts, budget, keep, margin, uniform_start
+from attacks._balls import ascend, uniform_start
+from attacks._steps import best_of_restarts, budget, keep, margin
 from bench.api import Budget, Count, Literal, Positive, Target, Threat, attack
 
 

@@ -21,7 +21,13 @@ CHOOSING: tuple[str, Mapping[str, Any]] = ("pgd", {"steps": 20})
 
 #: The norms that the images of a library are checked in, its default first.
 _LIBRARY_NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
-_DEFAULT_EPS: Mapping[Norm, str | None] = {"linf": "8/255", "l2": "1/2", "wasserstein": "1/200", "flow": None}
+_DEFAULT_EPS: Mapping[Norm, str | None] = {
+    "linf": "8/255",
+    "l2": "1/2",
+    "l1": "12",
+    "wasserstein": "1/200",
+    "flow": None,
+}
 #: Files of weights that are called alike in every folder: all of a network, a part of it, and the index of its parts.
 _OF_FOLDER = re.compile(r"model\.safetensors|.+-[0-9]+-of-[0-9]+\.safetensors|.+\.safetensors\.index\.json")
 

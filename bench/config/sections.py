@@ -343,8 +343,8 @@ class AttackConfig(_Method):
     )
     eps: Annotated[Any, Some] = Field(
         None,
-        description='the budget, exact, such as `"8/255"`; a list sweeps; by default 8/255 (L∞), 1/2 (L2) or 1/200 '
-        "(Wasserstein), and none for an attack that needs none",
+        description='the budget, exact, such as `"8/255"`; a list sweeps; by default 8/255 (L∞), 1/2 (L2), 12 (L1) or '
+        "1/200 (Wasserstein), and none for an attack that needs none",
         json_schema_extra={"unit": "pixels in [0, 1]"},
     )
     norm: Annotated[Norm | None, BeforeValidator(_small_letters)] = Field(

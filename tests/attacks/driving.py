@@ -18,6 +18,8 @@ from bench.process.isolation import frozen
 THREATS = {
     "linf": Threat(norm="linf", eps="1/5"),
     "l2": Threat(norm="l2", eps="3/2"),
+    "l1": Threat(norm="l1", eps=6),
+    "l0": Threat(norm="l0", eps=16),
     "wasserstein": Threat(norm="wasserstein", eps="1/20"),
     "flow": Threat(norm="flow", eps=None),
 }
@@ -34,6 +36,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "pgd": {"steps": 8, "restarts": 2},
     "rays": {"queries": 300},
     "second-order-apgd": {"steps": 10, "widths": 2},
+    "sigma-zero": {"steps": 40},
     "smoothed-pgd": {"steps": 8, "samples": 2},
     "square": {"queries": 60},
     "sta": {"steps": 20, "learning_rate": 0.05},

@@ -13,6 +13,7 @@ from bench.evaluation.target import NetworkTarget
 from tests.attacks.driving import Case, Constant, drive, right
 
 LINF, L2 = Threat(eps="15/100"), Threat(norm="l2", eps=None)
+L1, L0 = Threat(norm="l1", eps=4), Threat(norm="l0", eps=None)
 FLOW, WASSERSTEIN = Threat(norm="flow", eps=None), Threat(norm="wasserstein", eps="1/200")
 
 #: Attack, threat, settings, forwards, backwards: what an image costs that never breaks.
@@ -21,11 +22,14 @@ FORMULAS = [
     ("pgd", LINF, {"steps": 7}, 7, 7),
     ("pgd", LINF, {"steps": 7, "restarts": 3}, 24, 21),
     ("pgd", LINF, {"steps": 7, "loss": "kl"}, 8, 7),
+    ("pgd", L1, {"steps": 7, "restarts": 3}, 24, 21),
     ("mi-fgsm", LINF, {"steps": 7}, 7, 7),
     ("ti-dim", LINF, {"steps": 7}, 7, 7),
     ("apgd-ce", LINF, {"steps": 12, "restarts": 2}, 26, 24),
     ("apgd-dlr", LINF, {"steps": 12, "restarts": 2}, 26, 24),
+    ("apgd-dlr", L1, {"steps": 12, "restarts": 2}, 30, 24),
     ("apgd-t", LINF, {"steps": 12, "targets": 3}, 1 + 3 * 13, 3 * 12),
+    ("apgd-t", L1, {"steps": 12, "targets": 3}, 1 + 3 * 15, 3 * 12),
     ("second-order-apgd", LINF, {"steps": 12, "widths": 2}, 26, 24),
     ("label-aware-apgd", LINF, {"steps": 6, "targets": 3}, 1 + 2 * 5 * 7, 2 * 5 * 6),
     ("inverse-purification", LINF, {"steps": 5, "inversions": 4, "restarts": 2}, 27, 10),
@@ -36,6 +40,7 @@ FORMULAS = [
     ("rays", LINF, {"queries": 30, "restarts": 2}, 60, 0),
     ("cw", L2, {"steps": 9, "searches": 4, "abort_early": False}, 36, 36),
     ("ddn", L2, {"steps": 11}, 11, 11),
+    ("sigma-zero", L0, {"steps": 11}, 11, 11),
     ("sta", FLOW, {"steps": 11}, 11, 11),
     ("fwa", WASSERSTEIN, {"steps": 6}, 6, 6),
 ]

@@ -63,6 +63,18 @@ def test_iterated_attacks_reach_the_corner_of_the_ball(name: str, norm: str) -> 
     assert float((delta * weight).sum()) >= 0.995 * float(best)
 
 
+@pytest.mark.parametrize("name", ["pgd", "apgd-ce"])
+def test_iterated_attacks_in_l1_move_the_values_that_gain_most_to_the_edge_of_the_box(name: str) -> None:
+    weight = torch.randn(1, 48, generator=torch.Generator().manual_seed(0))
+    net, x = Linear(torch.cat([-weight, weight]), torch.tensor([9.0, -9.0])), torch.full((1, 3, 4, 4), 0.5)
+    y = torch.zeros(1, dtype=torch.int64)
+    x_adv = drive(net, name, x, y, Threat(norm="l1", eps="9/4"), steps=100).images
+    # Four values go all of the way, half a pixel, and the next a quarter of one.
+    largest = weight[0].abs().sort(descending=True).values
+    best = 0.5 * largest[:4].sum() + 0.25 * largest[4]
+    assert float(((x_adv - x).flatten(1) * weight).sum()) >= 0.98 * float(best)
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "classes", "scale"),
     [

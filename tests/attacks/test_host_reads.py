@@ -11,6 +11,7 @@ from bench.evaluation.target import Meter, NetworkTarget
 from bench.process.capture import HostReads
 from bench.process.isolation import frozen
 from tests.attacks.driving import FEW, THREATS, Case
+from tests.attacks.test_contract import PAIRS
 
 #: Whether any image fell, which then costs no more passes.
 FALLEN = "_local_scalar_dense"
@@ -40,8 +41,15 @@ class AlwaysClass0(nn.Module):
         return 1e-3 * self.net(x) + torch.eye(10)[0]
 
 
-@pytest.mark.parametrize("name", sorted(set(registry.entries("attack")) - {"autoattack"}))
-def test_reads_inside_a_step(robust: Case, name: str) -> None:
+ON_PURIFIERS = [
+    (name, entry.meta["norms"][0])
+    for name, entry in registry.entries("attack").items()
+    if entry.meta.get("purifiers_only")
+]
+
+
+@pytest.mark.parametrize(("name", "norm"), [pair for pair in PAIRS + ON_PURIFIERS if pair[0] != "autoattack"])
+def test_reads_inside_a_step(robust: Case, name: str, norm: str) -> None:
     entry, reads, passes = registry.find("attack", name), HostReads(), 0
     net, x, y = AlwaysClass0(robust.net), robust.x[:6], torch.zeros(6, dtype=torch.int64)
 
@@ -55,7 +63,7 @@ def test_reads_inside_a_step(robust: Case, name: str) -> None:
         target = NetworkTarget(net, meter, torch.arange(6), seed=0, num_classes=10, batch=6, smooth=lambda tau: net)
         arguments = entry.arguments(FEW.get(name, {}))
         try:
-            entry.load()(target, x, y, THREATS[entry.meta["norms"][0]], **arguments)
+            entry.load()(target, x, y, THREATS[norm], **arguments)
         finally:
             if passes >= 3:
                 reads.__exit__(None, None, None)

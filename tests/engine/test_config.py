@@ -166,11 +166,11 @@ def test_an_attack_of_a_library_that_minimises_a_norm_has_no_budget_unless_it_is
     [
         ('use = "art:DeepFool"\nnorm = "linf"', "without eps, art:DeepFool minimises l2, not linf: set eps or norm"),
         (
-            'use = "art:ProjectedGradientDescent"\nnorm = "l1"',
-            "art:ProjectedGradientDescent has no default budget in l1",
+            'use = "art:ProjectedGradientDescent"\nnorm = "l0"',
+            "art:ProjectedGradientDescent has no default budget in l0",
         ),
         ('use = "art:DeepFool"\nnorm = "flow"', "norm 'flow' is not one that art keeps to: linf, l2, l1, l0"),
-        ('use = "pgd"\nnorm = "l1"', "norm 'l1' is not one that pgd keeps to: linf, l2"),
+        ('use = "pgd"\nnorm = "l0"', "norm 'l0' is not one that pgd keeps to: linf, l2, l1"),
     ],
 )
 def test_a_norm_that_an_attack_has_not_is_one_line(tmp_path, attack, why):

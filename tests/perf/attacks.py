@@ -42,13 +42,15 @@ from bench.process.capture import graphs
 from bench.process.isolation import frozen
 from bench.registry import find
 from bench.store.provenance import provenance
-from tests.perf.peers import EPS, Case, art, foolbox, official, official_ensemble, official_square, torchattacks
+from tests.perf.peers import EPS, Case, advlib, art, foolbox, official, official_ensemble, official_square, torchattacks
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "perf"
 SCHEMA = 3
 STEP = 2 / 255
 LINF = Threat()
 L2 = Threat(norm="l2", eps=None)
+L1 = Threat(norm="l1", eps=12)
+L0 = Threat(norm="l0", eps=None)
 FLOW = Threat(norm="flow", eps=None)
 MASS = Threat(norm="wasserstein", eps="1/200")
 
@@ -86,6 +88,7 @@ def rows() -> list[Row]:
         "pyautoattack": official(n_iter=30, eps=EPS, seed=0),
         "torchattacks": torchattacks("APGD", eps=EPS, steps=30),
     }
+    apgd_l1 = official(n_iter=30, eps=12.0, norm="L1", use_largereps=True, seed=0)
     square_peers = {
         "pyautoattack": official_square(200),
         "torchattacks": torchattacks("Square", eps=EPS, n_queries=200),
@@ -112,8 +115,10 @@ def rows() -> list[Row]:
         Row("mi-fgsm", LINF, {"steps": 10, **every}, 10, 10, {"torchattacks": torchattacks("MIFGSM", **small)}),
         Row("ti-dim", LINF, {"steps": 10}, 10, 10, ti_peer),
         Row("apgd-ce", LINF, {"steps": 30}, 31, 30, apgd_peers),
+        Row("apgd-ce", L1, {"steps": 30}, 33, 30, {"pyautoattack": apgd_l1}),
         Row("cw", L2, once, 50, 50, cw_peers),
         Row("ddn", L2, {"steps": 50}, 50, 50, {"foolbox": foolbox("DDNAttack", None, steps=50)}),
+        Row("sigma-zero", L0, {"steps": 50}, 50, 50, {"advlib": advlib("sigma_zero", num_steps=50)}),
         Row("sta", FLOW, {"steps": 30}, 30, 30, {}),
         Row("fwa", MASS, {"steps": 20, **every}, 20, 20, {}),
         Row("square", LINF, {"queries": 200}, 200, 0, square_peers),
@@ -319,6 +324,7 @@ def measure(row: Row, full_case: Case, repeats: int, device: torch.device) -> di
     return {
         "network": case.name,
         "attack": row.attack,
+        "norm": row.threat.norm,
         "settings": row.settings,
         "images": len(case.x),
         "forwards": forwards,
@@ -336,6 +342,11 @@ def measure(row: Row, full_case: Case, repeats: int, device: torch.device) -> di
         "over_floor": over_floor,
         "over_fastest_peer": None if fastest is None else over_floor["crossfire"] / fastest,
     }
+
+
+def default_norm(attack: str) -> str:
+    """Return the norm of rows that name none."""
+    return str(find("attack", attack).meta["norms"][0])
 
 
 def table(report: dict[str, Any]) -> str:
@@ -361,7 +372,8 @@ def table(report: dict[str, Any]) -> str:
         )
         eager = f"{floor['eager']:.2f}" if "eager" in floor else "–"
         over = "–" if row["over_fastest_peer"] is None else f"{row['over_fastest_peer']:.2f}"
-        name = f"{row['attack']} ({settings})" if settings else row["attack"]
+        norm = "" if row["norm"] == default_norm(row["attack"]) else f" in {row['norm']}"
+        name = row["attack"] + norm + (f" ({settings})" if settings else "")
         lines.append(
             f"| {row['network']} | {row['images']} | {name} | {row['forwards']:.1f} + {row['backwards']:.1f} "
             f"| {row['standing']['crossfire']:.2f} | {robust or '–'} | {floor['crossfire']:.2f} | {eager} | {peers} "
@@ -405,7 +417,8 @@ def main() -> None:
     path = args.out / f"attacks-{name}.json"
     before = json.loads(path.read_text()) if path.exists() else {"schema": SCHEMA, "rows": []}
     known = before["rows"] if before["schema"] == SCHEMA else []
-    same = ("network", "images", "attack", "settings")
+    known = [{"norm": default_norm(row["attack"]), **row} for row in known]
+    same = ("network", "images", "attack", "norm", "settings")
     named = [[row[key] for key in same] for row in measured]
     kept = [row for row in known if [row[key] for key in same] not in named]
     measured = [{**row, "repeats": args.repeats, "commit": made_by["commit"]} for row in measured]

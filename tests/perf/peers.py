@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from attacks.advlib import _stand_ins
+
 EPS = 8 / 255
 
 
@@ -35,6 +37,14 @@ def foolbox(name: str, eps: float | None, **parameters: Any) -> Callable[[Case],
         return getattr(package.attacks, name)(**parameters)(model, case.x, case.y, epsilons=eps)[1]
 
     return run
+
+
+def advlib(name: str, **parameters: Any) -> Callable[[Case], Tensor]:
+    # The package itself cannot be imported without what the adapter puts in the place of missing ones.
+    with _stand_ins():
+        from adv_lib import attacks as package
+
+    return lambda case: getattr(package, name)(case.net, case.x, case.y, **parameters).detach()
 
 
 def art(name: str, **parameters: Any) -> Callable[[Case], Tensor]:

@@ -1,0 +1,54 @@
+"""Balls and steps in L1: against an optimiser, and moments that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from attacks import _balls
+from bench.api import Threat
+from bench.evaluation.target import Meter, NetworkTarget
+from tests.attacks.driving import Case
+
+
+def test_the_nearest_point_of_ball_and_box_is_that_of_an_optimiser() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(6, 1, 4, 4, generator=generator, dtype=torch.float64)
+    delta = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    # Each image has a radius of its own; the last one's holds the whole box.
+    radius = torch.tensor([0.0, 0.6, 1.4, 2.0, 3.0, 99.0], dtype=torch.float64)
+    nearest = _balls.nearest_in_l1_ball(delta, x, radius)
+    assert bool((_balls.distance(nearest, "l1") <= radius * (1 + 1e-9) + 1e-12).all())
+    assert bool((x + nearest >= 0).all()) and bool((x + nearest <= 1).all())
+    for image, wanted, found, limit in zip(x.numpy(), delta.numpy(), nearest.numpy(), radius.tolist(), strict=True):
+        image, wanted = image.ravel(), wanted.ravel()
+        # Positive and negative parts, so that the constraint is smooth.
+        solved = minimize(
+            lambda parts, wanted=wanted: ((parts[:16] - parts[16:] - wanted) ** 2).sum(),
+            np.zeros(32),
+            bounds=[(0, room) for room in (*(1 - image), *image)],
+            constraints={"type": "ineq", "fun": lambda parts, limit=limit: limit - parts.sum()},
+            method="SLSQP",
+            options={"maxiter": 500, "ftol": 1e-12},
+        )
+        assert ((found.ravel() - wanted) ** 2).sum() == pytest.approx(solved.fun, abs=1e-6)
+
+
+def test_a_start_in_l1_is_uniform_in_the_ball(plain: Case) -> None:
+    x, eps, values = torch.full((20000, 1, 2, 2), 0.5), 0.4, 4
+    with Meter(plain.net, len(x)) as meter:
+        target = NetworkTarget(plain.net, meter, torch.arange(len(x)), seed=0, num_classes=10, batch=64)
+        delta = (_balls.uniform_start(target, x, Threat(norm="l1", eps="2/5")) - x).flatten(1)
+    # Of a Dirichlet distribution, which the sizes of such a point have.
+    assert float(delta.abs().sum(1).max()) <= eps * (1 + 1e-5)
+    assert float(delta.mean()) == pytest.approx(0, abs=0.003)
+    assert float(delta.abs().mean()) == pytest.approx(eps / (values + 1), rel=0.02)
+    assert float(delta.square().mean()) == pytest.approx(2 * eps**2 / ((values + 1) * (values + 2)), rel=0.03)
+
+
+def test_a_sparse_sign_moves_the_largest_values_by_the_same_amount() -> None:
+    grad = torch.tensor([[0.1, -3.0, 0.0, 2.0], [0.1, -3.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0]]).view(3, 1, 2, 2)
+    step = _balls.sparse_sign(grad, torch.tensor([0.0, 0.5, 0.5])).flatten(1)
+    assert torch.equal(step, torch.tensor([[0.0, -1.0, 0.0, 0.0], [0.0, -0.5, 0.0, 0.5], [0.0, 0.0, 0.0, 0.0]]))
