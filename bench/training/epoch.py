@@ -28,7 +28,7 @@ def learning_rate(schedule: Schedule, epoch: int, step: int, steps: int) -> floa
         cycle = batch * schedule.cycles // batches
         first, next_first = (-(-each * batches // schedule.cycles) for each in (cycle, cycle + 1))
         done = (batch - first + 1) / (next_first - first + 1)
-        return schedule.lr * min(2 * done, 2 - 2 * done) / 2**cycle
+        return schedule.lr * min(2 * done, 2 - 2 * done) * 0.5**cycle
     passed = sum(epoch >= exact(drop) * schedule.epochs for drop in schedule.drops)
     return schedule.lr * schedule.drop_factor**passed
 

@@ -119,15 +119,14 @@ def trainings(store: Store) -> list[Training]:
 
 def distinctions(known: list[Training]) -> dict[str, dict[str, Any]]:
     """Return for the key of each training the settings in which those of the same name differ, with its own values."""
-    settings = {each.key: _settings(each) for each in known}
-    result: dict[str, dict[str, Any]] = {}
+    by_name: dict[str, dict[str, dict[str, Any]]] = {}
     for each in known:
-        others = [settings[other.key] for other in known if other.name == each.name]
-        names = sorted(set().union(*others))
-        values = {name: settings[each.key].get(name) for name in names}
-        result[each.key] = {
-            name: value for name, value in values.items() if any(other.get(name) != value for other in others)
-        }
+        by_name.setdefault(each.name, {})[each.key] = _settings(each)
+    result: dict[str, dict[str, Any]] = {}
+    for group in by_name.values():
+        first = next(iter(group.values()))
+        names = {name for each in group.values() for name in each.keys() | first if each.get(name) != first.get(name)}
+        result |= {key: {name: each.get(name) for name in sorted(names)} for key, each in group.items()}
     return result
 
 
