@@ -1,4 +1,4 @@
-"""The geometry of a threat: norms of changes, projections, steps and starts in its ball."""
+"""The geometry of a threat: norms of changes, nearest points of a ball within the box, steps and starts in it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from torch import Tensor
 from attacks._steps import budget, grad_norm, l2_norm, per_image
 from bench.api import Target, Threat
 
+#: Rounds after which the nearest point of an L2 ball within the box is exact to float32; most images take three.
+_L2_ROUNDS = 8
 #: The share of values that a step of steepest ascent in L1 moves (Tramèr and Boneh, 2019, for CIFAR-10).
 _L1_DENSITY = 0.01
 
@@ -23,6 +25,15 @@ def distance(delta: Tensor, norm: str) -> Tensor:
     return (delta != 0).flatten(1).sum(1).to(delta.dtype)
 
 
+def dual_norm(grad: Tensor, norm: str) -> Tensor:
+    """Return how fast a function rises at most along a change of norm one, shape (N,), from its gradient."""
+    if norm == "linf":
+        return grad.abs().flatten(1).sum(1)
+    if norm == "l2":
+        return l2_norm(grad)
+    return grad.abs().flatten(1).amax(1)
+
+
 def project(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
     """Return ``x_adv`` moved into the ball around ``x`` and into [0, 1]; in L1 to the nearest point of both.
 
@@ -35,7 +46,7 @@ def project(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
         delta.mul_(per_image((eps / l2_norm(delta).clamp_min(1e-12)).clamp_max(1.0), delta))
     else:
         # Cutting to the box after L1 would leave much of the budget unused (Croce and Hein, 2021).
-        delta = nearest_in_l1_ball(delta, x, torch.full_like(delta.flatten(1)[:, 0], eps))
+        delta = nearest_in_ball(delta, x, torch.full_like(delta.flatten(1)[:, 0], eps), threat.norm)
     return delta.add_(x).clamp_(0.0, 1.0)
 
 
@@ -93,20 +104,39 @@ def sparse_sign(grad: Tensor, density: Tensor) -> Tensor:
     return (sign / sign.abs().sum(1, keepdim=True).clamp_min(1.0)).view_as(grad)
 
 
-def nearest_in_l1_ball(delta: Tensor, x: Tensor, radius: Tensor) -> Tensor:
-    """Return the change nearest to ``delta`` in L2 that has at most an L1 norm and keeps ``x`` within [0, 1].
-
-    Its sizes are ``clamp(size - shift, 0, room)`` with the least shift of at least zero for which they sum up to no
-    more than the radius.
+def nearest_in_ball(delta: Tensor, x: Tensor, radius: Tensor, norm: str) -> Tensor:
+    """Return the change nearest to ``delta`` in L2 that has at most a norm and keeps ``x`` within [0, 1].
 
     Args:
         delta: changes (N, C, H, W).
         x: images shaped as ``delta``, in [0, 1].
         radius: the largest norm of each image (N,).
+        norm: L∞, L2, L1 or L0.
     """
+    if norm == "linf":
+        limit = per_image(radius, delta)
+        return torch.minimum(torch.maximum(delta, -limit), limit).add_(x).clamp_(0.0, 1.0).sub_(x)
     # The room that each value has in the direction it moves.
     room = torch.where(delta > 0, 1 - x, x).flatten(1)
     size = delta.abs().flatten(1)
+    nearest = {"l2": _l2, "l1": _l1, "l0": _l0}[norm](size, room, radius)
+    return nearest.view_as(delta).copysign_(delta)
+
+
+def _l2(size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
+    """Return ``min(scale * size, room)`` with the largest scale of at most one for which its norm is the radius."""
+    scale = torch.zeros_like(radius)
+    for _ in range(_L2_ROUNDS):
+        # Values that meet the box stay there, and the others share what is left of the squared radius.
+        capped = per_image(scale, size) * size >= room
+        left = radius**2 - torch.where(capped, room**2, 0.0).sum(1)
+        free = torch.where(capped, 0.0, size**2).sum(1)
+        scale = (left.clamp_min(0) / free.clamp_min(1e-30)).sqrt().clamp_max(1.0)
+    return torch.minimum(per_image(scale, size) * size, room)
+
+
+def _l1(size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
+    """Return ``clamp(size - shift, 0, room)`` with the least shift of at least zero for which its sum is the radius."""
     # The sum rises piecewise linearly as the shift falls: a value enters at its size and meets the box at size - room.
     ends = torch.cat((size, size - room), 1).clamp_min_(0.0)
     ends, order = ends.sort(dim=1, descending=True)
@@ -116,5 +146,14 @@ def nearest_in_l1_ball(delta: Tensor, x: Tensor, radius: Tensor) -> Tensor:
     at = torch.searchsorted(total, radius[:, None].contiguous()).clamp_max_(total.shape[1] - 1)
     missing = radius[:, None] - (total - moving * fall).gather(1, at)
     shift = ends.gather(1, at) - missing / moving.gather(1, at).clamp_min(1.0)
-    nearest = torch.minimum((size - shift.clamp_min(0.0)).clamp_min(0.0), room)
-    return nearest.view_as(delta).copysign_(delta)
+    return torch.minimum((size - shift.clamp_min(0.0)).clamp_min(0.0), room)
+
+
+def _l0(size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
+    """Return ``min(size, room)`` where it brings the change nearest, at as many values as the radius allows."""
+    capped = torch.minimum(size, room)
+    # What keeping a value saves of the squared distance, which is size^2 - (size - capped)^2.
+    order = (capped * (2 * size - capped)).argsort(dim=1, descending=True, stable=True)
+    kept = torch.zeros_like(size, dtype=torch.bool)
+    kept.scatter_(1, order, torch.arange(size.shape[1], device=size.device) < radius[:, None].floor())
+    return torch.where(kept, capped, 0.0)

@@ -25,6 +25,16 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return other_logits.amax(1) - true_logit
 
 
+def soft_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Return log sum exp of the other logits minus the true one, shape (N,): at least the margin.
+
+    It rises in the direction in which the cross-entropy does, but its slope does not vanish on confident logits.
+    """
+    true_logit = logits.gather(1, y[:, None]).squeeze(1)
+    other_logits = logits.scatter(1, y[:, None], -torch.inf)
+    return other_logits.logsumexp(1) - true_logit
+
+
 def per_image(values: Tensor, like: Tensor) -> Tensor:
     """Return values (N,) shaped to multiply images (N, C, H, W)."""
     return values.view(-1, *[1] * (like.dim() - 1))

@@ -30,6 +30,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "apgd-t": {"steps": 10, "targets": 3},
     "cw": {"steps": 20, "searches": 3, "first_c": 1.0, "learning_rate": 0.05},
     "ddn": {"steps": 20},
+    "fmn": {"steps": 20},
     "fwa": {"steps": 8},
     "inverse-purification": {"steps": 12, "inversions": 3},
     "label-aware-apgd": {"steps": 10, "targets": 2},

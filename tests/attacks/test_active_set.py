@@ -40,6 +40,7 @@ FORMULAS = [
     ("rays", LINF, {"queries": 30, "restarts": 2}, 60, 0),
     ("cw", L2, {"steps": 9, "searches": 4, "abort_early": False}, 36, 36),
     ("ddn", L2, {"steps": 11}, 11, 11),
+    ("fmn", L1, {"steps": 11}, 11, 11),
     ("sigma-zero", L0, {"steps": 11}, 11, 11),
     ("sta", FLOW, {"steps": 11}, 11, 11),
     ("fwa", WASSERSTEIN, {"steps": 6}, 6, 6),

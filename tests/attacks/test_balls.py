@@ -1,39 +1,80 @@
-"""Balls and steps in L1: against an optimiser, and moments that are known."""
+"""Balls within the box against an optimiser, all subsets of values, and moments that are known."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from torch import Tensor
 
 from attacks import _balls
 from bench.api import Threat
 from bench.evaluation.target import Meter, NetworkTarget
 from tests.attacks.driving import Case
 
+RADII = {"l2": 0.8, "l1": 2.0}
 
-def test_the_nearest_point_of_ball_and_box_is_that_of_an_optimiser() -> None:
+
+def changes(side: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(6, 1, 4, 4, generator=generator, dtype=torch.float64)
-    delta = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    x = torch.rand(6, 1, side, side, generator=generator, dtype=torch.float64)
+    return x, torch.randn(x.shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("norm", RADII)
+def test_the_nearest_point_of_ball_and_box_is_that_of_an_optimiser(norm: str) -> None:
+    x, delta = changes(4)
     # Each image has a radius of its own; the last one's holds the whole box.
-    radius = torch.tensor([0.0, 0.6, 1.4, 2.0, 3.0, 99.0], dtype=torch.float64)
-    nearest = _balls.nearest_in_l1_ball(delta, x, radius)
-    assert bool((_balls.distance(nearest, "l1") <= radius * (1 + 1e-9) + 1e-12).all())
+    radius = RADII[norm] * torch.tensor([0.0, 0.3, 0.7, 1.0, 1.5, 99.0], dtype=torch.float64)
+    nearest = _balls.nearest_in_ball(delta, x, radius, norm)
+    assert bool((_balls.distance(nearest, norm) <= radius * (1 + 1e-9) + 1e-12).all())
     assert bool((x + nearest >= 0).all()) and bool((x + nearest <= 1).all())
     for image, wanted, found, limit in zip(x.numpy(), delta.numpy(), nearest.numpy(), radius.tolist(), strict=True):
         image, wanted = image.ravel(), wanted.ravel()
-        # Positive and negative parts, so that the constraint is smooth.
+        inside = {
+            "l2": lambda point, limit=limit: limit**2 - (point**2).sum(),
+            # Positive and negative parts, so that the constraint is smooth.
+            "l1": lambda parts, limit=limit: limit - parts.sum(),
+        }[norm]
+        at = (lambda parts: parts[:16] - parts[16:]) if norm == "l1" else (lambda point: point)
+        bounds = [*zip(-image, 1 - image, strict=True)]
+        if norm == "l1":
+            bounds = [(0, high) for _, high in bounds] + [(0, -low) for low, _ in bounds]
         solved = minimize(
-            lambda parts, wanted=wanted: ((parts[:16] - parts[16:] - wanted) ** 2).sum(),
-            np.zeros(32),
-            bounds=[(0, room) for room in (*(1 - image), *image)],
-            constraints={"type": "ineq", "fun": lambda parts, limit=limit: limit - parts.sum()},
+            lambda point, at=at, wanted=wanted: ((at(point) - wanted) ** 2).sum(),
+            np.zeros(len(bounds)),
+            bounds=bounds,
+            constraints={"type": "ineq", "fun": inside},
             method="SLSQP",
             options={"maxiter": 500, "ftol": 1e-12},
         )
         assert ((found.ravel() - wanted) ** 2).sum() == pytest.approx(solved.fun, abs=1e-6)
+
+
+def test_the_nearest_point_in_l0_is_the_best_of_all_subsets() -> None:
+    x, delta = changes(3)
+    for most in (0, 1, 4, 9):
+        nearest = _balls.nearest_in_ball(delta, x, torch.full((6,), float(most), dtype=torch.float64), "l0")
+        free = (x + delta).clamp(0, 1) - x
+        for found, wanted, moved in zip(nearest, delta.flatten(1), free.flatten(1), strict=True):
+            best = min(
+                float(
+                    (
+                        torch.zeros(9, dtype=torch.float64).index_put(
+                            (torch.tensor(kept, dtype=torch.int64),), moved[list(kept)]
+                        )
+                        - wanted
+                    )
+                    .square()
+                    .sum()
+                )
+                for kept in itertools.combinations(range(9), most)
+            )
+            assert float((found.flatten() - wanted).square().sum()) == pytest.approx(best, abs=1e-12)
+            assert int((found != 0).sum()) <= most
 
 
 def test_a_start_in_l1_is_uniform_in_the_ball(plain: Case) -> None:

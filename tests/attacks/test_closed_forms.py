@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attacks import _resizing, sta, ti_dim
+from attacks._balls import distance
 from bench.api import Threat
 from bench.evaluation.target import Meter, NetworkTarget
 from tests.attacks.driving import THREATS, Case, Linear, drive, right
@@ -37,6 +38,48 @@ def least_l2(net: Linear, x: Tensor, y: Tensor) -> Tensor:
         gap = logits.gather(1, y[:, None]) - logits
         width = (weight[None] - weight[y][:, None]).norm(dim=2)
         return (gap / width).scatter(1, y[:, None], torch.inf).amin(1)
+
+
+def least_of(net: Linear, x: Tensor, y: Tensor, norm: str) -> Tensor:
+    """The least norm of a change that reaches a decision plane within the box, of images that lie far from the box.
+
+    In L1 and L0 as few values as possible go to the edge of the box, those first that gain most for their price.
+    """
+    if norm == "l2":
+        return least_l2(net, x, y)
+    with torch.no_grad():
+        logits, weight = net(x), net.weight[None] - net.weight[y][:, None]
+        gap = logits.gather(1, y[:, None]) - logits
+    if norm == "linf":
+        return (gap / weight.abs().sum(2)).scatter(1, y[:, None], torch.inf).amin(1)
+    room = torch.where(weight > 0, 1 - x.flatten(1)[:, None], x.flatten(1)[:, None])
+    worth = weight.abs() * (room if norm == "l0" else 1)
+    order = worth.argsort(2, descending=True)
+    gain = (weight.abs() * room).gather(2, order)
+    reached = gain.cumsum(2)
+    done = (reached < gap[:, :, None]).sum(2)
+    if norm == "l0":
+        return (done + 1.0).scatter(1, y[:, None], torch.inf).amin(1)
+    spent = room.gather(2, order)
+    before = (reached - gain).gather(2, done[:, :, None])[:, :, 0]
+    rate = weight.abs().gather(2, order).gather(2, done[:, :, None])[:, :, 0].clamp_min(1e-12)
+    price = (spent.cumsum(2) - spent).gather(2, done[:, :, None])[:, :, 0] + (gap - before) / rate
+    return price.scatter(1, y[:, None], torch.inf).amin(1)
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf", "l1", "l0"])
+@pytest.mark.parametrize(("classes", "scale"), [(2, 1), (10, 1), (10, 10)])
+@pytest.mark.parametrize("preset", [None, "reference"])
+def test_fmn_comes_within_2_percent_of_the_least_norm(linear, norm: str, classes: int, scale: float, preset) -> None:
+    net, x, _ = linear
+    net = Linear(scale * net.weight.data[:classes], net.bias.data[:classes])
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    x_adv = drive(net, "fmn", x, y, Threat(norm=norm, eps=None), steps=200, preset=preset).images
+    assert not bool(right(net, x_adv, y).any())
+    ratio = distance(x_adv - x, norm) / least_of(net, x, y, norm)
+    assert float(ratio.min()) >= 1 - 1e-4, "nothing can be nearer than the plane"
+    assert float(ratio.median()) <= 1.02
 
 
 def test_fgsm_is_exact_on_two_classes() -> None:
@@ -101,7 +144,7 @@ def test_minimum_norm_attacks_come_within_5_percent_of_the_least_l2(
     assert float(ratio.max()) <= 1.05
 
 
-@pytest.mark.parametrize("name", ["cw", "ddn"])
+@pytest.mark.parametrize("name", ["cw", "ddn", "fmn"])
 def test_a_budget_keeps_what_lies_within_it_and_gives_back_the_rest(linear, name: str) -> None:
     net, x, y = linear
     least = least_l2(net, x, y)

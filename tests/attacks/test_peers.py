@@ -155,6 +155,18 @@ def least(case: Case, images: Tensor, norm: str) -> Tensor:
     return distance(images - case.x, norm).masked_fill(right(case.net, images, case.y), torch.inf)
 
 
+@pytest.mark.parametrize("norm", ["l2", "linf", "l1", "l0"])
+@pytest.mark.parametrize("preset", [None, "reference"])
+def test_fmn_comes_as_near_as_the_peers(robust: Case, norm: str, preset: str | None) -> None:
+    threat = Threat(norm=norm, eps=None)
+    ours = least(robust, drive(robust.net, "fmn", robust.x, robust.y, threat, steps=60, preset=preset).images, norm)
+    foolbox_name = {"l2": "L2FMNAttack", "linf": "LInfFMNAttack", "l1": "L1FMNAttack", "l0": "L0FMNAttack"}[norm]
+    for use in ("advlib:fmn", f"foolbox:{foolbox_name}"):
+        theirs = least(robust, drive(robust.net, use, robust.x, robust.y, threat, steps=60).images, norm)
+        assert float(ours.median()) <= 1.02 * float(theirs.median())
+        assert int(ours.isinf().sum()) <= int(theirs.isinf().sum())
+
+
 def test_sigma_zero_is_the_peers_sigma_zero(robust: Case) -> None:
     threat = Threat(norm="l0", eps=None)
     ours = least(robust, drive(robust.net, "sigma-zero", robust.x, robust.y, threat, steps=100).images, "l0")

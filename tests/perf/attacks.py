@@ -89,6 +89,10 @@ def rows() -> list[Row]:
         "torchattacks": torchattacks("APGD", eps=EPS, steps=30),
     }
     apgd_l1 = official(n_iter=30, eps=12.0, norm="L1", use_largereps=True, seed=0)
+    fmn_peers = {
+        "advlib": advlib("fmn", norm=2.0, steps=50),
+        "foolbox": foolbox("L2FMNAttack", None, steps=50),
+    }
     square_peers = {
         "pyautoattack": official_square(200),
         "torchattacks": torchattacks("Square", eps=EPS, n_queries=200),
@@ -118,6 +122,7 @@ def rows() -> list[Row]:
         Row("apgd-ce", L1, {"steps": 30}, 33, 30, {"pyautoattack": apgd_l1}),
         Row("cw", L2, once, 50, 50, cw_peers),
         Row("ddn", L2, {"steps": 50}, 50, 50, {"foolbox": foolbox("DDNAttack", None, steps=50)}),
+        Row("fmn", L2, {"steps": 50}, 50, 50, fmn_peers),
         Row("sigma-zero", L0, {"steps": 50}, 50, 50, {"advlib": advlib("sigma_zero", num_steps=50)}),
         Row("sta", FLOW, {"steps": 30}, 30, 30, {}),
         Row("fwa", MASS, {"steps": 20, **every}, 20, 20, {}),

@@ -41,6 +41,7 @@ RUNS: list[tuple[str, Threat, dict[str, Any], int]] = [
     ("apgd-ce", Threat(norm="l1", eps=12), {"steps": 30}, 30),
     ("cw", Threat(norm="l2", eps=None), {"steps": 50, "searches": 1, "first_c": 1.0, "abort_early": False}, 50),
     ("ddn", Threat(norm="l2", eps=None), {"steps": 50}, 50),
+    ("fmn", Threat(norm="l2", eps=None), {"steps": 50}, 50),
     ("sigma-zero", Threat(norm="l0", eps=None), {"steps": 50}, 50),
     ("sta", Threat(norm="flow", eps=None), {"steps": 30}, 30),
     ("fwa", Threat(norm="wasserstein", eps="1/200"), {"steps": 20}, 20),
