@@ -1,13 +1,15 @@
-"""Which images of a list were right: read from a result, combined over attacks, counted."""
+"""Which images of a list were right, and how far the others had to move: read from a result, combined, counted."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from math import inf
 from operator import and_
+from struct import pack, unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +83,46 @@ def right_in_all(outcomes: Iterable[Outcomes]) -> Outcomes:
         TypeError: there are no outcomes.
     """
     return reduce(and_, outcomes)
+
+
+@dataclass(frozen=True, slots=True)
+class Distances:
+    """How far each image is from the nearest one that an attack found to be wrong; infinity where it found none.
+
+    ``values`` are in the order of the image list, in the norm of the attack: of pixels in [0, 1], and in L0 a count.
+    """
+
+    values: Sequence[float]
+
+    @classmethod
+    def decode(cls, text: str, n: int) -> Distances:
+        """Return the distances of ``n`` images from their text in a result.
+
+        Raises:
+            ValueError: the text does not hold one distance for each image, or one is negative or no number.
+        """
+        try:
+            data = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError("distances that are not base64") from None
+        if len(data) != 4 * n:
+            raise ValueError(f"{len(data)} bytes are not exactly {n} distances")
+        values = unpack(f"<{n}f", data)
+        # NaN satisfies no comparison.
+        if not all(value >= 0 for value in values):
+            raise ValueError("a distance that is negative or no number")
+        return cls(values)
+
+    def encode(self) -> str:
+        """Return the text that a result keeps: base64 of little-endian floats of 32 bits."""
+        return base64.b64encode(pack(f"<{len(self.values)}f", *self.values)).decode()
+
+    @property
+    def unbroken(self) -> Outcomes:
+        """Which images no wrong one was found for."""
+        return Outcomes.of(value == inf for value in self.values)
+
+    @property
+    def farthest(self) -> float:
+        """The largest distance that was found; 0 where none was."""
+        return max((value for value in self.values if value != inf), default=0.0)

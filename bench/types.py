@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from bench.outcomes import Outcomes
+from bench.outcomes import Distances, Outcomes
 from bench.visible import visible, without_surrogates
 
 Norm = Literal["linf", "l2", "l1", "l0", "wasserstein", "flow"]
@@ -34,6 +34,9 @@ Kind = Literal["attack", "recipe", "test-time", "network"]
 Status = Literal["done", "failed"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Scalar = str | int | float | bool | None
+
+#: Norms in which two images have a distance.
+DISTANCE_NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
 
 
 #: A message keeps the first and the last of a longer text.
@@ -163,6 +166,8 @@ def eps_text(eps: Fraction) -> str:
 # The bounds of what a result may say, wherever it was made. They are wide: what lies beyond was not measured, and is
 # what sums, fractions and tables would break on.
 MAX_IMAGES = 50_000_000
+#: Images of a result that keeps a distance for each, which takes four bytes.
+MAX_DISTANCES = 1_000_000
 MAX_FLAGS = 100
 MAX_PARAMS = 1_000
 _MAX_MESSAGE, _MAX_TRACEBACK = 10_000, 200_000
@@ -171,7 +176,7 @@ _MAX_SUITE = 1_000
 MAX_MEMBERS = 100
 _MAX_CLASSES = 30_000
 _MAX_PACKAGES = 1_000
-_MAX_EPS = 10**6
+MAX_EPS = 10**6
 #: Room for the 64 bits of the seeds that there are.
 _MAX_WHOLE = 2**64
 _MAX_FLOAT = 1e300
@@ -215,6 +220,8 @@ Level = Annotated[int, Field(ge=0, le=255)]
 Classes = Annotated[int, Field(ge=1, le=1_000_000)]
 #: Base64 of a bit for each image.
 Bits = Annotated[str, Field(max_length=MAX_IMAGES // 6 + 8)]
+#: Base64 of a float of 32 bits for each image.
+DistanceText = Annotated[str, Field(max_length=6 * MAX_DISTANCES)]
 Draws = Annotated[int, Field(ge=1, le=1_000_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Distance = Annotated[float, Field(ge=0, le=1e6)]
@@ -280,8 +287,8 @@ class Threat(Frozen):
             is_pixel_value = self.eps <= 255 and self.eps.denominator == 1
             hint = f"; pixels are in [0, 1], did you mean '{self.eps}/255'?" if is_pixel_value else ""
             raise ValueError(f"eps = {self.eps} is above 1{hint}")
-        if self.eps > _MAX_EPS:
-            raise ValueError(f"eps = {shown(str(self.eps))} is above {_MAX_EPS:,}")
+        if self.eps > MAX_EPS:
+            raise ValueError(f"eps = {shown(str(self.eps))} is above {MAX_EPS:,}")
         return self
 
 
@@ -664,10 +671,10 @@ class CellError(Frozen):
 
 
 class CellResult(Frozen):
-    """What one cell gave. Outcomes are texts (:class:`~bench.outcomes.Outcomes`).
+    """What one cell gave. Outcomes and distances are texts (:class:`~bench.outcomes.Outcomes`, :class:`~.Distances`).
 
     What contradicts itself is refused: a result is done and has metrics, or it failed and has an error; outcomes are as
-    many as images and say what the metrics say.
+    many as images and say what the metrics say; distances are finite where the outcome under attack is wrong.
     """
 
     schema_: Literal[1] = Field(1, alias="schema")
@@ -679,6 +686,8 @@ class CellResult(Frozen):
     metrics: Metrics | None = None
     clean_bits: Bits | None = None
     adversarial_bits: Bits | None = None
+    #: Of an attack without a budget, in the norm of its threat; older results have none.
+    distances: DistanceText | None = Field(None, exclude_if=lambda text: text is None)
     flags: Annotated[tuple[ShownWord, ...], FailFast()] = Field((), max_length=MAX_FLAGS)
     #: SHA-256 of the file with one row per example.
     records_sha: Key | None = None
@@ -697,10 +706,12 @@ class CellResult(Frozen):
             contradiction = "no metrics, or an error" if done else "metrics, or no error"
             raise ValueError(f"it is {self.status} and has {contradiction}")
         if self.metrics is None:
-            if self.clean_bits is not None or self.adversarial_bits is not None:
+            if (self.clean_bits, self.adversarial_bits, self.distances) != (None, None, None):
                 raise ValueError("it failed and has outcomes")
         else:
             _require_outcomes(self.metrics, self.cell, self.clean_bits, self.adversarial_bits)
+        if self.distances is not None:
+            _require_distances(self.cell, self.distances, self.adversarial_bits)
         return self
 
     @classmethod
@@ -720,6 +731,11 @@ class CellResult(Frozen):
         if self.cell.attack is None:
             return self.clean_outcomes
         return None if self.adversarial_bits is None else Outcomes.decode(self.adversarial_bits, self.cell.data.n)
+
+    @property
+    def broken_at(self) -> Distances | None:
+        """How far each image is from the nearest wrong one, of an attack without a budget; ``None`` where not kept."""
+        return None if self.distances is None else Distances.decode(self.distances, self.cell.data.n)
 
     @property
     def robust_outcomes(self) -> Outcomes | None:
@@ -742,6 +758,18 @@ def _require_outcomes(metrics: Metrics, cell: Cell, clean_bits: str | None, adve
         stated = getattr(metrics, name)
         if right is not None and stated is not None and abs(stated - right.share) > _ROUND_OFF:
             raise ValueError(f"{name} = {stated}, but {right.count} of {n} outcomes are right")
+
+
+def _require_distances(cell: Cell, distances: str, adversarial_bits: str | None) -> None:
+    """Raises ValueError: distances are not of an attack that searches for the least, or are other than its outcomes."""
+    threat = None if cell.attack is None else cell.attack.threat
+    if threat is None or threat.eps is not None or threat.norm not in DISTANCE_NORMS:
+        raise ValueError("distances, but no attack that minimises a norm without a budget")
+    if adversarial_bits is None:
+        raise ValueError("distances without outcomes under attack")
+    n = cell.data.n
+    if Distances.decode(distances, n).unbroken != Outcomes.decode(adversarial_bits, n):
+        raise ValueError("distances are finite for other images than those that are wrong under attack")
 
 
 class PlannedCell(Frozen):

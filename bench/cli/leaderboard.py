@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli import options
 from bench.display.base import Display
+from bench.types import MAX_EPS, UsageError, exact, shown
 from bench.visible import visible
 
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 SUMMARY = "the tables: in the terminal, or as Markdown, CSV, LaTeX, HTML, JSON or model cards of RobustBench"
 FORMATS = ("md", "csv", "tex", "html", "json")
 CARDS = "robustbench"
+#: Columns of --eps in each norm.
+_MOST_BUDGETS = 20
 #: Options of what tables show.
 _VIEW = ("columns", "rows", "rename", "sort", "caption", "short")
 
@@ -39,6 +44,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="published numbers beside the measured ones; with --out FOLDER, all tables and figures of the paper",
     )
+    parser.add_argument(
+        "--eps",
+        type=_budgets,
+        default=(),
+        metavar="E,E,...",
+        help="also the robust accuracy within these budgets, such as 1/255,2/255,4/255, from attacks without a budget",
+    )
     _view_arguments(parser.add_argument_group("what the tables show; not for JSON and --paper"))
     parser.add_argument(
         "--out",
@@ -48,6 +60,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _budgets(text: str) -> tuple[Fraction, ...]:
+    """Return budgets that are written with commas between them."""
+    budgets: dict[Fraction, None] = {}
+    for each in text.split(","):
+        try:
+            eps = exact(each)
+        except ValueError as error:
+            raise UsageError(f"--eps: {error}") from None
+        if not 0 <= eps <= MAX_EPS:
+            raise UsageError(f"--eps {shown(each)}: a budget is from 0 to {MAX_EPS:,}")
+        budgets[eps] = None
+    if len(budgets) > _MOST_BUDGETS:
+        raise UsageError(f"--eps: {len(budgets)} budgets, and a table shows {_MOST_BUDGETS}; figures eps-curve has all")
+    return tuple(budgets)
+
+
 def _view_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--columns",
@@ -55,7 +83,7 @@ def _view_arguments(group: argparse._ArgumentGroup) -> None:
         default=[],
         metavar="PATTERN",
         help="columns, in this order: patterns of labels ('pgd*'), of threats ('L2*', 'Linf*') or of both ('pgd L2*'); "
-        "clean, attack, worst, gap, verdict and cost count as labels; small and capital letters are the same",
+        "clean, attack, worst, gap, verdict, budget and cost count as labels; small and capital letters are the same",
     )
     group.add_argument(
         "--rows",
@@ -89,7 +117,6 @@ def _view(args: argparse.Namespace, file_format: str | None) -> View:
         UsageError: it cannot be said of a format that holds everything, or is empty.
     """
     from bench.report.leaderboard.view import View
-    from bench.types import UsageError
 
     for option, wanted in (("sort", "name a column, or defense"), ("caption", "leave it out for the usual title")):
         given = getattr(args, option)
@@ -101,8 +128,11 @@ def _view(args: argparse.Namespace, file_format: str | None) -> View:
         raise UsageError(
             f"--{asked[0]} is for tables in a terminal, md, csv, tex or html; {what} has everything in forms of its own"
         )
+    if args.eps and (args.paper or file_format == CARDS):
+        what = "--paper" if args.paper else f"--format {CARDS}"
+        raise UsageError(f"--eps is for tables; {what} has budgets of its own")
     lists = {option: tuple(getattr(args, option)) for option in ("columns", "rows", "rename")}
-    return View(**lists, sort=args.sort or "", caption=args.caption or "", short=args.short)
+    return View(**lists, sort=args.sort or "", caption=args.caption or "", short=args.short, eps=args.eps)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -115,7 +145,8 @@ def main(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from bench.report.leaderboard.view import build
     from bench.store.history import read
-    from bench.types import UsageError
+    from bench.store.records import with_distances
+    from bench.store.working_store import Store
 
     display: Display = args.display
     file_format = args.format or (args.out.suffix.removeprefix(".") if args.out else None)
@@ -139,7 +170,8 @@ def _show(args: argparse.Namespace) -> int:
         _write_paper(args, recorded, root)
         return 0
     with display.phase("making the tables"):
-        board = build(recorded.results, recorded.planned_tables, view)
+        results = map(partial(with_distances, store=Store(root)), recorded.results) if view.eps else recorded.results
+        board = build(results, recorded.planned_tables, view)
     if file_format is None and not args.paper:
         _print_board(board)
     else:
@@ -152,7 +184,6 @@ def _write_cards(args: argparse.Namespace) -> int:
     from bench.report.leaderboard.tables import build
     from bench.report.render import robustbench
     from bench.store.history import read
-    from bench.types import UsageError
 
     out: Path | None = args.out
     if args.paper:

@@ -21,9 +21,9 @@ from bench.evaluation.craft import Crafted
 from bench.evaluation.predict import Answer
 from bench.store import chunk_file, files
 from bench.store.files import write_atomically
+from bench.store.records import RECORD_COLUMNS, read_columns
 from bench.store.seals import arrays_digest
-from bench.store.working_store import RECORD_COLUMNS, largest_records
-from bench.types import Threat
+from bench.types import DISTANCE_NORMS, Threat
 
 _log = logging.getLogger("crossfire")
 _CLEAN = {"clean": "iu", "clean_share": "f", "clean_margin": "f"}
@@ -64,8 +64,8 @@ def read_chunk(path: Path, x: Tensor, threat: Threat) -> Crafted | None:
 class Records:
     """What the deployed function answered, example by example, and seconds in all.
 
-    Per example: the label by :func:`majority`, the share of draws that were right, the mean margin, the distance that
-    the image moved, and the passes that moved it.
+    Per example: the label by :func:`majority`, the share of draws that were right, the mean margin, the distances that
+    the image moved in four norms, and the passes that moved it.
     """
 
     labels: list[Tensor] = field(default_factory=list)
@@ -73,6 +73,8 @@ class Records:
     margins: list[Tensor] = field(default_factory=list)
     linf: list[Tensor] = field(default_factory=list)
     l2: list[Tensor] = field(default_factory=list)
+    l1: list[Tensor] = field(default_factory=list)
+    l0: list[Tensor] = field(default_factory=list)
     forwards: list[Tensor] = field(default_factory=list)
     backwards: list[Tensor] = field(default_factory=list)
     seconds: float = 0.0
@@ -86,6 +88,8 @@ class Records:
         self.margins.append(answer.margins.mean(0).cpu())
         self.linf.append(delta.abs().amax(1).cpu())
         self.l2.append(delta.norm(dim=1).cpu())
+        self.l1.append(delta.abs().sum(1).cpu())
+        self.l0.append((delta != 0).sum(1).cpu())
         self.forwards.append(crafted.forwards)
         self.backwards.append(crafted.backwards)
         self.seconds += crafted.seconds
@@ -121,7 +125,7 @@ class Clean(NamedTuple):
 
 
 def write_records(path: Path, images: Tensor, hashes: Iterable[str], y: Tensor, clean: Clean, records: Records) -> str:
-    """Write one Parquet row per example: row number, hash of pixels, answers, distances in [0, 1], passes, seconds.
+    """Write one Parquet row per example: row number, hash of pixels, answers, distances, passes, seconds.
 
     Returns:
         The SHA-256 of the file.
@@ -139,7 +143,7 @@ def write_records(path: Path, images: Tensor, hashes: Iterable[str], y: Tensor, 
             "adversarial_share": records.column("share"),
             "adversarial_margin": records.column("margins"),
             "robust": (clean.share > 0.5) & (records.column("share") > 0.5),
-            **{name: records.column(name) for name in ("linf", "l2", "forwards", "backwards")},
+            **{name: records.column(name) for name in (*DISTANCE_NORMS, "forwards", "backwards")},
             "seconds": np.full(n, records.seconds / n),
         }
     )
@@ -153,18 +157,10 @@ def write_records(path: Path, images: Tensor, hashes: Iterable[str], y: Tensor, 
 def read_clean(path: Path, n: int) -> Clean | None:
     """Return the clean answers among the records; ``None`` where there are none or, with a warning, not whole ones."""
     try:
-        data = files.read(path, largest_records(n))
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        if file.metadata.num_rows != n:
-            raise ValueError(f"{file.metadata.num_rows} rows for {n} images")
-        columns = [file.read([name]).column(name).to_numpy() for name in _CLEAN]
-        for column, (name, kinds) in zip(columns, _CLEAN.items(), strict=True):
-            if column.dtype.kind not in kinds or len(column) != n:
-                raise ValueError(f"its column {name} does not hold {n} numbers")
-        return Clean(*columns)
+        return Clean(*read_columns(path, n, _CLEAN).values())
     except FileNotFoundError:
         return None
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError) as error:
         if files.lacks(error):
             raise
         _log.warning("%s does not count: %s", path, str(error).partition("\n")[0])

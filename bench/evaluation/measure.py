@@ -22,13 +22,15 @@ from bench.evaluation.device_cache import Classifier, DeviceCache
 from bench.evaluation.predict import DRAWS, predict
 from bench.evaluation.probe import ProbeImages, function_flags
 from bench.keys import cell_key, clean_cell, seed_of, training_key
-from bench.outcomes import Outcomes
+from bench.outcomes import Distances, Outcomes
 from bench.stats import wilson
 from bench.store import cards
 from bench.store.account import spending
 from bench.store.provenance import provenance
 from bench.store.working_store import Store
 from bench.types import (
+    DISTANCE_NORMS,
+    MAX_DISTANCES,
     Cell,
     CellResult,
     Cost,
@@ -88,6 +90,7 @@ class Measure:
             metrics=_metrics(clean, records, is_random=step.draws is not None),
             clean_bits=_encoded(clean.share),
             adversarial_bits=_encoded(records.column("share")),
+            distances=_distances(cell, records),
             flags=tuple(sorted(flags)),
             records_sha=records_sha,
             cost=_cost(records, classifier.flops, self.cache.device),
@@ -232,6 +235,14 @@ def _metrics(clean: Clean, records: Records, *, is_random: bool) -> Metrics:
 def _encoded(share: np.ndarray) -> str:
     """Return which images are right in more than half of the draws, as a result keeps it."""
     return Outcomes.of((share > 0.5).tolist()).encode()
+
+
+def _distances(cell: Cell, records: Records) -> str | None:
+    """Return how far images are from those that an attack without a budget broke them with, as a result keeps it."""
+    threat = None if cell.attack is None else cell.attack.threat
+    if threat is None or threat.eps is not None or threat.norm not in DISTANCE_NORMS or cell.data.n > MAX_DISTANCES:
+        return None
+    return Distances(np.where(records.column("share") > 0.5, np.inf, records.column(threat.norm)).tolist()).encode()
 
 
 def _cost(records: Records, flops: PassFlops, device: torch.device) -> Cost:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from bench.registry import unknown
 from bench.store import files
 from bench.store.files import Unreadable
-from bench.store.working_store import Store, default_root, largest_records
+from bench.store.records import largest_records
+from bench.store.working_store import Store, default_root
 from bench.types import CellResult, UsageError, eps_text, shown
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _RECORDS = {name: name for name in ("index", "label")} | {
     "clean": "clean_prediction",
     "adversarial": "adversarial_prediction",
-    **{name: name for name in ("robust", "linf", "l2", "forwards", "backwards", "seconds")},
+    **{name: name for name in ("robust", "linf", "l2", "l1", "l0", "forwards", "backwards", "seconds")},
 }
 _CELL = ("dataset", "model", "defense", "attack", "access", "norm", "eps", "seed")
 
@@ -67,8 +68,9 @@ def load_records(store: str | Path | None = None, *, cell: str | Iterable[str] |
     Columns: ``dataset model defense attack access norm eps seed`` of the cell, as in :func:`load_results`; ``index``,
     the row of the image in its set; ``label``; ``clean_prediction`` and ``adversarial_prediction`` of the deployed
     defense (of a random one that of most draws; in a clean cell both are alike); ``robust``, right clean and under the
-    attack; ``linf l2``, how far the attack moved the image, in units of pixels in [0, 1]; ``forwards backwards``, the
-    passes that it took; ``seconds``, the mean of its cell; and ``key`` of the cell.
+    attack; ``linf l2 l1``, how far the attack moved the image, in units of pixels in [0, 1], and ``l0``, how many
+    values it changed (older records have no ``l1 l0``); ``forwards backwards``, the passes that it took; ``seconds``,
+    the mean of its cell; and ``key`` of the cell.
 
     Args:
         store: the folder of a working store; the default store if left out.
@@ -131,7 +133,8 @@ def _records(store: Store, result: CellResult) -> pd.DataFrame:
     if hashlib.sha256(data).hexdigest() != result.records_sha:
         raise UsageError(f"the records of {result.names} do not count: {path} was altered since; run again")
     table = pq.read_table(pa.BufferReader(data), columns=list(_RECORDS))
-    frame: pd.DataFrame = table.to_pandas().rename(columns=_RECORDS)
+    # Older versions kept fewer distances.
+    frame: pd.DataFrame = table.to_pandas().rename(columns=_RECORDS).reindex(columns=[*_RECORDS.values()])
     attack = result.cell.attack
     threat = None if attack is None else attack.threat
     eps = None if threat is None or threat.eps is None else eps_text(threat.eps)

@@ -25,16 +25,14 @@ from bench.store import cards, files, inventory, planned
 from bench.store.inventory import LEFTOVER, Entry
 from bench.store.lease import is_lease
 from bench.store.reading import document
+from bench.store.records import ALL_COLUMNS
 from bench.store.seals import head_metadata, unsealed
-from bench.store.working_store import RECORD_COLUMNS, Store
+from bench.store.working_store import Store
 from bench.types import ModelRef, UsageError
 
 _log = logging.getLogger("crossfire")
 #: Bytes that are read to recognize a file: all of a document, the head of any other.
 _LARGEST_DOCUMENT, _LARGEST_HEAD = 2**28, 2**24
-#: Columns of records, those that are written now and those of the first versions; others are somebody's own.
-_NEW = {"clean_share", "clean_margin", "adversarial_share", "adversarial_margin"}
-_COLUMNS = {RECORD_COLUMNS, tuple(name for name in RECORD_COLUMNS if name not in _NEW)}
 #: Kinds that go with their folder.
 _IN_FOLDERS = {"attack": "adversarial set", "train": "training"}
 
@@ -312,7 +310,7 @@ def _metadata(path: Path) -> Mapping[str, str]:
 
 def _are_records(path: Path) -> bool:
     with files.opened(path) as file:
-        return tuple(pq.read_schema(pa.PythonFile(file, mode="r")).names) in _COLUMNS
+        return tuple(pq.read_schema(pa.PythonFile(file, mode="r")).names) in ALL_COLUMNS
 
 
 _CHECKS: Mapping[str, Callable[[Path], bool]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bench.types import Threat, eps_text
+from bench.types import DISTANCE_NORMS, Norm, Threat, eps_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,18 +39,18 @@ def broken_rule(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Thre
     if not has_ball(threat):
         return None
     assert threat.eps is not None
-    moved, eps = x_adv - x, float(threat.eps)
+    moved, limit = x_adv - x, farthest_allowed(threat.norm, float(threat.eps))
     if threat.norm == "linf":
-        farthest, limit = max(float(moved.max()), -float(moved.min())), eps + LINF_SLACK
+        farthest = max(float(moved.max()), -float(moved.min()))
     elif threat.norm == "l2":
         moved = (moved * moved).reshape(len(x), -1).sum(1)
-        farthest, limit = math.sqrt(float(moved.max())), eps * (1 + L2_SLACK) + LINF_SLACK
+        farthest = math.sqrt(float(moved.max()))
     elif threat.norm == "l1":
         moved = abs(moved).reshape(len(x), -1).sum(1)
-        farthest, limit = float(moved.max()), eps * (1 + L2_SLACK) + LINF_SLACK
+        farthest = float(moved.max())
     else:
         moved = (1.0 * (moved != 0)).reshape(len(x), -1).sum(1)
-        farthest, limit = float(moved.max()), eps
+        farthest = float(moved.max())
     if farthest <= limit:
         return None
     return (
@@ -59,9 +59,16 @@ def broken_rule(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Thre
     )
 
 
+def farthest_allowed(norm: Norm, eps: float) -> float:
+    """Return the largest distance that counts as within a budget, with room for round-off."""
+    if norm == "l0":
+        return eps
+    return eps + LINF_SLACK if norm == "linf" else eps * (1 + L2_SLACK) + LINF_SLACK
+
+
 def has_ball(threat: Threat) -> bool:
     """Say whether images can be checked against the budget of a threat."""
-    return threat.eps is not None and threat.norm in ("linf", "l2", "l1", "l0")
+    return threat.eps is not None and threat.norm in DISTANCE_NORMS
 
 
 def rounding_explains(x_adv: Tensor | np.ndarray, x: Tensor | np.ndarray, threat: Threat) -> str:

@@ -14,6 +14,8 @@ from bench.types import Cell, CellResult, DataRef, Kind, MethodRef, Metrics, Tra
 
 #: Tolerance of accuracies and distances; some are means in single precision.
 ROUND_OFF = 1e-6
+#: Relative, of a distance: a sum over many pixels in single precision.
+_SUM_ROUND_OFF = 1e-4
 
 
 def contradiction(result: CellResult) -> str | None:
@@ -24,6 +26,7 @@ def contradiction(result: CellResult) -> str | None:
         contradictions = chain(
             contradictions, _of_distances(metrics, cell.data), _of_shares(metrics, clean=cell.attack is None)
         )
+    contradictions = chain(contradictions, _of_farthest(result))
     # Results of the first versions have the clean outcomes in both fields.
     if cell.attack is None and result.adversarial_bits not in (None, result.clean_bits):
         contradictions = chain(contradictions, ["it is of clean images and has outcomes under attack"])
@@ -78,6 +81,18 @@ def _of_distances(metrics: Metrics, data: DataRef) -> Iterator[str]:
         yield f"mean_l2 = {metrics.mean_l2:g}, and {pixels:,} pixels in [0, 1] are at most {math.sqrt(pixels):g} apart"
     if metrics.mean_linf > metrics.mean_l2 * (1 + ROUND_OFF) + ROUND_OFF:
         yield f"mean_linf = {metrics.mean_linf:g} is above mean_l2 = {metrics.mean_l2:g}"
+
+
+def _of_farthest(result: CellResult) -> Iterator[str]:
+    distances, attack = result.broken_at, result.cell.attack
+    if distances is None or attack is None:
+        return
+    values = math.prod(result.cell.data.image_shape)
+    most = {"linf": 1.0, "l2": math.sqrt(values)}.get(attack.threat.norm, float(values))
+    if distances.farthest > most * (1 + _SUM_ROUND_OFF):
+        yield f"an image is {distances.farthest:g} away in {attack.threat.norm}, and images are at most {most:g} apart"
+    if attack.threat.norm == "l0" and any(value != math.inf and value % 1 for value in distances.values):
+        yield "an L0 distance is no whole number"
 
 
 def _of_shares(metrics: Metrics, *, clean: bool) -> Iterator[str]:

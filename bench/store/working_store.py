@@ -31,6 +31,7 @@ from bench.store import cards, files, inventory
 from bench.store.files import Unreadable, write_atomically
 from bench.store.lease import Leases
 from bench.store.reading import MAX_RESULT, SharedParts, read_result
+from bench.store.records import largest_records
 from bench.store.seals import KnownFiles
 from bench.types import CellResult, PlannedCell, StoreError, UsageError, jsonable
 
@@ -40,19 +41,6 @@ _log = logging.getLogger("crossfire")
 _LARGEST_MEMORY = 64 * 2**20
 #: How many names a warning lists, and how many results that do not count are named.
 _NAMED, _SAID = 3, 100
-
-
-#: Columns of records as they are written.
-RECORD_COLUMNS = (
-    *("index", "input_sha", "label", "clean", "clean_share", "clean_margin"),
-    *("adversarial", "adversarial_share", "adversarial_margin", "robust"),
-    *("linf", "l2", "forwards", "backwards", "seconds"),
-)
-
-
-def largest_records(n: int) -> int:
-    """Return the largest size of the records of ``n`` images in bytes: some 150 for each, and a header."""
-    return 2**20 + 2**10 * n
 
 
 def default_root() -> Path:

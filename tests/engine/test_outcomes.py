@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.outcomes import Outcomes, right_in_all
+from bench.outcomes import Distances, Outcomes, right_in_all
 
 images = st.lists(st.booleans(), min_size=1, max_size=70)
 pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=70)
@@ -61,3 +61,27 @@ def test_an_outcome_after_the_last_image_is_refused():
 def test_a_text_that_is_not_base64_is_refused(text):
     with pytest.raises(ValueError, match="not base64"):
         Outcomes.decode(text, 8)
+
+
+lengths = st.lists(st.floats(0, 1e6, width=32) | st.just(np.inf), min_size=1, max_size=40)
+
+
+@given(lengths)
+def test_the_text_of_distances_is_numpys_floats_of_32_bits(values):
+    text = Distances(values).encode()
+    assert base64.b64decode(text) == np.array(values, "<f4").tobytes()
+    read = Distances.decode(text, len(values))
+    assert list(read.values) == values
+    assert list(read.unbroken) == np.isinf(values).tolist()
+    assert read.farthest == max([each for each in values if each < np.inf], default=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [([np.nan, 1], "no number"), ([-1, 1], "negative"), ([-np.inf, 1], "negative"), ([1, 1, 1], "exactly 2 distances")],
+)
+def test_distances_that_are_none_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Distances.decode(base64.b64encode(np.array(values, "<f4").tobytes()).decode(), 2)
+    with pytest.raises(ValueError, match="not base64"):
+        Distances.decode("####", 2)

@@ -27,7 +27,7 @@ from bench.types import StoreError
 from tests.schedule import small
 
 #: Which records of the first versions lack.
-LATER_COLUMNS = ["clean_share", "clean_margin", "adversarial_share", "adversarial_margin"]
+LATER_COLUMNS = ["l1", "l0", "clean_share", "clean_margin", "adversarial_share", "adversarial_margin"]
 PHOTO = b"\xff\xd8\xff\xe0 a photo of the sea"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bench.keys import EVALUATION_VERSION, identity, key_of, sha256_hex
-from bench.outcomes import Outcomes
+from bench.outcomes import Distances, Outcomes
 from bench.stats import wilson
 from bench.store.working_store import Store
 from bench.types import (
@@ -115,8 +115,11 @@ def result(
     train_n: int | None = None,
     epochs: int = 24,
     image_shape: tuple[int, int, int] = (1, 16, 16),
+    distances: Sequence[float] | None = None,
 ) -> CellResult:
     n = len(clean)
+    if distances is not None:
+        eps, adversarial = None, [each == float("inf") for each in distances]
     data = DataRef(
         name=dataset,
         split="test",
@@ -152,6 +155,7 @@ def result(
     if status == "done":
         body = _measured(clean, clean if adversarial is None else adversarial, attack is not None, forwards, seconds)
         body["defense_cost"] = _defense_cost(recipe, step)
+        body["distances"] = None if distances is None else Distances(distances).encode()
     else:
         body = {
             "error": CellError(kind="MethodError", message="pgd returned NaN for 3 of 8 images", traceback="Traceback")

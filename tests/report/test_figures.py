@@ -42,7 +42,7 @@ def test_every_figure_says_what_it_shows():
     known = figures.summaries()
     named = (
         "accuracy-heatmap overfitting-curves cost accuracy-vs-cost tpap-ablation substitution attack-gallery grad-cam "
-        "tsne loss-surface preprocessing large-images access-gap eps-sweep"
+        "tsne loss-surface preprocessing large-images access-gap eps-sweep eps-curve per-class"
     )
     assert set(named.split()) == set(known)
     assert all(20 < len(about) < 120 for about in known.values())

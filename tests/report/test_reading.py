@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from string import ascii_lowercase
 
+import numpy as np
 import pytest
 
 from bench.cli import main
@@ -169,6 +170,44 @@ def test_a_value_that_is_none_is_one_line_with_its_row_and_place(tmp_path, capsy
     assert said.out == ""
     assert said.err.startswith(f"error: {file}, line 3: ") and message in said.err and said.err.count("\n") == 1
     assert len(said.err) < 2500
+
+
+MINIMAL = jsonable(result(clean=[True, True, False, True], norm="l2", distances=[0.5, float("inf"), 0.0, 16.0]))
+
+
+def distances(*values):
+    return base64.b64encode(np.array(values, "<f4").tobytes()).decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (MINIMAL | {"distances": distances(0.5, np.inf, np.nan, 1)}, "negative or no number"),
+        (MINIMAL | {"distances": distances(0.5, np.inf, -1, 1)}, "negative or no number"),
+        (MINIMAL | {"distances": distances(0.5, np.inf, 0)}, "12 bytes are not exactly 4 distances"),
+        (MINIMAL | {"distances": "####"}, "distances that are not base64"),
+        (MINIMAL | {"distances": "A" * 6_000_001}, "distances: String should have at most 6000000 characters"),
+        (MINIMAL | {"distances": 7}, "distances: "),
+        (MINIMAL | {"distances": distances(0.5, 1, 0, 1)}, "distances are finite for other images"),
+        (MINIMAL | {"distances": distances(0.5, np.inf, 0, 16.1)}, "an image is 16.1 away in l2"),
+        (MINIMAL | {"adversarial_bits": None}, "distances without outcomes under attack"),
+        (BODY | {"distances": distances(1, 1, 1, 1)}, "distances, but no attack that minimises a norm"),
+        (
+            {
+                **jsonable(result(clean=[True] * 4, norm="l0", distances=[1, 2, 3, 4])),
+                "distances": distances(1, 2, 3, 4.5),
+            },
+            "an L0 distance is no whole number",
+        ),
+    ],
+)
+def test_distances_that_no_attack_found_are_one_line(tmp_path, capsys, body, message):
+    file = tmp_path / "run.json"
+    file.write_bytes(HEAD + sealed(body) + b"\n")
+    assert main(["leaderboard", "--store", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {file}, line 2: ") and message in said
+    assert said.count("\n") == 1 and len(said) < 2500
 
 
 def test_of_thousands_of_errors_none_is_spelled_out():

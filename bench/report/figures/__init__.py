@@ -20,6 +20,7 @@ from bench.report.leaderboard.tables import Board, build
 from bench.store.files import is_regular
 from bench.store.outputs import move_foreign_aside, write_into
 from bench.store.planned import PlannedTable
+from bench.store.records import with_distances
 from bench.store.working_store import Store
 from bench.types import CellResult, MethodError, UsageError, shortened, text_of
 from bench.visible import json_text
@@ -88,8 +89,12 @@ def source_of(
     trusted: bool = False,
     width: float = WIDTHS["page"],
 ) -> Source:
-    """Return the input of figures; names of cells that are longer than a line are shortened in the middle."""
-    return Source(build(map(_with_short_names, results), planned), store, data_folder, paper, trusted, width)
+    """Return the input of figures; names of cells that are longer than a line are shortened in the middle.
+
+    Distances of images that results lack are taken from the records of the store.
+    """
+    whole = (with_distances(each, store) for each in results)
+    return Source(build(map(_with_short_names, whole), planned), store, data_folder, paper, trusted, width)
 
 
 def _with_short_names(result: CellResult) -> CellResult:

@@ -263,14 +263,14 @@ def heat_cells(
 def _heat_text(axes: Axes, x: int, y: int, share: float | None, note: str) -> None:
     colour = SOFT
     if share is not None:
-        colour = _legible_on(HEAT(share))
+        colour = legible_on(HEAT(share))
     text = "–" if share is None else f"{100 * share:.1f}"
     axes.text(x, y - 0.14 * bool(note), text, ha="center", va="center", color=colour, fontsize=7.5)
     if note:
         axes.text(x, y + 0.24, note, ha="center", va="center", color=colour, fontsize=5.5)
 
 
-def _legible_on(ground: tuple[float, ...]) -> str:
+def legible_on(ground: tuple[float, ...]) -> str:
     """Return white or black, whichever has the higher contrast (WCAG 2) to a colour in [0, 1]."""
     middle = _luminance(ground[:3])
     return "white" if 1.05 / (middle + 0.05) > (middle + 0.05) / 0.05 else "black"

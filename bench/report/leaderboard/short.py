@@ -20,7 +20,7 @@ def shortened(table: Table) -> Table:
     What a static attacker leaves stands beside what is left when the whole defense is seen, which without a test-time
     step is white-box. Lines under ``transfer`` are left out.
     """
-    groups = list(dict.fromkeys(column.group for column in table.columns if column.kind == "attack"))
+    groups = list(dict.fromkeys(column.group for column in table.columns if column.kind in ("attack", "budget")))
     by_defense: dict[str, list[TableRow]] = {}
     for row in table.rows:
         by_defense.setdefault(row.defense, []).append(row)
@@ -43,7 +43,8 @@ def _columns(table: Table, group: str) -> Iterator[Column]:
         yield Column(_static(group), STATIC_LABEL, "accuracy", "worst", group, WORST_CASE, ranked=False)
     if accesses.intersection(RANKED):
         yield Column(worst, FULL_LABEL, "accuracy", "worst", group, WORST_CASE)
-    yield from (column for column in table.columns if column.group == group and column.kind in ("gap", "verdict"))
+    beside = ("gap", "verdict", "budget")
+    yield from (column for column in table.columns if column.group == group and column.kind in beside)
 
 
 def _static(group: str) -> str:

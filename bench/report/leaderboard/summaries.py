@@ -193,7 +193,7 @@ class DefenseCells:
         shares = [m.accuracy_under_attack for m in metrics if m.accuracy_under_attack is not None]
         lost = (NO_OUTCOMES,) if len(shares) < len(metrics) else ()
         robust = fmean(m.robust_accuracy for m in metrics) if metrics else None
-        return replace(_mean(shares, self.n, results, lost), robust=robust)
+        return replace(mean_value(shares, self.n, results, lost), robust=robust)
 
     def worst_case(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Survivors:
         """Return the share of images that survive every attack, and these images for each seed."""
@@ -216,7 +216,7 @@ class DefenseCells:
         shares = [outcomes.share for outcomes in survivors.values()]
         bound = unsound((self._accuracy(coord), self._flags(coord)) for coord in used) if any(shares) else ()
         footnotes[f"upper bound only: {', '.join(bound)}"] = bool(bound)
-        value = _mean(shares, self.n, results, [note for note, holds in footnotes.items() if holds], flags=False)
+        value = mean_value(shares, self.n, results, [note for note, holds in footnotes.items() if holds], flags=False)
         return replace(value, partial=bool(value.footnotes)), survivors
 
     def _applies(self, group: str, accesses: Sequence[Access], attack: str) -> bool:
@@ -356,9 +356,18 @@ def _under(cells: DefenseCells, threat: Threat | None, group: str, labels: Mappi
     return ThreatSummary(cells, threat, group, worst, gap, attacks, evaluated, labels)
 
 
-def _mean(
+def mean_value(
     shares: Sequence[float], n: int, results: Sequence[CellResult], footnotes: Iterable[str] = (), *, flags: bool = True
 ) -> Value:
+    """Return the mean of shares, one for each seed, with its interval.
+
+    Args:
+        shares: in [0, 1].
+        n: images, which the seeds share.
+        results: behind the number.
+        footnotes: what a reader must know of it.
+        flags: whether the flags of the results are footnotes, too.
+    """
     raised = sorted(set(chain.from_iterable(r.flags for r in results)) - {"failed"}) if flags else []
     keys = tuple(r.key for r in results)
     failed = sum(r.status == "failed" for r in results)
@@ -375,7 +384,7 @@ def _clean(results: Sequence[CellResult]) -> Value:
     if not any(r.metrics for r in plain):
         plain += list({r.cell.seed: r for r in results if r.metrics}.values())
     shares = [r.metrics.clean_accuracy for r in plain if r.metrics]
-    return _mean(shares, results[0].cell.data.n, plain, _disagreements(results))
+    return mean_value(shares, results[0].cell.data.n, plain, _disagreements(results))
 
 
 def _disagreements(results: Sequence[CellResult]) -> Iterator[str]:

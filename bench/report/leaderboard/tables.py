@@ -44,8 +44,9 @@ from bench.visible import visible
 
 Unit = Literal["accuracy", "gap", "words", "seconds", "TFLOP", "millions"]
 
-#: What a column holds: ``attack`` is the accuracy under one attack, ``worst`` the worst case over all of a threat.
-Kind = Literal["clean", "attack", "worst", "gap", "verdict", "cost"]
+#: What a column holds: ``attack`` is the accuracy under one attack, ``worst`` the worst case over all of a threat, and
+#: ``budget`` that at a budget, from all attacks in its norm.
+Kind = Literal["clean", "attack", "worst", "gap", "verdict", "budget", "cost"]
 
 #: The place of a number in its column, where that is marked.
 Mark = Literal["best", "second", ""]
@@ -83,6 +84,8 @@ class Column:
     rule: str = ""
     #: Whether its best and second-best number are marked.
     ranked: bool = True
+    #: The norm and the budget of robust accuracy at a budget.
+    threat: Threat | None = None
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from functools import cache
 from itertools import chain
 from typing import TypeVar, get_args
 
 from bench.keys import sha256_hex
 from bench.report.leaderboard import tables, view_notes
+from bench.report.leaderboard.budgets import BUDGET_LABEL, with_budgets
 from bench.report.leaderboard.judging import verdict_lines
 from bench.report.leaderboard.short import FULL_LABEL, STATIC_LABEL, about_short, shortened
 from bench.report.leaderboard.summaries import Value
@@ -45,7 +47,7 @@ _WORDS = (
     *get_args(Kind),
     *get_args(Access),
     *(cost.column.label for cost in COSTS),
-    *("clean accuracy", "robust accuracy", WORST_LABEL, STATIC_LABEL, FULL_LABEL, GAP_LABEL),
+    *("clean accuracy", "robust accuracy", WORST_LABEL, STATIC_LABEL, FULL_LABEL, GAP_LABEL, BUDGET_LABEL),
     *("defense", "access", "dataset", "model", "n", "incomplete", "caption", "notes", "table notes", "rank"),
 )
 #: What is written in two ways: as tables have it, and as it is typed.
@@ -59,8 +61,9 @@ class View:
     """What to show of a board.
 
     Patterns are shell-style. Those of columns match a label, a label followed by its threat, or a kind (``clean``,
-    ``attack``, ``worst``, ``gap``, ``verdict``, ``cost``); those of rows match a defense, or ``defense/access``. What
-    matches is shown, in the order of the patterns unless it is sorted; without patterns everything is.
+    ``attack``, ``worst``, ``gap``, ``verdict``, ``budget``, ``cost``); those of rows match a defense, or
+    ``defense/access``. What matches is shown, in the order of the patterns unless it is sorted; without patterns
+    everything is.
     """
 
     columns: tuple[str, ...] = ()
@@ -73,11 +76,13 @@ class View:
     caption: str = ""
     #: Whether each defense has one row: clean, worst cases, gap and verdict.
     short: bool = False
+    #: Budgets at which robust accuracy is shown as well.
+    eps: tuple[Fraction, ...] = ()
 
     @property
     def digits(self) -> str:
         """Digits that other views have not; empty where nothing is chosen, ordered or named."""
-        chosen = (self.columns, self.rows, self.rename, self.sort)
+        chosen = (self.columns, self.rows, self.rename, self.sort, *([self.eps] if self.eps else []))
         return sha256_hex(*map(repr, chosen))[:_VIEW_DIGITS] if any(chosen) else ""
 
 
@@ -91,6 +96,8 @@ def build(results: Iterable[CellResult], planned: Iterable[PlannedTable], view: 
     board = tables.build(results, planned)
     if view.rename and board.tables:
         board = tables.build(results, planned, new_names(board, view.rename))
+    if view.eps:
+        board = with_budgets(board, view.eps)
     return shown(board, view)
 
 

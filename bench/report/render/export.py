@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import product
 from typing import Any
 
 from bench.report.leaderboard.summaries import WORST_CASE, ThreatSummary, Value
@@ -106,7 +107,7 @@ def _csv_numbers(
 def as_json(board: Board) -> str:
     """Return the JSON format, with one table, cell or defense on each line."""
     body = payload(board)
-    fields = ("tables", "cells", "defenses")
+    fields = [name for name in body if name != "schema"]
     lists = (f'"{field}": [\n' + ",\n".join(map(json_text, body[field])) + "\n]" for field in fields)
     return '{"schema": ' + str(body["schema"]) + ",\n" + ",\n".join(lists) + "}\n"
 
@@ -124,6 +125,7 @@ def payload(board: Board) -> dict[str, Any]:
         ],
         "cells": cell_rows(board),
         "defenses": defenses,
+        **({"budgets": budgets} if (budgets := list(_budgets(board))) else {}),
     }
 
 
@@ -135,6 +137,30 @@ def _table(title: str, cells: Count, verdicts: Iterable[str] = (), notes: Iterab
         "verdicts": list(verdicts),
         "notes": list(notes),
     }
+
+
+def _budgets(board: Board) -> Iterator[dict[str, Any]]:
+    """Yield the robust accuracy at the budgets that were asked for, one for each defense, access, norm and budget."""
+    for table in board.tables:
+        columns = [column for column in table.columns if column.kind == "budget"]
+        for row, column in product(table.rows, columns):
+            value, threat = row.values.get(column.id), column.threat
+            if value is None or threat is None or threat.eps is None:
+                continue
+            yield {
+                "dataset": table.dataset,
+                "model": table.model,
+                "defense": row.defense,
+                "access": row.access,
+                "norm": threat.norm,
+                "eps": eps_text(threat.eps),
+                "n": table.n,
+                "robust_accuracy": value.number,
+                "low": value.low,
+                "high": value.high,
+                "spread": value.spread,
+                "notes": list(value.footnotes),
+            }
 
 
 def cell_rows(board: Board) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby, product
 from string import ascii_lowercase
 
@@ -262,8 +262,16 @@ _VERDICT = (
     "that of its base by more than chance (p, for all verdicts of the table together) and its attackers could have "
     "shown otherwise; else that is an upper bound only."
 )
-#: What all words below tables are, for a page whose reader chooses what it shows.
-FOOT = " ".join((_PERCENT, _STATIC, _BRACKETS, _WORST, _GAP, _VERDICT))
+_BUDGET = (
+    "Robust accuracy at ε: right when clean, and no attack of this norm found a wrong image within ε; those without a "
+    "budget count at every ε, others from theirs on. A better attack may find nearer images."
+)
+_FOOT = " ".join((_PERCENT, _STATIC, _BRACKETS, _WORST, _GAP, _VERDICT))
+
+
+def page_foot(columns: Iterable[Column]) -> str:
+    """Return what all words below tables are, for a page whose reader chooses what it shows of some columns."""
+    return f"{_FOOT} {_BUDGET}" if any(column.kind == "budget" for column in columns) else _FOOT
 
 
 def foot(tables: Collection[Table]) -> str:
@@ -283,5 +291,6 @@ def foot(tables: Collection[Table]) -> str:
         _WORST: bool(kinds & {"worst", "gap", "verdict"}),
         _GAP: "gap" in kinds,
         _VERDICT: "verdict" in kinds or any(table.verdicts for table in tables),
+        _BUDGET: "budget" in kinds,
     }
     return " ".join(sentence for sentence, is_needed in sentences.items() if is_needed)

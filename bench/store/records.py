@@ -1,0 +1,94 @@
+"""Records: what became of every image of a cell, one Parquet row each, read without torch.
+
+Only whole columns of numbers, one for each image, leave this module; what else a file may hold is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.outcomes import Distances
+from bench.store import files
+from bench.types import DISTANCE_NORMS, MAX_DISTANCES, CellResult
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bench.store.working_store import Store
+
+_SHARES = ("clean_share", "clean_margin", "adversarial_share", "adversarial_margin")
+_SUMS = ("l1", "l0")
+#: Columns of records as they are written.
+RECORD_COLUMNS = (
+    *("index", "input_sha", "label", "clean", *_SHARES[:2], "adversarial", *_SHARES[2:], "robust"),
+    *("linf", "l2", *_SUMS, "forwards", "backwards", "seconds"),
+)
+#: The columns of every version, the newest first.
+ALL_COLUMNS = tuple(
+    tuple(name for name in RECORD_COLUMNS if name not in later) for later in ((), _SUMS, (*_SHARES, *_SUMS))
+)
+
+
+def largest_records(n: int) -> int:
+    """Return the largest size of the records of ``n`` images in bytes: some 150 for each, and a header."""
+    return 2**20 + 2**10 * n
+
+
+def read_columns(path: Path, n: int, kinds: Mapping[str, str]) -> dict[str, np.ndarray[Any, Any]]:
+    """Return some columns of the records of ``n`` images, (n,) each.
+
+    Args:
+        path: of the file.
+        n: images.
+        kinds: the names of the columns, and the kinds of NumPy types that each may have, such as ``"iu"``.
+
+    Raises:
+        FileNotFoundError: there are no records.
+        ValueError: they are not whole, have other rows, or lack a column of such a kind.
+        OSError: they cannot be read now.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    data = files.read(path, largest_records(n))
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        if file.metadata.num_rows != n:
+            raise ValueError(f"{file.metadata.num_rows} rows for {n} images")
+        # Only what is asked for is unpacked: a column of texts may be larger than memory.
+        schema = file.schema_arrow
+        for name in kinds:
+            if name not in schema.names or not pa.types.is_primitive(schema.field(name).type):
+                raise ValueError(f"its column {name} does not hold {n} numbers")
+        columns = {name: file.read([name]).column(name).to_numpy() for name in kinds}
+    except pa.ArrowException as error:
+        raise ValueError(str(error).partition("\n")[0]) from None
+    for name, column in columns.items():
+        if column.dtype.kind not in kinds[name] or len(column) != n:
+            raise ValueError(f"its column {name} does not hold {n} numbers")
+    return columns
+
+
+def with_distances(result: CellResult, store: Store) -> CellResult:
+    """Return a result with the distances of its images, if it has none and the store holds its records.
+
+    They are missing in results of older versions, whose records have L-infinity and L2.
+    """
+    attack = result.cell.attack
+    if result.distances is not None or attack is None or attack.threat.eps is not None:
+        return result
+    norm, n = attack.threat.norm, result.cell.data.n
+    right = result.outcomes_under_attack
+    if norm not in DISTANCE_NORMS or n > MAX_DISTANCES or right is None or not store.has_records(result):
+        return result
+    try:
+        moved = read_columns(store.records(result.key), n, {norm: "iuf"})[norm].tolist()
+        text = Distances([inf if right else each for right, each in zip(right, moved, strict=True)]).encode()
+        Distances.decode(text, n)
+    except (FileNotFoundError, ValueError, OverflowError):
+        # A version that kept no such column, or something else in its place.
+        return result
+    return result.model_copy(update={"distances": text})
