@@ -228,7 +228,9 @@ def library(
     requires: str | None = None,
     passes: str | None = None,
     minimises: dict[str, tuple[Norm, ...]] | None = None,
+    norms: tuple[Norm, ...] | None = None,
     reads_images: bool = False,
+    file: str = "",
 ) -> Callable[[Method], Method]:
     """Register ``f(target, x, y, threat, *, name, **parameters) -> Tensor`` as the adapter ``prefix:<name>``.
 
@@ -238,10 +240,13 @@ def library(
         passes: as for :func:`attack`, where all that it adapts cost the same.
         minimises: the attacks that minimise a norm, each with the norms that it can minimise, its default first.
             Without an eps these are unbounded.
+        norms: threat norms that its images are checked in, the default first; L∞, L2, L1 and L0 unless given.
         reads_images: ``name`` is a file of adversarial images. The harness reads it, and checks it against the images
             of the cell; the function is given ``images``, those that belong to ``x``, shaped and typed as ``x``, and
-            has the parameters ``sha256`` and ``array`` that :mod:`attacks.images` has. Such images adapt to nothing, so
-            they are static or transferred.
+            has the parameter ``sha256``, and may have ``array``, that :mod:`attacks.images` has. Such images adapt to
+            nothing, so they are static or transferred.
+        file: where ``name`` is a folder, which of its files is meant, from the parameters: ``"{kind}.npy"``. With a
+            parameter ``severity`` such a file has the images of the set five times.
     """
     return _unchanged
 

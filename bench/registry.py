@@ -60,7 +60,9 @@ class Entry(Declaration):
         """How a configuration names it; of an adapter, with what stands for the name after its prefix."""
         if self.kind != "library":
             return self.use or self.name
-        return f"{self.name}:<file>" if self.meta.get("reads_images") else f"{self.name}:<Class>"
+        if not self.meta.get("reads_images"):
+            return f"{self.name}:<Class>"
+        return f"{self.name}:<folder>" if self.meta.get("file") else f"{self.name}:<file>"
 
     @property
     def requires(self) -> str | None:

@@ -28,7 +28,7 @@ from pydantic import (
 from bench.outcomes import Distances, Outcomes
 from bench.visible import visible, without_surrogates
 
-Norm = Literal["linf", "l2", "l1", "l0", "wasserstein", "flow"]
+Norm = Literal["linf", "l2", "l1", "l0", "wasserstein", "flow", "corruption"]
 Access = Literal["white-box", "static", "adaptive", "transfer"]
 Kind = Literal["attack", "recipe", "test-time", "network"]
 Status = Literal["done", "failed"]
@@ -37,6 +37,25 @@ Scalar = str | int | float | bool | None
 
 #: Norms in which two images have a distance.
 DISTANCE_NORMS: tuple[Norm, ...] = ("linf", "l2", "l1", "l0")
+#: Common corruptions that a mean corruption error counts (Hendrycks and Dietterich, 2019), as their files are called.
+CORRUPTIONS = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+SEVERITIES = (1, 2, 3, 4, 5)
 
 
 #: A message keeps the first and the last of a longer text.
@@ -271,7 +290,8 @@ class Threat(Frozen):
     """What the attacker may change: a norm and a budget; pixels always stay in [0, 1].
 
     ``eps`` is exact. ``None`` means unbounded, for attacks that minimise the norm themselves. L0 counts the values that
-    change: three in a pixel of three channels.
+    change: three in a pixel of three channels. Common corruptions have a severity, which is a parameter of the attack,
+    and no budget.
     """
 
     norm: Norm = "linf"
@@ -281,6 +301,8 @@ class Threat(Frozen):
     def _in_range(self) -> Threat:
         if self.eps is None:
             return self
+        if self.norm == "corruption":
+            raise ValueError("common corruptions have a severity and no eps: leave eps out")
         if self.eps < 0:
             raise ValueError(f"eps = {self.eps} is negative")
         if self.norm not in ("l2", "l1", "l0") and self.eps > 1:

@@ -9,7 +9,15 @@ from bench.config.schema import parameters
 from bench.methods import docstrings
 from bench.registry import Entry, entries
 
-_NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0", "wasserstein": "Wasserstein", "flow": "flow"}
+_NORMS = {
+    "linf": "L∞",
+    "l2": "L2",
+    "l1": "L1",
+    "l0": "L0",
+    "wasserstein": "Wasserstein",
+    "flow": "flow",
+    "corruption": "none",
+}
 _NEEDS = {"gradient": "gradients", "scores": "logits", "labels": "labels", "nothing": "nothing"}
 _INTRODUCTION = """# Attacks
 

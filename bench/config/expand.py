@@ -27,6 +27,7 @@ _DEFAULT_EPS: Mapping[Norm, str | None] = {
     "l1": "12",
     "wasserstein": "1/200",
     "flow": None,
+    "corruption": None,
 }
 #: Files of weights that are called alike in every folder: all of a network, a part of it, and the index of its parts.
 _OF_FOLDER = re.compile(r"model\.safetensors|.+-[0-9]+-of-[0-9]+\.safetensors|.+\.safetensors\.index\.json")
@@ -180,7 +181,7 @@ def attacks(config: Config) -> list[Attack]:
                 "norm": a.threat.norm,
                 "eps": str(a.threat.eps),
                 "preset": preset,
-                "file": a.method.file,
+                "file": _place(a.method),
             },
             shown,
         )
@@ -209,15 +210,27 @@ def _columns(config: Config, each: AttackConfig, entry: registry.Entry) -> Itera
         ruled = "rule" in params or "rule" in (entry.meta.get("presets") or {}).get(params.get("preset"), {})
         attack = Attack(label, method, threat, "static", each.eot, ruled, bool(entry.meta.get("purifiers_only")))
         columns = [attack._replace(access=access) for access in each.access if access != "transfer"]
+        # A corruption by itself says nothing: its kind and severity are what a budget is elsewhere.
+        told = {"preset", *(("kind", "severity") if threat.norm == "corruption" else ())}
         for column in (*columns, *_transfers(config, each, attack)):
-            yield _Column(column, preset, swept | {"preset"})
+            yield _Column(column, preset, swept | told)
 
 
 def _method(entry: registry.Entry, use: str, params: Mapping[str, Any]) -> MethodRef:
     if not entry.meta.get("reads_images"):
         return entry.ref(params, name=use if entry.kind == "library" else None)
     # The plan adds the hash of the file; its place is no part of what is attacked.
-    return entry.ref(params).model_copy(update={"file": use.partition(":")[2]})
+    ref, file = entry.ref(params), use.partition(":")[2]
+    if pattern := entry.meta.get("file"):
+        file = str(Path(file, pattern.format(**ref.params)))
+    return ref.model_copy(update={"file": file})
+
+
+def _place(method: MethodRef) -> str | None:
+    """Return the file of saved images, or the folder in which parameters choose it."""
+    if method.file is None or not registry.entry_of(method).meta.get("file"):
+        return method.file
+    return str(Path(method.file).parent)
 
 
 def _attack_label(entry: registry.Entry, use: str) -> str:
@@ -231,17 +244,18 @@ def _with_entry(config: Config, attack: AttackConfig) -> tuple[AttackConfig, reg
     is_library = attack.use != prefix and prefix in registry.entries("library")
     entry = registry.find("library" if is_library else "attack", prefix if is_library else attack.use)
     with_shared = _with_shared(config, attack, entry)
-    return (_fixed(with_shared, attack) if entry.meta.get("reads_images") else with_shared), entry
+    return (_fixed(with_shared, attack, entry) if entry.meta.get("reads_images") else with_shared), entry
 
 
-def _fixed(with_shared: AttackConfig, own: AttackConfig) -> AttackConfig:
+def _fixed(with_shared: AttackConfig, own: AttackConfig, entry: registry.Entry) -> AttackConfig:
     """Return an attack whose images are fixed: it is static or transferred, and needs no source.
 
     Raises:
         UsageError: it asks for what fixed images cannot be.
     """
     if not own.use.partition(":")[2]:
-        raise UsageError(f"'{own.use}' names no file; right is: {own.use}adv.npz")
+        what, right = ("folder", "DIR") if entry.meta.get("file") else ("file", "adv.npz")
+        raise UsageError(f"'{own.use}' names no {what}; right is: {own.use}{right}")
     if "access" in own.model_fields_set and "adaptive" in own.access:
         raise UsageError(
             "saved images adapt to no defense: access is 'static', or 'transfer' if they were made on another network"
@@ -278,6 +292,8 @@ def require_few(axis: str, entries: Iterable[tuple[Mapping[str, Any], int]]) -> 
 def _with_shared(config: Config, config_entry: AttackConfig, entry: registry.Entry) -> AttackConfig:
     """Return an attack with what ``[attack]`` gives to all that know it, and to it by name, below its own words."""
     known = {*AttackConfig.model_fields, *entry.parameters.model_fields}
+    if entry.meta.get("norms") == ("corruption",):
+        known -= {"eps", "norm"}
     presets = entry.meta.get("presets") or {}
     shared = {
         key: value for key, value in config.attack.items() if key in known or (key == "preset" and value in presets)

@@ -127,7 +127,10 @@ def _both(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
 class DatasetConfig(_Section):
     """The images."""
 
-    name: str = Field(description="a named set (`list datasets`), `folder:DIR` or `parquet:DIR`")
+    name: str = Field(
+        description="a named set (`list datasets`), of common corruptions with its part, such as `cifar10-c:fog:3`; or "
+        "`folder:DIR` or `parquet:DIR`"
+    )
     n: int | None = Field(None, gt=0, le=_MOST, description="test images; all by default", json_schema_extra=_IMAGES)
     subset: Literal["first", "stratified"] | None = Field(
         None,

@@ -20,7 +20,7 @@ import numpy as np
 from bench.data import folders, memory, parquet
 from bench.data.foreign import one_line
 from bench.data.mapped import forget
-from bench.data.named import NAMED, NamedSet, locate
+from bench.data.named import NAMED, NamedSet, locate, named_set
 from bench.data.resizing import Resizing
 from bench.data.room import HELD_BYTES, require_size
 from bench.data.rows import (
@@ -51,6 +51,7 @@ __all__ = [
     "Subset",
     "data_ref",
     "has_split",
+    "named_set",
     "open_ref",
     "open_set",
     "rows_of",
@@ -179,8 +180,9 @@ def open_set(
     """Return one split of a set; it is decoded the first time and memory-mapped from the user's cache ever after.
 
     Args:
-        name: a named set, ``parquet:DIR`` (files ``train*``, ``test*`` or ``val*``) or ``folder:DIR`` (trees
-            ``<split>/<class>/*``). Where a set of one's own has no splits, all of it is the test split.
+        name: a named set (of common corruptions a part, such as ``cifar10-c:fog:3``), ``parquet:DIR`` (files
+            ``train*``, ``test*`` or ``val*``) or ``folder:DIR`` (trees ``<split>/<class>/*``). Where a set of one's own
+            has no splits, all of it is the test split.
         split: ``"train"`` or ``"test"``; a set without a test split tests on ``val``.
         folder: where named sets are looked for first, before ``$CROSSFIRE_DATA`` and the user's cache.
         image_size: height and width that every image is resized to; the set's own by default.
@@ -205,18 +207,17 @@ def open_set(
         require_size(image_size)
     if preprocessing is not None and image_size is None:
         raise UsageError(f"dataset {name}: a preprocessing needs the size that it ends with")
+    entry = named_set(name)
     with one_line(f"dataset {name}: its files cannot be read"):
         location = _location(name, folder)
         if split not in location.splits:
-            raise UsageError(
-                f"dataset {name}: {location.folder} has no {split} images, only {', '.join(sorted(location.splits))}"
-            )
+            raise _absent(name, location, split)
         source = _source(name, location, split, classes)
         if channels is None:
             channels = _channels(name, location, source)
         if preprocessing is not None and preprocessing.fill is not None and channels == 1:
             raise UsageError(f"dataset {name}: its images are grey, and the preprocessing pads them with a color")
-        size = image_size or (NAMED[name].image_shape[1:] if name in NAMED else None) or _size_of_first(source)
+        size = image_size or (entry.image_shape[1:] if entry else None) or _size_of_first(source)
         require_size(size)
         part = None if preprocessing is None else _part(name, split, source, n, subset)
         arrays = decoded(
@@ -227,8 +228,7 @@ def open_set(
             held=HELD_BYTES if split == "test" else None,
             thorough=thorough,
         )
-    uneven = name in NAMED and NAMED[name].uneven
-    if arrays.resized and image_size is None and not uneven:
+    if arrays.resized and image_size is None and not (entry and entry.uneven):
         raise UsageError(
             f"{arrays.resized}, not {size[0]}x{size[1]} as the set is; give image_size = [height, width] to resize all"
         )
@@ -249,6 +249,14 @@ def open_set(
         preprocessing,
         part,
     )
+
+
+def _absent(name: str, location: DatasetLocation, split: Split) -> UsageError:
+    line = f"dataset {name}: {location.folder} has no {split} images, only {', '.join(sorted(location.splits))}"
+    entry = named_set(name)
+    if entry is None or not entry.trains_on:
+        return UsageError(line)
+    return UsageError(f"{line}; networks for it are trained on {entry.trains_on}, which is not found")
 
 
 def _part(name: str, split: Split, source: Source, n: int | None, subset: Subset | None) -> Part:
@@ -404,8 +412,8 @@ def _source(name: str, location: DatasetLocation, split: Split, classes: tuple[s
 
 
 def _channels(name: str, location: DatasetLocation, source: Source) -> int:
-    if name in NAMED:
-        return NAMED[name].image_shape[0]
+    if (entry := named_set(name)) is not None:
+        return entry.image_shape[0]
     from bench.data.cache import all_grey
     from bench.data.decode import is_grey
 
@@ -420,7 +428,8 @@ def _channels(name: str, location: DatasetLocation, source: Source) -> int:
 def _location(name: str, folder: Path | None) -> DatasetLocation:
     if name == "digits":
         return DatasetLocation(Path(), frozenset({"train", "test"}), _digits)
-    return locate(NAMED[name], folder) if name in NAMED else _own(name)
+    entry = named_set(name)
+    return _own(name) if entry is None else locate(entry, folder)
 
 
 def _own(name: str) -> DatasetLocation:

@@ -9,15 +9,15 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from bench.data import folders, official, parquet
+from bench.data import corrupted, folders, official, parquet
 from bench.data.memo import cache_folder
-from bench.data.rows import DatasetLocation
+from bench.data.rows import DatasetLocation, Source, Split
 from bench.store.files import make_folders
 from bench.types import UsageError
 
@@ -61,7 +61,8 @@ class NamedSet:
     """A named set. ``image_shape`` is (C, H, W); ``splits`` counts the images of its publisher's whole splits.
 
     ``uneven``: its images have many sizes, so they are resized to ``image_shape`` unless configured otherwise.
-    ``files`` says in words what its publisher's own files are; ``torchvision`` is the class that downloads them.
+    ``files`` says in words what its publisher's own files are; ``torchvision`` is the class that downloads them. Of
+    common corruptions ``conditions`` are those that are meant, and ``trains_on`` is the set that gives training images.
     """
 
     name: str
@@ -72,6 +73,8 @@ class NamedSet:
     files: str = ""
     torchvision: str | None = None
     uneven: bool = False
+    conditions: corrupted.Conditions | None = None
+    trains_on: str = ""
 
     def available(self, folder: Path | None) -> bool:
         """Say whether it is here without a download; only file names are checked."""
@@ -147,13 +150,58 @@ NAMED = _sets(
         "Caltech101",
         uneven=True,
     ),
+    NamedSet(
+        "cifar10-c",
+        "CIFAR-10-C: CIFAR-10's test images under 15 corruptions at 5 severities (Hendrycks and Dietterich, 2019); one "
+        "of these 75 is cifar10-c:fog:3.",
+        10,
+        (3, 32, 32),
+        {"train": 50_000, "test": 750_000},
+        conditions=corrupted.EVERY,
+        trains_on="cifar10",
+    ),
+    NamedSet(
+        "cifar100-c",
+        "CIFAR-100-C: the same of CIFAR-100, fine labels; parts as of cifar10-c.",
+        100,
+        (3, 32, 32),
+        {"train": 50_000, "test": 750_000},
+        conditions=corrupted.EVERY,
+        trains_on="cifar100",
+    ),
+    NamedSet(
+        "imagenet-c",
+        "ImageNet-C: the same of ImageNet's validation images at 224x224, 1,000 kinds; parts as of cifar10-c.",
+        1000,
+        (3, 224, 224),
+        {"test": 3_750_000},
+        conditions=corrupted.EVERY,
+    ),
 )
+
+
+def named_set(name: str) -> NamedSet | None:
+    """Return the set of a name, of common corruptions the part that the name chooses; ``None`` where it names none.
+
+    Raises:
+        UsageError: a set of common corruptions has no such part.
+    """
+    stem, colon, _ = name.partition(":")
+    entry = NAMED.get(stem)
+    if entry is None or not colon:
+        return entry
+    if entry.conditions is None:
+        return None
+    each = entry.splits["test"] // entry.conditions.total
+    chosen = corrupted.conditions(name)
+    return replace(entry, name=name, splits={**entry.splits, "test": each * chosen.total}, conditions=chosen)
 
 
 def search(entry: NamedSet, folder: Path | None) -> Search:
     """Look for a set in ``folder``, then ``$CROSSFIRE_DATA``, then the user's cache.
 
-    The first folder that holds any split of it is the one, so that train and test never come from two places.
+    The first folder that holds any split of it is the one, so that train and test never come from two places. Only the
+    training images of common corruptions do: they are those of another set.
 
     Raises:
         UsageError: ``folder`` does not exist.
@@ -163,13 +211,32 @@ def search(entry: NamedSet, folder: Path | None) -> Search:
     looked = []
     for root, given_by in _roots(folder):
         looked.append(f"{root} ({given_by})" if os.path.isdir(root) else f"{root} ({given_by}; no such folder)")
-        own = root / entry.name
-        location = parquet.find(own, entry.num_classes)
-        for parent in (own, root):
-            location = location or official.FIND[entry.name](parent)
-        if location := location or folders.find(own):
-            return Search(location, tuple(looked))
+        if location := _found(entry, root):
+            return Search(_with_training(location, entry, folder), tuple(looked))
     return Search(None, tuple(looked))
+
+
+def _found(entry: NamedSet, root: Path) -> DatasetLocation | None:
+    if entry.conditions is not None:
+        return corrupted.find(root, entry.name, entry.num_classes)
+    own = root / entry.name
+    location = parquet.find(own, entry.num_classes)
+    for parent in (own, root):
+        location = location or official.FIND[entry.name](parent)
+    return location or folders.find(own)
+
+
+def _with_training(location: DatasetLocation, entry: NamedSet, folder: Path | None) -> DatasetLocation:
+    """Return a set with the training images and the names of classes of the set that it trains on, if that is here."""
+    trained = search(NAMED[entry.trains_on], folder).location if entry.trains_on else None
+    if trained is None or "train" not in trained.splits:
+        return location
+
+    def source(split: Split) -> Source:
+        training = trained.source("train")
+        return training if split == "train" else replace(location.source(split), class_names=training.class_names)
+
+    return replace(location, splits=location.splits | {"train"}, source=source)
 
 
 def _roots(folder: Path | None) -> Iterator[tuple[Path, str]]:
@@ -192,6 +259,12 @@ def locate(entry: NamedSet, folder: Path | None) -> DatasetLocation:
     search_result = search(entry, folder)
     if search_result.location is not None:
         return search_result.location
+    if entry.conditions is not None:
+        release = corrupted.RELEASES[entry.name.partition(":")[0]]
+        raise UsageError(
+            f"dataset {entry.name} not found: no {release.folder}/ in {', '.join(search_result.looked)}; fetch it from "
+            f"{release.address} and name the folder that it is in with --data"
+        )
     failure = _download(entry)
     if failure is None:
         search_result = search(entry, folder)

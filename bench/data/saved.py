@@ -25,7 +25,7 @@ import numpy as np
 
 from bench.data.foreign import one_line
 from bench.store.files import Unreadable, opened, status
-from bench.types import MAX_IMAGES, UsageError, located, shown
+from bench.types import MAX_IMAGES, SEVERITIES, UsageError, located, shown
 
 if TYPE_CHECKING:
     from bench.data import ImageSet
@@ -133,7 +133,13 @@ def _sha(path: Path, *_fingerprint: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def checked(path: Path, images: ImageSet, rows: Numbers, array: str = "") -> str:
+def choice(params: Mapping[str, Any]) -> tuple[str, int | None]:
+    """Return the array and the severity that the parameters of an attack choose, as :func:`matched` takes them."""
+    severity = params.get("severity")
+    return str(params.get("array", "")), None if severity is None else int(severity)
+
+
+def checked(path: Path, images: ImageSet, rows: Numbers, array: str = "", severity: int | None = None) -> str:
     """Return the SHA-256 of a file of adversarial images of some rows of a set.
 
     Args:
@@ -141,6 +147,7 @@ def checked(path: Path, images: ImageSet, rows: Numbers, array: str = "") -> str
         images: the set.
         rows: of its images those of the cell, in their order.
         array: as for :func:`matched`.
+        severity: as for :func:`matched`; then the labels are in ``labels.npy`` beside the file.
 
     Raises:
         UsageError: as :func:`matched`; or the file is larger than all images of the set can be, its clean images or
@@ -149,24 +156,36 @@ def checked(path: Path, images: ImageSet, rows: Numbers, array: str = "") -> str
     image_shape = images.images.shape[1:]
     most = len(images) if images.part is None else max(len(images), _MOST_OF_A_PART)
     sha = content_sha(path, 2 * _LARGEST_VALUE * most * math.prod(image_shape) + _ROOM)
-    saved = matched(path, image_shape, rows, array, most=most)
-    _require_labels(saved, images)
+    saved = matched(path, image_shape, rows, array, most=most, severity=severity)
+    if severity is None:
+        _require_labels(saved, images)
+    else:
+        _require_labels_beside(saved, images)
     _require_clean(saved, images)
     _require_scale(saved)
     return sha
 
 
 def matched(
-    path: Path, image_shape: tuple[int, ...], rows: Numbers, array: str = "", *, most: int = MAX_IMAGES
+    path: Path,
+    image_shape: tuple[int, ...],
+    rows: Numbers,
+    array: str = "",
+    *,
+    most: int = MAX_IMAGES,
+    severity: int | None = None,
 ) -> SavedImages:
     """Return the adversarial images of a file, matched by row number where the file has ``rows``, else by position.
+
+    A file of a common corruption has all images of the set five times, for each severity from 1 to 5.
 
     Args:
         path: of the file.
         image_shape: of an image (C, H, W).
         rows: of the images of the cell in their set, in their order.
         array: the name of the array of images, where it is none that is known.
-        most: images that the file may hold.
+        most: images that the file may hold, at each severity.
+        severity: which images of a file of a common corruption are meant, from 1 to 5.
 
     Raises:
         UsageError: the file is damaged, or would run code; or it does not have such an image for each of ``rows``.
@@ -176,9 +195,10 @@ def matched(
     layout = _layout(path, stored, image_shape)
     if stored.shape[0] == 0:
         raise UsageError(f"{_called(path, stored)} has no images")
+    most = most if severity is None else len(SEVERITIES) * most
     if stored.shape[0] > most:
         raise UsageError(f"{_called(path, stored)} has {stored.shape[0]:,} images, and the set {most:,} at most")
-    order = _order(path, stored, arrays, rows)
+    order = _order(path, stored, arrays, rows) if severity is None else _of_severity(path, stored, rows, severity)
     return SavedImages(path, arrays, stored.name, _loaded(path, stored), layout, rows, order)
 
 
@@ -249,6 +269,16 @@ def _order(path: Path, stored: StoredArray, arrays: Mapping[str, StoredArray], r
     return np.asarray(order)
 
 
+def _of_severity(path: Path, stored: StoredArray, rows: Numbers, severity: int) -> Array:
+    """Return where in a file of a common corruption the image of each row is."""
+    each, rest = divmod(stored.shape[0], len(SEVERITIES))
+    if rest or each <= rows.max():
+        raise UsageError(
+            f"{path} has {stored.shape[0]:,} images: not five severities of a set that has a row {rows.max()}"
+        )
+    return np.asarray((severity - 1) * each + rows)
+
+
 def _numbers(path: Path, stored: StoredArray, count: int) -> Array:
     """Return a whole number for each of ``count`` images."""
     if stored.shape != (count,) or stored.dtype.kind not in "iu":
@@ -263,13 +293,28 @@ def _require_labels(saved: SavedImages, images: ImageSet) -> None:
     name = next((name for name in LABELS if name in saved.arrays), None)
     if name is None:
         return
-    labels = _numbers(saved.path, saved.arrays[name], len(saved.stored))[saved.order]
-    true = images.at(saved.rows)[1]
+    labels = _numbers(saved.path, saved.arrays[name], len(saved.stored))
+    _require_true(saved, images, labels, f"{saved.path}: '{name}'")
+
+
+def _require_labels_beside(saved: SavedImages, images: ImageSet) -> None:
+    """Raises UsageError: the labels beside a file of a common corruption are not those of the set, or not there."""
+    if images.part is None and len(saved.stored) != len(SEVERITIES) * len(images):
+        raise UsageError(
+            f"{saved.path} has {len(saved.stored):,} images, not five times the {len(images):,} of {images.name}"
+        )
+    path = path_of(str(saved.path.with_name("labels.npy")))
+    labels = _numbers(path, _arrays(path)[""], len(saved.stored))
+    _require_true(saved, images, labels, f"{path}: the label")
+
+
+def _require_true(saved: SavedImages, images: ImageSet, given: Array, what: str) -> None:
+    labels, true = given[saved.order], images.at(saved.rows)[1]
     differs = np.flatnonzero(labels != true)
     if len(differs):
         at = int(differs[0])
         raise UsageError(
-            f"{saved.path}: '{name}' of image {saved.order[at]} is {labels[at]}, and the label of row {saved.rows[at]} "
+            f"{what} of image {saved.order[at]} is {labels[at]}, and the label of row {saved.rows[at]} "
             f"of {images.name} {images.split} is {true[at]}; {len(differs):,} of {len(labels):,} differ"
         )
 

@@ -362,7 +362,8 @@ def _with_hashes(config: Config, attacks: list[Attack], data: DataRef, folder: P
     hashed: dict[int, MethodRef] = {}
     for number, method in methods.items():
         with config.located("attacks"), located(f"attacks ({method.use})"):
-            sha = saved.checked(saved.path_of(str(method.file)), images, rows, str(method.params["array"]))
+            array, severity = saved.choice(method.params)
+            sha = saved.checked(saved.path_of(str(method.file)), images, rows, array, severity)
             if method.params["sha256"] not in ("", sha):
                 raise UsageError(f'its SHA-256 is {sha}, and sha256 = "{method.params["sha256"]}"')
             hashed[number] = method.model_copy(update={"params": {**method.params, "sha256": sha}})

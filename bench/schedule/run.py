@@ -509,9 +509,9 @@ class Runner:
         _require_same_images(ref)
         if key not in self._saved:
             rows = images.rows.cpu().numpy()
-            array = str(ref.attack.params["array"])
+            array, severity = saved.choice(ref.attack.params)
             # One is enough: the groups of a set follow each other.
-            self._saved = {key: saved.matched(path, ref.data.image_shape, rows, array)}
+            self._saved = {key: saved.matched(path, ref.data.image_shape, rows, array, severity=severity)}
         return lambda numbers: torch.from_numpy(self._saved[key].of(numbers.cpu().numpy()))
 
     def _crafted_before(self, earlier: AttackRef, parts: Iterable[slice]) -> Crafted:

@@ -160,7 +160,8 @@ class Tracking:
         threat = ""
         if attack is not None:
             eps = "unbounded" if attack.threat.eps is None else eps_text(attack.threat.eps)
-            threat = f" {attack.threat.norm} {eps}"
+            # The name of a corruption says how severe it is.
+            threat = "" if attack.threat.norm == "corruption" else f" {attack.threat.norm} {eps}"
         values = {
             "robust_accuracy": metrics.robust_accuracy,
             "accuracy_under_attack": metrics.accuracy_under_attack,

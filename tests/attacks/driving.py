@@ -22,6 +22,7 @@ THREATS = {
     "l0": Threat(norm="l0", eps=16),
     "wasserstein": Threat(norm="wasserstein", eps="1/20"),
     "flow": Threat(norm="flow", eps=None),
+    "corruption": Threat(norm="corruption", eps=None),
 }
 #: Settings that keep these tests fast; an attack that is not named here runs with its defaults.
 CHEAP: dict[str, dict[str, Any]] = {

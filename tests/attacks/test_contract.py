@@ -119,6 +119,8 @@ def test_images_already_misclassified_stay_so(plain: Case, name: str, norm: str)
 
 @every_attack
 def test_a_budget_of_nearly_nothing_changes_nearly_nothing(plain: Case, name: str, norm: str) -> None:
+    if norm == "corruption":
+        pytest.skip("corruptions have no budget")
     if name in JOINT and norm != "linf":
         pytest.skip("thousands of queries an image: one norm will do")
     x, y = (plain.x[:1], plain.y[:1]) if name in JOINT else (plain.x[:4], plain.y[:4])
@@ -194,7 +196,7 @@ def test_a_random_function_gets_every_pass(plain: Case, name: str, norm: str) ->
 
 @every_attack
 def test_a_bounded_attack_refuses_an_unbounded_threat_in_one_line(plain: Case, name: str, norm: str) -> None:
-    if not registry.find("attack", name).meta.get("bounded", True) or norm == "flow":
+    if not registry.find("attack", name).meta.get("bounded", True) or norm in ("flow", "corruption"):
         pytest.skip("it needs no budget")
     with frozen(plain.net), Meter(plain.net, 2) as meter:
         target = NetworkTarget(plain.net, meter, torch.arange(2), seed=0, num_classes=10, batch=2)

@@ -20,7 +20,7 @@ from tests.attacks.test_contract import every_attack
 
 CPU = torch.device("cpu")
 #: Attacks whose passes a library makes, or that make none.
-NEVER = {"autoattack", "noise"}
+NEVER = {"autoattack", "corruption", "noise"}
 
 
 def same(one: Driven, other: Driven) -> bool:

@@ -171,7 +171,19 @@ def test_list_names_everything_that_the_design_fixes(capsys):
             "anti-adversary",
         ]
     )
-    assert names["datasets"] == set(["digits", "cifar10", "cifar100", "svhn", "tiny_imagenet", "caltech101"])
+    assert names["datasets"] == set(
+        [
+            "digits",
+            "cifar10",
+            "cifar100",
+            "svhn",
+            "tiny_imagenet",
+            "caltech101",
+            "cifar10-c",
+            "cifar100-c",
+            "imagenet-c",
+        ]
+    )
     assert names["models"] >= set(["resnet18", "vgg16", "wrn-34-10", "small-cnn", "small-resnet"])
     assert names["presets"] >= {"quick", "cifar10-reference"}
     assert all(row["summary"] and isinstance(row["available"], bool) for row in chain.from_iterable(listed.values()))

@@ -21,6 +21,7 @@ def shortened(table: Table) -> Table:
     step is white-box. Lines under ``transfer`` are left out.
     """
     groups = list(dict.fromkeys(column.group for column in table.columns if column.kind in ("attack", "budget")))
+    errors = [column.id for column in table.columns if column.kind == "mce"]
     by_defense: dict[str, list[TableRow]] = {}
     for row in table.rows:
         by_defense.setdefault(row.defense, []).append(row)
@@ -30,7 +31,7 @@ def shortened(table: Table) -> Table:
     return replace(
         table,
         columns=tuple(columns),
-        rows=tuple(_row(rows, groups) for rows in by_defense.values()),
+        rows=tuple(_row(rows, groups, errors) for rows in by_defense.values()),
         has_access=False,
     )
 
@@ -43,7 +44,7 @@ def _columns(table: Table, group: str) -> Iterator[Column]:
         yield Column(_static(group), STATIC_LABEL, "accuracy", "worst", group, WORST_CASE, ranked=False)
     if accesses.intersection(RANKED):
         yield Column(worst, FULL_LABEL, "accuracy", "worst", group, WORST_CASE)
-    beside = ("gap", "verdict", "budget")
+    beside = ("mce", "gap", "verdict", "budget")
     yield from (column for column in table.columns if column.group == group and column.kind in beside)
 
 
@@ -51,14 +52,20 @@ def _static(group: str) -> str:
     return column_id(group, "worst static")
 
 
-def _row(rows: Sequence[TableRow], groups: Sequence[str]) -> TableRow:
-    """Return one row from those of a defense; its access is that of the attacker who sees the most."""
+def _row(rows: Sequence[TableRow], groups: Sequence[str], errors: Sequence[str]) -> TableRow:
+    """Return one row from those of a defense; its access is that of the attacker who sees the most.
+
+    ``errors`` are columns that any row may fill, since corruptions see no defense.
+    """
     seen = next((row for row in rows if row.access in RANKED), None)
     static = next((row for row in rows if row.access == "static"), None)
     values: dict[str, Value] = dict(seen.values if seen is not None else _clean(rows[0]))
     for group in groups:
         if static is not None and (value := static.values.get(column_id(group, "worst"))) is not None:
             values[_static(group)] = value
+    for name in errors:
+        if (known := next((row.values[name] for row in rows if name in row.values), None)) is not None:
+            values.setdefault(name, known)
     return TableRow(rows[0].defense, (seen or static or rows[0]).access, values)
 
 

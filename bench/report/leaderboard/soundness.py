@@ -75,6 +75,11 @@ class _Cell(NamedTuple):
         return self.result.cell.access in ("white-box", "adaptive")
 
     @property
+    def has_budget(self) -> bool:
+        """Whether its images were to lie in a ball; those of common corruptions are no floor for each other."""
+        return self.result.cell.attack is not None and self.result.cell.attack.threat.eps is not None
+
+    @property
     def position(self) -> int:
         """How many attacks went before this one in its suite."""
         return len(self.result.cell.attack.after) if self.result.cell.attack else 0
@@ -121,7 +126,7 @@ def _among(cells: Sequence[_Cell]) -> Iterable[tuple[str, str]]:
                     yield from ((other.result.key, "black-box-beats-gradient") for other in (cell, *gradient))
             if not cell.is_seen and _significant(best.robust, cell.robust):
                 yield from ((other.result.key, "transfer-beats-adaptive") for other in (cell, *gradient))
-    for noise in (each for each in seen if each.needs == "nothing"):
+    for noise in (each for each in seen if each.needs == "nothing" and each.has_budget):
         yield from ((c.result.key, "weaker-than-noise") for c in seen if _significant(c.robust, noise.robust))
     of = {cell.result.key: cell for cell in seen}
     fewest = _fewest_before(seen)

@@ -19,7 +19,15 @@ from bench.stats import paired_difference, spread, wilson
 from bench.types import Access, Cell, CellResult, DefenseCost, MethodRef, ModelRef, Threat, eps_text
 
 ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
-NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0", "wasserstein": "Wasserstein", "flow": "flow"}
+NORMS = {
+    "linf": "L∞",
+    "l2": "L2",
+    "l1": "L1",
+    "l0": "L0",
+    "wasserstein": "Wasserstein",
+    "flow": "flow",
+    "corruption": "common corruptions",
+}
 EXCLUDE_SEED = {"weights": {"seed"}}
 
 #: What a worst case counts, in every format.
@@ -70,6 +78,8 @@ class BaseComparison:
 
 def threat_text(threat: Threat) -> str:
     """Return a threat as tables write it: ``L∞ ε=8/255``, or ``flow unbounded`` where there is no budget."""
+    if threat.norm == "corruption":
+        return NORMS[threat.norm]
     budget = "unbounded" if threat.eps is None else f"ε={eps_text(threat.eps)}"
     return f"{NORMS[threat.norm]} {budget}"
 

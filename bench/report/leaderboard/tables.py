@@ -12,6 +12,7 @@ from statistics import fmean, median
 from typing import Any, Literal, NamedTuple
 
 from bench.keys import EVALUATION_VERSION, Keys
+from bench.report.leaderboard import corruption_error
 from bench.report.leaderboard.judging import PurifierRow, judge, unjudged_lines, verdict_lines
 from bench.report.leaderboard.labels import (
     Params,
@@ -39,14 +40,14 @@ from bench.report.leaderboard.summaries import (
 from bench.report.leaderboard.verdicts import RobustnessVerdict
 from bench.store.latest import newest, protocol
 from bench.store.planned import Count, PlannedTable, table_id
-from bench.types import Access, CellResult, DefenseCost, Threat, TrainRef
+from bench.types import CORRUPTIONS, Access, CellResult, DefenseCost, Threat, TrainRef
 from bench.visible import visible
 
-Unit = Literal["accuracy", "gap", "words", "seconds", "TFLOP", "millions"]
+Unit = Literal["accuracy", "error", "gap", "words", "seconds", "TFLOP", "millions"]
 
-#: What a column holds: ``attack`` is the accuracy under one attack, ``worst`` the worst case over all of a threat, and
-#: ``budget`` that at a budget, from all attacks in its norm.
-Kind = Literal["clean", "attack", "worst", "gap", "verdict", "budget", "cost"]
+#: What a column holds: ``attack`` is the accuracy under one attack, ``worst`` the worst case over all of a threat,
+#: ``mce`` a mean corruption error, and ``budget`` the worst case at a budget, from all attacks in its norm.
+Kind = Literal["clean", "attack", "worst", "mce", "gap", "verdict", "budget", "cost"]
 
 #: The place of a number in its column, where that is marked.
 Mark = Literal["best", "second", ""]
@@ -364,7 +365,9 @@ def _attack_labels(
     for threat, attack in sorted(by_attack, key=lambda each: (*column_order(by_attack[each]), each[1])):
         results = by_attack[threat, attack]
         suite[threat][attack] = (shortest_name("attack", results), attack_params(results[0]))
+    # Corruptions come last, however many: tables are ranked by what an adversary can do.
     order = sorted(suite, key=lambda threat: (-len(suite[threat]), _severity(threats[threat])))
+    order.sort(key=lambda threat: threats[threat].norm == "corruption")
     return {threat: unique(suite[threat]) for threat in order}
 
 
@@ -394,6 +397,8 @@ def _columns(
             columns.append(Column(column_id(group, attack), label, "accuracy", "attack", group, hint, rule))
         if len(labels) > 1 or len(columns) == 2:
             columns.append(Column(column_id(group, "worst"), WORST_LABEL, "accuracy", "worst", group, WORST_CASE))
+        known = corruption_error.conditions({attack: results[group, attack] for attack in labels})
+        columns += (_error_column(group, severities) for severities in corruption_error.complete(known))
         if group in with_gap:
             hint = "gray-box (static) minus adaptive worst case, in points, with its paired interval"
             columns.append(Column(column_id(group, "gap"), GAP_LABEL, "gap", "gap", group, hint))
@@ -402,6 +407,13 @@ def _columns(
             columns.append(Column(column_id(group, "verdict"), "verdict", "words", "verdict", group, hint))
     costs = [defense.cells.cost for defense in defenses if defense.cells.cost]
     return (*columns, *(cost.column for cost in COSTS if any(cost.number(each) is not None for each in costs)))
+
+
+def _error_column(group: str, severities: Sequence[int]) -> Column:
+    label = corruption_error.label(severities)
+    at = ", ".join(map(str, severities))
+    hint = f"mean error over {len(CORRUPTIONS)} corruptions at severity {at}; lower is better"
+    return Column(column_id(group, label), label, "error", "mce", group, hint, ranked=False)
 
 
 def _described(results: Sequence[CellResult]) -> tuple[str, str]:
@@ -429,8 +441,24 @@ def _values(defense: DefenseSummary, access: Access) -> dict[str, Value]:
             if access == "adaptive":
                 values[column_id(summary.group, "gap")] = summary.gap
                 values |= _verdict(summary)
+    values |= _corruption_errors(cells, access)
     if cells.cost:
         values |= {cost.column.id: Value(cost.number(cells.cost)) for cost in COSTS}
+    return values
+
+
+def _corruption_errors(cells: DefenseCells, access: Access) -> dict[str, Value]:
+    """Return the mean corruption errors of a row, where all that they are means of was measured."""
+    values: dict[str, Value] = {}
+    for group, coords in cells.coords.items():
+        own = {coord[2]: cells.cells[coord] for coord in coords if coord[0] == access}
+        known = corruption_error.conditions(own)
+        for severities in corruption_error.complete(known):
+            shares = [cells.under_attack(own[known[each]]) for each in corruption_error.wanted(severities)]
+            numbers = [share.number for share in shares if share.number is not None]
+            if len(numbers) == len(shares):
+                keys = tuple(chain.from_iterable(share.keys for share in shares))
+                values[column_id(group, corruption_error.label(severities))] = Value(1 - fmean(numbers), keys=keys)
     return values
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
+from bench.report.leaderboard import corruption_error
 from bench.report.leaderboard.summaries import WORST_CASE, ThreatSummary, Value
-from bench.report.leaderboard.tables import WORST_LABEL, Board, Column, Table, TableRow, lines_by_defense
+from bench.report.leaderboard.tables import WORST_LABEL, Board, Column, Table, TableRow, column_id, lines_by_defense
 from bench.report.render.latex import latex
 from bench.report.render.markdown import markdown
 from bench.store.planned import Count
@@ -235,6 +236,7 @@ def _defense(table: Table, s: ThreatSummary) -> dict[str, Any]:
         "worst_case_high": overall.high,
         "worst_case_spread": overall.spread,
         "worst_case_counts": WORST_CASE,
+        "mean_corruption_error": _corruption_error(table, s),
         "gap": s.gap.number,
         "gap_low": s.gap.low,
         "gap_high": s.gap.high,
@@ -252,6 +254,13 @@ def _defense(table: Table, s: ThreatSummary) -> dict[str, Any]:
         "test_seconds": s.cost.test_seconds if s.cost else None,
         "notes": sorted({*static.footnotes, *adaptive.footnotes, *overall.footnotes, *s.gap.footnotes}),
     }
+
+
+def _corruption_error(table: Table, s: ThreatSummary) -> float | None:
+    """Return the mean corruption error over all severities, not normalised; nothing under another threat."""
+    identity = column_id(s.group, corruption_error.LABEL)
+    values = (row.values.get(identity) for row in table.rows if row.defense == s.defense)
+    return next((value.number for value in values if value is not None), None)
 
 
 FORMATS: dict[str, Callable[[Board], str]] = {"md": markdown, "csv": comma_separated, "tex": latex, "json": as_json}

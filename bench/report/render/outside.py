@@ -25,7 +25,7 @@ _INITIAL_WEIGHTS = NETWORK_KEYS["initial_weights"]
 
 def named_by(ref: DataRef | ModelRef | MethodRef) -> str | None:
     """Return the name in a reference that is not Crossfire's own, or ``None``."""
-    if is_live(ref):
+    if is_live(ref) or (isinstance(ref, DataRef) and _is_part(ref.name)):
         return None
     if isinstance(ref, ModelRef):
         return ref.weights.name if isinstance(ref.weights, WeightsRef) else named_by(ref.network)
@@ -34,6 +34,14 @@ def named_by(ref: DataRef | ModelRef | MethodRef) -> str | None:
     files = [str(each.params[_INITIAL_WEIGHTS]) for each in networks if _INITIAL_WEIGHTS in each.params]
     # Names that Crossfire gives hold no colon; folder:DIR, file.py:name and timm:name do.
     return next(chain((each.name for each in (*members, ref) if ":" in each.name), files), None)
+
+
+def _is_part(dataset: str) -> bool:
+    """Say whether a name is that of a set of common corruptions, such as cifar10-c:fog:3."""
+    from bench.data import NAMED
+
+    entry = NAMED.get(dataset.partition(":")[0])
+    return entry is not None and entry.conditions is not None
 
 
 def is_live(ref: DataRef | ModelRef | MethodRef) -> bool:
@@ -64,10 +72,10 @@ def images(data: DataRef, folder: Path | None, *, trusted: bool) -> tuple[ImageS
     Raises:
         UsageError: it is not trusted, or the images are not on this machine, or are other images.
     """
-    from bench.data import NAMED, open_ref, rows_of
+    from bench.data import named_set, open_ref, rows_of
 
     require_own(data, trusted=trusted)
-    if (named := NAMED.get(data.name)) is not None:
+    if (named := named_set(data.name)) is not None:
         if not named.available(folder):
             raise UsageError(f"the images of {data.name} are not on this machine; name their folder with --data")
         size = (data.n if data.preprocessing else named.splits[data.split]) * _bytes_of_each(data)

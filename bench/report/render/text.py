@@ -38,7 +38,7 @@ def plain(value: Value | None, column: Column, n: int) -> str:
     if value.number is None:
         return "failed"
     digits = _digits(n)
-    if column.unit == "accuracy":
+    if column.unit in ("accuracy", "error"):
         spread = "" if value.spread is None else f"±{100 * value.spread:.{digits}f}"
         return f"{100 * value.number:.{digits}f}{spread}"
     if column.unit == "gap":
