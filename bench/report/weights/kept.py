@@ -7,6 +7,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -125,7 +126,8 @@ def distinctions(known: list[Training]) -> dict[str, dict[str, Any]]:
     result: dict[str, dict[str, Any]] = {}
     for group in by_name.values():
         first = next(iter(group.values()))
-        names = {name for each in group.values() for name in each.keys() | first if each.get(name) != first.get(name)}
+        known_names = first.keys() | chain.from_iterable(group.values())
+        names = {name for name in known_names if any(each.get(name) != first.get(name) for each in group.values())}
         result |= {key: {name: each.get(name) for name in sorted(names)} for key, each in group.items()}
     return result
 
