@@ -146,7 +146,12 @@ def _draw_panel(
         )
     axis.set_xlabel(f"{NORMS[panel.norm]} budget ε", fontsize=NAME_POINTS)
     axis.set_xlim(-0.02 * float(end), 1.02 * float(end))
-    name_budgets(axis, {float(end * step / 4): _budget_text(panel.norm, end * step / 4) for step in range(5)})
+    # Names of 255ths are long. A fifth of a round number is one too, and in L0 a whole one.
+    parts = 2 if panel.norm == "linf" else 5
+    ticks = [end * part / parts for part in range(parts + 1)]
+    name_budgets(axis, {float(eps): _budget_text(panel.norm, eps) for eps in ticks})
+    # The largest comes first, and else would touch the zero of the next panel.
+    axis.get_xticklabels()[0].set_horizontalalignment("right")
     return numbers
 
 
