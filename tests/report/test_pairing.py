@@ -274,7 +274,7 @@ def test_in_a_store_of_both_sides_what_was_made_last_counts():
 def test_every_schedule_field_is_a_parameter():
     fields = set(Schedule.model_fields)
     (p,) = pair([cell()], [with_model(new(), weights=new().cell.model.weights.model_copy(update={"schedule": Schedule(
-        epochs=1, batch=1, lr=1, momentum=0.5, weight_decay=1, schedule="one-cycle", drops=(0.5,), drop_factor=0.5,
-        augment="flip", ema=0.5, holdout=1, bf16=True, channels_last=True, compile=True,
+        epochs=2, batch=1, lr=1, momentum=0.5, weight_decay=1, schedule="one-cycle", cycles=2, drops=(0.5,),
+        drop_factor=0.5, augment="flip", ema=0.5, holdout=1, bf16=True, channels_last=True, compile=True,
         measure_every=3)}))]).pairs  # fmt: skip
     assert {each.parameter.removeprefix("schedule.") for each in p.changed} == fields - {"optimizer"}
