@@ -78,28 +78,17 @@ def rows() -> list[Row]:
         "art": art("ProjectedGradientDescent", eps=EPS, eps_step=STEP, max_iter=20, verbose=False),
     }
     ti_peer = {"torchattacks": torchattacks("TIFGSM", **small, decay=1.0, len_kernel=7, diversity_prob=0.7)}
-    cw_peers = {
-        "torchattacks": torchattacks("CW", c=1, steps=50),
-        "foolbox": foolbox(
-            "L2CarliniWagnerAttack", None, binary_search_steps=1, steps=50, initial_const=1, abort_early=False
-        ),
-    }
     apgd_peers = {
         "pyautoattack": official(n_iter=30, eps=EPS, seed=0),
         "torchattacks": torchattacks("APGD", eps=EPS, steps=30),
     }
     apgd_l1 = official(n_iter=30, eps=12.0, norm="L1", use_largereps=True, seed=0)
-    fmn_peers = {
-        "advlib": advlib("fmn", norm=2.0, steps=50),
-        "foolbox": foolbox("L2FMNAttack", None, steps=50),
-    }
     square_peers = {
         "pyautoattack": official_square(200),
         "torchattacks": torchattacks("Square", eps=EPS, n_queries=200),
     }
     wasserstein = art("Wasserstein", eps=0.005, eps_step=0.05, max_iter=5, regularization=100, verbose=False)
     short = {"steps": 10, "targets": 3, "queries": 200}
-    once = {"steps": 50, "searches": 1, "first_c": 1.0, "abort_early": False}
     return [
         Row(
             "fgsm",
@@ -120,10 +109,7 @@ def rows() -> list[Row]:
         Row("ti-dim", LINF, {"steps": 10}, 10, 10, ti_peer),
         Row("apgd-ce", LINF, {"steps": 30}, 31, 30, apgd_peers),
         Row("apgd-ce", L1, {"steps": 30}, 33, 30, {"pyautoattack": apgd_l1}),
-        Row("cw", L2, once, 50, 50, cw_peers),
-        Row("ddn", L2, {"steps": 50}, 50, 50, {"foolbox": foolbox("DDNAttack", None, steps=50)}),
-        Row("fmn", L2, {"steps": 50}, 50, 50, fmn_peers),
-        Row("sigma-zero", L0, {"steps": 50}, 50, 50, {"advlib": advlib("sigma_zero", num_steps=50)}),
+        *minimum_norm_rows(),
         Row("sta", FLOW, {"steps": 30}, 30, 30, {}),
         Row("fwa", MASS, {"steps": 20, **every}, 20, 20, {}),
         Row("square", LINF, {"queries": 200}, 200, 0, square_peers),
@@ -132,6 +118,26 @@ def rows() -> list[Row]:
         Row("autoattack", LINF, {}, 1, 1, {"pyautoattack": official_ensemble(100, 9, 5000)}, True, None, ("trained",)),
         # Cut short: a robust image takes the whole ensemble some ten thousand passes.
         Row("autoattack", LINF, short, 1, 1, {"pyautoattack": official_ensemble(**short)}, True, 16, ("pyautoattack",)),
+    ]
+
+
+def minimum_norm_rows() -> list[Row]:
+    once = {"steps": 50, "searches": 1, "first_c": 1.0, "abort_early": False}
+    cw_peers = {
+        "torchattacks": torchattacks("CW", c=1, steps=50),
+        "foolbox": foolbox(
+            "L2CarliniWagnerAttack", None, binary_search_steps=1, steps=50, initial_const=1, abort_early=False
+        ),
+    }
+    fmn_peers = {
+        "advlib": advlib("fmn", norm=2.0, steps=50),
+        "foolbox": foolbox("L2FMNAttack", None, steps=50),
+    }
+    return [
+        Row("cw", L2, once, 50, 50, cw_peers),
+        Row("ddn", L2, {"steps": 50}, 50, 50, {"foolbox": foolbox("DDNAttack", None, steps=50)}),
+        Row("fmn", L2, {"steps": 50}, 50, 50, fmn_peers),
+        Row("sigma-zero", L0, {"steps": 50}, 50, 50, {"advlib": advlib("sigma_zero", num_steps=50)}),
     ]
 
 
