@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attacks._elastic import affine_warped, displaced, smoothed
+from attacks._frost import frost_of
+from attacks._motion_blur import motion_blurred
 from bench.api import Target
 
 if TYPE_CHECKING:
@@ -42,11 +45,48 @@ _CONSTANTS: Mapping[str, tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]
         ((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
         ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
     ),
+    # Radius and deviation of ImageMagick's motion blur.
+    "motion_blur": (
+        ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+        ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
+        ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+    ),
     # Where the zoom factors end, and their distance.
     "zoom_blur": (
         ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
         ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
         ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
+    ),
+    # Mean and deviation of the flakes, how much they are enlarged, the least that is seen, radius and deviation of
+    # their motion blur, and the share of the image that is not whitened.
+    "snow": (
+        (
+            (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+            (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+        ),
+        (
+            (0.1, 0.2, 1, 0.6, 8, 3, 0.8),
+            (0.1, 0.2, 1, 0.5, 10, 4, 0.8),
+            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.7),
+            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.65),
+            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.6),
+        ),
+        (
+            (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+            (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+            (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+            (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+        ),
+    ),
+    # The shares of the image and of the photograph in their sum, and the scale of the photograph.
+    "frost": (
+        ((1, 0.2, 0.2), (1, 0.3, 0.2), (0.9, 0.4, 0.2), (0.85, 0.4, 0.2), (0.75, 0.45, 0.2)),
+        ((1, 0.3, 0.3), (0.9, 0.4, 0.3), (0.8, 0.45, 0.3), (0.75, 0.5, 0.3), (0.7, 0.55, 0.3)),
+        ((1, 0.4, 1), (0.8, 0.6, 1), (0.7, 0.7, 1), (0.65, 0.7, 1), (0.6, 0.75, 1)),
     ),
     # How thick, and how much less the fog varies from one scale to the next.
     "fog": (
@@ -58,6 +98,22 @@ _CONSTANTS: Mapping[str, tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]
     "brightness": ((0.05, 0.1, 0.15, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4, 0.5), (0.1, 0.2, 0.3, 0.4, 0.5)),
     # The share of the difference from the mean that stays.
     "contrast": ((0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05), (0.4, 0.3, 0.2, 0.1, 0.05)),
+    # In shares of the side: the displacement, the deviation that smooths it, and how far the corners of the warp move.
+    # The authors took the side of ImageNet's 224 pixels for 244.
+    "elastic_transform": (
+        ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
+        ((0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06), (0.1, 0.03, 0.03), (0.16, 0.03, 0.02)),
+        tuple(
+            tuple(share * 244 / 224 for share in shares)
+            for shares in (
+                (2, 0.7, 0.1),
+                (2, 0.08, 0.2),
+                (0.05, 0.01, 0.02),
+                (0.07, 0.01, 0.02),
+                (0.12, 0.01, 0.02),
+            )
+        ),
+    ),
     # The share of the side that the image is shrunk to.
     "pixelate": ((0.95, 0.9, 0.85, 0.75, 0.65), (0.9, 0.8, 0.7, 0.6, 0.5), (0.6, 0.5, 0.4, 0.3, 0.25)),
     # Quality as libjpeg counts it.
@@ -70,7 +126,7 @@ def constants(kind: str, severity: int, side: int) -> Any:
     return _CONSTANTS[kind][(side >= _CIFAR) + (side >= _TINY)][severity - 1]
 
 
-def corrupted(target: Target, x: Tensor, kind: str, severity: int) -> Tensor:
+def corrupted(target: Target, x: Tensor, kind: str, severity: int, photographs: str = "") -> Tensor:
     """Return corrupted images, shaped and typed as ``x`` (N, C, H, W) in [0, 1], of 8 bits a value.
 
     Args:
@@ -78,9 +134,14 @@ def corrupted(target: Target, x: Tensor, kind: str, severity: int) -> Tensor:
         x: images, rounded to 8 bits first.
         kind: a corruption, as its authors call it.
         severity: from 1 to 5.
+        photographs: the folder with those of ``frost``.
+
+    Raises:
+        MethodError: a photograph cannot be read.
     """
     pixels = (x.double() * 255).round() / 255
-    changed = _CORRUPT[kind](pixels, constants(kind, severity, min(x.shape[2:])), target)
+    more = {"photographs": photographs} if kind == "frost" else {}
+    changed = _CORRUPT[kind](pixels, constants(kind, severity, min(x.shape[2:])), target, **more)
     return (_rounded_down(changed.clamp(0.0, 1.0)) / 255).to(x)
 
 
@@ -170,6 +231,16 @@ def _gaussian_blur(x: Tensor, deviation: float) -> Tensor:
     return F.conv2d(F.conv2d(planes, taps[None, None, :, None]), taps[None, None, None]).view(x.shape)
 
 
+def _motion_blur(x: Tensor, blur: tuple[int, float], target: Target) -> Tensor:
+    angles = _angles(x, -45.0, 45.0, target)
+    return motion_blurred((x * 255).round(), *blur, angles) / 255
+
+
+def _angles(x: Tensor, low: float, high: float, target: Target) -> Tensor:
+    """Return an angle in degrees for each image (N,)."""
+    return target.uniform(x.new_empty(len(x), 1), low, high)[:, 0]
+
+
 def _zoom_blur(x: Tensor, zoom: tuple[float, float], target: Target) -> Tensor:
     import numpy as np
 
@@ -191,6 +262,27 @@ def _zoomed(x: Tensor, factor: float) -> Tensor:
     large = F.interpolate(center, size, mode="bilinear", align_corners=True)
     above, before = ((grown - side) // 2 for grown, side in zip(size, sides, strict=True))
     return large[:, :, above : above + sides[0], before : before + sides[1]]
+
+
+def _snow(x: Tensor, snow: tuple[float, float, float, float, int, float, float], target: Target) -> Tensor:
+    mean, deviation, factor, least, radius, width, kept = snow
+    flakes = _zoomed(mean + deviation * target.normal(x[:, :1]).to(x), factor)
+    flakes = _rounded_down(torch.where(flakes < least, 0.0, flakes).clamp(0.0, 1.0))
+    fallen = motion_blurred(flakes, radius, width, _angles(x, -135.0, -45.0, target)) / 255
+    whitened = torch.maximum(x, _grey(x) * 1.5 + 0.5)
+    return kept * x + (1 - kept) * whitened + fallen + fallen.rot90(2, (2, 3))
+
+
+def _grey(x: Tensor) -> Tensor:
+    """Return the luma of images in colour (ITU-R BT.601), and the mean of any other number of channels."""
+    shares = x.new_tensor([0.299, 0.587, 0.114]) if x.shape[1] == 3 else x.new_full((x.shape[1],), 1 / x.shape[1])
+    return (x * shares[:, None, None]).sum(1, keepdim=True)
+
+
+def _frost(x: Tensor, frost: tuple[float, float, float], target: Target, photographs: str) -> Tensor:
+    share, frozen, scale = frost
+    shape = (x.shape[1], x.shape[2], x.shape[3])
+    return share * x + frozen * frost_of(target.uniform(x.new_empty(len(x), 3)), photographs, shape, scale) / 255
 
 
 def _fog(x: Tensor, fog: tuple[float, float], target: Target) -> Tensor:
@@ -244,6 +336,13 @@ def _contrast(x: Tensor, share: float, target: Target) -> Tensor:
     return (x - means) * share + means
 
 
+def _elastic_transform(x: Tensor, elastic: tuple[float, float, float], target: Target) -> Tensor:
+    distance, deviation, corners = (share * min(x.shape[2:]) for share in elastic)
+    warped = affine_warped(x, target.uniform(x.new_empty(len(x), 3, 2), -corners, corners).to(x))
+    noise = target.uniform(x.new_empty(len(x), 2, *x.shape[2:]), -1.0, 1.0).to(x)
+    return displaced(warped, distance * smoothed(noise, deviation))
+
+
 def _pixelate(x: Tensor, share: float, target: Target) -> Tensor:
     from PIL.Image import Resampling
 
@@ -278,16 +377,20 @@ def _by_pillow(x: Tensor, change: Callable[[Picture], Picture]) -> Tensor:
     return back.permute(0, 3, 1, 2) if colour else back.view(x.shape)
 
 
-_CORRUPT: Mapping[str, Callable[[Tensor, Any, Target], Tensor]] = {
+_CORRUPT: Mapping[str, Callable[..., Tensor]] = {
     "gaussian_noise": _gaussian_noise,
     "shot_noise": _shot_noise,
     "impulse_noise": _impulse_noise,
     "defocus_blur": _defocus_blur,
     "glass_blur": _glass_blur,
+    "motion_blur": _motion_blur,
     "zoom_blur": _zoom_blur,
+    "snow": _snow,
+    "frost": _frost,
     "fog": _fog,
     "brightness": _brightness,
     "contrast": _contrast,
+    "elastic_transform": _elastic_transform,
     "pixelate": _pixelate,
     "jpeg_compression": _jpeg_compression,
 }

@@ -198,6 +198,7 @@ def attack(
     bounded: bool = True,
     purifiers_only: bool = False,
     requires: str | None = None,
+    folders: dict[str, dict[str, Any]] | None = None,
     presets: dict[str, dict[str, Any]] | None = None,
 ) -> Callable[[Method], Method]:
     """Register ``f(target, x, y, threat, *, ...) -> Tensor`` as an attack; underscores in its name become dashes.
@@ -214,6 +215,10 @@ def attack(
         purifiers_only: it attacks the purification, so it is left out against any other defense.
         bounded: it keeps to ``threat.eps``; ``False`` where it minimises the norm itself.
         requires: a package it cannot do without, named as pip names it.
+        folders: for parameters that name a folder of data, by their name: the ``choice`` of other parameters that needs
+            it, without which it does not count; the ``files`` that are read; and ``package``, the folder of an
+            installed package that is taken where none is named, as in ``"imagecorruptions/frost"``. The attack is
+            given the folder that is found, and what its files contain is part of the key.
         presets: named sets of parameters, chosen by ``preset = "name"``.
 
     It returns a candidate for every image and the image itself where it found none. It leaves its inputs, the

@@ -21,7 +21,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import SchemaError
 
 from bench.keys import sha256_hex
-from bench.methods import factories, loading, signature, sources
+from bench.methods import data_folders, factories, loading, signature, sources
+from bench.methods.data_folders import DataFolder
 from bench.methods.declarations import Declaration, dashed, declarations, tree_of
 from bench.types import Cell, Kind, MethodRef, UnknownMethod, UsageError, shortened, shown
 
@@ -34,7 +35,7 @@ _IMPORT_NAMES = {
 
 
 #: Packages that pip installs alone only: what they ask for besides is not built by current tools, and not needed.
-_ALONE = frozenset({"adv-lib"})
+_ALONE = frozenset({"adv-lib", "imagecorruptions"})
 
 
 def imported_as(package: str) -> str | None:
@@ -42,6 +43,11 @@ def imported_as(package: str) -> str | None:
     # Looking for a module inside a package would run the package.
     names = _IMPORT_NAMES.get(package.lower(), (package.replace("-", "_").partition(".")[0],))
     return next((name for name in names if sources.find_top(name) is not None), None)
+
+
+def installation(package: str) -> str:
+    """Return the command that installs a package, named as pip names it."""
+    return f"pip install {'--no-deps ' if package in _ALONE else ''}{package}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Entry(Declaration):
     @property
     def installation(self) -> str | None:
         """The command that installs what it requires."""
-        return self.requires and f"pip install {'--no-deps ' if self.requires in _ALONE else ''}{self.requires}"
+        return self.requires and installation(self.requires)
 
     @property
     def available(self) -> bool:
@@ -96,8 +102,13 @@ class Entry(Declaration):
         """Return ``params`` as the Python values that the method is called with, every default filled in.
 
         Raises:
-            UsageError: an unknown parameter, or a value out of range.
+            UsageError: an unknown parameter, a value out of range, or a folder of data that is not found.
         """
+        values = self._values(params)
+        return values | {folder.parameter: str(path) for folder, path in self._folders(values)}
+
+    def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what ``params`` say, every default filled in."""
         try:
             values = self.parameters.model_validate(dict(params))
         except ValidationError as error:
@@ -115,7 +126,8 @@ class Entry(Declaration):
         """Return the reference with every parameter spelled out; ``preset`` in ``params`` chooses a named set.
 
         Raises:
-            UsageError: an unknown parameter or preset, a value out of range, or a package that is not installed.
+            UsageError: an unknown parameter or preset, a value out of range, or a package or a folder of data that is
+                not there.
         """
         if not self.available:
             raise UsageError(f"{self.kind} {self.name} needs a package: {self.installation}")
@@ -125,15 +137,17 @@ class Entry(Declaration):
             if not isinstance(chosen, str) or chosen not in presets:
                 raise UsageError(unknown(f"preset of {self.kind} {self.name}", str(chosen), presets))
             settings = {**presets[chosen], **settings}
-        values = self.parameters.model_validate(self.arguments(settings))
+        checked = self._values(settings)
+        folders = self._folders(checked)
+        values = self.parameters.model_validate(checked)
         code = self.code_sha
         if inner := self.meta.get("inner"):
             code = sha256_hex(code, self._crafting(values, inner).code_sha)
-        if read := self._data(values):
+        if read := [*self._data(values), *chain.from_iterable(each.contents(path) for each, path in folders)]:
             code = sha256_hex(code, *read)
         kind: Kind = "attack" if self.kind == "library" else self.kind  # type: ignore[assignment]
         try:
-            params = values.model_dump(mode="json")
+            params = values.model_dump(mode="json", exclude=self._unnamed_folders(checked))
             ref = MethodRef(kind=kind, name=name or self.use or self.name, params=params, code_sha=code)
         except ValidationError as error:
             raise UsageError(explain(error, where=f"{self.kind} {self.name}", known=())) from None
@@ -164,12 +178,33 @@ class Entry(Declaration):
     def _data(self, values: BaseModel) -> list[str]:
         """Return names and hashes of the files that parameters name, from the current folder or that of the method."""
         names_and_hashes = []
+        elsewhere = {self.meta.get("inner"), *(folder.parameter for folder in data_folders.declared(self.meta))}
         for name, value in values:
-            chosen = name == self.meta.get("inner") or _is_choice(self.parameters.model_fields.get(name))
+            chosen = name in elsewhere or _is_choice(self.parameters.model_fields.get(name))
             if isinstance(value, str) and not chosen:
                 sha = sources.content(value, (Path(), self.path.parent))
                 names_and_hashes += [name, sha] if sha is not None else []
         return names_and_hashes
+
+    def _folders(self, values: Mapping[str, Any]) -> list[tuple[DataFolder, Path]]:
+        """Return the folders of data that parameters need, and where they are.
+
+        Raises:
+            UsageError: one is not found.
+        """
+        needed = [folder for folder in data_folders.declared(self.meta) if folder.needed(values)]
+        try:
+            return [(each, each.find(values[each.parameter], installation(each.installed))) for each in needed]
+        except UsageError as error:
+            raise UsageError(f"{self.kind} {self.name}: {error}") from None
+
+    def _unnamed_folders(self, values: Mapping[str, Any]) -> set[str]:
+        """Return the parameters of folders that are not named or not needed: no reference has them.
+
+        So references are the same as before there was such a parameter.
+        """
+        declared = data_folders.declared(self.meta)
+        return {each.parameter for each in declared if not values[each.parameter] or not each.needed(values)}
 
     def load(self) -> Any:
         """Import the file and return the decorated object.

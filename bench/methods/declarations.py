@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from bench.methods import signature
+from bench.methods import data_folders, signature
 from bench.methods.tree import meanings, parsed, registration, text_of
 from bench.types import UsageError
 
@@ -111,7 +111,20 @@ def _declaration(path: Path, node: ast.FunctionDef | ast.ClassDef, call: ast.Cal
     inner = meta.get("inner")
     if inner is not None and inner not in parameters.model_fields:
         raise UsageError(f"{path}:{call.lineno}: inner = '{inner}' names no parameter of {node.name}")
+    _require_folders(path, call, meta, parameters)
     return Declaration(kind, name, ast.get_docstring(node) or "", path, node.name, MappingProxyType(meta), parameters)
+
+
+def _require_folders(path: Path, call: ast.Call, meta: Mapping[str, Any], parameters: type[BaseModel]) -> None:
+    """Raises UsageError: folders of data are not declared as the decorator says, or of no parameter."""
+    where = f"{path}:{call.lineno}: folders"
+    try:
+        folders = data_folders.declared(meta)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
+    for folder in folders:
+        if unknown := sorted({folder.parameter, *folder.choice} - parameters.model_fields.keys()):
+            raise UsageError(f"{where}: {unknown[0]} is no parameter")
 
 
 def _parameters(

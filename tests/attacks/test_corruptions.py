@@ -14,15 +14,23 @@ from torch import Tensor
 from torchvision.io import decode_jpeg, encode_jpeg
 
 from attacks import _corruptions
+from attacks._elastic import affine_warped
+from attacks._motion_blur import motion_blurred
 from bench import registry
 from bench.api import MethodError
 from bench.config import expand
 from bench.config.sections import load
 from bench.evaluation.target import Meter, NetworkTarget
-from bench.types import UsageError
+from bench.types import CORRUPTIONS, UsageError
 from tests.attacks.driving import THREATS, Constant, assert_within
+from tests.attacks.photographs import write_photographs
 
 KINDS = tuple(_corruptions._CONSTANTS)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_photographs(tmp_path_factory.mktemp("frost")))
 
 
 def images(n: int = 4, side: int = 32, channels: int = 3) -> Tensor:
@@ -32,10 +40,10 @@ def images(n: int = 4, side: int = 32, channels: int = 3) -> Tensor:
     return ((smooth * 1.4 - 0.2).clamp(0, 1) * 255).round().float() / 255
 
 
-def corrupt(x: Tensor, kind: str, severity: int, numbers: Tensor | None = None) -> Tensor:
+def corrupt(x: Tensor, kind: str, severity: int, numbers: Tensor | None = None, **more: str) -> Tensor:
     attack, before = registry.find("attack", "corruption").load(), x.clone()
     y = torch.zeros(len(x), dtype=torch.int64)
-    x_adv = attack(target_of(x, numbers), x, y, THREATS["corruption"], kind=kind, severity=severity)
+    x_adv = attack(target_of(x, numbers), x, y, THREATS["corruption"], kind=kind, severity=severity, **more)
     assert torch.equal(x, before)
     assert_within(x_adv, x, THREATS["corruption"])
     return x_adv
@@ -127,6 +135,117 @@ def test_glass_blur_is_a_loop_over_pixels_between_two_blurs(side: int, severity:
     assert_levels(corrupt(x, "glass_blur", severity), np.stack(pixels), share=0.01)
 
 
+#: ``(97 row + 61 column + 13 row column) mod 256`` after ``-motion-blur 6x2`` of ImageMagick 6.9.11, written as PNG.
+IMAGEMAGICK = {
+    30.0: [
+        [83, 87, 153, 188, 115, 83, 121, 142],
+        [133, 180, 122, 116, 166, 103, 64, 89],
+        [139, 83, 143, 97, 102, 177, 156, 100],
+        [103, 176, 143, 131, 96, 97, 159, 192],
+        [184, 163, 165, 141, 133, 102, 88, 126],
+        [154, 160, 161, 168, 142, 113, 116, 73],
+        [145, 122, 125, 154, 158, 201, 128, 89],
+        [135, 110, 131, 83, 95, 146, 156, 207],
+    ],
+    -100.0: [
+        [0, 50, 111, 172, 233, 82, 99, 160],
+        [32, 87, 152, 132, 197, 136, 72, 137],
+        [92, 70, 144, 142, 130, 152, 106, 95],
+        [88, 86, 170, 118, 127, 126, 115, 124],
+        [103, 136, 147, 169, 101, 122, 117, 134],
+        [147, 157, 163, 136, 158, 103, 132, 144],
+        [131, 161, 135, 182, 136, 171, 128, 86],
+        [141, 121, 177, 148, 110, 162, 125, 105],
+    ],
+}
+
+
+def test_motion_blur_is_imagemagicks() -> None:
+    row, column = torch.arange(8.0, dtype=torch.float64)[:, None], torch.arange(8.0, dtype=torch.float64)
+    levels = ((97 * row + 61 * column + 13 * row * column) % 256).expand(2, 1, 8, 8)
+    blurred = motion_blurred(levels, 6, 2, torch.tensor(list(IMAGEMAGICK)))
+    assert blurred[:, 0].tolist() == list(IMAGEMAGICK.values())
+
+
+def along(levels: np.ndarray, radius: int, deviation: float, angle: float) -> np.ndarray:
+    """Return scipy's correlation of a plane of levels with a half Gaussian on a line, in 16 bits, then cut to 8."""
+    kernel = np.zeros((4 * radius + 1, 4 * radius + 1))
+    for distance in range(2 * radius + 1):
+        weight = np.exp(-(distance**2) / (2 * deviation**2))
+        down, right = (
+            np.ceil(distance * part - 0.5) for part in (np.sin(np.radians(angle)), np.cos(np.radians(angle)))
+        )
+        kernel[2 * radius + int(down), 2 * radius + int(right)] += weight
+    return np.rint(scipy.ndimage.correlate(levels, kernel / kernel.sum(), mode="nearest") * 257) // 257
+
+
+@pytest.mark.parametrize(("side", "severity"), [(32, 1), (32, 5), (64, 5), (224, 5)])
+def test_motion_blur_is_scipys_correlation_with_half_a_gaussian_on_a_line(side: int, severity: int) -> None:
+    x = images(3, side)
+    radius, deviation = _corruptions.constants("motion_blur", severity, side)
+    angles = target_of(x).uniform(torch.empty(3, 1), -45.0, 45.0)[:, 0].tolist()
+    levels = channels_last(x) * 255
+    blurred = [
+        np.stack([along(image[..., channel], radius, deviation, angle) for channel in range(3)], 2)
+        for image, angle in zip(levels, angles, strict=True)
+    ]
+    assert_levels(corrupt(x, "motion_blur", severity), np.stack(blurred) / 255)
+
+
+@pytest.mark.parametrize(("side", "severity"), [(32, 1), (32, 4), (64, 3), (224, 5)])
+def test_snow_is_scipys_zoom_of_noise_blurred_and_laid_over_a_whiter_image(side: int, severity: int) -> None:
+    x = images(2, side)
+    mean, deviation, factor, least, radius, width, kept = _corruptions.constants("snow", severity, side)
+    target, expected = target_of(x), []
+    noise = target.normal(x[:, :1])[:, 0].double().numpy()
+    angles = target.uniform(torch.empty(2, 1), -135.0, -45.0)[:, 0].tolist()
+    for image, own, angle in zip(channels_last(x), noise, angles, strict=True):
+        part = int(np.ceil(side / factor))
+        top = (side - part) // 2
+        flakes = scipy.ndimage.zoom(mean + deviation * own[top : top + part, top : top + part], factor, order=1)
+        top = (len(flakes) - side) // 2
+        flakes = flakes[top : top + side, top : top + side]
+        seen = np.floor(np.where(flakes < least, 0, flakes).clip(0, 1) * 255)
+        fallen = along(seen, radius, width, angle)[..., None] / 255
+        grey = (image @ [0.299, 0.587, 0.114])[..., None]
+        whiter = kept * image + (1 - kept) * np.maximum(image, 1.5 * grey + 0.5)
+        expected.append(whiter + fallen + fallen[::-1, ::-1])
+    # A flake that scipy rounds otherwise shows in the pixels that it is blurred over.
+    assert_levels(corrupt(x, "snow", severity), np.stack(expected), share=0.01)
+
+
+@pytest.mark.parametrize(("side", "severity"), [(32, 1), (32, 2), (32, 5), (64, 3), (224, 1), (224, 3)])
+def test_elastic_transform_is_scipys_interpolation_at_smoothly_moved_places(side: int, severity: int) -> None:
+    x = images(2, side)
+    reach, deviation, corner = np.multiply(_corruptions.constants("elastic_transform", severity, side), side)
+    target, expected = target_of(x), []
+    moves = target.uniform(torch.empty(2, 3, 2), -corner, corner).double().numpy()
+    noise = target.uniform(torch.empty(2, 2, side, side), -1.0, 1.0).double().numpy()
+    rows, columns = np.mgrid[:side, :side].astype(float)
+    points = side // 2 + side // 3 * np.array([[1, 1], [1, -1], [-1, -1]])
+    for image, moved, (right, down) in zip(channels_last(x), moves, noise, strict=True):
+        # The affine map that takes the moved points back, by its six equations.
+        back = np.linalg.solve(np.hstack([points + moved, np.ones((3, 1))]), points)
+        places = np.stack([columns, rows, np.ones_like(rows)], 2) @ back
+        places = (np.rint(places * 32) / 32)[..., ::-1].transpose(2, 0, 1)
+        warped = [scipy.ndimage.map_coordinates(image[..., c], places, order=1, mode="mirror") for c in range(3)]
+        down, right = (
+            reach * scipy.ndimage.gaussian_filter(each, deviation, mode="reflect", truncate=3) for each in (down, right)
+        )
+        there = np.stack([rows + down, columns + right])
+        expected.append(np.stack([scipy.ndimage.map_coordinates(c, there, order=1, mode="reflect") for c in warped], 2))
+    # A place that is rounded to the other side of a 32nd of a pixel shows in one value.
+    assert_levels(corrupt(x, "elastic_transform", severity), np.stack(expected), share=0.005)
+
+
+def test_a_warp_without_an_inverse_looks_at_one_place() -> None:
+    x = images(1).double()
+    # All three points come to lie in the center.
+    moves = -10.0 * torch.tensor([[[1, 1], [1, -1], [-1, -1]]], dtype=torch.float64)
+    warped = affine_warped(x, moves)
+    assert torch.equal(warped, x[:, :, 26:27, 26:27].expand_as(x))
+
+
 @pytest.mark.parametrize(("side", "severity"), [(32, 1), (32, 3), (32, 5), (64, 2), (224, 4)])
 def test_zoom_blur_is_the_mean_of_scipys_zooms(side: int, severity: int) -> None:
     x = images(1, side)
@@ -216,19 +335,25 @@ def test_jpeg_is_torchvisions(side: int, severity: int, channels: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_has_8_bits_grows_with_severity_and_depends_on_no_batch(kind: str) -> None:
+def test_every_kind_has_8_bits_grows_with_severity_and_depends_on_no_batch(kind: str, photographs: str) -> None:
+    more = {"photographs": photographs}
     for side in (32, 64, 130) if kind != "glass_blur" else (32, 64):
         x = images(5, side)
-        weakest, strongest = (corrupt(x, kind, severity) for severity in (1, 5))
-        assert float((strongest - x).square().mean()) > float((weakest - x).square().mean()) > 0
+        weakest, strongest = (corrupt(x, kind, severity, **more) for severity in (1, 5))
+        assert float((weakest - x).square().mean()) > 0
+        # Its authors move corners less where they displace pixels more.
+        if kind != "elastic_transform":
+            assert float((strongest - x).square().mean()) > float((weakest - x).square().mean())
         assert float(((strongest * 255).round() - strongest * 255).abs().max()) < 1e-3
         order = torch.tensor([3, 0, 4])
-        alone = corrupt(x[order], kind, 5, order)
+        alone = corrupt(x[order], kind, 5, order, **more)
         assert torch.equal(alone, strongest[order])
-    assert torch.equal(corrupt(torch.zeros(1, 1, 32, 32), kind, 1), corrupt(torch.zeros(1, 1, 32, 32), kind, 1))
+    grey = torch.zeros(1, 1, 20, 33)
+    assert torch.equal(corrupt(grey, kind, 1, **more), corrupt(grey, kind, 1, **more))
 
 
-def test_the_kinds_are_those_with_constants() -> None:
+def test_the_kinds_are_those_with_constants_and_all_that_a_mean_error_counts() -> None:
+    assert KINDS == CORRUPTIONS
     assert registry.find("attack", "corruption").parameters.model_fields["kind"].annotation.__args__ == KINDS
     assert tuple(_corruptions._CORRUPT) == KINDS
 
@@ -275,7 +400,7 @@ def test_kinds_and_severities_sweep_and_are_always_in_the_name(tmp_path) -> None
     [
         ('eps = "8/255"', "common corruptions have a severity and no eps: leave eps out"),
         ("severity = 6", "severity"),
-        ('kind = "frost"', "'gaussian_noise', 'shot_noise'"),
+        ('kind = "rain"', "'gaussian_noise', 'shot_noise'"),
         ('norm = "linf"', "norm 'linf' is not one that corruption keeps to: corruption"),
     ],
 )

@@ -250,6 +250,17 @@ def test_a_default_that_is_none_is_one_line_with_its_place(tmp_path, default, sa
         ("@attack(norms=('l2',), passes='', speed=3)\ndef f(): ...", "speed: Extra inputs are not permitted"),
         ("@defense(kind='tset-time')\nclass f: ...", "kind: Input should be 'recipe' or 'test-time'"),
         ("@defense(kind='recipe', inner='gone')\ndef f(): ...", "inner = 'gone' names no parameter of f"),
+        *(
+            (f"@attack(norms=('l2',), passes='', folders={declared})\ndef f(*, d: str = '', k: int = 1): ...", says)
+            for declared, says in [
+                ("{'d': {'choice': {'k': '1'}, 'files': ['a'], 'package': '../b'}}", ":1: folders: d: package: String"),
+                ("{'d': {'choice': {'k': '1'}, 'package': 'b'}}", ":1: folders: d: files: Field required"),
+                ("{'d': {'choice': {'k': '1'}, 'files': [], 'package': 'b'}}", ":1: folders: d: files: Tuple should"),
+                ("{'d': {'file': 'a'}}", ":1: folders: d: choice: Field required"),
+                ("{'d': {'choice': {'l': '1'}, 'files': ['a'], 'package': 'b'}}", ":1: folders: l is no parameter"),
+                ("{'e': {'choice': {'k': '1'}, 'files': ['a'], 'package': 'b'}}", ":1: folders: e is no parameter"),
+            ]
+        ),
         ("@attack(norms=('l2',), passes='')\ndef f(*, _n: int = 1): ...", "cannot have a parameter _n; rename it"),
         ("@attack(norms=('l2',), passes='')\ndef f(*, model_dump: int = 1): ...", "cannot have a parameter model_dump"),
         (
