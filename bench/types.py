@@ -192,6 +192,7 @@ MAX_PARAMS = 1_000
 _MAX_MESSAGE, _MAX_TRACEBACK = 10_000, 200_000
 _MAX_TEXT = 10_000
 _MAX_SUITE = 1_000
+_MAX_CONDITIONS = 100
 MAX_MEMBERS = 100
 _MAX_CLASSES = 30_000
 _MAX_PACKAGES = 1_000
@@ -692,6 +693,21 @@ class CellError(Frozen):
         )
 
 
+class CorruptionCount(Frozen):
+    """How many images of one common corruption at one severity a clean cell has, and how many of them are right."""
+
+    kind: Word
+    severity: Literal[1, 2, 3, 4, 5]
+    n: Images
+    right: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _possible(self) -> CorruptionCount:
+        if self.right > self.n:
+            raise ValueError(f"{self.kind} at severity {self.severity}: {self.right} of {self.n} images are right")
+        return self
+
+
 class CellResult(Frozen):
     """What one cell gave. Outcomes and distances are texts (:class:`~bench.outcomes.Outcomes`, :class:`~.Distances`).
 
@@ -710,6 +726,10 @@ class CellResult(Frozen):
     adversarial_bits: Bits | None = None
     #: Of an attack without a budget, in the norm of its threat; older results have none.
     distances: DistanceText | None = Field(None, exclude_if=lambda text: text is None)
+    #: Of a clean cell on a set of common corruptions; older results have none.
+    by_corruption: Annotated[tuple[CorruptionCount, ...], FailFast()] = Field(
+        (), max_length=_MAX_CONDITIONS, exclude_if=lambda counts: not counts
+    )
     flags: Annotated[tuple[ShownWord, ...], FailFast()] = Field((), max_length=MAX_FLAGS)
     #: SHA-256 of the file with one row per example.
     records_sha: Key | None = None
@@ -734,6 +754,8 @@ class CellResult(Frozen):
             _require_outcomes(self.metrics, self.cell, self.clean_bits, self.adversarial_bits)
         if self.distances is not None:
             _require_distances(self.cell, self.distances, self.adversarial_bits)
+        if self.by_corruption:
+            _require_counts(self.cell, self.metrics, self.by_corruption)
         return self
 
     @classmethod
@@ -792,6 +814,20 @@ def _require_distances(cell: Cell, distances: str, adversarial_bits: str | None)
     n = cell.data.n
     if Distances.decode(distances, n).unbroken != Outcomes.decode(adversarial_bits, n):
         raise ValueError("distances are finite for other images than those that are wrong under attack")
+
+
+def _require_counts(cell: Cell, metrics: Metrics | None, counts: tuple[CorruptionCount, ...]) -> None:
+    """Raises ValueError: counts by corruption are not of a clean cell, or are of other images than its metrics."""
+    if cell.attack is not None or metrics is None:
+        raise ValueError("counts by corruption, but no clean cell that was measured")
+    n, right = sum(count.n for count in counts), sum(count.right for count in counts)
+    if n != metrics.n or abs(right / n - metrics.clean_accuracy) > _ROUND_OFF:
+        raise ValueError(
+            f"counts by corruption say that {right} of {n} images are right; clean_accuracy = {metrics.clean_accuracy} "
+            f"of {metrics.n}"
+        )
+    if len({(count.kind, count.severity) for count in counts}) < len(counts):
+        raise ValueError("counts by corruption have one at one severity twice")
 
 
 class PlannedCell(Frozen):

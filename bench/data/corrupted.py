@@ -21,7 +21,7 @@ from bench.data.foreign import one_line, regular
 from bench.data.mapped import forget
 from bench.data.rows import DatasetLocation, Numbers, Pixels, Row, Rows, Source, Split, listed
 from bench.registry import unknown
-from bench.types import CORRUPTIONS, SEVERITIES, UsageError
+from bench.types import CORRUPTIONS, SEVERITIES, CorruptionCount, UsageError
 
 #: Corruptions that no mean corruption error counts.
 FURTHER = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
@@ -80,6 +80,27 @@ def conditions(name: str) -> Conditions:
     if corruptions and corruptions[0] not in (*CORRUPTIONS, *FURTHER):
         raise UsageError(f"dataset {name}: {unknown('corruption', corruptions[0], (*CORRUPTIONS, *FURTHER))}")
     return Conditions(corruptions or CORRUPTIONS, SEVERITIES if severity is None else (int(severity),))
+
+
+def counts(name: str, rows: Numbers, right: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[CorruptionCount, ...]:
+    """Return how many images of each condition are among some rows of a set, and how many are right; else nothing.
+
+    Args:
+        name: of the set; where it is none of common corruptions nothing is returned.
+        rows: their numbers in the set (n,).
+        right: whether each is right (n,).
+    """
+    stem = name.partition(":")[0]
+    if stem not in RELEASES:
+        return ()
+    chosen = conditions(name)
+    # Arrays are read image by image, and folders condition by condition.
+    numbers = rows // _IMAGENET_IMAGES if stem == "imagenet-c" else rows % chosen.total
+    of_each, right_of_each = (np.bincount(part, minlength=chosen.total) for part in (numbers, numbers[right]))
+    each = zip(product(chosen.corruptions, chosen.severities), of_each.tolist(), right_of_each.tolist(), strict=True)
+    return tuple(
+        CorruptionCount(kind=kind, severity=severity, n=n, right=correct) for (kind, severity), n, correct in each if n
+    )
 
 
 def find(root: Path, name: str, num_classes: int) -> DatasetLocation | None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import registry
+from bench.data import corrupted
 from bench.evaluation.chunks import Clean, Records, read_clean, write_records
 from bench.evaluation.cost import PassFlops, deployed_cost, synchronize
 from bench.evaluation.craft import Crafted
@@ -33,6 +34,7 @@ from bench.types import (
     MAX_DISTANCES,
     Cell,
     CellResult,
+    CorruptionCount,
     Cost,
     DataRef,
     DefenseCost,
@@ -91,6 +93,7 @@ class Measure:
             clean_bits=_encoded(clean.share),
             adversarial_bits=_encoded(records.column("share")),
             distances=_distances(cell, records),
+            by_corruption=_by_corruption(cell, images.rows, clean),
             flags=tuple(sorted(flags)),
             records_sha=records_sha,
             cost=_cost(records, classifier.flops, self.cache.device),
@@ -235,6 +238,13 @@ def _metrics(clean: Clean, records: Records, *, is_random: bool) -> Metrics:
 def _encoded(share: np.ndarray) -> str:
     """Return which images are right in more than half of the draws, as a result keeps it."""
     return Outcomes.of((share > 0.5).tolist()).encode()
+
+
+def _by_corruption(cell: Cell, rows: Tensor, clean: Clean) -> tuple[CorruptionCount, ...]:
+    """Return how many images are right of each corruption and severity, where a clean cell is of several."""
+    if cell.attack is not None:
+        return ()
+    return corrupted.counts(cell.data.name, rows.cpu().numpy(), clean.share > 0.5)
 
 
 def _distances(cell: Cell, records: Records) -> str | None:

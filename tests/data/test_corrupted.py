@@ -5,8 +5,10 @@ import io
 import os
 import pickle
 from dataclasses import replace
+from operator import and_
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from torchvision.datasets import ImageFolder
 
@@ -249,6 +251,44 @@ def test_a_run_trains_on_cifar10_and_tests_on_its_corruptions(tmp_path, small, m
     )
     assert main(["run", "my.toml", "--data", str(tmp_path), "--store", "store", "--device", "cpu"]) == 0
     assert "cifar10-c:fog:3" in capsys.readouterr().out
+
+
+def test_a_clean_cell_counts_what_is_right_of_each_corruption(tmp_path, small, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_arrays(tmp_path, *CORRUPTIONS)
+    files = [encode(noise(index)) for index in range(20)]
+    write_parquet(tmp_path / "cifar10" / "train.parquet", files, list(range(10)) * 2, names=list("abcdefghij"))
+    (tmp_path / "my.toml").write_text(
+        'schema = 1\nname = "my"\n[dataset]\nname = "cifar10-c"\nn = 900\n[[models]]\narch = "small-cnn"\n'
+        'channels = 4\nhidden = 8\n[train]\nepochs = 0\n[[defenses]]\nuse = "standard"\n[[attacks]]\nuse = "fgsm"\n'
+    )
+    command = ["run", "my.toml", "--only", "clean", "--data", str(tmp_path), "--store", "store", "--device", "cpu"]
+    assert main(command) == 0
+    assert "mCE" in capsys.readouterr().out
+    store = Store(tmp_path / "store")
+    (result,) = store.results()
+    records = pq.read_table(store.records(result.key)).to_pylist()
+    # Copies of an image follow each other, corruption by corruption, each from the least severity to the greatest.
+    of = [CORRUPTIONS[row["index"] % 75 // 5] + str(row["index"] % 5 + 1) for row in records]
+    right = [row["clean"] == row["label"] for row in records]
+    assert {f"{count.kind}{count.severity}": (count.n, count.right) for count in result.by_corruption} == {
+        condition: (of.count(condition), sum(map(and_, (each == condition for each in of), right)))
+        for condition in dict.fromkeys(of)
+    }
+    assert 0 < sum(right) < 900 and len(set(of)) == 75
+
+
+def test_folders_hold_one_condition_after_another():
+    rows = np.array([0, 49_999, 50_000, 100_001, 200_000])
+    right = np.array([True, False, True, True, False])
+    counts = corrupted.counts("imagenet-c:fog", rows, right)
+    assert [(each.kind, each.severity, each.n, each.right) for each in counts] == [
+        ("fog", 1, 2, 1),
+        ("fog", 2, 1, 1),
+        ("fog", 3, 1, 1),
+        ("fog", 5, 1, 0),
+    ]
+    assert corrupted.counts("cifar10", rows, right) == ()
 
 
 ATTACKED = """

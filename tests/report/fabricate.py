@@ -13,6 +13,7 @@ from bench.types import (
     Cell,
     CellError,
     CellResult,
+    CorruptionCount,
     Cost,
     DataRef,
     DefenseCost,
@@ -115,7 +116,9 @@ def result(
     train_n: int | None = None,
     epochs: int = 24,
     image_shape: tuple[int, int, int] = (1, 16, 16),
+    num_classes: int = 10,
     distances: Sequence[float] | None = None,
+    by_corruption: Sequence[CorruptionCount] = (),
 ) -> CellResult:
     n = len(clean)
     if distances is not None:
@@ -125,7 +128,7 @@ def result(
         split="test",
         n=n,
         image_shape=image_shape,
-        num_classes=10,
+        num_classes=num_classes,
         indices_sha=sha256_hex(rows, str(n)),
         data_sha=sha256_hex(dataset),
     )
@@ -155,6 +158,7 @@ def result(
     if status == "done":
         body = _measured(clean, clean if adversarial is None else adversarial, attack is not None, forwards, seconds)
         body["defense_cost"] = _defense_cost(recipe, step)
+        body["by_corruption"] = tuple(by_corruption)
         body["distances"] = None if distances is None else Distances(distances).encode()
     else:
         body = {

@@ -25,7 +25,7 @@ def shortened(table: Table) -> Table:
     by_defense: dict[str, list[TableRow]] = {}
     for row in table.rows:
         by_defense.setdefault(row.defense, []).append(row)
-    columns = [column for column in table.columns if column.kind == "clean"]
+    columns = [column for column in table.columns if not column.group]
     for group in groups:
         columns += _columns(table, group)
     return replace(

@@ -13,6 +13,7 @@ from typing import Literal
 from bench import registry
 from bench.keys import Once
 from bench.outcomes import Outcomes, right_in_all
+from bench.report.leaderboard import corruption_error
 from bench.report.leaderboard.soundness import unsound
 from bench.report.leaderboard.verdicts import RobustnessVerdict
 from bench.stats import paired_difference, spread, wilson
@@ -155,10 +156,19 @@ class DefenseCells:
     cost: DefenseCost | None
     #: Ids of the attacks of the table that are made on some defenses only.
     conditional_attacks: frozenset[str]
+    #: Clean errors by condition, where the images are those of several common corruptions.
+    by_corruption: Mapping[corruption_error.Condition, float]
+    #: Its error without corruptions, measured on a set of another table.
+    uncorrupted_error: float | None
 
     @classmethod
     def of(
-        cls, name: str, results: Sequence[CellResult], ids: Mapping[str, str], conditional: frozenset[str]
+        cls,
+        name: str,
+        results: Sequence[CellResult],
+        ids: Mapping[str, str],
+        conditional: frozenset[str],
+        uncorrupted_error: float | None = None,
     ) -> DefenseCells:
         """Sort all results of a defense.
 
@@ -167,6 +177,7 @@ class DefenseCells:
             results: its cells.
             ids: the column of each result, by key.
             conditional: the ids of attacks that are made on some defenses only.
+            uncorrupted_error: its error without corruptions, measured on a set of another table.
         """
         cells: dict[CellCoord, list[CellResult]] = defaultdict(list)
         for each in results:
@@ -183,6 +194,8 @@ class DefenseCells:
             _clean(results),
             _cost(results),
             conditional,
+            corruption_error.of_set(results),
+            uncorrupted_error,
         )
 
     @cached_property

@@ -40,7 +40,7 @@ from bench.report.leaderboard.summaries import (
 from bench.report.leaderboard.verdicts import RobustnessVerdict
 from bench.store.latest import newest, protocol
 from bench.store.planned import Count, PlannedTable, table_id
-from bench.types import CORRUPTIONS, Access, CellResult, DefenseCost, Threat, TrainRef
+from bench.types import Access, CellResult, DataRef, DefenseCost, Threat, TrainRef
 from bench.visible import visible
 
 Unit = Literal["accuracy", "error", "gap", "words", "seconds", "TFLOP", "millions"]
@@ -277,13 +277,15 @@ def build(
         by_name[names.dataset, names.model][content].append(result)
     tables: list[Table] = []
     labels: dict[str, tuple[str, str]] = {}
+    uncorrupted = _errors_on_imagenet(answers)
     for _, namesakes in sorted(by_name.items()):
         for content, own in sorted(namesakes.items()):
             titles.pop(identity := table_id(*content), None)
             wanted = plans.get(identity) or {r.key: r.names.defense for r in own}
             missing = Counter(defense for key, defense in wanted.items() if key not in status)
             count = Count.of(wanted, status)
-            table, named = _table(own, missing, count, rename, protocol=content[2], alone=len(namesakes) == 1)
+            alone = len(namesakes) == 1
+            table, named = _table(own, missing, count, rename, uncorrupted, protocol=content[2], alone=alone)
             tables.append(table)
             labels |= named
     kept = sorted(
@@ -306,11 +308,22 @@ def _table(
     missing: Mapping[str, int],
     count: Count,
     rename: Mapping[str, str],
+    uncorrupted: Mapping[str, float],
     *,
     protocol: str,
     alone: bool,
 ) -> tuple[Table, dict[str, tuple[str, str]]]:
-    """Return a table and the labels of its results, given how many cells of each defense are missing."""
+    """Return a table and the labels of its results.
+
+    Args:
+        results: its cells.
+        missing: how many cells of each defense are missing.
+        count: of its cells.
+        rename: new names by the old ones.
+        uncorrupted: the error of each row on ImageNet without corruptions, where it was measured.
+        protocol: of its cells.
+        alone: no other table is of a set and a network of these names.
+    """
     ids, row_ids = attack_ids(results), RowIds()
     by_defense: dict[str, list[CellResult]] = defaultdict(list)
     by_attack: dict[tuple[str, str], list[CellResult]] = defaultdict(list)
@@ -327,7 +340,7 @@ def _table(
     attacks = {t: {each: rename.get(name, name) for each, name in own.items()} for t, own in attack_labels.items()}
     conditional = conditional_attacks(results, ids)
     by_id = {
-        each: summarise(DefenseCells.of(names[each], own, ids, conditional), attacks, threats)
+        each: summarise(DefenseCells.of(names[each], own, ids, conditional, uncorrupted.get(each)), attacks, threats)
         for each, own in by_defense.items()
     }
     steps = {each: own[0].cell for each, own in by_defense.items() if own[0].cell.step is not None}
@@ -336,12 +349,14 @@ def _table(
     by_id |= zip(steps, judge(purifiers, attacks), strict=True)
     defenses = sorted(by_id.values(), key=lambda each: (*(-number for number in each.rank(RANKED)), each.name))
     first = results[0]
+    rows = tuple(chain.from_iterable(_rows(defense, first.cell.data) for defense in defenses))
+    columns = _columns(attacks, by_attack, defenses, first.cell.data)
     table = Table(
         rename.get(first.names.dataset, first.names.dataset),
         rename.get(first.names.model, first.names.model),
         first.cell.data.n,
-        _columns(attacks, by_attack, defenses),
-        tuple(chain.from_iterable(map(_rows, defenses))),
+        tuple(each for each in columns if each.kind != "mce" or any(each.id in row.values for row in rows)),
+        rows,
         tuple(chain.from_iterable(defense.threats for defense in defenses)),
         tuple(verdict_lines(chain.from_iterable(defense.threats for defense in defenses))),
         (
@@ -376,18 +391,32 @@ def _attack_label(result: CellResult, attacks: Mapping[str, Mapping[str, str]], 
     return attacks[threat_text(attack.threat)][ids[result.key]] if attack else result.names.attack
 
 
-def _rows(defense: DefenseSummary) -> Iterator[TableRow]:
+def _errors_on_imagenet(results: Iterable[CellResult]) -> dict[str, float]:
+    """Return the clean error of each row on ImageNet, means over seeds on the set with the most images."""
+    ids = RowIds()
+    errors: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        cell, metrics = result.cell, result.metrics
+        if metrics is not None and cell.attack is None and corruption_error.is_imagenet(cell.data):
+            errors[ids.of(cell)][metrics.n].append(1 - metrics.clean_accuracy)
+    return {row: fmean(by_images[max(by_images)]) for row, by_images in errors.items()}
+
+
+def _rows(defense: DefenseSummary, data: DataRef) -> Iterator[TableRow]:
     for access in defense.cells.accesses:
-        yield TableRow(defense.name, access, _values(defense, access))
+        yield TableRow(defense.name, access, _values(defense, access, data))
 
 
 def _columns(
     attacks: Mapping[str, Mapping[str, str]],
     results: Mapping[tuple[str, str], Sequence[CellResult]],
     defenses: Sequence[DefenseSummary],
+    data: DataRef,
 ) -> tuple[Column, ...]:
     hint = "accuracy of the deployed defense on clean images"
     columns = [Column("clean", "clean accuracy", "accuracy", "clean", hint=hint)]
+    conditions = chain.from_iterable(defense.cells.by_corruption for defense in defenses)
+    columns += (_error_column("", measure) for measure in corruption_error.measures(conditions, data))
     threats = list(chain.from_iterable(defense.threats for defense in defenses))
     with_gap = {threat.group for threat in threats if threat.gap.number is not None}
     with_verdict = {threat.group for threat in threats if threat.judgement is not None}
@@ -395,10 +424,10 @@ def _columns(
         for attack, label in labels.items():
             hint, rule = _described(results[group, attack])
             columns.append(Column(column_id(group, attack), label, "accuracy", "attack", group, hint, rule))
-        if len(labels) > 1 or len(columns) == 2:
+        if len(labels) > 1 or sum(column.kind == "attack" for column in columns) == 1:
             columns.append(Column(column_id(group, "worst"), WORST_LABEL, "accuracy", "worst", group, WORST_CASE))
         known = corruption_error.conditions({attack: results[group, attack] for attack in labels})
-        columns += (_error_column(group, severities) for severities in corruption_error.complete(known))
+        columns += (_error_column(group, measure) for measure in corruption_error.measures(known, data))
         if group in with_gap:
             hint = "gray-box (static) minus adaptive worst case, in points, with its paired interval"
             columns.append(Column(column_id(group, "gap"), GAP_LABEL, "gap", "gap", group, hint))
@@ -409,11 +438,9 @@ def _columns(
     return (*columns, *(cost.column for cost in COSTS if any(cost.number(each) is not None for each in costs)))
 
 
-def _error_column(group: str, severities: Sequence[int]) -> Column:
-    label = corruption_error.label(severities)
-    at = ", ".join(map(str, severities))
-    hint = f"mean error over {len(CORRUPTIONS)} corruptions at severity {at}; lower is better"
-    return Column(column_id(group, label), label, "error", "mce", group, hint, ranked=False)
+def _error_column(group: str, measure: corruption_error.Measure) -> Column:
+    identity = column_id(group or "clean", measure.label)
+    return Column(identity, measure.label, "error", "mce", group, measure.hint, ranked=False)
 
 
 def _described(results: Sequence[CellResult]) -> tuple[str, str]:
@@ -429,7 +456,7 @@ def _described(results: Sequence[CellResult]) -> tuple[str, str]:
     )
 
 
-def _values(defense: DefenseSummary, access: Access) -> dict[str, Value]:
+def _values(defense: DefenseSummary, access: Access, data: DataRef) -> dict[str, Value]:
     cells = defense.cells
     values = {"clean": cells.clean}
     for (seen_by, threat, attack), results in cells.cells.items():
@@ -441,24 +468,37 @@ def _values(defense: DefenseSummary, access: Access) -> dict[str, Value]:
             if access == "adaptive":
                 values[column_id(summary.group, "gap")] = summary.gap
                 values |= _verdict(summary)
-    values |= _corruption_errors(cells, access)
+    values |= _errors_of_set(cells, data) | _corruption_errors(cells, access, data)
     if cells.cost:
         values |= {cost.column.id: Value(cost.number(cells.cost)) for cost in COSTS}
     return values
 
 
-def _corruption_errors(cells: DefenseCells, access: Access) -> dict[str, Value]:
+def _errors_of_set(cells: DefenseCells, data: DataRef) -> dict[str, Value]:
+    """Return the mean corruption errors of a row on a set of common corruptions."""
+    values: dict[str, Value] = {}
+    for measure in corruption_error.measures(cells.by_corruption, data):
+        number = measure.value(cells.by_corruption, cells.uncorrupted_error)
+        if number is not None:
+            values[column_id("clean", measure.label)] = Value(number, keys=cells.clean.keys)
+    return values
+
+
+def _corruption_errors(cells: DefenseCells, access: Access, data: DataRef) -> dict[str, Value]:
     """Return the mean corruption errors of a row, where all that they are means of was measured."""
     values: dict[str, Value] = {}
+    clean = None if cells.clean.number is None else 1 - cells.clean.number
     for group, coords in cells.coords.items():
         own = {coord[2]: cells.cells[coord] for coord in coords if coord[0] == access}
-        known = corruption_error.conditions(own)
-        for severities in corruption_error.complete(known):
-            shares = [cells.under_attack(own[known[each]]) for each in corruption_error.wanted(severities)]
-            numbers = [share.number for share in shares if share.number is not None]
-            if len(numbers) == len(shares):
-                keys = tuple(chain.from_iterable(share.keys for share in shares))
-                values[column_id(group, corruption_error.label(severities))] = Value(1 - fmean(numbers), keys=keys)
+        shares = {
+            condition: cells.under_attack(own[attack]) for condition, attack in corruption_error.conditions(own).items()
+        }
+        errors = {condition: 1 - share.number for condition, share in shares.items() if share.number is not None}
+        for measure in corruption_error.measures(shares, data):
+            number = measure.value(errors, clean)
+            if number is not None:
+                keys = tuple(chain.from_iterable(shares[condition].keys for condition in measure.conditions))
+                values[column_id(group, measure.label)] = Value(number, keys=keys)
     return values
 
 

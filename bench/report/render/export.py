@@ -236,7 +236,9 @@ def _defense(table: Table, s: ThreatSummary) -> dict[str, Any]:
         "worst_case_high": overall.high,
         "worst_case_spread": overall.spread,
         "worst_case_counts": WORST_CASE,
-        "mean_corruption_error": _corruption_error(table, s),
+        "mean_corruption_error": _corruption_error(table, s, corruption_error.UNNORMALISED),
+        "mean_corruption_error_normalised": _corruption_error(table, s, corruption_error.NORMALISED),
+        "relative_mean_corruption_error": _corruption_error(table, s, corruption_error.RELATIVE),
         "gap": s.gap.number,
         "gap_low": s.gap.low,
         "gap_high": s.gap.high,
@@ -256,10 +258,10 @@ def _defense(table: Table, s: ThreatSummary) -> dict[str, Any]:
     }
 
 
-def _corruption_error(table: Table, s: ThreatSummary) -> float | None:
-    """Return the mean corruption error over all severities, not normalised; nothing under another threat."""
-    identity = column_id(s.group, corruption_error.LABEL)
-    values = (row.values.get(identity) for row in table.rows if row.defense == s.defense)
+def _corruption_error(table: Table, s: ThreatSummary, label: str) -> float | None:
+    """Return a mean corruption error over all severities, of the set or under the threat; else nothing."""
+    names = [column_id(group, label) for group in (s.group, "clean")]
+    values = (row.values.get(name) for row, name in product(table.rows, names) if row.defense == s.defense)
     return next((value.number for value in values if value is not None), None)
 
 

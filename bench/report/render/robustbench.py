@@ -35,6 +35,7 @@ from typing import Any
 
 from bench.keys import EVALUATION_VERSION, sha256_hex
 from bench.outcomes import Outcomes, right_in_all
+from bench.report.leaderboard.corruption_error import is_imagenet
 from bench.report.leaderboard.soundness import unsound
 from bench.report.leaderboard.summaries import ACCESSES, EXCLUDE_SEED, ThreatSummary
 from bench.report.leaderboard.tables import RANKED, Board, Table
@@ -55,9 +56,6 @@ BUDGETS = {
 IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
 #: How the norms are called there.
 _THREATS = {"linf": "Linf", "l2": "L2"}
-#: Folders of ImageNet's usual names; of other sets of a thousand classes nothing says that they are it.
-_IMAGENET = frozenset({"imagenet", "imagenet1k", "imagenet-1k", "imagenet_1k", "ilsvrc2012"})
-
 #: The attack that has a field of its own, as Crossfire and its authors call it, and its length.
 _AUTOATTACK = "autoattack"
 _STANDARD = {"steps": 100, "targets": 9, "queries": 5000}
@@ -409,9 +407,7 @@ def dataset_of(data: DataRef) -> str | None:
     """
     if data.name in ("cifar10", "cifar100"):
         return data.name if data.image_shape == (3, 32, 32) else None
-    kind, _, path = data.name.partition(":")
-    is_imagenet = kind in ("folder", "parquet") and not _IMAGENET.isdisjoint(path.lower().replace("\\", "/").split("/"))
-    return "imagenet" if is_imagenet and data.num_classes == 1000 else None
+    return "imagenet" if is_imagenet(data) else None
 
 
 def budget(eps: Fraction) -> str:

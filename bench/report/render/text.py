@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import chain, groupby, product
 from string import ascii_lowercase
 
+from bench.report.leaderboard.corruption_error import UNNORMALISED
 from bench.report.leaderboard.summaries import WORST_CASE, Value
 from bench.report.leaderboard.tables import Board, Column, Table, TableRow
 
@@ -105,7 +106,7 @@ def _runs(columns: Sequence[Column]) -> list[list[Column]]:
     """Return the columns of each threat; clean accuracy is with those after it."""
     runs: list[list[Column]] = []
     for _, run in groupby(columns, lambda column: column.group):
-        if runs and runs[-1][-1].kind == "clean":
+        if runs and not runs[-1][-1].group:
             runs[-1].extend(run)
         else:
             runs.append(list(run))
@@ -266,12 +267,26 @@ _BUDGET = (
     "Robust accuracy at ε: right when clean, and no attack of this norm found a wrong image within ε; those without a "
     "budget count at every ε, others from theirs on. A better attack may find nearer images."
 )
+_NORMALISED = (
+    "mCE: the mean, over corruptions, of the error divided by that of AlexNet on ImageNet-C (Hendrycks and Dietterich, "
+    "2019); relative mCE: the same of what errors exceed the clean error by."
+)
+_UNNORMALISED = "mCE, unnormalised: the mean error over corruptions, not divided by that of AlexNet."
 _FOOT = " ".join((_PERCENT, _STATIC, _BRACKETS, _WORST, _GAP, _VERDICT))
 
 
 def page_foot(columns: Iterable[Column]) -> str:
     """Return what all words below tables are, for a page whose reader chooses what it shows of some columns."""
-    return f"{_FOOT} {_BUDGET}" if any(column.kind == "budget" for column in columns) else _FOOT
+    columns = list(columns)
+    more = {_BUDGET: any(column.kind == "budget" for column in columns), **_about_errors(columns)}
+    return " ".join((_FOOT, *(sentence for sentence, is_needed in more.items() if is_needed)))
+
+
+def _about_errors(columns: Iterable[Column]) -> dict[str, bool]:
+    """Return what mean corruption errors are, and whether some columns have them."""
+    labels = [column.label for column in columns if column.kind == "mce"]
+    unnormalised = [label.startswith(UNNORMALISED) for label in labels]
+    return {_NORMALISED: not all(unnormalised), _UNNORMALISED: any(unnormalised)}
 
 
 def foot(tables: Collection[Table]) -> str:
@@ -292,5 +307,6 @@ def foot(tables: Collection[Table]) -> str:
         _GAP: "gap" in kinds,
         _VERDICT: "verdict" in kinds or any(table.verdicts for table in tables),
         _BUDGET: "budget" in kinds,
+        **_about_errors(columns),
     }
     return " ".join(sentence for sentence, is_needed in sentences.items() if is_needed)
