@@ -49,20 +49,25 @@ _NAMES: dict[type[BaseModel], dict[str, Any]] = {
 }
 
 
-def _without(method: dict[str, Any]) -> dict[type[BaseModel], dict[str, Any]]:
-    """Return what to leave out where of every method ``method`` is left out, and all that keys leave out."""
+def _without(method: dict[str, Any], use: dict[str, Any] | None = None) -> dict[type[BaseModel], dict[str, Any]]:
+    """Return what to leave out where of every method ``method`` is left out, and all that keys leave out.
+
+    ``use`` is left out of how an attack is used.
+    """
+    use = use or {}
     method = {**method, "members": {"__all__": method}}
     recipe = {"recipe": method, "chosen_by": method}
     model = {"network": method, "weights": {**_WEIGHTS, **recipe}}
-    earlier = {"attack": method}
-    attack = {"data": _NAME, "model": model, "step": method, "attack": method, "after": {"__all__": earlier}}
+    earlier = {"attack": method, **use}
+    attack = {"data": _NAME, "model": model, "step": method, "attack": method, "after": {"__all__": earlier}, **use}
     cell = {"data": _NAME, "model": model, "step": method, "attack": attack}
     return {DataRef: _NAME, ModelRef: model, MethodRef: method, Earlier: earlier, AttackRef: attack, Cell: cell}
 
 
 _NAMES_AND_CODE = _without({"code_sha": True, "file": True})
-# Excludes a method's name and file location too: a renamed method gets the same random numbers as before.
-_ALL_BUT_NUMBERS = _without({"code_sha": True, "file": True, "name": True})
+# Excludes a method's name and file location too: a renamed method gets the same random numbers as before. So does one
+# that may take other passes: what it does within them is the same.
+_ALL_BUT_NUMBERS = _without({"code_sha": True, "file": True, "name": True}, {"max_passes": True})
 
 
 # Kept, since ``json.dumps`` would make one for each of many short texts.
@@ -218,7 +223,8 @@ def _text(value: Any, written: Once[BaseModel, str]) -> str:
 def _pieces(value: Cell | AttackRef, written: Once[BaseModel, str]) -> list[bytes]:
     """Return the canonical JSON in pieces: of a long suite most is in one, which is not copied."""
     if isinstance(value, AttackRef):
-        rest = ",".join([f'"{name}":{_part(getattr(value, name), written)}' for name in _ATTACK_FIELDS]) + "}"
+        given = [name for name in _ATTACK_FIELDS if name not in _OPTIONAL or getattr(value, name) is not None]
+        rest = ",".join([f'"{name}":{_part(getattr(value, name), written)}' for name in given]) + "}"
         if not value.after:
             return [_encoded(f"{{{rest}")]
         after = ",".join([_part(each, written) for each in value.after])
@@ -238,4 +244,6 @@ def _part(value: BaseModel | str | int | None, written: Once[BaseModel, str]) ->
 
 # In the order of canonical JSON. The preceding keys are written out where these are used.
 _ATTACK_FIELDS = sorted(AttackRef.model_fields.keys() - {"after"})
+#: Those that are left out where they are ``None``.
+_OPTIONAL = {"max_passes"}
 _CELL_FIELDS = sorted(Cell.model_fields.keys() - {"access", "attack"})

@@ -243,6 +243,8 @@ Bits = Annotated[str, Field(max_length=MAX_IMAGES // 6 + 8)]
 #: Base64 of a float of 32 bits for each image.
 DistanceText = Annotated[str, Field(max_length=6 * MAX_DISTANCES)]
 Draws = Annotated[int, Field(ge=1, le=1_000_000)]
+#: Of forwards and backwards of an image; ``None`` is no limit.
+MaxPasses = Annotated[int | None, Field(ge=1, le=10**9)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Distance = Annotated[float, Field(ge=0, le=1e6)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
@@ -537,14 +539,16 @@ class Earlier(Frozen):
 
     attack: MethodRef
     eot: Draws = 1
+    max_passes: MaxPasses = Field(None, exclude_if=lambda passes: passes is None)
 
 
 class AttackRef(Frozen):
     """What makes one adversarial set: an attack with access to a function, under a threat, on a list of images.
 
     ``step`` is the test-time step inside the attacked function, or ``None`` for the bare classifier, so that one
-    static set serves every test-time step on that classifier. ``eot`` is how many gradients are averaged. ``after`` are
-    the attacks that went before in worst-case mode: images that they broke stay as they left them.
+    static set serves every test-time step on that classifier. ``eot`` is how many gradients are averaged, and
+    ``max_passes`` how many forwards and backwards of the base classifier together an image may take. ``after`` are the
+    attacks that went before in worst-case mode: images that they broke stay as they left them.
     """
 
     model: ModelRef
@@ -554,6 +558,7 @@ class AttackRef(Frozen):
     data: DataRef
     seed: Whole
     eot: Draws = 1
+    max_passes: MaxPasses = Field(None, exclude_if=lambda passes: passes is None)
     # An attack on its own has the text, and so the key, that it had before there were suites.
     after: Annotated[tuple[Earlier, ...], FailFast()] = Field(
         (), max_length=_MAX_SUITE, exclude_if=lambda earlier: not earlier
@@ -565,7 +570,16 @@ class AttackRef(Frozen):
         if not self.after:
             return None
         last = self.after[-1]
-        return self.model_copy(update={"attack": last.attack, "eot": last.eot, "after": self.after[:-1]})
+        return self.continuing(last, self.after[:-1])
+
+    def continuing(self, attack: Earlier, after: tuple[Earlier, ...]) -> AttackRef:
+        """Return the set of another attack of the same suite, with those that went before that."""
+        return self.model_copy(update={**dict(attack), "after": after})
+
+
+def usage(attack: Earlier | AttackRef) -> dict[str, int]:
+    """Return how an attack is used, beyond its own parameters, in the words of a configuration."""
+    return {"eot": attack.eot, **({} if attack.max_passes is None else {"max_passes": attack.max_passes})}
 
 
 class Cell(Frozen):

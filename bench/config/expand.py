@@ -62,6 +62,7 @@ class Attack(NamedTuple):
     threat: Threat
     access: Access
     eot: int
+    max_passes: int | None
     rule_given: bool
     purifiers_only: bool = False
     source: Base | None = None
@@ -180,6 +181,7 @@ def attacks(config: Config) -> list[Attack]:
                 **a.method.params,
                 "norm": a.threat.norm,
                 "eps": str(a.threat.eps),
+                "max_passes": a.max_passes,
                 "preset": preset,
                 "file": _place(a.method),
             },
@@ -208,7 +210,8 @@ def _columns(config: Config, each: AttackConfig, entry: registry.Entry) -> Itera
         threat = _threat(entry, each, eps)
         label = _attack_label(entry, each.use)
         ruled = "rule" in params or "rule" in (entry.meta.get("presets") or {}).get(params.get("preset"), {})
-        attack = Attack(label, method, threat, "static", each.eot, ruled, bool(entry.meta.get("purifiers_only")))
+        only = bool(entry.meta.get("purifiers_only"))
+        attack = Attack(label, method, threat, "static", each.eot, each.max_passes, ruled, only)
         columns = [attack._replace(access=access) for access in each.access if access != "transfer"]
         # A corruption by itself says nothing: its kind and severity are what a budget is elsewhere.
         told = {"preset", *(("kind", "severity") if threat.norm == "corruption" else ())}

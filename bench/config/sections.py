@@ -376,6 +376,14 @@ class AttackConfig(_Method):
         description="of a random defense under adaptive attack: over how many draws each gradient is averaged",
         json_schema_extra={"unit": "draws"},
     )
+    max_passes: int | None = Field(
+        None,
+        ge=1,
+        le=_MOST,
+        description="of the base classifier, forwards and backwards together, that the attack may take for an image; "
+        "by default without limit",
+        json_schema_extra={"unit": "passes"},
+    )
 
 
 class RunConfig(_Section):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import registry
+from bench.evaluation.budget import PassBudget
 from bench.evaluation.cost import synchronize
 from bench.evaluation.defense import DeployedDefense, deploy
 from bench.evaluation.predict import Answer, ask, predict
@@ -97,10 +98,12 @@ def craft(
             a random one in every one of :data:`DRAWS` draws, stay so and cost nothing; its answers on clean images
             do not matter, so the set's accuracy under attack is that of the entire suite.
         saved: gives the saved images of identities to an attack that reads such.
-        replays: records passes that recur, where the device has graphs; afterwards it says how many were replayed.
+        replays: records passes that recur, where the device has graphs; afterwards it says how many were replayed. It
+            is not used under a budget of passes, since each of them depends on what is left.
 
     Raises:
-        MethodError: the attack raised, or returned a wrong shape, a non-finite value, or an image out of its threat.
+        MethodError: the attack raised, or returned a wrong shape, a non-finite value, or an image out of its threat; or
+            its ``max_passes`` are fewer than one evaluation takes.
     """
     method = _bound(ref)
     fresh = partial(deploy, base, ref.step, training)
@@ -147,20 +150,35 @@ def _attack(
     logits_before = None if ref.step is None else logits()
     step.seed(key, "defense", first)
     libraries = derive_seed(key, "libraries", first)
-    with isolated(name, seed=libraries), frozen(base), Meter(base, len(x), check) as meter:
+    with isolated(name, seed=libraries), frozen(base), Meter(base, len(x), check, ref.max_passes) as meter:
+        budget = _budget(ref, meter, x, y, random=step.draws is not None, check=check)
         target = _target(
-            ref, step, meter, base, x, y, images, seed=derive_seed(key, "attack"), batch=batch, replays=replays
+            *(ref, step, meter, base, x, y, images),
+            seed=derive_seed(key, "attack"),
+            batch=batch,
+            replays=replays if budget is None else None,
+            budget=budget,
         )
-        x_adv, seconds = _timed(partial(method, target), x, y, ref, check)
+        attack = partial(method, target)
+        x_adv, seconds = _timed(attack if budget is None else budget.ending(attack), x, y, ref, check)
     # Images that still require gradients make torch warn wherever one of their values is read.
     x_adv = x_adv.detach() if isinstance(x_adv, Tensor) else x_adv
     audit(x_adv, x, ref.threat, name)
     assert isinstance(x_adv, Tensor)
     if logits_before is not None and not torch.equal(logits_before, logits()):
         target.notes.append("not-deterministic")
+    target.notes.extend([] if budget is None else budget.notes)
     forwards = _per_image(meter.forwards, meter.forwards_of)
     backwards = _per_image(meter.backwards, meter.backwards_of)
     return Crafted(x_adv, forwards, backwards, seconds, sorted(set(target.notes)), target.batch)
+
+
+def _budget(
+    ref: AttackRef, meter: Meter, x: Tensor, y: Tensor, *, random: bool, check: Callable[[], None] | None
+) -> PassBudget | None:
+    if ref.max_passes is None:
+        return None
+    return PassBudget(ref.max_passes, meter, Truth(x, y), ref.threat, ref.data.num_classes, random=random, check=check)
 
 
 def _target(
@@ -175,6 +193,7 @@ def _target(
     seed: int,
     batch: int,
     replays: Replays | None,
+    budget: PassBudget | None,
 ) -> NetworkTarget:
     return NetworkTarget(
         step.surrogate,
@@ -190,6 +209,7 @@ def _target(
         truth=Truth(x, y),
         margin=_margin(ref, registry.entry_of(ref.attack), step, base, x.device),
         replays=replays,
+        budget=budget,
     )
 
 

@@ -13,11 +13,17 @@ from torch import Tensor, nn
 from bench import draws
 from bench.api import Gradient, MethodError
 from bench.draws import Draws
+from bench.evaluation.budget import repeats
 from bench.models.logits import harder, precise
 from bench.process.capture import is_plain
 
 if TYPE_CHECKING:
+    from bench.evaluation.budget import PassBudget
     from bench.evaluation.replays import Replays
+
+
+#: Some rows of a batch.
+Positions = slice | Tensor
 
 
 class _Tally:
@@ -47,7 +53,8 @@ class _Tally:
             for part, (_, times) in zip(
                 torch.split(rows, [len(each) for each, _ in self._pending]), self._pending, strict=True
             ):
-                self._counts[part] += times
+                # A library may have several copies of an image in one batch.
+                self._counts.index_add_(0, part, torch.full_like(part, times))
             self._pending.clear()
         return self._counts
 
@@ -57,14 +64,20 @@ class Meter:
 
     While ``rows`` is set, counts also go to those images; a batch of another length is counted in the totals only.
     ``check`` is called at every pass; an exception that it raises ends the work at once.
+
+    With ``most``, the passes that an image may take, backwards beyond it give a gradient of zero and are not counted.
+    Forwards are for the caller to leave out, and every pass then needs ``rows``.
     """
 
-    def __init__(self, net: nn.Module, images: int = 0, check: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, net: nn.Module, images: int = 0, check: Callable[[], None] | None = None, most: int | None = None
+    ) -> None:
         self.forwards = 0
         self.backwards = 0
         self.rows: Tensor | None = None
         self._forwards_of, self._backwards_of = _Tally(images), _Tally(images)
         self._check = check
+        self._most = most
         self._recorded: list[tuple[bool, int]] | None = None
         self._handle = net.register_forward_hook(self._forward)
 
@@ -77,6 +90,19 @@ class Meter:
     def backwards_of(self) -> Tensor:
         """Backwards of each image (N,), on the CPU."""
         return self._backwards_of.counts()
+
+    def fits(self, rows: Tensor, passes: int) -> Tensor:
+        """Return which elements of ``rows`` (N,), images that may occur several times, may take so many passes more."""
+        if self._most is None:
+            return torch.ones_like(rows, dtype=torch.bool)
+        listed = rows.cpu()
+        left = self._most - (self.forwards_of + self.backwards_of)[listed]
+        return ((repeats(listed) + 1) * passes <= left).to(rows.device)
+
+    def is_over(self, rows: Tensor) -> bool:
+        """Say whether any of these images took more passes than it may."""
+        spent = (self.forwards_of + self.backwards_of)[rows.cpu()]
+        return self._most is not None and bool((spent > self._most).any())
 
     def close(self) -> None:
         self._handle.remove()
@@ -109,9 +135,33 @@ class Meter:
         if self._check is not None:
             self._check()
         n, rows = len(logits), self.rows
+        if self._most is not None and self._recorded is None:
+            rows = self._attributed(n, rows)
         self._count(False, n, rows)
         if logits.requires_grad:
-            logits.register_hook(lambda _: self._count(True, n, rows))  # type: ignore[no-untyped-call]
+            logits.register_hook(partial(self._backward, rows))  # type: ignore[no-untyped-call]
+
+    def _attributed(self, n: int, rows: Tensor | None) -> Tensor:
+        """Return the image of each of ``n`` logits; a defense may ask for each of its images several times at once."""
+        if rows is not None and n == len(rows):
+            return rows
+        if rows is None or len(rows) == 0 or n % len(rows):
+            raise MethodError(
+                f"max_passes cannot be kept: a batch of {n} images is no multiple of those that are attacked"
+            )
+        return rows.repeat(n // len(rows))
+
+    def _backward(self, rows: Tensor | None, grad: Tensor) -> Tensor | None:
+        if self._most is None or self._recorded is not None or rows is None:
+            self._count(True, len(grad), rows)
+            return None
+        fits = self.fits(rows, 1)
+        if bool(fits.all()):
+            self._count(True, len(grad), rows)
+            return None
+        kept = rows[fits]
+        self._count(True, len(kept), kept)
+        return torch.where(fits[:, None], grad, 0.0)
 
     def _count(self, is_backward: bool, n: int, rows: Tensor | None) -> None:
         if self._recorded is not None:
@@ -137,6 +187,10 @@ class Truth(NamedTuple):
     images: Tensor
     labels: Tensor
 
+    def rows(self, x: Tensor) -> Tensor:
+        """Return which of the clean images is nearest to each of ``x`` (M, C, H, W), shape (M,)."""
+        return torch.cdist(x.detach().flatten(1).float(), self.images.flatten(1)).argmin(1)
+
 
 class _ContiguousGradient(torch.autograd.Function):
     """The identity, whose gradient is laid out in memory as libraries expect: ours comes channels-last."""
@@ -154,23 +208,44 @@ class Counted(nn.Module):
     """A target as a module; batches are not split, so a library's own graph stays intact too.
 
     Logits and gradients are contiguous, whatever the layout of the network, and images of other precision become
-    float32. A library forms its own batches, so an oracle gets, and a margin uses, the label of the nearest clean
-    image.
+    float32. A library forms its own batches, so an oracle gets, a margin uses, and a budget counts for, the nearest
+    clean image.
     """
 
-    def __init__(self, net: nn.Module, truth: Truth | None, margin: float = 0.0) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        truth: Truth | None,
+        margin: float = 0.0,
+        budget: PassBudget | None = None,
+        passes: int = 1,
+    ) -> None:
         super().__init__()
         self.net = net
         self.truth = truth
         self.margin = margin
+        self.budget = budget
+        self.passes = passes
 
     def forward(self, x: Tensor) -> Tensor:
-        labels = None
-        if self.truth is not None and (self.margin or hasattr(self.net, "labels")):
-            distances = torch.cdist(x.detach().flatten(1).float(), self.truth.images.flatten(1))
-            labels = self.truth.labels[distances.argmin(1)]
-            set_oracle_labels(self.net, labels)
+        rows = None
+        if self.truth is not None and (self.budget is not None or self.margin or hasattr(self.net, "labels")):
+            rows = self.truth.rows(x)
         images = x.float()
+        if self.budget is None or rows is None:
+            return self._answer(images, rows)
+        nearest = rows
+        return self.budget.logits(
+            images,
+            self.budget.rows_of(nearest),
+            self.passes,
+            lambda chosen: self._answer(images[chosen], nearest[chosen]),
+        )
+
+    def _answer(self, images: Tensor, rows: Tensor | None) -> Tensor:
+        labels = None if rows is None or self.truth is None else self.truth.labels[rows]
+        if labels is not None:
+            set_oracle_labels(self.net, labels)
         logits = precise(self.net(_ContiguousGradient.apply(images)), images).contiguous()
         return logits if labels is None or not self.margin else harder(logits, labels, self.margin)
 
@@ -193,6 +268,10 @@ class NetworkTarget:
         margin: by how much, relative to the largest, the true logit is raised, so that what an attack takes for a
             success is one by more than round-off (:func:`bench.models.logits.round_off`).
         replays: records passes that recur; without it every one is launched kernel by kernel.
+        budget: of passes, kept to; it has the same ``truth``.
+
+    Raises:
+        MethodError: a single evaluation takes more passes than the budget has.
     """
 
     def __init__(
@@ -211,6 +290,7 @@ class NetworkTarget:
         truth: Truth | None = None,
         margin: float = 0.0,
         replays: Replays | None = None,
+        budget: PassBudget | None = None,
     ) -> None:
         self.num_classes = num_classes
         self.stochastic = self._random = draws is not None
@@ -227,13 +307,20 @@ class NetworkTarget:
         self._truth = truth
         self._margin = margin
         self._replays = replays
+        self._budget = budget
+        self._tracked = True
+        self._kind = "attacked"
         self._shared = _Shared(seed=seed, batch=batch)
+        if budget is not None:
+            self._measure(budget)
 
     @property
     def module(self) -> nn.Module:
         self._meter.rows = None
         self._say("a library calls its network by itself")
-        return Counted(self._net, self._truth, self._margin).eval()
+        if self._budget is None:
+            return Counted(self._net, self._truth, self._margin).eval()
+        return Counted(self._net, self._truth, self._margin, self._budget, self._passes().forward).eval()
 
     @property
     def batch(self) -> int:
@@ -247,6 +334,7 @@ class NetworkTarget:
         view.stochastic = False
         view._draws_averaged = 1
         view._margin = 0.0
+        view._tracked = self._net is self._base
         return view
 
     def smooth(self, tau: float) -> NetworkTarget:
@@ -254,21 +342,28 @@ class NetworkTarget:
             raise MethodError("this defense has no purification to differentiate a second time")
         view = self._copy()
         view._net = self._smooth(tau).eval()
+        view._kind = "smooth"
         return view
 
     def purified(self, x: Tensor) -> Tensor:
         received: list[Tensor] = []
         hook = self._base.register_forward_pre_hook(lambda _module, inputs: received.append(inputs[0].detach()))
 
-        def one(s: slice) -> tuple[Tensor]:
+        purified = x.detach().clone()
+
+        def evaluate(images: Tensor, at: Positions) -> Tensor:
             with torch.no_grad():
-                self._forward(x[s], s)
-            if received[-1].shape != x[s].shape:
-                raise MethodError(f"the defense hands on images {tuple(received[-1].shape)}, not {tuple(x[s].shape)}")
-            return (received[-1],)
+                logits = self._forward(images, at)
+            if received[-1].shape != images.shape:
+                raise MethodError(f"the defense hands on images {tuple(received[-1].shape)}, not {tuple(images.shape)}")
+            purified[at] = received[-1]
+            return logits
 
         try:
-            return torch.cat([part for (part,) in self._in_batches(len(x), one)])
+            view = self._matching(x)
+            for _ in view._in_batches(len(x), lambda s: (view._within_budget(x[s].detach(), s, evaluate, draws=1),)):
+                received.clear()
+            return purified
         finally:
             hook.remove()
 
@@ -290,33 +385,25 @@ class NetworkTarget:
         return view
 
     def __call__(self, x: Tensor) -> Tensor:
+        view = self._matching(x)
         if torch.is_grad_enabled() and x.requires_grad:
             self._say("the attack differentiates its network by itself")
-            return self._mean(x, slice(0, len(x)))
-
-        def one(s: slice) -> tuple[Tensor]:
-            if self._draws_averaged > 1:
-                return (self._mean(x[s], s).detach(),)
-            (logits,) = self._run(None, lambda x, labels: (self._answer(x, labels),), x[s].detach(), s)
-            return (logits.detach(),)
-
-        return torch.cat([part for (part,) in self._in_batches(len(x), one)])
+            return view._within_budget(x, slice(0, len(x)), view._mean)
+        return torch.cat(
+            [part for (part,) in view._in_batches(len(x), lambda s: (view._within_budget(x[s], s, view._shown),))]
+        )
 
     def gradient(self, x: Tensor, loss: Callable[..., Tensor], *args: Tensor) -> Gradient:
         # Laid out in memory as the images are, whatever the network prefers: attacks mix the two at every step.
         grad = torch.empty_like(x)
+        view = self._matching(x)
 
         def one(s: slice) -> tuple[Tensor, Tensor]:
-            total: tuple[Tensor, ...] = ()
-            for _ in range(self._draws_averaged):
-                draw = self._run(loss, partial(self._differentiated, loss), x[s].detach(), s, *(arg[s] for arg in args))
-                total = tuple(a + b for a, b in zip(total, draw, strict=True)) if total else draw
-            if self._draws_averaged > 1:
-                total = tuple(value / self._draws_averaged for value in total)
-            grad[s] = total[0]
-            return total[1], total[2]
+            part = view._gradient_within_budget(loss, x[s].detach(), s, *(arg[s] for arg in args))
+            grad[s] = part.grad
+            return part.logits, part.loss
 
-        parts = list(self._in_batches(len(x), one))
+        parts = list(view._in_batches(len(x), one))
         return Gradient(grad, *(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def repeated(self, step: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -331,13 +418,124 @@ class NetworkTarget:
     def normal(self, like: Tensor) -> Tensor:
         return draws.normal(self._shared.seed, self._images, self._shared.next_call(), like.shape[1:])
 
-    def _mean(self, x: Tensor, s: slice) -> Tensor:
+    def _matching(self, x: Tensor) -> NetworkTarget:
+        """Return the target of these images, where a budget must know which: of a batch it was not made for, too."""
+        if self._budget is None or self._truth is None or len(x) == len(self._rows):
+            return self
+        view = self._copy()
+        view._rows = self._truth.rows(x)
+        view._images = torch.arange(len(x), device=x.device)
+        return view
+
+    def _within_budget(
+        self, x: Tensor, s: Positions, evaluate: Callable[[Tensor, Positions], Tensor], draws: int | None = None
+    ) -> Tensor:
+        """Return the logits ``evaluate(x, s)`` of the rows ``s``; under a budget only of images that have it.
+
+        Args:
+            x: images.
+            s: their rows.
+            evaluate: gives the logits of images in some rows.
+            draws: how often it calls the function; by default as often as this averages.
+        """
+        if self._budget is None:
+            return evaluate(x, s)
+        at = self._at(s)
+
+        def chosen(which: slice | Tensor) -> Tensor:
+            return evaluate(x[which], s if isinstance(which, slice) else at[which])
+
+        passes = self._passes().forward * (self._draws_averaged if draws is None else draws)
+        return self._budget.logits(x, self._rows[s], passes, chosen, tracked=self._tracked)
+
+    def _gradient_within_budget(self, loss: Callable[..., Tensor], x: Tensor, s: Positions, *args: Tensor) -> Gradient:
+        """Return :meth:`_gradient` of the rows ``s``; under a budget zero for images that lack it.
+
+        An image that has passes for an evaluation is still evaluated.
+        """
+        if self._budget is None:
+            return self._gradient(loss, x, s, *args)
+        rows, at = self._rows[s], self._at(s)
+        fits = self._meter.fits(rows, self._passes().gradient * self._draws_averaged)
+        if bool(fits.all()):
+            gradient = self._gradient(loss, x, s, *args)
+            self._budget.note(x, gradient.logits, rows, tracked=self._tracked)
+            return gradient
+        grad = torch.zeros_like(x)
+        logits, values = x.new_empty(len(x), self.num_classes), x.new_empty(len(x))
+        if bool(fits.any()):
+            paid = fits.nonzero()[:, 0]
+            part = self._gradient(loss, x[paid], at[paid], *(arg[paid] for arg in args))
+            self._budget.note(x[paid], part.logits, rows[paid], tracked=self._tracked)
+            for whole, own in zip((grad, logits, values), part, strict=True):
+                whole[paid] = own
+        rest = (~fits).nonzero()[:, 0]
+        logits[rest] = self._within_budget(x[rest], at[rest], self._shown)
+        with torch.no_grad():
+            values[rest] = loss(logits[rest], *(arg[rest] for arg in args))
+        return Gradient(grad, logits, values)
+
+    def _at(self, s: Positions) -> Tensor:
+        return torch.arange(s.start, s.stop, device=self._rows.device) if isinstance(s, slice) else s
+
+    def _measure(self, budget: PassBudget) -> None:
+        """Measure what calls take, before the attack begins.
+
+        Raises:
+            MethodError: one takes more passes than the budget has.
+        """
+        least = self._passes().forward * self._draws_averaged
+        if least > budget.passes:
+            raise MethodError(f"max_passes = {budget.passes}: a single evaluation takes {least} passes")
+        if self._smooth is not None:
+            self.smooth(1.0)._passes()
+
+    def _passes(self) -> _CallPasses:
+        """Return what one call of the function takes; measured once, on one image."""
+        if self._net is self._base:
+            return _CallPasses(1, 2)
+        # Not by the network: a smooth one is made anew at every step.
+        if self._kind not in self._shared.passes:
+            self._shared.passes[self._kind] = self._measured_passes()
+        return self._shared.passes[self._kind]
+
+    def _measured_passes(self) -> _CallPasses:
+        assert self._truth is not None
+        calls, images = self._draws.calls, self._draws.images
+        leaf = self._truth.images[:1].clone().requires_grad_()
+        set_oracle_labels(self._net, self._truth.labels[:1])
+        self._draws.images = None
+        with torch.enable_grad(), self._meter.recording() as passes:
+            logits = self._net(leaf)
+            forward = sum(n for _, n in passes)
+            if logits.requires_grad:
+                torch.autograd.grad(logits.sum(), leaf)
+        self._draws.calls, self._draws.images = calls, images
+        return _CallPasses(forward, sum(n for _, n in passes))
+
+    def _gradient(self, loss: Callable[..., Tensor], x: Tensor, s: Positions, *args: Tensor) -> Gradient:
+        total: tuple[Tensor, ...] = ()
+        for _ in range(self._draws_averaged):
+            draw = self._run(loss, partial(self._differentiated, loss), x, s, *args)
+            total = tuple(a + b for a, b in zip(total, draw, strict=True)) if total else draw
+        if self._draws_averaged > 1:
+            total = tuple(value / self._draws_averaged for value in total)
+        return Gradient(*total)
+
+    def _shown(self, x: Tensor, s: Positions) -> Tensor:
+        """Return the logits of images in the rows ``s``, detached."""
+        if self._draws_averaged > 1:
+            return self._mean(x, s).detach()
+        (logits,) = self._run(None, lambda x, labels: (self._answer(x, labels),), x.detach(), s)
+        return logits.detach()
+
+    def _mean(self, x: Tensor, s: Positions) -> Tensor:
         logits = self._forward(x, s)
         for _ in range(self._draws_averaged - 1):
             logits = logits + self._forward(x, s)
         return logits / self._draws_averaged if self._draws_averaged > 1 else logits
 
-    def _forward(self, x: Tensor, s: slice) -> Tensor:
+    def _forward(self, x: Tensor, s: Positions) -> Tensor:
         labels = self._begin(len(x), s)
         logits = self._answer(x, labels)
         self._draws.images = None
@@ -348,7 +546,7 @@ class NetworkTarget:
         loss: Callable[..., Tensor] | None,
         function: Callable[..., tuple[Tensor, ...]],
         x: Tensor,
-        s: slice,
+        s: Positions,
         *args: Tensor,
     ) -> tuple[Tensor, ...]:
         """Return ``function(x, labels, *args)``, of the rows ``s``, replayed where it can be."""
@@ -381,10 +579,11 @@ class NetworkTarget:
             self._replays.say(reason)
         return False
 
-    def _begin(self, n: int, s: slice) -> Tensor | None:
+    def _begin(self, n: int, s: Positions) -> Tensor | None:
         """Make the pass of ``n`` images one of the rows ``s``; return their labels if logits are to be made harder."""
         # The whole is not sliced: a meter knows the same rows again by the tensor.
-        rows = self._rows if (s.start, s.stop) == (0, len(self._rows)) else self._rows[s]
+        whole = isinstance(s, slice) and (s.start, s.stop) == (0, len(self._rows))
+        rows = self._rows if whole else self._rows[s]
         self._meter.rows = rows if n == len(rows) else None
         self._draws.images = None if self._meter.rows is None else self._images[s]
         if self._truth is None or self._meter.rows is None:
@@ -444,6 +643,13 @@ def parts(n: int, batch: int) -> Iterator[slice]:
         yield slice(n * i // count, n * (i + 1) // count)
 
 
+class _CallPasses(NamedTuple):
+    """Passes of the base classifier that one image takes: in one call, and in one with the gradient after it."""
+
+    forward: int
+    gradient: int
+
+
 class _Shared:
     """What all row views of one target have in common."""
 
@@ -451,6 +657,7 @@ class _Shared:
         self.seed = seed
         self.batch = batch
         self.calls = 0
+        self.passes: dict[str, _CallPasses] = {}
 
     def next_call(self) -> int:
         self.calls += 1

@@ -218,6 +218,13 @@ def _shared(full: _Cost, share: Share) -> _Cost:
     return _Cost(share.expected * full.tflop, share.expected * full.seconds, between)
 
 
+def _within(most: int | None, passes: Passes, taken: Passes) -> Passes:
+    """Return as many of ``passes`` as a budget leaves, if together with what they entail they are ``taken``."""
+    if most is None or sum(taken) <= most:
+        return passes
+    return Passes(*(each * most / sum(taken) for each in passes))
+
+
 class _Costs:
     """Costs of the nodes of a plan, from those of one image."""
 
@@ -249,18 +256,25 @@ class _Costs:
         meta = registry.entry_of(attack.attack).meta
         stated = passes_of(meta["passes"], attack.attack.params) if meta.get("passes") else None
         unit = self._units.net(attack.model, cell)
+        if stated is None and attack.max_passes is not None:
+            # All that is known of it: it takes no more, and steps along a gradient are how most attacks spend them.
+            stated = Passes(attack.max_passes / 2, attack.max_passes / 2)
         if stated is None or unit is None:
             return _UNKNOWN
         if attack.step is None:
+            stated = _within(attack.max_passes, stated, stated)
             full = _Cost(attack.data.n * unit.flops.of(*stated) / 1e12, attack.data.n * unit.seconds(stated))
             return _shared(full, share_of(attack, right=right))
         if (step := self._units.step(attack.step, attack.model, cell)) is None:
             return _UNKNOWN
         averaged = step.random and meta.get("averages_draws", True)
-        times = attack.data.n * (attack.eot if averaged else 1)
+        times = attack.eot if averaged else 1
+        stated = Passes(times * stated.forwards, times * stated.backwards)
         inside = step.deployed.passes
         passes = Passes(stated.forwards * inside.forwards, stated.forwards * inside.backwards + stated.backwards)
-        full = _Cost(times * unit.flops.of(*passes) / 1e12, times * step.surrogate.seconds(stated))
+        stated, passes = _within(attack.max_passes, stated, passes), _within(attack.max_passes, passes, passes)
+        n = attack.data.n
+        full = _Cost(n * unit.flops.of(*passes) / 1e12, n * step.surrogate.seconds(stated))
         return _shared(full, share_of(attack, random=averaged, right=right))
 
     def evaluation(self, cell: Cell) -> _Cost:

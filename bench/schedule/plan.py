@@ -392,8 +392,8 @@ class _Maker:
     hashes: Mapping[str, str]
     keys: Keys
     _models: dict[tuple[int, int], ModelRef] = field(default_factory=dict)
-    _sets: dict[tuple[int, int, int, bool], AttackRef] = field(default_factory=dict)
-    _links: dict[tuple[int, int], Earlier] = field(default_factory=dict)
+    _sets: dict[tuple[int, int, int, bool, int | None], AttackRef] = field(default_factory=dict)
+    _links: dict[tuple[int, int, int | None], Earlier] = field(default_factory=dict)
     _suites: dict[tuple[int, int], tuple[Earlier, ...]] = field(default_factory=dict)
 
     def cells(self, defense: Defense, attacks: list[Attack], *, chained: bool) -> Iterator[PlannedCell]:
@@ -433,7 +433,7 @@ class _Maker:
 
     def _set(self, model: ModelRef, attack: Attack, step: MethodRef | None, access: Access) -> AttackRef:
         stops_early = access in ("white-box", "adaptive") or attack.rule_given
-        identity = (id(model), id(attack.method), id(attack.threat), stops_early)
+        identity = (id(model), id(attack.method), id(attack.threat), stops_early, attack.max_passes)
         if access != "adaptive" and identity in self._sets:
             return self._sets[identity]
         attack_ref = AttackRef(
@@ -444,6 +444,7 @@ class _Maker:
             data=self.data,
             seed=self.seed,
             eot=attack.eot if access == "adaptive" else 1,
+            max_passes=attack.max_passes,
         )
         if access != "adaptive":
             self._sets[identity] = attack_ref
@@ -451,10 +452,10 @@ class _Maker:
 
     def _longer(self, before: tuple[Earlier, ...], attack_ref: AttackRef) -> tuple[Earlier, ...]:
         """Return a suite with one more attack; of suites that began alike it is one object."""
-        link = self._links.get((id(attack_ref.attack), attack_ref.eot))
-        if link is None:
-            link = self._links[id(attack_ref.attack), attack_ref.eot] = Earlier(
-                attack=attack_ref.attack, eot=attack_ref.eot
+        used = id(attack_ref.attack), attack_ref.eot, attack_ref.max_passes
+        if (link := self._links.get(used)) is None:
+            link = self._links[used] = Earlier(
+                attack=attack_ref.attack, eot=attack_ref.eot, max_passes=attack_ref.max_passes
             )
         identity = id(before), id(link)
         if identity not in self._suites:
@@ -490,11 +491,12 @@ def suite_order(attack: Attack) -> tuple[bool, float]:
     where those went before.
     """
     if attack.method.name.partition(":")[0] in registry.entries("library"):
-        return True, float("inf")
+        return True, float("inf") if attack.max_passes is None else attack.max_passes
     entry = registry.find("attack", attack.method.name)
     passes = passes_of(str(entry.meta.get("passes")), attack.method.params)
     blind = entry.meta.get("needs", "gradient") in ("scores", "labels")
-    return blind, attack.eot * sum(passes) if passes else float("inf")
+    most = float("inf") if attack.max_passes is None else attack.max_passes
+    return blind, min(most, attack.eot * sum(passes)) if passes else most
 
 
 def _full_strength(method: MethodRef) -> MethodRef:
@@ -509,8 +511,7 @@ def _first(attack: AttackRef) -> AttackRef:
     """Return the set that a suite begins with."""
     if not attack.after:
         return attack
-    first = attack.after[0]
-    return attack.model_copy(update={"attack": first.attack, "eot": first.eot, "after": ()})
+    return attack.continuing(attack.after[0], ())
 
 
 def _part(cells: list[PlannedCell], i: int, n: int, keys: Keys) -> list[PlannedCell]:

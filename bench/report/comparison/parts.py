@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from bench.types import AttackRef, Cell, CellResult, MethodRef, ModelRef, TrainRef
+from bench.types import AttackRef, Cell, CellResult, MethodRef, ModelRef, TrainRef, usage
 
 #: The new name of a method by its part and old name: ``{("attack", "pgd"): "pgd-linf"}``.
 Renames = Mapping[tuple[str, str], str]
@@ -49,7 +49,7 @@ def methods_by_part(cell: Cell, renames: Renames | None = None) -> dict[str, Use
     if cell.step is not None:
         methods["step"] = _used(cell.step)
     if (attack := cell.attack) is not None:
-        settings = {**attack.attack.params, "eot": attack.eot, **_suite_settings(attack, renames or {})}
+        settings = {**attack.attack.params, **usage(attack), **_suite_settings(attack, renames or {})}
         methods["attack"] = UsedMethod(attack.attack.name, settings, attack.attack.code_sha)
         if attack.model != cell.model:
             methods |= {f"{SOURCE}{part}": method for part, method in _of_model(attack.model).items()}
@@ -93,7 +93,7 @@ def _suite_settings(attack: AttackRef, renames: Renames) -> dict[str, Any]:
         name = renames.get(("attack", earlier.attack.name), earlier.attack.name)
         counts[name] += 1
         prefix = f"{_AFTER} {name}" if counts[name] == 1 else f"{_AFTER} {name} ({counts[name]})"
-        settings |= {f"{prefix}: {key}": value for key, value in {**earlier.attack.params, "eot": earlier.eot}.items()}
+        settings |= {f"{prefix}: {key}": value for key, value in {**earlier.attack.params, **usage(earlier)}.items()}
     return {_AFTER: ", ".join(counts.elements()) or None, **settings}
 
 
@@ -103,7 +103,7 @@ def all_methods(cell: Cell) -> Iterator[tuple[str, UsedMethod]]:
         own = {key: value for key, value in method.settings.items() if not key.startswith(_AFTER)}
         yield part.removeprefix(SOURCE), method._replace(settings=own)
     for earlier in cell.attack.after if cell.attack else ():
-        settings = {**earlier.attack.params, "eot": earlier.eot}
+        settings = {**earlier.attack.params, **usage(earlier)}
         yield "attack", UsedMethod(earlier.attack.name, settings, earlier.attack.code_sha)
 
 

@@ -111,7 +111,10 @@ def _differing(params: Sequence[Params]) -> list[str]:
 
 def attack_params(r: CellResult) -> Params:
     """Return the parameters of an attack that may distinguish it from a namesake."""
-    return {} if r.cell.attack is None else {k: v for k, v in r.cell.attack.attack.params.items() if k != "rule"}
+    if (attack := r.cell.attack) is None:
+        return {}
+    params = {k: v for k, v in attack.attack.params.items() if k != "rule"}
+    return params if attack.max_passes is None else {**params, "max_passes": attack.max_passes}
 
 
 def defense_params(r: CellResult) -> Params:

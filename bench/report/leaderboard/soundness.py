@@ -171,11 +171,12 @@ def _significant(weaker: Outcomes, stronger: Outcomes) -> bool:
 
 def families(results: Iterable[CellResult]) -> Iterator[tuple[str, list[CellResult]]]:
     """Yield runs of one attack that differ in one measure of effort only: that measure, and they, the longest last."""
-    namesakes: dict[tuple[str, int, str], list[tuple[MethodRef, CellResult]]] = defaultdict(list)
+    namesakes: dict[tuple[str, int, int | None, str], list[tuple[MethodRef, CellResult]]] = defaultdict(list)
     for result in results:
         if (attack_ref := result.cell.attack) is not None:
             method = attack_ref.attack
-            namesakes[result.cell.access, attack_ref.eot, method.name].append((method, result))
+            used = result.cell.access, attack_ref.eot, attack_ref.max_passes, method.name
+            namesakes[used].append((method, result))
     # Most attacks are alone, and to write out all of them would take the most of the time.
     for group in (group for group in namesakes.values() if len(group) > 1):
         by_effort: dict[tuple[str, str], dict[float, CellResult]] = defaultdict(dict)

@@ -121,7 +121,9 @@ def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
         is_named = r.cell.access == "transfer" and attack_ref.model != r.cell.model
         source = attack_ref.model.model_dump_json(exclude=EXCLUDE_SEED) if is_named else ""
         exact[r.key] = f"{with_rule(attack_ref.attack)} {attack_ref.eot} {source} {bool(attack_ref.after)}"
-        loose[r.key] = f"{r.names.attack} {without_rule(attack_ref.attack)} {source}"
+        within = "" if attack_ref.max_passes is None else f" {attack_ref.max_passes}"
+        exact[r.key] += within
+        loose[r.key] = f"{r.names.attack} {without_rule(attack_ref.attack)} {source}{within}"
         variants[loose[r.key], threat_text(attack_ref.threat), r.cell.access].add(exact[r.key])
     split = {attack for (attack, _, _), ids in variants.items() if len(ids) > 1}
     return {key: exact[key] if attack in split else attack for key, attack in loose.items()}

@@ -446,7 +446,7 @@ def _error_column(group: str, measure: corruption_error.Measure) -> Column:
 def _described(results: Sequence[CellResult]) -> tuple[str, str]:
     """Return the parameters of an attack, and which iterate it keeps under each access."""
     attacks = [(r.cell.access, r.cell.attack.attack) for r in results if r.cell.attack]
-    params = visible(", ".join(f"{key} {value}" for key, value in attacks[0][1].params.items() if key != "rule"))
+    params = visible(", ".join(f"{key} {value}" for key, value in attack_params(results[0]).items()))
     by_access = {access: visible(str(attack.params.get("rule", ""))) for access, attack in attacks}
     kept = sorted(set(by_access.values()) - {""})
     if len(kept) < 2:
@@ -528,6 +528,7 @@ def _notes(
         yield f"the {each.n:,} training images are of {each.classes_present} of {each.num_classes} classes"
     if protocol != str(EVALUATION_VERSION):
         yield f"measured with protocol {protocol}, not comparable with new results (protocol {EVALUATION_VERSION})"
+    yield from _budgets_of_passes(results)
     if len(machines := sorted({f"{r.provenance.machine} ({r.provenance.device})" for r in results if r.cost})) > 1:
         yield f"seconds come from {len(machines)} machines and do not compare: {', '.join(machines)}"
     if any(r.provenance.dirty for r in results):
@@ -569,7 +570,7 @@ def _attacking(result: CellResult) -> dict[str, Any]:
     """Return what an attack column is made of, as data."""
     attack = result.cell.attack
     assert attack is not None
-    return attack.model_dump(mode="json", include={"attack", "eot"})
+    return attack.model_dump(mode="json", include={"attack", "eot", "max_passes"})
 
 
 def _survivors_of_all(summary: ThreatSummary) -> Iterator[str]:
@@ -589,6 +590,18 @@ def _spared(result: CellResult, sets: Mapping[str, CellResult]) -> float | None:
     if before is None or before.metrics is None or before.metrics.accuracy_under_attack is None:
         return None
     return 1 - before.metrics.accuracy_under_attack
+
+
+def _budgets_of_passes(results: Sequence[CellResult]) -> Iterator[str]:
+    """Yield how many passes an image may take, and under which attacks, where not all of a table have that budget."""
+    names: dict[int | None, dict[str, None]] = {}
+    for attack, name in ((r.cell.attack, r.names.attack) for r in results):
+        if attack is not None:
+            names.setdefault(attack.max_passes, {})[name] = None
+    for most, attacks in names.items():
+        if most is not None:
+            of = f": {', '.join(attacks)}" if len(names) > 1 else ""
+            yield f"at most {most:,} passes an image, forwards and backwards of the base classifier together{of}"
 
 
 def column_id(group: str, column: str) -> str:

@@ -19,7 +19,7 @@ from bench.report.render.samples import MAX_SETS, Sample, samples
 from bench.report.render.view import views
 from bench.store.outputs import move_foreign_aside, write_into
 from bench.store.working_store import Store
-from bench.types import AttackRef, CellError, CellResult, Cost, Metrics, jsonable
+from bench.types import AttackRef, CellError, CellResult, Cost, Metrics, jsonable, usage
 from bench.visible import visible, visible_values
 
 if TYPE_CHECKING:
@@ -242,4 +242,4 @@ def _error(error: CellError) -> dict[str, Any]:
 
 def _parameters(attack: AttackRef) -> dict[str, Any]:
     after = {"after": ", ".join(earlier.attack.name for earlier in attack.after)} if attack.after else {}
-    return {**attack.attack.params, "eot": attack.eot, **after, "code": attack.attack.code_sha[:12]}
+    return {**attack.attack.params, **usage(attack), **after, "code": attack.attack.code_sha[:12]}
