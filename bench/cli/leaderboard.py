@@ -51,6 +51,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="E,E,...",
         help="also the robust accuracy within these budgets, such as 1/255,2/255,4/255, from attacks without a budget",
     )
+    parser.add_argument(
+        "--optimality",
+        action="store_true",
+        help="instead, a ranking of the attacks without a budget by how near they come to the best (AttackBench)",
+    )
     _view_arguments(parser.add_argument_group("what the tables show; not for JSON and --paper"))
     parser.add_argument(
         "--out",
@@ -152,6 +157,8 @@ def _show(args: argparse.Namespace) -> int:
     file_format = args.format or (args.out.suffix.removeprefix(".") if args.out else None)
     is_folder = args.paper and args.out is not None and not file_format
     view = _view(args, file_format)
+    if args.optimality:
+        return _rank_attacks(args, file_format)
     if args.format == CARDS:
         return _write_cards(args)
     if args.out and file_format not in FORMATS and not is_folder:
@@ -176,6 +183,36 @@ def _show(args: argparse.Namespace) -> int:
         _print_board(board)
     else:
         _write_board(args, board, file_format, root)
+    return 0
+
+
+def _rank_attacks(args: argparse.Namespace, file_format: str | None) -> int:
+    """Write the ranking of attacks to ``--out``, by default to standard output."""
+    from bench.report.leaderboard.optimality import ranking
+    from bench.report.leaderboard.tables import build
+    from bench.report.render import optimality
+    from bench.store.history import read
+    from bench.store.outputs import write_named
+    from bench.store.records import with_distances
+    from bench.store.working_store import Store
+
+    if file_format not in (None, *optimality.FORMATS):
+        raise UsageError(f"--optimality comes as text, {', '.join(optimality.FORMATS)}, not {file_format}")
+    if asked := [option for option in (*_VIEW, "paper", "eps") if getattr(args, option)]:
+        raise UsageError(f"--{asked[0]} is for the tables of defenses; --optimality ranks all attacks")
+    root = options.store_root(args)
+    with args.display.phase("reading the results"):
+        recorded = read(root)
+    for note in recorded.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    with args.display.phase("ranking the attacks"):
+        results = map(partial(with_distances, store=Store(root)), recorded.results)
+        ranked = ranking(build(results, recorded.planned_tables))
+    written = (optimality.FORMATS[file_format] if file_format else optimality.as_text)(ranked)
+    if args.out is None:
+        sys.stdout.write(written)
+    elif write_named(args.out, written.encode()):
+        print(visible(str(args.out)))
     return 0
 
 
