@@ -30,7 +30,7 @@ lint: .venv/.test
 	touch $@ .venv/.bench
 
 perf: .venv/.test
-	for each in attacks training report schedule; do $(BIN)/python -m tests.perf.$$each || exit 1; done
+	for each in attacks corruptions training report schedule; do $(BIN)/python -m tests.perf.$$each || exit 1; done
 
 clean:
 	rm -rf .venv report

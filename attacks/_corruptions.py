@@ -187,7 +187,9 @@ def _defocus_blur(x: Tensor, disk: tuple[float, float], target: Target) -> Tenso
     kernel = disk_kernel(*disk).to(x)
     half = len(kernel) // 2
     padded = F.pad(x, [half] * 4, mode="reflect")
-    return F.conv2d(padded.flatten(0, 1)[:, None], kernel[None, None]).view(x.shape)
+    # The product of spectra wraps around only where the padding is.
+    spectrum = torch.fft.rfft2(padded) * torch.fft.rfft2(kernel, padded.shape[2:])
+    return torch.fft.irfft2(spectrum, padded.shape[2:])[:, :, 2 * half :, 2 * half :]
 
 
 def disk_kernel(radius: float, deviation: float) -> Tensor:

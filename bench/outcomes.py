@@ -11,6 +11,8 @@ from math import inf
 from operator import and_
 from struct import pack, unpack
 
+_DIGITS = bytes.maketrans(b"\0\1", b"01")
+
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
@@ -26,8 +28,8 @@ class Outcomes:
     @classmethod
     def of(cls, right: Iterable[bool]) -> Outcomes:
         """Return outcomes that are given one by one."""
-        digits = "".join("1" if each else "0" for each in right)
-        return cls(int(digits or "0", 2), len(digits))
+        digits = bytes(map(bool, right)).translate(_DIGITS)
+        return cls(int(digits or b"0", 2), len(digits))
 
     @classmethod
     def decode(cls, text: str, n: int) -> Outcomes:
@@ -109,7 +111,7 @@ class Distances:
             raise ValueError(f"{len(data)} bytes are not exactly {n} distances")
         values = unpack(f"<{n}f", data)
         # NaN satisfies no comparison.
-        if not all(value >= 0 for value in values):
+        if not all(map((0.0).__le__, values)):
             raise ValueError("a distance that is negative or no number")
         return cls(values)
 
@@ -120,9 +122,9 @@ class Distances:
     @property
     def unbroken(self) -> Outcomes:
         """Which images no wrong one was found for."""
-        return Outcomes.of(value == inf for value in self.values)
+        return Outcomes.of(map(inf.__eq__, self.values))
 
     @property
     def farthest(self) -> float:
         """The largest distance that was found; 0 where none was."""
-        return max((value for value in self.values if value != inf), default=0.0)
+        return max(filter(inf.__ne__, self.values), default=0.0)
