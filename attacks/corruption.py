@@ -52,6 +52,8 @@ def corruption(
     They are the authors' own, and come with the package ``imagecorruptions``, which is not imported:
     ``pip install --no-deps imagecorruptions``. The other kinds need nothing.
 
+    All defenses on one classifier get the same images, those of static access, unless ``access`` says otherwise.
+
     Args:
         target: only its draws are used.
         x: images (N, C, H, W) in [0, 1], of 8 x 8 pixels or more.

@@ -295,7 +295,8 @@ def require_few(axis: str, entries: Iterable[tuple[Mapping[str, Any], int]]) -> 
 def _with_shared(config: Config, config_entry: AttackConfig, entry: registry.Entry) -> AttackConfig:
     """Return an attack with what ``[attack]`` gives to all that know it, and to it by name, below its own words."""
     known = {*AttackConfig.model_fields, *entry.parameters.model_fields}
-    if entry.meta.get("norms") == ("corruption",):
+    is_corruption = entry.meta.get("norms") == ("corruption",)
+    if is_corruption:
         known -= {"eps", "norm"}
     presets = entry.meta.get("presets") or {}
     shared = {
@@ -307,7 +308,9 @@ def _with_shared(config: Config, config_entry: AttackConfig, entry: registry.Ent
     try:
         attack = AttackConfig.model_validate(body)
         registry.require_numbers(body, attack)
-        return attack
+        # It sees nothing, so all defenses on one classifier get the same images.
+        unsaid = is_corruption and "access" not in body
+        return attack.model_copy(update={"access": ["static"]}) if unsaid else attack
     except ValidationError as error:
         raise UsageError(registry.explain(error, known=AttackConfig.model_fields)) from None
 

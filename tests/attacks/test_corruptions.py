@@ -385,14 +385,21 @@ def columns_of(tmp_path, text: str) -> list[expand.Attack]:
 
 
 def test_kinds_and_severities_sweep_and_are_always_in_the_name(tmp_path) -> None:
-    columns = columns_of(tmp_path, 'kind = ["fog", "contrast"]\nseverity = [1, 2, 3, 4, 5]\naccess = ["static"]\n')
+    columns = columns_of(tmp_path, 'kind = ["fog", "contrast"]\nseverity = [1, 2, 3, 4, 5]\n')
     assert [column.label for column in columns][:2] == [
         "corruption[kind=fog,severity=1]",
         "corruption[kind=fog,severity=2]",
     ]
     assert len(columns) == 10 and {column.threat for column in columns} == {THREATS["corruption"]}
-    (alone,) = columns_of(tmp_path, 'kind = "fog"\naccess = ["static"]\n')
+    (alone,) = columns_of(tmp_path, 'kind = "fog"\n')
     assert alone.label == "corruption[kind=fog,severity=3]"
+
+
+def test_one_set_of_images_serves_all_defenses_unless_the_access_says_otherwise(tmp_path) -> None:
+    (alone,) = columns_of(tmp_path, "")
+    assert alone.access == "static"
+    asked = columns_of(tmp_path, 'access = ["static", "adaptive"]\n')
+    assert [column.access for column in asked] == ["static", "adaptive"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from bench.keys import canonical_json
 from bench.report import figures
 from bench.report.comparison.compare import compare
 from bench.report.leaderboard.tables import build
+from bench.report.render.export import payload
 from bench.store import history
 from bench.store.history import serialise
 from bench.store.working_store import Store
@@ -21,13 +22,15 @@ from tests.schedule.test_scale import calls, growth
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_tables_take_calls_in_proportion_to_the_results(shape):
-    counts = []
+    counts, written = [], []
     for cells in (120, 240, 480):
         results = list(SHAPES[shape](cells, 40, "2026-11-22T00:00:00+00:00"))
         assert 0.8 * cells <= len(results) <= cells
-        build(results)
+        board = build(results)
         counts.append(calls(build, results)[1])
+        written.append(calls(payload, board)[1])
     assert growth(counts) < 2.5, counts
+    assert growth(written) < 2.5, written
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any
@@ -117,7 +118,8 @@ def payload(board: Board) -> dict[str, Any]:
     """Return the object of the JSON format: fractions in [0, 1], FLOPs 2 per multiply-add, absent values ``None``."""
     defenses: list[dict[str, Any]] = []
     for table in board.tables:
-        defenses += (_defense(table, summary) for summary in table.threats)
+        errors = _corruption_errors(table)
+        defenses += (_defense(table, summary, errors.get(summary.defense, {})) for summary in table.threats)
     return {
         "schema": SCHEMA,
         "tables": [
@@ -213,7 +215,7 @@ def _cell(r: CellResult, defense: str, attack: str, protocol: str) -> dict[str, 
     }
 
 
-def _defense(table: Table, s: ThreatSummary) -> dict[str, Any]:
+def _defense(table: Table, s: ThreatSummary, errors: Mapping[str, float | None]) -> dict[str, Any]:
     white_box = s.worst.get("white-box", Value(None))
     static, adaptive = s.worst.get("static", white_box), s.worst.get("adaptive", white_box)
     overall = s.worst.get("any", Value(None))
@@ -237,9 +239,9 @@ def _defense(table: Table, s: ThreatSummary) -> dict[str, Any]:
         "worst_case_high": overall.high,
         "worst_case_spread": overall.spread,
         "worst_case_counts": WORST_CASE,
-        "mean_corruption_error": _corruption_error(table, s, corruption_error.UNNORMALISED),
-        "mean_corruption_error_normalised": _corruption_error(table, s, corruption_error.NORMALISED),
-        "relative_mean_corruption_error": _corruption_error(table, s, corruption_error.RELATIVE),
+        "mean_corruption_error": _corruption_error(errors, s.group, corruption_error.UNNORMALISED),
+        "mean_corruption_error_normalised": _corruption_error(errors, s.group, corruption_error.NORMALISED),
+        "relative_mean_corruption_error": _corruption_error(errors, s.group, corruption_error.RELATIVE),
         "gap": s.gap.number,
         "gap_low": s.gap.low,
         "gap_high": s.gap.high,
@@ -259,11 +261,19 @@ def _defense(table: Table, s: ThreatSummary) -> dict[str, Any]:
     }
 
 
-def _corruption_error(table: Table, s: ThreatSummary, label: str) -> float | None:
-    """Return a mean corruption error over all severities, of the set or under the threat; else nothing."""
-    names = [column_id(group, label) for group in (s.group, "clean")]
-    values = (row.values.get(name) for row, name in product(table.rows, names) if row.defense == s.defense)
-    return next((value.number for value in values if value is not None), None)
+def _corruption_errors(table: Table) -> dict[str, dict[str, float | None]]:
+    """Return the mean corruption errors of each defense by the id of their column, which any of its rows may fill."""
+    columns = [column.id for column in table.columns if column.kind == "mce"]
+    errors: dict[str, dict[str, float | None]] = defaultdict(dict)
+    for row, name in product(table.rows, columns):
+        if name in row.values:
+            errors[row.defense].setdefault(name, row.values[name].number)
+    return errors
+
+
+def _corruption_error(errors: Mapping[str, float | None], group: str, label: str) -> float | None:
+    """Return a mean corruption error over all severities, of the set or under a threat; else nothing."""
+    return errors.get(column_id(group, label), errors.get(column_id("clean", label)))
 
 
 FORMATS: dict[str, Callable[[Board], str]] = {"md": markdown, "csv": comma_separated, "tex": latex, "json": as_json}
