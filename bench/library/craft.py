@@ -71,7 +71,7 @@ def attack(
         mean: of a network that expects normalised images, as for :func:`bench.evaluate`.
         std: goes with ``mean``.
         progress: show a bar.
-        params: parameters of the attack, such as ``steps=50``; ``eot`` of a randomised defense.
+        params: parameters of the attack, such as ``steps=50``; ``eot`` of a randomised defense; ``max_passes``.
 
     Returns:
         Images as ``x``: of its kind, shape, type and device.

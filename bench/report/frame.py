@@ -36,9 +36,9 @@ def load_results(source: str | Path | Iterable[CellResult] | None = None) -> pd.
     ``accuracy_under_attack`` (right under the attack, whatever the clean answer) with its interval ``ci_low ci_high``,
     and ``robust_accuracy`` (right clean and under the attack); ``status`` (``done`` or ``failed``), ``flags``,
     ``error``; ``forwards_per_example backwards_per_example seconds_per_example flops_per_example`` of the attack;
-    ``mean_linf mean_l2`` in pixel units of [0, 1]; ``attack_params`` and ``eot``; ``images`` (hash of the image list),
-    ``protocol``, ``commit dirty machine device finished``; ``key``. A result of code since edited gives way to the
-    newest one.
+    ``mean_linf mean_l2`` in pixel units of [0, 1]; ``attack_params``, ``eot``, ``max_passes``; ``images`` (hash of the
+    image list), ``protocol``, ``commit dirty machine device finished``; ``key``. A result of code since edited gives
+    way to the newest one.
 
     Args:
         source: a store, a recorded file, a commit, or results; the default store if left out.

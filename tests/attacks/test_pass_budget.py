@@ -133,8 +133,15 @@ def test_a_library_that_loops_until_it_succeeds_ends(plain: Case) -> None:
     assert 0 < several.seen <= 21
 
 
-@pytest.mark.parametrize(("step", "eot"), [("tpap", 1), ("resize-pad", 3), ("feature-squeezing", 1)])
-@pytest.mark.parametrize("name", ["pgd", "square", "smoothed-pgd"])
+@pytest.mark.parametrize(
+    ("name", "step", "eot"),
+    [
+        ("pgd", "tpap", 1),
+        ("square", "resize-pad", 3),
+        ("pgd", "resize-pad", 3),
+        ("smoothed-pgd", "feature-squeezing", 1),
+    ],
+)
 def test_passes_of_a_step_and_of_averaged_draws_count(plain: Case, name: str, step: str, eot: int) -> None:
     more = {"step": step, "eot": eot, **FEW[name]}
     for most in (13, 50):
