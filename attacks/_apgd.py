@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attacks._aim import aim_of
 from attacks._balls import distance, project, sparse_sign, steepest
 from attacks._steps import ActiveImages, budget, l2_norm, margin, per_image
 from bench.api import Gradient, Target, Threat
@@ -94,7 +95,8 @@ def apgd(
         objective = objective._replace(args=objective.args[active])
         x_adv, loss, is_adv = apgd_run(view, x[active], labels, threat, objective, steps)
         if target.stochastic:
-            loss = margin(view(x_adv), labels)
+            aim = aim_of(view, labels)
+            loss = aim.margin(view(x_adv), aim.classes)
             is_adv = torch.zeros_like(is_adv)
         improved = is_adv | (loss > best_loss[active])
         x_best[active[improved]] = x_adv[improved]
@@ -176,7 +178,7 @@ def _climb(
     stops: bool = True,
 ) -> Run:
     """Maximise one objective from ``x_start``; without ``stops`` no image is dropped, and each keeps the best."""
-    state = _initial_state(x, x_start, threat, objective.args)
+    aim, state = aim_of(target, y), _initial_state(x, x_start, threat, objective.args)
     run = Run(x.clone(), x.new_full((len(x),), -torch.inf), torch.zeros(len(x), dtype=torch.bool, device=x.device))
     periods = _periods(steps, threat)
     for k in range(steps + 1):
@@ -184,7 +186,7 @@ def _climb(
             break
         gradient = _evaluate(target.rows(state.active), state.x_adv, objective, state.args, backward=k < steps)
         _record(state, gradient, first=k == 0)
-        is_adv = gradient.logits.argmax(1) != y[state.active]
+        is_adv = aim.succeeded(gradient.logits, aim.classes[state.active])
         run.is_adv[state.active] = is_adv
         if stops and not target.stochastic and bool(is_adv.any()):
             run.x_best[state.active[is_adv]] = state.x_adv[is_adv]

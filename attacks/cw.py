@@ -4,7 +4,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attacks._steps import ActiveImages, adam_step, l2_norm, margin, per_image
+from attacks._aim import Aim, aim_of
+from attacks._steps import ActiveImages, adam_step, l2_norm, per_image
 from bench.api import Count, NonNegative, Positive, Target, Threat, attack
 
 
@@ -13,6 +14,7 @@ from bench.api import Count, NonNegative, Positive, Target, Threat, attack
     bounded=False,
     passes="searches x steps forwards + searches x steps backwards, fewer where the search for an image stalls",
     early_exit="stalled",
+    targetable=True,
     presets={
         "tpap": {"steps": 10, "searches": 4, "confidence": 1.0, "first_c": 1.0, "abort_early": False},
         "reference": {"steps": 1000, "searches": 9},
@@ -35,7 +37,8 @@ def cw(
 
     It minimises ||x' - x||^2 + c * max(z_y - max_{i != y} z_i + confidence, 0) with x' = (tanh(w) + 1) / 2, for
     ``searches`` values of c per image: half-way between the largest that failed and the smallest that succeeded, ten
-    times more while none has. An image keeps its nearest success over all iterates, itself if there is none.
+    times more while none has. With a target class t the penalty is that of max(max_{i != t} z_i - z_t + confidence, 0),
+    and only t is a success. An image keeps its nearest success over all iterates, itself if there is none.
 
     Args:
         target: the function under attack.
@@ -53,7 +56,7 @@ def cw(
     Returns:
         Images shaped as ``x``; the input where no success was found.
     """
-    eps = torch.inf if threat.eps is None else float(threat.eps)
+    aim, eps = aim_of(target, y), torch.inf if threat.eps is None else float(threat.eps)
     best = _Best(x.clone(), x.new_full((len(x),), torch.inf))
     c = x.new_full((len(x),), first_c)
     lower, upper = torch.zeros_like(c), torch.full_like(c, torch.inf)
@@ -64,7 +67,7 @@ def cw(
         state = _State(
             active=active,
             x_orig=x[active],
-            y=y[active],
+            classes=aim.classes[active],
             c=c[active],
             x_best=best.x[active],
             best_l2=best.l2[active],
@@ -73,7 +76,7 @@ def cw(
             v=torch.zeros_like(w),
             objective=torch.full_like(c[active], torch.inf),
         )
-        is_adv = _minimise(target, state, best, eps, steps, confidence, learning_rate, abort_early)
+        is_adv = _minimise(target, aim, state, best, eps, steps, confidence, learning_rate, abort_early)
         upper = torch.where(is_adv, torch.minimum(upper, c), upper)
         lower = torch.where(is_adv, lower, torch.maximum(lower, c))
         c = torch.where(upper < torch.inf, (lower + upper) / 2, c * 10)
@@ -85,7 +88,7 @@ def cw(
 class _State(ActiveImages):
     """The variables of the inner minimisation; ``m`` and ``v`` are Adam's moments of ``w``."""
 
-    y: Tensor
+    classes: Tensor
     c: Tensor
     x_best: Tensor
     best_l2: Tensor
@@ -109,6 +112,7 @@ class _Best(NamedTuple):
 
 def _minimise(
     target: Target,
+    aim: Aim,
     state: _State,
     best: _Best,
     eps: float,
@@ -126,10 +130,10 @@ def _minimise(
             break
         tanh_w = torch.tanh(state.w)
         x_adv = torch.add(half, tanh_w, alpha=0.5)
-        grad_margin, logits, loss = target.rows(state.active).gradient(x_adv, margin, state.y)
+        grad_margin, logits, loss = target.rows(state.active).gradient(x_adv, aim.margin, state.classes)
         delta = x_adv - state.x_orig
         l2 = l2_norm(delta)
-        is_adv = (logits.argmax(1) != state.y) & (loss >= confidence)
+        is_adv = aim.succeeded(logits, state.classes) & (loss >= confidence)
         succeeded[state.active] |= is_adv
         # Without asking whether any improved: a GPU would wait for the answer at every step.
         improved = is_adv & (l2 < state.best_l2)

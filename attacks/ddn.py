@@ -3,13 +3,15 @@ import math
 import torch
 from torch import Tensor
 
-from attacks._steps import cross_entropy, grad_norm, l2_norm, per_image
+from attacks._aim import aim_of
+from attacks._steps import grad_norm, l2_norm, per_image
 from bench.api import Count, Positive, Probability, Target, Threat, attack
 
 
 @attack(
     norms=("l2",),
     bounded=False,
+    targetable=True,
     passes="steps forwards + steps backwards",
     presets={
         "tpap": {"steps": 20, "levels": 16},
@@ -31,9 +33,10 @@ def ddn(
 
     The perturbation moves along the normalised gradient of the cross-entropy, by a length that falls from 1 to 0.01
     as a cosine, and is then set to a norm that is 1 - gamma times the last where the image is broken, 1 + gamma times
-    where it is not, up to the farthest corner of the box. An image keeps its nearest success, itself if there is none.
-    Where logits are so small that several classes stay likely at the boundary, the cross-entropy does not point to the
-    nearest one, and the distance is a few percent above the least, however many steps are taken.
+    where it is not, up to the farthest corner of the box. With a target class t it moves down the cross-entropy to t,
+    and only t breaks an image. An image keeps its nearest success, itself if there is none. Where logits are so small
+    that several classes stay likely at the boundary, the cross-entropy does not point to the nearest one, and the
+    distance is a few percent above the least, however many steps are taken.
 
     Args:
         target: the function under attack.
@@ -48,6 +51,7 @@ def ddn(
     Returns:
         Images shaped as ``x``; the input where no success was found.
     """
+    aim = aim_of(target, y)
     x_best, best_l2 = x, x.new_full((len(x),), torch.inf)
     norm, max_norm = x.new_full((len(x),), first_norm), l2_norm(torch.maximum(x, 1 - x))
     # Drawn once for all images, so that the draws of an image do not depend on its batch.
@@ -56,8 +60,8 @@ def ddn(
     x_adv, delta = x, torch.zeros_like(x)
     l2 = torch.zeros_like(norm)
     for step in range(steps):
-        grad, logits, _ = target.gradient(x_adv, cross_entropy, y)
-        is_adv = logits.argmax(1) != y
+        grad, logits, _ = target.gradient(x_adv, aim.cross_entropy, aim.classes)
+        is_adv = aim.succeeded(logits, aim.classes)
         # Without asking whether any improved, or vanished: a GPU would wait for the answer at every step.
         improved = is_adv & (l2 < best_l2)
         x_best = torch.where(per_image(improved, x), x_adv, x_best)

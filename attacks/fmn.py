@@ -3,14 +3,16 @@ import math
 import torch
 from torch import Tensor
 
+from attacks._aim import aim_of
 from attacks._balls import distance, dual_norm, nearest_in_ball
-from attacks._steps import grad_norm, margin, per_image, soft_margin
+from attacks._steps import grad_norm, per_image
 from bench.api import Count, Positive, Probability, Target, Threat, attack
 
 
 @attack(
     norms=("l2", "linf", "l1", "l0"),
     bounded=False,
+    targetable=True,
     passes="steps forwards + steps backwards",
     presets={"reference": {"steps": 1000, "soft": 0.0}},
 )
@@ -32,8 +34,9 @@ def fmn(
     The change moves along the normalised gradient of the margin, max_{i != y} z_i - z_y, and then to the nearest point
     of a ball. Until an image is broken, the radius is the distance to the boundary of the linearised margin; from then
     on it is 1 - gamma times the last where the image is broken, no more than the least norm found, and 1 + gamma times
-    where it is not. In L0 it changes by one value at least. Length of steps and gamma fall as a cosine. An image keeps
-    its nearest success, itself if there is none.
+    where it is not. In L0 it changes by one value at least. With a target class t the margin is z_t - max_{i != t} z_i,
+    and only t breaks an image. Length of steps and gamma fall as a cosine. An image keeps its nearest success, itself
+    if there is none.
 
     Two things differ from the paper. The nearest point is that of ball and box at once, where the paper cuts to the box
     afterwards. And the first part of the steps climbs the soft margin, log sum_{i != y} exp z_i - z_y, whose direction
@@ -56,15 +59,15 @@ def fmn(
     Returns:
         Images shaped as ``x``; the input where no success was found.
     """
-    norm = threat.norm
+    norm, aim = threat.norm, aim_of(target, y)
     x_best, farthest = x, distance(torch.maximum(x, 1 - x), norm)
     best = torch.full_like(farthest, torch.inf)
     radius = torch.ones_like(best) if norm == "l0" else best
     delta = torch.zeros_like(x)
     for step in range(steps):
         x_adv = x + delta
-        grad, logits, _ = target.gradient(x_adv, soft_margin if step < soft * steps else margin, y)
-        is_adv = logits.argmax(1) != y
+        grad, logits, _ = target.gradient(x_adv, aim.soft_margin if step < soft * steps else aim.margin, aim.classes)
+        is_adv = aim.succeeded(logits, aim.classes)
         length = distance(delta, norm)
         # Without asking whether any improved: a GPU would wait for the answer at every step.
         improved = is_adv & (length < best)
@@ -76,7 +79,7 @@ def fmn(
             smaller = torch.minimum(radius - 1, (radius * (1 - change)).floor())
             larger = torch.maximum(radius + 1, (radius * (1 + change)).floor())
         else:
-            reach = length + margin(logits, y).abs() / dual_norm(grad, norm).clamp_min(1e-12)
+            reach = length + aim.margin(logits, aim.classes).abs() / dual_norm(grad, norm).clamp_min(1e-12)
             smaller, larger = radius * (1 - change), torch.where(best < torch.inf, radius * (1 + change), reach)
         radius = torch.where(is_adv, torch.minimum(smaller, best), larger)
         radius = torch.minimum(radius, farthest).clamp_min(0)

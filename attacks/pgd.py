@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attacks._aim import Aim, aim_of
 from attacks._balls import ascend, project, uniform_start
-from attacks._steps import budget, cross_entropy, keep, margin
-from bench.api import Budget, Count, Literal, Target, Threat, attack
+from attacks._steps import budget, keep
+from bench.api import Budget, Count, Literal, MethodError, Target, Threat, attack
 
 
 @attack(
@@ -14,6 +15,7 @@ from bench.api import Budget, Count, Literal, Target, Threat, attack
     passes="restarts x steps forwards + restarts x steps backwards (+ restarts forwards if more than one), "
     "fewer where images break early",
     early_exit="misclassified",
+    targetable=True,
     presets={
         "tpap": {"steps": 20, "step_size": "0.003", "restarts": 1, "rule": "last-iterate"},
         "reference": {"steps": 20, "restarts": 5, "rule": "any-iterate"},
@@ -38,7 +40,8 @@ def pgd(
     costs exactly ``steps`` forwards and backwards an image: its last iterate is returned unevaluated, since the
     harness evaluates it anyway. With several, the last iterate of each is evaluated too (one forward more), so that no
     success is lost to the next. In L1 a step moves the hundredth of the values with the largest slope, all by the same
-    amount (Tramèr and Boneh, 2019), and ends at the nearest point of ball and box.
+    amount (Tramèr and Boneh, 2019), and ends at the nearest point of ball and box. With a target class t the loss is
+    minus the cross-entropy to t, or z_t - max_{i != t} z_i.
 
     Args:
         target: the function under attack.
@@ -59,10 +62,11 @@ def pgd(
         Images shaped as ``x``, within the threat.
 
     Raises:
-        MethodError: the threat is unbounded.
+        MethodError: the threat is unbounded, or ``kl`` is to lead to a target class.
     """
     alpha = float(step_size) if step_size is not None else budget(threat) / 4
-    loss_fn, loss_args = _loss_fn(target, x, y, loss)
+    aim = aim_of(target, y)
+    loss_fn, loss_args = _loss_fn(target, x, aim, loss)
     stops_early = rule == "any-iterate" and not target.stochastic
     restarts = 1 if start == "clean" else restarts
     x_best, best_margin = x.clone(), x.new_full(y.shape, -torch.inf)
@@ -76,14 +80,14 @@ def pgd(
             if len(active) == 0:
                 break
             grad, logits, _ = target.rows(active).gradient(x_adv, loss_fn, loss_args[active])
-            if stops_early and bool((is_adv := logits.argmax(1) != y[active]).any()):
+            if stops_early and bool((is_adv := aim.succeeded(logits, aim.classes[active])).any()):
                 x_best[active[is_adv]] = x_adv[is_adv]
                 active, x_orig, x_adv, grad = keep(~is_adv, active, x_orig, x_adv, grad)
             x_adv = ascend(x_adv, grad, alpha, x_orig, threat)
         if restarts == 1:
             x_best[active] = x_adv
         elif len(active):
-            final_margin = margin(target.rows(active)(x_adv), y[active])
+            final_margin = aim.margin(target.rows(active)(x_adv), aim.classes[active])
             improved = final_margin > best_margin[active]
             x_best[active[improved]] = x_adv[improved]
             best_margin[active[improved]] = final_margin[improved]
@@ -91,11 +95,13 @@ def pgd(
     return x_best
 
 
-def _loss_fn(target: Target, x: Tensor, y: Tensor, loss: str) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
+def _loss_fn(target: Target, x: Tensor, aim: Aim, loss: str) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
     """Return the loss, and its second argument for all images."""
     if loss == "kl":
+        if target.goal is not None:
+            raise MethodError('the loss "kl" leads to no class: take "cross-entropy" or "margin"')
         return _kl_divergence, F.softmax(target(x), 1)
-    return (margin if loss == "margin" else cross_entropy), y
+    return (aim.margin if loss == "margin" else aim.cross_entropy), aim.classes
 
 
 def _kl_divergence(logits: Tensor, clean_probabilities: Tensor) -> Tensor:

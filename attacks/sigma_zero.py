@@ -3,14 +3,16 @@ import math
 import torch
 from torch import Tensor
 
+from attacks._aim import aim_of
 from attacks._balls import distance
-from attacks._steps import adam_step, margin, per_image
+from attacks._steps import adam_step, per_image
 from bench.api import Count, Positive, Probability, Target, Threat, attack
 
 
 @attack(
     norms=("l0",),
     bounded=False,
+    targetable=True,
     passes="steps forwards + steps backwards",
     presets={"reference": {"steps": 1000}},
 )
@@ -30,7 +32,8 @@ def sigma_zero(
 
     It minimises max(z_y - max_{i != y} z_i, 0) + mean_j(delta_j^2 / (delta_j^2 + sigma)), with each gradient scaled to
     an L∞ norm of one, and after each step sets values of delta below a threshold to zero. The threshold rises where
-    the image is broken and falls where it is not. The length of steps falls to a tenth as a cosine. An image keeps its
+    the image is broken and falls where it is not. With a target class t the first term is max(max_{i != t} z_i - z_t,
+    0), and only t breaks an image. The length of steps falls to a tenth as a cosine. An image keeps its
     sparsest success, itself if there is none. Values are counted: three in a pixel of three channels.
 
     Args:
@@ -47,14 +50,15 @@ def sigma_zero(
     Returns:
         Images shaped as ``x``; the input where no success was found.
     """
+    aim = aim_of(target, y)
     x_best, fewest = x, x.new_full((len(x),), torch.inf)
     threshold = torch.full_like(fewest, first_threshold)
     delta, m, v = (torch.zeros_like(x) for _ in range(3))
     rate = learning_rate
     for step in range(steps):
         x_adv = x + delta
-        grad_margin, logits, loss = target.gradient(x_adv, margin, y)
-        is_adv = logits.argmax(1) != y
+        grad_margin, logits, loss = target.gradient(x_adv, aim.margin, aim.classes)
+        is_adv = aim.succeeded(logits, aim.classes)
         l0 = distance(delta, "l0")
         # Without asking whether any improved: a GPU would wait for the answer at every step.
         improved = is_adv & (l0 < fewest)

@@ -74,6 +74,12 @@ class Target(Protocol):
     stochastic: bool
     """Predictions vary from call to call: one success proves nothing, so no image may be dropped after one."""
 
+    goal: Tensor | None
+    """The class (N,) that each image is to be given; ``None`` where any but the true one will do.
+
+    Only an attack that is declared to be ``targetable`` is given one. It is never the true class.
+    """
+
     notes: list[str]
     """Short dashed words that an attack leaves for the result, such as a flag raised by a library."""
 
@@ -197,6 +203,7 @@ def attack(
     averages_draws: bool = True,
     bounded: bool = True,
     purifiers_only: bool = False,
+    targetable: bool = False,
     requires: str | None = None,
     folders: dict[str, dict[str, Any]] | None = None,
     presets: dict[str, dict[str, Any]] | None = None,
@@ -213,6 +220,7 @@ def attack(
         averages_draws: on a random function it takes as many draws a step as the configuration sets; ``False``
             where it takes one.
         purifiers_only: it attacks the purification, so it is left out against any other defense.
+        targetable: it aims at the classes ``target.goal``, where there are any; success is that class alone.
         bounded: it keeps to ``threat.eps``; ``False`` where it minimises the norm itself.
         requires: a package it cannot do without, named as pip names it.
         folders: for parameters that name a folder of data, by their name: the ``choice`` of other parameters that needs

@@ -245,5 +245,5 @@ def _part(value: BaseModel | str | int | None, written: Once[BaseModel, str]) ->
 # In the order of canonical JSON. The preceding keys are written out where these are used.
 _ATTACK_FIELDS = sorted(AttackRef.model_fields.keys() - {"after"})
 #: Those that are left out where they are ``None``.
-_OPTIONAL = {"max_passes"}
+_OPTIONAL = {"max_passes", "target"}
 _CELL_FIELDS = sorted(Cell.model_fields.keys() - {"access", "attack"})

@@ -247,6 +247,10 @@ Draws = Annotated[int, Field(ge=1, le=1_000_000)]
 MaxPasses = Annotated[int | None, Field(ge=1, le=10**9)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Distance = Annotated[float, Field(ge=0, le=1e6)]
+#: Targets that are chosen for each image.
+AIMS = ("least-likely", "random", "second")
+#: The class that an attack is to reach: by the logits of the attacked function, by chance, or one for all images.
+AimedAt = Literal["least-likely", "random", "second"] | Annotated[int, Field(ge=0, lt=1_000_000)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
 Flops = Annotated[float, Field(ge=0, le=1e30)]
 PassCount = Annotated[float, Field(ge=0, le=MAX_PASSES)]
@@ -540,6 +544,7 @@ class Earlier(Frozen):
     attack: MethodRef
     eot: Draws = 1
     max_passes: MaxPasses = Field(None, exclude_if=lambda passes: passes is None)
+    target: AimedAt | None = Field(None, exclude_if=lambda target: target is None)
 
 
 class AttackRef(Frozen):
@@ -548,7 +553,8 @@ class AttackRef(Frozen):
     ``step`` is the test-time step inside the attacked function, or ``None`` for the bare classifier, so that one
     static set serves every test-time step on that classifier. ``eot`` is how many gradients are averaged, and
     ``max_passes`` how many forwards and backwards of the base classifier together an image may take. ``after`` are the
-    attacks that went before in worst-case mode: images that they broke stay as they left them.
+    attacks that went before in worst-case mode: images that they broke stay as they left them. ``target`` is the
+    class that a targeted attack is to reach; nothing else is a success of it.
     """
 
     model: ModelRef
@@ -559,6 +565,7 @@ class AttackRef(Frozen):
     seed: Whole
     eot: Draws = 1
     max_passes: MaxPasses = Field(None, exclude_if=lambda passes: passes is None)
+    target: AimedAt | None = Field(None, exclude_if=lambda target: target is None)
     # An attack on its own has the text, and so the key, that it had before there were suites.
     after: Annotated[tuple[Earlier, ...], FailFast()] = Field(
         (), max_length=_MAX_SUITE, exclude_if=lambda earlier: not earlier
@@ -577,9 +584,10 @@ class AttackRef(Frozen):
         return self.model_copy(update={**dict(attack), "after": after})
 
 
-def usage(attack: Earlier | AttackRef) -> dict[str, int]:
+def usage(attack: Earlier | AttackRef) -> dict[str, int | str]:
     """Return how an attack is used, beyond its own parameters, in the words of a configuration."""
-    return {"eot": attack.eot, **({} if attack.max_passes is None else {"max_passes": attack.max_passes})}
+    given: dict[str, int | str | None] = {"max_passes": attack.max_passes, "target": attack.target}
+    return {"eot": attack.eot, **{name: value for name, value in given.items() if value is not None}}
 
 
 class Cell(Frozen):

@@ -30,6 +30,12 @@ costs nothing from then on; the remaining images are gathered into full batches.
 step is taken and the last image kept, as most libraries do. A random function always gets the latter, because one
 success proves nothing there.
 
+**Targets.** By default any wrong answer is a success. With `target` it is one class alone: `"least-likely"` or
+`"second"` (the likeliest wrong one) by the logits of the attacked function on the clean image, for one forward pass
+more; `"random"`; or a class by its number or name, for which images of that class stay as they are and count as
+unbroken. TARGETABLE take it, and no other attack does.
+[What such a column says](reading-the-tables.md#targeted-attacks).
+
 **Presets.** `preset = "reference"` takes the settings of the attack's authors, `preset = "tpap"` those of the TPAP
 paper's code; single settings given beside it win.
 
@@ -55,6 +61,7 @@ python run_bench.py figures attack-gallery --data DIR --trust
 def attacks_page() -> str:
     """Return the page as Markdown: a table of all attacks, a section for each, and the adapters of other libraries."""
     attacks = entries("attack").values()
+    targetable = [f"`{entry.name}`" for entry in attacks if entry.meta.get("targetable")]
     lines = ["| attack | norms | reads | passes per image |", "| --- | --- | --- | --- |"]
     lines += [
         f"| [`{entry.name}`](#{entry.name}) | {_norms(entry)} | {_NEEDS[entry.meta.get('needs', 'gradient')]} "
@@ -66,7 +73,8 @@ def attacks_page() -> str:
         "## Other libraries, and saved images\n",
         *(_section(entry, level="###") for entry in entries("library").values()),
     ]
-    return _INTRODUCTION + "\n".join(lines) + "\n\n" + "\n".join(sections)
+    introduction = _INTRODUCTION.replace("TARGETABLE", f"{', '.join(targetable[:-1])} and {targetable[-1]}")
+    return introduction + "\n".join(lines) + "\n\n" + "\n".join(sections)
 
 
 def _norms(entry: Entry) -> str:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from bench import registry
 from bench.config.sections import AttackConfig, Config, DefenseConfig
 from bench.config.sweeps import MOST, combinations, labels_of, sweep
-from bench.types import Access, MethodRef, Norm, Schedule, Threat, UsageError, located, shown
+from bench.types import AIMS, Access, MethodRef, Norm, Schedule, Threat, UsageError, located, shown
 
 #: The attack, with its parameters, that chooses the epoch of an adversarial recipe on images set aside.
 CHOOSING: tuple[str, Mapping[str, Any]] = ("pgd", {"steps": 20})
@@ -67,6 +67,8 @@ class Attack(NamedTuple):
     purifiers_only: bool = False
     source: Base | None = None
     source_seed: int | None = None
+    #: As the configuration says it: a class may be given by its name.
+    target: str | int | None = None
 
 
 class _Row(NamedTuple):
@@ -204,19 +206,41 @@ class _Column(NamedTuple):
 
 def _columns(config: Config, each: AttackConfig, entry: registry.Entry) -> Iterator[_Column]:
     for params, swept in sweep(_swept(each)):
-        eps = params.pop("eps", each.eps)
+        eps, target = params.pop("eps", each.eps), params.pop("target", each.target)
         method = _method(entry, each.use, params)
         preset = _telling(entry, params.get("preset"))
         threat = _threat(entry, each, eps)
-        label = _attack_label(entry, each.use)
+        if target is not None:
+            _require_targetable(entry, each.use, params)
+        label = _attack_label(entry, each.use) + _towards(target)
         ruled = "rule" in params or "rule" in (entry.meta.get("presets") or {}).get(params.get("preset"), {})
         only = bool(entry.meta.get("purifiers_only"))
-        attack = Attack(label, method, threat, "static", each.eot, each.max_passes, ruled, only)
+        attack = Attack(label, method, threat, "static", each.eot, each.max_passes, ruled, only, target=target)
         columns = [attack._replace(access=access) for access in each.access if access != "transfer"]
         # A corruption by itself says nothing: its kind and severity are what a budget is elsewhere.
         told = {"preset", *(("kind", "severity") if threat.norm == "corruption" else ())}
         for column in (*columns, *_transfers(config, each, attack)):
-            yield _Column(column, preset, swept | told)
+            # The name of a targeted attack says its target.
+            yield _Column(column, preset, (swept | told) - {"target"})
+
+
+def _require_targetable(entry: registry.Entry, use: str, params: Mapping[str, Any]) -> None:
+    """Raises UsageError: the attack cannot aim at a class, or not with these parameters."""
+    if not entry.meta.get("targetable"):
+        attacks = registry.entries("attack").items()
+        able = ", ".join(sorted(name for name, each in attacks if each.meta.get("targetable")))
+        raise UsageError(f"target: {use} cannot aim at a class; these can: {able}")
+    if params.get("loss") == "kl":
+        raise UsageError(
+            'target: the loss "kl" only leads away from the clean answer; take "cross-entropy" or "margin"'
+        )
+
+
+def _towards(target: str | int | None) -> str:
+    """Return what the name of an attack says of its target, such as `` least-likely`` or `` to class 3``."""
+    if target is None or target in AIMS:
+        return "" if target is None else f" {target}"
+    return f" to class {target}"
 
 
 def _method(entry: registry.Entry, use: str, params: Mapping[str, Any]) -> MethodRef:
@@ -270,7 +294,8 @@ def _fixed(with_shared: AttackConfig, own: AttackConfig, entry: registry.Entry) 
 
 
 def _swept(each: AttackConfig) -> dict[str, Any]:
-    return {**each.params, **({"eps": each.eps} if isinstance(each.eps, list) else {})}
+    listed = {"eps": each.eps, "target": each.target}
+    return {**each.params, **{key: value for key, value in listed.items() if isinstance(value, list)}}
 
 
 def _listed(names: str | list[str] | None) -> list[str]:
@@ -298,6 +323,8 @@ def _with_shared(config: Config, config_entry: AttackConfig, entry: registry.Ent
     is_corruption = entry.meta.get("norms") == ("corruption",)
     if is_corruption:
         known -= {"eps", "norm"}
+    if not entry.meta.get("targetable"):
+        known -= {"target"}
     presets = entry.meta.get("presets") or {}
     shared = {
         key: value for key, value in config.attack.items() if key in known or (key == "preset" and value in presets)

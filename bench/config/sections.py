@@ -384,6 +384,11 @@ class AttackConfig(_Method):
         "by default without limit",
         json_schema_extra={"unit": "passes"},
     )
+    target: Annotated[int | str | list[int | str] | None, Some] = Field(
+        None,
+        description="the class to reach, the only success: `least-likely`, `second` (the likeliest wrong one), "
+        "`random`, or a class by number or name; a list sweeps; by default any wrong class will do",
+    )
 
 
 class RunConfig(_Section):

@@ -73,8 +73,15 @@ class PassBudget:
         self._best_score = truth.images.new_full((len(truth.images),), -torch.inf)
         self._broken = torch.zeros_like(truth.labels, dtype=torch.bool)
         self._refused = torch.zeros_like(self._broken)
+        self._goals: Tensor | None = None
         self._batch: Tensor | None = None
         self._idle_calls = 0
+
+    def aim(self, goals: Tensor) -> None:
+        """Judge iterates by the class (N,) that each image is to be given; those so far no longer count."""
+        self._goals = goals
+        self._best_score.fill_(-torch.inf)
+        self._broken.fill_(False)
 
     def rows_of(self, nearest: Tensor) -> Tensor:
         """Return which clean image each of a library's batch comes from (N,), given the nearest ones.
@@ -206,11 +213,13 @@ class PassBudget:
         return F.one_hot(torch.where(is_adv, labels, (labels + 1) % classes), classes).to(logits)
 
     def _keep_best(self, x: Tensor, logits: Tensor, rows: Tensor) -> None:
-        labels = self._truth.labels[rows]
-        is_adv = logits.argmax(1) != labels
+        classes = self._truth.labels[rows] if self._goals is None else self._goals[rows]
+        margins, is_adv = _margin(logits, classes), logits.argmax(1) != classes
+        if self._goals is not None:
+            margins, is_adv = -margins, ~is_adv
         moved = _length(x - self._truth.images[rows], self._threat.norm)
         flat = x.flatten(1)
-        score = -moved if self._threat.eps is None else _margin(logits, labels)
+        score = -moved if self._threat.eps is None else margins
         within = (flat.amin(1) >= -LINF_SLACK) & (flat.amax(1) <= 1 + LINF_SLACK) & moved.isfinite()
         if has_ball(self._threat):
             assert self._threat.eps is not None

@@ -18,10 +18,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from bench.evaluation.craft import Crafted
+from bench.evaluation.goals import ANY
 from bench.evaluation.predict import Answer
 from bench.store import chunk_file, files
 from bench.store.files import write_atomically
-from bench.store.records import RECORD_COLUMNS, read_columns
+from bench.store.records import RECORD_COLUMNS, TARGET_COLUMN, read_columns
 from bench.store.seals import arrays_digest
 from bench.types import DISTANCE_NORMS, Threat
 
@@ -36,6 +37,8 @@ def write_chunk(path: Path, crafted: Crafted) -> None:
         "forwards": crafted.forwards,
         "backwards": crafted.backwards,
     }
+    if crafted.goals is not None:
+        tensors["goals"] = crafted.goals
     about = {"seconds": repr(crafted.seconds), "notes": json.dumps(crafted.notes), "batch": str(crafted.batch)}
     # Detects a chunk that was moved to the path of another.
     about["of"] = chunk_file.chunk_id(path)
@@ -57,15 +60,16 @@ def read_chunk(path: Path, x: Tensor, threat: Threat) -> Crafted | None:
     # Copies, for what was read is not to be written to.
     images = torch.from_numpy(kept.images.copy())
     forwards, backwards = torch.from_numpy(kept.forwards.copy()), torch.from_numpy(kept.backwards.copy())
-    return Crafted(images, forwards, backwards, kept.seconds, kept.notes, kept.batch)
+    goals = None if kept.goals is None else torch.from_numpy(kept.goals.copy())
+    return Crafted(images, forwards, backwards, kept.seconds, kept.notes, kept.batch, goals)
 
 
 @dataclass
 class Records:
     """What the deployed function answered, example by example, and seconds in all.
 
-    Per example: the label by :func:`majority`, the share of draws that were right, the mean margin, the distances that
-    the image moved in four norms, and the passes that moved it.
+    Per example: the label by :func:`majority`, the share of draws that an attack did not break, the mean margin, the
+    distances that the image moved in four norms, the passes that moved it, and its target class or -1.
     """
 
     labels: list[Tensor] = field(default_factory=list)
@@ -77,14 +81,17 @@ class Records:
     l0: list[Tensor] = field(default_factory=list)
     forwards: list[Tensor] = field(default_factory=list)
     backwards: list[Tensor] = field(default_factory=list)
+    goals: list[Tensor] = field(default_factory=list)
     seconds: float = 0.0
     notes: set[str] = field(default_factory=set)
 
     def add(self, answer: Answer, y: Tensor, x: Tensor, crafted: Crafted) -> None:
         """Add a chunk: what was answered, the true labels (N,), the clean images, and what was crafted from them."""
         delta = (crafted.images.to(x.device) - x).flatten(1)
-        self.labels.append(majority(answer.labels, y).cpu())
-        self.share.append((answer.labels == y).float().mean(0).cpu())
+        goals = torch.full_like(y, ANY) if crafted.goals is None else crafted.goals.to(y)
+        self.goals.append(goals.cpu())
+        self.labels.append(majority(answer.labels, torch.where(goals == ANY, y, goals)).cpu())
+        self.share.append(answer.unbroken.float().mean(0).cpu())
         self.margins.append(answer.margins.mean(0).cpu())
         self.linf.append(delta.abs().amax(1).cpu())
         self.l2.append(delta.norm(dim=1).cpu())
@@ -95,6 +102,11 @@ class Records:
         self.seconds += crafted.seconds
         self.notes |= set(crafted.notes)
 
+    @property
+    def targeted(self) -> bool:
+        """Whether an image has a target class."""
+        return any(bool((goals != ANY).any()) for goals in self.goals)
+
     def column(self, name: str) -> np.ndarray:
         return torch.cat(getattr(self, name)).numpy()
 
@@ -103,7 +115,7 @@ class Records:
 
 
 def majority(labels: Tensor, y: Tensor) -> Tensor:
-    """Return, of labels (draws, N), the true one (N,) where more than half give it, else the other that most give.
+    """Return, of labels (draws, N), that of ``y`` (N,) where more than half give it, else the other that most give.
 
     Of several others given as often it is the first class.
     """
@@ -127,6 +139,8 @@ class Clean(NamedTuple):
 def write_records(path: Path, images: Tensor, hashes: Iterable[str], y: Tensor, clean: Clean, records: Records) -> str:
     """Write one Parquet row per example: row number, hash of pixels, answers, distances, passes, seconds.
 
+    Of a targeted attack each also has its target class.
+
     Returns:
         The SHA-256 of the file.
     """
@@ -145,10 +159,12 @@ def write_records(path: Path, images: Tensor, hashes: Iterable[str], y: Tensor, 
             "robust": (clean.share > 0.5) & (records.column("share") > 0.5),
             **{name: records.column(name) for name in (*DISTANCE_NORMS, "forwards", "backwards")},
             "seconds": np.full(n, records.seconds / n),
+            **({TARGET_COLUMN: records.column("goals")} if records.targeted else {}),
         }
     )
+    columns = (*RECORD_COLUMNS, *([TARGET_COLUMN] if records.targeted else []))
     sink = pa.BufferOutputStream()
-    pq.write_table(table.select(RECORD_COLUMNS), sink, write_page_checksum=True)
+    pq.write_table(table.select(columns), sink, write_page_checksum=True)
     data = sink.getvalue().to_pybytes()
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()

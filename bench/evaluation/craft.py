@@ -15,6 +15,7 @@ from bench import registry
 from bench.evaluation.budget import PassBudget
 from bench.evaluation.cost import synchronize
 from bench.evaluation.defense import DeployedDefense, deploy
+from bench.evaluation.goals import ANY, goals_of, joined
 from bench.evaluation.predict import Answer, ask, predict
 from bench.evaluation.replays import Replays
 from bench.evaluation.target import Meter, NetworkTarget, Truth, auto_batch
@@ -32,7 +33,11 @@ SURVIVORS_ONLY = "survivors-only"
 
 
 class Crafted(NamedTuple):
-    """Adversarial images (N, C, H, W), passes of the base classifier for each, and the cost of the entire chunk."""
+    """Adversarial images (N, C, H, W), passes of the base classifier for each, and the cost of the entire chunk.
+
+    ``goals`` (N,), int64 on the CPU, are the classes that each was to be given, :data:`bench.evaluation.goals.ANY`
+    where any wrong one was a success; ``None`` where that holds for all.
+    """
 
     images: Tensor
     forwards: Tensor
@@ -40,11 +45,13 @@ class Crafted(NamedTuple):
     seconds: float
     notes: list[str]
     batch: int
+    goals: Tensor | None = None
 
     def part(self, s: slice) -> Crafted:
         """Return some of the images with what they took."""
         images, seconds = self.images[s], self.seconds * len(self.images[s]) / len(self.images)
-        return Crafted(images, self.forwards[s], self.backwards[s], seconds, self.notes, self.batch)
+        goals = None if self.goals is None else self.goals[s]
+        return Crafted(images, self.forwards[s], self.backwards[s], seconds, self.notes, self.batch, goals)
 
     @classmethod
     def joined(cls, group: Sequence[Crafted]) -> Crafted:
@@ -56,6 +63,7 @@ class Crafted(NamedTuple):
             sum(each.seconds for each in group),
             sorted(set(chain.from_iterable(each.notes for each in group))),
             min(each.batch for each in group),
+            joined([(each.goals, len(each.images)) for each in group]),
         )
 
 
@@ -107,7 +115,10 @@ def craft(
     """
     method = _bound(ref)
     fresh = partial(deploy, base, ref.step, training)
+    attack: Callable[[Tensor, Tensor, Tensor], Crafted]
     attack = partial(_attack, ref, method, base, fresh, key=key, batch=batch, check=check, saved=saved, replays=replays)
+    if isinstance(ref.target, int):
+        attack = partial(_on_other_classes, attack, ref.target, batch)
     if before is None:
         return attack(x, y, images)
     return _on_survivors(attack, fresh, base, x, y, images, key=key, batch=batch, before=before)
@@ -159,7 +170,8 @@ def _attack(
             replays=replays if budget is None else None,
             budget=budget,
         )
-        attack = partial(method, target)
+        aimed, choosing = _aimed(target, ref, x, y, budget)
+        attack = partial(method, aimed)
         x_adv, seconds = _timed(attack if budget is None else budget.ending(attack), x, y, ref, check)
     # Images that still require gradients make torch warn wherever one of their values is read.
     x_adv = x_adv.detach() if isinstance(x_adv, Tensor) else x_adv
@@ -170,7 +182,8 @@ def _attack(
     target.notes.extend([] if budget is None else budget.notes)
     forwards = _per_image(meter.forwards, meter.forwards_of)
     backwards = _per_image(meter.backwards, meter.backwards_of)
-    return Crafted(x_adv, forwards, backwards, seconds, sorted(set(target.notes)), target.batch)
+    goals = None if aimed.goal is None else aimed.goal.cpu()
+    return Crafted(x_adv, forwards, backwards, choosing + seconds, sorted(set(target.notes)), target.batch, goals)
 
 
 def _budget(
@@ -211,6 +224,21 @@ def _target(
         replays=replays,
         budget=budget,
     )
+
+
+def _aimed(
+    target: NetworkTarget, ref: AttackRef, x: Tensor, y: Tensor, budget: PassBudget | None
+) -> tuple[NetworkTarget, float]:
+    """Return the target with the classes that a targeted attack is to reach, and the seconds that it took to choose."""
+    if ref.target is None:
+        return target, 0.0
+    synchronize(x.device)
+    started = time.perf_counter()
+    goals = goals_of(target, ref.target, x, y)
+    if budget is not None:
+        budget.aim(goals)
+    synchronize(x.device)
+    return target.towards(goals), time.perf_counter() - started
 
 
 def _timed(
@@ -260,6 +288,42 @@ def _margin(
     return round_off(base, device)
 
 
+def _on_other_classes(
+    attack: Callable[[Tensor, Tensor, Tensor], Crafted], goal: int, batch: int, x: Tensor, y: Tensor, images: Tensor
+) -> Crafted:
+    """Run an attack towards one class on the images of the others; those of that class stay as they are."""
+    left = (y != goal).nonzero()[:, 0]
+    return _on_some(attack, left, x, y, images, x, torch.full((len(x),), goal), batch)
+
+
+def _on_some(
+    attack: Callable[[Tensor, Tensor, Tensor], Crafted],
+    left: Tensor,
+    x: Tensor,
+    y: Tensor,
+    images: Tensor,
+    others: Tensor,
+    goals: Tensor,
+    batch: int,
+) -> Crafted:
+    """Run an attack on the images at the positions ``left``; the rest are those of ``others``, with their goals."""
+    x_adv = others.clone()
+    forwards, backwards = torch.zeros(2, len(x))
+    if not len(left):
+        return Crafted(x_adv, forwards, backwards, 0.0, [], batch, _or_none(goals))
+    crafted = attack(x[left], y[left], images[left.to(images.device)])
+    x_adv[left] = crafted.images
+    at = left.cpu()
+    forwards[at], backwards[at] = crafted.forwards.to(forwards), crafted.backwards.to(backwards)
+    goals = goals.clone()
+    goals[at] = ANY if crafted.goals is None else crafted.goals
+    return crafted._replace(images=x_adv, forwards=forwards, backwards=backwards, goals=_or_none(goals))
+
+
+def _or_none(goals: Tensor) -> Tensor | None:
+    return goals if bool((goals != ANY).any()) else None
+
+
 def _on_survivors(
     attack: Callable[[Tensor, Tensor, Tensor], Crafted],
     fresh: Callable[[], DeployedDefense],
@@ -272,32 +336,27 @@ def _on_survivors(
     batch: int,
     before: Crafted,
 ) -> Crafted:
-    """Run an attack on the images that the earlier ones left right; the others stay as those left them."""
+    """Run an attack on the images that the earlier ones did not break, each by its own rule; the others stay."""
     seed, earlier = (key, "survivors", int(images[0])), before.images.to(x.device)
-    known = predict(fresh(), base, earlier, y, batch, seed=(*seed, 1))
-    left = (known.labels == y).any(0).nonzero()[:, 0]
-    x_adv = earlier.clone()
-    forwards, backwards = torch.zeros(2, len(x))
-    if not len(left):
-        return Crafted(x_adv, forwards, backwards, 0.0, [SURVIVORS_ONLY], batch)
-    crafted = attack(x[left], y[left], images[left.to(images.device)])
-    x_adv[left] = crafted.images
-    forwards[left.cpu()] = crafted.forwards
-    backwards[left.cpu()] = crafted.backwards
+    goals = torch.full((len(x),), ANY) if before.goals is None else before.goals
+    known = predict(fresh(), base, earlier, y, batch, seed=(*seed, 1), goals=goals.to(y.device))
+    left = known.unbroken.any(0).nonzero()[:, 0]
+    crafted = _on_some(attack, left, x, y, images, earlier, goals, batch)
     judge = fresh()
-    if judge.draws is not None:
+    if len(left) and judge.draws is not None:
         # Most answers to an earlier image may be wrong already: of the two the stronger one stays.
-        again = predict(judge, base, x_adv, y, batch, seed=(*seed, 2))
-        x_adv = torch.where(_weaker(again, known, y)[:, None, None, None], earlier, x_adv)
-    return crafted._replace(
-        images=x_adv, forwards=forwards, backwards=backwards, notes=[*crafted.notes, SURVIVORS_ONLY]
-    )
+        now = goals if crafted.goals is None else crafted.goals
+        again = predict(judge, base, crafted.images, y, batch, seed=(*seed, 2), goals=now.to(y.device))
+        weaker = _weaker(again, known)
+        images = torch.where(weaker[:, None, None, None], earlier, crafted.images)
+        crafted = crafted._replace(images=images, goals=_or_none(torch.where(weaker.cpu(), goals, now)))
+    return crafted._replace(notes=[*crafted.notes, SURVIVORS_ONLY])
 
 
-def _weaker(attacked: Answer, other: Answer, y: Tensor) -> Tensor:
-    """Return for which images more answers are right than to the other one or, of as many, the mean margin is wider."""
+def _weaker(attacked: Answer, other: Answer) -> Tensor:
+    """Return for which images fewer draws are broken than of the other one or, of as many, the mean margin is wider."""
     (share, margin), (least, narrowest) = (
-        ((answer.labels == y).float().mean(0), answer.margins.mean(0)) for answer in (attacked, other)
+        (answer.unbroken.float().mean(0), answer.margins.mean(0)) for answer in (attacked, other)
     )
     return (share > least) | ((share == least) & (margin > narrowest))
 

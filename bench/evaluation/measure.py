@@ -45,6 +45,13 @@ from bench.types import (
     TrainRef,
 )
 
+#: Access to the function that is judged.
+_OWN = ("white-box", "adaptive")
+#: Flag of a cell in which an attack only succeeds where its target class is answered.
+TARGETED = "targeted"
+#: End of the flag that says how many images are of the target class, so that nothing can be done to them.
+OF_TARGET_CLASS = "-of-target-class"
+
 
 @dataclass
 class Measure:
@@ -77,7 +84,9 @@ class Measure:
             clean = self._clean_answers(cell, base, fresh)
             records = self._attacked(planned, base, step, crafted)
         flags = records.notes | self._function_flags(cell, base, step, fresh) | self._regime(cell)
-        flags |= _attack_flags(cell, clean, records)
+        if cell.attack is not None:
+            before = self._margins_before(cell, base, fresh, clean, records)
+            flags |= _attack_flags(cell, images.y.cpu().numpy(), clean, records, before)
         if step.draws is not None:
             flags.add("randomised")
         defense_cost = self._defense_cost(cell, classifier, fresh)
@@ -167,9 +176,24 @@ class Measure:
         cell_seed = seed_of(cell)
         for (first, x, y, _), chunk in zip(self.cache.test(cell.data), crafted, strict=True):
             images, seed = chunk.images.to(self.cache.device), (cell_seed, "attacked", first)
-            answer = predict(step, base, images, y, self.batch(cell.data), seed=seed, check=self.check)
+            goals = None if chunk.goals is None else chunk.goals.to(self.cache.device)
+            answer = predict(step, base, images, y, self.batch(cell.data), seed=seed, check=self.check, goals=goals)
             records.add(answer, y, x, chunk)
         return records
+
+    def _margins_before(
+        self, cell: Cell, base: nn.Module, fresh: Callable[[], DeployedDefense], clean: Clean, records: Records
+    ) -> np.ndarray:
+        """Return the margins (n,) of the clean images, towards the target class of those that have one."""
+        if not records.targeted or cell.access not in _OWN:
+            return clean.margins
+        margins: list[Tensor] = []
+        step, cell_seed = fresh(), seed_of(clean_cell(cell))
+        for (first, x, y, _), goals in zip(self.cache.test(cell.data), records.goals, strict=True):
+            seed, there = (cell_seed, "clean", first), goals.to(self.cache.device)
+            answer = predict(step, base, x, y, self.batch(cell.data), seed=seed, check=self.check, goals=there)
+            margins.append(answer.margins.mean(0).cpu())
+        return torch.cat(margins).numpy()
 
     def _card(self, model: ModelRef) -> dict[str, Any]:
         if not isinstance(model.weights, TrainRef):
@@ -200,20 +224,34 @@ class Measure:
         return self._costs[key]
 
 
-def _attack_flags(cell: Cell, clean: Clean, records: Records) -> set[str]:
-    """Return the flags of an attack that moved no image, or raised the loss at none."""
-    if cell.attack is None:
-        return set()
-    right = clean.share > 0.5
+def _attack_flags(cell: Cell, y: np.ndarray, clean: Clean, records: Records, before: np.ndarray) -> set[str]:
+    """Return the flags of a targeted attack, and of one that moved no image, or raised the loss at none.
+
+    Args:
+        cell: that is attacked.
+        y: the true labels (n,).
+        clean: the answers to the clean images.
+        records: the answers to the attacked ones.
+        before: the margins of the clean images (n,), towards the same classes as those in ``records``.
+    """
+    assert cell.attack is not None
+    flags = set[str]()
+    of_target_class = records.column("goals") == y
+    if cell.attack.target is not None:
+        flags.add(TARGETED)
+    if of_target_class.any():
+        flags.add(f"{of_target_class.sum()}{OF_TARGET_CLASS}")
+    tried = (clean.share > 0.5) & ~of_target_class
     # In a suite only the survivors of earlier attacks are attacked.
-    tried = right & (records.column("forwards") > 0) if cell.attack.after else right
+    tried = tried & (records.column("forwards") > 0) if cell.attack.after else tried
     if not tried.any():
-        return set()
+        return flags
     if not records.column("linf")[tried].any():
-        return {"no-op"}
+        return flags | {"no-op"}
     # Only on the attacked function itself: a step may undo a static set, which was made without it.
-    is_own = cell.access in ("white-box", "adaptive")
-    return {"loss-not-rising"} if is_own and not (records.column("margins") < clean.margins)[tried].any() else set()
+    if cell.access in _OWN and not (records.column("margins") < before)[tried].any():
+        flags.add("loss-not-rising")
+    return flags
 
 
 def _metrics(clean: Clean, records: Records, *, is_random: bool) -> Metrics:

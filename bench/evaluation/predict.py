@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.evaluation.defense import DeployedDefense
+from bench.evaluation.goals import unbroken
 from bench.evaluation.target import Meter, parts, set_oracle_labels
 from bench.keys import derive_seed
 from bench.models.logits import judged, precise
@@ -22,12 +23,15 @@ DRAWS = 5
 class Answer(NamedTuple):
     """What a deployed function answers, in D draws of N images: labels (D, N), and margins (D, N).
 
-    A margin is the true logit minus the largest other, and the label the true one only where that is above zero.
+    A margin is the true logit minus the largest other, and the label the true one only where that is above zero; where
+    an image has a goal, it is the largest logit but that of the goal minus that one. ``unbroken`` (D, N) says where an
+    attack has not succeeded: the answer is right or, where there is a goal, not the goal.
     Passes of the base classifier are per image and draw.
     """
 
     labels: Tensor
     margins: Tensor
+    unbroken: Tensor
     forwards: float
     backwards: float
 
@@ -70,10 +74,12 @@ def predict(
     *,
     seed: tuple[str | int, ...],
     check: Callable[[], None] | None = None,
+    goals: Tensor | None = None,
 ) -> Answer:
     """Return what the deployed function answers to images (N, C, H, W) with labels (N,), on its device.
 
-    A random one is called :data:`DRAWS` times, each time with its own seed derived from ``seed``.
+    A random one is called :data:`DRAWS` times, each time with its own seed derived from ``seed``. ``goals`` (N,) are
+    the classes that an attack was to reach (:func:`bench.evaluation.goals.goals_of`).
 
     Raises:
         MethodError: a logit that is not finite, or not one row for each image; or the function changed the network.
@@ -93,11 +99,12 @@ def predict(
                     raise MethodError(f"the deployed function returned {tuple(logits.shape)} for {len(x[s])} images")
                 if not bool(torch.isfinite(logits).all()):
                     raise MethodError("the deployed function returned a logit that is not finite")
-                batch_labels, batch_margins = judged(logits, y[s])
+                batch_labels, batch_margins = judged(logits, y[s], None if goals is None else goals[s])
                 labels.append(batch_labels)
                 margins.append(batch_margins)
         if check is not None:
             check()
     shape = (draws, len(x))
     passes = (meter.forwards / len(x) / draws, meter.backwards / len(x) / draws)
-    return Answer(torch.cat(labels).view(shape), torch.cat(margins).view(shape), *passes)
+    answered = torch.cat(labels).view(shape)
+    return Answer(answered, torch.cat(margins).view(shape), unbroken(answered, y, goals), *passes)

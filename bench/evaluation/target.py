@@ -265,8 +265,9 @@ class NetworkTarget:
         draws: the random numbers of a function that is random.
         draws_averaged: logits and gradients of a random function are means over this many draws.
         truth: of the same images, for a function that is an oracle, and for ``margin``.
-        margin: by how much, relative to the largest, the true logit is raised, so that what an attack takes for a
-            success is one by more than round-off (:func:`bench.models.logits.round_off`).
+        margin: by how much, relative to the largest, the true logit is raised, or that of a goal lowered, so that what
+            an attack takes for a success is one by more than round-off (:func:`bench.models.logits.round_off`).
+        goal: the class (N,) that an attack is to reach on each image; ``None`` where any wrong one will do.
         replays: records passes that recur; without it every one is launched kernel by kernel.
         budget: of passes, kept to; it has the same ``truth``.
 
@@ -289,9 +290,11 @@ class NetworkTarget:
         draws_averaged: int = 1,
         truth: Truth | None = None,
         margin: float = 0.0,
+        goal: Tensor | None = None,
         replays: Replays | None = None,
         budget: PassBudget | None = None,
     ) -> None:
+        self.goal = goal
         self.num_classes = num_classes
         self.stochastic = self._random = draws is not None
         self.notes: list[str] = []
@@ -373,6 +376,12 @@ class NetworkTarget:
         view._latest = None
         return view
 
+    def towards(self, goal: Tensor) -> NetworkTarget:
+        """Return the same target with the class (N,) that an attack is to reach on each image."""
+        view = self._copy()
+        view.goal = goal
+        return view
+
     def rows(self, index: Tensor) -> NetworkTarget:
         # Attacks ask at every step, and images rarely fall.
         version = -1 if index.is_inference() else index._version
@@ -381,6 +390,7 @@ class NetworkTarget:
         view = self._copy()
         view._images = self._images[index]
         view._rows = self._rows[index]
+        view.goal = None if self.goal is None else self.goal[index]
         self._latest = index, version, view
         return view
 
@@ -557,7 +567,7 @@ class NetworkTarget:
         else:
             inputs = (x, *args) if labels is None else (x, *args, labels)
             results = self._replays(
-                (self._net, loss, bare, torch.is_grad_enabled()),
+                (self._net, loss, bare, self.goal is None, torch.is_grad_enabled()),
                 lambda x, *rest: function(x, None, *rest) if bare else function(x, rest[-1], *rest[:-1]),
                 inputs,
                 self._net,
@@ -580,7 +590,7 @@ class NetworkTarget:
         return False
 
     def _begin(self, n: int, s: Positions) -> Tensor | None:
-        """Make the pass of ``n`` images one of the rows ``s``; return their labels if logits are to be made harder."""
+        """Make the pass of ``n`` images one of the rows ``s``; return the classes that logits are made harder by."""
         # The whole is not sliced: a meter knows the same rows again by the tensor.
         whole = isinstance(s, slice) and (s.start, s.stop) == (0, len(self._rows))
         rows = self._rows if whole else self._rows[s]
@@ -590,13 +600,17 @@ class NetworkTarget:
             return None
         labels = self._truth.labels[self._meter.rows.to(self._truth.labels.device)]
         set_oracle_labels(self._net, labels)
-        return labels if self._margin else None
+        if not self._margin:
+            return None
+        return labels if self.goal is None else self.goal[s]
 
     def _answer(self, x: Tensor, labels: Tensor | None) -> Tensor:
         logits = precise(self._net(x), x)
         if logits.shape != (len(x), self.num_classes):
             raise MethodError(f"the network returned {tuple(logits.shape)}, not ({len(x)}, {self.num_classes})")
-        return logits if labels is None else harder(logits, labels, self._margin)
+        if labels is None:
+            return logits
+        return harder(logits, labels, self._margin if self.goal is None else -self._margin)
 
     def _differentiated(
         self, loss: Callable[..., Tensor], x: Tensor, labels: Tensor | None, *args: Tensor

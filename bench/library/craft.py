@@ -71,7 +71,8 @@ def attack(
         mean: of a network that expects normalised images, as for :func:`bench.evaluate`.
         std: goes with ``mean``.
         progress: show a bar.
-        params: parameters of the attack, such as ``steps=50``; ``eot`` of a randomised defense; ``max_passes``.
+        params: parameters of the attack, such as ``steps=50``; ``eot`` of a randomised defense; ``max_passes``;
+            ``target``, the class to reach: ``"least-likely"``, ``"second"``, ``"random"`` or its number.
 
     Returns:
         Images as ``x``: of its kind, shape, type and device.

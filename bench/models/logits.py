@@ -55,16 +55,24 @@ def round_off(base: nn.Module, device: torch.device) -> float:
 
 
 def harder(logits: Tensor, y: Tensor, margin: float) -> Tensor:
-    """Return logits (N, classes) whose true one is higher by ``margin`` times the largest of its row."""
+    """Return logits (N, classes) of which that of class ``y`` is higher by ``margin`` times the largest of its row."""
     return logits.scatter_add(1, y[:, None], margin * logits.detach().abs().amax(1, keepdim=True))
 
 
-def judged(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def judged(logits: Tensor, y: Tensor, goals: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the labels (N,) that logits (N, classes) give, and their margins (N,): the true logit less the next.
 
     The label is the true one only where its logit is above every other. A tie counts as an error, whichever class comes
-    first.
+    first. Where ``goals`` (N,) has a class, not below zero, the margin is the largest of the other logits less its own.
     """
-    others = logits.scatter(1, y[:, None], -torch.inf)
-    margins = logits.gather(1, y[:, None])[:, 0] - others.amax(1)
-    return torch.where(margins > 0, y, others.argmax(1)), margins
+    others, margins = _against(logits, y)
+    labels = torch.where(margins > 0, y, others.argmax(1))
+    if goals is not None:
+        margins = torch.where(goals < 0, margins, -_against(logits, goals.clamp_min(0))[1])
+    return labels, margins
+
+
+def _against(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits without those of ``classes`` (N,), and by how much these are above the largest of the others."""
+    others = logits.scatter(1, classes[:, None], -torch.inf)
+    return others, logits.gather(1, classes[:, None])[:, 0] - others.amax(1)

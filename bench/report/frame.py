@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bench.registry import unknown
 from bench.store import files
 from bench.store.files import Unreadable
-from bench.store.records import largest_records
+from bench.store.records import TARGET_COLUMN, largest_records
 from bench.store.working_store import Store, default_root
 from bench.types import CellResult, UsageError, eps_text, shown
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _RECORDS = {name: name for name in ("index", "label")} | {
     "clean": "clean_prediction",
     "adversarial": "adversarial_prediction",
+    TARGET_COLUMN: "target_class",
     **{name: name for name in ("robust", "linf", "l2", "l1", "l0", "forwards", "backwards", "seconds")},
 }
 _CELL = ("dataset", "model", "defense", "attack", "access", "norm", "eps", "seed")
@@ -36,9 +37,9 @@ def load_results(source: str | Path | Iterable[CellResult] | None = None) -> pd.
     ``accuracy_under_attack`` (right under the attack, whatever the clean answer) with its interval ``ci_low ci_high``,
     and ``robust_accuracy`` (right clean and under the attack); ``status`` (``done`` or ``failed``), ``flags``,
     ``error``; ``forwards_per_example backwards_per_example seconds_per_example flops_per_example`` of the attack;
-    ``mean_linf mean_l2`` in pixel units of [0, 1]; ``attack_params``, ``eot``, ``max_passes``; ``images`` (hash of the
-    image list), ``protocol``, ``commit dirty machine device finished``; ``key``. A result of code since edited gives
-    way to the newest one.
+    ``mean_linf mean_l2`` in pixel units of [0, 1]; ``attack_params``, ``eot``, ``max_passes`` and ``target``;
+    ``images`` (hash of the image list), ``protocol``, ``commit dirty machine device finished``; ``key``. A result of
+    code since edited gives way to the newest one.
 
     Args:
         source: a store, a recorded file, a commit, or results; the default store if left out.
@@ -69,8 +70,9 @@ def load_records(store: str | Path | None = None, *, cell: str | Iterable[str] |
     the row of the image in its set; ``label``; ``clean_prediction`` and ``adversarial_prediction`` of the deployed
     defense (of a random one that of most draws; in a clean cell both are alike); ``robust``, right clean and under the
     attack; ``linf l2 l1``, how far the attack moved the image, in units of pixels in [0, 1], and ``l0``, how many
-    values it changed (older records have no ``l1 l0``); ``forwards backwards``, the passes that it took; ``seconds``,
-    the mean of its cell; and ``key`` of the cell.
+    values it changed (older records have no ``l1 l0``); ``target_class``, the one that a targeted attack was to reach,
+    -1 where any wrong one would do; ``forwards backwards``, the passes that it took; ``seconds``, the mean of its cell;
+    and ``key`` of the cell.
 
     Args:
         store: the folder of a working store; the default store if left out.
@@ -132,9 +134,12 @@ def _records(store: Store, result: CellResult) -> pd.DataFrame:
         raise UsageError(f"the records of {result.names} cannot be read: {path} {why}; run again") from None
     if hashlib.sha256(data).hexdigest() != result.records_sha:
         raise UsageError(f"the records of {result.names} do not count: {path} was altered since; run again")
-    table = pq.read_table(pa.BufferReader(data), columns=list(_RECORDS))
-    # Older versions kept fewer distances.
-    frame: pd.DataFrame = table.to_pandas().rename(columns=_RECORDS).reindex(columns=[*_RECORDS.values()])
+    file = pq.ParquetFile(pa.BufferReader(data))
+    kept = set(file.schema_arrow.names)
+    # Older versions kept fewer distances; a target class has only what a targeted attack left.
+    shown = [name for kind, name in _RECORDS.items() if kind in kept or kind != TARGET_COLUMN]
+    table = file.read([name for name in _RECORDS if name in kept])
+    frame: pd.DataFrame = table.to_pandas().rename(columns=_RECORDS).reindex(columns=shown)
     attack = result.cell.attack
     threat = None if attack is None else attack.threat
     eps = None if threat is None or threat.eps is None else eps_text(threat.eps)

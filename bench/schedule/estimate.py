@@ -255,6 +255,9 @@ class _Costs:
     def attack(self, attack: AttackRef, cell: Cell, right: float) -> _Cost:
         meta = registry.entry_of(attack.attack).meta
         stated = passes_of(meta["passes"], attack.attack.params) if meta.get("passes") else None
+        if stated is not None and attack.target in ("least-likely", "second"):
+            # That class is asked for first.
+            stated = stated._replace(forwards=stated.forwards + 1)
         unit = self._units.net(attack.model, cell)
         if stated is None and attack.max_passes is not None:
             # All that is known of it: it takes no more, and steps along a gradient are how most attacks spend them.

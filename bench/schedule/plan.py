@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -25,9 +25,11 @@ from bench.models.build import code_of, ensemble_ref, has_card, network_ref, nor
 from bench.models.weights import WeightsFile
 from bench.process.collection import no_collection
 from bench.types import (
+    AIMS,
     INITIAL_SHA,
     NETWORK_KEYS,
     Access,
+    AimedAt,
     AttackRef,
     Cell,
     DataRef,
@@ -216,7 +218,7 @@ def _cells(
         [(ref.name, params, swept) for (ref, _, swept), params in zip(networks, without_hashes, strict=True)]
     )
     test = _data(config, "test", data_folder, n if n is not None else config.dataset.n, thorough=thorough)
-    attacks = _with_hashes(config, attacks, test, data_folder)
+    attacks = _with_classes(config, _with_hashes(config, attacks, test, data_folder), test, data_folder)
     bases = [defense.base for defense in defenses] + [attack.source for attack in attacks if attack.source]
     with config.located("models"):
         for network, _, _ in networks:
@@ -370,6 +372,30 @@ def _with_hashes(config: Config, attacks: list[Attack], data: DataRef, folder: P
     return [attack._replace(method=hashed.get(id(attack.method), attack.method)) for attack in attacks]
 
 
+def _with_classes(config: Config, attacks: list[Attack], data: DataRef, folder: Path | None) -> list[Attack]:
+    """Return the attacks; a target class that is given by its name becomes its number.
+
+    Raises:
+        UsageError: the images have no such class.
+    """
+    named = {attack.target for attack in attacks if isinstance(attack.target, str)}.difference(AIMS)
+    names = open_ref(data, folder=folder).class_names if named else ()
+    with config.located("attacks"):
+        return [attack._replace(target=_class_of(attack, names, data.num_classes)) for attack in attacks]
+
+
+def _class_of(attack: Attack, names: Sequence[str], count: int) -> AimedAt | None:
+    target = attack.target
+    if isinstance(target, str) and target not in AIMS:
+        if target not in names:
+            aims = ", ".join(map(repr, AIMS))
+            raise UsageError(f"{attack.label}: target is {aims} or a class; {registry.unknown('class', target, names)}")
+        return names.index(target)
+    if isinstance(target, int) and not 0 <= target < count:
+        raise UsageError(f"{attack.label}: target = {target}; the images have classes 0 to {count - 1}")
+    return target  # type: ignore[return-value]
+
+
 def _by_base(defenses: list[Defense]) -> list[Defense]:
     """Return the defenses grouped by base classifier; equal bases become one object."""
     by_base: dict[Base, list[Defense]] = {}
@@ -392,8 +418,8 @@ class _Maker:
     hashes: Mapping[str, str]
     keys: Keys
     _models: dict[tuple[int, int], ModelRef] = field(default_factory=dict)
-    _sets: dict[tuple[int, int, int, bool, int | None], AttackRef] = field(default_factory=dict)
-    _links: dict[tuple[int, int, int | None], Earlier] = field(default_factory=dict)
+    _sets: dict[tuple[int, int, int, bool, int | None, str | int | None], AttackRef] = field(default_factory=dict)
+    _links: dict[tuple[int, int, int | None, AimedAt | None], Earlier] = field(default_factory=dict)
     _suites: dict[tuple[int, int], tuple[Earlier, ...]] = field(default_factory=dict)
 
     def cells(self, defense: Defense, attacks: list[Attack], *, chained: bool) -> Iterator[PlannedCell]:
@@ -433,7 +459,8 @@ class _Maker:
 
     def _set(self, model: ModelRef, attack: Attack, step: MethodRef | None, access: Access) -> AttackRef:
         stops_early = access in ("white-box", "adaptive") or attack.rule_given
-        identity = (id(model), id(attack.method), id(attack.threat), stops_early, attack.max_passes)
+        used = attack.max_passes, attack.target
+        identity = (id(model), id(attack.method), id(attack.threat), stops_early, *used)
         if access != "adaptive" and identity in self._sets:
             return self._sets[identity]
         attack_ref = AttackRef(
@@ -445,6 +472,7 @@ class _Maker:
             seed=self.seed,
             eot=attack.eot if access == "adaptive" else 1,
             max_passes=attack.max_passes,
+            target=attack.target,
         )
         if access != "adaptive":
             self._sets[identity] = attack_ref
@@ -452,11 +480,10 @@ class _Maker:
 
     def _longer(self, before: tuple[Earlier, ...], attack_ref: AttackRef) -> tuple[Earlier, ...]:
         """Return a suite with one more attack; of suites that began alike it is one object."""
-        used = id(attack_ref.attack), attack_ref.eot, attack_ref.max_passes
+        used = id(attack_ref.attack), attack_ref.eot, attack_ref.max_passes, attack_ref.target
         if (link := self._links.get(used)) is None:
-            link = self._links[used] = Earlier(
-                attack=attack_ref.attack, eot=attack_ref.eot, max_passes=attack_ref.max_passes
-            )
+            own = {name: getattr(attack_ref, name) for name in Earlier.model_fields}
+            link = self._links[used] = Earlier(**own)
         identity = id(before), id(link)
         if identity not in self._suites:
             self._suites[identity] = (*before, link)

@@ -21,7 +21,10 @@ SEALED = "sealed"
 
 
 class Kept(NamedTuple):
-    """Adversarial images (N, C, H, W), passes of each (N,), seconds and notes of the chunk, and its batch size."""
+    """Adversarial images (N, C, H, W), passes of each (N,), seconds and notes of the chunk, and its batch size.
+
+    ``goals`` (N,) are the target classes, -1 where an image has none; ``None`` where no image has one.
+    """
 
     images: np.ndarray
     forwards: np.ndarray
@@ -29,6 +32,7 @@ class Kept(NamedTuple):
     seconds: float
     notes: list[str]
     batch: int
+    goals: np.ndarray | None = None
 
 
 def chunk_id(path: Path) -> str:
@@ -74,4 +78,7 @@ def _checked(arrays: dict[str, np.ndarray], metadata: dict[str, str], x: np.ndar
     are_notes = isinstance(notes, list) and all(isinstance(note, str) and len(note) <= MAX_WORD for note in notes)
     if not (are_notes and len(notes) <= MAX_FLAGS and 0 <= seconds <= MAX_SECONDS and batch > 0):
         raise ValueError("what it took is not a time, notes and a batch")
-    return Kept(images, *passes, seconds, notes, batch)
+    goals = arrays.get("goals")
+    if goals is not None and (goals.shape != (len(x),) or goals.dtype.kind != "i" or (goals < -1).any()):
+        raise ValueError(f"its target classes are not {len(x)} numbers")
+    return Kept(images, *passes, seconds, notes, batch, goals)

@@ -26,9 +26,12 @@ RECORD_COLUMNS = (
     *("index", "input_sha", "label", "clean", *_SHARES[:2], "adversarial", *_SHARES[2:], "robust"),
     *("linf", "l2", *_SUMS, "forwards", "backwards", "seconds"),
 )
+#: The last column of the records of a targeted attack: the class to reach, -1 where any wrong one was a success.
+TARGET_COLUMN = "target"
 #: The columns of every version, the newest first.
-ALL_COLUMNS = tuple(
-    tuple(name for name in RECORD_COLUMNS if name not in later) for later in ((), _SUMS, (*_SHARES, *_SUMS))
+ALL_COLUMNS = (
+    (*RECORD_COLUMNS, TARGET_COLUMN),
+    *(tuple(name for name in RECORD_COLUMNS if name not in later) for later in ((), _SUMS, (*_SHARES, *_SUMS))),
 )
 
 

@@ -77,6 +77,7 @@ def drive(
     batch: int = 64,
     draws: Draws | None = None,
     images: Tensor | None = None,
+    goal: Tensor | None = None,
     kind: type[NetworkTarget] = NetworkTarget,
     replays: Replays | None = None,
     **parameters: Any,
@@ -93,7 +94,7 @@ def drive(
         meter.forwards = 0
         # The network by itself stands for a purifier that changes nothing.
         more: dict[str, Any] = {"smooth": lambda tau: net, "replays": replays}
-        target = kind(net, meter, images, seed=seed, num_classes=classes, batch=batch, draws=draws, **more)
+        target = kind(net, meter, images, seed=seed, num_classes=classes, batch=batch, draws=draws, goal=goal, **more)
         x_adv = entry.load()(target, x, y, threat, **arguments)
         shared = meter.forwards - int(meter.forwards_of.sum()), meter.backwards - int(meter.backwards_of.sum())
     return Driven(x_adv, meter.forwards_of + shared[0] / len(x), meter.backwards_of + shared[1] / len(x), target.notes)

@@ -216,6 +216,8 @@ def _worst(table: Table) -> Iterator[CellResult]:
         for summary in (bounded or own)[:1]:
             under = summary.cells.under(summary.group)
             cells = [r for r in under if r.metrics is not None and r.cell.access != "transfer"]
+            # What a targeted attack leaves is not what is right.
+            cells = [r for r in cells if r.cell.attack is None or r.cell.attack.target is None]
             seen = [r for r in cells if r.cell.access in RANKED]
             if cells:
                 yield min(seen or cells, key=_strength)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 MEANINGS: Mapping[str, str] = {
@@ -27,6 +28,7 @@ MEANINGS: Mapping[str, str] = {
     "steps-not-converged": "the longest run of an attack still broke more than a shorter one",
     "survives-any-eps": "accuracy stays above chance at a budget of half the pixel range or more",
     "survivors-only": "right under this attack and all before it",
+    "targeted": "counts images whose target class was not reached, an upper bound of what is right",
     "transfer-beats-adaptive": "images made on another network broke more than the best adaptive attack",
     "weaker-than-noise": "the attack did less harm than random noise",
     "zero-gradient": "many images have no gradient",
@@ -35,4 +37,6 @@ MEANINGS: Mapping[str, str] = {
 
 def explained(note: str) -> str:
     """Return a note on a number, with the meaning in brackets if it is a flag."""
+    if re.fullmatch(r"[0-9]+-of-target-class", note):
+        return f"{note} (images that are of that class cannot be attacked and count as unbroken)"
     return f"{note} ({MEANINGS[note]})" if note in MEANINGS else note

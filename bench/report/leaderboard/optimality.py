@@ -114,8 +114,8 @@ def ranking(board: Board) -> list[RankedAttack]:
     """Return the attacks without a budget of each data set and norm, the best first.
 
     A network is a row of a table as it is deployed, white-box or adaptive: static images were found on another function
-    than the one that judges them. They count in R_*, as transferred ones do and those of attacks with a budget, which
-    are not ranked: an image that these broke counts as broken at their budget.
+    than the one that judges them. They count in R_*, as transferred ones do and those of attacks with a budget or with
+    a target class, which are not ranked: an image that one with a budget broke counts as broken at its budget.
 
     An attack that was run on fewer networks than another follows it, as it did not show that it is good on the rest.
     """
@@ -151,7 +151,7 @@ def _of(table: Table, cells: DefenseCells, access: Access, norm: Norm, labels: d
         if ref is None or ref.threat.norm != norm or seen_by not in (access, "transfer", "static"):
             continue
         known = SearchedAttack.of(results)
-        if known.eps is None and seen_by == access and known.least:
+        if known.eps is None and seen_by == access and known.least and ref.target is None:
             searched[labels.get(column_id(group, attack), attack)] = known
         else:
             others.append(known)

@@ -200,7 +200,8 @@ def _by(results: Iterable[CellResult]) -> dict[str, list[_Cell]]:
     keys = Keys()
     for result in results:
         cell, robust = result.cell, result.robust_outcomes
-        if cell.attack is None or robust is None:
+        # What an attack does towards one class says nothing about what others do towards any.
+        if cell.attack is None or robust is None or cell.attack.target is not None:
             continue
         function = " ".join(keys.text(part) for part in (cell.data, cell.model, cell.step, cell.seed))
         cells[function].append(_Cell(result, robust, needs(result)))

@@ -122,6 +122,7 @@ def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
         source = attack_ref.model.model_dump_json(exclude=EXCLUDE_SEED) if is_named else ""
         exact[r.key] = f"{with_rule(attack_ref.attack)} {attack_ref.eot} {source} {bool(attack_ref.after)}"
         within = "" if attack_ref.max_passes is None else f" {attack_ref.max_passes}"
+        within += "" if attack_ref.target is None else f" to {attack_ref.target}"
         exact[r.key] += within
         loose[r.key] = f"{r.names.attack} {without_rule(attack_ref.attack)} {source}{within}"
         variants[loose[r.key], threat_text(attack_ref.threat), r.cell.access].add(exact[r.key])

@@ -570,7 +570,7 @@ def _attacking(result: CellResult) -> dict[str, Any]:
     """Return what an attack column is made of, as data."""
     attack = result.cell.attack
     assert attack is not None
-    return attack.model_dump(mode="json", include={"attack", "eot", "max_passes"})
+    return attack.model_dump(mode="json", include={"attack", "eot", "max_passes", "target"})
 
 
 def _survivors_of_all(summary: ThreatSummary) -> Iterator[str]:

@@ -86,14 +86,14 @@ def lacking(results: Iterable[CellResult]) -> tuple[str, ...]:
     - no AutoAttack that was shortened.
 
     Whether the longest run of each has converged is a separate flag, ``steps-not-converged``. An attack that did worse
-    than noise, changed nothing or never lowered a margin does not count; neither does one that reads
+    than noise, changed nothing or never lowered a margin does not count; neither does a targeted one, or one that reads
     something unknown (:func:`bench.report.leaderboard.soundness.needs`). AutoAttack is one attack of one length.
 
     Args:
         results: all cells of the defense under the threat, with the flags of
             :func:`bench.report.leaderboard.soundness.across`.
     """
-    done = [r for r in results if r.status == "done" and r.cell.attack is not None]
+    done = [r for r in results if r.status == "done" and r.cell.attack is not None and r.cell.attack.target is None]
     lacks: dict[str, None] = {}
     for seed in sorted({r.cell.seed for r in done}):
         seen = [r for r in done if r.cell.seed == seed and r.cell.access in ("white-box", "adaptive")]
