@@ -18,21 +18,22 @@ class Aim(NamedTuple):
         classes: the true class of each image or, of a targeted attack, the one to reach, shape (N,).
         cross_entropy: rises as the images come nearer to success, shape (N,).
         margin: above zero where they succeed (Carlini and Wagner, 2017, section V-A: f6 with its sign changed).
-        soft_margin: like the margin, with log sum exp of the logits in place of the largest.
+        soft_margin: like the margin, with T log sum exp(z_i / T) of the logits in place of the largest; it also takes
+            the temperatures T (N,).
         succeeded: which images succeed, shape (N,).
     """
 
     classes: Tensor
     cross_entropy: Callable[[Tensor, Tensor], Tensor]
     margin: Callable[[Tensor, Tensor], Tensor]
-    soft_margin: Callable[[Tensor, Tensor], Tensor]
+    soft_margin: Callable[[Tensor, Tensor, Tensor], Tensor]
     succeeded: Callable[[Tensor, Tensor], Tensor]
 
 
 def aim_of(target: Target, y: Tensor) -> Aim:
     """Return what an attack on images with labels (N,) aims at."""
     if target.goal is None:
-        return Aim(y, _steps.cross_entropy, _steps.margin, _steps.soft_margin, _misclassified)
+        return Aim(y, _steps.cross_entropy, _steps.margin, _soft_margin, _misclassified)
     return Aim(target.goal, _cross_entropy_towards, _margin_towards, _soft_margin_towards, _reached)
 
 
@@ -52,5 +53,9 @@ def _margin_towards(logits: Tensor, goal: Tensor) -> Tensor:
     return -_steps.margin(logits, goal)
 
 
-def _soft_margin_towards(logits: Tensor, goal: Tensor) -> Tensor:
-    return -_steps.soft_margin(logits, goal)
+def _soft_margin(logits: Tensor, y: Tensor, temperatures: Tensor) -> Tensor:
+    return temperatures * _steps.soft_margin(logits / temperatures[:, None], y)
+
+
+def _soft_margin_towards(logits: Tensor, goal: Tensor, temperatures: Tensor) -> Tensor:
+    return -_soft_margin(logits, goal, temperatures)

@@ -167,6 +167,16 @@ def test_fmn_comes_as_near_as_the_peers(robust: Case, norm: str, preset: str | N
         assert int(ours.isinf().sum()) <= int(theirs.isinf().sum())
 
 
+def test_fmn_comes_near_the_least_of_longer_searches(robust: Case) -> None:
+    threat, some = Threat(norm="l2", eps=None), Case(robust.net, robust.x[:50], robust.y[:50])
+    ours = least(some, drive(some.net, "fmn", some.x, some.y, threat, steps=200).images, "l2")
+    theirs = [
+        least(some, drive(some.net, use, some.x, some.y, threat, num_steps=600).images, "l2")
+        for use in ("advlib:alma", "advlib:pdgd")
+    ]
+    assert float(ours.median()) <= 1.02 * float(torch.minimum(*theirs).median())
+
+
 def test_sigma_zero_is_the_peers_sigma_zero(robust: Case) -> None:
     threat = Threat(norm="l0", eps=None)
     ours = least(robust, drive(robust.net, "sigma-zero", robust.x, robust.y, threat, steps=100).images, "l0")
