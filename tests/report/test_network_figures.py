@@ -19,7 +19,7 @@ from bench.evaluation.craft import Crafted
 from bench.keys import Keys, attack_key, training_key
 from bench.models.build import build, network_ref
 from bench.report import figures
-from bench.report.figures import _network
+from bench.report.figures import _network, _plot
 from bench.report.figures._network import clean_images
 from bench.report.figures.grad_cam import saliency
 from bench.report.figures.loss_surface import surface
@@ -105,6 +105,25 @@ def test_the_last_map_is_that_before_the_linear_layers():
 def test_images_of_many_classes_come_first():
     scores, labels = torch.tensor([9, 8, 7, 6, 5]), torch.tensor([0, 0, 1, 0, 2])
     assert _network.of_many_classes(scores, labels, 4) == [0, 2, 4, 1]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "goal", "words"),
+    [
+        (1, None, ""),
+        (2, None, "wrong: "),
+        (2, 2, "reached: "),
+        (1, 2, "missed: "),
+        (3, 2, "missed: "),
+        (1, 1, "missed: "),
+    ],
+)
+def test_a_targeted_attack_succeeds_only_with_its_class(predicted: int, goal: int | None, words: str) -> None:
+    names = ("no", "yes", "maybe", "never")
+    images = _network.Images(torch.zeros(1, 1, 2, 2), torch.tensor([1]), names, names)
+    shown = images.prediction(0, predicted, 3.0, 6.0, 2, goal=goal)
+    assert shown.text == f"{words}{names[predicted]}"
+    assert (shown.colour == _plot.WRONG) == (words in ("wrong: ", "reached: "))
 
 
 @pytest.fixture(scope="module")

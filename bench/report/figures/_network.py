@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from bench.evaluation.chunks import read_chunk
-from bench.evaluation.craft import CHUNK
+from bench.evaluation.craft import CHUNK, Crafted
 from bench.evaluation.defense import deploy
+from bench.evaluation.goals import ANY
 from bench.keys import attack_key, training_key
 from bench.models import weights
 from bench.report.figures import Failed, Missing, NotDrawn, Source
@@ -100,11 +101,19 @@ class Images(NamedTuple):
             return fitted_name(number, self.class_labels, inches, size, lines, before=before)
         return fitted(f"{before}class {number}", inches, size, lines)
 
-    def prediction(self, row: int, number: int, inches: float, size: float, lines: int) -> ShownClass:
-        """Return the class that is predicted for an image of this row; ``wrong:`` is before it where it is."""
+    def prediction(
+        self, row: int, number: int, inches: float, size: float, lines: int, *, goal: int | None = None
+    ) -> ShownClass:
+        """Return the class that is predicted for an image of this row, after what that is worth to the attack.
+
+        ``wrong:`` is before a wrong class; where the attack was to reach one, ``reached:`` is before it, and before any
+        other ``missed:``.
+        """
         wrong = number != int(self.y[row])
-        text = self.fitted_class(number, inches, size, lines, before="wrong: " if wrong else "")
-        return ShownClass(text, WRONG if wrong else SOFT)
+        succeeded = wrong and goal in (None, number)
+        failure, success = ("", "wrong: ") if goal is None else ("missed: ", "reached: ")
+        text = self.fitted_class(number, inches, size, lines, before=success if succeeded else failure)
+        return ShownClass(text, WRONG if succeeded else SOFT)
 
 
 def network(source: Source, model: ModelRef, data: DataRef) -> nn.Module:
@@ -149,15 +158,22 @@ def _training_images(source: Source, data: DataRef) -> Tensor:
     return torch.from_numpy(np.array(image_set.at(rows)[0]))
 
 
-def adversarial(source: Source, attack: AttackRef) -> Tensor:
-    """Return an adversarial set (N, C, H, W).
+class AdversarialSet(NamedTuple):
+    """Adversarial images (N, C, H, W), and the class that each was to be given (N,), ``ANY`` where any wrong one."""
+
+    images: Tensor
+    goals: Tensor
+
+
+def adversarial(source: Source, attack: AttackRef) -> AdversarialSet:
+    """Return an adversarial set.
 
     Raises:
         Missing: it is not complete in this store, or its clean images are missing.
     """
     folder, n = source.store.adversarial(attack_key(attack)), attack.data.n
     x = clean_images(source, attack.data).x
-    chunks: list[Tensor] = []
+    chunks: list[Crafted] = []
     for first in range(0, n, CHUNK):
         last = min(first + CHUNK, n)
         chunk = read_chunk(folder / f"{first:06d}-{last:06d}.safetensors", x[first:last], attack.threat)
@@ -166,8 +182,9 @@ def adversarial(source: Source, attack: AttackRef) -> Tensor:
                 f"the adversarial images of {attack.attack.name} are not in this store: figures of networks need the "
                 "store that they were made in"
             )
-        chunks.append(chunk.images)
-    return torch.cat(chunks)
+        chunks.append(chunk)
+    joined = Crafted.joined(chunks)
+    return AdversarialSet(joined.images, torch.full((n,), ANY) if joined.goals is None else joined.goals)
 
 
 def purified(p: Purification, x: Tensor) -> Tensor:
@@ -318,7 +335,7 @@ def purification(source: Source) -> Purification:
         step=best.cell.step,
         net=network(source, best.cell.model, best.cell.data),
         images=clean_images(source, best.cell.data),
-        adversarial=adversarial(source, best.cell.attack),
+        adversarial=adversarial(source, best.cell.attack).images,
         training=(lambda: _training_images(source, weights.data)) if isinstance(weights, TrainRef) else None,
         # It comes first, since long titles are cut at their end.
         title=f"{ACCESS_WORDS['static']}, {without_eps(attack)}, {threat_text(best.cell.attack.threat)}: "

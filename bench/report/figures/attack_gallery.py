@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.figure import Figure
@@ -36,19 +37,21 @@ _INVISIBLE = 0.5 / 255
 
 
 class _Set(NamedTuple):
-    """The adversarial images (N, C, H, W) of one attack."""
+    """The adversarial images (N, C, H, W) of one attack, and the classes (N,) that they were to be given."""
 
     name: str
     attack: AttackRef
     x_adv: Tensor
+    goals: Tensor
 
 
 class _Picture(NamedTuple):
-    """One adversarial image (C, H, W), what was added to the clean one, and the class that the network predicts."""
+    """One adversarial image (C, H, W), what was added to the clean one, the class predicted, and the one aimed at."""
 
     x_adv: Tensor
     delta: Tensor
     predicted: int
+    goal: int | None
 
     @property
     def largest(self) -> float:
@@ -68,7 +71,7 @@ def draw(source: Source) -> Drawing:
     pictures = {index: [_picture(net, images, index, each) for each in sets] for index in chosen}
     names = cells[0].names
     title = f"{names.dataset} · {names.model} · {source.board.labels[cells[0].key][0]}"
-    figure = _Gallery(source.width, images, labels, sets).draw(pictures, title, _caption(len(sets), len(cells)))
+    figure = _Gallery(source.width, images, labels, sets).draw(pictures, title, _caption(pictures, len(cells)))
     rows: list[dict[str, Any]] = []
     for index, row in pictures.items():
         rows += (_numbers(images, index, each, picture) for each, picture in zip(sets, row, strict=True))
@@ -88,7 +91,7 @@ def _sets(source: Source, cells: list[CellResult], most: int) -> list[_Set]:
     for r in cells:
         assert r.cell.attack is not None
         try:
-            sets.append(_Set(source.board.labels[r.key][1], r.cell.attack, adversarial(source, r.cell.attack)))
+            sets.append(_Set(source.board.labels[r.key][1], r.cell.attack, *adversarial(source, r.cell.attack)))
         except Missing as error:
             missing = str(error)
         if len(sets) == most:
@@ -99,17 +102,24 @@ def _sets(source: Source, cells: list[CellResult], most: int) -> list[_Set]:
 
 
 def _picture(net: nn.Module, images: Images, index: int, each: _Set) -> _Picture:
+    from bench.evaluation.goals import ANY
     from bench.report.figures._network import predictions
 
     x_adv = each.x_adv[index]
-    return _Picture(x_adv, x_adv - images.x[index], int(predictions(net, each.x_adv[index : index + 1])))
+    predicted, goal = int(predictions(net, each.x_adv[index : index + 1])), int(each.goals[index])
+    return _Picture(x_adv, x_adv - images.x[index], predicted, None if goal == ANY else goal)
 
 
-def _caption(shown: int, attacks: int) -> str:
+def _caption(pictures: Mapping[int, Sequence[_Picture]], attacks: int) -> str:
+    rows = list(pictures.values())
+    targeted = any(picture.goal is not None for picture in chain.from_iterable(rows))
     text = (
-        "Above each image: the class that the network predicts. Below: the perturbation on grey (no change), times the "
-        f"factor below it, so that its largest change is black or white. {_CHOSEN}"
+        "Above each image: the class that the network predicts"
+        f"{'; a targeted attack reached its target class or missed it' if targeted else ''}. "
+        "Below: the perturbation on grey (no change), times the factor below it, so that its largest change is black "
+        f"or white. {_CHOSEN}"
     )
+    shown = len(rows[0])
     if shown == attacks:
         return text
     return f"{text} Shown: {shown} of {attacks:,} attacks, those of the fewest passes whose images this store holds."
@@ -152,8 +162,10 @@ class _Gallery:
 
     def _labels(self, index: int, attacked: Sequence[_Picture]) -> list[ShownClass]:
         """Return the predicted classes of an image, clean and under each attack."""
-        predicted = [int(self.labels[index]), *(picture.predicted for picture in attacked)]
-        return [self.images.prediction(index, label, self.side, _LABEL, _CLASS_LINES) for label in predicted]
+        classes = [(int(self.labels[index]), None), *((picture.predicted, picture.goal) for picture in attacked)]
+        return [
+            self.images.prediction(index, label, self.side, _LABEL, _CLASS_LINES, goal=goal) for label, goal in classes
+        ]
 
     def _middle(self, place: int) -> float:
         return EDGE + self.column * (place + 0.5)
@@ -209,6 +221,7 @@ def _numbers(images: Images, index: int, each: _Set, picture: _Picture) -> dict[
         "threat": threat_text(each.attack.threat),
         "predicted": picture.predicted,
         "predicted_name": images.class_name(picture.predicted),
+        "target_class": picture.goal,
         "linf": picture.largest,
         "l2": float(picture.delta.norm()),
     }
