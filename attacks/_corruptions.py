@@ -25,6 +25,12 @@ LEAST_SIDE = 8
 #: Sides below which images take the constants of CIFAR-10-C, and those of Tiny ImageNet-C.
 _CIFAR, _TINY = 48, 128
 
+
+def _of_244(displacement: float, deviation: float, warp: float) -> tuple[float, float, float]:
+    """Return shares of a side of 244 pixels as shares of one of 224."""
+    return displacement * 244 / 224, deviation * 244 / 224, warp * 244 / 224
+
+
 #: For images like CIFAR's, Tiny ImageNet's and ImageNet's: what each severity from 1 to 5 takes.
 _CONSTANTS: Mapping[str, tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]] = {
     # The standard deviation.
@@ -103,15 +109,12 @@ _CONSTANTS: Mapping[str, tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]
     "elastic_transform": (
         ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
         ((0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06), (0.1, 0.03, 0.03), (0.16, 0.03, 0.02)),
-        tuple(
-            tuple(share * 244 / 224 for share in shares)
-            for shares in (
-                (2, 0.7, 0.1),
-                (2, 0.08, 0.2),
-                (0.05, 0.01, 0.02),
-                (0.07, 0.01, 0.02),
-                (0.12, 0.01, 0.02),
-            )
+        (
+            _of_244(2, 0.7, 0.1),
+            _of_244(2, 0.08, 0.2),
+            _of_244(0.05, 0.01, 0.02),
+            _of_244(0.07, 0.01, 0.02),
+            _of_244(0.12, 0.01, 0.02),
         ),
     ),
     # The share of the side that the image is shrunk to.

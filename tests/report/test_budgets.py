@@ -16,6 +16,7 @@ from torch import nn
 
 import bench
 from bench.cli import main
+from bench.keys import Keys
 from bench.report import figures
 from bench.report.leaderboard.budgets import curves, with_budgets
 from bench.report.leaderboard.tables import build
@@ -75,6 +76,21 @@ def number_of(text, eps, **where):
 def as_json(capsys, store, *budgets):
     assert main(["leaderboard", "--store", str(store), "--json", "--eps", ",".join(budgets), "--quiet"]) == 0
     return capsys.readouterr().out
+
+
+def test_targeted_attacks_are_in_no_curve_and_a_note_says_what_survives_them(linear):
+    results = list(linear[0].results())
+    (searched,) = (r for r in results if r.cell.attack and r.cell.attack.threat.eps is None)
+    towards = searched.cell.attack.model_copy(update={"target": 1})
+    cell = searched.cell.model_copy(update={"attack": towards})
+    names = searched.names.model_copy(update={"attack": "ddn to class 1"})
+    targeted = searched.model_copy(update={"key": Keys().of(cell), "names": names, "cell": cell})
+    (table,) = build([targeted if r is searched else r for r in results]).tables
+    (curve,) = curves(table)
+    assert not curve.is_whole and curve.budgets == [Fraction(1, 10), Fraction(1, 4)] and len(curve.attacks) == 2
+    assert "an image survives a targeted attack unless it is given the target class: ddn to class 1" in table.notes
+    (table,) = build([r for r in (targeted, *results) if not r.cell.attack or r.cell.attack.threat.eps is None]).tables
+    assert [[attack.results for attack in curve.attacks] for curve in curves(table)] == [[[searched]]]
 
 
 def test_the_curve_of_a_linear_network_is_its_sorted_distances(linear):

@@ -66,7 +66,7 @@ def draw(source: Source) -> Drawing:
     if not every:
         raise Missing(
             "no attack searched for the nearest wrong images and kept their distances: run one that minimises a norm, "
-            f"without eps{older(source.board.tables)}"
+            f"without eps and target{older(source.board.tables)}"
         )
     order = precedence(source)
     panels = sorted(every, key=lambda panel: (natural(panel.table), panel.number, list(NORMS).index(panel.norm)))

@@ -4,7 +4,8 @@ An attack without a budget finds for each image the nearest wrong one that it ca
 CVPR 2016; C&W, Carlini and Wagner, S&P 2017; DDN, Rony et al., CVPR 2019), so a single run gives a whole curve: at a
 budget the images survive whose distance is larger. An attack that was run with a budget counts from this budget on.
 
-As under any attack, an image that survives may fall to a better one: every number is an upper bound.
+As under any attack, an image that survives may fall to a better one: every number is an upper bound. Targeted attacks
+do not count, since what they search for is not the nearest wrong image.
 """
 
 from __future__ import annotations
@@ -165,7 +166,8 @@ def curves(table: Table) -> Iterator[BudgetCurve]:
     for norm in (each for each in DISTANCE_NORMS if each in norms):
         columns: dict[tuple[str, str], Fraction | None] = {}
         for cells in defenses.values():
-            columns |= {coord[1:]: _budget(cells, coord) for coord in cells.cells if _norm(cells, coord) == norm}
+            own = [coord for coord in cells.cells if _norm(cells, coord) == norm and not _is_targeted(cells, coord)]
+            columns |= {coord[1:]: _budget(cells, coord) for coord in own}
         for cells in defenses.values():
             for access in cells.accesses:
                 if any(coord[0] == access and coord[1:] in columns for coord in cells.cells):
@@ -200,6 +202,11 @@ def _norm(cells: DefenseCells, coord: CellCoord) -> Norm | None:
     return attack.threat.norm if attack else None
 
 
+def _is_targeted(cells: DefenseCells, coord: CellCoord) -> bool:
+    attack = cells.cells[coord][0].cell.attack
+    return attack is not None and attack.target is not None
+
+
 def _budget(cells: DefenseCells, coord: CellCoord) -> Fraction | None:
     attack = cells.cells[coord][0].cell.attack
     return attack.threat.eps if attack else None
@@ -215,7 +222,7 @@ def with_budgets(board: Board, budgets: Sequence[Fraction]) -> Board:
     texts = ",".join(map(eps_text, budgets))
     if tables and not any(column.kind == "budget" for column in chain.from_iterable(t.columns for t in tables)):
         raise UsageError(
-            f"--eps {texts}: no attack searched there: run one that minimises a norm without eps, "
+            f"--eps {texts}: no attack searched there: run one that minimises a norm without eps and target, "
             f"or one with such a budget{older(board.tables)}"
         )
     return replace(board, tables=tuple(tables))

@@ -529,6 +529,7 @@ def _notes(
     if protocol != str(EVALUATION_VERSION):
         yield f"measured with protocol {protocol}, not comparable with new results (protocol {EVALUATION_VERSION})"
     yield from _budgets_of_passes(results)
+    yield from _targets(results)
     if len(machines := sorted({f"{r.provenance.machine} ({r.provenance.device})" for r in results if r.cost})) > 1:
         yield f"seconds come from {len(machines)} machines and do not compare: {', '.join(machines)}"
     if any(r.provenance.dirty for r in results):
@@ -590,6 +591,13 @@ def _spared(result: CellResult, sets: Mapping[str, CellResult]) -> float | None:
     if before is None or before.metrics is None or before.metrics.accuracy_under_attack is None:
         return None
     return 1 - before.metrics.accuracy_under_attack
+
+
+def _targets(results: Sequence[CellResult]) -> Iterator[str]:
+    """Yield what surviving a targeted attack is, where there is one."""
+    names = dict.fromkeys(r.names.attack for r in results if r.cell.attack and r.cell.attack.target is not None)
+    if names:
+        yield f"an image survives a targeted attack unless it is given the target class: {', '.join(names)}"
 
 
 def _budgets_of_passes(results: Sequence[CellResult]) -> Iterator[str]:

@@ -24,7 +24,7 @@ LEGEND = (
     "milliseconds are for an image."
 )
 _WIDTH = 100
-_NONE = "no attack without a budget: give ddn, fmn or another attack that minimises a norm no eps"
+_NONE = "no attack without a budget: give ddn, fmn or another attack that minimises a norm neither eps nor target"
 
 
 def as_markdown(ranked: Sequence[RankedAttack]) -> str:
