@@ -5,10 +5,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks._adapters import constructor_arguments, find_class, keep_in_ball, require_meaning
-from bench.api import Target, Threat, library
+from bench.api import MethodError, Target, Threat, library
 
 # Classes that take one image at a time.
 _SINGLE = ("ShadowAttack", "SimBA")
+# For this class ``targeted`` adds runs towards each other class.
+_ENSEMBLE = "AutoAttack"
 # What the toolbox calls its norms.
 _NORMS = {"linf": "inf", "l2": 2, "l1": 1}
 # Classes that refuse logits.
@@ -54,7 +56,8 @@ def art(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **pa
         Images shaped as ``x``.
 
     Raises:
-        MethodError: an unknown class or parameter, a norm that the class does not have, or a budget that is missing.
+        MethodError: an unknown class or parameter, a norm that the class does not have, a budget that is missing, or a
+            targeted attack.
     """
     from art.attacks import EvasionAttack, evasion
     from art.estimators.classification import PyTorchClassifier
@@ -65,11 +68,17 @@ def art(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **pa
     default = {"batch_size": 1 if name in _SINGLE else target.batch, "verbose": False}
     if threat.norm == "l1":
         default["decision_rule"] = "L1"
+    if name != _ENSEMBLE:
+        # Some classes are targeted by themselves, and would lead every image to its true class.
+        fixed["targeted"] = False
+        if parameters.get("targeted"):
+            raise MethodError(f"art:{name} is given true labels only, so leave out targeted = {parameters['targeted']}")
     if threat.norm in _NORMS:
         fixed["norm"] = _NORMS[threat.norm]
         if threat.eps is not None:
             default["eps_step"] = float(threat.eps) / 4
-    arguments = constructor_arguments(attack_class, parameters, fixed, default)
+    own = {key: value for key, value in parameters.items() if key != "targeted" or name == _ENSEMBLE}
+    arguments = constructor_arguments(attack_class, own, fixed, default)
     classifier = PyTorchClassifier(
         nn.Sequential(target.module, nn.Softmax(1)) if name in _PROBABILITIES else target.module,
         loss=nn.CrossEntropyLoss(),

@@ -26,6 +26,9 @@ REAL = [
     ),
     ("art:ProjectedGradientDescent", LINF, {"max_iter": 5}),
     ("art:DeepFool", L2, {"max_iter": 10}),
+    # These two are targeted by themselves.
+    ("art:BoundaryAttack", L2, {"max_iter": 10, "num_trial": 5, "init_size": 20}),
+    ("art:SignOPTAttack", L2, {"max_iter": 2, "query_limit": 100, "num_trial": 20}),
     ("torchattacks:DIFGSM", LINF, {"steps": 10, "alpha": 0.04}),
     ("torchattacks:CW", L2, {"steps": 40, "lr": 0.05}),
     ("torchattacks:Pixle", FLOW, {"restarts": 3, "max_iterations": 5}),
@@ -167,6 +170,7 @@ def test_foolbox_failures_are_the_image_and_never_black(plain: Case) -> None:
         ("art:ProjectedGradientDescen", LINF, {}, "art has no attack .*; did you mean 'ProjectedGradientDescent'"),
         ("art:SquareAttack", LINF, {"max_itr": 3}, "SquareAttack has no parameter 'max_itr'; did you mean 'max_iter'"),
         ("art:SquareAttack", LINF, {"norm": 2}, "norm of SquareAttack follows from the threat"),
+        ("art:ProjectedGradientDescent", LINF, {"targeted": True}, "given true labels only, so leave out targeted"),
         ("torchattacks:DIFGMS", LINF, {}, "did you mean 'DIFGSM'"),
         ("torchattacks:PGD", LINF, {"eps": 0.3}, "eps of PGD follows from the threat"),
         ("foolbox:LinfPDG", LINF, {}, "did you mean 'LinfPGD'"),
