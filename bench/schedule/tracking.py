@@ -62,7 +62,7 @@ class Tracking:
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._process: subprocess.Popen[str] | None = None
         self._threads: list[Thread] = []
-        self._closing = False
+        self._stopped = False
         #: Networks of finished cells, whose epochs are all sent.
         self._trained: set[ModelRef] = set()
 
@@ -80,13 +80,13 @@ class Tracking:
         """Wait until everything is written; what takes longer is written by the next run."""
         if self._process is None:
             return
-        self._closing = True
         self._lines.put(None)
         patience = PATIENCE if patience is None else patience
         try:
             self._process.wait(patience)
         except subprocess.TimeoutExpired:
             _log.warning("log: %s took over %g s to end and was stopped", ", ".join(self._names), patience)
+            self._stopped = True
             self._process.kill()
             self._process.wait()
         for thread in self._threads:
@@ -138,7 +138,7 @@ class Tracking:
             ended |= "ended" in said
             if "failed" in said:
                 _log.warning("log: %s failed and is off for the rest of this run: %s", said["failed"], said["why"])
-        if not ended and not self._closing:
+        if not ended and not self._stopped:
             _log.warning("log: the process of %s has ended; nothing more is logged in this run", ", ".join(self._names))
 
     def training(self, model: ModelRef) -> None:
