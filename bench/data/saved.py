@@ -8,6 +8,7 @@ of that size is read.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import re
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from bench.data.rows import Numbers
 
 Array = np.ndarray[Any, np.dtype[Any]]
+_log = logging.getLogger("crossfire")
 
 SUFFIXES = (".npz", ".npy", ".pt", ".pth")
 #: Names that people give to adversarial images, in the order in which they count; ``adv_complete`` is AutoAttack's.
@@ -39,6 +41,8 @@ ADVERSARIAL = ("x_adv", "adv_complete", "adv_images", "adversarial_images", "adv
 LABELS = ("labels", "label", "y")
 CLEAN = ("x", "x_clean", "clean_images", "clean", "images")
 ROWS = ("rows",)
+#: Target classes, as ``export sets`` writes them; -1 where an image has none.
+TARGETS = "targets"
 #: Bytes of one value at most, and of everything in a file that is no image.
 _LARGEST_VALUE, _ROOM = 8, 2**26
 _PICKLED = "holds pickled Python objects, which are not opened"
@@ -140,7 +144,7 @@ def choice(params: Mapping[str, Any]) -> tuple[str, int | None]:
 
 
 def checked(path: Path, images: ImageSet, rows: Numbers, array: str = "", severity: int | None = None) -> str:
-    """Return the SHA-256 of a file of adversarial images of some rows of a set.
+    """Return the SHA-256 of a file of adversarial images of some rows of a set; a warning says if it is targeted.
 
     Args:
         path: of the file.
@@ -163,6 +167,7 @@ def checked(path: Path, images: ImageSet, rows: Numbers, array: str = "", severi
         _require_labels_beside(saved, images)
     _require_clean(saved, images)
     _require_scale(saved)
+    _warn_of_targets(saved, images)
     return sha
 
 
@@ -316,6 +321,22 @@ def _require_true(saved: SavedImages, images: ImageSet, given: Array, what: str)
         raise UsageError(
             f"{what} of image {saved.order[at]} is {labels[at]}, and the label of row {saved.rows[at]} "
             f"of {images.name} {images.split} is {true[at]}; {len(differs):,} of {len(labels):,} differ"
+        )
+
+
+def _warn_of_targets(saved: SavedImages, images: ImageSet) -> None:
+    """Warn where images were to be given classes, which the measurement does not know."""
+    stored = saved.arrays.get(TARGETS)
+    if stored is None or stored.dtype.kind not in "iu" or stored.shape != saved.stored.shape[:1]:
+        return
+    targets = _loaded(saved.path, stored)[saved.order]
+    # Others call the true labels so.
+    count = int(((targets >= 0) & (targets != images.at(saved.rows)[1])).sum())
+    if count:
+        _log.warning(
+            "%s: %s of %s images have a target class ('%s'); here any wrong answer counts as a success, so the "
+            "numbers may differ from those of the targeted attack",
+            *(saved.path, f"{count:,}", f"{len(targets):,}", TARGETS),
         )
 
 

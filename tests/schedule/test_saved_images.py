@@ -1,5 +1,7 @@
 """Saved images are judged as the attack that made them was, audited like any attack, and known by their content."""
 
+import hashlib
+import json
 import re
 import shutil
 from fractions import Fraction
@@ -42,6 +44,7 @@ use = "jpeg"
 quality = 30
 """
 EPS = "0.1"
+PAGE = Path(__file__).parents[2] / "docs" / "adversarial-sets.md"
 
 
 def attack(use, *lines, eps=EPS):
@@ -189,6 +192,62 @@ def test_in_a_worst_case_suite_every_image_of_the_file_is_judged(here):
     assert sets["images:fgsm.npz"].after == ()
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["alone", "suite"])
+def targeted(request, folder, tmp_path_factory):
+    """A store with targeted PGD on the bare network, alone or after FGSM, and whether it is of that suite."""
+    other, adaptive = tmp_path_factory.mktemp("targeted"), 'access = ["adaptive"]'
+    shutil.copytree(folder / "store" / "train", other / "store" / "train")
+    text = BASE.replace('name = "saved"', f'name = "saved"\nworst_case = {str(request.param).lower()}')
+    text += attack("fgsm", adaptive) + attack("pgd", adaptive, "steps = 3", 'target = "least-likely"')
+    assert small.run(other, "--only", "*/standard/pgd*", text=text) == 0
+    return other, request.param
+
+
+def export(folder, name, path, *options):
+    arguments = [f"*/standard/{name}*/white-box", "--store", str(folder / "store"), "--out", str(path), *options]
+    assert main(["export", "sets", *arguments]) == 0
+
+
+def test_target_classes_are_exported_and_the_check_of_the_page_holds(here, targeted, tmp_path, monkeypatch):
+    store, is_suite = targeted
+    result = results(store)["standard/pgd least-likely/white-box"]
+    targets = pq.read_table(Store(store / "store").records(result.key)).column("target").to_numpy()
+    # What FGSM breaks has no target class.
+    assert 0 < (targets == -1).sum() < len(targets) if is_suite else (targets >= 0).all()
+    monkeypatch.chdir(tmp_path)
+    # Called as on the page.
+    export(store, "pgd", "fgsm.npz")
+    names: dict[str, object] = {}
+    exec(re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[0], names)
+    np.testing.assert_array_equal(names["targets"], targets)
+    assert names["arrays"]["targets"].dtype == np.int64 and names["about"]["attack"]["target"] == "least-likely"
+    assert names["about"]["sha256"]["targets"] == hashlib.sha256(targets.tobytes()).hexdigest()
+    assert is_suite or names["accuracy"] > (names["predictions"] == names["labels"]).mean()
+    export(store, "pgd", "set.parquet")
+    np.testing.assert_array_equal(pq.read_table("set.parquet").column("target").to_numpy(), targets)
+    export(store, "pgd", "pictures", "--format", "png")
+    (listed,) = Path("pictures").glob("*/set.json")
+    assert json.loads(listed.read_text())["images"]["target"] == targets.tolist()
+    # Other sets are written as before.
+    export(here, "fgsm", "untargeted.parquet")
+    untargeted = np.load(here / "fgsm.npz")
+    assert "targets" not in untargeted and '"target"' not in str(untargeted["metadata"])
+    assert "target" not in pq.read_schema("untargeted.parquet").names
+
+
+def test_a_file_with_target_classes_is_judged_by_any_wrong_answer_and_says_so(here, caplog):
+    fgsm = dict(np.load("fgsm.npz"))
+    labels = fgsm["labels"]
+    some = np.where(np.arange(len(labels)) < 100, (labels + 1) % 10, -1)
+    for name, targets in (("aimed", some), ("labelled", labels)):
+        np.savez(f"{name}.npz", x_adv=fgsm["x_adv"], rows=fgsm["rows"], targets=targets)
+    plan(attack("images:fgsm.npz"), attack("images:labelled.npz"))
+    assert not [each for each in caplog.messages if "target" in each]
+    plan(attack("images:aimed.npz"))
+    (line,) = [each for each in caplog.messages if "target" in each]
+    assert "aimed.npz: 100 of 140 images have a target class ('targets'); here any wrong answer counts" in line
+
+
 def test_a_missing_file_is_one_line_before_any_work(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert small.run(tmp_path, text=BASE + attack("images:gone.npz")) == 2
@@ -216,7 +275,7 @@ def test_what_autoattack_saves_has_the_accuracy_that_autoattack_says(here, tmp_p
 
 
 def test_what_the_page_shows_works(here):
-    page = (Path(__file__).parents[2] / "docs" / "adversarial-sets.md").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     names: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(block, names)

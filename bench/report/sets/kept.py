@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,6 +40,7 @@ class Part(NamedTuple):
         labels: (k,).
         clean: uint8 (k, C, H, W).
         adversarial: float32 (k, C, H, W) in [0, 1], to the bit what the defense was given.
+        targets: the classes that they were to be given, int64 (k,), -1 where any wrong one would do.
     """
 
     positions: slice
@@ -46,6 +48,7 @@ class Part(NamedTuple):
     labels: Array
     clean: Array
     adversarial: Array
+    targets: Array
 
 
 class Predictions(NamedTuple):
@@ -82,6 +85,22 @@ class AdversarialSet:
         """Images, channels, height and width."""
         return (len(self.rows), *self.result.cell.data.image_shape)
 
+    @cached_property
+    def targets(self) -> Array | None:
+        """The class that each image was to be given, int64 (n,), -1 where any wrong one would do; ``None`` where that
+        holds for all.
+
+        Raises:
+            NotKept: a chunk has gone or is damaged.
+        """
+        attack = self.result.cell.attack
+        assert attack is not None
+        # The files of all others are not read once more for this.
+        if attack.target is None and all(each.target is None for each in attack.after):
+            return None
+        targets = np.concatenate([part.targets for part in self.parts()])
+        return targets if (targets >= 0).any() else None
+
     def parts(self) -> Iterator[Part]:
         """Yield the images, one chunk at a time.
 
@@ -99,7 +118,8 @@ class AdversarialSet:
             except (FileNotFoundError, ValueError) as error:
                 why = f"{path} does not count: {error}; its run, started again, makes it again"
                 raise NotKept(f"{self.result.names}: {why}") from None
-            yield Part(positions, rows, labels, clean, chunk.images)
+            targets = np.full(len(rows), -1, np.int64) if chunk.goals is None else chunk.goals.astype(np.int64)
+            yield Part(positions, rows, labels, clean, chunk.images, targets)
 
     def metadata(self, arrays: Mapping[str, str]) -> dict[str, Any]:
         """Return what a reader needs to know where the images come from; it names no path, machine or time.
@@ -109,7 +129,7 @@ class AdversarialSet:
         """
         result, cell = self.result, self.result.cell
         assert cell.attack is not None
-        provenance = jsonable(result.provenance)
+        provenance, target = jsonable(result.provenance), cell.attack.target
         return {
             "format": FORMAT,
             "schema": SCHEMA,
@@ -120,7 +140,8 @@ class AdversarialSet:
             "indices_sha": cell.data.indices_sha,
             "class_names": list(self.images.class_names),
             "threat": jsonable(cell.attack.threat),
-            "attack": {"name": cell.attack.attack.name, "params": cell.attack.attack.params},
+            "attack": {"name": cell.attack.attack.name, "params": cell.attack.attack.params}
+            | ({} if target is None else {"target": target}),
             "defense": None if cell.step is None else {"name": cell.step.name, "params": cell.step.params},
             "access": cell.access,
             "metrics": None if result.metrics is None else jsonable(result.metrics),

@@ -29,7 +29,8 @@ def write(adversarial: AdversarialSet, file: BinaryIO) -> None:
 
     Arrays: ``x_adv`` float32 (n, C, H, W) in [0, 1]; ``x`` uint8 (n, C, H, W), the clean images; ``labels`` and
     ``rows``, the row numbers in the image set, int64 (n,); where they are kept ``predictions_clean`` and
-    ``predictions_adv`` int64 (n,); ``metadata``, a JSON text.
+    ``predictions_adv`` int64 (n,); of a targeted attack ``targets`` int64 (n,), the class that each image was to be
+    given, -1 where any wrong one would do; ``metadata``, a JSON text.
 
     Raises:
         NotKept: a chunk has gone or is damaged.
@@ -51,6 +52,8 @@ def _members(adversarial: AdversarialSet) -> Iterator[_Member]:
     if (predictions := adversarial.predictions) is not None:
         yield _Member("predictions_clean", shape[:1], numbers, [predictions.clean])
         yield _Member("predictions_adv", shape[:1], numbers, [predictions.adversarial])
+    if (targets := adversarial.targets) is not None:
+        yield _Member("targets", shape[:1], numbers, [targets])
 
 
 def _write_member(archive: zipfile.ZipFile, member: _Member) -> str:

@@ -38,6 +38,8 @@ def write(adversarial: AdversarialSet, folder: Path) -> str:
                 make_folders(path.parent)
                 path.write_bytes(png(pixels))
     rows = {"row": adversarial.rows, "label": adversarial.labels, **_predictions(adversarial)}
+    if adversarial.targets is not None:
+        rows["target"] = adversarial.targets
     body = adversarial.metadata({}) | {"images": {name: np.asarray(values).tolist() for name, values in rows.items()}}
     write_beside(folder / "set.json", json.dumps(body, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n")
     return str(rounding)

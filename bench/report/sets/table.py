@@ -24,7 +24,8 @@ def write(adversarial: AdversarialSet, file: BinaryIO) -> str:
 
     Columns: ``image`` and ``clean``, each a PNG as bytes and path; ``label``; ``row``, its number in the image set;
     ``x_adv``, little-endian float32 (C, H, W) as bytes; ``prediction_clean`` and ``prediction_adv`` where they are
-    kept. The metadata of the file are under the key ``crossfire``.
+    kept; of a targeted attack ``target``, the class that the image was to be given, -1 where any wrong one would do.
+    The metadata of the file are under the key ``crossfire``.
 
     Raises:
         NotKept: a chunk has gone or is damaged.
@@ -51,6 +52,8 @@ def _schema(adversarial: AdversarialSet) -> pa.Schema:
     columns += [("clean", picture), ("x_adv", pa.binary())]
     if adversarial.predictions is not None:
         columns += [("prediction_clean", pa.int64()), ("prediction_adv", pa.int64())]
+    if adversarial.targets is not None:
+        columns += [("target", pa.int64())]
     classes = {"_type": "ClassLabel", "names": list(adversarial.images.class_names)}
     features = {"image": {"_type": "Image"}, "clean": {"_type": "Image"}, "label": classes}
     features |= {name: {"_type": "Value", "dtype": str(kind)} for name, kind in columns if name not in features}
@@ -75,6 +78,8 @@ def _rows(adversarial: AdversarialSet, part: Part, rounding: Rounding, schema: p
     if (predictions := adversarial.predictions) is not None:
         columns["prediction_clean"] = predictions.clean[part.positions]
         columns["prediction_adv"] = predictions.adversarial[part.positions]
+    if adversarial.targets is not None:
+        columns["target"] = part.targets
     return pa.table(columns, schema=schema)
 
 
