@@ -24,8 +24,7 @@ NEAR, FAR = [1.0, 4.0, 2.0, 0.0], [2.0, 3.0, inf, 0.0]
 def sampled(least: list[float], best: list[float]) -> float:
     """Return local optimality by trapezoids on a fine grid."""
     budgets = np.linspace(0, max(each for each in best if each < inf), 400_001)
-    clean = np.mean(np.array(best) > 0)
-    areas = [np.trapezoid(clean - (np.array(each)[:, None] > budgets).mean(0), budgets) for each in (least, best)]
+    areas = [np.trapezoid(1 - (np.array(each)[:, None] > budgets).mean(0), budgets) for each in (least, best)]
     return float(areas[0] / areas[1])
 
 
@@ -34,7 +33,7 @@ def test_it_is_the_ratio_of_areas_and_one_for_the_best_everywhere(seed: int) -> 
     draw = np.random.default_rng(seed)
     attacks = draw.gamma(2.0, size=(3, 12))
     attacks[draw.random(attacks.shape) < 0.2] = inf
-    attacks[:, :2] = 0
+    attacks[0, :2] = 0
     best = attacks.min(0).tolist()
     for attack in attacks.tolist():
         optimality = local_optimality(attack, best)
@@ -42,7 +41,7 @@ def test_it_is_the_ratio_of_areas_and_one_for_the_best_everywhere(seed: int) -> 
         assert 0 <= optimality <= 1
         assert optimality == pytest.approx(sampled(attack, best), abs=1e-4)
     assert local_optimality(best, best) == 1
-    assert local_optimality([0.0 if each == 0 else inf for each in best], best) == 0
+    assert local_optimality([inf] * len(best), best) == 0
 
 
 def test_an_image_that_no_attack_broke_changes_nothing() -> None:
@@ -51,8 +50,21 @@ def test_an_image_that_no_attack_broke_changes_nothing() -> None:
 
 
 def test_without_any_area_there_is_none() -> None:
-    assert local_optimality([inf, 0.0], [inf, 0.0]) is None
-    assert local_optimality([3.0, 0.0], [3.0, 0.0]) is None
+    assert local_optimality([inf], [inf]) is None
+    assert local_optimality([3.0, 3.0], [3.0, 3.0]) is None
+
+
+def test_an_image_that_a_random_defense_loses_unchanged_counts_as_broken_at_once() -> None:
+    assert local_optimality([0.0, 4.0], [0.0, 4.0]) == 1
+    assert local_optimality([2.0, 4.0], [0.0, 4.0]) == pytest.approx(1 / 2)
+    attacks = [
+        result("random", name, clean=CLEAN, distances=distances, norm="l2")
+        for name, distances in (("near", [0.0, 4.0, 2.0, 0.0]), ("far", [2.0, 4.0, 4.0, 0.0]))
+    ]
+    near, far = ranking(build(attacks))
+    assert (near.optimality, far.optimality) == (1, pytest.approx(2 / 6))
+    assert (near.broken, far.broken) == (1, 1)
+    assert (near.median_distance, far.median_distance) == (2, 4)
 
 
 def cells() -> list[CellResult]:

@@ -29,15 +29,14 @@ def local_optimality(least: Sequence[float], best: Sequence[float]) -> float | N
     was broken: from there on R_* stays as it is, and such images, which say nothing about attacks, add to neither area.
 
     Args:
-        least: the least budget at which the attack broke each image: 0 of an image that is wrong when clean, infinite
-            of one that was not broken.
+        least: the least budget at which the attack broke each image that is right when clean, infinite of one that was
+            not broken. It is 0 where a random defense is wrong about an image that the attack left as it was.
         best: the least of all attacks for the same images.
     """
     end = max((each for each in best if each < inf), default=0.0)
     # Below its curve an image counts until it breaks; above, from there to the end.
-    counted = [(each, nearest) for each, nearest in zip(least, best, strict=True) if nearest > 0]
-    own = sum(end - min(each, end) for each, _ in counted)
-    whole = sum(end - min(nearest, end) for _, nearest in counted)
+    own = sum(end - min(each, end) for each in least)
+    whole = sum(end - min(each, end) for each in best)
     return own / whole if whole > 0 else None
 
 
@@ -156,12 +155,20 @@ def _of(table: Table, cells: DefenseCells, access: Access, norm: Norm, labels: d
         else:
             others.append(known)
     for label, attack_on in searched.items():
+        clean = {r.cell.seed: r.clean_outcomes for r in attack_on.results}
         local: list[float] = []
+        right: list[float] = []
         for seed, least in attack_on.least.items():
             same = [each.least[seed] for each in (*searched.values(), *others) if seed in each.least]
-            optimality = local_optimality(least, [min(each) for each in zip(*same, strict=True)])
+            best = map(min, zip(*same, strict=True))
+            own = [
+                pair
+                for pair, is_right in zip(zip(least, best, strict=True), clean[seed] or (), strict=True)
+                if is_right
+            ]
+            right += (distance for distance, _ in own)
+            optimality = local_optimality(*zip(*own, strict=True)) if own else None
             local += [] if optimality is None else [optimality]
-        right = [each for each in chain.from_iterable(attack_on.least.values()) if each > 0]
         yield OnNetwork(
             *(table.dataset, table.model, cells.name, access, norm, label),
             optimality=fmean(local) if local else None,
