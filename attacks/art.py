@@ -11,6 +11,8 @@ from bench.api import MethodError, Target, Threat, library
 _SINGLE = ("ShadowAttack", "SimBA")
 # For this class ``targeted`` adds runs towards each other class.
 _ENSEMBLE = "AutoAttack"
+# These aim at the labels that they are given, whatever is set; the first draws wrong ones where it gets none.
+_DRAWING, _AIMING = "SaliencyMapMethod", ("GRAPHITEBlackbox", "LowProFool", "TargetedUniversalPerturbation")
 # What the toolbox calls its norms.
 _NORMS = {"linf": "inf", "l2": 2, "l1": 1}
 # Classes that refuse logits.
@@ -71,8 +73,8 @@ def art(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **pa
     if name != _ENSEMBLE:
         # Some classes are targeted by themselves, and would lead every image to its true class.
         fixed["targeted"] = False
-        if parameters.get("targeted"):
-            raise MethodError(f"art:{name} is given true labels only, so leave out targeted = {parameters['targeted']}")
+        if parameters.get("targeted") or name in _AIMING:
+            raise MethodError(f"art:{name} would aim at the true labels, all that it gets")
     if threat.norm in _NORMS:
         fixed["norm"] = _NORMS[threat.norm]
         if threat.eps is not None:
@@ -90,7 +92,10 @@ def art(target: Target, x: Tensor, y: Tensor, threat: Threat, *, name: str, **pa
     attack = attack_class(classifier, **arguments)
     batches = [(x, y)] if name not in _SINGLE else zip(x.split(1), y.split(1), strict=True)
     generated = [
-        attack.generate(x=images.cpu().numpy().copy(), y=F.one_hot(labels, target.num_classes).cpu().numpy())
+        attack.generate(
+            x=images.cpu().numpy().copy(),
+            y=None if name == _DRAWING else F.one_hot(labels, target.num_classes).cpu().numpy(),
+        )
         for images, labels in batches
     ]
     x_adv = torch.cat([torch.from_numpy(images) for images in generated]).to(x)

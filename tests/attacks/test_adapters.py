@@ -26,7 +26,8 @@ REAL = [
     ),
     ("art:ProjectedGradientDescent", LINF, {"max_iter": 5}),
     ("art:DeepFool", L2, {"max_iter": 10}),
-    # These two are targeted by themselves.
+    # These three are targeted by themselves.
+    ("art:SaliencyMapMethod", L0, {"theta": 0.5, "gamma": 0.5}),
     ("art:BoundaryAttack", L2, {"max_iter": 10, "num_trial": 5, "init_size": 20}),
     ("art:SignOPTAttack", L2, {"max_iter": 2, "query_limit": 100, "num_trial": 20}),
     ("torchattacks:DIFGSM", LINF, {"steps": 10, "alpha": 0.04}),
@@ -170,7 +171,7 @@ def test_foolbox_failures_are_the_image_and_never_black(plain: Case) -> None:
         ("art:ProjectedGradientDescen", LINF, {}, "art has no attack .*; did you mean 'ProjectedGradientDescent'"),
         ("art:SquareAttack", LINF, {"max_itr": 3}, "SquareAttack has no parameter 'max_itr'; did you mean 'max_iter'"),
         ("art:SquareAttack", LINF, {"norm": 2}, "norm of SquareAttack follows from the threat"),
-        ("art:ProjectedGradientDescent", LINF, {"targeted": True}, "given true labels only, so leave out targeted"),
+        ("art:ProjectedGradientDescent", LINF, {"targeted": True}, "would aim at the true labels"),
         ("torchattacks:DIFGMS", LINF, {}, "did you mean 'DIFGSM'"),
         ("torchattacks:PGD", LINF, {"eps": 0.3}, "eps of PGD follows from the threat"),
         ("foolbox:LinfPDG", LINF, {}, "did you mean 'LinfPGD'"),
