@@ -120,6 +120,30 @@ def _autocast(device: str) -> list[tuple[Callable[[], Any], Callable[[Any], None
     ]
 
 
+def _autocast_depth() -> int:
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting()
+
+
+def _set_autocast_depth(wanted: int) -> None:
+    # Weights that were cast are kept while any autocast is entered, also once it is disabled and they have changed.
+    while _autocast_depth() > wanted:
+        torch.autocast_decrement_nesting()
+    torch.clear_autocast_cache()
+
+
+def _flushes_denormals() -> bool:
+    return sys.float_info.min / 2 == 0
+
+
+def _pop_saved_tensors_hooks(wanted: Any) -> None:
+    while _saved_tensors_hooks() not in (wanted, None):
+        torch._C._autograd._pop_saved_tensors_default_hooks()
+
+
+_saved_tensors_hooks = partial(torch._C._autograd._top_saved_tensors_default_hooks, False)
+
+
 def _set_environment(wanted: dict[str, str]) -> None:
     for name in os.environ.keys() - wanted.keys():
         del os.environ[name]
@@ -234,7 +258,7 @@ _ROUNDED = (
 _LOGGERS = (logging.getLogger(), logging.getLogger("crossfire"))
 
 #: How to read each setting of the process, and how to set it.
-_SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
+_SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
     (torch.is_inference_mode_enabled, _set_inference_mode),
     (torch.is_grad_enabled, torch._C._set_grad_enabled),
     (torch.get_default_dtype, torch.set_default_dtype),
@@ -244,6 +268,10 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
     (_deterministic, _set_deterministic),
     *_autocast("cpu"),
     *_autocast("cuda"),
+    (_autocast_depth, _set_autocast_depth),
+    (torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled),
+    (_flushes_denormals, torch.set_flush_denormal),
+    (_saved_tensors_hooks, _pop_saved_tensors_hooks),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     *(_attribute(owner, "fp32_precision") for owner in _ROUNDED),
     *(_attribute(_BACKENDS.cudnn, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")),

@@ -123,6 +123,11 @@ def settings(damage):
         torch.set_grad_enabled(False)
     elif damage == "autocast":
         torch.autocast("cpu", torch.bfloat16).__enter__()
+        torch.set_autocast_cache_enabled(False)
+    elif damage == "saved":
+        torch.autograd.graph.saved_tensors_hooks(torch.zeros_like, torch.zeros_like).__enter__()
+    elif damage == "denormals":
+        torch.set_flush_denormal(True)
     elif damage == "dtype":
         torch.set_default_dtype(torch.float64)
     elif damage == "device":

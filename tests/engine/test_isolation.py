@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 POISON = Path(__file__).with_name("poison.py")
 UNDONE = (
     "hook", "pre-hook", "global-hook", "module", "forward", "class", "call", "kind", "parameter", "train", "functional",
-    "builtin", "inference", "grad", "autocast", "dtype", "device", "flags", "threads", "process", "random",
+    "builtin", "inference", "grad", "autocast", "saved", "denormals", "dtype", "device", "flags", "threads", "process",
+    "random",
 )  # fmt: skip
 SAID = {
     "data": "was changed", "state-dict": "was changed", "no-grad": "was changed", "one-bit": "was changed",
@@ -211,7 +212,9 @@ def state():
         dict(os.environ), [path for path in sys.path if path != "/nowhere"],
         list(warnings.filters), np.geterr(), torch.get_default_dtype(),
         torch.get_default_device(), torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
-        torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), torch.get_num_threads(),
+        torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), torch.is_autocast_cache_enabled(),
+        torch.autocast_increment_nesting() and torch.autocast_decrement_nesting(), torch.get_num_threads(),
+        (torch.tensor(1e-40) * 1).item(), torch._C._autograd._top_saved_tensors_default_hooks(False),
         torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(),
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.conv.fp32_precision, torch.is_anomaly_enabled(),
         torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack(), sys.stdout, sys.getrecursionlimit(),
@@ -228,6 +231,8 @@ def state():
         "inference",
         "grad",
         "autocast",
+        "saved",
+        "denormals",
         "dtype",
         "device",
         "flags",
@@ -246,6 +251,21 @@ def test_the_process_is_as_it_was(damage):
         poison.settings(damage)
         _ = 1 / 0
     assert state() == before
+
+
+def test_no_weight_that_was_cast_outlives_the_autocast_that_a_method_leaves_entered():
+    layer, x = nn.Linear(1, 1, bias=False), torch.ones(1, 1)
+
+    def under_autocast():
+        with torch.autocast("cpu", torch.bfloat16):
+            return layer(x).item()
+
+    with isolated("it"):
+        torch.autocast("cpu", torch.bfloat16).__enter__()
+        under_autocast()
+    for weight in (0.5, 2.0):
+        nn.init.constant_(layer.weight, weight)
+        assert under_autocast() == weight
 
 
 def test_code_that_draws_from_the_global_generators_draws_the_same_each_time():
