@@ -33,8 +33,10 @@ from torch.nn import functional as F
 
 from bench.api import Threat
 from bench.data import open_set
+from bench.evaluation.budget import PassBudget
+from bench.evaluation.goals import goals_of
 from bench.evaluation.replays import Replays
-from bench.evaluation.target import Meter, NetworkTarget
+from bench.evaluation.target import Meter, NetworkTarget, Truth
 from bench.models import weights
 from bench.models.build import build, network_ref
 from bench.models.layout import fast_layout
@@ -42,7 +44,20 @@ from bench.process.capture import graphs
 from bench.process.isolation import frozen
 from bench.registry import find
 from bench.store.provenance import provenance
-from tests.perf.peers import EPS, Case, advlib, art, foolbox, official, official_ensemble, official_square, torchattacks
+from tests.perf.peers import (
+    EPS,
+    Case,
+    advlib,
+    advlib_to_least_likely,
+    art,
+    foolbox,
+    least_likely,
+    official,
+    official_ensemble,
+    official_square,
+    torchattacks,
+    torchattacks_to_least_likely,
+)
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "perf"
 SCHEMA = 3
@@ -56,7 +71,10 @@ MASS = Threat(norm="wasserstein", eps="1/200")
 
 
 class Row(NamedTuple):
-    """One attack to measure: what its settings need, and the same settings in other libraries."""
+    """One attack to measure: what its settings need, and the same settings in other libraries.
+
+    The settings are those of an entry of ``[[attacks]]``, its ``target`` and ``max_passes`` among them.
+    """
 
     attack: str
     threat: Threat
@@ -110,6 +128,8 @@ def rows() -> list[Row]:
         Row("apgd-ce", LINF, {"steps": 30}, 31, 30, apgd_peers),
         Row("apgd-ce", L1, {"steps": 30}, 33, 30, {"pyautoattack": apgd_l1}),
         *minimum_norm_rows(),
+        *targeted_rows(),
+        *budgeted_rows(),
         Row("sta", FLOW, {"steps": 30}, 30, 30, {}),
         Row("fwa", MASS, {"steps": 20, **every}, 20, 20, {}),
         Row("square", LINF, {"queries": 200}, 200, 0, square_peers),
@@ -138,6 +158,25 @@ def minimum_norm_rows() -> list[Row]:
         Row("ddn", L2, {"steps": 50}, 50, 50, {"foolbox": foolbox("DDNAttack", None, steps=50)}),
         Row("fmn", L2, {"steps": 50}, 50, 50, fmn_peers),
         Row("sigma-zero", L0, {"steps": 50}, 50, 50, {"advlib": advlib("sigma_zero", num_steps=50)}),
+    ]
+
+
+def targeted_rows() -> list[Row]:
+    """The class is chosen from one more forward pass, as peers choose it."""
+    settings = {"steps": 20, "rule": "last-iterate", "target": "least-likely"}
+    pgd_peers = {"torchattacks": torchattacks_to_least_likely("PGD", eps=EPS, alpha=STEP, steps=20)}
+    fmn_peers = {"advlib": advlib_to_least_likely("fmn", norm=2.0, steps=50)}
+    return [
+        Row("pgd", LINF, settings, 21, 20, pgd_peers),
+        Row("fmn", L2, {"steps": 50, "target": "least-likely"}, 51, 50, fmn_peers),
+    ]
+
+
+def budgeted_rows() -> list[Row]:
+    """Beside the rows without a budget, which take as many passes or more."""
+    return [
+        Row("pgd", LINF, {"steps": 20, "rule": "last-iterate", "max_passes": 40}, 20, 20, {}),
+        Row("fmn", L2, {"steps": 50, "max_passes": 50}, 25, 25, {}),
     ]
 
 
@@ -212,12 +251,17 @@ CASES = {
 def ours(row: Row, case: Case, replays: Replays | None = None) -> tuple[Tensor, float, float]:
     """Return the images and the forwards and backwards per image."""
     entry = find("attack", row.attack)
-    arguments, attack = entry.arguments(row.settings), entry.load()
-    with frozen(case.fast), Meter(case.fast, len(case.x)) as meter:
+    settings = dict(row.settings)
+    passes, aimed_at = settings.pop("max_passes", None), settings.pop("target", None)
+    attack = partial(entry.load(), **entry.arguments(settings))
+    with frozen(case.fast), Meter(case.fast, len(case.x), most=passes) as meter:
         identities = torch.arange(len(case.x), device=case.x.device)
-        options = {"seed": 0, "num_classes": 10, "batch": len(case.x), "replays": replays}
-        target = NetworkTarget(case.fast, meter, identities, **options)
-        images = attack(target, case.x, case.y, row.threat, **arguments)
+        budget = passes and PassBudget(passes, meter, Truth(case.x, case.y), row.threat, 10)
+        options = {"seed": 0, "num_classes": 10, "batch": len(case.x), "replays": None if budget else replays}
+        target = NetworkTarget(case.fast, meter, identities, truth=Truth(case.x, case.y), budget=budget, **options)
+        aimed = target if aimed_at is None else target.towards(goals_of(target, aimed_at, case.x, case.y))
+        run = partial(attack, aimed)
+        images = (budget.ending(run) if budget else run)(case.x, case.y, row.threat)
     return images, meter.forwards / len(case.x), meter.backwards / len(case.x)
 
 
@@ -276,9 +320,11 @@ def peer_forwards(run: Callable[[Case], Tensor], case: Case) -> tuple[Tensor, fl
         hook.remove()
 
 
-def right(net: nn.Module, images: Tensor, y: Tensor) -> Tensor:
+def standing(net: nn.Module, images: Tensor, case: Case, row: Row) -> Tensor:
+    """Return which images are right or, of a targeted attack, are not of the class that it is to reach."""
     with torch.no_grad():
-        return net(images).argmax(1) == y
+        answers = net(images).argmax(1)
+    return answers != least_likely(case) if "target" in row.settings else answers == case.y
 
 
 def timed(
@@ -326,7 +372,7 @@ def measure(row: Row, full_case: Case, repeats: int, device: torch.device) -> di
     peers = {name: outputs[name] for name in row.peers}
     # Each is judged by the layout that it attacked: in TF32 another one moves images at the boundary back over it.
     robust = {
-        name: right(case.fast if name in ("crossfire", "eager") else case.net, output[0], case.y)
+        name: standing(case.fast if name in ("crossfire", "eager") else case.net, output[0], case, row)
         for name, output in outputs.items()
     }
     over_floor = {name: statistics.median(values) for name, values in floors.items()}

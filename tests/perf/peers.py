@@ -29,6 +29,23 @@ def torchattacks(name: str, **parameters: Any) -> Callable[[Case], Tensor]:
     return lambda case: getattr(package, name)(case.net, **parameters)(case.x, case.y)
 
 
+def torchattacks_to_least_likely(name: str, **parameters: Any) -> Callable[[Case], Tensor]:
+    import torchattacks as package
+
+    def run(case: Case) -> Tensor:
+        attack = getattr(package, name)(case.net, **parameters)
+        attack.set_mode_targeted_least_likely(quiet=True)
+        return attack(case.x, case.y)
+
+    return run
+
+
+def least_likely(case: Case) -> Tensor:
+    """Return the class that the network finds least likely of each image."""
+    with torch.no_grad():
+        return case.net(case.x).argmin(1)
+
+
 def foolbox(name: str, eps: float | None, **parameters: Any) -> Callable[[Case], Tensor]:
     import foolbox as package
 
@@ -45,6 +62,14 @@ def advlib(name: str, **parameters: Any) -> Callable[[Case], Tensor]:
         from adv_lib import attacks as package
 
     return lambda case: getattr(package, name)(case.net, case.x, case.y, **parameters).detach()
+
+
+def advlib_to_least_likely(name: str, **parameters: Any) -> Callable[[Case], Tensor]:
+    with _stand_ins():
+        from adv_lib import attacks as package
+
+    attack = getattr(package, name)
+    return lambda case: attack(case.net, case.x, least_likely(case), targeted=True, **parameters).detach()
 
 
 def art(name: str, **parameters: Any) -> Callable[[Case], Tensor]:
