@@ -44,6 +44,7 @@ from bench.process.capture import graphs
 from bench.process.isolation import frozen
 from bench.registry import find
 from bench.store.provenance import provenance
+from bench.types import UsageError
 from tests.perf.peers import (
     EPS,
     Case,
@@ -464,7 +465,13 @@ def main() -> None:
         chosen = [row for row in chosen if args.attack is None or row.attack in args.attack]
         if not chosen:
             continue
-        case = cases[network](device, batch)
+        try:
+            case = cases[network](device, batch)
+        except UsageError as error:
+            if args.network:
+                parser.error(str(error))
+            print(f"{network} is left out: {error}", flush=True)
+            continue
         for row in chosen:
             measured.append(measure(row, case, args.repeats, device))
             print(network, row.attack, json.dumps(measured[-1]["over_floor"]), flush=True)
