@@ -23,6 +23,7 @@ from bench.cli.asides import said_in_one_line
 from bench.cli.spelling import require_options
 from bench.display.streams import Guarded, InTime, guarded
 from bench.methods.unloadable import not_loaded, remedy
+from bench.process.allocator import keep_freed_memory
 from bench.process.ending import Control, closing, signals, unfinished, why_of
 from bench.process.shared import Shared
 from bench.registry import unknown
@@ -150,6 +151,8 @@ def _run(command_line: Sequence[str], streams: Guarded, began: float, *, alone: 
     if alone and hasattr(os, "fork"):
 
         def work(charge: Charge) -> int:
+            if args.verb in _RESUMING:
+                keep_freed_memory()
             return _said(streams, lambda: _controlled(args, charge))
 
         shared = Shared()

@@ -37,6 +37,7 @@ import torch
 
 from bench.evaluation.craft import CHUNK
 from bench.keys import Keys, attack_key, cell_key, clean_cell, models_of, training_key
+from bench.process.allocator import keep_freed_memory
 from bench.process.ending import Control, Lost, Overtime, end_with
 from bench.schedule.hand import Abandoned, Hand
 from bench.schedule.plan import Work, changed
@@ -567,6 +568,7 @@ def _work(context: WorkerContext, control: Control, task: tuple[Any, ...], lost:
 
 @lru_cache(maxsize=1)
 def _runner(context: WorkerContext, control: Control) -> Runner:
+    keep_freed_memory()
     torch.set_num_threads(context.threads)
     os.chdir(context.folder)
     if context.shared_data is not None:
