@@ -65,6 +65,10 @@ class Outcomes:
         """The share of images that were right, in [0, 1]."""
         return self.count / self.n
 
+    def first(self, n: int) -> Outcomes:
+        """Return the outcomes of the first ``n`` images, of which there are as many."""
+        return Outcomes(self.bits >> (self.n - n), n)
+
     def __and__(self, other: Outcomes) -> Outcomes:
         """Return which images were right both times."""
         return Outcomes(self.bits & other.bits, self.n)

@@ -30,6 +30,7 @@ TORCH_FREE = (
     "types",
     "visible",
     "keys",
+    "anytime",
     "stats",
     "api",
     "methods",

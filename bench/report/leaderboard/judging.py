@@ -7,15 +7,20 @@ from dataclasses import replace
 from itertools import chain, groupby
 from typing import NamedTuple
 
-from bench.report.leaderboard.summaries import BaseComparison, DefenseCells, DefenseSummary, ThreatSummary, Value
+from bench.report.leaderboard.summaries import (
+    UPPER_BOUND,
+    BaseComparison,
+    DefenseCells,
+    DefenseSummary,
+    ThreatSummary,
+    Value,
+)
 from bench.report.leaderboard.verdicts import lacking, only_noise, verdict
 from bench.stats import Interval, changed_images, holm_mcnemar
 from bench.types import CellResult
 
 #: The labels of a table's attacks by their id, for each threat.
 Attacks = Mapping[str, Mapping[str, str]]
-
-_BOUND = "upper bound only: "
 
 #: Threats that a line of words names.
 _THREATS = 20
@@ -104,7 +109,7 @@ def _contest(
     changed = changed_images(
         [(survivors[seed].bits, base_survivors[seed].bits) for seed in survivors if seed in base_survivors]
     )
-    bounds = [note.removeprefix(_BOUND) for note in value.footnotes if note.startswith(_BOUND)]
+    bounds = [note.removeprefix(UPPER_BOUND) for note in value.footnotes if note.startswith(UPPER_BOUND)]
     failed = sum(result.status == "failed" for result in row.under(group))
     fell_out = [f"{failed} of its attacks failed"] if failed else []
     fell_out += [f"{missing} of its cells are missing"] if missing else []

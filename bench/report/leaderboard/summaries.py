@@ -34,6 +34,9 @@ EXCLUDE_SEED = {"weights": {"seed"}}
 #: What a worst case counts, in every format.
 WORST_CASE = "right when clean and under every attack of the row"
 
+#: How the footnote of a worst case begins whose evaluation is unsound.
+UPPER_BOUND = "upper bound only: "
+
 #: Mark of a cell that was measured before accuracy under attack was kept, and whose outcomes are not kept.
 NO_OUTCOMES = "only robust accuracy was kept"
 
@@ -241,7 +244,7 @@ class DefenseCells:
         results = list(chain.from_iterable(self.cells[coord] for coord in used))
         shares = [outcomes.share for outcomes in survivors.values()]
         bound = unsound((self._accuracy(coord), self._flags(coord)) for coord in used) if any(shares) else ()
-        footnotes[f"upper bound only: {', '.join(bound)}"] = bool(bound)
+        footnotes[UPPER_BOUND + ", ".join(bound)] = bool(bound)
         value = mean_value(shares, self.n, results, [note for note, holds in footnotes.items() if holds], flags=False)
         return replace(value, partial=bool(value.footnotes)), survivors
 

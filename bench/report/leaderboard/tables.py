@@ -23,6 +23,7 @@ from bench.report.leaderboard.labels import (
     unique,
 )
 from bench.report.leaderboard.soundness import across
+from bench.report.leaderboard.standing import Ranking, ranking
 from bench.report.leaderboard.summaries import (
     EXCLUDE_SEED,
     NORMS,
@@ -125,6 +126,8 @@ class Table:
     has_access: bool = True
     #: What tells a view of chosen columns and rows from others of the same table; empty where all is shown.
     view: str = ""
+    #: The ranks of its defenses and which are settled, where there are several to rank.
+    ranking: Ranking | None = None
 
     @property
     def heading(self) -> str:
@@ -344,10 +347,13 @@ def _table(
         for each, own in by_defense.items()
     }
     steps = {each: own[0].cell for each, own in by_defense.items() if own[0].cell.step is not None}
-    lost = {each: sum(missing.get(name, 0) for name in {r.names.defense for r in by_defense[each]}) for each in steps}
+    lost = {each: sum(missing.get(name, 0) for name in _called(own)) for each, own in by_defense.items()}
     purifiers = [PurifierRow(by_id[each], by_id.get(row_ids.base(cell)), lost[each]) for each, cell in steps.items()]
     by_id |= zip(steps, judge(purifiers, attacks), strict=True)
     defenses = sorted(by_id.values(), key=lambda each: (*(-number for number in each.rank(RANKED)), each.name))
+    begun = set(chain.from_iterable(map(_called, by_defense.values())))
+    unbegun = {name: count for name, count in missing.items() if name not in begun}
+    waiting = unbegun | {names[each]: count for each, count in lost.items()}
     first = results[0]
     rows = tuple(chain.from_iterable(_rows(defense, first.cell.data) for defense in defenses))
     columns = _columns(attacks, by_attack, defenses, first.cell.data)
@@ -368,8 +374,14 @@ def _table(
             ),
         ),
         count,
+        ranking=ranking(defenses, {group: threats[group] for group in attacks}, RANKED, waiting),
     )
     return table, {r.key: (names[row_ids.of(r.cell)], _attack_label(r, attacks, ids)) for r in results}
+
+
+def _called(results: Iterable[CellResult]) -> set[str]:
+    """Return what plans call the defense of some results."""
+    return {result.names.defense for result in results}
 
 
 def _attack_labels(

@@ -48,7 +48,19 @@ _WORDS = (
     *get_args(Access),
     *(cost.column.label for cost in COSTS),
     *("clean accuracy", "robust accuracy", WORST_LABEL, STATIC_LABEL, FULL_LABEL, GAP_LABEL, BUDGET_LABEL),
-    *("defense", "access", "dataset", "model", "n", "incomplete", "caption", "notes", "table notes", "rank"),
+    *(
+        "defense",
+        "access",
+        "dataset",
+        "model",
+        "n",
+        "incomplete",
+        "caption",
+        "notes",
+        "table notes",
+        "rank",
+        "rank settled",
+    ),
 )
 #: What is written in two ways: as tables have it, and as it is typed.
 _TYPED = {"linf": "l∞", "eps=": "ε=", "−": "-"}
@@ -289,6 +301,7 @@ def _part(table: Table, view: View, full: Table) -> Table:
         view=view.digits,
         verdicts=tuple(verdict_lines(summary for summary in threats if summary.group in judged)),
         notes=(*said, *view_notes.kept(full, threats, judged, attacks)),
+        ranking=table.ranking and table.ranking.of(defenses),
     )
 
 

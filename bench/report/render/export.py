@@ -12,7 +12,16 @@ from typing import Any
 
 from bench.report.leaderboard import corruption_error
 from bench.report.leaderboard.summaries import WORST_CASE, ThreatSummary, Value
-from bench.report.leaderboard.tables import WORST_LABEL, Board, Column, Table, TableRow, column_id, lines_by_defense
+from bench.report.leaderboard.tables import (
+    RANKED,
+    WORST_LABEL,
+    Board,
+    Column,
+    Table,
+    TableRow,
+    column_id,
+    lines_by_defense,
+)
 from bench.report.render.latex import latex
 from bench.report.render.markdown import markdown
 from bench.store.planned import Count
@@ -40,6 +49,9 @@ def comma_separated(board: Board) -> str:
     has what is known of the row alone; what is said of a defense is at its adaptive row. Where there are several seeds,
     ``seeds`` counts them, and ``... spread`` is the standard deviation over them. The columns ``incomplete``,
     ``table notes`` and, where it has one, ``caption`` repeat in each row what its table lacks, says and is called.
+
+    ``rank`` is that by the worst case under the first threat, of rows whose attacker sees all, and ``rank settled``
+    says whether it is settled (:mod:`bench.anytime`).
 
     A text that a spreadsheet would read as a formula begins with an apostrophe.
     """
@@ -82,6 +94,7 @@ def _csv_record(table: Table, row: TableRow, remarks: list[str], seeds: Mapping[
         "defense": row.defense,
         **({"access": row.access} if table.has_access else {}),
         **({"seeds": seeds[row.defense]} if seeds else {}),
+        **_csv_rank(table, row),
     }
     footnotes: list[str] = []
     for column in table.columns:
@@ -91,6 +104,15 @@ def _csv_record(table: Table, row: TableRow, remarks: list[str], seeds: Mapping[
         notes = value.footnotes or ("",) * value.failed
         footnotes += (f"{name}: {'failed' if value.failed else note}" for note in notes)
     return {**record, "notes": "; ".join([*footnotes, *remarks])}
+
+
+def _csv_rank(table: Table, row: TableRow) -> dict[str, Any]:
+    """Return the rank of a row and whether it is settled; nothing in a table without ranks."""
+    if table.ranking is None:
+        return {}
+    ranks = {rank.name: rank for rank in table.ranking.ranks}
+    rank = ranks.get(row.defense) if row.access in RANKED else None
+    return {"rank": rank and rank.rank, "rank settled": rank and ("yes" if rank.is_settled else "no")}
 
 
 def _csv_numbers(
@@ -123,7 +145,10 @@ def payload(board: Board) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "tables": [
-            *(_table(table.title, table.cells, table.verdicts, table.notes) for table in board.tables),
+            *(
+                {**_table(table.title, table.cells, table.verdicts, table.notes), **_ranks(table)}
+                for table in board.tables
+            ),
             *(_table(title, Count(cells, 0, 0)) for title, cells in board.absent),
         ],
         "cells": cell_rows(board),
@@ -140,6 +165,17 @@ def _table(title: str, cells: Count, verdicts: Iterable[str] = (), notes: Iterab
         "verdicts": list(verdicts),
         "notes": list(notes),
     }
+
+
+def _ranks(table: Table) -> dict[str, Any]:
+    """Return the ranks of a table where there are several, and by what: the worst case under its first threat."""
+    if table.ranking is None:
+        return {}
+    ranks = [
+        {"defense": each.name, "rank": each.rank, "settled": each.is_settled, "n": each.n}
+        for each in table.ranking.ranks
+    ]
+    return {"ranked_under": table.ranking.group, "ranks": ranks, "not_begun": list(table.ranking.waiting)}
 
 
 def _budgets(board: Board) -> Iterator[dict[str, Any]]:

@@ -106,7 +106,7 @@ def _page(board: Board, pictures: Callable[..., dict[str, Sample]] | None, numbe
         # Inside the data hidden characters are JSON escapes, which the script would read back.
         details=visible_values(_details(board, results, pictures(results, limit=sets) if pictures else {})),
         absent=text.absent(board),
-        foot=text.page_foot(columns),
+        foot=text.page_foot(columns, board.tables),
     )
     return visible(page, lines=True)
 

@@ -120,6 +120,7 @@ def _table(table: Table, board: Board, width: int) -> Iterator[RenderableType]:
     yield from _grids(layout)
     for verdict in text.first(table.verdicts, _MAX_ROWS, "verdicts", "md or json"):
         yield _text(f"> {verdict}", style="bold")
+    yield from (_text(f"= {line}") for line in text.settled(table))
     notes = [*table.notes, *text.failures(table, board)]
     for note in text.first(notes, _MAX_ROWS, "notes and failures", "md or json"):
         yield _text(f"! {note}", style="yellow")

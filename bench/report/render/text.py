@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import chain, groupby, product
 from string import ascii_lowercase
 
+from bench.anytime import Rank
 from bench.report.leaderboard.corruption_error import UNNORMALISED
 from bench.report.leaderboard.summaries import WORST_CASE, Value
 from bench.report.leaderboard.tables import Board, Column, Table, TableRow
@@ -14,6 +15,8 @@ from bench.report.leaderboard.tables import Board, Column, Table, TableRow
 ABSENT = "–"
 #: A label with more letters is broken into several lines.
 _LABEL_LETTERS = 16
+#: Ranks that a line names of those that are settled, and of the others.
+_RANKS = 12
 #: Where the heading of a column that is no attack may be broken.
 _WORDS_BREAK = re.compile(r"(?<=[,−]) | (?=accuracy|\(static\)|or adaptive|s/|TFLOP/)")
 
@@ -177,6 +180,7 @@ def remarks(table: Table, board: Board) -> Iterator[str]:
     """Yield the lines below a table, after its verdicts and its legend."""
     if table.caption:
         yield table.title
+    yield from settled(table)
     yield from ranking(table)
     yield from spreads(table)
     yield from rules(table)
@@ -212,6 +216,29 @@ def ranked(table: Table, row: TableRow, column: Column, bold: str, under: str, e
     value = row.values.get(column.id)
     shown = escape(number(value, column, table.n))
     return {"best": bold, "second": under, "": "{}"}[table.mark(row, column)].format(shown)
+
+
+def settled(table: Table) -> list[str]:
+    """Return which ranks of a table are settled, in one line; nothing where no two rows are ranked."""
+    ranking = table.ranking
+    if ranking is None or not ranking.ranks:
+        return []
+    done, unsettled = (_ranks([rank for rank in ranking.ranks if rank.is_settled is each]) for each in (True, False))
+    by = f"by robust accuracy, worst case, under {ranking.group}"
+    parts = [f"ranks settled at any stop (95 %), {by}: {done or 'none'}"]
+    parts.append(f"not settled: {unsettled}" * bool(unsettled))
+    parts.append(f"no image yet: {_few(ranking.waiting)}" * bool(ranking.waiting))
+    return ["; ".join(filter(None, parts))]
+
+
+def _ranks(ranks: Sequence[Rank]) -> str:
+    return _few([f"{rank.rank} {rank.name}" for rank in ranks])
+
+
+def _few(names: Sequence[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    more = len(names) - _RANKS
+    return ", ".join(names[:_RANKS]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def ranking(table: Table) -> list[str]:
@@ -263,6 +290,11 @@ _VERDICT = (
     "that of its base by more than chance (p, for all verdicts of the table together) and its attackers could have "
     "shown otherwise; else that is an upper bound only."
 )
+_SETTLED = (
+    "Ranks at any stop: a rank is settled if each other row is above or below it by more than chance, whenever the run "
+    "stops and whatever decided that; at most 5 % of tables ever say so wrongly. It is about images of this kind, in a "
+    "random order, under these attacks."
+)
 _BUDGET = (
     "Robust accuracy at ε: right when clean, and no attack of this norm found a wrong image within ε; those without a "
     "budget count at every ε, others from theirs on. A better attack may find nearer images."
@@ -275,10 +307,14 @@ _UNNORMALISED = "mCE, unnormalised: the mean error over corruptions, not divided
 _FOOT = " ".join((_PERCENT, _STATIC, _BRACKETS, _WORST, _GAP, _VERDICT))
 
 
-def page_foot(columns: Iterable[Column]) -> str:
+def page_foot(columns: Iterable[Column], tables: Iterable[Table]) -> str:
     """Return what all words below tables are, for a page whose reader chooses what it shows of some columns."""
     columns = list(columns)
-    more = {_BUDGET: any(column.kind == "budget" for column in columns), **_about_errors(columns)}
+    more = {
+        _SETTLED: any(map(settled, tables)),
+        _BUDGET: any(column.kind == "budget" for column in columns),
+        **_about_errors(columns),
+    }
     return " ".join((_FOOT, *(sentence for sentence, is_needed in more.items() if is_needed)))
 
 
@@ -306,6 +342,7 @@ def foot(tables: Collection[Table]) -> str:
         _WORST: bool(kinds & {"worst", "gap", "verdict"}),
         _GAP: "gap" in kinds,
         _VERDICT: "verdict" in kinds or any(table.verdicts for table in tables),
+        _SETTLED: any(map(settled, tables)),
         _BUDGET: "budget" in kinds,
         **_about_errors(columns),
     }

@@ -176,6 +176,7 @@ def _view(table: Table, excerpt: _Excerpt) -> dict[str, Any]:
         "legend": {explained(note): letter for note, letter in legend.items()},
         "rules": text.first(text.rules(shown), _MAX_RULES, "attacks with a rule"),
         "verdicts": _first(table.verdicts),
+        "settled": text.settled(table),
         "notes": _first(table.notes),
         "scatter": cost_scatter,
         "lazy": len(columns) * len(rows) + len(heat) * len(heat_rows) + points + len(legend) <= _MAX_LAZY_NUMBERS,

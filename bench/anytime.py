@@ -1,0 +1,178 @@
+"""What a table may say at any stop: ranks and intervals that stay valid however often, and whenever, somebody looks.
+
+An interval for a fixed number of images is right 19 times out of 20 if one looks at it once. A run with a time budget
+looks after every chunk and decides by what it sees what to do next, so sooner or later such an interval misleads. Here
+every statement is a bet against chance whose stake multiplies image by image. Where chance is all there is, the stake
+does not grow on average, and the chance that it ever reaches 1 / a is at most a (Ville, 1939). So it does not matter
+when a run stops, nor why (Robbins, Annals of Mathematical Statistics 41, 1970, 1397-1409; Howard, Ramdas, McAuliffe
+and Sekhon, Annals of Statistics 49, 2021, 1055-1080).
+
+Assumed is that the images of a set, in the order of their list, are exchangeable: in random order, as in official test
+sets as far as their publishers mixed them, or drawn in random order (:func:`bench.data.select`). The order is fixed
+before anything is measured, and what is known of a row are its first images. So what is measured next may depend on all
+that was seen. What is settled is settled about images of that kind, not about the listed ones alone. Where a list is in
+an order of its own, such as that of its classes, its first images are not of that kind, and a statement about a part of
+them means nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain, zip_longest
+from math import lgamma, log, log1p
+from typing import NamedTuple
+
+from bench.outcomes import Outcomes
+from bench.stats import Interval, changed_images, mcnemar
+
+#: Of all tables at most this share ever says that something is settled which is not so; of intervals, that misses.
+ERROR = 0.05
+
+#: Halvings of an interval of numbers in [0, 1] until floats have no more.
+_HALVINGS = 60
+
+
+class Contender(NamedTuple):
+    """A row of a table: which of its first images survive, by seed; nothing where none were measured yet.
+
+    Each seed has the same number of images.
+    """
+
+    name: str
+    survivors: Mapping[int, Outcomes]
+
+    @property
+    def n(self) -> int:
+        """How many images were measured."""
+        return min((outcomes.n for outcomes in self.survivors.values()), default=0)
+
+    @property
+    def share(self) -> float:
+        """The mean share of images that survive, in [0, 1]; 0 where none were measured."""
+        counts = [outcomes.share for outcomes in self.survivors.values()] if self.n else [0.0]
+        return sum(counts) / len(counts)
+
+
+class Rank(NamedTuple):
+    """The place of a row among all rows, 1 for the best, and whether it is settled."""
+
+    name: str
+    rank: int
+    is_settled: bool
+    #: How many images it rests on.
+    n: int
+
+
+def log_stake(more: int, fewer: int) -> float:
+    """Return the logarithm of what a bet on the first of two rows has become, from the images that tell them apart.
+
+    Under the hypothesis that the first row keeps at most as many of such images as the second, so that each is the
+    first's with probability p <= 1/2, the stake is a supermartingale that begins at 1: the likelihood ratio of p
+    against 1/2, mixed over p uniform on [1/2, 1]. With k = ``more`` of m images it is in closed form
+    sum_{j <= k} C(m + 1, j) / ((m + 1) C(m, k)), since the mixture is an incomplete beta function.
+
+    Args:
+        more: images that the first row alone keeps.
+        fewer: images that the second row alone keeps.
+    """
+    m = more + fewer
+    ways = lgamma(m + 1) - lgamma(more + 1) - lgamma(fewer + 1)
+    if more >= fewer:
+        # All subsets but the tail above k, which is that of McNemar's test of one more image.
+        return (m + 1) * log(2) + log1p(-mcnemar(more + 1, fewer) / 2) - log(m + 1) - ways
+    term = total = 1.0
+    for j in range(more, 0, -1):
+        term *= j / (m + 2 - j)
+        total += term
+    return log(total) - log(fewer + 1)
+
+
+def anytime_interval(successes: float, n: int) -> Interval:
+    """Return a proportion with an interval that covers the truth at every number of images at once, 19 times in 20.
+
+    The proportions that a uniform mixture of binomial likelihoods does not reject (Robbins, 1970): p is inside while
+    (n + 1) C(n, k) p^k (1 - p)^(n - k) > 1/20. Means over seeds are numbers in [0, 1] instead of 0 or 1, of which it
+    holds as well, for the likelihood ratio is convex in them.
+
+    Args:
+        successes: in [0, n]; fractional if it is a mean over seeds.
+        n: images, at least 1.
+
+    Raises:
+        ValueError: the counts are impossible.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes in {n} trials is impossible")
+    share, failures = successes / n, n - successes
+    least = log(ERROR) - (lgamma(n + 2) - lgamma(successes + 1) - lgamma(failures + 1))
+
+    def is_inside(p: float) -> bool:
+        likelihood = (successes * log(p) if successes else 0.0) + (failures * log1p(-p) if failures else 0.0)
+        return likelihood > least
+
+    def end(outside: float) -> float:
+        inside = share
+        for _ in range(_HALVINGS):
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if is_inside(middle) else (inside, middle)
+        return outside
+
+    return Interval(share, 0.0 if successes == 0 else end(0.0), 1.0 if successes == n else end(1.0))
+
+
+class Standings:
+    """The rows of one table in pairs: which of two is above the other, beyond what chance does in any such table.
+
+    Two rows are compared on the first images of both, under the seeds that both have, where an image has one vote
+    (:func:`bench.stats.changed_images`). Of k rows there are k (k - 1) statements that one is above another. Each may
+    err with the k (k - 1)th part of :data:`ERROR`, so all together with at most :data:`ERROR` (Bonferroni), however
+    they depend on each other. Rows that have no images yet count, for they were to be compared from the beginning.
+    """
+
+    def __init__(self, rows: Sequence[Contender]) -> None:
+        self.rows = rows
+        self._needed = log(max(1, len(rows) * (len(rows) - 1)) / ERROR)
+        self._above: dict[tuple[int, int], int] = {}
+        shares = [row.share for row in rows]
+        #: The places of the rows, the best first.
+        self._order = sorted(range(len(rows)), key=shares.__getitem__, reverse=True)
+
+    def above(self, first: int, second: int) -> int:
+        """Return 1 if the first of two rows, by their places, is above the second, -1 if below, 0 if undecided."""
+        if first > second:
+            return -self.above(second, first)
+        if (first, second) not in self._above:
+            self._above[first, second] = self._decided(self.rows[first], self.rows[second])
+        return self._above[first, second]
+
+    def _decided(self, first: Contender, second: Contender) -> int:
+        n = min(first.n, second.n)
+        seeds = first.survivors.keys() & second.survivors.keys()
+        pairs = [(first.survivors[seed].first(n).bits, second.survivors[seed].first(n).bits) for seed in seeds]
+        if not n or not pairs:
+            return 0
+        more, fewer = changed_images(pairs)
+        if log_stake(max(more, fewer), min(more, fewer)) < self._needed:
+            return 0
+        return 1 if more > fewer else -1
+
+    def is_settled(self, row: int) -> bool:
+        """Say whether a row, by its place, is above or below each of the others."""
+        at = self._order.index(row)
+        better, worse = self._order[:at][::-1], self._order[at + 1 :]
+        # The nearest first, which are the last to be told apart.
+        others = chain.from_iterable(zip_longest(better, worse))
+        return all(other is None or self.above(row, other) for other in others)
+
+    def ranks(self) -> list[Rank]:
+        """Return the ranks of the rows that have images, the best first; those of equal rows are equal."""
+        ranks: list[Rank] = []
+        shares = sorted((row.share for row in self.rows if row.n), reverse=True)
+        for place, row in enumerate(self.rows):
+            if not row.n:
+                continue
+            is_settled = self.is_settled(place)
+            above = sum(self.above(place, other) < 0 for other in range(len(self.rows))) if is_settled else None
+            rank = 1 + (shares.index(row.share) if above is None else above)
+            ranks.append(Rank(row.name, rank, is_settled, row.n))
+        return sorted(ranks, key=lambda rank: (rank.rank, not rank.is_settled))
