@@ -31,6 +31,7 @@ lint: .venv/.test
 
 perf: .venv/.test
 	for each in attacks corruptions training report schedule; do $(BIN)/python -m tests.perf.$$each || exit 1; done
+	$(BIN)/python -m tests.perf.process pgd
 
 clean:
 	rm -rf .venv report
