@@ -120,6 +120,10 @@ def _autocast(device: str) -> list[tuple[Callable[[], Any], Callable[[Any], None
     ]
 
 
+def _attention(kernel: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    return getattr(_BACKENDS.cuda, f"{kernel}_sdp_enabled"), getattr(_BACKENDS.cuda, f"enable_{kernel}_sdp")
+
+
 def _autocast_depth() -> int:
     torch.autocast_increment_nesting()
     return torch.autocast_decrement_nesting()
@@ -276,7 +280,9 @@ _SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
     *(_attribute(owner, "fp32_precision") for owner in _ROUNDED),
     *(_attribute(_BACKENDS.cudnn, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")),
     _attribute(_BACKENDS.cuda.matmul, "allow_tf32"),
-    _attribute(_BACKENDS.mkldnn, "enabled"),
+    *(_attribute(_BACKENDS.mkldnn, name) for name in ("enabled", "deterministic")),
+    (_BACKENDS.mha.get_fastpath_enabled, _BACKENDS.mha.set_fastpath_enabled),
+    *map(_attention, ("flash", "mem_efficient", "math", "cudnn")),
     (np.geterr, _set_numpy_errors),
     (lambda: dict(os.environ), _set_environment),
     (lambda: list(sys.path), _set_path),

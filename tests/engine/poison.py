@@ -138,6 +138,10 @@ def settings(damage):
         torch.backends.cudnn.deterministic = False
         torch.set_float32_matmul_precision("medium")
         torch.autograd.set_detect_anomaly(True)
+        torch.backends.mkldnn.deterministic = not torch.backends.mkldnn.deterministic
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch.backends.cuda.enable_flash_sdp(False)
+        torch.backends.cuda.enable_math_sdp(False)
     elif damage == "threads":
         torch.set_num_threads(torch.get_num_threads() + 1)
     elif damage == "process":

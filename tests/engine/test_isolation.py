@@ -216,6 +216,8 @@ def state():
         torch.autocast_increment_nesting() and torch.autocast_decrement_nesting(), torch.get_num_threads(),
         (torch.tensor(1e-40) * 1).item(), torch._C._autograd._top_saved_tensors_default_hooks(False),
         torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(),
+        torch.backends.mkldnn.deterministic, torch.backends.mha.get_fastpath_enabled(),
+        torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled(),
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.conv.fp32_precision, torch.is_anomaly_enabled(),
         torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack(), sys.stdout, sys.getrecursionlimit(),
         signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), signal.getitimer(signal.ITIMER_REAL),
