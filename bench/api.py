@@ -41,6 +41,7 @@ __all__ = [
     "defense",
     "library",
     "network",
+    "score_network",
 ]
 
 Count = Annotated[int, Field(ge=1)]
@@ -152,7 +153,7 @@ class TrainingStep(Protocol):
     """
 
     net: nn.Module
-    """The network, in training mode."""
+    """The network, in training mode; perhaps wrapped, so that its own attributes are not those of this module."""
 
     progress: Tensor
     """The share of the training's batches that are done, in [0, 1): a float64 scalar on the device."""
@@ -177,6 +178,9 @@ class DeployedStep(Protocol):
 
     One that learns from training images has ``fit(images)``, called first with uint8 (N, C, H, W). A wrapped module
     with an attribute ``labels`` is an oracle: it is given the true labels (N,) before each batch.
+
+    One that is declared with a ``score`` has ``use_score(net)``, called before ``wrap``: the trained network, frozen
+    and in evaluation mode, from images (N, C, H, W) in the scale of the diffusion and steps (N,) to the noise in them.
 
     A purifier, which moves images by a gradient, may also have ``smooth(base, tau) -> nn.Module``: the deployed values
     with the gradient of the purification in it, where the sign's derivative is that of ``tanh(g / (tau * mean|g|))``,
@@ -266,11 +270,13 @@ def library(
 
 def defense(
     *,
-    kind: Literal["recipe", "test-time"],
+    kind: Literal["recipe", "test-time", "score-recipe"],
     base: str = "standard",
     randomised: bool = False,
     purifier: bool = False,
     relies_on: Literal["catastrophic-overfitting"] | None = None,
+    score: str | None = None,
+    score_network: str = "unet",
     attacks: tuple[str, ...] = (),
     inner: str | None = None,
     schedule: dict[str, Any] | None = None,
@@ -280,11 +286,15 @@ def defense(
     """Register a training recipe ``f(step, x, y, *, ...) -> scalar loss`` or a class with ``wrap`` and ``surrogate``.
 
     Args:
-        kind: ``"recipe"`` makes base weights; ``"test-time"`` wraps a base classifier when deployed.
+        kind: ``"recipe"`` makes base weights; ``"test-time"`` wraps a base classifier when deployed;
+            ``"score-recipe"`` makes weights of a score network, which predicts noise and classifies nothing.
         base: the recipe under a test-time step unless the configuration says otherwise.
         randomised: a test-time step that draws; it must then own ``draws``, a ``Draws``.
         purifier: a test-time step that moves each image by a gradient of the network's own.
         relies_on: the regime of training without which the step does not do what it is for; missed, it is flagged.
+        score: of a step that stands on a score network besides the classifier: the recipe that trains it unless the
+            configuration says otherwise.
+        score_network: of such a step: that network unless the configuration says otherwise.
         attacks: registered attacks that a recipe crafts with; their code counts as its own.
         inner: the parameter of a recipe that names the attack it crafts with, as ``name[parameter=value, ...]``.
         schedule: a recipe's default schedule, where it differs from ``Schedule()``.
@@ -296,4 +306,14 @@ def defense(
 
 def network() -> Callable[[Method], Method]:
     """Register ``f(num_classes, *, in_channels, ...) -> nn.Module``: images in [0, 1] to logits."""
+    return _unchanged
+
+
+def score_network() -> Callable[[Method], Method]:
+    """Register ``f(*, in_channels, ...) -> nn.Module``, which predicts noise (Ho et al., 2020, eq. 14).
+
+    It takes noisy images (N, C, H, W) in the scale of the diffusion, -1 to 1 without noise, and their steps int64 (N,)
+    in 1 ... T, by default 1, and returns the noise in them, shaped as they are. Its buffer ``alpha_bar`` (T + 1,) is
+    the share of the signal in the variance at each step, from 1 downwards.
+    """
     return _unchanged

@@ -7,6 +7,8 @@ A counter-based generator (SplitMix64; Steele, Lea and Flood, 2014) in plain ten
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.types import MethodError
@@ -85,12 +87,28 @@ class Draws:
         """Return standard normal draws shaped and placed as ``like``; raises as ``uniform`` does."""
         return normal(self.seed, self._next(like), self.calls, like.shape[1:])
 
-    def _next(self, like: Tensor) -> Tensor:
-        import torch
+    def repeatable(self) -> Callable[[Tensor], Tensor]:
+        """Return the next standard normal draw as a function of what it is shaped as, the same whenever it is called.
 
+        So a part of a step that a backward pass computes again draws what it drew before.
+        """
         self.calls += 1
-        if self.images is None:
-            return torch.arange(len(like), device=like.device)
-        if len(self.images) != len(like):
-            raise MethodError(f"a step draws {len(like)} rows for a batch of {len(self.images)} images")
-        return self.images.to(like.device)
+        return partial(_normal_of, self.seed, self.images, self.calls)
+
+    def _next(self, like: Tensor) -> Tensor:
+        self.calls += 1
+        return _identities(self.images, like)
+
+
+def _normal_of(seed: int, images: Tensor | None, call: int, like: Tensor) -> Tensor:
+    return normal(seed, _identities(images, like), call, like.shape[1:])
+
+
+def _identities(images: Tensor | None, like: Tensor) -> Tensor:
+    import torch
+
+    if images is None:
+        return torch.arange(len(like), device=like.device)
+    if len(images) != len(like):
+        raise MethodError(f"a step draws {len(like)} rows for a batch of {len(images)} images")
+    return images.to(like.device)

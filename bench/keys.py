@@ -36,16 +36,17 @@ _NAME = {"name": True, "classes": True}
 _FILE = {"file": True}
 _WEIGHTS = {"name": True, "data": _NAME}
 _MODEL = {"weights": _WEIGHTS}
-_ATTACK = {"data": _NAME, "model": _MODEL, "attack": _FILE, "after": {"__all__": {"attack": _FILE}}}
+_STEP = {**_FILE, "score": _MODEL}
+_ATTACK = {"data": _NAME, "model": _MODEL, "step": _STEP, "attack": _FILE, "after": {"__all__": {"attack": _FILE}}}
 _NAMES: dict[type[BaseModel], dict[str, Any]] = {
     DataRef: _NAME,
     WeightsRef: _NAME,
     TrainRef: {"data": _NAME},
     ModelRef: _MODEL,
-    MethodRef: _FILE,
+    MethodRef: _STEP,
     Earlier: {"attack": _FILE},
     AttackRef: _ATTACK,
-    Cell: {"data": _NAME, "model": _MODEL, "attack": _ATTACK},
+    Cell: {"data": _NAME, "model": _MODEL, "step": _STEP, "attack": _ATTACK},
 }
 
 
@@ -58,10 +59,11 @@ def _without(method: dict[str, Any], use: dict[str, Any] | None = None) -> dict[
     method = {**method, "members": {"__all__": method}}
     recipe = {"recipe": method, "chosen_by": method}
     model = {"network": method, "weights": {**_WEIGHTS, **recipe}}
+    step = {**method, "score": model}
     earlier = {"attack": method, **use}
-    attack = {"data": _NAME, "model": model, "step": method, "attack": method, "after": {"__all__": earlier}, **use}
-    cell = {"data": _NAME, "model": model, "step": method, "attack": attack}
-    return {DataRef: _NAME, ModelRef: model, MethodRef: method, Earlier: earlier, AttackRef: attack, Cell: cell}
+    attack = {"data": _NAME, "model": model, "step": step, "attack": method, "after": {"__all__": earlier}, **use}
+    cell = {"data": _NAME, "model": model, "step": step, "attack": attack}
+    return {DataRef: _NAME, ModelRef: model, MethodRef: step, Earlier: earlier, AttackRef: attack, Cell: cell}
 
 
 _NAMES_AND_CODE = _without({"code_sha": True, "file": True})
@@ -165,8 +167,12 @@ def clean_cell(cell: Cell) -> Cell:
 
 
 def models_of(cell: Cell) -> list[ModelRef]:
-    """Return the base classifier of a cell and, under attack, the one that is attacked."""
-    return [cell.model] if cell.attack is None else [cell.model, cell.attack.model]
+    """Return the base classifier of a cell, under attack the one that is attacked, and the scores of their steps."""
+    attack = cell.attack
+    models = [cell.model] if attack is None else [cell.model, attack.model]
+    steps = (cell.step, None if attack is None else attack.step)
+    scores = [step.score for step in steps if step is not None and step.score is not None]
+    return [*models, *scores]
 
 
 def derive_seed(*seed_parts: str | int) -> int:

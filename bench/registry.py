@@ -283,8 +283,10 @@ _ROLES = {
     "recipe": "a training recipe",
     "test-time": "a test-time step",
     "network": "a network",
+    "score-recipe": "a recipe of a score network, which classifies nothing",
+    "score-network": "a score network, which predicts noise and classifies nothing",
 }
-_CALLED = {"test-time": "test-time step"}
+_CALLED = {"test-time": "test-time step", "score-recipe": "recipe of a score", "score-network": "score network"}
 _LONGEST_NAME = 200
 #: Names that a line lists; libraries have a thousand.
 _MOST_NAMED = 60
@@ -394,7 +396,7 @@ def require_numbers(value: object, parsed: object, path: str = "") -> None:
 
 @cache
 def entries(kind: str) -> Mapping[str, Entry]:
-    """Return the methods of a kind by name: ``attack``, ``library``, ``recipe``, ``test-time`` or ``network``.
+    """Return the methods of a kind by name: ``attack``, ``library``, ``recipe``, ``test-time``, ``network`` and so on.
 
     What cannot be read is no part of it; see :func:`unread`.
     """

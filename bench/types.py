@@ -30,7 +30,7 @@ from bench.visible import visible, without_surrogates
 
 Norm = Literal["linf", "l2", "l1", "l0", "wasserstein", "flow", "corruption"]
 Access = Literal["white-box", "static", "adaptive", "transfer"]
-Kind = Literal["attack", "recipe", "test-time", "network"]
+Kind = Literal["attack", "recipe", "test-time", "network", "score-recipe", "score-network"]
 Status = Literal["done", "failed"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Scalar = str | int | float | bool | None
@@ -325,7 +325,8 @@ class MethodRef(Frozen):
     """One attack, recipe, test-time step or network with every parameter spelled out.
 
     ``members`` are the networks of an ensemble. ``file`` is where saved images lie that an attack reads; it is not part
-    of any key, as their hash is a parameter.
+    of any key, as their hash is a parameter. ``score`` is the network, with its weights, that a diffusion purifier
+    predicts noise with.
     """
 
     kind: Kind
@@ -336,6 +337,7 @@ class MethodRef(Frozen):
         (), max_length=MAX_MEMBERS, exclude_if=lambda members: not members
     )
     file: Name | None = Field(None, exclude_if=lambda file: file is None)
+    score: ModelRef | None = Field(None, exclude_if=lambda score: score is None)
 
     @property
     def use(self) -> str:
@@ -349,6 +351,11 @@ class MethodRef(Frozen):
     def _is_flat(self) -> MethodRef:
         if any(member.members or member.kind != "network" for member in self.members):
             raise ValueError("a member of an ensemble is a network, and no ensemble")
+        if self.score is not None and (self.kind, self.score.network.kind) != (
+            "test-time",
+            "score-network",
+        ):
+            raise ValueError("only a test-time step has a score, which is a score network")
         return self
 
 
@@ -532,10 +539,14 @@ class WeightsRef(Frozen):
 
 
 class ModelRef(Frozen):
-    """A base classifier: a network and where its weights come from."""
+    """A base classifier, or the score of a purifier: a network and where its weights come from."""
 
     network: MethodRef
     weights: TrainRef | WeightsRef
+
+
+# A step has a score, which is made of methods itself.
+MethodRef.model_rebuild()
 
 
 class Earlier(Frozen):

@@ -20,7 +20,11 @@ SUMMARY = "attacks, defenses, datasets, models and presets, one line each"
 #: Characters of a line.
 _WIDTH = 100
 #: Kinds of the registry by the word for them here.
-_METHODS = {"attacks": ("attack", "library"), "defenses": ("recipe", "test-time"), "models": ("network",)}
+_METHODS = {
+    "attacks": ("attack", "library"),
+    "defenses": ("recipe", "test-time", "score-recipe"),
+    "models": ("network", "score-network"),
+}
 KINDS = ("attacks", "defenses", "datasets", "models", "presets")
 
 
@@ -131,6 +135,9 @@ def _listed(data: str | None) -> dict[str, list[dict[str, Any]]]:
     adapters = [{**_row(entry), "name": entry.pattern} for entry in registry.entries("library").values()]
     recipes = [_row(entry, kind="recipe") for entry in registry.entries("recipe").values()]
     steps = [_row(entry, kind="test-time") for entry in registry.entries("test-time").values()]
+    scores = [_row(entry, kind="score-recipe") for entry in registry.entries("score-recipe").values()]
+    networks = [_row(entry) for entry in registry.entries("network").values()]
+    networks += [_row(entry, kind="score-network") for entry in registry.entries("score-network").values()]
     datasets = []
     for name, named in NAMED.items():
         here = named.available(folder)
@@ -138,9 +145,9 @@ def _listed(data: str | None) -> dict[str, list[dict[str, Any]]]:
         datasets.append({"name": name, "summary": named.summary, "available": here, "needs": needs})
     return {
         "attacks": attacks + adapters,
-        "defenses": recipes + steps,
+        "defenses": recipes + steps + scores,
         "datasets": datasets,
-        "models": [_row(entry) for entry in registry.entries("network").values()],
+        "models": networks,
         "presets": [
             {"name": name, "summary": text, "available": True, "needs": None}
             for name, text in overlay.presets().items()

@@ -15,7 +15,7 @@ from bench.types import StoreError, UsageError
 if TYPE_CHECKING:
     from bench.schedule.plan import Work
     from bench.schedule.run import Runner
-    from bench.types import Cell, TrainRef
+    from bench.types import DataRef, ModelRef, TrainRef
 
 _log = logging.getLogger("crossfire")
 SUMMARY = "the training part of run alone"
@@ -45,21 +45,26 @@ def main(args: argparse.Namespace) -> int:
     return 3 if failed else 0
 
 
-def _trainings(work: Work) -> list[tuple[Cell, TrainRef]]:
-    """Return a cell for each base classifier that is trained here, and the recipe."""
+def _trainings(work: Work) -> list[tuple[ModelRef, TrainRef, DataRef]]:
+    """Return each network that is trained here, base classifiers and scores, its recipe, and the images to watch."""
     from bench.keys import training_key
     from bench.types import TrainRef
 
-    bases = {training_key(planned.cell.model): planned.cell for planned in work.plan.cells}
-    return [(cell, ref) for cell in bases.values() if isinstance(ref := cell.model.weights, TrainRef)]
+    wanted: dict[str, tuple[ModelRef, TrainRef, DataRef]] = {}
+    for planned in work.plan.cells:
+        step = planned.cell.step
+        for model in filter(None, (planned.cell.model, None if step is None else step.score)):
+            if isinstance(ref := model.weights, TrainRef):
+                wanted[training_key(model)] = model, ref, planned.cell.data
+    return list(wanted.values())
 
 
-def _train(wanted: list[tuple[Cell, TrainRef]], runner: Runner, display: Display) -> int:
+def _train(wanted: list[tuple[ModelRef, TrainRef, DataRef]], runner: Runner, display: Display) -> int:
     """Train what is missing, print where the weights are, and return how many trainings failed."""
 
-    def train(cell: Cell) -> Path | Exception:
+    def train(model: ModelRef, watched: DataRef) -> Path | Exception:
         try:
-            return runner.train(cell.model, cell.data)
+            return runner.train(model, watched)
         except StoreError:
             raise
         except Exception as error:
@@ -67,10 +72,10 @@ def _train(wanted: list[tuple[Cell, TrainRef]], runner: Runner, display: Display
 
     failed = 0
     display.cells(0, len(wanted))
-    done = runner.each(wanted, lambda each: (*each, train(each[0])))
-    for count, (cell, ref, outcome) in enumerate(done, start=1):
-        runner.tracking.training(cell.model)
-        label = f"{ref.recipe.name} on {cell.model.network.name}"
+    done = runner.each(wanted, lambda each: (each[0], each[1], train(each[0], each[2])))
+    for count, (model, ref, outcome) in enumerate(done, start=1):
+        runner.tracking.training(model)
+        label = f"{ref.recipe.name} on {model.network.name}"
         if isinstance(outcome, Exception):
             failed += 1
             _log.error("failed: %s: %s", label, outcome)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from bench import registry
 from bench.config.sections import AttackConfig, Config, DefenseConfig
 from bench.config.sweeps import MOST, combinations, labels_of, sweep
-from bench.types import AIMS, Access, MethodRef, Norm, Schedule, Threat, UsageError, located, shown
+from bench.types import AIMS, Access, MethodRef, Norm, Scalar, Schedule, Threat, UsageError, located, shown
 
 #: The attack, with its parameters, that chooses the epoch of an adversarial recipe on images set aside.
 CHOOSING: tuple[str, Mapping[str, Any]] = ("pgd", {"steps": 20})
@@ -46,12 +46,21 @@ class Base(NamedTuple):
     key: str | None = None
 
 
+class Score(NamedTuple):
+    """The network of a purifier that predicts noise: its weights, and its name with its parameters."""
+
+    weights: Base
+    arch: str
+    params: tuple[tuple[str, Scalar], ...]
+
+
 class Defense(NamedTuple):
     """One row of the table."""
 
     label: str
     base: Base
     step: MethodRef | None
+    score: Score | None = None
 
 
 class Attack(NamedTuple):
@@ -79,6 +88,7 @@ class _Row(NamedTuple):
     step: MethodRef | None
     params: Mapping[str, Any]
     swept: frozenset[str]
+    score: Score | None = None
 
 
 def defenses(config: Config) -> list[Defense]:
@@ -89,7 +99,8 @@ def defenses(config: Config) -> list[Defense]:
     """
     rows: list[_Row] = []
     with config.located("defenses"):
-        require_few("defenses", [(each.params, max(1, len(_listed(each.base)))) for each in config.defenses])
+        times = [max(1, len(_listed(each.base))) * max(1, len(_listed(each.score))) for each in config.defenses]
+        require_few("defenses", zip((each.params for each in config.defenses), times, strict=True))
         for index, each in enumerate(config.defenses):
             with located(f"defenses[{index}] ({each.use})"):
                 step = _step(each.use)
@@ -101,9 +112,9 @@ def defenses(config: Config) -> list[Defense]:
             for row in rows
         ]
     )
-    deduplicated: dict[tuple[Base, MethodRef | None], Defense] = {}
+    deduplicated: dict[tuple[Base, MethodRef | None, Score | None], Defense] = {}
     for label, row in zip(labels, rows, strict=True):
-        deduplicated.setdefault((row.base, row.step), Defense(label, row.base, row.step))
+        deduplicated.setdefault((row.base, row.step, row.score), Defense(label, row.base, row.step, row.score))
     return list(deduplicated.values())
 
 
@@ -127,6 +138,7 @@ def _step(use: str) -> registry.Entry | None:
 def _classifiers(config: Config, each: DefenseConfig) -> Iterator[_Row]:
     if each.base is not None:
         raise UsageError(f"base belongs to a test-time step; '{each.use}' makes base weights itself")
+    _require_no_score(each)
     if not each.use.startswith("weights:"):
         _require_no_key(each)
     for params, swept in sweep(each.params):
@@ -141,9 +153,50 @@ def _deployed(config: Config, each: DefenseConfig, entry: registry.Entry) -> Ite
         _require_no_key(each)
     for name, base in bases:
         label = entry.name if name == default else f"{entry.name}@{_base_label(name)}"
-        for chosen, (params, swept) in itertools.product(_with_keys(base, each), sweep(each.params)):
+        inside = _with_keys(base, each), _scores(config, each, entry), sweep(each.params)
+        for chosen, score, (params, swept) in itertools.product(*inside):
             ref = entry.ref(params)
-            yield _Row(label, chosen, ref, {**ref.params, **each.train}, swept)
+            told = {**ref.params, **each.train, **_told_of(score)}
+            always = {"score"} if len(_listed(each.score)) > 1 else set[str]()
+            yield _Row(label, chosen, ref, told, swept | always, score)
+
+
+def _scores(config: Config, each: DefenseConfig, entry: registry.Entry) -> list[Score | None]:
+    """Return the score networks that a test-time step is to stand on; nothing for one that has none.
+
+    Raises:
+        UsageError: the step has none, or the recipe makes no weights of one.
+    """
+    default = entry.meta.get("score")
+    if default is None:
+        _require_no_score(each)
+        return [None]
+    network = each.score_network or {"arch": str(entry.meta.get("score_network") or "unet")}
+    arch, params = str(network["arch"]), {name: value for name, value in network.items() if name != "arch"}
+    names = _listed(each.score) or [str(default)]
+    weights = [_base(config, name, each.score_train, noun="score", kind="score-recipe") for name in names]
+    for name, base in zip(names, weights, strict=True):
+        if base.schedule is not None and base.schedule.holdout:
+            raise UsageError(
+                f"holdout = {base.schedule.holdout} keeps the epoch that is right most often, and '{name}' trains a "
+                "score, which classifies nothing: leave it at 0"
+            )
+    return [Score(base, arch, tuple(sorted(params.items()))) for base in weights]
+
+
+def _told_of(score: Score | None) -> dict[str, Any]:
+    """Return what the name of a row may say of its score."""
+    if score is None:
+        return {}
+    recipe = score.weights.recipe
+    told = recipe.name if recipe is not None else _base_label(str(score.weights.weights))
+    return {"score": told, "score_network": score.arch, **{f"score_network.{key}": each for key, each in score.params}}
+
+
+def _require_no_score(each: DefenseConfig) -> None:
+    given = {"score": each.score, "score_network": each.score_network, "score_train": each.score_train or None}
+    if names := [name for name, value in given.items() if value is not None]:
+        raise UsageError(f"{names[0]} belongs to a diffusion purifier; '{each.use}' has no score")
 
 
 def _with_keys(base: Base, each: DefenseConfig) -> list[Base]:
@@ -166,7 +219,7 @@ def attacks(config: Config) -> list[Attack]:
     """
     columns: list[_Column] = []
     with config.located("attack"):
-        _check_shared("attack", "attack", config.attack, AttackConfig.model_fields)
+        _check_shared("attack", ("attack",), config.attack, AttackConfig.model_fields)
     with config.located("attacks"):
         entries = []
         for index, config_entry in enumerate(config.attacks):
@@ -419,20 +472,32 @@ def _is_file_step(use: str) -> bool:
     return True
 
 
-def _base(config: Config, use: str, overrides: Mapping[str, Any]) -> Base:
+def _base(config: Config, use: str, overrides: Mapping[str, Any], *, noun: str = "base", kind: str = "recipe") -> Base:
+    """Return where weights come from.
+
+    Args:
+        config: the configuration, whose ``[train]`` is laid under the overrides.
+        use: a recipe or ``weights:FILE``.
+        overrides: settings of the recipe.
+        noun: what the weights are, for the error line.
+        kind: of the recipe.
+
+    Raises:
+        UsageError: there is no such recipe, or a setting is not one of it.
+    """
     if use.startswith("weights:"):
         if overrides:
             raise UsageError(f"{use} is trained already; it takes no {', '.join(sorted(overrides))}")
         return Base(None, None, use)
-    if ".py:" not in use and use not in registry.entries("recipe"):
-        bases = registry.unknown_method("base", use, "recipe")
+    if ".py:" not in use and use not in registry.entries(kind):
+        bases = registry.unknown_method(noun, use, kind)
         raise UsageError(f"{bases}{'' if 'did you mean' in bases else ', or weights:<file>'}")
-    entry = registry.find("recipe", use)
+    entry = registry.find(kind, use)
     own = config.train.get(entry.name)
     own = own if isinstance(own, dict) else {}
     shared = {key: value for key, value in config.train.items() if not isinstance(value, dict)}
     with config.located("train"):
-        _check_shared("train", "recipe", config.train, Schedule.model_fields)
+        _check_shared("train", ("recipe", "score-recipe"), config.train, Schedule.model_fields)
     known = {*entry.parameters.model_fields, *Schedule.model_fields, "preset"}
     settings = {**{key: value for key, value in shared.items() if key in known}, **own, **overrides}
     for key in settings:
@@ -455,14 +520,16 @@ def _base(config: Config, use: str, overrides: Mapping[str, Any]) -> Base:
             raise UsageError(line) from None
 
 
-def _check_shared(section: str, kind: str, settings: Mapping[str, Any], section_keys: Iterable[str]) -> None:
-    """Raises UsageError: a shared section names no such method, or a key that no method of its kind has."""
-    entries = registry.entries(kind)
+def _check_shared(
+    section: str, kinds: tuple[str, ...], settings: Mapping[str, Any], section_keys: Iterable[str]
+) -> None:
+    """Raises UsageError: a shared section names no such method, or a key that no method of its kinds has."""
+    entries = dict(itertools.chain.from_iterable(registry.entries(kind).items() for kind in kinds))
     known = {"preset", *section_keys}.union(*(entry.parameters.model_fields for entry in entries.values()))
     if "preset" in settings and not isinstance(settings["preset"], str):
         raise UsageError(f"[{section}]: preset names one preset for all that have it, not {shown(settings['preset'])}")
     for key, value in settings.items():
         if isinstance(value, dict) and key not in entries:
-            raise UsageError(f"[{section}.{key}]: {registry.unknown_method(kind, key, kind)}")
+            raise UsageError(f"[{section}.{key}]: {registry.unknown_method(kinds[0], key, *kinds)}")
         if not isinstance(value, dict) and key not in known:
             raise UsageError(f"[{section}]: {registry.unknown('key', key, known)}{registry.perhaps_in(key)}")

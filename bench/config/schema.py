@@ -57,7 +57,7 @@ def configuration() -> Schema:
         "dataset": _table(keys(sections.DatasetConfig), _text(sections.DatasetConfig)),
         "run": _table(keys(sections.RunConfig), _text(sections.RunConfig)),
         "attack": _shared(("attack",), keys(sections.AttackConfig, without=("use",)), _description("attack")),
-        "train": _shared(("recipe",), keys(Schedule), _description("train")),
+        "train": _shared(("recipe", "score-recipe"), keys(Schedule), _description("train")),
         **{name: _entries(name) for name in _SECTIONS},
     }
     top = {**keys(sections.Config), **{name: _reference(name) for name in definitions}}
@@ -158,7 +158,7 @@ def _entries(name: str) -> Schema:
     section = _SECTIONS[name]
     common = keys(section.model)
     use = common.pop(section.named_by)
-    common |= {key: _reference("train") for key in ("train", "source_train") if key in common}
+    common |= {key: _reference("train") for key in ("train", "source_train", "score_train") if key in common}
     if "eps" in common:
         common["eps"] |= _or_several(EXACT)
     entries = _registered(section.kinds)

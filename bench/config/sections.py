@@ -319,6 +319,20 @@ def _member(index: int, body: object) -> ModelConfig:
     return member
 
 
+def _named_network(value: object) -> object:
+    """Return the table that the name of a network is short for.
+
+    Raises:
+        ValueError: it is neither a name nor a table with one, or lists values.
+    """
+    body = {"arch": value} if isinstance(value, str) else value
+    if body is None or (isinstance(body, dict) and isinstance(body.get("arch"), str)):
+        if isinstance(body, dict) and any(isinstance(each, list | dict) for each in body.values()):
+            raise ValueError("it is one network with one value of each parameter")
+        return body
+    raise ValueError(f"{shown(value)} is neither the name of a network nor a table with its arch")
+
+
 class DefenseConfig(_Method):
     """A row: a training recipe, weights, or a test-time step; its parameters are further keys, and a list sweeps."""
 
@@ -336,6 +350,21 @@ class DefenseConfig(_Method):
         "`ema`; a list makes a row for each",
     )
     train: dict[str, Any] = Field({}, description="of the recipe: other settings than `[train]` has")
+    score: Annotated[str | list[str] | None, Some] = Field(
+        None,
+        description="of a diffusion purifier: the recipe that trains the network which predicts noise, or "
+        "`weights:FILE`, or several; by default the step's own",
+    )
+    score_network: Annotated[
+        dict[str, Any] | None, BeforeValidator(_named_network, json_schema_input_type=str | dict[str, Any])
+    ] = Field(
+        None,
+        description="of a diffusion purifier: the network that predicts noise, or a table with its `arch` and its "
+        "parameters; by default the step's own",
+    )
+    score_train: dict[str, Any] = Field(
+        {}, description="of the recipe of the score: other settings than `[train]` has, such as `epochs`"
+    )
 
 
 class AttackConfig(_Method):

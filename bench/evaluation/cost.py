@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -116,21 +116,44 @@ def parameters(net: nn.Module) -> int:
 
 
 class DeployedCost(NamedTuple):
-    """One image through the deployed defense: passes of the base classifier inside, and seconds."""
+    """One image through the deployed defense: passes of the base classifier inside, seconds, and passes of a score."""
 
     passes: Passes
     seconds: float
+    score_forwards: float = 0.0
+
+    def with_score(self, base: PassFlops, score: PassFlops) -> PassFlops:
+        """Return the FLOPs of a pass of the base classifier with those of the score that belong to it.
+
+        Computing a step again in a backward pass, to save memory, is not counted.
+        """
+        times = self.score_forwards / self.passes.forwards if self.passes.forwards else 0.0
+        return PassFlops(base.forward + times * score.forward, base.backward + times * score.backward)
 
 
-def deployed_cost(base: nn.Module, deployed: nn.Module, image_shape: tuple[int, int, int], batch: int) -> DeployedCost:
-    """Measure the deployed function on grey images: passes per image, and the least seconds of three runs."""
+def deployed_cost(
+    base: nn.Module,
+    deployed: nn.Module,
+    image_shape: tuple[int, int, int],
+    batch: int,
+    score: nn.Module | None = None,
+) -> DeployedCost:
+    """Measure the deployed function on grey images: passes per image, and the least seconds of three runs.
+
+    Args:
+        base: the classifier inside.
+        deployed: the function.
+        image_shape: channels, height and width.
+        batch: how many images.
+        score: the network that predicts noise inside, if there is one.
+    """
     device = next((parameter.device for parameter in base.parameters()), torch.device("cpu"))
     images = torch.full((batch, *image_shape), 0.5, device=device)
     seconds = []
     with isolated("the deployed function"), frozen(base, strict=True), torch.no_grad():
         deployed.eval()
         set_oracle_labels(deployed, torch.zeros(batch, dtype=torch.int64, device=device))
-        with Meter(base) as meter:
+        with Meter(base) as meter, nullcontext() if score is None else Meter(score) as of_score:
             deployed(images)
         for _ in range(3):
             synchronize(device)
@@ -138,7 +161,8 @@ def deployed_cost(base: nn.Module, deployed: nn.Module, image_shape: tuple[int, 
             deployed(images)
             synchronize(device)
             seconds.append(time.perf_counter() - started)
-    return DeployedCost(Passes(meter.forwards / batch, meter.backwards / batch), min(seconds) / batch)
+    score_forwards = 0.0 if of_score is None else of_score.forwards / batch
+    return DeployedCost(Passes(meter.forwards / batch, meter.backwards / batch), min(seconds) / batch, score_forwards)
 
 
 def synchronize(device: torch.device) -> None:

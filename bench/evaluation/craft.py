@@ -86,6 +86,7 @@ def craft(
     batch: int,
     check: Callable[[], None] | None = None,
     training: Callable[[], Tensor] | None = None,
+    score: nn.Module | None = None,
     before: Crafted | None = None,
     saved: Callable[[Tensor], Tensor] | None = None,
     replays: Replays | None = None,
@@ -102,6 +103,7 @@ def craft(
         batch: images to push through at once.
         check: called at every pass; what it raises ends the attack.
         training: as for :func:`deploy`.
+        score: likewise.
         before: what earlier attacks of a suite made of the images. Those that the attacked function now gets wrong, and
             a random one in every one of :data:`DRAWS` draws, stay so and cost nothing; its answers on clean images
             do not matter, so the set's accuracy under attack is that of the entire suite.
@@ -114,7 +116,7 @@ def craft(
             its ``max_passes`` are fewer than one evaluation takes.
     """
     method = _bound(ref)
-    fresh = partial(deploy, base, ref.step, training)
+    fresh = partial(deploy, base, ref.step, training, score)
     attack: Callable[[Tensor, Tensor, Tensor], Crafted]
     attack = partial(_attack, ref, method, base, fresh, key=key, batch=batch, check=check, saved=saved, replays=replays)
     if isinstance(ref.target, int):

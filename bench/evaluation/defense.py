@@ -34,17 +34,23 @@ class DeployedDefense(NamedTuple):
             self.draws.begin(derive_seed(*seed_parts), images)
 
 
-def deploy(base: nn.Module, step: MethodRef | None, training: Callable[[], Tensor] | None = None) -> DeployedDefense:
+def deploy(
+    base: nn.Module,
+    step: MethodRef | None,
+    training: Callable[[], Tensor] | None = None,
+    score: nn.Module | None = None,
+) -> DeployedDefense:
     """Return the deployed function and what an adaptive attacker differentiates; both are ``base`` without a step.
 
     Args:
         base: the classifier.
         step: the test-time step, if any.
         training: gives training images uint8 (N, C, H, W) to a step that is fitted on some.
+        score: the network that the step predicts noise with, frozen and in evaluation mode, if it has one.
 
     Raises:
-        MethodError: the step must be fitted, and there are no training images; or it draws, and not from a ``Draws``;
-            or it changes ``base``.
+        MethodError: the step must be fitted, and there are no training images; or it needs a score, and there is none;
+            or it draws, and not from a ``Draws``; or it changes ``base``.
     """
     if step is None:
         return DeployedDefense(base, base)
@@ -56,6 +62,10 @@ def deploy(base: nn.Module, step: MethodRef | None, training: Callable[[], Tenso
             if training is None:
                 raise MethodError(f"{step.name} is fitted on training images, and its base was trained elsewhere")
             instance.fit(training())
+        if hasattr(instance, "use_score"):
+            if score is None:
+                raise MethodError(f"{step.name} stands on a network that predicts noise, and there is none")
+            instance.use_score(score)
         draws = getattr(instance, "draws", None)
         if not isinstance(draws, Draws | None) or (draws is None and entry.meta.get("randomised")):
             raise MethodError(

@@ -32,7 +32,10 @@ _log = logging.getLogger("crossfire")
 
 
 class Classifier(NamedTuple):
-    """A base classifier in its fastest layout; FLOPs of a pass, parameters as trained, and a note on the layout."""
+    """A base classifier in its fastest layout; FLOPs of a pass, parameters as trained, and a note on the layout.
+
+    The score of a purifier is one as well: it predicts noise, and its layout is the usual one.
+    """
 
     net: nn.Module
     flops: PassFlops
@@ -99,6 +102,19 @@ class Images:
         return _cut(slice(0, len(self.x)), attack_group_size(tuple(self.x.shape[1:]), self.x.device))  # type: ignore[arg-type]
 
 
+def _weights_file(model: ModelRef, path: Callable[[], Path]) -> Path | None:
+    """Return the file of weights; ``None`` for a network that was handed over with them.
+
+    Raises:
+        UsageError: it is not the one that the plan was made for.
+    """
+    ref = model.weights
+    file = None if isinstance(ref, WeightsRef) and live.is_live(ref.name) else path()
+    if file is not None and isinstance(ref, WeightsRef) and weights.sha256(file) != ref.sha256:
+        raise UsageError(f"{file} has changed since the plan was made; run it again")
+    return file
+
+
 def _cut(images: slice, length: int) -> Iterator[slice]:
     for first in range(images.start, images.stop, length):
         yield slice(first, min(first + length, images.stop))
@@ -120,6 +136,7 @@ class DeviceCache:
     _images: dict[str, Images] = field(default_factory=dict)
     _classifiers: dict[str, Classifier] = field(default_factory=dict)
     _seals: dict[str, dict[str, int]] = field(default_factory=dict)
+    _scores: dict[str, Classifier] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Else a GPU may take sums in another order each time, and a step on a gradient's sign answer another way.
@@ -134,15 +151,9 @@ class DeviceCache:
             UsageError: a weights file does not fit, or is not the one that the plan was made for.
         """
         key = training_key(model)
-        known = self._classifiers.get(key)
-        if known is not None and checksums(known.net) != self._seals[key]:
-            _log.warning("a method changed the weights of %s; they are read again", model.network.name)
-            del self._classifiers[key]
+        self._forget_changed(self._classifiers, model)
         if key not in self._classifiers:
-            ref = model.weights
-            file = None if isinstance(ref, WeightsRef) and live.is_live(ref.name) else path()
-            if file is not None and isinstance(ref, WeightsRef) and weights.sha256(file) != ref.sha256:
-                raise UsageError(f"{file} has changed since the plan was made; run it again")
+            file = _weights_file(model, path)
             with spending("networks"), isolated(f"network {model.network.name}"):
                 net = weights.classifier(model, data, file).net
                 # Counted before the layout changes: torch 2.15 corrupts memory in the weight gradient of one large
@@ -156,10 +167,35 @@ class DeviceCache:
             self._seals[key] = checksums(read.net)
         return self._classifiers[key]
 
-    def require_unchanged(self, model: ModelRef) -> None:
-        """Raises MethodError: a base classifier is no longer what was read, so nothing measured on it counts."""
+    def score(self, model: ModelRef, data: DataRef, path: Callable[[], Path]) -> Classifier:
+        """Return the network that a purifier predicts noise with, frozen; ``path`` as for :meth:`classifier`.
+
+        Raises:
+            UsageError: as :meth:`classifier`.
+        """
         key = training_key(model)
-        if key in self._classifiers and checksums(self._classifiers[key].net) != self._seals[key]:
+        self._forget_changed(self._scores, model)
+        if key not in self._scores:
+            file = _weights_file(model, path)
+            with spending("networks"), isolated(f"network {model.network.name}"):
+                net = weights.classifier(model, data, file).net.to(self.device).eval()
+                flops = pass_flops(net, data.image_shape)
+            # One is enough: a row has one.
+            self._scores = {key: Classifier(net.requires_grad_(False), flops, parameters(net), "")}
+            self._seals[key] = checksums(net)
+        return self._scores[key]
+
+    def _forget_changed(self, known: dict[str, Classifier], model: ModelRef) -> None:
+        key = training_key(model)
+        if key in known and checksums(known[key].net) != self._seals[key]:
+            _log.warning("a method changed the weights of %s; they are read again", model.network.name)
+            del known[key]
+
+    def require_unchanged(self, model: ModelRef) -> None:
+        """Raises MethodError: a network is no longer what was read, so nothing measured on it counts."""
+        key = training_key(model)
+        known = self._classifiers.get(key) or self._scores.get(key)
+        if known is not None and checksums(known.net) != self._seals[key]:
             raise MethodError(
                 f"the weights of {model.network.name} were changed meanwhile, perhaps by a thread that a method left"
             )

@@ -61,21 +61,24 @@ class Measure:
     cache: DeviceCache
     check: Callable[[], None]
     batch: Callable[[DataRef], int]
-    _costs: dict[str, DefenseCost] = field(default_factory=dict)
+    _costs: dict[str, tuple[DefenseCost, PassFlops]] = field(default_factory=dict)
     _probed: dict[str, tuple[ProbeImages, set[str], Tensor]] = field(default_factory=dict)
 
     @spending("evaluating")
-    def cell(self, planned: PlannedCell, classifier: Classifier, crafted: Iterable[Crafted]) -> CellResult:
+    def cell(
+        self, planned: PlannedCell, classifier: Classifier, crafted: Iterable[Crafted], score: Classifier | None = None
+    ) -> CellResult:
         """Return the result of a cell and keep its records.
 
         Args:
             planned: the cell.
             classifier: under its test-time step.
             crafted: the adversarial set in chunks; nothing for a clean cell.
+            score: the network that the step predicts noise with, if it has one.
         """
         cell = planned.cell
         base = classifier.net
-        fresh = partial(deploy, base, cell.step, self.cache.training_images(cell.model))
+        fresh = partial(deploy, base, cell.step, self.cache.training_images(cell.model), score and score.net)
         step, images = fresh(), self.cache.test(cell.data)
         if cell.attack is None:
             records = self._clean(cell, base, step, fresh)
@@ -89,7 +92,7 @@ class Measure:
             flags |= _attack_flags(cell, images.y.cpu().numpy(), clean, records, before)
         if step.draws is not None:
             flags.add("randomised")
-        defense_cost = self._defense_cost(cell, classifier, fresh)
+        defense_cost, flops = self._defense_cost(cell, classifier, score, fresh)
         records_sha = write_records(
             self.store.records(planned.key), images.rows, images.hashes(), images.y, clean, records
         )
@@ -105,7 +108,7 @@ class Measure:
             by_corruption=_by_corruption(cell, images.rows, clean),
             flags=tuple(sorted(flags)),
             records_sha=records_sha,
-            cost=_cost(records, classifier.flops, self.cache.device),
+            cost=_cost(records, flops, self.cache.device),
             defense_cost=defense_cost,
             provenance=provenance(self.cache.device, classifier.layout),
         )
@@ -204,24 +207,32 @@ class Measure:
             raise MethodError("the card of its training is not whole; the next run trains again")
         return card
 
-    def _defense_cost(self, cell: Cell, classifier: Classifier, fresh: Callable[[], DeployedDefense]) -> DefenseCost:
+    def _defense_cost(
+        self, cell: Cell, classifier: Classifier, score: Classifier | None, fresh: Callable[[], DeployedDefense]
+    ) -> tuple[DefenseCost, PassFlops]:
+        """Return the cost of the defense, and what a pass of the base classifier in the measured function costs."""
         key = cell_key(clean_cell(cell))
         if key not in self._costs:
             step = fresh()
             step.seed(seed_of(clean_cell(cell)), "cost")
-            test = deployed_cost(classifier.net, step.deployed, cell.data.image_shape, min(32, self.batch(cell.data)))
+            few, net = min(32, self.batch(cell.data)), score and score.net
+            test = deployed_cost(classifier.net, step.deployed, cell.data.image_shape, few, net)
             card, flops = self._card(cell.model), classifier.flops
+            deployed = flops if score is None else test.with_score(flops, score.flops)
             trained = card.get("passes_per_example")
-            self._costs[key] = DefenseCost(
-                params=classifier.params,
+            cost = DefenseCost(
+                params=classifier.params + (0 if score is None else score.params),
                 train_flops_per_epoch=flops.of(*trained) * card.get("images_per_epoch", 0) if trained else None,
                 train_seconds_per_epoch=card.get("seconds_per_epoch"),
-                test_flops=flops.of(*test.passes),
+                test_flops=deployed.of(*test.passes),
                 test_seconds=test.seconds,
                 test_forwards=test.passes.forwards,
                 test_backwards=test.passes.backwards,
             )
-        return self._costs[key]
+            self._costs[key] = cost, deployed
+        cost, deployed = self._costs[key]
+        sees_step = cell.attack is None or cell.attack.step is not None
+        return cost, deployed if sees_step else classifier.flops
 
 
 def _attack_flags(cell: Cell, y: np.ndarray, clean: Clean, records: Records, before: np.ndarray) -> set[str]:

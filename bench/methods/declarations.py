@@ -21,7 +21,8 @@ _log = logging.getLogger("crossfire")
 #: A method with more parameters than this is refused; each takes time to read.
 _MOST_PARAMETERS = 500
 #: Arguments that are no parameters, by kind.
-_RESERVED = {"network": frozenset({"in_channels", "image_size"}), "library": frozenset({"name", "images"})}
+_OF_IMAGES = frozenset({"in_channels", "image_size"})
+_RESERVED = {"network": _OF_IMAGES, "score-network": _OF_IMAGES, "library": frozenset({"name", "images"})}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Declaration:
     """A method as its decorator and its signature declare it.
 
     Attributes:
-        kind: ``attack``, ``library``, ``recipe``, ``test-time`` or ``network``.
+        kind: ``attack``, ``library``, ``recipe``, ``test-time``, ``network``, ``score-recipe`` or ``score-network``.
         name: under which it is registered.
         doc: its docstring.
         path: of its file.
@@ -101,7 +102,7 @@ def _declaration(path: Path, node: ast.FunctionDef | ast.ClassDef, call: ast.Cal
     function: ast.FunctionDef | None = node if isinstance(node, ast.FunctionDef) else None
     if isinstance(node, ast.ClassDef):
         function = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
-    kind = meta["kind"] if decorator == "defense" else decorator
+    kind = meta["kind"] if decorator == "defense" else dashed(decorator)
     reserved = _RESERVED.get(kind, frozenset())
     arguments = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True) if function else ()
     kept = {argument: default for argument, default in arguments if argument.arg not in reserved}

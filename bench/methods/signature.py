@@ -36,7 +36,7 @@ Evaluated = TypeVar("Evaluated")
 _TYPES: Mapping[str, Any] = {
     name: getattr(api, name)
     for name in api.__all__
-    if name not in ("attack", "defense", "library", "network", "Field", "Annotated", "Literal")
+    if name not in ("attack", "defense", "library", "network", "score_network", "Field", "Annotated", "Literal")
 } | {"int": int, "float": float, "bool": bool, "str": str, "tuple": tuple}
 _GENERIC: Mapping[str, Any] = {"tuple": tuple, "Literal": api.Literal, "Annotated": api.Annotated}
 #: Every name that a signature may use.
@@ -283,4 +283,6 @@ def _model(decorator: Callable[..., Any]) -> type[BaseModel]:
     )
 
 
-_DECORATORS = {each.__name__: _model(each) for each in (api.attack, api.library, api.defense, api.network)}
+_DECORATORS = {
+    each.__name__: _model(each) for each in (api.attack, api.library, api.defense, api.network, api.score_network)
+}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.types import shortened
 
-_DECORATORS = {"attack", "library", "defense", "network"}
+_DECORATORS = {"attack", "library", "defense", "network", "score_network"}
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _OF_BLOCKS = (ast.stmt, ast.ExceptHandler, ast.match_case)
 #: A source of more bytes than this is refused: as a tree it may take a thousand times its size in memory.

@@ -66,6 +66,19 @@ def network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
     return ref.model_copy(update={"params": {**ref.params, **surrounding}})
 
 
+def score_network_ref(arch: str, params: Mapping[str, Scalar]) -> MethodRef:
+    """Return the reference of a network that predicts noise, with every parameter spelled out.
+
+    Args:
+        arch: a registered name or ``path/to/file.py:factory``.
+        params: its parameters.
+
+    Raises:
+        UsageError: there is no such network or parameter, or a value is out of range.
+    """
+    return find("score-network", arch).ref(params, name=arch)
+
+
 def code_of(network: MethodRef) -> str:
     """Return the hash of the code that a network, other than an ensemble, has now.
 
@@ -181,12 +194,34 @@ def build(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int
 
     # Of what does not work out the error says more, and in one line.
     with isolated(f"network {network.name}"), warnings.catch_warnings(record=True):
+        if network.kind == "score-network":
+            return _score_network(network, num_classes, image_shape)
         if not network.members:
             return _checked(network, num_classes, image_shape)
         from bench.models.ensemble import Ensemble
 
         members = [_checked(member, num_classes, image_shape) for member in network.members]
         return Ensemble(members, str(network.params.get("combine")))
+
+
+def _score_network(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    """Raises UsageError: the network cannot take these images, predicts no noise for them, or has no schedule."""
+    import torch
+
+    net = _opened(network, num_classes, image_shape, {}).net.eval()
+    device = next((parameter.device for parameter in net.parameters()), None)
+    try:
+        with torch.no_grad():
+            noise = net(torch.zeros(2, *image_shape, device=device), torch.ones(2, dtype=torch.int64, device=device))
+    except Exception as error:
+        shape = "x".join(map(str, image_shape))
+        why = error if isinstance(error, UsageError) else _reason(error, net)
+        raise UsageError(f"network '{network.name}' cannot take images of {shape}: {why}") from error
+    if not isinstance(noise, torch.Tensor) or noise.shape != (2, *image_shape):
+        raise UsageError(f"network '{network.name}' returns no noise shaped as the images that it is given")
+    if not isinstance(getattr(net, "alpha_bar", None), torch.Tensor):
+        raise UsageError(f"network '{network.name}' has no buffer alpha_bar, its noise schedule")
+    return net.train()
 
 
 def _checked(network: MethodRef, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:

@@ -30,8 +30,8 @@ class Precise(nn.Module):
         self.net = net
         self.unit = torch.finfo(dtype).eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        return precise(self.net(x), x)
+    def forward(self, x: Tensor, *steps: Tensor) -> Tensor:
+        return precise(self.net(x, *steps), x)
 
 
 def with_precise_logits(net: nn.Module, images: Tensor) -> nn.Module:

@@ -35,8 +35,10 @@ def load_results(source: str | Path | Iterable[CellResult] | None = None) -> pd.
     (attack is ``clean`` for the clean evaluation); ``norm`` and ``eps`` (text such as ``8/255``; missing where
     unbounded); ``n`` images, ``seed``; as fractions in [0, 1] of all images ``clean_accuracy``,
     ``accuracy_under_attack`` (right under the attack, whatever the clean answer) with its interval ``ci_low ci_high``,
-    and ``robust_accuracy`` (right clean and under the attack); ``status`` (``done`` or ``failed``), ``flags``,
-    ``error``; ``forwards_per_example backwards_per_example seconds_per_example flops_per_example`` of the attack;
+    and ``robust_accuracy`` (right clean and under the attack); of a random defense ``robust_mean`` and
+    ``robust_worst``, the same by one query and by each of its ``queries``, by the majority of which the others count;
+    ``status`` (``done`` or ``failed``), ``flags``, ``error``; ``forwards_per_example backwards_per_example
+    seconds_per_example flops_per_example`` of the attack;
     ``mean_linf mean_l2`` in pixel units of [0, 1]; ``attack_params``, ``eot``, ``max_passes`` and ``target``;
     ``images`` (hash of the image list), ``protocol``, ``commit dirty machine device finished``; ``key``. A result of
     code since edited gives way to the newest one.

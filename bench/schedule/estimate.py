@@ -151,6 +151,7 @@ def predicting(work: Work, store: Store, units: Units) -> Generator[None, None, 
             if (key := costs.key(model)) not in nodes:
                 done = cards.has_weights(store.training(key), key)
                 recipe, network = model.weights.recipe.name, planned.names.model
+                network = model.network.name if model.network.kind == "score-network" else network
                 nodes[key] = Node(key, "train", recipe, network, done, *costs.training(model, cell))
                 trainings.add(key)
             if not finished:
@@ -248,6 +249,8 @@ class _Costs:
         every = overfitting.measuring_interval(ref.schedule, rows, rows * sum(one.passes))
         watched = 2 * overfitting.watched_images(rows) * overfitting.measurements(epochs, every)
         watched += ref.schedule.holdout * epochs
+        if model.network.kind == "score-network":
+            watched = 0
         watching = watched * unit.seconds(overfitting.passes_per_image())
         tflop = unit.flops.of(*one.passes) / 1e12
         return _Cost(epochs * rows * tflop, epochs * rows * one.seconds + watching)
@@ -277,7 +280,7 @@ class _Costs:
         passes = Passes(stated.forwards * inside.forwards, stated.forwards * inside.backwards + stated.backwards)
         stated, passes = _within(attack.max_passes, stated, passes), _within(attack.max_passes, passes, passes)
         n = attack.data.n
-        full = _Cost(n * unit.flops.of(*passes) / 1e12, n * step.surrogate.seconds(stated))
+        full = _Cost(n * step.surrogate.flops.of(*passes) / 1e12, n * step.surrogate.seconds(stated))
         return _shared(full, share_of(attack, random=averaged, right=right))
 
     def evaluation(self, cell: Cell) -> _Cost:
@@ -289,4 +292,4 @@ class _Costs:
         if (step := self._units.step(cell.step, cell.model, cell)) is None:
             return _UNKNOWN
         times = n * (DRAWS if step.random else 1)
-        return _Cost(times * unit.flops.of(*step.deployed.passes) / 1e12, times * step.deployed.seconds)
+        return _Cost(times * step.surrogate.flops.of(*step.deployed.passes) / 1e12, times * step.deployed.seconds)

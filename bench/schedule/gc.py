@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.keys import Keys, clean_cell, training_key
+from bench.keys import Keys, clean_cell, models_of, training_key
 from bench.schedule.plan import Work
 from bench.store import cards, files, inventory, planned
 from bench.store.inventory import LEFTOVER, Entry
@@ -108,15 +108,13 @@ def _needed(work: Work, store: Store) -> Iterator[Path]:
         for key in (each.key, keys.of(clean_cell(cell))):
             yield store.cell_file(key)
             yield store.records(key)
-        models[id(cell.model)] = cell.model
+        models |= {id(model): model for model in models_of(cell)}
         attack = cell.attack
         # The earlier sets of a suite were visited with the first set that continues from them.
         while attack is not None and (key := keys.of(attack)) not in sets:
             sets.add(key)
             yield store.adversarial(key)
             attack = attack.previous
-        if cell.attack is not None:
-            models[id(cell.attack.model)] = cell.attack.model
     for model in models.values():
         yield store.training(training_key(model))
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from bench import registry
 from bench.config import expand
-from bench.config.expand import Attack, Base, Defense
+from bench.config.expand import Attack, Base, Defense, Score
 from bench.config.sections import Config, ModelConfig
 from bench.config.sweeps import labels_of, sweep
 from bench.data import cards, data_ref, has_split, open_ref, open_set, rows_of, saved
@@ -21,7 +21,14 @@ from bench.data.resizing import Resizing
 from bench.evaluation.passes import passes_of
 from bench.keys import Keys, models_of, training_key
 from bench.models import weights
-from bench.models.build import code_of, ensemble_ref, has_card, network_ref, normalised_with
+from bench.models.build import (
+    code_of,
+    ensemble_ref,
+    has_card,
+    network_ref,
+    normalised_with,
+    score_network_ref,
+)
 from bench.models.weights import WeightsFile
 from bench.process.collection import no_collection
 from bench.types import (
@@ -87,18 +94,24 @@ def changed(value: Cell | AttackRef) -> MethodRef | None:
 
 
 def _methods(value: Cell | AttackRef) -> Iterator[MethodRef]:
-    yield from value.model.network.members or (value.model.network,)
-    if isinstance(value.model.weights, TrainRef):
-        yield value.model.weights.recipe
-        if value.model.weights.chosen_by is not None:
-            yield value.model.weights.chosen_by
+    yield from _methods_of_model(value.model)
     if value.step is not None:
         yield value.step
+        if value.step.score is not None:
+            yield from _methods_of_model(value.step.score)
     if isinstance(value, AttackRef):
         yield value.attack
         yield from (earlier.attack for earlier in value.after)
     elif value.attack is not None:
         yield from _methods(value.attack)
+
+
+def _methods_of_model(model: ModelRef) -> Iterator[MethodRef]:
+    yield from model.network.members or (model.network,)
+    if isinstance(model.weights, TrainRef):
+        yield model.weights.recipe
+        if model.weights.chosen_by is not None:
+            yield model.weights.chosen_by
 
 
 def _code_now(ref: MethodRef) -> str:
@@ -220,6 +233,7 @@ def _cells(
     test = _data(config, "test", data_folder, n if n is not None else config.dataset.n, thorough=thorough)
     attacks = _with_classes(config, _with_hashes(config, attacks, test, data_folder), test, data_folder)
     bases = [defense.base for defense in defenses] + [attack.source for attack in attacks if attack.source]
+    bases += [defense.score.weights for defense in defenses if defense.score]
     with config.located("models"):
         for network, _, _ in networks:
             for each in network.members or (network,):
@@ -418,13 +432,14 @@ class _Maker:
     hashes: Mapping[str, str]
     keys: Keys
     _models: dict[tuple[int, int], ModelRef] = field(default_factory=dict)
+    _steps: dict[tuple[MethodRef, Score], MethodRef] = field(default_factory=dict)
     _sets: dict[tuple[int, int, int, bool, int | None, str | int | None], AttackRef] = field(default_factory=dict)
     _links: dict[tuple[int, int, int | None, AimedAt | None], Earlier] = field(default_factory=dict)
     _suites: dict[tuple[int, int], tuple[Earlier, ...]] = field(default_factory=dict)
 
     def cells(self, defense: Defense, attacks: list[Attack], *, chained: bool) -> Iterator[PlannedCell]:
         """Yield the clean cell of a defense and every attacked one; ``chained`` ones leave what earlier ones broke."""
-        model, step = self._model(defense.base, self.seed), defense.step
+        model, step = self._model(defense.base, self.seed), self._step(defense)
         suites: dict[Threat, tuple[Earlier, ...]] = {}
         shared = {attack.label for attack in attacks if attack.access == "static"}
         purifies = step is not None and bool(registry.find("test-time", step.name).meta.get("purifier"))
@@ -456,6 +471,17 @@ class _Maker:
                 attack_ref = attack_ref.model_copy(update={"after": before})
                 suites[attack.threat] = self._longer(before, attack_ref)
             yield planned(attack_ref, attack.label, access)
+
+    def _step(self, defense: Defense) -> MethodRef | None:
+        """Return the test-time step of a row, with the network that it predicts noise with where it has one."""
+        step, score = defense.step, defense.score
+        if step is None or score is None:
+            return step
+        if (step, score) not in self._steps:
+            network = score_network_ref(score.arch, dict(score.params))
+            known = ModelRef(network=network, weights=self._weights(score.weights, self.seed))
+            self._steps[step, score] = step.model_copy(update={"score": known})
+        return self._steps[step, score]
 
     def _set(self, model: ModelRef, attack: Attack, step: MethodRef | None, access: Access) -> AttackRef:
         stops_early = access in ("white-box", "adaptive") or attack.rule_given
@@ -491,24 +517,22 @@ class _Maker:
 
     def _model(self, base: Base, seed: int) -> ModelRef:
         if (id(base), seed) not in self._models:
-            source: TrainRef | WeightsRef
-            if base.weights is not None:
-                source = WeightsRef(name=base.weights, sha256=self.hashes[base.weights], key=base.key)
-            else:
-                assert base.recipe is not None and base.schedule is not None and self.train is not None
-                if base.schedule.holdout >= self.train.n:
-                    raise UsageError(
-                        f"train: holdout = {base.schedule.holdout} leaves none of the {self.train.n} training images"
-                    )
-                chosen_by = None
-                if base.schedule.holdout and "eps" in base.recipe.params:
-                    attack, params = expand.CHOOSING
-                    chosen_by = registry.find("attack", attack).ref(params)
-                source = TrainRef(
-                    recipe=base.recipe, schedule=base.schedule, data=self.train, seed=seed, chosen_by=chosen_by
-                )
-            self._models[id(base), seed] = ModelRef(network=self.network, weights=source)
+            self._models[id(base), seed] = ModelRef(network=self.network, weights=self._weights(base, seed))
         return self._models[id(base), seed]
+
+    def _weights(self, base: Base, seed: int) -> TrainRef | WeightsRef:
+        if base.weights is not None:
+            return WeightsRef(name=base.weights, sha256=self.hashes[base.weights], key=base.key)
+        assert base.recipe is not None and base.schedule is not None and self.train is not None
+        if base.schedule.holdout >= self.train.n:
+            raise UsageError(
+                f"train: holdout = {base.schedule.holdout} leaves none of the {self.train.n} training images"
+            )
+        chosen_by = None
+        if base.schedule.holdout and "eps" in base.recipe.params:
+            attack, params = expand.CHOOSING
+            chosen_by = registry.find("attack", attack).ref(params)
+        return TrainRef(recipe=base.recipe, schedule=base.schedule, data=self.train, seed=seed, chosen_by=chosen_by)
 
 
 def suite_order(attack: Attack) -> tuple[bool, float]:

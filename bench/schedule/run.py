@@ -31,7 +31,7 @@ from bench.evaluation.device_cache import Classifier, DeviceCache, Images
 from bench.evaluation.measure import Measure
 from bench.evaluation.replays import Replays
 from bench.evaluation.target import auto_batch, out_of_memory
-from bench.keys import attack_key, cell_key, clean_cell, seed_of, training_key
+from bench.keys import attack_key, cell_key, clean_cell, models_of, seed_of, training_key
 from bench.process.capture import graphs
 from bench.process.ending import Control, Lost, Overtime, Piece, Stop, why_of
 from bench.process.isolation import frozen, isolated
@@ -57,6 +57,7 @@ from bench.types import (
     CellResult,
     DataRef,
     MethodError,
+    MethodRef,
     ModelRef,
     PlannedCell,
     StoreError,
@@ -249,7 +250,7 @@ class Runner:
         if cell.attack is not None:
             self._classifier(cell.attack.model, cell.data)
             self._require_clean(planned)
-        classifier = self._classifier(cell.model, cell.data)
+        classifier, score = self._classifier(cell.model, cell.data), self._score(cell.step, cell.data)
         self.control.restart()
         if cell.attack is not None:
             self.make_set(cell.attack, planned)
@@ -257,9 +258,10 @@ class Runner:
             if (known := self._known(planned)) is not None:
                 return known
             self._progress(str(planned.names), planned.key, 0, 1)
-            result = self._measure.cell(planned, classifier, self._adversarial(planned))
+            result = self._measure.cell(planned, classifier, self._adversarial(planned), score)
             _require_unchanged(cell)
-            self.cache.require_unchanged(cell.model)
+            for model in models_of(cell):
+                self.cache.require_unchanged(model)
             self._put(result, started)
             self._progress(str(planned.names), planned.key, 1, 1)
             return result
@@ -294,9 +296,9 @@ class Runner:
             raise MethodError(f"without an attack already: {result.error.message}")
 
     def train(self, model: ModelRef, watched: DataRef) -> Path:
-        """Return the weights of a base classifier, trained here if they are missing.
+        """Return the weights of a base classifier or a score, trained here if they are missing.
 
-        The log of its epochs also measures the first of the ``watched`` test images.
+        The log of a classifier's epochs also measures the first of the ``watched`` test images.
         """
         ref = model.weights
         if not isinstance(ref, TrainRef):
@@ -345,7 +347,8 @@ class Runner:
     ) -> Callable[[], None]:
         """Return a function that trains into a folder, continuing from its state, each step within the time limit."""
         pixels, labels, _ = self.cache.rows(ref.data)
-        test = self.cache.rows(watched)[:2]
+        # A score classifies nothing, so it has no accuracies.
+        test = self.cache.rows(watched)[:2] if model.network.kind == "network" else None
 
         logged = -1
 
@@ -453,7 +456,7 @@ class Runner:
         """Make every chunk of a group, also existing ones: draws of libraries depend on the other images in a batch."""
         key, images = attack_key(ref), self.cache.test(ref.data)
         paths = {self._chunk(ref, part): part for part in images.chunks(group)}
-        base = self._classifier(ref.model, ref.data).net
+        base, score = self._classifier(ref.model, ref.data).net, self._score(ref.step, ref.data)
         with self.store.leases.hold(f"attack-{key}-{group.start:06d}"):
             if all(files.is_regular(path) for path in paths):
                 return
@@ -478,6 +481,7 @@ class Runner:
                     batch=self._batch(ref.data),
                     check=self.check,
                     training=self.cache.training_images(ref.model),
+                    score=score and score.net,
                     before=before,
                     saved=self._saved_images(ref, images),
                     replays=replays,
@@ -485,6 +489,8 @@ class Runner:
             _require_unchanged(ref)
             _require_same_images(ref)
             self.cache.require_unchanged(ref.model)
+            if ref.step is not None and ref.step.score is not None:
+                self.cache.require_unchanged(ref.step.score)
             if earlier != ref.previous:
                 crafted.notes.append("earlier-attack-failed")
             if crafted.batch < self._batch(ref.data):
@@ -596,6 +602,11 @@ class Runner:
 
     def _classifier(self, model: ModelRef, data: DataRef) -> Classifier:
         return self.cache.classifier(model, data, lambda: self.train(model, data))
+
+    def _score(self, step: MethodRef | None, data: DataRef) -> Classifier | None:
+        """Return the network that a step predicts noise with, trained here if it is missing; nothing if it has none."""
+        model = None if step is None else step.score
+        return None if model is None else self.cache.score(model, data, lambda: self.train(model, data))
 
     def _batch(self, ref: DataRef) -> int:
         return self.batch or auto_batch(ref.image_shape, self.device)

@@ -152,9 +152,11 @@ class Tracking:
         """Send the numbers of a finished cell, and the epochs of its network."""
         if self._process is None or result.metrics is None:
             return
-        if result.cell.model not in self._trained:
-            self._trained.add(result.cell.model)
-            self.training(result.cell.model)
+        step = result.cell.step
+        for model in (result.cell.model, None if step is None else step.score):
+            if model is not None and model not in self._trained:
+                self._trained.add(model)
+                self.training(model)
         names, metrics = result.names, result.metrics
         attack = result.cell.attack
         threat = ""

@@ -209,12 +209,16 @@ class Units:
             return
         self._nets[name], shape = None, cell.data.image_shape
         who = f"network {model.network.name}"
-        net = self.built(model, cell)
+        net, grey = self.built(model, cell), torch.full((4, *shape), 0.5, device=self._device)
         yield
         if net is None or (flops := self._attempt(lambda: pass_flops(net, shape), who, name, certain=True)) is None:
             return
         yield
-        grey = torch.full((4, *shape), 0.5, device=self._device)
+        if model.network.kind == "score-network":
+            # It has no logits to attack, and computes in the usual layout.
+            one = self._attempt(partial(_forward, net, net, shape, self._device))
+            self._nets[name] = None if one is None else (net, Unit(flops, one, _GRADIENT * one))
+            return
         fast = self._attempt(lambda: fast_layout(net, grey).net) or net
         yield
         if (unit := (yield from self._timing(fast, flops, shape))) is not None:
@@ -228,15 +232,21 @@ class Units:
         (net, unit), shape = known, cell.data.image_shape
         noise = torch.randint(0, 256, (256, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         who = f"test-time step {step.name}"
-        defense = self._attempt(lambda: deploy(net, step, lambda: noise), who, name)
+        score = None if step.score is None else self._nets.get(self._texts.network(step.score, cell))
+        if step.score is not None and score is None:
+            return
+        defense = self._attempt(lambda: deploy(net, step, lambda: noise, score and score[0]), who, name)
         yield
         if defense is None:
             return
         surrogate = yield from self._timing(defense.surrogate, unit.flops, shape, net)
         images = 8 if self._hurry is None else 2
-        deployed = self._attempt(lambda: deployed_cost(net, defense.deployed, shape, images), who, name)
+        inside = score and score[0]
+        deployed = self._attempt(lambda: deployed_cost(net, defense.deployed, shape, images, inside), who, name)
         yield
         if surrogate is not None and deployed is not None:
+            if score is not None:
+                surrogate = surrogate._replace(flops=deployed.with_score(unit.flops, score[1].flops))
             self._steps[name] = StepUnit(deployed, surrogate, defense.draws is not None)
 
     def _measuring_recipe(self, model: ModelRef, cell: Cell) -> Generator[None]:

@@ -100,7 +100,9 @@ def warn(work: Work, unusable: Mapping[str, str]) -> None:
     places: dict[str, list[str]] = defaultdict(list)
     for planned in work.plan.cells:
         cell, names = planned.cell, planned.names
-        if (why := unusable.get(training_key(cell.model))) is not None:
+        score = None if cell.step is None else cell.step.score
+        own = [cell.model] if score is None else [cell.model, score]
+        if (why := next(filter(None, (unusable.get(training_key(model)) for model in own)), None)) is not None:
             places[why].append(f"row {names.model}/{names.defense}")
         elif cell.attack is not None and (why := unusable.get(training_key(cell.attack.model))) is not None:
             places[why].append(f"column {names.attack}")

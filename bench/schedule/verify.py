@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.keys import models_of
 from bench.schedule.run import Runner
 from bench.store.working_store import Store
-from bench.types import CellResult, PlannedCell, RunPlan, jsonable
+from bench.types import CellResult, RunPlan, jsonable
 
 
 class VerifyReport(NamedTuple):
@@ -32,7 +33,7 @@ def verify(runner: Runner, share: float) -> VerifyReport:
     # In the order of the plan, which groups cells by classifier.
     chosen.sort(key=done.index)
     for planned, _ in chosen:
-        for model in {id(m): m for m in (planned.cell.model, *_attacked(planned))}.values():
+        for model in {id(m): m for m in models_of(planned.cell)}.values():
             list(runner.each([model], lambda each, data=planned.cell.data: runner.train(each, data)))  # type: ignore[misc]
     lines = []
     with tempfile.TemporaryDirectory(prefix="crossfire-verify-") as folder:
@@ -43,10 +44,6 @@ def verify(runner: Runner, share: float) -> VerifyReport:
         for (_, before), after in zip(chosen, again.run(), strict=True):
             lines += _differences(before, after)
     return VerifyReport(len(chosen), lines)
-
-
-def _attacked(planned: PlannedCell) -> list[Any]:
-    return [] if planned.cell.attack is None else [planned.cell.attack.model]
 
 
 def _differences(before: CellResult, after: CellResult) -> list[str]:

@@ -34,10 +34,12 @@ def contradiction(result: CellResult) -> str | None:
 
 
 def _of_methods(cell: Cell) -> Iterator[str]:
-    weights = cell.model.weights
+    weights, score = cell.model.weights, None if cell.step is None else cell.step.score
+    score_weights = None if score is None else score.weights
     placed: tuple[tuple[str, MethodRef | None, Kind], ...] = (
         ("network", cell.model.network, "network"),
         ("recipe", weights.recipe if isinstance(weights, TrainRef) else None, "recipe"),
+        ("score", score_weights.recipe if isinstance(score_weights, TrainRef) else None, "score-recipe"),
         ("step", cell.step, "test-time"),
         ("attack", cell.attack.attack if cell.attack is not None else None, "attack"),
     )

@@ -119,10 +119,11 @@ class Bf16(nn.Module):
         if self._weights:
             torch._foreach_copy_(list(self._copies.values()), list(self._weights.values()))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return what the network gives images, for a score network with their steps."""
         weights = {name: _Cast.apply(value, self._copies[name]) for name, value in self._weights.items()}
-        with torch.autocast(x.device.type, torch.bfloat16):
-            logits: Tensor = functional_call(self.net, weights, (x,)) if weights else self.net(x)
+        with torch.autocast(inputs[0].device.type, torch.bfloat16):
+            logits: Tensor = functional_call(self.net, weights, inputs) if weights else self.net(*inputs)
         return logits.float()
 
 

@@ -106,5 +106,6 @@ class RecipeStep:
                 f"while it is trained, the network returns {described(logits)}; name the logits in its [[models]] "
                 "entry, as in output = 0"
             )
-        if module.training and logits.requires_grad:
+        # A score network gives images.
+        if module.training and logits.requires_grad and logits.dim() == 2:
             self.logits = logits.detach()

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from bench.registry import entries
+from tests.defenses.scores import score_network
 
 
 class Deployed(NamedTuple):
@@ -49,6 +50,8 @@ def deploy_defense(x):
     def deploy(name, base, **params):
         entry = entries("test-time")[name]
         step = entry.load()(**entry.arguments(params))
+        if hasattr(step, "use_score"):
+            step.use_score(score_network(x.shape[1]))
         if hasattr(step, "fit"):
             step.fit((x * 255).round().to(torch.uint8))
         return Deployed(step, step.wrap(base).eval(), step.surrogate(base).eval()).seed()

@@ -7,6 +7,7 @@ from torch import nn
 from bench.api import MethodError
 from bench.evaluation.defense import deploy
 from bench.registry import entries, find
+from tests.defenses.scores import score_network
 
 EVERY_STEP = pytest.mark.parametrize("name", sorted(entries("test-time")))
 DETERMINISTIC_STEPS = pytest.mark.parametrize(
@@ -87,6 +88,8 @@ def test_grey_images(name, deploy_defense, x):
     defense = deploy_defense(name, base)
     if hasattr(defense.step, "fit"):
         defense.step.fit((x[:, :1] * 255).to(torch.uint8))
+    if hasattr(defense.step, "use_score"):
+        defense.step.use_score(score_network(1))
     assert logits(defense, x[:, :1]).shape == (6, 3)
 
 

@@ -30,7 +30,8 @@ def flags(base, name, **params):
     x = torch.rand(48, 3, 16, 16, generator=generator)
     y = torch.randint(5, (48,), generator=generator)
     training = lambda: (x * 255).to(torch.uint8)  # noqa: E731
-    fresh = partial(deploy, base, registry.find("test-time", name).ref(params), training)
+    score = registry.find("score-network", "unet").load()(channels=4).eval().requires_grad_(False)
+    fresh = partial(deploy, base, registry.find("test-time", name).ref(params), training, score)
     return function_flags(ProbeImages(base, x, y, "checks"), fresh)[0]
 
 

@@ -96,10 +96,12 @@ def test_steps(name: str) -> None:
     coarse = torch.rand(6, 3, 5, 5, generator=generator)
     x = (nn.functional.interpolate(coarse, size=24, mode="bicubic").clamp(0, 1) * 255).round() / 255
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)).eval()
+    unet = registry.find("score-network", "unet").load()(channels=4).eval().requires_grad_(False)
     answers, gradients = [], []
     for device in (torch.device("cpu"), GPU):
         base = copy.deepcopy(net).to(device)
-        step = deploy(base, registry.find("test-time", name).ref({}), lambda: (x * 255).to(torch.uint8))
+        score = copy.deepcopy(unet).to(device)
+        step = deploy(base, registry.find("test-time", name).ref({}), lambda: (x * 255).to(torch.uint8), score)
         step.seed("a seed", images=torch.arange(6))
         with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             answers.append(step.deployed(x.to(device)).cpu())

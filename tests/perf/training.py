@@ -171,6 +171,9 @@ def step_costs(net: nn.Module, device: torch.device, repeats: int) -> dict[str, 
             step = entry.load()(**entry.arguments({}))
             if hasattr(step, "fit"):
                 step.fit((x * 255).to(torch.uint8))
+            if hasattr(step, "use_score"):
+                unet = find("score-network", "unet").load()(in_channels=SHAPE[0])
+                step.use_score(unet.to(device).eval().requires_grad_(False))
             deployed = step.wrap(net).eval()
             deployed(x[:2])
             net(x[:2])

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from bench.keys import sha256_hex
 from bench.types import AttackRef, Cell, CellResult, MethodRef, ModelRef, TrainRef, usage
 
 #: The new name of a method by its part and old name: ``{("attack", "pgd"): "pgd-linf"}``.
@@ -47,7 +48,7 @@ def methods_by_part(cell: Cell, renames: Renames | None = None) -> dict[str, Use
     """
     methods = _of_model(cell.model)
     if cell.step is not None:
-        methods["step"] = _used(cell.step)
+        methods["step"] = _used_step(cell.step)
     if (attack := cell.attack) is not None:
         settings = {**attack.attack.params, **usage(attack), **_suite_settings(attack, renames or {})}
         methods["attack"] = UsedMethod(attack.attack.name, settings, attack.attack.code_sha)
@@ -75,6 +76,18 @@ def _of_model(model: ModelRef) -> dict[str, UsedMethod]:
 
 def _used(method: MethodRef) -> UsedMethod:
     return UsedMethod(method.name, method.params, method.code_sha)
+
+
+def _used_step(step: MethodRef) -> UsedMethod:
+    """Return a test-time step; what its score is made of counts as its own."""
+    if step.score is None:
+        return _used(step)
+    inside = _of_model(step.score)
+    settings = {f"score.{part}": method.name for part, method in inside.items()}
+    for part, method in inside.items():
+        settings |= {f"score.{part}.{key}": value for key, value in method.settings.items()}
+    sha = sha256_hex(step.code_sha, *(method.code for method in inside.values()))
+    return UsedMethod(step.name, {**step.params, **settings}, sha)
 
 
 def _used_network(network: MethodRef) -> UsedMethod:

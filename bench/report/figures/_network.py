@@ -195,7 +195,7 @@ def purified(p: Purification, x: Tensor) -> Tensor:
             on this machine.
     """
     with _missing():
-        defense = deploy(p.net, p.step, p.training)
+        defense = deploy(p.net, p.step, p.training, p.score)
     defense.seed("figures")
     inputs: list[Tensor] = []
     last_inputs: list[Tensor] = []
@@ -290,6 +290,8 @@ class Purification(NamedTuple):
     adversarial: Tensor
     #: Gives the images that its network was trained on, uint8; ``None`` where it was trained elsewhere.
     training: Callable[[], Tensor] | None
+    #: The network that the step predicts noise with, if it has one.
+    score: nn.Module | None
     #: The title of a figure.
     title: str
     #: Accuracy under this attack, in [0, 1], where it sees the step; ``None`` where that was not measured.
@@ -327,7 +329,7 @@ def purification(source: Source) -> Purification:
     with _missing():
         require_own(best.cell.step, trusted=source.trusted)
     defense, attack = source.board.labels[best.key]
-    weights = best.cell.model.weights
+    weights, score = best.cell.model.weights, best.cell.step.score
     return Purification(
         name=defense,
         cell=best,
@@ -337,6 +339,7 @@ def purification(source: Source) -> Purification:
         images=clean_images(source, best.cell.data),
         adversarial=adversarial(source, best.cell.attack).images,
         training=(lambda: _training_images(source, weights.data)) if isinstance(weights, TrainRef) else None,
+        score=None if score is None else network(source, score, best.cell.data),
         # It comes first, since long titles are cut at their end.
         title=f"{ACCESS_WORDS['static']}, {without_eps(attack)}, {threat_text(best.cell.attack.threat)}: "
         f"{defense} on {best.names.dataset} · {best.names.model}",

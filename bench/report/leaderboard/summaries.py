@@ -93,7 +93,7 @@ class RowIds:
 
     def __init__(self) -> None:
         self._models = Once[ModelRef, str](lambda model: model.model_dump_json(exclude=EXCLUDE_SEED))
-        self._steps = Once(MethodRef.model_dump_json)
+        self._steps = Once[MethodRef, str](lambda step: step.model_dump_json(exclude={"score": EXCLUDE_SEED}))
 
     def base(self, cell: Cell) -> str:
         """Return the row of the base classifier of a cell's defense."""

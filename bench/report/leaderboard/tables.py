@@ -22,6 +22,7 @@ from bench.report.leaderboard.labels import (
     shortest_name,
     unique,
 )
+from bench.report.leaderboard.queries import query_lines
 from bench.report.leaderboard.soundness import across
 from bench.report.leaderboard.standing import Ranking, ranking
 from bench.report.leaderboard.summaries import (
@@ -553,6 +554,7 @@ def _notes(
             f"spared {100 * fmean(spared):.0f} % of them"
         )
     for defense in defenses:
+        yield from query_lines(defense.cells)
         yield from unjudged_lines(defense.threats)
         # A verdict says how many survive itself.
         for summary in (each for each in defense.threats if each.judgement is None and each.threat is not None):

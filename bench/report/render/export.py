@@ -11,6 +11,7 @@ from itertools import product
 from typing import Any
 
 from bench.report.leaderboard import corruption_error
+from bench.report.leaderboard.queries import queries_of
 from bench.report.leaderboard.summaries import WORST_CASE, ThreatSummary, Value
 from bench.report.leaderboard.tables import (
     RANKED,
@@ -224,6 +225,9 @@ def _cell(r: CellResult, defense: str, attack: str, protocol: str) -> dict[str, 
         "clean_accuracy": m.clean_accuracy if m else None,
         "accuracy_under_attack": m.accuracy_under_attack if m else None,
         "robust_accuracy": m.robust_accuracy if m else None,
+        "robust_mean": m.robust_mean if m else None,
+        "robust_worst": m.robust_worst if m else None,
+        "queries": queries_of(m) if m else None,
         "ci_low": m.ci_low if m else None,
         "ci_high": m.ci_high if m else None,
         "status": r.status,
