@@ -1,6 +1,5 @@
 """Building blocks of diffusion: noise added in closed form, and removed step by step."""
 
-import torch
 from torch import Tensor, nn
 
 from bench.api import MethodError
@@ -26,8 +25,7 @@ def diffused(x: Tensor, noise: Tensor, alpha_bar: Tensor | float) -> Tensor:
         noise: standard normal, shaped as ``x``.
         alpha_bar: the share of the signal in the variance, in [0, 1]: a number, or one that broadcasts against ``x``.
     """
-    share = torch.as_tensor(alpha_bar, dtype=x.dtype, device=x.device)
-    return share.sqrt() * x + (1 - share).sqrt() * noise
+    return alpha_bar**0.5 * x + (1 - alpha_bar) ** 0.5 * noise
 
 
 def reverse_step(x: Tensor, predicted: Tensor, now: float, then: float, noise: Tensor | None) -> Tensor:

@@ -50,6 +50,7 @@ from bench.types import (
     CellError,
     CellResult,
     Ending,
+    ModelRef,
     PlannedCell,
     RunPlan,
     StoreError,
@@ -399,7 +400,7 @@ class _Driver:
 
     def _submit(self, planned: PlannedCell) -> None:
         cell, clean_key = planned.cell, self.keys.of(clean_cell(planned.cell))
-        first = [self._trained(planned, attacked=False)]
+        first = self._trained(planned, cell.model, None if cell.step is None else cell.step.score)
         if cell.attack is not None:
             if clean_key in self.nodes:
                 first.append(self.nodes[clean_key])
@@ -413,7 +414,7 @@ class _Driver:
     def _attacked(self, planned: PlannedCell, ref: AttackRef) -> list[Any]:
         key = self.keys.of(ref)
         if key not in self.nodes:
-            before = [self._trained(planned, attacked=True)]
+            before = self._trained(planned, ref.model, None if ref.step is None else ref.step.score)
             lively = (each for each in self._earlier(ref) if self.keys.of(each) not in self.deadly)
             if (earlier := next(lively, None)) is not None:
                 before += self._attacked(planned, earlier)
@@ -424,14 +425,18 @@ class _Driver:
         tasks_of_set: list[Any] = self.nodes[key]
         return tasks_of_set
 
-    def _trained(self, planned: PlannedCell, *, attacked: bool) -> Any:
-        model = planned.cell.attack.model if attacked and planned.cell.attack is not None else planned.cell.model
-        if not isinstance(model.weights, TrainRef):
-            return None
-        key = training_key(model)
-        if key not in self.nodes:
-            self.nodes[key] = self.train.remote(self.context, planned, attacked)
-        return self.nodes[key]
+    def _trained(self, planned: PlannedCell, *models: ModelRef | None) -> list[Any]:
+        """Return the tasks that train those of the networks of a cell which are trained here."""
+        tasks: list[Any] = []
+        for model in models:
+            if model is None or not isinstance(model.weights, TrainRef):
+                continue
+            key = training_key(model)
+            if key not in self.nodes:
+                number = models_of(planned.cell).index(model)
+                self.nodes[key] = self.train.remote(self.context, planned, number)
+            tasks.append(self.nodes[key])
+        return tasks
 
     def _wait(self) -> None:
         self.runner.check()
@@ -523,8 +528,8 @@ def _has_failed(task: Any) -> bool:
 # of the cell, which meets it again; what takes too long or takes the process with it goes from task to task as lost.
 
 
-def _train(context: WorkerContext, planned: PlannedCell, attacked: bool) -> tuple[Lost, ...]:
-    return _hand(context).do((_do_training, planned, attacked))
+def _train(context: WorkerContext, planned: PlannedCell, number: int) -> tuple[Lost, ...]:
+    return _hand(context).do((_do_training, planned, number))
 
 
 def _attack(
@@ -608,10 +613,10 @@ def _prepared(context: WorkerContext, planned: PlannedCell, control: Control) ->
     return runner
 
 
-def _do_training(runner: Runner, planned: PlannedCell, attacked: bool) -> Sequence[Lost]:
+def _do_training(runner: Runner, planned: PlannedCell, number: int) -> Sequence[Lost]:
     cell = planned.cell
     try:
-        list(runner.each([models_of(cell)[attacked]], lambda model: runner.train(model, cell.data)))
+        list(runner.each([models_of(cell)[number]], lambda model: runner.train(model, cell.data)))
     except StoreError:
         raise
     except Exception:
