@@ -69,6 +69,10 @@ class Outcomes:
         """Return the outcomes of the first ``n`` images, of which there are as many."""
         return Outcomes(self.bits >> (self.n - n), n)
 
+    def then(self, others: Outcomes) -> Outcomes:
+        """Return the outcomes of these images and of others after them."""
+        return Outcomes(self.bits << others.n | others.bits, self.n + others.n)
+
     def __and__(self, other: Outcomes) -> Outcomes:
         """Return which images were right both times."""
         return Outcomes(self.bits & other.bits, self.n)

@@ -821,6 +821,51 @@ class CellResult(Frozen):
         return None if clean is None or attacked is None else clean & attacked
 
 
+class PartialResult(Frozen):
+    """What an attacked cell gave on its first images, while the others are not measured yet.
+
+    Outcomes are as in a :class:`CellResult`, of the first ``n`` images of the list, in its order.
+    """
+
+    key: Key
+    names: Names
+    cell: Cell
+    n: Images
+    clean_bits: Bits
+    adversarial_bits: Bits
+    #: What the attack on these images and their predictions took.
+    seconds: Seconds
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PartialResult:
+        if self.cell.attack is None or self.names.access != self.cell.access:
+            raise ValueError("a part of a cell that is not attacked, or is called otherwise than it was measured")
+        if self.n >= self.cell.data.n:
+            raise ValueError(f"a part of {self.n} images in a cell of {self.cell.data.n}")
+        for bits in (self.clean_bits, self.adversarial_bits):
+            Outcomes.decode(bits, self.n)
+        return self
+
+    @property
+    def cost(self) -> None:
+        """What it costs is known of a whole cell only."""
+        return None
+
+    @property
+    def outcomes_under_attack(self) -> Outcomes:
+        """Which of its images were right under the attack."""
+        return Outcomes.decode(self.adversarial_bits, self.n)
+
+    @property
+    def robust_outcomes(self) -> Outcomes:
+        """Which of its images were right clean and under the attack."""
+        return Outcomes.decode(self.clean_bits, self.n) & self.outcomes_under_attack
+
+
+#: A cell that was measured, whole or in part.
+Measured = CellResult | PartialResult
+
+
 def _require_outcomes(metrics: Metrics, cell: Cell, clean_bits: str | None, adversarial_bits: str | None) -> None:
     """Raises ValueError: metrics are of other images than the cell, or outcomes say otherwise than the metrics."""
     n = cell.data.n

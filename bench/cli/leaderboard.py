@@ -178,7 +178,7 @@ def _show(args: argparse.Namespace) -> int:
         return 0
     with display.phase("making the tables"):
         results = map(partial(with_distances, store=Store(root)), recorded.results) if view.eps else recorded.results
-        board = build(results, recorded.planned_tables, view)
+        board = build(results, recorded.planned_tables, view, recorded.begun)
     if file_format is None and not args.paper:
         _print_board(board)
     else:

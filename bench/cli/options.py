@@ -227,6 +227,7 @@ def runner(
         logs=charge.logs,
         done=set(done),
         tracking=tracking,
+        anytime=args.time_budget is not None,
     )
 
 

@@ -184,6 +184,31 @@ class Measure:
             records.add(answer, y, x, chunk)
         return records
 
+    @spending("evaluating")
+    def outcomes(
+        self, planned: PlannedCell, classifier: Classifier, crafted: Iterable[tuple[slice, Crafted]]
+    ) -> Outcomes:
+        """Return on which images of some chunks an attack has failed; nothing is kept.
+
+        They are predicted as in the whole cell, by an instance of the defense that has seen no other image.
+
+        Args:
+            planned: the cell.
+            classifier: under its test-time step.
+            crafted: the place of each chunk in the list of images, and what the attack made of it.
+        """
+        cell, base = planned.cell, classifier.net
+        step = deploy(base, cell.step, self.cache.training_images(cell.model))
+        images, cell_seed = self.cache.test(cell.data), seed_of(cell)
+        failed: list[bool] = []
+        for part, chunk in crafted:
+            _, y, _ = images.part(part)
+            x, seed = chunk.images.to(self.cache.device), (cell_seed, "attacked", part.start)
+            goals = None if chunk.goals is None else chunk.goals.to(self.cache.device)
+            answer = predict(step, base, x, y, self.batch(cell.data), seed=seed, check=self.check, goals=goals)
+            failed += (answer.unbroken.float().mean(0) > 0.5).tolist()
+        return Outcomes.of(failed)
+
     def _margins_before(
         self, cell: Cell, base: nn.Module, fresh: Callable[[], DeployedDefense], clean: Clean, records: Records
     ) -> np.ndarray:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from bench.keys import Keys, clean_cell, models_of, training_key
 from bench.schedule.plan import Work
-from bench.store import cards, files, inventory, planned
+from bench.store import cards, files, inventory, partial, planned
 from bench.store.inventory import LEFTOVER, Entry
 from bench.store.lease import is_lease
 from bench.store.reading import document
@@ -108,6 +108,8 @@ def _needed(work: Work, store: Store) -> Iterator[Path]:
         for key in (each.key, keys.of(clean_cell(cell))):
             yield store.cell_file(key)
             yield store.records(key)
+        if not files.is_regular(store.cell_file(each.key)):
+            yield partial.path_of(store, each.key)
         models |= {id(model): model for model in models_of(cell)}
         attack = cell.attack
         # The earlier sets of a suite were visited with the first set that continues from them.
@@ -133,7 +135,16 @@ class _Sorter:
         for name, inside in self._folders.items():
             self._sort_folder(name, inside)
         # Misplaced entries may be in a folder that is deleted; a result is deleted before its records.
-        order = ["empty folder", "link to itself", "result", "records", *_IN_FOLDERS.values(), "plan", "left behind"]
+        order = [
+            "empty folder",
+            "link to itself",
+            "result",
+            "partial result",
+            "records",
+            *_IN_FOLDERS.values(),
+            "plan",
+            "left behind",
+        ]
         self._garbage.unneeded.sort(key=lambda each: (order.index(each.what), each.path))
         self._garbage.left.sort()
         return self._garbage
@@ -164,7 +175,7 @@ class _Sorter:
 
     def _unneeded_as(self, entry: Entry) -> str | None:
         """Return what a file of our own is called if no plan needs it."""
-        if entry.kind in ("result", "records"):
+        if entry.kind in ("result", "partial result", "records"):
             return None if entry.name in self._needed else entry.kind
         if entry.kind == "plan":
             table = planned.read_file(entry.path)
@@ -268,6 +279,10 @@ def _is_result(path: Path) -> bool:
     return {"key", "status", "cell"} <= unsealed(files.read(path, _LARGEST_DOCUMENT)).keys()
 
 
+def _is_partial(path: Path) -> bool:
+    return bool(document(_first_line(path))["format"] == partial.FORMAT)
+
+
 def _is_failure(path: Path) -> bool:
     return unsealed(files.read(path, _LARGEST_DOCUMENT)).keys() == {"message"}
 
@@ -313,6 +328,7 @@ def _are_records(path: Path) -> bool:
 
 _CHECKS: Mapping[str, Callable[[Path], bool]] = {
     "result": _is_result,
+    "partial result": _is_partial,
     "records": _are_records,
     "adversarial images": _is_chunk,
     "training state": _is_state,

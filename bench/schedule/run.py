@@ -35,13 +35,14 @@ from bench.keys import attack_key, cell_key, clean_cell, models_of, seed_of, tra
 from bench.process.capture import graphs
 from bench.process.ending import Control, Lost, Overtime, Piece, Stop, why_of
 from bench.process.isolation import frozen, isolated
-from bench.schedule import estimate, unusable
+from bench.schedule import estimate, growth, unusable
 from bench.schedule.damage import Damage
 from bench.schedule.plan import Work, changed
 from bench.schedule.progress import ProgressTracker, Reporter, TimeLeft
 from bench.schedule.tracking import NOWHERE, Tracking
 from bench.schedule.units import Units
 from bench.store import account, cards, chunk_file, files
+from bench.store import partial as partials
 from bench.store.account import spending
 from bench.store.cards import is_trained
 from bench.store.lease import Busy
@@ -59,6 +60,7 @@ from bench.types import (
     MethodError,
     MethodRef,
     ModelRef,
+    PartialResult,
     PlannedCell,
     StoreError,
     TrainRef,
@@ -103,6 +105,8 @@ class Runner:
     done: set[str] | None = None
     #: Where epochs and cells are logged as well.
     tracking: Tracking = NOWHERE
+    #: Whether cells grow chunk by chunk, those first that decide ranks (:mod:`bench.schedule.growth`).
+    anytime: bool = False
     cache: DeviceCache = field(init=False)
     log: RunLog = field(init=False)
 
@@ -156,7 +160,7 @@ class Runner:
         self.reporter.cells(len(known), len(cells))
         try:
             with self.log.warnings():
-                for result in self.each(cells, self.cell):
+                for result in growth.results(self, cells) if self.anytime else self.each(cells, self.cell):
                     results[result.key] = result
                     self.note(result)
                     self.tracking.cell(result)
@@ -203,6 +207,70 @@ class Runner:
         result = self._known(planned) or self._run_cell(planned)
         if result.status == "failed" and result.cell.attack is not None:
             self._failed.add(attack_key(result.cell.attack))
+        return result
+
+    def known(self, planned: PlannedCell) -> CellResult | None:
+        """Return the result of a cell that is done, or that failed in this run."""
+        return self._known(planned)
+
+    def part(self, planned: PlannedCell, group: slice) -> PartialResult:
+        """Attack and predict one more group of images of a cell, and keep what is known of it then.
+
+        Args:
+            planned: an attacked cell, of which the images before the group are known.
+            group: one of those that are attacked together, but not the last.
+
+        Raises:
+            Busy: another process holds the group, the cell, or something that it depends on.
+            StoreError: the store cannot be written.
+            Exception: whatever makes the whole cell fail as well.
+            Overtime: it took longer than a cell may.
+        """
+        with self.store.writing(), isolated("a method"):
+            self._require_not_lost("cell", planned.key)
+            piece = Piece("cell", planned.key, self._limit, self._late)
+            return self.control.within(piece, lambda: self._with_memory(planned, partial(self._grow, group=group)))
+
+    def _grow(self, planned: PlannedCell, group: slice) -> PartialResult:
+        cell, ref = planned.cell, planned.cell.attack
+        assert ref is not None
+        if (problem := self.work.why_not(cell)) is not None:
+            raise UsageError(problem)
+        _require_unchanged(cell)
+        self._classifier(ref.model, cell.data)
+        self._require_clean(planned)
+        classifier = self._classifier(cell.model, cell.data)
+        self.control.restart()
+        started, images = time.monotonic(), self.cache.test(cell.data)
+        self._progress(str(planned.names), attack_key(ref), group.start, cell.data.n)
+        parts = list(images.chunks(group))
+        if not all(files.is_regular(self._chunk(ref, part)) for part in parts):
+            self.control.within(Piece("set", attack_key(ref)), partial(self._craft, ref, group))
+        with self.store.leases.hold(f"cell-{planned.key}"):
+            known = partials.get(self.store, planned.key)
+            if known is not None and known.n >= group.stop:
+                return known
+            crafted = ((part, self._chunk_of(ref, part)) for part in parts)
+            attacked = self._measure.outcomes(planned, classifier, crafted)
+            _require_unchanged(cell)
+            self.cache.require_unchanged(cell.model)
+            if known is not None:
+                # A device that attacks more at once may begin before the end of what is known.
+                attacked = known.outcomes_under_attack.first(group.start).then(attacked)
+            seconds = time.monotonic() - started + (0.0 if known is None else known.seconds)
+            clean = self.store.get(cell_key(clean_cell(cell)))
+            assert clean is not None and clean.clean_outcomes is not None
+            result = PartialResult(
+                key=planned.key,
+                names=planned.names,
+                cell=cell,
+                n=attacked.n,
+                clean_bits=clean.clean_outcomes.first(attacked.n).encode(),
+                adversarial_bits=attacked.encode(),
+                seconds=seconds,
+            )
+            partials.put(self.store, result)
+        self.log.write("grown", cell=str(planned.names), key=planned.key, images=result.n)
         return result
 
     def _run_cell(self, planned: PlannedCell) -> CellResult:
@@ -270,6 +338,7 @@ class Runner:
         self.store.leases.check()
         with self.store.writing():
             self.store.put(result)
+            partials.remove(self.store, result.key)
         why = {} if result.error is None else {"error": f"{result.error.kind}: {result.error.message}"}
         seconds = round(time.monotonic() - started, 3)
         self.log.write(result.status, cell=str(result.names), key=result.key, seconds=seconds, **why)

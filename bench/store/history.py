@@ -20,13 +20,13 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import FailFast, Field
 
 from bench.keys import canonical_json, sha256_hex
-from bench.store import files, planned, reading
+from bench.store import files, partial, planned, reading
 from bench.store.git import git, git_bytes
 from bench.store.outputs import write_into
 from bench.store.planned import PlannedTable
 from bench.store.provenance import source
 from bench.store.working_store import Store
-from bench.types import CellResult, Frozen, UsageError, jsonable, shown
+from bench.types import CellResult, Frozen, PartialResult, UsageError, jsonable, shown
 
 #: Of the file as a whole; each line also has the schema of a result.
 SCHEMA = 1
@@ -45,6 +45,8 @@ class Recorded(NamedTuple):
     commit: str | None = None
     #: The tables that the runs had planned, as far as that is kept.
     planned_tables: tuple[PlannedTable, ...] = ()
+    #: Cells of a store that are begun and not done.
+    begun: tuple[PartialResult, ...] = ()
 
 
 class RunFile(NamedTuple):
@@ -199,7 +201,8 @@ def _read_store(root: Path) -> Recorded:
         if damaged
         else ()
     )
-    return Recorded(str(root), results, notes, planned_tables=tuple(planned.read(store)))
+    tables = tuple(planned.read(store))
+    return Recorded(str(root), results, notes, planned_tables=tables, begun=tuple(partial.read(store)))
 
 
 def read_both(base: str | Path, head: str | Path, *, repository: Path | None = None) -> tuple[Recorded, Recorded]:

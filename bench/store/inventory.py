@@ -22,6 +22,7 @@ STATE, EPOCH = "state.safetensors", "epoch.safetensors"
 #: The names of the harness's own files below the root of a store, by what they are.
 FILES = {
     "result": rf"cells/{KEY}\.json",
+    "partial result": rf"partial/{KEY}\.json",
     "records": rf"records/{KEY}\.parquet",
     "adversarial images": rf"attack/{KEY}/{CHUNK}",
     "training state": rf"train/{KEY}/(?:state|epoch)\.safetensors",
@@ -38,7 +39,7 @@ FILES = {
     "list of what was logged": r"trackers/[a-z]+-[0-9a-f]{12}-[A-Za-z0-9_.-]+\.jsonl",
 }
 #: Folders in the root of a store.
-FOLDERS = ("cells", "records", "attack", "train", "plans", "leases", "log")
+FOLDERS = ("cells", "partial", "records", "attack", "train", "plans", "leases", "log")
 _KINDS = tuple(FILES)
 _FILE = re.compile("|".join(f"(?P<k{number}>{name})" for number, name in enumerate(FILES.values())))
 _FOLDER = re.compile(

@@ -68,20 +68,23 @@ class Count(NamedTuple):
     asked: int
     done: int
     failed: int
+    #: Of those that are neither, how many are measured on some images.
+    begun: int = 0
 
     @classmethod
-    def of(cls, keys: Collection[str], status: Mapping[str, Status]) -> Count:
-        """Count the planned cells, from their keys and the status of every known result."""
-        return cls(len(keys), *(sum(status.get(key) == outcome for key in keys) for outcome in ("done", "failed")))
+    def of(cls, keys: Collection[str], status: Mapping[str, Status], begun: Collection[str] = ()) -> Count:
+        """Count the planned cells, from their keys, the status of every known result, and the keys of begun cells."""
+        done, failed = (sum(status.get(key) == outcome for key in keys) for outcome in ("done", "failed"))
+        return cls(len(keys), done, failed, sum(key in begun and key not in status for key in keys))
 
     @property
     def incomplete(self) -> str:
         """What a table says that lacks some; nothing where all are done."""
         if self.done == self.asked:
             return ""
-        return f"incomplete: {self.done:,} of {self.asked:,} cells" + (
-            f", {self.failed:,} failed" if self.failed else ""
-        )
+        more = {"failed": self.failed, "begun": self.begun}
+        said = (f", {count:,} {what}" for what, count in more.items() if count)
+        return f"incomplete: {self.done:,} of {self.asked:,} cells{''.join(said)}"
 
 
 def table_id(data: str, network: str, protocol: str) -> str:

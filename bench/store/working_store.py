@@ -6,6 +6,7 @@ reader never sees half a file, and the leftovers of a dead process are ignored.
     train/<key>/    state.safetensors, epoch.safetensors, log.jsonl, weights.safetensors, card.json (last)
     attack/<key>/   <first>-<last>.safetensors, one for each chunk of images
     cells/<key>.json
+    partial/<key>.json   of a cell that is not finished (see bench/store/partial.py)
     records/<key>.parquet
     plans/          what runs have planned (see bench/store/planned.py)
     verified.json   size and times of the records that were intact, so that they are hashed once

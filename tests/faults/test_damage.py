@@ -16,10 +16,11 @@ from safetensors.numpy import save
 from bench.cli import main
 from bench.config import sections
 from bench.evaluation.chunks import read_chunk
+from bench.evaluation.measure import Measure
 from bench.report.render.samples import samples
 from bench.schedule.plan import make
 from bench.schedule.run import Runner
-from bench.store import cards, files
+from bench.store import cards, files, partial
 from bench.store.audit import broken_rule
 from bench.store.seals import arrays_digest, sealed, sealed_arrays, unsealed
 from bench.store.working_store import Store
@@ -453,3 +454,34 @@ def test_records_that_are_gone_are_measured_again(done, tmp_path):
         path.unlink()
     assert small.run(tmp_path) == 0
     assert small.outcome(tmp_path) == outcome
+
+
+def test_a_run_that_grows_chunk_by_chunk_and_is_interrupted_ends_with_the_same_results(
+    done, tmp_path, capsys, monkeypatch
+):
+    folder, outcome = done
+    store, whole = Store(tmp_path / "store"), Store(folder / "store")
+    shutil.copytree(whole.root / "train", store.root / "train")
+    grown, count = Measure.outcomes, iter(range(5))
+
+    def ending(*args):
+        if next(count) == 4:
+            raise Ending
+        return grown(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Measure, "outcomes", ending)
+        work = make(sections.load(small.write(tmp_path)))
+        with pytest.raises(Ending):
+            Runner(work, store, torch.device("cpu"), None, lambda: None, Silent(), anytime=True).run()
+    begun = list(partial.read(store))
+    assert [each.n for each in begun] == [128] * 4
+    for each in begun:
+        assert each.robust_outcomes == whole.get(each.key).robust_outcomes.first(128)
+    assert main(["leaderboard", "--store", str(store.root)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "4 begun" in said and "the first 128 of 140 images" in said
+    assert small.run(tmp_path, "--time-budget", "9m") == 0
+    assert small.outcome(tmp_path) == outcome
+    assert not list(partial.read(store))
+    assert len(small.events(tmp_path, "grown")) == 6, "each attacked cell once; the last chunk is the whole cell"

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from bench.anytime import anytime_interval
+from bench.outcomes import Outcomes
 from bench.report.leaderboard.tables import build
 from bench.report.leaderboard.view import View, shown
 from bench.report.render import text
@@ -13,6 +15,7 @@ from bench.report.render.export import as_json, comma_separated
 from bench.report.render.html import fragment, render
 from bench.report.render.latex import latex
 from bench.report.render.markdown import markdown
+from bench.types import PartialResult
 from tests.report.fabricate import result
 from tests.report.test_incomplete import plan_of, terminal
 
@@ -91,3 +94,37 @@ def test_corruptions_and_attacks_without_a_budget_rank_nothing(more):
 def test_rows_that_are_equal_share_a_rank_that_is_not_settled():
     (line,) = said([row("pgd-at", 90), row("trades", 90), row("standard", 0)])
     assert line.endswith(": 3 standard; not settled: 1 pgd-at, 1 trades")
+
+
+def part(whole, n):
+    """Return what is known of a cell after its first images."""
+    bits = {"clean_bits": whole.clean_bits, "adversarial_bits": whole.adversarial_bits}
+    bits = {name: Outcomes.decode(each, N).first(n).encode() for name, each in bits.items()}
+    return PartialResult(key=whole.key, names=whole.names, cell=whole.cell, n=n, seconds=1.0, **bits)
+
+
+def test_cells_that_are_begun_are_shown_as_such_and_ranked():
+    clean = [result(r.names.defense, None, recipe=r.names.defense, clean=CLEAN) for r in ROWS]
+    # The first of the images survive, so of the first hundred all do.
+    begun = [part(ROWS[0], 100), part(ROWS[1], 150), part(ROWS[2], 100)]
+    board = build([*clean, ROWS[3]], plan_of([*clean, *ROWS]), begun=begun)
+    (table,) = board.tables
+    assert table.incomplete == "incomplete: 5 of 8 cells, 3 begun"
+    (line,) = text.settled(table)
+    assert line.endswith(": 3 fgsm-at, 4 standard; not settled: 1 pgd-at, 2 trades")
+    (column,) = (column for column in table.columns if column.kind == "attack")
+    value = next(row for row in table.rows if row.defense == "trades").values[column.id]
+    assert value.number == pytest.approx(118 / 150) and value.footnotes == ("the first 150 of 200 images",)
+    assert (value.low, value.high) == anytime_interval(118, 150)[1:]
+    assert all(table.mark(row, column) == "" for row in table.rows if row.defense != "standard")
+    for write in (terminal, markdown, render, fragment, latex, comma_separated):
+        assert "the first 150 of 200 images" in " ".join(write(board).split()), write
+    assert "<sup>" in render(board)
+
+
+def test_a_step_that_is_begun_has_no_verdict_yet():
+    base = [result("standard", None, clean=CLEAN), row("standard", 0)]
+    step = {"step": "jpeg", "clean": CLEAN}
+    adaptive = result("jpeg", "pgd", access="adaptive", adversarial=[True] * N, **step)
+    (table,) = build([*base, result("jpeg", None, **step)], begun=[part(adaptive, 128)]).tables
+    assert table.verdicts == () and "jpeg: no verdict, for not all cells of jpeg are done" in table.notes

@@ -166,11 +166,11 @@ def curves(table: Table) -> Iterator[BudgetCurve]:
     for norm in (each for each in DISTANCE_NORMS if each in norms):
         columns: dict[tuple[str, str], Fraction | None] = {}
         for cells in defenses.values():
-            own = [coord for coord in cells.cells if _norm(cells, coord) == norm and not _is_targeted(cells, coord)]
+            own = [coord for coord in cells.done if _norm(cells, coord) == norm and not _is_targeted(cells, coord)]
             columns |= {coord[1:]: _budget(cells, coord) for coord in own}
         for cells in defenses.values():
             for access in cells.accesses:
-                if any(coord[0] == access and coord[1:] in columns for coord in cells.cells):
+                if any(coord[0] == access and coord[1:] in columns for coord in cells.done):
                     yield _curve(cells, access, norm, columns)
 
 
@@ -181,7 +181,7 @@ def _curve(
     attacks: list[SearchedAttack] = []
     lost: list[Fraction | None] = []
     failed: list[Fraction | None] = []
-    own = [coord for coord in cells.cells if coord[0] == access and coord[1:] in columns]
+    own = [coord for coord in cells.done if coord[0] == access and coord[1:] in columns]
     for coord in own:
         attack = SearchedAttack.of(cells.cells[coord])
         if attack.least:

@@ -14,7 +14,7 @@ from statistics import fmean
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from bench.types import CORRUPTIONS, SEVERITIES, CellResult, DataRef
+from bench.types import CORRUPTIONS, SEVERITIES, CellResult, DataRef, Measured
 
 #: What columns are called.
 UNNORMALISED = "mCE, unnormalised"
@@ -128,7 +128,7 @@ def measures(known: Iterable[Condition], data: DataRef) -> list[Measure]:
     return [normalised, Measure(RELATIVE, SEVERITIES, "alexnet above clean"), plain]
 
 
-def conditions(attacks: Mapping[str, Sequence[CellResult]]) -> dict[Condition, str]:
+def conditions(attacks: Mapping[str, Sequence[Measured]]) -> dict[Condition, str]:
     """Return which attack is each condition, given the results of attacks by id.
 
     A condition that is both computed and in its authors' files is that of the files.
@@ -146,12 +146,12 @@ def of_set(results: Iterable[CellResult]) -> dict[Condition, float]:
     return {condition: fmean(each) for condition, each in errors.items()}
 
 
-def _file(results: Sequence[CellResult]) -> str | None:
+def _file(results: Sequence[Measured]) -> str | None:
     attack = results[0].cell.attack
     return attack.attack.file if attack is not None else None
 
 
-def _condition(results: Sequence[CellResult]) -> Condition | None:
+def _condition(results: Sequence[Measured]) -> Condition | None:
     attack = results[0].cell.attack
     # In worst-case mode a column is what all corruptions so far leave.
     if attack is None or attack.threat.norm != "corruption" or attack.after:

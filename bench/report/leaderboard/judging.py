@@ -86,6 +86,9 @@ def _outcome(step: PurifierRow, threat: ThreatSummary, attacks: Attacks) -> _Con
         return ""
     if not any(access == "adaptive" for access, _, _ in row.coords.get(group, ())):
         return ""
+    for cells in filter(None, (row, base)):
+        if any(coord[1] == group for coord in cells.begun):
+            return f"not all cells of {cells.name} are done"
     if base is None or not _finished(base, group):
         return "the classifier under it was not attacked"
     if only_noise(r for r in _finished(row, group) if r.cell.access == "adaptive"):

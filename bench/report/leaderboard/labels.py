@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from bench.keys import sha256_hex
-from bench.types import CellResult, TrainRef
+from bench.types import CellResult, Measured, TrainRef
 from bench.visible import visible
 
 Params = Mapping[str, Any]
@@ -24,7 +24,7 @@ _MAX_VALUE = 60
 _HASH_DIGITS = 8
 
 
-def shortest_name(what: Literal["defense", "attack"], results: Sequence[CellResult]) -> str:
+def shortest_name(what: Literal["defense", "attack"], results: Sequence[Measured]) -> str:
     """Return the shortest of the names that configurations gave to the same defense or attack.
 
     One with the name of its method goes before others: these may have come from another row.
@@ -33,7 +33,7 @@ def shortest_name(what: Literal["defense", "attack"], results: Sequence[CellResu
     return min({str(getattr(r.names, what)) for r in results}, key=lambda name: (method not in name, len(name), name))
 
 
-def _method(what: Literal["defense", "attack"], result: CellResult) -> str:
+def _method(what: Literal["defense", "attack"], result: Measured) -> str:
     cell = result.cell
     if what == "attack":
         return cell.attack.attack.name if cell.attack is not None else ""
@@ -109,7 +109,7 @@ def _differing(params: Sequence[Params]) -> list[str]:
     return sorted(name for name in names if len({str(own.get(name)) for own in params}) > 1)
 
 
-def attack_params(r: CellResult) -> Params:
+def attack_params(r: Measured) -> Params:
     """Return the parameters of an attack that may distinguish it from a namesake."""
     if (attack := r.cell.attack) is None:
         return {}

@@ -65,6 +65,8 @@ def _contender(defense: DefenseSummary, group: str, accesses: Sequence[Access], 
     if seen is None:
         return None
     summary = next(each for each in defense.threats if each.group == group)
+    if any((seen, group, attack) in defense.cells.begun for attack in summary.labels):
+        return Contender(defense.name, defense.cells.first_survivors(group, seen, list(summary.labels)))
     value, survivors = defense.cells.worst_case(group, [seen], list(summary.labels))
     is_whole = all(note.startswith(UPPER_BOUND) for note in value.footnotes)
     return Contender(defense.name, survivors) if survivors and is_whole else None

@@ -11,13 +11,25 @@ from statistics import fmean, median
 from typing import Literal
 
 from bench import registry
+from bench.anytime import anytime_interval
 from bench.keys import Once
 from bench.outcomes import Outcomes, right_in_all
 from bench.report.leaderboard import corruption_error
 from bench.report.leaderboard.soundness import unsound
 from bench.report.leaderboard.verdicts import RobustnessVerdict
 from bench.stats import paired_difference, spread, wilson
-from bench.types import Access, Cell, CellResult, DefenseCost, MethodRef, ModelRef, Threat, eps_text
+from bench.types import (
+    Access,
+    Cell,
+    CellResult,
+    DefenseCost,
+    Measured,
+    MethodRef,
+    ModelRef,
+    PartialResult,
+    Threat,
+    eps_text,
+)
 
 ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
 NORMS = {
@@ -58,6 +70,8 @@ class Value:
     partial: bool = False
     #: Of an accuracy under attack: robust accuracy, the share that is right clean as well.
     robust: float | None = None
+    #: Of the first images alone, with an interval that holds whenever one looks (:mod:`bench.anytime`).
+    anytime: bool = False
     #: What stands in place of a number, in a column of words.
     words: str = ""
 
@@ -104,7 +118,7 @@ class RowIds:
         return self.base(cell) + (self._steps(cell.step) if cell.step else "")
 
 
-def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
+def attack_ids(results: Iterable[Measured]) -> dict[str, str]:
     """Return for each attacked result of a table the id of its column.
 
     A column holds one attack under every access. The plan may let it keep another iterate, or average another number
@@ -133,7 +147,7 @@ def attack_ids(results: Iterable[CellResult]) -> dict[str, str]:
     return {key: exact[key] if attack in split else attack for key, attack in loose.items()}
 
 
-def conditional_attacks(results: Iterable[CellResult], ids: Mapping[str, str]) -> frozenset[str]:
+def conditional_attacks(results: Iterable[Measured], ids: Mapping[str, str]) -> frozenset[str]:
     """Return the ids of attacks that do not apply to every row: those on purifiers, and transfers."""
     attacked = [(r, r.cell.attack.attack.name) for r in results if r.cell.attack]
     known = registry.entries("attack")
@@ -166,6 +180,8 @@ class DefenseCells:
     by_corruption: Mapping[corruption_error.Condition, float]
     #: Its error without corruptions, measured on a set of another table.
     uncorrupted_error: float | None
+    #: What is known of cells of which only the first images are measured, by coordinates.
+    begun: Mapping[CellCoord, Sequence[PartialResult]]
 
     @classmethod
     def of(
@@ -175,6 +191,7 @@ class DefenseCells:
         ids: Mapping[str, str],
         conditional: frozenset[str],
         uncorrupted_error: float | None = None,
+        begun: Sequence[PartialResult] = (),
     ) -> DefenseCells:
         """Sort all results of a defense.
 
@@ -184,11 +201,19 @@ class DefenseCells:
             ids: the column of each result, by key.
             conditional: the ids of attacks that are made on some defenses only.
             uncorrupted_error: its error without corruptions, measured on a set of another table.
+            begun: its cells of which only the first images are measured.
         """
+        parts: dict[CellCoord, list[PartialResult]] = defaultdict(list)
         cells: dict[CellCoord, list[CellResult]] = defaultdict(list)
         for each in results:
             if each.cell.attack:
                 cells[each.cell.access, threat_text(each.cell.attack.threat), ids[each.key]].append(each)
+        for part in begun:
+            if part.cell.attack:
+                coord = (part.cell.access, threat_text(part.cell.attack.threat), ids[part.key])
+                parts[coord].append(part)
+                # A coordinate of its own, though no result is there.
+                cells[coord] = cells[coord]
         accesses = tuple(access for access in ACCESSES if any(coord[0] == access for coord in cells))
         return cls(
             name,
@@ -202,6 +227,7 @@ class DefenseCells:
             conditional,
             corruption_error.of_set(results),
             uncorrupted_error,
+            parts,
         )
 
     @cached_property
@@ -212,9 +238,44 @@ class DefenseCells:
             by_threat[coord[1]].append(coord)
         return dict(by_threat)
 
+    @cached_property
+    def done(self) -> Sequence[CellCoord]:
+        """The coordinates at which there are results, of failures too."""
+        return [coord for coord, results in self.cells.items() if results]
+
     def under(self, group: str) -> Iterator[CellResult]:
         """Yield all results under a threat, given by its text."""
         return chain.from_iterable(self.cells[coord] for coord in self.coords.get(group, ()))
+
+    def at(self, coord: CellCoord) -> Value:
+        """Return the accuracy under one attack; where no seed is done, on the first images of those that are begun."""
+        results, parts = self.cells[coord], self.begun.get(coord, ())
+        if not parts or any(result.metrics for result in results):
+            return self.under_attack(results)
+        n = min(part.n for part in parts)
+        robust = fmean(part.robust_outcomes.first(n).share for part in parts)
+        return replace(self._of_first([part.outcomes_under_attack.first(n) for part in parts]), robust=robust)
+
+    def _of_first(self, outcomes: Sequence[Outcomes]) -> Value:
+        """Return the mean share of the first images, the same of each seed, with an interval that holds at any stop."""
+        n = outcomes[0].n
+        ends = anytime_interval(fmean(each.count for each in outcomes), n)
+        about = f"the first {n:,} of {self.n:,} images"
+        return Value(*ends, spread([each.share for each in outcomes]), (about,), partial=True, anytime=True)
+
+    def first_survivors(self, group: str, access: Access, attacks: Sequence[str]) -> Mapping[int, Outcomes]:
+        """Return which images survive every attack, by seed, of the first ones that all its cells have.
+
+        Nothing where a cell of some seed is neither done nor begun, or has no outcomes.
+        """
+        coords = [(access, group, attack) for attack in attacks if (access, group, attack) in self.cells]
+        known = [dict(self.robust[coord]) for coord in coords]
+        for own, coord in zip(known, coords, strict=True):
+            own |= {part.cell.seed: part.robust_outcomes for part in self.begun.get(coord, ())}
+        if not known or any(own.keys() != known[0].keys() for own in known):
+            return {}
+        n = min((outcomes.n for outcomes in chain.from_iterable(own.values() for own in known)), default=0)
+        return {seed: right_in_all(own[seed].first(n) for own in known) for seed in known[0] if n}
 
     def under_attack(self, results: Sequence[CellResult]) -> Value:
         """Return the accuracy under one attack, with the robust accuracy beside it."""
@@ -227,6 +288,8 @@ class DefenseCells:
     def worst_case(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Survivors:
         """Return the share of images that survive every attack, and these images for each seed."""
         coords = [(access, group, attack) for access, attack in product(accesses, attacks)]
+        if any(coord in self.begun for coord in coords):
+            return self._worst_of_first(group, accesses, attacks), {}
         tried = [coord for coord in coords if coord in self.cells]
         used = [coord for coord in tried if self.robust[coord]]
         run = len({attack for _, _, attack in tried})
@@ -247,6 +310,15 @@ class DefenseCells:
         footnotes[UPPER_BOUND + ", ".join(bound)] = bool(bound)
         value = mean_value(shares, self.n, results, [note for note, holds in footnotes.items() if holds], flags=False)
         return replace(value, partial=bool(value.footnotes)), survivors
+
+    def _worst_of_first(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Value:
+        """Return the worst case where some cells are not done, on the first images that all have."""
+        seen = [access for access in accesses if any((access, group, attack) in self.cells for attack in attacks)]
+        by_access = [self.first_survivors(group, access, attacks) for access in seen]
+        if not by_access or any(not own or own.keys() != by_access[0].keys() for own in by_access):
+            return Value(None, footnotes=("not all attacks have begun",), partial=True)
+        n = min(next(iter(own.values())).n for own in by_access)
+        return self._of_first([right_in_all(own[seed].first(n) for own in by_access) for seed in by_access[0]])
 
     def _applies(self, group: str, accesses: Sequence[Access], attack: str) -> bool:
         """Say whether a column applies to this row: attacks on purifiers and transfers do not apply to all."""

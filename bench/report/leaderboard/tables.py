@@ -42,7 +42,7 @@ from bench.report.leaderboard.summaries import (
 from bench.report.leaderboard.verdicts import RobustnessVerdict
 from bench.store.latest import newest, protocol
 from bench.store.planned import Count, PlannedTable, table_id
-from bench.types import Access, CellResult, DataRef, DefenseCost, Threat, TrainRef
+from bench.types import Access, CellResult, DataRef, DefenseCost, Measured, PartialResult, Threat, TrainRef
 from bench.visible import visible
 
 Unit = Literal["accuracy", "error", "gap", "words", "seconds", "TFLOP", "millions"]
@@ -250,7 +250,10 @@ COSTS = (
 
 
 def build(
-    results: Iterable[CellResult], planned: Iterable[PlannedTable] = (), rename: Mapping[str, str] | None = None
+    results: Iterable[CellResult],
+    planned: Iterable[PlannedTable] = (),
+    rename: Mapping[str, str] | None = None,
+    begun: Iterable[PartialResult] = (),
 ) -> Board:
     """Sort results into tables. Of results that differ in their code alone the newest counts.
 
@@ -259,6 +262,7 @@ def build(
         planned: the cells that runs planned; a table that lacks some of them says so. Where there is no plan for a
             table, its cells are those that were tried.
         rename: new names by the old ones, for defenses, attacks, data sets and networks.
+        begun: cells of which only the first images are measured; they are shown in tables that have results.
     """
     results, rename = list(results), rename or {}
     status = {result.key: result.status for result in results}
@@ -274,6 +278,10 @@ def build(
     )
     protocols: dict[str, str] = {}
     keys = Keys()
+    parts: dict[tuple[str, str, str], list[PartialResult]] = defaultdict(list)
+    for part in begun:
+        if part.key not in status:
+            parts[keys.text(part.cell.data), keys.text(part.cell.model.network), str(EVALUATION_VERSION)].append(part)
     for result in answers:
         cell, names = result.cell, result.names
         protocols[result.key] = protocol(result, keys)
@@ -285,11 +293,15 @@ def build(
     for _, namesakes in sorted(by_name.items()):
         for content, own in sorted(namesakes.items()):
             titles.pop(identity := table_id(*content), None)
-            wanted = plans.get(identity) or {r.key: r.names.defense for r in own}
-            missing = Counter(defense for key, defense in wanted.items() if key not in status)
-            count = Count.of(wanted, status)
+            measured: list[Measured] = [*own, *parts[content]]
+            wanted = plans.get(identity) or {each.key: each.names.defense for each in measured}
+            known = status.keys() | {part.key for part in parts[content]}
+            missing = Counter(defense for key, defense in wanted.items() if key not in known)
+            count = Count.of(wanted, status, {part.key for part in parts[content]})
             alone = len(namesakes) == 1
-            table, named = _table(own, missing, count, rename, uncorrupted, protocol=content[2], alone=alone)
+            table, named = _table(
+                own, parts[content], missing, count, rename, uncorrupted, protocol=content[2], alone=alone
+            )
             tables.append(table)
             labels |= named
     kept = sorted(
@@ -309,6 +321,7 @@ def _checked(results: Iterable[CellResult]) -> list[CellResult]:
 
 def _table(
     results: Sequence[CellResult],
+    begun: Sequence[PartialResult],
     missing: Mapping[str, int],
     count: Count,
     rename: Mapping[str, str],
@@ -321,6 +334,7 @@ def _table(
 
     Args:
         results: its cells.
+        begun: those that are not done, of which the first images are measured.
         missing: how many cells of each defense are missing.
         count: of its cells.
         rename: new names by the old ones.
@@ -328,23 +342,23 @@ def _table(
         protocol: of its cells.
         alone: no other table is of a set and a network of these names.
     """
-    ids, row_ids = attack_ids(results), RowIds()
+    ids, row_ids = attack_ids([*results, *begun]), RowIds()
     by_defense: dict[str, list[CellResult]] = defaultdict(list)
-    by_attack: dict[tuple[str, str], list[CellResult]] = defaultdict(list)
-    threats: dict[str, Threat] = {}
+    by_attack, threats = _attacked([*results, *begun], ids)
+    parts: dict[str, list[PartialResult]] = defaultdict(list)
     for result in results:
         by_defense[row_ids.of(result.cell)].append(result)
-        if result.cell.attack:
-            threat = threat_text(result.cell.attack.threat)
-            threats[threat] = result.cell.attack.threat
-            by_attack[threat, ids[result.key]].append(result)
+    for part in begun:
+        parts[row_ids.of(part.cell)].append(part)
     labels = unique({each: (shortest_name("defense", own), defense_params(own[0])) for each, own in by_defense.items()})
     names = {each: rename.get(label, label) for each, label in labels.items()}
     attack_labels = _attack_labels(by_attack, threats)
     attacks = {t: {each: rename.get(name, name) for each, name in own.items()} for t, own in attack_labels.items()}
     conditional = conditional_attacks(results, ids)
     by_id = {
-        each: summarise(DefenseCells.of(names[each], own, ids, conditional, uncorrupted.get(each)), attacks, threats)
+        each: summarise(
+            DefenseCells.of(names[each], own, ids, conditional, uncorrupted.get(each), parts[each]), attacks, threats
+        )
         for each, own in by_defense.items()
     }
     steps = {each: own[0].cell for each, own in by_defense.items() if own[0].cell.step is not None}
@@ -352,9 +366,9 @@ def _table(
     purifiers = [PurifierRow(by_id[each], by_id.get(row_ids.base(cell)), lost[each]) for each, cell in steps.items()]
     by_id |= zip(steps, judge(purifiers, attacks), strict=True)
     defenses = sorted(by_id.values(), key=lambda each: (*(-number for number in each.rank(RANKED)), each.name))
-    begun = set(chain.from_iterable(map(_called, by_defense.values())))
-    unbegun = {name: count for name, count in missing.items() if name not in begun}
-    waiting = unbegun | {names[each]: count for each, count in lost.items()}
+    there = set(chain.from_iterable(map(_called, by_defense.values())))
+    absent = {name: count for name, count in missing.items() if name not in there}
+    waiting = absent | {names[each]: count for each, count in lost.items()}
     first = results[0]
     rows = tuple(chain.from_iterable(_rows(defense, first.cell.data) for defense in defenses))
     columns = _columns(attacks, by_attack, defenses, first.cell.data)
@@ -380,13 +394,27 @@ def _table(
     return table, {r.key: (names[row_ids.of(r.cell)], _attack_label(r, attacks, ids)) for r in results}
 
 
+def _attacked(
+    measured: Iterable[Measured], ids: Mapping[str, str]
+) -> tuple[dict[tuple[str, str], list[Measured]], dict[str, Threat]]:
+    """Return the attacked cells of each threat and attack, and the threats by their texts."""
+    by_attack: dict[tuple[str, str], list[Measured]] = defaultdict(list)
+    threats: dict[str, Threat] = {}
+    for each in measured:
+        if each.cell.attack:
+            threat = threat_text(each.cell.attack.threat)
+            threats[threat] = each.cell.attack.threat
+            by_attack[threat, ids[each.key]].append(each)
+    return by_attack, threats
+
+
 def _called(results: Iterable[CellResult]) -> set[str]:
     """Return what plans call the defense of some results."""
     return {result.names.defense for result in results}
 
 
 def _attack_labels(
-    by_attack: Mapping[tuple[str, str], Sequence[CellResult]], threats: Mapping[str, Threat]
+    by_attack: Mapping[tuple[str, str], Sequence[Measured]], threats: Mapping[str, Threat]
 ) -> dict[str, dict[str, str]]:
     """Return the labels of the attacks by their ids, for each threat, in the order of the columns."""
     suite: dict[str, dict[str, tuple[str, Params]]] = defaultdict(dict)
@@ -422,7 +450,7 @@ def _rows(defense: DefenseSummary, data: DataRef) -> Iterator[TableRow]:
 
 def _columns(
     attacks: Mapping[str, Mapping[str, str]],
-    results: Mapping[tuple[str, str], Sequence[CellResult]],
+    results: Mapping[tuple[str, str], Sequence[Measured]],
     defenses: Sequence[DefenseSummary],
     data: DataRef,
 ) -> tuple[Column, ...]:
@@ -456,7 +484,7 @@ def _error_column(group: str, measure: corruption_error.Measure) -> Column:
     return Column(identity, measure.label, "error", "mce", group, measure.hint, ranked=False)
 
 
-def _described(results: Sequence[CellResult]) -> tuple[str, str]:
+def _described(results: Sequence[Measured]) -> tuple[str, str]:
     """Return the parameters of an attack, and which iterate it keeps under each access."""
     attacks = [(r.cell.access, r.cell.attack.attack) for r in results if r.cell.attack]
     params = visible(", ".join(f"{key} {value}" for key, value in attack_params(results[0]).items()))
@@ -472,9 +500,9 @@ def _described(results: Sequence[CellResult]) -> tuple[str, str]:
 def _values(defense: DefenseSummary, access: Access, data: DataRef) -> dict[str, Value]:
     cells = defense.cells
     values = {"clean": cells.clean}
-    for (seen_by, threat, attack), results in cells.cells.items():
-        if seen_by == access:
-            values[column_id(threat, attack)] = cells.under_attack(results)
+    for coord in cells.cells:
+        if coord[0] == access:
+            values[column_id(*coord[1:])] = cells.at(coord)
     for summary in defense.threats:
         if summary.threat and access in summary.worst:
             values[column_id(summary.group, "worst")] = summary.worst[access]
@@ -502,7 +530,7 @@ def _corruption_errors(cells: DefenseCells, access: Access, data: DataRef) -> di
     values: dict[str, Value] = {}
     clean = None if cells.clean.number is None else 1 - cells.clean.number
     for group, coords in cells.coords.items():
-        own = {coord[2]: cells.cells[coord] for coord in coords if coord[0] == access}
+        own = {coord[2]: cells.cells[coord] for coord in coords if coord[0] == access and cells.cells[coord]}
         shares = {
             condition: cells.under_attack(own[attack]) for condition, attack in corruption_error.conditions(own).items()
         }
@@ -563,16 +591,16 @@ def _notes(
 
 def _distinctions(
     labels: Mapping[str, str],
-    results: Mapping[str, CellResult],
+    results: Mapping[str, Measured],
     rename: Mapping[str, str],
-    content: Callable[[CellResult], Mapping[str, Any]],
+    content: Callable[[Measured], Mapping[str, Any]],
 ) -> Iterator[str]:
     """Yield what distinguishes defenses or attacks that only the digits of their key tell apart."""
     for each, difference in distinctions(labels, lambda each: content(results[each])).items():
         yield f"{rename.get(labels[each], labels[each])}: {difference}"
 
 
-def _deployed(result: CellResult) -> dict[str, Any]:
+def _deployed(result: Measured) -> dict[str, Any]:
     """Return what a row is made of, as data."""
     step = result.cell.step
     return {
@@ -581,7 +609,7 @@ def _deployed(result: CellResult) -> dict[str, Any]:
     }
 
 
-def _attacking(result: CellResult) -> dict[str, Any]:
+def _attacking(result: Measured) -> dict[str, Any]:
     """Return what an attack column is made of, as data."""
     attack = result.cell.attack
     assert attack is not None
@@ -635,7 +663,7 @@ def _severity(threat: Threat) -> tuple[int, float]:
     return list(NORMS).index(threat.norm), float("inf") if threat.eps is None else float(threat.eps)
 
 
-def column_order(results: Sequence[CellResult]) -> tuple[int, float]:
+def column_order(results: Sequence[Measured]) -> tuple[int, float]:
     """Return what attacks are ordered by: their position in a suite, and the passes that they took."""
     position = max(len(r.cell.attack.after) for r in results if r.cell.attack)
     passes = [r.cost.forwards_per_example + r.cost.backwards_per_example for r in results if r.cost]

@@ -32,7 +32,7 @@ from bench.report.leaderboard.tables import (
     TableRow,
 )
 from bench.store.planned import PlannedTable
-from bench.types import Access, CellResult, UsageError
+from bench.types import Access, CellResult, PartialResult, UsageError
 
 #: Names that a message lists.
 _LISTED = 20
@@ -98,16 +98,19 @@ class View:
         return sha256_hex(*map(repr, chosen))[:_VIEW_DIGITS] if any(chosen) else ""
 
 
-def build(results: Iterable[CellResult], planned: Iterable[PlannedTable], view: View) -> Board:
-    """Return the tables of all results as a view shows them.
+def build(
+    results: Iterable[CellResult], planned: Iterable[PlannedTable], view: View, begun: Iterable[PartialResult] = ()
+) -> Board:
+    """Return the tables of all results, and of the cells that are begun, as a view shows them.
 
     Raises:
         UsageError: a pattern or a name is not there, or two things would have one name.
     """
     results, planned = list(results), list(planned)
-    board = tables.build(results, planned)
+    begun = list(begun)
+    board = tables.build(results, planned, begun=begun)
     if view.rename and board.tables:
-        board = tables.build(results, planned, new_names(board, view.rename))
+        board = tables.build(results, planned, new_names(board, view.rename), begun)
     if view.eps:
         board = with_budgets(board, view.eps)
     return shown(board, view)

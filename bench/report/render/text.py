@@ -67,7 +67,7 @@ def precision(table: Table) -> list[str]:
     reach = [
         max(value.high - value.number, value.number - value.low)
         for value in values
-        if value and value.number is not None and value.low is not None and value.high is not None
+        if value and value.number is not None and value.low is not None and value.high is not None and not value.anytime
     ]
     if not reach:
         return []
