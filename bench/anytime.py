@@ -17,7 +17,7 @@ them means nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
 from math import lgamma, log, log1p
 from typing import NamedTuple
@@ -129,13 +129,16 @@ class Standings:
     they depend on each other. Rows that have no images yet count, for they were to be compared from the beginning.
     """
 
-    def __init__(self, rows: Sequence[Contender]) -> None:
-        self.rows = rows
-        self._needed = log(max(1, len(rows) * (len(rows) - 1)) / ERROR)
+    def __init__(self, rows: Iterable[Contender]) -> None:
+        self.rows = list(rows)
+        self._needed = log(max(1, len(self.rows) * (len(self.rows) - 1)) / ERROR)
         self._above: dict[tuple[int, int], int] = {}
-        shares = [row.share for row in rows]
-        #: The places of the rows, the best first.
-        self._order = sorted(range(len(rows)), key=shares.__getitem__, reverse=True)
+
+    def update(self, place: int, row: Contender) -> None:
+        """Replace a row by what is known of it now."""
+        self.rows[place] = row
+        for other in range(len(self.rows)):
+            self._above.pop((min(place, other), max(place, other)), None)
 
     def above(self, first: int, second: int) -> int:
         """Return 1 if the first of two rows, by their places, is above the second, -1 if below, 0 if undecided."""
@@ -156,23 +159,25 @@ class Standings:
             return 0
         return 1 if more > fewer else -1
 
-    def is_settled(self, row: int) -> bool:
-        """Say whether a row, by its place, is above or below each of the others."""
-        at = self._order.index(row)
-        better, worse = self._order[:at][::-1], self._order[at + 1 :]
+    def _is_settled(self, at: int, order: Sequence[int]) -> bool:
+        """Say whether a row is above or below each of the others, given the places of all rows, the best first."""
+        row, better = order[at], order[:at][::-1]
         # The nearest first, which are the last to be told apart.
-        others = chain.from_iterable(zip_longest(better, worse))
+        others = chain.from_iterable(zip_longest(better, order[at + 1 :]))
         return all(other is None or self.above(row, other) for other in others)
 
     def ranks(self) -> list[Rank]:
         """Return the ranks of the rows that have images, the best first; those of equal rows are equal."""
         ranks: list[Rank] = []
-        shares = sorted((row.share for row in self.rows if row.n), reverse=True)
-        for place, row in enumerate(self.rows):
+        shares = [row.share for row in self.rows]
+        order = sorted(range(len(self.rows)), key=shares.__getitem__, reverse=True)
+        known = [shares[place] for place in order if self.rows[place].n]
+        for at, place in enumerate(order):
+            row = self.rows[place]
             if not row.n:
                 continue
-            is_settled = self.is_settled(place)
-            above = sum(self.above(place, other) < 0 for other in range(len(self.rows))) if is_settled else None
-            rank = 1 + (shares.index(row.share) if above is None else above)
+            is_settled = self._is_settled(at, order)
+            above = sum(self.above(place, other) < 0 for other in order) if is_settled else None
+            rank = 1 + (known.index(row.share) if above is None else above)
             ranks.append(Rank(row.name, rank, is_settled, row.n))
         return sorted(ranks, key=lambda rank: (rank.rank, not rank.is_settled))

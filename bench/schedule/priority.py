@@ -12,6 +12,8 @@ from bench.keys import Keys, Once
 from bench.outcomes import Outcomes, right_in_all
 from bench.types import CellResult, Measured, ModelRef, PlannedCell
 
+#: A row: the keys of its cells by seed.
+_Row = Mapping[int, Sequence[str]]
 #: Ranked are rows whose attacker sees the entire defense.
 _SEEING = ("white-box", "adaptive")
 
@@ -41,6 +43,12 @@ class Priority:
         self._known: dict[str, _Known] = {}
         #: For each table its rows, and for each of these its ranked cells by seed.
         self._tables = _ranked(cells)
+        self._standings = [Standings(map(self._contender, rows)) for rows in self._tables]
+        #: The table and the row of each cell that ranks one.
+        self._rows: dict[str, tuple[int, int]] = {}
+        for table, rows in enumerate(self._tables):
+            for place, row in enumerate(rows):
+                self._rows |= dict.fromkeys(chain.from_iterable(row.values()), (table, place))
         self._scores: dict[str, float] | None = None
 
     def note(self, result: Measured) -> None:
@@ -51,7 +59,10 @@ class Priority:
         else:
             seconds = result.seconds / result.n
         self._known[result.key] = _Known(survivors, seconds)
-        self._scores = None
+        if result.key in self._rows:
+            table, place = self._rows[result.key]
+            self._standings[table].update(place, self._contender(self._tables[table][place]))
+            self._scores = None
 
     def order(self, cells: Iterable[PlannedCell]) -> list[PlannedCell]:
         """Return cells in the order in which their next chunks should be made.
@@ -61,8 +72,8 @@ class Priority:
         """
         if self._scores is None:
             self._scores = {}
-            for rows in self._tables:
-                self._scores |= self._scores_of(rows)
+            for rows, standings in zip(self._tables, self._standings, strict=True):
+                self._scores |= self._scores_of(rows, standings)
         scores = self._scores
 
         def place(planned: PlannedCell) -> tuple[bool, float, int]:
@@ -70,28 +81,25 @@ class Priority:
 
         return sorted(cells, key=place)
 
-    def _scores_of(self, rows: Sequence[Mapping[int, Sequence[str]]]) -> dict[str, float]:
+    def _scores_of(self, rows: Sequence[_Row], standings: Standings) -> dict[str, float]:
         """Return, for each cell of a table whose next chunk extends what is known of its row, pairs per second."""
-        contenders = [(row, contender) for row in rows if (contender := self._contender(row)) is not None]
-        standings = Standings([contender for _, contender in contenders])
         scores: dict[str, float] = {}
-        for at, (row, contender) in enumerate(contenders):
+        images = [contender.n for contender in standings.rows]
+        for place, row in enumerate(rows):
             # A pair is compared on the images of both: more of the row that is ahead tell nothing.
             undecided = sum(
-                other.n >= contender.n and place != at and not standings.above(at, place)
-                for place, (_, other) in enumerate(contenders)
+                n >= images[place] and other != place and not standings.above(place, other)
+                for other, n in enumerate(images)
             )
             keys = chain.from_iterable(row.values())
-            behind = [key for key in keys if self._images(key) == contender.n < self._sizes[key]]
+            behind = [key for key in keys if self._images(key) == images[place] < self._sizes[key]]
             seconds = sum(self._known[key].seconds for key in behind if key in self._known)
             scores |= dict.fromkeys(behind, undecided / max(seconds, 1e-9))
         return scores
 
-    def _contender(self, row: Mapping[int, Sequence[str]]) -> Contender | None:
-        """Return the images of a row that survive all of its attacks; ``None`` where an attack failed."""
+    def _contender(self, row: _Row) -> Contender:
+        """Return the images of a row that survive all of its attacks; one of which an attack failed has none."""
         keys = list(chain.from_iterable(row.values()))
-        if any(key in self._known and self._known[key].survivors is None for key in keys):
-            return None
         n = min(map(self._images, keys))
         by_seed = {seed: right_in_all(self._survivors(key).first(n) for key in own) for seed, own in row.items() if n}
         return Contender(keys[0], by_seed)
@@ -104,14 +112,14 @@ class Priority:
         return Outcomes(0, 0) if survivors is None else survivors
 
 
-def _ranked(cells: Iterable[PlannedCell]) -> list[list[Mapping[int, Sequence[str]]]]:
+def _ranked(cells: Iterable[PlannedCell]) -> list[list[_Row]]:
     """Return for each table its rows, and for each of these the keys of the cells that rank it, by seed."""
     keys = Keys()
     rows_of = Once[ModelRef, str](lambda model: model.model_dump_json(exclude={"weights": {"seed"}}))
     tables: dict[tuple[str, str], list[PlannedCell]] = defaultdict(list)
     for planned in cells:
         tables[keys.text(planned.cell.data), keys.text(planned.cell.model.network)].append(planned)
-    ranked: list[list[Mapping[int, Sequence[str]]]] = []
+    ranked: list[list[_Row]] = []
     for own in tables.values():
         threat = _first_threat(own, keys)
         rows: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
