@@ -62,7 +62,7 @@ def deploy(
             if training is None:
                 raise MethodError(f"{step.name} is fitted on training images, and its base was trained elsewhere")
             instance.fit(training())
-        if hasattr(instance, "use_score"):
+        if hasattr(instance, "use_score") and entry.meta.get("score") is not None:
             if score is None:
                 raise MethodError(f"{step.name} stands on a network that predicts noise, and there is none")
             instance.use_score(score)

@@ -21,7 +21,7 @@ from bench.library import methods, request
 from bench.library.evaluate import undisturbed
 from bench.library.images import Layout
 from bench.schedule.plan import Work
-from bench.types import Access, AttackRef, UsageError, shown
+from bench.types import Access, AttackRef, ModelRef, UsageError, WeightsRef, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -133,15 +133,24 @@ class _Attack:
     def run(self, exact: np.ndarray[Any, Any] | None, report: Any) -> Tensor:
         """Return adversarial images float32 (N, C, H, W); ``exact`` are the clean ones where pixels are not."""
         ref, images = self._ref, self._cache.test(self._ref.data)
-        classifier = self._cache.classifier(ref.model, ref.data, lambda: self._files[ref.model.weights.sha256])  # type: ignore[union-attr]
+        classifier = self._cache.classifier(ref.model, ref.data, lambda: self._file(ref.model))
+        model = None if ref.step is None else ref.step.score
+        score = None if model is None else self._cache.score(model, ref.data, lambda: self._file(model)).net
         crafted: list[Crafted] = []
         for group in images.groups():
             report(group.start)
             x, y, rows = images.part(group)
             if exact is not None:
                 x = torch.from_numpy(exact[group]).to(self._device)
-            crafted.append(run_attack(ref, classifier.net, x, y, rows, key=seed_of(ref), batch=self._batch))
+            crafted.append(
+                run_attack(ref, classifier.net, x, y, rows, key=seed_of(ref), batch=self._batch, score=score)
+            )
         return Crafted.joined(crafted).images
+
+    def _file(self, model: ModelRef) -> Path:
+        # Nothing can be trained on images that were handed over.
+        assert isinstance(model.weights, WeightsRef)
+        return self._files[model.weights.sha256]
 
 
 def _as_given(crafted: Tensor, x: Any, layout: str) -> Any:

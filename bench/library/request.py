@@ -202,8 +202,10 @@ def own_set(
     """Return the ``[dataset]`` section of images that were handed over.
 
     Raises:
-        UsageError: the network does not take them, or a label is none of its classes.
+        UsageError: the network does not take them, a label is none of its classes, or a step needs more to train on.
     """
+    for step in asked.steps:
+        _require_trained(step)
     if asked.net is not None:
         classes = classes_of(asked.net, own.pixels[:1].astype(np.float32) / 255, asked.arch)
         if num_classes not in (None, classes):
@@ -214,6 +216,17 @@ def own_set(
     called = methods.checked_name(images_name, "images")
     test = memory.image_set(called, own.pixels, own.labels, classes, exact)
     return {"name": stack.enter_context(memory.offered(test)), "n": n, "subset": "first"}
+
+
+def _require_trained(step: methods.Entry) -> None:
+    """Raises UsageError: a step stands on a score network that would have to be trained."""
+    entry = registry.entries("test-time").get(str(step["use"]))
+    score = None if entry is None else step.get("score", entry.meta.get("score"))
+    if isinstance(score, str) and not score.startswith("weights:"):
+        raise UsageError(
+            f"{step['use']}: '{score}' is trained on images, and these were handed over without any; give its weights, "
+            "as in score = 'weights:FILE'"
+        )
 
 
 def classes_of(net: nn.Module, image: np.ndarray[Any, Any], arch: str) -> int:

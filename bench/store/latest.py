@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from bench.keys import EVALUATION_VERSION, Keys, comparison_key, models_of, version_of
 from bench.store.working_store import Store
-from bench.types import Cell, CellResult, ModelRef, PlannedCell, WeightsRef
+from bench.types import Cell, CellResult, MethodRef, ModelRef, PlannedCell, WeightsRef
 
 
 def protocol(result: CellResult, keys: Keys) -> str:
@@ -58,7 +58,13 @@ def _by_name(cell: Cell) -> str:
             return model
         return model.model_copy(update={"weights": model.weights.model_copy(update={"sha256": ""})})
 
-    attack = cell.attack and cell.attack.model_copy(update={"model": unread(cell.attack.model)})
-    return comparison_key(cell.model_copy(update={"model": unread(cell.model), "attack": attack})) + str(
-        _weights_files(cell)
+    def unread_score(step: MethodRef | None) -> MethodRef | None:
+        if step is None or step.score is None:
+            return step
+        return step.model_copy(update={"score": unread(step.score)})
+
+    attack = cell.attack and cell.attack.model_copy(
+        update={"model": unread(cell.attack.model), "step": unread_score(cell.attack.step)}
     )
+    changes = {"model": unread(cell.model), "step": unread_score(cell.step), "attack": attack}
+    return comparison_key(cell.model_copy(update=changes)) + str(_weights_files(cell))

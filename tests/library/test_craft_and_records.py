@@ -5,12 +5,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import bench
 from bench.data import open_set
 from bench.keys import attack_key
+from bench.registry import entries
 from bench.store.working_store import Store
 from bench.types import MethodError, UsageError
 
@@ -119,3 +120,20 @@ def test_records_that_are_not_there_or_were_altered_are_one_line(store, tmp_path
     path.unlink()
     with pytest.raises(UsageError, match="is not there"):
         bench.load_records(tmp_path / "copy", cell=path.stem)
+
+
+def test_a_diffusion_purifier_takes_its_score_from_a_file(net, digits, tmp_path):
+    torch.manual_seed(2)
+    score = entries("score-network")["unet"].load()(in_channels=1, channels=4)
+    save_file(score.state_dict(), tmp_path / "score.safetensors")
+    unet = {"arch": "unet", "channels": 4}
+    purifier = "diffusion", {"steps": 2, "score": f"weights:{tmp_path / 'score.safetensors'}", "score_network": unet}
+    x, y = digits[0][:6], digits[1][:6]
+    named = {"base": net, "eps": "8/255", "progress": False}
+    folder = tmp_path / "store"
+    bench.evaluate(purifier, x, y, attacks=[("pgd", {"steps": 2, "eot": 2})], store=folder, **named)
+    cell = next(r.cell for r in Store(folder).results() if r.names.access == "adaptive" and r.cell.attack)
+    kept = load_file(next(Store(folder).adversarial(attack_key(cell.attack)).glob("*.safetensors")))["images"]
+    assert torch.equal(bench.attack(purifier, x, y, "pgd", steps=2, eot=2, **named), kept)
+    with pytest.raises(UsageError, match="'denoiser' is trained on images, and these were handed over without any"):
+        bench.attack("diffusion", x, y, "pgd", steps=2, **named)
