@@ -186,7 +186,11 @@ class Measure:
 
     @spending("evaluating")
     def outcomes(
-        self, planned: PlannedCell, classifier: Classifier, crafted: Iterable[tuple[slice, Crafted]]
+        self,
+        planned: PlannedCell,
+        classifier: Classifier,
+        crafted: Iterable[tuple[slice, Crafted]],
+        score: Classifier | None = None,
     ) -> Outcomes:
         """Return on which images of some chunks an attack has failed; nothing is kept.
 
@@ -196,9 +200,10 @@ class Measure:
             planned: the cell.
             classifier: under its test-time step.
             crafted: the place of each chunk in the list of images, and what the attack made of it.
+            score: as for :meth:`cell`.
         """
         cell, base = planned.cell, classifier.net
-        step = deploy(base, cell.step, self.cache.training_images(cell.model))
+        step = deploy(base, cell.step, self.cache.training_images(cell.model), score and score.net)
         images, cell_seed = self.cache.test(cell.data), seed_of(cell)
         failed: list[bool] = []
         for part, chunk in crafted:

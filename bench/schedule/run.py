@@ -239,7 +239,7 @@ class Runner:
         _require_unchanged(cell)
         self._classifier(ref.model, cell.data)
         self._require_clean(planned)
-        classifier = self._classifier(cell.model, cell.data)
+        classifier, score = self._classifier(cell.model, cell.data), self._score(cell.step, cell.data)
         self.control.restart()
         started, images = time.monotonic(), self.cache.test(cell.data)
         self._progress(str(planned.names), attack_key(ref), group.start, cell.data.n)
@@ -251,9 +251,10 @@ class Runner:
             if known is not None and known.n >= group.stop:
                 return known
             crafted = ((part, self._chunk_of(ref, part)) for part in parts)
-            attacked = self._measure.outcomes(planned, classifier, crafted)
+            attacked = self._measure.outcomes(planned, classifier, crafted, score)
             _require_unchanged(cell)
-            self.cache.require_unchanged(cell.model)
+            for model in models_of(cell):
+                self.cache.require_unchanged(model)
             if known is not None:
                 # A device that attacks more at once may begin before the end of what is known.
                 attacked = known.outcomes_under_attack.first(group.start).then(attacked)

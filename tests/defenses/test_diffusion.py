@@ -11,9 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench.cli import main
+from bench.evaluation.chunks import read_chunk
+from bench.evaluation.device_cache import DeviceCache
+from bench.evaluation.measure import Measure
+from bench.keys import attack_key, training_key
 from bench.registry import entries
 from bench.store.working_store import Store
 from bench.training.step import RecipeStep
+from bench.types import PlannedCell
 from defenses._diffusion import diffused, reverse_times
 from tests.defenses.scores import score_network
 
@@ -285,3 +290,20 @@ def test_what_cannot_be_is_said_in_one_line(tmp_path, capsys, entry, line):
     (tmp_path / "this.toml").write_text(f"{before}[[defenses]]\n{entry}\n[[attacks]]{rest}")
     assert main(["plan", str(tmp_path / "this.toml"), "--store", str(tmp_path / "store")]) == 2
     assert line in capsys.readouterr().err
+
+
+def test_a_part_of_a_cell_has_the_outcomes_of_the_whole(store):
+    whole = next(r for r in store.results() if r.names.access == "adaptive" and r.cell.attack)
+    cell, all_of_them = whole.cell, slice(0, whole.cell.data.n)
+    cache = DeviceCache(torch.device("cpu"), None)
+
+    def weights(model):
+        return lambda: store.training(training_key(model)) / "weights.safetensors"
+
+    classifier = cache.classifier(cell.model, cell.data, weights(cell.model))
+    score = cache.score(cell.step.score, cell.data, weights(cell.step.score))
+    (path,) = store.adversarial(attack_key(cell.attack)).glob("*.safetensors")
+    chunk = read_chunk(path, cache.test(cell.data).part(all_of_them)[0], cell.attack.threat)
+    planned = PlannedCell(key=whole.key, names=whole.names, cell=cell)
+    measure = Measure(store, cache, lambda: None, lambda _: 64)
+    assert measure.outcomes(planned, classifier, [(all_of_them, chunk)], score) == whole.outcomes_under_attack
