@@ -68,8 +68,10 @@ def _without(method: dict[str, Any], use: dict[str, Any] | None = None) -> dict[
 
 _NAMES_AND_CODE = _without({"code_sha": True, "file": True})
 # Excludes a method's name and file location too: a renamed method gets the same random numbers as before. So does one
-# that may take other passes: what it does within them is the same.
-_ALL_BUT_NUMBERS = _without({"code_sha": True, "file": True, "name": True}, {"max_passes": True})
+# that may take other passes, or takes them in another precision: what it does within them is the same.
+_ALL_BUT_NUMBERS = _without(
+    {"code_sha": True, "file": True, "name": True}, {"max_passes": True, "craft_precision": True}
+)
 
 
 # Kept, since ``json.dumps`` would make one for each of many short texts.
@@ -229,7 +231,7 @@ def _text(value: Any, written: Once[BaseModel, str]) -> str:
 def _pieces(value: Cell | AttackRef, written: Once[BaseModel, str]) -> list[bytes]:
     """Return the canonical JSON in pieces: of a long suite most is in one, which is not copied."""
     if isinstance(value, AttackRef):
-        given = [name for name in _ATTACK_FIELDS if name not in _OPTIONAL or getattr(value, name) is not None]
+        given = [name for name in _ATTACK_FIELDS if getattr(value, name) != _OPTIONAL.get(name, _ALWAYS)]
         rest = ",".join([f'"{name}":{_part(getattr(value, name), written)}' for name in given]) + "}"
         if not value.after:
             return [_encoded(f"{{{rest}")]
@@ -250,6 +252,8 @@ def _part(value: BaseModel | str | int | None, written: Once[BaseModel, str]) ->
 
 # In the order of canonical JSON. The preceding keys are written out where these are used.
 _ATTACK_FIELDS = sorted(AttackRef.model_fields.keys() - {"after"})
-#: Those that are left out where they are ``None``.
-_OPTIONAL = {"max_passes", "target"}
+#: Those that are left out where they have their default, with it.
+_OPTIONAL = {"craft_precision": "float32", "max_passes": None, "target": None}
+#: Equal to no value of a field.
+_ALWAYS = object()
 _CELL_FIELDS = sorted(Cell.model_fields.keys() - {"access", "attack"})

@@ -249,6 +249,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Distance = Annotated[float, Field(ge=0, le=1e6)]
 #: Targets that are chosen for each image.
 AIMS = ("least-likely", "random", "second")
+#: What the base classifier computes in where it leads an attack; success is always judged in float32.
+CraftPrecision = Literal["float32", "bf16"]
 #: The class that an attack is to reach: by the logits of the attacked function, by chance, or one for all images.
 AimedAt = Literal["least-likely", "random", "second"] | Annotated[int, Field(ge=0, lt=1_000_000)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
@@ -556,6 +558,7 @@ class Earlier(Frozen):
     eot: Draws = 1
     max_passes: MaxPasses = Field(None, exclude_if=lambda passes: passes is None)
     target: AimedAt | None = Field(None, exclude_if=lambda target: target is None)
+    craft_precision: CraftPrecision = Field("float32", exclude_if=lambda precision: precision == "float32")
 
 
 class AttackRef(Frozen):
@@ -565,7 +568,8 @@ class AttackRef(Frozen):
     static set serves every test-time step on that classifier. ``eot`` is how many gradients are averaged, and
     ``max_passes`` how many forwards and backwards of the base classifier together an image may take. ``after`` are the
     attacks that went before in worst-case mode: images that they broke stay as they left them. ``target`` is the
-    class that a targeted attack is to reach; nothing else is a success of it.
+    class that a targeted attack is to reach; nothing else is a success of it. ``craft_precision`` is what the base
+    classifier computes in where a gradient leads the attack.
     """
 
     model: ModelRef
@@ -577,6 +581,7 @@ class AttackRef(Frozen):
     eot: Draws = 1
     max_passes: MaxPasses = Field(None, exclude_if=lambda passes: passes is None)
     target: AimedAt | None = Field(None, exclude_if=lambda target: target is None)
+    craft_precision: CraftPrecision = Field("float32", exclude_if=lambda precision: precision == "float32")
     # An attack on its own has the text, and so the key, that it had before there were suites.
     after: Annotated[tuple[Earlier, ...], FailFast()] = Field(
         (), max_length=_MAX_SUITE, exclude_if=lambda earlier: not earlier
@@ -598,6 +603,7 @@ class AttackRef(Frozen):
 def usage(attack: Earlier | AttackRef) -> dict[str, int | str]:
     """Return how an attack is used, beyond its own parameters, in the words of a configuration."""
     given: dict[str, int | str | None] = {"max_passes": attack.max_passes, "target": attack.target}
+    given["craft_precision"] = None if attack.craft_precision == "float32" else attack.craft_precision
     return {"eot": attack.eot, **{name: value for name, value in given.items() if value is not None}}
 
 

@@ -142,7 +142,14 @@ def work(args: argparse.Namespace) -> tuple[Request, Work]:
     # A verification must not use images that were altered in the cache.
     selection["thorough"] = getattr(args, "verify", None) is not None
     with reported(partial(_show_decoding, args.display)):
-        planned = make(*chosen.parts, name=chosen.name, data_folder=data_folder(args), lenient=True, **selection)
+        planned = make(
+            *chosen.parts,
+            name=chosen.name,
+            data_folder=data_folder(args),
+            lenient=True,
+            device=args.device,
+            **selection,
+        )
     if planned.unusable:
         unusable.warn(planned, planned.unusable)
     return chosen, planned

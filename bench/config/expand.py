@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,19 @@ from pydantic import ValidationError
 from bench import registry
 from bench.config.sections import AttackConfig, Config, DefenseConfig
 from bench.config.sweeps import MOST, combinations, labels_of, sweep
-from bench.types import AIMS, Access, MethodRef, Norm, Scalar, Schedule, Threat, UsageError, located, shown
+from bench.types import (
+    AIMS,
+    Access,
+    CraftPrecision,
+    MethodRef,
+    Norm,
+    Scalar,
+    Schedule,
+    Threat,
+    UsageError,
+    located,
+    shown,
+)
 
 #: The attack, with its parameters, that chooses the epoch of an adversarial recipe on images set aside.
 CHOOSING: tuple[str, Mapping[str, Any]] = ("pgd", {"steps": 20})
@@ -78,6 +90,7 @@ class Attack(NamedTuple):
     source_seed: int | None = None
     #: As the configuration says it: a class may be given by its name.
     target: str | int | None = None
+    craft_precision: CraftPrecision = "float32"
 
 
 class _Row(NamedTuple):
@@ -211,8 +224,12 @@ def _require_no_key(each: DefenseConfig) -> None:
         raise UsageError(f"key chooses among the state dicts of a weights file (weights:...); '{each.use}' has none")
 
 
-def attacks(config: Config) -> list[Attack]:
+def attacks(config: Config, has_bf16: Callable[[], bool] = lambda: False) -> list[Attack]:
     """Return the columns: every attack under each requested access, sweeps expanded.
+
+    Args:
+        config: the checked configuration.
+        has_bf16: says whether attacks will run where bfloat16 is fast, which ``craft_precision = "auto"`` goes by.
 
     Raises:
         UsageError: a name or value that is not allowed.
@@ -228,7 +245,7 @@ def attacks(config: Config) -> list[Attack]:
         require_few("attacks", [(_swept(each), len(each.access) + len(_listed(each.source))) for _, each, _ in entries])
         for where, each, entry in entries:
             with located(where):
-                columns += _columns(config, each, entry)
+                columns += _columns(config, each, entry, has_bf16)
     parts = [
         (
             f"{a.label}\n{a.access}",
@@ -257,7 +274,10 @@ class _Column(NamedTuple):
     swept: frozenset[str]
 
 
-def _columns(config: Config, each: AttackConfig, entry: registry.Entry) -> Iterator[_Column]:
+def _columns(
+    config: Config, each: AttackConfig, entry: registry.Entry, has_bf16: Callable[[], bool]
+) -> Iterator[_Column]:
+    precision = _craft_precision(each, entry, has_bf16)
     for params, swept in sweep(_swept(each)):
         eps, target = params.pop("eps", each.eps), params.pop("target", each.target)
         method = _method(entry, each.use, params)
@@ -265,16 +285,42 @@ def _columns(config: Config, each: AttackConfig, entry: registry.Entry) -> Itera
         threat = _threat(entry, each, eps)
         if target is not None:
             _require_targetable(entry, each.use, params)
-        label = _attack_label(entry, each.use) + _towards(target)
+        label = _attack_label(entry, each.use) + _towards(target) + (" bf16" if precision == "bf16" else "")
         ruled = "rule" in params or "rule" in (entry.meta.get("presets") or {}).get(params.get("preset"), {})
         only = bool(entry.meta.get("purifiers_only"))
         attack = Attack(label, method, threat, "static", each.eot, each.max_passes, ruled, only, target=target)
+        attack = attack._replace(craft_precision=precision)
         columns = [attack._replace(access=access) for access in each.access if access != "transfer"]
         # A corruption by itself says nothing: its kind and severity are what a budget is elsewhere.
         told = {"preset", *(("kind", "severity") if threat.norm == "corruption" else ())}
         for column in (*columns, *_transfers(config, each, attack)):
             # The name of a targeted attack says its target.
             yield _Column(column, preset, (swept | told) - {"target"})
+
+
+def _craft_precision(each: AttackConfig, entry: registry.Entry, has_bf16: Callable[[], bool]) -> CraftPrecision:
+    """Return the precision that leads an attack, decided where it is left to the device.
+
+    Raises:
+        UsageError: it is to be bfloat16, and nothing of the attack would be.
+    """
+    if each.craft_precision == "float32":
+        return "float32"
+    leads = _steps_along_gradients(entry)
+    if each.craft_precision == "auto":
+        return "bf16" if leads and has_bf16() else "float32"
+    if not leads:
+        why = "is run by a library" if entry.kind == "library" or entry.meta.get("requires") else "takes no gradients"
+        raise UsageError(
+            f'craft_precision: {each.use} {why}, so all of its passes are float32; leave it out, or take "auto"'
+        )
+    return "bf16"
+
+
+def _steps_along_gradients(entry: registry.Entry) -> bool:
+    """Say whether an attack gets its gradients from the harness: a library that it needs takes them by itself."""
+    is_ours = entry.kind != "library" and not entry.meta.get("requires")
+    return is_ours and entry.meta.get("needs", "gradient") == "gradient"
 
 
 def _require_targetable(entry: registry.Entry, use: str, params: Mapping[str, Any]) -> None:
@@ -378,6 +424,8 @@ def _with_shared(config: Config, config_entry: AttackConfig, entry: registry.Ent
         known -= {"eps", "norm"}
     if not entry.meta.get("targetable"):
         known -= {"target"}
+    if not _steps_along_gradients(entry):
+        known -= {"craft_precision"}
     presets = entry.meta.get("presets") or {}
     shared = {
         key: value for key, value in config.attack.items() if key in known or (key == "preset" and value in presets)

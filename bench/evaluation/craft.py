@@ -20,6 +20,7 @@ from bench.evaluation.predict import Answer, ask, predict
 from bench.evaluation.replays import Replays
 from bench.evaluation.target import Meter, NetworkTarget, Truth, auto_batch
 from bench.keys import derive_seed
+from bench.models.bf16 import LeadingBf16
 from bench.models.logits import round_off
 from bench.process.isolation import frozen, isolated
 from bench.store.audit import broken_rule, rounding_explains
@@ -116,9 +117,12 @@ def craft(
             its ``max_passes`` are fewer than one evaluation takes.
     """
     method = _bound(ref)
-    fresh = partial(deploy, base, ref.step, training, score)
+    deployed_on = partial(deploy, step=ref.step, training=training, score=score)
+    fresh = partial(deployed_on, base)
+    led = LeadingBf16(base).eval() if ref.craft_precision == "bf16" else base
+    run = partial(_attack, ref, method, led, partial(deployed_on, led))
     attack: Callable[[Tensor, Tensor, Tensor], Crafted]
-    attack = partial(_attack, ref, method, base, fresh, key=key, batch=batch, check=check, saved=saved, replays=replays)
+    attack = partial(run, key=key, batch=batch, check=check, saved=saved, replays=replays)
     if isinstance(ref.target, int):
         attack = partial(_on_other_classes, attack, ref.target, batch)
     if before is None:
@@ -210,6 +214,7 @@ def _target(
     replays: Replays | None,
     budget: PassBudget | None,
 ) -> NetworkTarget:
+    leading = base if isinstance(base, LeadingBf16) else None
     return NetworkTarget(
         step.surrogate,
         meter,
@@ -222,9 +227,12 @@ def _target(
         draws=step.draws,
         draws_averaged=ref.eot if step.draws is not None else 1,
         truth=Truth(x, y),
-        margin=_margin(ref, registry.entry_of(ref.attack), step, base, x.device),
+        margin=_margin(ref, registry.entry_of(ref.attack), step, leading.net if leading else base, x.device),
         replays=replays,
         budget=budget,
+        leading=leading,
+        # An attack that takes every step whatever comes of it goes by its gradients alone.
+        decides=ref.attack.params.get("rule") != "last-iterate",
     )
 
 

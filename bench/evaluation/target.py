@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +14,8 @@ from bench import draws
 from bench.api import Gradient, MethodError
 from bench.draws import Draws
 from bench.evaluation.budget import repeats
-from bench.models.logits import harder, precise
+from bench.models.bf16 import LeadingBf16
+from bench.models.logits import harder, judged, precise
 from bench.process.capture import is_plain
 
 if TYPE_CHECKING:
@@ -270,6 +271,11 @@ class NetworkTarget:
         goal: the class (N,) that an attack is to reach on each image; ``None`` where any wrong one will do.
         replays: records passes that recur; without it every one is launched kernel by kernel.
         budget: of passes, kept to; it has the same ``truth``.
+        leading: the base classifier inside ``net``, where passes with a gradient are to compute in bfloat16. All others
+            are float32.
+        decides: whether the attack goes by the logits of such a pass. Images that it has wrong, and under ``goal``
+            those that reach it, are then evaluated once more, in float32, and get these logits and losses: one
+            forward for each, so that no success is one of bfloat16 alone.
 
     Raises:
         MethodError: a single evaluation takes more passes than the budget has.
@@ -293,6 +299,8 @@ class NetworkTarget:
         goal: Tensor | None = None,
         replays: Replays | None = None,
         budget: PassBudget | None = None,
+        leading: LeadingBf16 | None = None,
+        decides: bool = True,
     ) -> None:
         self.goal = goal
         self.num_classes = num_classes
@@ -311,6 +319,9 @@ class NetworkTarget:
         self._margin = margin
         self._replays = replays
         self._budget = budget
+        self._leading = leading
+        # A budget keeps the best iterate by the logits of every pass.
+        self._confirms = leading is not None and (decides or budget is not None)
         self._tracked = True
         self._kind = "attacked"
         self._shared = _Shared(seed=seed, batch=batch)
@@ -319,6 +330,10 @@ class NetworkTarget:
 
     @property
     def module(self) -> nn.Module:
+        if self._leading is not None:
+            raise MethodError(
+                'craft_precision = "bf16": this attack differentiates its network by itself, in float32; leave it out'
+            )
         self._meter.rows = None
         self._say("a library calls its network by itself")
         if self._budget is None:
@@ -466,7 +481,8 @@ class NetworkTarget:
         if self._budget is None:
             return self._gradient(loss, x, s, *args)
         rows, at = self._rows[s], self._at(s)
-        fits = self._meter.fits(rows, self._passes().gradient * self._draws_averaged)
+        passes = self._passes().gradient + (self._passes().forward if self._confirms else 0)
+        fits = self._meter.fits(rows, passes * self._draws_averaged)
         if bool(fits.all()):
             gradient = self._gradient(loss, x, s, *args)
             self._budget.note(x, gradient.logits, rows, tracked=self._tracked)
@@ -525,12 +541,36 @@ class NetworkTarget:
 
     def _gradient(self, loss: Callable[..., Tensor], x: Tensor, s: Positions, *args: Tensor) -> Gradient:
         total: tuple[Tensor, ...] = ()
+        calls = self._draws.calls
         for _ in range(self._draws_averaged):
             draw = self._run(loss, partial(self._differentiated, loss), x, s, *args)
             total = tuple(a + b for a, b in zip(total, draw, strict=True)) if total else draw
         if self._draws_averaged > 1:
             total = tuple(value / self._draws_averaged for value in total)
-        return Gradient(*total)
+        return self._confirmed(Gradient(*total), calls, loss, x, s, *args) if self._confirms else Gradient(*total)
+
+    def _confirmed(
+        self, gradient: Gradient, calls: int, loss: Callable[..., Tensor], x: Tensor, s: Positions, *args: Tensor
+    ) -> Gradient:
+        """Return a gradient from bfloat16 with the float32 logits and losses of all images that it has wrong.
+
+        A random function draws for them what it drew before, from call ``calls`` on.
+        """
+        at = self._at(s)
+        doubtful = torch.arange(len(x), device=x.device)
+        # Of a batch that an attack made by itself nothing tells the labels.
+        if self._truth is not None and len(x) == len(self._rows[s]):
+            goals = None if self.goal is None else self.goal[s]
+            doubtful = doubtful[judged(gradient.logits, self._truth.labels[self._rows[s]], goals)[1] <= 0]
+        if len(doubtful) == 0:
+            return gradient
+        self._draws.calls = calls
+        logits = self._shown(x[doubtful], at[doubtful] if len(x) == len(at) else s)
+        with torch.no_grad():
+            values = loss(logits, *(arg[doubtful] for arg in args))
+        return gradient._replace(
+            logits=gradient.logits.index_put((doubtful,), logits), loss=gradient.loss.index_put((doubtful,), values)
+        )
 
     def _shown(self, x: Tensor, s: Positions) -> Tensor:
         """Return the logits of images in the rows ``s``, detached."""
@@ -617,7 +657,9 @@ class NetworkTarget:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradient of the summed loss, logits and losses."""
         images = x.detach().requires_grad_()
-        with torch.enable_grad():
+        leading = nullcontext() if self._leading is None else self._leading.leading()
+        # Backwards too, for a defense may compute its passes anew there.
+        with torch.enable_grad(), leading:
             logits = self._answer(images, labels)
             values = loss(logits, *args)
             if not values.requires_grad:

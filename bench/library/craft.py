@@ -72,7 +72,8 @@ def attack(
         std: goes with ``mean``.
         progress: show a bar.
         params: parameters of the attack, such as ``steps=50``; ``eot`` of a randomised defense; ``max_passes``;
-            ``target``, the class to reach: ``"least-likely"``, ``"second"``, ``"random"`` or its number.
+            ``target``, the class to reach: ``"least-likely"``, ``"second"``, ``"random"`` or its number;
+            ``craft_precision``, ``"bf16"`` for gradients in bfloat16.
 
     Returns:
         Images as ``x``: of its kind, shape, type and device.
@@ -98,7 +99,7 @@ def attack(
             own, asked, n=None, num_classes=num_classes, images_name="images", stack=stack, exact=exact
         )
         asked = asked.normalised(mean, std)
-        config, work = request.planned(asked, dataset, entries, seed=seed, batch=batch, data_folder=None)
+        config, work = request.planned(asked, dataset, entries, seed=seed, batch=batch, data_folder=None, device=device)
         chosen = None if batch == "auto" else int(config.run.batch)
         runner = _Attack(work, _attack_ref(work), request.device_named(device), chosen)
         with display.phase("attacking", len(own.labels)) as at:

@@ -201,7 +201,9 @@ def evaluate(
                 stack=stack,
             )
             asked = asked.normalised(mean, std)
-            config, work = request.planned(asked, dataset, entries, seed=seed, batch=batch, data_folder=folder)
+            config, work = request.planned(
+                asked, dataset, entries, seed=seed, batch=batch, data_folder=folder, device=device
+            )
         root = temporary_store() if store is None else Path(store).expanduser()
         runs_on = request.device_named(device)
         return _run(work, Store(root), runs_on, None if batch == "auto" else config.run.batch, display)

@@ -263,6 +263,7 @@ def planned(
     seed: int,
     batch: int | str,
     data_folder: Path | None,
+    device: str | torch.device,
 ) -> tuple[Config, Work]:
     """Return the configuration that a call means, and its plan with the names that tables show.
 
@@ -288,7 +289,7 @@ def planned(
     for key, value in body.items():
         registry.require_numbers(value, getattr(config, {"schema": "schema_"}.get(key, key)), key)
     try:
-        work = plan.make(config, data_folder=data_folder)
+        work = plan.make(config, data_folder=data_folder, device=device_named(device).type)
     except UsageError as error:
         # There is no file that the line could name.
         raise UsageError(str(error).removeprefix(f"{PLAN}: ")) from None

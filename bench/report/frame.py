@@ -39,7 +39,8 @@ def load_results(source: str | Path | Iterable[CellResult] | None = None) -> pd.
     ``robust_worst``, the same by one query and by each of its ``queries``, by the majority of which the others count;
     ``status`` (``done`` or ``failed``), ``flags``, ``error``; ``forwards_per_example backwards_per_example
     seconds_per_example flops_per_example`` of the attack;
-    ``mean_linf mean_l2`` in pixel units of [0, 1]; ``attack_params``, ``eot``, ``max_passes`` and ``target``;
+    ``mean_linf mean_l2`` in pixel units of [0, 1]; ``attack_params``, ``eot``, ``max_passes``, ``target`` and
+    ``craft_precision``;
     ``images`` (hash of the image list), ``protocol``, ``commit dirty machine device finished``; ``key``. A result of
     code since edited gives way to the newest one.
 

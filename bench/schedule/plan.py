@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,7 @@ from bench.types import (
     AimedAt,
     AttackRef,
     Cell,
+    CraftPrecision,
     DataRef,
     Earlier,
     MethodRef,
@@ -136,6 +138,7 @@ def make(
     shard: tuple[int, int] | None = None,
     thorough: bool = False,
     lenient: bool = False,
+    device: str | None = None,
 ) -> Work:
     """Return every cell of the configurations, each once, grouped by base classifier, clean first.
 
@@ -151,6 +154,7 @@ def make(
             adversarial set, or sets of one suite, are in one part.
         thorough: hash the images and their decoded copies again, even if they look unchanged.
         lenient: plan the cells of weights files that cannot be used too, so that these fail and the others are done.
+        device: where attacks will run, ``cpu``, ``cuda`` or ``auto``, instead of the configuration's.
 
     Raises:
         UsageError: a method, value, image set or, unless ``lenient``, weights file that does not hold.
@@ -163,7 +167,7 @@ def make(
     cells: list[PlannedCell] = []
     files: dict[str, WeightsFile] = {}
     for config in configs:
-        cells_of_config, weights_files = _cells_of(config, data_folder, n, seed, keys, thorough=thorough)
+        cells_of_config, weights_files = _cells_of(config, data_folder, n, seed, keys, thorough=thorough, device=device)
         cells += cells_of_config
         files |= {file.sha256: file for file in weights_files}
     problems = {sha: file.problem for sha, file in files.items() if file.problem is not None}
@@ -199,7 +203,14 @@ def _unusable(cells: tuple[PlannedCell, ...], problems: Mapping[str, str]) -> di
 
 
 def _cells_of(
-    config: Config, data_folder: Path | None, n: int | None, seed: int | None, keys: Keys, *, thorough: bool
+    config: Config,
+    data_folder: Path | None,
+    n: int | None,
+    seed: int | None,
+    keys: Keys,
+    *,
+    thorough: bool,
+    device: str | None,
 ) -> tuple[list[PlannedCell], list[WeightsFile]]:
     """Return the cells of one configuration, and the files of weights trained elsewhere.
 
@@ -208,16 +219,24 @@ def _cells_of(
     """
     with config.located():
         try:
-            return _cells(config, data_folder, n, seed, keys, thorough=thorough)
+            return _cells(config, data_folder, n, seed, keys, thorough=thorough, device=device)
         # A name or number that a configuration may hold, but no result.
         except ValidationError as error:
             raise UsageError(registry.explain(error, known=())) from None
 
 
 def _cells(
-    config: Config, data_folder: Path | None, n: int | None, seed: int | None, keys: Keys, *, thorough: bool
+    config: Config,
+    data_folder: Path | None,
+    n: int | None,
+    seed: int | None,
+    keys: Keys,
+    *,
+    thorough: bool,
+    device: str | None,
 ) -> tuple[list[PlannedCell], list[WeightsFile]]:
-    defenses, attacks = expand.defenses(config), expand.attacks(config)
+    defenses = expand.defenses(config)
+    attacks = expand.attacks(config, partial(_has_bf16, device or config.run.device))
     networks = list(_networks(config))
     seeds = config.seeds if seed is None else [seed]
     count = len(networks) * len(seeds) * len(defenses) * (len(attacks) + 1)
@@ -410,6 +429,18 @@ def _class_of(attack: Attack, names: Sequence[str], count: int) -> AimedAt | Non
     return target  # type: ignore[return-value]
 
 
+def _has_bf16(device: str) -> bool:
+    """Say whether a device, as a configuration names it, multiplies bfloat16 in hardware."""
+    import torch
+
+    from bench.models.bf16 import has_units
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    # That there is no GPU is for those to say who need one.
+    return has_units(device) if device == "cpu" or torch.cuda.is_available() else False
+
+
 def _by_base(defenses: list[Defense]) -> list[Defense]:
     """Return the defenses grouped by base classifier; equal bases become one object."""
     by_base: dict[Base, list[Defense]] = {}
@@ -433,8 +464,10 @@ class _Maker:
     keys: Keys
     _models: dict[tuple[int, int], ModelRef] = field(default_factory=dict)
     _steps: dict[tuple[MethodRef, Score], MethodRef] = field(default_factory=dict)
-    _sets: dict[tuple[int, int, int, bool, int | None, str | int | None], AttackRef] = field(default_factory=dict)
-    _links: dict[tuple[int, int, int | None, AimedAt | None], Earlier] = field(default_factory=dict)
+    _sets: dict[tuple[int, int, int, bool, int | None, str | int | None, CraftPrecision], AttackRef] = field(
+        default_factory=dict
+    )
+    _links: dict[tuple[int, int, int | None, AimedAt | None, CraftPrecision], Earlier] = field(default_factory=dict)
     _suites: dict[tuple[int, int], tuple[Earlier, ...]] = field(default_factory=dict)
 
     def cells(self, defense: Defense, attacks: list[Attack], *, chained: bool) -> Iterator[PlannedCell]:
@@ -485,7 +518,7 @@ class _Maker:
 
     def _set(self, model: ModelRef, attack: Attack, step: MethodRef | None, access: Access) -> AttackRef:
         stops_early = access in ("white-box", "adaptive") or attack.rule_given
-        used = attack.max_passes, attack.target
+        used = attack.max_passes, attack.target, attack.craft_precision
         identity = (id(model), id(attack.method), id(attack.threat), stops_early, *used)
         if access != "adaptive" and identity in self._sets:
             return self._sets[identity]
@@ -499,6 +532,7 @@ class _Maker:
             eot=attack.eot if access == "adaptive" else 1,
             max_passes=attack.max_passes,
             target=attack.target,
+            craft_precision=attack.craft_precision,
         )
         if access != "adaptive":
             self._sets[identity] = attack_ref
@@ -506,7 +540,13 @@ class _Maker:
 
     def _longer(self, before: tuple[Earlier, ...], attack_ref: AttackRef) -> tuple[Earlier, ...]:
         """Return a suite with one more attack; of suites that began alike it is one object."""
-        used = id(attack_ref.attack), attack_ref.eot, attack_ref.max_passes, attack_ref.target
+        used = (
+            id(attack_ref.attack),
+            attack_ref.eot,
+            attack_ref.max_passes,
+            attack_ref.target,
+            attack_ref.craft_precision,
+        )
         if (link := self._links.get(used)) is None:
             own = {name: getattr(attack_ref, name) for name in Earlier.model_fields}
             link = self._links[used] = Earlier(**own)

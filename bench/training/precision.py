@@ -1,26 +1,21 @@
-"""The network as its batches run it: layout in memory, precision, and weights that are cast once a step."""
+"""The network as its batches run it: layout in memory and precision."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
 from bench.data.memo import cache_folder
 from bench.keys import derive_seed
+from bench.models.bf16 import Bf16
 from bench.models.build import build
 from bench.models.logits import with_precise_logits
 from bench.types import MethodRef, Schedule, TrainRef, UsageError
-
-#: Modules whose weights autocast casts, with the names of those.
-_CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_CAST_NAMES = ("weight", "bias")
 
 
 class Precision(NamedTuple):
@@ -95,62 +90,6 @@ def compile_cache() -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-
-
-class Bf16(nn.Module):
-    """A network under autocast to bfloat16, with float32 logits.
-
-    Autocast casts every weight in every forward pass. With ``cast_once`` those of linear layers and convolutions are
-    cast by :meth:`cast`, to be called whenever they have changed; outputs and gradients stay the same, for every pass
-    still accumulates its gradient in float32. They are equal to the bit where kernels give equal bits for equal
-    numbers, which oneDNN's do not on every CPU.
-    """
-
-    def __init__(self, net: nn.Module, *, cast_once: bool = True) -> None:
-        super().__init__()
-        self.net = net
-        self._weights = _cast_by_autocast(net) if cast_once else {}
-        self._copies = {name: torch.empty_like(value, dtype=torch.bfloat16) for name, value in self._weights.items()}
-        self.cast()
-
-    @torch.no_grad()
-    def cast(self) -> None:
-        """Cast the weights as they are now."""
-        if self._weights:
-            torch._foreach_copy_(list(self._copies.values()), list(self._weights.values()))
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Return what the network gives images, for a score network with their steps."""
-        weights = {name: _Cast.apply(value, self._copies[name]) for name, value in self._weights.items()}
-        with torch.autocast(inputs[0].device.type, torch.bfloat16):
-            logits: Tensor = functional_call(self.net, weights, inputs) if weights else self.net(*inputs)
-        return logits.float()
-
-
-class _Cast(torch.autograd.Function):
-    """A float32 weight as its bfloat16 copy; the gradient returns to float32, as from a cast."""
-
-    @staticmethod
-    def forward(_context: Any, _weight: Tensor, copy: Tensor) -> Tensor:
-        # A view would lay a weight of one channel out anew, and kernels depend on the layout.
-        return copy.detach()
-
-    @staticmethod
-    def backward(_context: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0].float(), None
-
-
-def _cast_by_autocast(net: nn.Module) -> dict[str, nn.Parameter]:
-    owners = Counter(id(value) for _, value in net.named_parameters(remove_duplicate=False))
-    weights: dict[str, nn.Parameter] = {}
-    for path, module in net.named_modules():
-        own = module.named_parameters(path, recurse=False) if type(module) in _CAST else ()
-        weights |= {
-            name: value
-            for name, value in own
-            if name.rpartition(".")[2] in _CAST_NAMES and value.dtype == torch.float32 and owners[id(value)] == 1
-        }
-    return weights
 
 
 def _overruns(module: nn.Module) -> bool:

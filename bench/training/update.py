@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from bench import registry
+from bench.models.bf16 import Bf16
 from bench.process.capture import WARM_UP, Captured, differing
 from bench.process.isolation import seed_generators
 from bench.training.epoch import EpochTables
-from bench.training.precision import Bf16, Precision, in_precision
+from bench.training.precision import Precision, in_precision
 from bench.training.step import RecipeStep
 from bench.types import MethodError, TrainRef
 

@@ -14,12 +14,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from bench.keys import derive_seed
+from bench.models.bf16 import Bf16
 from bench.models.build import build, network_ref
 from bench.process import capture
 from bench.process.capture import HostReads
 from bench.registry import entries
 from bench.training.losses import LossReader
-from bench.training.precision import Bf16, compile_cache
+from bench.training.precision import compile_cache
 from bench.training.step import RecipeStep
 from bench.types import Ending, MethodError
 from tests.simulated_graphs import simulate

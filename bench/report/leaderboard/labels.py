@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from bench.keys import sha256_hex
-from bench.types import CellResult, Measured, TrainRef
+from bench.types import CellResult, Measured, TrainRef, usage
 from bench.visible import visible
 
 Params = Mapping[str, Any]
@@ -114,7 +114,8 @@ def attack_params(r: Measured) -> Params:
     if (attack := r.cell.attack) is None:
         return {}
     params = {k: v for k, v in attack.attack.params.items() if k != "rule"}
-    return params if attack.max_passes is None else {**params, "max_passes": attack.max_passes}
+    used = {name: value for name, value in usage(attack).items() if name in ("max_passes", "craft_precision")}
+    return {**params, **used}
 
 
 def defense_params(r: CellResult) -> Params:

@@ -16,7 +16,7 @@ from bench import registry
 from bench.keys import Keys, Once
 from bench.outcomes import Outcomes, right_in_all
 from bench.stats import mcnemar, wilson
-from bench.types import CellResult, MethodRef, Threat, UsageError
+from bench.types import CellResult, CraftPrecision, MethodRef, Threat, UsageError
 
 #: Flags that say that gradients or answers of a function mislead: no attack on it is to be trusted.
 MISLEADING = frozenset(
@@ -171,12 +171,14 @@ def _significant(weaker: Outcomes, stronger: Outcomes) -> bool:
 
 def families(results: Iterable[CellResult]) -> Iterator[tuple[str, list[CellResult]]]:
     """Yield runs of one attack that differ in one measure of effort only: that measure, and they, the longest last."""
-    namesakes: dict[tuple[str, int, int | None, str], list[tuple[MethodRef, CellResult]]] = defaultdict(list)
+    namesakes: dict[tuple[str, int, int | None, CraftPrecision, str], list[tuple[MethodRef, CellResult]]] = defaultdict(
+        list
+    )
     for result in results:
         if (attack_ref := result.cell.attack) is not None:
             method = attack_ref.attack
-            used = result.cell.access, attack_ref.eot, attack_ref.max_passes, method.name
-            namesakes[used].append((method, result))
+            used = attack_ref.eot, attack_ref.max_passes, attack_ref.craft_precision
+            namesakes[result.cell.access, *used, method.name].append((method, result))
     # Most attacks are alone, and to write out all of them would take the most of the time.
     for group in (group for group in namesakes.values() if len(group) > 1):
         by_effort: dict[tuple[str, str], dict[float, CellResult]] = defaultdict(dict)

@@ -613,7 +613,7 @@ def _attacking(result: Measured) -> dict[str, Any]:
     """Return what an attack column is made of, as data."""
     attack = result.cell.attack
     assert attack is not None
-    return attack.model_dump(mode="json", include={"attack", "eot", "max_passes", "target"})
+    return attack.model_dump(mode="json", include={"attack", "eot", "max_passes", "target", "craft_precision"})
 
 
 def _survivors_of_all(summary: ThreatSummary) -> Iterator[str]:

@@ -1,0 +1,111 @@
+"""Networks in bfloat16: under autocast, with weights that are cast once, and where processors have units for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+#: Modules whose weights autocast casts, with the names of those.
+_CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CAST_NAMES = ("weight", "bias")
+
+
+def has_units(device: str) -> bool:
+    """Say whether a device, ``cpu`` or ``cuda``, multiplies bfloat16 in hardware, and not by way of float32.
+
+    A processor does with AVX512-BF16 or AMX, a GPU from NVIDIA's Ampere on.
+    """
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class Bf16(nn.Module):
+    """A network under autocast to bfloat16, with float32 logits.
+
+    Autocast casts every weight in every forward pass. With ``cast_once`` those of linear layers and convolutions are
+    cast by :meth:`cast`, to be called whenever they have changed; outputs and gradients stay the same, for every pass
+    still accumulates its gradient in float32. They are equal to the bit where kernels give equal bits for equal
+    numbers, which oneDNN's do not on every CPU.
+    """
+
+    def __init__(self, net: nn.Module, *, cast_once: bool = True) -> None:
+        super().__init__()
+        self.net = net
+        self._weights = _cast_by_autocast(net) if cast_once else {}
+        self._copies = {name: torch.empty_like(value, dtype=torch.bfloat16) for name, value in self._weights.items()}
+        self.cast()
+
+    @torch.no_grad()
+    def cast(self) -> None:
+        """Cast the weights as they are now."""
+        if self._weights:
+            torch._foreach_copy_(list(self._copies.values()), list(self._weights.values()))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return what the network gives images, for a score network with their steps."""
+        weights = {name: _Cast.apply(value, self._copies[name]) for name, value in self._weights.items()}
+        with torch.autocast(inputs[0].device.type, torch.bfloat16):
+            logits: Tensor = functional_call(self.net, weights, inputs) if weights else self.net(*inputs)
+        return logits.float()
+
+
+class LeadingBf16(nn.Module):
+    """A classifier that computes in bfloat16 inside :meth:`leading`, and elsewhere as it is: in float32.
+
+    Its weights are frozen: they are cast once, when it is made. Logits are float32 either way.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self._bf16 = Bf16(net)
+        self._leads = False
+
+    @property
+    def net(self) -> nn.Module:
+        """The classifier itself."""
+        return self._bf16.net
+
+    @contextmanager
+    def leading(self) -> Iterator[None]:
+        """Compute in bfloat16 in this block."""
+        before, self._leads = self._leads, True
+        try:
+            yield
+        finally:
+            self._leads = before
+
+    def forward(self, x: Tensor) -> Any:
+        return self._bf16(x) if self._leads else self.net(x)
+
+
+class _Cast(torch.autograd.Function):
+    """A float32 weight as its bfloat16 copy; the gradient returns to float32, as from a cast."""
+
+    @staticmethod
+    def forward(_context: Any, _weight: Tensor, copy: Tensor) -> Tensor:
+        # A view would lay a weight of one channel out anew, and kernels depend on the layout.
+        return copy.detach()
+
+    @staticmethod
+    def backward(_context: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0].float(), None
+
+
+def _cast_by_autocast(net: nn.Module) -> dict[str, nn.Parameter]:
+    owners = Counter(id(value) for _, value in net.named_parameters(remove_duplicate=False))
+    weights: dict[str, nn.Parameter] = {}
+    for path, module in net.named_modules():
+        own = module.named_parameters(path, recurse=False) if type(module) in _CAST else ()
+        weights |= {
+            name: value
+            for name, value in own
+            if name.rpartition(".")[2] in _CAST_NAMES and value.dtype == torch.float32 and owners[id(value)] == 1
+        }
+    return weights

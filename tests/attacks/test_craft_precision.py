@@ -1,0 +1,209 @@
+"""Gradients in bfloat16 lead an attack; what counts as a success is judged in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench import registry
+from bench.api import Threat
+from bench.config import expand, sections
+from bench.draws import Draws
+from bench.evaluation.craft import Crafted, craft
+from bench.evaluation.target import Meter, NetworkTarget, Truth
+from bench.keys import EVALUATION_VERSION, attack_key, identity, key_of, seed_of
+from bench.models.bf16 import LeadingBf16
+from bench.process.isolation import frozen
+from bench.schedule import plan
+from bench.types import AttackRef, MethodError, UsageError
+from tests.attacks.driving import THREATS, Case
+from tests.report.fabricate import result
+
+STEPS = 6
+
+
+def reference(name: str, threat: Threat, classes: int = 10, **params: Any) -> AttackRef:
+    made = result(clean=[True], adversarial=[False]).cell.attack
+    assert made
+    data = made.data.model_copy(update={"num_classes": classes})
+    attack = registry.find("attack", name).ref(params)
+    return made.model_copy(update={"attack": attack, "threat": threat, "data": data, "craft_precision": "bf16"})
+
+
+def crafted(ref: AttackRef, net: nn.Module, x: Tensor, y: Tensor) -> Crafted:
+    return craft(ref, net, x, y, torch.arange(len(x)), key=seed_of(ref), batch=64)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+class Flipped(nn.Module):
+    """Two classes: the second is above by 0.0028 at (1, 1), below by 0.0078 once weights round to bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2, bias=False)
+        self.linear.weight = nn.Parameter(torch.tensor([[1.0045, -1.0038], [1.0035, -1.0]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize(("rule", "forwards"), [("any-iterate", 2 * STEPS), ("last-iterate", STEPS)])
+def test_an_image_that_only_rounding_breaks_is_not_given_up(rule: str, forwards: int) -> None:
+    net, x, y = Flipped().eval(), torch.ones(1, 1, 1, 2), torch.tensor([1])
+    with torch.no_grad():
+        assert net(x).argmax(1) == 1
+        with torch.autocast("cpu", torch.bfloat16):
+            assert net(x).argmax(1) == 0
+    ref = reference("pgd", Threat(norm="linf", eps="1/100"), classes=2, steps=STEPS, start="clean", rule=rule)
+    made = crafted(ref, net, x, y)
+    # Every answer of bfloat16 is wrong, and is asked again only where the attack would stop at it.
+    assert made.backwards.tolist() == [STEPS] and made.forwards.tolist() == [forwards]
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "params"),
+    [
+        ("pgd", "linf", {"steps": STEPS}),
+        ("mi-fgsm", "linf", {"steps": STEPS, "rule": "any-iterate"}),
+        ("apgd-ce", "linf", {"steps": STEPS}),
+        ("ddn", "l2", {"steps": 3 * STEPS}),
+    ],
+)
+def test_what_is_given_up_is_broken_in_float32(robust: Case, name: str, norm: str, params: dict[str, Any]) -> None:
+    threat = Threat(norm="l2", eps=None) if norm == "l2" else THREATS[norm]
+    made = crafted(reference(name, threat, **params), robust.net, robust.x, robust.y)
+    given_up = (made.images != robust.x).flatten(1).any(1) if norm == "l2" else made.backwards < params["steps"]
+    with torch.no_grad():
+        wrong = robust.net(made.images).argmax(1) != robust.y
+    assert int(given_up.sum()) > 10 and bool(wrong[given_up].all())
+    # As in float32 but for images at the boundary.
+    full = crafted(
+        reference(name, threat, **params).model_copy(update={"craft_precision": "float32"}), robust.net, *robust[1:]
+    )
+    with torch.no_grad():
+        assert abs(int((robust.net(full.images).argmax(1) != robust.y).sum()) - int(wrong.sum())) <= 2
+
+
+def test_the_gradient_is_autocasts_and_wrong_logits_are_float32(robust: Case) -> None:
+    x, y = (robust.x + 0.2 * torch.randn(robust.x.shape, generator=torch.Generator().manual_seed(0))), robust.y
+    leading = LeadingBf16(robust.net).eval()
+    with frozen(leading), Meter(leading, len(x)) as meter:
+        options: dict[str, Any] = {"seed": 0, "num_classes": 10, "batch": 64, "truth": Truth(x, y)}
+        target = NetworkTarget(leading, meter, torch.arange(len(x)), leading=leading, **options)
+        own = target.gradient(x, cross_entropy, y)
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            low = robust.net(leaf).float()
+        (wanted,) = torch.autograd.grad(cross_entropy(low, y).sum(), leaf)
+        with torch.no_grad():
+            full = robust.net(x)
+        assert (own.grad - wanted).norm() <= 2**-5 * wanted.norm()
+        wrong = low.argmax(1) != y
+        assert 0 < int(wrong.sum()) < len(y)
+        torch.testing.assert_close(own.logits[wrong], full[wrong])
+        torch.testing.assert_close(own.loss[wrong], cross_entropy(full, y)[wrong])
+        # A rounding of 2^-8 tells which is which.
+        assert (own.logits[~wrong] - full[~wrong]).norm() > 1e-4 * full[~wrong].norm()
+        assert meter.forwards_of.tolist() == (1 + wrong.long()).tolist() and meter.backwards == len(x)
+        # Evaluations are float32, and a library that runs the network by itself is refused.
+        torch.testing.assert_close(target(x), full)
+        with pytest.raises(MethodError, match='craft_precision = "bf16"'):
+            _ = target.module
+
+
+def test_a_random_function_is_confirmed_on_the_same_draws(robust: Case) -> None:
+    class Noisy(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net, self.draws = net, Draws()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net(x + 0.3 * self.draws.normal(x))
+            return logits
+
+    def logits(base: nn.Module) -> Tensor:
+        net, leading = Noisy(base), base if isinstance(base, LeadingBf16) else None
+        net.draws.begin(3)
+        options: dict[str, Any] = {"seed": 0, "num_classes": 10, "batch": 32, "truth": Truth(robust.x, robust.y)}
+        with frozen(net), Meter(base, len(robust.x)) as meter:
+            target = NetworkTarget(
+                *(net, meter, torch.arange(len(robust.x))),
+                base=base,
+                draws=net.draws,
+                draws_averaged=2,
+                leading=leading,
+                **options,
+            )
+            target.gradient(robust.x, cross_entropy, robust.y)
+            return target.gradient(robust.x, cross_entropy, robust.y).logits
+
+    low, full = logits(LeadingBf16(robust.net).eval()), logits(robust.net)
+    wrong = low.argmax(1) != robust.y
+    assert 3 < int(wrong.sum()) < 90
+    torch.testing.assert_close(low[wrong], full[wrong])
+    torch.testing.assert_close(low, full, rtol=0.0, atol=0.3)
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd-ce", "ddn"])
+def test_a_budget_of_passes_counts_what_confirms(robust: Case, name: str) -> None:
+    norm = registry.find("attack", name).meta["norms"][0]
+    threat = Threat(norm="l2", eps=None) if name == "ddn" else THREATS[norm]
+    ref = reference(name, threat, steps=20).model_copy(update={"max_passes": 9})
+    made = crafted(ref, robust.net, robust.x[:20], robust.y[:20])
+    passes = made.forwards + made.backwards
+    assert int(passes.max()) == 9
+
+
+def test_float32_has_the_key_of_before_and_bf16_the_same_draws() -> None:
+    low = reference("pgd", THREATS["linf"])
+    full = low.model_copy(update={"craft_precision": "float32"})
+    assert "craft_precision" not in full.model_dump_json() and "craft_precision" in low.model_dump_json()
+    for ref in (low, full):
+        assert attack_key(ref) == key_of(identity(ref), version=EVALUATION_VERSION)
+    assert attack_key(low) != attack_key(full) and seed_of(low) == seed_of(full)
+
+
+def columns(tmp_path: Path, shared: str, *attacks: str, has_bf16: bool = True) -> dict[str, str]:
+    entries = "".join(f"[[attacks]]\n{attack}\n" for attack in attacks)
+    head = 'schema = 1\nname = "t"\n[dataset]\nname = "digits"\n[[models]]\narch = "small-cnn"\n'
+    path = tmp_path / "t.toml"
+    path.write_text(f'{head}[[defenses]]\nuse = "standard"\n[attack]\n{shared}\n{entries}')
+    config = sections.load(str(path))
+    return {each.label: each.craft_precision for each in expand.attacks(config, lambda: has_bf16)}
+
+
+def test_auto_goes_by_the_device_and_by_what_steps_along_gradients(tmp_path: Path) -> None:
+    attacks = ('use = "pgd"', 'use = "square"', 'use = "autoattack"', 'use = "torchattacks:PGD"')
+    rest = {name: "float32" for name in ("square", "autoattack", "torchattacks:PGD")}
+    for shared in ("auto", "bf16"):
+        found = columns(tmp_path, f'craft_precision = "{shared}"', *attacks)
+        assert found == {"pgd bf16": "bf16", **rest}
+    assert columns(tmp_path, 'craft_precision = "auto"', *attacks, has_bf16=False) == {"pgd": "float32", **rest}
+    both = columns(tmp_path, "", 'use = "pgd"', 'use = "pgd"\ncraft_precision = "bf16"')
+    assert both == {"pgd": "float32", "pgd bf16": "bf16"}
+
+
+@pytest.mark.parametrize(
+    ("use", "why"), [("torchattacks:PGD", "is run by a library"), ("autoattack", "is run by"), ("square", "takes no")]
+)
+def test_bf16_of_an_attack_that_has_none_is_refused(tmp_path: Path, use: str, why: str) -> None:
+    with pytest.raises(UsageError, match=f"craft_precision: {use} {why}"):
+        columns(tmp_path, "", f'use = "{use}"\ncraft_precision = "bf16"')
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_plan_says_what_auto_became(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has: bool) -> None:
+    monkeypatch.setattr("bench.models.bf16.has_units", lambda device: has and device == "cpu")
+    columns(tmp_path, "", 'use = "pgd"\ncraft_precision = "auto"')
+    cells = plan.make(sections.load(str(tmp_path / "t.toml")), device="cpu", n=20).plan.cells
+    attack = cells[-1].cell.attack
+    assert attack and attack.craft_precision == ("bf16" if has else "float32")
+    assert cells[-1].names.attack == ("pgd bf16" if has else "pgd")
