@@ -51,10 +51,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="E,E,...",
         help="also the robust accuracy within these budgets, such as 1/255,2/255,4/255, from attacks without a budget",
     )
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--optimality",
         action="store_true",
         help="instead, a ranking of the attacks without a budget by how near they come to the best (AttackBench)",
+    )
+    instead.add_argument(
+        "--cover",
+        action="store_true",
+        help="instead, the attacks that the worst case needs: those that break the most images for their passes first",
     )
     _view_arguments(parser.add_argument_group("what the tables show; not for JSON and --paper"))
     parser.add_argument(
@@ -157,7 +163,7 @@ def _show(args: argparse.Namespace) -> int:
     file_format = args.format or (args.out.suffix.removeprefix(".") if args.out else None)
     is_folder = args.paper and args.out is not None and not file_format
     view = _view(args, file_format)
-    if args.optimality:
+    if args.optimality or args.cover:
         return _rank_attacks(args, file_format)
     if args.format == CARDS:
         return _write_cards(args)
@@ -187,33 +193,54 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _rank_attacks(args: argparse.Namespace, file_format: str | None) -> int:
-    """Write the ranking of attacks to ``--out``, by default to standard output."""
-    from bench.report.leaderboard.optimality import ranking
-    from bench.report.leaderboard.tables import build
-    from bench.report.render import optimality
+    """Write what ranks attacks to ``--out``, by default to standard output."""
+    from bench.report.render import cover, optimality
     from bench.store.history import read
     from bench.store.outputs import write_named
-    from bench.store.records import with_distances
     from bench.store.working_store import Store
 
-    if file_format not in (None, *optimality.FORMATS):
-        raise UsageError(f"--optimality comes as text, {', '.join(optimality.FORMATS)}, not {file_format}")
-    if asked := [option for option in (*_VIEW, "paper", "eps") if getattr(args, option)]:
-        raise UsageError(f"--{asked[0]} is for the tables of defenses; --optimality ranks all attacks")
+    option = "cover" if args.cover else "optimality"
+    formats = cover.FORMATS if args.cover else optimality.FORMATS
+    render = _cover if args.cover else _optimality
+    if file_format not in (None, *formats):
+        raise UsageError(f"--{option} comes as text, {', '.join(formats)}, not {file_format}")
+    if asked := [each for each in (*_VIEW, "paper", "eps") if getattr(args, each)]:
+        raise UsageError(f"--{asked[0]} is for the tables of defenses; --{option} ranks all attacks")
     root = options.store_root(args)
     with args.display.phase("reading the results"):
         recorded = read(root)
     for note in recorded.notes:
         print(f"warning: {note}", file=sys.stderr)
     with args.display.phase("ranking the attacks"):
-        results = map(partial(with_distances, store=Store(root)), recorded.results)
-        ranked = ranking(build(results, recorded.planned_tables))
-    written = (optimality.FORMATS[file_format] if file_format else optimality.as_text)(ranked)
+        written = render(recorded, Store(root), file_format)
     if args.out is None:
         sys.stdout.write(written)
     elif write_named(args.out, written.encode()):
         print(visible(str(args.out)))
     return 0
+
+
+def _optimality(recorded: Recorded, store: Store, file_format: str | None) -> str:
+    """Return the ranking of the attacks without a budget; of formats, ``None`` is text."""
+    from bench.report.leaderboard.optimality import ranking
+    from bench.report.leaderboard.tables import build
+    from bench.report.render import optimality
+    from bench.store.records import with_distances
+
+    results = map(partial(with_distances, store=store), recorded.results)
+    ranked = ranking(build(results, recorded.planned_tables))
+    return (optimality.FORMATS[file_format] if file_format else optimality.as_text)(ranked)
+
+
+def _cover(recorded: Recorded, store: Store, file_format: str | None) -> str:
+    """Return the attacks that worst cases need; of formats, ``None`` is text."""
+    from bench.report.leaderboard.cover import covers
+    from bench.report.leaderboard.tables import build
+    from bench.report.render import cover
+    from bench.store.records import passes_by_image
+
+    found = covers(build(recorded.results, recorded.planned_tables), partial(passes_by_image, store=store))
+    return (cover.FORMATS[file_format] if file_format else cover.as_text)(found)
 
 
 def _write_cards(args: argparse.Namespace) -> int:

@@ -95,3 +95,17 @@ def with_distances(result: CellResult, store: Store) -> CellResult:
         # A version that kept no such column, or something else in its place.
         return result
     return result.model_copy(update={"distances": text})
+
+
+def passes_by_image(result: CellResult, store: Store) -> list[float] | None:
+    """Return the forwards and backwards of each image of a result together; ``None`` where the store has no records."""
+    n = result.cell.data.n
+    if not store.has_records(result):
+        return None
+    try:
+        columns = read_columns(store.records(result.key), n, dict.fromkeys(("forwards", "backwards"), "iuf"))
+    except (FileNotFoundError, ValueError):
+        # A version that kept no such column, or something else in its place.
+        return None
+    passes: list[float] = (columns["forwards"] + columns["backwards"]).tolist()
+    return passes if all(0 <= each < inf for each in passes) else None
