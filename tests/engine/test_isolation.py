@@ -395,8 +395,8 @@ def test_no_number_stands_on_weights_that_change_behind_the_back_of_a_call(alone
         zeroed_once(base, where == "craft")
         return crafted
 
-    def measuring(self, planned, classifier, crafted):
-        result = measured(self, planned, classifier, crafted)
+    def measuring(self, planned, classifier, *rest):
+        result = measured(self, planned, classifier, *rest)
         zeroed_once(classifier.net, where == "measure" and planned.cell.attack is not None)
         return result
 

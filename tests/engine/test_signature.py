@@ -248,7 +248,7 @@ def test_a_default_that_is_none_is_one_line_with_its_place(tmp_path, default, sa
         ("@attack(norms=5, passes='')\ndef f(): ...", "norms: Input should be a valid tuple"),
         ("@attack(passes='')\ndef f(): ...", "norms: Field required"),
         ("@attack(norms=('l2',), passes='', speed=3)\ndef f(): ...", "speed: Extra inputs are not permitted"),
-        ("@defense(kind='tset-time')\nclass f: ...", "kind: Input should be 'recipe' or 'test-time'"),
+        ("@defense(kind='tset-time')\nclass f: ...", "kind: Input should be 'recipe', 'test-time' or 'score-recipe'"),
         ("@defense(kind='recipe', inner='gone')\ndef f(): ...", "inner = 'gone' names no parameter of f"),
         *(
             (f"@attack(norms=('l2',), passes='', folders={declared})\ndef f(*, d: str = '', k: int = 1): ...", says)
