@@ -29,6 +29,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "apgd-ce": {"steps": 10},
     "apgd-dlr": {"steps": 10},
     "apgd-t": {"steps": 10, "targets": 3},
+    "cascade": {"steps": 10, "targets": 3, "queries": 20, "long_steps": 5, "long_queries": 20},
     "cw": {"steps": 20, "searches": 3, "first_c": 1.0, "learning_rate": 0.05},
     "ddn": {"steps": 20},
     "fmn": {"steps": 20},

@@ -19,8 +19,8 @@ from bench.evaluation.target import Meter, NetworkTarget
 from bench.process.isolation import frozen
 from tests.attacks.driving import CHEAP, FEW, THREATS, Case, Constant, Driven, Scaled, assert_within, drive, right
 
-#: These draw once for a whole batch, so that an image's result depends on the others.
-JOINT = {"autoattack"}
+#: AutoAttack draws once for a whole batch, so that an image's result depends on the others.
+JOINT = {"autoattack", "cascade"}
 # Attacks on purifications refuse any other function; they are tested with the purifiers.
 NORMS = {
     name: entry.meta["norms"]
@@ -121,10 +121,10 @@ def test_images_already_misclassified_stay_so(plain: Case, name: str, norm: str)
 def test_a_budget_of_nearly_nothing_changes_nearly_nothing(plain: Case, name: str, norm: str) -> None:
     if norm == "corruption":
         pytest.skip("corruptions have no budget")
-    if name in JOINT and norm != "linf":
+    if name == "autoattack" and norm != "linf":
         pytest.skip("thousands of queries an image: one norm will do")
-    x, y = (plain.x[:1], plain.y[:1]) if name in JOINT else (plain.x[:4], plain.y[:4])
-    for eps in ("1/1000000",) if name in JOINT else ("0", "1/1000000"):
+    x, y = (plain.x[:1], plain.y[:1]) if name == "autoattack" else (plain.x[:4], plain.y[:4])
+    for eps in ("1/1000000",) if name == "autoattack" else ("0", "1/1000000"):
         x_adv = cheap(plain.net, name, x, y, Threat(norm=norm, eps=eps)).images
         # A transport budget is a share of the image's mass, which is about 20 here.
         assert float((x_adv - x).abs().max()) <= (1e-4 if norm == "wasserstein" else 2e-6)
@@ -142,9 +142,9 @@ def test_no_nan_where_gradients_vanish_or_images_are_flat(plain: Case, name: str
 
 @every_attack
 def test_nothing_breaks_a_constant_network(plain: Case, name: str, norm: str) -> None:
-    if name in JOINT and norm != "linf":
+    if name == "autoattack" and norm != "linf":
         pytest.skip("thousands of queries an image: one norm will do")
-    net, x = Constant(), plain.x[: 1 if name in JOINT else 2]
+    net, x = Constant(), plain.x[: 1 if name == "autoattack" else 2]
     threat = Threat(norm=norm, eps=None) if norm == "flow" else THREATS[norm]
     rightly, wrongly = torch.zeros(len(x), dtype=torch.int64), torch.ones(len(x), dtype=torch.int64)
     x_adv = cheap(net, name, x, rightly, threat).images
@@ -187,7 +187,7 @@ def test_the_network_never_sees_more_images_than_the_device_holds(plain: Case, n
 
 @every_attack
 def test_a_random_function_gets_every_pass(plain: Case, name: str, norm: str) -> None:
-    if name in JOINT:
+    if name == "autoattack":
         pytest.skip("the package decides for itself")
     driven = cheap(plain.net, name, plain.x[:6], plain.y[:6], THREATS[norm], draws=Draws())
     assert_within(driven.images, plain.x[:6], THREATS[norm])

@@ -11,7 +11,7 @@ from bench.evaluation.target import Meter, NetworkTarget
 from bench.process.capture import HostReads
 from bench.process.isolation import frozen
 from tests.attacks.driving import FEW, THREATS, Case
-from tests.attacks.test_contract import PAIRS
+from tests.attacks.test_contract import JOINT, PAIRS
 
 #: Whether any image fell, which then costs no more passes.
 FALLEN = "_local_scalar_dense"
@@ -48,7 +48,7 @@ ON_PURIFIERS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "norm"), [pair for pair in PAIRS + ON_PURIFIERS if pair[0] != "autoattack"])
+@pytest.mark.parametrize(("name", "norm"), [pair for pair in PAIRS + ON_PURIFIERS if pair[0] not in JOINT])
 def test_reads_inside_a_step(robust: Case, name: str, norm: str) -> None:
     entry, reads, passes = registry.find("attack", name), HostReads(), 0
     net, x, y = AlwaysClass0(robust.net), robust.x[:6], torch.zeros(6, dtype=torch.int64)

@@ -18,7 +18,7 @@ from bench.store.working_store import Store
 from bench.training.step import RecipeStep
 from tests.attacks.conftest import trained
 from tests.attacks.driving import FEW, THREATS, Case, assert_within, drive, right
-from tests.attacks.test_contract import every_attack
+from tests.attacks.test_contract import JOINT, every_attack
 from tests.attacks.test_replays import NEVER
 from tests.engine import tiny
 
@@ -39,7 +39,7 @@ def to_gpu(net: nn.Module) -> nn.Module:
 
 @every_attack
 def test_attacks(case: Case, name: str, norm: str) -> None:
-    if name == "autoattack":
+    if name in JOINT:
         case = Case(copy.deepcopy(case.net).float(), case.x.float(), case.y)
     net, settings = to_gpu(case.net), FEW.get(name, {})
     on_cpu = drive(case.net, name, case.x, case.y, THREATS[norm], **settings)
@@ -48,7 +48,7 @@ def test_attacks(case: Case, name: str, norm: str) -> None:
     )
     assert on_gpu.images.device.type == "cuda"
     assert_within(on_gpu.images.cpu(), case.x, THREATS[norm])
-    if name == "autoattack":
+    if name in JOINT:
         # The package draws from each device's own generator.
         assert (
             abs(

@@ -139,6 +139,7 @@ def rows() -> list[Row]:
         Row("fwa", MASS, {"steps": 5, **every}, 5, 5, {"art": wasserstein}, slow=True, images=4),
         Row("autoattack", LINF, {}, 1, 1, {"pyautoattack": official_ensemble(100, 9, 5000)}, True, 16, ("small-cnn",)),
         Row("autoattack", LINF, {}, 1, 1, {"pyautoattack": official_ensemble(100, 9, 5000)}, True, None, ("trained",)),
+        Row("cascade", LINF, {}, 1, 1, {"pyautoattack": official_ensemble(100, 9, 5000)}, True, None, ("trained",)),
         # Cut short: a robust image takes the whole ensemble some ten thousand passes.
         Row("autoattack", LINF, short, 1, 1, {"pyautoattack": official_ensemble(**short)}, True, 16, ("pyautoattack",)),
     ]

@@ -1,0 +1,237 @@
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks._apgd import LossFn, Objective, apgd, apgd_run, dlr, targeted_dlr
+from attacks._steps import budget, cross_entropy, margin
+from attacks.autoattack import autoattack
+from attacks.square import square
+from bench.api import Count, Target, Threat, attack
+
+#: The likeliest other classes, whose slopes are compared.
+CANDIDATES = 9
+#: So many classes are aimed at before an image is given up.
+CERTAIN = 2
+#: An image is given up if its slope promises to close its margin only with more than this share of eps on top.
+HOPELESS = 0.3
+#: Images that need at most this share of eps on top get so many more, so many times as long.
+NEAR = 0.1
+LONG_RUNS, LONGER = 3, 3
+#: Gradients are to be trusted where the margin rises by at least and at most so many times what the slope of the clean
+#: image promises.
+LEAST_RISE, MOST_RISE = 0.1, 4.0
+#: Runs towards the class that a search without gradients came nearest to.
+SECOND_CHANCES = 2
+#: Where gradients are masked on this share of the images that are left, they are trusted on none.
+DISTRUSTED = 0.1
+
+
+@attack(
+    norms=("linf",),
+    requires="pyautoattack",
+    passes="12 + 3 x (steps + 2) + queries forwards + 10 + 3 x (steps + 1) backwards (where an image is given up), "
+    "fewer where it breaks, more where it stays near, and those of AutoAttack on top where its gradients are masked",
+    early_exit="misclassified",
+)
+def cascade(
+    target: Target,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: Count = 30,
+    targets: Count = 9,
+    queries: Count = 100,
+    long_steps: Count = 100,
+    long_queries: Count = 5000,
+) -> Tensor:
+    """Short runs instead of AutoAttack's long ones, on the images that are left, and none where it is in vain.
+
+    First Auto-PGD on the DLR loss. Then the slopes towards the nine likeliest other classes order these by
+    (z_i - z_y) / ||grad(z_i - z_y)||_1, which is minus the distance if the network were linear (as MALT does: Melamed
+    et al., 2024), and Auto-PGD on the targeted DLR loss goes from the nearest on. After two of them an image is given
+    up once, by the slope at its best iterate, another 0.3 eps would not close its margin. Images that then need at most
+    0.1 eps get four runs three times as long, on the cross-entropy and towards the three nearest classes.
+
+    This trusts gradients, so that is checked. They are *masked* where they vanish, where the margin rises by less than
+    a tenth of what the slope of the clean image promises or by more than four times that, and where a short Square
+    search comes nearer than all runs, also than two more towards the class that it came near to. Such images get all of
+    standard AutoAttack (note ``masked-gradients``); where a tenth of the images that are left is masked, all of these
+    do. With a random function nothing is given up: every image runs through the DLR loss and the two likeliest classes,
+    three times as long.
+
+    Args:
+        target: the function under attack.
+        x: images (N, C, H, W) in [0, 1].
+        y: labels (N,).
+        threat: L∞ with its budget.
+        steps: of each run.
+        targets: classes that are aimed at, at most; there are nine candidates.
+        queries: of the short Square search.
+        long_steps: of APGD and FAB in the AutoAttack of masked images.
+        long_queries: of Square there.
+
+    Returns:
+        Images shaped as ``x``, within the threat: the first success, else the iterate of largest margin.
+
+    Raises:
+        MethodError: the threat is unbounded.
+    """
+    untargeted: LossFn = dlr if target.num_classes > 2 else margin
+    towards: LossFn = targeted_dlr if target.num_classes > 3 else _difference
+    if target.stochastic:
+        likeliest = _others(target(x), y, min(CERTAIN, target.num_classes - 1))
+        aims = [Objective(towards, torch.stack((y, each), 1)) for each in likeliest.unbind(1)]
+        return apgd(target, x, y, threat, [Objective(untargeted, y), *aims], LONGER * steps)
+    search = _begin(target, x, y, threat)
+    _climb(search, target, Objective(untargeted, y), steps)
+    classes = _nearest_classes(search, target)[:, :targets]
+    aims = [Objective(towards, torch.stack((y, each), 1)) for each in classes.unbind(1)]
+    for k, aim in enumerate(aims):
+        _climb(search, target, aim, steps, needs=torch.inf if k < CERTAIN else HOPELESS)
+    for aim in [Objective(cross_entropy, y), *aims[:LONG_RUNS]]:
+        _climb(search, target, aim, LONGER * steps, needs=NEAR)
+    masked = _masked(search, target, steps, queries)
+    if len(masked):
+        target.notes.append("masked-gradients")
+        ensemble = {"version": "standard", "steps": long_steps, "targets": targets, "queries": long_queries}
+        search.x_best[masked] = autoattack(target.rows(masked), x[masked], y[masked], threat, **ensemble)
+    return search.x_best
+
+
+@dataclass
+class _Search:
+    """What is known of each image: a row in every tensor.
+
+    Attributes:
+        x: the images (N, C, H, W).
+        y: their labels (N,).
+        threat: what iterates keep to.
+        clean_margin: of the image itself.
+        promised: by how much its slope lets the margin rise within eps.
+        x_best: the first success, else the iterate of largest margin.
+        best_margin: of that iterate.
+        needs: the share of eps on top that would close the margin, by the slope at that iterate.
+        left: whether it is not broken.
+    """
+
+    x: Tensor
+    y: Tensor
+    threat: Threat
+    clean_margin: Tensor
+    promised: Tensor
+    x_best: Tensor
+    best_margin: Tensor
+    needs: Tensor
+    left: Tensor
+
+
+def _begin(target: Target, x: Tensor, y: Tensor, threat: Threat) -> _Search:
+    gradient = target.gradient(x, margin, y)
+    return _Search(
+        x=x,
+        y=y,
+        threat=threat,
+        clean_margin=gradient.loss,
+        promised=budget(threat) * _slope(gradient.grad),
+        x_best=x.clone(),
+        best_margin=gradient.loss.clone(),
+        needs=torch.zeros_like(gradient.loss),
+        left=gradient.logits.argmax(1) == y,
+    )
+
+
+def _climb(search: _Search, target: Target, objective: Objective, steps: int, needs: float = torch.inf) -> None:
+    """Run Auto-PGD on the images that are left and need no more than ``needs`` of eps on top."""
+    rows = (search.left & (search.needs <= needs)).nonzero().flatten()
+    if len(rows) == 0:
+        return
+    objective = objective._replace(args=objective.args[rows])
+    run = apgd_run(target.rows(rows), search.x[rows], search.y[rows], search.threat, objective, steps)
+    broken = rows[run.is_adv]
+    search.x_best[broken], search.left[broken] = run.x_best[run.is_adv], False
+    rows, x_adv = rows[~run.is_adv], run.x_best[~run.is_adv]
+    if len(rows) == 0:
+        return
+    gradient = target.rows(rows).gradient(x_adv, margin, search.y[rows])
+    reach = budget(search.threat) * _slope(gradient.grad)
+    nearer = gradient.loss >= search.best_margin[rows]
+    rows = rows[nearer]
+    search.x_best[rows], search.best_margin[rows] = x_adv[nearer], gradient.loss[nearer]
+    search.needs[rows] = (-gradient.loss / reach.clamp_min(1e-30))[nearer]
+
+
+def _nearest_classes(search: _Search, target: Target) -> Tensor:
+    """Return for each image the likeliest other classes (N, K); of images that are left the nearest by slope first."""
+    rows = search.left.nonzero().flatten()
+    count = min(CANDIDATES, target.num_classes - 1)
+    classes = search.y[:, None].repeat(1, count)
+    if len(rows) == 0:
+        return classes
+    view = target.rows(rows)
+    x, y = search.x[rows], search.y[rows]
+    likeliest = _others(view(x), y, count)
+    nearness = []
+    for each in likeliest.unbind(1):
+        gradient = view.gradient(x, _difference, torch.stack((y, each), 1))
+        nearness.append(gradient.loss / _slope(gradient.grad).clamp_min(1e-30))
+    classes[rows] = likeliest.gather(1, torch.stack(nearness, 1).argsort(dim=1, descending=True, stable=True))
+    return classes
+
+
+def _masked(search: _Search, target: Target, steps: int, queries: int) -> Tensor:
+    """Return the positions of images that are left and on which gradients are not to be trusted."""
+    found = _search_at_random(search, target, queries)
+    # Runs may have aimed at other classes than the search came near to, and where an image is far from breaking the DLR
+    # loss has its maximum elsewhere than the margin.
+    aim = Objective(_difference, torch.stack((search.y, found.classes), 1))
+    behind = search.left & (found.margins > search.best_margin)
+    for _ in range(SECOND_CHANCES):
+        search.needs = torch.where(behind, 0.0, torch.inf)
+        _climb(search, target, aim, steps, needs=0.0)
+        behind = search.left & (found.margins > search.best_margin)
+    rise = search.best_margin - search.clean_margin
+    as_promised = (rise >= LEAST_RISE * search.promised) & (rise <= MOST_RISE * search.promised)
+    masked = search.left & (behind | (search.promised <= 0) | ~as_promised)
+    if bool(masked.any()) and int(masked.sum()) >= DISTRUSTED * int(search.left.sum()):
+        masked = search.left
+    return masked.nonzero().flatten()
+
+
+class _Found(NamedTuple):
+    """The margin that a search without gradients reached on each image, and the class that it came nearest to."""
+
+    margins: Tensor
+    classes: Tensor
+
+
+def _search_at_random(search: _Search, target: Target, queries: int) -> _Found:
+    rows = search.left.nonzero().flatten()
+    found = _Found(torch.full_like(search.best_margin, -torch.inf), search.y.clone())
+    if len(rows) == 0:
+        return found
+    view, y = target.rows(rows), search.y[rows]
+    x_adv = square(view, search.x[rows], y, search.threat, queries=queries)
+    logits = view(x_adv)
+    found.margins[rows], found.classes[rows] = margin(logits, y), _others(logits, y, 1)[:, 0]
+    is_adv = logits.argmax(1) != y
+    search.x_best[rows[is_adv]], search.left[rows[is_adv]] = x_adv[is_adv], False
+    return found
+
+
+def _others(logits: Tensor, y: Tensor, count: int) -> Tensor:
+    """Return the likeliest classes (N, count) that are not the true one."""
+    return logits.scatter(1, y[:, None], -torch.inf).topk(count).indices
+
+
+def _difference(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return z_t - z_y of each row; ``classes`` (N, 2) are y and t."""
+    true_logit, target_logit = logits.gather(1, classes).unbind(1)
+    return target_logit - true_logit
+
+
+def _slope(grad: Tensor) -> Tensor:
+    """Return by how much a step of length one in L∞ raises a linear function with this gradient, shape (N,)."""
+    return grad.abs().flatten(1).sum(1)
