@@ -24,7 +24,7 @@ from bench.evaluation.craft import CHUNK, attack_group_size
 from bench.keys import training_key
 from bench.models import live, weights
 from bench.models.layout import fast_layout
-from bench.process.isolation import checksums, isolated
+from bench.process.isolation import checksums, isolated, seal
 from bench.store.account import spending
 from bench.types import DataRef, MethodError, ModelRef, TrainRef, UsageError, WeightsRef
 
@@ -164,7 +164,7 @@ class DeviceCache:
             read = Classifier(fast.net, flops, parameters(net), layout)
             # Two are enough: the cells of a plan are grouped by classifier, and a transfer needs one more.
             self._classifiers = dict([*self._classifiers.items()][-1:]) | {key: read}
-            self._seals[key] = checksums(read.net)
+            self._seals[key] = seal(read.net)
         return self._classifiers[key]
 
     def score(self, model: ModelRef, data: DataRef, path: Callable[[], Path]) -> Classifier:
@@ -182,7 +182,7 @@ class DeviceCache:
                 flops = pass_flops(net, data.image_shape)
             # One is enough: a row has one.
             self._scores = {key: Classifier(net.requires_grad_(False), flops, parameters(net), "")}
-            self._seals[key] = checksums(net)
+            self._seals[key] = seal(net)
         return self._scores[key]
 
     def _forget_changed(self, known: dict[str, Classifier], model: ModelRef) -> None:
@@ -191,14 +191,16 @@ class DeviceCache:
             _log.warning("a method changed the weights of %s; they are read again", model.network.name)
             del known[key]
 
-    def require_unchanged(self, model: ModelRef) -> None:
+    def require_unchanged(self, *models: ModelRef) -> None:
         """Raises MethodError: a network is no longer what was read, so nothing measured on it counts."""
-        key = training_key(model)
-        known = self._classifiers.get(key) or self._scores.get(key)
-        if known is not None and checksums(known.net) != self._seals[key]:
-            raise MethodError(
-                f"the weights of {model.network.name} were changed meanwhile, perhaps by a thread that a method left"
-            )
+        # Attacked and defended are mostly the same.
+        for key, model in {training_key(model): model for model in models}.items():
+            known = self._classifiers.get(key) or self._scores.get(key)
+            if known is not None and checksums(known.net) != self._seals[key]:
+                name = model.network.name
+                raise MethodError(
+                    f"the weights of {name} were changed meanwhile, perhaps by a thread that a method left"
+                )
 
     def _rounding(self) -> str:
         # NVIDIA's own switch counts above torch's.

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from bench import registry
 from bench.data import corrupted
 from bench.evaluation.chunks import Clean, Records, read_clean, write_records
-from bench.evaluation.cost import PassFlops, deployed_cost, synchronize
+from bench.evaluation.cost import DeployedCost, PassFlops, synchronize
 from bench.evaluation.craft import Crafted
 from bench.evaluation.defense import DeployedDefense, deploy
 from bench.evaluation.device_cache import Classifier, DeviceCache
 from bench.evaluation.predict import DRAWS, predict
-from bench.evaluation.probe import ProbeImages, function_flags
+from bench.evaluation.probe import FEW, ProbeImages, function_flags
 from bench.keys import cell_key, clean_cell, seed_of, training_key
 from bench.outcomes import Distances, Outcomes
 from bench.stats import wilson
@@ -62,7 +62,8 @@ class Measure:
     check: Callable[[], None]
     batch: Callable[[DataRef], int]
     _costs: dict[str, tuple[DefenseCost, PassFlops]] = field(default_factory=dict)
-    _probed: dict[str, tuple[ProbeImages, set[str], Tensor]] = field(default_factory=dict)
+    #: Not the networks themselves, of which the cache keeps few.
+    _probed: dict[str, tuple[set[str], Tensor, DeployedCost]] = field(default_factory=dict)
 
     @spending("evaluating")
     def cell(
@@ -86,13 +87,13 @@ class Measure:
         else:
             clean = self._clean_answers(cell, base, fresh)
             records = self._attacked(planned, base, step, crafted)
-        flags = records.notes | self._function_flags(cell, base, step, fresh) | self._regime(cell)
+        flags = records.notes | self._function_flags(cell, base, step, fresh, score and score.net) | self._regime(cell)
         if cell.attack is not None:
             before = self._margins_before(cell, base, fresh, clean, records)
             flags |= _attack_flags(cell, images.y.cpu().numpy(), clean, records, before)
         if step.draws is not None:
             flags.add("randomised")
-        defense_cost, flops = self._defense_cost(cell, classifier, score, fresh)
+        defense_cost, flops = self._defense_cost(cell, classifier, score)
         records_sha = write_records(
             self.store.records(planned.key), images.rows, images.hashes(), images.y, clean, records
         )
@@ -123,7 +124,12 @@ class Measure:
         return flags if needed is None or needed in flags else flags | {f"no-{needed}"}
 
     def _function_flags(
-        self, cell: Cell, base: nn.Module, used: DeployedDefense, fresh: Callable[[], DeployedDefense]
+        self,
+        cell: Cell,
+        base: nn.Module,
+        used: DeployedDefense,
+        fresh: Callable[[], DeployedDefense],
+        score: nn.Module | None,
     ) -> set[str]:
         """Return the flags of the deployed function; a static attacker's cells do not depend on its gradient.
 
@@ -132,15 +138,19 @@ class Measure:
             base: the classifier.
             used: the instance that answered; one that has come to answer otherwise than at first is flagged too.
             fresh: makes an instance that has seen no image.
+            score: the network that predicts noise inside, if there is one.
         """
         key = cell_key(clean_cell(cell))
+        _, x, y, _ = next(iter(self.cache.test(cell.data)))
+        some = slice(0, 2 * min(FEW, self.batch(cell.data)))
+        probe = ProbeImages(base, x[some], y[some], seed_of(clean_cell(cell)), "checks", score=score)
+        # A network alone is its only instance: probed just now, it was asked twice.
+        ask_again = key in self._probed or cell.step is not None
         if key not in self._probed:
-            _, x, y, _ = next(iter(self.cache.test(cell.data)))
-            some = slice(0, min(64, self.batch(cell.data)))
-            probe = ProbeImages(base, x[some], y[some], seed_of(clean_cell(cell)), "checks")
-            self._probed[key] = probe, *function_flags(probe, fresh)
-        probe, flags, first = self._probed[key]
-        if not torch.equal(probe.answers(used, probe.few, "first"), first):
+            flags, first = function_flags(probe, fresh)
+            self._probed[key] = flags, first, probe.cost()
+        flags, first, _ = self._probed[key]
+        if ask_again and not torch.equal(probe.answers(used, probe.few, "first"), first):
             flags = flags | {"not-deterministic"}
         return flags - ({"zero-gradient"} if cell.access in ("static", "transfer") else set())
 
@@ -238,15 +248,12 @@ class Measure:
         return card
 
     def _defense_cost(
-        self, cell: Cell, classifier: Classifier, score: Classifier | None, fresh: Callable[[], DeployedDefense]
+        self, cell: Cell, classifier: Classifier, score: Classifier | None
     ) -> tuple[DefenseCost, PassFlops]:
-        """Return the cost of the defense, and what a pass of the base classifier in the measured function costs."""
+        """Return the cost of a probed defense, and of a pass of the base classifier in the measured function."""
         key = cell_key(clean_cell(cell))
         if key not in self._costs:
-            step = fresh()
-            step.seed(seed_of(clean_cell(cell)), "cost")
-            few, net = min(32, self.batch(cell.data)), score and score.net
-            test = deployed_cost(classifier.net, step.deployed, cell.data.image_shape, few, net)
+            _, _, test = self._probed[key]
             card, flops = self._card(cell.model), classifier.flops
             deployed = flops if score is None else test.with_score(flops, score.flops)
             trained = card.get("passes_per_example")

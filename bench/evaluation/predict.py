@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -45,6 +46,7 @@ def ask(
     images: Tensor,
     seed: tuple[str | int, ...],
     why: str,
+    around: AbstractContextManager[object] | None = None,
 ) -> Tensor:
     """Return the logits of a batch: of ``step.deployed`` or ``step.surrogate``, without gradients.
 
@@ -57,12 +59,15 @@ def ask(
         images: identities (N,).
         seed: the parts of the seed of a random function.
         why: names, with ``seed``, the state of the global generators, from which no step may draw.
+        around: entered for the call itself, to measure it.
     """
-    run = isolated(step.name, seed=derive_seed(*seed, why))
+    run, copy = isolated(step.name, seed=derive_seed(*seed, why)), x.clone()
     with run, frozen(base, strict=True), torch.no_grad():
         step.seed(*seed, images=images)
         set_oracle_labels(function, y)
-        return precise(function(x.clone()), x, "the deployed function")
+        with around or nullcontext():
+            logits = function(copy)
+        return precise(logits, x, "the deployed function")
 
 
 def predict(

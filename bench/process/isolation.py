@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -429,8 +430,8 @@ def frozen(net: nn.Module, *, strict: bool = False) -> Iterator[nn.Module]:
         strict: also refuse changes that are undone afterwards: a hook, another module, another function.
 
     Raises:
-        MethodError: the block changed a parameter or a buffer, such as a batch-norm statistic; or, if ``strict``, it
-            changed the network in another way that affects its outputs.
+        MethodError: a parameter or a buffer was changed, such as a batch-norm statistic, in the block or since the
+            network was sealed; or, if ``strict``, the block changed it in another way that affects its outputs.
     """
     before = _Network(net)
     net.eval()
@@ -444,6 +445,20 @@ def frozen(net: nn.Module, *, strict: bool = False) -> Iterator[nn.Module]:
         raise MethodError(f"the network's {changed} was changed; methods must leave the network alone")
     if rewired is not None:
         raise MethodError(f"{rewired}; methods must leave the network alone, or work on a copy.deepcopy of it")
+
+
+def seal(net: nn.Module) -> dict[str, int]:
+    """Return the checksums of a network that nobody may change from now on.
+
+    :func:`frozen` compares with these instead of those at its beginning, so it also refuses what changed before it.
+    """
+    _SEALS[id(net)] = sums = checksums(net)
+    weakref.finalize(net, _SEALS.pop, id(net), None)
+    return sums
+
+
+#: By identity, as long as the network lives: a network may call itself equal to another.
+_SEALS: dict[int, dict[str, int]] = {}
 
 
 def checksums(net: nn.Module) -> dict[str, int]:
@@ -526,7 +541,8 @@ class _Network:
     """A snapshot of a network: its modules with their attributes, the functions of their classes, its parameters."""
 
     def __init__(self, net: nn.Module) -> None:
-        self._net, self._sums = net, checksums(net)
+        sealed = _SEALS.get(id(net))
+        self._net, self._sums = net, checksums(net) if sealed is None else sealed
         self._modules = [(each, type(each), dict(vars(each)), _containers(vars(each))) for each in net.modules()]
         bases = chain.from_iterable(type(each).__mro__ for each in net.modules())
         classes = {owner for owner in bases if issubclass(owner, nn.Module)}

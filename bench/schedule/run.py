@@ -253,8 +253,7 @@ class Runner:
             crafted = ((part, self._chunk_of(ref, part)) for part in parts)
             attacked = self._measure.outcomes(planned, classifier, crafted, score)
             _require_unchanged(cell)
-            for model in models_of(cell):
-                self.cache.require_unchanged(model)
+            self.cache.require_unchanged(*models_of(cell))
             if known is not None:
                 # A device that attacks more at once may begin before the end of what is known.
                 attacked = known.outcomes_under_attack.first(group.start).then(attacked)
@@ -329,8 +328,7 @@ class Runner:
             self._progress(str(planned.names), planned.key, 0, 1)
             result = self._measure.cell(planned, classifier, self._adversarial(planned), score)
             _require_unchanged(cell)
-            for model in models_of(cell):
-                self.cache.require_unchanged(model)
+            self.cache.require_unchanged(*models_of(cell))
             self._put(result, started)
             self._progress(str(planned.names), planned.key, 1, 1)
             return result
@@ -533,9 +531,9 @@ class Runner:
             self.store.make_folder(self.store.adversarial(key))
             self.check()
             x, y, rows = images.part(group)
-            if key not in self._warm:
+            if (network := training_key(ref.model)) not in self._warm:
                 _warm_up(base, x[:8])
-                self._warm.add(key)
+                self._warm.add(network)
             started = time.monotonic()
             earlier = self._previous(ref)
             before = None if earlier is None else self._crafted_before(earlier, paths.values())

@@ -1,5 +1,6 @@
 """A method cannot change the results of later methods, whatever it damages."""
 
+import copy
 import itertools
 import os
 import random
@@ -21,7 +22,7 @@ from bench.api import MethodError
 from bench.cli import main
 from bench.evaluation.measure import Measure
 from bench.process import isolation
-from bench.process.isolation import checksums, frozen, isolated
+from bench.process.isolation import checksums, frozen, isolated, seal
 from bench.store.working_store import Store
 from tests.engine import poison, tiny
 
@@ -180,6 +181,25 @@ def test_a_tensor_that_is_no_parameter_counts_too():
     net.scale = torch.ones(3)
     with pytest.raises(MethodError, match="the network's tensor scale was changed"), frozen(net):
         net.scale *= 0
+
+
+def test_a_sealed_network_is_compared_with_what_it_was_when_sealed(monkeypatch):
+    net, read = small(), []
+    sums = seal(net)
+    monkeypatch.setattr(isolation, "checksums", lambda each: read.append(each) or checksums(each))
+    with frozen(net):
+        assert not read, "its numbers are known"
+    assert read == [net] and checksums(net) == sums
+    net[3].bias.data[0] += 1
+    with pytest.raises(MethodError, match=r"the network's parameter 3\.bias was changed"), frozen(net):
+        pass
+    other = copy.deepcopy(net)
+    with frozen(other):
+        assert read[-1] is other, "a copy is another network"
+    gone = id(net)
+    del net
+    read.clear()
+    assert gone not in isolation._SEALS
 
 
 @pytest.mark.parametrize("damage", ["hook", "module", "forward", "class", "call", "kind", "parameter"])

@@ -1,5 +1,6 @@
 """Probes on fresh instances detect steps with memory or drift, or whose answers depend on the batch."""
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from bench import registry
 from bench.cli import main
-from bench.evaluation.defense import deploy
+from bench.evaluation.defense import DeployedDefense, deploy
 from bench.evaluation.probe import ProbeImages, function_flags
 from bench.store.working_store import Store
 from tests.engine import tiny
@@ -47,6 +48,59 @@ def flags(base, name, **params):
 )
 def test_what_is_no_function_of_the_image_is_flagged(base, name, expected):
     assert flags(base, f"{FILE}:{name}") - {"zero-gradient"} == expected
+
+
+class Asked(nn.Module):
+    """Counts calls and images; the logits of some images do not depend on their pixels."""
+
+    def __init__(self, base, flat=(), naps=()):
+        super().__init__()
+        self.base, self.flat, self.naps, self.sizes = base, flat, list(naps), []
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        if self.naps:
+            time.sleep(self.naps.pop(0))
+        flat = torch.isin(x[:, 0, 0, 0].detach(), torch.tensor(self.flat))
+        return torch.where(flat[:, None], self.base(x).detach(), self.base(x))
+
+
+def probed(asked, instances):
+    """Probe 64 images of which each has its own first pixel: i / 64."""
+    x = torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    x[:, 0, 0, 0] = torch.arange(64) / 64
+    probe = ProbeImages(asked.base, x, torch.zeros(64, dtype=torch.int64), "checks")
+    return probe, function_flags(probe, instances)[0]
+
+
+def test_a_network_alone_is_asked_no_more_than_its_flags_take(base):
+    alone = Asked(base)
+    probe, found = probed(alone, lambda: DeployedDefense(alone, alone))
+    assert not found
+    assert alone.sizes == [32] * 5, "twice the same, twice in other company, and once for a gradient"
+    assert probe.cost().passes == (2, 0)
+    steps = []
+
+    def fresh():
+        steps.append(Asked(base))
+        return DeployedDefense(steps[-1], steps[-1])
+
+    probed(Asked(base), fresh)
+    assert sorted(len(each.sizes) for each in steps) == [1, 1, 2, 2], "another instance is asked too"
+
+
+@pytest.mark.parametrize(("flat", "share"), [((40,), 0.0), ((3, 40), 2 / 64), ((3, *range(40, 46)), 7 / 64)])
+def test_images_without_a_gradient_are_looked_for_among_all_once_there_is_one(base, flat, share):
+    asked = Asked(base, flat=tuple(i / 64 for i in flat))
+    probe, found = probed(asked, lambda: DeployedDefense(asked, asked))
+    assert probe.share_without_gradient(DeployedDefense(asked, asked)) == pytest.approx(share)
+    assert ("zero-gradient" in found) == (share > 0.1)
+
+
+def test_the_cost_is_that_of_the_fastest_call(base):
+    asked = Asked(base, naps=(0.4, 0.1, 0.3, 0.5))
+    probe, _ = probed(asked, lambda: DeployedDefense(asked, asked))
+    assert 0.1 <= 32 * probe.cost().seconds < 0.3
 
 
 @pytest.mark.parametrize("name", registry.entries("test-time"))
