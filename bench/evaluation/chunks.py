@@ -22,7 +22,7 @@ from bench.evaluation.goals import ANY
 from bench.evaluation.predict import Answer
 from bench.store import chunk_file, files
 from bench.store.files import write_atomically
-from bench.store.records import RECORD_COLUMNS, TARGET_COLUMN, read_columns
+from bench.store.records import RECORD_COLUMNS, TARGET_COLUMN, numbers_column, read_columns, texts_column
 from bench.store.seals import arrays_digest
 from bench.types import DISTANCE_NORMS, Threat
 
@@ -145,26 +145,26 @@ def write_records(path: Path, images: Tensor, hashes: Iterable[str], y: Tensor, 
         The SHA-256 of the file.
     """
     n, truth = len(y), y.cpu().numpy()
-    table = pa.table(
-        {
-            "index": images.cpu().numpy(),
-            "input_sha": list(hashes),
-            "label": truth,
-            "clean": clean.labels,
-            "clean_share": clean.share,
-            "clean_margin": clean.margins,
-            "adversarial": records.column("labels"),
-            "adversarial_share": records.column("share"),
-            "adversarial_margin": records.column("margins"),
-            "robust": (clean.share > 0.5) & (records.column("share") > 0.5),
-            **{name: records.column(name) for name in (*DISTANCE_NORMS, "forwards", "backwards")},
-            "seconds": np.full(n, records.seconds / n),
-            **({TARGET_COLUMN: records.column("goals")} if records.targeted else {}),
-        }
-    )
+    numbers = {
+        "index": images.cpu().numpy(),
+        "label": truth,
+        "clean": clean.labels,
+        "clean_share": clean.share,
+        "clean_margin": clean.margins,
+        "adversarial": records.column("labels"),
+        "adversarial_share": records.column("share"),
+        "adversarial_margin": records.column("margins"),
+        "robust": (clean.share > 0.5) & (records.column("share") > 0.5),
+        **{name: records.column(name) for name in (*DISTANCE_NORMS, "forwards", "backwards")},
+        "seconds": np.full(n, records.seconds / n),
+        **({TARGET_COLUMN: records.column("goals")} if records.targeted else {}),
+    }
+    arrays = {name: numbers_column(values) for name, values in numbers.items()}
+    arrays["input_sha"] = texts_column(list(hashes))
     columns = (*RECORD_COLUMNS, *([TARGET_COLUMN] if records.targeted else []))
     sink = pa.BufferOutputStream()
-    pq.write_table(table.select(columns), sink, write_page_checksum=True)
+    table = pa.Table.from_arrays([arrays[name] for name in columns], names=columns)
+    pq.write_table(table, sink, write_page_checksum=True)
     data = sink.getvalue().to_pybytes()
     write_atomically(path, data)
     return hashlib.sha256(data).hexdigest()

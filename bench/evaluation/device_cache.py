@@ -137,10 +137,17 @@ class DeviceCache:
     _classifiers: dict[str, Classifier] = field(default_factory=dict)
     _seals: dict[str, dict[str, int]] = field(default_factory=dict)
     _scores: dict[str, Classifier] = field(default_factory=dict)
+    _offered: dict[str, nn.Module] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Else a GPU may take sums in another order each time, and a step on a gradient's sign answer another way.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+    def offer(self, model: ModelRef, net: nn.Module) -> None:
+        """Keep a network that was just built with its weights for its first use, if it is the first offered."""
+        # Of many, each would take memory until its turn.
+        if not self._offered:
+            self._offered[training_key(model)] = net
 
     def classifier(self, model: ModelRef, data: DataRef, path: Callable[[], Path]) -> Classifier:
         """Return a base classifier; ``path`` gives its weights where they must be read.
@@ -155,7 +162,7 @@ class DeviceCache:
         if key not in self._classifiers:
             file = _weights_file(model, path)
             with spending("networks"), isolated(f"network {model.network.name}"):
-                net = weights.classifier(model, data, file).net
+                net = self._built(model, data, file)
                 # Counted before the layout changes: torch 2.15 corrupts memory in the weight gradient of one large
                 # image whose weights are channels-last.
                 flops = pass_flops(net.to(self.device).eval(), data.image_shape)
@@ -178,12 +185,17 @@ class DeviceCache:
         if key not in self._scores:
             file = _weights_file(model, path)
             with spending("networks"), isolated(f"network {model.network.name}"):
-                net = weights.classifier(model, data, file).net.to(self.device).eval()
+                net = self._built(model, data, file).to(self.device).eval()
                 flops = pass_flops(net, data.image_shape)
             # One is enough: a row has one.
             self._scores = {key: Classifier(net.requires_grad_(False), flops, parameters(net), "")}
             self._seals[key] = seal(net)
         return self._scores[key]
+
+    def _built(self, model: ModelRef, data: DataRef, file: Path | None) -> nn.Module:
+        if (key := training_key(model)) in self._offered:
+            return self._offered.pop(key)
+        return weights.classifier(model, data, file).net
 
     def _forget_changed(self, known: dict[str, Classifier], model: ModelRef) -> None:
         key = training_key(model)

@@ -463,7 +463,7 @@ class Runner:
             except (MethodError, Overtime) as error:
                 return str(error)
 
-        self.work = unusable.checked(self.work, attempt)
+        self.work = unusable.checked(self.work, attempt, self.cache.offer)
 
     def make_set_alone(self, ref: AttackRef, planned: PlannedCell) -> None:
         """Make an adversarial set within a time limit of its own, as long as a cell's.

@@ -16,6 +16,8 @@ from bench.schedule.plan import Work
 from bench.types import DataRef, MethodError, ModelRef, PlannedCell, UsageError, WeightsRef
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from bench.schedule.units import Problem
 
 _log = logging.getLogger("crossfire")
@@ -30,7 +32,11 @@ def _call(_key: str, find: Callable[[], str | None]) -> str | None:
     return find()
 
 
-def checked(work: Work, attempt: Attempt = _call) -> Work:
+def _drop(_model: ModelRef, _net: nn.Module) -> None:
+    pass
+
+
+def checked(work: Work, attempt: Attempt = _call, keep: Callable[[ModelRef, nn.Module], None] = _drop) -> Work:
     """Return a plan that also knows which weights files do not fit their networks, with a warning of each.
 
     Each file is loaded once to find out; torch is imported.
@@ -39,6 +45,7 @@ def checked(work: Work, attempt: Attempt = _call) -> Work:
         work: the plan.
         attempt: is given the training key of a classifier and what finds out, and returns what that returns, or why it
             could not be found out in time.
+        keep: is given each network that can be used, as it was read.
 
     Raises:
         UsageError: every requested cell needs a weights file that cannot be used.
@@ -51,7 +58,7 @@ def checked(work: Work, attempt: Attempt = _call) -> Work:
                 continue
             seen.add(id(model))
             if (key := training_key(model)) not in work.unusable:
-                problem = attempt(key, partial(_problem, model, work, planned.cell.data))
+                problem = attempt(key, partial(_problem, model, work, planned.cell.data, keep))
                 unusable |= {} if problem is None else {key: problem}
     checked_work = replace(work, unusable={**work.unusable, **unusable})
     if unusable:
@@ -59,7 +66,7 @@ def checked(work: Work, attempt: Attempt = _call) -> Work:
     return checked_work
 
 
-def _problem(model: ModelRef, work: Work, data: DataRef) -> str | None:
+def _problem(model: ModelRef, work: Work, data: DataRef, keep: Callable[[ModelRef, nn.Module], None]) -> str | None:
     from bench.process.isolation import isolated
 
     assert isinstance(model.weights, WeightsRef)
@@ -74,6 +81,7 @@ def _problem(model: ModelRef, work: Work, data: DataRef) -> str | None:
             weights.check_finite(path, loaded.net)
             for remark in loaded.remarks:
                 _log.warning("%s", remark)
+            keep(model, loaded.net)
     except UsageError as error:
         return str(error)
     except MethodError:

@@ -5,7 +5,7 @@ Only whole columns of numbers, one for each image, leave this module; what else 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from bench.types import DISTANCE_NORMS, MAX_DISTANCES, CellResult
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow
 
     from bench.store.working_store import Store
 
@@ -38,6 +39,31 @@ ALL_COLUMNS = (
 def largest_records(n: int) -> int:
     """Return the largest size of the records of ``n`` images in bytes: some 150 for each, and a header."""
     return 2**20 + 2**10 * n
+
+
+def numbers_column(values: np.ndarray[Any, Any]) -> pyarrow.Array:
+    """Return numbers or truth values (n,) as a column of a table.
+
+    ``pyarrow.array`` and ``to_numpy`` load pandas first, which takes half a second.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    if values.dtype == np.bool_:
+        bits = np.packbits(values, bitorder="little")
+        return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(bits)])
+    data = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, data])
+
+
+def texts_column(values: Sequence[str]) -> pyarrow.Array:
+    """Return texts (n,) as a column of a table; of why, see :func:`numbers_column`."""
+    import numpy as np
+    import pyarrow as pa
+
+    texts = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    return pa.Array.from_buffers(pa.string(), len(texts), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))])
 
 
 def read_columns(path: Path, n: int, kinds: Mapping[str, str]) -> dict[str, np.ndarray[Any, Any]]:
@@ -65,14 +91,29 @@ def read_columns(path: Path, n: int, kinds: Mapping[str, str]) -> dict[str, np.n
         schema = file.schema_arrow
         for name in kinds:
             if name not in schema.names or not pa.types.is_primitive(schema.field(name).type):
-                raise ValueError(f"its column {name} does not hold {n} numbers")
-        columns = {name: file.read([name]).column(name).to_numpy() for name in kinds}
+                raise _no_numbers(name, n)
+        columns = {name: _numbers(name, file.read([name]).column(name).combine_chunks()) for name in kinds}
     except pa.ArrowException as error:
         raise ValueError(str(error).partition("\n")[0]) from None
     for name, column in columns.items():
         if column.dtype.kind not in kinds[name] or len(column) != n:
-            raise ValueError(f"its column {name} does not hold {n} numbers")
+            raise _no_numbers(name, n)
     return columns
+
+
+def _numbers(name: str, array: pyarrow.Array) -> np.ndarray[Any, Any]:
+    import numpy as np
+    import pyarrow as pa
+
+    kind = array.type
+    if array.null_count or not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise _no_numbers(name, len(array))
+    dtype = np.dtype(kind.to_pandas_dtype())
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
+
+
+def _no_numbers(name: str, n: int) -> ValueError:
+    return ValueError(f"its column {name} does not hold {n} numbers")
 
 
 def with_distances(result: CellResult, store: Store) -> CellResult:

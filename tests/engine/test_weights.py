@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,17 @@ def test_bad_rows_fail_alone_and_are_said_before_any_work(folder, tmp_path, caps
     assert all(results[f"weights:good.safetensors/{attack}/white-box"].status == "done" for attack in ("clean", "fgsm"))
     assert "incomplete: 2 of" in out
     assert not (tmp_path / "fired").exists()
+
+
+def test_the_first_network_is_read_once_and_answers_as_one_that_is_read_again(folder, tmp_path, monkeypatch, capsys):
+    read, classifier = [], weights.classifier
+    monkeypatch.setattr(weights, "classifier", lambda *args: read.append(args[2].name) or classifier(*args))
+    names = ["good.safetensors", "good.pt"]
+    folders = ["--store", str(tmp_path / "store"), "--report", str(tmp_path / "r")]
+    assert main(["run", config(folder, names), *folders]) == 0
+    assert Counter(read) == {"good.safetensors": 1, "good.pt": 2}
+    first, second = (named(tmp_path)[f"weights:{name}/fgsm/white-box"] for name in names)
+    assert first.adversarial_bits == second.adversarial_bits and first.metrics == second.metrics
 
 
 def test_where_every_row_is_bad_nothing_is_begun(folder, tmp_path, capsys):
