@@ -11,11 +11,10 @@ from tests.report.fabricate import result
 CLEAN = [True] * 10
 
 
-@pytest.fixture(scope="module")
-def planned():
-    """Made-up results of every adaptive cell at the preset's budget, by defense."""
+def planned_by(preset):
+    """Make up results of every adaptive cell at a preset's budget, by defense."""
     results = {}
-    for each in make(sections.load("adaptive"), n=10).plan.cells:
+    for each in make(sections.load(preset), n=10).plan.cells:
         attack, step = each.cell.attack, each.cell.step
         if attack is None or str(attack.threat.eps) != "1/10" or each.cell.access not in ("white-box", "adaptive"):
             continue
@@ -25,6 +24,19 @@ def planned():
             template.model_copy(update={"cell": each.cell, "names": each.names})
         )
     return results
+
+
+@pytest.fixture(scope="module")
+def planned():
+    return planned_by("adaptive")
+
+
+@pytest.mark.parametrize("left_out", [set(), {"cascade"}, {"square"}])
+def test_the_shortest_suite_could_deny_that_a_step_holds_too(left_out):
+    results = planned_by("verdict")["jpeg@pgd-at"]
+    assert len(results) > 5
+    fewer = [each for each in results if each.cell.attack.attack.name not in left_out]
+    assert bool(lacking(fewer)) == bool(left_out)
 
 
 def test_every_defense_is_attacked_by_what_could_deny_that_it_holds(planned):
