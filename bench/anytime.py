@@ -1,4 +1,4 @@
-"""What a table may say at any stop: ranks and intervals that stay valid however often, and whenever, somebody looks.
+"""What a table may say at any stop: ranks, comparisons and intervals that hold however often somebody looks, and when.
 
 An interval for a fixed number of images is right 19 times out of 20 if one looks at it once. A run with a time budget
 looks after every chunk and decides by what it sees what to do next, so sooner or later such an interval misleads. Here
@@ -19,14 +19,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
-from math import lgamma, log, log1p
-from typing import NamedTuple
+from math import exp, lgamma, log, log1p
+from statistics import fmean
+from typing import Literal, NamedTuple
 
 from bench.outcomes import Outcomes
 from bench.stats import Interval, changed_images, mcnemar
 
 #: Of all tables at most this share ever says that something is settled which is not so; of intervals, that misses.
 ERROR = 0.05
+
+#: Two shares that differ by less are as good as equal: a point.
+MARGIN = 0.01
+
+#: What is settled of two shares: that the first is above the second, or below; that they are within :data:`MARGIN` of
+#: each other; or nothing yet.
+Finding = Literal["above", "below", "equal", "open"]
+
+#: Statements that a comparison may make, each of which may err.
+STATEMENTS = 3
+
+#: How much of the stake goes on an image, as parts of all: the halves, quarters, ... of what could be lost at once.
+_STAKES = tuple(2.0**-halvings for halvings in range(8))
 
 #: Halvings of an interval of numbers in [0, 1] until floats have no more.
 _HALVINGS = 60
@@ -87,6 +101,28 @@ def log_stake(more: int, fewer: int) -> float:
     return log(total) - log(fewer + 1)
 
 
+def log_margin_stake(more: float, fewer: float, n: int) -> float:
+    """Return the logarithm of what a bet has become that one share exceeds another by less than :data:`MARGIN`.
+
+    An image gives x = 1 if the first share alone has it, -1 if the second alone has it, and 0 else. Under the
+    hypothesis that the mean of x is at least the margin, the product of 1 + s (margin - x) is a supermartingale for
+    each s in [0, 1], and so is its mean over several s (Waudby-Smith and Ramdas, Journal of the Royal Statistical
+    Society B 86, 2024, 1-27). Means over seeds are numbers in [-1, 1], of which it holds as well: the logarithm is
+    concave, so counts that are means give no more than the images do.
+
+    Args:
+        more: images that the first share alone has; fractional if it is a mean over seeds.
+        fewer: images that the second share alone has, likewise.
+        n: all images.
+    """
+    logs = [
+        more * log1p(s * (MARGIN - 1)) + fewer * log1p(s * (MARGIN + 1)) + (n - more - fewer) * log1p(s * MARGIN)
+        for s in _STAKES
+    ]
+    largest = max(logs)
+    return largest + log(sum(exp(each - largest) for each in logs) / len(logs))
+
+
 def anytime_interval(successes: float, n: int) -> Interval:
     """Return a proportion with an interval that covers the truth at every number of images at once, 19 times in 20.
 
@@ -120,18 +156,72 @@ def anytime_interval(successes: float, n: int) -> Interval:
     return Interval(share, 0.0 if successes == 0 else end(0.0), 1.0 if successes == n else end(1.0))
 
 
+def needed(rows: int, comparisons: int) -> float:
+    """Return the logarithm of the stake at which a statement of a table is settled.
+
+    Of k rows there are k (k - 1) statements that one is above another, and of each comparison beside them
+    :data:`STATEMENTS`. Each may err with an equal part of :data:`ERROR`, so all of a table together with at most
+    :data:`ERROR` (Bonferroni), however they depend on each other.
+
+    Args:
+        rows: that are ranked.
+        comparisons: of two shares each, such as a test-time step with the classifier under it.
+    """
+    return log(max(1, rows * (rows - 1) + STATEMENTS * comparisons) / ERROR)
+
+
+def compared(first: Contender, second: Contender, least: float) -> Finding:
+    """Return what is settled of two shares, on the first images of both and under the seeds that both have.
+
+    Above or below counts images, each of which has one vote (:func:`bench.stats.changed_images`); within a margin
+    counts means over seeds. One that is within the margin may yet turn out to be above or below, by less than that.
+
+    Args:
+        first: one share.
+        second: the other, on the same list of images.
+        least: logarithm of the stake that settles a statement (:func:`needed`).
+    """
+    pairs, n = _pairs(first, second)
+    if sign := _sign(pairs, least):
+        return "above" if sign > 0 else "below"
+    if pairs:
+        more = fmean((a & ~b).bit_count() for a, b in pairs)
+        fewer = fmean((b & ~a).bit_count() for a, b in pairs)
+        if log_margin_stake(more, fewer, n) >= least and log_margin_stake(fewer, more, n) >= least:
+            return "equal"
+    return "open"
+
+
+def _pairs(first: Contender, second: Contender) -> tuple[list[tuple[int, int]], int]:
+    """Return the images of two rows that survive, as bits, for each seed of both, and of how many images."""
+    n = min(first.n, second.n)
+    seeds = first.survivors.keys() & second.survivors.keys() if n else ()
+    return [(first.survivors[seed].first(n).bits, second.survivors[seed].first(n).bits) for seed in seeds], n
+
+
+def _sign(pairs: Sequence[tuple[int, int]], least: float) -> int:
+    """Return 1 if the first of two rows is settled to be above the second, -1 if below, 0 if neither."""
+    more, fewer = changed_images(pairs)
+    if log_stake(max(more, fewer), min(more, fewer)) < least:
+        return 0
+    return 1 if more > fewer else -1
+
+
 class Standings:
     """The rows of one table in pairs: which of two is above the other, beyond what chance does in any such table.
 
     Two rows are compared on the first images of both, under the seeds that both have, where an image has one vote
-    (:func:`bench.stats.changed_images`). Of k rows there are k (k - 1) statements that one is above another. Each may
-    err with the k (k - 1)th part of :data:`ERROR`, so all together with at most :data:`ERROR` (Bonferroni), however
-    they depend on each other. Rows that have no images yet count, for they were to be compared from the beginning.
+    (:func:`bench.stats.changed_images`). Rows that have no images yet count, for they were to be compared from the
+    beginning.
+
+    Args:
+        rows: that are ranked.
+        comparisons: made beside the ranks of the same table (:func:`needed`).
     """
 
-    def __init__(self, rows: Iterable[Contender]) -> None:
+    def __init__(self, rows: Iterable[Contender], comparisons: int = 0) -> None:
         self.rows = list(rows)
-        self._needed = log(max(1, len(self.rows) * (len(self.rows) - 1)) / ERROR)
+        self._needed = needed(len(self.rows), comparisons)
         self._above: dict[tuple[int, int], int] = {}
 
     def update(self, place: int, row: Contender) -> None:
@@ -145,19 +235,9 @@ class Standings:
         if first > second:
             return -self.above(second, first)
         if (first, second) not in self._above:
-            self._above[first, second] = self._decided(self.rows[first], self.rows[second])
+            pairs, _ = _pairs(self.rows[first], self.rows[second])
+            self._above[first, second] = _sign(pairs, self._needed)
         return self._above[first, second]
-
-    def _decided(self, first: Contender, second: Contender) -> int:
-        n = min(first.n, second.n)
-        seeds = first.survivors.keys() & second.survivors.keys()
-        pairs = [(first.survivors[seed].first(n).bits, second.survivors[seed].first(n).bits) for seed in seeds]
-        if not n or not pairs:
-            return 0
-        more, fewer = changed_images(pairs)
-        if log_stake(max(more, fewer), min(more, fewer)) < self._needed:
-            return 0
-        return 1 if more > fewer else -1
 
     def _is_settled(self, at: int, order: Sequence[int]) -> bool:
         """Say whether a row is above or below each of the others, given the places of all rows, the best first."""

@@ -6,7 +6,17 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import binom
 
-from bench.anytime import ERROR, Contender, Standings, anytime_interval, log_stake
+from bench.anytime import (
+    ERROR,
+    MARGIN,
+    Contender,
+    Standings,
+    anytime_interval,
+    compared,
+    log_margin_stake,
+    log_stake,
+    needed,
+)
 from bench.outcomes import Outcomes
 
 
@@ -112,3 +122,65 @@ def test_rows_are_compared_on_the_images_and_seeds_that_both_have():
     assert Standings([first, second]).above(0, 1) == 1
     assert Standings([second, first]).above(0, 1) == -1
     assert Standings([first, Contender("c", {3: Outcomes.of([False] * 40)})]).above(0, 1) == 0
+
+
+@pytest.mark.parametrize(("more", "fewer"), [(MARGIN, 0.0), (0.3 + MARGIN, 0.3), (0.5, 0.1)])
+def test_the_stake_on_a_margin_does_not_grow_where_shares_are_further_apart(more, fewer):
+    for a, b, n in ((0, 0, 0), (0, 0, 500), (3, 1, 40), (0, 30, 60), (200, 200, 1000)):
+        after = [(more, (a + 1, b)), (fewer, (a, b + 1)), (1 - more - fewer, (a, b))]
+        grown = sum(p * math.exp(log_margin_stake(*counts, n + 1)) for p, counts in after)
+        now = math.exp(log_margin_stake(a, b, n))
+        assert grown == pytest.approx(now, rel=1e-9) if more - fewer == pytest.approx(MARGIN) else grown < now
+
+
+def test_counts_that_are_means_over_seeds_stake_no_more_than_images_do():
+    # One image that two of four seeds keep gives 1/2; as means of counts it gives half an image of 1 and half of 0.
+    stake = np.mean([1 + 2.0**-k * (MARGIN - 0.5) for k in range(8)])
+    assert log_margin_stake(0.5, 0, 1) < math.log(stake)
+
+
+def test_a_comparison_says_above_below_within_a_point_or_nothing():
+    n, least = 1000, needed(2, 1)
+    first = row("first", [i < 500 for i in range(n)])
+    for kept, finding in ((430, "above"), (560, "below"), (500, "equal"), (503, "open"), (492, "open")):
+        second = row("second", [i < kept for i in range(n)])
+        assert compared(first, second, least) == finding, kept
+    assert compared(first, Contender("later", {}), least) == "open"
+    assert compared(row("none", [False] * 300), row("neither", [False] * 300), least) == "open"
+
+
+def test_statements_of_ranks_and_comparisons_share_what_may_be_wrong():
+    assert needed(4, 0) == pytest.approx(math.log(12 / ERROR))
+    assert needed(4, 5) == pytest.approx(math.log(27 / ERROR))
+
+
+def answers_wrongly(truth, outcomes, seen, pairs):
+    rows = [row(str(i), each[:n]) for i, (each, n) in enumerate(zip(outcomes, seen, strict=True))]
+    findings = [(truth[i] - truth[j], compared(rows[i], rows[j], needed(len(rows), len(pairs)))) for i, j in pairs]
+    right = {"above": lambda d: d > 0, "below": lambda d: d < 0, "equal": lambda d: abs(d) < MARGIN}
+    return any(said != "open" and not right[said](difference) for difference, said in findings)
+
+
+@pytest.mark.parametrize("truth", [(0.5, 0.5, 0.5, 0.5), (0.03, 0.02, 0.01, 0.01), (0.012, 0.001, 0.0, 1.0)])
+def test_of_tables_with_verdicts_that_stop_at_any_chunk_few_say_something_wrong(truth):
+    rng, tables, chunk, wrong = np.random.default_rng(3), 40, 128, 0
+    pairs = [(0, 1), (1, 2), (2, 3), (0, 3)]
+    for _ in range(tables):
+        outcomes = (rng.random((len(truth), 768)) < np.array(truth)[:, None]).tolist()
+        seen = [chunk] * len(truth)
+        is_wrong = False
+        while min(seen) < 768 and not is_wrong:
+            seen[min(range(len(truth)), key=lambda i: (seen[i], sum(outcomes[i][: seen[i]])))] += chunk
+            is_wrong = says_wrongly(truth, outcomes, seen) or answers_wrongly(truth, outcomes, seen, pairs)
+        wrong += is_wrong
+    assert wrong / tables <= ERROR + 3 * math.sqrt(ERROR * (1 - ERROR) / tables)
+
+
+def test_verdicts_of_ten_points_and_of_none_are_settled_on_some_thousand_images():
+    rng, least, settled = np.random.default_rng(4), needed(5, 3), 0
+    for _ in range(40):
+        hard = rng.random(1000)
+        step, base = (row(str(p), hard + 0.2 * rng.standard_normal(1000) < p) for p in (0.55, 0.45))
+        broken = (row("broken", rng.random(4000) < 0.002) for _ in range(2))
+        settled += (compared(step, base, least), compared(*broken, least)) == ("above", "equal")
+    assert settled >= 36

@@ -1,4 +1,4 @@
-"""The order of work under a time budget: all cells grow chunk by chunk, and those first that decide ranks.
+"""The order of work under a time budget: all cells grow chunk by chunk, and those first that decide ranks and verdicts.
 
 A cell that is whole is measured as by any run, so the order of chunks changes no number. What is known of the others
 is kept beside the results (:mod:`bench.store.partial`), and the same command continues with it.

@@ -105,7 +105,7 @@ class Runner:
     done: set[str] | None = None
     #: Where epochs and cells are logged as well.
     tracking: Tracking = NOWHERE
-    #: Whether cells grow chunk by chunk, those first that decide ranks (:mod:`bench.schedule.growth`).
+    #: Whether cells grow chunk by chunk, those first that decide ranks and verdicts (:mod:`bench.schedule.growth`).
     anytime: bool = False
     cache: DeviceCache = field(init=False)
     log: RunLog = field(init=False)

@@ -122,9 +122,95 @@ def test_cells_that_are_begun_are_shown_as_such_and_ranked():
     assert "<sup>" in render(board)
 
 
-def test_a_step_that_is_begun_has_no_verdict_yet():
+def stepped(right, access="adaptive", **more):
+    """Return a result of JPEG on standard training that keeps the first ``right`` of the images."""
+    outcomes = {"clean": CLEAN, "adversarial": [i < right for i in range(N)]}
+    return result("jpeg", step="jpeg", access=access, **outcomes, **more)
+
+
+def test_a_step_that_is_begun_has_no_verdict_yet_but_what_is_settled_of_it():
     base = [result("standard", None, clean=CLEAN), row("standard", 0)]
-    step = {"step": "jpeg", "clean": CLEAN}
-    adaptive = result("jpeg", "pgd", access="adaptive", adversarial=[True] * N, **step)
-    (table,) = build([*base, result("jpeg", None, **step)], begun=[part(adaptive, 128)]).tables
+    clean = result("jpeg", None, step="jpeg", clean=CLEAN)
+    (table,) = build([*base, clean], begun=[part(stepped(200), 128)]).tables
     assert table.verdicts == () and "jpeg: no verdict, for not all cells of jpeg are done" in table.notes
+    assert text.settled(table)[1] == "verdicts settled at any stop (95 %), image by image: jpeg above standard"
+    (table,) = build([*base, clean], begun=[part(stepped(200), 5)]).tables
+    assert text.settled(table)[1].endswith(": none; not settled: jpeg against standard")
+
+
+def settled(*results, planned=()):
+    """Return what is settled of the verdicts and gaps of a table, by kind and threat."""
+    (table,) = build(results, planned).tables
+    return {(answer.kind, answer.group): answer.finding for answer in table.answers}
+
+
+LINF, L2 = "L∞ ε=8/255", "L2 ε=1/2"
+
+
+@pytest.mark.parametrize(
+    ("right", "base", "finding"),
+    [(120, 60, "above"), (40, 110, "below"), (66, 60, "open"), (60, 60, "open"), (61, 60, "open")],
+)
+def test_a_verdict_is_settled_where_step_and_base_differ_by_more_than_chance_at_any_stop(right, base, finding):
+    assert settled(row("standard", base), stepped(right)) == {("verdict", LINF): finding}
+
+
+def test_a_broken_step_is_settled_once_it_is_within_a_point_of_its_base():
+    none, all_clean = [False] * 1200, [True] * 1200
+    cells = [
+        result("standard", clean=all_clean, adversarial=none),
+        result("jpeg", step="jpeg", access="adaptive", clean=all_clean, adversarial=none),
+    ]
+    board = build(cells)
+    assert "broken under adaptive attack" in board.tables[0].verdicts[0]
+    assert text.settled(board.tables[0])[1].endswith(": jpeg within 1 point of standard")
+
+
+def test_nothing_is_said_settled_that_a_verdict_denies_or_that_has_none():
+    weak = row("standard", 200, attack="fgsm"), stepped(100, attack="fgsm")
+    assert settled(*weak, stepped(100, attack="square")) == {}, "square was not tried on the base: no verdict"
+    assert settled(row("standard", 0), stepped(100, access="static")) == {}
+    assert settled(stepped(100)) == {}
+    planned = plan_of([row("standard", 0), stepped(200), stepped(200, attack="fgsm")])
+    assert settled(row("standard", 0), stepped(200), planned=planned) == {("verdict", LINF): "open"}
+
+
+def test_a_gap_is_settled_beside_the_verdict_and_each_threat_is_named():
+    l2 = {"norm": "l2", "eps": "1/2"}
+    cells = [row("standard", 0), stepped(20), stepped(150, access="static")]
+    cells += [row("standard", 100, **l2), stepped(102, **l2)]
+    assert settled(*cells) == {("verdict", LINF): "above", ("gap", LINF): "above", ("verdict", L2): "open"}
+    board = build(cells)
+    said = text.settled(board.tables[0])[1]
+    assert said == (
+        f"verdicts settled at any stop (95 %), image by image: jpeg above standard ({LINF}), jpeg, gray-box (static) "
+        f"above adaptive ({LINF}); not settled: jpeg against standard ({L2})"
+    )
+    for write in (markdown, render, fragment):
+        assert said in write(board).replace("&#8734;", "∞"), write
+    assert said in " ".join(terminal(board).split()) and "Verdicts at any stop" in " ".join(terminal(board).split())
+    (adaptive,) = (r for r in csv.DictReader(io.StringIO(comma_separated(board))) if r["access"] == "adaptive")
+    assert adaptive[f"verdict ({LINF}) settled"] == adaptive[f"gap ({LINF}) settled"] == "above"
+    assert adaptive[f"verdict ({L2}) settled"] == "open"
+    (table,) = json.loads(as_json(board))["tables"]
+    about = {"defense": "jpeg", "threat": LINF, "of": "verdict", "first": "jpeg", "second": "standard"}
+    assert table["settled"][0] == {**about, "finding": "above", "n": N}
+
+
+def test_a_view_says_nothing_settled_of_what_it_hides():
+    board = build([row("standard", 0), stepped(20), stepped(150, access="static")])
+    for view, kinds in (
+        (View(rows=("jpeg",)), ["verdict", "gap"]),
+        (View(rows=("standard",)), []),
+        (View(columns=("worst", "gap")), ["gap"]),
+        (View(short=True), ["verdict", "gap"]),
+    ):
+        assert [answer.kind for answer in shown(board, view).tables[0].answers] == kinds, view
+
+
+def test_verdicts_take_their_part_of_what_a_table_may_get_wrong():
+    # As many images as settle one pair of rows, but not where verdicts are asked as well.
+    rows = [row("standard", 40), row("pgd-at", 48)]
+    (alone,) = build(rows).tables
+    (together,) = build([*rows, stepped(40), stepped(40, access="static")]).tables
+    assert alone.ranking.ranks[0].is_settled and not together.ranking.ranks[0].is_settled

@@ -1,6 +1,7 @@
 """Under a time budget cells grow chunk by chunk, those first that decide ranks."""
 
 import logging
+from operator import attrgetter
 
 from bench.outcomes import Outcomes
 from bench.schedule.priority import Priority
@@ -27,14 +28,15 @@ def first(whole, n, seconds=1.0):
     return PartialResult(key=whole.key, names=whole.names, cell=whole.cell, n=n, seconds=seconds, **outcomes)
 
 
-def race(cells, known):
-    """Return the names of rows and attacks in the order in which they come next."""
+def race(cells, known, *names):
+    """Return some names of cells, by default of their row and attack, in the order in which they come next."""
     plan = [PlannedCell(key=each.key, names=each.names, cell=each.cell) for each in cells]
     priority = Priority(plan)
     for each in known:
         priority.note(each)
     done = {each.key for each in known if not isinstance(each, PartialResult)}
-    return [(each.names.defense, each.names.attack) for each in priority.order(p for p in plan if p.key not in done)]
+    named = attrgetter(*(f"names.{name}" for name in names or ("defense", "attack")))
+    return list(map(named, priority.order(p for p in plan if p.key not in done)))
 
 
 ROWS = [cell("standard", 0), cell("pgd-at", 64), cell("trades", 66)]
@@ -91,3 +93,36 @@ def test_what_is_kept_of_a_cell_that_is_done_does_not_count(tmp_path):
     store.put(ROWS[1])
     assert not list(partial.read(store))
     assert history.read(tmp_path).begun == ()
+
+
+def step(right, attack="pgd", access="adaptive", **more):
+    """Return a whole result of JPEG on standard training, as :func:`cell` does of a recipe."""
+    adversarial = [i % 128 < right for i in range(N)]
+    return result("jpeg", attack, step="jpeg", access=access, clean=[True] * N, adversarial=adversarial, **more)
+
+
+def test_cells_of_an_open_verdict_come_before_those_that_decide_nothing():
+    # Under another threat than the first nobody is ranked, but a verdict is asked.
+    more = {"norm": "l2", "eps": "1/2"}
+    ranked = [cell("standard", 0), step(128), cell("standard", 0, "fgsm"), step(128, "fgsm")]
+    asked = [cell("pgd-at", 64, **more), cell("standard", 64, **more), step(66, **more)]
+    order = race([*ranked, *asked], [first(each, 128) for each in (*ranked, *asked)])
+    assert order[:2] == [("standard", "pgd"), ("jpeg", "pgd")]
+    decided = [*asked[:2], step(128, **more)]
+    order = race([*ranked, *decided], [first(each, 128) for each in (*ranked, *decided)])
+    assert order == [(each.names.defense, each.names.attack) for each in (*ranked, *decided)]
+
+
+def test_static_cells_with_fewer_images_come_first_while_verdict_or_gap_is_open():
+    cells = [cell("standard", 40), step(41), step(42, access="static")]
+    known = [first(cells[0], 256), first(cells[1], 256), first(cells[2], 128, seconds=0.5)]
+    assert next(iter(race(cells, known, "access"))) == "static"
+    decided = [cells[0], step(128), step(60, access="static")]
+    known = [first(decided[0], 256), first(decided[1], 256), first(decided[2], 128, seconds=0.5)]
+    assert race(decided, known, "access") == ["white-box", "adaptive", "static"]
+
+
+def test_what_only_the_base_is_attacked_with_does_not_keep_a_verdict_open():
+    cells = [cell("standard", 0), cell("standard", 0, "fgsm"), step(128)]
+    known = [first(cells[0], 128), first(cells[1], 128), first(cells[2], 128)]
+    assert race(cells, known) == [("standard", "pgd"), ("standard", "fgsm"), ("jpeg", "pgd")]

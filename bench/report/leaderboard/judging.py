@@ -10,6 +10,7 @@ from typing import NamedTuple
 from bench.report.leaderboard.summaries import (
     UPPER_BOUND,
     BaseComparison,
+    CellCoord,
     DefenseCells,
     DefenseSummary,
     ThreatSummary,
@@ -17,7 +18,7 @@ from bench.report.leaderboard.summaries import (
 )
 from bench.report.leaderboard.verdicts import lacking, only_noise, verdict
 from bench.stats import Interval, changed_images, holm_mcnemar
-from bench.types import CellResult
+from bench.types import CellResult, Measured
 
 #: The labels of a table's attacks by their id, for each threat.
 Attacks = Mapping[str, Mapping[str, str]]
@@ -81,31 +82,44 @@ def _outcome(step: PurifierRow, threat: ThreatSummary, attacks: Attacks) -> _Con
     """Return the comparison of a step with its base, or why there is none; empty where none is to be expected."""
     row, group = step.row.cells, threat.group
     base = step.base.cells if step.base is not None else None
+    if (why := no_contest(step, threat)) == "":
+        return ""
+    for cells in filter(None, (row, base)):
+        if cells.is_begun(group):
+            return f"not all cells of {cells.name} are done"
+    if why is not None or base is None:
+        return why or ""
+    contest = _contest(row, base, group, attacks[group], step.missing)
+    return contest or f"no attack was run on both it and {base.name} with the same seed"
+
+
+def no_contest(step: PurifierRow, threat: ThreatSummary) -> str | None:
+    """Return why a step cannot be compared with its base, by which attacks were run; ``None`` where it can.
+
+    Empty where no comparison is to be expected. Cells that are begun count like those that are done.
+    """
+    row, group = step.row.cells, threat.group
+    base = step.base.cells if step.base is not None else None
     # What an attack without a budget leaves says how far it got, not how robust the step is.
     if threat.threat is None or threat.threat.eps is None:
         return ""
     if not any(access == "adaptive" for access, _, _ in row.coords.get(group, ())):
         return ""
-    for cells in filter(None, (row, base)):
-        if any(coord[1] == group for coord in cells.begun):
-            return f"not all cells of {cells.name} are done"
-    if base is None or not _finished(base, group):
+    if base is None or not (on_base := _measured(base, group)):
         return "the classifier under it was not attacked"
-    if only_noise(r for r in _finished(row, group) if r.cell.access == "adaptive"):
+    if only_noise(each for each in _measured(row, group) if each.cell.access == "adaptive"):
         return "no adaptive attack but noise finished"
-    if only_noise(_finished(base, group)):
+    if only_noise(on_base):
         return f"no attack on {base.name} but noise finished"
-    contest = _contest(row, base, group, attacks[group], step.missing)
-    return contest or f"no attack was run on both it and {base.name} with the same seed"
+    return None
 
 
 def _contest(
     row: DefenseCells, base: DefenseCells, group: str, labels: Mapping[str, str], missing: int
 ) -> _Contest | None:
     value, survivors = row.worst_case(group, row.accesses, list(labels))
-    # What only the base was attacked with would make it look weaker than the step.
-    evaluated = {attack for access, threat, attack in row.coords[group] if row.robust[access, threat, attack]}
-    _, base_survivors = base.worst_case(group, base.accesses, [attack for attack in labels if attack in evaluated])
+    common, spared = attacks_in_common(row, base, group, labels)
+    _, base_survivors = base.worst_case(group, base.accesses, common)
     over = row.paired(survivors, base_survivors)
     if over.number is None or over.low is None or over.high is None:
         return None
@@ -117,7 +131,28 @@ def _contest(
     fell_out = [f"{failed} of its attacks failed"] if failed else []
     fell_out += [f"{missing} of its cells are missing"] if missing else []
     reasons = (*bounds, *fell_out, *lacking(_finished(row, group)))
-    return _Contest(base.name, over, changed, reasons, _spared(row, base, group, labels))
+    return _Contest(base.name, over, changed, reasons, spared)
+
+
+def attacks_in_common(
+    row: DefenseCells, base: DefenseCells, group: str, labels: Mapping[str, str]
+) -> tuple[list[str], tuple[str, ...]]:
+    """Return the attacks, by id, that count against the base of a step, and by label those that it was spared.
+
+    What only the base was attacked with would make it look weaker than the step, so it does not count.
+    """
+    evaluated = {attack for access, _, attack in row.coords[group] if _has_outcomes(row, (access, group, attack))}
+    return [attack for attack in labels if attack in evaluated], _spared(row, base, group, labels)
+
+
+def _has_outcomes(cells: DefenseCells, coord: CellCoord) -> bool:
+    return bool(cells.robust[coord] or cells.begun.get(coord))
+
+
+def _measured(row: DefenseCells, group: str) -> list[Measured]:
+    """Return the cells of a row under a threat that have an outcome, of some images at least."""
+    begun = (parts for coord, parts in row.begun.items() if coord[1] == group)
+    return [*_finished(row, group), *chain.from_iterable(begun)]
 
 
 def _finished(row: DefenseCells, group: str) -> list[CellResult]:
@@ -127,17 +162,18 @@ def _finished(row: DefenseCells, group: str) -> list[CellResult]:
 
 def _spared(row: DefenseCells, base: DefenseCells, group: str, labels: Mapping[str, str]) -> tuple[str, ...]:
     """Return the attacks that were run on a row and not on its base, though they can be run on both."""
-    on_base = {_attack_of(r) for r in _finished(base, group)}
+    on_base = {_attack_of(each) for each in _measured(base, group)}
     labels_of_row: list[str] = []
     for coord in row.coords[group]:
         attack = coord[2]
-        missing = any(r.status == "done" and _attack_of(r) not in on_base for r in row.cells[coord])
+        on_row: list[Measured] = [*(r for r in row.cells[coord] if r.status == "done"), *row.begun.get(coord, ())]
+        missing = any(_attack_of(each) not in on_base for each in on_row)
         if missing and attack not in row.conditional_attacks:
             labels_of_row.append(labels[attack])
     return tuple(dict.fromkeys(labels_of_row))
 
 
-def _attack_of(result: CellResult) -> str:
+def _attack_of(result: Measured) -> str:
     """Return an attack and its parameters, whatever the access lets it keep or average."""
     assert result.cell.attack is not None
     attack = result.cell.attack.attack

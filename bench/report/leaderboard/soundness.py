@@ -16,7 +16,7 @@ from bench import registry
 from bench.keys import Keys, Once
 from bench.outcomes import Outcomes, right_in_all
 from bench.stats import mcnemar, wilson
-from bench.types import CellResult, CraftPrecision, MethodRef, Threat, UsageError
+from bench.types import CellResult, CraftPrecision, Measured, MethodRef, Threat, UsageError
 
 #: Flags that say that gradients or answers of a function mislead: no attack on it is to be trusted.
 MISLEADING = frozenset(
@@ -210,7 +210,7 @@ def _by(results: Iterable[CellResult]) -> dict[str, list[_Cell]]:
     return cells
 
 
-def needs(result: CellResult) -> str:
+def needs(result: Measured) -> str:
     """Return what the attack of a result needs: ``gradient``, ``scores``, ``labels`` or ``nothing``.
 
     ``unknown`` is said of what another library looks at, and of an attack whose file is no longer there.

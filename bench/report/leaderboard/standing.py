@@ -1,11 +1,13 @@
-"""The ranks of a table, and which of them are settled at whatever moment the run stopped."""
+"""The ranks of a table and what its verdicts and gaps ask, and what of it is settled whenever the run stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from bench.anytime import Contender, Rank, Standings
+from bench.anytime import Contender, Rank, Standings, needed
+from bench.report.leaderboard.questions import KINDS, Answer, Question
 from bench.report.leaderboard.summaries import UPPER_BOUND, DefenseSummary
 from bench.types import Access, Threat
 
@@ -25,15 +27,25 @@ class Ranking:
         return replace(self, ranks=tuple(rank for rank in self.ranks if rank.name in defenses))
 
 
-def ranking(
+class Standing(NamedTuple):
+    """What a table says that holds at any stop: all together is wrong in at most 5 % of tables."""
+
+    #: ``None`` where there are no two rows to compare.
+    ranking: Ranking | None
+    #: To what its verdicts and gaps ask.
+    answers: tuple[Answer, ...]
+
+
+def standing(
     defenses: Sequence[DefenseSummary],
     threats: Mapping[str, Threat],
     accesses: Sequence[Access],
     missing: Mapping[str, int],
-) -> Ranking | None:
-    """Return the ranks of a table, or ``None`` where there are no two rows to compare.
+    questions: Sequence[Question],
+) -> Standing:
+    """Return the ranks of a table and the answers to its questions.
 
-    Left out are rows that were attacked by fewer attacks or with fewer seeds than the others, because cells failed or
+    Not ranked are rows that were attacked by fewer attacks or with fewer seeds than the others, because cells failed or
     were never planned. A worst case that is an upper bound only has a rank: that under the attacks of the table.
 
     Args:
@@ -41,17 +53,34 @@ def ranking(
         threats: those of the table by the text of each, the first one first.
         accesses: those whose rows are ranked.
         missing: how many planned cells are missing, by defense; also of defenses that have none yet.
+        questions: what its verdicts and gaps ask.
     """
+    group, rows = next(iter(threats), ""), _ranked(defenses, threats, accesses, missing)
+    # A cell that is missing may bring one more of each kind, so what is settled before it comes stays valid.
+    comparisons = len(questions) + len(KINDS) * sum(missing.values())
+    ranks = Standings(rows, comparisons).ranks()
+    waiting = tuple(row.name for row in rows if not row.n)
+    least = needed(len(rows), comparisons)
+    return Standing(
+        Ranking(group, tuple(ranks), waiting) if len(ranks) > 1 else None,
+        tuple(question.answer(least) for question in questions),
+    )
+
+
+def _ranked(
+    defenses: Sequence[DefenseSummary],
+    threats: Mapping[str, Threat],
+    accesses: Sequence[Access],
+    missing: Mapping[str, int],
+) -> list[Contender]:
+    """Return the rows that are ranked; none where the first threat has no budget or is one of corruptions."""
     group = next(iter(threats), "")
-    # What corruptions leave, and attacks without a budget, ranks no table.
     if not group or threats[group].norm == "corruption" or threats[group].eps is None:
-        return None
-    contenders = [_contender(defense, group, accesses, missing.get(defense.name, 0)) for defense in defenses]
+        return []
+    known = (_contender(defense, group, accesses, missing.get(defense.name, 0)) for defense in defenses)
     names = {defense.name for defense in defenses}
-    contenders += (Contender(name, {}) for name, count in missing.items() if count and name not in names)
-    rows = [contender for contender in contenders if contender is not None]
-    ranks = Standings(rows).ranks()
-    return Ranking(group, tuple(ranks), tuple(row.name for row in rows if not row.n)) if len(ranks) > 1 else None
+    later = (Contender(name, {}) for name, count in missing.items() if count and name not in names)
+    return [*filter(None, known), *later]
 
 
 def _contender(defense: DefenseSummary, group: str, accesses: Sequence[Access], missing: int) -> Contender | None:
@@ -66,7 +95,7 @@ def _contender(defense: DefenseSummary, group: str, accesses: Sequence[Access], 
         return None
     summary = next(each for each in defense.threats if each.group == group)
     if any((seen, group, attack) in defense.cells.begun for attack in summary.labels):
-        return Contender(defense.name, defense.cells.first_survivors(group, seen, list(summary.labels)))
+        return Contender(defense.name, defense.cells.first_survivors(group, [seen], list(summary.labels)))
     value, survivors = defense.cells.worst_case(group, [seen], list(summary.labels))
     is_whole = all(note.startswith(UPPER_BOUND) for note in value.footnotes)
     return Contender(defense.name, survivors) if survivors and is_whole else None

@@ -248,6 +248,10 @@ class DefenseCells:
         """Yield all results under a threat, given by its text."""
         return chain.from_iterable(self.cells[coord] for coord in self.coords.get(group, ()))
 
+    def is_begun(self, group: str) -> bool:
+        """Say whether of a cell under a threat, given by its text, only the first images are measured."""
+        return any(coord[1] == group for coord in self.begun)
+
     def at(self, coord: CellCoord) -> Value:
         """Return the accuracy under one attack; where no seed is done, on the first images of those that are begun."""
         results, parts = self.cells[coord], self.begun.get(coord, ())
@@ -264,12 +268,13 @@ class DefenseCells:
         about = f"the first {n:,} of {self.n:,} images"
         return Value(*ends, spread([each.share for each in outcomes]), (about,), partial=True, anytime=True)
 
-    def first_survivors(self, group: str, access: Access, attacks: Sequence[str]) -> Mapping[int, Outcomes]:
+    def first_survivors(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Mapping[int, Outcomes]:
         """Return which images survive every attack, by seed, of the first ones that all its cells have.
 
         Nothing where a cell of some seed is neither done nor begun, or has no outcomes.
         """
-        coords = [(access, group, attack) for attack in attacks if (access, group, attack) in self.cells]
+        wanted = ((access, group, attack) for access, attack in product(accesses, attacks))
+        coords = [coord for coord in wanted if coord in self.cells]
         known = [dict(self.robust[coord]) for coord in coords]
         for own, coord in zip(known, coords, strict=True):
             own |= {part.cell.seed: part.robust_outcomes for part in self.begun.get(coord, ())}
@@ -277,6 +282,12 @@ class DefenseCells:
             return {}
         n = min((outcomes.n for outcomes in chain.from_iterable(own.values() for own in known)), default=0)
         return {seed: right_in_all(own[seed].first(n) for own in known) for seed in known[0] if n}
+
+    def known_survivors(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Mapping[int, Outcomes]:
+        """Return which images survive every attack, by seed: of all, or of the first ones where a cell is begun."""
+        if any((access, group, attack) in self.begun for access, attack in product(accesses, attacks)):
+            return self.first_survivors(group, accesses, attacks)
+        return self.worst_case(group, accesses, attacks)[1]
 
     def under_attack(self, results: Sequence[CellResult]) -> Value:
         """Return the accuracy under one attack, with the robust accuracy beside it."""
@@ -314,12 +325,10 @@ class DefenseCells:
 
     def _worst_of_first(self, group: str, accesses: Sequence[Access], attacks: Sequence[str]) -> Value:
         """Return the worst case where some cells are not done, on the first images that all have."""
-        seen = [access for access in accesses if any((access, group, attack) in self.cells for attack in attacks)]
-        by_access = [self.first_survivors(group, access, attacks) for access in seen]
-        if not by_access or any(not own or own.keys() != by_access[0].keys() for own in by_access):
+        survivors = self.first_survivors(group, accesses, attacks)
+        if not survivors:
             return Value(None, footnotes=("not all attacks have begun",), partial=True)
-        n = min(next(iter(own.values())).n for own in by_access)
-        return self._of_first([right_in_all(own[seed].first(n) for own in by_access) for seed in by_access[0]])
+        return self._of_first(list(survivors.values()))
 
     def _applies(self, group: str, accesses: Sequence[Access], attack: str) -> bool:
         """Say whether a column applies to this row: attacks on purifiers and transfers do not apply to all."""

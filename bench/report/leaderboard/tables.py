@@ -23,8 +23,9 @@ from bench.report.leaderboard.labels import (
     unique,
 )
 from bench.report.leaderboard.queries import query_lines
+from bench.report.leaderboard.questions import Answer, questions
 from bench.report.leaderboard.soundness import across
-from bench.report.leaderboard.standing import Ranking, ranking
+from bench.report.leaderboard.standing import Ranking, standing
 from bench.report.leaderboard.summaries import (
     EXCLUDE_SEED,
     NORMS,
@@ -129,6 +130,8 @@ class Table:
     view: str = ""
     #: The ranks of its defenses and which are settled, where there are several to rank.
     ranking: Ranking | None = None
+    #: What is settled of its verdicts and gaps, or open.
+    answers: tuple[Answer, ...] = ()
 
     @property
     def heading(self) -> str:
@@ -364,11 +367,14 @@ def _table(
     steps = {each: own[0].cell for each, own in by_defense.items() if own[0].cell.step is not None}
     lost = {each: sum(missing.get(name, 0) for name in _called(own)) for each, own in by_defense.items()}
     purifiers = [PurifierRow(by_id[each], by_id.get(row_ids.base(cell)), lost[each]) for each, cell in steps.items()]
-    by_id |= zip(steps, judge(purifiers, attacks), strict=True)
+    judged = judge(purifiers, attacks)
+    by_id |= zip(steps, judged, strict=True)
     defenses = sorted(by_id.values(), key=lambda each: (*(-number for number in each.rank(RANKED)), each.name))
     there = set(chain.from_iterable(map(_called, by_defense.values())))
     absent = {name: count for name, count in missing.items() if name not in there}
     waiting = absent | {names[each]: count for each, count in lost.items()}
+    asked = questions((step._replace(row=row) for step, row in zip(purifiers, judged, strict=True)), attacks, waiting)
+    stands = standing(defenses, {group: threats[group] for group in attacks}, RANKED, waiting, list(asked))
     first = results[0]
     rows = tuple(chain.from_iterable(_rows(defense, first.cell.data) for defense in defenses))
     columns = _columns(attacks, by_attack, defenses, first.cell.data)
@@ -389,7 +395,8 @@ def _table(
             ),
         ),
         count,
-        ranking=ranking(defenses, {group: threats[group] for group in attacks}, RANKED, waiting),
+        ranking=stands.ranking,
+        answers=stands.answers,
     )
     return table, {r.key: (names[row_ids.of(r.cell)], _attack_label(r, attacks, ids)) for r in results}
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from bench.report.leaderboard.soundness import families, needs
 from bench.stats import Interval
-from bench.types import CellResult
+from bench.types import CellResult, Measured
 
 RobustnessVerdict = Literal["holds", "weaker than its base", "broken under adaptive attack", "upper bound only"]
 
@@ -104,9 +104,9 @@ def lacking(results: Iterable[CellResult]) -> tuple[str, ...]:
     return tuple(lacks)
 
 
-def only_noise(results: Iterable[CellResult]) -> bool:
-    """Say whether only attacks that read nothing of the target finished, which is not enough for a verdict."""
-    return all(needs(r) == "nothing" for r in results if r.status == "done" and r.cell.attack is not None)
+def only_noise(measured: Iterable[Measured]) -> bool:
+    """Say whether only attacks that read nothing of the target have outcomes, which is not enough for a verdict."""
+    return all(needs(each) == "nothing" for each in measured if each.cell.attack is not None)
 
 
 def _gradients(seen: Sequence[CellResult]) -> list[str]:

@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import cache
-from itertools import chain
+from itertools import chain, product
 from typing import TypeVar, get_args
 
 from bench.keys import sha256_hex
 from bench.report.leaderboard import tables, view_notes
 from bench.report.leaderboard.budgets import BUDGET_LABEL, with_budgets
 from bench.report.leaderboard.judging import verdict_lines
+from bench.report.leaderboard.questions import KINDS
+from bench.report.leaderboard.questions import Kind as QuestionKind
 from bench.report.leaderboard.short import FULL_LABEL, STATIC_LABEL, about_short, shortened
 from bench.report.leaderboard.summaries import Value
 from bench.report.leaderboard.tables import (
@@ -191,6 +193,7 @@ def _table_words(board: Board) -> Iterator[str]:
     """Yield what the tables, their files and the options call their own columns, threats and accesses."""
     yield from _WORDS
     for table in board.tables:
+        yield from (answer.column for answer in table.answers)
         for column in (*table.columns, *shortened(table).columns):
             yield from (column.group, column.group.partition(" ")[0], f"{column.kind} {column.group}")
             if column.kind != "attack":
@@ -288,7 +291,8 @@ def _part(table: Table, view: View, full: Table) -> Table:
         columns = [column for column in columns if any(_is_known(row.values.get(column.id)) for row in rows)]
     ids = {column.id for column in columns}
     defenses = {row.defense for row in rows}
-    judged = _judged(table, view, columns)
+    judged = _said(table, view, columns, "verdict")
+    asked = set(chain.from_iterable(product([kind], _said(table, view, columns, kind)) for kind in KINDS))
     threats = tuple(s for s in table.threats if s.defense in defenses and (not s.threat or s.group in groups))
     attacks = {column.label for column in columns if column.kind == "attack"}
     said = list(view_notes.about(table, columns, rows, _sort_column(table, view.sort) if view.sort else None))
@@ -305,15 +309,16 @@ def _part(table: Table, view: View, full: Table) -> Table:
         verdicts=tuple(verdict_lines(summary for summary in threats if summary.group in judged)),
         notes=(*said, *view_notes.kept(full, threats, judged, attacks)),
         ranking=table.ranking and table.ranking.of(defenses),
+        answers=tuple(each for each in table.answers if each.defense in defenses and (each.kind, each.group) in asked),
     )
 
 
-def _judged(table: Table, view: View, columns: Sequence[Column]) -> set[str]:
-    """Return the threats whose verdicts are said: not where somebody left their column out."""
+def _said(table: Table, view: View, columns: Sequence[Column], kind: QuestionKind) -> set[str]:
+    """Return the threats whose verdicts, or gaps, are said: not where somebody left their column out."""
     groups = {column.group for column in columns}
     if not view.columns:
         return groups
-    shown, all_of = ({column.group for column in each if column.kind == "verdict"} for each in (columns, table.columns))
+    shown, all_of = ({column.group for column in each if column.kind == kind} for each in (columns, table.columns))
     return groups - (all_of - shown)
 
 

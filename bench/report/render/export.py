@@ -52,7 +52,9 @@ def comma_separated(board: Board) -> str:
     ``table notes`` and, where it has one, ``caption`` repeat in each row what its table lacks, says and is called.
 
     ``rank`` is that by the worst case under the first threat, of rows whose attacker sees all, and ``rank settled``
-    says whether it is settled (:mod:`bench.anytime`).
+    says whether it is settled (:mod:`bench.anytime`). So does, at the adaptive row of a step, ``verdict ... settled``
+    of the comparison with its base, and ``gap ... settled`` of the gap, with ``above``, ``below``, ``equal`` (within a
+    point) or ``open``.
 
     A text that a spreadsheet would read as a formula begins with an apostrophe.
     """
@@ -96,6 +98,7 @@ def _csv_record(table: Table, row: TableRow, remarks: list[str], seeds: Mapping[
         **({"access": row.access} if table.has_access else {}),
         **({"seeds": seeds[row.defense]} if seeds else {}),
         **_csv_rank(table, row),
+        **_csv_answers(table, row),
     }
     footnotes: list[str] = []
     for column in table.columns:
@@ -114,6 +117,15 @@ def _csv_rank(table: Table, row: TableRow) -> dict[str, Any]:
     ranks = {rank.name: rank for rank in table.ranking.ranks}
     rank = ranks.get(row.defense) if row.access in RANKED else None
     return {"rank": rank and rank.rank, "rank settled": rank and ("yes" if rank.is_settled else "no")}
+
+
+def _csv_answers(table: Table, row: TableRow) -> dict[str, Any]:
+    """Return what is settled of the verdicts and gaps of a row, by the kind and the threat."""
+    return {
+        answer.column: answer.finding
+        for answer in table.answers
+        if answer.defense == row.defense and row.access in RANKED
+    }
 
 
 def _csv_numbers(
@@ -147,7 +159,7 @@ def payload(board: Board) -> dict[str, Any]:
         "schema": SCHEMA,
         "tables": [
             *(
-                {**_table(table.title, table.cells, table.verdicts, table.notes), **_ranks(table)}
+                {**_table(table.title, table.cells, table.verdicts, table.notes), **_ranks(table), **_answers(table)}
                 for table in board.tables
             ),
             *(_table(title, Count(cells, 0, 0)) for title, cells in board.absent),
@@ -177,6 +189,23 @@ def _ranks(table: Table) -> dict[str, Any]:
         for each in table.ranking.ranks
     ]
     return {"ranked_under": table.ranking.group, "ranks": ranks, "not_begun": list(table.ranking.waiting)}
+
+
+def _answers(table: Table) -> dict[str, Any]:
+    """Return what is settled of the verdicts and gaps of a table, if it has any."""
+    answers = [
+        {
+            "defense": each.defense,
+            "threat": each.group,
+            "of": each.kind,
+            "first": each.first,
+            "second": each.second,
+            "finding": each.finding,
+            "n": each.n,
+        }
+        for each in table.answers
+    ]
+    return {"settled": answers} if answers else {}
 
 
 def _budgets(board: Board) -> Iterator[dict[str, Any]]:

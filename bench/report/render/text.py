@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import chain, groupby, product
 from string import ascii_lowercase
 
-from bench.anytime import Rank
+from bench.anytime import Finding, Rank
 from bench.report.leaderboard.corruption_error import UNNORMALISED
+from bench.report.leaderboard.questions import Answer
 from bench.report.leaderboard.summaries import WORST_CASE, Value
 from bench.report.leaderboard.tables import Board, Column, Table, TableRow
 
@@ -17,6 +18,8 @@ ABSENT = "–"
 _LABEL_LETTERS = 16
 #: Ranks that a line names of those that are settled, and of the others.
 _RANKS = 12
+#: What stands between two shares that are compared.
+_FINDINGS: Mapping[Finding, str] = {"above": "above", "below": "below", "equal": "within 1 point of", "open": "against"}
 #: Where the heading of a column that is no attack may be broken.
 _WORDS_BREAK = re.compile(r"(?<=[,−]) | (?=accuracy|\(static\)|or adaptive|s/|TFLOP/)")
 
@@ -219,7 +222,11 @@ def ranked(table: Table, row: TableRow, column: Column, bold: str, under: str, e
 
 
 def settled(table: Table) -> list[str]:
-    """Return which ranks of a table are settled, in one line; nothing where no two rows are ranked."""
+    """Return what is settled of a table: a line about its ranks, and one about its verdicts and gaps, if it has any."""
+    return [*_settled_ranks(table), *_settled_answers(table)]
+
+
+def _settled_ranks(table: Table) -> list[str]:
     ranking = table.ranking
     if ranking is None or not ranking.ranks:
         return []
@@ -229,6 +236,25 @@ def settled(table: Table) -> list[str]:
     parts.append(f"not settled: {unsettled}" * bool(unsettled))
     parts.append(f"no image yet: {_few(ranking.waiting)}" * bool(ranking.waiting))
     return ["; ".join(filter(None, parts))]
+
+
+def _settled_answers(table: Table) -> list[str]:
+    if not table.answers:
+        return []
+    has_several = len({answer.group for answer in table.answers}) > 1
+    done, unsettled = (
+        [_answer(answer, has_several) for answer in table.answers if (answer.finding != "open") is each]
+        for each in (True, False)
+    )
+    parts = [f"verdicts settled at any stop (95 %), image by image: {_few(done) or 'none'}"]
+    parts.append(f"not settled: {_few(unsettled)}" * bool(unsettled))
+    return ["; ".join(filter(None, parts))]
+
+
+def _answer(answer: Answer, has_several: bool) -> str:
+    """Return an answer in words, with the threat if a table has several."""
+    of = f"{answer.defense}, " * (answer.kind == "gap")
+    return f"{of}{answer.first} {_FINDINGS[answer.finding]} {answer.second}" + f" ({answer.group})" * has_several
 
 
 def _ranks(ranks: Sequence[Rank]) -> str:
@@ -295,6 +321,11 @@ _SETTLED = (
     "stops and whatever decided that; at most 5 % of tables ever say so wrongly. It is about images of this kind, in a "
     "random order, under these attacks."
 )
+_ANSWERED = (
+    "Verdicts at any stop: of the worst case of a step and that of its base, or of gray-box (static) and adaptive, one "
+    "is above the other or both are within a point, by more than chance; these and the ranks together are wrong in at "
+    "most 5 % of tables."
+)
 _BUDGET = (
     "Robust accuracy at ε: right when clean, and no attack of this norm found a wrong image within ε; those without a "
     "budget count at every ε, others from theirs on. A better attack may find nearer images."
@@ -307,11 +338,12 @@ _UNNORMALISED = "mCE, unnormalised: the mean error over corruptions, not divided
 _FOOT = " ".join((_PERCENT, _STATIC, _BRACKETS, _WORST, _GAP, _VERDICT))
 
 
-def page_foot(columns: Iterable[Column], tables: Iterable[Table]) -> str:
+def page_foot(columns: Iterable[Column], tables: Collection[Table]) -> str:
     """Return what all words below tables are, for a page whose reader chooses what it shows of some columns."""
     columns = list(columns)
     more = {
-        _SETTLED: any(map(settled, tables)),
+        _SETTLED: any(map(_settled_ranks, tables)),
+        _ANSWERED: any(table.answers for table in tables),
         _BUDGET: any(column.kind == "budget" for column in columns),
         **_about_errors(columns),
     }
@@ -342,7 +374,8 @@ def foot(tables: Collection[Table]) -> str:
         _WORST: bool(kinds & {"worst", "gap", "verdict"}),
         _GAP: "gap" in kinds,
         _VERDICT: "verdict" in kinds or any(table.verdicts for table in tables),
-        _SETTLED: any(map(settled, tables)),
+        _SETTLED: any(map(_settled_ranks, tables)),
+        _ANSWERED: any(table.answers for table in tables),
         _BUDGET: "budget" in kinds,
         **_about_errors(columns),
     }
