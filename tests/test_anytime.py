@@ -18,6 +18,7 @@ from bench.anytime import (
     needed,
 )
 from bench.outcomes import Outcomes
+from bench.stats import mcnemar
 
 
 def row(name, right):
@@ -184,3 +185,14 @@ def test_verdicts_of_ten_points_and_of_none_are_settled_on_some_thousand_images(
         broken = (row("broken", rng.random(4000) < 0.002) for _ in range(2))
         settled += (compared(step, base, least), compared(*broken, least)) == ("above", "equal")
     assert settled >= 36
+
+
+@pytest.mark.parametrize("comparisons", [1, 12])
+def test_what_is_settled_is_significant_by_the_test_at_the_end_too(comparisons):
+    least, settled = needed(0, comparisons), 0
+    for more, fewer in combinations(range(60), 2):
+        if max(log_stake(more, fewer), log_stake(fewer, more)) >= least:
+            settled += 1
+            # Holm's correction multiplies a p-value by the number of tests at most.
+            assert comparisons * mcnemar(more, fewer) < ERROR
+    assert settled

@@ -183,8 +183,8 @@ def test_a_gap_is_settled_beside_the_verdict_and_each_threat_is_named():
     board = build(cells)
     said = text.settled(board.tables[0])[1]
     assert said == (
-        f"verdicts settled at any stop (95 %), image by image: jpeg above standard ({LINF}), jpeg, gray-box (static) "
-        f"above adaptive ({LINF}); not settled: jpeg against standard ({L2})"
+        f"verdicts settled at any stop (95 %), image by image: jpeg above standard ({LINF}), gray-box (static) "
+        f"above adaptive for jpeg ({LINF}); not settled: jpeg against standard ({L2})"
     )
     for write in (markdown, render, fragment):
         assert said in write(board).replace("&#8734;", "∞"), write

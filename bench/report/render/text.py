@@ -253,8 +253,8 @@ def _settled_answers(table: Table) -> list[str]:
 
 def _answer(answer: Answer, has_several: bool) -> str:
     """Return an answer in words, with the threat if a table has several."""
-    of = f"{answer.defense}, " * (answer.kind == "gap")
-    return f"{of}{answer.first} {_FINDINGS[answer.finding]} {answer.second}" + f" ({answer.group})" * has_several
+    of, under = f" for {answer.defense}" * (answer.kind == "gap"), f" ({answer.group})" * has_several
+    return f"{answer.first} {_FINDINGS[answer.finding]} {answer.second}{of}{under}"
 
 
 def _ranks(ranks: Sequence[Rank]) -> str:
