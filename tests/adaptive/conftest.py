@@ -75,7 +75,7 @@ def known(run, weights):
         body += f'[[defenses]]\nuse = "{KNOWN}:{step}"\nbase = "weights:{weights / name}.safetensors"\n'
     for attack in ("noise", "pgd", "apgd-t", "square"):
         body += f'[[attacks]]\nuse = "{attack}"\neps = "{EPS}"\n{COST.get(attack, "")}\n'
-    return run(body)
+    return run(f"{body}[attack]\neot = 5\n")
 
 
 def board_of(results, *attacks):

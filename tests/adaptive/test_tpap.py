@@ -13,7 +13,7 @@ from bench.stats import wilson
 from bench.types import Threat
 from tests.adaptive.conftest import board_of
 
-N = 60
+N = 40
 SUITE = ("apgd-ce", "apgd-dlr", "label-aware-apgd", "second-order-apgd", "inverse-purification", "square", "rays")
 
 
@@ -55,8 +55,8 @@ steps = 20
         "label-aware-apgd": "steps = 40\ntargets = 3",
         "second-order-apgd": "steps = 20\nwidths = 2",
         "inverse-purification": "steps = 20\ninversions = 10",
-        "square": "queries = 200",
-        "rays": "queries = 200",
+        "square": "queries = 100",
+        "rays": "queries = 100",
         "apgd-ce": "steps = 20",
         "apgd-dlr": "steps = 20",
     }

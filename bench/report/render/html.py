@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from bench.types import AttackRef, CellError, CellResult, Cost, Metrics, jsonabl
 from bench.visible import visible, visible_values
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment, Template
 
 _TEMPLATES = Path(__file__).parent / "templates"
 #: Bytes of a page that a browser opens at once and scrolls smoothly.
@@ -134,6 +134,11 @@ def _index(tables: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _template(name: str) -> Template:
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -144,7 +149,7 @@ def _template(name: str) -> Template:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
-    return environment.get_template(name)
+    return environment
 
 
 def _results(board: Board, tables: Sequence[Mapping[str, Any]]) -> list[CellResult]:
