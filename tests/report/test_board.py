@@ -62,6 +62,29 @@ def test_worst_case_is_per_image_not_the_least_accuracy():
     assert set(worst.keys) == {one.key, two.key}
 
 
+def asked_often(attack):
+    """Return a result of a random defense under an adaptive attack with EOT 7."""
+    cell = result("diffusion", attack, clean=[True] * 4, access="adaptive", step="diffusion")
+    metrics = cell.metrics.model_copy(
+        update={"protocol": "majority-of-5", "robust_mean": 0.6, "robust_accuracy": 0.75, "robust_worst": 0.25}
+    )
+    asked = cell.cell.model_copy(update={"attack": cell.cell.attack.model_copy(update={"eot": 7})})
+    return cell.model_copy(update={"metrics": metrics, "cell": asked})
+
+
+@pytest.mark.parametrize(
+    ("attack", "averaged"),
+    [("pgd", ", gradients averaged over 7 draws"), ("torchattacks:EOTPGD", ""), ("autoattack", "")],
+)
+def test_a_random_defense_is_measured_by_one_query_and_by_many(attack, averaged):
+    (table,) = build([asked_often(attack)]).tables
+    (note,) = (note for note in table.notes if "one query" in note)
+    assert note == (
+        f"diffusion, L∞ ε=8/255, adaptive {attack}{averaged}: right when clean and under attack by one query 60.0 %, "
+        "by the majority of 5 queries 75.0 %, by each of 5 queries 25.0 %"
+    )
+
+
 def test_an_image_wrong_when_clean_is_never_robust():
     lucky = result(clean=[False, True, True, True], adversarial=[True, True, False, False])
     (table,) = build([lucky]).tables

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from statistics import fmean
 
+from bench import registry
 from bench.report.leaderboard.summaries import DefenseCells
-from bench.types import Access, CellResult, Metrics
+from bench.types import Access, CellResult, Metrics, UsageError
 
 
 def queries_of(metrics: Metrics) -> int:
@@ -30,12 +32,22 @@ def query_lines(cells: DefenseCells) -> Iterator[str]:
             strongest[access, threat] = (once, known) if least is None or once < least[0] else least
     for (access, threat), (once, known) in strongest.items():
         metrics = [r.metrics for r in known if r.metrics is not None]
-        asked, eot = queries_of(metrics[0]), known[0].cell.attack.eot if known[0].cell.attack else 1
-        seen_by = "gray-box" if access == "static" else access
-        averaged = f", gradients averaged over {eot} draws" if access == "adaptive" else ""
+        asked, attack = queries_of(metrics[0]), known[0].cell.attack
+        seen_by, averaged = "gray-box" if access == "static" else access, ""
+        if access == "adaptive" and attack is not None and _averages_draws(attack.attack.name):
+            averaged = f", gradients averaged over {attack.eot} draws"
         yield (
             f"{cells.name}, {threat}, {seen_by} {known[0].names.attack}{averaged}: right when clean and under attack "
             f"by one query {100 * once:.1f} %, by the majority of {asked} queries "
             f"{100 * fmean(m.robust_accuracy for m in metrics):.1f} %, by each of {asked} queries "
             f"{100 * fmean(m.robust_worst or 0.0 for m in metrics):.1f} %"
         )
+
+
+@cache
+def _averages_draws(attack: str) -> bool:
+    """Say whether an attack is known to take as many draws as the configuration sets; of other libraries none is."""
+    try:
+        return bool(registry.find("attack", attack).meta.get("averages_draws", True))
+    except UsageError:
+        return False
