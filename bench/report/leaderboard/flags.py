@@ -18,7 +18,7 @@ MEANINGS: Mapping[str, str] = {
     "classes-capped": "fewer classes than the attack is to aim at",
     "earlier-attack-failed": "an attack before it in its suite failed",
     "loss-not-rising": "the attack never lowered a margin",
-    "masked-gradients": "gradients mislead on some images, so these got all of AutoAttack",
+    "masked-gradients": "gradients mislead on a tenth of the images or more, which got all of AutoAttack",
     "no-catastrophic-overfitting": "the step relies on a network that resists FGSM only, and did not get one",
     "no-op": "the attack changed none of the images that it was to break",
     "not-deterministic": "answers differ from call to call with the same draws",
