@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from attacks._apgd import LossFn, Objective, apgd, apgd_run, dlr, targeted_dlr
+from attacks._official import run_ensemble
+from attacks._square import square_search
 from attacks._steps import budget, cross_entropy, margin
-from attacks.autoattack import autoattack
-from attacks.square import square
 from bench.api import Count, Target, Threat, attack
 
 #: The likeliest other classes, whose slopes are compared.
@@ -26,6 +26,8 @@ LEAST_RISE, MOST_RISE = 0.1, 4.0
 UNDECIDED = 0.02
 #: The Square search of an image that is not given up is so many times as long.
 LONGER_SEARCH = 10
+#: The share of the pixels in its first squares, as Square has it by default.
+FIRST_FRACTION = 0.8
 #: Runs towards the class that a search without gradients came nearest to.
 SECOND_CHANCES = 2
 #: Where gradients are masked on this share of the images that are left, they are trusted on none.
@@ -107,8 +109,10 @@ def cascade(
         target.notes.append("masked-gradients")
     rows = (search.left & (masked | (needs <= UNDECIDED))).nonzero().flatten()
     if len(rows):
-        ensemble = {"version": "standard", "steps": long_steps, "targets": targets, "queries": long_queries}
-        search.x_best[rows] = autoattack(target.rows(rows), x[rows], y[rows], threat, **ensemble)
+        view = target.rows(rows)
+        search.x_best[rows] = run_ensemble(
+            view, x[rows], y[rows], threat, "standard", long_steps, targets, long_queries
+        )
     return search.x_best
 
 
@@ -233,7 +237,7 @@ def _search_at_random(search: _Search, target: Target, found: _Found, which: Ten
     if len(rows) == 0:
         return
     view, y = target.rows(rows), search.y[rows]
-    x_adv = square(view, search.x[rows], y, search.threat, queries=queries)
+    x_adv, _ = square_search(view, search.x[rows], y, search.threat, queries, FIRST_FRACTION)
     logits = view(x_adv)
     found.margins[rows], found.classes[rows] = margin(logits, y), _others(logits, y, 1)[:, 0]
     is_adv = logits.argmax(1) != y
