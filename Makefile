@@ -10,8 +10,9 @@ INSTALL := $(BIN)/python -m pip install --quiet
 bench: .venv/.bench
 	$(BIN)/python run_bench.py
 
+# Three processes, for some tests wait. They and those that they start compile the package once.
 test: .venv/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 lint: .venv/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -12,13 +12,15 @@ from tests.schedule import small
 
 #: Kills at random moments; more before a release.
 KILLS = int(os.environ.get("CROSSFIRE_KILLS", "30"))
+#: The small run with one attack less: every kind of work is left.
+TEXT = small.CONFIG.replace('[[attacks]]\nuse = "fgsm"\neps = "0.1"\n\n', "")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """The outcome of a run left alone, and the seconds that it took."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    process = child.start(folder, small.command_line(folder))
+    process = child.start(folder, small.command_line(folder, text=TEXT))
     # The first to be started waits for the server that forks them to load torch.
     started = time.monotonic()
     assert child.finish(process) == 0, child.errors(folder)
@@ -58,7 +60,7 @@ def test_killed_at_every_few_steps_of_a_run(undisturbed, tmp_path):
     # Each attempt gets further than the one before, so that the kills fall on every kind of write.
     for attempt in range(40):
         fault = child.At(tmp_path / "store", 4 + 9 * attempt)
-        code = child.finish(child.start(tmp_path, small.command_line(tmp_path), fault))
+        code = child.finish(child.start(tmp_path, small.command_line(tmp_path, text=TEXT), fault))
         if code == 0:
             break
         assert code == -9, child.errors(tmp_path)
@@ -78,7 +80,7 @@ def test_killed_at_thirty_random_moments(undisturbed, tmp_path):
         code = None
         # Killed again and again, until the same command gets through.
         while code != 0:
-            process = child.start(folder, small.command_line(folder))
+            process = child.start(folder, small.command_line(folder, text=TEXT))
             process.join(draw.uniform(0, seconds) if killed < KILLS else None)
             process.kill()
             code = child.finish(process)
