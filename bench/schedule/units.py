@@ -305,15 +305,25 @@ class Units:
                 return None if self._hurry is None else Unit(flops, one, _GRADIENT * one)
         assert once is not None
         most = min(self._batch or auto_batch(shape, self._device), attack_group_size(shape, self._device))
-        count = max(2, min(most, int(self._patience / max(sum(once), 1e-9))))
-        measured = []
+        count = self._fitting(once, most)
+        measured: list[tuple[float, float]] = []
         for _ in range(5 if self._hurry is None else 3):
             timed = self._attempt(partial(_both, base, function, shape, self._device, count))
             yield
             if timed is None:
                 break
-            measured.append(timed)
+            once = timed
+            if net is not None and self._fitting(once, most) >= 2 * count:
+                # A step of many small operations takes far less time for each image of a larger batch.
+                count = self._fitting(once, most)
+                measured.clear()
+            else:
+                measured.append(timed)
         return Unit(flops, *(statistics.median(column) for column in zip(*(measured or [once]), strict=True)))
+
+    def _fitting(self, once: tuple[float, float], most: int) -> int:
+        """Return how many images to time at once, from the seconds that one takes."""
+        return max(2, min(most, int(self._patience / max(sum(once), 1e-9))))
 
 
 def _why(error: BaseException, who: str) -> str:
