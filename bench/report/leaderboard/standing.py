@@ -43,7 +43,7 @@ def standing(
     missing: Mapping[str, int],
     questions: Sequence[Question],
 ) -> Standing:
-    """Return the ranks of a table and the answers to its questions.
+    """Return the ranks of a table and, in the order of its rows, the answers to its questions.
 
     Not ranked are rows that were attacked by fewer attacks or with fewer seeds than the others, because cells failed or
     were never planned. A worst case that is an upper bound only has a rank: that under the attacks of the table.
@@ -61,9 +61,11 @@ def standing(
     ranks = Standings(rows, comparisons).ranks()
     waiting = tuple(row.name for row in rows if not row.n)
     least = needed(len(rows), comparisons)
+    place = {defense.name: i for i, defense in enumerate(defenses)}
+    in_order = sorted(questions, key=lambda question: place[question.defense])
     return Standing(
         Ranking(group, tuple(ranks), waiting) if len(ranks) > 1 else None,
-        tuple(question.answer(least) for question in questions),
+        tuple(question.answer(least) for question in in_order),
     )
 
 
