@@ -89,6 +89,8 @@ def cascade(
     Raises:
         MethodError: the threat is unbounded.
     """
+    if budget(threat) == 0:
+        return x.clone()
     untargeted: LossFn = dlr if target.num_classes > 2 else margin
     towards: LossFn = targeted_dlr if target.num_classes > 3 else _difference
     if target.stochastic:

@@ -54,6 +54,22 @@ def test_the_order_is_by_images_that_are_still_right_for_their_passes() -> None:
     assert cover.averaged == ["fgsm", "mi-fgsm", "pgd", "square"]
 
 
+def test_an_attack_that_others_make_dear_is_left_out() -> None:
+    # The first to be chosen breaks two images for few passes, the next breaks these too and takes all images anyway.
+    clean = [True] * 4
+    names = {"square": [False, False, True, True], "cascade": [False] * 4}
+    passes = {"square": [10.0, 10.0, 500.0, 500.0], "cascade": [300.0, 300.0, 1.0, 1.0]}
+    results = [result("a", name, clean=clean, adversarial=robust) for name, robust in names.items()]
+    assert [step.attack for step in only(results, passes).steps] == ["cascade"]
+    passes["square"] = [10.0, 10.0, 20.0, 20.0]
+    cover = only(results, passes)
+    # Here it pays: 60 passes on all and 2 on what is left, not 602.
+    assert [(step.attack, step.broken, step.left, step.passes) for step in cover.steps] == [
+        ("square", 2, 2, 60.0),
+        ("cascade", 2, 0, 2.0),
+    ]
+
+
 def test_passes_of_single_images_decide_where_they_are_known() -> None:
     # On the images that fgsm leaves, pgd is dear, so that square goes before it.
     cover = only(cells(), {"pgd": [1.0, 1.0, 9000.0, 9000.0, 0.0]})

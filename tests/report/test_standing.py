@@ -71,7 +71,7 @@ def test_static_rows_are_not_ranked():
 def test_while_a_planned_row_has_no_image_nothing_is_settled():
     planned = plan_of([*ROWS, row("mart", 80)])
     (line,) = said(ROWS, planned)
-    assert ": none; not settled: 1 pgd-at, 2 trades, 3 fgsm-at, 4 standard; no image yet: mart" in line
+    assert ": none; not settled: 1 pgd-at, 2 trades, 3 fgsm-at, 4 standard; cells missing: mart" in line
 
 
 def test_a_row_that_lacks_an_attack_has_no_rank():

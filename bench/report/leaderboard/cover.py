@@ -3,7 +3,8 @@
 The worst case over attacks is a union of sets, the images that each one breaks. The fewest passes that reach it are a
 weighted set cover. The greedy order takes the attack that breaks the most images that are still right for its passes
 on these, until no attack breaks another one; at a fixed price of each set, its price is at most 1 + ln n times the
-least (Chvátal, 1979). Ties go to the attack of fewer passes, then to the name, so that equal results give one order.
+least (Chvátal, 1979). An attack is left out where the others then break the same images for fewer passes. Ties go to
+the attack of fewer passes, then to the name, so that equal results give one order.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Cover:
 
     ``right`` counts the images that are right clean, over ``networks`` deployed networks. ``passes`` are those that all
     attacks together took on these images, each by itself. ``idle`` attacks break nothing that the steps do not;
-    ``partial`` ones were not run on every network, so they are not compared. Of ``averaged`` ones only the mean of the
+    ``partial`` ones were not run on every network, and ``after_others`` on some only on what other attacks had left, so
+    they are not compared. Of ``averaged`` ones only the mean of the
     passes is known on some network.
     """
 
@@ -63,6 +65,7 @@ class Cover:
     steps: Sequence[Step]
     idle: Sequence[str]
     partial: Sequence[str]
+    after_others: Sequence[str]
     averaged: Sequence[str]
 
 
@@ -89,7 +92,7 @@ def greedy(attacks: Mapping[str, Sequence[Tried]], clean: Sequence[Outcomes]) ->
         chosen = min(passes, key=lambda name: (-rate[name], passes[name], name))
         left = [before & each.robust for before, each in zip(left, rest.pop(chosen), strict=True)]
         steps.append(Step(chosen, broken[chosen], sum(each.count for each in left), passes[chosen]))
-    return steps
+    return _shortened(attacks, clean, steps)
 
 
 def _passes(tried: Sequence[Tried], images: Sequence[Outcomes]) -> float:
@@ -110,25 +113,66 @@ def covers(board: Board, passes_of: PassesOf) -> list[Cover]:
     return list(chain.from_iterable(_of_table(table, passes_of) for table in board.tables))
 
 
+def _sequence(attacks: Mapping[str, Sequence[Tried]], clean: Sequence[Outcomes], order: Sequence[str]) -> list[Step]:
+    """Return the steps of attacks that run in an order, each on what those before it leave."""
+    left, steps = list(clean), list[Step]()
+    for name in order:
+        passes = _passes(attacks[name], left)
+        after = [before & each.robust for before, each in zip(left, attacks[name], strict=True)]
+        count = sum(each.count for each in after)
+        steps.append(Step(name, sum(each.count for each in left) - count, count, passes))
+        left = after
+    return steps
+
+
+def _shortened(attacks: Mapping[str, Sequence[Tried]], clean: Sequence[Outcomes], steps: list[Step]) -> list[Step]:
+    """Leave out attacks, as long as the others break the same images for fewer passes."""
+    while len(steps) > 1:
+        names = [step.attack for step in steps]
+        fewer = [_sequence(attacks, clean, [*names[:i], *names[i + 1 :]]) for i in range(len(names))]
+        equal = [each for each in fewer if each[-1].left == steps[-1].left]
+        best = min(equal, key=_price, default=steps)
+        if _price(best) >= _price(steps):
+            break
+        steps = best
+    return steps
+
+
+def _price(steps: Sequence[Step]) -> float:
+    return sum(step.passes for step in steps)
+
+
 def _of_table(table: Table, passes_of: PassesOf) -> Iterator[Cover]:
     labels = {column.id: column.label for column in table.columns}
+    after_others: dict[str, set[str]] = defaultdict(set)
     by_threat: dict[str, dict[str, dict[Network, CellResult]]] = defaultdict(lambda: defaultdict(dict))
     for cells in {summary.defense: summary.cells for summary in table.threats}.values():
         for (access, group, attack), results in cells.cells.items():
             for each in results:
-                if access in ("white-box", "adaptive") and _counts(each):
-                    label = labels.get(column_id(group, attack), attack)
+                if access not in ("white-box", "adaptive") or not _counts(each):
+                    continue
+                label = labels.get(column_id(group, attack), attack)
+                if each.cell.attack is not None and each.cell.attack.after:
+                    after_others[group].add(label)
+                else:
                     by_threat[group][label][cells.name, access, each.cell.seed] = each
-    for threat, attacks in by_threat.items():
-        yield _cover(table.title, threat, attacks, passes_of)
+    for threat in dict.fromkeys((*by_threat, *after_others)):
+        alone = {name: own for name, own in by_threat[threat].items() if name not in after_others[threat]}
+        yield _cover(table.title, threat, alone, sorted(after_others[threat]), passes_of)
 
 
 def _counts(r: CellResult) -> bool:
     ref = r.cell.attack
-    return ref is not None and ref.target is None and not ref.after and r.robust_outcomes is not None
+    return ref is not None and ref.target is None and r.robust_outcomes is not None
 
 
-def _cover(table: str, threat: str, attacks: Mapping[str, Mapping[Network, CellResult]], passes_of: PassesOf) -> Cover:
+def _cover(
+    table: str,
+    threat: str,
+    attacks: Mapping[str, Mapping[Network, CellResult]],
+    after_others: Sequence[str],
+    passes_of: PassesOf,
+) -> Cover:
     networks = sorted(set(chain.from_iterable(attacks.values())))
     whole = {name: results for name, results in attacks.items() if len(results) == len(networks)}
     tried: dict[str, list[Tried]] = {}
@@ -150,6 +194,7 @@ def _cover(table: str, threat: str, attacks: Mapping[str, Mapping[Network, CellR
         steps=steps,
         idle=sorted(whole.keys() - chosen),
         partial=sorted(attacks.keys() - whole.keys()),
+        after_others=after_others,
         averaged=sorted(averaged),
     )
 

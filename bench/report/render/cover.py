@@ -81,6 +81,7 @@ def _remarks(cover: Cover) -> list[str]:
     for names, what in (
         (cover.idle, "Break no other image"),
         (cover.partial, "Not compared, as some network lacks them"),
+        (cover.after_others, "Not compared, as worst_case gave them only what other attacks had left"),
         (cover.averaged, "Priced by their mean over all images, as their records are not there"),
     ):
         remarks += [f"{what}: {', '.join(names)}."] if names else []

@@ -66,15 +66,23 @@ def interval(value: Value) -> str:
 def precision(table: Table) -> list[str]:
     """Return how far the widest interval reaches, for formats that have no room for each."""
     accuracies = [column for column in table.columns if column.unit == "accuracy"]
-    values = (row.values.get(column.id) for row, column in product(table.rows, accuracies))
-    reach = [
-        max(value.high - value.number, value.number - value.low)
-        for value in values
-        if value and value.number is not None and value.low is not None and value.high is not None and not value.anytime
-    ]
-    if not reach:
-        return []
-    return [f"95 % intervals (Wilson) reach at most {100 * max(reach):.1f} points; csv, html and json have each"]
+    values = [row.values.get(column.id) for row, column in product(table.rows, accuracies)]
+    whole, begun = (_reach(value for value in values if value and value.anytime is each) for each in (False, True))
+    parts = [f"95 % intervals (Wilson) reach at most {100 * whole:.1f} points"] if whole else []
+    parts += [f"those of begun cells, which hold at any stop, at most {100 * begun:.1f}"] if begun else []
+    return [f"{', '.join(parts)}; csv, html and json have each"] if parts else []
+
+
+def _reach(values: Iterable[Value]) -> float | None:
+    """Return how far the widest of some intervals reaches from its number; ``None`` where there is none."""
+    return max(
+        (
+            max(value.high - value.number, value.number - value.low)
+            for value in values
+            if value.number is not None and value.low is not None and value.high is not None
+        ),
+        default=None,
+    )
 
 
 def pieces(label: str) -> list[str]:
@@ -234,7 +242,7 @@ def _settled_ranks(table: Table) -> list[str]:
     by = f"by robust accuracy, worst case, under {ranking.group}"
     parts = [f"ranks settled at any stop (95 %), {by}: {done or 'none'}"]
     parts.append(f"not settled: {unsettled}" * bool(unsettled))
-    parts.append(f"no image yet: {_few(ranking.waiting)}" * bool(ranking.waiting))
+    parts.append(f"cells missing: {_few(ranking.waiting)}" * bool(ranking.waiting))
     return ["; ".join(filter(None, parts))]
 
 
