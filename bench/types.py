@@ -135,6 +135,14 @@ def text_of(error: BaseException) -> str:
         return f"{type(error).__name__}, whose text cannot be made"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, and the next if the first announces it; empty if it says nothing."""
+    lines = [line.strip() for line in text_of(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return " ".join(lines[:2])
+    return lines[0] if lines else ""
+
+
 def shown(value: object, most: int = 100) -> str:
     """Return any value as a message may repeat it: its ``repr``, of at most ``most`` characters, and never an error."""
     try:

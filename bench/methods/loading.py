@@ -23,7 +23,7 @@ from typing import Any
 from bench.keys import sha256_hex
 from bench.methods.sources import Code, Search, find_top
 from bench.methods.syntax import syntax
-from bench.types import MethodError, UsageError, text_of
+from bench.types import MethodError, UsageError, first_line
 
 _PACKAGES = ("attacks", "defenses", "bench.models")
 # Sources of the harness's own methods as they were first hashed in this process.
@@ -219,6 +219,6 @@ def _of_user(path: Path, code: Code, search: Search) -> ModuleType:
     except (Exception, SystemExit) as error:
         for each in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
             del sys.modules[each]
-        message = (text_of(error).strip().splitlines() or ["no message"])[0]
+        message = first_line(error) or "no message"
         raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {message}") from error
     return module

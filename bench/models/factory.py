@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.methods.factories import is_own_too, lacks
 from bench.registry import unknown
-from bench.types import Scalar, UsageError, text_of
+from bench.types import Scalar, UsageError, first_line
 
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 #: Parameters of networks that were made before and still live, by their identity.
@@ -68,7 +68,7 @@ def make(
     try:
         net = factory(*first, **arguments)
     except (Exception, SystemExit) as error:
-        message = (text_of(error).strip().splitlines() or ["no message"])[0]
+        message = first_line(error) or "no message"
         raise UsageError(f"network '{name}' cannot be built: {type(error).__name__}: {message}") from error
     if inspect.iscoroutine(net):
         net.close()

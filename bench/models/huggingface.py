@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench.keys import sha256_hex
 from bench.methods.sources import content
 from bench.registry import unknown
-from bench.types import Scalar, UsageError, shown, text_of
+from bench.types import Scalar, UsageError, first_line, shown, text_of
 
 if TYPE_CHECKING:
     from bench.models.libraries import Opened
@@ -200,5 +200,5 @@ def _one_line(arch: str, beside: str = "") -> Iterator[None]:
         raise UsageError(f"network '{arch}': transformers cannot be imported: {text_of(error)}") from error
     except Exception as error:
         logging.getLogger("crossfire").debug("%s", arch, exc_info=True)
-        first = (text_of(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error) or type(error).__name__
         raise UsageError(f"network '{arch}'{beside} cannot be had: {type(error).__name__}: {first}") from error

@@ -14,7 +14,7 @@ from bench.data.memo import cache_folder
 from bench.models import huggingface
 from bench.models.adapted import Normalisation
 from bench.registry import unknown
-from bench.types import UsageError, text_of
+from bench.types import UsageError, first_line
 
 _IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -104,7 +104,7 @@ def _robustbench(name: str, params: dict[str, Any], num_classes: int, image_shap
         net: nn.Module = load_model(model_name=name, **{"model_dir": cache_folder() / "robustbench", **params})
     # Besides wrong parameters: a model of another set, a refused download.
     except Exception as error:
-        message = (text_of(error).strip().splitlines() or [""])[0]
+        message = first_line(error)
         raise UsageError(f"{arch} cannot be had: {type(error).__name__}: {message}") from error
     return Opened(net, None)
 
@@ -128,5 +128,5 @@ def _call(arch: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
         return make(*args, **kwargs)
     # Besides wrong parameters: a refused download.
     except Exception as error:
-        message = (text_of(error).strip().splitlines() or [type(error).__name__])[0]
+        message = first_line(error) or type(error).__name__
         raise UsageError(f"network '{arch}' cannot be built: {message}") from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench.keys import sha256_hex
 from bench.methods.identity import code_of, identity_of
 from bench.registry import LIVE, ended
-from bench.types import MethodRef, UsageError, shown, text_of
+from bench.types import MethodRef, UsageError, first_line, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,7 +96,7 @@ def copy_of(arch: str) -> nn.Module:
     except UsageError:
         raise
     except Exception as error:
-        why = (text_of(error).strip().splitlines() or [type(error).__name__])[0]
+        why = first_line(error) or type(error).__name__
         pruned = "; of a pruned network, call torch.nn.utils.prune.remove first" if "graph leaves" in why else ""
         raise UsageError(f"network '{arch}' cannot be copied (copy.deepcopy){pruned}: {shown(why, 200)}") from None
 

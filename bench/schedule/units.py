@@ -41,8 +41,8 @@ from bench.types import (
     Threat,
     TrainRef,
     UsageError,
+    first_line,
     jsonable,
-    text_of,
 )
 
 T = TypeVar("T")
@@ -328,7 +328,7 @@ class Units:
 
 def _why(error: BaseException, who: str) -> str:
     """Return in one line why measuring failed."""
-    message = (text_of(error).strip().splitlines() or ["it says no more"])[0]
+    message = first_line(error) or "it says no more"
     if isinstance(error, UsageError):
         return message
     kind = "" if isinstance(error, MethodError) else f"{type(error).__name__}: "

@@ -216,6 +216,11 @@ def test_what_can_be_read_is_refused_before_the_file_runs(tmp_path, case):
 #: A factory and the error when it is called.
 REFUSED = {
     "it raises": ("def net(num_classes): raise KeyError('x\\ny')", "cannot be built: KeyError"),
+    "weights of another shape": (
+        "def net(num_classes):\n    net = Net(num_classes, 3)\n"
+        "    net.load_state_dict(Net(num_classes + 1, 3).state_dict())\n    return net",
+        "cannot be built: RuntimeError: Error(s) in loading state_dict for Net: size mismatch for",
+    ),
     "it leaves": ("import sys\ndef net(num_classes): sys.exit(0)", "cannot be built: SystemExit: 0"),
     "no network": ("def net(num_classes): return 'a network'", "returned str, not a torch.nn.Module"),
     "nothing": ("def net(num_classes): Net(num_classes, 3)", "returned NoneType, not a torch.nn.Module"),
