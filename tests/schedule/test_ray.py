@@ -156,11 +156,12 @@ def rays(group):
         try:
             if os.getpgid(pid) != group:
                 continue
-            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
-        if "/ray/" in line or line.startswith("ray::"):
-            command_lines[pid] = line[:80]
+        # Programs and scripts of Ray, not what other tests run with its folder on their path.
+        if words[0].startswith("ray::") or any(word.startswith("/") and "/ray/" in word for word in words):
+            command_lines[pid] = " ".join(words)[:80]
     return command_lines
 
 
