@@ -112,9 +112,10 @@ def cascade(
     rows = (search.left & (masked | (needs <= UNDECIDED))).nonzero().flatten()
     if len(rows):
         view = target.rows(rows)
-        search.x_best[rows] = run_ensemble(
-            view, x[rows], y[rows], threat, "standard", long_steps, targets, long_queries
-        )
+        x_adv = run_ensemble(view, x[rows], y[rows], threat, "standard", long_steps, targets, long_queries)
+        # What the ensemble does not break it leaves as it is.
+        is_changed = (x_adv != x[rows]).flatten(1).any(1)
+        search.x_best[rows[is_changed]] = x_adv[is_changed]
     return search.x_best
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -190,9 +191,12 @@ def test_a_row_whose_file_was_mended_is_no_longer_failed(folder, tmp_path, capsy
     good = [("weights:good.pt", "done")] * 2
     for damage in (b"", (folder / "nan.safetensors").read_bytes()):
         net.write_bytes(damage)
+        # What was finished last is known to the second.
+        time.sleep(1)
         assert run() == 3
         assert statuses() == [*good, *[("weights:net.safetensors", "failed")] * 2]
     net.write_bytes((folder / "good.safetensors").read_bytes())
+    time.sleep(1)
     assert run() == 0
     assert statuses() == [*good, *[("weights:net.safetensors", "done")] * 2]
 
