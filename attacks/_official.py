@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attacks._adapters import contained
 from attacks._steps import budget, margin, per_image
-from bench.api import Literal, MethodError, Target, Threat
+from bench.api import MethodError, Target, Threat
 
 #: Words of the package's output, and the note that each becomes.
 FLAGS = {
@@ -23,8 +23,6 @@ FLAGS = {
 }
 #: Classes that APGD-T aims at in the standard version of L1.
 L1_TARGETS = 5
-
-Version = Literal["standard", "plus", "rand"]
 
 #: ``attack_single_run(x, y, x_init)`` of the package's Auto-PGD: images of best loss, robust mask, losses, adversarial
 #: images.
@@ -105,7 +103,7 @@ def run_ensemble(
     x: Tensor,
     y: Tensor,
     threat: Threat,
-    version: Version | None,
+    version: str | None,
     steps: int,
     targets: int,
     queries: int,

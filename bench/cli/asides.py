@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from bench.types import text_of
+from bench.types import first_line
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -54,7 +54,7 @@ def _say(prefix: str, error: BaseException | None, at: TracebackType | None) -> 
     # There is nowhere to report an error of this report.
     with suppress(Exception):
         name = "an error" if error is None else type(error).__name__
-        text = "" if error is None else (text_of(error).strip().splitlines() or [""])[0]
+        text = "" if error is None else first_line(error)
         frames = traceback.extract_tb(at)
         location = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
         line = f"{prefix} {name}{': ' if text else ''}{text}{location}"

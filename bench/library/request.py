@@ -24,7 +24,7 @@ from bench.models.adapted import plain
 from bench.process.isolation import frozen, isolated
 from bench.schedule import plan
 from bench.schedule.plan import Work
-from bench.types import PlannedCell, RunPlan, UsageError, shown, text_of
+from bench.types import PlannedCell, RunPlan, UsageError, first_line, shown
 
 #: What the plans of calls are called in a store.
 PLAN = "python"
@@ -242,7 +242,7 @@ def classes_of(net: nn.Module, image: np.ndarray[Any, Any], arch: str) -> int:
         with isolated(f"network {name}"), frozen(net), torch.no_grad():
             logits = net(x)
     except Exception as error:
-        message = next(iter(text_of(error).strip().splitlines()), type(error).__name__)
+        message = first_line(error) or type(error).__name__
         other = sorted({str(each.dtype) for each in net.parameters()} - {"torch.float32"})
         more = f"; its weights are {', '.join(other)}: call net.float()" if other else ""
         shape = "x".join(map(str, image.shape[1:]))

@@ -68,8 +68,8 @@ def precision(table: Table) -> list[str]:
     accuracies = [column for column in table.columns if column.unit == "accuracy"]
     values = [row.values.get(column.id) for row, column in product(table.rows, accuracies)]
     whole, begun = (_reach(value for value in values if value and value.anytime is each) for each in (False, True))
-    parts = [f"95 % intervals (Wilson) reach at most {100 * whole:.1f} points"] if whole else []
-    parts += [f"those of begun cells, which hold at any stop, at most {100 * begun:.1f}"] if begun else []
+    parts = [f"95 % intervals (Wilson) reach at most {100 * whole:.1f} points"] if whole is not None else []
+    parts += [f"those of begun cells, which hold at any stop, at most {100 * begun:.1f}"] if begun is not None else []
     return [f"{', '.join(parts)}; csv, html and json have each"] if parts else []
 
 
