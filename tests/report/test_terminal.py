@@ -71,6 +71,15 @@ def test_the_best_is_highlighted_but_never_a_static_line():
     assert "\x1b[1;32m97.0" not in text
 
 
+def test_a_row_with_nothing_but_its_clean_accuracy_is_shown_once():
+    attacks = [f"attack-number-{i}" for i in range(20)]
+    attacked = [result(attack=a, clean=[True] * 50, adversarial=outcomes(0.5, 50, 1)) for a in attacks]
+    alone = result("fgsm-at", None, recipe="fgsm-at", clean=[i < 40 for i in range(50)])
+    accuracies = shown([*attacked, alone]).partition("TFLOP")[0]
+    rows = [line.split() for line in accuracies.splitlines() if line.startswith("fgsm-at")]
+    assert [row[:3] for row in rows] == [["fgsm-at", "white-box", "80.0"]]
+
+
 def test_an_empty_store_says_so():
     assert shown([]) == "no results yet\n"
 

@@ -138,9 +138,14 @@ def _grids(layout: _Layout) -> Iterator[RenderableType]:
     costs = [column for column in layout.table.columns if column.group == "cost"]
     blocks: list[Sequence[Column]] = [*_blocks(layout, accuracies, layout.first)]
     shown: list[tuple[Sequence[Column], Sequence[TableRow]]] = []
+    attacked = [column for column in accuracies if column.kind != "clean"]
+    # Of such a row the clean accuracy is all there is to show, and it is shown once.
+    only_clean = {id(row) for row in rows if not any(column.id in row.values for column in attacked)}
     for block in blocks[:_MAX_BLOCKS]:
         own = [column for column in block if column.kind != "clean"] or block
-        shown.append((block, [row for row in rows if any(column.id in row.values for column in own)][:_MAX_ROWS]))
+        more = only_clean if block is blocks[0] else ()
+        here = [row for row in rows if id(row) in more or any(column.id in row.values for column in own)]
+        shown.append((block, here[:_MAX_ROWS]))
     once = list({row.defense: row for row in rows}.values())[:_MAX_ROWS]
     shown += ((block, once) for block in _blocks(layout, costs))
     names = _names(chain.from_iterable(some for _, some in shown), layout.name_width)
