@@ -1,4 +1,4 @@
-"""What a store holds, written for others: the adversarial sets of finished cells, and trained networks."""
+"""What a store holds, written for others: adversarial sets and receipts of finished cells, and trained networks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench.cli import options, weights
+from bench.cli import options, receipts, weights
 from bench.display.base import Display
 from bench.registry import unknown
 from bench.types import UsageError
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from bench.store.working_store import Store
     from bench.types import CellResult
 
-SUMMARY = "adversarial sets and trained networks as files for others, with keys and hashes"
-WHAT = ("sets", "weights")
+SUMMARY = "adversarial sets, trained networks and receipts of cells as files for others, with keys and hashes"
+WHAT = ("sets", "weights", "receipt")
 FORMATS = ("npz", "parquet", "png")
 #: Characters of a name that a file may be called by.
 _LONGEST_NAME = 150
@@ -29,7 +29,7 @@ _LONGEST_NAME = 150
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "what", nargs="?", metavar="sets|weights", help="what to export; without it, says what there is"
+        "what", nargs="?", metavar="sets|weights|receipt", help="what to export; without it, says what there is"
     )
     parser.add_argument(
         "pattern",
@@ -56,6 +56,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a file for one cell, a new folder for the key of one training, else a folder; nothing is overwritten",
     )
     weights.arguments(parser)
+    receipts.arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -82,6 +83,8 @@ def main(args: argparse.Namespace) -> int:
     if args.what is None or args.list:
         _list(store, results, as_json=args.json, shortly=args.what is None and not args.list)
         return 0
+    if args.what == "receipt":
+        return receipts.export(args, store, {_file_name(result): result for result in results})
     return _export(args, store, results)
 
 
@@ -91,6 +94,10 @@ def _require_options(args: argparse.Namespace) -> None:
         raise UsageError("the pattern is empty, such as a shell variable that is not set; without one, all is meant")
     if args.json and not args.list:
         raise UsageError("--json goes with --list")
+    if args.by is not None and args.what != "receipt":
+        raise UsageError("--by is of export receipt")
+    if args.format is not None and args.what == "receipt":
+        raise UsageError("--format is of export sets: a receipt has one form")
     if args.what == "weights":
         if args.format is not None:
             raise UsageError("--format is of export sets: weights are safetensors")

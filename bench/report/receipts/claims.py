@@ -1,0 +1,184 @@
+"""Where the claims of a receipt and its arrays say different things: everything is computed again from the arrays."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from math import inf
+
+import numpy as np
+
+from bench.data.rows import sha_of_rows
+from bench.keys import Keys
+from bench.report.receipts import form
+from bench.report.receipts.form import Claims
+from bench.report.sets.kept import Array
+from bench.stats import wilson
+from bench.store.audit import broken_rule
+from bench.store.consistent import contradiction
+from bench.types import Cell, CellResult, Metrics, TrainRef
+
+#: Of accuracies and means, which may have been computed in single precision; of distances relative.
+ROUND_OFF, DISTANCE_ROUND_OFF = 1e-6, 1e-4
+#: What may follow the name of a method in its label: parameters, a base, a source, a file.
+_END_OF_NAME = r"(?:$|(?<=:)|[\[@: ])"
+#: Images that are looked at together.
+_TOGETHER = 256
+
+
+def contradictions(claims: Claims, arrays: Mapping[str, Array]) -> Iterator[str]:
+    """Yield each contradiction between what is claimed and what follows from the arrays, in one line.
+
+    The arrays have the shapes and types that they should; their values may be anything.
+    """
+    result = claims.result
+    if (wrong := contradiction(result)) is not None:
+        yield wrong
+    if (key := Keys().of(result.cell)) != result.key:
+        yield (
+            f"its key is {result.key[:12]}..., and that of its cell is {key[:12]}...: another attack, defense, budget "
+            "or image list is named than was measured"
+        )
+    yield from _of_names(result)
+    values = list(_of_values(result.cell, arrays))
+    yield from values
+    if values:
+        # What follows would be computed from nonsense.
+        return
+    yield from _of_images(result.cell, arrays)
+    yield from _of_outcomes(result, arrays)
+    yield from _of_distances(result, arrays)
+
+
+def outcomes(answers: Array, labels: Array, targets: Array | None) -> Array:
+    """Return on which images (n,) an attack has failed: those that are right or, where there is a target, not that."""
+    right: Array = answers == labels
+    if targets is None:
+        return right
+    return np.where(targets < 0, right, (answers != targets) | (targets == labels))
+
+
+def _of_names(result: CellResult) -> Iterator[str]:
+    """Yield names in tables that are not those of what was measured: no key holds them."""
+    names, cell = result.names, result.cell
+    assert cell.attack is not None
+    weights = cell.model.weights
+    made = weights.recipe.name if isinstance(weights, TrainRef) else "weights:"
+    network = cell.model.network
+    networks = [own_name(each.name) for each in network.members or (network,)]
+    if names.dataset != cell.data.name:
+        yield f"it is called a cell of {names.dataset}, and its images are of {cell.data.name}"
+    if not all(name in names.model for name in networks):
+        yield f"it is called a cell of {names.model}, and its network is {cell.model.network.name}"
+    for label, name in (
+        (names.defense, made if cell.step is None else cell.step.name),
+        (names.attack, cell.attack.attack.name),
+    ):
+        if re.match(re.escape(own_name(name)) + _END_OF_NAME, label) is None:
+            yield f"it is called {label}, and {name} was measured"
+
+
+def own_name(name: str) -> str:
+    """Return what a method is called in tables: that in a user's own file by its function alone."""
+    return name.rpartition(".py:")[2]
+
+
+def _of_values(cell: Cell, arrays: Mapping[str, Array]) -> Iterator[str]:
+    """Yield what is wrong with single values."""
+    classes = cell.data.num_classes
+    lowest = {form.ROWS: 0, form.LABELS: 0, form.CLEAN_ANSWERS: 0, form.ADVERSARIAL_ANSWERS: 0, form.TARGETS: -1}
+    for name, low in lowest.items():
+        if name in arrays and (arrays[name].min() < low or (name != form.ROWS and arrays[name].max() >= classes)):
+            yield f"its {name} are not all among {classes:,} classes" if name != form.ROWS else "a row is below zero"
+    for name in (form.CLEAN_SHARES, form.ADVERSARIAL_SHARES):
+        # NaN satisfies neither comparison.
+        if name in arrays and not ((arrays[name] >= 0) & (arrays[name] <= 1)).all():
+            yield f"its {name} are not all between 0 and 1"
+
+
+def _of_images(cell: Cell, arrays: Mapping[str, Array]) -> Iterator[str]:
+    """Yield what is wrong with the list of images, and the first images that do not keep to their threat."""
+    rows, data = arrays[form.ROWS], cell.data
+    attack = cell.attack
+    assert attack is not None
+    if len(np.unique(rows)) < len(rows):
+        yield f"it counts rows twice: its {len(rows):,} images are {len(np.unique(rows)):,} rows of the set"
+    if sha_of_rows(rows) != data.indices_sha:
+        yield "its rows are not those that its cell names by their hash"
+    if (present := len(np.unique(arrays[form.LABELS]))) != (data.classes_present or data.num_classes):
+        yield f"its labels are of {present:,} classes, and its cell says {data.classes_present or data.num_classes:,}"
+    for first in range(0, data.n, _TOGETHER):
+        part = slice(first, first + _TOGETHER)
+        x = arrays[form.CLEAN][part].astype(np.float32) / 255
+        if (why := broken_rule(arrays[form.ADVERSARIAL][part], x, attack.threat)) is not None:
+            yield f"of its images from {first:,} on, one {why}"
+            return
+
+
+def _of_outcomes(result: CellResult, arrays: Mapping[str, Array]) -> Iterator[str]:
+    """Yield the outcomes and accuracies that do not follow from labels, predictions and shares."""
+    metrics, labels = result.metrics, arrays[form.LABELS]
+    assert metrics is not None
+    clean = arrays[form.CLEAN_ANSWERS] == labels
+    attacked = outcomes(arrays[form.ADVERSARIAL_ANSWERS], labels, arrays.get(form.TARGETS))
+    for name, bits, known in (
+        ("clean", result.clean_outcomes, clean),
+        ("adversarial", result.outcomes_under_attack, attacked),
+    ):
+        stated = np.array(list(bits or ()), dtype=bool)
+        if (differing := np.flatnonzero(stated != known)).size:
+            yield (
+                f"its {name} outcomes are not those of its predictions and labels, at {differing.size:,} of "
+                f"{len(known):,} images, first at {differing[0]:,}"
+            )
+    accuracy = wilson(int(attacked.sum()), len(labels))
+    computed: dict[str, float] = {
+        "clean_accuracy": float(clean.mean()),
+        "accuracy_under_attack": accuracy.value,
+        "robust_accuracy": float((clean & attacked).mean()),
+        "ci_low": accuracy.low,
+        "ci_high": accuracy.high,
+    }
+    yield from _differing(metrics, computed | dict(_of_draws(arrays, clean)), ROUND_OFF)
+    if form.CLEAN_SHARES in arrays:
+        for name, right in ((form.CLEAN_SHARES, clean), (form.ADVERSARIAL_SHARES, attacked)):
+            if ((arrays[name] > 0.5) != right).any():
+                yield f"its {name} are not those of its predictions"
+
+
+def _of_draws(arrays: Mapping[str, Array], clean: Array) -> Iterator[tuple[str, float]]:
+    """Yield the robust accuracies over the draws of a random defense."""
+    if form.ADVERSARIAL_SHARES in arrays:
+        shares = arrays[form.ADVERSARIAL_SHARES]
+        yield "robust_mean", float((clean * shares).mean())
+        yield "robust_worst", float((clean & (shares == 1)).mean())
+
+
+def _of_distances(result: CellResult, arrays: Mapping[str, Array]) -> Iterator[str]:
+    metrics, attack = result.metrics, result.cell.attack
+    assert metrics is not None and attack is not None
+    known: dict[str, list[Array]] = {"linf": [], "l2": [], "l1": [], "l0": []}
+    for first in range(0, result.cell.data.n, _TOGETHER):
+        part = slice(first, first + _TOGETHER)
+        clean = arrays[form.CLEAN][part].astype(np.float32) / 255
+        moved = np.abs(arrays[form.ADVERSARIAL][part] - clean).reshape(len(clean), -1).astype(np.float64)
+        known["linf"].append(moved.max(1))
+        known["l2"].append(np.sqrt((moved * moved).sum(1)))
+        known["l1"].append(moved.sum(1))
+        known["l0"].append((moved != 0).sum(1).astype(np.float64))
+    distances = {name: np.concatenate(parts) for name, parts in known.items()}
+    means = {f"mean_{name}": float(distances[name].mean()) for name in ("linf", "l2")}
+    yield from _differing(metrics, means, DISTANCE_ROUND_OFF)
+    if (stated := result.broken_at) is not None:
+        unbroken = np.array(list(stated.unbroken), dtype=bool)
+        expected = np.where(unbroken, inf, distances[attack.threat.norm])
+        if not np.allclose(np.array(stated.values), expected, rtol=DISTANCE_ROUND_OFF, atol=ROUND_OFF):
+            yield "its distances are not those between its clean and its adversarial images"
+
+
+def _differing(metrics: Metrics, computed: Mapping[str, float], round_off: float) -> Iterator[str]:
+    for name, value in computed.items():
+        stated = getattr(metrics, name)
+        if stated is None or not math.isclose(stated, value, rel_tol=round_off, abs_tol=ROUND_OFF):
+            yield f"it says {name} = {stated}, and its arrays give {value:.6g}"
