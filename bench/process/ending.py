@@ -70,6 +70,7 @@ _PROTECTED = {
         "store/run_log",
         "store/seals",
         "store/working_store",
+        "store/worktree",
         "training/checkpoint",
     )
 }

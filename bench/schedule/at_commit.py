@@ -1,0 +1,125 @@
+"""The harness at another commit: what starts it where that commit is checked out, and what it plans there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import bench
+from bench.process.ending import end_with, how_it_ended
+from bench.store.worktree import Worktree, environment
+from bench.types import UsageError, shown
+
+#: The harness as it is installed: its console script only does this. The name is for messages that repeat the command.
+_INSTALLED = "import sys; sys.argv[0] = 'crossfire'; from bench.cli import main; raise SystemExit(main())"
+#: Exit codes with which a plan is printed: all cells can be measured, or some will fail.
+_PLANNED = (0, 3)
+
+
+class CellAt(NamedTuple):
+    """A cell as a commit plans it: its key there, and its name ``dataset/model/defense/attack/access``."""
+
+    key: str
+    name: str
+
+
+def has_own_harness(folder: Path) -> bool:
+    """Say whether a folder holds a harness of its own, as a checkout of Crossfire or a fork of it does."""
+    return (folder / "run_bench.py").is_file() and (folder / "bench" / "cli" / "__init__.py").is_file()
+
+
+def command_in(folder: Path) -> list[str]:
+    """Return the command that starts the harness of a folder.
+
+    That is its own ``run_bench.py`` where it has one, and otherwise the harness that runs now.
+    """
+    root = Path(bench.__file__).resolve().parent.parent
+    for each in (folder, root):
+        if has_own_harness(each):
+            return [sys.executable, str(each / "run_bench.py")]
+    # Without -P a folder `bench` of the current folder would be taken for it.
+    return [sys.executable, "-P", "-c", _INSTALLED]
+
+
+def start(tree: Worktree, arguments: Sequence[str], *, inside: Path = Path(), **streams: Any) -> subprocess.Popen[str]:
+    """Start the harness of a commit, with that commit as the current folder; it ends at the latest when this one does.
+
+    Args:
+        tree: where the commit is checked out.
+        arguments: of the harness, the verb first.
+        inside: the current folder, relative to the root of the commit.
+        streams: what :class:`subprocess.Popen` takes for standard output and error.
+
+    Raises:
+        UsageError: the commit has no such folder, or the process cannot be started.
+    """
+    folder = tree.path / inside
+    if not folder.is_dir():
+        raise UsageError(f"the commit {tree.commit[:10]} has no folder {shown(str(inside))}")
+    try:
+        return subprocess.Popen(
+            [*command_in(tree.path), *arguments],
+            cwd=folder,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            pass_fds=(tree.lock,),
+            preexec_fn=partial(end_with, _this_process()),
+            **streams,
+        )
+    except OSError as error:
+        raise UsageError(f"the harness of {tree.commit[:10]} cannot be started: {error.strerror}") from None
+
+
+def cells_at(tree: Worktree, arguments: Sequence[str], *, inside: Path = Path()) -> list[CellAt]:
+    """Return the cells that the harness of a commit plans.
+
+    Args:
+        tree: where the commit is checked out.
+        arguments: of ``plan``, without ``--json``; paths in them are relative to the commit unless absolute.
+        inside: the current folder, relative to the root of the commit.
+
+    Raises:
+        UsageError: that harness cannot read the configuration, or fails; the line says which commit, and why.
+    """
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = start(tree, ["plan", *arguments, "--json", "--progress", "none"], inside=inside, **pipes)
+    try:
+        output, errors = process.communicate()
+    finally:
+        # Where this process is to end, it waits for no plan.
+        process.kill()
+        process.wait()
+    where = f"the commit {tree.commit[:10]}"
+    if process.returncode not in _PLANNED:
+        raise UsageError(f"{where} cannot plan it: {reason(process.returncode, errors)}")
+    try:
+        nodes = json.loads(output)
+        return [_cell(node) for node in nodes if node["kind"] == "evaluate"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{where} cannot plan it: what its plan --json prints is not understood") from None
+
+
+def _cell(node: dict[str, str]) -> CellAt:
+    return CellAt(str(node["key"]), node["what"].removeprefix("evaluate "))
+
+
+def reason(code: int, errors: str) -> str:
+    """Return in a line why the harness failed, from its exit code and what it wrote to standard error."""
+    lines = [line for line in errors.splitlines() if line.strip()]
+    return lines[-1].removeprefix("error: ") if lines else how_it_ended(code)
+
+
+def _this_process() -> int:
+    # Loaded here, and not by the new process between its fork and its start.
+    import ctypes  # noqa: F401
+    import os
+
+    return os.getpid()

@@ -1,0 +1,196 @@
+"""A commit in a folder of its own, for as long as it is needed: a worktree of git that nobody else uses.
+
+It lies in the folder of git itself, so that what a killed process left behind is found however late:
+
+    .git/crossfire/lock          held while a worktree is begun or leftovers are removed
+    .git/crossfire/<id>.lock     held as long as the worktree is used; released by the system when its user dies
+    .git/crossfire/<id>/         what is checked out
+
+Git is told to run no hook. Other worktrees of the repository are never listed, pruned or touched.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from bench.types import UsageError, shown
+
+_log = logging.getLogger("crossfire")
+_ID = re.compile(r"[0-9a-f]{16}")
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+#: Seconds that git may take to check out a commit.
+_PATIENCE = 600
+_NAMED = 3
+#: Options of git before its command. A hook, and a program that watches files, would be run in the worktree.
+_SAFELY = ("-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false", "-c", "advice.detachedHead=false")
+#: They say which repository is meant, to every git that is started, whatever folder it works in. A hook has them set.
+_OF_ANOTHER = ("DIR", "WORK_TREE", "INDEX_FILE", "COMMON_DIR", "OBJECT_DIRECTORY", "PREFIX", "NAMESPACE")
+
+
+class Worktree(NamedTuple):
+    """A commit that is checked out.
+
+    Attributes:
+        path: the folder.
+        commit: its full hash.
+        lock: the number of a file that is locked; a process that is given it keeps the folder from being removed as a
+            leftover for as long as it lives.
+    """
+
+    path: Path
+    commit: str
+    lock: int
+
+
+def environment() -> Mapping[str, str]:
+    """Return the environment of this process without what binds git to a repository, as for one started by a hook."""
+    return {name: value for name, value in os.environ.items() if name.removeprefix("GIT_") not in _OF_ANOTHER}
+
+
+def commit_of(repository: Path, name: str) -> str:
+    """Return the full hash of a commit (``abc123``, ``main``, ``HEAD~1``).
+
+    Raises:
+        UsageError: the folder is in no repository, there is no such commit, or its name begins with a hyphen.
+    """
+    if name.startswith("-") or not name or "\0" in name:
+        raise UsageError(f"{shown(name)} is no name of a commit")
+    _common_folder(repository)
+    done = _git(repository, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    sha = done.stdout.decode("ascii", "replace").strip()
+    # Of ^HEAD, git says the hash with that sign before it.
+    if done.returncode != 0 or not _HASH.fullmatch(sha):
+        raise UsageError(f"{shown(name)} is no commit of the repository in {repository}")
+    return sha
+
+
+@contextmanager
+def worktree(repository: Path, commit: str) -> Iterator[Worktree]:
+    """Check a commit out into a new folder, which is removed at the end of the block, however that ends.
+
+    What was changed and not committed is not in it, and neither are ignored files; submodules are left out, which is
+    said in a warning. What processes that were killed have left behind is removed first.
+
+    Args:
+        repository: a folder in the repository.
+        commit: its hash, or a name of it.
+
+    Raises:
+        UsageError: :func:`commit_of` says so, or the commit cannot be checked out.
+    """
+    sha = commit_of(repository, commit)
+    common = _common_folder(repository)
+    folder = common / "crossfire"
+    with _begun(folder, common) as (path, lock):
+        try:
+            _say_submodules(common, sha)
+            done = _git(common, "worktree", "add", "--quiet", "--detach", str(path), sha)
+            if done.returncode != 0:
+                raise UsageError(f"the commit {sha[:10]} cannot be checked out: {_reason(done)}")
+            yield Worktree(path, sha, lock.fileno())
+        finally:
+            _remove(path, common)
+
+
+@contextmanager
+def _begun(folder: Path, common: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """Remove leftovers, and hold the lock of a new worktree, of which the path is returned, inside the block."""
+    try:
+        folder.mkdir(exist_ok=True)
+        with _locked(folder / "lock"):
+            _remove_leftovers(folder, common)
+            path = folder / secrets.token_hex(8)
+            mine = _opened(_lock_of(path))
+            fcntl.flock(mine, fcntl.LOCK_EX)
+    except OSError as error:
+        raise UsageError(f"no commit can be checked out in {folder}: {error.strerror}") from None
+    with mine:
+        yield path, mine
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with _opened(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "wb")
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+def _remove_leftovers(folder: Path, common: Path) -> None:
+    """Remove the worktrees whose lock nobody holds. What is not named as one is not of this module, and stays."""
+    for name in sorted({each.partition(".")[0] for each in os.listdir(folder) if _ID.match(each)}):
+        path = folder / name
+        if not _ID.fullmatch(name):
+            continue
+        with suppress(OSError), _opened(_lock_of(path)) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(path, common)
+
+
+def _remove(path: Path, common: Path) -> None:
+    # Git refuses a folder that is removed by half, and forgets one that is not there any more.
+    shutil.rmtree(path, ignore_errors=True)
+    if not os.path.lexists(path):
+        _git(common, "worktree", "remove", "--force", "--force", str(path))
+        _lock_of(path).unlink(missing_ok=True)
+
+
+def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run git in a folder, without hooks and in the language of its manual.
+
+    Raises:
+        UsageError: there is no git here, or it does not end.
+    """
+    command = ["git", "-C", str(folder), *_SAFELY, *arguments]
+    said = {**environment(), "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
+    try:
+        return subprocess.run(command, capture_output=True, timeout=_PATIENCE, env=said, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise UsageError(f"git {arguments[0]} in {folder} took over {_PATIENCE // 60} minutes") from None
+    except OSError as error:
+        raise UsageError(f"git cannot be started: {error.strerror}") from None
+
+
+def _reason(done: subprocess.CompletedProcess[bytes]) -> str:
+    lines = os.fsdecode(done.stderr).strip().splitlines()
+    return lines[-1] if lines else f"git ended with code {done.returncode}"
+
+
+def _common_folder(repository: Path) -> Path:
+    """Return the folder of git that all worktrees of a repository share."""
+    done = _git(repository, "rev-parse", "--path-format=absolute", "--git-common-dir")
+    if done.returncode != 0:
+        raise UsageError(f"git finds no repository in {repository}: {_reason(done)}")
+    return Path(os.fsdecode(done.stdout.removesuffix(b"\n")))
+
+
+@cache
+def _say_submodules(common: Path, sha: str) -> None:
+    listed = _git(common, "ls-tree", "-r", "-z", "--full-tree", sha).stdout.split(b"\0")
+    names = [os.fsdecode(each.partition(b"\t")[2]) for each in listed if each.startswith(b"160000 ")]
+    _warn_once(tuple(names))
+
+
+@cache
+def _warn_once(names: tuple[str, ...]) -> None:
+    if names:
+        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+        _log.warning("submodules are not checked out: %s%s", ", ".join(names[:_NAMED]), more)
