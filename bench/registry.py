@@ -92,8 +92,19 @@ class Entry(Declaration):
     @cached_property
     def code_sha(self) -> str:
         """The hash of everything that decides what the method does, except its parameters."""
+        return sha256_hex(self.code.sha, *(code.sha for code in self._code_of_attacks()))
+
+    def _code_of_attacks(self) -> Iterator[sources.Code]:
+        """Yield the code of the bundled attacks that it says it crafts with."""
         files = (_ROOT / "attacks" / f"{name.replace('-', '_')}.py" for name in self.meta.get("attacks") or ())
-        return sha256_hex(self.code.sha, *(sources.code_of(file, _ROOT).sha for file in files if os.path.isfile(file)))
+        yield from (sources.code_of(file, _ROOT) for file in files if os.path.isfile(file))
+
+    def code_files(self, params: Mapping[str, Any]) -> frozenset[Path]:
+        """Return the files with the code that decides what the method does with some parameters."""
+        codes = [self.code, *self._code_of_attacks()]
+        if isinstance(crafting := params.get(self.meta.get("inner") or ""), str):
+            codes.append(attack_named(crafting).entry.code)
+        return frozenset(chain.from_iterable(code.texts for code in codes))
 
     def defaults(self) -> dict[str, Any]:
         return self.parameters.model_construct().model_dump(mode="json")
@@ -401,6 +412,23 @@ def entries(kind: str) -> Mapping[str, Entry]:
     What cannot be read is no part of it; see :func:`unread`.
     """
     return MappingProxyType({entry.name: entry for entry in _all().entries if entry.kind == kind})
+
+
+def read_from(root: Path) -> None:
+    """Take the methods in another folder for the harness's own: its ``attacks``, ``defenses`` and ``bench/models``.
+
+    It holds for the process, and is called before anything is read.
+    """
+    global _ROOT
+    _ROOT = root
+
+
+def code_files_of(ref: MethodRef) -> frozenset[Path]:
+    """Return the files with the code that decides what a method does; none of one from an installed package alone."""
+    try:
+        return entry_of(ref).code_files(ref.params)
+    except UsageError:
+        return frozenset()
 
 
 def unread() -> tuple[Unread, ...]:

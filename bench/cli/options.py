@@ -78,11 +78,15 @@ def request(args: argparse.Namespace, name_or_file: str) -> Request:
 
     if args.epochs is not None and args.epochs < 0:
         raise UsageError(f"--epochs {args.epochs}: a number of epochs, 0 or more, is needed")
-    variants = {kind: name for kind in _VARIANTS if (name := getattr(args, kind)) is not None}
     for option, path in (("n", "dataset.n"), ("seed", "seeds"), ("device", "run.device"), ("epochs", "train.epochs")):
         if getattr(args, option, None) is not None and any(".".join(each.path) == path for each in args.set):
             raise UsageError(f"--{option} and --set {path} say the same; give one of them")
-    return sections.request(name_or_file, variants, epochs=args.epochs, settings=args.set)
+    return sections.request(name_or_file, chosen_variants(args), epochs=args.epochs, settings=args.set)
+
+
+def chosen_variants(args: argparse.Namespace) -> dict[str, str]:
+    """Return the variant of each kind that has a flag, where one was given."""
+    return {kind: name for kind in _VARIANTS if (name := getattr(args, kind)) is not None}
 
 
 def store(parser: argparse.ArgumentParser) -> None:

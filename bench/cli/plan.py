@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from bench.cli import options
+from bench.cli import changed_since, options
 from bench.display.base import Display
 from bench.visible import visible
 
 if TYPE_CHECKING:
     from bench.schedule.estimate import Node, RecipeCost
     from bench.schedule.plan import Work
+    from bench.schedule.since import Since
 
 #: How far apart the shortest and the longest time may lie before both are said.
 _WIDE = 1.2
@@ -27,6 +28,7 @@ SUMMARY = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.arguments(parser)
+    changed_since.argument(parser)
     parser.add_argument(
         "--cost", action="store_true", help="the cost table instead: parameters, TFLOP per epoch and per test"
     )
@@ -38,6 +40,10 @@ def main(args: argparse.Namespace) -> int:
     store = options.working_store(args)
     with display.phase("planning"):
         config, work = options.work(args)
+    work, since = changed_since.narrowed(args, work)
+    if not work.plan.cells:
+        _print_nothing(args, since)
+        return 0
     with display.phase("loading torch"):
         device = options.device(args, config)
 
@@ -60,11 +66,26 @@ def main(args: argparse.Namespace) -> int:
         _print_costs(rows, as_json=args.json)
         return code
     if args.json:
-        print(json.dumps([_as_json(node) for node in nodes], indent=2))
+        _print_json(nodes, since)
         return code
-    _print_nodes(nodes, config.variants)
+    if since is not None and not args.quiet:
+        changed_since.said(args, since)
+        print(flush=True)
+    _print_nodes(nodes, config.variants, since)
     _print_preparations(work)
     return code
+
+
+def _print_nothing(args: argparse.Namespace, since: Since | None) -> None:
+    if args.json:
+        _print_json([], since)
+    elif since is not None:
+        changed_since.said(args, since)
+
+
+def _print_json(nodes: list[Node], since: Since | None) -> None:
+    listed = [_as_json(node) for node in nodes]
+    print(json.dumps(listed if since is None else {"since": changed_since.as_json(since), "nodes": listed}, indent=2))
 
 
 def _as_json(node: Node) -> dict[str, object]:
@@ -72,9 +93,9 @@ def _as_json(node: Node) -> dict[str, object]:
     return {**described, "tflop": node.tflop, "seconds": node.seconds, "between": node.between}
 
 
-def _print_nodes(nodes: list[Node], variants: Sequence[str]) -> None:
+def _print_nodes(nodes: list[Node], variants: Sequence[str], since: Since | None = None) -> None:
     width = max((len(visible(node.what)) for node in nodes), default=0)
-    lines = (_line(node, width) for node in nodes)
+    lines = (f"{_line(node, width)}  {visible(since.why(node.key)) if since else ''}".rstrip() for node in nodes)
     # A write for each of very many lines takes longer than to make them.
     while some := "\n".join(islice(lines, _AT_ONCE)):
         print(some)

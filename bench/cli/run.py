@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.cli import options
+from bench.cli import changed_since, options
 from bench.display.base import Display
 from bench.store.account import spending
 from bench.visible import visible
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.config.sections import Request
     from bench.schedule.damage import Damage
     from bench.schedule.plan import Work
+    from bench.schedule.since import Since
     from bench.schedule.tracking import Tracking
     from bench.schedule.verify import VerifyReport
     from bench.store.planned import PlannedTable
@@ -31,6 +32,7 @@ SUMMARY = "train what is missing, attack, evaluate, then print the leaderboard a
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.arguments(parser)
+    changed_since.argument(parser)
     parser.add_argument("--report", type=options.path, default=Path("report"), metavar="DIR", help="default: report")
     parser.add_argument(
         "--record", action="store_true", help="also keep the results in results/runs/<machine>/<commit>.json, for git"
@@ -60,7 +62,11 @@ def _run(args: argparse.Namespace) -> int:
     display: Display = args.display
     with display.phase("planning"):
         config, work = options.work(args)
+    work, since = changed_since.narrowed(args, work)
     store = options.working_store(args, trusting=args.verify is None)
+    untouched = [] if since is None else _untouched(args, since, store)
+    if not work.plan.cells and not untouched:
+        return 0
     with display.phase("reading the results"):
         planned_tables = planned.tables_of(work.plan.name, work.requested)
         # A damaged file counts as unfinished, so the run that follows warns of it.
@@ -79,7 +85,7 @@ def _run(args: argparse.Namespace) -> int:
         if len(results) < len(finished) or harm or args.verify is not None:
             keep = partial(planned.keep, store, planned_tables, partly=partly, check=args.control.check_run)
             with collection():
-                results, verdict = _measured(args, config, work, store, tracking, keep, results, harm)
+                results, verdict = _measured(args, config, work, since, store, tracking, keep, results, harm)
         else:
             try:
                 planned.keep(store, planned_tables, partly=partly)
@@ -92,7 +98,7 @@ def _run(args: argparse.Namespace) -> int:
             with display.phase("writing the logs"):
                 tracking.close()
     with spending("reporting"):
-        page = _reported(args, config, results, planned_tables, store)
+        page = _reported(args, config, [*results, *untouched], planned_tables, store)
     if verdict is not None:
         _print_verdict(verdict, quiet=args.quiet)
     options.say_time(args)
@@ -105,6 +111,7 @@ def _measured(
     args: argparse.Namespace,
     config: Request,
     work: Work,
+    since: Since | None,
     store: Store,
     tracking: Tracking,
     keep: Callable[[], None],
@@ -126,10 +133,24 @@ def _measured(
         with display.run(work.plan.name, len(work.plan.cells), facts, began=args.charge.began):
             keep()
             _say_outdated(work, store, quiet=args.quiet)
-            results = options.execute(args, config, runner)
+            results = options.execute(args, config, runner) if work.plan.cells else []
             if args.executor == "inline":
                 runner.mend(harm)
-            return results, None if args.verify is None else verify(runner, args.verify)
+            among = work.plan.cells if since is None else since.untouched
+            return results, None if args.verify is None else verify(runner, args.verify, among)
+
+
+def _untouched(args: argparse.Namespace, since: Since, store: Store) -> list[CellResult]:
+    """Say what has changed, and return what is known of the cells that are not run."""
+    from bench.schedule.since import known_results
+
+    changed_since.said(args, since)
+    display: Display = args.display
+    with display.phase("reading the results"), _unheard():
+        known = known_results(since, store)
+    if not args.quiet and since.untouched:
+        print(visible(known.words), flush=True)
+    return known.results
 
 
 def _say_outdated(work: Work, store: Store, *, quiet: bool) -> None:
@@ -183,7 +204,9 @@ def _reported(
 def _print_verdict(verdict: VerifyReport, *, quiet: bool) -> None:
     for line in verdict.differing:
         print(visible(line))
-    if not quiet:
+    if not quiet and not verdict.checked:
+        print("verified: nothing, since no cell that was there before has a result in this store")
+    elif not quiet:
         print(f"verified: {verdict.checked} cells computed again, {len(verdict.differing)} differ")
 
 

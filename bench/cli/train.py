@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.cli import options
+from bench.cli import changed_since, options
 from bench.display.base import Display
 from bench.store.account import spending
 from bench.types import StoreError, UsageError
@@ -23,12 +23,18 @@ SUMMARY = "the training part of run alone"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.arguments(parser)
+    changed_since.argument(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     display: Display = args.display
     with display.phase("planning"):
         config, work = options.work(args)
+    work, since = changed_since.narrowed(args, work)
+    if since is not None:
+        changed_since.said(args, since)
+        if not work.plan.cells:
+            return 0
     if args.executor == "ray":
         raise UsageError("train works with --executor inline; run --executor ray also trains what is missing")
     tracking = options.tracking(config, work, options.working_store(args))

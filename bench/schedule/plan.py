@@ -19,6 +19,7 @@ from bench.config.sections import Config, ModelConfig
 from bench.config.sweeps import labels_of, sweep
 from bench.data import cards, data_ref, has_split, open_ref, open_set, rows_of, saved
 from bench.data.resizing import Resizing
+from bench.differences import methods_of
 from bench.evaluation.passes import passes_of
 from bench.keys import Keys, models_of, training_key
 from bench.models import weights
@@ -92,28 +93,7 @@ class Work:
 
 def changed(value: Cell | AttackRef) -> MethodRef | None:
     """Return a method that has changed since its reference was made: its code, packages, or files that it reads."""
-    return next((ref for ref in _methods(value) if _code_now(ref) != ref.code_sha), None)
-
-
-def _methods(value: Cell | AttackRef) -> Iterator[MethodRef]:
-    yield from _methods_of_model(value.model)
-    if value.step is not None:
-        yield value.step
-        if value.step.score is not None:
-            yield from _methods_of_model(value.step.score)
-    if isinstance(value, AttackRef):
-        yield value.attack
-        yield from (earlier.attack for earlier in value.after)
-    elif value.attack is not None:
-        yield from _methods(value.attack)
-
-
-def _methods_of_model(model: ModelRef) -> Iterator[MethodRef]:
-    yield from model.network.members or (model.network,)
-    if isinstance(model.weights, TrainRef):
-        yield model.weights.recipe
-        if model.weights.chosen_by is not None:
-            yield model.weights.chosen_by
+    return next((ref for ref in methods_of(value) if _code_now(ref) != ref.code_sha), None)
 
 
 def _code_now(ref: MethodRef) -> str:
@@ -184,7 +164,7 @@ def make(
     unique = list(by_key.values())
     requested = tuple(unique)
     if shard is not None:
-        unique = _part(unique, *shard, keys)
+        unique = part(unique, *shard, keys)
     plan = RunPlan(name=name or configs[0].name, cells=tuple(unique))
     paths = {sha: file.path for sha, file in files.items() if file.path is not None}
     return Work(plan, data_folder, paths, requested, _unusable(requested, problems))
@@ -605,7 +585,8 @@ def _first(attack: AttackRef) -> AttackRef:
     return attack.continuing(attack.after[0], ())
 
 
-def _part(cells: list[PlannedCell], i: int, n: int, keys: Keys) -> list[PlannedCell]:
+def part(cells: Sequence[PlannedCell], i: int, n: int, keys: Keys) -> list[PlannedCell]:
+    """Return the i-th of n parts of a plan, counted from 1; cells of one set, or of one suite, are in one part."""
     # Dealt out in turn, set by set: every part gets some of each classifier's cheap and expensive attacks.
     sets = [
         keys.of(_first(each.cell.attack)) if each.cell.attack is not None else training_key(each.cell.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from bench.keys import models_of
 from bench.schedule.run import Runner
 from bench.store.working_store import Store
-from bench.types import CellResult, RunPlan, jsonable
+from bench.types import CellResult, PlannedCell, RunPlan, jsonable
 
 
 class VerifyReport(NamedTuple):
@@ -21,13 +22,13 @@ class VerifyReport(NamedTuple):
     differing: list[str]
 
 
-def verify(runner: Runner, share: float) -> VerifyReport:
-    """Compute a random ``share`` of the finished cells of a plan again, at least one, and compare.
+def verify(runner: Runner, share: float, cells: Sequence[PlannedCell]) -> VerifyReport:
+    """Compute a random ``share`` of those ``cells`` again that are finished, at least one, and compare.
 
     Weights are those of the store; adversarial sets are made again. Times are not compared, and nothing is written to
     the store except what :meth:`Runner.train` finds missing.
     """
-    known = ((planned, runner.store.get(planned.key)) for planned in runner.work.plan.cells)
+    known = ((planned, runner.store.get(planned.key)) for planned in cells)
     done = [(planned, result) for planned, result in known if result is not None and result.status == "done"]
     chosen = random.SystemRandom().sample(done, min(len(done), max(1, round(share * len(done)))))
     # In the order of the plan, which groups cells by classifier.

@@ -6,11 +6,11 @@ import torch
 from bench import registry
 from bench.cli import main
 from bench.config.sections import load
+from bench.differences import methods_by_part
 from bench.evaluation.cost import pass_flops
 from bench.keys import comparison_key, seed_of
 from bench.models import weights
 from bench.models.build import build, ensemble_ref, network_ref
-from bench.report.comparison.parts import methods_by_part
 from bench.report.render.outside import named_by
 from bench.schedule.plan import changed, make
 from bench.store.working_store import Store

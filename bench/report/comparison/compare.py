@@ -9,9 +9,9 @@ from fractions import Fraction
 from statistics import geometric_mean
 from typing import Literal, NamedTuple
 
+from bench.differences import Changed, code_changes
 from bench.keys import Keys
 from bench.report.comparison.pairing import Pair, Renamed, pair
-from bench.report.comparison.parts import Changed, code_changes
 from bench.report.leaderboard.summaries import threat_text
 from bench.stats import holm_mcnemar, mcnemar
 from bench.store.history import Recorded

@@ -11,7 +11,7 @@ from itertools import chain, islice, product
 from typing import Any, NamedTuple
 
 from bench import registry
-from bench.report.comparison.parts import SOURCE, Changed, Renames, all_methods, changed, differences, methods_by_part
+from bench.differences import SOURCE, Changed, Renames, all_methods, changed, differences, methods_by_part
 from bench.store.latest import newest
 from bench.types import Cell, CellResult, TrainRef
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from bench.keys import sha256_hex
-from bench.types import AttackRef, Cell, CellResult, MethodRef, ModelRef, TrainRef, usage
+from bench.types import AttackRef, Cell, CellResult, Kind, MethodRef, ModelRef, TrainRef, usage
 
 #: The new name of a method by its part and old name: ``{("attack", "pgd"): "pgd-linf"}``.
 Renames = Mapping[tuple[str, str], str]
@@ -118,6 +118,46 @@ def all_methods(cell: Cell) -> Iterator[tuple[str, UsedMethod]]:
     for earlier in cell.attack.after if cell.attack else ():
         settings = {**earlier.attack.params, **usage(earlier)}
         yield "attack", UsedMethod(earlier.attack.name, settings, earlier.attack.code_sha)
+
+
+def methods_of(value: Cell | AttackRef) -> Iterator[MethodRef]:
+    """Yield every method whose code the key of a cell or an adversarial set holds; some come several times."""
+    yield from _methods_of_model(value.model)
+    if value.step is not None:
+        yield value.step
+        if value.step.score is not None:
+            yield from _methods_of_model(value.step.score)
+    if isinstance(value, AttackRef):
+        yield value.attack
+        yield from (earlier.attack for earlier in value.after)
+    elif value.attack is not None:
+        yield from methods_of(value.attack)
+
+
+def _methods_of_model(model: ModelRef) -> Iterator[MethodRef]:
+    yield from model.network.members or (model.network,)
+    if isinstance(model.weights, TrainRef):
+        yield model.weights.recipe
+        if model.weights.chosen_by is not None:
+            yield model.weights.chosen_by
+
+
+def changed_code(old: Cell, new: Cell) -> list[MethodRef]:
+    """Return the methods of the new cell that the old one has too, by kind and name, but with other code."""
+    before = _code_by_method(old)
+    unlike = {
+        (ref.kind, ref.name): ref
+        for ref in methods_of(new)
+        if ref.code_sha not in before.get((ref.kind, ref.name), {ref.code_sha})
+    }
+    return list(unlike.values())
+
+
+def _code_by_method(cell: Cell) -> dict[tuple[Kind, str], set[str]]:
+    code: dict[tuple[Kind, str], set[str]] = defaultdict(set)
+    for ref in methods_of(cell):
+        code[ref.kind, ref.name].add(ref.code_sha)
+    return code
 
 
 def changed(old: Cell, new: Cell, renames: Renames | None = None) -> tuple[Changed, ...]:

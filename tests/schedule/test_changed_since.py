@@ -1,0 +1,292 @@
+"""--changed-since: which cells a change can have touched, against full plans of both commits by other processes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+from bench.config import sections
+from bench.schedule import since
+from bench.schedule.earlier import Table
+from bench.schedule.plan import make
+from bench.store.commits import commit_named
+from bench.types import UsageError
+from tests.schedule.small import DIGITS
+
+ROOT = Path(__file__).parents[2]
+TABLE = f"""
+schema = 1
+name = "own"
+{DIGITS.replace("n = 140", "n = 24")}
+[train]
+epochs = 1
+"""
+ATTACK = """
+from torch import Tensor
+
+from bench.api import Target, Threat, attack
+{imports}
+
+@attack(norms=("linf",), passes="0 forwards")
+def {name}(target: Target, x: Tensor, y: Tensor, threat: Threat, *, share: float = 1.0) -> Tensor:
+    \"\"\"Brighter.\"\"\"
+    return {value}
+"""
+STEP = """
+from torch import nn
+from bench.api import defense
+
+@defense(kind="test-time")
+class {name}:
+    \"\"\"Nothing.\"\"\"
+
+    def wrap(self, base: nn.Module) -> nn.Module:
+        return {value}
+
+    def surrogate(self, base: nn.Module) -> nn.Module:
+        return base
+"""
+BRIGHTER = "(x + share * float(threat.eps)).clamp(0, 1)"
+ENVIRONMENT = {
+    **os.environ,
+    **{f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+    "PYTHONPATH": str(ROOT),
+}
+#: Prints the name and key of every cell of a table, in a process that reads nothing else.
+PLAN = """
+import json, sys
+from bench.config import sections
+from bench.schedule.plan import make
+cells = make(*sections.request(sys.argv[1], {}).parts).plan.cells
+print(json.dumps({str(each.names): each.key for each in cells}))
+"""
+
+
+class Repository:
+    """A repository with a table and methods of its own, beside the harness or with it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.git("init", "-q")
+
+    def git(self, *words):
+        command = ["git", "-C", str(self.folder), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=ENVIRONMENT).stdout.strip()
+
+    def write(self, **files):
+        for name, text in files.items():
+            path = self.folder / name.replace("__", ".")
+            path.write_text(text)
+
+    def commit(self):
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "change")
+
+    def attack(self, name, value=BRIGHTER, imports="", comment=""):
+        text = ATTACK.format(name=name, value=value, imports=imports).replace("    return", f"{comment}    return")
+        self.write(**{f"{name}__py": text})
+
+    def step(self, name, value="base"):
+        self.write(**{f"{name}__py": STEP.format(name=name, value=value)})
+
+    def table(self, rows, columns):
+        """Write a table; ``columns`` are the parameters of each attack by its name."""
+        steps = (f'[[defenses]]\nuse = "{name}.py:{name}"\nbase = "standard"' for name in rows)
+        attacks = (f'[[attacks]]\nuse = "{name}.py:{name}"\neps = "0.1"\n{more}' for name, more in columns.items())
+        self.write(table__toml="\n\n".join([TABLE, '[[defenses]]\nuse = "standard"', *steps, *attacks]))
+
+    def planned_at(self, name, table="table.toml"):
+        """Return the keys of a commit by the names of the cells: the plan of another process in a clone of its own."""
+        with_it = self.folder.parent / f"at-{name.replace('~', '-')}"
+        self.git("worktree", "add", "-q", "--detach", str(with_it), name)
+        root = with_it if (with_it / "bench").is_dir() else ROOT
+        command = [sys.executable, "-P", "-c", PLAN, table]
+        environment = {**ENVIRONMENT, "PYTHONPATH": str(root)}
+        done = subprocess.run(command, cwd=with_it, env=environment, capture_output=True, text=True, check=True)
+        self.git("worktree", "remove", "--force", str(with_it))
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository of own methods, in it as the current folder; the harness lies elsewhere."""
+    own = Repository(tmp_path / "own")
+    monkeypatch.chdir(own.folder)
+    own.write(helper__py="def most(x):\n    return x.clamp(0, 1)\n")
+    for name in ("edited", "commented", "parameter", "removed"):
+        own.attack(name)
+    for name in ("first", "second"):
+        own.attack(name, "most(x + float(threat.eps))", "from helper import most")
+    own.step("still")
+    own.step("altered")
+    columns = dict.fromkeys(("edited", "commented", "parameter", "removed", "first", "second"), "")
+    own.table(["still", "altered"], columns)
+    own.commit()
+    return own
+
+
+def looked_at(name="HEAD~1", what="table.toml", **options):
+    work = make(*sections.request(what, {}).parts)
+    return work, since.since(work, commit_named(name, "--changed-since"), Table(what, **options))
+
+
+def reasons(work, known):
+    """Return why by the name of each touched cell, without images and network."""
+    return {
+        str(each.names).split("/", 2)[2]: known.why(each.key) for each in work.requested if each.key in known.touched
+    }
+
+
+def test_each_kind_of_change_touches_its_own_cells(repository):
+    """Edited attack and step, a comment, a helper of two, a parameter, a new and a removed column, in one commit."""
+    repository.attack("edited", "(x - share * float(threat.eps)).clamp(0, 1)")
+    repository.attack("commented", comment="    # Only said otherwise.\n")
+    repository.attack("added")
+    repository.write(helper__py="def most(x):\n    return x.clamp(0, 0.9)\n")
+    repository.step("altered", "nn.Sequential(base)")
+    columns = dict.fromkeys(("edited", "commented", "first", "second", "added"), "")
+    repository.table(["still", "altered"], {**columns, "parameter": "share = 0.5"})
+    repository.commit()
+    work, known = looked_at()
+    why = {name: reason.partition(" (")[0] for name, reason in reasons(work, known).items()}
+    before, now = repository.planned_at("HEAD~1"), {str(each.names): each.key for each in work.requested}
+    assert set(known.touched) == set(now.values()) - set(before.values())
+    assert {str(each.names) for each in known.gone} == {name for name in before if "/removed/" in name}
+    assert [each.key for each in known.untouched] == [key for key in now.values() if key in before.values()]
+    for row, access in (("standard", "white-box"), ("still", "static"), ("still", "adaptive")):
+        names = {name: name.split("/") for name in why}
+        assert {parts[1]: why[name] for name, parts in names.items() if parts[::2] == [row, access]} == {
+            "edited": "code of attack edited.py:edited",
+            "first": "code of attack first.py:first",
+            "second": "code of attack second.py:second",
+            "parameter": "parameter.py:parameter: share 1.0 -> 0.5",
+            "added": "new",
+        }
+    assert why["altered/commented/static"] == "code of step altered.py:altered"
+    text = reasons(work, known)["standard/first/white-box"]
+    assert text == "code of attack first.py:first (helper.py)"
+    needed = [str(each.names) for each in work.requested if each.key in known.needed]
+    assert needed == ["digits/small-cnn/standard/clean/white-box", "digits/small-cnn/still/clean/static"]
+    assert {each.key for each in since.narrowed(work, known, None).plan.cells} == set(known.touched) | known.needed
+    parts = [since.narrowed(work, known, (part, 2)).plan.cells for part in (1, 2)]
+    assert {each.key for part in parts for each in part} == set(known.touched) | known.needed
+
+
+def test_what_is_not_committed_counts_and_what_git_ignores_does_not(repository):
+    repository.write(__gitignore="ignored\n")
+    repository.commit()
+    assert looked_at("HEAD")[1].touched == {}
+    repository.write(ignored="1")
+    assert "not in the repository" not in looked_at("HEAD")[1].notes
+    repository.attack("edited", "x")
+    work, known = looked_at("HEAD")
+    assert set(reasons(work, known).values()) == {"code of attack edited.py:edited (edited.py)"}
+    assert "uncommitted changes count: edited.py" in known.notes
+
+
+def test_a_file_that_the_table_names_by_its_absolute_path_is_compared_too(repository):
+    """The table of the commit names the file of now as well, whose keys are alike."""
+    path = repository.folder / "table.toml"
+    path.write_text(path.read_text().replace('"edited.py:', f'"{repository.folder}/edited.py:'))
+    repository.commit()
+    repository.attack("edited", "x")
+    work, known = looked_at("HEAD")
+    assert len(known.touched) == 5
+    assert all("edited.py)" in why for why in reasons(work, known).values())
+
+
+def test_a_table_that_the_commit_lacks_or_that_cannot_be_planned_touches_all(repository):
+    shutil.copy("table.toml", "other.toml")
+    work, known = looked_at("HEAD", "other.toml")
+    assert set(reasons(work, known).values()) == {"new"}
+    assert "other.toml is not in HEAD, so every cell is new" in known.notes
+    good = Path("table.toml").read_text()
+    Path("table.toml").write_text(good.replace("edited.py:edited", "edited.py:nowhere"))
+    repository.commit()
+    Path("table.toml").write_text(good)
+    work, known = looked_at("HEAD")
+    assert len(known.touched) == len(work.requested) and not known.gone
+    assert any("cannot be planned by this harness" in note and "nowhere" in note for note in known.notes)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "--upload-pack=x", "^HEAD", "HEAD~9", "a\nb"])
+def test_no_such_commit_is_one_line(repository, capsys, name):
+    assert main(["run", "table.toml", f"--changed-since={name}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --changed-since: ") and "commit" in line
+
+
+def test_no_repository_and_a_shallow_one(repository, tmp_path, monkeypatch):
+    repository.write(helper__py="x = 1\n")
+    repository.commit()
+    repository.git("clone", "-q", "--depth", "1", f"file://{repository.folder}", str(tmp_path / "shallow"))
+    monkeypatch.chdir(tmp_path / "shallow")
+    with pytest.raises(UsageError, match="git fetch --unshallow"):
+        commit_named("HEAD~1", "--changed-since")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"--changed-since: git finds no repository"):
+        commit_named("HEAD~1", "--changed-since")
+
+
+def test_run_and_plan_do_what_is_touched_alone(repository, tmp_path, capsys):
+    store = ["--store", str(tmp_path / "store"), "--report", str(tmp_path / "report")]
+    assert main(["run", "table.toml", "--only", "standard/", *store]) == 0
+    done = {path.stem for path in (tmp_path / "store" / "cells").iterdir()}
+    capsys.readouterr()
+    assert main(["train", "table.toml", "--changed-since", "HEAD", *store[:2]]) == 0
+    assert capsys.readouterr().out.splitlines() == ["nothing has changed since HEAD: none of 33 cells is touched"]
+    repository.attack("edited", "x")
+    only = ["--changed-since", "HEAD", "--only", "standard/"]
+    assert main(["plan", "table.toml", *only, *store[:2], "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    touched = {each["key"] for each in planned["since"]["touched"]}
+    assert len(touched) == 1 and not touched & done
+    cells = {each["key"]: each for each in planned["nodes"] if each["kind"] == "evaluate"}
+    assert cells.keys() == touched | set(planned["since"]["needed"])
+    assert all(each["seconds"] is not None and each["done"] is (each["key"] in done) for each in cells.values())
+    assert main(["run", "table.toml", *only, *store, "--verify", "100%"]) == 0
+    assert {path.stem for path in (tmp_path / "store" / "cells").iterdir()} == done | touched
+    said = capsys.readouterr().out
+    assert "since HEAD: 1 of 7 cells are touched, 6 are not; 1 of these are measured with them" in said
+    assert "results of untouched cells: 5 from this store, 0 as recorded for HEAD" in said
+    assert "verified: 6 cells computed again, 0 differ" in said
+
+
+def test_a_change_of_the_harness_is_named_and_its_methods_are_those_of_the_commit(tmp_path):
+    """In a repository that has the harness itself; only what may reach a number is named."""
+    own = Repository(tmp_path / "harness")
+    for name in ("attacks", "defenses", "bench"):
+        shutil.copytree(ROOT / name, own.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    own.write(__gitignore="__pycache__\n")
+    own.commit()
+    for name in ("bench/cli/run.py", "bench/models/resnet18.py", "bench/evaluation/craft.py"):
+        with open(own.folder / name, "a") as file:
+            file.write("\nADDED = 1\n")
+    with open(own.folder / "bench" / "training" / "loop.py", "a") as file:
+        file.write("# Said.\n")
+    pgd = own.folder / "attacks" / "pgd.py"
+    pgd.write_text(f"{pgd.read_text()}\nADDED = 1\n")
+    own.commit()
+    script = """
+import json
+from tests.schedule.test_changed_since import looked_at
+work, known = looked_at("HEAD~1", "quick")
+print(json.dumps([known.harness, {str(each.names): each.key for each in work.requested}, list(known.touched)]))
+"""
+    shutil.copytree(ROOT / "tests" / "schedule", own.folder / "tests" / "schedule")
+    shutil.copy(ROOT / "tests" / "__init__.py", own.folder / "tests" / "__init__.py")
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(own.folder)}
+    command = [sys.executable, "-P", "-c", script]
+    done = subprocess.run(command, cwd=own.folder, env=environment, capture_output=True, text=True, check=True)
+    harness, now, touched = json.loads(done.stdout)
+    assert harness == ["bench/evaluation"]
+    before = set(own.planned_at("HEAD~1", "quick").values())
+    assert set(touched) == set(now.values()) - before
+    assert now["digits/small-cnn/standard/pgd/white-box"] in touched
+    assert now["digits/small-cnn/standard/fgsm/white-box"] not in touched
