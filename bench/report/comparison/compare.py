@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from bench.differences import Changed, code_changes
 from bench.keys import Keys
 from bench.report.comparison.pairing import Pair, Renamed, pair
+from bench.report.comparison.touched import Touched, touched
 from bench.report.leaderboard.summaries import threat_text
 from bench.stats import holm_mcnemar, mcnemar
 from bench.store.history import Recorded
@@ -99,6 +100,8 @@ class Comparison:
     identical: int
     only_head: tuple[str, ...]
     notes: tuple[str, ...]
+    #: What a change of methods can have touched, of the cells that both have.
+    touched: Touched
 
     @property
     def only_base(self) -> tuple[str, ...]:
@@ -190,6 +193,7 @@ def compare(base: Recorded, head: Recorded, min_effect: float = MIN_EFFECT, *, a
         identical=sum(p.old.key not in also_tested for p in measured_once),
         only_head=tuple(sorted(map(_name, pairing.only_head))),
         notes=tuple(dict.fromkeys((*base.notes, *head.notes))),
+        touched=touched(pairs),
     )
 
 

@@ -9,6 +9,7 @@ from statistics import geometric_mean
 from typing import Any
 
 from bench.report.comparison.compare import ALPHA, Change, ChangeVerdict, Comparison, CostChange, Lost
+from bench.report.comparison.touched import BESIDE
 from bench.report.render.markdown import escape_markdown, grid
 from bench.visible import json_text, visible
 
@@ -55,6 +56,12 @@ def _header(c: Comparison) -> str:
     )
 
 
+def _touched(c: Comparison) -> Iterator[str]:
+    if c.touched.cells:
+        yield c.touched.words
+        yield f"  ({BESIDE})"
+
+
 def _edits(c: Comparison) -> list[str]:
     """Return the renamed methods and changed parameters, each with the number of cells that it affects."""
     counts = Counter(str(edit) for edit in chain.from_iterable((*x.renamed, *x.changed_parameters) for x in c.changes))
@@ -79,7 +86,13 @@ def _why(lost: Lost) -> list[str]:
 
 def as_text(c: Comparison) -> str:
     """Return the comparison for a terminal of 100 columns."""
-    lines = [f"{c.base} -> {c.head}: {summary(c)}", _header(c), *(f"note: {note}" for note in c.notes), ""]
+    lines = [
+        f"{c.base} -> {c.head}: {summary(c)}",
+        _header(c),
+        *_touched(c),
+        *(f"note: {note}" for note in c.notes),
+        "",
+    ]
     if c.lost:
         lines.append(f"coverage lost: {_cells(len(c.lost))} of the base not tested")
         for cell in c.lost[:_MAX_ENTRIES]:
@@ -195,6 +208,8 @@ def as_markdown(c: Comparison) -> str:
         "",
         f"{escape_markdown(c.base)} → {escape_markdown(c.head)}. {_header(c)}.",
         "",
+        *(escape_markdown(line.strip()) for line in _touched(c)),
+        "",
         *(f"> {escape_markdown(note)}\n" for note in c.notes),
         *_markdown_lost(c),
     ]
@@ -265,7 +280,7 @@ def as_json(c: Comparison) -> str:
     # Field by field: a deep copy of thousands of changes takes longer than comparing them.
     flat = {field: [vars(entry) for entry in getattr(c, field)] for field in ("lost", "costs", "times")}
     body = {"schema": 1, **verdict, **vars(c), "changes": list(map(_as_dict, c.changes)), **flat}
-    return json_text({**body, "only_base": c.only_base}, indent=1) + "\n"
+    return json_text({**body, "only_base": c.only_base, "touched": c.touched._asdict()}, indent=1) + "\n"
 
 
 def _as_dict(change: Change) -> dict[str, Any]:
