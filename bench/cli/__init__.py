@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 VERBS = (
     *("init", "run", "train", "plan", "list", "show", "leaderboard", "compare", "figures", "export", "gc", "sync"),
-    *("doctor", "schema", "completion"),
+    *("verify", "doctor", "schema", "completion"),
 )
 
 

@@ -17,6 +17,7 @@ from bench.visible import visible
 if TYPE_CHECKING:
     from bench.report.leaderboard.tables import Board
     from bench.report.leaderboard.view import View
+    from bench.report.receipts.read import Receipt
     from bench.store.history import Recorded
     from bench.store.working_store import Store
 
@@ -39,6 +40,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     parser.add_argument("--data", type=options.path, metavar="DIR", help="where to look for image sets first")
     options.trust(parser)
+    parser.add_argument(
+        "--receipts",
+        nargs="+",
+        type=options.path,
+        default=[],
+        metavar="FILE|DIR",
+        help="instead of a store, receipts (export receipt), also those in folders; below a table is who measured what",
+    )
     parser.add_argument(
         "--paper",
         action="store_true",
@@ -155,7 +164,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     from bench.report.leaderboard.view import build
-    from bench.store.history import read
+    from bench.store.history import Recorded, read
     from bench.store.records import with_distances
     from bench.store.working_store import Store
 
@@ -163,6 +172,7 @@ def _show(args: argparse.Namespace) -> int:
     file_format = args.format or (args.out.suffix.removeprefix(".") if args.out else None)
     is_folder = args.paper and args.out is not None and not file_format
     view = _view(args, file_format)
+    _require_tables_of_receipts(args)
     if args.optimality or args.cover:
         return _rank_attacks(args, file_format)
     if args.format == CARDS:
@@ -174,7 +184,8 @@ def _show(args: argparse.Namespace) -> int:
         raise UsageError(f"--out {args.out}: the name ends with .{ending}, and --format is {file_format}; choose one")
     root = options.store_root(args)
     with display.phase("reading the results"):
-        recorded = read(root)
+        receipts = _receipts(args)
+        recorded = Recorded("receipts", [each.result for each in receipts]) if args.receipts else read(root)
     for note in recorded.notes:
         print(f"warning: {note}", file=sys.stderr)
     if args.paper and file_format in ("csv", "tex", "html"):
@@ -185,11 +196,35 @@ def _show(args: argparse.Namespace) -> int:
     with display.phase("making the tables"):
         results = map(partial(with_distances, store=Store(root)), recorded.results) if view.eps else recorded.results
         board = build(results, recorded.planned_tables, view, recorded.begun)
+        if receipts:
+            from bench.report.receipts.table import with_sources
+
+            board = with_sources(board, receipts)
     if file_format is None and not args.paper:
         _print_board(board)
     else:
         _write_board(args, board, file_format, root)
     return 0
+
+
+def _require_tables_of_receipts(args: argparse.Namespace) -> None:
+    """Raises UsageError: receipts are asked for what needs a store, or together with one."""
+    others = [name for name in ("store", "optimality", "cover", "paper") if getattr(args, name)]
+    others += ["format robustbench"] if args.format == CARDS else []
+    if args.receipts and others:
+        raise UsageError(f"--receipts is for tables of receipts alone; leave out --{others[0]}")
+
+
+def _receipts(args: argparse.Namespace) -> list[Receipt]:
+    """Return the receipts asked for, with a warning for each file that is left out."""
+    if not args.receipts:
+        return []
+    from bench.report.receipts.table import found
+
+    receipts, notes = found(args.receipts)
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
+    return receipts
 
 
 def _rank_attacks(args: argparse.Namespace, file_format: str | None) -> int:

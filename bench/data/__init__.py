@@ -51,6 +51,7 @@ __all__ = [
     "Subset",
     "data_ref",
     "has_split",
+    "named_as",
     "named_set",
     "open_ref",
     "open_set",
@@ -344,7 +345,18 @@ def open_ref(ref: DataRef, *, folder: Path | None) -> ImageSet:
     Raises:
         UsageError: as :func:`open_set`, or the set has changed since the reference was made.
     """
-    images = open_set(
+    images = named_as(ref, folder=folder)
+    rows_of(images, ref)
+    return images
+
+
+def named_as(ref: DataRef, *, folder: Path | None) -> ImageSet:
+    """Return the set that has the name of a reference here, whatever images it holds.
+
+    Raises:
+        UsageError: as :func:`open_set`.
+    """
+    return open_set(
         ref.name,
         ref.split,
         folder=folder,
@@ -356,8 +368,6 @@ def open_ref(ref: DataRef, *, folder: Path | None) -> ImageSet:
         n=ref.n,
         subset=ref.subset,
     )
-    rows_of(images, ref)
-    return images
 
 
 def rows_of(images: ImageSet, ref: DataRef) -> Numbers:

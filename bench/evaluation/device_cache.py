@@ -143,6 +143,18 @@ class DeviceCache:
         # Else a GPU may take sums in another order each time, and a step on a gradient's sign answer another way.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
+    def hold(self, ref: DataRef, pixels: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> None:
+        """Keep test images that are at hand, so that their set is not opened.
+
+        Args:
+            ref: what they are.
+            pixels: uint8 (n, C, H, W).
+            labels: (n,).
+            rows: their numbers in the set (n,).
+        """
+        x, y, numbers = (torch.from_numpy(each).to(self.device) for each in (pixels, labels, rows))
+        self._images[ref.data_sha + ref.indices_sha] = Images(x, y, numbers)
+
     def offer(self, model: ModelRef, net: nn.Module) -> None:
         """Keep a network that was just built with its weights for its first use, if it is the first offered."""
         # Of many, each would take memory until its turn.

@@ -8,15 +8,19 @@ import zipfile
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from bench.cli import main
-from bench.keys import canonical_json, cell_key
+from bench.keys import canonical_json, cell_key, training_key
 from bench.outcomes import Outcomes
+from bench.report.receipts import verdict
 from bench.report.receipts.read import Contradiction, NoReceipt, read
 from bench.report.receipts.redacted import redacted
 from bench.stats import wilson
 from bench.store.working_store import Store
-from bench.types import Cell
+from bench.types import Cell, ModelRef, UsageError
 from tests.schedule import small
 
 #: Two chunks of images, with a fixed step and a random one.
@@ -268,3 +272,234 @@ def test_what_is_no_receipt_is_refused_in_one_line(folder, tmp_path, claims, arr
     with pytest.raises(NoReceipt) as error:
         read(forged(source, path, claims or nothing, arrays or nothing, plain))
     assert reason in str(error.value) and "\n" not in str(error.value)
+
+
+def verify(folder, path, *options):
+    """Return the exit code of ``verify``, with the weights of the store unless ``options`` say something else."""
+    (weights,) = (folder / "store" / "train").glob("*/weights.safetensors")
+    return main(["verify", str(path), *(options or ("--weights", str(weights)))])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "standard-fgsm",
+        "standard-pgd",
+        "resize-pad-fgsm-static",
+        "resize-pad-fgsm-adaptive",
+        "resize-pad-pgd-second-adaptive",
+    ],
+)
+def test_every_answer_is_repeated_also_of_random_steps_and_targeted_attacks(folder, capsys, name):
+    path = receipt(folder, name)
+    capsys.readouterr()
+    assert verify(folder, path) == 0
+    out = capsys.readouterr().out
+    assert out.count("140 of 140 repeated") == 2 and out.endswith("verdict: holds\n")
+    assert "140 clean images and labels are those of digits test on this machine" in out
+    assert read(path).sha256 in out and "\x1b" not in out
+
+
+def test_exported_weights_are_those_of_the_store_and_others_are_refused_before_predicting(folder, tmp_path, capsys):
+    path = receipt(folder, "standard-fgsm")
+    (key,) = [each.name[:12] for each in (folder / "store" / "train").iterdir()]
+    assert main(["export", "weights", key, "--store", str(folder / "store"), "--out", str(tmp_path / "net")]) == 0
+    assert verify(folder, path, "--weights", str(tmp_path / "net")) == 0
+    tensors = load_file(tmp_path / "net" / "model.safetensors")
+    first = next(iter(tensors))
+    save_file({**tensors, first: tensors[first] + 1e-7}, tmp_path / "other.safetensors")
+    capsys.readouterr()
+    for wrong in (str(tmp_path / "other.safetensors"), "pyautoattack"):
+        assert verify(folder, path, "--weights", wrong) == 2
+        error = capsys.readouterr().err
+        stated = next(iter(read(path).claims.trained.values()))
+        assert stated in error and "is not what" in error and error.count("\n") == 1
+
+
+def test_without_weights_or_the_set_it_says_what_was_not_checked(folder, tmp_path, capsys):
+    path = receipt(folder, "standard-fgsm")
+    report = tmp_path / "report.json"
+    assert verify(folder, path, "--json", "--out", str(report)) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert body == json.loads(report.read_text()) and body["verdict"] == "holds as far as it was checked"
+    assert {each["check"]: each["state"] for each in body["findings"]}["weights"] == "not checked"
+
+    def elsewhere(body):
+        cell = body["result"]["cell"]
+        body["result"]["names"]["dataset"] = cell["data"]["name"] = cell["attack"]["data"]["name"] = "folder:images"
+
+    # Names of sets are in no key.
+    other = forged(
+        path, tmp_path / "f.receipt", elsewhere, lambda arrays: arrays["clean"].__setitem__(1, arrays["clean"][0])
+    )
+    assert verify(folder, forged(path, tmp_path / "g.receipt", elsewhere)) == 0
+    assert (
+        "not checked  images: not checked against the set: the results name 'folder:images'" in capsys.readouterr().out
+    )
+    assert verify(folder, other) == 1
+    assert "left its budget" in capsys.readouterr().out
+
+
+def test_a_forgery_that_agrees_with_itself_is_refused_against_the_set_and_the_network(folder, tmp_path, capsys):
+    source = receipt(folder, "standard-fgsm-white-box")
+
+    def run(name, claims, arrays):
+        code = verify(folder, forged(source, tmp_path / f"{name}.receipt", claims, arrays))
+        return code, capsys.readouterr().out
+
+    # Outcomes and answers are made up; accuracy and interval follow from them.
+    values = {}
+
+    def invented(arrays):
+        wrong = np.flatnonzero(arrays["predictions_adversarial"] != arrays["labels"])[:40]
+        arrays["predictions_adversarial"][wrong] = arrays["labels"][wrong]
+        values.update(arrays, changed=wrong)
+
+    def stated(body):
+        clean = values["predictions_clean"] == values["labels"]
+        with_outcomes(body, clean, values["predictions_adversarial"] == values["labels"])
+
+    code, out = run("invented", stated, invented)
+    assert code == 1 and "refuted      adversarial answers: 100 of 140 repeated; other at image" in out
+    assert "refuted      accuracy" in out and out.endswith("verdict: does not hold\n")
+
+    # Labels are exchanged where the clean answer was wrong anyway.
+    def relabelled(arrays):
+        wrong = np.flatnonzero(arrays["predictions_adversarial"] != arrays["labels"])[:30]
+        arrays["labels"][wrong] = arrays["predictions_adversarial"][wrong]
+        values.update(arrays)
+
+    code, out = run("labels", stated, relabelled)
+    assert code == 1 and "refuted      images: 30 of 140 labels are not those of digits test on this machine" in out
+
+    # Clean images are replaced by their attacked neighbours, so that the attack seems to have moved nothing.
+    def replaced(arrays):
+        some = slice(0, 20)
+        arrays["clean"][some] = np.round(arrays["adversarial"][some] * 255)
+        arrays["adversarial"][some] = arrays["clean"][some].astype(np.float32) / 255
+        arrays["predictions_clean"][some] = arrays["predictions_adversarial"][some]
+        moved = np.abs(arrays["adversarial"] - arrays["clean"].astype(np.float32) / 255).reshape(140, -1)
+        values.update(arrays, linf=moved.max(1).mean(), l2=np.sqrt((moved.astype(float) ** 2).sum(1)).mean())
+
+    def moved(body):
+        stated(body)
+        body["result"]["metrics"] |= {"mean_linf": float(values["linf"]), "mean_l2": float(values["l2"])}
+
+    code, out = run("replaced", moved, replaced)
+    assert code == 1 and "refuted      images: 20 of 140 clean images are not those of digits" in out
+
+    # A set of the same shape, under the name of digits: here it is its own test split in another order.
+    def shuffled(arrays):
+        for name in set(arrays) - {"rows"}:
+            arrays[name][:] = np.roll(arrays[name], 1, axis=0)
+        values.update(arrays)
+
+    code, out = run("shuffled", stated, shuffled)
+    assert code == 1 and "140 of 140 clean images are not those" in out
+
+    # Another pixel within the budget: what the network answers to it is what counts.
+    def pixel(arrays):
+        arrays["adversarial"][7, 0, 0, 0] = arrays["clean"][7, 0, 0, 0] / 255
+        values.update(arrays)
+
+    code, out = run("pixel", lambda body: None, pixel)
+    assert code == 0 or "other at image 7" in out
+
+
+def test_round_off_is_a_small_gap_at_few_images(folder):
+    def state(differing, gap, asked=140):
+        where = np.arange(differing)
+        return verdict.of_answers("clean answers", asked, where, np.full(differing, gap), margin=2.0).state
+
+    assert [state(0, 0.0), state(1, 1.9e-3), state(1, 2.1e-3), state(2, 1e-6)] == [
+        "holds",
+        "round-off",
+        "refuted",
+        "refuted",
+    ]
+    assert [state(10, 1e-6, 1000), state(11, 1e-6, 1000)] == ["round-off", "refuted"]
+
+
+def test_a_network_of_a_file_is_not_run_without_trust(folder, tmp_path, capsys):
+    (tmp_path / "net.py").write_text("raise SystemExit('it was run')\n")
+
+    def own(body):
+        cell = body["result"]["cell"]
+        for model in (cell["model"], cell["attack"]["model"]):
+            model["network"]["name"] = f"{tmp_path}/net.py:net"
+        body["result"]["names"]["model"] = "net"
+        body["trained"] = {training_key(ModelRef.model_validate(cell["model"])): next(iter(body["trained"].values()))}
+        with_key(body)
+
+    path = forged(receipt(folder, "standard-fgsm"), tmp_path / "f.receipt", own)
+    capsys.readouterr()
+    assert verify(folder, path) == 2
+    assert "which is not opened; if they are yours, add --trust" in capsys.readouterr().err
+
+
+def test_a_table_of_receipts_says_who_measured_what_and_what_was_verified(folder, tmp_path, capsys):
+    copy = tmp_path / "receipts"
+    copy.mkdir()
+    for path in (folder / "out").iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    one = copy / receipt(folder, "standard-fgsm").name
+    assert verify(folder, one, "--out", f"{one}.json") == 0
+    forged(one, copy / "bad.receipt", narrower)
+    capsys.readouterr()
+    assert main(["leaderboard", "--receipts", str(copy), "--format", "md"]) == 0
+    said = capsys.readouterr()
+    ada = r"'Ada \\x1b\[31m'"
+    assert (
+        f"standard, white-box: measured by {ada} (1 cell verified: holds as far as it was checked; 1 cell not"
+        in said.out
+    )
+    assert f"resize-pad, static: measured by {ada} (2 cells not verified)" in said.out
+    assert said.err.count("\n") == 1 and "left out" in said.err and "its key is" in said.err
+    # The report is that of this receipt alone.
+    other = receipt(folder, "standard-pgd")
+    (copy / f"{other.name}.json").write_bytes((copy / f"{one.name}.json").read_bytes())
+    assert main(["leaderboard", "--receipts", str(copy / other.name)]) == 0
+    assert "not verified" in " ".join(capsys.readouterr().out.split())
+    assert main(["leaderboard", "--receipts", str(copy / "bad.receipt")]) == 2
+    assert main(["leaderboard", "--receipts", str(copy), "--cover"]) == 2
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_a_receipt_with_damaged_bytes_is_refused_in_one_line_or_is_the_same(folder, data):
+    whole = receipt(folder, "standard-fgsm-white-box").read_bytes()
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 4))):
+        # The directory, its end and local heads are where a reader can be led astray.
+        place = data.draw(st.one_of(st.integers(0, len(whole) - 1), st.integers(len(whole) - 900, len(whole) - 1)))
+        damaged[place] = data.draw(st.integers(0, 255))
+    length = data.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))
+    path = folder / "damaged.receipt"
+    path.write_bytes(damaged[:length])
+    try:
+        one = read(path)
+    except UsageError as error:
+        assert "\n" not in str(error)
+    else:
+        assert one.sha256 == read(receipt(folder, "standard-fgsm-white-box")).sha256
+
+
+def test_what_would_unpack_to_much_more_is_refused_before(folder, tmp_path):
+    path = tmp_path / "bomb.receipt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("receipt.json", bytes(2**26 + 1))
+    with pytest.raises(NoReceipt, match="would unpack to 67,108,865"):
+        read(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, pytest.warns(UserWarning):
+        for _ in range(2):
+            archive.writestr("receipt.json", b"{}")
+    with pytest.raises(NoReceipt, match="a member twice"):
+        read(path)
+    whole = receipt(folder, "standard-fgsm-white-box").read_bytes()
+    path.write_bytes(b"#!/bin/sh\n" + whole)
+    with pytest.raises(NoReceipt, match="something between them"):
+        read(path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(NoReceipt, match="a device, not a file"):
+        read(path)

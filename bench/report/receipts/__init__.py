@@ -1,5 +1,5 @@
 """Receipts: one file with what a stranger needs to check a cell, written, read, and judged.
 
 Start at ``form``, which says what is in the file; ``write`` makes one from a store, ``read`` opens one that may be
-forged, ``claims`` says where it contradicts itself, and ``verdict`` what a check has shown.
+forged, ``claims`` says where it contradicts itself, ``check`` whether it holds, and ``table`` makes tables of receipts.
 """

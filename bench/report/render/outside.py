@@ -72,7 +72,16 @@ def images(data: DataRef, folder: Path | None, *, trusted: bool) -> tuple[ImageS
     Raises:
         UsageError: it is not trusted, or the images are not on this machine, or are other images.
     """
-    from bench.data import named_set, open_ref, rows_of
+    from bench.data import open_ref, rows_of
+
+    require_images(data, folder, trusted=trusted)
+    image_set = open_ref(data, folder=folder)
+    return image_set, rows_of(image_set, data)
+
+
+def require_images(data: DataRef, folder: Path | None, *, trusted: bool) -> None:
+    """Raises UsageError: the set of a reference may not be opened, or is not on this machine."""
+    from bench.data import named_set
 
     require_own(data, trusted=trusted)
     if (named := named_set(data.name)) is not None:
@@ -84,8 +93,6 @@ def images(data: DataRef, folder: Path | None, *, trusted: bool) -> tuple[ImageS
             raise UsageError(
                 f"the results ask for {data.name} at {shape}, {size:,} bytes; if they are yours, add --trust"
             )
-    image_set = open_ref(data, folder=folder)
-    return image_set, rows_of(image_set, data)
 
 
 def _bytes_of_each(data: DataRef) -> int:

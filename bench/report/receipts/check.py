@@ -1,0 +1,55 @@
+"""A receipt checked: what it claims, its images and, with weights, its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench.report.receipts import images, repeat, verdict
+from bench.report.receipts.claims import contradictions
+from bench.report.receipts.read import opened
+from bench.report.receipts.verdict import Finding, Report
+
+
+def checked(
+    path: Path,
+    weights: Sequence[str],
+    device: str,
+    data_folder: Path | None,
+    *,
+    sample: int | None = None,
+    trusted: bool = False,
+    check: Callable[[], None] = lambda: None,
+) -> Report:
+    """Return what was found of a receipt.
+
+    Args:
+        path: of the file.
+        weights: files, folders of exported weights, or names such as ``pyautoattack``, to predict again with; nothing
+            is predicted without.
+        device: ``cpu``, ``cuda`` or ``auto``, to predict on.
+        data_folder: where to look for image sets first.
+        sample: how many images are predicted at least, by chance; ``None`` for all.
+        trusted: whether folders and files of Python code that the receipt names may be opened.
+        check: called between batches.
+
+    Raises:
+        NoReceipt: the file is none that can be read.
+        UsageError: the weights are not its own, or a network or step is not here, not trusted, or does not fit.
+    """
+    receipt, arrays = opened(path)
+    own = repeat.own_weights(receipt, weights) if weights else None
+    findings = verdict.of_claims(contradictions(receipt.claims, arrays))
+    if any(each.state == "refuted" for each in findings):
+        # What contradicts itself is not asked anything more.
+        return Report(receipt, tuple(findings))
+    cell = receipt.result.cell
+    findings.append(verdict.of_budget(receipt))
+    findings += images.compared(receipt, arrays, data_folder, trusted=trusted)
+    findings.append(repeat.code(cell, trusted=trusted))
+    if own is None:
+        unasked = Finding("weights", "not checked", "predictions were not repeated: give --weights FILE")
+        return Report(receipt, (*findings, unasked))
+    here = repeat.device(device)
+    asked = repeat.repeated(receipt, arrays, own.paths, here, data_folder, sample=sample, trusted=trusted, check=check)
+    return Report(receipt, (*findings, own.finding, *asked.findings), asked.accuracy)

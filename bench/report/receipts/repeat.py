@@ -1,0 +1,232 @@
+"""The predictions of a receipt, repeated: neither code nor weights come from the receipt."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench.keys import training_key
+from bench.registry import entry_of
+from bench.report.receipts import form, verdict, weights
+from bench.report.receipts.read import Arrays, Receipt
+from bench.report.receipts.verdict import Finding
+from bench.report.render.outside import require_own
+from bench.types import Cell, MethodError, MethodRef, ModelRef, TrainRef, UsageError, WeightsRef
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.evaluation.again import Again
+
+
+_SAME = "the same code here"
+
+
+class Own(NamedTuple):
+    """The files of the weights that a receipt needs, by the key of their network, and what was found of them."""
+
+    paths: dict[str, Path]
+    finding: Finding
+
+
+def needed(cell: Cell) -> list[ModelRef]:
+    """Return the networks that answer in a cell: its classifier, and the one that its step predicts noise with."""
+    score = None if cell.step is None else cell.step.score
+    return [cell.model, *([] if score is None else [score])]
+
+
+def own_weights(receipt: Receipt, given: Sequence[str]) -> Own:
+    """Return which of the given weights each network of a receipt has, by their hashes; nothing is loaded.
+
+    Args:
+        receipt: that names the networks.
+        given: files, folders of exported weights, or names such as ``pyautoattack``.
+
+    Raises:
+        UsageError: a file cannot be read, or is not what the receipt was measured with.
+    """
+    from bench.models.checkpoints import files as checkpoints
+
+    models = {training_key(model): model for model in needed(receipt.result.cell)}
+    stated = {key: _stated(receipt, key, model) for key, model in models.items()}
+    paths: dict[str, Path] = {}
+    for name in given:
+        path = checkpoints.find(f"weights:{name.removeprefix('weights:')}")
+        hashes = {key: _hash(path, model) for key, model in models.items()}
+        own = [key for key, sha256 in hashes.items() if sha256 == stated[key]]
+        if not own:
+            key = next((key for key in models if key not in paths), next(iter(models)))
+            raise UsageError(
+                f"{path} is not what {receipt.path} was measured with: its SHA-256 is {hashes[key]}, and that of "
+                f"{models[key].network.name} is {stated[key]}"
+            )
+        paths |= dict.fromkeys(own, path)
+    if lacking := [model.network.name for key, model in models.items() if key not in paths]:
+        raise UsageError(
+            f"the weights of {lacking[0]}, which {receipt.path} needs too, are not given: --weights FILE once for each "
+            "network"
+        )
+    line = ", ".join(f"{model.network.name} {stated[key][:12]}..." for key, model in models.items())
+    return Own(paths, Finding("weights", "holds", f"those that it was measured with: {line}"))
+
+
+def _stated(receipt: Receipt, key: str, model: ModelRef) -> str:
+    if isinstance(model.weights, WeightsRef):
+        return model.weights.sha256
+    try:
+        return receipt.claims.trained[key]
+    except KeyError:
+        raise UsageError(f"{receipt.path} states no hash of the weights of {model.network.name}") from None
+
+
+def _hash(path: Path, model: ModelRef) -> str:
+    from bench.models.checkpoints import files as checkpoints
+
+    if isinstance(model.weights, WeightsRef):
+        return checkpoints.sha256(path)
+    files = checkpoints.shards(path) if checkpoints.is_index(path) else [path]
+    if any(each.suffix.lower() != ".safetensors" for each in files):
+        return "none, for it is no file of safetensors"
+    return weights.of_files(files)
+
+
+def code(cell: Cell, *, trusted: bool) -> Finding:
+    """Return whether the code of each method here is that which was measured; another is said, and refutes nothing."""
+    names: dict[str, list[str]] = {what: [] for what in ("other code here", "not compared", _SAME)}
+    for ref in _methods(cell):
+        here = _code_here(ref, trusted=trusted)
+        what = "not compared" if here is None else "other code here"
+        names[_SAME if here == ref.code_sha else what].append(ref.name)
+    words = [f"{what}: {', '.join(dict.fromkeys(each))}" for what, each in names.items() if each]
+    return Finding("code", "holds" if [what for what in names if names[what]] == [_SAME] else "said", "; ".join(words))
+
+
+def _methods(cell: Cell) -> Iterator[MethodRef]:
+    """Yield all that decided a number: networks, recipes, step and attacks."""
+    assert cell.attack is not None
+    for model in {training_key(each): each for each in (cell.model, cell.attack.model, *needed(cell)[1:])}.values():
+        yield from model.network.members or (model.network,)
+        if isinstance(model.weights, TrainRef):
+            yield model.weights.recipe
+    if cell.step is not None:
+        yield cell.step
+    yield cell.attack.attack
+    yield from (each.attack for each in cell.attack.after)
+
+
+def _code_here(ref: MethodRef, *, trusted: bool) -> str | None:
+    """Return the hash of the code that a method has here; ``None`` where it is not here, or may not be read."""
+    from bench.models.build import code_of
+
+    try:
+        require_own(ref, trusted=trusted)
+        return code_of(ref) if ref.kind == "network" else entry_of(ref).ref(ref.params, name=ref.name).code_sha
+    except UsageError:
+        return None
+
+
+def device(name: str) -> torch.device:
+    """Return the device of a name; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        UsageError: there is no GPU.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
+    return torch.device(name)
+
+
+class Asked(NamedTuple):
+    """What repeated predictions showed, and the accuracy under attack if all were repeated."""
+
+    findings: list[Finding]
+    accuracy: float | None
+
+
+def repeated(
+    receipt: Receipt,
+    arrays: Arrays,
+    paths: dict[str, Path],
+    device: torch.device,
+    data_folder: Path | None,
+    *,
+    sample: int | None,
+    trusted: bool,
+    check: Callable[[], None],
+) -> Asked:
+    """Return what the defense answers now to the images of a receipt.
+
+    Args:
+        receipt: whose claims do not contradict its arrays.
+        arrays: of the receipt.
+        paths: what :func:`own_weights` found.
+        device: to predict on.
+        data_folder: where training images lie, for a step that is fitted on some.
+        sample: how many images are predicted at least, in whole chunks by chance; ``None`` for all.
+        trusted: whether files of Python code that the receipt names may be run.
+        check: called between batches.
+
+    Raises:
+        UsageError: a network or a step is not here, is not trusted, does not fit, or breaks its contract.
+    """
+    from bench.evaluation.again import Judged, chunks
+
+    cell = receipt.result.cell
+    for ref in (*(model.network for model in needed(cell)), *([] if cell.step is None else [cell.step])):
+        require_own(ref, trusted=trusted)
+    labels, parts = arrays[form.LABELS], list(chunks(cell.data.n))
+    if sample is not None:
+        wanted = min(len(parts), -(-sample // (parts[0].stop - parts[0].start)))
+        parts = sorted(random.SystemRandom().sample(parts, wanted), key=lambda part: part.start)
+    clean = Judged(arrays[form.CLEAN], labels, arrays[form.CLEAN_ANSWERS], arrays.get(form.CLEAN_SHARES))
+    attacked = Judged(
+        arrays[form.ADVERSARIAL],
+        labels,
+        arrays[form.ADVERSARIAL_ANSWERS],
+        arrays.get(form.ADVERSARIAL_SHARES),
+        arrays.get(form.TARGETS),
+    )
+    try:
+        again = _defense(cell, arrays, paths, device, data_folder, check)
+        first, second = again.repeated("clean", clean, parts), again.repeated("attacked", attacked, parts)
+    except MethodError as error:
+        raise UsageError(f"the predictions cannot be repeated: {error}") from None
+    findings = [
+        verdict.of_answers("clean answers", len(first.positions), first.differing, first.gaps, first.margin),
+        # Attacked images are near the boundary by design: the scale of the logits is that of clean ones.
+        verdict.of_answers("adversarial answers", len(second.positions), second.differing, second.gaps, first.margin),
+    ]
+    if len(second.positions) < cell.data.n:
+        line = f"of {cell.data.n:,} images {len(second.positions):,} were predicted again, by chance"
+        return Asked([*findings, Finding("accuracy", "said", line)], None)
+    return Asked([*findings, verdict.of_accuracy(receipt, second.unbroken)], float(second.unbroken.mean()))
+
+
+def _defense(
+    cell: Cell,
+    arrays: Arrays,
+    paths: dict[str, Path],
+    device: torch.device,
+    data_folder: Path | None,
+    check: Callable[[], None],
+) -> Again:
+    from bench.evaluation.again import Again
+    from bench.evaluation.device_cache import DeviceCache
+
+    cache = DeviceCache(device, data_folder)
+    cache.hold(cell.data, arrays[form.CLEAN], arrays[form.LABELS], arrays[form.ROWS])
+    score = None if cell.step is None else cell.step.score
+    return Again(
+        cell,
+        cache.classifier(cell.model, cell.data, lambda: paths[training_key(cell.model)]),
+        None if score is None else cache.score(score, cell.data, lambda: paths[training_key(score)]),
+        cache.training_images(cell.model),
+        device,
+        check,
+    )

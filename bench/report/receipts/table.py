@@ -1,0 +1,122 @@
+"""Tables made of receipts: what is in a folder, who measured which row, and what of it somebody has verified."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+from bench.report.leaderboard.tables import Board, Table, TableRow
+from bench.report.receipts import form
+from bench.report.receipts.read import Receipt, read
+from bench.report.receipts.verdict import REPORT_FORMAT, Verdict
+from bench.store import files
+from bench.store.reading import document
+from bench.types import UsageError
+
+#: Of the report beside a receipt, in bytes.
+_MAX_REPORT = 2**24
+#: Files of a folder that are looked at.
+_MOST_FILES = 10_000
+#: People that a line names.
+_NAMED = 5
+
+
+class Found(NamedTuple):
+    """Receipts, and a line on each file that was left out."""
+
+    receipts: list[Receipt]
+    notes: list[str]
+
+
+def found(paths: Iterable[Path]) -> Found:
+    """Return the receipts among files and in folders, also below them, sorted by path.
+
+    Raises:
+        UsageError: a file that was named is no receipt, or contradicts itself; or there is none at all.
+    """
+    receipts, notes = dict[str, Receipt](), list[str]()
+    for path in paths:
+        if not os.path.isdir(path):
+            receipts.setdefault((receipt := read(path)).sha256, receipt)
+            continue
+        for each in _in_folder(path):
+            try:
+                receipts.setdefault((receipt := read(each)).sha256, receipt)
+            except UsageError as error:
+                notes.append(f"left out: {error}")
+    if not receipts:
+        raise UsageError(notes[0] if notes else f"no file *{form.ENDING} is there")
+    return Found(list(receipts.values()), notes)
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    """Raises UsageError: there are too many."""
+    inside: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        inside += [Path(parent, name) for name in sorted(names) if name.endswith(form.ENDING)]
+        if len(inside) > _MOST_FILES:
+            raise UsageError(f"{folder} has more than {_MOST_FILES:,} receipts; name a part of them")
+    return inside
+
+
+def verdict_beside(receipt: Receipt) -> Verdict | None:
+    """Return the verdict in the report that ``verify --out`` wrote beside a receipt, under its name and ``.json``.
+
+    ``None`` where there is none, or where it is that of another receipt. Nobody signs it: it is worth as much as the
+    folder that it lies in.
+    """
+    path = receipt.path.with_name(f"{receipt.path.name}.json")
+    try:
+        body = document(files.read(path, _MAX_REPORT))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(body, dict) or body.get("format") != REPORT_FORMAT or body.get("receipt") != receipt.sha256:
+        return None
+    return next((each for each in get_args(Verdict) if each == body.get("verdict")), None)
+
+
+def with_sources(board: Board, receipts: Iterable[Receipt]) -> Board:
+    """Return tables with a line for each row: who measured it, as they say, and what of it was verified."""
+    by_key: dict[str, list[Receipt]] = defaultdict(list)
+    for receipt in receipts:
+        by_key[receipt.result.key].append(receipt)
+    tables = [replace(table, notes=(*table.notes, *_lines(table, by_key))) for table in board.tables]
+    return replace(board, tables=tuple(tables))
+
+
+def _lines(table: Table, by_key: Mapping[str, list[Receipt]]) -> Iterator[str]:
+    measured = [_measured_by(_people(row, by_key)) for row in table.rows]
+    if len(set(measured)) == 1 < len(measured):
+        yield f"each row: {measured[0]}"
+        return
+    rows = zip(table.rows, measured, strict=True)
+    yield from (f"{row.defense}, {row.access}: {words}" for row, words in rows if words)
+
+
+def _measured_by(people: list[str]) -> str:
+    more = f", and {len(people) - _NAMED:,} more" if len(people) > _NAMED else ""
+    return f"measured by {', '.join(people[:_NAMED])}{more}" if people else ""
+
+
+def _people(row: TableRow, by_key: Mapping[str, list[Receipt]]) -> list[str]:
+    verdicts: dict[str, list[Verdict | None]] = defaultdict(list)
+    for key in dict.fromkeys(row.keys):
+        for receipt in by_key.get(key, ()):
+            by = "somebody who is not named" if receipt.by is None else f"'{receipt.by}'"
+            verdicts[by].append(verdict_beside(receipt))
+    return [f"{by} ({_counted(known)})" for by, known in verdicts.items()]
+
+
+def _counted(verdicts: list[Verdict | None]) -> str:
+    """Return how many cells there are and what was verified of them."""
+    words = []
+    for verdict in sorted(set(verdicts), key=lambda each: (each is None, each or "")):
+        count = verdicts.count(verdict)
+        state = f"verified: {verdict}" if verdict else "not verified"
+        words.append(f"{count:,} {'cell' if count == 1 else 'cells'} {state}")
+    return "; ".join(words)

@@ -1,0 +1,136 @@
+"""What a check of a receipt has shown: a finding for each thing that was looked at, and the verdict of all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from bench.outcomes import Outcomes
+from bench.report.receipts.read import Receipt
+from bench.report.sets.kept import Array
+from bench.stats import wilson
+from bench.types import eps_text, jsonable
+
+#: ``said``: something that a reader must know, and that refutes nothing.
+State = Literal["holds", "round-off", "refuted", "not checked", "said"]
+Check = Literal["claims", "budget", "images", "code", "weights", "clean answers", "adversarial answers", "accuracy"]
+Verdict = Literal["holds", "holds within round-off", "does not hold", "holds as far as it was checked"]
+
+#: What a report in JSON says that it is.
+REPORT_FORMAT = "crossfire-verification"
+#: How far below the highest the logit of the stated class may be where the answer is now another, in mean margins.
+ROUND_OFF = 1e-3
+#: Of all answers, the share that may differ so; one always may.
+MOST_DIFFERING = 0.01
+#: Positions that a line names.
+_NAMED = 10
+
+
+class Finding(NamedTuple):
+    """What was looked at, what it showed, in one line, and the positions of the images that it is about."""
+
+    check: Check
+    state: State
+    line: str
+    images: tuple[int, ...] = ()
+
+
+class Report(NamedTuple):
+    """All that a check has shown of a receipt.
+
+    ``accuracy`` is that under attack of the answers of now; ``None`` where none were asked for, or not all.
+    """
+
+    receipt: Receipt
+    findings: tuple[Finding, ...]
+    accuracy: float | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        states = {finding.state for finding in self.findings}
+        if "refuted" in states:
+            return "does not hold"
+        if "not checked" in states:
+            return "holds as far as it was checked"
+        return "holds within round-off" if "round-off" in states else "holds"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON has it; it names no path."""
+        result = self.receipt.result
+        return {
+            "format": REPORT_FORMAT,
+            "schema": 1,
+            "receipt": self.receipt.sha256,
+            "key": result.key,
+            "names": jsonable(result.names),
+            "by": self.receipt.by,
+            "verdict": self.verdict,
+            "accuracy_under_attack": result.metrics and result.metrics.accuracy_under_attack,
+            "accuracy_repeated": self.accuracy,
+            "findings": [each._asdict() | {"images": list(each.images)} for each in self.findings],
+        }
+
+
+def named(positions: Iterable[int]) -> str:
+    """Return positions for a line: the first few, and how many more there are."""
+    listed = list(positions)
+    more = f" and {len(listed) - _NAMED:,} more" if len(listed) > _NAMED else ""
+    return ", ".join(f"{each:,}" for each in listed[:_NAMED]) + more
+
+
+def of_claims(contradictions: Iterable[str]) -> list[Finding]:
+    """Return what follows from the arrays."""
+    found = [Finding("claims", "refuted", why) for why in contradictions]
+    line = "outcomes, accuracies, intervals and distances follow from the arrays, and the key is that of the cell"
+    return found or [Finding("claims", "holds", line)]
+
+
+def of_budget(receipt: Receipt) -> Finding:
+    """Return what the audit of images showed that found nothing wrong."""
+    attack, n = receipt.result.cell.attack, receipt.result.cell.data.n
+    assert attack is not None
+    norm, eps = attack.threat.norm, attack.threat.eps
+    if norm == "corruption":
+        return Finding("budget", "said", f"{n:,} images in the box; a corruption has no budget")
+    if eps is None:
+        return Finding("budget", "said", f"{n:,} images in the box; the attack has no budget, and minimises {norm}")
+    if norm in ("flow", "wasserstein"):
+        return Finding("budget", "said", f"{n:,} images in the box; a {norm} budget cannot be read off images")
+    return Finding("budget", "holds", f"{n:,} images in the box and within {norm} {eps_text(eps)}")
+
+
+def of_answers(check: Check, asked: int, differing: Array, gaps: Array, margin: float) -> Finding:
+    """Return what repeated predictions showed.
+
+    Args:
+        check: which answers.
+        asked: images.
+        differing: the positions of those with another answer (k,).
+        gaps: of each from the stated answer (k,).
+        margin: the mean one.
+    """
+    same = asked - len(differing)
+    if not len(differing):
+        return Finding(check, "holds", f"{same:,} of {asked:,} repeated")
+    at, rows = f"other at image {named(differing.tolist())}", tuple(differing.tolist())
+    line = f"{same:,} of {asked:,} repeated; {at}"
+    bound = ROUND_OFF * margin
+    if len(differing) <= max(1, MOST_DIFFERING * asked) and bool((gaps <= bound).all()):
+        return Finding(check, "round-off", f"{line}, whose logits are within {bound:.2g} of those stated", rows)
+    return Finding(
+        check, "refuted", f"{line}; round-off explains {bound:.2g} of a logit, and {gaps.max():.2g} is between", rows
+    )
+
+
+def of_accuracy(receipt: Receipt, unbroken: Array) -> Finding:
+    """Return whether the accuracy of all answers of now (n,) is within the interval that is claimed."""
+    metrics, now = receipt.result.metrics, wilson(int(unbroken.sum()), len(unbroken)).value
+    assert metrics is not None and metrics.ci_low is not None and metrics.ci_high is not None
+    stated = receipt.result.outcomes_under_attack
+    interval = f"[{100 * metrics.ci_low:.1f}, {100 * metrics.ci_high:.1f}]"
+    within = metrics.ci_low <= now <= metrics.ci_high
+    line = f"{100 * now:.2f} % under attack now, {'within' if within else 'not within'} the claimed {interval}"
+    changed = np.flatnonzero(np.array(list(stated or Outcomes.of(unbroken.tolist()))) != unbroken)
+    return Finding("accuracy", "holds" if within else "refuted", line, tuple(changed.tolist()))
