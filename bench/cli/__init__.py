@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from bench.cli.supervisor import Charge
 
 VERBS = (
-    *("init", "run", "train", "plan", "list", "show", "leaderboard", "compare", "figures", "export", "gc", "sync"),
-    *("verify", "doctor", "schema", "completion"),
+    *("init", "run", "train", "plan", "list", "show", "leaderboard", "compare", "history", "figures", "export", "gc"),
+    *("sync", "verify", "doctor", "schema", "completion"),
 )
 
 

@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     parser.add_argument(
         "--min-effect",
-        type=_points,
+        type=points,
         default=0.5,
         metavar="POINTS",
         help="least change that counts; default: 0.5 points",
@@ -73,7 +73,8 @@ def _compared(args: argparse.Namespace) -> int:
     return 0 if comparison.passed else 1
 
 
-def _points(text: str) -> float:
+def points(text: str) -> float:
+    """Return a number of percentage points that was given as an argument."""
     try:
         value = float(text) if _PLAIN.fullmatch(text) else -1.0
     except ValueError:

@@ -14,10 +14,10 @@ def git(folder: Path, *arguments: str) -> str | None:
     return None if output is None else os.fsdecode(output).strip()
 
 
-def git_bytes(folder: Path, *arguments: str) -> bytes | None:
-    """Return the bytes that ``git ARGUMENTS`` prints in a folder; ``None`` if it fails."""
+def git_bytes(folder: Path, *arguments: str, given: bytes = b"") -> bytes | None:
+    """Return the bytes that ``git ARGUMENTS`` prints in a folder, given its standard input; ``None`` if it fails."""
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, timeout=60)
+        done = subprocess.run(["git", "-C", str(folder), *arguments], input=given, capture_output=True, timeout=60)
     # A name with a NUL is a ValueError.
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None

@@ -77,7 +77,7 @@ def write_run(results: Iterable[CellResult], root: Path, planned_tables: Iterabl
     commit, dirty = source()
     machine = re.sub(r"[^A-Za-z0-9_.-]+", "-", platform.node()).strip(".-") or "unnamed"
     path = root / RUNS / machine / f"{commit or 'no-commit'}{'-dirty' if dirty else ''}.json"
-    before = _read_run(path) if os.path.exists(path) else RunFile([], ())
+    before = read_run(path) if os.path.exists(path) else RunFile([], ())
     data = serialise([*before.results, *results], [*before.planned_tables, *planned_tables]).encode()
     if len(data) > reading.MAX_RUN_FILE:
         size = f"{len(data):,} bytes, and run files have at most {reading.MAX_RUN_FILE:,}"
@@ -98,8 +98,8 @@ def serialise(results: Iterable[CellResult], planned_tables: Iterable[PlannedTab
     return "\n".join(lines) + "\n"
 
 
-def parse(data: bytes, name: str) -> RunFile:
-    """Return what the bytes of a run file hold.
+def parse(data: bytes, name: str, shared: reading.SharedParts | None = None) -> RunFile:
+    """Return what the bytes of a run file hold; of several files, results share the parts in ``shared``.
 
     Raises:
         UsageError: it is no run file, of a newer schema, or one of its lines is damaged or has the key of another.
@@ -107,7 +107,7 @@ def parse(data: bytes, name: str) -> RunFile:
     lines = _lines(data)
     head = _head(next(lines), name)
     results: dict[str, CellResult] = {}
-    shared = reading.SharedParts()
+    shared = shared or reading.SharedParts()
     for number, line in enumerate(lines, start=2):
         try:
             result = reading.read_result(line, shared=shared)
@@ -148,8 +148,8 @@ def _head(line: bytes, name: str) -> _Head:
         raise UsageError(f"{name}, line 1: what was asked for is damaged: {error}") from None
 
 
-def _read_run(path: Path) -> RunFile:
-    """Return what a run file holds.
+def read_run(path: Path, shared: reading.SharedParts | None = None) -> RunFile:
+    """Return what a run file holds; of several files, results share the parts in ``shared``.
 
     Raises:
         UsageError: it cannot be read, or :func:`parse` says so.
@@ -160,7 +160,7 @@ def _read_run(path: Path) -> RunFile:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise UsageError(f"{path} cannot be read as a run file: {error}") from None
-    return parse(data, str(path))
+    return parse(data, str(path), shared)
 
 
 def read(origin: str | Path, *, repository: Path | None = None) -> Recorded:
@@ -175,7 +175,7 @@ def read(origin: str | Path, *, repository: Path | None = None) -> Recorded:
     """
     path = Path(origin)
     if os.path.isfile(path):
-        run = _read_run(path)
+        run = read_run(path)
         recorded = Recorded(str(origin), run.results, planned_tables=run.planned_tables)
     elif os.path.isdir(path / "cells") or (os.path.isdir(path) and not _is_commit(str(origin), repository)):
         recorded = _read_store(path)
@@ -285,7 +285,7 @@ class _Runs:
         results: list[CellResult] = []
         for path, tree in chain.from_iterable(self.commits[commit].items() for commit in commits):
             file = self._root / path
-            run = _read_run(file) if tree is None else parse(self._committed(f"{tree}:{path}"), str(file))
+            run = read_run(file) if tree is None else parse(self._committed(f"{tree}:{path}"), str(file))
             results += run.results
         return results
 

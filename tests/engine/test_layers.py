@@ -43,7 +43,12 @@ TORCH_FREE = (
     "cli",
 )
 #: Imports allowed between the packages of bench.report.
-REPORT = {"leaderboard": set(), "render": {"leaderboard"}, "comparison": {"leaderboard", "render"}}
+REPORT = {
+    "leaderboard": set(),
+    "render": {"leaderboard"},
+    "comparison": {"leaderboard", "render"},
+    "timeline": {"leaderboard", "render", "comparison"},
+}
 
 
 class Import(NamedTuple):

@@ -37,7 +37,8 @@ _FORMULA = "=+\\-@\uff1d\uff0b\uff0d\uff20"
 _FORMULA_START = re.compile(rf"^(?=\s*[{_FORMULA}])|(?<=;)(?=[\s\"]*[{_FORMULA}])")
 
 
-def _escape_csv(value: Any) -> Any:
+def escape_csv(value: Any) -> Any:
+    """Return a value of a cell; a text that a spreadsheet would read as a formula begins with an apostrophe."""
     if not isinstance(value, str):
         return value
     return _FORMULA_START.sub("'", visible(value))
@@ -76,8 +77,8 @@ def comma_separated(board: Board) -> str:
     out = io.StringIO()
     default = ["dataset", "model", "n", "incomplete", "defense", "access"]
     writer = csv.DictWriter(out, list(names) or default, lineterminator="\n")
-    writer.writerow({name: _escape_csv(name) for name in writer.fieldnames})
-    writer.writerows({name: _escape_csv(value) for name, value in record.items()} for record in records)
+    writer.writerow({name: escape_csv(name) for name in writer.fieldnames})
+    writer.writerows({name: escape_csv(value) for name, value in record.items()} for record in records)
     return out.getvalue()
 
 

@@ -90,7 +90,7 @@ def _page(board: Board, pictures: Callable[..., dict[str, Sample]] | None, numbe
     columns = [head.column for head in chain.from_iterable(view["heads"] for view in tables)]
     accesses = {row.access for row in chain.from_iterable(table.rows for table in board.tables if table.has_access)}
     results = _results(board, tables)
-    page = _template("leaderboard.html").render(
+    page = template("leaderboard.html").render(
         live=True,
         board=board,
         tables=tables,
@@ -114,7 +114,7 @@ def _page(board: Board, pictures: Callable[..., dict[str, Sample]] | None, numbe
 def fragment(board: Board) -> str:
     """Return the tables as a piece of HTML for a page of somebody else's, such as a notebook: no script, own styles."""
     tables, _ = views(board, _MAX_FRAGMENT_NUMBERS)
-    piece = _template("fragment.html").render(
+    piece = template("fragment.html").render(
         live=False, tables=tables, access=text.access, absent=text.absent(board), foot=text.foot(board.tables)
     )
     return visible(piece, lines=True)
@@ -133,7 +133,8 @@ def _index(tables: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return short_names(titles, _LINK_LETTERS)
 
 
-def _template(name: str) -> Template:
+def template(name: str) -> Template:
+    """Return a template of this package; what it is given is escaped."""
     return _environment().get_template(name)
 
 

@@ -1,0 +1,103 @@
+"""Recorded runs over commits: which changes are real, and which commit made them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.cli import options
+from bench.cli.compare import points
+from bench.display.base import Display
+from bench.types import UsageError
+from bench.visible import visible
+
+if TYPE_CHECKING:
+    from bench.report.timeline.build import Timeline
+    from bench.store.runs import Run, RunReader
+
+SUMMARY = "recorded runs as lines over commits: which changes are real, and which commit made them"
+FORMATS = ("text", "html", "md", "csv", "json")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        type=options.path,
+        metavar="SOURCE",
+        help="run files, stores, or folders of run files; default: results/runs of this repository",
+    )
+    parser.add_argument(
+        "--format", choices=FORMATS, help="default: what --out ends with, else text; html is one page of its own"
+    )
+    parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    parser.add_argument("--only", metavar="PATTERN", help="only cells whose dataset/model/defense/attack/access match")
+    parser.add_argument(
+        "--min-effect",
+        type=points,
+        default=0.5,
+        metavar="POINTS",
+        help="least change that counts; default: 0.5 points",
+    )
+    parser.add_argument("--out", type=options.path, metavar="FILE", help="write to a file instead of the terminal")
+
+
+def main(args: argparse.Namespace) -> int:
+    from bench.process.collection import no_collection
+
+    with no_collection():
+        return _show(args)
+
+
+def _show(args: argparse.Namespace) -> int:
+    from bench.report.timeline.build import build
+    from bench.store.outputs import write_named
+    from bench.store.runs import RunReader
+
+    display: Display = args.display
+    file_format = _format(args)
+    reader = RunReader(Path.cwd())
+    with display.phase("reading the runs"):
+        timeline = build(_runs(reader, args.sources), Path.cwd(), only=args.only, min_effect=args.min_effect)
+    for note in reader.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    with display.phase("writing the timeline"):
+        text = _written(timeline, file_format)
+    if args.out is None:
+        sys.stdout.write(text)
+    elif write_named(args.out, text.encode()):
+        print(visible(str(args.out)))
+    return 0
+
+
+def _format(args: argparse.Namespace) -> str:
+    """Return the format that is asked for.
+
+    Raises:
+        UsageError: the name of the file ends with another one.
+    """
+    ending = args.out.suffix.removeprefix(".") if args.out else ""
+    asked: str | None = args.format
+    if asked is not None and ending in FORMATS and ending != asked:
+        raise UsageError(f"--out {args.out}: the name ends with .{ending}, and --format is {asked}; choose one")
+    return asked or (ending if ending in FORMATS else "text")
+
+
+def _runs(reader: RunReader, sources: list[Path]) -> Iterator[Run]:
+    if not sources:
+        yield from reader.recorded()
+    for source in sources:
+        yield from reader.of(source)
+
+
+def _written(timeline: Timeline, file_format: str) -> str:
+    if file_format == "html":
+        from bench.report.timeline.page import render
+
+        return render(timeline)
+    from bench.report.timeline.render import FORMATS as WRITERS
+
+    return WRITERS[file_format](timeline)

@@ -1,0 +1,54 @@
+"""Costs over time: counted ones have no chance in them, and seconds are of one machine alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from bench.report.timeline.lines import Lane, Point
+
+#: Counted costs of an attack, and how a reader knows them.
+COUNTED = {
+    "forwards_per_example": "forward passes per image",
+    "backwards_per_example": "backward passes per image",
+    "flops_per_example": "FLOPs per image",
+}
+SECONDS = "seconds_per_example"
+#: Costs are means over images; summing them in another order may change them by a billionth.
+_ROUND_OFF = 1e-9
+
+
+class CostChange(NamedTuple):
+    """A counted cost that is another one than before."""
+
+    field: str
+    #: The index of the point that it is compared with.
+    against: int
+    old: float
+    new: float
+
+
+def cost_changes(lane: Lane, follows: Sequence[int | None]) -> list[tuple[CostChange, ...]]:
+    """Return for each point of a lane the counted costs that changed.
+
+    An attack that stops early takes other passes whenever an image falls sooner. So a change counts where all images
+    took one whole number of passes both times.
+    """
+    changes = []
+    for point, previous in zip(lane.points, follows, strict=True):
+        changes.append(() if previous is None else tuple(_changes(lane.points[previous], previous, point)))
+    return changes
+
+
+def _changes(old: Point, against: int, new: Point) -> Iterator[CostChange]:
+    if not (_is_fixed(old) and _is_fixed(new)):
+        return
+    for field in COUNTED:
+        before, after = getattr(old.cost, field), getattr(new.cost, field)
+        if before is not None and after is not None and abs(after - before) > _ROUND_OFF * max(before, after):
+            yield CostChange(field, against, before, after)
+
+
+def _is_fixed(point: Point) -> bool:
+    cost = point.cost
+    return cost is not None and cost.forwards_per_example.is_integer() and cost.backwards_per_example.is_integer()

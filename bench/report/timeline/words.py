@@ -1,0 +1,138 @@
+"""What a timeline says, in the words of every format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from bench.report.comparison.compare import ALPHA
+from bench.report.timeline.build import Timeline, Told, ToldLane, ToldLine
+from bench.report.timeline.costs import COUNTED
+
+SIGNS = {"worse": "-", "better": "+", "failed": "!"}
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number of things: ``1 commit``, ``1,200 commits``."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def summary(t: Timeline) -> str:
+    """Return what was found, in one sentence."""
+    failures = sum(told.fails_now for _, _, told in t.points)
+    costs = sum(len(line.cost_changes) for line in t.lines)
+    found = [counted(t.changed, "real change") if t.tests or t.changed else "nothing to compare yet"]
+    found += [f"{counted(failures, 'cell')} began to fail"] if failures else []
+    found += [f"{counted(costs, 'change')} of counted cost"] if costs else []
+    return f"{counted(commits(t), 'commit')}, {counted(len(t.lines), 'line')}: {', '.join(found)}"
+
+
+def commits(t: Timeline) -> int:
+    """Return how many commits the axis has, whether or not the repository knows them."""
+    return len({place.origin.commit for place in t.places if place.origin.commit})
+
+
+def method(t: Timeline) -> str:
+    """Return how changes were told from chance, in one sentence."""
+    if not t.tests:
+        return (
+            "Every line has one point in its lane, so there is nothing to compare: run --record on further commits "
+            "of this machine adds points"
+        )
+    return (
+        f"{counted(t.measurements, 'result')}, each tested image by image against the run before and the first since "
+        f"the last change: {counted(t.tests, 'test')} (exact McNemar, Holm at {100 * ALPHA:g} %, at least "
+        f"{t.min_effect:g} points)"
+    )
+
+
+def remarks(t: Timeline) -> Iterator[str]:
+    """Yield what a reader must know of the axis, and what was left out."""
+    yield from t.notes
+    unknown = sum(not place.known and place.origin.commit is not None for place in t.places)
+    homeless = sum(place.origin.commit is None for place in t.places)
+    dirty = sum(place.origin.dirty for place in t.places)
+    if unknown:
+        yield (
+            f"{counted(unknown, 'commit')} that this repository does not know: placed by the time of "
+            f"{'its' if unknown == 1 else 'their'} first result, not by ancestry"
+        )
+    if homeless:
+        yield f"{counted(homeless, 'source')} without a commit, measured outside a repository: placed by time"
+    if dirty:
+        yield f"{counted(dirty, 'place')} with uncommitted changes: marked, and nothing is compared with them later"
+
+
+def percent(share: float | None) -> str:
+    return "failed" if share is None else f"{100 * share:.2f} %"
+
+
+def change(lane: ToldLane, told: Told) -> str:
+    """Return a change in numbers."""
+    if told.fails_now:
+        return f"fails: {told.point.error}"
+    test = told.judged.test
+    assert test is not None
+    earlier = lane.points[test.against]
+    old, new = earlier.point.share, told.point.share
+    points = f" ({100 * (new - old):+.2f})" if old is not None and new is not None else ""
+    since = f"in small steps since {earlier.place.label}" if told.judged.drifted else f"against {earlier.place.label}"
+    return (
+        f"{percent(old)} -> {percent(new)}{points}, {test.lost} lost and {test.gained} gained of {told.point.n:,} "
+        f"{since}, p {test.p:.2g}, Holm {test.adjusted:.2g}"
+    )
+
+
+def cost_change(told: Told) -> str:
+    """Return the counted costs that changed at a point."""
+    return ", ".join(f"{COUNTED[each.field]} {each.old:.6g} -> {each.new:.6g}" for each in told.costs)
+
+
+def remarks_of(lane: ToldLane, told: Told) -> list[str]:
+    """Return what else is known of a point, a line each."""
+    lines = list(told.remarks)
+    if told.judged.is_change and told.judged.test is not None:
+        skipped = _between(lane, told)
+        lines += [f"{counted(skipped, 'commit')} between the two without a result here"] if skipped else []
+    lines += [told.place.remark] if told.place.remark else []
+    return lines
+
+
+def _between(lane: ToldLane, told: Told) -> int:
+    """Return how many known commits lie between a point and the one that it follows: each may have made the change."""
+    if told.follows is None:
+        return 0
+    old, new = lane.points[told.follows].place, told.place
+    if old.rank is None or new.rank is None:
+        return 0
+    return (new.ancestors & ~old.ancestors).bit_count() - 1
+
+
+def record(line: ToldLine, lane: ToldLane, told: Told) -> dict[str, Any]:
+    """Return a point as flat data, for CSV and JSON."""
+    point, place = told.point, told.place
+    test = told.judged.test
+    against = lane.points[test.against].place.origin if test else None
+    return {
+        "commit": place.origin.commit,
+        "dirty": place.origin.dirty,
+        "accuracy_under_attack": point.share,
+        "ci_low": point.low,
+        "ci_high": point.high,
+        "n": point.n,
+        "verdict": told.judged.verdict,
+        "drifted": told.judged.drifted,
+        "against": against.commit if against else None,
+        "lost": test.lost if test else None,
+        "gained": test.gained if test else None,
+        "p": test.p if test else None,
+        "adjusted_p": test.adjusted if test else None,
+        "forwards_per_example": point.cost.forwards_per_example if point.cost else None,
+        "backwards_per_example": point.cost.backwards_per_example if point.cost else None,
+        "flops_per_example": point.cost.flops_per_example if point.cost else None,
+        "seconds_per_example": point.cost.seconds_per_example if point.cost else None,
+        "cost_change": cost_change(told),
+        "remarks": "; ".join((*remarks_of(lane, told), *([point.error] if point.error else []))),
+        "measured_at": point.carried_from.commit if point.carried_from else place.origin.commit,
+        "finished": point.finished,
+    }

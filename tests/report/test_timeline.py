@@ -1,0 +1,485 @@
+"""Lines over commits: where changes are real, what is never joined, in which order commits stand, and every format."""
+
+import csv
+import io
+import json
+import random
+import subprocess
+from datetime import date, timedelta
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from bench.cli import main
+from bench.outcomes import Outcomes
+from bench.report.timeline.build import build
+from bench.report.timeline.changes import judge
+from bench.report.timeline.lines import Lane, Point
+from bench.report.timeline.page import render
+from bench.report.timeline.places import Origin, Place
+from bench.report.timeline.render import FORMATS
+from bench.store.ancestry import commit_pages, known_commits
+from bench.store.history import serialise
+from bench.store.runs import Run, RunReader
+from bench.types import ModelRef, UsageError, WeightsRef
+from tests.report.fabricate import method, outcomes, result, stored
+from tests.report.test_compare import flipped
+from tests.report.test_hostile_text import KINDS, Tags, assert_harmless, everywhere
+
+N = 1000
+
+
+def commit(i):
+    return f"{i:040x}"
+
+
+def day(i):
+    return f"{date(2026, 1, 1) + timedelta(days=i)}T10:00:00+00:00"
+
+
+def at(i, bits, **more):
+    """One result, measured at the i-th of commits that no repository knows, so that they stand by time."""
+    return result(clean=[True] * len(bits), adversarial=bits, **{"commit": commit(i), "finished": day(i), **more})
+
+
+def timeline(results, repository, **more):
+    return build([Run("file", list(results))], repository, **more)
+
+
+def only_line(results, repository, **more):
+    (line,) = timeline(results, repository, **more).lines
+    return line
+
+
+def verdicts(line):
+    return [told.judged.verdict for _, told in line.points]
+
+
+def test_a_step_is_marked_at_its_commit_and_what_stays_there_is_no_further_change(tmp_path):
+    high = outcomes(0.6, N)
+    low = flipped(high, 45, 5)
+    line = only_line([at(i, high if i < 3 else low) for i in range(6)], tmp_path)
+    assert verdicts(line) == ["first", "no change", "no change", "worse", "no change", "no change"]
+    ((_, told),) = line.changes
+    assert (told.judged.test.against, told.judged.test.lost, told.judged.test.gained) == (2, 45, 5)
+    assert told.judged.test.p == pytest.approx(binomtest(5, 50).pvalue)
+    # Between the first commit and those since the step the same images differ, and each of these pairs is a test too.
+    assert told.judged.test.adjusted == pytest.approx(4 * binomtest(5, 50).pvalue)
+    assert not told.judged.drifted
+
+
+def test_what_returns_is_a_change_back(tmp_path):
+    high = outcomes(0.6, N)
+    low = flipped(high, 45, 5)
+    line = only_line([at(i, low if i == 1 else high) for i in range(4)], tmp_path)
+    assert verdicts(line) == ["first", "worse", "better", "no change"]
+
+
+def test_slow_drift_is_found_though_no_step_is(tmp_path):
+    bits = outcomes(0.6, N)
+    runs = [bits]
+    for i in range(12):
+        runs.append(flipped(runs[-1], 3, 0, seed=i))
+    line = only_line([at(i, run) for i, run in enumerate(runs)], tmp_path)
+    (first, *_), marked = line.changes[0][1].judged, [told for _, told in line.changes]
+    assert first == "worse"
+    assert all(told.judged.drifted for told in marked)
+    told = marked[0]
+    # The earliest commit at which 3, 6, 9, ... images lost and none gained could be beyond chance.
+    assert told.judged.test.against == 0
+    assert told.judged.test.lost == 3 * told.point.place
+    assert binomtest(0, told.judged.test.lost).pvalue < 0.05
+    # Each stretch begins at the change before it.
+    assert [told.judged.test.against for told in marked[1:]] == [told.point.place for told in marked[:-1]]
+
+
+def test_what_is_smaller_than_the_least_effect_is_not_marked(tmp_path):
+    bits = outcomes(0.6, N)
+    runs = [at(0, bits), at(1, flipped(bits, 15, 0))]
+    assert verdicts(only_line(runs, tmp_path)) == ["first", "worse"]
+    assert verdicts(only_line(runs, tmp_path, min_effect=2)) == ["first", "no change"]
+
+
+def by_chance(rng, lanes, commits, churn):
+    """Lanes in which nothing changes, but that each image is another one than its truth by chance."""
+    places = [Place(Origin(commit(i), False), i, (1 << i) - 1, True, "", "", None) for i in range(commits)]
+    made = []
+    for _ in range(lanes):
+        truth = rng.random(N) < 0.5
+        seen = truth ^ (rng.random((commits, N)) < churn)
+        lane = Lane("box", "cpu", "2", None)
+        for i, row in enumerate(np.packbits(seen, axis=1)):
+            right = Outcomes(int.from_bytes(row.tobytes(), "big"), N)
+            lane.points.append(Point(i, right.share, 0, 1, right, N, None, 1, "", "", None))
+        made.append(lane)
+    return made, places
+
+
+def test_forty_commits_of_nothing_but_chance_have_a_mark_on_at_most_5_percent_of_pages():
+    rng, pages = np.random.default_rng(0), 300
+    marked = 0
+    for _ in range(pages):
+        changes = judge(*by_chance(rng, 5, 40, 0.004), min_effect=0)
+        marked += any(each.is_change for lane in changes.judged for each in lane)
+    assert marked <= 0.05 * pages
+
+
+def test_a_change_of_two_points_is_found_among_a_hundred_lines():
+    rng = np.random.default_rng(1)
+    lanes, places = by_chance(rng, 100, 40, 0.004)
+    for at_place, point in enumerate(lanes[7].points):
+        if at_place >= 20:
+            lost = Outcomes(point.outcomes.bits & ~((1 << 60) - 1), N)
+            lanes[7].points[at_place] = point._replace(outcomes=lost)
+    changes = judge(lanes, places)
+    found = {(n, i) for n, lane in enumerate(changes.judged) for i, each in enumerate(lane) if each.is_change}
+    assert found == {(7, 20)}
+    assert changes.judged[7][20].verdict == "worse"
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"machine": "lab"}, "other machine: lab"),
+        ({"device": "cuda: H200"}, "other machine: box, cuda: H200"),
+        ({"version": 1}, "protocol 1 instead of 2"),
+        ({"rows": "others"}, "other example lists"),
+        ({"eps": "4/255"}, "attack.threat.eps: 8/255 against 4/255"),
+    ],
+)
+def test_other_conditions_are_a_break_that_says_why(tmp_path, other, words):
+    high, low = outcomes(0.9, N), outcomes(0.2, N)
+    line = only_line([at(i, high) if i < 2 else at(i, low, **other) for i in range(4)], tmp_path)
+    assert verdicts(line) == ["first", "no change", "first", "no change"]
+    first, second = line.lanes
+    assert (first.lane.words, second.lane.is_beside) == ((), False)
+    assert words in "; ".join(second.lane.words)
+
+
+def with_weights(r, sha):
+    model = ModelRef(network=method("network", "small-cnn"), weights=WeightsRef(name="net.pth", sha256=sha))
+    attack = r.cell.attack.model_copy(update={"model": model})
+    return r.model_copy(update={"cell": r.cell.model_copy(update={"model": model, "attack": attack}), "key": sha})
+
+
+def test_another_file_of_weights_is_a_break(tmp_path):
+    line = only_line([with_weights(at(i, outcomes(0.9, N)), ("a" if i < 2 else "b") * 64) for i in range(4)], tmp_path)
+    assert verdicts(line) == ["first", "no change", "first", "no change"]
+    assert "file" in line.lanes[1].lane.words[0]
+
+
+def test_two_machines_at_a_time_stand_beside_each_other_and_are_not_compared(tmp_path):
+    high, low = outcomes(0.9, N), outcomes(0.2, N)
+    runs = [at(i, bits, machine=name) for i in range(3) for name, bits in (("box", high), ("lab", low))]
+    line = only_line(runs, tmp_path)
+    assert [len(lane.points) for lane in line.lanes] == [3, 3]
+    assert line.changes == []
+    assert line.lanes[1].lane.is_beside
+
+
+def test_a_changed_parameter_and_a_renamed_method_are_joined_and_tested(tmp_path):
+    high = outcomes(0.6, N)
+    low = flipped(high, 45, 5)
+    line = only_line(
+        [at(0, high, attack_params={"steps": 20}), at(1, low, attack_params={"steps": 40}, forwards=40.0)], tmp_path
+    )
+    assert verdicts(line) == ["first", "worse"]
+    ((_, told),) = line.changes
+    assert told.remarks == ("pgd: steps 20 -> 40",)
+    assert [(each.field, each.old, each.new) for each in told.costs] == [
+        ("forwards_per_example", 20, 40),
+        ("backwards_per_example", 20, 40),
+        ("flops_per_example", 6e7, 1.2e8),
+    ]
+
+
+def test_two_cells_of_one_name_at_a_time_are_two_lines(tmp_path):
+    bits = outcomes(0.9, N)
+    t = timeline([at(i, bits, eps=eps) for i in range(2) for eps in ("8/255", "4/255")], tmp_path)
+    assert len({line.line.name for line in t.lines}) == len(t.lines) == 2
+    assert [len(line.lanes) for line in t.lines] == [1, 1]
+
+
+def test_a_cell_that_fails_is_said_and_the_next_is_compared_with_the_last_before(tmp_path):
+    bits = outcomes(0.6, N)
+    line = only_line([at(0, bits), at(1, bits, status="failed"), at(2, bits, status="failed"), at(3, bits)], tmp_path)
+    assert verdicts(line) == ["first", "failed", "failed", "no change"]
+    assert [told.point.place for _, told in line.changes] == [1]
+
+
+def git(folder, *words, when=None):
+    env = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null", "PATH": "/usr/bin:/bin:/usr/local/bin"}
+    env |= {f"GIT_{who}_{what}": "a" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    env |= {"GIT_COMMITTER_DATE": when} if when else {}
+    done = subprocess.run(["git", "-C", str(folder), *words], check=True, capture_output=True, text=True, env=env)
+    return done.stdout.strip()
+
+
+def committed(folder, subject, days):
+    when = f"{date(2026, 6, 1) + timedelta(days=days)}T10:00:00Z"
+    git(folder, "commit", "-q", "--allow-empty", "-m", subject, when=when)
+    return git(folder, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def repository(tmp_path):
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    git(folder, "init", "-q", "-b", "main")
+    return folder
+
+
+def test_commits_stand_by_ancestry_whatever_their_dates_and_those_of_results(repository):
+    names = [committed(repository, f"change {i}", days=-i) for i in range(4)]
+    bits = outcomes(0.6, N)
+    results = [at(10 - i, bits, commit=name) for i, name in enumerate(names)]
+    random.Random(0).shuffle(results)
+    t = timeline(results, repository)
+    assert [place.origin.commit for place in t.places] == names
+    assert [place.subject for place in t.places] == [f"change {i}" for i in range(4)]
+    assert t.places[1].day == "2026-05-31"
+
+
+def test_a_commit_is_compared_with_its_own_ancestor_and_not_with_one_of_another_branch(repository):
+    root = committed(repository, "root", 0)
+    git(repository, "checkout", "-q", "-b", "side")
+    side = committed(repository, "side", 1)
+    git(repository, "checkout", "-q", "main")
+    ahead = committed(repository, "ahead", 2)
+    high = outcomes(0.6, N)
+    low = flipped(high, 45, 5)
+    line = only_line([at(0, high, commit=root), at(1, low, commit=side), at(2, high, commit=ahead)], repository)
+    told = {told.place.origin.commit: told for _, told in line.points}
+    assert told[side].judged.verdict == "worse"
+    assert told[ahead].judged.verdict == "no change"
+    assert {told[side].follows, told[ahead].follows} == {0}
+
+
+def test_an_unknown_commit_goes_by_time_and_says_so(repository):
+    known = [committed(repository, f"change {i}", i) for i in range(3)]
+    bits = outcomes(0.6, N)
+    results = [at(10 * i, bits, commit=name) for i, name in enumerate(known)] + [at(15, bits)]
+    t = timeline(results, repository)
+    assert [place.origin.commit for place in t.places] == [known[0], known[1], commit(15), known[2]]
+    assert "placed by the time" in FORMATS["text"](t)
+    assert "does not know the commit" in t.places[2].remark
+    # It leads nowhere: the next known commit follows its ancestor.
+    assert [told.follows for _, told in t.lines[0].points] == [None, 0, 1, 1]
+
+
+def test_uncommitted_changes_are_marked_and_nothing_follows_them(repository):
+    names = [committed(repository, f"change {i}", i) for i in range(2)]
+    high = outcomes(0.6, N)
+    low = flipped(high, 45, 5)
+    results = [at(0, high, commit=names[0]), at(1, low, commit=names[0], dirty=True), at(2, high, commit=names[1])]
+    t = timeline(results, repository)
+    assert [place.label for place in t.places] == [
+        names[0][:10],
+        f"{names[0][:10]} + uncommitted changes",
+        names[1][:10],
+    ]
+    assert verdicts(t.lines[0]) == ["first", "worse", "no change"]
+    assert t.lines[0].lanes[0].points[2].judged.test.against == 0
+    assert 'class="hole"' in render(t)
+
+
+def test_a_file_of_a_commit_carries_what_earlier_ones_measured(repository):
+    names = [committed(repository, f"change {i}", i) for i in range(3)]
+    bits = outcomes(0.6, N)
+    old, new = at(0, bits, commit=names[0]), at(2, bits, commit=names[2], code="2")
+    runs = [Run("a", [old], names[0]), Run("b", [old], names[1]), Run("c", [new], names[2])]
+    (line,) = build(runs, repository).lines
+    assert verdicts(line) == ["first", "same measurement", "no change"]
+    assert line.lanes[0].points[1].point.carried_from.commit == names[0]
+
+
+def test_a_key_that_stands_for_two_cells_counts_once(tmp_path):
+    bits = outcomes(0.6, N)
+    other = at(1, bits, eps="1/255").model_copy(update={"key": at(0, bits).key})
+    t = timeline([at(0, bits), other], tmp_path)
+    assert (t.measurements, len(t.notes)) == (1, 1)
+    assert "key is that of another cell" in t.notes[0]
+
+
+def test_known_commits_are_those_of_the_repository_alone(repository):
+    name = committed(repository, "one", 0)
+    tree = git(repository, "rev-parse", "HEAD^{tree}")
+    known = known_commits(repository, [name, tree, "f" * 40, "--output=x", "HEAD", name[:10]])
+    assert known.order == (name,)
+    assert known_commits(repository.parent, [name]).order == ()
+
+
+def test_a_subject_is_one_visible_line(repository):
+    name = committed(repository, "<em>\u202eevil\x1b[31m</em>" + "x" * 500, 0)
+    t = timeline([at(0, outcomes(0.6, N), commit=name)], repository)
+    assert len(t.places[0].subject) <= 120
+    assert_harmless(t.places[0].subject)
+    assert "<em>" not in render(t).partition("<main>")[2].partition("<script")[0]
+
+
+@pytest.mark.parametrize(
+    ("address", "page"),
+    [
+        ("https://github.com/a/b.git", "https://github.com/a/b/commit/"),
+        ("https://github.com/a/b/", "https://github.com/a/b/commit/"),
+        ("https://me:secret@github.com/a/b", "https://github.com/a/b/commit/"),
+        ("https://token@GitHub.com/a/b", "https://github.com/a/b/commit/"),
+        ("https://gitlab.example.org/g/s/b.git", "https://gitlab.example.org/g/s/b/-/commit/"),
+        ("https://bitbucket.org/a/b", "https://bitbucket.org/a/b/commits/"),
+        ("git@github.com:a/b.git", "https://github.com/a/b/commit/"),
+        ("ssh://git@gitlab.com/a/b.git", "https://gitlab.com/a/b/-/commit/"),
+        ("javascript:alert(1)//github.com/a/b", None),
+        ("https://github.com/a/b?token=secret", None),
+        ("https://github.com/a/b#secret", None),
+        ('https://github.com/a/"><script>', None),
+        ("https://github.com/../..", None),
+        ("https://github.com/a", None),
+        ("http://github.com/a/b", None),
+        ("https://user:pass@evil.example@github.com/a/b", None),
+        ("https://example.org/a/b", None),
+        ("/home/me/github.com/a/b", None),
+        ("file:///github.com/a/b", None),
+    ],
+)
+def test_pages_of_commits_come_from_a_known_host_and_carry_no_password(repository, address, page):
+    git(repository, "remote", "add", "origin", address)
+    assert commit_pages(repository) == page
+
+
+def test_no_remote_has_no_pages(repository, tmp_path):
+    assert commit_pages(repository) is None
+    assert commit_pages(tmp_path) is None
+
+
+def test_no_password_of_a_remote_reaches_any_format(repository):
+    git(repository, "remote", "add", "origin", "https://me:secret@github.com/a/b")
+    name = committed(repository, "one", 0)
+    t = timeline([at(0, outcomes(0.6, N), commit=name)], repository)
+    assert f'href="https://github.com/a/b/commit/{name}"' in render(t)
+    for text in (render(t), *(make(t) for make in FORMATS.values())):
+        assert "secret" not in text
+
+
+class Links(Tags):
+    def __init__(self, page):
+        self.links = []
+        super().__init__(page)
+
+    def handle_starttag(self, tag, attrs):
+        super().handle_starttag(tag, attrs)
+        self.links += [value for name, value in attrs if name in ("href", "src")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_that_steer_a_page_or_a_terminal_reach_none(tmp_path, kind):
+    # A changed machine makes a break, whose words hold its name.
+    results = [*everywhere(KINDS[kind]), *(r for r in everywhere("plain") if r.names.attack == "plain")]
+    t = timeline(results, tmp_path)
+    for make in (render, *FORMATS.values()):
+        assert_harmless(make(t))
+    page = Links(render(t))
+    assert page.scripts == 2
+    assert page.links
+    assert all(link.startswith(("#", "data:,")) for link in page.links)
+    for row in csv.reader(io.StringIO(FORMATS["csv"](t))):
+        assert not any(cell.strip().startswith(("=", "@", "+")) for cell in row)
+
+
+def test_csv_and_json_say_the_same(tmp_path):
+    high = outcomes(0.6, N)
+    low = flipped(high, 45, 5)
+    results = [at(i, high if i < 2 else low, defense=name, recipe=name) for i in range(4) for name in ("a", "b")]
+    results.append(at(4, high, machine="lab", defense="b", recipe="b", status="failed"))
+    t = timeline(results, tmp_path)
+    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"](t))))
+    document = json.loads(FORMATS["json"](t))
+    assert document["schema"] == 1
+    points = [
+        {**{key: line[key] for key in ("line", "seed")}, **lane, **point}
+        for line in document["lines"]
+        for lane in line["lanes"]
+        for point in lane["points"]
+    ]
+    assert len(points) == len(rows) == 9
+    for point, row in zip(points, rows, strict=True):
+        for name in row.keys() & point.keys():
+            assert row[name] == ("" if point[name] is None else str(point[name])), name
+        assert document["commits"][point["place"]]["commit"] == row["commit"]
+    assert {row["verdict"] for row in rows} == {"first", "no change", "worse", "failed"}
+
+
+def test_markdown_has_a_row_for_each_line_and_commit(tmp_path):
+    t = timeline([at(i, outcomes(0.6, N)) for i in range(3)], tmp_path)
+    rows = [line for line in FORMATS["md"](t).splitlines() if line.startswith("| digits")]
+    assert [row.split(" | ")[1] for row in rows] == [commit(i)[:10] for i in range(3)]
+
+
+def write(folder, results):
+    by_commit = {}
+    for r in results:
+        by_commit.setdefault(r.provenance.commit, []).append(r)
+    for name, group in by_commit.items():
+        path = folder / "results" / "runs" / "box" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(serialise(group))
+
+
+def test_the_verb_reads_the_working_tree_and_what_only_head_holds(repository, monkeypatch, capsys):
+    names = [committed(repository, f"change {i}", i) for i in range(3)]
+    high = outcomes(0.6, N)
+    write(repository, [at(i, flipped(high, 45, 5) if i == 2 else high, commit=name) for i, name in enumerate(names)])
+    git(repository, "add", "-A")
+    committed(repository, "results", 4)
+    (repository / "results" / "runs" / "box" / f"{names[0]}.json").unlink()
+    (repository / "results" / "runs" / "box" / "damaged.json").write_text("{}")
+    monkeypatch.chdir(repository)
+    assert main(["history"]) == 0
+    out, err = capsys.readouterr()
+    assert "3 commits, 1 line: 1 real change" in out
+    assert f"{names[2][:10]}  2026-06-03  change 2" in out
+    assert "1 file left out" in err
+    assert "damaged.json" in err
+    assert main(["history", "--out", "page.html"]) == 0
+    assert "<title>Crossfire over time</title>" in (repository / "page.html").read_text()
+    assert main(["history", "--only", "nothing"]) == 2
+    assert "no result matches --only nothing" in capsys.readouterr().err
+
+
+def test_one_commit_is_said_to_be_nothing_to_compare_yet(repository, monkeypatch, capsys):
+    write(repository, [at(0, outcomes(0.6, N), commit=committed(repository, "one", 0))])
+    monkeypatch.chdir(repository)
+    assert main(["history"]) == 0
+    out = capsys.readouterr().out
+    assert "1 commit, 1 line: nothing to compare yet" in out
+    assert "run --record on further commits" in out
+
+
+@pytest.mark.parametrize("words", [[], ["missing.json"], ["."], ["text.json"]])
+def test_what_holds_no_runs_is_one_line(tmp_path, monkeypatch, capsys, words):
+    (tmp_path / "text.json").write_text("no run file")
+    monkeypatch.chdir(tmp_path)
+    assert main(["history", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+
+
+def test_a_format_against_the_name_of_the_file_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["history", "--format", "csv", "--out", "page.html"]) == 2
+    assert "choose one" in capsys.readouterr().err
+
+
+def test_a_store_a_file_and_a_folder_are_sources(tmp_path):
+    bits = outcomes(0.6, N)
+    store = stored(tmp_path / "store", [at(0, bits)])
+    write(tmp_path, [at(1, bits), at(2, bits)])
+    reader = RunReader(tmp_path)
+    one = list(reader.of(tmp_path / "results" / "runs" / "box" / f"{commit(2)}.json"))
+    runs = [*reader.of(store.root), *reader.of(tmp_path / "results"), *one]
+    t = build(runs, tmp_path)
+    # The file that the folder also holds counts once.
+    assert (len(t.places), t.measurements, reader.notes) == (3, 3, [])
+    with pytest.raises(UsageError, match="no run file, store or folder"):
+        list(reader.of(tmp_path / "none"))
