@@ -200,8 +200,9 @@ def parsers(program: str) -> tuple[argparse.ArgumentParser, dict[str, argparse.A
     parser = _Parser(
         prog=program,
         description="Cross adversarial defenses with attacks. Without a verb: run the quick preset.",
-        epilog="exit codes: 0 done, 1 regression found, 2 bad usage or a store that cannot be written, 3 some cells "
-        "failed, differ or, of a plan, will fail, 130 interrupted, 143 terminated, 128 + N ended by signal N",
+        epilog="exit codes: 0 done, 1 a regression was found or a receipt does not hold, 2 bad usage or a store that "
+        "cannot be written, 3 some cells failed, differ or, of a plan, will fail, 130 interrupted, 143 terminated, "
+        "128 + N ended by signal N",
     )
     parser.add_argument("-V", "--version", action="version", version=command.version())
     verbs: dict[str, argparse.ArgumentParser] = {}

@@ -53,6 +53,7 @@ def export(args: argparse.Namespace, store: Store, results: dict[str, CellResult
                 adversarial = kept.read(store, result, options.data_folder(args), trusted=args.trust)
                 with new_file(path) as file:
                     sha256 = write.write(adversarial, store, args.by, file)
+                _require_readable(path)
             # Of the one whose images have gone the others are still written.
             except (kept.NotKept, Outdated) as error:
                 failed.append(error)
@@ -61,6 +62,21 @@ def export(args: argparse.Namespace, store: Store, results: dict[str, CellResult
         for remark in write.remarks(result):
             print(visible(f"{path}: {remark}"), file=sys.stderr)
     return options.not_written(failed, len(results))
+
+
+def _require_readable(path: Path) -> None:
+    """Remove a receipt that no reader would take, such as that of a result of a version that named cells otherwise.
+
+    Raises:
+        UsageError: it is so.
+    """
+    from bench.report.receipts.read import Contradiction, NoReceipt, read
+
+    try:
+        read(path)
+    except (Contradiction, NoReceipt) as error:
+        path.unlink()
+        raise UsageError(f"{error}; nothing is written") from None
 
 
 def _paths(out: Path | None, ending: str, results: dict[str, CellResult]) -> list[Path]:

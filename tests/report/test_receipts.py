@@ -219,6 +219,7 @@ def not_a_number(arrays):
         (lambda body: body["result"]["names"].update(defense="tpap"), None, "it is called tpap, and standard"),
         (lambda body: body["result"]["names"].update(model="vgg16"), None, "it is called a cell of vgg16"),
         (lambda body: body["result"]["names"].update(dataset="cifar10"), None, "it is called a cell of cifar10"),
+        (lambda body: body["trained"].clear(), None, "does not state a hash of the weights"),
         (flip_outcome, None, "its adversarial outcomes are not those of its predictions and labels, at 3 of 140"),
         (None, one_pixel_far, "left its budget"),
         (None, not_a_number, "not finite"),
@@ -240,9 +241,24 @@ def test_a_claim_that_the_arrays_refute_is_refused_with_every_hash_made_again(fo
 
 
 @pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        # Such an image would count as unbroken whatever is answered.
+        (lambda arrays: arrays["targets"].__setitem__(3, arrays["labels"][3]), "target is their own class"),
+        (lambda arrays: arrays["targets"].__setitem__(3, -1), "it has images without a target"),
+        (lambda arrays: arrays["targets"].__setitem__(3, 10), "its targets are not all among 10 classes"),
+    ],
+)
+def test_targets_that_no_attack_would_choose_are_refused(folder, tmp_path, change, reason):
+    with pytest.raises(Contradiction, match=reason):
+        read(forged(receipt(folder, "standard-pgd-second"), tmp_path / "f.receipt", lambda body: None, change))
+
+
+@pytest.mark.parametrize(
     ("claims", "arrays", "plain", "reason"),
     [
         (fewer, None, {}, "and its cell needs"),
+        (lambda body: body["sha256"].update(targets="0" * 64), None, {}, "its arrays are not"),
         (
             lambda body: body.update(evaluation=1),
             None,

@@ -10,7 +10,7 @@ from math import inf
 import numpy as np
 
 from bench.data.rows import sha_of_rows
-from bench.keys import Keys
+from bench.keys import Keys, models_of, training_key
 from bench.report.receipts import form
 from bench.report.receipts.form import Claims
 from bench.report.sets.kept import Array
@@ -21,8 +21,6 @@ from bench.types import Cell, CellResult, Metrics, TrainRef
 
 #: Of accuracies and means, which may have been computed in single precision; of distances relative.
 ROUND_OFF, DISTANCE_ROUND_OFF = 1e-6, 1e-4
-#: What may follow the name of a method in its label: parameters, a base, a source, a file.
-_END_OF_NAME = r"(?:$|(?<=:)|[\[@: ])"
 #: Images that are looked at together.
 _TOGETHER = 256
 
@@ -41,11 +39,13 @@ def contradictions(claims: Claims, arrays: Mapping[str, Array]) -> Iterator[str]
             "or image list is named than was measured"
         )
     yield from _of_names(result)
+    yield from _of_weights(claims)
     values = list(_of_values(result.cell, arrays))
     yield from values
     if values:
         # What follows would be computed from nonsense.
         return
+    yield from _of_targets(result.cell, arrays)
     yield from _of_images(result.cell, arrays)
     yield from _of_outcomes(result, arrays)
     yield from _of_distances(result, arrays)
@@ -63,25 +63,33 @@ def _of_names(result: CellResult) -> Iterator[str]:
     """Yield names in tables that are not those of what was measured: no key holds them."""
     names, cell = result.names, result.cell
     assert cell.attack is not None
-    weights = cell.model.weights
+    weights, network = cell.model.weights, cell.model.network
     made = weights.recipe.name if isinstance(weights, TrainRef) else "weights:"
-    network = cell.model.network
-    networks = [own_name(each.name) for each in network.members or (network,)]
     if names.dataset != cell.data.name:
         yield f"it is called a cell of {names.dataset}, and its images are of {cell.data.name}"
-    if not all(name in names.model for name in networks):
-        yield f"it is called a cell of {names.model}, and its network is {cell.model.network.name}"
-    for label, name in (
-        (names.defense, made if cell.step is None else cell.step.name),
-        (names.attack, cell.attack.attack.name),
-    ):
-        if re.match(re.escape(own_name(name)) + _END_OF_NAME, label) is None:
-            yield f"it is called {label}, and {name} was measured"
+    if not all(each.name.rpartition(".py:")[2] in names.model for each in network.members or (network,)):
+        yield f"it is called a cell of {names.model}, and its network is {network.name}"
+    if not _begins(names.defense, name := made if cell.step is None else cell.step.name):
+        yield f"it is called {names.defense}, and {name} was measured"
+    if not _begins(names.attack, name := cell.attack.attack.name):
+        yield f"it is called {names.attack}, and {name} was measured"
 
 
-def own_name(name: str) -> str:
-    """Return what a method is called in tables: that in a user's own file by its function alone."""
-    return name.rpartition(".py:")[2]
+def _begins(label: str, name: str) -> bool:
+    """Say whether a label begins with the name of a method; parameters, a base, a source or a file may follow."""
+    _, is_own, symbol = name.rpartition(".py:")
+    if is_own:
+        # That in a file is registered as my-attack where its symbol is MyAttack or my_attack.
+        label, name = (re.sub("[-_]", "", each).casefold() for each in (label, symbol))
+    return re.match(re.escape(name) + r"(?:$|(?<=:)|[\[@: ])", label) is not None
+
+
+def _of_weights(claims: Claims) -> Iterator[str]:
+    """Yield where hashes of trained weights are stated for other networks than were trained."""
+    models = models_of(claims.result.cell)
+    trained = {training_key(model) for model in models if isinstance(model.weights, TrainRef)}
+    if trained != set(claims.trained):
+        yield "it does not state a hash of the weights of each network that was trained for it, and of no other"
 
 
 def _of_values(cell: Cell, arrays: Mapping[str, Array]) -> Iterator[str]:
@@ -95,6 +103,24 @@ def _of_values(cell: Cell, arrays: Mapping[str, Array]) -> Iterator[str]:
         # NaN satisfies neither comparison.
         if name in arrays and not ((arrays[name] >= 0) & (arrays[name] <= 1)).all():
             yield f"its {name} are not all between 0 and 1"
+
+
+def _of_targets(cell: Cell, arrays: Mapping[str, Array]) -> Iterator[str]:
+    """Yield targets that the attack was not to reach: an image whose target is its own class counts as unbroken."""
+    aimed_at = (
+        set[object]() if cell.attack is None else {cell.attack.target, *(each.target for each in cell.attack.after)}
+    )
+    if (targets := arrays.get(form.TARGETS)) is None:
+        return
+    given = targets[targets >= 0]
+    if None not in aimed_at and len(given) < len(targets):
+        yield "it has images without a target, and its attack is targeted"
+    classes = {aim for aim in aimed_at if isinstance(aim, int)}
+    others = np.isin(targets, list(classes), invert=True) & (targets >= 0)
+    if others.any() and not aimed_at - classes - {None}:
+        yield f"it has targets other than {', '.join(map(str, sorted(classes)))}"
+    if (others & (targets == arrays[form.LABELS])).any():
+        yield "it has images whose target is their own class, which no attack would choose"
 
 
 def _of_images(cell: Cell, arrays: Mapping[str, Array]) -> Iterator[str]:

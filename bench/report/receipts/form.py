@@ -8,12 +8,13 @@ it is packed with. There is no code in it, and nothing is pickled.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from bench.keys import canonical_json
-from bench.types import CellResult, Frozen, Key, ShownWord, jsonable
+from bench.keys import canonical_json, models_of, training_key
+from bench.types import Cell, CellResult, Frozen, Key, MethodRef, ShownWord, TrainRef, jsonable
 
 #: What ``receipt.json`` says that it is, and its version.
 FORMAT = "crossfire-receipt"
@@ -22,6 +23,7 @@ ENDING = ".receipt"
 CLAIMS = "receipt.json"
 #: Bytes of all arrays together, and of the file.
 MAX_BYTES = 2**30
+MAX_RECEIPT_IMAGES = 1_000_000
 #: Bytes of ``receipt.json``.
 MAX_CLAIMS = 24 * 10**6
 _MAX_NETWORKS = 10
@@ -71,11 +73,15 @@ class Claims(Frozen):
         result = self.result
         if result.status != "done" or result.metrics is None or result.cell.attack is None:
             raise ValueError("a receipt is of an attacked cell that is done")
+        if result.cell.data.n > MAX_RECEIPT_IMAGES:
+            raise ValueError(f"it is of {result.cell.data.n:,} images, and at most {MAX_RECEIPT_IMAGES:,} are read")
         if result.clean_bits is None or result.adversarial_bits is None or result.cost is None:
             raise ValueError("its result lacks outcomes or a cost")
         known = members(result)
         names = set(known)
-        needed = {name for name in names if name != TARGETS}
+        attack = result.cell.attack
+        is_suite = bool(attack.after)
+        needed = {name for name in names if name != TARGETS or not is_suite}
         if not needed <= set(self.sha256) <= names:
             raise ValueError(f"its arrays are not {', '.join(sorted(needed))}")
         if (size := sum(known[name].size for name in self.sha256)) > MAX_BYTES:
@@ -119,3 +125,16 @@ def members(result: CellResult) -> dict[str, Member]:
     if attack is not None and (attack.target is not None or any(each.target is not None for each in attack.after)):
         arrays[TARGETS] = numbers
     return arrays
+
+
+def methods_of(cell: Cell) -> Iterator[MethodRef]:
+    """Yield all methods that decided what an attacked cell gave: networks, recipes, step and attacks."""
+    assert cell.attack is not None
+    for model in {training_key(each): each for each in models_of(cell)}.values():
+        yield from model.network.members or (model.network,)
+        if isinstance(model.weights, TrainRef):
+            yield model.weights.recipe
+    if cell.step is not None:
+        yield cell.step
+    yield cell.attack.attack
+    yield from (each.attack for each in cell.attack.after)

@@ -1,4 +1,4 @@
-"""A result for strangers: without the name of the machine, and without the folders that its names lie in."""
+"""A result for strangers: without the name of the machine and the folders that its names lie in; what is its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import PurePath
 from typing import Any
 
 from bench.keys import cell_key
-from bench.types import CellResult, UsageError, jsonable
+from bench.report.receipts import form
+from bench.report.render.outside import named_by
+from bench.types import Cell, CellResult, UsageError, jsonable
 
 #: Beginnings of names that go on with a path, where the path is in no key.
 _PATHS = ("folder:", "parquet:", "weights:")
@@ -73,3 +75,8 @@ def _without_paths(value: Any) -> Any:
     if (name := _path_in(value)) is not None:
         kept["name"] = _short(name)
     return kept
+
+
+def foreign(cell: Cell) -> list[str]:
+    """Return the names of methods in a cell that do not come with Crossfire."""
+    return sorted({name for name in map(named_by, form.methods_of(cell)) if name is not None})

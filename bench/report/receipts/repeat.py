@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +13,7 @@ from bench.report.receipts import form, verdict, weights
 from bench.report.receipts.read import Arrays, Receipt
 from bench.report.receipts.verdict import Finding
 from bench.report.render.outside import require_own
-from bench.types import Cell, MethodError, MethodRef, ModelRef, TrainRef, UsageError, WeightsRef
+from bench.types import Cell, MethodError, MethodRef, ModelRef, UsageError, WeightsRef
 
 if TYPE_CHECKING:
     import torch
@@ -95,25 +95,12 @@ def _hash(path: Path, model: ModelRef) -> str:
 def code(cell: Cell, *, trusted: bool) -> Finding:
     """Return whether the code of each method here is that which was measured; another is said, and refutes nothing."""
     names: dict[str, list[str]] = {what: [] for what in ("other code here", "not compared", _SAME)}
-    for ref in _methods(cell):
+    for ref in form.methods_of(cell):
         here = _code_here(ref, trusted=trusted)
         what = "not compared" if here is None else "other code here"
         names[_SAME if here == ref.code_sha else what].append(ref.name)
     words = [f"{what}: {', '.join(dict.fromkeys(each))}" for what, each in names.items() if each]
     return Finding("code", "holds" if [what for what in names if names[what]] == [_SAME] else "said", "; ".join(words))
-
-
-def _methods(cell: Cell) -> Iterator[MethodRef]:
-    """Yield all that decided a number: networks, recipes, step and attacks."""
-    assert cell.attack is not None
-    for model in {training_key(each): each for each in (cell.model, cell.attack.model, *needed(cell)[1:])}.values():
-        yield from model.network.members or (model.network,)
-        if isinstance(model.weights, TrainRef):
-            yield model.weights.recipe
-    if cell.step is not None:
-        yield cell.step
-    yield cell.attack.attack
-    yield from (each.attack for each in cell.attack.after)
 
 
 def _code_here(ref: MethodRef, *, trusted: bool) -> str | None:

@@ -6,12 +6,14 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, get_args
 
 from bench.report.leaderboard.tables import Board, Table, TableRow
 from bench.report.receipts import form
 from bench.report.receipts.read import Receipt, read
+from bench.report.receipts.redacted import foreign
 from bench.report.receipts.verdict import REPORT_FORMAT, Verdict
 from bench.store import files
 from bench.store.reading import document
@@ -104,12 +106,15 @@ def _measured_by(people: list[str]) -> str:
 
 
 def _people(row: TableRow, by_key: Mapping[str, list[Receipt]]) -> list[str]:
+    receipts = list(chain.from_iterable(by_key.get(key, ()) for key in dict.fromkeys(row.keys)))
     verdicts: dict[str, list[Verdict | None]] = defaultdict(list)
-    for key in dict.fromkeys(row.keys):
-        for receipt in by_key.get(key, ()):
-            by = "somebody who is not named" if receipt.by is None else f"'{receipt.by}'"
-            verdicts[by].append(verdict_beside(receipt))
-    return [f"{by} ({_counted(known)})" for by, known in verdicts.items()]
+    methods = set[str]()
+    for receipt in receipts:
+        by = "somebody who is not named" if receipt.by is None else f"'{receipt.by}'"
+        verdicts[by].append(verdict_beside(receipt))
+        methods |= set(foreign(receipt.result.cell))
+    own = f", with methods that do not come with Crossfire: {', '.join(sorted(methods))}" if methods else ""
+    return [f"{by} ({_counted(known)}{own})" for by, known in verdicts.items()]
 
 
 def _counted(verdicts: list[Verdict | None]) -> str:

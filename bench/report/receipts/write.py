@@ -13,8 +13,7 @@ from bench.keys import EVALUATION_VERSION, models_of, training_key
 from bench.registry import live_names
 from bench.report.receipts import form, weights
 from bench.report.receipts.form import Claims, Member
-from bench.report.receipts.redacted import redacted
-from bench.report.render.outside import named_by
+from bench.report.receipts.redacted import foreign, redacted
 from bench.report.sets.kept import AdversarialSet, Array, NotKept
 from bench.store.records import read_columns
 from bench.store.working_store import Store
@@ -60,11 +59,8 @@ def write(adversarial: AdversarialSet, store: Store, by: str | None, file: Binar
 
 def remarks(result: CellResult) -> list[str]:
     """Return what must be said of the receipt of a result to the one who gives it away."""
-    cell = result.cell
-    assert cell.attack is not None
-    methods = [cell.model.network, cell.attack.model.network, cell.step, cell.attack.attack]
-    names = {str(named_by(each)) for each in methods if each is not None and named_by(each) is not None}
-    return [f"it names '{name}', which is part of its key" for name in sorted(names)]
+    names = ", ".join(f"'{name}'" for name in foreign(result.cell))
+    return [f"it names {names}, as its key does; whoever verifies it needs the same"] if names else []
 
 
 def _trained(store: Store, result: CellResult) -> dict[str, str]:
