@@ -436,21 +436,29 @@ def test_round_off_is_a_small_gap_at_few_images(folder):
     assert [state(10, 1e-6, 1000), state(11, 1e-6, 1000)] == ["round-off", "refuted"]
 
 
-def test_a_network_of_a_file_is_not_run_without_trust(folder, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        ({"name": "net.py:net"}, "'net.py:net', which is not opened"),
+        ({"params": {"channels": "net.py"}}, "small-cnn is to read 'net.py', which is not opened"),
+    ],
+)
+def test_what_a_receipt_names_is_not_opened_without_trust(folder, tmp_path, monkeypatch, capsys, network, reason):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text("raise SystemExit('it was run')\n")
 
     def own(body):
         cell = body["result"]["cell"]
         for model in (cell["model"], cell["attack"]["model"]):
-            model["network"]["name"] = f"{tmp_path}/net.py:net"
-        body["result"]["names"]["model"] = "net"
+            model["network"] |= network
+        body["result"]["names"]["model"] = network.get("name", "small-cnn")
         body["trained"] = {training_key(ModelRef.model_validate(cell["model"])): next(iter(body["trained"].values()))}
         with_key(body)
 
     path = forged(receipt(folder, "standard-fgsm"), tmp_path / "f.receipt", own)
     capsys.readouterr()
     assert verify(folder, path) == 2
-    assert "which is not opened; if they are yours, add --trust" in capsys.readouterr().err
+    assert reason in capsys.readouterr().err
 
 
 def test_a_table_of_receipts_says_who_measured_what_and_what_was_verified(folder, tmp_path, capsys):

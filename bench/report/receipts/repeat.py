@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench.keys import training_key
 from bench.registry import entry_of
-from bench.report.receipts import form, verdict, weights
+from bench.report.receipts import form, verdict
 from bench.report.receipts.read import Arrays, Receipt
 from bench.report.receipts.verdict import Finding
-from bench.report.render.outside import require_own
-from bench.types import Cell, MethodError, MethodRef, ModelRef, UsageError, WeightsRef
+from bench.report.receipts.weights import of_files
+from bench.report.render.outside import require_images, require_own
+from bench.types import Cell, MethodError, MethodRef, ModelRef, TrainRef, UsageError, WeightsRef, shown
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +91,7 @@ def _hash(path: Path, model: ModelRef) -> str:
     files = checkpoints.shards(path) if checkpoints.is_index(path) else [path]
     if any(each.suffix.lower() != ".safetensors" for each in files):
         return "none, for it is no file of safetensors"
-    return weights.of_files(files)
+    return of_files(files)
 
 
 def code(cell: Cell, *, trusted: bool) -> Finding:
@@ -108,7 +110,7 @@ def _code_here(ref: MethodRef, *, trusted: bool) -> str | None:
     from bench.models.build import code_of
 
     try:
-        require_own(ref, trusted=trusted)
+        _require_own(ref, trusted=trusted)
         return code_of(ref) if ref.kind == "network" else entry_of(ref).ref(ref.params, name=ref.name).code_sha
     except UsageError:
         return None
@@ -127,6 +129,14 @@ def device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
     return torch.device(name)
+
+
+def _require_own(ref: MethodRef, *, trusted: bool) -> None:
+    """Raises UsageError: a method is not Crossfire's own, or is to read a file here, and that is not trusted."""
+    require_own(ref, trusted=trusted)
+    paths = [value for value in ref.params.values() if isinstance(value, str) and os.path.lexists(value)]
+    if paths and not trusted:
+        raise UsageError(f"{ref.name} is to read {shown(paths[0])}, which is not opened; if that is right, add --trust")
 
 
 class Asked(NamedTuple):
@@ -166,7 +176,7 @@ def repeated(
 
     cell = receipt.result.cell
     for ref in (*(model.network for model in needed(cell)), *([] if cell.step is None else [cell.step])):
-        require_own(ref, trusted=trusted)
+        _require_own(ref, trusted=trusted)
     labels, parts = arrays[form.LABELS], list(chunks(cell.data.n))
     if sample is not None:
         wanted = min(len(parts), -(-sample // (parts[0].stop - parts[0].start)))
@@ -180,7 +190,7 @@ def repeated(
         arrays.get(form.TARGETS),
     )
     try:
-        again = _defense(cell, arrays, paths, device, data_folder, check)
+        again = _defense(cell, arrays, paths, device, data_folder, check, trusted=trusted)
         first, second = again.repeated("clean", clean, parts), again.repeated("attacked", attacked, parts)
     except MethodError as error:
         raise UsageError(f"the predictions cannot be repeated: {error}") from None
@@ -202,6 +212,8 @@ def _defense(
     device: torch.device,
     data_folder: Path | None,
     check: Callable[[], None],
+    *,
+    trusted: bool,
 ) -> Again:
     from bench.evaluation.again import Again
     from bench.evaluation.device_cache import DeviceCache
@@ -209,11 +221,18 @@ def _defense(
     cache = DeviceCache(device, data_folder)
     cache.hold(cell.data, arrays[form.CLEAN], arrays[form.LABELS], arrays[form.ROWS])
     score = None if cell.step is None else cell.step.score
+    weights, read = cell.model.weights, cache.training_images(cell.model)
+
+    def training() -> torch.Tensor:
+        assert read is not None and isinstance(weights, TrainRef)
+        require_images(weights.data, data_folder, trusted=trusted)
+        return read()
+
     return Again(
         cell,
         cache.classifier(cell.model, cell.data, lambda: paths[training_key(cell.model)]),
         None if score is None else cache.score(score, cell.data, lambda: paths[training_key(score)]),
-        cache.training_images(cell.model),
+        None if read is None else training,
         device,
         check,
     )
