@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import zipfile
 
 import numpy as np
@@ -314,6 +315,10 @@ def test_every_answer_is_repeated_also_of_random_steps_and_targeted_attacks(fold
     assert out.count("140 of 140 repeated") == 2 and out.endswith("verdict: holds\n")
     assert "140 clean images and labels are those of digits test on this machine" in out
     assert read(path).sha256 in out and "\x1b" not in out
+    (weights,) = (folder / "store" / "train").glob("*/weights.safetensors")
+    assert verify(folder, path, "--weights", str(weights), "--sample", "13") == 0
+    # The last chunk alone has 12.
+    assert re.search(r"(128|140) of \1 repeated", capsys.readouterr().out)
 
 
 def test_exported_weights_are_those_of_the_store_and_others_are_refused_before_predicting(folder, tmp_path, capsys):

@@ -177,10 +177,7 @@ def repeated(
     cell = receipt.result.cell
     for ref in (*(model.network for model in needed(cell)), *([] if cell.step is None else [cell.step])):
         _require_own(ref, trusted=trusted)
-    labels, parts = arrays[form.LABELS], list(chunks(cell.data.n))
-    if sample is not None:
-        wanted = min(len(parts), -(-sample // (parts[0].stop - parts[0].start)))
-        parts = sorted(random.SystemRandom().sample(parts, wanted), key=lambda part: part.start)
+    labels, parts = arrays[form.LABELS], _by_chance(chunks(cell.data.n), sample)
     clean = Judged(arrays[form.CLEAN], labels, arrays[form.CLEAN_ANSWERS], arrays.get(form.CLEAN_SHARES))
     attacked = Judged(
         arrays[form.ADVERSARIAL],
@@ -203,6 +200,17 @@ def repeated(
         line = f"of {cell.data.n:,} images {len(second.positions):,} were predicted again, by chance"
         return Asked([*findings, Finding("accuracy", "said", line)], None)
     return Asked([*findings, verdict.of_accuracy(receipt, second.unbroken)], float(second.unbroken.mean()))
+
+
+def _by_chance(parts: Sequence[slice], sample: int | None) -> list[slice]:
+    """Return chunks of at least so many images, in their order; the forger of a receipt cannot know which."""
+    if sample is None:
+        return list(parts)
+    left = random.SystemRandom().sample(parts, len(parts))
+    chosen: list[slice] = []
+    while left and sum(part.stop - part.start for part in chosen) < sample:
+        chosen.append(left.pop())
+    return sorted(chosen, key=lambda part: part.start)
 
 
 def _defense(

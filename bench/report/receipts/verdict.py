@@ -111,17 +111,15 @@ def of_answers(check: Check, asked: int, differing: Array, gaps: Array, margin: 
         gaps: of each from the stated answer (k,).
         margin: the mean one.
     """
-    same = asked - len(differing)
+    line = f"{asked - len(differing):,} of {asked:,} repeated"
     if not len(differing):
-        return Finding(check, "holds", f"{same:,} of {asked:,} repeated")
-    at, rows = f"other at image {named(differing.tolist())}", tuple(differing.tolist())
-    line = f"{same:,} of {asked:,} repeated; {at}"
-    bound = ROUND_OFF * margin
-    if len(differing) <= max(1, MOST_DIFFERING * asked) and bool((gaps <= bound).all()):
-        return Finding(check, "round-off", f"{line}, whose logits are within {bound:.2g} of those stated", rows)
-    return Finding(
-        check, "refuted", f"{line}; round-off explains {bound:.2g} of a logit, and {gaps.max():.2g} is between", rows
-    )
+        return Finding(check, "holds", line)
+    bound, farthest = ROUND_OFF * margin, float(gaps.max())
+    line += f"; other at image {named(differing.tolist())}, up to {farthest:.2g} of a logit apart"
+    is_small = farthest <= bound and len(differing) <= max(1, MOST_DIFFERING * asked)
+    explained = f"{'' if is_small else 'only '}{bound:.2g} at up to {max(1, int(MOST_DIFFERING * asked)):,} of them"
+    images = tuple(differing.tolist())
+    return Finding(check, "round-off" if is_small else "refuted", f"{line}; round-off explains {explained}", images)
 
 
 def of_accuracy(receipt: Receipt, unbroken: Array) -> Finding:
