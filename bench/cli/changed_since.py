@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import options
@@ -14,7 +15,7 @@ from bench.visible import visible
 
 if TYPE_CHECKING:
     from bench.schedule.plan import Work
-    from bench.schedule.since import Since
+    from bench.schedule.since import Reason, Since
     from bench.types import PlannedCell
 
 #: Reasons and cells that a text lists.
@@ -76,8 +77,8 @@ def lines(known: Since) -> Iterator[str]:
     touched, untouched = len(known.touched), len(known.cells) - len(known.touched)
     needed = f"; {len(known.needed):,} of these are measured with them" if known.needed else ""
     yield f"since {name}: {touched:,} of {len(known.cells):,} cells are touched, {untouched:,} are not{needed}"
-    reasons = Counter(map(known.why, known.touched)).most_common()
-    yield from (f"  {count:>5,}  {reason}" for reason, count in reasons[:_LISTED])
+    reasons = Counter(chain.from_iterable(known.touched.values())).most_common()
+    yield from (f"  {count:>5,}  {_with_files(reason)}" for reason, count in reasons[:_LISTED])
     if len(reasons) > _LISTED:
         yield f"  and {len(reasons) - _LISTED:,} more reasons, which plan --json lists"
     if known.gone:
@@ -88,10 +89,18 @@ def lines(known: Since) -> Iterator[str]:
     yield from (f"note: {note}" for note in (*known.notes, *_of_harness(known)))
 
 
+def _with_files(reason: Reason) -> str:
+    from bench.schedule.since import listed
+
+    return f"{reason.text} ({listed(reason.files)})" if reason.files else reason.text
+
+
 def _of_harness(known: Since) -> Iterator[str]:
+    from bench.schedule.since import listed
+
     if known.harness:
         yield (
-            f"{', '.join(known.harness)} changed too, and no key shows what that touches: with --verify 2% "
+            f"{listed(known.harness)} changed too, and no key shows what that touches: with --verify 2% "
             "run computes a share of the other cells again"
         )
 

@@ -36,15 +36,15 @@ _KINDS = {
 #: Names that a line lists.
 _NAMED = 5
 
-
 ReasonKind = Literal["new", "code", "parameter", "threat", "images", "weights", "protocol", "unknown", "other"]
 
 
 class Reason(NamedTuple):
-    """Why a cell is touched."""
+    """Why a cell is touched; of code the files that differ."""
 
     kind: ReasonKind
     text: str
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,9 @@ def known_results(known: Since, store: Store) -> Known:
             recorded, why_not = [], f" ({str(error).replace(known.commit.sha, known.commit.name)})"
         for result in recorded:
             if result.status == "done" and result.key in wanted:
-                results.setdefault(result.key, result.model_copy(update={"names": wanted[result.key].names}))
+                # Tables take cells for one row where they are written alike; a file sorts its parameters.
+                own_cell = {"names": wanted[result.key].names, "cell": wanted[result.key].cell}
+                results.setdefault(result.key, result.model_copy(update=own_cell))
     parts = [f"{own:,} from this store", f"{len(results) - own:,} as recorded for {known.commit.name}"]
     lacking = len(wanted) - len(results)
     parts += [f"{lacking:,} in neither{why_not}: run without --changed-since measures them"] if lacking else []
@@ -166,7 +168,7 @@ def _compared(
 
     def said(ref: MethodRef) -> Reason:
         named = sorted({commit.from_top(Path(path)) for path in files(ref)} & commit.changed)
-        return Reason("code", f"code of {_KINDS[ref.kind]} {ref.name}{f' ({_listed(named)})' if named else ''}")
+        return Reason("code", f"code of {_KINDS[ref.kind]} {ref.name}", tuple(named))
 
     code = Once[MethodRef, Reason](said)
     partners = _partners([each for each in cells if each.key not in then.same], then.unlike)
@@ -291,7 +293,7 @@ def _origin(commit: Commit, what: str) -> str | None:
 
 def _uncommitted(commit: Commit) -> Iterator[str]:
     if commit.uncommitted:
-        yield f"uncommitted changes count: {_listed(sorted(commit.uncommitted))}"
+        yield f"uncommitted changes count: {listed(sorted(commit.uncommitted))}"
 
 
 def _outside(commit: Commit, cells: Iterable[PlannedCell]) -> Iterator[str]:
@@ -299,7 +301,7 @@ def _outside(commit: Commit, cells: Iterable[PlannedCell]) -> Iterator[str]:
     refs = {ref.code_sha: ref for ref in chain.from_iterable(methods_of(each.cell) for each in cells)}
     names = {ref.name for ref in refs.values() if not any(map(commit.keeps, registry.code_files_of(ref)))}
     if names:
-        yield f"not kept in the repository, so taken to be the same in {commit.name}: {_listed(sorted(names))}"
+        yield f"not kept in the repository, so taken to be the same in {commit.name}: {listed(sorted(names))}"
 
 
 def _protocol(commit: Commit) -> Reason | None:
@@ -328,7 +330,7 @@ def _harness(commit: Commit, folder: Path) -> Iterator[str]:
         if path.suffix != ".py" or not path.is_relative_to(earlier.ROOT / "bench") or path in networks:
             continue
         package = path.relative_to(earlier.ROOT / "bench").parts[0].removesuffix(".py")
-        if package not in _SHOWING and not _does_the_same(path, folder / name):
+        if f"bench/{package}" not in found and package not in _SHOWING and not _does_the_same(path, folder / name):
             found[f"bench/{package}"] = None
     yield from found
 
@@ -340,6 +342,7 @@ def _does_the_same(now: Path, then: Path) -> bool:
         return False
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return the first of some names, and how many more there are."""
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
     return f"{', '.join(names[:_NAMED])}{more}"

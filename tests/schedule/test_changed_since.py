@@ -5,15 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from bench.cli import main
+from bench.cli.changed_since import lines
 from bench.config import sections
 from bench.schedule import since
 from bench.schedule.earlier import Table
 from bench.schedule.plan import make
+from bench.store import history
 from bench.store.commits import commit_named
 from bench.types import UsageError
 from tests.schedule.small import DIGITS
@@ -154,7 +157,7 @@ def test_each_kind_of_change_touches_its_own_cells(repository):
     repository.table(["still", "altered"], {**columns, "parameter": "share = 0.5"})
     repository.commit()
     work, known = looked_at()
-    why = {name: reason.partition(" (")[0] for name, reason in reasons(work, known).items()}
+    why = reasons(work, known)
     before, now = repository.planned_at("HEAD~1"), {str(each.names): each.key for each in work.requested}
     assert set(known.touched) == set(now.values()) - set(before.values())
     assert {str(each.names) for each in known.gone} == {name for name in before if "/removed/" in name}
@@ -169,8 +172,9 @@ def test_each_kind_of_change_touches_its_own_cells(repository):
             "added": "new",
         }
     assert why["altered/commented/static"] == "code of step altered.py:altered"
-    text = reasons(work, known)["standard/first/white-box"]
-    assert text == "code of attack first.py:first (helper.py)"
+    files = {each.text: each.files for each in chain.from_iterable(known.touched.values())}
+    assert files["code of attack first.py:first"] == files["code of attack second.py:second"] == ("helper.py",)
+    assert "      5  code of attack first.py:first (helper.py)" in [*lines(known)]
     needed = [str(each.names) for each in work.requested if each.key in known.needed]
     assert needed == ["digits/small-cnn/standard/clean/white-box", "digits/small-cnn/still/clean/static"]
     assert {each.key for each in since.narrowed(work, known, None).plan.cells} == set(known.touched) | known.needed
@@ -186,7 +190,7 @@ def test_what_is_not_committed_counts_and_what_git_ignores_does_not(repository):
     assert "not in the repository" not in looked_at("HEAD")[1].notes
     repository.attack("edited", "x")
     work, known = looked_at("HEAD")
-    assert set(reasons(work, known).values()) == {"code of attack edited.py:edited (edited.py)"}
+    assert set(chain(*known.touched.values())) == {("code", "code of attack edited.py:edited", ("edited.py",))}
     assert "uncommitted changes count: edited.py" in known.notes
 
 
@@ -198,7 +202,7 @@ def test_a_file_that_the_table_names_by_its_absolute_path_is_compared_too(reposi
     repository.attack("edited", "x")
     work, known = looked_at("HEAD")
     assert len(known.touched) == 5
-    assert all("edited.py)" in why for why in reasons(work, known).values())
+    assert {each.files for each in chain(*known.touched.values())} == {("edited.py",)}
 
 
 def test_a_table_that_the_commit_lacks_or_that_cannot_be_planned_touches_all(repository):
@@ -234,9 +238,11 @@ def test_no_repository_and_a_shallow_one(repository, tmp_path, monkeypatch):
         commit_named("HEAD~1", "--changed-since")
 
 
-def test_run_and_plan_do_what_is_touched_alone(repository, tmp_path, capsys):
+def test_run_and_plan_do_what_is_touched_alone(repository, tmp_path, capsys, monkeypatch):
     store = ["--store", str(tmp_path / "store"), "--report", str(tmp_path / "report")]
-    assert main(["run", "table.toml", "--only", "standard/", *store]) == 0
+    # The runs of this repository are those of its own commits, as in one that has the harness itself.
+    monkeypatch.setattr(history, "source", lambda: (repository.git("rev-parse", "HEAD"), False))
+    assert main(["run", "table.toml", "--only", "standard/", *store, "--record"]) == 0
     done = {path.stem for path in (tmp_path / "store" / "cells").iterdir()}
     capsys.readouterr()
     assert main(["train", "table.toml", "--changed-since", "HEAD", *store[:2]]) == 0
@@ -250,12 +256,17 @@ def test_run_and_plan_do_what_is_touched_alone(repository, tmp_path, capsys):
     cells = {each["key"]: each for each in planned["nodes"] if each["kind"] == "evaluate"}
     assert cells.keys() == touched | set(planned["since"]["needed"])
     assert all(each["seconds"] is not None and each["done"] is (each["key"] in done) for each in cells.values())
-    assert main(["run", "table.toml", *only, *store, "--verify", "100%"]) == 0
+    assert main(["run", "table.toml", *only, *store, "--verify", "30%"]) == 0
     assert {path.stem for path in (tmp_path / "store" / "cells").iterdir()} == done | touched
     said = capsys.readouterr().out
     assert "since HEAD: 1 of 7 cells are touched, 6 are not; 1 of these are measured with them" in said
     assert "results of untouched cells: 5 from this store, 0 as recorded for HEAD" in said
-    assert "verified: 6 cells computed again, 0 differ" in said
+    assert "verified: 2 cells computed again, 0 differ" in said
+    assert main(["run", "table.toml", *only, "--store", str(tmp_path / "other"), *store[2:]]) == 0
+    said = capsys.readouterr().out
+    assert "results of untouched cells: 0 from this store, 5 as recorded for HEAD" in said
+    rows = [line for line in said.splitlines() if line.startswith("standard ") and "white-box" in line]
+    assert not any("#" in row or "failed" in row for row in rows) and "incomplete" not in said
 
 
 def test_a_change_of_the_harness_is_named_and_its_methods_are_those_of_the_commit(tmp_path):
