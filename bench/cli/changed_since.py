@@ -75,8 +75,8 @@ def lines(known: Since) -> Iterator[str]:
         yield f"nothing has changed since {name}: none of {len(known.cells):,} cells is touched"
         return
     touched, untouched = len(known.touched), len(known.cells) - len(known.touched)
-    needed = f"; {len(known.needed):,} of these are measured with them" if known.needed else ""
-    yield f"since {name}: {touched:,} of {len(known.cells):,} cells are touched, {untouched:,} are not{needed}"
+    needed = f"; needed with them: {len(known.needed):,}" if known.needed else ""
+    yield f"since {name}: {touched:,} of {len(known.cells):,} cells are touched, {untouched:,} not{needed}"
     reasons = Counter(chain.from_iterable(known.touched.values())).most_common()
     yield from (f"  {count:>5,}  {_with_files(reason)}" for reason, count in reasons[:_LISTED])
     if len(reasons) > _LISTED:

@@ -124,6 +124,8 @@ def _asked(asked: Mapping[str, Any], here: Path) -> bytes:
         capture_output=True,
         cwd=here,
         env=environment,
+        # Ctrl-C is for this process, which then ends that.
+        start_new_session=True,
     )
     if done.returncode != 0:
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]

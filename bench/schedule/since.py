@@ -228,7 +228,7 @@ def _other_parameters(old: Cell, new: Cell) -> Iterator[Reason]:
     for each in changed(old, new):
         kind: ReasonKind = "images" if each.parameter == "training images" else "parameter"
         if each.part.endswith("weights"):
-            yield Reason("weights", f"weights {each.method} changed")
+            yield Reason("weights", f"{each.method} changed")
         else:
             yield Reason(kind, str(each))
 

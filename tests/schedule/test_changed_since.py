@@ -259,7 +259,7 @@ def test_run_and_plan_do_what_is_touched_alone(repository, tmp_path, capsys, mon
     assert main(["run", "table.toml", *only, *store, "--verify", "30%"]) == 0
     assert {path.stem for path in (tmp_path / "store" / "cells").iterdir()} == done | touched
     said = capsys.readouterr().out
-    assert "since HEAD: 1 of 7 cells are touched, 6 are not; 1 of these are measured with them" in said
+    assert "since HEAD: 1 of 7 cells are touched, 6 not; needed with them: 1" in said
     assert "results of untouched cells: 5 from this store, 0 as recorded for HEAD" in said
     assert "verified: 2 cells computed again, 0 differ" in said
     assert main(["run", "table.toml", *only, "--store", str(tmp_path / "other"), *store[2:]]) == 0
