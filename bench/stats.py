@@ -172,9 +172,12 @@ def holm_mcnemar(pairs: Sequence[tuple[int, int]]) -> list[float]:
     p_values = [mcnemar(first, second) for first, second in pairs]
     left = Counter(first + second for first, second in pairs)
     adjusted = [1.0] * len(pairs)
-    largest = 0.0
+    largest, last = 0.0, -1.0
     for i in sorted(range(len(pairs)), key=p_values.__getitem__):
-        largest = max(largest, sum(tests * _at_most(p_values[i], changed) for changed, tests in left.items()))
+        # Of several equal ones the first has the largest sum.
+        if p_values[i] > last:
+            largest = max(largest, sum(tests * _at_most(p_values[i], changed) for changed, tests in left.items()))
+            last = p_values[i]
         if largest >= 1:
             break
         adjusted[i] = largest

@@ -44,7 +44,7 @@ def _completed(action: argparse.Action) -> Mapping[str, Any] | None:
         return _configurations()
     if action.metavar == "DIR":
         return shtab.DIRECTORY
-    return shtab.FILE if "FILE" in str(action.metavar) else None
+    return shtab.FILE if action.metavar == "SOURCE" or "FILE" in str(action.metavar) else None
 
 
 def _configurations() -> Mapping[str, Any]:

@@ -94,6 +94,25 @@ def test_slow_drift_is_found_though_no_step_is(tmp_path):
     assert [told.judged.test.against for told in marked[1:]] == [told.point.place for told in marked[:-1]]
 
 
+def test_drift_in_every_line_is_found_in_few_rounds():
+    # Each mark gives what follows another first one, and so further tests: 20 lines with many marks each.
+    places = [Place(Origin(commit(i), False), i, (1 << i) - 1, True, "", "", None) for i in range(60)]
+    lanes = []
+    for _ in range(20):
+        lane = Lane("box", "cpu", "2", None)
+        for i in range(60):
+            right = Outcomes((1 << (N - 5 * i)) - 1, N)
+            lane.points.append(Point(i, right.share, 0, 1, right, N, None, 1, "", "", None))
+        lanes.append(lane)
+    changes = judge(lanes, places)
+    for lane in changes.judged:
+        marked = [index for index, each in enumerate(lane) if each.is_change]
+        # 5 images a commit, none gained: a sum of 25 has p = 2 / 2**25, which is clear among some 3,000 tests.
+        assert [b - a for a, b in zip([0, *marked], marked, strict=False)] == [marked[0]] * len(marked)
+        assert 3 <= marked[0] <= 6
+        assert all(lane[index].test.p <= lane[index].test.adjusted < 0.05 for index in marked)
+
+
 def test_what_is_smaller_than_the_least_effect_is_not_marked(tmp_path):
     bits = outcomes(0.6, N)
     runs = [at(0, bits), at(1, flipped(bits, 15, 0))]

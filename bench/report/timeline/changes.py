@@ -77,25 +77,31 @@ def before(lane: Lane, places: Sequence[Place]) -> list[int | None]:
     return result
 
 
-class _Pages:
+class _Tests:
     """The tests of a page: counted once each, adjusted together."""
 
     def __init__(self) -> None:
         self.counts: dict[tuple[int, int, int], tuple[int, int]] = {}
         self.adjusted: dict[tuple[int, int, int], float] = {}
+        #: The largest p-value that was clear in the last round.
+        self._clear = 0.0
 
     def test(self, name: tuple[int, int, int], points: Sequence[Point]) -> Test:
-        """Return a test of two points of a lane; a new one counts from the next round on."""
+        """Return a test of two points of a lane; a new one is taken for clear if others of its p-value were."""
         _, against, index = name
         counts = self.counts.get(name)
         if counts is None:
             old, new = points[against].outcomes, points[index].outcomes
             assert old is not None and new is not None
             counts = self.counts[name] = old.but_not(new).count, new.but_not(old).count
-        return Test(against, *counts, mcnemar(*counts), self.adjusted.get(name, 1.0))
+        p = mcnemar(*counts)
+        return Test(against, *counts, p, self.adjusted.get(name, 0.0 if p <= self._clear else 1.0))
 
     def adjust(self) -> None:
+        """Adjust all tests made so far, for each other."""
         self.adjusted = dict(zip(self.counts, holm_mcnemar(list(self.counts.values())), strict=True))
+        clear = (mcnemar(*self.counts[name]) for name, adjusted in self.adjusted.items() if adjusted < ALPHA)
+        self._clear = max(clear, default=0.0)
 
 
 def judge(lanes: Sequence[Lane], places: Sequence[Place], min_effect: float = MIN_EFFECT) -> Changes:
@@ -113,7 +119,7 @@ def judge(lanes: Sequence[Lane], places: Sequence[Place], min_effect: float = MI
     # As text, so that 0.5 points of 1,000 images are 5 images and not 4.999.
     least = Fraction(str(min_effect)) / 100
     followed = [before(lane, places) for lane in lanes]
-    tests = _Pages()
+    tests = _Tests()
     for _ in range(_MAX_ROUNDS):
         made = len(tests.counts)
         judged = [
@@ -127,7 +133,7 @@ def judge(lanes: Sequence[Lane], places: Sequence[Place], min_effect: float = MI
 
 
 def _judge_lane(
-    number: int, points: Sequence[Point], follows: Sequence[int | None], tests: _Pages, least: Fraction
+    number: int, points: Sequence[Point], follows: Sequence[int | None], tests: _Tests, least: Fraction
 ) -> Iterator[Judged]:
     """Yield the verdict on each point of a lane, by the tests as they are adjusted by now."""
     #: For each point the first of its stretch.
@@ -146,7 +152,7 @@ def _judge_lane(
 
 
 def _judge_point(
-    name: tuple[int, int, int], first: int, points: Sequence[Point], tests: _Pages, least: Fraction
+    name: tuple[int, int, int], first: int, points: Sequence[Point], tests: _Tests, least: Fraction
 ) -> Judged:
     number, previous, index = name
     n = points[index].n
