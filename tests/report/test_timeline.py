@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import binomtest
 
 from bench.cli import main
+from bench.keys import cell_key
 from bench.outcomes import Outcomes
 from bench.report.timeline.build import build
 from bench.report.timeline.changes import judge
@@ -99,7 +100,7 @@ def test_drift_in_every_line_is_found_in_few_rounds():
     places = [Place(Origin(commit(i), False), i, (1 << i) - 1, True, "", "", None) for i in range(60)]
     lanes = []
     for _ in range(20):
-        lane = Lane("box", "cpu", "2", None)
+        lane = Lane("box", "cpu", "2", None, None)
         for i in range(60):
             right = Outcomes((1 << (N - 5 * i)) - 1, N)
             lane.points.append(Point(i, right.share, 0, 1, right, N, None, 1, "", "", None))
@@ -127,7 +128,7 @@ def by_chance(rng, lanes, commits, churn):
     for _ in range(lanes):
         truth = rng.random(N) < 0.5
         seen = truth ^ (rng.random((commits, N)) < churn)
-        lane = Lane("box", "cpu", "2", None)
+        lane = Lane("box", "cpu", "2", None, None)
         for i, row in enumerate(np.packbits(seen, axis=1)):
             right = Outcomes(int.from_bytes(row.tobytes(), "big"), N)
             lane.points.append(Point(i, right.share, 0, 1, right, N, None, 1, "", "", None))
@@ -185,7 +186,7 @@ def with_weights(r, sha):
 def test_another_file_of_weights_is_a_break(tmp_path):
     line = only_line([with_weights(at(i, outcomes(0.9, N)), ("a" if i < 2 else "b") * 64) for i in range(4)], tmp_path)
     assert verdicts(line) == ["first", "no change", "first", "no change"]
-    assert "file" in line.lanes[1].lane.words[0]
+    assert "weights.sha256" in line.lanes[1].lane.words[0]
 
 
 def test_two_machines_at_a_time_stand_beside_each_other_and_are_not_compared(tmp_path):
@@ -197,7 +198,7 @@ def test_two_machines_at_a_time_stand_beside_each_other_and_are_not_compared(tmp
     assert line.lanes[1].lane.is_beside
 
 
-def test_a_changed_parameter_and_a_renamed_method_are_joined_and_tested(tmp_path):
+def test_a_changed_parameter_is_joined_and_tested(tmp_path):
     high = outcomes(0.6, N)
     low = flipped(high, 45, 5)
     line = only_line(
@@ -211,6 +212,28 @@ def test_a_changed_parameter_and_a_renamed_method_are_joined_and_tested(tmp_path
         ("backwards_per_example", 20, 40),
         ("flops_per_example", 6e7, 1.2e8),
     ]
+
+
+def test_a_parameter_that_is_changed_and_changed_back_stays_in_its_line(tmp_path):
+    high = outcomes(0.6, N)
+    low = flipped(high, 45, 5)
+    jpeg = {"defense": "jpeg", "step": "jpeg"}
+    runs = [at(i, low if i == 2 else high, **jpeg, step_params={"quality": 2 if i == 2 else 75}) for i in range(4)]
+    line = only_line(runs, tmp_path)
+    assert verdicts(line) == ["first", "no change", "worse", "better"]
+    assert [told.remarks for _, told in line.changes] == [("jpeg: quality 75 -> 2",), ("jpeg: quality 2 -> 75",)]
+
+
+def test_a_renamed_attack_goes_on_in_its_line(tmp_path):
+    high = outcomes(0.6, N)
+    old = at(0, high, attack_params={"steps": 20})
+    attack = old.cell.attack.attack.model_copy(update={"name": "pgd-linf"})
+    cell = old.cell.model_copy(update={"attack": old.cell.attack.model_copy(update={"attack": attack})})
+    names = old.names.model_copy(update={"attack": "pgd-linf"})
+    new = at(1, flipped(high, 45, 5)).model_copy(update={"cell": cell, "names": names, "key": cell_key(cell)})
+    line = only_line([old, new], tmp_path)
+    assert verdicts(line) == ["first", "worse"]
+    assert line.changes[0][1].remarks == ("attack renamed: pgd -> pgd-linf",)
 
 
 def test_two_cells_of_one_name_at_a_time_are_two_lines(tmp_path):
@@ -301,6 +324,21 @@ def test_uncommitted_changes_are_marked_and_nothing_follows_them(repository):
     assert verdicts(t.lines[0]) == ["first", "worse", "no change"]
     assert t.lines[0].lanes[0].points[2].judged.test.against == 0
     assert 'class="hole"' in render(t)
+
+
+def test_a_parameter_that_only_uncommitted_changes_have_is_no_change_of_the_next_commit(repository):
+    names = [committed(repository, f"change {i}", i) for i in range(2)]
+    bits = outcomes(0.6, N)
+    jpeg = {"defense": "jpeg", "step": "jpeg"}
+    line = only_line(
+        [
+            at(0, bits, commit=names[0], **jpeg, step_params={"quality": 75}),
+            at(1, bits, commit=names[0], dirty=True, **jpeg, step_params={"quality": 5}),
+            at(2, bits, commit=names[1], **jpeg, step_params={"quality": 75}),
+        ],
+        repository,
+    )
+    assert [told.remarks for _, told in line.points] == [(), ("jpeg: quality 75 -> 5",), ()]
 
 
 def test_a_file_of_a_commit_carries_what_earlier_ones_measured(repository):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby
+from itertools import chain, groupby, pairwise
 from typing import NamedTuple
 
-from bench.differences import differences
+from bench.differences import changed, differences, methods_by_part
 from bench.keys import Keys
 from bench.outcomes import Outcomes
-from bench.report.comparison.pairing import pair
+from bench.report.comparison.pairing import Renamed, pair
 from bench.report.leaderboard.summaries import threat_text
 from bench.report.timeline.places import Origin
 from bench.store.latest import protocol
@@ -22,6 +22,8 @@ from bench.types import Cell, CellResult, Cost, UsageError
 MAX_RESULTS = 500_000
 #: Cells on each side that are searched for the old one of a new question, and places at which that is done.
 _MAX_CANDIDATES, _MAX_BEGINNINGS = 500, 200
+#: Lines of one name that a new question is looked for in.
+_MAX_RIVALS = 20
 #: Words at a break.
 _MAX_WORDS = 4
 
@@ -68,7 +70,8 @@ class Lane:
     machine: str
     device: str
     protocol: str
-    #: Of its latest result.
+    #: Of its earliest and its latest result.
+    first_cell: Cell
     cell: Cell
     #: How it differs from the lane before it in its line.
     words: tuple[str, ...] = ()
@@ -188,8 +191,7 @@ class Collected:
             by_question[asked.question].append((placed, asked))
         for entries in by_question.values():
             entries.sort(key=lambda each: (each[0].point.place, _weight(each[0].point), each[0].key))
-        histories = _chained([_Question(entries) for entries in by_question.values()])
-        lines = [_line(history) for history in histories]
+        lines = list(map(_line, _histories([_Question(entries) for entries in by_question.values()])))
         _tell_apart(lines)
         return sorted(lines, key=lambda line: (line.dataset, line.model, line.defense, line.name))
 
@@ -222,10 +224,9 @@ class _Question:
         self.entries = entries
         places = [entry.point.place for entry, _ in entries]
         self.first, self.last = min(places), max(places)
-        #: How it begins: the question that it continues, and whether the two are tested against each other.
-        self.after: _Question | None = None
-        self.joined = False
-        self.words: tuple[str, ...] = ()
+        self.occupied = {(entry.point.place, entry.hardware) for entry, _ in entries}
+        #: Questions of one block are joined and tested against each other.
+        self.block = 0
 
     @property
     def begin(self) -> CellResult:
@@ -236,90 +237,140 @@ class _Question:
         return self.entries[-1][1].result
 
 
-def _chained(questions: Sequence[_Question]) -> list[list[_Question]]:
-    """Return for each line its questions in their order: where one ends, another of its name may go on.
+class _History:
+    """Questions that stand in one line: no two were measured at one place."""
 
-    One that a comparison of two runs would pair, with a renamed method or another parameter, is joined. Other weights,
-    images or budgets under the same name only stand in the same line.
+    def __init__(self, question: _Question) -> None:
+        self.questions = [question]
+        self.first, self.last = question.first, question.last
+        self._occupied = set(question.occupied)
+        self._blocks = 1
+
+    def has_room_for(self, question: _Question) -> bool:
+        return self._occupied.isdisjoint(question.occupied)
+
+    def before(self, question: _Question) -> _Question:
+        """Return the question that was asked last when another begins."""
+        begun = [each for each in self.questions if each.first < question.first] or self.questions
+        return max(begun, key=lambda each: max((p for p, _ in each.occupied if p < question.first), default=-1))
+
+    def add(self, questions: Iterable[_Question], block: int | None) -> None:
+        """Add questions that are joined to those of a block; with none they are a block of their own."""
+        if block is None:
+            block = self._blocks
+            self._blocks += 1
+        for question in questions:
+            question.block = block
+            self.questions.append(question)
+            self._occupied |= question.occupied
+            self.first, self.last = min(self.first, question.first), max(self.last, question.last)
+
+
+def _histories(questions: Sequence[_Question]) -> list[_History]:
+    """Return the questions of each line.
+
+    Questions of one name stand in one line unless they were measured at one place. Those that a comparison of two runs
+    would pair, because only parameters differ, are joined; other weights, images or budgets are not.
     """
-    beginnings = sorted(questions, key=lambda question: question.first)
-    ended: list[_Question] = []
-    running = list[_Question]()
-    taken: set[int] = set()
-    for count, (place, group) in enumerate(groupby(beginnings, key=lambda question: question.first)):
-        new = list(group)
-        ended += [each for each in running if each.last < place]
-        running = [each for each in running if each.last >= place] + new
-        free = [each for each in ended if id(each) not in taken][-_MAX_CANDIDATES:]
-        if 0 < count <= _MAX_BEGINNINGS and free:
-            _continue(free, new[:_MAX_CANDIDATES])
-        taken |= {id(each.after) for each in new if each.after is not None}
-    followers = {id(each.after): each for each in questions if each.after is not None}
-    lines = []
-    for first in (each for each in beginnings if each.after is None):
-        line = [first]
-        while (follower := followers.get(id(line[-1]))) is not None:
-            line.append(follower)
-        lines.append(line)
-    return lines
+    by_name: dict[tuple[str, int], list[_Question]] = defaultdict(list)
+    for question in questions:
+        by_name[str(question.end.names), question.end.cell.seed].append(question)
+    histories: list[_History] = []
+    for namesakes in by_name.values():
+        own: list[_History] = []
+        in_order = sorted(namesakes, key=lambda question: question.first)
+        for _, group in groupby(in_order, key=lambda question: question.first):
+            _place_new(list(group), own)
+        histories += own
+    return _with_renamed(histories)
 
 
-def _continue(free: Sequence[_Question], new: Sequence[_Question]) -> None:
-    """Let new questions continue those that ended."""
-    of_key = {each.end.key: each for each in free}
-    begun = {each.begin.key: each for each in new}
-    for match in pair([each.end for each in free], [each.begin for each in new]).pairs:
-        old, question = of_key[match.old.key], begun[match.new.key]
+def _place_new(new: Sequence[_Question], histories: list[_History]) -> None:
+    """Add questions of one name that begin at one place to its lines."""
+    left = list(new)
+    of_old = {id(old): history for history in histories[-_MAX_RIVALS:] if (old := history.before(new[0]))}
+    olds = [history.before(new[0]) for history in of_old.values()]
+    for old, question in list(_pairs(olds, new)) if olds else ():
+        history = of_old[id(old)]
+        if history.has_room_for(question):
+            history.add([question], old.block)
+            left.remove(question)
+    for question in left:
+        free = next((each for each in histories[-_MAX_RIVALS:] if each.has_room_for(question)), None)
+        if free is None:
+            histories.append(_History(question))
+        else:
+            free.add([question], None)
+
+
+def _pairs(olds: Sequence[_Question], news: Sequence[_Question]) -> Iterator[tuple[_Question, _Question]]:
+    """Yield old and new questions that are one with other parameters, or with a renamed method."""
+    of_key = {each.end.key: each for each in olds}
+    begun = {each.begin.key: each for each in news}
+    for match in pair([each.end for each in olds], [each.begin for each in news]).pairs:
         # Other weights are another network, whatever the file is called.
-        others = any(change.part.endswith("weights") for change in match.changed)
-        question.after, question.joined = old, not others
-        question.words = tuple(map(str, (*match.renamed, *match.changed)))[:_MAX_WORDS]
-    by_name = {_name(each.end): each for each in free}
-    followed = {id(each.after) for each in new}
-    for question in (each for each in new if each.after is None):
-        old_of_name = by_name.get(_name(question.begin))
-        if old_of_name is not None and id(old_of_name) not in followed:
-            question.after = old_of_name
-            followed.add(id(old_of_name))
-            question.words = tuple(differences(old_of_name.end.cell, question.begin.cell))[:_MAX_WORDS]
+        if not any(change.part.endswith("weights") for change in match.changed):
+            yield of_key[match.old.key], begun[match.new.key]
 
 
-def _name(r: CellResult) -> tuple[str, int]:
-    return str(r.names), r.cell.seed
+def _with_renamed(histories: Sequence[_History]) -> list[_History]:
+    """Return the lines, where one that ends and one that begins with a renamed method are one line."""
+    in_order = sorted(histories, key=lambda history: history.first)
+    kept: list[_History] = []
+    for count, (place, group) in enumerate(groupby(in_order, key=lambda history: history.first)):
+        new = list(group)
+        ended = [each for each in kept if each.last < place][-_MAX_CANDIDATES:]
+        of_old = {id(each.before(new[0].questions[0])): each for each in ended}
+        of_new = {id(each.questions[0]): each for each in new}
+        olds = [each.before(new[0].questions[0]) for each in ended]
+        news = [each.questions[0] for each in new[:_MAX_CANDIDATES]]
+        for old, question in _pairs(olds, news) if 0 < count <= _MAX_BEGINNINGS and olds else ():
+            follower = of_new.pop(id(question))
+            of_old[id(old)].add(follower.questions, old.block)
+        kept += of_new.values()
+    return kept
 
 
-def _line(history: Sequence[_Question]) -> Line:
-    """Return the line of questions that follow each other."""
+def _line(history: _History) -> Line:
+    """Return the line of questions."""
     lanes: dict[tuple[int, tuple[str, str], str], Lane] = {}
-    block = 0
-    begins: dict[int, tuple[str, ...]] = {}
-    for question in history:
-        if question.after is not None and not question.joined:
-            block += 1
-            begins[block] = question.words
-        seen: set[tuple[int, tuple[str, str], str]] = set()
-        for entry, asked in question.entries:
-            name = (block, entry.hardware, asked.protocol)
-            lane = lanes.get(name)
-            if lane is None:
-                lane = lanes[name] = Lane(*entry.hardware, asked.protocol, asked.result.cell)
-            if question.joined and name not in seen and lane.points:
-                lane.remarks[len(lane.points)] = question.words
-            seen.add(name)
-            _append(lane, entry.point)
+    placed: list[tuple[_Entry, Asked, _Question]] = []
+    for question in history.questions:
+        placed += [(entry, asked, question) for entry, asked in question.entries]
+    asked_last: dict[int, _Question] = {}
+    for entry, asked, question in sorted(placed, key=lambda each: each[0].point.place):
+        name = (question.block, entry.hardware, asked.protocol)
+        lane = lanes.get(name)
+        if lane is None:
+            lane = lanes[name] = Lane(*entry.hardware, asked.protocol, asked.result.cell, asked.result.cell)
+        elif asked_last[id(lane)] is not question:
+            lane.remarks[len(lane.points)] = tuple(_changes(lane.cell, asked.result.cell))[:_MAX_WORDS]
+        _append(lane, entry.point)
+        # Nothing follows uncommitted changes.
+        if not entry.origin.dirty or id(lane) not in asked_last:
+            asked_last[id(lane)] = question
             lane.cell = asked.result.cell
-    _say_breaks(list(lanes.items()), begins)
-    names, cell = history[-1].end.names, history[-1].end.cell
+    _say_breaks(list(lanes.items()))
+    last = max(history.questions, key=lambda question: question.last).end
     return Line(
-        dataset=names.dataset,
-        model=names.model,
-        defense=names.defense,
-        attack=names.attack,
-        access=names.access,
-        threat=threat_text(cell.attack.threat) if cell.attack else "",
-        seed=cell.seed,
+        dataset=last.names.dataset,
+        model=last.names.model,
+        defense=last.names.defense,
+        attack=last.names.attack,
+        access=last.names.access,
+        threat=threat_text(last.cell.attack.threat) if last.cell.attack else "",
+        seed=last.cell.seed,
         lanes=list(lanes.values()),
     )
+
+
+def _changes(old: Cell, new: Cell) -> Iterator[str]:
+    """Yield a line for each renamed method and changed parameter."""
+    methods = methods_by_part(new)
+    for part, method in methods_by_part(old).items():
+        if method.name != methods[part].name:
+            yield str(Renamed(part, method.name, methods[part].name))
+    yield from map(str, changed(old, new))
 
 
 def _append(lane: Lane, point: Point) -> None:
@@ -330,13 +381,11 @@ def _append(lane: Lane, point: Point) -> None:
         lane.points.append(point)
 
 
-def _say_breaks(
-    lanes: Sequence[tuple[tuple[int, tuple[str, str], str], Lane]], begins: Mapping[int, tuple[str, ...]]
-) -> None:
+def _say_breaks(lanes: Sequence[tuple[tuple[int, tuple[str, str], str], Lane]]) -> None:
     """Give each lane the words that say how it differs from the one that began before it."""
     in_order = sorted(lanes, key=lambda each: each[1].points[0].place)
-    for (old_name, old), (new_name, new) in zip(in_order, in_order[1:], strict=False):
-        words = list(begins.get(new_name[0], ())) if old_name[0] != new_name[0] else []
+    for (old_name, old), (new_name, new) in pairwise(in_order):
+        words = list(differences(old.cell, new.first_cell))[:_MAX_WORDS] if old_name[0] != new_name[0] else []
         if (old.machine, old.device) != (new.machine, new.device):
             words.append(f"other machine: {new.machine}, {new.device}")
         if old.protocol != new.protocol:

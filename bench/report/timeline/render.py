@@ -17,6 +17,8 @@ from bench.visible import json_text, visible
 
 #: Entries of one list in text.
 _MAX_ENTRIES = 20
+#: Breaks of one line that are written out in text.
+_MAX_BREAKS = 5
 #: Letters of a small line of the terminal.
 _WIDTH = 40
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -99,10 +101,12 @@ def _now(line: ToldLine) -> str:
 
 
 def _breaks(line: ToldLine) -> Iterator[str]:
-    for lane in line.lanes:
-        if lane.lane.words:
-            sign = "beside it" if lane.lane.is_beside else "│"
-            yield f"{sign} from {lane.points[0].place.label}: {'; '.join(lane.lane.words)}"
+    differing = [lane for lane in line.lanes if lane.lane.words]
+    for lane in differing[:_MAX_BREAKS]:
+        sign = "beside it" if lane.lane.is_beside else "│"
+        yield f"{sign} from {lane.points[0].place.label}: {'; '.join(lane.lane.words)}"
+    if len(differing) > _MAX_BREAKS:
+        yield f"and {len(differing) - _MAX_BREAKS:,} more"
 
 
 def as_markdown(t: Timeline) -> str:
