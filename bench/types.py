@@ -724,6 +724,11 @@ class Provenance(Frozen):
     deterministic: bool
     finished: Time
 
+    @property
+    def where(self) -> str:
+        """Machine and device; of a receipt, which names no machine, the device alone."""
+        return f"{self.machine} ({self.device})" if self.machine else self.device
+
 
 class CellError(Frozen):
     kind: ShownWord

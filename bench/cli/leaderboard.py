@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.cli import options
+from bench.cli import options, submissions
 from bench.display.base import Display
 from bench.types import MAX_EPS, UsageError, exact, shown
 from bench.visible import visible
@@ -47,6 +47,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE|DIR",
         help="instead of a store, receipts (export receipt), also those in folders; below a table is who measured what",
+    )
+    parser.add_argument(
+        "--submissions",
+        type=options.path,
+        metavar="DIR",
+        help="instead of a store, receipts and run files by other people, a folder for each submission "
+        "(docs/public-leaderboard.md); as text, md, csv, html or json",
+    )
+    parser.add_argument(
+        "--verified",
+        type=options.path,
+        metavar="DIR",
+        help="with --submissions: the reports that verify wrote; never a folder that submitters may write to",
     )
     parser.add_argument(
         "--paper",
@@ -172,6 +185,8 @@ def _show(args: argparse.Namespace) -> int:
     file_format = args.format or (args.out.suffix.removeprefix(".") if args.out else None)
     is_folder = args.paper and args.out is not None and not file_format
     view = _view(args, file_format)
+    if args.submissions or args.verified:
+        return submissions.show(args, view, file_format)
     _require_tables_of_receipts(args)
     if args.optimality or args.cover:
         return _rank_attacks(args, file_format)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from bench.cli import options
+from bench.cli import options, submissions
 from bench.display.base import Display
 from bench.types import UsageError
 from bench.visible import json_text, visible
@@ -17,7 +17,12 @@ SUMMARY = "whether a receipt holds: claims, budget, images and, given the weight
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("receipt", type=options.path, metavar="FILE.receipt", help="what export receipt wrote")
+    parser.add_argument(
+        "receipt",
+        type=options.path,
+        metavar="FILE.receipt|DIR",
+        help="what export receipt wrote, or a folder of submissions to a public leaderboard",
+    )
     parser.add_argument(
         "--weights",
         type=options.named,
@@ -34,7 +39,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.trust(parser)
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     parser.add_argument(
-        "--out", type=options.path, metavar="FILE", help="also write the report, as JSON; FILE.receipt.json for tables"
+        "--out",
+        type=options.path,
+        metavar="FILE|DIR",
+        help="also write the report, as JSON; FILE.receipt.json for tables; of submissions, a folder of reports",
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="of submissions: only that one; may be repeated"
     )
 
 
@@ -42,6 +53,10 @@ def main(args: argparse.Namespace) -> int:
     from bench.report.receipts.check import checked
     from bench.store.outputs import write_named
 
+    if args.receipt.is_dir():
+        return submissions.verify(args)
+    if args.only:
+        raise UsageError("--only goes with a folder of submissions")
     if args.sample is not None and args.sample < 1:
         raise UsageError(f"--sample {args.sample}: a number of images, 1 or more, is needed")
     if args.sample is not None and not args.weights:

@@ -90,7 +90,7 @@ def validated(model: type[Model], data: bytes) -> Model:
     try:
         return model.model_validate_json(data, strict=True)
     except ValidationError as error:
-        raise ValueError(_first_of(error)) from None
+        raise ValueError(first_of(error)) from None
 
 
 def what_else(data: bytes) -> str:
@@ -126,7 +126,7 @@ def read_result(data: bytes | str, planned: PlannedCell | None = None, shared: S
     try:
         result = _result(content, body, planned, shared or SharedParts())
     except ValidationError as error:
-        raise ValueError(_first_of(error)) from None
+        raise ValueError(first_of(error)) from None
     if (wrong := contradiction(result)) is not None:
         raise ValueError(wrong)
     return _with_interval(result)
@@ -232,7 +232,7 @@ def _has_each_key_once(content: dict[str, Any], body: bytes) -> bool:
     return count == plain.count(b'":') or count == sum(map(bool, _TEXTS.findall(body)))
 
 
-def _first_of(error: ValidationError) -> str:
+def first_of(error: ValidationError) -> str:
     """Return the first of the errors: which value, and what is wrong with it."""
     if (count := error.error_count()) > _MAX_ERRORS:
         # Building the list of all errors would take minutes.

@@ -19,6 +19,7 @@ MEANINGS: Mapping[str, str] = {
     "earlier-attack-failed": "an attack before it in its suite failed",
     "loss-not-rising": "the attack never lowered a margin",
     "masked-gradients": "gradients mislead on a tenth of the images or more, which got all of AutoAttack",
+    "measured-differently": "somebody else has other outcomes for it",
     "no-catastrophic-overfitting": "the step relies on a network that resists FGSM only, and did not get one",
     "no-op": "the attack changed none of the images that it was to break",
     "not-deterministic": "answers differ from call to call with the same draws",

@@ -578,7 +578,7 @@ def _notes(
         yield f"measured with protocol {protocol}, not comparable with new results (protocol {EVALUATION_VERSION})"
     yield from _budgets_of_passes(results)
     yield from _targets(results)
-    if len(machines := sorted({f"{r.provenance.machine} ({r.provenance.device})" for r in results if r.cost})) > 1:
+    if len(machines := sorted({r.provenance.where for r in results if r.cost})) > 1:
         yield f"seconds come from {len(machines)} machines and do not compare: {', '.join(machines)}"
     if any(r.provenance.dirty for r in results):
         dirty = sum(r.provenance.dirty for r in results)

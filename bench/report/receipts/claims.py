@@ -38,7 +38,7 @@ def contradictions(claims: Claims, arrays: Mapping[str, Array]) -> Iterator[str]
             f"its key is {result.key[:12]}..., and that of its cell is {key[:12]}...: another attack, defense, budget "
             "or image list is named than was measured"
         )
-    yield from _of_names(result)
+    yield from misnamed(result)
     yield from _of_weights(claims)
     values = list(_of_values(result.cell, arrays))
     yield from values
@@ -59,10 +59,9 @@ def outcomes(answers: Array, labels: Array, targets: Array | None) -> Array:
     return np.where(targets < 0, right, (answers != targets) | (targets == labels))
 
 
-def _of_names(result: CellResult) -> Iterator[str]:
+def misnamed(result: CellResult) -> Iterator[str]:
     """Yield names in tables that are not those of what was measured: no key holds them."""
     names, cell = result.names, result.cell
-    assert cell.attack is not None
     weights, network = cell.model.weights, cell.model.network
     made = weights.recipe.name if isinstance(weights, TrainRef) else "weights:"
     if names.dataset != cell.data.name:
@@ -71,7 +70,7 @@ def _of_names(result: CellResult) -> Iterator[str]:
         yield f"it is called a cell of {names.model}, and its network is {network.name}"
     if not _begins(names.defense, name := made if cell.step is None else cell.step.name):
         yield f"it is called {names.defense}, and {name} was measured"
-    if not _begins(names.attack, name := cell.attack.attack.name):
+    if not _begins(names.attack, name := "clean" if cell.attack is None else cell.attack.attack.name):
         yield f"it is called {names.attack}, and {name} was measured"
 
 

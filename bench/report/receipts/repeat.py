@@ -74,6 +74,23 @@ def own_weights(receipt: Receipt, given: Sequence[str]) -> Own:
     return Own(paths, Finding("weights", "holds", f"those that it was measured with: {line}"))
 
 
+def own_of(receipt: Receipt, given: Sequence[Path]) -> list[Path]:
+    """Return those of some files that are weights of a receipt; none unless every network that it needs has its own.
+
+    Raises:
+        UsageError: a file cannot be read, or the receipt states no hash.
+    """
+    models = {training_key(model): model for model in needed(receipt.result.cell)}
+    own: list[Path] = []
+    for key, model in models.items():
+        stated = _stated(receipt, key, model)
+        matching = [path for path in given if _hash(path, model) == stated]
+        if not matching:
+            return []
+        own.append(matching[0])
+    return list(dict.fromkeys(own))
+
+
 def _stated(receipt: Receipt, key: str, model: ModelRef) -> str:
     if isinstance(model.weights, WeightsRef):
         return model.weights.sha256

@@ -44,8 +44,10 @@ def escape_csv(value: Any) -> Any:
     return _FORMULA_START.sub("'", visible(value))
 
 
-def comma_separated(board: Board) -> str:
+def comma_separated(board: Board, more: Callable[[TableRow], Mapping[str, Any]] | None = None) -> str:
     """Return one row for each defense and access, accuracies as fractions, absent values empty.
+
+    ``more`` gives further values of a row by the names of their columns.
 
     An attack has its accuracy under attack, the ends of its interval, and the robust accuracy beside them. ``notes``
     has what is known of the row alone; what is said of a defense is at its adaptive row. Where there are several seeds,
@@ -70,7 +72,8 @@ def comma_separated(board: Board) -> str:
         speaking |= {row.defense: row.access for row in table.rows if row.access == "adaptive"}
         for row in table.rows:
             own = remarks.get(row.defense, []) if row.access == speaking[row.defense] else []
-            records.append({**_csv_record(table, row, own, seeds), "table notes": "; ".join(general)})
+            record = {**_csv_record(table, row, own, seeds), "table notes": "; ".join(general)}
+            records.append({**record, **(more(row) if more else {})})
     names: dict[str, None] = {}
     for record in records:
         names |= dict.fromkeys(record)
@@ -144,7 +147,11 @@ def _csv_numbers(
 
 def as_json(board: Board) -> str:
     """Return the JSON format, with one table, cell or defense on each line."""
-    body = payload(board)
+    return written(payload(board))
+
+
+def written(body: Mapping[str, Any]) -> str:
+    """Return an object as :func:`payload` gives it as JSON, with one element of its lists on each line."""
     fields = [name for name in body if name != "schema"]
     lists = (f'"{field}": [\n' + ",\n".join(map(json_text, body[field])) + "\n]" for field in fields)
     return '{"schema": ' + str(body["schema"]) + ",\n" + ",\n".join(lists) + "}\n"

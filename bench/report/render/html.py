@@ -15,6 +15,7 @@ from bench.report.leaderboard.summaries import ACCESSES, threat_text
 from bench.report.leaderboard.tables import Board, build
 from bench.report.render import text
 from bench.report.render.names import short_names
+from bench.report.render.people import Contributions
 from bench.report.render.samples import MAX_SETS, Sample, samples
 from bench.report.render.view import views
 from bench.store.outputs import move_foreign_aside, write_into
@@ -38,6 +39,8 @@ _FEW_TABLES = 2
 _LINK_LETTERS = 48
 #: Letters of a traceback, counted from its end.
 _MAX_TRACEBACK_LETTERS = 4_000
+#: Of each list of results that do not count, and of who measured what in a table.
+_MAX_ITEMS = 300
 #: Among the first bytes of every page that Crossfire writes.
 _TITLE = b"<title>Crossfire leaderboard</title>"
 
@@ -70,21 +73,36 @@ def write_report(
     return page
 
 
-def render(board: Board, store: Store | None = None, data_folder: Path | None = None, *, trusted: bool = False) -> str:
+def render(
+    board: Board,
+    store: Store | None = None,
+    data_folder: Path | None = None,
+    *,
+    trusted: bool = False,
+    people: Contributions | None = None,
+) -> str:
     """Return the page, of at most about 14 MB, with sample images where ``store`` has them.
+
+    Where the results are many people's, ``people`` says whose, and what does not count.
 
     Of large tables it shows the first rows and columns with their details, and says how many there are.
     """
     numbers, sets = _MAX_NUMBERS, MAX_SETS
     pictures = partial(samples, store=store, data_folder=data_folder, trusted=trusted) if store else None
     while True:
-        page = _page(board, pictures, numbers, sets)
+        page = _page(board, pictures, numbers, sets, people)
         if len(page.encode(errors="replace")) <= _MAX_PAGE_BYTES or numbers < _MIN_NUMBERS:
             return page
         numbers, sets = numbers // 2, sets // 2
 
 
-def _page(board: Board, pictures: Callable[..., dict[str, Sample]] | None, numbers: int, sets: int) -> str:
+def _page(
+    board: Board,
+    pictures: Callable[..., dict[str, Sample]] | None,
+    numbers: int,
+    sets: int,
+    people: Contributions | None,
+) -> str:
     """Return the page with at most ``numbers`` numbers and the images of ``sets`` adversarial sets."""
     tables, left_out = views(board, numbers)
     columns = [head.column for head in chain.from_iterable(view["heads"] for view in tables)]
@@ -95,7 +113,9 @@ def _page(board: Board, pictures: Callable[..., dict[str, Sample]] | None, numbe
         board=board,
         tables=tables,
         index=_index(tables),
-        facts=_facts(board),
+        facts=[*(people.facts if people else ()), *_facts(board)],
+        people=people,
+        most_items=_MAX_ITEMS,
         datasets=sorted({view["table"].dataset for view in tables}),
         models=sorted({view["table"].model for view in tables}),
         threats=list(dict.fromkeys(c.group for c in columns if c.group not in ("", "cost"))),
@@ -104,7 +124,7 @@ def _page(board: Board, pictures: Callable[..., dict[str, Sample]] | None, numbe
         optional=list(dict.fromkeys(c.label for c in columns if c.kind != "clean")),
         left_out=left_out,
         # Inside the data hidden characters are JSON escapes, which the script would read back.
-        details=visible_values(_details(board, results, pictures(results, limit=sets) if pictures else {})),
+        details=visible_values(_details(board, results, pictures(results, limit=sets) if pictures else {}, people)),
         absent=text.absent(board),
         foot=text.page_foot(columns, board.tables),
     )
@@ -115,7 +135,12 @@ def fragment(board: Board) -> str:
     """Return the tables as a piece of HTML for a page of somebody else's, such as a notebook: no script, own styles."""
     tables, _ = views(board, _MAX_FRAGMENT_NUMBERS)
     piece = template("fragment.html").render(
-        live=False, tables=tables, access=text.access, absent=text.absent(board), foot=text.foot(board.tables)
+        live=False,
+        people=None,
+        tables=tables,
+        access=text.access,
+        absent=text.absent(board),
+        foot=text.foot(board.tables),
     )
     return visible(piece, lines=True)
 
@@ -170,7 +195,7 @@ def _facts(board: Board) -> list[str]:
         return []
     failed = sum(result.status == "failed" for result in board.results.values())
     commits = sorted({(p.commit or "no commit")[:10] + ("+edits" if p.dirty else "") for p in provenance})
-    machines = sorted({f"{p.machine} ({p.device})" for p in provenance})
+    machines = sorted({p.where for p in provenance})
     facts = [
         f"{len(provenance):,} cell{'s' * (len(provenance) > 1)}" + (f", {failed} failed" if failed else ""),
         f"{'commit' if len(commits) == 1 else f'{len(commits)} commits:'} {_few(commits)}",
@@ -207,7 +232,9 @@ class _SharedParts:
         return self._indices[identity]
 
 
-def _details(board: Board, results: Iterable[CellResult], pictures: Mapping[str, Sample]) -> dict[str, Any]:
+def _details(
+    board: Board, results: Iterable[CellResult], pictures: Mapping[str, Sample], people: Contributions | None
+) -> dict[str, Any]:
     """Return results as data for the script of the page."""
     shared = _SharedParts()
     cells = {}
@@ -230,6 +257,7 @@ def _details(board: Board, results: Iterable[CellResult], pictures: Mapping[str,
             "provenance": shared.index(r.provenance),
             "error": _error(r.error) if r.error else None,
             "sample": shared.index_of_sample(pictures.get(r.key)),
+            "measured": people.of(r.key) if people else None,
         }
     return {"shared": shared.parts, "cells": cells}
 

@@ -226,6 +226,7 @@
       part(article, "network and weights", at(cell.defense));
       part(article, "cost of the defense", at(cell.own_cost));
       part(article, "images", at(cell.images));
+      part(article, "measured", cell.measured);
       part(article, "made", at(cell.provenance));
       part(article, "key", { cell: key });
       place.append(article);

@@ -1,0 +1,98 @@
+"""What ``leaderboard --submissions`` and ``verify`` of a folder do: one page from the results of many people."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from bench.cli import command, options
+from bench.types import UsageError
+from bench.visible import visible
+
+if TYPE_CHECKING:
+    from bench.report.leaderboard.tables import Board
+    from bench.report.leaderboard.view import View
+    from bench.report.render.people import Contributions
+
+#: Other things that a leaderboard may be made of, or be.
+_OTHERS = ("store", "receipts", "paper", "optimality", "cover", "eps", "trust")
+
+
+def show(args: argparse.Namespace, view: View, file_format: str | None) -> int:
+    """Write the tables of a folder of submissions, and return 3 if some of it is left out.
+
+    Raises:
+        UsageError: the options do not go together, or the folder cannot be used as a whole.
+    """
+    from bench.report.leaderboard.view import build
+    from bench.report.submissions import merge, read, render
+    from bench.store.outputs import write_named
+
+    if args.submissions is None:
+        raise UsageError("--verified goes with --submissions")
+    if asked := [each for each in _OTHERS if getattr(args, each)]:
+        raise UsageError(f"--{asked[0]} does not go with --submissions, whose tables are of its results alone")
+    if file_format not in (None, *render.FORMATS):
+        raise UsageError(f"--submissions comes as text, {', '.join(render.FORMATS)}, not {file_format}")
+    with args.display.phase("reading the submissions"):
+        found = read.read(args.submissions, args.verified, command.version(), options.data_folder(args))
+    with args.display.phase("making the tables"):
+        merged = merge.merged(found)
+        people = render.contributions(found, merged)
+        board = build(merged.ranked, (), view)
+    for each in (*found.left_out, *merged.remarks):
+        print(visible(f"left out: {each.file}: {each.why}"), file=sys.stderr)
+    code = 3 if found.left_out else 0
+    if file_format is None:
+        _print(board, people)
+        return code
+    with args.display.phase("writing the tables"):
+        text = render.FORMATS[file_format](board, people)
+    if args.out is None:
+        sys.stdout.write(text)
+    elif write_named(args.out, text.encode()):
+        print(visible(str(args.out)))
+    return code
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Check a folder of submissions, and return 1 if some of it is refused.
+
+    Raises:
+        UsageError: the options do not go together, or the folder cannot be used as a whole.
+    """
+    from bench.report.submissions.verify import Checker
+
+    if args.out is None:
+        raise UsageError(f"{args.receipt} is a folder of submissions: give --out DIR for the reports")
+    if asked := [each for each in ("weights", "sample", "trust", "json") if getattr(args, each)]:
+        raise UsageError(f"--{asked[0]} is for one receipt; of submissions, submission.toml names the weights")
+    checker = Checker(
+        args.receipt, args.out, command.version(), options.data_folder(args), args.device, args.control.check_run
+    )
+    is_refused = False
+    for line in checker.lines(args.only):
+        is_refused = is_refused or line.is_refused
+        print(visible(f"{'refused' if line.is_refused else 'holds'}  {line.file}: {line.words}"), flush=True)
+    return 1 if is_refused else 0
+
+
+def _print(board: Board, contributions: Contributions) -> None:
+    """Print the tables, below them who measured what, and what does not count."""
+    from bench.display.console import console
+    from bench.report.render.people import names
+    from bench.report.render.terminal import leaderboard
+
+    terminal = console()
+    terminal.print(leaderboard(board, width=terminal.width))
+    lines: list[str] = []
+    for table in board.tables:
+        lines += ["", f"who measured what: {table.title}"]
+        for each in contributions.measured(board, table):
+            people = names(each.people)
+            lines.append(f"  {each.defense}, {each.access}, {each.attacks}: {people}, {each.dates}; {each.words}")
+    for listed in contributions.lists:
+        lines += ["", listed.title.lower()]
+        lines += [f"  {item.what}{', ' if item.who else ''}{item.who}: {item.why}" for item in listed.items]
+    print("\n".join(map(visible, lines)))

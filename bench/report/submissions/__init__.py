@@ -1,0 +1,5 @@
+"""A public leaderboard: a folder of submissions by people who do not trust each other, read, merged and rendered.
+
+Start at ``form``, which says what a submitter writes; ``read`` opens the folder within bounds, ``reports`` knows what a
+check of this side has shown, ``merge`` decides which result counts, and ``render`` writes the tables.
+"""

@@ -1,0 +1,228 @@
+"""Which of many people's results counts: withdrawn, replaced and copied ones do not, and differing ones are said.
+
+Nothing here depends on the order of files. Of two that differ the one that is known better counts, then the less
+flattering one, so that nobody gains by a claim that nobody can check.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from typing import NamedTuple
+
+from bench.keys import Keys
+from bench.report.submissions import weights
+from bench.report.submissions.form import Withdrawal
+from bench.report.submissions.read import Entry, LeftOut, Submissions, order, person
+from bench.types import CellResult, ModelRef, WeightsRef
+
+#: The flag of a result that somebody else measured otherwise.
+DIFFERS = "measured-differently"
+
+
+class Superseded(NamedTuple):
+    """A result that another of the same person took the place of."""
+
+    entry: Entry
+    by: Entry
+
+
+class Differing(NamedTuple):
+    """A result that is not in the tables, since another of the same cell is, and how the two differ."""
+
+    entry: Entry
+    ranked: Entry | None
+    why: str
+
+
+class Taken(NamedTuple):
+    """A result that was withdrawn, and what was said of it."""
+
+    entry: Entry | None
+    withdrawal: Withdrawal
+
+
+class Merged(NamedTuple):
+    """What counts, and what does not and why.
+
+    Attributes:
+        ranked: a result for each cell, flagged where somebody measured it otherwise.
+        sources: who measured it, by the key of the result: the one that counts first.
+        differing: results of the same cells by others that differ.
+        superseded: earlier results of the same person.
+        withdrawn: what was taken back.
+        remarks: results that are not used, and why.
+    """
+
+    ranked: list[CellResult]
+    sources: Mapping[str, tuple[Entry, ...]]
+    differing: list[Differing]
+    superseded: list[Superseded]
+    withdrawn: list[Taken]
+    remarks: list[LeftOut]
+
+
+def merged(submissions: Submissions) -> Merged:
+    """Return which results count."""
+    remarks: list[LeftOut] = []
+    entries, taken = _withdrawn(submissions)
+    entries = _measured_once(entries, remarks)
+    entries, superseded = _replaced(entries, remarks)
+    entries, older = _newest(entries)
+    groups = weights.groups(entries)
+    differing: list[Differing] = []
+    ranked: list[CellResult] = []
+    sources: dict[str, tuple[Entry, ...]] = {}
+    for own, earlier in _by_question(entries):
+        differing += (Differing(entry, None, "measured by an earlier protocol") for entry in earlier)
+        candidates = [entry for entry in own if groups.is_ranked(entry)]
+        if not candidates:
+            differing += (Differing(entry, None, groups.why(entry)) for entry in own)
+            continue
+        first = min(candidates, key=order)
+        agreeing = [entry for entry in own if groups.is_ranked(entry) and _outcomes(entry) == _outcomes(first)]
+        others = [entry for entry in own if entry not in agreeing]
+        differing += (Differing(entry, first, _difference(entry, first, groups)) for entry in others)
+        result = first.result
+        if others:
+            result = result.model_copy(update={"flags": tuple(sorted({*result.flags, DIFFERS}))})
+        ranked.append(result)
+        sources[result.key] = tuple(sorted(agreeing, key=lambda entry: (entry is not first, order(entry))))
+    return Merged(_with_one_name(ranked), sources, differing, superseded + older, taken, remarks)
+
+
+def _with_one_name(results: Iterable[CellResult]) -> list[CellResult]:
+    """Return results in which a file of weights has one name, whatever each person called it: it is one row."""
+    results = list(results)
+    names: dict[str, str] = {}
+    for weights_of in (result.cell.model.weights for result in results):
+        if isinstance(weights_of, WeightsRef):
+            names[weights_of.sha256] = min(weights_of.name, names.get(weights_of.sha256, weights_of.name))
+
+    def renamed(model: ModelRef) -> ModelRef:
+        if not isinstance(model.weights, WeightsRef) or model.weights.sha256 not in names:
+            return model
+        return model.model_copy(
+            update={"weights": model.weights.model_copy(update={"name": names[model.weights.sha256]})}
+        )
+
+    def whole(result: CellResult) -> CellResult:
+        cell, attack = result.cell, result.cell.attack
+        changes: dict[str, object] = {"model": renamed(cell.model)}
+        if attack is not None:
+            changes["attack"] = attack.model_copy(update={"model": renamed(attack.model)})
+        return result.model_copy(update={"cell": cell.model_copy(update=changes)})
+
+    return [whole(result) for result in results]
+
+
+def _outcomes(entry: Entry) -> tuple[str | None, str | None, str]:
+    return entry.result.clean_bits, entry.result.adversarial_bits, entry.result.status
+
+
+def _measurement(entry: Entry) -> tuple[object, ...]:
+    """Return what no two measurements have in common: seconds are never the same to the last digit."""
+    cost = None if entry.result.cost is None else entry.result.cost.model_dump_json()
+    return entry.result.key, entry.finished, cost, *_outcomes(entry)
+
+
+def _withdrawn(submissions: Submissions) -> tuple[list[Entry], list[Taken]]:
+    by_sha = {each.sha256: each for each in submissions.withdrawals}
+    kept: list[Entry] = []
+    taken: list[Taken] = []
+    found: set[str] = set()
+    for entry in submissions.entries:
+        withdrawal = by_sha.get(entry.sha256) or by_sha.get(entry.file_sha256)
+        if withdrawal is None:
+            kept.append(entry)
+        else:
+            taken.append(Taken(entry, withdrawal))
+            found.add(withdrawal.sha256)
+    # The file may have gone; that it was withdrawn still stands.
+    taken += (Taken(None, each) for each in submissions.withdrawals if each.sha256 not in found)
+    return kept, taken
+
+
+def _measured_once(entries: Iterable[Entry], remarks: list[LeftOut]) -> list[Entry]:
+    """Return entries of which no two people have the same measurement: one of them copied the other's file."""
+    by_measurement: dict[tuple[object, ...], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        by_measurement[_measurement(entry)].append(entry)
+    kept: list[Entry] = []
+    for own in by_measurement.values():
+        # The receipt itself may say whose it is; else the first name counts.
+        first = min(own, key=lambda entry: ("the receipt says" in entry.words, entry.file))
+        for entry in own:
+            if person(entry.who) == person(first.who):
+                kept.append(entry)
+            else:
+                why = f"{entry.result.names}: the same measurement as {first.file}, counted once"
+                remarks.append(LeftOut(entry.file, why))
+    return kept
+
+
+def _replaced(entries: list[Entry], remarks: list[LeftOut]) -> tuple[list[Entry], list[Superseded]]:
+    """Return entries without those that another of the same person says it replaces."""
+    replacing: dict[str, list[Entry]] = defaultdict(list)
+    for entry in sorted(entries, key=order):
+        for sha256 in entry.said.replaces:
+            replacing[sha256].append(entry)
+    kept: list[Entry] = []
+    superseded: list[Superseded] = []
+    for entry in entries:
+        claims = list(chain.from_iterable(replacing[sha256] for sha256 in {entry.sha256, entry.file_sha256}))
+        own = [each for each in claims if person(each.who) == person(entry.who) and each.file != entry.file]
+        if own:
+            superseded.append(Superseded(entry, own[0]))
+            continue
+        kept.append(entry)
+        if strangers := {each.file for each in claims if person(each.who) != person(entry.who)}:
+            files = ", ".join(sorted(strangers))
+            remarks.append(LeftOut(files, f"would replace {entry.file}, which is {entry.who}'s: not done"))
+    return kept, superseded
+
+
+def _newest(entries: Iterable[Entry]) -> tuple[list[Entry], list[Superseded]]:
+    """Return the last result of each person for each cell, and the earlier ones."""
+    keys = Keys()
+    by_person: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        by_person[person(entry.who), keys.comparison_key(entry.result.cell)].append(entry)
+    kept: list[Entry] = []
+    older: list[Superseded] = []
+    for own in by_person.values():
+        last = max(own, key=lambda entry: (entry.result.status == "done", entry.finished, entry.sha256))
+        # A receipt and a run file may hold the same measurement: what is known best of it counts.
+        same = [entry for entry in own if _measurement(entry) == _measurement(last)]
+        best = min(same, key=order)
+        kept.append(best)
+        older += (Superseded(entry, best) for entry in own if entry not in same)
+    return kept, older
+
+
+def _by_question(entries: Iterable[Entry]) -> Iterator[tuple[list[Entry], list[Entry]]]:
+    """Yield the entries of each cell, whatever the code of its methods: those of this protocol, or all, and the others.
+
+    Two protocols measure other things by one question, and tables show one of them.
+    """
+    keys = Keys()
+    by_question: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        by_question[keys.comparison_key(entry.result.cell)].append(entry)
+    for own in by_question.values():
+        now = [entry for entry in own if keys.of(entry.result.cell) == entry.result.key]
+        yield (now, [entry for entry in own if entry not in now]) if now else (own, [])
+
+
+def _difference(entry: Entry, ranked: Entry, groups: weights.Groups) -> str:
+    if why := groups.why(entry):
+        return why
+    mine, other = entry.result.outcomes_under_attack, ranked.result.outcomes_under_attack
+    if mine is None or other is None:
+        return "without outcomes to compare" if entry.result.status == ranked.result.status else "one of the two failed"
+    count = sum(a != b for a, b in zip(mine, other, strict=True))
+    of_clean = sum(
+        a != b for a, b in zip(entry.result.clean_outcomes or (), ranked.result.clean_outcomes or (), strict=False)
+    )
+    return f"differs at {count:,} of {entry.result.cell.data.n:,} images attacked and {of_clean:,} clean"

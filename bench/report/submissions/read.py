@@ -1,0 +1,354 @@
+"""A folder of submissions by strangers, read within bounds: what cannot be used is left out with a line, and no more.
+
+    submissions/withdrawn.toml
+    submissions/NAME/submission.toml, *.receipt, *.json, *.safetensors
+
+A folder is one submission. Links, and files that are no regular ones, are not followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import unicodedata
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from bench.keys import Keys
+from bench.report.receipts.check import checked
+from bench.report.receipts.claims import misnamed
+from bench.report.receipts.read import Receipt
+from bench.report.receipts.read import read as read_receipt
+from bench.report.submissions import form, reports
+from bench.report.submissions.form import Submission, Withdrawal
+from bench.store import files, reading
+from bench.store.history import parse
+from bench.store.latest import protocol
+from bench.types import CellResult, UsageError, first_line
+from bench.visible import visible
+
+#: Submissions of a folder, and files of a submission.
+MOST_SUBMISSIONS = 2_000
+MOST_FILES = 200
+#: Bytes of a file, as hosts of git take no larger ones, and of all.
+MOST_BYTES = 100 * 2**20
+MOST_BYTES_OF_ALL = 20 * 2**30
+#: Results of all run files together.
+MOST_RESULTS = 200_000
+_LONGEST_NAME = 100
+_RECEIPT = ".receipt"
+_RUN = ".json"
+_WEIGHTS = ".safetensors"
+#: How far the clock of a machine may be ahead.
+_AHEAD = timedelta(days=1)
+
+#: Why predictions were not made again where no report says why.
+NOT_YET = "not yet"
+
+#: What is known of a result, from the best.
+State = Literal["repeated", "consistent", "outcomes only"]
+STATES: tuple[State, ...] = ("repeated", "consistent", "outcomes only")
+
+
+class Entry(NamedTuple):
+    """One result by one person.
+
+    Attributes:
+        result: as its file has it.
+        who: the name that they give themselves; ``said`` what they say beside it.
+        said: their ``submission.toml``.
+        file: its path below the folder of submissions, as text.
+        sha256: the name of the receipt; of a run file, the SHA-256 of the file.
+        file_sha256: of the file.
+        state: what is known of it.
+        words: the same for readers.
+        trained: of a receipt, the SHA-256 of the weights by the key of their training.
+    """
+
+    result: CellResult
+    who: str
+    said: Submission
+    file: str
+    sha256: str
+    file_sha256: str
+    state: State
+    words: str
+    trained: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def finished(self) -> str:
+        """When it was measured, as its file says."""
+        return self.result.provenance.finished
+
+
+class Folder(NamedTuple):
+    """The files of one submission, and what is said in it."""
+
+    name: str
+    said: Submission
+    receipts: tuple[Path, ...]
+    runs: tuple[Path, ...]
+    #: Files of weights by which predictions are repeated.
+    weights: tuple[Path, ...]
+
+
+class LeftOut(NamedTuple):
+    """A file that is not used, by its path below the folder of submissions, and why."""
+
+    file: str
+    why: str
+
+
+class Submissions(NamedTuple):
+    """All that a folder holds.
+
+    Attributes:
+        entries: its results.
+        withdrawals: what was taken back.
+        left_out: the files that are not used, and why.
+    """
+
+    entries: list[Entry]
+    withdrawals: tuple[Withdrawal, ...]
+    left_out: list[LeftOut]
+
+
+def order(entry: Entry) -> tuple[int, bool, float, str, str]:
+    """Return what entries of one cell are ordered by: how well they are known, then the less flattering first."""
+    metrics = entry.result.metrics
+    accuracy = 1.0
+    if metrics is not None:
+        accuracy = (
+            metrics.accuracy_under_attack if metrics.accuracy_under_attack is not None else metrics.clean_accuracy
+        )
+    is_failed = entry.result.status == "failed"
+    return STATES.index(entry.state), is_failed, accuracy, entry.finished, entry.file
+
+
+def read(root: Path, verified: Path | None, version: str, data_folder: Path | None = None) -> Submissions:
+    """Return what a folder of submissions holds.
+
+    Args:
+        root: the folder.
+        verified: the folder of reports of this side, if there is one.
+        version: of the harness, to which reports are bound.
+        data_folder: where to look for image sets first.
+
+    Raises:
+        UsageError: there is no such folder, ``withdrawn.toml`` is damaged, reports lie where they could be forged, or
+            there is more than is read.
+    """
+    if verified is not None:
+        reports.require_apart(root, verified)
+    withdrawals = withdrawn(root)
+    left_out: list[LeftOut] = []
+    entries: list[Entry] = []
+    checks = _Checks(verified, version, data_folder)
+    for folder in folders(root, left_out):
+        for path in folder.receipts:
+            try:
+                entries.append(_of_receipt(root, folder, path, checks))
+            except UsageError as error:
+                left_out.append(refused(root, path, error))
+        for path in folder.runs:
+            try:
+                entries += of_run(root, folder, path)
+            except UsageError as error:
+                left_out.append(refused(root, path, error))
+        if len(entries) > MOST_RESULTS:
+            raise UsageError(f"{root} holds more than {MOST_RESULTS:,} results")
+    return Submissions(entries, withdrawals, sorted(left_out))
+
+
+def withdrawn(root: Path) -> tuple[Withdrawal, ...]:
+    """Return what was withdrawn.
+
+    Raises:
+        UsageError: it cannot be known: what was taken back would be ranked again.
+    """
+    path = root / form.WITHDRAWN
+    try:
+        if path.is_symlink():
+            raise form.Unusable("it is a link")
+        return form.withdrawals(path)
+    except form.Unusable as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def folders(root: Path, left_out: list[LeftOut]) -> Iterator[Folder]:
+    """Yield the submissions of a folder by name; ``left_out`` gets a line on each file that is not one of theirs.
+
+    Raises:
+        UsageError: there is no such folder, or there is more than is read.
+    """
+    try:
+        there = sorted(os.scandir(root), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UsageError(f"{root} cannot be read as a folder of submissions: {error.strerror}") from None
+    if len(there) > MOST_SUBMISSIONS:
+        raise UsageError(f"{root} holds {len(there):,} submissions, and at most {MOST_SUBMISSIONS:,} are read")
+    total = 0
+    for entry in there:
+        if entry.name.startswith(".") or entry.name in (form.WITHDRAWN, "README.md"):
+            continue
+        if not entry.is_dir(follow_symlinks=False):
+            kind = files.kind_of(entry.stat(follow_symlinks=False).st_mode)
+            left_out.append(LeftOut(entry.name, f"it is {kind} beside the folders of submissions, and no such folder"))
+        elif len(entry.name) > _LONGEST_NAME:
+            left_out.append(LeftOut(entry.name, f"its name has more than {_LONGEST_NAME} characters"))
+        else:
+            usable, size = _files(root / entry.name, left_out)
+            total += size
+            if total > MOST_BYTES_OF_ALL:
+                raise UsageError(f"{root} holds more than {MOST_BYTES_OF_ALL:,} bytes")
+            yield from _folder(root / entry.name, usable, left_out)
+
+
+def _files(path: Path, left_out: list[LeftOut]) -> tuple[list[Path], int]:
+    """Return the regular files of a submission that may be read, and their bytes."""
+    try:
+        there = sorted(os.scandir(path), key=lambda entry: entry.name)
+    except OSError as error:
+        left_out.append(LeftOut(path.name, f"it cannot be read: {error.strerror}"))
+        return [], 0
+    if len(there) > MOST_FILES:
+        left_out.append(LeftOut(path.name, f"it holds {len(there):,} files, and at most {MOST_FILES:,} are read"))
+        return [], 0
+    usable: list[Path] = []
+    total = 0
+    for entry in there:
+        status = entry.stat(follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            left_out.append(LeftOut(f"{path.name}/{entry.name}", f"it is {files.kind_of(status.st_mode)}, and no file"))
+        elif status.st_size > MOST_BYTES:
+            size = f"{status.st_size:,} bytes, and at most {MOST_BYTES:,} are read"
+            left_out.append(LeftOut(f"{path.name}/{entry.name}", f"it has {size}"))
+        else:
+            usable.append(path / entry.name)
+            total += status.st_size
+    return usable, total
+
+
+def _folder(path: Path, usable: list[Path], left_out: list[LeftOut]) -> Iterator[Folder]:
+    said = Submission()
+    for each in usable:
+        if each.name == form.SUBMISSION:
+            try:
+                said = form.submission(each)
+            except (form.Unusable, FileNotFoundError) as error:
+                # Without it nobody knows whose results they are, and what they replace.
+                left_out.append(
+                    LeftOut(f"{path.name}/{form.SUBMISSION}", f"{error}; nothing of this submission is used")
+                )
+                return
+        elif each.suffix not in (_RECEIPT, _RUN, _WEIGHTS, ".md"):
+            left_out.append(
+                LeftOut(f"{path.name}/{each.name}", f"it is no {_RECEIPT}, no run file {_RUN} and no {_WEIGHTS}")
+            )
+    names = {each.name: each for each in usable}
+    for name in said.weights:
+        if name not in names:
+            left_out.append(
+                LeftOut(f"{path.name}/{name}", f"{form.SUBMISSION} names these weights, and they are not there")
+            )
+    yield Folder(
+        path.name,
+        said,
+        tuple(each for each in usable if each.suffix == _RECEIPT),
+        tuple(each for each in usable if each.suffix == _RUN),
+        tuple(names[name] for name in said.weights if name in names),
+    )
+
+
+def _of_receipt(root: Path, folder: Folder, path: Path, checks: _Checks) -> Entry:
+    """Raises UsageError: it is no receipt that can be read, contradicts itself, or was refuted."""
+    receipt, shown = checks.of(path)
+    require_possible(path, receipt.result)
+    if shown.refuted is not None:
+        raise UsageError(f"{path}: it does not hold: {shown.refuted}")
+    return Entry(
+        receipt.result,
+        folder.said.who or receipt.by or folder.name,
+        folder.said,
+        path.relative_to(root).as_posix(),
+        receipt.sha256,
+        files.file_sha256(path, MOST_BYTES),
+        "repeated" if shown.is_repeated else "consistent",
+        _words(receipt, folder, shown),
+        tuple(sorted(receipt.claims.trained.items())),
+    )
+
+
+class _Checks(NamedTuple):
+    """What is known of receipts: by a report of this side, else by a check without weights now."""
+
+    verified: Path | None
+    version: str
+    data_folder: Path | None
+
+    def of(self, path: Path) -> tuple[Receipt, reports.Shown]:
+        """Raises UsageError: it is no receipt that can be read, or contradicts itself."""
+        if self.verified is not None:
+            receipt = read_receipt(path)
+            shown = reports.read(self.verified, receipt.sha256, self.version)
+            if shown is not None:
+                return receipt, shown
+        report = checked(path, (), "cpu", self.data_folder)
+        shown = reports.shown([each._asdict() for each in report.findings])
+        return report.receipt, shown._replace(unrepeated=NOT_YET)
+
+
+def _words(receipt: Receipt, folder: Folder, shown: reports.Shown) -> str:
+    """Return what is known of a receipt, for readers."""
+    why = "no weights" if shown.unrepeated == NOT_YET and not folder.weights else shown.unrepeated
+    words = ["predictions repeated" if shown.is_repeated else f"consistent, not repeated ({why})"]
+    if not shown.are_images_known:
+        words.append("images not compared with their set")
+    if shown.other_code:
+        words.append(f"other code than here: {shown.other_code}")
+    if receipt.by is not None and folder.said.who is not None and person(receipt.by) != person(folder.said.who):
+        words.append(f"the receipt says that '{receipt.by}' measured it")
+    return "; ".join(words)
+
+
+def person(who: str) -> str:
+    """Return what two ways to write one name have in common."""
+    return " ".join(unicodedata.normalize("NFKC", who).casefold().split())
+
+
+def of_run(root: Path, folder: Folder, path: Path) -> list[Entry]:
+    """Return the results of a run file.
+
+    Raises:
+        UsageError: it is no run file, or a result of it is not what it is called.
+    """
+    try:
+        data = files.read(path, min(MOST_BYTES, reading.MAX_RUN_FILE))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read as a run file: {first_line(error)}") from None
+    results, keys = parse(data, str(path)).results, Keys()
+    for result in results:
+        require_possible(path, result)
+        if protocol(result, keys) == "unknown":
+            raise UsageError(f"{path}: {result.names}: its key is not that of its cell")
+        for why in misnamed(result):
+            raise UsageError(f"{path}: {result.names}: {why}")
+    sha256 = hashlib.sha256(data).hexdigest()
+    who = folder.said.who or folder.name
+    file, words = path.relative_to(root).as_posix(), "run file: outcomes only"
+    return [Entry(each, who, folder.said, file, sha256, sha256, "outcomes only", words) for each in results]
+
+
+def require_possible(path: Path, result: CellResult) -> None:
+    """Raises UsageError: it says that it was measured in the future, and so would be the newest for ever."""
+    if datetime.fromisoformat(result.provenance.finished) > datetime.now(UTC) + _AHEAD:
+        raise UsageError(f"{path}: {result.names}: it says that it was measured on {result.provenance.finished}")
+
+
+def refused(root: Path, path: Path, error: UsageError) -> LeftOut:
+    """Return why a file is left out, without its path."""
+    why = str(error).removeprefix(visible(str(path))).removeprefix(": ").strip()
+    return LeftOut(path.relative_to(root).as_posix(), why)

@@ -1,0 +1,175 @@
+"""The tables of a public leaderboard in every format: the numbers as ever, and beside them whose they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+from bench.report.leaderboard.tables import Board
+from bench.report.render import export, html
+from bench.report.render.markdown import escape_markdown, grid, markdown
+from bench.report.render.people import Contributions, Item, Listed, Person, Source, names
+from bench.report.submissions.merge import Differing, Merged
+from bench.report.submissions.read import Entry, Submissions, person
+
+_HEADS = ("defense", "attacker", "attacks", "measured by", "when", "known", "submissions")
+_HASH_DIGITS = 12
+
+
+def contributions(submissions: Submissions, merged: Merged) -> Contributions:
+    """Return who measured what, and what does not count and why."""
+    sources = {key: tuple(map(_source, entries)) for key, entries in merged.sources.items()}
+    people = {person(entry.who) for entry in chain.from_iterable(merged.sources.values())}
+    folders = {entry.file.partition("/")[0] for entry in submissions.entries}
+    facts = (_counted(len(folders), "submission"), _counted(len(people), "person", "people"))
+    return Contributions(facts, sources, tuple(each for each in _lists(submissions, merged) if each.items))
+
+
+def _counted(count: int, one: str, several: str = "") -> str:
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
+
+
+def _source(entry: Entry) -> Source:
+    return Source(
+        Person(entry.who, entry.said.link, entry.said.paper),
+        entry.finished[:10],
+        entry.words,
+        entry.state == "repeated",
+        entry.result.cell.access if entry.result.cell.attack else "",
+        entry.file,
+        entry.sha256,
+    )
+
+
+def _lists(submissions: Submissions, merged: Merged) -> Iterator[Listed]:
+    yield Listed(
+        "Measured differently",
+        "The same cells by others, with other outcomes. Tables show the one that is known best (predictions repeated, "
+        "then receipts, then run files), of equals the lowest accuracy.",
+        tuple(_differing(each) for each in merged.differing),
+    )
+    yield Listed(
+        "Withdrawn",
+        "Taken back, by those who measured them or by those who keep this leaderboard.",
+        tuple(
+            Item(
+                f"SHA-256 {each.withdrawal.sha256[:_HASH_DIGITS]}" if each.entry is None else _named(each.entry),
+                "" if each.entry is None else each.entry.who,
+                f"{each.withdrawal.reason} ({each.withdrawal.date})",
+                is_struck=True,
+            )
+            for each in merged.withdrawn
+        ),
+    )
+    yield Listed(
+        "Superseded",
+        "Earlier results of the same people.",
+        tuple(
+            Item(
+                f"{_named(each.entry)}, {_accuracy(each.entry)}",
+                each.entry.who,
+                f"of {each.entry.finished[:10]}; now {_accuracy(each.by)} of {each.by.finished[:10]}, {each.by.file}",
+            )
+            for each in merged.superseded
+        ),
+    )
+    yield Listed(
+        "Left out",
+        "Files, and results of files, that are not used.",
+        tuple(Item(file, "", why) for file, why in (*submissions.left_out, *merged.remarks)),
+    )
+
+
+def _differing(differing: Differing) -> Item:
+    entry, ranked = differing.entry, differing.ranked
+    beside = "" if ranked is None else f"; in the tables {_accuracy(ranked)} by {ranked.who} ({ranked.words})"
+    return Item(f"{_named(entry)}, {_accuracy(entry)}", entry.who, f"{differing.why}{beside}; this one: {entry.words}")
+
+
+def _named(entry: Entry) -> str:
+    return f"{entry.result.names} ({entry.file}, {entry.sha256[:_HASH_DIGITS]})"
+
+
+def _accuracy(entry: Entry) -> str:
+    metrics = entry.result.metrics
+    if metrics is None:
+        return "failed"
+    under_attack = metrics.accuracy_under_attack
+    return f"{100 * (metrics.clean_accuracy if under_attack is None else under_attack):.1f} %"
+
+
+def as_html(board: Board, people: Contributions) -> str:
+    """Return the page."""
+    return html.render(board, people=people)
+
+
+def as_markdown(board: Board, people: Contributions) -> str:
+    """Return the tables, below them who measured what, and what does not count."""
+    parts = [markdown(board)]
+    for table in board.tables:
+        rows = [
+            (line.defense, line.access, line.attacks, names(line.people, _linked), line.dates, line.words, line.folders)
+            for line in people.measured(board, table)
+        ]
+        parts.append(f"### {escape_markdown(f'Who measured what: {table.title}')}\n")
+        escaped = ([*map(escape_markdown, row[:3]), row[3], *map(escape_markdown, row[4:])] for row in rows)
+        parts.append("\n".join(grid(_HEADS, escaped, "l" * len(_HEADS))) + "\n")
+    for listed in people.lists:
+        parts += [f"### {escape_markdown(listed.title)}\n", f"{escape_markdown(listed.about)}\n"]
+        parts.append("\n".join(map(_item, listed.items)) + "\n")
+    return "\n".join(parts)
+
+
+def _linked(each: Person) -> str:
+    name = escape_markdown(each.name)
+    # Of an address only brackets end the link.
+    link = each.link and each.link.replace("(", "%28").replace(")", "%29")
+    return f"[{name}]({link})" if link else name
+
+
+def _item(item: Item) -> str:
+    what = escape_markdown(item.what)
+    return f"- {f'~~{what}~~' if item.is_struck else what}" + escape_markdown(
+        f"{', ' if item.who else ''}{item.who}: {item.why}"
+    )
+
+
+def as_csv(board: Board, people: Contributions) -> str:
+    """Return the rows, with who measured them and what is known."""
+    return export.comma_separated(board, lambda row: {"measured by": people.by(row)})
+
+
+def as_json(board: Board, people: Contributions) -> str:
+    """Return the tables, of each cell who measured it, and lists of what does not count."""
+    body = export.payload(board)
+    for cell in body["cells"]:
+        cell["measured"] = [_as_object(source) for source in people.sources.get(cell["key"], ())]
+    for listed in people.lists:
+        body[listed.title.lower().replace(" ", "_")] = [
+            {"what": item.what, "who": item.who, "why": item.why} for item in listed.items
+        ]
+    return export.written(body)
+
+
+def _as_object(source: Source) -> dict[str, Any]:
+    who = source.person
+    return {
+        "by": who.name,
+        "link": who.link,
+        "paper": who.paper,
+        "date": source.date,
+        "known": source.words,
+        "repeated": source.is_repeated,
+        "file": source.file,
+        "sha256": source.sha256,
+    }
+
+
+#: Every format by its name.
+FORMATS: Mapping[str, Callable[[Board, Contributions], str]] = {
+    "html": as_html,
+    "md": as_markdown,
+    "csv": as_csv,
+    "json": as_json,
+}

@@ -1,0 +1,113 @@
+"""A check of submissions on this side: a report for each receipt, in a folder that submitters may not write to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.report.receipts import repeat
+from bench.report.receipts.check import checked
+from bench.report.receipts.read import Receipt
+from bench.report.receipts.read import read as read_receipt
+from bench.report.receipts.verdict import Finding, Report
+from bench.report.submissions import reports
+from bench.report.submissions.read import Folder, LeftOut, folders, of_run, refused, require_possible, withdrawn
+from bench.store.outputs import write_into
+from bench.types import UsageError
+
+_NO_WEIGHTS, _OTHERS = "no weights", "no weights of its networks"
+
+
+class Line(NamedTuple):
+    """What a check has shown of a file: ``is_refused`` says that it does not count."""
+
+    file: str
+    words: str
+    is_refused: bool = False
+
+
+class Checker(NamedTuple):
+    """How receipts are checked.
+
+    Attributes:
+        root: the folder of submissions.
+        out: the folder of the reports.
+        version: of the harness, to which reports are bound.
+        data_folder: where to look for image sets first.
+        device: to predict on.
+        check: called between batches.
+    """
+
+    root: Path
+    out: Path
+    version: str
+    data_folder: Path | None
+    device: str
+    check: Callable[[], None]
+
+    def lines(self, names: Collection[str]) -> Iterator[Line]:
+        """Check submissions, all or those of some names, and yield a line on each file.
+
+        Raises:
+            UsageError: there is no such folder or submission, ``withdrawn.toml`` is damaged, there is more than is
+                read, or the reports would lie where they could be forged.
+        """
+        reports.require_apart(self.root, self.out)
+        withdrawn(self.root)
+        left_out: list[LeftOut] = []
+        there = list(folders(self.root, left_out))
+        known = {folder.name for folder in there} | {each.file.partition("/")[0] for each in left_out}
+        if unknown := [name for name in names if name not in known]:
+            raise UsageError(f"{self.root} has no submission {unknown[0]}")
+        for each in left_out:
+            if not names or each.file.partition("/")[0] in names:
+                yield Line(*each, is_refused=True)
+        for folder in there:
+            if not names or folder.name in names:
+                yield from self._of_folder(folder)
+
+    def _of_folder(self, folder: Folder) -> Iterator[Line]:
+        if not folder.receipts and not folder.runs:
+            yield Line(folder.name, "it holds no receipt and no run file", is_refused=True)
+        for path in folder.receipts:
+            file = path.relative_to(self.root).as_posix()
+            try:
+                yield self._of_receipt(folder, path, file)
+            except UsageError as error:
+                yield Line(*refused(self.root, path, error), is_refused=True)
+        for path in folder.runs:
+            file = path.relative_to(self.root).as_posix()
+            try:
+                count = len(of_run(self.root, folder, path))
+                yield Line(file, f"{count:,} result{'s' * (count != 1)}: outcomes only")
+            except UsageError as error:
+                yield Line(*refused(self.root, path, error), is_refused=True)
+
+    def _of_receipt(self, folder: Folder, path: Path, file: str) -> Line:
+        """Raises UsageError: it cannot be read, or contradicts itself."""
+        receipt = read_receipt(path)
+        require_possible(path, receipt.result)
+        shown = reports.read(self.out, receipt.sha256, self.version)
+        if shown is None or (shown.unrepeated and shown.refuted is None and folder.weights):
+            report = self._checked(folder, path, receipt)
+            write_into(reports.path_of(self.out, receipt.sha256), reports.written(report.as_json(), self.version))
+            shown = reports.shown([each._asdict() for each in report.findings])
+        if shown.refuted is not None:
+            return Line(file, f"it does not hold: {shown.refuted}", is_refused=True)
+        words = "predictions repeated" if shown.is_repeated else f"consistent, not repeated ({shown.unrepeated})"
+        return Line(file, words if shown.are_images_known else f"{words}; images not compared with their set")
+
+    def _checked(self, folder: Folder, path: Path, receipt: Receipt) -> Report:
+        own = repeat.own_of(receipt, folder.weights)
+        why = _OTHERS if folder.weights else _NO_WEIGHTS
+        if own:
+            try:
+                given = [str(each) for each in own]
+                return checked(path, given, self.device, self.data_folder, check=self.check)
+            except UsageError as error:
+                # Such as a method of the submitter's own, whose code is never run here.
+                why = refused(self.root, path, error).why
+        report = checked(path, (), self.device, self.data_folder)
+        findings = (each for each in report.findings if each.check != "weights")
+        return report._replace(findings=(*findings, Finding("weights", "not checked", why)))

@@ -1,0 +1,297 @@
+"""A folder of submissions by strangers: which result counts, what is said of the others, and what is refused."""
+
+import hashlib
+import json
+import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from bench.cli import command, main
+from bench.report.leaderboard.tables import build
+from bench.report.submissions import merge, read, render
+from bench.report.submissions.form import Unusable, https, submission, withdrawals
+from bench.store.history import serialise
+from bench.types import UsageError
+from tests.report.fabricate import outcomes, result
+from tests.report.test_html import Page
+from tests.report.test_receipts import folder, forged, receipt  # noqa: F401
+
+CLEAN = outcomes(0.9, 100)
+WEAK, STRONG = outcomes(0.5, 100, 1), outcomes(0.3, 100, 1)
+
+
+def attacked(adversarial=WEAK, **more):
+    return result("standard", "pgd", clean=CLEAN, adversarial=adversarial, **more)
+
+
+def submit(root, name, *results, **said):
+    """Write a submission of one run file; return the SHA-256 of that file."""
+    (root / name).mkdir(parents=True)
+    lines = [f"{key} = {json.dumps(value)}\n" for key, value in said.items()]
+    (root / name / "submission.toml").write_text("".join(lines), encoding="utf-8")
+    data = serialise(results).encode()
+    (root / name / "run.json").write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def withdraw(root, sha256, reason="a mistake"):
+    text = f'[[withdrawn]]\nsha256 = "{sha256}"\nreason = {json.dumps(reason)}\ndate = 2026-11-28\n'
+    (root / "withdrawn.toml").write_text(text, encoding="utf-8")
+
+
+def merged(root):
+    found = read.read(root, None, command.version())
+    return found, merge.merged(found)
+
+
+def who(merged):
+    return {key: [entry.who for entry in entries] for key, entries in merged.sources.items()}
+
+
+def test_equal_results_of_two_people_are_one_row_measured_by_both(tmp_path):
+    submit(tmp_path, "a", attacked(seconds=0.002), who="Ada")
+    submit(tmp_path, "b", attacked(seconds=0.003), who="Bob")
+    _, both = merged(tmp_path)
+    assert who(both) == {attacked().key: ["Ada", "Bob"]} and not both.differing
+    assert len(build(both.ranked).tables[0].rows) == 1
+
+
+def test_differing_results_are_both_said_and_the_less_flattering_counts(tmp_path):
+    submit(tmp_path, "a", attacked(WEAK, seconds=0.002), who="Ada")
+    submit(tmp_path, "b", attacked(STRONG, seconds=0.003), who="Bob")
+    _, both = merged(tmp_path)
+    assert who(both) == {attacked().key: ["Bob"]}
+    (ranked,), (other,) = both.ranked, both.differing
+    assert ranked.metrics.accuracy_under_attack == 0.3 and merge.DIFFERS in ranked.flags
+    count = sum(a != b for a, b in zip(WEAK, STRONG, strict=True))
+    assert other.entry.who == "Ada" and f"differs at {count} of 100 images attacked and 0 clean" in other.why
+
+
+def test_the_newer_result_of_one_person_counts_and_the_older_is_listed(tmp_path):
+    submit(tmp_path, "a1", attacked(STRONG, finished="2026-11-20T10:00:00+00:00"), who="Ada  Lovelace")
+    submit(tmp_path, "a2", attacked(WEAK, finished="2026-11-21T10:00:00+00:00"), who="ada lovelace")
+    _, both = merged(tmp_path)
+    assert [each.metrics.accuracy_under_attack for each in both.ranked] == [0.5]
+    (older,) = both.superseded
+    assert (older.entry.file, older.by.file) == ("a1/run.json", "a2/run.json") and not both.differing
+
+
+def test_a_result_is_replaced_by_its_own_author_alone(tmp_path):
+    old = submit(tmp_path, "a1", attacked(epochs=4), who="Ada")
+    submit(tmp_path, "a2", attacked(epochs=8), who="Ada", replaces=[old])
+    submit(tmp_path, "m", attacked(epochs=9), who="Mallory", replaces=[old])
+    _, both = merged(tmp_path)
+    assert [each.entry.file for each in both.superseded] == ["a1/run.json"]
+    (tmp_path / "a2" / "submission.toml").write_text('who = "Ada"\n', encoding="utf-8")
+    _, both = merged(tmp_path)
+    assert not both.superseded and len(both.ranked) == 3
+    (remark,) = both.remarks
+    assert remark == ("m/run.json", "would replace a1/run.json, which is Ada's: not done")
+
+
+def test_what_was_withdrawn_is_struck_and_not_ranked(tmp_path):
+    sha256 = submit(tmp_path, "a", attacked(), who="Ada")
+    withdraw(tmp_path, sha256, "trained on <b>test</b> images")
+    found, both = merged(tmp_path)
+    assert not both.ranked
+    page = render.as_html(build(both.ranked), render.contributions(found, both))
+    assert "<s>digits/small-cnn/standard/pgd/white-box" in page and "trained on &lt;b&gt;test&lt;/b&gt; images" in page
+
+
+def test_a_copied_file_counts_once(tmp_path):
+    submit(tmp_path, "a", attacked(), who="Ada")
+    submit(tmp_path, "z", attacked(), who="Zoe")
+    _, both = merged(tmp_path)
+    assert who(both) == {attacked().key: ["Ada"]}
+    assert [each.file for each in both.remarks] == ["z/run.json"]
+
+
+def test_a_row_is_of_one_networks_weights(tmp_path):
+    other = outcomes(0.9, 100, 5)
+    submit(tmp_path, "a", attacked(), result("standard", None, clean=CLEAN), who="Ada")
+    submit(tmp_path, "b", result("standard", "fgsm", clean=other, adversarial=STRONG, attack_params={}), who="Bob")
+    _, both = merged(tmp_path)
+    assert {entry for own in who(both).values() for entry in own} == {"Ada"}
+    (unranked,) = both.differing
+    assert unranked.entry.who == "Bob" and unranked.why.startswith("other weights of the same recipe")
+
+
+def test_other_budgets_and_protocols_stand_in_tables_of_their_own(tmp_path):
+    submit(tmp_path, "a", attacked(), who="Ada")
+    old = result("standard", "fgsm", clean=CLEAN, attack_params={}, version=1)
+    submit(tmp_path, "b", attacked(version=1, seconds=0.1), attacked(rows="others"), old, who="Bob")
+    _, both = merged(tmp_path)
+    assert len(both.ranked) == 3 and len(build(both.ranked).tables) == 3
+    # Of one question tables show one protocol, whichever is the later.
+    assert [each.why for each in both.differing] == ["measured by an earlier protocol"]
+
+
+@pytest.mark.parametrize(
+    ("results", "why"),
+    [
+        ([attacked(finished=(datetime.now(UTC) + timedelta(days=3)).isoformat(timespec="seconds"))], "was measured on"),
+        ([attacked().model_copy(update={"key": "0" * 64})], "its key is not that of its cell"),
+        ([attacked(label="autoattack")], "it is called autoattack, and pgd was measured"),
+    ],
+)
+def test_a_run_file_that_cannot_be_is_left_out_and_the_others_are_shown(tmp_path, capsys, results, why):
+    submit(tmp_path / "s", "bad", *results)
+    submit(tmp_path / "s", "good", result("standard", None, clean=CLEAN), who="Ada")
+    page = tmp_path / "index.html"
+    assert main(["leaderboard", "--submissions", str(tmp_path / "s"), "--out", str(page)]) == 3
+    assert f"left out: bad/run.json: {results[0].names}: " in capsys.readouterr().err
+    assert why in page.read_text(encoding="utf-8") and "Ada · not repeated" in page.read_text(encoding="utf-8")
+
+
+def test_links_and_files_that_are_none_are_not_read(tmp_path):
+    submit(tmp_path / "s", "a", attacked(), who="Ada")
+    (tmp_path / "s" / "linked").symlink_to(tmp_path / "s" / "a")
+    (tmp_path / "s" / "a" / "linked.json").symlink_to(tmp_path / "s" / "a" / "run.json")
+    os.mkfifo(tmp_path / "s" / "a" / "pipe.receipt")
+    (tmp_path / "s" / "a" / "deeper").mkdir()
+    (tmp_path / "s" / "a" / "code.py").write_text("raise SystemExit(9)\n", encoding="utf-8")
+    found, _ = merged(tmp_path / "s")
+    assert [each.file for each in found.left_out] == [
+        "a/code.py",
+        "a/deeper",
+        "a/linked.json",
+        "a/pipe.receipt",
+        "linked",
+    ]
+    assert [entry.file for entry in found.entries] == ["a/run.json"]
+    (tmp_path / "s" / "withdrawn.toml").symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match="it is a link"):
+        merged(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("who = 3", "who: Input should be a valid string"),
+        ('who = "' + "x" * 81 + '"', "at most 80 characters"),
+        ('who = "  "', "it is empty"),
+        ('owner = "x"', "Extra inputs are not permitted"),
+        ('weights = "../net.safetensors"', "is no file NAME.safetensors in the folder"),
+        ('weights = "net.pt"', "is no file NAME.safetensors in the folder"),
+        ('replaces = ["abc"]', "replaces.0: String should match pattern"),
+        ("x = " + "[" * 500, "nested too deeply|no TOML"),
+        (".".join("a" * 400) + " = 1", "more than 600 characters"),
+        ("x = " + "9" * 5000, "more than 600 characters"),
+        ("\n" * 70_000, "70,000 bytes, and at most 65,536"),
+        ("who", "it is no TOML"),
+    ],
+)
+def test_what_a_submitter_says_is_refused_in_one_line(tmp_path, text, why):
+    path = tmp_path / "submission.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(Unusable, match=why) as refused:
+        submission(path)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("javascript:alert(1)", "data:text/html,x", "http://example.org", "//example.org", "HTTPS:example.org"),
+        *("https://", "https://localhost/", "https://user@example.org/", "https://example.org:99/", "https://1.2.3.4/"),
+        *(
+            'https://example.org/"onclick="x',
+            "https://example.org/<b>",
+            "https://example.org/\u202e",
+            "https://exämple.org",
+        ),
+        *("https://example.org/a b", "https://example.org/\nx", "https:\\\\example.org", "https://[::1]/"),
+    ],
+)
+def test_an_address_that_is_none_of_https_is_refused(address):
+    with pytest.raises(ValueError):
+        https(address)
+
+
+def test_an_address_stays_as_it_was_given():
+    address = "https://example.org/~ada/x_(y)?a=1&b=%20#top"
+    assert https(address) == address
+
+
+@pytest.mark.parametrize("text", ["withdrawn = 3", '[[withdrawn]]\nsha256 = "x"', "[[withdrawn"])
+def test_without_knowing_what_was_withdrawn_nothing_is_shown(tmp_path, text):
+    submit(tmp_path, "a", attacked())
+    (tmp_path / "withdrawn.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(Unusable):
+        withdrawals(tmp_path / "withdrawn.toml")
+    with pytest.raises(UsageError, match="withdrawn.toml: "):
+        merged(tmp_path)
+
+
+def test_names_and_links_are_escaped_in_every_format(tmp_path):
+    name = "<script>x</script>\u202e|*_"
+    submit(tmp_path, "a", attacked(), who=name, link="https://example.org/?a=1&b=(2)", paper="https://example.org/p")
+    found, both = merged(tmp_path)
+    board, people = build(both.ranked), render.contributions(found, both)
+    page = Page(render.as_html(board, people))
+    assert page.tags.count("script") == 2 and not page.handlers
+    assert page.urls[1:] == ["https://example.org/?a=1&b=(2)", "https://example.org/p"]
+    markdown = render.as_markdown(board, people)
+    assert r"[&lt;script&gt;x&lt;/script&gt;\\u202e\|\*\_](https://example.org/?a=1&b=%282%29)" in markdown
+    assert "\u202e" not in markdown and "<script>" not in markdown
+    (cell,) = json.loads(render.as_json(board, people))["cells"]
+    assert cell["measured"][0]["by"] == "<script>x</script>\\u202e|*_"
+    assert "measured by" in render.as_csv(board, people).splitlines()[0]
+
+
+@pytest.fixture(scope="module")
+def submissions(folder, tmp_path_factory):  # noqa: F811
+    """Receipts of Ada with the weights of all, and of Bob, who measured the same, with none."""
+    root = tmp_path_factory.mktemp("public") / "submissions"
+    (root / "ada").mkdir(parents=True)
+    (root / "bob").mkdir()
+    source = receipt(folder, "standard-fgsm-white-box")
+    (root / "ada" / "fgsm.receipt").write_bytes(source.read_bytes())
+    (weights,) = (folder / "store" / "train").glob("*/weights.safetensors")
+    (root / "ada" / "net.safetensors").write_bytes(weights.read_bytes())
+    (root / "ada" / "submission.toml").write_text('who = "Ada"\nweights = "net.safetensors"\n', encoding="utf-8")
+
+    def later(claims):
+        claims["by"] = "Bob"
+        claims["result"]["cost"]["seconds_per_example"] *= 1.5
+        claims["result"]["provenance"]["finished"] = "2026-01-01T00:00:00+00:00"
+
+    forged(source, root / "bob" / "fgsm.receipt", claims=later)
+    return root
+
+
+def known(root, verified):
+    found = read.read(root, verified, command.version())
+    return {entry.file: entry.words.partition(";")[0] for entry in found.entries}
+
+
+def test_only_reports_of_this_side_and_version_count(submissions, tmp_path, capsys):
+    out = tmp_path / "verified"
+    assert main(["verify", str(submissions), "--device", "cpu", "--out", str(out)]) == 0
+    lines = ["ada/fgsm.receipt: predictions repeated", "bob/fgsm.receipt: consistent, not repeated (no weights)"]
+    assert capsys.readouterr().out == "".join(f"holds  {line}\n" for line in lines)
+    assert known(submissions, out) == dict(line.split(": ") for line in lines)
+    assert known(submissions, None)["ada/fgsm.receipt"] == "consistent, not repeated (not yet)"
+    _, both = merged(submissions)
+    assert list(who(both).values()) == [["Bob", "Ada"]]
+    # A report of another receipt or version is none.
+    (first, second) = sorted(out.iterdir(), key=lambda path: "fgsm" in path.read_text(encoding="utf-8"))
+    texts = [path.read_text(encoding="utf-8") for path in (first, second)]
+    repeated = next(text for text in texts if "400 of 400" in text or '"accuracy_repeated": 0' in text)
+    for path in (first, second):
+        path.write_text(repeated, encoding="utf-8")
+    assert known(submissions, out)["bob/fgsm.receipt"] != "predictions repeated"
+    for path in (first, second):
+        path.write_text(repeated.replace(command.version(), "crossfire 0.0.1"), encoding="utf-8")
+    assert known(submissions, out)["ada/fgsm.receipt"] == "consistent, not repeated (not yet)"
+
+
+@pytest.mark.parametrize("inside", [".", "ada", "new/reports"])
+def test_reports_never_lie_among_the_submissions(submissions, inside, capsys):
+    for words in (
+        ["leaderboard", "--submissions", str(submissions), "--verified"],
+        ["verify", str(submissions), "--out"],
+    ):
+        assert main([*words, str(submissions / inside)]) == 2
+        assert "could add reports" in capsys.readouterr().err
