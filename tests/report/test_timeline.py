@@ -103,7 +103,7 @@ def test_drift_in_every_line_is_found_in_few_rounds():
         lane = Lane("box", "cpu", "2", None, None)
         for i in range(60):
             right = Outcomes((1 << (N - 5 * i)) - 1, N)
-            lane.points.append(Point(i, right.share, 0, 1, right, N, None, 1, "", "", None))
+            lane.points.append(Point(i, right.share, 0, 1, right, N, None, None, 1, "", "", None))
         lanes.append(lane)
     changes = judge(lanes, places)
     for lane in changes.judged:
@@ -131,7 +131,7 @@ def by_chance(rng, lanes, commits, churn):
         lane = Lane("box", "cpu", "2", None, None)
         for i, row in enumerate(np.packbits(seen, axis=1)):
             right = Outcomes(int.from_bytes(row.tobytes(), "big"), N)
-            lane.points.append(Point(i, right.share, 0, 1, right, N, None, 1, "", "", None))
+            lane.points.append(Point(i, right.share, 0, 1, right, N, None, None, 1, "", "", None))
         made.append(lane)
     return made, places
 
@@ -212,6 +212,22 @@ def test_a_changed_parameter_is_joined_and_tested(tmp_path):
         ("backwards_per_example", 20, 40),
         ("flops_per_example", 6e7, 1.2e8),
     ]
+
+
+def test_what_a_defense_costs_by_itself_stands_at_its_clean_cell(tmp_path):
+    bits = [True] * N
+    dear = at(1, bits).defense_cost.model_copy(update={"test_flops": 4e6})
+    runs = [at(i, bits, attack=attack) for i in range(2) for attack in (None, "pgd")]
+    runs = [r.model_copy(update={"defense_cost": dear}) if r.provenance.commit == commit(1) else r for r in runs]
+    costs = {line.line.attack: line.cost_changes for line in timeline(runs, tmp_path).lines}
+    ((_, told),) = costs["clean"]
+    assert [(each.field, each.old, each.new) for each in told.costs] == [("test_flops", 1e6, 4e6)]
+    assert costs["pgd"] == []
+
+
+def test_passes_of_an_attack_that_stops_early_are_not_judged(tmp_path):
+    bits = outcomes(0.6, N)
+    assert only_line([at(0, bits, forwards=20.5), at(1, bits, forwards=24.25)], tmp_path).cost_changes == []
 
 
 def test_a_parameter_that_is_changed_and_changed_back_stays_in_its_line(tmp_path):
@@ -321,6 +337,7 @@ def test_uncommitted_changes_are_marked_and_nothing_follows_them(repository):
         f"{names[0][:10]} + uncommitted changes",
         names[1][:10],
     ]
+    assert [place.subject for place in t.places] == ["change 0", "", "change 1"]
     assert verdicts(t.lines[0]) == ["first", "worse", "no change"]
     assert t.lines[0].lanes[0].points[2].judged.test.against == 0
     assert 'class="hole"' in render(t)

@@ -13,6 +13,13 @@ COUNTED = {
     "backwards_per_example": "backward passes per image",
     "flops_per_example": "FLOPs per image",
 }
+#: Counted costs of a defense by itself, which stand at its clean cell.
+OWN = {
+    "params": "parameters",
+    "test_flops": "FLOPs of an answer",
+    "train_flops_per_epoch": "training FLOPs of an epoch",
+}
+NAMES = {**COUNTED, **OWN}
 SECONDS = "seconds_per_example"
 #: Costs are means over images; summing them in another order may change them by a billionth.
 _ROUND_OFF = 1e-9
@@ -28,6 +35,12 @@ class CostChange(NamedTuple):
     new: float
 
 
+def cost_of(point: Point, field: str) -> float | None:
+    """Return one cost of a point; ``None`` where it was not measured."""
+    value: float | None = getattr(point.own_cost if field in OWN else point.cost, field, None)
+    return value
+
+
 def cost_changes(lane: Lane, follows: Sequence[int | None]) -> list[tuple[CostChange, ...]]:
     """Return for each point of a lane the counted costs that changed.
 
@@ -41,10 +54,8 @@ def cost_changes(lane: Lane, follows: Sequence[int | None]) -> list[tuple[CostCh
 
 
 def _changes(old: Point, against: int, new: Point) -> Iterator[CostChange]:
-    if not (_is_fixed(old) and _is_fixed(new)):
-        return
-    for field in COUNTED:
-        before, after = getattr(old.cost, field), getattr(new.cost, field)
+    for field in NAMES if _is_fixed(old) and _is_fixed(new) else OWN:
+        before, after = cost_of(old, field), cost_of(new, field)
         if before is not None and after is not None and abs(after - before) > _ROUND_OFF * max(before, after):
             yield CostChange(field, against, before, after)
 

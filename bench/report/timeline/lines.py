@@ -16,7 +16,7 @@ from bench.report.leaderboard.summaries import threat_text
 from bench.report.timeline.places import Origin
 from bench.store.latest import protocol
 from bench.store.runs import Run
-from bench.types import Cell, CellResult, Cost, UsageError
+from bench.types import Cell, CellResult, Cost, DefenseCost, UsageError
 
 #: Results of one page.
 MAX_RESULTS = 500_000
@@ -40,6 +40,8 @@ class Point(NamedTuple):
     outcomes: Outcomes | None
     n: int
     cost: Cost | None
+    #: What the defense costs by itself; of a clean cell.
+    own_cost: DefenseCost | None
     threads: int
     finished: str
     #: The first line of the error, where the cell failed.
@@ -210,6 +212,7 @@ def _point(r: CellResult, carried_from: Origin | None) -> Point:
         outcomes=r.outcomes_under_attack,
         n=r.cell.data.n,
         cost=r.cost,
+        own_cost=r.defense_cost if r.cell.attack is None else None,
         threads=r.provenance.threads,
         finished=r.provenance.finished,
         error=f"{r.error.kind}: {r.error.message}".splitlines()[0] if r.error else "",

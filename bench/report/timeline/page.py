@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from bench.report.render.html import template
 from bench.report.timeline import words
 from bench.report.timeline.build import Timeline, Told, ToldLane, ToldLine
-from bench.report.timeline.costs import COUNTED, SECONDS
+from bench.report.timeline.costs import NAMES, SECONDS, cost_of
 from bench.visible import visible, visible_values
 
 #: Points and lines of one page; more would be slow to open on a phone.
@@ -68,6 +68,7 @@ def render(t: Timeline) -> str:
         first=t.places[0],
         last=t.places[-1],
         count=len(t.places),
+        by_ancestry=any(place.known for place in t.places),
         machines=t.machines,
         data=visible_values(
             {
@@ -239,9 +240,8 @@ def _breaks(line: ToldLine, places: int) -> Iterator[dict[str, Any]]:
 
 def _costs(line: ToldLine, colours: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Yield the costs of a line: in words where they are constant, else with a picture."""
-    for field, name in ({**COUNTED, SECONDS: "seconds per image"}).items():
-        values = [getattr(told.point.cost, field) for _, told in line.points if told.point.cost is not None]
-        known = [value for value in values if value is not None]
+    for field, name in ({**NAMES, SECONDS: "seconds per image"}).items():
+        known = [value for _, told in line.points if (value := cost_of(told.point, field)) is not None]
         if not known:
             continue
         axis = _Axis(min(known), max(known))
@@ -259,7 +259,7 @@ def _cost_path(lane: ToldLane, field: str, axis: _Axis) -> str:
     for run in _runs(lane):
         before: Told | None = None
         for told in run:
-            value = getattr(told.point.cost, field) if told.point.cost is not None else None
+            value = cost_of(told.point, field)
             if value is None:
                 before = None
                 continue

@@ -39,6 +39,7 @@ class Place:
     ancestors: int
     #: Whether the repository knows the commit; else the place is by time.
     known: bool
+    #: Empty with uncommitted changes, which are not what the commit says.
     subject: str
     #: The day of the commit, or that of its first result where the repository does not know it.
     day: str
@@ -102,7 +103,7 @@ def _place(origin: Origin, finished: str, known: KnownCommits, ranks: Mapping[st
         rank=None if origin.dirty else rank,
         ancestors=known.ancestors.get(commit, 0) & ~own,
         known=rank is not None,
-        subject=about.subject if about else "",
+        subject=about.subject if about and not origin.dirty else "",
         day=about.day if about else finished[:10],
-        url=f"{pages}{commit}" if pages and rank is not None else None,
+        url=f"{pages}{commit}" if pages and rank is not None and not origin.dirty else None,
     )

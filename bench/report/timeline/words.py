@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.report.comparison.compare import ALPHA
 from bench.report.timeline.build import Timeline, Told, ToldLane, ToldLine
-from bench.report.timeline.costs import COUNTED
+from bench.report.timeline.costs import NAMES, SECONDS, cost_of
 
 SIGNS = {"worse": "-", "better": "+", "failed": "!"}
 
@@ -85,7 +85,7 @@ def change(lane: ToldLane, told: Told) -> str:
 
 def cost_change(told: Told) -> str:
     """Return the counted costs that changed at a point."""
-    return ", ".join(f"{COUNTED[each.field]} {each.old:.6g} -> {each.new:.6g}" for each in told.costs)
+    return ", ".join(f"{NAMES[each.field]} {each.old:.6g} -> {each.new:.6g}" for each in told.costs)
 
 
 def remarks_of(lane: ToldLane, told: Told) -> list[str]:
@@ -127,10 +127,7 @@ def record(line: ToldLine, lane: ToldLane, told: Told) -> dict[str, Any]:
         "gained": test.gained if test else None,
         "p": test.p if test else None,
         "adjusted_p": test.adjusted if test else None,
-        "forwards_per_example": point.cost.forwards_per_example if point.cost else None,
-        "backwards_per_example": point.cost.backwards_per_example if point.cost else None,
-        "flops_per_example": point.cost.flops_per_example if point.cost else None,
-        "seconds_per_example": point.cost.seconds_per_example if point.cost else None,
+        **{field: cost_of(point, field) for field in (*NAMES, SECONDS)},
         "cost_change": cost_change(told),
         "remarks": "; ".join((*remarks_of(lane, told), *([point.error] if point.error else []))),
         "measured_at": point.carried_from.commit if point.carried_from else place.origin.commit,
