@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import shutil
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 
 from bench.cli import command, main
@@ -15,7 +17,7 @@ from bench.store.history import serialise
 from bench.types import UsageError
 from tests.report.fabricate import outcomes, result
 from tests.report.test_html import Page
-from tests.report.test_receipts import folder, forged, receipt  # noqa: F401
+from tests.report.test_receipts import folder, forged, receipt, with_outcomes  # noqa: F401
 
 CLEAN = outcomes(0.9, 100)
 WEAK, STRONG = outcomes(0.5, 100, 1), outcomes(0.3, 100, 1)
@@ -273,6 +275,10 @@ def test_only_reports_of_this_side_and_version_count(submissions, tmp_path, caps
     assert capsys.readouterr().out == "".join(f"holds  {line}\n" for line in lines)
     assert known(submissions, out) == dict(line.split(": ") for line in lines)
     assert known(submissions, None)["ada/fgsm.receipt"] == "consistent, not repeated (not yet)"
+    # A report is made once.
+    times = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert main(["verify", str(submissions), "--device", "cpu", "--out", str(out)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == times
     _, both = merged(submissions)
     assert list(who(both).values()) == [["Bob", "Ada"]]
     # A report of another receipt or version is none.
@@ -285,6 +291,57 @@ def test_only_reports_of_this_side_and_version_count(submissions, tmp_path, caps
     for path in (first, second):
         path.write_text(repeated.replace(command.version(), "crossfire 0.0.1"), encoding="utf-8")
     assert known(submissions, out)["ada/fgsm.receipt"] == "consistent, not repeated (not yet)"
+
+
+def test_predictions_that_the_weights_do_not_give_are_refused_and_not_shown(submissions, tmp_path, capsys):
+    root, out = tmp_path / "submissions", tmp_path / "verified"
+    shutil.copytree(submissions, root)
+
+    def all_right(arrays):
+        arrays["predictions_adversarial"][:] = arrays["labels"]
+        arrays["predictions_clean"][:] = arrays["labels"]
+
+    n = read.read(submissions, None, command.version()).entries[0].result.cell.data.n
+    right = np.ones(n, dtype=bool)
+    forged(
+        root / "bob" / "fgsm.receipt",
+        root / "ada" / "fgsm.receipt",
+        claims=lambda body: with_outcomes(body, right, right),
+        arrays=all_right,
+    )
+    # Nothing but the weights contradicts it.
+    assert "ada/fgsm.receipt" in known(root, None)
+    assert main(["verify", str(root), "--device", "cpu", "--only", "ada", "--out", str(out)]) == 1
+    assert "refused  ada/fgsm.receipt: it does not hold: " in capsys.readouterr().out
+    assert known(root, out) == {"bob/fgsm.receipt": "consistent, not repeated (no weights)"}
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "why"),
+    [("MOST_FILES", 1, "it holds 2 files, and at most 1"), ("MOST_BYTES", 100, "bytes, and at most 100 are read")],
+)
+def test_a_submission_beyond_the_bounds_is_left_out(tmp_path, monkeypatch, bound, value, why):
+    submit(tmp_path, "a", attacked(), who="Ada")
+    monkeypatch.setattr(read, bound, value)
+    found, _ = merged(tmp_path)
+    assert not found.entries and why in found.left_out[0].why
+
+
+@pytest.mark.parametrize("bound", ["MOST_SUBMISSIONS", "MOST_BYTES_OF_ALL", "MOST_RESULTS"])
+def test_a_folder_beyond_the_bounds_is_refused(tmp_path, monkeypatch, bound):
+    submit(tmp_path, "a", attacked())
+    submit(tmp_path, "b", attacked())
+    monkeypatch.setattr(read, bound, 1)
+    with pytest.raises(UsageError):
+        merged(tmp_path)
+
+
+def test_of_many_people_it_is_counted_what_is_known(tmp_path):
+    for index in range(6):
+        submit(tmp_path, f"p{index}", attacked(seconds=1 + index), who=f"Person {index}")
+    found, both = merged(tmp_path)
+    page = render.as_html(build(both.ranked), render.contributions(found, both))
+    assert "Person 0, Person 1, Person 2 and 3 more · not repeated" in page
 
 
 @pytest.mark.parametrize("inside", [".", "ada", "new/reports"])

@@ -13,6 +13,8 @@ from bench.report.render import text
 #: Names that stand below a row, and letters of each; submissions and attacks of a line.
 _NAMES, _NAME_LETTERS = 3, 24
 _FOLDERS, _ATTACKS = 6, 12
+#: People of a line of whom what is known is said one by one.
+_PEOPLE = 4
 
 
 class Person(NamedTuple):
@@ -155,8 +157,12 @@ def names(people: tuple[Person, ...], form: Callable[[Person], str] = lambda per
 
 def _common(sources: tuple[Source, ...]) -> tuple[tuple[Person, ...], str]:
     people = tuple(dict.fromkeys(source.person for source in sources))
-    words = dict.fromkeys(source.words for source in sources)
-    return people, next(iter(words)) if len(words) == 1 else " · ".join(f"{s.person.name}: {s.words}" for s in sources)
+    words = Counter(source.words for source in sources)
+    if len(words) == 1:
+        return people, next(iter(words))
+    if len(sources) <= _PEOPLE:
+        return people, " · ".join(f"{source.person.name}: {source.words}" for source in sources)
+    return people, " · ".join(f"{count:,} of {len(sources):,}: {each}" for each, count in words.most_common())
 
 
 def _few(names: list[str], most: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ class Shown(NamedTuple):
         are_images_known: whether the clean images were compared with their set.
         unrepeated: why predictions were not made again; empty where they were.
         other_code: the methods of which the code here is another.
+        given: the SHA-256 of each file of weights that was there.
     """
 
     refuted: str | None
@@ -40,6 +42,7 @@ class Shown(NamedTuple):
     are_images_known: bool
     unrepeated: str
     other_code: str
+    given: frozenset[str] = frozenset()
 
 
 def path_of(folder: Path, sha256: str) -> Path:
@@ -47,9 +50,9 @@ def path_of(folder: Path, sha256: str) -> Path:
     return folder / f"{sha256}.json"
 
 
-def written(report: dict[str, Any], version: str) -> bytes:
-    """Return the file of a report by this version of the harness."""
-    body = {**report, "harness": version, "evaluation": EVALUATION_VERSION}
+def written(report: dict[str, Any], version: str, given: Iterable[str]) -> bytes:
+    """Return the file of a report by this version; ``given`` are hashes of the weights that were there."""
+    body = {**report, "harness": version, "evaluation": EVALUATION_VERSION, "given": sorted(given)}
     return json.dumps(body, indent=2, sort_keys=True).encode() + b"\n"
 
 
@@ -65,7 +68,9 @@ def read(folder: Path, sha256: str, version: str) -> Shown | None:
     findings = body.get("findings")
     if body.get("format") != "crossfire-verification" or not isinstance(findings, list):
         return None
-    return shown([each for each in findings if isinstance(each, dict)])
+    given = body.get("given")
+    known = frozenset(each for each in given if isinstance(each, str)) if isinstance(given, list) else frozenset()
+    return shown([each for each in findings if isinstance(each, dict)])._replace(given=known)
 
 
 def shown(findings: list[dict[str, Any]]) -> Shown:

@@ -12,7 +12,17 @@ from bench.report.receipts.read import Receipt
 from bench.report.receipts.read import read as read_receipt
 from bench.report.receipts.verdict import Finding, Report
 from bench.report.submissions import reports
-from bench.report.submissions.read import Folder, LeftOut, folders, of_run, refused, require_possible, withdrawn
+from bench.report.submissions.read import (
+    MOST_BYTES,
+    Folder,
+    LeftOut,
+    folders,
+    of_run,
+    refused,
+    require_possible,
+    withdrawn,
+)
+from bench.store import files
 from bench.store.outputs import write_into
 from bench.types import UsageError
 
@@ -70,10 +80,11 @@ class Checker(NamedTuple):
     def _of_folder(self, folder: Folder) -> Iterator[Line]:
         if not folder.receipts and not folder.runs:
             yield Line(folder.name, "it holds no receipt and no run file", is_refused=True)
+        given = frozenset(files.file_sha256(path, MOST_BYTES) for path in folder.weights)
         for path in folder.receipts:
             file = path.relative_to(self.root).as_posix()
             try:
-                yield self._of_receipt(folder, path, file)
+                yield self._of_receipt(folder, path, file, given)
             except UsageError as error:
                 yield Line(*refused(self.root, path, error), is_refused=True)
         for path in folder.runs:
@@ -84,14 +95,17 @@ class Checker(NamedTuple):
             except UsageError as error:
                 yield Line(*refused(self.root, path, error), is_refused=True)
 
-    def _of_receipt(self, folder: Folder, path: Path, file: str) -> Line:
+    def _of_receipt(self, folder: Folder, path: Path, file: str, given: frozenset[str]) -> Line:
         """Raises UsageError: it cannot be read, or contradicts itself."""
         receipt = read_receipt(path)
         require_possible(path, receipt.result)
         shown = reports.read(self.out, receipt.sha256, self.version)
-        if shown is None or (shown.unrepeated and shown.refuted is None and folder.weights):
+        # Somebody else, or a later pull request, may give the weights.
+        if shown is None or (shown.unrepeated and shown.refuted is None and not given <= shown.given):
             report = self._checked(folder, path, receipt)
-            write_into(reports.path_of(self.out, receipt.sha256), reports.written(report.as_json(), self.version))
+            write_into(
+                reports.path_of(self.out, receipt.sha256), reports.written(report.as_json(), self.version, given)
+            )
             shown = reports.shown([each._asdict() for each in report.findings])
         if shown.refuted is not None:
             return Line(file, f"it does not hold: {shown.refuted}", is_refused=True)
