@@ -212,7 +212,7 @@ def test_an_address_that_is_none_of_https_is_refused(address):
 
 
 def test_an_address_stays_as_it_was_given():
-    address = "https://example.org/~ada/x_(y)?a=1&b=%20#top"
+    address = "https://Example.org/~ada/x_(y)?a=1&b=%20#top"
     assert https(address) == address
 
 
