@@ -100,8 +100,8 @@ def changed_images(pairs: Sequence[tuple[int, int]]) -> tuple[int, int]:
     Args:
         pairs: for each run which images succeed, as the bits of one integer each.
     """
-    for_first = _counted(first & ~second for first, second in pairs)
-    for_second = _counted(second & ~first for first, second in pairs)
+    for_first = counted(first & ~second for first, second in pairs)
+    for_second = counted(second & ~first for first, second in pairs)
     more = fewer = 0
     # The highest digit in which the two counts of an image differ decides.
     for a, b in reversed(list(zip_longest(for_first, for_second, fillvalue=0))):
@@ -109,8 +109,12 @@ def changed_images(pairs: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return more.bit_count(), fewer.bit_count()
 
 
-def _counted(sets: Iterable[int]) -> list[int]:
-    """Return how many of the sets each image is in, in binary: for each digit, the lowest first, where it is one."""
+def counted(sets: Iterable[int]) -> list[int]:
+    """Return how many of the sets each image is in, in binary: for each digit, the lowest first, where it is one.
+
+    Args:
+        sets: of images, as the bits of one integer each.
+    """
     digits: list[int] = []
     for carry in sets:
         for position, digit in enumerate(digits):
@@ -157,8 +161,8 @@ def _mcnemar_of_many(rarer: int, changed: int) -> float:
     return min(1.0, 2 * exp(log_term) * total)
 
 
-def holm_mcnemar(pairs: Sequence[tuple[int, int]]) -> list[float]:
-    """Return the p-values of exact McNemar tests adjusted for all tests made, in the order given.
+def holm_mcnemar(pairs: Sequence[tuple[int, int]], others: Sequence[float] = ()) -> list[float]:
+    """Return the p-values of exact McNemar tests, and those of others, adjusted for all tests made, in the order given.
 
     Holm's procedure (1979) with the bound of Westfall and Wolfinger (The American Statistician 51, 1997, 3-8). To
     adjust a p-value, every test adds the largest p-value that it can give without exceeding that one, instead of that
@@ -168,20 +172,25 @@ def holm_mcnemar(pairs: Sequence[tuple[int, int]]) -> list[float]:
 
     Args:
         pairs: examples that succeed the first time only, and the second time only.
+        others: p-values of tests that can give any.
     """
-    p_values = [mcnemar(first, second) for first, second in pairs]
-    left = Counter(first + second for first, second in pairs)
-    adjusted = [1.0] * len(pairs)
+    p_values = [*(mcnemar(first, second) for first, second in pairs), *others]
+    left, others_left = Counter(first + second for first, second in pairs), len(others)
+    adjusted = [1.0] * len(p_values)
     largest, last = 0.0, -1.0
-    for i in sorted(range(len(pairs)), key=p_values.__getitem__):
+    for i in sorted(range(len(p_values)), key=p_values.__getitem__):
         # Of several equal ones the first has the largest sum.
         if p_values[i] > last:
-            largest = max(largest, sum(tests * _at_most(p_values[i], changed) for changed, tests in left.items()))
+            of_pairs = sum(tests * _at_most(p_values[i], changed) for changed, tests in left.items())
+            largest = max(largest, of_pairs + others_left * p_values[i])
             last = p_values[i]
         if largest >= 1:
             break
         adjusted[i] = largest
-        left[sum(pairs[i])] -= 1
+        if i < len(pairs):
+            left[sum(pairs[i])] -= 1
+        else:
+            others_left -= 1
     return adjusted
 
 

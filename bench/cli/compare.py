@@ -34,6 +34,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="least change that counts; default: 0.5 points",
     )
     parser.add_argument(
+        "--same-within",
+        type=points,
+        default=0.5,
+        metavar="POINTS",
+        help="differences within so many points count as the same; default: 0.5 points",
+    )
+    parser.add_argument(
         "--allow-lost",
         action="store_true",
         help="accept that cells of the base are not tested by the head",
@@ -59,7 +66,7 @@ def _compared(args: argparse.Namespace) -> int:
     with display.phase("reading the results"):
         both = read_both(args.base, args.head)
     with display.phase("comparing"):
-        comparison = compare(*both, args.min_effect, allow_lost=args.allow_lost)
+        comparison = compare(*both, args.min_effect, same_within=args.same_within, allow_lost=args.allow_lost)
     if not comparison.changes and not comparison.identical and not any(each.why for each in comparison.lost):
         raise UsageError(f"{comparison.base} and {comparison.head} have no cell in common: nothing to compare")
     with display.phase("writing the comparison"):

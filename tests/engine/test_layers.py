@@ -32,6 +32,8 @@ TORCH_FREE = (
     "keys",
     "anytime",
     "stats",
+    "distributions",
+    "equivalence",
     "api",
     "methods",
     "registry",

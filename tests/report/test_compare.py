@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 from bench.keys import EVALUATION_VERSION
 from bench.report.comparison.compare import Counts, compare, judge
 from bench.report.comparison.render import as_json, as_markdown, as_text, summary
+from bench.stats import holm_mcnemar
 from bench.store.history import Recorded
 from tests.report.fabricate import outcomes, result, story
 
@@ -307,3 +308,209 @@ def test_costs_are_a_list_of_lists_in_markdown():
     start = lines.index("- costs, counted")
     assert lines[start + 1] == "  - 🔻 digits/small-cnn/standard"
     assert lines[start + 2].startswith("    - test flops 1e+06 -&gt; 2e+06")
+
+
+def over(base_bits, head_bits, **more):
+    """Results of both sides for seeds 0, 1, ... with these outcomes."""
+    sides = [
+        [make(clean=[True] * len(bits), adversarial=bits, seed=seed, **more) for seed, bits in enumerate(outcomes_of)]
+        for make, outcomes_of in ((result, base_bits), (new, head_bits))
+    ]
+    return compared(*sides)
+
+
+def losing(losses, n=1000):
+    """Outcomes of the base, and of a head that lost so many images, a number for each seed."""
+    base = [outcomes(0.5, n, seed) for seed in range(len(losses))]
+    return base, [flipped(bits, loss, 0, seed) for seed, (bits, loss) in enumerate(zip(base, losses, strict=True))]
+
+
+def test_a_cell_of_several_seeds_has_one_statement_over_them():
+    (cell,) = over(*losing([30, 32, 31, 29])).over_seeds
+    assert cell.name == "digits/small-cnn/standard/pgd/white-box L∞ ε=8/255"
+    assert (cell.seeds, cell.n, cell.machines) == ((0, 1, 2, 3), 1000, ("box",))
+    assert (cell.base, cell.head, cell.difference) == pytest.approx((0.5, 0.4695, -0.0305))
+    assert cell.low < -0.0305 < cell.high < 0
+    assert (cell.verdict, cell.equivalence) == ("regression", "different")
+
+
+def test_what_one_seed_lost_is_no_loss_of_all():
+    c = over(*losing([0, 90, 0]))
+    assert [change.verdict for change in c.changes] == ["same", "regression", "same"]
+    (cell,) = c.over_seeds
+    assert cell.low < -0.1 < 0 < cell.high
+    assert (cell.verdict, cell.equivalence) == ("same", "cannot tell")
+    assert cell.needed.startswith("about ")
+
+
+def test_a_loss_that_no_seed_shows_by_itself_is_a_regression_of_all():
+    c = over(*churning([14, 13, 14, 15, 13, 14, 15, 14]))
+    assert {change.verdict for change in c.changes} == {"same"}
+    assert c.over_seeds[0].verdict == "regression"
+    assert not c.passed
+    assert summary(c) == "1 cell worse over its seeds"
+
+
+def churning(losses, n=1000):
+    base = [outcomes(0.5, n, seed) for seed in range(len(losses))]
+    heads = [flipped(bits, loss, 5, 100 + seed) for seed, (bits, loss) in enumerate(zip(base, losses, strict=True))]
+    return base, heads
+
+
+def test_the_tests_of_all_seeds_are_one_family():
+    c = over(*churning([30, 5, 6]))
+    plain = holm_mcnemar([(change.counts.lost, change.counts.gained) for change in c.changes], [c.over_seeds[0].p])
+    assert [*(change.adjusted_p for change in c.changes), c.over_seeds[0].adjusted_p] == plain
+
+
+def test_one_seed_has_no_statement_over_seeds_and_its_tests_are_their_own_family():
+    c = over(*churning([30]))
+    assert c.over_seeds == ()
+    assert c.changes[0].adjusted_p == c.changes[0].p
+    assert "over seeds" not in as_text(c) + as_markdown(c)
+
+
+def test_seeds_of_other_images_parameters_or_labels_are_not_mixed():
+    clean = [True] * 8
+    sizes = [make(clean=[True] * (8 + seed), seed=seed) for make in (result, new) for seed in range(3)]
+    assert compared(sizes[:3], sizes[3:]).over_seeds == ()
+    steps = [make(clean=clean, seed=s, attack_params={"steps": s}) for make in (result, new) for s in range(3)]
+    assert compared(steps[:3], steps[3:]).over_seeds == ()
+    one = [make(clean=[True], seed=s) for make in (result, new) for s in range(3)]
+    assert compared(one[:3], one[3:]).over_seeds == ()
+
+
+def test_seeds_without_outcomes_are_left_out_of_the_statement():
+    base, heads = losing([1, 1, 1])
+    sides = [[make(clean=[True] * 1000, adversarial=b, seed=s) for s, b in enumerate(bits)] for make, bits in
+             ((result, base), (new, heads))]  # fmt: skip
+    sides[1][2] = sides[1][2].model_copy(update={"adversarial_bits": None})
+    c = compared(*sides)
+    assert c.over_seeds[0].seeds == (0, 1)
+    assert len(c.lost) == 1
+
+
+def test_absurd_seeds_and_a_thousand_of_them_are_compared():
+    clean, seeds = [True] * 4, [0, 2**63, *range(7, 1005)]
+    c = compared([result(clean=clean, seed=s) for s in seeds], [new(clean=clean, seed=s) for s in seeds])
+    (cell,) = c.over_seeds
+    assert len(cell.seeds) == 1000
+    assert "1,000 seeds x 4 images" in as_text(c)
+    assert as_text(c).count("\n") < 120
+
+
+def test_each_machine_is_compared_with_itself():
+    # The machines differ by far more than the runs: 40 images, against 2.
+    a, b = outcomes(0.5, 1000), flipped(outcomes(0.5, 1000), 40, 0)
+    clean = [True] * 1000
+    base = [result(clean=clean, adversarial=a, machine="a"), result(clean=clean, adversarial=b, machine="b")]
+    head = [
+        new(clean=clean, adversarial=flipped(a, 2, 0), machine="a", finished="2026-11-24T10:00:00+00:00"),
+        new(clean=clean, adversarial=flipped(b, 2, 0), machine="b"),
+    ]
+    c = compared(base, head)
+    assert [change.name.rpartition(" on ")[2] for change in c.changes] == ["a", "b"]
+    assert [change.counts for change in c.changes] == [Counts(2, 0, 1000)] * 2
+    (cell,) = c.over_seeds
+    assert cell.by_machine == pytest.approx({"a": -0.002, "b": -0.002})
+    # The images are the same thousand: two machines are no two thousand.
+    assert (cell.same_low, cell.same_high) == pytest.approx((c.changes[0].low, c.changes[0].high))
+    assert "on a -0.20, on b -0.20" in as_text(c)
+    # Where the head has one machine, it is compared with the same one of the base, not with the newest.
+    (change,) = compared(base, head[:1]).changes
+    assert change.counts == Counts(2, 0, 1000)
+    assert " on " not in change.name
+
+
+def test_of_one_key_the_newest_of_several_machines_counts_where_none_has_both():
+    clean = [True] * 1000
+    old = result(clean=clean, adversarial=outcomes(0.1, 1000), machine="a", finished="2026-11-20T10:00:00+00:00")
+    newer = result(clean=clean, adversarial=outcomes(0.5, 1000), machine="b")
+    head = new(clean=clean, adversarial=outcomes(0.5, 1000), machine="c")
+    for base in ([old, newer], [newer, old]):
+        assert compared(base, [head]).changes[0].counts == Counts(0, 0, 1000)
+
+
+def test_seeds_on_all_machines_are_averaged_over_those_that_have_every_seed():
+    base, heads = losing([10, 12, 14])
+    clean = [True] * 1000
+    where = [(0, "a"), (0, "b"), (1, "a"), (1, "b"), (2, "a")]
+    sides = [[make(clean=clean, adversarial=bits[s], seed=s, machine=m) for s, m in where] for make, bits in
+             ((result, base), (new, heads))]  # fmt: skip
+    (cell,) = compared(*sides).over_seeds
+    assert (cell.machines, cell.seeds) == (("a",), (0, 1, 2))
+    assert cell.difference == pytest.approx(-0.012)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "n", "margin", "statement"),
+    [
+        (0, 0, 1000, 0.5, "same"),
+        (0, 0, 400, 0.5, "cannot tell"),
+        (0, 0, 400, 1, "same"),
+        (20, 20, 1000, 0.5, "cannot tell"),
+        (40, 40, 20_000, 0.5, "same"),
+        (40, 2, 1000, 0.5, "different"),
+        (40, 0, 10_000, 0.5, "cannot tell"),
+        (0, 0, 1000, 0, "cannot tell"),
+    ],
+)
+def test_three_statements(lost, gained, n, margin, statement):
+    bits = outcomes(0.5, n)
+    c = compared(
+        [result(clean=[True] * n, adversarial=bits)],
+        [new(clean=[True] * n, adversarial=flipped(bits, lost, gained))],
+        same_within=margin,
+    )
+    (change,) = c.changes
+    assert (change.equivalence, change.margin) == (statement, margin)
+    assert change.low <= (gained - lost) / n <= change.high
+
+
+def test_it_says_how_many_images_would_tell():
+    few = over(*churning([5], 100))
+    # 10 of 100 changed: (2 x 1.645 / 0.005)^2 x 0.1 images give a standard error with which nine in ten are found.
+    assert few.changes[0].images_needed == 44_000
+    assert "about 44,000 images would tell" in as_text(few)
+    none = compared([result(clean=[True] * 400)], [new(clean=[True] * 400)])
+    assert none.changes[0].images_needed == 600
+    assert "cells without a changed image have too few: about 600 would tell" in as_text(none)
+
+
+def test_a_margin_that_no_number_of_images_reaches_is_no_error():
+    for margin in (1e-300, 1e-160, 1e-9):
+        base, heads = losing([3, 4])
+        sides = [[make(clean=[True] * 1000, adversarial=b, seed=s) for s, b in enumerate(bits)] for make, bits in
+                 ((result, base), (new, heads))]  # fmt: skip
+        c = compared(*sides, same_within=margin)
+        assert c.changes[0].images_needed is None
+        assert c.over_seeds[0].needed == ""
+
+
+def test_networks_that_were_trained_again_once_are_said_to_be():
+    recipes = [{"recipe": "pgd-at", "recipe_params": {"steps": steps}} for steps in (7, 10)]
+    clean = [True] * 8
+    c = compared([result(clean=clean, **recipes[0])], [new(clean=clean, **recipes[1])])
+    assert "1 cell trained again, with one seed on each side" in c.notes[0]
+    several = [
+        [make(clean=clean, seed=s, **recipe) for s in (0, 1)]
+        for make, recipe in zip((result, new), recipes, strict=True)
+    ]
+    assert compared(*several).notes == ()
+    assert compared([result(clean=clean)], [new(clean=clean, code="2")]).notes == ()
+
+
+def test_every_format_has_the_three_statements():
+    c = over(*churning([30, 5, 6]))
+    text, table, body = as_text(c), as_markdown(c), json.loads(as_json(c))
+    assert "cannot tell: 2 cells, 2 of them with images that changed" in text
+    assert "over seeds and machines" in text
+    assert "<summary>Cannot tell: 2 cells</summary>" in table
+    assert "3 seeds x 1,000 images" in table
+    assert [change["equivalence"] for change in body["changes"]] == ["different", "cannot tell", "cannot tell"]
+    assert body["over_seeds"][0]["seeds"] == [0, 1, 2]
+    assert body["same_within"] == 0.5
+    assert max(map(len, text.splitlines())) <= 120
+    still = compared([result(clean=[True] * 1000)], [new(clean=[True] * 1000)])
+    assert "the same within 0.5 points: 1 cell, 0 of them with images that changed" in as_text(still)
+    assert "<summary>The same within 0.5 points: 1 cell</summary>" in as_markdown(still)

@@ -6,12 +6,26 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 from statistics import geometric_mean
 from typing import Literal, NamedTuple
 
 from bench.differences import Changed, code_changes
+from bench.equivalence import paired_ends
 from bench.keys import Keys
 from bench.report.comparison.pairing import Pair, Renamed, pair
+from bench.report.comparison.seeds import (
+    ALPHA,
+    ERROR,
+    Equivalence,
+    Group,
+    Grouping,
+    OverSeeds,
+    images_needed,
+    run,
+    same_or_not,
+    trained_again_once,
+)
 from bench.report.comparison.touched import Touched, touched
 from bench.report.leaderboard.summaries import threat_text
 from bench.stats import holm_mcnemar, mcnemar
@@ -19,9 +33,10 @@ from bench.store.history import Recorded
 from bench.store.latest import protocol
 from bench.types import CellResult
 
-ALPHA = 0.05
 #: The smallest change of accuracy that counts, in percentage points.
 MIN_EFFECT = 0.5
+#: Differences within so many percentage points count as the same.
+SAME_WITHIN = 0.5
 #: Below this, a time was not measured.
 _MIN_SECONDS = 1e-12
 
@@ -51,6 +66,14 @@ class Change:
     notes: tuple[str, ...] = ()
     changed_parameters: tuple[Changed, ...] = ()
     renamed: tuple[Renamed, ...] = ()
+    #: Of a cell that was tested: what is said of it, and the ends of the 90 % interval of head - base.
+    equivalence: Equivalence | None = None
+    low: float | None = None
+    high: float | None = None
+    #: In percentage points.
+    margin: float | None = None
+    #: Where it cannot be told: roughly how many images would tell, where that is known.
+    images_needed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +113,10 @@ class Comparison:
     base: str
     head: str
     min_effect: float
+    same_within: float
     changes: tuple[Change, ...]
+    #: Cells that several seeds or machines measured.
+    over_seeds: tuple[OverSeeds, ...]
     #: Cells that only the base covers; without ``allow_lost`` the comparison fails because of them.
     lost: tuple[Lost, ...]
     allow_lost: bool
@@ -115,7 +141,8 @@ class Comparison:
 
     @property
     def regressed(self) -> bool:
-        return any(c.verdict == "regression" for c in self.changes) or any(c.regression for c in self.costs)
+        verdicts = chain((c.verdict for c in self.changes), (c.verdict for c in self.over_seeds))
+        return "regression" in verdicts or any(c.regression for c in self.costs)
 
     @property
     def passed(self) -> bool:
@@ -123,14 +150,18 @@ class Comparison:
         return self.compared and not self.regressed and (self.allow_lost or not self.lost)
 
 
-def judge(counts: Sequence[Counts], min_effect: float = MIN_EFFECT) -> list[tuple[ChangeVerdict, float, float]]:
+def judge(
+    counts: Sequence[Counts], min_effect: float = MIN_EFFECT, adjusted_values: Sequence[float] | None = None
+) -> list[tuple[ChangeVerdict, float, float]]:
     """Return for each cell the verdict, the exact McNemar p-value, and the p-value adjusted by Holm over all cells.
 
     Args:
         counts: images lost and gained, one entry for each cell.
         min_effect: the smallest change that counts, in percentage points.
+        adjusted_values: the adjusted p-values, where other tests were made too.
     """
-    adjusted_values = holm_mcnemar([(count.lost, count.gained) for count in counts])
+    if adjusted_values is None:
+        adjusted_values = holm_mcnemar([(count.lost, count.gained) for count in counts])
     # As text, so that 0.5 points of 1,000 images are 5 images and not 4.999.
     least = Fraction(str(min_effect)) / 100
     verdicts: list[tuple[ChangeVerdict, float, float]] = []
@@ -142,64 +173,121 @@ def judge(counts: Sequence[Counts], min_effect: float = MIN_EFFECT) -> list[tupl
     return verdicts
 
 
-def compare(base: Recorded, head: Recorded, min_effect: float = MIN_EFFECT, *, allow_lost: bool = False) -> Comparison:
+def compare(
+    base: Recorded,
+    head: Recorded,
+    min_effect: float = MIN_EFFECT,
+    *,
+    same_within: float = SAME_WITHIN,
+    allow_lost: bool = False,
+) -> Comparison:
     """Pair the cells of two runs and compare them image by image.
 
     Args:
         base: the run that the other is measured against.
         head: the run to judge.
         min_effect: the smallest change that counts, in percentage points.
+        same_within: differences within so many percentage points count as the same.
         allow_lost: whether cells of the base may be missing from the head.
     """
     pairing = pair(base.results, head.results)
-    pairs = sorted(pairing.pairs, key=lambda p: (str(p.new.names), p.new.cell.seed, p.new.key))
-    tested: list[Pair] = []
-    others: list[Change] = []
-    lost: list[Lost] = []
-    measured_once: list[Pair] = []
+    pairs = sorted(pairing.pairs, key=lambda p: (str(p.new.names), p.new.cell.seed, p.new.key, p.machine or ""))
     keys = Keys()
-    for p in pairs:
-        failed, obstacle = _failures(p.old, p.new), _obstacle(p.old, p.new, keys)
-        if failed is not None:
-            others.append(_change(p, "not comparable" if p.old.error else "regression", failed))
-        elif obstacle is not None:
-            lost.append(Lost(_name(p.old), _share(p.old), (obstacle,)))
-        elif _is_one_measurement(p):
-            measured_once.append(p)
-        else:
-            tested.append(p)
+    found = _sorted_out(pairs, keys)
     for old, why in pairing.unpaired:
         if old.error:
             note = f"{_failed('base', old)}; the head does not have it"
-            others.append(Change(_name(old), "not comparable", notes=(note,)))
+            found.others.append(Change(_name(old), "not comparable", notes=(note,)))
         else:
-            lost.append(Lost(_name(old), _share(old), why))
-    counts = [_counts(p.old, p.new) for p in tested]
+            found.lost.append(Lost(_name(old), _share(old), why))
+    changes, over_seeds, of_seeds = _tests(found.tested, min_effect, same_within, keys)
     # A store that holds both sides of a changed default has such a cell twice: it was tested.
-    also_tested = {p.old.key for p in tested}
-    changes = [
-        replace(_change(p, verdict, *_notes(p, verdict)), counts=count, p=raw, adjusted_p=adjusted)
-        for p, count, (verdict, raw, adjusted) in zip(tested, counts, judge(counts, min_effect), strict=True)
-    ]
+    also_tested = {(p.old.key, p.machine) for p in found.tested}
     return Comparison(
         base=base.name,
         head=head.name,
         min_effect=min_effect,
-        changes=(*changes, *others),
-        lost=tuple(sorted(lost, key=lambda cell: cell.name)),
+        same_within=same_within,
+        changes=(*changes, *found.others),
+        over_seeds=tuple(over_seeds),
+        lost=tuple(sorted(found.lost, key=lambda cell: cell.name)),
         allow_lost=allow_lost,
         costs=tuple(_costs(pairs)),
-        times=tuple(_times(tested)),
-        identical=sum(p.old.key not in also_tested for p in measured_once),
+        times=tuple(_times(found.tested)),
+        identical=sum((p.old.key, p.machine) not in also_tested for p in found.measured_once),
         only_head=tuple(sorted(map(_name, pairing.only_head))),
-        notes=tuple(dict.fromkeys((*base.notes, *head.notes))),
+        notes=tuple(dict.fromkeys((*base.notes, *head.notes, *of_seeds))),
         touched=touched(pairs),
+    )
+
+
+class _SortedOut(NamedTuple):
+    """Pairs to test, pairs that are one measurement, and what is said of the others."""
+
+    tested: list[Pair]
+    measured_once: list[Pair]
+    others: list[Change]
+    lost: list[Lost]
+
+
+def _sorted_out(pairs: Iterable[Pair], keys: Keys) -> _SortedOut:
+    found = _SortedOut([], [], [], [])
+    for p in pairs:
+        failed, obstacle = _failures(p.old, p.new), _obstacle(p.old, p.new, keys)
+        if failed is not None:
+            found.others.append(_change(p, "not comparable" if p.old.error else "regression", failed))
+        elif obstacle is not None:
+            found.lost.append(Lost(_name(p.old) + _on(p), _share(p.old), (obstacle,)))
+        elif _is_one_measurement(p):
+            found.measured_once.append(p)
+        else:
+            found.tested.append(p)
+    return found
+
+
+def _tests(
+    tested: Sequence[Pair], min_effect: float, same_within: float, keys: Keys
+) -> tuple[list[Change], list[OverSeeds], list[str]]:
+    """Return what is said of each pair, of each cell over its seeds and machines, and of seeds as a note."""
+    counts = [_counts(p) for p in tested]
+    groups = list(Grouping(keys).of(tested))
+    said = [group.joint() for group in groups]
+    adjusted = holm_mcnemar([(count.lost, count.gained) for count in counts], [each.p for each in said])
+    judged = judge(counts, min_effect, adjusted[: len(counts)])
+    changes = [
+        _tested(p, count, verdict, same_within) for p, count, verdict in zip(tested, counts, judged, strict=True)
+    ]
+    over_seeds = [
+        group.statement(_name_over(group), each, p, min_effect, same_within)
+        for group, each, p in zip(groups, said, adjusted[len(counts) :], strict=True)
+    ]
+    of_several_seeds = set(map(id, chain.from_iterable(group.pairs for group in groups if len(group.by_seed) > 1)))
+    once = trained_again_once([p for p in tested if id(p) not in of_several_seeds], keys)
+    note = f"{once} cell{'s' * (once != 1)} trained again, with one seed on each side: this holds for these networks, "
+    return changes, over_seeds, [f"{note}and says nothing of other seeds of their recipes"] if once else []
+
+
+def _tested(p: Pair, counts: Counts, judged: tuple[ChangeVerdict, float, float], margin: float) -> Change:
+    verdict, raw, adjusted = judged
+    ends = paired_ends(counts.lost, counts.gained, counts.n, ERROR)
+    equivalence = same_or_not(ends, margin, different=verdict != "same")
+    unclear = equivalence == "cannot tell"
+    return replace(
+        _change(p, verdict, *_notes(p, verdict)),
+        counts=counts,
+        p=raw,
+        adjusted_p=adjusted,
+        equivalence=equivalence,
+        low=ends.low,
+        high=ends.high,
+        margin=margin,
+        images_needed=images_needed(counts.lost + counts.gained, counts.n, margin) if unclear else None,
     )
 
 
 def _change(p: Pair, verdict: ChangeVerdict, *notes: str) -> Change:
     return Change(
-        name=_name(p.new),
+        name=_name_of(p),
         verdict=verdict,
         base=_share(p.old),
         head=_share(p.new),
@@ -210,18 +298,34 @@ def _change(p: Pair, verdict: ChangeVerdict, *notes: str) -> Change:
 
 
 def _name(r: CellResult) -> str:
+    return _name_without_seed(r) + (f" seed {r.cell.seed}" if r.cell.seed else "")
+
+
+def _name_without_seed(r: CellResult) -> str:
     threat = f" {threat_text(r.cell.attack.threat)}" if r.cell.attack else ""
-    return f"{r.names}{threat}" + (f" seed {r.cell.seed}" if r.cell.seed else "")
+    return f"{r.names}{threat}"
+
+
+def _name_of(p: Pair) -> str:
+    return _name(p.new) + _on(p)
+
+
+def _on(p: Pair) -> str:
+    return f" on {p.machine}" if p.machine else ""
+
+
+def _name_over(group: Group) -> str:
+    r = group.pairs[0].new
+    return _name_without_seed(r) if len(group.by_seed) > 1 else _name(r)
 
 
 def _share(r: CellResult) -> float | None:
     return r.metrics.accuracy_under_attack if r.metrics else None
 
 
-def _counts(old: CellResult, new: CellResult) -> Counts:
-    before, after = old.outcomes_under_attack, new.outcomes_under_attack
-    assert before is not None and after is not None
-    return Counts(before.but_not(after).count, after.but_not(before).count, new.cell.data.n)
+def _counts(p: Pair) -> Counts:
+    lost, gained = run(p)
+    return Counts(lost.bit_count(), gained.bit_count(), p.new.cell.data.n)
 
 
 def _is_one_measurement(p: Pair) -> bool:
@@ -272,7 +376,7 @@ def _costs(pairs: Iterable[Pair]) -> Iterator[CostChange]:
             fixed = old.cost.forwards_per_example.is_integer() and old.cost.backwards_per_example.is_integer()
             may_not_rise = same_outcomes and fixed and not p.attack_changed
             for field in ("forwards_per_example", "backwards_per_example", "flops_per_example"):
-                yield from _cost(_name(new), field, old.cost, new.cost, may_not_rise=may_not_rise)
+                yield from _cost(_name_of(p), field, old.cost, new.cost, may_not_rise=may_not_rise)
         if old.defense_cost and new.defense_cost:
             defense = f"{new.names.dataset}/{new.names.model}/{new.names.defense}"
             for field in ("params", "train_flops_per_epoch", "test_flops", "test_forwards", "test_backwards"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice, product
 from typing import Any, NamedTuple
@@ -46,6 +46,8 @@ class Pair:
     new: CellResult
     changed: tuple[Changed, ...] = ()
     renamed: tuple[Renamed, ...] = ()
+    #: The machine of both, where several machines measured the cell on both sides.
+    machine: str | None = None
 
     @property
     def attack_changed(self) -> bool:
@@ -70,10 +72,13 @@ class Pairing:
 def pair(base: Iterable[CellResult], head: Iterable[CellResult]) -> Pairing:
     """Pair the newest results of two runs.
 
+    Where several machines measured a cell with the same code on both sides, there is a pair for each of them.
+
     Cells with one comparison key come first. Of the others, two pair if their methods, images, threat, access and seeds
     are the same, so that only parameters differ, and if no other cell is as likely. A renamed method counts as the same
     if its parameters and its code are.
     """
+    base, head = _in_order(base), _in_order(head)
     before, after = newest(base), newest(head)
     exact = [Pair(before[key], after[key]) for key in before if key in after]
     olds = [r for key, r in before.items() if key not in after]
@@ -92,7 +97,40 @@ def pair(base: Iterable[CellResult], head: Iterable[CellResult]) -> Pairing:
     only_head = [r for r in news if r.key not in paired_new]
     replacements = _Replacements(names, renames, only_head)
     unpaired = [Unpaired(old, tuple(replacements.of(old))) for old in olds if old.key not in paired_old]
-    return Pairing(tuple(pairs), tuple(unpaired), tuple(only_head))
+    return Pairing(tuple(_on_each_machine(pairs, base, head)), tuple(unpaired), tuple(only_head))
+
+
+def _in_order(results: Iterable[CellResult]) -> list[CellResult]:
+    """Return results so that of several with one key, which several machines measured, the last one is last."""
+    results = list(results)
+    if len({r.key for r in results}) == len(results):
+        return results
+    return sorted(results, key=lambda r: r.provenance.finished)
+
+
+def _on_each_machine(pairs: Iterable[Pair], base: Iterable[CellResult], head: Iterable[CellResult]) -> Iterator[Pair]:
+    """Yield for each pair the results of every machine that has both: what machines differ by is no change."""
+    before, after = _by_machine(base), _by_machine(head)
+    for p in pairs:
+        if p.old.key not in before and p.new.key not in after:
+            yield p
+            continue
+        olds = before.get(p.old.key) or {p.old.provenance.machine: p.old}
+        news = after.get(p.new.key) or {p.new.provenance.machine: p.new}
+        common = sorted(olds.keys() & news.keys())
+        for machine in common:
+            name = machine if len(common) > 1 else None
+            yield replace(p, old=olds[machine], new=news[machine], machine=name)
+        if not common:
+            yield p
+
+
+def _by_machine(results: Iterable[CellResult]) -> dict[str, dict[str, CellResult]]:
+    """Return the results of each key that several machines measured, by machine."""
+    machines: dict[str, dict[str, CellResult]] = defaultdict(dict)
+    for r in results:
+        machines[r.key][r.provenance.machine] = r
+    return {key: by_machine for key, by_machine in machines.items() if len(by_machine) > 1}
 
 
 def _conditions(cell: Cell) -> tuple[Any, ...]:

@@ -8,7 +8,8 @@ from itertools import chain
 from statistics import geometric_mean
 from typing import Any
 
-from bench.report.comparison.compare import ALPHA, Change, ChangeVerdict, Comparison, CostChange, Lost
+from bench.report.comparison.compare import Change, ChangeVerdict, Comparison, CostChange, Lost
+from bench.report.comparison.seeds import ALPHA, OverSeeds
 from bench.report.comparison.touched import BESIDE
 from bench.report.render.markdown import escape_markdown, grid
 from bench.visible import json_text, visible
@@ -16,16 +17,20 @@ from bench.visible import json_text, visible
 _SIGNS = {"regression": "-", "improvement": "+", "same": "=", "not comparable": "?"}
 #: Entries of one list in text and Markdown.
 _MAX_ENTRIES = 20
+#: Machines whose own difference is shown.
+_MAX_MACHINES = 5
 
 
 def summary(c: Comparison) -> str:
     """Return the verdict in one sentence, which says how many cells of the base were not tested."""
     worse = sum(change.verdict == "regression" for change in c.changes)
+    worse_over = sum(cell.verdict == "regression" for cell in c.over_seeds)
     rose = sum(cost.regression for cost in c.costs)
     failed = sum(change.verdict == "not comparable" for change in c.changes)
     missing = f"{_cells(len(c.lost))} of the base not tested"
     problems = {
         f"{worse} regression{'s' * (worse != 1)}": worse,
+        f"{_cells(worse_over)} worse over {'its' if worse_over == 1 else 'their'} seeds": worse_over,
         f"{rose} cost{'s' * (rose != 1)} rose": rose,
         f"coverage lost: {missing}": c.lost and not c.allow_lost,
     }
@@ -104,15 +109,83 @@ def as_text(c: Comparison) -> str:
         lines += ["regressions", *_entries(regressions), ""]
     if improvements := _with_verdict(c, "improvement"):
         lines += ["improvements", *_entries(improvements), ""]
-    if same := _with_verdict(c, "same"):
-        moved = _with_changed_images(same)
-        lines.append(f"no clear change: {_cells(len(same))}, {len(moved)} of them with images that changed")
-        lines += [*_entries(_clearest(moved)), ""]
+    for same in (True, False):
+        if unclear := _unclear(c, same=same):
+            moved = _with_changed_images(unclear)
+            heading = f"{_title(c, same=same)}: {_cells(len(unclear))}, {len(moved)} of them with images that changed"
+            lines += [heading, *_indented(_hint(c, unclear)), *_entries(_clearest(moved)), ""]
+    if c.over_seeds:
+        lines += [_OVER_SEEDS, *_indented(chain.from_iterable(map(_over, _clearest_over(c)))), *_more(c.over_seeds), ""]
     if failed := _with_verdict(c, "not comparable"):
         lines.append("not comparable: they failed in the base")
         lines += [*_entries(failed[:_MAX_ENTRIES]), *_more(failed), ""]
     lines += _costs_and_times(c)
     return "\n".join(map(visible, lines)).rstrip() + "\n"
+
+
+#: Heads the cells that several seeds or machines measured; its intervals are those of 95 %.
+_OVER_SEEDS = "over seeds and machines: mean differences with 95 % intervals for seeds and images like these"
+
+
+def _title(c: Comparison, *, same: bool) -> str:
+    return f"the same within {c.same_within:g} points" if same else "cannot tell"
+
+
+def _unclear(c: Comparison, *, same: bool) -> list[Change]:
+    """Return the tested cells without a clear change that are the same within the margin, or that are not known to."""
+    statement = "same" if same else "cannot tell"
+    return [change for change in c.changes if change.equivalence == statement]
+
+
+def _hint(c: Comparison, unclear: Iterable[Change]) -> list[str]:
+    """Return with how many images a cell in which none changed is the same, where one has fewer."""
+    still = [change for change in unclear if change.counts and not change.counts.lost + change.counts.gained]
+    needed = max((change.images_needed or 0 for change in still), default=0)
+    if not needed or any(change.equivalence == "same" for change in still):
+        return []
+    return [f"cells without a changed image have too few: about {needed:,} would tell"]
+
+
+def _clearest_over(c: Comparison) -> list[OverSeeds]:
+    return sorted(c.over_seeds, key=lambda cell: (cell.p, cell.name))[:_MAX_ENTRIES]
+
+
+def _over(cell: OverSeeds) -> Iterator[str]:
+    yield f"{_SIGNS[cell.verdict] if cell.equivalence != 'cannot tell' else '~'} {cell.name}"
+    yield f"    {_sizes(cell)}: {_percent(cell.base)} -> {_percent(cell.head)} ({_interval(cell)}), {_p_values(cell)}"
+    yield f"    {_statement(cell)}"
+    if cell.by_machine:
+        yield f"    {_machines(cell)}"
+
+
+def _sizes(cell: OverSeeds) -> str:
+    seeds = f"{len(cell.seeds):,} seeds" if len(cell.seeds) > 1 else "1 seed"
+    machines = f", {len(cell.by_machine):,} machines" if cell.by_machine else ""
+    return f"{seeds} x {cell.n:,} images{machines}"
+
+
+def _interval(cell: OverSeeds) -> str:
+    return f"{100 * cell.difference:+.2f}, {100 * cell.low:+.2f} to {100 * cell.high:+.2f}"
+
+
+def _p_values(cell: OverSeeds) -> str:
+    return f"p {cell.p:.2g}, Holm {cell.adjusted_p:.2g}"
+
+
+def _statement(cell: OverSeeds) -> str:
+    """Return what is said of a cell over its seeds."""
+    if cell.equivalence == "different":
+        return "different: worse" if cell.verdict == "regression" else "different: better"
+    interval = f"90 % {100 * cell.same_low:+.2f} to {100 * cell.same_high:+.2f}"
+    if cell.equivalence == "same":
+        return f"the same within {cell.margin:g} points ({interval})"
+    return f"cannot tell ({interval}){f'; {cell.needed} would' if cell.needed else ''}"
+
+
+def _machines(cell: OverSeeds) -> str:
+    shown = list(cell.by_machine.items())[:_MAX_MACHINES]
+    others = f", {len(cell.by_machine) - len(shown):,} more" if len(cell.by_machine) > len(shown) else ""
+    return ", ".join(f"on {machine} {100 * value:+.2f}" for machine, value in shown) + others
 
 
 def _clearest(changes: list[Change]) -> list[Change]:
@@ -128,9 +201,11 @@ def _entries(changes: Iterable[Change]) -> list[str]:
 
 
 def _entry(change: Change) -> Iterator[str]:
-    yield f"{_SIGNS[change.verdict]} {change.name}"
+    yield f"{'~' if change.equivalence == 'cannot tell' else _SIGNS[change.verdict]} {change.name}"
     if change.counts:
         yield f"    {_numbers(change)}"
+        if change.equivalence != "different":
+            yield f"    {_ends(change)}{_wanted(change)}"
     elif change.base is not None or change.head is not None:
         yield f"    {_percent(change.base)} -> {_percent(change.head)}"
     for remark in _remarks(change):
@@ -145,6 +220,16 @@ def _numbers(change: Change) -> str:
         f"{_percent(change.base)} -> {_percent(change.head)} ({100 * (change.head - change.base):+.2f}), "
         f"{counts.lost} lost and {counts.gained} gained of {counts.n:,}, p {change.p:.2g}, Holm {change.adjusted_p:.2g}"
     )
+
+
+def _ends(change: Change) -> str:
+    return (
+        "" if change.low is None or change.high is None else f"90 % {100 * change.low:+.2f} to {100 * change.high:+.2f}"
+    )
+
+
+def _wanted(change: Change) -> str:
+    return "" if change.images_needed is None else f"; about {change.images_needed:,} images would tell"
 
 
 def _percent(share: float | None) -> str:
@@ -218,8 +303,13 @@ def as_markdown(c: Comparison) -> str:
         lines += ["**Changed parameters and names**", "", *items, *_more(edits), ""]
     if clear := _with_verdict(c, "regression", "improvement"):
         lines += [*_markdown_table(clear), ""]
-    if moved := _with_changed_images(_with_verdict(c, "same")):
-        lines += _details("No clear change", _markdown_table(_clearest(moved)))
+    for same in (True, False):
+        if unclear := _unclear(c, same=same):
+            title = _title(c, same=same)
+            heading = f"{title[0].upper()}{title[1:]}: {_cells(len(unclear))}"
+            lines += _details(heading, _markdown_unclear(c, unclear))
+    if c.over_seeds:
+        lines += [f"**{_OVER_SEEDS[0].upper()}{_OVER_SEEDS[1:]}**", "", *_markdown_over(c), *_more(c.over_seeds), ""]
     if failed := _with_verdict(c, "not comparable"):
         shown = failed[:_MAX_ENTRIES]
         items = [f"- {escape_markdown(x.name)}: {escape_markdown('; '.join(x.notes))}" for x in shown]
@@ -258,6 +348,44 @@ def _markdown_table(changes: Iterable[Change]) -> Iterator[str]:
     yield from grid(heads, map(_markdown_row, changes), "llrrrrrrl")
 
 
+def _markdown_unclear(c: Comparison, unclear: list[Change]) -> Iterator[str]:
+    """Yield how many images changed, and the cells in which any did."""
+    moved = _with_changed_images(unclear)
+    yield f"{len(moved)} of them with images that changed. Intervals are of two one-sided tests at 5 %, in points."
+    yield ""
+    yield from (f"{hint}.\n" for hint in _hint(c, unclear))
+    if moved:
+        heads = ("cell", "base", "head", "points", "90 %", "lost", "gained", "p (Holm)", "")
+        yield from grid(heads, map(_markdown_unclear_row, _clearest(moved)), "lrrrrrrrl")
+
+
+def _markdown_unclear_row(change: Change) -> list[object]:
+    _, *cells, remarks = _markdown_row(change)
+    wanted = _wanted(change).removeprefix("; ")
+    remarks = "; ".join(filter(None, (escape_markdown(wanted), str(remarks))))
+    return [*cells[:4], escape_markdown(_ends(change).removeprefix("90 % ")), *cells[4:], remarks]
+
+
+def _markdown_over(c: Comparison) -> Iterator[str]:
+    heads = ("", "cell", "over", "base", "head", "points", "95 %", "p (Holm)", "")
+    yield from grid(heads, map(_markdown_over_row, _clearest_over(c)), "lllrrrrrl")
+
+
+def _markdown_over_row(cell: OverSeeds) -> list[object]:
+    said = "; ".join([_statement(cell), *([_machines(cell)] if cell.by_machine else [])])
+    return [
+        {"regression": "🔻", "improvement": "🔺"}.get(cell.verdict, ""),
+        escape_markdown(cell.name),
+        escape_markdown(_sizes(cell)),
+        _percent(cell.base),
+        _percent(cell.head),
+        f"{100 * cell.difference:+.2f}",
+        f"{100 * cell.low:+.2f} to {100 * cell.high:+.2f}",
+        f"{cell.adjusted_p:.2g}",
+        escape_markdown(said),
+    ]
+
+
 def _markdown_row(change: Change) -> list[object]:
     points = ""
     if change.base is not None and change.head is not None:
@@ -278,7 +406,7 @@ def _markdown_row(change: Change) -> list[object]:
 def as_json(c: Comparison) -> str:
     verdict = {"passed": c.passed, "regressed": c.regressed, "summary": summary(c)}
     # Field by field: a deep copy of thousands of changes takes longer than comparing them.
-    flat = {field: [vars(entry) for entry in getattr(c, field)] for field in ("lost", "costs", "times")}
+    flat = {field: [vars(entry) for entry in getattr(c, field)] for field in ("lost", "costs", "times", "over_seeds")}
     body = {"schema": 1, **verdict, **vars(c), "changes": list(map(_as_dict, c.changes)), **flat}
     return json_text({**body, "only_base": c.only_base, "touched": c.touched._asdict()}, indent=1) + "\n"
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
-from bench.report.comparison.compare import ALPHA, MIN_EFFECT
+from bench.report.comparison.compare import MIN_EFFECT
+from bench.report.comparison.seeds import ALPHA
 from bench.report.timeline.lines import Lane, Point
 from bench.report.timeline.places import Place
 from bench.stats import holm_mcnemar, mcnemar

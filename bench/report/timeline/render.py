@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from bench.report.comparison.compare import ALPHA
+from bench.report.comparison.seeds import ALPHA
 from bench.report.render.export import escape_csv
 from bench.report.render.markdown import escape_markdown, grid
 from bench.report.timeline import words

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bench.report.comparison.compare import ALPHA
+from bench.report.comparison.seeds import ALPHA
 from bench.report.timeline.build import Timeline, Told, ToldLane, ToldLine
 from bench.report.timeline.costs import NAMES, SECONDS, cost_of
 

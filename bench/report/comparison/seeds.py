@@ -1,0 +1,268 @@
+"""Cells that several seeds or machines measured, each with one statement over all of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from math import ceil, inf, log
+from statistics import mean
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from bench.distributions import student_quantile
+from bench.equivalence import Ends, Joint, joint
+from bench.keys import Keys, Once
+from bench.report.comparison.pairing import Pair
+from bench.types import AttackRef, Cell, CellResult, MethodRef, ModelRef, TrainRef
+
+Equivalence = Literal["different", "same", "cannot tell"]
+
+#: Of each of the two one-sided tests of equivalence, for each cell by itself.
+ERROR = 0.05
+#: Of Holm's procedure over all tests of a comparison.
+ALPHA = 0.05
+#: Standard errors in a margin with which nine in ten cells without a difference are found to be the same.
+_POWERFUL = 2 * 1.6448536269514722
+#: Numbers beyond are not of use to anybody.
+_MOST_NEEDED = 10_000_000
+
+#: What a mean of whole images may be off by.
+_ROUND_OFF = 1e-12
+#: What makes an attack, beside the model, its step and earlier attacks; the images are those of the cell.
+_USE = sorted(AttackRef.model_fields.keys() - {"model", "step", "after", "data", "seed"})
+
+#: The images that the base alone and the head alone got right, as the bits of one integer each.
+Run = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """What several seeds or machines say together of one cell."""
+
+    name: str
+    seeds: tuple[int, ...]
+    #: The machines whose differences are averaged.
+    machines: tuple[str, ...]
+    #: Images, the same for all.
+    n: int
+    base: float
+    head: float
+    difference: float
+    #: Ends of the 95 % interval of head - base.
+    low: float
+    high: float
+    p: float
+    #: Holm's, over all tests of the comparison.
+    adjusted_p: float
+    verdict: Literal["regression", "improvement", "same"]
+    equivalence: Equivalence
+    #: Ends of the 90 % interval, which decides whether it is the same.
+    same_low: float
+    same_high: float
+    margin: float
+    #: What would tell, roughly; empty where nothing is known to.
+    needed: str
+    #: The difference on each of several machines.
+    by_machine: Mapping[str, float]
+
+
+def same_or_not(ends: Ends, margin: float, *, different: bool) -> Equivalence:
+    """Return the statement of a cell.
+
+    Args:
+        ends: of its 90 % interval, as shares.
+        margin: in points.
+        different: whether it is.
+    """
+    if different:
+        return "different"
+    return "same" if ends.within(margin / 100) else "cannot tell"
+
+
+def images_needed(changed: int, n: int, margin: float) -> int | None:
+    """Return with how many images nine in ten cells would be found to be the same where nothing was lost or gained.
+
+    Args:
+        changed: images that changed, whose share is assumed.
+        n: images there are.
+        margin: in points.
+
+    Returns:
+        ``None`` where there are as many, or where no number would be enough.
+    """
+    if margin <= 0:
+        return None
+    errors = 100 * _POWERFUL / margin
+    needed = max(changed / n * errors * errors, log(1 / ERROR) * 100 / margin)
+    return _rounded(needed) if n < needed < _MOST_NEEDED else None
+
+
+def _rounded(number: float) -> int:
+    """Return two digits of a number, rounded up."""
+    unit = int(10 ** max(len(str(ceil(number))) - 2, 0))
+    return ceil(number / unit) * unit
+
+
+class Grouping:
+    """Finds the pairs that differ in seed and machine alone."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._text = keys.text
+        self._model = Once[ModelRef, str](lambda model: model.model_dump_json(exclude={"weights": {"seed"}}))
+        self._step = Once[MethodRef, str](lambda step: step.model_dump_json(exclude={"score": {"weights": {"seed"}}}))
+
+    def of(self, pairs: Iterable[Pair]) -> Iterator[Group]:
+        """Yield each group of several pairs, in which no seed is twice on one machine."""
+        alike: dict[tuple[Any, ...], list[Pair]] = defaultdict(list)
+        for p in pairs:
+            alike[p.new.names, p.new.cell.data.n].append(p)
+        for candidates in alike.values():
+            several = len({(p.new.cell.seed, machine_of(p)) for p in candidates}) > 1
+            # One image has no variance.
+            if not several or candidates[0].new.cell.data.n < 2:
+                continue
+            groups: dict[tuple[Any, ...], list[Pair]] = defaultdict(list)
+            for p in candidates:
+                groups[(*self._question(p.old.cell), *self._question(p.new.cell))].append(p)
+            for group in groups.values():
+                where = {(p.new.cell.seed, machine_of(p)) for p in group}
+                if 1 < len(group) == len(where):
+                    yield Group.of(group)
+
+    def _question(self, cell: Cell) -> tuple[Any, ...]:
+        step = None if cell.step is None else self._step(cell.step)
+        attack = None if cell.attack is None else self._attack(cell.attack)
+        return self._text(cell.data), self._model(cell.model), step, cell.access, attack
+
+    def _attack(self, attack: AttackRef) -> tuple[Any, ...]:
+        step = None if attack.step is None else self._step(attack.step)
+        after = tuple(map(self._text, attack.after))
+        used = (getattr(attack, name) for name in _USE)
+        rest = (self._text(value) if isinstance(value, BaseModel) else value for value in used)
+        return self._model(attack.model), step, after, *rest
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pairs of one cell: of each seed one for each machine, and of all seeds the same machines where any has all."""
+
+    by_seed: Mapping[int, Sequence[Pair]]
+    machines: tuple[str, ...]
+
+    @classmethod
+    def of(cls, pairs: Iterable[Pair]) -> Group:
+        by_seed: dict[int, dict[str, Pair]] = defaultdict(dict)
+        for p in pairs:
+            by_seed[p.new.cell.seed][machine_of(p)] = p
+        machines = sorted(set.intersection(*map(set, by_seed.values())))
+        chosen = {seed: [own[machine] for machine in machines] or [_last(own)] for seed, own in by_seed.items()}
+        return cls(chosen, tuple(machines))
+
+    @property
+    def pairs(self) -> list[Pair]:
+        return list(chain.from_iterable(self.by_seed.values()))
+
+    def joint(self) -> Joint:
+        runs = [[run(p) for p in own] for own in self.by_seed.values()]
+        return joint(runs, self.pairs[0].new.cell.data.n, ERROR)
+
+    def by_machine(self) -> dict[str, float]:
+        """Return the mean difference on each machine, where there are several."""
+        if len(self.machines) < 2:
+            return {}
+        columns = zip(*self.by_seed.values(), strict=True)
+        return {
+            machine: mean(_accuracy(p.new) - _accuracy(p.old) for p in own)
+            for machine, own in zip(self.machines, columns, strict=True)
+        }
+
+    def statement(self, name: str, said: Joint, adjusted_p: float, min_effect: float, margin: float) -> OverSeeds:
+        """Return what the seeds say.
+
+        Args:
+            name: of the cell, without its seed.
+            said: by :meth:`joint`.
+            adjusted_p: by Holm, over all tests of the comparison.
+            min_effect: the least mean difference that counts, in points.
+            margin: differences within it count as the same, in points.
+        """
+        clear = adjusted_p < ALPHA and not said.interval.low <= 0 <= said.interval.high
+        large = abs(said.value) >= min_effect / 100 - _ROUND_OFF
+        verdict: Literal["regression", "improvement", "same"] = "same"
+        if clear and large:
+            verdict = "regression" if said.value < 0 else "improvement"
+        equivalence = same_or_not(said.narrow, margin, different=verdict != "same")
+        n = self.pairs[0].new.cell.data.n
+        return OverSeeds(
+            name=name,
+            seeds=tuple(self.by_seed),
+            machines=self.machines or tuple(sorted({machine_of(p) for p in self.pairs})),
+            n=n,
+            base=mean(_accuracy(p.old) for p in self.pairs),
+            head=mean(_accuracy(p.new) for p in self.pairs),
+            difference=said.value,
+            low=said.interval.low,
+            high=said.interval.high,
+            p=said.p,
+            adjusted_p=adjusted_p,
+            verdict=verdict,
+            equivalence=equivalence,
+            same_low=said.narrow.low,
+            same_high=said.narrow.high,
+            margin=margin,
+            needed=_needed(said, len(self.by_seed), n, margin) if equivalence == "cannot tell" else "",
+            by_machine=self.by_machine(),
+        )
+
+
+def run(p: Pair) -> Run:
+    """Return the images that one side alone got right, of results that kept them."""
+    before, after = p.old.outcomes_under_attack, p.new.outcomes_under_attack
+    assert before is not None and after is not None
+    return before.but_not(after).bits, after.but_not(before).bits
+
+
+def machine_of(p: Pair) -> str:
+    return p.machine or p.new.provenance.machine
+
+
+def _last(own: Mapping[str, Pair]) -> Pair:
+    return max(own.values(), key=lambda p: p.new.provenance.finished)
+
+
+def _accuracy(r: CellResult) -> float:
+    under_attack = r.outcomes_under_attack
+    assert under_attack is not None
+    return under_attack.share
+
+
+def _needed(said: Joint, seeds: int, n: int, margin: float) -> str:
+    """Return roughly how many seeds, and how many images, would find a cell without a difference to be the same."""
+    # Half of the variance that is allowed is for each of its parts.
+    allowed = (margin / 100 / _POWERFUL) ** 2 / 2
+    if allowed < 1 / _MOST_NEEDED**2:
+        return ""
+    more_seeds = seeds * said.of_seeds / allowed
+    if 2 <= more_seeds < _MOST_NEEDED:
+        # Few seeds have a wider quantile.
+        more_seeds *= (student_quantile(2 * ERROR, more_seeds - 1) / student_quantile(2 * ERROR, inf)) ** 2
+    more_images = max(n * said.of_images / allowed, log(1 / ERROR) * 100 / margin)
+    words = [f"{_rounded(more_seeds):,} seeds"] if more_seeds > seeds else []
+    words += [f"{_rounded(more_images):,} images"] if more_images > n else []
+    return f"about {' of '.join(words)}" if words and max(more_seeds, more_images) < _MOST_NEEDED else ""
+
+
+def trained_again_once(pairs: Iterable[Pair], keys: Keys) -> int:
+    """Return in how many pairs a recipe was trained for each side: with other parameters or code, or elsewhere."""
+
+    def again(p: Pair) -> bool:
+        old, new = p.old.cell.model, p.new.cell.model
+        if not (isinstance(old.weights, TrainRef) and isinstance(new.weights, TrainRef)):
+            return False
+        elsewhere = p.old.provenance.machine != p.new.provenance.machine
+        return elsewhere or keys.text(old) != keys.text(new)
+
+    return sum(map(again, pairs))
