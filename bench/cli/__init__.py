@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from bench.cli.supervisor import Charge
 
 VERBS = (
-    *("init", "run", "train", "plan", "list", "show", "leaderboard", "compare", "history", "figures", "export", "gc"),
-    *("sync", "verify", "doctor", "schema", "completion"),
+    *("init", "run", "train", "plan", "list", "show", "leaderboard", "compare", "history", "bisect", "figures"),
+    *("export", "gc", "sync", "verify", "doctor", "schema", "completion"),
 )
 
 
@@ -46,7 +46,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 #: Verbs that resume: the same command again does only what is missing.
-_RESUMING = ("run", "train")
+_RESUMING = ("run", "train", "bisect")
 #: Of a time budget this share, and at most so many seconds, is left for saving the state and ending.
 _RESERVE_SHARE, _RESERVE = 0.02, 3.0
 

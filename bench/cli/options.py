@@ -53,6 +53,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--shard", type=_shard, metavar="I/N", help="the I-th of N parts of the plan, as for the tasks of a job array"
     )
     parser.add_argument("--executor", choices=("inline", "ray"), default="inline", help="default: inline, this process")
+    time_budget(parser)
+
+
+def time_budget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time-budget", type=_seconds, metavar="9m", help="end cleanly after so long; run again to go on"
     )

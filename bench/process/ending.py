@@ -61,6 +61,7 @@ _PROTECTED = {
     for name in (
         "display/bars",
         "display/base",
+        "process/children",
         "process/isolation",
         "store/cards",
         "store/files",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import bench
+from bench.process.children import ending
 from bench.process.ending import end_with, how_it_ended
 from bench.store.worktree import Worktree, environment
 from bench.types import UsageError, shown
@@ -19,6 +23,13 @@ from bench.types import UsageError, shown
 _INSTALLED = "import sys; sys.argv[0] = 'crossfire'; from bench.cli import main; raise SystemExit(main())"
 #: Exit codes with which a plan is printed: all cells can be measured, or some will fail.
 _PLANNED = (0, 3)
+_KEY = re.compile(r"[0-9a-f]{64}")
+#: Bytes that are read of what a run wrote to standard error.
+_LONGEST = 2**16
+
+
+class NotMeasurable(UsageError):
+    """A commit at which a cell cannot be measured: the line says why."""
 
 
 class CellAt(NamedTuple):
@@ -26,6 +37,14 @@ class CellAt(NamedTuple):
 
     key: str
     name: str
+
+
+class PlanAt(NamedTuple):
+    """What a commit plans: its cells, and the keys of the trainings and adversarial sets that they need."""
+
+    cells: list[CellAt]
+    trainings: list[str]
+    sets: list[str]
 
 
 def has_own_harness(folder: Path) -> bool:
@@ -56,11 +75,11 @@ def start(tree: Worktree, arguments: Sequence[str], *, inside: Path = Path(), **
         streams: what :class:`subprocess.Popen` takes for standard output and error.
 
     Raises:
-        UsageError: the commit has no such folder, or the process cannot be started.
+        NotMeasurable: the commit has no such folder, or the process cannot be started.
     """
     folder = tree.path / inside
     if not folder.is_dir():
-        raise UsageError(f"the commit {tree.commit[:10]} has no folder {shown(str(inside))}")
+        raise NotMeasurable(f"the commit {tree.commit[:10]} has no folder {shown(str(inside))}")
     try:
         return subprocess.Popen(
             [*command_in(tree.path), *arguments],
@@ -75,11 +94,16 @@ def start(tree: Worktree, arguments: Sequence[str], *, inside: Path = Path(), **
             **streams,
         )
     except OSError as error:
-        raise UsageError(f"the harness of {tree.commit[:10]} cannot be started: {error.strerror}") from None
+        raise NotMeasurable(f"the harness of {tree.commit[:10]} cannot be started: {error.strerror}") from None
 
 
 def cells_at(tree: Worktree, arguments: Sequence[str], *, inside: Path = Path()) -> list[CellAt]:
-    """Return the cells that the harness of a commit plans.
+    """Return the cells that the harness of a commit plans; see :func:`plan_at`."""
+    return plan_at(tree, arguments, inside=inside).cells
+
+
+def plan_at(tree: Worktree, arguments: Sequence[str], *, inside: Path = Path()) -> PlanAt:
+    """Return what the harness of a commit plans.
 
     Args:
         tree: where the commit is checked out.
@@ -87,28 +111,65 @@ def cells_at(tree: Worktree, arguments: Sequence[str], *, inside: Path = Path())
         inside: the current folder, relative to the root of the commit.
 
     Raises:
-        UsageError: that harness cannot read the configuration, or fails; the line says which commit, and why.
+        NotMeasurable: that harness cannot read the configuration, or fails; the line says which commit, and why.
     """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = start(tree, ["plan", *arguments, "--json", "--progress", "none"], inside=inside, **pipes)
-    try:
+    process = start(tree, ["plan", *arguments, "--json", "--quiet"], inside=inside, **pipes)
+    with ending(process):
         output, errors = process.communicate()
-    finally:
-        # Where this process is to end, it waits for no plan.
-        process.kill()
-        process.wait()
-    where = f"the commit {tree.commit[:10]}"
     if process.returncode not in _PLANNED:
-        raise UsageError(f"{where} cannot plan it: {reason(process.returncode, errors)}")
+        raise NotMeasurable(f"the commit {tree.commit[:10]} cannot plan it: {reason(process.returncode, errors)}")
     try:
-        nodes = json.loads(output)
-        return [_cell(node) for node in nodes if node["kind"] == "evaluate"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{where} cannot plan it: what its plan --json prints is not understood") from None
+        return read_plan(output)
+    except ValueError as error:
+        raise NotMeasurable(f"the commit {tree.commit[:10]} cannot plan it: {error}") from None
 
 
-def _cell(node: dict[str, str]) -> CellAt:
-    return CellAt(str(node["key"]), node["what"].removeprefix("evaluate "))
+def read_plan(text: str) -> PlanAt:
+    """Return what ``plan --json`` printed.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        nodes = json.loads(text)
+        cells = [CellAt(_key(node), _name(node)) for node in nodes if node["kind"] == "evaluate"]
+        trainings, sets = ([_key(node) for node in nodes if node["kind"] == kind] for kind in ("train", "attack"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError("what its plan --json prints is not understood") from None
+    return PlanAt(cells, trainings, sets)
+
+
+def _key(node: dict[str, str]) -> str:
+    if not _KEY.fullmatch(node["key"]):
+        raise ValueError("no key")
+    return node["key"]
+
+
+def _name(node: dict[str, str]) -> str:
+    return node["what"].removeprefix("evaluate ")
+
+
+def run_at(tree: Worktree, arguments: Sequence[str], *, inside: Path = Path()) -> tuple[int, str]:
+    """Run the harness of a commit, and return its exit code and the end of what it wrote to standard error.
+
+    It is in a group of processes of its own, so that Ctrl-C ends it once, and through this process.
+
+    Args:
+        tree: where the commit is checked out.
+        arguments: of ``run``.
+        inside: the current folder, relative to the root of the commit.
+
+    Raises:
+        NotMeasurable: the process cannot be started.
+    """
+    with tempfile.TemporaryFile() as errors:
+        streams = {"stdout": subprocess.DEVNULL, "stderr": errors, "process_group": 0}
+        process = start(tree, ["run", *arguments, "--quiet"], inside=inside, **streams)
+        with ending(process):
+            process.wait()
+        errors.seek(max(0, errors.seek(0, os.SEEK_END) - _LONGEST))
+        return process.returncode, errors.read().decode("utf-8", "replace")
 
 
 def reason(code: int, errors: str) -> str:
@@ -120,6 +181,5 @@ def reason(code: int, errors: str) -> str:
 def _this_process() -> int:
     # Loaded here, and not by the new process between its fork and its start.
     import ctypes  # noqa: F401
-    import os
 
     return os.getpid()

@@ -66,8 +66,8 @@ def commit_of(repository: Path, name: str) -> str:
     """
     if name.startswith("-") or not name or "\0" in name:
         raise UsageError(f"{shown(name)} is no name of a commit")
-    _common_folder(repository)
-    done = _git(repository, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    common_folder(repository)
+    done = run_git(repository, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
     sha = done.stdout.decode("ascii", "replace").strip()
     # Of ^HEAD, git says the hash with that sign before it.
     if done.returncode != 0 or not _HASH.fullmatch(sha):
@@ -90,12 +90,12 @@ def worktree(repository: Path, commit: str) -> Iterator[Worktree]:
         UsageError: :func:`commit_of` says so, or the commit cannot be checked out.
     """
     sha = commit_of(repository, commit)
-    common = _common_folder(repository)
+    common = common_folder(repository)
     folder = common / "crossfire"
     with _begun(folder, common) as (path, lock):
         try:
             _say_submodules(common, sha)
-            done = _git(common, "worktree", "add", "--quiet", "--detach", str(path), sha)
+            done = run_git(common, "worktree", "add", "--quiet", "--detach", str(path), sha)
             if done.returncode != 0:
                 raise UsageError(f"the commit {sha[:10]} cannot be checked out: {_reason(done)}")
             yield Worktree(path, sha, lock.fileno())
@@ -149,11 +149,11 @@ def _remove(path: Path, common: Path) -> None:
     # Git refuses a folder that is removed by half, and forgets one that is not there any more.
     shutil.rmtree(path, ignore_errors=True)
     if not os.path.lexists(path):
-        _git(common, "worktree", "remove", "--force", "--force", str(path))
+        run_git(common, "worktree", "remove", "--force", "--force", str(path))
         _lock_of(path).unlink(missing_ok=True)
 
 
-def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+def run_git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """Run git in a folder, without hooks and in the language of its manual.
 
     Raises:
@@ -174,17 +174,29 @@ def _reason(done: subprocess.CompletedProcess[bytes]) -> str:
     return lines[-1] if lines else f"git ended with code {done.returncode}"
 
 
-def _common_folder(repository: Path) -> Path:
+def common_folder(repository: Path) -> Path:
     """Return the folder of git that all worktrees of a repository share."""
-    done = _git(repository, "rev-parse", "--path-format=absolute", "--git-common-dir")
+    done = run_git(repository, "rev-parse", "--path-format=absolute", "--git-common-dir")
     if done.returncode != 0:
         raise UsageError(f"git finds no repository in {repository}: {_reason(done)}")
     return Path(os.fsdecode(done.stdout.removesuffix(b"\n")))
 
 
+def root_of(repository: Path) -> Path:
+    """Return the folder that a repository is checked out in, links resolved, given one in it.
+
+    Raises:
+        UsageError: nothing is checked out, as in a bare repository.
+    """
+    done = run_git(repository, "rev-parse", "--show-toplevel")
+    if done.returncode != 0:
+        raise UsageError(f"git finds no checkout in {repository}: {_reason(done)}")
+    return Path(os.fsdecode(done.stdout.removesuffix(b"\n"))).resolve()
+
+
 @cache
 def _say_submodules(common: Path, sha: str) -> None:
-    listed = _git(common, "ls-tree", "-r", "-z", "--full-tree", sha).stdout.split(b"\0")
+    listed = run_git(common, "ls-tree", "-r", "-z", "--full-tree", sha).stdout.split(b"\0")
     names = [os.fsdecode(each.partition(b"\t")[2]) for each in listed if each.startswith(b"160000 ")]
     _warn_once(tuple(names))
 

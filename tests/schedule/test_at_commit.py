@@ -133,8 +133,8 @@ import json, os, sys
 if "broken" in sys.argv:
     sys.exit("error: no such\\x1b[31m table")
 assert sys.argv[1:3] == ["plan", "my table.toml"] and "--json" in sys.argv and os.path.exists("here.txt")
-print(json.dumps([{"kind": "train", "key": "a", "what": "train b"},
-                  {"kind": "evaluate", "key": "c", "what": "evaluate d/e/f/g/h", "new": 1}]))
+print(json.dumps([{"kind": "train", "key": "a" * 64, "what": "train b"},
+                  {"kind": "evaluate", "key": "c" * 64, "what": "evaluate d/e/f/g/h", "new": 1}]))
 """
 
 
@@ -151,7 +151,7 @@ def test_cells_are_those_that_the_harness_of_the_commit_plans(harnessed, tmp_pat
     # So does git where a hook starts the harness.
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
     with worktree(harnessed.path, "HEAD") as tree:
-        assert cells_at(tree, ["my table.toml"], inside=Path("inside")) == [CellAt("c", "d/e/f/g/h")]
+        assert cells_at(tree, ["my table.toml"], inside=Path("inside")) == [CellAt("c" * 64, "d/e/f/g/h")]
 
 
 def test_a_commit_whose_harness_cannot_plan_says_why_in_one_line(harnessed):

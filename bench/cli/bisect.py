@@ -1,0 +1,232 @@
+"""Which commit changed a cell."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.cli import options
+from bench.cli.compare import points
+from bench.display.base import Display, duration
+from bench.visible import json_text, visible
+
+if TYPE_CHECKING:
+    from bench.schedule.bisection import Difference, Finding
+    from bench.schedule.measuring import Measured, Measuring, Question
+    from bench.store.lineage import History
+
+SUMMARY = "the commit that changed a cell, found by paired tests in about log2 of the commits between two"
+#: Exit codes: the commit; several, one of which it is, or no difference to be found.
+_FOUND, _OPEN = 0, 3
+#: Commits of one list that are named.
+_NAMED = 10
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("good", type=options.named, metavar="GOOD", help="a commit before the change")
+    parser.add_argument("bad", type=options.named, metavar="BAD", help="a commit after it, such as HEAD")
+    parser.add_argument("what", nargs="?", default="quick", metavar="PRESET|FILE.toml", help="default: quick")
+    parser.add_argument(
+        "--cell",
+        required=True,
+        type=options.named,
+        metavar="NAME",
+        help="dataset/model/defense/attack/access as plan lists it, or a pattern that one cell matches",
+    )
+    options.variants(parser)
+    options.store(parser)
+    parser.add_argument("--data", type=options.path, metavar="DIR", help="where to look for image sets first")
+    parser.add_argument("--device", choices=("cpu", "cuda", "auto"), help="default: the configuration's")
+    parser.add_argument("--n", type=options.number, metavar="N", help="test images, instead of the configuration's")
+    parser.add_argument("--seed", type=options.number, metavar="N", help="one seed, instead of the configuration's")
+    options.time_budget(parser)
+    parser.add_argument(
+        "--min-effect",
+        type=points,
+        default=0.5,
+        metavar="POINTS",
+        help="least change that counts; default: 0.5 points",
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def main(args: argparse.Namespace) -> int:
+    from bench.schedule.bisection import Bisection
+    from bench.schedule.measuring import Measuring
+    from bench.store.lineage import History
+    from bench.store.worktree import commit_of
+
+    began, here = time.monotonic(), Path.cwd()
+    good, bad = commit_of(here, args.good), commit_of(here, args.bad)
+    history = History(here)
+    history.require_ancestor(good, bad)
+    if history.is_edited():
+        _say(args, "uncommitted changes are part of no commit: they are not measured")
+    with _question(args, here) as question, args.display.phase("looking for the commit"):
+        measuring = Measuring(question)
+        finding = Bisection(history, measuring, args.min_effect, lambda line: _say(args, line)).find(good, bad)
+    seconds = time.monotonic() - began
+    report = _Report(history, finding, measuring, seconds)
+    sys.stdout.write(f"{json_text(report.as_json(), indent=1)}\n" if args.json else report.as_text())
+    return _FOUND if finding.verdict == "found" else _OPEN
+
+
+def _say(args: argparse.Namespace, line: str) -> None:
+    display: Display = args.display
+    if not args.quiet and args.progress != "none":
+        with display.paused():
+            print(visible(line), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _question(args: argparse.Namespace, here: Path) -> Iterator[Question]:
+    """Return which cell is measured; the configuration stays what it is now, whatever is checked out meanwhile."""
+    from bench.schedule.measuring import Question
+    from bench.store.worktree import root_of
+
+    # What is wrong with the configuration or an option is said before anything is checked out.
+    options.request(args, args.what)
+    root, store = root_of(here), options.store_root(args).resolve()
+    with tempfile.TemporaryDirectory(prefix="crossfire-") as folder:
+        configuration, own_file = args.what, None
+        if (file := Path(args.what)).suffix == ".toml":
+            configuration = shutil.copyfile(file, Path(folder) / file.name)
+            own_file = Path(os.path.relpath(file.resolve(), root)) if file.resolve().is_relative_to(root) else None
+        inside = Path(os.path.relpath(here.resolve(), root))
+        yield Question(here, inside, str(configuration), own_file, args.cell, tuple(_options(args)), store)
+
+
+def _options(args: argparse.Namespace) -> Iterator[str]:
+    """Yield the options of ``plan`` and ``run`` at each commit, with absolute paths: the current folder is another."""
+    data = options.data_folder(args) or (Path(named) if (named := os.environ.get("CROSSFIRE_DATA")) else None)
+    if data is not None:
+        yield from ("--data", str(data.resolve()))
+    for name in ("protocol", "scale", "epochs", "device", "n", "seed"):
+        if (value := getattr(args, name)) is not None:
+            yield f"--{name}={value}"
+    for setting in args.set:
+        yield f"--set={setting.text}"
+
+
+class _Report:
+    """What was found, as text and as JSON."""
+
+    def __init__(self, history: History, finding: Finding, measuring: Measuring, seconds: float) -> None:
+        self._history, self._finding = history, finding
+        self._measuring, self._seconds = measuring, seconds
+        self._between = len(history.between(finding.good.commit, finding.bad.commit))
+
+    def as_text(self) -> str:
+        return "".join(f"{visible(line)}\n" for line in self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        finding = self._finding
+        if finding.verdict == "found":
+            yield from self._found()
+        elif finding.verdict == "range":
+            yield from self._range()
+        else:
+            yield from self._not_reproducible()
+        ends = f"GOOD {self._named(finding.good.commit)}, BAD {self._named(finding.bad.commit)}"
+        yield f"{ends}: {_numbers(finding.good, finding.bad, finding.ends)}"
+        yield from finding.notes
+        if own := self._own_files():
+            yield f"measured by its own configuration, as its code lacks what the present one names: {', '.join(own)}"
+        yield (
+            f"{self._between:,} commits; {self._measuring.runs} were run, {self._measuring.found} needed no run, "
+            f"{len(finding.skipped)} skipped; {duration(self._seconds)}"
+        )
+
+    def _found(self) -> Iterator[str]:
+        finding = self._finding
+        assert finding.after is not None and finding.before is not None and finding.step is not None
+        yield f"{finding.after.name} changed in"
+        yield f"  {self._named(finding.after.commit)}"
+        yield f"  {_numbers(finding.before, finding.after, finding.step)}"
+        yield from (f"  {line}" for line in finding.changed)
+        if not finding.step.is_real:
+            yield "  that step alone may be chance: the change came in several, and this is the first on BAD's side"
+        if finding.further is not None:
+            last = _numbers(finding.after, finding.bad, finding.further)
+            yield f"a further change lies after it: {last}; bisect {finding.after.commit[:10]} and BAD to find it"
+
+    def _range(self) -> Iterator[str]:
+        finding = self._finding
+        assert finding.after is not None and finding.before is not None and finding.step is not None
+        yield f"{finding.after.name} changed in one of {len(finding.possible)} commits, of which all but the last fail"
+        yield from (f"  {self._named(each)}" for each in finding.possible[-_NAMED:])
+        yield f"  {_numbers(finding.before, finding.after, finding.step)}"
+        for each in finding.skipped[:_NAMED]:
+            yield f"skipped: {each.commit[:10]}: {each.why}"
+
+    def _not_reproducible(self) -> Iterator[str]:
+        finding = self._finding
+        yield f"not reproducible: {finding.bad.name} does not differ between GOOD and BAD"
+        if finding.good.result.key == finding.bad.result.key:
+            yield "nothing that the cell depends on changed: both have one key, so it is one measurement"
+        yield "all commits were measured by the configuration as it is here now: what changed in that does not count"
+
+    def _own_files(self) -> list[str]:
+        finding = self._finding
+        measured = (finding.good, finding.bad, finding.before, finding.after)
+        return sorted({each.commit[:10] for each in measured if each is not None and each.own_file})
+
+    def _named(self, sha: str) -> str:
+        commit = self._history.described(sha)
+        return f"{sha[:10]} ({commit.date[:10]}) {commit.subject}"
+
+    def as_json(self) -> dict[str, Any]:
+        finding = self._finding
+        return {
+            "schema": 1,
+            "verdict": finding.verdict,
+            "cell": finding.bad.name,
+            "good": self._side(finding.good),
+            "bad": self._side(finding.bad),
+            "difference": _plain(finding.ends),
+            "before": self._side(finding.before),
+            "commit": self._side(finding.after) if finding.verdict == "found" else None,
+            "step": _plain(finding.step),
+            "changed": finding.changed,
+            "further": _plain(finding.further),
+            "possible": list(finding.possible),
+            "skipped": [each._asdict() for each in finding.skipped],
+            "notes": list(finding.notes),
+            "commits": self._between,
+            "runs": self._measuring.runs,
+            "found_without_run": self._measuring.found,
+            "seconds": round(self._seconds, 3),
+        }
+
+    def _side(self, measured: Measured | None) -> dict[str, Any] | None:
+        if measured is None:
+            return None
+        named = self._history.described(measured.commit)._asdict()
+        outcome = {"key": measured.result.key, "accuracy_under_attack": _accuracy(measured)}
+        return {**named, "cell": measured.name, **outcome, "own_configuration": measured.own_file}
+
+
+def _accuracy(measured: Measured) -> float:
+    outcomes = measured.result.outcomes_under_attack
+    assert outcomes is not None
+    return outcomes.share
+
+
+def _numbers(old: Measured, new: Measured, difference: Difference) -> str:
+    before, after = _accuracy(old), _accuracy(new)
+    return (
+        f"{100 * before:.2f} % -> {100 * after:.2f} % ({100 * (after - before):+.2f}), {difference.lost} lost and "
+        f"{difference.gained} gained of {difference.n:,}, p {difference.p:.2g}"
+    )
+
+
+def _plain(difference: Difference | None) -> dict[str, Any] | None:
+    return None if difference is None else difference._asdict()

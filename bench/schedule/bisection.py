@@ -1,0 +1,305 @@
+"""Which commit changed a cell: commits are halved as by ``git bisect``, and two are told apart by a paired test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil, log2
+from typing import Literal, NamedTuple
+
+from bench.differences import changed, code_changes, differences, methods_by_part
+from bench.schedule.at_commit import NotMeasurable
+from bench.schedule.measuring import Measured, Measuring
+from bench.stats import mcnemar
+from bench.store.lineage import History
+from bench.types import CellResult, UsageError
+
+#: Two commits differ where such an exact p-value, or a smaller one, says so.
+ALPHA = 0.05
+#: What happens, in a line, and about how many commits are left to measure.
+Said = Callable[[str], None]
+
+
+class Difference(NamedTuple):
+    """Two results of one cell, image by image: right in the first alone, in the second alone, of how many images.
+
+    ``p`` is McNemar's exact two-sided value; ``is_real`` says whether that and the least change that counts are met.
+    """
+
+    lost: int
+    gained: int
+    n: int
+    p: float
+    is_real: bool
+
+    @classmethod
+    def of(cls, old: CellResult, new: CellResult, min_effect: float) -> Difference:
+        """Compare two results.
+
+        Args:
+            old: the first.
+            new: the second.
+            min_effect: the smallest change of accuracy that counts, in percentage points.
+
+        Raises:
+            NotMeasurable: they are of other images, or the outcomes of these were not kept.
+        """
+        data = old.cell.data, new.cell.data
+        if len({(each.n, each.indices_sha, each.data_sha) for each in data}) > 1:
+            raise NotMeasurable(
+                f"other images: {data[0].n:,} of {data[0].name} against {data[1].n:,} of {data[1].name}"
+            )
+        before, after = old.outcomes_under_attack, new.outcomes_under_attack
+        if before is None or after is None:
+            raise NotMeasurable("the outcomes of its images were not kept")
+        lost, gained = before.but_not(after).count, after.but_not(before).count
+        n = data[0].n
+        p = mcnemar(lost, gained)
+        # As text, so that 0.5 points of 1,000 images are 5 images and not 4.999.
+        is_real = p < ALPHA and Fraction(abs(lost - gained), n) >= Fraction(str(min_effect)) / 100
+        return cls(lost, gained, n, p, is_real)
+
+    @property
+    def changed(self) -> int:
+        """How many images have another outcome."""
+        return self.lost + self.gained
+
+
+class Skipped(NamedTuple):
+    """A commit that could not be measured, and why."""
+
+    commit: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found between two commits.
+
+    Attributes:
+        verdict: ``found``; ``range``, where commits that cannot be measured leave several; ``not reproducible``.
+        good: the first commit.
+        bad: the last commit.
+        ends: how they differ.
+        before: the last commit that was measured before the change; ``None`` where there is none.
+        after: the first after it: the commit that made it, if one was found.
+        step: how these two differ.
+        further: how ``after`` differs from ``bad``, where that is another change.
+        possible: the commits one of which made the change, oldest first; one where it was found.
+        skipped: the commits that could not be measured.
+        notes: what a reader must know of how it was found.
+    """
+
+    verdict: Literal["found", "range", "not reproducible"]
+    good: Measured
+    bad: Measured
+    ends: Difference
+    before: Measured | None = None
+    after: Measured | None = None
+    step: Difference | None = None
+    further: Difference | None = None
+    possible: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def changed(self) -> list[str]:
+        """What the cell differs in before and after the change, in a line each: code, parameters, or else."""
+        if self.before is None or self.after is None:
+            return []
+        old, new = self.before.result, self.after.result
+        if old.key == new.key:
+            return ["no method, parameter, image or weight of the cell changed: the harness (bench/) did"]
+        if methods_by_part(old.cell).keys() != methods_by_part(new.cell).keys():
+            return list(differences(old.cell, new.cell))
+        lines = [*code_changes(old, new), *map(str, changed(old.cell, new.cell))]
+        return lines or ["no method or parameter of the cell changed: its weights, or the harness (bench/), did"]
+
+
+@dataclass
+class Bisection:
+    """A search between two commits.
+
+    Args:
+        history: of the repository.
+        measure: gives the cell at a commit.
+        min_effect: the smallest change of accuracy that counts, in percentage points.
+        said: is told in a line what happens.
+    """
+
+    history: History
+    measure: Measuring
+    min_effect: float
+    said: Said
+    _skipped: dict[str, str] = field(default_factory=dict)
+    _notes: list[str] = field(default_factory=list)
+
+    def find(self, good: str, bad: str) -> Finding:
+        """Return what changed the cell between two commits, of which the first is an ancestor of the second.
+
+        Results are first looked up by the keys of cells alone. Where commits have harnesses of their own, of which keys
+        say nothing, the commit that is found is checked with a store for each harness; if it does not hold there, or if
+        nothing was found, all is measured so.
+
+        Raises:
+            UsageError: one of the two cannot be measured, or they cannot be compared.
+        """
+        finding = self._find(good, bad)
+        if self.measure.harness(good) is None and self.measure.harness(bad) is None:
+            return finding
+        if finding.verdict == "not reproducible":
+            if self.measure.is_of_its_harness(finding.good) and self.measure.is_of_its_harness(finding.bad):
+                return finding
+            why = "keys do not hold the harness: GOOD and BAD are measured each by its own, in stores of their own"
+        elif (contradiction := self._contradiction(finding)) is None:
+            return finding
+        else:
+            why = contradiction
+        self._note(why)
+        self.measure.apart = True
+        self._skipped.clear()
+        return self._find(good, bad)
+
+    def _note(self, text: str) -> None:
+        self._notes.append(text)
+        self.said(text)
+
+    def _contradiction(self, finding: Finding) -> str | None:
+        """Return why a finding does not hold once each commit is measured by its own harness; ``None`` if it does."""
+        before, after = finding.before, finding.after
+        assert before is not None and after is not None and finding.step is not None
+        if not finding.step.is_real:
+            return None
+        if self.measure.is_of_its_harness(before) and self.measure.is_of_its_harness(after):
+            return None
+        self.said(f"checking {after.commit[:10]} and the commit before it, each by its own harness, in fresh stores")
+        self.measure.apart = True
+        try:
+            step = self._difference(self.measure(before.commit), self.measure(after.commit))
+        except NotMeasurable as error:
+            self._note(f"it could not be checked with the harness of each commit: {error}")
+            return None
+        finally:
+            self.measure.apart = False
+        if step.is_real:
+            self._note("checked: it differs from the commit before it, each measured by its own harness, fresh")
+            return None
+        return (
+            f"{after.commit[:10]} does not differ from the commit before it once each is measured by its own harness: "
+            "the harness (bench/) changed the cell, so all is measured again with a store for each version of it"
+        )
+
+    def _find(self, good: str, bad: str) -> Finding:
+        # The configuration is most likely to fit the code of BAD; what the cell is called there finds it in GOOD.
+        last = self._end("BAD", bad)
+        first = self._end("GOOD", good, lambda: self.measure.learn_names(good, bad))
+        try:
+            between = self._difference(first, last)
+        except NotMeasurable as error:
+            raise UsageError(f"GOOD and BAD cannot be compared: {error}") from None
+        if not between.is_real:
+            return Finding("not reproducible", first, last, between, notes=tuple(self._notes))
+        goods, bad_one = self._halved(first, last)
+        return self._finding(first, last, between, goods, bad_one)
+
+    def _end(self, side: str, commit: str, learn: Callable[[], bool] = lambda: False) -> Measured:
+        """Return what the cell gives at GOOD or BAD; where it fails, again after something was learned."""
+        self.said(f"{side}: {self.history.described(commit)}")
+        try:
+            try:
+                measured = self.measure(commit)
+            except NotMeasurable:
+                if not learn():
+                    raise
+                measured = self.measure(commit)
+        except NotMeasurable as error:
+            raise UsageError(f"{side}: {error}") from None
+        self.said(_share(measured))
+        return measured
+
+    def _halved(self, first: Measured, last: Measured) -> tuple[list[Measured], Measured]:
+        """Return the commits on the side of the first, the latest last, and the earliest known on the other side."""
+        goods, bad = [first], last
+        while candidate := self._next(goods, bad):
+            left = len(self.history.halving([each.commit for each in goods], bad.commit))
+            steps = f"{left:,} commits may be it, about {ceil(log2(left))} to look at"
+            self.said(f"{self.history.described(candidate)} ({steps})")
+            try:
+                measured = self.measure(candidate)
+                is_good = self._is_good(measured, first, last)
+            except NotMeasurable as error:
+                self._skipped[candidate] = str(error)
+                self.said(f"skipped: {error}")
+                continue
+            self.said(f"{_share(measured)}: {'as GOOD' if is_good else 'not as GOOD'}")
+            if is_good:
+                goods.append(measured)
+            else:
+                bad = measured
+        return goods, bad
+
+    def _next(self, goods: Sequence[Measured], bad: Measured) -> str | None:
+        """Return the commit that divides best among those that can be measured; ``None`` where there is none."""
+        commits = self.history.halving([each.commit for each in goods], bad.commit)
+        return next((each for each in commits if each != bad.commit and each not in self._skipped), None)
+
+    def _is_good(self, measured: Measured, first: Measured, last: Measured) -> bool:
+        """Say whether a commit comes before the first change.
+
+        It does where it does not differ from GOOD. Where it differs from neither, the side counts from which fewer
+        images differ.
+        """
+        from_good, from_bad = self._difference(first, measured), self._difference(measured, last)
+        if from_good.is_real or from_bad.is_real:
+            return not from_good.is_real
+        return from_good.changed <= from_bad.changed
+
+    def _finding(
+        self, first: Measured, last: Measured, ends: Difference, goods: Sequence[Measured], bad: Measured
+    ) -> Finding:
+        between = [first.commit, *self.history.between(first.commit, last.commit)]
+        possible = self.history.halving([each.commit for each in goods], bad.commit)
+        before = goods[-1]
+        if len(possible) == 1:
+            before = self._before(bad.commit, goods, between)
+        further = self._difference(bad, last)
+        return Finding(
+            "found" if len(possible) == 1 else "range",
+            first,
+            last,
+            ends,
+            before,
+            bad,
+            self._difference(before, bad),
+            further if further.is_real else None,
+            tuple(sorted(possible, key=between.index)),
+            tuple(Skipped(commit, why) for commit, why in self._skipped.items()),
+            tuple(self._notes),
+        )
+
+    def _before(self, commit: str, goods: Sequence[Measured], between: Sequence[str]) -> Measured:
+        """Return the commit on which another was built, as measured, that comes before the change."""
+        parents = self.history.parents(commit)
+        if outside := [each[:10] for each in parents if each not in between]:
+            self._note(
+                f"{commit[:10]} is a merge; commits up to {', '.join(outside)} that were not built on GOOD may have "
+                "brought the change in, and are not searched"
+            )
+        if (known := next((each for each in reversed(goods) if each.commit in parents), None)) is not None:
+            return known
+        for each in parents:
+            with suppress(NotMeasurable):
+                if each in between:
+                    return self.measure(each)
+        return goods[-1]
+
+    def _difference(self, old: Measured, new: Measured) -> Difference:
+        return Difference.of(old.result, new.result, self.min_effect)
+
+
+def _share(measured: Measured) -> str:
+    outcomes = measured.result.outcomes_under_attack
+    assert outcomes is not None
+    return f"{100 * outcomes.share:.2f} % right"

@@ -1,0 +1,292 @@
+"""What one cell gives at a commit: planned there by the commit's own code, looked up, and run only where it is new.
+
+A cell is looked up under its key, so commits that plan the same cell are measured once. Keys hold methods, parameters,
+images and weights, but not the harness. Where commits have harnesses of their own, a result therefore may come from
+another one; each harness then has, besides the common store, a store of its own, and :class:`Measuring` says which is
+used.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.schedule.at_commit import CellAt, NotMeasurable, PlanAt, plan_at, reason, run_at
+from bench.store import files
+from bench.store.lineage import History
+from bench.store.working_store import Store
+from bench.store.worktree import Worktree, common_folder, worktree
+from bench.types import CellResult, shown
+
+#: Files of a finished training; the one that says so comes last.
+_TRAINING = ("weights.safetensors", "log.jsonl", "card.json")
+_CHUNK = re.compile(r"[0-9]{6,}-[0-9]{6,}\.safetensors")
+#: Cells that a message names.
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which cell is measured at each commit.
+
+    Attributes:
+        repository: a folder of the repository; paths in the configuration are relative to it, in each commit.
+        inside: the same, relative to the root of the repository.
+        configuration: a preset, or the file for all commits.
+        own_file: that file, relative to the root of a commit, for commits that do not know what the first one names;
+            ``None`` for a preset and for a file outside of the repository.
+        cell: its name, or a pattern as for ``--only``.
+        options: of ``plan`` and ``run`` alike.
+        store: where finished work is looked up; nothing is written there.
+    """
+
+    repository: Path
+    inside: Path
+    configuration: str
+    own_file: Path | None
+    cell: str
+    options: tuple[str, ...]
+    store: Path
+
+
+class Measured(NamedTuple):
+    """What the cell gave at a commit; ``own_file`` says whether it was planned by the configuration there."""
+
+    commit: str
+    name: str
+    result: CellResult
+    own_file: bool
+
+
+class _Planned(NamedTuple):
+    cell: CellAt
+    plan: PlanAt
+    own_file: bool
+
+
+class Measuring:
+    """Measures one cell at commits, each in a worktree of its own.
+
+    Attributes:
+        apart: whether each harness looks up results in a store of its own.
+        runs: how many commits were run.
+        found: how many needed no run.
+    """
+
+    def __init__(self, question: Question) -> None:
+        self._question = question
+        self._history = History(question.repository)
+        self._folder = common_folder(question.repository) / "crossfire" / "bisect"
+        self._planned: dict[str, _Planned] = {}
+        self._measured: dict[tuple[str, bool], Measured] = {}
+        self._failed: dict[tuple[str, bool], NotMeasurable] = {}
+        self._names = [question.cell]
+        self.apart = False
+        self.runs = self.found = 0
+
+    def __call__(self, commit: str) -> Measured:
+        """Return what the cell gives at a commit.
+
+        Raises:
+            NotMeasurable: it cannot be planned or run there, or several cells have the name.
+            UsageError: the commit cannot be checked out, or the store cannot be written.
+        """
+        at = commit, self.apart
+        if at in self._failed:
+            raise self._failed[at]
+        if at not in self._measured:
+            try:
+                self._measured[at] = self._measure(commit)
+            except NotMeasurable as error:
+                self._failed[at] = error
+                raise
+        return self._measured[at]
+
+    def harness(self, commit: str) -> str | None:
+        """Return the hash of the harness that a commit has of its own; ``None`` where the installed one is used."""
+        of = self._history.hash_of
+        if of(commit, "run_bench.py") is None or of(commit, "bench/cli/__init__.py") is None:
+            return None
+        return of(commit, "bench")
+
+    def is_of_its_harness(self, measured: Measured) -> bool:
+        """Say whether a result was measured by the harness that its commit has, as far as its provenance tells."""
+        by = measured.result.provenance
+        return by.commit is not None and not by.dirty and self.harness(by.commit) == self.harness(measured.commit)
+
+    def _store(self, commit: str) -> Store:
+        """Return the store in which a commit works."""
+        harness = self.harness(commit) if self.apart else None
+        name = "installed" if self.apart else "common"
+        return Store(self._folder / (name if harness is None else harness[:16]))
+
+    def _measure(self, commit: str) -> Measured:
+        planned, store = self._planned.get(commit), self._store(commit)
+        if planned is not None and (result := self._known(planned, store)) is not None:
+            self.found += 1
+            return Measured(commit, planned.cell.name, result, planned.own_file)
+        with worktree(self._question.repository, commit) as tree:
+            planned = self._planned[commit] = planned or self._plan(tree, store)
+            if (known := self._known(planned, store)) is not None:
+                self.found += 1
+            else:
+                self.runs += 1
+            result = known or self._run(tree, planned, store)
+        return Measured(commit, planned.cell.name, result, planned.own_file)
+
+    def _known(self, planned: _Planned, store: Store) -> CellResult | None:
+        others = [] if self.apart else [Store(self._question.store)]
+        for each in (store, *others):
+            result = each.get(planned.cell.key) if files.is_regular(each.cell_file(planned.cell.key)) else None
+            if result is not None and result.status == "done" and result.outcomes_under_attack is not None:
+                return result
+        return None
+
+    def learn_names(self, good: str, bad: str) -> bool:
+        """Learn what the cell was called before a method of it was renamed; say whether another name was found.
+
+        A commit that renames a method changes the configuration with it, in which the method keeps its place. So each
+        commit that changed the configuration is planned with the one before it, each by its own, until a name is found
+        that the cell has in ``good``.
+        """
+        file, known = self._question.own_file, len(self._names)
+        if file is None:
+            return False
+        with suppress(NotMeasurable):
+            first = {cell.name for cell in self._planned_by_own(good)}
+            for commit in self._history.changing(str(file), good, bad):
+                parents = self._history.parents(commit)
+                if len(parents) == 1 and self._table(commit) != self._table(parents[0]):
+                    with suppress(NotMeasurable):
+                        self._learn(self._planned_by_own(parents[0]), self._planned_by_own(commit))
+                if not first.isdisjoint(self._names):
+                    break
+        if found := len(self._names) > known:
+            self._failed.clear()
+        return found
+
+    def _learn(self, before: Sequence[CellAt], after: Sequence[CellAt]) -> None:
+        """Learn a name from the cells of a commit and the one before it, where one has taken another's place."""
+        old, new = {cell.name for cell in before}, {cell.name for cell in after}
+        if len(before) != len(after):
+            return
+        for was, now in zip(before, after, strict=True):
+            if now.name in self._names and now.name not in old and was.name not in new:
+                self._names.append(was.name)
+
+    def _table(self, commit: str) -> object:
+        """Return what a configuration says at a commit; comments and layout say nothing."""
+        text = self._history.bytes_of(commit, str(self._question.own_file))
+        try:
+            return tomllib.loads((text or b"").decode())
+        except (ValueError, RecursionError):
+            return text
+
+    def _planned_by_own(self, commit: str) -> list[CellAt]:
+        with worktree(self._question.repository, commit) as tree:
+            return self._plan_by_own(tree, self._store(commit)).cells
+
+    def _plan(self, tree: Worktree, store: Store) -> _Planned:
+        """Return the cell as a commit plans it, by its own configuration if the common one does not fit its code."""
+        question = self._question
+        try:
+            only = [question.configuration, "--only", question.cell, *question.options, "--store", str(store.root)]
+            plan = plan_at(tree, only, inside=question.inside)
+            return _Planned(self._chosen(plan.cells, tree.commit), plan, own_file=False)
+        except NotMeasurable as error:
+            own = question.own_file and tree.path / question.own_file
+            if own is None or not own.is_file() or own.read_bytes() == Path(question.configuration).read_bytes():
+                raise NotMeasurable(str(error).replace("--only ", "--cell ")) from None
+            try:
+                plan = self._plan_by_own(tree, store)
+                return _Planned(self._chosen(plan.cells, tree.commit), plan, own_file=True)
+            except NotMeasurable:
+                raise NotMeasurable(str(error).replace("--only ", "--cell ")) from None
+
+    def _plan_by_own(self, tree: Worktree, store: Store) -> PlanAt:
+        """Return all that a commit plans by its own configuration, in which the cell may have another name."""
+        options = [*self._question.options, "--store", str(store.root)]
+        return plan_at(tree, [str(tree.path / str(self._question.own_file)), *options], inside=self._question.inside)
+
+    def _chosen(self, cells: Sequence[CellAt], commit: str) -> CellAt:
+        """Return the one cell that is meant: by a name that it has or had, by its key at another commit, or by pattern.
+
+        Raises:
+            NotMeasurable: there is none, or there are several.
+        """
+        wanted, keys = self._question.cell, {planned.cell.key for planned in self._planned.values()}
+        matches = [cell for cell in cells if cell.name in self._names]
+        matches = matches or [cell for cell in cells if cell.key in keys]
+        matches = matches or [cell for cell in cells if wanted in cell.name or fnmatch.fnmatchcase(cell.name, wanted)]
+        if len(matches) == 1:
+            return matches[0]
+        names = list(dict.fromkeys(each.name for each in (matches or cells)))
+        some = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        if not matches:
+            raise NotMeasurable(f"the commit {commit[:10]} has no cell {shown(wanted)}; it has {some}")
+        if len(names) == 1:
+            raise NotMeasurable(f"{some} is measured with {len(matches)} seeds: choose one with --seed")
+        raise NotMeasurable(f"{len(matches)} cells match {shown(wanted)}: {some}; give the whole name of one")
+
+    def _run(self, tree: Worktree, planned: _Planned, store: Store) -> CellResult:
+        question = self._question
+        store.check_writable()
+        if not self.apart:
+            carry(Store(question.store), store, planned.plan)
+        configuration = question.configuration
+        if planned.own_file and question.own_file is not None:
+            configuration = str(tree.path / question.own_file)
+        with tempfile.TemporaryDirectory(prefix="crossfire-") as report:
+            where = ["--store", str(store.root), "--report", report]
+            only = [configuration, "--only", planned.cell.name]
+            code, errors = run_at(tree, [*only, *question.options, *where], inside=question.inside)
+        result = store.get(planned.cell.key)
+        at = f"the commit {tree.commit[:10]}"
+        if result is not None and result.error is not None:
+            first = (result.error.message.splitlines() or [""])[0]
+            raise NotMeasurable(f"at {at[4:]} the cell fails: {result.error.kind}: {first}")
+        if result is None or result.status != "done":
+            why = reason(code, errors) if code else "its result cannot be read here"
+            raise NotMeasurable(f"{at} cannot run it: {why}")
+        if result.outcomes_under_attack is None:
+            raise NotMeasurable(f"{at} does not keep the outcomes of its images")
+        return result
+
+
+def carry(source: Store, target: Store, plan: PlanAt) -> None:
+    """Copy what a plan needs and one store has finished, trainings and adversarial sets, to another store.
+
+    Raises:
+        StoreError: the other store cannot be written.
+    """
+    for key in plan.trainings:
+        if all(_is_plain(source.training(key) / name) for name in ("weights.safetensors", "card.json")):
+            _copy(source.training(key), target.training(key), _TRAINING, target)
+    for key in plan.sets:
+        folder = source.adversarial(key)
+        if folder.is_dir() and not folder.is_symlink():
+            names = sorted(name for name in os.listdir(folder) if _CHUNK.fullmatch(name))
+            _copy(folder, target.adversarial(key), names, target)
+
+
+def _is_plain(path: Path) -> bool:
+    return files.is_regular(path) and not path.is_symlink()
+
+
+def _copy(source: Path, target: Path, names: Iterable[str], store: Store) -> None:
+    for name in names:
+        if _is_plain(source / name) and not (target / name).exists():
+            store.make_folder(target)
+            with store.writing():
+                part = target / f".{name}.{os.getpid()}.{os.urandom(4).hex()}.part"
+                shutil.copyfile(source / name, part)
+                part.replace(target / name)

@@ -1,0 +1,105 @@
+"""What git says of commits: which lie between two, which one halves them, and what each is called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.store.worktree import run_git
+from bench.types import UsageError, shortened
+
+#: Characters of a subject that are shown.
+_LONGEST = 100
+
+
+class Described(NamedTuple):
+    """A commit: its hash, the first line of its message, and when it was written, as ISO 8601."""
+
+    sha: str
+    subject: str
+    date: str
+
+    def __str__(self) -> str:
+        return f"{self.sha[:10]} {self.subject}".rstrip()
+
+
+class History:
+    """The commits of a repository.
+
+    Args:
+        repository: a folder in it.
+    """
+
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
+
+    def described(self, sha: str) -> Described:
+        """Return what a commit is called. Its subject is text of others: it may hold any character."""
+        line = self._said("show", "--no-patch", "--no-show-signature", "--encoding=UTF-8", "--format=%aI%x00%s", sha)
+        date, _, subject = line.partition("\0")
+        return Described(sha, shortened(subject, _LONGEST), date)
+
+    def require_ancestor(self, good: str, bad: str) -> None:
+        """Raises UsageError: ``good`` is no ancestor of ``bad``, or is the same commit."""
+        if good == bad:
+            raise UsageError(f"GOOD and BAD are one commit, {good[:10]}: there is nothing between them")
+        if self._is_ancestor(good, bad):
+            return
+        if self._is_ancestor(bad, good):
+            raise UsageError(f"GOOD ({good[:10]}) comes after BAD ({bad[:10]}): give the older one first")
+        shallow = self._said("rev-parse", "--is-shallow-repository") == "true"
+        hint = "; the clone is shallow: git fetch --unshallow" if shallow else "; name one that BAD was built on"
+        raise UsageError(f"GOOD ({good[:10]}) is no ancestor of BAD ({bad[:10]}){hint}")
+
+    def _is_ancestor(self, old: str, new: str) -> bool:
+        return run_git(self._repository, "merge-base", "--is-ancestor", old, new).returncode == 0
+
+    def between(self, good: str, bad: str) -> list[str]:
+        """Return the commits that were built on ``good`` and that ``bad`` was built on, and ``bad``, oldest first."""
+        order = ("--topo-order", "--reverse", "--ancestry-path")
+        return self._said("rev-list", *order, bad, f"^{good}").split()
+
+    def halving(self, goods: Sequence[str], bad: str) -> list[str]:
+        """Return the commits up to ``bad`` that no good one was built on, ``bad`` too, the most dividing first.
+
+        Of merged branches these are divided as by ``git bisect``: by how many of them a commit was built on. Commits
+        that were not built on the first good one are left out.
+        """
+        excluded = (f"^{good}" for good in goods)
+        listed = self._said("rev-list", "--bisect-all", bad, *excluded)
+        # Behind each hash stand, in brackets, names of branches and how well it divides.
+        found = [line.partition(" ")[0] for line in listed.splitlines()]
+        # Not by --ancestry-path, for which commits may have been built on any of the good ones.
+        within = set(self.between(goods[0], bad))
+        return [each for each in found if each in within]
+
+    def changing(self, path: str, good: str, bad: str) -> list[str]:
+        """Return the commits of :meth:`between` that changed a file, newest first."""
+        return self._said("rev-list", "--topo-order", "--ancestry-path", bad, f"^{good}", "--", f":(top){path}").split()
+
+    def parents(self, sha: str) -> list[str]:
+        """Return the commits that one was built on: several for a merge, none for a first."""
+        return self._said("rev-list", "--parents", "-n", "1", sha).split()[1:]
+
+    def hash_of(self, sha: str, path: str) -> str | None:
+        """Return the hash of a file or folder in a commit, which is that of its content; ``None`` if it has none."""
+        done = run_git(self._repository, "rev-parse", "--verify", "--quiet", f"{sha}:{path}")
+        return done.stdout.decode("ascii", "replace").strip() if done.returncode == 0 else None
+
+    def bytes_of(self, sha: str, path: str) -> bytes | None:
+        """Return the content of a file in a commit; ``None`` if it has none."""
+        done = run_git(self._repository, "cat-file", "blob", f"{sha}:{path}")
+        return done.stdout if done.returncode == 0 else None
+
+    def is_edited(self) -> bool:
+        """Say whether tracked files have changes that are part of no commit."""
+        return bool(self._said("status", "--porcelain", "--untracked-files=no"))
+
+    def _said(self, *arguments: str) -> str:
+        done = run_git(self._repository, *arguments)
+        if done.returncode != 0:
+            why = (os.fsdecode(done.stderr).strip().splitlines() or [f"code {done.returncode}"])[-1]
+            raise UsageError(f"git {arguments[0]} failed in {self._repository}: {why}")
+        return done.stdout.decode("utf-8", "replace").strip()

@@ -1,0 +1,281 @@
+"""Which commit changed a cell: searched where the answer is known, by the harness itself in this process."""
+
+import contextlib
+import io
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from sklearn.datasets import load_digits
+
+from bench.cli import main
+from bench.schedule import measuring
+from bench.schedule.at_commit import NotMeasurable, PlanAt, read_plan
+from bench.schedule.bisection import Bisection
+from bench.schedule.measuring import Measuring, Question, carry
+from bench.store.lineage import History
+from bench.store.working_store import Store
+
+NETWORK = """
+from torch import nn
+
+def linear(num_classes: int):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+"""
+ATTACK = '''
+"""An attack."""
+import os
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from bench.api import Target, Threat, attack
+
+
+@attack(norms=("linf",), passes="1 forward + 1 backward")
+def mine(target: Target, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+    """One step."""
+    share = 1.0 * float(os.environ.get("HARNESS", "1"))
+    ascent = target.gradient(x, lambda logits, labels: cross_entropy(logits, labels, reduction="none"), y).grad
+    return (x + share * float(threat.eps) * ascent.sign()).clamp(0, 1)
+'''
+TABLE = """
+schema = 1
+name = "mine"
+dataset = { name = "digits", n = 60 }
+models = [{ arch = "net.py:linear" }]
+defenses = [{ use = "weights:WEIGHTS" }]
+attacks = [{ use = "attack.py:mine", eps = "0.2" }]
+"""
+CELL = "digits/net.py:linear/weights:fitted.safetensors/mine/white-box"
+
+
+class Repository:
+    """A repository of one attack, a network and a table; commits are edits of these files."""
+
+    def __init__(self, folder, weights):
+        self.path, self.commits = folder, []
+        self.git("init", "-q")
+        table = TABLE.replace("WEIGHTS", str(weights))
+        for name, text in {"net.py": NETWORK, "attack.py": ATTACK, "table.toml": table}.items():
+            (folder / name).write_text(text)
+        self.commit("start")
+
+    def git(self, *arguments):
+        who = ["-c", "user.name=N", "-c", "user.email=e@example.org"]
+        done = subprocess.run(["git", *who, *arguments], cwd=self.path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def commit(self, message):
+        self.git("add", "-A")
+        self.git("commit", "-q", "--allow-empty", "-m", message)
+        self.commits.append(self.git("rev-parse", "HEAD"))
+        return self.commits[-1]
+
+    def edit(self, message, old, new, name="attack.py"):
+        text = (self.path / name).read_text()
+        assert old in text
+        (self.path / name).write_text(text.replace(old, new))
+        return self.commit(message)
+
+    def harness(self, message, strength):
+        """Commit a harness of the repository's own; its strength is in no key."""
+        for name, text in {"run_bench.py": "", "bench/cli/__init__.py": "", "bench/strength": strength}.items():
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.path / name).write_text(text)
+        return self.commit(message)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Weights of the network, fitted by least squares."""
+    digits = load_digits()
+    x = np.hstack([digits.data / 16, np.ones((len(digits.data), 1))])
+    fitted = np.linalg.lstsq(x, np.eye(10)[digits.target], rcond=None)[0].astype("float32").T
+    path = tmp_path_factory.mktemp("weights") / "fitted.safetensors"
+    tensors = {"1.weight": torch.tensor(fitted[:, :-1]).contiguous(), "1.bias": torch.tensor(fitted[:, -1])}
+    save_file(tensors, path)
+    return path
+
+
+@pytest.fixture
+def repository(tmp_path, weights):
+    (tmp_path / "repository").mkdir()
+    return Repository(tmp_path / "repository", weights)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The commits that were run; the harness works in this process, which has loaded torch already."""
+    done = []
+
+    def called(tree, verb, arguments, inside):
+        strength = tree.path / "bench" / "strength"
+        out, err = io.StringIO(), io.StringIO()
+        with monkeypatch.context() as patch, contextlib.chdir(tree.path / inside):
+            patch.setenv("HARNESS", strength.read_text() if strength.exists() else "1")
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                code = main([verb, *arguments, "--quiet"])
+        return code, out.getvalue(), err.getvalue()
+
+    def plan_at(tree, arguments, *, inside=Path()):
+        code, out, err = called(tree, "plan", [*arguments, "--json"], inside)
+        if code not in (0, 3):
+            raise NotMeasurable(f"the commit {tree.commit[:10]} cannot plan it: {err.strip()}")
+        return read_plan(out)
+
+    def run_at(tree, arguments, *, inside=Path()):
+        done.append(tree.commit)
+        code, _, err = called(tree, "run", arguments, inside)
+        return code, err
+
+    monkeypatch.setattr(measuring, "plan_at", plan_at)
+    monkeypatch.setattr(measuring, "run_at", run_at)
+    return done
+
+
+def find(repository, good, bad, cell=CELL, said=lambda _: None, store="store"):
+    folder = repository.path
+    configuration = folder.parent / "table.toml"
+    configuration.write_bytes((folder / "table.toml").read_bytes())
+    own, options = Path("table.toml"), ("--device=cpu",)
+    question = Question(folder, Path(), str(configuration), own, cell, options, folder.parent / store)
+    return Bisection(History(folder), Measuring(question), 0.5, said).find(good, bad)
+
+
+WEAKER = ("share = 1.0", "share = 0.1")
+
+
+def test_the_commit_is_found_among_edits_that_only_look_like_one(repository, runs):
+    good = repository.commits[0]
+    repository.edit("a comment", "    share", "    # all of the budget\n    share")
+    repository.edit("a docstring", "One step.", "A single step.")
+    repository.edit("a variable", "ascent", "slope")
+    culprit = repository.edit("simpler \x1b[31m steps", *WEAKER)
+    repository.commit("empty")
+    bad = repository.edit("another comment", "    # all", "    # most")
+    lines = []
+    finding = find(repository, good, bad, said=lines.append)
+    assert (finding.verdict, finding.after.commit, finding.possible) == ("found", culprit, (culprit,))
+    assert finding.step.is_real and finding.step.gained > finding.step.lost and finding.further is None
+    # One run for each of the two keys, whatever number of commits was looked at.
+    assert len(runs) == 2
+    # The same command again finds all that it needs.
+    assert find(repository, good, bad).after.commit == culprit and len(runs) == 2
+    assert any("commits may be it" in line for line in lines)
+
+
+def test_where_nothing_changed_that_is_said_after_no_run_or_one(repository, runs):
+    good = repository.commits[0]
+    bad = repository.edit("a comment", "    share", "    # all of the budget\n    share")
+    finding = find(repository, good, bad)
+    assert finding.verdict == "not reproducible" and len(runs) == 1
+    assert (finding.ends.lost, finding.ends.gained, finding.ends.p) == (0, 0, 1)
+
+
+def test_commits_that_do_not_run_leave_a_range_and_do_not_stop_the_search(repository, runs):
+    good = repository.commits[0]
+    broken = [
+        repository.edit("broken", "import os\n", "import os\nimport nowhere_at_all\n"),
+        repository.edit("weaker and broken", *WEAKER),
+    ]
+    culprit = repository.edit("mended", "import nowhere_at_all\n", "")
+    bad = repository.commit("empty")
+    finding = find(repository, good, bad)
+    assert finding.verdict == "range" and finding.after.commit == culprit
+    assert finding.possible == (*broken, culprit)
+    assert {each.commit for each in finding.skipped} == set(broken)
+    assert all("nowhere_at_all" in each.why for each in finding.skipped)
+
+
+def test_of_two_changes_the_first_is_found_and_the_further_one_said(repository, runs):
+    good = repository.commits[0]
+    first = repository.edit("half", "share = 1.0", "share = 0.15")
+    repository.commit("empty")
+    bad = repository.edit("none", "share = 0.15", "share = 0.0")
+    finding = find(repository, good, bad)
+    assert finding.after.commit == first and finding.before.commit == good
+    assert finding.further is not None and finding.further.is_real
+
+
+def test_a_change_on_a_merged_branch_is_found_there(repository, runs):
+    good = repository.commits[0]
+    branch = repository.git("branch", "--show-current")
+    repository.git("switch", "-q", "-c", "a-branch")
+    culprit = repository.edit("weaker", *WEAKER)
+    repository.git("switch", "-q", branch)
+    for number in range(3):
+        (repository.path / "notes.txt").write_text(str(number))
+        repository.commit("notes")
+    repository.git("merge", "-q", "--no-ff", "-m", "merge", "a-branch")
+    finding = find(repository, good, repository.git("rev-parse", "HEAD"))
+    assert (finding.after.commit, finding.before.commit) == (culprit, good)
+
+
+def test_a_renamed_attack_is_the_same_cell(repository, runs):
+    good = repository.commits[0]
+    culprit = repository.edit("weaker", *WEAKER)
+    code = repository.path / "attack.py"
+    code.write_text(code.read_text().replace("def mine", "def my"))
+    bad = repository.edit("renamed", "attack.py:mine", "attack.py:my", "table.toml")
+    finding = find(repository, good, bad, cell="digits/net.py:linear/weights:fitted.safetensors/my/white-box")
+    assert (finding.after.commit, finding.before.name) == (culprit, CELL)
+    assert finding.before.own_file and not finding.bad.own_file
+
+
+def test_a_change_of_the_harness_that_no_key_holds_is_found(repository, runs):
+    good = repository.harness("a harness", "1")
+    repository.edit("a docstring", "One step.", "A single step.")
+    culprit = repository.harness("faster", "0.1")
+    bad = repository.edit("a comment", "    share", "    # all of the budget\n    share")
+    finding = find(repository, good, bad)
+    assert finding.good.result.key == finding.bad.result.key
+    assert finding.after.commit == culprit
+    assert "keys do not hold the harness" in finding.notes[0]
+
+
+def test_a_change_of_the_harness_is_not_blamed_on_a_method(repository, runs):
+    good = repository.harness("a harness", "1")
+    culprit = repository.harness("faster", "0.1")
+    old, new = "x + share * float(threat.eps)", "x + float(threat.eps) * share"
+    bystander = repository.edit("other code, same numbers", old, new)
+    bad = repository.commit("empty")
+    finding = find(repository, good, bad)
+    assert finding.after.commit == culprit != bystander
+    assert any("does not differ from the commit before it once" in note for note in finding.notes)
+
+
+def test_finished_work_of_the_store_is_used_and_nothing_is_written_there(repository, runs, monkeypatch):
+    store = repository.path.parent / "store"
+    monkeypatch.chdir(repository.path)
+    options = ["--store", str(store), "--report", str(repository.path.parent / "report"), "--quiet"]
+    assert main(["run", "table.toml", *options]) == 0
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    culprit = repository.edit("weaker", *WEAKER)
+    finding = find(repository, repository.commits[0], culprit)
+    assert finding.after.commit == culprit and runs == [culprit]
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
+
+
+def test_a_training_and_a_set_are_carried_once_and_no_links(tmp_path):
+    source, target, key = Store(tmp_path / "a"), Store(tmp_path / "b"), "0" * 64
+    for folder, names in ((source.training(key), ("card.json", "log.jsonl")), (source.adversarial(key), ())):
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / name).write_text(name)
+    (source.training(key) / "weights.safetensors").write_bytes(b"weights")
+    # Of another training a part lies elsewhere, so nothing is carried.
+    (source.training("1" * 64)).mkdir()
+    (source.training("1" * 64) / "card.json").write_text("card")
+    (source.training("1" * 64) / "weights.safetensors").symlink_to("/etc/hostname")
+    (source.adversarial(key) / "000000-000060.safetensors").write_bytes(b"images")
+    (source.adversarial(key) / "notes.txt").write_text("mine")
+    plan = PlanAt([], [key, "1" * 64], [key, "1" * 64])
+    for _ in range(2):
+        carry(source, target, plan)
+        found = sorted(target.name(path) for path in target.root.rglob("*") if path.is_file())
+        training = [f"train/{key}/{name}" for name in ("card.json", "log.jsonl", "weights.safetensors")]
+        assert found == [f"attack/{key}/000000-000060.safetensors", *training]
