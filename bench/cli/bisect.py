@@ -141,8 +141,8 @@ class _Report:
         if own := self._own_files():
             yield f"measured by its own configuration, as its code lacks what the present one names: {', '.join(own)}"
         yield (
-            f"{self._between:,} commits; {self._measuring.runs} were run, {self._measuring.found} needed no run, "
-            f"{len(finding.skipped)} skipped; {duration(self._seconds)}"
+            f"commits: {self._between:,}; runs: {self._measuring.runs}, without a run: {self._measuring.found}, "
+            f"skipped: {len(finding.skipped)}; {duration(self._seconds)}"
         )
 
     def _found(self) -> Iterator[str]:
@@ -170,7 +170,7 @@ class _Report:
     def _not_reproducible(self) -> Iterator[str]:
         finding = self._finding
         yield f"not reproducible: {finding.bad.name} does not differ between GOOD and BAD"
-        if finding.good.result.key == finding.bad.result.key:
+        if finding.good.result == finding.bad.result:
             yield "nothing that the cell depends on changed: both have one key, so it is one measurement"
         yield "all commits were measured by the configuration as it is here now: what changed in that does not count"
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import subprocess
 from pathlib import Path
 
@@ -174,6 +175,20 @@ def test_where_nothing_changed_that_is_said_after_no_run_or_one(repository, runs
     finding = find(repository, good, bad)
     assert finding.verdict == "not reproducible" and len(runs) == 1
     assert (finding.ends.lost, finding.ends.gained, finding.ends.p) == (0, 0, 1)
+
+
+def test_the_report_shows_what_was_found_and_no_escape_of_a_subject(repository, runs, monkeypatch, capsys):
+    culprit = repository.edit("weaker\x1b[31m", *WEAKER)
+    monkeypatch.chdir(repository.path)
+    command = ["bisect", repository.commits[0], "HEAD", "table.toml", "--cell", CELL, "--store", "../store", "--quiet"]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert f"{culprit[:10]} (" in text and "weaker\\x1b[31m" in text and "\x1b" not in text
+    assert "code of attack.py:mine changed" in text and "commits: 1; runs: 2, without a run: 0, skipped: 0" in text
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["schema"], found["verdict"], found["commit"]["sha"], found["runs"]) == (1, "found", culprit, 0)
+    assert found["step"]["n"] == 60 and found["step"]["is_real"]
 
 
 def test_commits_that_do_not_run_leave_a_range_and_do_not_stop_the_search(repository, runs):
