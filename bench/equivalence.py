@@ -23,7 +23,9 @@ Images = int
 _PRECISION = 1e-9
 #: Below it the chance of a t quantile has no normal one.
 _TINY = 1e-15
-#: Of a search that mostly ends after ten.
+#: Of a p-value: steps that change it by less, as a share, are no more taken.
+_SETTLED = 1e-4
+#: Of a search that mostly ends after five.
 _STEPS = 40
 
 
@@ -187,7 +189,7 @@ class _Spread(NamedTuple):
         for _ in range(_STEPS):
             t = abs(value) / sqrt(self.of_seeds + ratio**2 * of_images)
             before, p = p, student_p(t, self.degrees)
-            if t == 0 or before - p <= _PRECISION * before:
+            if t == 0 or before - p <= _SETTLED * before:
                 break
             ratio = NormalDist().inv_cdf(1 - p / 2) / t if p > _TINY else ratio
         return p

@@ -249,9 +249,11 @@ def _tests(
     tested: Sequence[Pair], min_effect: float, same_within: float, keys: Keys
 ) -> tuple[list[Change], list[OverSeeds], list[str]]:
     """Return what is said of each pair, of each cell over its seeds and machines, and of seeds as a note."""
-    counts = [_counts(p) for p in tested]
+    runs_of = [(p, run(p)) for p in tested]
+    runs = {id(p): images for p, images in runs_of}
+    counts = [Counts(lost.bit_count(), gained.bit_count(), p.new.cell.data.n) for p, (lost, gained) in runs_of]
     groups = list(Grouping(keys).of(tested))
-    said = [group.joint() for group in groups]
+    said = [group.joint(runs) for group in groups]
     adjusted = holm_mcnemar([(count.lost, count.gained) for count in counts], [each.p for each in said])
     judged = judge(counts, min_effect, adjusted[: len(counts)])
     changes = [
@@ -321,11 +323,6 @@ def _name_over(group: Group) -> str:
 
 def _share(r: CellResult) -> float | None:
     return r.metrics.accuracy_under_attack if r.metrics else None
-
-
-def _counts(p: Pair) -> Counts:
-    lost, gained = run(p)
-    return Counts(lost.bit_count(), gained.bit_count(), p.new.cell.data.n)
 
 
 def _is_one_measurement(p: Pair) -> bool:

@@ -165,9 +165,14 @@ class Group:
     def pairs(self) -> list[Pair]:
         return list(chain.from_iterable(self.by_seed.values()))
 
-    def joint(self) -> Joint:
-        runs = [[run(p) for p in own] for own in self.by_seed.values()]
-        return joint(runs, self.pairs[0].new.cell.data.n, ERROR)
+    def joint(self, runs: Mapping[int, Run]) -> Joint:
+        """Return what the seeds say together.
+
+        Args:
+            runs: of each pair, by its identity, what :func:`run` returns.
+        """
+        of_seeds = [[runs[id(p)] for p in own] for own in self.by_seed.values()]
+        return joint(of_seeds, self.pairs[0].new.cell.data.n, ERROR)
 
     def by_machine(self) -> dict[str, float]:
         """Return the mean difference on each machine, where there are several."""
