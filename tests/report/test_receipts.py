@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from bench.cli import main
+from bench.data.rows import sha_of_rows
 from bench.keys import canonical_json, cell_key, training_key
 from bench.outcomes import Outcomes
 from bench.report.receipts import verdict
@@ -241,6 +242,38 @@ def test_a_claim_that_the_arrays_refute_is_refused_with_every_hash_made_again(fo
     assert reason in str(error.value) and "\n" not in str(error.value)
 
 
+def test_images_that_were_chosen_are_refused(folder, tmp_path, capsys):
+    source = receipt(folder, "standard-fgsm-white-box")
+    order = np.arange(140)
+    # Two images change places: the same rows in another order, which is the smallest choice there is.
+    order[[5, 9]] = 9, 5
+    arrays = {}
+
+    def chosen(known):
+        for name in known:
+            known[name][:] = known[name][order]
+        arrays.update(known)
+
+    def of_subset(subset):
+        def claims(body):
+            for data in (body["result"]["cell"]["data"], body["result"]["cell"]["attack"]["data"]):
+                data["indices_sha"], data["subset"] = sha_of_rows(arrays["rows"]), subset
+            with_key(body)
+            right = [arrays[f"predictions_{name}"] == arrays["labels"] for name in ("clean", "adversarial")]
+            with_outcomes(body, *right)
+
+        return claims
+
+    with pytest.raises(Contradiction, match="the first 140 of the set, and its image 5 is row 9: images were chosen"):
+        read(forged(source, tmp_path / "first.receipt", of_subset("first"), chosen))
+    # Which rows the other way of choosing takes is known with the set alone.
+    path = forged(source, tmp_path / "stratified.receipt", of_subset("stratified"), chosen)
+    assert read(path).result.cell.data.subset == "stratified"
+    capsys.readouterr()
+    assert verify(folder, path) == 1
+    assert "not the 140 that 'stratified' takes from digits test on this machine" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -314,11 +347,14 @@ def test_every_answer_is_repeated_also_of_random_steps_and_targeted_attacks(fold
     out = capsys.readouterr().out
     assert out.count("140 of 140 repeated") == 2 and out.endswith("verdict: holds\n")
     assert "140 clean images and labels are those of digits test on this machine" in out
+    assert "within linf 1/10; the largest distance is 0.1" in out
     assert read(path).sha256 in out and "\x1b" not in out
     (weights,) = (folder / "store" / "train").glob("*/weights.safetensors")
     assert verify(folder, path, "--weights", str(weights), "--sample", "13") == 0
     # The last chunk alone has 12.
-    assert re.search(r"(128|140) of \1 repeated", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert re.search(r"(128|140) of \1 repeated", out)
+    assert out.endswith("verdict: holds as far as it was checked\n") == ("140 of 140" not in out)
 
 
 def test_exported_weights_are_those_of_the_store_and_others_are_refused_before_predicting(folder, tmp_path, capsys):

@@ -44,7 +44,7 @@ def checked(
         # What contradicts itself is not asked anything more.
         return Report(receipt, tuple(findings))
     cell = receipt.result.cell
-    findings.append(verdict.of_budget(receipt))
+    findings.append(verdict.of_budget(receipt, arrays))
     findings += images.compared(receipt, arrays, data_folder, trusted=trusted)
     findings.append(repeat.code(cell, trusted=trusted))
     if own is None:

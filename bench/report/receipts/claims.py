@@ -131,6 +131,11 @@ def _of_images(cell: Cell, arrays: Mapping[str, Array]) -> Iterator[str]:
         yield f"it counts rows twice: its {len(rows):,} images are {len(np.unique(rows)):,} rows of the set"
     if sha_of_rows(rows) != data.indices_sha:
         yield "its rows are not those that its cell names by their hash"
+    if data.subset == "first" and (other := np.flatnonzero(rows != np.arange(data.n))).size:
+        yield (
+            f"it says that its images are the first {data.n:,} of the set, and its image {other[0]:,} is row "
+            f"{rows[other[0]]:,}: images were chosen"
+        )
     if (present := len(np.unique(arrays[form.LABELS]))) != (data.classes_present or data.num_classes):
         yield f"its labels are of {present:,} classes, and its cell says {data.classes_present or data.num_classes:,}"
     for first in range(0, data.n, _TOGETHER):
@@ -180,11 +185,10 @@ def _of_draws(arrays: Mapping[str, Array], clean: Array) -> Iterator[tuple[str, 
         yield "robust_worst", float((clean & (shares == 1)).mean())
 
 
-def _of_distances(result: CellResult, arrays: Mapping[str, Array]) -> Iterator[str]:
-    metrics, attack = result.metrics, result.cell.attack
-    assert metrics is not None and attack is not None
+def distances_of(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Return by norm how far each adversarial image is from its clean one, float64 (n,) each."""
     known: dict[str, list[Array]] = {"linf": [], "l2": [], "l1": [], "l0": []}
-    for first in range(0, result.cell.data.n, _TOGETHER):
+    for first in range(0, len(arrays[form.CLEAN]), _TOGETHER):
         part = slice(first, first + _TOGETHER)
         clean = arrays[form.CLEAN][part].astype(np.float32) / 255
         moved = np.abs(arrays[form.ADVERSARIAL][part] - clean).reshape(len(clean), -1).astype(np.float64)
@@ -192,7 +196,13 @@ def _of_distances(result: CellResult, arrays: Mapping[str, Array]) -> Iterator[s
         known["l2"].append(np.sqrt((moved * moved).sum(1)))
         known["l1"].append(moved.sum(1))
         known["l0"].append((moved != 0).sum(1).astype(np.float64))
-    distances = {name: np.concatenate(parts) for name, parts in known.items()}
+    return {name: np.concatenate(parts) for name, parts in known.items()}
+
+
+def _of_distances(result: CellResult, arrays: Mapping[str, Array]) -> Iterator[str]:
+    metrics, attack = result.metrics, result.cell.attack
+    assert metrics is not None and attack is not None
+    distances = distances_of(arrays)
     means = {f"mean_{name}": float(distances[name].mean()) for name in ("linf", "l2")}
     yield from _differing(metrics, means, DISTANCE_ROUND_OFF)
     if (stated := result.broken_at) is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data import ImageSet, named_as
+from bench.data import ImageSet, named_as, select
 from bench.report.receipts import form
 from bench.report.receipts.read import Arrays, Receipt
 from bench.report.receipts.verdict import Finding, named
@@ -51,6 +51,9 @@ def _compared(receipt: Receipt, arrays: Arrays, images: ImageSet) -> list[Findin
     if mislabelled.size:
         line = f"{mislabelled.size:,} of {n:,} labels are not those of {here}: image {named(mislabelled.tolist())}"
         findings.append(Finding("images", "refuted", line, tuple(mislabelled.tolist())))
+    if not findings and not np.array_equal(rows, select(images, data.n, data.subset)):
+        line = f"its images are not the {data.n:,} that '{data.subset}' takes from {here}: they were chosen"
+        findings.append(Finding("images", "refuted", line))
     if not findings and images.sha != data.data_sha:
         line = f"its {n:,} images are those of {here}, but it was measured on a set whose other images differ"
         findings.append(Finding("images", "refuted", line))

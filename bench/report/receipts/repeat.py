@@ -215,7 +215,7 @@ def repeated(
     ]
     if len(second.positions) < cell.data.n:
         line = f"of {cell.data.n:,} images {len(second.positions):,} were predicted again, by chance"
-        return Asked([*findings, Finding("accuracy", "said", line)], None)
+        return Asked([*findings, Finding("accuracy", "not checked", line)], None)
     return Asked([*findings, verdict.of_accuracy(receipt, second.unbroken)], float(second.unbroken.mean()))
 
 

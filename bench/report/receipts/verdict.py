@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from bench.outcomes import Outcomes
-from bench.report.receipts.read import Receipt
+from bench.report.receipts.claims import distances_of
+from bench.report.receipts.read import Arrays, Receipt
 from bench.report.sets.kept import Array
 from bench.stats import wilson
 from bench.types import eps_text, jsonable
@@ -87,7 +88,7 @@ def of_claims(contradictions: Iterable[str]) -> list[Finding]:
     return found or [Finding("claims", "holds", line)]
 
 
-def of_budget(receipt: Receipt) -> Finding:
+def of_budget(receipt: Receipt, arrays: Arrays) -> Finding:
     """Return what the audit of images showed that found nothing wrong."""
     attack, n = receipt.result.cell.attack, receipt.result.cell.data.n
     assert attack is not None
@@ -98,7 +99,9 @@ def of_budget(receipt: Receipt) -> Finding:
         return Finding("budget", "said", f"{n:,} images in the box; the attack has no budget, and minimises {norm}")
     if norm in ("flow", "wasserstein"):
         return Finding("budget", "said", f"{n:,} images in the box; a {norm} budget cannot be read off images")
-    return Finding("budget", "holds", f"{n:,} images in the box and within {norm} {eps_text(eps)}")
+    # Images of a smaller budget than the one that is named flatter a defense.
+    largest = f"the largest distance is {distances_of(arrays)[norm].max():.4g}"
+    return Finding("budget", "holds", f"{n:,} images in the box and within {norm} {eps_text(eps)}; {largest}")
 
 
 def of_answers(check: Check, asked: int, differing: Array, gaps: Array, margin: float) -> Finding:
