@@ -46,6 +46,8 @@ class KnownCommits(NamedTuple):
     order: tuple[str, ...]
     #: For each the places of its ancestors in ``order``, and its own, as the bits of an integer.
     ancestors: Mapping[str, int]
+    #: The same, of those alone that are reached through first parents: what was merged into a branch is not on it.
+    mainline: Mapping[str, int]
     about: Mapping[str, Commit]
 
 
@@ -56,7 +58,7 @@ def known_commits(repository: Path, names: Collection[str]) -> KnownCommits:
     known = {name for name, _, kind in (line.partition(" ") for line in checked) if kind == "commit"}
     given = "".join(f"{name}\n" for name in sorted(known)).encode()
     if not known:
-        return KnownCommits((), {}, {})
+        return KnownCommits((), {}, {}, {})
     walked = _lines(git_bytes(repository, "rev-list", "--topo-order", "--reverse", "--parents", "--stdin", given=given))
     described = git_bytes(
         repository, "rev-list", "--no-walk=unsorted", "--encoding=UTF-8", "--format=%H%x00%cs%x00%s", "--stdin",
@@ -68,26 +70,29 @@ def known_commits(repository: Path, names: Collection[str]) -> KnownCommits:
         if len(rest) == 2:
             about[name] = Commit(shortened(visible(rest[1]), _LONGEST_SUBJECT), visible(rest[0]))
     order, ancestors = _by_ancestry(walked, known)
-    return KnownCommits(order, ancestors, about)
+    return KnownCommits(order, ancestors, _by_ancestry(walked, known, first_parents=True)[1], about)
 
 
 def _lines(output: bytes | None) -> list[str]:
     return (output or b"").decode(errors="replace").split("\n")
 
 
-def _by_ancestry(walked: list[str], wanted: Collection[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+def _by_ancestry(
+    walked: list[str], wanted: Collection[str], *, first_parents: bool = False
+) -> tuple[tuple[str, ...], dict[str, int]]:
     """Return the wanted commits, ancestors first, and the ancestors of each.
 
     Args:
         walked: lines of a commit and its parents, no parent after its child.
         wanted: what is asked for; others only lead from one of these to the next.
+        first_parents: whether only the first parent of a merge leads on.
     """
     order: list[str] = []
     reached: dict[str, int] = {}
     for line in walked:
         name, *parents = line.split() or [""]
         bits = 0
-        for parent in parents:
+        for parent in parents[:1] if first_parents else parents:
             bits |= reached.get(parent, 0)
         if name in wanted:
             bits |= 1 << len(order)

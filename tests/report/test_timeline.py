@@ -97,7 +97,7 @@ def test_slow_drift_is_found_though_no_step_is(tmp_path):
 
 def test_drift_in_every_line_is_found_in_few_rounds():
     # Each mark gives what follows another first one, and so further tests: 20 lines with many marks each.
-    places = [Place(Origin(commit(i), False), i, (1 << i) - 1, True, "", "", None) for i in range(60)]
+    places = [Place(Origin(commit(i), False), i, (1 << i) - 1, (1 << i) - 1, True, "", "", None) for i in range(60)]
     lanes = []
     for _ in range(20):
         lane = Lane("box", "cpu", "2", None, None)
@@ -114,6 +114,50 @@ def test_drift_in_every_line_is_found_in_few_rounds():
         assert all(lane[index].test.p <= lane[index].test.adjusted < 0.05 for index in marked)
 
 
+def merging(*runs):
+    """A lane of ROOT, MAIN (on ROOT), SIDE (on ROOT) and their MERGE, whose first parent is MAIN."""
+    ancestors, mainline = (0b0, 0b1, 0b1, 0b111), (0b0, 0b1, 0b1, 0b11)
+    pairs = zip(ancestors, mainline, strict=True)
+    places = [Place(Origin(commit(i), False), i, *bits, True, "", "", None) for i, bits in enumerate(pairs)]
+    lane = Lane("box", "cpu", "2", None, None)
+    for i, bits in enumerate(runs):
+        right = Outcomes.of(bits)
+        lane.points.append(Point(i, right.share, 0, 1, right, N, None, None, 1, "", "", None))
+    return [lane], places
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        # Root, main, side, merge: "old" and "new" differ by 200 images.
+        (("old", "new", "old", "old"), ["first", "better", "no change", "worse"]),
+        (("old", "new", "old", "new"), ["first", "better", "no change", "no change"]),
+        (("old", "old", "new", "new"), ["first", "no change", "better", "no change"]),
+        (("old", "old", "new", "old"), ["first", "no change", "better", "no change"]),
+        (("old", "old", "old", "new"), ["first", "no change", "no change", "better"]),
+        (("old", "new", "new", "old"), ["first", "better", "better", "worse"]),
+        # The side lost other images than those that main gained, and the merge has both.
+        (("old", "new", "low", "both"), ["first", "better", "worse", "no change"]),
+        # Beside what the side lost, the merge lost as much again.
+        (("old", "old", "low", "lower"), ["first", "no change", "worse", "worse"]),
+    ],
+)
+def test_a_merge_is_marked_for_what_its_first_parent_loses_or_gains_and_no_other_parent_is_marked_for(which, expected):
+    old = [i < 500 for i in range(N)]
+    runs = {
+        "old": old,
+        "new": [i < 700 for i in range(N)],
+        "low": [100 <= i < 500 for i in range(N)],
+        "both": [100 <= i < 700 for i in range(N)],
+        "lower": [200 <= i < 500 for i in range(N)],
+    }
+    (lane,) = judge(*merging(*(runs[name] for name in which))).judged
+    assert [each.verdict for each in lane] == expected
+    # At a merge only what another parent brought names it.
+    brought = which[3] != which[1] and expected[3] == "no change"
+    assert lane[3].brought_by == (2 if brought else None)
+
+
 def test_what_is_smaller_than_the_least_effect_is_not_marked(tmp_path):
     bits = outcomes(0.6, N)
     runs = [at(0, bits), at(1, flipped(bits, 15, 0))]
@@ -123,7 +167,9 @@ def test_what_is_smaller_than_the_least_effect_is_not_marked(tmp_path):
 
 def by_chance(rng, lanes, commits, churn):
     """Lanes in which nothing changes, but that each image is another one than its truth by chance."""
-    places = [Place(Origin(commit(i), False), i, (1 << i) - 1, True, "", "", None) for i in range(commits)]
+    places = [
+        Place(Origin(commit(i), False), i, (1 << i) - 1, (1 << i) - 1, True, "", "", None) for i in range(commits)
+    ]
     made = []
     for _ in range(lanes):
         truth = rng.random(N) < 0.5

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.report.comparison.compare import MIN_EFFECT
-from bench.report.timeline.changes import Judged, before, judge
+from bench.report.timeline.changes import Judged, judge
 from bench.report.timeline.costs import CostChange, cost_changes
 from bench.report.timeline.lines import Collected, Lane, Line, Point
+from bench.report.timeline.parents import parents
 from bench.report.timeline.places import Place, places
 from bench.store.ancestry import commit_pages, known_commits
 from bench.store.runs import COMMIT, Run
@@ -138,18 +139,18 @@ def build(
 
 def _tell(lanes: Sequence[Lane], judged: Sequence[Sequence[Judged]], axis: Sequence[Place]) -> Iterator[ToldLane]:
     for lane, verdicts in zip(lanes, judged, strict=True):
-        follows = before(lane, axis)
-        parts = zip(lane.points, verdicts, cost_changes(lane, follows), follows, strict=True)
+        followed = parents(lane, axis)
+        parts = zip(lane.points, verdicts, cost_changes(lane, followed), followed, strict=True)
         points = [
             Told(
                 point,
                 axis[point.place],
                 verdict,
                 costs,
-                previous,
+                of_point.first,
                 lane.remarks.get(index, ()),
                 fails_now=verdict.verdict == "failed" and index > 0 and verdicts[index - 1].verdict != "failed",
             )
-            for index, (point, verdict, costs, previous) in enumerate(parts)
+            for index, (point, verdict, costs, of_point) in enumerate(parts)
         ]
         yield ToldLane(lane, tuple(points))

@@ -1,15 +1,20 @@
-"""Which changes are real: every result is tested against the one before it and the first since the last change."""
+"""Which changes are real: every result is tested against the one before it and the first since the last change.
+
+That of a merge follows its first parent; what another parent brought is no change again if it is marked there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
+from bench.outcomes import Outcomes
 from bench.report.comparison.compare import MIN_EFFECT
 from bench.report.comparison.seeds import ALPHA
 from bench.report.timeline.lines import Lane, Point
+from bench.report.timeline.parents import Parents, merged, parents
 from bench.report.timeline.places import Place
 from bench.stats import holm_mcnemar, mcnemar
 
@@ -17,6 +22,8 @@ PointVerdict = Literal["first", "same measurement", "no change", "worse", "bette
 
 #: Rounds in which a new change gives later results another first one.
 _MAX_ROUNDS = 50
+#: In the name of a test, in place of the earlier point: what the parents of a merge make together.
+_MERGED = -1
 
 
 class Test(NamedTuple):
@@ -40,6 +47,8 @@ class Judged(NamedTuple):
     test: Test | None = None
     #: Whether only the distance to the first since the last change shows it: it came in small steps.
     drifted: bool = False
+    #: Of a merge that differs from its first parent: the index of the last point that is marked for it on a side.
+    brought_by: int | None = None
 
     @property
     def is_change(self) -> bool:
@@ -54,30 +63,6 @@ class Changes:
     tests: int
 
 
-def before(lane: Lane, places: Sequence[Place]) -> list[int | None]:
-    """Return for each point the index of the one that it follows: its nearest ancestor that was measured.
-
-    Where there is none, it is the point before it. What was measured with uncommitted changes is followed by nothing,
-    and so are failures and what kept no outcomes.
-    """
-    # By the rank of its commit, the index of the point.
-    of_rank: dict[int, int] = {}
-    ranks = 0
-    last: int | None = None
-    result: list[int | None] = []
-    for index, point in enumerate(lane.points):
-        place = places[point.place]
-        nearest = place.ancestors & ranks
-        result.append(of_rank[nearest.bit_length() - 1] if nearest else last)
-        if point.outcomes is None or place.origin.dirty:
-            continue
-        last = index
-        if place.rank is not None:
-            ranks |= 1 << place.rank
-            of_rank[place.rank] = index
-    return result
-
-
 class _Tests:
     """The tests of a page: counted once each, adjusted together."""
 
@@ -88,21 +73,35 @@ class _Tests:
         self._clear = 0.0
 
     def test(self, name: tuple[int, int, int], points: Sequence[Point]) -> Test:
-        """Return a test of two points of a lane; a new one is taken for clear if others of its p-value were."""
+        """Return a test of two points of a lane."""
         _, against, index = name
+        return self._of(name, _outcomes(points[against]), _outcomes(points[index]))
+
+    def merge(self, name: tuple[int, int, int], points: Sequence[Point], parents: Parents) -> Test:
+        """Return a test of a merge against what its parents make of each image."""
+        number, first, index = name
+        made = merged(points, parents)
+        test = self._of((number, _MERGED, index), made, _outcomes(points[index]))
+        return test._replace(against=first)
+
+    def _of(self, name: tuple[int, int, int], old: Outcomes, new: Outcomes) -> Test:
+        """Return a test; a new one is taken for clear if others of its p-value were."""
         counts = self.counts.get(name)
         if counts is None:
-            old, new = points[against].outcomes, points[index].outcomes
-            assert old is not None and new is not None
             counts = self.counts[name] = old.but_not(new).count, new.but_not(old).count
         p = mcnemar(*counts)
-        return Test(against, *counts, p, self.adjusted.get(name, 0.0 if p <= self._clear else 1.0))
+        return Test(name[1], *counts, p, self.adjusted.get(name, 0.0 if p <= self._clear else 1.0))
 
     def adjust(self) -> None:
         """Adjust all tests made so far, for each other."""
         self.adjusted = dict(zip(self.counts, holm_mcnemar(list(self.counts.values())), strict=True))
         clear = (mcnemar(*self.counts[name]) for name, adjusted in self.adjusted.items() if adjusted < ALPHA)
         self._clear = max(clear, default=0.0)
+
+
+def _outcomes(point: Point) -> Outcomes:
+    assert point.outcomes is not None
+    return point.outcomes
 
 
 def judge(lanes: Sequence[Lane], places: Sequence[Place], min_effect: float = MIN_EFFECT) -> Changes:
@@ -112,6 +111,10 @@ def judge(lanes: Sequence[Lane], places: Sequence[Place], min_effect: float = MI
     what came in steps too small for the other. A change begins a new stretch, whose first point is that of the change,
     and so adds tests; all tests ever made count in Holm's correction, until no further one is made.
 
+    The point of a merge follows the nearest measured one through its first parent. Where it differs from that, and a
+    point that another parent brought is marked for a change in this direction, it is also tested against what the
+    parents make of each image: if it does not differ from that, there is nothing new at it.
+
     Args:
         lanes: of all lines of the page.
         places: of the axis.
@@ -119,12 +122,12 @@ def judge(lanes: Sequence[Lane], places: Sequence[Place], min_effect: float = MI
     """
     # As text, so that 0.5 points of 1,000 images are 5 images and not 4.999.
     least = Fraction(str(min_effect)) / 100
-    followed = [before(lane, places) for lane in lanes]
+    followed = [parents(lane, places) for lane in lanes]
     tests = _Tests()
     for _ in range(_MAX_ROUNDS):
         made = len(tests.counts)
         judged = [
-            list(_judge_lane(number, lane.points, follows, tests, least))
+            _judge_lane(number, lane.points, follows, tests, least)
             for number, (lane, follows) in enumerate(zip(lanes, followed, strict=True))
         ]
         if len(tests.counts) == made:
@@ -134,33 +137,43 @@ def judge(lanes: Sequence[Lane], places: Sequence[Place], min_effect: float = MI
 
 
 def _judge_lane(
-    number: int, points: Sequence[Point], follows: Sequence[int | None], tests: _Tests, least: Fraction
-) -> Iterator[Judged]:
-    """Yield the verdict on each point of a lane, by the tests as they are adjusted by now."""
+    number: int, points: Sequence[Point], followed: Sequence[Parents], tests: _Tests, least: Fraction
+) -> list[Judged]:
+    """Return the verdict on each point of a lane, by the tests as they are adjusted by now."""
     #: For each point the first of its stretch.
     firsts: list[int] = []
-    for index, (point, previous) in enumerate(zip(points, follows, strict=True)):
+    verdicts: list[Judged] = []
+    for index, (point, of_point) in enumerate(zip(points, followed, strict=True)):
+        previous = of_point.first
         firsts.append(index if previous is None else firsts[previous])
         if point.outcomes is None:
-            yield Judged("failed" if point.error else "not tested")
+            verdicts.append(Judged("failed" if point.error else "not tested"))
         elif previous is None:
-            yield Judged("first")
+            verdicts.append(Judged("first"))
         else:
-            judged = _judge_point((number, previous, index), firsts[previous], points, tests, least)
+            name = (number, previous, index)
+            judged = _judge_point(name, firsts[previous], points, tests, least)
             if judged.is_change:
+                marks = [side for side in of_point.brought if verdicts[side].verdict == judged.verdict]
+                if marks and not _is_real(tests.merge(name, points, of_point), point.n, least):
+                    judged = Judged("no change", tests.test(name, points), brought_by=marks[-1])
                 firsts[index] = index
-            yield judged
+            verdicts.append(judged)
+    return verdicts
+
+
+def _is_real(test: Test, n: int, least: Fraction) -> bool:
+    return test.adjusted < ALPHA and Fraction(abs(test.lost - test.gained), n) >= least
 
 
 def _judge_point(
     name: tuple[int, int, int], first: int, points: Sequence[Point], tests: _Tests, least: Fraction
 ) -> Judged:
     number, previous, index = name
-    n = points[index].n
     step = tests.test(name, points)
     drift = step if first == previous else tests.test((number, first, index), points)
     for test in (step, drift):
-        if test.adjusted < ALPHA and Fraction(abs(test.lost - test.gained), n) >= least:
+        if _is_real(test, points[index].n, least):
             return Judged("worse" if test.lost > test.gained else "better", test, drifted=test.against != previous)
     if points[index].carried_from is not None and step.lost + step.gained == 0:
         return Judged("same measurement", step)

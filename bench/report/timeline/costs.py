@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from bench.report.timeline.lines import Lane, Point
+from bench.report.timeline.parents import Parents
 
 #: Counted costs of an attack, and how a reader knows them.
 COUNTED = {
@@ -41,16 +42,27 @@ def cost_of(point: Point, field: str) -> float | None:
     return value
 
 
-def cost_changes(lane: Lane, follows: Sequence[int | None]) -> list[tuple[CostChange, ...]]:
+def cost_changes(lane: Lane, followed: Sequence[Parents]) -> list[tuple[CostChange, ...]]:
     """Return for each point of a lane the counted costs that changed.
 
     An attack that stops early takes other passes whenever an image falls sooner. So a change counts where all images
-    took one whole number of passes both times.
+    took one whole number of passes both times. What a merge took over from a side stands there, and not at the merge.
     """
     changes = []
-    for point, previous in zip(lane.points, follows, strict=True):
-        changes.append(() if previous is None else tuple(_changes(lane.points[previous], previous, point)))
+    for point, of_point in zip(lane.points, followed, strict=True):
+        first = of_point.first
+        found = () if first is None else tuple(_changes(lane.points[first], first, point))
+        changes.append(tuple(each for each in found if not _is_brought(each, lane.points, of_point)))
     return changes
+
+
+def _is_brought(change: CostChange, points: Sequence[Point], parents: Parents) -> bool:
+    """Say whether a side has the new cost, and the first parent still that of their fork."""
+    return any(
+        cost_of(points[side.fork], change.field) == change.old and cost_of(points[side.tip], change.field) == change.new
+        for side in parents.sides
+        if side.fork is not None
+    )
 
 
 def _changes(old: Point, against: int, new: Point) -> Iterator[CostChange]:

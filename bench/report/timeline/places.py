@@ -37,6 +37,8 @@ class Place:
     rank: int | None
     #: The ranks of its ancestors as the bits of an integer; uncommitted changes stand on their commit.
     ancestors: int
+    #: The same, of those alone that are reached through first parents.
+    mainline: int
     #: Whether the repository knows the commit; else the place is by time.
     known: bool
     #: Empty with uncommitted changes, which are not what the commit says.
@@ -102,6 +104,7 @@ def _place(origin: Origin, finished: str, known: KnownCommits, ranks: Mapping[st
         origin=origin,
         rank=None if origin.dirty else rank,
         ancestors=known.ancestors.get(commit, 0) & ~own,
+        mainline=known.mainline.get(commit, 0) & ~own,
         known=rank is not None,
         subject=about.subject if about and not origin.dirty else "",
         day=about.day if about else finished[:10],

@@ -92,20 +92,24 @@ def remarks_of(lane: ToldLane, told: Told) -> list[str]:
     """Return what else is known of a point, a line each."""
     lines = list(told.remarks)
     if told.judged.is_change and told.judged.test is not None:
-        skipped = _between(lane, told)
+        skipped = _between(lane, told, told.judged.test.against)
         lines += [f"{counted(skipped, 'commit')} between the two without a result here"] if skipped else []
+    if told.judged.brought_by is not None:
+        lines.append(f"a merge brought the change of {lane.points[told.judged.brought_by].place.label}")
     lines += [told.place.remark] if told.place.remark else []
     return lines
 
 
-def _between(lane: ToldLane, told: Told) -> int:
-    """Return how many known commits lie between a point and the one that it follows: each may have made the change."""
-    if told.follows is None:
+def _between(lane: ToldLane, told: Told, against: int) -> int:
+    """Return how many known commits since an earlier point have no result: each may have made the change."""
+    old = lane.points[against].place
+    if old.rank is None or not told.place.ancestors >> old.rank & 1:
         return 0
-    old, new = lane.points[told.follows].place, told.place
-    if old.rank is None or new.rank is None:
-        return 0
-    return (new.ancestors & ~old.ancestors).bit_count() - 1
+    between = told.place.ancestors & ~old.ancestors & ~(1 << old.rank)
+    for other in lane.points:
+        if other.place.rank is not None and other.point.outcomes is not None:
+            between &= ~(1 << other.place.rank)
+    return between.bit_count()
 
 
 def record(line: ToldLine, lane: ToldLane, told: Told) -> dict[str, Any]:

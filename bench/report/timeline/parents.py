@@ -1,0 +1,107 @@
+"""What the point of a commit follows: one through first parents, and what merges brought since from other branches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from bench.outcomes import Outcomes
+from bench.report.timeline.lines import Lane, Point
+from bench.report.timeline.places import Place
+
+
+class Side(NamedTuple):
+    """The last point of a branch that was merged."""
+
+    tip: int
+    #: The nearest point that it and the first parent both contain; ``None`` where there is none.
+    fork: int | None
+
+
+class Parents(NamedTuple):
+    """By the indices of points in their lane."""
+
+    #: The point that this one follows, which it is tested against and joined with.
+    first: int | None
+    sides: tuple[Side, ...] = ()
+    #: All points that it contains and the first does not, in their order.
+    brought: tuple[int, ...] = ()
+
+
+def parents(lane: Lane, places: Sequence[Place]) -> list[Parents]:
+    """Return what each point follows: the nearest measured commit through first parents, else the nearest ancestor.
+
+    Where there is none, it is the point before it. What was measured with uncommitted changes is followed by nothing,
+    and so are failures and what kept no outcomes.
+    """
+    # By the rank of its commit, the index of the point.
+    of_rank: dict[int, int] = {}
+    ranks = 0
+    last: int | None = None
+    result: list[Parents] = []
+    for index, point in enumerate(lane.points):
+        place = places[point.place]
+        measured = place.ancestors & ranks
+        result.append(_parents(place, lane.points, places, measured, of_rank) if measured else Parents(last))
+        if point.outcomes is None or place.origin.dirty:
+            continue
+        last = index
+        if place.rank is not None:
+            ranks |= 1 << place.rank
+            of_rank[place.rank] = index
+    return result
+
+
+def _parents(
+    place: Place, points: Sequence[Point], places: Sequence[Place], measured: int, of_rank: dict[int, int]
+) -> Parents:
+    """Return the parents of a place, of whose ancestors some were measured."""
+    first = _highest(place.mainline & measured or measured)
+    in_first = _with_ancestors(first, points, places, of_rank)
+    brought = measured & ~in_first
+    sides: list[Side] = []
+    left = brought
+    while left:
+        tip = _highest(left)
+        in_tip = _with_ancestors(tip, points, places, of_rank)
+        shared = in_tip & in_first & measured
+        sides.append(Side(of_rank[tip], of_rank[_highest(shared)] if shared else None))
+        left &= ~in_tip
+    return Parents(of_rank[first], tuple(sides), tuple(of_rank[rank] for rank in _ranks(brought)))
+
+
+def _with_ancestors(rank: int, points: Sequence[Point], places: Sequence[Place], of_rank: dict[int, int]) -> int:
+    return places[points[of_rank[rank]].place].ancestors | 1 << rank
+
+
+def _highest(ranks: int) -> int:
+    return ranks.bit_length() - 1
+
+
+def _ranks(bits: int) -> Iterator[int]:
+    """Yield the ranks that are set, the lowest first."""
+    while bits:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
+
+
+def merged(points: Sequence[Point], parents: Parents) -> Outcomes:
+    """Return what the parents of a merge make together, image by image, as a three-way merge makes it of lines.
+
+    An image is as at the first parent, and as at the tip of a side where it changed there since the fork.
+    """
+    assert parents.first is not None
+    own = _of(points, parents.first)
+    bits = own.bits
+    for side in parents.sides:
+        tip, fork = _of(points, side.tip), _of(points, side.fork) if side.fork is not None else own
+        changed = tip.bits ^ fork.bits
+        bits = bits & ~changed | tip.bits & changed
+    return Outcomes(bits, own.n)
+
+
+def _of(points: Sequence[Point], index: int) -> Outcomes:
+    outcomes = points[index].outcomes
+    assert outcomes is not None
+    return outcomes
