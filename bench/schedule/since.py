@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from bench import registry
 from bench.differences import changed, changed_code, differences, methods_by_part, methods_of
-from bench.keys import EVALUATION_VERSION, Keys, Once, clean_cell, identity
+from bench.keys import EVALUATION_VERSION, Keys, Once, clean_cell, identity, models_of
 from bench.methods.syntax import syntax
 from bench.schedule import earlier
 from bench.schedule.earlier import Earlier, Table
@@ -21,7 +21,18 @@ from bench.store import history
 from bench.store.commits import Commit
 from bench.store.working_store import Store
 from bench.store.worktree import worktree
-from bench.types import Cell, CellResult, MethodRef, PlannedCell, RunPlan, Threat, UsageError, eps_text, shown
+from bench.types import (
+    Cell,
+    CellResult,
+    MethodRef,
+    PlannedCell,
+    RunPlan,
+    Threat,
+    UsageError,
+    WeightsRef,
+    eps_text,
+    shown,
+)
 
 #: Packages and modules of the harness from which nothing leads to a number that a run measures.
 _SHOWING = frozenset({"anytime", "cli", "differences", "display", "library", "report", "visible"})
@@ -35,6 +46,9 @@ _KINDS = {
 }
 #: Names that a line lists.
 _NAMED = 5
+#: Endings of sources, which are known one by one, and of what no method reads; folders that hold nothing else.
+_KNOWN_ENDINGS = frozenset({".cfg", ".ipynb", ".md", ".py", ".rst", ".sh", ".toml", ".yaml", ".yml"})
+_ASIDE = frozenset({".github", "docs", "results", "tests"})
 
 ReasonKind = Literal["new", "code", "parameter", "threat", "images", "weights", "protocol", "unknown", "other"]
 
@@ -106,6 +120,9 @@ def since(work: Work, commit: Commit, table: Table) -> Since:
                 notes.append(f"{what}, so every cell counts as touched: {error}")
                 for_all = Reason("unknown", what)
     touched, gone = ({}, ()) if then is None else _compared(commit, cells, then, table.only)
+    if then is not None:
+        notes += _unseen(commit)
+        touched |= _read_as_now(commit, work, then.same - touched.keys())
     if for_all is not None:
         touched = {each.key: (for_all, *touched.get(each.key, ())) for each in cells}
     untouched = tuple(each for each in cells if each.key not in touched)
@@ -183,6 +200,34 @@ def _compared(
     stood_for = {old.key for old in partners.values()}
     left = (each for each in then.unlike if each.key not in stood_for)
     return touched, tuple(each for each in left if only is None or each.names.match(only))
+
+
+def _read_as_now(commit: Commit, work: Work, same: Collection[str]) -> dict[str, tuple[Reason, ...]]:
+    """Return why cells of one key are touched after all: both sides read a file that changed as it is now.
+
+    That is how weights and images are read that a table names by absolute paths.
+    """
+
+    def is_changed(path: str | Path) -> bool:
+        name = commit.from_top(Path(path))
+        return bool(name) and any(each == name or each.startswith(f"{name}/") for each in commit.changed)
+
+    touched: dict[str, tuple[Reason, ...]] = {}
+    for each in work.requested:
+        if each.key not in same:
+            continue
+        cell, found = each.cell, list[Reason]()
+        refs = [model.weights for model in models_of(cell) if isinstance(model.weights, WeightsRef)]
+        files = ((ref.name, work.weights_files.get(ref.sha256)) for ref in refs)
+        found += [Reason("weights", f"{name} changed") for name, path in files if path is not None and is_changed(path)]
+        kind, _, folder = cell.data.name.partition(":")
+        if kind in ("folder", "parquet") and is_changed(folder):
+            found.append(Reason("images", "images changed"))
+        attacks = [] if cell.attack is None else [cell.attack.attack, *(one.attack for one in cell.attack.after)]
+        found += [Reason("images", f"{ref.use} changed") for ref in attacks if ref.file and is_changed(ref.file)]
+        if found:
+            touched[each.key] = tuple(dict.fromkeys(found))
+    return touched
 
 
 def _partners(news: Sequence[PlannedCell], olds: Sequence[PlannedCell]) -> dict[str, PlannedCell]:
@@ -289,6 +334,15 @@ def _origin(commit: Commit, what: str) -> str | None:
         return f"the harness with its preset {what} is outside of the repository: taken to be the same in {commit.name}"
     there = any(commit.has(earlier.ROOT / folder / f"{what}.toml") for folder in earlier.PRESETS)
     return f"compared with the preset {what} as it is in {commit.name}" if there else None
+
+
+def _unseen(commit: Commit) -> Iterator[str]:
+    """Yield a line on files that changed and that a method may read without naming them."""
+    paths = [Path(name) for name in sorted(commit.changed)]
+    names = [str(path) for path in paths if path.suffix not in _KNOWN_ENDINGS and not _ASIDE.intersection(path.parts)]
+    if names:
+        unless = "unless its source names it by a relative path, in one piece"
+        yield f"changed too: {listed(names)}; a method that reads one is not touched by that, {unless}"
 
 
 def _uncommitted(commit: Commit) -> Iterator[str]:

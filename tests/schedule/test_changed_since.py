@@ -9,10 +9,12 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from bench.cli import main
 from bench.cli.changed_since import lines
 from bench.config import sections
+from bench.models.build import build, network_ref
 from bench.schedule import since
 from bench.schedule.earlier import Table
 from bench.schedule.plan import make
@@ -203,6 +205,25 @@ def test_a_file_that_the_table_names_by_its_absolute_path_is_compared_too(reposi
     work, known = looked_at("HEAD")
     assert len(known.touched) == 5
     assert {each.files for each in chain(*known.touched.values())} == {("edited.py",)}
+
+
+def test_weights_by_their_absolute_path_are_compared_too_and_what_no_key_shows_is_named(repository):
+    tensors = build(network_ref("small-cnn", {}), 10, (1, 8, 8)).state_dict()
+    weights, table = repository.folder / "net.safetensors", repository.folder / "table.toml"
+    save_file(tensors, weights)
+    more = f'[[defenses]]\nuse = "weights:{weights}"\n\n[[attacks]]'
+    table.write_text(table.read_text().replace("[[attacks]]", more, 1))
+    repository.write(factor__txt="1.0")
+    repository.commit()
+    save_file({name: 2 * tensor for name, tensor in tensors.items()}, weights)
+    repository.write(factor__txt="0.0", README__md="Twice.")
+    repository.commit()
+    work, known = looked_at()
+    names = {str(each.names) for each in work.requested if each.key in known.touched}
+    assert names == {str(each.names) for each in work.requested if "weights:" in str(each.names)} != set()
+    assert {each.text for each in chain(*known.touched.values())} == {f"weights:{weights} changed"}
+    (note,) = [each for each in known.notes if each.startswith("changed too")]
+    assert note.startswith("changed too: factor.txt, net.safetensors; a method that reads one")
 
 
 def test_a_table_that_the_commit_lacks_or_that_cannot_be_planned_touches_all(repository):
