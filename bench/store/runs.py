@@ -75,10 +75,12 @@ class RunReader:
             yield Run(str(source), recorded.results)
         elif source.is_dir():
             paths = self._few_enough(list(islice(_json_files(source), _MAX_FILES + 1)), source)
-            runs = list[str]()
+            runs, noted = list[str](), len(self.notes)
             for run in self._files(paths):
                 runs.append(run.source)
                 yield run
+            if not runs and len(self.notes) > noted:
+                raise UsageError(f"{source} holds no run file that can be read")
             if not runs:
                 raise UsageError(f"{source} is no store and holds no run files, which run --record writes")
         else:

@@ -566,6 +566,16 @@ def test_the_verb_reads_the_working_tree_and_what_only_head_holds(repository, mo
     assert "no result matches --only nothing" in capsys.readouterr().err
 
 
+def test_where_all_files_are_damaged_the_reasons_are_given(repository, monkeypatch, capsys):
+    folder = repository / "results" / "runs" / "box"
+    folder.mkdir(parents=True)
+    (folder / "damaged.json").write_text("{}")
+    monkeypatch.chdir(repository)
+    for sources in ([], ["results/runs"]):
+        assert main(["history", *sources]) == 2
+        assert "damaged.json is no run file of Crossfire" in capsys.readouterr().err
+
+
 def test_one_commit_is_said_to_be_nothing_to_compare_yet(repository, monkeypatch, capsys):
     write(repository, [at(0, outcomes(0.6, N), commit=committed(repository, "one", 0))])
     monkeypatch.chdir(repository)
