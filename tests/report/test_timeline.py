@@ -20,6 +20,7 @@ from bench.report.timeline.lines import Lane, Point
 from bench.report.timeline.page import render
 from bench.report.timeline.places import Origin, Place
 from bench.report.timeline.render import FORMATS
+from bench.report.timeline.words import remarks_of
 from bench.store.ancestry import commit_pages, known_commits
 from bench.store.history import serialise
 from bench.store.runs import Run, RunReader
@@ -358,6 +359,56 @@ def test_a_commit_is_compared_with_its_own_ancestor_and_not_with_one_of_another_
     assert told[side].judged.verdict == "worse"
     assert told[ahead].judged.verdict == "no change"
     assert {told[side].follows, told[ahead].follows} == {0}
+
+
+def merge_of(repository, root, side, main, merge):
+    """The line of a root, a commit on a side branch, one on main, and the merge of the side into main."""
+    names = [committed(repository, "root", 0)]
+    git(repository, "checkout", "-q", "-b", "side")
+    names.append(committed(repository, "side", 1))
+    git(repository, "checkout", "-q", "main")
+    names.append(committed(repository, "main", 2))
+    git(repository, "merge", "-q", "--no-edit", "side", when="2026-06-04T10:00:00Z")
+    names.append(git(repository, "rev-parse", "HEAD"))
+    results = [
+        at(i, bits, commit=name) for i, (name, bits) in enumerate(zip(names, (root, side, main, merge), strict=True))
+    ]
+    line = only_line(results, repository)
+    told = {told.place.origin.commit: (lane, told) for lane, told in line.points}
+    return [told[name] for name in names]
+
+
+HIGH = outcomes(0.6, N)
+LOW = flipped(HIGH, 45, 5)
+
+
+@pytest.mark.parametrize(
+    ("root", "side", "main", "merge", "marks"),
+    [
+        pytest.param(LOW, LOW, HIGH, LOW, ["no change", "better", "worse"], id="undoes a fix on main"),
+        pytest.param(HIGH, LOW, HIGH, HIGH, ["worse", "no change", "no change"], id="leaves a change of the side out"),
+        pytest.param(HIGH, LOW, HIGH, LOW, ["worse", "no change", "no change"], id="brings a marked change"),
+        pytest.param(HIGH, HIGH, HIGH, LOW, ["no change", "no change", "worse"], id="makes a change itself"),
+        pytest.param(LOW, LOW, HIGH, HIGH, ["no change", "better", "no change"], id="keeps a fix on main"),
+    ],
+)
+def test_a_merge_is_marked_where_it_is_not_what_its_parents_make(repository, root, side, main, merge, marks):
+    told = merge_of(repository, root, side, main, merge)
+    assert [each.judged.verdict for _, each in told[1:]] == marks
+    lane, of_merge = told[3]
+    assert lane.points[of_merge.follows].place.origin.commit == told[2][1].place.origin.commit
+    # Every commit has a result.
+    assert not any("without a result" in remark for remark in remarks_of(lane, of_merge))
+
+
+def test_a_merge_says_which_change_it_brought(repository):
+    told = merge_of(repository, HIGH, LOW, HIGH, LOW)
+    assert remarks_of(*told[3]) == [f"a merge brought the change of {told[1][1].place.label}"]
+
+
+def test_a_merge_that_brings_a_marked_change_and_loses_more_is_marked(repository):
+    told = merge_of(repository, HIGH, LOW, HIGH, flipped(LOW, 45, 5, seed=1))
+    assert told[3][1].judged.verdict == "worse"
 
 
 def test_an_unknown_commit_goes_by_time_and_says_so(repository):
