@@ -60,13 +60,10 @@ def _show(args: argparse.Namespace) -> int:
     display: Display = args.display
     file_format = _format(args)
     reader = RunReader(Path.cwd())
-    try:
-        with display.phase("reading the runs"):
-            timeline = build(_runs(reader, args.sources), Path.cwd(), only=args.only, min_effect=args.min_effect)
-    finally:
-        # Where nothing is left to show, they say why.
-        for note in reader.notes:
-            print(f"warning: {note}", file=sys.stderr)
+    with display.phase("reading the runs"):
+        timeline = build(_runs(reader, args.sources), Path.cwd(), only=args.only, min_effect=args.min_effect)
+    for note in reader.notes:
+        print(f"warning: {note}", file=sys.stderr)
     with display.phase("writing the timeline"):
         text = _written(timeline, file_format)
     if args.out is None:

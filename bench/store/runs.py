@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
@@ -58,8 +58,12 @@ class RunReader:
             raise UsageError(
                 f"no runs are recorded in {root / RUNS}: run something with --record, or name run files or stores"
             )
-        yield from self._files(paths)
-        yield from self._committed(root, self._few_enough(committed, root / RUNS))
+        runs = list[str]()
+        for run in chain(self._files(paths), self._committed(root, self._few_enough(committed, root / RUNS))):
+            runs.append(run.source)
+            yield run
+        if not runs:
+            raise UsageError(f"{root / RUNS} holds no run file that can be read: {'; '.join(self.notes)}")
 
     def of(self, source: Path) -> Iterator[Run]:
         """Yield the runs of a store, a run file, or all run files in a folder and below.
@@ -80,7 +84,7 @@ class RunReader:
                 runs.append(run.source)
                 yield run
             if not runs and len(self.notes) > noted:
-                raise UsageError(f"{source} holds no run file that can be read")
+                raise UsageError(f"{source} holds no run file that can be read: {self.notes.pop()}")
             if not runs:
                 raise UsageError(f"{source} is no store and holds no run files, which run --record writes")
         else:

@@ -624,7 +624,9 @@ def test_where_all_files_are_damaged_the_reasons_are_given(repository, monkeypat
     monkeypatch.chdir(repository)
     for sources in ([], ["results/runs"]):
         assert main(["history", *sources]) == 2
-        assert "damaged.json is no run file of Crossfire" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "holds no run file that can be read: 1 file left out" in error
+        assert "damaged.json is no run file of Crossfire" in error and error.count("\n") == 1
 
 
 def test_one_commit_is_said_to_be_nothing_to_compare_yet(repository, monkeypatch, capsys):
