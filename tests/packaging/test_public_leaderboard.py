@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from bench.cli import main
+from bench.store.history import serialise
+from tests.report.fabricate import story
 from tests.report.test_receipts import folder, forged, receipt  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +133,7 @@ def test_a_leaderboard_lives_from_pull_requests(folder, leaderboard):  # noqa: F
         (lambda s: (s / ".." / "README.md").write_text("x", "utf-8"), "README.md: a pull request changes submissions/"),
         (lambda s: (s / ".." / ".github/workflows/leaderboard.yml").write_text("x", "utf-8"), "changes submissions/"),
         (lambda s: (s / "withdrawn.toml").unlink(), "what was withdrawn stays withdrawn"),
+        (lambda s: (s / "withdrawn.toml").write_text("# none\n", "utf-8"), "what was withdrawn stays withdrawn"),
         (lambda s: (s / "ada" / "a.json").write_text("{}", "utf-8"), "a result that is there stays"),
         (lambda s: (s / "ada" / "a.json").rename(s / "ada" / "b.json"), "a result that is there stays"),
         (lambda s: (s / "ada" / "run.py").write_text("x", "utf-8"), "it is no .receipt"),
@@ -143,6 +146,22 @@ def test_a_pull_request_that_changes_anything_else_fails_before_it_is_read(leade
     leaderboard.commit()
     code, log = leaderboard.pull_request(change)
     assert code == 1 and log.startswith("::error::") and why in log and log.count("\n::") == log.count("\n::error::")
+
+
+def test_withdrawing_more_and_saying_otherwise_who_it_was_pass_and_the_second_is_warned_of(leaderboard):
+    (leaderboard.submissions / "ada").mkdir()
+    (leaderboard.submissions / "ada" / "submission.toml").write_text('who = "Ada"\n', "utf-8")
+    (leaderboard.submissions / "ada" / "run.json").write_text(serialise(story()), "utf-8")
+    leaderboard.commit()
+
+    def change(submissions):
+        (submissions / "ada" / "submission.toml").write_text('who = "Mallory"\n', "utf-8")
+        with open(submissions / "withdrawn.toml", "a", encoding="utf-8") as file:
+            file.write(f'[[withdrawn]]\nsha256 = "{"0" * 64}"\nreason = "a mistake"\ndate = 2026-11-28\n')
+
+    code, log = leaderboard.pull_request(change)
+    assert code == 0, log
+    assert log.startswith("::warning::submissions/ada/submission.toml is changed") and log.count("::warning::") == 1
 
 
 def test_no_job_that_reads_pull_requests_may_write_or_knows_a_secret(leaderboard):

@@ -101,6 +101,24 @@ def test_what_was_withdrawn_is_struck_and_not_ranked(tmp_path):
     assert "<s>digits/small-cnn/standard/pgd/white-box" in page and "trained on &lt;b&gt;test&lt;/b&gt; images" in page
 
 
+def test_a_copy_of_what_was_withdrawn_is_withdrawn_whenever_it_says_it_was_made(tmp_path):
+    sha256 = submit(tmp_path, "a", attacked(finished="2026-11-20T10:00:00+00:00"), who="Ada")
+    submit(tmp_path, "b", attacked(finished="2026-11-21T10:00:00+00:00"), who="Ada 3")
+    submit(tmp_path, "c", attacked(seconds=0.0031), who="Cem")
+    withdraw(tmp_path, sha256)
+    _, both = merged(tmp_path)
+    assert who(both) == {attacked().key: ["Cem"]}
+    assert [each.entry.file for each in both.withdrawn] == ["a/run.json", "b/run.json"]
+
+
+def test_of_a_copied_file_the_one_who_brought_the_weights_has_it(tmp_path):
+    submit(tmp_path, "a", attacked(), who="Ada")
+    submit(tmp_path, "z", attacked(), who="Zoe", weights=["net.safetensors"])
+    (tmp_path / "z" / "net.safetensors").write_bytes(b"")
+    _, both = merged(tmp_path)
+    assert who(both) == {attacked().key: ["Zoe"]}
+
+
 def test_a_copied_file_counts_once(tmp_path):
     submit(tmp_path, "a", attacked(), who="Ada")
     submit(tmp_path, "z", attacked(), who="Zoe")

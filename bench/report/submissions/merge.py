@@ -122,18 +122,27 @@ def _outcomes(entry: Entry) -> tuple[str | None, str | None, str]:
 
 
 def _measurement(entry: Entry) -> tuple[object, ...]:
-    """Return what no two measurements have in common: seconds are never the same to the last digit."""
-    cost = None if entry.result.cost is None else entry.result.cost.model_dump_json()
-    return entry.result.key, entry.finished, cost, *_outcomes(entry)
+    """Return what no two measurements have in common: seconds are never the same to the last digit.
+
+    Where no seconds are stated, it is the moment.
+    """
+    cost = entry.finished if entry.result.cost is None else entry.result.cost.model_dump_json()
+    return entry.result.key, cost, *_outcomes(entry)
 
 
 def _withdrawn(submissions: Submissions) -> tuple[list[Entry], list[Taken]]:
+    """Return what is left, and what was taken back: a copy of such a result, under any name, is taken back as well."""
     by_sha = {each.sha256: each for each in submissions.withdrawals}
+    copied = {
+        _measurement(entry): withdrawal
+        for entry in submissions.entries
+        if (withdrawal := by_sha.get(entry.sha256) or by_sha.get(entry.file_sha256)) is not None
+    }
     kept: list[Entry] = []
     taken: list[Taken] = []
     found: set[str] = set()
     for entry in submissions.entries:
-        withdrawal = by_sha.get(entry.sha256) or by_sha.get(entry.file_sha256)
+        withdrawal = by_sha.get(entry.sha256) or by_sha.get(entry.file_sha256) or copied.get(_measurement(entry))
         if withdrawal is None:
             kept.append(entry)
         else:
@@ -151,8 +160,8 @@ def _measured_once(entries: Iterable[Entry], remarks: list[LeftOut]) -> list[Ent
         by_measurement[_measurement(entry)].append(entry)
     kept: list[Entry] = []
     for own in by_measurement.values():
-        # The receipt itself may say whose it is; else the first name counts.
-        first = min(own, key=lambda entry: ("the receipt says" in entry.words, entry.file))
+        # The receipt itself may say whose it is, or the weights are there; else the first name counts.
+        first = min(own, key=lambda entry: ("the receipt says" in entry.words, not entry.said.weights, entry.file))
         for entry in own:
             if person(entry.who) == person(first.who):
                 kept.append(entry)
