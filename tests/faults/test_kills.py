@@ -88,4 +88,4 @@ def test_killed_at_thirty_random_moments(undisturbed, tmp_path):
             killed += code == -9
         assert small.outcome(folder) == outcome, seed
         attempts += 1
-        assert attempts < KILLS, "hardly any run was killed before it had ended"
+        assert attempts < 2 * KILLS, "hardly any run was killed before it had ended"
