@@ -1,12 +1,14 @@
 """What a source file does, as a text: the same for two files that differ only in how they are written.
 
 Comments, layout, docstrings and the names of local variables are left out, and so are the keywords of ``@attack`` from
-which a cost is predicted, and of ``@library`` from which a threat follows.
+which a cost is predicted, and of ``@library`` from which a threat follows. A file that mentions ``__doc__`` may read its
+docstrings as it runs, so they stay in.
 """
 
 from __future__ import annotations
 
 import ast
+from functools import partial
 
 from bench.methods.local_variables import number_local_variables
 from bench.methods.tree import called_name, registration
@@ -39,33 +41,50 @@ def canonical_code(tree: ast.Module, *, with_names: bool) -> str:
     for method in calls if len(calls) == 1 else ():
         if isinstance(method, ast.FunctionDef | ast.ClassDef) and method.name not in used:
             method.name = ""
-    return canonical(tree)
+    return canonical(tree, with_docstrings=any(map(_mentions_docstrings, ast.walk(tree))))
 
 
-def canonical(node: object) -> str:
+def _mentions_docstrings(node: ast.AST) -> bool:
+    """Say whether a node is ``__doc__``, ``something.__doc__``, or the text, as for ``getattr``."""
+    names = {getattr(node, field, None) for field in ("id", "attr")}
+    return "__doc__" in names or (isinstance(node, ast.Constant) and node.value == "__doc__")
+
+
+def canonical(node: object, *, with_docstrings: bool = False) -> str:
     """Return a syntax tree as a text that is the same in every version of Python.
 
     ``ast.dump`` and ``ast.unparse`` are not: new versions add fields, and quote f-strings otherwise. So a node is its
     name and those of its fields that are not empty, which new fields are in old code. Strings that are statements,
-    docstrings among them, are left out, and so are a node's use (``ctx``) and spelling (``kind``).
+    docstrings among them unless they are asked for, are left out, and so are a node's use (``ctx``) and spelling
+    (``kind``).
     """
+    inner = partial(canonical, with_docstrings=with_docstrings)
     if isinstance(node, ast.Constant):
         return f"{type(node.value).__name__} {node.value!a}"
     if isinstance(node, ast.MatchSingleton):
         return f"MatchSingleton({node.value!r})"
     if isinstance(node, ast.JoinedStr):
-        return f"JoinedStr({canonical(_joined(node.values))})"
+        return f"JoinedStr({inner(_joined(node.values))})"
     if isinstance(node, ast.AST):
         fields = [(name, getattr(node, name, None)) for name in sorted(node._fields) if name not in ("ctx", "kind")]
-        values = [(name, _alone_left_out(value)) for name, value in fields]
-        return f"{type(node).__name__}({','.join(f'{name}={canonical(value)}' for name, value in values if value)})"
+        kept = _docstring(node) if with_docstrings else None
+        values = [(name, _alone_left_out(value, kept)) for name, value in fields]
+        return f"{type(node).__name__}({','.join(f'{name}={inner(value)}' for name, value in values if value)})"
     if isinstance(node, list):
-        return f"[{','.join(map(canonical, node))}]"
+        return f"[{','.join(map(inner, node))}]"
     return repr(node)
 
 
-def _alone_left_out(value: object) -> object:
-    return [each for each in value if not _is_text(each)] if isinstance(value, list) else value
+def _docstring(node: ast.AST) -> ast.stmt | None:
+    """Return the statement that is the docstring of a node; ``None`` where it has none."""
+    if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return None
+    return node.body[0] if node.body and _is_text(node.body[0]) else None
+
+
+def _alone_left_out(value: object, kept: ast.stmt | None) -> object:
+    """Return a value; of a list without the statements that are only a text, except for one."""
+    return [each for each in value if each is kept or not _is_text(each)] if isinstance(value, list) else value
 
 
 def _is_text(node: object) -> bool:

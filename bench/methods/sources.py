@@ -1,9 +1,9 @@
 """Everything besides its parameters that decides the numbers of a method: its sources, their packages, data files.
 
 Sources count as syntax trees without docstrings, comments, layout and the name of the method, so that only what runs
-changes a hash: a reference to a method names it beside its hash. torch and numpy are left out: they are under
-everything, and the provenance of a result names their versions. So is the harness itself, whose versions are those of
-the protocol (:mod:`bench.keys`).
+changes a hash: a reference to a method names it beside its hash. Docstrings stay in where a file mentions ``__doc__``.
+torch and numpy are left out: they are under everything, and the provenance of a result names their versions. So is the
+harness itself, whose versions are those of the protocol (:mod:`bench.keys`).
 """
 
 from __future__ import annotations

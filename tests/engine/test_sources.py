@@ -74,6 +74,21 @@ def test_comments_docstrings_layout_and_quotes_change_nothing(folder):
     assert sha(folder) == before
 
 
+@pytest.mark.parametrize("read", ["mine.__doc__", "__doc__", "getattr(mine, '__doc__')"])
+def test_docstrings_count_in_a_file_that_may_read_them_and_other_texts_do_not(folder, read):
+    reads = f'"""Half."""\n{ATTACK}\n\ndef label():\n    x = 1\n    """Alone."""\n    return {read}\n'
+    (folder / "mine.py").write_text(reads)
+    before = sha(folder)
+    (folder / "mine.py").write_text(reads.replace("Alone", "Said") + "# Said.\n")
+    assert sha(folder) == before
+    (folder / "mine.py").write_text(reads.replace("Half", "Whole"))
+    assert sha(folder) != before
+    (folder / "mine.py").write_text(reads.replace(read, "mine.doc"))
+    without = sha(folder)
+    (folder / "mine.py").write_text(reads.replace(read, "mine.doc").replace("Half", "Whole"))
+    assert sha(folder) == without
+
+
 def test_the_name_of_a_method_is_no_part_of_its_code(folder):
     before = sha(folder)
     (folder / "mine.py").write_text(ATTACK.replace("def mine", "def yours"))
