@@ -25,10 +25,16 @@ _LISTED = 12
 def argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--changed-since",
-        type=options.named,
+        type=_commit,
         metavar="COMMIT",
         help="only the cells whose code, parameters or images are other than in a commit, such as origin/main",
     )
+
+
+def _commit(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; it needs a commit, such as HEAD~1 or origin/main")
+    return text
 
 
 def narrowed(args: argparse.Namespace, work: Work) -> tuple[Work, Since | None]:

@@ -1,8 +1,8 @@
 """What a source file does, as a text: the same for two files that differ only in how they are written.
 
 Comments, layout, docstrings and the names of local variables are left out, and so are the keywords of ``@attack`` from
-which a cost is predicted, and of ``@library`` from which a threat follows. A file that mentions ``__doc__`` may read its
-docstrings as it runs, so they stay in.
+which a cost is predicted, and of ``@library`` from which a threat follows. A file that mentions ``__doc__`` may
+read its docstrings as it runs, so they stay in.
 """
 
 from __future__ import annotations

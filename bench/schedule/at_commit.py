@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import bench
 from bench.process.children import ending
 from bench.process.ending import end_with, how_it_ended
-from bench.store.worktree import Worktree, environment
+from bench.store.worktree import Worktree, because_of_submodules, environment
 from bench.types import UsageError, shown
 
 #: The harness as it is installed: its console script only does this. The name is for messages that repeat the command.
@@ -118,7 +118,9 @@ def plan_at(tree: Worktree, arguments: Sequence[str], *, inside: Path = Path()) 
     with ending(process):
         output, errors = process.communicate()
     if process.returncode not in _PLANNED:
-        raise NotMeasurable(f"the commit {tree.commit[:10]} cannot plan it: {reason(process.returncode, errors)}")
+        why = reason(process.returncode, errors)
+        why += because_of_submodules(tree, why)
+        raise NotMeasurable(f"the commit {tree.commit[:10]} cannot plan it: {why}")
     try:
         return read_plan(output)
     except ValueError as error:

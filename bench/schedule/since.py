@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bench import registry
+from bench.data.named import named_set, search
 from bench.differences import changed, changed_code, differences, methods_by_part, methods_of
 from bench.keys import EVALUATION_VERSION, Keys, Once, clean_cell, identity, models_of
 from bench.methods.syntax import syntax
 from bench.schedule import earlier
 from bench.schedule.earlier import Earlier, Table
+from bench.schedule.files_read import in_no_key, named_as_now
 from bench.schedule.plan import Work, part
 from bench.store import history
 from bench.store.commits import Commit
 from bench.store.working_store import Store
-from bench.store.worktree import worktree
+from bench.store.worktree import because_of_submodules, worktree
 from bench.types import (
     Cell,
     CellResult,
@@ -44,11 +48,9 @@ _KINDS = {
     "score-recipe": "recipe of a score",
     "score-network": "score network",
 }
-#: Names that a line lists.
+#: Names that a line lists, and that it lists of files that may well be beside the point.
 _NAMED = 5
-#: Endings of sources, which are known one by one, and of what no method reads; folders that hold nothing else.
-_KNOWN_ENDINGS = frozenset({".cfg", ".ipynb", ".md", ".py", ".rst", ".sh", ".toml", ".yaml", ".yml"})
-_ASIDE = frozenset({".github", "docs", "results", "tests"})
+_FEW = 3
 
 ReasonKind = Literal["new", "code", "parameter", "threat", "images", "weights", "protocol", "unknown", "other"]
 
@@ -105,6 +107,9 @@ def since(work: Work, commit: Commit, table: Table) -> Since:
     notes, harness = [*_uncommitted(commit), *_outside(commit, cells)], tuple[str, ...]()
     then: Earlier | None = None
     for_all: Reason | None = _NEW
+    if (old := _old_name(commit, table.what)) is not None:
+        notes.append(f"{table.what} is {old} in {commit.name}")
+        table = table._replace(what=old)
     if (origin := _origin(commit, table.what)) is None:
         notes.insert(0, f"{table.what} is not in {commit.name}, so every cell is new")
     else:
@@ -117,12 +122,13 @@ def since(work: Work, commit: Commit, table: Table) -> Since:
                 for_all = _protocol(commit)
             except UsageError as error:
                 what = f"{table.what} as it is in {commit.name} cannot be planned by this harness"
-                notes.append(f"{what}, so every cell counts as touched: {error}")
+                cause = because_of_submodules(checked_out, str(error))
+                notes.append(f"{what}, so every cell counts as touched: {error}{cause}")
                 for_all = Reason("unknown", what)
     touched, gone = ({}, ()) if then is None else _compared(commit, cells, then, table.only)
     if then is not None:
-        notes += _unseen(commit)
-        touched |= _read_as_now(commit, work, then.same - touched.keys())
+        notes += _unseen(commit, work)
+        touched |= _read_as_now(commit, work, then.same - touched.keys(), then.strays)
     if for_all is not None:
         touched = {each.key: (for_all, *touched.get(each.key, ())) for each in cells}
     untouched = tuple(each for each in cells if each.key not in touched)
@@ -202,32 +208,60 @@ def _compared(
     return touched, tuple(each for each in left if only is None or each.names.match(only))
 
 
-def _read_as_now(commit: Commit, work: Work, same: Collection[str]) -> dict[str, tuple[Reason, ...]]:
+def _read_as_now(
+    commit: Commit, work: Work, same: Collection[str], strays: Collection[str]
+) -> dict[str, tuple[Reason, ...]]:
     """Return why cells of one key are touched after all: both sides read a file that changed as it is now.
 
-    That is how weights and images are read that a table names by absolute paths.
+    That is how weights, images and other files are read that a table or a source names by absolute paths.
     """
 
-    def is_changed(path: str | Path) -> bool:
-        name = commit.from_top(Path(path))
-        return bool(name) and any(each == name or each.startswith(f"{name}/") for each in commit.changed)
+    def changed_at(path: Path) -> str:
+        name = commit.from_top(path)
+        is_changed = bool(name) and any(each == name or each.startswith(f"{name}/") for each in commit.changed)
+        return name if is_changed else ""
 
+    def of_method(ref: MethodRef) -> Reason | None:
+        # In a source a folder may mean no more than where its files lie: of these the note on what no key shows speaks.
+        named = sorted({commit.from_top(path) for path in named_as_now(ref, strays)} & commit.changed)
+        return Reason("code", f"a file that {_KINDS[ref.kind]} {ref.name} reads", tuple(named)) if named else None
+
+    methods, images = Once[MethodRef, Reason | None](of_method), _folders_of_images(work)
     touched: dict[str, tuple[Reason, ...]] = {}
     for each in work.requested:
         if each.key not in same:
             continue
-        cell, found = each.cell, list[Reason]()
-        refs = [model.weights for model in models_of(cell) if isinstance(model.weights, WeightsRef)]
-        files = ((ref.name, work.weights_files.get(ref.sha256)) for ref in refs)
-        found += [Reason("weights", f"{name} changed") for name, path in files if path is not None and is_changed(path)]
-        kind, _, folder = cell.data.name.partition(":")
-        if kind in ("folder", "parquet") and is_changed(folder):
-            found.append(Reason("images", "images changed"))
-        attacks = [] if cell.attack is None else [cell.attack.attack, *(one.attack for one in cell.attack.after)]
-        found += [Reason("images", f"{ref.use} changed") for ref in attacks if ref.file and is_changed(ref.file)]
+        found = [reason for reason, path in _named_by_table(work, each.cell, images) if changed_at(path)]
+        found += [reason for ref in methods_of(each.cell) if (reason := methods(ref)) is not None]
         if found:
             touched[each.key] = tuple(dict.fromkeys(found))
     return touched
+
+
+def _folders_of_images(work: Work) -> Callable[[str], Path | None]:
+    """Return what gives the folder of a set of images, by its name; ``None`` for one that is in no folder."""
+
+    def folder_of(name: str) -> Path | None:
+        kind, _, folder = name.partition(":")
+        if kind in ("folder", "parquet"):
+            return Path(folder)
+        entry = named_set(name)
+        location = None if entry is None or not entry.files else search(entry, work.data_folder).location
+        return None if location is None else location.folder
+
+    return cache(folder_of)
+
+
+def _named_by_table(work: Work, cell: Cell, images: Callable[[str], Path | None]) -> Iterator[tuple[Reason, Path]]:
+    """Yield the files and folders of weights and images that a table names for a cell, and what a change of one is."""
+    for model in models_of(cell):
+        ref = model.weights
+        if isinstance(ref, WeightsRef) and (path := work.weights_files.get(ref.sha256)) is not None:
+            yield Reason("weights", f"{ref.name} changed"), path
+    if (folder := images(cell.data.name)) is not None:
+        yield Reason("images", "images changed"), folder
+    attacks = [] if cell.attack is None else [cell.attack.attack, *(one.attack for one in cell.attack.after)]
+    yield from ((Reason("images", f"{ref.use} changed"), Path(ref.file)) for ref in attacks if ref.file)
 
 
 def _partners(news: Sequence[PlannedCell], olds: Sequence[PlannedCell]) -> dict[str, PlannedCell]:
@@ -324,6 +358,14 @@ def _needed(cells: Iterable[PlannedCell], touched: Collection[str]) -> frozenset
 # What a reader must know.
 
 
+def _old_name(commit: Commit, what: str) -> str | None:
+    """Return how the file of a table was called in the commit, if it was renamed, seen from the current folder."""
+    if not what.endswith(".toml") or commit.inside(Path(what)) is None or commit.has(Path(what)):
+        return None
+    old = commit.renamed.get(commit.from_top(Path(what)))
+    return None if old is None else os.path.relpath(commit.top / old)
+
+
 def _origin(commit: Commit, what: str) -> str | None:
     """Return where the table of the commit is from; ``None`` where the commit has none."""
     if what.endswith(".toml"):
@@ -336,13 +378,15 @@ def _origin(commit: Commit, what: str) -> str | None:
     return f"compared with the preset {what} as it is in {commit.name}" if there else None
 
 
-def _unseen(commit: Commit) -> Iterator[str]:
+def _unseen(commit: Commit, work: Work) -> Iterator[str]:
     """Yield a line on files that changed and that a method may read without naming them."""
-    paths = [Path(name) for name in sorted(commit.changed)]
-    names = [str(path) for path in paths if path.suffix not in _KNOWN_ENDINGS and not _ASIDE.intersection(path.parts)]
-    if names:
-        unless = "unless its source names it by a relative path, in one piece"
-        yield f"changed too: {listed(names)}; a method that reads one is not touched by that, {unless}"
+    every = chain.from_iterable(methods_of(each.cell) for each in work.requested)
+    refs = {(ref.kind, ref.name, ref.code_sha, repr(ref.params)): ref for ref in every}
+    images, named = _folders_of_images(work), set[Path]()
+    for each in work.requested:
+        named |= {path for _, path in _named_by_table(work, each.cell, images)}
+    if names := in_no_key(commit, list(refs.values()), named):
+        yield f"changed as well and in no key: {listed(names, _FEW)}; if a method reads one, name it in its source"
 
 
 def _uncommitted(commit: Commit) -> Iterator[str]:
@@ -396,7 +440,7 @@ def _does_the_same(now: Path, then: Path) -> bool:
         return False
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], most: int = _NAMED) -> str:
     """Return the first of some names, and how many more there are."""
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}"
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"

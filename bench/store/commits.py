@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,14 @@ class Commit:
         """The files that are not as in the commit, by their paths from the top, and sources that are in no commit."""
         differing = self._listed("diff", "--name-only", "--no-renames", "--no-ext-diff", "-z", self.sha, "--")
         return differing | self.unknown_sources
+
+    @cached_property
+    def renamed(self) -> Mapping[str, str]:
+        """By its path from the top the one that a file had in the commit, where git finds that it was renamed."""
+        options = ("--name-status", "--find-renames", "--diff-filter=R", "--no-ext-diff", "-z")
+        # Of each: R with how alike they are, the old path, the new one.
+        fields = self._fields("diff", *options, self.sha, "--")
+        return dict(zip(fields[2::3], fields[1::3], strict=True))
 
     @cached_property
     def uncommitted(self) -> frozenset[str]:
@@ -87,12 +96,15 @@ class Commit:
         return any(source == path or source.startswith(path) for source in self.unknown_sources)
 
     def _listed(self, *arguments: str) -> frozenset[str]:
+        return frozenset(self._fields(*arguments))
+
+    def _fields(self, *arguments: str) -> list[str]:
         listed = git_bytes(self.top, *arguments)
         if listed is None:
             raise UsageError(
                 f"git {arguments[0]} fails in {self.top}, so it is not known what changed since {self.name}"
             )
-        return frozenset(os.fsdecode(each) for each in listed.split(b"\0") if each)
+        return [os.fsdecode(each) for each in listed.split(b"\0") if each]
 
 
 def commit_named(name: str, option: str) -> Commit:

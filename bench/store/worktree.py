@@ -12,21 +12,19 @@ Git is told to run no hook. Other worktrees of the repository are never listed, 
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from bench.types import UsageError, shown
 
-_log = logging.getLogger("crossfire")
 _ID = re.compile(r"[0-9a-f]{16}")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 #: Seconds that git may take to check out a commit.
@@ -71,6 +69,9 @@ def commit_of(repository: Path, name: str) -> str:
     sha = done.stdout.decode("ascii", "replace").strip()
     # Of ^HEAD, git says the hash with that sign before it.
     if done.returncode != 0 or not _HASH.fullmatch(sha):
+        any_commit = run_git(repository, "rev-list", "--max-count=1", "--all")
+        if any_commit.returncode == 0 and not any_commit.stdout:
+            raise UsageError(f"{shown(name)} is no commit: the repository in {repository} has no commits yet")
         raise UsageError(f"{shown(name)} is no commit of the repository in {repository}")
     return sha
 
@@ -79,8 +80,8 @@ def commit_of(repository: Path, name: str) -> str:
 def worktree(repository: Path, commit: str) -> Iterator[Worktree]:
     """Check a commit out into a new folder, which is removed at the end of the block, however that ends.
 
-    What was changed and not committed is not in it, and neither are ignored files; submodules are left out, which is
-    said in a warning. What processes that were killed have left behind is removed first.
+    What was changed and not committed is not in it, and neither are ignored files and what is in submodules. What
+    processes that were killed have left behind is removed first.
 
     Args:
         repository: a folder in the repository.
@@ -94,7 +95,6 @@ def worktree(repository: Path, commit: str) -> Iterator[Worktree]:
     folder = common / "crossfire"
     with _begun(folder, common) as (path, lock):
         try:
-            _say_submodules(common, sha)
             done = run_git(common, "worktree", "add", "--quiet", "--detach", str(path), sha)
             if done.returncode != 0:
                 raise UsageError(f"the commit {sha[:10]} cannot be checked out: {_reason(done)}")
@@ -158,15 +158,20 @@ def run_git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]
 
     Raises:
         UsageError: there is no git here, or it does not end.
+        KeyboardInterrupt: Ctrl-C ended it.
     """
     command = ["git", "-C", str(folder), *_SAFELY, *arguments]
     said = {**environment(), "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
     try:
-        return subprocess.run(command, capture_output=True, timeout=_PATIENCE, env=said, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, timeout=_PATIENCE, env=said, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         raise UsageError(f"git {arguments[0]} in {folder} took over {_PATIENCE // 60} minutes") from None
     except OSError as error:
         raise UsageError(f"git cannot be started: {error.strerror}") from None
+    # Ctrl-C is for every process of the terminal: git has ended by it, and this process is to end as well.
+    if done.returncode == -signal.SIGINT:
+        raise KeyboardInterrupt
+    return done
 
 
 def _reason(done: subprocess.CompletedProcess[bytes]) -> str:
@@ -194,15 +199,13 @@ def root_of(repository: Path) -> Path:
     return Path(os.fsdecode(done.stdout.removesuffix(b"\n"))).resolve()
 
 
-@cache
-def _say_submodules(common: Path, sha: str) -> None:
-    listed = run_git(common, "ls-tree", "-r", "-z", "--full-tree", sha).stdout.split(b"\0")
+def because_of_submodules(tree: Worktree, message: str) -> str:
+    """Return what to add to a message on a file of a worktree: which of its submodules the file is in, if in one.
+
+    Submodules are not checked out.
+    """
+    listed = run_git(tree.path, "ls-tree", "-r", "-z", "--full-tree", tree.commit).stdout.split(b"\0")
     names = [os.fsdecode(each.partition(b"\t")[2]) for each in listed if each.startswith(b"160000 ")]
-    _warn_once(tuple(names))
-
-
-@cache
-def _warn_once(names: tuple[str, ...]) -> None:
-    if names:
-        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-        _log.warning("submodules are not checked out: %s%s", ", ".join(names[:_NAMED]), more)
+    roots = {str(tree.path), str(tree.path.resolve())}
+    meant = [name for name in names if any(f"{root}/{name}/" in message for root in roots)]
+    return f"; {', '.join(meant[:_NAMED])} is a submodule, which is not checked out there" if meant else ""

@@ -77,6 +77,19 @@ def test_it_is_removed_after_any_exception(repository, error):
     assert is_clean(repository)
 
 
+def test_git_that_ctrl_c_ends_is_an_interrupt(repository, tmp_path, monkeypatch):
+    """Both get the signal of a terminal, and git may be first."""
+    real = subprocess.run(["which", "git"], capture_output=True, text=True, check=True).stdout.strip()
+    own = tmp_path / "bin" / "git"
+    own.parent.mkdir()
+    own.write_text(f'#!/bin/sh\ncase "$*" in *"worktree add"*) kill -INT $$ ;; esac\nexec {real} "$@"\n')
+    own.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{own.parent}:{os.environ['PATH']}")
+    with pytest.raises(KeyboardInterrupt), worktree(repository.path, "HEAD"):
+        pass
+    assert is_clean(repository)
+
+
 def test_it_is_removed_where_the_run_is_ended_by_a_signal(repository):
     def work():
         with worktree(repository.path, "HEAD"):

@@ -222,8 +222,53 @@ def test_weights_by_their_absolute_path_are_compared_too_and_what_no_key_shows_i
     names = {str(each.names) for each in work.requested if each.key in known.touched}
     assert names == {str(each.names) for each in work.requested if "weights:" in str(each.names)} != set()
     assert {each.text for each in chain(*known.touched.values())} == {f"weights:{weights} changed"}
-    (note,) = [each for each in known.notes if each.startswith("changed too")]
-    assert note.startswith("changed too: factor.txt, net.safetensors; a method that reads one")
+    (note,) = [each for each in known.notes if each.startswith("changed as well")]
+    assert note.startswith("changed as well and in no key: factor.txt; if a method reads one")
+
+
+def test_a_file_that_a_source_names_by_its_absolute_path_touches_its_cells(repository):
+    """So does a file named beside a source that the table itself names by its absolute path."""
+    top, table = repository.folder, repository.folder / "table.toml"
+    reading = "(x + float(open({}).read()) * float(threat.eps)).clamp(0, 1)"
+    repository.attack("edited", reading.format(f'"{top}/factor.txt"'))
+    (top / "sub").mkdir()
+    beside = reading.format('pathlib.Path(__file__).parent / "other.txt"')
+    repository.attack("sub/own", beside, "import pathlib")
+    own = top / "sub" / "own.py"
+    own.write_text(own.read_text().replace("def sub/own", "def own"))
+    table.write_text(table.read_text().replace('"parameter.py:parameter', f'"{own}:own'))
+    repository.write(**{"factor__txt": "1", "sub/other__txt": "1"})
+    repository.commit()
+    assert looked_at("HEAD")[1].touched == {}
+    repository.write(**{"factor__txt": "0", "sub/other__txt": "0"})
+    work, known = looked_at("HEAD")
+    assert len(known.touched) == 10
+    assert set(chain(*known.touched.values())) == {
+        ("code", "a file that attack edited.py:edited reads", ("factor.txt",)),
+        ("code", f"a file that attack {own}:own reads", ("sub/other.txt",)),
+    }
+    assert not any("in no key" in note for note in known.notes)
+
+
+def test_files_that_changed_and_are_in_no_key_are_named(repository):
+    """Those that no source names, data first; not what a source names or runs, prose, tests or tables."""
+    put_together = "(x * float(open('fac' + 'tor.txt').read()) + float(open('named.txt').read()))"
+    repository.attack("edited", put_together)
+    (repository.folder / "tests").mkdir()
+    names = ["factor__txt", "named__txt", "README__md", "tests/a__txt", "test_own__py", "setup__cfg", "alone__py"]
+    for text in ("1", "0"):
+        repository.write(**dict.fromkeys(names, text))
+        repository.write(helper__py=f"def most(x):\n    return x * {text}\n", other__toml=f"schema = {text}\n")
+        repository.commit()
+    notes = [note for note in looked_at()[1].notes if "in no key" in note]
+    assert notes == [
+        "changed as well and in no key: factor.txt, alone.py, setup.cfg; if a method reads one, name it in its source"
+    ]
+    for name in ("b", "c", "d"):
+        repository.write(**{f"{name}__bin": "0"})
+    repository.commit()
+    notes = [note for note in looked_at("HEAD~2")[1].notes if "in no key" in note]
+    assert notes[0].startswith("changed as well and in no key: b.bin, c.bin, d.bin and 3 more;")
 
 
 def test_a_table_that_the_commit_lacks_or_that_cannot_be_planned_touches_all(repository):
@@ -245,6 +290,49 @@ def test_no_such_commit_is_one_line(repository, capsys, name):
     assert main(["run", "table.toml", f"--changed-since={name}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --changed-since: ") and "commit" in line
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_asks_for_a_commit(repository, capsys, name):
+    assert main(["plan", "table.toml", f"--changed-since={name}"]) == 2
+    assert "it needs a commit, such as HEAD~1" in capsys.readouterr().err
+
+
+def test_a_repository_without_commits_is_said(tmp_path, monkeypatch):
+    Repository(tmp_path / "empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UsageError, match="has no commits yet"):
+        commit_named("HEAD", "--changed-since")
+
+
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_a_renamed_table_is_compared_with_what_it_was(repository, is_absolute):
+    repository.attack("edited", "x")
+    (repository.folder / "tables").mkdir()
+    repository.git("mv", "table.toml", "tables/new.toml")
+    repository.commit()
+    what = str(repository.folder / "tables/new.toml") if is_absolute else "tables/new.toml"
+    work, known = looked_at(what=what)
+    assert {each.text for each in chain(*known.touched.values())} == {"code of attack edited.py:edited"}
+    assert len(known.touched) == 5
+    assert f"{what} is table.toml in HEAD~1" in known.notes
+
+
+def test_a_method_in_a_submodule_is_said_to_be_why_the_table_cannot_be_planned(repository, tmp_path, caplog):
+    other = Repository(tmp_path / "other")
+    other.attack("lent")
+    other.commit()
+    repository.git("-c", "protocol.file.allow=always", "submodule", "add", "-q", str(other.folder), "sub")
+    repository.commit()
+    assert not any("submodule" in note for note in looked_at("HEAD~1")[1].notes)
+    table = repository.folder / "table.toml"
+    table.write_text(table.read_text().replace("edited.py:edited", "sub/lent.py:lent"))
+    repository.commit()
+    repository.write(helper__py="def most(x):\n    return x\n")
+    work, known = looked_at("HEAD")
+    (note,) = [each for each in known.notes if "cannot be planned" in each]
+    assert note.endswith("sub/lent.py; sub is a submodule, which is not checked out there")
+    assert len(known.touched) == len(work.requested) and not caplog.records
 
 
 def test_no_repository_and_a_shallow_one(repository, tmp_path, monkeypatch):

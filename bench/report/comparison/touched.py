@@ -9,7 +9,7 @@ from bench.differences import changed_code
 from bench.report.comparison.pairing import Pair
 
 #: What else can change a number, below the line that counts cells.
-BESIDE = "no hash holds the harness itself, torch and numpy"
+BESIDE = "no hash holds the harness itself, torch, numpy and files that no source names"
 #: Methods that a line names.
 _NAMED = 6
 
