@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain, product
-from math import sqrt
+from math import isfinite, sqrt
 from statistics import NormalDist
 from typing import NamedTuple
 
-from bench.distributions import beta_quantile, student_p, student_quantile
 from bench.stats import changed_images, counted, mcnemar
 
 #: Images that one side alone gets right, as the bits of one integer.
@@ -76,7 +75,30 @@ def _quantile(error: float) -> float:
 @lru_cache(maxsize=65536)
 def _clopper_pearson(count: float, n: float, error: float) -> float:
     """Return the upper limit of a share: at it, so few or fewer successes in ``n`` have the chance ``error``."""
-    return 1.0 if count >= n else beta_quantile(1 - error, count + 1, n - count)
+    # Loaded here, and not where nothing was measured twice: tables and comparisons are to start at once.
+    from scipy.special import betaincinv
+
+    return 1.0 if count >= n else float(betaincinv(count + 1, n - count, 1 - error))
+
+
+@lru_cache(maxsize=4096)
+def student_quantile(p: float, degrees: float) -> float:
+    """Return the value that a t variable exceeds, to either side, with the chance ``p``, in (0, 1).
+
+    Args:
+        p: 0.05 for the ends of a 95 % interval.
+        degrees: of freedom, above 0; infinite for the normal distribution.
+    """
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 1 - p / 2)) if isfinite(degrees) else _quantile(p / 2)
+
+
+def _student_p(t: float, degrees: int) -> float:
+    """Return the two-sided p-value of a t statistic."""
+    from scipy.special import stdtr
+
+    return 2 * float(stdtr(degrees, -abs(t)))
 
 
 @lru_cache(maxsize=65536)
@@ -188,7 +210,7 @@ class _Spread(NamedTuple):
         # than the solution.
         for _ in range(_STEPS):
             t = abs(value) / sqrt(self.of_seeds + ratio**2 * of_images)
-            before, p = p, student_p(t, self.degrees)
+            before, p = p, _student_p(t, self.degrees)
             if t == 0 or before - p <= _SETTLED * before:
                 break
             ratio = NormalDist().inv_cdf(1 - p / 2) / t if p > _TINY else ratio

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from functools import lru_cache
 from itertools import zip_longest
 from math import exp, fsum, lgamma, log, sqrt
@@ -13,8 +14,28 @@ from typing import NamedTuple
 #: The 97.5 % point of the standard normal distribution.
 Z95 = 1.959963984540054
 
+#: At which a test of a change calls it real, after the correction for all tests that were made.
+ALPHA = 0.05
 #: Up to this many changed examples, p-values are exact integer sums.
 _COUNTED = 1_000
+
+
+def is_large(lost: int, gained: int, n: int, points: float) -> bool:
+    """Say whether a share changed by at least so many percentage points.
+
+    Args:
+        lost: examples that succeed the first time only.
+        gained: those that succeed the second time only.
+        n: all examples.
+        points: the least change that counts.
+    """
+    return Fraction(abs(lost - gained), n) >= _share(points)
+
+
+@lru_cache(maxsize=16)
+def _share(points: float) -> Fraction:
+    # As text, so that 0.5 points of 1,000 images are 5 images and not 4.999.
+    return Fraction(str(points)) / 100
 
 
 class Interval(NamedTuple):

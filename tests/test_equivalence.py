@@ -7,30 +7,9 @@ import pytest
 from scipy import stats
 from scipy.optimize import brentq, minimize_scalar
 
-from bench.distributions import beta_cdf, beta_quantile, student_p, student_quantile
 from bench.equivalence import Ends, joint, paired_ends, tango_ends
 from bench.stats import mcnemar
 from tests.perf.equivalence import ERROR, IMAGES, MARGIN, World, drawn
-
-
-@pytest.mark.parametrize(("a", "b"), [(0.5, 0.5), (1, 30), (4.5, 0.5), (8.2, 1e4), (3e3, 5e3), (2e6, 3e6)])
-def test_the_beta_distribution_is_scipys(a, b):
-    for p in (1e-9, 0.025, 0.3, 0.5, 0.95, 0.999):
-        x = stats.beta.ppf(p, a, b)
-        assert beta_cdf(x, a, b) == pytest.approx(stats.beta.cdf(x, a, b), rel=1e-7)
-        assert beta_quantile(p, a, b) == pytest.approx(x, rel=1e-6)
-    assert (beta_cdf(0, a, b), beta_cdf(1, a, b)) == (0, 1)
-
-
-@pytest.mark.parametrize("degrees", [1, 2, 3, 9, 1.7, 23.4, 1e6, math.inf])
-def test_students_distribution_is_scipys(degrees):
-    for t in (0.0, 0.4, 2.1, 17.0):
-        assert student_p(t, degrees) == pytest.approx(2 * stats.t.sf(t, degrees), rel=1e-6)
-    for p in (0.05, 0.1):
-        exact = stats.t.isf(p / 2, degrees)
-        assert exact - 1e-6 <= student_quantile(p, degrees) <= 1.05 * exact
-        if float(degrees).is_integer():
-            assert student_quantile(p, degrees) == pytest.approx(exact, rel=1e-8)
 
 
 def test_tangos_interval_is_the_published_one():

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cli import options
-from bench.cli.compare import points
 from bench.display.base import Display, duration
 from bench.visible import json_text, visible
 
@@ -48,13 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", type=options.number, metavar="N", help="test images, instead of the configuration's")
     parser.add_argument("--seed", type=options.number, metavar="N", help="one seed, instead of the configuration's")
     options.time_budget(parser)
-    parser.add_argument(
-        "--min-effect",
-        type=points,
-        default=0.5,
-        metavar="POINTS",
-        help="least change that counts; default: 0.5 points",
-    )
+    options.min_effect(parser)
     parser.add_argument("--json", action="store_true")
 
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 
 from bench.cli import options
 from bench.display.base import Display
-from bench.types import shown
 
 SUMMARY = "two runs (commit, file or store) paired example by example; exit code 1 on a regression or lost coverage"
-
-#: float() also takes the digits of other scripts, blanks and underscores.
-_PLAIN = re.compile(r"[0-9.eE+-]{1,40}")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,16 +21,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("head", type=options.named, metavar="HEAD", help="the same, for what is compared with it")
     parser.add_argument("--format", choices=("text", "md", "json"), default="text", help="default: text")
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
-    parser.add_argument(
-        "--min-effect",
-        type=points,
-        default=0.5,
-        metavar="POINTS",
-        help="least change that counts; default: 0.5 points",
-    )
+    options.min_effect(parser)
     parser.add_argument(
         "--same-within",
-        type=points,
+        type=options.points,
         default=0.5,
         metavar="POINTS",
         help="differences within so many points count as the same; default: 0.5 points",
@@ -78,14 +67,3 @@ def _compared(args: argparse.Namespace) -> int:
     if not comparison.compared:
         raise UsageError(f"no cell of {comparison.base} and {comparison.head} could be compared; the report says why")
     return 0 if comparison.passed else 1
-
-
-def points(text: str) -> float:
-    """Return a number of percentage points that was given as an argument."""
-    try:
-        value = float(text) if _PLAIN.fullmatch(text) else -1.0
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is no number of points between 0 and 100")
-    return value

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli import options
-from bench.cli.compare import points
 from bench.display.base import Display
 from bench.types import UsageError
 from bench.visible import visible
@@ -35,13 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     parser.add_argument("--only", metavar="PATTERN", help="only cells whose dataset/model/defense/attack/access match")
-    parser.add_argument(
-        "--min-effect",
-        type=points,
-        default=0.5,
-        metavar="POINTS",
-        help="least change that counts; default: 0.5 points",
-    )
+    options.min_effect(parser)
     parser.add_argument("--out", type=options.path, metavar="FILE", help="write to a file instead of the terminal")
 
 

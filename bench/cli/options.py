@@ -36,6 +36,9 @@ _VARIANTS = {
 }
 
 
+#: float() also takes the digits of other scripts, blanks and underscores.
+_PLAIN = re.compile(r"[0-9.eE+-]{1,40}")
+
 #: What Linux takes as one path.
 LONGEST_PATH = 4095
 
@@ -59,6 +62,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def time_budget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time-budget", type=_seconds, metavar="9m", help="end cleanly after so long; run again to go on"
+    )
+
+
+def min_effect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--min-effect",
+        type=points,
+        default=0.5,
+        metavar="POINTS",
+        help="least change that counts; default: 0.5 points",
     )
 
 
@@ -199,18 +212,12 @@ def data_folder(args: argparse.Namespace) -> Path | None:
 
 def device(args: argparse.Namespace, config: Request) -> torch.device:
     """Return the device asked for; ``auto`` takes a GPU where there is one."""
-    import torch
+    from bench.evaluation.device import device_named
 
-    name: str = args.device or config.run.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        lacking = "torch sees no CUDA device here; use --device cpu or auto"
-        if args.device:
-            raise UsageError(f"--device cuda: {lacking}")
-        with config.parts[0].located("run", "device"):
-            raise UsageError(f'run.device = "cuda": {lacking}')
-    return torch.device(name)
+    if args.device:
+        return device_named(args.device, f"--device {args.device}")
+    with config.parts[0].located("run", "device"):
+        return device_named(config.run.device, f'run.device = "{config.run.device}"')
 
 
 def runner(
@@ -288,6 +295,17 @@ def share(text: str) -> float:
     value = 0.0 if match is None else float(match[1]) / (100 if match[2] else 1)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{shown(text)} is no share such as 2% or 0.02")
+    return value
+
+
+def points(text: str) -> float:
+    """Return a number of percentage points that was given as an argument."""
+    try:
+        value = float(text) if _PLAIN.fullmatch(text) else -1.0
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no number of points between 0 and 100")
     return value
 
 

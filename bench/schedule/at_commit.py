@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import bench
 from bench.process.children import ending
 from bench.process.ending import end_with, how_it_ended
-from bench.store.worktree import Worktree, because_of_submodules, environment
+from bench.store.git import environment
+from bench.store.worktree import Worktree, because_of_submodules
 from bench.types import UsageError, shown
 
 #: The harness as it is installed: its console script only does this. The name is for messages that repeat the command.

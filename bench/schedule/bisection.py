@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from fractions import Fraction
 from math import ceil, log2
 from typing import Literal, NamedTuple
 
 from bench.differences import changed, code_changes, differences, methods_by_part
 from bench.schedule.at_commit import NotMeasurable
 from bench.schedule.measuring import Measured, Measuring
-from bench.stats import mcnemar
+from bench.stats import ALPHA, is_large, mcnemar
 from bench.store.lineage import History
 from bench.types import CellResult, UsageError
 
-#: Two commits differ where such an exact p-value, or a smaller one, says so.
-ALPHA = 0.05
 #: What happens, in a line, and about how many commits are left to measure.
 Said = Callable[[str], None]
 
@@ -57,8 +54,7 @@ class Difference(NamedTuple):
         lost, gained = before.but_not(after).count, after.but_not(before).count
         n = data[0].n
         p = mcnemar(lost, gained)
-        # As text, so that 0.5 points of 1,000 images are 5 images and not 4.999.
-        is_real = p < ALPHA and Fraction(abs(lost - gained), n) >= Fraction(str(min_effect)) / 100
+        is_real = p < ALPHA and is_large(lost, gained, n, min_effect)
         return cls(lost, gained, n, p, is_real)
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.store.git import git, git_bytes
+from bench.store.lineage import Described
 from bench.store.runs import COMMIT
 from bench.types import shortened
 from bench.visible import visible
@@ -31,14 +32,6 @@ _PAGES = {
 }
 
 
-class Commit(NamedTuple):
-    """What a commit says of itself."""
-
-    subject: str
-    #: The day on which it was committed, ``2026-11-28``.
-    day: str
-
-
 class KnownCommits(NamedTuple):
     """Those of some commits that a repository has."""
 
@@ -48,7 +41,7 @@ class KnownCommits(NamedTuple):
     ancestors: Mapping[str, int]
     #: The same, of those alone that are reached through first parents: what was merged into a branch is not on it.
     mainline: Mapping[str, int]
-    about: Mapping[str, Commit]
+    about: Mapping[str, Described]
 
 
 def known_commits(repository: Path, names: Collection[str]) -> KnownCommits:
@@ -61,14 +54,14 @@ def known_commits(repository: Path, names: Collection[str]) -> KnownCommits:
         return KnownCommits((), {}, {}, {})
     walked = _lines(git_bytes(repository, "rev-list", "--topo-order", "--reverse", "--parents", "--stdin", given=given))
     described = git_bytes(
-        repository, "rev-list", "--no-walk=unsorted", "--encoding=UTF-8", "--format=%H%x00%cs%x00%s", "--stdin",
+        repository, "rev-list", "--no-walk=unsorted", "--encoding=UTF-8", "--format=%H%x00%cI%x00%s", "--stdin",
         given=given,
     )  # fmt: skip
     about = {}
     for line in _lines(described):
         name, *rest = line.split("\0")
         if len(rest) == 2:
-            about[name] = Commit(shortened(visible(rest[1]), _LONGEST_SUBJECT), visible(rest[0]))
+            about[name] = Described(name, shortened(visible(rest[1]), _LONGEST_SUBJECT), visible(rest[0]))
     order, ancestors = _by_ancestry(walked, known)
     return KnownCommits(order, ancestors, _by_ancestry(walked, known, first_parents=True)[1], about)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.store.worktree import run_git
+from bench.store.git import run_git
 from bench.types import UsageError, shortened
 
 #: Characters of a subject that are shown.
@@ -15,7 +15,7 @@ _LONGEST = 100
 
 
 class Described(NamedTuple):
-    """A commit: its hash, the first line of its message, and when it was written, as ISO 8601."""
+    """A commit: its hash, the first line of its message, and a time, as ISO 8601."""
 
     sha: str
     subject: str
@@ -36,7 +36,10 @@ class History:
         self._repository = repository
 
     def described(self, sha: str) -> Described:
-        """Return what a commit is called. Its subject is text of others: it may hold any character."""
+        """Return what a commit is called, and when it was written.
+
+        Its subject is text of others: it may hold any character.
+        """
         line = self._said("show", "--no-patch", "--no-show-signature", "--encoding=UTF-8", "--format=%aI%x00%s", sha)
         date, _, subject = line.partition("\0")
         return Described(sha, shortened(subject, _LONGEST), date)

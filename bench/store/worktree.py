@@ -16,24 +16,18 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from bench.store.git import run_git
 from bench.types import UsageError, shown
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-#: Seconds that git may take to check out a commit.
-_PATIENCE = 600
 _NAMED = 3
-#: Options of git before its command. A hook, and a program that watches files, would be run in the worktree.
-_SAFELY = ("-c", f"core.hooksPath={os.devnull}", "-c", "core.fsmonitor=false", "-c", "advice.detachedHead=false")
-#: They say which repository is meant, to every git that is started, whatever folder it works in. A hook has them set.
-_OF_ANOTHER = ("DIR", "WORK_TREE", "INDEX_FILE", "COMMON_DIR", "OBJECT_DIRECTORY", "PREFIX", "NAMESPACE")
 
 
 class Worktree(NamedTuple):
@@ -49,11 +43,6 @@ class Worktree(NamedTuple):
     path: Path
     commit: str
     lock: int
-
-
-def environment() -> Mapping[str, str]:
-    """Return the environment of this process without what binds git to a repository, as for one started by a hook."""
-    return {name: value for name, value in os.environ.items() if name.removeprefix("GIT_") not in _OF_ANOTHER}
 
 
 def commit_of(repository: Path, name: str) -> str:
@@ -151,27 +140,6 @@ def _remove(path: Path, common: Path) -> None:
     if not os.path.lexists(path):
         run_git(common, "worktree", "remove", "--force", "--force", str(path))
         _lock_of(path).unlink(missing_ok=True)
-
-
-def run_git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Run git in a folder, without hooks and in the language of its manual.
-
-    Raises:
-        UsageError: there is no git here, or it does not end.
-        KeyboardInterrupt: Ctrl-C ended it.
-    """
-    command = ["git", "-C", str(folder), *_SAFELY, *arguments]
-    said = {**environment(), "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=_PATIENCE, env=said, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired:
-        raise UsageError(f"git {arguments[0]} in {folder} took over {_PATIENCE // 60} minutes") from None
-    except OSError as error:
-        raise UsageError(f"git cannot be started: {error.strerror}") from None
-    # Ctrl-C is for every process of the terminal: git has ended by it, and this process is to end as well.
-    if done.returncode == -signal.SIGINT:
-        raise KeyboardInterrupt
-    return done
 
 
 def _reason(done: subprocess.CompletedProcess[bytes]) -> str:

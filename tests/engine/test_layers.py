@@ -32,7 +32,6 @@ TORCH_FREE = (
     "keys",
     "anytime",
     "stats",
-    "distributions",
     "equivalence",
     "api",
     "methods",

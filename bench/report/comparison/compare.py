@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from itertools import chain
 from statistics import geometric_mean
 from typing import Literal, NamedTuple
@@ -15,7 +14,6 @@ from bench.equivalence import paired_ends
 from bench.keys import Keys
 from bench.report.comparison.pairing import Pair, Renamed, pair
 from bench.report.comparison.seeds import (
-    ALPHA,
     ERROR,
     Equivalence,
     Group,
@@ -28,7 +26,7 @@ from bench.report.comparison.seeds import (
 )
 from bench.report.comparison.touched import Touched, touched
 from bench.report.leaderboard.summaries import threat_text
-from bench.stats import holm_mcnemar, mcnemar
+from bench.stats import ALPHA, holm_mcnemar, is_large, mcnemar
 from bench.store.history import Recorded
 from bench.store.latest import protocol
 from bench.types import CellResult
@@ -162,12 +160,10 @@ def judge(
     """
     if adjusted_values is None:
         adjusted_values = holm_mcnemar([(count.lost, count.gained) for count in counts])
-    # As text, so that 0.5 points of 1,000 images are 5 images and not 4.999.
-    least = Fraction(str(min_effect)) / 100
     verdicts: list[tuple[ChangeVerdict, float, float]] = []
     for (lost, gained, n), adjusted in zip(counts, adjusted_values, strict=True):
         verdict: ChangeVerdict = "same"
-        if adjusted < ALPHA and Fraction(abs(lost - gained), n) >= least:
+        if adjusted < ALPHA and is_large(lost, gained, n, min_effect):
             verdict = "regression" if lost > gained else "improvement"
         verdicts.append((verdict, mcnemar(lost, gained), adjusted))
     return verdicts

@@ -9,9 +9,10 @@ from statistics import geometric_mean
 from typing import Any
 
 from bench.report.comparison.compare import Change, ChangeVerdict, Comparison, CostChange, Lost
-from bench.report.comparison.seeds import ALPHA, OverSeeds
+from bench.report.comparison.seeds import OverSeeds
 from bench.report.comparison.touched import BESIDE
 from bench.report.render.markdown import escape_markdown, grid
+from bench.stats import ALPHA
 from bench.visible import json_text, visible
 
 _SIGNS = {"regression": "-", "improvement": "+", "same": "=", "not comparable": "?"}

@@ -12,18 +12,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from bench.distributions import student_quantile
-from bench.equivalence import Ends, Joint, joint
+from bench.equivalence import Ends, Joint, joint, student_quantile
 from bench.keys import Keys, Once
 from bench.report.comparison.pairing import Pair
+from bench.stats import ALPHA
 from bench.types import AttackRef, Cell, CellResult, MethodRef, ModelRef, TrainRef
 
 Equivalence = Literal["different", "same", "cannot tell"]
 
 #: Of each of the two one-sided tests of equivalence, for each cell by itself.
 ERROR = 0.05
-#: Of Holm's procedure over all tests of a comparison.
-ALPHA = 0.05
 #: Standard errors in a margin with which nine in ten cells without a difference are found to be the same.
 _POWERFUL = 2 * 1.6448536269514722
 #: Numbers beyond are not of use to anybody.

@@ -50,6 +50,9 @@ def checked(
     if own is None:
         unasked = Finding("weights", "not checked", "predictions were not repeated: give --weights FILE")
         return Report(receipt, (*findings, unasked))
-    here = repeat.device(device)
+    # Loaded here: torch is not needed to refuse what contradicts itself.
+    from bench.evaluation.device import device_named
+
+    here = device_named(device, f"--device {device}")
     asked = repeat.repeated(receipt, arrays, own.paths, here, data_folder, sample=sample, trusted=trusted, check=check)
     return Report(receipt, (*findings, own.finding, *asked.findings), asked.accuracy)

@@ -133,21 +133,6 @@ def _code_here(ref: MethodRef, *, trusted: bool) -> str | None:
         return None
 
 
-def device(name: str) -> torch.device:
-    """Return the device of a name; ``auto`` takes a GPU where there is one.
-
-    Raises:
-        UsageError: there is no GPU.
-    """
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
-    return torch.device(name)
-
-
 def _require_own(ref: MethodRef, *, trusted: bool) -> None:
     """Raises UsageError: a method is not Crossfire's own, or is to read a file here, and that is not trusted."""
     require_own(ref, trusted=trusted)

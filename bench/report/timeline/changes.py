@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal, NamedTuple
 
 from bench.outcomes import Outcomes
 from bench.report.comparison.compare import MIN_EFFECT
-from bench.report.comparison.seeds import ALPHA
 from bench.report.timeline.lines import Lane, Point
 from bench.report.timeline.parents import Parents, merged, parents
 from bench.report.timeline.places import Place
-from bench.stats import holm_mcnemar, mcnemar
+from bench.stats import ALPHA, holm_mcnemar, is_large, mcnemar
 
 PointVerdict = Literal["first", "same measurement", "no change", "worse", "better", "failed", "not tested"]
 
@@ -120,14 +118,12 @@ def judge(lanes: Sequence[Lane], places: Sequence[Place], min_effect: float = MI
         places: of the axis.
         min_effect: the smallest change that counts, in percentage points.
     """
-    # As text, so that 0.5 points of 1,000 images are 5 images and not 4.999.
-    least = Fraction(str(min_effect)) / 100
     followed = [parents(lane, places) for lane in lanes]
     tests = _Tests()
     for _ in range(_MAX_ROUNDS):
         made = len(tests.counts)
         judged = [
-            _judge_lane(number, lane.points, follows, tests, least)
+            _judge_lane(number, lane.points, follows, tests, min_effect)
             for number, (lane, follows) in enumerate(zip(lanes, followed, strict=True))
         ]
         if len(tests.counts) == made:
@@ -137,7 +133,7 @@ def judge(lanes: Sequence[Lane], places: Sequence[Place], min_effect: float = MI
 
 
 def _judge_lane(
-    number: int, points: Sequence[Point], followed: Sequence[Parents], tests: _Tests, least: Fraction
+    number: int, points: Sequence[Point], followed: Sequence[Parents], tests: _Tests, min_effect: float
 ) -> list[Judged]:
     """Return the verdict on each point of a lane, by the tests as they are adjusted by now."""
     #: For each point the first of its stretch.
@@ -152,28 +148,28 @@ def _judge_lane(
             verdicts.append(Judged("first"))
         else:
             name = (number, previous, index)
-            judged = _judge_point(name, firsts[previous], points, tests, least)
+            judged = _judge_point(name, firsts[previous], points, tests, min_effect)
             if judged.is_change:
                 marks = [side for side in of_point.brought if verdicts[side].verdict == judged.verdict]
-                if marks and not _is_real(tests.merge(name, points, of_point), point.n, least):
+                if marks and not _is_real(tests.merge(name, points, of_point), point.n, min_effect):
                     judged = Judged("no change", tests.test(name, points), brought_by=marks[-1])
                 firsts[index] = index
             verdicts.append(judged)
     return verdicts
 
 
-def _is_real(test: Test, n: int, least: Fraction) -> bool:
-    return test.adjusted < ALPHA and Fraction(abs(test.lost - test.gained), n) >= least
+def _is_real(test: Test, n: int, min_effect: float) -> bool:
+    return test.adjusted < ALPHA and is_large(test.lost, test.gained, n, min_effect)
 
 
 def _judge_point(
-    name: tuple[int, int, int], first: int, points: Sequence[Point], tests: _Tests, least: Fraction
+    name: tuple[int, int, int], first: int, points: Sequence[Point], tests: _Tests, min_effect: float
 ) -> Judged:
     number, previous, index = name
     step = tests.test(name, points)
     drift = step if first == previous else tests.test((number, first, index), points)
     for test in (step, drift):
-        if _is_real(test, points[index].n, least):
+        if _is_real(test, points[index].n, min_effect):
             return Judged("worse" if test.lost > test.gained else "better", test, drifted=test.against != previous)
     if points[index].carried_from is not None and step.lost + step.gained == 0:
         return Judged("same measurement", step)

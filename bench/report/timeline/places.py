@@ -107,6 +107,6 @@ def _place(origin: Origin, finished: str, known: KnownCommits, ranks: Mapping[st
         mainline=known.mainline.get(commit, 0) & ~own,
         known=rank is not None,
         subject=about.subject if about and not origin.dirty else "",
-        day=about.day if about else finished[:10],
+        day=(about.date if about else finished)[:10],
         url=f"{pages}{commit}" if pages and rank is not None and not origin.dirty else None,
     )

@@ -8,11 +8,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from bench.report.comparison.seeds import ALPHA
 from bench.report.render.export import escape_csv
 from bench.report.render.markdown import escape_markdown, grid
 from bench.report.timeline import words
 from bench.report.timeline.build import Timeline, Told, ToldLane, ToldLine
+from bench.stats import ALPHA
 from bench.visible import json_text, visible
 
 #: Entries of one list in text.

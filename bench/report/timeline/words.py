@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bench.report.comparison.seeds import ALPHA
 from bench.report.timeline.build import Timeline, Told, ToldLane, ToldLine
 from bench.report.timeline.costs import NAMES, SECONDS, cost_of
+from bench.stats import ALPHA
 
 SIGNS = {"worse": "-", "better": "+", "failed": "!"}
 
