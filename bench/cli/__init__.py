@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from bench.cli import command, options, progress
 from bench.cli.asides import said_in_one_line
@@ -40,30 +40,7 @@ VERBS = (
 )
 
 
-class _StoreOnce(argparse._StoreAction):
-    """Keeps the value of an option, and refuses a second one, which would take the place of the first in silence."""
-
-    _given = False
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        if option_string is not None and self._given:
-            raise argparse.ArgumentError(self, "it is given twice, and takes one value")
-        self._given = option_string is not None
-        super().__call__(parser, namespace, values, option_string)
-
-
 class _Parser(argparse.ArgumentParser):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for name in (None, "store"):
-            self.register("action", name, _StoreOnce)
-
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
 

@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=FORMATS, help="default: what --out ends with, else text; html is one page of its own"
     )
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
-    parser.add_argument("--only", metavar="PATTERN", help="only cells whose dataset/model/defense/attack/access match")
+    options.only(parser)
     options.min_effect(parser)
     parser.add_argument("--out", type=options.path, metavar="FILE", help="write to a file instead of the terminal")
 

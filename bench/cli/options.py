@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench import registry
 from bench.display.base import Display, time_left
@@ -43,6 +43,30 @@ _PLAIN = re.compile(r"[0-9.eE+-]{1,40}")
 LONGEST_PATH = 4095
 
 
+class _Once(argparse.Action):
+    """Keeps a pattern, and refuses a second one: whoever gives two means both, and the first would go in silence."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            raise argparse.ArgumentError(self, "it is given twice, and takes one pattern")
+        setattr(namespace, self.dest, values)
+
+
+def only(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--only",
+        action=_Once,
+        metavar="PATTERN",
+        help="only cells whose dataset/model/defense/attack/access match",
+    )
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="?", default="quick", metavar="PRESET|FILE.toml", help="default: quick")
     variants(parser)
@@ -50,7 +74,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=path, metavar="DIR", help="where to look for image sets first")
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"), help="default: the configuration's")
     parser.add_argument("--n", type=number, metavar="N", help="test images, instead of the configuration's")
-    parser.add_argument("--only", metavar="PATTERN", help="only cells whose dataset/model/defense/attack/access match")
+    only(parser)
     parser.add_argument("--seed", type=number, metavar="N", help="one seed, instead of the configuration's")
     parser.add_argument(
         "--shard", type=_shard, metavar="I/N", help="the I-th of N parts of the plan, as for the tasks of a job array"

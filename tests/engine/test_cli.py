@@ -48,8 +48,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (["run", "--data", "/no/such/folder"], "no such folder"),
         (["show", "123", "--store", "/no/such/store"], "no cell"),
         (["list", "atacks"], "atacks"),
-        (["plan", "--only", "a", "--n", "5", "--only=b"], "argument --only: it is given twice, and takes one value"),
-        (["compare", "a", "b", "--out", "x", "--out", "x"], "argument --out: it is given twice"),
+        (["plan", "--only", "a", "--n", "5", "--only=b"], "argument --only: it is given twice, and takes one pattern"),
     ],
 )
 def test_one_line_and_exit_code_2(argv, says, capsys, tmp_path, monkeypatch):
