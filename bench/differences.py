@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from bench.keys import sha256_hex
-from bench.types import AttackRef, Cell, CellResult, Kind, MethodRef, ModelRef, TrainRef, usage
+from bench.types import AttackRef, Cell, CellResult, Kind, MethodRef, ModelRef, TrainRef, threat_text, usage
 
 #: The new name of a method by its part and old name: ``{("attack", "pgd"): "pgd-linf"}``.
 Renames = Mapping[tuple[str, str], str]
@@ -16,6 +16,11 @@ Renames = Mapping[tuple[str, str], str]
 SOURCE = "source "
 #: The setting that lists the earlier attacks of a suite, and the prefix of their parameters.
 _AFTER = "after"
+#: Beginnings of fields of a cell that are those of its methods and its threat, and among these copies of others.
+_METHODS = ("step", "model.network.", "attack")
+_COPIES = ("attack.model.", "attack.data.", "attack.step.")
+#: What the beginnings of other fields mean.
+_BEGINNINGS = {"data.": "dataset", "model.weights.data.": "training set", "model.weights.": "training"}
 
 
 class UsedMethod(NamedTuple):
@@ -184,28 +189,62 @@ def code_changes(old: CellResult, new: CellResult) -> Iterator[str]:
 
 
 def differences(old: Cell, new: Cell) -> Iterator[str]:
-    """Yield a line for each difference between two cells, except in their code."""
+    """Yield a line for each difference between two cells, except in their code, in the words of tables."""
     if (old.data.indices_sha, old.data.n) != (new.data.indices_sha, new.data.n):
         lists = [f"{data.subset} {data.n} (#{data.indices_sha[:4]})" for data in (old.data, new.data)]
         yield f"other example lists: {' against '.join(lists)}"
     elif old.data.data_sha != new.data.data_sha:
         yield f"other images: data #{old.data.data_sha[:4]} against #{new.data.data_sha[:4]}"
+    threats = [threat_text(cell.attack.threat) if cell.attack else None for cell in (old, new)]
+    if threats[0] != threats[1]:
+        yield f"threat: {_against(*threats)}"
+    yield from _other_methods(old, new)
     old_fields, new_fields = (dict(_flat(cell.model_dump(mode="json"))) for cell in (old, new))
     for field in sorted(old_fields.keys() | new_fields.keys()):
         before, after = old_fields.get(field), new_fields.get(field)
-        if before != after and not _is_covered(field):
-            yield f"{field}: {_short(before)} against {_short(after)}"
+        # The seed of what only one side has goes without saying.
+        of_missing = field.endswith(".seed") and None in (before, after)
+        if before != after and not _is_covered(field) and not of_missing:
+            yield f"{_in_words(field)}: {_against(before, after)}"
+
+
+def _other_methods(old: Cell, new: Cell) -> Iterator[str]:
+    """Yield a line for each method that only one of two cells has, and for each parameter of one that both have."""
+    before, after = methods_by_part(old), methods_by_part(new)
+    for part in dict.fromkeys((*before, *after)):
+        one, two = before.get(part), after.get(part)
+        if one is None or two is None or one.name != two.name:
+            yield f"{part}: {_against(one and one.name, two and two.name)}"
+            continue
+        for key in dict.fromkeys((*one.settings, *two.settings)):
+            if one.settings.get(key) != two.settings.get(key):
+                yield f"{two.name}: {key} {_against(one.settings.get(key), two.settings.get(key))}"
+
+
+def _against(old: object, new: object) -> str:
+    return f"{_short(old)} against {_short(new)}"
 
 
 def _is_covered(field: str) -> bool:
     """Say whether a field is code, or repeats what another line says."""
     images = ("data.indices_sha", "data.n", "data.subset", "data.data_sha")
-    copies = ("attack.model.", "attack.data.", "attack.step.")
-    return field in images or field.endswith("code_sha") or field.startswith(copies)
+    own = tuple(f"model.weights.{name}" for name in ("name", "sha256", "recipe.", "schedule.", *images))
+    is_seed = field.endswith(".seed") and ".params." not in field and not field.startswith(_COPIES)
+    is_of_method = field.startswith((*_METHODS, *own)) and not is_seed
+    return field in images or field.endswith("code_sha") or is_of_method
+
+
+def _in_words(field: str) -> str:
+    """Return what a field that belongs to no method is called."""
+    for beginning, words in _BEGINNINGS.items():
+        if field.startswith(beginning):
+            field = f"{words} {field.removeprefix(beginning)}"
+            break
+    return field.replace(".params.", " ").replace(".", " ").replace("_", " ")
 
 
 def _short(value: object) -> str:
-    text = "-" if value is None else str(value)
+    text = "none" if value is None else str(value)
     return f"#{text[:8]}" if len(text) == 64 else text
 
 

@@ -331,6 +331,26 @@ class Threat(Frozen):
         return self
 
 
+#: What a norm is called in tables.
+NORMS: dict[Norm, str] = {
+    "linf": "L∞",
+    "l2": "L2",
+    "l1": "L1",
+    "l0": "L0",
+    "wasserstein": "Wasserstein",
+    "flow": "flow",
+    "corruption": "common corruptions",
+}
+
+
+def threat_text(threat: Threat) -> str:
+    """Return a threat as tables write it: ``L∞ ε=8/255``, or ``flow unbounded`` where there is no budget."""
+    if threat.norm == "corruption":
+        return NORMS[threat.norm]
+    budget = "unbounded" if threat.eps is None else f"ε={eps_text(threat.eps)}"
+    return f"{NORMS[threat.norm]} {budget}"
+
+
 class MethodRef(Frozen):
     """One attack, recipe, test-time step or network with every parameter spelled out.
 

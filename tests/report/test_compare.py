@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from bench.differences import differences
 from bench.keys import EVALUATION_VERSION
 from bench.report.comparison.compare import Counts, compare, judge
 from bench.report.comparison.render import as_json, as_markdown, as_text, summary
@@ -143,9 +144,11 @@ def test_other_example_lists_are_lost_coverage():
 def test_another_budget_norm_or_protocol_is_lost_coverage():
     known = result(eps="8/255", clean=[True] * 8)
     assert compared([known], [new(eps="31/1000", clean=[True] * 8)]).lost[0].why == (
-        "attack.threat.eps: 8/255 against 31/1000",
+        "threat: L∞ ε=8/255 against L∞ ε=31/1000",
     )
-    assert compared([known], [new(norm="l2", clean=[True] * 8)]).lost[0].why == ("attack.threat.norm: linf against l2",)
+    assert compared([known], [new(norm="l2", clean=[True] * 8)]).lost[0].why == (
+        "threat: L∞ ε=8/255 against L2 ε=8/255",
+    )
     c = compared([result(clean=[True] * 8, version=1)], [new(clean=[True] * 8)])
     assert c.lost[0].why == (f"protocol 1 against {EVALUATION_VERSION}",)
     assert not c.compared
@@ -514,3 +517,24 @@ def test_every_format_has_the_three_statements():
     still = compared([result(clean=[True] * 1000)], [new(clean=[True] * 1000)])
     assert "the same within 0.5 points: 1 cell, 0 of them with images that changed" in as_text(still)
     assert "<summary>The same within 0.5 points: 1 cell</summary>" in as_markdown(still)
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({"epochs": 12}, ["standard: schedule.epochs 24 against 12"]),
+        ({"network": "resnet18"}, ["network: small-cnn against resnet18"]),
+        ({"attack": "fgsm"}, ["attack: pgd against fgsm"]),
+        ({"attack": None}, ["threat: L∞ ε=8/255 against none", "attack: pgd against none"]),
+        ({"attack_params": {"steps": 40}}, ["pgd: steps 20 against 40", "pgd: rule any-iterate against none"]),
+        ({"step": "jpeg", "access": "white-box"}, ["step: none against jpeg"]),
+        ({"access": "transfer"}, ["access: white-box against transfer"]),
+        ({"image_shape": (3, 8, 8)}, ["dataset image shape", "training set image shape"]),
+        ({"seed": 3}, ["attack seed: 0 against 3", "training seed: 0 against 3", "seed: 0 against 3"]),
+    ],
+)
+def test_how_cells_differ_is_said_in_words_and_nothing_twice(changes, lines):
+    old, new = (result(clean=[True] * 8, **more).cell for more in ({}, changes))
+    said = list(differences(old, new))
+    assert len(said) == len(lines)
+    assert all(any(each.startswith(line) for each in said) for line in lines)

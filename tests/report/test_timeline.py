@@ -210,9 +210,9 @@ def test_a_change_of_two_points_is_found_among_a_hundred_lines():
     [
         ({"machine": "lab"}, "other machine: lab"),
         ({"device": "cuda: H200"}, "other machine: box, cuda: H200"),
-        ({"version": 1}, "protocol 1 instead of 2"),
+        ({"version": 1}, "protocol 2 against 1"),
         ({"rows": "others"}, "other example lists"),
-        ({"eps": "4/255"}, "attack.threat.eps: 8/255 against 4/255"),
+        ({"eps": "4/255"}, "threat: L∞ ε=8/255 against L∞ ε=4/255"),
     ],
 )
 def test_other_conditions_are_a_break_that_says_why(tmp_path, other, words):
@@ -233,7 +233,7 @@ def with_weights(r, sha):
 def test_another_file_of_weights_is_a_break(tmp_path):
     line = only_line([with_weights(at(i, outcomes(0.9, N)), ("a" if i < 2 else "b") * 64) for i in range(4)], tmp_path)
     assert verdicts(line) == ["first", "no change", "first", "no change"]
-    assert "weights.sha256" in line.lanes[1].lane.words[0]
+    assert line.lanes[1].lane.words[0] == f"net.pth: file #{'a' * 16} against #{'b' * 16}"
 
 
 def test_two_machines_at_a_time_stand_beside_each_other_and_are_not_compared(tmp_path):

@@ -25,11 +25,10 @@ from bench.report.comparison.seeds import (
     trained_again_once,
 )
 from bench.report.comparison.touched import Touched, touched
-from bench.report.leaderboard.summaries import threat_text
 from bench.stats import ALPHA, holm_mcnemar, is_large, mcnemar
 from bench.store.history import Recorded
 from bench.store.latest import protocol
-from bench.types import CellResult
+from bench.types import CellResult, threat_text
 
 #: The smallest change of accuracy that counts, in percentage points.
 MIN_EFFECT = 0.5

@@ -20,7 +20,6 @@ from bench.models import weights
 from bench.report.figures import Failed, Missing, NotDrawn, Source
 from bench.report.figures._plot import ACCESS_WORDS, SOFT, WRONG, without_eps
 from bench.report.figures._text import fitted, fitted_name
-from bench.report.leaderboard.summaries import threat_text
 from bench.report.render import outside
 from bench.report.render.class_names import class_labels
 from bench.report.render.outside import require_own
@@ -37,6 +36,7 @@ from bench.types import (
     UsageError,
     shortened,
     text_of,
+    threat_text,
 )
 
 #: Images that a network gets at once.

@@ -13,8 +13,7 @@ from bench.report.figures._layout import text_height
 from bench.report.figures._plot import SOFT, without_eps
 from bench.report.figures._sheet import EDGE, Sheet
 from bench.report.figures._text import fitted
-from bench.report.leaderboard.summaries import threat_text
-from bench.types import AttackRef, CellResult
+from bench.types import AttackRef, CellResult, threat_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

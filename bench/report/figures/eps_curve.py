@@ -17,10 +17,10 @@ from bench.report.figures._layout import NAME_POINTS
 from bench.report.figures._lines import Line, Look, drawn_line, laid_out, legible, looks, name_budgets, sees_all
 from bench.report.figures._plot import MAX_PANELS, ROBUST, SOFT, marker, measured
 from bench.report.leaderboard.budgets import BudgetCurve, curves, older
-from bench.report.leaderboard.summaries import NORMS, Value
+from bench.report.leaderboard.summaries import Value
 from bench.report.leaderboard.tables import Table
 from bench.stats import wilson
-from bench.types import Norm, eps_text
+from bench.types import NORMS, Norm, eps_text
 
 #: Steps from zero to the end of the axis; in L∞, where that is a power of two of 255ths, each 255th is one of them.
 _STEPS, _LINF_STEPS = 200, 256

@@ -21,9 +21,9 @@ from bench.report.figures._plot import (
     whisker,
     without_eps,
 )
-from bench.report.leaderboard.summaries import NORMS, Value
+from bench.report.leaderboard.summaries import Value
 from bench.stats import Interval, wilson
-from bench.types import eps_text
+from bench.types import NORMS, eps_text
 
 #: Budgets of one curve that have a marker and an interval each.
 _MAX_MARKERS = 25

@@ -15,9 +15,8 @@ from bench.report.figures import Drawing, Missing, Source
 from bench.report.figures._choice import KEPT, natural, precedence
 from bench.report.figures._layout import LEGEND_POINTS, NAME_POINTS, Block, Foot, Grid, axes_at, fitting, stack
 from bench.report.figures._plot import MAX_PANELS, SOFT, trained_with, unbroken
-from bench.report.leaderboard.summaries import threat_text
 from bench.store import cards
-from bench.types import TrainRef
+from bench.types import TrainRef, threat_text
 
 _CURVES = {
     "clean": ("clean accuracy", "#333333"),

@@ -31,13 +31,13 @@ from bench.report.figures._layout import (
 )
 from bench.report.figures._plot import ACCESS_WORDS, COLOUR, HEAT, SOFT, legible_on, marker, whisker, without_eps
 from bench.report.figures._text import fitted_name
-from bench.report.leaderboard.summaries import Value, threat_text
+from bench.report.leaderboard.summaries import Value
 from bench.report.leaderboard.tables import RANKED, Table
 from bench.report.render import outside
 from bench.report.render.class_names import class_labels
 from bench.stats import Interval, wilson
 from bench.store.records import read_columns
-from bench.types import CellResult, DataRef, MethodError, UsageError
+from bench.types import CellResult, DataRef, MethodError, UsageError, threat_text
 
 #: Defenses of one figure, and classes of one defense; of more those that lose the most.
 _MOST, _MOST_CLASSES = 12, 12

@@ -20,10 +20,10 @@ from math import inf
 from statistics import fmean
 
 from bench.report.leaderboard.soundness import unsound
-from bench.report.leaderboard.summaries import NORMS, CellCoord, DefenseCells, Value, mean_value, threat_text
+from bench.report.leaderboard.summaries import CellCoord, DefenseCells, Value, mean_value
 from bench.report.leaderboard.tables import Board, Column, Table, column_id
 from bench.store.audit import farthest_allowed
-from bench.types import DISTANCE_NORMS, Access, CellResult, Norm, Threat, UsageError, eps_text
+from bench.types import DISTANCE_NORMS, NORMS, Access, CellResult, Norm, Threat, UsageError, eps_text, threat_text
 
 #: The heading of robust accuracy at a budget.
 BUDGET_LABEL = "robust accuracy at ε"

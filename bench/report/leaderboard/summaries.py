@@ -28,19 +28,10 @@ from bench.types import (
     ModelRef,
     PartialResult,
     Threat,
-    eps_text,
+    threat_text,
 )
 
 ACCESSES: tuple[Access, ...] = ("white-box", "static", "adaptive", "transfer")
-NORMS = {
-    "linf": "L∞",
-    "l2": "L2",
-    "l1": "L1",
-    "l0": "L0",
-    "wasserstein": "Wasserstein",
-    "flow": "flow",
-    "corruption": "common corruptions",
-}
 EXCLUDE_SEED = {"weights": {"seed"}}
 
 #: What a worst case counts, in every format.
@@ -92,14 +83,6 @@ class BaseComparison:
     p_value: float
     #: Why the worst case of the step is an upper bound only, whatever the verdict.
     reasons: tuple[str, ...] = ()
-
-
-def threat_text(threat: Threat) -> str:
-    """Return a threat as tables write it: ``L∞ ε=8/255``, or ``flow unbounded`` where there is no budget."""
-    if threat.norm == "corruption":
-        return NORMS[threat.norm]
-    budget = "unbounded" if threat.eps is None else f"ε={eps_text(threat.eps)}"
-    return f"{NORMS[threat.norm]} {budget}"
 
 
 class RowIds:

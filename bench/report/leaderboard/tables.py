@@ -28,7 +28,6 @@ from bench.report.leaderboard.soundness import across
 from bench.report.leaderboard.standing import Ranking, standing
 from bench.report.leaderboard.summaries import (
     EXCLUDE_SEED,
-    NORMS,
     WORST_CASE,
     DefenseCells,
     DefenseSummary,
@@ -38,12 +37,22 @@ from bench.report.leaderboard.summaries import (
     attack_ids,
     conditional_attacks,
     summarise,
-    threat_text,
 )
 from bench.report.leaderboard.verdicts import RobustnessVerdict
 from bench.store.latest import newest, protocol
 from bench.store.planned import Count, PlannedTable, table_id
-from bench.types import Access, CellResult, DataRef, DefenseCost, Measured, PartialResult, Threat, TrainRef
+from bench.types import (
+    NORMS,
+    Access,
+    CellResult,
+    DataRef,
+    DefenseCost,
+    Measured,
+    PartialResult,
+    Threat,
+    TrainRef,
+    threat_text,
+)
 from bench.visible import visible
 
 Unit = Literal["accuracy", "error", "gap", "words", "seconds", "TFLOP", "millions"]

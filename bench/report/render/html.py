@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from bench.keys import Once
-from bench.report.leaderboard.summaries import ACCESSES, threat_text
+from bench.report.leaderboard.summaries import ACCESSES
 from bench.report.leaderboard.tables import Board, build
 from bench.report.render import text
 from bench.report.render.names import short_names
@@ -20,7 +20,7 @@ from bench.report.render.samples import MAX_SETS, Sample, samples
 from bench.report.render.view import views
 from bench.store.outputs import move_foreign_aside, write_into
 from bench.store.working_store import Store
-from bench.types import AttackRef, CellError, CellResult, Cost, Metrics, jsonable, usage
+from bench.types import AttackRef, CellError, CellResult, Cost, Metrics, jsonable, threat_text, usage
 from bench.visible import visible, visible_values
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from textwrap import wrap
 from typing import Any
 
 from bench.report.leaderboard.optimality import OnNetwork, RankedAttack
-from bench.report.leaderboard.summaries import NORMS
 from bench.report.render.markdown import escape_markdown, grid
+from bench.types import NORMS
 from bench.visible import visible
 
 _HEADS = ("attack", "optimality", "median distance", "broken, %", "passes", "ms", "networks")

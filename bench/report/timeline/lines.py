@@ -12,11 +12,10 @@ from bench.differences import changed, differences, methods_by_part
 from bench.keys import Keys
 from bench.outcomes import Outcomes
 from bench.report.comparison.pairing import Renamed, pair
-from bench.report.leaderboard.summaries import threat_text
 from bench.report.timeline.places import Origin
 from bench.store.latest import protocol
 from bench.store.runs import Run
-from bench.types import Cell, CellResult, Cost, DefenseCost, UsageError
+from bench.types import Cell, CellResult, Cost, DefenseCost, UsageError, threat_text
 
 #: Results of one page.
 MAX_RESULTS = 500_000
@@ -392,7 +391,7 @@ def _say_breaks(lanes: Sequence[tuple[tuple[int, tuple[str, str], str], Lane]]) 
         if (old.machine, old.device) != (new.machine, new.device):
             words.append(f"other machine: {new.machine}, {new.device}")
         if old.protocol != new.protocol:
-            words.append(f"protocol {new.protocol} instead of {old.protocol}")
+            words.append(f"protocol {old.protocol} against {new.protocol}")
         new.words = tuple(words)
         new.is_beside = old.points[-1].place >= new.points[0].place
 

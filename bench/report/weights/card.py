@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.report.leaderboard.summaries import threat_text
 from bench.report.weights.kept import Training, Weights
 from bench.report.weights.parts import Halved, Written
 from bench.store.cards import EXPORTED, EXPORTED_SCHEMA
-from bench.types import INITIAL_SHA, NETWORK_KEYS, MethodRef, Scalar
+from bench.types import INITIAL_SHA, NETWORK_KEYS, MethodRef, Scalar, threat_text
 from bench.visible import visible
 
 _KEYS = {name: key for key, name in NETWORK_KEYS.items()}
