@@ -411,6 +411,22 @@ def test_a_merge_that_brings_a_marked_change_and_loses_more_is_marked(repository
     assert told[3][1].judged.verdict == "worse"
 
 
+@pytest.mark.parametrize("name", ["main", "v1 dirty", "abc1234", "A" * 40, "0" * 41])
+def test_a_commit_that_is_no_hash_is_not_taken_for_an_unknown_one(repository, name):
+    known = committed(repository, "a commit", 0)
+    bits = outcomes(0.6, N)
+    t = timeline([at(0, bits, commit=known), at(1, bits, commit=name), at(2, bits, commit=commit(2))], repository)
+    wrong = f"{name!r} is no full hash of a commit"
+    text = FORMATS["text"](t)
+    assert f"note: file: {wrong}; placed by the time of its results" in text
+    assert "1 commit that this repository does not know" in text
+    assert [place.remark for place in t.places][1] == f"{wrong}: placed by the time of its results"
+
+
+def test_an_empty_commit_is_said_to_be_empty(repository):
+    assert "file: the commit is empty" in FORMATS["text"](timeline([at(0, [True] * N, commit="")], repository))
+
+
 def test_an_unknown_commit_goes_by_time_and_says_so(repository):
     known = [committed(repository, f"change {i}", i) for i in range(3)]
     bits = outcomes(0.6, N)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby, pairwise
+from itertools import chain, groupby, islice, pairwise
 from typing import NamedTuple
 
 from bench.differences import changed, differences, methods_by_part
@@ -23,6 +23,8 @@ MAX_RESULTS = 500_000
 _MAX_CANDIDATES, _MAX_BEGINNINGS = 500, 200
 #: Lines of one name that a new question is looked for in.
 _MAX_RIVALS = 20
+#: Sources that are named as their commit is none.
+_MAX_SOURCES = 3
 #: Words at a break.
 _MAX_WORDS = 4
 
@@ -121,7 +123,8 @@ class Collected:
         self.asked: dict[str, Asked] = {}
         #: When the first result of each place was finished.
         self.finished: dict[Origin, str] = {}
-        self.notes: list[str] = []
+        #: For each source what is wrong with the commit of a result in it.
+        self._wrong: dict[str, str] = {}
         self._only = only
         self._keys = Keys()
         self._entries: dict[tuple[Origin, str, tuple[str, str]], _Entry] = {}
@@ -144,6 +147,8 @@ class Collected:
             self._foreign += 1
             return
         origin = Origin.of(r.provenance, run.source)
+        if origin.what_is_wrong:
+            self._wrong.setdefault(run.source, origin.what_is_wrong)
         self._keep(r, origin, None)
         if run.commit is not None and run.commit != origin.commit and not origin.dirty:
             self._keep(r, Origin(run.commit, dirty=False), origin)
@@ -179,7 +184,11 @@ class Collected:
         return sum(entry.point.carried_from is None for entry in self._entries.values())
 
     def left_out(self) -> Iterator[str]:
-        """Yield a line on what was left out."""
+        """Yield a line on what was left out, and on each source whose commit is none."""
+        for source, wrong in islice(self._wrong.items(), _MAX_SOURCES):
+            yield f"{source}: {wrong}; placed by the time of its results"
+        if len(self._wrong) > _MAX_SOURCES:
+            yield f"the same of {len(self._wrong) - _MAX_SOURCES:,} more sources"
         if self._foreign:
             yield f"{self._foreign:,} result{'s' * (self._foreign > 1)} left out: the key is that of another cell"
 

@@ -9,7 +9,8 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from bench.store.ancestry import KnownCommits
-from bench.types import Provenance
+from bench.store.runs import COMMIT
+from bench.types import Provenance, shown
 
 #: Digits of a commit that are shown.
 _DIGITS = 10
@@ -26,6 +27,13 @@ class Origin(NamedTuple):
     @classmethod
     def of(cls, provenance: Provenance, source: str) -> Origin:
         return cls(provenance.commit, provenance.dirty, "" if provenance.commit else source)
+
+    @property
+    def what_is_wrong(self) -> str:
+        """What stands where the full hash of a commit should stand; empty of a hash, and where no commit is said."""
+        if self.commit is None or COMMIT.fullmatch(self.commit):
+            return ""
+        return "the commit is empty" if not self.commit else f"{shown(self.commit)} is no full hash of a commit"
 
 
 @dataclass(frozen=True)
@@ -55,12 +63,19 @@ class Place:
         return f"{short} + uncommitted changes" if self.origin.dirty else short
 
     @property
+    def is_unknown_commit(self) -> bool:
+        """Say whether its commit is one, as far as its name tells, that the repository does not know."""
+        return not self.known and self.origin.commit is not None and not self.origin.what_is_wrong
+
+    @property
     def remark(self) -> str:
         """How it came to its place, where that was not by ancestry; else an empty text."""
         if self.known:
             return ""
-        what = "this repository does not know the commit" if self.origin.commit else "measured outside a repository"
-        return f"{what}: placed by the time of its results"
+        what = "this repository does not know the commit"
+        if self.origin.commit is None:
+            what = "measured outside a repository"
+        return f"{self.origin.what_is_wrong or what}: placed by the time of its results"
 
 
 def places(finished: Mapping[Origin, str], known: KnownCommits, pages: str | None) -> list[Place]:

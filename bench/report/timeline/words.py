@@ -49,7 +49,7 @@ def method(t: Timeline) -> str:
 def remarks(t: Timeline) -> Iterator[str]:
     """Yield what a reader must know of the axis, and what was left out."""
     yield from t.notes
-    unknown = sum(not place.known and place.origin.commit is not None for place in t.places)
+    unknown = sum(place.is_unknown_commit for place in t.places)
     homeless = sum(place.origin.commit is None for place in t.places)
     dirty = sum(place.origin.dirty for place in t.places)
     if unknown:
