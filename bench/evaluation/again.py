@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from bench.evaluation.chunks import majority
+from bench.evaluation.counted import Counted, counted
 from bench.evaluation.craft import CHUNK
 from bench.evaluation.defense import DeployedDefense, deploy
 from bench.evaluation.device_cache import Classifier
 from bench.evaluation.goals import ANY
 from bench.evaluation.predict import Answer, predict
+from bench.evaluation.probe import FEW, ProbeImages
 from bench.evaluation.target import auto_batch
 from bench.keys import clean_cell, seed_of
 from bench.types import Cell
@@ -113,6 +115,23 @@ class Again:
         return Repeated(
             positions, labels, shares > 0.5, differing, self._gaps(ask, judged, differing), float(margins.mean())
         )
+
+    def counted(self, judged: Judged) -> Counted:
+        """Return what is counted of the defense, by asking a fresh instance about the first images again.
+
+        Args:
+            judged: the clean images.
+
+        Raises:
+            MethodError: the defense broke its contract.
+        """
+        batch = auto_batch(self.cell.data.image_shape, self.device)
+        some = slice(0, 2 * min(FEW, batch))
+        x, y = (torch.from_numpy(each[some]).to(self.device) for each in (judged.images, judged.labels))
+        seed, score = seed_of(clean_cell(self.cell)), self.score and self.score.net
+        probe = ProbeImages(self.classifier.net, x.float() / 255, y, seed, "checks", score=score)
+        probe.answers(self._fresh(), probe.few, "first")
+        return counted(self.cell, self.classifier, self.score, probe.cost())
 
     def _gaps(self, ask: Callable[..., Iterator[tuple[Answer, slice]]], judged: Judged, differing: Array) -> Array:
         parts = [

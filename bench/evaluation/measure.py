@@ -17,6 +17,7 @@ from bench import registry
 from bench.data import corrupted
 from bench.evaluation.chunks import Clean, Records, read_clean, write_records
 from bench.evaluation.cost import DeployedCost, PassFlops, synchronize
+from bench.evaluation.counted import counted
 from bench.evaluation.craft import Crafted
 from bench.evaluation.defense import DeployedDefense, deploy
 from bench.evaluation.device_cache import Classifier, DeviceCache
@@ -61,7 +62,6 @@ class Measure:
     cache: DeviceCache
     check: Callable[[], None]
     batch: Callable[[DataRef], int]
-    _costs: dict[str, tuple[DefenseCost, PassFlops]] = field(default_factory=dict)
     #: Not the networks themselves, of which the cache keeps few.
     _probed: dict[str, tuple[set[str], Tensor, DeployedCost]] = field(default_factory=dict)
 
@@ -251,25 +251,19 @@ class Measure:
         self, cell: Cell, classifier: Classifier, score: Classifier | None
     ) -> tuple[DefenseCost, PassFlops]:
         """Return the cost of a probed defense, and of a pass of the base classifier in the measured function."""
-        key = cell_key(clean_cell(cell))
-        if key not in self._costs:
-            _, _, test = self._probed[key]
-            card, flops = self._card(cell.model), classifier.flops
-            deployed = flops if score is None else test.with_score(flops, score.flops)
-            trained = card.get("passes_per_example")
-            cost = DefenseCost(
-                params=classifier.params + (0 if score is None else score.params),
-                train_flops_per_epoch=flops.of(*trained) * card.get("images_per_epoch", 0) if trained else None,
-                train_seconds_per_epoch=card.get("seconds_per_epoch"),
-                test_flops=deployed.of(*test.passes),
-                test_seconds=test.seconds,
-                test_forwards=test.passes.forwards,
-                test_backwards=test.passes.backwards,
-            )
-            self._costs[key] = cost, deployed
-        cost, deployed = self._costs[key]
-        sees_step = cell.attack is None or cell.attack.step is not None
-        return cost, deployed if sees_step else classifier.flops
+        _, _, test = self._probed[cell_key(clean_cell(cell))]
+        card, found = self._card(cell.model), counted(cell, classifier, score, test)
+        trained = card.get("passes_per_example")
+        cost = DefenseCost(
+            params=found.params,
+            train_flops_per_epoch=classifier.flops.of(*trained) * card.get("images_per_epoch", 0) if trained else None,
+            train_seconds_per_epoch=card.get("seconds_per_epoch"),
+            test_flops=found.test_flops,
+            test_seconds=test.seconds,
+            test_forwards=found.test_passes.forwards,
+            test_backwards=found.test_passes.backwards,
+        )
+        return cost, found.attacked
 
 
 def _attack_flags(cell: Cell, y: np.ndarray, clean: Clean, records: Records, before: np.ndarray) -> set[str]:

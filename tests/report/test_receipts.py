@@ -357,6 +357,63 @@ def test_every_answer_is_repeated_also_of_random_steps_and_targeted_attacks(fold
     assert out.endswith("verdict: holds as far as it was checked\n") == ("140 of 140" not in out)
 
 
+def counted_by_hand():
+    """Return parameters and FLOPs of a pass of the network, which has 8x8 images, 4, 8 and 16 channels and 16 units."""
+    # Of each layer: places of its output, outputs, and inputs of one output.
+    layers = [(64, 4, 9), (64, 8, 36), (16, 16, 72), (1, 16, 64), (1, 10, 16)]
+    params = sum(outputs * (inputs + 1) for _, outputs, inputs in layers)
+    return params, sum(2 * places * outputs * inputs for places, outputs, inputs in layers)
+
+
+def test_parameters_and_flops_are_counted_again(folder, capsys):
+    params, flops = counted_by_hand()
+    capsys.readouterr()
+    assert verify(folder, receipt(folder, "resize-pad-fgsm-adaptive")) == 0
+    line = f"holds        costs: {params:,} parameters and {flops:,} FLOPs of an image, counted again; passes and"
+    assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cost", "name", "what"),
+    [
+        ("defense_cost", "params", "parameters"),
+        ("defense_cost", "test_flops", "FLOPs of an image through the defense"),
+        ("defense_cost", "test_forwards", "forwards of an image through the defense"),
+        ("cost", "flops_per_example", "FLOPs of the attack on an image"),
+    ],
+)
+def test_costs_that_are_not_those_of_the_weights_are_refused_with_both_numbers(
+    folder, tmp_path, capsys, cost, name, what
+):
+    def twice(body):
+        body["result"][cost][name] *= 2
+
+    for cell in ("standard-fgsm", "resize-pad-fgsm-adaptive"):
+        path = forged(receipt(folder, cell), tmp_path / "f.receipt", twice)
+        body = json.loads(zipfile.ZipFile(path).read("receipt.json"))
+        said = body["result"][cost][name]
+        capsys.readouterr()
+        assert verify(folder, path) == 1
+        line = f"refuted      costs: it says {said:,.0f} {what}, and {said / 2:,.0f} are counted\n"
+        out = capsys.readouterr().out
+        assert line in out and out.endswith("verdict: does not hold\n")
+        # Without weights it is only a claim.
+        assert main(["verify", str(path)]) == 0
+
+
+def test_passes_of_an_attack_and_seconds_stay_claims(folder, tmp_path, capsys):
+    def other(body):
+        attack, defense = body["result"]["cost"], body["result"]["defense_cost"]
+        for name in ("forwards_per_example", "backwards_per_example", "flops_per_example", "seconds_per_example"):
+            attack[name] *= 2
+        defense["test_seconds"] *= 2
+
+    path = forged(receipt(folder, "standard-fgsm"), tmp_path / "f.receipt", other)
+    capsys.readouterr()
+    assert verify(folder, path) == 0
+    assert "passes and seconds are what the receipt says" in capsys.readouterr().out
+
+
 def test_exported_weights_are_those_of_the_store_and_others_are_refused_before_predicting(folder, tmp_path, capsys):
     path = receipt(folder, "standard-fgsm")
     (key,) = [each.name[:12] for each in (folder / "store" / "train").iterdir()]

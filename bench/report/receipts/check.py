@@ -48,7 +48,7 @@ def checked(
     findings += images.compared(receipt, arrays, data_folder, trusted=trusted)
     findings.append(repeat.code(cell, trusted=trusted))
     if own is None:
-        unasked = Finding("weights", "not checked", "predictions were not repeated: give --weights FILE")
+        unasked = Finding("weights", "not checked", "predictions not repeated, costs not counted: give --weights FILE")
         return Report(receipt, (*findings, unasked))
     # Loaded here: torch is not needed to refuse what contradicts itself.
     from bench.evaluation.device import device_named

@@ -1,4 +1,4 @@
-"""The predictions of a receipt, repeated: neither code nor weights come from the receipt."""
+"""The predictions of a receipt repeated and its costs counted again: neither code nor weights come from the receipt."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def repeated(
     trusted: bool,
     check: Callable[[], None],
 ) -> Asked:
-    """Return what the defense answers now to the images of a receipt.
+    """Return what the defense answers now to the images of a receipt, and what it costs.
 
     Args:
         receipt: whose claims do not contradict its arrays.
@@ -190,10 +190,12 @@ def repeated(
     )
     try:
         again = _defense(cell, arrays, paths, device, data_folder, check, trusted=trusted)
+        costs = verdict.of_costs(receipt, again.counted(clean))
         first, second = again.repeated("clean", clean, parts), again.repeated("attacked", attacked, parts)
     except MethodError as error:
         raise UsageError(f"the predictions cannot be repeated: {error}") from None
     findings = [
+        costs,
         verdict.of_answers("clean answers", len(first.positions), first.differing, first.gaps, first.margin),
         # Attacked images are near the boundary by design: the scale of the logits is that of clean ones.
         verdict.of_answers("adversarial answers", len(second.positions), second.differing, second.gaps, first.margin),

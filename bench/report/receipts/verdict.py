@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -14,9 +15,14 @@ from bench.report.sets.kept import Array
 from bench.stats import wilson
 from bench.types import eps_text, jsonable
 
+if TYPE_CHECKING:
+    from bench.evaluation.counted import Counted
+
 #: ``said``: something that a reader must know, and that refutes nothing.
 State = Literal["holds", "round-off", "refuted", "not checked", "said"]
-Check = Literal["claims", "budget", "images", "code", "weights", "clean answers", "adversarial answers", "accuracy"]
+Check = Literal[
+    "claims", "budget", "images", "code", "weights", "costs", "clean answers", "adversarial answers", "accuracy"
+]
 Verdict = Literal["holds", "holds within round-off", "does not hold", "holds as far as it was checked"]
 
 #: What a report in JSON says that it is.
@@ -25,6 +31,8 @@ REPORT_FORMAT = "crossfire-verification"
 ROUND_OFF = 1e-3
 #: Of all answers, the share that may differ so; one always may.
 MOST_DIFFERING = 0.01
+#: Relative. Costs are means over images; summing them in another order may change them by a billionth.
+_COST_ROUND_OFF = 1e-9
 #: Positions that a line names.
 _NAMED = 10
 
@@ -102,6 +110,43 @@ def of_budget(receipt: Receipt, arrays: Arrays) -> Finding:
     # Images of a smaller budget than the one that is named flatter a defense.
     largest = f"the largest distance is {distances_of(arrays)[norm].max():.4g}"
     return Finding("budget", "holds", f"{n:,} images in the box and within {norm} {eps_text(eps)}; {largest}")
+
+
+def of_costs(receipt: Receipt, found: Counted) -> Finding:
+    """Return whether the parameters and FLOPs that are claimed are those that were counted now.
+
+    The passes of the attack are taken as they are stated, and so are those of the training and all seconds.
+    """
+    result = receipt.result
+    claimed, attack = result.defense_cost, result.cost
+    assert attack is not None
+    pairs: list[tuple[str, float | None, float]] = []
+    if claimed is not None:
+        pairs += [
+            ("parameters", claimed.params, found.params),
+            ("FLOPs of an image through the defense", claimed.test_flops, found.test_flops),
+            ("forwards of an image through the defense", claimed.test_forwards, found.test_passes.forwards),
+            ("backwards of an image through the defense", claimed.test_backwards, found.test_passes.backwards),
+        ]
+    passes = attack.forwards_per_example, attack.backwards_per_example
+    pairs.append(("FLOPs of the attack on an image", attack.flops_per_example, found.attacked.of(*passes)))
+    stated = [pair for pair in pairs if pair[1] is not None]
+    wrong = [
+        f"it says {_number(value)} {what}, and {_number(now)} are counted"
+        for what, value, now in stated
+        if value is not None and not math.isclose(value, now, rel_tol=_COST_ROUND_OFF)
+    ]
+    if wrong:
+        return Finding("costs", "refuted", "; ".join(wrong))
+    counted = f"{_number(found.params)} parameters and {_number(found.test_flops)} FLOPs of an image, counted again"
+    if claimed is None:
+        counted = "FLOPs of the attack are those of the passes that are stated"
+    return Finding("costs", "holds", f"{counted}; passes and seconds are what the receipt says")
+
+
+def _number(value: float) -> str:
+    """Return all digits of a count, and of a mean as many as tell it from its neighbours."""
+    return f"{value:,.0f}" if value == round(value) else f"{value:,}"
 
 
 def of_answers(check: Check, asked: int, differing: Array, gaps: Array, margin: float) -> Finding:
