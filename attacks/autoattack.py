@@ -10,6 +10,7 @@ from bench.api import Count, Literal, Target, Threat, attack
     passes="at most steps + 1 + targets x (4 x steps + 2) + queries forwards "
     "+ steps + 1 + targets x (2 x steps + 1) backwards (standard, in L1 about as many), none once an image is broken, "
     "one draw of a random function at a time",
+    least="steps + 1 + queries forwards + steps backwards, those of APGD-CE and Square",
     early_exit="suite",
     averages_draws=False,
     presets={"tpap": {"version": "standard"}, "reference": {"version": "standard"}},

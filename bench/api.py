@@ -206,6 +206,7 @@ def attack(
     norms: tuple[Norm, ...],
     needs: Literal["gradient", "scores", "labels", "nothing"] = "gradient",
     passes: str,
+    least: str | None = None,
     early_exit: Literal["misclassified", "suite", "stalled"] | None = None,
     averages_draws: bool = True,
     bounded: bool = True,
@@ -221,6 +222,8 @@ def attack(
         norms: threat norms it can keep to, the default first.
         needs: what it requires of the target.
         passes: its cost per image as a formula over its parameters, such as ``"steps forwards + steps backwards"``.
+        least: what an image that stays right takes at least, as such a formula, where ``passes`` says ``at most``.
+            Claims of others are held against it; it changes no result either.
         early_exit: when it stops working on an image before its last step: once the image is ``misclassified``, once
             one attack of a ``suite`` has had it misclassified, or once the search for it has ``stalled``. From
             ``passes``, ``early_exit`` and ``averages_draws`` a cost is predicted; they change no result.

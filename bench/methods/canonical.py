@@ -14,7 +14,7 @@ from bench.methods.local_variables import number_local_variables
 from bench.methods.tree import called_name, registration
 
 #: Keywords of the decorator ``attack`` from which a cost is predicted; no result depends on them.
-COST_KEYWORDS = frozenset({"passes", "early_exit", "averages_draws"})
+COST_KEYWORDS = frozenset({"passes", "least", "early_exit", "averages_draws"})
 #: By decorator, the keywords that no result depends on: what a library minimises decides the threat, which has a name.
 _LEFT_OUT = {"attack": COST_KEYWORDS, "library": frozenset({"minimises"})}
 

@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from bench import registry
 from bench.cli import main
 from bench.data.rows import sha_of_rows
 from bench.keys import canonical_json, cell_key, training_key
 from bench.outcomes import Outcomes
 from bench.report.receipts import verdict
+from bench.report.receipts.passes import remark
 from bench.report.receipts.read import Contradiction, NoReceipt, read
 from bench.report.receipts.redacted import redacted
 from bench.stats import wilson
@@ -399,6 +401,65 @@ def test_costs_that_are_not_those_of_the_weights_are_refused_with_both_numbers(
         assert line in out and out.endswith("verdict: does not hold\n")
         # Without weights it is only a claim.
         assert main(["verify", str(path)]) == 0
+
+
+def claimed(result, forwards, backwards, use="pgd", right=70, flags=(), eot=1, **parameters):
+    """Return a result whose attack is another one, which left the first ``right`` of 140 images right."""
+    max_passes, cell = parameters.pop("max_passes", None), result.cell
+    method = registry.find("attack", use).ref(parameters)
+    attack = cell.attack.model_copy(update={"attack": method, "max_passes": max_passes, "eot": eot, "target": None})
+    bits = Outcomes.of([image < right for image in range(140)]).encode()
+    cost = result.cost.model_copy(update={"forwards_per_example": forwards, "backwards_per_example": backwards})
+    changes = {"clean_bits": bits, "adversarial_bits": bits, "cost": cost, "flags": flags}
+    return result.model_copy(update={"cell": cell.model_copy(update={"attack": attack}), **changes})
+
+
+@pytest.mark.parametrize(
+    ("cell", "passes", "given", "why"),
+    [
+        ("standard", (20, 20), {"rule": "last-iterate"}, None),
+        ("standard", (1, 1), {"rule": "last-iterate"}, "pgd with its settings takes 20 and 20 for each image"),
+        # Five starts leave the images that broke at the first.
+        ("standard", (20, 20), {"rule": "last-iterate", "restarts": 5, "right": 0}, None),
+        ("standard", (10, 10), {"rule": "any-iterate"}, None),
+        ("standard", (9, 10), {"rule": "any-iterate"}, "takes 20 and 20 for each of 70 images that stayed right"),
+        ("standard", (1, 1), {"rule": "any-iterate", "right": 0}, None),
+        ("standard", (1, 0), {"use": "autoattack"}, "takes 5,101 and 100 for each of 70 images that stayed right"),
+        ("standard", (1, 0), {"use": "autoattack", "right": 0}, None),
+        ("standard", (2551, 50), {"use": "autoattack"}, None),
+        ("standard", (1, 1), {"use": "cw"}, None),
+        ("standard", (30, 30), {"max_passes": 60, "steps": 50}, None),
+        ("standard", (40, 30), {"max_passes": 60}, "and max_passes = 60 allows 60 together"),
+        ("standard", (20, 0), {"flags": ("zero-gradient",)}, None),
+        ("resize-pad", (20000, 20000), {"eot": 1000}, None),
+        ("resize-pad", (1, 1), {"eot": 1000, "right": 0}, "takes 20,000 and 20,000 for each image"),
+        # With one draw at a time it says nothing of random functions.
+        ("resize-pad", (1, 1), {"use": "autoattack"}, None),
+    ],
+)
+def test_passes_that_the_settings_cannot_give_get_a_remark(folder, cell, passes, given, why):
+    access = "white-box" if cell == "standard" else "adaptive"
+    one = claimed(result(folder, f"digits/small-cnn/{cell}/fgsm/{access}"), *passes, **given)
+    said = remark(one)
+    assert (said is None) == (why is None) and (why is None or why in said)
+
+
+def test_implausible_passes_are_said_in_the_verdict_and_in_tables(folder, tmp_path, capsys):
+    def fewer_passes(body):
+        for name in ("forwards_per_example", "backwards_per_example", "flops_per_example"):
+            body["result"]["cost"][name] /= 2
+
+    path = forged(receipt(folder, "standard-fgsm"), tmp_path / "f.receipt", fewer_passes)
+    capsys.readouterr()
+    assert verify(folder, path) == 0
+    out = capsys.readouterr().out
+    why = "it says 0.5 forwards and 0.5 backwards an image, and fgsm with its settings takes 1 and 1 for each image"
+    assert f"said         passes: not plausible: {why}\n" in out
+    assert out.endswith("verdict: holds; its passes are not plausible\n")
+    assert main(["leaderboard", "--receipts", str(path), "--format", "md"]) == 0
+    assert f"fgsm: not plausible: {why}" in capsys.readouterr().out
+    assert verify(folder, path, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["remarks"] == [f"not plausible: {why}"]
 
 
 def test_passes_of_an_attack_and_seconds_stay_claims(folder, tmp_path, capsys):

@@ -354,6 +354,22 @@ def test_a_folder_beyond_the_bounds_is_refused(tmp_path, monkeypatch, bound):
         merged(tmp_path)
 
 
+def test_passes_that_the_settings_cannot_give_are_said_on_the_page(tmp_path, submissions):
+    root = tmp_path / "submissions"
+    (root / "bob").mkdir(parents=True)
+
+    def none_at_all(claims):
+        claims["result"]["cost"]["forwards_per_example"] = claims["result"]["cost"]["backwards_per_example"] = 0.0
+        claims["result"]["cost"]["flops_per_example"] = 0.0
+
+    forged(submissions / "ada" / "fgsm.receipt", root / "bob" / "fgsm.receipt", claims=none_at_all)
+    why = "not plausible: it says 0 forwards and 0 backwards an image, and fgsm with its settings takes 1 and 1"
+    found, both = merged(root)
+    assert why in found.entries[0].words
+    board = build(both.ranked)
+    assert why in render.as_markdown(board, render.contributions(found, both))
+
+
 def test_of_many_people_it_is_counted_what_is_known(tmp_path):
     for index in range(6):
         submit(tmp_path, f"p{index}", attacked(seconds=1 + index), who=f"Person {index}")

@@ -12,6 +12,7 @@ from typing import NamedTuple, get_args
 
 from bench.report.leaderboard.tables import Board, Table, TableRow
 from bench.report.receipts import form
+from bench.report.receipts.passes import remark
 from bench.report.receipts.read import Receipt, read
 from bench.report.receipts.redacted import foreign
 from bench.report.receipts.verdict import REPORT_FORMAT, Verdict
@@ -108,13 +109,15 @@ def _measured_by(people: list[str]) -> str:
 def _people(row: TableRow, by_key: Mapping[str, list[Receipt]]) -> list[str]:
     receipts = list(chain.from_iterable(by_key.get(key, ()) for key in dict.fromkeys(row.keys)))
     verdicts: dict[str, list[Verdict | None]] = defaultdict(list)
-    methods = set[str]()
+    methods, implausible = set[str](), dict[str, list[str]]()
     for receipt in receipts:
         by = "somebody who is not named" if receipt.by is None else f"'{receipt.by}'"
         verdicts[by].append(verdict_beside(receipt))
         methods |= set(foreign(receipt.result.cell))
+        if (why := remark(receipt.result)) is not None:
+            implausible.setdefault(by, []).append(f"; {receipt.result.names.attack}: not plausible: {why}")
     own = f", with methods that do not come with Crossfire: {', '.join(sorted(methods))}" if methods else ""
-    return [f"{by} ({_counted(known)}{own})" for by, known in verdicts.items()]
+    return [f"{by} ({_counted(known)}{own}{''.join(implausible.get(by, ()))})" for by, known in verdicts.items()]
 
 
 def _counted(verdicts: list[Verdict | None]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from bench.outcomes import Outcomes
+from bench.report.receipts import passes
 from bench.report.receipts.claims import distances_of
 from bench.report.receipts.read import Arrays, Receipt
 from bench.report.sets.kept import Array
@@ -21,7 +22,16 @@ if TYPE_CHECKING:
 #: ``said``: something that a reader must know, and that refutes nothing.
 State = Literal["holds", "round-off", "refuted", "not checked", "said"]
 Check = Literal[
-    "claims", "budget", "images", "code", "weights", "costs", "clean answers", "adversarial answers", "accuracy"
+    "claims",
+    "budget",
+    "passes",
+    "images",
+    "code",
+    "weights",
+    "costs",
+    "clean answers",
+    "adversarial answers",
+    "accuracy",
 ]
 Verdict = Literal["holds", "holds within round-off", "does not hold", "holds as far as it was checked"]
 
@@ -65,6 +75,11 @@ class Report(NamedTuple):
             return "holds as far as it was checked"
         return "holds within round-off" if "round-off" in states else "holds"
 
+    @property
+    def remarks(self) -> list[str]:
+        """What refutes nothing, and belongs to the verdict: a claim that is not plausible."""
+        return [each.line for each in self.findings if each.check == "passes" and each.state == "said"]
+
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON has it; it names no path."""
         result = self.receipt.result
@@ -76,6 +91,7 @@ class Report(NamedTuple):
             "names": jsonable(result.names),
             "by": self.receipt.by,
             "verdict": self.verdict,
+            "remarks": self.remarks,
             "accuracy_under_attack": result.metrics and result.metrics.accuracy_under_attack,
             "accuracy_repeated": self.accuracy,
             "findings": [each._asdict() | {"images": list(each.images)} for each in self.findings],
@@ -112,6 +128,12 @@ def of_budget(receipt: Receipt, arrays: Arrays) -> Finding:
     return Finding("budget", "holds", f"{n:,} images in the box and within {norm} {eps_text(eps)}; {largest}")
 
 
+def of_passes(receipt: Receipt) -> list[Finding]:
+    """Return a remark where the passes that are stated are not those of the attack; nothing where they can be."""
+    why = passes.remark(receipt.result)
+    return [] if why is None else [Finding("passes", "said", f"not plausible: {why}")]
+
+
 def of_costs(receipt: Receipt, found: Counted) -> Finding:
     """Return whether the parameters and FLOPs that are claimed are those that were counted now.
 
@@ -128,8 +150,8 @@ def of_costs(receipt: Receipt, found: Counted) -> Finding:
             ("forwards of an image through the defense", claimed.test_forwards, found.test_passes.forwards),
             ("backwards of an image through the defense", claimed.test_backwards, found.test_passes.backwards),
         ]
-    passes = attack.forwards_per_example, attack.backwards_per_example
-    pairs.append(("FLOPs of the attack on an image", attack.flops_per_example, found.attacked.of(*passes)))
+    expected = found.attacked.of(attack.forwards_per_example, attack.backwards_per_example)
+    pairs.append(("FLOPs of the attack on an image", attack.flops_per_example, expected))
     stated = [pair for pair in pairs if pair[1] is not None]
     wrong = [
         f"it says {_number(value)} {what}, and {_number(now)} are counted"

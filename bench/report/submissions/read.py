@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bench.keys import Keys
+from bench.report.receipts import passes
 from bench.report.receipts.check import checked
 from bench.report.receipts.claims import misnamed
 from bench.report.receipts.read import Receipt
@@ -307,6 +308,8 @@ def _words(receipt: Receipt, folder: Folder, shown: reports.Shown) -> str:
     words = ["predictions repeated" if shown.is_repeated else f"consistent, not repeated ({why})"]
     if not shown.are_images_known:
         words.append("images not compared with their set")
+    if (remark := passes.remark(receipt.result)) is not None:
+        words.append(f"not plausible: {remark}")
     if shown.other_code:
         words.append(f"other code than here: {shown.other_code}")
     if receipt.by is not None and folder.said.who is not None and person(receipt.by) != person(folder.said.who):
@@ -338,8 +341,15 @@ def of_run(root: Path, folder: Folder, path: Path) -> list[Entry]:
             raise UsageError(f"{path}: {result.names}: {why}")
     sha256 = hashlib.sha256(data).hexdigest()
     who = folder.said.who or folder.name
-    file, words = path.relative_to(root).as_posix(), "run file: outcomes only"
-    return [Entry(each, who, folder.said, file, sha256, sha256, "outcomes only", words) for each in results]
+    file = path.relative_to(root).as_posix()
+    return [
+        Entry(each, who, folder.said, file, sha256, sha256, "outcomes only", _words_of_run(each)) for each in results
+    ]
+
+
+def _words_of_run(result: CellResult) -> str:
+    why = passes.remark(result)
+    return "run file: outcomes only" + ("" if why is None else f"; not plausible: {why}")
 
 
 def require_possible(path: Path, result: CellResult) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.report.receipts import repeat
+from bench.report.receipts import passes, repeat
 from bench.report.receipts.check import checked
 from bench.report.receipts.read import Receipt
 from bench.report.receipts.read import read as read_receipt
@@ -110,7 +110,9 @@ class Checker(NamedTuple):
         if shown.refuted is not None:
             return Line(file, f"it does not hold: {shown.refuted}", is_refused=True)
         words = "predictions repeated" if shown.is_repeated else f"consistent, not repeated ({shown.unrepeated})"
-        return Line(file, words if shown.are_images_known else f"{words}; images not compared with their set")
+        words += "" if shown.are_images_known else "; images not compared with their set"
+        why = passes.remark(receipt.result)
+        return Line(file, words if why is None else f"{words}; not plausible: {why}")
 
     def _checked(self, folder: Folder, path: Path, receipt: Receipt) -> Report:
         own = repeat.own_of(receipt, folder.weights)

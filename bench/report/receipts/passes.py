@@ -1,0 +1,119 @@
+"""Whether the passes that a result states can be those of its attack, by what the registry says that this takes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from bench import registry
+from bench.report.render.outside import require_own
+from bench.types import AttackRef, CellResult, Passes, Scalar, UsageError
+
+#: Access to the function that is judged: an image that stays right took all passes.
+_OWN = ("white-box", "adaptive")
+#: The share of what is expected below which passes are too few: round-off may end the work on an image or two early.
+_ENOUGH = 0.99
+#: Fewer classes than these leave out a part of a suite.
+_LEAST_CLASSES = 4
+
+
+class _Least(NamedTuple):
+    """The passes that each of some images takes at least."""
+
+    passes: Passes
+    images: int
+
+
+def remark(result: CellResult) -> str | None:
+    """Return why the passes that a result states are not those of its attack, in one line.
+
+    ``None`` where they can be, or where nothing is known of the attack: it is not here, comes from a library, or states
+    no passes that can be computed. Few passes are explained where images break early, so only those that stayed right
+    are counted then.
+    """
+    attack, cost = result.cell.attack, result.cost
+    if attack is None or cost is None:
+        return None
+    stated = Passes(cost.forwards_per_example, cost.backwards_per_example)
+    said = f"it says {_number(stated.forwards)} forwards and {_number(stated.backwards)} backwards an image"
+    most = attack.max_passes
+    if most is not None and sum(stated) > most * (1 + 1e-9):
+        return f"{said}, and max_passes = {most:,} allows {most:,} together"
+    name, n = attack.attack.name, result.cell.data.n
+    for least in _least(result, attack):
+        needed = Passes(*(each * least.images / n for each in least.passes))
+        if not _is_enough(stated, needed, counts_backwards="zero-gradient" not in result.flags):
+            each = f"{_number(least.passes.forwards)} and {_number(least.passes.backwards)}"
+            which = "each image" if least.images == n else f"each of {least.images:,} images that stayed right"
+            return f"{said}, and {name} with its settings takes {each} for {which}"
+    return None
+
+
+def _is_enough(stated: Passes, needed: Passes, *, counts_backwards: bool) -> bool:
+    is_enough = stated.forwards >= _ENOUGH * needed.forwards
+    # Where there is no gradient, nothing is passed back.
+    return is_enough and (not counts_backwards or stated.backwards >= _ENOUGH * needed.backwards)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.4g}"
+
+
+def _least(result: CellResult, attack: AttackRef) -> list[_Least]:
+    """Return what all images, and those that stayed right, take at least, as far as it is known."""
+    from bench.evaluation.passes import passes_of
+
+    try:
+        require_own(attack.attack, trusted=False)
+        meta = registry.entry_of(attack.attack).meta
+    except UsageError:
+        return []
+    formula, early_exit = meta.get("least") or meta.get("passes"), meta.get("early_exit")
+    # A search that stalls is over at any time, and a budget cuts every attack short.
+    if (
+        not isinstance(formula, str)
+        or formula.startswith("at most")
+        or early_exit == "stalled"
+        or attack.max_passes is not None
+    ):
+        return []
+    is_random = attack.step is not None and result.metrics is not None and result.metrics.robust_mean is not None
+    is_averaged = is_random and bool(meta.get("averages_draws", True)) and not meta.get("purifiers_only")
+    if not _is_stated(result, attack, is_random=is_random, is_suite=early_exit == "suite"):
+        return []
+    params = _params(attack)
+    whole, once = passes_of(formula, params), passes_of(formula, _with_one_start(params))
+    if whole is None or once is None:
+        return []
+    if is_averaged:
+        whole = Passes(*(attack.eot * each for each in whole))
+    found: list[_Least] = []
+    if not attack.after and (early_exit is None or is_averaged):
+        found.append(_Least(whole, result.cell.data.n))
+    elif not attack.after and attack.attack.params.get("rule") == "last-iterate":
+        # Between two starts it leaves the images that broke.
+        found.append(_Least(once, result.cell.data.n))
+    # Of a static set nothing says which images broke on the network alone; those of one class have no way to break.
+    if result.cell.access in _OWN and not isinstance(attack.target, int):
+        found.append(_Least(whole, sum(result.robust_outcomes or ())))
+    return found
+
+
+def _is_stated(result: CellResult, attack: AttackRef, *, is_random: bool, is_suite: bool) -> bool:
+    """Say whether an attack states what it takes here: a suite does so for its standard version and enough classes."""
+    params = attack.attack.params
+    if "targets" in params and result.cell.data.num_classes < _LEAST_CLASSES:
+        return False
+    return not is_suite or not (is_random or params.get("version") == "rand")
+
+
+def _params(attack: AttackRef) -> dict[str, Scalar]:
+    """Return the parameters as they come to count: no more targets than wrong classes, and one start that is fixed."""
+    params = dict(attack.attack.params)
+    if params.get("start") == "clean":
+        params = _with_one_start(params)
+    targets = params.get("targets")
+    return params | ({"targets": min(targets, attack.data.num_classes - 1)} if isinstance(targets, int) else {})
+
+
+def _with_one_start(params: dict[str, Scalar]) -> dict[str, Scalar]:
+    return params | ({"restarts": 1} if "restarts" in params else {})
