@@ -65,11 +65,11 @@ def verify(args: argparse.Namespace) -> int:
     from bench.report.submissions.verify import Checker
 
     if args.out is None:
-        raise UsageError(f"{args.receipt} is a folder of submissions: give --out DIR for the reports")
+        raise UsageError(f"{args.receipt[0]} is a folder of submissions: give --out DIR for the reports")
     if asked := [each for each in ("weights", "sample", "trust", "json") if getattr(args, each)]:
         raise UsageError(f"--{asked[0]} is for one receipt; of submissions, submission.toml names the weights")
     checker = Checker(
-        args.receipt, args.out, command.version(), options.data_folder(args), args.device, args.control.check_run
+        args.receipt[0], args.out, command.version(), options.data_folder(args), args.device, args.control.check_run
     )
     is_refused = False
     for line in checker.lines(args.only):

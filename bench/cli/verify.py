@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bench.cli import options, submissions
 from bench.display.base import Display
@@ -13,6 +17,15 @@ from bench.visible import json_text, visible
 if TYPE_CHECKING:
     from bench.report.receipts.verdict import Report
 
+_UNCHECKED = "not checked"
+#: What is counted of several receipts, and in which words.
+_COUNTED = {
+    "holds": "hold",
+    "holds within round-off": "hold within round-off",
+    "holds as far as it was checked": "hold as far as they were checked",
+    "does not hold": "do not hold",
+    _UNCHECKED: "could not be checked",
+}
 SUMMARY = "whether a receipt holds: claims, budget, images and, given the weights, every prediction"
 
 
@@ -20,8 +33,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "receipt",
         type=options.path,
+        nargs="+",
         metavar="FILE.receipt|DIR",
-        help="what export receipt wrote, or a folder of submissions to a public leaderboard",
+        help="what export receipt wrote, also several; or a folder of submissions to a public leaderboard",
     )
     parser.add_argument(
         "--weights",
@@ -42,7 +56,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=options.path,
         metavar="FILE|DIR",
-        help="also write the report, as JSON; FILE.receipt.json for tables; of submissions, a folder of reports",
+        help="also write the report, as JSON; FILE.receipt.json for tables; a folder for several, or of submissions",
     )
     parser.add_argument(
         "--only", action="append", default=[], metavar="NAME", help="of submissions: only that one; may be repeated"
@@ -50,10 +64,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from bench.report.receipts.check import checked
-    from bench.store.outputs import write_named
-
-    if args.receipt.is_dir():
+    if any(path.is_dir() for path in args.receipt):
+        if len(args.receipt) > 1:
+            raise UsageError("a folder of submissions is verified alone; give files, or one folder")
         return submissions.verify(args)
     if args.only:
         raise UsageError("--only goes with a folder of submissions")
@@ -61,22 +74,82 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"--sample {args.sample}: a number of images, 1 or more, is needed")
     if args.sample is not None and not args.weights:
         raise UsageError("--sample is of predictions; give --weights as well")
+    if len(args.receipt) == 1:
+        report = _checked(args, args.receipt[0])
+        _write(args.out, report)
+        print(_json(report.as_json()) if args.json else _text(report), end="")
+        return 1 if report.verdict == "does not hold" else 0
+    return _several(args)
+
+
+def _checked(args: argparse.Namespace, path: Path, *, are_shared: bool = False) -> Report:
+    from bench.report.receipts.check import checked
+
     display: Display = args.display
-    with display.phase("checking the receipt"):
-        report = checked(
-            args.receipt,
+    with display.phase(f"checking {path}" if are_shared else "checking the receipt"):
+        return checked(
+            path,
             args.weights,
             args.device,
             options.data_folder(args),
+            are_shared=are_shared,
             sample=args.sample,
             trusted=args.trust,
             check=args.control.check_run,
         )
-    text = json_text(report.as_json(), indent=2) + "\n"
-    if args.out is not None:
-        write_named(args.out, text.encode())
-    print(text if args.json else _text(report), end="")
-    return 1 if report.verdict == "does not hold" else 0
+
+
+def _several(args: argparse.Namespace) -> int:
+    """Check several receipts, each on its own; return 1 if one does not hold, else 2 if one cannot be checked."""
+    outs = _outs(args.out, args.receipt)
+    states, bodies = Counter[str](), []
+    for path, out in zip(args.receipt, outs, strict=True):
+        try:
+            report = _checked(args, path, are_shared=True)
+        except UsageError as error:
+            states[_UNCHECKED] += 1
+            print(f"error: {visible(str(error))}", file=sys.stderr)
+            continue
+        states[report.verdict] += 1
+        _write(out, report)
+        if args.json:
+            bodies.append(report.as_json())
+        else:
+            print(f"{visible(str(path))}\n{_text(report)}", flush=True)
+    if args.json:
+        print(_json(bodies), end="")
+    words = ", ".join(f"{states[state]:,} {words}" for state, words in _COUNTED.items() if states[state])
+    # With --json the output is one document.
+    print(f"{len(args.receipt):,} receipts: {words}", file=sys.stderr if args.json else sys.stdout)
+    if states["does not hold"]:
+        return 1
+    return 2 if states[_UNCHECKED] else 0
+
+
+def _outs(folder: Path | None, receipts: Sequence[Path]) -> list[Path | None]:
+    """Return the file of each report: the name of its receipt and ``.json``, in a folder.
+
+    Raises:
+        UsageError: two would be one, or the folder is a file.
+    """
+    if folder is None:
+        return [None] * len(receipts)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder} is one file, for {len(receipts):,} receipts; name a folder")
+    if twice := [name for name, count in Counter(path.name for path in receipts).items() if count > 1]:
+        raise UsageError(f"--out {folder}: two receipts are called {visible(twice[0])}; verify them apart")
+    return [folder / f"{path.name}.json" for path in receipts]
+
+
+def _write(out: Path | None, report: Report) -> None:
+    from bench.store.outputs import write_named
+
+    if out is not None:
+        write_named(out, _json(report.as_json()).encode())
+
+
+def _json(body: Any) -> str:
+    return json_text(body, indent=2) + "\n"
 
 
 def _text(report: Report) -> str:

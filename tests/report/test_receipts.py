@@ -491,6 +491,31 @@ def test_exported_weights_are_those_of_the_store_and_others_are_refused_before_p
         assert stated in error and "is not what" in error and error.count("\n") == 1
 
 
+def test_several_receipts_are_judged_each_on_its_own(folder, tmp_path, capsys):
+    good, other = receipt(folder, "standard-fgsm"), receipt(folder, "resize-pad-fgsm-static")
+    out = tmp_path / "reports"
+    (weights,) = (folder / "store" / "train").glob("*/weights.safetensors")
+    options = ("--weights", str(weights), "--out", str(out))
+    capsys.readouterr()
+    assert main(["verify", str(good), str(other), *options]) == 0
+    said = capsys.readouterr().out
+    assert said.count("verdict: holds\n") == 2 and said.endswith("\n2 receipts: 2 hold\n")
+    assert sorted(path.name for path in out.iterdir()) == sorted(f"{path.name}.json" for path in (good, other))
+    # Weights of another receipt are passed over; that of none is not checked.
+    (tmp_path / "none.receipt").write_text("nothing", encoding="utf-8")
+    bad = forged(good, tmp_path / "bad.receipt", narrower)
+    assert main(["verify", str(good), str(bad), str(tmp_path / "none.receipt"), *options[:2]]) == 1
+    said = capsys.readouterr()
+    assert said.out.endswith("3 receipts: 1 hold, 1 do not hold, 1 could not be checked\n")
+    assert re.search(r"^error: .*none\.receipt is no receipt", said.err, re.MULTILINE)
+    assert main(["verify", str(good), str(tmp_path / "none.receipt"), "--json"]) == 2
+    said = capsys.readouterr()
+    assert [each["verdict"] for each in json.loads(said.out)] == ["holds as far as it was checked"]
+    assert "2 receipts: 1 hold as far as they were checked, 1 could not be checked" in said.err
+    assert main(["verify", str(good), str(folder / "out")]) == 2
+    assert main(["verify", str(good), str(good), "--out", str(out)]) == 2
+
+
 def test_without_weights_or_the_set_it_says_what_was_not_checked(folder, tmp_path, capsys):
     path = receipt(folder, "standard-fgsm")
     report = tmp_path / "report.json"

@@ -17,6 +17,7 @@ def checked(
     device: str,
     data_folder: Path | None,
     *,
+    are_shared: bool = False,
     sample: int | None = None,
     trusted: bool = False,
     check: Callable[[], None] = lambda: None,
@@ -29,6 +30,7 @@ def checked(
             is predicted without.
         device: ``cpu``, ``cuda`` or ``auto``, to predict on.
         data_folder: where to look for image sets first.
+        are_shared: whether the weights are given for several receipts: those of others are passed over.
         sample: how many images are predicted at least, by chance; ``None`` for all.
         trusted: whether folders and files of Python code that the receipt names may be opened.
         check: called between batches.
@@ -38,7 +40,7 @@ def checked(
         UsageError: the weights are not its own, or a network or step is not here, not trusted, or does not fit.
     """
     receipt, arrays = opened(path)
-    own = repeat.own_weights(receipt, weights) if weights else None
+    own = repeat.own_weights(receipt, weights, are_shared=are_shared) if weights else None
     findings = verdict.of_claims(contradictions(receipt.claims, arrays))
     if any(each.state == "refuted" for each in findings):
         # What contradicts itself is not asked anything more.

@@ -39,15 +39,16 @@ def needed(cell: Cell) -> list[ModelRef]:
     return [cell.model, *([] if score is None else [score])]
 
 
-def own_weights(receipt: Receipt, given: Sequence[str]) -> Own:
+def own_weights(receipt: Receipt, given: Sequence[str], *, are_shared: bool = False) -> Own:
     """Return which of the given weights each network of a receipt has, by their hashes; nothing is loaded.
 
     Args:
         receipt: that names the networks.
         given: files, folders of exported weights, or names such as ``pyautoattack``.
+        are_shared: whether they are given for several receipts: those of others are passed over.
 
     Raises:
-        UsageError: a file cannot be read, or is not what the receipt was measured with.
+        UsageError: a file cannot be read, a network has none, or one is not what the receipt was measured with.
     """
     from bench.models.checkpoints import files as checkpoints
 
@@ -58,7 +59,7 @@ def own_weights(receipt: Receipt, given: Sequence[str]) -> Own:
         path = checkpoints.find(f"weights:{name.removeprefix('weights:')}")
         hashes = {key: _hash(path, model) for key, model in models.items()}
         own = [key for key, sha256 in hashes.items() if sha256 == stated[key]]
-        if not own:
+        if not own and not are_shared:
             key = next((key for key in models if key not in paths), next(iter(models)))
             raise UsageError(
                 f"{path} is not what {receipt.path} was measured with: its SHA-256 is {hashes[key]}, and that of "
