@@ -161,5 +161,5 @@ def _text(report: Report) -> str:
         f"{by}; finished {result.provenance.finished[:10]}",
     ]
     lines += [f"  {each.state:<12} {each.check}: {each.line}" for each in report.findings]
-    lines.append(f"verdict: {report.verdict}{'; its passes are not plausible' if report.remarks else ''}")
+    lines.append(f"verdict: {report.words}")
     return "".join(f"{visible(line)}\n" for line in lines)

@@ -491,6 +491,24 @@ def test_exported_weights_are_those_of_the_store_and_others_are_refused_before_p
         assert stated in error and "is not what" in error and error.count("\n") == 1
 
 
+def test_weights_in_half_precision_are_taken_and_said(folder, tmp_path, capsys):
+    path = receipt(folder, "standard-fgsm")
+    (key,) = [each.name[:12] for each in (folder / "store" / "train").iterdir()]
+    out = tmp_path / "net"
+    options = ("--store", str(folder / "store"), "--out", str(out), "--half", "--part-size", "5kB")
+    assert main(["export", "weights", key, *options]) == 0
+    capsys.readouterr()
+    code = verify(folder, path, "--weights", str(out))
+    said = capsys.readouterr().out
+    assert "small-cnn in half precision, in which answers near a boundary may be others" in said
+    # Answers are judged as they are.
+    assert (code, "140 of 140 repeated" in said) in ((0, True), (1, False), (1, True))
+    assert said.endswith("; predicted with weights in half precision\n")
+    # A receipt that does not state their hash knows them not.
+    old = forged(path, tmp_path / "f.receipt", lambda body: body.pop("halved"))
+    assert verify(folder, old) == 0 and verify(folder, old, "--weights", str(out)) == 2
+
+
 def test_several_receipts_are_judged_each_on_its_own(folder, tmp_path, capsys):
     good, other = receipt(folder, "standard-fgsm"), receipt(folder, "resize-pad-fgsm-static")
     out = tmp_path / "reports"
@@ -644,6 +662,7 @@ def test_what_a_receipt_names_is_not_opened_without_trust(folder, tmp_path, monk
             model["network"] |= network
         body["result"]["names"]["model"] = network.get("name", "small-cnn")
         body["trained"] = {training_key(ModelRef.model_validate(cell["model"])): next(iter(body["trained"].values()))}
+        del body["halved"]
         with_key(body)
 
     path = forged(receipt(folder, "standard-fgsm"), tmp_path / "f.receipt", own)

@@ -87,7 +87,7 @@ def _of_weights(claims: Claims) -> Iterator[str]:
     """Yield where hashes of trained weights are stated for other networks than were trained."""
     models = models_of(claims.result.cell)
     trained = {training_key(model) for model in models if isinstance(model.weights, TrainRef)}
-    if trained != set(claims.trained):
+    if trained != set(claims.trained) or not trained >= set(claims.halved):
         yield "it does not state a hash of the weights of each network that was trained for it, and of no other"
 
 

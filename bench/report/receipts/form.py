@@ -57,6 +57,7 @@ class Claims(Frozen):
         by: who measured it, in their own words.
         trained: SHA-256 of the tensors of each network that was trained for it, by the key of the training. Weights of
             a file are in the cell, by the SHA-256 of the file.
+        halved: the same of these tensors as ``export weights --half`` writes them.
         sha256: of the file of each array, by its name.
     """
 
@@ -66,6 +67,7 @@ class Claims(Frozen):
     evaluation: int = Field(ge=1, le=1_000_000)
     by: ShownWord | None = None
     trained: dict[Key, Key] = Field({}, max_length=_MAX_NETWORKS)
+    halved: dict[Key, Key] = Field({}, max_length=_MAX_NETWORKS, exclude_if=lambda halved: not halved)
     sha256: Annotated[dict[ShownWord, Key], Field(max_length=20)]
 
     @model_validator(mode="after")

@@ -55,10 +55,11 @@ def own_weights(receipt: Receipt, given: Sequence[str], *, are_shared: bool = Fa
     models = {training_key(model): model for model in needed(receipt.result.cell)}
     stated = {key: _stated(receipt, key, model) for key, model in models.items()}
     paths: dict[str, Path] = {}
+    halved = set[str]()
     for name in given:
         path = checkpoints.find(f"weights:{name.removeprefix('weights:')}")
         hashes = {key: _hash(path, model) for key, model in models.items()}
-        own = [key for key, sha256 in hashes.items() if sha256 == stated[key]]
+        own = [key for key, sha256 in hashes.items() if sha256 in (stated[key], receipt.claims.halved.get(key))]
         if not own and not are_shared:
             key = next((key for key in models if key not in paths), next(iter(models)))
             raise UsageError(
@@ -66,13 +67,19 @@ def own_weights(receipt: Receipt, given: Sequence[str], *, are_shared: bool = Fa
                 f"{models[key].network.name} is {stated[key]}"
             )
         paths |= dict.fromkeys(own, path)
+        halved = halved.difference(own) | {key for key in own if hashes[key] != stated[key]}
     if lacking := [model.network.name for key, model in models.items() if key not in paths]:
         raise UsageError(
             f"the weights of {lacking[0]}, which {receipt.path} needs too, are not given: --weights FILE once for each "
             "network"
         )
-    line = ", ".join(f"{model.network.name} {stated[key][:12]}..." for key, model in models.items())
-    return Own(paths, Finding("weights", "holds", f"those that it was measured with: {line}"))
+    hashes = {key: receipt.claims.halved[key] if key in halved else stated[key] for key in models}
+    line = ", ".join(f"{model.network.name} {hashes[key][:12]}..." for key, model in models.items())
+    if halved:
+        names = " and ".join(models[key].network.name for key in models if key in halved)
+        line += f"; {names} in half precision, in which answers near a boundary may be others"
+    state: verdict.State = "said" if halved else "holds"
+    return Own(paths, Finding("weights", state, f"those that it was measured with: {line}"))
 
 
 def own_of(receipt: Receipt, given: Sequence[Path]) -> list[Path]:
@@ -85,7 +92,12 @@ def own_of(receipt: Receipt, given: Sequence[Path]) -> list[Path]:
     own: list[Path] = []
     for key, model in models.items():
         stated = _stated(receipt, key, model)
-        matching = [path for path in given if _hash(path, model) == stated]
+        own_hashes = stated, receipt.claims.halved.get(key)
+        # Whole ones first, where there are both.
+        hashes = {path: _hash(path, model) for path in given}
+        matching = sorted(
+            (path for path in given if hashes[path] in own_hashes), key=lambda path: hashes[path] != stated
+        )
         if not matching:
             return []
         own.append(matching[0])

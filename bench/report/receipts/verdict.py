@@ -47,6 +47,13 @@ _COST_ROUND_OFF = 1e-9
 _NAMED = 10
 
 
+#: Checks of which what is said belongs to the verdict, and in which words.
+_REMARKS: dict[Check, str] = {
+    "passes": "its passes are not plausible",
+    "weights": "predicted with weights in half precision",
+}
+
+
 class Finding(NamedTuple):
     """What was looked at, what it showed, in one line, and the positions of the images that it is about."""
 
@@ -77,8 +84,14 @@ class Report(NamedTuple):
 
     @property
     def remarks(self) -> list[str]:
-        """What refutes nothing, and belongs to the verdict: a claim that is not plausible."""
-        return [each.line for each in self.findings if each.check == "passes" and each.state == "said"]
+        """What refutes nothing, and belongs to the verdict: passes that are not plausible, weights as float16."""
+        return [each.line for each in self.findings if each.check in _REMARKS and each.state == "said"]
+
+    @property
+    def words(self) -> str:
+        """The verdict for a reader, with what must be said of it."""
+        said = [each.check for each in self.findings if each.state == "said"]
+        return "; ".join([self.verdict, *(words for check, words in _REMARKS.items() if check in said)])
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON has it; it names no path."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
 import numpy as np
@@ -41,7 +41,7 @@ def write(adversarial: AdversarialSet, store: Store, by: str | None, file: Binar
     if live := live_names(adversarial.result.cell):
         raise UsageError(f"{adversarial.result.names}: nobody can measure again what was handed over as {live[0]}")
     result = redacted(adversarial.result)
-    trained = _trained(store, result)
+    trained, halved = _trained(store, result, weights.of_training), _trained(store, result, weights.of_halved)
     arrays = _arrays(adversarial, store)
     members = {name: member for name, member in form.members(result).items() if name in arrays}
     if (size := sum(member.size for member in members.values())) > form.MAX_BYTES:
@@ -52,7 +52,9 @@ def write(adversarial: AdversarialSet, store: Store, by: str | None, file: Binar
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, member in members.items():
             hashes[name] = _write_array(archive, name, member, arrays[name])
-        claims = Claims(result=result, evaluation=EVALUATION_VERSION, by=by, trained=trained, sha256=hashes)
+        claims = Claims(
+            result=result, evaluation=EVALUATION_VERSION, by=by, trained=trained, halved=halved, sha256=hashes
+        )
         archive.writestr(_info(form.CLAIMS), claims.text)
     return hashlib.sha256(claims.text).hexdigest()
 
@@ -63,9 +65,9 @@ def remarks(result: CellResult) -> list[str]:
     return [f"it names {names}, as its key does; whoever verifies it needs the same"] if names else []
 
 
-def _trained(store: Store, result: CellResult) -> dict[str, str]:
+def _trained(store: Store, result: CellResult, hashed: Callable[[Store, str, str], str]) -> dict[str, str]:
     models = {training_key(model): model for model in models_of(result.cell) if isinstance(model.weights, TrainRef)}
-    return {key: weights.of_training(store, key, str(result.names)) for key in models}
+    return {key: hashed(store, key, str(result.names)) for key in models}
 
 
 def _arrays(adversarial: AdversarialSet, store: Store) -> dict[str, Iterable[Array]]:

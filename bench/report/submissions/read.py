@@ -305,7 +305,7 @@ class _Checks(NamedTuple):
 def _words(receipt: Receipt, folder: Folder, shown: reports.Shown) -> str:
     """Return what is known of a receipt, for readers."""
     why = "no weights" if shown.unrepeated == NOT_YET and not folder.weights else shown.unrepeated
-    words = ["predictions repeated" if shown.is_repeated else f"consistent, not repeated ({why})"]
+    words = [shown._replace(unrepeated=why).words]
     if not shown.are_images_known:
         words.append("images not compared with their set")
     if (remark := passes.remark(receipt.result)) is not None:

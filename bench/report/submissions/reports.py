@@ -35,6 +35,7 @@ class Shown(NamedTuple):
         unrepeated: why predictions were not made again; empty where they were.
         other_code: the methods of which the code here is another.
         given: the SHA-256 of each file of weights that was there.
+        are_halved: whether they were weights in half precision.
     """
 
     refuted: str | None
@@ -43,6 +44,14 @@ class Shown(NamedTuple):
     unrepeated: str
     other_code: str
     given: frozenset[str] = frozenset()
+    are_halved: bool = False
+
+    @property
+    def words(self) -> str:
+        """What is known of the predictions."""
+        if not self.is_repeated:
+            return f"consistent, not repeated ({self.unrepeated})"
+        return "predictions repeated" + (", with weights in half precision" if self.are_halved else "")
 
 
 def path_of(folder: Path, sha256: str) -> Path:
@@ -88,6 +97,7 @@ def shown(findings: list[dict[str, Any]]) -> Shown:
         states.get("images") == "holds",
         lines.get("weights", "") if states.get("weights") == "not checked" else "",
         other_code[1] if other_code else "",
+        are_halved=states.get("weights") == "said",
     )
 
 

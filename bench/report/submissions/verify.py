@@ -109,7 +109,7 @@ class Checker(NamedTuple):
             shown = reports.shown([each._asdict() for each in report.findings])
         if shown.refuted is not None:
             return Line(file, f"it does not hold: {shown.refuted}", is_refused=True)
-        words = "predictions repeated" if shown.is_repeated else f"consistent, not repeated ({shown.unrepeated})"
+        words = shown.words
         words += "" if shown.are_images_known else "; images not compared with their set"
         why = passes.remark(receipt.result)
         return Line(file, words if why is None else f"{words}; not plausible: {why}")
