@@ -93,8 +93,8 @@ class Target(Protocol):
     def gradient(self, x: Tensor, loss: Loss, *args: Tensor) -> Gradient:
         """Return the gradient of ``loss(logits, *args)`` (one value per image) at ``x``: one forward, one backward.
 
-        Where ``craft_precision`` is ``bf16`` all three come from bfloat16, but for logits and losses of images that it
-        has wrong: one forward more.
+        Where ``craft_precision`` is ``bf16`` all three come from bfloat16, but for logits and losses of images that
+        rounding may have made wrong: one forward more.
 
         Tensors in ``args`` have one row per image. Where the function is random all three are means over draws.
         """

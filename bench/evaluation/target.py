@@ -14,7 +14,7 @@ from bench import draws
 from bench.api import Gradient, MethodError
 from bench.draws import Draws
 from bench.evaluation.budget import repeats
-from bench.models.bf16 import LeadingBf16
+from bench.models.bf16 import COMPARED, LeadingBf16, Rounding
 from bench.models.logits import harder, judged, precise
 from bench.process.capture import is_plain
 
@@ -274,8 +274,10 @@ class NetworkTarget:
         leading: the base classifier inside ``net``, where passes with a gradient are to compute in bfloat16. All others
             are float32.
         decides: whether the attack goes by the logits of such a pass. Images that it has wrong, and under ``goal``
-            those that reach it, are then evaluated once more, in float32, and get these logits and losses: one
-            forward for each, so that no success is one of bfloat16 alone.
+            those that reach it, are then evaluated once more, in float32, and get these logits and losses, one
+            forward for each, unless they are wrong by more than rounding explains
+            (:class:`bench.models.bf16.Rounding`): so no success is one of bfloat16 alone. Of a random function, and
+            under a budget, all of them are.
 
     Raises:
         MethodError: a single evaluation takes more passes than the budget has.
@@ -552,7 +554,7 @@ class NetworkTarget:
     def _confirmed(
         self, gradient: Gradient, calls: int, loss: Callable[..., Tensor], x: Tensor, s: Positions, *args: Tensor
     ) -> Gradient:
-        """Return a gradient from bfloat16 with the float32 logits and losses of all images that it has wrong.
+        """Return a gradient from bfloat16 with the float32 logits and losses of images that may be right there alone.
 
         A random function draws for them what it drew before, from call ``calls`` on.
         """
@@ -561,7 +563,8 @@ class NetworkTarget:
         # Of a batch that an attack made by itself nothing tells the labels.
         if self._truth is not None and len(x) == len(self._rows[s]):
             goals = None if self.goal is None else self.goal[s]
-            doubtful = doubtful[judged(gradient.logits, self._truth.labels[self._rows[s]], goals)[1] <= 0]
+            margins = judged(gradient.logits, self._truth.labels[self._rows[s]], goals)[1]
+            doubtful = doubtful[self._may_be_right(gradient.logits, margins)]
         if len(doubtful) == 0:
             return gradient
         self._draws.calls = calls
@@ -571,6 +574,29 @@ class NetworkTarget:
         return gradient._replace(
             logits=gradient.logits.index_put((doubtful,), logits), loss=gradient.loss.index_put((doubtful,), values)
         )
+
+    def _may_be_right(self, logits: Tensor, margins: Tensor) -> Tensor:
+        """Return which of the images (N,) that bfloat16 has wrong may be right in float32."""
+        wrong = margins <= 0
+        # A random answer has an error of its own for every draw, and a budget keeps the best iterate by these logits.
+        if self._random or self._budget is not None or not bool(wrong.any()):
+            return wrong
+        return wrong & ~(margins < -self._rounding().bound(logits))
+
+    def _rounding(self) -> Rounding:
+        """Return what bfloat16 does to this function, measured once, on clean images."""
+        kind = self._kind, self._net is self._base
+        if kind not in self._shared.roundings:
+            assert self._truth is not None and self._leading is not None
+            view, x = self._copy(), self._truth.images[: min(COMPARED, self._shared.batch)]
+            view.goal, view._margin = None, 0.0
+            view._rows = view._images = torch.arange(len(x), device=x.device)
+            with torch.no_grad():
+                full = view._forward(x, slice(0, len(x)))
+                with self._leading.leading():
+                    low = view._forward(x, slice(0, len(x)))
+            self._shared.roundings[kind] = Rounding.between(full, low)
+        return self._shared.roundings[kind]
 
     def _shown(self, x: Tensor, s: Positions) -> Tensor:
         """Return the logits of images in the rows ``s``, detached."""
@@ -714,6 +740,7 @@ class _Shared:
         self.batch = batch
         self.calls = 0
         self.passes: dict[str, _CallPasses] = {}
+        self.roundings: dict[tuple[str, bool], Rounding] = {}
 
     def next_call(self) -> int:
         self.calls += 1
