@@ -94,7 +94,7 @@ class Target(Protocol):
         """Return the gradient of ``loss(logits, *args)`` (one value per image) at ``x``: one forward, one backward.
 
         Where ``craft_precision`` is ``bf16`` all three come from bfloat16, but for logits and losses of images that
-        rounding may have made wrong: one forward more.
+        rounding may have made right or wrong: one forward more.
 
         Tensors in ``args`` have one row per image. Where the function is random all three are means over draws.
         """

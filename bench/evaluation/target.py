@@ -273,11 +273,10 @@ class NetworkTarget:
         budget: of passes, kept to; it has the same ``truth``.
         leading: the base classifier inside ``net``, where passes with a gradient are to compute in bfloat16. All others
             are float32.
-        decides: whether the attack goes by the logits of such a pass. Images that it has wrong, and under ``goal``
-            those that reach it, are then evaluated once more, in float32, and get these logits and losses, one
-            forward for each, unless they are wrong by more than rounding explains
-            (:class:`bench.models.bf16.Rounding`): so no success is one of bfloat16 alone. Of a random function, and
-            under a budget, all of them are.
+        decides: whether the attack goes by the logits of such a pass. Images whose margin rounding may have given its
+            sign (:class:`bench.models.bf16.Rounding`) are then evaluated once more, in float32, and get these logits
+            and losses, one forward for each: so no success is one of bfloat16 alone. Of a random function, and under a
+            budget, it is those that it has wrong, and under ``goal`` those that reach it.
 
     Raises:
         MethodError: a single evaluation takes more passes than the budget has.
@@ -554,7 +553,7 @@ class NetworkTarget:
     def _confirmed(
         self, gradient: Gradient, calls: int, loss: Callable[..., Tensor], x: Tensor, s: Positions, *args: Tensor
     ) -> Gradient:
-        """Return a gradient from bfloat16 with the float32 logits and losses of images that may be right there alone.
+        """Return a gradient from bfloat16 with the float32 logits and losses of images that it may have misjudged.
 
         A random function draws for them what it drew before, from call ``calls`` on.
         """
@@ -564,7 +563,7 @@ class NetworkTarget:
         if self._truth is not None and len(x) == len(self._rows[s]):
             goals = None if self.goal is None else self.goal[s]
             margins = judged(gradient.logits, self._truth.labels[self._rows[s]], goals)[1]
-            doubtful = doubtful[self._may_be_right(gradient.logits, margins)]
+            doubtful = doubtful[self._doubtful(gradient.logits, margins)]
         if len(doubtful) == 0:
             return gradient
         self._draws.calls = calls
@@ -575,13 +574,12 @@ class NetworkTarget:
             logits=gradient.logits.index_put((doubtful,), logits), loss=gradient.loss.index_put((doubtful,), values)
         )
 
-    def _may_be_right(self, logits: Tensor, margins: Tensor) -> Tensor:
-        """Return which of the images (N,) that bfloat16 has wrong may be right in float32."""
-        wrong = margins <= 0
+    def _doubtful(self, logits: Tensor, margins: Tensor) -> Tensor:
+        """Return of which images (N,) an attack may not go by logits in bfloat16, and by these margins."""
         # A random answer has an error of its own for every draw, and a budget keeps the best iterate by these logits.
-        if self._random or self._budget is not None or not bool(wrong.any()):
-            return wrong
-        return wrong & ~(margins < -self._rounding().bound(logits))
+        if self._random or self._budget is not None:
+            return margins <= 0
+        return ~(margins.abs() > self._rounding().bound(logits))
 
     def _rounding(self) -> Rounding:
         """Return what bfloat16 does to this function, measured once, on clean images."""
