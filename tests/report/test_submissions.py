@@ -188,13 +188,15 @@ def test_links_and_files_that_are_none_are_not_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("who = 3", "who: Input should be a valid string"),
-        ('who = "' + "x" * 81 + '"', "at most 80 characters"),
+        ("who = 3", "^who: a text in quotes is needed$"),
+        ('who = "' + "x" * 81 + '"', "^who: it has more than 80 characters$"),
         ('who = "  "', "it is empty"),
-        ('owner = "x"', "Extra inputs are not permitted"),
+        ('owner = "x"', "^there is no key 'owner'; there are who, link, paper, weights, replaces$"),
         ('weights = "../net.safetensors"', "is no file NAME.safetensors in the folder"),
+        ("weights = 3", "^weights: a list is needed$"),
+        ('weights = ["a.safetensors", "b"]', "^entry 2 of weights: 'b' is no file NAME"),
         ('weights = "net.pt"', "is no file NAME.safetensors in the folder"),
-        ('replaces = ["abc"]', "replaces.0: String should match pattern"),
+        ('replaces = ["abc"]', "^entry 1 of replaces: it is no SHA-256, which has 64 characters"),
         ("x = " + "[" * 500, "nested too deeply|no TOML"),
         (".".join("a" * 400) + " = 1", "more than 600 characters"),
         ("x = " + "9" * 5000, "more than 600 characters"),
@@ -352,6 +354,65 @@ def test_a_folder_beyond_the_bounds_is_refused(tmp_path, monkeypatch, bound):
     monkeypatch.setattr(read, bound, 1)
     with pytest.raises(UsageError):
         merged(tmp_path)
+
+
+def test_folders_under_one_name_are_said(tmp_path, capsys):
+    submit(tmp_path, "one", attacked(), who="Ada")
+    submit(tmp_path, "two", attacked(STRONG), who=" ada ")
+    submit(tmp_path, "three", attacked(), who="Bob")
+    found, both = merged(tmp_path)
+    page = render.as_markdown(build(both.ranked), render.contributions(found, both))
+    assert "- one, two, Ada: 2 folders under one name, counted as one person" in page
+    assert main(["leaderboard", "--submissions", str(tmp_path), "--format", "md"]) == 0
+    assert capsys.readouterr().err.count("note: one, two are of one name, Ada, and count as one person") == 1
+
+
+def test_a_copy_under_no_name_of_its_own_does_not_vanish(tmp_path, submissions):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        shutil.copy(submissions / "ada" / "fgsm.receipt", tmp_path / name)
+    found, both = merged(tmp_path)
+    assert [entry.file for entry in next(iter(both.sources.values()))] == ["one/fgsm.receipt"]
+    (remark,) = both.remarks
+    assert (
+        remark.file == "two/fgsm.receipt" and "the same measurement as one/fgsm.receipt, by the same name" in remark.why
+    )
+    assert "two/fgsm.receipt" in render.as_markdown(build(both.ranked), render.contributions(found, both))
+
+
+def test_a_page_says_why_predictions_were_not_repeated_as_it_is_now(tmp_path, submissions, capsys):
+    root, out = tmp_path / "submissions", tmp_path / "verified"
+    shutil.copytree(submissions / "ada", root / "ada")
+    said = root / "ada" / "submission.toml"
+    text = said.read_text(encoding="utf-8")
+    said.write_text('who = "Ada"\n', encoding="utf-8")
+    unnamed = "consistent, not repeated (submission.toml does not name the weights that are there)"
+    assert known(root, None) == {"ada/fgsm.receipt": unnamed}
+    assert main(["verify", str(root), "--device", "cpu", "--out", str(out)]) == 0
+    assert f"ada/fgsm.receipt: {unnamed}" in capsys.readouterr().out
+    # With the report of a time without weights, which a pull request of others does not make again.
+    (root / "ada" / "net.safetensors").rename(tmp_path / "net.safetensors")
+    assert main(["verify", str(root), "--device", "cpu", "--out", str(tmp_path / "none")]) == 0
+    assert known(root, tmp_path / "none") == {"ada/fgsm.receipt": "consistent, not repeated (no weights)"}
+    (tmp_path / "net.safetensors").rename(root / "ada" / "net.safetensors")
+    said.write_text(text, encoding="utf-8")
+    for verified in (out, tmp_path / "none"):
+        assert known(root, verified) == {"ada/fgsm.receipt": "consistent, not repeated (not yet)"}
+
+
+@pytest.mark.parametrize(
+    ("date", "why"),
+    [
+        ("2999-01-01", "it says that it was measured in the year 2999: the clock of that machine was wrong"),
+        ("2199-01-01", "it says that it was measured on 2199-01-01, and today is 20"),
+    ],
+)
+def test_a_date_in_the_future_is_called_so(tmp_path, date, why):
+    future = attacked()
+    time = {"finished": f"{date}T00:00:00+00:00"}
+    submit(tmp_path, "a", future.model_copy(update={"provenance": future.provenance.model_copy(update=time)}))
+    (left_out,) = merged(tmp_path)[0].left_out
+    assert why in left_out.why
 
 
 def test_passes_that_the_settings_cannot_give_are_said_on_the_page(tmp_path, submissions):

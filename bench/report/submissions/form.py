@@ -139,6 +139,34 @@ def withdrawals(path: Path) -> tuple[Withdrawal, ...]:
         return ()
 
 
+#: What is wrong with a value, by the name that pydantic has for it.
+_WORDS = {
+    "string_type": "a text in quotes is needed",
+    "string_too_long": "it has more than {max_length} characters",
+    "string_pattern_mismatch": "it is no SHA-256, which has 64 characters from 0 to 9 and a to f",
+    "tuple_type": "a list is needed",
+    "too_long": "it has more than {max_length} entries",
+    "missing": "it is missing",
+    "model_type": "a table of keys and values is needed",
+    "date_type": "a date without quotes is needed, such as 2026-01-31",
+    "date_from_datetime_inexact": "a date without quotes is needed, such as 2026-01-31",
+}
+
+
+def _wrong(error: ValidationError) -> str:
+    """Return the first thing that is wrong, in words of this file, not of the model behind it."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    kind, place = first["type"], first["loc"]
+    where = " of ".join(str(each) if isinstance(each, str) else f"entry {each + 1}" for each in reversed(place))
+    if kind == "extra_forbidden":
+        known = Withdrawal if len(place) > 1 else Submission
+        keys = ["withdrawn"] if error.title == _Withdrawn.__name__ and len(place) == 1 else list(known.model_fields)
+        return f"there is no key {shown(where)}; there are {', '.join(keys)}"
+    if kind == "value_error":
+        return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{where}: {_WORDS[kind].format_map(first.get('ctx', {}))}" if kind in _WORDS else first_of(error)
+
+
 def _model(model: type[Model], path: Path) -> Model:
     try:
         text = files.read(path, _MOST_BYTES).decode("utf-8-sig")
@@ -155,7 +183,7 @@ def _model(model: type[Model], path: Path) -> Model:
     try:
         return model.model_validate(tomllib.loads(text), strict=True)
     except ValidationError as error:
-        raise Unusable(first_of(error)) from None
+        raise Unusable(_wrong(error)) from None
     except RecursionError:
         raise Unusable("lists or tables are nested too deeply") from None
     except ValueError as error:

@@ -69,7 +69,7 @@ def merged(submissions: Submissions) -> Merged:
     entries, taken = _withdrawn(submissions)
     entries = _measured_once(entries, remarks)
     entries, superseded = _replaced(entries, remarks)
-    entries, older = _newest(entries)
+    entries, older = _newest(entries, remarks)
     groups = weights.groups(entries)
     differing: list[Differing] = []
     ranked: list[CellResult] = []
@@ -192,7 +192,7 @@ def _replaced(entries: list[Entry], remarks: list[LeftOut]) -> tuple[list[Entry]
     return kept, superseded
 
 
-def _newest(entries: Iterable[Entry]) -> tuple[list[Entry], list[Superseded]]:
+def _newest(entries: Iterable[Entry], remarks: list[LeftOut]) -> tuple[list[Entry], list[Superseded]]:
     """Return the last result of each person for each cell, and the earlier ones."""
     keys = Keys()
     by_person: dict[tuple[str, str], list[Entry]] = defaultdict(list)
@@ -207,7 +207,28 @@ def _newest(entries: Iterable[Entry]) -> tuple[list[Entry], list[Superseded]]:
         best = min(same, key=order)
         kept.append(best)
         older += (Superseded(entry, best) for entry in own if entry not in same)
+        remarks += (
+            LeftOut(
+                entry.file, f"{entry.result.names}: the same measurement as {best.file}, by the same name; counted once"
+            )
+            for entry in same
+            if _folder(entry) != _folder(best)
+        )
     return kept, older
+
+
+def _folder(entry: Entry) -> str:
+    return entry.file.partition("/")[0]
+
+
+def under_one_name(entries: Iterable[Entry]) -> dict[str, list[str]]:
+    """Return the folders of each person who has several, by the name as it is written first."""
+    names: dict[str, str] = {}
+    folders: dict[str, set[str]] = defaultdict(set)
+    for entry in sorted(entries, key=lambda entry: entry.file):
+        names.setdefault(person(entry.who), entry.who)
+        folders[person(entry.who)].add(_folder(entry))
+    return {names[who]: sorted(own) for who, own in folders.items() if len(own) > 1}
 
 
 def _by_question(entries: Iterable[Entry]) -> Iterator[tuple[list[Entry], list[Entry]]]:

@@ -48,6 +48,9 @@ _AHEAD = timedelta(days=1)
 
 #: Why predictions were not made again where no report says why.
 NOT_YET = "not yet"
+#: The same where there are none.
+NO_WEIGHTS = "no weights"
+UNNAMED = f"{form.SUBMISSION} does not name the weights that are there"
 
 #: What is known of a result, from the best.
 State = Literal["repeated", "consistent", "outcomes only"]
@@ -94,6 +97,13 @@ class Folder(NamedTuple):
     runs: tuple[Path, ...]
     #: Files of weights by which predictions are repeated.
     weights: tuple[Path, ...]
+    #: Whether there are other files of weights, which ``submission.toml`` does not name.
+    has_unnamed: bool = False
+
+    @property
+    def without_weights(self) -> str:
+        """Why there are none to predict with."""
+        return UNNAMED if self.has_unnamed else NO_WEIGHTS
 
 
 class LeftOut(NamedTuple):
@@ -261,6 +271,7 @@ def _folder(path: Path, usable: list[Path], left_out: list[LeftOut]) -> Iterator
         tuple(each for each in usable if each.suffix == _RECEIPT),
         tuple(each for each in usable if each.suffix == _RUN),
         tuple(names[name] for name in said.weights if name in names),
+        any(each.suffix == _WEIGHTS and each.name not in said.weights for each in usable),
     )
 
 
@@ -304,7 +315,10 @@ class _Checks(NamedTuple):
 
 def _words(receipt: Receipt, folder: Folder, shown: reports.Shown) -> str:
     """Return what is known of a receipt, for readers."""
-    why = "no weights" if shown.unrepeated == NOT_YET and not folder.weights else shown.unrepeated
+    why = shown.unrepeated
+    if why in (NOT_YET, NO_WEIGHTS, UNNAMED):
+        # A report may be of a time, or of a copy, that had no weights.
+        why = NOT_YET if folder.weights else folder.without_weights
     words = [shown._replace(unrepeated=why).words]
     if not shown.are_images_known:
         words.append("images not compared with their set")
@@ -355,7 +369,11 @@ def _words_of_run(result: CellResult) -> str:
 def require_possible(path: Path, result: CellResult) -> None:
     """Raises UsageError: it says that it was measured in the future, and so would be the newest for ever."""
     if datetime.fromisoformat(result.provenance.finished) > datetime.now(UTC) + _AHEAD:
-        raise UsageError(f"{path}: {result.names}: it says that it was measured on {result.provenance.finished}")
+        day, today = result.provenance.finished[:10], datetime.now(UTC).date()
+        raise UsageError(
+            f"{path}: {result.names}: it says that it was measured on {day}, and today is {today}: set the clock of "
+            "that machine and measure again"
+        )
 
 
 def refused(root: Path, path: Path, error: UsageError) -> LeftOut:

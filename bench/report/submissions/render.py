@@ -10,7 +10,7 @@ from bench.report.leaderboard.tables import Board
 from bench.report.render import export, html
 from bench.report.render.markdown import escape_markdown, grid, markdown
 from bench.report.render.people import Contributions, Item, Listed, Person, Source, names
-from bench.report.submissions.merge import Differing, Merged
+from bench.report.submissions.merge import Differing, Merged, under_one_name
 from bench.report.submissions.read import Entry, Submissions, person
 
 _HEADS = ("defense", "attacker", "attacks", "measured by", "when", "known", "submissions")
@@ -72,6 +72,15 @@ def _lists(submissions: Submissions, merged: Merged) -> Iterator[Listed]:
                 f"of {each.entry.finished[:10]}; now {_accuracy(each.by)} of {each.by.finished[:10]}, {each.by.file}",
             )
             for each in merged.superseded
+        ),
+    )
+    yield Listed(
+        "One name",
+        "Folders under one name count as those of one person: newer results of one take the place of the other's. A "
+        "name is what people write; whoever merges looks that all are theirs.",
+        tuple(
+            Item(", ".join(folders), who, f"{len(folders):,} folders under one name, counted as one person")
+            for who, folders in under_one_name(submissions.entries).items()
         ),
     )
     yield Listed(

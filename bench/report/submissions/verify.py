@@ -26,7 +26,7 @@ from bench.store import files
 from bench.store.outputs import write_into
 from bench.types import UsageError
 
-_NO_WEIGHTS, _OTHERS = "no weights", "no weights of its networks"
+_OTHERS = "no weights of its networks"
 
 
 class Line(NamedTuple):
@@ -116,7 +116,7 @@ class Checker(NamedTuple):
 
     def _checked(self, folder: Folder, path: Path, receipt: Receipt) -> Report:
         own = repeat.own_of(receipt, folder.weights)
-        why = _OTHERS if folder.weights else _NO_WEIGHTS
+        why = _OTHERS if folder.weights else folder.without_weights
         if own:
             try:
                 given = [str(each) for each in own]
