@@ -400,6 +400,19 @@ def test_a_page_says_why_predictions_were_not_repeated_as_it_is_now(tmp_path, su
         assert known(root, verified) == {"ada/fgsm.receipt": "consistent, not repeated (not yet)"}
 
 
+def test_weights_in_half_precision_are_said_on_the_page(tmp_path, submissions, folder):  # noqa: F811
+    root, out, half = tmp_path / "submissions", tmp_path / "verified", tmp_path / "half"
+    shutil.copytree(submissions / "ada", root / "ada")
+    (key,) = [each.name[:12] for each in (folder / "store" / "train").iterdir()]
+    options = ("--store", str(folder / "store"), "--out", str(half), "--half")
+    assert main(["export", "weights", key, *options]) == 0
+    shutil.copy(half / "model.safetensors", root / "ada" / "net.safetensors")
+    code = main(["verify", str(root), "--device", "cpu", "--out", str(out)])
+    # Answers are judged as they are.
+    words = {"ada/fgsm.receipt": "predictions repeated, with weights in half precision"}
+    assert known(root, out) == ({} if code else words)
+
+
 @pytest.mark.parametrize(
     ("date", "why"),
     [
