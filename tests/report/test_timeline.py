@@ -18,6 +18,7 @@ from bench.report.timeline.build import build
 from bench.report.timeline.changes import judge
 from bench.report.timeline.lines import Lane, Point
 from bench.report.timeline.page import render
+from bench.report.timeline.parents import failures_begun
 from bench.report.timeline.places import Origin, Place
 from bench.report.timeline.render import FORMATS
 from bench.report.timeline.words import remarks_of
@@ -311,6 +312,38 @@ def test_a_cell_that_fails_is_said_and_the_next_is_compared_with_the_last_before
     line = only_line([at(0, bits), at(1, bits, status="failed"), at(2, bits, status="failed"), at(3, bits)], tmp_path)
     assert verdicts(line) == ["first", "failed", "failed", "no change"]
     assert [told.point.place for _, told in line.changes] == [1]
+
+
+@pytest.mark.parametrize(
+    ("failing", "begins"),
+    [
+        # Commits: 0 root; 1, 3, 5 main; 2, 4 side; 6 the merge of the side into main.
+        ({1, 3, 5, 6}, [1]),
+        ({3, 5, 6}, [3]),
+        ({2, 4, 6}, [2]),
+        ({2, 4}, [2]),
+        ({1, 2, 3, 4, 5, 6}, [1, 2]),
+        ({6}, [6]),
+        ({1, 5}, [1, 5]),
+        ({0, 1, 2, 3, 4, 5, 6}, []),
+    ],
+)
+def test_beside_a_parallel_branch_a_cell_begins_to_fail_once(failing, begins):
+    parents = {0: (), 1: (0,), 2: (0,), 3: (1,), 4: (2,), 5: (3,), 6: (5, 4)}
+    ancestors, mainline = {}, {}
+    for i, own in parents.items():
+        ancestors[i] = mainline[i] = 0
+        for parent in own:
+            ancestors[i] |= ancestors[parent] | 1 << parent
+        for parent in own[:1]:
+            mainline[i] = mainline[parent] | 1 << parent
+    places = [Place(Origin(commit(i), False), i, ancestors[i], mainline[i], True, "", "", None) for i in parents]
+    lane = Lane("box", "cpu", "2", None, None)
+    right = Outcomes.of([True] * N)
+    for i in parents:
+        outcome = (None, "ValueError: no") if i in failing else (right, "")
+        lane.points.append(Point(i, 1.0, 0, 1, outcome[0], N, None, None, 1, "", outcome[1], None))
+    assert [i for i, begun in enumerate(failures_begun(lane, places)) if begun] == begins
 
 
 def git(folder, *words, when=None):

@@ -13,7 +13,7 @@ from bench.report.comparison.compare import MIN_EFFECT
 from bench.report.timeline.changes import Judged, judge
 from bench.report.timeline.costs import CostChange, cost_changes
 from bench.report.timeline.lines import Collected, Lane, Line, Point
-from bench.report.timeline.parents import parents
+from bench.report.timeline.parents import failures_begun, parents
 from bench.report.timeline.places import Place, places
 from bench.store.ancestry import commit_pages, known_commits
 from bench.store.runs import COMMIT, Run
@@ -31,7 +31,7 @@ class Told(NamedTuple):
     follows: int | None
     #: What changed at it without a break.
     remarks: tuple[str, ...]
-    #: The cell fails, and did not at the point before.
+    #: The cell fails, and did not at the commits before.
     fails_now: bool
 
     @property
@@ -140,7 +140,8 @@ def build(
 def _tell(lanes: Sequence[Lane], judged: Sequence[Sequence[Judged]], axis: Sequence[Place]) -> Iterator[ToldLane]:
     for lane, verdicts in zip(lanes, judged, strict=True):
         followed = parents(lane, axis)
-        parts = zip(lane.points, verdicts, cost_changes(lane, followed), followed, strict=True)
+        costs_of = cost_changes(lane, followed)
+        parts = zip(lane.points, verdicts, costs_of, followed, failures_begun(lane, axis), strict=True)
         points = [
             Told(
                 point,
@@ -149,8 +150,8 @@ def _tell(lanes: Sequence[Lane], judged: Sequence[Sequence[Judged]], axis: Seque
                 costs,
                 of_point.first,
                 lane.remarks.get(index, ()),
-                fails_now=verdict.verdict == "failed" and index > 0 and verdicts[index - 1].verdict != "failed",
+                fails_now,
             )
-            for index, (point, verdict, costs, of_point) in enumerate(parts)
+            for index, (point, verdict, costs, of_point, fails_now) in enumerate(parts)
         ]
         yield ToldLane(lane, tuple(points))

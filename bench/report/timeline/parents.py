@@ -28,11 +28,11 @@ class Parents(NamedTuple):
     brought: tuple[int, ...] = ()
 
 
-def parents(lane: Lane, places: Sequence[Place]) -> list[Parents]:
+def parents(lane: Lane, places: Sequence[Place], *, failures: bool = False) -> list[Parents]:
     """Return what each point follows: the nearest measured commit through first parents, else the nearest ancestor.
 
     Where there is none, it is the point before it. What was measured with uncommitted changes is followed by nothing,
-    and so are failures and what kept no outcomes.
+    and so is what kept no outcomes. Failures are followed only if that is asked for.
     """
     # By the rank of its commit, the index of the point.
     of_rank: dict[int, int] = {}
@@ -43,7 +43,8 @@ def parents(lane: Lane, places: Sequence[Place]) -> list[Parents]:
         place = places[point.place]
         measured = place.ancestors & ranks
         result.append(_parents(place, lane.points, places, measured, of_rank) if measured else Parents(last))
-        if point.outcomes is None or place.origin.dirty:
+        counts = point.outcomes is not None or (failures and point.error)
+        if not counts or place.origin.dirty:
             continue
         last = index
         if place.rank is not None:
@@ -72,6 +73,18 @@ def _parents(
 
 def _with_ancestors(rank: int, points: Sequence[Point], places: Sequence[Place], of_rank: dict[int, int]) -> int:
     return places[points[of_rank[rank]].place].ancestors | 1 << rank
+
+
+def failures_begun(lane: Lane, places: Sequence[Place]) -> list[bool]:
+    """Say of each point whether the cell begins to fail there: neither what it follows nor what it merges failed."""
+    points = lane.points
+    if not any(point.error for point in points):
+        return [False] * len(points)
+    begun: list[bool] = []
+    for point, of_point in zip(points, parents(lane, places, failures=True), strict=True):
+        before = [] if of_point.first is None else [of_point.first, *(side.tip for side in of_point.sides)]
+        begun.append(bool(point.error and before) and not any(points[index].error for index in before))
+    return begun
 
 
 def _highest(ranks: int) -> int:
