@@ -81,12 +81,16 @@ def main(args: argparse.Namespace) -> int:
         import torch
 
         from bench.evaluation.target import Meter, NetworkTarget
+        from bench.models.bf16 import has_units
         from bench.models.build import build, network_ref
         from bench.process.isolation import frozen
         from bench.types import Threat
 
     devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())] or ["cpu only"]
     print(f"devices      {', '.join(devices)}; {torch.get_num_threads()} threads")
+    units = has_units("cuda" if torch.cuda.is_available() else "cpu")
+    leads = 'in hardware: craft_precision = "auto" lets it lead attacks' if units else "emulated, slower than float32"
+    print(f"bfloat16     {leads}")
     started = time.perf_counter()
     net = build(network_ref("small-cnn", {}), 10, (3, 32, 32))
     x, y = torch.rand(16, 3, 32, 32), torch.zeros(16, dtype=torch.int64)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: How far apart the shortest and the longest time may lie before both are said.
 _WIDE = 1.2
 _AT_ONCE = 1000
+#: Seconds of attacks from which on a faster way is worth a line.
+_LONG = 300
 SUMMARY = (
     "what run would do: cells, done and to do, predicted FLOPs and time; trains and attacks nothing, but builds "
     "networks and measures them, recipes and steps on grey images"
@@ -73,6 +75,7 @@ def main(args: argparse.Namespace) -> int:
         print(flush=True)
     _print_nodes(nodes, config.variants, since)
     _print_preparations(work)
+    _print_faster(work, nodes, device.type)
     return code
 
 
@@ -118,6 +121,22 @@ def _print_preparations(work: Work) -> None:
     refs = dict.fromkeys(planned.cell.data for planned in work.plan.cells)
     for ref in (each for each in refs if each.prepared is not None):
         print(visible(f"{ref.name}: images are {ref.prepared}"))
+
+
+def _print_faster(work: Work, nodes: list[Node], device: str) -> None:
+    """Say that bfloat16 may lead the attacks, where that is faster and there is much to do."""
+    from bench.config.expand import steps_along_gradients
+    from bench.models.bf16 import has_units
+    from bench.registry import entry_of
+
+    attacks = [planned.cell.attack for planned in work.usable.plan.cells if planned.cell.attack is not None]
+    led = any(each.craft_precision == "float32" and steps_along_gradients(entry_of(each.attack)) for each in attacks)
+    seconds = sum(node.seconds or 0 for node in nodes if node.kind != "train" and not node.done)
+    if led and seconds >= _LONG and has_units(device):
+        print(
+            f"this {device} has units for bfloat16: --set attack.craft_precision=auto lets it lead attacks, which are "
+            "then faster; float32 still judges them; columns and keys are others"
+        )
 
 
 def _line(node: Node, width: int) -> str:

@@ -306,7 +306,7 @@ def _craft_precision(each: AttackConfig, entry: registry.Entry, has_bf16: Callab
     """
     if each.craft_precision == "float32":
         return "float32"
-    leads = _steps_along_gradients(entry)
+    leads = steps_along_gradients(entry)
     if each.craft_precision == "auto":
         return "bf16" if leads and has_bf16() else "float32"
     if not leads:
@@ -317,7 +317,7 @@ def _craft_precision(each: AttackConfig, entry: registry.Entry, has_bf16: Callab
     return "bf16"
 
 
-def _steps_along_gradients(entry: registry.Entry) -> bool:
+def steps_along_gradients(entry: registry.Entry) -> bool:
     """Say whether an attack gets its gradients from the harness: a library that it needs takes them by itself."""
     is_ours = entry.kind != "library" and not entry.meta.get("requires")
     return is_ours and entry.meta.get("needs", "gradient") == "gradient"
@@ -424,7 +424,7 @@ def _with_shared(config: Config, config_entry: AttackConfig, entry: registry.Ent
         known -= {"eps", "norm"}
     if not entry.meta.get("targetable"):
         known -= {"target"}
-    if not _steps_along_gradients(entry):
+    if not steps_along_gradients(entry):
         known -= {"craft_precision"}
     presets = entry.meta.get("presets") or {}
     shared = {

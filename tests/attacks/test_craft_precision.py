@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from bench import registry
 from bench.api import Threat
+from bench.cli import main
 from bench.config import expand, sections
 from bench.draws import Draws
 from bench.evaluation.craft import Crafted, craft
@@ -230,3 +231,36 @@ def test_a_plan_says_what_auto_became(tmp_path: Path, monkeypatch: pytest.Monkey
     attack = cells[-1].cell.attack
     assert attack and attack.craft_precision == ("bf16" if has else "float32")
     assert cells[-1].names.attack == ("pgd bf16" if has else "pgd")
+
+
+@pytest.mark.parametrize(
+    ("has", "precision", "use", "long"),
+    [
+        (True, "float32", "pgd", True),
+        (False, "float32", "pgd", True),
+        (True, "bf16", "pgd", True),
+        (True, "float32", "square", True),
+        (True, "float32", "pgd", False),
+    ],
+)
+def test_a_long_plan_says_where_bf16_would_be_faster(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    has: bool,
+    precision: str,
+    use: str,
+    long: bool,
+) -> None:
+    monkeypatch.setattr("bench.models.bf16.has_units", lambda device: has and device == "cpu")
+    monkeypatch.setattr("bench.cli.plan._LONG", 0 if long else 1e9)
+    columns(tmp_path, "" if use == "square" else f'craft_precision = "{precision}"', f'use = "{use}"')
+    plan_of = ["plan", str(tmp_path / "t.toml"), "--n", "20", "--set", "run.device=cpu"]
+    assert main([*plan_of, "--store", str(tmp_path / "store")]) == 0
+    says = "craft_precision=auto" in capsys.readouterr().out
+    assert says == (has and precision == "float32" and use == "pgd" and long)
+    if says:
+        # The line can be followed as it is.
+        assert main([*plan_of, "--store", str(tmp_path / "store"), "--set", "attack.craft_precision=auto"]) == 0
+        out = capsys.readouterr().out
+        assert "pgd bf16" in out and "craft_precision" not in out

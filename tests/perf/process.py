@@ -71,6 +71,7 @@ ROWS = {
     "pgd that stops early, a third kept": Row(
         {"steps": 20, "eps": "9/2040", "step_size": "9/8160"}, "torchattacks:PGD", {**_PGD, **_SMALL}
     ),
+    "pgd in bfloat16": Row({"steps": 20, **_LAST, "craft_precision": "bf16"}, "torchattacks:PGD", _PGD),
     "mi-fgsm": Row({"steps": 10, **_LAST}, "torchattacks:MIFGSM", {**_MOMENTUM, "decay": 1.0}),
     "ti-dim": Row({"steps": 10}, "torchattacks:TIFGSM", {**_MOMENTUM, "decay": 1.0, "len_kernel": 7}),
     "apgd-ce": Row({"steps": 20}, "torchattacks:APGD", {"eps": EPS, "steps": 20}),
