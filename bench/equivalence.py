@@ -149,7 +149,9 @@ def joint(seeds: Sequence[Sequence[tuple[Images, Images]]], n: int, error: float
     723-731, with seeds for readers). Each has the quantile of its own degrees of freedom, seeds - 1 and infinitely
     many, and the squares are added (Banerjee, Sankhya 23, 1961, 359-378: then the interval covers at least as often as
     it says). The degrees of freedom of Satterthwaite and Hillis for the sum cover less often with two or three seeds.
-    What :func:`paired_ends` adds to the interval of Wald, which matters where few images changed, is added too.
+    What :func:`paired_ends` adds to the interval of Wald, which matters where few images changed, is added too. Few
+    seeds may agree by chance, and MS(seed) then says nothing: the interval is never shorter, nor p lower, than with the
+    larger of MS(image) and MS(seed x image) over seeds n, the variance over other images for these seeds.
 
     Of one seed, the interval is for other images alone.
 
@@ -163,8 +165,7 @@ def joint(seeds: Sequence[Sequence[tuple[Images, Images]]], n: int, error: float
     runs = list(chain.from_iterable(seeds))
     lost, gained = (sum(run[side].bit_count() for run in runs) / len(runs) for side in (0, 1))
     value = (gained - lost) / n
-    of_seeds, of_images = _variances(seeds, n) if len(seeds) > 1 else (0.0, _wald(lost, gained, n))
-    spread = _Spread(of_seeds, of_images, len(seeds) - 1)
+    spread = _spread(seeds, n) if len(seeds) > 1 else _Spread(0.0, wald := _wald(lost, gained, n), wald, 0)
 
     def ends(beyond: float) -> Ends:
         # What the score interval has beyond Wald's, squared.
@@ -174,7 +175,7 @@ def joint(seeds: Sequence[Sequence[tuple[Images, Images]]], n: int, error: float
         return Ends(max(value - down, -1.0), min(value + up, 1.0))
 
     p = spread.p(value, 2 / n**2) if len(seeds) > 1 else mcnemar(*changed_images(runs))
-    return Joint(value, ends(0.025), ends(error), p, of_seeds, of_images)
+    return Joint(value, ends(0.025), ends(error), p, spread.of_seeds, spread.of_images)
 
 
 def _wald(lost: float, gained: float, n: float) -> float:
@@ -183,18 +184,22 @@ def _wald(lost: float, gained: float, n: float) -> float:
 
 
 class _Spread(NamedTuple):
-    """The two parts of a variance, and the degrees of freedom of the first; those of the second are many."""
+    """The two parts of a variance, and the degrees of freedom of the first; those of the second are many.
+
+    ``alone`` is the variance over images were the seeds the only ones there are.
+    """
 
     of_seeds: float
     of_images: float
+    alone: float
     degrees: int
 
     def half(self, beyond: float, more: float) -> float:
         """Return half the length of an interval: ``beyond`` is the chance to be beyond one end, ``more`` squared."""
-        squared = _quantile(beyond) ** 2 * self.of_images + more
+        squared = _quantile(beyond) ** 2 * self.of_images
         if self.of_seeds > 0:
             squared += student_quantile(2 * beyond, self.degrees) ** 2 * self.of_seeds
-        return sqrt(squared)
+        return sqrt(max(squared, _quantile(beyond) ** 2 * self.alone) + more)
 
     def p(self, value: float, more: float) -> float:
         """Return at which error the interval ends at 0; ``more`` is added to the variance over images.
@@ -202,9 +207,11 @@ class _Spread(NamedTuple):
         With two images more, one lost and one gained, it is no lower than McNemar's exact one where few images changed
         (Bonett and Price, Journal of Educational and Behavioral Statistics 37, 2012, 479-488).
         """
+        of_alone = 2 * NormalDist().cdf(-abs(value) / sqrt(self.alone + more))
+        return max(of_alone, self._p_of_both(value, more)) if self.of_seeds > 0 else of_alone
+
+    def _p_of_both(self, value: float, more: float) -> float:
         of_images = self.of_images + more
-        if self.of_seeds <= 0:
-            return 2 * NormalDist().cdf(-abs(value) / sqrt(of_images))
         p, ratio = 1.0, 1.0
         # The quantiles of both parts have one p-value. Each step raises the first and lowers p, so the last is no lower
         # than the solution.
@@ -217,7 +224,7 @@ class _Spread(NamedTuple):
         return p
 
 
-def _variances(seeds: Sequence[Sequence[tuple[Images, Images]]], n: int) -> tuple[float, float]:
+def _spread(seeds: Sequence[Sequence[tuple[Images, Images]]], n: int) -> _Spread:
     """Return the variance of the mean over seeds, which holds what seeds and images have together, and over images."""
     machines, count = len(seeds[0]), len(seeds)
     totals = [sum(gained.bit_count() - lost.bit_count() for lost, gained in seed) for seed in seeds]
@@ -227,7 +234,9 @@ def _variances(seeds: Sequence[Sequence[tuple[Images, Images]]], n: int) -> tupl
     together = max(sum(map(_squares, seeds)) - mean - of_seeds - of_images, 0.0)
     scale = machines**2 * count * n
     seed_square, both_square = of_seeds / (count - 1), together / ((count - 1) * (n - 1))
-    return max(seed_square, 0.0) / scale, max(of_images / (n - 1) - both_square, 0.0) / scale
+    image_square = of_images / (n - 1)
+    of_images_above = max(image_square - both_square, 0.0) / scale
+    return _Spread(max(seed_square, 0.0) / scale, of_images_above, max(image_square, both_square) / scale, count - 1)
 
 
 def _squares(runs: Sequence[tuple[Images, Images]]) -> int:

@@ -166,3 +166,28 @@ def test_extremes_are_answered_fast():
 def test_ends_on_the_margin_are_not_within():
     assert Ends(-0.4, 0.4).within(0.5)
     assert not Ends(-0.5, 0.4).within(0.5)
+
+
+@pytest.mark.parametrize(("seeds", "lost", "gained"), [(3, 30, 20), (2, 28, 20), (4, 6, 1), (2, 90, 60)])
+def test_seeds_that_agree_by_chance_prove_no_more_than_their_images(seeds, lost, gained):
+    # Every seed loses and gains as many, of other images: the seeds have no variance at all.
+    table = np.zeros((seeds, 1000))
+    for i, row in enumerate(table):
+        changed = np.random.default_rng(i).permutation(1000)
+        row[changed[:lost]], row[changed[lost : lost + gained]] = -1, 1
+    said = joint([[(as_bits(row < 0), as_bits(row > 0))] for row in table], 1000, 0.05)
+    # Of the same seeds and other images: the t test of the images' means, and McNemar's of all changes.
+    alone = stats.ttest_1samp(table.mean(0), 0.0)
+    assert said.p >= 0.9 * alone.pvalue and said.p >= 0.9 * mcnemar(seeds * lost, seeds * gained)
+    low, high = alone.confidence_interval(0.95)
+    assert said.interval.low <= low + 1e-4 and said.interval.high >= high - 1e-4
+
+
+def test_without_a_change_p_is_small_as_rarely_as_it_says():
+    rng, small = np.random.default_rng(5), 0
+    for _ in range(2000):
+        draws = rng.random((2, 1000))
+        runs = [[(as_bits(row < 0.02), as_bits(row > 0.98))] for row in draws]
+        small += joint(runs, 1000, 0.05).p < 0.001
+    # 2 are expected, and 8 or more happen once in a thousand times.
+    assert small < 8

@@ -425,6 +425,28 @@ def test_each_machine_is_compared_with_itself():
     assert " on " not in change.name
 
 
+def test_machines_whose_changes_cancel_are_not_the_same():
+    clean, bits = [True] * 1000, outcomes(0.5, 1000)
+    sides = [], []
+    for seed in range(4):
+        for machine, lost, gained in (("a", 0, 30), ("b", 30, 0)):
+            sides[0].append(result(clean=clean, adversarial=bits, seed=seed, machine=machine))
+            sides[1].append(new(clean=clean, adversarial=flipped(bits, lost, gained), seed=seed, machine=machine))
+    (cell,) = compared(*sides).over_seeds
+    assert cell.difference == 0 and cell.by_machine == pytest.approx({"a": 0.03, "b": -0.03})
+    assert cell.equivalence == "cannot tell"
+
+
+def test_a_pair_of_two_machines_is_named():
+    clean = [True] * 100
+    base = [result(clean=clean, machine="a"), result(clean=clean, seed=1, machine="<b>")]
+    assert not any("machines" in note for note in compared(base, [new(clean=clean, machine="a")]).notes)
+    c = compared(base, [new(clean=clean, machine="a"), new(clean=clean, seed=1, machine="c")])
+    said = "1 cell measured on <b> in the base and on c in the head: a difference may be one of the machines"
+    assert said in c.notes
+    assert "a difference may be one of the machines" in as_text(c)
+
+
 def test_of_one_key_the_newest_of_several_machines_counts_where_none_has_both():
     clean = [True] * 1000
     old = result(clean=clean, adversarial=outcomes(0.1, 1000), machine="a", finished="2026-11-20T10:00:00+00:00")

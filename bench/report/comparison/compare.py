@@ -19,6 +19,7 @@ from bench.report.comparison.seeds import (
     Group,
     Grouping,
     OverSeeds,
+    across_machines,
     images_needed,
     run,
     same_or_not,
@@ -255,13 +256,14 @@ def _tests(
         _tested(p, count, verdict, same_within) for p, count, verdict in zip(tested, counts, judged, strict=True)
     ]
     over_seeds = [
-        group.statement(_name_over(group), each, p, min_effect, same_within)
+        group.statement(_name_over(group), each, runs, p, min_effect, same_within)
         for group, each, p in zip(groups, said, adjusted[len(counts) :], strict=True)
     ]
     of_several_seeds = set(map(id, chain.from_iterable(group.pairs for group in groups if len(group.by_seed) > 1)))
     once = trained_again_once([p for p in tested if id(p) not in of_several_seeds], keys)
     note = f"{once} cell{'s' * (once != 1)} trained again, with one seed on each side: this holds for these networks, "
-    return changes, over_seeds, [f"{note}and says nothing of other seeds of their recipes"] if once else []
+    trained = [f"{note}and says nothing of other seeds of their recipes"] if once else []
+    return changes, over_seeds, [*across_machines(tested), *trained]
 
 
 def _tested(p: Pair, counts: Counts, judged: tuple[ChangeVerdict, float, float], margin: float) -> Change:

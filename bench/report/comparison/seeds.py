@@ -172,6 +172,16 @@ class Group:
         of_seeds = [[runs[id(p)] for p in own] for own in self.by_seed.values()]
         return joint(of_seeds, self.pairs[0].new.cell.data.n, ERROR)
 
+    def is_within(self, margin: float, said: Joint, runs: Mapping[int, Run]) -> bool:
+        """Say whether the difference is within a margin, in points, over all and on each machine.
+
+        Two machines whose changes cancel are no two that stayed the same.
+        """
+        n = self.pairs[0].new.cell.data.n
+        columns = zip(*self.by_seed.values(), strict=True) if len(self.machines) > 1 else ()
+        own = (joint([[runs[id(p)]] for p in column], n, ERROR) for column in columns)
+        return said.narrow.within(margin / 100) and all(each.narrow.within(margin / 100) for each in own)
+
     def by_machine(self) -> dict[str, float]:
         """Return the mean difference on each machine, where there are several."""
         if len(self.machines) < 2:
@@ -182,12 +192,15 @@ class Group:
             for machine, own in zip(self.machines, columns, strict=True)
         }
 
-    def statement(self, name: str, said: Joint, adjusted_p: float, min_effect: float, margin: float) -> OverSeeds:
+    def statement(
+        self, name: str, said: Joint, runs: Mapping[int, Run], adjusted_p: float, min_effect: float, margin: float
+    ) -> OverSeeds:
         """Return what the seeds say.
 
         Args:
             name: of the cell, without its seed.
             said: by :meth:`joint`.
+            runs: likewise.
             adjusted_p: by Holm, over all tests of the comparison.
             min_effect: the least mean difference that counts, in points.
             margin: differences within it count as the same, in points.
@@ -197,7 +210,8 @@ class Group:
         verdict: Literal["regression", "improvement", "same"] = "same"
         if clear and large:
             verdict = "regression" if said.value < 0 else "improvement"
-        equivalence = same_or_not(said.narrow, margin, different=verdict != "same")
+        equivalence: Equivalence = "same" if self.is_within(margin, said, runs) else "cannot tell"
+        equivalence = "different" if verdict != "same" else equivalence
         n = self.pairs[0].new.cell.data.n
         return OverSeeds(
             name=name,
@@ -256,6 +270,18 @@ def _needed(said: Joint, seeds: int, n: int, margin: float) -> str:
     words = [f"{_rounded(more_seeds):,} seeds"] if more_seeds > seeds else []
     words += [f"{_rounded(more_images):,} images"] if more_images > n else []
     return f"about {' of '.join(words)}" if words and max(more_seeds, more_images) < _MOST_NEEDED else ""
+
+
+def across_machines(pairs: Iterable[Pair]) -> list[str]:
+    """Return a note where no machine measured both sides of a pair, so that it compares two machines too."""
+    moved = [(p.old.provenance.machine, p.new.provenance.machine) for p in pairs]
+    moved = [(old, new) for old, new in moved if old != new]
+    if not moved:
+        return []
+    several = f" and {len(set(moved)) - 1} more pairs of machines" if len(set(moved)) > 1 else ""
+    cells, (old, new) = f"{len(moved)} cell{'s' * (len(moved) != 1)}", moved[0]
+    where = f"measured on {old} in the base and on {new} in the head{several}"
+    return [f"{cells} {where}: a difference may be one of the machines"]
 
 
 def trained_again_once(pairs: Iterable[Pair], keys: Keys) -> int:
