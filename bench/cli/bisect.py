@@ -8,8 +8,10 @@ import shutil
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +90,8 @@ def _question(args: argparse.Namespace, here: Path) -> Iterator[Question]:
     # What is wrong with the configuration or an option is said before anything is checked out.
     options.request(args, args.what)
     root, store = root_of(here), options.store_root(args).resolve()
+    _require_no_paths_into(root, args)
+    _say_what_is_searched(root, args)
     with tempfile.TemporaryDirectory(prefix="crossfire-") as folder:
         configuration, own_file = args.what, None
         if (file := Path(args.what)).suffix == ".toml":
@@ -95,6 +99,54 @@ def _question(args: argparse.Namespace, here: Path) -> Iterator[Question]:
             own_file = Path(os.path.relpath(file.resolve(), root)) if file.resolve().is_relative_to(root) else None
         inside = Path(os.path.relpath(here.resolve(), root))
         yield Question(here, inside, str(configuration), own_file, args.cell, tuple(_options(args)), store)
+
+
+def _say_what_is_searched(root: Path, args: argparse.Namespace) -> None:
+    """Say which folders of the checkout Python searches by itself, as after an editable install."""
+    from bench.schedule.at_commit import has_own_harness
+    from bench.store.worktree import is_tracked
+
+    # What PYTHONPATH names becomes that of each commit.
+    given = {Path(each).resolve() for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each}
+    searched = dict.fromkeys(Path(each).resolve() for each in sys.path if os.path.isabs(each))
+    for folder in searched:
+        if folder not in given and not has_own_harness(folder) and is_tracked(root, folder):
+            _say(args, f"Python searches {folder} by itself: what is imported from there is the same at every commit")
+
+
+def _require_no_paths_into(root: Path, args: argparse.Namespace) -> None:
+    """Raises UsageError: it names a file that git keeps by an absolute path: the same at every commit."""
+    from bench.store.worktree import is_tracked
+    from bench.types import UsageError, shown
+
+    table = tomllib.loads(Path(args.what).read_text(encoding="utf-8")) if args.what.endswith(".toml") else {}
+    settings = (setting.text.partition("=")[2].strip(" \"'") for setting in args.set)
+    for text in chain(_texts(table), settings):
+        if any(is_tracked(root, path) for path in _absolute(text)):
+            raise UsageError(
+                f"{args.what}: {shown(text)} is an absolute path into the repository, so every commit would be "
+                "measured with the file as it is here; name it relative to the current folder"
+            )
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield all texts in a configuration."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
+
+
+def _absolute(text: str) -> Iterator[Path]:
+    """Yield the absolute paths that a text may name, such as ``weights:/a/b.pt`` and ``/a/b.py:Name``."""
+    start = next((i for i, letter in enumerate(text) if letter in "/~" and (i == 0 or text[i - 1] == ":")), None)
+    if start is None or "\0" in text:
+        return
+    path = text[start:]
+    while path not in ("", "/", "~"):
+        yield Path(os.path.expanduser(path))
+        path = path.rpartition(":")[0]
 
 
 def _options(args: argparse.Namespace) -> Iterator[str]:
@@ -162,9 +214,9 @@ class _Report:
 
     def _not_reproducible(self) -> Iterator[str]:
         finding = self._finding
-        yield f"not reproducible: {finding.bad.name} does not differ between GOOD and BAD"
+        yield f"not reproducible: {finding.bad.name} shows no clear difference between GOOD and BAD"
         if finding.good.result == finding.bad.result:
-            yield "nothing that the cell depends on changed: both have one key, so it is one measurement"
+            yield "nothing that the key of the cell holds changed: both have one key, so it is one measurement"
         yield "all commits were measured by the configuration as it is here now: what changed in that does not count"
 
     def _own_files(self) -> list[str]:

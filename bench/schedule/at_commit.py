@@ -85,7 +85,7 @@ def start(tree: Worktree, arguments: Sequence[str], *, inside: Path = Path(), **
         return subprocess.Popen(
             [*command_in(tree.path), *arguments],
             cwd=folder,
-            env=environment(),
+            env=_environment(tree),
             stdin=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
@@ -96,6 +96,23 @@ def start(tree: Worktree, arguments: Sequence[str], *, inside: Path = Path(), **
         )
     except OSError as error:
         raise NotMeasurable(f"the harness of {tree.commit[:10]} cannot be started: {error.strerror}") from None
+
+
+def _environment(tree: Worktree) -> dict[str, str]:
+    """Return the environment of a commit: folders of the checkout that Python searches become those of the commit."""
+    own = dict(environment())
+    searched = own.get("PYTHONPATH", "").split(os.pathsep)
+    if tree.checkout is None or not any(searched):
+        return own
+    moved = [_moved(each, tree.checkout, tree.path) if os.path.isabs(each) else each for each in searched]
+    return own | {"PYTHONPATH": os.pathsep.join(moved)}
+
+
+def _moved(folder: str, checkout: Path, tree: Path) -> str:
+    real = Path(folder).resolve()
+    # The harness that measures is the one that runs now, unless the commit has one.
+    is_kept_there = real.is_relative_to(checkout) and not has_own_harness(real)
+    return str(tree / real.relative_to(checkout)) if is_kept_there else folder
 
 
 def cells_at(tree: Worktree, arguments: Sequence[str], *, inside: Path = Path()) -> list[CellAt]:

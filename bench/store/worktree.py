@@ -38,11 +38,13 @@ class Worktree(NamedTuple):
         commit: its full hash.
         lock: the number of a file that is locked; a process that is given it keeps the folder from being removed as a
             leftover for as long as it lives.
+        checkout: the folder that the repository itself is checked out in, links resolved; ``None`` of a bare one.
     """
 
     path: Path
     commit: str
     lock: int
+    checkout: Path | None = None
 
 
 def commit_of(repository: Path, name: str) -> str:
@@ -81,13 +83,15 @@ def worktree(repository: Path, commit: str) -> Iterator[Worktree]:
     """
     sha = commit_of(repository, commit)
     common = common_folder(repository)
-    folder = common / "crossfire"
+    folder, checkout = common / "crossfire", None
     with _begun(folder, common) as (path, lock):
         try:
             done = run_git(common, "worktree", "add", "--quiet", "--detach", str(path), sha)
             if done.returncode != 0:
                 raise UsageError(f"the commit {sha[:10]} cannot be checked out: {_reason(done)}")
-            yield Worktree(path, sha, lock.fileno())
+            with suppress(UsageError):
+                checkout = root_of(repository)
+            yield Worktree(path, sha, lock.fileno(), checkout)
         finally:
             _remove(path, common)
 
@@ -165,6 +169,16 @@ def root_of(repository: Path) -> Path:
     if done.returncode != 0:
         raise UsageError(f"git finds no checkout in {repository}: {_reason(done)}")
     return Path(os.fsdecode(done.stdout.removesuffix(b"\n"))).resolve()
+
+
+def is_tracked(root: Path, path: Path) -> bool:
+    """Say whether git keeps a file of a checkout, or files in a folder of it."""
+    real = path.resolve()
+    if not real.is_relative_to(root):
+        return False
+    # No pattern: the name is meant as it is.
+    done = run_git(root, "ls-files", "-z", "--", f":(literal){os.path.relpath(real, root)}")
+    return done.returncode == 0 and bool(done.stdout)
 
 
 def because_of_submodules(tree: Worktree, message: str) -> str:

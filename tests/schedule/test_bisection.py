@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 from bench.cli import main
-from bench.schedule import measuring
+from bench.schedule import at_commit, measuring
 from bench.schedule.at_commit import NotMeasurable, PlanAt, read_plan
 from bench.schedule.bisection import Bisection
 from bench.schedule.measuring import Measuring, Question, carry
 from bench.store.lineage import History
 from bench.store.working_store import Store
+from bench.store.worktree import worktree
 
 NETWORK = """
 from torch import nn
@@ -294,3 +296,35 @@ def test_a_training_and_a_set_are_carried_once_and_no_links(tmp_path):
         found = sorted(target.name(path) for path in target.root.rglob("*") if path.is_file())
         training = [f"train/{key}/{name}" for name in ("card.json", "log.jsonl", "weights.safetensors")]
         assert found == [f"attack/{key}/000000-000060.safetensors", *training]
+
+
+@pytest.mark.parametrize("kind", ["use", "set"])
+def test_an_absolute_path_to_a_file_of_the_repository_is_refused(repository, monkeypatch, capsys, kind):
+    bad = repository.edit("weaker", *WEAKER)
+    monkeypatch.chdir(repository.path)
+    table, there = repository.path.parent / "table.toml", str(repository.path / "attack.py")
+    text = (repository.path / "table.toml").read_text()
+    more = []
+    if kind == "use":
+        assert '"attack.py:' in text
+        text = text.replace('"attack.py:', f'"{there}:')
+    else:
+        more = ["--set", f'attacks.0.use="{there}:mine"']
+    table.write_text(text)
+    code = main(["bisect", repository.commits[0], bad, str(table), "--cell", CELL, "--device", "cpu", *more])
+    error = capsys.readouterr().err
+    assert code == 2 and "absolute path into the repository" in error and there in error
+
+
+def test_a_folder_of_the_repository_in_pythonpath_is_that_of_the_commit(repository, monkeypatch):
+    path = repository.path
+    (path / "lib").mkdir()
+    (path / "lib" / "mine.py").write_text("old")
+    first = repository.commit("a library")
+    (path / "lib" / "mine.py").write_text("new")
+    outside = str(path.parent / "elsewhere")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path / "lib"), outside, "relative"]))
+    with worktree(path, first) as tree:
+        library, *rest = at_commit._environment(tree)["PYTHONPATH"].split(os.pathsep)
+        assert (Path(library) / "mine.py").read_text() == "old"
+    assert rest == [outside, "relative"]
