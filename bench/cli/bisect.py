@@ -115,7 +115,7 @@ def _say_what_is_searched(root: Path, args: argparse.Namespace) -> None:
 
 
 def _require_no_paths_into(root: Path, args: argparse.Namespace) -> None:
-    """Raises UsageError: it names a file that git keeps by an absolute path: the same at every commit."""
+    """Raises UsageError: the configuration has an absolute path to a file of git, the same at every commit."""
     from bench.store.worktree import is_tracked
     from bench.types import UsageError, shown
 
