@@ -165,11 +165,12 @@ def joint(seeds: Sequence[Sequence[tuple[Images, Images]]], n: int, error: float
     runs = list(chain.from_iterable(seeds))
     lost, gained = (sum(run[side].bit_count() for run in runs) / len(runs) for side in (0, 1))
     value = (gained - lost) / n
-    spread = _spread(seeds, n) if len(seeds) > 1 else _Spread(0.0, wald := _wald(lost, gained, n), wald, 0)
+    wald = _wald(lost, gained, n)
+    spread = _spread(seeds, n) if len(seeds) > 1 else _Spread(0.0, wald, wald, 0)
 
     def ends(beyond: float) -> Ends:
         # What the score interval has beyond Wald's, squared.
-        known = _quantile(beyond) ** 2 * _wald(lost, gained, n)
+        known = _quantile(beyond) ** 2 * wald
         low, high = paired_ends(lost, gained, n, beyond)
         down, up = (spread.half(beyond, max((end - value) ** 2 - known, 0.0)) for end in (low, high))
         return Ends(max(value - down, -1.0), min(value + up, 1.0))

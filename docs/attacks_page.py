@@ -8,16 +8,10 @@ from bench.config.described import described
 from bench.config.schema import parameters
 from bench.methods import docstrings
 from bench.registry import Entry, entries
+from bench.types import NORMS
 
-_NORMS = {
-    "linf": "L∞",
-    "l2": "L2",
-    "l1": "L1",
-    "l0": "L0",
-    "wasserstein": "Wasserstein",
-    "flow": "flow",
-    "corruption": "none",
-}
+#: As in tables, but that a corruption has no norm.
+_NORMS = NORMS | {"corruption": "none"}
 _NEEDS = {"gradient": "gradients", "scores": "logits", "labels": "labels", "nothing": "nothing"}
 _INTRODUCTION = """# Attacks
 

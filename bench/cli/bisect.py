@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shutil
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -20,9 +20,12 @@ from bench.display.base import Display, duration
 from bench.visible import json_text, visible
 
 if TYPE_CHECKING:
+    from bench.config.sections import Request
     from bench.schedule.bisection import Difference, Finding
     from bench.schedule.measuring import Measured, Measuring, Question
     from bench.store.lineage import History
+
+_log = logging.getLogger("crossfire")
 
 SUMMARY = "the commit that changed a cell, found by paired tests in about log2 of the commits between two"
 #: Exit codes: the commit; several, one of which it is, or no difference to be found.
@@ -88,10 +91,10 @@ def _question(args: argparse.Namespace, here: Path) -> Iterator[Question]:
     from bench.store.worktree import root_of
 
     # What is wrong with the configuration or an option is said before anything is checked out.
-    options.request(args, args.what)
+    request = options.request(args, args.what)
     root, store = root_of(here), options.store_root(args).resolve()
-    _require_no_paths_into(root, args)
-    _say_what_is_searched(root, args)
+    _require_no_paths_into(root, request, args.what)
+    _warn_of_searched(root)
     with tempfile.TemporaryDirectory(prefix="crossfire-") as folder:
         configuration, own_file = args.what, None
         if (file := Path(args.what)).suffix == ".toml":
@@ -101,7 +104,7 @@ def _question(args: argparse.Namespace, here: Path) -> Iterator[Question]:
         yield Question(here, inside, str(configuration), own_file, args.cell, tuple(_options(args)), store)
 
 
-def _say_what_is_searched(root: Path, args: argparse.Namespace) -> None:
+def _warn_of_searched(root: Path) -> None:
     """Say which folders of the checkout Python searches by itself, as after an editable install."""
     from bench.schedule.at_commit import has_own_harness
     from bench.store.worktree import is_tracked
@@ -111,20 +114,20 @@ def _say_what_is_searched(root: Path, args: argparse.Namespace) -> None:
     searched = dict.fromkeys(Path(each).resolve() for each in sys.path if os.path.isabs(each))
     for folder in searched:
         if folder not in given and not has_own_harness(folder) and is_tracked(root, folder):
-            _say(args, f"Python searches {folder} by itself: what is imported from there is the same at every commit")
+            _log.warning(
+                "Python searches %s by itself: what is imported from there is the same at every commit", folder
+            )
 
 
-def _require_no_paths_into(root: Path, args: argparse.Namespace) -> None:
+def _require_no_paths_into(root: Path, request: Request, what: str) -> None:
     """Raises UsageError: the configuration has an absolute path to a file of git, the same at every commit."""
     from bench.store.worktree import is_tracked
     from bench.types import UsageError, shown
 
-    table = tomllib.loads(Path(args.what).read_text(encoding="utf-8")) if args.what.endswith(".toml") else {}
-    settings = (setting.text.partition("=")[2].strip(" \"'") for setting in args.set)
-    for text in chain(_texts(table), settings):
+    for text in chain.from_iterable(_texts(part.model_dump(mode="json")) for part in request.parts):
         if any(is_tracked(root, path) for path in _absolute(text)):
             raise UsageError(
-                f"{args.what}: {shown(text)} is an absolute path into the repository, so every commit would be "
+                f"{what}: {shown(text)} is an absolute path into the repository, so every commit would be "
                 "measured with the file as it is here; name it relative to the current folder"
             )
 

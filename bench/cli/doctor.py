@@ -80,6 +80,7 @@ def main(args: argparse.Namespace) -> int:
     with display.phase("loading torch"):
         import torch
 
+        from bench.evaluation.device import device_named
         from bench.evaluation.target import Meter, NetworkTarget
         from bench.models.bf16 import has_units
         from bench.models.build import build, network_ref
@@ -88,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
 
     devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())] or ["cpu only"]
     print(f"devices      {', '.join(devices)}; {torch.get_num_threads()} threads")
-    units = has_units("cuda" if torch.cuda.is_available() else "cpu")
+    units = has_units(device_named("auto", "doctor").type)
     leads = 'in hardware: craft_precision = "auto" lets it lead attacks' if units else "emulated, slower than float32"
     print(f"bfloat16     {leads}")
     started = time.perf_counter()

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -298,22 +299,37 @@ def test_a_training_and_a_set_are_carried_once_and_no_links(tmp_path):
         assert found == [f"attack/{key}/000000-000060.safetensors", *training]
 
 
-@pytest.mark.parametrize("kind", ["use", "set"])
+@pytest.mark.parametrize("kind", ["use", "extends", "set"])
 def test_an_absolute_path_to_a_file_of_the_repository_is_refused(repository, monkeypatch, capsys, kind):
     bad = repository.edit("weaker", *WEAKER)
     monkeypatch.chdir(repository.path)
     table, there = repository.path.parent / "table.toml", str(repository.path / "attack.py")
     text = (repository.path / "table.toml").read_text()
     more = []
-    if kind == "use":
+    if kind == "set":
+        more = ["--set", f'attacks.0.use="{there}:mine"']
+    else:
         assert '"attack.py:' in text
         text = text.replace('"attack.py:', f'"{there}:')
-    else:
-        more = ["--set", f'attacks.0.use="{there}:mine"']
+    if kind == "extends":
+        (repository.path.parent / "base.toml").write_text(text)
+        text = f'schema = 1\nname = "above"\nextends = "{repository.path.parent / "base.toml"}"\n'
     table.write_text(text)
     code = main(["bisect", repository.commits[0], bad, str(table), "--cell", CELL, "--device", "cpu", *more])
     error = capsys.readouterr().err
     assert code == 2 and "absolute path into the repository" in error and there in error
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_a_folder_of_the_repository_that_python_searches_is_warned_of(repository, runs, monkeypatch, capsys, is_given):
+    bad = repository.commit("empty")
+    monkeypatch.chdir(repository.path)
+    monkeypatch.setattr("sys.path", [*sys.path, str(repository.path)])
+    monkeypatch.setenv("PYTHONPATH", str(repository.path) if is_given else "")
+    options = ["--cell", CELL, "--device", "cpu", "--store", "store", "--quiet"]
+    assert main(["bisect", repository.commits[0], bad, "table.toml", *options]) == 3
+    warned = [each for each in capsys.readouterr().err.splitlines() if f"Python searches {repository.path}" in each]
+    assert len(warned) == (0 if is_given else 1)
 
 
 def test_a_folder_of_the_repository_in_pythonpath_is_that_of_the_commit(repository, monkeypatch):

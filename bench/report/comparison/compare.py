@@ -269,7 +269,7 @@ def _tests(
 def _tested(p: Pair, counts: Counts, judged: tuple[ChangeVerdict, float, float], margin: float) -> Change:
     verdict, raw, adjusted = judged
     ends = paired_ends(counts.lost, counts.gained, counts.n, ERROR)
-    equivalence = same_or_not(ends, margin, different=verdict != "same")
+    equivalence = same_or_not(is_within=ends.within(margin / 100), different=verdict != "same")
     unclear = equivalence == "cannot tell"
     return replace(
         _change(p, verdict, *_notes(p, verdict)),

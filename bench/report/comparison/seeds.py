@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from bench.equivalence import Ends, Joint, joint, student_quantile
+from bench.equivalence import Joint, joint, student_quantile
 from bench.keys import Keys, Once
 from bench.report.comparison.pairing import Pair
 from bench.stats import ALPHA
@@ -67,17 +67,11 @@ class OverSeeds:
     by_machine: Mapping[str, float]
 
 
-def same_or_not(ends: Ends, margin: float, *, different: bool) -> Equivalence:
-    """Return the statement of a cell.
-
-    Args:
-        ends: of its 90 % interval, as shares.
-        margin: in points.
-        different: whether it is.
-    """
+def same_or_not(*, is_within: bool, different: bool) -> Equivalence:
+    """Return the statement of a cell: whether it is different, and whether its 90 % interval is within the margin."""
     if different:
         return "different"
-    return "same" if ends.within(margin / 100) else "cannot tell"
+    return "same" if is_within else "cannot tell"
 
 
 def images_needed(changed: int, n: int, margin: float) -> int | None:
@@ -210,8 +204,7 @@ class Group:
         verdict: Literal["regression", "improvement", "same"] = "same"
         if clear and large:
             verdict = "regression" if said.value < 0 else "improvement"
-        equivalence: Equivalence = "same" if self.is_within(margin, said, runs) else "cannot tell"
-        equivalence = "different" if verdict != "same" else equivalence
+        equivalence = same_or_not(is_within=self.is_within(margin, said, runs), different=verdict != "same")
         n = self.pairs[0].new.cell.data.n
         return OverSeeds(
             name=name,
