@@ -15,7 +15,7 @@ from math import isfinite, sqrt
 from statistics import NormalDist
 from typing import NamedTuple
 
-from bench.stats import changed_images, counted, mcnemar
+from bench.stats import LEAST_P, changed_images, counted, mcnemar
 
 #: Images that one side alone gets right, as the bits of one integer.
 Images = int
@@ -139,6 +139,8 @@ class Joint(NamedTuple):
     #: The parts of the variance of the value that fall with more seeds, and with more images alone.
     of_seeds: float
     of_images: float
+    #: The part of ``of_seeds`` that more images do not lower.
+    of_seeds_alone: float
 
 
 def joint(seeds: Sequence[Sequence[tuple[Images, Images]]], n: int, error: float) -> Joint:
@@ -166,7 +168,7 @@ def joint(seeds: Sequence[Sequence[tuple[Images, Images]]], n: int, error: float
     lost, gained = (sum(run[side].bit_count() for run in runs) / len(runs) for side in (0, 1))
     value = (gained - lost) / n
     wald = _wald(lost, gained, n)
-    spread = _spread(seeds, n) if len(seeds) > 1 else _Spread(0.0, wald, wald, 0)
+    spread = _spread(seeds, n) if len(seeds) > 1 else _Spread(0.0, wald, wald, 0, 0.0)
 
     def ends(beyond: float) -> Ends:
         # What the score interval has beyond Wald's, squared.
@@ -176,7 +178,7 @@ def joint(seeds: Sequence[Sequence[tuple[Images, Images]]], n: int, error: float
         return Ends(max(value - down, -1.0), min(value + up, 1.0))
 
     p = spread.p(value, 2 / n**2) if len(seeds) > 1 else mcnemar(*changed_images(runs))
-    return Joint(value, ends(0.025), ends(error), p, spread.of_seeds, spread.of_images)
+    return Joint(value, ends(0.025), ends(error), p, spread.of_seeds, spread.of_images, spread.of_seeds_alone)
 
 
 def _wald(lost: float, gained: float, n: float) -> float:
@@ -187,13 +189,15 @@ def _wald(lost: float, gained: float, n: float) -> float:
 class _Spread(NamedTuple):
     """The two parts of a variance, and the degrees of freedom of the first; those of the second are many.
 
-    ``alone`` is the variance over images were the seeds the only ones there are.
+    ``alone`` is the variance over images were the seeds the only ones there are; ``of_seeds_alone`` what
+    ``of_seeds`` is above MS(seed x image) and would be of any number of images.
     """
 
     of_seeds: float
     of_images: float
     alone: float
     degrees: int
+    of_seeds_alone: float
 
     def half(self, beyond: float, more: float) -> float:
         """Return half the length of an interval: ``beyond`` is the chance to be beyond one end, ``more`` squared."""
@@ -209,7 +213,7 @@ class _Spread(NamedTuple):
         (Bonett and Price, Journal of Educational and Behavioral Statistics 37, 2012, 479-488).
         """
         of_alone = 2 * NormalDist().cdf(-abs(value) / sqrt(self.alone + more))
-        return max(of_alone, self._p_of_both(value, more)) if self.of_seeds > 0 else of_alone
+        return max(of_alone, self._p_of_both(value, more) if self.of_seeds > 0 else 0.0, LEAST_P)
 
     def _p_of_both(self, value: float, more: float) -> float:
         of_images = self.of_images + more
@@ -236,8 +240,13 @@ def _spread(seeds: Sequence[Sequence[tuple[Images, Images]]], n: int) -> _Spread
     scale = machines**2 * count * n
     seed_square, both_square = of_seeds / (count - 1), together / ((count - 1) * (n - 1))
     image_square = of_images / (n - 1)
-    of_images_above = max(image_square - both_square, 0.0) / scale
-    return _Spread(max(seed_square, 0.0) / scale, of_images_above, max(image_square, both_square) / scale, count - 1)
+    return _Spread(
+        of_seeds=max(seed_square, 0.0) / scale,
+        of_images=max(image_square - both_square, 0.0) / scale,
+        alone=max(image_square, both_square) / scale,
+        degrees=count - 1,
+        of_seeds_alone=max(seed_square - both_square, 0.0) / scale,
+    )
 
 
 def _squares(runs: Sequence[tuple[Images, Images]]) -> int:

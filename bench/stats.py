@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import zip_longest
 from math import exp, fsum, lgamma, log, sqrt
+from sys import float_info
 from typing import NamedTuple
 
 #: The 97.5 % point of the standard normal distribution.
@@ -16,6 +17,10 @@ Z95 = 1.959963984540054
 
 #: At which a test of a change calls it real, after the correction for all tests that were made.
 ALPHA = 0.05
+#: No p-value is below it: a smaller one could not be told from 0, which no test of finitely many examples gives.
+LEAST_P = float_info.min
+#: Smaller p-values are not written out: their digits say nothing.
+_LEAST_WRITTEN = 0.001
 #: Up to this many changed examples, p-values are exact integer sums.
 _COUNTED = 1_000
 
@@ -179,7 +184,18 @@ def _mcnemar_of_many(rarer: int, changed: int) -> float:
         total += term
         if term < 1e-17 * total:
             break
-    return min(1.0, 2 * exp(log_term) * total)
+    return max(min(1.0, 2 * exp(log_term) * total), LEAST_P)
+
+
+def p_number(p: float) -> str:
+    """Return a p-value for a column: ``0.012`` or ``< 0.001``, and never 0."""
+    return f"< {_LEAST_WRITTEN}" if p < _LEAST_WRITTEN else f"{p:.2g}"
+
+
+def p_text(p: float, name: str = "p") -> str:
+    """Return a p-value for a line: ``p = 0.012`` or ``p < 0.001``."""
+    number = p_number(p)
+    return f"{name} {number}" if number.startswith("<") else f"{name} = {number}"
 
 
 def holm_mcnemar(pairs: Sequence[tuple[int, int]], others: Sequence[float] = ()) -> list[float]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from fractions import Fraction
@@ -150,6 +150,21 @@ def shown(value: object, most: int = 100) -> str:
     # A number of more digits than Python writes out, or lists too deep in one another.
     except Exception:
         return f"a value of type {type(value).__name__}"
+
+
+def listed(entries: Iterable[object], most: int, *, between: str = ", ", noun: str = "") -> str:
+    """Return entries in one line: the first of them, and how many more there are, as in ``a, b and 3 more``.
+
+    Args:
+        entries: what is listed, none of which holds ``between``.
+        most: so many are named.
+        between: what stands between two.
+        noun: what one of them is, said of those that are not named.
+    """
+    texts = list(map(str, entries))
+    more = len(texts) - most
+    kind = f" {noun}{'s' * (more != 1)}" if noun else ""
+    return between.join(texts[:most]) + (f" and {more:,} more{kind}" if more > 0 else "")
 
 
 def exact(value: object) -> Fraction:

@@ -92,6 +92,7 @@ def test_the_variance_is_that_of_a_table_of_seeds_and_images():
     assert said.value == pytest.approx(table.mean())
     assert said.of_seeds == pytest.approx(seeds / table.size)
     assert said.of_images == pytest.approx(max(images - rest, 0) / table.size)
+    assert said.of_seeds_alone == pytest.approx(max(seeds - rest, 0) / table.size)
     # The p-value: at it, the two quantiles give the value back.
     t, z = stats.t.isf(said.p / 2, 3), stats.norm.isf(said.p / 2)
     assert t**2 * said.of_seeds + z**2 * (said.of_images + 2 / 50**2) == pytest.approx(said.value**2, rel=1e-3)
@@ -156,7 +157,7 @@ def test_extremes_are_answered_fast():
     for runs in ([[(0, 0)]] * 1000, [[(every, 0)], [(0, every)]], [[(every, 0)]] * 3, [[(1, 2)], [(2, 1)]]):
         said = joint(runs, 1000, 0.05)
         assert -1 <= said.interval.low <= said.narrow.low <= said.value <= said.narrow.high <= said.interval.high <= 1
-        assert 0 <= said.p <= 1
+        assert 0 < said.p <= 1
     assert joint([[(3, 0)], [(3, 0)]], 2, 0.05).value == -1
     assert paired_ends(25 * 10**6, 25 * 10**6, 5 * 10**7, 0.05) == pytest.approx((-2.33e-4, 2.33e-4), abs=1e-5)
     assert paired_ends(10**7, 0, 5 * 10**7, 0.05).high < -0.19

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from bench.stats import Interval, changed_images, holm_mcnemar, mcnemar, paired_difference, spread, wilson
+from bench.stats import Interval, changed_images, holm_mcnemar, mcnemar, p_text, paired_difference, spread, wilson
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 500), (500, 500), (186, 200), (7, 33), (9321, 10000)])
@@ -62,6 +62,14 @@ def test_mcnemar_is_the_binomial_test() -> None:
 )
 def test_mcnemar_of_millions_is_the_binomial_test(rarer: int, changed: int) -> None:
     assert mcnemar(rarer, changed - rarer) == pytest.approx(2 * binom.cdf(rarer, changed, 0.5), rel=1e-6)
+
+
+def test_a_p_value_is_never_zero_and_never_written_as_zero() -> None:
+    # 2 / 2^2000 is no number of double precision.
+    assert 0 < mcnemar(0, 2000) < 1e-300
+    written = {0.5: "p = 0.5", 0.0123: "p = 0.012", 0.001: "p = 0.001", 0.00099: "p < 0.001", 0.0: "p < 0.001"}
+    assert {p: p_text(p) for p in written} == written
+    assert p_text(0.03, "Holm") == "Holm = 0.03"
 
 
 def test_of_millions_that_changed_equally_often_nothing_is_clear() -> None:

@@ -270,10 +270,8 @@ def _accuracy(measured: Measured) -> float:
 
 def _numbers(old: Measured, new: Measured, difference: Difference) -> str:
     before, after = _accuracy(old), _accuracy(new)
-    return (
-        f"{100 * before:.2f} % -> {100 * after:.2f} % ({100 * (after - before):+.2f}), {difference.lost} lost and "
-        f"{difference.gained} gained of {difference.n:,}, p {difference.p:.2g}"
-    )
+    change = f"{100 * before:.2f} % -> {100 * after:.2f} % ({100 * (after - before):+.2f})"
+    return f"{change}, {difference.counted}"
 
 
 def _plain(difference: Difference | None) -> dict[str, Any] | None:

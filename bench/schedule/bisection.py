@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from bench.differences import changed, code_changes, differences, methods_by_part
 from bench.schedule.at_commit import NotMeasurable
 from bench.schedule.measuring import Measured, Measuring
-from bench.stats import ALPHA, is_large, mcnemar
+from bench.stats import ALPHA, is_large, mcnemar, p_text
 from bench.store.lineage import History
 from bench.types import CellResult, UsageError
 
@@ -30,6 +30,11 @@ class Difference(NamedTuple):
     n: int
     p: float
     is_real: bool
+
+    @property
+    def counted(self) -> str:
+        """What changed, in words, with the test."""
+        return f"{self.lost} lost and {self.gained} gained of {self.n:,}, {p_text(self.p)}"
 
     @classmethod
     def of(cls, old: CellResult, new: CellResult, min_effect: float) -> Difference:

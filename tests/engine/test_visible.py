@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.keys import canonical_json, sha256_hex
-from bench.types import CellError, Names, UsageError
+from bench.types import CellError, Names, UsageError, listed
 from bench.visible import json_text, visible, visible_values
 
 ANY_TEXT = st.text(st.characters(exclude_categories=[]))
@@ -103,3 +103,17 @@ def test_any_text_can_be_hashed_and_kept(text):
     kept = canonical_json({"text": text}).encode()
     assert canonical_json(json.loads(kept)).encode() == canonical_json(json.loads(json.dumps({"text": text}))).encode()
     assert len(sha256_hex(text)) == 64
+
+
+@pytest.mark.parametrize(
+    ("entries", "line"),
+    [([], ""), ("a", "a"), ("abc", "a, b, c"), ("abcd", "a, b, c and 1 more"), (range(1239), "0, 1, 2 and 1,236 more")],
+)
+def test_many_entries_are_the_first_and_how_many_more(entries, line):
+    assert listed(entries, 3) == line
+
+
+def test_the_others_have_a_noun_and_the_named_stand_apart():
+    assert listed(["a b", "c"], 1, between="; ", noun="field") == "a b and 1 more field"
+    assert listed("abc", 1, noun="field") == "a and 2 more fields"
+    assert listed(["a", "b", "c"], 2, between="; ") == "a; b and 1 more"

@@ -10,6 +10,7 @@ from bench.differences import differences
 from bench.keys import EVALUATION_VERSION
 from bench.report.comparison.compare import Counts, compare, judge
 from bench.report.comparison.render import as_json, as_markdown, as_text, summary
+from bench.report.comparison.seeds import MOST_SEEDS
 from bench.stats import holm_mcnemar
 from bench.store.history import Recorded
 from tests.report.fabricate import outcomes, result, story
@@ -343,7 +344,7 @@ def test_what_one_seed_lost_is_no_loss_of_all():
     (cell,) = c.over_seeds
     assert cell.low < -0.1 < 0 < cell.high
     assert (cell.verdict, cell.equivalence) == ("same", "cannot tell")
-    assert cell.needed.startswith("about ")
+    assert cell.needed == "more than 100 seeds, however many images"
 
 
 def test_a_loss_that_no_seed_shows_by_itself_is_a_regression_of_all():
@@ -560,3 +561,70 @@ def test_how_cells_differ_is_said_in_words_and_nothing_twice(changes, lines):
     said = list(differences(old, new))
     assert len(said) == len(lines)
     assert all(any(each.startswith(line) for each in said) for line in lines)
+
+
+def test_seeds_and_machines_that_one_side_lacks_are_named_in_the_statement():
+    base, heads = losing([10] * 9)
+    clean = [True] * 1000
+    old = [result(clean=clean, adversarial=bits, seed=s) for s, bits in enumerate(base)]
+    now = [new(clean=clean, adversarial=bits, seed=s) for s, bits in enumerate(heads)]
+    failing = new(clean=clean, seed=2, status="failed")
+    elsewhere = result(clean=clean, adversarial=base[0], seed=0, machine="b")
+    c = compared([*old[:4], elsewhere], [*now[:2], failing, *now[4:]])
+    (cell,) = c.over_seeds
+    assert cell.seeds == (0, 1)
+    assert cell.left_out == (
+        "seed 3 (only in the base)",
+        "seeds 4, 5, 6, 7, 8 (only in the head)",
+        "seed 2 (not tested with these)",
+        "machine b (not on both sides of every seed)",
+    )
+    line = f"left out: {', '.join(cell.left_out)}"
+    assert f"\n      {line}\n" in as_text(c)
+    assert line in as_markdown(c)
+    assert json.loads(as_json(c))["over_seeds"][0]["left_out"] == list(cell.left_out)
+    assert over(base, heads).over_seeds[0].left_out == ()
+
+
+def test_machines_that_measured_different_seeds_are_all_in_the_statement():
+    base, heads = losing([10, 12])
+    clean, machines = [True] * 1000, ("a", "b")
+    old = [result(clean=clean, adversarial=base[s], seed=s, machine=m) for s, m in enumerate(machines)]
+    now = [new(clean=clean, adversarial=heads[s], seed=s, machine=m) for s, m in enumerate(machines)]
+    assert compared(old, now).over_seeds[0].left_out == ()
+
+
+def test_no_p_value_is_written_as_zero():
+    # 2,500 images that all changed one way: the exact value, 2 / 2^2500, is below what a number can hold.
+    n = 2500
+    bits = outcomes(1.0, n)
+    c = over([bits] * 3, [[False] * n] * 3)
+    assert "p < 0.001, Holm < 0.001" in as_text(c)
+    assert "&lt; 0.001" in as_markdown(c)
+    body = json.loads(as_json(c))
+    assert all(0 < each["p"] <= each["adjusted_p"] < 1e-300 for each in body["changes"])
+    assert all(0 < each["p"] <= each["adjusted_p"] < 0.001 for each in body["over_seeds"])
+
+
+def randomly(share, n, seeds=5):
+    """Both sides of seeds in which a share of the images changes, each way as likely."""
+    base, rng = [outcomes(0.5, n, seed) for seed in range(seeds)], np.random.default_rng(0)
+    heads = [[bool(bit) != (draw < share) for bit, draw in zip(bits, rng.random(n), strict=True)] for bits in base]
+    return over(base, heads).over_seeds[0]
+
+
+def test_more_seeds_than_anybody_trains_are_not_asked_for():
+    few, many = randomly(0.3, 300), randomly(0.3, 100_000)
+    assert few.needed == f"more than {MOST_SEEDS} seeds: take more images instead"
+    # And more images do it: nothing but their changes differed between the seeds.
+    assert many.equivalence == "same"
+    # These seeds differ by themselves, by 50 points: as much with any number of images.
+    (cell,) = over(*losing([0, 500, 0])).over_seeds
+    assert cell.needed == f"more than {MOST_SEEDS} seeds, however many images"
+    assert f"needed: {cell.needed}" in as_text(over(*losing([0, 500, 0])))
+
+
+def test_of_two_seeds_the_statement_says_what_it_rests_on():
+    still = [[True] * 100_000] * 3
+    assert "points (90 % -0.00 to +0.00), if seeds differ normally\n" in as_text(over(still[:2], still[:2]))
+    assert "if seeds differ normally" not in as_text(over(still, still))

@@ -19,8 +19,10 @@ from bench.report.comparison.seeds import (
     Group,
     Grouping,
     OverSeeds,
+    Sides,
     across_machines,
     images_needed,
+    name_without_seed,
     run,
     same_or_not,
     trained_again_once,
@@ -29,7 +31,7 @@ from bench.report.comparison.touched import Touched, touched
 from bench.stats import ALPHA, holm_mcnemar, is_large, mcnemar
 from bench.store.history import Recorded
 from bench.store.latest import protocol
-from bench.types import CellResult, threat_text
+from bench.types import CellResult
 
 #: The smallest change of accuracy that counts, in percentage points.
 MIN_EFFECT = 0.5
@@ -196,7 +198,8 @@ def compare(
             found.others.append(Change(_name(old), "not comparable", notes=(note,)))
         else:
             found.lost.append(Lost(_name(old), _share(old), why))
-    changes, over_seeds, of_seeds = _tests(found.tested, min_effect, same_within, keys)
+    sides = Sides(base.results, head.results)
+    changes, over_seeds, of_seeds = _tests(found.tested, sides, min_effect, same_within, keys)
     # A store that holds both sides of a changed default has such a cell twice: it was tested.
     also_tested = {(p.old.key, p.machine) for p in found.tested}
     return Comparison(
@@ -242,7 +245,7 @@ def _sorted_out(pairs: Iterable[Pair], keys: Keys) -> _SortedOut:
 
 
 def _tests(
-    tested: Sequence[Pair], min_effect: float, same_within: float, keys: Keys
+    tested: Sequence[Pair], sides: Sides, min_effect: float, same_within: float, keys: Keys
 ) -> tuple[list[Change], list[OverSeeds], list[str]]:
     """Return what is said of each pair, of each cell over its seeds and machines, and of seeds as a note."""
     runs_of = [(p, run(p)) for p in tested]
@@ -256,7 +259,7 @@ def _tests(
         _tested(p, count, verdict, same_within) for p, count, verdict in zip(tested, counts, judged, strict=True)
     ]
     over_seeds = [
-        group.statement(_name_over(group), each, runs, p, min_effect, same_within)
+        group.statement(_name_over(group), each, runs, p, min_effect, same_within, sides.left_out(group))
         for group, each, p in zip(groups, said, adjusted[len(counts) :], strict=True)
     ]
     of_several_seeds = set(map(id, chain.from_iterable(group.pairs for group in groups if len(group.by_seed) > 1)))
@@ -297,12 +300,7 @@ def _change(p: Pair, verdict: ChangeVerdict, *notes: str) -> Change:
 
 
 def _name(r: CellResult) -> str:
-    return _name_without_seed(r) + (f" seed {r.cell.seed}" if r.cell.seed else "")
-
-
-def _name_without_seed(r: CellResult) -> str:
-    threat = f" {threat_text(r.cell.attack.threat)}" if r.cell.attack else ""
-    return f"{r.names}{threat}"
+    return name_without_seed(r) + (f" seed {r.cell.seed}" if r.cell.seed else "")
 
 
 def _name_of(p: Pair) -> str:
@@ -315,7 +313,7 @@ def _on(p: Pair) -> str:
 
 def _name_over(group: Group) -> str:
     r = group.pairs[0].new
-    return _name_without_seed(r) if len(group.by_seed) > 1 else _name(r)
+    return name_without_seed(r) if len(group.by_seed) > 1 else _name(r)
 
 
 def _share(r: CellResult) -> float | None:

@@ -12,7 +12,8 @@ from bench.report.comparison.compare import Change, ChangeVerdict, Comparison, C
 from bench.report.comparison.seeds import OverSeeds
 from bench.report.comparison.touched import BESIDE
 from bench.report.render.markdown import escape_markdown, grid
-from bench.stats import ALPHA
+from bench.stats import ALPHA, p_number, p_text
+from bench.types import listed
 from bench.visible import json_text, visible
 
 _SIGNS = {"regression": "-", "improvement": "+", "same": "=", "not comparable": "?"}
@@ -157,6 +158,8 @@ def _over(cell: OverSeeds) -> Iterator[str]:
     yield f"    {_statement(cell)}"
     if cell.by_machine:
         yield f"    {_machines(cell)}"
+    if cell.left_out:
+        yield f"    {_left_out(cell)}"
 
 
 def _sizes(cell: OverSeeds) -> str:
@@ -170,7 +173,7 @@ def _interval(cell: OverSeeds) -> str:
 
 
 def _p_values(cell: OverSeeds) -> str:
-    return f"p {cell.p:.2g}, Holm {cell.adjusted_p:.2g}"
+    return f"{p_text(cell.p)}, {p_text(cell.adjusted_p, 'Holm')}"
 
 
 def _statement(cell: OverSeeds) -> str:
@@ -179,14 +182,18 @@ def _statement(cell: OverSeeds) -> str:
         return "different: worse" if cell.verdict == "regression" else "different: better"
     interval = f"90 % {100 * cell.same_low:+.2f} to {100 * cell.same_high:+.2f}"
     if cell.equivalence == "same":
-        return f"the same within {cell.margin:g} points ({interval})"
-    return f"cannot tell ({interval}){f'; {cell.needed} would' if cell.needed else ''}"
+        # The t quantile of one degree of freedom rests on nothing but that.
+        normal = ", if seeds differ normally" if len(cell.seeds) == 2 else ""
+        return f"the same within {cell.margin:g} points ({interval}){normal}"
+    return f"cannot tell ({interval}){f'; needed: {cell.needed}' if cell.needed else ''}"
 
 
 def _machines(cell: OverSeeds) -> str:
-    shown = list(cell.by_machine.items())[:_MAX_MACHINES]
-    others = f", {len(cell.by_machine) - len(shown):,} more" if len(cell.by_machine) > len(shown) else ""
-    return ", ".join(f"on {machine} {100 * value:+.2f}" for machine, value in shown) + others
+    return listed((f"on {machine} {100 * value:+.2f}" for machine, value in cell.by_machine.items()), _MAX_MACHINES)
+
+
+def _left_out(cell: OverSeeds) -> str:
+    return f"left out: {', '.join(cell.left_out)}"
 
 
 def _clearest(changes: list[Change]) -> list[Change]:
@@ -216,10 +223,12 @@ def _entry(change: Change) -> Iterator[str]:
 def _numbers(change: Change) -> str:
     if change.base is None or change.head is None or change.counts is None:
         return ""
-    counts = change.counts
+    if change.p is None or change.adjusted_p is None:
+        return ""
+    counts, p_values = change.counts, f"{p_text(change.p)}, {p_text(change.adjusted_p, 'Holm')}"
     return (
         f"{_percent(change.base)} -> {_percent(change.head)} ({100 * (change.head - change.base):+.2f}), "
-        f"{counts.lost} lost and {counts.gained} gained of {counts.n:,}, p {change.p:.2g}, Holm {change.adjusted_p:.2g}"
+        f"{counts.lost} lost and {counts.gained} gained of {counts.n:,}, {p_values}"
     )
 
 
@@ -373,7 +382,8 @@ def _markdown_over(c: Comparison) -> Iterator[str]:
 
 
 def _markdown_over_row(cell: OverSeeds) -> list[object]:
-    said = "; ".join([_statement(cell), *([_machines(cell)] if cell.by_machine else [])])
+    said = [_statement(cell), *([_machines(cell)] if cell.by_machine else [])]
+    said += [_left_out(cell)] if cell.left_out else []
     return [
         {"regression": "🔻", "improvement": "🔺"}.get(cell.verdict, ""),
         escape_markdown(cell.name),
@@ -382,8 +392,8 @@ def _markdown_over_row(cell: OverSeeds) -> list[object]:
         _percent(cell.head),
         f"{100 * cell.difference:+.2f}",
         f"{100 * cell.low:+.2f} to {100 * cell.high:+.2f}",
-        f"{cell.adjusted_p:.2g}",
-        escape_markdown(said),
+        escape_markdown(p_number(cell.adjusted_p)),
+        escape_markdown("; ".join(said)),
     ]
 
 
@@ -399,7 +409,7 @@ def _markdown_row(change: Change) -> list[object]:
         points,
         change.counts.lost if change.counts else "",
         change.counts.gained if change.counts else "",
-        f"{change.adjusted_p:.2g}" if change.adjusted_p is not None else "",
+        escape_markdown(p_number(change.adjusted_p)) if change.adjusted_p is not None else "",
         escape_markdown("; ".join(_remarks(change))),
     ]
 

@@ -16,7 +16,7 @@ from bench.equivalence import Joint, joint, student_quantile
 from bench.keys import Keys, Once
 from bench.report.comparison.pairing import Pair
 from bench.stats import ALPHA
-from bench.types import AttackRef, Cell, CellResult, MethodRef, ModelRef, TrainRef
+from bench.types import AttackRef, Cell, CellResult, MethodRef, ModelRef, TrainRef, listed, threat_text
 
 Equivalence = Literal["different", "same", "cannot tell"]
 
@@ -24,8 +24,11 @@ Equivalence = Literal["different", "same", "cannot tell"]
 ERROR = 0.05
 #: Standard errors in a margin with which nine in ten cells without a difference are found to be the same.
 _POWERFUL = 2 * 1.6448536269514722
-#: Numbers beyond are not of use to anybody.
+#: Numbers beyond are not of use to anybody: of images, and of networks to train.
 _MOST_NEEDED = 10_000_000
+MOST_SEEDS = 100
+#: Seeds and machines that a line names.
+_NAMED = 5
 
 #: What a mean of whole images may be off by.
 _ROUND_OFF = 1e-12
@@ -65,6 +68,8 @@ class OverSeeds:
     needed: str
     #: The difference on each of several machines.
     by_machine: Mapping[str, float]
+    #: Seeds and machines that measured the cell on a side and are not in the statement, and why, in words.
+    left_out: tuple[str, ...]
 
 
 def same_or_not(*, is_within: bool, different: bool) -> Equivalence:
@@ -187,7 +192,14 @@ class Group:
         }
 
     def statement(
-        self, name: str, said: Joint, runs: Mapping[int, Run], adjusted_p: float, min_effect: float, margin: float
+        self,
+        name: str,
+        said: Joint,
+        runs: Mapping[int, Run],
+        adjusted_p: float,
+        min_effect: float,
+        margin: float,
+        left_out: tuple[str, ...] = (),
     ) -> OverSeeds:
         """Return what the seeds say.
 
@@ -198,6 +210,7 @@ class Group:
             adjusted_p: by Holm, over all tests of the comparison.
             min_effect: the least mean difference that counts, in points.
             margin: differences within it count as the same, in points.
+            left_out: by :meth:`Sides.left_out`.
         """
         clear = adjusted_p < ALPHA and not said.interval.low <= 0 <= said.interval.high
         large = abs(said.value) >= min_effect / 100 - _ROUND_OFF
@@ -225,7 +238,57 @@ class Group:
             margin=margin,
             needed=_needed(said, len(self.by_seed), n, margin) if equivalence == "cannot tell" else "",
             by_machine=self.by_machine(),
+            left_out=left_out,
         )
+
+
+class Sides:
+    """Which seeds and machines measured each cell, on each side of a comparison."""
+
+    def __init__(self, base: Iterable[CellResult], head: Iterable[CellResult]) -> None:
+        self._base, self._head = _Side(base), _Side(head)
+
+    def left_out(self, group: Group) -> tuple[str, ...]:
+        """Return in words which seeds and machines are not in the statement of a group, and why."""
+        old, new = group.pairs[0].old, group.pairs[0].new
+        before, after = self._base.seeds[name_without_seed(old)], self._head.seeds[name_without_seed(new)]
+        own = group.by_seed.keys()
+        seeds = {
+            "only in the base": before - after - own,
+            "only in the head": after - before - own,
+            "not tested with these": (before & after) - own,
+        }
+        words = [f"{_several('seed', names)} ({why})" for why, names in seeds.items() if names]
+        if machines := self._machines(group):
+            words.append(f"{_several('machine', machines)} (not on both sides of every seed)")
+        return tuple(words)
+
+    def _machines(self, group: Group) -> set[str]:
+        there, used = set[str](), set[str]()
+        for p in group.pairs:
+            there |= self._base.machines[p.old.key] | self._head.machines[p.new.key]
+            used |= {p.old.provenance.machine, p.new.provenance.machine}
+        return there - used
+
+
+class _Side:
+    """The seeds of each cell, by its name, and the machines of each key."""
+
+    def __init__(self, results: Iterable[CellResult]) -> None:
+        self.seeds: dict[str, set[int]] = defaultdict(set)
+        self.machines: dict[str, set[str]] = defaultdict(set)
+        for r in results:
+            self.seeds[name_without_seed(r)].add(r.cell.seed)
+            self.machines[r.key].add(r.provenance.machine)
+
+
+def _several(noun: str, names: set[int] | set[str]) -> str:
+    return f"{noun}{'s' * (len(names) > 1)} {listed(sorted(names), _NAMED)}"
+
+
+def name_without_seed(r: CellResult) -> str:
+    threat = f" {threat_text(r.cell.attack.threat)}" if r.cell.attack else ""
+    return f"{r.names}{threat}"
 
 
 def run(p: Pair) -> Run:
@@ -250,19 +313,26 @@ def _accuracy(r: CellResult) -> float:
 
 
 def _needed(said: Joint, seeds: int, n: int, margin: float) -> str:
-    """Return roughly how many seeds, and how many images, would find a cell without a difference to be the same."""
+    """Return roughly how many seeds, and how many images, would find a cell without a difference to be the same.
+
+    Of more seeds than anybody trains it says no number, but whether more images would do instead.
+    """
     # Half of the variance that is allowed is for each of its parts.
     allowed = (margin / 100 / _POWERFUL) ** 2 / 2
     if allowed < 1 / _MOST_NEEDED**2:
         return ""
     more_seeds = seeds * said.of_seeds / allowed
-    if 2 <= more_seeds < _MOST_NEEDED:
+    if 2 <= more_seeds <= MOST_SEEDS:
         # Few seeds have a wider quantile.
         more_seeds *= (student_quantile(2 * ERROR, more_seeds - 1) / student_quantile(2 * ERROR, inf)) ** 2
+    if more_seeds > MOST_SEEDS:
+        # Images lower what seeds and images have together, and not what seeds differ by themselves.
+        enough = seeds * said.of_seeds_alone / allowed <= MOST_SEEDS
+        return f"more than {MOST_SEEDS:,} seeds{': take more images instead' if enough else ', however many images'}"
     more_images = max(n * said.of_images / allowed, log(1 / ERROR) * 100 / margin)
     words = [f"{_rounded(more_seeds):,} seeds"] if more_seeds > seeds else []
     words += [f"{_rounded(more_images):,} images"] if more_images > n else []
-    return f"about {' of '.join(words)}" if words and max(more_seeds, more_images) < _MOST_NEEDED else ""
+    return f"about {' of '.join(words)}" if words and more_images < _MOST_NEEDED else ""
 
 
 def across_machines(pairs: Iterable[Pair]) -> list[str]:

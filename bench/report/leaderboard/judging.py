@@ -17,7 +17,7 @@ from bench.report.leaderboard.summaries import (
     Value,
 )
 from bench.report.leaderboard.verdicts import lacking, only_noise, verdict
-from bench.stats import Interval, changed_images, holm_mcnemar
+from bench.stats import Interval, changed_images, holm_mcnemar, p_text
 from bench.types import CellResult, Measured
 
 #: The labels of a table's attacks by their id, for each threat.
@@ -218,10 +218,9 @@ def _in_numbers(threat: ThreatSummary, comparison: BaseComparison) -> str:
     count = len(set(chain.from_iterable(threat.evaluated_attacks.values())))
     attacks = {1: "1 attack", 2: "both attacks"}.get(count, f"all {count} attacks")
     share = 100 * (threat.worst["any"].number or 0)
-    p_value = "p < 0.001" if comparison.p_value < 0.001 else f"p = {comparison.p_value:.2g}"
     return (
         f"{threat.group}: {share:.1f} % right when clean and under {attacks}, {_points(over.number)} points "
-        f"over {comparison.base}, 95 % {low} to {high}, {p_value}"
+        f"over {comparison.base}, 95 % {low} to {high}, {p_text(comparison.p_value)}"
     )
 
 

@@ -12,7 +12,7 @@ from bench.report.render.export import escape_csv
 from bench.report.render.markdown import escape_markdown, grid
 from bench.report.timeline import words
 from bench.report.timeline.build import Timeline, Told, ToldLane, ToldLine
-from bench.stats import ALPHA
+from bench.stats import ALPHA, p_number
 from bench.visible import json_text, visible
 
 #: Entries of one list in text.
@@ -144,8 +144,8 @@ def _markdown_rows(t: Timeline) -> Iterator[list[object]]:
                 escape_markdown(f"{lane.lane.machine}, {lane.lane.device}"),
                 escape_markdown(lane.lane.protocol),
                 told.judged.verdict + (" (drift)" if told.judged.drifted else ""),
-                f"{test.p:.2g}" if test else "",
-                f"{test.adjusted:.2g}" if test else "",
+                escape_markdown(p_number(test.p)) if test else "",
+                escape_markdown(p_number(test.adjusted)) if test else "",
                 escape_markdown("; ".join(part for part in (*remarks, words.cost_change(told)) if part)),
             ]
 

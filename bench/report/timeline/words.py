@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.report.timeline.build import Timeline, Told, ToldLane, ToldLine
 from bench.report.timeline.costs import NAMES, SECONDS, cost_of
-from bench.stats import ALPHA
+from bench.stats import ALPHA, p_text
 
 SIGNS = {"worse": "-", "better": "+", "failed": "!"}
 
@@ -79,7 +79,7 @@ def change(lane: ToldLane, told: Told) -> str:
     since = f"in small steps since {earlier.place.label}" if told.judged.drifted else f"against {earlier.place.label}"
     return (
         f"{percent(old)} -> {percent(new)}{points}, {test.lost} lost and {test.gained} gained of {told.point.n:,} "
-        f"{since}, p {test.p:.2g}, Holm {test.adjusted:.2g}"
+        f"{since}, {p_text(test.p)}, {p_text(test.adjusted, 'Holm')}"
     )
 
 
