@@ -101,9 +101,11 @@ in_folder() {
     cd "$1" && "${@:2}"
 }
 
-# measure FOLDER SIDE: returns 3 where cells failed, which is for the comparison to judge.
+# measure FOLDER SIDE OTHER: returns 3 where cells failed, which is for the comparison to judge. OTHER is the commit of the
+# other side, of whose cells no more than those are measured that differ where that is asked for.
 measure() {
-    local code
+    local code since=()
+    [ "$CHANGED_SINCE" != true ] || since=(--changed-since "$3")
     echo "::group::Measure the $2"
     # Into a file: a pipe would be held open by a server that the setup leaves behind.
     (in_folder "$1" bash --noprofile --norc -e -o pipefail -c "$SETUP") 2> "$work/errors"
@@ -115,13 +117,42 @@ measure() {
         give_up 2 "$2: the setup failed with exit code $code${why:+: $why}"
     fi
     keeping_errors in_folder "$1" "${command[@]}" run "$CONFIG" \
-        --store "$work/$2" --report "$work/$2-report" "${arguments[@]}"
+        --store "$work/$2" --report "$work/$2-report" "${since[@]}" "${arguments[@]}"
     code=$?
     echo "::endgroup::"
     [ "$code" = 0 ] || [ "$code" = 3 ] || give_up "$code" "$2: $why"
     return "$code"
 }
 
+has_results() {
+    compgen -G "$work/$1/cells/*.json" > /dev/null
+}
+
+# without_comparison CODE REASON: of the cells that differ, one side or both have none.
+without_comparison() {
+    echo "::notice title=Crossfire::$2"
+    printf '### Crossfire: nothing to compare\n\n    %s\n' "$2" > "$report"
+    finish "$1"
+}
+
+# Where only what differs was measured, ends if there are no two sides of it.
+require_two_sides() {
+    local base_has=false head_has=false
+    ! has_results base || base_has=true
+    ! has_results head || head_has=true
+    case $base_has-$head_has in
+        false-false) without_comparison 0 "no cell differs from the base ${commit:0:10}" ;;
+        false-true) without_comparison "$head" "the cells that differ are new: the base ${commit:0:10} lacks them" ;;
+        true-false)
+            [ "$ALLOW_LOST" = true ] || give_up 1 "coverage lost: the cells that differ are gone from the head"
+            without_comparison 0 "the cells that differ are gone from the head, which allow-lost accepts" ;;
+    esac
+}
+
+case $CHANGED_SINCE in
+    true | false | "") ;;
+    *) give_up 2 "the input 'changed-since' is true or false; the commit to compare with is the input 'base'" ;;
+esac
 split command "$CROSSFIRE"
 command=("${words[@]}")
 split args "$RUN_ARGS"
@@ -147,17 +178,21 @@ keeping_errors git worktree add --quiet --detach "$work/tree" "$commit" \
 trap 'git worktree remove --force "$work/tree"' EXIT
 
 # The head comes first, because a new mistake in the table is there.
-measure "$PWD" head
+measure "$PWD" head "$commit"
 head=$?
-measure "$work/tree/$folder" base
+measure "$work/tree/$folder" base "$(git rev-parse HEAD)"
+[ "$CHANGED_SINCE" != true ] || require_two_sides
 
 lost=()
 [ "$ALLOW_LOST" != true ] || lost=(--allow-lost)
 keeping_errors "${command[@]}" compare "$work/base" "$work/head" \
-    --format md --out "$report" --min-effect "$MIN_EFFECT" "${lost[@]}"
+    --format md --out "$report" --min-effect "$MIN_EFFECT" --same-within "$SAME_WITHIN" "${lost[@]}"
 code=$?
 [ -s "$report" ] || give_up "$((code > 0 ? code : 2))" "${why:-no report was written}"
-{ with_commits < "$report"; printf '\nMeasured on both sides:\n\n    %s\n' "run $CONFIG${arguments[*]:+ ${arguments[*]}}"; } \
+only=
+[ "$CHANGED_SINCE" != true ] || only=", of the cells that differ"
+measured="run $CONFIG${arguments[*]:+ ${arguments[*]}}"
+{ with_commits < "$report"; printf '\nMeasured on both sides%s:\n\n    %s\n' "$only" "$measured"; } \
     > "$work/named.md" && mv "$work/named.md" "$report"
 cat "$report"
 [ "$code" = 2 ] || compared=true

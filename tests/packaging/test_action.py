@@ -21,6 +21,7 @@ if [ "$1" = run ]; then
     read -r code line < "$2" || { echo "error: no file $2" >&2; exit 2; }
     echo "a line of the log" >&2
     echo "$line" >&2
+    [[ $line == *untouched* ]] || { mkdir -p "$4/cells" && touch "$4/cells/1.json"; }
     exit "$code"
 fi
 [ "$FAKE_COMPARE" = 2 ] || printf '### Report\n\n%s → %s. %s\n' "${2//_/\\_}" "${3//_/\\_}" "$FAKE_REPORT" > "$7"
@@ -134,7 +135,7 @@ def test_both_sides_are_measured_and_compared_each_in_its_own_tree(stranger):
     assert stranger.calls() == [
         f"{head} run table.toml --store {work}/head --report {work}/head-report {more}",
         f"{base} run table.toml --store {work}/base --report {work}/base-report {more}",
-        f"{head} compare {work}/base {work}/head --format md --out {report} --min-effect 0.5",
+        f"{head} compare {work}/base {work}/head --format md --out {report} --min-effect 0.5 --same-within 0.5",
     ]
     assert setups.read_text() == "0 of the head\n0 of the base\n"
     assert job.outputs["compare"] == {"exit-code": "0", "compared": "true", "report": report}
@@ -265,12 +266,12 @@ def test_arguments_are_divided_as_a_shell_divides_them_and_nothing_is_run(strang
 def test_a_regression_fails_the_job_and_is_in_the_summary_and_the_comment(stranger):
     base = stranger.commit("0")
     stranger.commit("0 again")
-    inputs = {"base": base, "comment": "true", "allow-lost": "true", "min-effect": "2"}
+    inputs = {"base": base, "comment": "true", "allow-lost": "true", "min-effect": "2", "same-within": "1"}
     job = stranger.job(inputs, FAKE_COMPARE="1", FAKE_REPORT="worse")
     assert run(job) == 1
     assert job.outputs["compare"].items() >= {("exit-code", "1"), ("compared", "true")}
     assert "worse" in job.summary
-    assert stranger.calls()[-1].endswith("--min-effect 2 --allow-lost")
+    assert stranger.calls()[-1].endswith("--min-effect 2 --same-within 1 --allow-lost")
     marker, _, comment = (stranger.folder / "calls.comment").read_text(encoding="utf-8").partition("\n")
     assert re.fullmatch("<!-- crossfire [0-9a-f]{16} -->", marker)
     assert comment == job.summary
@@ -342,6 +343,45 @@ def test_failed_cells_are_for_the_comparison_to_judge_but_never_pass_unseen(stra
     base = stranger.commit(base)
     stranger.commit(head)
     assert run(stranger.job({"base": base}, FAKE_COMPARE=compare)) == code
+
+
+def test_each_side_measures_what_the_other_does_not_have_alike(stranger):
+    base, head = stranger.commit("0 of the base"), stranger.commit("0 of the head")
+    job = stranger.job({"base": base, "changed-since": "true", "args": "--n 50"})
+    assert run(job) == 0, job.log
+    of_head, of_base, compare = stranger.calls()
+    assert of_head.startswith(f"{head} run ") and of_head.endswith(f" --changed-since {base} --n 50")
+    assert of_base.startswith(f"{base} run ") and of_base.endswith(f" --changed-since {head} --n 50")
+    assert " compare " in compare
+    assert job.summary.endswith("Measured on both sides, of the cells that differ:\n\n    run table.toml --n 50\n")
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "allowed", "code", "said"),
+    [
+        ("0 untouched", "0 untouched", "false", 0, "nothing to compare\n\n    no cell differs from the base {}\n"),
+        ("0 untouched", "0", "false", 0, "the cells that differ are new: the base {} lacks them"),
+        ("0 untouched", "3", "false", 3, "the cells that differ are new: the base {} lacks them"),
+        ("0", "0 untouched", "false", 1, "coverage lost: the cells that differ are gone from the head"),
+        ("0", "0 untouched", "true", 0, "the cells that differ are gone from the head, which allow-lost accepts"),
+    ],
+)
+def test_where_only_one_side_has_cells_that_differ_nothing_is_compared(stranger, base, head, allowed, code, said):
+    base = stranger.commit(base)
+    stranger.commit(head)
+    job = stranger.job({"base": base, "changed-since": "true", "allow-lost": allowed})
+    assert run(job) == code, job.log
+    assert said.format(base[:10]) in job.summary
+    assert job.outputs["compare"]["compared"] == "false"
+    assert len(stranger.calls()) == 2
+
+
+def test_changed_since_names_no_commit(stranger):
+    base = stranger.commit("0")
+    job = stranger.job({"base": base, "changed-since": "main"})
+    assert run(job) == 2
+    assert errors(job) == ["the input 'changed-since' is true or false; the commit to compare with is the input 'base'"]
+    assert not (stranger.folder / "calls").exists()
 
 
 def test_what_cannot_be_compared_is_said(stranger):
