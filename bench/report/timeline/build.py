@@ -12,7 +12,7 @@ from typing import NamedTuple
 from bench.report.comparison.compare import MIN_EFFECT
 from bench.report.timeline.changes import Judged, judge
 from bench.report.timeline.costs import CostChange, cost_changes
-from bench.report.timeline.lines import Collected, Lane, Line, Point
+from bench.report.timeline.lines import Collected, Lane, Line, Point, conditions
 from bench.report.timeline.parents import failures_begun, parents
 from bench.report.timeline.places import Place, places
 from bench.store.ancestry import commit_pages, known_commits
@@ -43,6 +43,8 @@ class Told(NamedTuple):
 class ToldLane:
     lane: Lane
     points: tuple[Told, ...]
+    #: Its machine or device, where the timeline has several: ``on box``; else empty.
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def build(
 
 
 def _tell(lanes: Sequence[Lane], judged: Sequence[Sequence[Judged]], axis: Sequence[Place]) -> Iterator[ToldLane]:
-    for lane, verdicts in zip(lanes, judged, strict=True):
+    for lane, verdicts, hardware in zip(lanes, judged, conditions(lanes, protocols=False), strict=True):
         followed = parents(lane, axis)
         costs_of = cost_changes(lane, followed)
         parts = zip(lane.points, verdicts, costs_of, followed, failures_begun(lane, axis), strict=True)
@@ -149,9 +151,9 @@ def _tell(lanes: Sequence[Lane], judged: Sequence[Sequence[Judged]], axis: Seque
                 verdict,
                 costs,
                 of_point.first,
-                lane.remarks.get(index, ()),
+                lane.remarks(index, of_point.first),
                 fails_now,
             )
             for index, (point, verdict, costs, of_point, fails_now) in enumerate(parts)
         ]
-        yield ToldLane(lane, tuple(points))
+        yield ToldLane(lane, tuple(points), f"on {hardware}" if hardware else "")

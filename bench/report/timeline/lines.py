@@ -81,12 +81,25 @@ class Lane:
     #: The lane before it goes on, so that it stands beside that one; else the line has a break.
     is_beside: bool = False
     points: list[Point] = field(default_factory=list)
-    #: What changed at a point without a break: parameters, names, code; by its index.
-    remarks: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    #: For each point what its key stands for.
+    asked: list[Asked] = field(default_factory=list)
 
     @property
     def label(self) -> str:
         return f"{self.machine}, {self.device}, protocol {self.protocol}"
+
+    def remarks(self, index: int, follows: int | None) -> tuple[str, ...]:
+        """Return what changed without a break at a point, since the one that it follows: names and parameters."""
+        if follows is None or self.asked[index].question == self.asked[follows].question:
+            return ()
+        return tuple(_changes(self.asked[follows].result.cell, self.asked[index].result.cell))[:_MAX_WORDS]
+
+
+def conditions(lanes: Sequence[Lane], *, protocols: bool = True) -> list[str]:
+    """Return for each lane those of its machine, device and protocol that are not the same in all lanes."""
+    parts = [(lane.machine, lane.device, *([f"protocol {lane.protocol}"] if protocols else [])) for lane in lanes]
+    differing = [number for number, values in enumerate(zip(*parts, strict=True)) if len(set(values)) > 1]
+    return [", ".join(part[number] for number in differing) for part in parts]
 
 
 @dataclass
@@ -348,19 +361,15 @@ def _line(history: _History) -> Line:
     placed: list[tuple[_Entry, Asked, _Question]] = []
     for question in history.questions:
         placed += [(entry, asked, question) for entry, asked in question.entries]
-    asked_last: dict[int, _Question] = {}
     for entry, asked, question in sorted(placed, key=lambda each: each[0].point.place):
         name = (question.block, entry.hardware, asked.protocol)
         lane = lanes.get(name)
         if lane is None:
             lane = lanes[name] = Lane(*entry.hardware, asked.protocol, asked.result.cell, asked.result.cell)
-        elif asked_last[id(lane)] is not question:
-            lane.remarks[len(lane.points)] = tuple(_changes(lane.cell, asked.result.cell))[:_MAX_WORDS]
-        _append(lane, entry.point)
         # Nothing follows uncommitted changes.
-        if not entry.origin.dirty or id(lane) not in asked_last:
-            asked_last[id(lane)] = question
+        if not entry.origin.dirty or not lane.points:
             lane.cell = asked.result.cell
+        _append(lane, entry.point, asked)
     _say_breaks(list(lanes.items()))
     last = max(history.questions, key=lambda question: question.last).end
     return Line(
@@ -384,12 +393,13 @@ def _changes(old: Cell, new: Cell) -> Iterator[str]:
     yield from map(str, changed(old, new))
 
 
-def _append(lane: Lane, point: Point) -> None:
+def _append(lane: Lane, point: Point, asked: Asked) -> None:
     """Add a point; of two at one place, as by two versions of the code, the last one counts."""
     if lane.points and lane.points[-1].place == point.place:
-        lane.points[-1] = point
-    else:
-        lane.points.append(point)
+        lane.points.pop()
+        lane.asked.pop()
+    lane.points.append(point)
+    lane.asked.append(asked)
 
 
 def _say_breaks(lanes: Sequence[tuple[tuple[int, tuple[str, str], str], Lane]]) -> None:

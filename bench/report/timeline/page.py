@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from math import ceil, floor
@@ -11,6 +12,7 @@ from bench.report.render.html import template
 from bench.report.timeline import words
 from bench.report.timeline.build import Timeline, Told, ToldLane, ToldLine
 from bench.report.timeline.costs import NAMES, SECONDS, cost_of
+from bench.report.timeline.lines import conditions
 from bench.visible import visible, visible_values
 
 #: Points and lines of one page; more would be slow to open on a phone.
@@ -23,8 +25,8 @@ _HEIGHT = 200
 _STEP = 0.05
 #: With more places, single points are not drawn as dots.
 _MAX_DOTS = 80
-#: Colours of lanes, which repeat.
-_COLOURS = 4
+#: Lanes of one picture that look different: four colours, each solid and dashed. Further ones are grey.
+_LOOKS = 8
 
 
 class _Axis(NamedTuple):
@@ -118,7 +120,7 @@ def _changes(lines: Sequence[ToldLine]) -> list[dict[str, Any]]:
 
 def _event(lane: ToldLane, told: Told) -> dict[str, Any]:
     parts = [words.change(lane, told)] if told.is_change else []
-    parts += [words.cost_change(told)] if told.costs else []
+    parts += [words.cost_change(lane, told)] if told.costs else []
     return {
         "kind": told.judged.verdict if told.is_change else "cost",
         "drifted": told.judged.drifted,
@@ -132,7 +134,8 @@ def _chart(line: ToldLine, number: int, places: int) -> dict[str, Any]:
     """Return what the template draws of a line."""
     axis = _accuracy_axis(line)
     events = _events(line)
-    colours = _colours(line)
+    joined = _joined(line)
+    looks = [min(each, _LOOKS) for each in range(len(line.lanes))]
     last = max((told for _, told in line.points), key=lambda told: told.point.place)
     return {
         "number": number,
@@ -140,29 +143,34 @@ def _chart(line: ToldLine, number: int, places: int) -> dict[str, Any]:
         "now": words.percent(last.point.share),
         "range": (f"{100 * axis.low:.0f}", f"{100 * axis.high:.0f}"),
         "lanes": [
-            {"colour": colour, **_paths(lane, axis, dots=places <= _MAX_DOTS)}
-            for lane, colour in zip(line.lanes, colours, strict=True)
+            {"look": look, **_paths(runs, axis, dots=places <= _MAX_DOTS)}
+            for runs, look in zip(joined, looks, strict=True)
         ],
-        "legend": list(zip(_labels(line), colours, strict=False))[:_MAX_ENTRIES],
+        "legend": list(zip(_labels(line), looks, strict=False))[:_LOOKS],
         "marks": list(_marks(events, axis, places)),
         "breaks": list(_breaks(line, places)),
         "events": [_event(*event) for event in events[-_MAX_ENTRIES:]][::-1],
         "more_events": max(0, len(events) - _MAX_ENTRIES),
         "changed": bool(line.changes or line.cost_changes),
-        "costs": list(_costs(line, colours)),
+        "costs": list(_costs(line, joined, looks)),
         "failed": [_left(told.point.place, places) for _, told in line.points if told.point.share is None][:_MAX_DOTS],
     }
 
 
 def _labels(line: ToldLine) -> list[str]:
-    """Return for each lane what tells it from the others of its line; nothing where only words at a break do."""
-    parts = [(lane.lane.machine, lane.lane.device, f"protocol {lane.lane.protocol}") for lane in line.lanes]
-    differing = [number for number in range(3) if len({part[number] for part in parts}) > 1]
-    return [", ".join(part[number] for number in differing) for part in parts] if differing else []
+    """Return for each lane what tells it from the others of its line; nothing for a line of one lane."""
+    if len(line.lanes) == 1:
+        return []
+    labels = conditions([lane.lane for lane in line.lanes])
+    return [
+        label if label and labels.count(label) == 1 else f"{label}{', ' if label else ''}{_begins(lane)}"
+        for label, lane in zip(labels, line.lanes, strict=True)
+    ]
 
 
-def _colours(line: ToldLine) -> list[int]:
-    return [number % _COLOURS for number in range(len(line.lanes))]
+def _begins(lane: ToldLane) -> str:
+    said = "; ".join(lane.lane.words)
+    return f"from {lane.points[0].place.label}{': ' if said else ''}{said}"
 
 
 def _accuracy_axis(line: ToldLine) -> _Axis:
@@ -174,10 +182,23 @@ def _accuracy_axis(line: ToldLine) -> _Axis:
     return _Axis(bottom * _STEP, top * _STEP)
 
 
-def _runs(lane: ToldLane) -> Iterator[list[Told]]:
+def _joined(line: ToldLine) -> list[list[list[Told]]]:
+    """Return for each lane the points that are joined, run by run."""
+    joined = []
+    for lane in line.lanes:
+        others = {told.point.place for other, told in line.points if other is not lane} if len(line.lanes) > 1 else ()
+        joined.append(list(_runs(lane, sorted(others))))
+    return joined
+
+
+def _runs(lane: ToldLane, others: Sequence[int]) -> Iterator[list[Told]]:
     """Yield the points that are joined: each follows the one before it, the first may follow one that is further back.
 
-    What was measured with uncommitted changes stands alone.
+    What was measured with uncommitted changes stands alone. No line is drawn past results of another lane.
+
+    Args:
+        lane: whose points they are.
+        others: the places of all other lanes in the picture, sorted.
     """
     run: list[Told] = []
     indices: list[int] = []
@@ -187,22 +208,30 @@ def _runs(lane: ToldLane) -> Iterator[list[Told]]:
         if told.place.origin.dirty:
             yield [told]
             continue
-        if run and told.follows != indices[-1]:
+        before = None if told.follows is None else lane.points[told.follows]
+        if before is not None and _is_between(others, before.point.place, told.point.place):
+            before = None
+        if run and (before is None or told.follows != indices[-1]):
             yield run
-            run = [] if told.follows is None else [lane.points[told.follows]]
+            run = [] if before is None else [before]
         run.append(told)
         indices.append(index)
     if run:
         yield run
 
 
-def _paths(lane: ToldLane, axis: _Axis, *, dots: bool) -> dict[str, str]:
+def _is_between(places: Sequence[int], low: int, high: int) -> bool:
+    """Say whether one of the sorted places lies between two others."""
+    return bisect_right(places, low) < bisect_left(places, high)
+
+
+def _paths(runs: Sequence[Sequence[Told]], axis: _Axis, *, dots: bool) -> dict[str, str]:
     """Return the line, its band, and dots on committed and uncommitted points, each as one path."""
     line: list[str] = []
     band: list[str] = []
     full: list[str] = []
     hollow: list[str] = []
-    for run in _runs(lane):
+    for run in runs:
         points = [(told.point.place, axis.y(told.point.share or 0.0)) for told in run]
         line.append("M" + "L".join(f"{x} {y}" for x, y in points))
         highs = [(told.point.place, axis.y(told.point.high or told.point.share or 0.0)) for told in run]
@@ -238,7 +267,9 @@ def _breaks(line: ToldLine, places: int) -> Iterator[dict[str, Any]]:
             yield {"left": left, "place": first.place, "words": "; ".join(lane.lane.words)}
 
 
-def _costs(line: ToldLine, colours: Sequence[int]) -> Iterator[dict[str, Any]]:
+def _costs(
+    line: ToldLine, joined: Sequence[Sequence[Sequence[Told]]], looks: Sequence[int]
+) -> Iterator[dict[str, Any]]:
     """Yield the costs of a line: in words where they are constant, else with a picture."""
     for field, name in ({**NAMES, SECONDS: "seconds per image"}).items():
         known = [value for _, told in line.points if (value := cost_of(told.point, field)) is not None]
@@ -248,15 +279,15 @@ def _costs(line: ToldLine, colours: Sequence[int]) -> Iterator[dict[str, Any]]:
         constant = axis.high - axis.low <= 1e-9 * axis.high
         paths = []
         if not constant:
-            pieces = [(_cost_path(lane, field, axis), colour) for lane, colour in zip(line.lanes, colours, strict=True)]
+            pieces = [(_cost_path(runs, field, axis), look) for runs, look in zip(joined, looks, strict=True)]
             paths = [piece for piece in pieces if piece[0]]
         yield {"name": name, "low": _short(axis.low), "high": _short(axis.high), "paths": paths}
 
 
-def _cost_path(lane: ToldLane, field: str, axis: _Axis) -> str:
+def _cost_path(runs: Sequence[Sequence[Told]], field: str, axis: _Axis) -> str:
     """Return the line of a cost; seconds are joined only where the number of threads is one."""
     parts: list[str] = []
-    for run in _runs(lane):
+    for run in runs:
         before: Told | None = None
         for told in run:
             value = cost_of(told.point, field)

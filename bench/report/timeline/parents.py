@@ -31,8 +31,10 @@ class Parents(NamedTuple):
 def parents(lane: Lane, places: Sequence[Place], *, failures: bool = False) -> list[Parents]:
     """Return what each point follows: the nearest measured commit through first parents, else the nearest ancestor.
 
-    Where there is none, it is the point before it. What was measured with uncommitted changes is followed by nothing,
-    and so is what kept no outcomes. Failures are followed only if that is asked for.
+    Commits that the repository does not know stand by time: such a point follows the one before it, and so does that of
+    a known commit before which only unknown ones were measured. A known commit of which no ancestor was measured has
+    nothing before it otherwise: the last one is of an unrelated branch. What was measured with uncommitted changes is
+    followed by nothing, and so is what kept no outcomes. Failures are followed only if that is asked for.
     """
     # By the rank of its commit, the index of the point.
     of_rank: dict[int, int] = {}
@@ -42,7 +44,11 @@ def parents(lane: Lane, places: Sequence[Place], *, failures: bool = False) -> l
     for index, point in enumerate(lane.points):
         place = places[point.place]
         measured = place.ancestors & ranks
-        result.append(_parents(place, lane.points, places, measured, of_rank) if measured else Parents(last))
+        if measured:
+            result.append(_parents(place, lane.points, places, measured, of_rank))
+        else:
+            is_unrelated = place.known and ranks
+            result.append(Parents(None if is_unrelated else last))
         counts = point.outcomes is not None or (failures and point.error)
         if not counts or place.origin.dirty:
             continue

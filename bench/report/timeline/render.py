@@ -6,24 +6,22 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from bench.report.render.export import escape_csv
 from bench.report.render.markdown import escape_markdown, grid
-from bench.report.timeline import words
+from bench.report.timeline import small, words
 from bench.report.timeline.build import Timeline, Told, ToldLane, ToldLine
 from bench.stats import ALPHA, p_number
 from bench.visible import json_text, visible
 
 #: Entries of one list in text.
 _MAX_ENTRIES = 20
-#: Breaks of one line that are written out in text.
+#: Breaks of one small line that are written out in text.
 _MAX_BREAKS = 5
-#: Letters of a small line of the terminal.
-_WIDTH = 40
-_BLOCKS = "▁▂▃▄▅▆▇█"
-#: A line of less than this range looks flat.
-_LEAST_RANGE = 0.05
+#: Small lines of one line.
+_MAX_ROWS = 5
 
 _Entry = tuple[ToldLine, ToldLane, Told]
 
@@ -33,13 +31,43 @@ def as_text(t: Timeline) -> str:
     lines = [words.summary(t), words.method(t), *(f"note: {note}" for note in words.remarks(t)), ""]
     if changes := _by_place(t):
         lines += ["changes", *_change_lines(changes), ""]
-    width = min(_WIDTH, len(t.places))
-    for line in t.lines[:_MAX_ENTRIES]:
-        lines += [f"{_drawn(line, len(t.places), width)}  {_now(line)}  {line.line.name}"]
-        lines += [f"{'':{width}}  {label}" for label in _breaks(line)]
+    pictures = [small.drawn(line, len(t.places)) for line in t.lines[:_MAX_ENTRIES]]
+    width = max(map(len, chain.from_iterable(pictures)), default=0)
+    if any(small.BAR in picture for picture in chain.from_iterable(pictures)):
+        lines += [
+            f"{small.BAR} in a small line is a break: its two sides are of two machines, protocols, cells or branches, "
+            "and not compared"
+        ]
+    for line, drawn in zip(t.lines, pictures, strict=False):
+        lines += _small_lines(line, [f"{picture:{width}}" for picture in drawn])
     if len(t.lines) > _MAX_ENTRIES:
         lines.append(f"... and {len(t.lines) - _MAX_ENTRIES:,} more lines; --format html, csv and json have all")
     return "\n".join(map(visible, lines)).rstrip() + "\n"
+
+
+def _small_lines(line: ToldLine, pictures: Sequence[str]) -> Iterator[str]:
+    """Yield a row for each lane that stands beside another, and below it the lanes that follow in it."""
+    rows = small.rows(line)
+    blank = " " * len(pictures[0])
+    for number, (lanes, picture) in enumerate(zip(rows[:_MAX_ROWS], pictures, strict=False)):
+        about = f"beside it {_begins(lanes[0])}" if number else line.line.name
+        if number == 0 and len(rows) > 1 and lanes[0].where:
+            about += f", {lanes[0].where}"
+        yield f"{picture}  {_last(lanes)}  {about}"
+        yield from (f"{blank}  {small.BAR} {_begins(lane)}" for lane in lanes[1 : _MAX_BREAKS + 1])
+        if len(lanes) > _MAX_BREAKS + 1:
+            yield f"{blank}  and {len(lanes) - _MAX_BREAKS - 1:,} more"
+    if len(rows) > _MAX_ROWS:
+        yield f"{blank}  and {len(rows) - _MAX_ROWS:,} more beside it; --format html, csv and json have all"
+
+
+def _begins(lane: ToldLane) -> str:
+    return f"from {lane.points[0].place.label}: {'; '.join(lane.lane.words)}"
+
+
+def _last(lanes: Sequence[ToldLane]) -> str:
+    told = max((lane.points[-1] for lane in lanes), key=lambda told: told.point.place)
+    return f"{words.percent(told.point.share):>8}"
 
 
 def _by_place(t: Timeline) -> list[tuple[int, list[_Entry]]]:
@@ -71,42 +99,8 @@ def _parts(lane: ToldLane, told: Told) -> Iterator[str]:
     if told.is_change:
         yield words.change(lane, told)
     if told.costs:
-        yield words.cost_change(told)
+        yield words.cost_change(lane, told)
     yield from words.remarks_of(lane, told)
-
-
-def _drawn(line: ToldLine, places: int, width: int) -> str:
-    """Return a small line of blocks: the last accuracy in each part of the axis, and a bar where a lane begins."""
-    shares: list[float | None] = [None] * width
-    bars: set[int] = set()
-    for number, lane in enumerate(line.lanes):
-        bars |= {lane.points[0].point.place * width // places} if number and not lane.lane.is_beside else set()
-        for told in lane.points:
-            if told.point.share is not None:
-                shares[told.point.place * width // places] = told.point.share
-    known = [share for share in shares if share is not None]
-    low, high = min(known, default=0.0), max(known, default=0.0)
-    spread = max(high - low, _LEAST_RANGE)
-    low -= (spread - (high - low)) / 2
-    return "".join("│" if i in bars else _block(share, low, spread) for i, share in enumerate(shares))
-
-
-def _block(share: float | None, low: float, spread: float) -> str:
-    return " " if share is None else _BLOCKS[min(int((share - low) / spread * len(_BLOCKS)), len(_BLOCKS) - 1)]
-
-
-def _now(line: ToldLine) -> str:
-    last = max((told for _, told in line.points), key=lambda told: told.point.place)
-    return f"{words.percent(last.point.share):>8}"
-
-
-def _breaks(line: ToldLine) -> Iterator[str]:
-    differing = [lane for lane in line.lanes if lane.lane.words]
-    for lane in differing[:_MAX_BREAKS]:
-        sign = "beside it" if lane.lane.is_beside else "│"
-        yield f"{sign} from {lane.points[0].place.label}: {'; '.join(lane.lane.words)}"
-    if len(differing) > _MAX_BREAKS:
-        yield f"and {len(differing) - _MAX_BREAKS:,} more"
 
 
 def as_markdown(t: Timeline) -> str:
@@ -146,7 +140,7 @@ def _markdown_rows(t: Timeline) -> Iterator[list[object]]:
                 told.judged.verdict + (" (drift)" if told.judged.drifted else ""),
                 escape_markdown(p_number(test.p)) if test else "",
                 escape_markdown(p_number(test.adjusted)) if test else "",
-                escape_markdown("; ".join(part for part in (*remarks, words.cost_change(told)) if part)),
+                escape_markdown("; ".join(part for part in (*remarks, words.cost_change(lane, told)) if part)),
             ]
 
 

@@ -70,22 +70,28 @@ def percent(share: float | None) -> str:
 def change(lane: ToldLane, told: Told) -> str:
     """Return a change in numbers."""
     if told.fails_now:
-        return f"fails: {told.point.error}"
+        return f"fails{_where(lane)}: {told.point.error}"
     test = told.judged.test
     assert test is not None
     earlier = lane.points[test.against]
     old, new = earlier.point.share, told.point.share
     points = f" ({100 * (new - old):+.2f})" if old is not None and new is not None else ""
+    counts = f"{test.lost} lost and {test.gained} gained of {told.point.n:,}"
     since = f"in small steps since {earlier.place.label}" if told.judged.drifted else f"against {earlier.place.label}"
     return (
-        f"{percent(old)} -> {percent(new)}{points}, {test.lost} lost and {test.gained} gained of {told.point.n:,} "
+        f"{percent(old)} -> {percent(new)}{points}{_where(lane)}, {counts} "
         f"{since}, {p_text(test.p)}, {p_text(test.adjusted, 'Holm')}"
     )
 
 
-def cost_change(told: Told) -> str:
-    """Return the counted costs that changed at a point."""
-    return ", ".join(f"{NAMES[each.field]} {each.old:.6g} -> {each.new:.6g}" for each in told.costs)
+def _where(lane: ToldLane) -> str:
+    return f" {lane.where}" if lane.where else ""
+
+
+def cost_change(lane: ToldLane, told: Told) -> str:
+    """Return the counted costs that changed at a point; empty where none did."""
+    changes = ", ".join(f"{NAMES[each.field]} {each.old:.6g} -> {each.new:.6g}" for each in told.costs)
+    return changes and f"{changes}{_where(lane)}"
 
 
 def remarks_of(lane: ToldLane, told: Told) -> list[str]:
@@ -96,6 +102,8 @@ def remarks_of(lane: ToldLane, told: Told) -> list[str]:
         lines += [f"{counted(skipped, 'commit')} between the two without a result here"] if skipped else []
     if told.judged.brought_by is not None:
         lines.append(f"a merge brought the change of {lane.points[told.judged.brought_by].place.label}")
+    if told.follows is None and told is not lane.points[0] and told.point.outcomes is not None and told.place.known:
+        lines.append("no commit that it was built on has a result here: compared with none")
     lines += [told.place.remark] if told.place.remark else []
     return lines
 
@@ -132,7 +140,7 @@ def record(line: ToldLine, lane: ToldLane, told: Told) -> dict[str, Any]:
         "p": test.p if test else None,
         "adjusted_p": test.adjusted if test else None,
         **{field: cost_of(point, field) for field in (*NAMES, SECONDS)},
-        "cost_change": cost_change(told),
+        "cost_change": cost_change(lane, told),
         "remarks": "; ".join((*remarks_of(lane, told), *([point.error] if point.error else []))),
         "measured_at": point.carried_from.commit if point.carried_from else place.origin.commit,
         "finished": point.finished,

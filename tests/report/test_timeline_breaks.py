@@ -1,0 +1,185 @@
+"""What must not be read as one line over time: another machine or protocol between, and unrelated branches."""
+
+import random
+import re
+
+import pytest
+
+from bench.report.timeline.page import render
+from bench.report.timeline.render import FORMATS
+from tests.report.fabricate import outcomes
+from tests.report.test_compare import flipped
+from tests.report.test_timeline import N, at, commit, committed, git, only_line, repository, timeline, verdicts
+
+__all__ = ["repository"]
+
+HIGH = outcomes(0.6, N)
+LOW = flipped(HIGH, 45, 5)
+OTHER = outcomes(0.3, N, seed=3)
+
+
+def small_lines(t):
+    """The small lines of the text, with what stands behind each."""
+    found = re.findall(r"^([▁▂▃▄▅▆▇█│ ]+?) +(\d+\.\d\d %)  (.+)$", FORMATS["text"](t), re.MULTILINE)
+    return [(picture.rstrip(), now, about) for picture, now, about in found]
+
+
+def test_a_machine_that_takes_over_for_a_while_has_a_small_line_of_its_own(tmp_path):
+    lab = range(3, 6)
+    t = timeline([at(i, OTHER, machine="lab") if i in lab else at(i, HIGH) for i in range(9)], tmp_path)
+    first, second = small_lines(t)
+    assert first[:2] == ("███   ███", "60.00 %")
+    assert first[2].endswith(", on box")
+    assert second == ("   ▁▁▁", "30.00 %", f"beside it from {commit(3)[:10]}: other machine: lab, cpu: Xeon")
+    # No bar is drawn, and none is explained.
+    assert "│" not in FORMATS["text"](t)
+
+
+@pytest.mark.parametrize("other", [{"machine": "lab"}, {"version": 1}, {"rows": "others"}])
+def test_a_bar_in_the_small_line_stands_between_what_is_not_compared_and_hides_nothing(tmp_path, other):
+    t = timeline([at(i, HIGH) if i < 3 else at(i, OTHER, **other) for i in range(4)], tmp_path)
+    assert [each[:2] for each in small_lines(t)] == [("███│▁", "30.00 %")]
+    text = FORMATS["text"](t)
+    assert "│ in a small line is a break" in text
+    assert f"│ from {commit(3)[:10]}" in text
+
+
+def test_no_small_line_runs_from_one_machine_to_another(tmp_path):
+    """Each machine has an accuracy of its own, so neighbours without a bar must be equal letters."""
+    rng = random.Random(5)
+    bits = {"a": outcomes(0.2, N), "b": outcomes(0.5, N), "c": outcomes(0.9, N)}
+    for commits in (9, 40, 130):
+        who = [rng.choice("abc") for _ in range(commits)]
+        who[:3] = "abc"
+        if commits > 100:
+            who = ["abc"[i // 45] for i in range(commits)]
+        lines = small_lines(timeline([at(i, bits[name], machine=name) for i, name in enumerate(who)], tmp_path))
+        assert {letter for picture, _, _ in lines for letter in picture} - {" ", "│"} == set("▁▄█")
+        for picture, _, _ in lines:
+            assert all(len(set(part) - {" "}) == 1 for part in picture.split("│"))
+
+
+def test_unrelated_branches_are_parted_by_a_bar_and_those_of_one_fork_too(repository):
+    root = committed(repository, "root", 0)
+    git(repository, "checkout", "-q", "-b", "side")
+    side = [committed(repository, f"side {i}", i) for i in (1, 2)]
+    git(repository, "checkout", "-q", "main")
+    main = [committed(repository, f"main {i}", i) for i in (3, 4)]
+    results = [at(i, HIGH, commit=name) for i, name in enumerate(side)]
+    results += [at(9 + i, LOW, commit=name) for i, name in enumerate(main)]
+    line = only_line(results, repository)
+    # The fork has no result: nothing that main was built on was measured.
+    assert verdicts(line) == ["first", "no change", "first", "no change"]
+    assert [told.follows for _, told in line.points] == [None, 0, None, 2]
+    t = timeline(results, repository)
+    assert small_lines(t)[0][0] == "██│▁▁"
+    assert "no commit that it was built on has a result here: compared with none" in FORMATS["csv"](t)
+    with_fork = timeline([at(0, HIGH, commit=root), *results], repository)
+    assert [told.judged.verdict for _, _, told in with_fork.points].count("worse") == 1
+    assert small_lines(with_fork)[0][0] == "███│▁▁"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_only_an_ancestor_is_ever_compared_with_says_git(repository, seed):
+    rng = random.Random(seed)
+    tree = git(repository, "write-tree")
+    names = []
+    for i in range(24):
+        parents = rng.sample(names[-6:], min(len(names[-6:]), rng.choice([0, 1, 1, 1, 2])))
+        options = [word for name in parents for word in ("-p", name)]
+        names.append(git(repository, "commit-tree", tree, "-m", f"change {i}", *options))
+    measured = rng.sample(names, 14)
+    bits = [HIGH, LOW, OTHER]
+    line = only_line([at(i, rng.choice(bits), commit=name) for i, name in enumerate(measured)], repository)
+    is_ancestor = {}
+    for new in measured:
+        ancestors = git(repository, "rev-list", new).split()[1:]
+        is_ancestor |= {(old, new): old in ancestors for old in measured}
+    for lane, told in line.points:
+        name = told.place.origin.commit
+        if told.judged.test is not None:
+            assert is_ancestor[lane.points[told.judged.test.against].place.origin.commit, name]
+        # What has a measured ancestor is compared, and what has none is the first of its own.
+        assert (told.follows is not None) == any(is_ancestor[old, name] for old in measured)
+    assert sum(told.judged.test is not None for _, told in line.points) >= 3
+
+
+def test_a_known_commit_still_follows_unknown_ones_by_time(repository):
+    known = committed(repository, "the only one of a shallow clone", 0)
+    line = only_line([at(0, HIGH), at(1, HIGH), at(2, LOW, commit=known)], repository)
+    assert verdicts(line) == ["first", "no change", "worse"]
+
+
+def test_a_changed_parameter_is_said_against_what_the_commit_was_built_on(repository):
+    root = committed(repository, "root", 0)
+    git(repository, "checkout", "-q", "-b", "side")
+    side = committed(repository, "side", 1)
+    git(repository, "checkout", "-q", "main")
+    main = committed(repository, "main", 2)
+    steps = {root: 20, side: 40, main: 20}
+    results = [
+        at(i, HIGH, commit=name, attack_params={"steps": count}) for i, (name, count) in enumerate(steps.items())
+    ]
+    told = {told.place.origin.commit: told.remarks for _, told in only_line(results, repository).points}
+    assert told == {root: (), side: ("pgd: steps 20 -> 40",), main: ()}
+
+
+def test_a_change_names_its_machine_where_there_are_several(tmp_path):
+    runs = [at(i, HIGH if i < 3 else LOW, machine="lab") for i in range(5)]
+    alone = timeline(runs, tmp_path)
+    assert " on lab" not in FORMATS["text"](alone)
+    t = timeline([*runs, *(at(i, OTHER, machine="box") for i in range(5))], tmp_path)
+    said = "60.00 % -> 56.00 % (-4.00) on lab, 45 lost and 5 gained"
+    assert said in FORMATS["text"](t)
+    assert "(-4.00) on lab, 45 lost and 5 gained" in FORMATS["md"](t)
+    page = render(t).replace("\N{NO-BREAK SPACE}", " ").replace("&gt;", ">")
+    # In the list of changes, at its line and at its mark.
+    assert page.count(said) >= 3
+    devices = [*runs, *(at(i, OTHER, machine="lab", device="cuda: H200") for i in range(5))]
+    assert "(-4.00) on cpu: Xeon, 45 lost" in FORMATS["text"](timeline(devices, tmp_path))
+
+
+def test_a_failure_and_a_cost_that_changed_name_their_machine(tmp_path):
+    both = [at(i, HIGH, machine=name, forwards=20.0) for i in range(2) for name in ("box", "lab")]
+    failed = at(2, HIGH, machine="lab", status="failed")
+    costly = at(2, HIGH, machine="box", forwards=40.0)
+    text = FORMATS["text"](timeline([*both, failed, costly], tmp_path))
+    assert "fails on lab: " in text
+    assert "forward passes per image 20 -> 40, backward passes per image 20 -> 40" in text
+    assert re.search(r"FLOPs per image 6e\+07 -> 1.2e\+08 on box$", text, re.MULTILINE)
+
+
+def lines_of(page):
+    """For each lane of the first picture its class, and how often its line begins anew."""
+    return [
+        (look, path.count("M"))
+        for look, path in re.findall(
+            r'<g class="(c\d)"><path class="band" d="[^"]*"/><path class="line" d="([^"]*)"', page
+        )
+    ]
+
+
+def test_on_the_page_no_line_is_drawn_past_the_result_of_another_machine_or_protocol(tmp_path):
+    for other in ({"machine": "lab"}, {"version": 1}):
+        runs = [at(i, OTHER, **other) if i in (3, 4) else at(i, HIGH) for i in range(9)]
+        assert lines_of(render(timeline(runs, tmp_path))) == [("c0", 2), ("c1", 1)]
+    # Where both measured every commit, nothing stands between.
+    both = [at(i, bits, machine=name) for i in range(5) for name, bits in (("box", HIGH), ("lab", OTHER))]
+    assert lines_of(render(timeline(both, tmp_path))) == [("c0", 1), ("c1", 1)]
+
+
+def legend(page):
+    return re.findall(r'<i class="key (c\d)"></i>([^<]*)</span>', page)
+
+
+def test_no_two_entries_of_a_legend_look_alike(tmp_path):
+    machines = [at(i, HIGH, machine=f"m{i // 2}") for i in range(24)]
+    entries = legend(render(timeline(machines, tmp_path)))
+    assert len(entries) == 9
+    assert entries[-1] == ("c8", "and 4 more")
+    assert len({look for look, _ in entries}) == len({label for _, label in entries}) == 9
+    # What has the same machine and protocol is told by the commit at which it begins, and by why.
+    images = [at(i, HIGH, rows=f"list {i // 2}") for i in range(6)]
+    labels = [label for _, label in legend(render(timeline(images, tmp_path)))]
+    assert len(set(labels)) == 3
+    assert labels[1].startswith(f"from {commit(2)[:10]}: other example lists")
