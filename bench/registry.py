@@ -24,7 +24,7 @@ from bench.keys import sha256_hex
 from bench.methods import data_folders, factories, loading, signature, sources
 from bench.methods.data_folders import DataFolder
 from bench.methods.declarations import Declaration, dashed, declarations, tree_of
-from bench.types import Cell, Kind, MethodRef, UnknownMethod, UsageError, shortened, shown
+from bench.types import Cell, Kind, MethodRef, UnknownMethod, UsageError, listed, shortened, shown
 
 _ROOT = Path(__file__).resolve().parent.parent
 # The import names of a package where they are not the name that pip knows; any of them will do.
@@ -311,8 +311,7 @@ def unknown(noun: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     by_letters = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(name[:_LONGEST_NAME].casefold(), by_letters, n=1, cutoff=0.5)
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    there_are = f"there are: {', '.join(names[:_MOST_NAMED])}{more}" if names else "there is none"
+    there_are = f"there are: {listed(names, _MOST_NAMED)}" if names else "there is none"
     hint = f"did you mean '{by_letters[near[0]]}'?" if near else there_are
     return f"unknown {noun} '{shortened(name, _LONGEST_NAME)}'; {hint}"
 

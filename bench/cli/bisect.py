@@ -214,6 +214,8 @@ class _Report:
         yield f"  {_numbers(finding.before, finding.after, finding.step)}"
         for each in finding.skipped[:_NAMED]:
             yield f"skipped: {each.commit[:10]}: {each.why}"
+        if len(finding.skipped) > _NAMED:
+            yield f"skipped: {len(finding.skipped) - _NAMED:,} more"
 
     def _not_reproducible(self) -> Iterator[str]:
         finding = self._finding

@@ -96,17 +96,19 @@ def lines(known: Since) -> Iterator[str]:
 
 
 def _with_files(reason: Reason) -> str:
-    from bench.schedule.since import listed
+    from bench.schedule.since import NAMED
+    from bench.types import listed
 
-    return f"{reason.text} ({listed(reason.files)})" if reason.files else reason.text
+    return f"{reason.text} ({listed(reason.files, NAMED)})" if reason.files else reason.text
 
 
 def _of_harness(known: Since) -> Iterator[str]:
-    from bench.schedule.since import listed
+    from bench.schedule.since import NAMED
+    from bench.types import listed
 
     if known.harness:
         yield (
-            f"{listed(known.harness)} changed too, and no key shows what that touches: with --verify 2% "
+            f"{listed(known.harness, NAMED)} changed too, and no key shows what that touches: with --verify 2% "
             "run computes a share of the other cells again"
         )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cli import command
 from bench.display.base import Display
-from bench.types import UsageError, shown
+from bench.types import UsageError, listed, shown
 from bench.visible import visible
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     if (values := _values(content, states)) != "":
         _say("beside", values)
     if len(states) > 1:
-        names = ", ".join(shown(state.name) for state in states[:_MOST_STATES])
+        names = listed((shown(state.name) for state in states), _MOST_STATES)
         _say("state dicts", f"{len(states)}: {names}; key in the [[defenses]] entry chooses one")
     for state in states[:_MOST_STATES]:
         _print_state(state, content, name, state.name if len(states) > 1 else None, display)
@@ -79,10 +79,10 @@ def _exported(card: Mapping[str, Any]) -> str:
 def _values(content: Any, states: Sequence[StateDict]) -> str:
     """Return what lies beside the state dicts: numbers and texts as they are, the rest by name."""
     if not isinstance(content, Mapping) or states[0].name is None:
-        return ", ".join(map(shown, states[0].beside[:_MOST_VALUES]))
+        return listed(map(shown, states[0].beside), _MOST_VALUES)
     names = {str(state.name).partition(".")[0] for state in states}
     others = [(name, value) for name, value in content.items() if name not in names]
-    return ", ".join(_value(name, value) for name, value in others[:_MOST_VALUES])
+    return listed((_value(name, value) for name, value in others), _MOST_VALUES)
 
 
 def _value(name: object, value: object) -> str:

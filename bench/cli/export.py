@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench.cli import options, receipts, weights
 from bench.display.base import Display
 from bench.registry import unknown
-from bench.types import UsageError
+from bench.types import UsageError, listed
 from bench.visible import visible
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _paths(out: Path, file_format: str, results: list[CellResult]) -> list[Path]
     """Return the file, or folder of pictures, that each set is written to."""
     if out.suffix.lower() == f".{file_format}" and not out.is_dir():
         if len(results) > 1:
-            cells = f"{results[0].names} and {len(results) - 1} more"
+            cells = listed((result.names for result in results), 1)
             raise UsageError(f"--out {out} is one file, for {len(results)} cells: {cells}; name a folder, or one cell")
         return [out]
     names = [_file_name(result) for result in results]

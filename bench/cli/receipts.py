@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.cli import options
-from bench.types import MAX_WORD, UsageError
+from bench.types import MAX_WORD, UsageError, listed
 from bench.visible import visible
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _paths(out: Path | None, ending: str, results: dict[str, CellResult]) -> lis
     """Return the file of each receipt: ``out`` itself for one cell, else a file in that folder or the current one."""
     if out is not None and out.suffix.lower() == ending and not out.is_dir():
         if len(results) > 1:
-            cells = f"{next(iter(results.values())).names} and {len(results) - 1} more"
+            cells = listed((result.names for result in results.values()), 1)
             raise UsageError(f"--out {out} is one file, for {len(results)} cells: {cells}; name a folder, or one cell")
         return [out]
     return [(out or Path()) / f"{name}{ending}" for name in results]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from bench.types import UsageError, shown
+from bench.types import UsageError, listed, shown
 
 #: Names of outputs that a line shows.
 _NAMED = 8
@@ -108,9 +108,7 @@ def described(outputs: Any) -> str:
 
 
 def _names(known: Iterable[object]) -> str:
-    names = [shown(name) for name in known]
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return listed(map(shown, known), _NAMED)
 
 
 def plain(net: nn.Module) -> nn.Module:

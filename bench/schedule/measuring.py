@@ -25,7 +25,7 @@ from bench.store import files
 from bench.store.lineage import History
 from bench.store.working_store import Store
 from bench.store.worktree import Worktree, common_folder, worktree
-from bench.types import CellResult, shown
+from bench.types import CellResult, listed, shown
 
 #: Files of a finished training; the one that says so comes last.
 _TRAINING = ("weights.safetensors", "log.jsonl", "card.json")
@@ -230,7 +230,7 @@ class Measuring:
         if len(matches) == 1:
             return matches[0]
         names = list(dict.fromkeys(each.name for each in (matches or cells)))
-        some = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        some = listed(names, _NAMED)
         if not matches:
             raise NotMeasurable(f"the commit {commit[:10]} has no cell {shown(wanted)}; it has {some}")
         if len(names) == 1:

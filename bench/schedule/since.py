@@ -35,6 +35,7 @@ from bench.types import (
     UsageError,
     WeightsRef,
     eps_text,
+    listed,
     shown,
 )
 
@@ -49,7 +50,7 @@ _KINDS = {
     "score-network": "score network",
 }
 #: Names that a line lists, and that it lists of files that may well be beside the point.
-_NAMED = 5
+NAMED = 5
 _FEW = 3
 
 ReasonKind = Literal["new", "code", "parameter", "threat", "images", "weights", "protocol", "unknown", "other"]
@@ -391,7 +392,7 @@ def _unseen(commit: Commit, work: Work) -> Iterator[str]:
 
 def _uncommitted(commit: Commit) -> Iterator[str]:
     if commit.uncommitted:
-        yield f"uncommitted changes count: {listed(sorted(commit.uncommitted))}"
+        yield f"uncommitted changes count: {listed(sorted(commit.uncommitted), NAMED)}"
 
 
 def _outside(commit: Commit, cells: Iterable[PlannedCell]) -> Iterator[str]:
@@ -399,7 +400,7 @@ def _outside(commit: Commit, cells: Iterable[PlannedCell]) -> Iterator[str]:
     refs = {ref.code_sha: ref for ref in chain.from_iterable(methods_of(each.cell) for each in cells)}
     names = {ref.name for ref in refs.values() if not any(map(commit.keeps, registry.code_files_of(ref)))}
     if names:
-        yield f"not kept in the repository, so taken to be the same in {commit.name}: {listed(sorted(names))}"
+        yield f"not kept in the repository, so taken to be the same in {commit.name}: {listed(sorted(names), NAMED)}"
 
 
 def _protocol(commit: Commit) -> Reason | None:
@@ -438,9 +439,3 @@ def _does_the_same(now: Path, then: Path) -> bool:
         return syntax(now.read_bytes()).sha == syntax(then.read_bytes()).sha
     except (OSError, ValueError):
         return False
-
-
-def listed(names: Sequence[str], most: int = _NAMED) -> str:
-    """Return the first of some names, and how many more there are."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"

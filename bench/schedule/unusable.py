@@ -13,7 +13,7 @@ from bench.keys import models_of, training_key
 from bench.models import live, weights
 from bench.models.build import build
 from bench.schedule.plan import Work
-from bench.types import DataRef, MethodError, ModelRef, PlannedCell, UsageError, WeightsRef
+from bench.types import DataRef, MethodError, ModelRef, PlannedCell, UsageError, WeightsRef, listed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -136,6 +136,4 @@ def warn_of(failing: Iterable[tuple[PlannedCell, Problem]]) -> None:
 
 
 def _named(places: list[str]) -> str:
-    names = list(dict.fromkeys(places))
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return listed(dict.fromkeys(places), _NAMED)

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 from bench.store import reading
 from bench.store.git import git, git_bytes
 from bench.store.history import RUNS, parse, read, read_run
-from bench.types import CellResult, UsageError
+from bench.types import CellResult, UsageError, listed
 
 #: The full name of a commit: SHA-1, or SHA-256 in newer repositories.
 COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
@@ -121,8 +121,7 @@ class RunReader:
     def _leave_out(self, why: dict[str, str]) -> None:
         if why:
             count = f"{len(why)} file{'s' * (len(why) > 1)} left out"
-            more = f"; and {len(why) - _FEW} more" if len(why) > _FEW else ""
-            self.notes.append(f"{count}: {'; '.join(list(why.values())[:_FEW])}{more}")
+            self.notes.append(f"{count}: {listed(why.values(), _FEW, between='; ')}")
 
     @staticmethod
     def _few_enough(paths: list[Place], folder: Path) -> list[Place]:

@@ -34,7 +34,7 @@ from bench.store.lease import Leases
 from bench.store.reading import MAX_RESULT, SharedParts, read_result
 from bench.store.records import largest_records
 from bench.store.seals import KnownFiles
-from bench.types import CellResult, PlannedCell, StoreError, UsageError, jsonable
+from bench.types import CellResult, PlannedCell, StoreError, UsageError, jsonable, listed
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger("crossfire")
@@ -144,8 +144,7 @@ class Store:
                     folder = folder.parent
                 strangers[folder].append(entry.path.relative_to(folder).as_posix())
         for folder, names in strangers.items():
-            more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-            _log.warning("%s: not Crossfire's and left alone: %s%s", folder, ", ".join(names[:_NAMED]), more)
+            _log.warning("%s: not Crossfire's and left alone: %s", folder, listed(names, _NAMED))
 
     def name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.registry import unknown
-from bench.types import UsageError, shown
+from bench.types import UsageError, listed, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,8 @@ _AUXILIARY = re.compile(
 _LEVELS = 2
 #: The name of a state dict that is the file itself, where others lie beside its tensors.
 _TOP = "."
+#: Names that a line lists.
+_NAMED = 8
 
 
 class StateDict(NamedTuple):
@@ -95,9 +97,9 @@ def choose(path: Path, content: Any, key: str | None) -> StateDict:
         return _named(path, known, key)
     if len(known) == 1:
         return known[0]
-    names = [str(each.name) for each in known]
-    example = f"key = {_quoted(names[0])}"
-    raise UsageError(f"{path} holds {len(known)} state dicts: {_listed(names)}; say which with key, such as {example}")
+    names = [_quoted(str(each.name)) for each in known]
+    there = f"{len(known)} state dicts: {listed(names, _NAMED)}"
+    raise UsageError(f"{path} holds {there}; say which with key, such as key = {names[0]}")
 
 
 def _named(path: Path, known: list[StateDict], key: str) -> StateDict:
@@ -129,12 +131,7 @@ def instead(content: Any) -> str:
         return ": it is empty"
     if "param_groups" in content:
         return ", but that of an optimizer"
-    names = [str(name) for name in content]
-    return f": it holds {_listed(names)}"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(_quoted, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return f": it holds {listed((_quoted(str(name)) for name in content), _NAMED)}"
 
 
 def _quoted(name: str) -> str:

@@ -16,7 +16,7 @@ from bench.models.checkpoints import formats, hashes
 from bench.registry import unknown
 from bench.store.files import Unreadable, file_sha256, read
 from bench.store.reading import document
-from bench.types import UsageError, shown
+from bench.types import UsageError, listed, shown
 
 #: Networks that come inside packages, by the name of the package.
 _INSIDE = {"pyautoattack": "examples/model_test.pt"}
@@ -28,6 +28,8 @@ _PART = re.compile(r"(?P<net>.+)-[0-9]+-of-(?P<parts>[0-9]+)\.safetensors")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 _KINDS = ".safetensors, .pt, .pth, .ckpt, .bin or .pth.tar files"
 _MAX_INDEX_BYTES = 64 * 2**20
+#: Files that a line names.
+_NAMED = 3
 
 
 def find(name: str) -> Path:
@@ -243,7 +245,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _few(names: list[str]) -> str:
-    return ", ".join(shown(name).strip("'") for name in names[:3]) + (", ..." if len(names) > 3 else "")
+    return listed((shown(name).strip("'") for name in names), _NAMED)
 
 
 def absolute(path: Path) -> str:

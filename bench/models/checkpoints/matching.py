@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.models.checkpoints.contents import StateDict, is_auxiliary
-from bench.types import UsageError, shown
+from bench.types import UsageError, listed, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -232,7 +232,7 @@ def _size(tensor: Tensor) -> str:
 
 
 def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(shown(name)[1:-1] for name in names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return listed((shown(name)[1:-1] for name in names), _NAMED)
 
 
 def _cause(own: Mapping[str, Tensor], state: StateDict, found: Match, differing: list[str]) -> str:

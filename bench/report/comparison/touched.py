@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from bench.differences import changed_code
 from bench.report.comparison.pairing import Pair
+from bench.types import listed
 
 #: What else can change a number, below the line that counts cells.
 BESIDE = "no hash holds the harness itself, torch, numpy and files that no source names"
@@ -25,7 +26,7 @@ class Touched(NamedTuple):
     @property
     def words(self) -> str:
         """It in one line."""
-        parts = [f"{what} of {_listed(names)}" for what, names in self._changed if names]
+        parts = [f"{what} of {listed(names, _NAMED)}" for what, names in self._changed if names]
         if not self.can_have_changed:
             return f"no method changed its code or parameters: none of {self.cells:,} cells can have changed by that"
         what, cannot = " and ".join(parts) or "methods", self.cells - self.can_have_changed
@@ -50,8 +51,3 @@ def touched(pairs: Iterable[Pair]) -> Touched:
         code |= {ref.name: None for ref in changed_code(p.old.cell, p.new.cell)}
         parameters |= {each.method: None for each in p.changed}
     return Touched(len(cells), len(unlike), tuple(sorted(code)), tuple(sorted(parameters)))
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}"

@@ -18,7 +18,7 @@ from bench.report.leaderboard.summaries import (
 )
 from bench.report.leaderboard.verdicts import lacking, only_noise, verdict
 from bench.stats import Interval, changed_images, holm_mcnemar, p_text
-from bench.types import CellResult, Measured
+from bench.types import CellResult, Measured, listed
 
 #: The labels of a table's attacks by their id, for each threat.
 Attacks = Mapping[str, Mapping[str, str]]
@@ -191,7 +191,9 @@ def verdict_lines(threats: Iterable[ThreatSummary]) -> Iterator[str]:
         for threat in own:
             if (comparison := threat.judgement) is not None:
                 by_words.setdefault(_conclusion(comparison), []).append(_in_numbers(threat, comparison))
-        yield from (f"{name}: {conclusion} ({'; '.join(_few(under))})" for conclusion, under in by_words.items())
+        # JSON has the verdict under each threat.
+        for conclusion, under in by_words.items():
+            yield f"{name}: {conclusion} ({listed(under, _THREATS, between='; ', noun='threat')})"
 
 
 def verdict_sentence(threat: ThreatSummary) -> str:
@@ -204,12 +206,6 @@ def _conclusion(comparison: BaseComparison) -> str:
     """Return a verdict, and why it is an upper bound only where it is."""
     why = f": {', '.join(comparison.reasons)}" if comparison.verdict == "upper bound only" else ""
     return comparison.verdict + why
-
-
-def _few(threats: Sequence[str]) -> list[str]:
-    """Return the first of many threats, and how many more there are; JSON has the verdict under each."""
-    more = len(threats) - _THREATS
-    return list(threats) if more <= 0 else [*threats[:_THREATS], f"and {more:,} more threat{'s' * (more > 1)}"]
 
 
 def _in_numbers(threat: ThreatSummary, comparison: BaseComparison) -> str:
@@ -234,6 +230,7 @@ def unjudged_lines(threats: Sequence[ThreatSummary]) -> Iterator[str]:
     for threat in threats:
         if threat.unjudged:
             why.setdefault(threat.unjudged, []).append(threat.group)
+    everywhere = len(why) == 1 and not any(threat.judgement for threat in threats)
     for reason, groups in why.items():
-        where = "" if len(why) == 1 and not any(s.judgement for s in threats) else f", {', '.join(_few(groups))}"
+        where = "" if everywhere else f", {listed(groups, _THREATS, noun='threat')}"
         yield f"{threats[0].defense}{where}: no verdict, for {reason}"

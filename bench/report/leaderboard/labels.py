@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from bench.keys import sha256_hex
-from bench.types import CellResult, Measured, TrainRef, usage
+from bench.types import CellResult, Measured, TrainRef, listed, usage
 from bench.visible import visible
 
 Params = Mapping[str, Any]
@@ -78,10 +78,9 @@ def distinctions(labels: Mapping[str, str], content: Callable[[str], Mapping[str
     for group in namesakes.values():
         fields = [dict(_fields(content(each))) for each in group]
         keys = _differing(fields)
-        more = f" and {len(keys) - _MAX_FIELDS} more fields" if len(keys) > _MAX_FIELDS else ""
         for each, own in zip(group, fields, strict=True):
-            parts = (f"{key} {_brief(own.get(key))}" for key in keys[:_MAX_FIELDS])
-            texts[each] = visible(", ".join(parts)) + more
+            parts = (f"{key} {_brief(own.get(key))}" for key in keys)
+            texts[each] = visible(listed(parts, _MAX_FIELDS, noun="field"))
     return texts
 
 

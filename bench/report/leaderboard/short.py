@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from bench.report.leaderboard.summaries import WORST_CASE, Value
 from bench.report.leaderboard.tables import RANKED, Column, Table, TableRow, column_id
+from bench.types import listed
 
 STATIC_LABEL = "robust accuracy, gray-box (static)"
 FULL_LABEL = "robust accuracy, white-box or adaptive"
@@ -84,8 +85,7 @@ def about_short(table: Table, groups: Sequence[str], defenses: Collection[str]) 
     lists: list[str] = []
     for group in groups:
         attacks = [column.label for column in table.columns if column.kind == "attack" and column.group == group]
-        more = f" and {len(attacks) - _LISTED} more" if len(attacks) > _LISTED else ""
-        lists.append(f"{', '.join(attacks[:_LISTED])}{more} under {group}")
+        lists.append(f"{listed(attacks, _LISTED)} under {group}")
     if lists:
         yield f"robust accuracy is the worst case over all attacks of a threat: {'; '.join(lists)}"
     if any(row.access == "transfer" and row.defense in defenses for row in table.rows):

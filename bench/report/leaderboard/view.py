@@ -34,7 +34,7 @@ from bench.report.leaderboard.tables import (
     TableRow,
 )
 from bench.store.planned import PlannedTable
-from bench.types import Access, CellResult, PartialResult, UsageError
+from bench.types import Access, CellResult, PartialResult, UsageError, listed
 
 #: Names that a message lists.
 _LISTED = 20
@@ -225,9 +225,7 @@ def _check(whole: Sequence[Table], view: View) -> None:
 
 def _listed(names: Iterable[str]) -> str:
     """Return the first names, and how many more there are."""
-    names = list(dict.fromkeys(names))
-    more = len(names) - _LISTED
-    return "; ".join(names[:_LISTED]) + (f" and {more:,} more" if more > 0 else "")
+    return listed(dict.fromkeys(names), _LISTED, between="; ")
 
 
 def _column_names(column: Column) -> list[str]:

@@ -18,7 +18,7 @@ from bench.report.receipts.redacted import foreign
 from bench.report.receipts.verdict import REPORT_FORMAT, Verdict
 from bench.store import files
 from bench.store.reading import document
-from bench.types import UsageError
+from bench.types import UsageError, listed
 
 #: Of the report beside a receipt, in bytes.
 _MAX_REPORT = 2**24
@@ -102,8 +102,7 @@ def _lines(table: Table, by_key: Mapping[str, list[Receipt]]) -> Iterator[str]:
 
 
 def _measured_by(people: list[str]) -> str:
-    more = f", and {len(people) - _NAMED:,} more" if len(people) > _NAMED else ""
-    return f"measured by {', '.join(people[:_NAMED])}{more}" if people else ""
+    return f"measured by {listed(people, _NAMED)}" if people else ""
 
 
 def _people(row: TableRow, by_key: Mapping[str, list[Receipt]]) -> list[str]:

@@ -14,7 +14,7 @@ from bench.report.receipts.claims import distances_of
 from bench.report.receipts.read import Arrays, Receipt
 from bench.report.sets.kept import Array
 from bench.stats import wilson
-from bench.types import eps_text, jsonable
+from bench.types import eps_text, jsonable, listed
 
 if TYPE_CHECKING:
     from bench.evaluation.counted import Counted
@@ -113,9 +113,7 @@ class Report(NamedTuple):
 
 def named(positions: Iterable[int]) -> str:
     """Return positions for a line: the first few, and how many more there are."""
-    listed = list(positions)
-    more = f" and {len(listed) - _NAMED:,} more" if len(listed) > _NAMED else ""
-    return ", ".join(f"{each:,}" for each in listed[:_NAMED]) + more
+    return listed((f"{each:,}" for each in positions), _NAMED)
 
 
 def of_claims(contradictions: Iterable[str]) -> list[Finding]:

@@ -20,7 +20,7 @@ from bench.report.render.samples import MAX_SETS, Sample, samples
 from bench.report.render.view import views
 from bench.store.outputs import move_foreign_aside, write_into
 from bench.store.working_store import Store
-from bench.types import AttackRef, CellError, CellResult, Cost, Metrics, jsonable, threat_text, usage
+from bench.types import AttackRef, CellError, CellResult, Cost, Metrics, jsonable, listed, threat_text, usage
 from bench.visible import visible, visible_values
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ _MIN_NUMBERS = 100
 _MAX_FRAGMENT_NUMBERS = 2_000
 #: With more tables, a page begins with links to them.
 _FEW_TABLES = 2
+#: Commits and machines that a line names.
+_NAMED = 3
 _LINK_LETTERS = 48
 #: Letters of a traceback, counted from its end.
 _MAX_TRACEBACK_LETTERS = 4_000
@@ -198,15 +200,11 @@ def _facts(board: Board) -> list[str]:
     machines = sorted({p.where for p in provenance})
     facts = [
         f"{len(provenance):,} cell{'s' * (len(provenance) > 1)}" + (f", {failed} failed" if failed else ""),
-        f"{'commit' if len(commits) == 1 else f'{len(commits)} commits:'} {_few(commits)}",
-        _few(machines),
+        f"{'commit' if len(commits) == 1 else f'{len(commits)} commits:'} {listed(commits, _NAMED)}",
+        listed(machines, _NAMED),
         f"finished {max(p.finished for p in provenance)[:16].replace('T', ' ')} UTC",
     ]
     return facts + ([f"{board.superseded} older results of code since edited left out"] if board.superseded else [])
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
 
 class _SharedParts:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from bench.report.leaderboard.tables import Board, Table, TableRow
 from bench.report.render import text
+from bench.types import listed
 
 #: Names that stand below a row, and letters of each; submissions and attacks of a line.
 _NAMES, _NAME_LETTERS = 3, 24
@@ -114,11 +115,11 @@ class Contributions(NamedTuple):
         return Measured(
             defense,
             text.access_words(access),
-            _few(attacks, _ATTACKS),
+            listed(attacks, _ATTACKS),
             people,
             dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}",
             words,
-            _few(folders, _FOLDERS),
+            listed(folders, _FOLDERS),
         )
 
     def by(self, row: TableRow) -> str:
@@ -134,7 +135,7 @@ class Contributions(NamedTuple):
         shortened = [
             name if len(name) <= _NAME_LETTERS else f"{name[: _NAME_LETTERS - 1]}…" for name, _ in people.most_common()
         ]
-        return f"{_few(shortened, _NAMES)} · {known if repeated else 'not repeated'}"
+        return f"{listed(shortened, _NAMES)} · {known if repeated else 'not repeated'}"
 
     def of(self, key: str) -> dict[str, Any] | None:
         """Return what the details of a cell say; ``None`` of one that nobody gave."""
@@ -163,8 +164,3 @@ def _common(sources: tuple[Source, ...]) -> tuple[tuple[Person, ...], str]:
     if len(sources) <= _PEOPLE:
         return people, " · ".join(f"{source.person.name}: {source.words}" for source in sources)
     return people, " · ".join(f"{count:,} of {len(sources):,}: {each}" for each, count in words.most_common())
-
-
-def _few(names: list[str], most: int) -> str:
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

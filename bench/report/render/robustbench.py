@@ -42,7 +42,7 @@ from bench.report.leaderboard.tables import RANKED, Board, Table
 from bench.report.render import text
 from bench.store.files import Unreadable, read
 from bench.store.outputs import write_into
-from bench.types import CellResult, DataRef, ModelRef, TrainRef, UsageError, eps_text, shortened
+from bench.types import CellResult, DataRef, ModelRef, TrainRef, UsageError, eps_text, listed, shortened
 from bench.visible import json_text, visible
 
 #: Their leaderboards by data set and norm, with the budget of each.
@@ -183,9 +183,7 @@ def _merged(card: Card, path: Path) -> dict[str, Any]:
 
 def _listed(rows: Sequence[str]) -> str:
     """Return names of rows without repetition, the first of many."""
-    names = list(dict.fromkeys(rows))
-    more = f" and {len(names) - _MOST_ROWS} more" if len(names) > _MOST_ROWS else ""
-    return visible(", ".join(shortened(name, _LONGEST_TEXT) for name in names[:_MOST_ROWS])) + more
+    return visible(listed((shortened(name, _LONGEST_TEXT) for name in dict.fromkeys(rows)), _MOST_ROWS))
 
 
 def _evaluations(board: Board, table: Table, summary: ThreatSummary) -> Iterator[_Evaluation]:
@@ -380,8 +378,7 @@ class _Evaluation:
     def _suite(self) -> str:
         evaluated = {self.board.labels[r.key][1] for r in self.done}
         labels = [label for label in self.summary.labels.values() if label in evaluated]
-        more = f" and {len(labels) - _MOST_LABELS} more" if len(labels) > _MOST_LABELS else ""
-        shown = ", ".join(map(_as_html, labels[:_MOST_LABELS])) + more
+        shown = listed(map(_as_html, labels), _MOST_LABELS)
         seen_by = {r.cell.access for r in self.done}
         accesses = ", ".join(text.access_words(access) for access in ACCESSES if access in seen_by)
         runs = max(Counter((r.cell.access, self.board.labels[r.key][1]) for r in self.done).values())

@@ -12,6 +12,7 @@ from bench.report.leaderboard.corruption_error import UNNORMALISED
 from bench.report.leaderboard.questions import Answer
 from bench.report.leaderboard.summaries import WORST_CASE, Value
 from bench.report.leaderboard.tables import Board, Column, Table, TableRow
+from bench.types import listed
 
 ABSENT = "–"
 #: A label with more letters is broken into several lines.
@@ -242,7 +243,7 @@ def _settled_ranks(table: Table) -> list[str]:
     by = f"by robust accuracy, worst case, under {ranking.group}"
     parts = [f"ranks settled at any stop (95 %), {by}: {done or 'none'}"]
     parts.append(f"not settled: {unsettled}" * bool(unsettled))
-    parts.append(f"cells missing: {_few(ranking.waiting)}" * bool(ranking.waiting))
+    parts.append(f"cells missing: {listed(ranking.waiting, _RANKS)}" * bool(ranking.waiting))
     return ["; ".join(filter(None, parts))]
 
 
@@ -254,8 +255,8 @@ def _settled_answers(table: Table) -> list[str]:
         [_answer(answer, has_several) for answer in table.answers if (answer.finding != "open") is each]
         for each in (True, False)
     )
-    parts = [f"verdicts settled at any stop (95 %), image by image: {_few(done) or 'none'}"]
-    parts.append(f"not settled: {_few(unsettled)}" * bool(unsettled))
+    parts = [f"verdicts settled at any stop (95 %), image by image: {listed(done, _RANKS) or 'none'}"]
+    parts.append(f"not settled: {listed(unsettled, _RANKS)}" * bool(unsettled))
     return ["; ".join(filter(None, parts))]
 
 
@@ -266,13 +267,7 @@ def _answer(answer: Answer, has_several: bool) -> str:
 
 
 def _ranks(ranks: Sequence[Rank]) -> str:
-    return _few([f"{rank.rank} {rank.name}" for rank in ranks])
-
-
-def _few(names: Sequence[str]) -> str:
-    """Return the first of some names, and how many more there are."""
-    more = len(names) - _RANKS
-    return ", ".join(names[:_RANKS]) + (f" and {more:,} more" if more > 0 else "")
+    return listed((f"{rank.rank} {rank.name}" for rank in ranks), _RANKS)
 
 
 def ranking(table: Table) -> list[str]:
