@@ -246,6 +246,21 @@ def test_without_knowing_what_was_withdrawn_nothing_is_shown(tmp_path, text):
         merged(tmp_path)
 
 
+@pytest.mark.parametrize(("days", "is_refused"), [(-400, False), (0, False), (1, False), (2, True), (40_000, True)])
+def test_nothing_is_taken_back_on_a_day_to_come(tmp_path, days, is_refused):
+    sha256 = submit(tmp_path, "a", attacked())
+    day = datetime.now(UTC).date() + timedelta(days=days)
+    withdraw(tmp_path, sha256)
+    text = (tmp_path / "withdrawn.toml").read_text(encoding="utf-8").replace("2026-11-28", str(day))
+    (tmp_path / "withdrawn.toml").write_text(text, encoding="utf-8")
+    if not is_refused:
+        assert len(merged(tmp_path)[1].withdrawn) == 1
+        return
+    with pytest.raises(UsageError, match=f"withdrawn.toml: date of entry 1 of withdrawn: {day} lies ahead") as error:
+        merged(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_names_and_links_are_escaped_in_every_format(tmp_path):
     name = "<script>x</script>\u202e|*_"
     submit(tmp_path, "a", attacked(), who=name, link="https://example.org/?a=1&b=(2)", paper="https://example.org/p")

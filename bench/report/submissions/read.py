@@ -178,15 +178,23 @@ def withdrawn(root: Path) -> tuple[Withdrawal, ...]:
     """Return what was withdrawn.
 
     Raises:
-        UsageError: it cannot be known: what was taken back would be ranked again.
+        UsageError: it cannot be known, for what was taken back would be ranked again; or a date lies ahead, which is a
+            slip, for a result is taken back when that is merged.
     """
     path = root / form.WITHDRAWN
     try:
         if path.is_symlink():
             raise form.Unusable("it is a link")
-        return form.withdrawals(path)
+        known = form.withdrawals(path)
     except form.Unusable as error:
         raise UsageError(f"{path}: {error}") from None
+    # Where it is tomorrow already, that is no date ahead.
+    today = datetime.now(UTC)
+    for entry, each in enumerate(known, 1):
+        if each.date > (today + _AHEAD).date():
+            when = f"date of entry {entry} of withdrawn: {each.date} lies ahead, and today is {today.date()}"
+            raise UsageError(f"{path}: {when}; a result is taken back on the day that this is merged")
+    return known
 
 
 def folders(root: Path, left_out: list[LeftOut]) -> Iterator[Folder]:
