@@ -119,7 +119,7 @@ def craft(
     method = _bound(ref)
     deployed_on = partial(deploy, step=ref.step, training=training, score=score)
     fresh = partial(deployed_on, base)
-    led = LeadingBf16(base).eval() if ref.craft_precision == "bf16" else base
+    led = LeadingBf16(base, x.shape[1:]).eval() if ref.craft_precision == "bf16" else base
     run = partial(_attack, ref, method, led, partial(deployed_on, led))
     attack: Callable[[Tensor, Tensor, Tensor], Crafted]
     attack = partial(run, key=key, batch=batch, check=check, saved=saved, replays=replays)

@@ -280,7 +280,9 @@ def ours(row: Row, case: Case, replays: Replays | None = None) -> tuple[Tensor, 
     entry = find("attack", row.attack)
     settings = dict(row.settings)
     passes, aimed_at = settings.pop("max_passes", None), settings.pop("target", None)
-    leading = LeadingBf16(case.fast).eval() if settings.pop("craft_precision", None) == "bf16" else None
+    leading = (
+        LeadingBf16(case.fast, case.x.shape[1:]).eval() if settings.pop("craft_precision", None) == "bf16" else None
+    )
     attack = partial(entry.load(), **entry.arguments(settings))
     net = leading or case.fast
     with frozen(net), Meter(net, len(case.x), most=passes) as meter:
