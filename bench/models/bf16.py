@@ -39,14 +39,13 @@ class Bf16(nn.Module):
     Autocast casts every weight in every forward pass. With ``cast_once`` those of linear layers and convolutions are
     cast by :meth:`cast`, to be called whenever they have changed; outputs and gradients stay the same, for every pass
     still accumulates its gradient in float32. They are equal to the bit where kernels give equal bits for equal
-    numbers, which oneDNN's do not on every CPU. Modules among ``full`` compute in float32.
+    numbers, which oneDNN's do not on every CPU. Those of modules in ``without`` are left to autocast.
     """
 
-    def __init__(self, net: nn.Module, *, cast_once: bool = True, full: Collection[nn.Module] = ()) -> None:
+    def __init__(self, net: nn.Module, *, cast_once: bool = True, without: Collection[nn.Module] = ()) -> None:
         super().__init__()
         self.net = net
-        self._full = list(full)
-        self._weights = _cast_by_autocast(net, without=self._full) if cast_once else {}
+        self._weights = _cast_by_autocast(net, without) if cast_once else {}
         self._copies = {name: torch.empty_like(value, dtype=torch.bfloat16) for name, value in self._weights.items()}
         self.cast()
 
@@ -59,8 +58,7 @@ class Bf16(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return what the network gives images, for a score network with their steps."""
         weights = {name: _Cast.apply(value, self._copies[name]) for name, value in self._weights.items()}
-        device = inputs[0].device.type
-        with torch.autocast(device, torch.bfloat16), _in_float32(self._full, device):
+        with torch.autocast(inputs[0].device.type, torch.bfloat16):
             logits: Tensor = functional_call(self.net, weights, inputs) if weights else self.net(*inputs)
         return logits.float()
 
@@ -79,7 +77,8 @@ class LeadingBf16(nn.Module):
 
     def __init__(self, net: nn.Module, image_shape: Sequence[int]) -> None:
         super().__init__()
-        self._bf16 = Bf16(net, full=_readers_of(image_shape, net))
+        self._readers = _readers_of(image_shape, net)
+        self._bf16 = Bf16(net, without=self._readers)
         self._leads = False
 
     @property
@@ -97,7 +96,10 @@ class LeadingBf16(nn.Module):
             self._leads = before
 
     def forward(self, x: Tensor) -> Any:
-        return self._bf16(x) if self._leads else self.net(x)
+        if not self._leads:
+            return self.net(x)
+        with _in_float32(self._readers, x.device.type):
+            return self._bf16(x)
 
 
 class Rounding(NamedTuple):
@@ -138,15 +140,15 @@ class _Cast(torch.autograd.Function):
         return grads[0].float(), None
 
 
-def _readers_of(image_shape: Sequence[int], net: nn.Module) -> list[nn.Module]:
-    """Return the convolutions and linear layers that are as wide as an image: by channels, or by pixels."""
-    convolutions = nn.Conv1d, nn.Conv2d, nn.Conv3d
-    return [
-        module
-        for module in net.modules()
-        if (isinstance(module, convolutions) and module.in_channels == image_shape[0])
-        or (isinstance(module, nn.Linear) and module.in_features == math.prod(image_shape))
-    ]
+def _readers_of(image_shape: Sequence[int], net: nn.Module) -> Sequence[nn.Module]:
+    """Return the layers that are as wide as an image, by channels or by pixels; the first of all where none is."""
+    layers = [module for module in net.modules() if isinstance(module, _CAST)]
+    wide = [layer for layer in layers if _width(layer) in (image_shape[0], math.prod(image_shape))]
+    return wide or layers[:1]
+
+
+def _width(layer: nn.Module) -> object:
+    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
 
 
 @contextmanager
@@ -154,10 +156,10 @@ def _in_float32(modules: Sequence[nn.Module], device: str) -> Iterator[None]:
     """Keep some modules out of autocast."""
     outside = ExitStack()
 
-    def enter(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def enter(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         outside.enter_context(torch.autocast(device, enabled=False))
         # One further inside the network gets what others have made, in bfloat16.
-        return tuple(each.float() for each in inputs)
+        return tuple(each.float() if isinstance(each, Tensor) else each for each in inputs)
 
     def leave(*_: object) -> None:
         outside.close()

@@ -58,23 +58,30 @@ class Flipped(nn.Module):
         return self.linear(self.reads(x.flatten(1)))
 
 
-@pytest.mark.parametrize("reads", [nn.Linear(12, 8), nn.Conv2d(3, 8, 2)])
-def test_steps_that_bfloat16_would_lose_are_seen(reads: nn.Module) -> None:
-    # Around 0.9 neighbours are 1/256 apart. The first layer gives 1000 (x - 0.9), the second their sums.
-    assert isinstance(reads, nn.Linear | nn.Conv2d)
-    with torch.no_grad():
-        reads.weight.fill_(1000 / 12)
-        reads.bias.fill_(-900.0)
+@pytest.mark.parametrize(
+    ("before", "reads"),
+    [
+        (nn.Flatten(), nn.Linear(12, 8)),
+        (nn.Identity(), nn.Conv2d(3, 8, 2)),
+        # Two patches: the layer is as wide as neither the channels nor the pixels of an image.
+        (nn.Sequential(nn.Flatten(), nn.Unflatten(1, (2, 6))), nn.Linear(6, 4)),
+    ],
+)
+def test_steps_that_bfloat16_would_lose_are_seen(before: nn.Module, reads: nn.Linear | nn.Conv2d) -> None:
+    # Around 0.9 neighbours are 1/256 apart. The first layer gives 1000 (x - 0.9) eight times, the second their mean.
     answer = nn.Linear(8, 2, bias=False)
-    nn.init.ones_(answer.weight)
-    before = nn.Flatten() if isinstance(reads, nn.Linear) else nn.Identity()
+    with torch.no_grad():
+        reads.weight.fill_(1000 / reads.weight[0].numel())
+        answer.weight.fill_(1 / 8)
+        assert reads.bias is not None
+        reads.bias.fill_(-900.0)
     leading = LeadingBf16(nn.Sequential(before, reads, nn.Flatten(), answer), (3, 2, 2)).eval()
     x = torch.full((3, 3, 2, 2), 0.9) + torch.tensor([0.0, 1e-3, -5e-4])[:, None, None, None]
     with torch.no_grad(), leading.leading():
         logits = leading(x)
-    torch.testing.assert_close(logits, torch.tensor([0.0, 8.0, -4.0])[:, None].expand(3, 2), rtol=0.01, atol=0.01)
+    torch.testing.assert_close(logits, torch.tensor([0.0, 1.0, -0.5])[:, None].expand(3, 2), rtol=0.0, atol=0.01)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert bool((leading.net(x).float() - logits).abs().amax() > 1)
+        assert bool((leading.net(x).float() - logits).abs().amax() > 0.4)
 
 
 def test_another_layer_as_wide_as_an_image_gets_what_is_before_it_in_float32() -> None:
