@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -21,6 +22,10 @@ _METHODS = ("step", "model.network.", "attack")
 _COPIES = ("attack.model.", "attack.data.", "attack.step.")
 #: What the beginnings of other fields mean.
 _BEGINNINGS = {"data.": "dataset", "model.weights.data.": "training set", "model.weights.": "training"}
+#: Letters of a value in a line, and digits of a hash.
+_LONGEST = 60
+_HASH_DIGITS = 8
+_HASH = re.compile("[0-9a-f]{32,}")
 
 
 class UsedMethod(NamedTuple):
@@ -195,9 +200,7 @@ def differences(old: Cell, new: Cell) -> Iterator[str]:
         yield f"other example lists: {' against '.join(lists)}"
     elif old.data.data_sha != new.data.data_sha:
         yield f"other images: data #{old.data.data_sha[:4]} against #{new.data.data_sha[:4]}"
-    threats = [threat_text(cell.attack.threat) if cell.attack else None for cell in (old, new)]
-    if threats[0] != threats[1]:
-        yield f"threat: {_against(*threats)}"
+    yield from other_threat(old, new)
     yield from _other_methods(old, new)
     old_fields, new_fields = (dict(_flat(cell.model_dump(mode="json"))) for cell in (old, new))
     for field in sorted(old_fields.keys() | new_fields.keys()):
@@ -206,6 +209,20 @@ def differences(old: Cell, new: Cell) -> Iterator[str]:
         of_missing = field.endswith(".seed") and None in (before, after)
         if before != after and not _is_covered(field) and not of_missing:
             yield f"{_in_words(field)}: {_against(before, after)}"
+
+
+def other_threat(old: Cell, new: Cell, between: str = "against") -> Iterator[str]:
+    """Yield a line if the threats of two cells differ, with a word that stands between the two."""
+    threats = [threat_text(cell.attack.threat) if cell.attack else "none" for cell in (old, new)]
+    if threats[0] != threats[1]:
+        yield f"threat: {f' {between} '.join(threats)}"
+
+
+def attack_apart(attack: AttackRef) -> str:
+    """Return an attack as a table tells its column from others: whatever the access lets it keep or average."""
+    params = sorted((key, str(value)) for key, value in attack.attack.params.items() if key != "rule")
+    used = {name: value for name, value in usage(attack).items() if name != "eot"}
+    return f"{attack.attack.name} {params} {used}"
 
 
 def _other_methods(old: Cell, new: Cell) -> Iterator[str]:
@@ -222,7 +239,7 @@ def _other_methods(old: Cell, new: Cell) -> Iterator[str]:
 
 
 def _against(old: object, new: object) -> str:
-    return f"{_short(old)} against {_short(new)}"
+    return f"{short(old)} against {short(new)}"
 
 
 def _is_covered(field: str) -> bool:
@@ -243,9 +260,12 @@ def _in_words(field: str) -> str:
     return field.replace(".params.", " ").replace(".", " ").replace("_", " ")
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Return a value for a line: of a hash the first digits, of a long text the beginning."""
     text = "none" if value is None else str(value)
-    return f"#{text[:8]}" if len(text) == 64 else text
+    if _HASH.fullmatch(text):
+        return f"#{text[:_HASH_DIGITS]}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

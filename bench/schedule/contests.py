@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from bench.differences import attack_apart
 from bench.keys import Keys, Once
 from bench.types import Cell, ModelRef, PlannedCell
 
@@ -86,11 +87,8 @@ def _by_seed(cells: Iterable[PlannedCell]) -> Row:
 
 
 def _attack_of(cell: Cell) -> str:
-    """Return an attack as its column is told from others: whatever the access lets it keep or average."""
-    ref = cell.attack
-    assert ref is not None
-    params = sorted((key, str(value)) for key, value in ref.attack.params.items() if key != "rule")
-    return f"{ref.attack.name} {params} {ref.max_passes} {ref.target} {ref.craft_precision}"
+    assert cell.attack is not None
+    return attack_apart(cell.attack)
 
 
 def _first_threat(cells: Iterable[PlannedCell], keys: Keys) -> str | None:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from bench import registry
 from bench.data.named import named_set, search
-from bench.differences import changed, changed_code, differences, methods_by_part, methods_of
+from bench.differences import changed, changed_code, differences, methods_by_part, methods_of, other_threat
 from bench.keys import EVALUATION_VERSION, Keys, Once, clean_cell, identity, models_of
 from bench.methods.syntax import syntax
 from bench.schedule import earlier
@@ -31,10 +31,8 @@ from bench.types import (
     MethodRef,
     PlannedCell,
     RunPlan,
-    Threat,
     UsageError,
     WeightsRef,
-    eps_text,
     listed,
     shown,
 )
@@ -291,7 +289,7 @@ def _partners(news: Sequence[PlannedCell], olds: Sequence[PlannedCell]) -> dict[
 def _reasons(old: Cell, new: Cell, code: Callable[[MethodRef], Reason]) -> Iterator[Reason]:
     """Yield in what two cells differ, at least one thing."""
     some = [*map(code, changed_code(old, new)), *_other_parameters(old, new)]
-    some += [*_other_threat(old, new), *_other_images(old, new)]
+    some += [*(Reason("threat", line) for line in other_threat(old, new, "->")), *_other_images(old, new)]
     yield from dict.fromkeys(some or [Reason("other", line) for line in differences(old, new)])
     if not some and next(differences(old, new), None) is None:
         yield Reason("other", "its key is another")
@@ -311,20 +309,6 @@ def _other_parameters(old: Cell, new: Cell) -> Iterator[Reason]:
             yield Reason("weights", f"{each.method} changed")
         else:
             yield Reason(kind, str(each))
-
-
-def _other_threat(old: Cell, new: Cell) -> Iterator[Reason]:
-    if old.attack is None or new.attack is None or old.attack.threat == new.attack.threat:
-        return
-    before, after = old.attack.threat, new.attack.threat
-    if before.norm != after.norm:
-        yield Reason("threat", f"norm {before.norm} -> {after.norm}")
-    if before.eps != after.eps:
-        yield Reason("threat", f"eps {_eps(before)} -> {_eps(after)}")
-
-
-def _eps(threat: Threat) -> str:
-    return "none" if threat.eps is None else eps_text(threat.eps)
 
 
 def _other_images(old: Cell, new: Cell) -> Iterator[Reason]:

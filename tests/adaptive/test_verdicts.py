@@ -15,6 +15,7 @@ from bench.report.render.markdown import markdown
 from bench.stats import Interval, changed_images, holm_mcnemar, mcnemar, paired_difference
 from bench.types import Earlier
 from tests.report.fabricate import result
+from tests.report.test_pairing import with_attack
 
 N = 200
 CLEAN = [True] * N
@@ -304,6 +305,13 @@ def test_no_verdict_stands_on_noise_alone():
 def test_a_base_that_was_spared_an_attack_does_not_make_its_step_look_weak():
     (table,) = build([bare("fgsm", 150, attack_params={}), stepped("fgsm", 140, attack_params={}), *GRADIENTS]).tables
     assert "jpeg: no verdict, for standard was not attacked with pgd[steps=20], pgd[steps=40]" in table.notes
+    # An attack of fewer passes, or towards a class, is another one: it was not run on the base either.
+    for use in ({"max_passes": 50}, {"target": 3}, {"craft_precision": "bfloat16"}):
+        weaker = with_attack(stepped("pgd", 100), **use)
+        weaker = weaker.model_copy(update={"key": Keys().of(weaker.cell)})
+        common = [make("fgsm", 150, attack_params={}) for make in (bare, stepped)]
+        (table,) = build([*common, bare("pgd", 100), weaker]).tables
+        assert any(note.startswith("jpeg: no verdict, for standard was not attacked with pgd") for note in table.notes)
     kept = [bare("fgsm", 40, attack_params={}), stepped("fgsm", 140, attack_params={}), *GRADIENTS, *QUERIES]
     assert summary_of(*kept).judgement.verdict == "holds", "what only the step met makes it no stronger"
 

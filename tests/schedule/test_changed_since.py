@@ -184,6 +184,15 @@ def test_each_kind_of_change_touches_its_own_cells(repository):
     assert {each.key for part in parts for each in part} == set(known.touched) | known.needed
 
 
+def test_a_changed_threat_is_said_as_tables_say_it():
+    # Here, for the test of the harness copies this folder alone.
+    from tests.report.fabricate import result
+
+    old, eps, norm = (result(clean=[True] * 8, **more).cell for more in ({}, {"eps": "4/255"}, {"norm": "l2"}))
+    assert [each.text for each in since._reasons(old, eps, None)] == ["threat: L∞ ε=8/255 -> L∞ ε=4/255"]
+    assert [each.text for each in since._reasons(old, norm, None)] == ["threat: L∞ ε=8/255 -> L2 ε=8/255"]
+
+
 def test_what_is_not_committed_counts_and_what_git_ignores_does_not(repository):
     repository.write(__gitignore="ignored\n")
     repository.commit()

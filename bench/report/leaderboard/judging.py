@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import chain, groupby
 from typing import NamedTuple
 
+from bench.differences import attack_apart
 from bench.report.leaderboard.summaries import (
     UPPER_BOUND,
     BaseComparison,
@@ -174,10 +175,8 @@ def _spared(row: DefenseCells, base: DefenseCells, group: str, labels: Mapping[s
 
 
 def _attack_of(result: Measured) -> str:
-    """Return an attack and its parameters, whatever the access lets it keep or average."""
     assert result.cell.attack is not None
-    attack = result.cell.attack.attack
-    return f"{attack.name} {sorted((key, str(value)) for key, value in attack.params.items() if key != 'rule')}"
+    return attack_apart(result.cell.attack)
 
 
 def verdict_lines(threats: Iterable[ThreatSummary]) -> Iterator[str]:

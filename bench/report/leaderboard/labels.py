@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
 
+from bench.differences import short
 from bench.keys import sha256_hex
 from bench.types import CellResult, Measured, TrainRef, listed, usage
 from bench.visible import visible
@@ -18,10 +18,8 @@ Params = Mapping[str, Any]
 MAX_LABEL_PARAMS = 3
 #: Letters that these may take.
 _LONGEST = 200
-#: Fields that a note on two namesakes lists, letters of a value, and digits of a hash.
+#: Fields that a note on two namesakes lists.
 _MAX_FIELDS = 6
-_MAX_VALUE = 60
-_HASH_DIGITS = 8
 
 
 def shortest_name(what: Literal["defense", "attack"], results: Sequence[Measured]) -> str:
@@ -79,7 +77,7 @@ def distinctions(labels: Mapping[str, str], content: Callable[[str], Mapping[str
         fields = [dict(_fields(content(each))) for each in group]
         keys = _differing(fields)
         for each, own in zip(group, fields, strict=True):
-            parts = (f"{key} {_brief(own.get(key))}" for key in keys)
+            parts = (f"{key} {short(own.get(key))}" for key in keys)
             texts[each] = visible(listed(parts, _MAX_FIELDS, noun="field"))
     return texts
 
@@ -92,14 +90,6 @@ def _fields(content: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, A
             yield from _fields(value, where)
         else:
             yield where, value
-
-
-def _brief(value: Any) -> str:
-    """Return a value in few letters: of a hash the first digits."""
-    text = "none" if value is None else str(value)
-    if re.fullmatch("[0-9a-f]{32,}", text):
-        return text[:_HASH_DIGITS]
-    return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}…"
 
 
 def _differing(params: Sequence[Params]) -> list[str]:
