@@ -749,7 +749,12 @@ class DefenseCost(Frozen):
 
 
 class Provenance(Frozen):
-    """Where a number was made. None of it is part of a key."""
+    """Where a number was made. None of it is part of a key.
+
+    Attributes:
+        commit: of the repository in which it was measured: one's own, or a checkout of Crossfire.
+        harness: the commit or version of Crossfire, where ``commit`` is not its own.
+    """
 
     commit: ShownWord | None
     dirty: bool
@@ -761,6 +766,8 @@ class Provenance(Frozen):
     layout: ShownWord = ""
     deterministic: bool
     finished: Time
+    # Absent where it is empty, so that versions before it can read what they could have written.
+    harness: Annotated[ShownWord, Field(exclude_if=lambda value: not value)] = ""
 
     @property
     def where(self) -> str:

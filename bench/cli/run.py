@@ -173,7 +173,7 @@ def _reported(
     from bench.report.leaderboard.tables import build
     from bench.report.render.html import write_report
     from bench.report.render.terminal import leaderboard
-    from bench.store.history import write_run
+    from bench.store.history import root_of_runs, write_run
 
     display: Display = args.display
     with display.phase("making the table"):
@@ -195,7 +195,7 @@ def _reported(
             written.append(str(paper_page.write(source, args.report / "paper")[0].resolve()))
     if args.record:
         with display.phase("recording"):
-            written.append(f"recorded: {write_run(results, Path.cwd(), planned_tables)}")
+            written.append(f"recorded: {write_run(results, root_of_runs(Path.cwd()), planned_tables)}")
     if not args.quiet:
         print("".join(f"{visible(line)}\n" for line in written), end="")
     return page

@@ -198,9 +198,9 @@ def _software() -> dict[str, str | None]:
     import torch
 
     from bench.cli import command
-    from bench.store.provenance import source
+    from bench.store.provenance import harness
 
-    commit, edited = source()
+    commit, edited = harness()
     return {
         "crossfire": command.version().removeprefix("crossfire "),
         "commit": commit and commit + (" and edits" if edited else ""),

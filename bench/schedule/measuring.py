@@ -120,8 +120,10 @@ class Measuring:
 
     def is_of_its_harness(self, measured: Measured) -> bool:
         """Say whether a result was measured by the harness that its commit has, as far as its provenance tells."""
-        by = measured.result.provenance
-        return by.commit is not None and not by.dirty and self.harness(by.commit) == self.harness(measured.commit)
+        by, own = measured.result.provenance, self.harness(measured.commit)
+        if by.commit is None or by.dirty or (by.harness and own is not None):
+            return False
+        return self.harness(by.commit) == own
 
     def _store(self, commit: str) -> Store:
         """Return the store in which a commit works."""

@@ -9,6 +9,7 @@ carry the outcome of every example as bits, so two commits are compared image by
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -21,17 +22,22 @@ from pydantic import FailFast, Field
 
 from bench.keys import canonical_json, sha256_hex
 from bench.store import files, partial, planned, reading
+from bench.store.commits import Commit
 from bench.store.git import git, git_bytes
 from bench.store.outputs import write_into
 from bench.store.planned import PlannedTable
-from bench.store.provenance import source
+from bench.store.provenance import own_repository, source
 from bench.store.working_store import Store
-from bench.types import CellResult, Frozen, PartialResult, UsageError, jsonable, shown
+from bench.types import CellResult, Frozen, PartialResult, UsageError, jsonable, listed, shown
+
+_log = logging.getLogger("crossfire")
 
 #: Of the file as a whole; each line also has the schema of a result.
 SCHEMA = 1
 
 RUNS = Path("results") / "runs"
+#: Files that a warning names.
+_NAMED = 3
 
 
 class Recorded(NamedTuple):
@@ -64,12 +70,18 @@ class _Head(Frozen):
     asked: Annotated[tuple[PlannedTable, ...], FailFast()] = Field((), max_length=10_000)
 
 
+def root_of_runs(folder: Path) -> Path:
+    """Return where ``results/runs`` of a folder lies: the root of its repository, or itself outside of one."""
+    return Path(git(folder, "rev-parse", "--show-toplevel") or folder)
+
+
 def write_run(results: Iterable[CellResult], root: Path, planned_tables: Iterable[PlannedTable] = ()) -> Path:
     """Write what holds for the code as it is now to ``root/results/runs/<machine>/<commit>.json``; return the file.
 
     A cell whose code did not change since an earlier commit belongs to this one too, with the provenance that it has.
-    The earlier content of the file stays, except for the same cells and the same tables of a plan. With uncommitted
-    changes the file is called ``<commit>-dirty``, outside a checkout ``no-commit``.
+    The earlier content of the file stays, except for the same cells, of which a warning tells if they were measured
+    again, and the same tables of a plan. With uncommitted changes the file is called ``<commit>-dirty``, outside a
+    checkout ``no-commit``. Sources in no commit, which may be what was measured, get a warning too.
 
     Raises:
         UsageError: the file is there and cannot be read, or cannot be written, or would be larger than what is read.
@@ -78,12 +90,32 @@ def write_run(results: Iterable[CellResult], root: Path, planned_tables: Iterabl
     machine = re.sub(r"[^A-Za-z0-9_.-]+", "-", platform.node()).strip(".-") or "unnamed"
     path = root / RUNS / machine / f"{commit or 'no-commit'}{'-dirty' if dirty else ''}.json"
     before = read_run(path) if os.path.exists(path) else RunFile([], ())
+    results = list(results)
     data = serialise([*before.results, *results], [*before.planned_tables, *planned_tables]).encode()
     if len(data) > reading.MAX_RUN_FILE:
         size = f"{len(data):,} bytes, and run files have at most {reading.MAX_RUN_FILE:,}"
         raise UsageError(f"{path} would have {size}; compare stores instead, which have no limit")
     write_into(path, data, option="--record")
+    _warn_of_replaced(path, before.results, results)
+    if commit is not None and (top := own_repository(Path.cwd())) is not None:
+        _warn_of_unknown(Commit(top, commit, commit))
     return path
+
+
+def _warn_of_replaced(path: Path, before: Iterable[CellResult], now: Iterable[CellResult]) -> None:
+    measured = {r.key: r for r in before}
+    replaced = [r.key for r in now if r.key in measured and measured[r.key].provenance != r.provenance]
+    if replaced:
+        days = sorted({measured[key].provenance.finished[:10] for key in replaced})
+        when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+        cells = f"{len(replaced)} cell{'s' * (len(replaced) > 1)}"
+        _log.warning("%s had other results of %s, measured %s: they are replaced", path, cells, when)
+
+
+def _warn_of_unknown(commit: Commit) -> None:
+    if unknown := sorted(commit.unknown_sources):
+        named = listed(map(shown, unknown), _NAMED)
+        _log.warning("recorded as of commit %s, in which these files are not: %s", commit.sha[:10], named)
 
 
 def serialise(results: Iterable[CellResult], planned_tables: Iterable[PlannedTable] = ()) -> str:

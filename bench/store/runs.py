@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from bench.store import reading
 from bench.store.git import git, git_bytes
-from bench.store.history import RUNS, parse, read, read_run
+from bench.store.history import RUNS, parse, read, read_run, root_of_runs
 from bench.types import CellResult, UsageError, listed
 
 #: The full name of a commit: SHA-1, or SHA-256 in newer repositories.
@@ -49,7 +49,7 @@ class RunReader:
         Raises:
             UsageError: there are none.
         """
-        root = Path(git(self._repository, "rev-parse", "--show-toplevel") or self._repository)
+        root = root_of_runs(self._repository)
         paths = self._few_enough(sorted((root / RUNS).glob("*/*.json")), root / RUNS)
         known = {path.relative_to(root).as_posix() for path in paths}
         listed = git(root, "ls-tree", "-r", "-z", "--name-only", "HEAD", f"{RUNS.as_posix()}/") or ""
