@@ -15,8 +15,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from bench.cli import command, options, progress
 from bench.cli.asides import said_in_one_line
@@ -30,6 +31,7 @@ from bench.registry import unknown
 from bench.store import account
 from bench.store.files import path_of
 from bench.types import UsageError
+from bench.visible import json_text
 
 if TYPE_CHECKING:
     from bench.cli.supervisor import Charge
@@ -47,6 +49,8 @@ class _Parser(argparse.ArgumentParser):
 
 #: Verbs that resume: the same command again does only what is missing.
 _RESUMING = ("run", "train", "bisect")
+#: Exit codes of a verb whose time budget is used, where that is not 0: a search that ends before it has found anything.
+_OUT_OF_TIME = {"bisect": 3}
 #: Of a time budget this share, and at most so many seconds, is left for saving the state and ending.
 _RESERVE_SHARE, _RESERVE = 0.02, 3.0
 
@@ -157,7 +161,7 @@ def _run(command_line: Sequence[str], streams: Guarded, began: float, *, alone: 
 
         shared = Shared()
         relay = progress.relay(args, shared)
-        return supervisor.supervise(work, shared, deadline, relay, verb=args.verb, resumes=args.verb in _RESUMING)
+        return supervisor.supervise(work, shared, deadline, relay, early=partial(_end_early, args))
     return _controlled(args, supervisor.Charge(None, deadline))
 
 
@@ -169,12 +173,35 @@ def _controlled(args: argparse.Namespace, charge: Charge) -> int:
     if done is not None:
         return done
     assert control.code is not None
-    if args.verb in _RESUMING:
+    if args.verb in _RESUMING and not _prints_json(args):
         options.say_time(args)
-        print(closing(control.code, control.counted), flush=True)
-    else:
-        print(unfinished(control.code, args.verb), file=sys.stderr, flush=True)
-    return control.code
+    return _end_early(args, control.code, control.counted, sys.stdout, sys.stderr)
+
+
+def _end_early(
+    args: argparse.Namespace, code: int, counted: tuple[int, int] | None, out: TextIO | InTime, err: TextIO | InTime
+) -> int:
+    """Say why a verb ends before its time, and return its exit code.
+
+    Args:
+        args: of the command.
+        code: that of :class:`Control`: 0 if the time budget is used.
+        counted: how many cells are done, of how many.
+        out: standard output.
+        err: standard error.
+    """
+    if args.verb not in _RESUMING:
+        print(unfinished(code, args.verb), file=err, flush=True)
+        return code
+    line = closing(code, counted)
+    if _prints_json(args):
+        line = json_text({"schema": 1, "verdict": "unfinished", "why": line}, indent=1)
+    print(line, file=out, flush=True)
+    return code or _OUT_OF_TIME.get(args.verb, 0)
+
+
+def _prints_json(args: argparse.Namespace) -> bool:
+    return bool(getattr(args, "json", False))
 
 
 def _require_folder() -> None:

@@ -27,7 +27,7 @@ from typing import NoReturn
 
 from bench.display.lines import Relay
 from bench.display.streams import InTime
-from bench.process.ending import ONCE, Lost, Needs, closing, end_with, how_it_ended, signals, unfinished
+from bench.process.ending import ONCE, Lost, Needs, end_with, how_it_ended, signals
 from bench.process.shared import GRACE, Held, Report, Shared
 
 #: Seconds after which a child has noticed that this process is suspended, and suspends itself.
@@ -43,6 +43,10 @@ _NAMES = {
     "network": "a network",
     "estimate": "the estimate of the time left",
 }
+
+#: Is told the code with which a command ends before its time (0: its time is used), how many cells are done, of how many,
+#: and where to write; says so, and returns the exit code.
+Early = Callable[[int, tuple[int, int] | None, InTime, InTime], int]
 
 
 @dataclass
@@ -64,21 +68,18 @@ def supervise(
     shared: Shared,
     deadline: float | None,
     relay: Relay | None,
-    *,
-    verb: str,
-    resumes: bool,
+    early: Early,
 ) -> int:
     """Do ``work`` in a child process, and in another where the first is lost; return the exit code.
 
     Args:
         work: does all of the command and returns its exit code.
         shared: memory in which the child shows what it does.
-        deadline: on the monotonic clock; when it has passed, the command ends with 0.
+        deadline: on the monotonic clock; when it has passed, the command ends.
         relay: says the lines of the minute.
-        verb: the first word of the command.
-        resumes: the same command continues from what is finished, which is said where it ends before its time.
+        early: says why the command ends before its time.
     """
-    supervisor, began = _Supervisor(shared, deadline, relay, verb, resumes), time.monotonic()
+    supervisor, began = _Supervisor(shared, deadline, relay, early), time.monotonic()
     adopts = _adopt()
     with supervisor.handlers():
         while True:
@@ -93,9 +94,9 @@ def supervise(
 
 
 class _Supervisor:
-    def __init__(self, shared: Shared, deadline: float | None, relay: Relay | None, verb: str, resumes: bool) -> None:
+    def __init__(self, shared: Shared, deadline: float | None, relay: Relay | None, early: Early) -> None:
         self.shared, self._deadline = shared, math.inf if deadline is None else deadline
-        self._verb, self._resumes = verb, resumes
+        self._early = early
         self.charge = Charge(shared, deadline)
         self._relay = relay
         self._signals = signals()
@@ -230,11 +231,7 @@ class _Supervisor:
         report, why = self.shared.read(), self._killed_for
         if (code := self._end()) is not None and (why is not None or ended < 0 or ended == code):
             self._restore_terminal()
-            if self._resumes:
-                print(closing(code, report.counted), file=self._out)
-            else:
-                print(unfinished(code, self._verb), file=self._err)
-            return code
+            return self._early(code, report.counted, self._out, self._err)
         if report.log is not None:
             self.charge.logs.append(Path(report.log))
         if why is None:

@@ -194,6 +194,20 @@ def test_the_report_shows_what_was_found_and_no_escape_of_a_subject(repository, 
     assert found["step"]["n"] == 60 and found["step"]["is_real"]
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_search_that_is_out_of_time_is_unfinished_and_has_found_nothing(repository, monkeypatch, capsys, as_json):
+    bad = repository.edit("weaker", *WEAKER)
+    monkeypatch.chdir(repository.path)
+    command = ["bisect", repository.commits[0], bad, "table.toml", "--cell", CELL, "--time-budget", "0.01s"]
+    assert main([*command, *(["--json"] if as_json else [])]) == 3
+    text = capsys.readouterr().out
+    if as_json:
+        said = json.loads(text)
+        assert (said["schema"], said["verdict"]) == (1, "unfinished")
+        text = said["why"]
+    assert text.strip() == "time budget used; the same command continues from here."
+
+
 def test_commits_that_do_not_run_leave_a_range_and_do_not_stop_the_search(repository, runs):
     good = repository.commits[0]
     broken = [
