@@ -44,7 +44,7 @@ _NAMES = {
     "estimate": "the estimate of the time left",
 }
 
-#: Is told the code with which a command ends before its time (0: its time is used), how many cells are done of how many,
+#: Is told the code with which a command ends before its time (0: that is used), how many cells are done of how many,
 #: and where to write; says so, and returns the exit code.
 Early = Callable[[int, tuple[int, int] | None, InTime, InTime], int]
 
