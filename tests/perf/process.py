@@ -61,6 +61,7 @@ _LAST = {"step_size": "2/255", "rule": "last-iterate"}
 _PGD = {"eps": EPS, "alpha": STEP, "steps": 20}
 #: A budget in which PGD leaves a third of the images of this network right: a stand-in for a robust one.
 _SMALL = {"eps": 9 / 2040, "alpha": 9 / 8160}
+_SETTINGS_SMALL = {"steps": 20, "eps": "9/2040", "step_size": "9/8160"}
 _MOMENTUM = {"eps": EPS, "alpha": STEP, "steps": 10}
 #: The library has the rule of early ends as well, and no switch for it.
 _CW = {"steps": 50, "searches": 1, "first_c": 1.0, "abort_early": True}
@@ -68,8 +69,9 @@ ROWS = {
     "fgsm": Row({}, "torchattacks:FGSM", {"eps": EPS}),
     "pgd": Row({"steps": 20, **_LAST}, "torchattacks:PGD", _PGD),
     "pgd that stops early": Row({"steps": 20, "step_size": "2/255"}, "torchattacks:PGD", _PGD),
-    "pgd that stops early, a third kept": Row(
-        {"steps": 20, "eps": "9/2040", "step_size": "9/8160"}, "torchattacks:PGD", {**_PGD, **_SMALL}
+    "pgd that stops early, a third kept": Row(_SETTINGS_SMALL, "torchattacks:PGD", {**_PGD, **_SMALL}),
+    "pgd that stops early, a third kept, in bfloat16": Row(
+        {**_SETTINGS_SMALL, "craft_precision": "bf16"}, "torchattacks:PGD", {**_PGD, **_SMALL}
     ),
     "pgd in bfloat16": Row({"steps": 20, **_LAST, "craft_precision": "bf16"}, "torchattacks:PGD", _PGD),
     "mi-fgsm": Row({"steps": 10, **_LAST}, "torchattacks:MIFGSM", {**_MOMENTUM, "decay": 1.0}),
