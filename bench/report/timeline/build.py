@@ -12,7 +12,7 @@ from typing import NamedTuple
 from bench.report.comparison.compare import MIN_EFFECT
 from bench.report.timeline.changes import Judged, judge
 from bench.report.timeline.costs import CostChange, cost_changes
-from bench.report.timeline.lines import Collected, Lane, Line, Point, conditions
+from bench.report.timeline.lines import Collected, Lane, Line, Point, hardware
 from bench.report.timeline.parents import failures_begun, parents
 from bench.report.timeline.places import Place, places
 from bench.store.ancestry import commit_pages, known_commits
@@ -140,7 +140,7 @@ def build(
 
 
 def _tell(lanes: Sequence[Lane], judged: Sequence[Sequence[Judged]], axis: Sequence[Place]) -> Iterator[ToldLane]:
-    for lane, verdicts, hardware in zip(lanes, judged, conditions(lanes, protocols=False), strict=True):
+    for lane, verdicts, where in zip(lanes, judged, hardware(lanes), strict=True):
         followed = parents(lane, axis)
         costs_of = cost_changes(lane, followed)
         parts = zip(lane.points, verdicts, costs_of, followed, failures_begun(lane, axis), strict=True)
@@ -156,4 +156,4 @@ def _tell(lanes: Sequence[Lane], judged: Sequence[Sequence[Judged]], axis: Seque
             )
             for index, (point, verdict, costs, of_point, fails_now) in enumerate(parts)
         ]
-        yield ToldLane(lane, tuple(points), f"on {hardware}" if hardware else "")
+        yield ToldLane(lane, tuple(points), f"on {where}" if where else "")

@@ -95,11 +95,30 @@ class Lane:
         return tuple(_changes(self.asked[follows].result.cell, self.asked[index].result.cell))[:_MAX_WORDS]
 
 
-def conditions(lanes: Sequence[Lane], *, protocols: bool = True) -> list[str]:
-    """Return for each lane those of its machine, device and protocol that are not the same in all lanes."""
-    parts = [(lane.machine, lane.device, *([f"protocol {lane.protocol}"] if protocols else [])) for lane in lanes]
-    differing = [number for number, values in enumerate(zip(*parts, strict=True)) if len(set(values)) > 1]
-    return [", ".join(part[number] for number in differing) for part in parts]
+def conditions(lanes: Sequence[Lane]) -> list[str]:
+    """Return for each lane those of its machine, device and protocol that tell it from others."""
+    protocols = {lane.protocol for lane in lanes}
+    told = zip(lanes, hardware(lanes), strict=True)
+    return [
+        ", ".join(filter(None, (where, f"protocol {lane.protocol}" if len(protocols) > 1 else "")))
+        for lane, where in told
+    ]
+
+
+def hardware(lanes: Sequence[Lane]) -> list[str]:
+    """Return for each lane its machine if there are several, and its device where the machine has several."""
+    devices: dict[str, set[str]] = defaultdict(set)
+    for lane in lanes:
+        devices[lane.machine].add(lane.device)
+    return [_where(lane, len(devices) > 1, len(devices[lane.machine]) > 1) for lane in lanes]
+
+
+def _where(lane: Lane, by_machine: bool, by_device: bool) -> str:
+    if by_machine and by_device:
+        return f"{lane.machine} ({lane.device})"
+    if by_machine:
+        return lane.machine
+    return lane.device if by_device else ""
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -70,6 +71,7 @@ def render(t: Timeline) -> str:
         first=t.places[0],
         last=t.places[-1],
         count=len(t.places),
+        is_dense=len(t.places) > _MAX_DOTS,
         by_ancestry=any(place.known for place in t.places),
         machines=t.machines,
         data=visible_values(
@@ -124,10 +126,16 @@ def _event(lane: ToldLane, told: Told) -> dict[str, Any]:
     return {
         "kind": told.judged.verdict if told.is_change else "cost",
         "drifted": told.judged.drifted,
-        "text": "; ".join(parts).replace(" %", "\N{NO-BREAK SPACE}%"),
+        "text": _unbroken("; ".join(parts)),
         "remarks": words.remarks_of(lane, told),
         "place": told.place,
     }
+
+
+def _unbroken(text: str) -> str:
+    """Return a text in which no line ends within ``45.2 % → 43.1 %`` or ``p < 0.001``."""
+    text = text.replace(" -> ", " → ").replace(" %", "\N{NO-BREAK SPACE}%")
+    return re.sub(" ([→=<]) ", "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", text)
 
 
 def _chart(line: ToldLine, number: int, places: int) -> dict[str, Any]:

@@ -90,8 +90,15 @@ def _where(lane: ToldLane) -> str:
 
 def cost_change(lane: ToldLane, told: Told) -> str:
     """Return the counted costs that changed at a point; empty where none did."""
-    changes = ", ".join(f"{NAMES[each.field]} {each.old:.6g} -> {each.new:.6g}" for each in told.costs)
+    changes = ", ".join(f"{NAMES[each.field]} {_amount(each.old)} -> {_amount(each.new)}" for each in told.costs)
     return changes and f"{changes}{_where(lane)}"
+
+
+def _amount(value: float) -> str:
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:.6g} {unit}"
+    return f"{value:,.6g}"
 
 
 def remarks_of(lane: ToldLane, told: Told) -> list[str]:
