@@ -10,6 +10,7 @@ from bench.api import Count, MethodError, Target, Threat, attack
     passes="restarts x (steps + 1) forwards + restarts x steps backwards (in L1 2 x restarts forwards more), "
     "fewer where images break early",
     early_exit="misclassified",
+    min_classes=3,
     targetable=True,
     presets={"reference": {"steps": 100, "restarts": 5}},
 )

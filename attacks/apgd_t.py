@@ -10,6 +10,7 @@ from bench.api import Count, MethodError, Target, Threat, attack
     passes="1 + targets x (steps + 1) forwards + targets x steps backwards (in L1 2 x targets forwards more), "
     "fewer where images break early",
     early_exit="misclassified",
+    min_classes=4,
     presets={"reference": {"steps": 100, "targets": 9}},
 )
 def apgd_t(target: Target, x: Tensor, y: Tensor, threat: Threat, *, steps: Count = 100, targets: Count = 9) -> Tensor:

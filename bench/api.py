@@ -212,6 +212,7 @@ def attack(
     bounded: bool = True,
     purifiers_only: bool = False,
     targetable: bool = False,
+    min_classes: int = 2,
     requires: str | None = None,
     folders: dict[str, dict[str, Any]] | None = None,
     presets: dict[str, dict[str, Any]] | None = None,
@@ -231,6 +232,7 @@ def attack(
             where it takes one.
         purifiers_only: it attacks the purification, so it is left out against any other defense.
         targetable: it aims at the classes ``target.goal``, where there are any; success is that class alone.
+        min_classes: the fewest classes that it can be used with; on images of fewer, its cells fail before any work.
         bounded: it keeps to ``threat.eps``; ``False`` where it minimises the norm itself.
         requires: a package it cannot do without, named as pip names it.
         folders: for parameters that name a folder of data, by their name: the ``choice`` of other parameters that needs

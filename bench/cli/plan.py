@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
             with no_collection():
                 nodes, failing = forecast(work.usable, store, device)
     unusable.warn_of(failing)
-    code = 3 if work.unusable or failing else 0
+    code = 3 if failing or len(work.usable.plan.cells) < len(work.plan.cells) else 0
     if args.cost:
         _print_costs(rows, as_json=args.json)
         return code

@@ -79,16 +79,24 @@ class Work:
         return self.unusable.get(training_key(model)) if self.unusable else None
 
     def why_not(self, cell: Cell) -> str | None:
-        """Return why a cell can only fail: weights of its classifier, or of the attacked one, cannot be used."""
-        return next((why for model in models_of(cell) if (why := self.why_unusable(model)) is not None), None)
+        """Return why a cell can only fail: weights that it needs cannot be used, or its attack needs more classes."""
+        why = next((why for model in models_of(cell) if (why := self.why_unusable(model)) is not None), None)
+        return too_few_classes(cell) if why is None else why
 
     @property
     def usable(self) -> Work:
         """The plan without the cells that can only fail."""
-        if not self.unusable:
-            return self
         cells = tuple(planned for planned in self.plan.cells if self.why_not(planned.cell) is None)
         return replace(self, plan=RunPlan(name=self.plan.name, cells=cells))
+
+
+def too_few_classes(cell: Cell) -> str | None:
+    """Return that the attack of a cell needs more classes than the images have, if so."""
+    if cell.attack is None:
+        return None
+    ref, there_are = cell.attack.attack, cell.data.num_classes
+    least = registry.entry_of(ref).meta.get("min_classes", 2)
+    return f"{ref.name} needs {least} classes or more, and the images have {there_are}" if there_are < least else None
 
 
 def changed(value: Cell | AttackRef) -> MethodRef | None:

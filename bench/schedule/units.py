@@ -5,6 +5,7 @@ Measuring goes in short steps, so that a caller can spread it over time.
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 import time
@@ -32,6 +33,7 @@ from bench.process.isolation import frozen, isolated
 from bench.store import cards
 from bench.training.loop import train
 from bench.types import (
+    AttackRef,
     Cell,
     DataRef,
     MethodError,
@@ -136,9 +138,11 @@ class Units:
 
     def problem(self, cell: Cell) -> Problem | None:
         """Return the problem found while measuring that will or may make a cell fail; none is found when hurried."""
+        attack = cell.attack
+        if self._hurry is None and attack is not None and (problem := self._too_few_passes(attack, cell)) is not None:
+            return problem
         if not self._problems:
             return None
-        attack = cell.attack
         sides = [(False, cell.model, cell.step)]
         sides += [] if attack is None else [(True, attack.model, attack.step)]
         for of_attack, model, step in sides:
@@ -148,6 +152,19 @@ class Units:
             if (problem := next((self._problems[name] for name in names if name in self._problems), None)) is not None:
                 return problem._replace(of_attack=of_attack)
         return None
+
+    def _too_few_passes(self, attack: AttackRef, cell: Cell) -> Problem | None:
+        """Return that a single evaluation of the attacked defense takes more passes than an image may, if so."""
+        if attack.max_passes is None or attack.step is None:
+            return None
+        if (step := self.step(attack.step, attack.model, cell)) is None:
+            return None
+        averages = step.random and registry.entry_of(attack.attack).meta.get("averages_draws", True)
+        least = math.ceil(sum(step.deployed.passes) * (attack.eot if averages else 1))
+        if least <= attack.max_passes:
+            return None
+        why = f"max_passes = {attack.max_passes}: a single evaluation of {attack.step.name} takes {least} passes"
+        return Problem(why, certain=False, of_attack=True)
 
     def measuring(self, cell: Cell) -> Generator[None]:
         """Measure the unknown unit costs of a cell, a little at each step."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bench.keys import models_of, training_key
 from bench.models import live, weights
 from bench.models.build import build
-from bench.schedule.plan import Work
+from bench.schedule.plan import Work, too_few_classes
 from bench.types import DataRef, MethodError, ModelRef, PlannedCell, UsageError, WeightsRef, listed
 
 if TYPE_CHECKING:
@@ -100,11 +100,7 @@ def warn(work: Work, unusable: Mapping[str, str]) -> None:
     Raises:
         UsageError: every requested cell needs a weights file that cannot be used.
     """
-    reasons = {planned.key: work.why_not(planned.cell) for planned in work.requested}
-    if None not in reasons.values():
-        first, *others = dict.fromkeys(map(str, reasons.values()))
-        more = f" (and {len(others)} more such reasons)" if others else ""
-        raise UsageError(f"no cell can be measured: {first}{more}")
+    _require_any(work)
     places: dict[str, list[str]] = defaultdict(list)
     for planned in work.plan.cells:
         cell, names = planned.cell, planned.names
@@ -114,6 +110,35 @@ def warn(work: Work, unusable: Mapping[str, str]) -> None:
             places[why].append(f"row {names.model}/{names.defense}")
         elif cell.attack is not None and (why := unusable.get(training_key(cell.attack.model))) is not None:
             places[why].append(f"column {names.attack}")
+    _warn_of_certain(places)
+
+
+def warn_of_classes(work: Work) -> None:
+    """Warn of attacks that need more classes than the images of a plan have.
+
+    Raises:
+        UsageError: no requested cell can be measured.
+    """
+    places: dict[str, list[str]] = defaultdict(list)
+    for planned in work.plan.cells:
+        if (why := too_few_classes(planned.cell)) is not None:
+            places[why].append(f"column {planned.names.attack}")
+    if places:
+        _require_any(work)
+        _warn_of_certain(places)
+
+
+def _require_any(work: Work) -> None:
+    """Raises UsageError: no requested cell can be measured."""
+    reasons = [work.why_not(planned.cell) for planned in work.requested]
+    if None in reasons:
+        return
+    first, *others = dict.fromkeys(map(str, reasons))
+    more = f" (and {len(others)} more such reasons)" if others else ""
+    raise UsageError(f"no cell can be measured: {first}{more}")
+
+
+def _warn_of_certain(places: Mapping[str, list[str]]) -> None:
     for why, rows_or_columns in places.items():
         _log.warning("%s will fail (%d cells): %s", _named(rows_or_columns), len(rows_or_columns), why)
 

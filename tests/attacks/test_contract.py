@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import registry
-from bench.api import Threat
+from bench.api import MethodError, Threat
 from bench.draws import Draws
 from bench.evaluation.target import Meter, NetworkTarget
 from bench.process.isolation import frozen
@@ -199,3 +199,19 @@ def test_a_bounded_attack_refuses_an_unbounded_threat_in_one_line(plain: Case, n
             registry.find("attack", name).load()(target, plain.x[:2], plain.y[:2], Threat(norm=norm, eps=None))
     assert type(error.value).__name__ == "MethodError"
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(NORMS))
+def test_it_runs_on_as_many_classes_as_it_states_and_raises_on_fewer(name: str) -> None:
+    least = registry.find("attack", name).meta.get("min_classes", 2)
+    for classes in range(2, 5):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 16), nn.ReLU(), nn.Linear(16, classes)).eval()
+            x = torch.rand(3, 3, 8, 8)
+        y = net(x).argmax(1)
+        if classes >= least:
+            cheap(net, name, x, y, THREATS[NORMS[name][0]])
+            continue
+        with pytest.raises(MethodError, match=f"needs {least} classes, the network has {classes}"):
+            cheap(net, name, x, y, THREATS[NORMS[name][0]])

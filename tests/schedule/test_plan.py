@@ -1,8 +1,10 @@
 """Plans: keys of many cells at once, and the parts of a job array."""
 
-from itertools import chain
+from itertools import chain, product
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from bench.cli import main
 from bench.config import sections
@@ -80,3 +82,45 @@ def test_a_static_set_is_made_once_for_every_step_on_its_network(tmp_path):
     assert len(small.events(tmp_path, "crafted")) == 2
     assert len(small.events(tmp_path, "done")) == 5 * 3
     assert len(small.events(tmp_path, "trained")) == 1
+
+
+def two_classes(folder, *attacks):
+    """Write a table whose images have two classes, and return its path."""
+    rng = np.random.default_rng(0)
+    for split, label in product(("train", "test"), "ab"):
+        (folder / "set" / split / label).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "set" / split / label / f"{i}.png")
+    head = small.CONFIG.partition("[[defenses]]")[0].replace('name = "digits"\nn = 140\ntrain_n = 100', "SET")
+    text = head.replace("SET", f'name = "folder:{folder / "set"}"\nn = 8\ntrain_n = 8')
+    text += '[[defenses]]\nuse = "standard"\n'
+    return small.write(folder, text + "".join(f'[[attacks]]\nuse = "{each}"\neps = "0.1"\n' for each in attacks))
+
+
+@pytest.mark.parametrize(("attack", "least"), [("apgd-t", 4), ("apgd-dlr", 3)])
+def test_an_attack_that_needs_more_classes_is_said_to_fail_before_any_work(tmp_path, caplog, capsys, attack, least):
+    table, store = two_classes(tmp_path, "fgsm", attack), ["--store", str(tmp_path / "store"), "--device", "cpu"]
+    why = f"{attack} needs {least} classes or more, and the images have 2"
+    assert main(["plan", table, *store]) == 3
+    assert f"column {attack} will fail (1 cells): {why}" in caplog.text
+    assert f"/{attack}/" not in capsys.readouterr().out
+    caplog.clear()
+    assert main(["run", table, *store, "--report", str(tmp_path / "report")]) == 3
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines.index(f"column {attack} will fail (1 cells): {why}") == 0
+    # The clean cell and the other attack are measured.
+    assert sum(line.startswith("failed: ") for line in lines) == 1
+    capsys.readouterr()
+    assert main(["run", table, *store, "--only", f"/{attack}/"]) == 2
+    assert f"error: no cell can be measured: {why}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("most", "code"), [(2, 3), (3, 0)])
+def test_a_budget_below_one_evaluation_of_a_defense_is_said_in_the_plan(tmp_path, caplog, most, code):
+    # TPAP takes a forward and a backward pass for its own step, and answers with another.
+    text = small.CONFIG.partition("[[attacks]]")[0]
+    text += f'[[attacks]]\nuse = "fgsm"\neps = "0.1"\naccess = ["adaptive"]\nmax_passes = {most}\n'
+    assert main(["plan", small.write(tmp_path, text), "--store", str(tmp_path / "store"), "--device", "cpu"]) == code
+    line = "column fgsm may fail (1 cells): max_passes = 2: a single evaluation of tpap takes 3 passes"
+    assert (line in caplog.text) == (most < 3)
