@@ -43,15 +43,18 @@
   const read = (plot, event) => {
     const box = plot.getBoundingClientRect(), count = data.places.length;
     const place = ((event.clientX - box.left) / box.width) * count - 0.5;
+    const figure = plot.closest("figure"), end = (name) => Number(figure.querySelector(name).textContent);
+    const level = end(".high") - ((event.clientY - box.top) / box.height) * (end(".high") - end(".low"));
     let best = null;
     for (const lane of data.lines[plot.dataset.line]) {
       if (!lane.at.length) continue;
       const i = nearest(lane.at, place), gap = Math.abs(lane.at[i] - place);
-      if (!best || gap < best.gap) best = { gap, lane, i };
+      // Of two machines at one commit it is the one whose accuracy is nearer.
+      const off = Math.abs((100 * lane.right[i]) / lane.n - level);
+      if (!best || gap < best.gap || (gap === best.gap && off < best.off)) best = { gap, off, lane, i };
     }
     if (!best) return;
     const { lane, i } = best, right = lane.right[i], [low, high] = wilson(right, lane.n), [label, day] = data.places[lane.at[i]];
-    const figure = plot.closest("figure");
     figure.classList.add("reading");
     figure.querySelector("output").textContent = `${label} ${day}: ${(100 * right / lane.n).toFixed(2)} % (${low} to ${high}), ${right} of ${lane.n}; ${lane.about}`;
     let cursor = plot.querySelector(".cursor");
