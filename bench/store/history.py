@@ -26,7 +26,7 @@ from bench.store.commits import Commit
 from bench.store.git import git, git_bytes
 from bench.store.outputs import write_into
 from bench.store.planned import PlannedTable
-from bench.store.provenance import own_repository, source
+from bench.store.provenance import harness, own_repository, source
 from bench.store.working_store import Store
 from bench.types import CellResult, Frozen, PartialResult, UsageError, jsonable, listed, shown
 
@@ -81,7 +81,8 @@ def write_run(results: Iterable[CellResult], root: Path, planned_tables: Iterabl
     A cell whose code did not change since an earlier commit belongs to this one too, with the provenance that it has.
     The earlier content of the file stays, except for the same cells, of which a warning tells if they were measured
     again, and the same tables of a plan. With uncommitted changes the file is called ``<commit>-dirty``, outside a
-    checkout ``no-commit``. Sources in no commit, which may be what was measured, get a warning too.
+    checkout ``no-commit``. Sources in no commit, which may be what was measured, and edits of the harness beside a
+    repository of one's own get a warning too.
 
     Raises:
         UsageError: the file is there and cannot be read, or cannot be written, or would be larger than what is read.
@@ -99,6 +100,10 @@ def write_run(results: Iterable[CellResult], root: Path, planned_tables: Iterabl
     _warn_of_replaced(path, before.results, results)
     if commit is not None and (top := own_repository(Path.cwd())) is not None:
         _warn_of_unknown(Commit(top, commit, commit))
+        if harness()[1]:
+            _log.warning(
+                "recorded as with uncommitted changes: the checkout of Crossfire has some, which count as well"
+            )
     return path
 
 

@@ -157,6 +157,14 @@ def test_sources_in_no_commit_are_named_when_a_run_is_recorded(places, caplog):
     assert caplog.messages == [said]
 
 
+def test_why_a_clean_repository_is_recorded_with_uncommitted_changes_is_said(places, caplog, forget):
+    (places.harness / "table.toml").write_text("edited")
+    forget()
+    file = history.write_run([result(clean=[True], adversarial=[True])], places.own)
+    assert file.name == f"{places.of_own}-dirty.json"
+    assert ["the checkout of Crossfire has some" in line for line in caplog.messages] == [True]
+
+
 @pytest.mark.parametrize(
     ("by", "own", "expected"),
     [("", "of a fork", True), ("1.2.3", "of a fork", False), ("1.2.3", None, True)],
