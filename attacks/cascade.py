@@ -39,6 +39,9 @@ DISTRUSTED = 0.1
     requires="pyautoattack",
     passes="12 + 3 x (steps + 2) + queries forwards + 10 + 3 x (steps + 1) backwards (where an image is given up), "
     "fewer where it breaks, more where it stays near, and those of AutoAttack on top where its gradients are masked",
+    most="12 + (3 + targets) x (steps + 2) + 4 x (3 x steps + 2) + 10 x queries + long_steps + 1 "
+    "+ targets x (4 x long_steps + 2) + long_queries forwards + 10 + (3 + targets) x (steps + 1) + 4 x (3 x steps + 1) "
+    "+ long_steps + 1 + targets x (2 x long_steps + 1) backwards",
     early_exit="misclassified",
 )
 def cascade(

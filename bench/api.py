@@ -207,6 +207,7 @@ def attack(
     needs: Literal["gradient", "scores", "labels", "nothing"] = "gradient",
     passes: str,
     least: str | None = None,
+    most: str | None = None,
     early_exit: Literal["misclassified", "suite", "stalled"] | None = None,
     averages_draws: bool = True,
     bounded: bool = True,
@@ -225,6 +226,7 @@ def attack(
         passes: its cost per image as a formula over its parameters, such as ``"steps forwards + steps backwards"``.
         least: what an image that stays right takes at least, as such a formula, where ``passes`` says ``at most``.
             Claims of others are held against it; it changes no result either.
+        most: what an image takes at most, as such a formula, where that is far more than ``passes``, which most take.
         early_exit: when it stops working on an image before its last step: once the image is ``misclassified``, once
             one attack of a ``suite`` has had it misclassified, or once the search for it has ``stalled``. From
             ``passes``, ``early_exit`` and ``averages_draws`` a cost is predicted; they change no result.

@@ -74,6 +74,7 @@ def main(args: argparse.Namespace) -> int:
         changed_since.said(args, since)
         print(flush=True)
     _print_nodes(nodes, config.variants, since)
+    _print_most_passes(work)
     _print_preparations(work)
     _print_faster(work, nodes, device.type)
     return code
@@ -115,6 +116,22 @@ def _print_nodes(nodes: list[Node], variants: Sequence[str], since: Since | None
         print(visible(f"variants that lie over the configuration: {', '.join(variants)}"))
     if most > _WIDE * least:
         print(f"{_time(least)} if all images break at once, {_time(most)} if none: attacks leave broken ones alone")
+
+
+def _print_most_passes(work: Work) -> None:
+    """Say of which attacks an image may take many more passes than are counted, and when."""
+    from bench.evaluation.passes import passes_of
+    from bench.registry import entry_of
+
+    attacks = {each.names.attack: each.cell.attack for each in work.usable.plan.cells if each.cell.attack is not None}
+    for label, attack in attacks.items():
+        meta, params = entry_of(attack.attack).meta, attack.attack.params
+        counted, most = (passes_of(str(meta.get(name)), params) for name in ("passes", "most"))
+        # A budget of passes is kept whatever the attack would take.
+        if counted is None or most is None or attack.max_passes is not None:
+            continue
+        passes, when = f"{sum(counted):,.0f} passes an image", str(meta["passes"]).partition(", ")[2]
+        print(visible(f"{label}: counted with {passes}, of at most {sum(most):,.0f}: {when}"))
 
 
 def _print_preparations(work: Work) -> None:

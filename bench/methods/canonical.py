@@ -14,7 +14,7 @@ from bench.methods.local_variables import number_local_variables
 from bench.methods.tree import called_name, registration
 
 #: Keywords of the decorator ``attack`` from which a cost or a failure is predicted; no result depends on them.
-PREDICTING = frozenset({"passes", "least", "early_exit", "averages_draws", "min_classes"})
+PREDICTING = frozenset({"passes", "least", "most", "early_exit", "averages_draws", "min_classes"})
 #: By decorator, the keywords that no result depends on: what a library minimises decides the threat, which has a name.
 _LEFT_OUT = {"attack": PREDICTING, "library": frozenset({"minimises"})}
 

@@ -112,5 +112,11 @@ def test_where_gradients_lead_nowhere_an_image_gets_all_of_autoattack(robust: Ca
     ours = drive(net, "cascade", x, y, threat, **SHORT)
     assert_within(ours.images, x, threat)
     assert "masked-gradients" in ours.notes and "autoattack-reduced" in ours.notes
+    # No image takes more than is stated at most, and more than is counted for most.
+    entry = registry.find("attack", "cascade")
+    counted, most = (passes_of(entry.meta[name], entry.arguments(SHORT)) for name in ("passes", "most"))
+    assert counted is not None and most is not None
+    assert counted.forwards < int(ours.forwards.max()) <= most.forwards
+    assert int(ours.backwards.max()) <= most.backwards
     # A search of 60 queries may miss one where round-off, which processors differ in, leads it elsewhere.
     assert int((right(net, ours.images, y) & ~right(net, ensemble.images, y)).sum()) <= 1
