@@ -118,7 +118,13 @@ def _warn_of_replaced(path: Path, before: Iterable[CellResult], now: Iterable[Ce
 
 
 def _warn_of_unknown(commit: Commit) -> None:
-    if unknown := sorted(commit.unknown_sources):
+    try:
+        unknown = sorted(commit.unknown_sources)
+    except UsageError as error:
+        # The run is recorded; that git does not answer in time is no reason to fail.
+        _log.warning("%s", error)
+        return
+    if unknown:
         named = listed(map(shown, unknown), _NAMED)
         _log.warning("recorded as of commit %s, in which these files are not: %s", commit.sha[:10], named)
 
